@@ -1,0 +1,433 @@
+"""Settings: what there is to set, its ranges, and the way between TOML and frozen dataclasses.
+
+Everything is checked at this border, and all mistakes are reported at once, each with its key and the nearest known
+key; past it, settings are plain immutable values. A job's `config.toml` is one of the `…Job` classes, complete and
+resolved. The defaults are the paper's for AnimateDiff (PersonalVideo, section 7) or, where it is silent, our own.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tomli_w
+
+from pvtool_core.errors import Mistake, RunFailed, SettingsError, UsageError
+from pvtool_core.paths import replace_file
+
+T = TypeVar("T")
+Table = dict[str, Any]
+Noun = Literal["man", "woman", "person"]
+JobKind = Literal["train", "render", "evaluate", "identify"]
+
+
+def setting(
+    help: str,
+    default: Any = MISSING,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    multiple_of: int = 1,
+) -> Any:
+    """A field with its meaning, and the range (both ends included) or the words that it may hold."""
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "multiple_of": multiple_of}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    family: str = setting("which backbone drives the model", "animatediff", choices=("animatediff",))
+    base_model: str = setting("a folder, a file, a hub name, or preset:… for what is shipped with pv")
+    fingerprint: str = setting("hash of the base model's files; filled in when a job is made", "")
+    width: int = setting("pixels", 512, low=16, high=8192, multiple_of=8)
+    height: int = setting("pixels", 512, low=16, high=8192, multiple_of=8)
+    num_frames: int = setting("frames of a clip", 16, low=1, high=1024)
+    fps: int = setting("frames a second in the written file", 8, low=1, high=120)
+    dtype: str = setting("number format of the model", "float32", choices=("float32", "bfloat16", "float16"))
+    device: str = setting("auto takes the accelerator if there is one, else the CPU; or cpu, cuda, cuda:1, mps", "auto")
+    threads: int = setting("CPU threads; 0 leaves it to torch", 0, low=0, high=1024)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    num_inference_steps: int = setting("denoising steps", 50, low=1, high=1000)
+    guidance_scale: float = setting("classifier-free guidance", 7.5, low=1.0, high=100.0)
+    negative_prompt: str = setting("what guidance moves away from", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    rank: int = setting("rank of the adapter's matrices", 32, low=1, high=1024)
+    alpha: int = setting(
+        "must equal rank: other ratios reload at the wrong scale in several tools", 32, low=1, high=1024
+    )
+    start: float = setting("fraction of the denoising steps after which the adapter acts", 0.75, low=0.0, high=0.999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityRewardConfig:
+    package: str = setting("folder of an insightface model package, or preset:…")
+    recognizer: str = setting("ONNX file in it whose similarity is the reward", "glintr100.onnx")
+    detector: str = setting("ONNX file in it that finds faces and their five landmarks", "scrfd_10g_bnkps.onnx")
+    detection_size: int = setting("side of the square that the detector sees", 640, low=32, high=4096, multiple_of=32)
+    detection_threshold: float = setting("score from which something is a face", 0.5, low=0.0, high=1.0)
+    weight: float = setting("of this reward in the loss", 1.0, low=0.0, high=1000.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticRewardConfig:
+    model: str = setting("an open_clip model's name, a folder, or preset:…", "ViT-H-14")
+    checkpoint: str = setting("its weights, where the model is given by name", "")
+    frames: int = setting("frames compared in an iteration (M of eq. 3)", 4, low=1, high=1024)
+    temperature: float = setting("multiplies the scores before the softmax over frames", 100.0, low=0.0, high=10000.0)
+    weight: float = setting("of this reward in the loss", 1.0, low=0.0, high=1000.0)
+    level_weight: float = setting(
+        "of a drop that all frames have in common, which eq. 4 is blind to", 0.0, low=0.0, high=1000.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    iterations: int = setting("optimiser steps", 800, low=1, high=10_000_000)
+    learning_rate: float = setting("of AdamW", 1e-4, low=0.0, high=10.0)
+    beta1: float = setting("of AdamW", 0.9, low=0.0, high=0.999999)
+    beta2: float = setting("of AdamW", 0.999, low=0.0, high=0.999999)
+    epsilon: float = setting("of AdamW", 1e-8, low=0.0, high=1.0)
+    weight_decay: float = setting("of AdamW", 1e-2, low=0.0, high=10.0)
+    warmup: int = setting("iterations over which the learning rate rises from zero", 10, low=0, high=1_000_000)
+    decay_from: float = setting(
+        "fraction of the iterations after which it falls linearly to zero", 1.0, low=0.0, high=1.0
+    )
+    max_grad_norm: float = setting("larger gradients are scaled down to this norm", 1.0, low=0.0, high=1_000_000.0)
+    gradient: str = setting(
+        "full keeps the chain of steps in memory, replay needs the memory of one step, drtune is cheaper and biased",
+        "full",
+        choices=("full", "replay", "drtune"),
+    )
+    gradient_steps: int = setting("steps that drtune draws; 0 takes all", 0, low=0, high=1000)
+    seeds_per_prompt: int = setting("starting noises for each prompt of the bank", 4, low=1, high=10_000)
+    cached_pairs: int = setting("prompt and seed pairs used; 0 is all of them", 0, low=0, high=1_000_000)
+    base_kl_weight: float = setting("of staying near the base model's noise prediction", 0.0, low=0.0, high=1000.0)
+    checkpoint_every: int = setting("iterations", 50, low=1, high=1_000_000)
+    keep_checkpoints: int = setting("how many of the newest are kept", 3, low=1, high=1_000_000)
+    sample_every: int = setting("iterations; 0 draws none", 50, low=0, high=1_000_000)
+    sample_prompts: int = setting("prompts drawn each time", 2, low=1, high=1000)
+    seed: int = setting("of everything drawn at random", 0, low=0, high=2**63 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    recognizer: str = setting("ONNX file in the identity package that training never sees")
+    seeds: tuple[int, ...] = setting("starting noises of the clips that are scored", (1000, 1001))
+    prompts: str = setting("bank of the prompts that are scored", "evaluation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that can be set; what a preset holds, and a part of every job."""
+
+    model: ModelConfig
+    sampler: SamplerConfig = SamplerConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    identity_reward: IdentityRewardConfig
+    semantic_reward: SemanticRewardConfig = SemanticRewardConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityRef:
+    """Who a job is about; `folder` is absolute."""
+
+    name: str
+    noun: str = setting("what prompts call them", "person", choices=typing.get_args(Noun))
+    folder: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob(Settings):
+    """`prompts` are resolved: `{noun}` is replaced, the keyword `<V>` is still in them."""
+
+    kind: str = setting("of job", "train", choices=("train",))
+    run: str
+    preset: str = ""
+    identity: IdentityRef
+    prompts: tuple[str, ...]
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderItem:
+    """One clip to make.
+
+    `adapter` is a safetensors file, or empty for the base model; `clip` is the path of the clip without its suffix
+    (see clips.py), so that the face can tell what exists without starting an engine.
+    """
+
+    identity: str
+    prompt: str
+    seed: int
+    adapter: str = ""
+    run: str = ""
+    step: int = 0
+    clip: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderJob(Settings):
+    """Clips that share one base model. `formats` are file suffixes without the dot."""
+
+    kind: str = setting("of job", "render", choices=("render",))
+    items: tuple[RenderItem, ...]
+    formats: tuple[str, ...] = ("mp4",)
+    overwrite: bool = False
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateJob(Settings):
+    """Score clips against the identities that they show.
+
+    `sidecars` are the JSON files beside the clips; those without an adapter are the 'before' of those with one.
+    `report` (JSON) and `sheet` (PNG) are the files to write; an empty path writes none.
+    """
+
+    kind: str = setting("of job", "evaluate", choices=("evaluate",))
+    identities: tuple[IdentityRef, ...]
+    sidecars: tuple[str, ...]
+    report: str
+    sheet: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentifyJob(Settings):
+    """Find and check the face of each picture; write faces, embeddings and identity.toml into `staging`.
+
+    `face` counts faces from the left from 1; 0 expects exactly one face.
+    """
+
+    kind: str = setting("of job", "identify", choices=("identify",))
+    identity: IdentityRef
+    pictures: tuple[str, ...]
+    face: int = setting("which face of each picture", 0, low=0, high=1000)
+    consent: str = ""
+
+
+Job = TrainJob | RenderJob | EvaluateJob | IdentifyJob
+_JOBS: dict[str, type[Job]] = {
+    "train": TrainJob,
+    "render": RenderJob,
+    "evaluate": EvaluateJob,
+    "identify": IdentifyJob,
+}
+
+
+def read_job(path: Path) -> Job:
+    """Read a job's config.toml. Raises RunFailed without one, SettingsError if it is wrong."""
+    table = read_toml(path)
+    kind = table.get("kind")
+    if kind not in _JOBS:
+        raise SettingsError([Mistake("kind", f"is {kind!r}, not one of {', '.join(_JOBS)}")], str(path))
+    return from_table(_JOBS[kind], table, str(path))
+
+
+def write_job(path: Path, job: Job) -> None:
+    """Write `job` as TOML, whole or not at all."""
+    replace_file(path, tomli_w.dumps(to_table(job)).encode())
+
+
+def read_toml(path: Path) -> Table:
+    """Parse a TOML file. Raises RunFailed if it cannot be read, SettingsError if it is no TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError([Mistake("syntax", str(error))], str(path)) from error
+    except OSError as error:
+        raise RunFailed(f"Cannot read {path}: {error.strerror}.", "See that it exists and is yours to read.") from error
+
+
+def to_table(value: Any) -> Table:
+    """A dataclass as nested TOML tables, fields in their order."""
+    return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_table(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in typing.cast("tuple[Any, ...]", value)]
+    if isinstance(value, Mapping):
+        return dict(typing.cast("Mapping[str, Any]", value))
+    return value
+
+
+def from_table(cls: type[T], table: Table, source: str = "the settings") -> T:
+    """Build the dataclass `cls` from TOML tables. Raises SettingsError with every mistake in them."""
+    mistakes: list[Mistake] = []
+    value = _read_dataclass(cls, table, "", mistakes)
+    if not mistakes and isinstance(value, Settings):
+        mistakes += _contradictions(value)
+    if mistakes:
+        raise SettingsError(mistakes, source)
+    return value
+
+
+def _contradictions(settings: Settings) -> Iterable[Mistake]:
+    """Settings that are fine one by one, but not together."""
+    if settings.adapter.alpha != settings.adapter.rank:
+        yield Mistake(
+            "adapter.alpha", f"is {settings.adapter.alpha}, but must equal adapter.rank = {settings.adapter.rank}"
+        )
+    if settings.semantic_reward.frames > settings.model.num_frames:
+        frames = settings.model.num_frames
+        yield Mistake("semantic_reward.frames", f"is {settings.semantic_reward.frames}, but a clip has {frames} frames")
+    if not settings.evaluation.recognizer or settings.evaluation.recognizer == settings.identity_reward.recognizer:
+        yield Mistake(
+            "evaluation.recognizer", "must be another one than identity_reward.recognizer, which training sees"
+        )
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _read_dataclass(cls: type[T], table: Table, prefix: str, mistakes: list[Mistake]) -> T:
+    known = {field.name: field for field in fields(typing.cast(Any, cls))}
+    mistakes += [Mistake(prefix + key, _unknown(key, known)) for key in table if key not in known]
+    values: Table = {}
+    for name, field in known.items():
+        if name in table:
+            values[name] = _read_value(_hints(cls)[name], table[name], prefix + name, field.metadata, mistakes)
+        elif dataclasses.is_dataclass(_hints(cls)[name]) and field.default is MISSING:
+            values[name] = _read_value(_hints(cls)[name], {}, prefix + name, field.metadata, mistakes)
+        elif field.default is MISSING and field.default_factory is MISSING:
+            mistakes.append(Mistake(prefix + name, "is missing"))
+    return cls(**values) if not mistakes else typing.cast(T, None)
+
+
+def _unknown(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, list(known), n=1)
+    return f"is no setting; did you mean {near[0]!r}?" if near else "is no setting"
+
+
+_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _read_value(hint: Any, value: Any, key: str, limits: Mapping[str, Any], mistakes: list[Mistake]) -> Any:
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, dict):
+            return _read_dataclass(hint, typing.cast(Table, value), key + ".", mistakes)
+        mistakes.append(Mistake(key, f"is {value!r}, not a table"))
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            item = typing.get_args(hint)[0]
+            items = list(typing.cast("Iterable[Any]", value))
+            return tuple(_read_value(item, each, f"{key}[{i}]", limits, mistakes) for i, each in enumerate(items))
+        mistakes.append(Mistake(key, f"is {value!r}, not a list"))
+    elif isinstance(origin, type) and issubclass(origin, Mapping):
+        if isinstance(value, dict):
+            return dict(typing.cast(Table, value))
+        mistakes.append(Mistake(key, f"is {value!r}, not a table"))
+    else:
+        return _read_scalar(typing.cast(type, hint), value, key, limits, mistakes)
+    return None
+
+
+def _read_scalar(hint: type, value: Any, key: str, limits: Mapping[str, Any], mistakes: list[Mistake]) -> Any:
+    if hint is float and type(value) is int:
+        value = float(value)
+    if type(value) is not hint:
+        mistakes.append(Mistake(key, f"is {value!r}, not {_WORDS[hint]}"))
+    elif problem := _out_of_limits(value, limits):
+        mistakes.append(Mistake(key, f"is {value!r}, {problem}"))
+    return value
+
+
+def _out_of_limits(value: Any, limits: Mapping[str, Any]) -> str | None:
+    low, high, choices = limits.get("low"), limits.get("high"), limits.get("choices")
+    if choices and value not in choices:
+        return f"not one of {', '.join(choices)}"
+    if low is not None and not low <= value <= high:  # also catches NaN
+        return f"not between {low} and {high}"
+    if isinstance(value, int) and value % limits.get("multiple_of", 1):
+        return f"not a multiple of {limits['multiple_of']}"
+    return None
+
+
+def merge(*tables: Table) -> Table:
+    """Nested tables over one another; the later ones win, key by key."""
+    merged: Table = {}
+    for table in tables:
+        for key, value in table.items():
+            below = merged.get(key)
+            both = isinstance(below, dict) and isinstance(value, dict)
+            merged[key] = merge(typing.cast(Table, below), typing.cast(Table, value)) if both else value
+    return merged
+
+
+def parse_overrides(assignments: Iterable[str]) -> Table:
+    """Turn `section.key=value` words into nested tables, typed by the setting that they name.
+
+    Raises SettingsError with every word that names no setting or holds no value of its type.
+    """
+    table: Table = {}
+    mistakes: list[Mistake] = []
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        section, _, name = key.strip().partition(".")
+        hint = _setting_type(section, name)
+        if not equals:
+            mistakes.append(Mistake(assignment, "is not of the form section.key=value"))
+        elif hint is None:
+            mistakes.append(Mistake(key.strip(), _unknown(key.strip(), setting_keys())))
+        else:
+            table.setdefault(section, {})[name] = _parse_text(hint, text.strip(), key.strip(), mistakes)
+    if mistakes:
+        raise SettingsError(mistakes, "--set")
+    return table
+
+
+def setting_keys() -> list[str]:
+    """Every `section.key` there is."""
+    return [f"{section}.{name}" for section, cls in _hints(Settings).items() for name in _hints(cls)]
+
+
+def setting_help() -> dict[str, str]:
+    """What each `section.key` means, in a phrase."""
+    sections: dict[str, Any] = _hints(Settings)
+    return {
+        f"{section}.{field.name}": field.metadata["help"] for section, cls in sections.items() for field in fields(cls)
+    }
+
+
+def _setting_type(section: str, name: str) -> Any:
+    cls = _hints(Settings).get(section)
+    return _hints(cls).get(name) if cls else None
+
+
+def _parse_text(hint: Any, text: str, key: str, mistakes: list[Mistake]) -> Any:
+    if hint is str:
+        return text
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        wanted = "a list such as [1, 2]" if isinstance(hint, types.GenericAlias) else _WORDS.get(hint, "a value")
+        mistakes.append(Mistake(key, f"is {text!r}, not {wanted}"))
+        return None
+    return value
+
+
+def require(job: Job, cls: type[T]) -> T:
+    """`job` as one of `cls`; for code that was handed the wrong folder. Raises UsageError."""
+    if not isinstance(job, cls):
+        raise UsageError(f"This folder holds a {job.kind} job.", "Give the folder of another kind of job.")
+    return job

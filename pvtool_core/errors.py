@@ -1,0 +1,250 @@
+"""Every way in which pv says no: a tree of errors, each with its exit status, one sentence and one hint.
+
+PvError                      1  the run failed
+├── RunFailed                1
+├── UsageError               2  wrong usage or settings
+│   └── SettingsError        2    (holds every mistake, not only the first)
+├── InputRefused             3  what was given cannot be used
+│   ├── BadName              3
+│   ├── NameTaken            3
+│   ├── BadPrompt            3
+│   ├── BadPicture           3    (unreadable, absurdly large)
+│   ├── FaceRefused          3    (none, several, too small, blurred, unlike the others)
+│   └── BadArchive           3
+├── Missing                  4  an identity, a run, a preset, weights are not there
+│   └── WeightsMissing       4
+├── OutOfResources           5
+│   ├── OutOfMemory          5
+│   └── DiskFull             5
+├── SomeFailed               6  some items of a batch failed, the others are there
+├── Busy                    75  another engine holds it
+└── Interrupted            130  (143 for SIGTERM) the state is saved
+"""
+
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Literal
+
+
+class ExitStatus(IntEnum):
+    """What a command's exit status means; part of the contract with scripts."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    REFUSED = 3
+    MISSING = 4
+    RESOURCES = 5
+    PARTIAL = 6
+    BUSY = 75
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class PvError(Exception):
+    """An error that a person reads: `message` says what is wrong, `hint` what to do about it."""
+
+    status = ExitStatus.FAILED
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    @property
+    def kind(self) -> str:
+        """The name by which programs know this error, such as `FaceRefused`."""
+        return type(self).__name__
+
+
+class RunFailed(PvError):
+    """The engine met something that it did not expect."""
+
+
+class UsageError(PvError):
+    """The command line or a setting is wrong."""
+
+    status = ExitStatus.USAGE
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One wrong setting: the dotted key, and what is wrong with it."""
+
+    key: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.problem}"
+
+
+class SettingsError(UsageError):
+    """One or more settings are wrong; all of them are named at once."""
+
+    def __init__(self, mistakes: Sequence[Mistake], source: str = "the settings") -> None:
+        listed = "; ".join(str(mistake) for mistake in mistakes)
+        super().__init__(f"Cannot use {source}: {listed}.", "Run `pv presets show NAME` to see every setting.")
+        self.mistakes = tuple(mistakes)
+
+
+class InputRefused(PvError):
+    """Something given by the user cannot be used."""
+
+    status = ExitStatus.REFUSED
+
+
+class BadName(InputRefused):
+    """A name that could not be a folder of its own everywhere, or that reaches out of its place."""
+
+    def __init__(self, what: str, name: str) -> None:
+        super().__init__(
+            f"{name!r} cannot be the name of {what}.",
+            "Use 1 to 64 letters, digits, '-', '_' or '.', beginning with a letter or a digit.",
+        )
+
+
+class NameTaken(InputRefused):
+    """There is one of that name already."""
+
+    def __init__(self, what: str, name: str, hint: str = "") -> None:
+        super().__init__(f"There is {what} named {name!r} already.", hint or "Choose another name.")
+
+
+class BadPrompt(InputRefused):
+    """A prompt, or a bank of prompts, that cannot be used."""
+
+
+class BadPicture(InputRefused):
+    """A file that is no picture, or one too large to open safely."""
+
+    def __init__(self, picture: Path | str, problem: str, hint: str = "Give a JPEG, PNG or WebP photo.") -> None:
+        super().__init__(f"{Path(picture).name} {problem}.", hint)
+
+
+FaceProblem = Literal["none", "several", "small", "blurred", "unlike"]
+
+_FACE_SENTENCES: dict[FaceProblem, tuple[str, str]] = {
+    "none": ("There is no face to be found in {picture}", "Give a photo in which the face is plainly seen."),
+    "several": ("There are several faces in {picture}", "Say which one with --face N, counted from the left from 1."),
+    "small": ("The face in {picture} is too small", "Give a photo that shows the face from nearer."),
+    "blurred": ("The face in {picture} is blurred", "Give a sharper photo."),
+    "unlike": ("The face in {picture} is not that of the other photos", "Leave it out, or name the right --face."),
+}
+
+
+class FaceRefused(InputRefused):
+    """A readable picture whose face, or lack of one, makes it useless; `problem` says why."""
+
+    def __init__(self, picture: Path | str, problem: FaceProblem, detail: str = "") -> None:
+        sentence, hint = _FACE_SENTENCES[problem]
+        message = sentence.format(picture=Path(picture).name)
+        super().__init__(f"{message}{f' ({detail})' if detail else ''}.", hint)
+        self.problem: FaceProblem = problem
+
+
+class BadArchive(InputRefused):
+    """A file that is no export of pv, or one that was damaged or tampered with."""
+
+    def __init__(self, archive: Path, problem: str) -> None:
+        super().__init__(f"{archive.name} {problem}.", "Give a file written by `pv identity export`.")
+
+
+class Missing(PvError):
+    """Something that was named is not there."""
+
+    status = ExitStatus.MISSING
+
+    def __init__(self, what: str, name: str, hint: str, near: str | None = None) -> None:
+        suggestion = f" Did you mean {near!r}?" if near else ""
+        super().__init__(f"There is no {what} named {name!r}.{suggestion}", hint)
+
+
+class WeightsMissing(PvError):
+    """Model weights that a job names are not on this machine."""
+
+    status = ExitStatus.MISSING
+
+    def __init__(self, name: str, hint: str) -> None:
+        super().__init__(f"The weights {name} are not on this machine.", hint)
+
+
+class OutOfResources(PvError):
+    """The machine has too little of something."""
+
+    status = ExitStatus.RESOURCES
+
+
+class OutOfMemory(OutOfResources):
+    """The accelerator's or the machine's memory is full."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The memory is full.",
+            "Use fewer frames, a smaller size, or --set training.gradient=replay, which needs the memory of one step.",
+        )
+
+
+class DiskFull(OutOfResources):
+    """No space, or no quota, is left; the last checkpoint is whole."""
+
+    def __init__(self, path: str | None = None) -> None:
+        where = f" while writing {path}" if path else ""
+        super().__init__(
+            f"The disk is full{where}.", "Make room; then `pv runs resume RUN` goes on from the last checkpoint."
+        )
+
+
+class SomeFailed(PvError):
+    """A batch in which some items failed and the others are there."""
+
+    status = ExitStatus.PARTIAL
+
+    def __init__(self, failed: int, total: int) -> None:
+        super().__init__(
+            f"{failed} of {total} failed.", "The others are there; the same command tries only the missing ones."
+        )
+
+
+class Busy(PvError):
+    """Another live engine holds the folder."""
+
+    status = ExitStatus.BUSY
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Another engine is working on {name!r}.", "Wait for it, or stop it with `pv runs stop`.")
+
+
+class Interrupted(PvError):
+    """Stopped by a signal (SIGINT, or SIGTERM with `terminated`); what was reached is saved."""
+
+    status = ExitStatus.INTERRUPTED
+
+    def __init__(self, message: str, hint: str = "", terminated: bool = False) -> None:
+        super().__init__(message, hint)
+        if terminated:
+            self.status = ExitStatus.TERMINATED
+
+
+def from_foreign(error: BaseException) -> PvError:
+    """Turn any exception into one of ours; the only place that knows other libraries' errors.
+
+    Out-of-memory errors of torch are known by their class's name, so that torch is not imported here.
+    """
+    if isinstance(error, PvError):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(error.filename)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return OutOfMemory()
+    if isinstance(error, PermissionError):
+        return RunFailed(
+            f"Not allowed to use {error.filename}.", "Look at who owns it, or set PV_HOME to a folder of yours."
+        )
+    first_line = (str(error).splitlines() or [""])[0]
+    return RunFailed(
+        f"{type(error).__name__}: {first_line}".rstrip(": ") + ("" if first_line.endswith(".") else "."),
+        "`pv runs logs RUN` or `--debug` shows where it happened.",
+    )
