@@ -44,7 +44,7 @@ def setting(
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     family: str = setting("which backbone drives the model", "animatediff", choices=("animatediff",))
-    base_model: str = setting("a folder, a file, a hub name, or preset:… for what is shipped with pv")
+    base_model: str = setting("a folder or file, preset:… for what is shipped, models:… for what was fetched")
     fingerprint: str = setting("hash of the base model's files; filled in when a job is made", "")
     width: int = setting("pixels", 512, low=16, high=8192, multiple_of=8)
     height: int = setting("pixels", 512, low=16, high=8192, multiple_of=8)

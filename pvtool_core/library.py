@@ -1,0 +1,222 @@
+"""The identity library: who there is, on this machine and nowhere else.
+
+    NAME/identity.toml  references/  faces/  embeddings.safetensors
+
+Folders are private (0700). An identity appears, is renamed and goes by one rename of its folder, so it is there or
+it is not; what is being written lies in a hidden folder beside it. The name is the folder's name and nothing else.
+"""
+
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import tomli_w
+
+from pvtool_core.config import from_table, read_toml, setting, to_table
+from pvtool_core.errors import BadArchive, Missing, NameTaken
+from pvtool_core.paths import check_name, identities_dir, nearest, replace_file
+
+IDENTITY_FILE = "identity.toml"
+EMBEDDINGS_FILE = "embeddings.safetensors"
+FACES_FILE = "faces.json"
+_MANIFEST = "manifest.json"
+_FORMAT = "pv identity 1"
+_MAX_ARCHIVE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFace:
+    """One photo of the person: the copy kept, the aligned crop, and where the face was.
+
+    `bbox` is left, top, right, bottom; `landmarks` are eyes, nose and mouth corners, x and y in turn; in pixels of
+    `reference`. `picture` is what the user's file was called.
+    """
+
+    picture: str
+    reference: str
+    face: str
+    score: float
+    bbox: tuple[float, ...]
+    landmarks: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What identity.toml holds."""
+
+    noun: str = setting("what prompts call them", "person", choices=("man", "woman", "person"))
+    consent: str = ""
+    created: str
+    faces: tuple[StoredFace, ...]
+
+
+@dataclass(frozen=True)
+class Identity:
+    name: str
+    folder: Path
+    record: Record
+
+    @property
+    def noun(self) -> str:
+        return self.record.noun
+
+    @property
+    def references(self) -> list[Path]:
+        """The kept photos, in the order in which they were given."""
+        return [self.folder / face.reference for face in self.record.faces]
+
+    @property
+    def faces(self) -> list[Path]:
+        """The aligned 112 × 112 crops, in the same order; also that of the rows of the embeddings."""
+        return [self.folder / face.face for face in self.record.faces]
+
+
+class Library:
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or identities_dir()
+
+    def names(self) -> list[str]:
+        return sorted(path.parent.name for path in self.root.glob(f"[!.]*/{IDENTITY_FILE}"))
+
+    def get(self, name: str) -> Identity:
+        """The identity of that name. Raises Missing or BadName."""
+        folder = self.root / check_name("an identity", name)
+        if not (folder / IDENTITY_FILE).is_file():
+            raise Missing("identity", name, "`pv identity list` shows all there are.", nearest(name, self.root))
+        return Identity(folder.name, folder, from_table(Record, read_toml(folder / IDENTITY_FILE), str(folder)))
+
+    def check_free(self, name: str) -> str:
+        """Give back a name that a new identity may have. Raises BadName or NameTaken."""
+        name = check_name("an identity", name)
+        if (self.root / name).exists():
+            raise NameTaken("an identity", name, f"Choose another name, or `pv identity remove {name}` first.")
+        return name
+
+    @contextmanager
+    def staging(self) -> Generator[Path]:
+        """A private folder in which an identity is prepared; gone afterwards unless it was adopted."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".adding-", dir=self.root))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def adopt(self, staging: Path, name: str, noun: str, consent: str) -> Identity:
+        """Make what an identify job left in `staging` the identity `name`, at once and whole. Raises NameTaken."""
+        found: list[dict[str, Any]] = json.loads((staging / FACES_FILE).read_bytes())
+        faces = tuple(from_table(StoredFace, _flat(face)) for face in found)
+        record = Record(
+            noun=noun, consent=consent, created=datetime.now(UTC).isoformat(timespec="seconds"), faces=faces
+        )
+        replace_file(staging / IDENTITY_FILE, tomli_w.dumps(to_table(record)).encode())
+        (staging / FACES_FILE).unlink()
+        return self._take_in(staging, name)
+
+    def _take_in(self, folder: Path, name: str) -> Identity:
+        target = self.root / self.check_free(name)
+        folder.rename(target)
+        return self.get(target.name)
+
+    def rename(self, old: str, new: str) -> Identity:
+        """Raises Missing, BadName or NameTaken, and then nothing has changed."""
+        return self._take_in(self.get(old).folder, new)
+
+    def remove(self, name: str) -> None:
+        """Delete the identity and everything kept of the person. Raises Missing."""
+        folder = self.get(name).folder
+        hidden = Path(tempfile.mkdtemp(prefix=".removing-", dir=self.root))
+        folder.rename(hidden / folder.name)
+        shutil.rmtree(hidden)
+
+    def export(self, name: str, archive: Path) -> None:
+        """Write the identity as a tar file with a manifest of sha256. Raises Missing or NameTaken."""
+        folder = self.get(name).folder
+        if archive.exists():
+            raise NameTaken("a file", archive.name)
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        content = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+        digests = {path: hashlib.sha256(data).hexdigest() for path, data in content.items()}
+        manifest = {"format": _FORMAT, "name": name, "sha256": digests}
+        replace_file(archive, _tar({_MANIFEST: json.dumps(manifest, indent=1).encode(), **content}))
+
+    def import_(self, archive: Path, name: str | None = None) -> Identity:
+        """Take in what `export` wrote, under its own or another name.
+
+        Raises Missing, BadArchive (damaged, or with files that it should not have), BadName or NameTaken.
+        """
+        content = _untar(archive)
+        manifest = _check_manifest(archive, content)
+        name = self.check_free(name or str(manifest["name"]))
+        with self.staging() as staging:
+            for path, data in content.items():
+                (staging / path).parent.mkdir(mode=0o700, exist_ok=True)
+                (staging / path).write_bytes(data)
+            from_table(Record, read_toml(staging / IDENTITY_FILE), archive.name)
+            return self._take_in(staging, name)
+
+
+def _flat(face: dict[str, Any]) -> dict[str, Any]:
+    """TOML and the record keep landmarks as one list of numbers."""
+    return {**face, "landmarks": [number for point in face["landmarks"] for number in point]}
+
+
+def _tar(content: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path, data in content.items():
+            member = tarfile.TarInfo(path)
+            member.size, member.mode = len(data), 0o600
+            tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def _untar(archive: Path) -> dict[str, bytes]:
+    """Contents by path, read into memory: nothing in the archive decides where anything is written."""
+    if not archive.is_file():
+        raise Missing("file", str(archive), "Give a file written by `pv identity export`.")
+    try:
+        with tarfile.open(archive, mode="r:") as tar:
+            members = tar.getmembers()
+            if sum(member.size for member in members) > _MAX_ARCHIVE_BYTES:
+                raise BadArchive(archive, "is far too large for an identity")
+            return {member.name: _read_member(archive, tar, member) for member in members}
+    except (tarfile.TarError, EOFError) as error:
+        raise BadArchive(archive, "is no tar file, or is damaged") from error
+
+
+def _read_member(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member) if member.isreg() and _allowed(member.name) else None
+    if file is None:
+        raise BadArchive(archive, f"holds {member.name!r}, which no identity has")
+    return file.read()
+
+
+def _allowed(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    known = parts in {(_MANIFEST,), (IDENTITY_FILE,), (EMBEDDINGS_FILE,)}
+    in_folder = len(parts) == 2 and parts[0] in {"references", "faces"} and not parts[1].startswith(".")
+    return name == "/".join(parts) and (known or in_folder)
+
+
+def _check_manifest(archive: Path, content: dict[str, bytes]) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads(content.pop(_MANIFEST))
+        expected: dict[str, str] = manifest["sha256"]
+        named = isinstance(manifest["name"], str) and manifest["format"] == _FORMAT
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadArchive(archive, "is no export of an identity") from error
+    if not named or IDENTITY_FILE not in content:
+        raise BadArchive(archive, "is no export of an identity")
+    if expected != {path: hashlib.sha256(data).hexdigest() for path, data in content.items()}:
+        raise BadArchive(archive, "is damaged: its files are not those of its manifest")
+    return manifest

@@ -1,0 +1,144 @@
+"""Prompt banks: the simulated prompts of section 4.3, each with the keyword `<V>` that stands for the person.
+
+A bank is a TOML file with `description` and `prompts`; its name is the file's. `{noun}` in a prompt becomes what the
+identity is called: man, woman or person. The keyword is plain text, no embedding is trained for it.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from pvtool_core.errors import BadPrompt, Missing, NameTaken
+from pvtool_core.paths import check_name, config_dir, nearest, presets_dir, replace_file
+
+KEYWORD = "<V>"
+NOUN = "{noun}"
+MAX_PROMPT_LENGTH = 1000
+
+
+@dataclass(frozen=True)
+class Bank:
+    """`own` tells the user's banks from the shipped ones."""
+
+    name: str
+    description: str
+    prompts: tuple[str, ...]
+    own: bool = False
+
+    def fill(self, noun: str) -> tuple[str, ...]:
+        """The prompts about an identity of that noun."""
+        return tuple(fill(prompt, noun) for prompt in self.prompts)
+
+
+def fill(prompt: str, noun: str) -> str:
+    """Put the identity's noun into a prompt."""
+    return prompt.replace(NOUN, noun)
+
+
+def without_keyword(prompt: str) -> str:
+    """The prompt as HPSv2 scores it: the keyword means nothing to a model that never saw it."""
+    return " ".join(prompt.replace(KEYWORD, " ").split())
+
+
+def check_prompt(prompt: str) -> str:
+    """Give back the prompt without needless white space. Raises BadPrompt if it cannot be used."""
+    plain = " ".join(prompt.split())
+    shown = plain if len(plain) <= 60 else plain[:57] + "…"
+    if not without_keyword(plain):
+        raise BadPrompt("A prompt is empty.", f"Write what happens, with {KEYWORD} for the person.")
+    if KEYWORD not in plain:
+        raise BadPrompt(
+            f"The prompt {shown!r} lacks the keyword {KEYWORD}.",
+            f"Put {KEYWORD} before the person's noun, as in '{KEYWORD} {NOUN} is dancing'.",
+        )
+    if len(plain) > MAX_PROMPT_LENGTH:
+        raise BadPrompt(f"The prompt {shown!r} is longer than {MAX_PROMPT_LENGTH} characters.", "Shorten it.")
+    if unknown := [field for field in re.findall(r"\{[^{}]*\}", plain) if field != NOUN]:
+        raise BadPrompt(f"The prompt {shown!r} holds {unknown[0]!r}.", f"Only {NOUN} is replaced; write it out.")
+    return plain
+
+
+def check_prompts(prompts: Iterable[str], source: str) -> tuple[str, ...]:
+    """Checked prompts, each once, in their order. Raises BadPrompt, also when there are none."""
+    checked = tuple(dict.fromkeys(check_prompt(prompt) for prompt in prompts))
+    if not checked:
+        raise BadPrompt(f"There is no prompt in {source}.", f"Give at least one prompt, with {KEYWORD} in it.")
+    return checked
+
+
+def read_prompt_file(path: Path) -> tuple[str, ...]:
+    """Prompts of a bank (.toml) or of a text file, one a line, where lines beginning with '#' are left out.
+
+    Raises BadPrompt if it is missing, unreadable, empty or wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise Missing(
+            "prompt file", str(path), "Give a text file with one prompt a line, or a bank in TOML."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadPrompt(
+            f"Cannot read {path.name} as text.", "Give a UTF-8 text file with one prompt a line."
+        ) from error
+    if path.suffix == ".toml":
+        return _parse_bank(path.stem, text, path).prompts
+    lines = (line.strip() for line in text.splitlines())
+    return check_prompts((line for line in lines if line and not line.startswith("#")), path.name)
+
+
+def _parse_bank(name: str, text: str, path: Path, own: bool = False) -> Bank:
+    try:
+        table: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadPrompt(f"{path.name} is no TOML: {error}.", "Mend it, or import a text file anew.") from error
+    prompts = table.get("prompts")
+    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise BadPrompt(f"{path.name} has no list of texts named prompts.", "Write prompts = ['…', '…'].")
+    return Bank(name, str(table.get("description", "")), check_prompts(prompts, path.name), own)
+
+
+class Banks:
+    """The shipped banks and the user's own; an own bank hides a shipped one of its name."""
+
+    def __init__(self, shipped: Path | None = None, own: Path | None = None) -> None:
+        self.shipped = shipped or presets_dir() / "prompts"
+        self.own = own or config_dir() / "prompts"
+
+    def names(self) -> list[str]:
+        return sorted({path.stem for folder in (self.shipped, self.own) for path in folder.glob("[!.]*.toml")})
+
+    def get(self, name: str) -> Bank:
+        """The bank of that name. Raises Missing, BadName, or BadPrompt if its file is wrong."""
+        file = check_name("a prompt bank", name) + ".toml"
+        for folder in (self.own, self.shipped):
+            if (folder / file).is_file():
+                text = (folder / file).read_text(encoding="utf-8")
+                return _parse_bank(name, text, folder / file, own=folder is self.own)
+        near = nearest(name, self.own) or nearest(name, self.shipped)
+        raise Missing("prompt bank", name, "`pv prompts list` shows all there are.", near)
+
+    def create(self, name: str, prompts: Sequence[str], description: str = "") -> Bank:
+        """Write a new bank of the user's own. Raises NameTaken, BadName or BadPrompt, and then nothing is written."""
+        name = check_name("a prompt bank", name)
+        if name in self.names():
+            raise NameTaken("a prompt bank", name, f"Choose another name, or `pv prompts add {name}` for one of yours.")
+        return self._write(Bank(name, description, check_prompts(prompts, "what was given"), own=True))
+
+    def extend(self, name: str, prompts: Sequence[str]) -> Bank:
+        """Add prompts to one of the user's own banks. Raises NameTaken for a shipped one, Missing, BadPrompt."""
+        bank = self.get(name)
+        if not bank.own:
+            raise NameTaken("a shipped prompt bank", name, "Shipped banks stay as they are; choose another name.")
+        return self._write(Bank(name, bank.description, check_prompts([*bank.prompts, *prompts], name), own=True))
+
+    def _write(self, bank: Bank) -> Bank:
+        self.own.mkdir(parents=True, exist_ok=True)
+        table = {"description": bank.description, "prompts": list(bank.prompts)}
+        replace_file(self.own / f"{bank.name}.toml", tomli_w.dumps(table).encode())
+        return bank

@@ -1,0 +1,118 @@
+"""Presets and the weights that they name: what can be trained on, and where it lies on this machine."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pvtool_core.config import Settings, Table, from_table, merge, read_toml
+from pvtool_core.errors import Missing, Mistake, SettingsError, WeightsMissing
+from pvtool_core.paths import cache_dir, check_name, config_dir, nearest, presets_dir
+from pvtool_core.runs import sha256_of
+
+_MODEL_FILES = {".json", ".safetensors", ".onnx", ".txt", ".model", ".bin"}
+_PRESET_KEYS = {"description", "prompts", "needs", "licence"}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named set of settings. `table` holds what the file sets; `prompts` names its bank."""
+
+    name: str
+    description: str
+    prompts: str
+    licence: str
+    needs: str
+    table: Table
+    own: bool
+
+    def settings(self, *overrides: Table) -> Settings:
+        """The preset's settings with `overrides` over them. Raises SettingsError."""
+        return from_table(Settings, merge(self.table, *overrides), f"preset {self.name}")
+
+
+class Presets:
+    """The shipped presets and the user's own; an own preset hides a shipped one of its name."""
+
+    def __init__(self, shipped: Path | None = None, own: Path | None = None) -> None:
+        self.shipped = shipped or presets_dir()
+        self.own = own or config_dir() / "presets"
+
+    def names(self) -> list[str]:
+        return sorted({path.stem for folder in (self.shipped, self.own) for path in folder.glob("[!.]*.toml")})
+
+    def get(self, name: str) -> Preset:
+        """The preset of that name. Raises Missing, BadName, or SettingsError if its file is wrong."""
+        file = check_name("a preset", name) + ".toml"
+        for folder in (self.own, self.shipped):
+            if (folder / file).is_file():
+                return _read_preset(folder / file, own=folder is self.own)
+        near = nearest(name, self.own) or nearest(name, self.shipped)
+        raise Missing("preset", name, "`pv presets list` shows all there are.", near)
+
+
+def _read_preset(path: Path, own: bool) -> Preset:
+    table = read_toml(path)
+    about: dict[str, Any] = table.pop("preset", {})
+    wrong = [Mistake(f"preset.{key}", "is no setting") for key in about if key not in _PRESET_KEYS]
+    wrong += [Mistake(f"preset.{key}", "is not text") for key, value in about.items() if not isinstance(value, str)]
+    if wrong:
+        raise SettingsError(wrong, str(path))
+    words = {key: about.get(key, "") for key in _PRESET_KEYS}
+    words["prompts"] = words["prompts"] or "default"
+    return Preset(name=path.stem, table=table, own=own, **words)
+
+
+def resolve(name: str) -> Path:
+    """The file or folder that a setting names.
+
+    `preset:tiny/faces` lies in the shipped presets, `models:NAME` among the fetched weights; anything else is a path.
+    Raises WeightsMissing if nothing is there.
+    """
+    scheme, colon, rest = name.partition(":")
+    roots = {"preset": presets_dir(), "models": cache_dir() / "models"}
+    path = roots[scheme] / rest if colon and scheme in roots else Path(name).expanduser().absolute()
+    if not path.exists():
+        raise WeightsMissing(name, f"Put them at {path}, or name another folder.")
+    return path
+
+
+def resolve_settings(settings: Settings) -> Settings:
+    """The settings with every path absolute and the base model's fingerprint filled in.
+
+    Raises WeightsMissing for the first thing that is not on this machine.
+    """
+    base_model = resolve(settings.model.base_model)
+    package = resolve(settings.identity_reward.package)
+    for file in (
+        settings.identity_reward.detector,
+        settings.identity_reward.recognizer,
+        settings.evaluation.recognizer,
+    ):
+        if not (package / file).is_file():
+            raise WeightsMissing(f"{settings.identity_reward.package}/{file}", f"Put the file into {package}.")
+    semantic = settings.semantic_reward
+    return dataclasses.replace(
+        settings,
+        model=dataclasses.replace(settings.model, base_model=str(base_model), fingerprint=fingerprint(base_model)),
+        identity_reward=dataclasses.replace(settings.identity_reward, package=str(package)),
+        semantic_reward=dataclasses.replace(
+            semantic,
+            model=_resolve_if_path(semantic.model),
+            checkpoint=_resolve_if_path(semantic.checkpoint),
+        ),
+    )
+
+
+def _resolve_if_path(name: str) -> str:
+    """open_clip also knows models by bare names such as ViT-H-14, which stay as they are."""
+    return str(resolve(name)) if ":" in name or "/" in name else name
+
+
+def fingerprint(path: Path) -> str:
+    """16 hex digits that change with any model file under `path`, and not with its place, its times or its read-me."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in _MODEL_FILES)
+    index = [(str(file.relative_to(path)), file.stat().st_size, sha256_of(file)) for file in files if file.is_file()]
+    return hashlib.sha256(json.dumps(index).encode()).hexdigest()[:16]
