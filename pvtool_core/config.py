@@ -141,6 +141,10 @@ class Settings:
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig
 
+    def sections(self) -> dict[str, Any]:
+        """The settings alone, to make another job with the same ones."""
+        return {field.name: getattr(self, field.name) for field in fields(Settings)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityRef:

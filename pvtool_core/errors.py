@@ -60,6 +60,19 @@ class PvError(Exception):
         return type(self).__name__
 
 
+class Reported(PvError):
+    """An error of another process, told again: its status, name and sentences are what was reported."""
+
+    def __init__(self, status: int, kind: str, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.status = ExitStatus(status)
+        self._kind = kind
+
+    @property
+    def kind(self) -> str:
+        return self._kind
+
+
 class RunFailed(PvError):
     """The engine met something that it did not expect."""
 

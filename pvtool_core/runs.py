@@ -26,7 +26,7 @@ from typing import Any, Self, cast
 
 import psutil
 
-from pvtool_core.errors import Busy, Missing, PvError
+from pvtool_core.errors import Busy, Missing, PvError, Reported
 from pvtool_core.paths import check_name, nearest, replace_file, sync_folder
 
 Event = dict[str, Any]
@@ -98,6 +98,10 @@ class ExitRecord:
             message=error.message,
             hint=error.hint,
         )
+
+    def error(self) -> PvError | None:
+        """The error to raise in the process that reads this, or None if all went well."""
+        return Reported(self.status, self.kind, self.message or self.reason, self.hint) if self.status else None
 
 
 class RunFolder:

@@ -79,31 +79,28 @@ def resolve(name: str) -> Path:
     return path
 
 
-def resolve_settings(settings: Settings) -> Settings:
-    """The settings with every path absolute and the base model's fingerprint filled in.
-
-    Raises WeightsMissing for the first thing that is not on this machine.
-    """
+def locate_weights(settings: Settings) -> Settings:
+    """The settings with every path absolute. Raises WeightsMissing for the first that is not on this machine."""
+    rewards, semantic = settings.identity_reward, settings.semantic_reward
     base_model = resolve(settings.model.base_model)
-    package = resolve(settings.identity_reward.package)
-    for file in (
-        settings.identity_reward.detector,
-        settings.identity_reward.recognizer,
-        settings.evaluation.recognizer,
-    ):
+    package = resolve(rewards.package)
+    for file in (rewards.detector, rewards.recognizer, settings.evaluation.recognizer):
         if not (package / file).is_file():
-            raise WeightsMissing(f"{settings.identity_reward.package}/{file}", f"Put the file into {package}.")
-    semantic = settings.semantic_reward
+            raise WeightsMissing(f"{rewards.package}/{file}", f"Put the file into {package}.")
+    model, checkpoint = _resolve_if_path(semantic.model), _resolve_if_path(semantic.checkpoint)
     return dataclasses.replace(
         settings,
-        model=dataclasses.replace(settings.model, base_model=str(base_model), fingerprint=fingerprint(base_model)),
-        identity_reward=dataclasses.replace(settings.identity_reward, package=str(package)),
-        semantic_reward=dataclasses.replace(
-            semantic,
-            model=_resolve_if_path(semantic.model),
-            checkpoint=_resolve_if_path(semantic.checkpoint),
-        ),
+        model=dataclasses.replace(settings.model, base_model=str(base_model)),
+        identity_reward=dataclasses.replace(rewards, package=str(package)),
+        semantic_reward=dataclasses.replace(semantic, model=model, checkpoint=checkpoint),
     )
+
+
+def resolve_settings(settings: Settings) -> Settings:
+    """As `locate_weights`, with the base model's fingerprint filled in: what a job's config.toml holds."""
+    located = locate_weights(settings)
+    digest = fingerprint(Path(located.model.base_model))
+    return dataclasses.replace(located, model=dataclasses.replace(located.model, fingerprint=digest))
 
 
 def _resolve_if_path(name: str) -> str:

@@ -1,0 +1,75 @@
+"""`pv demo`: the main job from one picture to scored clips, on what is shipped with pv."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pvtool.cli.evaluate import REPORT, SHEET, evaluate_run, metrics_table
+from pvtool.cli.following import shown
+from pvtool.cli.identity import add_identity
+from pvtool.cli.options import Json, debugging
+from pvtool.cli.runs import job_of
+from pvtool.cli.train import follow_training, prepare
+from pvtool.output import Output
+from pvtool.supervisor import LIVE
+from pvtool_core.errors import Busy, Missing
+from pvtool_core.library import Library
+from pvtool_core.paths import data_dir, presets_dir, runs_dir
+from pvtool_core.runs import RunFolder, State, list_runs
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+PRESET = "tiny"
+CONSENT = "A cartoon person drawn by a program; nobody is shown."
+PROMPTS, SEEDS = 4, 2
+
+
+@app.command()
+def demo(
+    ctx: typer.Context,
+    sample: Annotated[str | None, typer.Option(help="Which sample person; the first, if left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Add a sample person from one picture, train, render unseen prompts and seeds, score. Run it again to go on."""
+    output, debug = Output(as_json), debugging(ctx)
+    picture, name, noun = find_sample(sample)
+    output.say(f"1/4  The person: {name}, from one picture, {shown(picture)}")
+    if name not in Library().names():
+        add_identity(name, [picture], noun, 0, CONSENT, PRESET, debug)
+    output.say("2/4  Training the person's adapter")
+    folder = trained_run(name, output)
+    out = data_dir() / "demo" / folder.name
+    output.say(
+        f"3/4  Rendering and scoring {PROMPTS} prompts × {SEEDS} seeds that training never saw, before and after"
+    )
+    report = evaluate_run(folder, out, debug, PROMPTS, SEEDS)
+    output.say("4/4  Done")
+    places = {"identity": Library().get(name).folder, "run": folder.path, "clips": out / name}
+    places |= {"report": out / REPORT, "contact_sheet": out / SHEET}
+    words = "\n".join(f"{key.replace('_', ' ').capitalize():14} {shown(path)}" for key, path in places.items())
+    paths = {key: str(path) for key, path in places.items()}
+    output.result({**paths, "scores": report}, f"{metrics_table(report)}\n\n{words}")
+
+
+def find_sample(wanted: str | None) -> tuple[Path, str, str]:
+    """Picture, name and noun of a sample: the files are called NAME-NOUN.png. Raises Missing."""
+    samples = {path.stem.rpartition("-")[0]: path for path in sorted((presets_dir() / "tiny/samples").glob("*-*.png"))}
+    name = wanted or next(iter(samples), "")
+    if name not in samples:
+        raise Missing("sample", name, f"There are: {', '.join(samples) or 'none'}.")
+    return samples[name], name, samples[name].stem.rpartition("-")[2]
+
+
+def trained_run(name: str, output: Output) -> RunFolder:
+    """The newest demo run of the person, brought to its end if it has not got there; a new one if there is none."""
+    runs = [run for run in list_runs(runs_dir()) if (job := job_of(run)).identity.name == name and job.preset == PRESET]
+    folder = runs[-1] if runs else prepare(name, PRESET)
+    state = folder.state()
+    if state == State.FINISHED:
+        output.say(f"     {folder.name} is trained already.")
+    elif state in LIVE - {State.NEW}:
+        raise Busy(folder.name)
+    else:
+        follow_training(folder)
+    return folder

@@ -1,0 +1,123 @@
+"""`pv doctor`: what this machine has and lacks. Asks the heavy libraries in a process of their own."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pvtool.cli.choices import versions
+from pvtool.cli.options import Json
+from pvtool.output import Output, table
+from pvtool_core.errors import Missing, PvError, WeightsMissing
+from pvtool_core.paths import cache_dir, config_dir, data_dir
+from pvtool_core.weights import Presets, locate_weights
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+_ASK_TORCH = """
+import json, torch
+devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+gpus = [{"name": d.name, "memory_gib": round(d.total_memory / 2**30, 1)} for d in devices]
+print(json.dumps({"gpus": gpus, "mps": torch.backends.mps.is_available(), "threads": torch.get_num_threads()}))
+"""
+_ASK_CODECS = """
+import json, subprocess, imageio_ffmpeg
+path = imageio_ffmpeg.get_ffmpeg_exe()
+listed = subprocess.run([path, "-hide_banner", "-encoders"], capture_output=True, text=True, check=True).stdout
+print(json.dumps({"ffmpeg": path, "h264": "libx264" in listed, "gif": " gif " in listed}))
+"""
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """GPU, memory, disk, weights, codecs, and the pictures this terminal can show.
+
+    The exit status is 4 if something is missing that the embedded preset needs.
+    """
+    report = examine()
+    rows = [[topic, key, _plain(value)] for topic, facts in report.items() for key, value in facts.items()]
+    Output(as_json).result(report, table(["topic", "what", "found"], rows))
+    if lacking := list(problems(report)):
+        raise Missing("way to work here without", ", ".join(lacking), "Install pv anew: `uv sync`, or pip.")
+
+
+def examine() -> dict[str, dict[str, Any]]:
+    """All facts, by topic."""
+    return {
+        "software": {"python": platform.python_version(), "system": platform.platform(), **versions()},
+        "compute": {**_ask(_ASK_TORCH), **_memory()},
+        "disk": {name: _free(path()) for name, path in _FOLDERS.items()},
+        "weights": _weights(),
+        "codecs": _ask(_ASK_CODECS),
+        "terminal": _terminal(),
+    }
+
+
+_FOLDERS = {"data": data_dir, "cache": cache_dir, "config": config_dir}
+
+
+def problems(report: dict[str, dict[str, Any]]) -> list[str]:
+    """What the embedded default cannot do without, and lacks."""
+    lacking = [topic for topic in ("compute", "codecs") if "error" in report[topic]]
+    return lacking + (["weights of the tiny preset"] if report["weights"].get("tiny") != "here" else [])
+
+
+def _ask(question: str) -> dict[str, Any]:
+    answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=False)
+    if answer.returncode:
+        return {"error": (answer.stderr.strip().splitlines() or ["no answer"])[-1]}
+    return json.loads(answer.stdout)
+
+
+def _memory() -> dict[str, Any]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    gib = {"memory_gib": memory.total / 2**30, "memory_free_gib": memory.available / 2**30}
+    return {"cpus": os.cpu_count(), **{key: round(value, 1) for key, value in gib.items()}}
+
+
+def _free(path: Path) -> str:
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    writable = "" if os.access(there, os.W_OK) else ", not writable"
+    return f"{path} ({shutil.disk_usage(there).free / 2**30:.1f} GiB free{writable})"
+
+
+def _weights() -> dict[str, str]:
+    presets = Presets()
+    return {name: _weights_of(presets, name) for name in presets.names()}
+
+
+def _weights_of(presets: Presets, name: str) -> str:
+    try:
+        locate_weights(presets.get(name).settings())
+    except WeightsMissing as error:
+        return error.message
+    except PvError as error:  # a preset of the user's that is wrong must not hide the rest of the report
+        return f"cannot be used: {error.message}"
+    return "here"
+
+
+def _terminal() -> dict[str, Any]:
+    """What the environment says; it is not asked, so that nothing is typed into the user's shell."""
+    term, program = os.environ.get("TERM", ""), os.environ.get("TERM_PROGRAM", "")
+    kitty = "KITTY_WINDOW_ID" in os.environ or any(word in term + program for word in ("kitty", "ghostty", "WezTerm"))
+    truecolor = os.environ.get("COLORTERM") in {"truecolor", "24bit"} or kitty
+    pictures = (
+        "kitty graphics" if kitty else "half blocks in true colour" if truecolor else "half blocks in 256 colours"
+    )
+    return {"terminal": sys.stderr.isatty(), "TERM": term, "pictures": pictures}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(" ".join(map(str, item.values())) for item in value) or "none"
+    return str(value)

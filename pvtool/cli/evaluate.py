@@ -1,0 +1,113 @@
+"""`pv eval`: scores a run on prompts and seeds that training never saw, or a folder of clips."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pvtool.cli.choices import chosen_settings
+from pvtool.cli.following import JobProgress, shown
+from pvtool.cli.options import Json, debugging, run_names
+from pvtool.cli.render import plan, render_clips
+from pvtool.cli.runs import job_of
+from pvtool.output import Output, table
+from pvtool.supervisor import run_short_job
+from pvtool_core.clips import sidecar_path
+from pvtool_core.config import EvaluateJob, IdentityRef, Settings
+from pvtool_core.errors import Missing
+from pvtool_core.library import Library
+from pvtool_core.paths import runs_dir
+from pvtool_core.prompts import Banks
+from pvtool_core.runs import RunFolder, find_run
+from pvtool_core.weights import resolve_settings
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+REPORT, SHEET = "report.json", "contact-sheet.png"
+
+
+@app.command()
+def evaluate(
+    ctx: typer.Context,
+    targets: Annotated[list[str], typer.Argument(metavar="RUN_OR_DIR...", autocompletion=run_names)],
+    as_json: Json = False,
+) -> None:
+    """Likeness, motion and obedience to the prompt, before and after training, as a table and as JSON.
+
+    A run is rendered on its evaluation prompts and seeds first; clips that are there already are not made again.
+    """
+    output, debug = Output(as_json), debugging(ctx)
+    for target in targets:
+        out = Path(target)
+        if out.is_dir():
+            report = evaluate_folder(out.absolute(), debug)
+        else:
+            folder = find_run(runs_dir(), target)
+            out = folder.path / "evaluation"
+            report = evaluate_run(folder, out, debug)
+        tell(output, target, out, report)
+
+
+def evaluate_run(folder: RunFolder, out: Path, debug: bool = False, prompts: int = 0, seeds: int = 0) -> dict[str, Any]:
+    """Render a run's evaluation prompts and seeds, with and without the adapter, into `out` and score them.
+
+    `prompts` and `seeds` take only so many of each; 0 takes all. Gives back the report.
+    """
+    job = job_of(folder)
+    texts = Banks().get(job.evaluation.prompts).fill(job.identity.noun)[: prompts or None]
+    items = plan(folder, job, texts, job.evaluation.seeds[: seeds or None], out, base=True)
+    render_clips(job, items, ("mp4",), False, None, debug)
+    return score(job, [job.identity], [sidecar_path(Path(item.clip)) for item in items], out, debug)
+
+
+def evaluate_folder(out: Path, debug: bool = False) -> dict[str, Any]:
+    """Score every clip under `out`, by the settings of the run that made the first of them."""
+    sidecars = sorted(out.glob("*/*/seed-*.json"))
+    if not sidecars:
+        raise Missing("clip in the folder", str(out), "Give a run, or a folder that `pv render` wrote.")
+    records = [json.loads(path.read_bytes()) for path in sidecars]
+    library = Library()
+    people = [library.get(name) for name in sorted({record["identity"] for record in records})]
+    refs = [IdentityRef(name=person.name, noun=person.noun, folder=str(person.folder)) for person in people]
+    run = next((record["run"] for record in records if record.get("run")), None)
+    settings = job_of(find_run(runs_dir(), run)) if run else resolve_settings(chosen_settings()[1])
+    return score(settings, refs, sidecars, out, debug)
+
+
+def score(
+    settings: Settings, people: Sequence[IdentityRef], sidecars: Sequence[Path], out: Path, debug: bool
+) -> dict[str, Any]:
+    """Have an engine score clips; the report and the contact sheet lie in `out`."""
+    job = EvaluateJob(
+        **settings.sections(),
+        identities=tuple(people),
+        sidecars=tuple(map(str, sidecars)),
+        report=str(out / REPORT),
+        sheet=str(out / SHEET),
+    )
+    with JobProgress() as progress:
+        run_short_job("evaluate", job, progress.on_event, debug)
+    return json.loads((out / REPORT).read_bytes())
+
+
+def tell(output: Output, target: str, out: Path, report: Mapping[str, Any]) -> None:
+    """The report for programs; for people a table of each identity's metrics before and after."""
+    value = {"target": target, "report": str(out / REPORT), "sheet": str(out / SHEET), **report}
+    output.stream(
+        value, f"{metrics_table(report)}\n\nReport: {shown(out / REPORT)}\nContact sheet: {shown(out / SHEET)}"
+    )
+
+
+def metrics_table(report: Mapping[str, Any]) -> str:
+    """A line for each identity and metric: before, after, and the ceiling where it is known."""
+    stages = ("before", "after", "ceiling")
+    people: dict[str, dict[str, dict[str, float]]] = report["identities"]
+    rows: list[list[str]] = []
+    for name, by_stage in people.items():
+        metrics = list(dict.fromkeys(metric for stage in stages for metric in by_stage.get(stage) or {}))
+        for metric in metrics:
+            numbers = [(by_stage.get(stage) or {}).get(metric) for stage in stages]
+            rows.append([name, metric, *("" if number is None else f"{number:.3f}" for number in numbers)])
+    return table(["identity", "metric", *stages], rows)

@@ -1,0 +1,145 @@
+"""`pv identity`: the local library of people."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pvtool.cli.asking import confirm
+from pvtool.cli.choices import chosen_settings
+from pvtool.cli.following import JobProgress
+from pvtool.cli.options import IdentityName, Json, Yes, debugging, preset_names
+from pvtool.output import Output, table
+from pvtool.supervisor import run_short_job
+from pvtool_core.config import IdentifyJob, IdentityRef, Noun, read_toml, to_table
+from pvtool_core.errors import BadPicture
+from pvtool_core.library import Identity, Library
+from pvtool_core.paths import runs_dir
+from pvtool_core.runs import list_runs
+from pvtool_core.weights import resolve_settings
+
+app = typer.Typer(help="The people in your library.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+
+CONSENT = "I am this person, or I have their consent to make videos of them."
+
+
+def facts(identity: Identity) -> dict[str, Any]:
+    """What programs are told about an identity."""
+    about = {"name": identity.name, "class": identity.noun, "photos": len(identity.faces)}
+    return {
+        **about,
+        "created": identity.record.created,
+        "consent": identity.record.consent,
+        "path": str(identity.folder),
+    }
+
+
+@app.command()
+def add(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="What to call the person here.", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="One photo is enough.", show_default=False)],
+    noun: Annotated[Noun, typer.Option("--class", help="What prompts call the person.")] = "person",
+    face: Annotated[int, typer.Option(min=0, help="Which face, from the left from 1, where there are several.")] = 0,
+    consent: Annotated[str, typer.Option(help="Statement kept with the identity.")] = CONSENT,
+    preset: Annotated[str | None, typer.Option(autocompletion=preset_names, help="Whose face models to use.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find, check and keep the face of each photo; nothing is kept if one is refused."""
+    identity = add_identity(name, images, noun, face, consent, preset, debugging(ctx))
+    text = f"Added {identity.name} ({identity.noun}) from {_photos(identity)}: {identity.folder}"
+    Output(as_json).result(facts(identity), text)
+
+
+def add_identity(
+    name: str, images: list[Path], noun: str, face: int, consent: str, preset: str | None, debug: bool = False
+) -> Identity:
+    """Run an identify job on `images` and take its result into the library. Raises what either refuses."""
+    library = Library()
+    name = library.check_free(name)
+    pictures = tuple(str(_existing(image)) for image in images)
+    settings = resolve_settings(chosen_settings(preset)[1])
+    with library.staging() as staging, JobProgress() as progress:
+        ref = IdentityRef(name=name, noun=noun, folder=str(staging))
+        job = IdentifyJob(**settings.sections(), identity=ref, pictures=pictures, face=face, consent=consent)
+        run_short_job("identify", job, progress.on_event, debug)
+        return library.adopt(staging, name, noun, consent)
+
+
+def _existing(image: Path) -> Path:
+    if not image.is_file():
+        raise BadPicture(image, "is not there" if not image.exists() else "is no file")
+    return image.absolute()
+
+
+def _photos(identity: Identity) -> str:
+    count = len(identity.faces)
+    return f"{count} photo{'s' if count > 1 else ''}"
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """Everybody in the library."""
+    library = Library()
+    rows = [facts(library.get(name)) for name in library.names()]
+    Output(as_json).rows("identities", rows, ["name", "class", "photos", "created"], "Nobody yet; `pv identity add`.")
+
+
+@app.command()
+def show(name: IdentityName, as_json: Json = False) -> None:
+    """One person: photos, consent, and the runs trained on them."""
+    identity = Library().get(name)
+    value = {**facts(identity), "faces": [to_table(face) for face in identity.record.faces], "runs": runs_of(name)}
+    pairs = [[key, str(item)] for key, item in facts(identity).items()]
+    pairs += [["photo", f"{face.picture} (face {face.score:.2f})"] for face in identity.record.faces]
+    pairs += [["run", run] for run in runs_of(name)]
+    Output(as_json).result(value, table(["", ""], pairs).lstrip("\n"))
+
+
+def runs_of(identity: str) -> list[str]:
+    """Names of the runs that were trained on an identity, by their settings."""
+    return [run.name for run in list_runs(runs_dir()) if read_toml(run.config)["identity"]["name"] == identity]
+
+
+@app.command()
+def rename(name: IdentityName, new_name: str, as_json: Json = False) -> None:
+    """Give a person another name; their runs keep the one they were trained under."""
+    identity = Library().rename(name, new_name)
+    Output(as_json).result(facts(identity), f"Renamed {name} to {identity.name}.")
+
+
+@app.command()
+def remove(name: IdentityName, yes: Yes = False, as_json: Json = False) -> None:
+    """Really delete a person's photos, faces and embeddings."""
+    output = Output(as_json)
+    library = Library()
+    identity = library.get(name)
+    confirm(f"Delete {identity.name} and all that is kept of them?", yes)
+    library.remove(name)
+    output.result({"removed": identity.name, "path": str(identity.folder)}, f"Removed {identity.name}.")
+    if runs := runs_of(identity.name):
+        output.say(f"What was trained on them is still there: {', '.join(runs)}. `pv runs remove` deletes it.")
+
+
+@app.command()
+def export(
+    name: IdentityName,
+    file: Annotated[Path | None, typer.Argument(help="NAME.tar here, if left out.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a person into one file, for another machine."""
+    identity = Library().get(name)
+    archive = (file or Path(f"{identity.name}.tar")).absolute()
+    Library().export(identity.name, archive)
+    Output(as_json).result({"name": identity.name, "path": str(archive)}, f"Wrote {archive}")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(show_default=False)],
+    name: Annotated[str | None, typer.Option(help="Another name than the one in the file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Take in a person from a file that `pv identity export` wrote."""
+    identity = Library().import_(file, name)
+    Output(as_json).result(facts(identity), f"Imported {identity.name}: {identity.folder}")

@@ -1,0 +1,101 @@
+"""`pv`: names the commands and loads only the one that is called; the one place where errors become an exit status."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from pvtool.output import Output
+from pvtool_core.errors import ExitStatus, PvError, from_foreign
+
+if TYPE_CHECKING:
+    from typer import _click as click  # pyright: ignore[reportPrivateUsage]  # the types of TyperGroup's own methods
+
+COMMANDS = {
+    "demo": "The whole of it on a sample person: train, render, score. Minutes on a laptop.",
+    "identity": "The people in your library: add, list, show, rename, remove, export, import.",
+    "prompts": "Prompt banks: list, show, add, import.",
+    "presets": "What can be trained on: list, show.",
+    "train": "Train a person's adapter on a preset.",
+    "runs": "Training runs: list, show, logs, pause, resume, stop, export, remove.",
+    "render": "Make clips of a person from prompts and seeds.",
+    "eval": "Score a run, or a folder of clips.",
+    "doctor": "What this machine has and lacks.",
+}
+_MODULES = {"eval": "evaluate"}
+EPILOG = "Errors name their cause; --debug, anywhere, shows where they happened."
+
+
+class LazyCommands(TyperGroup):
+    """Knows every command's name and one line of help; imports a command's module when it is called."""
+
+    def list_commands(self, ctx: "click.Context") -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: "click.Context", cmd_name: str) -> "click.Command | None":
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"pvtool.cli.{_MODULES.get(cmd_name, cmd_name)}")
+        command = typer.main.get_command(module.app)
+        command.name = cmd_name
+        return command
+
+    def format_commands(self, ctx: "click.Context", formatter: "click.HelpFormatter") -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+app = typer.Typer(
+    cls=LazyCommands,
+    help="Put one person into a text-to-video model from a few photos, and keep what the model could already do.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        Output().result({}, f"pv {version('pvtool')}")
+        raise typer.Exit
+
+
+@app.callback()
+def pv(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """The options of `pv` itself."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and leave with its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    output = Output(as_json="--json" in words)
+    try:
+        app(words, prog_name="pv", obj=debug)
+    except Exception as error:
+        _leave(output, error, debug)
+    sys.exit(ExitStatus.DONE)
+
+
+def _leave(output: Output, error: Exception, debug: bool) -> NoReturn:
+    ours: PvError = from_foreign(error)
+    output.error(ours)
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    sys.exit(ours.status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Options and arguments that several commands share, and the completion of names."""
+
+import re
+from typing import Annotated
+
+import typer
+
+from pvtool_core.errors import UsageError
+from pvtool_core.library import Library
+from pvtool_core.paths import runs_dir
+from pvtool_core.prompts import Banks
+from pvtool_core.runs import list_runs
+from pvtool_core.weights import Presets
+
+
+def identity_names(incomplete: str) -> list[str]:
+    return _beginning(Library().names(), incomplete)
+
+
+def run_names(incomplete: str) -> list[str]:
+    return _beginning([run.name for run in list_runs(runs_dir())], incomplete)
+
+
+def preset_names(incomplete: str) -> list[str]:
+    return _beginning(Presets().names(), incomplete)
+
+
+def bank_names(incomplete: str) -> list[str]:
+    return _beginning(Banks().names(), incomplete)
+
+
+def _beginning(names: list[str], incomplete: str) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+IdentityName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=identity_names, show_default=False)]
+RunName = Annotated[str, typer.Argument(metavar="RUN", autocompletion=run_names, show_default=False)]
+PresetName = Annotated[str, typer.Argument(metavar="PRESET", autocompletion=preset_names, show_default=False)]
+BankName = Annotated[str, typer.Argument(metavar="BANK", autocompletion=bank_names, show_default=False)]
+Seeds = Annotated[str, typer.Option("--seed", metavar="SEEDS", help="Starting noises: 3, or 0..3, or 0,5,9.")]
+
+
+def debugging(ctx: typer.Context) -> bool:
+    """Whether `--debug` was given."""
+    return bool(ctx.find_root().obj)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Turn `3`, `0..3` (both ends included) and comma lists of these into seeds. Raises UsageError."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,18})(?:\.\.(\d{1,18}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < first + 10_000:
+            raise UsageError(
+                f"{part!r} names no seeds.", "Write a number, a range such as 0..3, or several with commas."
+            )
+        seeds += range(first, last + 1)
+    return list(dict.fromkeys(seeds))

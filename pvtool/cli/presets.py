@@ -1,0 +1,48 @@
+"""`pv presets`: what can be trained on, and every setting with its meaning."""
+
+from typing import Any
+
+import typer
+
+from pvtool.cli.options import Json, PresetName
+from pvtool.output import Output, table
+from pvtool_core.config import setting_help, to_table
+from pvtool_core.errors import WeightsMissing
+from pvtool_core.weights import Preset, Presets, locate_weights
+
+app = typer.Typer(help="What can be trained on.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+
+
+def facts(preset: Preset) -> dict[str, Any]:
+    """What programs are told about a preset."""
+    about = {"name": preset.name, "origin": "yours" if preset.own else "shipped", "weights": _weights(preset)}
+    return {**about, "licence": preset.licence, "description": preset.description}
+
+
+def _weights(preset: Preset) -> str:
+    try:
+        locate_weights(preset.settings())
+    except WeightsMissing:
+        return "missing"
+    return "here"
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """Every preset there is, and whether its weights are on this machine."""
+    presets = Presets()
+    rows = [facts(presets.get(name)) for name in presets.names()]
+    Output(as_json).rows("presets", rows, ["name", "origin", "weights", "description"], "No preset is there.")
+
+
+@app.command()
+def show(name: PresetName, as_json: Json = False) -> None:
+    """A preset's settings, each with what it means; `pv train --set KEY=VALUE` changes one."""
+    preset = Presets().get(name)
+    settings = to_table(preset.settings())
+    value = {**facts(preset), "needs": preset.needs, "prompts": preset.prompts, "settings": settings}
+    meanings = setting_help()
+    flat = {f"{section}.{key}": item for section, keys in settings.items() for key, item in keys.items()}
+    head = [[key, str(value[key])] for key in ("name", "description", "weights", "needs", "licence", "prompts")]
+    rows = [[key, str(item), meanings[key]] for key, item in flat.items()]
+    Output(as_json).result(value, table(["about", ""], head) + "\n\n" + table(["setting", "value", "meaning"], rows))

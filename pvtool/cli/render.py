@@ -1,0 +1,140 @@
+"""`pv render`: plans clips, leaves out those that are there, and has an engine make the others."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pvtool.cli.choices import versions
+from pvtool.cli.following import JobProgress, shown
+from pvtool.cli.options import IdentityName, Json, Seeds, debugging, parse_seeds, run_names
+from pvtool.cli.runs import adapter_of, job_of
+from pvtool.output import Output
+from pvtool.supervisor import run_short_job
+from pvtool_core.clips import BASE, clip_path, is_whole
+from pvtool_core.config import RenderItem, RenderJob, Settings, TrainJob
+from pvtool_core.errors import Missing, UsageError
+from pvtool_core.library import Library
+from pvtool_core.paths import runs_dir
+from pvtool_core.prompts import check_prompts, fill, read_prompt_file
+from pvtool_core.runs import Event, RunFolder, checkpoint_step, find_run, list_runs, sha256_of
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+FORMATS = ("mp4", "gif")
+
+
+@app.command()
+def render(
+    ctx: typer.Context,
+    name: IdentityName,
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", show_default=False)] = None,
+    prompt_file: Annotated[Path | None, typer.Option("--prompts", help="A text file, one a line, or a bank.")] = None,
+    seeds: Seeds = "0",
+    run: Annotated[str | None, typer.Option(autocompletion=run_names, help="The person's newest, if left out.")] = None,
+    base: Annotated[bool, typer.Option("--base", help="Also without the adapter, to compare.")] = False,
+    out: Annotated[Path, typer.Option(help="Where the clips go.")] = Path("renders"),
+    format: Annotated[str, typer.Option(metavar="FORMATS", help="mp4, gif, or both with a comma.")] = "mp4",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make again what is there.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """One clip for each prompt and seed. What is there and whole is skipped."""
+    output = Output(as_json)
+    folder = find_run(runs_dir(), run) if run else newest_run(Library().get(name).name)
+    job = job_of(folder)
+    if job.identity.name != name:
+        raise UsageError(f"{folder.name} was trained on {job.identity.name!r}.", f"Give a run of {name}, or none.")
+    given = [*(prompts or []), *(read_prompt_file(prompt_file) if prompt_file else ())]
+    texts = [fill(prompt, job.identity.noun) for prompt in check_prompts(given, "the command")]
+    items = plan(folder, job, texts, parse_seeds(seeds), out, base)
+    formats = parse_formats(format)
+    if dry_run:
+        for item in items:
+            state = "there" if is_whole(Path(item.clip), formats) and not overwrite else "missing"
+            output.stream(clip_facts(item, state), f"{state:8} {shown(Path(item.clip))}")
+        return
+    render_clips(job, items, formats, overwrite, output, debugging(ctx))
+
+
+def newest_run(identity: str) -> RunFolder:
+    """The newest run of an identity that has a whole checkpoint. Raises Missing."""
+    runs = [run for run in list_runs(runs_dir()) if job_of(run).identity.name == identity]
+    for run in reversed(runs):
+        if run.latest_checkpoint():
+            return run
+    raise Missing("trained run of the identity", identity, f"`pv train {identity}` makes one.")
+
+
+def parse_formats(text: str) -> tuple[str, ...]:
+    """Turn `mp4,gif` into formats. Raises UsageError."""
+    formats = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    if unknown := [each for each in formats if each not in FORMATS]:
+        raise UsageError(f"{unknown[0]!r} is no format.", f"Give {' or '.join(FORMATS)}, or both with a comma.")
+    return formats
+
+
+def plan(
+    folder: RunFolder, job: TrainJob, prompts: Sequence[str], seeds: Iterable[int], out: Path, base: bool
+) -> list[RenderItem]:
+    """The clips of prompts × seeds by the run's newest checkpoint; with `base`, each after the same one without it."""
+    adapter = adapter_of(folder)
+    digest = sha256_of(adapter)
+    person, out = job.identity.name, out.absolute()
+    trained = {"adapter": str(adapter), "run": folder.name, "step": checkpoint_step(adapter.parent)}
+    items: list[RenderItem] = []
+    for prompt in prompts:
+        for seed in seeds:
+            same: dict[str, Any] = {"prompt": prompt, "seed": seed}
+            if base:
+                clip = clip_path(out, BASE, prompt, seed, job)
+                items.append(RenderItem(identity=person, clip=str(clip), **same))
+            clip = clip_path(out, person, prompt, seed, job, digest)
+            items.append(RenderItem(identity=person, clip=str(clip), **same, **trained))
+    return items
+
+
+def clip_facts(item: RenderItem, status: str, seconds: float = 0.0) -> dict[str, Any]:
+    """What programs are told about a clip."""
+    about = {"path": item.clip, "identity": item.identity if item.adapter else BASE, "prompt": item.prompt}
+    return {**about, "seed": item.seed, "seconds": seconds, "status": status}
+
+
+def render_clips(
+    settings: Settings,
+    items: Sequence[RenderItem],
+    formats: tuple[str, ...],
+    overwrite: bool,
+    output: Output | None,
+    debug: bool = False,
+) -> None:
+    """Make the clips that are not there, and tell of each unless `output` is None.
+
+    Raises what the engine reports, SomeFailed when only some could be made.
+    """
+    missing = [item for item in items if overwrite or not is_whole(Path(item.clip), formats)]
+    for item in items:
+        if output and item not in missing:
+            tell_clip(output, clip_facts(item, "skipped"), formats)
+    if missing:
+        job = RenderJob(
+            **settings.sections(), items=tuple(missing), formats=formats, overwrite=overwrite, versions=versions()
+        )
+        with JobProgress(on_clip=lambda event: output and tell_clip(output, _clip_of(event), formats)) as progress:
+            run_short_job("render", job, progress.on_event, debug)
+
+
+def _clip_of(event: Event) -> dict[str, Any]:
+    return {key: value for key, value in event.items() if key not in {"time", "type"}}
+
+
+def tell_clip(output: Output, facts: dict[str, Any], formats: Sequence[str]) -> None:
+    """One line for a clip: its files for people, all that is known of it for programs."""
+    clip = Path(facts["path"])
+    if facts["status"] == "failed":
+        output.stream(facts, f"failed   {shown(clip)}: {facts.get('reason', '')}")
+        return
+    for suffix in formats:
+        file = clip.with_name(f"{clip.name}.{suffix}")
+        output.stream({**facts, "path": str(file)}, f"{facts['status']:8} {shown(file)}")

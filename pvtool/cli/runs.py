@@ -1,0 +1,184 @@
+"""`pv runs`: every run there is, also those started elsewhere on the same data folder."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pvtool.cli.asking import confirm
+from pvtool.cli.following import describe, shown
+from pvtool.cli.options import Json, RunName, Yes
+from pvtool.cli.train import go
+from pvtool.output import Output, table
+from pvtool.supervisor import LIVE, follow, raise_outcome, wait_for
+from pvtool_core.config import TrainJob, read_job, require, to_table
+from pvtool_core.errors import Busy, Missing, NameTaken, UsageError
+from pvtool_core.paths import runs_dir
+from pvtool_core.runs import (
+    ADAPTER_FILE,
+    Event,
+    Request,
+    RunFolder,
+    State,
+    checkpoint_step,
+    find_run,
+    list_runs,
+    read_events,
+)
+
+app = typer.Typer(help="Training runs.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+
+
+def job_of(folder: RunFolder) -> TrainJob:
+    """A run's settings."""
+    return require(read_job(folder.config), TrainJob)
+
+
+def facts(folder: RunFolder) -> dict[str, Any]:
+    """What programs are told about a run."""
+    job = job_of(folder)
+    about = {"run": folder.name, "identity": job.identity.name, "preset": job.preset, "state": folder.state()}
+    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.config.stat().st_mtime))
+    return {**about, "step": _step(folder), "iterations": job.training.iterations, "started": started}
+
+
+def _step(folder: RunFolder) -> int:
+    status = folder.read_status()
+    return status.step if status else 0
+
+
+def adapter_of(folder: RunFolder) -> Path:
+    """The adapter of a run's newest whole checkpoint. Raises Missing if there is none yet."""
+    checkpoint = folder.latest_checkpoint()
+    if checkpoint is None:
+        raise Missing("checkpoint of the run", folder.name, f"`pv runs resume {folder.name}` trains it.")
+    return checkpoint / ADAPTER_FILE
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """All runs, oldest first."""
+    rows = [facts(folder) for folder in list_runs(runs_dir())]
+    columns = ["run", "identity", "preset", "state", "step", "iterations", "started"]
+    Output(as_json).rows("runs", rows, columns, "No run yet; `pv train NAME`.")
+
+
+@app.command()
+def show(run: RunName, as_json: Json = False) -> None:
+    """One run: state, newest figures, checkpoints, how it ended, settings."""
+    folder = find_run(runs_dir(), run)
+    events, _ = read_events(folder.events)
+    newest = next((event for event in reversed(events) if event["type"] == "step"), None)
+    ended = folder.read_exit()
+    checkpoints = [checkpoint_step(path) for path in folder.checkpoint_folders()]
+    value: dict[str, Any] = {**facts(folder), "path": str(folder.path), "checkpoints": checkpoints, "newest": newest}
+    value["reason"] = ended.reason if ended else ""
+    settings = to_table(job_of(folder))
+    pairs = [[key, str(item)] for key, item in value.items() if item not in (None, "") and key != "newest"]
+    pairs += [["newest", describe(newest)]] if newest else []
+    pairs += [["settings", str(folder.config)]]
+    Output(as_json).result({**value, "settings": settings}, table(["", ""], pairs).lstrip("\n"))
+
+
+@app.command()
+def logs(
+    run: RunName,
+    follow_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
+    engine: Annotated[bool, typer.Option("--engine", help="The engine's own log instead, with tracebacks.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What happened in a run, event by event."""
+    output = Output(as_json)
+    folder = find_run(runs_dir(), run)
+    if engine:
+        text = folder.log.read_text(encoding="utf-8", errors="replace") if folder.log.exists() else ""
+        output.result({"run": run, "log": text}, text)
+        return
+
+    def tell(event: Event) -> None:
+        output.stream(event, describe(event))
+
+    events, offset = read_events(folder.events)
+    for event in events:
+        tell(event)
+    if follow_on:
+        follow(folder, tell, offset)
+
+
+@app.command()
+def pause(run: RunName, as_json: Json = False) -> None:
+    """Hold a running engine after the step at hand; it keeps its memory."""
+    _ask(run, Request.PAUSE, {State.PAUSED}, as_json)
+
+
+@app.command()
+def stop(run: RunName, as_json: Json = False) -> None:
+    """Save a checkpoint and end the engine; `resume` goes on from there."""
+    _ask(run, Request.STOP, {State.STOPPED, State.FINISHED}, as_json)
+
+
+def _ask(run: str, request: Request, wanted: set[State], as_json: bool) -> None:
+    """Put a request to a live engine and wait until it has answered."""
+    output = Output(as_json)
+    folder = find_run(runs_dir(), run)
+    state = folder.state()
+    if state not in LIVE and state not in wanted:
+        raise UsageError(f"{run} is not running: it is {state}.", f"`pv runs resume {run}` goes on with it.")
+    if state not in wanted:
+        folder.request(request)
+        output.say(f"Asked {run} to {request}; waiting for its step to end.")
+        state = wait_for(folder, frozenset(wanted))
+    if state not in wanted:
+        raise_outcome(folder)
+    output.result(facts(folder), f"{run} is {state} at step {_step(folder)}.")
+
+
+@app.command()
+def resume(
+    run: RunName,
+    detach: Annotated[bool, typer.Option("--detach", help="Leave it running and return.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Go on with a paused run, or with one that was stopped, failed or killed, from its last checkpoint."""
+    output = Output(as_json)
+    folder = find_run(runs_dir(), run)
+    state = folder.state()
+    if state == State.PAUSED:
+        folder.request(Request.RESUME)
+        now = wait_for(folder, frozenset({State.RUNNING, State.FINISHED}))
+        output.result(facts(folder), f"{run} is {now} again.")
+    elif state in {State.RUNNING, State.STARTING}:
+        raise Busy(run)
+    elif state == State.FINISHED:
+        output.result(facts(folder), f"{run} is finished; there is nothing left to train.")
+    else:
+        go(folder, detach, output)
+
+
+@app.command()
+def export(
+    run: RunName,
+    file: Annotated[Path | None, typer.Argument(help="RUN.safetensors here, if left out.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the trained adapter as one file for diffusers and ComfyUI."""
+    folder = find_run(runs_dir(), run)
+    source = adapter_of(folder)
+    target = (file or Path(f"{run}.safetensors")).absolute()
+    if target.exists():
+        raise NameTaken("a file", target.name)
+    shutil.copyfile(source, target)
+    value = {"run": run, "path": str(target), "step": checkpoint_step(source.parent)}
+    Output(as_json).result(value, f"Wrote {shown(target)}")
+
+
+@app.command()
+def remove(run: RunName, yes: Yes = False, as_json: Json = False) -> None:
+    """Delete a run with its checkpoints. A living one has to be stopped first."""
+    folder = find_run(runs_dir(), run)
+    with folder.lock():  # an engine that lives holds it
+        confirm(f"Delete {run} and its checkpoints?", yes)
+        shutil.rmtree(folder.path)
+    Output(as_json).result({"removed": run, "path": str(folder.path)}, f"Removed {run}.")

@@ -1,0 +1,95 @@
+"""`pv train`: makes a run and starts an engine on it."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pvtool.cli.choices import chosen_settings, option_table, versions
+from pvtool.cli.following import JobProgress
+from pvtool.cli.options import IdentityName, Json, bank_names, preset_names
+from pvtool.output import Output
+from pvtool.supervisor import run_to_end, start_detached
+from pvtool_core.config import IdentityRef, TrainJob, read_job, require, write_job
+from pvtool_core.library import Library
+from pvtool_core.paths import runs_dir
+from pvtool_core.prompts import Banks
+from pvtool_core.runs import RunFolder, new_run
+from pvtool_core.weights import resolve_settings
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command()
+def train(
+    name: IdentityName,
+    preset: Annotated[str | None, typer.Option(autocompletion=preset_names, help="What to train on: tiny, …")] = None,
+    base_model: Annotated[Path | None, typer.Option(metavar="DIR", help="Another base model of the same kind.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(autocompletion=bank_names, help="Another bank than the preset's.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in `pv presets show`.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of everything drawn at random.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Leave it running and return.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a person's adapter. Ctrl-C saves a checkpoint and stops; a lost terminal changes nothing."""
+    output = Output(as_json)
+    folder = prepare(name, preset, base_model, prompts, sets, seed)
+    output.say(f"Run {folder.name}: {folder.path}")
+    go(folder, detach, output)
+
+
+def prepare(
+    name: str,
+    preset_name: str | None = None,
+    base_model: Path | None = None,
+    bank: str | None = None,
+    sets: list[str] | None = None,
+    seed: int | None = None,
+) -> RunFolder:
+    """Make the folder of a new run, its settings complete. Raises before anything is made if something is wrong."""
+    identity = Library().get(name)
+    options = option_table(model__base_model=str(base_model) if base_model else None, training__seed=seed)
+    preset, settings = chosen_settings(preset_name, sets, options)
+    prompts = Banks().get(bank or preset.prompts).fill(identity.noun)
+    settings = resolve_settings(settings)
+    folder = new_run(runs_dir(), identity.name)
+    try:
+        job = TrainJob(
+            **settings.sections(),
+            run=folder.name,
+            preset=preset.name,
+            identity=IdentityRef(name=identity.name, noun=identity.noun, folder=str(identity.folder)),
+            prompts=prompts,
+            versions=versions(),
+        )
+        write_job(folder.config, job)
+    except BaseException:
+        shutil.rmtree(folder.path)
+        raise
+    return folder
+
+
+def go(folder: RunFolder, detach: bool, output: Output) -> None:
+    """Start or resume the engine of a prepared run, and follow it unless it is to be left alone."""
+    value = {"run": folder.name, "path": str(folder.path)}
+    if detach:
+        start_detached(folder)
+        text = f"{folder.name} is training. `pv runs logs {folder.name} --follow` shows it, `pv runs stop` ends it."
+        output.result({**value, "state": folder.state()}, text)
+        return
+    follow_training(folder)
+    output.result(
+        {**value, "state": folder.state()}, f"{folder.name} is {folder.state()}: {folder.latest_checkpoint()}"
+    )
+
+
+def follow_training(folder: RunFolder) -> None:
+    """Run the engine of a prepared run to its end, with progress. Raises what it reports."""
+    iterations = require(read_job(folder.config), TrainJob).training.iterations
+    with JobProgress(iterations) as progress:
+        run_to_end(folder, progress.on_event)

@@ -1,0 +1,143 @@
+"""The one place that prints: results on stdout, JSON for programs; words for people, and progress, on stderr."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self
+
+from pvtool_core.errors import PvError
+
+
+class Output:
+    """What a command says. With `as_json`, stdout holds one JSON object, or one a line for streams."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+
+    def result(self, value: Mapping[str, Any], text: str) -> None:
+        """The command's result: `value` for programs, `text` for people."""
+        _write(_compact(value) if self.as_json else text)
+
+    def rows(self, key: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str) -> None:
+        """A list: `{key: rows}` for programs, a table of `columns` for people, or the word `empty`."""
+        if self.as_json:
+            _write(_compact({key: list(rows)}))
+        elif rows:
+            _write(table(columns, [[str(row[column]) for column in columns] for row in rows]))
+        else:
+            self.say(empty)
+
+    def stream(self, value: Mapping[str, Any], text: str) -> None:
+        """One of many results, as soon as it is there."""
+        self.result(value, text)
+        sys.stdout.flush()
+
+    def say(self, words: str) -> None:
+        """Words for people; never part of the result."""
+        print(words, file=sys.stderr, flush=True)
+
+    def error(self, error: PvError) -> None:
+        """One sentence that says what is wrong and one that says what to do; programs get them as an object as well."""
+        if self.as_json:
+            facts = {"kind": error.kind, "status": int(error.status), "message": error.message, "hint": error.hint}
+            _write(_compact({"error": facts}))
+        red, plain = ("\x1b[31m", "\x1b[0m") if colour_wanted() else ("", "")
+        self.say(f"{red}Error:{plain} {error.message}" + (f"\n{error.hint}" if error.hint else ""))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they need, with a heading; nothing is cut, so that it can be searched and piped."""
+    lines = [[column.upper().replace("_", " ") for column in columns], *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def colour_wanted() -> bool:
+    """Colour only where a person looks, and did not say no (no-color.org: a non-empty NO_COLOR)."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _compact(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _write(text: str) -> None:
+    print(text)
+
+
+class Progress(Protocol):
+    """Shows how far something is. `note` is a phrase beside it, such as the newest loss."""
+
+    def update(self, stage: str, done: int, total: int, note: str = "") -> None: ...
+    def say(self, words: str) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def progress() -> Progress:
+    """A bar on a terminal; elsewhere a line when something begins, and now and then."""
+    return BarProgress() if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else LineProgress()
+
+
+class LineProgress:
+    """For logs and pipes: one line when a stage begins, at each tenth of it, and at its end."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, int] = ("", -1)
+
+    def update(self, stage: str, done: int, total: int, note: str = "") -> None:
+        tenth = 10 * done // total if total else 0
+        if (stage, tenth) != self._last:
+            self._last = (stage, tenth)
+            count = f" {done}/{total}" if total else ""
+            self.say(f"{stage}{count}{f'  {note}' if note else ''}")
+
+    def say(self, words: str) -> None:
+        print(words, file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class BarProgress:
+    """For terminals: one bar that follows the stage at hand; words scroll above it."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True, highlight=False, no_color=not colour_wanted()),
+            redirect_stdout=sys.stdout.isatty(),  # results scroll above the bar, and still reach a pipe
+            redirect_stderr=False,
+        )
+        self._stage = ""
+        self._task = self._bar.add_task("starting", total=None, note="")
+
+    def update(self, stage: str, done: int, total: int, note: str = "") -> None:
+        if stage != self._stage:
+            self._stage = stage
+            self._bar.reset(self._task, description=stage, total=total or None, completed=done, note=note)
+        self._bar.update(self._task, completed=done, total=total or None, note=note)
+
+    def say(self, words: str) -> None:
+        self._bar.console.print(words, markup=False)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()

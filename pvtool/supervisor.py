@@ -1,0 +1,144 @@
+"""Starts engines, follows and signals them. The only thing between the face and an engine is the engine's folder."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from pvtool_core.config import Job, write_job
+from pvtool_core.errors import Busy, ExitStatus, Interrupted, RunFailed
+from pvtool_core.paths import cache_dir
+from pvtool_core.runs import Event, RunFolder, State, read_events
+
+POLL_SECONDS = 0.1
+OnEvent = Callable[[Event], None]
+
+
+def start(folder: RunFolder) -> subprocess.Popen[bytes]:
+    """Start an engine in a session of its own: a lost terminal does not end it, and Ctrl-C reaches it only through us.
+
+    What it says on its own goes to its log. An earlier engine's end is forgotten first, so that it is not taken for
+    this one's.
+    """
+    folder.clear_exit()
+    with folder.log.open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pvtool_core", str(folder.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def run_short_job(kind: str, job: Job, on_event: OnEvent, debug: bool = False) -> None:
+    """Run a job in a temporary folder to its end. Raises what the engine reports.
+
+    The folder is deleted, but kept when the engine failed in an unforeseen way: its log says where.
+    """
+    jobs = cache_dir() / "jobs"
+    jobs.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=jobs)))
+    keep = False
+    try:
+        write_job(folder.config, job)
+        run_to_end(folder, on_event)
+    except RunFailed:
+        keep = True
+        raise
+    finally:
+        if debug and folder.log.exists():
+            sys.stderr.write(folder.log.read_text(errors="replace"))
+        if not keep:
+            shutil.rmtree(folder.path)
+
+
+def run_to_end(folder: RunFolder, on_event: OnEvent) -> None:
+    """Start an engine and follow it to its end. Raises what it reports.
+
+    SIGINT and SIGTERM are handed on once, and the engine saves its state and goes; a second one ends it at once. A
+    hang-up ends only us.
+    """
+    _, offset = read_events(folder.events)
+    engine = start(folder)
+    with _signals_handed_to(engine) as received:
+        for event in _follow(folder, offset, lambda: engine.poll() is None):
+            on_event(event)
+    raise_outcome(folder, received[0] if received else None, engine.returncode)
+
+
+def start_detached(folder: RunFolder) -> None:
+    """Start an engine and leave it alone once its heart beats. Raises what it reports if it ends before."""
+    engine = start(folder)
+    while engine.poll() is None and not _beats(folder, engine.pid):
+        time.sleep(POLL_SECONDS)
+    if engine.returncode is not None:
+        raise_outcome(folder, returncode=engine.returncode)
+
+
+def _beats(folder: RunFolder, pid: int) -> bool:
+    status = folder.read_status()
+    return status is not None and status.pid == pid
+
+
+def follow(folder: RunFolder, on_event: OnEvent, offset: int = 0) -> None:
+    """Follow an engine started by anyone, until it ends."""
+    for event in _follow(folder, offset, lambda: folder.state() in LIVE):
+        on_event(event)
+
+
+LIVE = frozenset({State.NEW, State.STARTING, State.RUNNING, State.PAUSED})
+
+
+def _follow(folder: RunFolder, offset: int, lives: Callable[[], bool]) -> Iterator[Event]:
+    more = True
+    while more:
+        more = lives()  # asked before reading, so that what was written last is read once it is dead
+        events, offset = read_events(folder.events, offset)
+        yield from events
+        if more:
+            time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _signals_handed_to(engine: subprocess.Popen[bytes]) -> Generator[list[signal.Signals]]:
+    received: list[signal.Signals] = []
+
+    def hand_on(number: int, _: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+        engine.send_signal(signal.SIGTERM if len(received) == 1 else signal.SIGKILL)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def raise_outcome(folder: RunFolder, received: signal.Signals | None = None, returncode: int = 0) -> None:
+    """Raise what the engine reported, if it was no good; `received` is the signal by which we were told to end it."""
+    if returncode == ExitStatus.BUSY:
+        raise Busy(folder.name)
+    ended = folder.read_exit()
+    if received and (ended is None or ended.state == State.STOPPED):
+        saved = "What was reached is saved." if ended else "The last checkpoint is whole."
+        raise Interrupted(f"Interrupted. {saved}", terminated=received == signal.SIGTERM)
+    if ended is None:
+        how = f"signal {-returncode}" if returncode < 0 else f"status {returncode}"
+        raise RunFailed(f"The engine ended with {how} and left no word.", f"Its log is {folder.log}.")
+    if error := ended.error():
+        raise RunFailed(error.message, f"Its log is {folder.log}.") if ended.status == 1 else error
+
+
+def wait_for(folder: RunFolder, states: frozenset[State]) -> State:
+    """Wait until the run is in one of `states`, or its engine is gone; give back what it is in then."""
+    while (state := folder.state()) not in states and state in LIVE:
+        time.sleep(POLL_SECONDS)
+    return state
