@@ -1,7 +1,8 @@
 """Every way in which pv says no: a tree of errors, each with its exit status, one sentence and one hint.
 
-PvError                      1  the run failed
-├── RunFailed                1
+PvError                      1
+├── Reported                 *  any of these, told again by another process
+├── RunFailed                1  the engine met something that it did not expect
 ├── UsageError               2  wrong usage or settings
 │   └── SettingsError        2    (holds every mistake, not only the first)
 ├── InputRefused             3  what was given cannot be used
@@ -11,8 +12,9 @@ PvError                      1  the run failed
 │   ├── BadPicture           3    (unreadable, absurdly large)
 │   ├── FaceRefused          3    (none, several, too small, blurred, unlike the others)
 │   └── BadArchive           3
-├── Missing                  4  an identity, a run, a preset, weights are not there
-│   └── WeightsMissing       4
+├── Missing                  4  an identity, a run, a preset of that name is not there
+├── WeightsMissing           4
+├── NotReady                 4  pv itself is not whole
 ├── OutOfResources           5
 │   ├── OutOfMemory          5
 │   └── DiskFull             5
@@ -182,6 +184,15 @@ class WeightsMissing(PvError):
 
     def __init__(self, name: str, hint: str) -> None:
         super().__init__(f"The weights {name} are not on this machine.", hint)
+
+
+class NotReady(PvError):
+    """This machine lacks what pv itself needs."""
+
+    status = ExitStatus.MISSING
+
+    def __init__(self, lacking: Sequence[str]) -> None:
+        super().__init__(f"This machine lacks: {', '.join(lacking)}.", "Install pv anew.")
 
 
 class OutOfResources(PvError):

@@ -14,7 +14,7 @@ import typer
 from pvtool.cli.choices import versions
 from pvtool.cli.options import Json
 from pvtool.output import Output, table
-from pvtool_core.errors import Missing, PvError, WeightsMissing
+from pvtool_core.errors import NotReady, PvError, WeightsMissing
 from pvtool_core.paths import cache_dir, config_dir, data_dir
 from pvtool_core.weights import Presets, locate_weights
 
@@ -43,8 +43,8 @@ def doctor(as_json: Json = False) -> None:
     report = examine()
     rows = [[topic, key, _plain(value)] for topic, facts in report.items() for key, value in facts.items()]
     Output(as_json).result(report, table(["topic", "what", "found"], rows))
-    if lacking := list(problems(report)):
-        raise Missing("way to work here without", ", ".join(lacking), "Install pv anew: `uv sync`, or pip.")
+    if lacking := problems(report):
+        raise NotReady(lacking)
 
 
 def examine() -> dict[str, dict[str, Any]]:

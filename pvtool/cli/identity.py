@@ -45,7 +45,10 @@ def add(
     preset: Annotated[str | None, typer.Option(autocompletion=preset_names, help="Whose face models to use.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Find, check and keep the face of each photo; nothing is kept if one is refused."""
+    """Find and check the face in each photo, and keep it.
+
+    Nothing is kept if one photo is refused.
+    """
     identity = add_identity(name, images, noun, face, consent, preset, debugging(ctx))
     text = f"Added {identity.name} ({identity.noun}) from {_photos(identity)}: {identity.folder}"
     Output(as_json).result(facts(identity), text)
@@ -103,14 +106,17 @@ def runs_of(identity: str) -> list[str]:
 
 @app.command()
 def rename(name: IdentityName, new_name: str, as_json: Json = False) -> None:
-    """Give a person another name; their runs keep the one they were trained under."""
+    """Give a person another name.
+
+    Their runs keep the one they were trained under.
+    """
     identity = Library().rename(name, new_name)
     Output(as_json).result(facts(identity), f"Renamed {name} to {identity.name}.")
 
 
 @app.command()
 def remove(name: IdentityName, yes: Yes = False, as_json: Json = False) -> None:
-    """Really delete a person's photos, faces and embeddings."""
+    """Really delete all that is kept of a person."""
     output = Output(as_json)
     library = Library()
     identity = library.get(name)
@@ -140,6 +146,6 @@ def import_(
     name: Annotated[str | None, typer.Option(help="Another name than the one in the file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Take in a person from a file that `pv identity export` wrote."""
+    """Take in a person from an exported file."""
     identity = Library().import_(file, name)
     Output(as_json).result(facts(identity), f"Imported {identity.name}: {identity.folder}")

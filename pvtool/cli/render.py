@@ -82,16 +82,15 @@ def plan(
     adapter = adapter_of(folder)
     digest = sha256_of(adapter)
     person, out = job.identity.name, out.absolute()
-    trained = {"adapter": str(adapter), "run": folder.name, "step": checkpoint_step(adapter.parent)}
+    trained: dict[str, Any] = {"adapter": str(adapter), "run": folder.name, "step": checkpoint_step(adapter.parent)}
     items: list[RenderItem] = []
     for prompt in prompts:
         for seed in seeds:
-            same: dict[str, Any] = {"prompt": prompt, "seed": seed}
             if base:
                 clip = clip_path(out, BASE, prompt, seed, job)
-                items.append(RenderItem(identity=person, clip=str(clip), **same))
+                items.append(RenderItem(identity=person, prompt=prompt, seed=seed, clip=str(clip)))
             clip = clip_path(out, person, prompt, seed, job, digest)
-            items.append(RenderItem(identity=person, clip=str(clip), **same, **trained))
+            items.append(RenderItem(identity=person, prompt=prompt, seed=seed, clip=str(clip), **trained))
     return items
 
 

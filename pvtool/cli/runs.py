@@ -109,13 +109,13 @@ def logs(
 
 @app.command()
 def pause(run: RunName, as_json: Json = False) -> None:
-    """Hold a running engine after the step at hand; it keeps its memory."""
+    """Hold a running engine; it keeps its memory."""
     _ask(run, Request.PAUSE, {State.PAUSED}, as_json)
 
 
 @app.command()
 def stop(run: RunName, as_json: Json = False) -> None:
-    """Save a checkpoint and end the engine; `resume` goes on from there."""
+    """Save a checkpoint and end the engine."""
     _ask(run, Request.STOP, {State.STOPPED, State.FINISHED}, as_json)
 
 
@@ -141,7 +141,10 @@ def resume(
     detach: Annotated[bool, typer.Option("--detach", help="Leave it running and return.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Go on with a paused run, or with one that was stopped, failed or killed, from its last checkpoint."""
+    """Go on with a run that was paused, stopped or killed.
+
+    One without a live engine goes on from its last checkpoint, to the same weights as if it had never ended.
+    """
     output = Output(as_json)
     folder = find_run(runs_dir(), run)
     state = folder.state()
@@ -163,7 +166,7 @@ def export(
     file: Annotated[Path | None, typer.Argument(help="RUN.safetensors here, if left out.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the trained adapter as one file for diffusers and ComfyUI."""
+    """Write the adapter as one file for diffusers."""
     folder = find_run(runs_dir(), run)
     source = adapter_of(folder)
     target = (file or Path(f"{run}.safetensors")).absolute()
@@ -176,7 +179,7 @@ def export(
 
 @app.command()
 def remove(run: RunName, yes: Yes = False, as_json: Json = False) -> None:
-    """Delete a run with its checkpoints. A living one has to be stopped first."""
+    """Delete a run that is not running."""
     folder = find_run(runs_dir(), run)
     with folder.lock():  # an engine that lives holds it
         confirm(f"Delete {run} and its checkpoints?", yes)
