@@ -30,7 +30,7 @@ from pvtool_core.errors import Busy, Missing, PvError, Reported
 from pvtool_core.paths import check_name, nearest, replace_file, sync_folder
 
 Event = dict[str, Any]
-FileContent = bytes | Callable[[Path], None]
+FileContent = bytes | Callable[[Path], object]
 
 ADAPTER_FILE = "adapter.safetensors"
 MANIFEST_FILE = "manifest.json"

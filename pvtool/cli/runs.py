@@ -181,7 +181,7 @@ def export(
 def remove(run: RunName, yes: Yes = False, as_json: Json = False) -> None:
     """Delete a run that is not running."""
     folder = find_run(runs_dir(), run)
+    confirm(f"Delete {run} and its checkpoints?", yes)
     with folder.lock():  # an engine that lives holds it
-        confirm(f"Delete {run} and its checkpoints?", yes)
         shutil.rmtree(folder.path)
     Output(as_json).result({"removed": run, "path": str(folder.path)}, f"Removed {run}.")

@@ -1,0 +1,250 @@
+"""Commands that need no engine, and everything that is refused before one is started."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pvtool.cli.options import parse_seeds
+from pvtool_core.clips import sidecar_path, write_sidecar
+from pvtool_core.config import (
+    EvaluationConfig,
+    IdentityRef,
+    IdentityRewardConfig,
+    ModelConfig,
+    TrainJob,
+    write_job,
+)
+from pvtool_core.errors import UsageError
+from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
+from pvtool_core.runs import ADAPTER_FILE, ExitRecord, RunFolder, State, new_run
+from tests.cli.conftest import Pv, everything
+
+
+@pytest.fixture
+def mara(home: Path) -> str:
+    """An identity as an identify job leaves it, with placeholders of pictures: no engine looks at them here."""
+    library = Library()
+    with library.staging() as staging:
+        face = {"picture": "a.jpg", "reference": "references/000.png", "face": "faces/000.png"}
+        found = {**face, "score": 0.9, "bbox": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5}
+        for file in (face["reference"], face["face"], EMBEDDINGS_FILE):
+            (staging / file).parent.mkdir(exist_ok=True)
+            (staging / file).write_bytes(b"x")
+        (staging / FACES_FILE).write_text(json.dumps([found]))
+        library.adopt(staging, "mara", "woman", "yes")
+    return "mara"
+
+
+@pytest.fixture
+def run(home: Path, mara: str) -> RunFolder:
+    """A run that ended with one checkpoint."""
+    folder = new_run(home / "data/runs", mara)
+    job = TrainJob(
+        model=ModelConfig(base_model="base"),
+        identity_reward=IdentityRewardConfig(package="faces"),
+        evaluation=EvaluationConfig(recognizer="metric.onnx"),
+        run=folder.name,
+        preset="tiny",
+        identity=IdentityRef(name=mara, noun="woman", folder=str(Library().get(mara).folder)),
+        prompts=("<V> woman runs",),
+    )
+    write_job(folder.config, job)
+    folder.write_checkpoint(800, {ADAPTER_FILE: b"weights"})
+    folder.write_exit(ExitRecord(status=0, state=State.FINISHED))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        ("identity add ../mara photo.png", 3, "'../mara' cannot be the name of an identity."),
+        ("identity add mara photo.png", 3, "There is an identity named 'mara' already."),
+        ("identity add nora photo.png", 3, "photo.png is not there."),
+        ("identity add nora photo.png --class cat", 2, "'cat' is not one of"),
+        ("identity show nora", 4, "There is no identity named 'nora'."),
+        ("identity show marah", 4, "Did you mean 'mara'?"),
+        ("identity rename mara a/b", 3, "'a/b' cannot be the name of an identity."),
+        ("identity rename mara mara", 3, "There is an identity named 'mara' already."),
+        ("identity remove mara", 2, "Give --yes."),
+        ("identity import nothing.tar", 4, "There is no file named 'nothing.tar'."),
+        ("prompts show nothing", 4, "There is no prompt bank named 'nothing'."),
+        ("prompts add mine runs", 3, "The prompt 'runs' lacks the keyword <V>."),
+        ("prompts add ../mine '<V>'", 3, "'../mine' cannot be the name of a prompt bank."),
+        ("prompts import mine nothing.txt", 4, "There is no prompt file named 'nothing.txt'."),
+        ("presets show huge", 4, "There is no preset named 'huge'."),
+        ("train nora", 4, "There is no identity named 'nora'."),
+        ("train mara --preset huge", 4, "There is no preset named 'huge'."),
+        ("train mara --set training.iteration=3", 2, "did you mean 'training.iterations'"),
+        ("train mara --set training.iterations=many", 2, "training.iterations: is 'many', not a whole number"),
+        ("train mara --set training.iterations=0", 2, "training.iterations: is 0, not between"),
+        ("train mara --set adapter.rank=8", 2, "adapter.alpha: is 16, but must equal adapter.rank = 8"),
+        ("train mara --prompts nothing", 4, "There is no prompt bank named 'nothing'."),
+        ("train mara --prompts default --base-model nowhere", 4, "nowhere are not on this machine."),
+        ("train mara --seed -1", 2, "-1 is not in the range"),
+        ("runs show mara-9", 4, "There is no run named 'mara-9'. Did you mean 'mara-1'?"),
+        ("runs pause mara-1", 2, "mara-1 is not running: it is finished."),
+        ("runs remove mara-1", 2, "Give --yes."),
+        ("render mara", 3, "There is no prompt in the command."),
+        ("render mara runs", 3, "The prompt 'runs' lacks the keyword <V>."),
+        ("render nora <V>runs", 4, "There is no identity named 'nora'."),
+        ("render mara <V>runs --seed 3..1", 2, "'3..1' names no seeds."),
+        ("render mara <V>runs --format avi", 2, "'avi' is no format."),
+        ("render mara <V>runs --run mara-7", 4, "There is no run named 'mara-7'."),
+        ("render mara --prompts nothing.txt", 4, "There is no prompt file named 'nothing.txt'."),
+        ("eval nothing", 4, "There is no run named 'nothing'."),
+        ("eval .", 4, "There is no clip in the folder"),
+        ("demo --sample nobody", 4, "There is no sample named 'nobody'."),
+        ("dance", 2, "No such command 'dance'."),
+        ("runs list --nonsense", 2, "No such option"),
+    ],
+)
+def test_bad_input_gets_its_sentence_and_status_and_changes_nothing(
+    pv: Pv, run: RunFolder, home: Path, words: str, status: int, sentence: str
+) -> None:
+    before = everything(home)
+    answer = pv(*words.split())
+    assert sentence in answer.err
+    assert "Traceback" not in answer.err
+    assert (answer.status, answer.out) == (status, "")
+    assert everything(home) == before
+
+
+def test_programs_get_an_error_as_one_object(pv: Pv) -> None:
+    answer = pv("identity", "show", "nora", "--json")
+    assert (answer.json["error"]["kind"], answer.json["error"]["status"], answer.status) == ("Missing", 4, 4)
+
+
+def test_a_traceback_is_shown_only_when_asked_for(pv: Pv) -> None:
+    assert "Traceback" not in pv("identity", "show", "nora").err
+    assert "Traceback" in pv("identity", "show", "nora", "--debug").err
+
+
+def test_an_empty_prompt_bank_of_ones_own_is_refused(pv: Pv, mara: str, home: Path) -> None:
+    (home / "config/prompts").mkdir(parents=True)
+    (home / "config/prompts/empty.toml").write_text("prompts = []")
+    before = everything(home)
+    answer = pv("train", mara, "--prompts", "empty")
+    assert (answer.status, "There is no prompt in empty.toml." in answer.err) == (3, True)
+    assert everything(home) == before
+
+
+def test_a_wrong_setting_in_the_users_own_files_is_named_with_its_key(pv: Pv, mara: str, home: Path) -> None:
+    (home / "config/presets").mkdir(parents=True)
+    (home / "config/presets/mine.toml").write_text("[model]\nwidht = 3\n")
+    answer = pv("presets", "show", "mine")
+    assert (answer.status, "model.widht: is no setting; did you mean 'width'?" in answer.err) == (2, True)
+    (home / "config/config.toml").write_text("[training]\niterations = 'x'\n")
+    answer = pv("train", mara)
+    assert (answer.status, "training.iterations: is 'x', not a whole number" in answer.err) == (2, True)
+
+
+def test_an_identity_goes_through_its_life(pv: Pv, mara: str, home: Path) -> None:
+    assert [each["name"] for each in pv("identity", "list", "--json").json["identities"]] == ["mara"]
+    assert pv("identity", "show", "mara", "--json").json["class"] == "woman"
+    assert pv("identity", "rename", "mara", "nora").status == 0
+    assert Path(pv("identity", "export", "nora", "--json").json["path"]).is_file()
+    assert pv("identity", "remove", "nora", "--yes").status == 0
+    assert everything(home / "data") == {}
+    assert pv("identity", "import", "nora.tar", "--name", "again", "--json").json["name"] == "again"
+
+
+def test_a_removed_identity_names_what_was_trained_on_it(pv: Pv, run: RunFolder) -> None:
+    assert "mara-1" in pv("identity", "remove", "mara", "--yes").err
+
+
+def test_a_bank_of_ones_own_goes_through_its_life(pv: Pv) -> None:
+    assert pv("prompts", "add", "mine", "<V> {noun} runs").status == 0
+    assert pv("prompts", "add", "mine", "<V> {noun} sleeps").out == "mine holds 2 prompts.\n"
+    assert pv("prompts", "show", "mine").out == "<V> {noun} runs\n<V> {noun} sleeps\n"
+    Path("more.txt").write_text("<V> swims\n")
+    assert pv("prompts", "import", "more", "more.txt", "--json").json["prompts"] == 1
+    assert {"default", "mine", "more"} <= {bank["name"] for bank in pv("prompts", "list", "--json").json["banks"]}
+
+
+def test_every_shipped_preset_can_be_shown(pv: Pv) -> None:
+    for preset in pv("presets", "list", "--json").json["presets"]:
+        shown = pv("presets", "show", preset["name"], "--json").json
+        assert shown["settings"]["training"]["iterations"] > 0
+
+
+def test_a_run_can_be_looked_at_exported_and_removed(pv: Pv, run: RunFolder) -> None:
+    assert [each["run"] for each in pv("runs", "list", "--json").json["runs"]] == ["mara-1"]
+    shown = pv("runs", "show", "mara-1", "--json").json
+    assert (shown["state"], shown["checkpoints"], shown["settings"]["prompts"]) == (
+        "finished",
+        [800],
+        ["<V> woman runs"],
+    )
+    exported = pv("runs", "export", "mara-1", "--json").json
+    assert Path(exported["path"]).read_bytes() == b"weights"
+    assert pv("runs", "export", "mara-1").status == 3
+    assert pv("runs", "remove", "mara-1", "--yes").status == 0
+    assert not run.path.exists()
+
+
+def test_a_run_that_another_engine_holds_cannot_be_removed(pv: Pv, run: RunFolder) -> None:
+    with run.lock():
+        answer = pv("runs", "remove", "mara-1", "--yes")
+    assert (answer.status, run.path.exists()) == (75, True)
+
+
+def test_a_dry_run_names_every_clip_and_makes_none(pv: Pv, run: RunFolder, home: Path) -> None:
+    before = everything(home.parent)
+    words = ("render", "mara", "<V> {noun} runs", "<V> swims", "--seed", "0..2", "--base", "--dry-run", "--json")
+    clips = pv(*words).lines
+    assert len({clip["path"] for clip in clips}) == 2 * 3 * 2
+    assert {clip["status"] for clip in clips} == {"missing"}
+    assert {clip["identity"] for clip in clips} == {"mara", "base"}
+    assert {clip["prompt"] for clip in clips} == {"<V> woman runs", "<V> swims"}
+    assert everything(home.parent) == before
+
+
+def test_clips_that_are_there_and_whole_start_no_engine(pv: Pv, run: RunFolder) -> None:
+    words = ("render", "mara", "<V> runs", "--json")
+    (planned,) = pv(*words, "--dry-run").lines
+    clip = Path(planned["path"])
+    clip.parent.mkdir(parents=True)
+    video = clip.with_name(clip.name + ".mp4")
+    video.write_bytes(b"video")
+    write_sidecar(clip, ["mp4"], {"seed": 0})
+    (answer,) = pv(*words).lines
+    assert (answer["status"], answer["path"]) == ("skipped", str(video))
+    assert json.loads(sidecar_path(clip).read_text())["seed"] == 0
+    video.write_bytes(b"vid")
+    assert [clip["status"] for clip in pv(*words, "--dry-run").lines] == ["missing"]
+
+
+def test_another_adapter_makes_another_clip(pv: Pv, run: RunFolder) -> None:
+    def planned() -> list[str]:
+        return [clip["path"] for clip in pv("render", "mara", "<V> runs", "--base", "--dry-run", "--json").lines]
+
+    base, before = planned()
+    run.write_checkpoint(900, {ADAPTER_FILE: b"other weights"})
+    assert planned()[0] == base
+    assert planned()[1] != before
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", [3]), ("0..3", [0, 1, 2, 3]), ("5,0..1,5", [5, 0, 1]), (" 7 ", [7]), ("2..2", [2])]
+)
+def test_seeds_are_read(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "-1", "3..1", "0..", "1.5", "0..99999999", "1,,2"])
+def test_what_names_no_seeds_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_seeds(text)
+
+
+def test_the_real_process_leaves_with_the_status_and_keeps_stdout_for_results(home: Path) -> None:
+    pv = Path(sys.executable).with_name("pv")
+    env = {**os.environ, "PV_HOME": str(home)}
+    left = subprocess.run([pv, "identity", "show", "nora"], capture_output=True, text=True, env=env, check=False)
+    assert (left.returncode, left.stdout) == (4, "")
+    assert left.stderr.startswith("Error: There is no identity named 'nora'.")
+    assert "\x1b" not in left.stderr

@@ -1,0 +1,180 @@
+"""Settings: what is read is what was written, and every mistake is named at once."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pvtool_core.config import (
+    EvaluationConfig,
+    IdentityRef,
+    IdentityRewardConfig,
+    ModelConfig,
+    Settings,
+    Table,
+    TrainingConfig,
+    TrainJob,
+    from_table,
+    merge,
+    parse_overrides,
+    read_job,
+    setting_help,
+    setting_keys,
+    to_table,
+    write_job,
+)
+from pvtool_core.errors import ExitStatus, SettingsError
+
+SETTINGS = Settings(
+    model=ModelConfig(base_model="base"),
+    identity_reward=IdentityRewardConfig(package="faces"),
+    evaluation=EvaluationConfig(recognizer="metric.onnx"),
+)
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+
+
+def table() -> Table:
+    return to_table(SETTINGS)
+
+
+def mistakes(broken: Table) -> dict[str, str]:
+    with pytest.raises(SettingsError) as caught:
+        from_table(Settings, broken)
+    assert caught.value.status == ExitStatus.USAGE
+    return {mistake.key: mistake.problem for mistake in caught.value.mistakes}
+
+
+@given(
+    prompts=st.lists(words, min_size=1).map(tuple),
+    learning_rate=st.floats(0, 1),
+    seed=st.integers(0, 2**63 - 1),
+    seeds=st.lists(st.integers(0, 2**62)).map(tuple),
+    path=words,
+)
+def test_a_job_that_was_written_is_read_back_the_same(
+    tmp_path_factory: pytest.TempPathFactory,
+    prompts: tuple[str, ...],
+    learning_rate: float,
+    seed: int,
+    seeds: tuple[int, ...],
+    path: str,
+) -> None:
+    job = TrainJob(
+        **replace(
+            SETTINGS,
+            training=TrainingConfig(learning_rate=learning_rate, seed=seed),
+            evaluation=EvaluationConfig(recognizer="metric.onnx", seeds=seeds),
+        ).sections(),
+        run="mara-1",
+        identity=IdentityRef(name="mara", noun="woman", folder=path),
+        prompts=prompts,
+        versions={"torch": "2.11"},
+    )
+    file = tmp_path_factory.mktemp("job") / "config.toml"
+    write_job(file, job)
+    assert read_job(file) == job
+
+
+def test_all_mistakes_are_reported_at_once_with_the_nearest_key() -> None:
+    broken = merge(table(), {"model": {"widht": 64, "height": "tall"}, "training": {"iterations": True}, "adaptor": {}})
+    found = mistakes(broken)
+    assert found.keys() == {"model.widht", "model.height", "training.iterations", "adaptor"}
+    assert "did you mean 'width'" in found["model.widht"]
+    assert "did you mean 'adapter'" in found["adaptor"]
+    assert found["training.iterations"] == "is True, not a whole number"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("model", "width", 63),
+        ("model", "width", 0),
+        ("model", "family", "unknown"),
+        ("model", "dtype", "int8"),
+        ("sampler", "num_inference_steps", 0),
+        ("adapter", "start", 1.0),
+        ("adapter", "start", -0.1),
+        ("training", "learning_rate", math.nan),
+        ("training", "learning_rate", math.inf),
+        ("training", "gradient", "half"),
+        ("evaluation", "seeds", [1, "2"]),
+        ("evaluation", "seeds", 3),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused(section: str, key: str, value: object) -> None:
+    (found,) = mistakes(merge(table(), {section: {key: value}}))
+    assert found.startswith(f"{section}.{key}")
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"adapter": {"alpha": 8}}, "adapter.alpha"),
+        ({"semantic_reward": {"frames": 17}}, "semantic_reward.frames"),
+        ({"evaluation": {"recognizer": "glintr100.onnx"}}, "evaluation.recognizer"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(change: Table, key: str) -> None:
+    assert key in mistakes(merge(table(), change))
+
+
+def test_what_has_no_default_must_be_given() -> None:
+    broken = table()
+    del broken["identity_reward"]
+    del broken["model"]["base_model"]
+    assert mistakes(broken) == {"identity_reward.package": "is missing", "model.base_model": "is missing"}
+
+
+def test_a_whole_number_does_for_a_number_and_not_the_other_way_round() -> None:
+    assert from_table(Settings, merge(table(), {"adapter": {"start": 0}})).adapter.start == 0.0
+    assert mistakes(merge(table(), {"adapter": {"rank": 16.0}})) == {"adapter.rank": "is 16.0, not a whole number"}
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("training.iterations=5", {"training": {"iterations": 5}}),
+        ("model.device=cuda:1", {"model": {"device": "cuda:1"}}),
+        ("sampler.negative_prompt=a=b", {"sampler": {"negative_prompt": "a=b"}}),
+        ("evaluation.seeds=[1, 2]", {"evaluation": {"seeds": [1, 2]}}),
+        (" adapter.start = 0.5 ", {"adapter": {"start": 0.5}}),
+    ],
+)
+def test_an_override_is_typed_by_its_setting(word: str, expected: Table) -> None:
+    assert parse_overrides([word]) == expected
+
+
+def test_every_wrong_override_is_named() -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_overrides(["training.iteration=5", "nonsense", "training.iterations=many", "=1"])
+    assert len(caught.value.mistakes) == 4
+    assert "did you mean 'training.iterations'" in caught.value.message
+
+
+@given(words)
+def test_no_override_breaks_anything_but_with_a_settings_error(word: str) -> None:
+    for text in (word, f"training.iterations={word}", f"evaluation.seeds={word}", f"model.device={word}"):
+        try:
+            from_table(Settings, merge(table(), parse_overrides([text])))
+        except SettingsError as error:
+            assert error.mistakes
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert set(setting_help()) == set(setting_keys())
+    assert all(setting_help().values())
+
+
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("kind = ")
+    with pytest.raises(SettingsError, match="syntax"):
+        read_job(tmp_path / "config.toml")
+
+
+def test_an_unknown_kind_of_job_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('kind = "dance"')
+    with pytest.raises(SettingsError, match="'dance'"):
+        read_job(tmp_path / "config.toml")

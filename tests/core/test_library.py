@@ -1,0 +1,188 @@
+"""The library: an identity is there whole, or it is not there; and nothing gets out of its folder."""
+
+import io
+import json
+import stat
+import tarfile
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pvtool_core.errors import BadArchive, BadName, Missing, NameTaken
+from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Identity, Library
+from pvtool_core.paths import check_name
+
+FACE = {
+    "picture": "holiday.jpg",
+    "reference": "references/000.png",
+    "face": "faces/000.png",
+    "score": 0.9,
+    "bbox": [1, 2.5, 30, 40],
+    "landmarks": [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10]],
+}
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    return Library(tmp_path / "identities")
+
+
+def add(library: Library, name: str = "mara") -> Identity:
+    """What an identify job leaves behind, taken in."""
+    with library.staging() as staging:
+        for folder in ("references", "faces"):
+            (staging / folder).mkdir()
+            (staging / folder / "000.png").write_bytes(folder.encode())
+        (staging / EMBEDDINGS_FILE).write_bytes(b"numbers")
+        (staging / FACES_FILE).write_text(json.dumps([FACE]))
+        return library.adopt(staging, name, "woman", "said yes")
+
+
+def snapshot(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_an_added_identity_is_whole_private_and_found_again(library: Library) -> None:
+    add(library)
+    identity = library.get("mara")
+    assert (identity.noun, identity.record.consent) == ("woman", "said yes")
+    assert [path.read_bytes() for path in (*identity.references, *identity.faces)] == [b"references", b"faces"]
+    assert identity.record.faces[0].landmarks == tuple(range(1, 11))
+    assert stat.S_IMODE(identity.folder.stat().st_mode) == 0o700
+    assert [path.name for path in library.root.iterdir()] == ["mara"]
+
+
+def test_nothing_is_left_of_an_identity_that_was_refused(library: Library) -> None:
+    with pytest.raises(NameTaken), library.staging() as staging:
+        (staging / "references").mkdir()
+        raise NameTaken("an identity", "mara")
+    assert list(library.root.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../mara", "/etc", "a/b", "..", ".", "", ".mara", "a\0b", "a\nb", "mara.", "x" * 65])
+def test_a_name_cannot_reach_out_of_the_library(library: Library, name: str) -> None:
+    add(library)
+    before = snapshot(library.root)
+    for attempt in (library.get, library.remove, library.check_free, partial(library.rename, "mara")):
+        with pytest.raises(BadName):
+            attempt(name)
+    assert snapshot(library.root) == before
+
+
+@given(st.text(max_size=70))
+def test_every_accepted_name_is_one_folder_of_its_own(name: str) -> None:
+    try:
+        accepted = check_name("an identity", name)
+    except BadName:
+        return
+    assert Path("library", accepted).resolve().parent == Path("library").resolve()
+    assert not accepted.startswith((".", "-"))
+
+
+def test_an_existing_name_is_refused_and_nothing_changes(library: Library) -> None:
+    add(library)
+    add(library, "nora")
+    before = snapshot(library.root)
+    with pytest.raises(NameTaken):
+        add(library)
+    with pytest.raises(NameTaken):
+        library.rename("nora", "mara")
+    assert snapshot(library.root) == before
+
+
+def test_a_renamed_identity_keeps_everything_but_its_name(library: Library) -> None:
+    record = add(library).record
+    renamed = library.rename("mara", "nora")
+    assert (library.names(), renamed.record) == (["nora"], record)
+
+
+def test_a_removed_identity_leaves_nothing(library: Library) -> None:
+    add(library)
+    library.remove("mara")
+    assert list(library.root.rglob("*")) == []
+    with pytest.raises(Missing):
+        library.remove("mara")
+
+
+def test_a_missing_identity_names_the_nearest(library: Library) -> None:
+    add(library)
+    with pytest.raises(Missing, match="Did you mean 'mara'"):
+        library.get("marah")
+
+
+def test_an_exported_identity_is_the_same_on_another_machine(library: Library, tmp_path: Path) -> None:
+    before = snapshot(add(library).folder)
+    library.export("mara", tmp_path / "mara.tar")
+    elsewhere = Library(tmp_path / "elsewhere")
+    assert snapshot(elsewhere.import_(tmp_path / "mara.tar").folder) == before
+    assert elsewhere.import_(tmp_path / "mara.tar", "nora").name == "nora"
+    with pytest.raises(NameTaken):
+        elsewhere.import_(tmp_path / "mara.tar")
+    with pytest.raises(NameTaken):
+        library.export("mara", tmp_path / "mara.tar")
+
+
+def repacked(archive: Path, **change: bytes | None) -> Path:
+    """The archive with members replaced, added, or (None) left out."""
+    with tarfile.open(archive) as tar:
+        content: dict[str, bytes | None] = {
+            member.name: file.read() for member in tar if (file := tar.extractfile(member)) is not None
+        }
+    content |= change
+    target = archive.with_suffix(".changed")
+    with tarfile.open(target, "w") as tar:
+        for name, data in content.items():
+            if data is not None:
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return target
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"../evil": b"x"},
+        {"/evil": b"x"},
+        {"references/../../evil": b"x"},
+        {"references/.evil": b"x"},
+        {"evil.py": b"x"},
+        {"faces/000.png": b"another"},
+        {"faces/000.png": None},
+        {"identity.toml": None},
+        {"manifest.json": None},
+        {"manifest.json": b"[]"},
+        {"manifest.json": b"{"},
+    ],
+)
+def test_a_damaged_or_hostile_archive_is_refused_and_nothing_changes(
+    library: Library, tmp_path: Path, change: dict[str, bytes | None]
+) -> None:
+    add(library)
+    library.export("mara", tmp_path / "mara.tar")
+    archive = repacked(tmp_path / "mara.tar", **change)
+    before = snapshot(tmp_path)
+    with pytest.raises(BadArchive):
+        library.import_(archive, "nora")
+    assert snapshot(tmp_path) == before
+    assert library.names() == ["mara"]
+
+
+def test_an_archive_with_a_link_is_refused(library: Library, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "link.tar", "w") as tar:
+        member = tarfile.TarInfo("identity.toml")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(member)
+    with pytest.raises(BadArchive, match=r"identity\.toml"):
+        library.import_(tmp_path / "link.tar")
+
+
+@given(st.binary(max_size=2000))
+def test_no_file_makes_import_fail_but_in_words(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    folder = tmp_path_factory.mktemp("import")
+    (folder / "some.tar").write_bytes(content)
+    with pytest.raises(BadArchive):
+        Library(folder / "identities").import_(folder / "some.tar")

@@ -1,0 +1,126 @@
+"""Prompt banks: what is shipped can be used, and what cannot is refused before anything is written."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pvtool_core.clips import slug
+from pvtool_core.errors import BadName, BadPrompt, Missing, NameTaken
+from pvtool_core.prompts import KEYWORD, Banks, check_prompt, fill, read_prompt_file, without_keyword
+
+anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+prompts = anything.map(lambda text: f"{KEYWORD} person " + text.replace("{", "").replace("}", ""))
+
+
+@pytest.fixture
+def banks(tmp_path: Path) -> Banks:
+    return Banks(own=tmp_path / "prompts")
+
+
+def test_the_default_bank_holds_50_different_prompts_with_the_keyword_and_the_noun() -> None:
+    bank = Banks().get("default")
+    assert len(set(bank.prompts)) == 50
+    assert all("<V> woman" in prompt for prompt in bank.fill("woman"))
+
+
+def test_no_evaluation_prompt_is_trained_on() -> None:
+    banks = Banks()
+    assert not set(banks.get("default").prompts) & set(banks.get("default-unseen").prompts)
+
+
+@given(st.lists(prompts, min_size=1))
+def test_a_bank_that_was_made_is_read_back_the_same(tmp_path_factory: pytest.TempPathFactory, given: list[str]) -> None:
+    own = tmp_path_factory.mktemp("home") / "prompts"
+    made = Banks(own=own).create("mine", given, "of my own")
+    assert Banks(own=own).get("mine") == made
+    assert set(made.prompts) == {" ".join(prompt.split()) for prompt in given}
+
+
+def test_an_own_bank_grows_and_a_shipped_one_does_not(banks: Banks) -> None:
+    banks.create("mine", ["<V> {noun} runs"])
+    assert banks.extend("mine", ["<V> sleeps", "<V> {noun} runs"]).prompts == ("<V> {noun} runs", "<V> sleeps")
+    with pytest.raises(NameTaken):
+        banks.extend("default", ["<V> sleeps"])
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", "  ", "<V>", "a man runs", "<v> man runs", "<V> " + "x" * 1000, "<V> {name} runs"]
+)
+def test_a_prompt_that_cannot_be_used_is_refused(banks: Banks, prompt: str) -> None:
+    with pytest.raises(BadPrompt):
+        banks.create("mine", ["<V> runs", prompt])
+    assert "mine" not in banks.names()
+
+
+def test_an_empty_bank_is_refused(banks: Banks, tmp_path: Path) -> None:
+    with pytest.raises(BadPrompt, match="no prompt"):
+        banks.create("mine", [])
+    (tmp_path / "empty.txt").write_text("# nothing\n\n")
+    with pytest.raises(BadPrompt, match="no prompt"):
+        read_prompt_file(tmp_path / "empty.txt")
+
+
+@pytest.mark.parametrize("name", ["../mine", "a/b", "", ".hidden", "a..b", "x" * 65, "tab\tbed", "-rf"])
+def test_a_bank_cannot_be_named_out_of_its_folder(banks: Banks, name: str) -> None:
+    with pytest.raises(BadName):
+        banks.create(name, ["<V> runs"])
+    with pytest.raises(BadName):
+        banks.get(name)
+
+
+def test_a_name_that_is_taken_stays_as_it_is(banks: Banks) -> None:
+    banks.create("mine", ["<V> runs"])
+    for name in ("mine", "default"):
+        before = banks.get(name)
+        with pytest.raises(NameTaken):
+            banks.create(name, ["<V> sleeps"])
+        assert banks.get(name) == before
+
+
+def test_a_missing_bank_names_the_nearest(banks: Banks) -> None:
+    with pytest.raises(Missing, match="Did you mean 'default'"):
+        banks.get("defalt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("latin.txt", b"<V> caf\xe9"),
+        ("bank.toml", b"prompts = 3"),
+        ("bank.toml", b"prompts = ['<V> a', 3]"),
+        ("bank.toml", b"prompts = ["),
+        ("bank.toml", b"prompts = []"),
+    ],
+)
+def test_a_file_of_no_prompts_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadPrompt):
+        read_prompt_file(tmp_path / name)
+
+
+def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("\ufeff# mine\n<V> runs \n\n<V> sleeps\n", encoding="utf-8")
+    assert read_prompt_file(tmp_path / "p.txt") == ("<V> runs", "<V> sleeps")
+
+
+def test_the_keyword_is_left_out_of_what_is_scored() -> None:
+    assert without_keyword("a photo of <V> man, <V> smiling") == "a photo of man, smiling"
+    assert fill("<V> {noun} and {noun}", "man") == "<V> man and man"
+
+
+@given(anything)
+def test_a_prompt_is_accepted_with_its_keyword_or_refused_in_words(prompt: str) -> None:
+    try:
+        assert KEYWORD in check_prompt(prompt)
+    except BadPrompt as error:
+        assert error.message
+        assert error.hint
+
+
+@given(anything)
+def test_a_slug_is_a_plain_file_name(prompt: str) -> None:
+    name = slug(prompt)
+    assert 0 < len(name) <= 40
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")

@@ -1,0 +1,240 @@
+"""The run folder: readers see whole things only, whatever happens to the writer."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pvtool_core.errors import Busy, DiskFull, ExitStatus, Missing, RunFailed
+from pvtool_core.runs import (
+    EventWriter,
+    ExitRecord,
+    Heartbeat,
+    Request,
+    RunFolder,
+    State,
+    alive,
+    drop_events_after,
+    find_run,
+    list_runs,
+    new_run,
+    read_events,
+)
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "mara-1").create()
+
+
+def write_events(path: Path, *events: dict[str, Any]) -> None:
+    with EventWriter(path) as writer:
+        for event in events:
+            writer.write(**event)
+
+
+@given(values=st.lists(json_values, max_size=5), cut=st.integers(0, 400))
+def test_a_log_cut_anywhere_reads_as_its_whole_lines_and_can_be_gone_on_with(
+    tmp_path_factory: pytest.TempPathFactory, values: list[Any], cut: int
+) -> None:
+    path = tmp_path_factory.mktemp("log") / "events.jsonl"
+    write_events(path, *({"type": "metric", "value": value} for value in values))
+    whole, _ = read_events(path)
+    assert [event["value"] for event in whole] == values
+    os.truncate(path, max(0, path.stat().st_size - cut))
+    left, _ = read_events(path)
+    assert left == whole[: len(left)]
+    write_events(path, {"type": "metric", "value": "after"})
+    assert [event["value"] for event in read_events(path)[0]] == [*(event["value"] for event in left), "after"]
+
+
+@given(st.lists(st.integers(1, 60), max_size=20))
+def test_a_log_read_in_pieces_gives_every_event_once(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("log")
+    write_events(folder / "whole", *({"type": "step", "step": step} for step in range(5)))
+    content = (folder / "whole").read_bytes()
+    steps: list[int] = []
+    offset = 0
+    for end in [*(sum(sizes[:i]) for i in range(len(sizes))), len(content)]:
+        (folder / "growing").write_bytes(content[:end])
+        events, offset = read_events(folder / "growing", offset)
+        steps += [event["step"] for event in events]
+    assert steps == list(range(5))
+
+
+def test_a_missing_log_holds_no_events(tmp_path: Path) -> None:
+    assert read_events(tmp_path / "events.jsonl") == ([], 0)
+
+
+def test_numbers_that_json_cannot_hold_become_null(folder: RunFolder) -> None:
+    write_events(folder.events, {"type": "step", "loss": float("nan"), "all": [float("inf"), 1.0]})
+    assert "NaN" not in folder.events.read_text()
+    (event,) = read_events(folder.events)[0]
+    assert (event["loss"], event["all"]) == (None, [None, 1.0])
+
+
+def test_a_full_disk_leaves_no_half_line(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = EventWriter(folder.events)
+    writer.write("step", step=1)
+    real_write = os.write
+
+    def write_a_part(descriptor: int, data: bytes) -> int:
+        return real_write(descriptor, data[:7])
+
+    monkeypatch.setattr(os, "write", write_a_part)
+    with pytest.raises(OSError) as caught:
+        writer.write("step", step=2)
+    assert caught.value.errno == errno.ENOSPC
+    assert [event["step"] for event in read_events(folder.events)[0]] == [1]
+    assert folder.events.read_bytes().endswith(b"\n")
+
+
+def test_what_a_resumed_engine_will_report_again_is_dropped_and_nothing_else(folder: RunFolder) -> None:
+    events = [{"type": "run", "state": "started"}, *({"type": "step", "step": step} for step in (1, 2, 3))]
+    events += [{"type": "sample", "step": 3}, {"type": "warning", "message": "hot"}, {"type": "checkpoint", "step": 2}]
+    write_events(folder.events, *events)
+    drop_events_after(folder.events, 2)
+    left = read_events(folder.events)[0]
+    assert [(event["type"], event.get("step")) for event in left] == [
+        ("run", None),
+        ("step", 1),
+        ("step", 2),
+        ("warning", None),
+        ("checkpoint", 2),
+    ]
+
+
+def test_a_second_engine_is_refused_even_from_another_process(folder: RunFolder) -> None:
+    code = (
+        "import sys, pathlib; from pvtool_core.runs import RunFolder; "
+        "lock = RunFolder(pathlib.Path(sys.argv[1])).lock(); lock.__enter__(); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(Busy), folder.lock():
+            pass
+        other.kill()
+        other.wait()
+        with folder.lock():
+            pass
+
+
+def test_a_checkpoint_is_whole_or_it_does_not_count(folder: RunFolder) -> None:
+    first = folder.write_checkpoint(50, {"adapter.safetensors": b"one"})
+    second = folder.write_checkpoint(100, {"adapter.safetensors": lambda path: path.write_bytes(b"two")})
+    assert folder.latest_checkpoint() == second
+    (second / "adapter.safetensors").write_bytes(b"t")
+    assert folder.latest_checkpoint() == first
+    (first / "manifest.json").unlink()
+    assert folder.latest_checkpoint() is None
+
+
+def test_a_checkpoint_that_could_not_be_written_leaves_the_last_one(folder: RunFolder) -> None:
+    def no_space(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    first = folder.write_checkpoint(50, {"adapter": b"one"})
+    with pytest.raises(OSError):
+        folder.write_checkpoint(100, {"adapter": b"two", "optimizer": no_space})
+    assert folder.latest_checkpoint() == first
+    assert list(folder.checkpoints.iterdir()) == [first]
+
+
+def test_only_the_newest_checkpoints_are_kept_and_one_can_be_written_again(folder: RunFolder) -> None:
+    for step in (50, 100, 150, 150):
+        folder.write_checkpoint(step, {"adapter": str(step).encode()}, keep=2)
+    assert [path.name for path in folder.checkpoint_folders()] == ["step-000100", "step-000150"]
+    assert folder.latest_checkpoint() == folder.checkpoint_folders()[-1]
+
+
+def test_requests_are_taken_once_and_in_their_order(folder: RunFolder) -> None:
+    for request in (Request.PAUSE, Request.SAMPLE, Request.SAMPLE, Request.STOP):
+        folder.request(request)
+        time.sleep(0.01)
+    (folder.control / "dance").write_text("")
+    assert folder.take_requests() == [Request.PAUSE, Request.SAMPLE, Request.STOP]
+    assert folder.take_requests() == []
+
+
+def test_a_heartbeat_tells_the_living_from_the_dead(folder: RunFolder) -> None:
+    assert folder.state() == State.NEW
+    with Heartbeat(folder, total=10) as heartbeat:
+        heartbeat.update(State.RUNNING, step=3)
+        status = folder.read_status()
+        assert status is not None
+        assert (status.step, status.total, folder.state()) == (3, 10, State.RUNNING)
+    assert alive(status)
+    assert not alive(replace(status, started=status.started - 100))
+    assert not alive(replace(status, boot="another boot"))
+    assert not alive(replace(status, pid=max(psutil.pids()) + 10_000))
+    assert alive(replace(status, host="elsewhere"))
+    assert not alive(replace(status, host="elsewhere", time=status.time - 3600))
+
+
+def test_an_engine_that_was_killed_is_lost_and_one_that_ended_is_what_it_said(folder: RunFolder) -> None:
+    code = (
+        "import sys, pathlib, time; from pvtool_core.runs import *; "
+        "Heartbeat(RunFolder(pathlib.Path(sys.argv[1]))).__enter__(); print('beats', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(folder.path)], stdout=subprocess.PIPE) as engine:
+        assert engine.stdout is not None
+        engine.stdout.readline()
+        assert folder.state() == State.STARTING
+        engine.kill()
+    assert folder.state() == State.LOST
+    folder.write_exit(ExitRecord(status=0, state=State.FINISHED))
+    assert folder.state() == State.FINISHED
+
+
+def test_an_error_reaches_the_reader_of_the_exit_record_as_it_was(folder: RunFolder) -> None:
+    folder.write_exit(ExitRecord.of_error(DiskFull("events.jsonl")))
+    record = folder.read_exit()
+    assert record is not None
+    error = record.error()
+    assert error is not None
+    assert (error.status, error.kind) == (ExitStatus.RESOURCES, "DiskFull")
+    assert error.message == "The disk is full while writing events.jsonl."
+
+
+def test_runs_are_counted_listed_and_found(tmp_path: Path) -> None:
+    runs = [new_run(tmp_path, "mara"), new_run(tmp_path, "mara"), new_run(tmp_path, "nora")]
+    for run in runs:
+        run.config.write_text("")
+        time.sleep(0.01)
+    assert [run.name for run in list_runs(tmp_path)] == ["mara-1", "mara-2", "nora-1"]
+    assert find_run(tmp_path, "mara-2").path == runs[1].path
+    with pytest.raises(Missing, match="Did you mean 'mara-"):
+        find_run(tmp_path, "mara-11")
+
+
+def test_an_exit_record_is_json_that_others_can_read(folder: RunFolder) -> None:
+    folder.write_exit(ExitRecord.of_error(RunFailed("It broke.")))
+    record = json.loads(folder.exit.read_text())
+    assert {"status": 1, "state": "failed", "reason": "It broke."}.items() <= record.items()
