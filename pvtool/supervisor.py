@@ -16,6 +16,7 @@ from pvtool_core.errors import Busy, ExitStatus, Interrupted, RunFailed
 from pvtool_core.paths import cache_dir
 from pvtool_core.runs import Event, RunFolder, State, read_events
 
+ENGINE = (sys.executable, "-m", "pvtool_core")
 POLL_SECONDS = 0.1
 OnEvent = Callable[[Event], None]
 
@@ -29,7 +30,7 @@ def start(folder: RunFolder) -> subprocess.Popen[bytes]:
     folder.clear_exit()
     with folder.log.open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "pvtool_core", str(folder.path)],
+            [*ENGINE, str(folder.path)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

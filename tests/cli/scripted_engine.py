@@ -1,0 +1,60 @@
+"""Keeps an engine's side of the run folder without a model, so that the supervisor meets every way an engine can end.
+
+What it does is the first word of the folder's config.toml.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from pvtool_core.errors import Busy, FaceRefused
+from pvtool_core.runs import EventWriter, ExitRecord, Heartbeat, Request, RunFolder, State
+
+
+def work(folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> ExitRecord:
+    """Steps of a hundredth of a second, answering requests and signals, until 500 are done."""
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    heartbeat.update(State.RUNNING)
+    for step in range(1, 501):
+        asked = folder.take_requests()
+        if Request.PAUSE in asked:
+            heartbeat.update(State.PAUSED, step=step)
+            while Request.RESUME not in folder.take_requests():
+                time.sleep(0.01)
+            heartbeat.update(State.RUNNING)
+        if told or Request.STOP in asked:
+            return ExitRecord(status=143 if told else 0, state=State.STOPPED, reason="asked to stop")
+        events.write("step", step=step, loss=0.5)
+        time.sleep(0.01)
+    return ExitRecord(status=0, state=State.FINISHED)
+
+
+def main() -> int:
+    folder = RunFolder(Path(sys.argv[1]))
+    script = folder.config.read_text().split()[0]
+    if script == "broken":
+        print("Traceback: it cannot even start", file=sys.stderr)
+        return 1
+    with folder.lock(), EventWriter(folder.events) as events, Heartbeat(folder) as heartbeat:
+        if script == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if script == "refuses":
+            record = ExitRecord.of_error(FaceRefused("photo.png", "none"))
+        elif script == "works":
+            record = work(folder, events, heartbeat)
+        else:
+            events.write("stage", stage="loading")
+            events.write("step", step=1, loss=0.5)
+            record = ExitRecord(status=0, state=State.FINISHED)
+        folder.write_exit(record)
+    return record.status
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Busy as error:
+        sys.exit(error.status)

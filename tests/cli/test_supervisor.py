@@ -1,0 +1,138 @@
+"""The supervisor: starts, follows and ends engines, and tells how they ended, by their folders alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pvtool import supervisor
+from pvtool_core.errors import Busy, ExitStatus, Interrupted, PvError, RunFailed
+from pvtool_core.runs import Event, Request, RunFolder, State
+
+SCRIPT = Path(__file__).with_name("scripted_engine.py")
+
+
+@pytest.fixture(autouse=True)
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "ENGINE", (sys.executable, str(SCRIPT)))
+
+
+def prepared(tmp_path: Path, script: str) -> RunFolder:
+    folder = RunFolder(tmp_path / "mara-1").create()
+    folder.config.write_text(script)
+    return folder
+
+
+def ignore(event: Event) -> None:
+    """For tests that look at the end only."""
+
+
+def wait_until_running(folder: RunFolder) -> int:
+    while not ((status := folder.read_status()) and status.state == State.RUNNING):
+        time.sleep(0.01)
+    return status.pid
+
+
+def test_every_event_is_told_once_up_to_the_last(tmp_path: Path) -> None:
+    told: list[Event] = []
+    supervisor.run_to_end(prepared(tmp_path, "ends"), told.append)
+    assert [event["type"] for event in told] == ["stage", "step"]
+
+
+def test_events_of_an_earlier_engine_are_not_told_again(tmp_path: Path) -> None:
+    folder = prepared(tmp_path, "ends")
+    supervisor.run_to_end(folder, ignore)
+    told: list[Event] = []
+    supervisor.run_to_end(folder, told.append)
+    assert len(told) == 2
+
+
+def test_what_an_engine_refuses_is_refused_here_with_the_same_words(tmp_path: Path) -> None:
+    with pytest.raises(PvError) as caught:
+        supervisor.run_to_end(prepared(tmp_path, "refuses"), ignore)
+    assert (caught.value.status, caught.value.kind) == (ExitStatus.REFUSED, "FaceRefused")
+    assert caught.value.message == "There is no face to be found in photo.png."
+
+
+@pytest.mark.parametrize(("script", "how"), [("broken", "status 1"), ("killed", "signal 9")])
+def test_an_engine_that_leaves_no_word_is_a_failure_that_names_its_log(tmp_path: Path, script: str, how: str) -> None:
+    folder = prepared(tmp_path, script)
+    with pytest.raises(RunFailed, match=how) as caught:
+        supervisor.run_to_end(folder, ignore)
+    assert str(folder.log) in caught.value.hint
+
+
+def test_a_detached_engine_that_cannot_start_is_told_of_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="status 1"):
+        supervisor.start_detached(prepared(tmp_path, "broken"))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_handed_on_and_the_engine_saves_and_goes(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    folder = prepared(tmp_path, "works")
+
+    def interrupt() -> None:
+        wait_until_running(folder)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=interrupt).start()
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught:
+        supervisor.run_to_end(folder, ignore)
+    assert (caught.value.status, folder.state()) == (status, State.STOPPED)
+    assert signal.getsignal(number) == before
+
+
+def test_a_lost_terminal_leaves_the_engine_running(tmp_path: Path) -> None:
+    folder = prepared(tmp_path, "works")
+    code = (
+        "import sys, pathlib; from pvtool import supervisor; from pvtool_core.runs import RunFolder; "
+        f"supervisor.ENGINE = (sys.executable, {str(SCRIPT)!r}); "
+        "supervisor.run_to_end(RunFolder(pathlib.Path(sys.argv[1])), print)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(folder.path)], stdout=subprocess.DEVNULL) as face:
+        engine = psutil.Process(wait_until_running(folder))
+        face.send_signal(signal.SIGHUP)
+    assert face.returncode == -signal.SIGHUP
+    assert engine.is_running()
+    folder.request(Request.STOP)
+    assert supervisor.wait_for(folder, frozenset({State.STOPPED})) == State.STOPPED
+
+
+def test_a_detached_engine_lives_on_can_be_held_and_asked_to_stop(tmp_path: Path) -> None:
+    folder = prepared(tmp_path, "works")
+    supervisor.start_detached(folder)
+    pid = wait_until_running(folder)
+    assert os.getsid(pid) == pid
+    with pytest.raises(Busy):
+        supervisor.run_to_end(folder, ignore)
+    for request, state in (
+        (Request.PAUSE, State.PAUSED),
+        (Request.RESUME, State.RUNNING),
+        (Request.STOP, State.STOPPED),
+    ):
+        folder.request(request)
+        assert supervisor.wait_for(folder, frozenset({state})) == state
+
+
+def test_a_run_can_be_followed_by_somebody_who_did_not_start_it(tmp_path: Path) -> None:
+    folder = prepared(tmp_path, "works")
+    supervisor.start_detached(folder)
+    told: list[Event] = []
+
+    def stop_after_ten(event: Event) -> None:
+        told.append(event)
+        if len(told) == 10:
+            folder.request(Request.STOP)
+
+    supervisor.follow(folder, stop_after_ten)
+    assert [event["step"] for event in told] == list(range(1, len(told) + 1))
+    assert folder.state() == State.STOPPED
