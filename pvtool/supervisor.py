@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from pvtool_core.config import Job, write_job
-from pvtool_core.errors import Busy, ExitStatus, Interrupted, RunFailed
+from pvtool_core.errors import Busy, ExitStatus, Interrupted, PvError, RunFailed
 from pvtool_core.paths import cache_dir
 from pvtool_core.runs import Event, RunFolder, State, read_events
 
@@ -38,7 +38,7 @@ def start(folder: RunFolder) -> subprocess.Popen[bytes]:
         )
 
 
-def run_short_job(kind: str, job: Job, on_event: OnEvent, debug: bool = False) -> None:
+def run_short_job(kind: str, job: Job, on_event: OnEvent) -> None:
     """Run a job in a temporary folder to its end. Raises what the engine reports.
 
     The folder is deleted, but kept when the engine failed in an unforeseen way: its log says where.
@@ -46,18 +46,15 @@ def run_short_job(kind: str, job: Job, on_event: OnEvent, debug: bool = False) -
     jobs = cache_dir() / "jobs"
     jobs.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=jobs)))
-    keep = False
     try:
         write_job(folder.config, job)
         run_to_end(folder, on_event)
     except RunFailed:
-        keep = True
         raise
-    finally:
-        if debug and folder.log.exists():
-            sys.stderr.write(folder.log.read_text(errors="replace"))
-        if not keep:
-            shutil.rmtree(folder.path)
+    except BaseException:
+        shutil.rmtree(folder.path)
+        raise
+    shutil.rmtree(folder.path)
 
 
 def run_to_end(folder: RunFolder, on_event: OnEvent) -> None:
@@ -94,7 +91,7 @@ def follow(folder: RunFolder, on_event: OnEvent, offset: int = 0) -> None:
         on_event(event)
 
 
-LIVE = frozenset({State.NEW, State.STARTING, State.RUNNING, State.PAUSED})
+LIVE = frozenset({State.STARTING, State.RUNNING, State.PAUSED})
 
 
 def _follow(folder: RunFolder, offset: int, lives: Callable[[], bool]) -> Iterator[Event]:
@@ -123,19 +120,34 @@ def _signals_handed_to(engine: subprocess.Popen[bytes]) -> Generator[list[signal
             signal.signal(number, handler)
 
 
+class EngineLog(Exception):
+    """What an engine said on its own, as the cause of the error that it ended with; `--debug` shows it."""
+
+
 def raise_outcome(folder: RunFolder, received: signal.Signals | None = None, returncode: int = 0) -> None:
     """Raise what the engine reported, if it was no good; `received` is the signal by which we were told to end it."""
+    error = _outcome(folder, received, returncode)
+    if error:
+        said = folder.log.read_text(encoding="utf-8", errors="replace") if folder.log.exists() else ""
+        raise error from EngineLog(f"the engine's log:\n{said}")
+
+
+def _outcome(folder: RunFolder, received: signal.Signals | None, returncode: int) -> PvError | None:
     if returncode == ExitStatus.BUSY:
-        raise Busy(folder.name)
+        return Busy(folder.name)
     ended = folder.read_exit()
     if received and (ended is None or ended.state == State.STOPPED):
-        saved = "What was reached is saved." if ended else "The last checkpoint is whole."
-        raise Interrupted(f"Interrupted. {saved}", terminated=received == signal.SIGTERM)
+        resume = f"`pv runs resume {folder.name}`" if folder.checkpoints.exists() else "The same command"
+        return Interrupted(
+            "Interrupted; what was reached is saved.", f"{resume} goes on.", terminated=received == signal.SIGTERM
+        )
     if ended is None:
         how = f"signal {-returncode}" if returncode < 0 else f"status {returncode}"
-        raise RunFailed(f"The engine ended with {how} and left no word.", f"Its log is {folder.log}.")
-    if error := ended.error():
-        raise RunFailed(error.message, f"Its log is {folder.log}.") if ended.status == 1 else error
+        return RunFailed(f"The engine ended with {how} and left no word.", f"Its log is {folder.log}.")
+    error = ended.error()
+    if error and error.status == ExitStatus.FAILED:
+        return RunFailed(error.message, f"Its log is {folder.log}.")
+    return error
 
 
 def wait_for(folder: RunFolder, states: frozenset[State]) -> State:

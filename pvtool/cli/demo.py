@@ -8,12 +8,12 @@ import typer
 from pvtool.cli.evaluate import REPORT, SHEET, evaluate_run, metrics_table
 from pvtool.cli.following import shown
 from pvtool.cli.identity import add_identity
-from pvtool.cli.options import Json, debugging
+from pvtool.cli.options import Json
 from pvtool.cli.runs import job_of
-from pvtool.cli.train import follow_training, prepare
+from pvtool.cli.train import follow_other, follow_training, prepare
 from pvtool.output import Output
 from pvtool.supervisor import LIVE
-from pvtool_core.errors import Busy, Missing
+from pvtool_core.errors import Missing
 from pvtool_core.library import Library
 from pvtool_core.paths import data_dir, presets_dir, runs_dir
 from pvtool_core.runs import RunFolder, State, list_runs
@@ -27,23 +27,22 @@ PROMPTS, SEEDS = 4, 2
 
 @app.command()
 def demo(
-    ctx: typer.Context,
     sample: Annotated[str | None, typer.Option(help="Which sample person; the first, if left out.")] = None,
     as_json: Json = False,
 ) -> None:
     """Add a sample person from one picture, train, render unseen prompts and seeds, score. Run it again to go on."""
-    output, debug = Output(as_json), debugging(ctx)
+    output = Output(as_json)
     picture, name, noun = find_sample(sample)
     output.say(f"1/4  The person: {name}, from one picture, {shown(picture)}")
     if name not in Library().names():
-        add_identity(name, [picture], noun, 0, CONSENT, PRESET, debug)
+        add_identity(name, [picture], noun, 0, CONSENT, PRESET)
     output.say("2/4  Training the person's adapter")
     folder = trained_run(name, output)
     out = data_dir() / "demo" / folder.name
     output.say(
         f"3/4  Rendering and scoring {PROMPTS} prompts × {SEEDS} seeds that training never saw, before and after"
     )
-    report = evaluate_run(folder, out, debug, PROMPTS, SEEDS)
+    report = evaluate_run(folder, out, PROMPTS, SEEDS)
     output.say("4/4  Done")
     places = {"identity": Library().get(name).folder, "run": folder.path, "clips": out / name}
     places |= {"report": out / REPORT, "contact_sheet": out / SHEET}
@@ -68,8 +67,8 @@ def trained_run(name: str, output: Output) -> RunFolder:
     state = folder.state()
     if state == State.FINISHED:
         output.say(f"     {folder.name} is trained already.")
-    elif state in LIVE - {State.NEW}:
-        raise Busy(folder.name)
+    elif state in LIVE:
+        follow_other(folder)
     else:
         follow_training(folder)
     return folder

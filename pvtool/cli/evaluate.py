@@ -9,7 +9,7 @@ import typer
 
 from pvtool.cli.choices import chosen_settings
 from pvtool.cli.following import JobProgress, shown
-from pvtool.cli.options import Json, debugging, run_names
+from pvtool.cli.options import Json, run_names
 from pvtool.cli.render import plan, render_clips
 from pvtool.cli.runs import job_of
 from pvtool.output import Output, table
@@ -30,7 +30,6 @@ REPORT, SHEET = "report.json", "contact-sheet.png"
 
 @app.command()
 def evaluate(
-    ctx: typer.Context,
     targets: Annotated[list[str], typer.Argument(metavar="RUN_OR_DIR...", autocompletion=run_names)],
     as_json: Json = False,
 ) -> None:
@@ -38,19 +37,19 @@ def evaluate(
 
     A run is rendered on its evaluation prompts and seeds first; clips that are there already are not made again.
     """
-    output, debug = Output(as_json), debugging(ctx)
+    output = Output(as_json)
     for target in targets:
         out = Path(target)
         if out.is_dir():
-            report = evaluate_folder(out.absolute(), debug)
+            report = evaluate_folder(out.absolute())
         else:
             folder = find_run(runs_dir(), target)
             out = folder.path / "evaluation"
-            report = evaluate_run(folder, out, debug)
+            report = evaluate_run(folder, out)
         tell(output, target, out, report)
 
 
-def evaluate_run(folder: RunFolder, out: Path, debug: bool = False, prompts: int = 0, seeds: int = 0) -> dict[str, Any]:
+def evaluate_run(folder: RunFolder, out: Path, prompts: int = 0, seeds: int = 0) -> dict[str, Any]:
     """Render a run's evaluation prompts and seeds, with and without the adapter, into `out` and score them.
 
     `prompts` and `seeds` take only so many of each; 0 takes all. Gives back the report.
@@ -58,11 +57,11 @@ def evaluate_run(folder: RunFolder, out: Path, debug: bool = False, prompts: int
     job = job_of(folder)
     texts = Banks().get(job.evaluation.prompts).fill(job.identity.noun)[: prompts or None]
     items = plan(folder, job, texts, job.evaluation.seeds[: seeds or None], out, base=True)
-    render_clips(job, items, ("mp4",), False, None, debug)
-    return score(job, [job.identity], [sidecar_path(Path(item.clip)) for item in items], out, debug)
+    render_clips(job, items, ("mp4",), False, None)
+    return score(job, [job.identity], [sidecar_path(Path(item.clip)) for item in items], out)
 
 
-def evaluate_folder(out: Path, debug: bool = False) -> dict[str, Any]:
+def evaluate_folder(out: Path) -> dict[str, Any]:
     """Score every clip under `out`, by the settings of the run that made the first of them."""
     sidecars = sorted(out.glob("*/*/seed-*.json"))
     if not sidecars:
@@ -73,12 +72,10 @@ def evaluate_folder(out: Path, debug: bool = False) -> dict[str, Any]:
     refs = [IdentityRef(name=person.name, noun=person.noun, folder=str(person.folder)) for person in people]
     run = next((record["run"] for record in records if record.get("run")), None)
     settings = job_of(find_run(runs_dir(), run)) if run else resolve_settings(chosen_settings()[1])
-    return score(settings, refs, sidecars, out, debug)
+    return score(settings, refs, sidecars, out)
 
 
-def score(
-    settings: Settings, people: Sequence[IdentityRef], sidecars: Sequence[Path], out: Path, debug: bool
-) -> dict[str, Any]:
+def score(settings: Settings, people: Sequence[IdentityRef], sidecars: Sequence[Path], out: Path) -> dict[str, Any]:
     """Have an engine score clips; the report and the contact sheet lie in `out`."""
     job = EvaluateJob(
         **settings.sections(),
@@ -88,7 +85,7 @@ def score(
         sheet=str(out / SHEET),
     )
     with JobProgress() as progress:
-        run_short_job("evaluate", job, progress.on_event, debug)
+        run_short_job("evaluate", job, progress.on_event)
     return json.loads((out / REPORT).read_bytes())
 
 

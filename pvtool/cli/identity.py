@@ -8,7 +8,7 @@ import typer
 from pvtool.cli.asking import confirm
 from pvtool.cli.choices import chosen_settings
 from pvtool.cli.following import JobProgress
-from pvtool.cli.options import IdentityName, Json, Yes, debugging, preset_names
+from pvtool.cli.options import IdentityName, Json, Yes, preset_names
 from pvtool.output import Output, table
 from pvtool.supervisor import run_short_job
 from pvtool_core.config import IdentifyJob, IdentityRef, Noun, read_toml, to_table
@@ -36,7 +36,6 @@ def facts(identity: Identity) -> dict[str, Any]:
 
 @app.command()
 def add(
-    ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="What to call the person here.", show_default=False)],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="One photo is enough.", show_default=False)],
     noun: Annotated[Noun, typer.Option("--class", help="What prompts call the person.")] = "person",
@@ -49,14 +48,12 @@ def add(
 
     Nothing is kept if one photo is refused.
     """
-    identity = add_identity(name, images, noun, face, consent, preset, debugging(ctx))
+    identity = add_identity(name, images, noun, face, consent, preset)
     text = f"Added {identity.name} ({identity.noun}) from {_photos(identity)}: {identity.folder}"
     Output(as_json).result(facts(identity), text)
 
 
-def add_identity(
-    name: str, images: list[Path], noun: str, face: int, consent: str, preset: str | None, debug: bool = False
-) -> Identity:
+def add_identity(name: str, images: list[Path], noun: str, face: int, consent: str, preset: str | None) -> Identity:
     """Run an identify job on `images` and take its result into the library. Raises what either refuses."""
     library = Library()
     name = library.check_free(name)
@@ -65,7 +62,7 @@ def add_identity(
     with library.staging() as staging, JobProgress() as progress:
         ref = IdentityRef(name=name, noun=noun, folder=str(staging))
         job = IdentifyJob(**settings.sections(), identity=ref, pictures=pictures, face=face, consent=consent)
-        run_short_job("identify", job, progress.on_event, debug)
+        run_short_job("identify", job, progress.on_event)
         return library.adopt(staging, name, noun, consent)
 
 

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     words = [word for word in words if word != "--debug"]
     output = Output(as_json="--json" in words)
     try:
-        app(words, prog_name="pv", obj=debug)
+        app(words, prog_name="pv")
     except Exception as error:
         _leave(output, error, debug)
     sys.exit(ExitStatus.DONE)

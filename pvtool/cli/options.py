@@ -42,11 +42,6 @@ BankName = Annotated[str, typer.Argument(metavar="BANK", autocompletion=bank_nam
 Seeds = Annotated[str, typer.Option("--seed", metavar="SEEDS", help="Starting noises: 3, or 0..3, or 0,5,9.")]
 
 
-def debugging(ctx: typer.Context) -> bool:
-    """Whether `--debug` was given."""
-    return bool(ctx.find_root().obj)
-
-
 def parse_seeds(text: str) -> list[int]:
     """Turn `3`, `0..3` (both ends included) and comma lists of these into seeds. Raises UsageError."""
     seeds: list[int] = []

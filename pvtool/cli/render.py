@@ -8,7 +8,7 @@ import typer
 
 from pvtool.cli.choices import versions
 from pvtool.cli.following import JobProgress, shown
-from pvtool.cli.options import IdentityName, Json, Seeds, debugging, parse_seeds, run_names
+from pvtool.cli.options import IdentityName, Json, Seeds, parse_seeds, run_names
 from pvtool.cli.runs import adapter_of, job_of
 from pvtool.output import Output
 from pvtool.supervisor import run_short_job
@@ -27,7 +27,6 @@ FORMATS = ("mp4", "gif")
 
 @app.command()
 def render(
-    ctx: typer.Context,
     name: IdentityName,
     prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", show_default=False)] = None,
     prompt_file: Annotated[Path | None, typer.Option("--prompts", help="A text file, one a line, or a bank.")] = None,
@@ -55,7 +54,7 @@ def render(
             state = "there" if is_whole(Path(item.clip), formats) and not overwrite else "missing"
             output.stream(clip_facts(item, state), f"{state:8} {shown(Path(item.clip))}")
         return
-    render_clips(job, items, formats, overwrite, output, debugging(ctx))
+    render_clips(job, items, formats, overwrite, output)
 
 
 def newest_run(identity: str) -> RunFolder:
@@ -106,7 +105,6 @@ def render_clips(
     formats: tuple[str, ...],
     overwrite: bool,
     output: Output | None,
-    debug: bool = False,
 ) -> None:
     """Make the clips that are not there, and tell of each unless `output` is None.
 
@@ -121,7 +119,7 @@ def render_clips(
             **settings.sections(), items=tuple(missing), formats=formats, overwrite=overwrite, versions=versions()
         )
         with JobProgress(on_clip=lambda event: output and tell_clip(output, _clip_of(event), formats)) as progress:
-            run_short_job("render", job, progress.on_event, debug)
+            run_short_job("render", job, progress.on_event)
 
 
 def _clip_of(event: Event) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pvtool.cli.choices import chosen_settings, option_table, versions
 from pvtool.cli.following import JobProgress
 from pvtool.cli.options import IdentityName, Json, bank_names, preset_names
 from pvtool.output import Output
-from pvtool.supervisor import run_to_end, start_detached
+from pvtool.supervisor import follow, raise_outcome, run_to_end, start_detached
 from pvtool_core.config import IdentityRef, TrainJob, read_job, require, write_job
 from pvtool_core.library import Library
 from pvtool_core.paths import runs_dir
@@ -90,6 +90,16 @@ def go(folder: RunFolder, detach: bool, output: Output) -> None:
 
 def follow_training(folder: RunFolder) -> None:
     """Run the engine of a prepared run to its end, with progress. Raises what it reports."""
-    iterations = require(read_job(folder.config), TrainJob).training.iterations
-    with JobProgress(iterations) as progress:
+    with JobProgress(_iterations(folder)) as progress:
         run_to_end(folder, progress.on_event)
+
+
+def follow_other(folder: RunFolder) -> None:
+    """Show the progress of an engine that somebody else started, to its end. Raises what it reports."""
+    with JobProgress(_iterations(folder)) as progress:
+        follow(folder, progress.on_event)
+    raise_outcome(folder)
+
+
+def _iterations(folder: RunFolder) -> int:
+    return require(read_job(folder.config), TrainJob).training.iterations
