@@ -1,0 +1,93 @@
+"""Presets and the weights that they name."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pvtool_core.errors import Missing, SettingsError, WeightsMissing
+from pvtool_core.weights import Presets, fingerprint, resolve, resolve_settings
+
+
+def model_folder(path: Path) -> Path:
+    (path / "unet").mkdir(parents=True)
+    (path / "unet/weights.safetensors").write_bytes(b"weights")
+    (path / "model_index.json").write_text("{}")
+    return path
+
+
+def test_animatediff_trains_with_the_papers_figures() -> None:
+    settings = Presets().get("animatediff").settings()
+    training, model = settings.training, settings.model
+    assert (model.width, model.height, model.num_frames) == (512, 512, 16)
+    assert (training.iterations, training.learning_rate, training.weight_decay) == (800, 1e-4, 1e-2)
+    assert (training.beta1, training.beta2, training.epsilon) == (0.9, 0.999, 1e-8)
+    assert (settings.sampler.num_inference_steps, settings.sampler.guidance_scale) == (50, 7.5)
+    assert settings.adapter.start == 0.75
+
+
+def test_an_own_preset_hides_a_shipped_one_and_sets_only_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(
+        '[preset]\ndescription = "mine"\n[model]\nbase_model = "x"\n'
+        '[identity_reward]\npackage = "y"\n[evaluation]\nrecognizer = "z"\n'
+    )
+    preset = Presets(own=tmp_path).get("tiny")
+    assert (preset.own, preset.description, preset.prompts) == (True, "mine", "default")
+    assert preset.settings().training.iterations == 800
+    assert preset.settings({"training": {"iterations": 5}}).training.iterations == 5
+
+
+@pytest.mark.parametrize("content", ["[preset]\nname = 'x'", "[preset]\nprompts = 3", "[model]\nwidht = 3"])
+def test_a_wrong_preset_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "mine.toml").write_text(content)
+    with pytest.raises(SettingsError):
+        Presets(own=tmp_path).get("mine").settings()
+
+
+def test_a_missing_preset_names_the_nearest() -> None:
+    with pytest.raises(Missing, match="Did you mean 'animatediff'"):
+        Presets().get("animatedif")
+
+
+def test_a_fingerprint_follows_the_files_and_not_their_place(tmp_path: Path) -> None:
+    first, second = model_folder(tmp_path / "a"), model_folder(tmp_path / "b/c")
+    assert fingerprint(first) == fingerprint(second)
+    (second / "README.md").write_text("words")
+    assert fingerprint(first) == fingerprint(second)
+    (second / "unet/weights.safetensors").write_bytes(b"Weights")
+    assert fingerprint(first) != fingerprint(second)
+    (first / "unet").rename(first / "unet2")
+    assert fingerprint(first) != fingerprint(model_folder(tmp_path / "d"))
+
+
+def test_names_lead_to_what_is_shipped_fetched_or_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PV_HOME", str(tmp_path))
+    (tmp_path / "cache/models/big").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert resolve("preset:prompts").name == "prompts"
+    assert resolve("models:big") == tmp_path / "cache/models/big"
+    assert resolve("cache/models") == tmp_path / "cache/models"
+    for missing in ("preset:nothing", "models:nothing", "nothing"):
+        with pytest.raises(WeightsMissing, match=missing):
+            resolve(missing)
+
+
+def test_a_job_gets_absolute_paths_and_the_fingerprint_or_the_name_of_what_is_missing(tmp_path: Path) -> None:
+    base = model_folder(tmp_path / "base")
+    settings = (
+        Presets()
+        .get("animatediff")
+        .settings(
+            {"model": {"base_model": str(base)}, "identity_reward": {"package": str(tmp_path / "faces")}},
+            {"semantic_reward": {"checkpoint": str(base / "model_index.json")}},
+        )
+    )
+    (tmp_path / "faces").mkdir()
+    for file in (settings.identity_reward.detector, settings.identity_reward.recognizer):
+        with pytest.raises(WeightsMissing, match=file):
+            resolve_settings(settings)
+        (tmp_path / "faces" / file).write_bytes(b"x")
+    (tmp_path / "faces" / settings.evaluation.recognizer).write_bytes(b"x")
+    resolved = resolve_settings(settings)
+    assert resolved.model == replace(settings.model, fingerprint=fingerprint(base))
+    assert resolved.semantic_reward.model == "ViT-H-14"
