@@ -1,13 +1,14 @@
 """Faces in torch are the faces of insightface: same crops, same embeddings, and a gradient that reaches the pixels."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pvtool_core.faces import TEMPLATE, FaceAnalyzer, align, align_differentiable, load_recognizer
+from pvtool_core.faces import TEMPLATE, align, align_differentiable, load_recognizer
 
 
 def smooth_picture(height: int, width: int, seed: int = 0) -> Tensor:
@@ -84,11 +85,9 @@ def recognizer_onnx(tmp_path: Path) -> Path:
     for _ in range(20):  # so that the batch norms have statistics of their own
         model(torch.randn(16, 3, 112, 112))
     path = tmp_path / "rec.onnx"
-    batch = {"input": {0: "batch"}, "embedding": {0: "batch"}}
-    crops = torch.zeros(1, 3, 112, 112)
-    torch.onnx.export(
-        model.eval(), (crops,), str(path), input_names=["input"], output_names=["embedding"], dynamic_axes=batch, dynamo=False
-    )  # fmt: skip
+    options: dict[str, Any] = {"input_names": ["input"], "output_names": ["embedding"], "dynamo": False}
+    options["dynamic_axes"] = {"input": {0: "batch"}, "embedding": {0: "batch"}}
+    torch.onnx.export(model.eval(), (torch.zeros(1, 3, 112, 112),), str(path), **options)
     return path
 
 
