@@ -86,10 +86,10 @@ class FaceAnalyzer:
 
 
 def _load(onnx: Path, threads: int) -> Any:
+    import onnxruntime
     from insightface.model_zoo import get_model
-    from onnxruntime import SessionOptions
 
-    options = SessionOptions()
+    options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return get_model(str(onnx), providers=["CPUExecutionProvider"], provider_options=[{}], sess_options=options)
@@ -99,7 +99,7 @@ def align(picture: Picture, landmarks: Points) -> Picture:
     """The face turned and scaled to where recognisers want it: an RGB crop (112, 112, 3)."""
     from insightface.utils.face_align import norm_crop
 
-    return norm_crop(picture, landmarks, CROP)
+    return np.asarray(norm_crop(picture, landmarks, CROP), np.uint8)
 
 
 def similarity_to_template(landmarks: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,22 +131,15 @@ def align_differentiable(frames: Tensor, landmarks: Tensor) -> Tensor:
     return nn.functional.grid_sample(frames, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
 
 
-class Recognizer(nn.Module):
-    """An ArcFace network in torch: crops (n, 3, 112, 112) in [0, 1] to unit embeddings (n, dimensions)."""
+def load_recognizer(onnx: Path) -> nn.Module:
+    """The recogniser of an ONNX file in torch, frozen and in eval mode; gradients reach its input.
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, crops: Tensor) -> Tensor:
-        return nn.functional.normalize(self.network((crops - 0.5) / 0.5), dim=-1)
-
-
-def load_recognizer(onnx: Path) -> Recognizer:
-    """The recogniser of an ONNX file, frozen and in eval mode; gradients reach its input."""
+    It takes crops (n, 3, 112, 112) in [-1, 1], that is (x - 0.5) / 0.5, and gives embeddings (n, dimensions) as the
+    network leaves them: not yet of unit length.
+    """
     from onnx2torch import convert
 
-    return Recognizer(convert(str(onnx))).eval().requires_grad_(False)
+    return convert(str(onnx)).eval().requires_grad_(False)
 
 
 def read_embeddings(identity_folder: Path, recognizer: str) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from pvtool_core.errors import PvError
 
@@ -27,6 +28,27 @@ class ClipBroken(PvError):
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"{path.name} is no whole clip: {problem}.", "Render it again.")
+
+
+def write_clip(path: Path, frames: Frames, fps: int, facts: Mapping[str, Any]) -> None:
+    """Write a clip as its suffix says, .mp4 or .gif; under its name there is a whole clip or none.
+
+    Raises ClipBroken, or OSError on a full disk.
+    """
+    temporary = path.with_name(f".writing-{path.name}")
+    try:
+        if path.suffix == ".gif":
+            write_gif(temporary, frames, fps)
+        else:
+            write_mp4(temporary, frames, fps, facts)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def to_pixels(frames: Tensor) -> Frames:
+    """Frames (n, 3, height, width) in [0, 1] as uint8 (n, height, width, 3)."""
+    return (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def write_mp4(path: Path, frames: Frames, fps: int, facts: Mapping[str, Any]) -> None:
