@@ -112,6 +112,7 @@ class TrainingConfig:
         choices=("full", "replay", "drtune"),
     )
     gradient_steps: int = setting("steps that drtune draws; 0 takes all", 0, low=0, high=1000)
+    recompute: bool = setting("keep few activations and compute them again: slower, in a tenth of the memory", False)
     seeds_per_prompt: int = setting("starting noises for each prompt of the bank", 4, low=1, high=10_000)
     cached_pairs: int = setting("prompt and seed pairs used; 0 is all of them", 0, low=0, high=1_000_000)
     base_kl_weight: float = setting("of staying near the base model's noise prediction", 0.0, low=0.0, high=1000.0)

@@ -1,0 +1,186 @@
+"""The Isolated Identity Adapter (section 4.4): where it sits, when it acts, how it travels.
+
+LoRA on the q, k and v projections of spatial self-attention, W + A_down A_up, acting in the last part of the denoising
+steps only, in training and in rendering alike. It is off except within `acting()`, so the model around it is the base
+model to the bit.
+"""
+
+import json
+import math
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers.utils import convert_state_dict_to_kohya
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pvtool_core.errors import InputRefused
+
+NAME = "identity"
+_FORMAT = "pv adapter 1"
+
+
+def switch_step(start: float, num_steps: int) -> int:
+    """The first step in which the adapter acts: a quarter of 50 steps begins at int(0.75 · 50) = 37."""
+    return int(start * num_steps)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a file must say, for an adapter alone is not enough to use it: when it acts, and on what.
+
+    `sampler` is the scheduler's configuration, `base_model` its weights' fingerprint.
+    """
+
+    start: float
+    num_inference_steps: int
+    guidance_scale: float
+    sampler: Mapping[str, Any]
+    base_model: str
+
+    def metadata(self) -> dict[str, str]:
+        """As the texts of a safetensors header, with words for those who find the file without us."""
+        first, steps = switch_step(self.start, self.num_inference_steps), self.num_inference_steps
+        return {
+            "format": _FORMAT,
+            "adapter_start": str(self.start),
+            "first_step": str(first),
+            "num_inference_steps": str(steps),
+            "guidance_scale": str(self.guidance_scale),
+            "sampler": json.dumps(self.sampler, sort_keys=True),
+            "base_model_fingerprint": self.base_model,
+            "how_to_use": (
+                f"Acts in denoising steps {first} to {steps - 1} of {steps} only; off before. "
+                f"diffusers: load_lora_weights, set_adapters weight 0, and weight 1 from callback_on_step_end after "
+                f"step {first - 1}. ComfyUI: Create Hook LoRA with keyframes 0.0 at strength 0 and {self.start} at "
+                f"strength 1, or KSamplerAdvanced 0-{first} on the plain model and {first}-{steps} with the LoRA."
+            ),
+        }
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, str]) -> Self:
+        """Raises KeyError if the header lacks something."""
+        return cls(
+            start=float(metadata["adapter_start"]),
+            num_inference_steps=int(metadata["num_inference_steps"]),
+            guidance_scale=float(metadata["guidance_scale"]),
+            sampler=json.loads(metadata["sampler"]),
+            base_model=metadata["base_model_fingerprint"],
+        )
+
+
+class IdentityAdapter:
+    """A LoRA in a denoiser, with a gate. `target` is a full-match expression for the layers' names.
+
+    The down projections are drawn from `seed`, the up projections are zero: a new adapter changes nothing.
+    """
+
+    def __init__(self, denoiser: nn.Module, target: str, rank: int, seed: int = 0) -> None:
+        self.rank = rank
+        self._denoiser = denoiser
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=target), denoiser, NAME)
+        modules = denoiser.named_modules()
+        self.layers = {name: each for name, each in modules if isinstance(each, LoraLayer) and NAME in each.lora_A}
+        self._others = {name: _without_ours(layer.active_adapters) for name, layer in self.layers.items()}
+        self._draw(torch.Generator("cpu").manual_seed(seed))
+        self._gate(False)
+
+    def _draw(self, generator: torch.Generator) -> None:
+        for layer in self.layers.values():
+            for weight in (layer.lora_A[NAME].weight, layer.lora_B[NAME].weight):
+                weight.data = weight.data.float()  # trained in float32 whatever the model's type
+            down = torch.empty(layer.lora_A[NAME].weight.shape)
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
+            layer.lora_A[NAME].weight.data.copy_(down)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Down and up projection of each layer, in a fixed order."""
+        return [pair[NAME].weight for layer in self.layers.values() for pair in (layer.lora_A, layer.lora_B)]
+
+    @contextmanager
+    def acting(self, on: bool = True) -> Generator[None]:
+        """Let the adapter act, in forward passes and in the backward pass that belongs to them; or rest, within that.
+
+        Nothing is rebuilt and `requires_grad` stays as it is: only the list of active adapters of our own layers
+        changes, so other LoRAs go on acting.
+        """
+        before = self._on
+        self._gate(on)
+        try:
+            yield
+        finally:
+            self._gate(before)
+
+    def _gate(self, on: bool) -> None:
+        self._on = on
+        for name, layer in self.layers.items():
+            layer._active_adapter = [*self._others[name], NAME] if on else self._others[name]
+
+    def remove(self) -> None:
+        """Take the adapter out of the model; its layers stay as they were before."""
+        for name, layer in self.layers.items():
+            parent, _, child = name.rpartition(".")
+            layer.delete_adapter(NAME)
+            if not layer.lora_A:
+                setattr(self._denoiser.get_submodule(parent), child, layer.get_base_layer())
+        del self._denoiser.peft_config[NAME]
+        self.layers = {}
+
+    def save(self, path: Path, prefix: str, terms: Terms) -> None:
+        """Write a kohya-layout file: the one that diffusers and ComfyUI read alike for Stable Diffusion 1.5."""
+        state = get_peft_model_state_dict(self._denoiser, adapter_name=NAME)
+        kohya = convert_state_dict_to_kohya({f"{prefix}.{name}": weight for name, weight in state.items()})
+        tensors = {name: weight.detach().cpu().contiguous() for name, weight in kohya.items()}
+        save_file(tensors, path, metadata=terms.metadata())
+
+    def load(self, path: Path, prefix: str) -> None:
+        """Take over the weights of a file that `save` wrote. Raises InputRefused if they do not fit."""
+        tensors = read_adapter(path)[0]
+        expected = {f"lora_{prefix}_{name.replace('.', '_')}": layer for name, layer in self.layers.items()}
+        if {key.partition(".")[0] for key in tensors} != set(expected):
+            raise _unfit(path, "it was made for other layers")
+        for key, layer in expected.items():
+            for part, ours in (("lora_down", layer.lora_A[NAME].weight), ("lora_up", layer.lora_B[NAME].weight)):
+                theirs = tensors[f"{key}.{part}.weight"]
+                if theirs.shape != ours.shape:
+                    raise _unfit(path, f"{key} is {tuple(theirs.shape)}, not {tuple(ours.shape)}")
+                ours.data.copy_(theirs)
+
+
+def read_adapter(path: Path) -> tuple[dict[str, Tensor], Terms]:
+    """The tensors and terms of an adapter file. Raises InputRefused if it is none of ours."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, Terms.of(file.metadata() or {})  # noqa: SIM118 - no mapping
+    except (SafetensorError, KeyError) as error:
+        raise InputRefused(f"{path} is no adapter file of pv.", "Give one from a run's checkpoints.") from error
+
+
+def load_adapter(path: Path, denoiser: nn.Module, target: str, prefix: str) -> IdentityAdapter:
+    """Put the adapter of a file into a denoiser. Raises InputRefused if it does not fit."""
+    tensors, _ = read_adapter(path)
+    ranks = {tensor.shape[0] for key, tensor in tensors.items() if key.endswith("lora_down.weight")}
+    if len(ranks) != 1:
+        raise _unfit(path, "its layers have several ranks")
+    adapter = IdentityAdapter(denoiser, target, ranks.pop())
+    try:
+        adapter.load(path, prefix)
+    except BaseException:
+        adapter.remove()
+        raise
+    return adapter
+
+
+def _without_ours(active: list[str]) -> list[str]:
+    return [name for name in active if name != NAME]
+
+
+def _unfit(path: Path, problem: str) -> InputRefused:
+    return InputRefused(f"The adapter {path} does not fit this model: {problem}.", "Use the base model of its run.")

@@ -1,0 +1,128 @@
+"""The two rewards: that it is the person (eq. 2), and that the model still does what the prompt says (eq. 3-4).
+
+Both judge decoded frames, (frames, 3, height, width) in [0, 1], and let a gradient through.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import open_clip
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.transforms.v2 import functional as colours
+
+from pvtool_core.config import SemanticRewardConfig
+from pvtool_core.faces import align_differentiable
+from pvtool_core.prompts import without_keyword
+from pvtool_core.weights import fingerprint
+
+Scalar = Float[Tensor, ""]
+Crops = Float[Tensor, "faces 3 112 112"]
+Scores = Float[Tensor, " frames"]
+
+JITTER = 0.2
+"""How far brightness, contrast and saturation stray from 1, up and down, where crops are augmented."""
+
+
+def identity_reward(face: Float[Tensor, " width"], references: Float[Tensor, "photos width"]) -> Scalar:
+    """PersonalVideo eq. 2: cosine similarity of the generated face with the mean of the reference embeddings.
+
+    All embeddings are of length 1. The paper minimises the similarity by its words; it means its negative.
+    """
+    return functional.cosine_similarity(face, references.mean(0), dim=0)
+
+
+def semantic_reward(target: Scores, source: Scores, temperature: float) -> Scalar:
+    """PersonalVideo eq. 3-4: KL(V_target ‖ V_source), V the softmax over frames of the scaled scores; a loss.
+
+    Zero for equal scores, for one frame, and for a difference that all frames have in common.
+    """
+    log_target, log_source = (functional.log_softmax(temperature * each, dim=0) for each in (target, source))
+    return functional.kl_div(log_source, log_target, reduction="sum", log_target=True)
+
+
+def level_penalty(target: Scores, source: Scores) -> Scalar:
+    """How far the mean score fell, which `semantic_reward` is blind to; zero if it rose. Ours, not the paper's."""
+    return functional.relu(source.mean() - target.mean())
+
+
+def colour_jitter(crops: Crops, generator: torch.Generator) -> Crops:
+    """Crops in [0, 1] with brightness, contrast and saturation drawn once for all of them; differentiable."""
+    brightness, contrast, saturation = (1 + JITTER * (2 * torch.rand(3, generator=generator) - 1)).tolist()
+    crops = colours.adjust_brightness(crops, brightness)
+    crops = colours.adjust_contrast(crops, contrast)
+    return colours.adjust_saturation(crops, saturation)
+
+
+class IdentityScorer:
+    """Compares generated faces with a person's reference crops, by a frozen recogniser in torch."""
+
+    def __init__(self, recognizer: nn.Module, references: Crops) -> None:
+        self._recognizer, self._references = recognizer, references
+
+    def score(
+        self, frame: Float[Tensor, "3 height width"], landmarks: Float[Tensor, "5 2"], generator: torch.Generator
+    ) -> Scalar:
+        """Similarity in [−1, 1]; both sides are augmented, each by its own draw."""
+        face = colour_jitter(align_differentiable(frame[None], landmarks[None]), generator)
+        with torch.no_grad():
+            references = self._embed(colour_jitter(self._references, generator))
+        return identity_reward(self._embed(face)[0], references)
+
+    def _embed(self, crops: Crops) -> Float[Tensor, "faces width"]:
+        return functional.normalize(self._recognizer((crops - 0.5) / 0.5), dim=-1)
+
+
+class SemanticScorer:
+    """HPSv2: how well a picture fits a prompt, by an open_clip model; text features are computed once a prompt."""
+
+    def __init__(self, config: SemanticRewardConfig, device: torch.device) -> None:
+        """Raises what open_clip raises if the files are not those of such a model."""
+        local = Path(config.model).is_dir()
+        name = f"local-dir:{config.model}" if local else config.model
+        model = open_clip.create_model(name, pretrained=config.checkpoint or None, device=device)
+        self._model = model.eval().requires_grad_(False)
+        self._tokenizer = open_clip.get_tokenizer(name)
+        self._texts: dict[str, Tensor] = {}
+        self.device = device
+        weights = Path(config.model if local else config.checkpoint)
+        self.fingerprint = f"{config.model if not local else ''} {fingerprint(weights)}"
+
+    def score(self, frames: Float[Tensor, "frames 3 height width"], prompt: str) -> Scores:
+        """Cosine similarity of each frame with the prompt; the keyword is left out of the text."""
+        size: int = open_clip.get_model_preprocess_cfg(self._model)["size"][0]
+        return self._image_features(letterbox(frames, size)) @ self._text_features(without_keyword(prompt))
+
+    def _image_features(self, pictures: Float[Tensor, "frames 3 side side"]) -> Float[Tensor, "frames width"]:
+        preparation = open_clip.get_model_preprocess_cfg(self._model)
+        pictures = colours.normalize(pictures, preparation["mean"], preparation["std"])
+        return functional.normalize(self._model.encode_image(pictures), dim=-1)
+
+    @torch.no_grad()
+    def _text_features(self, text: str) -> Float[Tensor, " width"]:
+        if text not in self._texts:
+            tokens = self._tokenizer([text]).to(self.device)
+            self._texts[text] = functional.normalize(self._model.encode_text(tokens), dim=-1)[0]
+        return self._texts[text]
+
+
+def letterbox(
+    frames: Float[Tensor, "frames 3 height width"], side: int
+) -> Float[Tensor, "frames 3 {side} {side}"]:
+    """HPSv2's own preparation: the long side becomes `side` (bicubic with antialias), the rest is black."""
+    height, width = frames.shape[-2:]
+    scale = side / max(height, width)
+    new = (round(height * scale), round(width * scale))
+    if scale != 1:
+        frames = functional.interpolate(frames, size=new, mode="bicubic", antialias=True).clamp(0, 1)
+    left, top = (side - new[1]) // 2, (side - new[0]) // 2
+    return functional.pad(frames, (left, side - new[1] - left, top, side - new[0] - top))
+
+
+def nearest_face(
+    candidates: Sequence[Float[Tensor, "5 2"]], expected: Float[Tensor, "5 2"]
+) -> Float[Tensor, "5 2"] | None:
+    """The detection whose landmarks lie nearest to where the original's face was, or None without any."""
+    return min(candidates, key=lambda points: float((points - expected).norm()), default=None)

@@ -1,0 +1,122 @@
+"""The trajectory cache: what does not depend on the adapter is computed once and shared by all that can use it.
+
+    <root>/KEY/switch.safetensors      the latents that enter the adapter's first step
+               final.safetensors       the original model's final latents
+               scores-ID.safetensors   semantic scores of the original's frames, by one model
+               faces-ID.safetensors    landmarks of the original's faces, by one detector
+
+KEY is a hash of everything that the trajectory depends on: base model and style LoRAs, sampler and its settings,
+prompt, negative prompt, seed, size, number format, the step of the switch, libraries and kind of device. What is read
+from the cache is equal to the bit to what would be computed, so a run with it takes the same steps as one without, and
+identities, runs and renders share it. It may be deleted at any time.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from pvtool_core.backbones import Backbone, Latents
+from pvtool_core.paths import replace_file
+from pvtool_core.sampling import denoise
+
+Tensors = dict[str, Tensor]
+
+
+class Report(Protocol):
+    """Where events go: `EventWriter.write`."""
+
+    def __call__(self, type: str, /, **values: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class FaceTrack:
+    """The largest face of each frame: whether there is one, and its landmarks in pixels (zeros where there is none)."""
+
+    found: Bool[Tensor, " frames"]
+    landmarks: Float[Tensor, "frames 5 2"]
+
+    @property
+    def frames(self) -> list[int]:
+        """The frames with a face."""
+        return self.found.nonzero()[:, 0].tolist()
+
+
+class TrajectoryCache:
+    """`first_step` is the adapter's first. Without a `root` nothing is kept and everything is computed each time."""
+
+    def __init__(self, root: Path | None, backbone: Backbone, first_step: int, report: Report) -> None:
+        self._root, self._backbone, self._first_step, self._report = root, backbone, first_step, report
+        self._facts = {**backbone.facts(), "first_step": first_step}
+
+    def key(self, prompt: str, seed: int) -> str:
+        facts = {**self._facts, "prompt": prompt, "seed": seed}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+    def switch(self, prompt: str, seed: int) -> Latents:
+        """The latents that enter the adapter's first step."""
+
+        def compute() -> Tensors:
+            backbone = self._backbone
+            embeds = backbone.encode_prompt(prompt)
+            return {
+                "latents": denoise(backbone, backbone.initial_latents(seed), embeds, range(self._first_step))
+            }
+
+        return self._remember(prompt, seed, "switch", compute)["latents"].to(self._backbone.device)
+
+    def final(self, prompt: str, seed: int) -> Latents:
+        """The original model's final latents."""
+
+        def compute() -> Tensors:
+            backbone, steps = self._backbone, range(self._first_step, self._backbone.num_steps)
+            embeds = backbone.encode_prompt(prompt)
+            return {"latents": denoise(backbone, self.switch(prompt, seed), embeds, steps)}
+
+        return self._remember(prompt, seed, "final", compute)["latents"].to(self._backbone.device)
+
+    def measured(self, prompt: str, seed: int, what: str, by: str, measure: Callable[[Latents], Tensors]) -> Tensors:
+        """What `measure` finds in the original's final latents; `by` identifies all that its findings depend on."""
+        name = f"{what}-{hashlib.sha256(by.encode()).hexdigest()[:16]}"
+        return self._remember(prompt, seed, name, lambda: measure(self.final(prompt, seed)))
+
+    def _remember(self, prompt: str, seed: int, name: str, compute: Callable[[], Tensors]) -> Tensors:
+        if self._root is None:
+            return compute()
+        path = self._root / self.key(prompt, seed) / f"{name}.safetensors"
+        if path.exists():
+            kept = _read(path)
+            if kept is not None:
+                return kept
+            self._report("warning", message=f"A cached trajectory was damaged and is computed again: {path.name}.")
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in compute().items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, save({**tensors, "sha256": _digest(tensors)}))
+        return tensors
+
+
+def _read(path: Path) -> Tensors | None:
+    """The tensors as they were written, or None if the file is damaged."""
+    try:
+        tensors = load_file(path)
+    except SafetensorError:
+        return None
+    digest = tensors.pop("sha256", None)
+    return tensors if digest is not None and torch.equal(digest, _digest(tensors)) else None
+
+
+def _digest(tensors: Tensors) -> Tensor:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        content = tensors[name].contiguous().flatten().view(torch.uint8)
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)} ".encode())
+        digest.update(content.numpy().tobytes())
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
