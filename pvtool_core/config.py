@@ -193,6 +193,7 @@ class RenderJob(Settings):
     items: tuple[RenderItem, ...]
     formats: tuple[str, ...] = ("mp4",)
     overwrite: bool = False
+    upscale: int = setting("whole times that each pixel is repeated in the files", 1, low=1, high=16)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
 

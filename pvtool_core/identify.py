@@ -28,7 +28,7 @@ SMALLEST_EYE_DISTANCE = 10.0
 MOST_BLUR = 0.65
 LEAST_LIKENESS = 0.2
 
-Report = Callable[[str, dict[str, Any]], None]
+Report = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ def identify(job: IdentifyJob, report: Report) -> None:
     """Fill the staging folder `job.identity.folder`. Raises BadPicture or FaceRefused, and then the job has failed."""
     rewards = job.identity_reward
     recognizers = (rewards.recognizer, job.evaluation.recognizer)
-    report("stage", {"stage": "loading"})
+    report("stage", stage="loading")
     size, threshold = rewards.detection_size, rewards.detection_threshold
     analyzer = FaceAnalyzer(
         Path(rewards.package), rewards.detector, recognizers, size, threshold, threads=job.model.threads
     )
     portraits: list[Portrait] = []
     for number, path in enumerate(map(Path, job.pictures)):
-        report("stage", {"stage": "looking", "done": number, "total": len(job.pictures)})
+        report("stage", stage="looking", done=number, total=len(job.pictures))
         portraits.append(portrait(analyzer, path, job.face))
     crops = [each.crop for each in portraits]
     embeddings = {name: torch.from_numpy(analyzer.embed(crops, name)) for name in recognizers}

@@ -1,0 +1,188 @@
+"""The engine as a process: `python -m pvtool_core DIR` does what DIR/config.toml says, and says in DIR how it went.
+
+It holds the folder's lock, shows that it lives in status.json, tells what happens in events.jsonl and how it ended in
+exit.json and by its exit status. Tracebacks go to stderr, which is engine.log when pv starts it. SIGTERM and SIGINT
+mean: save, then go. A lost terminal means nothing.
+"""
+
+import faulthandler
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pvtool_core.config import IdentifyJob, Job, RenderJob, Settings, TrainJob, read_job
+from pvtool_core.errors import Busy, ExitStatus, Interrupted, from_foreign
+from pvtool_core.gauges import Gauges
+from pvtool_core.runs import (
+    EventWriter,
+    ExitRecord,
+    Heartbeat,
+    Request,
+    RunFolder,
+    State,
+    checkpoint_step,
+    drop_events_after,
+)
+from pvtool_core.weights import locate_weights
+
+_BALLAST_BYTES = 1 << 16
+
+
+class SharedEvents(EventWriter):
+    """An EventWriter that the engine and its gauges write to at once."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._turn = threading.Lock()
+
+    def write(self, type: str, **values: Any) -> None:
+        with self._turn:
+            super().write(type, **values)
+
+
+def main(words: list[str]) -> int:
+    """Run the job in the folder that `words` name; give back the exit status."""
+    if len(words) != 1 or not Path(words[0]).is_dir():
+        print("usage: python -m pvtool_core DIR", file=sys.stderr)  # noqa: T201 - a process of its own, without the face
+        return ExitStatus.USAGE
+    folder = RunFolder(Path(words[0]).absolute())
+    try:
+        with folder.lock():
+            return run(folder)
+    except (Busy, OSError) as error:  # the folder is another engine's, or cannot even be written to
+        refusal = from_foreign(error)
+        print(refusal.message, file=sys.stderr)  # noqa: T201 - there is nowhere else to say it
+        return refusal.status
+
+
+def run(folder: RunFolder) -> int:
+    """Do the job, whatever happens leave a word, and give back the exit status. Call it with the lock held."""
+    folder.clear_exit()
+    folder.take_requests()  # those to an earlier engine, which did not live to answer
+    with ballast(folder) as drop_ballast, Heartbeat(folder) as heartbeat, stop_on_signal(folder) as received:
+        try:
+            record = work(folder, heartbeat)
+        except Interrupted as stopped:
+            record = ExitRecord(status=ExitStatus.DONE, state=State.STOPPED, reason=stopped.message)
+        except BaseException as error:
+            traceback.print_exc()
+            drop_ballast()
+            record = ExitRecord.of_error(from_foreign(error))
+        if record.state == State.STOPPED and received:
+            record = ExitRecord(status=128 + received[0], state=State.STOPPED, reason=received[0].name)
+        leave_word(folder, heartbeat, record)
+    return record.status
+
+
+def work(folder: RunFolder, heartbeat: Heartbeat) -> ExitRecord:
+    """From the settings to the end of the job. Raises whatever goes wrong."""
+    known = folder.events.exists()
+    checkpoint = folder.latest_checkpoint()
+    step = checkpoint_step(checkpoint) if checkpoint else 0
+    drop_events_after(folder.events, step)  # before the writer opens the file, for this may replace it
+    with SharedEvents(folder.events) as events:
+        job = read_job(folder.config)
+        events.write("run", state="resumed" if known else "started", step=step)
+        if isinstance(job, TrainJob):
+            heartbeat.update(step=step, total=job.training.iterations)
+        locate_weights(job)
+        with Gauges(events.write):
+            state = dispatch(job, folder, events, heartbeat)
+    return ExitRecord(status=ExitStatus.DONE, state=state)
+
+
+def dispatch(job: Job, folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> State:
+    """Hand the job to whoever does it; their modules, and torch, are imported only now."""
+    use_threads(job)
+    report = reporter(folder, events)
+    if isinstance(job, TrainJob):
+        from pvtool_core.trainer import train
+
+        return train(job, folder, events, heartbeat)
+    heartbeat.update(State.RUNNING)
+    if isinstance(job, IdentifyJob):
+        from pvtool_core.identify import identify
+
+        identify(job, report)
+    elif isinstance(job, RenderJob):
+        from pvtool_core.renderer import render
+
+        render(job, report)
+    else:
+        from pvtool_core.evaluation import evaluate
+
+        evaluate(job, report)
+    return State.FINISHED
+
+
+def use_threads(settings: Settings) -> None:
+    if settings.model.threads:
+        import torch
+
+        torch.set_num_threads(settings.model.threads)
+
+
+def reporter(folder: RunFolder, events: EventWriter) -> Callable[..., None]:
+    """What short jobs tell their events to. They hear there that they should stop: it raises Interrupted then."""
+
+    def report(type: str, **values: Any) -> None:
+        events.write(type, **values)
+        if Request.STOP in folder.take_requests():
+            raise Interrupted("asked to stop")
+
+    return report
+
+
+@contextmanager
+def stop_on_signal(folder: RunFolder) -> Generator[list[signal.Signals]]:
+    """Turn SIGTERM and SIGINT into a request to stop, and outlive the terminal. Yields the signals received."""
+    received: list[signal.Signals] = []
+
+    def ask(number: int, _: object) -> None:
+        received.append(signal.Signals(number))
+        folder.request(Request.STOP)
+
+    handlers = {signal.SIGTERM: ask, signal.SIGINT: ask, signal.SIGHUP: signal.SIG_IGN}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def ballast(folder: RunFolder) -> Generator[Callable[[], None]]:
+    """Hold some space on the disk, to be dropped when it is full so that there is room to say so."""
+    file = folder.path / ".ballast"
+    with suppress(OSError):  # full already: then the job will find that out and fail
+        file.write_bytes(bytes(_BALLAST_BYTES))
+
+    def drop() -> None:
+        file.unlink(missing_ok=True)
+
+    try:
+        yield drop
+    finally:
+        drop()
+
+
+def leave_word(folder: RunFolder, heartbeat: Heartbeat, record: ExitRecord) -> None:
+    """Say how it ended: last event, exit.json, last heartbeat. What the disk has no room for is left out."""
+    with suppress(OSError):
+        folder.write_exit(record)
+    reason = {"reason": record.reason} if record.reason else {}
+    with suppress(OSError), EventWriter(folder.events) as events:
+        events.write("run", state=record.state, **reason)
+    with suppress(OSError):
+        heartbeat.update(State(record.state))
+
+
+if __name__ == "__main__":
+    faulthandler.enable()
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,259 @@
+"""Judges clips by what training did not see: the paper's metrics, before and after.
+
+It reads files, made by a render job with and without the adapter, and shares no code with the rewards. Likeness is
+judged by a recogniser that training never saw; that of the reward is reported beside it, for when it runs ahead of the
+other one the reward is being fooled. No number of likeness is to be read without the share of frames with a face.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from pvtool_core.backbones import resolve_device
+from pvtool_core.config import EvaluateJob, IdentityRef, SemanticRewardConfig
+from pvtool_core.errors import InputRefused
+from pvtool_core.faces import FaceAnalyzer, align, largest, read_embeddings
+from pvtool_core.media import Frames, SheetRow, read_mp4, write_contact_sheet
+from pvtool_core.paths import replace_file
+from pvtool_core.prompts import without_keyword
+
+GAP_ALARM = 0.2
+CLIPS_ON_SHEET = 8
+
+Report = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one clip scores, or the mean of several.
+
+    Likeness is the cosine with the person's mean embedding, and 0 for a frame without a face. `prompt_score` is 100
+    times the cosine of image and text, `consistency` the cosine of neighbouring frames' image embeddings. `motion` is
+    how far the face's landmarks go from frame to frame, `dense_motion` how far all pixels go, in per cent of the width;
+    `motion` is None where no two neighbouring frames have a face.
+    """
+
+    identity_similarity: float
+    identity_similarity_min: float
+    reward_similarity: float
+    gap: float
+    face_share: float
+    motion: float | None
+    dense_motion: float
+    prompt_score: float
+    consistency: float
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip and its sidecar. `frames` are (frames, height, width, 3)."""
+
+    record: Mapping[str, Any]
+    frames: Frames
+
+    @property
+    def stage(self) -> str:
+        return "after" if self.record["adapter"] else "before"
+
+    @property
+    def pair(self) -> tuple[str, int]:
+        """The same for the clips before and after of one prompt and seed."""
+        return self.record["prompt"], self.record["seed"]
+
+
+def evaluate(job: EvaluateJob, report: Report) -> None:
+    """Score the clips of the job; write its report and its contact sheet."""
+    report("stage", stage="loading")
+    judge = Judge(job)
+    people = {person.name: person for person in job.identities}
+    scored: list[tuple[Clip, Scores]] = []
+    for number, sidecar in enumerate(map(Path, job.sidecars)):
+        report("stage", stage="scoring", done=number, total=len(job.sidecars))
+        clip = read_clip(sidecar)
+        scored.append((clip, judge.scores(clip, people[clip.record["identity"]])))
+    report("stage", stage="scoring", done=len(job.sidecars), total=len(job.sidecars))
+    found = summary(scored)
+    for name, stages in found["identities"].items():
+        if alarm := gap_alarm(stages):
+            report("warning", message=f"{name}: {alarm}")
+    if job.report:
+        replace_file(Path(job.report), json.dumps(found, indent=1, ensure_ascii=False).encode())
+    if job.sheet:
+        write_contact_sheet(Path(job.sheet), sheet_rows([clip for clip, _ in scored], people))
+
+
+def read_clip(sidecar: Path) -> Clip:
+    """Raises InputRefused if there is no mp4, ClipBroken if it is not whole."""
+    record = json.loads(sidecar.read_bytes())
+    video = sidecar.with_suffix(".mp4")
+    if not video.is_file():
+        raise InputRefused(f"There is no {video.name} beside {sidecar}.", "Only clips rendered as mp4 can be scored.")
+    return Clip(record, read_mp4(video))
+
+
+class Judge:
+    """The models that score a clip."""
+
+    def __init__(self, job: EvaluateJob) -> None:
+        rewards = job.identity_reward
+        self.metric, self.reward = job.evaluation.recognizer, rewards.recognizer
+        size, threshold = rewards.detection_size, rewards.detection_threshold
+        recognizers = (self.metric, self.reward)
+        package, threads = Path(rewards.package), job.model.threads
+        self.analyzer = FaceAnalyzer(package, rewards.detector, recognizers, size, threshold, threads)
+        self.reader = PictureReader(job.semantic_reward, resolve_device(job.model.device))
+
+    def scores(self, clip: Clip, person: IdentityRef) -> Scores:
+        """Every metric of one clip, the likeness to `person`."""
+        faces = [largest(self.analyzer.detect(frame)) for frame in clip.frames]
+        crops = [align(frame, face.landmarks) for frame, face in zip(clip.frames, faces, strict=True) if face]
+        found = [face is not None for face in faces]
+        by_metric, by_reward = (self._likeness(crops, found, person, name) for name in (self.metric, self.reward))
+        points = [face.landmarks if face else None for face in faces]
+        pictures = self.reader.pictures(clip.frames)
+        return Scores(
+            identity_similarity=float(by_metric.mean()),
+            identity_similarity_min=float(by_metric.min()),
+            reward_similarity=float(by_reward.mean()),
+            gap=float(by_reward.mean() - by_metric.mean()),
+            face_share=fmean(found),
+            motion=landmark_motion(points, clip.frames.shape[2]),
+            dense_motion=dense_motion(clip.frames),
+            prompt_score=100 * float((pictures @ self.reader.text(without_keyword(clip.record["prompt"]))).mean()),
+            consistency=float((pictures[1:] * pictures[:-1]).sum(-1).mean()) if len(pictures) > 1 else 1.0,
+        )
+
+    def _likeness(
+        self, crops: Sequence[Frames], found: Sequence[bool], person: IdentityRef, recognizer: str
+    ) -> NDArray[np.float32]:
+        """Of each frame (frames,), 0 where no face was found."""
+        likeness = np.zeros(len(found), np.float32)
+        if crops:
+            references = read_embeddings(Path(person.folder), recognizer).mean(0)
+            reference = nn.functional.normalize(references, dim=0).numpy()
+            likeness[np.asarray(found)] = self.analyzer.embed(crops, recognizer) @ reference
+        return likeness
+
+
+class PictureReader:
+    """An open_clip model: unit embeddings of pictures and texts, each prepared as the model itself wants it."""
+
+    def __init__(self, config: SemanticRewardConfig, device: torch.device) -> None:
+        name = f"local-dir:{config.model}" if Path(config.model).is_dir() else config.model
+        model, _, prepare = open_clip.create_model_and_transforms(name, config.checkpoint or None, device=device)
+        self.model: Any = model.eval()
+        self.prepare: Any = prepare
+        self.tokenizer = open_clip.get_tokenizer(name)
+        self.device = device
+
+    @torch.no_grad()
+    def pictures(self, frames: Frames) -> Tensor:
+        """(frames, dimensions)"""
+        prepared = torch.stack([self.prepare(Image.fromarray(frame)) for frame in frames])
+        return self.model.encode_image(prepared.to(self.device), normalize=True).float().cpu()
+
+    @torch.no_grad()
+    def text(self, prompt: str) -> Tensor:
+        """(dimensions,)"""
+        return self.model.encode_text(self.tokenizer([prompt]).to(self.device), normalize=True)[0].float().cpu()
+
+
+def landmark_motion(points: Sequence[NDArray[np.float32] | None], width: int) -> float | None:
+    """How far landmarks (5, 2) go from frame to frame, in per cent of the width; None without two in a row."""
+    steps = [
+        float(np.linalg.norm(after - before, axis=-1).mean())
+        for before, after in pairwise(points)
+        if before is not None and after is not None
+    ]
+    return 100 * fmean(steps) / width if steps else None
+
+
+def dense_motion(frames: Frames) -> float:
+    """Mean length of the optical flow between neighbouring frames (Farnebäck 2003), in per cent of the width."""
+    import cv2
+
+    greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    flows = [
+        cv2.calcOpticalFlowFarneback(before, after, np.zeros((*before.shape, 2), np.float32), 0.5, 3, 9, 3, 5, 1.1, 0)
+        for before, after in pairwise(greys)
+    ]
+    return 100 * float(np.mean([np.linalg.norm(flow, axis=-1).mean() for flow in flows])) / frames.shape[2]
+
+
+def summary(scored: Sequence[tuple[Clip, Scores]]) -> dict[str, Any]:
+    """The report: means by identity and stage, their mean over identities, and every clip."""
+    groups: dict[str, dict[str, list[Scores]]] = defaultdict(lambda: defaultdict(list))
+    for clip, scores in scored:
+        groups[clip.record["identity"]][clip.stage].append(scores)
+    identities = {name: compared({stage: mean(all_) for stage, all_ in by.items()}) for name, by in groups.items()}
+    stages = [stage for stage in ("before", "after") if any(stage in by for by in identities.values())]
+    overall = {stage: mean_numbers([by[stage] for by in identities.values() if stage in by]) for stage in stages}
+    clips = [{**facts_of(clip), **asdict(scores)} for clip, scores in scored]
+    return {"identities": identities, "mean": overall, "clips": clips}
+
+
+def facts_of(clip: Clip) -> dict[str, Any]:
+    return {"stage": clip.stage, **{key: clip.record[key] for key in ("identity", "prompt", "seed")}}
+
+
+def mean(scores: Sequence[Scores]) -> dict[str, float]:
+    """The mean of each metric over clips; of the least similarity, the least."""
+    numbers = mean_numbers([asdict(each) for each in scores])
+    return {**numbers, "identity_similarity_min": min(each.identity_similarity_min for each in scores)}
+
+
+def mean_numbers(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """The mean of each key over the rows that have a number for it."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    columns = {key: [value for row in rows if (value := row.get(key)) is not None] for key in keys}
+    return {key: fmean(column) for key, column in columns.items() if column}
+
+
+def compared(stages: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Add to 'after' how its motion compares with 'before' (ratios of means) and its obedience (points)."""
+    before, after = stages.get("before"), stages.get("after")
+    if before and after:
+        for key in ("motion", "dense_motion"):
+            if before.get(key) and key in after:
+                after[f"{key}_ratio"] = after[key] / before[key]
+        after["prompt_change"] = after["prompt_score"] - before["prompt_score"]
+    return {stage: stages[stage] for stage in ("before", "after") if stage in stages}
+
+
+def gap_alarm(stages: Mapping[str, Mapping[str, float]]) -> str | None:
+    """A sentence, if the reward's recogniser sees far more likeness gained than the one that training never saw."""
+    if not {"before", "after"} <= stages.keys():
+        return None
+    grown = stages["after"]["gap"] - stages["before"]["gap"]
+    if grown < GAP_ALARM:
+        return None
+    return f"the reward's recogniser gained {grown:.2f} more than the independent one: look at the pictures."
+
+
+def sheet_rows(clips: Sequence[Clip], people: Mapping[str, IdentityRef]) -> list[SheetRow]:
+    """Two rows, before and after, for each of a person's first prompts and seeds; the reference first in each."""
+    rows: list[SheetRow] = []
+    for name, person in people.items():
+        own = [clip for clip in clips if clip.record["identity"] == name]
+        reference = np.asarray(Image.open(Path(person.folder) / "faces/000.png").convert("RGB"))
+        for pair in list(dict.fromkeys(clip.pair for clip in own))[:CLIPS_ON_SHEET]:
+            both = sorted((clip for clip in own if clip.pair == pair), key=lambda clip: clip.stage != "before")
+            rows += [SheetRow(label(clip), [reference, *clip.frames]) for clip in both]
+    return rows
+
+
+def label(clip: Clip) -> str:
+    prompt, seed = clip.pair
+    return f"{clip.record['identity']}, {clip.stage}, seed {seed}: {without_keyword(prompt)}"

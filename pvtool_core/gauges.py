@@ -1,0 +1,87 @@
+"""What an engine's machine is doing: memory and load of the accelerators, and of the engine itself."""
+
+import csv
+import shutil
+import subprocess
+import threading
+from contextlib import suppress
+from typing import Any, Protocol, Self
+
+import psutil
+
+SECONDS = 5.0
+_QUERY = "index,name,memory.used,memory.total,utilization.gpu,temperature.gpu,power.draw"
+_MEBIBYTE = 1 << 20
+
+
+class WriteEvent(Protocol):
+    def __call__(self, type: str, **values: Any) -> None: ...
+
+
+class Gauges:
+    """Writes a `gpu` event every few seconds from a thread of its own, and one when it begins."""
+
+    def __init__(self, write: WriteEvent) -> None:
+        self._write = write
+        self._process = psutil.Process()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="gauges", daemon=True)
+
+    def _watch(self) -> None:
+        self._process.cpu_percent()  # the first call only starts the measurement
+        while True:
+            with suppress(OSError):  # a full disk is for the engine's own writes to report
+                self._write("gpu", **self.measure())
+            if self._done.wait(SECONDS):
+                return
+
+    def measure(self) -> dict[str, Any]:
+        """Accelerators (bytes, per cent, °C, W), and memory (bytes) and load (per cent of one core) of this process."""
+        return {
+            "devices": accelerators(),
+            "process_memory": self._process.memory_info().rss,
+            "cpu": self._process.cpu_percent(),
+        }
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def accelerators() -> list[dict[str, Any]]:
+    """Each NVIDIA device of this machine by its own tool; none where there is no such tool or no driver."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    words = [tool, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=True).stdout
+    except (subprocess.SubprocessError, OSError):
+        return []
+    return [_device(row) for row in csv.reader(answer.splitlines(), skipinitialspace=True)]
+
+
+def _device(row: list[str]) -> dict[str, Any]:
+    index, name, *words = row
+    used, total, utilisation, temperature, power = (_number(word) for word in words)
+    return {
+        "index": int(index),
+        "name": name,
+        "memory_used": used and used * _MEBIBYTE,
+        "memory_total": total and total * _MEBIBYTE,
+        "utilisation": utilisation,
+        "temperature": temperature,
+        "power": power,
+    }
+
+
+def _number(word: str) -> float | None:
+    """Devices leave out what they cannot measure: `[N/A]`."""
+    try:
+        return float(word)
+    except ValueError:
+        return None
