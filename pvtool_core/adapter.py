@@ -85,10 +85,12 @@ class IdentityAdapter:
     def __init__(self, denoiser: nn.Module, target: str, rank: int, seed: int = 0) -> None:
         self.rank = rank
         self._denoiser = denoiser
+        before = {name: list(layer.active_adapters) for name, layer in _lora_layers(denoiser).items()}
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=target), denoiser, NAME)
-        modules = denoiser.named_modules()
-        self.layers = {name: each for name, each in modules if isinstance(each, LoraLayer) and NAME in each.lora_A}
-        self._others = {name: _without_ours(layer.active_adapters) for name, layer in self.layers.items()}
+        self.layers = {name: layer for name, layer in _lora_layers(denoiser).items() if NAME in layer.lora_A}
+        self._others = {name: before.get(name, []) for name in self.layers}
+        for name, active in before.items():  # PEFT has just switched off every other LoRA of the model
+            denoiser.get_submodule(name)._active_adapter = active
         self._draw(torch.Generator("cpu").manual_seed(seed))
         self._gate(False)
 
@@ -178,8 +180,8 @@ def load_adapter(path: Path, denoiser: nn.Module, target: str, prefix: str) -> I
     return adapter
 
 
-def _without_ours(active: list[str]) -> list[str]:
-    return [name for name in active if name != NAME]
+def _lora_layers(denoiser: nn.Module) -> dict[str, LoraLayer]:
+    return {name: module for name, module in denoiser.named_modules() if isinstance(module, LoraLayer)}
 
 
 def _unfit(path: Path, problem: str) -> InputRefused:

@@ -78,7 +78,7 @@ class AnimateDiff:
 
     def decode(self, latents: Latents, frames: Sequence[int]) -> Frames:
         vae = self.pipeline.vae
-        chosen = (1 / vae.config.scaling_factor * latents)[0, :, list(frames)].transpose(0, 1)
+        chosen = (1 / vae.config.scaling_factor * latents)[0, :, list(frames)].transpose(0, 1).contiguous()
         return (vae.decode(chosen).sample.float() / 2 + 0.5).clamp(0, 1)
 
     def facts(self) -> Mapping[str, Any]:
@@ -103,7 +103,7 @@ def _load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> An
     """The pipeline of a diffusers folder, frozen and in eval mode. Raises InputRefused."""
     if not (folder / "model_index.json").is_file():
         raise InputRefused(f"{folder} is no diffusers folder.", "Give a folder written by save_pretrained.")
-    pipeline = AnimateDiffPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True).to(device)
+    pipeline = AnimateDiffPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device)
     if not isinstance(pipeline.scheduler, DDIMScheduler):
         raise InputRefused(
             f"The sampler of {folder} is {type(pipeline.scheduler).__name__}, not DDIM.",

@@ -1,10 +1,10 @@
 """What training and rendering need of a video model: the contract that each backbone fulfils.
 
-    N               num_steps, the denoising steps of one clip
-    step            0 … N − 1, from pure noise to the clean clip
-    latents         the clip inside the model, as it enters or leaves a step; one clip at a time
-    embeds          the prompt inside the model; two branches with guidance (negative first), else one
-    output          what the model predicts at a step, after guidance
+N               num_steps, the denoising steps of one clip
+step            0 … N − 1, from pure noise to the clean clip
+latents         the clip inside the model, as it enters or leaves a step; one clip at a time
+embeds          the prompt inside the model; two branches with guidance (negative first), else one
+output          what the model predicts at a step, after guidance
 """
 
 from collections.abc import Mapping, Sequence
