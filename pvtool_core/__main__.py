@@ -6,6 +6,7 @@ mean: save, then go. A lost terminal means nothing.
 """
 
 import faulthandler
+import shutil
 import signal
 import sys
 import threading
@@ -64,19 +65,31 @@ def run(folder: RunFolder) -> int:
     """Do the job, whatever happens leave a word, and give back the exit status. Call it with the lock held."""
     folder.clear_exit()
     folder.take_requests()  # those to an earlier engine, which did not live to answer
+    sweep(folder)
     with ballast(folder) as drop_ballast, Heartbeat(folder) as heartbeat, stop_on_signal(folder) as received:
         try:
             record = work(folder, heartbeat)
         except Interrupted as stopped:
             record = ExitRecord(status=ExitStatus.DONE, state=State.STOPPED, reason=stopped.message)
         except BaseException as error:
-            traceback.print_exc()
             drop_ballast()
+            with suppress(OSError):  # the log may be on the disk that is full
+                traceback.print_exc()
             record = ExitRecord.of_error(from_foreign(error))
         if record.state == State.STOPPED and received:
             record = ExitRecord(status=128 + received[0], state=State.STOPPED, reason=received[0].name)
         leave_word(folder, heartbeat, record)
     return record.status
+
+
+def sweep(folder: RunFolder) -> None:
+    """Remove what an engine that was killed had begun to write; with the lock held nobody else is writing it."""
+    for pattern in (".*.writing", "checkpoints/.*.writing", "samples/*/.writing-*"):
+        for begun in folder.path.glob(pattern):
+            if begun.is_dir():
+                shutil.rmtree(begun)
+            else:
+                begun.unlink()
 
 
 def work(folder: RunFolder, heartbeat: Heartbeat) -> ExitRecord:

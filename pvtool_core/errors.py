@@ -24,6 +24,7 @@ PvError                      1
 """
 
 import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -252,6 +253,10 @@ class Interrupted(PvError):
             self.status = ExitStatus.TERMINATED
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CPU_FULL = "DefaultCPUAllocator: can't allocate memory"
+
+
 def from_foreign(error: BaseException) -> PvError:
     """Turn any exception into one of ours; the only place that knows other libraries' errors.
 
@@ -259,9 +264,11 @@ def from_foreign(error: BaseException) -> PvError:
     """
     if isinstance(error, PvError):
         return error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return DiskFull(error.filename)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if any(os.strerror(number) in str(error) for number in _NO_ROOM):  # safetensors and torch keep only the words
+        return DiskFull()
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _CPU_FULL in str(error):
         return OutOfMemory()
     if isinstance(error, PermissionError):
         return RunFailed(

@@ -137,9 +137,10 @@ def load_recognizer(onnx: Path) -> nn.Module:
     It takes crops (n, 3, 112, 112) in [-1, 1], that is (x - 0.5) / 0.5, and gives embeddings (n, dimensions) as the
     network leaves them: not yet of unit length.
     """
+    from onnx import load
     from onnx2torch import convert
 
-    return convert(str(onnx)).eval().requires_grad_(False)
+    return convert(load(str(onnx))).eval().requires_grad_(False)  # given a path, it writes a file beside the model
 
 
 def read_embeddings(identity_folder: Path, recognizer: str) -> Tensor:

@@ -1,0 +1,40 @@
+"""Starts engines quickly: imports what they need once, then forks one for each folder named on stdin.
+
+Each is a process of its own that runs the engine's main and can be killed as such; only the seconds that importing
+torch takes are shared. Answers with a line for the engine's pid, and one for its exit status once it is gone.
+"""
+
+import os
+import sys
+
+import insightface.model_zoo
+import onnx2torch
+import transformers
+
+from pvtool_core import __main__ as engine
+from pvtool_core import trainer
+
+IMPORTED = (insightface.model_zoo.get_model, onnx2torch.convert, transformers.CLIPTextModel, trainer.train)
+
+
+def child(folder: str) -> None:
+    os.setsid()
+    log = os.open(f"{folder}/engine.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    status = engine.main([folder])
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def main() -> None:
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            child(line.strip())
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""Nothing is lost: whenever an engine is killed, and whatever it lacks, the run goes on as if nothing had happened."""
+
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from pvtool_core.config import TrainJob
+from pvtool_core.media import read_mp4
+from pvtool_core.runs import Request, RunFolder, State, checkpoint_is_whole, read_events
+from tests.kill.conftest import Engines
+
+KILLS = 20
+
+
+def weights(folder: RunFolder) -> dict[str, bytes]:
+    """What the newest checkpoint holds: the tensors of adapter and optimizer, to the bit (headers have no order)."""
+    checkpoint = folder.latest_checkpoint()
+    assert checkpoint is not None, folder.log.read_text()
+    files = {path.name: load_file(path) for path in checkpoint.glob("*.safetensors")}
+    return {f"{name} {key}": tensor.numpy().tobytes() for name, file in files.items() for key, tensor in file.items()}
+
+
+def story(folder: RunFolder) -> list[tuple[str, object, object]]:
+    """What happened, without the times: every step with its loss, every checkpoint and sample."""
+    events, _ = read_events(folder.events)
+    told = [event for event in events if event["type"] in {"step", "checkpoint", "sample"}]
+    return [(event["type"], event["step"], event.get("loss", event.get("path"))) for event in told]
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def steps_done(folder: RunFolder) -> int:
+    events, _ = read_events(folder.events)
+    return max((event["step"] for event in events if event["type"] == "step"), default=0)
+
+
+def check_whole(folder: RunFolder) -> None:
+    """No file is half-written under its own name: each event line, checkpoint, sample and the heartbeat."""
+    lines = folder.events.read_bytes().splitlines(keepends=True)
+    assert all(json.loads(line) for line in lines if line.endswith(b"\n"))
+    assert all(checkpoint_is_whole(checkpoint) for checkpoint in folder.checkpoint_folders())
+    assert all(len(read_mp4(sample)) for sample in folder.samples.glob("*/[!.]*.mp4"))
+    assert folder.read_status() is not None
+    assert folder.read_exit() is None
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_as_one_that_was_left_alone(
+    engines: Engines, training: TrainJob, uninterrupted: RunFolder
+) -> None:
+    draw = random.Random(0)
+    kills = runs = 0
+    while kills < KILLS:
+        runs += 1
+        folder = engines.folder(f"killed-{runs}", training)
+        while (pid := engines.start(folder)) and not lives_through(folder, pid, draw):
+            kills += 1
+            assert engines.wait() == -signal.SIGKILL
+            assert folder.state() == State.LOST
+            check_whole(folder)
+        assert engines.wait() == 0, folder.log.read_text()
+        assert weights(folder) == weights(uninterrupted)
+        assert story(folder) == story(uninterrupted)
+        assert sorted(path.name for path in folder.path.rglob("*writing*")) == []
+
+
+def lives_through(folder: RunFolder, pid: int, draw: random.Random) -> bool:
+    """Kill the engine some time after it has begun to train or, one time in four, at any time; False if it was hit."""
+    if draw.random() < 0.75:
+        seen = len(read_events(folder.events)[0])
+        wait_until(lambda: any(event.get("stage") == "training" for event in read_events(folder.events)[0][seen - 1 :]))
+        time.sleep(draw.uniform(0, 0.8))
+    else:
+        wait_until(folder.status.exists)
+        time.sleep(draw.uniform(0, 2))
+    if folder.read_exit() or steps_done(folder) == 24:
+        return True
+    os.kill(pid, signal.SIGKILL)
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_means_save_then_go(
+    engines: Engines, training: TrainJob, uninterrupted: RunFolder, number: signal.Signals, status: int
+) -> None:
+    folder = engines.folder(f"told-{number.name}", training)
+    pid = engines.start(folder)
+    wait_until(lambda: steps_done(folder) >= 4)
+    os.kill(pid, number)
+    assert engines.wait() == status
+    ended = folder.read_exit()
+    assert ended is not None
+    assert (ended.status, ended.state) == (status, State.STOPPED)
+    checkpoint = folder.latest_checkpoint()
+    assert checkpoint is not None
+    assert checkpoint.name == f"step-{steps_done(folder):06d}"
+    assert engines.run(folder) == 0
+    assert weights(folder) == weights(uninterrupted)
+    steps = [event["step"] for event in read_events(folder.events)[0] if event["type"] == "step"]
+    assert steps == list(range(1, 25))
+
+
+@pytest.mark.slow
+def test_a_lost_terminal_changes_nothing(engines: Engines, training: TrainJob, uninterrupted: RunFolder) -> None:
+    folder = engines.folder("hung-up", training)
+    pid = engines.start(folder)
+    wait_until(lambda: steps_done(folder) >= 2)
+    os.kill(pid, signal.SIGHUP)
+    assert engines.wait() == 0
+    assert story(folder) == story(uninterrupted)
+
+
+@pytest.mark.slow
+def test_the_second_engine_on_a_run_is_refused_and_the_first_is_not_disturbed(
+    engines: Engines, training: TrainJob, uninterrupted: RunFolder
+) -> None:
+    folder = engines.folder("wanted-twice", training)
+    pid = engines.start(folder)
+    wait_until(lambda: steps_done(folder) >= 1)
+    refused = engines.second(folder)
+    assert refused.returncode == 75
+    assert refused.stderr == "Another engine is working on 'wanted-twice'.\n"
+    status = folder.read_status()
+    assert status is not None
+    assert status.pid == pid
+    assert engines.wait() == 0
+    assert story(folder) == story(uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_paused_run_goes_on_where_it_was_and_a_stopped_one_ends_well(
+    engines: Engines, training: TrainJob, uninterrupted: RunFolder
+) -> None:
+    folder = engines.folder("paused", training)
+    engines.start(folder)
+    wait_until(lambda: steps_done(folder) >= 2)
+    folder.request(Request.PAUSE)
+    wait_until(lambda: folder.state() == State.PAUSED)
+    before = steps_done(folder)
+    time.sleep(0.5)
+    assert steps_done(folder) == before
+    folder.request(Request.RESUME)
+    wait_until(lambda: steps_done(folder) >= before + 2)
+    folder.request(Request.STOP)
+    assert engines.wait() == 0
+    assert folder.state() == State.STOPPED
+    assert engines.run(folder) == 0
+    assert weights(folder) == weights(uninterrupted)
+
+
+def check_full_disk(folder: RunFolder) -> None:
+    """One clear error, and the last checkpoint as it was."""
+    ended = folder.read_exit()
+    assert ended is not None, folder.log.read_text()
+    assert (ended.status, ended.kind, ended.state) == (5, "DiskFull", State.FAILED)
+    assert ended.message.startswith("The disk is full")
+    assert all(checkpoint_is_whole(checkpoint) for checkpoint in folder.checkpoint_folders())
+    assert not list(folder.checkpoints.glob(".*"))
+    failed = [event for event in read_events(folder.events)[0] if event.get("state") == "failed"]
+    assert [event["reason"] for event in failed] == [ended.message]
+
+
+@pytest.fixture
+def small_disk(engines: Engines) -> Generator[Path]:
+    """A file system of 400 kB where the runs lie; only root may make one."""
+    place = engines.home / "data/runs/small-disk"
+    place.mkdir(parents=True)
+    mount = shutil.which("mount")
+    made = mount and subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if not made or made.returncode:
+        place.rmdir()
+        pytest.skip("this user may not mount a file system; the test with a limit on file sizes covers the rest")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_gives_one_clear_error_and_room_is_all_that_is_needed_to_go_on(
+    engines: Engines, training: TrainJob, uninterrupted: RunFolder, small_disk: Path
+) -> None:
+    often = dataclasses.replace(training.training, checkpoint_every=1, keep_checkpoints=1000, sample_every=0)
+    folder = engines.folder("small-disk/run", dataclasses.replace(training, training=often))
+    assert engines.run(folder) == 5
+    check_full_disk(folder)
+    assert 0 < len(folder.checkpoint_folders()) < 24
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    assert engines.run(folder) == 0, folder.log.read_text()
+    assert weights(folder) == weights(uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_file_that_cannot_be_written_to_its_end_leaves_the_checkpoint_before_it(
+    engines: Engines, training: TrainJob, uninterrupted: RunFolder
+) -> None:
+    folder = engines.folder("limited", training)
+    pid = engines.start(folder)
+    wait_until(lambda: len(folder.checkpoint_folders()) >= 1)
+    os.kill(pid, signal.SIGKILL)
+    engines.wait()
+    before = weights(folder)
+    checkpoint = folder.latest_checkpoint()
+    assert checkpoint is not None
+    engines.limit_file_size(max(path.stat().st_size for path in checkpoint.iterdir()) - 1)
+    try:
+        assert engines.run(folder) == 5
+    finally:
+        engines.limit_file_size(-1)
+    check_full_disk(folder)
+    assert weights(folder) == before
+    assert engines.run(folder) == 0, folder.log.read_text()
+    assert weights(folder) == weights(uninterrupted)
+
+
+@pytest.mark.slow
+def test_an_engine_says_in_a_sentence_which_weights_are_gone(engines: Engines, training: TrainJob) -> None:
+    gone = dataclasses.replace(training.model, base_model=str(engines.home / "nowhere"))
+    folder = engines.folder("no-weights", dataclasses.replace(training, model=gone))
+    assert engines.second(folder).returncode == 4
+    ended = folder.read_exit()
+    assert ended is not None
+    assert ended.kind == "WeightsMissing"
+    assert "nowhere are not on this machine" in ended.message
+
+
+@pytest.mark.slow
+def test_an_engine_refuses_settings_that_are_wrong(engines: Engines, training: TrainJob) -> None:
+    folder = engines.folder("wrong", training)
+    folder.config.write_text(folder.config.read_text().replace("learning_rate", "learning_rat"))
+    assert engines.second(folder).returncode == 2
+    ended = folder.read_exit()
+    assert ended is not None
+    assert "did you mean 'learning_rate'?" in ended.message
