@@ -22,7 +22,7 @@ from pvtool_core.adapter import IdentityAdapter, load_adapter, switch_step
 from pvtool_core.backbones import Backbone, Latents, load_backbone
 from pvtool_core.clips import BASE, is_whole, sidecar_path, write_sidecar
 from pvtool_core.config import RenderItem, RenderJob
-from pvtool_core.errors import Interrupted, OutOfResources, PvError, SomeFailed, from_foreign
+from pvtool_core.errors import Interrupted, OutOfResources, PvError, SomeFailed, WeightsMissing, from_foreign
 from pvtool_core.media import Frames, enlarge, to_pixels, write_clip
 from pvtool_core.paths import cache_dir, replace_file
 from pvtool_core.runs import sha256_of
@@ -131,7 +131,12 @@ def decode(backbone: Backbone, latents: Latents) -> Frames:
 
 
 def pixel_facts(job: RenderJob, item: RenderItem) -> dict[str, Any]:
-    """All that is needed to make a clip again, and nothing about the machine: it travels inside the file."""
+    """All that is needed to make a clip again, and nothing about the machine: it travels inside the file.
+
+    Raises WeightsMissing if the adapter is gone.
+    """
+    if item.adapter and not Path(item.adapter).is_file():
+        raise WeightsMissing(item.adapter, "Its run was removed or has dropped that checkpoint; render a newer one.")
     model = {key: value for key, value in asdict(job.model).items() if key not in {"base_model", "device", "threads"}}
     return {
         "schema": "pv clip 1",

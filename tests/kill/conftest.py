@@ -21,8 +21,9 @@ class Engines:
         self.home = home
         self.environment = {**os.environ, "PV_HOME": str(home), "OMP_NUM_THREADS": "1"}
         words = [sys.executable, str(Path(__file__).with_name("nursery.py"))]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._nursery = subprocess.Popen(words, **pipes, text=True, env=self.environment)
+        self._nursery = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environment
+        )
 
     def folder(self, name: str, job: Job) -> RunFolder:
         """A new run folder with the job in it."""

@@ -1,0 +1,67 @@
+"""What the machine does, as its own tools tell it."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pvtool_core import gauges
+from pvtool_core.gauges import Gauges, accelerators
+
+TWO_DEVICES = """\
+0, NVIDIA H200, 2048, 143771, 37, 41, 122.50
+1, NVIDIA GeForce RTX 3060, 512, 12288, [N/A], 55, [N/A]
+"""
+
+
+def put_tool(folder: Path, script: str) -> None:
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "nvidia-smi").chmod(0o755)
+
+
+def test_each_device_is_read_with_what_it_can_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_tool(tmp_path, f"echo '{TWO_DEVICES.strip()}'")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    first, second = accelerators()
+    assert first == {
+        "index": 0,
+        "name": "NVIDIA H200",
+        "memory_used": 2048 * 2**20,
+        "memory_total": 143771 * 2**20,
+        "utilisation": 37,
+        "temperature": 41,
+        "power": 122.5,
+    }
+    assert (second["index"], second["utilisation"], second["temperature"], second["power"]) == (1, None, 55, None)
+
+
+@pytest.mark.parametrize("script", ["exit 9", "echo 'No devices were found' >&2; exit 6"])
+def test_a_tool_without_a_driver_means_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    put_tool(tmp_path, script)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert accelerators() == []
+
+
+def test_an_engine_tells_of_itself_as_soon_as_it_works_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gauges, "SECONDS", 0.05)
+    told: list[dict[str, Any]] = []
+    with Gauges(lambda type, **values: told.append({"type": type, **values})):
+        time.sleep(0.5)
+    assert len(told) >= 2
+    assert told[0]["type"] == "gpu"
+    assert told[0]["process_memory"] > 2**20
+    assert told[-1]["cpu"] >= 0
+
+
+def test_a_full_disk_does_not_silence_the_gauges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gauges, "SECONDS", 0.01)
+    tries: list[str] = []
+
+    def write(type: str, **values: Any) -> None:
+        tries.append(type)
+        raise OSError(28, "No space left on device")
+
+    with Gauges(write):
+        time.sleep(0.3)
+    assert len(tries) >= 2

@@ -1,0 +1,401 @@
+"""Identify, render and evaluate jobs, each run as an engine runs it: a folder in, files and a word about them out."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from pvtool_core import __main__ as engine
+from pvtool_core.adapter import IdentityAdapter, Terms
+from pvtool_core.backbones import load_backbone
+from pvtool_core.clips import is_whole
+from pvtool_core.config import EvaluateJob, IdentifyJob, IdentityRef, Job, RenderItem, RenderJob, TrainJob, write_job
+from pvtool_core.errors import FaceRefused, InputRefused, Interrupted
+from pvtool_core.evaluation import gap_alarm, landmark_motion
+from pvtool_core.faces import Face
+from pvtool_core.identify import Portrait, check_likeness, choose
+from pvtool_core.media import read_facts, read_mp4
+from pvtool_core.renderer import render
+from pvtool_core.runs import ExitRecord, RunFolder, read_events
+
+PROMPT = "a <V> woman waving"
+
+
+@dataclasses.dataclass
+class Engine:
+    """Runs jobs in folders of their own; `events` are those of the last."""
+
+    root: Path
+    events: list[dict[str, Any]] = dataclasses.field(default_factory=list[dict[str, Any]])
+
+    def __call__(self, job: Job) -> ExitRecord:
+        folder = RunFolder(self.root / f"{job.kind}-{len(list(self.root.glob('*')))}")
+        folder.path.mkdir(parents=True)
+        write_job(folder.config, job)
+        status = engine.main([str(folder.path)])
+        self.events, _ = read_events(folder.events)
+        ended = folder.read_exit()
+        assert ended is not None
+        assert ended.status == status
+        return ended
+
+    def clips(self) -> list[str]:
+        return [event["status"] for event in self.events if event["type"] == "clip"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path) -> Engine:
+    monkeypatch.setenv("PV_HOME", str(models / "home"))  # one trajectory cache for all tests, as for all jobs of a user
+    return Engine(tmp_path / "jobs")
+
+
+def noise(side: int = 128, seed: int = 0) -> Image.Image:
+    """A picture full of sharp detail, in which the small detector sees a face: it does in any."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (side, side, 3), np.uint8))
+
+
+@pytest.fixture
+def identify_job(job: TrainJob, tmp_path: Path) -> Callable[..., IdentifyJob]:
+    def make(*pictures: Path, threshold: float = 0.5, face: int = 0) -> IdentifyJob:
+        staging = tmp_path / "staging"
+        staging.mkdir(exist_ok=True)
+        settings = job.sections()
+        settings["identity_reward"] = dataclasses.replace(job.identity_reward, detection_threshold=threshold)
+        ref = IdentityRef(name="ann", noun="woman", folder=str(staging))
+        return IdentifyJob(**settings, identity=ref, pictures=tuple(map(str, pictures)), face=face)
+
+    return make
+
+
+def test_a_photo_becomes_a_reference_a_crop_and_an_embedding_by_each_recogniser(
+    run: Engine, identify_job: Callable[..., IdentifyJob], tmp_path: Path
+) -> None:
+    noise().save(tmp_path / "ann.png")
+    assert run(identify_job(tmp_path / "ann.png")).status == 0
+    staging = tmp_path / "staging"
+    (found,) = json.loads((staging / "faces.json").read_text())
+    assert found["picture"] == "ann.png"
+    assert (np.asarray(Image.open(staging / found["reference"])) == np.asarray(noise())).all()
+    assert Image.open(staging / found["face"]).size == (112, 112)
+    embeddings = load_file(staging / "embeddings.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in embeddings.items()} == {
+        "rec.onnx": (1, 16),
+        "other.onnx": (1, 16),
+    }
+    assert all(torch.allclose(tensor.norm(dim=-1), torch.ones(1)) for tensor in embeddings.values())
+
+
+def test_a_photo_is_kept_upright_and_without_what_it_tells_of_place_and_time(
+    run: Engine, identify_job: Callable[..., IdentifyJob], tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    exif[0x010F] = "the camera's maker"
+    exif.get_ifd(0x8825)[2] = (48.0, 12.0, 30.0)
+    wide = noise().crop((0, 0, 128, 96))
+    wide.save(tmp_path / "ann.jpg", exif=exif, quality=95)
+    assert run(identify_job(tmp_path / "ann.jpg")).status == 0
+    kept = Image.open(tmp_path / "staging/references/000.png")
+    assert kept.size == (96, 128)
+    turned = np.asarray(Image.open(tmp_path / "ann.jpg").convert("RGB").rotate(-90, expand=True))
+    assert (np.asarray(kept) == turned).all()
+    assert not kept.getexif()
+    assert not kept.info
+    assert not any(b"maker" in path.read_bytes() for path in (tmp_path / "staging").rglob("*.*") if path.is_file())
+
+
+def cut_off(path: Path) -> None:
+    content = io.BytesIO()
+    noise().save(content, "JPEG")
+    path.write_bytes(content.getvalue()[:3000])
+
+
+BAD_PICTURES: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "text": (lambda path: path.write_text("I am no picture"), "BadPicture", "no picture"),
+    "empty": (lambda path: path.write_bytes(b""), "BadPicture", "no picture"),
+    "cut-off": (cut_off, "BadPicture", "damaged or cut off"),
+    "enormous": (lambda path: Image.new("1", (13_000, 13_000)).save(path, "PNG"), "BadPicture", "13000 × 13000"),
+    "bomb": (lambda path: Image.new("1", (30_000, 30_000)).save(path, "PNG"), "BadPicture", "absurdly large"),
+    "small": (lambda path: noise(30).save(path, "PNG"), "FaceRefused", "too small"),
+    "blurred": (
+        lambda path: noise(3).resize((256, 256), Image.Resampling.BICUBIC).save(path, "PNG"),
+        "FaceRefused",
+        "blurred",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PICTURES)
+def test_a_picture_that_cannot_be_used_is_refused_in_a_sentence_and_nothing_is_kept(
+    run: Engine, identify_job: Callable[..., IdentifyJob], tmp_path: Path, name: str
+) -> None:
+    make, kind, words = BAD_PICTURES[name]
+    noise().save(tmp_path / "good.png")
+    make(tmp_path / f"{name}.jpg")
+    ended = run(identify_job(tmp_path / "good.png", tmp_path / f"{name}.jpg"))
+    assert (ended.status, ended.kind) == (3, kind)
+    assert f"{name}.jpg" in ended.message
+    assert words in ended.message
+    assert not list((tmp_path / "staging").iterdir())
+
+
+def test_a_picture_without_a_face_is_refused(
+    run: Engine, identify_job: Callable[..., IdentifyJob], tmp_path: Path
+) -> None:
+    noise().save(tmp_path / "hill.png")
+    ended = run(identify_job(tmp_path / "hill.png", threshold=0.95))
+    assert (ended.status, ended.message) == (3, "There is no face to be found in hill.png.")
+
+
+def faces_at(*lefts: float) -> list[Face]:
+    return [Face(np.array([x, 0, x + 50, 50], np.float32), 0.9, np.zeros((5, 2), np.float32)) for x in lefts]
+
+
+def test_of_several_faces_one_must_be_named() -> None:
+    with pytest.raises(FaceRefused, match=r"several faces in group\.png \(2 were found\)"):
+        choose(Path("group.png"), faces_at(0, 60), 0)
+    assert choose(Path("group.png"), faces_at(0, 60), 2).bbox[0] == 60
+    with pytest.raises(InputRefused, match=r"There are only 2 faces in group\.png"):
+        choose(Path("group.png"), faces_at(0, 60), 3)
+    with pytest.raises(InputRefused, match=r"There is only one face in group\.png"):
+        choose(Path("group.png"), faces_at(0), 2)
+
+
+def test_the_photo_of_somebody_else_is_refused() -> None:
+    face, empty = faces_at(0)[0], np.zeros((2, 2, 3), np.uint8)
+    portraits = [Portrait(Path(f"{name}.png"), empty, face, empty) for name in ("a", "b", "odd", "c")]
+    same, other = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    check_likeness([portraits[0], portraits[1]], np.stack([same, same]))
+    with pytest.raises(FaceRefused, match=r"odd\.png is not that of the other photos"):
+        check_likeness(portraits, np.stack([same, same, other, same]))
+
+
+@pytest.fixture(scope="session")
+def adapters(models: Path, job: TrainJob) -> dict[str, Path]:
+    """Adapter files for the small model: `zero` changes nothing, `strong` does."""
+    torch.manual_seed(0)
+    backbone = load_backbone(job.model, job.sampler)
+    facts = backbone.facts()
+    terms = Terms(0.75, 8, 3.0, facts["sampler"], facts["base"])
+    adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, 2)
+    files = {name: models / f"{name}.safetensors" for name in ("zero", "strong")}
+    adapter.save(files["zero"], backbone.lora_prefix, terms)
+    for weight in adapter.parameters():
+        torch.nn.init.normal_(weight, std=2.0)
+    adapter.save(files["strong"], backbone.lora_prefix, terms)
+    return files
+
+
+def render_job(job: TrainJob, *items: RenderItem, **changes: Any) -> RenderJob:
+    return RenderJob(**job.sections(), items=items, versions={"pvtool": "0"}, **changes)
+
+
+def item(clip: Path, seed: int = 3, adapter: Path | str = "") -> RenderItem:
+    run, step = ("ann-1", 4) if adapter else ("", 0)
+    return RenderItem(
+        identity="ann", prompt=PROMPT, seed=seed, clip=str(clip), adapter=str(adapter), run=run, step=step
+    )
+
+
+def test_a_rendered_clip_has_its_facts_beside_it_and_inside_it(
+    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    clip = tmp_path / "out/ann/waving-0123/seed-000003"
+    ended = run(render_job(job, item(clip, adapter=adapters["strong"]), formats=("mp4", "gif")))
+    assert ended.status == 0
+    assert run.clips() == ["done"]
+    assert is_whole(clip, ("mp4", "gif"))
+    assert sorted(path.name for path in clip.parent.iterdir()) == [
+        f"{clip.name}.{end}" for end in ("gif", "json", "mp4")
+    ]
+    assert read_mp4(clip.with_suffix(".mp4")).shape == (4, 32, 32, 3)
+    beside, inside = json.loads(clip.with_suffix(".json").read_text()), read_facts(clip.with_suffix(".mp4"))
+    assert inside["generated_by_ai"] is True
+    assert inside.items() <= beside.items()
+    assert (inside["prompt"], inside["seed"], inside["run"], inside["sampler"]["num_inference_steps"]) == (
+        PROMPT, 3, "ann-1", 8
+    )  # fmt: skip
+    assert beside["adapter"] == str(adapters["strong"])
+    assert str(tmp_path.parent.parent) not in json.dumps(inside)  # where things lie here is nobody's business
+
+
+def test_what_is_there_is_skipped_and_what_was_damaged_is_made_again(
+    run: Engine, job: TrainJob, tmp_path: Path
+) -> None:
+    clips = [tmp_path / f"out/base/waving/seed-{seed:06d}" for seed in (3, 4)]
+    wanted = render_job(job, *(item(clip, seed) for clip, seed in zip(clips, (3, 4), strict=True)))
+    assert run(wanted).status == 0
+    before = [clip.with_suffix(".mp4").read_bytes() for clip in clips]
+    clips[0].with_suffix(".mp4").write_bytes(before[0][:-100])
+    assert run(wanted).status == 0
+    assert run.clips() == ["done", "skipped"]
+    assert [clip.with_suffix(".mp4").read_bytes() for clip in clips] == before
+    assert run(dataclasses.replace(wanted, overwrite=True)).status == 0
+    assert run.clips() == ["done", "done"]
+
+
+def test_a_clip_made_in_another_way_under_the_same_name_is_made_again(
+    run: Engine, job: TrainJob, tmp_path: Path
+) -> None:
+    wanted = render_job(job, item(tmp_path / "out/clip"))
+    assert run(wanted).status == 0
+    plain = read_mp4(tmp_path / "out/clip.mp4")
+    assert run(dataclasses.replace(wanted, upscale=2)).status == 0
+    assert run.clips() == ["done"]
+    assert read_mp4(tmp_path / "out/clip.mp4").shape == (4, 64, 64, 3)
+    record = json.loads((tmp_path / "out/clip.json").read_text())
+    assert record["upscale"] == {"factor": 2, "filter": "nearest"}
+    assert plain.shape == (4, 32, 32, 3)
+
+
+def test_an_adapter_changes_the_clip_and_one_of_zeros_does_not(
+    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    files = {"strong": adapters["strong"], "base": "", "zero": adapters["zero"]}
+    assert run(render_job(job, *(item(tmp_path / name, adapter=file) for name, file in files.items()))).status == 0
+    frames = {name: read_mp4(tmp_path / f"{name}.mp4") for name in files}
+    assert (frames["zero"] == frames["base"]).all()
+    assert np.abs(frames["strong"].astype(int) - frames["base"]).mean() > 1
+
+
+def test_one_clip_that_fails_does_not_stop_the_others(
+    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(adapters["strong"].read_bytes()[:-7])
+    items = [item(tmp_path / "a", adapter=torn), item(tmp_path / "b", adapter=tmp_path / "gone"), item(tmp_path / "c")]
+    ended = run(render_job(job, *items))
+    assert (ended.status, ended.kind, ended.message) == (6, "SomeFailed", "2 of 3 failed.")
+    reasons = {Path(event["path"]).name: event.get("reason") for event in run.events if event["type"] == "clip"}
+    assert reasons["c"] is None
+    assert "torn.safetensors is no adapter file" in str(reasons["a"])
+    assert "gone are not on this machine" in str(reasons["b"])
+    assert is_whole(tmp_path / "c", ("mp4",))
+    assert not list(tmp_path.glob("[ab].*"))
+
+
+def test_when_nothing_could_be_made_the_reason_is_the_answer(run: Engine, job: TrainJob, tmp_path: Path) -> None:
+    ended = run(render_job(job, item(tmp_path / "b", adapter=tmp_path / "gone")))
+    assert (ended.status, ended.kind) == (4, "WeightsMissing")
+
+
+def test_a_clip_whose_file_could_not_be_written_is_not_denoised_again(
+    run: Engine, job: TrainJob, tmp_path: Path
+) -> None:
+    (tmp_path / "clip.mp4").mkdir()  # where the file is to go
+    wanted = render_job(job, item(tmp_path / "clip"))
+    assert run(wanted).status == 1
+    (kept,) = tmp_path.glob(".clip.latents")
+    (tmp_path / "clip.mp4").rmdir()
+    mark_latents(kept)
+    assert run(wanted).status == 0
+    assert not kept.exists()
+    frames = read_mp4(tmp_path / "clip.mp4").astype(int)
+    assert np.abs(frames - frames[:1]).max() <= 2  # latents of zeros show the same in every frame
+
+
+def mark_latents(file: Path) -> None:
+    """Put zeros in place of kept latents, so that one sees whether they are used."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    save_file({"latents": torch.zeros_like(load_file(file)["latents"])}, file, metadata=metadata)
+
+
+def test_a_batch_that_is_stopped_keeps_what_is_whole(run: Engine, job: TrainJob, tmp_path: Path) -> None:
+    def report(type: str, **values: Any) -> None:
+        if type == "clip":
+            raise Interrupted("asked to stop")
+
+    with pytest.raises(Interrupted):
+        render(render_job(job, item(tmp_path / "a", 3), item(tmp_path / "b", 4)), report)
+    assert is_whole(tmp_path / "a", ("mp4",))
+    assert [path.name for path in sorted(tmp_path.glob("[ab.]*"))] == ["a.json", "a.mp4"]
+
+
+@pytest.fixture
+def scored(
+    run: Engine, job: TrainJob, identify_job: Callable[..., IdentifyJob], adapters: dict[str, Path], tmp_path: Path
+) -> Callable[..., dict[str, Any]]:
+    """Render before and after, score them, give back the report."""
+
+    def score(adapter: str, threshold: float = 0.5) -> dict[str, Any]:
+        noise().save(tmp_path / "ann.png")
+        assert run(identify_job(tmp_path / "ann.png")).status == 0
+        clips = [item(tmp_path / "before"), item(tmp_path / "after", adapter=adapters[adapter])]
+        assert run(render_job(job, *clips)).status == 0
+        settings = job.sections()
+        settings["identity_reward"] = dataclasses.replace(job.identity_reward, detection_threshold=threshold)
+        ended = run(
+            EvaluateJob(
+                **settings,
+                identities=(IdentityRef(name="ann", noun="woman", folder=str(tmp_path / "staging")),),
+                sidecars=(str(tmp_path / "before.json"), str(tmp_path / "after.json")),
+                report=str(tmp_path / "report.json"),
+                sheet=str(tmp_path / "sheet.png"),
+            )
+        )
+        assert ended.status == 0, ended
+        return json.loads((tmp_path / "report.json").read_text())
+
+    return score
+
+
+METRICS = {
+    "identity_similarity", "identity_similarity_min", "reward_similarity", "gap", "face_share", "motion",
+    "dense_motion", "prompt_score", "consistency",
+}  # fmt: skip
+
+
+def test_clips_are_scored_before_and_after(scored: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    report = scored("strong")
+    before, after = report["identities"]["ann"]["before"], report["identities"]["ann"]["after"]
+    assert before.keys() == METRICS
+    assert after.keys() >= METRICS | {"prompt_change"}
+    assert before["face_share"] == 1
+    assert -1 <= after["identity_similarity_min"] <= after["identity_similarity"] <= 1
+    assert before["prompt_score"] != after["prompt_score"]
+    assert report["mean"]["after"] == after
+    assert [clip["stage"] for clip in report["clips"]] == ["before", "after"]
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 5 * 128
+        assert sheet.height > 2 * 128
+
+
+def test_what_did_not_change_scores_the_same(scored: Callable[..., dict[str, Any]]) -> None:
+    stages = scored("zero")["identities"]["ann"]
+    assert {key: stages["after"][key] for key in METRICS} == stages["before"]
+    assert stages["after"]["prompt_change"] == 0
+    assert stages["after"]["dense_motion_ratio"] == 1
+
+
+def test_where_there_is_no_face_there_is_no_likeness(scored: Callable[..., dict[str, Any]]) -> None:
+    before = scored("strong", threshold=0.95)["identities"]["ann"]["before"]
+    assert (before["face_share"], before["identity_similarity"], before["reward_similarity"]) == (0, 0, 0)
+    assert "motion" not in before
+
+
+def test_motion_is_how_far_the_face_goes_whatever_the_size_of_the_clip() -> None:
+    still = np.array([[10, 10], [20, 10], [15, 15], [11, 20], [19, 20]], np.float32)
+    moved = still + np.array([3, 4], np.float32)
+    assert landmark_motion([still, still], 64) == 0
+    assert landmark_motion([still, moved, still], 100) == pytest.approx(5)
+    assert landmark_motion([2 * still, 2 * moved], 200) == pytest.approx(5)
+    assert landmark_motion([still, None, moved], 100) is None
+
+
+def test_a_reward_that_runs_ahead_of_the_independent_judge_raises_the_alarm() -> None:
+    assert gap_alarm({"before": {"gap": 0.0}, "after": {"gap": 0.1}}) is None
+    alarm = gap_alarm({"before": {"gap": -0.1}, "after": {"gap": 0.3}})
+    assert alarm is not None
+    assert "gained 0.40 more" in alarm
+    assert gap_alarm({"after": {"gap": 0.9}}) is None
