@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from diffusers.utils import convert_state_dict_to_kohya
@@ -65,7 +65,7 @@ class Terms:
         }
 
     @classmethod
-    def of(cls, metadata: Mapping[str, str]) -> Self:
+    def of(cls, metadata: Mapping[str, str]) -> "Terms":
         """Raises KeyError if the header lacks something."""
         return cls(
             start=float(metadata["adapter_start"]),

@@ -108,9 +108,7 @@ class SemanticScorer:
         return self._texts[text]
 
 
-def letterbox(
-    frames: Float[Tensor, "frames 3 height width"], side: int
-) -> Float[Tensor, "frames 3 {side} {side}"]:
+def letterbox(frames: Float[Tensor, "frames 3 height width"], side: int) -> Float[Tensor, "frames 3 {side} {side}"]:
     """HPSv2's own preparation: the long side becomes `side` (bicubic with antialias), the rest is black."""
     height, width = frames.shape[-2:]
     scale = side / max(height, width)

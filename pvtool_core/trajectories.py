@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,6 +31,7 @@ from pvtool_core.sampling import denoise
 Tensors = dict[str, Tensor]
 
 
+@runtime_checkable
 class Report(Protocol):
     """Where events go: `EventWriter.write`."""
 
@@ -67,9 +68,7 @@ class TrajectoryCache:
         def compute() -> Tensors:
             backbone = self._backbone
             embeds = backbone.encode_prompt(prompt)
-            return {
-                "latents": denoise(backbone, backbone.initial_latents(seed), embeds, range(self._first_step))
-            }
+            return {"latents": denoise(backbone, backbone.initial_latents(seed), embeds, range(self._first_step))}
 
         return self._remember(prompt, seed, "switch", compute)["latents"].to(self._backbone.device)
 

@@ -8,7 +8,7 @@ output          what the model predicts at a step, after guidance
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ Embeds = Float[Tensor, "branches tokens width"]
 Frames = Float[Tensor, "chosen 3 height width"]
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """A frozen text-to-video model with its sampler, taken step by step.
 

@@ -1,0 +1,147 @@
+"""The rewards: eq. 2 to 4 as they are written, their preparation of pictures, and gradients down to the pixels."""
+
+import math
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pvtool_core.config import TrainJob
+from pvtool_core.rewards import (
+    IdentityScorer,
+    SemanticScorer,
+    colour_jitter,
+    identity_reward,
+    letterbox,
+    level_penalty,
+    nearest_face,
+    semantic_reward,
+)
+
+SCORES = torch.tensor([0.21, 0.24, 0.22, 0.25])
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_identity_is_the_cosine_with_the_mean_of_the_references() -> None:
+    references = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert identity_reward(torch.tensor([1.0, 0.0]), references) == pytest.approx(math.sqrt(0.5))
+    assert identity_reward(torch.tensor([-1.0, -1.0]), references) == pytest.approx(-1)
+
+
+def test_semantics_is_the_divergence_of_target_from_source() -> None:
+    target = torch.tensor([0.25, 0.25, 0.24, 0.21])
+    v_target, v_source = (torch.softmax(100 * each, 0) for each in (target, SCORES))
+    expected = float((v_target * (v_target / v_source).log()).sum())
+    assert semantic_reward(target, SCORES, 100.0) == pytest.approx(expected, rel=1e-5)
+    assert semantic_reward(SCORES, target, 100.0) != pytest.approx(expected, rel=1e-2)
+
+
+def test_semantics_is_zero_for_equal_scores_for_one_frame_and_for_a_common_drop() -> None:
+    assert semantic_reward(SCORES, SCORES, 100.0) == 0
+    assert semantic_reward(SCORES[:1], SCORES[1:2], 100.0) == 0
+    assert semantic_reward(SCORES - 0.1, SCORES, 100.0) == pytest.approx(0, abs=1e-5)
+
+
+def test_the_level_penalty_sees_a_common_drop_and_forgives_a_rise() -> None:
+    assert level_penalty(SCORES - 0.1, SCORES) == pytest.approx(0.1, abs=1e-6)
+    assert level_penalty(SCORES + 0.1, SCORES) == 0
+
+
+def test_without_a_temperature_semantics_would_do_nothing() -> None:
+    target = SCORES.flip(0)
+    assert semantic_reward(target, SCORES, 1.0) < 1e-3 < 0.1 < semantic_reward(target, SCORES, 100.0)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (16, 16), (9, 12)])
+def test_pictures_are_prepared_as_hpsv2_does(size: tuple[int, int]) -> None:
+    """Long side to the model's, bicubic with antialias, black beside it: Pillow's own resize is the reference."""
+    smooth = nn.functional.interpolate(torch.rand(1, 3, 4, 4, generator=generator()), size=size, mode="bicubic")
+    pixels = (smooth.clamp(0, 1) * 255).round().to(torch.uint8)
+    scale = 16 / max(size)
+    height, width = (round(side * scale) for side in size)
+    picture = Image.fromarray(pixels[0].permute(1, 2, 0).numpy()).resize((width, height), Image.Resampling.BICUBIC)
+    expected = Image.new("RGB", (16, 16))
+    expected.paste(picture, ((16 - width) // 2, (16 - height) // 2))
+    ours = letterbox(pixels / 255, 16)[0].permute(1, 2, 0) * 255
+    theirs = torch.tensor(list(expected.get_flattened_data()), dtype=torch.float).view(16, 16, 3)
+    assert (ours - theirs).abs().max() <= 2  # Pillow rounds between its two passes
+    assert (ours - theirs).abs().mean() < 0.5
+
+
+@pytest.fixture
+def semantic(job: TrainJob) -> SemanticScorer:
+    return SemanticScorer(job.semantic_reward, torch.device("cpu"))
+
+
+def test_a_score_is_the_cosine_of_open_clip_s_features(semantic: SemanticScorer, job: TrainJob) -> None:
+    import open_clip
+
+    frames = torch.rand(2, 3, 16, 16, generator=generator())
+    model = open_clip.create_model(f"local-dir:{job.semantic_reward.model}").eval()
+    mean, std = (
+        torch.tensor(each)[:, None, None] for each in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+    image = model.encode_image((frames - mean) / std)
+    text = model.encode_text(open_clip.get_tokenizer("ViT-B-32", context_length=16)(["a woman waving"]))
+    expected = torch.cosine_similarity(image, text)
+    assert torch.allclose(semantic.score(frames, "a <V> woman waving"), expected, atol=1e-6)
+
+
+def test_the_keyword_is_left_out_of_the_scored_text(semantic: SemanticScorer) -> None:
+    frames = torch.rand(2, 3, 32, 32, generator=generator())
+    assert torch.equal(semantic.score(frames, "a <V> woman"), semantic.score(frames, "a woman"))
+    assert not torch.equal(semantic.score(frames, "a woman"), semantic.score(frames, "a man"))
+
+
+def test_scores_do_not_depend_on_the_other_frames(semantic: SemanticScorer) -> None:
+    frames = torch.rand(3, 3, 32, 32, generator=generator())
+    together = semantic.score(frames, "a woman")
+    assert torch.allclose(torch.cat([semantic.score(frame[None], "a woman") for frame in frames]), together, atol=1e-6)
+
+
+def test_a_semantic_gradient_reaches_every_pixel_and_no_weight(semantic: SemanticScorer) -> None:
+    frames = torch.rand(1, 3, 16, 16, generator=generator()).requires_grad_()
+    semantic.score(frames, "a woman").sum().backward()
+    assert frames.grad is not None
+    assert (frames.grad != 0).float().mean() > 0.99
+
+
+def test_jitter_changes_colours_within_range_and_is_drawn_from_the_generator() -> None:
+    crops = torch.rand(2, 3, 112, 112, generator=generator())
+    once, again, other = (colour_jitter(crops, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
+    assert 0 <= once.min() <= once.max() <= 1
+    assert 0.001 < (once - crops).abs().mean() < 0.2
+
+
+class Pixels(nn.Module):
+    """A recogniser that goes by a few pixels, so that a face equals itself."""
+
+    def forward(self, crops: Tensor) -> Tensor:
+        return crops[:, :, ::16, ::16].flatten(1)
+
+
+def test_identity_compares_the_aligned_face_and_passes_the_gradient() -> None:
+    from pvtool_core.faces import TEMPLATE
+
+    face = torch.rand(3, 112, 112, generator=generator())
+    stranger = torch.rand(1, 3, 112, 112, generator=generator(9))
+    landmarks = torch.tensor(TEMPLATE)
+    frame = face.clone().requires_grad_()
+    same = IdentityScorer(Pixels(), face[None]).score(frame, landmarks, generator())
+    assert same > 0.9 > 0.5 > IdentityScorer(Pixels(), stranger).score(frame, landmarks, generator())
+    same.backward()
+    assert frame.grad is not None
+    assert frame.grad.abs().sum() > 0
+
+
+def test_of_several_faces_the_one_where_the_original_s_was_is_meant() -> None:
+    expected = torch.full((5, 2), 10.0)
+    near, far = expected + 1, expected + 20
+    assert nearest_face([far, near], expected) is near
+    assert nearest_face([], expected) is None

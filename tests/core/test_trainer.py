@@ -1,0 +1,275 @@
+"""Training as a whole: what it writes, that the cache changes nothing, and that a resumed run is the same run."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pvtool_core.config import TrainingConfig, TrainJob
+from pvtool_core.errors import Missing, RunFailed
+from pvtool_core.runs import EventWriter, Heartbeat, Request, RunFolder, State, read_events
+from pvtool_core.trainer import Pair, Trainer, bank_pairs, draw_frames, generator_of, learning_rate, train
+from pvtool_core.trajectories import FaceTrack
+from tests.conftest import with_settings
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+
+
+def ignore(type: str, /, **values: Any) -> None:
+    pass
+
+
+def new_trainer(job: TrainJob, cache: Path | None = None) -> tuple[Trainer, list[Pair]]:
+    trainer = Trainer(job, cache, ignore)
+    prepared = [trainer.prepare(prompt, seed) for prompt, seed in bank_pairs(job)]
+    return trainer, [pair for pair in prepared if pair]
+
+
+def weights(trainer: Trainer) -> list[Tensor]:
+    return [weight.detach().clone() for weight in trainer.adapter.parameters()]
+
+
+def run(job: TrainJob, path: Path, during: Callable[[RunFolder], None] | None = None) -> tuple[State, RunFolder]:
+    folder = RunFolder(path)
+    if not path.exists():
+        folder.create()
+    with EventWriter(folder.events) as events, Heartbeat(folder) as heartbeat:
+        if during:
+            threading.Thread(target=during, args=(folder,), daemon=True).start()
+        return train(job, folder, events, heartbeat), folder
+
+
+def events_of(folder: RunFolder, type: str) -> list[dict[str, Any]]:
+    return [event for event in read_events(folder.events)[0] if event["type"] == type]
+
+
+def final_weights(folder: RunFolder) -> dict[str, Tensor]:
+    checkpoint = folder.latest_checkpoint()
+    assert checkpoint is not None
+    return load_file(checkpoint / "adapter.safetensors")
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+# One iteration
+
+
+@pytest.mark.parametrize("gradient", ["full", "replay", "drtune"])
+def test_loss_and_gradient_reach_every_weight_and_are_the_same_without_the_cache(
+    gradient: str, job: TrainJob, tmp_path: Path
+) -> None:
+    job = with_settings(with_settings(job, "training", gradient=gradient), "semantic_reward", level_weight=1.0)
+    found: list[tuple[dict[str, Any], list[Tensor]]] = []
+    for cache in (tmp_path / "cache", tmp_path / "cache", None):
+        trainer, pairs = new_trainer(job, cache)
+        generator = torch.Generator().manual_seed(1)
+        for weight in trainer.adapter.parameters():
+            weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+        measured = trainer.backpropagate(pairs[1], generator_of(0, 1))
+        found.append((measured, [weight.grad for weight in trainer.adapter.parameters() if weight.grad is not None]))
+    assert all(gradient.abs().sum() > 0 for gradient in found[0][1])
+    assert len(found[0][1]) == 2 * 12
+    for measured, gradients in found[1:]:
+        assert measured == found[0][0]
+        assert all(torch.equal(a, b) for a, b in zip(gradients, found[0][1], strict=True))
+
+
+def test_training_and_rendering_meet_the_adapter_in_the_same_steps_only(job: TrainJob) -> None:
+    trainer, pairs = new_trainer(job)
+    steps: set[int] = set()
+    now = [0]
+    timesteps: list[int] = trainer.backbone.scheduler.timesteps.tolist()  # type: ignore[attr-defined]
+
+    def at_step(_: Any, args: tuple[Any, ...]) -> None:
+        now[0] = timesteps.index(int(args[1]))
+
+    trainer.backbone.denoiser.register_forward_pre_hook(at_step)
+    for layer in trainer.adapter.layers.values():
+        layer.lora_A["identity"].register_forward_hook(lambda *_: steps.add(now[0]))
+    trainer.iterate(1, pairs)
+    assert steps == {6, 7}
+    assert list(trainer.steps) == [6, 7]
+
+
+def test_semantics_is_zero_before_the_first_step(job: TrainJob) -> None:
+    trainer, pairs = new_trainer(job)
+    measured = trainer.backpropagate(pairs[0], generator_of(0, 1))
+    assert measured["scr"] == pytest.approx(0, abs=1e-4)
+    assert measured["score_gap"] == pytest.approx(0, abs=1e-5)
+    assert measured["face_found"]
+
+
+def test_an_iteration_says_what_happened(job: TrainJob) -> None:
+    trainer, pairs = new_trainer(job)
+    said = trainer.iterate(1, pairs)
+    assert {"loss", "icr", "scr", "grad_norm", "lr", "prompt", "seed", "seconds", "eta"} <= said.keys()
+    assert said["loss"] == pytest.approx(said["icr"] + said["scr"], rel=1e-5)
+    assert said["prompt"] in job.prompts
+    assert said["grad_norm"] > 0
+
+
+def test_the_weights_of_the_losses_count(job: TrainJob) -> None:
+    heavy = with_settings(job, "identity_reward", weight=3.0)
+    losses = []
+    for each in (job, heavy):
+        trainer, pairs = new_trainer(each)
+        losses.append(trainer.backpropagate(pairs[0], generator_of(0, 1)))
+    assert losses[1]["loss"] - losses[0]["loss"] == pytest.approx(2 * losses[0]["icr"], rel=1e-4)
+
+
+def test_a_step_brings_the_loss_of_the_same_draw_down(job: TrainJob) -> None:
+    trainer, pairs = new_trainer(with_settings(job, "training", learning_rate=0.03))
+    losses: list[float] = []
+    for _ in range(3):
+        losses.append(trainer.backpropagate(pairs[0], generator_of(0, 1))["loss"])
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+    assert losses[0] > losses[1] > losses[2]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_adapter(job: TrainJob) -> None:
+    trainer, pairs = new_trainer(with_settings(job, "identity_reward", weight=float("nan")))
+    before = weights(trainer)
+    with pytest.raises(RunFailed, match="no longer a number at iteration 1"):
+        trainer.iterate(1, pairs)
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(trainer), strict=True))
+
+
+def test_where_no_face_is_found_the_original_s_place_is_used(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, pairs = new_trainer(job)
+    monkeypatch.setattr(trainer.analyzer, "detect", lambda picture: [])
+    said = trainer.iterate(1, pairs)
+    assert not said["face_found"]
+    assert said["grad_norm"] > 0
+
+
+def test_pairs_without_a_face_are_left_out(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(job, None, ignore)
+    monkeypatch.setattr(trainer.analyzer, "detect", lambda picture: [])
+    assert trainer.prepare("a <V> woman waving", 1) is None
+
+
+def test_an_identity_that_is_gone_is_missing(job: TrainJob, tmp_path: Path) -> None:
+    with pytest.raises(Missing, match="ann"):
+        Trainer(with_settings(job, "identity", name="ann", folder=str(tmp_path / "ann")), None, ignore)
+
+
+# What is drawn
+
+
+def test_eq_2_gets_a_frame_with_a_face_and_eq_3_as_many_frames_as_asked() -> None:
+    faces = FaceTrack(torch.tensor([False, True, False, True]), torch.zeros(4, 5, 2))
+    for step in range(20):
+        frames = draw_frames(faces, 3, generator_of(0, step))
+        assert frames[0] in (1, 3)
+        assert len(set(frames)) == 3
+    assert {tuple(draw_frames(faces, 2, generator_of(0, step))) for step in range(60)} == {
+        (first, other) for first in (1, 3) for other in range(4) if other != first
+    }
+
+
+def test_pairs_are_each_prompt_with_its_own_noises_and_do_not_depend_on_who_is_trained(job: TrainJob) -> None:
+    pairs = bank_pairs(job)
+    assert len(pairs) == 4
+    assert len({seed for _, seed in pairs}) == 4
+    assert [prompt for prompt, _ in pairs] == [*job.prompts, *job.prompts]
+    assert bank_pairs(with_settings(job, "training", seed=5)) == pairs
+    assert bank_pairs(with_settings(job, "training", cached_pairs=3)) == pairs[:3]
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_zero() -> None:
+    config = TrainingConfig(iterations=10, learning_rate=1.0, warmup=2, decay_from=0.5)
+    rates = [learning_rate(config, step) for step in range(1, 11)]
+    assert rates[:6] == [0.5, 1, 1, 1, 1, 1]
+    assert rates[6:] == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    assert learning_rate(TrainingConfig(warmup=0), 800) == TrainingConfig().learning_rate
+
+
+# A whole run
+
+
+def test_a_run_leaves_events_checkpoints_and_samples(job: TrainJob, tmp_path: Path) -> None:
+    state, folder = run(with_settings(job, "training", sample_every=2), tmp_path / "run")
+    assert state is State.FINISHED
+    assert [event["step"] for event in events_of(folder, "step")] == [1, 2, 3, 4]
+    assert [event["path"] for event in events_of(folder, "checkpoint")] == [
+        "checkpoints/step-000002",
+        "checkpoints/step-000004",
+    ]
+    samples = events_of(folder, "sample")
+    assert [event["step"] for event in samples] == [0, 2, 4]
+    assert all((folder.path / event["path"]).stat().st_size for event in samples)
+    stages = [(event["stage"], event.get("done"), event.get("total")) for event in events_of(folder, "stage")]
+    assert stages == [("loading", None, None), *[("caching", i, 4) for i in (1, 2, 3, 4)], ("training", None, None)]
+
+
+def test_a_resumed_run_takes_the_same_steps(job: TrainJob, tmp_path: Path) -> None:
+    _, whole = run(job, tmp_path / "whole")
+
+    def stop_after_the_first_step(folder: RunFolder) -> None:
+        while not events_of(folder, "step"):
+            time.sleep(0.005)
+        folder.request(Request.STOP)
+
+    state, halves = run(
+        with_settings(job, "training", checkpoint_every=100), tmp_path / "halves", stop_after_the_first_step
+    )
+    assert state is State.STOPPED
+    assert len(events_of(halves, "step")) < 4
+    state, halves = run(job, tmp_path / "halves")
+    assert state is State.FINISHED
+    assert same(final_weights(halves), final_weights(whole))
+    told = ("step", "loss", "icr", "scr", "grad_norm", "prompt", "seed")
+    ours, theirs = ([[event[key] for key in told] for event in events_of(each, "step")] for each in (halves, whole))
+    assert ours == theirs
+
+
+def test_another_seed_takes_other_steps(job: TrainJob, tmp_path: Path) -> None:
+    _, one = run(job, tmp_path / "one")
+    _, other = run(with_settings(job, "training", seed=1), tmp_path / "other")
+    assert not same(final_weights(one), final_weights(other))
+
+
+def test_a_paused_run_waits_with_its_state_saved_and_goes_on(job: TrainJob, tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def pause_and_resume(folder: RunFolder) -> None:
+        folder.request(Request.PAUSE)
+        while not events_of(folder, "run"):
+            time.sleep(0.005)
+        seen.append(folder.state())
+        time.sleep(0.5)
+        seen.append(len(events_of(folder, "step")))
+        folder.request(Request.RESUME)
+
+    state, folder = run(job, tmp_path / "run", pause_and_resume)
+    assert state is State.FINISHED
+    assert seen[0] is State.PAUSED
+    assert seen[1] < 4
+    assert [event["state"] for event in events_of(folder, "run")] == ["paused", "resumed"]
+    assert len(events_of(folder, "step")) == 4
+
+
+def test_checkpoint_and_sample_are_made_when_asked(job: TrainJob, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run").create()
+    folder.request(Request.SAMPLE)
+    folder.request(Request.CHECKPOINT)
+    run(with_settings(job, "training", checkpoint_every=100), folder.path)
+    assert [event["step"] for event in events_of(folder, "checkpoint")] == [1, 4]
+    assert [event["step"] for event in events_of(folder, "sample")] == [1]
+
+
+def test_only_the_newest_checkpoints_are_kept(job: TrainJob, tmp_path: Path) -> None:
+    _, folder = run(with_settings(job, "training", checkpoint_every=1, keep_checkpoints=2), tmp_path / "run")
+    assert [path.name for path in folder.checkpoint_folders()] == ["step-000003", "step-000004"]

@@ -1,0 +1,123 @@
+"""The trajectory cache: equal to the bit to what would be computed, and never used for anything else."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pvtool_core.backbones import Backbone, load_backbone
+from pvtool_core.config import TrainJob
+from pvtool_core.sampling import denoise
+from pvtool_core.trajectories import TrajectoryCache
+from tests.conftest import with_settings
+
+PROMPT, SEED = "a <V> woman waving", 3
+
+
+class Events(list[dict[str, Any]]):
+    def __call__(self, type: str, /, **values: Any) -> None:
+        self.append({"type": type, **values})
+
+
+@pytest.fixture
+def backbone(job: TrainJob) -> Backbone:
+    return load_backbone(job.model, job.sampler)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, backbone: Backbone) -> TrajectoryCache:
+    return TrajectoryCache(tmp_path / "trajectories", backbone, 6, Events())
+
+
+def refuse(*_: Any) -> dict[str, Tensor]:
+    raise AssertionError("it was computed again")
+
+
+def test_what_is_read_is_to_the_bit_what_is_computed(
+    cache: TrajectoryCache, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeds = backbone.encode_prompt(PROMPT)
+    switch = denoise(backbone, backbone.initial_latents(SEED), embeds, range(6))
+    final = denoise(backbone, backbone.initial_latents(SEED), embeds, range(8))
+    assert torch.equal(cache.final(PROMPT, SEED), final)
+    monkeypatch.setattr("pvtool_core.trajectories.denoise", refuse)
+    again = TrajectoryCache(tmp_path / "trajectories", backbone, 6, Events())
+    assert torch.equal(again.switch(PROMPT, SEED), switch)
+    assert torch.equal(again.final(PROMPT, SEED), final)
+
+
+def test_without_a_folder_everything_is_computed_anew(cache: TrajectoryCache, backbone: Backbone) -> None:
+    anew = TrajectoryCache(None, backbone, 6, Events())
+    assert torch.equal(anew.switch(PROMPT, SEED), cache.switch(PROMPT, SEED))
+    assert torch.equal(anew.final(PROMPT, SEED), cache.final(PROMPT, SEED))
+
+
+def test_measurements_are_kept_for_each_that_measures(cache: TrajectoryCache) -> None:
+    def mean(latents: Tensor) -> dict[str, Tensor]:
+        return {"mean": latents.mean()}
+
+    first = cache.measured(PROMPT, SEED, "scores", "one", mean)
+    assert torch.equal(cache.measured(PROMPT, SEED, "scores", "one", refuse)["mean"], first["mean"])
+    with pytest.raises(AssertionError, match="computed again"):
+        cache.measured(PROMPT, SEED, "scores", "another", refuse)
+
+
+CHANGES: list[tuple[str, dict[str, Any]]] = [
+    ("model", {"fingerprint": "other weights"}),
+    ("model", {"width": 40}),
+    ("model", {"num_frames": 3}),
+    ("model", {"dtype": "bfloat16"}),
+    ("sampler", {"num_inference_steps": 9}),
+    ("sampler", {"guidance_scale": 2.0}),
+    ("sampler", {"negative_prompt": "ugly"}),
+]
+
+
+@pytest.mark.parametrize(("section", "change"), CHANGES)
+def test_all_that_a_trajectory_depends_on_is_in_its_key(
+    section: str, change: dict[str, Any], job: TrainJob, cache: TrajectoryCache, tmp_path: Path
+) -> None:
+    other = with_settings(job, section, **change)
+    others = TrajectoryCache(tmp_path, load_backbone(other.model, other.sampler), 6, Events())
+    assert others.key(PROMPT, SEED) != cache.key(PROMPT, SEED)
+
+
+def test_prompt_seed_sampler_and_switch_are_in_the_key(cache: TrajectoryCache, backbone: Backbone) -> None:
+    keys = {cache.key(PROMPT, SEED), cache.key(PROMPT, SEED + 1), cache.key("a <V> woman walking", SEED)}
+    keys.add(TrajectoryCache(None, backbone, 5, Events()).key(PROMPT, SEED))
+    backbone.scheduler.register_to_config(beta_end=0.02)  # type: ignore[attr-defined]
+    keys.add(TrajectoryCache(None, backbone, 6, Events()).key(PROMPT, SEED))
+    assert len(keys) == 5
+
+
+def test_who_is_trained_and_how_is_not_in_the_key(job: TrainJob, cache: TrajectoryCache) -> None:
+    other = with_settings(with_settings(job, "training", seed=9), "adapter", rank=4, alpha=4)
+    others = TrajectoryCache(None, load_backbone(other.model, other.sampler), 6, Events())
+    assert others.key(PROMPT, SEED) == cache.key(PROMPT, SEED)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_entry_is_computed_again_and_said(damage: str, backbone: Backbone, tmp_path: Path) -> None:
+    events = Events()
+    cache = TrajectoryCache(tmp_path, backbone, 6, events)
+    whole = cache.switch(PROMPT, SEED)
+    (path,) = tmp_path.rglob("switch.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes({"cut": content[:-40], "flipped": content, "empty": b""}[damage])
+    assert torch.equal(cache.switch(PROMPT, SEED), whole)
+    assert [event["type"] for event in events] == ["warning"]
+    assert torch.equal(cache.switch(PROMPT, SEED), whole)
+    assert len(events) == 1
+
+
+def test_nothing_half_written_is_left(cache: TrajectoryCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        cache.switch(PROMPT, SEED)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
