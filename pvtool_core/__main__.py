@@ -6,6 +6,7 @@ mean: save, then go. A lost terminal means nothing.
 """
 
 import faulthandler
+import os
 import shutil
 import signal
 import sys
@@ -198,4 +199,5 @@ def leave_word(folder: RunFolder, heartbeat: Heartbeat, record: ExitRecord) -> N
 
 if __name__ == "__main__":
     faulthandler.enable()
+    os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' progress bars would fill the log
     sys.exit(main(sys.argv[1:]))

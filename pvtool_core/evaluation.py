@@ -19,12 +19,12 @@ import open_clip
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from pvtool_core.backbones import resolve_device
 from pvtool_core.config import EvaluateJob, IdentityRef, SemanticRewardConfig
 from pvtool_core.errors import InputRefused
-from pvtool_core.faces import FaceAnalyzer, align, largest, read_embeddings
+from pvtool_core.faces import FaceAnalyzer, Picture, align, largest
 from pvtool_core.media import Frames, SheetRow, read_mp4, write_contact_sheet
 from pvtool_core.paths import replace_file
 from pvtool_core.prompts import without_keyword
@@ -113,6 +113,7 @@ class Judge:
         recognizers = (self.metric, self.reward)
         package, threads = Path(rewards.package), job.model.threads
         self.analyzer = FaceAnalyzer(package, rewards.detector, recognizers, size, threshold, threads)
+        self._references: dict[tuple[str, str], NDArray[np.float32]] = {}
         self.reader = PictureReader(job.semantic_reward, resolve_device(job.model.device))
 
     def scores(self, clip: Clip, person: IdentityRef) -> Scores:
@@ -141,10 +142,16 @@ class Judge:
         """Of each frame (frames,), 0 where no face was found."""
         likeness = np.zeros(len(found), np.float32)
         if crops:
-            references = read_embeddings(Path(person.folder), recognizer).mean(0)
-            reference = nn.functional.normalize(references, dim=0).numpy()
-            likeness[np.asarray(found)] = self.analyzer.embed(crops, recognizer) @ reference
+            likeness[np.asarray(found)] = self.analyzer.embed(crops, recognizer) @ self._reference(person, recognizer)
         return likeness
+
+    def _reference(self, person: IdentityRef, recognizer: str) -> NDArray[np.float32]:
+        """The person's mean embedding, of unit length. Taken from the crops: they may be older than the recogniser."""
+        if (person.folder, recognizer) not in self._references:
+            crops = [read_picture(path) for path in sorted((Path(person.folder) / "faces").glob("*.png"))]
+            middle = self.analyzer.embed(crops, recognizer).mean(0)
+            self._references[person.folder, recognizer] = middle / np.linalg.norm(middle)
+        return self._references[person.folder, recognizer]
 
 
 class PictureReader:
@@ -247,11 +254,17 @@ def sheet_rows(clips: Sequence[Clip], people: Mapping[str, IdentityRef]) -> list
     rows: list[SheetRow] = []
     for name, person in people.items():
         own = [clip for clip in clips if clip.record["identity"] == name]
-        reference = np.asarray(Image.open(Path(person.folder) / "faces/000.png").convert("RGB"))
+        reference = read_picture(Path(person.folder) / "references/000.png")
         for pair in list(dict.fromkeys(clip.pair for clip in own))[:CLIPS_ON_SHEET]:
             both = sorted((clip for clip in own if clip.pair == pair), key=lambda clip: clip.stage != "before")
             rows += [SheetRow(label(clip), [reference, *clip.frames]) for clip in both]
     return rows
+
+
+def read_picture(path: Path) -> Picture:
+    """A picture of the library, RGB (height, width, 3)."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def label(clip: Clip) -> str:

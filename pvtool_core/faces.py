@@ -13,10 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
-
-from pvtool_core.library import EMBEDDINGS_FILE
 
 CROP = 112
 
@@ -141,8 +138,3 @@ def load_recognizer(onnx: Path) -> nn.Module:
     from onnx2torch import convert
 
     return convert(load(str(onnx))).eval().requires_grad_(False)  # given a path, it writes a file beside the model
-
-
-def read_embeddings(identity_folder: Path, recognizer: str) -> Tensor:
-    """What the library keeps of a person's photos: unit embeddings (photos, dimensions) by that recogniser."""
-    return load_file(identity_folder / EMBEDDINGS_FILE)[recognizer]
