@@ -33,6 +33,12 @@ from pvtool_core.config import (
 SIDE, FRAMES, DETECTION_SIDE = 32, 4, 64
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Models this small only wait for each other on several threads."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `animatediff`, `faces` (detector and recogniser), `clip`, and a person under `identity`."""

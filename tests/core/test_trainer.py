@@ -13,23 +13,30 @@ from torch import Tensor
 
 from pvtool_core.config import TrainingConfig, TrainJob
 from pvtool_core.errors import Missing, RunFailed
+from pvtool_core.paths import cache_dir
 from pvtool_core.runs import EventWriter, Heartbeat, Request, RunFolder, State, read_events
 from pvtool_core.trainer import Pair, Trainer, bank_pairs, draw_frames, generator_of, learning_rate, train
 from pvtool_core.trajectories import FaceTrack
 from tests.conftest import with_settings
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose trajectories all these tests share, as runs do."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+def home(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PV_HOME", str(shared))
 
 
 def ignore(type: str, /, **values: Any) -> None:
     pass
 
 
-def new_trainer(job: TrainJob, cache: Path | None = None) -> tuple[Trainer, list[Pair]]:
-    trainer = Trainer(job, cache, ignore)
+def new_trainer(job: TrainJob, cached: bool = True) -> tuple[Trainer, list[Pair]]:
+    trainer = Trainer(job, cache_dir() / "trajectories" if cached else None, ignore)
     prepared = [trainer.prepare(prompt, seed) for prompt, seed in bank_pairs(job)]
     return trainer, [pair for pair in prepared if pair]
 
@@ -66,13 +73,12 @@ def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("gradient", ["full", "replay", "drtune"])
-def test_loss_and_gradient_reach_every_weight_and_are_the_same_without_the_cache(
-    gradient: str, job: TrainJob, tmp_path: Path
-) -> None:
-    job = with_settings(with_settings(job, "training", gradient=gradient), "semantic_reward", level_weight=1.0)
+def test_loss_and_gradient_reach_every_weight_and_are_the_same_without_the_cache(gradient: str, job: TrainJob) -> None:
+    job = with_settings(job, "training", gradient=gradient, cached_pairs=2)
+    job = with_settings(job, "semantic_reward", level_weight=1.0)
     found: list[tuple[dict[str, Any], list[Tensor]]] = []
-    for cache in (tmp_path / "cache", tmp_path / "cache", None):
-        trainer, pairs = new_trainer(job, cache)
+    for cached in (True, True, False):
+        trainer, pairs = new_trainer(job, cached)
         generator = torch.Generator().manual_seed(1)
         for weight in trainer.adapter.parameters():
             weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
