@@ -81,12 +81,17 @@ def test_a_gif_shows_every_frame_at_its_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "gif"])
-def test_a_clip_that_cannot_be_written_leaves_nothing(tmp_path: Path, suffix: str) -> None:
+def test_a_clip_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, suffix: str) -> None:
+    clip = tmp_path / f"clip.{suffix}"
     with pytest.raises((ClipBroken, ValueError)):
-        write_clip(tmp_path / f"clip.{suffix}", moving_square(height=0), 8, FACTS)
-    assert not list(tmp_path.iterdir())
-    write_clip(tmp_path / f"clip.{suffix}", moving_square(), 8, FACTS)
-    assert [path.name for path in tmp_path.iterdir()] == [f"clip.{suffix}"]
+        write_clip(clip, moving_square(height=0), 8, FACTS)
+    clip.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_clip(clip, moving_square(), 8, FACTS)
+    assert [path.name for path in tmp_path.iterdir()] == [clip.name]
+    clip.rmdir()
+    write_clip(clip, moving_square(), 8, FACTS)
+    assert [path.name for path in tmp_path.iterdir()] == [clip.name]
 
 
 def test_frames_of_a_model_become_pixels() -> None:
