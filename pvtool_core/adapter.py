@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.utils import convert_state_dict_to_kohya
+from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
@@ -84,13 +84,13 @@ class IdentityAdapter:
 
     def __init__(self, denoiser: nn.Module, target: str, rank: int, seed: int = 0) -> None:
         self.rank = rank
-        self._denoiser = denoiser
+        self._denoiser: Any = denoiser
         before = {name: list(layer.active_adapters) for name, layer in _lora_layers(denoiser).items()}
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=target), denoiser, NAME)
         self.layers = {name: layer for name, layer in _lora_layers(denoiser).items() if NAME in layer.lora_A}
         self._others = {name: before.get(name, []) for name in self.layers}
         for name, active in before.items():  # PEFT has just switched off every other LoRA of the model
-            denoiser.get_submodule(name)._active_adapter = active
+            self._denoiser.get_submodule(name)._active_adapter = active
         self._draw(torch.Generator("cpu").manual_seed(seed))
         self._gate(False)
 
@@ -180,7 +180,8 @@ def load_adapter(path: Path, denoiser: nn.Module, target: str, prefix: str) -> I
     return adapter
 
 
-def _lora_layers(denoiser: nn.Module) -> dict[str, LoraLayer]:
+def _lora_layers(denoiser: nn.Module) -> dict[str, Any]:
+    """PEFT's layers by their names; its own type knows too little to be of use."""
     return {name: module for name, module in denoiser.named_modules() if isinstance(module, LoraLayer)}
 
 

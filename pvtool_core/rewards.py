@@ -5,6 +5,7 @@ Both judge decoded frames, (frames, 3, height, width) in [0, 1], and let a gradi
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -82,8 +83,8 @@ class SemanticScorer:
         """Raises what open_clip raises if the files are not those of such a model."""
         local = Path(config.model).is_dir()
         name = f"local-dir:{config.model}" if local else config.model
-        model = open_clip.create_model(name, pretrained=config.checkpoint or None, device=device)
-        self._model = model.eval().requires_grad_(False)
+        model: Any = open_clip.create_model(name, pretrained=config.checkpoint or None, device=device)
+        self._model: Any = model.eval().requires_grad_(False)
         self._tokenizer = open_clip.get_tokenizer(name)
         self._texts: dict[str, Tensor] = {}
         self.device = device

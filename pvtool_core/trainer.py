@@ -211,8 +211,8 @@ class Trainer:
             weight.grad = None if weight.grad is None else weight.grad / self._scale
         if self.config.base_kl_weight:
             loss = loss + self.config.base_kl_weight * tail.base_kl
-            measured["base_kl"] = float(tail.base_kl)
-        return {"loss": float(loss), **measured}
+            measured["base_kl"] = tail.base_kl.item()
+        return {"loss": loss.item(), **measured}
 
     def _go(self, route: Route, latents: Latents, generator: torch.Generator) -> Tail:
         """The adapter's steps, with the way back that the settings ask for."""
@@ -236,8 +236,8 @@ class Trainer:
         scr = semantic_reward(target, source, semantic.temperature)
         level = level_penalty(target, source)
         loss = identity.weight * icr + semantic.weight * scr + semantic.level_weight * level
-        gap = float((target - source).mean())
-        return loss, {"icr": float(icr), "scr": float(scr), "score_gap": gap, "face_found": seen}
+        gap = (target - source).mean()
+        return loss, {"icr": icr.item(), "scr": scr.item(), "score_gap": gap.item(), "face_found": seen}
 
     def _find_face(
         self, frame: Float[Tensor, "3 height width"], expected: Float[Tensor, "5 2"]
@@ -326,9 +326,8 @@ class RunFiles:
 
     def checkpoint(self, trainer: Trainer, step: int) -> None:
         """Write adapter and optimiser; the step is the folder's name, and no random state is left to keep."""
-        prefix, terms = trainer.backbone.lora_prefix, trainer.terms()
         files = {
-            ADAPTER_FILE: lambda path: trainer.adapter.save(path, prefix, terms),
+            ADAPTER_FILE: partial(trainer.adapter.save, prefix=trainer.backbone.lora_prefix, terms=trainer.terms()),
             OPTIMIZER_FILE: partial(save_optimizer, trainer.optimizer),
         }
         folder = self._folder.write_checkpoint(step, files, keep=trainer.config.keep_checkpoints)

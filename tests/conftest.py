@@ -10,8 +10,11 @@ import onnx
 import open_clip
 import pytest
 import torch
-from diffusers import AnimateDiffPipeline, AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel
-from diffusers import UNetMotionModel as MotionUNet
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
+from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.torch import save_file
@@ -43,6 +46,17 @@ def _one_thread() -> None:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `animatediff`, `faces` (detector and recogniser), `clip`, and a person under `identity`."""
     root = tmp_path_factory.mktemp("models")
+    save_models(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def job(models: Path) -> TrainJob:
+    return random_job(models)
+
+
+def save_models(root: Path) -> None:
+    """Write every model, and a person, under `root`."""
     torch.manual_seed(0)
     save_animatediff(root / "animatediff")
     (root / "faces").mkdir()
@@ -51,11 +65,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_detector(root / "faces" / "det.onnx")
     save_clip(root / "clip")
     save_identity(root / "identity")
-    return root
 
 
-@pytest.fixture(scope="session")
-def job(models: Path) -> TrainJob:
+def random_job(models: Path) -> TrainJob:
     """A training job on the small models: 8 steps, of which the adapter acts in 6 and 7."""
     return TrainJob(
         run="test",
@@ -113,21 +125,21 @@ def save_animatediff(folder: Path) -> None:
     for module in motion.modules():  # motion modules begin as nothing; these must show in the frames
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.1)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 8),
-        norm_num_groups=4,
-        latent_channels=4,
-    )
+    levels: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": (8, 8, 8),
+    }
+    vae = AutoencoderKL(norm_num_groups=4, latent_channels=4, **levels)
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="linear", clip_sample=False, timestep_spacing="trailing"
     )
+    both: Any = UNetMotionModel.from_unet2d(unet, motion)
     pipeline = AnimateDiffPipeline(
         vae=vae,
         text_encoder=text_encoder(),
         tokenizer=tokenizer(folder.parent),
-        unet=MotionUNet.from_unet2d(unet, motion),
+        unet=both,
         motion_adapter=motion,
         scheduler=scheduler,
     )
@@ -214,7 +226,7 @@ def save_detector(path: Path) -> None:
 def save_clip(folder: Path) -> None:
     """An open_clip folder: a ViT on 16 × 16 pixels and a text tower with CLIP's own words."""
     folder.mkdir()
-    config = {
+    config: dict[str, Any] = {
         "embed_dim": 8,
         "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
         "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},

@@ -7,17 +7,18 @@ quarter; its gradient is that of the whole chain; cached is computed; the file i
 import dataclasses
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import AnimateDiffPipeline
+from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
 from safetensors import safe_open
 from torch import Tensor
 
 from pvtool_core.adapter import IdentityAdapter, Terms, load_adapter, switch_step
-from pvtool_core.backbones import Backbone, load_backbone
+from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.config import TrainJob
 from pvtool_core.errors import InputRefused, RunFailed
 from pvtool_core.sampling import Route, denoise, output_weights, tail_in_memory, tail_replayed, tail_stopped
@@ -27,12 +28,12 @@ PROMPT = "a <V> woman waving"
 
 
 @pytest.fixture
-def backbone(job: TrainJob) -> Backbone:
-    return load_backbone(job.model, job.sampler)
+def backbone(job: TrainJob) -> AnimateDiff:
+    return AnimateDiff(job.model, job.sampler)
 
 
 @pytest.fixture
-def adapter(backbone: Backbone) -> IdentityAdapter:
+def adapter(backbone: AnimateDiff) -> IdentityAdapter:
     """One that has been trained: its up projections are not zero."""
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2, seed=3)
     shake(adapter)
@@ -45,14 +46,14 @@ def shake(adapter: IdentityAdapter) -> None:
         weight.data += 0.3 * torch.randn(weight.shape, generator=generator)
 
 
-def fresh_pipeline(job: TrainJob) -> AnimateDiffPipeline:
-    pipeline = AnimateDiffPipeline.from_pretrained(job.model.base_model, dtype=torch.float32)
+def fresh_pipeline(job: TrainJob) -> Any:
+    pipeline: Any = AnimateDiffPipeline.from_pretrained(job.model.base_model, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae.requires_grad_(False)  # torch multiplies by a frozen matrix in another order of additions
     return pipeline
 
 
-def pipeline_call(pipeline: AnimateDiffPipeline, job: TrainJob, latents: Tensor, **more: Any) -> Tensor:
+def pipeline_call(pipeline: Any, job: TrainJob, latents: Tensor | None, **more: Any) -> Tensor:
     model, sampler = job.model, job.sampler
     words = {"prompt": PROMPT, "negative_prompt": sampler.negative_prompt}
     sizes = {"num_frames": model.num_frames, "height": model.height, "width": model.width}
@@ -64,20 +65,19 @@ def pipeline_call(pipeline: AnimateDiffPipeline, job: TrainJob, latents: Tensor,
 @pytest.mark.parametrize("negative", ["", "ugly"])
 def test_with_the_adapter_off_a_clip_is_diffusers_own_to_the_bit(job: TrainJob, guidance: float, negative: str) -> None:
     job = with_settings(job, "sampler", guidance_scale=guidance, negative_prompt=negative)
-    backbone = load_backbone(job.model, job.sampler)
+    backbone = AnimateDiff(job.model, job.sampler)
     shake(IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2))
     noise = backbone.initial_latents(7)
     ours = denoise(backbone, noise, backbone.encode_prompt(PROMPT), range(backbone.num_steps))
     assert torch.equal(ours, pipeline_call(fresh_pipeline(job), job, noise))
 
 
-def test_a_clip_begins_with_the_noise_that_diffusers_draws_for_the_seed(job: TrainJob, backbone: Backbone) -> None:
-    words: dict[str, Any] = {"generator": torch.Generator().manual_seed(7)}
+def test_a_clip_begins_with_the_noise_that_diffusers_draws_for_the_seed(job: TrainJob, backbone: AnimateDiff) -> None:
     ours = denoise(backbone, backbone.initial_latents(7), backbone.encode_prompt(PROMPT), range(backbone.num_steps))
-    assert torch.equal(ours, pipeline_call(fresh_pipeline(job), job, latents=None, **words))  # type: ignore[arg-type]
+    assert torch.equal(ours, pipeline_call(fresh_pipeline(job), job, None, generator=torch.Generator().manual_seed(7)))
 
 
-def test_decoded_frames_are_those_of_diffusers(job: TrainJob, backbone: Backbone) -> None:
+def test_decoded_frames_are_those_of_diffusers(job: TrainJob, backbone: AnimateDiff) -> None:
     noise = backbone.initial_latents(7)
     latents = denoise(backbone, noise, backbone.encode_prompt(PROMPT), range(backbone.num_steps))
     theirs = pipeline_call(fresh_pipeline(job), job, noise, output_type="pt")[0]
@@ -85,7 +85,7 @@ def test_decoded_frames_are_those_of_diffusers(job: TrainJob, backbone: Backbone
     assert torch.allclose(backbone.decode(latents, [3, 1]), theirs[[3, 1]], atol=1e-6)
 
 
-def test_the_adapter_sits_on_q_k_v_of_spatial_self_attention_and_nowhere_else(backbone: Backbone) -> None:
+def test_the_adapter_sits_on_q_k_v_of_spatial_self_attention_and_nowhere_else(backbone: AnimateDiff) -> None:
     from diffusers.models.attention import BasicTransformerBlock
 
     spatial = {
@@ -102,12 +102,13 @@ def test_the_adapter_sits_on_q_k_v_of_spatial_self_attention_and_nowhere_else(ba
     assert all("lora_" in name for name in trained)
 
 
-def test_on_the_paper_s_model_the_adapter_has_48_layers(job: TrainJob, backbone: Backbone) -> None:
-    from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+def test_on_the_paper_s_model_the_adapter_has_48_layers(job: TrainJob, backbone: AnimateDiff) -> None:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
 
     with torch.device("meta"):
         spatial = UNet2DConditionModel(cross_attention_dim=768)
-        unet = UNetMotionModel.from_unet2d(spatial, MotionAdapter(), load_weights=False)
+        unet: Any = UNetMotionModel.from_unet2d(spatial, MotionAdapter(), load_weights=False)
         adapter = IdentityAdapter(unet, backbone.lora_target, rank=32)
     assert len(adapter.layers) == 48
     assert sum(weight.numel() for weight in adapter.parameters()) == 32 * 74_880
@@ -117,7 +118,7 @@ def test_the_last_quarter_begins_at_37_of_50_steps() -> None:
     assert [switch_step(0.75, steps) for steps in (50, 16, 8, 4)] == [37, 12, 6, 3]
 
 
-def test_a_new_adapter_changes_nothing(backbone: Backbone) -> None:
+def test_a_new_adapter_changes_nothing(backbone: AnimateDiff) -> None:
     noise, embeds, steps = backbone.initial_latents(7), backbone.encode_prompt(PROMPT), range(backbone.num_steps)
     before = denoise(backbone, noise, embeds, steps)
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2)
@@ -125,7 +126,7 @@ def test_a_new_adapter_changes_nothing(backbone: Backbone) -> None:
 
 
 def test_rendering_calls_the_adapter_in_the_last_quarter_only(
-    backbone: Backbone, adapter: IdentityAdapter, job: TrainJob
+    backbone: AnimateDiff, adapter: IdentityAdapter, job: TrainJob
 ) -> None:
     noise, embeds = backbone.initial_latents(7), backbone.encode_prompt(PROMPT)
     calls = count_calls(backbone, adapter)
@@ -148,11 +149,11 @@ def diffusers_latents_after(steps: int, job: TrainJob, noise: Tensor) -> Tensor:
     return seen[steps - 1]
 
 
-def count_calls(backbone: Backbone, adapter: IdentityAdapter) -> dict[int, int]:
+def count_calls(backbone: AnimateDiff, adapter: IdentityAdapter) -> dict[int, int]:
     """How often a LoRA matrix was multiplied with, by denoising step."""
     calls: dict[int, int] = {}
     now = [0]
-    timesteps: list[int] = backbone.scheduler.timesteps.tolist()  # type: ignore[attr-defined]
+    timesteps: list[int] = backbone.scheduler.timesteps.tolist()
 
     def at_step(_: Any, args: tuple[Any, ...]) -> None:
         now[0] = timesteps.index(int(args[1]))
@@ -166,7 +167,7 @@ def count_calls(backbone: Backbone, adapter: IdentityAdapter) -> dict[int, int]:
     return calls
 
 
-def test_other_loras_go_on_acting_and_stay_frozen(backbone: Backbone) -> None:
+def test_other_loras_go_on_acting_and_stay_frozen(backbone: AnimateDiff) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     style = LoraConfig(r=2, lora_alpha=2, target_modules=r".*attn[12]\.to_q", init_lora_weights=False)
@@ -188,17 +189,17 @@ def test_other_loras_go_on_acting_and_stay_frozen(backbone: Backbone) -> None:
 
 
 @pytest.fixture
-def exact(job: TrainJob) -> Backbone:
+def exact(job: TrainJob) -> AnimateDiff:
     """The model in float64, where two ways of one computation agree to many digits."""
-    backbone = load_backbone(job.model, job.sampler)
+    backbone = AnimateDiff(job.model, job.sampler)
     backbone.denoiser.double()
-    backbone.pipeline.vae.double()  # type: ignore[attr-defined]
+    backbone.pipeline.vae.double()
     return backbone
 
 
-def loss_of(backbone: Backbone, latents: Tensor) -> Tensor:
+def loss_of(backbone: Any, latents: Tensor) -> Tensor:
     """A loss on decoded frames."""
-    vae: Any = backbone.pipeline.vae  # type: ignore[attr-defined]
+    vae = backbone.pipeline.vae
     frames = vae.decode(latents[0].transpose(0, 1)).sample
     return (frames.sin() * torch.linspace(0, 1, frames.numel(), dtype=frames.dtype).view_as(frames)).sum()
 
@@ -211,7 +212,7 @@ def gradients(adapter: IdentityAdapter) -> list[Tensor]:
     return found
 
 
-def exact_route(exact: Backbone, base_kl_weight: float = 0.0) -> tuple[Route, Tensor]:
+def exact_route(exact: AnimateDiff, base_kl_weight: float = 0.0) -> tuple[Route, Tensor]:
     adapter = IdentityAdapter(exact.denoiser, exact.lora_target, rank=2)
     for weight in adapter.parameters():
         weight.data = weight.data.double()
@@ -232,7 +233,7 @@ def close(ours: list[Tensor], theirs: list[Tensor]) -> bool:
     return all(torch.allclose(a, b, rtol=1e-9, atol=1e-11) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_both_exact_gradients_equal_back_propagation_through_the_whole_chain(exact: Backbone) -> None:
+def test_both_exact_gradients_equal_back_propagation_through_the_whole_chain(exact: AnimateDiff) -> None:
     route, switch = exact_route(exact)
     latents = exact.initial_latents(7).double().requires_grad_()
     for step in range(8):
@@ -245,14 +246,14 @@ def test_both_exact_gradients_equal_back_propagation_through_the_whole_chain(exa
     assert close(gradient_by(tail_replayed, route, switch), whole)
 
 
-def test_the_exact_gradients_agree_on_staying_near_the_base_model(exact: Backbone) -> None:
+def test_the_exact_gradients_agree_on_staying_near_the_base_model(exact: AnimateDiff) -> None:
     route, switch = exact_route(exact, base_kl_weight=0.5)
     near = gradient_by(tail_in_memory, route, switch)
     assert close(gradient_by(tail_replayed, route, switch), near)
     assert not close(gradient_by(tail_in_memory, dataclasses.replace(route, base_kl_weight=0.0), switch), near)
 
 
-def test_the_distance_from_the_base_is_none_for_a_new_adapter(backbone: Backbone) -> None:
+def test_the_distance_from_the_base_is_none_for_a_new_adapter(backbone: AnimateDiff) -> None:
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2)
     route = Route(backbone, adapter, backbone.encode_prompt(PROMPT), range(6, 8), base_kl_weight=1.0)
     assert tail_in_memory(route, backbone.initial_latents(7)).base_kl == 0
@@ -260,7 +261,7 @@ def test_the_distance_from_the_base_is_none_for_a_new_adapter(backbone: Backbone
     assert tail_replayed(route, backbone.initial_latents(7)).base_kl > 0
 
 
-def test_the_stopped_gradient_in_closed_form_is_that_of_autograd(exact: Backbone) -> None:
+def test_the_stopped_gradient_in_closed_form_is_that_of_autograd(exact: AnimateDiff) -> None:
     route, switch = exact_route(exact)
     assert close(gradient_by(tail_stopped, route, switch), stopped_by_autograd(route, switch))
 
@@ -275,16 +276,16 @@ def stopped_by_autograd(route: Route, latents: Tensor) -> list[Tensor]:
     return gradients(route.adapter)
 
 
-def test_drawn_steps_give_the_stopped_gradient_on_average(exact: Backbone) -> None:
+def test_drawn_steps_give_the_stopped_gradient_on_average(exact: AnimateDiff) -> None:
     route, switch = exact_route(exact)
     every = gradient_by(tail_stopped, route, switch)
-    singles = [gradient_by(lambda *at, step=step: tail_stopped(*at, [step]), route, switch) for step in route.steps]
-    assert close([sum(each) / 2 for each in zip(*singles, strict=True)], every)  # type: ignore[arg-type]
+    singles = [gradient_by(partial(tail_stopped, drawn=[step]), route, switch) for step in route.steps]
+    assert close([torch.stack(each).mean(0) for each in zip(*singles, strict=True)], every)
     assert not close(singles[0], every)
 
 
-def test_the_weights_of_the_outputs_are_those_of_ddim(backbone: Backbone) -> None:
-    scheduler: Any = backbone.scheduler  # type: ignore[attr-defined]
+def test_the_weights_of_the_outputs_are_those_of_ddim(backbone: AnimateDiff) -> None:
+    scheduler: Any = backbone.scheduler
     kept = [float(scheduler.alphas_cumprod[t]) for t in scheduler.timesteps] + [float(scheduler.final_alpha_cumprod)]
 
     def of(now: float, then: float) -> tuple[float, float]:
@@ -295,8 +296,10 @@ def test_the_weights_of_the_outputs_are_those_of_ddim(backbone: Backbone) -> Non
     assert output_weights(backbone, range(6, 8)) == pytest.approx({6: a_7 * b_6, 7: b_7}, rel=1e-5)
 
 
-def test_a_sampler_that_clips_is_refused_by_the_stopped_gradient(backbone: Backbone, adapter: IdentityAdapter) -> None:
-    backbone.scheduler.register_to_config(clip_sample=True)  # type: ignore[attr-defined]
+def test_a_sampler_that_clips_is_refused_by_the_stopped_gradient(
+    backbone: AnimateDiff, adapter: IdentityAdapter
+) -> None:
+    backbone.scheduler.register_to_config(clip_sample=True)
     route = Route(backbone, adapter, backbone.encode_prompt(PROMPT), range(6, 8))
     with pytest.raises(RunFailed, match="clips"):
         tail_stopped(route, backbone.initial_latents(7))
@@ -306,7 +309,7 @@ def test_recomputed_activations_give_the_same_gradient_and_are_fewer(job: TrainJ
     found: list[list[Tensor]] = []
     kept: list[int] = []
     for recompute in (False, True):
-        backbone = load_backbone(job.model, job.sampler, recompute=recompute)
+        backbone = AnimateDiff(job.model, job.sampler, recompute=recompute)
         adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2)
         shake(adapter)
         route = Route(backbone, adapter, backbone.encode_prompt(PROMPT), range(6, 8))
@@ -330,19 +333,19 @@ def test_recomputed_activations_give_the_same_gradient_and_are_fewer(job: TrainJ
 # The adapter travels
 
 
-def terms_of(backbone: Backbone) -> Terms:
+def terms_of(backbone: AnimateDiff) -> Terms:
     facts = backbone.facts()
     return Terms(0.75, backbone.num_steps, 3.0, sampler=facts["sampler"], base_model=facts["base"])
 
 
 @pytest.fixture
-def exported(backbone: Backbone, adapter: IdentityAdapter, tmp_path: Path) -> Path:
+def exported(backbone: AnimateDiff, adapter: IdentityAdapter, tmp_path: Path) -> Path:
     adapter.save(tmp_path / "adapter.safetensors", backbone.lora_prefix, terms_of(backbone))
     return tmp_path / "adapter.safetensors"
 
 
 def test_the_file_gives_the_same_pixels_in_a_fresh_diffusers_pipeline(
-    exported: Path, backbone: Backbone, adapter: IdentityAdapter, job: TrainJob
+    exported: Path, backbone: AnimateDiff, adapter: IdentityAdapter, job: TrainJob
 ) -> None:
     noise, embeds = backbone.initial_latents(7), backbone.encode_prompt(PROMPT)
     switch = denoise(backbone, noise, embeds, range(6))
@@ -352,7 +355,7 @@ def test_the_file_gives_the_same_pixels_in_a_fresh_diffusers_pipeline(
     pipeline.load_lora_weights(exported, adapter_name="identity")
     pipeline.set_adapters(["identity"], [0.0])
 
-    def turn_on(pipe: AnimateDiffPipeline, step: int, _: Any, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    def turn_on(pipe: Any, step: int, _: Any, values: dict[str, Tensor]) -> dict[str, Tensor]:
         if step == 5:
             pipe.set_adapters(["identity"], [1.0])
         return values
@@ -362,17 +365,17 @@ def test_the_file_gives_the_same_pixels_in_a_fresh_diffusers_pipeline(
 
 
 def test_the_file_loads_into_our_own_renderer_with_the_same_result(
-    exported: Path, backbone: Backbone, adapter: IdentityAdapter, job: TrainJob
+    exported: Path, backbone: AnimateDiff, adapter: IdentityAdapter, job: TrainJob
 ) -> None:
     noise, embeds = backbone.initial_latents(7), backbone.encode_prompt(PROMPT)
-    fresh = load_backbone(job.model, job.sampler)
+    fresh = AnimateDiff(job.model, job.sampler)
     loaded = load_adapter(exported, fresh.denoiser, fresh.lora_target, fresh.lora_prefix)
     theirs = denoise(fresh, noise, embeds, range(6, 8), loaded)
     assert torch.equal(denoise(backbone, noise, embeds, range(6, 8), adapter), theirs)
 
 
 def test_the_keys_are_those_that_comfyui_maps_for_stable_diffusion(
-    exported: Path, backbone: Backbone, adapter: IdentityAdapter
+    exported: Path, backbone: AnimateDiff, adapter: IdentityAdapter
 ) -> None:
     with safe_open(exported, "pt") as file:
         keys, rank = set(file.keys()), int(file.get_tensor(next(key for key in file.keys() if "alpha" in key)))  # noqa: SIM118 - no mapping
@@ -382,7 +385,7 @@ def test_the_keys_are_those_that_comfyui_maps_for_stable_diffusion(
     assert rank == adapter.rank
 
 
-def test_the_file_says_when_it_acts_and_on_what(exported: Path, backbone: Backbone) -> None:
+def test_the_file_says_when_it_acts_and_on_what(exported: Path, backbone: AnimateDiff) -> None:
     with safe_open(exported, "pt") as file:
         metadata = file.metadata()
     assert Terms.of(metadata) == terms_of(backbone)
@@ -394,7 +397,7 @@ def test_the_file_says_when_it_acts_and_on_what(exported: Path, backbone: Backbo
 def test_an_adapter_of_another_model_is_refused_and_leaves_the_model_as_it_was(
     exported: Path, job: TrainJob, tmp_path: Path
 ) -> None:
-    fresh = load_backbone(job.model, job.sampler)
+    fresh = AnimateDiff(job.model, job.sampler)
     before = denoise(fresh, fresh.initial_latents(7), fresh.encode_prompt(PROMPT), range(1))
     with pytest.raises(InputRefused, match="other layers"):
         load_adapter(exported, fresh.denoiser, r".*attn2\.to_q", fresh.lora_prefix)

@@ -12,7 +12,8 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AnimateDiffPipeline, DDIMScheduler
+from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -38,11 +39,11 @@ class AnimateDiff:
     def __init__(self, model: ModelConfig, sampler: SamplerConfig, recompute: bool = False) -> None:
         self.model, self.sampler = model, sampler
         self.device, self.dtype = resolve_device(model.device), getattr(torch, model.dtype)
-        self.pipeline = _load_pipeline(Path(model.base_model), self.dtype, self.device)
+        self.pipeline: Any = _load_pipeline(Path(model.base_model), self.dtype, self.device)
         self.denoiser: nn.Module = self.pipeline.unet
         self.num_frames, self.num_steps = model.num_frames, sampler.num_inference_steps
         self.guided = sampler.guidance_scale > 1
-        self.scheduler = self.pipeline.scheduler
+        self.scheduler: Any = self.pipeline.scheduler
         self.scheduler.set_timesteps(self.num_steps, device=self.device)
         if recompute:
             self.pipeline.vae.enable_gradient_checkpointing()
@@ -99,11 +100,11 @@ class AnimateDiff:
         }
 
 
-def _load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> AnimateDiffPipeline:
+def _load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """The pipeline of a diffusers folder, frozen and in eval mode. Raises InputRefused."""
     if not (folder / "model_index.json").is_file():
         raise InputRefused(f"{folder} is no diffusers folder.", "Give a folder written by save_pretrained.")
-    pipeline = AnimateDiffPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device)
+    pipeline: Any = AnimateDiffPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device)
     if not isinstance(pipeline.scheduler, DDIMScheduler):
         raise InputRefused(
             f"The sampler of {folder} is {type(pipeline.scheduler).__name__}, not DDIM.",

@@ -1,6 +1,7 @@
 """The rewards: eq. 2 to 4 as they are written, their preparation of pictures, and gradients down to the pixels."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_a_score_is_the_cosine_of_open_clip_s_features(semantic: SemanticScorer,
     import open_clip
 
     frames = torch.rand(2, 3, 16, 16, generator=generator())
-    model = open_clip.create_model(f"local-dir:{job.semantic_reward.model}").eval()
+    model: Any = open_clip.create_model(f"local-dir:{job.semantic_reward.model}").eval()
     mean, std = (
         torch.tensor(each)[:, None, None] for each in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     )

@@ -4,13 +4,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.config import TrainingConfig, TrainJob
 from pvtool_core.errors import Missing, RunFailed
 from pvtool_core.paths import cache_dir
@@ -29,6 +30,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def home(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PV_HOME", str(shared))
+
+
+def see_nothing(picture: Any) -> list[Any]:
+    return []
 
 
 def ignore(type: str, /, **values: Any) -> None:
@@ -95,14 +100,17 @@ def test_training_and_rendering_meet_the_adapter_in_the_same_steps_only(job: Tra
     trainer, pairs = new_trainer(job)
     steps: set[int] = set()
     now = [0]
-    timesteps: list[int] = trainer.backbone.scheduler.timesteps.tolist()  # type: ignore[attr-defined]
+    timesteps: list[int] = cast(AnimateDiff, trainer.backbone).scheduler.timesteps.tolist()
 
     def at_step(_: Any, args: tuple[Any, ...]) -> None:
         now[0] = timesteps.index(int(args[1]))
 
+    def note(*_: Any) -> None:
+        steps.add(now[0])
+
     trainer.backbone.denoiser.register_forward_pre_hook(at_step)
     for layer in trainer.adapter.layers.values():
-        layer.lora_A["identity"].register_forward_hook(lambda *_: steps.add(now[0]))
+        layer.lora_A["identity"].register_forward_hook(note)
     trainer.iterate(1, pairs)
     assert steps == {6, 7}
     assert list(trainer.steps) == [6, 7]
@@ -154,7 +162,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_adapter(job: Trai
 
 def test_where_no_face_is_found_the_original_s_place_is_used(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, pairs = new_trainer(job)
-    monkeypatch.setattr(trainer.analyzer, "detect", lambda picture: [])
+    monkeypatch.setattr(trainer.analyzer, "detect", see_nothing)
     said = trainer.iterate(1, pairs)
     assert not said["face_found"]
     assert said["grad_norm"] > 0
@@ -162,7 +170,7 @@ def test_where_no_face_is_found_the_original_s_place_is_used(job: TrainJob, monk
 
 def test_pairs_without_a_face_are_left_out(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(job, None, ignore)
-    monkeypatch.setattr(trainer.analyzer, "detect", lambda picture: [])
+    monkeypatch.setattr(trainer.analyzer, "detect", see_nothing)
     assert trainer.prepare("a <V> woman waving", 1) is None
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pvtool_core.backbones import Backbone, load_backbone
+from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.config import TrainJob
 from pvtool_core.sampling import denoise
 from pvtool_core.trajectories import TrajectoryCache
@@ -22,12 +22,12 @@ class Events(list[dict[str, Any]]):
 
 
 @pytest.fixture
-def backbone(job: TrainJob) -> Backbone:
-    return load_backbone(job.model, job.sampler)
+def backbone(job: TrainJob) -> AnimateDiff:
+    return AnimateDiff(job.model, job.sampler)
 
 
 @pytest.fixture
-def cache(tmp_path: Path, backbone: Backbone) -> TrajectoryCache:
+def cache(tmp_path: Path, backbone: AnimateDiff) -> TrajectoryCache:
     return TrajectoryCache(tmp_path / "trajectories", backbone, 6, Events())
 
 
@@ -36,7 +36,7 @@ def refuse(*_: Any) -> dict[str, Tensor]:
 
 
 def test_what_is_read_is_to_the_bit_what_is_computed(
-    cache: TrajectoryCache, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: TrajectoryCache, backbone: AnimateDiff, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embeds = backbone.encode_prompt(PROMPT)
     switch = denoise(backbone, backbone.initial_latents(SEED), embeds, range(6))
@@ -48,7 +48,7 @@ def test_what_is_read_is_to_the_bit_what_is_computed(
     assert torch.equal(again.final(PROMPT, SEED), final)
 
 
-def test_without_a_folder_everything_is_computed_anew(cache: TrajectoryCache, backbone: Backbone) -> None:
+def test_without_a_folder_everything_is_computed_anew(cache: TrajectoryCache, backbone: AnimateDiff) -> None:
     anew = TrajectoryCache(None, backbone, 6, Events())
     assert torch.equal(anew.switch(PROMPT, SEED), cache.switch(PROMPT, SEED))
     assert torch.equal(anew.final(PROMPT, SEED), cache.final(PROMPT, SEED))
@@ -80,26 +80,26 @@ def test_all_that_a_trajectory_depends_on_is_in_its_key(
     section: str, change: dict[str, Any], job: TrainJob, cache: TrajectoryCache, tmp_path: Path
 ) -> None:
     other = with_settings(job, section, **change)
-    others = TrajectoryCache(tmp_path, load_backbone(other.model, other.sampler), 6, Events())
+    others = TrajectoryCache(tmp_path, AnimateDiff(other.model, other.sampler), 6, Events())
     assert others.key(PROMPT, SEED) != cache.key(PROMPT, SEED)
 
 
-def test_prompt_seed_sampler_and_switch_are_in_the_key(cache: TrajectoryCache, backbone: Backbone) -> None:
+def test_prompt_seed_sampler_and_switch_are_in_the_key(cache: TrajectoryCache, backbone: AnimateDiff) -> None:
     keys = {cache.key(PROMPT, SEED), cache.key(PROMPT, SEED + 1), cache.key("a <V> woman walking", SEED)}
     keys.add(TrajectoryCache(None, backbone, 5, Events()).key(PROMPT, SEED))
-    backbone.scheduler.register_to_config(beta_end=0.02)  # type: ignore[attr-defined]
+    backbone.scheduler.register_to_config(beta_end=0.02)
     keys.add(TrajectoryCache(None, backbone, 6, Events()).key(PROMPT, SEED))
     assert len(keys) == 5
 
 
 def test_who_is_trained_and_how_is_not_in_the_key(job: TrainJob, cache: TrajectoryCache) -> None:
     other = with_settings(with_settings(job, "training", seed=9), "adapter", rank=4, alpha=4)
-    others = TrajectoryCache(None, load_backbone(other.model, other.sampler), 6, Events())
+    others = TrajectoryCache(None, AnimateDiff(other.model, other.sampler), 6, Events())
     assert others.key(PROMPT, SEED) == cache.key(PROMPT, SEED)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_entry_is_computed_again_and_said(damage: str, backbone: Backbone, tmp_path: Path) -> None:
+def test_a_damaged_entry_is_computed_again_and_said(damage: str, backbone: AnimateDiff, tmp_path: Path) -> None:
     events = Events()
     cache = TrajectoryCache(tmp_path, backbone, 6, events)
     whole = cache.switch(PROMPT, SEED)

@@ -1,0 +1,157 @@
+"""Seconds of one training iteration, from the plain loop to the cached ones, next to what the count of forwards says.
+
+    python -m tests.benchmarks.iteration --preset tiny
+
+All schemes run in one process on the same pair, taking turns, so that a busy machine slows them alike; the median is
+shown. `--preset random` takes the tests' small random models, which need no weights.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pvtool_core.config import IdentityRef, TrainJob
+from pvtool_core.prompts import Banks
+from pvtool_core.sampling import denoise
+from pvtool_core.trainer import Pair, Trainer, bank_pairs, draw_frames, generator_of
+from pvtool_core.trajectories import TrajectoryCache
+from pvtool_core.weights import Presets, resolve_settings
+from tests.conftest import random_job, save_identity, save_models
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """`units` counts guided forward passes, given N steps, K of the adapter, and g for one with gradient."""
+
+    name: str
+    gradient: str
+    drawn: int
+    units: Callable[[int, int, int], int]
+    prepare: Callable[[Trainer, Pair, int], Pair]
+
+
+def quiet(type: str, /, **values: Any) -> None:
+    pass
+
+
+def judge_original(trainer: Trainer, pair: Pair, latents: torch.Tensor, step: int) -> Pair:
+    """The pair with the original's scores in the frames that the iteration will draw, and in no other."""
+    frames = draw_frames(pair.faces, trainer.job.semantic_reward.frames, generator_of(0, step))
+    scores = torch.zeros_like(pair.scores)
+    with torch.no_grad():
+        scores[frames] = trainer.semantic.score(trainer.backbone.decode(latents, frames), pair.prompt)
+    return dataclasses.replace(pair, scores=scores)
+
+
+def anew(trainer: Trainer, pair: Pair, step: int) -> Pair:
+    """Both models through all their steps."""
+    backbone, first = trainer.backbone, trainer.steps.start
+    trainer.cache = TrajectoryCache(None, backbone, first, quiet)
+    noise, embeds = backbone.initial_latents(pair.seed), backbone.encode_prompt(pair.prompt)
+    return judge_original(trainer, pair, denoise(backbone, noise, embeds, range(backbone.num_steps)), step)
+
+
+def with_shared_prefix(trainer: Trainer, pair: Pair, step: int) -> Pair:
+    """One prefix for both models, in each iteration anew."""
+    trainer.cache = TrajectoryCache(Path(tempfile.mkdtemp()), trainer.backbone, trainer.steps.start, quiet)
+    return judge_original(trainer, pair, trainer.cache.final(pair.prompt, pair.seed), step)
+
+
+def schemes(kept: TrajectoryCache, adapter_steps: int) -> list[Scheme]:
+    def from_cache(trainer: Trainer, pair: Pair, step: int) -> Pair:
+        trainer.cache = kept
+        return pair
+
+    few = max(1, adapter_steps // 4)
+    return [
+        Scheme("plain loop: both models, all steps", "full", 0, lambda n, k, g: n + (n - k) + g * k, anew),
+        Scheme("shared prefix", "full", 0, lambda n, k, g: n + g * k, with_shared_prefix),
+        Scheme("cached pairs", "full", 0, lambda n, k, g: g * k, from_cache),
+        Scheme("cached, constant memory", "replay", 0, lambda n, k, g: k + g * k, from_cache),
+        Scheme("cached, stop-gradient, all steps", "drtune", 0, lambda n, k, g: k + g * k, from_cache),
+        Scheme(f"cached, stop-gradient, {few} step(s)", "drtune", few, lambda n, k, g: k + g * few, from_cache),
+    ]
+
+
+def once(trainer: Trainer, scheme: Scheme, pair: Pair, step: int) -> float:
+    """Seconds of one iteration."""
+    trainer.config = dataclasses.replace(trainer.config, gradient=scheme.gradient, gradient_steps=scheme.drawn)
+    begun = time.perf_counter()
+    trainer.backpropagate(scheme.prepare(trainer, pair, step), generator_of(0, step))
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad()
+    return time.perf_counter() - begun
+
+
+def forward_seconds(trainer: Trainer, pair: Pair, repeats: int) -> float:
+    """Seconds of one guided forward pass, the unit of the count."""
+    embeds, noise = trainer.backbone.encode_prompt(pair.prompt), trainer.backbone.initial_latents(0)
+    begun = time.perf_counter()
+    denoise(trainer.backbone, noise, embeds, range(repeats))
+    return (time.perf_counter() - begun) / repeats
+
+
+def preset_job(name: str, folder: Path) -> TrainJob:
+    """A job of that preset about a made-up face."""
+    if name == "random":
+        save_models(folder)
+        return random_job(folder)
+    preset = Presets().get(name)
+    save_identity(folder / "identity")
+    return TrainJob(
+        run="benchmark",
+        identity=IdentityRef(name="nobody", noun="man", folder=str(folder / "identity")),
+        prompts=Banks().get(preset.prompts).fill("man"),
+        **resolve_settings(preset.settings()).sections(),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    words = parser.parse_args()
+    torch.set_num_threads(words.threads)
+    folder = Path(tempfile.mkdtemp())
+    job = preset_job(words.preset, folder)
+    trainer = Trainer(job, folder / "trajectories", quiet)
+    kept = trainer.cache
+    pair = next(pair for prompt, seed in bank_pairs(job) if (pair := trainer.prepare(prompt, seed)))
+    rows = schemes(kept, len(trainer.steps))
+    seconds: dict[str, list[float]] = {row.name: [] for row in rows}
+    for step in range(words.repeats + 1):
+        for row in rows:
+            taken = once(trainer, row, pair, step)
+            if step:  # the first round warms up
+                seconds[row.name].append(taken)
+    show(trainer, pair, rows, {name: statistics.median(each) for name, each in seconds.items()}, words.repeats)
+
+
+def show(trainer: Trainer, pair: Pair, rows: list[Scheme], seconds: dict[str, float], repeats: int) -> None:
+    n, k, g = trainer.backbone.num_steps, len(trainer.steps), 3 if trainer.config.recompute else 2
+    unit = forward_seconds(trainer, pair, min(n, 8))
+    plain = seconds[rows[0].name]
+    print(f"N = {n} steps, K = {k} with the adapter, {repeats} repeats; one guided forward takes {unit:.3f} s,")
+    print(
+        f"one with gradient counts {g} ({'with' if g == 3 else 'without'} recomputation). Decoding and rewards are in"
+    )
+    print("the seconds but not in the count.\n")
+    print(f"{'':36} {'s/iteration':>12} {'ratio':>7} {'counted':>8} {'N=50, K=13, g=3':>16}")
+    for row in rows:
+        counted = rows[0].units(n, k, g) / row.units(n, k, g)
+        paper = rows[0].units(50, 13, 3) / row.units(50, 13, 3) if row.drawn == 0 else float("nan")
+        shown = "" if paper != paper else f"{paper:.1f}x"
+        taken = seconds[row.name]
+        print(f"{row.name:36} {taken:12.3f} {plain / taken:6.1f}x {counted:7.1f}x {shown:>16}")
+
+
+if __name__ == "__main__":
+    main()
