@@ -26,7 +26,7 @@ from pvtool_core.backbones import Frames, Latents, load_backbone
 from pvtool_core.config import TrainingConfig, TrainJob
 from pvtool_core.errors import Missing, RunFailed
 from pvtool_core.faces import FaceAnalyzer, largest, load_recognizer
-from pvtool_core.media import write_clip
+from pvtool_core.media import to_pixels, write_clip
 from pvtool_core.paths import cache_dir
 from pvtool_core.rewards import IdentityScorer, SemanticScorer, level_penalty, nearest_face, semantic_reward
 from pvtool_core.runs import (
@@ -163,7 +163,7 @@ class Trainer:
         return {"scores": self.semantic.score(self.whole_clip(latents), prompt)}
 
     def _measure_faces(self, latents: Latents) -> dict[str, Tensor]:
-        found = [largest(self.analyzer.detect(picture)) for picture in to_pictures(self.whole_clip(latents))]
+        found = [largest(self.analyzer.detect(picture)) for picture in to_pixels(self.whole_clip(latents))]
         landmarks = [torch.from_numpy(face.landmarks) if face else torch.zeros(5, 2) for face in found]
         return {"found": torch.tensor([face is not None for face in found]), "landmarks": torch.stack(landmarks)}
 
@@ -246,7 +246,7 @@ class Trainer:
 
         They are constants: no gradient moves the face to please the detector.
         """
-        (picture,) = to_pictures(frame[None])
+        (picture,) = to_pixels(frame[None])
         candidates = [torch.from_numpy(face.landmarks) for face in self.analyzer.detect(picture)]
         nearest = nearest_face(candidates, expected)
         return (expected, False) if nearest is None else (nearest, True)
@@ -297,11 +297,6 @@ def _draw(count: int, generator: torch.Generator) -> int:
     return int(torch.randint(count, (), generator=generator))
 
 
-def to_pictures(frames: Frames) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Frames in [0, 1] as uint8 RGB (frames, height, width, 3)."""
-    return (frames.detach() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
 def read_crops(identity: Path) -> Float[Tensor, "photos 3 112 112"]:
     """The aligned reference crops of an identity's folder, in [0, 1]. Raises Missing if there are none."""
     files = sorted((identity / "faces").glob("*.png"))
@@ -350,7 +345,7 @@ class RunFiles:
         for number, pair in enumerate(pairs[: trainer.config.sample_prompts]):
             latents, embeds = trainer.cache.switch(pair.prompt, pair.seed), trainer.backbone.encode_prompt(pair.prompt)
             latents = denoise(trainer.backbone, latents, embeds, trainer.steps, trainer.adapter)
-            pictures = to_pictures(trainer.whole_clip(latents))
+            pictures = to_pixels(trainer.whole_clip(latents))
             facts = {"prompt": pair.prompt, "seed": pair.seed, "step": step, "run": self._folder.name}
             path = folder / f"{number:02d}.mp4"
             write_clip(path, pictures, trainer.job.model.fps, {**facts, "ai_generated": True})

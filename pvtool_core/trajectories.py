@@ -105,7 +105,7 @@ class TrajectoryCache:
 def _read(path: Path) -> Tensors | None:
     """The tensors as they were written, or None if the file is damaged."""
     try:
-        tensors = load_file(path)
+        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}  # out of the file, aligned
     except SafetensorError:
         return None
     digest = tensors.pop("sha256", None)

@@ -12,6 +12,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.utils.torch_utils import randn_tensor
@@ -104,6 +105,8 @@ def _load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> An
     """The pipeline of a diffusers folder, frozen and in eval mode. Raises InputRefused."""
     if not (folder / "model_index.json").is_file():
         raise InputRefused(f"{folder} is no diffusers folder.", "Give a folder written by save_pretrained.")
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()  # what a terminal shows is not theirs to say
     pipeline: Any = AnimateDiffPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device)
     if not isinstance(pipeline.scheduler, DDIMScheduler):
         raise InputRefused(

@@ -116,6 +116,12 @@ def test_training_and_rendering_meet_the_adapter_in_the_same_steps_only(job: Tra
     assert list(trainer.steps) == [6, 7]
 
 
+def test_the_adapter_may_act_in_all_steps_as_in_the_paper_s_ablation(job: TrainJob) -> None:
+    trainer, pairs = new_trainer(with_settings(job, "adapter", start=0.0))
+    assert list(trainer.steps) == list(range(8))
+    assert trainer.iterate(1, pairs)["grad_norm"] > 0
+
+
 def test_semantics_is_zero_before_the_first_step(job: TrainJob) -> None:
     trainer, pairs = new_trainer(job)
     measured = trainer.backpropagate(pairs[0], generator_of(0, 1))
