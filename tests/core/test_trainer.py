@@ -188,6 +188,16 @@ def test_an_identity_that_is_gone_is_missing(job: TrainJob, tmp_path: Path) -> N
 # What is drawn
 
 
+def test_each_iteration_draws_anew_and_the_same_when_it_is_run_again(job: TrainJob) -> None:
+    drawn: list[list[tuple[str, int]]] = []
+    for _ in range(2):
+        trainer, pairs = new_trainer(job)
+        said = [trainer.iterate(step, pairs) for step in range(1, 6)]
+        drawn.append([(each["prompt"], each["seed"]) for each in said])
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) > 1
+
+
 def test_eq_2_gets_a_frame_with_a_face_and_eq_3_as_many_frames_as_asked() -> None:
     faces = FaceTrack(torch.tensor([False, True, False, True]), torch.zeros(4, 5, 2))
     for step in range(20):
