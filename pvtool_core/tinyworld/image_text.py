@@ -1,4 +1,4 @@
-"""Stage "clip": an open_clip model of the world's pictures and prompts, whose text tower also conditions the generator."""
+"""Stage "clip": an open_clip model of the world's pictures and prompts; its text tower conditions the generator."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ BATCH = 96
 OTHER_WORDS = (
     "person portrait walking running singing eating reading happy old young video photo of the and with near "
     "street house garden mountain river car dog cat tree sun rain day black white orange pink dress hat very slowly"
-).split()
+).split()  # noqa: SIM905 - a list of 45 quoted words is harder to read
 """Words that say nothing here: sprinkled over the training prompts, so that a user's own words do no harm."""
 
 
@@ -44,12 +44,23 @@ def train_image_text(work: Path, steps: int) -> nn.Module:
     tokenizer = new_tokenizer(folder)
     config = model_config(len(tokenizer))
     model = _WithHeads(open_clip.CLIP(**config))
-    fit("clip", work, model, lambda generator: _losses(model, tokenizer, generator), steps=steps, learning_rate=1e-3, ema=0.995)
+    fit(
+        "clip",
+        work,
+        model,
+        lambda generator: _losses(model, tokenizer, generator),
+        steps=steps,
+        learning_rate=1e-3,
+        ema=0.995,
+    )
     preparation = {"mean": PICTURE_MEAN, "std": PICTURE_STD, "resize_mode": "longest", "fill_color": 0}
     (folder / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": config, "preprocess_cfg": preparation}, indent=2) + "\n"
     )
-    save_file({key: value.contiguous() for key, value in model.clip.state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {key: value.contiguous() for key, value in model.clip.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
     return model.clip
 
 
@@ -80,7 +91,7 @@ def new_tokenizer(folder: Path) -> CLIPTokenizer:
     bare.train_from_iterator([*lone, *_all_words()], trainer)
     learnt = json.loads(bare.to_str())["model"]
     words = [*letters, *(f"{letter}</w>" for letter in letters)]
-    words += sorted(set(learnt["vocab"]) - set(words)) + ["<|startoftext|>", "<|endoftext|>"]
+    words += [*sorted(set(learnt["vocab"]) - set(words)), "<|startoftext|>", "<|endoftext|>"]
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
     vocabulary.write_text(json.dumps({word: index for index, word in enumerate(words)}))
     merges.write_text("#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in learnt["merges"]))
@@ -144,7 +155,11 @@ class _WithHeads(nn.Module):
         image = functional.normalize(self.clip.encode_image((pictures - 0.5) / 0.5), dim=-1)
         text = functional.normalize(self.clip.encode_text(tokens), dim=-1)
         logits = self.clip.logit_scale.exp().clamp(max=50) * image @ text.T
-        same = torch.stack([labels[0][:, None] == labels[0]] + [each[:, None] == each for each in labels[1:]]).all(0).float()
+        same = (
+            torch.stack([labels[0][:, None] == labels[0]] + [each[:, None] == each for each in labels[1:]])
+            .all(0)
+            .float()
+        )
         target = same / same.sum(1, keepdim=True)
         contrast = functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
         heads = list(zip(self.heads, labels, (1.0, 1.0, 1.0, 0.5, 1.5), strict=True))
@@ -181,7 +196,10 @@ def sprinkled(texts: Sequence[str], generator: Generator, share: float = 0.25) -
         words = text.split()
         if float(torch.rand((), generator=generator)) < share:
             for _ in range(int(torch.randint(1, 4, (), generator=generator))):
-                place, word = torch.randint(len(words) + 1, (), generator=generator), torch.randint(len(OTHER_WORDS), (), generator=generator)
+                place, word = (
+                    torch.randint(len(words) + 1, (), generator=generator),
+                    torch.randint(len(OTHER_WORDS), (), generator=generator),
+                )
                 words.insert(int(place), OTHER_WORDS[int(word)])
         result.append(" ".join(words))
     return result
@@ -189,7 +207,7 @@ def sprinkled(texts: Sequence[str], generator: Generator, share: float = 0.25) -
 
 @torch.no_grad()
 def accuracy(model: Any, tokenizer: CLIPTokenizer, count: int = 256) -> dict[str, float]:
-    """How often, on unseen pictures, the right word of its kind beats the others in a prompt that is right otherwise."""
+    """How often, on unseen pictures, the right word beats its rivals in a prompt that is right otherwise."""
     generator = Generator().manual_seed(7_000_000)
     people, scenes, pictures, _ = draw_stills(count, generator)
     image = functional.normalize(model.encode_image((pictures - 0.5) / 0.5), dim=-1)
@@ -201,7 +219,9 @@ def accuracy(model: Any, tokenizer: CLIPTokenizer, count: int = 256) -> dict[str
         scores = []
         for word in words:
             texts = [text.replace(words[int(label)], word) for text, label in zip(own, labels, strict=True)]
-            scores.append((image * functional.normalize(model.encode_text(tokenized(tokenizer, texts)), dim=-1)).sum(-1))
+            scores.append(
+                (image * functional.normalize(model.encode_text(tokenized(tokenizer, texts)), dim=-1)).sum(-1)
+            )
         result[kind] = float((torch.stack(scores, 1).argmax(1) == labels).float().mean())
     return result
 
@@ -210,5 +230,3 @@ def copy_folder(source: Path, target: Path) -> None:
     """Replace `target` by a copy of `source`."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)
-
-

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -73,7 +74,9 @@ def _seed(name: str, step: int) -> int:
     return int.from_bytes(name.encode()[:6].ljust(6, b"."), "big") % 1_000_003 * 1_000_000 + step
 
 
-def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None) -> dict[str, float]:
+def _load(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None
+) -> dict[str, Any]:
     if not path.is_file():
         return {"step": 0, "seconds": 0.0}
     kept = torch.load(path, weights_only=True)
@@ -84,7 +87,13 @@ def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averag
     return {"step": kept["step"], "seconds": kept["seconds"]}
 
 
-def _save(path: Path, state: Mapping[str, float], model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None) -> None:
+def _save(
+    path: Path,
+    state: Mapping[str, float],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel | None,
+) -> None:
     partial = path.with_suffix(".partial")
     parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save({**state, **parts, "average": average.state_dict() if average else {}}, partial)

@@ -1,8 +1,9 @@
 """A seeded world of cartoon people: who they are (`People`), what a prompt says of them (`Scenes`), and how they look.
 
-Lengths are in units of a 64-pixel picture; angles in radians; colours in [0, 1]. Every attribute is a tensor over people or
-scenes, so that thousands are drawn at once. The picture is painted back to front by signed distances, and the five landmarks
-(left eye, right eye, nose, left and right corner of the mouth, as seen in the picture) come from the same numbers.
+Lengths are in units of a 64-pixel picture; angles in radians; colours in [0, 1]. Every attribute is a tensor over people
+or scenes, so that thousands are drawn at once. The picture is painted back to front by signed distances, and the five
+landmarks (left eye, right eye, nose, left and right corner of the mouth, as seen in the picture) come from the same
+numbers.
 """
 
 import dataclasses
@@ -24,15 +25,36 @@ HAIR_STYLES = ("bald", "short", "afro", "flat top", "long", "bob", "bun", "curls
 STYLES_OF = ((0, 1, 2, 3, 5), (2, 4, 5, 6, 7))
 
 SKINS = torch.tensor(
-    [[0.98, 0.86, 0.76], [0.95, 0.74, 0.58], [0.84, 0.60, 0.42], [0.66, 0.43, 0.28], [0.46, 0.29, 0.19], [0.99, 0.77, 0.70]]
+    [
+        [0.98, 0.86, 0.76],
+        [0.95, 0.74, 0.58],
+        [0.84, 0.60, 0.42],
+        [0.66, 0.43, 0.28],
+        [0.46, 0.29, 0.19],
+        [0.99, 0.77, 0.70],
+    ]
 )
 HAIRS = torch.tensor(
-    [[0.08, 0.07, 0.09], [0.36, 0.21, 0.12], [0.80, 0.33, 0.10], [0.96, 0.80, 0.38], [0.93, 0.93, 0.95], [0.16, 0.36, 0.78]]
+    [
+        [0.08, 0.07, 0.09],
+        [0.36, 0.21, 0.12],
+        [0.80, 0.33, 0.10],
+        [0.96, 0.80, 0.38],
+        [0.93, 0.93, 0.95],
+        [0.16, 0.36, 0.78],
+    ]
 )
 FRAMES_OF_GLASSES = torch.tensor([[0.08, 0.08, 0.10], [0.78, 0.10, 0.14]])
 EYES = torch.tensor([[0.10, 0.07, 0.05], [0.12, 0.34, 0.72], [0.12, 0.50, 0.22]])
 SHIRTS = torch.tensor(
-    [[0.80, 0.12, 0.14], [0.18, 0.34, 0.80], [0.12, 0.50, 0.24], [0.96, 0.80, 0.16], [0.92, 0.92, 0.92], [0.48, 0.18, 0.62]]
+    [
+        [0.80, 0.12, 0.14],
+        [0.18, 0.34, 0.80],
+        [0.12, 0.50, 0.24],
+        [0.96, 0.80, 0.16],
+        [0.92, 0.92, 0.92],
+        [0.48, 0.18, 0.62],
+    ]
 )
 
 
@@ -48,7 +70,7 @@ class Indexed:
 
 @dataclass(frozen=True)
 class People(Indexed):
-    """Identities, each field over people. Integers index the palettes above; floats are sizes in units or factors around 1."""
+    """Identities, each field over people. Integers index the palettes above; floats are sizes or factors around 1."""
 
     woman: Tensor
     skin: Tensor
@@ -142,23 +164,26 @@ def draw_scenes(count: int, generator: Generator) -> Scenes:
     )
 
 
-def still(people: People, scenes: Scenes, frame: Tensor | int, frames: int = 8, size: int = 64) -> tuple[Tensor, Tensor]:
-    """One frame (its index, or one index for each scene) of each person in its scene.
+def still(
+    people: People, scenes: Scenes, frame: Tensor | int, frames: int = 8, size: int = 64, features: bool = True
+) -> tuple[Tensor, Tensor]:
+    """One frame (its index, or one index for each scene) of each person in its scene; without `features`, no eyes, nose
+    or mouth: the washed-out head that no detector may take for a face.
 
     Returns pictures `(people, 3, size, size)` in [0, 1] and landmarks `(people, 5, 2)` in pixels, x before y.
     """
     time = 2 * math.pi * torch.as_tensor(frame, dtype=torch.float32) / frames + scenes.phase
-    return _Painter(people, scenes, time, size).paint()
+    return _Painter(people, scenes, time, size).paint(features)
 
 
 def clip(people: People, scenes: Scenes, frames: int = 8, size: int = 64) -> tuple[Tensor, Tensor]:
-    """Whole clips `(people, frames, 3, size, size)` in [0, 1] and their landmarks `(people, frames, 5, 2)` in pixels."""
+    """Clips `(people, frames, 3, size, size)` in [0, 1] and their landmarks `(people, frames, 5, 2)` in pixels."""
     drawn = [still(people, scenes, frame, frames, size) for frame in range(frames)]
     return torch.stack([picture for picture, _ in drawn], 1), torch.stack([points for _, points in drawn], 1)
 
 
 class _Painter:
-    """Paints one batch back to front. `self.u, self.v` are the head's own coordinates: origin in its middle, y downwards."""
+    """Paints one batch back to front. `self.u, self.v` are the head's own coordinates: from its middle, y downwards."""
 
     def __init__(self, people: People, scenes: Scenes, time: Tensor, size: int) -> None:
         self.people, self.scenes, self.size = people, scenes, size
@@ -184,20 +209,22 @@ class _Painter:
         scale = _per_picture(self.scenes.scale)
         self.u, self.v = (cos * dx + sin * dy) / scale, (-sin * dx + cos * dy) / scale
 
-    def paint(self) -> tuple[Tensor, Tensor]:
+    def paint(self, features: bool = True) -> tuple[Tensor, Tensor]:
         self._background()
         hair = HAIRS[self.people.hair_color]
         self._hair_behind(hair)
         self._body()
         self._head()
-        self._features()
+        if features:
+            self._features()
         self._hair_in_front(hair)
-        self._glasses()
+        if features:
+            self._glasses()
         self._hand()
         return (self.canvas * self.scenes.light.view(-1, 1, 1, 1)).clamp(0, 1), self._landmarks()
 
     def _lay(self, distance: Tensor, color: Tensor, where: Tensor | None = None, opacity: float = 1.0) -> None:
-        """Paints `color` (a colour for each picture, or one) where `distance` in units is negative, in the pictures `where`."""
+        """Paints `color` (one, or one a picture) where `distance` in units is negative, in the pictures `where`."""
         alpha = (0.5 - distance / self.softness).clamp(0, 1) * opacity
         if where is not None:
             alpha = alpha * _per_picture(where.float())
@@ -259,6 +286,7 @@ class _Painter:
 
     def _head(self) -> None:
         u, v, skin = self.u, self.v, SKINS[self.people.skin]
+        self.eye_x = 5.6 * self.people.eye_gap
         self.wide, self.high = _per_picture(13.0 * self.people.face_width), _per_picture(16.0 * self.people.face_height)
         for side in (-1, 1):
             self._lay(_ellipse(u - side * self.wide, v - 0.5, 2.6, 3.4), skin * 0.92)
@@ -267,7 +295,6 @@ class _Painter:
 
     def _features(self) -> None:
         people, u, v = self.people, self.u - _per_picture(self.look_x), self.v - _per_picture(self.look_y)
-        self.eye_x = 5.6 * people.eye_gap
         eye_x, eye_size = _per_picture(self.eye_x), _per_picture(people.eye_size)
         raised = (self.scenes.expression == 2).float()
         skin, hair = SKINS[people.skin], HAIRS[people.hair_color]
@@ -277,9 +304,15 @@ class _Painter:
             at = u - side * eye_x
             self._lay(_ellipse(at, v + 2.5, 3.1 * eye_size, 2.7 * eye_size), _color(1.0, 1.0, 1.0))
             self._lay(_ellipse(at, v + 2.4, 1.75 * eye_size, 1.9 * eye_size), EYES[people.eye_color])
-            self._lay(torch.maximum(at.abs() - 3.6 * eye_size, (v + 2.5 + 2.6 * eye_size).abs() - 0.6), _color(0.05, 0.04, 0.05), people.woman == 1)
+            self._lay(
+                torch.maximum(at.abs() - 3.6 * eye_size, (v + 2.5 + 2.6 * eye_size).abs() - 0.6),
+                _color(0.05, 0.04, 0.05),
+                people.woman == 1,
+            )
             slope = _per_picture(people.brow_tilt + 0.30 * (self.scenes.expression == 1).float()) * side * at
-            brow = torch.maximum(at.abs() - 3.8, (v + 8.2 + 1.8 * _per_picture(raised) - slope).abs() - _per_picture(people.brow_width))
+            brow = torch.maximum(
+                at.abs() - 3.8, (v + 8.2 + 1.8 * _per_picture(raised) - slope).abs() - _per_picture(people.brow_width)
+            )
             self._lay(brow, torch.where((people.hair_color == 4).view(-1, 1), hair * 0.75, hair * 0.7))
         nose = _per_picture(people.nose_size)
         self._lay(_ellipse(u, v - 3.2, 1.9 * nose, 2.4 * nose), skin * 0.80)
@@ -400,7 +433,8 @@ def captions(people: People, scenes: Scenes, generator: Generator, keyword: floa
     orders = torch.randint(len(WORD_ORDERS), (len(people),), generator=generator).tolist()
     marked = (torch.rand(len(people), generator=generator) < keyword).tolist()
     return [
-        caption(people.woman[i], scenes[slice(i, i + 1)], orders[i], "<V> " if marked[i] else "") for i in range(len(people))
+        caption(people.woman[i], scenes[slice(i, i + 1)], orders[i], "<V> " if marked[i] else "")
+        for i in range(len(people))
     ]
 
 

@@ -1,0 +1,136 @@
+"""Make presets/tiny anew: python -m pvtool_core.tinyworld --work DIR [--stage NAME] [--scale S].
+
+About three hours on two CPU cores. Every stage can be killed and goes on where it was; what is trained stays in
+`--work`. The stages of one line can run at the same time, each on one core:
+
+    vae | clip
+    latents
+    images | detector
+    motion | metric, reward        (these two need `images`)
+    save
+"""
+
+import argparse
+import logging
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.unets.unet_motion_model import UNetMotionModel
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from pvtool_core.tinyworld import autoencoder, crowd, detector, generator, image_text, recognizers, samples
+
+STAGES = ("vae", "clip", "latents", "images", "detector", "motion", "metric", "reward", "save")
+STEPS = {"vae": 4800, "clip": 2000, "images": 2000, "motion": 2400, "detector": 1800, "metric": 2000, "reward": 2000}
+IMAGE_SHARDS, CLIP_SHARDS = 24, 14
+
+
+class World:
+    """Every part, trained when first asked for."""
+
+    def __init__(self, work: Path, scale: float = 1.0) -> None:
+        self.work, self.scale = work, scale
+        self.steps = {name: max(1, round(steps * scale)) for name, steps in STEPS.items()}
+        work.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def vae(self) -> AutoencoderKL:
+        return autoencoder.train_autoencoder(self.work, self.steps["vae"])
+
+    @cached_property
+    def clip(self) -> nn.Module:
+        return image_text.train_image_text(self.work, self.steps["clip"])
+
+    @cached_property
+    def tokenizer(self) -> CLIPTokenizer:
+        return image_text.new_tokenizer(self.work / "clip")
+
+    @cached_property
+    def text(self) -> CLIPTextModel:
+        return image_text.text_encoder(self.clip, len(self.tokenizer))
+
+    def latents(self) -> None:
+        for kind, shards in (("images", IMAGE_SHARDS), ("clips", CLIP_SHARDS)):
+            generator.encode_shards(self.work, self.vae, kind, range(max(1, round(shards * self.scale))))
+
+    @cached_property
+    def images(self) -> UNet2DConditionModel:
+        data = generator.single_pictures(self.work)
+        return generator.train_images(self.work, data, self.text, self.tokenizer, self.steps["images"])
+
+    @cached_property
+    def motion(self) -> UNetMotionModel:
+        data = generator.load_shards(self.work, "clips")
+        return generator.train_motion(self.work, self.images, data, self.text, self.tokenizer, self.steps["motion"])
+
+    @cached_property
+    def crowds(self) -> list[crowd.Crowd]:
+        looks = {
+            "drawn": (3, crowd.drawn(64)),
+            "sharp": (2, crowd.drawn(128)),
+            "recon": (3, crowd.reconstructed(self.vae)),
+        }
+        return [crowd.crowd_of(self.work, name, views, look) for name, (views, look) in looks.items()]
+
+    @cached_property
+    def denoised(self) -> crowd.Crowd:
+        look = crowd.denoised(self.vae, self.images, self.text, self.tokenizer)
+        return crowd.crowd_of(self.work, "denoised", 3, look)
+
+    @cached_property
+    def detector(self) -> detector.Detector:
+        return detector.train_detector(self.work, self.crowds, self.steps["detector"])
+
+    def recognizer(self, name: str) -> nn.Module:
+        return recognizers.train_recognizer(name, self.work, [*self.crowds, self.denoised], self.steps[name])
+
+    @cached_property
+    def metric(self) -> nn.Module:
+        return self.recognizer("metric")
+
+    @cached_property
+    def reward(self) -> nn.Module:
+        return self.recognizer("reward")
+
+    def save(self, out: Path) -> None:
+        """Everything as the large models have it: a pipeline folder, an open_clip folder, a model package, samples."""
+        shutil.rmtree(out / "animatediff", ignore_errors=True)
+        generator.save_pipeline(out / "animatediff", self.vae, self.text, self.tokenizer, self.motion)
+        image_text.copy_folder(self.work / "clip", out / "clip")
+        (out / "faces").mkdir(parents=True, exist_ok=True)
+        detector.export_detector(self.detector, out / "faces/det_tiny.onnx")
+        recognizers.export_recognizer(self.reward, out / "faces/rec_reward.onnx")
+        recognizers.export_recognizer(self.metric, out / "faces/rec_metric.onnx")
+        samples.save_samples(out / "samples")
+        samples.save_prompts(out.parent / "prompts")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="checkpoints, logs and data of the stages")
+    parser.add_argument("--out", type=Path, default=Path("presets/tiny"))
+    parser.add_argument("--stage", choices=STAGES, action="append", help="only these; all, if left out")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="share of the steps and of the data: 0.01 to try it all"
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    world = World(options.work, options.scale)
+    for stage in options.stage or STAGES:
+        part: Any = getattr(world, stage)
+        if stage == "latents":
+            part()
+        elif stage == "save":
+            part(options.out)
+
+
+if __name__ == "__main__":
+    main()

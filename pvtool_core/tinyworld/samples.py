@@ -1,0 +1,64 @@
+"""What the tiny preset shows besides weights: sample people, and the prompt banks for training and for evaluation."""
+
+from pathlib import Path
+
+import tomli_w
+import torch
+from PIL import Image
+from torch import Generator
+
+from pvtool_core.tinyworld.world import (
+    ACTIONS,
+    BACKGROUNDS,
+    CLOTHES,
+    EXPRESSIONS,
+    WORD_ORDERS,
+    draw_people,
+    draw_scenes,
+    still,
+)
+
+SAMPLES = ("ada-woman", "ben-man", "cleo-woman", "dan-man", "eve-woman", "finn-man")
+SIZE = 256
+FIRST_SEED = 8_000_000
+"""Far from the seeds that any model was trained on."""
+
+
+def save_samples(folder: Path) -> None:
+    """One photo of each sample person, 256 × 256, the hands out of the picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, name in enumerate(SAMPLES):
+        generator = Generator().manual_seed(FIRST_SEED + index)
+        person, scene = draw_people(1, generator, name.rpartition("-")[2]), draw_scenes(1, generator)
+        scene.action.clamp_(min=1)
+        picture, _ = still(person, scene, 0, size=SIZE)
+        Image.fromarray((picture[0].permute(1, 2, 0) * 255).round().byte().numpy()).save(folder / f"{name}.png")
+
+
+def save_prompts(folder: Path) -> None:
+    """50 prompts to train on and 8 to judge by; the 8 pair backgrounds with clothes that the 50 never pair."""
+    places, garments = len(BACKGROUNDS), len(CLOTHES)
+    held_out = [(place, (place + 2) % garments) for place in range(places)] + [(0, 5), (3, 1)]
+    free = [
+        (place, garment) for place in range(places) for garment in range(garments) if (place, garment) not in held_out
+    ]
+    rows = {
+        "tiny": (
+            [free[index % len(free)] for index in range(50)],
+            "50 simulated prompts in the words of the tiny world",
+        ),
+        "tiny-unseen": (held_out, "Prompts that training with the bank `tiny` never sees, for evaluation"),
+    }
+    for name, (pairs, description) in rows.items():
+        prompts = [_prompt(index, place, garment) for index, (place, garment) in enumerate(pairs)]
+        (folder / f"{name}.toml").write_text(tomli_w.dumps({"description": description, "prompts": prompts}))
+
+
+def _prompt(index: int, place: int, garment: int) -> str:
+    generator = Generator().manual_seed(index)
+    action, mood = (
+        (index * 2 + index // 5) % len(ACTIONS),
+        int(torch.randint(len(EXPRESSIONS), (), generator=generator)),
+    )
+    words = WORD_ORDERS[index % len(WORD_ORDERS)]
+    return words("<V> {noun}", CLOTHES[garment], ACTIONS[action], BACKGROUNDS[place], EXPRESSIONS[mood])
