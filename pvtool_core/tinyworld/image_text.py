@@ -30,10 +30,10 @@ from pvtool_core.tinyworld.world import (
 CONTEXT, TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS, EMBEDDING = 32, 64, 2, 4, 64
 PICTURE_MEAN, PICTURE_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 BATCH = 96
-OTHER_WORDS = (
+OTHER_WORDS = (  # noqa: SIM905 - a list of 45 quoted words is harder to read
     "person portrait walking running singing eating reading happy old young video photo of the and with near "
     "street house garden mountain river car dog cat tree sun rain day black white orange pink dress hat very slowly"
-).split()  # noqa: SIM905 - a list of 45 quoted words is harder to read
+).split()
 """Words that say nothing here: sprinkled over the training prompts, so that a user's own words do no harm."""
 
 

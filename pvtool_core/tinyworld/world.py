@@ -1,9 +1,9 @@
 """A seeded world of cartoon people: who they are (`People`), what a prompt says of them (`Scenes`), and how they look.
 
-Lengths are in units of a 64-pixel picture; angles in radians; colours in [0, 1]. Every attribute is a tensor over people
-or scenes, so that thousands are drawn at once. The picture is painted back to front by signed distances, and the five
-landmarks (left eye, right eye, nose, left and right corner of the mouth, as seen in the picture) come from the same
-numbers.
+Lengths are in units of a 64-pixel picture; angles in radians; colours in [0, 1]. Every attribute is a tensor over
+people or scenes, so that thousands are drawn at once. The picture is painted back to front by signed distances, and the
+five landmarks (left eye, right eye, nose, left and right corner of the mouth, as seen in the picture) come from the
+same numbers.
 """
 
 import dataclasses
