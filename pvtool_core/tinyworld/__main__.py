@@ -8,6 +8,7 @@ About three hours on two CPU cores. Every stage can be killed and goes on where 
     images | detector
     motion | metric, reward        (these two need `images`)
     save
+    measure
 """
 
 import argparse
@@ -24,10 +25,10 @@ from diffusers.models.unets.unet_motion_model import UNetMotionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from pvtool_core.tinyworld import autoencoder, crowd, detector, generator, image_text, recognizers, samples
+from pvtool_core.tinyworld import autoencoder, crowd, detector, generator, image_text, measure, recognizers, samples
 
-STAGES = ("vae", "clip", "latents", "images", "detector", "motion", "metric", "reward", "save")
-STEPS = {"vae": 4800, "clip": 2000, "images": 2000, "motion": 2400, "detector": 1800, "metric": 2000, "reward": 2000}
+STAGES = ("vae", "clip", "latents", "images", "detector", "motion", "metric", "reward", "save", "measure")
+STEPS = {"vae": 4800, "clip": 2000, "images": 2400, "motion": 1800, "detector": 1800, "metric": 2000, "reward": 2000}
 IMAGE_SHARDS, CLIP_SHARDS = 24, 14
 
 
@@ -71,17 +72,17 @@ class World:
 
     @cached_property
     def crowds(self) -> list[crowd.Crowd]:
-        looks = {
-            "drawn": (3, crowd.drawn(64)),
-            "sharp": (2, crowd.drawn(128)),
-            "recon": (3, crowd.reconstructed(self.vae)),
-        }
+        reconstructed = crowd.reconstructed(self.vae)
+        looks = {"drawn": (3, crowd.drawn(64)), "sharp": (2, crowd.drawn(128)), "recon": (3, reconstructed)}
         return [crowd.crowd_of(self.work, name, views, look) for name, (views, look) in looks.items()]
 
     @cached_property
+    def as_generated(self) -> crowd.Looks:
+        return crowd.denoised(self.vae, self.images, self.text, self.tokenizer)
+
+    @cached_property
     def denoised(self) -> crowd.Crowd:
-        look = crowd.denoised(self.vae, self.images, self.text, self.tokenizer)
-        return crowd.crowd_of(self.work, "denoised", 3, look)
+        return crowd.crowd_of(self.work, "denoised", 3, self.as_generated)
 
     @cached_property
     def detector(self) -> detector.Detector:
@@ -110,6 +111,12 @@ class World:
         samples.save_samples(out / "samples")
         samples.save_prompts(out.parent / "prompts")
 
+    def measure(self, out: Path) -> None:
+        """Judge the judges, on people that no stage has seen."""
+        looks = {"drawn": crowd.drawn(64), "sharp": crowd.drawn(256), "recon": crowd.reconstructed(self.vae)}
+        looks["denoised"] = self.as_generated
+        measure.measure(out, self.vae, self.clip, self.tokenizer, looks)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -128,7 +135,7 @@ def main() -> None:
         part: Any = getattr(world, stage)
         if stage == "latents":
             part()
-        elif stage == "save":
+        elif stage in ("save", "measure"):
             part(options.out)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def fit(
     """
     weights = [each for each in model.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(weights, learning_rate, (0.9, 0.99), weight_decay=weight_decay, fused=True)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True) if ema else None
+    average = AveragedModel(model, avg_fn=_averaging(ema), use_buffers=True) if ema else None
     state = _load(work / f"{name}.pt", model, optimizer, average)
     started, saved, means = time.monotonic() - state["seconds"], time.monotonic(), dict[str, float]()
     for step in range(state["step"], steps):
@@ -68,6 +68,11 @@ def fit(
 def trained_seconds(name: str, work: Path) -> float:
     """How long the stage has trained, in seconds, over all its starts."""
     return float(torch.load(work / f"{name}.pt", weights_only=True)["seconds"])
+
+
+def _averaging(decay: float) -> Callable[[Any, Any, Any], Any]:
+    """An average that forgets its random beginning: over a ninth of the steps so far, until `decay` is longer."""
+    return lambda average, current, count: average + (current - average) * max(1 - decay, 9 / (10 + int(count)))
 
 
 def _seed(name: str, step: int) -> int:
