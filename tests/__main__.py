@@ -1,0 +1,29 @@
+"""All that must hold before a commit goes out: `python -m tests` runs it, and stops at the first that fails."""
+
+import os
+import subprocess
+import sys
+
+CHECKS = (
+    ("ruff", "check", "."),
+    ("ruff", "format", "--check", "."),
+    ("lint-imports",),
+    ("pyright",),
+    ("pytest", "--numprocesses=2", "--durations=10"),
+)
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",  # a test that would download something fails instead
+    "OMP_NUM_THREADS": "1",  # the models are small: a second thread only waits for the first
+}
+
+
+def main() -> int:
+    for command in CHECKS:
+        print("$", *command, flush=True)
+        if status := subprocess.run(command, env={**os.environ, **ENVIRONMENT}, check=False).returncode:
+            return status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
