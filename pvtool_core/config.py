@@ -78,6 +78,7 @@ class IdentityRewardConfig:
     detector: str = setting("ONNX file in it that finds faces and their five landmarks", "scrfd_10g_bnkps.onnx")
     detection_size: int = setting("side of the square that the detector sees", 640, low=32, high=4096, multiple_of=32)
     detection_threshold: float = setting("score from which something is a face", 0.5, low=0.0, high=1.0)
+    frames: int = setting("frames whose faces are compared in an iteration; the paper takes one", 1, low=1, high=1024)
     weight: float = setting("of this reward in the loss", 1.0, low=0.0, high=1000.0)
 
 

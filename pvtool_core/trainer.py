@@ -199,7 +199,8 @@ class Trainer:
 
     def backpropagate(self, pair: Pair, generator: torch.Generator) -> dict[str, Any]:
         """Loss of a pair's clip (eq. 5) and its gradient, left in the adapter; what was measured on the way."""
-        frames = draw_frames(pair.faces, self.job.semantic_reward.frames, generator)
+        count = max(self.job.identity_reward.frames, self.job.semantic_reward.frames)
+        frames = draw_frames(pair.faces, count, generator)
         embeds = self.backbone.encode_prompt(pair.prompt)
         route = Route(self.backbone, self.adapter, embeds, self.steps, self._scale * self.config.base_kl_weight)
         tail = self._go(route, self.cache.switch(pair.prompt, pair.seed), generator)
@@ -227,12 +228,15 @@ class Trainer:
     def _judge(
         self, pair: Pair, latents: Latents, frames: list[int], generator: torch.Generator
     ) -> tuple[Float[Tensor, ""], dict[str, Any]]:
-        """Both rewards' losses, weighted and added; the first of `frames` is the one whose face is compared."""
+        """Both rewards' losses, weighted and added; the first of `frames` shows a face, which is compared."""
         identity, semantic = self.job.identity_reward, self.job.semantic_reward
         clip = self.backbone.decode(latents, frames)
-        landmarks, seen = self._find_face(clip[0], pair.faces.landmarks[frames[0]])
-        icr = 1 - self.identity.score(clip[0], landmarks, generator)
-        target, source = self.semantic.score(clip, pair.prompt), pair.scores[frames]
+        with_face = [(clip[i], frame) for i, frame in enumerate(frames[: identity.frames]) if pair.faces.found[frame]]
+        faces = [(picture, *self._find_face(picture, pair.faces.landmarks[frame])) for picture, frame in with_face]
+        similar = [self.identity.score(picture, landmarks, generator) for picture, landmarks, _ in faces]
+        icr, seen = 1 - torch.stack(similar).mean(), all(found for _, _, found in faces)
+        compared = slice(semantic.frames)
+        target, source = self.semantic.score(clip[compared], pair.prompt), pair.scores[frames[compared]]
         scr = semantic_reward(target, source, semantic.temperature)
         level = level_penalty(target, source)
         loss = identity.weight * icr + semantic.weight * scr + semantic.level_weight * level
@@ -287,7 +291,7 @@ def generator_of(seed: int, step: int) -> torch.Generator:
 
 
 def draw_frames(faces: FaceTrack, count: int, generator: torch.Generator) -> list[int]:
-    """`count` frames in which the first shows a face: that one is for eq. 2, all of them are for eq. 3."""
+    """`count` frames, of which the first shows a face: eq. 2 needs one, eq. 3 takes any."""
     first = faces.frames[_draw(len(faces.frames), generator)]
     others = [frame for frame in torch.randperm(len(faces.found), generator=generator).tolist() if frame != first]
     return [first, *others[: count - 1]]

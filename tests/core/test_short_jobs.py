@@ -19,7 +19,7 @@ from pvtool_core.backbones import load_backbone
 from pvtool_core.clips import is_whole
 from pvtool_core.config import EvaluateJob, IdentifyJob, IdentityRef, Job, RenderItem, RenderJob, TrainJob, write_job
 from pvtool_core.errors import FaceRefused, InputRefused, Interrupted
-from pvtool_core.evaluation import gap_alarm, landmark_motion
+from pvtool_core.evaluation import dense_motion, gap_alarm, landmark_motion
 from pvtool_core.faces import Face
 from pvtool_core.identify import Portrait, check_likeness, choose
 from pvtool_core.media import read_facts, read_mp4
@@ -386,11 +386,30 @@ def test_where_there_is_no_face_there_is_no_likeness(scored: Callable[..., dict[
 
 def test_motion_is_how_far_the_face_goes_whatever_the_size_of_the_clip() -> None:
     still = np.array([[10, 10], [20, 10], [15, 15], [11, 20], [19, 20]], np.float32)
-    moved = still + np.array([3, 4], np.float32)
-    assert landmark_motion([still, still], 64) == 0
-    assert landmark_motion([still, moved, still], 100) == pytest.approx(5)
-    assert landmark_motion([2 * still, 2 * moved], 200) == pytest.approx(5)
-    assert landmark_motion([still, None, moved], 100) is None
+    moving = [still + frame * np.array([3, 4], np.float32) for frame in range(5)]
+    assert landmark_motion([still] * 4, 64) == 0
+    assert landmark_motion([*moving], 100) == pytest.approx(5)
+    assert landmark_motion([2 * points for points in moving], 200) == pytest.approx(5)
+    assert landmark_motion([*moving[:3], None, *moving[:3]], 100) is None
+
+
+def test_a_trembling_face_does_not_move() -> None:
+    still = np.array([[10, 10], [20, 10], [15, 15], [11, 20], [19, 20]], np.float32)
+    assert landmark_motion([still, still + 1] * 4, 64) == 0
+
+
+def test_flicker_is_no_motion() -> None:
+    rng = np.random.default_rng(0)
+    scene = np.asarray(noise().convert("RGB").resize((80, 64), Image.Resampling.BICUBIC))
+    standing = np.stack([scene[:, :64]] * 8)
+    moving = np.stack([scene[:, frame : frame + 64] for frame in range(8)])
+    flickering = np.clip(standing + rng.normal(0, 10, standing.shape), 0, 255).astype(np.uint8)
+    moved, flickered = dense_motion(moving), dense_motion(flickering)
+    assert moved == pytest.approx(100 / 64, rel=0.2)
+    assert flickered is not None
+    assert flickered < 0.1 * 100 / 64
+    assert dense_motion(standing) == pytest.approx(0, abs=0.01)
+    assert dense_motion(moving[:3]) is None
 
 
 def test_a_reward_that_runs_ahead_of_the_independent_judge_raises_the_alarm() -> None:
