@@ -1,5 +1,6 @@
 """Training as a whole: what it writes, that the cache changes nothing, and that a resumed run is the same run."""
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable
@@ -94,6 +95,24 @@ def test_loss_and_gradient_reach_every_weight_and_are_the_same_without_the_cache
     for measured, gradients in found[1:]:
         assert measured == found[0][0]
         assert all(torch.equal(a, b) for a, b in zip(gradients, found[0][1], strict=True))
+
+
+def test_as_many_faces_are_compared_as_was_asked_for_and_only_where_the_original_shows_one(job: TrainJob) -> None:
+    job = with_settings(job, "identity_reward", frames=4)
+    trainer, pairs = new_trainer(with_settings(job, "semantic_reward", frames=2))
+    faces = FaceTrack(torch.tensor([True, False, True, True]), pairs[0].faces.landmarks)
+    one_blind = dataclasses.replace(pairs[0], faces=faces)
+    seen: list[Tensor] = []
+    score = trainer.identity.score
+
+    def watched(*given: Any) -> Tensor:
+        seen.append(score(*given))
+        return seen[-1]
+
+    trainer.identity.score = watched  # type: ignore[method-assign]
+    measured = trainer.backpropagate(one_blind, generator_of(0, 1))
+    assert len(seen) == 3
+    assert measured["icr"] == pytest.approx(1 - torch.stack(seen).mean().item())
 
 
 def test_training_and_rendering_meet_the_adapter_in_the_same_steps_only(job: TrainJob) -> None:
