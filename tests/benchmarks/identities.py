@@ -1,10 +1,12 @@
-"""Whether the method learns people it has never seen: likeness before and after training, against the ceiling.
+"""Whether the method learns people it has never seen, and honestly: before and after training, against the ceiling.
 
-    python -m tests.benchmarks.identities --out DIR [--people 6] [--set training.iterations=150]...
+    python -m tests.benchmarks.identities --people 6 --out DIR [--set section.key=value]... [--jobs 2] [--resume]
 
-Each person goes through the commands as a user's would: one drawn photo, `pv identity add`, `pv train`, `pv eval` on
-prompts and seeds that training never saw. The ceiling is the same person drawn by the renderer in what those prompts
-say; `stranger` is what another drawn person scores. All lies in DIR (its own PV_HOME); run it again to go on.
+Each person goes through the commands as a user's would: one drawn photo, `pv identity add`, `pv train`, `pv render`
+with and without the adapter on prompts and seeds that training never saw, `pv eval`. The ceiling ('drawn') is the same
+person drawn by the renderer in what those prompts say, scored from the same kind of file by the same judge; `stranger`
+is what other drawn people of the same noun score. All lies in DIR, a PV_HOME of its own with one cache for all; look at
+people.png before believing results.json. `--preset random` takes the tests' small random models, to try it out.
 """
 
 import argparse
@@ -12,38 +14,57 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+import tomli_w
 import torch
 from PIL import Image
 from torch import Generator
 
-from pvtool_core.config import EvaluateJob, TrainJob, read_job
-from pvtool_core.evaluation import Clip, Judge, mean, read_clip, read_picture
-from pvtool_core.media import SheetRow, write_contact_sheet
+from pvtool.cli.choices import chosen_settings
+from pvtool.cli.render import newest_run
+from pvtool.cli.runs import job_of
+from pvtool.output import table
+from pvtool.supervisor import LIVE, follow
+from pvtool_core.clips import clip_path, write_sidecar
+from pvtool_core.config import EvaluateJob, Settings, TrainJob, to_table
+from pvtool_core.errors import PvError
+from pvtool_core.evaluation import Clip, Judge, gap_alarm, mean, mean_numbers, read_clip, read_picture
+from pvtool_core.library import Library
+from pvtool_core.media import Frames, SheetRow, to_pixels, write_clip, write_contact_sheet
+from pvtool_core.paths import config_dir, presets_dir, replace_file, runs_dir
 from pvtool_core.prompts import Banks, without_keyword
-from pvtool_core.tinyworld.world import (
-    ACTIONS,
-    BACKGROUNDS,
-    CLOTHES,
-    EXPRESSIONS,
-    NOUNS,
-    People,
-    Scenes,
-    clip,
-    draw_people,
-    draw_scenes,
-    still,
-)
+from pvtool_core.runs import RunFolder, State, list_runs, read_events
+from pvtool_core.tinyworld import world
+from pvtool_core.weights import fingerprint, resolve_settings
+from tests.conftest import random_job, save_models
 
 FIRST_SEED = 9_000_000
-CLIPS_ON_SHEET, FRAMES_ON_SHEET = 4, (0, 2, 4, 6)
+"""Far from the seeds that any model was trained on."""
+
+STAGES = ("before", "after", "drawn")
+WORDS = {
+    "background": world.BACKGROUNDS,
+    "clothes": world.CLOTHES,
+    "action": world.ACTIONS,
+    "expression": world.EXPRESSIONS,
+}
+STRANGERS = 50
+JUDGING = threading.Lock()
+PROMPTS_ON_SHEET, FRAMES_ON_SHEET = slice(None, None, 3), (1, 5)
+
+Numbers = dict[str, float]
+Row = dict[str, Any]
+"""name, noun, run, seconds (of the iterations), stranger, and under each stage the numbers of evaluation.Scores, and
+`obeys_background` and so on in per cent."""
 
 
 @dataclass(frozen=True)
@@ -52,187 +73,327 @@ class Person:
 
     name: str
     noun: str
-    looks: People
+    index: int
 
     @staticmethod
     def unseen(index: int) -> "Person":
-        noun = NOUNS[index % 2]
-        return Person(f"unseen-{index}", noun, draw_people(1, Generator().manual_seed(FIRST_SEED + index), noun))
+        noun = world.NOUNS[index % 2]
+        return Person(f"{noun}-{index}", noun, index)
+
+    @property
+    def looks(self) -> world.People:
+        return world.draw_people(1, Generator().manual_seed(FIRST_SEED + self.index), self.noun)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to train with, and where everything lies."""
+
+    out: Path
+    preset: str
+    sets: tuple[str, ...]
+    seed: int
+
+
+class CommandFailed(Exception):
+    """A command's words and what it said."""
 
 
 def main() -> None:
+    options = parsed()
+    out: Path = options.out.absolute()
+    settle(out, options.cache)
+    if options.preset == "random":
+        save_random_preset(out)
+    asked = Asked(out, options.preset, tuple(options.sets), options.seed)
+    check_resumable(asked, options.resume)
+    people = [Person.unseen(options.first + index) for index in range(options.people)]
+    with ThreadPoolExecutor(options.jobs) as pool:  # each waits for the processes of its commands
+        try:
+            rows = list(collected({pool.submit(row_of, person, asked): person for person in people}))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    rows.sort(key=lambda row: [person.name for person in people].index(row["name"]))
+    if rows:
+        tell(rows, asked)
+    if len(rows) < len(people):
+        sys.exit(f"{len(people) - len(rows)} of {len(people)} people failed; they are missing in the mean.")
+
+
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--people", type=int, default=6)
     parser.add_argument("--first", type=int, default=0, help="skip so many people: others than a setting was chosen on")
-    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE", help="as of pv train")
+    parser.add_argument("--seed", type=int, default=0, help="of the training; the people stay the same")
     parser.add_argument("--jobs", type=int, default=1, help="people at the same time, one thread each")
-    options = parser.parse_args()
-    out: Path = options.out.absolute()
-    os.environ["PV_HOME"] = str(out / "home")
+    parser.add_argument("--cache", type=Path, help="a cache to share with other benchmarks; DIR/home/cache otherwise")
+    parser.add_argument("--resume", action="store_true", help="go on with what DIR holds")
+    return parser.parse_args()
+
+
+def settle(out: Path, shared_cache: Path | None) -> None:
+    """Make the home in `out` that of this process and of all that it starts, each with one thread."""
+    home = out / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    if shared_cache and not (home / "cache").exists():
+        shared_cache.mkdir(parents=True, exist_ok=True)
+        (home / "cache").symlink_to(shared_cache.absolute(), target_is_directory=True)
+    os.environ |= {"PV_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    config_dir().mkdir(exist_ok=True)
+    (config_dir() / "config.toml").write_text("[model]\nthreads = 1\n")
     torch.set_num_threads(1)
-    people = [Person.unseen(options.first + index) for index in range(options.people)]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        rows = list(pool.map(partial(scored, out=out, settings=options.settings), people))
-    (out / "results.json").write_text(json.dumps(rows, indent=1))
-    write_contact_sheet(out / "people.png", [line for person in people for line in sheet(person, out)], tile=96)
-    print(table(rows))
-    print(out / "people.png")
 
 
-def scored(person: Person, out: Path, settings: Sequence[str]) -> dict[str, Any]:
+def save_random_preset(out: Path) -> None:
+    """A preset of the user's own with the tests' models, of the tiny world's prompts."""
+    if not (out / "models").is_dir():
+        (out / "models").mkdir()
+        save_models(out / "models")
+    settings = to_table(Settings(**random_job(out / "models").sections()))
+    settings["evaluation"]["prompts"] = "tiny-unseen"
+    (config_dir() / "presets").mkdir(exist_ok=True)
+    (config_dir() / "presets/random.toml").write_text(tomli_w.dumps({"preset": {"prompts": "tiny"}, **settings}))
+
+
+def check_resumable(asked: Asked, resume: bool) -> None:
+    """Leave, if the folder holds another benchmark, or one that nobody asked to resume."""
+    try:
+        settings = resolve_settings(chosen_settings(asked.preset, list(asked.sets))[1])
+    except PvError as error:
+        sys.exit(f"{error.message} {error.hint}")
+    judges = (settings.identity_reward.package, settings.semantic_reward.model)
+    weights = [settings.model.fingerprint, *(fingerprint(Path(each)) for each in judges)]
+    wanted = json.dumps({"settings": to_table(settings), "weights": weights, "seed": asked.seed}, indent=1)
+    note = asked.out / "asked.json"
+    if note.exists() and not resume:
+        sys.exit(f"{asked.out} holds a benchmark: --resume goes on with it, or choose another folder.")
+    if note.exists() and note.read_text() != wanted:
+        sys.exit(f"{asked.out} holds a benchmark with other settings or weights: {note}")
+    note.write_text(wanted)
+
+
+def collected(futures: Mapping[Future[Row], Person]) -> Iterator[Row]:
+    """Each person's row as soon as it is there; what failed is said and left out."""
+    for future in as_completed(futures):
+        person = futures[future]
+        if isinstance(error := future.exception(), CommandFailed):
+            print(f"{person.name}: {error}", file=sys.stderr, flush=True)
+            continue
+        row = future.result()
+        before, after = (row[stage]["identity_similarity"] for stage in ("before", "after"))
+        print(f"{person.name}: {before:.3f} → {after:.3f}", file=sys.stderr, flush=True)
+        yield row
+
+
+def row_of(person: Person, asked: Asked) -> Row:
     """Train, render and score one person, or read what was found when that was done before."""
-    done = out / f"{person.name}.json"
+    done = asked.out / f"rows/{person.name}.json"
     if not done.is_file():
-        photo = out / f"{person.name}.png"
-        draw_photo(person, photo)
-        if not (out / "home/data/identities" / person.name).is_dir():
-            pv("identity", "add", person.name, str(photo), "--class", person.noun, "--consent", "drawn by a program")
-        chosen = [word for setting in settings for word in ("--set", setting)]
-        run = run_of(person, out) or json.loads(pv("train", person.name, "--preset", "tiny", *chosen, "--json"))["run"]
-        if not (out / "home/data/runs" / run / "exit.json").is_file():
-            pv("runs", "resume", run)
-        report = json.loads(pv("eval", run, "--json"))
-        found = report["identities"][person.name] | drawn_scores(person, run, out)
-        done.write_text(json.dumps({"name": person.name, "noun": person.noun, "run": run, **found}))
-    return json.loads(done.read_text())
+        done.parent.mkdir(exist_ok=True)
+        add(person, asked)
+        run = trained(person, asked)
+        report = rendered_and_scored(person, run, asked.out / "clips" / person.name)
+        row = {"name": person.name, "noun": person.noun, "run": run.name, "seconds": seconds_of(run)}
+        with JUDGING:
+            row |= completed(person, run, asked.out, report)
+        replace_file(done, json.dumps(row, indent=1).encode())
+    return json.loads(done.read_bytes())
 
 
 def pv(*words: str) -> str:
-    """What a command prints on stdout; its error ends the benchmark."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "pvtool.cli.main", *words], capture_output=True, text=True, check=False
-    )
+    """What a command prints on stdout. Raises CommandFailed with what it says of its error."""
+    command = [sys.executable, "-m", "pvtool.cli.main", *words]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
-        sys.exit(f"pv {' '.join(words)}: {ended.stderr}")
+        said = ended.stderr[max(ended.stderr.rfind("Error: "), 0) :].strip()
+        raise CommandFailed(f"`pv {' '.join(words)}` ended with status {ended.returncode}.\n{said}")
     return ended.stdout
 
 
-def run_of(person: Person, out: Path) -> str | None:
-    return next((path.name for path in (out / "home/data/runs").glob(f"{person.name}-*")), None)
-
-
-def draw_photo(person: Person, path: Path) -> None:
-    """One photo, 256 × 256, the hand out of the picture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scene = draw_scenes(1, Generator().manual_seed(FIRST_SEED + 500 + int(person.name.rpartition("-")[2])))
+def add(person: Person, asked: Asked) -> None:
+    """One photo, 256 × 256 pixels, the hand out of the picture, into the library."""
+    if person.name in Library().names():
+        return
+    photo = photo_of(person, asked.out)
+    photo.parent.mkdir(exist_ok=True)
+    scene = world.draw_scenes(1, Generator().manual_seed(FIRST_SEED + 500_000 + person.index))
     scene.action.clamp_(min=1)
-    picture, _ = still(person.looks, scene, 0, size=256)
-    Image.fromarray((picture[0].permute(1, 2, 0) * 255).round().byte().numpy()).save(path)
+    picture, _ = world.still(person.looks, scene, 0, size=256)
+    Image.fromarray(to_pixels(picture)[0]).save(photo)
+    about = ("--class", person.noun, "--consent", "Drawn by a program; nobody is shown.", "--preset", asked.preset)
+    pv("identity", "add", person.name, str(photo), *about)
 
 
-def scene_of(prompt: str, seed: int) -> Scenes:
-    """What a prompt of the tiny world says; the rest is drawn from the seed."""
-    scene = draw_scenes(1, Generator().manual_seed(seed))
-    kinds = {"background": BACKGROUNDS, "clothes": CLOTHES, "action": ACTIONS, "expression": EXPRESSIONS}
-    for kind, words in kinds.items():
-        getattr(scene, kind)[0] = next(index for index, word in enumerate(words) if word in prompt)
+def photo_of(person: Person, out: Path) -> Path:
+    return out / f"photos/{person.name}.png"
+
+
+def trained(person: Person, asked: Asked) -> RunFolder:
+    """The person's run at its end; one that was interrupted goes on."""
+    runs = [run for run in list_runs(runs_dir()) if job_of(run).identity.name == person.name]
+    if not runs:
+        sets = [word for each in asked.sets for word in ("--set", each)]
+        pv("train", person.name, "--preset", asked.preset, "--seed", str(asked.seed), *sets)
+    elif runs[-1].state() in LIVE:
+        follow(runs[-1], lambda event: None)
+    elif runs[-1].state() != State.FINISHED:
+        pv("runs", "resume", runs[-1].name)
+    return newest_run(person.name)
+
+
+def seconds_of(run: RunFolder) -> float:
+    """What the iterations took, without loading and caching."""
+    return sum(event["seconds"] for event in read_events(run.events)[0] if event["type"] == "step")
+
+
+def rendered_and_scored(person: Person, run: RunFolder, clips: Path) -> dict[str, Numbers]:
+    """The product's own scores, before and after."""
+    evaluation = job_of(run).evaluation
+    bank, seeds = presets_dir() / f"prompts/{evaluation.prompts}.toml", ",".join(map(str, evaluation.seeds))
+    pv("render", person.name, "--prompts", str(bank), "--seed", seeds, "--base", "--out", str(clips))
+    return json.loads(pv("eval", str(clips), "--json"))["identities"][person.name]
+
+
+def completed(person: Person, run: RunFolder, out: Path, report: Mapping[str, Numbers]) -> Row:
+    """The stages with obedience, the ceiling and the stranger, by the very judge that scored the generated clips."""
+    job = job_of(run)
+    judge = Judge(EvaluateJob(**job.sections(), identities=(), sidecars=(), report=""))
+    draw(person, job, out / "drawn")
+    clips = clips_of(person, out)
+    numbers = {**report, "drawn": mean([judge.scores(each, job.identity) for each in clips["drawn"]])}
+    crowd = Clip({"prompt": f"a {person.noun}"}, strangers(person, job.model.width))
+    stages = {stage: numbers[stage] | obedience(judge, clips[stage]) for stage in STAGES}
+    return {**stages, "stranger": judge.scores(crowd, job.identity).identity_similarity}
+
+
+def draw(person: Person, job: TrainJob, folder: Path) -> None:
+    """The person as the renderer draws them for every prompt and seed; in files, as generated clips are."""
+    texts = Banks().get(job.evaluation.prompts).fill(job.identity.noun)
+    for prompt, seed in [(text, seed) for text in texts for seed in job.evaluation.seeds]:
+        frames, _ = world.clip(person.looks, scene_of(prompt, seed), job.model.num_frames, job.model.width)
+        clip = clip_path(folder, person.name, prompt, seed, job)
+        clip.parent.mkdir(parents=True, exist_ok=True)
+        facts = {"identity": person.name, "prompt": prompt, "seed": seed, "adapter": ""}
+        write_clip(clip.with_name(f"{clip.name}.mp4"), to_pixels(frames[0]), job.model.fps, facts)
+        write_sidecar(clip, ("mp4",), facts)
+
+
+def clips_of(person: Person, out: Path, seeds: str = "*") -> dict[str, list[Clip]]:
+    """What `pv render` made and what `draw` drew, by stage; `seeds` is a pattern of their six digits."""
+    made, drawn = (
+        [read_clip(path) for path in sorted(folder.rglob(f"seed-{seeds}.json"))]
+        for folder in (out / "clips" / person.name, out / "drawn" / person.name)
+    )
+    return {**{stage: [clip for clip in made if clip.stage == stage] for stage in ("before", "after")}, "drawn": drawn}
+
+
+def scene_of(prompt: str, seed: int) -> world.Scenes:
+    """The scene that a prompt of the tiny world names; what it leaves to chance is drawn from the seed."""
+    scene = world.draw_scenes(1, Generator().manual_seed(FIRST_SEED + seed))
+    for kind, words in WORDS.items():
+        getattr(scene, kind)[0] = words.index(named(prompt, words))
     return scene
 
 
-def drawn_scores(person: Person, run: str, out: Path) -> dict[str, Any]:
-    """The ceiling and the stranger, by the very judge that scored the generated clips; and obedience word by word."""
-    job = read_job(out / "home/data/runs" / run / "config.toml")
-    assert isinstance(job, TrainJob)
-    judge, ref = judge_of(job), job.identity
-    stranger = Person.unseen(int(person.name.rpartition("-")[2]) + 100)
-    own = [judge.scores(drawn(person, *pair), ref) for pair in pairs_of(job)]
-    others = [judge.scores(drawn(stranger, *pair), ref) for pair in pairs_of(job)]
-    obeyed = {stage: obedience(judge, clips) for stage, clips in rendered(person, run, out).items()}
-    return {"ceiling": mean(own), "stranger": mean(others), "obedience": obeyed, "seconds": seconds(run, out)}
+def named(prompt: str, words: Sequence[str]) -> str:
+    """The one of `words` that a prompt names."""
+    (word,) = [word for word in words if word in prompt]
+    return word
 
 
-def judge_of(job: TrainJob) -> Judge:
-    return Judge(EvaluateJob(**job.sections(), identities=(), sidecars=(), report=""))
+def strangers(person: Person, size: int) -> Frames:
+    """Other people of the same noun, each in one frame."""
+    generator = Generator().manual_seed(FIRST_SEED + 600_000 + person.index)
+    people = world.draw_people(STRANGERS, generator, person.noun)
+    return to_pixels(world.still(people, world.draw_scenes(STRANGERS, generator), 0, size=size)[0])
 
 
-def pairs_of(job: TrainJob) -> list[tuple[str, int]]:
-    texts = Banks().get(job.evaluation.prompts).fill(job.identity.noun)
-    return [(text, seed) for text in texts for seed in job.evaluation.seeds]
+def obedience(judge: Judge, clips: Sequence[Clip]) -> Numbers:
+    """How often the prompt's word beats the others of its kind, over all frames, in per cent.
+
+    A single frame shows little of an action: compare it with 'drawn' only.
+    """
+    text = cache(judge.reader.text)
+    hits: dict[str, list[float]] = {kind: [] for kind in WORDS}
+    for clip in clips:
+        prompt, pictures = without_keyword(clip.record["prompt"]), judge.reader.pictures(clip.frames)
+        for kind, words in WORDS.items():
+            right = named(prompt, words)
+            texts = torch.stack([text(prompt.replace(right, word)) for word in words])
+            best = (pictures @ texts.T).argmax(1)
+            hits[kind].append(float((best == words.index(right)).float().mean()))
+    return {f"obeys_{kind}": 100 * fmean(each) for kind, each in hits.items()}
 
 
-def drawn(person: Person, prompt: str, seed: int) -> Clip:
-    frames, _ = clip(person.looks, scene_of(prompt, seed))
-    pixels = (frames[0].permute(0, 2, 3, 1) * 255).round().byte().numpy()
-    return Clip({"prompt": prompt, "seed": seed, "adapter": "drawn", "identity": person.name}, pixels)
+def tell(rows: Sequence[Row], asked: Asked) -> None:
+    """Print the tables; write results.json and people.png."""
+    average = average_of(rows)
+    replace_file(asked.out / "results.json", json.dumps({"people": rows, "mean": average}, indent=1).encode())
+    people = [Person.unseen(int(row["name"].rpartition("-")[2])) for row in rows]
+    write_contact_sheet(asked.out / "people.png", [sheet_row(person, asked.out) for person in people])
+    print(f"Likeness, {len(rows)} people\n{likeness_table([*rows, average])}\n")
+    print("Motion in % of the width a frame, prompt score, frames in % that show what the prompt says:")
+    print(f"before → after (drawn)\n{faithfulness_table([*rows, average])}\n")
+    for row in rows:
+        if alarm := gap_alarm(row):
+            print(f"{row['name']}: {alarm}")
+    print(asked.out / "people.png")
 
 
-def rendered(person: Person, run: str, out: Path) -> dict[str, list[Clip]]:
-    """The clips that `pv eval` made, before and after."""
-    folder = out / "home/data/runs" / run / "evaluation"
-    clips = [read_clip(path) for path in sorted(folder.rglob("seed-*.json"))]
-    return {stage: [each for each in clips if each.stage == stage] for stage in ("before", "after")}
+def average_of(rows: Sequence[Row]) -> Row:
+    means = {stage: mean_numbers([row[stage] for row in rows]) for stage in STAGES}
+    return {"name": "mean", **means, **{key: fmean(row[key] for row in rows) for key in ("seconds", "stranger")}}
 
 
-def obedience(judge: Judge, clips: Sequence[Clip]) -> dict[str, float]:
-    """How often the prompt's word beats the other words of its kind, over all frames, in per cent."""
-    found: dict[str, float] = {}
-    for kind, words in {"background": BACKGROUNDS, "clothes": CLOTHES, "expression": EXPRESSIONS}.items():
-        hits: list[float] = []
-        for each in clips:
-            prompt = without_keyword(each.record["prompt"])
-            right = next(index for index, word in enumerate(words) if word in prompt)
-            texts = torch.stack([judge.reader.text(prompt.replace(words[right], word)) for word in words])
-            best = (judge.reader.pictures(each.frames) @ texts.T).argmax(1)
-            hits.append(float((best == right).float().mean()))
-        found[kind] = 100 * fmean(hits)
-    return found
+def likeness_table(rows: Sequence[Row]) -> str:
+    """Cosines by the metric recogniser and by the reward's; frames with a face in %; seconds of the iterations.
+
+    `share` is that of the way from before to the ceiling; in the last line, of the means.
+    """
+    columns = ["", "before", "after", "ceiling", "stranger", "share", "reward_before", "reward_after"]
+    columns += ["faces_before", "faces_after", "seconds"]
+    return table(columns, [[row["name"], *likeness_cells(row)] for row in rows])
 
 
-def seconds(run: str, out: Path) -> float:
-    """What the iterations took, without loading and caching."""
-    events = (out / "home/data/runs" / run / "events.jsonl").read_text().splitlines()
-    return sum(event["seconds"] for event in map(json.loads, events) if event["type"] == "step")
+def likeness_cells(row: Row) -> list[str]:
+    before, after, ceiling = (row[stage]["identity_similarity"] for stage in STAGES)
+    share = (after - before) / (ceiling - before) if ceiling != before else float("nan")
+    rewards = [row[stage]["reward_similarity"] for stage in ("before", "after")]
+    faces = [f"{100 * row[stage]['face_share']:.0f}" for stage in ("before", "after")]
+    cosines = [f"{each:.3f}" for each in (before, after, ceiling, row["stranger"])]
+    return [*cosines, f"{share:.2f}", *(f"{each:.3f}" for each in rewards), *faces, f"{row['seconds']:.0f}"]
 
 
-def sheet(person: Person, out: Path) -> list[SheetRow]:
-    """Per prompt a line: the photo, frames before, frames after, and the person as the renderer draws them."""
-    result = json.loads((out / f"{person.name}.json").read_text())
-    stages = rendered(person, result["run"], out)
-    photo = read_picture(out / f"{person.name}.png")
-    lines: list[SheetRow] = []
-    for after in stages["after"][::2][:CLIPS_ON_SHEET]:
-        before = next(each for each in stages["before"] if each.pair == after.pair)
-        ideal = drawn(person, *after.pair)
-        shown = [each.frames[index] for each in (before, after, ideal) for index in FRAMES_ON_SHEET]
-        lines.append(SheetRow(f"{person.name}: photo, before, after, drawn: {after.pair[0]}", [photo, *shown]))
-    return lines
+def faithfulness_table(rows: Sequence[Row]) -> str:
+    shown = {"motion": 2, "dense_motion": 2, "prompt_score": 1, **{f"obeys_{kind}": 0 for kind in WORDS}}
+    columns = ["", "motion_of_face", "change", "of_all_pixels", "change", "prompt_score", *WORDS]
+    return table(columns, [[row["name"], *faithfulness_cells(row, shown)] for row in rows])
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """One line a person, and the mean."""
-    lines = [figures(row) for row in rows]
-    lines.append({key: fmean(line[key] for line in lines) for key in lines[0]})
-    names = [*(row["name"] for row in rows), "mean"]
-    widths = {key: max(len(key), 7) for key in lines[0]}
-    head = f"{'':10}" + "".join(f"  {key:>{widths[key]}}" for key in widths)
-    body = (
-        f"{name:10}" + "".join(f"  {line[key]:>{widths[key]}.2f}" for key in widths)
-        for name, line in zip(names, lines, strict=True)
-    )
-    return "\n".join([head, *body])
+def faithfulness_cells(row: Row, shown: Mapping[str, int]) -> Iterator[str]:
+    """Each metric with so many digits; after a motion, how it changed, in per cent."""
+    for metric, digits in shown.items():
+        values = [row[stage].get(metric) for stage in STAGES]
+        before, after, ceiling = ("–" if value is None else f"{value:.{digits}f}" for value in values)
+        yield f"{before} → {after} ({ceiling})"
+        if "motion" in metric:
+            yield f"{100 * (values[1] / values[0] - 1):+.0f} %" if values[0] and values[1] is not None else "–"
 
 
-def figures(row: dict[str, Any]) -> dict[str, float]:
-    before, after, ceiling = row["before"], row["after"], row["ceiling"]
-    gained = after["identity_similarity"] - before["identity_similarity"]
-    result = {
-        "before": before["identity_similarity"],
-        "after": after["identity_similarity"],
-        "ceiling": ceiling["identity_similarity"],
-        "stranger": row["stranger"]["identity_similarity"],
-        "way": gained / (ceiling["identity_similarity"] - before["identity_similarity"]),
-        "reward": after["reward_similarity"] - before["reward_similarity"],
-        "faces before": 100 * before["face_share"],
-        "faces": 100 * after["face_share"],
-        "motion": after.get("motion_ratio", 0.0),
-        "dense": after.get("dense_motion_ratio", 0.0),
-        "prompt": after["prompt_change"],
-        "seconds": row["seconds"],
-    }
-    for kind in ("background", "clothes", "expression"):
-        result[kind] = row["obedience"]["after"][kind] - row["obedience"]["before"][kind]
-    return result
+def sheet_row(person: Person, out: Path) -> SheetRow:
+    """Photo | frames before | frames after | the person as the renderer draws them, all for the same prompts."""
+    seed = min(path.stem for path in (out / "drawn" / person.name).rglob("seed-*.json")).removeprefix("seed-")
+    clips = {stage: {clip.pair: clip for clip in each} for stage, each in clips_of(person, out, seed).items()}
+    gap = np.full((1, 1, 3), 255, np.uint8)
+    pictures: list[Frames] = [read_picture(photo_of(person, out))]
+    for stage in STAGES:
+        shown = [clips[stage][pair] for pair in sorted(clips["drawn"])[PROMPTS_ON_SHEET]]
+        pictures += [gap, *(clip.frames[index % len(clip.frames)] for clip in shown for index in FRAMES_ON_SHEET)]
+    return SheetRow(f"{person.name}: photo | before | after | drawn", pictures)
 
 
 if __name__ == "__main__":
