@@ -28,7 +28,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from pvtool_core.tinyworld import autoencoder, crowd, detector, generator, image_text, measure, recognizers, samples
 
 STAGES = ("vae", "clip", "latents", "images", "detector", "motion", "metric", "reward", "save", "measure")
-STEPS = {"vae": 4800, "clip": 2000, "images": 2400, "motion": 1500, "detector": 1800, "metric": 1800, "reward": 1400}
+STEPS = {"vae": 4800, "clip": 2000, "images": 2400, "motion": 1300, "detector": 1500, "metric": 1800, "reward": 1400}
 IMAGE_SHARDS, CLIP_SHARDS = 24, 14
 
 

@@ -226,7 +226,7 @@ def _targets(faces: list[Tensor]) -> Tensor:
             middle, size = (box[:2] + box[2:]) / 2, float(box[3] - box[1])
             own = next(index for index, largest in enumerate(LARGEST) if size < largest)
             distance = (centers - middle).abs().amax(-1)
-            near = distance < 0.75 * size * 0.5
+            near = (distance < 0.375 * size) & ((anchor - own).abs() <= 1)  # of other sizes, an eye is no face
             target[near & (target[:, 0] == 0), 0] = 0.5
             hit = (anchor == own) & (distance <= 0.75 * strides)
             offsets = torch.cat(
