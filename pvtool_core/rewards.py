@@ -93,8 +93,9 @@ class SemanticScorer:
 
     def score(self, frames: Float[Tensor, "frames 3 height width"], prompt: str) -> Scores:
         """Cosine similarity of each frame with the prompt; the keyword is left out of the text."""
-        size = open_clip.get_model_preprocess_cfg(self._model)["size"]  # a number where a folder's own settings say so
-        return self._image_features(letterbox(frames, size if isinstance(size, int) else size[0])) @ self._text_features(without_keyword(prompt))
+        size = open_clip.get_model_preprocess_cfg(self._model)["size"]
+        side = size if isinstance(size, int) else size[0]  # a folder with settings of its own gives one number
+        return self._image_features(letterbox(frames, side)) @ self._text_features(without_keyword(prompt))
 
     def _image_features(self, pictures: Float[Tensor, "frames 3 side side"]) -> Float[Tensor, "frames width"]:
         preparation = open_clip.get_model_preprocess_cfg(self._model)

@@ -81,7 +81,12 @@ def model_config(vocabulary: int) -> dict[str, Any]:
 
 
 def new_tokenizer(folder: Path) -> CLIPTokenizer:
-    """CLIP's tokenizer with byte pairs learnt from the world's prompts: each of its words is one token."""
+    """CLIP's tokenizer with byte pairs learnt from the world's prompts: each of its words is one token.
+
+    Learnt once: the order of equally frequent pairs is chance.
+    """
+    if (folder / "vocab.json").is_file():
+        return CLIPTokenizer.from_pretrained(folder)
     bare = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bare.normalizer = normalizers.Lowercase()
     bare.pre_tokenizer = pre_tokenizers.Whitespace()
