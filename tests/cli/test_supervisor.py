@@ -94,7 +94,8 @@ def test_a_signal_is_handed_on_and_the_engine_saves_and_goes(
 def test_a_lost_terminal_leaves_the_engine_running(tmp_path: Path) -> None:
     folder = prepared(tmp_path, "works")
     code = (
-        "import sys, pathlib; from pvtool import supervisor; from pvtool_core.runs import RunFolder; "
+        "import sys, pathlib, signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # nohup would hand down its own
+        "from pvtool import supervisor; from pvtool_core.runs import RunFolder; "
         f"supervisor.ENGINE = (sys.executable, {str(SCRIPT)!r}); "
         "supervisor.run_to_end(RunFolder(pathlib.Path(sys.argv[1])), print)"
     )
