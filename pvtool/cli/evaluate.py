@@ -98,13 +98,13 @@ def tell(output: Output, target: str, out: Path, report: Mapping[str, Any]) -> N
 
 
 def metrics_table(report: Mapping[str, Any]) -> str:
-    """A line for each identity and metric: before, after, and the ceiling where it is known."""
-    stages = ("before", "after", "ceiling")
+    """A line for each identity and metric: before, after, and what training changed."""
     people: dict[str, dict[str, dict[str, float]]] = report["identities"]
     rows: list[list[str]] = []
-    for name, by_stage in people.items():
-        metrics = list(dict.fromkeys(metric for stage in stages for metric in by_stage.get(stage) or {}))
-        for metric in metrics:
-            numbers = [(by_stage.get(stage) or {}).get(metric) for stage in stages]
-            rows.append([name, metric, *("" if number is None else f"{number:.3f}" for number in numbers)])
-    return table(["identity", "metric", *stages], rows)
+    for name, stages in people.items():
+        before, after = (stages.get(stage) or {} for stage in ("before", "after"))
+        for metric in before | after:
+            was, now = before.get(metric), after.get(metric)
+            shown = ["" if number is None else f"{number:.3f}" for number in (was, now)]
+            rows.append([name, metric, *shown, "" if was is None or now is None else f"{now - was:+.3f}"])
+    return table(["identity", "metric", "before", "after", "change"], rows)
