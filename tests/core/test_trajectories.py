@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from pvtool_core.backbones import load_backbone
 from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.config import TrainJob
+from pvtool_core.errors import InputRefused
 from pvtool_core.sampling import denoise
 from pvtool_core.trajectories import TrajectoryCache
+from pvtool_core.weights import fingerprint
 from tests.conftest import with_settings
 
 PROMPT, SEED = "a <V> woman waving", 3
@@ -82,6 +85,14 @@ def test_all_that_a_trajectory_depends_on_is_in_its_key(
     other = with_settings(job, section, **change)
     others = TrajectoryCache(tmp_path, AnimateDiff(other.model, other.sampler), 6, Events())
     assert others.key(PROMPT, SEED) != cache.key(PROMPT, SEED)
+
+
+def test_weights_that_are_not_the_jobs_are_refused_before_they_reach_the_cache(job: TrainJob) -> None:
+    whole = with_settings(job, "model", fingerprint=fingerprint(Path(job.model.base_model)))
+    assert load_backbone(whole.model, whole.sampler).facts()["base"] == whole.model.fingerprint
+    other = with_settings(job, "model", fingerprint="0123456789abcdef")
+    with pytest.raises(InputRefused, match="not the one that this job was made for"):
+        load_backbone(other.model, other.sampler)
 
 
 def test_prompt_seed_sampler_and_switch_are_in_the_key(cache: TrajectoryCache, backbone: AnimateDiff) -> None:
