@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -126,6 +127,14 @@ def align_differentiable(frames: Tensor, landmarks: Tensor) -> Tensor:
     scale = torch.tensor([2 / (width - 1), 2 / (height - 1)], device=frames.device)
     grid = (points * scale - 1).to(frames.dtype)
     return nn.functional.grid_sample(frames, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+def within_crop(landmarks: Float[Tensor, "n 5 2"], height: int, width: int) -> Bool[Tensor, "n {height} {width}"]:
+    """Which pixels of frames of that size lie in the crops that `align` takes of faces with those landmarks."""
+    a, b = similarity_to_template(landmarks.float())
+    pixels = torch.complex(*torch.meshgrid(torch.arange(float(width)), torch.arange(float(height)), indexing="xy"))
+    crop_points = torch.view_as_real(a[:, None, None] * pixels + b[:, None, None])
+    return ((crop_points >= 0) & (crop_points <= CROP - 1)).all(-1)
 
 
 def load_recognizer(onnx: Path) -> nn.Module:

@@ -25,6 +25,8 @@ Scores = Float[Tensor, " frames"]
 
 JITTER = 0.2
 """How far brightness, contrast and saturation stray from 1, up and down, where crops are augmented."""
+SHIFT = 0.05
+"""How far a landmark strays (standard deviation), in distances between the eyes."""
 
 
 def identity_reward(face: Float[Tensor, " width"], references: Float[Tensor, "photos width"]) -> Scalar:
@@ -57,20 +59,31 @@ def colour_jitter(crops: Crops, generator: torch.Generator) -> Crops:
     return colours.adjust_saturation(crops, saturation)
 
 
-class IdentityScorer:
-    """Compares generated faces with a person's reference crops, by a frozen recogniser in torch."""
+def landmark_jitter(landmarks: Float[Tensor, "5 2"], count: int, generator: torch.Generator) -> Float[Tensor, "n 5 2"]:
+    """`count` copies in which each point strays by itself, as a detector's do: their crops shift, turn and scale."""
+    between_eyes = (landmarks[1] - landmarks[0]).norm()
+    return landmarks + SHIFT * between_eyes * torch.randn(count, 5, 2, generator=generator)
 
-    def __init__(self, recognizer: nn.Module, references: Crops) -> None:
-        self._recognizer, self._references = recognizer, references
+
+class IdentityScorer:
+    """Compares generated faces with a person's reference crops, by a frozen recogniser in torch.
+
+    Of each face it takes `views` crops: a gradient that must please all of them draws features, not speckle.
+    """
+
+    def __init__(self, recognizer: nn.Module, references: Crops, views: int = 1) -> None:
+        self._recognizer, self._references, self._views = recognizer, references, views
 
     def score(
         self, frame: Float[Tensor, "3 height width"], landmarks: Float[Tensor, "5 2"], generator: torch.Generator
     ) -> Scalar:
-        """Similarity in [−1, 1]; both sides are augmented, each by its own draw."""
-        face = colour_jitter(align_differentiable(frame[None], landmarks[None]), generator)
+        """Mean similarity of the views, in [−1, 1]; references and views are augmented, each by its own draw."""
         with torch.no_grad():
             references = self._embed(colour_jitter(self._references, generator))
-        return identity_reward(self._embed(face)[0], references)
+        moved = landmark_jitter(landmarks, self._views, generator)
+        crops = align_differentiable(frame.expand(self._views, -1, -1, -1), moved)
+        faces = self._embed(torch.cat([colour_jitter(crop[None], generator) for crop in crops]))
+        return torch.stack([identity_reward(face, references) for face in faces]).mean()
 
     def _embed(self, crops: Crops) -> Float[Tensor, "faces width"]:
         return functional.normalize(self._recognizer((crops - 0.5) / 0.5), dim=-1)

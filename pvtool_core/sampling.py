@@ -36,7 +36,8 @@ class Tail:
     """The adapter's steps, gone through.
 
     `backward` takes the gradient with respect to `latents`, the final ones, and adds to the adapter's gradients.
-    `base_kl` is how far the predictions strayed from the base model's: the mean square over all values and steps.
+    `base_kl` is how far the predictions strayed from the base model's: the mean square over all values of those steps
+    in which they are compared, each place with its share.
     """
 
     latents: Latents
@@ -45,27 +46,37 @@ class Tail:
 
 
 @dataclass(frozen=True)
-class Route:
-    """A model, a prompt, and the steps in which the adapter acts: what the three ways have in common.
+class BaseKl:
+    """Staying near the base model: joins the loss on the way, with `weight`, and the base counts as a constant.
 
-    `base_kl_weight` of `base_kl`, in which the base's prediction counts as a constant, joins the loss on the way; at
-    zero it is not even computed.
+    Each of `steps` costs one more forward pass; a single one, drawn at random, has the mean of all. `shares`, of any
+    shape that goes with the latents, says how much each place counts.
     """
+
+    weight: float
+    steps: Sequence[int]
+    shares: Tensor | float = 1.0
+
+
+@dataclass(frozen=True)
+class Route:
+    """A model, a prompt, and the steps in which the adapter acts: what the three ways have in common."""
 
     backbone: Backbone
     adapter: IdentityAdapter
     embeds: Embeds
     steps: range
-    base_kl_weight: float = 0.0
+    base_kl: BaseKl | None = None
 
     def predict(self, latents: Latents, step: int) -> tuple[Latents, Scalar]:
         """The adapted model's output, and this step's part of `base_kl`."""
         output = self.backbone.predict(latents, step, self.embeds)
-        if not self.base_kl_weight:
+        if self.base_kl is None or step not in self.base_kl.steps:
             return output, latents.new_zeros(())
         with self.adapter.acting(False), torch.no_grad():
             base = self.backbone.predict(latents, step, self.embeds)
-        return output, (output - base).float().square().mean() / len(self.steps)
+        strayed = self.base_kl.shares * (output - base).float().square()
+        return output, strayed.mean() / len(self.base_kl.steps)
 
     def take(self, latents: Latents, step: int) -> tuple[Latents, Scalar]:
         """The next latents, and this step's part of `base_kl`."""
@@ -74,7 +85,10 @@ class Route:
 
     def push_back(self, result: Tensor, gradient: Tensor, strayed: Scalar, share: float = 1.0) -> None:
         """Back-propagate `share` of the loss whose gradient with respect to `result` is given."""
-        (share * ((result * gradient).sum() + self.base_kl_weight * strayed)).backward()
+        loss = (result * gradient).sum()
+        if self.base_kl:
+            loss = loss + self.base_kl.weight * strayed
+        (share * loss).backward()
 
 
 def tail_in_memory(route: Route, latents: Latents) -> Tail:

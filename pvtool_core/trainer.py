@@ -25,7 +25,7 @@ from pvtool_core.adapter import IdentityAdapter, Terms, switch_step
 from pvtool_core.backbones import Frames, Latents, load_backbone
 from pvtool_core.config import TrainingConfig, TrainJob
 from pvtool_core.errors import Missing, RunFailed
-from pvtool_core.faces import FaceAnalyzer, largest, load_recognizer
+from pvtool_core.faces import FaceAnalyzer, largest, load_recognizer, within_crop
 from pvtool_core.media import to_pixels, write_clip
 from pvtool_core.paths import cache_dir
 from pvtool_core.rewards import IdentityScorer, SemanticScorer, level_penalty, nearest_face, semantic_reward
@@ -39,7 +39,7 @@ from pvtool_core.runs import (
     checkpoint_step,
     read_events,
 )
-from pvtool_core.sampling import Route, Tail, denoise, tail_in_memory, tail_replayed, tail_stopped
+from pvtool_core.sampling import BaseKl, Route, Tail, denoise, tail_in_memory, tail_replayed, tail_stopped
 from pvtool_core.trajectories import FaceTrack, Report, TrajectoryCache
 from pvtool_core.weights import fingerprint
 
@@ -148,7 +148,7 @@ class Trainer:
         self.detector = f"{fingerprint(package / reward.detector)} {settings}"
         recognizer = load_recognizer(package / reward.recognizer).to(self.backbone.device)
         references = read_crops(Path(self.job.identity.folder)).to(self.backbone.device)
-        self.identity = IdentityScorer(recognizer, references)
+        self.identity = IdentityScorer(recognizer, references, reward.views)
 
     def prepare(self, prompt: str, seed: int) -> Pair | None:
         """Fill the cache for a pair, and look at the original model's clip; None if it shows no face."""
@@ -202,18 +202,29 @@ class Trainer:
         count = max(self.job.identity_reward.frames, self.job.semantic_reward.frames)
         frames = draw_frames(pair.faces, count, generator)
         embeds = self.backbone.encode_prompt(pair.prompt)
-        route = Route(self.backbone, self.adapter, embeds, self.steps, self._scale * self.config.base_kl_weight)
-        tail = self._go(route, self.cache.switch(pair.prompt, pair.seed), generator)
+        switch = self.cache.switch(pair.prompt, pair.seed)
+        base_kl = self._base_kl(pair.faces, switch, generator) if self.config.base_kl_weight else None
+        route = Route(self.backbone, self.adapter, embeds, self.steps, base_kl)
+        tail = self._go(route, switch, generator)
         latents = tail.latents.requires_grad_()
         loss, measured = self._judge(pair, latents, frames, generator)
         (gradient,) = torch.autograd.grad(self._scale * loss, latents)
         tail.backward(gradient)
         for weight in self.adapter.parameters():
             weight.grad = None if weight.grad is None else weight.grad / self._scale
-        if self.config.base_kl_weight:
+        if base_kl:
             loss = loss + self.config.base_kl_weight * tail.base_kl
             measured["base_kl"] = tail.base_kl.item()
         return {"loss": loss.item(), **measured}
+
+    def _base_kl(self, faces: FaceTrack, latents: Latents, generator: torch.Generator) -> BaseKl:
+        """Stay near the base in one step, drawn anew each time, and less so where the recogniser will look."""
+        model, config = self.job.model, self.config
+        seen = within_crop(faces.landmarks, model.height, model.width) & faces.found[:, None, None]
+        seen = torch.nn.functional.interpolate(seen[None, None].float(), latents.shape[2:], mode="area")
+        shares = 1 - (1 - config.base_kl_face) * seen
+        drawn = self.steps[_draw(len(self.steps), generator)]
+        return BaseKl(self._scale * config.base_kl_weight, [drawn], shares.to(latents.device))
 
     def _go(self, route: Route, latents: Latents, generator: torch.Generator) -> Tail:
         """The adapter's steps, with the way back that the settings ask for."""

@@ -21,7 +21,7 @@ from pvtool_core.adapter import IdentityAdapter, Terms, load_adapter, switch_ste
 from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.config import TrainJob
 from pvtool_core.errors import InputRefused, RunFailed
-from pvtool_core.sampling import Route, denoise, output_weights, tail_in_memory, tail_replayed, tail_stopped
+from pvtool_core.sampling import BaseKl, Route, denoise, output_weights, tail_in_memory, tail_replayed, tail_stopped
 from tests.conftest import with_settings
 
 PROMPT = "a <V> woman waving"
@@ -212,14 +212,14 @@ def gradients(adapter: IdentityAdapter) -> list[Tensor]:
     return found
 
 
-def exact_route(exact: AnimateDiff, base_kl_weight: float = 0.0) -> tuple[Route, Tensor]:
+def exact_route(exact: AnimateDiff, base_kl: BaseKl | None = None) -> tuple[Route, Tensor]:
     adapter = IdentityAdapter(exact.denoiser, exact.lora_target, rank=2)
     for weight in adapter.parameters():
         weight.data = weight.data.double()
     shake(adapter)
     embeds = exact.encode_prompt(PROMPT).double()
     switch = denoise(exact, exact.initial_latents(7).double(), embeds, range(6))
-    return Route(exact, adapter, embeds, range(6, 8), base_kl_weight), switch
+    return Route(exact, adapter, embeds, range(6, 8), base_kl), switch
 
 
 def gradient_by(tail_of: Any, route: Route, switch: Tensor) -> list[Tensor]:
@@ -247,15 +247,36 @@ def test_both_exact_gradients_equal_back_propagation_through_the_whole_chain(exa
 
 
 def test_the_exact_gradients_agree_on_staying_near_the_base_model(exact: AnimateDiff) -> None:
-    route, switch = exact_route(exact, base_kl_weight=0.5)
+    route, switch = exact_route(exact, BaseKl(0.5, range(6, 8)))
     near = gradient_by(tail_in_memory, route, switch)
     assert close(gradient_by(tail_replayed, route, switch), near)
-    assert not close(gradient_by(tail_in_memory, dataclasses.replace(route, base_kl_weight=0.0), switch), near)
+    assert not close(gradient_by(tail_in_memory, dataclasses.replace(route, base_kl=None), switch), near)
+
+
+def test_staying_near_the_base_in_one_step_drawn_at_random_has_the_mean_of_all_steps(exact: AnimateDiff) -> None:
+    route, switch = exact_route(exact)
+    both, first, second = (dataclasses.replace(route, base_kl=BaseKl(0.5, steps)) for steps in ([6, 7], [6], [7]))
+    distances = [tail_in_memory(each, switch).base_kl for each in (both, first, second)]
+    assert torch.allclose((distances[1] + distances[2]) / 2, distances[0], rtol=1e-12)
+    gradients_of = [gradient_by(tail_in_memory, each, switch) for each in (both, first, second)]
+    assert close([(a + b) / 2 for a, b in zip(*gradients_of[1:], strict=True)], gradients_of[0])
+
+
+def test_where_a_place_has_no_share_straying_from_the_base_is_free(exact: AnimateDiff) -> None:
+    route, switch = exact_route(exact)
+    left = torch.zeros_like(switch)
+    left[..., : switch.shape[-1] // 2] = 1
+    whole, half, other = (
+        tail_in_memory(dataclasses.replace(route, base_kl=BaseKl(1.0, [7], shares)), switch).base_kl
+        for shares in (1.0, left, 1 - left)
+    )
+    assert 0 < half < whole
+    assert torch.allclose(half + other, whole)
 
 
 def test_the_distance_from_the_base_is_none_for_a_new_adapter(backbone: AnimateDiff) -> None:
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2)
-    route = Route(backbone, adapter, backbone.encode_prompt(PROMPT), range(6, 8), base_kl_weight=1.0)
+    route = Route(backbone, adapter, backbone.encode_prompt(PROMPT), range(6, 8), BaseKl(1.0, [6, 7]))
     assert tail_in_memory(route, backbone.initial_latents(7)).base_kl == 0
     shake(adapter)
     assert tail_replayed(route, backbone.initial_latents(7)).base_kl > 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pvtool_core.faces import TEMPLATE, align, align_differentiable, load_recognizer
+from pvtool_core.faces import TEMPLATE, align, align_differentiable, load_recognizer, within_crop
 
 
 def smooth_picture(height: int, width: int, seed: int = 0) -> Tensor:
@@ -76,6 +76,18 @@ class SmallRecognizer(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         return self.layers(crops)
+
+
+def test_what_lies_within_a_crop_is_what_the_crop_shows() -> None:
+    landmarks = torch.stack([landmarks_at(0.4, 0.3, 20, 10), landmarks_at(0.5, -0.2, 30, 25)])
+    seen = within_crop(landmarks, 70, 90)
+    assert seen.shape == (2, 70, 90)
+    frames = torch.ones(2, 3, 70, 90, requires_grad=True)
+    align_differentiable(frames, landmarks).sum().backward()
+    assert frames.grad is not None
+    shown = frames.grad[:, 0] > 0.5  # a pixel at the edge of the crop counts for a part of one
+    assert (seen == shown).float().mean() > 0.97
+    assert 0.05 < seen.float().mean() < 0.5
 
 
 @pytest.fixture

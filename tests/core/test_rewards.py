@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pvtool_core.config import TrainJob
 from pvtool_core.rewards import (
@@ -14,6 +15,7 @@ from pvtool_core.rewards import (
     SemanticScorer,
     colour_jitter,
     identity_reward,
+    landmark_jitter,
     letterbox,
     level_penalty,
     nearest_face,
@@ -130,11 +132,10 @@ class Pixels(nn.Module):
 def test_identity_compares_the_aligned_face_and_passes_the_gradient() -> None:
     from pvtool_core.faces import TEMPLATE
 
-    face = torch.rand(3, 112, 112, generator=generator())
-    stranger = torch.rand(1, 3, 112, 112, generator=generator(9))
+    face, stranger = (functional.interpolate(torch.rand(1, 3, 7, 7, generator=generator(seed)), 112) for seed in (0, 9))
     landmarks = torch.tensor(TEMPLATE)
-    frame = face.clone().requires_grad_()
-    same = IdentityScorer(Pixels(), face[None]).score(frame, landmarks, generator())
+    frame = face[0].clone().requires_grad_()
+    same = IdentityScorer(Pixels(), face).score(frame, landmarks, generator())
     assert same > 0.9 > 0.5 > IdentityScorer(Pixels(), stranger).score(frame, landmarks, generator())
     same.backward()
     assert frame.grad is not None
@@ -146,3 +147,25 @@ def test_of_several_faces_the_one_where_the_original_s_was_is_meant() -> None:
     near, far = expected + 1, expected + 20
     assert nearest_face([far, near], expected) is near
     assert nearest_face([], expected) is None
+
+
+def test_each_view_of_a_face_lies_and_looks_a_little_different() -> None:
+    from pvtool_core.faces import TEMPLATE
+
+    landmarks = torch.tensor(TEMPLATE)
+    seen: list[Tensor] = []
+
+    class Watched(Pixels):
+        def forward(self, crops: Tensor) -> Tensor:
+            seen.append(crops)
+            return super().forward(crops)
+
+    frame, photo = torch.rand(3, 112, 112, generator=generator()), torch.rand(1, 3, 112, 112, generator=generator(9))
+    scores = [IdentityScorer(Watched(), photo, views).score(frame, landmarks, generator()) for views in (1, 3, 3)]
+    assert scores[1] == scores[2] != scores[0]
+    _, one, _, three, *_ = seen
+    assert (len(one), len(three)) == (1, 3)
+    assert all((three[i] - three[j]).abs().mean() > 0.01 for i, j in [(0, 1), (0, 2), (1, 2)])
+    moved = landmark_jitter(landmarks, 2000, generator())
+    assert torch.allclose(moved.mean(0), landmarks, atol=0.3)
+    assert moved.std(0).mean() == pytest.approx(0.05 * 35.2, rel=0.05)

@@ -167,6 +167,21 @@ def test_the_weights_of_the_losses_count(job: TrainJob) -> None:
     assert losses[1]["loss"] - losses[0]["loss"] == pytest.approx(2 * losses[0]["icr"], rel=1e-4)
 
 
+def test_within_the_face_s_crop_staying_near_the_base_can_weigh_less(job: TrainJob) -> None:
+    job = with_settings(job, "training", base_kl_weight=1000.0)
+    found: list[dict[str, float]] = []
+    for share in (1.0, 0.5, 0.0):
+        trainer, pairs = new_trainer(with_settings(job, "training", base_kl_face=share))
+        generator = torch.Generator().manual_seed(1)
+        for weight in trainer.adapter.parameters():
+            weight.data += torch.randn(weight.shape, generator=generator)
+        found.append(trainer.backpropagate(pairs[0], generator_of(0, 1)))
+    everywhere, less, outside = (each["base_kl"] for each in found)
+    assert everywhere > less > outside > 0
+    assert less == pytest.approx((everywhere + outside) / 2, rel=1e-4)
+    assert found[0]["loss"] - found[2]["loss"] == pytest.approx(1000 * (everywhere - outside), rel=1e-3)
+
+
 def test_a_step_brings_the_loss_of_the_same_draw_down(job: TrainJob) -> None:
     trainer, pairs = new_trainer(with_settings(job, "training", learning_rate=0.03))
     losses: list[float] = []
