@@ -79,7 +79,9 @@ class IdentityRewardConfig:
     detection_size: int = setting("side of the square that the detector sees", 640, low=32, high=4096, multiple_of=32)
     detection_threshold: float = setting("score from which something is a face", 0.5, low=0.0, high=1.0)
     frames: int = setting("frames whose faces are compared in an iteration; the paper takes one", 1, low=1, high=1024)
-    views: int = setting("crops of each face, all a little off in place and colour", 1, low=1, high=64)
+    views: int = setting(
+        "crops of each face that are compared; several are each a little off in place", 1, low=1, high=64
+    )
     weight: float = setting("of this reward in the loss", 1.0, low=0.0, high=1000.0)
 
 
@@ -118,7 +120,7 @@ class TrainingConfig:
     seeds_per_prompt: int = setting("starting noises for each prompt of the bank", 4, low=1, high=10_000)
     cached_pairs: int = setting("prompt and seed pairs used; 0 is all of them", 0, low=0, high=1_000_000)
     base_kl_weight: float = setting("of staying near the base model's noise prediction", 0.0, low=0.0, high=1000.0)
-    base_kl_face: float = setting("share of that weight within the face's crop", 1.0, low=0.0, high=1.0)
+    base_kl_face: float = setting("share of that weight within the crop of the original's face", 1.0, low=0.0, high=1.0)
     checkpoint_every: int = setting("iterations", 50, low=1, high=1_000_000)
     keep_checkpoints: int = setting("how many of the newest are kept", 3, low=1, high=1_000_000)
     sample_every: int = setting("iterations; 0 draws none", 50, low=0, high=1_000_000)

@@ -68,7 +68,8 @@ def landmark_jitter(landmarks: Float[Tensor, "5 2"], count: int, generator: torc
 class IdentityScorer:
     """Compares generated faces with a person's reference crops, by a frozen recogniser in torch.
 
-    Of each face it takes `views` crops: a gradient that must please all of them draws features, not speckle.
+    Of each face it takes `views` crops, all a little off if there are several: a gradient that must please all of them
+    draws features, not speckle.
     """
 
     def __init__(self, recognizer: nn.Module, references: Crops, views: int = 1) -> None:
@@ -80,7 +81,7 @@ class IdentityScorer:
         """Mean similarity of the views, in [−1, 1]; references and views are augmented, each by its own draw."""
         with torch.no_grad():
             references = self._embed(colour_jitter(self._references, generator))
-        moved = landmark_jitter(landmarks, self._views, generator)
+        moved = landmarks[None] if self._views == 1 else landmark_jitter(landmarks, self._views, generator)
         crops = align_differentiable(frame.expand(self._views, -1, -1, -1), moved)
         faces = self._embed(torch.cat([colour_jitter(crop[None], generator) for crop in crops]))
         return torch.stack([identity_reward(face, references) for face in faces]).mean()

@@ -49,8 +49,8 @@ class Tail:
 class BaseKl:
     """Staying near the base model: joins the loss on the way, with `weight`, and the base counts as a constant.
 
-    Each of `steps` costs one more forward pass; a single one, drawn at random, has the mean of all. `shares`, of any
-    shape that goes with the latents, says how much each place counts.
+    Each of `steps` costs one more forward pass whenever it is gone through; one drawn at random has the mean of all.
+    `shares`, of any shape that goes with the latents, says how much each place counts.
     """
 
     weight: float
@@ -84,11 +84,11 @@ class Route:
         return self.backbone.advance(latents, step, output), strayed
 
     def push_back(self, result: Tensor, gradient: Tensor, strayed: Scalar, share: float = 1.0) -> None:
-        """Back-propagate `share` of the loss whose gradient with respect to `result` is given."""
-        loss = (result * gradient).sum()
+        """Back-propagate `share` of the loss whose gradient with respect to `result` is given, and all of `strayed`."""
+        loss = share * (result * gradient).sum()
         if self.base_kl:
             loss = loss + self.base_kl.weight * strayed
-        (share * loss).backward()
+        loss.backward()
 
 
 def tail_in_memory(route: Route, latents: Latents) -> Tail:
@@ -125,8 +125,8 @@ def tail_stopped(route: Route, latents: Latents, drawn: Sequence[int] | None = N
     """`drtune`: no gradient through the model's input (DRTune, Wu et al. 2024), so that the steps fall apart.
 
     The sampler is linear, x' = a x + b output: the gradient of step k's output is b_k times the product of all later a.
-    Of the steps, only `drawn` are taken, weighted so that their expectation is that of all. Raises RunFailed if the
-    sampler clips its predictions.
+    Of the steps, only `drawn` are taken, weighted so that their expectation is that of all; `base_kl` counts in those
+    of its own steps that are among them. Raises RunFailed if the sampler clips its predictions.
     """
     entering, final, strayed = _roll_out(route, latents)
     weights = output_weights(route.backbone, route.steps)

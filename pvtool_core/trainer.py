@@ -203,9 +203,9 @@ class Trainer:
         frames = draw_frames(pair.faces, count, generator)
         embeds = self.backbone.encode_prompt(pair.prompt)
         switch = self.cache.switch(pair.prompt, pair.seed)
-        base_kl = self._base_kl(pair.faces, switch, generator) if self.config.base_kl_weight else None
-        route = Route(self.backbone, self.adapter, embeds, self.steps, base_kl)
-        tail = self._go(route, switch, generator)
+        taken = self._draw_steps(generator)
+        base_kl = self._base_kl(pair.faces, switch, taken, generator) if self.config.base_kl_weight else None
+        tail = self._go(Route(self.backbone, self.adapter, embeds, self.steps, base_kl), switch, taken)
         latents = tail.latents.requires_grad_()
         loss, measured = self._judge(pair, latents, frames, generator)
         (gradient,) = torch.autograd.grad(self._scale * loss, latents)
@@ -217,24 +217,29 @@ class Trainer:
             measured["base_kl"] = tail.base_kl.item()
         return {"loss": loss.item(), **measured}
 
-    def _base_kl(self, faces: FaceTrack, latents: Latents, generator: torch.Generator) -> BaseKl:
-        """Stay near the base in one step, drawn anew each time, and less so where the recogniser will look."""
+    def _draw_steps(self, generator: torch.Generator) -> list[int]:
+        """The steps through which the gradient goes: all, but for drtune."""
+        count = self.config.gradient_steps or len(self.steps)
+        if self.config.gradient != "drtune" or count >= len(self.steps):
+            return list(self.steps)
+        return [self.steps[i] for i in torch.randperm(len(self.steps), generator=generator)[:count].tolist()]
+
+    def _base_kl(self, faces: FaceTrack, latents: Latents, steps: list[int], generator: torch.Generator) -> BaseKl:
+        """Stay near the base in one of `steps`, drawn each time anew; less so in the crop of the original's face."""
         model, config = self.job.model, self.config
-        seen = within_crop(faces.landmarks, model.height, model.width) & faces.found[:, None, None]
-        seen = torch.nn.functional.interpolate(seen[None, None].float(), latents.shape[2:], mode="area")
-        shares = 1 - (1 - config.base_kl_face) * seen
-        drawn = self.steps[_draw(len(self.steps), generator)]
+        within = within_crop(faces.landmarks, model.height, model.width) & faces.found[:, None, None]
+        within = torch.nn.functional.interpolate(within[None, None].float(), latents.shape[2:], mode="area")
+        shares = 1 - (1 - config.base_kl_face) * within
+        drawn = steps[_draw(len(steps), generator)]
         return BaseKl(self._scale * config.base_kl_weight, [drawn], shares.to(latents.device))
 
-    def _go(self, route: Route, latents: Latents, generator: torch.Generator) -> Tail:
+    def _go(self, route: Route, latents: Latents, taken: list[int]) -> Tail:
         """The adapter's steps, with the way back that the settings ask for."""
         if self.config.gradient == "full":
             return tail_in_memory(route, latents)
         if self.config.gradient == "replay":
             return tail_replayed(route, latents)
-        count = min(self.config.gradient_steps or len(self.steps), len(self.steps))
-        drawn = torch.randperm(len(self.steps), generator=generator)[:count].tolist()
-        return tail_stopped(route, latents, [self.steps[i] for i in drawn])
+        return tail_stopped(route, latents, taken)
 
     def _judge(
         self, pair: Pair, latents: Latents, frames: list[int], generator: torch.Generator

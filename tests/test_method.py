@@ -262,6 +262,18 @@ def test_staying_near_the_base_in_one_step_drawn_at_random_has_the_mean_of_all_s
     assert close([(a + b) / 2 for a, b in zip(*gradients_of[1:], strict=True)], gradients_of[0])
 
 
+def test_with_the_stopped_gradient_too_the_mean_over_the_drawn_step_is_that_of_all(exact: AnimateDiff) -> None:
+    plain, switch = exact_route(exact)
+    routes = [dataclasses.replace(plain, base_kl=BaseKl(0.5, steps)) for steps in ([6, 7], [6], [7])]
+    drawn = [[6, 7], [6], [7]]
+    both, first, second = (
+        gradient_by(partial(tail_stopped, drawn=steps), route, switch)
+        for route, steps in zip(routes, drawn, strict=True)
+    )
+    assert close([(a + b) / 2 for a, b in zip(first, second, strict=True)], both)
+    assert not close(gradient_by(tail_stopped, plain, switch), both)
+
+
 def test_where_a_place_has_no_share_straying_from_the_base_is_free(exact: AnimateDiff) -> None:
     route, switch = exact_route(exact)
     left = torch.zeros_like(switch)

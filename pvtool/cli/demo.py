@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pvtool.cli.choices import chosen_settings
 from pvtool.cli.evaluate import REPORT, SHEET, evaluate_run, metrics_table
 from pvtool.cli.following import shown
 from pvtool.cli.identity import add_identity
@@ -17,6 +18,7 @@ from pvtool_core.errors import Missing
 from pvtool_core.library import Library
 from pvtool_core.paths import data_dir, presets_dir, runs_dir
 from pvtool_core.runs import RunFolder, State, list_runs
+from pvtool_core.weights import resolve_settings
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -61,9 +63,8 @@ def find_sample(wanted: str | None) -> tuple[Path, str, str]:
 
 
 def trained_run(name: str, output: Output) -> RunFolder:
-    """The newest demo run of the person, brought to its end if it has not got there; a new one if there is none."""
-    runs = [run for run in list_runs(runs_dir()) if (job := job_of(run)).identity.name == name and job.preset == PRESET]
-    folder = runs[-1] if runs else prepare(name, PRESET)
+    """The person's newest demo run, brought to its end if it has not got there; a new one if there is none."""
+    folder = newest_demo_run(name) or prepare(name, PRESET)
     state = folder.state()
     if state == State.FINISHED:
         output.say(f"     {folder.name} is trained already.")
@@ -72,3 +73,13 @@ def trained_run(name: str, output: Output) -> RunFolder:
     else:
         follow_training(folder)
     return folder
+
+
+def newest_demo_run(name: str) -> RunFolder | None:
+    """The person's newest run on the weights that pv ships now: those of an older version's cannot go on."""
+    shipped = resolve_settings(chosen_settings(PRESET)[1]).model.fingerprint
+    for run in reversed(list_runs(runs_dir())):
+        job = job_of(run)
+        if (job.identity.name, job.preset, job.model.fingerprint) == (name, PRESET, shipped):
+            return run
+    return None

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pvtool.cli.demo import newest_demo_run
 from pvtool.cli.options import parse_seeds
+from pvtool.cli.train import prepare
 from pvtool_core.clips import sidecar_path, write_sidecar
 from pvtool_core.config import (
     EvaluationConfig,
@@ -248,3 +250,12 @@ def test_the_real_process_leaves_with_the_status_and_keeps_stdout_for_results(ho
     assert (left.returncode, left.stdout) == (4, "")
     assert left.stderr.startswith("Error: There is no identity named 'nora'.")
     assert "\x1b" not in left.stderr
+
+
+def test_a_demo_run_made_with_other_weights_than_those_shipped_is_left_alone(run: RunFolder, mara: str) -> None:
+    assert newest_demo_run(mara) is None
+    ours = prepare(mara, "tiny")
+    found = newest_demo_run(mara)
+    assert found is not None
+    assert found.path == ours.path
+    assert newest_demo_run("nobody") is None

@@ -17,6 +17,7 @@ from pvtool_core.config import TrainingConfig, TrainJob
 from pvtool_core.errors import Missing, RunFailed
 from pvtool_core.paths import cache_dir
 from pvtool_core.runs import EventWriter, Heartbeat, Request, RunFolder, State, read_events
+from pvtool_core.sampling import BaseKl
 from pvtool_core.trainer import Pair, Trainer, bank_pairs, draw_frames, generator_of, learning_rate, train
 from pvtool_core.trajectories import FaceTrack
 from tests.conftest import with_settings
@@ -167,19 +168,48 @@ def test_the_weights_of_the_losses_count(job: TrainJob) -> None:
     assert losses[1]["loss"] - losses[0]["loss"] == pytest.approx(2 * losses[0]["icr"], rel=1e-4)
 
 
-def test_within_the_face_s_crop_staying_near_the_base_can_weigh_less(job: TrainJob) -> None:
-    job = with_settings(job, "training", base_kl_weight=1000.0)
-    found: list[dict[str, float]] = []
-    for share in (1.0, 0.5, 0.0):
-        trainer, pairs = new_trainer(with_settings(job, "training", base_kl_face=share))
-        generator = torch.Generator().manual_seed(1)
-        for weight in trainer.adapter.parameters():
-            weight.data += torch.randn(weight.shape, generator=generator)
-        found.append(trainer.backpropagate(pairs[0], generator_of(0, 1)))
-    everywhere, less, outside = (each["base_kl"] for each in found)
-    assert everywhere > less > outside > 0
-    assert less == pytest.approx((everywhere + outside) / 2, rel=1e-4)
-    assert found[0]["loss"] - found[2]["loss"] == pytest.approx(1000 * (everywhere - outside), rel=1e-3)
+def shaken(trainer: Trainer) -> Trainer:
+    generator = torch.Generator().manual_seed(1)
+    for weight in trainer.adapter.parameters():
+        weight.data += torch.randn(weight.shape, generator=generator)
+    return trainer
+
+
+def test_staying_near_the_base_weighs_less_only_where_the_original_shows_the_face(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = with_settings(job, "training", base_kl_weight=1000.0, base_kl_face=0.25)
+    made: list[BaseKl] = []
+
+    def watched(*given: Any) -> BaseKl:
+        made.append(BaseKl(*given))
+        return made[-1]
+
+    monkeypatch.setattr("pvtool_core.trainer.BaseKl", watched)
+    trainer, pairs = new_trainer(job)
+    size = torch.tensor([job.model.width, job.model.height])
+    eyes_left = torch.tensor([[0.2, 0.3], [0.35, 0.3], [0.27, 0.4], [0.22, 0.5], [0.33, 0.5]]) * size
+    faces = FaceTrack(torch.tensor([True, True, False, True]), eyes_left.expand(4, 5, 2).contiguous())
+    shaken(trainer).backpropagate(dataclasses.replace(pairs[0], faces=faces), generator_of(0, 1))
+    (base_kl,) = made
+    assert base_kl.weight == 1000.0
+    assert isinstance(base_kl.shares, Tensor)
+    shares = base_kl.shares[0, 0]
+    rows, columns = shares.shape[1:]
+    assert shares[0, int(0.4 * rows), int(0.27 * columns)] == 0.25
+    assert (shares[0, :, int(0.8 * columns) :] == 1).all()
+    assert (shares[2] == 1).all()
+
+
+def test_what_strays_from_the_base_is_in_loss_and_gradient(job: TrainJob) -> None:
+    found: list[tuple[dict[str, float], list[Tensor]]] = []
+    for weight in (0.0, 1000.0):
+        trainer, pairs = new_trainer(with_settings(job, "training", base_kl_weight=weight))
+        measured = shaken(trainer).backpropagate(pairs[0], generator_of(0, 1))
+        found.append((measured, [each.grad for each in trainer.adapter.parameters() if each.grad is not None]))
+    assert "base_kl" not in found[0][0]
+    assert found[1][0]["base_kl"] > 0
+    assert not any(torch.allclose(a, b, rtol=1e-3) for a, b in zip(found[0][1], found[1][1], strict=True))
 
 
 def test_a_step_brings_the_loss_of_the_same_draw_down(job: TrainJob) -> None:
