@@ -1,6 +1,6 @@
 """Make presets/tiny anew: python -m pvtool_core.tinyworld --work DIR [--stage NAME] [--scale S].
 
-About three hours on two CPU cores. Every stage can be killed and goes on where it was; what is trained stays in
+About four hours on two CPU cores. Every stage can be killed and goes on where it was; what is trained stays in
 `--work`. The stages of one line can run at the same time, each on one core:
 
     vae | clip
@@ -28,7 +28,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from pvtool_core.tinyworld import autoencoder, crowd, detector, generator, image_text, measure, recognizers, samples
 
 STAGES = ("vae", "clip", "latents", "images", "detector", "motion", "metric", "reward", "save", "measure")
-STEPS = {"vae": 4800, "clip": 2000, "images": 2400, "motion": 1300, "detector": 1500, "metric": 1800, "reward": 1400}
+STEPS = {"vae": 4800, "clip": 2000, "images": 4400, "motion": 2000, "detector": 1500, "metric": 1800, "reward": 1400}
 IMAGE_SHARDS, CLIP_SHARDS = 24, 14
 
 
