@@ -154,11 +154,12 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityRef:
-    """Who a job is about; `folder` is absolute."""
+    """Who a job is about; `folder` is absolute. `fingerprint` tells people of one name apart."""
 
     name: str
     noun: str = setting("what prompts call them", "person", choices=typing.get_args(Noun))
     folder: str
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

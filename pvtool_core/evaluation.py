@@ -85,6 +85,8 @@ def evaluate(job: EvaluateJob, report: Report) -> None:
         scored.append((clip, judge.scores(clip, people[clip.record["identity"]])))
     report("stage", stage="scoring", done=len(job.sidecars), total=len(job.sidecars))
     found = summary(scored)
+    if lonely := left_out([clip for clip, _ in scored]):
+        report("warning", message=f"{lonely} clips have no counterpart of the same prompt and seed: not in the means.")
     for name, stages in found["identities"].items():
         if alarm := gap_alarm(stages):
             report("warning", message=f"{name}: {alarm}")
@@ -222,15 +224,34 @@ def dense_motion(frames: Frames) -> float | None:
 
 
 def summary(scored: Sequence[tuple[Clip, Scores]]) -> dict[str, Any]:
-    """The report: means by identity and stage, their mean over identities, and every clip."""
+    """The report: means by identity and stage, their mean over identities, and every clip.
+
+    Where an identity has clips of both stages, its means are over the prompts and seeds that both have.
+    """
     groups: dict[str, dict[str, list[Scores]]] = defaultdict(lambda: defaultdict(list))
+    pairs = comparable([clip for clip, _ in scored])
     for clip, scores in scored:
-        groups[clip.record["identity"]][clip.stage].append(scores)
+        if clip.pair in pairs[clip.record["identity"]]:
+            groups[clip.record["identity"]][clip.stage].append(scores)
     identities = {name: compared({stage: mean(all_) for stage, all_ in by.items()}) for name, by in groups.items()}
     stages = [stage for stage in ("before", "after") if any(stage in by for by in identities.values())]
     overall = {stage: mean_numbers([by[stage] for by in identities.values() if stage in by]) for stage in stages}
     clips = [{**facts_of(clip), **asdict(scores)} for clip, scores in scored]
     return {"identities": identities, "mean": overall, "clips": clips}
+
+
+def comparable(clips: Sequence[Clip]) -> dict[str, set[tuple[str, int]]]:
+    """For each identity the prompts and seeds that both stages have; all, where there is nothing to compare."""
+    found: dict[str, dict[str, set[tuple[str, int]]]] = defaultdict(lambda: {"before": set(), "after": set()})
+    for clip in clips:
+        found[clip.record["identity"]][clip.stage].add(clip.pair)
+    return {name: by["before"] & by["after"] or by["before"] | by["after"] for name, by in found.items()}
+
+
+def left_out(clips: Sequence[Clip]) -> int:
+    """How many clips are in no mean, for want of the same prompt and seed in the other stage."""
+    pairs = comparable(clips)
+    return sum(clip.pair not in pairs[clip.record["identity"]] for clip in clips)
 
 
 def facts_of(clip: Clip) -> dict[str, Any]:

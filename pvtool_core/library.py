@@ -21,7 +21,7 @@ from typing import Any
 
 import tomli_w
 
-from pvtool_core.config import from_table, read_toml, setting, to_table
+from pvtool_core.config import IdentityRef, from_table, read_toml, setting, to_table
 from pvtool_core.errors import BadArchive, Missing, NameTaken
 from pvtool_core.paths import check_name, identities_dir, nearest, replace_file
 
@@ -68,6 +68,12 @@ class Identity:
     @property
     def noun(self) -> str:
         return self.record.noun
+
+    @property
+    def ref(self) -> IdentityRef:
+        """Who this is, for a job; the same after a rename, another for another person of that name."""
+        fingerprint = hashlib.sha256((self.folder / EMBEDDINGS_FILE).read_bytes()).hexdigest()[:16]
+        return IdentityRef(name=self.name, noun=self.noun, folder=str(self.folder), fingerprint=fingerprint)
 
     @property
     def references(self) -> list[Path]:
@@ -139,15 +145,17 @@ class Library:
         shutil.rmtree(hidden)
 
     def export(self, name: str, archive: Path) -> None:
-        """Write the identity as a tar file with a manifest of sha256. Raises Missing or NameTaken."""
+        """Write the identity as a private tar file with a manifest of sha256. Raises Missing or NameTaken."""
         folder = self.get(name).folder
         if archive.exists():
             raise NameTaken("a file", archive.name)
+        if not archive.parent.is_dir():
+            raise Missing("folder", str(archive.parent), "Make it first.")
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         content = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
         digests = {path: hashlib.sha256(data).hexdigest() for path, data in content.items()}
         manifest = {"format": _FORMAT, "name": name, "sha256": digests}
-        replace_file(archive, _tar({_MANIFEST: json.dumps(manifest, indent=1).encode(), **content}))
+        replace_file(archive, _tar({_MANIFEST: json.dumps(manifest, indent=1).encode(), **content}), mode=0o600)
 
     def import_(self, archive: Path, name: str | None = None) -> Identity:
         """Take in what `export` wrote, under its own or another name.

@@ -63,11 +63,14 @@ def nearest(name: str, folder: Path) -> str | None:
     return next(iter(difflib.get_close_matches(name, there, n=1)), None)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write `content` under a temporary name, sync it, and rename it to `path`: readers see the old or the new file."""
+def replace_file(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write `content` under a temporary name, sync it, and rename it to `path`: readers see the old or the new file.
+
+    `mode` is that of a new file, less what the umask takes away.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

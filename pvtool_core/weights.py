@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pvtool_core.config import Settings, Table, from_table, merge, read_toml
-from pvtool_core.errors import Missing, Mistake, SettingsError, WeightsMissing
+from pvtool_core.errors import InputRefused, Missing, Mistake, SettingsError, WeightsMissing
 from pvtool_core.paths import cache_dir, check_name, config_dir, nearest, presets_dir
 from pvtool_core.runs import sha256_of
 
@@ -80,9 +80,14 @@ def resolve(name: str) -> Path:
 
 
 def locate_weights(settings: Settings) -> Settings:
-    """The settings with every path absolute. Raises WeightsMissing for the first that is not on this machine."""
+    """The settings with every path absolute.
+
+    Raises WeightsMissing for the first that is not on this machine, InputRefused if the base model is something else.
+    """
     rewards, semantic = settings.identity_reward, settings.semantic_reward
     base_model = resolve(settings.model.base_model)
+    if not (base_model / "model_index.json").is_file():
+        raise InputRefused(f"{base_model} is no diffusers folder.", "Give a folder written by save_pretrained.")
     package = resolve(rewards.package)
     for file in (rewards.detector, rewards.recognizer, settings.evaluation.recognizer):
         if not (package / file).is_file():

@@ -10,14 +10,14 @@ from pvtool.cli.evaluate import REPORT, SHEET, evaluate_run, metrics_table
 from pvtool.cli.following import shown
 from pvtool.cli.identity import add_identity
 from pvtool.cli.options import Json
-from pvtool.cli.runs import job_of
+from pvtool.cli.runs import job_of, runs_of
 from pvtool.cli.train import follow_other, follow_training, prepare
 from pvtool.output import Output
 from pvtool.supervisor import LIVE
 from pvtool_core.errors import Missing
-from pvtool_core.library import Library
-from pvtool_core.paths import data_dir, presets_dir, runs_dir
-from pvtool_core.runs import RunFolder, State, list_runs
+from pvtool_core.library import Identity, Library
+from pvtool_core.paths import data_dir, presets_dir
+from pvtool_core.runs import RunFolder, State
 from pvtool_core.weights import resolve_settings
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -64,7 +64,7 @@ def find_sample(wanted: str | None) -> tuple[Path, str, str]:
 
 def trained_run(name: str, output: Output) -> RunFolder:
     """The person's newest demo run, brought to its end if it has not got there; a new one if there is none."""
-    folder = newest_demo_run(name) or prepare(name, PRESET)
+    folder = newest_demo_run(Library().get(name)) or prepare(name, PRESET)
     state = folder.state()
     if state == State.FINISHED:
         output.say(f"     {folder.name} is trained already.")
@@ -75,11 +75,11 @@ def trained_run(name: str, output: Output) -> RunFolder:
     return folder
 
 
-def newest_demo_run(name: str) -> RunFolder | None:
+def newest_demo_run(person: Identity) -> RunFolder | None:
     """The person's newest run on the weights that pv ships now: those of an older version's cannot go on."""
     shipped = resolve_settings(chosen_settings(PRESET)[1]).model.fingerprint
-    for run in reversed(list_runs(runs_dir())):
+    for run in reversed(runs_of(person)):
         job = job_of(run)
-        if (job.identity.name, job.preset, job.model.fingerprint) == (name, PRESET, shipped):
+        if (job.preset, job.model.fingerprint) == (PRESET, shipped):
             return run
     return None

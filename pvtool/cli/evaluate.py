@@ -39,9 +39,11 @@ def evaluate(
     """
     output = Output(as_json)
     for target in targets:
-        out = Path(target)
+        out = Path(target).absolute()
         if out.is_dir():
-            report = evaluate_folder(out.absolute())
+            report = evaluate_folder(out)
+        elif "/" in target:
+            raise Missing("folder", target, "Give a run, or a folder that `pv render` wrote.")
         else:
             folder = find_run(runs_dir(), target)
             out = folder.path / "evaluation"
@@ -69,10 +71,9 @@ def evaluate_folder(out: Path) -> dict[str, Any]:
     records = [json.loads(path.read_bytes()) for path in sidecars]
     library = Library()
     people = [library.get(name) for name in sorted({record["identity"] for record in records})]
-    refs = [IdentityRef(name=person.name, noun=person.noun, folder=str(person.folder)) for person in people]
     run = next((record["run"] for record in records if record.get("run")), None)
     settings = job_of(find_run(runs_dir(), run)) if run else resolve_settings(chosen_settings()[1])
-    return score(settings, refs, sidecars, out)
+    return score(settings, [person.ref for person in people], sidecars, out)
 
 
 def score(settings: Settings, people: Sequence[IdentityRef], sidecars: Sequence[Path], out: Path) -> dict[str, Any]:

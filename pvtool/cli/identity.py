@@ -1,5 +1,7 @@
 """`pv identity`: the local library of people."""
 
+import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,13 +11,12 @@ from pvtool.cli.asking import confirm
 from pvtool.cli.choices import chosen_settings
 from pvtool.cli.following import JobProgress
 from pvtool.cli.options import IdentityName, Json, Yes, preset_names
+from pvtool.cli.runs import job_of, runs_of
 from pvtool.output import Output, table
 from pvtool.supervisor import run_short_job
-from pvtool_core.config import IdentifyJob, IdentityRef, Noun, read_toml, to_table
+from pvtool_core.config import IdentifyJob, IdentityRef, Noun, to_table, write_job
 from pvtool_core.errors import BadPicture
 from pvtool_core.library import Identity, Library
-from pvtool_core.paths import runs_dir
-from pvtool_core.runs import list_runs
 from pvtool_core.weights import resolve_settings
 
 app = typer.Typer(help="The people in your library.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
@@ -89,25 +90,28 @@ def list_(as_json: Json = False) -> None:
 def show(name: IdentityName, as_json: Json = False) -> None:
     """One person: photos, consent, and the runs trained on them."""
     identity = Library().get(name)
-    value = {**facts(identity), "faces": [to_table(face) for face in identity.record.faces], "runs": runs_of(name)}
+    runs = [run.name for run in runs_of(identity)]
+    value = {**facts(identity), "faces": [to_table(face) for face in identity.record.faces], "runs": runs}
     pairs = [[key, str(item)] for key, item in facts(identity).items()]
     pairs += [["photo", f"{face.picture} (face {face.score:.2f})"] for face in identity.record.faces]
-    pairs += [["run", run] for run in runs_of(name)]
+    pairs += [["run", run] for run in runs]
     Output(as_json).result(value, table(["", ""], pairs).lstrip("\n"))
-
-
-def runs_of(identity: str) -> list[str]:
-    """Names of the runs that were trained on an identity, by their settings."""
-    return [run.name for run in list_runs(runs_dir()) if read_toml(run.config)["identity"]["name"] == identity]
 
 
 @app.command()
 def rename(name: IdentityName, new_name: str, as_json: Json = False) -> None:
     """Give a person another name.
 
-    Their runs keep the one they were trained under.
+    Their runs go on under the new one, and keep their own names.
     """
-    identity = Library().rename(name, new_name)
+    library = Library()
+    person, free = library.get(name), library.check_free(new_name)
+    moved = dataclasses.replace(person.ref, name=free, folder=str(library.root / free))
+    for run in runs_of(person):  # the runs first: killed on the way, the same command goes on
+        began = run.config.stat().st_mtime_ns
+        write_job(run.config, dataclasses.replace(job_of(run), identity=moved))
+        os.utime(run.config, ns=(began, began))
+    identity = library.rename(name, free)
     Output(as_json).result(facts(identity), f"Renamed {name} to {identity.name}.")
 
 
@@ -118,9 +122,10 @@ def remove(name: IdentityName, yes: Yes = False, as_json: Json = False) -> None:
     library = Library()
     identity = library.get(name)
     confirm(f"Delete {identity.name} and all that is kept of them?", yes)
+    runs = [run.name for run in runs_of(identity)]
     library.remove(name)
     output.result({"removed": identity.name, "path": str(identity.folder)}, f"Removed {identity.name}.")
-    if runs := runs_of(identity.name):
+    if runs:
         output.say(f"What was trained on them is still there: {', '.join(runs)}. `pv runs remove` deletes it.")
 
 

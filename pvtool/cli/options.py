@@ -50,7 +50,8 @@ def parse_seeds(text: str) -> list[int]:
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last < first + 10_000:
             raise UsageError(
-                f"{part!r} names no seeds.", "Write a number, a range such as 0..3, or several with commas."
+                f"{part!r} names no seeds.",
+                "Write a number, a range such as 0..3 of at most 10000, or several with commas.",
             )
         seeds += range(first, last + 1)
     return list(dict.fromkeys(seeds))

@@ -8,17 +8,17 @@ import typer
 
 from pvtool.cli.choices import versions
 from pvtool.cli.following import JobProgress, shown
-from pvtool.cli.options import IdentityName, Json, Seeds, parse_seeds, run_names
-from pvtool.cli.runs import adapter_of, job_of
+from pvtool.cli.options import IdentityName, Json, Seeds, bank_names, parse_seeds, run_names
+from pvtool.cli.runs import adapter_of, job_of, runs_of
 from pvtool.output import Output
 from pvtool.supervisor import run_short_job
 from pvtool_core.clips import BASE, clip_path, is_whole
 from pvtool_core.config import RenderItem, RenderJob, Settings, TrainJob
 from pvtool_core.errors import Missing, UsageError
-from pvtool_core.library import Library
+from pvtool_core.library import Identity, Library
 from pvtool_core.paths import runs_dir
-from pvtool_core.prompts import check_prompts, fill, read_prompt_file
-from pvtool_core.runs import Event, RunFolder, checkpoint_step, find_run, list_runs, sha256_of
+from pvtool_core.prompts import Banks, check_prompts, fill, read_prompt_file
+from pvtool_core.runs import Event, RunFolder, checkpoint_step, find_run, sha256_of
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -29,7 +29,12 @@ FORMATS = ("mp4", "gif")
 def render(
     name: IdentityName,
     prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", show_default=False)] = None,
-    prompt_file: Annotated[Path | None, typer.Option("--prompts", help="A text file, one a line, or a bank.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--prompts", metavar="FILE_OR_BANK", help="A text file, one a line, or a bank.", autocompletion=bank_names
+        ),
+    ] = None,
     seeds: Seeds = "0",
     run: Annotated[str | None, typer.Option(autocompletion=run_names, help="The person's newest, if left out.")] = None,
     base: Annotated[bool, typer.Option("--base", help="Also without the adapter, to compare.")] = False,
@@ -41,12 +46,18 @@ def render(
 ) -> None:
     """One clip for each prompt and seed. What is there and whole is skipped."""
     output = Output(as_json)
-    folder = find_run(runs_dir(), run) if run else newest_run(Library().get(name).name)
+    person = Library().get(name)
+    folder = find_run(runs_dir(), run) if run else newest_run(person)
     job = job_of(folder)
-    if job.identity.name != name:
-        raise UsageError(f"{folder.name} was trained on {job.identity.name!r}.", f"Give a run of {name}, or none.")
-    given = [*(prompts or []), *(read_prompt_file(prompt_file) if prompt_file else ())]
+    if job.identity.fingerprint != person.ref.fingerprint:
+        other = "another person of that name" if job.identity.name == name else repr(job.identity.name)
+        raise UsageError(f"{folder.name} was trained on {other}.", f"Give a run of {name}, or none.")
+    if not prompts and not source:
+        raise UsageError("There is nothing to render.", "Give prompts with <V> in them, or --prompts FILE_OR_BANK.")
+    given = [*(prompts or []), *(prompts_in(source) if source else ())]
     texts = [fill(prompt, job.identity.noun) for prompt in check_prompts(given, "the command")]
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file.", "Give a folder for --out.")
     items = plan(folder, job, texts, parse_seeds(seeds), out, base)
     formats = parse_formats(format)
     if dry_run:
@@ -57,13 +68,20 @@ def render(
     render_clips(job, items, formats, overwrite, output)
 
 
-def newest_run(identity: str) -> RunFolder:
+def newest_run(person: Identity) -> RunFolder:
     """The newest run of an identity that has a whole checkpoint. Raises Missing."""
-    runs = [run for run in list_runs(runs_dir()) if job_of(run).identity.name == identity]
-    for run in reversed(runs):
+    for run in reversed(runs_of(person)):
         if run.latest_checkpoint():
             return run
-    raise Missing("trained run of the identity", identity, f"`pv train {identity}` makes one.")
+    raise Missing("trained run of the identity", person.name, f"`pv train {person.name}` makes one.")
+
+
+def prompts_in(source: str) -> tuple[str, ...]:
+    """Prompts of a file, or of the bank of that name where there is no such file. Raises Missing or BadPrompt."""
+    banks = Banks()
+    if not Path(source).exists() and source in banks.names():
+        return banks.get(source).prompts
+    return read_prompt_file(Path(source))
 
 
 def parse_formats(text: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """`pv runs`: every run there is, also those started elsewhere on the same data folder."""
 
 import shutil
-import time
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from pvtool.output import Output, table
 from pvtool.supervisor import LIVE, follow, raise_outcome, wait_for
 from pvtool_core.config import TrainJob, read_job, require, to_table
 from pvtool_core.errors import Busy, Missing, NameTaken, UsageError
+from pvtool_core.library import Identity
 from pvtool_core.paths import runs_dir
 from pvtool_core.runs import (
     ADAPTER_FILE,
@@ -36,11 +37,16 @@ def job_of(folder: RunFolder) -> TrainJob:
     return require(read_job(folder.config), TrainJob)
 
 
+def runs_of(person: Identity) -> list[RunFolder]:
+    """The runs that were trained on this very person, oldest first: not those on another of the same name."""
+    return [run for run in list_runs(runs_dir()) if job_of(run).identity.fingerprint == person.ref.fingerprint]
+
+
 def facts(folder: RunFolder) -> dict[str, Any]:
     """What programs are told about a run."""
     job = job_of(folder)
     about = {"run": folder.name, "identity": job.identity.name, "preset": job.preset, "state": folder.state()}
-    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.config.stat().st_mtime))
+    started = datetime.fromtimestamp(folder.config.stat().st_mtime).astimezone().isoformat(timespec="seconds")
     return {**about, "step": _step(folder), "iterations": job.training.iterations, "started": started}
 
 
@@ -76,7 +82,7 @@ def show(run: RunName, as_json: Json = False) -> None:
     value: dict[str, Any] = {**facts(folder), "path": str(folder.path), "checkpoints": checkpoints, "newest": newest}
     value["reason"] = ended.reason if ended else ""
     settings = to_table(job_of(folder))
-    pairs = [[key, str(item)] for key, item in value.items() if item not in (None, "") and key != "newest"]
+    pairs = [[key, str(item)] for key, item in value.items() if item not in (None, "", []) and key != "newest"]
     pairs += [["newest", describe(newest)]] if newest else []
     pairs += [["settings", str(folder.config)]]
     Output(as_json).result({**value, "settings": settings}, table(["", ""], pairs).lstrip("\n"))
@@ -98,7 +104,8 @@ def logs(
         return
 
     def tell(event: Event) -> None:
-        output.stream(event, describe(event))
+        if as_json or event["type"] != "gpu":  # every few seconds, and not for reading
+            output.stream(event, describe(event))
 
     events, offset = read_events(folder.events)
     for event in events:
@@ -172,6 +179,8 @@ def export(
     target = (file or Path(f"{run}.safetensors")).absolute()
     if target.exists():
         raise NameTaken("a file", target.name)
+    if not target.parent.is_dir():
+        raise Missing("folder", str(target.parent), "Make it first.")
     shutil.copyfile(source, target)
     value = {"run": run, "path": str(target), "step": checkpoint_step(source.parent)}
     Output(as_json).result(value, f"Wrote {shown(target)}")

@@ -11,7 +11,7 @@ from pvtool.cli.following import JobProgress
 from pvtool.cli.options import IdentityName, Json, bank_names, preset_names
 from pvtool.output import Output
 from pvtool.supervisor import follow, raise_outcome, run_to_end, start_detached
-from pvtool_core.config import IdentityRef, TrainJob, read_job, require, write_job
+from pvtool_core.config import TrainJob, read_job, require, write_job
 from pvtool_core.library import Library
 from pvtool_core.paths import runs_dir
 from pvtool_core.prompts import Banks
@@ -63,7 +63,7 @@ def prepare(
             **settings.sections(),
             run=folder.name,
             preset=preset.name,
-            identity=IdentityRef(name=identity.name, noun=identity.noun, folder=str(identity.folder)),
+            identity=identity.ref,
             prompts=prompts,
             versions=versions(),
         )

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pvtool_core.errors import InputRefused
+
 Latents = Float[Tensor, "1 channels frames latent_height latent_width"]
 Embeds = Float[Tensor, "branches tokens width"]
 Frames = Float[Tensor, "chosen 3 height width"]
@@ -64,7 +66,9 @@ class Backbone(Protocol):
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that a setting names; `auto` is the accelerator, if there is one."""
+    """The device that a setting names; `auto` is the accelerator, if there is one. Raises InputRefused."""
     if name != "auto":
+        if name.startswith("cuda") and not torch.cuda.is_available():
+            raise InputRefused(f"torch sees no GPU here for model.device={name}.", "`pv doctor` shows what it sees.")
         return torch.device(name)
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

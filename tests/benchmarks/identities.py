@@ -242,7 +242,7 @@ def trained(person: Person, asked: Asked) -> RunFolder:
         follow(runs[-1], lambda event: None)
     elif runs[-1].state() != State.FINISHED:
         pv("runs", "resume", runs[-1].name)
-    return newest_run(person.name)
+    return newest_run(Library().get(person.name))
 
 
 def seconds_of(run: RunFolder) -> float:

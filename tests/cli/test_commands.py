@@ -14,7 +14,6 @@ from pvtool.cli.train import prepare
 from pvtool_core.clips import sidecar_path, write_sidecar
 from pvtool_core.config import (
     EvaluationConfig,
-    IdentityRef,
     IdentityRewardConfig,
     ModelConfig,
     TrainJob,
@@ -51,7 +50,7 @@ def run(home: Path, mara: str) -> RunFolder:
         evaluation=EvaluationConfig(recognizer="metric.onnx"),
         run=folder.name,
         preset="tiny",
-        identity=IdentityRef(name=mara, noun="woman", folder=str(Library().get(mara).folder)),
+        identity=Library().get(mara).ref,
         prompts=("<V> woman runs",),
     )
     write_job(folder.config, job)
@@ -90,7 +89,8 @@ def run(home: Path, mara: str) -> RunFolder:
         ("runs show mara-9", 4, "There is no run named 'mara-9'. Did you mean 'mara-1'?"),
         ("runs pause mara-1", 2, "mara-1 is not running: it is finished."),
         ("runs remove mara-1", 2, "Give --yes."),
-        ("render mara", 3, "There is no prompt in the command."),
+        ("render mara", 2, "There is nothing to render."),
+        ("render mara <V>runs --out /dev/null", 2, "/dev/null is a file."),
         ("render mara runs", 3, "The prompt 'runs' lacks the keyword <V>."),
         ("render nora <V>runs", 4, "There is no identity named 'nora'."),
         ("render mara <V>runs --seed 3..1", 2, "'3..1' names no seeds."),
@@ -98,6 +98,10 @@ def run(home: Path, mara: str) -> RunFolder:
         ("render mara <V>runs --run mara-7", 4, "There is no run named 'mara-7'."),
         ("render mara --prompts nothing.txt", 4, "There is no prompt file named 'nothing.txt'."),
         ("eval nothing", 4, "There is no run named 'nothing'."),
+        ("eval no/thing", 4, "There is no folder named 'no/thing'."),
+        ("runs export mara-1 no/where.safetensors", 4, "There is no folder named"),
+        ("identity export mara no/where.tar", 4, "There is no folder named"),
+        ("train mara --preset tiny --base-model .", 3, "is no diffusers folder."),
         ("eval .", 4, "There is no clip in the folder"),
         ("demo --sample nobody", 4, "There is no sample named 'nobody'."),
         ("dance", 2, "No such command 'dance'."),
@@ -253,9 +257,45 @@ def test_the_real_process_leaves_with_the_status_and_keeps_stdout_for_results(ho
 
 
 def test_a_demo_run_made_with_other_weights_than_those_shipped_is_left_alone(run: RunFolder, mara: str) -> None:
-    assert newest_demo_run(mara) is None
+    person = Library().get(mara)
+    assert newest_demo_run(person) is None
     ours = prepare(mara, "tiny")
-    found = newest_demo_run(mara)
+    found = newest_demo_run(person)
     assert found is not None
     assert found.path == ours.path
-    assert newest_demo_run("nobody") is None
+
+
+def test_runs_follow_a_person_who_is_renamed(pv: Pv, run: RunFolder, mara: str) -> None:
+    began = pv("runs", "show", run.name, "--json").json["started"]
+    os.utime(run.config, (1e9, 1e9))
+    assert pv("identity", "rename", mara, "nora").status == 0
+    assert pv("runs", "show", run.name, "--json").json["started"] < began
+    assert pv("identity", "show", "nora", "--json").json["runs"] == [run.name]
+    (clip,) = pv("render", "nora", "<V> woman runs", "--dry-run", "--json").lines
+    assert clip["identity"] == "nora"
+    assert pv("runs", "show", run.name, "--json").json["identity"] == "nora"
+
+
+def test_a_new_person_of_an_old_name_does_not_get_the_old_one_s_adapter(pv: Pv, run: RunFolder, mara: str) -> None:
+    library = Library()
+    assert pv("identity", "remove", mara, "--yes").status == 0
+    with library.staging() as staging:
+        (staging / FACES_FILE).write_text("[]")
+        (staging / EMBEDDINGS_FILE).write_bytes(b"another face")
+        library.adopt(staging, mara, "woman", "yes")
+    assert pv("identity", "show", mara, "--json").json["runs"] == []
+    assert pv("render", mara, "<V> woman runs", "--dry-run").status == 4
+    refused = pv("render", mara, "<V> woman runs", "--dry-run", "--run", run.name)
+    assert refused.status == 2
+    assert "another person of that name" in refused.err
+
+
+def test_a_bank_is_rendered_by_its_name(pv: Pv, run: RunFolder, mara: str) -> None:
+    pv("prompts", "add", "mine", "<V> {noun} runs", "<V> {noun} waits")
+    clips = pv("render", mara, "--prompts", "mine", "--dry-run", "--json").lines
+    assert [clip["prompt"] for clip in clips] == ["<V> woman runs", "<V> woman waits"]
+
+
+def test_what_is_exported_is_for_its_owner_only(pv: Pv, mara: str, tmp_path: Path) -> None:
+    assert pv("identity", "export", mara, str(tmp_path / "mara.tar")).status == 0
+    assert (tmp_path / "mara.tar").stat().st_mode & 0o777 == 0o600

@@ -19,7 +19,16 @@ from pvtool_core.backbones import load_backbone
 from pvtool_core.clips import is_whole
 from pvtool_core.config import EvaluateJob, IdentifyJob, IdentityRef, Job, RenderItem, RenderJob, TrainJob, write_job
 from pvtool_core.errors import FaceRefused, InputRefused, Interrupted
-from pvtool_core.evaluation import dense_motion, gap_alarm, landmark_motion
+from pvtool_core.evaluation import (
+    Clip,
+    Scores,
+    comparable,
+    dense_motion,
+    gap_alarm,
+    landmark_motion,
+    left_out,
+    summary,
+)
 from pvtool_core.faces import Face
 from pvtool_core.identify import Portrait, check_likeness, choose
 from pvtool_core.media import read_facts, read_mp4
@@ -418,3 +427,21 @@ def test_a_reward_that_runs_ahead_of_the_independent_judge_raises_the_alarm() ->
     assert alarm is not None
     assert "gained 0.40 more" in alarm
     assert gap_alarm({"after": {"gap": 0.9}}) is None
+
+
+def test_means_before_and_after_are_over_the_prompts_and_seeds_that_both_have() -> None:
+    frames = np.zeros((1, 4, 4, 3), np.uint8)
+
+    def clip(identity: str, adapter: str, seed: int) -> Clip:
+        return Clip({"identity": identity, "adapter": adapter, "prompt": "<V> waits", "seed": seed}, frames)
+
+    ann = [clip("ann", "", 0), clip("ann", "a.safetensors", 0), clip("ann", "a.safetensors", 1)]
+    ben = [clip("ben", "b.safetensors", 5)]
+    assert comparable([*ann, *ben]) == {"ann": {("<V> waits", 0)}, "ben": {("<V> waits", 5)}}
+    assert left_out([*ann, *ben]) == 1
+    numbers = dict.fromkeys((field.name for field in dataclasses.fields(Scores)), 0.0)
+    scored = [
+        (each, Scores(**{**numbers, "prompt_score": value})) for each, value in zip(ann, (80, 82, 20), strict=True)
+    ]
+    found = summary(scored)["identities"]["ann"]
+    assert (found["before"]["prompt_score"], found["after"]["prompt_score"]) == (80, 82)
