@@ -86,7 +86,7 @@ def evaluate(job: EvaluateJob, report: Report) -> None:
     report("stage", stage="scoring", done=len(job.sidecars), total=len(job.sidecars))
     found = summary(scored)
     if lonely := left_out([clip for clip, _ in scored]):
-        report("warning", message=f"{lonely} clips have no counterpart of the same prompt and seed: not in the means.")
+        report("warning", message=f"Clips without a counterpart, left out of the means: {lonely}.")
     for name, stages in found["identities"].items():
         if alarm := gap_alarm(stages):
             report("warning", message=f"{name}: {alarm}")
