@@ -389,20 +389,23 @@ def merge(*tables: Table) -> Table:
 def parse_overrides(assignments: Iterable[str]) -> Table:
     """Turn `section.key=value` words into nested tables, typed by the setting that they name.
 
-    Raises SettingsError with every word that names no setting or holds no value of its type.
+    Raises SettingsError with every word that names no setting or holds no value that it can have.
     """
     table: Table = {}
     mistakes: list[Mistake] = []
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         section, _, name = key.strip().partition(".")
-        hint = _setting_type(section, name)
+        hint, limits = _setting(section, name)
         if not equals:
             mistakes.append(Mistake(assignment, "is not of the form section.key=value"))
         elif hint is None:
             mistakes.append(Mistake(key.strip(), _unknown(key.strip(), setting_keys())))
         else:
-            table.setdefault(section, {})[name] = _parse_text(hint, text.strip(), key.strip(), mistakes)
+            value = _parse_text(hint, text.strip(), key.strip(), mistakes)
+            if value is not None:
+                _read_value(hint, value, key.strip(), limits, mistakes)
+            table.setdefault(section, {})[name] = value
     if mistakes:
         raise SettingsError(mistakes, "--set")
     return table
@@ -421,9 +424,11 @@ def setting_help() -> dict[str, str]:
     }
 
 
-def _setting_type(section: str, name: str) -> Any:
+def _setting(section: str, name: str) -> tuple[Any, Mapping[str, Any]]:
+    """Type and limits of a setting; no type if there is none of that name."""
     cls = _hints(Settings).get(section)
-    return _hints(cls).get(name) if cls else None
+    metadata = {field.name: field.metadata for field in fields(cls)} if cls else {}
+    return (_hints(cls)[name], metadata[name]) if name in metadata else (None, {})
 
 
 def _parse_text(hint: Any, text: str, key: str, mistakes: list[Mistake]) -> Any:

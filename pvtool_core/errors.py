@@ -102,7 +102,8 @@ class SettingsError(UsageError):
 
     def __init__(self, mistakes: Sequence[Mistake], source: str = "the settings") -> None:
         listed = "; ".join(str(mistake) for mistake in mistakes)
-        super().__init__(f"Cannot use {source}: {listed}.", "Run `pv presets show NAME` to see every setting.")
+        stop = "" if listed.endswith("?") else "."
+        super().__init__(f"Cannot use {source}: {listed}{stop}", "Run `pv presets show NAME` to see every setting.")
         self.mistakes = tuple(mistakes)
 
 

@@ -149,9 +149,16 @@ def test_an_override_is_typed_by_its_setting(word: str, expected: Table) -> None
 
 def test_every_wrong_override_is_named() -> None:
     with pytest.raises(SettingsError) as caught:
-        parse_overrides(["training.iteration=5", "nonsense", "training.iterations=many", "=1"])
-    assert len(caught.value.mistakes) == 4
-    assert "did you mean 'training.iterations'" in caught.value.message
+        parse_overrides(["nonsense", "=1", "training.iterations=many", "adapter.rank=-1", "training.iteration=5"])
+    assert [mistake.key for mistake in caught.value.mistakes] == [
+        "nonsense",
+        "",
+        "training.iterations",
+        "adapter.rank",
+        "training.iteration",
+    ]
+    assert caught.value.message.startswith("Cannot use --set: ")
+    assert caught.value.message.endswith("did you mean 'training.iterations'?")
 
 
 @given(words)
