@@ -23,7 +23,7 @@ import tomli_w
 
 from pvtool_core.config import IdentityRef, from_table, read_toml, setting, to_table
 from pvtool_core.errors import BadArchive, Missing, NameTaken
-from pvtool_core.paths import check_name, identities_dir, nearest, replace_file
+from pvtool_core.paths import check_name, check_new_file, identities_dir, nearest, replace_file
 
 IDENTITY_FILE = "identity.toml"
 EMBEDDINGS_FILE = "embeddings.safetensors"
@@ -147,10 +147,7 @@ class Library:
     def export(self, name: str, archive: Path) -> None:
         """Write the identity as a private tar file with a manifest of sha256. Raises Missing or NameTaken."""
         folder = self.get(name).folder
-        if archive.exists():
-            raise NameTaken("a file", archive.name)
-        if not archive.parent.is_dir():
-            raise Missing("folder", str(archive.parent), "Make it first.")
+        check_new_file(archive)
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         content = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
         digests = {path: hashlib.sha256(data).hexdigest() for path, data in content.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import platformdirs
 
-from pvtool_core.errors import BadName
+from pvtool_core.errors import BadName, Missing, NameTaken
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,63}")
 
@@ -55,6 +55,15 @@ def check_name(what: str, name: str) -> str:
     if not _NAME.fullmatch(composed) or ".." in composed or composed.endswith("."):
         raise BadName(what, name)
     return composed
+
+
+def check_new_file(path: Path) -> Path:
+    """Give back a path at which a file can be made. Raises NameTaken if there is one, Missing without its folder."""
+    if path.exists():
+        raise NameTaken("a file", path.name)
+    if not path.parent.is_dir():
+        raise Missing("folder", str(path.parent), "Make it first.")
+    return path
 
 
 def nearest(name: str, folder: Path) -> str | None:

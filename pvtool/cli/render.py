@@ -56,8 +56,6 @@ def render(
         raise UsageError("There is nothing to render.", "Give prompts with <V> in them, or --prompts FILE_OR_BANK.")
     given = [*(prompts or []), *(prompts_in(source) if source else ())]
     texts = [fill(prompt, job.identity.noun) for prompt in check_prompts(given, "the command")]
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file.", "Give a folder for --out.")
     items = plan(folder, job, texts, parse_seeds(seeds), out, base)
     formats = parse_formats(format)
     if dry_run:
@@ -65,7 +63,16 @@ def render(
             state = "there" if is_whole(Path(item.clip), formats) and not overwrite else "missing"
             output.stream(clip_facts(item, state), f"{state:8} {shown(Path(item.clip))}")
         return
+    make_folder(out)
     render_clips(job, items, formats, overwrite, output)
+
+
+def make_folder(out: Path) -> None:
+    """Raises UsageError where there cannot be a folder."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise UsageError(f"There can be no folder at {out}.", "Give another place with --out.") from error
 
 
 def newest_run(person: Identity) -> RunFolder:

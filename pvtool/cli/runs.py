@@ -14,9 +14,9 @@ from pvtool.cli.train import go
 from pvtool.output import Output, table
 from pvtool.supervisor import LIVE, follow, raise_outcome, wait_for
 from pvtool_core.config import TrainJob, read_job, require, to_table
-from pvtool_core.errors import Busy, Missing, NameTaken, UsageError
+from pvtool_core.errors import Busy, Missing, UsageError
 from pvtool_core.library import Identity
-from pvtool_core.paths import runs_dir
+from pvtool_core.paths import check_new_file, runs_dir
 from pvtool_core.runs import (
     ADAPTER_FILE,
     Event,
@@ -39,7 +39,8 @@ def job_of(folder: RunFolder) -> TrainJob:
 
 def runs_of(person: Identity) -> list[RunFolder]:
     """The runs that were trained on this very person, oldest first: not those on another of the same name."""
-    return [run for run in list_runs(runs_dir()) if job_of(run).identity.fingerprint == person.ref.fingerprint]
+    wanted = person.ref.fingerprint
+    return [run for run in list_runs(runs_dir()) if job_of(run).identity.fingerprint == wanted]
 
 
 def facts(folder: RunFolder) -> dict[str, Any]:
@@ -176,11 +177,7 @@ def export(
     """Write the adapter as one file for diffusers."""
     folder = find_run(runs_dir(), run)
     source = adapter_of(folder)
-    target = (file or Path(f"{run}.safetensors")).absolute()
-    if target.exists():
-        raise NameTaken("a file", target.name)
-    if not target.parent.is_dir():
-        raise Missing("folder", str(target.parent), "Make it first.")
+    target = check_new_file((file or Path(f"{run}.safetensors")).absolute())
     shutil.copyfile(source, target)
     value = {"run": run, "path": str(target), "step": checkpoint_step(source.parent)}
     Output(as_json).result(value, f"Wrote {shown(target)}")

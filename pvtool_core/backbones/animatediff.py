@@ -102,9 +102,7 @@ class AnimateDiff:
 
 
 def _load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """The pipeline of a diffusers folder, frozen and in eval mode. Raises InputRefused."""
-    if not (folder / "model_index.json").is_file():
-        raise InputRefused(f"{folder} is no diffusers folder.", "Give a folder written by save_pretrained.")
+    """The pipeline of a diffusers folder, frozen and in eval mode. Raises InputRefused for another sampler."""
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()  # what a terminal shows is not theirs to say
     pipeline: Any = AnimateDiffPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device)

@@ -90,7 +90,9 @@ def run(home: Path, mara: str) -> RunFolder:
         ("runs pause mara-1", 2, "mara-1 is not running: it is finished."),
         ("runs remove mara-1", 2, "Give --yes."),
         ("render mara", 2, "There is nothing to render."),
-        ("render mara <V>runs --out /dev/null", 2, "/dev/null is a file."),
+        ("render mara <V>runs --out /dev/null", 2, "There can be no folder at /dev/null."),
+        ("render mara <V>runs --out /dev/null/clips", 2, "There can be no folder at /dev/null/clips."),
+        ("render mara <V>runs --out /proc/clips", 2, "There can be no folder at /proc/clips."),
         ("render mara runs", 3, "The prompt 'runs' lacks the keyword <V>."),
         ("render nora <V>runs", 4, "There is no identity named 'nora'."),
         ("render mara <V>runs --seed 3..1", 2, "'3..1' names no seeds."),
@@ -274,6 +276,25 @@ def test_runs_follow_a_person_who_is_renamed(pv: Pv, run: RunFolder, mara: str) 
     (clip,) = pv("render", "nora", "<V> woman runs", "--dry-run", "--json").lines
     assert clip["identity"] == "nora"
     assert pv("runs", "show", run.name, "--json").json["identity"] == "nora"
+
+
+def test_a_rename_that_was_killed_half_way_is_finished_by_the_same_command(
+    pv: Pv, run: RunFolder, mara: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as killed:
+        killed.setattr(Library, "rename", interrupt)
+        assert pv("identity", "rename", mara, "nora").status != 0
+    assert Library().names() == [mara]
+    assert pv("identity", "show", mara, "--json").json["runs"] == [run.name]
+    assert pv("identity", "rename", mara, "nora").status == 0
+    assert pv("identity", "show", "nora", "--json").json["runs"] == [run.name]
+    assert pv("runs", "show", run.name, "--json").json["settings"]["identity"]["folder"] == str(
+        Library().get("nora").folder
+    )
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_new_person_of_an_old_name_does_not_get_the_old_one_s_adapter(pv: Pv, run: RunFolder, mara: str) -> None:
