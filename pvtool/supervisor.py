@@ -124,15 +124,18 @@ class EngineLog(Exception):
     """What an engine said on its own, as the cause of the error that it ended with; `--debug` shows it."""
 
 
-def raise_outcome(folder: RunFolder, received: signal.Signals | None = None, returncode: int = 0) -> None:
-    """Raise what the engine reported, if it was no good; `received` is the signal by which we were told to end it."""
+def raise_outcome(folder: RunFolder, received: signal.Signals | None = None, returncode: int | None = None) -> None:
+    """Raise what the engine reported, if it was no good; `received` is the signal by which we were told to end it.
+
+    `returncode` is known only of an engine that is a child of ours.
+    """
     error = _outcome(folder, received, returncode)
     if error:
         said = folder.log.read_text(encoding="utf-8", errors="replace") if folder.log.exists() else ""
         raise error from EngineLog(f"the engine's log:\n{said}")
 
 
-def _outcome(folder: RunFolder, received: signal.Signals | None, returncode: int) -> PvError | None:
+def _outcome(folder: RunFolder, received: signal.Signals | None, returncode: int | None) -> PvError | None:
     if returncode == ExitStatus.BUSY:
         return Busy(folder.name)
     ended = folder.read_exit()
@@ -142,8 +145,8 @@ def _outcome(folder: RunFolder, received: signal.Signals | None, returncode: int
             "Interrupted; what was reached is saved.", f"{resume} goes on.", terminated=received == signal.SIGTERM
         )
     if ended is None:
-        how = f"signal {-returncode}" if returncode < 0 else f"status {returncode}"
-        return RunFailed(f"The engine ended with {how} and left no word.", f"Its log is {folder.log}.")
+        code = "" if returncode is None else f" with {'signal' if returncode < 0 else 'status'} {abs(returncode)}"
+        return RunFailed(f"The engine ended{code} and left no word.", f"Its log is {folder.log}.")
     error = ended.error()
     if error and error.status == ExitStatus.FAILED:
         return RunFailed(error.message, f"Its log is {folder.log}.")

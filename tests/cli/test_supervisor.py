@@ -68,6 +68,12 @@ def test_an_engine_that_leaves_no_word_is_a_failure_that_names_its_log(tmp_path:
     assert str(folder.log) in caught.value.hint
 
 
+def test_of_an_engine_that_others_started_and_that_is_gone_no_status_is_made_up(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed) as caught:
+        supervisor.raise_outcome(prepared(tmp_path, "killed"))
+    assert caught.value.message == "The engine ended and left no word."
+
+
 def test_a_detached_engine_that_cannot_start_is_told_of_at_once(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="status 1"):
         supervisor.start_detached(prepared(tmp_path, "broken"))
