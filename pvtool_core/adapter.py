@@ -7,15 +7,14 @@ model to the bit.
 
 import json
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -74,6 +73,26 @@ class Terms:
             sampler=json.loads(metadata["sampler"]),
             base_model=metadata["base_model_fingerprint"],
         )
+
+
+class LoraPair(NamedTuple):
+    """The matrices of one layer: down (rank, in), up (out, rank)."""
+
+    down: Tensor
+    up: Tensor
+
+
+@runtime_checkable
+class LoraLayout(Protocol):
+    """How a family's LoRA files name and arrange the matrices, so that diffusers and ComfyUI both read them."""
+
+    def pack(self, layers: Mapping[str, LoraPair]) -> dict[str, Tensor]:
+        """The file's tensors, from the matrices by the names of their layers in the denoiser."""
+        ...
+
+    def unpack(self, tensors: Mapping[str, Tensor], layers: Iterable[str]) -> dict[str, LoraPair]:
+        """The matrices of `layers`, from the tensors of a file that `pack` made."""
+        ...
 
 
 class IdentityAdapter:
@@ -135,45 +154,61 @@ class IdentityAdapter:
         del self._denoiser.peft_config[NAME]
         self.layers = {}
 
-    def save(self, path: Path, prefix: str, terms: Terms) -> None:
-        """Write a kohya-layout file: the one that diffusers and ComfyUI read alike for Stable Diffusion 1.5."""
-        state = get_peft_model_state_dict(self._denoiser, adapter_name=NAME)
-        kohya = convert_state_dict_to_kohya({f"{prefix}.{name}": weight for name, weight in state.items()})
-        tensors = {name: weight.detach().cpu().contiguous() for name, weight in kohya.items()}
-        save_file(tensors, path, metadata=terms.metadata())
+    def pairs(self) -> dict[str, LoraPair]:
+        """The matrices of each layer by the layer's name."""
+        return {
+            name: LoraPair(layer.lora_A[NAME].weight, layer.lora_B[NAME].weight) for name, layer in self.layers.items()
+        }
 
-    def load(self, path: Path, prefix: str) -> None:
+    def save(self, path: Path, layout: LoraLayout, terms: Terms) -> None:
+        """Write the adapter as other programs read it."""
+        packed = layout.pack(self.pairs())
+        tensors = {name: weight.detach().cpu().contiguous() for name, weight in packed.items()}
+        save_file(tensors, path, metadata={**terms.metadata(), "rank": str(self.rank)})
+
+    def load(self, path: Path, layout: LoraLayout) -> None:
         """Take over the weights of a file that `save` wrote. Raises InputRefused if they do not fit."""
         tensors = read_adapter(path)[0]
-        expected = {f"lora_{prefix}_{name.replace('.', '_')}": layer for name, layer in self.layers.items()}
-        if {key.partition(".")[0] for key in tensors} != set(expected):
+        ours = self.pairs()
+        expected = {key: tuple(weight.shape) for key, weight in layout.pack(ours).items()}
+        if tensors.keys() != expected.keys():
             raise _unfit(path, "it was made for other layers")
-        for key, layer in expected.items():
-            for part, ours in (("lora_down", layer.lora_A[NAME].weight), ("lora_up", layer.lora_B[NAME].weight)):
-                theirs = tensors[f"{key}.{part}.weight"]
-                if theirs.shape != ours.shape:
-                    raise _unfit(path, f"{key} is {tuple(theirs.shape)}, not {tuple(ours.shape)}")
-                ours.data.copy_(theirs)
+        for key, shape in expected.items():
+            if tuple(tensors[key].shape) != shape:
+                raise _unfit(path, f"{key} is {tuple(tensors[key].shape)}, not {shape}")
+        for name, pair in layout.unpack(tensors, ours).items():
+            ours[name].down.data.copy_(pair.down)
+            ours[name].up.data.copy_(pair.up)
 
 
 def read_adapter(path: Path) -> tuple[dict[str, Tensor], Terms]:
     """The tensors and terms of an adapter file. Raises InputRefused if it is none of ours."""
+    tensors, metadata = _read(path)
+    return tensors, Terms.of(metadata)
+
+
+def read_rank(path: Path) -> int:
+    """The rank of an adapter file. Raises InputRefused if it is none of ours."""
+    return int(_read(path)[1]["rank"])
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, Terms.of(file.metadata() or {})  # noqa: SIM118 - no mapping
-    except (SafetensorError, KeyError) as error:
-        raise InputRefused(f"{path} is no adapter file of pv.", "Give one from a run's checkpoints.") from error
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError:
+        metadata, tensors = {}, {}
+    if metadata.get("format") != _FORMAT:
+        raise InputRefused(f"{path} is no adapter file of pv.", "Give one from a run's checkpoints.")
+    return tensors, metadata
 
 
-def load_adapter(path: Path, denoiser: nn.Module, target: str, prefix: str) -> IdentityAdapter:
+def load_adapter(path: Path, denoiser: nn.Module, target: str, layout: LoraLayout) -> IdentityAdapter:
     """Put the adapter of a file into a denoiser. Raises InputRefused if it does not fit."""
-    tensors, _ = read_adapter(path)
-    ranks = {tensor.shape[0] for key, tensor in tensors.items() if key.endswith("lora_down.weight")}
-    if len(ranks) != 1:
-        raise _unfit(path, "its layers have several ranks")
-    adapter = IdentityAdapter(denoiser, target, ranks.pop())
+    adapter = IdentityAdapter(denoiser, target, read_rank(path))
     try:
-        adapter.load(path, prefix)
+        adapter.load(path, layout)
     except BaseException:
         adapter.remove()
         raise

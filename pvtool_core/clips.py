@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pvtool_core.config import Settings
+from pvtool_core.config import ModelConfig, Settings
 from pvtool_core.paths import replace_file
 from pvtool_core.prompts import without_keyword
 from pvtool_core.runs import sha256_of
@@ -31,15 +31,24 @@ def clip_path(out: Path, identity: str, prompt: str, seed: int, settings: Settin
 
 
 def _facts(prompt: str, settings: Settings, adapter_sha256: str) -> dict[str, Any]:
-    model = {**asdict(settings.model), "base_model": None, "device": None, "threads": None}
     start = settings.adapter.start if adapter_sha256 else None
     return {
         "prompt": prompt,
-        "model": model,
+        "model": model_facts(settings.model),
         "sampler": asdict(settings.sampler),
         "adapter": adapter_sha256,
         "start": start,
     }
+
+
+_PLACES = {"base_model", "motion_adapter", "config", "device", "threads", "offload", "loras", "control"}
+
+
+def model_facts(model: ModelConfig) -> dict[str, Any]:
+    """All of the model's settings that change pixels, and no place on this machine; as JSON gives it back."""
+    settings = {key: value for key, value in asdict(model).items() if key not in _PLACES}
+    loras = [[lora.fingerprint, lora.weight] for lora in model.loras]
+    return {**settings, "loras": loras, "control": [model.control.fingerprint, model.control.weight]}
 
 
 def slug(prompt: str, length: int = 40) -> str:

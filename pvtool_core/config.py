@@ -25,6 +25,7 @@ T = TypeVar("T")
 Table = dict[str, Any]
 Noun = Literal["man", "woman", "person"]
 JobKind = Literal["train", "render", "evaluate", "identify"]
+FAMILIES = ("animatediff", "hunyuan-video", "wan")
 
 
 def setting(
@@ -42,10 +43,38 @@ def setting(
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """A style LoRA: part of the model in all steps, for the original and for the target alike."""
+
+    file: str = setting("a safetensors file of kohya's, Civitai's or diffusers' kind")
+    weight: float = setting("how strongly it acts", 1.0, low=-10.0, high=10.0)
+    fingerprint: str = setting("hash of the file; filled in when a job is made", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlConfig:
+    """A ControlNet and the pictures that lead it; none if `model` is empty."""
+
+    model: str = setting("a ControlNet's diffusers folder, for the same Stable Diffusion", "")
+    frames: str = setting("what it is shown: a folder of pictures or a video, one picture a frame", "")
+    weight: float = setting("how strongly it leads", 1.0, low=0.0, high=10.0)
+    fingerprint: str = setting("hash of model and frames; filled in when a job is made", "")
+
+
+_NO_CONTROL = ControlConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    family: str = setting("which backbone drives the model", "animatediff", choices=("animatediff",))
-    base_model: str = setting("a folder or file, preset:… for what is shipped, models:… for what was fetched")
+    family: str = setting("which backbone drives the model", "animatediff", choices=FAMILIES)
+    base_model: str = setting(
+        "a diffusers folder or a .safetensors file; preset:… is shipped, models:… and ORG/NAME were fetched"
+    )
+    motion_adapter: str = setting("AnimateDiff's motion modules, for a base model that has none", "")
+    config: str = setting("a diffusers folder with configurations and tokenizer, for a base model in one file", "")
     fingerprint: str = setting("hash of the base model's files; filled in when a job is made", "")
+    loras: tuple[LoraConfig, ...] = setting("style LoRAs, each {file = …, weight = …}", ())
+    control: ControlConfig = setting("ControlNet, {model, frames, weight}; animatediff only", _NO_CONTROL)  # noqa: RUF009 - frozen
     width: int = setting("pixels", 512, low=16, high=8192, multiple_of=8)
     height: int = setting("pixels", 512, low=16, high=8192, multiple_of=8)
     num_frames: int = setting("frames of a clip", 16, low=1, high=1024)
@@ -53,6 +82,15 @@ class ModelConfig:
     dtype: str = setting("number format of the model", "float32", choices=("float32", "bfloat16", "float16"))
     device: str = setting("auto takes the accelerator if there is one, else the CPU; or cpu, cuda, cuda:1, mps", "auto")
     threads: int = setting("CPU threads; 0 leaves it to torch", 0, low=0, high=1024)
+    storage: str = setting(
+        "how the frozen denoiser is kept: float8 halves bfloat16, int8 and nf4 are quantised by bitsandbytes",
+        "dtype",
+        choices=("dtype", "float8", "int8", "nf4"),
+    )
+    offload: bool = setting(
+        "keep the denoiser's blocks in the machine's memory, and bring each in as it is used", False
+    )
+    vae_tiling: bool = setting("decode in tiles of 256 pixels: less memory, seams blended", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +98,9 @@ class SamplerConfig:
     num_inference_steps: int = setting("denoising steps", 50, low=1, high=1000)
     guidance_scale: float = setting("classifier-free guidance", 7.5, low=1.0, high=100.0)
     negative_prompt: str = setting("what guidance moves away from", "")
+    shift: float = setting(
+        "of a flow-matching schedule towards its noisy end; 0 is the base model's own", 0.0, low=0.0, high=100.0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,6 +338,7 @@ def _contradictions(settings: Settings) -> Iterable[Mistake]:
         yield Mistake(
             "adapter.alpha", f"is {settings.adapter.alpha}, but must equal adapter.rank = {settings.adapter.rank}"
         )
+    yield from _misfits(settings.model)
     if settings.semantic_reward.frames > settings.model.num_frames:
         frames = settings.model.num_frames
         yield Mistake("semantic_reward.frames", f"is {settings.semantic_reward.frames}, but a clip has {frames} frames")
@@ -304,6 +346,23 @@ def _contradictions(settings: Settings) -> Iterable[Mistake]:
         yield Mistake(
             "evaluation.recognizer", "must be another one than identity_reward.recognizer, which training sees"
         )
+
+
+def _misfits(model: ModelConfig) -> Iterable[Mistake]:
+    """Sizes and parts that a family of models does not have."""
+    if model.family == "animatediff":
+        if model.storage != "dtype" or model.offload:
+            yield Mistake("model.storage", "and model.offload are for the large transformers; this model is small")
+        return
+    for key in ("width", "height"):
+        if getattr(model, key) % 16:
+            yield Mistake(f"model.{key}", f"is {getattr(model, key)}, not a multiple of 16")
+    if model.num_frames % 4 != 1:
+        yield Mistake("model.num_frames", f"is {model.num_frames}, not one more than a multiple of 4")
+    if model.control.model:
+        yield Mistake("model.control", "is for animatediff only")
+    if model.motion_adapter:
+        yield Mistake("model.motion_adapter", "is for animatediff only")
 
 
 @cache

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 
 from pvtool_core.adapter import IdentityAdapter, load_adapter, switch_step
 from pvtool_core.backbones import Backbone, Latents, load_backbone
-from pvtool_core.clips import BASE, is_whole, sidecar_path, write_sidecar
+from pvtool_core.clips import BASE, is_whole, model_facts, sidecar_path, write_sidecar
 from pvtool_core.config import RenderItem, RenderJob
 from pvtool_core.errors import Interrupted, OutOfResources, PvError, SomeFailed, WeightsMissing, from_foreign
 from pvtool_core.media import Frames, enlarge, to_pixels, write_clip
@@ -28,8 +28,6 @@ from pvtool_core.paths import cache_dir, replace_file
 from pvtool_core.runs import sha256_of
 from pvtool_core.sampling import denoise
 from pvtool_core.trajectories import TrajectoryCache
-
-FRAMES_AT_ONCE = 16  # as diffusers' pipeline decodes them
 
 Report = Callable[..., None]
 
@@ -75,7 +73,8 @@ class Renderer:
 
     def __init__(self, job: RenderJob, report: Report) -> None:
         self.job = job
-        self.backbone = load_backbone(job.model, job.sampler)
+        prompts = tuple(dict.fromkeys(item.prompt for item in job.items))
+        self.backbone = load_backbone(job.model, job.sampler, prompts)
         self.first_step = switch_step(job.adapter.start, job.sampler.num_inference_steps)
         self.cache = TrajectoryCache(cache_dir() / "trajectories", self.backbone, self.first_step, report)
         self._adapter: IdentityAdapter | None = None
@@ -108,7 +107,7 @@ class Renderer:
             return self.cache.final(item.prompt, item.seed)
         adapter = self._loaded(item.adapter)
         steps = range(self.first_step, self.backbone.num_steps)
-        embeds = self.backbone.encode_prompt(item.prompt)
+        embeds = self.backbone.prompt_embeds(item.prompt)
         return denoise(self.backbone, self.cache.switch(item.prompt, item.seed), embeds, steps, adapter)
 
     def _loaded(self, file: str) -> IdentityAdapter:
@@ -117,7 +116,7 @@ class Renderer:
                 self._adapter.remove()
                 self._adapter = None
             backbone = self.backbone
-            self._adapter = load_adapter(Path(file), backbone.denoiser, backbone.lora_target, backbone.lora_prefix)
+            self._adapter = load_adapter(Path(file), backbone.denoiser, backbone.lora_target, backbone.lora_layout)
             self._adapter_file = file
         return self._adapter
 
@@ -125,9 +124,7 @@ class Renderer:
 @torch.no_grad()
 def decode(backbone: Backbone, latents: Latents) -> Frames:
     """Every frame of a clip, as pixels."""
-    frames = range(backbone.num_frames)
-    chunks = [frames[first : first + FRAMES_AT_ONCE] for first in frames[::FRAMES_AT_ONCE]]
-    return to_pixels(torch.cat([backbone.decode(latents, chunk) for chunk in chunks]))
+    return to_pixels(backbone.decode(latents, range(backbone.num_frames)))
 
 
 def pixel_facts(job: RenderJob, item: RenderItem) -> dict[str, Any]:
@@ -137,7 +134,6 @@ def pixel_facts(job: RenderJob, item: RenderItem) -> dict[str, Any]:
     """
     if item.adapter and not Path(item.adapter).is_file():
         raise WeightsMissing(item.adapter, "Its run was removed or has dropped that checkpoint; render a newer one.")
-    model = {key: value for key, value in asdict(job.model).items() if key not in {"base_model", "device", "threads"}}
     return {
         "schema": "pv clip 1",
         "generated_by_ai": True,
@@ -148,7 +144,7 @@ def pixel_facts(job: RenderJob, item: RenderItem) -> dict[str, Any]:
         "step": item.step,
         "adapter_sha256": sha256_of(Path(item.adapter)) if item.adapter else "",
         "adapter_start": job.adapter.start if item.adapter else None,
-        "model": model,
+        "model": model_facts(job.model),
         "sampler": asdict(job.sampler),
         "upscale": {"factor": job.upscale, "filter": "nearest"},
         "versions": dict(job.versions),

@@ -9,6 +9,7 @@ so weights, optimiser and the iteration's number are the whole state, and a resu
 import hashlib
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -128,7 +129,7 @@ class Trainer:
 
     def __init__(self, job: TrainJob, cache: Path | None, report: Report) -> None:
         self.job, self.config = job, job.training
-        self.backbone = load_backbone(job.model, job.sampler, recompute=job.training.recompute)
+        self.backbone = load_backbone(job.model, job.sampler, job.prompts, job.training.recompute)
         first = switch_step(job.adapter.start, self.backbone.num_steps)
         self.steps = range(first, self.backbone.num_steps)
         self.cache = TrajectoryCache(cache, self.backbone, first, report)
@@ -200,8 +201,8 @@ class Trainer:
     def backpropagate(self, pair: Pair, generator: torch.Generator) -> dict[str, Any]:
         """Loss of a pair's clip (eq. 5) and its gradient, left in the adapter; what was measured on the way."""
         count = max(self.job.identity_reward.frames, self.job.semantic_reward.frames)
-        frames = draw_frames(pair.faces, count, generator)
-        embeds = self.backbone.encode_prompt(pair.prompt)
+        frames = draw_frames(pair.faces, count, generator, self.backbone.decoded_with)
+        embeds = self.backbone.prompt_embeds(pair.prompt)
         switch = self.cache.switch(pair.prompt, pair.seed)
         taken = self._draw_steps(generator)
         base_kl = self._base_kl(pair.faces, switch, taken, generator) if self.config.base_kl_weight else None
@@ -306,11 +307,17 @@ def generator_of(seed: int, step: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7]))
 
 
-def draw_frames(faces: FaceTrack, count: int, generator: torch.Generator) -> list[int]:
-    """`count` frames, of which the first shows a face: eq. 2 needs one, eq. 3 takes any."""
+def draw_frames(
+    faces: FaceTrack, count: int, generator: torch.Generator, decoded_with: Callable[[int], Sequence[int]]
+) -> list[int]:
+    """`count` frames, of which the first shows a face: eq. 2 needs one, eq. 3 takes any.
+
+    The others are among those decoded with it (see `Backbone`), and fewer where these are.
+    """
     first = faces.frames[_draw(len(faces.frames), generator)]
-    others = [frame for frame in torch.randperm(len(faces.found), generator=generator).tolist() if frame != first]
-    return [first, *others[: count - 1]]
+    window = decoded_with(first)
+    drawn = [window[i] for i in torch.randperm(len(window), generator=generator).tolist()]
+    return [first, *[frame for frame in drawn if frame != first][: count - 1]]
 
 
 def _draw(count: int, generator: torch.Generator) -> int:
@@ -342,7 +349,7 @@ class RunFiles:
     def checkpoint(self, trainer: Trainer, step: int) -> None:
         """Write adapter and optimiser; the step is the folder's name, and no random state is left to keep."""
         files = {
-            ADAPTER_FILE: partial(trainer.adapter.save, prefix=trainer.backbone.lora_prefix, terms=trainer.terms()),
+            ADAPTER_FILE: partial(trainer.adapter.save, layout=trainer.backbone.lora_layout, terms=trainer.terms()),
             OPTIMIZER_FILE: partial(save_optimizer, trainer.optimizer),
         }
         folder = self._folder.write_checkpoint(step, files, keep=trainer.config.keep_checkpoints)
@@ -353,7 +360,7 @@ class RunFiles:
         folder = self._folder.latest_checkpoint()
         if folder is None:
             return 0
-        trainer.adapter.load(folder / ADAPTER_FILE, trainer.backbone.lora_prefix)
+        trainer.adapter.load(folder / ADAPTER_FILE, trainer.backbone.lora_layout)
         load_optimizer(trainer.optimizer, folder / OPTIMIZER_FILE)
         self._announce("checkpoint", folder, checkpoint_step(folder))  # a kill may have come between file and event
         return checkpoint_step(folder)
@@ -363,7 +370,7 @@ class RunFiles:
         folder = self._folder.samples / f"step-{step:06d}"
         folder.mkdir(parents=True, exist_ok=True)
         for number, pair in enumerate(pairs[: trainer.config.sample_prompts]):
-            latents, embeds = trainer.cache.switch(pair.prompt, pair.seed), trainer.backbone.encode_prompt(pair.prompt)
+            latents, embeds = trainer.cache.switch(pair.prompt, pair.seed), trainer.backbone.prompt_embeds(pair.prompt)
             latents = denoise(trainer.backbone, latents, embeds, trainer.steps, trainer.adapter)
             pictures = to_pixels(trainer.whole_clip(latents))
             facts = {"prompt": pair.prompt, "seed": pair.seed, "step": step, "run": self._folder.name}

@@ -67,7 +67,7 @@ class TrajectoryCache:
 
         def compute() -> Tensors:
             backbone = self._backbone
-            embeds = backbone.encode_prompt(prompt)
+            embeds = backbone.prompt_embeds(prompt)
             return {"latents": denoise(backbone, backbone.initial_latents(seed), embeds, range(self._first_step))}
 
         return self._remember(prompt, seed, "switch", compute)["latents"].to(self._backbone.device)
@@ -77,7 +77,7 @@ class TrajectoryCache:
 
         def compute() -> Tensors:
             backbone, steps = self._backbone, range(self._first_step, self._backbone.num_steps)
-            embeds = backbone.encode_prompt(prompt)
+            embeds = backbone.prompt_embeds(prompt)
             return {"latents": denoise(backbone, self.switch(prompt, seed), embeds, steps)}
 
         return self._remember(prompt, seed, "final", compute)["latents"].to(self._backbone.device)

@@ -3,11 +3,12 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pvtool_core.config import Settings, Table, from_table, merge, read_toml
+from pvtool_core.config import ModelConfig, Settings, Table, from_table, merge, read_toml
 from pvtool_core.errors import InputRefused, Missing, Mistake, SettingsError, WeightsMissing
 from pvtool_core.paths import cache_dir, check_name, config_dir, nearest, presets_dir
 from pvtool_core.runs import sha256_of
@@ -85,9 +86,7 @@ def locate_weights(settings: Settings) -> Settings:
     Raises WeightsMissing for the first that is not on this machine, InputRefused if the base model is something else.
     """
     rewards, semantic = settings.identity_reward, settings.semantic_reward
-    base_model = resolve(settings.model.base_model)
-    if not (base_model / "model_index.json").is_file():
-        raise InputRefused(f"{base_model} is no diffusers folder.", "Give a folder written by save_pretrained.")
+    model_files = _locate_model(settings.model)
     package = resolve(rewards.package)
     for file in (rewards.detector, rewards.recognizer, settings.evaluation.recognizer):
         if not (package / file).is_file():
@@ -95,17 +94,74 @@ def locate_weights(settings: Settings) -> Settings:
     model, checkpoint = _resolve_if_path(semantic.model), _resolve_if_path(semantic.checkpoint)
     return dataclasses.replace(
         settings,
-        model=dataclasses.replace(settings.model, base_model=str(base_model)),
+        model=model_files,
         identity_reward=dataclasses.replace(rewards, package=str(package)),
         semantic_reward=dataclasses.replace(semantic, model=model, checkpoint=checkpoint),
     )
 
 
+def _locate_model(model: ModelConfig) -> ModelConfig:
+    """Every part of the base model with its absolute path. Raises WeightsMissing, or InputRefused for another thing."""
+    base = resolve(model.base_model)
+    if (family := family_of(base)) != model.family:
+        raise InputRefused(f"{base} is a model of the family {family}, not {model.family}.", "Set model.family.")
+    needed = {"motion_adapter": _is_still(base), "config": base.is_file()}
+    if any(needs and not getattr(model, part) for part, needs in needed.items()):
+        raise InputRefused(
+            f"{base} holds Stable Diffusion alone.", f"Set {' and '.join(f'model.{part}' for part in needed)}."
+        )
+    parts = {part: str(resolve(getattr(model, part))) if needs else "" for part, needs in needed.items()}
+    loras = tuple(dataclasses.replace(lora, file=str(resolve(lora.file))) for lora in model.loras)
+    control = model.control
+    if control.model:
+        control = dataclasses.replace(control, model=str(resolve(control.model)), frames=str(resolve(control.frames)))
+    return dataclasses.replace(model, base_model=str(base), loras=loras, control=control, **parts)
+
+
+_STILL = "StableDiffusionPipeline"
+_PIPELINES = {
+    "AnimateDiffPipeline": "animatediff",
+    _STILL: "animatediff",
+    "HunyuanVideoPipeline": "hunyuan-video",
+    "WanPipeline": "wan",
+}
+
+
+def family_of(base_model: Path) -> str:
+    """The family of a diffusers folder, or of a Stable Diffusion in one file. Raises InputRefused for anything else."""
+    if base_model.is_file() and base_model.suffix == ".safetensors":
+        return _PIPELINES[_STILL]
+    pipeline = _pipeline_of(base_model)
+    if pipeline not in _PIPELINES:
+        known = f"holds a {pipeline}" if pipeline else "is no diffusers folder"
+        raise InputRefused(f"{base_model} {known}.", f"Give a folder that holds one of {', '.join(_PIPELINES)}.")
+    return _PIPELINES[pipeline]
+
+
+def _is_still(base_model: Path) -> bool:
+    """Whether it makes pictures only, so that the motion modules come from elsewhere."""
+    return base_model.is_file() or _pipeline_of(base_model) == _STILL
+
+
+def _pipeline_of(folder: Path) -> str:
+    """The class that a diffusers folder names, or nothing if it is none."""
+    try:
+        return json.loads((folder / "model_index.json").read_bytes())["_class_name"]
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
 def resolve_settings(settings: Settings) -> Settings:
-    """As `locate_weights`, with the base model's fingerprint filled in: what a job's config.toml holds."""
+    """As `locate_weights`, with the fingerprints of all that makes pixels: what a job's config.toml holds."""
     located = locate_weights(settings)
-    digest = fingerprint(Path(located.model.base_model))
-    return dataclasses.replace(located, model=dataclasses.replace(located.model, fingerprint=digest))
+    model = located.model
+    loras = tuple(dataclasses.replace(lora, fingerprint=fingerprint(Path(lora.file))) for lora in model.loras)
+    control = model.control
+    if control.model:
+        digests = [fingerprint(Path(control.model)), fingerprint(Path(control.frames), of=None)]
+        control = dataclasses.replace(control, fingerprint=" ".join(digests))
+    model = dataclasses.replace(model, fingerprint=fingerprint_of(model), loras=loras, control=control)
+    return dataclasses.replace(located, model=model)
 
 
 def _resolve_if_path(name: str) -> str:
@@ -113,8 +169,20 @@ def _resolve_if_path(name: str) -> str:
     return str(resolve(name)) if ":" in name or "/" in name else name
 
 
-def fingerprint(path: Path) -> str:
-    """16 hex digits that change with any model file under `path`, and not with its place, its times or its read-me."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in _MODEL_FILES)
+def fingerprint_of(model: ModelConfig) -> str:
+    """What tells one base model from another: `fingerprint` of all its parts, unless the job knows it."""
+    if model.fingerprint:
+        return model.fingerprint
+    parts = [fingerprint(Path(part)) for part in (model.base_model, model.motion_adapter, model.config) if part]
+    return parts[0] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+
+
+def fingerprint(path: Path, of: Collection[str] | None = _MODEL_FILES) -> str:
+    """16 hex digits that change with any model file under `path`, and not with its place, its times or its read-me.
+
+    `of` are the suffixes that count; None counts every file.
+    """
+    found = [path] if path.is_file() else sorted(path.rglob("*"))
+    files = [file for file in found if file == path or of is None or file.suffix in of]
     index = [(str(file.relative_to(path)), file.stat().st_size, sha256_of(file)) for file in files if file.is_file()]
     return hashlib.sha256(json.dumps(index).encode()).hexdigest()[:16]

@@ -29,7 +29,7 @@ PROMPT = "a <V> woman waving"
 
 @pytest.fixture
 def backbone(job: TrainJob) -> AnimateDiff:
-    return AnimateDiff(job.model, job.sampler)
+    return AnimateDiff(job.model, job.sampler, [PROMPT])
 
 
 @pytest.fixture
@@ -65,21 +65,21 @@ def pipeline_call(pipeline: Any, job: TrainJob, latents: Tensor | None, **more: 
 @pytest.mark.parametrize("negative", ["", "ugly"])
 def test_with_the_adapter_off_a_clip_is_diffusers_own_to_the_bit(job: TrainJob, guidance: float, negative: str) -> None:
     job = with_settings(job, "sampler", guidance_scale=guidance, negative_prompt=negative)
-    backbone = AnimateDiff(job.model, job.sampler)
+    backbone = AnimateDiff(job.model, job.sampler, [PROMPT])
     shake(IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2))
     noise = backbone.initial_latents(7)
-    ours = denoise(backbone, noise, backbone.encode_prompt(PROMPT), range(backbone.num_steps))
+    ours = denoise(backbone, noise, backbone.prompt_embeds(PROMPT), range(backbone.num_steps))
     assert torch.equal(ours, pipeline_call(fresh_pipeline(job), job, noise))
 
 
 def test_a_clip_begins_with_the_noise_that_diffusers_draws_for_the_seed(job: TrainJob, backbone: AnimateDiff) -> None:
-    ours = denoise(backbone, backbone.initial_latents(7), backbone.encode_prompt(PROMPT), range(backbone.num_steps))
+    ours = denoise(backbone, backbone.initial_latents(7), backbone.prompt_embeds(PROMPT), range(backbone.num_steps))
     assert torch.equal(ours, pipeline_call(fresh_pipeline(job), job, None, generator=torch.Generator().manual_seed(7)))
 
 
 def test_decoded_frames_are_those_of_diffusers(job: TrainJob, backbone: AnimateDiff) -> None:
     noise = backbone.initial_latents(7)
-    latents = denoise(backbone, noise, backbone.encode_prompt(PROMPT), range(backbone.num_steps))
+    latents = denoise(backbone, noise, backbone.prompt_embeds(PROMPT), range(backbone.num_steps))
     theirs = pipeline_call(fresh_pipeline(job), job, noise, output_type="pt")[0]
     assert torch.equal(backbone.decode(latents, range(4)), theirs)
     assert torch.allclose(backbone.decode(latents, [3, 1]), theirs[[3, 1]], atol=1e-6)
@@ -119,7 +119,7 @@ def test_the_last_quarter_begins_at_37_of_50_steps() -> None:
 
 
 def test_a_new_adapter_changes_nothing(backbone: AnimateDiff) -> None:
-    noise, embeds, steps = backbone.initial_latents(7), backbone.encode_prompt(PROMPT), range(backbone.num_steps)
+    noise, embeds, steps = backbone.initial_latents(7), backbone.prompt_embeds(PROMPT), range(backbone.num_steps)
     before = denoise(backbone, noise, embeds, steps)
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2)
     assert torch.equal(denoise(backbone, noise, embeds, steps, adapter), before)
@@ -128,7 +128,7 @@ def test_a_new_adapter_changes_nothing(backbone: AnimateDiff) -> None:
 def test_rendering_calls_the_adapter_in_the_last_quarter_only(
     backbone: AnimateDiff, adapter: IdentityAdapter, job: TrainJob
 ) -> None:
-    noise, embeds = backbone.initial_latents(7), backbone.encode_prompt(PROMPT)
+    noise, embeds = backbone.initial_latents(7), backbone.prompt_embeds(PROMPT)
     calls = count_calls(backbone, adapter)
     switch = denoise(backbone, noise, embeds, range(6))
     assert torch.equal(switch, diffusers_latents_after(6, job, noise))
@@ -173,7 +173,7 @@ def test_other_loras_go_on_acting_and_stay_frozen(backbone: AnimateDiff) -> None
     style = LoraConfig(r=2, lora_alpha=2, target_modules=r".*attn[12]\.to_q", init_lora_weights=False)
     inject_adapter_in_model(style, backbone.denoiser, "style")
     backbone.denoiser.requires_grad_(False)
-    noise, embeds, steps = backbone.initial_latents(7), backbone.encode_prompt(PROMPT), range(2)
+    noise, embeds, steps = backbone.initial_latents(7), backbone.prompt_embeds(PROMPT), range(2)
     styled = denoise(backbone, noise, embeds, steps)
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2)
     assert torch.equal(denoise(backbone, noise, embeds, steps), styled)
@@ -191,7 +191,7 @@ def test_other_loras_go_on_acting_and_stay_frozen(backbone: AnimateDiff) -> None
 @pytest.fixture
 def exact(job: TrainJob) -> AnimateDiff:
     """The model in float64, where two ways of one computation agree to many digits."""
-    backbone = AnimateDiff(job.model, job.sampler)
+    backbone = AnimateDiff(job.model, job.sampler, [PROMPT])
     backbone.denoiser.double()
     backbone.pipeline.vae.double()
     return backbone
@@ -217,7 +217,7 @@ def exact_route(exact: AnimateDiff, base_kl: BaseKl | None = None) -> tuple[Rout
     for weight in adapter.parameters():
         weight.data = weight.data.double()
     shake(adapter)
-    embeds = exact.encode_prompt(PROMPT).double()
+    embeds = {name: tensor.double() for name, tensor in exact.prompt_embeds(PROMPT).items()}
     switch = denoise(exact, exact.initial_latents(7).double(), embeds, range(6))
     return Route(exact, adapter, embeds, range(6, 8), base_kl), switch
 
@@ -288,7 +288,7 @@ def test_where_a_place_has_no_share_straying_from_the_base_is_free(exact: Animat
 
 def test_the_distance_from_the_base_is_none_for_a_new_adapter(backbone: AnimateDiff) -> None:
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2)
-    route = Route(backbone, adapter, backbone.encode_prompt(PROMPT), range(6, 8), BaseKl(1.0, [6, 7]))
+    route = Route(backbone, adapter, backbone.prompt_embeds(PROMPT), range(6, 8), BaseKl(1.0, [6, 7]))
     assert tail_in_memory(route, backbone.initial_latents(7)).base_kl == 0
     shake(adapter)
     assert tail_replayed(route, backbone.initial_latents(7)).base_kl > 0
@@ -333,7 +333,7 @@ def test_a_sampler_that_clips_is_refused_by_the_stopped_gradient(
     backbone: AnimateDiff, adapter: IdentityAdapter
 ) -> None:
     backbone.scheduler.register_to_config(clip_sample=True)
-    route = Route(backbone, adapter, backbone.encode_prompt(PROMPT), range(6, 8))
+    route = Route(backbone, adapter, backbone.prompt_embeds(PROMPT), range(6, 8))
     with pytest.raises(RunFailed, match="clips"):
         tail_stopped(route, backbone.initial_latents(7))
 
@@ -342,10 +342,10 @@ def test_recomputed_activations_give_the_same_gradient_and_are_fewer(job: TrainJ
     found: list[list[Tensor]] = []
     kept: list[int] = []
     for recompute in (False, True):
-        backbone = AnimateDiff(job.model, job.sampler, recompute=recompute)
+        backbone = AnimateDiff(job.model, job.sampler, [PROMPT], recompute)
         adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2)
         shake(adapter)
-        route = Route(backbone, adapter, backbone.encode_prompt(PROMPT), range(6, 8))
+        route = Route(backbone, adapter, backbone.prompt_embeds(PROMPT), range(6, 8))
         sizes: dict[int, int] = {}
 
         def pack(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
@@ -373,14 +373,14 @@ def terms_of(backbone: AnimateDiff) -> Terms:
 
 @pytest.fixture
 def exported(backbone: AnimateDiff, adapter: IdentityAdapter, tmp_path: Path) -> Path:
-    adapter.save(tmp_path / "adapter.safetensors", backbone.lora_prefix, terms_of(backbone))
+    adapter.save(tmp_path / "adapter.safetensors", backbone.lora_layout, terms_of(backbone))
     return tmp_path / "adapter.safetensors"
 
 
 def test_the_file_gives_the_same_pixels_in_a_fresh_diffusers_pipeline(
     exported: Path, backbone: AnimateDiff, adapter: IdentityAdapter, job: TrainJob
 ) -> None:
-    noise, embeds = backbone.initial_latents(7), backbone.encode_prompt(PROMPT)
+    noise, embeds = backbone.initial_latents(7), backbone.prompt_embeds(PROMPT)
     switch = denoise(backbone, noise, embeds, range(6))
     ours = backbone.decode(denoise(backbone, switch, embeds, range(6, 8), adapter), range(4))
 
@@ -400,9 +400,9 @@ def test_the_file_gives_the_same_pixels_in_a_fresh_diffusers_pipeline(
 def test_the_file_loads_into_our_own_renderer_with_the_same_result(
     exported: Path, backbone: AnimateDiff, adapter: IdentityAdapter, job: TrainJob
 ) -> None:
-    noise, embeds = backbone.initial_latents(7), backbone.encode_prompt(PROMPT)
-    fresh = AnimateDiff(job.model, job.sampler)
-    loaded = load_adapter(exported, fresh.denoiser, fresh.lora_target, fresh.lora_prefix)
+    noise, embeds = backbone.initial_latents(7), backbone.prompt_embeds(PROMPT)
+    fresh = AnimateDiff(job.model, job.sampler, [PROMPT])
+    loaded = load_adapter(exported, fresh.denoiser, fresh.lora_target, fresh.lora_layout)
     theirs = denoise(fresh, noise, embeds, range(6, 8), loaded)
     assert torch.equal(denoise(backbone, noise, embeds, range(6, 8), adapter), theirs)
 
@@ -430,13 +430,13 @@ def test_the_file_says_when_it_acts_and_on_what(exported: Path, backbone: Animat
 def test_an_adapter_of_another_model_is_refused_and_leaves_the_model_as_it_was(
     exported: Path, job: TrainJob, tmp_path: Path
 ) -> None:
-    fresh = AnimateDiff(job.model, job.sampler)
-    before = denoise(fresh, fresh.initial_latents(7), fresh.encode_prompt(PROMPT), range(1))
+    fresh = AnimateDiff(job.model, job.sampler, [PROMPT])
+    before = denoise(fresh, fresh.initial_latents(7), fresh.prompt_embeds(PROMPT), range(1))
     with pytest.raises(InputRefused, match="other layers"):
-        load_adapter(exported, fresh.denoiser, r".*attn2\.to_q", fresh.lora_prefix)
+        load_adapter(exported, fresh.denoiser, r".*attn2\.to_q", fresh.lora_layout)
     (tmp_path / "text.safetensors").write_text("no tensors")
     with pytest.raises(InputRefused, match="no adapter file"):
-        load_adapter(tmp_path / "text.safetensors", fresh.denoiser, fresh.lora_target, fresh.lora_prefix)
-    after = denoise(fresh, fresh.initial_latents(7), fresh.encode_prompt(PROMPT), range(1))
+        load_adapter(tmp_path / "text.safetensors", fresh.denoiser, fresh.lora_target, fresh.lora_layout)
+    after = denoise(fresh, fresh.initial_latents(7), fresh.prompt_embeds(PROMPT), range(1))
     assert torch.equal(before, after)
     assert not any("lora" in name for name, _ in fresh.denoiser.named_modules())

@@ -1,7 +1,6 @@
 """`pv train`: makes a run and starts an engine on it."""
 
 import shutil
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ from pvtool_core.library import Library
 from pvtool_core.paths import runs_dir
 from pvtool_core.prompts import Banks
 from pvtool_core.runs import RunFolder, new_run
-from pvtool_core.weights import resolve_settings
+from pvtool_core.weights import family_of, resolve, resolve_settings
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -25,7 +24,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 def train(
     name: IdentityName,
     preset: Annotated[str | None, typer.Option(autocompletion=preset_names, help="What to train on: tiny, …")] = None,
-    base_model: Annotated[Path | None, typer.Option(metavar="DIR", help="Another base model of the same kind.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Another base model: a folder, a file, ORG/NAME, models:NAME.")
+    ] = None,
     prompts: Annotated[
         str | None, typer.Option(autocompletion=bank_names, help="Another bank than the preset's.")
     ] = None,
@@ -46,14 +47,15 @@ def train(
 def prepare(
     name: str,
     preset_name: str | None = None,
-    base_model: Path | None = None,
+    base_model: str | None = None,
     bank: str | None = None,
     sets: list[str] | None = None,
     seed: int | None = None,
 ) -> RunFolder:
     """Make the folder of a new run, its settings complete. Raises before anything is made if something is wrong."""
     identity = Library().get(name)
-    options = option_table(model__base_model=str(base_model) if base_model else None, training__seed=seed)
+    family = family_of(resolve(base_model)) if base_model else None
+    options = option_table(model__base_model=base_model, model__family=family, training__seed=seed)
     preset, settings = chosen_settings(preset_name, sets, options)
     prompts = Banks().get(bank or preset.prompts).fill(identity.noun)
     settings = resolve_settings(settings)

@@ -1,28 +1,49 @@
 """Video models that the method runs on: one file each, and the contract between them and the rest."""
 
-from pathlib import Path
+import dataclasses
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import diffusers
+import transformers
 
 from pvtool_core.backbones.interface import Backbone, Embeds, Frames, Latents, resolve_device
 from pvtool_core.config import ModelConfig, SamplerConfig
-from pvtool_core.errors import InputRefused
-from pvtool_core.weights import fingerprint
+from pvtool_core.errors import InputRefused, RunFailed, from_foreign
+from pvtool_core.weights import fingerprint_of
 
 __all__ = ["Backbone", "Embeds", "Frames", "Latents", "load_backbone", "resolve_device"]
 
+_FAMILIES = {"animatediff": ("animatediff", "AnimateDiff")}
+"""Each family's module and class; only the one that is asked for is imported."""
 
-def load_backbone(model: ModelConfig, sampler: SamplerConfig, recompute: bool = False) -> Backbone:
-    """Load the model that the settings name.
+
+def load_backbone(
+    model: ModelConfig, sampler: SamplerConfig, prompts: Sequence[str], recompute: bool = False
+) -> Backbone:
+    """Load the model that the settings name, for these prompts.
 
     `recompute` keeps almost no activations for the backward pass and computes them again: slower, in a tenth of the
     memory, with the same gradient. Raises InputRefused if the files are no longer those that the job was made for: a
     resumed run would go on from other weights, and the trajectory cache would keep them under the old ones' name.
     """
-    from pvtool_core.backbones.animatediff import AnimateDiff
-
-    if model.fingerprint and fingerprint(Path(model.base_model)) != model.fingerprint:
+    if model.fingerprint and fingerprint_of(dataclasses.replace(model, fingerprint="")) != model.fingerprint:
         raise InputRefused(
             f"The base model in {model.base_model} is not the one that this job was made for.",
             "Bring its files back as they were, or start a new run.",
         )
-    families = {"animatediff": AnimateDiff}
-    return families[model.family](model, sampler, recompute)
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()  # what a terminal shows is not theirs to say
+    module, name = _FAMILIES[model.family]
+    backbone: Any = getattr(importlib.import_module(f"pvtool_core.backbones.{module}"), name)
+    try:
+        return backbone(model, sampler, prompts, recompute)
+    except Exception as error:
+        known = from_foreign(error)
+        if type(known) is not RunFailed:
+            raise
+        raise InputRefused(
+            f"The base model {model.base_model} cannot be loaded as {model.family}: {known.message}",
+            "`pv models verify` checks what was fetched; `pv presets show` says what each preset wants.",
+        ) from error

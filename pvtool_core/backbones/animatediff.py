@@ -6,25 +6,48 @@ by step, because no pipeline takes the tail of a schedule or lets a gradient thr
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
+from diffusers.models.unets.unet_motion_model import MotionAdapter
 from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.utils.torch_utils import randn_tensor
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device
+from pvtool_core.adapter import LoraLayout, LoraPair
+from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts
 from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused
-from pvtool_core.weights import fingerprint
 
 _RECOMPUTED = re.compile(r".*\.(resnets|attentions|motion_modules)\.\d+")
+
+
+_FRAMES_AT_ONCE = 16  # as diffusers' pipeline decodes them
+
+
+class KohyaLayout:
+    """Fulfils `LoraLayout` as kohya's tools name a Stable Diffusion UNet's layers; alpha is the rank."""
+
+    def pack(self, layers: Mapping[str, LoraPair]) -> dict[str, Tensor]:
+        packed: dict[str, Tensor] = {}
+        for name, (down, up) in layers.items():
+            key = _kohya(name)
+            packed |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
+            packed[f"{key}.alpha"] = torch.tensor(float(len(down)))
+        return packed
+
+    def unpack(self, tensors: Mapping[str, Tensor], layers: Iterable[str]) -> dict[str, LoraPair]:
+        parts = ("lora_down", "lora_up")
+        return {name: LoraPair(*(tensors[f"{_kohya(name)}.{part}.weight"] for part in parts)) for name in layers}
+
+
+def _kohya(layer: str) -> str:
+    return "lora_unet_" + layer.replace(".", "_")
 
 
 class AnimateDiff:
@@ -35,27 +58,36 @@ class AnimateDiff:
     """
 
     lora_target = r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn1\.to_[qkv]"
-    lora_prefix = "unet"
+    lora_layout: LoraLayout = KohyaLayout()
 
-    def __init__(self, model: ModelConfig, sampler: SamplerConfig, recompute: bool = False) -> None:
+    def __init__(
+        self, model: ModelConfig, sampler: SamplerConfig, prompts: Sequence[str], recompute: bool = False
+    ) -> None:
         self.model, self.sampler = model, sampler
         self.device, self.dtype = resolve_device(model.device), getattr(torch, model.dtype)
-        self.pipeline: Any = _load_pipeline(Path(model.base_model), self.dtype, self.device)
+        self.pipeline: Any = _load_pipeline(model, self.dtype).to(self.device)
+        for part in (self.pipeline.unet, self.pipeline.vae, self.pipeline.text_encoder):
+            part.eval().requires_grad_(False)
         self.denoiser: nn.Module = self.pipeline.unet
         self.num_frames, self.num_steps = model.num_frames, sampler.num_inference_steps
         self.guided = sampler.guidance_scale > 1
         self.scheduler: Any = self.pipeline.scheduler
         self.scheduler.set_timesteps(self.num_steps, device=self.device)
+        self._embeds = {prompt: self._encode(prompt) for prompt in prompts}
+        self.pipeline.text_encoder = None
         if recompute:
             self.pipeline.vae.enable_gradient_checkpointing()
             recompute_activations(self.denoiser)
 
     @torch.no_grad()
-    def encode_prompt(self, prompt: str) -> Embeds:
+    def _encode(self, prompt: str) -> Embeds:
         positive, negative = self.pipeline.encode_prompt(
             prompt, self.device, 1, self.guided, self.sampler.negative_prompt
         )
-        return torch.cat([negative, positive]) if self.guided else positive
+        return {"prompt_embeds": torch.cat([negative, positive]) if self.guided else positive}
+
+    def prompt_embeds(self, prompt: str) -> Embeds:
+        return self._embeds[prompt]
 
     def initial_latents(self, seed: int) -> Latents:
         factor = self.pipeline.vae_scale_factor
@@ -68,7 +100,9 @@ class AnimateDiff:
     def predict(self, latents: Latents, step: int, embeds: Embeds) -> Latents:
         t = self.scheduler.timesteps[step]
         branches = torch.cat([latents] * 2) if self.guided else latents
-        text = embeds.repeat_interleave(self.num_frames, dim=0)  # the pipeline repeats it for each frame, the net not
+        text = embeds["prompt_embeds"].repeat_interleave(
+            self.num_frames, dim=0
+        )  # the pipeline repeats it for each frame, the net not
         output = self.denoiser(self.scheduler.scale_model_input(branches, t), t, encoder_hidden_states=text).sample
         if not self.guided:
             return output
@@ -81,39 +115,49 @@ class AnimateDiff:
     def decode(self, latents: Latents, frames: Sequence[int]) -> Frames:
         vae = self.pipeline.vae
         chosen = (1 / vae.config.scaling_factor * latents)[0, :, list(frames)].transpose(0, 1).contiguous()
-        return (vae.decode(chosen).sample.float() / 2 + 0.5).clamp(0, 1)
+        decoded = [vae.decode(chunk).sample for chunk in chosen.split(_FRAMES_AT_ONCE)]
+        return (torch.cat(decoded).float() / 2 + 0.5).clamp(0, 1)
+
+    def decoded_with(self, frame: int) -> Sequence[int]:
+        return range(self.num_frames)  # each frame is decoded by itself
 
     def facts(self) -> Mapping[str, Any]:
-        model, sampler = self.model, self.sampler
-        return {
-            "family": model.family,
-            "base": model.fingerprint or fingerprint(Path(model.base_model)),
-            "style_loras": [],
-            "sampler": {"class": type(self.scheduler).__name__, **_plain(self.scheduler.config)},
-            "steps": sampler.num_inference_steps,
-            "guidance": sampler.guidance_scale,
-            "negative_prompt": sampler.negative_prompt if self.guided else "",
-            "size": [model.num_frames, model.height, model.width],
-            "dtype": model.dtype,
-            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
-            "threads": torch.get_num_threads() if self.device.type == "cpu" else 0,
-            "versions": [torch.__version__, diffusers.__version__],
-        }
+        return trajectory_facts(self.model, self.sampler, self.scheduler, self.device, self.guided)
 
 
-def _load_pipeline(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """The pipeline of a diffusers folder, frozen and in eval mode. Raises InputRefused for another sampler."""
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()  # what a terminal shows is not theirs to say
-    pipeline: Any = AnimateDiffPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device)
+def _load_pipeline(model: ModelConfig, dtype: torch.dtype) -> Any:
+    """The pipeline of a folder, of Stable Diffusion 1.5 in a folder with a motion adapter, or of it in one file.
+
+    Raises InputRefused for another sampler than DDIM.
+    """
+    load: Any = functools.partial(dict, dtype=dtype, local_files_only=True, use_safetensors=True)
+    base = Path(model.base_model)
+    if not model.motion_adapter:
+        pipeline: Any = AnimateDiffPipeline.from_pretrained(base, **load())
+    elif base.is_dir():
+        motion: Any = MotionAdapter.from_pretrained(model.motion_adapter, **load())
+        pipeline = AnimateDiffPipeline.from_pretrained(base, motion_adapter=motion, **load())
+        pipeline.scheduler = _motion_sampler(pipeline.scheduler)
+    else:
+        motion = MotionAdapter.from_pretrained(model.motion_adapter, **load())
+        still: Any = StableDiffusionPipeline.from_single_file(
+            str(base), config=model.config, torch_dtype=dtype, local_files_only=True, safety_checker=None
+        )
+        parts = {name: getattr(still, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
+        pipeline = AnimateDiffPipeline(**parts, motion_adapter=motion, scheduler=_motion_sampler(still.scheduler))
     if not isinstance(pipeline.scheduler, DDIMScheduler):
         raise InputRefused(
-            f"The sampler of {folder} is {type(pipeline.scheduler).__name__}, not DDIM.",
+            f"The sampler of {base} is {type(pipeline.scheduler).__name__}, not DDIM.",
             "Save the pipeline with DDIMScheduler.from_config(pipeline.scheduler.config).",
         )
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        part.eval().requires_grad_(False)
     return pipeline
+
+
+def _motion_sampler(of_images: Any) -> Any:
+    """DDIM with the betas that the motion modules were trained with, which are not Stable Diffusion's."""
+    return DDIMScheduler.from_config(
+        of_images.config, beta_schedule="linear", clip_sample=False, timestep_spacing="linspace", steps_offset=1
+    )
 
 
 def recompute_activations(denoiser: nn.Module) -> None:
@@ -125,7 +169,3 @@ def recompute_activations(denoiser: nn.Module) -> None:
         if _RECOMPUTED.fullmatch(name):
             plain = module.forward
             module.forward = functools.partial(checkpoint, plain, use_reentrant=False, preserve_rng_state=False)
-
-
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if not key.startswith("_")}

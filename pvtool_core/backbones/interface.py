@@ -3,27 +3,35 @@
 N               num_steps, the denoising steps of one clip
 step            0 … N − 1, from pure noise to the clean clip
 latents         the clip inside the model, as it enters or leaves a step; one clip at a time
-embeds          the prompt inside the model; two branches with guidance (negative first), else one
+embeds          the prompt inside the model: tensors by diffusers' names, each with a row for each branch (with
+                classifier-free guidance two, the negative first; else one)
 output          what the model predicts at a step, after guidance
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import diffusers
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pvtool_core.adapter import LoraLayout
+from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused
+from pvtool_core.weights import fingerprint_of
 
 Latents = Float[Tensor, "1 channels frames latent_height latent_width"]
-Embeds = Float[Tensor, "branches tokens width"]
+Embeds = Mapping[str, Tensor]
 Frames = Float[Tensor, "chosen 3 height width"]
 
 
 @runtime_checkable
 class Backbone(Protocol):
     """A frozen text-to-video model with its sampler, taken step by step.
+
+    It is loaded for the prompts that it will be asked for: they are encoded first, and the text encoders, which may be
+    the largest part of all, are gone before the denoiser comes.
 
     A run through all steps equals the model's own pipeline to the bit. Steps have no memory of each other (no
     multistep solver), so that any part of a trajectory can be cached and gone through again.
@@ -33,15 +41,15 @@ class Backbone(Protocol):
     """The network that the adapter sits in."""
     lora_target: str
     """Full-match expression for the q, k and v projections of spatial self-attention (section 4.4)."""
-    lora_prefix: str
-    """What the denoiser is called in LoRA files."""
+    lora_layout: LoraLayout
+    """How the adapter's file names its layers."""
     num_steps: int
     num_frames: int
     device: torch.device
     dtype: torch.dtype
 
-    def encode_prompt(self, prompt: str) -> Embeds:
-        """The prompt, and with guidance the negative prompt before it; no gradient."""
+    def prompt_embeds(self, prompt: str) -> Embeds:
+        """One of the prompts that the model was loaded for, on its device; no gradient."""
         ...
 
     def initial_latents(self, seed: int) -> Latents:
@@ -60,6 +68,10 @@ class Backbone(Protocol):
         """The chosen frames in [0, 1], float32; gradients reach the latents."""
         ...
 
+    def decoded_with(self, frame: int) -> Sequence[int]:
+        """The frames, this one among them, that cost little more than this one to decode: a 3D autoencoder's window."""
+        ...
+
     def facts(self) -> Mapping[str, Any]:
         """All that a trajectory depends on besides prompt and seed, as plain values."""
         ...
@@ -72,3 +84,27 @@ def resolve_device(name: str) -> torch.device:
             raise InputRefused(f"torch sees no GPU here for model.device={name}.", "`pv doctor` shows what it sees.")
         return torch.device(name)
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def trajectory_facts(
+    model: ModelConfig, sampler: SamplerConfig, scheduler: Any, device: torch.device, guided: bool
+) -> dict[str, Any]:
+    """What `Backbone.facts` says of any model."""
+    config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+    return {
+        "family": model.family,
+        "base": fingerprint_of(model),
+        "style_loras": [[lora.fingerprint, lora.weight] for lora in model.loras],
+        "control": [model.control.fingerprint, model.control.weight] if model.control.model else None,
+        "sampler": {"class": type(scheduler).__name__, **config},
+        "steps": sampler.num_inference_steps,
+        "guidance": sampler.guidance_scale,
+        "negative_prompt": sampler.negative_prompt if guided else "",
+        "size": [model.num_frames, model.height, model.width],
+        "dtype": model.dtype,
+        "storage": model.storage,
+        "vae_tiling": model.vae_tiling,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads() if device.type == "cpu" else 0,
+        "versions": [torch.__version__, diffusers.__version__],
+    }

@@ -43,7 +43,8 @@ def quiet(type: str, /, **values: Any) -> None:
 
 def judge_original(trainer: Trainer, pair: Pair, latents: torch.Tensor, step: int) -> Pair:
     """The pair with the original's scores in the frames that the iteration will draw, and in no other."""
-    frames = draw_frames(pair.faces, trainer.job.semantic_reward.frames, generator_of(0, step))
+    count, together = trainer.job.semantic_reward.frames, trainer.backbone.decoded_with
+    frames = draw_frames(pair.faces, count, generator_of(0, step), together)
     scores = torch.zeros_like(pair.scores)
     with torch.no_grad():
         scores[frames] = trainer.semantic.score(trainer.backbone.decode(latents, frames), pair.prompt)
@@ -54,7 +55,7 @@ def anew(trainer: Trainer, pair: Pair, step: int) -> Pair:
     """Both models through all their steps."""
     backbone, first = trainer.backbone, trainer.steps.start
     trainer.cache = TrajectoryCache(None, backbone, first, quiet)
-    noise, embeds = backbone.initial_latents(pair.seed), backbone.encode_prompt(pair.prompt)
+    noise, embeds = backbone.initial_latents(pair.seed), backbone.prompt_embeds(pair.prompt)
     return judge_original(trainer, pair, denoise(backbone, noise, embeds, range(backbone.num_steps)), step)
 
 
@@ -92,7 +93,7 @@ def once(trainer: Trainer, scheme: Scheme, pair: Pair, step: int) -> float:
 
 def forward_seconds(trainer: Trainer, pair: Pair, repeats: int) -> float:
     """Seconds of one guided forward pass, the unit of the count."""
-    embeds, noise = trainer.backbone.encode_prompt(pair.prompt), trainer.backbone.initial_latents(0)
+    embeds, noise = trainer.backbone.prompt_embeds(pair.prompt), trainer.backbone.initial_latents(0)
     begun = time.perf_counter()
     denoise(trainer.backbone, noise, embeds, range(repeats))
     return (time.perf_counter() - begun) / repeats

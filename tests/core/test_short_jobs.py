@@ -191,15 +191,15 @@ def test_the_photo_of_somebody_else_is_refused() -> None:
 def adapters(models: Path, job: TrainJob) -> dict[str, Path]:
     """Adapter files for the small model: `zero` changes nothing, `strong` does."""
     torch.manual_seed(0)
-    backbone = load_backbone(job.model, job.sampler)
+    backbone = load_backbone(job.model, job.sampler, [])
     facts = backbone.facts()
     terms = Terms(0.75, 8, 3.0, facts["sampler"], facts["base"])
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, 2)
     files = {name: models / f"{name}.safetensors" for name in ("zero", "strong")}
-    adapter.save(files["zero"], backbone.lora_prefix, terms)
+    adapter.save(files["zero"], backbone.lora_layout, terms)
     for weight in adapter.parameters():
         torch.nn.init.normal_(weight, std=2.0)
-    adapter.save(files["strong"], backbone.lora_prefix, terms)
+    adapter.save(files["strong"], backbone.lora_layout, terms)
     return files
 
 

@@ -265,12 +265,21 @@ def test_each_iteration_draws_anew_and_the_same_when_it_is_run_again(job: TrainJ
 def test_eq_2_gets_a_frame_with_a_face_and_eq_3_as_many_frames_as_asked() -> None:
     faces = FaceTrack(torch.tensor([False, True, False, True]), torch.zeros(4, 5, 2))
     for step in range(20):
-        frames = draw_frames(faces, 3, generator_of(0, step))
+        frames = draw_frames(faces, 3, generator_of(0, step), lambda _: range(4))
         assert frames[0] in (1, 3)
         assert len(set(frames)) == 3
-    assert {tuple(draw_frames(faces, 2, generator_of(0, step))) for step in range(60)} == {
+    assert {tuple(draw_frames(faces, 2, generator_of(0, step), lambda _: range(4))) for step in range(60)} == {
         (first, other) for first in (1, 3) for other in range(4) if other != first
     }
+
+
+def test_the_frames_of_eq_3_are_decoded_in_one_window_with_the_face() -> None:
+    faces = FaceTrack(torch.tensor([True] * 6), torch.zeros(6, 5, 2))
+    windows = [
+        draw_frames(faces, 4, generator_of(0, step), lambda frame: range(frame // 3 * 3, frame // 3 * 3 + 3))
+        for step in range(20)
+    ]
+    assert {tuple(sorted(frames)) for frames in windows} == {(0, 1, 2), (3, 4, 5)}
 
 
 def test_pairs_are_each_prompt_with_its_own_noises_and_do_not_depend_on_who_is_trained(job: TrainJob) -> None:

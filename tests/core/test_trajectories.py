@@ -26,7 +26,7 @@ class Events(list[dict[str, Any]]):
 
 @pytest.fixture
 def backbone(job: TrainJob) -> AnimateDiff:
-    return AnimateDiff(job.model, job.sampler)
+    return AnimateDiff(job.model, job.sampler, [PROMPT])
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def refuse(*_: Any) -> dict[str, Tensor]:
 def test_what_is_read_is_to_the_bit_what_is_computed(
     cache: TrajectoryCache, backbone: AnimateDiff, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embeds = backbone.encode_prompt(PROMPT)
+    embeds = backbone.prompt_embeds(PROMPT)
     switch = denoise(backbone, backbone.initial_latents(SEED), embeds, range(6))
     final = denoise(backbone, backbone.initial_latents(SEED), embeds, range(8))
     assert torch.equal(cache.final(PROMPT, SEED), final)
@@ -83,16 +83,16 @@ def test_all_that_a_trajectory_depends_on_is_in_its_key(
     section: str, change: dict[str, Any], job: TrainJob, cache: TrajectoryCache, tmp_path: Path
 ) -> None:
     other = with_settings(job, section, **change)
-    others = TrajectoryCache(tmp_path, AnimateDiff(other.model, other.sampler), 6, Events())
+    others = TrajectoryCache(tmp_path, AnimateDiff(other.model, other.sampler, [PROMPT]), 6, Events())
     assert others.key(PROMPT, SEED) != cache.key(PROMPT, SEED)
 
 
 def test_weights_that_are_not_the_jobs_are_refused_before_they_reach_the_cache(job: TrainJob) -> None:
     whole = with_settings(job, "model", fingerprint=fingerprint(Path(job.model.base_model)))
-    assert load_backbone(whole.model, whole.sampler).facts()["base"] == whole.model.fingerprint
+    assert load_backbone(whole.model, whole.sampler, []).facts()["base"] == whole.model.fingerprint
     other = with_settings(job, "model", fingerprint="0123456789abcdef")
     with pytest.raises(InputRefused, match="not the one that this job was made for"):
-        load_backbone(other.model, other.sampler)
+        load_backbone(other.model, other.sampler, [])
 
 
 def test_prompt_seed_sampler_and_switch_are_in_the_key(cache: TrajectoryCache, backbone: AnimateDiff) -> None:
@@ -105,7 +105,7 @@ def test_prompt_seed_sampler_and_switch_are_in_the_key(cache: TrajectoryCache, b
 
 def test_who_is_trained_and_how_is_not_in_the_key(job: TrainJob, cache: TrajectoryCache) -> None:
     other = with_settings(with_settings(job, "training", seed=9), "adapter", rank=4, alpha=4)
-    others = TrajectoryCache(None, AnimateDiff(other.model, other.sampler), 6, Events())
+    others = TrajectoryCache(None, AnimateDiff(other.model, other.sampler, [PROMPT]), 6, Events())
     assert others.key(PROMPT, SEED) == cache.key(PROMPT, SEED)
 
 

@@ -12,7 +12,7 @@ from pvtool_core.weights import Presets, fingerprint, resolve, resolve_settings
 def model_folder(path: Path) -> Path:
     (path / "unet").mkdir(parents=True)
     (path / "unet/weights.safetensors").write_bytes(b"weights")
-    (path / "model_index.json").write_text("{}")
+    (path / "model_index.json").write_text('{"_class_name": "AnimateDiffPipeline"}')
     return path
 
 
@@ -89,5 +89,5 @@ def test_a_job_gets_absolute_paths_and_the_fingerprint_or_the_name_of_what_is_mi
         (tmp_path / "faces" / file).write_bytes(b"x")
     (tmp_path / "faces" / settings.evaluation.recognizer).write_bytes(b"x")
     resolved = resolve_settings(settings)
-    assert resolved.model == replace(settings.model, fingerprint=fingerprint(base))
+    assert resolved.model == replace(settings.model, fingerprint=fingerprint(base), motion_adapter="", config="")
     assert resolved.semantic_reward.model == "ViT-H-14"
