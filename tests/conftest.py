@@ -14,7 +14,9 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
 from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.torch import save_file
@@ -44,7 +46,9 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `animatediff`, `faces` (detector and recogniser), `clip`, and a person under `identity`."""
+    """A folder with the models: `animatediff` (and its parts as `still` and `motion`), `faces` (detector and
+    recogniser), `clip`; and with a person, `identity`.
+    """
     root = tmp_path_factory.mktemp("models")
     save_models(root)
     return root
@@ -101,19 +105,12 @@ def with_settings(job: TrainJob, section: str, **changes: Any) -> TrainJob:
 
 
 def save_animatediff(folder: Path) -> None:
-    """A pipeline of 3 down and 3 up blocks' worth of names: spatial, temporal and cross-attention in each."""
-    blocks: dict[str, Any] = {
-        "block_out_channels": (16, 32),
-        "layers_per_block": 1,
-        "cross_attention_dim": 16,
-        "attention_head_dim": 8,
-        "norm_num_groups": 8,
-    }
+    """An AnimateDiff pipeline; beside it `still`, the Stable Diffusion in it, and `motion`, its motion adapter."""
     unet = UNet2DConditionModel(
         sample_size=8,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        **blocks,
+        **UNET_BLOCKS,
     )
     motion = MotionAdapter(
         block_out_channels=(16, 32),
@@ -131,21 +128,24 @@ def save_animatediff(folder: Path) -> None:
         "block_out_channels": (8, 8, 8),
     }
     vae = AutoencoderKL(norm_num_groups=4, latent_channels=4, **levels)
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="linear", clip_sample=False, timestep_spacing="trailing"
-    )
+    parts: dict[str, Any] = {"vae": vae, "text_encoder": text_encoder(), "tokenizer": tokenizer(folder.parent)}
+    betas: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}
+    of_images = PNDMScheduler(beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1, **betas)
+    none: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    StableDiffusionPipeline(**parts, **none, unet=unet, scheduler=of_images).save_pretrained(folder.parent / "still")
+    motion.save_pretrained(folder.parent / "motion")
+    scheduler = DDIMScheduler(beta_schedule="linear", clip_sample=False, timestep_spacing="trailing", **betas)
     both: Any = UNetMotionModel.from_unet2d(unet, motion)
-    pipeline = AnimateDiffPipeline(
-        vae=vae,
-        text_encoder=text_encoder(),
-        tokenizer=tokenizer(folder.parent),
-        unet=both,
-        motion_adapter=motion,
-        scheduler=scheduler,
-    )
-    pipeline.save_pretrained(folder)
+    AnimateDiffPipeline(**parts, unet=both, motion_adapter=motion, scheduler=scheduler).save_pretrained(folder)
 
 
+UNET_BLOCKS: dict[str, Any] = {
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "cross_attention_dim": 16,
+    "attention_head_dim": 8,
+    "norm_num_groups": 8,
+}
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789<>,.-'"
 TOKENS = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
 

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pvtool_core.adapter import LoraLayout, LoraPair
+from pvtool_core.backbones.control import Control
 from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts
+from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused
 
@@ -66,9 +68,12 @@ class AnimateDiff:
         self.model, self.sampler = model, sampler
         self.device, self.dtype = resolve_device(model.device), getattr(torch, model.dtype)
         self.pipeline: Any = _load_pipeline(model, self.dtype).to(self.device)
+        merge_style_loras(self.pipeline, model.loras, ("unet", "text_encoder"))
         for part in (self.pipeline.unet, self.pipeline.vae, self.pipeline.text_encoder):
             part.eval().requires_grad_(False)
         self.denoiser: nn.Module = self.pipeline.unet
+        factor = self.pipeline.vae_scale_factor
+        self.control = Control(model, self.dtype, self.device, factor) if model.control.model else None
         self.num_frames, self.num_steps = model.num_frames, sampler.num_inference_steps
         self.guided = sampler.guidance_scale > 1
         self.scheduler: Any = self.pipeline.scheduler
@@ -78,6 +83,8 @@ class AnimateDiff:
         if recompute:
             self.pipeline.vae.enable_gradient_checkpointing()
             recompute_activations(self.denoiser)
+            if self.control:
+                recompute_activations(self.control.net)
 
     @torch.no_grad()
     def _encode(self, prompt: str) -> Embeds:
@@ -103,7 +110,9 @@ class AnimateDiff:
         text = embeds["prompt_embeds"].repeat_interleave(
             self.num_frames, dim=0
         )  # the pipeline repeats it for each frame, the net not
-        output = self.denoiser(self.scheduler.scale_model_input(branches, t), t, encoder_hidden_states=text).sample
+        branches = self.scheduler.scale_model_input(branches, t)
+        led = self.control.residuals(branches, t, text) if self.control else {}
+        output = self.denoiser(branches, t, encoder_hidden_states=text, **led).sample
         if not self.guided:
             return output
         negative, positive = output.chunk(2)

@@ -1,0 +1,76 @@
+"""ControlNet for AnimateDiff: pictures, one a frame, that lead the layout of the clip."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.video_processor import VideoProcessor
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from pvtool_core.config import ControlConfig, ModelConfig
+from pvtool_core.errors import BadPicture, InputRefused
+from pvtool_core.media import read_mp4
+
+
+class Control:
+    """A frozen ControlNet with the pictures that it is shown, as `AnimateDiffControlNetPipeline` uses it.
+
+    Raises InputRefused for too few pictures, or for a ControlNet that wants something else.
+    """
+
+    def __init__(self, model: ModelConfig, dtype: torch.dtype, device: torch.device, scale_factor: int) -> None:
+        config = model.control
+        net: Any = ControlNetModel.from_pretrained(
+            config.model, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+        if net.config.global_pool_conditions:
+            raise InputRefused(f"{config.model} wants guess mode.", "Use a ControlNet that leads the layout.")
+        self.net = net.to(device).eval().requires_grad_(False)
+        self._weight = config.weight
+        processor = VideoProcessor(vae_scale_factor=scale_factor, do_convert_rgb=True, do_normalize=False)
+        shown = read_frames(config, model.num_frames)
+        video = processor.preprocess_video(shown, height=model.height, width=model.width).float()
+        self._shown = video.permute(0, 2, 1, 3, 4).flatten(0, 1).to(device, dtype)
+
+    def residuals(self, latents: Tensor, t: Tensor, text: Tensor) -> dict[str, Any]:
+        """What the UNet adds to its own: latents (branches, channels, frames, height, width), text a row for each."""
+        branches = len(latents)
+        pictures = latents.transpose(1, 2).flatten(0, 1)
+        shown = torch.cat([self._shown] * branches)
+        down, middle = self.net(
+            pictures,
+            t,
+            encoder_hidden_states=text,
+            controlnet_cond=shown,
+            conditioning_scale=self._weight,
+            return_dict=False,
+        )
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+
+
+def read_frames(config: ControlConfig, count: int) -> list[Image.Image]:
+    """The first `count` pictures of a video, or of a folder by name.
+
+    Raises InputRefused if there are fewer, BadPicture for one that is none, ClipBroken for a file that is no video.
+    """
+    source = Path(config.frames)
+    if source.is_dir():
+        files = [file for file in sorted(source.iterdir()) if not file.name.startswith(".")]
+        pictures = [_read_picture(file) for file in files[:count]]
+    else:
+        pictures = [Image.fromarray(frame) for frame in read_mp4(source)[:count]]
+    if len(pictures) < count:
+        raise InputRefused(
+            f"{source} has {len(pictures)} pictures for {count} frames.", "Give one for each, or set model.num_frames."
+        )
+    return pictures
+
+
+def _read_picture(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as picture:
+            return picture.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise BadPicture(file, "cannot be read as a picture", "Leave only pictures in the folder.") from error

@@ -1,0 +1,326 @@
+"""AnimateDiff from what users have: a Stable Diffusion folder or file, a motion adapter, LoRAs, a ControlNet."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_motion_model import MotionAdapter
+from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
+from diffusers.pipelines.animatediff.pipeline_animatediff_controlnet import AnimateDiffControlNetPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pvtool_core.backbones import load_backbone
+from pvtool_core.config import ControlConfig, LoraConfig, ModelConfig, TrainJob
+from pvtool_core.errors import InputRefused, PvError
+from pvtool_core.sampling import denoise
+from pvtool_core.weights import resolve_settings
+from tests.conftest import FRAMES, UNET_BLOCKS, with_settings
+
+PROMPT = "a <V> woman waving"
+
+
+def clip(model: ModelConfig, job: TrainJob) -> Tensor:
+    """The final latents of a clip by that model."""
+    backbone = load_backbone(model, job.sampler, [PROMPT])
+    return denoise(backbone, backbone.initial_latents(7), backbone.prompt_embeds(PROMPT), range(backbone.num_steps))
+
+
+def call(pipeline: Any, job: TrainJob, **more: Any) -> Tensor:
+    """The same clip by a pipeline of diffusers' own."""
+    pipeline.set_progress_bar_config(disable=True)
+    sizes = {"num_frames": FRAMES, "height": job.model.height, "width": job.model.width}
+    steps = {"num_inference_steps": job.sampler.num_inference_steps, "guidance_scale": job.sampler.guidance_scale}
+    generator = torch.Generator().manual_seed(7)
+    return pipeline(
+        PROMPT, negative_prompt="", **sizes, **steps, generator=generator, output_type="latent", **more
+    ).frames
+
+
+@pytest.fixture
+def still(job: TrainJob, models: Path) -> ModelConfig:
+    """Stable Diffusion in a folder, with a motion adapter."""
+    return replace(job.model, base_model=str(models / "still"), motion_adapter=str(models / "motion"))
+
+
+def as_diffusers_documents_it(models: Path) -> Any:
+    """The pipeline of a Stable Diffusion and a motion adapter, put together by hand."""
+    motion: Any = MotionAdapter.from_pretrained(models / "motion")
+    pipeline: Any = AnimateDiffPipeline.from_pretrained(models / "still", motion_adapter=motion)
+    sampler = {"clip_sample": False, "timestep_spacing": "linspace", "beta_schedule": "linear", "steps_offset": 1}
+    pipeline.scheduler = DDIMScheduler.from_pretrained(models / "still", subfolder="scheduler", **sampler)
+    return pipeline
+
+
+def test_a_stable_diffusion_folder_and_a_motion_adapter_make_diffusers_own_clip(
+    still: ModelConfig, job: TrainJob, models: Path
+) -> None:
+    assert torch.equal(clip(still, job), call(as_diffusers_documents_it(models), job))
+
+
+def test_a_stable_diffusion_in_one_file_makes_the_same_clip_as_its_folder(
+    still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path
+) -> None:
+    save_file(original_names(models / "still"), tmp_path / "realistic.safetensors")
+    file = replace(still, base_model=str(tmp_path / "realistic.safetensors"), config=str(models / "still"))
+    assert torch.equal(clip(file, job), clip(still, job))
+
+
+def original_names(folder: Path) -> dict[str, Tensor]:
+    """A diffusers folder as the one file that Stable Diffusion came in, with its own names and shapes."""
+    tensors = load_file(folder / "text_encoder/model.safetensors")
+    found = {f"cond_stage_model.transformer.text_model.{name}": tensor for name, tensor in tensors.items()}
+    for name, tensor in load_file(folder / "unet/diffusion_pytorch_model.safetensors").items():
+        found[f"model.diffusion_model.{original_unet_name(name)}"] = tensor
+    for name, tensor in load_file(folder / "vae/diffusion_pytorch_model.safetensors").items():
+        convolved = "attentions" in name and name.endswith("weight") and tensor.ndim == 2
+        found[f"first_stage_model.{original_vae_name(name)}"] = tensor[..., None, None] if convolved else tensor
+    return {name: tensor.contiguous() for name, tensor in found.items()}
+
+
+def original_unet_name(name: str) -> str:
+    """For one layer a block, of which the first down and the last up have attention."""
+    for plain, original in (
+        ("norm1", "in_layers.0"),
+        ("conv1", "in_layers.2"),
+        ("time_emb_proj", "emb_layers.1"),
+        ("norm2", "out_layers.0"),
+        ("conv2", "out_layers.3"),
+        ("conv_shortcut", "skip_connection"),
+    ):
+        name = re.sub(rf"(resnets\.\d+)\.{plain}\.", rf"\1.{original}.", name)
+    for plain, original in (
+        (r"time_embedding\.linear_1", "time_embed.0"),
+        (r"time_embedding\.linear_2", "time_embed.2"),
+        (r"conv_in", "input_blocks.0.0"),
+        (r"conv_norm_out", "out.0"),
+        (r"conv_out", "out.2"),
+        (r"mid_block\.resnets\.0", "middle_block.0"),
+        (r"mid_block\.attentions\.0", "middle_block.1"),
+        (r"mid_block\.resnets\.1", "middle_block.2"),
+        (r"down_blocks\.0\.resnets\.0", "input_blocks.1.0"),
+        (r"down_blocks\.0\.attentions\.0", "input_blocks.1.1"),
+        (r"down_blocks\.0\.downsamplers\.0\.conv", "input_blocks.2.0.op"),
+        (r"down_blocks\.1\.resnets\.0", "input_blocks.3.0"),
+        (r"up_blocks\.0\.resnets\.(\d)", r"output_blocks.\1.0"),
+        (r"up_blocks\.0\.upsamplers\.0\.conv", "output_blocks.1.1.conv"),
+        (r"up_blocks\.1\.resnets\.0", "output_blocks.2.0"),
+        (r"up_blocks\.1\.resnets\.1", "output_blocks.3.0"),
+        (r"up_blocks\.1\.attentions\.0", "output_blocks.2.1"),
+        (r"up_blocks\.1\.attentions\.1", "output_blocks.3.1"),
+    ):
+        name = re.sub(rf"^{plain}\.", f"{original}.", name)
+    return name
+
+
+def original_vae_name(name: str) -> str:
+    for plain, original in (
+        (r"mid_block\.resnets\.0", "mid.block_1"),
+        (r"mid_block\.resnets\.1", "mid.block_2"),
+        (r"mid_block\.attentions\.0", "mid.attn_1"),
+        (r"down_blocks\.(\d)\.resnets", r"down.\1.block"),
+        (r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample"),
+        (r"conv_shortcut", "nin_shortcut"),
+        (r"conv_norm_out", "norm_out"),
+        (r"group_norm", "norm"),
+        (r"to_([qkv])", r"\1"),
+        (r"to_out\.0", "proj_out"),
+    ):
+        name = re.sub(rf"\.{plain}\.", f".{original}.", name)
+    for kind, original in (("resnets", "block"), (r"upsamplers\.0", "upsample")):
+        name = re.sub(rf"up_blocks\.(\d)\.{kind}", lambda found, to=original: f"up.{2 - int(found[1])}.{to}", name)
+    return name
+
+
+def test_a_base_model_without_motion_is_refused_until_it_gets_an_adapter(job: TrainJob, models: Path) -> None:
+    with pytest.raises(InputRefused, match=r"holds Stable Diffusion alone\."):
+        resolve_settings(with_settings(job, "model", base_model=str(models / "still")))
+
+
+def test_a_folder_that_has_its_own_motion_modules_leaves_the_presets_adapter_alone(job: TrainJob) -> None:
+    settings = resolve_settings(with_settings(job, "model", motion_adapter="models:not-here", config="models:not-here"))
+    assert (settings.model.motion_adapter, settings.model.config) == ("", "")
+
+
+def test_the_fingerprint_covers_the_motion_adapter(
+    job: TrainJob, models: Path, still: ModelConfig, tmp_path: Path
+) -> None:
+    other = MotionAdapter.from_config(MotionAdapter.load_config(models / "motion"))
+    other.save_pretrained(tmp_path / "motion")
+    named = [still, replace(still, motion_adapter=str(tmp_path / "motion"))]
+    prints = [resolve_settings(replace(job, model=model)).model.fingerprint for model in named]
+    assert prints[0] != prints[1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "not tensors", "another class"])
+def test_a_base_model_that_cannot_be_loaded_is_refused_in_a_sentence(
+    damage: str, still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(models / "still", tmp_path / "broken")
+    weights = tmp_path / "broken/unet/diffusion_pytorch_model.safetensors"
+    if damage == "another class":
+        shutil.copy(models / "still/vae/diffusion_pytorch_model.safetensors", weights)
+    else:
+        weights.write_bytes(weights.read_bytes()[:-100] if damage == "cut" else b"<!doctype html>")
+    with pytest.raises(InputRefused, match=r"The base model .*broken cannot be loaded as animatediff: "):
+        load_backbone(replace(still, base_model=str(tmp_path / "broken")), job.sampler, [PROMPT])
+
+
+# Style LoRAs
+
+
+def kohya_lora(path: Path, models: Path, attention: str = "attn1", width: int | None = None) -> LoraConfig:
+    """A style for the queries of all spatial attention and of the text encoder, as kohya's tools save it."""
+    torch.manual_seed(5)
+    tensors: dict[str, Tensor] = {}
+    for folder, prefix, pattern in (
+        ("unet", "lora_unet", rf"{attention}\.to_q"),
+        ("text_encoder", "lora_te_text_model", "(q|out)_proj"),
+    ):
+        (file,) = (models / "still" / folder).glob("*.safetensors")
+        for name, weight in load_file(file).items():
+            if re.search(rf"{pattern}\.weight", name):
+                key = f"{prefix}_{name.removesuffix('.weight').replace('.', '_')}"
+                tensors[f"{key}.lora_down.weight"] = torch.randn(2, width or weight.shape[1])
+                tensors[f"{key}.lora_up.weight"] = torch.randn(weight.shape[0], 2)
+                tensors[f"{key}.alpha"] = torch.tensor(1.0)
+    save_file(tensors, path)
+    return LoraConfig(file=str(path), weight=0.5)
+
+
+def test_a_kohya_lora_acts_as_in_diffusers_own_pipeline(
+    still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path
+) -> None:
+    style = kohya_lora(tmp_path / "style.safetensors", models)
+    pipeline = as_diffusers_documents_it(models)
+    pipeline.load_lora_weights(str(tmp_path / "style.safetensors"), adapter_name="style")
+    pipeline.set_adapters(["style"], [0.5])
+    theirs, ours = call(pipeline, job), clip(replace(still, loras=(style,)), job)
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    assert not torch.allclose(ours, clip(still, job), atol=1e-2)
+
+
+def test_two_loras_add_up_and_none_is_left_in_the_model(
+    still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path
+) -> None:
+    styles = [
+        kohya_lora(tmp_path / "one.safetensors", models),
+        kohya_lora(tmp_path / "two.safetensors", models, "attn2"),
+    ]
+    backbone = load_backbone(replace(still, loras=tuple(styles)), job.sampler, [PROMPT])
+    assert not any("lora" in name for name, _ in backbone.denoiser.named_modules())
+    alone = [clip(replace(still, loras=(style,)), job) for style in styles]
+    both = clip(replace(still, loras=tuple(styles)), job)
+    assert not any(torch.allclose(both, each, atol=1e-2) for each in alone)
+
+
+def test_the_trajectory_knows_which_loras_act_and_how_strongly(job: TrainJob, models: Path, tmp_path: Path) -> None:
+    style = kohya_lora(tmp_path / "style.safetensors", models)
+    sets = [(), (style,), (replace(style, weight=0.6),), (kohya_lora(tmp_path / "b.safetensors", models, "attn2"),)]
+    settings = [resolve_settings(with_settings(job, "model", loras=loras)) for loras in sets]
+    facts = [str(load_backbone(each.model, each.sampler, []).facts()["style_loras"]) for each in settings]
+    assert len(set(facts)) == 4
+    assert len({each.model.fingerprint for each in settings}) == 1
+
+
+def sdxl(path: Path) -> None:
+    key = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+    save_file({f"{key}.lora_down.weight": torch.ones(2, 2048), f"{key}.lora_up.weight": torch.ones(640, 2)}, path)
+
+
+def wan(path: Path) -> None:
+    key = "diffusion_model.blocks.0.self_attn.q"
+    save_file({f"{key}.lora_A.weight": torch.ones(2, 1536), f"{key}.lora_B.weight": torch.ones(1536, 2)}, path)
+
+
+def hunyuan(path: Path) -> None:
+    key = "transformer.double_blocks.0.img_attn_qkv"
+    save_file({f"{key}.lora_A.weight": torch.ones(2, 3072), f"{key}.lora_B.weight": torch.ones(9216, 2)}, path)
+
+
+WRONG_LORAS = [
+    (sdxl, "it looks like one for Stable Diffusion XL"),
+    (wan, "it looks like one for Wan"),
+    (hunyuan, "it looks like one for HunyuanVideo or FLUX"),
+    (lambda path: save_file({"conv.weight": torch.ones(2, 2)}, path), "holds no LoRA"),
+    (lambda path: path.write_bytes(b"\x80\x04pickle"), "is no whole safetensors file"),
+]
+
+
+@pytest.mark.parametrize(("write", "words"), WRONG_LORAS)
+def test_a_lora_for_another_model_is_refused_by_its_name(
+    write: Any, words: str, still: ModelConfig, job: TrainJob, tmp_path: Path
+) -> None:
+    write(tmp_path / "other.safetensors")
+    with pytest.raises(InputRefused, match=words):
+        load_backbone(replace(still, loras=(LoraConfig(file=str(tmp_path / "other.safetensors")),)), job.sampler, [])
+
+
+def test_a_lora_of_other_widths_is_refused(still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path) -> None:
+    style = kohya_lora(tmp_path / "wide.safetensors", models, width=24)
+    with pytest.raises(InputRefused, match="does not fit this AnimateDiff model"):
+        load_backbone(replace(still, loras=(style,)), job.sampler, [])
+
+
+# ControlNet
+
+
+@pytest.fixture
+def control(models: Path, tmp_path: Path) -> ControlConfig:
+    net = ControlNetModel(
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        conditioning_embedding_out_channels=(8, 16, 16),
+        **UNET_BLOCKS,
+    )
+    for layer in [*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out]:
+        nn.init.normal_(layer.weight, std=0.3)  # they begin as zero; these must show
+    net.save_pretrained(tmp_path / "controlnet")
+    (tmp_path / "shown").mkdir()
+    for number in range(FRAMES):
+        pixels = np.random.default_rng(number).integers(0, 255, (48, 48, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"shown/{number}.png")
+    return ControlConfig(model=str(tmp_path / "controlnet"), frames=str(tmp_path / "shown"), weight=0.7)
+
+
+def test_a_controlnet_leads_as_in_diffusers_own_pipeline(
+    still: ModelConfig, job: TrainJob, models: Path, control: ControlConfig
+) -> None:
+    plain = as_diffusers_documents_it(models)
+    pipeline = AnimateDiffControlNetPipeline(
+        **plain.components, controlnet=ControlNetModel.from_pretrained(control.model)
+    )
+    shown = [Image.open(file) for file in sorted(Path(control.frames).iterdir())]
+    theirs = call(pipeline, job, conditioning_frames=shown, controlnet_conditioning_scale=0.7)
+    assert torch.equal(clip(replace(still, control=control), job), theirs)
+    assert not torch.allclose(theirs, clip(still, job), atol=1e-2)
+
+
+def test_what_the_controlnet_is_shown_is_in_the_trajectorys_key(
+    job: TrainJob, control: ControlConfig, tmp_path: Path
+) -> None:
+    def facts(control: ControlConfig) -> str:
+        settings = resolve_settings(with_settings(job, "model", control=control))
+        return str(load_backbone(settings.model, settings.sampler, []).facts()["control"])
+
+    found = [facts(ControlConfig()), facts(control), facts(replace(control, weight=0.8))]
+    Image.new("RGB", (48, 48)).save(tmp_path / "shown/2.png")
+    found.append(facts(control))
+    assert len(set(found)) == 4
+
+
+def test_too_few_or_unreadable_pictures_are_refused(job: TrainJob, control: ControlConfig, tmp_path: Path) -> None:
+    (tmp_path / "shown/3.png").write_text("no picture")
+    with pytest.raises(PvError, match=r"3\.png cannot be read"):
+        load_backbone(replace(job.model, control=control), job.sampler, [])
+    (tmp_path / "shown/3.png").unlink()
+    with pytest.raises(InputRefused, match="has 3 pictures for 4 frames"):
+        load_backbone(replace(job.model, control=control), job.sampler, [])
