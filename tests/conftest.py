@@ -130,7 +130,7 @@ def save_animatediff(folder: Path) -> None:
     vae = AutoencoderKL(norm_num_groups=4, latent_channels=4, **levels)
     parts: dict[str, Any] = {"vae": vae, "text_encoder": text_encoder(), "tokenizer": tokenizer(folder.parent)}
     betas: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}
-    of_images = PNDMScheduler(beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1, **betas)
+    of_images: Any = PNDMScheduler(beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1, **betas)
     none: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     StableDiffusionPipeline(**parts, **none, unet=unet, scheduler=of_images).save_pretrained(folder.parent / "still")
     motion.save_pretrained(folder.parent / "motion")

@@ -4,6 +4,7 @@ from importlib.metadata import version
 from typing import Any
 
 from pvtool_core.config import Settings, Table, merge, parse_overrides, read_toml
+from pvtool_core.errors import UsageError
 from pvtool_core.paths import config_dir
 from pvtool_core.weights import Preset, Presets
 
@@ -37,6 +38,23 @@ def option_table(**given: Any) -> Table:
         if value is not None:
             table.setdefault(section, {})[key] = value
     return table
+
+
+def style_table(loras: list[str] | None, controlnet: str | None, control_frames: str | None) -> Table:
+    """Style LoRAs and ControlNet as the settings hold them. Raises UsageError for one half of a ControlNet."""
+    if (controlnet is None) != (control_frames is None):
+        raise UsageError("A ControlNet needs pictures to be led by.", "Give both --controlnet and --control-frames.")
+    control = {"model": controlnet, "frames": control_frames} if controlnet else None
+    return option_table(model__loras=[_lora(word) for word in loras] if loras else None, model__control=control)
+
+
+def _lora(word: str) -> Table:
+    """`FILE:0.8` or `FILE`; a colon before anything but a number is part of the name."""
+    file, colon, weight = word.rpartition(":")
+    try:
+        return {"file": file, "weight": float(weight)} if colon else {"file": word}
+    except ValueError:
+        return {"file": word}
 
 
 def versions() -> dict[str, str]:

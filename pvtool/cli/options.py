@@ -40,6 +40,16 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", autocompletion=run_names,
 PresetName = Annotated[str, typer.Argument(metavar="PRESET", autocompletion=preset_names, show_default=False)]
 BankName = Annotated[str, typer.Argument(metavar="BANK", autocompletion=bank_names, show_default=False)]
 Seeds = Annotated[str, typer.Option("--seed", metavar="SEEDS", help="Starting noises: 3, or 0..3, or 0,5,9.")]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option("--lora", metavar="FILE[:WEIGHT]", help="A style LoRA in the model; may be given several times."),
+]
+ControlNet = Annotated[
+    str | None, typer.Option("--controlnet", metavar="MODEL", help="A ControlNet's folder, for animatediff.")
+]
+ControlFrames = Annotated[
+    str | None, typer.Option("--control-frames", metavar="DIR_OR_VIDEO", help="What the ControlNet is shown.")
+]
 
 
 def parse_seeds(text: str) -> list[int]:

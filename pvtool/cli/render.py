@@ -1,24 +1,36 @@
 """`pv render`: plans clips, leaves out those that are there, and has an engine make the others."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pvtool.cli.choices import versions
+from pvtool.cli.choices import style_table, versions
 from pvtool.cli.following import JobProgress, shown
-from pvtool.cli.options import IdentityName, Json, Seeds, bank_names, parse_seeds, run_names
+from pvtool.cli.options import (
+    ControlFrames,
+    ControlNet,
+    IdentityName,
+    Json,
+    Loras,
+    Seeds,
+    bank_names,
+    parse_seeds,
+    run_names,
+)
 from pvtool.cli.runs import adapter_of, job_of, runs_of
 from pvtool.output import Output
 from pvtool.supervisor import run_short_job
 from pvtool_core.clips import BASE, clip_path, is_whole
-from pvtool_core.config import RenderItem, RenderJob, Settings, TrainJob
+from pvtool_core.config import RenderItem, RenderJob, Settings, Table, TrainJob, from_table, merge, to_table
 from pvtool_core.errors import Missing, UsageError
 from pvtool_core.library import Identity, Library
 from pvtool_core.paths import runs_dir
 from pvtool_core.prompts import Banks, check_prompts, fill, read_prompt_file
 from pvtool_core.runs import Event, RunFolder, checkpoint_step, find_run, sha256_of
+from pvtool_core.weights import resolve_settings
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -37,6 +49,9 @@ def render(
     ] = None,
     seeds: Seeds = "0",
     run: Annotated[str | None, typer.Option(autocompletion=run_names, help="The person's newest, if left out.")] = None,
+    loras: Loras = None,
+    controlnet: ControlNet = None,
+    control_frames: ControlFrames = None,
     base: Annotated[bool, typer.Option("--base", help="Also without the adapter, to compare.")] = False,
     out: Annotated[Path, typer.Option(help="Where the clips go.")] = Path("renders"),
     format: Annotated[str, typer.Option(metavar="FORMATS", help="mp4, gif, or both with a comma.")] = "mp4",
@@ -54,6 +69,8 @@ def render(
         raise UsageError(f"{folder.name} was trained on {other}.", f"Give a run of {name}, or none.")
     if not prompts and not source:
         raise UsageError("There is nothing to render.", "Give prompts with <V> in them, or --prompts FILE_OR_BANK.")
+    if style := style_table(loras, controlnet, control_frames):
+        job = styled(job, style)
     given = [*(prompts or []), *(prompts_in(source) if source else ())]
     texts = [fill(prompt, job.identity.noun) for prompt in check_prompts(given, "the command")]
     items = plan(folder, job, texts, parse_seeds(seeds), out, base)
@@ -65,6 +82,12 @@ def render(
         return
     make_folder(out)
     render_clips(job, items, formats, overwrite, output)
+
+
+def styled(job: TrainJob, style: Table) -> TrainJob:
+    """The run's settings with other LoRAs, or another ControlNet. Raises SettingsError, or WeightsMissing."""
+    wanted = from_table(TrainJob, merge(to_table(job), style), "the command")
+    return dataclasses.replace(wanted, model=resolve_settings(wanted).model)
 
 
 def make_folder(out: Path) -> None:

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from pvtool.cli.choices import chosen_settings, option_table, versions
+from pvtool.cli.choices import chosen_settings, option_table, style_table, versions
 from pvtool.cli.following import JobProgress
-from pvtool.cli.options import IdentityName, Json, bank_names, preset_names
+from pvtool.cli.options import ControlFrames, ControlNet, IdentityName, Json, Loras, bank_names, preset_names
 from pvtool.output import Output
 from pvtool.supervisor import follow, raise_outcome, run_to_end, start_detached
-from pvtool_core.config import TrainJob, read_job, require, write_job
+from pvtool_core.config import Table, TrainJob, merge, read_job, require, write_job
 from pvtool_core.library import Library
 from pvtool_core.paths import runs_dir
 from pvtool_core.prompts import Banks
@@ -33,13 +33,17 @@ def train(
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in `pv presets show`.")
     ] = None,
+    loras: Loras = None,
+    controlnet: ControlNet = None,
+    control_frames: ControlFrames = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything drawn at random.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Leave it running and return.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train a person's adapter. Ctrl-C saves a checkpoint and stops; a lost terminal changes nothing."""
     output = Output(as_json)
-    folder = prepare(name, preset, base_model, prompts, sets, seed)
+    style = style_table(loras, controlnet, control_frames)
+    folder = prepare(name, preset, base_model, prompts, sets, seed, style)
     output.say(f"Run {folder.name}: {folder.path}")
     go(folder, detach, output)
 
@@ -51,12 +55,13 @@ def prepare(
     bank: str | None = None,
     sets: list[str] | None = None,
     seed: int | None = None,
+    style: Table | None = None,
 ) -> RunFolder:
     """Make the folder of a new run, its settings complete. Raises before anything is made if something is wrong."""
     identity = Library().get(name)
     family = family_of(resolve(base_model)) if base_model else None
     options = option_table(model__base_model=base_model, model__family=family, training__seed=seed)
-    preset, settings = chosen_settings(preset_name, sets, options)
+    preset, settings = chosen_settings(preset_name, sets, merge(options, style or {}))
     prompts = Banks().get(bank or preset.prompts).fill(identity.noun)
     settings = resolve_settings(settings)
     folder = new_run(runs_dir(), identity.name)

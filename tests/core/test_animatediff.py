@@ -54,7 +54,12 @@ def as_diffusers_documents_it(models: Path) -> Any:
     """The pipeline of a Stable Diffusion and a motion adapter, put together by hand."""
     motion: Any = MotionAdapter.from_pretrained(models / "motion")
     pipeline: Any = AnimateDiffPipeline.from_pretrained(models / "still", motion_adapter=motion)
-    sampler = {"clip_sample": False, "timestep_spacing": "linspace", "beta_schedule": "linear", "steps_offset": 1}
+    sampler: dict[str, Any] = {
+        "clip_sample": False,
+        "timestep_spacing": "linspace",
+        "beta_schedule": "linear",
+        "steps_offset": 1,
+    }
     pipeline.scheduler = DDIMScheduler.from_pretrained(models / "still", subfolder="scheduler", **sampler)
     return pipeline
 
@@ -152,7 +157,8 @@ def test_a_folder_that_has_its_own_motion_modules_leaves_the_presets_adapter_alo
 def test_the_fingerprint_covers_the_motion_adapter(
     job: TrainJob, models: Path, still: ModelConfig, tmp_path: Path
 ) -> None:
-    other = MotionAdapter.from_config(MotionAdapter.load_config(models / "motion"))
+    other: Any = MotionAdapter.from_pretrained(models / "motion")
+    next(other.parameters()).data += 1
     other.save_pretrained(tmp_path / "motion")
     named = [still, replace(still, motion_adapter=str(tmp_path / "motion"))]
     prints = [resolve_settings(replace(job, model=model)).model.fingerprint for model in named]
@@ -247,12 +253,20 @@ def hunyuan(path: Path) -> None:
     save_file({f"{key}.lora_A.weight": torch.ones(2, 3072), f"{key}.lora_B.weight": torch.ones(9216, 2)}, path)
 
 
+def plain_weights(path: Path) -> None:
+    save_file({"conv.weight": torch.ones(2, 2)}, path)
+
+
+def pickled(path: Path) -> None:
+    path.write_bytes(b"\x80\x04pickle")
+
+
 WRONG_LORAS = [
     (sdxl, "it looks like one for Stable Diffusion XL"),
     (wan, "it looks like one for Wan"),
     (hunyuan, "it looks like one for HunyuanVideo or FLUX"),
-    (lambda path: save_file({"conv.weight": torch.ones(2, 2)}, path), "holds no LoRA"),
-    (lambda path: path.write_bytes(b"\x80\x04pickle"), "is no whole safetensors file"),
+    (plain_weights, "holds no LoRA"),
+    (pickled, "is no whole safetensors file"),
 ]
 
 
@@ -276,7 +290,7 @@ def test_a_lora_of_other_widths_is_refused(still: ModelConfig, job: TrainJob, mo
 
 @pytest.fixture
 def control(models: Path, tmp_path: Path) -> ControlConfig:
-    net = ControlNetModel(
+    net: Any = ControlNetModel(
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         conditioning_embedding_out_channels=(8, 16, 16),
         **UNET_BLOCKS,
