@@ -205,7 +205,10 @@ class IdentityRef:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob(Settings):
-    """`prompts` are resolved: `{noun}` is replaced, the keyword `<V>` is still in them."""
+    """`prompts` are resolved: `{noun}` is replaced, the keyword `<V>` is still in them.
+
+    `licences` has a line for each model that pv knows the licence of: its name, the licence, who may use it.
+    """
 
     kind: str = setting("of job", "train", choices=("train",))
     run: str
@@ -213,6 +216,7 @@ class TrainJob(Settings):
     identity: IdentityRef
     prompts: tuple[str, ...]
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    licences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

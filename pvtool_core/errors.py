@@ -11,9 +11,11 @@ PvError                      1
 │   ├── BadPrompt            3
 │   ├── BadPicture           3    (unreadable, absurdly large)
 │   ├── FaceRefused          3    (none, several, too small, blurred, unlike the others)
-│   └── BadArchive           3
+│   ├── BadArchive           3
+│   └── BrokenWeights        3    (truncated, mislabelled, of another hash, or a pickle that holds code)
 ├── Missing                  4  an identity, a run, a preset of that name is not there
 ├── WeightsMissing           4
+├── Unreachable              4  weights cannot be fetched: no network, or the hub says no
 ├── NotReady                 4  pv itself is not whole
 ├── OutOfResources           5
 │   ├── OutOfMemory          5
@@ -169,6 +171,13 @@ class BadArchive(InputRefused):
         super().__init__(f"{archive.name} {problem}.", "Give a file written by `pv identity export`.")
 
 
+class BrokenWeights(InputRefused):
+    """Model files that cannot be used: truncated, mislabelled, of another hash than published, or holding code."""
+
+    def __init__(self, problems: Sequence[str], hint: str) -> None:
+        super().__init__(f"{'; '.join(problems)}.", hint)
+
+
 class Missing(PvError):
     """Something that was named is not there."""
 
@@ -188,13 +197,19 @@ class WeightsMissing(PvError):
         super().__init__(f"The weights {name} are not on this machine.", hint)
 
 
+class Unreachable(PvError):
+    """Weights that cannot be fetched now, because of the network or because the other side refuses."""
+
+    status = ExitStatus.MISSING
+
+
 class NotReady(PvError):
     """This machine lacks what pv itself needs."""
 
     status = ExitStatus.MISSING
 
-    def __init__(self, lacking: Sequence[str]) -> None:
-        super().__init__(f"This machine lacks: {', '.join(lacking)}.", "Install pv anew.")
+    def __init__(self, lacking: Sequence[str], hint: str = "Install pv anew.") -> None:
+        super().__init__(f"This machine lacks: {', '.join(lacking)}.", hint)
 
 
 class OutOfResources(PvError):
@@ -216,11 +231,12 @@ class OutOfMemory(OutOfResources):
 class DiskFull(OutOfResources):
     """No space, or no quota, is left; the last checkpoint is whole."""
 
-    def __init__(self, path: str | None = None) -> None:
-        where = f" while writing {path}" if path else ""
-        super().__init__(
-            f"The disk is full{where}.", "Make room; then `pv runs resume RUN` goes on from the last checkpoint."
-        )
+    def __init__(
+        self,
+        path: str | None = None,
+        hint: str = "Make room; then `pv runs resume RUN` goes on from the last checkpoint.",
+    ) -> None:
+        super().__init__(f"The disk is full{f' while writing {path}' if path else ''}.", hint)
 
 
 class SomeFailed(PvError):
@@ -235,12 +251,17 @@ class SomeFailed(PvError):
 
 
 class Busy(PvError):
-    """Another live engine holds the folder."""
+    """Another live engine holds the folder; `who` is another process where it is no engine."""
 
     status = ExitStatus.BUSY
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"Another engine is working on {name!r}.", "Wait for it, or stop it with `pv runs stop`.")
+    def __init__(
+        self,
+        name: str,
+        who: str = "Another engine is working on",
+        hint: str = "Wait for it, or stop it with `pv runs stop`.",
+    ) -> None:
+        super().__init__(f"{who} {name!r}.", hint)
 
 
 class Interrupted(PvError):
@@ -254,7 +275,7 @@ class Interrupted(PvError):
             self.status = ExitStatus.TERMINATED
 
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CPU_FULL = "DefaultCPUAllocator: can't allocate memory"
 
 
@@ -265,9 +286,9 @@ def from_foreign(error: BaseException) -> PvError:
     """
     if isinstance(error, PvError):
         return error
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return DiskFull(error.filename)
-    if any(os.strerror(number) in str(error) for number in _NO_ROOM):  # safetensors and torch keep only the words
+    if any(os.strerror(number) in str(error) for number in NO_ROOM):  # safetensors and torch keep only the words
         return DiskFull()
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _CPU_FULL in str(error):
         return OutOfMemory()

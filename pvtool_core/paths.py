@@ -41,6 +41,11 @@ def runs_dir() -> Path:
     return data_dir() / "runs"
 
 
+def models_dir() -> Path:
+    """Fetched weights, one folder a model."""
+    return cache_dir() / "models"
+
+
 def _home(part: str) -> Path | None:
     home = os.environ.get("PV_HOME")
     return Path(home).expanduser().resolve() / part if home else None

@@ -10,7 +10,8 @@ from typing import Any
 
 from pvtool_core.config import ModelConfig, Settings, Table, from_table, merge, read_toml
 from pvtool_core.errors import InputRefused, Missing, Mistake, SettingsError, WeightsMissing
-from pvtool_core.paths import cache_dir, check_name, config_dir, nearest, presets_dir
+from pvtool_core.paths import check_name, config_dir, models_dir, nearest, presets_dir
+from pvtool_core.registry import Registry, is_hub_id, model_folder, model_name
 from pvtool_core.runs import sha256_of
 
 _MODEL_FILES = {".json", ".safetensors", ".onnx", ".txt", ".model", ".bin"}
@@ -69,15 +70,27 @@ def _read_preset(path: Path, own: bool) -> Preset:
 def resolve(name: str) -> Path:
     """The file or folder that a setting names.
 
-    `preset:tiny/faces` lies in the shipped presets, `models:NAME` among the fetched weights; anything else is a path.
-    Raises WeightsMissing if nothing is there.
+    `preset:tiny/faces` lies in the shipped presets, `models:NAME` among the fetched weights; anything else is a path,
+    or a repository of the hub that was fetched. Raises WeightsMissing if nothing is there.
     """
     scheme, colon, rest = name.partition(":")
-    roots = {"preset": presets_dir(), "models": cache_dir() / "models"}
+    roots = {"preset": presets_dir(), "models": models_dir()}
     path = roots[scheme] / rest if colon and scheme in roots else Path(name).expanduser().absolute()
+    if not path.exists() and is_hub_id(name):
+        path = model_folder(name)
     if not path.exists():
-        raise WeightsMissing(name, f"Put them at {path}, or name another folder.")
+        raise WeightsMissing(name, how_to_get(name, path))
     return path
+
+
+def how_to_get(name: str, path: Path) -> str:
+    """What brings the weights that a setting names, or should lie at `path`."""
+    model = name.removeprefix("models:").split("/")[0] if name.startswith("models:") else name
+    if path.is_relative_to(models_dir()) and path != models_dir():
+        model = model_name(path.relative_to(models_dir()).parts[0])
+    if is_hub_id(model) or model in Registry().names():
+        return f"`pv models fetch {model}` brings them; `pv models add {model}` takes what you have."
+    return f"Put them at {path}, or name another folder."
 
 
 def locate_weights(settings: Settings) -> Settings:
@@ -90,7 +103,7 @@ def locate_weights(settings: Settings) -> Settings:
     package = resolve(rewards.package)
     for file in (rewards.detector, rewards.recognizer, settings.evaluation.recognizer):
         if not (package / file).is_file():
-            raise WeightsMissing(f"{rewards.package}/{file}", f"Put the file into {package}.")
+            raise WeightsMissing(f"{rewards.package}/{file}", how_to_get(rewards.package, package))
     model, checkpoint = _resolve_if_path(semantic.model), _resolve_if_path(semantic.checkpoint)
     return dataclasses.replace(
         settings,

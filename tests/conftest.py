@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from pvtool_core import downloads
 from pvtool_core.config import (
     AdapterConfig,
     EvaluationConfig,
@@ -34,6 +36,7 @@ from pvtool_core.config import (
     TrainingConfig,
     TrainJob,
 )
+from tests.hub import Hub, serve
 
 SIDE, FRAMES, DETECTION_SIDE = 32, 4, 64
 
@@ -42,6 +45,20 @@ SIDE, FRAMES, DETECTION_SIDE = 32, 4, 64
 def _one_thread() -> None:
     """Models this small only wait for each other on several threads."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub on this machine that pv asks in place of the real one, and a home without models."""
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(downloads, "PAUSE", 0.01)
+    with serve() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        yield hub
 
 
 @pytest.fixture(scope="session")

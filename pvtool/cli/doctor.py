@@ -15,6 +15,7 @@ from pvtool.cli.choices import versions
 from pvtool.cli.options import Json
 from pvtool.output import Output, table
 from pvtool_core.errors import NotReady, PvError, WeightsMissing
+from pvtool_core.models import missing_models
 from pvtool_core.paths import cache_dir, config_dir, data_dir
 from pvtool_core.weights import Presets, locate_weights
 
@@ -25,6 +26,10 @@ import json, torch
 devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
 gpus = [{"name": d.name, "memory_gib": round(d.total_memory / 2**30, 1)} for d in devices]
 print(json.dumps({"gpus": gpus, "mps": torch.backends.mps.is_available(), "threads": torch.get_num_threads()}))
+"""
+_ASK_OPENCV = """
+import json, cv2
+print(json.dumps({"opencv": cv2.__version__}))
 """
 _ASK_CODECS = """
 import json, subprocess, imageio_ffmpeg
@@ -44,7 +49,7 @@ def doctor(as_json: Json = False) -> None:
     rows = [[topic, key, _plain(value)] for topic, facts in report.items() for key, value in facts.items()]
     Output(as_json).result(report, table(["topic", "what", "found"], rows))
     if lacking := problems(report):
-        raise NotReady(lacking)
+        raise NotReady(lacking, *cures(report))
 
 
 def examine() -> dict[str, dict[str, Any]]:
@@ -53,8 +58,9 @@ def examine() -> dict[str, dict[str, Any]]:
         "software": {"python": platform.python_version(), "system": platform.platform(), **versions()},
         "compute": {**_ask(_ASK_TORCH), **_memory()},
         "disk": {name: _free(path()) for name, path in _FOLDERS.items()},
-        "weights": _weights(),
+        "weights": weights(),
         "codecs": _ask(_ASK_CODECS),
+        "pictures": _ask(_ASK_OPENCV),
         "terminal": _terminal(),
     }
 
@@ -64,8 +70,15 @@ _FOLDERS = {"data": data_dir, "cache": cache_dir, "config": config_dir}
 
 def problems(report: dict[str, dict[str, Any]]) -> list[str]:
     """What the embedded default cannot do without, and lacks."""
-    lacking = [topic for topic in ("compute", "codecs") if "error" in report[topic]]
+    lacking = [topic for topic in ("compute", "codecs", "pictures") if "error" in report[topic]]
     return lacking + (["weights of the tiny preset"] if report["weights"].get("tiny") != "here" else [])
+
+
+def cures(report: dict[str, dict[str, Any]]) -> list[str]:
+    """What to do, where it is something else than to install pv anew."""
+    if "libGL" in report["pictures"].get("error", ""):
+        return ["Install the system's package libgl1 (with apt: apt-get install libgl1), which opencv needs."]
+    return []
 
 
 def _ask(question: str) -> dict[str, Any]:
@@ -89,16 +102,20 @@ def _free(path: Path) -> str:
     return f"{path} ({shutil.disk_usage(there).free / 2**30:.1f} GiB free{writable})"
 
 
-def _weights() -> dict[str, str]:
+def weights() -> dict[str, str]:
+    """For each preset `here`, or what is missing and the command that brings it."""
     presets = Presets()
     return {name: _weights_of(presets, name) for name in presets.names()}
 
 
 def _weights_of(presets: Presets, name: str) -> str:
     try:
-        locate_weights(presets.get(name).settings())
+        settings = presets.get(name).settings()
+        if missing := missing_models(settings):
+            return f"missing: {', '.join(missing)}; `pv models fetch {' '.join(missing)}` brings them"
+        locate_weights(settings)
     except WeightsMissing as error:
-        return error.message
+        return f"{error.message} {error.hint}"
     except PvError as error:  # a preset of the user's that is wrong must not hide the rest of the report
         return f"cannot be used: {error.message}"
     return "here"

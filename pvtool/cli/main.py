@@ -20,6 +20,7 @@ COMMANDS = {
     "identity": "The people in your library: add, list, show, rename, remove, export, import.",
     "prompts": "Prompt banks: list, show, add, import.",
     "presets": "What can be trained on: list, show.",
+    "models": "Weights: list, show, fetch, add, verify, remove.",
     "train": "Train a person's adapter on a preset.",
     "runs": "Training runs: list, show, logs, pause, resume, stop, export, remove.",
     "render": "Make clips of a person from prompts and seeds.",

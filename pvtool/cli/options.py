@@ -7,6 +7,7 @@ import typer
 
 from pvtool_core.errors import UsageError
 from pvtool_core.library import Library
+from pvtool_core.models import Models
 from pvtool_core.paths import runs_dir
 from pvtool_core.prompts import Banks
 from pvtool_core.runs import list_runs
@@ -29,6 +30,10 @@ def bank_names(incomplete: str) -> list[str]:
     return _beginning(Banks().names(), incomplete)
 
 
+def model_names(incomplete: str) -> list[str]:
+    return _beginning(Models().names(), incomplete)
+
+
 def _beginning(names: list[str], incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
@@ -38,6 +43,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 IdentityName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=identity_names, show_default=False)]
 RunName = Annotated[str, typer.Argument(metavar="RUN", autocompletion=run_names, show_default=False)]
 PresetName = Annotated[str, typer.Argument(metavar="PRESET", autocompletion=preset_names, show_default=False)]
+ModelName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=model_names, show_default=False)]
 BankName = Annotated[str, typer.Argument(metavar="BANK", autocompletion=bank_names, show_default=False)]
 Seeds = Annotated[str, typer.Option("--seed", metavar="SEEDS", help="Starting noises: 3, or 0..3, or 0,5,9.")]
 Loras = Annotated[

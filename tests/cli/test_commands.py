@@ -21,6 +21,7 @@ from pvtool_core.config import (
 )
 from pvtool_core.errors import UsageError
 from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
+from pvtool_core.paths import presets_dir
 from pvtool_core.runs import ADAPTER_FILE, ExitRecord, RunFolder, State, new_run
 from tests.cli.conftest import Pv, everything
 
@@ -265,6 +266,13 @@ def test_a_demo_run_made_with_other_weights_than_those_shipped_is_left_alone(run
     found = newest_demo_run(person)
     assert found is not None
     assert found.path == ours.path
+
+
+def test_a_run_says_the_licences_of_the_models_it_uses(pv: Pv, mara: str) -> None:
+    faces = str(presets_dir() / "tiny/faces")
+    assert pv("models", "add", "faces", faces, "--link", "--licence", "theirs, research only").status == 0
+    run = prepare(mara, "tiny", sets=["identity_reward.package=models:faces"])
+    assert pv("runs", "show", run.name, "--json").json["settings"]["licences"] == ["faces: theirs, research only"]
 
 
 def test_runs_follow_a_person_who_is_renamed(pv: Pv, run: RunFolder, mara: str) -> None:

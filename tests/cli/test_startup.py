@@ -38,7 +38,14 @@ def modules_after(words: list[str], home: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["identity", "list"], ["presets", "list"], ["prompts", "show", "default"], ["runs", "list", "--json"]],
+    [
+        ["--help"],
+        ["identity", "list"],
+        ["presets", "list"],
+        ["models", "list"],
+        ["prompts", "show", "default"],
+        ["runs", "list", "--json"],
+    ],
     ids=" ".join,
 )
 def test_no_command_that_only_reads_loads_a_heavy_library(words: list[str], home: Path) -> None:

@@ -1,0 +1,179 @@
+"""`pv models`: the weights that presets name, and others."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pvtool.cli.asking import confirm
+from pvtool.cli.options import Json, ModelName, Yes, model_names
+from pvtool.output import Output, progress, table
+from pvtool_core.config import to_table
+from pvtool_core.errors import Interrupted, PvError, SomeFailed
+from pvtool_core.models import Models, ModelState
+from pvtool_core.registry import model_folder
+
+app = typer.Typer(help="Weights.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+
+_COMMERCIAL = {"yes": "yes", "no": "no", "conditions": "on conditions"}
+
+
+def facts(models: Models, name: str) -> dict[str, Any]:
+    """What programs are told about a model; `size` is that of all its files, or null where nobody says."""
+    entry, state = models.entry(name), models.state(name)
+    size = models.size(name) if state is ModelState.HERE else entry.size
+    about = {"name": name, "state": str(state), "size": size or None, "licence": entry.licence_line}
+    return {**about, "commercial": entry.commercial, "purpose": entry.purpose, "title": entry.title}
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """Every model that pv knows, and every one that is here."""
+    models = Models()
+    rows = [facts(models, name) for name in models.names()]
+    shown = rows if as_json else [{**row, "size": _size(row["size"])} for row in rows]
+    Output(as_json).rows("models", shown, ["name", "state", "size", "purpose", "licence"], "No model is known.")
+
+
+@app.command()
+def show(name: ModelName, as_json: Json = False) -> None:
+    """Where a model comes from, what it holds, and who may use it."""
+    models = Models()
+    about = {**facts(models, name), "path": str(model_folder(name)), "lacks": models.lacking(name)}
+    entry, manifest = models.entry(name), models.manifest(name)
+    files = [to_table(file) for file in manifest.files] if manifest else []
+    value: dict[str, Any] = {**about, "sources": [to_table(source) for source in entry.sources], "files": files}
+    origin = manifest.origin if manifest else ", ".join(source.hub or source.address for source in entry.sources)
+    words = {**about, "size": _size(value["size"]), "commercial": _COMMERCIAL[entry.commercial], "from": origin}
+    words["lacks"] = ", ".join(models.lacking(name)) or "nothing"
+    head = table(["about", ""], [[key, str(item)] for key, item in words.items()])
+    rows = [[file["path"], str(file["size"]), file["sha256"], "yes" if file["published"] else "no"] for file in files]
+    listing = f"\n\n{table(['file', 'bytes', 'sha256', 'published'], rows)}" if rows else ""
+    Output(as_json).result(value, head + listing)
+
+
+@app.command()
+def fetch(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME...",
+            autocompletion=model_names,
+            help="Or a hub's organisation/repository.",
+            show_default=False,
+        ),
+    ],
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--from", metavar="URL", help="A mirror of the hub; else HF_ENDPOINT, or the hub itself."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring models here, checked. What has come already is not fetched again, also after a kill."""
+    output = Output(as_json)
+    models = Models()
+    errors: list[PvError] = []
+    for name in names:
+        try:
+            _fetch_one(models, name, endpoint, output)
+        except PvError as error:
+            if len(names) == 1:
+                raise
+            output.say(f"{name}: {error.message} {error.hint}")
+            errors.append(error)
+    if errors:
+        raise errors[-1] if len(errors) == len(names) else SomeFailed(len(errors), len(names))
+
+
+def _fetch_one(models: Models, name: str, endpoint: str | None, output: Output) -> None:
+    from pvtool_core.fetching import Listener
+    from pvtool_core.fetching import fetch as fetch_model
+
+    try:
+        with progress() as shown:
+            listener = Listener(
+                shown.say,
+                lambda file, done, total: shown.update(f"{name}, MiB", done >> 20, total >> 20, file),
+            )
+            fetched = fetch_model(models, name, listener, endpoint)
+    except KeyboardInterrupt:
+        raise Interrupted("The fetch was interrupted.", "The same command goes on from what has come.") from None
+    words = f"Fetched {name}" if fetched else f"{name} is here already"
+    output.stream(
+        {**facts(models, name), "path": str(model_folder(name)), "fetched": fetched}, f"{words}: {model_folder(name)}"
+    )
+
+
+@app.command()
+def add(
+    name: ModelName,
+    given: Annotated[
+        list[Path], typer.Argument(metavar="FILE_OR_FOLDER...", help="One folder, or files.", show_default=False)
+    ],
+    link: Annotated[bool, typer.Option("--link", help="Leave the files where they are.")] = False,
+    licence: Annotated[str, typer.Option(help="Who may use it, if pv does not know; goes into every run.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Take in weights that you have, checked as fetched ones are, under a name of `pv models list` or a new one."""
+    from pvtool_core.adding import add as add_model
+
+    models = Models()
+    lacking = add_model(models, name, given, link, licence)
+    text = (
+        f"{name} still lacks {', '.join(lacking)}; `pv models fetch {name}` brings the rest."
+        if lacking
+        else f"Added {name}: {model_folder(name)}"
+    )
+    Output(as_json).result({**facts(models, name), "path": str(model_folder(name)), "lacks": lacking}, text)
+
+
+@app.command()
+def verify(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME...]", autocompletion=model_names, help="All that are here, if left out.", show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Read every file again and compare it with what came."""
+    output = Output(as_json)
+    models = Models()
+    chosen = names or [name for name in models.names() if model_folder(name).exists()]
+    errors = [error for name in chosen if (error := _verify_one(models, name, output))]
+    if len(errors) == 1:
+        raise errors[0]
+    for error in errors:
+        output.say(f"{error.message} {error.hint}")
+    if errors:
+        raise SomeFailed(len(errors), len(chosen))
+
+
+def _verify_one(models: Models, name: str, output: Output) -> PvError | None:
+    try:
+        files = models.verify(name)
+    except PvError as error:
+        return error
+    published = sum(file.published for file in files)
+    words = "their published hashes" if published == len(files) else f"what came ({published} have published hashes)"
+    output.stream(
+        {"name": name, "files": len(files), "published": published}, f"{name}: {len(files)} files are {words}."
+    )
+    return None
+
+
+@app.command()
+def remove(name: ModelName, yes: Yes = False, as_json: Json = False) -> None:
+    """Delete a model; of a linked one, only the link."""
+    models = Models()
+    models.check_here(name)
+    confirm(f"Delete {name} ({_size(models.size(name))})?", yes)
+    models.remove(name)
+    Output(as_json).result({"removed": name, "path": str(model_folder(name))}, f"Removed {name}.")
+
+
+def _size(size: int | None) -> str:
+    if not size:
+        return "?"
+    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.1f} MiB"

@@ -1,0 +1,87 @@
+"""Taking in weights that the user has: checked as fetched ones are, copied or linked."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from pvtool_core.downloads import part_of
+from pvtool_core.errors import BrokenWeights, InputRefused, Missing, NameTaken
+from pvtool_core.integrity import missing_parts, problems_of
+from pvtool_core.models import Models, check_room, files_under, hash_problems, room_errors
+from pvtool_core.registry import Entry, model_folder
+
+_ORIGIN = "added by hand"
+
+
+def add(models: Models, name: str, given: Sequence[Path], link: bool = False, licence: str = "") -> list[str]:
+    """Take in one folder, or files, as the model `name`; gives the paths that it still lacks.
+
+    What the registry knows must have its names and hashes, and may come file by file; other names take anything.
+    Raises Missing, BadName, NameTaken, InputRefused, BrokenWeights, DiskFull, Busy, OSError.
+    """
+    folder = model_folder(name)
+    if folder.exists() or folder.is_symlink():
+        raise NameTaken("a model", name, f"`pv models remove {name}` takes it away.")
+    entry = models.registry.find(name) or Entry(name=name, title="of your own", sources=())
+    entry = dataclasses.replace(entry, licence=licence, terms="") if licence else entry
+    files = _given_files(entry, given)
+    lacking = [path for path in models.lacking(name) if path not in files]
+    whole_folder = given[0].is_dir()
+    if whole_folder:
+        _check_complete(given[0], [*lacking, *missing_parts(files)], name)
+    if problems := problems_of(files) or hash_problems(entry, files):
+        words = [f"{path} {problem}" for path, problem in problems.items()]
+        raise BrokenWeights(words, "Get it again from where it came, as safetensors if there are such.")
+    with models.lock(name), room_errors(name):
+        if link and whole_folder:
+            models.root.mkdir(parents=True, exist_ok=True)
+            folder.symlink_to(given[0].absolute())
+            models.record(entry, _ORIGIN, entry.digests())
+            return []
+        _take(models, name, files, link)
+        if not lacking:
+            models.finish(entry, _ORIGIN, entry.digests())
+    return lacking
+
+
+def _given_files(entry: Entry, given: Sequence[Path]) -> dict[str, Path]:
+    """Where each file is now, by its path in the model's folder. Raises Missing, InputRefused."""
+    if gone := [path for path in given if not path.exists()]:
+        raise Missing("file or folder", str(gone[0]), "Give what lies on this machine.")
+    if len(given) > 1 and any(path.is_dir() for path in given):
+        raise InputRefused("A model is one folder, or some files.", "Give one folder alone.")
+    files = files_under(given[0]) if given[0].is_dir() else {_path_of(path, entry): path for path in given}
+    if not files:
+        raise InputRefused(f"There is no file in {given[0]}.", "Give the folder that holds the weights.")
+    return files
+
+
+def _path_of(file: Path, entry: Entry) -> str:
+    """Where a single file goes: the place that the registry has for its name, or the top of the folder."""
+    known = {PurePosixPath(path).name: path for path in entry.required()}
+    if known and file.name not in known:
+        hint = f"It has {', '.join(known)}. Under another name for the model, `pv models add` takes any file."
+        raise InputRefused(f"{file.name} is none of the files of {entry.name}.", hint)
+    return known.get(file.name, file.name)
+
+
+def _check_complete(folder: Path, lacking: Sequence[str], name: str) -> None:
+    if lacking:
+        raise InputRefused(f"{folder} lacks {', '.join(lacking)}.", f"`pv models show {name}` says what belongs to it.")
+
+
+def _take(models: Models, name: str, files: Mapping[str, Path], link: bool) -> None:
+    staging = models.staging(name)
+    staging.mkdir(parents=True, exist_ok=True)
+    check_room(models.root, 0 if link else sum(path.stat().st_size for path in files.values()), name)
+    for path, source in files.items():
+        target = staging / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = part_of(target)
+        part.unlink(missing_ok=True)
+        if link:
+            part.symlink_to(source.absolute())
+        else:
+            shutil.copyfile(source, part)
+        part.replace(target)

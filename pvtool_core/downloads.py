@@ -1,0 +1,161 @@
+"""One file from an address to a place: it goes on where it was, and has its name only when it is whole and right."""
+
+import http.client
+import json
+import os
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pvtool_core.errors import BrokenWeights, Unreachable
+from pvtool_core.integrity import digest_of
+
+TIMEOUT = 30.0  # seconds without a byte
+TRIES = 3  # in a row that bring nothing
+PAUSE = 1.0  # seconds after the first of them, more after the next
+_CHUNK = 2**20
+_BY_HAND = "Try again later, or take files that you have with `pv models add NAME FILE_OR_FOLDER`."
+_NETWORK = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
+
+Report = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file that can be fetched. `checks` maps algorithms (sha256, md5, git) to the published hex digests."""
+
+    address: str
+    size: int | None = None
+    checks: Mapping[str, str] = field(default_factory=dict[str, str])
+    token: str = ""
+
+
+class _Cut(ConnectionError):
+    """The connection ended before the file did."""
+
+
+def download(remote: Remote, path: Path, report: Report) -> None:
+    """Fetch `remote` to `path`; `report` is told how many bytes of it are there.
+
+    Bytes are kept in PATH.part, and a later call goes on there. Raises Unreachable; BrokenWeights if what came is
+    not what was published, in which case nothing of it is kept; OSError.
+    """
+    part = part_of(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not remote.checks:  # nothing would tell whether the rest belongs to the same file
+        part.unlink(missing_ok=True)
+    failures = 0
+    while not _is_full(part, remote):
+        before = _length(part)
+        try:
+            _transfer(remote, part, report)
+            break
+        except _NETWORK as error:
+            _raise_refusal(error, remote.address)
+            if (
+                isinstance(error, urllib.error.HTTPError)
+                and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+            ):
+                part.unlink(missing_ok=True)  # there is more of it here than there: begin anew
+            failures = failures + 1 if _length(part) == before else 0
+            if failures == TRIES:
+                raise Unreachable(f"Cannot fetch {remote.address}: {_words(error)}.", _BY_HAND) from error
+            time.sleep(PAUSE * failures)
+    _check(remote, part, path.name)
+    part.replace(path)
+
+
+def part_of(path: Path) -> Path:
+    """Where the bytes of a file are until it is whole."""
+    return path.with_name(path.name + ".part")
+
+
+def fetch_json(address: str, token: str = "") -> Any:
+    """What an address answers, as JSON. Raises Unreachable."""
+    try:
+        with _open(address, token) as answer:
+            return json.load(answer)
+    except _NETWORK as error:
+        _raise_refusal(error, address)
+        raise Unreachable(f"Cannot reach {_host(address)}: {_words(error)}.", _BY_HAND) from error
+    except ValueError as error:
+        raise Unreachable(f"{_host(address)} does not answer as a hub does.", "See HF_ENDPOINT, or --from.") from error
+
+
+def _open(address: str, token: str, first: int = 0) -> Any:
+    request = urllib.request.Request(address, headers={"User-Agent": "pv"})  # noqa: S310  # addresses are the user's
+    if token:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")  # not for whom the hub sends us on to
+    if first:
+        request.add_header("Range", f"bytes={first}-")
+    return urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
+
+
+def _transfer(remote: Remote, part: Path, report: Report) -> None:
+    first = _length(part)
+    with _open(remote.address, remote.token, first) as answer:
+        goes_on = answer.status == http.HTTPStatus.PARTIAL_CONTENT
+        there = first if goes_on else 0
+        length = answer.headers.get("Content-Length")
+        total = there + int(length) if length else remote.size
+        with part.open("ab" if goes_on else "wb") as file:
+            while chunk := answer.read(_CHUNK):
+                file.write(chunk)
+                there += len(chunk)
+                report(there)
+            file.flush()
+            os.fsync(file.fileno())
+    if total is not None and there < total:
+        raise _Cut(f"the connection ended after {there} of {total} bytes")
+
+
+def _is_full(part: Path, remote: Remote) -> bool:
+    """More bytes than the file has are no use either: `_check` says so."""
+    return remote.size is not None and part.is_file() and _length(part) >= remote.size
+
+
+def _check(remote: Remote, part: Path, name: str) -> None:
+    size = _length(part)
+    problem = f"{name} has {size} bytes, not the {remote.size} that were published" if _differs(size, remote) else None
+    for algorithm, digest in remote.checks.items() if problem is None else ():
+        if digest_of(part, algorithm) != digest:
+            problem = f"{name} does not have the published {algorithm}"
+    if problem:
+        part.unlink()
+        raise BrokenWeights(
+            [problem], "It was not kept; the same command fetches it anew. Try another --from if it stays."
+        )
+
+
+def _differs(size: int, remote: Remote) -> bool:
+    return remote.size is not None and size != remote.size
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _raise_refusal(error: Exception, address: str) -> None:
+    """An answer that says no is final; too many requests, and faults of the server, may pass."""
+    if not isinstance(error, urllib.error.HTTPError) or error.code in {408, 416, 429} or error.code >= 500:
+        return
+    if error.code in {401, 403}:
+        hint = (
+            "See that the name is right. If its page asks for consent, give it there, and set HF_TOKEN to your token."
+        )
+        raise Unreachable(f"{_host(address)} does not let you have {address} ({error.code}).", hint) from error
+    raise Unreachable(f"{address} is not there ({error.code}).", f"See that the name is right. {_BY_HAND}") from error
+
+
+def _host(address: str) -> str:
+    return "/".join(address.split("/")[:3])
+
+
+def _words(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or error
+    return str(getattr(reason, "strerror", None) or reason or type(error).__name__).rstrip(".")

@@ -1,0 +1,205 @@
+"""Bringing a model here: what to fetch, what of it is here already, and the checks before it counts."""
+
+import dataclasses
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pvtool_core.downloads import Remote, download, part_of
+from pvtool_core.errors import BrokenWeights, InputRefused, Unreachable
+from pvtool_core.hub import check_online, read_repository, wanted_files
+from pvtool_core.integrity import digest_of, missing_parts, problems_of
+from pvtool_core.models import Models, ModelState, check_room, files_under, is_intact, room_errors
+from pvtool_core.registry import Entry, Source, is_hub_id, model_folder
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told: `say` takes sentences; `update` a file's name, and the bytes done and to do for the whole model."""
+
+    say: Callable[[str], None]
+    update: Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file to fetch for a model, and the paths that it brings into the model's folder: itself, or out of a .zip."""
+
+    path: str
+    remote: Remote
+    brings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    entry: Entry
+    origin: str
+    wanted: tuple[Wanted, ...]
+
+
+def fetch(models: Models, name: str, listener: Listener, endpoint: str | None = None) -> bool:
+    """Bring a model here whole; False if it was. `endpoint` is a hub to ask in place of the usual one.
+
+    What has come stays for the next time. Raises Missing, BadName, Unreachable, BrokenWeights, InputRefused (a linked
+    model), DiskFull, Busy, OSError.
+    """
+    if models.state(name) is ModelState.HERE:
+        return False
+    entry = models.registry.get(name)
+    if model_folder(name).is_symlink():
+        raise InputRefused(f"{name} is a link to a folder of yours.", f"`pv models remove {name}` takes the link away.")
+    with models.lock(name), room_errors(name):
+        check_online()
+        plan = _plan(entry, endpoint)
+        _say_licence(plan.entry, listener)
+        _fetch_all(models, plan, listener)
+        _check_whole(models, name)
+        models.finish(plan.entry, plan.origin, _digests(plan))
+    return True
+
+
+def _plan(entry: Entry, endpoint: str | None) -> _Plan:
+    """What to fetch, and where all of it comes from; later sources win. Raises Unreachable."""
+    wanted: dict[str, Wanted] = {}
+    origins: list[str] = []
+    for source in entry.sources:
+        if source.address:
+            origins.append(source.address)
+            found = [_at_address(source, entry)]
+        else:
+            repository = read_repository(source, endpoint)
+            origins.append(f"{source.hub}@{repository.commit}")
+            found = _in_repository(source, entry, repository.files)
+            if is_hub_id(entry.name):  # only its card says whose it is
+                forbids = "-nc" in repository.licence or "noncommercial" in repository.licence
+                commercial = "no" if forbids else entry.commercial
+                entry = dataclasses.replace(entry, licence=repository.licence or entry.licence, commercial=commercial)
+        wanted.update({each.path: each for each in found})
+    return _Plan(entry, ", ".join(origins), tuple(wanted.values()))
+
+
+def _at_address(source: Source, entry: Entry) -> Wanted:
+    name = PurePosixPath(source.address).name
+    path = str(PurePosixPath(source.into, name))
+    is_archive = name.endswith(".zip")
+    checks = {"sha256": source.sha256.lower()} if source.sha256 else {} if is_archive else entry.checks(path)
+    brings = tuple(str(PurePosixPath(source.into, file)) for file in source.files) if is_archive else (path,)
+    return Wanted(path, Remote(source.address, source.size or None, checks), brings)
+
+
+def _in_repository(source: Source, entry: Entry, there: Mapping[str, Remote]) -> list[Wanted]:
+    names = wanted_files(source, there)
+    lacking = [file for file in source.files if not set("*?[") & set(file) and file not in names]
+    if lacking or not names:
+        what = ", ".join(lacking) or "any weights"
+        raise Unreachable(f"{source.hub} does not hold {what}.", "Its files were changed: see its page on the hub.")
+    found: list[Wanted] = []
+    for name in names:
+        path, remote = str(PurePosixPath(source.into, name)), there[name]
+        checks = {**remote.checks, **entry.checks(path)}
+        found.append(Wanted(path, dataclasses.replace(remote, checks=checks), (path,)))
+    return found
+
+
+def _say_licence(entry: Entry, listener: Listener) -> None:
+    forbids = " It forbids commercial use." if entry.commercial == "no" else ""
+    listener.say(f"The licence of {entry.name}: {entry.licence_line}.{forbids}")
+
+
+def _fetch_all(models: Models, plan: _Plan, listener: Listener) -> None:
+    staging = models.staging(plan.entry.name)
+    staging.mkdir(parents=True, exist_ok=True)
+    _forget_others(staging, plan.wanted)
+    lacking = [
+        each for each in plan.wanted if not all(_is_here(models, plan.entry, each, path) for path in each.brings)
+    ]
+    total = sum(each.remote.size or 0 for each in lacking)
+    archives = [each.remote.size or 0 for each in lacking if each.path not in each.brings]
+    check_room(models.root, total + max(archives, default=0) - _begun(staging, lacking), plan.entry.name)
+    done = 0
+    for each in lacking:
+        _fetch_one(each, staging, lambda there, done=done, file=each.path: listener.update(file, done + there, total))
+        done += each.remote.size or 0
+
+
+def _fetch_one(wanted: Wanted, staging: Path, report: Callable[[int], None]) -> None:
+    path = staging / wanted.path
+    download(wanted.remote, path, report)
+    if wanted.path not in wanted.brings:
+        _unpack(path, wanted.brings, staging)
+        path.unlink()
+
+
+def _forget_others(staging: Path, wanted: Iterable[Wanted]) -> None:
+    """What an earlier fetch began and this one does not want, because the other side has changed."""
+    known = {path for each in wanted for path in (each.path, *each.brings)}
+    for name, path in files_under(staging).items():
+        if name.removesuffix(".part") not in known:
+            path.unlink()
+
+
+def _begun(staging: Path, wanted: Iterable[Wanted]) -> int:
+    parts = [part_of(staging / each.path) for each in wanted]
+    return sum(part.stat().st_size for part in parts if part.is_file())
+
+
+def _is_here(models: Models, entry: Entry, wanted: Wanted, path: str) -> bool:
+    """Whether a file has come and is right: by the manifest, or by what was published of it."""
+    folder, manifest = model_folder(entry.name), models.manifest(entry.name)
+    record = next((file for file in manifest.files if file.path == path), None) if manifest else None
+    if manifest and record and is_intact(folder, record, manifest):
+        return True
+    alone = path == wanted.path
+    checks = wanted.remote.checks if alone else entry.checks(path)
+    places = [models.staging(entry.name) / path] + ([] if record else [folder / path])
+    return any(_is_right(place, wanted.remote.size if alone else None, checks) for place in places)
+
+
+def _is_right(path: Path, size: int | None, checks: Mapping[str, str]) -> bool:
+    """Whether a file is the published one; what nothing was published of is right under its own name."""
+    if not path.is_file() or (size is not None and path.stat().st_size != size):
+        return False
+    return all(digest_of(path, algorithm) == digest for algorithm, digest in checks.items())
+
+
+def _unpack(archive: Path, brings: Sequence[str], folder: Path) -> None:
+    """Take files out of a .zip by their names, whatever folder in it they lie in. Raises BrokenWeights."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = {PurePosixPath(member).name: member for member in opened.namelist()}
+            for path in (folder / each for each in brings):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with opened.open(members[path.name]) as source, part_of(path).open("wb") as file:
+                    shutil.copyfileobj(source, file, 2**20)
+                part_of(path).replace(path)
+    except (zipfile.BadZipFile, KeyError) as error:
+        archive.unlink()
+        problem = f"lacks {error}" if isinstance(error, KeyError) else "is no zip file"
+        hint = "It was not kept. Take the files from elsewhere: `pv models add NAME FILE...`."
+        raise BrokenWeights([f"{archive.name} {problem}"], hint) from error
+
+
+def _check_whole(models: Models, name: str) -> None:
+    """Raises BrokenWeights for files that cannot be used; they are not kept."""
+    staged = files_under(models.staging(name))
+    problems = problems_of(staged)
+    for path in problems:
+        staged[path].unlink()
+    lacking = missing_parts({**files_under(model_folder(name)), **staged}) if not problems else []
+    if problems or lacking:
+        words = [f"{path} {problem}" for path, problem in problems.items()]
+        words += [f"{path} is not in the repository, though other files name it" for path in lacking]
+        raise BrokenWeights(words, "They were not kept. Take the model from elsewhere: --from, or `pv models add`.")
+
+
+def _digests(plan: _Plan) -> dict[str, str]:
+    """The published sha256 of each path; empty where it was another hash, or that of the archive."""
+    published = [(path, each) for each in plan.wanted for path in each.brings]
+    return {
+        path: plan.entry.checks(path).get("sha256")
+        or (each.remote.checks.get("sha256", "") if path == each.path else "")
+        for path, each in published
+        if each.remote.checks or plan.entry.checks(path)
+    }

@@ -1,0 +1,163 @@
+"""What weights there are to be had: where they come from, what they should hash to, and who may use them."""
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pvtool_core.config import Settings, from_table, merge, read_toml, setting
+from pvtool_core.errors import BadName, Missing, Mistake, SettingsError
+from pvtool_core.paths import check_name, config_dir, models_dir, presets_dir
+
+REGISTRY_FILE = "models/registry.toml"
+PURPOSES = ("base model", "motion adapter", "face package", "semantic reward", "configs", "other")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A repository of the hub, or the address of one file; out of a .zip, `files` are taken."""
+
+    hub: str = setting("organisation/repository", "")
+    revision: str = setting("branch, tag or commit", "main")
+    address: str = setting("https://… of one file", "")
+    files: tuple[str, ...] = setting("which files; names or patterns", ())
+    skip: tuple[str, ...] = setting("which not, though `files` names them", ())
+    into: str = setting("subfolder that they go into", "")
+    size: int = setting("bytes of the file at the address", 0, low=0, high=2**63 - 1)
+    sha256: str = setting("of the file at the address", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One model. `sha256` and `md5` map paths in its folder to published hashes; the registry fills in `name`."""
+
+    name: str = ""
+    title: str
+    purpose: str = setting("what it is for", "other", choices=PURPOSES)
+    licence: str = setting("its name", "not known")
+    commercial: str = setting("whether commercial use is allowed", "conditions", choices=("yes", "no", "conditions"))
+    terms: str = setting("who may use it, in a phrase", "")
+    size: int = setting("bytes of all files; 0 is not known", 0, low=0, high=2**63 - 1)
+    sources: tuple[Source, ...]
+    sha256: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    md5: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+
+    @property
+    def licence_line(self) -> str:
+        return f"{self.licence} ({self.terms})" if self.terms else self.licence
+
+    def required(self) -> list[str]:
+        """Paths that the entry names one by one; what patterns stand for only the hub knows."""
+        return sorted({str(PurePosixPath(source.into, file)) for source in self.sources for file in _plain(source)})
+
+    def checks(self, path: str) -> dict[str, str]:
+        """Published hashes of a file, by algorithm."""
+        known = {"sha256": self.sha256.get(path), "md5": self.md5.get(path)}
+        return {algorithm: digest.lower() for algorithm, digest in known.items() if digest}
+
+    def digests(self) -> dict[str, str]:
+        """The sha256 of every file of which a hash was published; empty where it was another hash."""
+        return {path: self.sha256.get(path, "").lower() for path in (*self.sha256, *self.md5)}
+
+
+def _plain(source: Source) -> Iterable[str]:
+    if source.address and not source.address.endswith(".zip"):
+        return [PurePosixPath(source.address).name]
+    return [file for file in source.files if not set("*?[") & set(file)]
+
+
+class Registry:
+    """The shipped entries and the user's own; an own entry hides a shipped one of its name."""
+
+    def __init__(self, shipped: Path | None = None, own: Path | None = None) -> None:
+        own = own or config_dir() / "models.toml"
+        tables = [read_toml(path) for path in (shipped or presets_dir() / REGISTRY_FILE, own) if path.is_file()]
+        merged = {name: table for each in tables for name, table in each.items()}
+        self._entries = {name: _read_entry(name, table) for name, table in merged.items()}
+
+    def names(self) -> list[str]:
+        return sorted(self._entries)
+
+    def find(self, name: str) -> Entry | None:
+        """The entry of that name, or one for a repository of the hub, about which nothing is known; else None."""
+        if is_hub_id(name):
+            return Entry(name=name, title=f"{name} on the hub", terms="as its card says", sources=(Source(hub=name),))
+        return self._entries.get(name)
+
+    def get(self, name: str) -> Entry:
+        """As `find`. Raises Missing."""
+        if (entry := self.find(name)) is None:
+            near = next(iter(difflib.get_close_matches(name, self._entries, n=1)), None)
+            hint = "`pv models list` shows all; a repository of the hub is named organisation/repository."
+            raise Missing("model", name, hint, near)
+        return entry
+
+
+def _read_entry(name: str, table: Any) -> Entry:
+    """Raises SettingsError or BadName."""
+    source = f"the model {name}"
+    if not isinstance(table, dict):
+        raise SettingsError([Mistake(name, "is not a table")], source)
+    entry = from_table(
+        Entry, merge(typing.cast("dict[str, Any]", table), {"name": check_name("a model", name)}), source
+    )
+    mistakes = [
+        Mistake(f"{name}.sources[{i}]", "needs either hub or address, and a .zip needs files")
+        for i, each in enumerate(entry.sources)
+        if bool(each.hub) == bool(each.address) or (each.address.endswith(".zip") and not each.files)
+    ]
+    if mistakes:
+        raise SettingsError(mistakes, source)
+    return entry
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` has the form organisation/repository; the hub allows neither -- nor .. in either."""
+    return bool(_HUB_ID.fullmatch(name)) and "--" not in name and ".." not in name
+
+
+def model_folder(name: str) -> Path:
+    """Where a model lies once it is here; `org/repo` in org--repo. Raises BadName."""
+    if "/" in name and not is_hub_id(name):
+        raise BadName("a model", name)
+    return models_dir() / (name.replace("/", "--") if is_hub_id(name) else check_name("a model", name))
+
+
+def model_name(folder: str) -> str:
+    """The name of the model in a folder of `models_dir()`."""
+    org, dashes, repository = folder.partition("--")
+    return f"{org}/{repository}" if dashes and is_hub_id(f"{org}/{repository}") else folder
+
+
+def models_named_in(settings: Settings) -> list[str]:
+    """Names of the models that the settings use, in the order of the settings: `models:NAME…`, org/repo, or a path."""
+    named = [_model_of(value) for value in _texts(settings.sections())]
+    return list(dict.fromkeys(name for name in named if name))
+
+
+def _model_of(value: str) -> str | None:
+    if value.startswith("models:"):
+        return value.removeprefix("models:").split("/")[0]
+    if Path(value).is_relative_to(models_dir()):
+        inside = Path(value).relative_to(models_dir()).parts
+        return model_name(inside[0]) if inside else None
+    return value if is_hub_id(value) and not Path(value).exists() else None
+
+
+def _texts(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _texts(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for each in typing.cast("Mapping[str, Any]", value).values():
+            yield from _texts(each)
+    elif isinstance(value, tuple):
+        for each in typing.cast("tuple[Any, ...]", value):
+            yield from _texts(each)

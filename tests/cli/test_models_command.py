@@ -1,0 +1,152 @@
+"""`pv models` and what `pv doctor` says of weights, as a user and as a script meet them."""
+
+from pathlib import Path
+
+import pytest
+
+from pvtool.cli import doctor
+from pvtool_core.registry import model_folder
+from tests.cli.conftest import Pv, everything
+from tests.core.test_models import pipeline
+from tests.hub import Hub
+from tests.weight_files import onnx, safetensors
+
+
+@pytest.fixture
+def base(hub: Hub, pv: Pv) -> str:
+    """A model that was fetched."""
+    hub.repositories["org/base"] = pipeline()
+    assert pv("models", "fetch", "org/base").status == 0
+    return "org/base"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        ("show nothing", 4, "There is no model named 'nothing'."),
+        ("show antelope", 4, "Did you mean 'antelopev2'?"),
+        ("show ../x", 3, "'../x' cannot be the name of a model."),
+        ("fetch nothing", 4, "There is no model named 'nothing'."),
+        ("fetch org/nothing", 4, "is not there (404)."),
+        ("fetch org/base --from http://127.0.0.1:9", 4, "Cannot reach http://127.0.0.1:9: Connection refused."),
+        ("fetch", 2, "Missing argument"),
+        ("add mine nothing.pt", 4, "There is no file or folder named 'nothing.pt'."),
+        ("add mine page.safetensors", 3, "page.safetensors is no safetensors file."),
+        ("add a/b/c page.safetensors", 3, "'a/b/c' cannot be the name of a model."),
+        ("add hpsv2 page.safetensors", 3, "page.safetensors is none of the files of hpsv2."),
+        ("verify hpsv2", 4, "The weights hpsv2 are not on this machine.\n`pv models fetch hpsv2` brings them."),
+        ("remove hpsv2", 4, "There is no model on this machine named 'hpsv2'."),
+    ],
+)
+def test_bad_input_gets_its_sentence_and_status_and_changes_nothing(
+    pv: Pv, hub: Hub, home: Path, words: str, status: int, sentence: str
+) -> None:
+    Path("page.safetensors").write_text("<html>")
+    before = everything(home)
+    answer = pv("models", *words.split())
+    assert sentence in answer.err
+    assert "Traceback" not in answer.err
+    assert (answer.status, answer.out) == (status, "")
+    assert {name for name in everything(home) if "/.locks/" not in name} == set(before)
+
+
+def test_a_model_goes_through_its_life(pv: Pv, hub: Hub, base: str) -> None:
+    (row,) = [row for row in pv("models", "list", "--json").json["models"] if row["name"] == base]
+    assert (row["state"], row["commercial"], row["licence"]) == ("here", "conditions", "mit (as its card says)")
+    assert row["size"] == sum(path.stat().st_size for path in model_folder(base).rglob("*") if path.is_file())
+    shown = pv("models", "show", base, "--json").json
+    assert (shown["path"], shown["lacks"]) == (str(model_folder(base)), [])
+    assert {file["path"] for file in shown["files"]} == {
+        "model_index.json",
+        "unet/config.json",
+        "unet/model.safetensors",
+    }
+    assert "org/base@" in pv("models", "show", base).out
+    assert pv("models", "fetch", base).out == f"org/base is here already: {model_folder(base)}\n"
+    assert pv("models", "verify").out == "org/base: 3 files are their published hashes.\n"
+    assert pv("models", "remove", base).status == 2
+    assert pv("models", "remove", base, "--yes").out == "Removed org/base.\n"
+    assert base not in pv("models", "list").out
+
+
+def test_a_broken_file_is_named_and_fetched_anew(pv: Pv, hub: Hub, base: str) -> None:
+    weights = model_folder(base) / "unet/model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1])
+    answer = pv("models", "verify", base)
+    assert answer.status == 3
+    assert "org/base/unet/model.safetensors is truncated" in answer.err
+    assert "`pv models fetch org/base` brings them." in answer.err
+    weights.unlink()
+    assert pv("models", "verify", base).status == 4
+    assert pv("models", "fetch", base, "--json").json["fetched"] is True
+    assert weights.read_bytes() == content
+
+
+def test_wrong_bytes_are_refused_with_status_3_and_a_full_disk_with_5(
+    pv: Pv, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repositories["org/base"] = pipeline()
+    hub.wrong = {"model.safetensors"}
+    answer = pv("models", "fetch", "org/base", "--json")
+    assert (answer.status, answer.json["error"]["kind"]) == (3, "BrokenWeights")
+    hub.repositories["org/huge"] = {"model.safetensors": safetensors(b"x")}
+    monkeypatch.setattr(Hub, "listing", huge_listing)
+    answer = pv("models", "fetch", "org/huge", "--json")
+    assert (answer.status, answer.json["error"]["kind"]) == (5, "DiskFull")
+    assert "org/huge needs 1048576.0 GiB more" in answer.json["error"]["hint"]
+
+
+def huge_listing(hub: Hub, path: str) -> dict[str, object]:
+    """A repository that no disk has room for."""
+    return {"sha": "0" * 40, "siblings": [{"rfilename": "model.safetensors", "size": 2**50}]}
+
+
+def test_one_of_several_that_fails_leaves_the_others(pv: Pv, hub: Hub) -> None:
+    hub.repositories["org/base"] = pipeline()
+    answer = pv("models", "fetch", "org/nothing", "org/base")
+    assert (answer.status, "1 of 2 failed." in answer.err, "org/nothing: " in answer.err) == (6, True, True)
+    assert model_folder("org/base").is_dir()
+
+
+def test_progress_and_licence_are_words_for_people(pv: Pv, hub: Hub) -> None:
+    hub.repositories["org/base"] = {"model.safetensors": safetensors(bytes(3 * 2**20))}
+    hub.licence = "cc-by-nc-4.0"
+    answer = pv("models", "fetch", "org/base", "--json")
+    assert answer.json["licence"] == "cc-by-nc-4.0 (as its card says)"
+    said = answer.err.splitlines()
+    assert said[0] == "The licence of org/base: cc-by-nc-4.0 (as its card says). It forbids commercial use."
+    assert said[-1].startswith("org/base, MiB 3/3")
+
+
+def test_weights_of_ones_own_are_trained_on_under_their_licence(pv: Pv, hub: Hub, home: Path) -> None:
+    Path("w600k_r50.onnx").write_bytes(onnx())
+    answer = pv("models", "add", "antelopev2", "w600k_r50.onnx")
+    assert (answer.status, "does not have the published sha256" in answer.err) == (3, True)
+    answer = pv("models", "add", "mine", "w600k_r50.onnx", "--link", "--licence", "mine alone", "--json")
+    assert (answer.status, answer.json["licence"], answer.json["lacks"]) == (0, "mine alone", [])
+    assert (model_folder("mine") / "w600k_r50.onnx").is_symlink()
+    assert pv("models", "verify", "mine", "--json").json == {"name": "mine", "files": 1, "published": 0}
+
+
+def test_doctor_names_for_each_preset_the_command_that_brings_what_is_missing(pv: Pv, hub: Hub, home: Path) -> None:
+    (home / "config/presets").mkdir(parents=True)
+    (home / "config/presets/mine.toml").write_text(
+        "[model]\nbase_model = 'models:realistic-vision'\n[identity_reward]\npackage = 'models:antelopev2'\n"
+        "[semantic_reward]\ncheckpoint = 'models:hpsv2/HPS_v2_compressed.pt'\n"
+        "[evaluation]\nrecognizer = 'w600k_r50.onnx'\n"
+    )
+    assert doctor.weights()["tiny"] == "here"
+    assert "`pv models fetch realistic-vision antelopev2 hpsv2` brings them" in doctor.weights()["mine"]
+    model_folder("hpsv2").mkdir(parents=True)
+    (model_folder("hpsv2") / "HPS_v2_compressed.pt").write_bytes(b"weights")
+    assert "`pv models fetch realistic-vision antelopev2` brings them" in doctor.weights()["mine"]
+
+
+def test_doctor_names_the_package_that_opencv_lacks() -> None:
+    whole = {"compute": {}, "codecs": {}, "weights": {"tiny": "here"}}
+    error = "ImportError: libGL.so.1: cannot open shared object file: No such file or directory"
+    assert doctor.problems({**whole, "pictures": {"opencv": "4.12.0"}}) == []
+    assert doctor.problems({**whole, "pictures": {"error": error}}) == ["pictures"]
+    (cure,) = doctor.cures({**whole, "pictures": {"error": error}})
+    assert "libgl1" in cure

@@ -1,0 +1,550 @@
+"""Weights come whole or not at all, from a hub, an address or the user's own files."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from pvtool_core import downloads
+from pvtool_core.adding import add
+from pvtool_core.errors import (
+    BadName,
+    BrokenWeights,
+    Busy,
+    DiskFull,
+    ExitStatus,
+    InputRefused,
+    Missing,
+    NameTaken,
+    SettingsError,
+    Unreachable,
+    WeightsMissing,
+)
+from pvtool_core.fetching import Listener, fetch
+from pvtool_core.models import Models, ModelState, licences, missing_models
+from pvtool_core.registry import Registry, model_folder
+from pvtool_core.weights import Presets, resolve
+from tests.hub import COMMIT, Hub, serve
+from tests.weight_files import onnx, safetensors
+
+LARGE = 3 * 2**20 + 17  # bytes: several pieces of a download
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as opened:
+        for name, content in files.items():
+            opened.writestr(name, content)
+    return archive.getvalue()
+
+
+def pickled(content: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+class Code:
+    """What a pickle may hold, and run when it is loaded."""
+
+    def __reduce__(self) -> Any:
+        return (os.remove, ("somebody's file",))
+
+
+class Told(NamedTuple):
+    sentences: list[str]
+    listener: Listener
+
+
+@pytest.fixture
+def told() -> Told:
+    sentences: list[str] = []
+    return Told(sentences, Listener(sentences.append, lambda file, done, total: None))
+
+
+def known(tmp_path: Path, text: str) -> Models:
+    """Models with a registry of the user's own."""
+    (tmp_path / "models.toml").write_text(text)
+    return Models(Registry(shipped=tmp_path / "none.toml", own=tmp_path / "models.toml"))
+
+
+def pipeline() -> dict[str, bytes]:
+    """A diffusers folder in which all is there that may be: variants, pickles, pictures, one-file checkpoints."""
+    index = {"_class_name": "Pipeline", "unet": ["diffusers", "UNet"], "safety_checker": [None, None]}
+    return {
+        "model_index.json": json.dumps(index).encode(),
+        "README.md": b"words",
+        "all-in-one.safetensors": safetensors(bytes(64)),
+        "unet/config.json": b"{}",
+        "unet/model.safetensors": safetensors(bytes(64)),
+        "unet/model.fp16.safetensors": safetensors(bytes(64)),
+        "unet/model.bin": b"pickle",
+        "unet/picture.png": b"picture",
+    }
+
+
+def test_every_shipped_entry_says_whose_it_is_and_where_it_comes_from() -> None:
+    registry = Registry()
+    entries = [registry.get(name) for name in registry.names()]
+    assert {"realistic-vision", "antelopev2", "buffalo_l", "hpsv2", "hpsv2.1", "hunyuan-video"} <= {*registry.names()}
+    assert all(entry.sources and entry.terms and entry.licence != "not known" for entry in entries)
+    assert all(len(digest) == 64 for entry in entries for digest in entry.sha256.values())
+    assert all(len(digest) == 32 for entry in entries for digest in entry.md5.values())
+    assert all(path in entry.required() for entry in entries for path in entry.digests())
+    assert {entry.name for entry in entries if entry.commercial == "no"} == {"antelopev2", "buffalo_l"}
+
+
+def test_the_registry_is_not_taken_for_a_preset() -> None:
+    assert not {"registry", "models"} & {*Presets().names()}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[a]",
+        "[a]\ntitle='x'\nsources=[{}]",
+        "[a]\ntitle='x'\nsources=[{address='http://x/y.zip'}]",
+        "a=1",
+        "[a]\ntitel='x'",
+    ],
+)
+def test_a_wrong_entry_of_the_users_is_named(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SettingsError):
+        known(tmp_path, text)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b/c", "a/../b", "/a", "a--b/c", "..", ".fetching"])
+def test_no_name_leads_out_of_the_models(name: str) -> None:
+    with pytest.raises(BadName):
+        model_folder(name)
+
+
+def test_a_repository_comes_with_the_weights_that_are_needed_and_no_others(hub: Hub, told: Told) -> None:
+    hub.repositories["org/base"] = pipeline()
+    models = Models()
+    assert fetch(models, "org/base", told.listener)
+    folder = resolve("org/base")
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert there == {"model_index.json", "unet/config.json", "unet/model.safetensors"}
+    assert (folder / "unet/model.safetensors").read_bytes() == hub.repositories["org/base"]["unet/model.safetensors"]
+    manifest = models.manifest("org/base")
+    assert manifest is not None
+    assert (manifest.origin, manifest.licence) == (f"org/base@{COMMIT}", "mit (as its card says)")
+    assert all(file.published for file in manifest.files)
+    assert models.state("org/base") is ModelState.HERE
+
+
+def test_what_is_whole_is_not_fetched_again_and_needs_no_network(
+    hub: Hub, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repositories["org/base"] = pipeline()
+    models = Models()
+    fetch(models, "org/base", told.listener)
+    asked = len(hub.asked)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert not fetch(models, "org/base", told.listener)
+    assert len(hub.asked) == asked
+    assert models.verify("org/base")
+    with pytest.raises(Unreachable, match="HF_HUB_OFFLINE"):
+        fetch(models, "org/other", told.listener)
+
+
+def test_a_cut_connection_goes_on_where_it_was(hub: Hub, told: Told) -> None:
+    hub.repositories["org/base"] = {"model.safetensors": safetensors(os.urandom(LARGE))}
+    hub.cut_after = [2**20, 2**20]
+    fetch(Models(), "org/base", told.listener)
+    assert [wanted for _, wanted in hub.asked] == ["", f"bytes={2**20}-", f"bytes={2**21}-"]
+    assert Models().verify("org/base")
+
+
+def test_a_server_without_ranges_begins_anew(hub: Hub, told: Told) -> None:
+    hub.repositories["org/base"] = {"model.safetensors": safetensors(os.urandom(LARGE))}
+    hub.cut_after, hub.knows_ranges = [2**20], False
+    fetch(Models(), "org/base", told.listener)
+    assert Models().verify("org/base")
+
+
+def test_a_connection_that_brings_nothing_is_given_up_and_the_next_fetch_goes_on(hub: Hub, told: Told) -> None:
+    hub.repositories["org/base"] = {"model.safetensors": safetensors(os.urandom(LARGE))}
+    hub.cut_after = [2**20, *[0] * downloads.TRIES]
+    models = Models()
+    with pytest.raises(Unreachable, match=r"the connection ended after 1048576 of"):
+        fetch(models, "org/base", told.listener)
+    assert (models.state("org/base"), models.size("org/base")) == (ModelState.PARTIAL, 2**20)
+    with pytest.raises(WeightsMissing):
+        resolve("org/base")
+    hub.asked.clear()
+    assert fetch(models, "org/base", told.listener)
+    assert [wanted for _, wanted in hub.asked] == [f"bytes={2**20}-"]
+
+
+def test_a_killed_fetch_goes_on_in_another_process(hub: Hub, told: Told) -> None:
+    hub.repositories["org/base"] = {"config.json": b"{}", "model.safetensors": safetensors(os.urandom(8 * LARGE))}
+    hub.slow = 0.02
+    pv = Path(sys.executable).with_name("pv")
+    with subprocess.Popen([pv, "models", "fetch", "org/base"], stderr=subprocess.PIPE) as process:
+        part = Models().staging("org/base") / "model.safetensors.part"
+        until = time.monotonic() + 20
+        while not (part.is_file() and part.stat().st_size > 2**20):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not model_folder("org/base").exists()
+    reached = part.stat().st_size
+    hub.slow = 0
+    hub.asked.clear()
+    assert fetch(Models(), "org/base", told.listener)
+    assert [(path.rsplit("/", 1)[-1], wanted) for path, wanted in hub.asked] == [
+        ("model.safetensors", f"bytes={reached}-")
+    ]
+    assert Models().verify("org/base")
+
+
+def test_what_is_not_what_was_published_is_not_kept(hub: Hub, told: Told) -> None:
+    hub.repositories["org/base"] = pipeline()
+    for name, algorithm in (("config.json", "git"), ("model.safetensors", "sha256")):
+        hub.wrong = {name}
+        with pytest.raises(BrokenWeights, match=f"{name} does not have the published {algorithm}"):
+            fetch(Models(), "org/base", told.listener)
+        assert not model_folder("org/base").exists()
+        assert not list(Models().root.rglob(f"{name}*"))
+    hub.wrong = set()
+    assert fetch(Models(), "org/base", told.listener)
+
+
+def test_a_hash_of_the_registry_holds_against_the_hubs_own(hub: Hub, told: Told, tmp_path: Path) -> None:
+    hub.repositories["org/reward"] = {"model.safetensors": safetensors(bytes(64))}
+    source = "sources=[{hub='org/reward', files=['model.safetensors']}]"
+    text = f"[reward]\ntitle='x'\n{source}\n[reward.md5]\n'model.safetensors'='{'0' * 32}'"
+    with pytest.raises(BrokenWeights, match="published md5"):
+        fetch(known(tmp_path, text), "reward", told.listener)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (safetensors(bytes(64))[:-1], "is truncated: "),
+        (safetensors(bytes(64))[:20], "is truncated"),
+        (b"<html>not here</html>", "is no safetensors file"),
+        (b"", "is no safetensors file"),
+        (safetensors(bytes(64)) + b"more", "longer than its header"),
+    ],
+)
+def test_a_repository_that_holds_a_broken_file_is_refused(hub: Hub, told: Told, content: bytes, words: str) -> None:
+    hub.repositories["org/base"] = {"model.safetensors": content}
+    with pytest.raises(BrokenWeights, match=words):
+        fetch(Models(), "org/base", told.listener)
+    assert not model_folder("org/base").exists()
+
+
+def test_a_shard_or_a_part_that_is_not_there_is_named(hub: Hub, told: Told) -> None:
+    index = json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}).encode()
+    hub.repositories["org/base"] = {
+        "model.safetensors.index.json": index,
+        "model-1.safetensors": safetensors(bytes(64)),
+    }
+    with pytest.raises(BrokenWeights, match=r"model-2.safetensors is not in the repository"):
+        fetch(Models(), "org/base", told.listener)
+    hub.repositories["org/base"]["model-2.safetensors"] = safetensors(bytes(64))
+    assert fetch(Models(), "org/base", told.listener)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_hub_that_says_no_is_told_with_what_to_do(hub: Hub, told: Told, status: int) -> None:
+    hub.refusals["/api/models/org/base/revision/main"] = status
+    with pytest.raises(Unreachable, match=f"\\({status}\\)") as caught:
+        fetch(Models(), "org/base", told.listener)
+    assert ("HF_TOKEN" in caught.value.hint) == (status != 404)
+    assert caught.value.status is ExitStatus.MISSING
+
+
+def test_a_hub_that_cannot_be_reached_is_told_with_what_to_do(hub: Hub, told: Told) -> None:
+    with pytest.raises(Unreachable, match=r"Cannot reach http://127.0.0.1:9: Connection refused") as caught:
+        fetch(Models(), "org/base", told.listener, "http://127.0.0.1:9/")
+    assert "pv models add" in caught.value.hint
+
+
+def test_an_address_that_is_no_hub_is_told(hub: Hub, told: Told) -> None:
+    hub.files["/api/models/x"] = b""
+    with pytest.raises(Unreachable):
+        fetch(Models(), "org/base", told.listener, f"{hub.address}/somewhere")
+
+
+def test_the_users_token_goes_to_the_hub(hub: Hub, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    hub.repositories["org/base"] = pipeline()
+    fetch(Models(), "org/base", told.listener)
+    assert hub.tokens == {"Bearer secret"}
+
+
+def test_the_users_token_goes_to_nobody_whom_the_hub_sends_us_on_to(
+    hub: Hub, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    content = safetensors(os.urandom(LARGE))
+    hub.repositories["org/base"] = {"model.safetensors": content}
+    with serve() as elsewhere:
+        elsewhere.files["/blob"] = content
+        elsewhere.cut_after = [2**20]
+        hub.redirects[f"/org/base/resolve/{COMMIT}/model.safetensors"] = f"{elsewhere.address}/blob"
+        fetch(Models(), "org/base", told.listener)
+        assert [wanted for _, wanted in elsewhere.asked] == ["", f"bytes={2**20}-"]
+        assert (hub.tokens, elsewhere.tokens) == ({"Bearer secret"}, {""})
+
+
+def test_a_path_that_leads_out_of_the_folder_is_left_alone(hub: Hub, told: Told) -> None:
+    hub.repositories["org/base"] = {
+        "../../../evil.safetensors": safetensors(bytes(64)),
+        "model.safetensors": safetensors(bytes(64)),
+    }
+    fetch(Models(), "org/base", told.listener)
+    assert hub.fetched() == ["model.safetensors"]
+
+
+def test_too_small_a_disk_is_said_before_anything_is_fetched(
+    hub: Hub, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repositories["org/base"] = pipeline()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: _Usage(10, 9, 1))  # pyright: ignore[reportUnknownLambdaType]
+    with pytest.raises(DiskFull) as caught:
+        fetch(Models(), "org/base", told.listener)
+    assert "org/base needs" in caught.value.hint
+    assert hub.asked == []
+
+
+class _Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def test_a_disk_that_fills_up_leaves_what_has_come(hub: Hub, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repositories["org/base"] = {"model.safetensors": safetensors(os.urandom(LARGE))}
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFull) as caught:
+        fetch(Models(), "org/base", told.listener)
+    assert "goes on from what is there" in caught.value.hint
+    assert not model_folder("org/base").exists()
+    monkeypatch.setattr(os, "fsync", real)
+    hub.asked.clear()
+    assert fetch(Models(), "org/base", told.listener)
+    assert hub.asked == []
+
+
+FACES = {"pack/inner/det.onnx": onnx(50), "pack/inner/rec.onnx": onnx(60), "pack/unwanted.onnx": onnx(10)}
+
+
+def face_models(hub: Hub, tmp_path: Path, archive: bytes, digest: str = "") -> Models:
+    hub.files["/pack.zip"] = archive
+    hub.files["/judge.onnx"] = onnx(70)
+    digest = digest or hashlib.sha256(archive).hexdigest()
+    pack = (
+        f"{{address='{hub.address}/pack.zip', size={len(archive)}, sha256='{digest}', files=['det.onnx', 'rec.onnx']}}"
+    )
+    rest = "licence='theirs'\ncommercial='no'\nterms='research only'"
+    return known(tmp_path, f"[faces]\ntitle='x'\n{rest}\nsources=[{pack}, {{address='{hub.address}/judge.onnx'}}]")
+
+
+def test_an_archive_is_unpacked_flat_beside_files_from_elsewhere(hub: Hub, told: Told, tmp_path: Path) -> None:
+    models = face_models(hub, tmp_path, zipped(FACES))
+    fetch(models, "faces", told.listener)
+    there = {path.name: path.read_bytes() for path in resolve("models:faces").iterdir()}
+    assert there == {"det.onnx": onnx(50), "rec.onnx": onnx(60), "judge.onnx": onnx(70)}
+    assert {file.path: file.published for file in models.verify("faces")} == {
+        "det.onnx": True,
+        "judge.onnx": False,  # nobody published its hash: what first came is what is compared with
+        "rec.onnx": True,
+    }
+
+
+def test_a_licence_that_forbids_commercial_use_is_said_before_the_download(
+    hub: Hub, told: Told, tmp_path: Path
+) -> None:
+    models = face_models(hub, tmp_path, zipped(FACES), digest="0" * 64)
+    with pytest.raises(BrokenWeights):
+        fetch(models, "faces", told.listener)
+    assert told.sentences == ["The licence of faces: theirs (research only). It forbids commercial use."]
+    hub.licence, hub.repositories["org/base"] = "cc-by-nc-4.0", pipeline()
+    fetch(Models(), "org/base", told.listener)
+    assert "It forbids commercial use." in told.sentences[-1]
+
+
+@pytest.mark.parametrize(
+    ("archive", "words"), [(b"no zip", "is no zip file"), (zipped({"det.onnx": onnx()}), "pack.zip lacks 'rec.onnx'")]
+)
+def test_an_archive_without_what_it_should_hold_is_refused(
+    hub: Hub, told: Told, tmp_path: Path, archive: bytes, words: str
+) -> None:
+    with pytest.raises(BrokenWeights, match=words):
+        fetch(face_models(hub, tmp_path, archive), "faces", told.listener)
+    assert not model_folder("faces").exists()
+
+
+def test_only_what_is_broken_or_gone_is_fetched_again(hub: Hub, told: Told) -> None:
+    hub.repositories["org/base"] = pipeline()
+    models = Models()
+    fetch(models, "org/base", told.listener)
+    folder = resolve("org/base")
+    weights = folder / "unet/model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(BrokenWeights, match=r"org/base/unet/model.safetensors does not have the sha256") as caught:
+        models.verify("org/base")
+    assert "pv models fetch org/base" in caught.value.hint
+    (folder / "model_index.json").unlink()
+    with pytest.raises(BrokenWeights, match=r"model_index.json is missing"):
+        models.verify("org/base")
+    assert models.state("org/base") is ModelState.PARTIAL
+    hub.asked.clear()
+    fetch(models, "org/base", told.listener)
+    assert sorted(hub.fetched()) == ["model.safetensors", "model_index.json"]
+    assert models.verify("org/base")
+
+
+def test_verify_tells_what_is_gone_from_what_is_wrong(hub: Hub, told: Told) -> None:
+    hub.repositories["org/base"] = pipeline()
+    models = Models()
+    fetch(models, "org/base", told.listener)
+    (resolve("org/base") / "unet/config.json").unlink()
+    with pytest.raises(WeightsMissing, match=r"org/base/unet/config.json"):
+        models.verify("org/base")
+    with pytest.raises(WeightsMissing):
+        models.verify("hpsv2")
+    with pytest.raises(Missing):
+        models.verify("nothing")
+
+
+def test_two_processes_do_not_fetch_one_model_at_once(hub: Hub, told: Told) -> None:
+    hub.repositories["org/base"] = pipeline()
+    with Models().lock("org/base"), pytest.raises(Busy):
+        fetch(Models(), "org/base", told.listener)
+
+
+def test_a_folder_of_ones_own_is_copied_or_linked(hub: Hub, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "unet").mkdir(parents=True)
+    (mine / "unet/model.safetensors").write_bytes(safetensors(bytes(64)))
+    models = Models()
+    assert add(models, "copied", [mine]) == []
+    assert add(models, "linked", [mine], link=True, licence="mine alone") == []
+    (mine / "unet/model.safetensors").write_bytes(safetensors(b"x" * 64))
+    assert models.verify("copied")
+    with pytest.raises(BrokenWeights):
+        models.verify("linked")
+    assert models.entry("linked").licence_line == "mine alone"
+    models.remove("linked")
+    models.remove("copied")
+    assert (mine / "unet/model.safetensors").is_file()
+    assert not {"linked", "copied"} & {*models.names()}
+
+
+def test_a_known_model_may_be_added_file_by_file_and_fetched_for_the_rest(hub: Hub, told: Told, tmp_path: Path) -> None:
+    models = face_models(hub, tmp_path, zipped(FACES))
+    (tmp_path / "judge.onnx").write_bytes(onnx(70))
+    assert add(models, "faces", [tmp_path / "judge.onnx"]) == ["det.onnx", "rec.onnx"]
+    assert models.state("faces") is ModelState.PARTIAL
+    fetch(models, "faces", told.listener)
+    assert hub.fetched() == ["pack.zip"]
+    assert models.state("faces") is ModelState.HERE
+
+
+def test_files_of_a_known_model_must_be_the_published_ones(hub: Hub, tmp_path: Path) -> None:
+    digest = hashlib.sha256(onnx(70)).hexdigest()
+    models = known(
+        tmp_path, f"[faces]\ntitle='x'\nsources=[{{address='http://x/rec.onnx'}}]\nsha256={{'rec.onnx'='{digest}'}}"
+    )
+    (tmp_path / "rec.onnx").write_bytes(onnx(71))
+    with pytest.raises(BrokenWeights, match=r"rec.onnx does not have the published sha256"):
+        add(models, "faces", [tmp_path / "rec.onnx"])
+    (tmp_path / "other.onnx").write_bytes(onnx(70))
+    with pytest.raises(InputRefused, match=r"other.onnx is none of the files of faces"):
+        add(models, "faces", [tmp_path / "other.onnx"])
+    with pytest.raises(InputRefused, match=r"lacks rec.onnx"):
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "empty/det.onnx").write_bytes(onnx())
+        add(models, "faces", [tmp_path / "empty"])
+    (tmp_path / "rec.onnx").write_bytes(onnx(70))
+    assert add(models, "faces", [tmp_path / "rec.onnx"]) == []
+    with pytest.raises(NameTaken):
+        add(models, "faces", [tmp_path / "rec.onnx"])
+
+
+def test_a_pickle_is_taken_only_if_it_holds_nothing_but_tensors(hub: Hub, told: Told, tmp_path: Path) -> None:
+    models = Models()
+    (tmp_path / "good.pt").write_bytes(pickled({"state_dict": {"weight": torch.zeros(3)}, "epoch": 3}))
+    (tmp_path / "code.pt").write_bytes(pickled({"weight": Code()}))
+    (tmp_path / "cut.pt").write_bytes(pickled({"weight": torch.zeros(3)})[:-200])
+    for name, words in (("code", "could run code when loaded"), ("cut", "does not load as a file of tensors")):
+        with pytest.raises(BrokenWeights, match=words):
+            add(models, name, [tmp_path / f"{name}.pt"])
+        assert models.state(name) is ModelState.MISSING
+    assert add(models, "good", [tmp_path / "good.pt"]) == []
+    hub.repositories["org/code"] = {"model.bin": pickled({"weight": Code()})}
+    with pytest.raises(BrokenWeights, match="could run code when loaded"):
+        fetch(models, "org/code", told.listener)
+    assert not model_folder("org/code").exists()
+
+
+@pytest.mark.parametrize("cut", [1, 3, 30])
+def test_a_truncated_file_of_ones_own_is_refused(hub: Hub, tmp_path: Path, cut: int) -> None:
+    for name, content in (
+        ("a.onnx", onnx()),
+        ("a.safetensors", safetensors(bytes(64))),
+        ("a.json", b"{" + b" " * 30 + b"}"),
+    ):
+        (tmp_path / name).write_bytes(content[:-cut])
+        with pytest.raises(BrokenWeights, match=f"{name} is"):
+            add(Models(), "mine", [tmp_path / name])
+
+
+def test_what_is_put_there_by_hand_counts_once_it_is_complete(hub: Hub, told: Told, tmp_path: Path) -> None:
+    models = face_models(hub, tmp_path, zipped(FACES))
+    folder = model_folder("faces")
+    folder.mkdir(parents=True)
+    for path, content in FACES.items():
+        (folder / Path(path).name).write_bytes(content)
+    assert models.lacking("faces") == ["judge.onnx"]
+    with pytest.raises(WeightsMissing, match=r"faces/judge.onnx"):
+        models.verify("faces")
+    (folder / "judge.onnx").write_bytes(onnx(70))
+    assert models.state("faces") is ModelState.HERE
+    assert len(models.verify("faces")) == 4
+
+
+def test_settings_name_their_models_licences_and_what_is_missing(hub: Hub, tmp_path: Path) -> None:
+    settings = Presets().get("animatediff").settings({"model": {"base_model": "org/base"}})
+    assert missing_models(settings)[:2] == ["org/base", "antelopev2"]
+    model_folder("antelopev2").mkdir(parents=True)
+    assert "antelopev2" in missing_models(settings)
+    for file in Registry().get("antelopev2").required():
+        (model_folder("antelopev2") / file).write_bytes(onnx())
+    assert "antelopev2" not in missing_models(settings)
+    there = Presets().get("animatediff").settings({"identity_reward": {"package": str(model_folder("antelopev2"))}})
+    assert "antelopev2: insightface's model licence (non-commercial research only)" in licences(there)
+    assert licences(Presets().get("tiny").settings()) == ()
+
+
+def test_a_missing_model_names_the_command_that_brings_it(hub: Hub) -> None:
+    for name, command in (("models:hpsv2/x.pt", "pv models fetch hpsv2`"), ("org/base", "pv models fetch org/base`")):
+        with pytest.raises(WeightsMissing) as caught:
+            resolve(name)
+        assert command in caught.value.hint
+    with pytest.raises(WeightsMissing) as caught:
+        resolve("models:mine")
+    assert "fetch" not in caught.value.hint
