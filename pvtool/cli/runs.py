@@ -77,10 +77,12 @@ def show(run: RunName, as_json: Json = False) -> None:
     """One run: state, newest figures, checkpoints, how it ended, settings."""
     folder = find_run(runs_dir(), run)
     events, _ = read_events(folder.events)
-    newest = next((event for event in reversed(events) if event["type"] == "step"), None)
+    steps = [event for event in events if event["type"] == "step"]
+    newest = steps[-1] if steps else None
     ended = folder.read_exit()
     checkpoints = [checkpoint_step(path) for path in folder.checkpoint_folders()]
     value: dict[str, Any] = {**facts(folder), "path": str(folder.path), "checkpoints": checkpoints, "newest": newest}
+    value["iterations_without_face"] = sum(event.get("face_found") is False for event in steps)
     value["reason"] = ended.reason if ended else ""
     settings = to_table(job_of(folder))
     pairs = [[key, str(item)] for key, item in value.items() if item not in (None, "", []) and key != "newest"]

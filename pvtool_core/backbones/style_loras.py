@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ def merge_style_loras(pipeline: Any, loras: Sequence[LoraConfig], components: Se
         path = Path(lora.file)
         tensors = read_lora(path)
         try:
-            pipeline.load_lora_weights(dict(tensors), adapter_name=_NAME)
+            pipeline.load_lora_weights(original_names(tensors), adapter_name=_NAME)
         except (RuntimeError, ValueError, KeyError, IndexError) as error:
             raise _unfit(path, tensors, pipeline) from error
         fitting = sum(_layers_with_style(getattr(pipeline, component)) for component in components)
@@ -55,6 +56,34 @@ def read_lora(path: Path) -> dict[str, Tensor]:
 def is_down(key: str) -> bool:
     """Whether it names a down projection: there is one a layer."""
     return bool(_DOWN.search(key))
+
+
+_BLOCK = re.compile(r"lora_unet_((?:double|single)_blocks)_(\d+)_(.+)")
+_DOTTED = {"mlp_fc": "mlp.fc", "mod_linear": "mod.linear", "modulation_linear": "modulation.linear"}
+
+
+def original_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a HunyuanVideo LoRA by kohya's tools under the names of the original model, alpha folded in.
+
+    diffusers reads those, and stumbles over kohya's. Tensors of any other file stay as they are.
+    """
+    renamed: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        layer, _, part = key.partition(".")
+        block = _BLOCK.fullmatch(layer)
+        if not block:
+            return dict(tensors)
+        name = block[3]
+        for plain, dotted in _DOTTED.items():
+            name = name.replace(plain, dotted)
+        path = f"transformer.{block[1]}.{block[2]}.{name}"
+        if part == "lora_down.weight":
+            rank = len(tensor)
+            alpha = float(tensors.get(f"{layer}.alpha", torch.tensor(float(rank))))
+            renamed[f"{path}.lora_A.weight"] = tensor * (alpha / rank)
+        elif part == "lora_up.weight":
+            renamed[f"{path}.lora_B.weight"] = tensor
+    return renamed
 
 
 def made_for(tensors: Mapping[str, Tensor]) -> str:

@@ -22,7 +22,7 @@ from pvtool_core.config import (
 from pvtool_core.errors import UsageError
 from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.paths import presets_dir
-from pvtool_core.runs import ADAPTER_FILE, ExitRecord, RunFolder, State, new_run
+from pvtool_core.runs import ADAPTER_FILE, EventWriter, ExitRecord, RunFolder, State, new_run
 from tests.cli.conftest import Pv, everything
 
 
@@ -86,6 +86,9 @@ def run(home: Path, mara: str) -> RunFolder:
         ("train mara --set adapter.rank=8", 2, "adapter.alpha: is 16, but must equal adapter.rank = 8"),
         ("train mara --prompts nothing", 4, "There is no prompt bank named 'nothing'."),
         ("train mara --prompts default --base-model nowhere", 4, "nowhere are not on this machine."),
+        ("train mara --controlnet net", 2, "Give both --controlnet and --control-frames."),
+        ("train mara --lora nothing.safetensors:0.5", 4, "nothing.safetensors are not on this machine."),
+        ("train mara --lora nothing.safetensors:50", 2, "weight: is 50.0, not between -10.0 and 10.0"),
         ("train mara --seed -1", 2, "-1 is not in the range"),
         ("runs show mara-9", 4, "There is no run named 'mara-9'. Did you mean 'mara-1'?"),
         ("runs pause mara-1", 2, "mara-1 is not running: it is finished."),
@@ -125,6 +128,13 @@ def test_bad_input_gets_its_sentence_and_status_and_changes_nothing(
 def test_programs_get_an_error_as_one_object(pv: Pv) -> None:
     answer = pv("identity", "show", "nora", "--json")
     assert (answer.json["error"]["kind"], answer.json["error"]["status"], answer.status) == ("Missing", 4, 4)
+
+
+def test_a_run_tells_in_how_many_iterations_no_face_was_found(pv: Pv, run: RunFolder) -> None:
+    with EventWriter(run.events) as events:
+        for step, found in enumerate((True, False, False), 1):
+            events.write("step", step=step, loss=1.0, face_found=found)
+    assert pv("runs", "show", run.name, "--json").json["iterations_without_face"] == 2
 
 
 def test_a_traceback_is_shown_only_when_asked_for(pv: Pv) -> None:
