@@ -16,7 +16,9 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-CROP = 112
+from pvtool_core.errors import InputRefused
+from pvtool_core.face_models import CROP, open_detector, open_recognizer
+from pvtool_core.onnx_torch import in_torch
 
 # Where insightface puts the five landmarks in a crop of 112 × 112 (insightface/utils/face_align.py, arcface_dst).
 TEMPLATE = (
@@ -66,9 +68,10 @@ class FaceAnalyzer:
         threshold: float,
         threads: int = 0,
     ) -> None:
-        self._detector = _load(package / detector, threads)
+        """Raises InputRefused if a file is not what it is named as."""
+        self._detector = open_detector(package / detector, threads)
         self._detector.prepare(-1, input_size=(detection_size, detection_size), det_thresh=threshold)
-        self._recognizers = {name: _load(package / name, threads) for name in recognizers}
+        self._recognizers = {name: open_recognizer(package / name, threads) for name in recognizers}
 
     def detect(self, picture: Picture) -> list[Face]:
         """Every face in an RGB picture (height, width, 3), from the left to the right."""
@@ -81,16 +84,6 @@ class FaceAnalyzer:
         model = self._recognizers[recognizer]
         found = [model.get_feat(crop[..., ::-1]).ravel() for crop in crops]
         return np.stack([each / np.linalg.norm(each) for each in found]).astype(np.float32)
-
-
-def _load(onnx: Path, threads: int) -> Any:
-    import onnxruntime
-    from insightface.model_zoo import get_model
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return get_model(str(onnx), providers=["CPUExecutionProvider"], provider_options=[{}], sess_options=options)
 
 
 def align(picture: Picture, landmarks: Points) -> Picture:
@@ -137,13 +130,39 @@ def within_crop(landmarks: Float[Tensor, "n 5 2"], height: int, width: int) -> B
     return ((crop_points >= 0) & (crop_points <= CROP - 1)).all(-1)
 
 
-def load_recognizer(onnx: Path) -> nn.Module:
-    """The recogniser of an ONNX file in torch, frozen and in eval mode; gradients reach its input.
+class Recognizer(nn.Module):
+    """A face recogniser in torch that prepares its crops as insightface does for the same file."""
 
-    It takes crops (n, 3, 112, 112) in [-1, 1], that is (x - 0.5) / 0.5, and gives embeddings (n, dimensions) as the
-    network leaves them: not yet of unit length.
+    def __init__(self, network: nn.Module, mean: float, std: float) -> None:
+        """`network` takes crops (n, 3, 112, 112), `mean` off and divided by `std` in the units of 0 to 255."""
+        super().__init__()
+        self.network, self.mean, self.std = network, mean / 255, std / 255
+        self.takes_several = _takes_several(network)
+
+    def forward(self, crops: Float[Tensor, "n 3 112 112"]) -> Float[Tensor, "n width"]:
+        """Embeddings of RGB crops in [0, 1], as the network leaves them: not yet of unit length."""
+        prepared = (crops - self.mean) / self.std
+        parts = [prepared] if self.takes_several else prepared.split(1)
+        return torch.cat([self.network(part) for part in parts])
+
+
+@torch.no_grad()
+def _takes_several(network: nn.Module) -> bool:
+    """Whether a batch goes through; some exporters write the size of their example, one, into the graph."""
+    try:
+        return len(network(torch.zeros(2, 3, CROP, CROP))) == 2
+    except RuntimeError:
+        return False
+
+
+def load_recognizer(onnx: Path) -> Recognizer:
+    """The recogniser of an ONNX file in torch, frozen and in eval mode; gradients reach its crops.
+
+    Raises InputRefused if the file is no recogniser, or has a layer through which no gradient can be led.
     """
-    from onnx import load
-    from onnx2torch import convert
-
-    return convert(load(str(onnx))).eval().requires_grad_(False)  # given a path, it writes a file beside the model
+    theirs = open_recognizer(onnx)
+    try:
+        return Recognizer(in_torch(onnx), theirs.input_mean, theirs.input_std).eval()
+    except NotImplementedError as error:
+        hint = "Name another recogniser in identity_reward.recognizer; this one can only judge."
+        raise InputRefused(f"{onnx.name} has a layer that torch cannot take a gradient through.", hint) from error

@@ -66,7 +66,7 @@ def landmark_jitter(landmarks: Float[Tensor, "5 2"], count: int, generator: torc
 
 
 class IdentityScorer:
-    """Compares generated faces with a person's reference crops, by a frozen recogniser in torch.
+    """Compares generated faces with a person's reference crops, by a frozen recogniser that takes crops in [0, 1].
 
     Of each face it takes `views` crops, all a little off if there are several: a gradient that must please all of them
     draws features, not speckle.
@@ -87,7 +87,7 @@ class IdentityScorer:
         return torch.stack([identity_reward(face, references) for face in faces]).mean()
 
     def _embed(self, crops: Crops) -> Float[Tensor, "faces width"]:
-        return functional.normalize(self._recognizer((crops - 0.5) / 0.5), dim=-1)
+        return functional.normalize(self._recognizer(crops), dim=-1)
 
 
 class SemanticScorer:

@@ -75,7 +75,7 @@ def verification(recognizer: nn.Module, reference: Looks, look: Looks) -> dict[s
         generator = Generator().manual_seed(SEED + index)
         pictures, landmarks = view(people, generator)
         crops = aligned(pictures, landmarks, generator, harm=False)
-        sides.append(functional.normalize(recognizer(crops * 2 - 1), dim=-1))
+        sides.append(functional.normalize(recognizer(crops), dim=-1))
     similarity = sides[0] @ sides[1].T
     same, others = similarity.diagonal(), similarity[~torch.eye(PEOPLE, dtype=torch.bool)]
     area = (same[:, None] > others[None]).float().mean()
@@ -90,7 +90,7 @@ def washed_out(recognizer: nn.Module) -> float:
     whole, landmarks = still(people, scenes, 0)
     blank, _ = still(people, scenes, 0, features=False)
     one, two = (
-        functional.normalize(recognizer(aligned(each, landmarks, generator, harm=False) * 2 - 1), dim=-1)
+        functional.normalize(recognizer(aligned(each, landmarks, generator, harm=False)), dim=-1)
         for each in (whole, damaged(blank, generator))
     )
     return float((one * two).sum(-1).mean())

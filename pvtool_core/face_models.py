@@ -1,0 +1,76 @@
+"""The ONNX files of an insightface package, opened in onnxruntime and refused where they are not what they are named as.
+
+insightface goes by the shapes of inputs and outputs, and so knows what a file is that somebody gave another role.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pvtool_core.errors import InputRefused
+
+CROP = 112
+"""Side of the crops that recognisers see, in pixels."""
+
+
+def open_detector(onnx: Path, threads: int = 0) -> Any:
+    """insightface's own SCRFD in onnxruntime. Raises InputRefused for a file that is none or finds no landmarks."""
+    model = _open(onnx, threads)
+    if type(model).__name__ != "SCRFD":
+        hint = "Name the package's detector in identity_reward.detector, such as scrfd_10g_bnkps.onnx."
+        raise InputRefused(f"{onnx.name} is {_kind(model)}, not a face detector.", hint)
+    if not model.use_kps:
+        hint = "Name one that does in identity_reward.detector; insightface has 'bnkps' in their names."
+        raise InputRefused(f"{onnx.name} finds faces, but not their landmarks.", hint)
+    return model
+
+
+def open_recognizer(onnx: Path, threads: int = 0) -> Any:
+    """insightface's own ArcFaceONNX in onnxruntime. Raises InputRefused for a file that is none, or of other crops."""
+    model = _open(onnx, threads)
+    hint = "Name an ArcFace ONNX in identity_reward.recognizer and evaluation.recognizer, such as glintr100.onnx."
+    if type(model).__name__ != "ArcFaceONNX":
+        raise InputRefused(f"{onnx.name} is {_kind(model)}, not a face recogniser.", hint)
+    if len(model.output_shape) != 2:
+        raise InputRefused(f"{onnx.name} is no face recogniser: it makes no embedding of a face.", hint)
+    if model.input_size != (CROP, CROP):
+        width, height = model.input_size
+        raise InputRefused(f"{onnx.name} wants faces of {width} × {height} pixels, and pv has {CROP} × {CROP}.", hint)
+    if (kind := model.session.get_inputs()[0].type) != "tensor(float)":
+        raise InputRefused(f"{onnx.name} takes numbers of the type {kind}, not float32.", "Export it in float32.")
+    return model
+
+
+_KINDS = {
+    "SCRFD": "a face detector",
+    "ArcFaceONNX": "a face recogniser",
+    "Landmark": "a model of a face's landmarks",
+    "Attribute": "a model of gender and age",
+    "INSwapper": "a face swapper",
+}
+
+
+def _kind(model: Any) -> str:
+    """What insightface took a file for, in words; it gives None for what it does not know."""
+    return _KINDS.get(type(model).__name__, "a model that insightface does not know")
+
+
+def _open(onnx: Path, threads: int) -> Any:
+    """What insightface makes of an ONNX file, by the shapes of its inputs and outputs; None if nothing."""
+    import onnxruntime
+    from insightface.model_zoo import get_model
+    from onnxruntime.capi import onnxruntime_pybind11_state as refusals
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        return get_model(str(onnx), providers=["CPUExecutionProvider"], provider_options=[{}], sess_options=options)
+    except (refusals.InvalidProtobuf, refusals.InvalidArgument) as error:
+        raise InputRefused(
+            f"{onnx.name} is no ONNX model, or only a part of one.", "Fetch it again, and compare its size."
+        ) from error
+    except (refusals.Fail, refusals.InvalidGraph, refusals.NotImplemented, refusals.RuntimeException) as error:
+        hint = "Fetch it again, or export it anew; `--debug` shows what onnxruntime says."
+        raise InputRefused(f"{onnx.name} is an ONNX model that onnxruntime cannot run.", hint) from error
+    except (AssertionError, IndexError, TypeError, ValueError):  # from inputs or outputs that insightface never saw
+        return None

@@ -1,0 +1,183 @@
+"""Recognisers in torch embed as insightface does with the same file, however that file was exported."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pvtool_core.face_models import open_recognizer
+from pvtool_core.faces import FaceAnalyzer, Picture, align, align_differentiable, largest, load_recognizer
+from pvtool_core.paths import presets_dir
+from tests.iresnet import export, normalise_inside, random_iresnet, without_identity_nodes
+
+TINY = presets_dir() / "tiny"
+NARROW = {"widths": (8, 8, 16, 24, 32), "dimensions": 64}
+
+
+@pytest.fixture(scope="module")
+def crops() -> list[Picture]:
+    """Aligned RGB crops of noise, and of the faces that the tiny preset finds in its sample photos."""
+    analyzer = FaceAnalyzer(TINY / "faces", "det_tiny.onnx", (), 128, 0.5, threads=1)
+    found: list[Picture] = [np.random.default_rng(seed).integers(0, 256, (112, 112, 3), np.uint8) for seed in (0, 1)]
+    for path in sorted((TINY / "samples").glob("*.png")):
+        with Image.open(path) as image:
+            picture = np.asarray(image.convert("RGB"))
+        face = largest(analyzer.detect(picture))
+        assert face is not None
+        found.append(align(picture, face.landmarks))
+    assert len(found) > 6
+    return found
+
+
+def in_unit_range(crops: list[Picture]) -> Tensor:
+    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
+
+
+def largest_distance(onnx: Path, crops: list[Picture]) -> float:
+    """Of our embeddings from insightface's own, as 1 - cosine; all crops go through ours at once."""
+    model = open_recognizer(onnx, threads=1)
+    theirs = torch.from_numpy(np.concatenate([model.get_feat(crop[..., ::-1]) for crop in crops])).double()
+    with torch.no_grad():
+        ours = load_recognizer(onnx)(in_unit_range(crops)).double()
+    assert ours.shape == theirs.shape
+    apart = torch.cosine_similarity(theirs[:1], theirs[1:]).max()
+    assert apart < 1 - 1e-4, "these weights tell no crops apart, so that nothing would be compared"
+    return float((1 - torch.cosine_similarity(ours, theirs)).max())
+
+
+def folded(path: Path) -> None:
+    export(random_iresnet(**NARROW), path)
+
+
+def not_folded(path: Path) -> None:
+    export(random_iresnet(**NARROW), path, do_constant_folding=False)
+
+
+def older(path: Path) -> None:
+    export(random_iresnet(**NARROW), path, opset=11, dynamic=False)
+
+
+def oldest(path: Path) -> None:
+    """Without a version of batch norm that onnx2torch knows, and with the weights among the inputs."""
+    export(random_iresnet(**NARROW), path, opset=8, keep_initializers_as_inputs=True)
+
+
+def alike() -> nn.Module:
+    """With layers of equal weights, as they are before training: the exporter keeps one of each."""
+    model = random_iresnet(**NARROW)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+    return model
+
+
+def shared_by_identity_nodes(path: Path) -> None:
+    from onnx import load
+    from onnx2torch import convert
+
+    export(alike(), path)
+    with pytest.raises(KeyError):  # why the file is not given to onnx2torch as it is
+        convert(load(str(path)))
+
+
+def shared_by_an_optimiser(path: Path) -> None:
+    export(alike(), path)
+    assert without_identity_nodes(path) > 10
+
+
+def made_for_one_crop(path: Path) -> None:
+    model = random_iresnet(**NARROW)
+    model.examples = 1
+    export(model, path, dynamic=False)
+
+
+def normalised_inside(path: Path) -> None:
+    export(random_iresnet(**NARROW), path, opset=11)
+    normalise_inside(path)
+
+
+EXPORTS = [
+    folded,
+    not_folded,
+    older,
+    oldest,
+    shared_by_identity_nodes,
+    shared_by_an_optimiser,
+    made_for_one_crop,
+    normalised_inside,
+]
+
+
+@pytest.mark.parametrize("write", EXPORTS)
+def test_a_recogniser_in_torch_sees_what_insightface_sees(
+    write: Callable[[Path], None], tmp_path: Path, crops: list[Picture]
+) -> None:
+    write(tmp_path / "rec.onnx")
+    assert largest_distance(tmp_path / "rec.onnx", crops) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["rec_reward.onnx", "rec_metric.onnx"])
+def test_so_do_the_recognisers_of_the_tiny_preset(name: str, crops: list[Picture]) -> None:
+    assert largest_distance(TINY / "faces" / name, crops) < 1e-6
+
+
+@pytest.mark.slow
+def test_so_does_a_whole_iresnet_100(tmp_path: Path, crops: list[Picture]) -> None:
+    export(random_iresnet((3, 13, 30, 3)), tmp_path / "rec.onnx", opset=11)
+    assert largest_distance(tmp_path / "rec.onnx", crops[1:3]) < 1e-6
+
+
+def test_a_recogniser_that_normalises_inside_gets_the_same_pixels_as_others(tmp_path: Path) -> None:
+    """The numbers that reach the first layer, and not only the angle between embeddings."""
+    normalised_inside(tmp_path / "rec.onnx")
+    model = load_recognizer(tmp_path / "rec.onnx")
+    assert (model.mean, model.std) == (0, 1 / 255)
+    folded(tmp_path / "plain.onnx")
+    assert load_recognizer(tmp_path / "plain.onnx").mean == 0.5
+
+
+@pytest.mark.parametrize("write", [not_folded, made_for_one_crop, normalised_inside])
+def test_its_gradient_is_that_of_finite_differences(write: Callable[[Path], None], tmp_path: Path) -> None:
+    write(tmp_path / "rec.onnx")
+    assert gradient_error(tmp_path / "rec.onnx") < 1e-6
+
+
+@pytest.mark.parametrize("name", ["rec_reward.onnx", "rec_metric.onnx"])
+def test_so_is_that_of_the_tiny_preset_s(name: str) -> None:
+    assert gradient_error(TINY / "faces" / name) < 1e-6
+
+
+def gradient_error(onnx: Path) -> float:
+    """Relative, of the derivative of a similarity along a random direction that is not too flat, in float64."""
+    recognizer = load_recognizer(onnx).double()
+    generator = torch.Generator().manual_seed(0)
+    faces, person, part = (torch.rand(2, 3, 112, 112, generator=generator, dtype=torch.float64) for _ in range(3))
+
+    def similarity(moved: Tensor) -> Tensor:
+        return torch.cosine_similarity(recognizer(moved), recognizer(person)).sum()
+
+    faces.requires_grad_()
+    (gradient,) = torch.autograd.grad(similarity(faces), faces)
+    way = 1e-6 * part * gradient / gradient.abs().max()
+    with torch.no_grad():
+        numeric = float(similarity(faces + way) - similarity(faces - way)) / 2
+    return abs(float((gradient * way).sum()) - numeric) / abs(numeric)
+
+
+def test_a_recogniser_is_frozen_and_its_statistics_never_move(tmp_path: Path) -> None:
+    not_folded(tmp_path / "rec.onnx")
+    recognizer = load_recognizer(tmp_path / "rec.onnx")
+    before = {name: value.clone() for name, value in recognizer.state_dict().items()}
+    frames = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    landmarks = torch.tensor([[[20.0, 25], [44, 25], [32, 38], [23, 48], [41, 48]]])
+    recognizer(align_differentiable(frames, landmarks))[0, 0].backward()
+    assert frames.grad is not None
+    assert frames.grad.abs().sum() > 0
+    assert not any(parameter.requires_grad for parameter in recognizer.parameters())
+    assert not any(module.training for module in recognizer.modules())
+    assert sum("running_mean" in name for name in before) > 10
+    assert all(torch.equal(value, before[name]) for name, value in recognizer.state_dict().items())
