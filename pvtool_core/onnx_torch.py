@@ -35,7 +35,7 @@ def with_plain_weights(model: ModelProto) -> ModelProto:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     inputs = [each for each in graph.input if each.name not in weights]  # old files list the weights there as well
     constant, others = _parted(graph.node, weights)
-    weights |= _computed(model, constant)
+    weights |= _computed(constant, weights, model.opset_import)
     own = [tensor for number, node in enumerate(others) for tensor in _own_weights(node, number, weights)]
     plain = helper.make_graph(others, graph.name, inputs, graph.output, own, value_info=graph.value_info)
     return helper.make_model(plain, opset_imports=model.opset_import, ir_version=model.ir_version)
@@ -52,14 +52,15 @@ def _parted(nodes: Iterable[NodeProto], weights: Iterable[str]) -> tuple[list[No
     return parts
 
 
-def _computed(model: ModelProto, nodes: list[NodeProto]) -> dict[str, TensorProto]:
+def _computed(nodes: list[NodeProto], weights: dict[str, TensorProto], opsets: Any) -> dict[str, TensorProto]:
     """What nodes that depend on weights alone give out."""
     from onnx.reference import ReferenceEvaluator
 
+    used = {name for node in nodes for name in node.input}
     names = [name for node in nodes for name in node.output]
     outputs = [helper.make_empty_tensor_value_info(name) for name in names]
-    graph = helper.make_graph(nodes, "weights", [], outputs, model.graph.initializer)
-    values: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import)).run(None, {})
+    graph = helper.make_graph(nodes, "weights", [], outputs, [weights[name] for name in used & weights.keys()])
+    values: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, {})
     return {name: numpy_helper.from_array(value, name) for name, value in zip(names, values, strict=True)}
 
 
