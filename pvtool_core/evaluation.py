@@ -1,7 +1,7 @@
 """Judges clips by what training did not see: the paper's metrics, before and after.
 
-It reads files, made by a render job with and without the adapter, and shares no code with the rewards. Likeness is
-judged by a recogniser that training never saw; that of the reward is reported beside it, for when it runs ahead of the
+It reads files, made by a render job with and without the adapter, and shares no code with the rewards but what opens
+models. Likeness is judged by a recogniser that training never saw; that of the reward is reported beside it, for when it runs ahead of the
 other one the reward is being fooled. No number of likeness is to be read without the share of frames with a face.
 """
 
@@ -15,9 +15,9 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 from numpy.typing import NDArray
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 
@@ -25,6 +25,7 @@ from pvtool_core.backbones import resolve_device
 from pvtool_core.config import EvaluateJob, IdentityRef, SemanticRewardConfig
 from pvtool_core.errors import InputRefused
 from pvtool_core.faces import FaceAnalyzer, Picture, align, largest
+from pvtool_core.image_text import ImageText
 from pvtool_core.media import Frames, SheetRow, read_mp4, write_contact_sheet
 from pvtool_core.paths import replace_file
 from pvtool_core.prompts import without_keyword
@@ -160,23 +161,19 @@ class PictureReader:
     """An open_clip model: unit embeddings of pictures and texts, each prepared as the model itself wants it."""
 
     def __init__(self, config: SemanticRewardConfig, device: torch.device) -> None:
-        name = f"local-dir:{config.model}" if Path(config.model).is_dir() else config.model
-        model, _, prepare = open_clip.create_model_and_transforms(name, config.checkpoint or None, device=device)
-        self.model: Any = model.eval()
-        self.prepare: Any = prepare
-        self.tokenizer = open_clip.get_tokenizer(name)
-        self.device = device
+        """Raises InputRefused if there is no such model, or if the weights are not its."""
+        self._reader = ImageText(config, device)
+        self._prepare: Any = image_transform_v2(PreprocessCfg(**self._reader.preparation), is_train=False)
 
     @torch.no_grad()
     def pictures(self, frames: Frames) -> Tensor:
         """(frames, dimensions)"""
-        prepared = torch.stack([self.prepare(Image.fromarray(frame)) for frame in frames])
-        return self.model.encode_image(prepared.to(self.device), normalize=True).float().cpu()
+        prepared = torch.stack([self._prepare(Image.fromarray(frame)) for frame in frames])
+        return self._reader.of_pictures(prepared).cpu()
 
-    @torch.no_grad()
     def text(self, prompt: str) -> Tensor:
         """(dimensions,)"""
-        return self.model.encode_text(self.tokenizer([prompt]).to(self.device), normalize=True)[0].float().cpu()
+        return self._reader.of_text(prompt).cpu()
 
 
 def steadied(values: NDArray[np.float32]) -> NDArray[np.floating]:

@@ -1,4 +1,4 @@
-"""The ONNX files of an insightface package, opened in onnxruntime and refused where they are not what they are named as.
+"""The ONNX files of an insightface package in onnxruntime, refused where they are not what they are named as.
 
 insightface goes by the shapes of inputs and outputs, and so knows what a file is that somebody gave another role.
 """
@@ -58,8 +58,9 @@ def _open(onnx: Path, threads: int) -> Any:
     """What insightface makes of an ONNX file, by the shapes of its inputs and outputs; None if nothing."""
     import onnxruntime
     from insightface.model_zoo import get_model
-    from onnxruntime.capi import onnxruntime_pybind11_state as refusals
 
+    runtime: Any = onnxruntime
+    refusals = runtime.capi.onnxruntime_pybind11_state
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -5,9 +5,7 @@ Both judge decoded frames, (frames, 3, height, width) in [0, 1], and let a gradi
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import open_clip
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,6 +14,7 @@ from torchvision.transforms.v2 import functional as colours
 
 from pvtool_core.config import SemanticRewardConfig
 from pvtool_core.faces import align_differentiable
+from pvtool_core.image_text import ImageText
 from pvtool_core.prompts import without_keyword
 from pvtool_core.weights import fingerprint
 
@@ -91,46 +90,33 @@ class IdentityScorer:
 
 
 class SemanticScorer:
-    """HPSv2: how well a picture fits a prompt, by an open_clip model; text features are computed once a prompt."""
+    """HPSv2: how well a picture fits a prompt, by an open_clip model."""
 
     def __init__(self, config: SemanticRewardConfig, device: torch.device) -> None:
-        """Raises what open_clip raises if the files are not those of such a model."""
-        local = Path(config.model).is_dir()
-        name = f"local-dir:{config.model}" if local else config.model
-        model: Any = open_clip.create_model(name, pretrained=config.checkpoint or None, device=device)
-        self._model: Any = model.eval().requires_grad_(False)
-        self._tokenizer = open_clip.get_tokenizer(name)
-        self._texts: dict[str, Tensor] = {}
-        self.device = device
-        weights = Path(config.model if local else config.checkpoint)
-        self.fingerprint = f"{config.model if not local else ''} {fingerprint(weights)}"
+        """Raises InputRefused if there is no such model, or if the weights are not its."""
+        self._reader = ImageText(config, device)
+        folder = Path(config.model)
+        known_by = fingerprint(folder) if folder.is_dir() else f"{config.model} {fingerprint(Path(config.checkpoint))}"
+        self.fingerprint = f"{known_by} {self._reader.dtype}"
 
     def score(self, frames: Float[Tensor, "frames 3 height width"], prompt: str) -> Scores:
-        """Cosine similarity of each frame with the prompt; the keyword is left out of the text."""
-        size = open_clip.get_model_preprocess_cfg(self._model)["size"]
-        side = size if isinstance(size, int) else size[0]  # a folder with settings of its own gives one number
-        return self._image_features(letterbox(frames, side)) @ self._text_features(without_keyword(prompt))
-
-    def _image_features(self, pictures: Float[Tensor, "frames 3 side side"]) -> Float[Tensor, "frames width"]:
-        preparation = open_clip.get_model_preprocess_cfg(self._model)
-        pictures = colours.normalize(pictures, preparation["mean"], preparation["std"])
-        return functional.normalize(self._model.encode_image(pictures), dim=-1)
-
-    @torch.no_grad()
-    def _text_features(self, text: str) -> Float[Tensor, " width"]:
-        if text not in self._texts:
-            tokens = self._tokenizer([text]).to(self.device)
-            self._texts[text] = functional.normalize(self._model.encode_text(tokens), dim=-1)[0]
-        return self._texts[text]
+        """Cosine similarity of each frame with the prompt, in float32; the keyword is left out of the text."""
+        reader = self._reader
+        pictures = letterbox(frames.to(reader.device, torch.float32), reader.side)
+        pictures = colours.normalize(pictures, reader.preparation["mean"], reader.preparation["std"])
+        return reader.of_pictures(pictures) @ reader.of_text(without_keyword(prompt))
 
 
 def letterbox(frames: Float[Tensor, "frames 3 height width"], side: int) -> Float[Tensor, "frames 3 {side} {side}"]:
-    """HPSv2's own preparation: the long side becomes `side` (bicubic with antialias), the rest is black."""
+    """HPSv2's own preparation: the long side becomes `side` (bicubic with antialias), the rest is black.
+
+    As there, edges overshoot 0 and 1 a little: that is what the model was trained on.
+    """
     height, width = frames.shape[-2:]
     scale = side / max(height, width)
     new = (round(height * scale), round(width * scale))
     if scale != 1:
-        frames = functional.interpolate(frames, size=new, mode="bicubic", antialias=True).clamp(0, 1)
+        frames = functional.interpolate(frames, size=new, mode="bicubic", antialias=True)
     left, top = (side - new[1]) // 2, (side - new[0]) // 2
     return functional.pad(frames, (left, side - new[1] - left, top, side - new[0] - top))
 

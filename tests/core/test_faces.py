@@ -26,13 +26,19 @@ def pixels(picture: Tensor) -> np.ndarray:
     return (picture.permute(1, 2, 0) * 255).round().byte().numpy()
 
 
+@pytest.mark.parametrize("angle", [-0.4, 0.0, 0.3, 1.6, 3.0])
 @pytest.mark.parametrize(
-    ("size", "scale", "angle", "x", "y"),
+    ("size", "scale", "x", "y"),
     [
-        ((64, 64), 0.3, 0.1, 32, 30),  # a face in a small clip, scaled up
-        ((64, 64), 0.5, -0.4, 10, 20),  # reaching out of the picture
-        ((300, 400), 1.0, 0.3, 200, 150),
-        ((512, 512), 2.5, -0.2, 256, 256),
+        ((64, 64), 0.3, 32, 30),  # a face in a small clip, scaled up
+        ((64, 64), 0.5, 10, 20),  # reaching out of the picture
+        ((128, 96), 0.6, 48, 64),
+        ((300, 400), 1.0, 200, 150),
+        ((300, 400), 1.0, 395, 296),  # in a corner, most of it outside
+        ((480, 832), 1.8, 30, 240),  # over the left border
+        ((512, 512), 2.5, 256, 256),
+        ((720, 640), 3.2, 320, 360),
+        ((720, 640), 3.2, 600, 40),
     ],
 )
 def test_crops_with_a_gradient_equal_those_of_insightface(
@@ -44,6 +50,7 @@ def test_crops_with_a_gradient_equal_those_of_insightface(
     ours = align_differentiable(picture[None], points[None])[0].permute(1, 2, 0).numpy() * 255
     assert np.abs(ours - theirs).mean() < 0.5
     assert np.abs(ours - theirs).max() < 8
+    assert theirs.max() > 50, "the face lies outside, so that nothing would be compared"
 
 
 def test_each_frame_is_aligned_by_its_own_landmarks() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from pvtool_core.paths import presets_dir
 from tests.iresnet import export, normalise_inside, random_iresnet, without_identity_nodes
 
 TINY = presets_dir() / "tiny"
-NARROW = {"widths": (8, 8, 16, 24, 32), "dimensions": 64}
+NARROW: dict[str, Any] = {"widths": (8, 8, 16, 24, 32), "dimensions": 64}
 
 
 @pytest.fixture(scope="module")
