@@ -1,8 +1,9 @@
 """Judges clips by what training did not see: the paper's metrics, before and after.
 
 It reads files, made by a render job with and without the adapter, and shares no code with the rewards but what opens
-models. Likeness is judged by a recogniser that training never saw; that of the reward is reported beside it, for when it runs ahead of the
-other one the reward is being fooled. No number of likeness is to be read without the share of frames with a face.
+models. Likeness is judged by a recogniser that training never saw; that of the reward is reported beside it, for when
+it runs ahead of the other one the reward is being fooled. No number of likeness is to be read without the share of
+frames with a face.
 """
 
 import json
