@@ -91,6 +91,10 @@ class ModelConfig:
         "keep the denoiser's blocks in the machine's memory, and bring each in as it is used", False
     )
     vae_tiling: bool = setting("decode in tiles of 256 pixels: less memory, seams blended", False)
+    trim_prompt: bool = setting(
+        "leave out the prompt's padding, so that flash attention can be used: equal up to rounding; hunyuan-video only",
+        False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,6 +347,12 @@ def _contradictions(settings: Settings) -> Iterable[Mistake]:
             "adapter.alpha", f"is {settings.adapter.alpha}, but must equal adapter.rank = {settings.adapter.rank}"
         )
     yield from _misfits(settings.model)
+    if settings.model.family == "hunyuan-video" and settings.sampler.negative_prompt:
+        yield Mistake("sampler.negative_prompt", "must be empty: the guidance of hunyuan-video is part of the model")
+    if settings.model.offload and not settings.training.recompute:
+        yield Mistake(
+            "training.recompute", "must be true with model.offload, or the gradient keeps every block on the device"
+        )
     if settings.semantic_reward.frames > settings.model.num_frames:
         frames = settings.model.num_frames
         yield Mistake("semantic_reward.frames", f"is {settings.semantic_reward.frames}, but a clip has {frames} frames")
@@ -354,10 +364,14 @@ def _contradictions(settings: Settings) -> Iterable[Mistake]:
 
 def _misfits(model: ModelConfig) -> Iterable[Mistake]:
     """Sizes and parts that a family of models does not have."""
+    if model.trim_prompt and model.family != "hunyuan-video":
+        yield Mistake("model.trim_prompt", "is for hunyuan-video only")
     if model.family == "animatediff":
         if model.storage != "dtype" or model.offload:
             yield Mistake("model.storage", "and model.offload are for the large transformers; this model is small")
         return
+    if model.offload and model.storage in {"int8", "nf4"}:
+        yield Mistake("model.offload", f"is not for {model.storage}, which bitsandbytes keeps on the device")
     for key in ("width", "height"):
         if getattr(model, key) % 16:
             yield Mistake(f"model.{key}", f"is {getattr(model, key)}, not a multiple of 16")

@@ -103,6 +103,7 @@ def trajectory_facts(
         "size": [model.num_frames, model.height, model.width],
         "dtype": model.dtype,
         "storage": model.storage,
+        "trim_prompt": model.trim_prompt,
         "vae_tiling": model.vae_tiling,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads() if device.type == "cpu" else 0,

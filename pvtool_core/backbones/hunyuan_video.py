@@ -1,0 +1,233 @@
+"""HunyuanVideo: a transformer of 13B weights with embedded guidance, flow matching, and a causal 3D autoencoder.
+
+Built on diffusers' own pipeline, from a folder in its format. What is here repeats `HunyuanVideoPipeline.__call__` step
+by step, because no pipeline takes the tail of a schedule or lets a gradient through.
+"""
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoAttnProcessor2_0
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import HunyuanVideoPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pvtool_core.adapter import LoraLayout, LoraPair
+from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts
+from pvtool_core.backbones.memory import settle
+from pvtool_core.config import ModelConfig, SamplerConfig
+from pvtool_core.errors import InputRefused
+
+
+class FusedLayout:
+    """Fulfils `LoraLayout` with q, k and v in one matrix, as HunyuanVideo's own code and ComfyUI have them.
+
+    The fused down projection (3 rank, in) stacks the three, the fused up projection (3 out, 3 rank) is block-diagonal.
+    In single blocks that matrix also feeds the MLP, whose `mlp_width` rows at the end are zero. Alpha is the rank,
+    which is what no alpha means.
+    """
+
+    def __init__(self, mlp_width: int) -> None:
+        self._mlp_width = mlp_width
+
+    def pack(self, layers: Mapping[str, LoraPair]) -> dict[str, Tensor]:
+        packed: dict[str, Tensor] = {}
+        for block in dict.fromkeys(name.rpartition(".attn.")[0] for name in layers):
+            downs, ups = zip(*(layers[f"{block}.attn.to_{projection}"] for projection in "qkv"), strict=True)
+            key, more = self._fused(block)
+            packed[f"{key}.lora_A.weight"] = torch.cat(downs)
+            packed[f"{key}.lora_B.weight"] = nn.functional.pad(torch.block_diag(*ups), (0, 0, 0, more))
+        return packed
+
+    def unpack(self, tensors: Mapping[str, Tensor], layers: Iterable[str]) -> dict[str, LoraPair]:
+        pairs: dict[str, LoraPair] = {}
+        for name in layers:
+            block, _, projection = name.rpartition(".attn.to_")
+            key, more = self._fused(block)
+            part, up = "qkv".index(projection), tensors[f"{key}.lora_B.weight"]
+            rows = up[: len(up) - more].chunk(3)[part]
+            pairs[name] = LoraPair(tensors[f"{key}.lora_A.weight"].chunk(3)[part], rows.chunk(3, dim=1)[part])
+        return pairs
+
+    def _fused(self, block: str) -> tuple[str, int]:
+        """The name of a block's fused matrix, and how many rows it has besides q, k and v."""
+        kind, _, number = block.rpartition(".")
+        if kind == "single_transformer_blocks":
+            return f"transformer.single_blocks.{number}.linear1", self._mlp_width
+        return f"transformer.double_blocks.{number}.img_attn_qkv", 0
+
+
+class HunyuanVideo:
+    """Fulfils `Backbone`. Latents are (1, 16, (frames - 1) / 4 + 1, height / 8, width / 8) for the paper's autoencoder.
+
+    The guidance is a number that the transformer was distilled for, so each step is one forward pass.
+
+    Raises InputRefused if the folder's sampler is another than flow matching by Euler's method without noise.
+    """
+
+    lora_target = r"(single_)?transformer_blocks\.\d+\.attn\.to_[qkv]"
+
+    def __init__(
+        self, model: ModelConfig, sampler: SamplerConfig, prompts: Sequence[str], recompute: bool = False
+    ) -> None:
+        self.model, self.sampler, self.recompute = model, sampler, recompute
+        self.device, self.dtype = resolve_device(model.device), getattr(torch, model.dtype)
+        self._load: Any = functools.partial(
+            HunyuanVideoPipeline.from_pretrained,
+            Path(model.base_model),
+            dtype=self.dtype,
+            local_files_only=True,
+            use_safetensors=True,
+        )
+        self._embeds = self._encode(prompts) if prompts else {}
+        without_text = dict.fromkeys(["text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"])
+        self.pipeline: Any = self._load(**without_text)
+        self.pipeline.vae.to(self.device)
+        for part in (self.pipeline.transformer, self.pipeline.vae):
+            part.eval().requires_grad_(False)
+            if recompute:
+                part.enable_gradient_checkpointing()
+        self.pipeline.vae.use_framewise_decoding = False  # `decode` takes the tiles in time one by one
+        if model.vae_tiling:
+            self.pipeline.vae.enable_tiling()
+        self.denoiser: Any = self.pipeline.transformer
+        blocks = [*self.denoiser.transformer_blocks, *self.denoiser.single_transformer_blocks]
+        settle(self.denoiser, blocks, model, self.device)
+        if model.trim_prompt:
+            for block in blocks:
+                block.attn.set_processor(_WithoutMask())
+        self.lora_layout: LoraLayout = FusedLayout(self.denoiser.single_transformer_blocks[0].proj_mlp.out_features)
+        self.num_frames, self.num_steps = model.num_frames, sampler.num_inference_steps
+        self.scheduler = _scheduler(self.pipeline.scheduler, sampler, self.device)
+
+    @torch.no_grad()
+    def _encode(self, prompts: Sequence[str]) -> dict[str, Embeds]:
+        pipeline = self._load(transformer=None, vae=None).to(self.device)
+        return {prompt: self._embeds_of(pipeline, prompt) for prompt in prompts}
+
+    def _embeds_of(self, pipeline: Any, prompt: str) -> Embeds:
+        text, pooled, mask = pipeline.encode_prompt(prompt, device=self.device)
+        if self.model.trim_prompt:
+            text, mask = (each[:, : int(mask.sum())] for each in (text, mask))
+        embeds = {"prompt_embeds": text, "pooled_prompt_embeds": pooled, "prompt_attention_mask": mask}
+        return {name: tensor.to("cpu", self.dtype) for name, tensor in embeds.items()}
+
+    def prompt_embeds(self, prompt: str) -> Embeds:
+        return {name: tensor.to(self.device) for name, tensor in self._embeds[prompt].items()}
+
+    def initial_latents(self, seed: int) -> Latents:
+        space, time = self.pipeline.vae_scale_factor_spatial, self.pipeline.vae_scale_factor_temporal
+        size = ((self.num_frames - 1) // time + 1, self.model.height // space, self.model.width // space)
+        shape = (1, self.denoiser.config.in_channels, *size)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return randn_tensor(shape, generator=generator, device=self.device, dtype=torch.float32)
+
+    def predict(self, latents: Latents, step: int, embeds: Embeds) -> Latents:
+        text = embeds["prompt_embeds"]
+        guidance = torch.tensor([self.sampler.guidance_scale], dtype=text.dtype, device=text.device) * 1000.0
+        return self.denoiser(
+            hidden_states=latents.to(text.dtype),
+            timestep=self.scheduler.timesteps[step].expand(1).to(latents.dtype),
+            encoder_hidden_states=text,
+            encoder_attention_mask=embeds["prompt_attention_mask"],
+            pooled_projections=embeds["pooled_prompt_embeds"],
+            guidance=guidance,
+            return_dict=False,
+        )[0]
+
+    def advance(self, latents: Latents, step: int, output: Latents) -> Latents:
+        # as the scheduler's own step, which counts its calls and so can neither begin anew nor in the middle
+        change = (self.scheduler.sigmas[step + 1] - self.scheduler.sigmas[step]).to(output.device)
+        latents = latents.to(torch.promote_types(latents.dtype, torch.float32))
+        return (latents + change * output).to(output.dtype)
+
+    def decode(self, latents: Latents, frames: Sequence[int]) -> Frames:
+        vae, into = self.pipeline.vae, self._tiling
+        latents = latents.to(vae.dtype) / vae.config.scaling_factor
+        needed = sorted({tile for frame in frames for tile in into.tiles_of(frame)})
+        decode = vae.decode
+        if self.recompute and len(needed) > 1:  # then keep no more than one tile's activations
+            decode = functools.partial(checkpoint, decode, use_reentrant=False)
+        tiles: dict[int, Tensor] = {}
+        for tile in needed:
+            decoded: Any = decode(latents[:, :, into.latents_of(tile)]).sample
+            tiles[tile] = decoded[:, :, 1:] if tile else decoded  # only the clip's first latent stands for one frame
+            if tile - 1 in tiles:
+                vae.blend_t(tiles[tile - 1], tiles[tile], into.blended)
+        chosen = [tiles[into.tiles_of(frame)[-1]][0, :, into.place_of(frame)] for frame in frames]
+        return (torch.stack(chosen).float() / 2 + 0.5).clamp(0, 1)
+
+    def decoded_with(self, frame: int) -> Sequence[int]:
+        needed = set(self._tiling.tiles_of(frame))
+        return [other for other in range(self.num_frames) if needed.issuperset(self._tiling.tiles_of(other))]
+
+    @property
+    def _tiling(self) -> "TilesInTime":
+        return TilesInTime(self.pipeline.vae)
+
+    def facts(self) -> Mapping[str, Any]:
+        return trajectory_facts(self.model, self.sampler, self.scheduler, self.device, guided=False)
+
+
+class TilesInTime:
+    """How diffusers' `AutoencoderKLHunyuanVideo` decodes: latents in tiles that overlap, with the first frames of each
+    blended into the last of the one before.
+
+    A tile is the least that gives the same pixels, although the autoencoder is causal: its normalisation takes the
+    mean over all latents that it sees. With the paper's autoencoder tile k has the latents 3k to 3k + 4, and the frames
+    12k + 1 to 12k + 12 are taken from it (the first frame too for k = 0), of which the first four are blended.
+    """
+
+    def __init__(self, vae: Any) -> None:
+        self._length = vae.tile_sample_min_num_frames // vae.temporal_compression_ratio + 1
+        self._stride = vae.tile_sample_stride_num_frames
+        self._latent_stride = self._stride // vae.temporal_compression_ratio
+        self.blended = vae.tile_sample_min_num_frames - self._stride
+        """How many frames of a tile are blended into the one before."""
+
+    def tiles_of(self, frame: int) -> range:
+        """The one or two tiles that a frame is made of."""
+        tile = max(0, frame - 1) // self._stride
+        blended = tile > 0 and self.place_of(frame) < self.blended
+        return range(tile - blended, tile + 1)
+
+    def place_of(self, frame: int) -> int:
+        """Where a frame is among those of its last tile."""
+        return (frame - 1) % self._stride if frame > self._stride else frame
+
+    def latents_of(self, tile: int) -> slice:
+        return slice(tile * self._latent_stride, tile * self._latent_stride + self._length)
+
+
+class _WithoutMask(HunyuanVideoAttnProcessor2_0):
+    """Attention over a prompt without padding: it needs no mask, and with one no flash kernel would be taken."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Any = None,
+    ) -> Any:
+        return super().__call__(attn, hidden_states, encoder_hidden_states, None, image_rotary_emb)
+
+
+def _scheduler(of_folder: Any, sampler: SamplerConfig, device: torch.device) -> Any:
+    """The folder's sampler, ready for the steps that are asked for. Raises InputRefused if it is another kind."""
+    if type(of_folder) is not FlowMatchEulerDiscreteScheduler or of_folder.config.stochastic_sampling:
+        raise InputRefused(
+            f"The sampler of the base model is {type(of_folder).__name__}, which has a memory or draws noise.",
+            "Save the pipeline with FlowMatchEulerDiscreteScheduler and stochastic_sampling=False.",
+        )
+    shift = sampler.shift or of_folder.config.shift
+    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(of_folder.config, shift=shift)
+    sigmas = np.linspace(1.0, 0.0, sampler.num_inference_steps + 1)[:-1]
+    scheduler.set_timesteps(sigmas=sigmas, device=device)
+    return scheduler
