@@ -1,4 +1,4 @@
-"""A small random HunyuanVideo of the real classes: two double and two single blocks, Llama, CLIP, the 3D autoencoder."""
+"""A small random HunyuanVideo of the real classes: two blocks of each kind, Llama, CLIP, the 3D autoencoder."""
 
 import dataclasses
 from pathlib import Path
@@ -42,7 +42,7 @@ def save_hunyuan_video(folder: Path) -> None:
         eos_token_id=len(TOKENS) - 1,
     )
     words = llama_tokenizer()
-    llama: Any = LlamaConfig(
+    llama = LlamaConfig(
         vocab_size=len(words),
         hidden_size=16,
         intermediate_size=32,
@@ -50,7 +50,7 @@ def save_hunyuan_video(folder: Path) -> None:
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=512,
-        pad_token_id=words.pad_token_id,
+        pad_token_id=0,  # as the tokenizer has it
     )
     pipeline: Any = HunyuanVideoPipeline(
         text_encoder=LlamaModel(llama),
@@ -91,6 +91,7 @@ def transformer(**sizes: Any) -> HunyuanVideoTransformer3DModel:
 
 
 def autoencoder() -> AutoencoderKLHunyuanVideo:
+    widths: Any = (8, 8, 8, 8)
     return AutoencoderKLHunyuanVideo(
-        latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4
+        latent_channels=4, block_out_channels=widths, layers_per_block=1, norm_num_groups=4
     )

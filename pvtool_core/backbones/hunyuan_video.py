@@ -221,13 +221,13 @@ class _WithoutMask(HunyuanVideoAttnProcessor2_0):
 
 def _scheduler(of_folder: Any, sampler: SamplerConfig, device: torch.device) -> Any:
     """The folder's sampler, ready for the steps that are asked for. Raises InputRefused if it is another kind."""
-    if type(of_folder) is not FlowMatchEulerDiscreteScheduler or of_folder.config.stochastic_sampling:
+    config: Any = of_folder.config
+    if type(of_folder) is not FlowMatchEulerDiscreteScheduler or config.stochastic_sampling:
         raise InputRefused(
             f"The sampler of the base model is {type(of_folder).__name__}, which has a memory or draws noise.",
             "Save the pipeline with FlowMatchEulerDiscreteScheduler and stochastic_sampling=False.",
         )
-    shift = sampler.shift or of_folder.config.shift
-    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(of_folder.config, shift=shift)
+    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(config, shift=sampler.shift or config.shift)
     sigmas = np.linspace(1.0, 0.0, sampler.num_inference_steps + 1)[:-1]
     scheduler.set_timesteps(sigmas=sigmas, device=device)
     return scheduler

@@ -115,6 +115,10 @@ def test_a_value_out_of_its_range_is_refused(section: str, key: str, value: obje
         ({"adapter": {"alpha": 8}}, "adapter.alpha"),
         ({"semantic_reward": {"frames": 17}}, "semantic_reward.frames"),
         ({"evaluation": {"recognizer": "glintr100.onnx"}}, "evaluation.recognizer"),
+        ({"model": {"trim_prompt": True}}, "model.trim_prompt"),
+        ({"model": {"family": "hunyuan-video"}, "sampler": {"negative_prompt": "ugly"}}, "sampler.negative_prompt"),
+        ({"model": {"family": "hunyuan-video", "offload": True}}, "training.recompute"),
+        ({"model": {"family": "wan", "offload": True, "storage": "nf4"}}, "model.offload"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(change: Table, key: str) -> None:

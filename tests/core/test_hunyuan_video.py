@@ -1,8 +1,6 @@
 """HunyuanVideo on a small random pipeline of diffusers' own classes: the laws of the method, and what is its own."""
 
-import dataclasses
 import gc
-import math
 import weakref
 from functools import partial
 from pathlib import Path
@@ -10,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.loaders.lora_conversion_utils import _convert_hunyuan_video_lora_to_diffusers
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoTransformer3DModel
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import HunyuanVideoPipeline
@@ -27,7 +24,7 @@ from pvtool_core.trainer import Pair, Trainer, bank_pairs, generator_of
 from pvtool_core.trajectories import TrajectoryCache
 from pvtool_core.weights import resolve_settings
 from tests.conftest import with_settings
-from tests.small_hunyuan_video import autoencoder, hunyuan_job, save_hunyuan_video, transformer
+from tests.small_hunyuan_video import hunyuan_job, save_hunyuan_video, transformer
 
 PROMPT = "a <V> woman waving"
 LONG = 33  # frames in nine latents: three tiles in time
@@ -129,9 +126,7 @@ def test_it_is_a_backbone_that_is_found_by_its_family(small: TrainJob, tmp_path:
     assert loaded.facts()["base"] == settings.model.fingerprint
 
 
-def test_the_text_encoders_are_gone_before_the_denoiser_comes(
-    small: TrainJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_text_encoders_are_gone_before_the_denoiser_comes(small: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[weakref.ref[Any]] = []
     alive: list[bool] = []
     load = HunyuanVideoPipeline.from_pretrained
@@ -338,9 +333,10 @@ def test_straying_from_the_base_counts_by_place_also_where_latents_are_fewer_tha
     small: TrainJob, tmp_path: Path
 ) -> None:
     job = with_settings(small, "training", base_kl_weight=0.5, base_kl_face=0.0, cached_pairs=1)
+    trainer: Any
     trainer, pairs = new_trainer(job, tmp_path)
     switch = trainer.cache.switch(pairs[0].prompt, pairs[0].seed)
-    shares: Any = trainer._base_kl(pairs[0].faces, switch, [6, 7], generator_of(0, 1)).shares
+    shares = trainer._base_kl(pairs[0].faces, switch, [6, 7], generator_of(0, 1)).shares
     assert shares.shape == (1, 1, 3, 4, 4)
     assert shares.min() < 0.1 < 0.9 < shares.max()
     shake(trainer.adapter)
@@ -395,7 +391,11 @@ def test_so_it_is_with_tiles_in_space(small: TrainJob) -> None:
 
 def test_a_frame_costs_one_tile_or_two_where_they_are_blended(long: HunyuanVideo) -> None:
     sizes: list[int] = []
-    long.pipeline.vae.decoder.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[2]))
+
+    def measure(_: Any, given: Any) -> None:
+        sizes.append(given[0].shape[2])
+
+    long.pipeline.vae.decoder.register_forward_pre_hook(measure)
     latents = long.initial_latents(7)
     for frame in range(LONG):
         long.decode(latents, [frame])
@@ -409,7 +409,11 @@ def test_the_frames_named_as_decoded_together_need_no_more_tiles(long: HunyuanVi
     assert list(long.decoded_with(20)) == list(range(17, 25))
     assert list(long.decoded_with(14)) == list(range(25))
     calls: list[Any] = []
-    long.pipeline.vae.decoder.register_forward_pre_hook(lambda *given: calls.append(given))
+
+    def count(*given: Any) -> None:
+        calls.append(given)
+
+    long.pipeline.vae.decoder.register_forward_pre_hook(count)
     for frame in range(LONG):
         calls.clear()
         long.decode(long.initial_latents(7), [frame])
@@ -478,25 +482,29 @@ def test_unpacking_is_the_inverse_of_packing(backbone: HunyuanVideo, adapter: Id
 
 
 def test_diffusers_reads_the_file_back_as_the_same_adapter_at_the_paper_s_width() -> None:
-    names = [f"{kind}.0.attn.to_{each}" for kind in ("transformer_blocks", "single_transformer_blocks") for each in "qkv"]
+    names = [
+        f"{kind}.0.attn.to_{each}" for kind in ("transformer_blocks", "single_transformer_blocks") for each in "qkv"
+    ]
     pairs = {name: LoraPair(torch.randn(2, 3072), torch.randn(3072, 2)) for name in names}
-    theirs = _convert_hunyuan_video_lora_to_diffusers(FusedLayout(4 * 3072).pack(pairs))
+    theirs: Any = HunyuanVideoPipeline.lora_state_dict(FusedLayout(4 * 3072).pack(pairs))
+    input = torch.randn(3072)
     for name, pair in pairs.items():
         down, up = (theirs[f"transformer.{name}.lora_{each}.weight"] for each in "AB")
-        assert torch.allclose(up @ down, pair.up @ pair.down, atol=1e-4)
+        assert torch.allclose(up @ (down @ input), pair.up @ (pair.down @ input), atol=1e-3)
     mlp = "transformer.single_transformer_blocks.0.proj_mlp"
     assert not theirs[f"{mlp}.lora_B.weight"].any()
     assert len(theirs) == 2 * (len(names) + 1)
 
 
+@pytest.mark.slow
 def test_a_whole_pipeline_of_the_paper_s_width_loads_the_file_and_predicts_the_same(
     tmp_path: Path, exported: Path, backbone: HunyuanVideo
 ) -> None:
     """One block of each kind, with a narrow MLP; diffusers takes a width of 3072 for granted."""
     with torch.device("meta"):
         wide: Any = transformer(
-            num_attention_heads=24, attention_head_dim=128, num_layers=1, num_single_layers=1, mlp_ratio=0.01,
-            rope_axes_dim=(16, 56, 56),
+            num_attention_heads=24, attention_head_dim=128, num_layers=1, num_single_layers=1, num_refiner_layers=0,
+            mlp_ratio=0.01, rope_axes_dim=(16, 56, 56),
         )  # fmt: skip
     wide = wide.to_empty(device="cpu").eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
@@ -515,7 +523,7 @@ def test_a_whole_pipeline_of_the_paper_s_width_loads_the_file_and_predicts_the_s
     none: dict[str, Any] = dict.fromkeys(
         ["text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "vae", "scheduler"]
     )
-    pipeline = HunyuanVideoPipeline(transformer=wide, **none)
+    pipeline: Any = HunyuanVideoPipeline(transformer=wide, **none)
     pipeline.load_lora_weights(file, adapter_name="identity")
     with torch.no_grad():
         theirs = pipeline.transformer(**given)[0]
@@ -618,16 +626,15 @@ def test_a_resumed_run_takes_the_same_steps(small: TrainJob, tmp_path: Path) -> 
 def test_the_loss_falls_over_200_steps_on_an_easy_reward(
     small: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = with_settings(with_settings(small, "model", num_frames=5), "sampler", num_inference_steps=4)
-    job = with_settings(job, "training", iterations=200, cached_pairs=2)
+    job = with_settings(decoding(small, 5), "sampler", num_inference_steps=4)
+    job = with_settings(with_settings(job, "adapter", start=0.5), "training", iterations=200, cached_pairs=1)
 
-    def brightness(trainer: Trainer, pair: Pair, latents: Tensor, frames: list[int], _: Any) -> Any:
-        loss = trainer.backbone.decode(latents, frames[:1]).mean()
-        return loss, {}
+    def brightness(trainer: Trainer, pair: Pair, latents: Tensor, *_: Any) -> tuple[Tensor, dict[str, Any]]:
+        return trainer.backbone.decode(latents, [0]).mean(), {}
 
     monkeypatch.setattr(Trainer, "_judge", brightness)
     trainer, pairs = new_trainer(job, tmp_path)
     losses = [trainer.iterate(step, pairs)["loss"] for step in range(1, 201)]
-    first, last = (sum(part) / 20 for part in (losses[:20], losses[-20:]))
-    assert math.isfinite(last)
-    assert last < first - 0.05
+    quarters = [sum(losses[i : i + 50]) / 50 for i in range(0, 200, 50)]
+    assert quarters == sorted(quarters, reverse=True)
+    assert losses[-1] < losses[0] - 0.04

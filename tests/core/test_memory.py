@@ -1,0 +1,180 @@
+"""What saves memory changes neither what the model computes nor its gradient, beyond what fewer bits must change."""
+
+import importlib
+import importlib.util
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pvtool_core.adapter import IdentityAdapter
+from pvtool_core.backbones.hunyuan_video import HunyuanVideo
+from pvtool_core.backbones.memory import settle
+from pvtool_core.config import ModelConfig
+from pvtool_core.errors import InputRefused
+from tests.small_hunyuan_video import transformer
+
+CPU = torch.device("cpu")
+
+
+def denoiser(dtype: torch.dtype = torch.float32) -> Any:
+    torch.manual_seed(0)
+    model: Any = transformer()
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def blocks_of(model: Any) -> list[nn.Module]:
+    return [*model.transformer_blocks, *model.single_transformer_blocks]
+
+
+def settled(storage: str = "dtype", offload: bool = False, dtype: torch.dtype = torch.float32) -> Any:
+    model = denoiser(dtype)
+    settle(model, blocks_of(model), ModelConfig(base_model="", storage=storage, offload=offload), CPU)
+    return model
+
+
+def forward(model: Any) -> Tensor:
+    generator, dtype = torch.Generator().manual_seed(2), model.dtype
+    sizes = {"hidden_states": (1, 4, 2, 4, 4), "encoder_hidden_states": (1, 7, 16), "pooled_projections": (1, 16)}
+    given = {name: torch.randn(size, generator=generator).to(dtype) for name, size in sizes.items()}
+    more = {"timestep": torch.tensor([500.0]), "guidance": torch.tensor([6000.0])}
+    return model(**given, **more, encoder_attention_mask=torch.ones(1, 7), return_dict=False)[0]
+
+
+def output_and_gradients(model: Any, recompute: bool = False) -> list[Tensor]:
+    """What the model says with a trained adapter, and the gradients of the adapter's weights."""
+    if recompute:
+        model.enable_gradient_checkpointing()
+    adapter = IdentityAdapter(model, HunyuanVideo.lora_target, rank=2)
+    generator = torch.Generator().manual_seed(1)
+    for weight in adapter.parameters():
+        weight.data += 0.3 * torch.randn(weight.shape, generator=generator)
+    with adapter.acting():
+        output = forward(model)
+        output.float().square().sum().backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in adapter.parameters())
+    return [output.detach(), *(weight.grad for weight in adapter.parameters() if weight.grad is not None)]
+
+
+def equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def apart(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    """The largest distance, as a share of what it is a distance from."""
+    return max(float(torch.dist(a, b) / b.norm()) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("storage", ["dtype", "float8"])
+def test_blocks_that_are_brought_in_as_used_give_the_same_output_and_gradient_to_the_bit(
+    storage: str, dtype: torch.dtype, recompute: bool
+) -> None:
+    staying = output_and_gradients(settled(storage, dtype=dtype), recompute)
+    assert equal(output_and_gradients(settled(storage, offload=True, dtype=dtype), recompute), staying)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_block_has_copies_while_it_works_and_rests_on_what_is_kept(recompute: bool) -> None:
+    model = settled(offload=True)
+    kept = {id(weight): weight.data_ptr() for block in blocks_of(model) for weight in block.parameters()}
+    weights = {id(weight): weight for block in blocks_of(model) for weight in block.parameters()}
+    resting: list[int] = []
+
+    def count(*_: Any) -> None:
+        resting.append(sum(weights[key].data_ptr() == place for key, place in kept.items()))
+
+    for block in blocks_of(model):
+        block.register_forward_pre_hook(count)
+    output_and_gradients(model, recompute)
+    in_block = {len(list(block.parameters())) - 6 for block in blocks_of(model)}  # less the adapter's six
+    assert {len(kept) - each for each in resting} == in_block
+    assert len(resting) == (8 if recompute else 4)  # nothing stays behind when checkpointing breaks off a forward
+    count()
+    assert resting[-1] == len(kept)
+
+
+def test_the_adapter_goes_where_the_rest_of_the_model_is_and_not_where_its_blocks_wait() -> None:
+    model = denoiser()
+    for name, part in model.named_children():
+        if "transformer_blocks" not in name:
+            part.to("meta")
+    adapter = IdentityAdapter(model, HunyuanVideo.lora_target, rank=2)
+    assert {weight.device.type for weight in adapter.parameters()} == {"meta"}
+    assert adapter.layers["transformer_blocks.0.attn.to_q"].get_base_layer().weight.device == CPU
+
+
+def rounded_to_float8() -> Any:
+    """The model with its matrices rounded to float8 in advance, each row scaled to the type's range."""
+    model = denoiser()
+    for block in blocks_of(model):
+        for name, layer in block.named_modules():
+            if isinstance(layer, nn.Linear) and "norm" not in name:
+                scale = layer.weight.data.abs().amax(1, keepdim=True) / 448
+                layer.weight.data = (layer.weight.data / scale).to(torch.float8_e4m3fn).float() * scale
+    return model
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_float8_is_the_model_with_rounded_weights_in_output_and_gradient_to_the_bit(recompute: bool) -> None:
+    ours = output_and_gradients(settled("float8"), recompute)
+    assert equal(ours, output_and_gradients(rounded_to_float8(), recompute))
+    assert 0.001 < apart(ours, output_and_gradients(denoiser())) < 0.2
+
+
+def test_float8_takes_a_byte_for_a_weight_of_the_blocks_and_leaves_modulation_and_adapter_as_they_are() -> None:
+    model = settled("float8", dtype=torch.bfloat16)
+    adapter = IdentityAdapter(model, HunyuanVideo.lora_target, rank=2)
+    stored = {name: weight.dtype for name, weight in model.named_parameters() if weight.dim() == 2}
+    float8 = {name for name, dtype in stored.items() if dtype == torch.float8_e4m3fn}
+    assert "transformer_blocks.0.attn.to_q.base_layer.weight" in float8
+    assert "single_transformer_blocks.1.proj_out.weight" in float8
+    assert not any("norm" in name or "embedder" in name or "lora" in name for name in float8)
+    assert {weight.dtype for weight in adapter.parameters()} == {torch.float32}
+
+
+def dequantised(model: Any) -> Any:
+    """A plain model with the weights that a quantised one stands for."""
+    functional: Any = importlib.import_module("bitsandbytes.functional")
+    plain = denoiser()
+    for name, layer in model.named_modules():
+        kind = type(layer).__name__
+        if kind == "Linear4bit":
+            weight = functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        elif kind == "Linear8bitLt":
+            weight = layer.weight.data.float() * layer.weight.SCB[:, None] / 127
+        else:
+            continue
+        plain.get_submodule(name).weight.data = weight.clone()
+    return plain
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(("storage", "rounding"), [("nf4", 1e-5), ("int8", 0.05)])
+def test_a_quantised_model_is_the_one_with_the_weights_that_it_stands_for(
+    storage: str, rounding: float, recompute: bool
+) -> None:
+    """int8 only nearly so: bitsandbytes rounds what goes into a layer as well."""
+    model = settled(storage)
+    plain = dequantised(model)
+    ours = output_and_gradients(model, recompute)
+    assert apart(ours, output_and_gradients(plain)) < rounding
+    assert apart(ours, output_and_gradients(denoiser())) > 0.005
+
+
+@pytest.mark.parametrize(("storage", "bytes_a_weight"), [("nf4", 0.5), ("int8", 1)])
+def test_each_linear_layer_of_the_blocks_is_quantised_and_none_besides(storage: str, bytes_a_weight: float) -> None:
+    model, plain = settled(storage), denoiser()
+    for name, layer in plain.named_modules():
+        if isinstance(layer, nn.Linear):
+            shrunk = model.get_submodule(name).weight.nbytes == layer.weight.numel() * bytes_a_weight
+            assert shrunk == ("transformer_blocks." in name), name
+
+
+def test_a_missing_bitsandbytes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # type: ignore[misc]
+    with pytest.raises(InputRefused, match="bitsandbytes") as refused:
+        settled("nf4")
+    assert "pvtool[quant]" in str(refused.value.hint)
