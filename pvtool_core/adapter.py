@@ -116,8 +116,8 @@ class IdentityAdapter:
     def _draw(self, generator: torch.Generator) -> None:
         device = next(self._denoiser.parameters()).device  # not the layer's: blocks may be kept elsewhere until used
         for layer in self.layers.values():
-            for weight in (layer.lora_A[NAME].weight, layer.lora_B[NAME].weight):
-                weight.data = weight.data.to(device, torch.float32)  # whatever the model's type
+            for matrix in (layer.lora_A[NAME], layer.lora_B[NAME]):
+                matrix.to(device, torch.float32)  # whatever the model's type
             down = torch.empty(layer.lora_A[NAME].weight.shape)
             nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
             layer.lora_A[NAME].weight.data.copy_(down)

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from pvtool_core.adapter import LoraLayout, LoraPair
 from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts
 from pvtool_core.backbones.memory import settle
+from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused
 
@@ -88,6 +89,7 @@ class HunyuanVideo:
         self._embeds = self._encode(prompts) if prompts else {}
         without_text = dict.fromkeys(["text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"])
         self.pipeline: Any = self._load(**without_text)
+        merge_style_loras(self.pipeline, model.loras, ("transformer",))
         self.pipeline.vae.to(self.device)
         for part in (self.pipeline.transformer, self.pipeline.vae):
             part.eval().requires_grad_(False)

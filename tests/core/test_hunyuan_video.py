@@ -12,15 +12,17 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoTransformer3DModel
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import HunyuanVideoPipeline
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pvtool_core.adapter import IdentityAdapter, LoraPair, Terms, load_adapter
 from pvtool_core.backbones import Backbone, load_backbone
 from pvtool_core.backbones.hunyuan_video import FusedLayout, HunyuanVideo
-from pvtool_core.config import TrainJob
+from pvtool_core.config import LoraConfig, TrainJob
 from pvtool_core.errors import InputRefused
+from pvtool_core.runs import ADAPTER_FILE, EventWriter, Heartbeat, RunFolder, State
 from pvtool_core.sampling import BaseKl, Route, denoise, output_weights, tail_in_memory, tail_replayed, tail_stopped
-from pvtool_core.trainer import Pair, Trainer, bank_pairs, generator_of
+from pvtool_core.trainer import Pair, Trainer, bank_pairs, generator_of, train
 from pvtool_core.trajectories import TrajectoryCache
 from pvtool_core.weights import resolve_settings
 from tests.conftest import with_settings
@@ -187,6 +189,27 @@ def test_with_a_trimmed_prompt_the_streams_attend_without_a_mask(
         masks.clear()
         denoise(backbone, backbone.initial_latents(7), backbone.prompt_embeds(PROMPT), range(1))
         assert [mask is None for mask in masks] == [trim] * 4
+
+
+# A style LoRA
+
+
+def test_a_style_lora_is_part_of_the_weights_before_they_are_stored_in_fewer_bits(
+    small: TrainJob, backbone: HunyuanVideo, tmp_path: Path
+) -> None:
+    layer = "single_transformer_blocks.0.attn.to_q"
+    down, up = torch.randn(2, 32), torch.randn(32, 2)
+    save_file(
+        {f"transformer.{layer}.lora_A.weight": down, f"transformer.{layer}.lora_B.weight": up},
+        tmp_path / "style.safetensors",
+    )
+    styles = (LoraConfig(file=str(tmp_path / "style.safetensors"), weight=0.5),)
+    for storage, within in (("dtype", 1e-6), ("float8", 0.05)):
+        job = with_settings(small, "model", loras=styles, storage=storage)
+        styled: Any = HunyuanVideo(job.model, job.sampler, []).denoiser.get_submodule(layer)
+        weight = styled.weight.float() * getattr(styled, "float8_scale", 1.0)
+        expected = backbone.denoiser.get_submodule(layer).weight + 0.5 * up @ down
+        assert torch.dist(weight, expected) < within * expected.norm()
 
 
 # Where the adapter sits, and when
@@ -572,10 +595,6 @@ def new_trainer(job: TrainJob, cache: Path) -> tuple[Trainer, list[Pair]]:
     return trainer, [pair for pair in prepared if pair]
 
 
-def weights(trainer: Trainer) -> list[Tensor]:
-    return [weight.detach().clone() for weight in trainer.adapter.parameters()]
-
-
 def test_a_cached_trajectory_is_to_the_bit_the_computed_one(
     small: TrainJob, backbone: HunyuanVideo, tmp_path: Path
 ) -> None:
@@ -605,21 +624,28 @@ def test_an_iteration_reaches_every_weight_whatever_saves_memory(
     assert close(ours, theirs, within=1e-4)
 
 
-def test_a_resumed_run_takes_the_same_steps(small: TrainJob, tmp_path: Path) -> None:
-    from pvtool_core.trainer import load_optimizer, save_optimizer
+def test_a_resumed_run_ends_with_the_same_weights(
+    small: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+    whole = with_settings(small, "training", cached_pairs=1, sample_every=4)
+    half = with_settings(whole, "training", iterations=2)
+    run(whole, tmp_path / "whole")
+    run(half, tmp_path / "resumed")
+    run(whole, tmp_path / "resumed")
+    ours, theirs = (
+        load_file(tmp_path / name / "checkpoints/step-000004" / ADAPTER_FILE) for name in ("whole", "resumed")
+    )
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours | theirs)
+    assert len(list((tmp_path / "whole").rglob("*.mp4"))) == 2  # the original's and step 4's
 
-    whole, pairs = new_trainer(small, tmp_path)
-    for step in (1, 2):
-        whole.iterate(step, pairs)
-    whole.adapter.save(tmp_path / "adapter.safetensors", whole.backbone.lora_layout, whole.terms())
-    save_optimizer(whole.optimizer, tmp_path / "optimizer.safetensors")
-    resumed, _ = new_trainer(small, tmp_path)
-    resumed.adapter.load(tmp_path / "adapter.safetensors", resumed.backbone.lora_layout)
-    load_optimizer(resumed.optimizer, tmp_path / "optimizer.safetensors")
-    for trainer in (whole, resumed):
-        for step in (3, 4):
-            trainer.iterate(step, pairs)
-    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+
+def run(job: TrainJob, path: Path) -> None:
+    folder = RunFolder(path)
+    if not path.exists():
+        folder.create()
+    with EventWriter(folder.events) as events, Heartbeat(folder) as heartbeat:
+        assert train(job, folder, events, heartbeat) == State.FINISHED
 
 
 @pytest.mark.slow
