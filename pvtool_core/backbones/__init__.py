@@ -15,7 +15,11 @@ from pvtool_core.weights import fingerprint_of
 
 __all__ = ["Backbone", "Embeds", "Frames", "Latents", "load_backbone", "resolve_device"]
 
-_FAMILIES = {"animatediff": ("animatediff", "AnimateDiff"), "hunyuan-video": ("hunyuan_video", "HunyuanVideo")}
+_FAMILIES = {
+    "animatediff": ("animatediff", "AnimateDiff"),
+    "hunyuan-video": ("hunyuan_video", "HunyuanVideo"),
+    "wan": ("wan", "Wan"),
+}
 """Each family's module and class; only the one that is asked for is imported."""
 
 
