@@ -78,7 +78,7 @@ class Wan:
 
     def _load(self, **without: Any) -> Any:
         pipeline: Any = WanPipeline.from_pretrained(
-            self.model.base_model, torch_dtype=self.dtype, local_files_only=True, use_safetensors=True, **without
+            self.model.base_model, dtype=self.dtype, local_files_only=True, use_safetensors=True, **without
         )
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
