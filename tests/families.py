@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from pvtool_core.config import TrainJob
-from tests.conftest import LETTERS, random_job, save_animatediff
+from tests.conftest import LETTERS, random_job
 
 Frozen = Mapping[str, Any]
 
@@ -77,9 +76,9 @@ def save_wan(folder: Path, boundary_ratio: float | None = None) -> None:
     """Wan 2.1 with two narrow blocks; with a `boundary_ratio`, Wan 2.2's two transformers."""
     torch.manual_seed(0)
     experts = {"transformer_2": wan_transformer()} if boundary_ratio else {}
-    wan_pipeline(wan_transformer(), AutoencoderKLWan(**WAN_VAE), boundary_ratio=boundary_ratio, **experts).save_pretrained(
-        folder
-    )
+    wan_pipeline(
+        wan_transformer(), AutoencoderKLWan(**WAN_VAE), boundary_ratio=boundary_ratio, **experts
+    ).save_pretrained(folder)
 
 
 def save_wan_dense(folder: Path) -> None:
@@ -102,8 +101,8 @@ def wan_pipeline(transformer: WanTransformer3DModel, vae: AutoencoderKLWan, **mo
     widths: dict[str, Any] = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
     text_encoder = UMT5EncoderModel(UMT5Config(vocab_size=64, pad_token_id=0, eos_token_id=1, **widths))
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-    parts: dict[str, Any] = {"text_encoder": text_encoder, "transformer": transformer, "vae": vae}
-    return WanPipeline(tokenizer=t5_tokenizer(), scheduler=scheduler, **parts, **more)
+    parts: dict[str, Any] = {"tokenizer": t5_tokenizer(), "text_encoder": text_encoder, "scheduler": scheduler}
+    return WanPipeline(transformer=transformer, vae=vae, **parts, **more)
 
 
 def t5_tokenizer() -> PreTrainedTokenizerFast:
@@ -123,13 +122,6 @@ def wan_with_euler(folder: str) -> Any:
     return pipeline
 
 
-ANIMATEDIFF = Family(
-    name="animatediff",
-    save=save_animatediff,
-    size={},
-    pipeline=AnimateDiffPipeline.from_pretrained,
-    adapted=r"(down_blocks\.0|mid_block|up_blocks\.1)\.attentions\.\d\.transformer_blocks\.0\.attn1\.to_[qkv]",
-)
 WAN = Family(
     name="wan",
     save=save_wan,
@@ -137,4 +129,4 @@ WAN = Family(
     pipeline=wan_with_euler,
     adapted=r"blocks\.[01]\.attn1\.to_[qkv]",
 )
-FAMILIES = (ANIMATEDIFF, WAN)
+FAMILIES = (WAN,)

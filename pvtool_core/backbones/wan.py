@@ -9,6 +9,8 @@ Supported are Wan 2.1 and the dense model of Wan 2.2 (TI2V-5B, as text-to-video)
 take turns, and is refused.
 """
 
+import functools
+import gc
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,18 +19,18 @@ import torch
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.utils.torch_utils import randn_tensor
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pvtool_core.adapter import LoraLayout, LoraPair
 from pvtool_core.backbones.flow_matching import euler_step
 from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts
+from pvtool_core.backbones.memory import settle
+from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused
 
 _TOKENS = 512  # to which the pipeline's call pads a prompt; its `encode_prompt` alone would cut at 226
-_NO_TEXT: dict[str, Any] = {"text_encoder": None, "tokenizer": None}
-_TEXT_ALONE: dict[str, Any] = {"transformer": None, "transformer_2": None, "vae": None}
 
 
 class WanLayout:
@@ -49,7 +51,7 @@ def _original(layer: str) -> str:
 
 
 class Wan:
-    """Fulfils `Backbone`. Latents are (1, 16, (frames − 1) / 4 + 1, height / 8, width / 8) for Wan 2.1.
+    """Fulfils `Backbone`. Latents are (1, 16, (frames - 1) / 4 + 1, height / 8, width / 8) for Wan 2.1.
 
     Raises InputRefused for two transformers, and for a size that the model cannot have.
     """
@@ -64,50 +66,46 @@ class Wan:
         self.device, self.dtype = resolve_device(model.device), getattr(torch, model.dtype)
         self.num_frames, self.num_steps = model.num_frames, sampler.num_inference_steps
         self.guided = sampler.guidance_scale > 1
-        self._embeds = self._encode(prompts)
-        self.pipeline: Any = self._load(**_NO_TEXT)
-        _check(self.pipeline, model)
-        self.denoiser: nn.Module = self.pipeline.transformer
-        self.scheduler: Any = _euler(self.pipeline.scheduler.config, sampler.shift)
-        self.scheduler.set_timesteps(self.num_steps, device=self.device)
-        if model.vae_tiling:
-            self.pipeline.vae.enable_tiling()
-        if recompute:
-            self.pipeline.transformer.enable_gradient_checkpointing()
-            recompute_decoder(self.pipeline.vae.decoder)
-
-    def _load(self, **without: Any) -> Any:
-        pipeline: Any = WanPipeline.from_pretrained(
-            self.model.base_model, dtype=self.dtype, local_files_only=True, use_safetensors=True, **without
+        self._load: Any = functools.partial(
+            WanPipeline.from_pretrained, model.base_model, dtype=self.dtype, local_files_only=True, use_safetensors=True
         )
-        for part in pipeline.components.values():
-            if isinstance(part, nn.Module):
-                part.eval().requires_grad_(False)
-        return pipeline.to(self.device)
+        _check_parts(model)
+        self._embeds = self._encode(prompts) if prompts else {}
+        gc.collect()  # the text encoder has 11 GB, which the denoiser needs now
+        self.pipeline: Any = self._load(text_encoder=None, tokenizer=None)
+        _check_size(self.pipeline, model)
+        merge_style_loras(self.pipeline, model.loras, ["transformer"])
+        vae, self.denoiser = self.pipeline.vae.to(self.device), self.pipeline.transformer
+        for part in (vae, self.denoiser):
+            part.eval().requires_grad_(False)
+        if model.vae_tiling:
+            vae.enable_tiling()
+        if recompute:
+            self.denoiser.enable_gradient_checkpointing()
+            recompute_decoder(vae.decoder)
+        settle(self.denoiser, [*self.denoiser.blocks], model, self.device)
+        self.scheduler = _euler(self.pipeline.scheduler.config, sampler.shift)
+        self.scheduler.set_timesteps(self.num_steps, device=self.device)
 
     @torch.no_grad()
     def _encode(self, prompts: Sequence[str]) -> dict[str, Embeds]:
-        """Every prompt, by a text encoder that is gone when this is done."""
-        pipeline, negative = self._load(**_TEXT_ALONE), self.sampler.negative_prompt
-        rows = {
-            prompt: pipeline.encode_prompt(
-                prompt, negative, self.guided, device=self.device, max_sequence_length=_TOKENS
-            )
-            for prompt in prompts
-        }
-        return {
-            prompt: {"prompt_embeds": torch.cat([negative, positive]) if self.guided else positive}
-            for prompt, (positive, negative) in rows.items()
-        }
+        pipeline = self._load(transformer=None, transformer_2=None, vae=None).to(self.device)
+        return {prompt: self._embeds_of(pipeline, prompt) for prompt in prompts}
+
+    def _embeds_of(self, pipeline: Any, prompt: str) -> Embeds:
+        positive, negative = pipeline.encode_prompt(
+            prompt, self.sampler.negative_prompt, self.guided, device=self.device, max_sequence_length=_TOKENS
+        )
+        return {"prompt_embeds": (torch.cat([negative, positive]) if self.guided else positive).cpu()}
 
     def prompt_embeds(self, prompt: str) -> Embeds:
-        return self._embeds[prompt]
+        return {name: tensor.to(self.device) for name, tensor in self._embeds[prompt].items()}
 
     def initial_latents(self, seed: int) -> Latents:
-        size = (self.model.height, self.model.width)
-        rows, columns = (side // self.pipeline.vae_scale_factor_spatial for side in size)
-        shape = (1, self.pipeline.transformer.config.in_channels, self._latent(self.num_frames - 1) + 1, rows, columns)
-        return randn_tensor(shape, torch.Generator("cpu").manual_seed(seed), self.device, torch.float32)
+        space = self.pipeline.vae_scale_factor_spatial
+        size = (self._latent(self.num_frames - 1) + 1, self.model.height // space, self.model.width // space)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return randn_tensor((1, self.denoiser.config.in_channels, *size), generator, self.device, torch.float32)
 
     def predict(self, latents: Latents, step: int, embeds: Embeds) -> Latents:
         text = embeds["prompt_embeds"]
@@ -124,23 +122,24 @@ class Wan:
         return euler_step(self.scheduler, latents, step, output)
 
     def decode(self, latents: Latents, frames: Sequence[int]) -> Frames:
-        """As the contract says, from all latents up to the last that is needed.
+        """As the contract says, from all latents up to the last that is needed, and no others.
 
-        The decoder is causal, and each latent is decoded with features of those before it: about 38 of them count
-        (the depth of its convolutions in time), more than a clip has, so no window smaller than this prefix is exact.
+        The decoder is causal, and makes the frames of a latent with features that it kept of those before: of 38 or 39
+        of them, the depth of its convolutions in time. Clips are shorter than that, so no less would be exact.
         """
         vae = self.pipeline.vae
-        needed = latents[:, :, : self._latent(max(frames)) + 1].to(vae.dtype)
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1).to(needed) for values in _statistics(vae))
-        decoded = vae.decode(needed / (1.0 / std) + mean).sample[0, :, list(frames)]
+        latents = latents[:, :, : self._latent(max(frames)) + 1].to(vae.dtype)
+        statistics = (vae.config.latents_mean, vae.config.latents_std)
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1).to(latents) for values in statistics)
+        decoded = vae.decode(latents / (1.0 / std) + mean).sample[0, :, list(frames)]
         return (decoded.transpose(0, 1).float() / 2 + 0.5).clamp(0, 1)
 
     def decoded_with(self, frame: int) -> Sequence[int]:
-        """All frames before it and those of its own latent, which `decode` makes on the way."""
+        """Those of its latent and all before them, which are made on the way."""
         return range(self._latent(frame) * self.pipeline.vae_scale_factor_temporal + 1)
 
     def _latent(self, frame: int) -> int:
-        """Which latent a frame is decoded from: the first has one for itself, then several share one."""
+        """Which latent a frame is made of: the first has one for itself, then several share one."""
         each = self.pipeline.vae_scale_factor_temporal
         return (frame + each - 1) // each
 
@@ -148,13 +147,18 @@ class Wan:
         return trajectory_facts(self.model, self.sampler, self.scheduler, self.device, self.guided)
 
 
-def _check(pipeline: Any, model: ModelConfig) -> None:
-    """Raises InputRefused if this model cannot be driven here, or not at this size."""
-    if pipeline.config.boundary_ratio is not None:
+def _check_parts(model: ModelConfig) -> None:
+    """Raises InputRefused for two transformers, before they are loaded."""
+    config: Any = WanPipeline.load_config(model.base_model, local_files_only=True)
+    if config.get("boundary_ratio") is not None:
         raise InputRefused(
-            f"{model.base_model} is two transformers that take turns, which pv cannot train.",
+            f"{model.base_model} is two transformers that take turns, which pv cannot train yet.",
             "Use Wan 2.1, or the dense model of Wan 2.2 (TI2V-5B).",
         )
+
+
+def _check_size(pipeline: Any, model: ModelConfig) -> None:
+    """Raises InputRefused for a size that is no whole number of patches, which the pipeline would round down."""
     patch = pipeline.vae_scale_factor_spatial * pipeline.transformer.config.patch_size[-1]
     if model.width % patch or model.height % patch:
         raise InputRefused(
@@ -164,12 +168,8 @@ def _check(pipeline: Any, model: ModelConfig) -> None:
 
 def _euler(config: Mapping[str, Any], shift: float) -> Any:
     """Euler's method on the noise levels of the folder's sampler, which names their shift in one of two ways."""
-    shift = shift or config.get("flow_shift") or config.get("shift") or 1.0
+    shift = shift or config.get("flow_shift") or config["shift"]
     return FlowMatchEulerDiscreteScheduler(config["num_train_timesteps"], shift)
-
-
-def _statistics(vae: Any) -> tuple[list[float], list[float]]:
-    return vae.config.latents_mean, vae.config.latents_std
 
 
 def recompute_decoder(decoder: Any) -> None:

@@ -116,10 +116,10 @@ def test_frames_lead_the_gradient_to_the_latents(backbone: Backbone) -> None:
 
     latents = steps_of(backbone).requires_grad_()
     (gradient,) = torch.autograd.grad(loss(latents), latents)
-    little = 1e-2 * gradient / gradient.norm()
+    little = 1e-3 * gradient / gradient.norm()
     with torch.no_grad():
         rise = loss(latents + little) - loss(latents - little)
-    assert rise.item() == pytest.approx(2e-2 * gradient.norm().item(), rel=0.02)
+    assert rise.item() == pytest.approx(2e-3 * gradient.norm().item(), rel=0.02)
 
 
 def test_a_step_is_a_function_of_its_number(backbone: Backbone) -> None:
@@ -347,20 +347,23 @@ def test_a_resumed_run_takes_the_same_steps(job: TrainJob, tmp_path: Path) -> No
     assert all(torch.equal(whole[key], halves[key]) for key in whole)
 
 
-def test_an_easy_reward_is_learnt(backbone: Backbone) -> None:
+@pytest.mark.slow
+def test_an_easy_reward_is_learnt(job: TrainJob) -> None:
+    """200 iterations towards a brighter first frame."""
+    backbone = load(with_settings(job, "sampler", guidance_scale=1.0))
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2)
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-2)
     embeds = backbone.prompt_embeds(PROMPT)
     switch = denoise(backbone, backbone.initial_latents(7), embeds, range(SWITCH))
     route = Route(backbone, adapter, embeds, range(SWITCH, STEPS))
-    darkness: list[float] = []
+    losses: list[float] = []
     for _ in range(200):
         tail = tail_in_memory(route, switch)
         latents = tail.latents.requires_grad_()
-        loss = 1 - backbone.decode(latents, [1]).mean()
+        loss = -backbone.decode(latents, [0]).mean()
         tail.backward(torch.autograd.grad(loss, latents)[0])
         optimizer.step()
         optimizer.zero_grad()
-        darkness.append(loss.item())
-    assert sum(darkness[-20:]) < sum(darkness[:20])
-    print(darkness[0], darkness[-1])
+        losses.append(loss.item())
+    quarters = [sum(losses[i : i + 50]) for i in range(0, 200, 50)]
+    assert quarters == sorted(quarters, reverse=True)

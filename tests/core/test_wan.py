@@ -1,0 +1,161 @@
+"""What is Wan's alone; the laws that it shares with every backbone are in test_backbones.py."""
+
+import dataclasses
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.pipelines.wan.pipeline_wan import WanPipeline
+from torch import Tensor
+
+from pvtool_core.adapter import IdentityAdapter, LoraPair
+from pvtool_core.backbones import load_backbone
+from pvtool_core.backbones.wan import Wan, WanLayout, recompute_decoder
+from pvtool_core.config import TrainJob
+from pvtool_core.errors import InputRefused
+from pvtool_core.sampling import denoise
+from tests.conftest import with_settings
+from tests.families import WAN, WAN_VAE, pipeline_call, save_wan, save_wan_dense
+
+PROMPT = "a <V> woman waving"
+
+
+@pytest.fixture
+def job(models: Path) -> TrainJob:
+    return WAN.job(models)
+
+
+def load(job: TrainJob) -> Wan:
+    return Wan(job.model, job.sampler, [PROMPT])
+
+
+def final_latents(backbone: Wan) -> Tensor:
+    return denoise(backbone, backbone.initial_latents(7), backbone.prompt_embeds(PROMPT), range(backbone.num_steps))
+
+
+@pytest.mark.parametrize(("heads", "layers", "count"), [(12, 30, 90), (40, 40, 120)])
+def test_at_full_size_the_adapter_has_three_layers_a_block(heads: int, layers: int, count: int) -> None:
+    with torch.device("meta"):
+        transformer = WanTransformer3DModel(num_attention_heads=heads, num_layers=layers)
+        adapter = IdentityAdapter(transformer, Wan.lora_target, rank=32)
+    assert len(adapter.layers) == count
+    assert sum(weight.numel() for weight in adapter.parameters()) == count * 2 * 32 * heads * 128
+
+
+def test_the_keys_are_those_of_the_original_code_which_comfyui_maps() -> None:
+    pair = LoraPair(torch.ones(2, 8), torch.ones(8, 2))
+    assert set(WanLayout().pack({"blocks.3.attn1.to_q": pair})) == {
+        "diffusion_model.blocks.3.self_attn.q.lora_A.weight",
+        "diffusion_model.blocks.3.self_attn.q.lora_B.weight",
+    }
+
+
+def test_the_multistep_sampler_of_the_folder_gives_way_to_euler_with_its_shift(job: TrainJob) -> None:
+    own, other = load(job), load(with_settings(job, "sampler", shift=5.0))
+    kept = own.facts()["sampler"]
+    assert (kept["class"], kept["shift"]) == ("FlowMatchEulerDiscreteScheduler", 3.0)
+    assert other.facts()["sampler"]["shift"] == 5.0
+    assert other.scheduler.sigmas[4] > own.scheduler.sigmas[4]
+
+
+def test_in_half_precision_too_latents_are_diffusers_own_to_the_bit(job: TrainJob) -> None:
+    backbone = load(with_settings(job, "model", dtype="bfloat16"))
+    assert backbone.denoiser.blocks[0].scale_shift_table.dtype == torch.float32  # as diffusers keeps it
+    pipeline: Any = WAN.fresh_pipeline(job)
+    halved = WanPipeline.from_pretrained(job.model.base_model, dtype=torch.bfloat16)
+    pipeline.register_modules(transformer=halved.transformer, text_encoder=halved.text_encoder)
+    pipeline.transformer.requires_grad_(False)
+    theirs = pipeline_call(pipeline, job, PROMPT, backbone.initial_latents(7))
+    assert torch.equal(final_latents(backbone), theirs)
+
+
+def test_the_text_encoder_is_gone_before_the_transformer_comes(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[set[str]] = []
+    encoders: list[weakref.ref[Any]] = []
+    plain: Any = WanPipeline.from_pretrained
+
+    def watched(*given: Any, **named: Any) -> Any:
+        assert all(encoder() is None for encoder in encoders)
+        pipeline = plain(*given, **named)
+        encoders.append(weakref.ref(pipeline.text_encoder or pipeline.transformer))
+        loaded.append({name for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)})
+        return pipeline
+
+    monkeypatch.setattr(WanPipeline, "from_pretrained", watched)
+    load(job)
+    assert loaded == [{"text_encoder"}, {"transformer", "vae"}]
+
+
+def test_frames_are_decoded_from_no_latent_past_their_own(job: TrainJob) -> None:
+    backbone = load(job)
+    latents = final_latents(backbone).requires_grad_()
+    for frame, counting in ((0, 1), (1, 2), (4, 2), (5, 3), (8, 3)):
+        assert list(backbone.decoded_with(frame)) == list(range(4 * (counting - 1) + 1))
+        (gradient,) = torch.autograd.grad(backbone.decode(latents, [frame]).mean(), latents)
+        reached = gradient[0].abs().amax((0, 2, 3)) > 0
+        assert reached.tolist() == [latent < counting for latent in range(3)]
+
+
+def test_each_frame_alone_equals_the_whole_decode_to_the_bit(job: TrainJob) -> None:
+    backbone = load(job)
+    latents = final_latents(backbone)
+    with torch.no_grad():
+        whole = backbone.decode(latents, range(9))
+        assert all(torch.equal(backbone.decode(latents, [frame])[0], whole[frame]) for frame in range(9))
+
+
+@pytest.mark.slow
+def test_a_frame_depends_on_more_latents_than_a_clip_has() -> None:
+    sizes: dict[str, Any] = {**WAN_VAE, "num_res_blocks": 2}
+    vae: Any = AutoencoderKLWan(**sizes).double().requires_grad_(False)
+    latents = torch.randn(1, 16, 41, 2, 2, dtype=torch.double, requires_grad=True)
+    (gradient,) = torch.autograd.grad(vae.decode(latents).sample[0, :, -1].sin().sum(), latents)
+    assert int((gradient[0].abs().amax((0, 2, 3)) > 0).sum()) == 38
+
+
+def test_a_recomputed_decoder_gives_the_same_frames_and_gradient() -> None:
+    torch.manual_seed(0)
+    vae: Any = AutoencoderKLWan(**WAN_VAE).requires_grad_(False)
+    latents = torch.randn(1, 16, 3, 4, 4, requires_grad=True)
+    found: list[tuple[Tensor, Tensor]] = []
+    for _ in ("plain", "recomputed"):
+        frames = vae.decode(latents).sample
+        found.append((frames, torch.autograd.grad(frames.sin().sum(), latents)[0]))
+        recompute_decoder(vae.decoder)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_the_dense_model_of_wan_2_2_is_diffusers_own_to_the_bit(job: TrainJob, tmp_path: Path) -> None:
+    save_wan_dense(tmp_path / "dense")
+    job = with_settings(job, "model", base_model=str(tmp_path / "dense"), width=64, height=64)
+    backbone = load(job)
+    noise = backbone.initial_latents(7)
+    theirs = pipeline_call(WAN.fresh_pipeline(job), job, PROMPT, noise, output_type="pt")[0]
+    with torch.no_grad():
+        assert torch.equal(backbone.decode(final_latents(backbone), range(9)), theirs)
+
+
+def test_two_transformers_that_take_turns_are_refused(job: TrainJob, tmp_path: Path) -> None:
+    save_wan(tmp_path / "experts", boundary_ratio=0.9)
+    model = dataclasses.replace(job.model, base_model=str(tmp_path / "experts"))
+    with pytest.raises(InputRefused, match="two transformers"):
+        load_backbone(model, job.sampler, [PROMPT])
+
+
+def test_a_size_that_diffusers_would_round_down_is_refused(job: TrainJob, tmp_path: Path) -> None:
+    save_wan_dense(tmp_path / "dense")
+    model = dataclasses.replace(job.model, base_model=str(tmp_path / "dense"), width=48)
+    with pytest.raises(InputRefused, match="48×32 is no size"):
+        load_backbone(model, job.sampler, [PROMPT])
+
+
+@pytest.mark.parametrize("changes", [{"storage": "float8"}, {"offload": True}])
+def test_the_denoiser_may_be_stored_otherwise(changes: dict[str, Any], job: TrainJob) -> None:
+    plain, stored = load(job), load(with_settings(job, "model", **changes))
+    ours, theirs = final_latents(stored), final_latents(plain)
+    assert torch.equal(ours, theirs) == ("offload" in changes)
+    assert (ours - theirs).norm() < 0.1 * theirs.norm()
