@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pvtool_core.adapter import LoraLayout, LoraPair
+from pvtool_core.backbones.flow_matching import euler_step
 from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts
 from pvtool_core.backbones.memory import settle
 from pvtool_core.backbones.style_loras import merge_style_loras
@@ -144,10 +145,7 @@ class HunyuanVideo:
         )[0]
 
     def advance(self, latents: Latents, step: int, output: Latents) -> Latents:
-        # as the scheduler's own step, which counts its calls and so can neither begin anew nor in the middle
-        change = (self.scheduler.sigmas[step + 1] - self.scheduler.sigmas[step]).to(output.device)
-        latents = latents.to(torch.promote_types(latents.dtype, torch.float32))
-        return (latents + change * output).to(output.dtype)
+        return euler_step(self.scheduler, latents, step, output)
 
     def decode(self, latents: Latents, frames: Sequence[int]) -> Frames:
         vae, into = self.pipeline.vae, self._tiling
