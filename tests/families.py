@@ -1,15 +1,15 @@
 """The families of models that the laws of tests/core/test_backbones.py are checked on; a new backbone is one more."""
 
-import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import HunyuanVideoPipeline
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
@@ -21,25 +21,41 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from pvtool_core.config import TrainJob
-from tests.conftest import LETTERS, random_job
+from tests.conftest import LETTERS, random_job, save_animatediff, with_settings
+from tests.small_hunyuan_video import save_hunyuan_video
 
-Frozen = Mapping[str, Any]
+Settings = Mapping[str, Any]
+IN_TWO_PASSES = tuple(
+    {"guidance_scale": scale, "negative_prompt": negative} for scale in (1.0, 5.0) for negative in ("", "ugly")
+)
 
 
 @dataclass(frozen=True)
 class Family:
     """What the laws need to know of a family.
 
-    `save` writes a small random model as a folder of diffusers. `size` are the settings of its clips. `pipeline` is
-    diffusers' own, from that folder, with the sampler that the backbone uses. `adapted` matches the layers that the
-    adapter is to sit on, and no others.
+    `save` writes a small random model as a folder of diffusers, of which `pipeline` is the class; `sampler` is what
+    takes the place of the folder's own. `encoders` are the parts that are gone before the others are loaded. `adapted`
+    are the attentions whose q, k and v the adapter is to sit on, and no others. `size` are the settings of the model's
+    clips, `guidance` the settings of the sampler in which guidance may differ, and `saving` those of the model that
+    save memory. `decoder` is diffusers' own way from all latents to frames. `frame_error` is how far a frame that is
+    decoded with fewer others may be from itself in the whole clip, and `exact` how near two ways of one gradient come
+    in float64. Without `file_at_any_width`, diffusers reads the adapter's file at the full model's width only.
     """
 
     name: str
     save: Callable[[Path], None]
-    size: Frozen
-    pipeline: Callable[[str], Any]
-    adapted: str
+    pipeline: Any
+    adapted: tuple[str, ...]
+    size: Settings
+    guidance: tuple[Settings, ...]
+    saving: Settings
+    encoders: tuple[str, ...] = ()
+    sampler: Callable[[Any], Any] = lambda own: own
+    decoder: Callable[[Any, Tensor], Tensor] = lambda vae, latents: vae.decode(latents).sample
+    frame_error: float = 0.0
+    exact: float = 1e-11
+    file_at_any_width: bool = True
 
     def job(self, models: Path) -> TrainJob:
         """A training job on the small models: 8 steps, of which the adapter acts in 6 and 7."""
@@ -47,29 +63,26 @@ class Family:
         if not folder.exists():
             torch.manual_seed(0)
             self.save(folder)
-        job = random_job(models)
-        model = dataclasses.replace(job.model, family=self.name, base_model=str(folder), **self.size)
-        return dataclasses.replace(job, model=model)
+        return with_settings(random_job(models), "model", family=self.name, base_model=str(folder), **self.size)
 
     def fresh_pipeline(self, job: TrainJob) -> Any:
-        pipeline = self.pipeline(job.model.base_model)
+        pipeline = self.pipeline.from_pretrained(job.model.base_model, dtype=getattr(torch, job.model.dtype))
+        pipeline.scheduler = self.sampler(pipeline.scheduler)
         pipeline.set_progress_bar_config(disable=True)
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False)  # torch multiplies by a frozen matrix in another order of additions
         return pipeline
 
-    def layers(self, denoiser: nn.Module) -> set[str]:
-        return {name for name, _ in denoiser.named_modules() if re.fullmatch(self.adapted, name)}
 
-
-def pipeline_call(pipeline: Any, job: TrainJob, prompt: str, latents: Tensor | None, **more: Any) -> Tensor:
-    """What diffusers' pipeline makes with the job's settings: final latents, unless `more` asks for frames."""
+def pipeline_call(pipeline: Any, job: TrainJob, prompt: str, **more: Any) -> Tensor:
+    """What diffusers' pipeline makes of seed 7 with the job's settings: final latents, or frames if `more` says so."""
     model, sampler = job.model, job.sampler
     words = {"prompt": prompt, "negative_prompt": sampler.negative_prompt}
     sizes = {"num_frames": model.num_frames, "height": model.height, "width": model.width}
     steps = {"num_inference_steps": sampler.num_inference_steps, "guidance_scale": sampler.guidance_scale}
-    return pipeline(**words, **sizes, **steps, latents=latents, **{"output_type": "latent", **more}).frames
+    drawn = {"generator": torch.Generator().manual_seed(7), "output_type": "latent"}
+    return pipeline(**words, **sizes, **steps, **{**drawn, **more}).frames
 
 
 def save_wan(folder: Path, boundary_ratio: float | None = None) -> None:
@@ -96,8 +109,9 @@ def wan_transformer() -> WanTransformer3DModel:
     widths: dict[str, Any] = {"text_dim": 16, "freq_dim": 16, "ffn_dim": 32}
     transformer = WanTransformer3DModel(num_attention_heads=2, attention_head_dim=12, num_layers=2, **widths)
     for block in transformer.blocks:
-        attention: Any = block.attn2
-        attention.to_out[0].weight.data *= 30  # at random the prompt hardly shows, and every guidance were the same
+        own, text = cast("list[Any]", [block.attn1, block.attn2])
+        own.to_out[0].weight.data *= 5  # at random an adapter hardly shows,
+        text.to_out[0].weight.data *= 30  # and the prompt does not: every guidance were the same
     return transformer
 
 
@@ -119,18 +133,57 @@ def t5_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **words)
 
 
-def wan_with_euler(folder: str) -> Any:
-    """Wan's pipeline with the sampler that takes the place of its own, on the folder's shift."""
-    pipeline: Any = WanPipeline.from_pretrained(folder)
-    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=pipeline.scheduler.config.flow_shift)
-    return pipeline
+def euler_of(own: Any) -> Any:
+    """The sampler that takes the place of Wan's own, on the folder's shift."""
+    return FlowMatchEulerDiscreteScheduler(shift=own.config.flow_shift)
 
 
+def decode_one_by_one(vae: Any, latents: Tensor) -> Tensor:
+    """By an autoencoder of pictures."""
+    return vae.decode(latents[0].transpose(0, 1)).sample
+
+
+ANIMATEDIFF = Family(
+    name="animatediff",
+    save=save_animatediff,
+    pipeline=AnimateDiffPipeline,
+    adapted=tuple(
+        f"{block}.transformer_blocks.0.attn1"
+        for block in (
+            "down_blocks.0.attentions.0",
+            "mid_block.attentions.0",
+            "up_blocks.1.attentions.0",
+            "up_blocks.1.attentions.1",
+        )
+    ),
+    size={"num_frames": 4},
+    guidance=IN_TWO_PASSES,
+    saving={},
+    decoder=decode_one_by_one,
+    frame_error=1e-6,  # pictures of a batch are rounded otherwise than one alone
+)
+HUNYUAN_VIDEO = Family(
+    name="hunyuan-video",
+    save=save_hunyuan_video,
+    pipeline=HunyuanVideoPipeline,
+    encoders=("text_encoder", "text_encoder_2"),
+    adapted=tuple(f"{kind}.{n}.attn" for kind in ("transformer_blocks", "single_transformer_blocks") for n in range(2)),
+    size={"num_frames": 9},
+    guidance=({"guidance_scale": 1.0}, {"guidance_scale": 6.0}),
+    saving={"offload": True},
+    exact=1e-6,  # the rotary embedding counts in float32
+    file_at_any_width=False,
+)
 WAN = Family(
     name="wan",
     save=save_wan,
+    pipeline=WanPipeline,
+    encoders=("text_encoder",),
+    sampler=euler_of,
+    adapted=("blocks.0.attn1", "blocks.1.attn1"),
     size={"num_frames": 9},
-    pipeline=wan_with_euler,
-    adapted=r"blocks\.[01]\.attn1\.to_[qkv]",
+    guidance=IN_TWO_PASSES,
+    saving={"offload": True},
+    exact=1e-5,  # norms round to float32
 )
-FAMILIES = (WAN,)
+FAMILIES = (ANIMATEDIFF, HUNYUAN_VIDEO, WAN)

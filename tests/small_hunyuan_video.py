@@ -1,6 +1,5 @@
 """A small random HunyuanVideo of the real classes: two blocks of each kind, Llama, CLIP, the 3D autoencoder."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
-from pvtool_core.config import ModelConfig, TrainJob
-from tests.conftest import TOKENS, tokenizer, with_settings
-
-SIDE, FRAMES = 32, 9
-
-
-def hunyuan_job(job: TrainJob, folder: Path) -> TrainJob:
-    """`job` on the model in `folder`: 8 steps, of which the adapter acts in 6 and 7."""
-    model = ModelConfig(
-        family="hunyuan-video", base_model=str(folder), width=SIDE, height=SIDE, num_frames=FRAMES, device="cpu"
-    )
-    return with_settings(dataclasses.replace(job, model=model), "sampler", guidance_scale=6.0)
+from tests.conftest import TOKENS, tokenizer
 
 
 def save_hunyuan_video(folder: Path) -> None:
