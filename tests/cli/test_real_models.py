@@ -14,27 +14,30 @@ from safetensors import safe_open
 from pvtool_core.media import read_mp4
 from pvtool_core.paths import presets_dir
 from tests.conftest import DETECTION_SIDE
+from tests.families import HUNYUAN_VIDEO, WAN, Family
 
 Shell = Callable[..., Any]
 
 
-@pytest.fixture
-def shell(home: Path) -> Shell:
-    """Run `pv … --json` as a process of its own; what it printed, a line each."""
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """Run `pv … --json` as a process of its own, in a home where Ada was added; what it printed, a line each."""
+    home = tmp_path_factory.mktemp("home")
 
     def run(*words: str) -> Any:
         command = [sys.executable, "-m", "pvtool.cli.main", *words, "--json"]
         environment = {**os.environ, "PV_HOME": str(home)}
-        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=home)
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 
+    run("identity", "add", "ada", str(presets_dir() / "tiny/samples/ada-woman.png"), "--consent", "hers")
     return run
 
 
-def small_rewards(models: Path) -> list[str]:
+def small_rewards(models: Path) -> dict[str, Any]:
     """Judges that see one face in the middle of whatever they are shown, as a random model paints none."""
-    settings = {
+    return {
         "identity_reward.package": models / "faces",
         "identity_reward.detector": "det.onnx",
         "identity_reward.recognizer": "rec.onnx",
@@ -42,39 +45,60 @@ def small_rewards(models: Path) -> list[str]:
         "evaluation.recognizer": "other.onnx",
         "semantic_reward.model": models / "clip",
     }
-    return [f"--set={key}={value}" for key, value in settings.items()]
 
 
-STEPS = (
-    "training.iterations=20",
-    "training.cached_pairs=2",
-    "training.sample_every=10",
-    "training.checkpoint_every=10",
-)
+STEPS = {
+    "training.iterations": 20,
+    "training.cached_pairs": 1,
+    "training.sample_every": 20,
+    "training.checkpoint_every": 10,
+    "training.sample_prompts": 1,
+}
 
 
 @pytest.mark.slow
 def test_a_stable_diffusion_folder_goes_from_photo_to_clips(shell: Shell, models: Path, tmp_path: Path) -> None:
-    motion = [f"--set=model.motion_adapter={models / 'motion'}"]
-    sizes = ["--set=model.width=32", "--set=model.height=32", "--set=model.num_frames=4"]
-    train_and_render(shell, models, tmp_path, models / "still", [*motion, *sizes], frames=4)
+    motion = {"model.motion_adapter": models / "motion"}
+    keys = train_and_render(shell, models, tmp_path, models / "still", motion, frames=4)
+    assert "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q.lora_up.weight" in keys
+
+
+@pytest.mark.slow
+def test_a_hunyuan_video_folder_goes_from_photo_to_clips(shell: Shell, models: Path, tmp_path: Path) -> None:
+    keys = train_and_render(shell, models, tmp_path, folder_of(HUNYUAN_VIDEO, models), {}, frames=5)
+    fused = [f"double_blocks.{n}.img_attn_qkv" for n in range(2)] + [f"single_blocks.{n}.linear1" for n in range(2)]
+    assert keys == {f"transformer.{name}.lora_{part}.weight" for name in fused for part in "AB"}
+
+
+@pytest.mark.slow
+def test_a_wan_folder_goes_from_photo_to_clips(shell: Shell, models: Path, tmp_path: Path) -> None:
+    keys = train_and_render(shell, models, tmp_path, folder_of(WAN, models), {}, frames=5)
+    names = [f"blocks.{n}.self_attn.{projection}" for n in range(2) for projection in "qkv"]
+    assert keys == {f"diffusion_model.{name}.lora_{part}.weight" for name in names for part in "AB"}
+
+
+def folder_of(family: Family, models: Path) -> Path:
+    return Path(family.job(models).model.base_model)
 
 
 def train_and_render(
-    shell: Shell, models: Path, folder: Path, base_model: Path, settings: list[str], frames: int
-) -> None:
-    """20 iterations on a base model, two clips beside those of the original, and the adapter as a file."""
-    shell("identity", "add", "ada", str(presets_dir() / "tiny/samples/ada-woman.png"), "--consent", "hers")
-    steps = [f"--set={step}" for step in STEPS]
-    (trained,) = shell("train", "ada", "--base-model", str(base_model), *small_rewards(models), *settings, *steps)
+    shell: Shell, models: Path, folder: Path, base_model: Path, more: dict[str, Any], frames: int
+) -> set[str]:
+    """20 iterations on a base model, a clip beside that of the original, and the names in the adapter's file."""
+    sizes = {"model.width": 32, "model.height": 32, "model.num_frames": frames}
+    sets = [f"--set={key}={value}" for key, value in {**small_rewards(models), **sizes, **STEPS, **more}.items()]
+    (trained,) = shell("train", "ada", "--base-model", str(base_model), *sets)
     assert trained["state"] == "finished"
     (run,) = shell("runs", "show", trained["run"])
     assert (run["step"], run["checkpoints"]) == (20, [10, 20])
-    clips = shell("render", "ada", "a <V> woman dancing", "--seed", "0..1", "--base", "--out", str(folder / "out"))
-    assert [clip["status"] for clip in clips] == ["done"] * 4
+    assert len(list(Path(trained["path"]).rglob("*.mp4"))) == 2  # the original's and step 20's
+    words = ("a <V> woman dancing", "--run", trained["run"], "--seed", "0", "--base", "--out", str(folder / "out"))
+    clips = shell("render", "ada", *words)
+    assert [clip["status"] for clip in clips] == ["done"] * 2
     pictures = {clip["identity"]: read_mp4(Path(clip["path"])) for clip in clips}
     assert all(len(picture) == frames for picture in pictures.values())
     assert (pictures["ada"] != pictures["base"]).any()
     (exported,) = shell("runs", "export", trained["run"], str(folder / "ada.safetensors"))
     with safe_open(exported["path"], "pt") as file:
         assert file.metadata()["adapter_start"] == "0.75"
+        return set(file.keys())

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pvtool_core.adapter import IdentityAdapter, LoraPair, Terms, load_adapter
 from pvtool_core.backbones import Backbone, load_backbone
 from pvtool_core.config import TrainJob
+from pvtool_core.paths import cache_dir
 from pvtool_core.runs import EventWriter, Heartbeat, RunFolder, State
 from pvtool_core.sampling import Route, Tail, denoise, output_weights, tail_in_memory, tail_replayed, tail_stopped
 from pvtool_core.trainer import Pair, Trainer, bank_pairs, generator_of, train
@@ -389,9 +390,15 @@ def kept_bytes(compute: Callable[[], Any]) -> tuple[Any, int]:
 # Cache and training
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose trajectories all these tests share, as runs do."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+def home(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PV_HOME", str(shared))
 
 
 def ignore(type: str, /, **values: Any) -> None:
@@ -409,28 +416,25 @@ def test_what_is_read_from_the_cache_is_to_the_bit_what_is_computed(
     assert TrajectoryCache(None, other, SWITCH, ignore).key(PROMPT, 7) != cache.key(PROMPT, 7)
 
 
-def new_trainer(job: TrainJob, cache: Path) -> tuple[Trainer, list[Pair]]:
-    trainer = Trainer(job, cache, ignore)
+def new_trainer(job: TrainJob) -> tuple[Trainer, list[Pair]]:
+    trainer = Trainer(job, cache_dir() / "trajectories", ignore)
     return trainer, [pair for prompt, seed in bank_pairs(job) if (pair := trainer.prepare(prompt, seed))]
 
 
 @pytest.mark.parametrize("gradient", ["full", "replay", "drtune"])
-def test_an_iteration_reaches_every_weight_whatever_saves_memory(
-    gradient: str, family: Family, job: TrainJob, tmp_path: Path
-) -> None:
+def test_an_iteration_reaches_every_weight_whatever_saves_memory(gradient: str, family: Family, job: TrainJob) -> None:
     job = with_settings(job, "training", gradient=gradient, cached_pairs=1)
     saving = with_settings(with_settings(job, "model", **family.saving), "training", recompute=True)
-    found: list[list[Tensor]] = []
-    for each in (job, saving):
-        trainer, pairs = new_trainer(each, tmp_path)
+    (plain, pairs), (frugal, _) = new_trainer(job), new_trainer(saving)
+    for trainer in (plain, frugal):
         shake(trainer.adapter)
         trainer.backpropagate(pairs[0], generator_of(0, 1))
-        found.append(gradients(trainer.adapter))
-        before = [weight.detach().clone() for weight in trainer.adapter.parameters()]
-        assert trainer.iterate(1, pairs)["grad_norm"] > 0
-        assert any(not torch.equal(a, b) for a, b in zip(before, trainer.adapter.parameters(), strict=True))
-    assert all(gradient.abs().sum() > 0 for gradient in found[0])
-    assert close(found[1], found[0], within=1e-4)
+    ours, theirs = gradients(frugal.adapter), gradients(plain.adapter)
+    assert all(gradient.abs().sum() > 0 for gradient in theirs)
+    assert close(ours, theirs, within=1e-4)
+    before = [weight.detach().clone() for weight in frugal.adapter.parameters()]
+    assert frugal.iterate(1, pairs)["grad_norm"] > 0
+    assert not any(torch.equal(a, b) for a, b in zip(before, frugal.adapter.parameters(), strict=True))
 
 
 def run(job: TrainJob, path: Path) -> dict[str, Tensor]:
@@ -456,15 +460,12 @@ def test_a_resumed_run_takes_the_same_steps(job: TrainJob, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_an_easy_reward_is_learnt_over_200_steps(
-    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_easy_reward_is_learnt_over_200_steps(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first frame is to become that of another adapter."""
     job = with_settings(job, "model", width=16, height=16, num_frames=5)
     job = with_settings(job, "sampler", num_inference_steps=4, guidance_scale=1.0)
     job = with_settings(job, "training", iterations=200, cached_pairs=1, gradient="full", decay_from=0.5)
-    job = with_settings(job, "adapter", start=0.5)
-    teacher, (pair,) = new_trainer(job, tmp_path)
+    teacher, (pair,) = new_trainer(job)
     shake(teacher.adapter)
     switch, embeds = teacher.cache.switch(pair.prompt, pair.seed), teacher.backbone.prompt_embeds(pair.prompt)
     with torch.no_grad():
@@ -474,7 +475,7 @@ def test_an_easy_reward_is_learnt_over_200_steps(
         return torch.dist(trainer.backbone.decode(latents, [0]), wanted), {}
 
     monkeypatch.setattr(Trainer, "_judge", distance)
-    trainer, pairs = new_trainer(job, tmp_path)
+    trainer, pairs = new_trainer(job)
     losses = [trainer.iterate(step, pairs)["loss"] for step in range(1, 201)]
     quarters = [sum(losses[i : i + 50]) / 50 for i in range(0, 200, 50)]
     assert quarters == sorted(quarters, reverse=True)
