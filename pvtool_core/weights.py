@@ -10,8 +10,8 @@ from typing import Any
 
 from pvtool_core.config import ModelConfig, Settings, Table, from_table, merge, read_toml
 from pvtool_core.errors import InputRefused, Missing, Mistake, SettingsError, WeightsMissing
+from pvtool_core.models.registry import Registry, is_hub_id, model_folder, model_name
 from pvtool_core.paths import check_name, config_dir, models_dir, nearest, presets_dir
-from pvtool_core.registry import Registry, is_hub_id, model_folder, model_name
 from pvtool_core.runs import sha256_of
 
 _MODEL_FILES = {".json", ".safetensors", ".onnx", ".txt", ".model", ".bin"}

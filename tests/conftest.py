@@ -24,7 +24,6 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from pvtool_core import downloads
 from pvtool_core.config import (
     AdapterConfig,
     EvaluationConfig,
@@ -36,6 +35,7 @@ from pvtool_core.config import (
     TrainingConfig,
     TrainJob,
 )
+from pvtool_core.models import downloads
 from tests.hub import Hub, serve
 
 SIDE, FRAMES, DETECTION_SIDE = 32, 4, 64

@@ -15,7 +15,7 @@ from pvtool.cli.choices import versions
 from pvtool.cli.options import Json
 from pvtool.output import Output, table
 from pvtool_core.errors import NotReady, PvError, WeightsMissing
-from pvtool_core.models import missing_models
+from pvtool_core.models.store import missing_models
 from pvtool_core.paths import cache_dir, config_dir, data_dir
 from pvtool_core.weights import Presets, locate_weights
 

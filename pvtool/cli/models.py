@@ -10,8 +10,8 @@ from pvtool.cli.options import Json, ModelName, Yes, model_names
 from pvtool.output import Output, progress, table
 from pvtool_core.config import to_table
 from pvtool_core.errors import Interrupted, PvError, SomeFailed
-from pvtool_core.models import Models, ModelState
-from pvtool_core.registry import model_folder
+from pvtool_core.models.registry import model_folder
+from pvtool_core.models.store import Models, ModelState
 
 app = typer.Typer(help="Weights.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
@@ -86,8 +86,8 @@ def fetch(
 
 
 def _fetch_one(models: Models, name: str, endpoint: str | None, output: Output) -> None:
-    from pvtool_core.fetching import Listener
-    from pvtool_core.fetching import fetch as fetch_model
+    from pvtool_core.models.fetching import Listener
+    from pvtool_core.models.fetching import fetch as fetch_model
 
     try:
         with progress() as shown:
@@ -115,7 +115,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Take in weights that you have, checked as fetched ones are, under a name of `pv models list` or a new one."""
-    from pvtool_core.adding import add as add_model
+    from pvtool_core.models.adding import add as add_model
 
     models = Models()
     lacking = add_model(models, name, given, link, licence)

@@ -7,7 +7,7 @@ import typer
 
 from pvtool_core.errors import UsageError
 from pvtool_core.library import Library
-from pvtool_core.models import Models
+from pvtool_core.models.store import Models
 from pvtool_core.paths import runs_dir
 from pvtool_core.prompts import Banks
 from pvtool_core.runs import list_runs

@@ -12,7 +12,7 @@ from pvtool.output import Output
 from pvtool.supervisor import follow, raise_outcome, run_to_end, start_detached
 from pvtool_core.config import Table, TrainJob, merge, read_job, require, write_job
 from pvtool_core.library import Library
-from pvtool_core.models import licences
+from pvtool_core.models.store import licences
 from pvtool_core.paths import runs_dir
 from pvtool_core.prompts import Banks
 from pvtool_core.runs import RunFolder, new_run

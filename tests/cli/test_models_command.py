@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pvtool.cli import doctor
-from pvtool_core.registry import model_folder
+from pvtool_core.models.registry import model_folder
 from tests.cli.conftest import Pv, everything
 from tests.core.test_models import pipeline
 from tests.hub import Hub

@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from pvtool_core import downloads
-from pvtool_core.adding import add
 from pvtool_core.errors import (
     BadName,
     BrokenWeights,
@@ -31,9 +29,11 @@ from pvtool_core.errors import (
     Unreachable,
     WeightsMissing,
 )
-from pvtool_core.fetching import Listener, fetch
-from pvtool_core.models import Models, ModelState, licences, missing_models
-from pvtool_core.registry import Registry, model_folder
+from pvtool_core.models import downloads
+from pvtool_core.models.adding import add
+from pvtool_core.models.fetching import Listener, fetch
+from pvtool_core.models.registry import Registry, model_folder
+from pvtool_core.models.store import Models, ModelState, licences, missing_models
 from pvtool_core.weights import Presets, resolve
 from tests.hub import COMMIT, Hub, serve
 from tests.weight_files import onnx, safetensors

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pvtool_core.errors import BrokenWeights, Unreachable
-from pvtool_core.integrity import digest_of
+from pvtool_core.models.integrity import digest_of
 
 TIMEOUT = 30.0  # seconds without a byte
 TRIES = 3  # in a row that bring nothing

@@ -5,11 +5,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from pvtool_core.downloads import part_of
 from pvtool_core.errors import BrokenWeights, InputRefused, Missing, NameTaken
-from pvtool_core.integrity import missing_parts, problems_of
-from pvtool_core.models import Models, check_room, files_under, hash_problems, room_errors
-from pvtool_core.registry import Entry, model_folder
+from pvtool_core.models.downloads import part_of
+from pvtool_core.models.integrity import missing_parts, problems_of
+from pvtool_core.models.registry import Entry, model_folder
+from pvtool_core.models.store import Models, check_room, files_under, hash_problems, room_errors
 
 _ORIGIN = "added by hand"
 

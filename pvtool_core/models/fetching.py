@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pvtool_core.downloads import Remote, download, part_of
 from pvtool_core.errors import BrokenWeights, InputRefused, Unreachable
-from pvtool_core.hub import check_online, read_repository, wanted_files
-from pvtool_core.integrity import digest_of, missing_parts, problems_of
-from pvtool_core.models import Models, ModelState, check_room, files_under, is_intact, room_errors
-from pvtool_core.registry import Entry, Source, is_hub_id, model_folder
+from pvtool_core.models.downloads import Remote, download, part_of
+from pvtool_core.models.hub import check_online, read_repository, wanted_files
+from pvtool_core.models.integrity import digest_of, missing_parts, problems_of
+from pvtool_core.models.registry import Entry, Source, is_hub_id, model_folder
+from pvtool_core.models.store import Models, ModelState, check_room, files_under, is_intact, room_errors
 
 
 @dataclass(frozen=True)

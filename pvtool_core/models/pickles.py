@@ -1,4 +1,4 @@
-"""`python -m pvtool_core.pickles FILE...`: which of these hold more than tensors, as one line of JSON.
+"""`python -m pvtool_core.models.pickles FILE...`: which of these hold more than tensors, as one line of JSON.
 
 torch's weights-only reader runs no code of the file: it knows tensors and plain containers, and stops at anything else.
 """

@@ -9,9 +9,9 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pvtool_core.downloads import Remote, fetch_json
 from pvtool_core.errors import Unreachable
-from pvtool_core.registry import Source
+from pvtool_core.models.downloads import Remote, fetch_json
+from pvtool_core.models.registry import Source
 
 ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "true", "yes", "on"}

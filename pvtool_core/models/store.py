@@ -19,9 +19,9 @@ import tomli_w
 
 from pvtool_core.config import Settings, from_table, read_toml, setting, to_table
 from pvtool_core.errors import NO_ROOM, BrokenWeights, Busy, DiskFull, Missing, WeightsMissing
-from pvtool_core.integrity import digest_of, missing_parts, problems_of
+from pvtool_core.models.integrity import digest_of, missing_parts, problems_of
+from pvtool_core.models.registry import Entry, Registry, model_folder, model_name, models_named_in
 from pvtool_core.paths import models_dir, nearest, replace_file, sync_folder
-from pvtool_core.registry import Entry, Registry, model_folder, model_name, models_named_in
 
 _ROOM_HINT = "Make room and give the same command again: it goes on from what is there. PV_HOME moves the cache."
 
