@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pvtool_core.config import IdentifyJob, Job, RenderJob, Settings, TrainJob, read_job
+from pvtool_core.config import IdentifyJob, Job, PlanJob, RenderJob, Settings, TrainJob, read_job
 from pvtool_core.errors import Busy, ExitStatus, Interrupted, from_foreign
 from pvtool_core.gauges import Gauges
 from pvtool_core.runs import (
@@ -104,7 +104,8 @@ def work(folder: RunFolder, heartbeat: Heartbeat) -> ExitRecord:
         events.write("run", state="resumed" if known else "started", step=step)
         if isinstance(job, TrainJob):
             heartbeat.update(step=step, total=job.training.iterations)
-        locate_weights(job)
+        if not isinstance(job, PlanJob):  # which is about weights that may not be here yet
+            locate_weights(job)
         with Gauges(events.write):
             state = dispatch(job, folder, events, heartbeat)
     return ExitRecord(status=ExitStatus.DONE, state=state)
@@ -123,6 +124,10 @@ def dispatch(job: Job, folder: RunFolder, events: EventWriter, heartbeat: Heartb
         from pvtool_core.identify import identify
 
         identify(job, report)
+    elif isinstance(job, PlanJob):
+        from pvtool_core.counting import plan
+
+        plan(job, report)
     elif isinstance(job, RenderJob):
         from pvtool_core.renderer import render
 

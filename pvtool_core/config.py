@@ -24,7 +24,7 @@ from pvtool_core.paths import replace_file
 T = TypeVar("T")
 Table = dict[str, Any]
 Noun = Literal["man", "woman", "person"]
-JobKind = Literal["train", "render", "evaluate", "identify"]
+JobKind = Literal["train", "plan", "render", "evaluate", "identify"]
 FAMILIES = ("animatediff", "hunyuan-video", "wan")
 
 
@@ -224,6 +224,19 @@ class TrainJob(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanJob(Settings):
+    """Count what training with these settings takes, on shapes alone.
+
+    `architecture` is a diffusers folder whose config files are read, `motion` that of AnimateDiff's motion modules
+    where the folder has none.
+    """
+
+    kind: str = setting("of job", "plan", choices=("plan",))
+    architecture: str
+    motion: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RenderItem:
     """One clip to make.
 
@@ -281,9 +294,10 @@ class IdentifyJob(Settings):
     consent: str = ""
 
 
-Job = TrainJob | RenderJob | EvaluateJob | IdentifyJob
+Job = TrainJob | PlanJob | RenderJob | EvaluateJob | IdentifyJob
 _JOBS: dict[str, type[Job]] = {
     "train": TrainJob,
+    "plan": PlanJob,
     "render": RenderJob,
     "evaluate": EvaluateJob,
     "identify": IdentifyJob,

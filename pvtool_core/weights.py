@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pvtool_core.paths import check_name, config_dir, models_dir, nearest, prese
 from pvtool_core.runs import sha256_of
 
 _MODEL_FILES = {".json", ".safetensors", ".onnx", ".txt", ".model", ".bin"}
-_PRESET_KEYS = {"description", "prompts", "needs", "licence"}
+_PRESET_KEYS = {"description", "prompts", "needs", "licence", "extends"}
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,40 @@ class Presets:
         file = check_name("a preset", name) + ".toml"
         for folder in (self.own, self.shipped):
             if (folder / file).is_file():
-                return _read_preset(folder / file, own=folder is self.own)
+                return self._read(folder / file, own=folder is self.own)
         near = nearest(name, self.own) or nearest(name, self.shipped)
         raise Missing("preset", name, "`pv presets list` shows all there are.", near)
 
+    def _read(self, path: Path, own: bool) -> Preset:
+        """A preset's file, over that of the shipped preset that it `extends`."""
+        table = read_toml(path)
+        if parent := table.get("preset", {}).get("extends"):
+            table = merge(self._parent(path, parent), table)
+        words = _about(path, table.pop("preset", {}))
+        words.pop("extends", None)
+        return Preset(name=path.stem, table=table, own=own, **words)
 
-def _read_preset(path: Path, own: bool) -> Preset:
-    table = read_toml(path)
-    about: dict[str, Any] = table.pop("preset", {})
+    def _parent(self, path: Path, name: Any) -> Table:
+        """What a preset extends: a shipped one that extends none. Raises SettingsError."""
+        parent = self.shipped / f"{name}.toml"
+        table = read_toml(parent) if parent.is_file() else {}
+        if not table or "extends" in table.get("preset", {}):
+            known = [
+                file.stem for file in self.shipped.glob("[!.]*.toml") if "extends" not in read_toml(file)["preset"]
+            ]
+            raise SettingsError(
+                [Mistake("preset.extends", f"is {name!r}, not one of {', '.join(sorted(known))}")], str(path)
+            )
+        return table
+
+
+def _about(path: Path, about: Mapping[str, Any]) -> dict[str, str]:
+    """A preset's own table. Raises SettingsError."""
     wrong = [Mistake(f"preset.{key}", "is no setting") for key in about if key not in _PRESET_KEYS]
     wrong += [Mistake(f"preset.{key}", "is not text") for key, value in about.items() if not isinstance(value, str)]
     if wrong:
         raise SettingsError(wrong, str(path))
-    words = {key: about.get(key, "") for key in _PRESET_KEYS}
-    words["prompts"] = words["prompts"] or "default"
-    return Preset(name=path.stem, table=table, own=own, **words)
+    return {"description": "", "prompts": "default", "licence": "", "needs": "", **about}
 
 
 def resolve(name: str) -> Path:

@@ -10,13 +10,14 @@ from pvtool.cli.following import JobProgress
 from pvtool.cli.options import ControlFrames, ControlNet, IdentityName, Json, Loras, bank_names, preset_names
 from pvtool.output import Output
 from pvtool.supervisor import follow, raise_outcome, run_to_end, start_detached
-from pvtool_core.config import Table, TrainJob, merge, read_job, require, write_job
-from pvtool_core.library import Library
+from pvtool_core.config import Settings, Table, TrainJob, merge, read_job, require, write_job
+from pvtool_core.errors import WeightsMissing
+from pvtool_core.library import Identity, Library
 from pvtool_core.models.store import licences
 from pvtool_core.paths import runs_dir
 from pvtool_core.prompts import Banks
 from pvtool_core.runs import RunFolder, new_run
-from pvtool_core.weights import family_of, resolve, resolve_settings
+from pvtool_core.weights import Preset, family_of, resolve, resolve_settings
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -39,12 +40,22 @@ def train(
     control_frames: ControlFrames = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything drawn at random.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Leave it running and return.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Estimate memory and time, and start nothing.")] = False,
+    tflops: Annotated[
+        float | None, typer.Option(min=0.001, help="What the device sustains, for --plan; else by its name.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a person's adapter. Ctrl-C saves a checkpoint and stops; a lost terminal changes nothing."""
     output = Output(as_json)
-    style = style_table(loras, controlnet, control_frames)
-    folder = prepare(name, preset, base_model, prompts, sets, seed, style)
+    chosen = (name, preset, base_model, prompts, sets, seed, style_table(loras, controlnet, control_frames))
+    if plan:
+        from pvtool.cli.planning import plan_of, show
+
+        _, _, bank, settings = choose(*chosen, only_planned=True)
+        show(plan_of(settings, len(bank), tflops), output)
+        return
+    folder = prepare(*chosen)
     output.say(f"Run {folder.name}: {folder.path}")
     go(folder, detach, output)
 
@@ -59,11 +70,7 @@ def prepare(
     style: Table | None = None,
 ) -> RunFolder:
     """Make the folder of a new run, its settings complete. Raises before anything is made if something is wrong."""
-    identity = Library().get(name)
-    family = family_of(resolve(base_model)) if base_model else None
-    options = option_table(model__base_model=base_model, model__family=family, training__seed=seed)
-    preset, settings = chosen_settings(preset_name, sets, merge(options, style or {}))
-    prompts = Banks().get(bank or preset.prompts).fill(identity.noun)
+    identity, preset, prompts, settings = choose(name, preset_name, base_model, bank, sets, seed, style)
     settings = resolve_settings(settings)
     folder = new_run(runs_dir(), identity.name)
     try:
@@ -81,6 +88,33 @@ def prepare(
         shutil.rmtree(folder.path)
         raise
     return folder
+
+
+def choose(
+    name: str,
+    preset_name: str | None = None,
+    base_model: str | None = None,
+    bank: str | None = None,
+    sets: list[str] | None = None,
+    seed: int | None = None,
+    style: Table | None = None,
+    *,
+    only_planned: bool = False,
+) -> tuple[Identity, Preset, tuple[str, ...], Settings]:
+    """Whom, on what, with which prompts and settings. Raises whatever is wrong with the choice.
+
+    The weights may be missing, but for a base model named here: it says which family it is, unless all is only planned.
+    """
+    identity = Library().get(name)
+    try:
+        family = family_of(resolve(base_model)) if base_model else None
+    except WeightsMissing:
+        if not only_planned:
+            raise
+        family = None
+    options = option_table(model__base_model=base_model, model__family=family, training__seed=seed)
+    preset, settings = chosen_settings(preset_name, sets, merge(options, style or {}))
+    return identity, preset, Banks().get(bank or preset.prompts).fill(identity.noun), settings
 
 
 def go(folder: RunFolder, detach: bool, output: Output) -> None:

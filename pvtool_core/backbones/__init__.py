@@ -13,7 +13,7 @@ from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused, RunFailed, from_foreign
 from pvtool_core.weights import fingerprint_of
 
-__all__ = ["Backbone", "Embeds", "Frames", "Latents", "load_backbone", "resolve_device"]
+__all__ = ["Backbone", "Embeds", "Frames", "Latents", "backbone_class", "load_backbone", "resolve_device"]
 
 _FAMILIES = {
     "animatediff": ("animatediff", "AnimateDiff"),
@@ -21,6 +21,12 @@ _FAMILIES = {
     "wan": ("wan", "Wan"),
 }
 """Each family's module and class; only the one that is asked for is imported."""
+
+
+def backbone_class(family: str) -> Any:
+    """The class that drives a family's models."""
+    module, name = _FAMILIES[family]
+    return getattr(importlib.import_module(f"pvtool_core.backbones.{module}"), name)
 
 
 def load_backbone(
@@ -39,10 +45,8 @@ def load_backbone(
         )
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()  # what a terminal shows is not theirs to say
-    module, name = _FAMILIES[model.family]
-    backbone: Any = getattr(importlib.import_module(f"pvtool_core.backbones.{module}"), name)
     try:
-        return backbone(model, sampler, prompts, recompute)
+        return backbone_class(model.family)(model, sampler, prompts, recompute)
     except Exception as error:
         known = from_foreign(error)
         if type(known) is not RunFailed:

@@ -91,3 +91,27 @@ def test_a_job_gets_absolute_paths_and_the_fingerprint_or_the_name_of_what_is_mi
     resolved = resolve_settings(settings)
     assert resolved.model == replace(settings.model, fingerprint=fingerprint(base), motion_adapter="", config="")
     assert resolved.semantic_reward.model == "ViT-H-14"
+
+
+def test_a_preset_that_extends_another_changes_only_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        '[preset]\nextends = "tiny"\ndescription = "mine"\n[training]\niterations = 5\n'
+    )
+    mine, tiny = Presets(own=tmp_path).get("mine"), Presets().get("tiny")
+    assert (mine.description, mine.prompts, mine.licence) == ("mine", tiny.prompts, tiny.licence)
+    assert mine.settings() == tiny.settings({"training": {"iterations": 5}})
+
+
+@pytest.mark.parametrize("parent", ["nothing", "animatediff-12gb", "mine"])
+def test_a_preset_extends_only_a_shipped_one_that_stands_alone(tmp_path: Path, parent: str) -> None:
+    (tmp_path / "mine.toml").write_text(f'[preset]\nextends = "{parent}"\n')
+    with pytest.raises(SettingsError, match=r"preset\.extends"):
+        Presets(own=tmp_path).get("mine")
+
+
+@pytest.mark.parametrize("name", Presets().names())
+def test_every_shipped_preset_can_be_used(name: str) -> None:
+    preset = Presets().get(name)
+    assert preset.settings().training.iterations
+    assert preset.description
+    assert preset.licence

@@ -1,0 +1,196 @@
+"""What `pv train --plan` says is what training does: the same passes, the same operations, the same bytes."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pvtool.cli.planning import facts, words
+from pvtool_core import __main__ as engine
+from pvtool_core.backbones import load_backbone
+from pvtool_core.backbones.skeleton import skeleton
+from pvtool_core.config import PlanJob, Settings, TrainJob, write_job
+from pvtool_core.counting import Meter, count, forward, sizes
+from pvtool_core.planning import (
+    GIB,
+    Counts,
+    Machine,
+    Passes,
+    Plan,
+    architecture_of,
+    missing_weights,
+    passes_of,
+    sustained,
+)
+from pvtool_core.runs import RunFolder, read_events
+from pvtool_core.trainer import Trainer, bank_pairs
+from pvtool_core.weights import Presets
+from tests.benchmarks.iteration import quiet
+from tests.conftest import with_settings
+
+NOWHERE = Machine(name="", memory=0, host_memory=8 * GIB)
+
+
+def plan_job(settings: Settings) -> PlanJob:
+    folder, motion, _ = architecture_of(settings)
+    return PlanJob(**settings.sections(), architecture=str(folder), motion=str(motion or ""))
+
+
+@pytest.fixture(scope="module")
+def small(job: TrainJob) -> Plan:
+    """Of the small random models, as they lie on the disk."""
+    counts = count(plan_job(job))
+    return Plan(job, counts, passes_of(job, len(job.prompts)), NOWHERE, 0)
+
+
+@pytest.fixture(scope="module")
+def large() -> Plan:
+    """Of the preset animatediff, without its weights."""
+    settings = Presets().get("animatediff").settings()
+    a100 = Machine(name="NVIDIA A100-SXM4-80GB", memory=80 * GIB, host_memory=64 * GIB)
+    return Plan(settings, count(plan_job(settings)), passes_of(settings, 50), a100, sustained(a100.name, "float16"))
+
+
+def preset(**training: Any) -> Settings:
+    return Presets().get("animatediff").settings({"training": training})
+
+
+@pytest.mark.parametrize(
+    ("training", "passes"),
+    [
+        ({"gradient": "full"}, Passes(0, 13, 50, 200)),
+        ({"gradient": "replay"}, Passes(13, 13, 50, 200)),
+        ({"gradient": "drtune", "gradient_steps": 2}, Passes(13, 2, 50, 200)),
+        ({"gradient": "drtune"}, Passes(13, 13, 50, 200)),
+        ({"gradient": "replay", "base_kl_weight": 1.0}, Passes(15, 13, 50, 200)),
+        ({"gradient": "full", "cached_pairs": 24}, Passes(0, 13, 50, 24)),
+    ],
+)
+def test_passes_are_those_of_the_count(training: dict[str, Any], passes: Passes) -> None:
+    assert passes_of(preset(**training), prompts=50) == passes
+
+
+@pytest.mark.parametrize("gradient", ["full", "replay", "drtune"])
+def test_an_iteration_makes_as_many_passes_as_planned(
+    job: TrainJob, gradient: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = with_settings(job, "training", gradient=gradient, gradient_steps=1, base_kl_weight=1.0)
+    trainer = Trainer(job, tmp_path, quiet)
+    made = {True: 0, False: 0}
+    plain = trainer.backbone.predict
+
+    def counted(*given: Any) -> Any:
+        made[torch.is_grad_enabled()] += 1
+        return plain(*given)
+
+    pair = next(pair for prompt, seed in bank_pairs(job) if (pair := trainer.prepare(prompt, seed)))
+    monkeypatch.setattr(trainer.backbone, "predict", counted)
+    trainer.iterate(1, [pair])
+    passes = passes_of(job, len(job.prompts))
+    assert (made[False], made[True]) == (passes.plain, passes.with_gradient)
+
+
+def test_sizes_and_operations_are_those_of_the_model_on_the_disk(small: Plan, job: TrainJob) -> None:
+    backbone = load_backbone(job.model, job.sampler, job.prompts)
+    latents, embeds = backbone.initial_latents(0), backbone.prompt_embeds(job.prompts[0])
+    own = [*backbone.denoiser.parameters(), *backbone.denoiser.buffers()]
+    assert small.counts.denoiser == sum(each.numel() * each.element_size() for each in own)
+    assert small.counts.parameters == sum(each.numel() for each in backbone.denoiser.parameters())
+    with torch.no_grad(), Meter() as meter:
+        backbone.predict(latents, 7, embeds)
+    text = 32 * 16 * 2 * 4  # the small prompts have 40 tokens where the plan takes CLIP's 77
+    assert small.counts.step.flops == pytest.approx(meter.flops, rel=0.05)
+    assert small.counts.step.peak == pytest.approx(meter.peak + text, rel=0.1)
+
+
+def test_the_meter_sees_what_lives_at_once() -> None:
+    def run() -> torch.Tensor:
+        first = torch.ones(1000)
+        second = first * 2  # both live
+        del first
+        return second + 1
+
+    assert forward(run).peak == 8000
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_animatediff_is_counted_before_it_is_here(large: Plan) -> None:
+    counts = large.counts
+    assert counts.parameters == pytest.approx(1.277e9, rel=0.01)
+    assert counts.step.flops == pytest.approx(35.5e12, rel=0.02)
+    assert counts.clip.flops == pytest.approx(16 * 2.5e12, rel=0.02)
+    assert counts.semantic_clip.flops == pytest.approx(16 * 0.33e12, rel=0.05)
+    assert counts.adapter == 32 * 74_880
+    assert counts.gradient.flops == pytest.approx(3 * counts.step.flops, rel=0.05)  # there, again, and back
+    assert 2 * GIB < counts.gradient.kept < 4 * GIB
+    assert large.peak[1] < 14 * GIB  # on a GPU of 16 GB
+
+
+def test_without_recomputation_a_step_keeps_forty_gib() -> None:
+    settings = preset(recompute=False)
+    assert count(plan_job(settings)).gradient.kept / GIB == pytest.approx(40.4, rel=0.15)
+
+
+def test_a_chain_that_is_kept_needs_all_its_steps_at_once(large: Plan) -> None:
+    kept = dataclasses.replace(large, settings=preset(gradient="full"), passes=Passes(0, 13, 50, 200))
+    more = kept.phases()["judging frames"] - large.phases()["judging frames"]
+    assert more == 13 * large.counts.gradient.kept
+
+
+def test_it_fits_or_not_and_the_time_follows_the_device(large: Plan) -> None:
+    assert large.fits
+    assert not dataclasses.replace(large, machine=dataclasses.replace(large.machine, memory=8 * GIB)).fits
+    assert "is enough for" in words(large)
+    hours = large.seconds()["run"] / 3600
+    assert 2 < hours < 6
+    twice = dataclasses.replace(large, tflops=2 * large.tflops)
+    assert twice.seconds()["run"] == pytest.approx(large.seconds()["run"] / 2)
+
+
+def test_an_unknown_device_gets_no_time(small: Plan) -> None:
+    assert (small.fits, small.seconds()) == (None, {})
+    assert "give it with --tflops" in words(small)
+    assert sustained("Radeon", "float16") == sustained("NVIDIA A100", "float32") == 0
+    assert facts(small)["tflop"]["run"] > 0
+
+
+def test_the_engine_reports_a_plan_of_weights_that_are_not_here(tmp_path: Path, small: Plan, job: TrainJob) -> None:
+    folder = RunFolder(tmp_path)
+    away = with_settings(job, "identity_reward", package="models:nowhere")
+    write_job(folder.config, plan_job(away))
+    assert engine.main([str(tmp_path)]) == 0
+    found = {event["type"]: event for event in read_events(folder.events)[0]}
+    assert Counts.of(found["counts"]) == small.counts
+    assert found["machine"]["host_memory"] > 0
+
+
+def test_what_is_missing_is_named_with_what_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PV_HOME", str(tmp_path))
+    first, *others = missing_weights(Presets().get("animatediff").settings())
+    assert "models:realistic-vision" in first.message
+    assert "pv models fetch realistic-vision" in first.hint
+    assert len(others) == 3
+    assert missing_weights(Presets().get("tiny").settings()) == []
+
+
+@pytest.mark.parametrize(("width", "height", "tflop"), [(768, 512, 792), (1280, 720, 3254)])
+def test_hunyuan_video_is_counted_at_both_of_the_papers_sizes(width: int, height: int, tflop: float) -> None:
+    size = {"width": width, "height": height, "trim_prompt": False, "device": "meta"}
+    settings = Presets().get("hunyuan-video").settings({"model": size})
+    backbone = skeleton(settings.model, settings.sampler, True, architecture_of(settings)[0])
+    latents, embeds = backbone.initial_latents(0), backbone.prompt_embeds("")
+    assert forward(lambda: backbone.predict(latents, 49, embeds)).flops == pytest.approx(tflop * 1e12, rel=0.02)
+    assert sum(each.numel() for each in backbone.denoiser.parameters()) == pytest.approx(12.8e9, rel=0.01)
+
+
+def test_weights_wait_in_the_machines_memory_or_take_fewer_bytes() -> None:
+    block = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False), torch.nn.LayerNorm(64)).to(torch.bfloat16)
+    denoiser = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([block]), "last": torch.nn.Linear(8, 8)})
+    blocks: list[torch.nn.Module] = [block]
+    matrix, rest, last = 64 * 64, 2 * 2 * 64, (8 * 8 + 8) * 4
+    assert sizes(denoiser, blocks, "dtype", offload=False) == (2 * matrix + rest + last, 0)
+    assert sizes(denoiser, blocks, "dtype", offload=True) == (last, 2 * matrix + rest)
+    assert sizes(denoiser, blocks, "int8", offload=False) == (matrix + rest + last, 0)
+    assert sizes(denoiser, blocks, "nf4", offload=False) == (matrix * 9 // 16 + rest + last, 0)
