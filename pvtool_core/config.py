@@ -90,7 +90,7 @@ class ModelConfig:
     offload: bool = setting(
         "keep the denoiser's blocks in the machine's memory, and bring each in as it is used", False
     )
-    vae_tiling: bool = setting("decode in tiles of 256 pixels: less memory, seams blended", False)
+    vae_tiling: bool = setting("decode in overlapping tiles: less memory, seams blended", False)
     trim_prompt: bool = setting(
         "leave out the prompt's padding, so that flash attention can be used: equal up to rounding; hunyuan-video only",
         False,
@@ -361,6 +361,8 @@ def _contradictions(settings: Settings) -> Iterable[Mistake]:
             "adapter.alpha", f"is {settings.adapter.alpha}, but must equal adapter.rank = {settings.adapter.rank}"
         )
     yield from _misfits(settings.model)
+    if settings.model.family == "animatediff" and settings.sampler.shift:
+        yield Mistake("sampler.shift", "is for flow matching, which animatediff does not do")
     if settings.model.family == "hunyuan-video" and settings.sampler.negative_prompt:
         yield Mistake("sampler.negative_prompt", "must be empty: the guidance of hunyuan-video is part of the model")
     if settings.model.offload and not settings.training.recompute:

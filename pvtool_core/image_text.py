@@ -113,7 +113,7 @@ def weights_file(config: SemanticRewardConfig) -> Path:
             raise InputRefused(f"There are no weights in {folder}.", f"Put {FOLDER_WEIGHTS[0]} there.")
         return found[0]
     if not Path(config.checkpoint).is_file():
-        hint = "Set semantic_reward.checkpoint to a file, such as models:hpsv2/HPS_v2.1_compressed.pt for ViT-H-14."
+        hint = "Set semantic_reward.checkpoint to a file, such as models:hpsv2.1/HPS_v2.1_compressed.pt for ViT-H-14."
         raise InputRefused(f"There is no checkpoint {config.checkpoint!r} for {config.model}.", hint)
     return Path(config.checkpoint)
 

@@ -140,7 +140,8 @@ def _locate_model(model: ModelConfig) -> ModelConfig:
     needed = {"motion_adapter": _is_still(base), "config": base.is_file()}
     if any(needs and not getattr(model, part) for part, needs in needed.items()):
         raise InputRefused(
-            f"{base} holds Stable Diffusion alone.", f"Set {' and '.join(f'model.{part}' for part in needed)}."
+            f"{base} holds Stable Diffusion alone.",
+            f"Set {' and '.join(f'model.{part}' for part, needs in needed.items() if needs)}.",
         )
     parts = {part: str(resolve(getattr(model, part))) if needs else "" for part, needs in needed.items()}
     loras = tuple(dataclasses.replace(lora, file=str(resolve(lora.file))) for lora in model.loras)
@@ -186,14 +187,17 @@ def _pipeline_of(folder: Path) -> str:
 def resolve_settings(settings: Settings) -> Settings:
     """As `locate_weights`, with the fingerprints of all that makes pixels: what a job's config.toml holds."""
     located = locate_weights(settings)
-    model = located.model
+    return dataclasses.replace(located, model=with_fingerprints(located.model))
+
+
+def with_fingerprints(model: ModelConfig) -> ModelConfig:
+    """The model's settings with the fingerprints of its LoRAs and ControlNet, and of its base unless that is known."""
     loras = tuple(dataclasses.replace(lora, fingerprint=fingerprint(Path(lora.file))) for lora in model.loras)
     control = model.control
     if control.model:
         digests = [fingerprint(Path(control.model)), fingerprint(Path(control.frames), of=None)]
         control = dataclasses.replace(control, fingerprint=" ".join(digests))
-    model = dataclasses.replace(model, fingerprint=fingerprint_of(model), loras=loras, control=control)
-    return dataclasses.replace(located, model=model)
+    return dataclasses.replace(model, fingerprint=fingerprint_of(model), loras=loras, control=control)
 
 
 def _resolve_if_path(name: str) -> str:

@@ -13,14 +13,18 @@ _PACKAGES = ("pvtool", "torch", "diffusers", "transformers", "peft", "onnxruntim
 
 
 def chosen_settings(
-    preset_name: str | None = None, overrides: list[str] | None = None, options: Table | None = None
+    preset_name: str | None = None,
+    overrides: list[str] | None = None,
+    options: Table | None = None,
+    usual: str = DEFAULT_PRESET,
 ) -> tuple[Preset, Settings]:
     """The preset, and the settings that hold after everything the user said; `options` win over `overrides`.
 
+    `usual` is the preset where neither the command nor the user's own settings name one.
     Raises Missing for an unknown preset, SettingsError for anything wrong in them.
     """
     user = _user_config()
-    preset = Presets().get(preset_name or user.pop("preset", DEFAULT_PRESET))
+    preset = Presets().get(preset_name or user.get("preset", usual))
     user.pop("preset", None)
     return preset, preset.settings(merge(user, parse_overrides(overrides or []), options or {}))
 
@@ -44,7 +48,7 @@ def style_table(loras: list[str] | None, controlnet: str | None, control_frames:
     """Style LoRAs and ControlNet as the settings hold them. Raises UsageError for one half of a ControlNet."""
     if (controlnet is None) != (control_frames is None):
         raise UsageError("A ControlNet needs pictures to be led by.", "Give both --controlnet and --control-frames.")
-    control = {"model": controlnet, "frames": control_frames} if controlnet else None
+    control = {"model": controlnet, "frames": control_frames, "weight": 1.0} if controlnet else None
     return option_table(model__loras=[_lora(word) for word in loras] if loras else None, model__control=control)
 
 

@@ -59,7 +59,10 @@ def render(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """One clip for each prompt and seed. What is there and whole is skipped."""
+    """One clip for each prompt and seed. What is there and whole is skipped.
+
+    --lora and --controlnet take the place of those that the run was trained with.
+    """
     output = Output(as_json)
     person = Library().get(name)
     folder = find_run(runs_dir(), run) if run else newest_run(person)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pvtool.cli.choices import chosen_settings, option_table, style_table, versions
+from pvtool.cli.choices import DEFAULT_PRESET, chosen_settings, option_table, style_table, versions
 from pvtool.cli.following import JobProgress
 from pvtool.cli.options import ControlFrames, ControlNet, IdentityName, Json, Loras, bank_names, preset_names
 from pvtool.output import Output
@@ -25,7 +25,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command()
 def train(
     name: IdentityName,
-    preset: Annotated[str | None, typer.Option(autocompletion=preset_names, help="What to train on: tiny, …")] = None,
+    preset: Annotated[
+        str | None, typer.Option(autocompletion=preset_names, help="What to train on; else by the base model.")
+    ] = None,
     base_model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Another base model: a folder, a file, ORG/NAME, models:NAME.")
     ] = None,
@@ -113,7 +115,7 @@ def choose(
             raise
         family = None
     options = option_table(model__base_model=base_model, model__family=family, training__seed=seed)
-    preset, settings = chosen_settings(preset_name, sets, merge(options, style or {}))
+    preset, settings = chosen_settings(preset_name, sets, merge(options, style or {}), family or DEFAULT_PRESET)
     return identity, preset, Banks().get(bank or preset.prompts).fill(identity.noun), settings
 
 

@@ -11,7 +11,7 @@ import transformers
 from pvtool_core.backbones.interface import Backbone, Embeds, Frames, Latents, resolve_device
 from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused, RunFailed, from_foreign
-from pvtool_core.weights import fingerprint_of
+from pvtool_core.weights import with_fingerprints
 
 __all__ = ["Backbone", "Embeds", "Frames", "Latents", "backbone_class", "load_backbone", "resolve_device"]
 
@@ -38,11 +38,8 @@ def load_backbone(
     memory, with the same gradient. Raises InputRefused if the files are no longer those that the job was made for: a
     resumed run would go on from other weights, and the trajectory cache would keep them under the old ones' name.
     """
-    if model.fingerprint and fingerprint_of(dataclasses.replace(model, fingerprint="")) != model.fingerprint:
-        raise InputRefused(
-            f"The base model in {model.base_model} is not the one that this job was made for.",
-            "Bring its files back as they were, or start a new run.",
-        )
+    if model.fingerprint:
+        _check_unchanged(model)
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()  # what a terminal shows is not theirs to say
     try:
@@ -55,3 +52,15 @@ def load_backbone(
             f"The base model {model.base_model} cannot be loaded as {model.family}: {known.message}",
             "`pv models verify` checks what was fetched; `pv presets show` says what each preset wants.",
         ) from error
+
+
+def _check_unchanged(model: ModelConfig) -> None:
+    now = with_fingerprints(dataclasses.replace(model, fingerprint=""))
+    parts = {f"base model in {model.base_model}": now.fingerprint == model.fingerprint}
+    parts |= {f"LoRA {lora.file}": lora in now.loras for lora in model.loras}
+    parts |= {f"ControlNet {model.control.model}, or what it is shown,": model.control == now.control}
+    if changed := [part for part, same in parts.items() if not same]:
+        raise InputRefused(
+            f"The {changed[0]} is not the one that this job was made for.",
+            "Bring its files back as they were, or start a new run.",
+        )

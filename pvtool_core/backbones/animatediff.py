@@ -80,6 +80,8 @@ class AnimateDiff:
         self.scheduler.set_timesteps(self.num_steps, device=self.device)
         self._embeds = {prompt: self._encode(prompt) for prompt in prompts}
         self.pipeline.text_encoder = None
+        if model.vae_tiling:
+            self.pipeline.vae.enable_tiling()
         if recompute:
             self.pipeline.vae.enable_gradient_checkpointing()
             recompute_activations(self.denoiser)

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import diffusers
 import torch
+import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -107,5 +108,5 @@ def trajectory_facts(
         "vae_tiling": model.vae_tiling,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads() if device.type == "cpu" else 0,
-        "versions": [torch.__version__, diffusers.__version__],
+        "versions": [torch.__version__, diffusers.__version__, transformers.__version__],
     }

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pvtool_core.config import LoraConfig
 from pvtool_core.errors import InputRefused
 
-_DOWN = re.compile(r"\.(lora_down|lora_A|lora\.down|lora_linear_layer\.down)(\.|$)")
+_DOWN = re.compile(r"[._](lora_down|lora_A|lora\.down|lora_linear_layer\.down)(\.|$)")
 _NAME = "style"
 
 
@@ -29,13 +29,16 @@ def merge_style_loras(pipeline: Any, loras: Sequence[LoraConfig], components: Se
     for lora in loras:
         path = Path(lora.file)
         tensors = read_lora(path)
+        named = original_names(tensors)
         try:
-            pipeline.load_lora_weights(original_names(tensors), adapter_name=_NAME)
+            converted: Any = pipeline.lora_state_dict(dict(named))
+            pipeline.load_lora_weights(named, adapter_name=_NAME)
         except (RuntimeError, ValueError, KeyError, IndexError) as error:
-            raise _unfit(path, tensors, pipeline) from error
+            raise _unfit(path, tensors, pipeline, str(error)) from error
+        state: Mapping[str, Tensor] = converted[0] if isinstance(converted, tuple) else converted
         fitting = sum(_layers_with_style(getattr(pipeline, component)) for component in components)
-        if fitting < sum(map(is_down, tensors)):
-            raise _unfit(path, tensors, pipeline)
+        if fitting != (wanted := sum(map(is_down, state))):
+            raise _unfit(path, tensors, pipeline, f"{wanted - fitting} of its {wanted} layers are not there")
         pipeline.fuse_lora(components=list(components), lora_scale=lora.weight, adapter_names=[_NAME])
         pipeline.unload_lora_weights()
 
@@ -50,6 +53,8 @@ def read_lora(path: Path) -> dict[str, Tensor]:
         ) from error
     if not any(map(is_down, tensors)):
         raise InputRefused(f"{path} holds no LoRA.", "Give a LoRA; another base model goes to --base-model.")
+    if any("dora_scale" in key for key in tensors):
+        raise InputRefused(f"{path} is a DoRA, which cannot be merged as it was trained.", "Give a plain LoRA.")
     return tensors
 
 
@@ -102,9 +107,10 @@ def _layers_with_style(model: nn.Module) -> int:
     return sum(_NAME in getattr(module, "lora_A", ()) for module in model.modules())
 
 
-def _unfit(path: Path, tensors: Mapping[str, Tensor], pipeline: Any) -> InputRefused:
+def _unfit(path: Path, tensors: Mapping[str, Tensor], pipeline: Any, cause: str) -> InputRefused:
     model = type(pipeline).__name__.removesuffix("Pipeline")
+    first_line = (cause.splitlines() or [""])[0].rstrip(".: ")
     return InputRefused(
-        f"The LoRA {path} does not fit this {model} model: it looks like one for {made_for(tensors)}.",
+        f"The LoRA {path} does not fit this {model} model; it looks like one for {made_for(tensors)} ({first_line}).",
         "Give a LoRA that was made for this base model.",
     )

@@ -3,7 +3,7 @@
 Built on the parts of diffusers' `WanPipeline`, from a folder in its format. Its own sampler, UniPC, is a multistep
 solver: it carries a history from step to step, which the trajectory cache would lose. `FlowMatchEulerDiscreteScheduler`
 on the same noise levels takes its place, with the folder's shift (the model card: 3 for 480p, 5 for 720p) unless the
-settings name another. A clip equals the pipeline's with that sampler put in.
+settings name another. A clip equals the pipeline's with that sampler and those levels put in.
 
 Supported are Wan 2.1 and the dense model of Wan 2.2 (TI2V-5B, as text-to-video). Wan 2.2 A14B is two transformers that
 take turns, and is refused.
@@ -15,10 +15,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.utils.torch_utils import randn_tensor
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -85,7 +87,7 @@ class Wan:
             recompute_decoder(vae.decoder)
         settle(self.denoiser, [*self.denoiser.blocks], model, self.device)
         self.scheduler = _euler(self.pipeline.scheduler.config, sampler.shift)
-        self.scheduler.set_timesteps(self.num_steps, device=self.device)
+        self.scheduler.set_timesteps(sigmas=flow_levels(self.num_steps), device=self.device)
 
     @torch.no_grad()
     def _encode(self, prompts: Sequence[str]) -> dict[str, Embeds]:
@@ -164,6 +166,11 @@ def _check_size(pipeline: Any, model: ModelConfig) -> None:
         raise InputRefused(
             f"{model.width}×{model.height} is no size for this model.", f"Use multiples of {patch} pixels."
         )
+
+
+def flow_levels(num_steps: int) -> NDArray[np.float64]:
+    """The noise levels of Wan's own sampler (UniPC with `use_flow_sigmas`) before they are shifted."""
+    return np.linspace(0.999, 0.0, num_steps + 1)[:-1]
 
 
 def _euler(config: Mapping[str, Any], shift: float) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from pvtool_core.errors import BrokenWeights, InputRefused, Unreachable
 from pvtool_core.models.downloads import Remote, download, part_of
-from pvtool_core.models.hub import check_online, read_repository, wanted_files
+from pvtool_core.models.hub import check_loadable, check_online, read_repository, stored_as, wanted_files
 from pvtool_core.models.integrity import digest_of, missing_parts, problems_of
 from pvtool_core.models.registry import Entry, Source, is_hub_id, model_folder
 from pvtool_core.models.store import Models, ModelState, check_room, files_under, is_intact, room_errors
@@ -95,9 +95,10 @@ def _in_repository(source: Source, entry: Entry, there: Mapping[str, Remote]) ->
     if lacking or not names:
         what = ", ".join(lacking) or "any weights"
         raise Unreachable(f"{source.hub} does not hold {what}.", "Its files were changed: see its page on the hub.")
+    check_loadable(source.hub, [stored_as(name, names) for name in names])
     found: list[Wanted] = []
     for name in names:
-        path, remote = str(PurePosixPath(source.into, name)), there[name]
+        path, remote = str(PurePosixPath(source.into, stored_as(name, names))), there[name]
         checks = {**remote.checks, **entry.checks(path)}
         found.append(Wanted(path, dataclasses.replace(remote, checks=checks), (path,)))
     return found
@@ -188,10 +189,12 @@ def _check_whole(models: Models, name: str) -> None:
     for path in problems:
         staged[path].unlink()
     lacking = missing_parts({**files_under(model_folder(name)), **staged}) if not problems else []
-    if problems or lacking:
+    if problems:
         words = [f"{path} {problem}" for path, problem in problems.items()]
-        words += [f"{path} is not in the repository, though other files name it" for path in lacking]
         raise BrokenWeights(words, "They were not kept. Take the model from elsewhere: --from, or `pv models add`.")
+    if lacking:
+        words = [f"{path} is not in the repository, though other files name it" for path in lacking]
+        raise BrokenWeights(words, "Take the model from elsewhere: --from, or `pv models add`.")
 
 
 def _digests(plan: _Plan) -> dict[str, str]:

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pvtool_core.errors import Unreachable
+from pvtool_core.errors import InputRefused, Unreachable
 from pvtool_core.models.downloads import Remote, fetch_json
 from pvtool_core.models.registry import Source
 
@@ -17,6 +17,7 @@ ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "true", "yes", "on"}
 _NO_WEIGHTS = (".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".mp4", ".msgpack", ".h5", ".ot", ".gitattributes")
 _VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema)(-\d+-of-\d+)?\.|\.index\.(fp16|bf16|fp32|non_ema|ema)\.")
+_LONE_VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema)\.safetensors$")
 _PICKLED = (".bin", ".bin.index.json", ".ckpt", ".pt", ".pth")
 
 
@@ -97,10 +98,29 @@ def _is_spare(name: str, named: Iterable[str]) -> bool:
     """Whether other files of the same folder hold the same weights in a better form."""
     path = PurePosixPath(name)
     beside = [other for other in map(PurePosixPath, named) if other.parent == path.parent and other != path]
-    plain = [other for other in beside if not _VARIANT.search(other.name) and other.suffix in {".safetensors", ".bin"}]
+    safe = [other for other in beside if other.suffix == ".safetensors"]
     if _VARIANT.search(path.name):
-        return bool(plain)
+        return any(not _VARIANT.search(other.name) for other in safe)
     if not name.endswith(_PICKLED):
         return False
-    safe = [other for other in beside if other.suffix == ".safetensors" and not _VARIANT.search(other.name)]
     return any(path.suffix in {".bin", ".json"} or other.stem == path.stem for other in safe)
+
+
+def stored_as(name: str, wanted: Iterable[str]) -> str:
+    """Where a file goes: the only variant of a part takes the plain name, under which it will be loaded."""
+    plain = _LONE_VARIANT.sub(".safetensors", name)
+    return name if plain in wanted else plain
+
+
+def check_loadable(hub: str, stored: Iterable[str]) -> None:
+    """Raises InputRefused for a pipeline with a part whose weights are no plain safetensors: it could not be loaded."""
+    paths = [PurePosixPath(name) for name in stored]
+    if PurePosixPath("model_index.json") not in paths:
+        return
+    weighty = {path.parent for path in paths if path.suffix in {".bin", ".safetensors"}}
+    plain = {path.parent for path in paths if path.suffix == ".safetensors" and not _VARIANT.search(path.name)}
+    if lacking := sorted(map(str, weighty - plain)):
+        raise InputRefused(
+            f"{hub} has no plain .safetensors in {', '.join(lacking)}, and pv loads nothing else.",
+            "Save it anew with diffusers' save_pretrained, and `pv models add` the folder.",
+        )

@@ -135,9 +135,12 @@ def model_name(folder: str) -> str:
 
 
 def models_named_in(settings: Settings) -> list[str]:
-    """Names of the models that the settings use, in the order of the settings: `models:NAME…`, org/repo, or a path."""
-    named = [_model_of(value) for value in _texts(settings.sections())]
-    return list(dict.fromkeys(name for name in named if name))
+    """Names of the models that the settings use: `models:NAME…`, org/repo, or a path among the models here."""
+    model, rewards, semantic = settings.model, settings.identity_reward, settings.semantic_reward
+    config = model.config if model.base_model.endswith(".safetensors") else ""  # a folder has its own
+    named = [model.base_model, config, model.motion_adapter, *(lora.file for lora in model.loras), model.control.model]
+    found = [_model_of(value) for value in (*named, rewards.package, semantic.model, semantic.checkpoint) if value]
+    return list(dict.fromkeys(name for name in found if name))
 
 
 def _model_of(value: str) -> str | None:
@@ -147,17 +150,3 @@ def _model_of(value: str) -> str | None:
         inside = Path(value).relative_to(models_dir()).parts
         return model_name(inside[0]) if inside else None
     return value if is_hub_id(value) and not Path(value).exists() else None
-
-
-def _texts(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from _texts(getattr(value, field.name))
-    elif isinstance(value, Mapping):
-        for each in typing.cast("Mapping[str, Any]", value).values():
-            yield from _texts(each)
-    elif isinstance(value, tuple):
-        for each in typing.cast("tuple[Any, ...]", value):
-            yield from _texts(each)

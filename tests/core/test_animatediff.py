@@ -239,6 +239,49 @@ def test_the_trajectory_knows_which_loras_act_and_how_strongly(job: TrainJob, mo
     assert len({each.model.fingerprint for each in settings}) == 1
 
 
+def test_a_lora_that_was_changed_since_the_job_was_made_is_refused(job: TrainJob, models: Path, tmp_path: Path) -> None:
+    style = kohya_lora(tmp_path / "style.safetensors", models)
+    settings = resolve_settings(with_settings(job, "model", loras=(style,)))
+    load_backbone(settings.model, settings.sampler, [])
+    kohya_lora(tmp_path / "style.safetensors", models, "attn2")
+    with pytest.raises(InputRefused, match=r"The LoRA .*style\.safetensors is not the one that this job was made for"):
+        load_backbone(settings.model, settings.sampler, [])
+
+
+def test_the_names_that_diffusers_had_before_peft_are_read_too(
+    still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path
+) -> None:
+    """Motion LoRAs were converted to them."""
+    tensors: dict[str, Tensor] = {}
+    for name, weight in load_file(models / "animatediff/unet/diffusion_pytorch_model.safetensors").items():
+        if re.search(r"motion_modules.*attn1\.to_(q|k|v|out\.0)\.weight", name):
+            layer = re.sub(r"\.to_(q|k|v|out)(\.0)?\.weight", r".processor.to_\1_lora", name)
+            tensors[f"unet.{layer}.down.weight"] = torch.randn(2, weight.shape[1])
+            tensors[f"unet.{layer}.up.weight"] = torch.randn(weight.shape[0], 2)
+    save_file(tensors, tmp_path / "zoom.safetensors")
+    moved = clip(replace(still, loras=(LoraConfig(file=str(tmp_path / "zoom.safetensors")),)), job)
+    assert not torch.allclose(moved, clip(still, job), atol=1e-2)
+
+
+def test_a_lora_of_which_a_layer_has_no_place_is_refused(
+    still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path
+) -> None:
+    style = kohya_lora(tmp_path / "style.safetensors", models)
+    tensors = load_file(style.file)
+    for part in ("lora_down.weight", "lora_up.weight", "alpha"):
+        key = next(key for key in tensors if key.startswith("lora_unet_down_blocks_0") and key.endswith(part))
+        tensors[key.replace("down_blocks_0", "down_blocks_9")] = tensors[key].clone()
+    save_file(tensors, style.file)
+    with pytest.raises(InputRefused, match=r"does not fit this AnimateDiff model"):
+        load_backbone(replace(still, loras=(style,)), job.sampler, [])
+
+
+def dora(path: Path) -> None:
+    key = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    tensors = {"lora_down.weight": torch.ones(2, 32), "lora_up.weight": torch.ones(32, 2), "dora_scale": torch.ones(32)}
+    save_file({f"{key}.{part}": tensor for part, tensor in tensors.items()}, path)
+
+
 def sdxl(path: Path) -> None:
     key = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
     save_file({f"{key}.lora_down.weight": torch.ones(2, 2048), f"{key}.lora_up.weight": torch.ones(640, 2)}, path)
@@ -266,6 +309,7 @@ WRONG_LORAS = [
     (sdxl, "it looks like one for Stable Diffusion XL"),
     (wan, "it looks like one for Wan"),
     (hunyuan, "it looks like one for HunyuanVideo or FLUX"),
+    (dora, "is a DoRA"),
     (plain_weights, "holds no LoRA"),
     (pickled, "is no whole safetensors file"),
 ]

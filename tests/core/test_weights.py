@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from pvtool_core.config import Settings
 from pvtool_core.errors import Missing, SettingsError, WeightsMissing
+from pvtool_core.models.registry import Registry
 from pvtool_core.weights import Presets, fingerprint, resolve, resolve_settings
 
 
@@ -35,6 +37,23 @@ def test_an_own_preset_hides_a_shipped_one_and_sets_only_what_it_says(tmp_path: 
     assert (preset.own, preset.description, preset.prompts) == (True, "mine", "default")
     assert preset.settings().training.iterations == 800
     assert preset.settings({"training": {"iterations": 5}}).training.iterations == 5
+
+
+def models_of(settings: Settings) -> list[tuple[str, str]]:
+    """Each model that the settings name, with the file in it that they mean, if they mean one."""
+    rewards, judge = settings.identity_reward, settings.evaluation.recognizer
+    faces = [f"{rewards.package}/{file}" for file in (rewards.detector, rewards.recognizer, judge)]
+    named = [settings.model.base_model, settings.model.motion_adapter, settings.model.config, *faces]
+    named.append(settings.semantic_reward.checkpoint)
+    parts = [name.removeprefix("models:").partition("/") for name in named if name.startswith("models:")]
+    return [(model, file) for model, _, file in parts]
+
+
+@pytest.mark.parametrize("preset", Presets().names())
+def test_what_a_preset_names_is_what_pv_models_fetches(preset: str) -> None:
+    registry = Registry()
+    for model, file in models_of(Presets().get(preset).settings()):
+        assert not file or file in registry.get(model).required()
 
 
 @pytest.mark.parametrize("content", ["[preset]\nname = 'x'", "[preset]\nprompts = 3", "[model]\nwidht = 3"])
