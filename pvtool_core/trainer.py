@@ -48,6 +48,7 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 FIRST_SEED = 1_000_000
 """Training noises begin here, far from the seeds that people ask for: what is rendered was not trained on."""
 
+_OVERFLOWS = 10  # in a row
 _HALF_PRECISION_SCALE = 1024.0  # keeps small gradients from vanishing in float16; a power of two changes no digit
 
 
@@ -141,6 +142,7 @@ class Trainer:
         self.optimizer = adamw(self.adapter, job.training)
         self._scale = _HALF_PRECISION_SCALE if self.backbone.dtype == torch.float16 else 1.0
         self._pace: float | None = None
+        self._report, self._overflows = report, 0
 
     def _load_faces(self) -> None:
         reward, package = self.job.identity_reward, Path(self.job.identity_reward.package)
@@ -175,7 +177,8 @@ class Trainer:
     def iterate(self, step: int, pairs: list[Pair]) -> dict[str, Any]:
         """One iteration: changes the adapter, and gives back what the `step` event says.
 
-        Raises RunFailed, and then the adapter is as it was, if the loss or its gradient is no number.
+        A gradient that overflows float16 is left out. Raises RunFailed, and then the adapter is as it was, if the loss
+        is no number, or the gradient in any other number format, or in too many iterations in a row.
         """
         begun = time.perf_counter()
         generator = generator_of(self.config.seed, step)
@@ -184,19 +187,33 @@ class Trainer:
             group["lr"] = learning_rate(self.config, step)
         measured = self.backpropagate(pair, generator)
         norm = float(torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.config.max_grad_norm))
-        if not math.isfinite(measured["loss"]) or not math.isfinite(norm):
+        overflows = not math.isfinite(norm)
+        self._overflows = self._overflows + 1 if overflows else 0
+        allowed = _OVERFLOWS if self.backbone.dtype == torch.float16 else 0
+        if not math.isfinite(measured["loss"]) or self._overflows > allowed:
             raise RunFailed(
                 f"The loss or its gradient is no longer a number at iteration {step}.",
-                "Lower training.learning_rate, or use --set model.dtype=float32; checkpoints before it are whole.",
+                "Lower training.learning_rate, or use --set model.dtype=bfloat16 or float32; checkpoints before it are "
+                "whole.",
             )
-        self.optimizer.step()
+        if overflows:
+            self._report("warning", step=step, message=f"The gradient of iteration {step} overflows, and is left out.")
+        else:
+            self.optimizer.step()
         self.optimizer.zero_grad()
         seconds = time.perf_counter() - begun
         self._pace = seconds if self._pace is None else 0.9 * self._pace + 0.1 * seconds
         eta = self._pace * (self.config.iterations - step)
         rate = learning_rate(self.config, step)
         drawn = {"prompt": pair.prompt, "seed": pair.seed}
-        return {**measured, "grad_norm": norm, "lr": rate, **drawn, "seconds": seconds, "eta": eta}
+        return {
+            **measured,
+            "grad_norm": None if overflows else norm,
+            "lr": rate,
+            **drawn,
+            "seconds": seconds,
+            "eta": eta,
+        }
 
     def backpropagate(self, pair: Pair, generator: torch.Generator) -> dict[str, Any]:
         """Loss of a pair's clip (eq. 5) and its gradient, left in the adapter; what was measured on the way."""

@@ -73,7 +73,7 @@ class AnimateDiff:
             part.eval().requires_grad_(False)
         self.denoiser: nn.Module = self.pipeline.unet
         factor = self.pipeline.vae_scale_factor
-        self.control = Control(model, self.dtype, self.device, factor) if model.control.model else None
+        self.control = Control(model, self.pipeline.unet, self.device, factor) if model.control.model else None
         self.num_frames, self.num_steps = model.num_frames, sampler.num_inference_steps
         self.guided = sampler.guidance_scale > 1
         self.scheduler: Any = self.pipeline.scheduler

@@ -20,19 +20,25 @@ class Control:
     Raises InputRefused for too few pictures, or for a ControlNet that wants something else.
     """
 
-    def __init__(self, model: ModelConfig, dtype: torch.dtype, device: torch.device, scale_factor: int) -> None:
+    def __init__(self, model: ModelConfig, unet: Any, device: torch.device, scale_factor: int) -> None:
         config = model.control
         net: Any = ControlNetModel.from_pretrained(
-            config.model, dtype=dtype, local_files_only=True, use_safetensors=True
+            config.model, dtype=unet.dtype, local_files_only=True, use_safetensors=True
         )
         if net.config.global_pool_conditions:
             raise InputRefused(f"{config.model} wants guess mode.", "Use a ControlNet that leads the layout.")
+        if net.config.cross_attention_dim != unet.config.cross_attention_dim:
+            raise InputRefused(
+                f"{config.model} is a ControlNet for another base model: its text is {net.config.cross_attention_dim} "
+                f"numbers wide, not {unet.config.cross_attention_dim}.",
+                "Use one for Stable Diffusion 1.5.",
+            )
         self.net = net.to(device).eval().requires_grad_(False)
         self._weight = config.weight
         processor = VideoProcessor(vae_scale_factor=scale_factor, do_convert_rgb=True, do_normalize=False)
         shown = read_frames(config, model.num_frames)
         video = processor.preprocess_video(shown, height=model.height, width=model.width).float()
-        self._shown = video.permute(0, 2, 1, 3, 4).flatten(0, 1).to(device, dtype)
+        self._shown = video.permute(0, 2, 1, 3, 4).flatten(0, 1).to(device, unet.dtype)
 
     def residuals(self, latents: Tensor, t: Tensor, text: Tensor) -> dict[str, Any]:
         """What the UNet adds to its own: latents (branches, channels, frames, height, width), text a row for each."""

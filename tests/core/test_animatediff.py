@@ -396,6 +396,15 @@ def test_what_the_controlnet_is_shown_is_in_the_trajectorys_key(
     assert len(set(found)) == 4
 
 
+def test_a_controlnet_for_another_base_model_is_refused(job: TrainJob, control: ControlConfig, tmp_path: Path) -> None:
+    blocks: dict[str, Any] = {**UNET_BLOCKS, "cross_attention_dim": 24, "down_block_types": ("DownBlock2D",) * 2}
+    wide: Any = ControlNetModel(**blocks)
+    wide.save_pretrained(tmp_path / "wide")
+    other = replace(control, model=str(tmp_path / "wide"))
+    with pytest.raises(InputRefused, match="its text is 24 numbers wide, not 16"):
+        load_backbone(replace(job.model, control=other), job.sampler, [])
+
+
 def test_too_few_or_unreadable_pictures_are_refused(job: TrainJob, control: ControlConfig, tmp_path: Path) -> None:
     (tmp_path / "shown/3.png").write_text("no picture")
     with pytest.raises(PvError, match=r"3\.png cannot be read"):

@@ -145,6 +145,25 @@ def test_a_repository_comes_with_the_weights_that_are_needed_and_no_others(hub: 
     assert models.state("org/base") is ModelState.HERE
 
 
+def test_the_only_variant_of_a_part_takes_the_plain_name_and_the_place_of_its_pickle(hub: Hub, told: Told) -> None:
+    files = pipeline()
+    del files["unet/model.safetensors"]
+    hub.repositories["org/half"] = files
+    fetch(Models(), "org/half", told.listener)
+    folder = resolve("org/half") / "unet"
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert (folder / "model.safetensors").read_bytes() == files["unet/model.fp16.safetensors"]
+
+
+def test_a_pipeline_of_pickles_is_refused_before_anything_is_fetched(hub: Hub, told: Told) -> None:
+    files = pipeline()
+    hub.repositories["org/pickled"] = {name: file for name, file in files.items() if "unet/model" not in name}
+    hub.repositories["org/pickled"]["unet/model.bin"] = b"pickle"
+    with pytest.raises(InputRefused, match=r"org/pickled has no plain \.safetensors in unet"):
+        fetch(Models(), "org/pickled", told.listener)
+    assert not any("model.bin" in each for each in map(str, hub.asked))
+
+
 def test_what_is_whole_is_not_fetched_again_and_needs_no_network(
     hub: Hub, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -529,7 +548,7 @@ def test_what_is_put_there_by_hand_counts_once_it_is_complete(hub: Hub, told: To
 
 def test_settings_name_their_models_licences_and_what_is_missing(hub: Hub, tmp_path: Path) -> None:
     settings = Presets().get("animatediff").settings({"model": {"base_model": "org/base"}})
-    assert missing_models(settings)[:2] == ["org/base", "antelopev2"]
+    assert missing_models(settings) == ["org/base", "animatediff-motion-adapter-v1-5-3", "antelopev2", "hpsv2.1"]
     model_folder("antelopev2").mkdir(parents=True)
     assert "antelopev2" in missing_models(settings)
     for file in Registry().get("antelopev2").required():

@@ -19,7 +19,7 @@ from pvtool_core.paths import cache_dir
 from pvtool_core.runs import EventWriter, Heartbeat, Request, RunFolder, State, read_events
 from pvtool_core.sampling import BaseKl
 from pvtool_core.trainer import Pair, Trainer, bank_pairs, draw_frames, generator_of, learning_rate, train
-from pvtool_core.trajectories import FaceTrack
+from pvtool_core.trajectories import FaceTrack, Report
 from tests.conftest import with_settings
 
 
@@ -42,8 +42,8 @@ def ignore(type: str, /, **values: Any) -> None:
     pass
 
 
-def new_trainer(job: TrainJob, cached: bool = True) -> tuple[Trainer, list[Pair]]:
-    trainer = Trainer(job, cache_dir() / "trajectories" if cached else None, ignore)
+def new_trainer(job: TrainJob, cached: bool = True, report: Report = ignore) -> tuple[Trainer, list[Pair]]:
+    trainer = Trainer(job, cache_dir() / "trajectories" if cached else None, report)
     prepared = [trainer.prepare(prompt, seed) for prompt, seed in bank_pairs(job)]
     return trainer, [pair for pair in prepared if pair]
 
@@ -220,6 +220,23 @@ def test_a_step_brings_the_loss_of_the_same_draw_down(job: TrainJob) -> None:
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
     assert losses[0] > losses[1] > losses[2]
+
+
+def test_a_gradient_that_overflows_float16_is_left_out_and_said_but_not_without_end(job: TrainJob) -> None:
+    half = with_settings(with_settings(job, "identity_reward", weight=1e30), "model", dtype="float16")
+    warnings: list[str] = []
+
+    def hear(type: str, /, **values: Any) -> None:
+        warnings.append(values.get("message", ""))
+
+    trainer, pairs = new_trainer(half, report=hear)
+    before = weights(trainer)
+    assert trainer.iterate(1, pairs)["grad_norm"] is None
+    assert any("The gradient of iteration 1 overflows" in each for each in warnings)
+    assert all(map(torch.equal, weights(trainer), before))
+    with pytest.raises(RunFailed, match="no longer a number at iteration 11"):
+        for step in range(2, 20):
+            trainer.iterate(step, pairs)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_adapter(job: TrainJob) -> None:
