@@ -10,6 +10,7 @@ from typing import Any
 
 from pvtool_core.config import ModelConfig, Settings, Table, from_table, merge, read_toml
 from pvtool_core.errors import InputRefused, Missing, Mistake, SettingsError, WeightsMissing
+from pvtool_core.models.integrity import problem_of
 from pvtool_core.models.registry import Registry, is_hub_id, model_folder, model_name
 from pvtool_core.paths import check_name, config_dir, models_dir, nearest, presets_dir
 from pvtool_core.runs import sha256_of
@@ -123,7 +124,8 @@ def locate_weights(settings: Settings) -> Settings:
     for file in (rewards.detector, rewards.recognizer, settings.evaluation.recognizer):
         if not (package / file).is_file():
             raise WeightsMissing(f"{rewards.package}/{file}", how_to_get(rewards.package, package))
-    model, checkpoint = _resolve_if_path(semantic.model), _resolve_if_path(semantic.checkpoint)
+    model = _resolve_if_path(semantic.model)
+    checkpoint = "" if Path(model).is_dir() else _resolve_if_path(semantic.checkpoint)  # a folder has its own weights
     return dataclasses.replace(
         settings,
         model=model_files,
@@ -143,12 +145,25 @@ def _locate_model(model: ModelConfig) -> ModelConfig:
             f"{base} holds Stable Diffusion alone.",
             f"Set {' and '.join(f'model.{part}' for part, needs in needed.items() if needs)}.",
         )
+    _check_tensors(base)
     parts = {part: str(resolve(getattr(model, part))) if needs else "" for part, needs in needed.items()}
     loras = tuple(dataclasses.replace(lora, file=str(resolve(lora.file))) for lora in model.loras)
+    for lora in loras:
+        if not lora.file.endswith(".safetensors"):
+            raise InputRefused(f"The LoRA {lora.file} is no .safetensors file.", "Pickled files are refused.")
+        _check_tensors(Path(lora.file))
     control = model.control
     if control.model:
         control = dataclasses.replace(control, model=str(resolve(control.model)), frames=str(resolve(control.frames)))
     return dataclasses.replace(model, base_model=str(base), loras=loras, control=control, **parts)
+
+
+def _check_tensors(given: Path) -> None:
+    """Raises InputRefused for a .safetensors file, or one in a folder, whose header says that it is not whole."""
+    files = [given] if given.is_file() else sorted(given.rglob("*.safetensors"))
+    for file in files:
+        if problem := problem_of(file):
+            raise InputRefused(f"{file} {problem}.", "Get it again from where it came.")
 
 
 _STILL = "StableDiffusionPipeline"

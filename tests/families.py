@@ -20,6 +20,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from pvtool_core.backbones.wan import flow_levels
 from pvtool_core.config import TrainJob
 from tests.conftest import LETTERS, random_job, save_animatediff, with_settings
 from tests.small_hunyuan_video import save_hunyuan_video
@@ -133,9 +134,16 @@ def t5_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **words)
 
 
+class EulerOnWansLevels(FlowMatchEulerDiscreteScheduler):
+    """Euler where Wan's pipeline, which asks for a number of steps alone, would have its own sampler."""
+
+    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:  # type: ignore[override]
+        super().set_timesteps(sigmas=flow_levels(num_inference_steps).tolist(), device=device)
+
+
 def euler_of(own: Any) -> Any:
     """The sampler that takes the place of Wan's own, on the folder's shift."""
-    return FlowMatchEulerDiscreteScheduler(shift=own.config.flow_shift)
+    return EulerOnWansLevels(shift=own.config.flow_shift)
 
 
 def decode_one_by_one(vae: Any, latents: Tensor) -> Tensor:

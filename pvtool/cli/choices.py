@@ -1,6 +1,7 @@
 """From what the user chose to settings: preset, then <config>/config.toml, then the options of the command."""
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from pvtool_core.config import Settings, Table, merge, parse_overrides, read_toml
@@ -58,6 +59,8 @@ def _lora(word: str) -> Table:
     try:
         return {"file": file, "weight": float(weight)} if colon else {"file": word}
     except ValueError:
+        if Path(file).exists() and not Path(word).exists():
+            raise UsageError(f"The weight of the LoRA {file} is {weight!r}, no number.", "Write FILE:0.8.") from None
         return {"file": word}
 
 

@@ -34,7 +34,8 @@ def merge_style_loras(pipeline: Any, loras: Sequence[LoraConfig], components: Se
             converted: Any = pipeline.lora_state_dict(dict(named))
             pipeline.load_lora_weights(named, adapter_name=_NAME)
         except (RuntimeError, ValueError, KeyError, IndexError) as error:
-            raise _unfit(path, tensors, pipeline, str(error)) from error
+            sizes = "mismatch" in str(error)
+            raise _unfit(path, tensors, pipeline, f"its layers have other {'sizes' if sizes else 'names'}") from error
         state: Mapping[str, Tensor] = converted[0] if isinstance(converted, tuple) else converted
         fitting = sum(_layers_with_style(getattr(pipeline, component)) for component in components)
         if fitting != (wanted := sum(map(is_down, state))):
@@ -98,6 +99,8 @@ def made_for(tensors: Mapping[str, Tensor]) -> str:
         return "HunyuanVideo or FLUX"
     if re.search(r"(^|[ .]|lora_unet_)blocks[._]\d+[._](self_attn|cross_attn|attn[12])", names):
         return "Wan"
+    if "lora_te1_" in names or "lora_te2_" in names:
+        return "Stable Diffusion XL"
     widths = {tensor.shape[1] for key, tensor in tensors.items() if is_down(key) and re.search(r"attn2[._]to_k", key)}
     by_width = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
     return next((by_width[width] for width in sorted(widths) if width in by_width), "another model")
@@ -107,10 +110,9 @@ def _layers_with_style(model: nn.Module) -> int:
     return sum(_NAME in getattr(module, "lora_A", ()) for module in model.modules())
 
 
-def _unfit(path: Path, tensors: Mapping[str, Tensor], pipeline: Any, cause: str) -> InputRefused:
+def _unfit(path: Path, tensors: Mapping[str, Tensor], pipeline: Any, misfit: str) -> InputRefused:
     model = type(pipeline).__name__.removesuffix("Pipeline")
-    first_line = (cause.splitlines() or [""])[0].rstrip(".: ")
     return InputRefused(
-        f"The LoRA {path} does not fit this {model} model; it looks like one for {made_for(tensors)} ({first_line}).",
+        f"The LoRA {path} does not fit this {model} model: {misfit}. It looks like one for {made_for(tensors)}.",
         "Give a LoRA that was made for this base model.",
     )

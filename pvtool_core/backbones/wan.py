@@ -170,7 +170,7 @@ def _check_size(pipeline: Any, model: ModelConfig) -> None:
 
 def flow_levels(num_steps: int) -> NDArray[np.float64]:
     """The noise levels of Wan's own sampler (UniPC with `use_flow_sigmas`) before they are shifted."""
-    return np.linspace(0.999, 0.0, num_steps + 1)[:-1]
+    return np.linspace(1.0, 0.001, num_steps + 1)[:-1]
 
 
 def _euler(config: Mapping[str, Any], shift: float) -> Any:

@@ -73,6 +73,8 @@ def _check_complete(folder: Path, lacking: Sequence[str], name: str) -> None:
 
 def _take(models: Models, name: str, files: Mapping[str, Path], link: bool) -> None:
     staging = models.staging(name)
+    if models.registry.find(name) is None:  # what came before was of an attempt that was killed
+        shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True, exist_ok=True)
     check_room(models.root, 0 if link else sum(path.stat().st_size for path in files.values()), name)
     for path, source in files.items():

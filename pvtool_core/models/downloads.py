@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pvtool_core.errors import BrokenWeights, Unreachable
-from pvtool_core.models.integrity import digest_of
+from pvtool_core.models.integrity import PART, digest_of
 
 TIMEOUT = 30.0  # seconds without a byte
 TRIES = 3  # in a row that bring nothing
@@ -72,7 +72,7 @@ def download(remote: Remote, path: Path, report: Report) -> None:
 
 def part_of(path: Path) -> Path:
     """Where the bytes of a file are until it is whole."""
-    return path.with_name(path.name + ".part")
+    return path.with_name(path.name + PART)
 
 
 def fetch_json(address: str, token: str = "") -> Any:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+PART = ".part"
+"""How the name of a file ends that has not wholly come."""
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _LARGEST_HEADER = 100 * 2**20
 _CHUNK = 2**22

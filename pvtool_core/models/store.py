@@ -19,7 +19,7 @@ import tomli_w
 
 from pvtool_core.config import Settings, from_table, read_toml, setting, to_table
 from pvtool_core.errors import NO_ROOM, BrokenWeights, Busy, DiskFull, Missing, WeightsMissing
-from pvtool_core.models.integrity import digest_of, missing_parts, problems_of
+from pvtool_core.models.integrity import PART, digest_of, missing_parts, problems_of
 from pvtool_core.models.registry import Entry, Registry, model_folder, model_name, models_named_in
 from pvtool_core.paths import models_dir, nearest, replace_file, sync_folder
 
@@ -70,7 +70,8 @@ class Models:
     def entry(self, name: str) -> Entry:
         """What is known of a model. Raises Missing, BadName."""
         manifest, entry = self.manifest(name), self.registry.find(name)
-        if entry is None and manifest is None and not model_folder(name).exists():
+        begun = model_folder(name).exists() or self.staging(name).exists()
+        if entry is None and manifest is None and not begun:
             return self.registry.get(name)
         entry = entry or Entry(name=name, title="of your own", sources=())
         if manifest is None:
@@ -154,6 +155,9 @@ class Models:
     def finish(self, entry: Entry, origin: str, digests: Mapping[str, str]) -> Manifest:
         """Put what has come into its place, and write down what it is; `digests` are the published ones, checked."""
         staging, folder = self.staging(entry.name), model_folder(entry.name)
+        for name, path in files_under(staging).items():
+            if name.endswith(PART):  # begun by one that was killed, and not wanted since
+                path.unlink()
         if folder.exists():  # only what was lacking has come
             for name, path in files_under(staging).items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,7 @@ def train_and_render(
     """20 iterations on a base model, a clip beside that of the original, and the names in the adapter's file."""
     sizes = {"model.width": 32, "model.height": 32, "model.num_frames": frames}
     sets = [f"--set={key}={value}" for key, value in {**small_rewards(models), **sizes, **STEPS, **more}.items()]
-    (trained,) = shell("train", "ada", "--base-model", str(base_model), *sets)
+    (trained,) = shell("train", "ada", "--preset", "tiny", "--base-model", str(base_model), *sets)
     assert trained["state"] == "finished"
     (run,) = shell("runs", "show", trained["run"])
     assert (run["step"], run["checkpoints"]) == (20, [10, 20])

@@ -306,9 +306,9 @@ def pickled(path: Path) -> None:
 
 
 WRONG_LORAS = [
-    (sdxl, "it looks like one for Stable Diffusion XL"),
-    (wan, "it looks like one for Wan"),
-    (hunyuan, "it looks like one for HunyuanVideo or FLUX"),
+    (sdxl, "It looks like one for Stable Diffusion XL"),
+    (wan, "It looks like one for Wan"),
+    (hunyuan, "It looks like one for HunyuanVideo or FLUX"),
     (dora, "is a DoRA"),
     (plain_weights, "holds no LoRA"),
     (pickled, "is no whole safetensors file"),
@@ -346,7 +346,7 @@ def test_a_hunyuan_video_lora_by_kohyas_tools_gets_the_original_names_and_its_al
 
 def test_a_lora_of_other_widths_is_refused(still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path) -> None:
     style = kohya_lora(tmp_path / "wide.safetensors", models, width=24)
-    with pytest.raises(InputRefused, match="does not fit this AnimateDiff model"):
+    with pytest.raises(InputRefused, match=r"does not fit this AnimateDiff model: its layers have other sizes\."):
         load_backbone(replace(still, loras=(style,)), job.sampler, [])
 
 

@@ -164,6 +164,17 @@ def test_a_pipeline_of_pickles_is_refused_before_anything_is_fetched(hub: Hub, t
     assert not any("model.bin" in each for each in map(str, hub.asked))
 
 
+def test_what_a_killed_attempt_left_is_seen_and_does_not_become_part_of_the_next(hub: Hub, tmp_path: Path) -> None:
+    models = Models()
+    models.staging("mine").mkdir(parents=True)
+    (models.staging("mine") / "big.safetensors.part").write_bytes(b"begun")
+    assert models.state("mine") is ModelState.PARTIAL
+    assert models.entry("mine").title == "of your own"
+    (tmp_path / "small.safetensors").write_bytes(safetensors(bytes(64)))
+    add(models, "mine", [tmp_path / "small.safetensors"])
+    assert [path.name for path in model_folder("mine").iterdir()] == ["small.safetensors"]
+
+
 def test_what_is_whole_is_not_fetched_again_and_needs_no_network(
     hub: Hub, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:

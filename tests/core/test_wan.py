@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
 from pvtool_core.adapter import IdentityAdapter, LoraPair
@@ -58,6 +59,14 @@ def test_the_multistep_sampler_of_the_folder_gives_way_to_euler_with_its_shift(j
     assert (kept["class"], kept["shift"]) == ("FlowMatchEulerDiscreteScheduler", 3.0)
     assert other.facts()["sampler"]["shift"] == 5.0
     assert other.scheduler.sigmas[4] > own.scheduler.sigmas[4]
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0])
+def test_the_noise_levels_are_those_of_wans_own_sampler(shift: float, job: TrainJob) -> None:
+    backbone = load(with_settings(with_settings(job, "sampler", num_inference_steps=50), "sampler", shift=shift))
+    own: Any = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+    own.set_timesteps(50)
+    assert torch.allclose(backbone.scheduler.sigmas, own.sigmas, atol=1e-6)
 
 
 def test_in_half_precision_too_some_weights_stay_as_diffusers_keeps_them(job: TrainJob) -> None:

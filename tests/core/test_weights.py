@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 from pvtool_core.config import Settings
-from pvtool_core.errors import Missing, SettingsError, WeightsMissing
+from pvtool_core.errors import InputRefused, Missing, SettingsError, WeightsMissing
 from pvtool_core.models.registry import Registry
 from pvtool_core.weights import Presets, fingerprint, resolve, resolve_settings
+from tests.weight_files import safetensors
 
 
 def model_folder(path: Path) -> Path:
     (path / "unet").mkdir(parents=True)
-    (path / "unet/weights.safetensors").write_bytes(b"weights")
+    (path / "unet/weights.safetensors").write_bytes(safetensors(b"weights"))
     (path / "model_index.json").write_text('{"_class_name": "AnimateDiffPipeline"}')
     return path
 
@@ -73,7 +74,7 @@ def test_a_fingerprint_follows_the_files_and_not_their_place(tmp_path: Path) -> 
     assert fingerprint(first) == fingerprint(second)
     (second / "README.md").write_text("words")
     assert fingerprint(first) == fingerprint(second)
-    (second / "unet/weights.safetensors").write_bytes(b"Weights")
+    (second / "unet/weights.safetensors").write_bytes(safetensors(b"Weights"))
     assert fingerprint(first) != fingerprint(second)
     (first / "unet").rename(first / "unet2")
     assert fingerprint(first) != fingerprint(model_folder(tmp_path / "d"))
@@ -89,6 +90,28 @@ def test_names_lead_to_what_is_shipped_fetched_or_given(tmp_path: Path, monkeypa
     for missing in ("preset:nothing", "models:nothing", "nothing"):
         with pytest.raises(WeightsMissing, match=missing):
             resolve(missing)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [(b"weights", "is no safetensors file"), (safetensors(bytes(64))[:-1], "is truncated")]
+)
+def test_a_base_model_that_is_not_whole_is_refused_before_a_run_exists(
+    content: bytes, problem: str, tmp_path: Path
+) -> None:
+    base = model_folder(tmp_path / "base")
+    (base / "unet/weights.safetensors").write_bytes(content)
+    with pytest.raises(InputRefused, match=rf"unet/weights\.safetensors {problem}"):
+        resolve_settings(Presets().get("animatediff").settings({"model": {"base_model": str(base)}}))
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"), [("style.pt", "no .safetensors file"), ("style.safetensors", "is no safe")]
+)
+def test_a_lora_that_cannot_be_one_is_refused_before_a_run_exists(name: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"pickle")
+    model = {"base_model": str(model_folder(tmp_path / "base")), "loras": [{"file": str(tmp_path / name)}]}
+    with pytest.raises(InputRefused, match=problem):
+        resolve_settings(Presets().get("animatediff").settings({"model": model}))
 
 
 def test_a_job_gets_absolute_paths_and_the_fingerprint_or_the_name_of_what_is_missing(tmp_path: Path) -> None:
