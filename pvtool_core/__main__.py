@@ -30,7 +30,7 @@ from pvtool_core.runs import (
     checkpoint_step,
     drop_events_after,
 )
-from pvtool_core.weights import locate_weights
+from pvtool_core.weights import locate_faces, locate_weights
 
 _BALLAST_BYTES = 1 << 16
 
@@ -104,11 +104,18 @@ def work(folder: RunFolder, heartbeat: Heartbeat) -> ExitRecord:
         events.write("run", state="resumed" if known else "started", step=step)
         if isinstance(job, TrainJob):
             heartbeat.update(step=step, total=job.training.iterations)
-        if not isinstance(job, PlanJob):  # which is about weights that may not be here yet
-            locate_weights(job)
+        check_weights(job)
         with Gauges(events.write):
             state = dispatch(job, folder, events, heartbeat)
     return ExitRecord(status=ExitStatus.DONE, state=state)
+
+
+def check_weights(job: Job) -> None:
+    """See that what the job needs is still there. Raises WeightsMissing, InputRefused."""
+    if isinstance(job, IdentifyJob):
+        locate_faces(job)
+    elif not isinstance(job, PlanJob):  # which is about weights that may not be here yet
+        locate_weights(job)
 
 
 def dispatch(job: Job, folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> State:

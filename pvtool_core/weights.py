@@ -10,10 +10,10 @@ from typing import Any
 
 from pvtool_core.config import ModelConfig, Settings, Table, from_table, merge, read_toml
 from pvtool_core.errors import InputRefused, Missing, Mistake, SettingsError, WeightsMissing
+from pvtool_core.models.digests import sha256_remembered
 from pvtool_core.models.integrity import problem_of
 from pvtool_core.models.registry import Registry, is_hub_id, model_folder, model_name
 from pvtool_core.paths import check_name, config_dir, models_dir, nearest, presets_dir
-from pvtool_core.runs import sha256_of
 
 _MODEL_FILES = {".json", ".safetensors", ".onnx", ".txt", ".model", ".bin"}
 _PRESET_KEYS = {"description", "prompts", "needs", "licence", "extends"}
@@ -118,20 +118,24 @@ def locate_weights(settings: Settings) -> Settings:
 
     Raises WeightsMissing for the first that is not on this machine, InputRefused if the base model is something else.
     """
-    rewards, semantic = settings.identity_reward, settings.semantic_reward
-    model_files = _locate_model(settings.model)
+    model_files, semantic = _locate_model(settings.model), settings.semantic_reward
+    model = _resolve_if_path(semantic.model)
+    checkpoint = "" if Path(model).is_dir() else _resolve_if_path(semantic.checkpoint)  # a folder has its own weights
+    return dataclasses.replace(
+        locate_faces(settings),
+        model=model_files,
+        semantic_reward=dataclasses.replace(semantic, model=model, checkpoint=checkpoint),
+    )
+
+
+def locate_faces(settings: Settings) -> Settings:
+    """The settings with the face models' path absolute: all that a photo needs. Raises WeightsMissing."""
+    rewards = settings.identity_reward
     package = resolve(rewards.package)
     for file in (rewards.detector, rewards.recognizer, settings.evaluation.recognizer):
         if not (package / file).is_file():
             raise WeightsMissing(f"{rewards.package}/{file}", how_to_get(rewards.package, package))
-    model = _resolve_if_path(semantic.model)
-    checkpoint = "" if Path(model).is_dir() else _resolve_if_path(semantic.checkpoint)  # a folder has its own weights
-    return dataclasses.replace(
-        settings,
-        model=model_files,
-        identity_reward=dataclasses.replace(rewards, package=str(package)),
-        semantic_reward=dataclasses.replace(semantic, model=model, checkpoint=checkpoint),
-    )
+    return dataclasses.replace(settings, identity_reward=dataclasses.replace(rewards, package=str(package)))
 
 
 def _locate_model(model: ModelConfig) -> ModelConfig:
@@ -235,5 +239,7 @@ def fingerprint(path: Path, of: Collection[str] | None = _MODEL_FILES) -> str:
     """
     found = [path] if path.is_file() else sorted(path.rglob("*"))
     files = [file for file in found if file == path or of is None or file.suffix in of]
-    index = [(str(file.relative_to(path)), file.stat().st_size, sha256_of(file)) for file in files if file.is_file()]
+    index = [
+        (str(file.relative_to(path)), file.stat().st_size, sha256_remembered(file)) for file in files if file.is_file()
+    ]
     return hashlib.sha256(json.dumps(index).encode()).hexdigest()[:16]

@@ -17,7 +17,7 @@ from pvtool.supervisor import run_short_job
 from pvtool_core.config import IdentifyJob, IdentityRef, Noun, to_table, write_job
 from pvtool_core.errors import BadPicture
 from pvtool_core.library import Identity, Library
-from pvtool_core.weights import resolve_settings
+from pvtool_core.weights import locate_faces
 
 app = typer.Typer(help="The people in your library.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
@@ -59,7 +59,7 @@ def add_identity(name: str, images: list[Path], noun: str, face: int, consent: s
     library = Library()
     name = library.check_free(name)
     pictures = tuple(str(_existing(image)) for image in images)
-    settings = resolve_settings(chosen_settings(preset)[1])
+    settings = locate_faces(chosen_settings(preset)[1])
     with library.staging() as staging, JobProgress() as progress:
         ref = IdentityRef(name=name, noun=noun, folder=str(staging))
         job = IdentifyJob(**settings.sections(), identity=ref, pictures=pictures, face=face, consent=consent)

@@ -7,7 +7,7 @@ import typer
 from pvtool.cli.options import Json, PresetName
 from pvtool.output import Output, table
 from pvtool_core.config import setting_help, to_table
-from pvtool_core.errors import WeightsMissing
+from pvtool_core.errors import InputRefused, WeightsMissing
 from pvtool_core.weights import Preset, Presets, locate_weights
 
 app = typer.Typer(help="What can be trained on.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
@@ -24,6 +24,8 @@ def _weights(preset: Preset) -> str:
         locate_weights(preset.settings())
     except WeightsMissing:
         return "missing"
+    except InputRefused:
+        return "broken"
     return "here"
 
 

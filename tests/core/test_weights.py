@@ -7,8 +7,9 @@ import pytest
 
 from pvtool_core.config import Settings
 from pvtool_core.errors import InputRefused, Missing, SettingsError, WeightsMissing
+from pvtool_core.models import digests
 from pvtool_core.models.registry import Registry
-from pvtool_core.weights import Presets, fingerprint, resolve, resolve_settings
+from pvtool_core.weights import Presets, fingerprint, locate_faces, resolve, resolve_settings
 from tests.weight_files import safetensors
 
 
@@ -80,6 +81,21 @@ def test_a_fingerprint_follows_the_files_and_not_their_place(tmp_path: Path) -> 
     assert fingerprint(first) != fingerprint(model_folder(tmp_path / "d"))
 
 
+def test_a_large_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PV_HOME", str(tmp_path))
+    monkeypatch.setattr(digests, "LARGE", 4)
+    (tmp_path / "large.safetensors").write_bytes(b"content")
+    first = fingerprint(tmp_path / "large.safetensors")
+    with monkeypatch.context() as reading:
+        reading.setattr(digests, "digest_of", None)
+        assert fingerprint(tmp_path / "large.safetensors") == first
+    (tmp_path / "large.safetensors").write_bytes(b"Content")
+    assert fingerprint(tmp_path / "large.safetensors") != first
+    (tmp_path / "cache/digests.json").write_text("garbage")
+    (tmp_path / "large.safetensors").write_bytes(b"content")
+    assert fingerprint(tmp_path / "large.safetensors") == first
+
+
 def test_names_lead_to_what_is_shipped_fetched_or_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path))
     (tmp_path / "cache/models/big").mkdir(parents=True)
@@ -112,6 +128,15 @@ def test_a_lora_that_cannot_be_one_is_refused_before_a_run_exists(name: str, pro
     model = {"base_model": str(model_folder(tmp_path / "base")), "loras": [{"file": str(tmp_path / name)}]}
     with pytest.raises(InputRefused, match=problem):
         resolve_settings(Presets().get("animatediff").settings({"model": model}))
+
+
+def test_a_photo_needs_the_face_models_alone(tmp_path: Path) -> None:
+    settings = Presets().get("animatediff").settings({"identity_reward": {"package": str(tmp_path)}})
+    with pytest.raises(WeightsMissing, match=r"scrfd_10g_bnkps\.onnx"):
+        locate_faces(settings)
+    for file in ("scrfd_10g_bnkps.onnx", "glintr100.onnx", "w600k_r50.onnx"):
+        (tmp_path / file).write_bytes(b"x")
+    assert locate_faces(settings).identity_reward.package == str(tmp_path)
 
 
 def test_a_job_gets_absolute_paths_and_the_fingerprint_or_the_name_of_what_is_missing(tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""Hashes of large files, remembered: a model of 40 GB takes minutes to read, and each run asks which one it is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pvtool_core.models.integrity import digest_of
+from pvtool_core.paths import cache_dir, replace_file
+
+LARGE = 64 * 2**20
+"""Bytes from which a file's hash is remembered."""
+
+
+def sha256_remembered(file: Path) -> str:
+    """Hex digest of a file; that of a large one is remembered while its size, time and inode stay the same."""
+    now = file.stat()
+    if now.st_size < LARGE:
+        return digest_of(file, "sha256")
+    path, state = str(file.resolve()), [now.st_size, now.st_mtime_ns, now.st_ino]
+    known = _read().get(path)
+    if known and known[:-1] == state:
+        return known[-1]
+    digest = digest_of(file, "sha256")
+    _file().parent.mkdir(parents=True, exist_ok=True)
+    replace_file(_file(), json.dumps({**_read(), path: [*state, digest]}).encode())  # read anew: it took a while
+    return digest
+
+
+def _file() -> Path:
+    return cache_dir() / "digests.json"
+
+
+def _read() -> dict[str, list[Any]]:
+    try:
+        return json.loads(_file().read_bytes())
+    except (FileNotFoundError, ValueError):  # it may be deleted at any time
+        return {}
