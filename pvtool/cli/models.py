@@ -156,10 +156,9 @@ def _verify_one(models: Models, name: str, output: Output) -> PvError | None:
     except PvError as error:
         return error
     published = sum(file.published for file in files)
-    words = "their published hashes" if published == len(files) else f"what came ({published} have published hashes)"
-    output.stream(
-        {"name": name, "files": len(files), "published": published}, f"{name}: {len(files)} files are {words}."
-    )
+    count = "its one file is" if len(files) == 1 else f"its {len(files)} files are"
+    words = "as published" if published == len(files) else f"what came ({published} with a published hash)"
+    output.stream({"name": name, "files": len(files), "published": published}, f"{name}: {count} {words}.")
     return None
 
 

@@ -108,6 +108,8 @@ def verdict(plan: Plan) -> str:
     else:
         answer = "is enough" if plan.fits else "is not enough"
         fits = f"{machine.name} has {gib(machine.memory)} GiB, which {answer} for {peak} GiB."
+    if (loading := max(plan.host().values())) > machine.host_memory:
+        fits += f"\nThe machine's own memory, {gib(machine.host_memory)} GiB, is not enough for {gib(loading)} GiB."
     if not plan.tflops:
         return f"{fits}\nWhat this device sustains is not known: give it with --tflops to see the time."
     source = f"{SUSTAINED:.0%} of the data sheet's peak, an assumption" if machine.name else "as given"

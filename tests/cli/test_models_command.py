@@ -63,7 +63,7 @@ def test_a_model_goes_through_its_life(pv: Pv, hub: Hub, base: str) -> None:
     }
     assert "org/base@" in pv("models", "show", base).out
     assert pv("models", "fetch", base).out == f"org/base is here already: {model_folder(base)}\n"
-    assert pv("models", "verify").out == "org/base: 3 files are their published hashes.\n"
+    assert pv("models", "verify").out == "org/base: its 3 files are as published.\n"
     assert pv("models", "remove", base).status == 2
     assert pv("models", "remove", base, "--yes").out == "Removed org/base.\n"
     assert base not in pv("models", "list").out

@@ -143,6 +143,9 @@ def test_it_fits_or_not_and_the_time_follows_the_device(large: Plan) -> None:
     assert large.fits
     assert not dataclasses.replace(large, machine=dataclasses.replace(large.machine, memory=8 * GIB)).fits
     assert "is enough for" in words(large)
+    assert "is not enough" not in words(large)
+    laptop = dataclasses.replace(large, machine=dataclasses.replace(large.machine, host_memory=GIB))
+    assert "The machine's own memory, 1.00 GiB, is not enough" in words(laptop)
     hours = large.seconds()["run"] / 3600
     assert 2 < hours < 6
     twice = dataclasses.replace(large, tflops=2 * large.tflops)
