@@ -160,10 +160,10 @@ def test_frames_lead_the_gradient_to_the_latents(backbone: Any) -> None:
     backbone.pipeline.vae.double()
     latents = steps_of(backbone).double().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(latents), latents)
-    little = 1e-3 * gradient / gradient.norm()
+    little = 5e-4 * gradient / gradient.norm()
     with torch.no_grad():
         rise = loss(latents + little) - loss(latents - little)
-    assert rise.item() == pytest.approx(2e-3 * gradient.norm().item(), rel=0.005)
+    assert rise.item() == pytest.approx(1e-3 * gradient.norm().item(), rel=0.01)
 
 
 def test_a_step_is_the_sampler_s_own_and_can_be_taken_anywhere(backbone: Any) -> None:
