@@ -4,6 +4,7 @@ They say that a backbone is diffusers' own pipeline taken step by step, and that
 (adapter, gradients, cache, training) holds for it. What is special about one family is tested beside it.
 """
 
+import dataclasses
 import gc
 import weakref
 from collections.abc import Callable
@@ -421,17 +422,19 @@ def new_trainer(job: TrainJob) -> tuple[Trainer, list[Pair]]:
     return trainer, [pair for prompt, seed in bank_pairs(job) if (pair := trainer.prepare(prompt, seed))]
 
 
-@pytest.mark.parametrize("gradient", ["full", "replay", "drtune"])
-def test_an_iteration_reaches_every_weight_whatever_saves_memory(gradient: str, family: Family, job: TrainJob) -> None:
-    job = with_settings(job, "training", gradient=gradient, cached_pairs=1)
+def test_an_iteration_reaches_every_weight_whatever_saves_memory(family: Family, job: TrainJob) -> None:
+    job = with_settings(job, "training", cached_pairs=1)
     saving = with_settings(with_settings(job, "model", **family.saving), "training", recompute=True)
     (plain, pairs), (frugal, _) = new_trainer(job), new_trainer(saving)
     for trainer in (plain, frugal):
         shake(trainer.adapter)
-        trainer.backpropagate(pairs[0], generator_of(0, 1))
-    ours, theirs = gradients(frugal.adapter), gradients(plain.adapter)
-    assert all(gradient.abs().sum() > 0 for gradient in theirs)
-    assert close(ours, theirs, within=1e-4)
+    for gradient in ("full", "replay", "drtune"):
+        for trainer in (plain, frugal):
+            trainer.config = dataclasses.replace(trainer.config, gradient=gradient)
+            trainer.backpropagate(pairs[0], generator_of(0, 1))
+        ours, theirs = gradients(frugal.adapter), gradients(plain.adapter)
+        assert all(gradient.abs().sum() > 0 for gradient in theirs)
+        assert close(ours, theirs, within=1e-4)
     before = [weight.detach().clone() for weight in frugal.adapter.parameters()]
     assert frugal.iterate(1, pairs)["grad_norm"] > 0
     assert not any(torch.equal(a, b) for a, b in zip(before, frugal.adapter.parameters(), strict=True))
@@ -461,21 +464,20 @@ def test_a_resumed_run_takes_the_same_steps(job: TrainJob, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_an_easy_reward_is_learnt_over_200_steps(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first frame is to become that of another adapter."""
+    """An adapter that was led astray is to make the original's first frame again."""
     job = with_settings(job, "model", width=16, height=16, num_frames=5)
     job = with_settings(job, "sampler", num_inference_steps=4, guidance_scale=1.0)
+    job = with_settings(job, "adapter", start=0.5)
     job = with_settings(job, "training", iterations=200, cached_pairs=1, gradient="full", decay_from=0.5)
-    teacher, (pair,) = new_trainer(job)
-    shake(teacher.adapter)
-    switch, embeds = teacher.cache.switch(pair.prompt, pair.seed), teacher.backbone.prompt_embeds(pair.prompt)
+    trainer, pairs = new_trainer(job)
+    shake(trainer.adapter)
     with torch.no_grad():
-        wanted = teacher.backbone.decode(denoise(teacher.backbone, switch, embeds, teacher.steps, teacher.adapter), [0])
+        wanted = trainer.backbone.decode(trainer.cache.final(pairs[0].prompt, pairs[0].seed), [0])
 
     def distance(trainer: Trainer, _: Pair, latents: Tensor, *__: Any) -> tuple[Tensor, dict[str, Any]]:
         return torch.dist(trainer.backbone.decode(latents, [0]), wanted), {}
 
     monkeypatch.setattr(Trainer, "_judge", distance)
-    trainer, pairs = new_trainer(job)
     losses = [trainer.iterate(step, pairs)["loss"] for step in range(1, 201)]
     quarters = [sum(losses[i : i + 50]) / 50 for i in range(0, 200, 50)]
     assert quarters == sorted(quarters, reverse=True)
