@@ -211,5 +211,6 @@ def leave_word(folder: RunFolder, heartbeat: Heartbeat, record: ExitRecord) -> N
 
 if __name__ == "__main__":
     faulthandler.enable()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # weights come by `pv models` alone, whatever other libraries try
     os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' progress bars would fill the log
     sys.exit(main(sys.argv[1:]))
