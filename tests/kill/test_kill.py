@@ -67,8 +67,9 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_left_alone(
     kills = runs = 0
     while kills < KILLS:
         runs += 1
-        folder = engines.folder(f"killed-{runs}", training)
-        while (pid := engines.start(folder)) and not lives_through(folder, pid, draw):
+        folder, began = engines.folder(f"killed-{runs}", training), time.time()
+        while (pid := engines.start(folder)) and not lives_through(folder, pid, draw, began):
+            began = time.time()
             kills += 1
             assert engines.wait() == -signal.SIGKILL
             assert folder.state() == State.LOST
@@ -79,11 +80,17 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_left_alone(
         assert sorted(path.name for path in folder.path.rglob("*writing*")) == []
 
 
-def lives_through(folder: RunFolder, pid: int, draw: random.Random) -> bool:
-    """Kill the engine some time after it has begun to train or, one time in four, at any time; False if it was hit."""
+def lives_through(folder: RunFolder, pid: int, draw: random.Random, began: float) -> bool:
+    """Kill the engine, which was started after `began`, some time after it has begun to train or, one time in four, at
+    any time; False if it was hit.
+    """
+
+    def trains() -> bool:
+        events = [event for event in read_events(folder.events)[0] if event["time"] >= began]
+        return any(event.get("stage") == "training" for event in events)
+
     if draw.random() < 0.75:
-        seen = len(read_events(folder.events)[0])
-        wait_until(lambda: any(event.get("stage") == "training" for event in read_events(folder.events)[0][seen - 1 :]))
+        wait_until(trains)
         time.sleep(draw.uniform(0, 0.8))
     else:
         wait_until(folder.status.exists)
