@@ -8,13 +8,22 @@ import os
 import sys
 
 import insightface.model_zoo
+import onnx.reference
 import onnx2torch
 import transformers
 
 from pvtool_core import __main__ as engine
 from pvtool_core import trainer
+from pvtool_core.backbones.animatediff import AnimateDiff
 
-IMPORTED = (insightface.model_zoo.get_model, onnx2torch.convert, transformers.CLIPTextModel, trainer.train)
+IMPORTED = (
+    insightface.model_zoo.get_model,
+    onnx.reference.ReferenceEvaluator,
+    onnx2torch.convert,
+    transformers.CLIPTextModel,
+    trainer.train,
+    AnimateDiff,
+)
 
 
 def child(folder: str) -> None:
