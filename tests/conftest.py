@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from pvtool_core.adapter import IdentityAdapter
 from pvtool_core.config import (
     AdapterConfig,
     EvaluationConfig,
@@ -121,6 +122,13 @@ def with_settings(job: TrainJob, section: str, **changes: Any) -> TrainJob:
     return dataclasses.replace(job, **{section: dataclasses.replace(getattr(job, section), **changes)})
 
 
+def shake(adapter: IdentityAdapter) -> None:
+    """As training does: up projections are not zero any more."""
+    generator = torch.Generator().manual_seed(1)
+    for weight in adapter.parameters():
+        weight.data += 0.3 * torch.randn(weight.shape, generator=generator)
+
+
 def save_animatediff(folder: Path) -> None:
     """An AnimateDiff pipeline; beside it `still`, the Stable Diffusion in it, and `motion`, its motion adapter."""
     unet = UNet2DConditionModel(
@@ -174,7 +182,7 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=40)
 
 
-def text_encoder() -> CLIPTextModel:
+def text_encoder(positions: int = 40) -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(TOKENS),
@@ -182,7 +190,7 @@ def text_encoder() -> CLIPTextModel:
             intermediate_size=32,
             num_hidden_layers=1,
             num_attention_heads=2,
-            max_position_embeddings=40,
+            max_position_embeddings=positions,
             bos_token_id=len(TOKENS) - 2,
             eos_token_id=len(TOKENS) - 1,
         )

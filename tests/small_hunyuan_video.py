@@ -12,23 +12,13 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.trainers import BpeTrainer
-from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
-from tests.conftest import TOKENS, tokenizer
+from tests.conftest import text_encoder, tokenizer
 
 
 def save_hunyuan_video(folder: Path) -> None:
     torch.manual_seed(0)
-    clip = CLIPTextConfig(
-        vocab_size=len(TOKENS),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=77,
-        bos_token_id=len(TOKENS) - 2,
-        eos_token_id=len(TOKENS) - 1,
-    )
     words = llama_tokenizer()
     llama = LlamaConfig(
         vocab_size=len(words),
@@ -43,7 +33,7 @@ def save_hunyuan_video(folder: Path) -> None:
     pipeline: Any = HunyuanVideoPipeline(
         text_encoder=LlamaModel(llama),
         tokenizer=words,  # type: ignore[arg-type]
-        text_encoder_2=CLIPTextModel(clip),
+        text_encoder_2=text_encoder(positions=77),
         tokenizer_2=tokenizer(folder.parent),
         transformer=transformer(),
         vae=autoencoder(),

@@ -21,6 +21,7 @@ from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.config import TrainJob
 from pvtool_core.errors import InputRefused, RunFailed
 from pvtool_core.sampling import BaseKl, Route, denoise, output_weights, tail_in_memory, tail_replayed, tail_stopped
+from tests.conftest import shake
 
 PROMPT = "a <V> woman waving"
 
@@ -36,12 +37,6 @@ def adapter(backbone: AnimateDiff) -> IdentityAdapter:
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2, seed=3)
     shake(adapter)
     return adapter
-
-
-def shake(adapter: IdentityAdapter) -> None:
-    generator = torch.Generator().manual_seed(1)
-    for weight in adapter.parameters():
-        weight.data += 0.3 * torch.randn(weight.shape, generator=generator)
 
 
 def test_on_the_paper_s_model_the_adapter_has_48_layers(job: TrainJob, backbone: AnimateDiff) -> None:

@@ -11,7 +11,7 @@ from pvtool.cli.following import shown
 from pvtool.cli.identity import add_identity
 from pvtool.cli.options import Json
 from pvtool.cli.runs import job_of, runs_of
-from pvtool.cli.train import follow_other, follow_training, prepare
+from pvtool.cli.train import choose, follow_other, follow_training, prepare
 from pvtool.output import Output
 from pvtool.supervisor import LIVE
 from pvtool_core.errors import Missing
@@ -64,7 +64,7 @@ def find_sample(wanted: str | None) -> tuple[Path, str, str]:
 
 def trained_run(name: str, output: Output) -> RunFolder:
     """The person's newest demo run, brought to its end if it has not got there; a new one if there is none."""
-    folder = newest_demo_run(Library().get(name)) or prepare(name, PRESET)
+    folder = newest_demo_run(Library().get(name)) or prepare(choose(name, PRESET))
     state = folder.state()
     if state == State.FINISHED:
         output.say(f"     {folder.name} is trained already.")

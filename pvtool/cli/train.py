@@ -57,22 +57,18 @@ def train(
         _, _, bank, settings = choose(*chosen, only_planned=True)
         show(plan_of(settings, len(bank), tflops), output)
         return
-    folder = prepare(*chosen)
+    folder = prepare(choose(*chosen))
     output.say(f"Run {folder.name}: {folder.path}")
     go(folder, detach, output)
 
 
-def prepare(
-    name: str,
-    preset_name: str | None = None,
-    base_model: str | None = None,
-    bank: str | None = None,
-    sets: list[str] | None = None,
-    seed: int | None = None,
-    style: Table | None = None,
-) -> RunFolder:
+Choice = tuple[Identity, Preset, tuple[str, ...], Settings]
+"""Whom, on what, with which prompts and settings."""
+
+
+def prepare(choice: Choice) -> RunFolder:
     """Make the folder of a new run, its settings complete. Raises before anything is made if something is wrong."""
-    identity, preset, prompts, settings = choose(name, preset_name, base_model, bank, sets, seed, style)
+    identity, preset, prompts, settings = choice
     settings = resolve_settings(settings)
     folder = new_run(runs_dir(), identity.name)
     try:
@@ -102,8 +98,8 @@ def choose(
     style: Table | None = None,
     *,
     only_planned: bool = False,
-) -> tuple[Identity, Preset, tuple[str, ...], Settings]:
-    """Whom, on what, with which prompts and settings. Raises whatever is wrong with the choice.
+) -> Choice:
+    """What the user wants trained. Raises whatever is wrong with the choice.
 
     The weights may be missing, but for a base model named here: it says which family it is, unless all is only planned.
     """

@@ -31,8 +31,8 @@ Frames = Float[Tensor, "chosen 3 height width"]
 class Backbone(Protocol):
     """A frozen text-to-video model with its sampler, taken step by step.
 
-    It is loaded for the prompts that it will be asked for: they are encoded first, and the text encoders, which may be
-    the largest part of all, are gone before the denoiser comes.
+    It is loaded for the prompts that it will be asked for: they are encoded first, and the text encoders are let go.
+    Where they may be the largest part of all, they are gone before the denoiser comes.
 
     A run through all steps equals the model's own pipeline to the bit. Steps have no memory of each other (no
     multistep solver), so that any part of a trajectory can be cached and gone through again.

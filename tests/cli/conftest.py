@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pvtool.cli.main import main
+from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,21 @@ def pv(home: Path, capfd: pytest.CaptureFixture[str]) -> Pv:
         return Answer(int(left.value.code or 0), out, err)
 
     return run
+
+
+@pytest.fixture
+def mara(home: Path) -> str:
+    """An identity as an identify job leaves it, with placeholders of pictures: no engine looks at them here."""
+    library = Library()
+    with library.staging() as staging:
+        face = {"picture": "a.jpg", "reference": "references/000.png", "face": "faces/000.png"}
+        found = {**face, "score": 0.9, "bbox": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5}
+        for file in (face["reference"], face["face"], EMBEDDINGS_FILE):
+            (staging / file).parent.mkdir(exist_ok=True)
+            (staging / file).write_bytes(b"x")
+        (staging / FACES_FILE).write_text(json.dumps([found]))
+        library.adopt(staging, "mara", "woman", "yes")
+    return "mara"
 
 
 def everything(root: Path) -> dict[str, bytes]:

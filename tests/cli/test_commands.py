@@ -10,7 +10,7 @@ import pytest
 
 from pvtool.cli.demo import newest_demo_run
 from pvtool.cli.options import parse_seeds
-from pvtool.cli.train import prepare
+from pvtool.cli.train import choose, prepare
 from pvtool_core.clips import sidecar_path, write_sidecar
 from pvtool_core.config import (
     EvaluationConfig,
@@ -24,21 +24,6 @@ from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.paths import presets_dir
 from pvtool_core.runs import ADAPTER_FILE, EventWriter, ExitRecord, RunFolder, State, new_run
 from tests.cli.conftest import Pv, everything
-
-
-@pytest.fixture
-def mara(home: Path) -> str:
-    """An identity as an identify job leaves it, with placeholders of pictures: no engine looks at them here."""
-    library = Library()
-    with library.staging() as staging:
-        face = {"picture": "a.jpg", "reference": "references/000.png", "face": "faces/000.png"}
-        found = {**face, "score": 0.9, "bbox": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5}
-        for file in (face["reference"], face["face"], EMBEDDINGS_FILE):
-            (staging / file).parent.mkdir(exist_ok=True)
-            (staging / file).write_bytes(b"x")
-        (staging / FACES_FILE).write_text(json.dumps([found]))
-        library.adopt(staging, "mara", "woman", "yes")
-    return "mara"
 
 
 @pytest.fixture
@@ -272,7 +257,7 @@ def test_the_real_process_leaves_with_the_status_and_keeps_stdout_for_results(ho
 def test_a_demo_run_made_with_other_weights_than_those_shipped_is_left_alone(run: RunFolder, mara: str) -> None:
     person = Library().get(mara)
     assert newest_demo_run(person) is None
-    ours = prepare(mara, "tiny")
+    ours = prepare(choose(mara, "tiny"))
     found = newest_demo_run(person)
     assert found is not None
     assert found.path == ours.path
@@ -281,7 +266,7 @@ def test_a_demo_run_made_with_other_weights_than_those_shipped_is_left_alone(run
 def test_a_run_says_the_licences_of_the_models_it_uses(pv: Pv, mara: str) -> None:
     faces = str(presets_dir() / "tiny/faces")
     assert pv("models", "add", "faces", faces, "--link", "--licence", "theirs, research only").status == 0
-    run = prepare(mara, "tiny", sets=["identity_reward.package=models:faces"])
+    run = prepare(choose(mara, "tiny", sets=["identity_reward.package=models:faces"]))
     assert pv("runs", "show", run.name, "--json").json["settings"]["licences"] == ["faces: theirs, research only"]
 
 

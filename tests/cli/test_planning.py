@@ -1,27 +1,10 @@
 """`pv train --plan`, with the engine that counts."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
 from tests.cli.conftest import Pv
-
-
-@pytest.fixture
-def mara(home: Path) -> str:
-    """An identity whose pictures nobody looks at."""
-    library = Library()
-    with library.staging() as staging:
-        face = {"picture": "a.jpg", "reference": "references/000.png", "face": "faces/000.png"}
-        found = {**face, "score": 0.9, "bbox": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5}
-        for file in (face["reference"], face["face"], EMBEDDINGS_FILE):
-            (staging / file).parent.mkdir(exist_ok=True)
-            (staging / file).write_bytes(b"x")
-        (staging / FACES_FILE).write_text(json.dumps([found]))
-        library.adopt(staging, "mara", "woman", "yes")
-    return "mara"
 
 
 def test_a_plan_is_one_object_and_starts_nothing(pv: Pv, home: Path, mara: str) -> None:

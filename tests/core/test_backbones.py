@@ -26,7 +26,7 @@ from pvtool_core.sampling import Route, Tail, denoise, output_weights, tail_in_m
 from pvtool_core.trainer import Pair, Trainer, bank_pairs, generator_of, train
 from pvtool_core.trajectories import TrajectoryCache
 from pvtool_core.weights import resolve_settings
-from tests.conftest import with_settings
+from tests.conftest import shake, with_settings
 from tests.families import FAMILIES, Family, pipeline_call
 
 PROMPT = "a <V> woman waving"
@@ -61,13 +61,6 @@ def trained_adapter(backbone: Backbone) -> IdentityAdapter:
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2, seed=3)
     shake(adapter)
     return adapter
-
-
-def shake(adapter: IdentityAdapter) -> None:
-    """As training does: up projections are not zero any more."""
-    generator = torch.Generator().manual_seed(1)
-    for weight in adapter.parameters():
-        weight.data += 0.3 * torch.randn(weight.shape, generator=generator)
 
 
 def steps_of(backbone: Backbone, adapter: IdentityAdapter | None = None, start: int = SWITCH) -> Tensor:

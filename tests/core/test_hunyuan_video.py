@@ -19,7 +19,7 @@ from pvtool_core.errors import InputRefused
 from pvtool_core.sampling import Route, denoise, output_weights, tail_in_memory
 from pvtool_core.trainer import Pair, Trainer, bank_pairs, generator_of
 from pvtool_core.trajectories import TrajectoryCache
-from tests.conftest import with_settings
+from tests.conftest import shake, with_settings
 from tests.families import HUNYUAN_VIDEO, pipeline_call
 from tests.small_hunyuan_video import transformer
 
@@ -43,12 +43,6 @@ def adapter(backbone: HunyuanVideo) -> IdentityAdapter:
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2, seed=3)
     shake(adapter)
     return adapter
-
-
-def shake(adapter: IdentityAdapter) -> None:
-    generator = torch.Generator().manual_seed(1)
-    for weight in adapter.parameters():
-        weight.data += 0.3 * torch.randn(weight.shape, generator=generator)
 
 
 def clip_of(backbone: HunyuanVideo) -> Tensor:
