@@ -11,7 +11,7 @@ from pvtool.output import Output, progress, table
 from pvtool_core.config import to_table
 from pvtool_core.errors import Interrupted, PvError, SomeFailed
 from pvtool_core.models.registry import model_folder
-from pvtool_core.models.store import Models, ModelState
+from pvtool_core.models.store import Models, ModelState, in_words
 
 app = typer.Typer(help="Weights.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
@@ -173,6 +173,4 @@ def remove(name: ModelName, yes: Yes = False, as_json: Json = False) -> None:
 
 
 def _size(size: int | None) -> str:
-    if not size:
-        return "?"
-    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.1f} MiB"
+    return in_words(size) if size else "?"

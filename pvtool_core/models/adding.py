@@ -75,8 +75,8 @@ def _take(models: Models, name: str, files: Mapping[str, Path], link: bool) -> N
     staging = models.staging(name)
     if models.registry.find(name) is None:  # what came before was of an attempt that was killed
         shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True, exist_ok=True)
     check_room(models.root, 0 if link else sum(path.stat().st_size for path in files.values()), name)
+    staging.mkdir(parents=True, exist_ok=True)
     for path, source in files.items():
         target = staging / path
         target.parent.mkdir(parents=True, exist_ok=True)

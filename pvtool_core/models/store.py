@@ -244,8 +244,13 @@ def check_room(folder: Path, needed: int, name: str) -> None:
     there = next(each for each in (folder, *folder.parents) if each.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
-        figures = f"{name} needs {needed / 2**30:.1f} GiB more in {folder}, and {free / 2**30:.1f} GiB are free."
+        figures = f"{name} needs {in_words(needed)} more in {folder}, and {in_words(free)} are free."
         raise DiskFull(hint=f"{figures} {_ROOM_HINT}")
+
+
+def in_words(size: int) -> str:
+    """Bytes as a person reads them."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.1f} MiB"
 
 
 @contextmanager
