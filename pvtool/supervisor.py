@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -12,9 +13,9 @@ from pathlib import Path
 from types import FrameType
 
 from pvtool_core.config import Job, write_job
-from pvtool_core.errors import Busy, ExitStatus, Interrupted, PvError, RunFailed
+from pvtool_core.errors import Busy, ExitStatus, Interrupted, PvError, RunFailed, UsageError
 from pvtool_core.paths import cache_dir
-from pvtool_core.runs import Event, RunFolder, State, read_events
+from pvtool_core.runs import Event, Request, RunFolder, State, read_events
 
 ENGINE = (sys.executable, "-m", "pvtool_core")
 POLL_SECONDS = 0.1
@@ -94,6 +95,16 @@ def follow(folder: RunFolder, on_event: OnEvent, offset: int = 0) -> None:
 LIVE = frozenset({State.STARTING, State.RUNNING, State.PAUSED})
 
 
+def ask(folder: RunFolder, request: Request) -> None:
+    """Put a request to a live engine; it answers by an event. Raises UsageError if none lives."""
+    state = folder.state()
+    if state not in LIVE:
+        raise UsageError(
+            f"{folder.name} is not running: it is {state}.", f"`pv runs resume {folder.name}` goes on with it."
+        )
+    folder.request(request)
+
+
 def _follow(folder: RunFolder, offset: int, lives: Callable[[], bool]) -> Iterator[Event]:
     more = True
     while more:
@@ -106,7 +117,11 @@ def _follow(folder: RunFolder, offset: int, lives: Callable[[], bool]) -> Iterat
 
 @contextmanager
 def _signals_handed_to(engine: subprocess.Popen[bytes]) -> Generator[list[signal.Signals]]:
+    """Signals reach the main thread only: followed from another one, as the dashboard does, there are none to hand."""
     received: list[signal.Signals] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
 
     def hand_on(number: int, _: FrameType | None) -> None:
         received.append(signal.Signals(number))

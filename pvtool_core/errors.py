@@ -3,6 +3,7 @@
 PvError                      1
 ├── Reported                 *  any of these, told again by another process
 ├── RunFailed                1  the engine met something that it did not expect
+├── BrokenRun                1  a file of a run's folder that pv cannot have written
 ├── UsageError               2  wrong usage or settings
 │   └── SettingsError        2    (holds every mistake, not only the first)
 ├── InputRefused             3  what was given cannot be used
@@ -80,6 +81,13 @@ class Reported(PvError):
 
 class RunFailed(PvError):
     """The engine met something that it did not expect."""
+
+
+class BrokenRun(PvError):
+    """A file of a run's folder that pv cannot have written."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path.name} of {path.parent.name} is unreadable: {problem}.", "Restore it from a copy.")
 
 
 class UsageError(PvError):

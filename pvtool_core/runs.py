@@ -22,13 +22,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
+import orjson
 import psutil
 
-from pvtool_core.errors import Busy, Missing, PvError, Reported
+from pvtool_core.errors import BrokenRun, Busy, Missing, PvError, Reported
 from pvtool_core.paths import check_name, nearest, replace_file, sync_folder
 
+T = TypeVar("T")
 Event = dict[str, Any]
 FileContent = bytes | Callable[[Path], object]
 
@@ -36,6 +38,8 @@ ADAPTER_FILE = "adapter.safetensors"
 MANIFEST_FILE = "manifest.json"
 HEARTBEAT_SECONDS = 1.0
 _FOREIGN_HEARTBEAT_SECONDS = 30.0
+_NEWEST_BYTES = 1 << 16
+_SHOWN_BYTES = 200
 _REPLAYED = frozenset({"step", "sample", "checkpoint", "metric"})
 
 
@@ -141,12 +145,12 @@ class RunFolder:
             os.close(descriptor)
 
     def read_status(self) -> Status | None:
-        record = _read_json(self.status)
-        return Status(**record) if record else None
+        """The newest heartbeat. Raises BrokenRun if the file is none."""
+        return _read_record(self.status, Status)
 
     def read_exit(self) -> ExitRecord | None:
-        record = _read_json(self.exit)
-        return ExitRecord(**record) if record else None
+        """How the last engine ended. Raises BrokenRun if the file does not say it."""
+        return _read_record(self.exit, ExitRecord)
 
     def write_exit(self, record: ExitRecord) -> None:
         replace_file(self.exit, json.dumps({**asdict(record), "time": time.time()}).encode())
@@ -156,13 +160,16 @@ class RunFolder:
         self.exit.unlink(missing_ok=True)
 
     def state(self) -> State:
-        """What is true of this job now, told from its files and the machine's processes."""
-        if ended := self.read_exit():
-            return State(ended.state)
-        status = self.read_status()
-        if status is None:
-            return State.NEW
-        return State(status.state) if alive(status) else State.LOST
+        """What is true of this job now, told from its files and the machine's processes; lost where they are broken."""
+        try:
+            if ended := self.read_exit():
+                return State(ended.state)
+            status = self.read_status()
+            if status is None:
+                return State.NEW
+            return State(status.state) if alive(status) else State.LOST
+        except (BrokenRun, ValueError):
+            return State.LOST
 
     def request(self, what: Request) -> None:
         """Ask something of the engine. Asking twice before it answers is asking once."""
@@ -203,7 +210,7 @@ class RunFolder:
 
     def checkpoint_folders(self) -> list[Path]:
         """Folders of checkpoints by step, whole or not."""
-        return sorted(self.checkpoints.glob("step-*"))
+        return sorted(path for path in self.checkpoints.glob("step-*") if path.name[5:].isdecimal())
 
     def latest_checkpoint(self) -> Path | None:
         """The newest checkpoint that is as it was written."""
@@ -247,6 +254,16 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+
+
+def _read_record(path: Path, cls: Callable[..., T]) -> T | None:
+    try:
+        record = _read_json(path)
+        return None if record is None else cls(**record)
+    except (ValueError, TypeError) as error:
+        raise BrokenRun(path, "pv did not write it so") from error
+    except OSError as error:
+        raise BrokenRun(path, f"{error.strerror}") from error
 
 
 class EventWriter:
@@ -307,7 +324,37 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     except FileNotFoundError:
         return [], 0
     whole = content[: content.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()], start + len(whole)
+    return parse_events(whole), start + len(whole)
+
+
+def parse_events(lines: bytes) -> list[Event]:
+    """Whole lines as events; one that is none becomes an event `unreadable` with its `text`, at the time before it."""
+    events: list[Event] = []
+    time = 0.0
+    for line in lines.splitlines():
+        try:
+            event = orjson.loads(line)
+            time = float(event["time"])
+            events.append(event if isinstance(event["type"], str) else _unreadable(line, time))
+        except (ValueError, TypeError, KeyError):
+            events.append(_unreadable(line, time))
+    return events
+
+
+def _unreadable(line: bytes, time: float) -> Event:
+    return {"time": time, "type": "unreadable", "text": line[:_SHOWN_BYTES].decode(errors="replace")}
+
+
+def newest_event(path: Path, type: str) -> Event | None:
+    """The last event of that type, if it is near the end of the file; only the end is read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _NEWEST_BYTES))
+            content = file.read(_NEWEST_BYTES)
+    except FileNotFoundError:
+        return None
+    lines = content[: content.rfind(b"\n") + 1]
+    return next((event for event in reversed(parse_events(lines)) if event["type"] == type), None)
 
 
 def drop_events_after(path: Path, step: int) -> None:

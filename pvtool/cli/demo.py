@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from pvtool.cli.choices import chosen_settings
+from pvtool.choices import chosen_settings
 from pvtool.cli.evaluate import REPORT, SHEET, evaluate_run, metrics_table
-from pvtool.cli.following import shown
-from pvtool.cli.identity import add_identity
+from pvtool.cli.following import JobProgress, shown
 from pvtool.cli.options import Json
-from pvtool.cli.runs import job_of, runs_of
-from pvtool.cli.train import choose, follow_other, follow_training, prepare
+from pvtool.cli.train import follow_other, follow_training
+from pvtool.facts import job_of, runs_of
+from pvtool.jobs import add_identity, choose, prepare
 from pvtool.output import Output
 from pvtool.supervisor import LIVE
 from pvtool_core.errors import Missing
@@ -37,7 +37,8 @@ def demo(
     picture, name, noun = find_sample(sample)
     output.say(f"1/4  The person: {name}, from one picture, {shown(picture)}")
     if name not in Library().names():
-        add_identity(name, [picture], noun, 0, CONSENT, PRESET)
+        with JobProgress() as progress:
+            add_identity(name, [picture], noun, 0, CONSENT, PRESET, progress.on_event)
     output.say("2/4  Training the person's adapter")
     folder = trained_run(name, output)
     out = data_dir() / "demo" / folder.name

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from pvtool.cli.choices import versions
+from pvtool.choices import versions
 from pvtool.cli.options import Json
 from pvtool.output import Output, table
 from pvtool_core.errors import NotReady, PvError, WeightsMissing

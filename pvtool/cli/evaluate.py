@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from pvtool.cli.choices import chosen_settings
+from pvtool.choices import chosen_settings
 from pvtool.cli.following import JobProgress, shown
 from pvtool.cli.options import Json, run_names
 from pvtool.cli.render import plan, render_clips
-from pvtool.cli.runs import job_of
+from pvtool.facts import job_of
 from pvtool.output import Output, table
 from pvtool.supervisor import run_short_job
 from pvtool_core.clips import sidecar_path

@@ -8,16 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from pvtool.cli.asking import confirm
-from pvtool.cli.choices import chosen_settings
 from pvtool.cli.following import JobProgress
 from pvtool.cli.options import IdentityName, Json, Yes, preset_names
-from pvtool.cli.runs import job_of, runs_of
+from pvtool.facts import job_of, runs_of
+from pvtool.jobs import add_identity
 from pvtool.output import Output, table
-from pvtool.supervisor import run_short_job
-from pvtool_core.config import IdentifyJob, IdentityRef, Noun, to_table, write_job
-from pvtool_core.errors import BadPicture
+from pvtool_core.config import Noun, to_table, write_job
 from pvtool_core.library import Identity, Library
-from pvtool_core.weights import locate_faces
 
 app = typer.Typer(help="The people in your library.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
@@ -49,28 +46,10 @@ def add(
 
     Nothing is kept if one photo is refused.
     """
-    identity = add_identity(name, images, noun, face, consent, preset)
+    with JobProgress() as progress:
+        identity = add_identity(name, images, noun, face, consent, preset, progress.on_event)
     text = f"Added {identity.name} ({identity.noun}) from {_photos(identity)}: {identity.folder}"
     Output(as_json).result(facts(identity), text)
-
-
-def add_identity(name: str, images: list[Path], noun: str, face: int, consent: str, preset: str | None) -> Identity:
-    """Run an identify job on `images` and take its result into the library. Raises what either refuses."""
-    library = Library()
-    name = library.check_free(name)
-    pictures = tuple(str(_existing(image)) for image in images)
-    settings = locate_faces(chosen_settings(preset)[1])
-    with library.staging() as staging, JobProgress() as progress:
-        ref = IdentityRef(name=name, noun=noun, folder=str(staging))
-        job = IdentifyJob(**settings.sections(), identity=ref, pictures=pictures, face=face, consent=consent)
-        run_short_job("identify", job, progress.on_event)
-        return library.adopt(staging, name, noun, consent)
-
-
-def _existing(image: Path) -> Path:
-    if not image.is_file():
-        raise BadPicture(image, "is not there" if not image.exists() else "is no file")
-    return image.absolute()
 
 
 def _photos(identity: Identity) -> str:

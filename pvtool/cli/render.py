@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pvtool.cli.choices import style_table, versions
+from pvtool.choices import style_table, versions
 from pvtool.cli.following import JobProgress, shown
 from pvtool.cli.options import (
     ControlFrames,
@@ -20,7 +20,7 @@ from pvtool.cli.options import (
     parse_seeds,
     run_names,
 )
-from pvtool.cli.runs import adapter_of, job_of, runs_of
+from pvtool.facts import adapter_of, job_of, runs_of
 from pvtool.output import Output
 from pvtool.supervisor import run_short_job
 from pvtool_core.clips import BASE, clip_path, is_whole

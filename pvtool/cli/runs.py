@@ -1,7 +1,6 @@
 """`pv runs`: every run there is, also those started elsewhere on the same data folder."""
 
 import shutil
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,17 +10,15 @@ from pvtool.cli.asking import confirm
 from pvtool.cli.following import describe, shown
 from pvtool.cli.options import Json, RunName, Yes
 from pvtool.cli.train import go
+from pvtool.facts import adapter_of, facts, job_of, run_facts
 from pvtool.output import Output, table
-from pvtool.supervisor import LIVE, follow, raise_outcome, wait_for
-from pvtool_core.config import TrainJob, read_job, require, to_table
-from pvtool_core.errors import Busy, Missing, UsageError
-from pvtool_core.library import Identity
+from pvtool.supervisor import ask, follow, raise_outcome, wait_for
+from pvtool_core.config import to_table
+from pvtool_core.errors import Busy
 from pvtool_core.paths import check_new_file, runs_dir
 from pvtool_core.runs import (
-    ADAPTER_FILE,
     Event,
     Request,
-    RunFolder,
     State,
     checkpoint_step,
     find_run,
@@ -30,38 +27,6 @@ from pvtool_core.runs import (
 )
 
 app = typer.Typer(help="Training runs.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
-
-
-def job_of(folder: RunFolder) -> TrainJob:
-    """A run's settings."""
-    return require(read_job(folder.config), TrainJob)
-
-
-def runs_of(person: Identity) -> list[RunFolder]:
-    """The runs that were trained on this very person, oldest first: not those on another of the same name."""
-    wanted = person.ref.fingerprint
-    return [run for run in list_runs(runs_dir()) if job_of(run).identity.fingerprint == wanted]
-
-
-def facts(folder: RunFolder) -> dict[str, Any]:
-    """What programs are told about a run."""
-    job = job_of(folder)
-    about = {"run": folder.name, "identity": job.identity.name, "preset": job.preset, "state": folder.state()}
-    started = datetime.fromtimestamp(folder.config.stat().st_mtime).astimezone().isoformat(timespec="seconds")
-    return {**about, "step": _step(folder), "iterations": job.training.iterations, "started": started}
-
-
-def _step(folder: RunFolder) -> int:
-    status = folder.read_status()
-    return status.step if status else 0
-
-
-def adapter_of(folder: RunFolder) -> Path:
-    """The adapter of a run's newest whole checkpoint. Raises Missing if there is none yet."""
-    checkpoint = folder.latest_checkpoint()
-    if checkpoint is None:
-        raise Missing("checkpoint of the run", folder.name, f"`pv runs resume {folder.name}` trains it.")
-    return checkpoint / ADAPTER_FILE
 
 
 @app.command("list")
@@ -134,15 +99,13 @@ def _ask(run: str, request: Request, wanted: set[State], as_json: bool) -> None:
     output = Output(as_json)
     folder = find_run(runs_dir(), run)
     state = folder.state()
-    if state not in LIVE and state not in wanted:
-        raise UsageError(f"{run} is not running: it is {state}.", f"`pv runs resume {run}` goes on with it.")
     if state not in wanted:
-        folder.request(request)
+        ask(folder, request)
         output.say(f"Asked {run} to {request}; waiting for its step to end.")
         state = wait_for(folder, frozenset(wanted))
     if state not in wanted:
         raise_outcome(folder)
-    output.result(facts(folder), f"{run} is {state} at step {_step(folder)}.")
+    output.result(facts(folder), f"{run} is {state} at step {run_facts(folder).step}.")
 
 
 @app.command()

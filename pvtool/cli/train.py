@@ -1,23 +1,17 @@
 """`pv train`: makes a run and starts an engine on it."""
 
-import shutil
 from typing import Annotated
 
 import typer
 
-from pvtool.cli.choices import DEFAULT_PRESET, chosen_settings, option_table, style_table, versions
+from pvtool.choices import style_table
 from pvtool.cli.following import JobProgress
 from pvtool.cli.options import ControlFrames, ControlNet, IdentityName, Json, Loras, bank_names, preset_names
+from pvtool.jobs import choose, prepare
 from pvtool.output import Output
 from pvtool.supervisor import follow, raise_outcome, run_to_end, start_detached
-from pvtool_core.config import Settings, Table, TrainJob, merge, read_job, require, write_job
-from pvtool_core.errors import WeightsMissing
-from pvtool_core.library import Identity, Library
-from pvtool_core.models.store import licences
-from pvtool_core.paths import runs_dir
-from pvtool_core.prompts import Banks
-from pvtool_core.runs import RunFolder, new_run
-from pvtool_core.weights import Preset, family_of, resolve, resolve_settings
+from pvtool_core.config import TrainJob, read_job, require
+from pvtool_core.runs import RunFolder
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -60,59 +54,6 @@ def train(
     folder = prepare(choose(*chosen))
     output.say(f"Run {folder.name}: {folder.path}")
     go(folder, detach, output)
-
-
-Choice = tuple[Identity, Preset, tuple[str, ...], Settings]
-"""Whom, on what, with which prompts and settings."""
-
-
-def prepare(choice: Choice) -> RunFolder:
-    """Make the folder of a new run, its settings complete. Raises before anything is made if something is wrong."""
-    identity, preset, prompts, settings = choice
-    settings = resolve_settings(settings)
-    folder = new_run(runs_dir(), identity.name)
-    try:
-        job = TrainJob(
-            **settings.sections(),
-            run=folder.name,
-            preset=preset.name,
-            identity=identity.ref,
-            prompts=prompts,
-            versions=versions(),
-            licences=licences(settings),
-        )
-        write_job(folder.config, job)
-    except BaseException:
-        shutil.rmtree(folder.path)
-        raise
-    return folder
-
-
-def choose(
-    name: str,
-    preset_name: str | None = None,
-    base_model: str | None = None,
-    bank: str | None = None,
-    sets: list[str] | None = None,
-    seed: int | None = None,
-    style: Table | None = None,
-    *,
-    only_planned: bool = False,
-) -> Choice:
-    """What the user wants trained. Raises whatever is wrong with the choice.
-
-    The weights may be missing, but for a base model named here: it says which family it is, unless all is only planned.
-    """
-    identity = Library().get(name)
-    try:
-        family = family_of(resolve(base_model)) if base_model else None
-    except WeightsMissing:
-        if not only_planned:
-            raise
-        family = None
-    options = option_table(model__base_model=base_model, model__family=family, training__seed=seed)
-    preset, settings = chosen_settings(preset_name, sets, merge(options, style or {}), family or DEFAULT_PRESET)
-    return identity, preset, Banks().get(bank or preset.prompts).fill(identity.noun), settings
 
 
 def go(folder: RunFolder, detach: bool, output: Output) -> None:

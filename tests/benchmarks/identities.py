@@ -29,9 +29,9 @@ import torch
 from PIL import Image
 from torch import Generator
 
-from pvtool.cli.choices import chosen_settings
+from pvtool.choices import chosen_settings
 from pvtool.cli.render import newest_run
-from pvtool.cli.runs import job_of
+from pvtool.facts import job_of
 from pvtool.output import table
 from pvtool.supervisor import LIVE, follow
 from pvtool_core.clips import clip_path, write_sidecar

@@ -10,7 +10,7 @@ import pytest
 
 from pvtool.cli.demo import newest_demo_run
 from pvtool.cli.options import parse_seeds
-from pvtool.cli.train import choose, prepare
+from pvtool.jobs import choose, prepare
 from pvtool_core.clips import sidecar_path, write_sidecar
 from pvtool_core.config import (
     EvaluationConfig,

@@ -1,0 +1,119 @@
+"""Every key of the dashboard, in one table: it feeds the screens, their footers and the help, so that none can be stale.
+
+A binding's `tooltip` is its line of help. Arrow keys have their vim twins; nothing lies on tmux's or a shell's prefixes.
+"""
+
+from textual.binding import Binding
+
+
+def key(keys: str, action: str, words: str, about: str, show: bool = True) -> Binding:
+    """`keys` with commas, the action, the word in the footer (shown where there is room), and a line of help."""
+    return Binding(keys, action, words, tooltip=about, show=show)
+
+
+APP = [
+    key("q", "quit", "Close", "Close the dashboard; runs go on"),
+    key("question_mark", "help", "Help", "The keys of this screen"),
+    key("ctrl+p", "command_palette", "Commands", "Everything that can be done, by name", show=False),
+    key("1", "go('runs')", "Runs", "All runs", show=False),
+    key("2", "go('identities')", "Identities", "The people in the library", show=False),
+    key("3", "go('prompts')", "Prompts", "Prompt banks", show=False),
+    key("V", "save_screen", "Picture", "Save this screen as an SVG picture", show=False),
+    key("T", "change_theme", "Theme", "Choose other colours", show=False),
+]
+STEERING = [
+    key("p", "pause", "Pause", "Pause the run, or go on with it"),
+    key("r", "resume", "Resume", "Go on with a run that was paused, stopped or killed"),
+    key("S", "stop", "Stop", "Save a checkpoint and end the engine"),
+    key("c", "checkpoint", "Checkpoint", "Save a checkpoint now", show=False),
+    key("s", "sample", "Sample", "Draw the sample clips now"),
+]
+RUNS = [
+    key("enter", "open", "Open", "Open this run"),
+    key("n", "new", "New run", "Train somebody"),
+    *STEERING,
+    key("slash", "filter", "Filter", "Show only runs that have these words"),
+    key("j,down", "down", "Down", "Next", show=False),
+    key("k,up", "up", "Up", "Previous", show=False),
+]
+RUN = [
+    key("escape", "back", "Back", "Back to all runs"),
+    *STEERING,
+    key("tab", "next_pane", "Next", "Next pane", show=False),
+    key("shift+tab", "previous_pane", "Previous", "Previous pane", show=False),
+    key("left_square_bracket", "other_run(-1)", "Previous run", "The run before this one", show=False),
+    key("right_square_bracket", "other_run(1)", "Next run", "The run after this one", show=False),
+    key("o", "overlay", "Overlay", "Lay another run's curves over these, the next at each press", show=False),
+    key("E", "export", "Export", "Save the curves as CSV and PNG", show=False),
+]
+PLOT = [
+    key("plus,equals_sign", "zoom(1)", "Zoom", "Nearer", show=False),
+    key("minus", "zoom(-1)", "Zoom out", "Farther", show=False),
+    key("h,left", "pan(-1)", "Left", "Earlier", show=False),
+    key("l,right", "pan(1)", "Right", "Later", show=False),
+    key("0", "fit", "Fit", "All of it, and follow what comes", show=False),
+    key("t", "axis", "Step/time", "Steps or time along the axis"),
+    key("y", "log", "Log", "Logarithmic or linear"),
+    key("m", "smooth", "Smooth", "More smoothing, then none"),
+    key("w", "raw", "Raw", "The raw curve behind the smooth one, or not", show=False),
+    key("a", "autoscale", "Scale", "Whole range of a reward, or as much as the curve needs", show=False),
+    key("comma", "cursor(-1)", "Value before", "Read the value before", show=False),
+    key("full_stop", "cursor(1)", "Value after", "Read the value after", show=False),
+    key("z", "enlarge", "Enlarge", "This curve alone, or all of them"),
+]
+CLIPS = [
+    key("h,left", "step(-1)", "Earlier", "The samples of the step before"),
+    key("l,right", "step(1)", "Later", "The samples of the step after"),
+    key("j,down", "prompt(1)", "Next prompt", "The next prompt", show=False),
+    key("k,up", "prompt(-1)", "Previous prompt", "The previous prompt", show=False),
+    key("space", "play", "Play", "Play, or hold"),
+    key("comma", "frame(-1)", "Frame before", "One frame back", show=False),
+    key("full_stop", "frame(1)", "Frame after", "One frame on", show=False),
+    key("z", "enlarge", "Enlarge", "The clip alone, or with its reference"),
+    key("Y", "copy_path", "Copy path", "Copy the clip's path", show=False),
+]
+LOG = [
+    key("slash", "search", "Search", "Search in the log"),
+    key("n", "found(1)", "Next", "The next place where it is found", show=False),
+    key("N", "found(-1)", "Previous", "The place before where it is found", show=False),
+    key("e", "engine", "Engine/events", "The engine's own log, or its events"),
+    key("v", "steps", "Steps", "Every step, or only what is rare"),
+    key("g,home", "top", "Top", "The beginning", show=False),
+    key("G,end", "bottom", "End", "The end, and follow it", show=False),
+    key("j,down", "scroll_down", "Down", "A line down", show=False),
+    key("k,up", "scroll_up", "Up", "A line up", show=False),
+]
+IDENTITIES = [
+    key("a", "add", "Add", "Add a person from pictures"),
+    key("n", "train", "Train", "Train this person"),
+    key("j,down", "down", "Down", "Next", show=False),
+    key("k,up", "up", "Up", "Previous", show=False),
+    key("h,left", "photo(-1)", "Photo before", "The photo before", show=False),
+    key("l,right", "photo(1)", "Photo after", "The photo after"),
+]
+PROMPTS = [
+    key("enter", "edit", "Edit", "Change this prompt, in a bank of your own"),
+    key("a", "add", "Add", "Add a prompt to this bank"),
+    key("delete", "remove", "Remove", "Take this prompt out of its bank", show=False),
+    key("n", "new", "New bank", "Begin a bank of your own, with or without this one's prompts"),
+    key("slash", "filter", "Filter", "Show only prompts that have these words"),
+    key("tab", "other_list", "Banks/prompts", "From the banks to the prompts, and back", show=False),
+    key("j,down", "down", "Down", "Next", show=False),
+    key("k,up", "up", "Up", "Previous", show=False),
+]
+FORM = [
+    key("escape", "cancel", "Cancel", "Leave it"),
+    key("ctrl+r", "go", "Do it", "Do it"),
+]
+
+GROUPS = {
+    "Anywhere": APP,
+    "Runs": RUNS,
+    "A run": RUN,
+    "Curves": PLOT,
+    "Samples": CLIPS,
+    "Log": LOG,
+    "Identities": IDENTITIES,
+    "Prompts": PROMPTS,
+    "Forms": FORM,
+}

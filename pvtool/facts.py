@@ -1,0 +1,94 @@
+"""What is known of a run without following it: for programs, for tables and for the dashboard's list."""
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pvtool_core.config import TrainJob, read_job, require
+from pvtool_core.errors import Missing, PvError
+from pvtool_core.library import Identity
+from pvtool_core.paths import runs_dir
+from pvtool_core.runs import ADAPTER_FILE, Event, RunFolder, State, list_runs, newest_event
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """A run at one moment. What a broken file keeps from us is empty, and `problem` says which file it is."""
+
+    run: str
+    identity: str = ""
+    preset: str = ""
+    state: State
+    step: int = 0
+    iterations: int = 0
+    started: str = ""
+    eta: float | None = None
+    icr: float | None = None
+    scr: float | None = None
+    loss: float | None = None
+    problem: str = ""
+
+
+def facts(folder: RunFolder) -> dict[str, Any]:
+    """What programs are told about a run."""
+    return asdict(run_facts(folder))
+
+
+def run_facts(folder: RunFolder) -> RunFacts:
+    """Look at a run once. Whatever its files hold, this raises nothing."""
+    known: dict[str, Any] = {}
+    problems: list[str] = []
+    for look in (_of_config, _of_status, _of_newest_step):
+        try:
+            known |= look(folder)
+        except PvError as error:
+            problems.append(error.message)
+        except OSError as error:  # removed, or made unreadable, while we look
+            problems.append(f"{error.strerror}: {error.filename}")
+    state = folder.state()
+    if state not in {State.RUNNING, State.PAUSED}:
+        known.pop("eta", None)
+    return RunFacts(run=folder.name, state=state, **known, problem=" ".join(problems))
+
+
+def _of_config(folder: RunFolder) -> dict[str, Any]:
+    job = job_of(folder)
+    started = datetime.fromtimestamp(folder.config.stat().st_mtime).astimezone().isoformat(timespec="seconds")
+    about = {"identity": job.identity.name, "preset": job.preset, "iterations": job.training.iterations}
+    return {**about, "started": started}
+
+
+def _of_status(folder: RunFolder) -> dict[str, Any]:
+    status = folder.read_status()
+    return {"step": status.step} if status else {}
+
+
+def _of_newest_step(folder: RunFolder) -> dict[str, Any]:
+    newest: Event = newest_event(folder.events, "step") or {}
+    return {key: newest.get(key) for key in ("eta", "icr", "scr", "loss")}
+
+
+def job_of(folder: RunFolder) -> TrainJob:
+    """A run's settings."""
+    return require(read_job(folder.config), TrainJob)
+
+
+def runs_of(person: Identity) -> list[RunFolder]:
+    """The runs that were trained on this very person, oldest first: not those on another of the same name."""
+    return [run for run in list_runs(runs_dir()) if _trained_on(run) == person.ref.fingerprint]
+
+
+def _trained_on(run: RunFolder) -> str | None:
+    try:
+        return job_of(run).identity.fingerprint
+    except PvError:  # a run whose settings are broken is nobody's; `pv runs list` says so
+        return None
+
+
+def adapter_of(folder: RunFolder) -> Path:
+    """The adapter of a run's newest whole checkpoint. Raises Missing if there is none yet."""
+    checkpoint = folder.latest_checkpoint()
+    if checkpoint is None:
+        raise Missing("checkpoint of the run", folder.name, f"`pv runs resume {folder.name}` trains it.")
+    return checkpoint / ADAPTER_FILE
