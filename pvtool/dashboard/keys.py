@@ -1,9 +1,12 @@
-"""Every key of the dashboard, in one table: it feeds the screens, their footers and the help, so that none can be stale.
+"""Every key of the dashboard, in one table, which feeds the screens, their footers and the help: none can be stale.
 
-A binding's `tooltip` is its line of help. Arrow keys have their vim twins; nothing lies on tmux's or a shell's prefixes.
+A binding's `tooltip` is its line of help. Arrow keys have their vim twins; nothing lies on the prefixes of tmux or a
+shell.
 """
 
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
+
+Keys = list[BindingType]
 
 
 def key(keys: str, action: str, words: str, about: str, show: bool = True) -> Binding:
@@ -11,7 +14,7 @@ def key(keys: str, action: str, words: str, about: str, show: bool = True) -> Bi
     return Binding(keys, action, words, tooltip=about, show=show)
 
 
-APP = [
+APP: Keys = [
     key("q", "quit", "Close", "Close the dashboard; runs go on"),
     key("question_mark", "help", "Help", "The keys of this screen"),
     key("ctrl+p", "command_palette", "Commands", "Everything that can be done, by name", show=False),
@@ -21,14 +24,14 @@ APP = [
     key("V", "save_screen", "Picture", "Save this screen as an SVG picture", show=False),
     key("T", "change_theme", "Theme", "Choose other colours", show=False),
 ]
-STEERING = [
+STEERING: Keys = [
     key("p", "pause", "Pause", "Pause the run, or go on with it"),
     key("r", "resume", "Resume", "Go on with a run that was paused, stopped or killed"),
     key("S", "stop", "Stop", "Save a checkpoint and end the engine"),
     key("c", "checkpoint", "Checkpoint", "Save a checkpoint now", show=False),
     key("s", "sample", "Sample", "Draw the sample clips now"),
 ]
-RUNS = [
+RUNS: Keys = [
     key("enter", "open", "Open", "Open this run"),
     key("n", "new", "New run", "Train somebody"),
     *STEERING,
@@ -36,7 +39,7 @@ RUNS = [
     key("j,down", "down", "Down", "Next", show=False),
     key("k,up", "up", "Up", "Previous", show=False),
 ]
-RUN = [
+RUN: Keys = [
     key("escape", "back", "Back", "Back to all runs"),
     *STEERING,
     key("tab", "next_pane", "Next", "Next pane", show=False),
@@ -46,7 +49,7 @@ RUN = [
     key("o", "overlay", "Overlay", "Lay another run's curves over these, the next at each press", show=False),
     key("E", "export", "Export", "Save the curves as CSV and PNG", show=False),
 ]
-PLOT = [
+PLOT: Keys = [
     key("plus,equals_sign", "zoom(1)", "Zoom", "Nearer", show=False),
     key("minus", "zoom(-1)", "Zoom out", "Farther", show=False),
     key("h,left", "pan(-1)", "Left", "Earlier", show=False),
@@ -61,7 +64,7 @@ PLOT = [
     key("full_stop", "cursor(1)", "Value after", "Read the value after", show=False),
     key("z", "enlarge", "Enlarge", "This curve alone, or all of them"),
 ]
-CLIPS = [
+CLIPS: Keys = [
     key("h,left", "step(-1)", "Earlier", "The samples of the step before"),
     key("l,right", "step(1)", "Later", "The samples of the step after"),
     key("j,down", "prompt(1)", "Next prompt", "The next prompt", show=False),
@@ -72,7 +75,7 @@ CLIPS = [
     key("z", "enlarge", "Enlarge", "The clip alone, or with its reference"),
     key("Y", "copy_path", "Copy path", "Copy the clip's path", show=False),
 ]
-LOG = [
+LOG: Keys = [
     key("slash", "search", "Search", "Search in the log"),
     key("n", "found(1)", "Next", "The next place where it is found", show=False),
     key("N", "found(-1)", "Previous", "The place before where it is found", show=False),
@@ -83,7 +86,7 @@ LOG = [
     key("j,down", "scroll_down", "Down", "A line down", show=False),
     key("k,up", "scroll_up", "Up", "A line up", show=False),
 ]
-IDENTITIES = [
+IDENTITIES: Keys = [
     key("a", "add", "Add", "Add a person from pictures"),
     key("n", "train", "Train", "Train this person"),
     key("j,down", "down", "Down", "Next", show=False),
@@ -91,7 +94,7 @@ IDENTITIES = [
     key("h,left", "photo(-1)", "Photo before", "The photo before", show=False),
     key("l,right", "photo(1)", "Photo after", "The photo after"),
 ]
-PROMPTS = [
+PROMPTS: Keys = [
     key("enter", "edit", "Edit", "Change this prompt, in a bank of your own"),
     key("a", "add", "Add", "Add a prompt to this bank"),
     key("delete", "remove", "Remove", "Take this prompt out of its bank", show=False),
@@ -101,7 +104,7 @@ PROMPTS = [
     key("j,down", "down", "Down", "Next", show=False),
     key("k,up", "up", "Up", "Previous", show=False),
 ]
-FORM = [
+FORM: Keys = [
     key("escape", "cancel", "Cancel", "Leave it"),
     key("ctrl+r", "go", "Do it", "Do it"),
 ]
