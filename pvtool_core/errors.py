@@ -4,6 +4,7 @@ PvError                      1
 ├── Reported                 *  any of these, told again by another process
 ├── RunFailed                1  the engine met something that it did not expect
 ├── BrokenRun                1  a file of a run's folder that pv cannot have written
+├── BrokenIdentity           1  a file of an identity that pv cannot have written
 ├── UsageError               2  wrong usage or settings
 │   └── SettingsError        2    (holds every mistake, not only the first)
 ├── InputRefused             3  what was given cannot be used
@@ -88,6 +89,15 @@ class BrokenRun(PvError):
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"{path.name} of {path.parent.name} is unreadable: {problem}.", "Restore it from a copy.")
+
+
+class BrokenIdentity(PvError):
+    """A file of an identity that pv cannot have written."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(
+            f"{path.name} of {path.parent.name} {problem}.", "Restore it from a copy, or add the person anew."
+        )
 
 
 class UsageError(PvError):

@@ -9,10 +9,14 @@ it is not; what is being written lies in a hidden folder beside it. The name is 
 import hashlib
 import io
 import json
+import math
+import operator
 import shutil
+import sys
 import tarfile
 import tempfile
-from collections.abc import Generator
+from array import array
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +26,7 @@ from typing import Any
 import tomli_w
 
 from pvtool_core.config import IdentityRef, from_table, read_toml, setting, to_table
-from pvtool_core.errors import BadArchive, Missing, NameTaken
+from pvtool_core.errors import BadArchive, BrokenIdentity, Missing, NameTaken
 from pvtool_core.paths import check_name, check_new_file, identities_dir, nearest, replace_file
 
 IDENTITY_FILE = "identity.toml"
@@ -84,6 +88,63 @@ class Identity:
     def faces(self) -> list[Path]:
         """The aligned 112 × 112 crops, in the same order; also that of the rows of the embeddings."""
         return [self.folder / face.face for face in self.record.faces]
+
+    def similarities(self) -> tuple[tuple[float, ...], ...]:
+        """How alike the photos' faces are: the cosine of their embeddings, the mean of all recognisers; row by row.
+
+        Raises BrokenIdentity if the embeddings are damaged, or are not those of these photos.
+        """
+        path = self.folder / EMBEDDINGS_FILE
+        each = [_cosines(rows) for rows in _read_embeddings(path).values()]
+        if any(len(matrix) != len(self.faces) for matrix in each):
+            raise BrokenIdentity(path, "is not about the photos that are kept")
+        return tuple(tuple(_mean(values) for values in zip(*rows, strict=True)) for rows in zip(*each, strict=True))
+
+
+def _read_embeddings(path: Path) -> dict[str, list[Sequence[float]]]:
+    """Unit vectors of each recogniser, a row for each photo: a file of safetensors, read without that library.
+
+    Eight bytes tell how long the JSON is that follows, which says where each tensor lies in the rest.
+    """
+    try:
+        content = path.read_bytes()
+        start = 8 + int.from_bytes(content[:8], "little")
+        header: dict[str, Any] = json.loads(content[8:start])
+        header.pop("__metadata__", None)
+        found = {name: _rows(content[start:], about) for name, about in header.items()}
+    except FileNotFoundError as error:
+        raise BrokenIdentity(path, "is gone") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BrokenIdentity(path, "is damaged") from error
+    if not found:
+        raise BrokenIdentity(path, "is empty")
+    return found
+
+
+def _rows(content: bytes, about: dict[str, Any]) -> list[Sequence[float]]:
+    """One tensor (photos, dimensions) as unit vectors. Raises ValueError if it is another thing."""
+    (count, length), (begin, end) = about["shape"], about["data_offsets"]
+    values = array("f", content[begin:end])
+    if sys.byteorder == "big":
+        values.byteswap()
+    if about["dtype"] != "F32" or len(values) != count * length:
+        raise ValueError(about)
+    return [_unit(values[row * length : (row + 1) * length]) for row in range(count)]
+
+
+def _unit(vector: Sequence[float]) -> Sequence[float]:
+    length = math.hypot(*vector)
+    if not 0 < length < math.inf:  # also catches NaN
+        raise ValueError(length)
+    return [value / length for value in vector]
+
+
+def _cosines(rows: list[Sequence[float]]) -> list[list[float]]:
+    return [[math.fsum(map(operator.mul, one, other)) for other in rows] for one in rows]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 class Library:

@@ -4,6 +4,7 @@ A bank is a TOML file with `description` and `prompts`; its name is the file's. 
 identity is called: man, woman or person. The keyword is plain text, no embedding is trained for it.
 """
 
+import dataclasses
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -132,10 +133,33 @@ class Banks:
 
     def extend(self, name: str, prompts: Sequence[str]) -> Bank:
         """Add prompts to one of the user's own banks. Raises NameTaken for a shipped one, Missing, BadPrompt."""
+        bank = self._own(name)
+        return self._rewrite(bank, [*bank.prompts, *prompts])
+
+    def exchange(self, name: str, old: str, new: Sequence[str]) -> Bank:
+        """Put `new` prompts, or none, where `old` is in one of the user's own banks.
+
+        Raises as `extend` does, and Missing if `old` is not in the bank: somebody else may have changed it.
+        """
+        bank = self._own(name)
+        if old not in bank.prompts:
+            raise Missing(f"prompt in {name}", old, "The bank was changed meanwhile; look at it again.")
+        place = bank.prompts.index(old)
+        return self._rewrite(bank, [*bank.prompts[:place], *new, *bank.prompts[place + 1 :]])
+
+    def remove(self, name: str) -> None:
+        """Delete one of the user's own banks. Raises NameTaken for a shipped one, Missing."""
+        self._own(name)
+        (self.own / f"{name}.toml").unlink()
+
+    def _own(self, name: str) -> Bank:
         bank = self.get(name)
         if not bank.own:
             raise NameTaken("a shipped prompt bank", name, "Shipped banks stay as they are; choose another name.")
-        return self._write(Bank(name, bank.description, check_prompts([*bank.prompts, *prompts], name), own=True))
+        return bank
+
+    def _rewrite(self, bank: Bank, prompts: Sequence[str]) -> Bank:
+        return self._write(dataclasses.replace(bank, prompts=check_prompts(prompts, bank.name)))
 
     def _write(self, bank: Bank) -> Bank:
         self.own.mkdir(parents=True, exist_ok=True)

@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
-from pvtool_core.errors import BadArchive, BadName, Missing, NameTaken
+from pvtool_core.errors import BadArchive, BadName, BrokenIdentity, Missing, NameTaken
 from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Identity, Library
 from pvtool_core.paths import check_name
 
@@ -186,3 +188,41 @@ def test_no_file_makes_import_fail_but_in_words(tmp_path_factory: pytest.TempPat
     (folder / "some.tar").write_bytes(content)
     with pytest.raises(BadArchive):
         Library(folder / "identities").import_(folder / "some.tar")
+
+
+def embedded(library: Library, **embeddings: torch.Tensor) -> Identity:
+    """A person of one photo, with these embeddings by recogniser."""
+    identity = add(library)
+    save_file(embeddings, identity.folder / EMBEDDINGS_FILE)
+    return identity
+
+
+def test_the_similarity_of_photos_is_the_mean_cosine_of_what_the_recognisers_kept(library: Library) -> None:
+    add(library)
+    with library.staging() as staging:
+        one, other = torch.randn(3, 512), torch.randn(3, 128)
+        save_file({"one": one, "other": other}, staging / EMBEDDINGS_FILE)
+        (staging / FACES_FILE).write_text(json.dumps([FACE] * 3))
+        identity = library.adopt(staging, "nora", "woman", "")
+    expected = [torch.cosine_similarity(each[:, None], each[None], dim=-1) for each in (one, other)]
+    assert torch.tensor(identity.similarities()).allclose(torch.stack(expected).mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"numbers", b"\2\0\0\0\0\0\0\0{}", b"\2\0\0\0\0\0\0\0[]", b'\x09\0\0\0\0\0\0\0{"a": {}}', None],
+)
+def test_damaged_embeddings_are_named(library: Library, content: bytes | None) -> None:
+    identity = add(library)
+    path = identity.folder / EMBEDDINGS_FILE
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(BrokenIdentity, match="embeddings.safetensors of mara"):
+        identity.similarities()
+
+
+@pytest.mark.parametrize(
+    "rows", [torch.zeros(1, 8), torch.full((1, 8), torch.nan), torch.ones(2, 8), torch.ones(1, 8, dtype=torch.half)]
+)
+def test_embeddings_that_cannot_be_this_persons_are_named(library: Library, rows: torch.Tensor) -> None:
+    with pytest.raises(BrokenIdentity):
+        embedded(library, rec=rows).similarities()

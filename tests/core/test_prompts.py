@@ -45,6 +45,41 @@ def test_an_own_bank_grows_and_a_shipped_one_does_not(banks: Banks) -> None:
         banks.extend("default", ["<V> sleeps"])
 
 
+def test_a_prompt_of_an_own_bank_is_changed_where_it_stands_and_taken_out(banks: Banks) -> None:
+    banks.create("mine", ["<V> runs", "<V> sleeps", "<V> eats"], "daily")
+    assert banks.exchange("mine", "<V> sleeps", ["<V>  dreams", "<V> wakes"]).prompts[1:3] == ("<V> dreams", "<V> wakes")
+    banks.exchange("mine", "<V> runs", [])
+    assert banks.get("mine").prompts == ("<V> dreams", "<V> wakes", "<V> eats")
+    assert banks.get("mine").description == "daily"
+
+
+@pytest.mark.parametrize(
+    ("bank", "old", "new", "refusal"),
+    [
+        ("mine", "<V> runs", ["runs"], BadPrompt),
+        ("mine", "<V> runs", [], BadPrompt),
+        ("mine", "<V> flies", ["<V> falls"], Missing),
+        ("tiny", "<V> runs", ["<V> falls"], NameTaken),
+    ],
+)
+def test_a_change_that_is_refused_changes_nothing(
+    banks: Banks, bank: str, old: str, new: list[str], refusal: type[Exception]
+) -> None:
+    banks.create("mine", ["<V> runs"])
+    before = [banks.get(name) for name in banks.names()]
+    with pytest.raises(refusal):
+        banks.exchange(bank, old, new)
+    assert [banks.get(name) for name in banks.names()] == before
+
+
+def test_an_own_bank_can_be_deleted_and_a_shipped_one_cannot(banks: Banks) -> None:
+    banks.create("mine", ["<V> runs"])
+    banks.remove("mine")
+    assert "mine" not in banks.names()
+    with pytest.raises(NameTaken):
+        banks.remove("tiny")
+
+
 @pytest.mark.parametrize(
     "prompt", ["", "  ", "<V>", "a man runs", "<v> man runs", "<V> " + "x" * 1000, "<V> {name} runs"]
 )
