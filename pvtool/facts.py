@@ -1,15 +1,19 @@
-"""What is known of a run without following it: for programs, for tables and for the dashboard's list."""
+"""What is known of runs without following them, and of a preset's weights: for programs, tables and the dashboard."""
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pvtool_core.config import TrainJob, read_job, require
-from pvtool_core.errors import Missing, PvError
+from pvtool_core.config import Settings, TrainJob, read_job, require
+from pvtool_core.errors import Missing, PvError, WeightsMissing
 from pvtool_core.library import Identity
+from pvtool_core.models.store import missing_models
 from pvtool_core.paths import runs_dir
 from pvtool_core.runs import ADAPTER_FILE, Event, RunFolder, State, list_runs, newest_event
+from pvtool_core.weights import locate_weights
+
+HERE = "here"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +80,16 @@ def job_of(folder: RunFolder) -> TrainJob:
 
 def runs_of(person: Identity) -> list[RunFolder]:
     """The runs that were trained on this very person, oldest first: not those on another of the same name."""
-    return [run for run in list_runs(runs_dir()) if _trained_on(run) == person.ref.fingerprint]
+    return runs_by_person().get(person.ref.fingerprint, [])
+
+
+def runs_by_person() -> dict[str, list[RunFolder]]:
+    """Every run, oldest first, by the fingerprint of whom it was trained on."""
+    found: dict[str, list[RunFolder]] = {}
+    for run in list_runs(runs_dir()):
+        if fingerprint := _trained_on(run):
+            found.setdefault(fingerprint, []).append(run)
+    return found
 
 
 def _trained_on(run: RunFolder) -> str | None:
@@ -92,3 +105,16 @@ def adapter_of(folder: RunFolder) -> Path:
     if checkpoint is None:
         raise Missing("checkpoint of the run", folder.name, f"`pv runs resume {folder.name}` trains it.")
     return checkpoint / ADAPTER_FILE
+
+
+def weights_here(settings: Settings) -> str:
+    """`here`, or what is missing and the command that brings it, or why the weights cannot be used."""
+    try:
+        if missing := missing_models(settings):
+            return f"missing: {', '.join(missing)}; `pv models fetch {' '.join(missing)}` brings them"
+        locate_weights(settings)
+    except WeightsMissing as error:
+        return f"{error.message} {error.hint}"
+    except PvError as error:
+        return f"cannot be used: {error.message}"
+    return HERE

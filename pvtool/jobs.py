@@ -1,9 +1,12 @@
 """From what a person chose to jobs that engines do; the commands and the dashboard alike begin them here."""
 
+import dataclasses
+import os
 import shutil
 from pathlib import Path
 
 from pvtool.choices import DEFAULT_PRESET, chosen_settings, option_table, versions
+from pvtool.facts import job_of, runs_of
 from pvtool.supervisor import OnEvent, run_short_job
 from pvtool_core.config import IdentifyJob, IdentityRef, Settings, Table, TrainJob, merge, write_job
 from pvtool_core.errors import BadPicture, WeightsMissing
@@ -16,6 +19,8 @@ from pvtool_core.weights import Preset, family_of, locate_faces, resolve, resolv
 
 Choice = tuple[Identity, Preset, tuple[str, ...], Settings]
 """Whom, on what, with which prompts and settings."""
+
+CONSENT = "I am this person, or I have their consent to make videos of them."
 
 
 def prepare(choice: Choice) -> RunFolder:
@@ -80,6 +85,18 @@ def add_identity(
         job = IdentifyJob(**settings.sections(), identity=ref, pictures=pictures, face=face, consent=consent)
         run_short_job("identify", job, on_event)
         return library.adopt(staging, name, noun, consent)
+
+
+def rename_identity(old: str, new: str) -> Identity:
+    """Give a person another name; their runs go on under it. Raises Missing, BadName or NameTaken."""
+    library = Library()
+    person, free = library.get(old), library.check_free(new)
+    moved = dataclasses.replace(person.ref, name=free, folder=str(library.root / free))
+    for run in runs_of(person):  # the runs first: killed on the way, the same call goes on
+        began = run.config.stat().st_mtime_ns
+        write_job(run.config, dataclasses.replace(job_of(run), identity=moved))
+        os.utime(run.config, ns=(began, began))
+    return library.rename(old, free)
 
 
 def _existing(image: Path) -> Path:

@@ -13,11 +13,11 @@ import typer
 
 from pvtool.choices import versions
 from pvtool.cli.options import Json
+from pvtool.facts import HERE, weights_here
 from pvtool.output import Output, table
-from pvtool_core.errors import NotReady, PvError, WeightsMissing
-from pvtool_core.models.store import missing_models
+from pvtool_core.errors import NotReady, PvError
 from pvtool_core.paths import cache_dir, config_dir, data_dir
-from pvtool_core.weights import Presets, locate_weights
+from pvtool_core.weights import Presets
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -71,7 +71,7 @@ _FOLDERS = {"data": data_dir, "cache": cache_dir, "config": config_dir}
 def problems(report: dict[str, dict[str, Any]]) -> list[str]:
     """What the embedded default cannot do without, and lacks."""
     lacking = [topic for topic in ("compute", "codecs", "pictures") if "error" in report[topic]]
-    return lacking + (["weights of the tiny preset"] if report["weights"].get("tiny") != "here" else [])
+    return lacking + (["weights of the tiny preset"] if report["weights"].get("tiny") != HERE else [])
 
 
 def cures(report: dict[str, dict[str, Any]]) -> list[str]:
@@ -110,15 +110,9 @@ def weights() -> dict[str, str]:
 
 def _weights_of(presets: Presets, name: str) -> str:
     try:
-        settings = presets.get(name).settings()
-        if missing := missing_models(settings):
-            return f"missing: {', '.join(missing)}; `pv models fetch {' '.join(missing)}` brings them"
-        locate_weights(settings)
-    except WeightsMissing as error:
-        return f"{error.message} {error.hint}"
+        return weights_here(presets.get(name).settings())
     except PvError as error:  # a preset of the user's that is wrong must not hide the rest of the report
         return f"cannot be used: {error.message}"
-    return "here"
 
 
 def _terminal() -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """`pv identity`: the local library of people."""
 
-import dataclasses
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,15 +8,13 @@ import typer
 from pvtool.cli.asking import confirm
 from pvtool.cli.following import JobProgress
 from pvtool.cli.options import IdentityName, Json, Yes, preset_names
-from pvtool.facts import job_of, runs_of
-from pvtool.jobs import add_identity
+from pvtool.facts import runs_of
+from pvtool.jobs import CONSENT, add_identity, rename_identity
 from pvtool.output import Output, table
-from pvtool_core.config import Noun, to_table, write_job
+from pvtool_core.config import Noun, to_table
 from pvtool_core.library import Identity, Library
 
 app = typer.Typer(help="The people in your library.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
-
-CONSENT = "I am this person, or I have their consent to make videos of them."
 
 
 def facts(identity: Identity) -> dict[str, Any]:
@@ -83,14 +79,7 @@ def rename(name: IdentityName, new_name: str, as_json: Json = False) -> None:
 
     Their runs go on under the new one, and keep their own names.
     """
-    library = Library()
-    person, free = library.get(name), library.check_free(new_name)
-    moved = dataclasses.replace(person.ref, name=free, folder=str(library.root / free))
-    for run in runs_of(person):  # the runs first: killed on the way, the same command goes on
-        began = run.config.stat().st_mtime_ns
-        write_job(run.config, dataclasses.replace(job_of(run), identity=moved))
-        os.utime(run.config, ns=(began, began))
-    identity = library.rename(name, free)
+    identity = rename_identity(name, new_name)
     Output(as_json).result(facts(identity), f"Renamed {name} to {identity.name}.")
 
 
