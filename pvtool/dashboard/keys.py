@@ -89,17 +89,21 @@ LOG: Keys = [
 IDENTITIES: Keys = [
     key("a", "add", "Add", "Add a person from pictures"),
     key("n", "train", "Train", "Train this person"),
+    key("enter", "open", "Runs", "From the person to their runs; there, open this run", show=False),
+    key("R", "rename", "Rename", "Give this person another name"),
+    key("delete", "remove", "Delete", "Delete this person and all that is kept of them", show=False),
     key("j,down", "down", "Down", "Next", show=False),
     key("k,up", "up", "Up", "Previous", show=False),
     key("h,left", "photo(-1)", "Photo before", "The photo before", show=False),
-    key("l,right", "photo(1)", "Photo after", "The photo after"),
+    key("l,right", "photo(1)", "Next photo", "The next photo"),
 ]
 PROMPTS: Keys = [
     key("enter", "edit", "Edit", "Change this prompt, in a bank of your own"),
     key("a", "add", "Add", "Add a prompt to this bank"),
-    key("delete", "remove", "Remove", "Take this prompt out of its bank", show=False),
+    key("delete", "remove", "Remove", "Take this prompt out of its bank; among the banks, delete the bank", show=False),
     key("n", "new", "New bank", "Begin a bank of your own, with or without this one's prompts"),
     key("slash", "filter", "Filter", "Show only prompts that have these words"),
+    key("escape", "clear", "All", "Show all prompts again", show=False),
     key("tab", "other_list", "Banks/prompts", "From the banks to the prompts, and back", show=False),
     key("j,down", "down", "Down", "Next", show=False),
     key("k,up", "up", "Up", "Previous", show=False),

@@ -216,7 +216,7 @@ def test_damaged_embeddings_are_named(library: Library, content: bytes | None) -
     identity = add(library)
     path = identity.folder / EMBEDDINGS_FILE
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(BrokenIdentity, match="embeddings.safetensors of mara"):
+    with pytest.raises(BrokenIdentity, match=r"embeddings\.safetensors of mara"):
         identity.similarities()
 
 

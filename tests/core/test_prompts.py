@@ -47,7 +47,10 @@ def test_an_own_bank_grows_and_a_shipped_one_does_not(banks: Banks) -> None:
 
 def test_a_prompt_of_an_own_bank_is_changed_where_it_stands_and_taken_out(banks: Banks) -> None:
     banks.create("mine", ["<V> runs", "<V> sleeps", "<V> eats"], "daily")
-    assert banks.exchange("mine", "<V> sleeps", ["<V>  dreams", "<V> wakes"]).prompts[1:3] == ("<V> dreams", "<V> wakes")
+    assert banks.exchange("mine", "<V> sleeps", ["<V>  dreams", "<V> wakes"]).prompts[1:3] == (
+        "<V> dreams",
+        "<V> wakes",
+    )
     banks.exchange("mine", "<V> runs", [])
     assert banks.get("mine").prompts == ("<V> dreams", "<V> wakes", "<V> eats")
     assert banks.get("mine").description == "daily"

@@ -1,0 +1,298 @@
+"""The people of the library: their photos, how alike these are, consent, and the runs trained on them."""
+
+import asyncio
+from typing import ClassVar
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import Screen
+from textual.widgets import Button, Footer, Label, OptionList, Static
+from textual.widgets.option_list import Option
+
+from pvtool.dashboard import keys
+from pvtool.dashboard.messages import OpenRun
+from pvtool.dashboard.screens.person import AddPerson, RenamePerson, remove_person
+from pvtool.dashboard.screens.start import StartScreen
+from pvtool.dashboard.widgets.form import Note
+from pvtool.dashboard.widgets.lists import Choices
+from pvtool.dashboard.widgets.people import Likeness, Matrix, Person, Photo
+from pvtool.dashboard.widgets.picture import Clip
+from pvtool.dashboard.widgets.places import HEIGHTS, WIDTHS, Places
+from pvtool.facts import runs_by_person
+from pvtool_core.errors import PvError, from_foreign
+from pvtool_core.library import IDENTITY_FILE, Identity, Library
+from pvtool_core.paths import identities_dir, runs_dir
+from pvtool_core.runs import RunFolder
+
+LOOK_SECONDS = 3.0
+
+
+class About(VerticalScroll, can_focus=True, inherit_bindings=False):
+    """All about one person; left and right are for their photos."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j,down", "scroll_down", show=False),
+        Binding("k,up", "scroll_up", show=False),
+        Binding("pagedown", "page_down", show=False),
+        Binding("pageup", "page_up", show=False),
+        Binding("g,home", "scroll_home", show=False),
+        Binding("G,end", "scroll_end", show=False),
+    ]
+
+
+class IdentitiesScreen(Screen[None]):
+    """Everybody in the library, and all about one of them."""
+
+    DEFAULT_CSS = """
+    IdentitiesScreen #people { width: 28; height: 100%; padding: 1 1 0 1; border-right: solid $panel; }
+    IdentitiesScreen.-narrow #both { layout: vertical; }
+    IdentitiesScreen.-narrow #people { width: 100%; height: 30%; border-right: none; border-bottom: solid $panel; }
+    IdentitiesScreen.-wide #people { width: 36; }
+    IdentitiesScreen #about { padding: 1 2 0 2; scrollbar-size-vertical: 1; }
+    IdentitiesScreen #who { height: auto; }
+    IdentitiesScreen #pictures { height: 18vw; }
+    IdentitiesScreen #pictures Clip { width: 1fr; height: 1fr; }
+    IdentitiesScreen #reference { margin-right: 1; }
+    IdentitiesScreen #caption { color: $text-muted; height: auto; }
+    IdentitiesScreen #words { height: auto; }
+    IdentitiesScreen .heading { color: $text-muted; text-style: bold; margin-top: 1; }
+    IdentitiesScreen #runs { height: auto; max-height: 12; }
+    IdentitiesScreen.-wide #beside { layout: horizontal; height: auto; }
+    IdentitiesScreen.-wide #seen { width: 1fr; max-width: 200; }
+    IdentitiesScreen.-wide #words { width: 60; margin-left: 3; }
+    IdentitiesScreen.-wide #pictures { height: 17vw; }
+    IdentitiesScreen.-short #pictures { height: 11; }
+    IdentitiesScreen #beside, IdentitiesScreen #seen { height: auto; }
+    IdentitiesScreen #nobody { padding: 1 2; height: auto; display: none; }
+    IdentitiesScreen #nobody Button { margin-top: 1; }
+    IdentitiesScreen.-empty #nobody { display: block; }
+    IdentitiesScreen.-empty #people, IdentitiesScreen.-empty #about { display: none; }
+    """
+    BINDINGS = keys.IDENTITIES
+    HORIZONTAL_BREAKPOINTS = WIDTHS
+    VERTICAL_BREAKPOINTS = HEIGHTS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._people: dict[str, Person] = {}
+        self._seen: object = None
+        self._shown: Person | None = None
+        self._place = 0
+        self._likeness: Matrix = ()
+
+    def compose(self) -> ComposeResult:
+        """The list at the left, the person at the right."""
+        yield Places("identities")
+        yield Note(id="trouble")
+        with Vertical(id="nobody"):
+            yield Static("Nobody is in the library yet.\n\nOne photo is enough: it stays on this machine.")
+            yield Button("Add a person (a)", "primary", action="screen.add", compact=True)
+        with Horizontal(id="both"):
+            yield Choices(id="people")
+            with About(id="about"):
+                yield Static(id="who")
+                with Vertical(id="beside"):
+                    yield from self._compose_pictures()
+                    yield from self._compose_words()
+        yield Footer()
+
+    def _compose_pictures(self) -> ComposeResult:
+        with Vertical(id="seen"):
+            with Horizontal(id="pictures"):
+                yield _clip("Photo", "reference")
+                yield _clip("Face", "face")
+            yield Static(id="caption")
+
+    def _compose_words(self) -> ComposeResult:
+        with Vertical(id="words"):
+            yield Label("Likeness of the photos", classes="heading")
+            yield Note(id="unlike")
+            yield Likeness()
+            yield Label("Consent", classes="heading")
+            yield Static(id="consent", markup=False)
+            yield Label("Runs", classes="heading")
+            yield Note(id="no-runs")
+            yield Choices(id="runs")
+
+    def on_mount(self) -> None:
+        """Look at the library, and go on doing so."""
+        self.query_one("#people").focus()
+        self.set_interval(LOOK_SECONDS, self.look)
+
+    def on_screen_resume(self) -> None:
+        """See what has changed meanwhile."""
+        self.look()
+
+    def look(self, chosen: str | None = None) -> None:
+        """Read the library again if it has changed, and show `chosen`; nothing is read for a screen that is hidden."""
+        if self.is_current:
+            self._look(chosen)
+
+    @work(exclusive=True, group="look", exit_on_error=False)
+    async def _look(self, chosen: str | None) -> None:
+        try:
+            seen = await asyncio.to_thread(_traces)
+            if seen == self._seen and not chosen:
+                return
+            people = await asyncio.to_thread(_read_people)
+        except Exception as error:
+            self.query_one("#trouble", Note).complain(from_foreign(error))
+            return
+        self._seen = seen
+        self.query_one("#trouble", Note).say("")
+        self._list(people, chosen)
+
+    def _list(self, people: list[Person], chosen: str | None) -> None:
+        self._people = {person.name: person for person in people}
+        self.set_class(not people, "-empty")
+        self.query_one("#people", Choices).fill((person.option() for person in people), chosen)
+        if not people:
+            self._shown = None
+
+    @on(OptionList.OptionHighlighted, "#people")
+    def show(self, event: OptionList.OptionHighlighted) -> None:
+        """Show whom the list points at."""
+        person = self._people[event.option.id or ""]
+        if person == self._shown:
+            return
+        if self._shown is None or person.name != self._shown.name:
+            self._place = 0
+        self._shown, self._likeness = person, ()
+        self._show_words(person)
+        self._show_photo()
+        self._compare(person)
+
+    def _show_words(self, person: Person) -> None:
+        about = f"{person.noun} · {person.photos_in_words} · added {_day(person.created)}"
+        who = (f"cannot be read: {person.problem}", "$text-error") if person.problem else (about, "dim")
+        self.query_one("#who", Static).update(Content.assemble((person.name, "bold"), "  ", who))
+        self.query_one("#consent", Static).update(person.consent or "Nothing was written down.")
+        self.query_one("#no-runs", Note).say("" if person.runs else "None yet: `n` trains this person.")
+        self.query_one("#runs", Choices).fill(Option(Content(run), id=run) for run in person.runs)
+        self.query_one("#runs").display = bool(person.runs)
+        self.query_one("#beside").display = not person.problem
+
+    def _show_photo(self) -> None:
+        photos = self._shown.photos if self._shown else ()
+        photo = photos[self._place % len(photos)] if photos else None
+        self.query_one("#reference", Clip).show(photo.reference if photo else None)
+        self.query_one("#face", Clip).show(photo.face if photo else None)
+        words = f"Photo {self._place + 1} of {len(photos)} · {photo.name} · face {photo.score:.2f}" if photo else ""
+        self.query_one("#caption", Static).update(Content(words))
+        if self._likeness:
+            self.query_one(Likeness).show(self._likeness, self._place)
+
+    @work(exclusive=True, group="compare", exit_on_error=False)
+    async def _compare(self, person: Person) -> None:
+        note, likeness = self.query_one("#unlike", Note), self.query_one(Likeness)
+        likeness.display = False
+        if person.problem:
+            return
+        try:
+            self._likeness = await asyncio.to_thread(lambda: Library().get(person.name).similarities())
+        except Exception as error:
+            note.complain(from_foreign(error))
+            return
+        note.say("")
+        likeness.display = True
+        likeness.show(self._likeness, self._place)
+
+    @on(OptionList.OptionSelected, "#people")
+    def action_open(self) -> None:
+        """From the person to their runs."""
+        if self._shown and self._shown.runs:
+            self.query_one("#runs").focus()
+
+    @on(OptionList.OptionSelected, "#runs")
+    def open_run(self, event: OptionList.OptionSelected) -> None:
+        """Ask for this run to be shown."""
+        self.post_message(OpenRun(event.option.id or ""))
+
+    def action_photo(self, by: int) -> None:
+        """The next photo, or the one before."""
+        if self._shown and self._shown.photos:
+            self._place = (self._place + by) % len(self._shown.photos)
+            self._show_photo()
+
+    def action_down(self) -> None:
+        """The next person."""
+        self.query_one("#people", Choices).action_cursor_down()
+
+    def action_up(self) -> None:
+        """The person before."""
+        self.query_one("#people", Choices).action_cursor_up()
+
+    def action_add(self) -> None:
+        """Add a person, and show them."""
+        self.app.push_screen(AddPerson(), self._changed)
+
+    def action_rename(self) -> None:
+        """Give this person another name."""
+        if self._shown:
+            self.app.push_screen(RenamePerson(self._shown), self._changed)
+
+    def action_remove(self) -> None:
+        """Delete this person, once that is confirmed."""
+        if self._shown:
+            self.app.push_screen(remove_person(self._shown), self._changed)
+
+    def _changed(self, name: str | None) -> None:
+        if name:
+            self.look(name)
+
+    def action_train(self) -> None:
+        """Start a run of this person, and ask for it to be shown."""
+        self.app.push_screen(StartScreen(self._shown.name if self._shown else None), self._started)
+
+    def _started(self, run: RunFolder | None) -> None:
+        if run:
+            self.post_message(OpenRun(run.name))
+
+
+def _clip(title: str, id: str) -> Clip:
+    clip = Clip(title)
+    clip.id = id
+    return clip
+
+
+def _day(created: str) -> str:
+    return created[:10]
+
+
+def _traces() -> list[tuple[str, int]]:
+    """What changes when anybody comes, goes or is trained."""
+    files = [*identities_dir().glob(f"[!.]*/{IDENTITY_FILE}"), *runs_dir().glob("[!.]*/config.toml")]
+    return sorted((str(file), file.stat().st_mtime_ns) for file in files)
+
+
+def _read_people() -> list[Person]:
+    library, runs = Library(), runs_by_person()
+    return [_read_person(library, name, runs) for name in library.names()]
+
+
+def _read_person(library: Library, name: str, runs: dict[str, list[RunFolder]]) -> Person:
+    """Somebody whose files are broken is listed too, with what is wrong."""
+    try:
+        identity = library.get(name)
+        trained = runs.get(identity.ref.fingerprint, [])
+    except PvError as error:
+        return Person(name=name, folder=library.root / name, problem=f"{error.message} {error.hint}")
+    except OSError as error:
+        return Person(name=name, folder=library.root / name, problem=from_foreign(error).message)
+    return Person(
+        name=name,
+        folder=identity.folder,
+        noun=identity.noun,
+        created=identity.record.created,
+        consent=identity.record.consent,
+        photos=_photos(identity),
+        runs=tuple(run.name for run in trained),
+    )
+
+
+def _photos(identity: Identity) -> tuple[Photo, ...]:
+    files = zip(identity.references, identity.faces, identity.record.faces, strict=True)
+    return tuple(Photo(reference=one, face=face, name=each.picture, score=each.score) for one, face, each in files)
