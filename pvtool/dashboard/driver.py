@@ -157,6 +157,7 @@ class PatientDriver(LinuxDriver):
         super().__init__(app, **options)
         self._writer: Writer | None = None
         self._synchronised = False
+        self._lent: dict[int, str] = {}
 
     @property
     def stalled(self) -> bool:
@@ -176,6 +177,20 @@ class PatientDriver(LinuxDriver):
             self._writer.frame(f"{_BEGIN_FRAME}{data}{_END_FRAME}" if self._synchronised else data)
         else:
             self._writer.control(data)
+
+    def lend(self, key: int, text: str, back: str) -> None:
+        """Give the terminal something that it keeps, until `back` is written: at the latest before it is left."""
+        self._lent[key] = back
+        self.write(text)
+
+    def take_back(self, key: int) -> None:
+        if back := self._lent.pop(key, None):
+            self.write(back)
+
+    def stop_application_mode(self) -> None:
+        for key in list(self._lent):
+            self.take_back(key)
+        super().stop_application_mode()
 
     def close(self) -> None:
         super().close()
@@ -197,8 +212,10 @@ class PatientDriver(LinuxDriver):
         with selectors.SelectSelector() as selector:
             selector.register(self.fileno, selectors.EVENT_READ)
             while answers.awaited and not self.exit_event.is_set():
-                came = selector.select(0.1)
-                typed = answers.filter(decode(os.read(self.fileno, _PIECE))) if came else answers.release()
+                came = os.read(self.fileno, _PIECE) if selector.select(0.1) else None
+                if came == b"":
+                    return
+                typed = answers.release() if came is None else answers.filter(decode(came))
                 for event in (*(parser.feed(typed) if typed else ()), *parser.tick()):
                     self.process_message(event)
 
@@ -208,13 +225,7 @@ def patient_driver(terminal: Terminal) -> type[PatientDriver]:
     return type("PatientDriver", (PatientDriver,), {"answers_may_come": not terminal.answered})
 
 
-def stalls(app: App[Any]) -> bool:
-    """Whether the link to the terminal stalls, so that nothing should be painted that can wait."""
+def driver_of(app: App[Any]) -> PatientDriver | None:
+    """The driver of a running application; None where it has another one, as under test."""
     driver = app._driver  # pyright: ignore[reportPrivateUsage] — Textual has no public name for it
-    return isinstance(driver, PatientDriver) and driver.stalled
-
-
-def send(app: App[Any], text: str) -> None:
-    """Write to the terminal, in order with what is painted; nothing where there is none, as under test."""
-    if driver := app._driver:  # pyright: ignore[reportPrivateUsage]
-        driver.write(text)
+    return driver if isinstance(driver, PatientDriver) else None

@@ -37,13 +37,15 @@ class Pictures(StrEnum):
 @dataclass(frozen=True)
 class Terminal:
     """What is drawn on. `cell` is the width and height of a character in pixels; `answered` is false where the
-    terminal was asked and its answers may still come, amid what is typed."""
+    terminal was asked and its answers may still come, amid what is typed; `bytes_per_second` is what moving pictures
+    may send, all together."""
 
     pictures: Pictures
     tmux: bool
     colours: Colours
     cell: tuple[int, int] = (10, 20)
     answered: bool = True
+    bytes_per_second: int = 200_000
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,13 @@ _TRUE_COLOUR_WORDS = {"truecolor", "24bit"}
 
 def probe(wanted: str | None = None, patience: float = PATIENCE) -> Terminal:
     """Ask the terminal. `wanted` is auto, kitty, blocks or off; None asks PV_IMAGES. Raises UsageError."""
-    choice = _choice(wanted)
+    choice, rate = _choice(wanted), _bytes_per_second(os.environ)
     if not (_are_terminals() and os.environ.get("TERM", "dumb") != "dumb"):
         return Terminal(Pictures.OFF if choice == "auto" else Pictures(choice), False, "none")
     tmux = "TMUX" in os.environ
     facts = _ask_tmux() if tmux else _ask(patience) if _can_be_asked(os.environ) else _Facts()
     colours = _colours(os.environ, facts, choice == "kitty")
-    return Terminal(_pictures(choice, facts, colours), tmux, colours, facts.cell or _cell(), facts.answered)
+    return Terminal(_pictures(choice, facts, colours), tmux, colours, facts.cell or _cell(), facts.answered, rate)
 
 
 def prepare(terminal: Terminal) -> None:
@@ -98,6 +100,13 @@ def _choice(wanted: str | None) -> str:
     if name not in {"auto", *Pictures}:
         raise UsageError(f"{source} cannot be {name!r}.", "Use auto, kitty, blocks or off.")
     return name
+
+
+def _bytes_per_second(environ: Mapping[str, str]) -> int:
+    asked = environ.get("PV_BYTES_PER_SECOND") or ("60000" if environ.get("SSH_CONNECTION") else "200000")
+    if not asked.isdecimal() or not int(asked):
+        raise UsageError(f"PV_BYTES_PER_SECOND cannot be {asked!r}.", "Use a whole number of bytes, such as 200000.")
+    return int(asked)
 
 
 def _are_terminals() -> bool:
