@@ -13,6 +13,7 @@ import typer
 
 from pvtool.choices import versions
 from pvtool.cli.options import Json
+from pvtool.dashboard.terminal import probe
 from pvtool.facts import HERE, weights_here
 from pvtool.output import Output, table
 from pvtool_core.errors import NotReady, PvError
@@ -61,7 +62,7 @@ def examine() -> dict[str, dict[str, Any]]:
         "weights": weights(),
         "codecs": _ask(_ASK_CODECS),
         "pictures": _ask(_ASK_OPENCV),
-        "terminal": _terminal(),
+        "terminal": terminal(),
     }
 
 
@@ -115,15 +116,18 @@ def _weights_of(presets: Presets, name: str) -> str:
         return f"cannot be used: {error.message}"
 
 
-def _terminal() -> dict[str, Any]:
-    """What the environment says; it is not asked, so that nothing is typed into the user's shell."""
-    term, program = os.environ.get("TERM", ""), os.environ.get("TERM_PROGRAM", "")
-    kitty = "KITTY_WINDOW_ID" in os.environ or any(word in term + program for word in ("kitty", "ghostty", "WezTerm"))
-    truecolor = os.environ.get("COLORTERM") in {"truecolor", "24bit"} or kitty
-    pictures = (
-        "kitty graphics" if kitty else "half blocks in true colour" if truecolor else "half blocks in 256 colours"
-    )
-    return {"terminal": sys.stderr.isatty(), "TERM": term, "pictures": pictures}
+def terminal() -> dict[str, Any]:
+    """What the dashboard would find. A terminal that answers late answers the shell, so it is given long."""
+    found = probe(patience=4.0)
+    width, height = found.cell
+    return {
+        "terminal": sys.stderr.isatty(),
+        "TERM": os.environ.get("TERM", ""),
+        "pictures": found.pictures.value,
+        "colours": found.colours,
+        "cell": f"{width} × {height} pixels",
+        "tmux": found.tmux,
+    }
 
 
 def _plain(value: Any) -> str:

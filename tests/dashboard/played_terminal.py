@@ -1,0 +1,115 @@
+"""A terminal played by a test: it answers after a while, stops reading when told, and shows what was painted."""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Event, Thread
+from time import monotonic, sleep
+from typing import Self
+
+import pyte
+
+KITTY = {
+    "\x1b_Gi=31": "\x1b_Gi=31;OK\x1b\\",
+    "\x1b[>0q": "\x1bP>|kitty(0.42.1)\x1b\\",
+    "\x1b[16t": "\x1b[6;18;9t",
+    "\x1bP$qm": "\x1bP1$r0;48:2:1:2:3m\x1b\\",
+    "\x1b[c": "\x1b[?62;c",
+}
+XTERM = {"\x1b[>0q": "\x1bP>|XTerm(390)\x1b\\", "\x1bP$qm": "\x1bP0$r\x1b\\", "\x1b[c": "\x1b[?64;1;2;4;22c"}
+_CONTROLLING = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+
+
+class PlayedTerminal:
+    """Runs a piece of Python on a terminal of its own. `delay` is how late the terminal answers; None is never."""
+
+    def __init__(
+        self,
+        script: str,
+        *words: str,
+        answers: Mapping[str, str] = KITTY,
+        delay: float | None = 0.0,
+        size: tuple[int, int] = (80, 24),
+        **environ: str,
+    ) -> None:
+        self._screen = pyte.Screen(*size)
+        self._answers, self._delay = dict(answers), delay
+        self.reading = Event()
+        self.reading.set()
+        self.written = ""
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", size[1], size[0], 0, 0))
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _CONTROLLING + script, *words],
+            stdin=slave,
+            stdout=subprocess.PIPE,
+            stderr=slave,
+            start_new_session=True,
+            cwd=Path(__file__).parents[2],
+            env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "TERM": "xterm-256color", **environ},
+        )
+        os.close(slave)
+        self._reader = Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reading.set()
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        os.close(self._master)
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def wait_for(self, pattern: str, seconds: float = 15.0) -> None:
+        """Until something like this was written."""
+        deadline = monotonic() + seconds
+        while not re.search(pattern, self.written):
+            assert monotonic() < deadline, f"{pattern!r} did not come; the last of it: {self.written[-500:]!r}"
+            sleep(0.02)
+
+    def said(self, seconds: float = 20.0) -> str:
+        """What the script printed, once it has ended."""
+        output, _ = self._process.communicate(timeout=seconds)
+        assert self._process.returncode == 0, self.written[-2000:]
+        return output.decode()
+
+    def lines(self) -> list[str]:
+        """What is on the screen; pyte knows no commands to programs and prints their text, so they are left out."""
+        self._screen.reset()
+        text = re.sub(r"\x1b[_P][^\x1b]*\x1b\\|\x1b\[[<>=?]?[\d;]*(?:u|\$p|t|q)|\x1b\[>\d+q", "", self.written)
+        pyte.Stream(self._screen).feed(text)
+        return list(self._screen.display)
+
+    def _read(self) -> None:
+        while self._process.poll() is None or select.select([self._master], [], [], 0.05)[0]:
+            self.reading.wait()
+            if not select.select([self._master], [], [], 0.05)[0]:
+                continue
+            try:
+                self.written += os.read(self._master, 65536).decode(errors="replace")
+            except OSError:
+                return
+            self._answer()
+
+    def _answer(self) -> None:
+        if self._delay is not None and "\x1b[c" in self.written and self._answers:
+            said = "".join(answer for question, answer in self._answers.items() if question in self.written)
+            self._answers = {}
+            Thread(target=self._answer_later, args=(self._delay, said), daemon=True).start()
+
+    def _answer_later(self, delay: float, said: str) -> None:
+        sleep(delay)
+        self.type(said)

@@ -1,0 +1,179 @@
+"""The one question before the dashboard starts: what it finds out, how long it takes, and that nothing is left over."""
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from time import sleep
+
+import pytest
+from pvtool.cli import doctor
+from pvtool.dashboard.terminal import Pictures, Terminal, prepare, probe
+from pvtool_core.errors import UsageError
+
+from tests.dashboard.played_terminal import KITTY, XTERM, PlayedTerminal
+
+PROBE = """
+import json, select, sys, time
+from dataclasses import asdict
+from pvtool.dashboard.terminal import probe
+started = time.perf_counter()
+found = asdict(probe())
+took = time.perf_counter() - started
+print(json.dumps({**found, "took": took, "textual": "textual" in sys.modules, "left": bool(select.select([0], [], [], 0.3)[0])}))
+"""
+TYPING = """
+import sys, time
+from pvtool.dashboard.terminal import prepare, probe
+terminal = probe()
+prepare(terminal)
+from textual.app import App
+from textual.widgets import Input
+from pvtool.dashboard.driver import patient_driver
+
+class Typing(App):
+    BINDINGS = [("ctrl+t", "quit", "End")]
+    def compose(self):
+        yield Input()
+    def on_mount(self):
+        self.exit_at = None
+    def action_quit(self):
+        self.exit(self.query_one(Input).value)
+print(repr(Typing(driver_class=patient_driver(terminal)).run()))
+"""
+
+
+def probed(terminal: PlayedTerminal) -> dict[str, object]:
+    with terminal:
+        return json.loads(terminal.said())
+
+
+def test_kitty_is_found_at_once_with_its_cells_and_colours() -> None:
+    found = probed(PlayedTerminal(PROBE))
+    assert (found["pictures"], found["colours"], found["cell"]) == ("kitty", "truecolor", [9, 18])
+    assert found["answered"] and not found["left"] and not found["textual"]
+    assert float(str(found["took"])) < 0.2
+
+
+@pytest.mark.parametrize("delay", [0.15, 0.8])
+def test_a_slow_link_is_waited_for_and_leaves_nothing_to_be_typed(delay: float) -> None:
+    found = probed(PlayedTerminal(PROBE, delay=delay))
+    assert found["pictures"] == "kitty" and found["answered"] and not found["left"]
+    assert delay <= float(str(found["took"])) < delay + 0.4
+
+
+def test_a_terminal_that_never_answers_gets_half_blocks_after_a_second_and_a_half() -> None:
+    found = probed(PlayedTerminal(PROBE, delay=None))
+    assert (found["pictures"], found["colours"], found["answered"]) == ("blocks", "256", False)
+    assert 1.4 < float(str(found["took"])) < 2.2
+
+
+def test_a_terminal_without_placeholders_gets_half_blocks_though_it_has_kittys_graphics() -> None:
+    wezterm = {**KITTY, "\x1b[>0q": "\x1bP>|WezTerm 20240203\x1b\\"}
+    old_kitty = {**KITTY, "\x1b[>0q": "\x1bP>|kitty(0.21.2)\x1b\\"}
+    assert probed(PlayedTerminal(PROBE, answers=wezterm))["pictures"] == "blocks"
+    assert probed(PlayedTerminal(PROBE, answers=old_kitty))["pictures"] == "blocks"
+
+
+def test_true_colour_is_known_without_colorterm_by_an_answer_or_by_a_name() -> None:
+    def colours(**environ: str) -> object:
+        return probed(PlayedTerminal(PROBE, delay=0.0, answers={"\x1b[c": "\x1b[?62c"}, **environ))["colours"]
+
+    assert probed(PlayedTerminal(PROBE, answers=XTERM))["colours"] == "truecolor"
+    assert probed(PlayedTerminal(PROBE, answers={k: KITTY[k] for k in ("\x1bP$qm", "\x1b[c")}))["colours"] == "truecolor"
+    assert colours(TERM="alacritty") == "truecolor"
+    assert colours(LC_TERMINAL="iTerm2") == "truecolor"
+    assert colours(COLORTERM="24bit") == "truecolor"
+    assert colours(TERM="xterm-256color") == "256"
+    assert colours(TERM="xterm") == "16"
+
+
+def test_no_color_is_obeyed_unless_it_is_empty() -> None:
+    found = probed(PlayedTerminal(PROBE, NO_COLOR="1"))
+    assert (found["colours"], found["pictures"]) == ("none", "blocks")
+    assert probed(PlayedTerminal(PROBE, NO_COLOR=""))["colours"] == "truecolor"
+
+
+def test_a_multiplexer_and_the_console_are_not_asked_what_they_would_show_as_text() -> None:
+    for term in ("screen-256color", "tmux-256color", "linux"):
+        with PlayedTerminal(PROBE, TERM=term) as terminal:
+            found = json.loads(terminal.said())
+            assert terminal.written == "" and found["pictures"] == "blocks"
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.15, 0.8, 3.0, None])
+def test_no_answer_ever_lands_in_an_input_and_every_key_does(delay: float | None) -> None:
+    with PlayedTerminal(TYPING, answers=XTERM, delay=delay) as terminal:
+        terminal.wait_for(r"\x1b\[\?1049h[\s\S]*\x1b\[\d+;\d+H")
+        for character in "ab cd":
+            terminal.type(character)
+            if delay == 3.0:
+                sleep(0.5)  # so that the answer comes amid them
+        terminal.type("\x14")
+        assert terminal.said() == "'ab cd'\n"
+        assert "\x1b[?1049l" in terminal.written
+
+
+def test_pictures_are_chosen_by_argument_then_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PV_IMAGES", "off")
+    assert probe().pictures is Pictures.OFF
+    assert probe("blocks").pictures is Pictures.BLOCKS
+    with pytest.raises(UsageError, match="--images cannot be 'sixel'"):
+        probe("sixel")
+    monkeypatch.setenv("PV_IMAGES", "lots")
+    with pytest.raises(UsageError, match="PV_IMAGES cannot be 'lots'"):
+        probe()
+
+
+def test_what_moving_pictures_may_send_is_set_by_the_link_or_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rate(**environ: str) -> object:
+        return probed(PlayedTerminal(PROBE, **environ))["bytes_per_second"]
+
+    assert rate() == 200_000
+    assert rate(SSH_CONNECTION="10.0.0.1 1 10.0.0.2 22") == 60_000
+    assert rate(SSH_CONNECTION="10.0.0.1 1 10.0.0.2 22", PV_BYTES_PER_SECOND="9000") == 9000
+    monkeypatch.setenv("PV_BYTES_PER_SECOND", "0")
+    with pytest.raises(UsageError, match="PV_BYTES_PER_SECOND cannot be '0'"):
+        probe()
+
+
+def test_without_a_terminal_nothing_is_asked_and_nothing_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PV_IMAGES", raising=False)
+    for stream in (None, io.StringIO()):
+        monkeypatch.setattr(sys, "__stdin__", stream)
+        assert probe() == Terminal(Pictures.OFF, False, "none")
+
+
+def test_textual_is_told_the_colours_and_an_empty_no_color_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "")
+    monkeypatch.setenv("TEXTUAL_COLOR_SYSTEM", "auto")
+    prepare(Terminal(Pictures.BLOCKS, False, "16"))
+    assert os.environ["TEXTUAL_COLOR_SYSTEM"] == "standard" and "NO_COLOR" not in os.environ
+
+
+def test_tmux_is_asked_by_its_command_what_it_lets_through(tmp_path: Path) -> None:
+    def found(answer: str) -> dict[str, object]:
+        (tmp_path / "tmux").write_text(f"#!/bin/sh\necho '{answer}'\n")
+        (tmp_path / "tmux").chmod(0o755)
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        with PlayedTerminal(PROBE, TMUX="/tmp/x,1,0", TERM="tmux-256color", PATH=path) as terminal:
+            said = json.loads(terminal.said())
+            assert terminal.written == ""
+            return said
+
+    kitty = found("on|xterm-kitty kitty(0.42.1)|256,RGB,title")
+    assert (kitty["pictures"], kitty["colours"], kitty["tmux"]) == ("kitty", "truecolor", True)
+    assert found("1|xterm-ghostty ghostty 1.2.0|256,RGB")["pictures"] == "kitty"
+    assert found("off|xterm-kitty kitty(0.42.1)|256,RGB")["pictures"] == "blocks"
+    assert found("on|xterm-256color XTerm(390)|256,RGB")["pictures"] == "blocks"
+    assert found("on|xterm-256color |256")["colours"] == "256"
+    assert found("")["colours"] == "256"
+
+
+def test_doctor_says_what_pictures_this_terminal_can_show() -> None:
+    script = "import json; from pvtool.cli import doctor; print(json.dumps(doctor.terminal()))"
+    with PlayedTerminal(script) as terminal:
+        said = json.loads(terminal.said())
+    assert said["pictures"] == "kitty" and said["colours"] == "truecolor" and said["cell"] == "9 × 18 pixels"
+    assert doctor.terminal()["terminal"] in (True, False)
