@@ -122,7 +122,7 @@ class LateAnswers:
     """
 
     _BEGUN = re.compile(r"(\x1b_G[^\x1b]*|\x1bP[>01][^\x1b]*|\x1b\[\?[\d;]*|\x1b\[6;[\d;]*)\x1b?\Z")
-    _DOUBTFUL = re.compile(r"\x1b[_P\[]?\Z")
+    _DOUBTFUL = re.compile(r"\x1b([_P]|\[6?)?\Z")
 
     def __init__(self) -> None:
         self.awaited = True

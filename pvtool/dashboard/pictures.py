@@ -126,14 +126,16 @@ async def _run(path: Path, ffmpeg: str, file: BinaryIO, how: list[str]) -> tuple
     except TimeoutError:
         raise Unshowable(path, f"took longer than {_SECONDS:.0f} seconds to read") from None
     finally:
-        _kill(process)
+        await _end(process)
     return process.returncode or 0, output, said.decode(errors="replace")
 
 
-def _kill(process: Process) -> None:
+async def _end(process: Process) -> None:
+    """Not before it is gone: nothing must be left over when its picture is no longer wanted."""
     if process.returncode is None:
         with suppress(ProcessLookupError):
             process.kill()
+        await process.wait()
 
 
 def _raw_frames(output: bytes) -> Iterator[Frame]:
