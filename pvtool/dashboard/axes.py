@@ -8,6 +8,7 @@ from pvtool.dashboard.series import Axis, Extent
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _ROUND_SECONDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200)
+_UNITS = ((9, "G"), (6, "M"), (3, "k"))
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,8 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     step, largest = ticks[1] - ticks[0], max(abs(ticks[0]), abs(ticks[-1]))
     if largest >= 1e12 or largest < 1e-3:
         return [exponent(tick) for tick in ticks]
-    power, letter = next(
-        ((p, s) for p, s in ((9, "G"), (6, "M"), (3, "k")) if step >= 10 ** (p - 1) and largest >= 10**p), (0, "")
-    )
+    fitting = (unit for unit in _UNITS if step >= 10 ** (unit[0] - 1) and largest >= 10 ** unit[0])
+    power, letter = next(fitting, (0, ""))
     decimals = max(0, power - math.floor(math.log10(step) + 1e-9))
     return [f"{tick / 10**power:.{decimals}f}{letter}" for tick in ticks]
 

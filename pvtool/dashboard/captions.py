@@ -8,7 +8,7 @@ from pvtool.dashboard.view import Curve, View
 
 
 def heading(title: str, curves: Sequence[Curve], view: View, unit: str) -> str:
-    """`icr 0.412 · live`; with several curves `GPU · live · 0 61.2 · 1 58.9 GiB`, so that what is cut off matters least."""
+    """`icr 0.412 · live`; with several curves `GPU · live · 0 61.2 · 1 58.9 GiB`, the end of which may be cut."""
     newest = [(curve.label, curve.series.last) for curve in curves if curve.kind == "main"]
     state = "held" if view.range else "live"
     if len(newest) == 1:

@@ -81,8 +81,8 @@ class _Sheet:
 
         self.width = width
         self._fine = _SCALE * _FINER
-        self._image: Image.Image = Image.new("RGB", (width * self._fine, height * self._fine), "white")
-        self._draw: ImageDraw = ImageDraw.Draw(self._image)
+        self._image = Image.new("RGB", (width * self._fine, height * self._fine), "white")
+        self._draw = ImageDraw.Draw(self._image)
 
     def write(self, at: tuple[float, float], words: str, size: float, colour: str, anchor: str = "la") -> float:
         """Write `words`, and say how wide they are."""

@@ -9,7 +9,6 @@ import os
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from codecs import charmap_decode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,7 +24,7 @@ Stroke = tuple[int, int] | None
 
 @dataclass(frozen=True)
 class Glyphs:
-    """The characters of one way to draw: `columns` holds the bits of a cell's columns of dots, each from the bottom up."""
+    """The characters of one way to draw; `columns` holds the bits of each column of dots in a cell, bottom up."""
 
     columns: tuple[tuple[int, ...], ...]
     solid: str
@@ -193,4 +192,4 @@ _RUN = re.compile(rb"(.)\1*", re.DOTALL)
 
 
 def text(cells: bytes, characters: str) -> str:
-    return charmap_decode(cells, "strict", characters)[0]
+    return "".join(map(characters.__getitem__, cells))

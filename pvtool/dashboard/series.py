@@ -1,4 +1,4 @@
-"""Numbers over the steps of a run: kept small, smoothed, and asked for their extremes without going through them all."""
+"""Numbers over the steps of a run: kept small, smoothed, and asked for extremes without a look at each."""
 
 from array import array
 from bisect import bisect_left
@@ -58,7 +58,7 @@ class Track:
 
 
 class Smoothing:
-    """TensorBoard's exponential average without its bias to zero at the beginning; a gap stays one and counts for nothing."""
+    """TensorBoard's exponential average without its bias to zero at the beginning; a gap stays one."""
 
     def __init__(self, weight: float) -> None:
         self.weight = weight

@@ -104,7 +104,7 @@ class View:
 
     def smooth_more(self) -> None:
         """The next of the weights, and after the last none."""
-        self.weight = WEIGHTS[(WEIGHTS.index(self.weight) + 1) % len(WEIGHTS)]
+        self.weight = next((weight for weight in WEIGHTS if weight > self.weight), 0.0)
         for viewer in self._viewers:
             viewer.weight_changed()
 
@@ -125,15 +125,17 @@ class View:
         if series is None:
             return
         first, last = self.shown()
-        now = min(series.nearest(last if self.cursor is None else self.cursor, self.axis), len(series) - 1)
-        index = now
-        if self.cursor is not None:
-            near = series.nearest(series.position(now, self.axis) + direction * cell, self.axis)
-            index = near if near != now else min(max(now + direction, 0), len(series) - 1)
-        x = series.position(index, self.axis)
+        x = self._next(series, self.cursor, direction, cell) if self.cursor is not None else last
+        x = series.position(series.nearest(x, self.axis), self.axis)
         self.read(x)
         if not first <= x <= last:
             self.pan(direction / 4)
+
+    def _next(self, series: Series, x: float, direction: int, cell: float) -> float:
+        now = series.nearest(x, self.axis)
+        near = series.nearest(series.position(now, self.axis) + direction * cell, self.axis)
+        index = near if near != now else min(max(now + direction, 0), len(series) - 1)
+        return series.position(index, self.axis)
 
     def _other_axis(self) -> Axis:
         return "time" if self.axis == "step" else "step"

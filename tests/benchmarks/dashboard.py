@@ -13,9 +13,10 @@ import random
 import statistics
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import psutil
 from textual.app import App, ComposeResult
@@ -84,9 +85,10 @@ def viewed(curves: list[Curve]) -> View:
 def paint_rows(points: int, most: float) -> list[Row]:
     curves = two_curves(points)
     paint(curves, 38, 7)  # the extremes of blocks are noted once
+    what = f"paint 2 curves of {points:.0e} steps"
     return [
-        Row(f"paint 2 curves of {points:.0e} steps, {w}×{h}", milliseconds(lambda: paint(curves, w, h)), "ms", most)
-        for w, h in ((38, 7), (120, 20), (290, 60))
+        Row(f"{what}, {size[0]}×{size[1]}", milliseconds(partial(paint, curves, *size)), "ms", most)
+        for size in ((38, 7), (120, 20), (290, 60))
     ]
 
 
@@ -138,7 +140,7 @@ class Plots(App[None]):
 
 
 @asynccontextmanager
-async def held_up() -> AsyncIterator[list[float]]:
+async def held_up() -> AsyncGenerator[list[float]]:
     """How many milliseconds the loop was away at a time, noted every millisecond or as often as it came back."""
     away: list[float] = []
 
@@ -181,9 +183,8 @@ async def six_plots(points: int) -> list[Row]:
 
 def show(rows: list[Row]) -> None:
     for row in rows:
-        print(
-            f"{row.what:58} {row.value:9.1f} {row.unit:3} of {row.most:g}{'' if row.value <= row.most else '  too much'}"
-        )
+        verdict = "" if row.value <= row.most else "  too much"
+        print(f"{row.what:58} {row.value:9.1f} {row.unit:3} of {row.most:g}{verdict}")
 
 
 def main() -> None:

@@ -186,10 +186,8 @@ class Plot(Widget, can_focus=True):
         self._repaint()
 
     def action_cursor(self, direction: int) -> None:
-        if self._picture:
-            self.view.step_cursor(
-                direction, self.curves, (self._picture.last - self._picture.first) / self._picture.columns
-            )
+        if shown := self._picture:
+            self.view.step_cursor(direction, self.curves, (shown.last - shown.first) / shown.columns)
 
     def action_enlarge(self) -> None:
         if self.screen.maximized is self:
