@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pvtool.dashboard.series import Axis, Extent
+from pvtool.dashboard.series import SMALLEST, Axis, Extent
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _ROUND_SECONDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200)
@@ -39,8 +39,9 @@ def fit(extent: Extent, bounds: Extent | None, log: bool, intervals: int) -> Sca
 
 def _linear_scale(extent: Extent, bounds: Extent | None, intervals: int) -> Scale:
     low, high = (min(extent[0], bounds[0]), max(extent[1], bounds[1])) if bounds else extent
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        margin = abs(high) / 2 or 1.0
+    largest = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * largest, SMALLEST):
+        margin = largest / 2 or 1.0
         low, high = low - margin, high + margin
     step = round_step((high - low) / intervals)
     first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
@@ -107,7 +108,7 @@ def duration(seconds: float) -> str:
             parts.append((count, letter))
         if not left and parts:
             break
-    head, *rest = parts or [(0, "")]
+    head, *rest = parts or [(0, "s")]
     return sign + f"{head[0]}{head[1]}" + "".join(f"{count:02}{letter}" for count, letter in rest)
 
 

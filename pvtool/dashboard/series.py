@@ -8,7 +8,8 @@ from typing import Literal
 Axis = Literal["step", "time"]
 Extent = tuple[float, float]
 
-LARGEST = 1e38  # more than this no float32 of a model holds, so it is as little a number as infinity
+# what a model's float32 holds: more is as little a number as infinity, less is zero
+LARGEST, SMALLEST = 1e38, 1e-37
 _BLOCK = 32
 
 
@@ -103,7 +104,7 @@ class Series:
             value = nan
             self.raw.gaps.append(len(self.raw.values))
         else:
-            self.last = value
+            self.last = value = value if abs(value) >= SMALLEST else 0.0
         if not self.times:
             self.origin = time if self.origin is None else self.origin
         elif time < self.times[-1]:
