@@ -43,7 +43,7 @@ def run_facts(folder: RunFolder) -> RunFacts:
     """Look at a run once. Whatever its files hold, this raises nothing."""
     known: dict[str, Any] = {}
     problems: list[str] = []
-    for look in (_of_config, _of_status, _of_newest_step):
+    for look in (_of_config, _of_status, _of_exit, _of_newest_step):
         try:
             known |= look(folder)
         except PvError as error:
@@ -66,6 +66,11 @@ def _of_config(folder: RunFolder) -> dict[str, Any]:
 def _of_status(folder: RunFolder) -> dict[str, Any]:
     status = folder.read_status()
     return {"step": status.step} if status else {}
+
+
+def _of_exit(folder: RunFolder) -> dict[str, Any]:
+    folder.read_exit()  # the state tells what it says; a broken one is a problem
+    return {}
 
 
 def _of_newest_step(folder: RunFolder) -> dict[str, Any]:

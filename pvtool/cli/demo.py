@@ -7,13 +7,14 @@ import typer
 
 from pvtool.choices import chosen_settings
 from pvtool.cli.evaluate import REPORT, SHEET, evaluate_run, metrics_table
-from pvtool.cli.following import JobProgress, shown
+from pvtool.cli.following import JobProgress
 from pvtool.cli.options import Json
 from pvtool.cli.train import follow_other, follow_training
 from pvtool.facts import job_of, runs_of
 from pvtool.jobs import add_identity, choose, prepare
 from pvtool.output import Output
 from pvtool.supervisor import LIVE
+from pvtool.words import shown
 from pvtool_core.errors import Missing
 from pvtool_core.library import Identity, Library
 from pvtool_core.paths import data_dir, presets_dir

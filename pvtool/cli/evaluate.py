@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from pvtool.choices import chosen_settings
-from pvtool.cli.following import JobProgress, shown
+from pvtool.cli.following import JobProgress
 from pvtool.cli.options import Json, run_names
 from pvtool.cli.render import plan, render_clips
 from pvtool.facts import job_of
 from pvtool.output import Output, table
 from pvtool.supervisor import run_short_job
+from pvtool.words import shown
 from pvtool_core.clips import sidecar_path
 from pvtool_core.config import EvaluateJob, IdentityRef, Settings
 from pvtool_core.errors import Missing

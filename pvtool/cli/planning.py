@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pvtool.cli.following import duration
 from pvtool.output import Output, table
 from pvtool.supervisor import run_short_job
+from pvtool.words import duration
 from pvtool_core.config import PlanJob, Settings
 from pvtool_core.planning import (
     GIB,

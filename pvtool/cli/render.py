@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pvtool.choices import style_table, versions
-from pvtool.cli.following import JobProgress, shown
+from pvtool.cli.following import JobProgress
 from pvtool.cli.options import (
     ControlFrames,
     ControlNet,
@@ -23,6 +23,7 @@ from pvtool.cli.options import (
 from pvtool.facts import adapter_of, job_of, runs_of
 from pvtool.output import Output
 from pvtool.supervisor import run_short_job
+from pvtool.words import shown
 from pvtool_core.clips import BASE, clip_path, is_whole
 from pvtool_core.config import RenderItem, RenderJob, Settings, Table, TrainJob, from_table, merge, to_table
 from pvtool_core.errors import Missing, UsageError

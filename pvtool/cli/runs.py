@@ -7,12 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from pvtool.cli.asking import confirm
-from pvtool.cli.following import describe, shown
+from pvtool.cli.dashboard import Images, watch_run
 from pvtool.cli.options import Json, RunName, Yes
 from pvtool.cli.train import go
 from pvtool.facts import adapter_of, facts, job_of, run_facts
 from pvtool.output import Output, table
 from pvtool.supervisor import ask, follow, raise_outcome, wait_for
+from pvtool.words import describe, shown
 from pvtool_core.config import to_table
 from pvtool_core.errors import Busy
 from pvtool_core.paths import check_new_file, runs_dir
@@ -83,6 +84,12 @@ def logs(
 
 
 @app.command()
+def watch(run: RunName, images: Images = "auto", as_json: Json = False) -> None:
+    """Show a run in the dashboard; without a terminal, as lines until it ends."""
+    watch_run(find_run(runs_dir(), run), Output(as_json), images)
+
+
+@app.command()
 def pause(run: RunName, as_json: Json = False) -> None:
     """Hold a running engine; it keeps its memory."""
     _ask(run, Request.PAUSE, {State.PAUSED}, as_json)
@@ -92,6 +99,24 @@ def pause(run: RunName, as_json: Json = False) -> None:
 def stop(run: RunName, as_json: Json = False) -> None:
     """Save a checkpoint and end the engine."""
     _ask(run, Request.STOP, {State.STOPPED, State.FINISHED}, as_json)
+
+
+@app.command()
+def checkpoint(run: RunName, as_json: Json = False) -> None:
+    """Ask a running engine for a checkpoint now; do not wait for it."""
+    _request(run, Request.CHECKPOINT, as_json)
+
+
+@app.command()
+def sample(run: RunName, as_json: Json = False) -> None:
+    """Ask a running engine for sample clips now; do not wait for them."""
+    _request(run, Request.SAMPLE, as_json)
+
+
+def _request(run: str, request: Request, as_json: bool) -> None:
+    folder = find_run(runs_dir(), run)
+    ask(folder, request)
+    Output(as_json).result(facts(folder), f"Asked {run} for a {request}; it comes when its step ends.")
 
 
 def _ask(run: str, request: Request, wanted: set[State], as_json: bool) -> None:

@@ -1,12 +1,164 @@
-"""The application: which screens there are, and what is the same on all of them."""
+"""The application: its places, what is the same in all of them, and the look at all runs that feeds them."""
 
-from textual.app import App
+import asyncio
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import work
+from textual.app import App, SystemCommand
+from textual.binding import Binding
+from textual.notifications import SeverityLevel
+from textual.reactive import var
+from textual.screen import Screen
+from textual.widget import Widget
 
 from pvtool.dashboard import keys
+from pvtool.dashboard.driver import PatientDriver
+from pvtool.dashboard.messages import OpenRun
+from pvtool.dashboard.terminal import Terminal
+from pvtool.dashboard.watch import Runs
+from pvtool.facts import RunFacts
+from pvtool_core.runs import RunFolder, State
+
+if TYPE_CHECKING:
+    pass
+
+LOOK_SECONDS = 1.0
+_ENDS: dict[State, tuple[str, SeverityLevel]] = {
+    State.FINISHED: ("is finished", "information"),
+    State.FAILED: ("failed", "error"),
+    State.LOST: ("lost its engine", "error"),
+}
+
+
+def _runs() -> "Screen[None]":
+    from pvtool.dashboard.screens.runs import RunsScreen
+
+    return RunsScreen()
+
+
+def _identities() -> "Screen[None]":
+    from pvtool.dashboard.screens.identities import IdentitiesScreen
+
+    return IdentitiesScreen()
+
+
+def _prompts() -> "Screen[None]":
+    from pvtool.dashboard.screens.prompts import PromptsScreen
+
+    return PromptsScreen()
 
 
 class Dashboard(App[None]):
-    """All runs, identities and prompts of one data folder."""
+    """All runs, identities and prompts of one data folder. `run` is the one to begin with."""
 
     TITLE = "pv"
     BINDINGS = keys.APP
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[None]]]] = {
+        "runs": _runs,
+        "identities": _identities,
+        "prompts": _prompts,
+    }
+    DEFAULT_MODE = "runs"
+    CSS_PATH = "dashboard.tcss"
+    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012 - declared so by Textual
+        (0, "-narrow"),
+        (110, "-wide"),
+        (180, "-very-wide"),
+    ]
+    VERTICAL_BREAKPOINTS = [  # noqa: RUF012 - likewise
+        (0, "-low"),
+        (34, "-high"),
+    ]
+
+    facts: var[list[RunFacts] | None] = var(None)
+
+    def __init__(self, terminal: Terminal, root: Path, run: RunFolder | None = None) -> None:
+        super().__init__(driver_class=PatientDriver)
+        self.terminal = terminal
+        self.runs = Runs(root)
+        self._first = run
+
+    def on_mount(self) -> None:
+        if self._first:
+            self.open(self._first)
+        self.look()
+
+    @work(exclusive=True, exit_on_error=False)
+    async def look(self) -> None:
+        """See what all runs do, once a second."""
+        while True:
+            try:
+                self.facts = await asyncio.to_thread(self.runs.look)
+            except OSError as error:
+                self.notify(str(error), title="Cannot read the folder of runs.", severity="error", markup=False)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def watch_facts(self, before: list[RunFacts] | None, now: list[RunFacts] | None) -> None:
+        """Tell of runs that ended since the last look."""
+        states = {run.run: run.state for run in before or []}
+        for run in now or []:
+            if run.state in _ENDS and states.get(run.run, run.state) != run.state:
+                words, severity = _ENDS[run.state]
+                self.notify(f"{run.run} {words} at step {run.step}.", severity=severity, markup=False)
+                self.bell()
+
+    def on_open_run(self, message: OpenRun) -> None:
+        self.open(self.runs.folder(message.run))
+
+    def open(self, folder: RunFolder) -> None:
+        """Show one run, on top of the list of all."""
+        from pvtool.dashboard.screens.run import RunScreen
+
+        self.switch_mode("runs")
+        if isinstance(self.screen, RunScreen):
+            self.switch_screen(RunScreen(folder))
+        else:
+            self.push_screen(RunScreen(folder))
+
+    def action_go(self, place: str) -> None:
+        if self.current_mode != place:
+            self.switch_mode(place)
+        while len(self.screen_stack) > 1:
+            self.pop_screen()
+
+    def action_train(self, identity: str | None = None) -> None:
+        """Fill in the form of a new run, and watch it."""
+        from pvtool.dashboard.screens.start import StartScreen
+
+        self.push_screen(StartScreen(identity), self._started)
+
+    def _started(self, folder: RunFolder | None) -> None:
+        if folder:
+            self.open(folder)
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """What the keys of this screen do, by name."""
+        for group in _groups_of(screen):
+            for binding in keys.GROUPS[group]:
+                if isinstance(binding, Binding) and not binding.action.startswith("command_palette"):
+                    act = partial(self._run_there, screen, screen.focused, binding.action)
+                    yield SystemCommand(binding.tooltip, f"{group}, key {keys.shown(binding.key)}", act)
+
+    async def _run_there(self, screen: Screen[object], focused: Widget | None, action: str) -> None:
+        for place in (focused, screen, self):
+            if place and hasattr(place, f"action_{action.partition('(')[0].rpartition('.')[2]}"):
+                await place.run_action(action)
+                return
+
+    def action_help(self) -> None:
+        from pvtool.dashboard.screens.help import HelpScreen
+
+        self.push_screen(HelpScreen(_groups_of(self.screen)))
+
+    def action_save_screen(self) -> None:
+        path = Path(self.save_screenshot(path=str(Path.cwd())))
+        self.notify(str(path), title="Saved this screen", markup=False)
+
+
+def _groups_of(screen: Screen[object]) -> list[str]:
+    """The groups of keys that hold on this screen, the nearest to what has the focus first."""
+    tables = [widget.BINDINGS for widget in (screen.focused, screen) if widget]
+    return [name for table in [*tables, keys.APP] for name, group in keys.GROUPS.items() if group is table]

@@ -42,14 +42,16 @@ RUNS: Keys = [
 RUN: Keys = [
     key("escape", "back", "Back", "Back to all runs"),
     *STEERING,
-    key("tab", "next_pane", "Next", "Next pane", show=False),
-    key("shift+tab", "previous_pane", "Previous", "Previous pane", show=False),
-    key("left_square_bracket", "other_run(-1)", "Previous run", "The run before this one", show=False),
-    key("right_square_bracket", "other_run(1)", "Next run", "The run after this one", show=False),
+    key("right_square_bracket", "pane(1)", "Next", "Next pane; tab goes from part to part within one"),
+    key("left_square_bracket", "pane(-1)", "Previous", "Previous pane", show=False),
+    key("J", "other_run(1)", "Next run", "The run after this one", show=False),
+    key("K", "other_run(-1)", "Previous run", "The run before this one", show=False),
     key("o", "overlay", "Overlay", "Lay another run's curves over these, the next at each press", show=False),
     key("E", "export", "Export", "Save the curves as CSV and PNG", show=False),
 ]
 PLOT: Keys = [
+    key("j,down", "app.focus_next", "Next curve", "The next curve", show=False),
+    key("k,up", "app.focus_previous", "Previous curve", "The previous curve", show=False),
     key("plus,equals_sign", "zoom(1)", "Zoom", "Nearer", show=False),
     key("minus", "zoom(-1)", "Zoom out", "Farther", show=False),
     key("h,left", "pan(-1)", "Left", "Earlier", show=False),
@@ -108,6 +110,7 @@ PROMPTS: Keys = [
     key("j,down", "down", "Down", "Next", show=False),
     key("k,up", "up", "Up", "Previous", show=False),
 ]
+HELP: Keys = [key("escape,q,question_mark", "dismiss", "Close", "Close the help")]
 FORM: Keys = [
     key("escape", "cancel", "Cancel", "Leave it"),
     key("ctrl+r", "go", "Do it", "Do it"),
@@ -124,3 +127,25 @@ GROUPS = {
     "Prompts": PROMPTS,
     "Forms": FORM,
 }
+
+_NAMES = {
+    "question_mark": "?",
+    "slash": "/",
+    "comma": ",",
+    "full_stop": ".",
+    "plus": "+",
+    "equals_sign": "=",
+    "minus": "-",
+    "left_square_bracket": "[",
+    "right_square_bracket": "]",
+    "left": "←",
+    "right": "→",
+    "up": "↑",
+    "down": "↓",
+    "escape": "esc",
+}
+
+
+def shown(names: str) -> str:
+    """`plus,equals_sign` as `+ =`."""
+    return " ".join(_NAMES.get(name, name) for name in names.split(","))

@@ -139,7 +139,9 @@ def _colours(environ: Mapping[str, str], facts: _Facts, kitty: bool) -> Colours:
         return "none"
     names = " ".join(environ.get(key, "") for key in ("TERM", "TERM_PROGRAM", "LC_TERMINAL")).lower()
     multiplexed = "TMUX" in environ or "STY" in environ  # COLORTERM then tells of the terminal that began it
-    by_name = not multiplexed and bool(_TRUE_COLOUR_NAMES.search(names) or environ.get("COLORTERM") in _TRUE_COLOUR_WORDS)
+    by_name = not multiplexed and bool(
+        _TRUE_COLOUR_NAMES.search(names) or environ.get("COLORTERM") in _TRUE_COLOUR_WORDS
+    )
     if kitty or facts.truecolor or by_name:
         return "truecolor"
     return "256" if "256" in names else "16"

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pvtool_core.config import IdentityRef, TrainJob, write_job
 from pvtool_core.runs import ExitRecord, RunFolder, State, boot_id
 from pvtool_core.weights import Presets
 
-BEGAN = 1_790_000_000.0
+BEGAN = time.time() - 350
 PROMPTS = ("<V> woman is dancing in the rain, wearing a blue coat", "<V> woman reads in a café", "<V> woman runs")
 
 
@@ -83,8 +84,8 @@ def make_run(home: Path) -> MakeRun:
         write_status(folder, state, steps)
         if state in {State.FINISHED, State.STOPPED, State.FAILED}:
             bad = state == State.FAILED
-            words = {"message": "The loss is no number.", "hint": "Lower training.learning_rate."} if bad else {}
-            folder.write_exit(ExitRecord(status=int(bad), state=state, **words))
+            message, hint = ("The loss is no number.", "Lower training.learning_rate.") if bad else ("", "")
+            folder.write_exit(ExitRecord(status=int(bad), state=state, message=message, hint=hint))
         return folder
 
     return make

@@ -3,19 +3,21 @@
 import html
 import re
 from collections.abc import Callable
-from itertools import groupby
 
 from textual.app import App
 from textual.pilot import Pilot
 
-_ROW = re.compile(r'<text [^>]*?y="([\d.]+)"[^>]*>(.*?)</text>')
+_TEXT = re.compile(r'<text [^>]*?x="([\d.]+)" y="([\d.]+)"[^>]*>(.*?)</text>')
+_CELL_WIDTH = 12.2
 
 
 def seen(app: App[None]) -> str:
-    """The text on the screen, row by row."""
-    found = _ROW.findall(app.export_screenshot())
-    rows = ["".join(text for _, text in row) for _, row in groupby(found, key=lambda cell: cell[0])]
-    return html.unescape("\n".join(rows)).replace("\xa0", " ")
+    """The text on the screen, row by row, each word at its column."""
+    rows: dict[float, str] = {}
+    for x, y, text in _TEXT.findall(app.export_screenshot()):
+        before = rows.get(float(y), "")
+        rows[float(y)] = before.ljust(round(float(x) / _CELL_WIDTH)) + html.unescape(text).replace("\xa0", " ")
+    return "\n".join(row.rstrip() for row in rows.values())
 
 
 async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:

@@ -9,8 +9,8 @@ from time import monotonic, sleep
 from typing import Any
 
 import pytest
-from pvtool.dashboard.driver import LateAnswers, Writer
 
+from pvtool.dashboard.driver import LateAnswers, Writer
 from tests.dashboard.played_terminal import PlayedTerminal
 
 BUSY = """

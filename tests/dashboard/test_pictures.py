@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from textual.app import App, ComposeResult
+
 from pvtool.dashboard import kitty
 from pvtool.dashboard.drawing import draw
 from pvtool.dashboard.pictures import Box, Film, Frame, Unshowable, decode
 from pvtool.dashboard.reel import Budget, wind
 from pvtool.dashboard.terminal import Colours, Pictures, Terminal
 from pvtool.dashboard.widgets.picture import Clip
-from textual.app import App, ComposeResult
-
 from tests.dashboard.played_terminal import PlayedTerminal
 
 BLOCKS = Terminal(Pictures.BLOCKS, False, "truecolor", bytes_per_second=10**9)
@@ -64,7 +64,9 @@ def test_what_cannot_be_shown_is_said_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "garbage.mp4").write_bytes(os.urandom(50_000))
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "half.mp4").write_bytes(b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41\0\0\0\x08free\0\0\xff\xffmdat" + b"x" * 999)
+    (tmp_path / "half.mp4").write_bytes(
+        b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41\0\0\0\x08free\0\0\xff\xffmdat" + b"x" * 999
+    )
     (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXTINF:1\n/etc/hostname\n")
     Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
     os.mkfifo(tmp_path / "pipe.mp4")

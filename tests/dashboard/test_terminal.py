@@ -8,10 +8,10 @@ from pathlib import Path
 from time import sleep
 
 import pytest
+
 from pvtool.cli import doctor
 from pvtool.dashboard.terminal import Pictures, Terminal, prepare, probe
 from pvtool_core.errors import UsageError
-
 from tests.dashboard.played_terminal import KITTY, XTERM, PlayedTerminal
 
 PROBE = """
@@ -81,7 +81,9 @@ def test_true_colour_is_known_without_colorterm_by_an_answer_or_by_a_name() -> N
         return probed(PlayedTerminal(PROBE, delay=0.0, answers={"\x1b[c": "\x1b[?62c"}, **environ))["colours"]
 
     assert probed(PlayedTerminal(PROBE, answers=XTERM))["colours"] == "truecolor"
-    assert probed(PlayedTerminal(PROBE, answers={k: KITTY[k] for k in ("\x1bP$qm", "\x1b[c")}))["colours"] == "truecolor"
+    assert (
+        probed(PlayedTerminal(PROBE, answers={k: KITTY[k] for k in ("\x1bP$qm", "\x1b[c")}))["colours"] == "truecolor"
+    )
     assert colours(TERM="alacritty") == "truecolor"
     assert colours(LC_TERMINAL="iTerm2") == "truecolor"
     assert colours(COLORTERM="24bit") == "truecolor"

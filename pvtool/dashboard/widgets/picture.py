@@ -14,8 +14,8 @@ from textual.timer import Timer
 from textual.widget import Widget
 from textual.worker import Worker, WorkerState
 
-from pvtool.dashboard.driver import driver_of
 from pvtool.dashboard.drawing import Row
+from pvtool.dashboard.driver import driver_of
 from pvtool.dashboard.reel import Budget, Reel, budget, wind
 from pvtool.dashboard.terminal import Pictures, Terminal
 from pvtool_core.errors import PvError
@@ -37,7 +37,7 @@ class Clip(Widget):
 
     playing: reactive[bool] = reactive(True)
 
-    def __init__(self, title: str = "", terminal: Terminal | None = None, id: str | None = None) -> None:  # noqa: A002
+    def __init__(self, title: str = "", terminal: Terminal | None = None, id: str | None = None) -> None:
         super().__init__(id=id)
         self.title = title
         self.path: Path | None = None

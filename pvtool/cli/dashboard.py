@@ -1,0 +1,64 @@
+"""`pv dashboard`, and what watching a run means where there is no terminal."""
+
+import subprocess
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pvtool.cli.options import run_names
+from pvtool.cli.train import follow_other
+from pvtool.output import Output
+from pvtool.supervisor import LIVE, raise_outcome
+from pvtool_core.errors import Missing
+from pvtool_core.paths import runs_dir
+from pvtool_core.runs import RunFolder, State, find_run
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+Images = Annotated[str, typer.Option(metavar="KIND", help="Pictures by kitty, blocks or off; auto asks the terminal.")]
+
+
+@app.command()
+def dashboard(
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", autocompletion=run_names, help="A run, or a run's folder.")
+    ] = None,
+    images: Images = "auto",
+) -> None:
+    """See and steer all runs in this terminal. Closing it changes nothing for them."""
+    from pvtool.dashboard.opening import open_dashboard
+
+    open_dashboard(runs_dir(), folder_of(run) if run else None, images)
+
+
+def folder_of(run: str) -> RunFolder:
+    """The run of that name, or in that folder, which may have been copied from elsewhere. Raises Missing or BadName."""
+    path = Path(run)
+    if "/" not in run and not (path / "config.toml").is_file():
+        return find_run(runs_dir(), run)
+    if not path.is_dir():
+        raise Missing("folder", run, "Give a run's name, or the folder of one.")
+    return RunFolder(path.absolute())
+
+
+def watch_run(
+    folder: RunFolder, output: Output, images: str = "auto", engine: subprocess.Popen[bytes] | None = None
+) -> None:
+    """Show a run in the dashboard until that is closed; without a terminal, as lines until the run ends.
+
+    `engine` is its process, where we started it. Raises what the run reported, if it ended badly meanwhile.
+    """
+    from pvtool.dashboard.opening import on_terminal, open_dashboard
+
+    if on_terminal():
+        open_dashboard(runs_dir(), folder, images)
+    elif engine or folder.state() in LIVE:
+        follow_other(folder)
+    ended = engine is not None and engine.poll() is not None
+    state = folder.state()
+    if state in LIVE or (state == State.NEW and not ended):
+        output.say(f"{folder.name} goes on; `pv runs watch {folder.name}` shows it again.")
+    else:
+        raise_outcome(folder, returncode=engine.poll() if engine else None)
+    output.result({"run": folder.name, "path": str(folder.path), "state": state}, f"{folder.name} is {state}.")

@@ -1,0 +1,27 @@
+"""Opens the dashboard: asks the terminal what it can show before Textual is loaded, which reads its colours then."""
+
+import sys
+from pathlib import Path
+
+from pvtool_core.errors import UsageError
+from pvtool_core.runs import RunFolder
+
+
+def on_terminal() -> bool:
+    """Whether there is a terminal to type on and to draw on; the dashboard draws on stderr."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def open_dashboard(root: Path, run: RunFolder | None = None, images: str = "auto") -> None:
+    """Show the runs under `root`, or `run` first, until the person closes it. Raises UsageError without a terminal."""
+    if not on_terminal():
+        raise UsageError(
+            "The dashboard needs a terminal.", "`pv runs list` and `pv runs logs RUN --follow` tell the same in lines."
+        )
+    from pvtool.dashboard.terminal import prepare, probe
+
+    terminal = probe(images)
+    prepare(terminal)
+    from pvtool.dashboard.app import Dashboard
+
+    Dashboard(terminal, root, run).run()

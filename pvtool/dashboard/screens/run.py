@@ -1,0 +1,279 @@
+"""One run: its headline, and panes that show what is known of it, live or long finished."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast, runtime_checkable
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.widget import Widget
+from textual.widgets import ContentSwitcher, Footer, Tab, Tabs
+
+from pvtool.dashboard import keys
+from pvtool.dashboard.history import History
+from pvtool.dashboard.known import Known
+from pvtool.dashboard.steering import SteeringScreen
+from pvtool.dashboard.tail import Chunk, Tail
+from pvtool.dashboard.widgets.curves import Curves, panels
+from pvtool.dashboard.widgets.headline import Headline
+from pvtool.dashboard.widgets.plot import View
+from pvtool.dashboard.widgets.prompt_bank import CurrentPrompt, PromptBank
+from pvtool.dashboard.widgets.samples import Samples
+from pvtool.facts import RunFacts, job_of, run_facts
+from pvtool_core.config import TrainJob
+from pvtool_core.errors import PvError
+from pvtool_core.runs import Event, ExitRecord, RunFolder, State
+
+if TYPE_CHECKING:
+    from pvtool.dashboard.app import Dashboard
+
+T = TypeVar("T")
+
+LOOK_SECONDS = 0.5
+_PANES = ("overview", "curves", "samples", "prompts", "machine", "log", "settings")
+
+
+@runtime_checkable
+class Shows(Protocol):
+    """A part of the screen that is drawn from what is known."""
+
+    def show(self, known: Known) -> None: ...
+
+
+class Overview(Horizontal):
+    """The rewards, the newest sample and the prompt at hand, as far as there is room."""
+
+    DEFAULT_CSS = """
+    Overview {
+        #left { width: 3fr; }
+        #right { width: 2fr; }
+        #left Plot { min-height: 5; }
+        CurrentPrompt { border-top: solid $panel; height: 3; }
+    }
+    """
+
+    def __init__(self, view: View) -> None:
+        super().__init__()
+        self._view = view
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="left"):
+            yield Curves(self._view, ("icr", "scr"), classes="-few")
+            yield CurrentPrompt()
+        with Vertical(id="right"):
+            yield Samples(classes="-small")
+
+    def show(self, known: Known) -> None:
+        """Draw the parts that have room."""
+        for part in (self.query_one(Curves), self.query_one(CurrentPrompt), self.query_one(Samples)):
+            if part.is_on_screen or part.region:
+                part.show(known)
+
+
+class RunScreen(SteeringScreen):
+    """Follows one run folder, wherever its engine is, and shows it."""
+
+    BINDINGS = keys.RUN
+    DEFAULT_CSS = """
+    RunScreen {
+        Tabs { height: 2; }
+        ContentSwitcher { height: 1fr; }
+        .pane { height: 1fr; }
+    }
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__()
+        self.folder = folder
+        self.view = View()
+        self.known = Known(folder.path, RunFacts(run=folder.name, state=State.NEW), History())
+        self._other: Follower | None = None
+
+    @property
+    def dashboard(self) -> "Dashboard":
+        return cast("Dashboard", self.app)
+
+    def compose(self) -> ComposeResult:
+        yield Headline()
+        yield Tabs(*(Tab(name.capitalize(), id=name) for name in _PANES))
+        yield ContentSwitcher(id="panes")
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.run_worker(self._look(), group="look", exit_on_error=False)
+        self.run_worker(self._follow(Follower(self.folder, self.known.history)), group="follow", exit_on_error=False)
+
+    def on_tabs_tab_activated(self, event: Tabs.TabActivated) -> None:
+        self._open_pane(str(event.tab.id))
+
+    def _open_pane(self, name: str) -> None:
+        switcher = self.query_one("#panes", ContentSwitcher)
+        if not switcher.query(f"#{name}"):
+            pane = self._pane(name)
+            pane.id = name
+            pane.add_class("pane")
+            switcher.mount(pane)
+        switcher.current = name
+        self.call_after_refresh(self._show_pane)
+        self.call_after_refresh(self._focus_pane)
+
+    def _pane(self, name: str) -> Widget:
+        """The pane of that name; made when it is first looked at."""
+        match name:
+            case "overview":
+                return Overview(self.view)
+            case "curves":
+                return Curves(self.view)
+            case "samples":
+                return Samples()
+            case "prompts":
+                return PromptBank()
+            case "machine":
+                from pvtool.dashboard.widgets.machine import Machine
+
+                return Machine(self.view)
+            case "log":
+                from pvtool.dashboard.widgets.log import Log
+
+                return Log()
+            case _:
+                from pvtool.dashboard.widgets.settings import Settings
+
+                return Settings()
+
+    def _focus_pane(self) -> None:
+        """Give the keys to the pane that is looked at."""
+        pane = self._current()
+        if pane is None:
+            return
+        focusable = [pane, *pane.query("*")]
+        first = next((widget for widget in focusable if widget.focusable and widget.display), None)
+        self.set_focus(first)
+
+    def _current(self) -> Widget | None:
+        return self.query_one("#panes", ContentSwitcher).visible_content
+
+    def _show_pane(self) -> None:
+        pane = self._current()
+        if isinstance(pane, Shows) and pane.is_mounted:
+            pane.show(self.known)
+
+    def _show(self) -> None:
+        if self.is_current:
+            self.query_one(Headline).show(self.known)
+            self._show_pane()
+
+    def on_screen_resume(self) -> None:
+        self.call_after_refresh(self._show)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._show)
+
+    async def _look(self) -> None:
+        """See how the run is, twice a second."""
+        while True:
+            known = await asyncio.to_thread(_look_at, self.folder)
+            self.known.facts, self.known.job, self.known.ended = known
+            self._show()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _follow(self, follower: "Follower") -> None:
+        """Read what the run tells, for as long as the screen is there."""
+        while True:
+            try:
+                more = await follower.read()
+            except OSError as error:
+                self.notify(str(error), title="Cannot read the events.", severity="error", markup=False)
+                more = False
+            if follower.begun_anew:
+                self.known.history = follower.history
+            await asyncio.sleep(0 if more else LOOK_SECONDS)
+
+    def run_at_hand(self) -> RunFolder | None:
+        return self.folder
+
+    def action_back(self) -> None:
+        self.app.pop_screen()
+
+    def action_pane(self, by: int) -> None:
+        tabs = self.query_one(Tabs)
+        at = _PANES.index(tabs.active) if tabs.active in _PANES else 0
+        tabs.active = _PANES[(at + by) % len(_PANES)]
+
+    def action_other_run(self, by: int) -> None:
+        names = [run.run for run in self.dashboard.facts or []]
+        if self.folder.name in names and len(names) > 1:
+            other = names[(names.index(self.folder.name) + by) % len(names)]
+            self.app.switch_screen(RunScreen(self.dashboard.runs.folder(other)))
+
+    def action_overlay(self) -> None:
+        """Lay the next of the other runs over this one, or none after the last."""
+        names = [run.run for run in self.dashboard.facts or [] if run.run != self.folder.name]
+        wanted = [*names, ""]
+        at = wanted.index(self.known.overlay_name) if self.known.overlay_name in wanted else -1
+        name = wanted[(at + 1) % len(wanted)]
+        self.known.overlay, self.known.overlay_name, self.known.overlay_job = None, name, None
+        self.workers.cancel_group(self, "overlay")
+        if name:
+            self.run_worker(self._lay_over(self.dashboard.runs.folder(name)), group="overlay", exit_on_error=False)
+        self._show()
+
+    async def _lay_over(self, folder: RunFolder) -> None:
+        follower = Follower(folder, History())
+        self.known.overlay_job = (await asyncio.to_thread(_look_at, folder))[1]
+        while True:
+            more = await follower.read()
+            self.known.overlay = follower.history
+            await asyncio.sleep(0 if more else LOOK_SECONDS)
+
+    def action_export(self) -> None:
+        self.run_worker(self._export(), exit_on_error=False)
+
+    async def _export(self) -> None:
+        from pvtool.dashboard.export import write_csv, write_png
+
+        table, picture = Path.cwd() / f"{self.folder.name}.csv", Path.cwd() / f"{self.folder.name}.png"
+        try:
+            await asyncio.to_thread(write_csv, table, self.known.history.curves)
+            await asyncio.to_thread(write_png, picture, self.folder.name, panels(self.known), self.view)
+        except OSError as error:
+            self.notify(str(error), title="The curves are not saved.", severity="error", markup=False)
+        else:
+            self.notify(f"{table}\n{picture}", title="Saved the curves", markup=False)
+
+
+class Follower:
+    """Reads a run's events, piece by piece in a thread, into a history; a file that begins anew makes a new one."""
+
+    def __init__(self, folder: RunFolder, history: History) -> None:
+        self.history = history
+        self.begun_anew = False
+        self._tail = Tail(folder.events)
+
+    async def read(self) -> bool:
+        """Take in the next piece; whether there is more. Raises OSError."""
+        chunk, events = await asyncio.to_thread(_read, self._tail)
+        self.begun_anew = chunk.anew
+        if chunk.anew:
+            self.history = History()
+        self.history.add(events)
+        return chunk.more
+
+
+def _read(tail: Tail) -> tuple[Chunk, list[Event]]:
+    chunk = tail.read()
+    return chunk, chunk.events()
+
+
+def _look_at(folder: RunFolder) -> tuple[RunFacts, TrainJob | None, ExitRecord | None]:
+    facts = run_facts(folder)
+    return facts, _or_none(lambda: job_of(folder)), _or_none(folder.read_exit)
+
+
+def _or_none(read: Callable[[], T]) -> T | None:
+    """What cannot be read is in the facts' `problem` already."""
+    try:
+        return read()
+    except (PvError, OSError):
+        return None

@@ -1,0 +1,202 @@
+"""All runs: what they do, how far they are, and what can be done to them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, cast
+
+from rich.cells import cell_len
+from rich.text import Text
+from textual import events
+from textual.app import ComposeResult
+from textual.widgets import DataTable, Footer, Input, Static
+
+from pvtool.dashboard import keys
+from pvtool.dashboard.marks import bar, number, state_cell
+from pvtool.dashboard.messages import OpenRun
+from pvtool.dashboard.steering import SteeringScreen
+from pvtool.dashboard.widgets.places import Places
+from pvtool.facts import RunFacts
+from pvtool.words import duration
+from pvtool_core.runs import RunFolder
+
+if TYPE_CHECKING:
+    from pvtool.dashboard.app import Dashboard
+
+_NARROW = ("run", "identity", "state", "step", "left", "icr", "scr")
+_COLUMNS = ("run", "identity", "preset", "state", "step", "", "left", "icr", "scr", "loss", "started")
+_WIDE = 120
+_BAR = 12
+_EMPTY = "No run yet. Press n to train somebody, or 2 to add a person first."
+_FILTERED = "No run has these words. Press escape to see all."
+
+
+class RunsScreen(SteeringScreen):
+    """A table of runs, newest first, kept true."""
+
+    BINDINGS = keys.RUNS
+    DEFAULT_CSS = """
+    RunsScreen {
+        #runs { height: 1fr; }
+        #filter { display: none; height: 1; border: none; padding: 0 1; &.-shown { display: block; } }
+        #empty { height: 1fr; content-align: center middle; color: $text-muted; display: none; }
+        #problem { height: auto; max-height: 3; padding: 0 1; color: $text-error; background: $error-muted; }
+        &.-empty #runs { display: none; }
+        &.-empty #empty { display: block; }
+    }
+    """
+    AUTO_FOCUS = "#runs"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: list[RunFacts] = []
+        self._columns: Sequence[str] = ()
+
+    def compose(self) -> ComposeResult:
+        yield Places("runs")
+        yield Input(placeholder="words to look for", id="filter", compact=True)
+        yield RunsTable(id="runs")
+        yield Static(_EMPTY, id="empty")
+        yield Static(id="problem", markup=False)
+        yield Footer(show_command_palette=False)
+
+    @property
+    def dashboard(self) -> "Dashboard":
+        return cast("Dashboard", self.app)
+
+    def on_mount(self) -> None:
+        self.watch(self.app, "facts", self._show)
+
+    def on_resize(self, _: events.Resize) -> None:
+        self._show(self.dashboard.facts)
+
+    def _show(self, facts: list[RunFacts] | None) -> None:
+        """Show these runs, or those of them that the filter leaves; None before the first look."""
+        if facts is None or not self.is_mounted:
+            return
+        words = self.query_one("#filter", Input).value.lower().split()
+        self._shown = [run for run in facts if all(word in _searched(run) for word in words)]
+        self.set_class(not self._shown, "-empty")
+        self.query_one("#empty", Static).update(_FILTERED if facts else _EMPTY)
+        columns = _COLUMNS if self.size.width >= _WIDE else _NARROW
+        rows = {run.run: [self._cell(run, column) for column in columns] for run in self._shown}
+        self.query_one(RunsTable).show(columns, rows)
+        self._tell_problem()
+
+    def _tell_problem(self) -> None:
+        """Say under the table what is wrong with the run at the cursor."""
+        run = self._at_cursor()
+        field = self.query_one("#problem", Static)
+        field.display = bool(run and run.problem)
+        field.update(run.problem if run else "")
+
+    def on_data_table_row_highlighted(self, _: DataTable.RowHighlighted) -> None:
+        self._tell_problem()
+
+    def _cell(self, run: RunFacts, column: str) -> Text | str:
+        match column:
+            case "state":
+                return state_cell(run.state, self.app.theme_variables)
+            case "step":
+                return Text(f"{run.step}/{run.iterations}" if run.iterations else "–", justify="right")
+            case "":
+                return bar(run.step / run.iterations if run.iterations else 0, _BAR)
+            case "left":
+                return Text(duration(run.eta) if run.eta else "", justify="right")
+            case "icr" | "scr" | "loss":
+                return Text(number(getattr(run, column)), justify="right")
+            case "started":
+                return run.started[:16].replace("T", " ")
+            case "run":
+                return f"{run.run} !" if run.problem else run.run
+            case _:
+                return str(getattr(run, column))
+
+    def run_at_hand(self) -> RunFolder | None:
+        run = self._at_cursor()
+        return self.dashboard.runs.folder(run.run) if run else None
+
+    def _at_cursor(self) -> RunFacts | None:
+        row = self.query_one(RunsTable).cursor_row
+        return self._shown[row] if 0 <= row < len(self._shown) else None
+
+    def on_data_table_row_selected(self, _: DataTable.RowSelected) -> None:
+        self.action_open()
+
+    def action_open(self) -> None:
+        if folder := self.run_at_hand():
+            self.post_message(OpenRun(folder.name))
+
+    def action_new(self) -> None:
+        self.dashboard.action_train()
+
+    def action_down(self) -> None:
+        self.query_one(RunsTable).action_cursor_down()
+
+    def action_up(self) -> None:
+        self.query_one(RunsTable).action_cursor_up()
+
+    def action_filter(self) -> None:
+        field = self.query_one("#filter", Input)
+        field.add_class("-shown")
+        field.focus()
+
+    def on_input_changed(self, _: Input.Changed) -> None:
+        self._show(self.dashboard.facts)
+
+    def on_input_submitted(self, _: Input.Submitted) -> None:
+        self.query_one(RunsTable).focus()
+
+    def on_key(self, event: events.Key) -> None:
+        field = self.query_one("#filter", Input)
+        if event.key == "escape" and field.has_class("-shown"):
+            field.value = ""
+            field.remove_class("-shown")
+            self.query_one(RunsTable).focus()
+
+
+def _searched(run: RunFacts) -> str:
+    return " ".join(str(value) for value in asdict(run).values()).lower()
+
+
+class RunsTable(DataTable[Text | str]):
+    """A table that changes only the cells that changed, and keeps its cursor on its run."""
+
+    def __init__(self, *, id: str) -> None:
+        super().__init__(id=id, cursor_type="row")
+        self._widths: dict[str, int] = {}
+        self._rows: dict[str, list[Text | str]] = {}
+
+    def show(self, columns: Sequence[str], rows: dict[str, list[Text | str]]) -> None:
+        """Show `rows`, by the name of their run, under `columns`."""
+        widths = {name: _width(name, [row[i] for row in rows.values()]) for i, name in enumerate(columns)}
+        before, self._rows = self._rows, rows
+        if (widths, list(rows)) == (self._widths, list(before)):
+            self._change(before)
+        else:
+            self._widths = widths
+            self._build(list(before))
+
+    def _change(self, before: dict[str, list[Text | str]]) -> None:
+        for run, cells in self._rows.items():
+            for name, cell, old in zip(self._widths, cells, before[run], strict=True):
+                if cell != old:
+                    self.update_cell(run, name, cell)
+
+    def _build(self, before: list[str]) -> None:
+        at = before[self.cursor_row] if 0 <= self.cursor_row < len(before) else None
+        self.clear(columns=True)
+        for name, width in self._widths.items():
+            self.add_column(_heading(name), key=name, width=width)
+        for run, cells in self._rows.items():
+            self.add_row(*cells, key=run)
+        if at in self._rows:
+            self.move_cursor(row=list(self._rows).index(at))
+
+
+def _heading(name: str) -> str:
+    return name.upper() if name in {"icr", "scr"} else name.capitalize()
+
+
+def _width(name: str, cells: list[Text | str]) -> int:
+    """Of a column, in cells: as wide as its widest word."""
+    return max(map(cell_len, [_heading(name), *map(str, cells)]))

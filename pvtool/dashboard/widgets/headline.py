@@ -1,0 +1,103 @@
+"""One run in two lines, and what is wrong with it in a third that nobody overlooks."""
+
+import time
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Static
+
+from pvtool.dashboard.history import History
+from pvtool.dashboard.known import Known
+from pvtool.dashboard.marks import bar, number, state_words
+from pvtool.words import duration
+from pvtool_core.runs import State
+
+_PATIENCE = 600.0
+
+
+class Headline(Vertical):
+    """State, name, step, time left, newest figures; and alarms."""
+
+    DEFAULT_CSS = """
+    Headline {
+        height: auto;
+        padding: 0 1;
+        .line { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
+        #progress { color: $primary; }
+        #alarm { height: auto; max-height: 3; padding: 0 1; display: none; }
+        #alarm { background: $error-muted; color: $text-error; }
+        #alarm.-shown { display: block; }
+        #alarm.-mild { background: $warning-muted; color: $text-warning; }
+    }
+    """
+
+    def compose(self) -> ComposeResult:
+        yield Static(classes="line", id="facts")
+        yield Static(classes="line", id="progress")
+        yield Static(id="alarm")
+
+    def show(self, known: Known) -> None:
+        """Say what is known now."""
+        self.query_one("#facts", Static).update(_facts(known), layout=False)
+        self.query_one("#progress", Static).update(_progress(known, self.size.width - 2), layout=False)
+        bad, words = alarm(known)
+        field = self.query_one("#alarm", Static)
+        field.update(words)
+        field.set_class(bool(words), "-shown")
+        field.set_class(not bad, "-mild")
+
+
+def _facts(known: Known) -> Content:
+    facts, history = known.facts, known.history
+    step = max(facts.step, history.step)
+    parts = [state_words(facts.state), Content.styled(facts.run, "bold")]
+    if facts.identity:
+        parts.append(Content(f"{facts.identity} on {facts.preset}"))
+    parts.append(Content(f"step {step}/{facts.iterations}"))
+    if facts.state == State.RUNNING and history.eta:
+        parts.append(Content(f"{duration(history.eta)} left"))
+    figures = [(name.upper(), history.curves[name].last) for name in ("icr", "scr") if name in history.curves]
+    parts += [Content(f"{name} {number(value)}") for name, value in figures]
+    return Content("   ").join(parts)
+
+
+def _progress(known: Known, width: int) -> Content:
+    stage, done, total = known.history.stage
+    facts = known.facts
+    if facts.state in {State.STARTING, State.RUNNING} and stage and stage != "training":
+        share, words = (done / total if total else 0.0), f" {stage} {done}/{total}" if total else f" {stage}"
+    else:
+        share = facts.step / facts.iterations if facts.iterations else 0.0
+        words = f" {share:.0%}"
+    return Content(bar(share, max(0, width - len(words))) + words)
+
+
+def alarm(known: Known) -> tuple[bool, str]:
+    """What a person should know at once, and whether it is bad; empty words if all is well."""
+    facts, ended, history = known.facts, known.ended, known.history
+    if facts.problem:
+        return True, facts.problem
+    if facts.state == State.LOST:
+        return True, f"The engine is gone and left no word. r goes on {_from_where(known)}; its log tells more."
+    if facts.state == State.FAILED and ended:
+        return True, f"{ended.message or ended.reason} {ended.hint}".strip()
+    if facts.state == State.RUNNING and (quiet := time.time() - history.told) > _patience(history):
+        return False, f"Nothing new for {duration(quiet)}; the engine lives. Its log may tell why."
+    if history.alarms:
+        newest, count = history.alarms[-1], len(history.alarms)
+        return newest.bad, newest.message + (f" ({count} warnings in the log)" if count > 1 else "")
+    if history.unreadable:
+        return False, f"{history.unreadable} lines of events.jsonl are unreadable, and left out; the log shows them."
+    return False, ""
+
+
+def _patience(history: History) -> float:
+    """How long an engine may be silent, in seconds: ten minutes, or five of its steps where these take longer."""
+    seconds = history.curves["seconds"].last if "seconds" in history.curves else None
+    return max(_PATIENCE, 5 * (seconds or 0.0))
+
+
+def _from_where(known: Known) -> str:
+    steps = known.history.checkpoints
+    return f"from step {steps[-1]}" if steps else "from the beginning"

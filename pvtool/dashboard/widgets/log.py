@@ -1,0 +1,216 @@
+"""The log of a run: its events or the engine's own words, of any length, followed and searched."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.segment import Segment
+from textual import events
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.geometry import Region, Size
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+from textual.widgets import Input
+
+from pvtool.dashboard import keys
+from pvtool.dashboard.known import Known
+from pvtool.dashboard.lines import Lines
+from pvtool_core.runs import RunFolder
+
+_SECONDS = 0.5
+_KEPT = 4000
+
+
+class Log(Vertical):
+    """The log, and a field for what to look for."""
+
+    DEFAULT_CSS = """
+    Log {
+        Input { display: none; height: 1; border: none; padding: 0 1; &.-shown { display: block; } }
+    }
+    """
+
+    def compose(self) -> ComposeResult:
+        yield LogView()
+        yield Input(placeholder="words to look for", compact=True)
+
+    def show(self, known: Known) -> None:
+        """Follow the log of this run."""
+        self.query_one(LogView).follow(RunFolder(known.path))
+
+    def ask(self) -> None:
+        """Let the person type what to look for."""
+        field = self.query_one(Input)
+        field.add_class("-shown")
+        field.focus()
+
+    async def on_input_submitted(self, event: Input.Submitted) -> None:
+        self._leave()
+        self.query_one(LogView).look_for(event.value)
+
+    def on_key(self, event: events.Key) -> None:
+        if event.key == "escape" and self.query_one(Input).has_focus:
+            event.stop()
+            self._leave()
+
+    def _leave(self) -> None:
+        self.query_one(Input).remove_class("-shown")
+        self.query_one(LogView).focus()
+
+
+class LogView(ScrollView, can_focus=True):
+    """Lines of a file; only those on the screen are read."""
+
+    BINDINGS = keys.LOG
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"log--found", "log--loud"}
+    DEFAULT_CSS = """
+    LogView {
+        height: 1fr;
+        padding: 0 1;
+        border-top: solid $panel;
+        border-title-color: $text-muted;
+        &:focus { border-top: solid $accent; }
+        .log--found { background: $accent-muted; color: $text-accent; }
+        .log--loud { color: $text-warning; }
+    }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder: RunFolder | None = None
+        self._lines: Lines | None = None
+        self._of_engine = self._everything = False
+        self._texts: dict[int, str] = {}
+        self._words, self._found = "", -1
+        self._following = True
+        self._reading = False
+
+    def on_mount(self) -> None:
+        self.set_interval(_SECONDS, self._read_on)
+
+    def follow(self, folder: RunFolder) -> None:
+        """Show this run's log; what is shown already stays where it is."""
+        if self._folder is None or self._folder.path != folder.path:
+            self._folder = folder
+            self._open()
+
+    def _open(self) -> None:
+        assert self._folder
+        path = self._folder.log if self._of_engine else self._folder.events
+        self._lines = Lines(path, events=not self._of_engine)
+        self._texts, self._found, self._following = {}, -1, True
+        self._read_on()
+
+    def _numbers(self) -> Sequence[int]:
+        return self._lines.numbers(self._everything or self._of_engine) if self._lines else ()
+
+    def _read_on(self) -> None:
+        if self._lines and self.is_on_screen and not self._reading:
+            self.run_worker(self._extend(self._lines), group="extend", exit_on_error=False)
+
+    async def _extend(self, lines: Lines) -> None:
+        self._reading = True
+        try:
+            while await asyncio.to_thread(lines.extend) and lines is self._lines:
+                self._measure()
+            self._measure()
+        except OSError as error:
+            self.border_subtitle = f"{error.strerror}: {lines.path.name}"
+        finally:
+            self._reading = False
+
+    def _measure(self) -> None:
+        """Fit the scrollbars to what there is, and stay at the end if that is what is looked at."""
+        count = len(self._numbers())
+        width = max((len(text) for text in self._texts.values()), default=0)
+        if self.virtual_size != (width, count):
+            self.virtual_size = Size(width, count)
+            if self._following:
+                self.call_after_refresh(self.scroll_end, animate=False)
+        self._load()
+        name = "engine.log" if self._of_engine else "events"
+        kind = "" if self._of_engine else ", every one" if self._everything else ", without steps and gauges"
+        self.border_title = f"{name}{kind}  {count} lines{'  live' if self._following else ''}"
+
+    def _load(self) -> None:
+        """Read the lines on the screen, unless they are known."""
+        numbers, top = self._numbers(), self.scroll_offset.y
+        wanted = [number for number in numbers[top : top + self.size.height] if number not in self._texts]
+        if wanted and self._lines:
+            self.run_worker(self._fetch(self._lines, wanted), group="load", exclusive=True, exit_on_error=False)
+
+    async def _fetch(self, lines: Lines, wanted: list[int]) -> None:
+        texts = await asyncio.to_thread(lines.texts, wanted)
+        if lines is self._lines:
+            if len(self._texts) > _KEPT:
+                self._texts = {}
+            self._texts.update(zip(wanted, texts, strict=True))
+            self._measure()
+            self.refresh()
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        self._following = self.is_vertical_scroll_end
+        self._load()
+
+    def on_resize(self) -> None:
+        self._load()
+
+    def render_line(self, y: int) -> Strip:
+        left, top = self.scroll_offset
+        numbers, index = self._numbers(), top + y
+        width = self.size.width
+        if index >= len(numbers):
+            return Strip.blank(width, self.rich_style)
+        text = self._texts.get(numbers[index], "")
+        style = self.rich_style
+        if index == self._found:
+            style = self.get_component_rich_style("log--found")
+        elif "  warning  " in text or "  unreadable  " in text or "state=failed" in text:
+            style += self.get_component_rich_style("log--loud", partial=True)
+        return Strip([Segment(text, style)]).crop_extend(left, left + width, style)
+
+    def action_search(self) -> None:
+        if isinstance(self.parent, Log):
+            self.parent.ask()
+
+    def look_for(self, words: str) -> None:
+        """Go to the first line with `words` from here on; n and N go to the others."""
+        self._words, self._found = words, max(-1, self.scroll_offset.y - 1)
+        self.action_found(1)
+
+    def action_found(self, by: int) -> None:
+        if self._words and self._lines and len(self._numbers()):
+            self.run_worker(self._find(self._lines, by), group="find", exclusive=True, exit_on_error=False)
+
+    async def _find(self, lines: Lines, by: int) -> None:
+        numbers = self._numbers()
+        found = await asyncio.to_thread(lines.find, self._words, numbers, self._found + by, by)
+        if lines is not self._lines:
+            return
+        if found is None:
+            self.border_subtitle = f"{self._words!r} is nowhere in it"
+            return
+        self._found, self._following = found, False
+        self.border_subtitle = f"{self._words!r} in line {found + 1}"
+        self.scroll_to_region(Region(0, found, 1, 1), animate=False, center=True)
+        self.refresh()
+
+    def action_engine(self) -> None:
+        self._of_engine = not self._of_engine
+        self._open()
+
+    def action_steps(self) -> None:
+        self._everything = not self._everything
+        self._found = -1
+        self._following = True
+        self._measure()
+        self.refresh()
+
+    def action_top(self) -> None:
+        self.scroll_home(animate=False)
+
+    def action_bottom(self) -> None:
+        self._following = True
+        self.scroll_end(animate=False)

@@ -1,0 +1,92 @@
+"""What the run's machine does: each accelerator over time, and the engine itself."""
+
+from textual.app import ComposeResult
+from textual.containers import Grid, Vertical, VerticalScroll
+from textual.widgets import Static
+
+from pvtool.dashboard.history import Device
+from pvtool.dashboard.known import Known
+from pvtool.dashboard.widgets.plot import Curve, Plot, View
+
+_GIB = 1 << 30
+_GAUGES = {
+    "memory_used": ("Memory", "B"),
+    "utilisation": ("Utilisation", "%"),
+    "temperature": ("Temperature", "°C"),
+    "power": ("Power", "W"),
+}
+_PROCESS = {"memory": ("Memory of the engine", "B"), "cpu": ("Load of the engine, one core is 100", "%")}
+_NONE_YET = "No measurement yet; the engine takes one every few seconds."
+
+
+class Machine(VerticalScroll):
+    """A row of plots for each accelerator, and one for the engine."""
+
+    DEFAULT_CSS = """
+    Machine {
+        #none { color: $text-muted; padding: 1 2; }
+        Gauges { height: auto; }
+        Gauges Grid { height: auto; grid-size: 2; grid-gutter: 0 1; }
+        Gauges Static { height: 1; padding: 0 1; text-style: bold; }
+        Plot { height: 9; }
+    }
+    """
+
+    def __init__(self, view: View) -> None:
+        super().__init__(can_focus=False)
+        self._view = view
+        self._rows: dict[int, Gauges] = {}
+
+    def compose(self) -> ComposeResult:
+        yield Static(_NONE_YET, id="none")
+
+    def show(self, known: Known) -> None:
+        """Draw what is known now."""
+        history = known.history
+        for index, device in sorted(history.devices.items()):
+            row = self._row(index, f"GPU {index}")
+            row.show({name: Curve(name, device.gauges[name], "main") for name in _GAUGES}, words(index, device))
+        if len(history.process["memory"]):
+            row = self._row(-1, "Engine")
+            curves = {name: Curve(name, series, "main") for name, series in history.process.items()}
+            row.show(curves, "The engine's process")
+        self.query_one("#none").display = not self._rows
+
+    def _row(self, index: int, name: str) -> "Gauges":
+        if index not in self._rows:
+            self._rows[index] = Gauges(self._view, _GAUGES if index >= 0 else _PROCESS)
+            self._rows[index].set_class(index < 0, "-engine")
+            self.mount(self._rows[index])
+        return self._rows[index]
+
+
+class Gauges(Vertical):
+    """One heading, and a plot for each gauge."""
+
+    def __init__(self, view: View, gauges: dict[str, tuple[str, str]]) -> None:
+        super().__init__()
+        self._plots = {name: Plot(title, view, unit=unit) for name, (title, unit) in gauges.items()}
+
+    def compose(self) -> ComposeResult:
+        yield Static(markup=False)
+        with Grid():
+            yield from self._plots.values()
+
+    def show(self, curves: dict[str, Curve], words: str) -> None:
+        """Draw the gauges' curves under `words`."""
+        if self.is_mounted:
+            self.query_one(Static).update(words, layout=False)
+        for name, curve in curves.items():
+            self._plots[name].show([curve])
+
+
+def words(index: int, device: Device) -> str:
+    """An accelerator and its newest figures in a line."""
+    used, total = device.gauges["memory_used"].last, device.memory_total
+    parts = [f"GPU {index}  {device.name}"]
+    if used is not None:
+        parts.append(f"{used / _GIB:.1f}" + (f" of {total / _GIB:.1f}" if total else "") + " GiB")
+    for name, unit in (("utilisation", " %"), ("temperature", " °C"), ("power", " W")):
+        if (value := device.gauges[name].last) is not None:
+            parts.append(f"{value:.0f}{unit}")
+    return "   ".join(parts)

@@ -1,0 +1,53 @@
+"""The prompts of a run, and how often each was drawn."""
+
+from textual.app import ComposeResult
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from pvtool.dashboard.known import Known
+from pvtool.dashboard.marks import prompt_words
+
+_BAR = 8
+
+
+class PromptBank(VerticalScroll):
+    """One line a prompt: how often it was drawn, as a bar and a number; the newest one marked."""
+
+    DEFAULT_CSS = """
+    PromptBank { padding: 0 1; }
+    """
+
+    def compose(self) -> ComposeResult:
+        yield Static()
+
+    def show(self, known: Known) -> None:
+        """List the run's prompts."""
+        history = known.history
+        listed = dict.fromkeys((*known.job.prompts, *history.drawn) if known.job else history.drawn)
+        most = max(history.drawn.values(), default=0)
+        lines = [_line(prompt, history.drawn[prompt], most, prompt == history.prompt) for prompt in listed if prompt]
+        self.query_one(Static).update(Content("\n").join(lines) if lines else "No prompt was drawn yet.")
+
+
+def _line(prompt: str, count: int, most: int, newest: bool) -> Content:
+    filled = -(-count * _BAR // most) if most else 0
+    drawn = Content.styled("▪" * filled + " " * (_BAR - filled), "$accent" if newest else "$primary")
+    text = prompt_words(prompt).stylize("bold") if newest else prompt_words(prompt)
+    return Content.assemble("› " if newest else "  ", f"{count:5} ", drawn, " ", text)
+
+
+class CurrentPrompt(Static):
+    """The prompt that is being trained now, its keyword marked."""
+
+    DEFAULT_CSS = """
+    CurrentPrompt { height: 2; padding: 0 1; color: $text; text-overflow: ellipsis; }
+    """
+
+    def show(self, known: Known) -> None:
+        """Say which prompt and which noise the newest step had."""
+        history = known.history
+        if history.prompt:
+            self.update(Content.assemble(prompt_words(history.prompt), (f"  seed {history.seed}", "$text-muted")))
+        else:
+            self.update(Content.styled("No step yet.", "$text-muted"))

@@ -1,0 +1,118 @@
+"""Clips drawn while training, step by step, beside the person's photo and what the model made before."""
+
+from pathlib import Path
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+from textual.content import Content
+from textual.reactive import var
+from textual.widget import Widget
+from textual.widgets import Static
+
+from pvtool.dashboard import keys
+from pvtool.dashboard.history import Sample
+from pvtool.dashboard.known import Known
+from pvtool.dashboard.marks import prompt_words
+from pvtool.dashboard.widgets.picture import Clip
+
+_NONE = "No sample yet. s draws some now; training.sample_every draws them by itself."
+
+
+class Samples(Widget, can_focus=True):
+    """Reference, before training, and a step's clip of one prompt; the newest step until another one is chosen."""
+
+    BINDINGS = keys.CLIPS
+    DEFAULT_CSS = """
+    Samples {
+        height: 1fr;
+        layout: vertical;
+        Horizontal { height: 1fr; }
+        Clip { width: 1fr; height: 1fr; }
+        #words { height: 2; padding: 0 1; text-overflow: ellipsis; }
+        &.-alone #reference, &.-alone #before { display: none; }
+        &:focus #words { color: $text-accent; }
+    }
+    """
+    step: var[int | None] = var(None)
+    """The step that was chosen; None follows the newest."""
+    number: var[int] = var(0)
+    """Which of the step's clips."""
+
+    def __init__(self, *, classes: str = "") -> None:
+        super().__init__(classes=classes)
+        self._samples: dict[int, list[Sample]] = {}
+        self._path = Path()
+        self._running = False
+
+    def compose(self) -> ComposeResult:
+        with Horizontal():
+            yield Clip("reference", id="reference")
+            yield Clip("before training", id="before")
+            yield Clip("now", id="now")
+        yield Static(_NONE, id="words")
+
+    def show(self, known: Known) -> None:
+        """Take in the samples that there are now."""
+        self._path = known.path
+        self._samples = {}
+        for sample in known.history.samples:
+            self._samples.setdefault(sample.step, []).append(sample)
+        references = known.references()
+        self.query_one("#reference", Clip).show(references[0] if references else None)
+        self._draw()
+
+    def _draw(self) -> None:
+        sample = self._chosen()
+        if sample is None:
+            return
+        first = self._sample(min(self._samples))
+        steps = sorted(self._samples)
+        at = f"step {sample.step} ({steps.index(sample.step) + 1} of {len(steps)})"
+        now = self.query_one("#now", Clip)
+        now.show(self._path / sample.path)
+        now.border_title = at if self.step is not None else f"{at}, newest"
+        self.query_one("#before", Clip).show(self._path / first.path if first else None)
+        count = len(self._samples[sample.step])
+        about = f"  clip {self.number % count + 1} of {count}, seed {sample.seed}  {sample.path}"
+        self.query_one("#words", Static).update(Content.assemble(prompt_words(sample.prompt), (about, "$text-muted")))
+
+    def _chosen(self) -> Sample | None:
+        step = self.step if self.step in self._samples else max(self._samples, default=None)
+        return None if step is None else self._sample(step)
+
+    def _sample(self, step: int) -> Sample:
+        clips = self._samples[step]
+        return clips[self.number % len(clips)]
+
+    def action_step(self, by: int) -> None:
+        steps = sorted(self._samples)
+        if not steps:
+            return
+        at = steps.index(self.step) if self.step in steps else len(steps) - 1
+        wanted = max(0, min(len(steps) - 1, at + by))
+        self.step = None if wanted == len(steps) - 1 else steps[wanted]
+        self._draw()
+
+    def action_prompt(self, by: int) -> None:
+        self.number += by
+        self._draw()
+
+    def action_play(self) -> None:
+        clip = self.query_one("#now", Clip)
+        for each in self.query(Clip):
+            each.playing = not clip.playing if each is clip else each.playing
+        self.query_one("#before", Clip).playing = clip.playing
+
+    def action_frame(self, by: int) -> None:
+        for clip in self.query("#now, #before").results(Clip):
+            clip.playing = False
+            clip.frame(by)
+
+    def action_enlarge(self) -> None:
+        self.toggle_class("-alone")
+
+    def action_copy_path(self) -> None:
+        if sample := self._chosen():
+            path = str(self._path / sample.path)
+            self.app.copy_to_clipboard(path)
+            self.notify(path, title="Copied", markup=False)

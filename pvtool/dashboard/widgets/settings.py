@@ -1,0 +1,55 @@
+"""A run's settings as they are in its file, and where another run's differ."""
+
+from textual.app import ComposeResult
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from pvtool.dashboard.known import Known
+from pvtool_core.config import Table, TrainJob, to_table
+
+
+class Settings(VerticalScroll):
+    """Every setting, resolved; with a run laid over, first those that differ, its value beside each."""
+
+    DEFAULT_CSS = """
+    Settings { padding: 0 1; }
+    """
+
+    def compose(self) -> ComposeResult:
+        yield Static()
+
+    def show(self, known: Known) -> None:
+        """List the settings."""
+        if known.job is None:
+            self.query_one(Static).update(known.facts.problem or "No settings yet.")
+            return
+        other = flat(known.overlay_job) if known.overlay_job else None
+        own = flat(known.job)
+        lines = [Content.styled(str(known.path / "config.toml"), "$text-muted")]
+        if other is not None:
+            lines.append(Content.styled(f"Otherwise in {known.overlay_name}:", "$text-warning"))
+            lines += [_line(key, own, other) for key in {**own, **other} if own.get(key) != other.get(key)]
+            lines.append(Content())
+        lines += [_line(key, own, own) for key in own]
+        self.query_one(Static).update(Content("\n").join(lines))
+
+
+def flat(job: TrainJob) -> dict[str, str]:
+    """Settings by their dotted names, as `--set` takes them; prompts are shown in a pane of their own."""
+    table = to_table(job)
+    table.pop("prompts", None)
+    return dict(_leaves("", table))
+
+
+def _leaves(prefix: str, table: Table) -> list[tuple[str, str]]:
+    leaves: list[tuple[str, str]] = []
+    for name, value in table.items():
+        leaves += _leaves(f"{prefix}{name}.", value) if isinstance(value, dict) else [(prefix + name, str(value))]
+    return leaves
+
+
+def _line(key: str, own: dict[str, str], other: dict[str, str]) -> Content:
+    line = Content.assemble((f"  {key:<38}", "$text-muted"), own.get(key, "absent"))
+    differs = own.get(key) != other.get(key)
+    return line + Content.styled(f"  ≠  {other.get(key, 'absent')}", "$text-warning") if differs else line

@@ -1,0 +1,299 @@
+"""One run on the screen, as a person uses it."""
+
+import os
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Tabs
+
+from pvtool.dashboard.screens.run import RunScreen
+from pvtool_core.runs import Request, RunFolder, State
+from tests.dashboard.conftest import BEGAN, MakeRun, gpu_event, step_event, write_events, write_status
+from tests.dashboard.reading import seen, until, until_seen
+from tests.dashboard.test_runs_screen import asked, dashboard
+
+SIZE = (130, 44)
+SIZES = [(80, 24), SIZE, (300, 80)]
+PANES = ["overview", "curves", "samples", "prompts", "machine", "log", "settings"]
+
+
+async def go_to(pilot: Pilot[None], pane: str) -> None:
+    """Go on with `]` until a pane is shown, from the overview."""
+    await until(pilot, lambda: isinstance(pilot.app.screen, RunScreen))
+    await pilot.press(*["right_square_bracket"] * PANES.index(pane))
+    await until(pilot, lambda: pilot.app.screen.query_one(Tabs).active == pane)
+    await pilot.pause(0.2)
+
+
+async def test_it_says_state_step_and_newest_rewards_and_the_prompt_at_hand(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 180)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "● running", "ada-1", "ada on tiny", "step 180/400", "45%", "ICR 0.262", "SCR 0.024")
+        await until_seen(pilot, "<V> woman is dancing in the rain", "seed 1000000")
+
+
+async def test_what_the_engine_writes_is_seen_soon(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 3)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "step 3/400")
+        write_events(folder, [step_event(4, icr=0.111, prompt="<V> woman flies a kite")])
+        write_status(folder, State.RUNNING, 4)
+        await until_seen(pilot, "step 4/400", "ICR 0.111", "flies a kite")
+
+
+async def test_a_whole_history_is_there_on_reattaching_and_anew_after_a_resume(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 300)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "step 300/400")
+        screen = pilot.app.screen
+        assert isinstance(screen, RunScreen)
+        await until(pilot, lambda: len(screen.known.history.curves["icr"]) == 300)
+        kept = folder.events.read_text().splitlines(keepends=True)[:200]
+        (folder.path / "new").write_text("".join(kept))
+        (folder.path / "new").rename(folder.events)
+        await until(pilot, lambda: len(screen.known.history.curves["icr"]) < 200)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+async def test_every_pane_is_reached_by_keys_at_every_size(make_run: MakeRun, size: tuple[int, int]) -> None:
+    folder = make_run("ada-1", 40, devices=2)
+    words = {
+        "overview": ["ICR"],
+        "curves": ["ICR", "SCR"],
+        "samples": ["No sample yet"],
+        "prompts": ["reads in a café"],
+        "machine": ["GPU 0", "41.5 of 80.0 GiB", "61 °C", "412 W"],
+        "log": ["events", "state=started"],
+        "settings": ["model.family", "animatediff"],
+    }
+    async with dashboard(folder).run_test(size=size) as pilot:
+        for pane in PANES:
+            await until(pilot, lambda pane=pane: pilot.app.screen.query_one(Tabs).active == pane)
+            await until_seen(pilot, *words[pane])
+            await pilot.press("right_square_bracket")
+        await until(pilot, lambda: pilot.app.screen.query_one(Tabs).active == "overview")
+        await pilot.press("left_square_bracket")
+        await until(pilot, lambda: pilot.app.screen.query_one(Tabs).active == "settings")
+
+
+async def test_a_click_on_a_tab_opens_its_pane(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 4)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "step 4/400")
+        await pilot.click("#prompts")
+        await until_seen(pilot, "reads in a café")
+
+
+async def test_a_resize_loses_nothing(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 40)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        for width, height in [(80, 24), (40, 12), (20, 6), (300, 80), (100, 30)]:
+            await pilot.resize_terminal(width, height)
+            await pilot.pause(0.2)
+        await until_seen(pilot, "step 40/400", "ICR")
+
+
+@pytest.mark.parametrize(
+    ("key", "request_"),
+    [("p", Request.PAUSE), ("S", Request.STOP), ("c", Request.CHECKPOINT), ("s", Request.SAMPLE)],
+)
+async def test_keys_steer_this_run(make_run: MakeRun, key: str, request_: Request) -> None:
+    folder = make_run("ada-1", 2)
+    async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:
+        await until_seen(pilot, "● running")
+        await pilot.press(key)
+        await until_seen(pilot, "step ends")
+        assert asked(folder) == [request_]
+
+
+async def test_an_engine_that_was_killed_is_shown_as_dead_with_the_way_to_resume(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 20)
+    write_events(folder, [{"time": BEGAN, "type": "checkpoint", "step": 20, "path": "checkpoints/step-000020"}])
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "● running")
+        write_status(folder, State.RUNNING, 20, pid=2**22 + 1)
+        await until_seen(pilot, "✗ lost", "r goes on from step 20", seconds=3)
+
+
+async def test_why_a_run_failed_is_said_loudly(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 20, State.FAILED)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "✗ failed", "The loss is no number. Lower training.learning_rate.")
+
+
+async def test_no_numbers_and_warnings_are_loud(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 20)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        write_events(folder, [{"time": BEGAN, "type": "warning", "message": "3 of 12 pairs show no face."}])
+        await until_seen(pilot, "3 of 12 pairs show no face.")
+        write_events(folder, [step_event(21, loss=None)])
+        await until_seen(pilot, "loss of step 21 is no number.", "2 warnings in the log")
+
+
+async def test_an_engine_that_hangs_is_told_from_one_that_works(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 20)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "step 20/400")
+        assert "Nothing new" not in seen(pilot.app)
+        write_events(folder, [step_event(21, time=BEGAN - 1000)])
+        await until_seen(pilot, "Nothing new for", "the engine lives")
+
+
+async def test_a_run_of_garbage_is_shown_as_such_and_steers_back(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 5)
+    for file in (folder.config, folder.status):
+        file.write_bytes(os.urandom(300))
+    folder.events.write_bytes(os.urandom(20000) + b"\n" + b'{"time": 1, "type": "step", "step": []}\n')
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "✗ lost", "config.toml")
+        for pane in PANES:
+            await until(pilot, lambda pane=pane: pilot.app.screen.query_one(Tabs).active == pane)
+            await pilot.press("right_square_bracket")
+        await pilot.press("escape")
+        await until_seen(pilot, "ada-1 !")
+
+
+async def test_a_run_that_vanishes_while_it_is_watched_harms_nothing(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 5)
+    make_run("ben-1", 7)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "step 5/400")
+        folder.path.rename(folder.path.parent / ".gone")
+        await until_seen(pilot, "Cannot read", "config.toml")
+        await pilot.press("escape")
+        await until_seen(pilot, "ben-1")
+
+
+async def test_a_copied_run_is_shown_from_any_folder(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run("ada-1", 60, State.FINISHED)
+    copied = RunFolder(folder.path.rename(tmp_path / "from-elsewhere"))
+    async with dashboard(copied).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "✓ finished", "from-elsewhere", "step 60/400")
+
+
+async def test_the_next_run_and_the_one_before_are_a_key_away(make_run: MakeRun) -> None:
+    make_run("ada-1", 2)
+    make_run("ben-1", 2)
+    folder = make_run("cid-1", 2)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "cid on tiny")
+        await pilot.pause(0.3)
+        await pilot.press("J")
+        await until_seen(pilot, "ben on tiny")
+        await pilot.press("K")
+        await until_seen(pilot, "cid on tiny")
+
+
+async def test_another_run_is_laid_over_its_curves_and_beside_its_settings(make_run: MakeRun) -> None:
+    other = make_run("ada-1", 30)
+    other.config.write_text(other.config.read_text().replace("iterations = 400", "iterations = 500"))
+    folder = make_run("ben-1", 20)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await go_to(pilot, "settings")
+        await until_seen(pilot, "model.family")
+        await pilot.press("o")
+        await until_seen(pilot, "Otherwise in ada-1:", "training.iterations", "400  ≠  500")
+        screen = pilot.app.screen
+        assert isinstance(screen, RunScreen)
+        await until(pilot, lambda: screen.known.overlay and len(screen.known.overlay.curves["icr"]) == 30)
+        await pilot.press("o")
+        await until(pilot, lambda: screen.known.overlay is None and "≠" not in seen(pilot.app))
+
+
+async def test_curves_are_saved_as_a_table_and_a_picture(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 25)
+    async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:
+        await until_seen(pilot, "step 25/400", "ICR 0.")
+        await pilot.press("E")
+        await until_seen(pilot, "Saved the curves")
+        rows = Path("ada-1.csv").read_text().splitlines()
+        assert len(rows) == 26
+        assert rows[0].startswith("step,time,")
+        assert Path("ada-1.png").read_bytes().startswith(b"\x89PNG")
+
+
+async def test_the_screen_is_saved_as_a_picture(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 2)
+    async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:
+        await until_seen(pilot, "step 2/400")
+        await pilot.press("V")
+        await until_seen(pilot, "Saved this screen")
+        (picture,) = Path.cwd().glob("*.svg")
+        assert "ada-1" in picture.read_text()
+
+
+async def test_prompts_are_listed_with_how_often_each_was_drawn(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 8)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await go_to(pilot, "prompts")
+        await until_seen(pilot, "›     3 ▪▪▪▪▪▪▪▪ <V> woman runs", "2 ▪▪▪▪▪▪   <V> woman is dancing")
+
+
+async def test_without_an_accelerator_the_engines_own_memory_is_shown(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 8)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await go_to(pilot, "machine")
+        await until_seen(pilot, "Memory of the engine", "Load of the engine")
+        assert "GPU" not in seen(pilot.app)
+        write_events(folder, [gpu_event(BEGAN + 9, devices=1)])
+        await until_seen(pilot, "GPU 0")
+
+
+async def test_the_log_is_searched_followed_and_shows_the_engines_own_words(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 200)
+    folder.log.write_text("".join(f"line {i} of the engine\n" for i in range(500)) + "Traceback: boom\n")
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await go_to(pilot, "log")
+        await until_seen(pilot, "events, without steps and gauges", "2 lines")
+        await pilot.press("v")
+        await until_seen(pilot, "events, every one", "step=200")
+        await pilot.press("slash", *"step=77", "enter")
+        await until_seen(pilot, "step=77 ", "'step=77' in line")
+        write_events(folder, [step_event(201)])
+        await pilot.press("G")
+        await until_seen(pilot, "step=201 ", "live")
+        await pilot.press("g")
+        await until_seen(pilot, "state=started")
+        await pilot.press("e")
+        await until_seen(pilot, "engine.log", "Traceback: boom")
+        await pilot.press("slash", *"line 12", "enter")
+        await until_seen(pilot, "line 12 of the engine")
+        await pilot.press("n")
+        await until_seen(pilot, "line 120 of the engine")
+        await pilot.press("N")
+        await until_seen(pilot, "line 12 of the engine", "in line 13")
+        await pilot.press("slash", *"nowhere", "enter")
+        await until_seen(pilot, "'nowhere' is nowhere in it")
+        await pilot.press("slash", "escape", "j", "k", "down", "up", "home", "end")
+        await until_seen(pilot, "Traceback: boom")
+
+
+async def test_help_names_the_keys_of_what_is_looked_at_first(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 5)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await go_to(pilot, "log")
+        await pilot.press("question_mark")
+        await until_seen(pilot, "Keys", "Search in the log", "Save a checkpoint and end the engine")
+        shown = seen(pilot.app)
+        assert shown.index("Search in the log") < shown.index("Save a checkpoint and end the engine")
+        await pilot.press("escape")
+        await until(pilot, lambda: "Search in the log" not in seen(pilot.app))
+
+
+async def test_the_palette_names_what_can_be_done(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 5)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "step 5/400")
+        await pilot.press("ctrl+p", *"checkpoint now")
+        await until_seen(pilot, "Save a checkpoint now")
+        await pilot.press("enter")
+        await until(pilot, lambda: Request.CHECKPOINT in asked(folder))
+
+
+async def test_themes_are_chosen_from_a_list(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 5)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "step 5/400")
+        await pilot.press("T", *"nord", "enter")
+        await until(pilot, lambda: pilot.app.theme == "nord")
