@@ -16,7 +16,10 @@ from pvtool_core.runs import RunFolder, State, find_run
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
-Images = Annotated[str, typer.Option(metavar="KIND", help="Pictures by kitty, blocks or off; auto asks the terminal.")]
+Images = Annotated[
+    str | None,
+    typer.Option(metavar="KIND", help="Pictures by kitty, blocks or off; auto, or nothing, asks the terminal."),
+]
 
 
 @app.command()
@@ -24,7 +27,7 @@ def dashboard(
     run: Annotated[
         str | None, typer.Argument(metavar="RUN", autocompletion=run_names, help="A run, or a run's folder.")
     ] = None,
-    images: Images = "auto",
+    images: Images = None,
 ) -> None:
     """See and steer all runs in this terminal. Closing it changes nothing for them."""
     from pvtool.dashboard.opening import open_dashboard
@@ -43,7 +46,7 @@ def folder_of(run: str) -> RunFolder:
 
 
 def watch_run(
-    folder: RunFolder, output: Output, images: str = "auto", engine: subprocess.Popen[bytes] | None = None
+    folder: RunFolder, output: Output, images: str | None = None, engine: subprocess.Popen[bytes] | None = None
 ) -> None:
     """Show a run in the dashboard until that is closed; without a terminal, as lines until the run ends.
 

@@ -84,7 +84,7 @@ def logs(
 
 
 @app.command()
-def watch(run: RunName, images: Images = "auto", as_json: Json = False) -> None:
+def watch(run: RunName, images: Images = None, as_json: Json = False) -> None:
     """Show a run in the dashboard; without a terminal, as lines until it ends."""
     watch_run(find_run(runs_dir(), run), Output(as_json), images)
 

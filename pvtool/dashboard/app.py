@@ -15,7 +15,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 from pvtool.dashboard import keys
-from pvtool.dashboard.driver import PatientDriver
+from pvtool.dashboard.driver import patient_driver
 from pvtool.dashboard.messages import OpenRun
 from pvtool.dashboard.terminal import Terminal
 from pvtool.dashboard.watch import Runs
@@ -76,7 +76,7 @@ class Dashboard(App[None]):
     facts: var[list[RunFacts] | None] = var(None)
 
     def __init__(self, terminal: Terminal, root: Path, run: RunFolder | None = None) -> None:
-        super().__init__(driver_class=PatientDriver)
+        super().__init__(driver_class=patient_driver(terminal))
         self.terminal = terminal
         self.runs = Runs(root)
         self._first = run

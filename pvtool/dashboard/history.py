@@ -35,7 +35,7 @@ class Alarm:
 
 @dataclass
 class Device:
-    """One accelerator over time; bytes, per cent, °C, W."""
+    """One accelerator over time; GiB, per cent, °C, W."""
 
     name: str
     memory_total: float | None
@@ -111,12 +111,17 @@ class History:
         time = float(event["time"])
         for facts in event["devices"]:
             index = int(facts["index"])
-            device = self.devices.setdefault(index, Device(str(facts["name"]), _number(facts.get("memory_total"))))
-            for name, series in device.gauges.items():
-                series.append(self.step, time, _number(facts.get(name)))
-        for name, key in (("memory", "process_memory"), ("cpu", "cpu")):
-            if (value := _number(event.get(key))) is not None:
-                self.process[name].append(self.step, time, value)
+            device = self.devices.setdefault(index, Device(str(facts["name"]), _gib(facts.get("memory_total"))))
+            values = {name: _number(facts.get(name)) for name in GAUGES}
+            for name, value in {**values, "memory_used": _gib(facts.get("memory_used"))}.items():
+                device.gauges[name].append(self.step, time, value)
+        self.process["memory"].append(self.step, time, _gib(event.get("process_memory")))
+        self.process["cpu"].append(self.step, time, _number(event.get("cpu")))
+
+
+def _gib(value: Any) -> float | None:
+    number = _number(value)
+    return None if number is None else number / 2**30
 
 
 def _number(value: Any) -> float | None:

@@ -58,13 +58,13 @@ PLOT: Keys = [
     key("l,right", "pan(1)", "Right", "Later", show=False),
     key("0", "fit", "Fit", "All of it, and follow what comes", show=False),
     key("t", "axis", "Step/time", "Steps or time along the axis"),
-    key("y", "log", "Log", "Logarithmic or linear"),
+    key("y", "log", "Log", "Logarithmic or linear", show=False),
     key("m", "smooth", "Smooth", "More smoothing, then none"),
     key("w", "raw", "Raw", "The raw curve behind the smooth one, or not", show=False),
     key("a", "autoscale", "Scale", "Whole range of a reward, or as much as the curve needs", show=False),
     key("comma", "cursor(-1)", "Value before", "Read the value before", show=False),
     key("full_stop", "cursor(1)", "Value after", "Read the value after", show=False),
-    key("z", "enlarge", "Enlarge", "This curve alone, or all of them"),
+    key("z", "enlarge", "Enlarge", "This curve alone, or all of them", show=False),
 ]
 CLIPS: Keys = [
     key("h,left", "step(-1)", "Earlier", "The samples of the step before"),
@@ -74,7 +74,7 @@ CLIPS: Keys = [
     key("space", "play", "Play", "Play, or hold"),
     key("comma", "frame(-1)", "Frame before", "One frame back", show=False),
     key("full_stop", "frame(1)", "Frame after", "One frame on", show=False),
-    key("z", "enlarge", "Enlarge", "The clip alone, or with its reference"),
+    key("z", "enlarge", "Enlarge", "The clip alone, or with its reference", show=False),
     key("Y", "copy_path", "Copy path", "Copy the clip's path", show=False),
 ]
 LOG: Keys = [

@@ -12,7 +12,7 @@ def on_terminal() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def open_dashboard(root: Path, run: RunFolder | None = None, images: str = "auto") -> None:
+def open_dashboard(root: Path, run: RunFolder | None = None, images: str | None = None) -> None:
     """Show the runs under `root`, or `run` first, until the person closes it. Raises UsageError without a terminal."""
     if not on_terminal():
         raise UsageError(

@@ -98,7 +98,7 @@ class RunScreen(SteeringScreen):
         yield Headline()
         yield Tabs(*(Tab(name.capitalize(), id=name) for name in _PANES))
         yield ContentSwitcher(id="panes")
-        yield Footer(show_command_palette=False)
+        yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
         self.run_worker(self._look(), group="look", exit_on_error=False)

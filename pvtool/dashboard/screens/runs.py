@@ -57,7 +57,7 @@ class RunsScreen(SteeringScreen):
         yield RunsTable(id="runs")
         yield Static(_EMPTY, id="empty")
         yield Static(id="problem", markup=False)
-        yield Footer(show_command_palette=False)
+        yield Footer(show_command_palette=False, compact=True)
 
     @property
     def dashboard(self) -> "Dashboard":

@@ -10,12 +10,12 @@ from pvtool.dashboard.known import Known
 from pvtool.dashboard.widgets.plot import Curve, Plot, View
 
 TITLES = {
-    "icr": "ICR  identity, 0 is alike",
-    "scr": "SCR  prompt, 0 is as before",
-    "loss": "Loss",
+    "icr": "ICR identity loss",
+    "scr": "SCR semantic loss",
+    "loss": "Loss, both weighted",
     "grad_norm": "Gradient norm",
     "lr": "Learning rate",
-    "score_gap": "Prompt score, against the original's",
+    "score_gap": "Prompt score minus the original's",
     "base_kl": "KL from the base model",
     "seconds": "Seconds a step",
 }

@@ -8,14 +8,13 @@ from pvtool.dashboard.history import Device
 from pvtool.dashboard.known import Known
 from pvtool.dashboard.widgets.plot import Curve, Plot, View
 
-_GIB = 1 << 30
 _GAUGES = {
-    "memory_used": ("Memory", "B"),
+    "memory_used": ("Memory", "GiB"),
     "utilisation": ("Utilisation", "%"),
     "temperature": ("Temperature", "°C"),
     "power": ("Power", "W"),
 }
-_PROCESS = {"memory": ("Memory of the engine", "B"), "cpu": ("Load of the engine, one core is 100", "%")}
+_PROCESS = {"memory": ("Memory of the engine", "GiB"), "cpu": ("Load, a core is 100", "%")}
 _NONE_YET = "No measurement yet; the engine takes one every few seconds."
 
 
@@ -85,7 +84,7 @@ def words(index: int, device: Device) -> str:
     used, total = device.gauges["memory_used"].last, device.memory_total
     parts = [f"GPU {index}  {device.name}"]
     if used is not None:
-        parts.append(f"{used / _GIB:.1f}" + (f" of {total / _GIB:.1f}" if total else "") + " GiB")
+        parts.append(f"{used:.1f}" + (f" of {total:.1f}" if total else "") + " GiB")
     for name, unit in (("utilisation", " %"), ("temperature", " °C"), ("power", " W")):
         if (value := device.gauges[name].last) is not None:
             parts.append(f"{value:.0f}{unit}")

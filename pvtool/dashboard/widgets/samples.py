@@ -42,7 +42,6 @@ class Samples(Widget, can_focus=True):
         super().__init__(classes=classes)
         self._samples: dict[int, list[Sample]] = {}
         self._path = Path()
-        self._running = False
 
     def compose(self) -> ComposeResult:
         with Horizontal():
@@ -58,7 +57,7 @@ class Samples(Widget, can_focus=True):
         for sample in known.history.samples:
             self._samples.setdefault(sample.step, []).append(sample)
         references = known.references()
-        self.query_one("#reference", Clip).show(references[0] if references else None)
+        self._put("#reference", references[0] if references else None, "reference")
         self._draw()
 
     def _draw(self) -> None:
@@ -68,13 +67,17 @@ class Samples(Widget, can_focus=True):
         first = self._sample(min(self._samples))
         steps = sorted(self._samples)
         at = f"step {sample.step} ({steps.index(sample.step) + 1} of {len(steps)})"
-        now = self.query_one("#now", Clip)
-        now.show(self._path / sample.path)
-        now.border_title = at if self.step is not None else f"{at}, newest"
-        self.query_one("#before", Clip).show(self._path / first.path if first else None)
+        self._put("#now", self._path / sample.path, at if self.step is not None else f"{at}, newest")
+        self._put("#before", self._path / first.path, "before training" if first.step == 0 else f"step {first.step}")
         count = len(self._samples[sample.step])
         about = f"  clip {self.number % count + 1} of {count}, seed {sample.seed}  {sample.path}"
         self.query_one("#words", Static).update(Content.assemble(prompt_words(sample.prompt), (about, "$text-muted")))
+
+    def _put(self, name: str, path: Path | None, title: str) -> None:
+        """Show a file, unless it is shown already: reading it costs a process."""
+        clip = self.query_one(name, Clip)
+        if (clip.path, clip.title) != (path, title):
+            clip.show(path, title)
 
     def _chosen(self) -> Sample | None:
         step = self.step if self.step in self._samples else max(self._samples, default=None)
