@@ -60,6 +60,11 @@ def colour_wanted() -> bool:
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def on_terminal() -> bool:
+    """Whether there is a terminal to type on and to draw on; the dashboard draws on stderr."""
+    return sys.stdin.isatty() and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def _compact(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False)
 

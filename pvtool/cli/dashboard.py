@@ -8,7 +8,7 @@ import typer
 
 from pvtool.cli.options import run_names
 from pvtool.cli.train import follow_other
-from pvtool.output import Output
+from pvtool.output import Output, on_terminal
 from pvtool.supervisor import LIVE, raise_outcome
 from pvtool_core.errors import Missing
 from pvtool_core.paths import runs_dir
@@ -52,11 +52,11 @@ def watch_run(
 
     `engine` is its process, where we started it. Raises what the run reported, if it ended badly meanwhile.
     """
-    from pvtool.dashboard.opening import on_terminal, open_dashboard
+    from pvtool.dashboard.opening import open_dashboard
 
     if on_terminal():
         open_dashboard(runs_dir(), folder, images)
-    elif engine or folder.state() in LIVE:
+    elif folder.state() in LIVE:
         follow_other(folder)
     ended = engine is not None and engine.poll() is not None
     state = folder.state()

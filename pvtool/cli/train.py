@@ -8,7 +8,7 @@ from pvtool.choices import style_table
 from pvtool.cli.following import JobProgress
 from pvtool.cli.options import ControlFrames, ControlNet, IdentityName, Json, Loras, bank_names, preset_names
 from pvtool.jobs import choose, prepare
-from pvtool.output import Output
+from pvtool.output import Output, on_terminal
 from pvtool.supervisor import follow, raise_outcome, run_to_end, start, start_detached
 from pvtool_core.config import TrainJob, read_job, require
 from pvtool_core.errors import UsageError
@@ -37,7 +37,7 @@ def train(
     control_frames: ControlFrames = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything drawn at random.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Leave it running and return.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it in the dashboard.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it in the dashboard, if this is a terminal.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Estimate memory and time, and start nothing.")] = False,
     tflops: Annotated[
         float | None, typer.Option(min=0.001, help="What the device sustains, for --plan; else by its name.")
@@ -57,7 +57,7 @@ def train(
         raise UsageError("--watch and --detach contradict each other.", "`pv runs watch RUN` shows a detached run.")
     folder = prepare(choose(*chosen))
     output.say(f"Run {folder.name}: {folder.path}")
-    if watch:
+    if watch and on_terminal():
         from pvtool.cli.dashboard import watch_run
 
         watch_run(folder, output, engine=start(folder))

@@ -1,15 +1,10 @@
 """Opens the dashboard: asks the terminal what it can show before Textual is loaded, which reads its colours then."""
 
-import sys
 from pathlib import Path
 
+from pvtool.output import on_terminal
 from pvtool_core.errors import UsageError
 from pvtool_core.runs import RunFolder
-
-
-def on_terminal() -> bool:
-    """Whether there is a terminal to type on and to draw on; the dashboard draws on stderr."""
-    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def open_dashboard(root: Path, run: RunFolder | None = None, images: str | None = None) -> None:
