@@ -8,7 +8,7 @@ from pvtool.dashboard.series import SMALLEST, Axis, Extent
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _ROUND_SECONDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200)
-_UNITS = ((9, "G"), (6, "M"), (3, "k"))
+_PREFIXES = ((9, "G"), (6, "M"), (3, "k"))
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Scale:
     high: float
     log: bool
     ticks: Sequence[float]
+    unit: float  # of which all ticks are multiples
 
     def raised(self, value: float) -> float:
         """How high `value` lies, in units of its own."""
@@ -29,7 +30,7 @@ class Scale:
         return (self.raised(value) - base) / (self.raised(self.high) - base)
 
     def labels(self) -> list[str]:
-        return [exponent(tick) for tick in self.ticks] if self.log else tick_labels(self.ticks)
+        return [exponent(tick) for tick in self.ticks] if self.log else tick_labels(self.ticks, self.unit)
 
 
 def fit(extent: Extent, bounds: Extent | None, log: bool, intervals: int) -> Scale:
@@ -41,27 +42,28 @@ def _linear_scale(extent: Extent, bounds: Extent | None, intervals: int) -> Scal
     low, high = (min(extent[0], bounds[0]), max(extent[1], bounds[1])) if bounds else extent
     largest = max(abs(low), abs(high))
     if high - low <= max(1e-9 * largest, SMALLEST):
-        margin = largest / 2 or 1.0
+        margin = largest / 2 if largest > SMALLEST else 1.0
         low, high = low - margin, high + margin
+    unit = round_step((high - low) / 10)
+    low, high = _multiple(math.floor(low / unit + 1e-6), unit), _multiple(math.ceil(high / unit - 1e-6), unit)
     step = round_step((high - low) / intervals)
-    first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
-    ticks = [_multiple(k, step) for k in range(first, last + 1)]
-    return Scale(ticks[0], ticks[-1], False, ticks)
+    ticks = _multiples(low, high, step)
+    return Scale(low, high, False, *((ticks, step) if len(ticks) > 1 else ([low, high], unit)))
 
 
 def _log_scale(extent: Extent, intervals: int) -> Scale:
     """Whole decades, or 1-2-5 within them where there are few."""
     first, last = math.floor(math.log10(extent[0]) + 1e-9), math.ceil(math.log10(extent[1]) - 1e-9)
     last = max(last, first + 1)
+    every = -(-(last - first) // intervals)
+    decades = [float(f"1e{k}") for k in range(first, last + 1, every)]
     if last - first > 2:
-        every = -(-(last - first) // intervals)
-        ticks = [10.0**k for k in range(first, last + 1, every)]
-        return Scale(10.0**first, 10.0**last, True, ticks)
+        return Scale(float(f"1e{first}"), float(f"1e{last}"), True, decades, 1)
     ticks = [float(f"{m}e{k}") for k in range(first, last + 1) for m in (1, 2, 5)]
     low = max(tick for tick in ticks if tick <= extent[0] * (1 + 1e-9))
     high = min(tick for tick in ticks if tick >= extent[1] * (1 - 1e-9) and tick > low)
     inside = [tick for tick in ticks if low <= tick <= high]
-    return Scale(low, high, True, inside if len(inside) <= intervals + 1 else [low, high])
+    return Scale(low, high, True, inside if len(inside) <= intervals + 1 else [low, high], 1)
 
 
 def round_step(least: float) -> float:
@@ -79,6 +81,11 @@ def ticks_along(first: float, last: float, axis: Axis, most: int) -> list[float]
     """Round places from `first` to `last` along a step or a time axis, at most `most` or so."""
     least = (last - first) / most
     step = max(1.0, round_step(least)) if axis == "step" else _round_seconds(least)
+    return _multiples(first, last, step)
+
+
+def _multiples(first: float, last: float, step: float) -> list[float]:
+    """All multiples of `step` from `first` to `last`."""
     return [_multiple(k, step) for k in range(math.ceil(first / step - 1e-9), math.floor(last / step + 1e-9) + 1)]
 
 
@@ -112,14 +119,14 @@ def duration(seconds: float) -> str:
     return sign + f"{head[0]}{head[1]}" + "".join(f"{count:02}{letter}" for count, letter in rest)
 
 
-def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """All ticks with the same decimals, no more than tell them apart."""
-    step, largest = ticks[1] - ticks[0], max(abs(ticks[0]), abs(ticks[-1]))
+def tick_labels(ticks: Sequence[float], unit: float) -> list[str]:
+    """All ticks with the same decimals, no more than their unit has."""
+    largest = max(abs(ticks[0]), abs(ticks[-1]))
     if largest >= 1e12 or largest < 1e-3:
         return [exponent(tick) for tick in ticks]
-    fitting = (unit for unit in _UNITS if step >= 10 ** (unit[0] - 1) and largest >= 10 ** unit[0])
+    fitting = ((power, letter) for power, letter in _PREFIXES if unit >= 10 ** (power - 1) and largest >= 10**power)
     power, letter = next(fitting, (0, ""))
-    decimals = max(0, power - math.floor(math.log10(step) + 1e-9))
+    decimals = max(0, power - math.floor(math.log10(unit) + 1e-9))
     return [f"{tick / 10**power:.{decimals}f}{letter}" for tick in ticks]
 
 

@@ -124,7 +124,7 @@ class Painter:
         if not found:
             return None
         extent = min(low for low, _ in found), max(high for _, high in found)
-        return axes.fit(extent, self.bounds, self.log, max(2, (self.height - 1) // 4))
+        return axes.fit(extent, self.bounds, self.log, max(2, (self.height - 1) // 3))
 
     def _rows(
         self,

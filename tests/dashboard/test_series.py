@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pvtool.dashboard import axes, raster
-from pvtool.dashboard.series import Axis, Series
+from pvtool.dashboard.series import SMALLEST, Axis, Series
 
 numbers = st.floats(-1e6, 1e6)
 values = st.lists(st.none() | numbers | st.sampled_from([math.nan, math.inf, 0.0]), min_size=1, max_size=300)
@@ -22,7 +22,9 @@ def series_of(points: list[float | None]) -> Series:
 
 
 def finite(points: list[float | None]) -> list[float]:
-    return [value for value in points if value is not None and math.isfinite(value)]
+    """The numbers that are kept: what is too small for a float32 is zero."""
+    found = [value for value in points if value is not None and math.isfinite(value)]
+    return [value if abs(value) >= SMALLEST else 0.0 for value in found]
 
 
 @given(values, st.data())
@@ -138,9 +140,9 @@ def test_a_scale_holds_its_values_between_its_first_and_last_tick(low: float, si
     scale = axes.fit((low, low + size), None, False, intervals)
     assert scale.low <= low + 1e-6 * size
     assert low + size <= scale.high + 1e-6 * size
-    assert scale.ticks[0] == scale.low
-    assert scale.ticks[-1] == scale.high
-    assert len(scale.ticks) <= intervals + 3
+    if size > 1e-6 * abs(low) + 1e-30:
+        assert scale.high - scale.low <= 1.5 * size * (1 + 1e-6)
+    assert 2 <= len(scale.ticks) <= intervals + 1
     steps = [after - before for before, after in pairwise(scale.ticks)]
     assert max(steps) == pytest.approx(min(steps), rel=1e-3)
 
@@ -167,7 +169,7 @@ def test_ticks_along_the_axis_are_within_it_and_few(first: float, size: float, a
     assert len({axes.along(tick, axis) for tick in ticks}) == len(ticks)
 
 
-@pytest.mark.parametrize(("bounds", "expected"), [((0, 1), ["0.0", "0.5", "1.0"]), (None, ["0.40", "0.45", "0.50"])])
+@pytest.mark.parametrize(("bounds", "expected"), [((0, 1), ["0.0", "0.5", "1.0"]), (None, ["0.41", "0.49"])])
 def test_bounds_are_the_least_that_a_scale_shows(bounds: tuple[float, float] | None, expected: list[str]) -> None:
     assert axes.fit((0.41, 0.49), bounds, False, 2).labels() == expected
 
