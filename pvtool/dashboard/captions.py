@@ -6,6 +6,8 @@ from math import isnan
 from pvtool.dashboard import axes
 from pvtool.dashboard.view import Curve, View
 
+_BEYOND = 0.02  # of the range: so near to its end a curve is still read, since not all are measured at each step
+
 
 def heading(title: str, curves: Sequence[Curve], view: View, unit: str) -> str:
     """`icr 0.412 · live`; with several curves `GPU · live · 0 61.2 · 1 58.9 GiB`, the end of which may be cut."""
@@ -48,9 +50,11 @@ def level_at(curve: Curve, index: int) -> float | None:
 
 def _points(curves: Sequence[Curve], view: View) -> Iterator[tuple[Curve, int]]:
     """The curves that reach to the cursor, with the index of their nearest point."""
+    first, last = view.shown()
+    beyond = (last - first) * _BEYOND
     for curve in curves:
         extent = curve.series.extent(view.axis)
-        if view.cursor is not None and extent:
+        if view.cursor is not None and extent and extent[0] - beyond <= view.cursor <= extent[1] + beyond:
             yield curve, curve.series.nearest(view.cursor, view.axis)
 
 

@@ -190,7 +190,7 @@ class Painter:
         return placed
 
     def _axis(self, first: float, last: float, gutter: int, columns: int, gaps: set[int]) -> list[Run]:
-        """The lowest row: a thin rule with labels in it, and a mark wherever a value is no number."""
+        """The lowest row: a thin rule with labels, and a mark that no label hides wherever a value is no number."""
         axis = self.view.axis
         rule = [self.glyphs.rule] * columns
         taken = 0
@@ -199,7 +199,7 @@ class Painter:
             middle = int((tick - first) / (last - first) * (columns - 1))
             start = min(middle - len(label) // 2, columns - len(label))
             start, label = (start, label) if start > 0 else (0, label[1:])
-            if start >= taken:
+            if start >= taken and gaps.isdisjoint(range(start, start + len(label))):
                 rule[start : start + len(label)] = label
                 taken = start + len(label)
         runs: list[Run] = [(" " * (gutter + 1), "plot--axis")]

@@ -153,7 +153,7 @@ async def test_log_is_each_plots_own_and_leaves_out_what_is_not_above_zero(key: 
         await seen.press(key)
         assert [row[:5].strip() for row in seen.rows(seen.first) if row[:5].strip()] == ["0.1", "1e-3", "1e-5"]
         assert "1e-5" not in seen.text(seen.second)
-        middle = [row[6:][31:44] for row in seen.rows(seen.first)[:-1]]
+        middle = [row[6:][30:43] for row in seen.rows(seen.first)[:-1]]
         assert not any(_braille(row) for row in middle)
 
 
@@ -269,6 +269,7 @@ async def test_a_value_that_is_no_number_is_a_gap_with_a_mark() -> None:
     async with screen([Curve("icr", rising(20, missing=[10]), "main")]) as seen:
         assert "×" in seen.axis(seen.first)
         mark = seen.axis(seen.first).index("×")
+        assert " 10 " not in seen.axis(seen.first)
         assert not any(_braille(row[mark]) for row in seen.rows(seen.first)[:-1])
         seen.view.read(10)
         await seen.pilot.pause()
@@ -286,6 +287,17 @@ async def test_another_run_is_laid_over_with_other_dots_a_letter_and_its_name() 
         seen.view.read(500)
         await seen.pilot.pause()
         assert "icr 0.500 · anna-2 0.350" in seen.axis(seen.first)
+
+
+async def test_a_run_that_ended_earlier_is_not_read_past_its_end() -> None:
+    async with screen([Curve("icr", rising(), "main"), Curve("short", rising(500), "overlay")]) as seen:
+        seen.view.read(400)
+        await seen.pilot.pause()
+        assert "short 0.440" in seen.axis(seen.first)
+        seen.view.read(700)
+        await seen.pilot.pause()
+        assert "icr 0.620" in seen.axis(seen.first)
+        assert "short" not in seen.axis(seen.first)
 
 
 async def test_new_points_are_followed_but_do_not_move_what_is_held() -> None:
