@@ -26,7 +26,7 @@ APP: Keys = [
 ]
 STEERING: Keys = [
     key("p", "pause", "Pause", "Pause the run, or go on with it"),
-    key("r", "resume", "Resume", "Go on with a run that was paused, stopped or killed"),
+    key("r", "resume", "Resume", "Go on with a run that was paused, stopped or killed", show=False),
     key("S", "stop", "Stop", "Save a checkpoint and end the engine"),
     key("c", "checkpoint", "Checkpoint", "Save a checkpoint now", show=False),
     key("s", "sample", "Sample", "Draw the sample clips now"),

@@ -97,8 +97,14 @@ class Painter:
         if gutter != _GUTTER:
             scale, found, gaps = self._measure(drawn, first, last, columns)
         rows = list(self._rows(drawn, scale, found, gaps, gutter, columns))
-        rows.append(self._axis(first, last, gutter, columns, {column // self.glyphs.across for column in gaps}))
-        return Picture(rows, scale, first, last, gutter + 1, columns, self.height - 1)
+        if self.height > 1:
+            rows.append(self._axis(first, last, gutter, columns, {column // self.glyphs.across for column in gaps}))
+        return Picture(rows, scale, first, last, gutter + 1, columns, self._rows_of_curves)
+
+    @property
+    def _rows_of_curves(self) -> int:
+        """Without the axis, for which one row alone has no room."""
+        return max(1, self.height - 1)
 
     def _columns(self, gutter: int) -> int:
         return max(self.width - gutter - 1 - 2 * (len(self.curves) > 1), 1)
@@ -124,7 +130,7 @@ class Painter:
         if not found:
             return None
         extent = min(low for low, _ in found), max(high for _, high in found)
-        return axes.fit(extent, self.bounds, self.log, max(2, (self.height - 1) // 3))
+        return axes.fit(extent, self.bounds, self.log, max(2, self._rows_of_curves // 3))
 
     def _rows(
         self,
@@ -135,7 +141,7 @@ class Painter:
         gutter: int,
         columns: int,
     ) -> Iterator[list[Run]]:
-        rows = self.height - 1
+        rows = self._rows_of_curves
         if scale is None:
             yield from self._nothing(rows)
             return

@@ -27,7 +27,7 @@ class Samples(Widget, can_focus=True):
         height: 1fr;
         layout: vertical;
         Horizontal { height: 1fr; }
-        Clip { width: 1fr; height: 1fr; }
+        Clip { width: 1fr; height: 1fr; margin: 0 1; }
         #words { height: 2; padding: 0 1; text-overflow: ellipsis; }
         &.-alone #reference, &.-alone #before { display: none; }
         &:focus #words { color: $text-accent; }
