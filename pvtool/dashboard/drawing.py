@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import groupby
 
-from rich.color import Color
+from rich.color import Color, ColorSystem
 from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
@@ -33,6 +33,7 @@ _BAYER = ((0, 8, 2, 10), (12, 4, 14, 6), (3, 11, 1, 9), (15, 7, 13, 5))
 _TRUE_LEVELS = tuple(min(255, 8 * step + 4) for step in range(32))
 _CUBE_LEVELS = (0, 95, 135, 175, 215, 255)
 _COARSE_LEVELS = (0, 85, 170, 255)
+_SYSTEMS = {"truecolor": ColorSystem.TRUECOLOR, "256": ColorSystem.EIGHT_BIT, "16": ColorSystem.STANDARD}
 _RAMP = " .:-=+*#%@"
 _SENT = {"truecolor": 42, "256": 25, "16": 15, "none": 0}
 
@@ -49,15 +50,15 @@ def _half_blocks(frame: Frame, colours: Colours) -> Iterator[Row]:
     line = frame.width * 3
     for top in range(0, frame.height * line, 2 * line):
         pixels = toned[top : top + 2 * line]
-        segments = [Segment(text, style) for text, style in _runs(pixels[:line], pixels[line:])]
+        segments = [Segment(text, style) for text, style in _runs(pixels[:line], pixels[line:], colours)]
         size = len(segments) * _SENT[colours] + 3 * frame.width
         yield Row(Strip(segments, frame.width), pixels, size)
 
 
-def _runs(upper: bytes, lower: bytes) -> Iterator[tuple[str, Style]]:
+def _runs(upper: bytes, lower: bytes, colours: Colours) -> Iterator[tuple[str, Style]]:
     """Neighbours of the same colours as one piece of text; a space where upper and lower are the same."""
     for (above, below), run in groupby(zip(_triplets(upper), _triplets(lower), strict=True)):
-        yield (" " if above == below else "▀") * len(list(run)), _style(above, below)
+        yield (" " if above == below else "▀") * len(list(run)), _style(above, below, colours)
 
 
 def _triplets(line: bytes) -> Iterator[tuple[int, int, int]]:
@@ -65,8 +66,11 @@ def _triplets(line: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 @lru_cache(1 << 13)
-def _style(above: tuple[int, int, int], below: tuple[int, int, int]) -> Style:
-    return Style.from_color(None if above == below else Color.from_rgb(*above), Color.from_rgb(*below))
+def _style(above: tuple[int, int, int], below: tuple[int, int, int], colours: Colours) -> Style:
+    """A style that knows already what it sends, so that painting does not work that out."""
+    style = Style.from_color(None if above == below else Color.from_rgb(*above), Color.from_rgb(*below))
+    Strip.render_ansi(style, _SYSTEMS[colours])
+    return style
 
 
 def _toned(frame: Frame, colours: Colours) -> bytes:

@@ -165,6 +165,7 @@ class PatientDriver(LinuxDriver):
         return self._writer is not None and self._writer.stalled
 
     def start_application_mode(self) -> None:
+        assert self._file is not None, "there is no stderr to draw on"
         self._writer = Writer(self._file.fileno(), self._repaint)
         self._writer.start()
         super().start_application_mode()

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -182,7 +182,7 @@ def _answers(patience: float) -> str:
 
 
 @contextlib.contextmanager
-def _unechoed(keyboard: int) -> Iterator[None]:
+def _unechoed(keyboard: int) -> Generator[None]:
     before = termios.tcgetattr(keyboard)
     quiet = termios.tcgetattr(keyboard)
     quiet[3] &= ~(termios.ECHO | termios.ICANON)
@@ -213,7 +213,7 @@ def _ask_tmux() -> _Facts:
     with contextlib.suppress(subprocess.TimeoutExpired):
         asked = [tmux, "display-message", "-p", *pane, _TMUX_FORMAT]
         said = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE, check=False).stdout.strip()
-        passthrough, name, features = (said.split("|") + ["", "", ""])[:3]
+        passthrough, name, features = [*said.split("|"), "", "", ""][:3]
         through = passthrough not in {"", "0", "off"}
         return _Facts(kitty=through and _has_placeholders(name.lower()), truecolor="RGB" in features)
     return _Facts()

@@ -28,6 +28,12 @@ XTERM = {"\x1b[>0q": "\x1bP>|XTerm(390)\x1b\\", "\x1bP$qm": "\x1bP0$r\x1b\\", "\
 _CONTROLLING = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
 
 
+def _environ(size: tuple[int, int]) -> dict[str, str]:
+    """As little as a shell has. The size is said, as stdout, which Textual would ask for it, is no terminal here."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return {**kept, "TERM": "xterm-256color", "COLUMNS": str(size[0]), "LINES": str(size[1])}
+
+
 class PlayedTerminal:
     """Runs a piece of Python on a terminal of its own. `delay` is how late the terminal answers; None is never."""
 
@@ -38,7 +44,7 @@ class PlayedTerminal:
         answers: Mapping[str, str] = KITTY,
         delay: float | None = 0.0,
         size: tuple[int, int] = (80, 24),
-        **environ: str,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self._screen = pyte.Screen(*size)
         self._answers, self._delay = dict(answers), delay
@@ -54,7 +60,7 @@ class PlayedTerminal:
             stderr=slave,
             start_new_session=True,
             cwd=Path(__file__).parents[2],
-            env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "TERM": "xterm-256color", **environ},
+            env={**_environ(size), **(environ or {})},
         )
         os.close(slave)
         self._reader = Thread(target=self._read, daemon=True)

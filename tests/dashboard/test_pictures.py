@@ -330,7 +330,7 @@ Showing(driver_class=patient_driver(terminal)).run()
 
 def test_kitty_gets_each_picture_once_and_frees_all_before_it_is_left(tmp_path: Path) -> None:
     moving, still = clip(tmp_path / "a.gif", 3), picture(tmp_path / "b.png")
-    with PlayedTerminal(SHOWING, str(moving), str(still), COLORTERM="truecolor") as terminal:
+    with PlayedTerminal(SHOWING, str(moving), str(still)) as terminal:
         terminal.wait_for(r"3 of 3[\s\S]*1 of 3[\s\S]*3 of 3")
         terminal.type("n")
         terminal.wait_for(r"(a=T[\s\S]*){4}")

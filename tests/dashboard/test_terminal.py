@@ -21,7 +21,8 @@ from pvtool.dashboard.terminal import probe
 started = time.perf_counter()
 found = asdict(probe())
 took = time.perf_counter() - started
-print(json.dumps({**found, "took": took, "textual": "textual" in sys.modules, "left": bool(select.select([0], [], [], 0.3)[0])}))
+left = bool(select.select([0], [], [], 0.3)[0])
+print(json.dumps({**found, "took": took, "textual": "textual" in sys.modules, "left": left}))
 """
 TYPING = """
 import sys, time
@@ -78,7 +79,7 @@ def test_a_terminal_without_placeholders_gets_half_blocks_though_it_has_kittys_g
 
 def test_true_colour_is_known_without_colorterm_by_an_answer_or_by_a_name() -> None:
     def colours(**environ: str) -> object:
-        return probed(PlayedTerminal(PROBE, delay=0.0, answers={"\x1b[c": "\x1b[?62c"}, **environ))["colours"]
+        return probed(PlayedTerminal(PROBE, delay=0.0, answers={"\x1b[c": "\x1b[?62c"}, environ=environ))["colours"]
 
     assert probed(PlayedTerminal(PROBE, answers=XTERM))["colours"] == "truecolor"
     assert (
@@ -92,14 +93,14 @@ def test_true_colour_is_known_without_colorterm_by_an_answer_or_by_a_name() -> N
 
 
 def test_no_color_is_obeyed_unless_it_is_empty() -> None:
-    found = probed(PlayedTerminal(PROBE, NO_COLOR="1"))
+    found = probed(PlayedTerminal(PROBE, environ={"NO_COLOR": "1"}))
     assert (found["colours"], found["pictures"]) == ("none", "blocks")
-    assert probed(PlayedTerminal(PROBE, NO_COLOR=""))["colours"] == "truecolor"
+    assert probed(PlayedTerminal(PROBE, environ={"NO_COLOR": ""}))["colours"] == "truecolor"
 
 
 def test_a_multiplexer_and_the_console_are_not_asked_what_they_would_show_as_text() -> None:
     for term in ("screen-256color", "tmux-256color", "linux"):
-        with PlayedTerminal(PROBE, TERM=term) as terminal:
+        with PlayedTerminal(PROBE, environ={"TERM": term}) as terminal:
             found = json.loads(terminal.said())
             assert terminal.written == "" and found["pictures"] == "blocks"
 
@@ -130,7 +131,7 @@ def test_pictures_are_chosen_by_argument_then_by_the_environment(monkeypatch: py
 
 def test_what_moving_pictures_may_send_is_set_by_the_link_or_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     def rate(**environ: str) -> object:
-        return probed(PlayedTerminal(PROBE, **environ))["bytes_per_second"]
+        return probed(PlayedTerminal(PROBE, environ=environ))["bytes_per_second"]
 
     assert rate() == 200_000
     assert rate(SSH_CONNECTION="10.0.0.1 1 10.0.0.2 22") == 60_000
@@ -159,7 +160,7 @@ def test_tmux_is_asked_by_its_command_what_it_lets_through(tmp_path: Path) -> No
         (tmp_path / "tmux").write_text(f"#!/bin/sh\necho '{answer}'\n")
         (tmp_path / "tmux").chmod(0o755)
         path = f"{tmp_path}:{os.environ['PATH']}"
-        with PlayedTerminal(PROBE, TMUX="/tmp/x,1,0", TERM="tmux-256color", PATH=path) as terminal:
+        with PlayedTerminal(PROBE, environ={"TMUX": "/tmp/x,1,0", "TERM": "tmux-256color", "PATH": path}) as terminal:
             said = json.loads(terminal.said())
             assert terminal.written == ""
             return said

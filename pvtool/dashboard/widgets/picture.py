@@ -7,9 +7,11 @@ from time import monotonic
 
 from rich.segment import Segment
 from textual import events
+from textual.app import App
 from textual.geometry import Region
 from textual.reactive import reactive
 from textual.strip import Strip
+from textual.theme import Theme
 from textual.timer import Timer
 from textual.widget import Widget
 from textual.worker import Worker, WorkerState
@@ -77,8 +79,8 @@ class Clip(Widget):
             self._go_to((self._at + by) % len(self._reel.drawings))
 
     def on_mount(self) -> None:
-        self.app.app_resume_signal.subscribe(self, lambda _: self._send_again())
-        self.app.theme_changed_signal.subscribe(self, lambda _: self._read())
+        self.app.app_resume_signal.subscribe(self, self._send_again)
+        self.app.theme_changed_signal.subscribe(self, self._draw_again)
 
     def on_resize(self) -> None:
         if self._settling:
@@ -176,7 +178,12 @@ class Clip(Widget):
                 driver.take_back(self._reel.sheets[frame].number)
         self._sent.clear()
 
-    def _send_again(self) -> None:
+    def _draw_again(self, _: Theme) -> None:
+        """The ramp of greys goes the other way on a light theme."""
+        if self.terminal.colours == "none":
+            self._read()
+
+    def _send_again(self, _: App[object]) -> None:
         """The terminal forgot all pictures when it was left."""
         self._sent.clear()
         self._send(self._at)
