@@ -4,10 +4,10 @@ A colour costs bytes at each repaint, and a row is sent again if any pixel of it
 the eye tells apart, or to what the terminal has, by an ordered dither that is the same for every frame.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from itertools import groupby
+from functools import cache, lru_cache, partial
+from itertools import groupby, pairwise
 
 from rich.color import Color, ColorSystem
 from rich.segment import Segment
@@ -18,16 +18,25 @@ from pvtool.dashboard.pictures import Frame
 from pvtool.dashboard.terminal import Colours
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
-    """A line of a picture: what it looks like, what tells whether it changed, and about how many bytes it sends."""
+    """A line of a picture: what tells whether it changed, about how many bytes it sends, and what draws it.
 
-    strip: Strip
+    It is drawn when it is painted: a clip that is kept drawn is so many objects that Python's search for garbage among
+    them would stop the screen for a tenth of a second.
+    """
+
     pixels: object
     size: int
+    draw: Callable[[], Strip]
+
+    @property
+    def strip(self) -> Strip:
+        return self.draw()
 
 
 Drawing = tuple[Row, ...]
+Pixel = tuple[int, int, int]
 
 _BAYER = ((0, 8, 2, 10), (12, 4, 14, 6), (3, 11, 1, 9), (15, 7, 13, 5))
 _TRUE_LEVELS = tuple(min(255, 8 * step + 4) for step in range(32))
@@ -50,27 +59,39 @@ def _half_blocks(frame: Frame, colours: Colours) -> Iterator[Row]:
     line = frame.width * 3
     for top in range(0, frame.height * line, 2 * line):
         pixels = toned[top : top + 2 * line]
-        segments = [Segment(text, style) for text, style in _runs(pixels[:line], pixels[line:], colours)]
-        size = len(segments) * _SENT[colours] + 3 * frame.width
-        yield Row(Strip(segments, frame.width), pixels, size)
+        pieces = 1 + sum(left != right for left, right in pairwise(_cells(pixels)))
+        yield Row(pixels, pieces * _SENT[colours] + 3 * frame.width, partial(_strip, pixels, colours))
 
 
-def _runs(upper: bytes, lower: bytes, colours: Colours) -> Iterator[tuple[str, Style]]:
-    """Neighbours of the same colours as one piece of text; a space where upper and lower are the same."""
-    for (above, below), run in groupby(zip(_triplets(upper), _triplets(lower), strict=True)):
-        yield (" " if above == below else "▀") * len(list(run)), _style(above, below, colours)
+def _strip(pixels: bytes, colours: Colours) -> Strip:
+    """Neighbours of the same colours are one piece of text; where upper and lower are the same it is spaces."""
+    segments = [
+        Segment((" " if cell[0] == cell[1] else "▀") * len(list(run)), _style(*cell, colours))
+        for cell, run in groupby(_cells(pixels))
+    ]
+    return Strip(segments, len(pixels) // 6)
 
 
-def _triplets(line: bytes) -> Iterator[tuple[int, int, int]]:
+def _cells(pixels: bytes) -> Iterator[tuple[Pixel, Pixel]]:
+    half = len(pixels) // 2
+    return zip(_triplets(pixels[:half]), _triplets(pixels[half:]), strict=True)
+
+
+def _triplets(line: bytes) -> Iterator[Pixel]:
     return zip(line[0::3], line[1::3], line[2::3], strict=True)
 
 
-@lru_cache(1 << 13)
-def _style(above: tuple[int, int, int], below: tuple[int, int, int], colours: Colours) -> Style:
+@lru_cache(1 << 12)
+def _style(above: Pixel, below: Pixel, colours: Colours) -> Style:
     """A style that knows already what it sends, so that painting does not work that out."""
-    style = Style.from_color(None if above == below else Color.from_rgb(*above), Color.from_rgb(*below))
+    style = Style.from_color(None if above == below else _colour(above), _colour(below))
     Strip.render_ansi(style, _SYSTEMS[colours])
     return style
+
+
+@lru_cache(1 << 12)
+def _colour(pixel: Pixel) -> Color:
+    return Color.from_rgb(*pixel)
 
 
 def _toned(frame: Frame, colours: Colours) -> bytes:
@@ -115,7 +136,7 @@ def _ramp(frame: Frame, dark: bool) -> Iterator[Row]:
         top = y * 2 * line
         pixels = zip(*(_triplets(frame.data[at : at + line]) for at in (top, top + line)), strict=True)
         text = "".join(ramp[_brightness(*above, *below) * len(ramp) // 256] for above, below in pixels)
-        yield Row(Strip([Segment(text)], frame.width), text, frame.width)
+        yield Row(text, frame.width, partial(Strip, [Segment(text)], frame.width))
 
 
 def _brightness(*channels: int) -> int:

@@ -7,7 +7,7 @@ Textual, which know nothing of pictures, move and cover it rightly.
 import random
 from base64 import standard_b64encode
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from itertools import count
 
 from rich.color import Color
@@ -54,7 +54,7 @@ def draw(number: int, columns: int, rows: int) -> Drawing:
 
 def _row(style: Style, number: int, columns: int, row: int) -> Row:
     text = "".join(f"{_PLACEHOLDER}{marks()[row]}{mark}" for mark in marks()[:columns])
-    return Row(Strip([Segment(text, style)], columns), (number, row), len(text.encode()) + 24)
+    return Row((number, row), len(text.encode()) + 24, partial(Strip, [Segment(text, style)], columns))
 
 
 def transmission(frame: Frame, number: int, columns: int, rows: int, tmux: bool) -> str:

@@ -1,4 +1,4 @@
-"""A clip as it is played: all its frames drawn beforehand, for a room of a given size, so that playing only copies."""
+"""A clip as it is played: its frames made ready for a room of a given size, and the budget that all clips share."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from pvtool.dashboard import drawing, kitty
 from pvtool.dashboard.pictures import Box, Film, Frame, decode
 from pvtool.dashboard.terminal import Pictures, Terminal
 
-_MOST_CELLS = 48_000
 _MOST_NUMBERS = 32
 _STILLS = {".png", ".jpg", ".jpeg", ".webp"}
 _T = TypeVar("_T")
@@ -29,7 +28,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Reel:
-    """Drawn frames. Of the file's `total` frames every `stride`-th is here; `fps` is the rate of those here."""
+    """Frames ready to draw. Of the file's `total` frames every `stride`-th is here; `fps` is the rate of those here."""
 
     drawings: Sequence[drawing.Drawing]
     fps: float
@@ -45,9 +44,8 @@ async def wind(path: Path, columns: int, rows: int, terminal: Terminal, dark: bo
         return await _wind_sheets(path, min(columns, len(kitty.marks())), min(rows, len(kitty.marks())), terminal)
     width, height = terminal.cell
     film = await decode(path, Box(columns, 2 * rows, height / 2 / width))
-    frames, stride = _thinned(film.frames, _MOST_CELLS // (columns * rows))
-    drawings = await asyncio.to_thread(lambda: [drawing.draw(frame, terminal.colours, dark) for frame in frames])
-    return _reel(film, stride, drawings)
+    drawings = await asyncio.to_thread(lambda: [drawing.draw(frame, terminal.colours, dark) for frame in film.frames])
+    return _reel(film, 1, drawings)
 
 
 async def _wind_sheets(path: Path, columns: int, rows: int, terminal: Terminal) -> Reel:

@@ -158,11 +158,12 @@ def test_a_picture_is_sent_in_pieces_and_through_tmux_as_one_wrapped_message() -
     assert wrapped == "\x1bPtmux;" + said.replace("\x1b", "\x1b\x1b") + "\x1b\\"
 
 
-def test_a_long_clip_is_thinned_evenly_and_keeps_its_speed(tmp_path: Path) -> None:
-    reel = asyncio.run(wind(clip(tmp_path / "a.gif", 90), 60, 20, BLOCKS, dark=True))
-    assert (reel.total, reel.stride, len(reel.drawings), reel.fps) == (90, 3, 30, 10.0 / 3)
-    sheets = asyncio.run(wind(clip(tmp_path / "b.gif", 90), 20, 8, replace(BLOCKS, pictures=Pictures.KITTY), True))
-    assert len(sheets.drawings) == len(sheets.sheets) == 30
+def test_a_long_clip_is_kept_whole_but_for_a_terminal_that_keeps_its_pictures(tmp_path: Path) -> None:
+    path = clip(tmp_path / "a.gif", 90)
+    reel = asyncio.run(wind(path, 60, 20, BLOCKS, dark=True))
+    assert (reel.total, reel.stride, len(reel.drawings), reel.fps) == (90, 1, 90, 10.0)
+    kept = asyncio.run(wind(path, 60, 20, replace(BLOCKS, pictures=Pictures.KITTY), dark=True))
+    assert (kept.total, kept.stride, len(kept.sheets), kept.fps) == (90, 3, 30, 10.0 / 3)
 
 
 def test_a_budget_makes_who_spent_too_much_wait() -> None:

@@ -47,6 +47,7 @@ class Clip(Widget):
         self._reel: Reel | None = None
         self._words = ""
         self._at = 0
+        self._pace = 1
         self._sent: set[int] = set()
         self._due = 0.0
         self._timer: Timer | None = None
@@ -137,8 +138,14 @@ class Clip(Widget):
             self._play_soon(wait)
             return
         self._due = max(self._due, monotonic() - 1 / self._reel.fps) + 1 / self._reel.fps
-        self._budget.spend(self._go_to((self._at + 1) % len(self._reel.drawings)))
+        self._budget.spend(self._go_to((self._at + self._pace) % len(self._reel.drawings)))
+        self._pace = self._next_pace(self._reel)
         self._play_soon(self._due - monotonic())
+
+    def _next_pace(self, reel: Reel) -> int:
+        """How many frames to go on: where the link is slow a clip plays at half its speed, and then with gaps."""
+        late = int(self._budget.wait() * reel.fps / 2)
+        return max(1, min(late, len(reel.drawings) // 4))
 
     @property
     def _budget(self) -> Budget:
