@@ -46,7 +46,7 @@ class NewBank(FormScreen[str]):
 
 
 class WritePrompts(FormScreen[str]):
-    """Adds prompts to a bank, or changes one of them; gives the first."""
+    """Adds prompts to a bank, or changes one of them; gives the bank's name."""
 
     VERB = "Save"
     DEFAULT_CSS = "WritePrompts TextArea { height: auto; min-height: 4; max-height: 12; }"
@@ -65,8 +65,8 @@ class WritePrompts(FormScreen[str]):
         bank, old, prompts = self._bank, self._old, _lines(self.query_one(TextArea))
 
         def write() -> str:
-            changed = Banks().exchange(bank, old, prompts or [""]) if old else Banks().extend(bank, prompts or [""])
-            return next(prompt for prompt in changed.prompts if prompt == " ".join(prompts[0].split()))
+            banks, new = Banks(), prompts or [""]  # nothing at all is refused as an empty prompt is
+            return (banks.exchange(bank, old, new) if old else banks.extend(bank, new)).name
 
         return write
 

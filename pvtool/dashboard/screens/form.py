@@ -30,8 +30,10 @@ class FormScreen(ModalScreen[T | None], Generic[T]):
         border: round $primary; border-title-color: $accent; border-title-style: bold;
         background: $surface; padding: 1 2 0 2;
     }
-    FormScreen #fields { height: auto; scrollbar-size-vertical: 1; scrollbar-gutter: stable; }
-    FormScreen #buttons { height: 1; dock: bottom; margin-top: 1; }
+    FormScreen #fields { height: auto; max-height: 100%; scrollbar-size-vertical: 1; scrollbar-gutter: stable; }
+    FormScreen #end { height: auto; dock: bottom; }
+    FormScreen #outcome { margin-top: 1; }
+    FormScreen #buttons { height: 1; margin-top: 1; }
     FormScreen #buttons Button { margin-right: 2; min-width: 12; padding: 0 2; }
     FormScreen.-tall Field { margin-bottom: 1; }
     FormScreen.-tall Lines > Choices { max-height: 16; }
@@ -54,10 +56,11 @@ class FormScreen(ModalScreen[T | None], Generic[T]):
             form.border_title = self.HEADING
             with VerticalScroll(id="fields", can_focus=False):
                 yield from self.fields()
-            yield Note(id="outcome")
-            with Horizontal(id="buttons"):
-                yield Button(f"{self.VERB} (ctrl+r)", self.VARIANT, id="go", action="screen.go", compact=True)
-                yield Button("Cancel (esc)", id="cancel", action="screen.cancel", compact=True)
+            with Vertical(id="end"):
+                yield Note(id="outcome")
+                with Horizontal(id="buttons"):
+                    yield Button(f"{self.VERB} (ctrl+r)", self.VARIANT, id="go", action="screen.go", compact=True)
+                    yield Button("Cancel (esc)", id="cancel", action="screen.cancel", compact=True)
 
     def fields(self) -> ComposeResult:
         """What is to be filled in."""

@@ -47,7 +47,7 @@ class IdentitiesScreen(Screen[None]):
     """Everybody in the library, and all about one of them."""
 
     DEFAULT_CSS = """
-    IdentitiesScreen #people { width: 28; height: 100%; padding: 1 1 0 1; border-right: solid $panel; }
+    IdentitiesScreen #people { width: 31; height: 100%; padding: 1 1 0 1; border-right: solid $panel; }
     IdentitiesScreen.-narrow #both { layout: vertical; }
     IdentitiesScreen.-narrow #people { width: 100%; height: 30%; border-right: none; border-bottom: solid $panel; }
     IdentitiesScreen.-wide #people { width: 36; }
@@ -79,6 +79,7 @@ class IdentitiesScreen(Screen[None]):
         super().__init__()
         self._people: dict[str, Person] = {}
         self._seen: object = None
+        self._wanted: str | None = None
         self._shown: Person | None = None
         self._place = 0
         self._likeness: Matrix = ()
@@ -102,8 +103,8 @@ class IdentitiesScreen(Screen[None]):
     def _compose_pictures(self) -> ComposeResult:
         with Vertical(id="seen"):
             with Horizontal(id="pictures"):
-                yield _clip("Photo", "reference")
-                yield _clip("Face", "face")
+                yield Clip("Photo", id="reference")
+                yield Clip("Face", id="face")
             yield Static(id="caption")
 
     def _compose_words(self) -> ComposeResult:
@@ -126,16 +127,16 @@ class IdentitiesScreen(Screen[None]):
         """See what has changed meanwhile."""
         self.look()
 
-    def look(self, chosen: str | None = None) -> None:
-        """Read the library again if it has changed, and show `chosen`; nothing is read for a screen that is hidden."""
+    def look(self) -> None:
+        """Read the library again if it has changed; nothing is read for a screen that is hidden."""
         if self.is_current:
-            self._look(chosen)
+            self._look()
 
     @work(exclusive=True, group="look", exit_on_error=False)
-    async def _look(self, chosen: str | None) -> None:
+    async def _look(self) -> None:
         try:
             seen = await asyncio.to_thread(_traces)
-            if seen == self._seen and not chosen:
+            if seen == self._seen and not self._wanted:
                 return
             people = await asyncio.to_thread(_read_people)
         except Exception as error:
@@ -143,12 +144,13 @@ class IdentitiesScreen(Screen[None]):
             return
         self._seen = seen
         self.query_one("#trouble", Note).say("")
-        self._list(people, chosen)
+        self._list(people)
 
-    def _list(self, people: list[Person], chosen: str | None) -> None:
+    def _list(self, people: list[Person]) -> None:
         self._people = {person.name: person for person in people}
         self.set_class(not people, "-empty")
-        self.query_one("#people", Choices).fill((person.option() for person in people), chosen)
+        self.query_one("#people", Choices).fill((person.option() for person in people), self._wanted)
+        self._wanted = None
         if not people:
             self._shown = None
 
@@ -240,8 +242,8 @@ class IdentitiesScreen(Screen[None]):
             self.app.push_screen(remove_person(self._shown), self._changed)
 
     def _changed(self, name: str | None) -> None:
-        if name:
-            self.look(name)
+        self._wanted = name
+        self.look()
 
     def action_train(self) -> None:
         """Start a run of this person, and ask for it to be shown."""
@@ -250,12 +252,6 @@ class IdentitiesScreen(Screen[None]):
     def _started(self, run: RunFolder | None) -> None:
         if run:
             self.post_message(OpenRun(run.name))
-
-
-def _clip(title: str, id: str) -> Clip:
-    clip = Clip(title)
-    clip.id = id
-    return clip
 
 
 def _day(created: str) -> str:

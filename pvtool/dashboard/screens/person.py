@@ -15,7 +15,7 @@ from pvtool.dashboard.widgets.form import Field, Lines
 from pvtool.dashboard.widgets.people import Person
 from pvtool.jobs import CONSENT, add_identity, rename_identity
 from pvtool_core.config import Noun
-from pvtool_core.errors import Interrupted, PvError, UsageError
+from pvtool_core.errors import Interrupted, UsageError
 from pvtool_core.library import Library
 from pvtool_core.runs import Event
 
@@ -40,9 +40,7 @@ class AddPerson(FormScreen[str]):
             Input(type="integer", compact=True, id="face", placeholder="which, from the left from 1, of several"),
         )
         yield Field("Consent", Input(CONSENT, compact=True, id="consent"))
-        yield Field(
-            "Photos", Lines("path of a photo, one a line; one is enough", next_line=True, id="photos"), id="of-photos"
-        )
+        yield Field("Photos", Lines("path of a photo, one a line; one is enough", next_line=True, id="photos"))
 
     def on_mount(self) -> None:
         """Begin with what is here."""
@@ -57,8 +55,7 @@ class AddPerson(FormScreen[str]):
     async def _look(self, line: str, written: list[str]) -> None:
         options, problems = await asyncio.to_thread(lambda: (_completions(line), _problems(written, line)))
         self.query_one(Lines).offer(options)
-        note = self.query_one("#of-photos", Field).note
-        note.complain(PvError("\n".join(problems))) if problems else note.say("")
+        self.query_one(Lines).complain(problems)
 
     def job(self) -> Callable[[], str]:
         """Look at the photos in an engine, and take them in."""
@@ -142,8 +139,8 @@ class RenamePerson(FormScreen[str]):
 
 def remove_person(person: Person) -> Confirm:
     """Deletes a person, once it was said what goes and what stays."""
-    gone = f"{person.photos_in_words}, their faces, and what was computed from them"
-    words = [f"This deletes {person.folder} for good: {gone}."]
+    gone = f"{person.photos_in_words}, the face in each, and what was computed from them"
+    words = [f"This deletes what is kept of {person.name} for good: {gone}.", f"It lies in {person.folder}."]
     if person.runs:
         words.append(f"What was trained on them stays: {', '.join(person.runs)}.")
     return Confirm(f"Delete {person.name}?", words, "Delete", lambda: Library().remove(person.name), person.name)

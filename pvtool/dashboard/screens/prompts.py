@@ -41,6 +41,7 @@ class PromptsScreen(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self._banks: dict[str, Bank | BrokenBank] = {}
+        self._wanted: str | None = None
 
     def compose(self) -> ComposeResult:
         """Banks at the left, prompts at the right."""
@@ -64,23 +65,24 @@ class PromptsScreen(Screen[None]):
         """See what has changed meanwhile."""
         self.look()
 
-    def look(self, bank: str | None = None, prompt: str | None = None) -> None:
-        """Read the banks again and show `bank`, and `prompt` in it; nothing is read for a screen that is hidden."""
+    def look(self) -> None:
+        """Read the banks again; nothing is read for a screen that is hidden."""
         if self.is_current:
-            self._look(bank, prompt)
+            self._look()
 
     @work(exclusive=True, group="look", exit_on_error=False)
-    async def _look(self, bank: str | None, prompt: str | None) -> None:
+    async def _look(self) -> None:
         try:
             banks = await asyncio.to_thread(_read_banks)
         except Exception as error:
             self.query_one("#trouble", Note).complain(from_foreign(error))
             return
         self.query_one("#trouble", Note).say("")
-        if banks != list(self._banks.values()) or bank:
+        if banks != list(self._banks.values()) or self._wanted:
             self._banks = {each.name: each for each in banks}
-            self.query_one("#banks", Choices).fill(map(bank_option, banks), bank)
-            self._show(prompt)
+            self.query_one("#banks", Choices).fill(map(bank_option, banks), self._wanted)
+            self._wanted = None
+            self._show()
 
     @on(OptionList.OptionHighlighted, "#banks")
     def show(self) -> None:
@@ -92,13 +94,13 @@ class PromptsScreen(Screen[None]):
         """Show the prompts that have these words."""
         self._show()
 
-    def _show(self, prompt: str | None = None) -> None:
+    def _show(self) -> None:
         bank = self.bank
         words = self.query_one("#filter", Input).value
         prompts = having(bank.prompts, words) if isinstance(bank, Bank) else []
         self.query_one("#about", Static).update(_about(bank, len(prompts)))
         self.query_one("#none", Note).say("" if prompts or not words else "No prompt has these words.")
-        self.query_one("#prompts", Choices).fill(map(prompt_option, prompts), prompt)
+        self.query_one("#prompts", Choices).fill(map(prompt_option, prompts))
 
     @property
     def bank(self) -> Bank | BrokenBank | None:
@@ -120,16 +122,16 @@ class PromptsScreen(Screen[None]):
         """Change the prompt pointed at."""
         prompt = self.prompt
         if prompt and (bank := self._own_bank()):
-            self.app.push_screen(WritePrompts(bank.name, prompt), self._written)
+            self.app.push_screen(WritePrompts(bank.name, prompt), self._changed)
 
     def action_add(self) -> None:
         """Add prompts to the bank shown."""
         if bank := self._own_bank():
-            self.app.push_screen(WritePrompts(bank.name), self._written)
+            self.app.push_screen(WritePrompts(bank.name), self._changed)
 
     def action_new(self) -> None:
         """Begin a bank, with the prompts of the one shown."""
-        self.app.push_screen(NewBank(self.bank if isinstance(self.bank, Bank) else None), self._begun)
+        self.app.push_screen(NewBank(self.bank if isinstance(self.bank, Bank) else None), self._changed)
 
     def action_remove(self) -> None:
         """Take the prompt pointed at out of its bank; or, among the banks, delete the bank."""
@@ -137,9 +139,9 @@ class PromptsScreen(Screen[None]):
         if not (bank := self._own_bank()):
             return
         if self.query_one("#banks").has_focus:
-            self.app.push_screen(remove_bank(bank), self._written)
+            self.app.push_screen(remove_bank(bank), self._changed)
         elif prompt:
-            self.app.push_screen(remove_prompt(bank.name, prompt), self._written)
+            self.app.push_screen(remove_prompt(bank.name, prompt), self._changed)
 
     def _own_bank(self) -> Bank | None:
         """The bank shown, if it can be written; for a shipped one, offer to begin another with its prompts."""
@@ -149,16 +151,12 @@ class PromptsScreen(Screen[None]):
         if bank.own:
             return bank
         reason = f"{bank.name} came with pv and stays as it is. This begins a bank of your own with its prompts."
-        self.app.push_screen(NewBank(bank, reason), self._begun)
+        self.app.push_screen(NewBank(bank, reason), self._changed)
         return None
 
-    def _begun(self, name: str | None) -> None:
-        if name:
-            self.look(name)
-
-    def _written(self, prompt: str | None) -> None:
-        if prompt and self.bank:
-            self.look(self.bank.name, prompt)
+    def _changed(self, name: str | None) -> None:
+        self._wanted = name
+        self.look()
 
     def action_filter(self) -> None:
         """Ask for words that the prompts must have."""

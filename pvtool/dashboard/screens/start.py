@@ -51,7 +51,7 @@ class Outlook:
     preset: Preset
     settings: Settings
     weights: str
-    problem: PvError | None
+    mistakes: tuple[str, ...] = ()
 
 
 class StartScreen(FormScreen[RunFolder]):
@@ -82,7 +82,7 @@ class StartScreen(FormScreen[RunFolder]):
         )
         yield Field("Style LoRAs", TextArea(compact=True, id="loras", placeholder="none; or FILE:WEIGHT, one a line"))
         lines = Lines("none; or KEY=VALUE, one a line", next_line=False, id="sets")
-        yield Field("Settings", lines, id="of-sets")
+        yield Field("Settings", lines)
 
     async def on_mount(self) -> None:
         """Offer what there is."""
@@ -115,8 +115,7 @@ class StartScreen(FormScreen[RunFolder]):
             self.query_one("#of-preset", Field).note.complain(from_foreign(error))
             return
         self.query_one("#of-preset", Field).note.say(_words(outlook))
-        mistakes = self.query_one("#of-sets", Field).note
-        mistakes.complain(outlook.problem) if outlook.problem else mistakes.say("")
+        self.query_one(Lines).complain(outlook.mistakes)
         self._options = _settings(outlook.settings)
         self.narrow()
 
@@ -173,15 +172,15 @@ def _offers() -> tuple[list[str], list[str], list[str], str | None]:
 
 
 def _outlook(typed: Typed) -> Outlook:
-    """Raises PvErrors that are not about the settings: those are its `problem`."""
+    """Raises PvErrors that are not about the settings: those are its `mistakes`."""
     base, _, sets, seed, style = typed.choice()
     options = merge(option_table(model__base_model=base, training__seed=seed), style)
     try:
         preset, settings = chosen_settings(typed.preset, sets, options)
-        return Outlook(preset, settings, weights_here(settings), None)
+        return Outlook(preset, settings, weights_here(settings))
     except SettingsError as error:
         preset, settings = chosen_settings(typed.preset)
-        return Outlook(preset, settings, weights_here(settings), error)
+        return Outlook(preset, settings, weights_here(settings), tuple(map(str, error.mistakes)))
 
 
 def _words(outlook: Outlook) -> Content:
@@ -195,10 +194,14 @@ def _words(outlook: Outlook) -> Content:
 
 
 def _settings(settings: Settings) -> list[tuple[str, Content]]:
-    """Every setting as the line that would set it, and as words about it."""
+    """Every setting as the line that would set it, and as words about it; not tables, which have no such line."""
     meanings = setting_help()
     flat = {f"{section}.{key}": value for section, keys in to_table(settings).items() for key, value in keys.items()}
-    return [(f"{key}={_text(value)}", _about(key, _text(value), meanings[key])) for key, value in flat.items()]
+    return [
+        (f"{key}={_text(value)}", _about(key, _text(value), meanings[key]))
+        for key, value in flat.items()
+        if not isinstance(value, dict)
+    ]
 
 
 def _text(value: Any) -> str:

@@ -1,5 +1,7 @@
 """What forms are made of: a field with its name, and notes that say what is known or wrong."""
 
+from collections.abc import Sequence
+
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
@@ -79,6 +81,7 @@ class Lines(Vertical):
 
     DEFAULT_CSS = """
     Lines { height: auto; }
+    Lines > Note { padding-left: 1; }
     Lines > TextArea { height: auto; min-height: 2; max-height: 8; }
     Lines > Choices { height: auto; max-height: 8; margin-left: 1; }
     Lines > Choices > .option-list--option-highlighted {
@@ -107,9 +110,15 @@ class Lines(Vertical):
         self._placeholder, self._next_line = placeholder, next_line
 
     def compose(self) -> ComposeResult:
-        """The lines, and what is offered."""
+        """The lines, what is wrong with them, and what is offered."""
         yield TextArea(compact=True, placeholder=self._placeholder, highlight_cursor_line=False)
+        yield Note()
         yield Choices()
+
+    def complain(self, problems: Sequence[str]) -> None:
+        """Name all that is wrong with the lines, or nothing."""
+        note = self.query_one(Note)
+        note.complain(PvError("\n".join(problems))) if problems else note.say("")
 
     @property
     def written(self) -> list[str]:

@@ -1,0 +1,62 @@
+"""An application around one screen, and people to show in it."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from textual.app import App
+from textual.screen import Screen
+
+from pvtool.dashboard import keys
+from pvtool.dashboard.messages import OpenRun
+from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Identity, Library
+from pvtool_core.paths import presets_dir
+
+SAMPLES = presets_dir() / "tiny/samples"
+
+
+class House(App[None]):
+    """Stands for the dashboard: remembers where it was asked to go, and what a form gave."""
+
+    TITLE = "pv"
+    BINDINGS = keys.APP
+
+    def __init__(self, screen: Callable[[], Screen[Any]]) -> None:
+        super().__init__()
+        self._first = screen
+        self.went: list[str] = []
+        self.given: list[object] = []
+
+    def on_mount(self) -> None:
+        """Show the one screen."""
+        self.push_screen(self._first(), self.given.append)
+
+    def action_go(self, place: str) -> None:
+        """Remember the place."""
+        self.went.append(place)
+
+    def on_open_run(self, message: OpenRun) -> None:
+        """Remember the run."""
+        self.went.append(message.run)
+
+
+def add_person(name: str, noun: str = "woman", embeddings: Sequence[Sequence[float]] = ((1.0, 0.0),)) -> Identity:
+    """Somebody with a photo for each embedding, as an identify job leaves them, in an instant."""
+    library = Library()
+    with library.staging() as staging:
+        faces = [_face(number) for number in range(len(embeddings))]
+        for file in (each[key] for each in faces for key in ("reference", "face")):
+            (staging / file).parent.mkdir(exist_ok=True)
+            Image.open(SAMPLES / "ada-woman.png").convert("RGB").resize((64, 64)).save(staging / file)
+        save_file({"rec": torch.tensor(embeddings)}, staging / EMBEDDINGS_FILE)
+        (staging / FACES_FILE).write_text(json.dumps(faces))
+        return library.adopt(staging, name, noun, f"{name} said yes.")
+
+
+def _face(number: int) -> dict[str, Any]:
+    files = {"reference": f"references/{number:03d}.png", "face": f"faces/{number:03d}.png"}
+    where = {"score": 0.9, "bbox": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5}
+    return {"picture": f"holiday-{number}.jpg", **files, **where}

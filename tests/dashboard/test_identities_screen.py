@@ -1,0 +1,231 @@
+"""The people of the library on the screen: seen, added, renamed, removed, and trained."""
+
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Footer, Input, OptionList, TextArea
+
+from pvtool.dashboard.screens.identities import IdentitiesScreen
+from pvtool.dashboard.screens.person import AddPerson
+from pvtool.dashboard.screens.start import StartScreen
+from pvtool.dashboard.widgets.picture import Clip
+from pvtool.dashboard.widgets.places import Places
+from pvtool.facts import job_of
+from pvtool.jobs import choose, prepare
+from pvtool_core.library import EMBEDDINGS_FILE, IDENTITY_FILE, Library
+from tests.dashboard.house import SAMPLES, House, add_person
+from tests.dashboard.reading import seen, until, until_seen
+
+SIZES = [(80, 24), (120, 40), (300, 80)]
+ALIKE = [(1.0, 0.0), (0.8, 0.6), (0.0, 1.0)]
+
+
+def clip(pilot: Pilot[None], id: str) -> str:
+    """Which file of a person a picture shows."""
+    path = pilot.app.screen.query_one(f"#{id}", Clip).path
+    return "" if path is None else str(path.relative_to(path.parents[2]))
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_person_is_shown_with_photos_likeness_consent_and_runs(home: Path, size: tuple[int, int]) -> None:
+    add_person("ada", embeddings=ALIKE)
+    prepare(choose("ada", "tiny"))
+    async with House(IdentitiesScreen).run_test(size=size) as pilot:
+        await until_seen(pilot, "woman · 3 photos · 1 run", "Photo 1 of 3 · holiday-0.jpg", "0.80")
+        await pilot.press("tab", "G")
+        await until_seen(pilot, "ada said yes.", "ada-1")
+
+
+async def test_an_empty_library_says_what_to_do_and_the_button_does_it(home: Path) -> None:
+    async with House(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "Nobody is in the library yet", "Add a person (a)")
+        await pilot.click("#nobody Button")
+        assert isinstance(pilot.app.screen, AddPerson)
+
+
+async def test_arrows_and_vim_keys_go_through_people_and_their_photos(home: Path) -> None:
+    add_person("ada", embeddings=ALIKE)
+    add_person("ben", "man")
+    async with House(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: clip(pilot, "reference") == "ada/references/000.png")
+        for keys, place in [("l", 1), ("right", 2), ("l", 0), ("h", 2), ("left", 1)]:
+            await pilot.press(keys)
+            assert clip(pilot, "reference") == f"ada/references/00{place}.png"
+            assert clip(pilot, "face") == f"ada/faces/00{place}.png"
+        for key, name in [("j", "ben"), ("k", "ada"), ("down", "ben"), ("up", "ada")]:
+            await pilot.press(key)
+            await until(pilot, lambda name=name: clip(pilot, "reference") == f"{name}/references/000.png")
+        pilot.app.set_focus(None)
+        await pilot.press("j")
+        await until(pilot, lambda: clip(pilot, "reference").startswith("ben"))
+
+
+async def test_the_mouse_chooses_people_runs_and_places(home: Path) -> None:
+    add_person("ada")
+    add_person("ben", "man")
+    prepare(choose("ben", "tiny"))
+    app = House(IdentitiesScreen)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "ben")
+        await pilot.click("#people", offset=(3, 3))
+        await until_seen(pilot, "ben-1")
+        await pilot.click("#runs", offset=(2, 0))
+        await pilot.click(Places, offset=(8, 0))
+        await pilot.pause()
+        assert app.went == ["ben-1", "runs"]
+
+
+async def test_enter_goes_to_the_runs_and_opens_one(home: Path) -> None:
+    add_person("ada")
+    for _ in range(2):
+        prepare(choose("ada", "tiny"))
+    app = House(IdentitiesScreen)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "2 runs")
+        await pilot.press("enter", "j", "enter")
+        await pilot.pause()
+        assert app.went == ["ada-2"]
+
+
+async def test_a_person_who_comes_or_goes_on_disk_is_seen(home: Path) -> None:
+    add_person("ada")
+    async with House(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "ada")
+        add_person("ben", "man")
+        await until_seen(pilot, "ben")
+        Library().remove("ben")
+        await until(pilot, lambda: "ben" not in seen(pilot.app))
+
+
+async def test_broken_files_of_a_person_are_said_and_others_are_still_shown(home: Path) -> None:
+    (add_person("ada").folder / EMBEDDINGS_FILE).write_bytes(b"rubbish")
+    (add_person("ben").folder / IDENTITY_FILE).write_text("rubbish")
+    (add_person("cleo").folder / EMBEDDINGS_FILE).unlink()
+    add_person("dan", "man")
+    async with House(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "embeddings.safetensors of ada is damaged.", "Restore it from a copy")
+        await pilot.press("j")
+        await until_seen(pilot, "identity.toml")
+        await pilot.press("j")
+        await until_seen(pilot, "embeddings.safetensors")
+        await pilot.press("j")
+        await until_seen(pilot, "One photo: there is nothing to compare it with.", "dan said yes.")
+
+
+async def test_a_photo_unlike_the_others_stands_out(home: Path) -> None:
+    add_person("ada", embeddings=[(1.0, 0.0), (0.1, 0.995)])
+    async with House(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "0.10")
+
+
+async def test_more_photos_than_there_is_room_for_numbers_are_shades(home: Path) -> None:
+    add_person("ada", embeddings=[(1.0, number / 10) for number in range(14)])
+    async with House(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "██")
+        await pilot.resize_terminal(120, 40)
+        await until_seen(pilot, "0.61")
+
+
+async def test_a_person_gets_another_name_and_so_do_their_runs(home: Path) -> None:
+    add_person("ada")
+    run = prepare(choose("ada", "tiny"))
+    async with House(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "1 run")
+        await pilot.press("R")
+        await until_seen(pilot, "Rename ada")
+        pilot.app.screen.query_one(Input).value = "a/b"
+        await pilot.press("ctrl+r")
+        await until_seen(pilot, "'a/b' cannot be the name of an identity.", "Use 1 to 64 letters")
+        pilot.app.screen.query_one(Input).value = "nora"
+        await pilot.press("enter")
+        await until_seen(pilot, "nora", "woman · 1 photo · 1 run")
+    assert job_of(run).identity.name == "nora"
+
+
+async def test_removing_a_person_names_what_goes_and_what_stays(home: Path) -> None:
+    folder = add_person("ada").folder
+    prepare(choose("ada", "tiny"))
+    async with House(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "1 run")
+        await pilot.press("delete")
+        await until_seen(pilot, "Delete ada?", "for good: 1 photo", "What was trained on them stays: ada-1.")
+        await pilot.press("enter")
+        assert folder.exists(), "enter, pressed too early, must delete nobody"
+        await pilot.press("delete")
+        await pilot.click("#go")
+        await until_seen(pilot, "Nobody is in the library yet")
+    assert not folder.exists()
+
+
+async def test_n_opens_the_form_of_a_new_run_for_this_person(home: Path) -> None:
+    add_person("ada")
+    add_person("ben")
+    async with House(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "ben")
+        await pilot.press("j", "n")
+        assert isinstance(pilot.app.screen, StartScreen)
+        await until(pilot, lambda: pilot.app.screen.query_one("#identity").value == "ben")  # type: ignore[attr-defined]
+        await pilot.press("escape")
+        assert isinstance(pilot.app.screen, IdentitiesScreen)
+
+
+async def test_the_form_offers_pictures_as_a_path_is_typed_and_names_those_that_are_not_there(home: Path) -> None:
+    async with House(AddPerson).run_test(size=(120, 40)) as pilot:
+        area, offered = pilot.app.screen.query_one(TextArea), pilot.app.screen.query_one("Lines OptionList", OptionList)
+        area.focus()
+        area.insert(f"{SAMPLES}/be")
+        await until(pilot, lambda: [each.id for each in offered.options] == [f"{SAMPLES}/ben-man.png"])
+        await pilot.press("tab", "enter")
+        assert area.text == f"{SAMPLES}/ben-man.png\n"
+        area.insert("nobody.jpg\n.\n")
+        await until_seen(pilot, "nobody.jpg is not there.", ". is no file.")
+        await pilot.press("ctrl+r")
+        await until_seen(pilot, "'' cannot be the name of an identity.")
+        assert area.text.endswith("nobody.jpg\n.\n"), "what was typed is kept"
+
+
+@pytest.mark.slow
+async def test_a_person_is_added_by_path_and_a_refused_photo_is_explained(home: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (64, 64)).save("blank.png")
+    async with House(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "Nobody is in the library yet")
+        await pilot.press("a", *"ada")
+        form = pilot.app.screen
+        form.query_one(TextArea).insert("blank.png")
+        await pilot.press("ctrl+r")
+        await until_seen(pilot, "Loading the face models…", seconds=60)
+        await until_seen(pilot, "There is no face to be found in blank.png.", "Give a photo in which", seconds=60)
+        assert form.query_one("#name", Input).value == "ada", "what was typed is kept"
+        form.query_one(TextArea).text = f"'{SAMPLES}/ada-woman.png'"
+        await pilot.click("#go")
+        await until_seen(pilot, "person · 1 photo · no runs", "Photo 1 of 1 · ada-woman.png", seconds=60)
+    assert [face.picture for face in Library().get("ada").record.faces] == ["ada-woman.png"]
+
+
+@pytest.mark.slow
+async def test_a_form_that_is_left_adds_nobody(home: Path) -> None:
+    async with House(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "Nobody is in the library yet")
+        await pilot.press("a", *"ada")
+        pilot.app.screen.query_one(TextArea).insert(f"{SAMPLES}/ada-woman.png")
+        await pilot.press("ctrl+r")
+        await until_seen(pilot, "Loading the face models…", seconds=60)
+        await pilot.press("escape")
+        await until(pilot, lambda: not list((home / "cache/jobs").iterdir()), seconds=60)
+        await until(pilot, lambda: not list((home / "data/identities").iterdir()), seconds=60)
+
+
+def test_keys_that_are_listed_are_those_that_work() -> None:
+    actions = [binding.action.partition("(")[0] for binding in IdentitiesScreen.BINDINGS]  # type: ignore[union-attr]
+    assert all(hasattr(IdentitiesScreen, f"action_{action}") for action in actions)
+
+
+async def test_the_footer_tells_what_can_be_done(home: Path) -> None:
+    add_person("ada")
+    async with House(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "a Add", "n Train", "R Rename", "q Close")
+        await pilot.click(Footer, offset=(2, 0))
+        await until(pilot, lambda: isinstance(pilot.app.screen, AddPerson))

@@ -1,0 +1,175 @@
+"""Prompt banks on the screen: read, searched, begun, written and deleted; shipped ones stay."""
+
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input, OptionList, TextArea
+
+from pvtool.dashboard.screens.bank import NewBank
+from pvtool.dashboard.screens.prompts import PromptsScreen
+from pvtool_core.prompts import Banks
+from tests.dashboard.house import House
+from tests.dashboard.reading import seen, until, until_seen
+
+
+def listed(pilot: Pilot[None], id: str) -> list[str | None]:
+    """What a list holds."""
+    return [option.id for option in pilot.app.screen.query_one(f"#{id}", OptionList).options]
+
+
+def mine() -> tuple[str, ...]:
+    return Banks().get("mine").prompts
+
+
+@pytest.fixture
+def bank(home: Path) -> None:
+    """A bank of the user's own; it is the third, after `default` and `default-unseen`."""
+    Banks().create("mine", ["<V> {noun} runs", "<V> {noun} sleeps"], "daily life")
+
+
+TO_MINE = ("down", "down")
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (300, 80)])
+async def test_every_bank_is_listed_and_the_chosen_one_shown(bank: None, size: tuple[int, int]) -> None:
+    async with House(PromptsScreen).run_test(size=size) as pilot:
+        await until_seen(pilot, "shipped · 50 prompts", "yours · 2 prompts", "jogging along a river")
+        await pilot.press(*TO_MINE)
+        await until_seen(pilot, "2 prompts · daily life", "sleeps")
+        assert listed(pilot, "banks") == Banks().names()
+
+
+async def test_keys_and_mouse_go_through_banks_and_prompts(bank: None) -> None:
+    async with House(PromptsScreen).run_test(size=(120, 40)) as pilot:
+        screen = pilot.app.screen
+        await until_seen(pilot, "yours · 2 prompts")
+        banks, prompts = screen.query_one("#banks", OptionList), screen.query_one("#prompts", OptionList)
+        for key, place in [("j", 1), ("k", 0), ("down", 1), ("up", 0)]:
+            await pilot.press(key)
+            assert banks.highlighted == place
+        await pilot.press(*TO_MINE, "tab", "j")
+        assert prompts.has_focus and prompts.highlighted == 1
+        await pilot.press("tab")
+        assert banks.has_focus
+        await pilot.press("enter")
+        assert prompts.has_focus
+        await pilot.click("#banks", offset=(3, 1))
+        await until_seen(pilot, "jogging along a river")
+        screen.set_focus(None)
+        await pilot.press("j")
+        assert banks.highlighted == 1
+        await pilot.press("k")
+        assert banks.highlighted == 0
+
+
+async def test_a_filter_shows_the_prompts_that_have_all_its_words(home: Path) -> None:
+    async with House(PromptsScreen).run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "jogging")
+        await pilot.press("slash", *"WINDOW soft")
+        await until_seen(pilot, "1 of 50 prompts", "soft window light")
+        await pilot.press(*" zebra")
+        await until_seen(pilot, "No prompt has these words.")
+        await pilot.press("enter")
+        assert pilot.app.screen.query_one("#prompts").has_focus
+        await pilot.press("escape")
+        await until_seen(pilot, "50 prompts", "jogging")
+
+
+async def test_prompts_are_added_and_a_wrong_one_is_named_and_kept(bank: None) -> None:
+    async with House(PromptsScreen).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "yours · 2 prompts")
+        await pilot.press(*TO_MINE, "a")
+        area = pilot.app.screen.query_one(TextArea)
+        area.insert("<V> {noun} eats\nsomebody drinks\n")
+        await pilot.press("ctrl+r")
+        await until_seen(pilot, "The prompt 'somebody drinks' lacks the keyword <V>.", "as in '<V> {noun} is dancing'")
+        assert area.text == "<V> {noun} eats\nsomebody drinks\n" and len(mine()) == 2
+        area.text = "<V> {noun} eats\n<V> drinks"
+        await pilot.click("#go")
+        await until_seen(pilot, "yours · 4 prompts")
+    assert mine()[2:] == ("<V> {noun} eats", "<V> drinks")
+
+
+async def test_nothing_written_is_named_too(bank: None) -> None:
+    async with House(PromptsScreen).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "yours · 2 prompts")
+        await pilot.press(*TO_MINE, "a", "ctrl+r")
+        await until_seen(pilot, "A prompt is empty.")
+
+
+async def test_enter_changes_a_prompt_of_an_own_bank(bank: None) -> None:
+    async with House(PromptsScreen).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "yours · 2 prompts")
+        await pilot.press(*TO_MINE, "tab", "enter")
+        await until_seen(pilot, "Change a prompt of mine")
+        pilot.app.screen.query_one(TextArea).text = "<V> {noun} walks"
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: listed(pilot, "prompts") == ["<V> {noun} walks", "<V> {noun} sleeps"])
+    assert mine() == ("<V> {noun} walks", "<V> {noun} sleeps")
+
+
+async def test_a_prompt_that_somebody_else_took_out_meanwhile_is_said(bank: None) -> None:
+    async with House(PromptsScreen).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "yours · 2 prompts")
+        await pilot.press(*TO_MINE, "tab", "enter")
+        Banks().exchange("mine", "<V> {noun} runs", [])
+        await pilot.press("ctrl+r")
+        await until_seen(pilot, "The bank was changed meanwhile")
+
+
+async def test_delete_takes_a_prompt_out_and_among_the_banks_the_bank(bank: None) -> None:
+    async with House(PromptsScreen).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "yours · 2 prompts")
+        await pilot.press(*TO_MINE, "tab", "delete")
+        await until_seen(pilot, "Take this prompt out?", "<V> {noun} runs")
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: listed(pilot, "prompts") == ["<V> {noun} sleeps"])
+        await pilot.press("tab", "delete")
+        await until_seen(pilot, "Delete mine?", "with 1 prompt for good")
+        await pilot.press("escape")
+        assert mine()
+        await pilot.press("delete", "ctrl+r")
+        await until(pilot, lambda: "mine" not in listed(pilot, "banks"))
+
+
+@pytest.mark.parametrize("keys", [("a",), ("delete",), ("tab", "enter")])
+async def test_a_shipped_bank_stays_and_an_own_one_is_offered(home: Path, keys: tuple[str, ...]) -> None:
+    async with House(PromptsScreen).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "shipped · 50 prompts")
+        await pilot.press(*keys)
+        await until_seen(pilot, "default came with pv and stays as it is")
+        await pilot.press(*"default", "ctrl+r")
+        await until_seen(pilot, "There is a prompt bank named 'default' already.")
+        pilot.app.screen.query_one("#name", Input).value = "copied"
+        await pilot.press("ctrl+r")
+        await until_seen(pilot, "yours · 50 prompts")
+        assert pilot.app.screen.query_one("#banks", OptionList).highlighted == 0
+    assert Banks().get("copied").prompts == Banks().get("default").prompts
+
+
+async def test_n_begins_a_bank(bank: None) -> None:
+    async with House(PromptsScreen).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "yours · 2 prompts")
+        await pilot.press(*TO_MINE, "n")
+        assert isinstance(pilot.app.screen, NewBank)
+        await pilot.press(*"other", "tab", *"holidays", "ctrl+r")
+        await until_seen(pilot, "2 prompts · holidays")
+    assert Banks().get("other").prompts == mine()
+
+
+async def test_banks_that_change_on_disk_are_seen_and_broken_ones_named(bank: None, home: Path) -> None:
+    async with House(PromptsScreen).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "yours · 2 prompts")
+        Banks().extend("mine", ["<V> flies"])
+        (home / "config/prompts/abroad.toml").write_bytes(b"prompts = '\xff'")
+        await until_seen(pilot, "yours · 3 prompts", "cannot be read")
+        await pilot.press("home")
+        await until_seen(pilot, "abroad")
+        await pilot.press("a", "n", "escape")
+        assert "cannot be read" in seen(pilot.app)
+
+
+def test_keys_that_are_listed_are_those_that_work() -> None:
+    actions = [binding.action.partition("(")[0] for binding in PromptsScreen.BINDINGS]  # type: ignore[union-attr]
+    assert all(hasattr(PromptsScreen, f"action_{action}") for action in actions)
