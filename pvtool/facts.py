@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,17 @@ def _of_newest_step(folder: RunFolder) -> dict[str, Any]:
 
 
 def job_of(folder: RunFolder) -> TrainJob:
-    """A run's settings."""
-    return require(read_job(folder.config), TrainJob)
+    """A run's settings. Raises what `read_job` does."""
+    try:
+        return _job_of(folder.config, folder.config.stat().st_ctime_ns)
+    except FileNotFoundError:
+        return require(read_job(folder.config), TrainJob)
+
+
+@lru_cache(maxsize=256)
+def _job_of(config: Path, _changed: int) -> TrainJob:
+    """Who watches runs asks for their settings each second, and they hardly ever change."""
+    return require(read_job(config), TrainJob)
 
 
 def runs_of(person: Identity) -> list[RunFolder]:

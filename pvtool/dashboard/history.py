@@ -1,9 +1,11 @@
 """What the events of one run add up to: curves, samples, prompts drawn, warnings. Lives on the loop of the screen."""
 
-import math
+from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import isfinite
+from operator import itemgetter
 from typing import Any
 
 from pvtool.dashboard.series import Series
@@ -11,6 +13,8 @@ from pvtool_core.runs import Event
 
 CURVES = ("icr", "scr", "loss", "grad_norm", "lr", "score_gap", "base_kl", "seconds")
 GAUGES = ("memory_used", "utilisation", "temperature", "power")
+_OTHER_THINGS = (KeyError, TypeError, ValueError, AttributeError)
+_MANY = 4
 _MUST_BE_NUMBERS = ("loss", "icr", "scr")
 
 
@@ -66,16 +70,24 @@ class History:
 
         `told` is when the newest step or stage was written: gauges come also from an engine that hangs.
         """
+        steps: list[Event] = []
         for event in events:
-            try:
-                self._take(event)
-            except (KeyError, TypeError, ValueError, AttributeError):
-                self.unreadable += 1
+            if event["type"] == "step":
+                steps.append(event)
+            else:
+                self._take_steps(steps)
+                steps = []
+                self._try(self._take, event)
+        self._take_steps(steps)
+
+    def _try(self, take: Callable[[Event], None], event: Event) -> None:
+        try:
+            take(event)
+        except _OTHER_THINGS:
+            self.unreadable += 1
 
     def _take(self, event: Event) -> None:
         match event["type"]:
-            case "step":
-                self._take_step(event)
             case "gpu":
                 self._take_gauges(event)
             case "stage":
@@ -94,24 +106,60 @@ class History:
             case _:
                 pass  # told in the log, and by the run's state
 
+    def _take_steps(self, events: list[Event]) -> None:
+        """Take many at once where they are as they should be: a long run is to be there at once."""
+        try:
+            self._take_alike(events)
+        except _OTHER_THINGS:
+            for event in events:
+                self._try(self._take_step, event)
+
+    def _take_alike(self, events: list[Event]) -> None:
+        """Raises, and has changed nothing, if one lacks what the first one has, or a value is no number."""
+        if len(events) < _MANY:
+            raise ValueError
+        first, last = events[0], events[-1]
+        names = ("step", "time", *(name for name in CURVES if name in first))
+        columns = [array("d", column) for column in zip(*map(itemgetter(*names), events), strict=True)]
+        if any(len(event) != len(first) for event in events) or not all(isfinite(sum(column)) for column in columns):
+            raise ValueError
+        drawn = Counter(str(event["prompt"]) for event in events)
+        without_face = sum(event.get("face_found") is False for event in events)
+        self._take_last(last)
+        self.drawn.update(drawn)
+        self.without_face += without_face
+        for name, column in zip(names[2:], columns[2:], strict=True):
+            self._curve(name).extend(columns[0], columns[1], column)
+
     def _take_step(self, event: Event) -> None:
         step, time = int(event["step"]), float(event["time"])
         values = {name: _number(event[name]) for name in CURVES if name in event}
-        self.step, self.told = step, time
+        self._take_last(event)
+        self.drawn[self.prompt] += 1
+        self.without_face += event.get("face_found") is False
         for name, value in values.items():
-            self.curves.setdefault(name, Series()).append(step, time, value)
+            self._curve(name).append(step, time, value)
         if lost := [name for name in _MUST_BE_NUMBERS if name in values and values[name] is None]:
             self.alarms.append(Alarm(step, f"{', '.join(lost)} of step {step} is no number.", bad=True))
-        self.prompt, self.seed = str(event.get("prompt", "")), int(event.get("seed", 0))
-        self.drawn[self.prompt] += 1
-        self.eta = _number(event.get("eta"))
-        self.without_face += event.get("face_found") is False
+
+    def _take_last(self, event: Event) -> None:
+        """What only the newest step tells."""
+        step, told, seed, eta = int(event["step"]), float(event["time"]), int(event["seed"]), _number(event["eta"])
+        self.step, self.told, self.seed, self.eta = step, told, seed, eta
+        self.prompt = str(event["prompt"])
+
+    def _curve(self, name: str) -> Series:
+        if name not in self.curves:
+            self.curves[name] = Series()
+        return self.curves[name]
 
     def _take_gauges(self, event: Event) -> None:
         time = float(event["time"])
         for facts in event["devices"]:
             index = int(facts["index"])
-            device = self.devices.setdefault(index, Device(str(facts["name"]), _gib(facts.get("memory_total"))))
+            if index not in self.devices:
+                self.devices[index] = Device(str(facts["name"]), _gib(facts.get("memory_total")))
+            device = self.devices[index]
             values = {name: _number(facts.get(name)) for name in GAUGES}
             for name, value in {**values, "memory_used": _gib(facts.get("memory_used"))}.items():
                 device.gauges[name].append(self.step, time, value)
@@ -126,4 +174,4 @@ def _gib(value: Any) -> float | None:
 
 def _number(value: Any) -> float | None:
     """JSON has no NaN: what is no number is null there."""
-    return float(value) if value is not None and math.isfinite(value) else None
+    return float(value) if value is not None and isfinite(value) else None

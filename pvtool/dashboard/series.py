@@ -3,6 +3,7 @@
 from array import array
 from bisect import bisect_left
 from math import inf, isnan, nan
+from operator import gt
 from typing import Literal
 
 Axis = Literal["step", "time"]
@@ -112,6 +113,20 @@ class Series:
         self.steps.append(step)
         self.times.append(time)
         self.raw.values.append(value)
+
+    def extend(self, steps: "array[float]", times: "array[float]", values: "array[float]") -> None:
+        """Add many points at once, all values finite; where one is too large or a clock goes back, one by one."""
+        early = bool(self.times) and times[0] < self.times[-1]
+        tiny = any(0 < abs(value) < SMALLEST for value in (min(values, key=abs),))
+        if early or tiny or max(values) > LARGEST or min(values) < -LARGEST or any(map(gt, times, times[1:])):
+            for point in zip(steps, times, values, strict=True):
+                self.append(*point)
+            return
+        self.origin = times[0] if self.origin is None else self.origin
+        self.steps += steps
+        self.times += times
+        self.raw.values += values
+        self.last = values[-1]
 
     def positions(self, axis: Axis) -> "array[float]":
         """Where the points lie, ascending; times are not yet counted from the origin."""

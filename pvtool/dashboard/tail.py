@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pvtool_core.runs import Event, parse_events
 
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 19
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,10 @@ class PlayedTerminal:
         self._reader.join()
         os.close(self._master)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 

@@ -1,6 +1,7 @@
 """One run: its headline, and panes that show what is known of it, live or long finished."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast, runtime_checkable
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 1.0
+_SHOW_SECONDS = 30.0
 _PANES = ("overview", "curves", "samples", "prompts", "machine", "log", "settings")
 
 
@@ -171,23 +173,29 @@ class RunScreen(SteeringScreen):
         self.call_after_refresh(self._show)
 
     async def _look(self) -> None:
-        """See how the run is, twice a second."""
+        """See how the run is; show it if it is otherwise than before, and now and then for what time alone changes."""
+        shown_at, before = 0.0, None
         while True:
-            known = await asyncio.to_thread(_look_at, self.folder)
-            self.known.facts, self.known.job, self.known.ended = known
-            self._show()
+            seen = await asyncio.to_thread(_look_at, self.folder)
+            self.known.facts, self.known.job, self.known.ended = seen
+            if seen != before or time.monotonic() - shown_at > _SHOW_SECONDS:
+                shown_at, before = time.monotonic(), seen
+                self._show()
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _follow(self, follower: "Follower") -> None:
-        """Read what the run tells, for as long as the screen is there."""
+        """Read what the run tells, for as long as the screen is there, and show it: while it is long, now and then."""
+        shown_at = 0.0
         while True:
             try:
-                more = await follower.read()
+                new, more = await follower.read()
             except OSError as error:
                 self.notify(str(error), title="Cannot read the events.", severity="error", markup=False)
-                more = False
-            if follower.begun_anew:
-                self.known.history = follower.history
+                new = more = False
+            self.known.history = follower.history
+            if new and (not more or time.monotonic() - shown_at > LOOK_SECONDS):
+                shown_at = time.monotonic()
+                self._show()
             await asyncio.sleep(0 if more else LOOK_SECONDS)
 
     def run_at_hand(self) -> RunFolder | None:
@@ -223,8 +231,10 @@ class RunScreen(SteeringScreen):
         follower = Follower(folder, History())
         self.known.overlay_job = (await asyncio.to_thread(_look_at, folder))[1]
         while True:
-            more = await follower.read()
+            new, more = await follower.read()
             self.known.overlay = follower.history
+            if new and not more:
+                self._show()
             await asyncio.sleep(0 if more else LOOK_SECONDS)
 
     def action_export(self) -> None:
@@ -248,17 +258,15 @@ class Follower:
 
     def __init__(self, folder: RunFolder, history: History) -> None:
         self.history = history
-        self.begun_anew = False
         self._tail = Tail(folder.events)
 
-    async def read(self) -> bool:
-        """Take in the next piece; whether there is more. Raises OSError."""
+    async def read(self) -> tuple[bool, bool]:
+        """Take in the next piece; whether there was something new, and whether there is more. Raises OSError."""
         chunk, events = await asyncio.to_thread(_read, self._tail)
-        self.begun_anew = chunk.anew
         if chunk.anew:
             self.history = History()
         self.history.add(events)
-        return chunk.more
+        return bool(events) or chunk.anew, chunk.more
 
 
 def _read(tail: Tail) -> tuple[Chunk, list[Event]]:
