@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast, runtime_checkable
 
@@ -103,8 +104,7 @@ class RunScreen(SteeringScreen):
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
-        self.run_worker(self._look(), group="look", exit_on_error=False)
-        self.run_worker(self._follow(Follower(self.folder, self.known.history)), group="follow", exit_on_error=False)
+        self.run_worker(self._watch(), group="watch", exit_on_error=False)
 
     def on_tabs_tab_activated(self, event: Tabs.TabActivated) -> None:
         self._open_pane(str(event.tab.id))
@@ -172,31 +172,37 @@ class RunScreen(SteeringScreen):
     def on_resize(self) -> None:
         self.call_after_refresh(self._show)
 
-    async def _look(self) -> None:
-        """See how the run is; show it if it is otherwise than before, and now and then for what time alone changes."""
-        shown_at, before = 0.0, None
-        while True:
-            seen = await asyncio.to_thread(_look_at, self.folder)
-            self.known.facts, self.known.job, self.known.ended = seen
-            if seen != before or time.monotonic() - shown_at > _SHOW_SECONDS:
-                shown_at, before = time.monotonic(), seen
-                self._show()
-            await asyncio.sleep(LOOK_SECONDS)
+    async def _watch(self) -> None:
+        """Follow the run for as long as the screen is there, and show it when there is something new.
 
-    async def _follow(self, follower: "Follower") -> None:
-        """Read what the run tells, for as long as the screen is there, and show it: while it is long, now and then."""
-        shown_at = 0.0
+        A long history is shown now and then while it is read; what time alone changes, twice a minute.
+        """
+        follower = Follower(self.folder)
+        looked_at = shown_at = -inf
         while True:
-            try:
-                new, more = await follower.read()
-            except OSError as error:
-                self.notify(str(error), title="Cannot read the events.", severity="error", markup=False)
-                new = more = False
+            new = False
+            if time.monotonic() - looked_at >= LOOK_SECONDS:
+                looked_at = time.monotonic()
+                new = await self._look() or looked_at - shown_at > _SHOW_SECONDS
+            told, more = await self._read(follower)
             self.known.history = follower.history
-            if new and (not more or time.monotonic() - shown_at > LOOK_SECONDS):
+            if (new or told) and (not more or time.monotonic() - shown_at >= LOOK_SECONDS):
                 shown_at = time.monotonic()
                 self._show()
             await asyncio.sleep(0 if more else LOOK_SECONDS)
+
+    async def _look(self) -> bool:
+        """See how the run is; whether it is otherwise than before."""
+        known, before = self.known, (self.known.facts, self.known.job, self.known.ended)
+        known.facts, known.job, known.ended = await asyncio.to_thread(_look_at, self.folder)
+        return (known.facts, known.job, known.ended) != before
+
+    async def _read(self, follower: "Follower") -> tuple[bool, bool]:
+        try:
+            return await follower.read()
+        except OSError as error:
+            self.notify(str(error), title="Cannot read the events.", severity="error", markup=False)
+            return False, False
 
     def run_at_hand(self) -> RunFolder | None:
         return self.folder
@@ -228,7 +234,7 @@ class RunScreen(SteeringScreen):
         self._show()
 
     async def _lay_over(self, folder: RunFolder) -> None:
-        follower = Follower(folder, History())
+        follower = Follower(folder)
         self.known.overlay_job = (await asyncio.to_thread(_look_at, folder))[1]
         while True:
             new, more = await follower.read()
@@ -256,8 +262,8 @@ class RunScreen(SteeringScreen):
 class Follower:
     """Reads a run's events, piece by piece in a thread, into a history; a file that begins anew makes a new one."""
 
-    def __init__(self, folder: RunFolder, history: History) -> None:
-        self.history = history
+    def __init__(self, folder: RunFolder) -> None:
+        self.history = History()
         self._tail = Tail(folder.events)
 
     async def read(self) -> tuple[bool, bool]:
