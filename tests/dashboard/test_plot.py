@@ -232,6 +232,8 @@ async def test_every_key_of_the_table_does_something() -> None:
     async with screen() as seen:
         for binding in keys.PLOT:
             assert isinstance(binding, Binding)
+            if binding.action.startswith("app."):
+                continue
             assert hasattr(seen.first, f"action_{binding.action.partition('(')[0]}")
 
 

@@ -71,6 +71,7 @@ class Plot(Widget, can_focus=True):
         self._picture: Picture | None = None
         self._strips: list[Strip] = []
         self._cursor_cell: int | None = None
+        self._due = False
         self._dragged: tuple[int, Extent] | None = None
 
     def show(self, curves: Sequence[Curve]) -> None:
@@ -211,7 +212,15 @@ class Plot(Widget, can_focus=True):
         self._repaint()
 
     def _repaint(self) -> None:
+        """Paint soon, each plot in a turn of its own, and once for many changes, so that keys are answered between."""
+        if not self._due:
+            self._due = self.call_later(self._renew)
+
+    def _renew(self) -> None:
+        self._due = False
         self._picture = None
+        if self.size:
+            self._paint()
         self.border_title = Content(captions.heading(self._title, self.curves, self.view, self._unit))
         self.border_subtitle = self._legend()
         self.refresh()
