@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from textual.app import App, ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
@@ -12,6 +14,8 @@ from textual.events import MouseScrollUp
 from textual.pilot import Pilot
 
 from pvtool.dashboard import keys
+from pvtool.dashboard.painting import Painter
+from pvtool.dashboard.raster import glyphs_named
 from pvtool.dashboard.series import Series
 from pvtool.dashboard.widgets.plot import Curve, Plot, View
 from pvtool_core.errors import UsageError
@@ -347,6 +351,29 @@ async def test_every_row_fills_the_plot_at_any_size(size: tuple[int, int]) -> No
             seen.view.read(2)
             await seen.pilot.pause()
             assert {len(row) for row in seen.rows(plot)} == {plot.size.width}
+
+
+@given(
+    st.integers(1, 60),
+    st.integers(1, 9),
+    st.booleans(),
+    st.sampled_from(["braille", "blocks", "ascii"]),
+    st.lists(st.none() | st.floats(-1e9, 1e9), max_size=80),
+)
+def test_any_values_can_be_painted_into_any_room(
+    width: int, height: int, log: bool, way: str, values: list[float | None]
+) -> None:
+    series, view = Series(), View()
+    for step, value in enumerate(values):
+        series.append(step, step, value)
+    view.range = 0, max(len(values) - 1, 1)
+    curves = [Curve("icr", series), Curve("again", series, "overlay")]
+    series.smooth(0.9, 40)
+    picture = Painter(curves, view, None, log, glyphs_named(way), width, height).paint()
+    rows = ["".join(text for text, _ in runs) for runs in picture.rows]
+    assert len(rows) == height
+    if width >= 16:
+        assert {len(row) for row in rows} <= {width, width - 2}
 
 
 @pytest.mark.parametrize(("way", "solid", "other"), [("blocks", "▄▀▛▞", "▖▘▌"), ("ascii", ".-'|", ",~:")])
