@@ -81,7 +81,7 @@ def _triplets(line: bytes) -> Iterator[Pixel]:
     return zip(line[0::3], line[1::3], line[2::3], strict=True)
 
 
-@lru_cache(1 << 12)
+@lru_cache(1 << 14)  # the styles of a whole clip, so that they are made in its first round only
 def _style(above: Pixel, below: Pixel, colours: Colours) -> Style:
     """A style that knows already what it sends, so that painting does not work that out."""
     style = Style.from_color(None if above == below else _colour(above), _colour(below))
