@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal, Protocol
 
+from pvtool.dashboard.axes import round_step
 from pvtool.dashboard.series import Axis, Extent, Series
 
 WEIGHTS = (0.0, 0.6, 0.9, 0.97, 0.99)
 _NEAREST = 4.0  # steps, or seconds
+_ROOMS = 40  # what follows a run grows by such a part of what is shown, or less
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,11 @@ class View:
         self._viewers.remove(viewer)
 
     def shown(self) -> Extent:
-        """The range that is drawn."""
+        """The range that is drawn. What follows a run has some room for what comes: it moves only when that is full."""
         first, last = self.range or self.whole()
+        if self.range is None and last > first:
+            room = round_step((last - first) / _ROOMS)
+            last = first + ceil((last - first) / room) * room
         return (first, last) if last > first else (first - 0.5, first + 0.5)
 
     def whole(self) -> Extent:

@@ -69,9 +69,12 @@ class RunsScreen(SteeringScreen):
     def on_resize(self, _: events.Resize) -> None:
         self._show(self.dashboard.facts)
 
+    def on_screen_resume(self) -> None:
+        self._show(self.dashboard.facts)
+
     def _show(self, facts: list[RunFacts] | None) -> None:
         """Show these runs, or those of them that the filter leaves; None before the first look."""
-        if facts is None or not self.is_mounted:
+        if facts is None or not self.is_mounted or not self.is_current:
             return
         words = self.query_one("#filter", Input).value.lower().split()
         self._shown = [run for run in facts if all(word in _searched(run) for word in words)]

@@ -32,20 +32,25 @@ class Headline(Vertical):
     }
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._said = (False, "")
+
     def compose(self) -> ComposeResult:
         yield Static(classes="line", id="facts")
         yield Static(classes="line", id="progress")
-        yield Static(id="alarm")
+        yield Static(id="alarm", markup=False)
 
     def show(self, known: Known) -> None:
         """Say what is known now."""
         self.query_one("#facts", Static).update(_facts(known), layout=False)
         self.query_one("#progress", Static).update(_progress(known, self.size.width - 2), layout=False)
-        bad, words = alarm(known)
-        field = self.query_one("#alarm", Static)
-        field.update(words)
-        field.set_class(bool(words), "-shown")
-        field.set_class(not bad, "-mild")
+        if (said := alarm(known)) != self._said:  # the line below it moves, and all is laid out anew
+            self._said = bad, words = said
+            field = self.query_one("#alarm", Static)
+            field.update(words)
+            field.set_class(bool(words), "-shown")
+            field.set_class(not bad, "-mild")
 
 
 def _facts(known: Known) -> Content:
@@ -83,7 +88,7 @@ def alarm(known: Known) -> tuple[bool, str]:
     if facts.state == State.FAILED and ended:
         return True, f"{ended.message or ended.reason} {ended.hint}".strip()
     if facts.state == State.RUNNING and (quiet := time.time() - history.told) > _patience(history):
-        return False, f"Nothing new for {duration(quiet)}; the engine lives. Its log may tell why."
+        return False, f"Nothing new for {quiet // 60:.0f} minutes; the engine lives. Its log may tell why."
     if history.alarms:
         newest, count = history.alarms[-1], len(history.alarms)
         return newest.bad, newest.message + (f" ({count} warnings in the log)" if count > 1 else "")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.segment import Segment
+from rich.style import Style
 from textual import events
 from textual.content import Content
 from textual.geometry import Region
@@ -217,13 +218,20 @@ class Plot(Widget, can_focus=True):
             self._due = self.call_later(self._renew)
 
     def _renew(self) -> None:
+        """Paint, and send only what is otherwise than before: most of a long curve stays as it was."""
         self._due = False
+        before = self._strips if self._picture else []
         self._picture = None
         if self.size:
             self._paint()
-        self.border_title = Content(captions.heading(self._title, self.curves, self.view, self._unit))
-        self.border_subtitle = self._legend()
-        self.refresh()
+        heading = Content(captions.heading(self._title, self.curves, self.view, self._unit))
+        legend = self._legend()
+        if len(before) == len(self._strips) and legend == self._border_subtitle:
+            self._border_title = heading  # the public name would send all of the plot
+            self.refresh(Region(0, -1, self.size.width, 1), *_changes(before, self._strips))
+        else:
+            self.border_title, self.border_subtitle = heading, legend
+            self.refresh()
 
     def _paint(self) -> Picture:
         bounds = None if self.autoscaled else self._bounds
@@ -270,3 +278,18 @@ class Plot(Widget, can_focus=True):
         start = min(max(cell - len(words) // 2, 0), width - len(words))
         said = self._strip([(words, "plot--cursor")])
         return Strip.join([strip.crop(0, start), said, strip.crop(start + len(words))])
+
+
+def _changes(before: Sequence[Strip], now: Sequence[Strip]) -> list[Region]:
+    """In each row the cells from the first to the last that differ; every character takes one."""
+    regions: list[Region] = []
+    for y, (old, new) in enumerate(zip(before, now, strict=True)):
+        differing = [x for x, (a, b) in enumerate(zip(_cells(old), _cells(new), strict=False)) if a != b]
+        if differing or old.cell_length != new.cell_length:
+            left, right = (differing[0], differing[-1] + 1) if differing else (0, new.cell_length)
+            regions.append(Region(left, y, right - left, 1))
+    return regions
+
+
+def _cells(strip: Strip) -> list[tuple[str, Style | None]]:
+    return [(letter, style) for text, style, _ in strip for letter in text]

@@ -18,6 +18,10 @@ class PromptBank(VerticalScroll):
     PromptBank { padding: 0 1; }
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines = -1
+
     def compose(self) -> ComposeResult:
         yield Static()
 
@@ -27,7 +31,9 @@ class PromptBank(VerticalScroll):
         listed = dict.fromkeys((*known.job.prompts, *history.drawn) if known.job else history.drawn)
         most = max(history.drawn.values(), default=0)
         lines = [_line(prompt, history.drawn[prompt], most, prompt == history.prompt) for prompt in listed if prompt]
-        self.query_one(Static).update(Content("\n").join(lines) if lines else "No prompt was drawn yet.")
+        words = Content("\n").join(lines) if lines else "No prompt was drawn yet."
+        self.query_one(Static).update(words, layout=len(lines) != self._lines)
+        self._lines = len(lines)
 
 
 def _line(prompt: str, count: int, most: int, newest: bool) -> Content:
@@ -48,6 +54,7 @@ class CurrentPrompt(Static):
         """Say which prompt and which noise the newest step had."""
         history = known.history
         if history.prompt:
-            self.update(Content.assemble(prompt_words(history.prompt), (f"  seed {history.seed}", "$text-muted")))
+            said = Content.assemble(prompt_words(history.prompt), (f"  seed {history.seed}", "$text-muted"))
         else:
-            self.update(Content.styled("No step yet.", "$text-muted"))
+            said = Content.styled("No step yet.", "$text-muted")
+        self.update(said, layout=False)

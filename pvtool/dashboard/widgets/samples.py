@@ -71,7 +71,9 @@ class Samples(Widget, can_focus=True):
         self._put("#before", self._path / first.path, "before training" if first.step == 0 else f"step {first.step}")
         count = len(self._samples[sample.step])
         about = f"  clip {self.number % count + 1} of {count}, seed {sample.seed}  {sample.path}"
-        self.query_one("#words", Static).update(Content.assemble(prompt_words(sample.prompt), (about, "$text-muted")))
+        self.query_one("#words", Static).update(
+            Content.assemble(prompt_words(sample.prompt), (about, "$text-muted")), layout=False
+        )
 
     def _put(self, name: str, path: Path | None, title: str) -> None:
         """Show a file, unless it is shown already: reading it costs a process."""
