@@ -9,14 +9,20 @@ from textual.binding import Binding, BindingType
 Keys = list[BindingType]
 
 
-def key(keys: str, action: str, words: str, about: str, show: bool = True) -> Binding:
-    """`keys` with commas, the action, the word in the footer (shown where there is room), and a line of help."""
-    return Binding(keys, action, words, tooltip=about, show=show)
+_STEPS = Binding.Group("Step", compact=True)
+_PANES = Binding.Group("Pane", compact=True)
+
+
+def key(
+    keys: str, action: str, words: str, about: str, show: bool = True, group: Binding.Group | None = None
+) -> Binding:
+    """`keys` with commas, the action, the word in the footer (one for a group of keys), and a line of help."""
+    return Binding(keys, action, words, tooltip=about, show=show, group=group)
 
 
 APP: Keys = [
-    key("q", "quit", "Close", "Close the dashboard; runs go on"),
     key("question_mark", "help", "Help", "The keys of this screen"),
+    key("q", "quit", "Close", "Close the dashboard; runs go on"),
     key("ctrl+p", "command_palette", "Commands", "Everything that can be done, by name", show=False),
     key("1", "go('runs')", "Runs", "All runs", show=False),
     key("2", "go('identities')", "Identities", "The people in the library", show=False),
@@ -42,8 +48,8 @@ RUNS: Keys = [
 RUN: Keys = [
     key("escape", "back", "Back", "Back to all runs"),
     *STEERING,
-    key("right_square_bracket", "pane(1)", "Next", "Next pane; tab goes from part to part within one"),
-    key("left_square_bracket", "pane(-1)", "Previous", "Previous pane", show=False),
+    key("left_square_bracket", "pane(-1)", "Previous", "Previous pane", group=_PANES),
+    key("right_square_bracket", "pane(1)", "Next", "Next pane; tab goes from part to part within one", group=_PANES),
     key("J", "other_run(1)", "Next run", "The run after this one", show=False),
     key("K", "other_run(-1)", "Previous run", "The run before this one", show=False),
     key("o", "overlay", "Overlay", "Lay another run's curves over these, the next at each press", show=False),
@@ -67,8 +73,8 @@ PLOT: Keys = [
     key("z", "enlarge", "Enlarge", "This curve alone, or all of them", show=False),
 ]
 CLIPS: Keys = [
-    key("h,left", "step(-1)", "Earlier", "The samples of the step before"),
-    key("l,right", "step(1)", "Later", "The samples of the step after"),
+    key("h,left", "step(-1)", "Earlier", "The samples of the step before", group=_STEPS),
+    key("l,right", "step(1)", "Later", "The samples of the step after", group=_STEPS),
     key("j,down", "prompt(1)", "Next prompt", "The next prompt", show=False),
     key("k,up", "prompt(-1)", "Previous prompt", "The previous prompt", show=False),
     key("space", "play", "Play", "Play, or hold"),
@@ -81,8 +87,8 @@ LOG: Keys = [
     key("slash", "search", "Search", "Search in the log"),
     key("n", "found(1)", "Next", "The next place where it is found", show=False),
     key("N", "found(-1)", "Previous", "The place before where it is found", show=False),
-    key("e", "engine", "Engine/events", "The engine's own log, or its events"),
-    key("v", "steps", "Steps", "Every step, or only what is rare"),
+    key("e", "engine", "Source", "The engine's own log, or its events"),
+    key("v", "steps", "All", "Every step, or only what is rare"),
     key("g,home", "top", "Top", "The beginning", show=False),
     key("G,end", "bottom", "End", "The end, and follow it", show=False),
     key("j,down", "scroll_down", "Down", "A line down", show=False),

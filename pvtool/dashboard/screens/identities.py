@@ -98,7 +98,7 @@ class IdentitiesScreen(Screen[None]):
                 with Vertical(id="beside"):
                     yield from self._compose_pictures()
                     yield from self._compose_words()
-        yield Footer()
+        yield Footer(show_command_palette=False, compact=True)
 
     def _compose_pictures(self) -> ComposeResult:
         with Vertical(id="seen"):

@@ -54,7 +54,7 @@ class PromptsScreen(Screen[None]):
                 yield Input(id="filter", compact=True, placeholder="words that the prompts have")
                 yield Note(id="none")
                 yield Choices(id="prompts")
-        yield Footer()
+        yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
         """Look at the banks, and go on doing so."""

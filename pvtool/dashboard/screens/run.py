@@ -19,6 +19,7 @@ from pvtool.dashboard.steering import SteeringScreen
 from pvtool.dashboard.tail import Chunk, Tail
 from pvtool.dashboard.widgets.curves import Curves, panels
 from pvtool.dashboard.widgets.headline import Headline
+from pvtool.dashboard.widgets.machine import Machine, Memory
 from pvtool.dashboard.widgets.plot import View
 from pvtool.dashboard.widgets.prompt_bank import CurrentPrompt, PromptBank
 from pvtool.dashboard.widgets.samples import Samples
@@ -51,7 +52,8 @@ class Overview(Horizontal):
     Overview {
         #left { width: 3fr; }
         #right { width: 2fr; }
-        #left Plot { min-height: 5; }
+        #left Plot, #more Plot { min-height: 5; }
+        Samples { height: 14vw; }
         CurrentPrompt { border-top: solid $panel; height: 3; }
     }
     """
@@ -66,11 +68,14 @@ class Overview(Horizontal):
             yield CurrentPrompt()
         with Vertical(id="right"):
             yield Samples(classes="-small")
+            with Vertical(id="more"):
+                yield Curves(self._view, ("loss",), classes="-few")
+                yield Memory(self._view)
 
     def show(self, known: Known) -> None:
         """Draw the parts that have room."""
-        for part in (self.query_one(Curves), self.query_one(CurrentPrompt), self.query_one(Samples)):
-            if part.is_on_screen or part.region:
+        for part in self.query("Curves, CurrentPrompt, Samples, Memory"):
+            if isinstance(part, Shows) and (part.is_on_screen or part.region):
                 part.show(known)
 
 
@@ -132,8 +137,6 @@ class RunScreen(SteeringScreen):
             case "prompts":
                 return PromptBank()
             case "machine":
-                from pvtool.dashboard.widgets.machine import Machine
-
                 return Machine(self.view)
             case "log":
                 from pvtool.dashboard.widgets.log import Log

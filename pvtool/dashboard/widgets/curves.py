@@ -28,10 +28,10 @@ class Curves(Grid):
     DEFAULT_CSS = """
     Curves {
         grid-size: 1;
-        grid-rows: 1fr;
+        grid-rows: 9;
         grid-gutter: 0 1;
         overflow-y: auto;
-        Plot { min-height: 8; height: 1fr; }
+        Plot { height: 1fr; }
     }
     """
 

@@ -14,7 +14,7 @@ _GAUGES = {
     "temperature": ("Temperature", "°C"),
     "power": ("Power", "W"),
 }
-_PROCESS = {"memory": ("Memory of the engine", "GiB"), "cpu": ("Load, a core is 100", "%")}
+_PROCESS = {"memory": ("Memory", "GiB"), "cpu": ("Load", "% of a core")}
 _NONE_YET = "No measurement yet; the engine takes one every few seconds."
 
 
@@ -24,10 +24,9 @@ class Machine(VerticalScroll):
     DEFAULT_CSS = """
     Machine {
         #none { color: $text-muted; padding: 1 2; }
-        Gauges { height: auto; }
-        Gauges Grid { height: auto; grid-size: 2; grid-gutter: 0 1; }
+        Gauges { height: 1fr; min-height: 9; }
+        Gauges Grid { height: 1fr; grid-size: 2; grid-gutter: 0 1; }
         Gauges Static { height: 1; padding: 0 1; text-style: bold; }
-        Plot { height: 9; }
     }
     """
 
@@ -48,7 +47,7 @@ class Machine(VerticalScroll):
         if len(history.process["memory"]):
             row = self._row(-1, "Engine")
             curves = {name: Curve(name, series, "main") for name, series in history.process.items()}
-            row.show(curves, "The engine's process")
+            row.show(curves, "The engine")
         self.query_one("#none").display = not self._rows
 
     def _row(self, index: int, name: str) -> "Gauges":
@@ -57,6 +56,19 @@ class Machine(VerticalScroll):
             self._rows[index].set_class(index < 0, "-engine")
             self.mount(self._rows[index])
         return self._rows[index]
+
+
+class Memory(Plot):
+    """What is in the memory of the accelerators, or of the engine where there is none."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__("Memory", view, unit="GiB")
+
+    def show(self, known: Known) -> None:  # type: ignore[override]
+        """Draw what is known now."""
+        devices = [(f"GPU {i}", device.gauges["memory_used"]) for i, device in sorted(known.history.devices.items())]
+        memory = devices or [("engine", known.history.process["memory"])]
+        super().show([Curve(label, series, "main") for label, series in memory])
 
 
 class Gauges(Vertical):

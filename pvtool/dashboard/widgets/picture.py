@@ -16,7 +16,6 @@ from textual.timer import Timer
 from textual.widget import Widget
 from textual.worker import Worker, WorkerState
 
-from pvtool.dashboard.drawing import Row
 from pvtool.dashboard.driver import driver_of
 from pvtool.dashboard.reel import Budget, Reel, budget, wind
 from pvtool.dashboard.terminal import Pictures, Terminal
@@ -163,10 +162,10 @@ class Clip(Widget):
         self._at = frame
         sent = self._send(frame)
         changed = [at for at, (old, new) in enumerate(zip(before, after, strict=False)) if old.pixels != new.pixels]
-        top = self._top(after)
+        top = int(self._has_title)
         self.refresh(*(Region(0, top + at, self.content_size.width, count) for at, count in _spans(changed)))
         if self._has_state:
-            self.refresh(Region(0, self.content_size.height - 1, self.content_size.width, 1))
+            self.refresh(Region(0, self._state_row, self.content_size.width, 1))
         return sent + sum(after[at].size for at in changed) + 60
 
     def _send(self, frame: int) -> int:
@@ -214,22 +213,26 @@ class Clip(Widget):
     def _picture_rows(self) -> int:
         return self.content_size.height - self._has_title - self._has_state
 
-    def _top(self, rows: tuple[Row, ...] | list[str]) -> int:
-        return self._has_title + max(0, self._picture_rows - len(rows)) // 2
+    @property
+    def _state_row(self) -> int:
+        """Right under the picture, or at the end while there is none."""
+        rows = len(self._reel.drawings[self._at]) if self._reel else self._picture_rows
+        return self._has_title + rows
 
     def render_line(self, y: int) -> Strip:
         if y == 0 and self._has_title:
             return self._text_line(self.title, "clip--title")
-        if y == self.content_size.height - 1 and self._has_state:
+        if y == self._state_row and self._has_state:
             return self._text_line(self._state(), "clip--state")
-        return self._picture_line(y) if self._reel else self._words_line(y)
+        row = y - self._has_title
+        return self._picture_line(row) if self._reel else self._words_line(row)
 
     def _picture_line(self, y: int) -> Strip:
         assert self._reel is not None
         rows, width, style = self._reel.drawings[self._at], self.content_size.width, self.rich_style
-        if not 0 <= y - self._top(rows) < len(rows):
+        if y >= len(rows):
             return Strip.blank(width, style)
-        strip = rows[y - self._top(rows)].strip
+        strip = rows[y].strip
         if self._reel.sheets or self.terminal.colours == "none":
             strip = strip.apply_style(style)
         left = max(0, width - strip.cell_length) // 2
@@ -239,7 +242,7 @@ class Clip(Widget):
     def _words_line(self, y: int) -> Strip:
         width = self.content_size.width
         lines = [line for said in self._words.splitlines() for line in wrap(said, max(8, width - 2))]
-        at = y - self._top(lines)
+        at = y - max(0, self._picture_rows - len(lines)) // 2
         return self._text_line(lines[at] if 0 <= at < len(lines) else "", "clip--state")
 
     def _text_line(self, text: str, component: str) -> Strip:

@@ -44,11 +44,11 @@ class Samples(Widget, can_focus=True):
         self._path = Path()
 
     def compose(self) -> ComposeResult:
+        yield Static(_NONE, id="words")
         with Horizontal():
             yield Clip("reference", id="reference")
             yield Clip("before training", id="before")
             yield Clip("now", id="now")
-        yield Static(_NONE, id="words")
 
     def show(self, known: Known) -> None:
         """Take in the samples that there are now."""
@@ -66,8 +66,8 @@ class Samples(Widget, can_focus=True):
             return
         first = self._sample(min(self._samples))
         steps = sorted(self._samples)
-        at = f"step {sample.step} ({steps.index(sample.step) + 1} of {len(steps)})"
-        self._put("#now", self._path / sample.path, at if self.step is not None else f"{at}, newest")
+        place = "newest" if self.step is None else f"{steps.index(sample.step) + 1} of {len(steps)}"
+        self._put("#now", self._path / sample.path, f"step {sample.step}, {place}")
         self._put("#before", self._path / first.path, "before training" if first.step == 0 else f"step {first.step}")
         count = len(self._samples[sample.step])
         about = f"  clip {self.number % count + 1} of {count}, seed {sample.seed}  {sample.path}"
