@@ -129,7 +129,7 @@ class IdentitiesScreen(Screen[None]):
 
     def look(self) -> None:
         """Read the library again if it has changed; nothing is read for a screen that is hidden."""
-        if self.is_current:
+        if self.app.screen is self:
             self._look()
 
     @work(exclusive=True, group="look", exit_on_error=False)

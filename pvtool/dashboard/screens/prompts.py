@@ -67,7 +67,7 @@ class PromptsScreen(Screen[None]):
 
     def look(self) -> None:
         """Read the banks again; nothing is read for a screen that is hidden."""
-        if self.is_current:
+        if self.app.screen is self:
             self._look()
 
     @work(exclusive=True, group="look", exit_on_error=False)

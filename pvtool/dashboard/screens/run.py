@@ -165,7 +165,7 @@ class RunScreen(SteeringScreen):
             pane.show(self.known)
 
     def _show(self) -> None:
-        if self.is_current:
+        if self.app.screen is self:
             self.query_one(Headline).show(self.known)
             self._show_pane()
 

@@ -74,7 +74,7 @@ class RunsScreen(SteeringScreen):
 
     def _show(self, facts: list[RunFacts] | None) -> None:
         """Show these runs, or those of them that the filter leaves; None before the first look."""
-        if facts is None or not self.is_mounted or not self.is_current:
+        if facts is None or not self.is_mounted or self.app.screen is not self:
             return
         words = self.query_one("#filter", Input).value.lower().split()
         self._shown = [run for run in facts if all(word in _searched(run) for word in words)]

@@ -152,7 +152,7 @@ class Clip(Widget):
 
     def _is_seen(self) -> bool:
         driver = driver_of(self.app)
-        in_front = self.app.app_focus and self.screen.is_current and not (driver and driver.stalled)
+        in_front = self.app.app_focus and self.app.screen is self.screen and not (driver and driver.stalled)
         return in_front and self.is_on_screen and bool(self.screen.find_widget(self).visible_region)
 
     def _go_to(self, frame: int) -> int:
