@@ -4,6 +4,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from math import isfinite
 from operator import itemgetter
 from typing import Any
@@ -71,14 +72,15 @@ class History:
         `told` is when the newest step or stage was written: gauges come also from an engine that hangs.
         """
         steps: list[Event] = []
+        others: list[tuple[Any, Event]] = []
         for event in events:
             if event["type"] == "step":
                 steps.append(event)
             else:
-                self._take_steps(steps)
-                steps = []
-                self._try(self._take, event)
+                others.append((steps[-1].get("step") if steps else self.step, event))
         self._take_steps(steps)
+        for step, event in others:
+            self._try(partial(self._take, step), event)
 
     def _try(self, take: Callable[[Event], None], event: Event) -> None:
         try:
@@ -86,12 +88,13 @@ class History:
         except _OTHER_THINGS:
             self.unreadable += 1
 
-    def _take(self, event: Event) -> None:
+    def _take(self, step: int, event: Event) -> None:
+        """Anything but a step, told after `step`."""
         match event["type"]:
             case "gpu":
-                self._take_gauges(event)
+                self._take_gauges(int(step), event)
             case "stage":
-                self.told = float(event["time"])
+                self.told = max(self.told, float(event["time"]))
                 self.stage = (str(event["stage"]), int(event.get("done", 0)), int(event.get("total", 0)))
             case "sample":
                 self.samples.append(
@@ -100,7 +103,7 @@ class History:
             case "checkpoint":
                 self.checkpoints.append(int(event["step"]))
             case "warning":
-                self.alarms.append(Alarm(int(event.get("step", self.step)), str(event["message"])))
+                self.alarms.append(Alarm(int(event.get("step", step)), str(event["message"])))
             case "unreadable":
                 self.unreadable += 1
             case _:
@@ -153,7 +156,7 @@ class History:
             self.curves[name] = Series()
         return self.curves[name]
 
-    def _take_gauges(self, event: Event) -> None:
+    def _take_gauges(self, step: int, event: Event) -> None:
         time = float(event["time"])
         for facts in event["devices"]:
             index = int(facts["index"])
@@ -162,9 +165,9 @@ class History:
             device = self.devices[index]
             values = {name: _number(facts.get(name)) for name in GAUGES}
             for name, value in {**values, "memory_used": _gib(facts.get("memory_used"))}.items():
-                device.gauges[name].append(self.step, time, value)
-        self.process["memory"].append(self.step, time, _gib(event.get("process_memory")))
-        self.process["cpu"].append(self.step, time, _number(event.get("cpu")))
+                device.gauges[name].append(step, time, value)
+        self.process["memory"].append(step, time, _gib(event.get("process_memory")))
+        self.process["cpu"].append(step, time, _number(event.get("cpu")))
 
 
 def _gib(value: Any) -> float | None:

@@ -184,7 +184,7 @@ async def six_plots(points: int) -> list[Row]:
 def show(rows: list[Row]) -> None:
     for row in rows:
         verdict = "" if row.value <= row.most else "  too much"
-        print(f"{row.what:58} {row.value:9.1f} {row.unit:3} of {row.most:g}{verdict}")
+        print(f"{row.what:58} {row.value:9.2f} {row.unit:3} of {row.most:g}{verdict}")
 
 
 def main() -> None:
