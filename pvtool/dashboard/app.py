@@ -1,6 +1,7 @@
 """The application: its places, what is the same in all of them, and the look at all runs that feeds them."""
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -85,6 +86,7 @@ class Dashboard(App[None]):
         if self._first:
             self.open(self._first)
         self.look()
+        self.call_after_refresh(gc.freeze)  # what Textual is made of stays; looking through it costs a frame
 
     @work(exclusive=True, exit_on_error=False)
     async def look(self) -> None:

@@ -107,6 +107,9 @@ class Plot(Widget, can_focus=True):
         self.refresh(*changed, Region(0, rows, self.size.width, 1))
 
     def render_line(self, y: int) -> Strip:
+        if not self._strips:  # the first time each plot paints in a turn of its own, as many may come at once
+            self._repaint()
+            return Strip.blank(self.size.width, self.rich_style)
         picture = self._picture or self._paint()
         if y >= len(self._strips):
             return Strip.blank(self.size.width, self.rich_style)
