@@ -52,7 +52,7 @@ RUN: Keys = [
     key("right_square_bracket", "pane(1)", "Next", "Next pane; tab goes from part to part within one", group=_PANES),
     key("J", "other_run(1)", "Next run", "The run after this one", show=False),
     key("K", "other_run(-1)", "Previous run", "The run before this one", show=False),
-    key("o", "overlay", "Overlay", "Lay another run's curves over these, the next at each press", show=False),
+    key("o", "overlay", "Overlay", "Lay another run's curves over these; each press the next", show=False),
     key("E", "export", "Export", "Save the curves as CSV and PNG", show=False),
 ]
 PLOT: Keys = [

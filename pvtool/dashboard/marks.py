@@ -8,13 +8,13 @@ from pvtool_core.runs import State
 
 _STATES = {
     State.NEW: ("○", "text-muted"),
-    State.STARTING: ("◌", "accent"),
-    State.RUNNING: ("●", "success"),
-    State.PAUSED: ("‖", "warning"),
-    State.FINISHED: ("✓", "primary"),
+    State.STARTING: ("◌", "text-accent"),
+    State.RUNNING: ("●", "text-success"),
+    State.PAUSED: ("‖", "text-warning"),
+    State.FINISHED: ("✓", "text-primary"),
     State.STOPPED: ("■", "text-muted"),
-    State.FAILED: ("✗", "error"),
-    State.LOST: ("✗", "error"),
+    State.FAILED: ("✗", "text-error"),
+    State.LOST: ("✗", "text-error"),
 }
 
 
@@ -34,7 +34,7 @@ def state_words(state: State) -> Content:
 def prompt_words(prompt: str) -> Content:
     """A prompt with its keyword marked."""
     before, keyword, after = prompt.partition(KEYWORD)
-    return Content.assemble(before, (keyword, "bold $accent"), after)
+    return Content.assemble(before, (keyword, "bold $text-accent"), after)
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -7,17 +7,18 @@ from collections.abc import Callable
 from textual.app import App
 from textual.pilot import Pilot
 
-_TEXT = re.compile(r'<text [^>]*?x="([\d.]+)" y="([\d.]+)"[^>]*>(.*?)</text>')
+_TEXT = re.compile(r'<text [^>]*?x="([\d.]+)" y="([\d.]+)"[^>]*clip-path[^>]*>(.*?)</text>')  # not the window's title
 _CELL_WIDTH = 12.2
+_CELL_HEIGHT = 24.4
 
 
 def seen(app: App[None]) -> str:
     """The text on the screen, row by row, each word at its column."""
-    rows: dict[float, str] = {}
+    rows = [""] * app.size.height
     for x, y, text in _TEXT.findall(app.export_screenshot()):
-        before = rows.get(float(y), "")
-        rows[float(y)] = before.ljust(round(float(x) / _CELL_WIDTH)) + html.unescape(text).replace("\xa0", " ")
-    return "\n".join(row.rstrip() for row in rows.values())
+        row = int(float(y) / _CELL_HEIGHT)
+        rows[row] = rows[row].ljust(round(float(x) / _CELL_WIDTH)) + html.unescape(text).replace("\xa0", " ")
+    return "\n".join(row.rstrip() for row in rows)
 
 
 async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:

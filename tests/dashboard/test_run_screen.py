@@ -234,7 +234,7 @@ async def test_without_an_accelerator_the_engines_own_memory_is_shown(make_run: 
     folder = make_run("ada-1", 8)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await go_to(pilot, "machine")
-        await until_seen(pilot, "Memory of the engine", "Load, a core is 100")
+        await until_seen(pilot, "The engine", "Memory 3.00 GiB", "Load 101.0 % of a core")
         assert "GPU" not in seen(pilot.app)
         write_events(folder, [gpu_event(BEGAN + 9, devices=1)])
         await until_seen(pilot, "GPU 0")

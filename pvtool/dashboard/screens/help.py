@@ -2,7 +2,7 @@
 
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import VerticalScroll
+from textual.containers import ItemGrid, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
@@ -22,6 +22,8 @@ class HelpScreen(ModalScreen[None]):
             border: round $primary; background: $surface; padding: 0 2;
             border-title-color: $text-primary;
         }
+        ItemGrid { height: auto; grid-gutter: 1 2; }
+        &.-very-wide VerticalScroll { width: 176; }
     }
     """
 
@@ -33,14 +35,14 @@ class HelpScreen(ModalScreen[None]):
         with VerticalScroll() as scroll:
             scroll.border_title = "Keys"
             scroll.border_subtitle = "esc closes"
-            yield Static(Content("\n").join([_group(name) for name in self._groups]))
+            with ItemGrid(min_column_width=80):
+                yield from (Static(_group(name)) for name in self._groups)
 
 
 def _group(name: str) -> Content:
-    heading = Content.styled(f"{name}\n", "bold $accent")
-    lines = [_line(each) for each in keys.GROUPS[name] if isinstance(each, Binding)]
-    return Content.assemble(heading, *lines)
+    heading = Content.styled(name, "bold $text-accent")
+    return Content("\n").join([heading, *(_line(each) for each in keys.GROUPS[name] if isinstance(each, Binding))])
 
 
 def _line(binding: Binding) -> Content:
-    return Content.assemble(f"  {keys.shown(binding.key):<12}", (f"{binding.tooltip}\n", "$text-muted"))
+    return Content.assemble(f"  {keys.shown(binding.key):<12}", (binding.tooltip, "$text-muted"))

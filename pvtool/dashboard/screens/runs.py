@@ -26,6 +26,7 @@ _NARROW = ("run", "identity", "state", "step", "left", "icr", "scr")
 _COLUMNS = ("run", "identity", "preset", "state", "step", "", "left", "icr", "scr", "loss", "started")
 _WIDE = 120
 _BAR = 12
+_LONGEST_BAR = 60
 _EMPTY = "No run yet. Press n to train somebody, or 2 to add a person first."
 _FILTERED = "No run has these words. Press escape to see all."
 
@@ -36,7 +37,7 @@ class RunsScreen(SteeringScreen):
     BINDINGS = keys.RUNS
     DEFAULT_CSS = """
     RunsScreen {
-        #runs { height: 1fr; }
+        #runs { height: 1fr; background: $background; }
         #filter { display: none; height: 1; border: none; padding: 0 1; &.-shown { display: block; } }
         #empty { height: 1fr; content-align: center middle; color: $text-muted; display: none; }
         #problem { height: auto; max-height: 3; padding: 0 1; color: $text-error; background: $error-muted; }
@@ -49,7 +50,7 @@ class RunsScreen(SteeringScreen):
     def __init__(self) -> None:
         super().__init__()
         self._shown: list[RunFacts] = []
-        self._columns: Sequence[str] = ()
+        self._bar = _BAR
 
     def compose(self) -> ComposeResult:
         yield Places("runs")
@@ -81,6 +82,7 @@ class RunsScreen(SteeringScreen):
         self.set_class(not self._shown, "-empty")
         self.query_one("#empty", Static).update(_FILTERED if facts else _EMPTY)
         columns = _COLUMNS if self.size.width >= _WIDE else _NARROW
+        self._bar = min(_LONGEST_BAR, _BAR + max(0, self.size.width - _WIDE))
         rows = {run.run: [self._cell(run, column) for column in columns] for run in self._shown}
         self.query_one(RunsTable).show(columns, rows)
         self._tell_problem()
@@ -102,7 +104,7 @@ class RunsScreen(SteeringScreen):
             case "step":
                 return Text(f"{run.step}/{run.iterations}" if run.iterations else "–", justify="right")
             case "":
-                return bar(run.step / run.iterations if run.iterations else 0, _BAR)
+                return bar(run.step / run.iterations if run.iterations else 0, self._bar)
             case "left":
                 return Text(duration(run.eta) if run.eta else "", justify="right")
             case "icr" | "scr" | "loss":

@@ -64,7 +64,7 @@ def _facts(known: Known) -> Content:
         parts.append(Content(f"{duration(history.eta)} left"))
     figures = [(name.upper(), history.curves[name].last) for name in ("icr", "scr") if name in history.curves]
     parts += [Content(f"{name} {number(value)}") for name, value in figures]
-    return Content("   ").join(parts)
+    return Content("  ").join(parts)
 
 
 def _progress(known: Known, width: int) -> Content:

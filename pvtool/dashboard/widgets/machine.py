@@ -1,20 +1,23 @@
 """What the run's machine does: each accelerator over time, and the engine itself."""
 
+from collections.abc import Mapping
+
 from textual.app import ComposeResult
 from textual.containers import Grid, Vertical, VerticalScroll
 from textual.widgets import Static
 
 from pvtool.dashboard.history import Device
 from pvtool.dashboard.known import Known
+from pvtool.dashboard.series import Extent
 from pvtool.dashboard.widgets.plot import Curve, Plot, View
 
 _GAUGES = {
-    "memory_used": ("Memory", "GiB"),
-    "utilisation": ("Utilisation", "%"),
-    "temperature": ("Temperature", "°C"),
-    "power": ("Power", "W"),
+    "memory_used": ("Memory", "GiB", None),
+    "utilisation": ("Utilisation", "%", (0.0, 100.0)),
+    "temperature": ("Temperature", "°C", None),
+    "power": ("Power", "W", None),
 }
-_PROCESS = {"memory": ("Memory", "GiB"), "cpu": ("Load", "% of a core")}
+_PROCESS = {"memory": ("Memory", "GiB", None), "cpu": ("Load", "% of a core", None)}
 _NONE_YET = "No measurement yet; the engine takes one every few seconds."
 
 
@@ -74,9 +77,9 @@ class Memory(Plot):
 class Gauges(Vertical):
     """One heading, and a plot for each gauge."""
 
-    def __init__(self, view: View, gauges: dict[str, tuple[str, str]]) -> None:
+    def __init__(self, view: View, gauges: Mapping[str, tuple[str, str, Extent | None]]) -> None:
         super().__init__()
-        self._plots = {name: Plot(title, view, unit=unit) for name, (title, unit) in gauges.items()}
+        self._plots = {name: Plot(title, view, bounds, unit) for name, (title, unit, bounds) in gauges.items()}
 
     def compose(self) -> ComposeResult:
         yield Static(markup=False)

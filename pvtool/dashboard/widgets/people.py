@@ -86,11 +86,11 @@ class Likeness(Static):
 
     def _mark(self, place: int) -> Content:
         here = place == self._current
-        return Content.styled(f"{'▸' if here else ' '}{place + 1:>2} ", "bold $accent" if here else "dim")
+        return Content.styled(f"{'▸' if here else ' '}{place + 1:>2} ", "bold $text-accent" if here else "dim")
 
 
 def _head(count: int, current: int) -> Content:
-    cells = [Content.styled(f"{n + 1:^5}", "bold $accent" if n == current else "dim") for n in range(count)]
+    cells = [Content.styled(f"{n + 1:^5}", "bold $text-accent" if n == current else "dim") for n in range(count)]
     return Content.assemble("    ", *cells)
 
 

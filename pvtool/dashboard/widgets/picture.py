@@ -9,6 +9,7 @@ from rich.segment import Segment
 from textual import events
 from textual.app import App
 from textual.geometry import Region
+from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
 from textual.theme import Theme
@@ -38,9 +39,20 @@ class Clip(Widget):
 
     playing: reactive[bool] = reactive(True)
 
-    def __init__(self, title: str = "", terminal: Terminal | None = None, id: str | None = None) -> None:
+    class Turned(Message):
+        """Another frame is shown."""
+
+        def __init__(self, clip: "Clip", frame: int) -> None:
+            self.clip, self.frame = clip, frame
+            super().__init__()
+
+    def __init__(
+        self, title: str = "", terminal: Terminal | None = None, id: str | None = None, led: bool = False
+    ) -> None:
+        """`led`: the clip turns no frame by itself, but goes along with another."""
         super().__init__(id=id)
         self.title = title
+        self.led = led
         self.path: Path | None = None
         self._given_terminal = terminal
         self._reel: Reel | None = None
@@ -77,6 +89,11 @@ class Clip(Widget):
         self.playing = False
         if self._reel:
             self._go_to((self._at + by) % len(self._reel.drawings))
+
+    def follow(self, frame: int) -> None:
+        """Show the frame that another clip shows, unless this one is held."""
+        if self._reel and self.playing:
+            self._budget.spend(self._go_to(frame % len(self._reel.drawings)))
 
     def on_mount(self) -> None:
         self.app.app_resume_signal.subscribe(self, self._send_again)
@@ -125,7 +142,7 @@ class Clip(Widget):
         if self._timer:
             self._timer.stop()
             self._timer = None
-        if self.playing and self._reel and len(self._reel.drawings) > 1 and self.is_attached:
+        if self.playing and not self.led and self._reel and len(self._reel.drawings) > 1 and self.is_attached:
             self._timer = self.set_timer(max(wait, 0.005), self._play)
 
     def _play(self) -> None:
@@ -160,6 +177,7 @@ class Clip(Widget):
         assert self._reel is not None
         before, after = self._reel.drawings[self._at], self._reel.drawings[frame]
         self._at = frame
+        self.post_message(self.Turned(self, frame))
         sent = self._send(frame)
         changed = [at for at, (old, new) in enumerate(zip(before, after, strict=False)) if old.pixels != new.pixels]
         top = int(self._has_title)

@@ -32,7 +32,7 @@ class Places(Static):
 
     def on_mount(self) -> None:
         """The application's name is known from here on."""
-        name = Content.styled(f" {self.app.title} ", "bold $accent")
+        name = Content.styled(f" {self.app.title} ", "bold $text-accent")
         self.update(Content("  ").join([name, *(self._place(*numbered) for numbered in enumerate(PLACES, 1))]))
 
     def _place(self, number: int, place: str) -> Content:

@@ -30,17 +30,25 @@ class PromptBank(VerticalScroll):
         history = known.history
         listed = dict.fromkeys((*known.job.prompts, *history.drawn) if known.job else history.drawn)
         most = max(history.drawn.values(), default=0)
-        lines = [_line(prompt, history.drawn[prompt], most, prompt == history.prompt) for prompt in listed if prompt]
+        room = max(20, self.scrollable_content_region.width - _BAR - 10)
+        lines = [
+            line
+            for prompt in filter(None, listed)
+            for line in _lines(prompt, history.drawn[prompt], most, prompt == history.prompt, room)
+        ]
         words = Content("\n").join(lines) if lines else "No prompt was drawn yet."
         self.query_one(Static).update(words, layout=len(lines) != self._lines)
         self._lines = len(lines)
 
 
-def _line(prompt: str, count: int, most: int, newest: bool) -> Content:
+def _lines(prompt: str, count: int, most: int, newest: bool, room: int) -> list[Content]:
+    """A prompt that has no room in one line goes on under its own beginning."""
     filled = -(-count * _BAR // most) if most else 0
     drawn = Content.styled("▪" * filled + " " * (_BAR - filled), "$accent" if newest else "$primary")
     text = prompt_words(prompt).stylize("bold") if newest else prompt_words(prompt)
-    return Content.assemble("› " if newest else "  ", f"{count:5} ", drawn, " ", text)
+    head = Content.assemble("› " if newest else "  ", f"{count:5} ", drawn, " ")
+    first, *rest = text.wrap(room)
+    return [head + first, *(Content(" " * (_BAR + 9)) + line for line in rest)]
 
 
 class CurrentPrompt(Static):

@@ -10,7 +10,7 @@ from pvtool.dashboard.widgets.people import counted
 from pvtool_core.prompts import KEYWORD, NOUN, Bank
 
 _MARKED = re.compile(f"({re.escape(KEYWORD)}|{re.escape(NOUN)})")
-_STYLES = {KEYWORD: "bold $accent", NOUN: "italic dim"}
+_STYLES = {KEYWORD: "bold $text-accent", NOUN: "italic dim"}
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Samples(Widget, can_focus=True):
         yield Static(_NONE, id="words")
         with Horizontal():
             yield Clip("reference", id="reference")
-            yield Clip("before training", id="before")
+            yield Clip("before training", id="before", led=True)
             yield Clip("now", id="now")
 
     def show(self, known: Known) -> None:
@@ -88,6 +88,12 @@ class Samples(Widget, can_focus=True):
     def _sample(self, step: int) -> Sample:
         clips = self._samples[step]
         return clips[self.number % len(clips)]
+
+    def on_clip_turned(self, event: Clip.Turned) -> None:
+        """What was before and what is now are compared frame by frame."""
+        event.stop()
+        if event.clip.id == "now":
+            self.query_one("#before", Clip).follow(event.frame)
 
     def action_step(self, by: int) -> None:
         steps = sorted(self._samples)

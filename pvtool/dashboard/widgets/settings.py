@@ -50,6 +50,6 @@ def _leaves(prefix: str, table: Table) -> list[tuple[str, str]]:
 
 
 def _line(key: str, own: dict[str, str], other: dict[str, str]) -> Content:
-    line = Content.assemble((f"  {key:<38}", "$text-muted"), own.get(key, "absent"))
+    line = Content.assemble((f"  {key:<38}", "$text-muted"), own.get(key, "absent") or ("–", "$text-muted"))
     differs = own.get(key) != other.get(key)
     return line + Content.styled(f"  ≠  {other.get(key, 'absent')}", "$text-warning") if differs else line

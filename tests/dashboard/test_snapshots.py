@@ -1,0 +1,146 @@
+"""Every screen at three sizes as text, for a person to review in a diff. PV_WRITE_SNAPSHOTS=1 writes it anew."""
+
+import os
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Generator
+from datetime import UTC, datetime
+from difflib import unified_diff
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from textual.pilot import Pilot
+from textual.screen import Screen
+from textual.worker import WorkerState
+
+from pvtool.dashboard.app import Dashboard
+from pvtool.dashboard.terminal import Pictures, Terminal
+from pvtool.dashboard.widgets import headline
+from pvtool_core.library import IDENTITY_FILE
+from pvtool_core.paths import presets_dir
+from pvtool_core.runs import RunFolder, State
+from tests.dashboard import conftest
+from tests.dashboard.conftest import PROMPTS, MakeRun, write_events
+from tests.dashboard.house import SAMPLES, add_person
+from tests.dashboard.reading import seen, until_seen
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+BEGAN = datetime(2026, 3, 1, 9, 30, tzinfo=UTC).timestamp()
+SIZES = [(80, 24), (120, 40), (300, 80)]
+Look = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+def same_everywhere(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """A clock that stands in UTC."""
+    monkeypatch.setattr(conftest, "BEGAN", BEGAN)
+    monkeypatch.setattr(headline, "time", SimpleNamespace(time=lambda: BEGAN + 181))
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture
+def run(same_everywhere: None, home: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A live run on two accelerators among three that ended, and two people; all by paths that are short here."""
+    make_run("ada-1", 300, State.FINISHED)
+    make_run("ben-1", 120, State.STOPPED)
+    make_run("ada-2", 250, State.FAILED)
+    _add("ada", "woman", [(1.0, 0.0), (0.8, 0.6), (0.0, 1.0)])
+    _add("ben", "man", [(1.0, 0.0)])
+    _pin_paths(_with_samples(make_run("ada-3", 180, devices=2)), home)
+    monkeypatch.chdir(home / "data")
+    return RunFolder(Path("runs/ada-3"))
+
+
+def _add(name: str, noun: str, embeddings: list[tuple[float, float]]) -> None:
+    record = add_person(name, noun, embeddings).folder / IDENTITY_FILE
+    today = datetime.now(UTC).date().isoformat()
+    record.write_text(record.read_text().replace(today, "2026-02-28"))
+
+
+def _with_samples(run: RunFolder) -> RunFolder:
+    """Stills: which frame a clip is at depends on when one looks."""
+    for step in (0, 100):
+        path = run.path / f"samples/step-{step:06}/00.png"
+        path.parent.mkdir(parents=True)
+        shutil.copy(SAMPLES / "ada-woman.png", path)
+        about = {"path": str(path.relative_to(run.path)), "prompt": PROMPTS[0], "seed": 7}
+        write_events(run, [{"time": BEGAN + step, "type": "sample", "step": step, **about}])
+    return run
+
+
+def _pin_paths(run: RunFolder, home: Path) -> None:
+    text = run.config.read_text().replace(str(presets_dir()), "/usr/share/pv/presets")
+    run.config.write_text(text.replace(str(home / "data"), str(Path())))
+    os.utime(run.config, (BEGAN, BEGAN + 9))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+async def test_every_screen_looks_as_it_did_when_a_person_last_looked(run: RunFolder, size: tuple[int, int]) -> None:
+    terminal = Terminal(Pictures.BLOCKS, tmux=False, colours="truecolor")
+    differing: list[str] = []
+    async with Dashboard(terminal, Path("runs"), run).run_test(size=size) as pilot:
+
+        async def look(name: str, *words: str) -> None:
+            await until_seen(pilot, *words)
+            differing.extend(compare(SNAPSHOTS / f"{name}-{size[0]}x{size[1]}.txt", await settled(pilot)))
+
+        await walk_through_a_run(pilot, look)
+        await walk_through_the_places(pilot, look)
+    assert not differing, "\n".join(["PV_WRITE_SNAPSHOTS=1 takes these over, once you like them:", *differing])
+
+
+async def walk_through_a_run(pilot: Pilot[None], look: Look) -> None:
+    """Every pane, and the help."""
+    await look("overview", "step 180/400", "ICR identity loss 0.262", PROMPTS[0].partition(",")[0])
+    for pane, words in [
+        ("curves", ["SCR semantic loss 0.024"]),
+        ("samples", ["step 100, newest"]),
+        ("prompts", ["reads in a café"]),
+        ("machine", ["GPU 0", "41.5 of 80.0 GiB"]),
+        ("log", ["events, without", "live", "state=started"]),
+        ("settings", ["model.family", "animatediff"]),
+    ]:
+        await pilot.press("right_square_bracket")
+        await look(pane, *words)
+    await pilot.press("question_mark")
+    await look("help", "esc closes")
+    await pilot.press("escape", "escape")
+
+
+async def walk_through_the_places(pilot: Pilot[None], look: Look) -> None:
+    """The list of runs, the form of a new one, people and prompts."""
+    await look("runs", "● running", "ben-1")
+    await pilot.press("n")
+    await look("start", "Weights: here", "model.family")
+    await pilot.press("escape", "2")
+    await look("identities", "woman · 3 photos", "Photo 1 of 3")
+    await pilot.press("3")
+    await look("prompts-of-banks", "tiny-unseen", "50 prompts")
+
+
+async def settled(pilot: Pilot[None]) -> str:
+    """What is on the screen once nothing is being read and it stays as it is."""
+    before = ""
+    while before != (now := seen(pilot.app)) or reading(pilot.app.screen):
+        before = now
+        await pilot.pause(0.15)  # longer than a clip waits for its size to settle
+    return now + "\n"
+
+
+def reading(screen: Screen[object]) -> bool:
+    """Whether a clip is being read: the other workers go on for as long as their screen is there."""
+    return any(worker.group == "clip" and worker.state is WorkerState.RUNNING for worker in screen.app.workers)
+
+
+def compare(path: Path, now: str) -> list[str]:
+    """How the screen differs from its snapshot, line by line; or the snapshot is written."""
+    if os.environ.get("PV_WRITE_SNAPSHOTS"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(now)
+    before = path.read_text() if path.exists() else ""
+    return list(unified_diff(before.splitlines(), now.splitlines(), path.name, "now", n=1, lineterm=""))
