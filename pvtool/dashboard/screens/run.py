@@ -111,18 +111,19 @@ class RunScreen(SteeringScreen):
     def on_mount(self) -> None:
         self.run_worker(self._watch(), group="watch", exit_on_error=False)
 
-    def on_tabs_tab_activated(self, event: Tabs.TabActivated) -> None:
-        self._open_pane(str(event.tab.id))
+    async def on_tabs_tab_activated(self, event: Tabs.TabActivated) -> None:
+        await self._open_pane(str(event.tab.id))
 
-    def _open_pane(self, name: str) -> None:
+    async def _open_pane(self, name: str) -> None:
         switcher = self.query_one("#panes", ContentSwitcher)
         if not switcher.query(f"#{name}"):
             pane = self._pane(name)
             pane.id = name
             pane.add_class("pane")
-            switcher.mount(pane)
+            await switcher.mount(pane)
         switcher.current = name
-        self.call_after_refresh(self._show_pane)
+        self._show_pane()
+        self.call_after_refresh(self._show_pane)  # some parts are drawn by the room that they then have
         self.call_after_refresh(self._focus_pane)
 
     def _pane(self, name: str) -> Widget:
@@ -161,7 +162,7 @@ class RunScreen(SteeringScreen):
 
     def _show_pane(self) -> None:
         pane = self._current()
-        if isinstance(pane, Shows) and pane.is_mounted:
+        if isinstance(pane, Shows):
             pane.show(self.known)
 
     def _show(self) -> None:
