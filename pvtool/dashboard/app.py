@@ -83,6 +83,10 @@ class Dashboard(App[None]):
         self._first = run
 
     def on_mount(self) -> None:
+        if self.terminal.colours == "16":
+            self.theme = (
+                "ansi-dark"  # the terminal's own colours: others come out as the nearest of 16, often illegible
+            )
         if self._first:
             self.open(self._first)
         self.look()

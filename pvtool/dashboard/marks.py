@@ -21,8 +21,8 @@ _STATES = {
 def state_cell(state: State, colours: dict[str, str]) -> Text:
     """A state for a table; `colours` are the theme's variables."""
     sign, colour = _STATES[state]
-    style = colours.get(colour, "")
-    return Text(f"{sign} {state}", style="dim" if style.startswith("auto") else style)
+    style = colours.get(colour, "").removeprefix("ansi_")
+    return Text(f"{sign} {state}", style="dim" if "%" in style else style)
 
 
 def state_words(state: State) -> Content:

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import termios
+from codecs import getincrementaldecoder
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Event, Thread
@@ -51,6 +52,7 @@ class PlayedTerminal:
         self.reading = Event()
         self.reading.set()
         self.written = ""
+        self._decoder = getincrementaldecoder("utf-8")(errors="replace")
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", size[1], size[0], 0, 0))
         self._process = subprocess.Popen(
@@ -97,11 +99,15 @@ class PlayedTerminal:
         return output.decode()
 
     def lines(self) -> list[str]:
-        """What is on the screen; pyte knows no commands to programs and prints their text, so they are left out."""
+        """What is on the screen."""
+        return list(self.screen().display)
+
+    def screen(self) -> pyte.Screen:
+        """It with its styles; pyte knows no commands to programs and prints their text, so they are left out."""
         self._screen.reset()
         text = re.sub(r"\x1b[_P][^\x1b]*\x1b\\|\x1b\[[<>=?]?[\d;]*(?:u|\$p|t|q)|\x1b\[>\d+q", "", self.written)
         pyte.Stream(self._screen).feed(text)
-        return list(self._screen.display)
+        return self._screen
 
     def _read(self) -> None:
         while self._process.poll() is None or select.select([self._master], [], [], 0.05)[0]:
@@ -109,7 +115,7 @@ class PlayedTerminal:
             if not select.select([self._master], [], [], 0.05)[0]:
                 continue
             try:
-                self.written += os.read(self._master, 65536).decode(errors="replace")
+                self.written += self._decoder.decode(os.read(self._master, 65536))
             except OSError:
                 return
             self._answer()

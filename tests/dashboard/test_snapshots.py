@@ -1,7 +1,6 @@
 """Every screen at three sizes as text, for a person to review in a diff. PV_WRITE_SNAPSHOTS=1 writes it anew."""
 
 import os
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Generator
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.worker import WorkerState
@@ -18,11 +18,10 @@ from pvtool.dashboard.app import Dashboard
 from pvtool.dashboard.terminal import Pictures, Terminal
 from pvtool.dashboard.widgets import headline
 from pvtool_core.library import IDENTITY_FILE
-from pvtool_core.paths import presets_dir
 from pvtool_core.runs import RunFolder, State
 from tests.dashboard import conftest
 from tests.dashboard.conftest import PROMPTS, MakeRun, write_events
-from tests.dashboard.house import SAMPLES, add_person
+from tests.dashboard.house import add_person
 from tests.dashboard.reading import seen, until_seen
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -57,7 +56,10 @@ def run(same_everywhere: None, home: Path, make_run: MakeRun, monkeypatch: pytes
 
 
 def _add(name: str, noun: str, embeddings: list[tuple[float, float]]) -> None:
-    record = add_person(name, noun, embeddings).folder / IDENTITY_FILE
+    person = add_person(name, noun, embeddings)
+    for picture in (*person.references, *person.faces):
+        draw(picture)
+    record = person.folder / IDENTITY_FILE
     today = datetime.now(UTC).date().isoformat()
     record.write_text(record.read_text().replace(today, "2026-02-28"))
 
@@ -67,15 +69,19 @@ def _with_samples(run: RunFolder) -> RunFolder:
     for step in (0, 100):
         path = run.path / f"samples/step-{step:06}/00.png"
         path.parent.mkdir(parents=True)
-        shutil.copy(SAMPLES / "ada-woman.png", path)
+        draw(path)
         about = {"path": str(path.relative_to(run.path)), "prompt": PROMPTS[0], "seed": 7}
         write_events(run, [{"time": BEGAN + step, "type": "sample", "step": step, **about}])
     return run
 
 
+def draw(path: Path) -> None:
+    """No pixel is like the one below it, so that every cell of the picture is the same half block on any machine."""
+    Image.linear_gradient("L").convert("RGB").save(path)
+
+
 def _pin_paths(run: RunFolder, home: Path) -> None:
-    text = run.config.read_text().replace(str(presets_dir()), "/usr/share/pv/presets")
-    run.config.write_text(text.replace(str(home / "data"), str(Path())))
+    run.config.write_text(run.config.read_text().replace(f"{home / 'data'}/", ""))
     os.utime(run.config, (BEGAN, BEGAN + 9))
 
 

@@ -45,6 +45,7 @@ class Field(Vertical):
     Field Input { padding: 0 1 !important; }
     Field Input, Field TextArea { background: $boost; }
     Field Input:focus, Field TextArea:focus { background: $surface-lighten-2; }
+    Field Input:ansi > .input--placeholder, Field TextArea:ansi .text-area--placeholder { color: ansi_bright_black; }
     Field Select > SelectCurrent { background: $boost; padding: 0 1 !important; }
     """
 

@@ -131,7 +131,7 @@ class LogView(ScrollView, can_focus=True):
         self._load()
         name = "engine.log" if self._of_engine else "events"
         kind = "" if self._of_engine else ", every one" if self._everything else ", without steps and gauges"
-        self.border_title = f"{name}{kind}  {count} lines{'  live' if self._following else ''}"
+        self.border_title = f" {name}{kind}  {count} lines{'  live' if self._following else ''} "
 
     def _load(self) -> None:
         """Read the lines on the screen, unless they are known."""

@@ -56,6 +56,9 @@ class Plot(Widget, can_focus=True):
         & > .plot--raw-2 { color: $text-warning 35%; }
         & > .plot--raw-3 { color: $text-success 35%; }
         & > .plot--raw-4 { color: $text-error 35%; }
+        &:ansi > .plot--axis, &:ansi > .plot--grid { color: ansi_bright_black; }
+        &:ansi > .plot--raw-1, &:ansi > .plot--raw-2 { color: ansi_bright_black; }
+        &:ansi > .plot--raw-3, &:ansi > .plot--raw-4 { color: ansi_bright_black; }
     }
     """
 
