@@ -135,10 +135,8 @@ class Plot(Widget, can_focus=True):
     def on_resize(self) -> None:
         self._picture = None
 
-    def on_focus(self) -> None:
-        self.border_subtitle = self._legend()
-
-    def on_blur(self) -> None:
+    def watch_has_focus(self, focused: bool) -> None:
+        super().watch_has_focus(focused)
         self.border_subtitle = self._legend()
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
