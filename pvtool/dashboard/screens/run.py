@@ -155,7 +155,7 @@ class RunScreen(SteeringScreen):
             return
         focusable = [pane, *pane.query("*")]
         first = next((widget for widget in focusable if widget.focusable and widget.display), None)
-        self.set_focus(first)
+        self.set_focus(first, scroll_visible=False)
 
     def _current(self) -> Widget | None:
         return self.query_one("#panes", ContentSwitcher).visible_content

@@ -61,17 +61,21 @@ class Machine(VerticalScroll):
         return self._rows[index]
 
 
-class Memory(Plot):
+class Memory(Vertical):
     """What is in the memory of the accelerators, or of the engine where there is none."""
 
     def __init__(self, view: View) -> None:
-        super().__init__("Memory", view, unit="GiB")
+        super().__init__()
+        self._plot = Plot("Memory", view, unit="GiB")
 
-    def show(self, known: Known) -> None:  # type: ignore[override]
+    def compose(self) -> ComposeResult:
+        yield self._plot
+
+    def show(self, known: Known) -> None:
         """Draw what is known now."""
         devices = [(f"GPU {i}", device.gauges["memory_used"]) for i, device in sorted(known.history.devices.items())]
         memory = devices or [("engine", known.history.process["memory"])]
-        super().show([Curve(label, series, "main") for label, series in memory])
+        self._plot.show([Curve(label, series, "main") for label, series in memory])
 
 
 class Gauges(Vertical):
@@ -79,17 +83,17 @@ class Gauges(Vertical):
 
     def __init__(self, view: View, gauges: Mapping[str, tuple[str, str, Extent | None]]) -> None:
         super().__init__()
+        self._heading = Static(markup=False)
         self._plots = {name: Plot(title, view, bounds, unit) for name, (title, unit, bounds) in gauges.items()}
 
     def compose(self) -> ComposeResult:
-        yield Static(markup=False)
+        yield self._heading
         with Grid():
             yield from self._plots.values()
 
     def show(self, curves: dict[str, Curve], words: str) -> None:
         """Draw the gauges' curves under `words`."""
-        if self.is_mounted:
-            self.query_one(Static).update(words, layout=False)
+        self._heading.update(words, layout=False)
         for name, curve in curves.items():
             self._plots[name].show([curve])
 
