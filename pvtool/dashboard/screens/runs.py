@@ -40,7 +40,8 @@ class RunsScreen(SteeringScreen):
         #runs { height: 1fr; background: $background; }
         #filter { display: none; height: 1; border: none; padding: 0 1; &.-shown { display: block; } }
         #empty { height: 1fr; content-align: center middle; color: $text-muted; display: none; }
-        #problem { display: none; height: auto; max-height: 3; padding: 0 1; color: $text-error; background: $error-muted; }
+        #problem { display: none; height: auto; max-height: 3; padding: 0 1; }
+        #problem { color: $text-error; background: $error-muted; }
         &.-empty #runs { display: none; }
         &.-empty #empty { display: block; }
     }
