@@ -1,16 +1,21 @@
 """One run on the screen, as a person uses it."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Tabs
 
+from pvtool.dashboard.app import Dashboard
 from pvtool.dashboard.screens.run import RunScreen
+from pvtool.dashboard.terminal import Pictures, Terminal
+from pvtool_core.paths import runs_dir
 from pvtool_core.runs import Request, RunFolder, State
 from tests.dashboard.conftest import BEGAN, MakeRun, gpu_event, step_event, write_events, write_status
 from tests.dashboard.reading import seen, until, until_seen
+from tests.dashboard.test_pictures import clip
 from tests.dashboard.test_runs_screen import asked, dashboard
 
 SIZE = (130, 44)
@@ -267,6 +272,25 @@ async def test_the_log_is_searched_followed_and_shows_the_engines_own_words(make
         await until_seen(pilot, "'nowhere' is nowhere in it")
         await pilot.press("slash", "escape", "j", "k", "down", "up", "home", "end")
         await until_seen(pilot, "Traceback: boom")
+
+
+async def test_what_was_before_and_what_is_now_play_in_step(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 20)
+    for step in (0, 20):
+        path = folder.path / f"samples/step-{step:06}/00.gif"
+        path.parent.mkdir(parents=True)
+        about = {"path": str(clip(path).relative_to(folder.path)), "prompt": "<V> woman runs", "seed": 7}
+        write_events(folder, [{"time": BEGAN + step, "type": "sample", "step": step, **about}])
+    terminal = Terminal(Pictures.BLOCKS, tmux=False, colours="truecolor")
+    async with Dashboard(terminal, runs_dir(), folder).run_test(size=SIZE) as pilot:
+        await go_to(pilot, "samples")
+        await until(pilot, lambda: seen(pilot.app).count("of 6, playing") == 2)
+        looks: list[list[str]] = []
+        for _ in range(12):
+            await pilot.pause(0.13)
+            looks.append(re.findall(r"(\d) of 6, playing", seen(pilot.app)))
+        together = [before for before, now in looks if before == now]
+        assert len(together) >= 10 and len(set(together)) > 2, looks
 
 
 async def test_help_names_the_keys_of_what_is_looked_at_first(make_run: MakeRun) -> None:
