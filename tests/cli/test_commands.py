@@ -77,6 +77,13 @@ def run(home: Path, mara: str) -> RunFolder:
         ("train mara --seed -1", 2, "-1 is not in the range"),
         ("runs show mara-9", 4, "There is no run named 'mara-9'. Did you mean 'mara-1'?"),
         ("runs pause mara-1", 2, "mara-1 is not running: it is finished."),
+        ("runs checkpoint mara-1", 2, "mara-1 is not running: it is finished."),
+        ("runs sample mara-1", 2, "mara-1 is not running: it is finished."),
+        ("runs watch mara-9", 4, "There is no run named 'mara-9'. Did you mean 'mara-1'?"),
+        ("dashboard", 2, "The dashboard needs a terminal."),
+        ("dashboard mara-9", 4, "There is no run named 'mara-9'. Did you mean 'mara-1'?"),
+        ("dashboard no/where", 4, "There is no folder named 'no/where'."),
+        ("train mara --watch --detach", 2, "--watch and --detach contradict each other."),
         ("runs remove mara-1", 2, "Give --yes."),
         ("render mara", 2, "There is nothing to render."),
         ("render mara <V>runs --out /dev/null", 2, "There can be no folder at /dev/null."),
@@ -173,6 +180,22 @@ def test_every_shipped_preset_can_be_shown(pv: Pv) -> None:
     for preset in pv("presets", "list", "--json").json["presets"]:
         shown = pv("presets", "show", preset["name"], "--json").json
         assert shown["settings"]["training"]["iterations"] > 0
+
+
+def test_a_broken_run_hides_no_other(pv: Pv, run: RunFolder, mara: str) -> None:
+    broken = new_run(run.path.parent, mara)
+    broken.config.write_text("no toml")
+    broken.status.write_text("{")
+    listed = pv("runs", "list", "--json").json["runs"]
+    assert [each["run"] for each in listed] == ["mara-1", "mara-2"]
+    assert listed[0]["problem"] == ""
+    assert "config.toml" in listed[1]["problem"]
+    assert "status.json of mara-2 is unreadable" in listed[1]["problem"]
+    assert pv("identity", "show", mara, "--json").json["runs"] == ["mara-1"]
+
+
+def test_watching_an_ended_run_without_a_terminal_says_how_it_ended(pv: Pv, run: RunFolder) -> None:
+    assert pv("runs", "watch", run.name).out == "mara-1 is finished.\n"
 
 
 def test_a_run_can_be_looked_at_exported_and_removed(pv: Pv, run: RunFolder) -> None:

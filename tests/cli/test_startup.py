@@ -20,6 +20,7 @@ HEAVY = (
     "numpy",
     "PIL",
     "imageio",
+    "textual",
 )
 
 

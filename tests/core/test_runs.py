@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvtool_core.errors import Busy, DiskFull, ExitStatus, Missing, RunFailed
+from pvtool_core.errors import BrokenRun, Busy, DiskFull, ExitStatus, Missing, RunFailed
 from pvtool_core.runs import (
     EventWriter,
     ExitRecord,
@@ -28,6 +28,8 @@ from pvtool_core.runs import (
     find_run,
     list_runs,
     new_run,
+    newest_event,
+    parse_events,
     read_events,
 )
 
@@ -238,3 +240,43 @@ def test_an_exit_record_is_json_that_others_can_read(folder: RunFolder) -> None:
     folder.write_exit(ExitRecord.of_error(RunFailed("It broke.")))
     record = json.loads(folder.exit.read_text())
     assert {"status": 1, "state": "failed", "reason": "It broke."}.items() <= record.items()
+
+
+@given(st.binary(max_size=200))
+def test_a_line_that_is_no_event_is_told_as_unreadable_and_harms_no_other(garbage: bytes) -> None:
+    around = b'{"time": 7.0, "type": "step", "step": 1}\n'
+    line = garbage.replace(b"\n", b"").replace(b"\r", b"") or b"{"
+    first, middle, last = parse_events(around + line + b"\n" + around)
+    assert first == last == {"time": 7.0, "type": "step", "step": 1}
+    assert middle["type"] == "unreadable"
+    assert middle["time"] == 7.0
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b'{"state": "running"}', b"\xff\x00"])
+def test_broken_files_make_a_lost_run_with_a_name_for_what_is_broken(folder: RunFolder, content: bytes) -> None:
+    folder.status.write_bytes(content)
+    assert folder.state() == State.LOST
+    with pytest.raises(BrokenRun, match=r"status\.json of mara-1"):
+        folder.read_status()
+    folder.exit.write_bytes(content)
+    assert folder.state() == State.LOST
+    with pytest.raises(BrokenRun, match=r"exit\.json of mara-1"):
+        folder.read_exit()
+
+
+def test_the_newest_event_of_a_type_is_found_from_the_end(folder: RunFolder) -> None:
+    assert newest_event(folder.events, "step") is None
+    with EventWriter(folder.events) as writer:
+        for step in range(5000):
+            writer.write("step", step=step)
+        writer.write("gpu", devices=[])
+    with folder.events.open("ab") as file:
+        file.write(b'{"time": 1.0, "type": "step", "step": 9')
+    newest = newest_event(folder.events, "step")
+    assert newest
+    assert newest["step"] == 4999
+
+
+def test_a_folder_among_the_checkpoints_that_is_none_is_left_alone(folder: RunFolder) -> None:
+    (folder.checkpoints / "step-copy").mkdir()
+    assert folder.checkpoint_folders() == []
