@@ -76,7 +76,8 @@ def _of_exit(folder: RunFolder) -> dict[str, Any]:
 
 def _of_newest_step(folder: RunFolder) -> dict[str, Any]:
     newest: Event = newest_event(folder.events, "step") or {}
-    return {key: newest.get(key) for key in ("eta", "icr", "scr", "loss")}
+    told = {key: newest.get(key) for key in ("eta", "icr", "scr", "loss")}
+    return {key: value for key, value in told.items() if isinstance(value, float | int)}
 
 
 def job_of(folder: RunFolder) -> TrainJob:
@@ -110,7 +111,7 @@ def runs_by_person() -> dict[str, list[RunFolder]]:
 def _trained_on(run: RunFolder) -> str | None:
     try:
         return job_of(run).identity.fingerprint
-    except PvError:  # a run whose settings are broken is nobody's; `pv runs list` says so
+    except (PvError, OSError):  # a run whose settings are broken is nobody's; `pv runs list` says so
         return None
 
 

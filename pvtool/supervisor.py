@@ -19,6 +19,7 @@ from pvtool_core.runs import Event, Request, RunFolder, State, read_events
 
 ENGINE = (sys.executable, "-m", "pvtool_core")
 POLL_SECONDS = 0.1
+LIVE = frozenset({State.STARTING, State.RUNNING, State.PAUSED})
 OnEvent = Callable[[Event], None]
 
 
@@ -28,15 +29,18 @@ def start(folder: RunFolder) -> subprocess.Popen[bytes]:
     What it says on its own goes to its log. An earlier engine's end is forgotten first, so that it is not taken for
     this one's.
     """
-    folder.clear_exit()
     with folder.log.open("ab") as log:
-        return subprocess.Popen(
+        engine = subprocess.Popen(
             [*ENGINE, str(folder.path)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
+    if folder.state() not in LIVE:  # else the one that lives will send this one away
+        folder.announce(engine.pid)
+        folder.clear_exit()
+    return engine
 
 
 def run_short_job(kind: str, job: Job, on_event: OnEvent) -> None:
@@ -66,33 +70,31 @@ def run_to_end(folder: RunFolder, on_event: OnEvent) -> None:
     """
     _, offset = read_events(folder.events)
     engine = start(folder)
-    with _signals_handed_to(engine) as received:
-        for event in _follow(folder, offset, lambda: engine.poll() is None):
-            on_event(event)
+    try:
+        with _signals_handed_to(engine) as received:
+            for event in _follow(folder, offset, lambda: engine.poll() is None):
+                on_event(event)
+    except BaseException:  # whoever follows broke it off: leave no engine behind that nobody knows of
+        engine.terminate()
+        engine.wait()
+        raise
     raise_outcome(folder, received[0] if received else None, engine.returncode)
 
 
 def start_detached(folder: RunFolder) -> None:
     """Start an engine and leave it alone once its heart beats. Raises what it reports if it ends before."""
     engine = start(folder)
-    while engine.poll() is None and not _beats(folder, engine.pid):
+    announced = folder.read_status()
+    while engine.poll() is None and folder.read_status() == announced:
         time.sleep(POLL_SECONDS)
     if engine.returncode is not None:
         raise_outcome(folder, returncode=engine.returncode)
-
-
-def _beats(folder: RunFolder, pid: int) -> bool:
-    status = folder.read_status()
-    return status is not None and status.pid == pid
 
 
 def follow(folder: RunFolder, on_event: OnEvent, offset: int = 0) -> None:
     """Follow an engine started by anyone, until it ends."""
     for event in _follow(folder, offset, lambda: folder.state() in LIVE):
         on_event(event)
-
-
-LIVE = frozenset({State.STARTING, State.RUNNING, State.PAUSED})
 
 
 def ask(folder: RunFolder, request: Request) -> None:

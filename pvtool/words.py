@@ -1,10 +1,18 @@
 """Events, durations and paths as people read them; for commands and the dashboard alike."""
 
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 from pvtool_core.runs import Event
+
+_CODES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]P_^X][^\x07\x1b]*(?:\x07|\x1b\\\\)?|[\x00-\x1f\x7f-\x9f]")
+
+
+def plain(text: str) -> str:
+    """Text from a file, without anything that a terminal would take for a command."""
+    return _CODES.sub(" ", text)
 
 
 def describe(event: Event) -> str:

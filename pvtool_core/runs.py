@@ -27,7 +27,8 @@ from typing import Any, Self, TypeVar, cast
 import orjson
 import psutil
 
-from pvtool_core.errors import BrokenRun, Busy, Missing, PvError, Reported
+from pvtool_core.config import from_table
+from pvtool_core.errors import BrokenRun, Busy, Missing, PvError, Reported, SettingsError
 from pvtool_core.paths import check_name, nearest, replace_file, sync_folder
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ ADAPTER_FILE = "adapter.safetensors"
 MANIFEST_FILE = "manifest.json"
 HEARTBEAT_SECONDS = 1.0
 _FOREIGN_HEARTBEAT_SECONDS = 30.0
+_END_OF_TIME = 1e11  # in seconds: what no clock shows, and no calendar takes
 _NEWEST_BYTES = 1 << 16
 _SHOWN_BYTES = 200
 _REPLAYED = frozenset({"step", "sample", "checkpoint", "metric"})
@@ -143,6 +145,13 @@ class RunFolder:
             yield
         finally:
             os.close(descriptor)
+
+    def announce(self, pid: int) -> None:
+        """Say that process `pid`, just begun, is this folder's engine; until its own heart beats, readers know of it."""
+        before = self.read_status() if self.state() != State.NEW else None
+        step, total = (before.step, before.total) if before else (0, 0)
+        facts = {"state": State.STARTING, "step": step, "total": total, **process_facts(pid), "time": time.time()}
+        replace_file(self.status, json.dumps(facts).encode())
 
     def read_status(self) -> Status | None:
         """The newest heartbeat. Raises BrokenRun if the file is none."""
@@ -256,11 +265,11 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _read_record(path: Path, cls: Callable[..., T]) -> T | None:
+def _read_record(path: Path, cls: type[T]) -> T | None:
     try:
         record = _read_json(path)
-        return None if record is None else cls(**record)
-    except (ValueError, TypeError) as error:
+        return None if record is None else from_table(cls, dict(record), path.name)
+    except (ValueError, TypeError, SettingsError) as error:
         raise BrokenRun(path, "pv did not write it so") from error
     except OSError as error:
         raise BrokenRun(path, f"{error.strerror}") from error
@@ -334,8 +343,10 @@ def parse_events(lines: bytes) -> list[Event]:
     for line in lines.splitlines():
         try:
             event = orjson.loads(line)
-            time = float(event["time"])
-            events.append(event if isinstance(event["type"], str) else _unreadable(line, time))
+            if not (isinstance(event["type"], str) and 0 <= event["time"] < _END_OF_TIME):
+                raise ValueError
+            time = event["time"]
+            events.append(event)
         except (ValueError, TypeError, KeyError):
             events.append(_unreadable(line, time))
     return events
@@ -370,13 +381,7 @@ class Heartbeat:
 
     def __init__(self, folder: RunFolder, total: int = 0) -> None:
         self._path = folder.status
-        process = psutil.Process()
-        self._facts = {
-            "pid": process.pid,
-            "started": process.create_time(),
-            "boot": boot_id(),
-            "host": socket.gethostname(),
-        }
+        self._facts = process_facts(os.getpid())
         self._state: dict[str, Any] = {"state": State.STARTING, "step": 0, "total": total}
         self._done = threading.Event()
         self._writing = threading.Lock()
@@ -409,6 +414,12 @@ class Heartbeat:
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
+
+
+def process_facts(pid: int) -> dict[str, Any]:
+    """What tells a process of this machine from any other, as a heartbeat says it."""
+    started = psutil.Process(pid).create_time()
+    return {"pid": pid, "started": started, "boot": boot_id(), "host": socket.gethostname()}
 
 
 def boot_id() -> str:

@@ -55,9 +55,14 @@ def train(
         return
     if watch and detach:
         raise UsageError("--watch and --detach contradict each other.", "`pv runs watch RUN` shows a detached run.")
+    watched = watch and on_terminal()
+    if watched:
+        from pvtool.dashboard.terminal import choice
+
+        choice()  # refused before there is a run
     folder = prepare(choose(*chosen))
     output.say(f"Run {folder.name}: {folder.path}")
-    if watch and on_terminal():
+    if watched:
         from pvtool.cli.dashboard import watch_run
 
         watch_run(folder, output, engine=start(folder))

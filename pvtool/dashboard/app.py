@@ -5,7 +5,7 @@ import gc
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual import work
 from textual.app import App, SystemCommand
@@ -18,13 +18,11 @@ from textual.widget import Widget
 from pvtool.dashboard import keys
 from pvtool.dashboard.driver import patient_driver
 from pvtool.dashboard.messages import OpenRun
+from pvtool.dashboard.steering import SteeringScreen
 from pvtool.dashboard.terminal import Terminal
 from pvtool.dashboard.watch import Runs
 from pvtool.facts import RunFacts
 from pvtool_core.runs import RunFolder, State
-
-if TYPE_CHECKING:
-    pass
 
 LOOK_SECONDS = 1.0
 _ENDS: dict[State, tuple[str, SeverityLevel]] = {
@@ -95,11 +93,15 @@ class Dashboard(App[None]):
     @work(exclusive=True, exit_on_error=False)
     async def look(self) -> None:
         """See what all runs do, once a second."""
+        trouble = ""
         while True:
             try:
                 self.facts = await asyncio.to_thread(self.runs.look)
-            except OSError as error:
-                self.notify(str(error), title="Cannot read the folder of runs.", severity="error", markup=False)
+                trouble = ""
+            except Exception as error:  # whatever it is, the next look may be better; say it once
+                if str(error) != trouble:
+                    trouble = str(error)
+                    self.notify(trouble, title="Cannot read the runs.", severity="error", markup=False)
             await asyncio.sleep(LOOK_SECONDS)
 
     def watch_facts(self, before: list[RunFacts] | None, now: list[RunFacts] | None) -> None:
@@ -148,6 +150,10 @@ class Dashboard(App[None]):
                     act = partial(self._run_there, screen, screen.focused, binding.action)
                     yield SystemCommand(binding.tooltip, f"{group}, key {keys.shown(binding.key)}", act)
 
+        if isinstance(screen, SteeringScreen):
+            for pane in screen.panes:
+                yield SystemCommand(f"Pane: {pane}", "Show this pane of the run", partial(screen.show_pane, pane))
+
     async def _run_there(self, screen: Screen[object], focused: Widget | None, action: str) -> None:
         for place in (focused, screen, self):
             if place and hasattr(place, f"action_{action.partition('(')[0].rpartition('.')[2]}"):
@@ -160,8 +166,11 @@ class Dashboard(App[None]):
         self.push_screen(HelpScreen(_groups_of(self.screen)))
 
     def action_save_screen(self) -> None:
-        path = Path(self.save_screenshot(path=str(Path.cwd())))
-        self.notify(str(path), title="Saved this screen", markup=False)
+        try:
+            path = self.save_screenshot(path=str(Path.cwd()))
+            self.notify(path, title="Saved this screen", markup=False)
+        except OSError as error:
+            self.notify(str(error), title="The screen is not saved.", severity="error", markup=False)
 
 
 def _groups_of(screen: Screen[object]) -> list[str]:

@@ -22,7 +22,7 @@ def key(
 
 APP: Keys = [
     key("question_mark", "help", "Help", "The keys of this screen"),
-    key("q", "quit", "Close", "Close the dashboard; runs go on"),
+    key("q,ctrl+c", "quit", "Close", "Close the dashboard; runs go on"),
     key("ctrl+p", "command_palette", "Commands", "Everything that can be done, by name", show=False),
     key("1", "go('runs')", "Runs", "All runs", show=False),
     key("2", "go('identities')", "Identities", "The people in the library", show=False),

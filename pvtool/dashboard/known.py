@@ -9,20 +9,38 @@ from pvtool_core.config import TrainJob
 from pvtool_core.runs import ExitRecord
 
 
-@dataclass
-class Known:
-    """`job` and `ended` are None until they are read, or where they cannot be; `overlay` is another run's history."""
+@dataclass(frozen=True)
+class Seen:
+    """What one look at a run found. `job` and `ended` are None where they are not there, or cannot be read."""
 
-    path: Path
     facts: RunFacts
-    history: History
     job: TrainJob | None = None
     ended: ExitRecord | None = None
+    references: tuple[Path, ...] = ()
+
+
+@dataclass
+class Known:
+    """`overlay` is another run's history; `read` is whether the events have been read to their end once."""
+
+    path: Path
+    seen: Seen
+    history: History
     overlay: History | None = None
     overlay_name: str = ""
     overlay_job: TrainJob | None = None
+    trouble: str = ""
+    read: bool = False
 
-    def references(self) -> list[Path]:
-        """The photos of the person, where this machine has them."""
-        folder = Path(self.job.identity.folder) if self.job else None
-        return sorted((folder / "references").glob("[!.]*")) if folder else []
+    @property
+    def facts(self) -> RunFacts:
+        return self.seen.facts
+
+    @property
+    def job(self) -> TrainJob | None:
+        return self.seen.job
+
+
+def references_of(job: TrainJob) -> tuple[Path, ...]:
+    """The photos of a run's person, where this machine has them. Reads a folder: call it in a thread."""
+    return tuple(sorted((Path(job.identity.folder) / "references").glob("[!.]*")))

@@ -5,8 +5,8 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
-from pvtool.dashboard.tail import Chunk, Tail
-from pvtool.words import describe
+from pvtool.dashboard.tail import CHUNK_BYTES, Chunk, Tail
+from pvtool.words import describe, plain
 from pvtool_core.runs import parse_events
 
 _OFTEN = (b'"type": "step"', b'"type": "gpu"')
@@ -24,13 +24,13 @@ class Lines:
         self._starts = array("Q", [0])
         self._rare = array("Q")
 
-    def extend(self) -> bool:
-        """Take in what was written since, a chunk of it; whether there is more. Raises OSError if it is unreadable."""
+    def extend(self) -> Chunk:
+        """Take in what was written since, a chunk of it. Raises OSError if it is unreadable."""
         chunk = self._tail.read()
         if chunk.anew:
             self._starts, self._rare = array("Q", [0]), array("Q")
         self._take(chunk)
-        return chunk.more
+        return chunk
 
     def _take(self, chunk: Chunk) -> None:
         at = chunk.start
@@ -57,10 +57,9 @@ class Lines:
 
     def _text(self, descriptor: int, number: int) -> str:
         start, end = self._starts[number], self._starts[number + 1]
-        line = os.pread(descriptor, min(end - start, _LONGEST), start)
-        if not self._events:
-            return line.decode(errors="replace").rstrip().expandtabs()
-        return " ".join(describe(event) for event in parse_events(line))
+        line = os.pread(descriptor, min(end - start, CHUNK_BYTES), start)
+        told = " ".join(map(describe, parse_events(line))) if self._events else line.decode(errors="replace")
+        return plain(told.rstrip().expandtabs())[:_LONGEST]
 
     def find(self, words: str, numbers: Sequence[int], begin: int, by: int) -> int | None:
         """The index in `numbers`, from `begin` on towards `by` and around, of a line that holds `words`."""

@@ -3,6 +3,7 @@
 from rich.text import Text
 from textual.content import Content
 
+from pvtool.words import plain
 from pvtool_core.prompts import KEYWORD
 from pvtool_core.runs import State
 
@@ -33,7 +34,7 @@ def state_words(state: State) -> Content:
 
 def prompt_words(prompt: str) -> Content:
     """A prompt with its keyword marked."""
-    before, keyword, after = prompt.partition(KEYWORD)
+    before, keyword, after = plain(prompt).partition(KEYWORD)
     return Content.assemble(before, (keyword, "bold $text-accent"), after)
 
 

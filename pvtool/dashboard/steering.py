@@ -13,6 +13,12 @@ from pvtool_core.runs import Request, RunFolder, State
 class SteeringScreen(Screen[None]):
     """A screen with a run at hand, and the actions of `keys.STEERING`. Each says what it did, or why not."""
 
+    panes: tuple[str, ...] = ()
+
+    def show_pane(self, name: str) -> None:
+        """Go to one of `panes`."""
+        raise NotImplementedError
+
     def run_at_hand(self) -> RunFolder | None:
         """The run that the keys steer now."""
         raise NotImplementedError
@@ -38,7 +44,7 @@ class SteeringScreen(Screen[None]):
 
     async def _do(self, act: Callable[[RunFolder], str], folder: RunFolder) -> None:
         try:
-            self.notify(await asyncio.to_thread(act, folder))
+            self.notify(await asyncio.to_thread(act, folder), markup=False)
         except (PvError, OSError) as error:
             refusal = from_foreign(error)
             self.notify(refusal.hint, title=refusal.message, severity="warning", markup=False)
@@ -46,7 +52,8 @@ class SteeringScreen(Screen[None]):
 
 def _asked(folder: RunFolder, request: Request, words: str) -> str:
     ask(folder, request)
-    return f"{folder.name} {words} when its step ends."
+    when = "when it goes on" if folder.state() == State.PAUSED and request != Request.RESUME else "when its step ends"
+    return f"{folder.name} {words} {when}."
 
 
 def pause_or_go_on(folder: RunFolder) -> str:

@@ -77,13 +77,13 @@ _TRUE_COLOUR_WORDS = {"truecolor", "24bit"}
 
 def probe(wanted: str | None = None, patience: float = PATIENCE) -> Terminal:
     """Ask the terminal. `wanted` is auto, kitty, blocks or off; None asks PV_IMAGES. Raises UsageError."""
-    choice, rate = _choice(wanted), _bytes_per_second(os.environ)
+    chosen, rate = choice(wanted), _bytes_per_second(os.environ)
     if not (_are_terminals() and os.environ.get("TERM", "dumb") != "dumb"):
-        return Terminal(Pictures.OFF if choice == "auto" else Pictures(choice), False, "none")
+        return Terminal(Pictures.OFF if chosen == "auto" else Pictures(chosen), False, "none")
     tmux = "TMUX" in os.environ
     facts = _ask_tmux() if tmux else _ask(patience) if _can_be_asked(os.environ) else _Facts()
-    colours = _colours(os.environ, facts, choice == "kitty")
-    return Terminal(_pictures(choice, facts, colours), tmux, colours, facts.cell or _cell(), facts.answered, rate)
+    colours = _colours(os.environ, facts, chosen == "kitty")
+    return Terminal(_pictures(chosen, facts, colours), tmux, colours, facts.cell or _cell(), facts.answered, rate)
 
 
 def prepare(terminal: Terminal) -> None:
@@ -95,7 +95,8 @@ def prepare(terminal: Terminal) -> None:
         os.environ.pop("NO_COLOR", None)  # empty means unset; Textual would take it for set
 
 
-def _choice(wanted: str | None) -> str:
+def choice(wanted: str | None = None) -> str:
+    """How pictures are to be drawn: `wanted`, or else PV_IMAGES. Raises UsageError."""
     name, source = (wanted, "--images") if wanted is not None else (os.environ.get("PV_IMAGES") or "auto", "PV_IMAGES")
     if name not in {"auto", *Pictures}:
         raise UsageError(f"{source} cannot be {name!r}.", "Use auto, kitty, blocks or off.")

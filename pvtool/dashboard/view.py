@@ -29,6 +29,9 @@ class Viewer(Protocol):
     @property
     def curves(self) -> Sequence[Curve]: ...
 
+    @property
+    def in_sight(self) -> bool: ...
+
     def view_changed(self) -> None: ...
 
     def weight_changed(self) -> None: ...
@@ -39,10 +42,10 @@ class Viewer(Protocol):
 class View:
     """A range of None is all there is, and whatever comes. Each change is told to all who draw."""
 
-    def __init__(self) -> None:
+    def __init__(self, axis: Axis = "step", weight: float = 0.9) -> None:
         self.range: Extent | None = None
-        self.axis: Axis = "step"
-        self.weight = 0.9
+        self.axis: Axis = axis
+        self.weight = weight
         self.raw = True
         self.cursor: float | None = None
         self.turn = asyncio.Lock()  # long work is for one viewer at a time
@@ -148,7 +151,7 @@ class View:
 
     def _series(self) -> Iterator[Series]:
         for viewer in self._viewers:
-            for curve in viewer.curves:
+            for curve in viewer.curves if viewer.in_sight else ():
                 if len(curve.series):
                     yield curve.series
 

@@ -121,7 +121,7 @@ def test_the_log_leaves_out_what_every_step_writes_unless_it_is_asked(tmp_path: 
     warning = {"time": 9.0, "type": "warning", "message": "3 of 12 pairs show no face"}
     path.write_text("".join(json.dumps(event) + "\n" for event in (step_event(1), gpu_event(2.0), warning)) + "{torn")
     lines = Lines(path, events=True)
-    assert not lines.extend()
+    assert not lines.extend().more
     assert len(lines.numbers(everything=True)) == 3
     (rare,) = lines.texts(lines.numbers(everything=False))
     assert "3 of 12 pairs show no face" in rare

@@ -70,6 +70,9 @@ class FormScreen(ModalScreen[T | None], Generic[T]):
         """From what was typed to the work to be done in a thread. Both may raise PvErrors."""
         raise NotImplementedError
 
+    def on_unmount(self) -> None:
+        self.left.set()
+
     def action_cancel(self) -> None:
         """Leave the form."""
         self.left.set()

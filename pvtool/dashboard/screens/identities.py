@@ -137,6 +137,7 @@ class IdentitiesScreen(Screen[None]):
         try:
             seen = await asyncio.to_thread(_traces)
             if seen == self._seen and not self._wanted:
+                self.query_one("#trouble", Note).say("")
                 return
             people = await asyncio.to_thread(_read_people)
         except Exception as error:
@@ -157,8 +158,8 @@ class IdentitiesScreen(Screen[None]):
     @on(OptionList.OptionHighlighted, "#people")
     def show(self, event: OptionList.OptionHighlighted) -> None:
         """Show whom the list points at."""
-        person = self._people[event.option.id or ""]
-        if person == self._shown:
+        person = self._people.get(event.option.id or "")
+        if person is None or person == self._shown:  # it may have gone since it was listed
             return
         if self._shown is None or person.name != self._shown.name:
             self._place = 0

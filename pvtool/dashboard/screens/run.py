@@ -14,7 +14,7 @@ from textual.widgets import ContentSwitcher, Footer, Tab, Tabs
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.history import History
-from pvtool.dashboard.known import Known
+from pvtool.dashboard.known import Known, Seen, references_of
 from pvtool.dashboard.steering import SteeringScreen
 from pvtool.dashboard.tail import Chunk, Tail
 from pvtool.dashboard.widgets.curves import Curves, panels
@@ -24,9 +24,8 @@ from pvtool.dashboard.widgets.plot import View
 from pvtool.dashboard.widgets.prompt_bank import CurrentPrompt, PromptBank
 from pvtool.dashboard.widgets.samples import Samples
 from pvtool.facts import RunFacts, job_of, run_facts
-from pvtool_core.config import TrainJob
 from pvtool_core.errors import PvError
-from pvtool_core.runs import Event, ExitRecord, RunFolder, State
+from pvtool_core.runs import Event, RunFolder, State
 
 if TYPE_CHECKING:
     from pvtool.dashboard.app import Dashboard
@@ -58,9 +57,9 @@ class Overview(Horizontal):
     }
     """
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, gauges: View) -> None:
         super().__init__()
-        self._view = view
+        self._view, self._gauges = view, gauges
 
     def compose(self) -> ComposeResult:
         with Vertical(id="left"):
@@ -70,7 +69,7 @@ class Overview(Horizontal):
             yield Samples(classes="-small")
             with Vertical(id="more"):
                 yield Curves(self._view, ("loss",), classes="-few")
-                yield Memory(self._view)
+                yield Memory(self._gauges)
 
     def show(self, known: Known) -> None:
         """Draw the parts that have room."""
@@ -94,8 +93,8 @@ class RunScreen(SteeringScreen):
     def __init__(self, folder: RunFolder) -> None:
         super().__init__()
         self.folder = folder
-        self.view = View()
-        self.known = Known(folder.path, RunFacts(run=folder.name, state=State.NEW), History())
+        self.view, self.gauges = View(), View("time", weight=0.0)
+        self.known = Known(folder.path, Seen(RunFacts(run=folder.name, state=State.NEW)), History())
         self._other: Follower | None = None
 
     @property
@@ -130,7 +129,7 @@ class RunScreen(SteeringScreen):
         """The pane of that name; made when it is first looked at."""
         match name:
             case "overview":
-                return Overview(self.view)
+                return Overview(self.view, self.gauges)
             case "curves":
                 return Curves(self.view)
             case "samples":
@@ -138,7 +137,7 @@ class RunScreen(SteeringScreen):
             case "prompts":
                 return PromptBank()
             case "machine":
-                return Machine(self.view)
+                return Machine(self.gauges)
             case "log":
                 from pvtool.dashboard.widgets.log import Log
 
@@ -189,6 +188,7 @@ class RunScreen(SteeringScreen):
                 looked_at = time.monotonic()
                 new = await self._look() or looked_at - shown_at > _SHOW_SECONDS
             told, more = await self._read(follower)
+            self.known.read = self.known.read or not more
             self.known.history = follower.history
             if (new or told) and (not more or time.monotonic() - shown_at >= LOOK_SECONDS):
                 shown_at = time.monotonic()
@@ -197,16 +197,24 @@ class RunScreen(SteeringScreen):
 
     async def _look(self) -> bool:
         """See how the run is; whether it is otherwise than before."""
-        known, before = self.known, (self.known.facts, self.known.job, self.known.ended)
-        known.facts, known.job, known.ended = await asyncio.to_thread(_look_at, self.folder)
-        return (known.facts, known.job, known.ended) != before
+        known, before = self.known, self.known.seen
+        known.seen = await asyncio.to_thread(_look_at, self.folder)
+        return known.seen != before
 
     async def _read(self, follower: "Follower") -> tuple[bool, bool]:
+        before = self.known.trouble
         try:
-            return await follower.read()
+            new, more = await follower.read()
+            self.known.trouble = ""
         except OSError as error:
-            self.notify(str(error), title="Cannot read the events.", severity="error", markup=False)
-            return False, False
+            self.known.trouble = f"Cannot read events.jsonl: {error.strerror}."
+            new = more = False
+        return new or self.known.trouble != before, more
+
+    panes = _PANES
+
+    def show_pane(self, name: str) -> None:
+        self.query_one(Tabs).active = name
 
     def run_at_hand(self) -> RunFolder | None:
         return self.folder
@@ -239,13 +247,20 @@ class RunScreen(SteeringScreen):
 
     async def _lay_over(self, folder: RunFolder) -> None:
         follower = Follower(folder)
-        self.known.overlay_job = (await asyncio.to_thread(_look_at, folder))[1]
+        self.known.overlay_job = (await asyncio.to_thread(_look_at, folder)).job
+        self._show()
         while True:
-            new, more = await follower.read()
+            new, more = await self._read_other(follower)
             self.known.overlay = follower.history
             if new and not more:
                 self._show()
             await asyncio.sleep(0 if more else LOOK_SECONDS)
+
+    async def _read_other(self, follower: "Follower") -> tuple[bool, bool]:
+        try:
+            return await follower.read()
+        except OSError:  # the other run's own screen says so
+            return False, False
 
     def action_export(self) -> None:
         self.run_worker(self._export(), exit_on_error=False)
@@ -253,8 +268,8 @@ class RunScreen(SteeringScreen):
     async def _export(self) -> None:
         from pvtool.dashboard.export import write_csv, write_png
 
-        table, picture = Path.cwd() / f"{self.folder.name}.csv", Path.cwd() / f"{self.folder.name}.png"
         try:
+            table, picture = Path.cwd() / f"{self.folder.name}.csv", Path.cwd() / f"{self.folder.name}.png"
             await asyncio.to_thread(write_csv, table, self.known.history.curves)
             await asyncio.to_thread(write_png, picture, self.folder.name, panels(self.known), self.view)
         except OSError as error:
@@ -284,9 +299,9 @@ def _read(tail: Tail) -> tuple[Chunk, list[Event]]:
     return chunk, chunk.events()
 
 
-def _look_at(folder: RunFolder) -> tuple[RunFacts, TrainJob | None, ExitRecord | None]:
-    facts = run_facts(folder)
-    return facts, _or_none(lambda: job_of(folder)), _or_none(folder.read_exit)
+def _look_at(folder: RunFolder) -> Seen:
+    facts, job = run_facts(folder), _or_none(lambda: job_of(folder))
+    return Seen(facts, job, _or_none(folder.read_exit), references_of(job) if job else ())
 
 
 def _or_none(read: Callable[[], T]) -> T | None:

@@ -16,7 +16,7 @@ from pvtool.dashboard.messages import OpenRun
 from pvtool.dashboard.steering import SteeringScreen
 from pvtool.dashboard.widgets.places import Places
 from pvtool.facts import RunFacts
-from pvtool.words import duration
+from pvtool.words import duration, plain
 from pvtool_core.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -93,29 +93,29 @@ class RunsScreen(SteeringScreen):
         run = self._at_cursor()
         field = self.query_one("#problem", Static)
         field.display = bool(run and run.problem)
-        field.update(run.problem if run else "")
+        field.update(plain(run.problem) if run else "")
 
     def on_data_table_row_highlighted(self, _: DataTable.RowHighlighted) -> None:
         self._tell_problem()
 
-    def _cell(self, run: RunFacts, column: str) -> Text | str:
+    def _cell(self, run: RunFacts, column: str) -> Text:
         match column:
             case "state":
                 return state_cell(run.state, self.app.theme_variables)
             case "step":
                 return Text(f"{run.step}/{run.iterations}" if run.iterations else "–", justify="right")
             case "":
-                return bar(run.step / run.iterations if run.iterations else 0, self._bar)
+                return Text(bar(run.step / run.iterations if run.iterations else 0, self._bar))
             case "left":
                 return Text(duration(run.eta) if run.eta else "", justify="right")
             case "icr" | "scr" | "loss":
                 return Text(number(getattr(run, column)), justify="right")
             case "started":
-                return run.started[:16].replace("T", " ")
+                return Text(run.started[:16].replace("T", " "))
             case "run":
-                return f"{run.run} !" if run.problem else run.run
+                return Text(f"{run.run} !" if run.problem else run.run)
             case _:
-                return str(getattr(run, column))
+                return Text(str(getattr(run, column)))
 
     def run_at_hand(self) -> RunFolder | None:
         run = self._at_cursor()
@@ -164,15 +164,15 @@ def _searched(run: RunFacts) -> str:
     return " ".join(str(value) for value in asdict(run).values()).lower()
 
 
-class RunsTable(DataTable[Text | str]):
+class RunsTable(DataTable[Text]):
     """A table that changes only the cells that changed, and keeps its cursor on its run."""
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id, cursor_type="row")
         self._widths: dict[str, int] = {}
-        self._rows: dict[str, list[Text | str]] = {}
+        self._rows: dict[str, list[Text]] = {}
 
-    def show(self, columns: Sequence[str], rows: dict[str, list[Text | str]]) -> None:
+    def show(self, columns: Sequence[str], rows: dict[str, list[Text]]) -> None:
         """Show `rows`, by the name of their run, under `columns`."""
         widths = {name: _width(name, [row[i] for row in rows.values()]) for i, name in enumerate(columns)}
         before, self._rows = self._rows, rows
@@ -182,7 +182,7 @@ class RunsTable(DataTable[Text | str]):
             self._widths = widths
             self._build(list(before))
 
-    def _change(self, before: dict[str, list[Text | str]]) -> None:
+    def _change(self, before: dict[str, list[Text]]) -> None:
         for run, cells in self._rows.items():
             for name, cell, old in zip(self._widths, cells, before[run], strict=True):
                 if cell != old:
@@ -203,6 +203,6 @@ def _heading(name: str) -> str:
     return name.upper() if name in {"icr", "scr"} else name.capitalize()
 
 
-def _width(name: str, cells: list[Text | str]) -> int:
+def _width(name: str, cells: list[Text]) -> int:
     """Of a column, in cells: as wide as its widest word."""
     return max(map(cell_len, [_heading(name), *map(str, cells)]))

@@ -140,7 +140,8 @@ class Lines(Vertical):
         """Put `text` in place of the line under the cursor."""
         area = self.query_one(TextArea)
         row = area.cursor_location[0]
-        area.replace(text + "\n" * self._next_line, (row, 0), (row, len(self.line)))
+        complete = self._next_line and not text.endswith("/")  # a folder is on the way to a file
+        area.replace(text + "\n" * complete, (row, 0), (row, len(self.line)))
         area.focus()
 
     def on_text_area_changed(self) -> None:

@@ -10,7 +10,7 @@ from textual.widgets import Static
 from pvtool.dashboard.history import History
 from pvtool.dashboard.known import Known
 from pvtool.dashboard.marks import bar, number, state_words
-from pvtool.words import duration
+from pvtool.words import duration, plain
 from pvtool_core.runs import State
 
 _PATIENCE = 600.0
@@ -48,7 +48,7 @@ class Headline(Vertical):
         if (said := alarm(known)) != self._said:  # the line below it moves, and all is laid out anew
             self._said = bad, words = said
             field = self.query_one("#alarm", Static)
-            field.update(words)
+            field.update(plain(words))
             field.set_class(bool(words), "-shown")
             field.set_class(not bad, "-mild")
 
@@ -80,9 +80,9 @@ def _progress(known: Known, width: int) -> Content:
 
 def alarm(known: Known) -> tuple[bool, str]:
     """What a person should know at once, and whether it is bad; empty words if all is well."""
-    facts, ended, history = known.facts, known.ended, known.history
-    if facts.problem:
-        return True, facts.problem
+    facts, ended, history = known.facts, known.seen.ended, known.history
+    if known.trouble or facts.problem:
+        return True, f"{known.trouble} {facts.problem}".strip()
     if facts.state == State.LOST:
         return True, f"The engine is gone and left no word. r goes on {_from_where(known)}; its log tells more."
     if facts.state == State.FAILED and ended:

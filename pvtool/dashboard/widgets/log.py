@@ -8,6 +8,7 @@ from rich.segment import Segment
 from textual import events
 from textual.app import ComposeResult
 from textual.containers import Vertical
+from textual.content import Content
 from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -85,6 +86,7 @@ class LogView(ScrollView, can_focus=True):
         self._words, self._found = "", -1
         self._following = True
         self._reading = False
+        self._heading = self._said = ""
 
     def on_mount(self) -> None:
         self.set_interval(_SECONDS, self._read_on)
@@ -96,7 +98,8 @@ class LogView(ScrollView, can_focus=True):
             self._open()
 
     def _open(self) -> None:
-        assert self._folder
+        if self._folder is None:
+            return
         path = self._folder.log if self._of_engine else self._folder.events
         self._lines = Lines(path, events=not self._of_engine)
         self._texts, self._found, self._following = {}, -1, True
@@ -112,11 +115,16 @@ class LogView(ScrollView, can_focus=True):
     async def _extend(self, lines: Lines) -> None:
         self._reading = True
         try:
-            while await asyncio.to_thread(lines.extend) and lines is self._lines:
+            more = True
+            while more and lines is self._lines:
+                chunk = await asyncio.to_thread(lines.extend)
+                more = chunk.more
+                if chunk.anew:
+                    self._texts, self._found = {}, -1
+                    self.refresh()
                 self._measure()
-            self._measure()
         except OSError as error:
-            self.border_subtitle = f"{error.strerror}: {lines.path.name}"
+            self._say(f"{error.strerror}: {lines.path.name}")
         finally:
             self._reading = False
 
@@ -131,7 +139,13 @@ class LogView(ScrollView, can_focus=True):
         self._load()
         name = "engine.log" if self._of_engine else "events"
         kind = "" if self._of_engine else ", every one" if self._everything else ", without steps and gauges"
-        self.border_title = f" {name}{kind}  {count} lines{'  live' if self._following else ''} "
+        self._heading = f" {name}{kind}  {count} lines{'  live' if self._following else ''} "
+        self._say(self._said)
+
+    def _say(self, words: str) -> None:
+        """Beside the heading: what was found, or what is wrong."""
+        self._said = words
+        self.border_title = Content(f"{self._heading}{f'  {words} ' if words else ''}")
 
     def _load(self) -> None:
         """Read the lines on the screen, unless they are known."""
@@ -190,10 +204,10 @@ class LogView(ScrollView, can_focus=True):
         if lines is not self._lines:
             return
         if found is None:
-            self.border_subtitle = f"{self._words!r} is nowhere in it"
+            self._say(f"{self._words!r} is nowhere in it")
             return
         self._found, self._following = found, False
-        self.border_subtitle = f"{self._words!r} in line {found + 1}"
+        self._say(f"{self._words!r} in line {found + 1}")
         self.scroll_to_region(Region(0, found, 1, 1), animate=False, center=True)
         self.refresh()
 

@@ -45,15 +45,15 @@ class Machine(VerticalScroll):
         """Draw what is known now."""
         history = known.history
         for index, device in sorted(history.devices.items()):
-            row = self._row(index, f"GPU {index}")
+            row = self._row(index)
             row.show({name: Curve(name, device.gauges[name], "main") for name in _GAUGES}, words(index, device))
         if len(history.process["memory"]):
-            row = self._row(-1, "Engine")
+            row = self._row(-1)
             curves = {name: Curve(name, series, "main") for name, series in history.process.items()}
             row.show(curves, "The engine")
         self.query_one("#none").display = not self._rows
 
-    def _row(self, index: int, name: str) -> "Gauges":
+    def _row(self, index: int) -> "Gauges":
         if index not in self._rows:
             self._rows[index] = Gauges(self._view, _GAUGES if index >= 0 else _PROCESS)
             self._rows[index].set_class(index < 0, "-engine")

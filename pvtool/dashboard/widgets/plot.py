@@ -78,6 +78,11 @@ class Plot(Widget, can_focus=True):
         self._due = False
         self._dragged: tuple[int, Extent] | None = None
 
+    @property
+    def in_sight(self) -> bool:
+        """Whether it is on the pane that is looked at: what others show has no say in the range."""
+        return all(node.display for node in self.ancestors_with_self if isinstance(node, Widget))
+
     def show(self, curves: Sequence[Curve]) -> None:
         """Draw these; those laid over come after the run's own."""
         self.curves = tuple(curves)

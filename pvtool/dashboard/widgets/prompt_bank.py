@@ -64,5 +64,5 @@ class CurrentPrompt(Static):
         if history.prompt:
             said = Content.assemble(prompt_words(history.prompt), (f"  seed {history.seed}", "$text-muted"))
         else:
-            said = Content.styled("No step yet.", "$text-muted")
+            said = Content.styled("No step yet." if known.read else "Reading…", "$text-muted")
         self.update(said, layout=False)

@@ -42,9 +42,10 @@ class Samples(Widget, can_focus=True):
         super().__init__(classes=classes)
         self._samples: dict[int, list[Sample]] = {}
         self._path = Path()
+        self._read = False
 
     def compose(self) -> ComposeResult:
-        yield Static(_NONE, id="words")
+        yield Static(id="words")
         with Horizontal():
             yield Clip("reference", id="reference")
             yield Clip("before training", id="before", led=True)
@@ -52,17 +53,18 @@ class Samples(Widget, can_focus=True):
 
     def show(self, known: Known) -> None:
         """Take in the samples that there are now."""
-        self._path = known.path
+        self._path, self._read = known.path, known.read
         self._samples = {}
         for sample in known.history.samples:
             self._samples.setdefault(sample.step, []).append(sample)
-        references = known.references()
+        references = known.seen.references
         self._put("#reference", references[0] if references else None, "reference")
         self._draw()
 
     def _draw(self) -> None:
         sample = self._chosen()
         if sample is None:
+            self.query_one("#words", Static).update(_NONE if self._read else "Reading…", layout=False)
             return
         first = self._sample(min(self._samples))
         steps = sorted(self._samples)
@@ -78,7 +80,7 @@ class Samples(Widget, can_focus=True):
     def _put(self, name: str, path: Path | None, title: str) -> None:
         """Show a file, unless it is shown already: reading it costs a process."""
         clip = self.query_one(name, Clip)
-        if (clip.path, clip.title) != (path, title):
+        if (clip.path, clip.title) != (path, title) or not clip.frames:  # it may have been on its way when it was tried
             clip.show(path, title)
 
     def _chosen(self) -> Sample | None:
@@ -109,10 +111,9 @@ class Samples(Widget, can_focus=True):
         self._draw()
 
     def action_play(self) -> None:
-        clip = self.query_one("#now", Clip)
-        for each in self.query(Clip):
-            each.playing = not clip.playing if each is clip else each.playing
-        self.query_one("#before", Clip).playing = clip.playing
+        now = self.query_one("#now", Clip)
+        now.playing = not now.playing
+        self.query_one("#before", Clip).playing = now.playing
 
     def action_frame(self, by: int) -> None:
         for clip in self.query("#now, #before").results(Clip):

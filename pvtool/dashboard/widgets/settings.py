@@ -17,7 +17,7 @@ class Settings(VerticalScroll):
     """
 
     def compose(self) -> ComposeResult:
-        yield Static()
+        yield Static(markup=False)
 
     def show(self, known: Known) -> None:
         """List the settings."""
