@@ -147,8 +147,11 @@ class RunFolder:
             os.close(descriptor)
 
     def announce(self, pid: int) -> None:
-        """Say that process `pid`, just begun, is this folder's engine; until its own heart beats, readers know of it."""
-        before = self.read_status() if self.state() != State.NEW else None
+        """Say that process `pid`, just begun, is this folder's engine, for readers until its own heart beats."""
+        try:
+            before = self.read_status()
+        except BrokenRun:  # what is broken is replaced here
+            before = None
         step, total = (before.step, before.total) if before else (0, 0)
         facts = {"state": State.STARTING, "step": step, "total": total, **process_facts(pid), "time": time.time()}
         replace_file(self.status, json.dumps(facts).encode())
