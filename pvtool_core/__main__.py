@@ -65,7 +65,7 @@ def main(words: list[str]) -> int:
 def run(folder: RunFolder) -> int:
     """Do the job, whatever happens leave a word, and give back the exit status. Call it with the lock held."""
     folder.clear_exit()
-    folder.take_requests()  # those to an earlier engine, which did not live to answer
+    folder.forget_requests()
     sweep(folder)
     with ballast(folder) as drop_ballast, Heartbeat(folder) as heartbeat, stop_on_signal(folder) as received:
         try:

@@ -39,6 +39,7 @@ ADAPTER_FILE = "adapter.safetensors"
 MANIFEST_FILE = "manifest.json"
 HEARTBEAT_SECONDS = 1.0
 _FOREIGN_HEARTBEAT_SECONDS = 30.0
+_CLOCK_SECONDS = 0.05  # by which a file's time may lag behind the clock
 _END_OF_TIME = 1e11  # in seconds: what no clock shows, and no calendar takes
 _NEWEST_BYTES = 1 << 16
 _SHOWN_BYTES = 200
@@ -196,6 +197,20 @@ class RunFolder:
         for path in waiting:
             path.unlink()
         return [Request(path.name) for path in waiting]
+
+    def forget_requests(self) -> None:
+        """Drop what was asked of an earlier engine, which did not live to answer; the engine calls it as it begins.
+
+        What was asked after this one was announced is for this one.
+        """
+        try:
+            status = self.read_status()
+        except BrokenRun:
+            status = None
+        announced = status.time if status and status.pid == os.getpid() else math.inf
+        for path in self.control.glob("[!.]*"):
+            if path.stat().st_mtime < announced - _CLOCK_SECONDS:
+                path.unlink()
 
     def write_checkpoint(self, step: int, files: Mapping[str, FileContent], keep: int | None = None) -> Path:
         """Write a checkpoint that is whole or absent, even through a kill or a full disk; keep only the `keep` newest.

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from textual.screen import Screen
+from textual.worker import Worker, WorkerState
 
 from pvtool.supervisor import LIVE, ask, start
 from pvtool_core.errors import PvError, UsageError, from_foreign
@@ -22,6 +23,13 @@ class SteeringScreen(Screen[None]):
     def run_at_hand(self) -> RunFolder | None:
         """The run that the keys steer now."""
         raise NotImplementedError
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Nothing that goes on behind the screen ends in silence."""
+        if event.state is WorkerState.ERROR:
+            self.notify(
+                repr(event.worker.error), title="This screen stopped following.", severity="error", markup=False
+            )
 
     def action_pause(self) -> None:
         self._steer(pause_or_go_on)

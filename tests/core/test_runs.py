@@ -280,3 +280,17 @@ def test_the_newest_event_of_a_type_is_found_from_the_end(folder: RunFolder) -> 
 def test_a_folder_among_the_checkpoints_that_is_none_is_left_alone(folder: RunFolder) -> None:
     (folder.checkpoints / "step-copy").mkdir()
     assert folder.checkpoint_folders() == []
+
+
+def test_an_engine_forgets_what_was_asked_of_one_before_it_and_hears_what_was_asked_of_itself(
+    folder: RunFolder,
+) -> None:
+    folder.request(Request.STOP)
+    folder.forget_requests()
+    assert folder.take_requests() == []
+    folder.request(Request.STOP)
+    os.utime(folder.control / "stop", (time.time() - 60, time.time() - 60))
+    folder.announce(os.getpid())
+    folder.request(Request.PAUSE)
+    folder.forget_requests()
+    assert folder.take_requests() == [Request.PAUSE]

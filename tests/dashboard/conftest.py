@@ -4,19 +4,20 @@ import json
 import math
 import os
 import socket
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
+from pvtool.dashboard.widgets import headline
 from pvtool_core.config import IdentityRef, TrainJob, write_job
 from pvtool_core.runs import ExitRecord, RunFolder, State, boot_id
 from pvtool_core.weights import Presets
 
-BEGAN = time.time() - 350
+BEGAN = 1_790_000_000.0
 PROMPTS = ("<V> woman is dancing in the rain, wearing a blue coat", "<V> woman reads in a café", "<V> woman runs")
 
 
@@ -61,6 +62,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("NO_COLOR", "SSH_CONNECTION", "PV_IMAGES", "TMUX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(headline, "time", SimpleNamespace(time=lambda: BEGAN + 350))
     return tmp_path / "home"
 
 

@@ -11,6 +11,7 @@ from textual.widgets import Tabs
 from pvtool.dashboard.app import Dashboard
 from pvtool.dashboard.screens.run import RunScreen
 from pvtool.dashboard.terminal import Pictures, Terminal
+from pvtool.dashboard.widgets.log import LogView
 from pvtool_core.paths import runs_dir
 from pvtool_core.runs import Request, RunFolder, State
 from tests.dashboard.conftest import BEGAN, MakeRun, gpu_event, step_event, write_events, write_status
@@ -143,6 +144,57 @@ async def test_an_engine_that_hangs_is_told_from_one_that_works(make_run: MakeRu
         assert "Nothing new" not in seen(pilot.app)
         write_events(folder, [step_event(21, time=BEGAN - 1000)])
         await until_seen(pilot, "Nothing new for", "the engine lives")
+
+
+async def test_a_history_that_ends_where_a_piece_of_reading_ends_is_shown_to_its_end(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run("ada-1", 60)
+    monkeypatch.setattr("pvtool.dashboard.tail.CHUNK_BYTES", folder.events.stat().st_size)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "ICR 0.600", "seed 1000000", seconds=5)
+
+
+@pytest.mark.parametrize(
+    "status", ['{"state": "running", "step": "many"}', '{"state": "dancing"}', '{"pid": "x", "time": []}', "17"]
+)
+async def test_a_heartbeat_of_other_things_than_it_should_hold_is_named_and_watching_goes_on(
+    make_run: MakeRun, status: str
+) -> None:
+    folder = make_run("ada-1", 5)
+    folder.status.write_text(status)
+    write_events(folder, [step_event(6, eta="soon", icr="low")])
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "status.json of ada-1 is unreadable")
+        write_status(folder, State.RUNNING, 7)
+        write_events(folder, [step_event(7)])
+        await until_seen(pilot, "● running", "step 7/400")
+        await pilot.press("escape")
+        await until_seen(pilot, "7/400")
+
+
+async def test_what_a_log_would_do_to_the_terminal_is_not_done(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 5)
+    folder.log.write_text("before \x1b[2J\x1b[H\x07[/red] after\n")
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await go_to(pilot, "log")
+        await pilot.press("e")
+        await until_seen(pilot, "before", "[/red] after")
+        view = pilot.app.screen.query_one(LogView)
+        assert "\x1b" not in view.render_line(0).text
+
+
+async def test_a_log_that_begins_anew_shows_nothing_of_the_one_before(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 5)
+    folder.log.write_text("first of old\nsecond of old\n")
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await go_to(pilot, "log")
+        await pilot.press("e")
+        await until_seen(pilot, "second of old")
+        (folder.path / "new.log").write_text("one of new\ntwo of new\nthree of new\n")
+        (folder.path / "new.log").rename(folder.log)
+        await until_seen(pilot, "one of new", "three of new")
+        assert "of old" not in seen(pilot.app)
 
 
 async def test_a_run_of_garbage_is_shown_as_such_and_steers_back(make_run: MakeRun) -> None:

@@ -177,7 +177,7 @@ def test_without_a_terminal_watching_is_plain_lines_to_the_end(tmp_path: Path) -
     assert left.returncode == 0, left.stderr
     assert "training" in left.stderr
     assert "\x1b" not in left.stderr + left.stdout
-    assert left.stdout.strip() == "dan-1 is finished."
+    assert left.stdout.startswith("dan-1 is finished: ")
 
 
 def end(folder: RunFolder) -> None:

@@ -82,6 +82,7 @@ class RunScreen(SteeringScreen):
     """Follows one run folder, wherever its engine is, and shows it."""
 
     BINDINGS = keys.RUN
+    panes = _PANES
     DEFAULT_CSS = """
     RunScreen {
         Tabs { height: 2; }
@@ -95,7 +96,6 @@ class RunScreen(SteeringScreen):
         self.folder = folder
         self.view, self.gauges = View(), View("time", weight=0.0)
         self.known = Known(folder.path, Seen(RunFacts(run=folder.name, state=State.NEW)), History())
-        self._other: Follower | None = None
 
     @property
     def dashboard(self) -> "Dashboard":
@@ -182,16 +182,17 @@ class RunScreen(SteeringScreen):
         """
         follower = Follower(self.folder)
         looked_at = shown_at = -inf
+        new = False
         while True:
-            new = False
             if time.monotonic() - looked_at >= LOOK_SECONDS:
                 looked_at = time.monotonic()
-                new = await self._look() or looked_at - shown_at > _SHOW_SECONDS
+                new |= await self._look() or looked_at - shown_at > _SHOW_SECONDS
             told, more = await self._read(follower)
+            new |= told
             self.known.read = self.known.read or not more
             self.known.history = follower.history
-            if (new or told) and (not more or time.monotonic() - shown_at >= LOOK_SECONDS):
-                shown_at = time.monotonic()
+            if new and (not more or time.monotonic() - shown_at >= LOOK_SECONDS):
+                new, shown_at = False, time.monotonic()
                 self._show()
             await asyncio.sleep(0 if more else LOOK_SECONDS)
 
@@ -210,8 +211,6 @@ class RunScreen(SteeringScreen):
             self.known.trouble = f"Cannot read events.jsonl: {error.strerror}."
             new = more = False
         return new or self.known.trouble != before, more
-
-    panes = _PANES
 
     def show_pane(self, name: str) -> None:
         self.query_one(Tabs).active = name
@@ -249,10 +248,13 @@ class RunScreen(SteeringScreen):
         follower = Follower(folder)
         self.known.overlay_job = (await asyncio.to_thread(_look_at, folder)).job
         self._show()
+        new = False
         while True:
-            new, more = await self._read_other(follower)
+            told, more = await self._read_other(follower)
+            new |= told
             self.known.overlay = follower.history
             if new and not more:
+                new = False
                 self._show()
             await asyncio.sleep(0 if more else LOOK_SECONDS)
 
@@ -301,7 +303,8 @@ def _read(tail: Tail) -> tuple[Chunk, list[Event]]:
 
 def _look_at(folder: RunFolder) -> Seen:
     facts, job = run_facts(folder), _or_none(lambda: job_of(folder))
-    return Seen(facts, job, _or_none(folder.read_exit), references_of(job) if job else ())
+    references = _or_none(lambda: references_of(job)) if job else None
+    return Seen(facts, job, _or_none(folder.read_exit), references or ())
 
 
 def _or_none(read: Callable[[], T]) -> T | None:
