@@ -16,7 +16,7 @@ from pvtool.dashboard import keys
 from pvtool.dashboard.history import History
 from pvtool.dashboard.known import Known, Seen, references_of
 from pvtool.dashboard.steering import SteeringScreen
-from pvtool.dashboard.tail import Chunk, Tail
+from pvtool.dashboard.tail import Tail
 from pvtool.dashboard.widgets.curves import Curves, panels
 from pvtool.dashboard.widgets.headline import Headline
 from pvtool.dashboard.widgets.machine import Machine, Memory
@@ -25,7 +25,7 @@ from pvtool.dashboard.widgets.prompt_bank import CurrentPrompt, PromptBank
 from pvtool.dashboard.widgets.samples import Samples
 from pvtool.facts import RunFacts, job_of, run_facts
 from pvtool_core.errors import PvError
-from pvtool_core.runs import Event, RunFolder, State
+from pvtool_core.runs import RunFolder, State
 
 if TYPE_CHECKING:
     from pvtool.dashboard.app import Dashboard
@@ -281,7 +281,10 @@ class RunScreen(SteeringScreen):
 
 
 class Follower:
-    """Reads a run's events, piece by piece in a thread, into a history; a file that begins anew makes a new one."""
+    """Reads a run's events, piece by piece, into a history; a file that begins anew makes a new one.
+
+    Only the file is read in a thread: a piece is parsed in milliseconds, and two threads would hold each other up.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
         self.history = History()
@@ -289,16 +292,12 @@ class Follower:
 
     async def read(self) -> tuple[bool, bool]:
         """Take in the next piece; whether there was something new, and whether there is more. Raises OSError."""
-        chunk, events = await asyncio.to_thread(_read, self._tail)
+        chunk = await asyncio.to_thread(self._tail.read)
+        events = chunk.events()
         if chunk.anew:
             self.history = History()
         self.history.add(events)
         return bool(events) or chunk.anew, chunk.more
-
-
-def _read(tail: Tail) -> tuple[Chunk, list[Event]]:
-    chunk = tail.read()
-    return chunk, chunk.events()
 
 
 def _look_at(folder: RunFolder) -> Seen:
