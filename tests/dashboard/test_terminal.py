@@ -160,7 +160,8 @@ def test_tmux_is_asked_by_its_command_what_it_lets_through(tmp_path: Path) -> No
         (tmp_path / "tmux").write_text(f"#!/bin/sh\necho '{answer}'\n")
         (tmp_path / "tmux").chmod(0o755)
         path = f"{tmp_path}:{os.environ['PATH']}"
-        with PlayedTerminal(PROBE, environ={"TMUX": "/tmp/x,1,0", "TERM": "tmux-256color", "PATH": path}) as terminal:
+        environ = {"TMUX": f"{tmp_path}/socket,1,0", "TERM": "tmux-256color", "PATH": path}
+        with PlayedTerminal(PROBE, environ=environ) as terminal:
             said = json.loads(terminal.said())
             assert terminal.written == ""
             return said
