@@ -132,11 +132,11 @@ class Dashboard(App[None]):
         while len(self.screen_stack) > 1:
             self.pop_screen()
 
-    def action_train(self, identity: str | None = None) -> None:
+    def action_train(self) -> None:
         """Fill in the form of a new run, and watch it."""
         from pvtool.dashboard.screens.start import StartScreen
 
-        self.push_screen(StartScreen(identity), self._started)
+        self.push_screen(StartScreen(), self._started)
 
     def _started(self, folder: RunFolder | None) -> None:
         if folder:

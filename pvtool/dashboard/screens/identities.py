@@ -8,12 +8,12 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Button, Footer, Label, OptionList, Static
 from textual.widgets.option_list import Option
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.messages import OpenRun
+from pvtool.dashboard.screens.looking import LookingScreen
 from pvtool.dashboard.screens.person import AddPerson, RenamePerson, remove_person
 from pvtool.dashboard.screens.start import StartScreen
 from pvtool.dashboard.widgets.form import Note
@@ -26,8 +26,6 @@ from pvtool_core.errors import PvError, from_foreign
 from pvtool_core.library import IDENTITY_FILE, Identity, Library
 from pvtool_core.paths import identities_dir, runs_dir
 from pvtool_core.runs import RunFolder
-
-LOOK_SECONDS = 3.0
 
 
 class About(VerticalScroll, can_focus=True, inherit_bindings=False):
@@ -43,8 +41,10 @@ class About(VerticalScroll, can_focus=True, inherit_bindings=False):
     ]
 
 
-class IdentitiesScreen(Screen[None]):
+class IdentitiesScreen(LookingScreen):
     """Everybody in the library, and all about one of them."""
+
+    AUTO_FOCUS = "#people"
 
     DEFAULT_CSS = """
     IdentitiesScreen #people { width: 31; height: 100%; padding: 1 1 0 1; border-right: solid $panel; }
@@ -118,22 +118,8 @@ class IdentitiesScreen(Screen[None]):
             yield Note(id="no-runs")
             yield Choices(id="runs")
 
-    def on_mount(self) -> None:
-        """Look at the library, and go on doing so."""
-        self.query_one("#people").focus()
-        self.set_interval(LOOK_SECONDS, self.look)
-
-    def on_screen_resume(self) -> None:
-        """See what has changed meanwhile."""
-        self.look()
-
-    def look(self) -> None:
-        """Read the library again if it has changed; nothing is read for a screen that is hidden."""
-        if self.app.screen is self:
-            self._look()
-
     @work(exclusive=True, group="look", exit_on_error=False)
-    async def _look(self) -> None:
+    async def read_again(self) -> None:
         try:
             seen = await asyncio.to_thread(_traces)
             if seen == self._seen and not self._wanted:

@@ -6,11 +6,11 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Footer, Input, OptionList, Static
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.screens.bank import NewBank, WritePrompts, remove_bank, remove_prompt
+from pvtool.dashboard.screens.looking import LookingScreen
 from pvtool.dashboard.widgets.form import Note
 from pvtool.dashboard.widgets.lists import Choices
 from pvtool.dashboard.widgets.places import WIDTHS, Places
@@ -18,11 +18,11 @@ from pvtool.dashboard.widgets.prompts import BrokenBank, bank_option, having, pr
 from pvtool_core.errors import PvError, from_foreign
 from pvtool_core.prompts import Bank, Banks
 
-LOOK_SECONDS = 3.0
 
-
-class PromptsScreen(Screen[None]):
+class PromptsScreen(LookingScreen):
     """All banks, and the prompts of one of them."""
+
+    AUTO_FOCUS = "#banks"
 
     DEFAULT_CSS = """
     PromptsScreen #banks { width: 28; height: 100%; padding: 1 1 0 1; border-right: solid $panel; }
@@ -56,22 +56,8 @@ class PromptsScreen(Screen[None]):
                 yield Choices(id="prompts")
         yield Footer(show_command_palette=False, compact=True)
 
-    def on_mount(self) -> None:
-        """Look at the banks, and go on doing so."""
-        self.query_one("#banks").focus()
-        self.set_interval(LOOK_SECONDS, self.look)
-
-    def on_screen_resume(self) -> None:
-        """See what has changed meanwhile."""
-        self.look()
-
-    def look(self) -> None:
-        """Read the banks again; nothing is read for a screen that is hidden."""
-        if self.app.screen is self:
-            self._look()
-
     @work(exclusive=True, group="look", exit_on_error=False)
-    async def _look(self) -> None:
+    async def read_again(self) -> None:
         try:
             banks = await asyncio.to_thread(_read_banks)
         except Exception as error:
