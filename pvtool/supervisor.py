@@ -7,8 +7,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -68,17 +69,37 @@ def run_to_end(folder: RunFolder, on_event: OnEvent) -> None:
     SIGINT and SIGTERM are handed on once, and the engine saves its state and goes; a second one ends it at once. A
     hang-up ends only us.
     """
-    _, offset = read_events(folder.events)
-    engine = start(folder)
+    (error,) = run_together([folder], on_event)
+    _raise_with_log(folder, error)
+
+
+def run_together(folders: Sequence[RunFolder], on_event: OnEvent) -> list[PvError | None]:
+    """Start an engine in each folder and follow them all to their ends; give back what each reports.
+
+    Signals are handed on as `run_to_end` does.
+    """
+    begun = {folder.path: read_events(folder.events)[1] for folder in folders}
+    engines = [start(folder) for folder in folders]
     try:
-        with _signals_handed_to(engine) as received:
-            for event in _follow(folder, offset, lambda: engine.poll() is None):
+        with _signals_handed_to(engines) as received:
+            following = [
+                _follow(folder, begun[folder.path], partial(_is_running, engine))
+                for folder, engine in zip(folders, engines, strict=True)
+            ]
+            for event in _in_turn(following):
                 on_event(event)
     except BaseException:  # whoever follows broke it off: leave no engine behind that nobody knows of
-        engine.terminate()
-        engine.wait()
+        for engine in engines:
+            engine.terminate()
+        for engine in engines:
+            engine.wait()
         raise
-    raise_outcome(folder, received[0] if received else None, engine.returncode)
+    told = received[0] if received else None
+    return [_outcome(folder, told, engine.returncode) for folder, engine in zip(folders, engines, strict=True)]
+
+
+def _is_running(engine: subprocess.Popen[bytes]) -> bool:
+    return engine.poll() is None
 
 
 def start_detached(folder: RunFolder) -> None:
@@ -93,7 +114,7 @@ def start_detached(folder: RunFolder) -> None:
 
 def follow(folder: RunFolder, on_event: OnEvent, offset: int = 0) -> None:
     """Follow an engine started by anyone, until it ends."""
-    for event in _follow(folder, offset, lambda: folder.state() in LIVE):
+    for event in _in_turn([_follow(folder, offset, lambda: folder.state() in LIVE)]):
         on_event(event)
 
 
@@ -107,18 +128,31 @@ def ask(folder: RunFolder, request: Request) -> None:
     folder.request(request)
 
 
-def _follow(folder: RunFolder, offset: int, lives: Callable[[], bool]) -> Iterator[Event]:
+def _follow(folder: RunFolder, offset: int, lives: Callable[[], bool]) -> Iterator[list[Event]]:
+    """What is new each time one asks, until the engine is gone."""
     more = True
     while more:
         more = lives()  # asked before reading, so that what was written last is read once it is dead
         events, offset = read_events(folder.events, offset)
-        yield from events
-        if more:
+        yield events
+
+
+def _in_turn(following: Sequence[Iterator[list[Event]]]) -> Iterator[Event]:
+    """The events of several engines, until all are gone."""
+    left = list(following)
+    while left:
+        for one in list(left):
+            events = next(one, None)
+            if events is None:
+                left.remove(one)
+            else:
+                yield from events
+        if left:
             time.sleep(POLL_SECONDS)
 
 
 @contextmanager
-def _signals_handed_to(engine: subprocess.Popen[bytes]) -> Generator[list[signal.Signals]]:
+def _signals_handed_to(engines: Sequence[subprocess.Popen[bytes]]) -> Generator[list[signal.Signals]]:
     """Signals reach the main thread only: followed from another one, as the dashboard does, there are none to hand."""
     received: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
@@ -127,7 +161,8 @@ def _signals_handed_to(engine: subprocess.Popen[bytes]) -> Generator[list[signal
 
     def hand_on(number: int, _: FrameType | None) -> None:
         received.append(signal.Signals(number))
-        engine.send_signal(signal.SIGTERM if len(received) == 1 else signal.SIGKILL)
+        for engine in engines:
+            engine.send_signal(signal.SIGTERM if len(received) == 1 else signal.SIGKILL)
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -146,7 +181,10 @@ def raise_outcome(folder: RunFolder, received: signal.Signals | None = None, ret
 
     `returncode` is known only of an engine that is a child of ours.
     """
-    error = _outcome(folder, received, returncode)
+    _raise_with_log(folder, _outcome(folder, received, returncode))
+
+
+def _raise_with_log(folder: RunFolder, error: PvError | None) -> None:
     if error:
         said = folder.log.read_text(encoding="utf-8", errors="replace") if folder.log.exists() else ""
         raise error from EngineLog(f"the engine's log:\n{said}")

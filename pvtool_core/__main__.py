@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pvtool_core.config import IdentifyJob, Job, PlanJob, RenderJob, Settings, TrainJob, read_job
+from pvtool_core.config import IdentifyJob, Job, PlanJob, RenderJob, Settings, Setup, TrainJob, read_job
 from pvtool_core.errors import Busy, ExitStatus, Interrupted, from_foreign
 from pvtool_core.gauges import Gauges
 from pvtool_core.runs import (
@@ -114,13 +114,13 @@ def check_weights(job: Job) -> None:
     """See that what the job needs is still there. Raises WeightsMissing, InputRefused."""
     if isinstance(job, IdentifyJob):
         locate_faces(job)
-    elif not isinstance(job, PlanJob):  # which is about weights that may not be here yet
+    elif not isinstance(job, PlanJob | RenderJob):  # not yet needed, or by some of the clips only
         locate_weights(job)
 
 
 def dispatch(job: Job, folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> State:
     """Hand the job to whoever does it; their modules, and torch, are imported only now."""
-    use_threads(job)
+    use_threads(job.setups[0] if isinstance(job, RenderJob) else job)
     report = reporter(folder, events)
     if isinstance(job, TrainJob):
         from pvtool_core.trainer import train
@@ -146,7 +146,7 @@ def dispatch(job: Job, folder: RunFolder, events: EventWriter, heartbeat: Heartb
     return State.FINISHED
 
 
-def use_threads(settings: Settings) -> None:
+def use_threads(settings: Settings | Setup) -> None:
     if settings.model.threads:
         import torch
 
@@ -154,11 +154,14 @@ def use_threads(settings: Settings) -> None:
 
 
 def reporter(folder: RunFolder, events: EventWriter) -> Callable[..., None]:
-    """What short jobs tell their events to. They hear there that they should stop: it raises Interrupted then."""
+    """What short jobs tell their events to. They hear there that they should stop: it raises Interrupted then.
+
+    Only in the main thread: what another one has begun, it ends.
+    """
 
     def report(type: str, **values: Any) -> None:
         events.write(type, **values)
-        if Request.STOP in folder.take_requests():
+        if threading.current_thread() is threading.main_thread() and Request.STOP in folder.take_requests():
             raise Interrupted("asked to stop")
 
     return report

@@ -2,9 +2,9 @@
 
     OUT/IDENTITY/PROMPT-SLUG-HASH/seed-000003.mp4  seed-000003.gif  seed-000003.json
 
-The hash covers everything that changes the file, so that a changed setting never meets an old clip, and the same
-command twice renders nothing. The sidecar is written last: a clip without one, or with files other than it says, is
-made again.
+The hash covers everything that changes pixels, so that a changed setting never meets an old clip, and the same command
+twice renders nothing. The sidecar is written last, with a fingerprint of all that the clip was made from: a clip
+without one, of another fingerprint, or with files other than it says, is made again.
 """
 
 import hashlib
@@ -13,32 +13,59 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from pvtool_core.config import ModelConfig, Settings
+import orjson
+
+from pvtool_core.config import EncodingConfig, ModelConfig, RenderItem, Setup
 from pvtool_core.paths import replace_file
 from pvtool_core.prompts import without_keyword
-from pvtool_core.runs import sha256_of
 
 BASE = "base"
 
 
-def clip_path(out: Path, identity: str, prompt: str, seed: int, settings: Settings, adapter_sha256: str = "") -> Path:
-    """The clip's path without its suffix. For the model without an adapter, `identity` is BASE and the digest empty."""
-    digest = hashlib.sha256(json.dumps(_facts(prompt, settings, adapter_sha256), sort_keys=True).encode()).hexdigest()
-    return out / identity / f"{slug(prompt)}-{digest[:8]}" / f"seed-{seed:06d}"
+class Names:
+    """What the clips of one setup are called; whatever is the same for all of them is put together once."""
 
+    def __init__(self, setup: Setup, upscale: int = 1) -> None:
+        self._setup, self._upscale = setup, upscale
 
-def _facts(prompt: str, settings: Settings, adapter_sha256: str) -> dict[str, Any]:
-    start = settings.adapter.start if adapter_sha256 else None
-    return {
-        "prompt": prompt,
-        "model": model_facts(settings.model),
-        "sampler": asdict(settings.sampler),
-        "adapter": adapter_sha256,
-        "start": start,
-    }
+    @cached_property
+    def _model(self) -> str:
+        return json.dumps(model_facts(self._setup.model), sort_keys=True)
+
+    @cached_property
+    def _sampler(self) -> str:
+        return json.dumps(asdict(self._setup.sampler), sort_keys=True)
+
+    def path(self, out: Path, identity: str, prompt: str, seed: int, adapter_sha256: str = "") -> str:
+        """The clip's path without its suffix. Without an adapter `identity` is BASE and the digest empty."""
+        return f"{out}/{identity}/{self._folder(prompt, adapter_sha256)}/seed-{seed:06d}"
+
+    @lru_cache(maxsize=1024)  # noqa: B019 - as many as are asked for in a row, with other seeds
+    def _folder(self, prompt: str, adapter_sha256: str) -> str:
+        return f"{slug(prompt)}-{self._digest(prompt, adapter_sha256)[:8]}"
+
+    def _digest(self, prompt: str, adapter_sha256: str) -> str:
+        start = json.dumps(self._setup.adapter.start if adapter_sha256 else None)
+        upscale = f', "upscale": {self._upscale}' if self._upscale > 1 else ""
+        facts = (
+            f'{{"adapter": "{adapter_sha256}", "model": {self._model}, "prompt": {json.dumps(prompt)}, '
+            f'"sampler": {self._sampler}, "start": {start}{upscale}}}'
+        )
+        return hashlib.sha256(facts.encode()).hexdigest()
+
+    def fingerprint(self, item: RenderItem) -> str:
+        """Of everything that changes pixels."""
+        digest = self._digest(item.prompt, item.adapter_sha256)
+        return hashlib.sha256(f"{digest} {item.seed}".encode()).hexdigest()[:32]
+
+    def trajectory(self, prompt: str, seed: int) -> str:
+        """The same for all clips that share their adapter-free steps: those of one prompt and seed."""
+        facts = f"{self._model} {self._sampler} {self._setup.adapter.start} {seed} {prompt}"
+        return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 
 _PLACES = {"base_model", "motion_adapter", "config", "device", "threads", "offload", "loras", "control"}
@@ -58,31 +85,93 @@ def slug(prompt: str, length: int = 40) -> str:
     return words if len(words) <= length else words[: length + 1].rpartition("-")[0] or words[:length]
 
 
-def sidecar_path(clip: Path) -> Path:
+def sidecar_path(clip: str | Path) -> Path:
     """The JSON file beside a clip."""
-    return clip.with_name(clip.name + ".json")
+    return Path(f"{clip}.json")
 
 
-def write_sidecar(clip: Path, formats: Iterable[str], facts: Mapping[str, Any]) -> None:
-    """Call the clip's files, which must be there, whole; `facts` is all that is needed to make it again."""
-    files = {file.name: sha256_of(file) for file in (clip.with_name(f"{clip.name}.{suffix}") for suffix in formats)}
-    record = {**facts, "files": {**_recorded_files(clip), **files}}
+def file_names(clip: str | Path, encoding: EncodingConfig) -> dict[str, str]:
+    """The clip's files, or folders of frames, each with all that decides how it was encoded."""
+    name = Path(clip).name
+    return {f"{name}{_ENDS[kind]}": _how(kind, encoding) for kind in encoding.formats}
+
+
+_ENDS = {"mp4": ".mp4", "gif": ".gif", "webp": ".webp", "png": "-frames"}
+
+
+@cache
+def _how(kind: str, encoding: EncodingConfig) -> str:
+    own = {"mp4": f" {encoding.codec}", "png": ""}.get(kind, f" loop {encoding.loop}")
+    return kind + own + (" signed" if encoding.certificate else "")
+
+
+def write_sidecar(clip: Path, fingerprint: str, encoding: EncodingConfig, facts: Mapping[str, Any]) -> None:
+    """Call the clip's files, which must be there, whole; `facts` is all that is needed to make it again.
+
+    Files of other formats that are whole and of the same fingerprint stay part of the clip.
+    """
+    names = file_names(clip, encoding)
+    files = {name: {"how": how, **_state(clip.with_name(name))} for name, how in names.items()}
+    before = read_sidecar(clip)
+    kept = before["files"] if before and before.get("fingerprint") == fingerprint else {}
+    record = {**facts, "fingerprint": fingerprint, "files": {**kept, **files}}
     replace_file(sidecar_path(clip), json.dumps(record, indent=1, ensure_ascii=False).encode())
 
 
-def is_whole(clip: Path, formats: Iterable[str]) -> bool:
-    """Whether the clip is there in each of `formats`, as it was written."""
-    recorded = _recorded_files(clip)
+def is_whole(clip: str | Path, fingerprint: str, encoding: EncodingConfig) -> bool:
+    """Whether the clip is there in each of its formats as it was written, and was made from what is asked for."""
+    record = read_sidecar(clip)
+    return record is not None and record.get("fingerprint") == fingerprint and _files_are_whole(clip, encoding, record)
+
+
+def _files_are_whole(clip: str | Path, encoding: EncodingConfig, record: Mapping[str, Any]) -> bool:
+    files: Mapping[str, Any] = record["files"]
+    folder = Path(clip).parent
     return all(
-        (name := f"{clip.name}.{suffix}") in recorded
-        and (file := clip.with_name(name)).is_file()
-        and sha256_of(file) == recorded[name]
-        for suffix in formats
+        name in files and files[name].get("how") == how and _as_recorded(folder / name, files[name])
+        for name, how in file_names(clip, encoding).items()
     )
 
 
-def _recorded_files(clip: Path) -> dict[str, str]:
+def read_sidecar(clip: str | Path) -> dict[str, Any] | None:
+    """What lies beside a clip, or None if there is nothing, or nothing that pv wrote."""
     try:
-        return json.loads(sidecar_path(clip).read_bytes())["files"]
-    except FileNotFoundError:
-        return {}
+        record: Any = orjson.loads(sidecar_path(clip).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, orjson.JSONDecodeError):
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("files"), dict) else None
+
+
+def _state(path: Path) -> dict[str, Any]:
+    found = path.stat()
+    size = sum(file.stat().st_size for file in _contents(path))
+    return {"sha256": digest_of(path), "size": size, "mtime_ns": found.st_mtime_ns}
+
+
+def _as_recorded(path: Path, recorded: Mapping[str, Any]) -> bool:
+    """By size and time where they are as they were; else, as in a copy, by contents."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    if path.is_file() and found.st_size != recorded["size"]:
+        return False
+    same_time = found.st_mtime_ns == recorded["mtime_ns"]
+    return (same_time and path.is_file()) or digest_of(path) == recorded["sha256"]
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of a file, or of all files of a folder by name."""
+    if path.is_file():
+        return _sha256(path)
+    listed = "".join(f"{file.name} {_sha256(file)}\n" for file in _contents(path))
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _contents(path: Path) -> Iterable[Path]:
+    return [path] if path.is_file() else sorted(path.iterdir())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

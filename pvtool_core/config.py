@@ -237,31 +237,68 @@ class PlanJob(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Setup:
+    """One base model with its sampler, as clips are made by it; of the adapter only `start` matters."""
+
+    model: ModelConfig
+    sampler: SamplerConfig = SamplerConfig()
+    adapter: AdapterConfig = AdapterConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingConfig:
+    """How frames become files. `formats` are file suffixes without the dot; png is a folder of frames."""
+
+    formats: tuple[str, ...] = setting("kinds of files", ("mp4",), choices=("mp4", "gif", "webp", "png"))
+    codec: str = setting("of mp4", "h264", choices=("h264", "h265", "av1"))
+    loop: int = setting("how many times a gif or webp plays; 0 is for ever", 0, low=0, high=65535)
+    upscale: int = setting("whole times that each pixel is repeated", 1, low=1, high=16)
+    certificate: str = setting("PEM file with the chain that signs content credentials (C2PA); none if empty", "")
+    key: str = setting("PEM file with the private key of that certificate", "")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RenderItem:
     """One clip to make.
 
     `adapter` is a safetensors file, or empty for the base model; `clip` is the path of the clip without its suffix
-    (see clips.py), so that the face can tell what exists without starting an engine.
+    (see clips.py), so that the face can tell what exists without starting an engine. `setup` counts the job's setups.
+    The widths are how many clips must go through the model together, before and after the switch, for the last bits to
+    be those of an earlier clip; 0 is any number.
     """
 
     identity: str
     prompt: str
     seed: int
     adapter: str = ""
+    adapter_sha256: str = ""
     run: str = ""
     step: int = 0
+    setup: int = 0
+    switch_width: int = 0
+    tail_width: int = 0
     clip: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenderJob(Settings):
-    """Clips that share one base model. `formats` are file suffixes without the dot."""
+class RenderJob:
+    """Clips to make. Several engines, here and on other machines, may work at the same ones: see claims.py.
+
+    `items` is a file with a RenderItem a line (see batches.py), `out` the folder that all clips lie in. `width` is how
+    many clips go through the model at once: a number, or auto for as many as the memory holds.
+    """
 
     kind: str = setting("of job", "render", choices=("render",))
-    items: tuple[RenderItem, ...]
-    formats: tuple[str, ...] = ("mp4",)
+    items: str
+    setups: tuple[Setup, ...]
+    out: str
+    encoding: EncodingConfig = EncodingConfig()
     overwrite: bool = False
-    upscale: int = setting("whole times that each pixel is repeated in the files", 1, low=1, high=16)
+    retries: int = setting("how often a clip that failed is tried again", 0, low=0, high=100)
+    width: str = "auto"
+    on: str = setting("where groups of clips are made: here, or by ray", "", choices=("", "ray"))
+    address: str = setting("of the Ray cluster; empty starts one here", "")
+    cache_gigabytes: float = setting("of trajectories kept; the least recently used go first", 20.0, low=0.0, high=1e6)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
 

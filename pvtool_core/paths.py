@@ -41,6 +41,10 @@ def runs_dir() -> Path:
     return data_dir() / "runs"
 
 
+def batches_dir() -> Path:
+    return data_dir() / "batches"
+
+
 def models_dir() -> Path:
     """Fetched weights, one folder a model."""
     return cache_dir() / "models"

@@ -1,6 +1,7 @@
 """The trajectory cache: what does not depend on the adapter is computed once and shared by all that can use it.
 
     <root>/KEY/switch.safetensors      the latents that enter the adapter's first step
+               switch-4.safetensors    the same, where four clips went through the model at once
                final.safetensors       the original model's final latents
                scores-ID.safetensors   semantic scores of the original's frames, by one model
                faces-ID.safetensors    landmarks of the original's faces, by one detector
@@ -8,12 +9,16 @@
 KEY is a hash of everything that the trajectory depends on: base model and style LoRAs, sampler and its settings,
 prompt, negative prompt, seed, size, number format, the step of the switch, libraries and kind of device. What is read
 from the cache is equal to the bit to what would be computed, so a run with it takes the same steps as one without, and
-identities, runs and renders share it. It may be deleted at any time.
+identities, runs and renders share it. Clips that go through a model together differ in the last bits from those that
+go alone, and depend on how many there are, not on which: that number is kept with them. Everything may be deleted at
+any time, and is, the least recently used first, when the cache outgrows its limit.
 """
 
 import hashlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -24,7 +29,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from pvtool_core.backbones import Backbone, Latents
+from pvtool_core.backbones import Backbone, Latents, joined
+from pvtool_core.cache import Limit
+from pvtool_core.errors import NO_ROOM
 from pvtool_core.paths import replace_file
 from pvtool_core.sampling import denoise
 
@@ -51,11 +58,25 @@ class FaceTrack:
         return self.found.nonzero()[:, 0].tolist()
 
 
-class TrajectoryCache:
-    """`first_step` is the adapter's first. Without a `root` nothing is kept and everything is computed each time."""
+@dataclass(frozen=True)
+class Switch:
+    """The latents that enter the adapter's first step, and how many clips went through the model together."""
 
-    def __init__(self, root: Path | None, backbone: Backbone, first_step: int, report: Report) -> None:
+    latents: Latents
+    width: int
+
+
+class TrajectoryCache:
+    """`first_step` is the adapter's first. Without a `root` nothing is kept and everything is computed each time.
+
+    A `root` that cannot be written to is a warning, once: nothing is lost but time.
+    """
+
+    def __init__(
+        self, root: Path | None, backbone: Backbone, first_step: int, report: Report, gigabytes: float = 20.0
+    ) -> None:
         self._root, self._backbone, self._first_step, self._report = root, backbone, first_step, report
+        self._limit = Limit(root, round(gigabytes * 1e9)) if root else None
         self._facts = {**backbone.facts(), "first_step": first_step}
 
     def key(self, prompt: str, seed: int) -> str:
@@ -71,6 +92,38 @@ class TrajectoryCache:
             return {"latents": denoise(backbone, backbone.initial_latents(seed), embeds, range(self._first_step))}
 
         return self._remember(prompt, seed, "switch", compute)["latents"].to(self._backbone.device)
+
+    def switches(self, pairs: Sequence[tuple[str, int]], width: int = 0) -> list[Switch]:
+        """The same of several clips: what is not kept is computed together.
+
+        With a `width`, only what was computed so many at a time will do, and rows are repeated to come to it.
+        """
+        found = {pair: self._kept_switch(*pair, width) for pair in pairs}
+        missing = [pair for pair, switch in found.items() if switch is None]
+        together = width or max(1, len(missing))
+        for start in range(0, len(missing), together):
+            found |= self._compute_switches(missing[start : start + together], width)
+        return [switch for pair in pairs if (switch := found[pair])]
+
+    def _compute_switches(self, pairs: Sequence[tuple[str, int]], width: int) -> dict[tuple[str, int], Switch]:
+        backbone, rows = self._backbone, [*pairs, *[pairs[-1]] * (width - len(pairs))]
+        noise = torch.cat([backbone.initial_latents(seed) for _, seed in rows])
+        embeds = joined([backbone.prompt_embeds(prompt) for prompt, _ in rows])
+        latents = denoise(backbone, noise, embeds, range(self._first_step))
+        for pair, row in zip(pairs, latents.split(1), strict=False):
+            self._keep(*pair, _switch_name(len(rows)), _on_disk({"latents": row}))
+        return {pair: Switch(row, len(rows)) for pair, row in zip(pairs, latents.split(1), strict=False)}
+
+    def _kept_switch(self, prompt: str, seed: int, width: int) -> Switch | None:
+        if self._root is None:
+            return None
+        folder = self._root / self.key(prompt, seed)
+        names = [_switch_name(width)] if width else sorted(path.stem for path in folder.glob("switch*.safetensors"))
+        for name in names:
+            if kept := self._read_kept(prompt, seed, name):
+                number = int(name.partition("-")[2] or 1)
+                return Switch(kept["latents"].to(self._backbone.device), number)
+        return None
 
     def final(self, prompt: str, seed: int) -> Latents:
         """The original model's final latents."""
@@ -88,18 +141,48 @@ class TrajectoryCache:
         return self._remember(prompt, seed, name, lambda: measure(self.final(prompt, seed)))
 
     def _remember(self, prompt: str, seed: int, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        if self._root is None:
-            return compute()
-        path = self._root / self.key(prompt, seed) / f"{name}.safetensors"
-        if path.exists():
-            kept = _read(path)
-            if kept is not None:
-                return kept
-            self._report("warning", message=f"A cached trajectory was damaged and is computed again: {path.name}.")
-        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in compute().items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, save({**tensors, "sha256": _digest(tensors)}))
+        kept = self._read_kept(prompt, seed, name)
+        if kept is not None:
+            return kept
+        tensors = _on_disk(compute())
+        self._keep(prompt, seed, name, tensors)
         return tensors
+
+    def _read_kept(self, prompt: str, seed: int, name: str) -> Tensors | None:
+        if self._root is None:
+            return None
+        path = self._root / self.key(prompt, seed) / f"{name}.safetensors"
+        try:
+            kept = _read(path)
+        except FileNotFoundError:
+            return None
+        if kept is None:
+            self._report("warning", message=f"A cached trajectory was damaged and is computed again: {path.name}.")
+        with suppress(OSError):  # removed meanwhile, or somebody else's
+            os.utime(path.parent)
+        return kept
+
+    def _keep(self, prompt: str, seed: int, name: str, tensors: Tensors) -> None:
+        if self._root is None or self._limit is None:
+            return
+        path = self._root / self.key(prompt, seed) / f"{name}.safetensors"
+        content = save({**tensors, "sha256": _digest(tensors)})
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, content)
+            self._limit.added(len(content))
+        except OSError as error:
+            self._limit = None
+            why = "there is no room" if error.errno in NO_ROOM else error.strerror
+            self._report("warning", message=f"Trajectories are not kept in {self._root}: {why}.")
+
+
+def _switch_name(width: int) -> str:
+    return "switch" if width == 1 else f"switch-{width}"
+
+
+def _on_disk(tensors: Tensors) -> Tensors:
+    return {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
 
 
 def _read(path: Path) -> Tensors | None:

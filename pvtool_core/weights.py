@@ -118,7 +118,7 @@ def locate_weights(settings: Settings) -> Settings:
 
     Raises WeightsMissing for the first that is not on this machine, InputRefused if the base model is something else.
     """
-    model_files, semantic = _locate_model(settings.model), settings.semantic_reward
+    model_files, semantic = locate_model(settings.model), settings.semantic_reward
     model = _resolve_if_path(semantic.model)
     checkpoint = "" if Path(model).is_dir() else _resolve_if_path(semantic.checkpoint)  # a folder has its own weights
     return dataclasses.replace(
@@ -138,7 +138,7 @@ def locate_faces(settings: Settings) -> Settings:
     return dataclasses.replace(settings, identity_reward=dataclasses.replace(rewards, package=str(package)))
 
 
-def _locate_model(model: ModelConfig) -> ModelConfig:
+def locate_model(model: ModelConfig) -> ModelConfig:
     """Every part of the base model with its absolute path. Raises WeightsMissing, or InputRefused for another thing."""
     base = resolve(model.base_model)
     if (family := family_of(base)) != model.family:

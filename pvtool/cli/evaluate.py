@@ -16,7 +16,7 @@ from pvtool.output import Output, table
 from pvtool.supervisor import run_short_job
 from pvtool.words import shown
 from pvtool_core.clips import sidecar_path
-from pvtool_core.config import EvaluateJob, IdentityRef, Settings
+from pvtool_core.config import EncodingConfig, EvaluateJob, IdentityRef, Settings
 from pvtool_core.errors import Missing
 from pvtool_core.library import Library
 from pvtool_core.paths import runs_dir
@@ -60,7 +60,7 @@ def evaluate_run(folder: RunFolder, out: Path, prompts: int = 0, seeds: int = 0)
     job = job_of(folder)
     texts = Banks().get(job.evaluation.prompts).fill(job.identity.noun)[: prompts or None]
     items = plan(folder, job, texts, job.evaluation.seeds[: seeds or None], out, base=True)
-    render_clips(job, items, ("mp4",), False, None)
+    render_clips(job, items, out, EncodingConfig(), False, None)
     return score(job, [job.identity], [sidecar_path(Path(item.clip)) for item in items], out)
 
 

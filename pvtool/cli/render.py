@@ -22,15 +22,26 @@ from pvtool.cli.options import (
 )
 from pvtool.facts import adapter_of, job_of, runs_of
 from pvtool.output import Output
-from pvtool.supervisor import run_short_job
+from pvtool.rendering import clip_facts, files_of, make_batch, missing_clips, run_batch
 from pvtool.words import shown
-from pvtool_core.clips import BASE, clip_path, is_whole
-from pvtool_core.config import RenderItem, RenderJob, Settings, Table, TrainJob, from_table, merge, to_table
+from pvtool_core.clips import BASE, Names
+from pvtool_core.config import (
+    EncodingConfig,
+    RenderItem,
+    RenderJob,
+    Settings,
+    Setup,
+    Table,
+    TrainJob,
+    from_table,
+    merge,
+    to_table,
+)
 from pvtool_core.errors import Missing, UsageError
 from pvtool_core.library import Identity, Library
 from pvtool_core.paths import runs_dir
 from pvtool_core.prompts import Banks, check_prompts, fill, read_prompt_file
-from pvtool_core.runs import Event, RunFolder, checkpoint_step, find_run, sha256_of
+from pvtool_core.runs import RunFolder, checkpoint_step, find_run, sha256_of
 from pvtool_core.weights import resolve_settings
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -78,14 +89,15 @@ def render(
     given = [*(prompts or []), *(prompts_in(source) if source else ())]
     texts = [fill(prompt, job.identity.noun) for prompt in check_prompts(given, "the command")]
     items = plan(folder, job, texts, parse_seeds(seeds), out, base)
-    formats = parse_formats(format)
+    encoding = EncodingConfig(formats=parse_formats(format))
     if dry_run:
+        missing = set(items) if overwrite else set(missing_clips(items, (setup_of(job),), encoding))
         for item in items:
-            state = "there" if is_whole(Path(item.clip), formats) and not overwrite else "missing"
-            output.stream(clip_facts(item, state), f"{state:8} {shown(Path(item.clip))}")
+            state = "missing" if item in missing else "there"
+            output.stream(clip_facts(item, state, encoding), f"{state:8} {shown(Path(item.clip))}")
         return
     make_folder(out)
-    render_clips(job, items, formats, overwrite, output)
+    render_clips(job, items, out.absolute(), encoding, overwrite, output)
 
 
 def styled(job: TrainJob, style: Table) -> TrainJob:
@@ -132,29 +144,29 @@ def plan(
     """The clips of prompts × seeds by the run's newest checkpoint; with `base`, each after the same one without it."""
     adapter = adapter_of(folder)
     digest = sha256_of(adapter)
-    person, out = job.identity.name, out.absolute()
-    trained: dict[str, Any] = {"adapter": str(adapter), "run": folder.name, "step": checkpoint_step(adapter.parent)}
+    person, out, names = job.identity.name, out.absolute(), Names(setup_of(job))
+    trained: dict[str, Any] = {"adapter": str(adapter), "adapter_sha256": digest}
+    trained |= {"run": folder.name, "step": checkpoint_step(adapter.parent)}
     items: list[RenderItem] = []
     for prompt in prompts:
         for seed in seeds:
             if base:
-                clip = clip_path(out, BASE, prompt, seed, job)
-                items.append(RenderItem(identity=person, prompt=prompt, seed=seed, clip=str(clip)))
-            clip = clip_path(out, person, prompt, seed, job, digest)
-            items.append(RenderItem(identity=person, prompt=prompt, seed=seed, clip=str(clip), **trained))
+                clip = names.path(out, BASE, prompt, seed)
+                items.append(RenderItem(identity=person, prompt=prompt, seed=seed, clip=clip))
+            clip = names.path(out, person, prompt, seed, digest)
+            items.append(RenderItem(identity=person, prompt=prompt, seed=seed, clip=clip, **trained))
     return items
 
 
-def clip_facts(item: RenderItem, status: str, seconds: float = 0.0) -> dict[str, Any]:
-    """What programs are told about a clip."""
-    about = {"path": item.clip, "identity": item.identity if item.adapter else BASE, "prompt": item.prompt}
-    return {**about, "seed": item.seed, "seconds": seconds, "status": status}
+def setup_of(settings: Settings) -> Setup:
+    return Setup(model=settings.model, sampler=settings.sampler, adapter=settings.adapter)
 
 
 def render_clips(
     settings: Settings,
     items: Sequence[RenderItem],
-    formats: tuple[str, ...],
+    out: Path,
+    encoding: EncodingConfig,
     overwrite: bool,
     output: Output | None,
 ) -> None:
@@ -162,28 +174,25 @@ def render_clips(
 
     Raises what the engine reports, SomeFailed when only some could be made.
     """
-    missing = [item for item in items if overwrite or not is_whole(Path(item.clip), formats)]
+    setups = (setup_of(settings),)
+    missing = list(items) if overwrite else missing_clips(items, setups, encoding)
     for item in items:
         if output and item not in missing:
-            tell_clip(output, clip_facts(item, "skipped"), formats)
-    if missing:
-        job = RenderJob(
-            **settings.sections(), items=tuple(missing), formats=formats, overwrite=overwrite, versions=versions()
-        )
-        with JobProgress(on_clip=lambda event: output and tell_clip(output, _clip_of(event), formats)) as progress:
-            run_short_job("render", job, progress.on_event)
-
-
-def _clip_of(event: Event) -> dict[str, Any]:
-    return {key: value for key, value in event.items() if key not in {"time", "type"}}
-
-
-def tell_clip(output: Output, facts: dict[str, Any], formats: Sequence[str]) -> None:
-    """One line for a clip: its files for people, all that is known of it for programs."""
-    clip = Path(facts["path"])
-    if facts["status"] == "failed":
-        output.stream(facts, f"failed   {shown(clip)}: {facts.get('reason', '')}")
+            tell_clip(output, clip_facts(item, "skipped", encoding))
+    if not missing:
         return
-    for suffix in formats:
-        file = clip.with_name(f"{clip.name}.{suffix}")
+    job = RenderJob(items="", setups=setups, out=str(out), encoding=encoding, overwrite=overwrite, versions=versions())
+    batch = make_batch(missing, job)
+    with JobProgress() as progress:
+        ended = run_batch(batch, missing, progress.on_event, lambda facts: output and tell_clip(output, facts))
+    if ended.error:
+        raise ended.error
+
+
+def tell_clip(output: Output, facts: dict[str, Any]) -> None:
+    """One line for a clip: its files for people, all that is known of it for programs."""
+    if facts["status"] == "failed":
+        output.stream(facts, f"failed   {shown(Path(facts['path']))}: {facts.get('reason', '')}")
+        return
+    for file in files_of(facts):
         output.stream({**facts, "path": str(file)}, f"{facts['status']:8} {shown(file)}")

@@ -8,12 +8,12 @@ from typing import Any
 import diffusers
 import transformers
 
-from pvtool_core.backbones.interface import Backbone, Embeds, Frames, Latents, resolve_device
+from pvtool_core.backbones.interface import Backbone, Embeds, Frames, Latents, joined, resolve_device
 from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused, RunFailed, from_foreign
 from pvtool_core.weights import with_fingerprints
 
-__all__ = ["Backbone", "Embeds", "Frames", "Latents", "backbone_class", "load_backbone", "resolve_device"]
+__all__ = ["Backbone", "Embeds", "Frames", "Latents", "backbone_class", "joined", "load_backbone", "resolve_device"]
 
 _FAMILIES = {
     "animatediff": ("animatediff", "AnimateDiff"),

@@ -133,10 +133,11 @@ class HunyuanVideo:
 
     def predict(self, latents: Latents, step: int, embeds: Embeds) -> Latents:
         text = embeds["prompt_embeds"]
-        guidance = torch.tensor([self.sampler.guidance_scale], dtype=text.dtype, device=text.device) * 1000.0
+        scale = [self.sampler.guidance_scale] * len(latents)
+        guidance = torch.tensor(scale, dtype=text.dtype, device=text.device) * 1000.0
         return self.denoiser(
             hidden_states=latents.to(text.dtype),
-            timestep=self.scheduler.timesteps[step].expand(1).to(latents.dtype),
+            timestep=self.scheduler.timesteps[step].expand(len(latents)).to(latents.dtype),
             encoder_hidden_states=text,
             encoder_attention_mask=embeds["prompt_attention_mask"],
             pooled_projections=embeds["pooled_prompt_embeds"],

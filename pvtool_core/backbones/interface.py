@@ -2,9 +2,10 @@
 
 N               num_steps, the denoising steps of one clip
 step            0 … N − 1, from pure noise to the clean clip
-latents         the clip inside the model, as it enters or leaves a step; one clip at a time
+latents         the clip inside the model, as it enters or leaves a step; or several clips, a row for each
 embeds          the prompt inside the model: tensors by diffusers' names, each with a row for each branch (with
-                classifier-free guidance two, the negative first; else one)
+                classifier-free guidance two, the negative first; else one); of several clips, all rows of the first
+                branch before those of the second (see `joined`)
 output          what the model predicts at a step, after guidance
 """
 
@@ -22,7 +23,7 @@ from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused
 from pvtool_core.weights import fingerprint_of
 
-Latents = Float[Tensor, "1 channels frames latent_height latent_width"]
+Latents = Float[Tensor, "clips channels frames latent_height latent_width"]
 Embeds = Mapping[str, Tensor]
 Frames = Float[Tensor, "chosen 3 height width"]
 
@@ -66,7 +67,7 @@ class Backbone(Protocol):
         ...
 
     def decode(self, latents: Latents, frames: Sequence[int]) -> Frames:
-        """The chosen frames in [0, 1], float32; gradients reach the latents."""
+        """The chosen frames of one clip in [0, 1], float32; gradients reach the latents."""
         ...
 
     def decoded_with(self, frame: int) -> Sequence[int]:
@@ -76,6 +77,11 @@ class Backbone(Protocol):
     def facts(self) -> Mapping[str, Any]:
         """All that a trajectory depends on besides prompt and seed, as plain values."""
         ...
+
+
+def joined(embeds: Sequence[Embeds]) -> Embeds:
+    """The prompts of several clips, to go through the model at once. They must be of one length."""
+    return {name: torch.stack([each[name] for each in embeds], dim=1).flatten(0, 1) for name in embeds[0]}
 
 
 def resolve_device(name: str) -> torch.device:

@@ -111,13 +111,13 @@ class Wan:
 
     def predict(self, latents: Latents, step: int, embeds: Embeds) -> Latents:
         text = embeds["prompt_embeds"]
-        given, timestep = latents.to(text.dtype), self.scheduler.timesteps[step].expand(1)
+        given, timestep = latents.to(text.dtype), self.scheduler.timesteps[step].expand(len(latents))
         if self.pipeline.config.expand_timesteps:  # Wan 2.2's dense model is told the time of each patch
-            timestep = timestep[:, None].expand(1, given[0, 0, :, ::2, ::2].numel())
-        positive = self.denoiser(given, timestep, text[-1:], return_dict=False)[0]
+            timestep = timestep[:, None].expand(-1, given[0, 0, :, ::2, ::2].numel())
+        positive = self.denoiser(given, timestep, text[-len(latents) :], return_dict=False)[0]
         if not self.guided:
             return positive
-        negative = self.denoiser(given, timestep, text[:1], return_dict=False)[0]
+        negative = self.denoiser(given, timestep, text[: len(latents)], return_dict=False)[0]
         return negative + self.sampler.guidance_scale * (positive - negative)
 
     def advance(self, latents: Latents, step: int, output: Latents) -> Latents:

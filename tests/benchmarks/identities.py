@@ -34,8 +34,8 @@ from pvtool.cli.render import newest_run
 from pvtool.facts import job_of
 from pvtool.output import table
 from pvtool.supervisor import LIVE, follow
-from pvtool_core.clips import clip_path, write_sidecar
-from pvtool_core.config import EvaluateJob, Settings, TrainJob, to_table
+from pvtool_core.clips import Names, write_sidecar
+from pvtool_core.config import EncodingConfig, EvaluateJob, Settings, Setup, TrainJob, to_table
 from pvtool_core.errors import PvError
 from pvtool_core.evaluation import Clip, Judge, gap_alarm, mean, mean_numbers, read_clip, read_picture
 from pvtool_core.library import Library
@@ -273,13 +273,14 @@ def completed(person: Person, run: RunFolder, out: Path, report: Mapping[str, Nu
 def draw(person: Person, job: TrainJob, folder: Path) -> None:
     """The person as the renderer draws them for every prompt and seed; in files, as generated clips are."""
     texts = Banks().get(job.evaluation.prompts).fill(job.identity.noun)
+    names = Names(Setup(model=job.model, sampler=job.sampler, adapter=job.adapter))
     for prompt, seed in [(text, seed) for text in texts for seed in job.evaluation.seeds]:
         frames, _ = world.clip(person.looks, scene_of(prompt, seed), job.model.num_frames, job.model.width)
-        clip = clip_path(folder, person.name, prompt, seed, job)
+        clip = Path(names.path(folder, person.name, prompt, seed))
         clip.parent.mkdir(parents=True, exist_ok=True)
         facts = {"identity": person.name, "prompt": prompt, "seed": seed, "adapter": ""}
         write_clip(clip.with_name(f"{clip.name}.mp4"), to_pixels(frames[0]), job.model.fps, facts)
-        write_sidecar(clip, ("mp4",), facts)
+        write_sidecar(clip, "drawn", EncodingConfig(), facts)
 
 
 def clips_of(person: Person, out: Path, seeds: str = "*") -> dict[str, list[Clip]]:

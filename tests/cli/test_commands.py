@@ -10,19 +10,23 @@ import pytest
 
 from pvtool.cli.demo import newest_demo_run
 from pvtool.cli.options import parse_seeds
+from pvtool.cli.render import setup_of
+from pvtool.facts import adapter_of, job_of
 from pvtool.jobs import choose, prepare
-from pvtool_core.clips import sidecar_path, write_sidecar
+from pvtool_core.clips import Names, sidecar_path, write_sidecar
 from pvtool_core.config import (
+    EncodingConfig,
     EvaluationConfig,
     IdentityRewardConfig,
     ModelConfig,
+    RenderItem,
     TrainJob,
     write_job,
 )
 from pvtool_core.errors import UsageError
 from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.paths import presets_dir
-from pvtool_core.runs import ADAPTER_FILE, EventWriter, ExitRecord, RunFolder, State, new_run
+from pvtool_core.runs import ADAPTER_FILE, EventWriter, ExitRecord, RunFolder, State, new_run, sha256_of
 from tests.cli.conftest import Pv, everything
 
 
@@ -237,7 +241,11 @@ def test_clips_that_are_there_and_whole_start_no_engine(pv: Pv, run: RunFolder) 
     clip.parent.mkdir(parents=True)
     video = clip.with_name(clip.name + ".mp4")
     video.write_bytes(b"video")
-    write_sidecar(clip, ["mp4"], {"seed": 0})
+    setup = setup_of(job_of(run))
+    made = RenderItem(
+        prompt="<V> runs", seed=0, adapter="a", adapter_sha256=sha256_of(adapter_of(run)), identity="mara", clip=""
+    )
+    write_sidecar(clip, Names(setup).fingerprint(made), EncodingConfig(), {"seed": 0})
     (answer,) = pv(*words).lines
     assert (answer["status"], answer["path"]) == ("skipped", str(video))
     assert json.loads(sidecar_path(clip).read_text())["seed"] == 0

@@ -1,12 +1,13 @@
 """Clips: what changes a file changes its name, and only a whole clip counts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pvtool_core.clips import clip_path, is_whole, sidecar_path, write_sidecar
-from pvtool_core.config import Settings, merge
+from pvtool_core.clips import Names, is_whole, sidecar_path, write_sidecar
+from pvtool_core.config import EncodingConfig, RenderItem, Settings, Setup, merge
 from pvtool_core.weights import Presets
 
 
@@ -15,7 +16,11 @@ def settings(**change: dict[str, Any]) -> Settings:
 
 
 def path(changed: Settings | None = None, prompt: str = "<V> man runs", adapter: str = "ab") -> Path:
-    return clip_path(Path("out"), "mara", prompt, 3, changed or settings(), adapter)
+    return Path(names(changed or settings()).path(Path("out"), "mara", prompt, 3, adapter))
+
+
+def names(settings: Settings, upscale: int = 1) -> Names:
+    return Names(Setup(model=settings.model, sampler=settings.sampler, adapter=settings.adapter), upscale)
 
 
 def test_a_clip_lies_where_people_find_it() -> None:
@@ -61,18 +66,67 @@ def test_where_the_adapter_begins_does_not_matter_without_one() -> None:
     assert path(settings(adapter={"start": 0.5}), adapter="") == path(adapter="")
 
 
+MP4 = EncodingConfig()
+BOTH = EncodingConfig(formats=("mp4", "gif"))
+
+
 def test_only_a_clip_with_all_its_files_as_written_is_whole(tmp_path: Path) -> None:
     clip = tmp_path / "seed-000003"
     mp4, gif = (clip.with_name(f"{clip.name}.{suffix}") for suffix in ("mp4", "gif"))
     mp4.write_bytes(b"video")
-    assert not is_whole(clip, ["mp4"])
-    write_sidecar(clip, ["mp4"], {"seed": 3})
-    assert is_whole(clip, ["mp4"])
-    assert not is_whole(clip, ["mp4", "gif"])
+    assert not is_whole(clip, "f", MP4)
+    write_sidecar(clip, "f", MP4, {"seed": 3})
+    assert is_whole(clip, "f", MP4)
+    assert not is_whole(clip, "f", BOTH)
     gif.write_bytes(b"picture")
-    write_sidecar(clip, ["gif"], {"seed": 3})
-    assert is_whole(clip, ["mp4", "gif"])
+    write_sidecar(clip, "f", EncodingConfig(formats=("gif",)), {"seed": 3})
+    assert is_whole(clip, "f", BOTH)
     mp4.write_bytes(b"vide0")
-    assert not is_whole(clip, ["mp4"])
+    assert not is_whole(clip, "f", MP4)
     sidecar_path(clip).unlink()
-    assert not is_whole(clip, ["gif"])
+    assert not is_whole(clip, "f", EncodingConfig(formats=("gif",)))
+
+
+def test_a_clip_made_from_something_else_or_in_another_way_is_not_whole(tmp_path: Path) -> None:
+    clip = tmp_path / "seed-000003"
+    clip.with_suffix(".mp4").write_bytes(b"video")
+    write_sidecar(clip, "f", MP4, {"seed": 3})
+    assert not is_whole(clip, "g", MP4)
+    assert not is_whole(clip, "f", EncodingConfig(codec="av1"))
+
+
+def test_a_folder_of_frames_is_whole_with_all_its_frames(tmp_path: Path) -> None:
+    clip, png = tmp_path / "seed-000003", EncodingConfig(formats=("png",))
+    frames = tmp_path / "seed-000003-frames"
+    frames.mkdir()
+    for number in range(3):
+        (frames / f"{number:04}.png").write_bytes(b"frame")
+    write_sidecar(clip, "f", png, {"seed": 3})
+    assert is_whole(clip, "f", png)
+    (frames / "0001.png").unlink()
+    assert not is_whole(clip, "f", png)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"files": 3}', '{"fingerprint": "f"}'])
+def test_a_sidecar_that_pv_did_not_write_makes_no_clip_whole(content: str, tmp_path: Path) -> None:
+    sidecar_path(tmp_path / "clip").write_text(content)
+    assert not is_whole(tmp_path / "clip", "f", MP4)
+
+
+def test_seed_prompt_adapter_and_upscaling_are_in_the_fingerprint() -> None:
+    item = RenderItem(identity="mara", prompt="<V> man runs", seed=3, adapter_sha256="ab", clip="")
+    others = [{"seed": 4}, {"prompt": "<V> man sits"}, {"adapter_sha256": "cd"}]
+    marks = {names(settings()).fingerprint(replace(item, **change)) for change in ({}, *others)}
+    marks.add(names(settings(), upscale=2).fingerprint(item))
+    assert len(marks) == 5
+
+
+def test_only_what_shares_its_first_steps_shares_a_trajectory() -> None:
+    ours = names(settings())
+    assert ours.trajectory("p", 3) == names(settings(), upscale=2).trajectory("p", 3)
+    others = {
+        ours.trajectory("p", 4),
+        ours.trajectory("q", 3),
+        names(settings(adapter={"start": 0.5})).trajectory("p", 3),
+    }
+    assert ours.trajectory("p", 3) not in others

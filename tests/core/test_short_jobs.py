@@ -11,14 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from pvtool_core import __main__ as engine
-from pvtool_core.adapter import IdentityAdapter, Terms
-from pvtool_core.backbones import load_backbone
-from pvtool_core.clips import is_whole
-from pvtool_core.config import EvaluateJob, IdentifyJob, IdentityRef, Job, RenderItem, RenderJob, TrainJob, write_job
-from pvtool_core.errors import FaceRefused, InputRefused, Interrupted
+from pvtool_core.config import EvaluateJob, IdentifyJob, IdentityRef, TrainJob
+from pvtool_core.errors import FaceRefused, InputRefused
 from pvtool_core.evaluation import (
     Clip,
     Scores,
@@ -31,39 +27,7 @@ from pvtool_core.evaluation import (
 )
 from pvtool_core.faces import Face
 from pvtool_core.identify import Portrait, check_likeness, choose
-from pvtool_core.media import read_facts, read_mp4
-from pvtool_core.renderer import render
-from pvtool_core.runs import ExitRecord, RunFolder, read_events
-
-PROMPT = "a <V> woman waving"
-
-
-@dataclasses.dataclass
-class Engine:
-    """Runs jobs in folders of their own; `events` are those of the last."""
-
-    root: Path
-    events: list[dict[str, Any]] = dataclasses.field(default_factory=list[dict[str, Any]])
-
-    def __call__(self, job: Job) -> ExitRecord:
-        folder = RunFolder(self.root / f"{job.kind}-{len(list(self.root.glob('*')))}")
-        folder.path.mkdir(parents=True)
-        write_job(folder.config, job)
-        status = engine.main([str(folder.path)])
-        self.events, _ = read_events(folder.events)
-        ended = folder.read_exit()
-        assert ended is not None
-        assert ended.status == status
-        return ended
-
-    def clips(self) -> list[str]:
-        return [event["status"] for event in self.events if event["type"] == "clip"]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path) -> Engine:
-    monkeypatch.setenv("PV_HOME", str(models / "home"))  # one trajectory cache for all tests, as for all jobs of a user
-    return Engine(tmp_path / "jobs")
+from tests.core.jobs import Engine, item, render_job
 
 
 def noise(side: int = 128, seed: int = 0) -> Image.Image:
@@ -185,150 +149,6 @@ def test_the_photo_of_somebody_else_is_refused() -> None:
     check_likeness([portraits[0], portraits[1]], np.stack([same, same]))
     with pytest.raises(FaceRefused, match=r"odd\.png is not that of the other photos"):
         check_likeness(portraits, np.stack([same, same, other, same]))
-
-
-@pytest.fixture(scope="session")
-def adapters(models: Path, job: TrainJob) -> dict[str, Path]:
-    """Adapter files for the small model: `zero` changes nothing, `strong` does."""
-    torch.manual_seed(0)
-    backbone = load_backbone(job.model, job.sampler, [])
-    facts = backbone.facts()
-    terms = Terms(0.75, 8, 3.0, facts["sampler"], facts["base"])
-    adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, 2)
-    files = {name: models / f"{name}.safetensors" for name in ("zero", "strong")}
-    adapter.save(files["zero"], backbone.lora_layout, terms)
-    for weight in adapter.parameters():
-        torch.nn.init.normal_(weight, std=2.0)
-    adapter.save(files["strong"], backbone.lora_layout, terms)
-    return files
-
-
-def render_job(job: TrainJob, *items: RenderItem, **changes: Any) -> RenderJob:
-    return RenderJob(**job.sections(), items=items, versions={"pvtool": "0"}, **changes)
-
-
-def item(clip: Path, seed: int = 3, adapter: Path | str = "") -> RenderItem:
-    run, step = ("ann-1", 4) if adapter else ("", 0)
-    return RenderItem(
-        identity="ann", prompt=PROMPT, seed=seed, clip=str(clip), adapter=str(adapter), run=run, step=step
-    )
-
-
-def test_a_rendered_clip_has_its_facts_beside_it_and_inside_it(
-    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
-) -> None:
-    clip = tmp_path / "out/ann/waving-0123/seed-000003"
-    ended = run(render_job(job, item(clip, adapter=adapters["strong"]), formats=("mp4", "gif")))
-    assert ended.status == 0
-    assert run.clips() == ["done"]
-    assert is_whole(clip, ("mp4", "gif"))
-    assert sorted(path.name for path in clip.parent.iterdir()) == [
-        f"{clip.name}.{end}" for end in ("gif", "json", "mp4")
-    ]
-    assert read_mp4(clip.with_suffix(".mp4")).shape == (4, 32, 32, 3)
-    beside, inside = json.loads(clip.with_suffix(".json").read_text()), read_facts(clip.with_suffix(".mp4"))
-    assert inside["generated_by_ai"] is True
-    assert inside.items() <= beside.items()
-    assert (inside["prompt"], inside["seed"], inside["run"], inside["sampler"]["num_inference_steps"]) == (
-        PROMPT, 3, "ann-1", 8
-    )  # fmt: skip
-    assert beside["adapter"] == str(adapters["strong"])
-    assert str(tmp_path.parent.parent) not in json.dumps(inside)  # where things lie here is nobody's business
-
-
-def test_what_is_there_is_skipped_and_what_was_damaged_is_made_again(
-    run: Engine, job: TrainJob, tmp_path: Path
-) -> None:
-    clips = [tmp_path / f"out/base/waving/seed-{seed:06d}" for seed in (3, 4)]
-    wanted = render_job(job, *(item(clip, seed) for clip, seed in zip(clips, (3, 4), strict=True)))
-    assert run(wanted).status == 0
-    before = [clip.with_suffix(".mp4").read_bytes() for clip in clips]
-    clips[0].with_suffix(".mp4").write_bytes(before[0][:-100])
-    assert run(wanted).status == 0
-    assert run.clips() == ["done", "skipped"]
-    assert [clip.with_suffix(".mp4").read_bytes() for clip in clips] == before
-    assert run(dataclasses.replace(wanted, overwrite=True)).status == 0
-    assert run.clips() == ["done", "done"]
-
-
-def test_a_clip_made_in_another_way_under_the_same_name_is_made_again(
-    run: Engine, job: TrainJob, tmp_path: Path
-) -> None:
-    wanted = render_job(job, item(tmp_path / "out/clip"))
-    assert run(wanted).status == 0
-    plain = read_mp4(tmp_path / "out/clip.mp4")
-    assert run(dataclasses.replace(wanted, upscale=2)).status == 0
-    assert run.clips() == ["done"]
-    assert read_mp4(tmp_path / "out/clip.mp4").shape == (4, 64, 64, 3)
-    record = json.loads((tmp_path / "out/clip.json").read_text())
-    assert record["upscale"] == {"factor": 2, "filter": "nearest"}
-    assert plain.shape == (4, 32, 32, 3)
-
-
-def test_an_adapter_changes_the_clip_and_one_of_zeros_does_not(
-    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
-) -> None:
-    files = {"strong": adapters["strong"], "base": "", "zero": adapters["zero"]}
-    assert run(render_job(job, *(item(tmp_path / name, adapter=file) for name, file in files.items()))).status == 0
-    frames = {name: read_mp4(tmp_path / f"{name}.mp4") for name in files}
-    assert (frames["zero"] == frames["base"]).all()
-    assert np.abs(frames["strong"].astype(int) - frames["base"]).mean() > 1
-
-
-def test_one_clip_that_fails_does_not_stop_the_others(
-    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
-) -> None:
-    torn = tmp_path / "torn.safetensors"
-    torn.write_bytes(adapters["strong"].read_bytes()[:-7])
-    items = [item(tmp_path / "a", adapter=torn), item(tmp_path / "b", adapter=tmp_path / "gone"), item(tmp_path / "c")]
-    ended = run(render_job(job, *items))
-    assert (ended.status, ended.kind, ended.message) == (6, "SomeFailed", "2 of 3 failed.")
-    reasons = {Path(event["path"]).name: event.get("reason") for event in run.events if event["type"] == "clip"}
-    assert reasons["c"] is None
-    assert "torn.safetensors is no adapter file" in str(reasons["a"])
-    assert "gone are not on this machine" in str(reasons["b"])
-    assert is_whole(tmp_path / "c", ("mp4",))
-    assert not list(tmp_path.glob("[ab].*"))
-
-
-def test_when_nothing_could_be_made_the_reason_is_the_answer(run: Engine, job: TrainJob, tmp_path: Path) -> None:
-    ended = run(render_job(job, item(tmp_path / "b", adapter=tmp_path / "gone")))
-    assert (ended.status, ended.kind) == (4, "WeightsMissing")
-
-
-def test_a_clip_whose_file_could_not_be_written_is_not_denoised_again(
-    run: Engine, job: TrainJob, tmp_path: Path
-) -> None:
-    (tmp_path / "clip.mp4").mkdir()  # where the file is to go
-    wanted = render_job(job, item(tmp_path / "clip"))
-    assert run(wanted).status == 1
-    (kept,) = tmp_path.glob(".clip.latents")
-    (tmp_path / "clip.mp4").rmdir()
-    mark_latents(kept)
-    assert run(wanted).status == 0
-    assert not kept.exists()
-    frames = read_mp4(tmp_path / "clip.mp4").astype(int)
-    assert np.abs(frames - frames[:1]).max() <= 2  # latents of zeros show the same in every frame
-
-
-def mark_latents(file: Path) -> None:
-    """Put zeros in place of kept latents, so that one sees whether they are used."""
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as opened:
-        metadata = opened.metadata()
-    save_file({"latents": torch.zeros_like(load_file(file)["latents"])}, file, metadata=metadata)
-
-
-def test_a_batch_that_is_stopped_keeps_what_is_whole(run: Engine, job: TrainJob, tmp_path: Path) -> None:
-    def report(type: str, **values: Any) -> None:
-        if type == "clip":
-            raise Interrupted("asked to stop")
-
-    with pytest.raises(Interrupted):
-        render(render_job(job, item(tmp_path / "a", 3), item(tmp_path / "b", 4)), report)
-    assert is_whole(tmp_path / "a", ("mp4",))
-    assert [path.name for path in sorted(tmp_path.glob("[ab.]*"))] == ["a.json", "a.mp4"]
 
 
 @pytest.fixture

@@ -124,11 +124,20 @@ def test_a_damaged_entry_is_computed_again_and_said(damage: str, backbone: Anima
     assert len(events) == 1
 
 
-def test_nothing_half_written_is_left(cache: TrajectoryCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_costs_time_and_leaves_nothing_half_written(
+    cache: TrajectoryCache, backbone: AnimateDiff, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = cache.switch(PROMPT, SEED)
+
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        cache.switch(PROMPT, SEED)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    events = Events()
+    full_cache = TrajectoryCache(tmp_path / "full", backbone, 6, events)
+    assert torch.equal(full_cache.switch(PROMPT, SEED), computed)
+    full_cache.final(PROMPT, SEED)
+    assert [event["message"] for event in events] == [
+        f"Trajectories are not kept in {tmp_path / 'full'}: there is no room."
+    ]
+    assert not [path for path in (tmp_path / "full").rglob("*") if path.is_file()]

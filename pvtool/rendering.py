@@ -1,0 +1,127 @@
+"""Has engines make a batch of clips, and says in the end what became of each."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pvtool.supervisor import OnEvent, run_together
+from pvtool_core.batches import BatchFolder, list_batches, new_batch, write_items
+from pvtool_core.clips import BASE, Names, file_names, is_whole
+from pvtool_core.config import EncodingConfig, RenderItem, RenderJob, Setup, write_job
+from pvtool_core.errors import ExitStatus, Interrupted, PvError, SomeFailed
+from pvtool_core.paths import batches_dir
+from pvtool_core.runs import Event
+
+KEPT_BATCHES = 50
+OnClip = Callable[[dict[str, Any]], None]
+
+
+def missing_clips(items: Sequence[RenderItem], setups: Sequence[Setup], encoding: EncodingConfig) -> list[RenderItem]:
+    """Those that are not there, or not whole, or were made from something else."""
+    names = [Names(setup, encoding.upscale) for setup in setups]
+    return [item for item in items if not is_whole(item.clip, names[item.setup].fingerprint(item), encoding)]
+
+
+def make_batch(items: Sequence[RenderItem], job: RenderJob, devices: Sequence[str] = ()) -> BatchFolder:
+    """A new batch's folder, with an engine's folder for each device; old batches are dropped."""
+    drop_old_batches()
+    batch = new_batch(batches_dir())
+    write_items(batch.items, items)
+    for number, device in enumerate(devices or [""]):
+        folder = batch.worker(number).create()
+        write_job(folder.config, dataclasses.replace(job, items=str(batch.items), setups=_on(device, job.setups)))
+    return batch
+
+
+def _on(device: str, setups: Sequence[Setup]) -> tuple[Setup, ...]:
+    if not device:
+        return tuple(setups)
+    return tuple(dataclasses.replace(setup, model=dataclasses.replace(setup.model, device=device)) for setup in setups)
+
+
+def drop_old_batches() -> None:
+    """Keep the records of the newest batches; clips lie elsewhere."""
+    from pvtool.supervisor import LIVE
+
+    for batch in list_batches(batches_dir())[: -KEPT_BATCHES + 1]:
+        if not any(worker.state() in LIVE for worker in batch.workers()):
+            shutil.rmtree(batch.path)
+
+
+class Told:
+    """What engines have said of the clips: each clip once, whoever made it."""
+
+    def __init__(self, on_clip: OnClip) -> None:
+        self._on_clip = on_clip
+        self._elsewhere: dict[str, dict[str, Any]] = {}
+        self._seen: set[str] = set()
+        self.failed: list[dict[str, Any]] = []
+
+    def hear(self, event: Event) -> None:
+        """Take in a clip event. A clip made by somebody else may yet be told of by another engine of this batch."""
+        facts = {key: value for key, value in event.items() if key not in {"time", "type"}}
+        if facts["status"] == "elsewhere":
+            self._elsewhere[facts["path"]] = facts
+        elif facts["path"] not in self._seen:
+            self._tell(facts)
+
+    def close(self) -> None:
+        """All engines have ended."""
+        for path, facts in self._elsewhere.items():
+            if path not in self._seen:
+                self._tell({**facts, "status": "skipped"})
+
+    def _tell(self, facts: dict[str, Any]) -> None:
+        self._seen.add(facts["path"])
+        if facts["status"] == "failed":
+            self.failed.append(facts)
+        self._on_clip(facts)
+
+    def __contains__(self, item: RenderItem) -> bool:
+        return item.clip in self._seen
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What could not be made, each with its reason, and what the batch ends with if that is not all well."""
+
+    failed: list[dict[str, Any]]
+    error: PvError | None
+
+
+def run_batch(batch: BatchFolder, items: Sequence[RenderItem], on_event: OnEvent, on_clip: OnClip) -> Ended:
+    """Make the clips of a batch. All is well if every clip is there, whatever became of an engine."""
+    told = Told(on_clip)
+
+    def hear(event: Event) -> None:
+        if event["type"] == "clip":
+            told.hear(event)
+        else:
+            on_event(event)
+
+    outcomes = [error for error in run_together(batch.workers(), hear) if error]
+    told.close()
+    left = [item for item in items if item not in told]
+    if outcomes and (left or len(told.failed) == len(items)):
+        return Ended(told.failed, min(outcomes, key=_gravity))
+    return Ended(told.failed, SomeFailed(len(told.failed), len(items)) if told.failed else None)
+
+
+def _gravity(error: PvError) -> int:
+    """An interruption says more than a lack of room, and that more than anything else."""
+    return 0 if isinstance(error, Interrupted) else 1 if error.status == ExitStatus.RESOURCES else 2
+
+
+def clip_facts(item: RenderItem, status: str, encoding: EncodingConfig, seconds: float = 0.0) -> dict[str, Any]:
+    """What programs are told about a clip."""
+    about = {"path": item.clip, "files": list(file_names(item.clip, encoding))}
+    about |= {"identity": item.identity if item.adapter else BASE, "prompt": item.prompt}
+    return {**about, "seed": item.seed, "seconds": seconds, "status": status}
+
+
+def files_of(facts: dict[str, Any]) -> list[Path]:
+    """The files of a clip that programs are told about."""
+    return [Path(facts["path"]).with_name(name) for name in facts["files"]]

@@ -1,0 +1,72 @@
+"""The folder of a batch of clips: what is to be made, by which engines, and what failed.
+
+    items.jsonl    every clip to make, a RenderItem a line
+    failed.jsonl   those that could not be made, with the reason
+    worker-0/      one engine's run folder (see runs.py); more of them with several devices
+
+The clips themselves lie in the job's `out`. Engines of other batches, and of other machines, may work at the same ones.
+"""
+
+import dataclasses
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import orjson
+
+from pvtool_core.config import RenderItem, RenderJob, read_job, require
+from pvtool_core.paths import replace_file
+from pvtool_core.runs import RunFolder
+
+
+class BatchFolder:
+    """One batch's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.items = path / "items.jsonl"
+        self.failed = path / "failed.jsonl"
+
+    def worker(self, number: int) -> RunFolder:
+        return RunFolder(self.path / f"worker-{number}")
+
+    def workers(self) -> list[RunFolder]:
+        """The engines' folders, by number."""
+        found = [path for path in self.path.glob("worker-*") if (path / "config.toml").is_file()]
+        return [RunFolder(path) for path in sorted(found, key=lambda path: int(path.name.removeprefix("worker-")))]
+
+    def job(self) -> RenderJob:
+        """What the first engine was told; the others differ by their device. Raises what `read_job` does."""
+        return require(read_job(self.worker(0).config), RenderJob)
+
+
+def new_batch(root: Path) -> BatchFolder:
+    """Make the folder of a new batch, named after the time."""
+    folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    folder.mkdir(parents=True)
+    return BatchFolder(folder)
+
+
+def list_batches(root: Path) -> list[BatchFolder]:
+    """Every batch under `root`, oldest first."""
+    return [BatchFolder(path) for path in sorted(root.glob("[!.]*")) if (path / "items.jsonl").is_file()]
+
+
+def write_items(path: Path, items: Iterable[RenderItem]) -> None:
+    """Write clips to make, whole or not at all."""
+    replace_file(path, b"".join(orjson.dumps(vars(item), option=orjson.OPT_APPEND_NEWLINE) for item in items))
+
+
+def read_items(path: Path) -> list[RenderItem]:
+    """What `write_items` wrote."""
+    return [RenderItem(**orjson.loads(line)) for line in path.read_bytes().splitlines()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Clips that share their adapter-free steps: one setup, prompt and seed. `key` names that, whoever is in them."""
+
+    key: str
+    items: Sequence[RenderItem]

@@ -1,0 +1,74 @@
+"""How tests run a job as an engine does: a folder in, files and a word about them out."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pvtool_core import __main__ as engine
+from pvtool_core.batches import read_items, write_items
+from pvtool_core.clips import Names, is_whole
+from pvtool_core.config import EncodingConfig, Job, RenderItem, RenderJob, Setup, TrainJob, write_job
+from pvtool_core.runs import ExitRecord, RunFolder, read_events, sha256_of
+
+PROMPT = "a <V> woman waving"
+MP4 = EncodingConfig()
+
+
+@dataclasses.dataclass
+class Engine:
+    """Runs jobs in folders of their own; `events` are those of the last."""
+
+    root: Path
+    events: list[dict[str, Any]] = dataclasses.field(default_factory=list[dict[str, Any]])
+
+    def __call__(self, job: Job) -> ExitRecord:
+        folder = RunFolder(self.root / f"{job.kind}-{len(list(self.root.glob('*')))}")
+        folder.path.mkdir(parents=True)
+        write_job(folder.config, job)
+        status = engine.main([str(folder.path)])
+        self.events, _ = read_events(folder.events)
+        ended = folder.read_exit()
+        assert ended is not None
+        assert ended.status == status
+        return ended
+
+    def clips(self) -> list[str]:
+        return [event["status"] for event in self.events if event["type"] == "clip"]
+
+
+def render_job(job: TrainJob, *items: RenderItem, encoding: EncodingConfig = MP4, **changes: Any) -> RenderJob:
+    """A job whose clips lie in one folder; the list of them is somewhere else."""
+    folder = Path(tempfile.mkdtemp())
+    write_items(folder / "items.jsonl", items)
+    setups = (Setup(model=job.model, sampler=job.sampler, adapter=job.adapter),)
+    return RenderJob(
+        items=str(folder / "items.jsonl"),
+        setups=setups,
+        out=str(Path(items[0].clip).parent),
+        encoding=encoding,
+        versions={"pvtool": "0"},
+        **changes,
+    )
+
+
+def whole(wanted: RenderJob, clip: Path) -> bool:
+    """Whether one of the job's clips is whole."""
+    (found,) = [item for item in read_items(Path(wanted.items)) if item.clip == str(clip)]
+    names = Names(wanted.setups[found.setup], wanted.encoding.upscale)
+    return is_whole(clip, names.fingerprint(found), wanted.encoding)
+
+
+def item(clip: Path, seed: int = 3, adapter: Path | str = "", prompt: str = PROMPT) -> RenderItem:
+    run, step = ("ann-1", 4) if adapter else ("", 0)
+    digest = sha256_of(Path(adapter)) if adapter and Path(adapter).is_file() else ""
+    return RenderItem(
+        identity="ann",
+        prompt=prompt,
+        seed=seed,
+        clip=str(clip),
+        adapter=str(adapter),
+        adapter_sha256=digest,
+        run=run,
+        step=step,
+    )
