@@ -1,7 +1,9 @@
 """Clips and photos on a terminal: read from any file, drawn in any colours, played within a budget."""
 
 import asyncio
+import gc
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -342,3 +344,21 @@ def test_kitty_gets_each_picture_once_and_frees_all_before_it_is_left(tmp_path: 
         assert len(sent) == 4 and len(set(sent)) == 4 and sent == freed
         assert "a=d" not in terminal.written.partition("\x1b[?1049l")[2]
         assert "\U0010eeee" in terminal.written
+
+
+@pytest.mark.filterwarnings("error")
+async def test_a_clip_told_of_another_file_before_it_began_on_the_first_reads_only_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
+    app = Gallery()
+    async with app.run_test(size=(60, 20)):
+        app.clip.show(tmp_path / "first.png")
+        app.clip.show(picture(tmp_path / "second.png"), "second")
+        async with asyncio.timeout(10):
+            while not app.clip.frames:
+                await asyncio.sleep(0.02)
+        assert app.clip.title == "second" and "not there" not in app.text()
+    gc.collect()
+    assert not lost

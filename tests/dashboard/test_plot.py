@@ -396,3 +396,12 @@ def test_an_unknown_way_to_draw_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 def _braille(text: str) -> bool:
     return any(0x2800 < ord(sign) < 0x2900 for sign in text)
+
+
+async def test_a_plot_that_was_given_another_height_is_drawn_for_it() -> None:
+    async with screen() as seen:
+        for height in (6, 9, 5):
+            seen.second.styles.height = height
+            await seen.pilot.pause()
+            assert seen.first.content_size.height == 24 - height - 2
+            assert " 200 " in seen.axis(seen.first), seen.text(seen.first)

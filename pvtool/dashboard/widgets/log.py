@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -152,7 +153,9 @@ class LogView(ScrollView, can_focus=True):
         numbers, top = self._numbers(), self.scroll_offset.y
         wanted = [number for number in numbers[top : top + self.size.height] if number not in self._texts]
         if wanted and self._lines:
-            self.run_worker(self._fetch(self._lines, wanted), group="load", exclusive=True, exit_on_error=False)
+            self.run_worker(
+                partial(self._fetch, self._lines, wanted), group="load", exclusive=True, exit_on_error=False
+            )
 
     async def _fetch(self, lines: Lines, wanted: list[int]) -> None:
         texts = await asyncio.to_thread(lines.texts, wanted)
@@ -196,7 +199,7 @@ class LogView(ScrollView, can_focus=True):
 
     def action_found(self, by: int) -> None:
         if self._words and self._lines and len(self._numbers()):
-            self.run_worker(self._find(self._lines, by), group="find", exclusive=True, exit_on_error=False)
+            self.run_worker(partial(self._find, self._lines, by), group="find", exclusive=True, exit_on_error=False)
 
     async def _find(self, lines: Lines, by: int) -> None:
         numbers = self._numbers()

@@ -1,5 +1,6 @@
 """A clip or a still picture, as large as there is room for, with its title above and its state below."""
 
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from textwrap import wrap
@@ -111,7 +112,8 @@ class Clip(Widget):
         if self.terminal.pictures is Pictures.OFF:
             self._put(None, f"{self.path.name}\nPictures are off.")
             return
-        self.run_worker(self._wind(self.path, columns, rows), group="clip", exclusive=True, exit_on_error=False)
+        winding = partial(self._wind, self.path, columns, rows)  # no coroutine: one called off before it begins is lost
+        self.run_worker(winding, group="clip", exclusive=True, exit_on_error=False)
 
     async def _wind(self, path: Path, columns: int, rows: int) -> None:
         try:

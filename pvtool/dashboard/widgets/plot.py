@@ -102,7 +102,7 @@ class Plot(Widget, can_focus=True):
         if self._smooth_a_piece():
             self._repaint()
         else:
-            self.run_worker(self._smooth(), group="smoothing", exclusive=True)
+            self.run_worker(self._smooth, group="smoothing", exclusive=True)
 
     def cursor_moved(self) -> None:
         """Repaint no more than two columns and the axis, so that a slow link can follow."""
@@ -139,6 +139,7 @@ class Plot(Widget, can_focus=True):
 
     def on_resize(self) -> None:
         self._picture = None
+        self._repaint()  # the screen was drawn at the new size before this was told
 
     def watch_has_focus(self, focused: bool) -> None:
         super().watch_has_focus(focused)
