@@ -1,22 +1,17 @@
-"""What the trajectory cache holds, and the limit to it; torch-free, so that commands can look. See trajectories.py."""
+"""What the trajectory cache takes up, and the limit to it, without what reads it. An entry is one trajectory's folder."""
 
+import os
 import shutil
-from collections.abc import Iterator
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvtool_core.paths import cache_dir
-
-_TRIMMED_TO = 0.9  # so that the next one to come does not trim again
-
-
-def trajectories_dir() -> Path:
-    return cache_dir() / "trajectories"
+_TRIMMED_TO = 0.9  # of the limit, so that the next one to come does not trim again
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Everything kept for one prompt and seed. `used` is when it was last read or written, in unix seconds."""
+    """`used` is when one of its files was last written or marked as used, in unix seconds."""
 
     path: Path
     bytes: int
@@ -24,34 +19,42 @@ class Entry:
 
 
 def entries(root: Path) -> list[Entry]:
-    """What is kept, the least recently used first."""
-    return sorted(_entries(root), key=lambda entry: entry.used)
+    """All that is kept under `root`, least recently used first. Others may add and remove entries meanwhile."""
+    try:
+        folders = [Path(found.path) for found in os.scandir(root) if found.is_dir() and not found.name.startswith(".")]
+    except FileNotFoundError:
+        return []
+    return sorted(filter(None, map(_entry, folders)), key=lambda entry: entry.used)
 
 
-def _entries(root: Path) -> Iterator[Entry]:
-    for folder in root.glob("[!.]*"):
-        try:
-            size = sum(file.stat().st_size for file in folder.iterdir())
-            yield Entry(folder, size, folder.stat().st_mtime)
-        except (FileNotFoundError, NotADirectoryError):  # removed by another process, or none of ours
-            continue
+def _entry(folder: Path) -> Entry | None:
+    """None where it went away, or nothing is in it yet."""
+    try:
+        facts = [file.stat() for file in os.scandir(folder)]
+    except FileNotFoundError:
+        return None
+    return Entry(folder, sum(fact.st_size for fact in facts), max(fact.st_mtime for fact in facts)) if facts else None
 
 
 def clear(root: Path) -> list[Entry]:
-    """Remove everything; give back what it was."""
-    removed = entries(root)
-    for entry in removed:
-        _remove(entry)
-    return removed
+    """Delete all entries; gives back those that were there."""
+    gone = entries(root)
+    remove(root, gone)
+    return gone
 
 
-def _remove(entry: Entry) -> None:
-    aside = entry.path.with_name(f".{entry.path.name}.removed")  # in one go, so that nobody reads a half
-    try:
-        entry.path.rename(aside)
-    except OSError:  # another process was first, or this one may not
+def remove(root: Path, unwanted: list[Entry]) -> None:
+    """Delete these entries: each is whole or absent, also for who reads it just now."""
+    if not unwanted:
         return
-    shutil.rmtree(aside, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".removing-", dir=root) as bin:
+        for entry in unwanted:
+            try:
+                entry.path.rename(Path(bin) / entry.path.name)
+            except FileNotFoundError:  # another process was faster
+                continue
+    for left in root.glob(".removing-*"):  # by one that was killed on the way
+        shutil.rmtree(left, ignore_errors=True)
 
 
 class Limit:
@@ -59,7 +62,7 @@ class Limit:
 
     def __init__(self, root: Path, most: int) -> None:
         self._root, self._most = root, most
-        self._bytes = sum(entry.bytes for entry in _entries(root))
+        self._bytes = sum(entry.bytes for entry in entries(root))
 
     def added(self, size: int) -> None:
         """Count what was just written, and make room if it was too much."""
@@ -70,8 +73,10 @@ class Limit:
     def _trim(self) -> None:
         found = entries(self._root)
         self._bytes = sum(entry.bytes for entry in found)  # other processes write and remove, too
+        unwanted: list[Entry] = []
         for entry in found[:-1]:  # never what was just written, which is about to be used
             if self._bytes <= _TRIMMED_TO * self._most:
-                return
-            _remove(entry)
+                break
+            unwanted.append(entry)
             self._bytes -= entry.bytes
+        remove(self._root, unwanted)

@@ -14,10 +14,10 @@ import torch
 
 from pvtool_core.adapter import IdentityAdapter, load_adapter, read_rank, switch_step
 from pvtool_core.backbones import Backbone, Latents, joined, load_backbone
-from pvtool_core.cache import trajectories_dir
 from pvtool_core.config import RenderItem, Setup
 from pvtool_core.errors import InputRefused, WeightsMissing
 from pvtool_core.media import Frames, to_pixels
+from pvtool_core.paths import trajectories_dir
 from pvtool_core.runs import sha256_of
 from pvtool_core.sampling import denoise
 from pvtool_core.trajectories import Report, Switch, TrajectoryCache

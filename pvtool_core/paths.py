@@ -50,6 +50,11 @@ def models_dir() -> Path:
     return cache_dir() / "models"
 
 
+def trajectories_dir() -> Path:
+    """What training and rendering share, one folder a trajectory."""
+    return cache_dir() / "trajectories"
+
+
 def _home(part: str) -> Path | None:
     home = os.environ.get("PV_HOME")
     return Path(home).expanduser().resolve() / part if home else None

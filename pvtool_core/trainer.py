@@ -28,7 +28,7 @@ from pvtool_core.config import TrainingConfig, TrainJob
 from pvtool_core.errors import Missing, RunFailed
 from pvtool_core.faces import FaceAnalyzer, largest, load_recognizer, within_crop
 from pvtool_core.media import to_pixels, write_clip
-from pvtool_core.paths import cache_dir
+from pvtool_core.paths import trajectories_dir
 from pvtool_core.rewards import IdentityScorer, SemanticScorer, level_penalty, nearest_face, semantic_reward
 from pvtool_core.runs import (
     ADAPTER_FILE,
@@ -62,7 +62,7 @@ def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Hear
     control = Control(folder, report, heartbeat)
     heartbeat.update(state=State.RUNNING, total=config.iterations)
     report("stage", stage="loading")
-    trainer = Trainer(job, cache_dir() / "trajectories", report)
+    trainer = Trainer(job, trajectories_dir(), report)
     files = RunFiles(folder, report)
     start = files.resume(trainer)
     heartbeat.update(step=start)

@@ -159,7 +159,7 @@ class TrajectoryCache:
         if kept is None:
             self._report("warning", message=f"A cached trajectory was damaged and is computed again: {path.name}.")
         with suppress(OSError):  # removed meanwhile, or somebody else's
-            os.utime(path.parent)
+            os.utime(path)
         return kept
 
     def _keep(self, prompt: str, seed: int, name: str, tensors: Tensors) -> None:

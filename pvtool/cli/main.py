@@ -26,6 +26,7 @@ COMMANDS = {
     "dashboard": "See and steer all runs in this terminal.",
     "render": "Make clips of a person from prompts and seeds.",
     "eval": "Score a run, or a folder of clips.",
+    "cache": "Denoising that training and rendering share: show, clear.",
     "doctor": "What this machine has and lacks.",
 }
 _MODULES = {"eval": "evaluate"}

@@ -44,6 +44,7 @@ def modules_after(words: list[str], home: Path) -> set[str]:
         ["identity", "list"],
         ["presets", "list"],
         ["models", "list"],
+        ["cache", "show"],
         ["prompts", "show", "default"],
         ["runs", "list", "--json"],
     ],

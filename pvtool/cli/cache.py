@@ -1,0 +1,60 @@
+"""`pv cache`: what training and rendering have computed once for all."""
+
+import time
+
+import typer
+
+from pvtool.cli.asking import confirm
+from pvtool.cli.options import Json, Yes
+from pvtool.output import Output, table
+from pvtool_core.cache import Entry, clear, entries
+from pvtool_core.models.store import in_words
+from pvtool_core.paths import trajectories_dir
+
+app = typer.Typer(
+    help="Denoising that training and rendering share.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+
+
+@app.command()
+def show(as_json: Json = False) -> None:
+    """Where the cached trajectories lie, how many there are, and how much room they take."""
+    kept = entries(trajectories_dir())
+    used = (kept[0].used, kept[-1].used) if kept else (None, None)
+    value = {
+        "path": str(trajectories_dir()),
+        "entries": len(kept),
+        "bytes": _bytes(kept),
+        "oldest_use": used[0],
+        "newest_use": used[1],
+    }
+    words = [["folder", str(trajectories_dir())], ["trajectories", str(len(kept))], ["size", in_words(_bytes(kept))]]
+    uses = [["oldest use", _moment(kept[0])], ["newest use", _moment(kept[-1])]] if kept else []
+    Output(as_json).result(value, table(["about", ""], words + uses))
+
+
+@app.command("clear")
+def clear_(yes: Yes = False, as_json: Json = False) -> None:
+    """Delete them all; what is needed again is computed again."""
+    output = Output(as_json)
+    kept = entries(trajectories_dir())
+    if kept:
+        confirm(f"Delete {_counted(kept)} ({in_words(_bytes(kept))})?", yes)
+    gone = clear(trajectories_dir())
+    said = f"Deleted {_counted(gone)}, {in_words(_bytes(gone))}." if gone else "The cache is empty."
+    output.result({"path": str(trajectories_dir()), "removed": len(gone), "bytes": _bytes(gone)}, said)
+
+
+def _bytes(kept: list[Entry]) -> int:
+    return sum(entry.bytes for entry in kept)
+
+
+def _counted(kept: list[Entry]) -> str:
+    return f"{len(kept)} cached {'trajectory' if len(kept) == 1 else 'trajectories'}"
+
+
+def _moment(entry: Entry) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))

@@ -1,0 +1,73 @@
+"""`pv cache`: how much the shared trajectories take up, and how to be rid of them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pvtool_core import cache
+from tests.cli.conftest import Pv, everything
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def kept(home: Path) -> Path:
+    """Three trajectories, used a day apart; and a folder that one is about to be written to."""
+    root = home / "cache/trajectories"
+    for day in range(3):
+        for name, size in (("switch", 3 << 20), ("final", 1 << 20)):
+            path = root / f"key-{day}" / f"{name}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x" * size)
+            os.utime(path, (0, 1000 + day * DAY - (name == "final")))
+    (root / "key-new").mkdir()
+    return root
+
+
+def test_what_is_kept_is_counted(pv: Pv, kept: Path) -> None:
+    shown = pv("cache", "show", "--json").json
+    assert shown == {
+        "path": str(kept),
+        "entries": 3,
+        "bytes": 12 << 20,
+        "oldest_use": 1000.0,
+        "newest_use": 1000 + 2 * DAY,
+    }
+    words = pv("cache", "show").out
+    assert str(kept) in words and "12.0 MiB" in words and "1970-01-03" in words
+
+
+def test_what_was_used_longest_ago_comes_first(kept: Path) -> None:
+    os.utime(kept / "key-0/switch.safetensors", (0, 9 * DAY))
+    assert [entry.path.name for entry in cache.entries(kept)] == ["key-1", "key-2", "key-0"]
+
+
+def test_clearing_deletes_all_of_it_and_nothing_else(pv: Pv, kept: Path, home: Path) -> None:
+    (kept.parent / "models").mkdir()
+    (kept.parent / "models/weights").write_bytes(b"x")
+    answer = pv("cache", "clear", "--yes", "--json")
+    assert (answer.status, answer.json) == (0, {"path": str(kept), "removed": 3, "bytes": 12 << 20})
+    assert list(everything(home)) == ["cache/models/weights"]
+    assert pv("cache", "clear").out == "The cache is empty.\n"
+
+
+def test_nothing_is_deleted_unasked(pv: Pv, kept: Path, home: Path) -> None:
+    before = everything(home)
+    answer = pv("cache", "clear")
+    assert (answer.status, everything(home)) == (2, before)
+    assert "--yes" in answer.err
+
+
+def test_a_cache_that_never_was_is_empty(pv: Pv, home: Path) -> None:
+    shown = pv("cache", "show", "--json").json
+    assert (shown["entries"], shown["bytes"], shown["oldest_use"]) == (0, 0, None)
+    assert pv("cache", "show").out.splitlines()[2].split() == ["trajectories", "0"]
+    assert not home.exists()
+
+
+def test_what_another_process_removed_meanwhile_is_no_error(kept: Path) -> None:
+    found = cache.entries(kept)
+    assert len(cache.clear(kept)) == 3
+    cache.remove(kept, found)
+    assert [path.name for path in kept.iterdir()] == ["key-new"]
