@@ -1,4 +1,4 @@
-"""What the trajectory cache takes up, and the limit to it, without what reads it. An entry is one trajectory's folder."""
+"""What the trajectory cache takes up, and the limit to it, without what reads it: an entry is one trajectory."""
 
 import os
 import shutil

@@ -96,7 +96,7 @@ def file_names(clip: str | Path, encoding: EncodingConfig) -> dict[str, str]:
     return {f"{name}{_ENDS[kind]}": _how(kind, encoding) for kind in encoding.formats}
 
 
-_ENDS = {"mp4": ".mp4", "gif": ".gif", "webp": ".webp", "png": "-frames"}
+_ENDS = {"mp4": ".mp4", "gif": ".gif", "webp": ".webp", "png": ""}
 
 
 @cache

@@ -27,9 +27,10 @@ from pvtool_core.config import EvaluateJob, IdentityRef, SemanticRewardConfig
 from pvtool_core.errors import InputRefused
 from pvtool_core.faces import FaceAnalyzer, Picture, align, largest
 from pvtool_core.image_text import ImageText
-from pvtool_core.media import Frames, SheetRow, read_mp4, write_contact_sheet
+from pvtool_core.media import Frames, frames_of
 from pvtool_core.paths import replace_file
 from pvtool_core.prompts import without_keyword
+from pvtool_core.sheets import SheetRow, write_contact_sheet
 
 GAP_ALARM = 0.2
 CLIPS_ON_SHEET = 8
@@ -104,7 +105,7 @@ def read_clip(sidecar: Path) -> Clip:
     video = sidecar.with_suffix(".mp4")
     if not video.is_file():
         raise InputRefused(f"There is no {video.name} beside {sidecar}.", "Only clips rendered as mp4 can be scored.")
-    return Clip(record, read_mp4(video))
+    return Clip(record, frames_of(video))
 
 
 class Judge:

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save
 
 from pvtool_core.clips import model_facts, write_sidecar
 from pvtool_core.config import RenderItem, RenderJob
+from pvtool_core.encoding import write_clip
 from pvtool_core.errors import OutOfMemory, from_foreign
 from pvtool_core.making import Made, Maker
-from pvtool_core.media import Frames, enlarge, write_clip
+from pvtool_core.media import Frames
 from pvtool_core.paths import replace_file
 
 _WAITING = 3  # clips whose frames or latents are kept in memory at once
@@ -110,9 +111,7 @@ class _Work:
         assert self._frames is not None, "decoded before"
         job, item = self._job, self._made.item
         facts = clip_facts(job, item, self._made.widths)
-        frames = enlarge(self._frames, job.encoding.upscale)
-        for kind in job.encoding.formats:
-            write_clip(self._clip.with_name(f"{self._clip.name}.{kind}"), frames, _model_of(job, item).fps, facts)
+        write_clip(self._clip, self._frames, _model_of(job, item).fps, facts, job.encoding)
         places = {"adapter": item.adapter, **_places(job, item)}
         times = {"created": time.time(), "seconds": round(time.time() - self._began, 3)}
         write_sidecar(self._clip, self._fingerprint, job.encoding, {**facts, **places, **times})

@@ -25,9 +25,10 @@ from torch import Tensor
 from pvtool_core.adapter import IdentityAdapter, Terms, switch_step
 from pvtool_core.backbones import Frames, Latents, load_backbone
 from pvtool_core.config import TrainingConfig, TrainJob
+from pvtool_core.encoding import write_clip
 from pvtool_core.errors import Missing, RunFailed
 from pvtool_core.faces import FaceAnalyzer, largest, load_recognizer, within_crop
-from pvtool_core.media import to_pixels, write_clip
+from pvtool_core.media import to_pixels
 from pvtool_core.paths import trajectories_dir
 from pvtool_core.rewards import IdentityScorer, SemanticScorer, level_penalty, nearest_face, semantic_reward
 from pvtool_core.runs import (
@@ -391,8 +392,8 @@ class RunFiles:
             latents = denoise(trainer.backbone, latents, embeds, trainer.steps, trainer.adapter)
             pictures = to_pixels(trainer.whole_clip(latents))
             facts = {"prompt": pair.prompt, "seed": pair.seed, "step": step, "run": self._folder.name}
-            path = folder / f"{number:02d}.mp4"
-            write_clip(path, pictures, trainer.job.model.fps, {**facts, "ai_generated": True})
+            facts["ai_generated"] = True
+            (path,) = write_clip(folder / f"{number:02d}", pictures, trainer.job.model.fps, facts)
             self._announce("sample", path, step, prompt=pair.prompt, seed=pair.seed)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pvtool_core.config import ControlConfig, ModelConfig
 from pvtool_core.errors import BadPicture, InputRefused
-from pvtool_core.media import read_mp4
+from pvtool_core.media import frames_of
 
 
 class Control:
@@ -66,7 +66,7 @@ def read_frames(config: ControlConfig, count: int) -> list[Image.Image]:
         files = [file for file in sorted(source.iterdir()) if not file.name.startswith(".")]
         pictures = [_read_picture(file) for file in files[:count]]
     else:
-        pictures = [Image.fromarray(frame) for frame in read_mp4(source)[:count]]
+        pictures = [Image.fromarray(frame) for frame in frames_of(source)[:count]]
     if len(pictures) < count:
         raise InputRefused(
             f"{source} has {len(pictures)} pictures for {count} frames.", "Give one for each, or set model.num_frames."

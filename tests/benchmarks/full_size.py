@@ -29,7 +29,8 @@ from pvtool_core import trainer as training
 from pvtool_core.backbones import resolve_device
 from pvtool_core.backbones.skeleton import skeleton
 from pvtool_core.config import IdentityRef, ModelConfig, SamplerConfig, Table, TrainJob, parse_overrides
-from pvtool_core.media import to_pixels, write_clip
+from pvtool_core.encoding import write_clip
+from pvtool_core.media import to_pixels
 from pvtool_core.paths import presets_dir
 from pvtool_core.sampling import denoise
 from pvtool_core.trainer import Pair, Trainer

@@ -36,13 +36,15 @@ from pvtool.output import table
 from pvtool.supervisor import LIVE, follow
 from pvtool_core.clips import Names, write_sidecar
 from pvtool_core.config import EncodingConfig, EvaluateJob, Settings, Setup, TrainJob, to_table
+from pvtool_core.encoding import write_clip
 from pvtool_core.errors import PvError
 from pvtool_core.evaluation import Clip, Judge, gap_alarm, mean, mean_numbers, read_clip, read_picture
 from pvtool_core.library import Library
-from pvtool_core.media import Frames, SheetRow, to_pixels, write_clip, write_contact_sheet
+from pvtool_core.media import Frames, to_pixels
 from pvtool_core.paths import config_dir, presets_dir, replace_file, runs_dir
 from pvtool_core.prompts import Banks, without_keyword
 from pvtool_core.runs import RunFolder, State, list_runs, read_events
+from pvtool_core.sheets import SheetRow, write_contact_sheet
 from pvtool_core.tinyworld import world
 from pvtool_core.weights import fingerprint, resolve_settings
 from tests.conftest import random_job, save_models
@@ -279,7 +281,7 @@ def draw(person: Person, job: TrainJob, folder: Path) -> None:
         clip = Path(names.path(folder, person.name, prompt, seed))
         clip.parent.mkdir(parents=True, exist_ok=True)
         facts = {"identity": person.name, "prompt": prompt, "seed": seed, "adapter": ""}
-        write_clip(clip.with_name(f"{clip.name}.mp4"), to_pixels(frames[0]), job.model.fps, facts)
+        write_clip(clip, to_pixels(frames[0]), job.model.fps, facts)
         write_sidecar(clip, "drawn", EncodingConfig(), facts)
 
 

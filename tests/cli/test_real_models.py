@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from pvtool_core.media import read_mp4
+from pvtool_core.media import frames_of
 from pvtool_core.paths import presets_dir
 from tests.conftest import DETECTION_SIDE
 from tests.families import HUNYUAN_VIDEO, WAN, Family
@@ -95,7 +95,7 @@ def train_and_render(
     words = ("a <V> woman dancing", "--run", trained["run"], "--seed", "0", "--base", "--out", str(folder / "out"))
     clips = shell("render", "ada", *words)
     assert [clip["status"] for clip in clips] == ["done"] * 2
-    pictures = {clip["identity"]: read_mp4(Path(clip["path"])) for clip in clips}
+    pictures = {clip["identity"]: frames_of(Path(clip["path"])) for clip in clips}
     assert all(len(picture) == frames for picture in pictures.values())
     assert (pictures["ada"] != pictures["base"]).any()
     (exported,) = shell("runs", "export", trained["run"], str(folder / "ada.safetensors"))

@@ -97,7 +97,7 @@ def test_a_clip_made_from_something_else_or_in_another_way_is_not_whole(tmp_path
 
 def test_a_folder_of_frames_is_whole_with_all_its_frames(tmp_path: Path) -> None:
     clip, png = tmp_path / "seed-000003", EncodingConfig(formats=("png",))
-    frames = tmp_path / "seed-000003-frames"
+    frames = tmp_path / "seed-000003"
     frames.mkdir()
     for number in range(3):
         (frames / f"{number:04}.png").write_bytes(b"frame")

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from pvtool_core.config import EncodingConfig, TrainJob
 from pvtool_core.errors import Interrupted
-from pvtool_core.media import read_facts, read_mp4
+from pvtool_core.media import frames_of
+from pvtool_core.metadata import read_facts
 from pvtool_core.renderer import render
 from tests.core.jobs import PROMPT, Engine, item, render_job, whole
 
@@ -29,7 +30,7 @@ def test_a_rendered_clip_has_its_facts_beside_it_and_inside_it(
     assert sorted(path.name for path in clip.parent.iterdir()) == [
         f"{clip.name}.{end}" for end in ("gif", "json", "mp4")
     ]
-    assert read_mp4(clip.with_suffix(".mp4")).shape == (4, 32, 32, 3)
+    assert frames_of(clip.with_suffix(".mp4")).shape == (4, 32, 32, 3)
     beside, inside = json.loads(clip.with_suffix(".json").read_text()), read_facts(clip.with_suffix(".mp4"))
     assert inside["generated_by_ai"] is True
     assert inside.items() <= beside.items()
@@ -61,10 +62,10 @@ def test_a_clip_made_in_another_way_under_the_same_name_is_made_again(
 ) -> None:
     wanted = render_job(job, item(tmp_path / "out/clip"))
     assert run(wanted).status == 0
-    plain = read_mp4(tmp_path / "out/clip.mp4")
+    plain = frames_of(tmp_path / "out/clip.mp4")
     assert run(dataclasses.replace(wanted, encoding=EncodingConfig(upscale=2))).status == 0
     assert run.clips() == ["done"]
-    assert read_mp4(tmp_path / "out/clip.mp4").shape == (4, 64, 64, 3)
+    assert frames_of(tmp_path / "out/clip.mp4").shape == (4, 64, 64, 3)
     record = json.loads((tmp_path / "out/clip.json").read_text())
     assert record["upscale"] == {"factor": 2, "filter": "nearest"}
     assert plain.shape == (4, 32, 32, 3)
@@ -75,7 +76,7 @@ def test_an_adapter_changes_the_clip_and_one_of_zeros_does_not(
 ) -> None:
     files = {"strong": adapters["strong"], "base": "", "zero": adapters["zero"]}
     assert run(render_job(job, *(item(tmp_path / name, adapter=file) for name, file in files.items()))).status == 0
-    frames = {name: read_mp4(tmp_path / f"{name}.mp4") for name in files}
+    frames = {name: frames_of(tmp_path / f"{name}.mp4") for name in files}
     assert (frames["zero"] == frames["base"]).all()
     assert np.abs(frames["strong"].astype(int) - frames["base"]).mean() > 1
 
@@ -113,7 +114,7 @@ def test_a_clip_whose_file_could_not_be_written_is_not_denoised_again(
     mark_latents(kept)
     assert run(wanted).status == 0
     assert not kept.exists()
-    frames = read_mp4(tmp_path / "clip.mp4").astype(int)
+    frames = frames_of(tmp_path / "clip.mp4").astype(int)
     assert np.abs(frames - frames[:1]).max() <= 2  # latents of zeros show the same in every frame
 
 

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from pvtool_core.config import TrainJob
-from pvtool_core.media import read_mp4
+from pvtool_core.media import frames_of
 from pvtool_core.runs import Request, RunFolder, State, checkpoint_is_whole, read_events
 from tests.kill.conftest import Engines
 
@@ -54,7 +54,7 @@ def check_whole(folder: RunFolder) -> None:
     lines = folder.events.read_bytes().splitlines(keepends=True)
     assert all(json.loads(line) for line in lines if line.endswith(b"\n"))
     assert all(checkpoint_is_whole(checkpoint) for checkpoint in folder.checkpoint_folders())
-    assert all(len(read_mp4(sample)) for sample in folder.samples.glob("*/[!.]*.mp4"))
+    assert all(len(frames_of(sample)) for sample in folder.samples.glob("*/[!.]*.mp4"))
     assert folder.read_status() is not None
     assert folder.read_exit() is None
 

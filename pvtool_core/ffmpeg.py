@@ -1,0 +1,76 @@
+"""ffmpeg, the program: what it can do, and what it says when it cannot."""
+
+import errno
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from pvtool_core.errors import PvError, UsageError
+
+ENCODERS = {"h264": "libx264", "h265": "libx265", "av1": "libsvtav1"}
+
+
+class ClipBroken(PvError):
+    """A file that holds no whole clip."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path.name} is no whole clip: {problem}.", "Render it again.")
+
+
+class CodecMissing(UsageError):
+    """A codec that this machine's ffmpeg cannot write."""
+
+    def __init__(self, codec: str) -> None:
+        super().__init__(f"This machine's ffmpeg cannot write {codec}.", "Choose another codec; h264 plays everywhere.")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What ffmpeg wrote to its output, and what it said."""
+
+    output: bytes
+    said: str
+
+
+def ask(path: Path, *words: str, stdin: bytes = b"") -> Answer:
+    """Run ffmpeg on behalf of `path`. Raises ClipBroken, CodecMissing, or OSError on a full disk."""
+    quiet = {**os.environ, "SVT_LOG": "1"}  # SVT-AV1 talks past ffmpeg's own -v
+    command = [executable(), "-hide_banner", "-v", "error", *words]
+    done = subprocess.run(command, input=stdin, capture_output=True, check=False, env=quiet)
+    said = done.stderr.decode(errors="replace")
+    if done.returncode:
+        raise _complaint(path, said)
+    return Answer(done.stdout, said)
+
+
+def _complaint(path: Path, said: str) -> Exception:
+    last = (said.strip().splitlines() or ["ffmpeg gave no reason"])[-1]
+    if "No space left" in said:
+        return OSError(errno.ENOSPC, last, str(path))
+    if unknown := re.search(r"Unknown encoder '(\w+)'", said):
+        return CodecMissing(next((codec for codec, name in ENCODERS.items() if name == unknown[1]), unknown[1]))
+    return ClipBroken(path, last.rstrip("."))
+
+
+def require_codec(codec: str) -> None:
+    """Raises CodecMissing if ffmpeg lacks its encoder."""
+    if codec not in codecs():
+        raise CodecMissing(codec)
+
+
+@cache
+def codecs() -> frozenset[str]:
+    """The codecs of mp4 files that can be written here."""
+    listed = subprocess.run([executable(), "-hide_banner", "-encoders"], capture_output=True, text=True, check=True)
+    there = set(listed.stdout.split())
+    return frozenset(codec for codec, encoder in ENCODERS.items() if encoder in there)
+
+
+@cache
+def executable() -> str:
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    return get_ffmpeg_exe()
