@@ -13,6 +13,9 @@ from typing import Any
 from pvtool_core.errors import UsageError
 from pvtool_core.metadata import AI_MADE
 
+_KINDS = {".mp4": "video/mp4", ".gif": "image/gif", ".webp": "image/webp", ".png": "image/png"}
+_SETTINGS = {"builder": {"thumbnail": {"enabled": False}}}  # it would be several times the size of a gif or webp
+
 
 @dataclass(frozen=True)
 class Credentials:
@@ -99,16 +102,17 @@ def _algorithm(path: Path, key: Any) -> str:
 
 def sign(file: Path, credentials: Credentials, title: str) -> None:
     """Put the signed statement into a finished mp4, gif, webp or png. Raises CredentialsRefused."""
-    from c2pa import Builder, C2paError, C2paSignerInfo, Signer
+    from c2pa import Builder, C2paError, C2paSignerInfo, Context, Settings, Signer
 
     how = C2paSignerInfo(credentials.algorithm, credentials.chain.encode(), credentials.key.encode(), None)
     signed, kind = file.with_name(f"{file.name}.signed"), _KINDS[file.suffix]
-    try:
-        with Signer.from_info(how) as signer, Builder(_statement(title, kind)) as statement:
-            with file.open("rb") as source, signed.open("w+b") as target:
+    with file.open("rb") as source, signed.open("w+b") as target:
+        try:
+            settings = Context(Settings.from_dict(_SETTINGS))
+            with Signer.from_info(how) as signer, Builder(_statement(title, kind), settings) as statement:
                 statement.sign(signer, kind, source, target)
-    except C2paError as error:
-        raise CredentialsRefused(credentials.certificate, _first_line(error)) from error
+        except C2paError as error:
+            raise CredentialsRefused(credentials.certificate, _first_line(error)) from error
     signed.replace(file)
 
 

@@ -71,7 +71,7 @@ def _put(made: Path, place: Path) -> Path:
 
 
 def _put_folder(made: Path, place: Path) -> Path:
-    """A rename replaces no folder that holds something: an earlier one is moved out of the way, as often as it takes."""
+    """A rename replaces no folder that holds something: an earlier one is moved away first, as often as it takes."""
     attempts = itertools.count()
     while True:
         try:
