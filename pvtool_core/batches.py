@@ -15,6 +15,7 @@ from pathlib import Path
 
 import orjson
 
+from pvtool_core.clips import Names
 from pvtool_core.config import RenderItem, RenderJob, read_job, require
 from pvtool_core.paths import replace_file
 from pvtool_core.runs import RunFolder
@@ -70,3 +71,12 @@ class Group:
 
     key: str
     items: Sequence[RenderItem]
+
+
+def grouped(items: Iterable[RenderItem], names: Sequence[Names]) -> list[Group]:
+    """Clips in their order, but all of one setup together; `names` are the setups'."""
+    groups: dict[tuple[int, str], list[RenderItem]] = {}
+    for item in items:
+        key = names[item.setup].trajectory(item.prompt, item.seed)
+        groups.setdefault((item.setup, key), []).append(item)
+    return [Group(key, members) for (_, key), members in sorted(groups.items(), key=lambda pair: pair[0][0])]

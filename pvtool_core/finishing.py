@@ -16,7 +16,7 @@ from pvtool_core.clips import model_facts, write_sidecar
 from pvtool_core.config import RenderItem, RenderJob
 from pvtool_core.encoding import write_clip
 from pvtool_core.errors import OutOfMemory, from_foreign
-from pvtool_core.making import Made, Maker
+from pvtool_core.making import Made, Maker, free_memory
 from pvtool_core.media import Frames
 from pvtool_core.paths import replace_file
 
@@ -116,17 +116,6 @@ class _Work:
         times = {"created": time.time(), "seconds": round(time.time() - self._began, 3)}
         write_sidecar(self._clip, self._fingerprint, job.encoding, {**facts, **places, **times})
         latents_path(self._clip).unlink(missing_ok=True)
-
-
-def free_memory() -> None:
-    """Give back to the device what torch keeps for later."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def clip_facts(job: RenderJob, item: RenderItem, widths: tuple[int, int]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Clips of one prompt and seed share their adapter-free steps through the trajecto
 through the model together is of different prompts and seeds, and of one adapter.
 """
 
+import gc
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,33 @@ class Maker:
             self._adapter.remove()
             self._adapter = None
         return load_adapter(file, backbone.denoiser, backbone.lora_target, backbone.lora_layout)
+
+
+class Shelf:
+    """Holds the one model that is loaded, for as long as clips of its setup are wanted."""
+
+    def __init__(self) -> None:
+        self._setup: Setup | None = None
+        self._maker: Maker | None = None
+
+    def has(self, setup: Setup, prompt: str) -> bool:
+        return self._setup == setup and self._maker is not None and prompt in self._maker.prompts
+
+    def take(self, setup: Setup, prompts: Sequence[str], report: Report, gigabytes: float) -> Maker:
+        """The model of a setup, loaded for at least the first of `prompts`. Raises what is wrong with it."""
+        if self._maker is None or not self.has(setup, prompts[0]):
+            self._maker = None  # the old one goes before the new one comes
+            free_memory()
+            report("stage", stage="loading")
+            self._maker, self._setup = Maker(setup, prompts, report, gigabytes), setup
+        return self._maker
+
+
+def free_memory() -> None:
+    """Give back to the device what torch keeps for later."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _check_adapter(file: Path, sha256: str) -> None:

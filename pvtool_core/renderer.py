@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pvtool_core.batches import Group, read_items
+from pvtool_core.batches import Group, grouped, read_items
 from pvtool_core.claims import Claims
 from pvtool_core.clips import BASE, Names, file_names, is_whole, read_sidecar
 from pvtool_core.config import RenderItem, RenderJob
 from pvtool_core.errors import DiskFull, Interrupted, OutOfMemory, PvError, SomeFailed, from_foreign
-from pvtool_core.finishing import Finisher, free_memory, kept_latents
-from pvtool_core.making import Made, Maker, Width, by_adapter
+from pvtool_core.finishing import Finisher, kept_latents
+from pvtool_core.making import Made, Maker, Shelf, Width, by_adapter, free_memory
 from pvtool_core.trajectories import Switch
 
 Report = Callable[..., None]
@@ -34,6 +34,11 @@ def render(job: RenderJob, report: Report) -> None:
     Raises SomeFailed if some could not be made, the error itself if none could, and at once what would end the others
     too: a full disk, or a request to stop.
     """
+    if job.on == "ray":
+        from pvtool_core.fanout import render_on_ray
+
+        render_on_ray(job, report)
+        return
     report("stage", stage="loading")
     with Claims(Path(job.out) / ".claims") as claims:
         Batch(job, claims, report).render(read_items(Path(job.items)))
@@ -53,9 +58,9 @@ class Tally:
     def __init__(self, job: RenderJob, report: Report, total: int) -> None:
         self._job, self._report, self._total = job, report, total
         self._turn = threading.Lock()
-        self._told: set[str] = set()
+        self._told: dict[str, str] = {}
         self.failures: list[Failure] = []
-        self.fatal: BaseException | None = None
+        self.fatal: PvError | None = None
 
     def done(self, item: RenderItem, status: str, seconds: float = 0.0) -> None:
         """It is there: made now, by somebody else meanwhile, or before."""
@@ -64,7 +69,7 @@ class Tally:
     def failed(self, item: RenderItem, error: BaseException, seconds: float = 0.0, *, last: bool = True) -> None:
         """It could not be made; told only if it is not tried again. What ends the whole batch is kept for its end."""
         known = from_foreign(error)
-        if isinstance(known, DiskFull | Interrupted):
+        if known.kind in {DiskFull.__name__, Interrupted.__name__}:  # told again by another process, too
             self.fatal = self.fatal or known
             return
         traceback.print_exception(error, file=sys.stderr)
@@ -73,22 +78,47 @@ class Tally:
         if last:
             self._tell(item, status="failed", reason=known.message, seconds=round(seconds, 3))
 
+    def pass_on(self, event: dict[str, Any]) -> None:
+        """What another process said."""
+        if event["type"] == "clip":
+            with self._turn:
+                self._told[event["path"]] = event["status"]
+        self._guarded(**event)
+
+    def take_over(self, items: Iterable[RenderItem], error: PvError) -> None:
+        """What ended another process that was to make `items`: those that it did not make have failed by it."""
+        for item in items:
+            if self._told.get(item.clip, "failed") == "failed":
+                self.failed(item, error)
+
+    def progress(self) -> None:
+        """Tell how far it is, and hear whether to stop: raises Interrupted then."""
+        self._report("stage", stage="rendering", done=len(self._told), total=self._total)
+
     def raise_fatal(self) -> None:
         if self.fatal:
             raise self.fatal
 
-    def progress(self) -> None:
-        self._report("stage", stage="rendering", done=len(self._told), total=self._total)
+    def finish(self) -> None:
+        """Raise what the batch ends with, if it is not all well."""
+        self.raise_fatal()
+        self.progress()
+        if self.failures:
+            only = len(self.failures) == self._total
+            raise self.failures[0].error if only else SomeFailed(len(self.failures), self._total)
 
     def _tell(self, item: RenderItem, **more: Any) -> None:
-        name = item.identity if item.adapter else BASE
-        files = list(file_names(item.clip, self._job.encoding))
         with self._turn:
             if item.clip in self._told:
                 return
-            self._told.add(item.clip)
+            self._told[item.clip] = more["status"]
+        name = item.identity if item.adapter else BASE
+        files = list(file_names(item.clip, self._job.encoding))
+        self._guarded("clip", path=item.clip, files=files, identity=name, prompt=item.prompt, seed=item.seed, **more)
+
+    def _guarded(self, type: str, **values: Any) -> None:
         try:
-            self._report("clip", path=item.clip, files=files, identity=name, prompt=item.prompt, seed=item.seed, **more)
+            self._report(type, **values)
         except Interrupted as error:
             self.fatal = error
 
@@ -96,24 +126,27 @@ class Tally:
 class Batch:
     """All that this engine does for a job."""
 
-    def __init__(self, job: RenderJob, claims: Claims, report: Report) -> None:
+    def __init__(self, job: RenderJob, claims: Claims, report: Report, shelf: Shelf | None = None) -> None:
         self.job, self._claims, self._report = job, claims, report
         self._names = [Names(setup, job.encoding.upscale) for setup in job.setups]
         self._since = Path(job.items).stat().st_mtime if job.overwrite else 0.0
         self._width = Width(job.width)
         self._finisher = Finisher(job)
-        self._maker: tuple[int, Maker] | None = None
+        self._shelf = shelf or Shelf()
         self._broken: dict[int, PvError] = {}
         self._lost: list[RenderItem] = []
-        self._prompts: dict[int, list[str]] = {}
         self._attempts_left = job.retries
 
-    def render(self, items: Sequence[RenderItem]) -> None:
-        """Make every clip that is not there. Raises as `render` does."""
+    def render(self, items: Sequence[RenderItem], prompts: Sequence[str] = ()) -> None:
+        """Make every clip that is not there. Raises as `render` does.
+
+        With `prompts`, the items are of one setup, and the model is loaded for all of these.
+        """
         self._tally = Tally(self.job, self._report, len(items))
-        for item in items:
-            self._prompts.setdefault(item.setup, []).append(item.prompt)
-        self._prompts = {setup: list(dict.fromkeys(prompts)) for setup, prompts in self._prompts.items()}
+        self._prompts = {items[0].setup: list(prompts)} if prompts else prompts_of(items)
+        self._place = {
+            (setup, prompt): place for setup, prompts in self._prompts.items() for place, prompt in enumerate(prompts)
+        }
         try:
             self._go_through(self._grouped(items))
             while self._tally.failures and self._attempts_left:
@@ -124,18 +157,10 @@ class Batch:
                 self._go_through(self._grouped(again))
         finally:
             self._finisher.close()
-        self._tally.raise_fatal()
-        self._tally.progress()
-        if failures := self._tally.failures:
-            raise failures[0].error if len(failures) == len(items) else SomeFailed(len(failures), len(items))
+        self._tally.finish()
 
     def _grouped(self, items: Iterable[RenderItem]) -> list[Group]:
-        """In their order, but all of one setup together."""
-        groups: dict[tuple[int, str], list[RenderItem]] = {}
-        for item in items:
-            key = self._names[item.setup].trajectory(item.prompt, item.seed)
-            groups.setdefault((item.setup, key), []).append(item)
-        return [Group(key, members) for (_, key), members in sorted(groups.items(), key=lambda pair: pair[0][0])]
+        return grouped(items, self._names)
 
     def _go_through(self, groups: list[Group]) -> None:
         began_with_others = False
@@ -292,22 +317,27 @@ class Batch:
         """The model that makes this clip, loaded for its prompt and the next ones; or why it cannot be loaded."""
         if item.setup in self._broken:
             return self._broken[item.setup]
-        if self._maker and self._maker[0] == item.setup and item.prompt in self._maker[1].prompts:
-            return self._maker[1]
-        self._finisher.wait()  # what is being decoded needs the model that goes
-        self._maker = None
-        free_memory()
-        prompts = self._prompts[item.setup]
-        first = prompts.index(item.prompt)
-        self._report("stage", stage="loading")
+        setup = self.job.setups[item.setup]
+        if not self._shelf.has(setup, item.prompt):
+            self._finisher.wait()  # what is being decoded needs the model that goes
         try:
-            setup, gigabytes = self.job.setups[item.setup], self.job.cache_gigabytes
-            self._maker = item.setup, Maker(setup, prompts[first : first + PROMPTS_AT_ONCE], self._report, gigabytes)
+            first = self._place[item.setup, item.prompt] // PROMPTS_AT_ONCE * PROMPTS_AT_ONCE
+            prompts = self._prompts[item.setup][first : first + PROMPTS_AT_ONCE]
+            return self._shelf.take(setup, prompts, self._report, self.job.cache_gigabytes)
+        except Interrupted:
+            raise
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
             self._broken[item.setup] = from_foreign(error)
             return self._broken[item.setup]
-        return self._maker[1]
+
+
+def prompts_of(items: Iterable[RenderItem]) -> dict[int, list[str]]:
+    """The prompts of each setup, each once, in their order."""
+    found: dict[int, dict[str, None]] = {}
+    for item in items:
+        found.setdefault(item.setup, {})[item.prompt] = None
+    return {setup: list(prompts) for setup, prompts in found.items()}
 
 
 class _Holding:

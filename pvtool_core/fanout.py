@@ -1,0 +1,151 @@
+"""A batch on a Ray cluster: one task for each group of clips that share a trajectory.
+
+The clips, and what they are made from, lie in folders that all machines share. A task claims its group as any engine
+does, so clusters, shards and single machines may work at the same batch. Ray repeats the tasks of workers that die, and
+a worker keeps its model loaded from one task to the next.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from pvtool_core.batches import Group, grouped, read_items
+from pvtool_core.claims import Claims
+from pvtool_core.clips import Names
+from pvtool_core.config import RenderItem, RenderJob
+from pvtool_core.errors import Interrupted, RunFailed, UsageError, from_foreign
+from pvtool_core.making import Shelf
+from pvtool_core.renderer import PROMPTS_AT_ONCE, Batch, Report, Tally, prompts_of
+from pvtool_core.runs import ExitRecord
+
+_TRIES = 5
+_PASSED_ON = ("PV_HOME", "HF_HUB_OFFLINE", "TQDM_DISABLE")
+
+
+def render_on_ray(job: RenderJob, report: Report) -> None:
+    """Make every clip of the job, as `renderer.render` does, on the cluster that the job names."""
+    report("stage", stage="loading")
+    items = read_items(Path(job.items))
+    tally = Tally(job, report, len(items))
+    connect(job.address)
+    try:
+        _Driver(job, tally).run(items)
+    finally:
+        ray.shutdown()
+    tally.finish()
+
+
+def connect(address: str) -> None:
+    """Raises UsageError if there is no cluster there."""
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    try:
+        ray.init(
+            address or None,
+            runtime_env={"env_vars": environment} if address else None,
+            log_to_driver=False,
+            include_dashboard=None if address else False,
+        )
+    except (ConnectionError, RayError, ValueError) as error:
+        raise UsageError(
+            f"There is no Ray cluster at {address}: {str(error).splitlines()[0]}", "`ray status` shows whether it runs."
+        ) from error
+
+
+class _Driver:
+    """Keeps the cluster busy, one task for each of its slots, and hears what became of the clips."""
+
+    def __init__(self, job: RenderJob, tally: Tally) -> None:
+        self._job, self._tally = ray.put(job), tally
+        self._names = [Names(setup, job.encoding.upscale) for setup in job.setups]
+        self._running: dict[Any, Group] = {}
+
+    def run(self, items: Sequence[RenderItem]) -> None:
+        """To the end, or until asked to stop: then those that run end, and no others begin."""
+        waiting = grouped(items, self._names)[::-1]
+        prompts = {
+            (setup, prompt): place for setup, texts in prompts_of(items).items() for place, prompt in enumerate(texts)
+        }
+        blocks = self._blocks(items)
+        while waiting or self._running:
+            self._check()
+            while waiting and not self._tally.fatal and len(self._running) < slots():
+                group = waiting.pop()
+                setup, prompt = group.items[0].setup, group.items[0].prompt
+                block = blocks[setup, prompts[setup, prompt] // PROMPTS_AT_ONCE]
+                self._running[_task().remote(self._job, block, group.items)] = group
+            if self._tally.fatal:
+                waiting.clear()
+            if self._running:
+                self._hear()
+
+    def _check(self) -> None:
+        try:
+            self._tally.progress()
+        except Interrupted as error:
+            self._tally.fatal = error
+
+    def _blocks(self, items: Sequence[RenderItem]) -> dict[tuple[int, int], Any]:
+        """The prompts that a model is loaded for at once, put where all tasks find them."""
+        return {
+            (setup, start // PROMPTS_AT_ONCE): ray.put(texts[start : start + PROMPTS_AT_ONCE])
+            for setup, texts in prompts_of(items).items()
+            for start in range(0, len(texts), PROMPTS_AT_ONCE)
+        }
+
+    def _hear(self) -> None:
+        for task in ray.wait(list(self._running), num_returns=1, timeout=1.0)[0]:
+            group = self._running.pop(task)
+            try:
+                told, ended = ray.get(task)
+                error = ended and ended.error()
+            except RayError as lost:
+                told, error = [], RunFailed(f"Its worker was lost {_TRIES} times: {type(lost).__name__}.", "See Ray.")
+            for event in told:
+                self._tally.pass_on(event)
+            if error:
+                self._tally.take_over(group.items, error)
+
+
+def slots() -> int:
+    """How many tasks the cluster can do at once, now: it may grow and shrink."""
+    resources = ray.cluster_resources()
+    return max(1, int(resources.get("GPU", 0) or resources.get("CPU", 1)))
+
+
+def _task() -> Any:
+    return _remote(on_gpu=ray.cluster_resources().get("GPU", 0) > 0)
+
+
+@cache
+def _remote(on_gpu: bool) -> Any:
+    needs: dict[str, Any] = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}
+    return ray.remote(max_retries=_TRIES, **needs)(render_group)
+
+
+@cache
+def _shelf() -> Shelf:
+    """This worker's model, kept from task to task."""
+    return Shelf()
+
+
+def render_group(
+    job: RenderJob, prompts: Sequence[str], items: Sequence[RenderItem]
+) -> tuple[list[dict[str, Any]], ExitRecord | None]:
+    """What a worker does: the events of a group, and what ended it if that was more than one clip's failure."""
+    told: list[dict[str, Any]] = []
+
+    def report(type: str, **values: Any) -> None:
+        if type != "stage":
+            told.append({"type": type, **values})
+
+    try:
+        with Claims(Path(job.out) / ".claims") as claims:
+            Batch(job, claims, report, _shelf()).render(items, prompts)
+    except Exception as error:
+        return told, ExitRecord.of_error(from_foreign(error))
+    return told, None
