@@ -1,5 +1,7 @@
 """Contact sheets: pictures of many clips at once."""
 
+import io
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,11 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pvtool_core.media import frames_of
+from pvtool_core.paths import replace_file
 
 ROWS = 40
 FRAMES = 8
 TILE = 128
 _READERS = 4
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,21 @@ def write_contact_sheet(path: Path, rows: Sequence[SheetRow], tile: int = 128) -
     font = ImageFont.load_default(12)
     for number, row in enumerate(rows):
         top = margin + number * line
-        draw.text((margin, top), row.label, fill="black", font=font)
+        draw.text((margin, top), _cut(row.label, font, sheet.width - 2 * margin), fill="black", font=font)
         for column, picture in enumerate(row.pictures):
             sheet.paste(_fitted(picture, tile), (margin + column * (tile + gap), top + words))
-    temporary = path.with_name(f".{path.name}.writing")
-    sheet.save(temporary, format="PNG")
-    temporary.replace(path)
+    content = io.BytesIO()
+    sheet.save(content, format="PNG")
+    replace_file(path, content.getvalue())
+
+
+def _cut(label: str, font: Font, width: int) -> str:
+    """The label on one line, as much of it as there is room for."""
+    line = " ".join(label[:width].split())
+    if font.getlength(line) <= width:
+        return line
+    fits = bisect(range(len(line)), width, key=lambda count: font.getlength(f"{line[:count]}…"))
+    return f"{line[: fits - 1]}…"
 
 
 def _fitted(picture: NDArray[np.uint8], tile: int) -> Image.Image:

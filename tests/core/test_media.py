@@ -1,97 +1,297 @@
-"""Clips in files: all frames come back, with all that was said about them, or the file is no clip."""
+"""Clips in files: all frames come back, with all that was said about them, or there is no file."""
 
+import errno
+import json
+import re
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from imageio_ffmpeg import get_ffmpeg_exe
-from PIL import Image
+from PIL import Image, ImageSequence
 
-from pvtool_core.media import (
-    ClipBroken,
-    SheetRow,
-    enlarge,
-    read_facts,
-    read_mp4,
-    to_pixels,
-    write_clip,
-    write_contact_sheet,
-    write_gif,
-    write_mp4,
-)
+from pvtool_core import ffmpeg
+from pvtool_core.config import EncodingConfig
+from pvtool_core.encoding import write_clip
+from pvtool_core.errors import ExitStatus, UsageError
+from pvtool_core.ffmpeg import ClipBroken, CodecMissing
+from pvtool_core.media import Frames, enlarge, frames_of, to_pixels
+from pvtool_core.metadata import AI_MADE, read_facts
+from pvtool_core.workshop import publish, workshop
 
 FACTS = {"prompt": "<V> man; 'runs' = \"fast\" #1 \\ 速い\nnext line", "seed": 3, "nested": {"a": [1, 2.5, None]}}
+FORMATS = ("mp4", "gif", "webp", "png")
+TESTSRC = ("-f", "lavfi", "-i", "testsrc=size=64x64:duration=0.5:rate=8")
 
 
-def moving_square(frames: int = 8, height: int = 48, width: int = 72) -> np.ndarray:
+def moving_square(frames: int = 8, height: int = 48, width: int = 72) -> Frames:
     clip = np.full((frames, height, width, 3), (40, 90, 160), np.uint8)
     for number in range(frames):
         clip[number, 12:28, 4 + 5 * number : 20 + 5 * number] = (220, 60, 30)
     return clip
 
 
-def test_frames_come_back_from_an_mp4_nearly_as_they_were(tmp_path: Path) -> None:
+def encoding(*formats: str, codec: str = "h264", loop: int = 0, upscale: int = 1) -> EncodingConfig:
+    return EncodingConfig(formats=formats, codec=codec, loop=loop, upscale=upscale)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def said_of(path: Path) -> str:
+    return subprocess.run([get_ffmpeg_exe(), "-i", str(path)], capture_output=True, text=True, check=False).stderr
+
+
+def shown_for(path: Path) -> list[int]:
+    """How long each frame of a gif or webp is shown, in milliseconds."""
+    shown: list[int] = []
+    with Image.open(path) as image:
+        for frame in ImageSequence.Iterator(image):
+            frame.load()
+            shown.append(frame.info["duration"])
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "most"),
+    [("mp4", "h264", 2), ("mp4", "h265", 2), ("mp4", "av1", 2), ("gif", "", 1), ("webp", "", 2), ("png", "", 0)],
+)
+def test_frames_come_back_nearly_as_they_were_and_the_file_is_the_same_each_time(
+    tmp_path: Path, suffix: str, codec: str, most: float
+) -> None:
     clip = enlarge(moving_square(), 2)
-    write_mp4(tmp_path / "clip.mp4", clip, 8, FACTS)
-    back = read_mp4(tmp_path / "clip.mp4")
+    how = encoding(suffix, codec=codec or "h264")
+    (path,) = write_clip(tmp_path / "clip", clip, 8, FACTS, how)
+    (again,) = write_clip(tmp_path / "again", clip, 8, FACTS, how)
+    back = frames_of(path)
     assert back.shape == clip.shape
-    error = np.abs(back.astype(int) - clip)
-    assert error.mean() < 2  # the colours are right: a wrong matrix is off by 5 and more
+    assert np.abs(back.astype(int) - clip).mean() <= most  # a wrong colour matrix is off by 5 and more
     assert np.abs(back[3, :16].astype(int).mean((0, 1)) - clip[3, :16].mean((0, 1))).max() < 3
+    pairs = zip(path.iterdir(), again.iterdir(), strict=True) if suffix == "png" else [(path, again)]
+    assert all(one.read_bytes() == other.read_bytes() for one, other in pairs)
 
 
-def test_the_facts_travel_inside_the_mp4(tmp_path: Path) -> None:
-    write_mp4(tmp_path / "clip.mp4", moving_square(), 8, FACTS)
-    assert read_facts(tmp_path / "clip.mp4") == FACTS
+def test_a_clip_is_written_in_every_format_asked_for(tmp_path: Path) -> None:
+    paths = write_clip(tmp_path / "far" / "clip.v2", moving_square(3), 8, FACTS, encoding(*FORMATS, upscale=2))
+    assert [path.name for path in paths] == ["clip.v2.mp4", "clip.v2.gif", "clip.v2.webp", "clip.v2"]
+    assert names(tmp_path / "far") == sorted(path.name for path in paths)
+    assert names(tmp_path / "far" / "clip.v2") == ["0000.png", "0001.png", "0002.png"]
+    assert all(frames_of(path).shape == (3, 96, 144, 3) for path in paths)
 
 
-def test_an_mp4_says_what_players_need_and_can_be_shown_while_it_loads(tmp_path: Path) -> None:
-    write_mp4(tmp_path / "clip.mp4", moving_square(), 8, FACTS)
-    content = (tmp_path / "clip.mp4").read_bytes()
+anything = st.text(st.characters(exclude_categories=[]), max_size=50)
+long = 'She said: "it\'s 5 < 6 && 7 > 2"; \\n#=\r\n\t速い 👩🏽‍🚀 \x00\x85\u2028\ufffe]]>\n' * 500
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(facts=st.dictionaries(anything, anything | st.floats(allow_nan=False) | st.none(), max_size=5))
+@example(facts={"prompt": long, "negative": "half a pair: \ud83d"})
+def test_whatever_is_said_of_a_clip_comes_back_from_its_file(tmp_path: Path, facts: dict[str, object]) -> None:
+    for path in write_clip(tmp_path / "clip", moving_square(2, 32, 32), 8, facts, encoding(*FORMATS)):
+        assert read_facts(path) == json.loads(json.dumps(facts))
+
+
+def test_every_file_says_that_a_machine_made_it(tmp_path: Path) -> None:
+    mp4, gif, webp, png = write_clip(tmp_path / "clip", moving_square(2), 8, FACTS, encoding(*FORMATS))
+    mark = f"<Iptc4xmpExt:DigitalSourceType>{AI_MADE}</Iptc4xmpExt:DigitalSourceType>"
+    words = (get_ffmpeg_exe(), "-v", "error", "-export_xmp", "1", "-i", str(mp4), "-f", "ffmetadata", "-")
+    in_mp4 = subprocess.run(words, capture_output=True, text=True, check=True).stdout.replace("\\", "")
+    assert re.search(rf"^xmp=<\?xpacket.*{re.escape(mark)}", in_mp4, re.DOTALL | re.MULTILINE)
+    assert f"digital_source_type={AI_MADE}" in in_mp4
+    assert b"XMP DataXMP<?xpacket" in gif.read_bytes()
+    assert mark in gif.read_bytes().decode(errors="replace")
+    for picture in (webp, *png.iterdir()):
+        with Image.open(picture) as image:
+            assert mark in image.info["xmp"].decode()
+
+
+def test_people_can_read_the_facts_with_other_programs(tmp_path: Path) -> None:
+    mp4, gif = write_clip(tmp_path / "clip", moving_square(2), 8, FACTS, encoding("mp4", "gif"))
+    assert "速い" in said_of(mp4)
+    with Image.open(gif) as image:
+        assert json.loads(image.info["comment"]) == FACTS
+
+
+@pytest.mark.parametrize(("codec", "tag"), [("h264", "avc1"), ("h265", "hvc1"), ("av1", "av01")])
+def test_an_mp4_says_what_players_need_and_can_be_shown_while_it_loads(tmp_path: Path, codec: str, tag: str) -> None:
+    (path,) = write_clip(tmp_path / "clip", moving_square(), 8, FACTS, encoding("mp4", codec=codec))
+    content = path.read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
-    words = [get_ffmpeg_exe(), "-i", str(tmp_path / "clip.mp4")]
-    said = subprocess.run(words, capture_output=True, text=True, check=False).stderr
-    assert "yuv420p(tv, bt709" in said
-    assert "72x48" in said
-    assert "8 fps" in said
+    assert all(words in said_of(path) for words in (f"{tag} /", "yuv420p(tv, bt709", "72x48", "8 fps"))
 
 
-def test_a_cut_off_file_is_no_clip(tmp_path: Path) -> None:
-    write_mp4(tmp_path / "clip.mp4", moving_square(), 8, FACTS)
-    content = (tmp_path / "clip.mp4").read_bytes()
-    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 4])
-    with pytest.raises(ClipBroken, match=r"cut\.mp4"):
-        read_mp4(tmp_path / "cut.mp4")
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+@pytest.mark.parametrize(("fps", "frames"), [(8, 8), (24, 13), (30, 9), (1, 2), (8, 1)])
+def test_frames_are_shown_at_their_time(tmp_path: Path, suffix: str, fps: int, frames: int) -> None:
+    (path,) = write_clip(tmp_path / "clip", moving_square(frames), fps, FACTS, encoding(suffix))
+    assert frames_of(path).shape[0] == frames
+    if frames > 1:
+        assert sum(shown_for(path)) == pytest.approx(1000 * frames / fps, abs=10)
+        assert max(shown_for(path)) - min(shown_for(path)) <= 10
 
 
-def test_a_file_of_another_program_has_no_facts(tmp_path: Path) -> None:
-    source = ("-f", "lavfi", "-i", "testsrc=size=64x64:duration=0.5:rate=8")
-    subprocess.run([get_ffmpeg_exe(), "-v", "error", *source, str(tmp_path / "other.mp4")], check=True)
+def test_a_gif_is_never_so_fast_that_browsers_slow_it_down(tmp_path: Path) -> None:
+    (path,) = write_clip(tmp_path / "clip", moving_square(12), 120, FACTS, encoding("gif"))
+    assert set(shown_for(path)) == {20}
+    assert sum(shown_for(path)) == 100
+
+
+def test_a_clip_in_which_nothing_moves_is_whole_in_any_format(tmp_path: Path) -> None:
+    still = moving_square(1).repeat(8, axis=0)
+    shown = {path: frames_of(path) for path in write_clip(tmp_path / "clip", still, 8, FACTS, encoding(*FORMATS))}
+    assert [len(frames) for frames in shown.values()] == [8, 8, 1, 8]  # webp makes it a plain picture
+    assert all(np.abs(frames[-1].astype(int) - still[0]).mean() < 2 for frames in shown.values())
+
+
+@pytest.mark.parametrize(("loop", "gif_repeats"), [(0, 0), (1, None), (3, 2)])
+def test_a_clip_plays_as_often_as_asked(tmp_path: Path, loop: int, gif_repeats: int | None) -> None:
+    gif, webp = write_clip(tmp_path / "clip", moving_square(3), 8, FACTS, encoding("gif", "webp", loop=loop))
+    with Image.open(gif) as image:
+        assert image.info.get("loop") == gif_repeats  # the format counts what comes after the first time
+    with Image.open(webp) as image:
+        assert image.info["loop"] == loop
+
+
+def test_odd_sides_are_refused_for_mp4_alone(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"71×47 pixels: its sides must be even") as refusal:
+        write_clip(tmp_path / "clip", moving_square(2, 47, 71), 8, FACTS, encoding("gif", "mp4"))
+    assert refusal.value.status is ExitStatus.USAGE
+    assert names(tmp_path) == []
+    for path in write_clip(tmp_path / "clip", moving_square(2, 47, 71), 8, FACTS, encoding("gif", "webp", "png")):
+        assert frames_of(path).shape == (2, 47, 71, 3)
+    write_clip(tmp_path / "clip", moving_square(2, 47, 71), 8, FACTS, encoding("mp4", upscale=2))
+
+
+def test_a_codec_that_ffmpeg_lacks_is_named() -> None:
+    assert "h264" in ffmpeg.codecs()
+    ffmpeg.require_codec("h264")
+    with pytest.raises(CodecMissing, match="cannot write vp8"):
+        ffmpeg.require_codec("vp8")
+    with pytest.raises(CodecMissing, match="cannot write libnone"):
+        ffmpeg.ask(Path("clip.mp4"), *TESTSRC, "-c:v", "libnone", "-f", "mp4", "-y", "/dev/null")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_cut_off_file_is_no_clip(tmp_path: Path, suffix: str) -> None:
+    (path,) = write_clip(tmp_path / "clip", moving_square(), 8, FACTS, encoding(suffix))
+    file = path / "0003.png" if suffix == "png" else path
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 4])
+    with pytest.raises(ClipBroken, match=path.name):
+        frames_of(path)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "gif", "webp", "png"])
+def test_a_file_of_another_program_has_no_facts(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"other.{suffix}"
+    one = ("-frames:v", "1", "-update", "1") if suffix == "png" else ()
+    subprocess.run([get_ffmpeg_exe(), "-v", "error", *TESTSRC, *one, str(path)], check=True)
     with pytest.raises(ClipBroken, match="pv did not write it"):
-        read_facts(tmp_path / "other.mp4")
+        read_facts(path)
 
 
-def test_a_gif_shows_every_frame_at_its_time(tmp_path: Path) -> None:
-    write_gif(tmp_path / "clip.gif", moving_square(), 8)
-    with Image.open(tmp_path / "clip.gif") as gif:
-        assert (getattr(gif, "n_frames", 1), gif.size, gif.info["loop"]) == (8, (72, 48), 0)
-        assert 110 <= gif.info["duration"] <= 130
-
-
-@pytest.mark.parametrize("suffix", ["mp4", "gif"])
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_a_clip_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, suffix: str) -> None:
-    clip = tmp_path / f"clip.{suffix}"
-    with pytest.raises((ClipBroken, ValueError)):
-        write_clip(clip, moving_square(height=0), 8, FACTS)
-    clip.mkdir()
+    path = tmp_path / ("clip" if suffix == "png" else f"clip.{suffix}")
+    with pytest.raises((ClipBroken, ValueError, SystemError)):
+        write_clip(tmp_path / "clip", moving_square(height=0), 8, FACTS, encoding(suffix))
+    path.touch() if suffix == "png" else path.mkdir()
     with pytest.raises(OSError, match="directory"):
-        write_clip(clip, moving_square(), 8, FACTS)
-    assert [path.name for path in tmp_path.iterdir()] == [clip.name]
-    clip.rmdir()
-    write_clip(clip, moving_square(), 8, FACTS)
-    assert [path.name for path in tmp_path.iterdir()] == [clip.name]
+        write_clip(tmp_path / "clip", moving_square(), 8, FACTS, encoding(suffix))
+    assert names(tmp_path) == [path.name]
+    path.unlink() if suffix == "png" else path.rmdir()
+    write_clip(tmp_path / "clip", moving_square(), 8, FACTS, encoding(suffix))
+    assert names(tmp_path) == [path.name]
+
+
+def test_a_folder_of_frames_is_replaced_by_another(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip", moving_square(8), 8, FACTS, encoding("png"))
+    write_clip(tmp_path / "clip", moving_square(3), 8, FACTS, encoding("png"))
+    assert names(tmp_path) == ["clip"]
+    assert names(tmp_path / "clip") == ["0000.png", "0001.png", "0002.png"]
+
+
+def test_a_full_disk_is_known_by_what_ffmpeg_says() -> None:
+    with pytest.raises(OSError, match=r"clip\.mp4") as full:
+        ffmpeg.ask(Path("clip.mp4"), *TESTSRC, "-f", "matroska", "-y", "/dev/full")
+    assert full.value.errno == errno.ENOSPC
+
+
+@pytest.fixture
+def dying_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\nkill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    ffmpeg.executable.cache_clear()
+    yield
+    ffmpeg.executable.cache_clear()
+
+
+@pytest.mark.usefixtures("dying_ffmpeg")
+def test_an_ffmpeg_that_dies_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ClipBroken, match="ffmpeg gave no reason"):
+        write_clip(tmp_path / "out" / "clip", enlarge(moving_square(), 8), 8, FACTS)
+    assert names(tmp_path / "out") == []
+
+
+HALF_WAY = """
+import sys, time
+from pathlib import Path
+from pvtool_core.workshop import workshop
+with workshop(Path(sys.argv[1])) as folder:
+    (folder / "clip.mp4").write_bytes(b"half")
+    print("half-way", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_process_left_goes_with_the_next_attempt_and_a_living_ones_stays(tmp_path: Path) -> None:
+    writing = subprocess.Popen([sys.executable, "-c", HALF_WAY, str(tmp_path / "clip")], stdout=subprocess.PIPE)
+    assert writing.stdout
+    assert writing.stdout.readline() == b"half-way\n"
+    write_clip(tmp_path / "clip", moving_square(2), 8, FACTS)
+    hidden, clip = names(tmp_path)
+    assert (hidden.startswith(".clip."), clip) == (True, "clip.mp4")
+    writing.kill()
+    writing.communicate()
+    write_clip(tmp_path / "other", moving_square(2), 8, FACTS)
+    assert names(tmp_path) == [hidden, "clip.mp4", "other.mp4"]
+    write_clip(tmp_path / "clip", moving_square(2), 8, FACTS)
+    assert names(tmp_path) == ["clip.mp4", "other.mp4"]
+
+
+AGAIN_AND_AGAIN = """
+import sys
+from pathlib import Path
+from pvtool_core.workshop import publish, workshop
+for _ in range(40):
+    with workshop(Path(sys.argv[1])) as folder:
+        (folder / "clip").mkdir()
+        (folder / "clip" / "0000.png").write_bytes(b"whole")
+        publish([folder / "clip"], Path(sys.argv[1]).parent)
+"""
+
+
+def test_processes_that_write_the_same_clip_do_not_disturb_each_other(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", AGAIN_AND_AGAIN, str(tmp_path / "clip")]
+    assert [process.wait() for process in [subprocess.Popen(words) for _ in range(3)]] == [0, 0, 0]
+    assert names(tmp_path) == ["clip"]
+    assert (tmp_path / "clip" / "0000.png").read_bytes() == b"whole"
+
+
+def test_nothing_is_seen_of_files_that_are_not_finished(tmp_path: Path) -> None:
+    with workshop(tmp_path / "clip") as folder:
+        (folder / "clip.mp4").touch()
+        assert all(name.startswith(".") for name in names(tmp_path))
+        publish([folder / "clip.mp4"], tmp_path)
+    assert names(tmp_path) == ["clip.mp4"]
 
 
 def test_frames_of_a_model_become_pixels() -> None:
@@ -106,16 +306,3 @@ def test_enlarging_invents_nothing() -> None:
     large = enlarge(clip, 3)
     assert large.shape == (8, 144, 216, 3)
     assert (large[:, 1::3, 2::3] == clip).all()
-
-
-def test_a_contact_sheet_shows_every_row_from_its_reference_on(tmp_path: Path) -> None:
-    reference = np.full((112, 112, 3), (0, 200, 0), np.uint8)
-    clip = moving_square(4)
-    rows = [SheetRow("mara, before", [reference, *clip]), SheetRow("mara, after", [reference, *clip[:2]])]
-    write_contact_sheet(tmp_path / "sheet.png", rows, tile=64)
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        pixels = np.asarray(sheet.convert("RGB"))
-    greens = (pixels == (0, 200, 0)).all(-1)
-    assert greens.sum() == 2 * 64 * 64
-    assert pixels.shape[1] > 5 * 64
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["sheet.png"]

@@ -1,0 +1,180 @@
+"""Content credentials: who signed a clip can be read from the file, and a file that was changed gives itself away."""
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from c2pa import Context, Reader, Settings
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from pvtool_core.config import EncodingConfig
+from pvtool_core.encoding import write_clip
+from pvtool_core.errors import ExitStatus, UsageError
+from pvtool_core.media import Frames, frames_of
+from pvtool_core.metadata import AI_MADE, read_facts
+
+FACTS = {"prompt": "a woman dancing 🎉", "seed": 3}
+SIGNED = ("mp4", "gif", "webp", "png")
+
+
+def moving_square(frames: int = 4) -> Frames:
+    clip = np.full((frames, 48, 64, 3), (40, 90, 160), np.uint8)
+    for number in range(frames):
+        clip[number, 12:28, 4 + 5 * number : 20 + 5 * number] = (220, 60, 30)
+    return clip
+
+
+def certificate(
+    subject: str, issuer: str, public: Any, root: ec.EllipticCurvePrivateKey, vouches: bool
+) -> x509.Certificate:
+    """One certificate of a chain as C2PA wants it: what it may be used for is said in it."""
+    now = datetime.now(UTC)
+    names = [
+        x509.Name(
+            [
+                x509.NameAttribute(NameOID.ORGANIZATION_NAME, "A studio"),
+                x509.NameAttribute(NameOID.COMMON_NAME, name),
+            ]
+        )
+        for name in (subject, issuer)
+    ]
+    made = x509.CertificateBuilder(
+        names[1], names[0], public, x509.random_serial_number(), now - timedelta(1), now + timedelta(30)
+    )
+    uses = x509.KeyUsage(not vouches, False, False, False, False, vouches, vouches, False, False)
+    made = made.add_extension(x509.BasicConstraints(vouches, None), True).add_extension(uses, True)
+    made = made.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key()), False)
+    if not vouches:
+        made = made.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False)
+    return made.sign(root, hashes.SHA256())
+
+
+def pem(key: Any, lock: KeySerializationEncryption | None = None) -> bytes:
+    """As openssl writes it by default."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock or NoEncryption())
+
+
+class Studio:
+    """Somebody with a certificate, a key, and an authority that vouches for them."""
+
+    def __init__(self, folder: Path, key: Any) -> None:
+        folder.mkdir(parents=True)
+        authority = ec.generate_private_key(ec.SECP256R1())
+        root = certificate("Root", "Root", authority.public_key(), authority, vouches=True)
+        own = certificate("Signer", "Root", key.public_key(), authority, vouches=False)
+        self.root = root.public_bytes(Encoding.PEM)
+        self.certificate, self.key = folder / "chain.pem", folder / "key.pem"
+        self.certificate.write_bytes(own.public_bytes(Encoding.PEM) + self.root)
+        self.key.write_bytes(pem(key))
+
+    def encoding(self, *formats: str) -> EncodingConfig:
+        return EncodingConfig(formats=formats, certificate=str(self.certificate), key=str(self.key))
+
+    def read(self, file: Path) -> tuple[str | None, dict[str, Any]]:
+        """What is said of a signed file by one who trusts the studio's authority: the verdict, and the statement."""
+        trust = {"trust": {"user_anchors": self.root.decode()}, "verify": {"verify_trust": True}}
+        with Reader(file, context=Context(Settings.from_dict(trust))) as reader:
+            told = json.loads(reader.json())
+            return reader.get_validation_state(), told["manifests"][told["active_manifest"]]
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Studio:
+    return Studio(tmp_path / "studio", ec.generate_private_key(ec.SECP256R1()))
+
+
+@pytest.mark.parametrize("suffix", SIGNED)
+def test_a_signed_clip_says_who_made_it_and_how(tmp_path: Path, studio: Studio, suffix: str) -> None:
+    (path,) = write_clip(tmp_path / "out" / "clip", moving_square(), 8, FACTS, studio.encoding(suffix))
+    for file in path.iterdir() if suffix == "png" else (path,):
+        state, statement = studio.read(file)
+        assert state == "Trusted"
+        assert statement["title"] == f"clip.{suffix}"
+        assert statement["claim_generator_info"][0]["name"] == "pvtool"
+        assert statement["signature_info"]["issuer"] == "A studio"
+        (actions,) = (each["data"]["actions"] for each in statement["assertions"] if "actions" in each["label"])
+        assert [(each["action"], each["digitalSourceType"]) for each in actions] == [("c2pa.created", AI_MADE)]
+    assert read_facts(path) == FACTS
+    assert frames_of(path).shape == (4, 48, 64, 3)
+    assert [each.name for each in (tmp_path / "out").iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        ec.generate_private_key(ec.SECP384R1()),
+        rsa.generate_private_key(public_exponent=65537, key_size=2048),
+        ed25519.Ed25519PrivateKey.generate(),
+    ],
+    ids=["P-384", "RSA", "Ed25519"],
+)
+def test_the_usual_kinds_of_keys_sign(tmp_path: Path, key: Any) -> None:
+    studio = Studio(tmp_path / "studio", key)
+    (path,) = write_clip(tmp_path / "clip", moving_square(), 8, FACTS, studio.encoding("webp"))
+    assert studio.read(path)[0] == "Trusted"
+
+
+def test_a_clip_that_was_changed_after_signing_gives_itself_away(tmp_path: Path, studio: Studio) -> None:
+    (path,) = write_clip(tmp_path / "clip", moving_square(), 8, FACTS, studio.encoding("mp4"))
+    content = path.read_bytes()
+    middle = content.index(b"mdat") + 100
+    path.write_bytes(content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
+    assert studio.read(path)[0] == "Invalid"
+
+
+def test_what_cannot_sign_is_said_in_a_sentence(tmp_path: Path, studio: Studio) -> None:
+    other = Studio(tmp_path / "other", ec.generate_private_key(ec.SECP256R1()))
+    koblitz = Studio(tmp_path / "koblitz", ec.generate_private_key(ec.SECP256K1()))
+    alone = tmp_path / "alone.pem"
+    alone.write_bytes(other.root)
+    locked = tmp_path / "locked.pem"
+    locked.write_bytes(pem(ec.generate_private_key(ec.SECP256R1()), BestAvailableEncryption(b"secret")))
+    wrong = {
+        (studio.certificate, other.key): "key.pem cannot sign: it is not the key of chain.pem",
+        (studio.certificate, locked): "locked.pem cannot sign: it has a passphrase",
+        (studio.certificate, studio.certificate): "chain.pem cannot sign: it is no private key in PEM",
+        (studio.key, studio.key): "key.pem cannot sign: it is no certificate in PEM",
+        (tmp_path / "none.pem", studio.key): r"none.pem cannot sign: it cannot be read \(No such file",
+        (studio.certificate, tmp_path): r"cannot sign: it cannot be read \(Is a directory",
+        (koblitz.certificate, koblitz.key): "key.pem cannot sign: C2PA knows no such key",
+    }
+    for (chain, key), sentence in wrong.items():
+        how = EncodingConfig(certificate=str(chain), key=str(key))
+        with pytest.raises(UsageError, match=sentence) as refusal:
+            write_clip(tmp_path / "out" / "clip", moving_square(), 8, FACTS, how)
+        assert refusal.value.status is ExitStatus.USAGE
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    own = certificate("Signer", "Signer", key.public_key(), key, vouches=False)
+    (tmp_path / "own.pem").write_bytes(own.public_bytes(Encoding.PEM))
+    (tmp_path / "key.pem").write_bytes(pem(key))
+    how = EncodingConfig(certificate=str(tmp_path / "own.pem"), key=str(tmp_path / "key.pem"))
+    with pytest.raises(UsageError, match=r"own\.pem cannot sign: "):
+        write_clip(tmp_path / "out" / "clip", moving_square(), 8, FACTS, how)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_without_the_library_the_way_to_it_is_named(
+    tmp_path: Path, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "c2pa", None)
+    with pytest.raises(UsageError, match="not installed") as refusal:
+        write_clip(tmp_path / "clip", moving_square(), 8, FACTS, studio.encoding("mp4"))
+    assert refusal.value.hint == "Run `pip install pvtool[c2pa]`."
