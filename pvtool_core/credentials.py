@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -112,12 +113,14 @@ def sign(file: Path, credentials: Credentials, title: str) -> None:
             with Signer.from_info(how) as signer, Builder(_statement(title, kind), settings) as statement:
                 statement.sign(signer, kind, source, target)
         except C2paError as error:
-            raise CredentialsRefused(credentials.certificate, _first_line(error)) from error
+            raise CredentialsRefused(credentials.certificate, _reason(error)) from error
     signed.replace(file)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["c2pa gave no reason"])[0].rstrip(".")
+def _reason(error: Exception) -> str:
+    """What c2pa complains of, without the kind of error in front."""
+    first = (str(error).splitlines() or ["c2pa gave no reason"])[0]
+    return re.sub(r"^\w+: ", "", first).rstrip(".")
 
 
 def _statement(title: str, kind: str) -> str:

@@ -38,23 +38,18 @@ def moving_square(frames: int = 4) -> Frames:
     return clip
 
 
+def named(name: str) -> x509.Name:
+    parts = {NameOID.ORGANIZATION_NAME: "A studio", NameOID.COMMON_NAME: name}
+    return x509.Name([x509.NameAttribute(key, value) for key, value in parts.items()])
+
+
 def certificate(
-    subject: str, issuer: str, public: Any, root: ec.EllipticCurvePrivateKey, vouches: bool
+    subject: str, issuer: str, public: Any, root: ec.EllipticCurvePrivateKey, vouches: bool, days: int = 30
 ) -> x509.Certificate:
     """One certificate of a chain as C2PA wants it: what it may be used for is said in it."""
-    now = datetime.now(UTC)
-    names = [
-        x509.Name(
-            [
-                x509.NameAttribute(NameOID.ORGANIZATION_NAME, "A studio"),
-                x509.NameAttribute(NameOID.COMMON_NAME, name),
-            ]
-        )
-        for name in (subject, issuer)
-    ]
-    made = x509.CertificateBuilder(
-        names[1], names[0], public, x509.random_serial_number(), now - timedelta(1), now + timedelta(30)
-    )
+    begins = datetime.now(UTC) - timedelta(60)
+    number = x509.random_serial_number()
+    made = x509.CertificateBuilder(named(issuer), named(subject), public, number, begins, begins + timedelta(60 + days))
     uses = x509.KeyUsage(not vouches, False, False, False, False, vouches, vouches, False, False)
     made = made.add_extension(x509.BasicConstraints(vouches, None), True).add_extension(uses, True)
     made = made.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key()), False)
@@ -160,13 +155,13 @@ def test_what_cannot_sign_is_said_in_a_sentence(tmp_path: Path, studio: Studio) 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path) -> None:
+def test_a_certificate_that_has_run_out_is_refused(tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    own = certificate("Signer", "Signer", key.public_key(), key, vouches=False)
+    own = certificate("Signer", "Signer", key.public_key(), key, vouches=False, days=-1)
     (tmp_path / "own.pem").write_bytes(own.public_bytes(Encoding.PEM))
     (tmp_path / "key.pem").write_bytes(pem(key))
     how = EncodingConfig(certificate=str(tmp_path / "own.pem"), key=str(tmp_path / "key.pem"))
-    with pytest.raises(UsageError, match=r"own\.pem cannot sign: "):
+    with pytest.raises(UsageError, match=r"own\.pem cannot sign: the certificate was not valid at time of signing\."):
         write_clip(tmp_path / "out" / "clip", moving_square(), 8, FACTS, how)
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -147,7 +147,7 @@ def test_a_clip_in_which_nothing_moves_is_whole_in_any_format(tmp_path: Path) ->
     still = moving_square(1).repeat(8, axis=0)
     shown = {path: frames_of(path) for path in write_clip(tmp_path / "clip", still, 8, FACTS, encoding(*FORMATS))}
     assert [len(frames) for frames in shown.values()] == [8, 8, 1, 8]  # webp makes it a plain picture
-    assert all(np.abs(frames[-1].astype(int) - still[0]).mean() < 2 for frames in shown.values())
+    assert all(np.abs(frames[-1].astype(int) - still[0]).mean() < 3 for frames in shown.values())
 
 
 @pytest.mark.parametrize(("loop", "gif_repeats"), [(0, 0), (1, None), (3, 2)])

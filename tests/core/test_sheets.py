@@ -50,6 +50,7 @@ def test_a_batch_is_shown_from_whatever_files_it_became(tmp_path: Path) -> None:
     paths: list[Path] = []
     for suffix in ("mp4", "gif", "webp", "png"):
         frames = plain(GREEN, 20, 256, 128)
+        frames[::2] += 4  # or a webp would hold one frame
         paths += write_clip(tmp_path / f"as-{suffix}", frames, 8, {}, EncodingConfig(formats=(suffix,)))
     (sheet,) = write_sheets(tmp_path / "contact-sheet", [(path.name, path) for path in paths])
     assert sheet == tmp_path / "contact-sheet.png"
