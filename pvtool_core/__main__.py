@@ -216,4 +216,5 @@ if __name__ == "__main__":
     faulthandler.enable()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # weights come by `pv models` alone, whatever other libraries try
     os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' progress bars would fill the log
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # Ray's workers use the environment that pv is in
     sys.exit(main(sys.argv[1:]))
