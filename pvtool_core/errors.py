@@ -2,6 +2,7 @@
 
 PvError                      1
 ├── Reported                 *  any of these, told again by another process
+├── BatchRefused             *  mistakes in lines of a batch, all told at once; the first one's status
 ├── RunFailed                1  the engine met something that it did not expect
 ├── BrokenRun                1  a file of a run's folder that pv cannot have written
 ├── BrokenIdentity           1  a file of an identity that pv cannot have written
@@ -78,6 +79,18 @@ class Reported(PvError):
     @property
     def kind(self) -> str:
         return self._kind
+
+
+class BatchRefused(PvError):
+    """Lines of a batch that cannot be used: `mistakes` are the first of `count`, each with the line that it is in."""
+
+    def __init__(self, mistakes: Sequence[tuple[str, PvError]], count: int) -> None:
+        lines = [f"{source}: {error.message}" for source, error in mistakes]
+        more = [f"… and {count - len(lines)} more."] if count > len(lines) else []
+        heading = [] if count == 1 else [f"There are {count} mistakes in what is to be rendered."]
+        super().__init__("\n".join([*heading, *lines, *more]), mistakes[0][1].hint)
+        self.status = mistakes[0][1].status
+        self.mistakes = tuple(mistakes)
 
 
 class RunFailed(PvError):

@@ -77,20 +77,31 @@ def read_prompt_file(path: Path) -> tuple[str, ...]:
 
     Raises BadPrompt if it is missing, unreadable, empty or wrong.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise Missing(
-            "prompt file", str(path), "Give a text file with one prompt a line, or a bank in TOML."
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadPrompt(
-            f"Cannot read {path.name} as text.", "Give a UTF-8 text file with one prompt a line."
-        ) from error
+    text = decode_prompts(path.name, read_prompt_bytes(path))
     if path.suffix == ".toml":
         return _parse_bank(path.stem, text, path).prompts
     lines = (line.strip() for line in text.splitlines())
     return check_prompts((line for line in lines if line and not line.startswith("#")), path.name)
+
+
+def read_prompt_bytes(path: Path) -> bytes:
+    """What a file holds. Raises Missing, or BadPrompt if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise Missing(
+            "prompt file", str(path), "Give a text file with one prompt a line, or a bank in TOML."
+        ) from error
+    except OSError as error:
+        raise BadPrompt(f"Cannot read {path.name}: {error.strerror}.", "See that it is a file of yours.") from error
+
+
+def decode_prompts(name: str, content: bytes) -> str:
+    """The text of a file, or of standard input. Raises BadPrompt if it is none."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadPrompt(f"Cannot read {name} as text.", "Give it in UTF-8.") from error
 
 
 def _parse_bank(name: str, text: str, path: Path, own: bool = False) -> Bank:

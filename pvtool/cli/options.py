@@ -1,11 +1,9 @@
 """Options and arguments that several commands share, and the completion of names."""
 
-import re
 from typing import Annotated
 
 import typer
 
-from pvtool_core.errors import UsageError
 from pvtool_core.library import Library
 from pvtool_core.models.store import Models
 from pvtool_core.paths import runs_dir
@@ -56,18 +54,3 @@ ControlNet = Annotated[
 ControlFrames = Annotated[
     str | None, typer.Option("--control-frames", metavar="DIR_OR_VIDEO", help="What the ControlNet is shown.")
 ]
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Turn `3`, `0..3` (both ends included) and comma lists of these into seeds. Raises UsageError."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,18})(?:\.\.(\d{1,18}))?\s*", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not first <= last < first + 10_000:
-            raise UsageError(
-                f"{part!r} names no seeds.",
-                "Write a number, a range such as 0..3 of at most 10000, or several with commas.",
-            )
-        seeds += range(first, last + 1)
-    return list(dict.fromkeys(seeds))

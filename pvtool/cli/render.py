@@ -17,7 +17,6 @@ from pvtool.cli.options import (
     Loras,
     Seeds,
     bank_names,
-    parse_seeds,
     run_names,
 )
 from pvtool.facts import adapter_of, job_of, runs_of
@@ -25,6 +24,7 @@ from pvtool.output import Output
 from pvtool.rendering import clip_facts, files_of, make_batch, missing_clips, run_batch
 from pvtool.words import shown
 from pvtool_core.clips import BASE, Names
+from pvtool_core.columns import parse_seeds
 from pvtool_core.config import (
     EncodingConfig,
     RenderItem,

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from pvtool.cli.demo import newest_demo_run
-from pvtool.cli.options import parse_seeds
 from pvtool.cli.render import setup_of
 from pvtool.facts import adapter_of, job_of
 from pvtool.jobs import choose, prepare
@@ -23,7 +22,6 @@ from pvtool_core.config import (
     TrainJob,
     write_job,
 )
-from pvtool_core.errors import UsageError
 from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.paths import presets_dir
 from pvtool_core.runs import ADAPTER_FILE, EventWriter, ExitRecord, RunFolder, State, new_run, sha256_of
@@ -261,19 +259,6 @@ def test_another_adapter_makes_another_clip(pv: Pv, run: RunFolder) -> None:
     run.write_checkpoint(900, {ADAPTER_FILE: b"other weights"})
     assert planned()[0] == base
     assert planned()[1] != before
-
-
-@pytest.mark.parametrize(
-    ("text", "seeds"), [("3", [3]), ("0..3", [0, 1, 2, 3]), ("5,0..1,5", [5, 0, 1]), (" 7 ", [7]), ("2..2", [2])]
-)
-def test_seeds_are_read(text: str, seeds: list[int]) -> None:
-    assert parse_seeds(text) == seeds
-
-
-@pytest.mark.parametrize("text", ["", "a", "-1", "3..1", "0..", "1.5", "0..99999999", "1,,2"])
-def test_what_names_no_seeds_is_refused(text: str) -> None:
-    with pytest.raises(UsageError):
-        parse_seeds(text)
 
 
 def test_the_real_process_leaves_with_the_status_and_keeps_stdout_for_results(home: Path) -> None:

@@ -1,0 +1,281 @@
+"""What to render, row by row, as people and programs write it down.
+
+    text         a prompt a line, '#' comments; kohya's suffixes: <V> {noun} runs --w 512 --d 0..3 --n blurry
+    CSV          a header of columns, `prompt` among them; an empty cell says nothing
+    JSON lines   an object a line, or a prompt in quotation marks
+    TOML         keys for all rows, [grid] of lists = their product, [[zip]] of lists of one length = aligned;
+                 and prompt banks, `prompts = […]`
+
+A file's name tells which it is; of standard input, and other names, the beginning does. columns.py knows the columns.
+"""
+
+import csv
+import io
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+
+from pvtool_core.columns import IGNORED, READERS, SETTINGS, SUFFIXES, read_columns, unknown_column
+from pvtool_core.errors import BadPrompt, BatchRefused, PvError, UsageError
+from pvtool_core.prompts import KEYWORD, decode_prompts, read_prompt_bytes
+
+MAX_ROWS = 1_000_000
+_TOLD = 10
+_Line = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One line of what to render: a clip, or one for each person of the command where it names none.
+
+    `prompt` is checked, and `{noun}` stands in it yet. What is empty or None is the command's to say; no LoRAs are ().
+    `run` is RUN or RUN@STEP; `base` asks for the original model; `settings` are sorted ("model.width", 512) pairs.
+    """
+
+    prompt: str
+    identity: str = ""
+    seed: int | None = None
+    run: str = ""
+    base: bool = False
+    loras: tuple[str, ...] | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+    source: str = ""
+
+
+def read_row_file(path: Path) -> list[Row]:
+    """The rows of a file. Raises Missing, BadPrompt if it is no text, BatchRefused with every mistake in it."""
+    return read_rows(str(path), decode_prompts(path.name, read_prompt_bytes(path)))
+
+
+def read_rows(source: str, text: str) -> list[Row]:
+    """The rows of a text; `source` is its file's name, or "-" for standard input.
+
+    Raises BatchRefused with every mistake in it, BadPrompt if there is no row.
+    """
+    reading = _Reading("standard input" if source == "-" else Path(source).name)
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    form = _FORMS.get(Path(source).suffix.lower()) or _form_of(text)
+    form(reading, text)
+    reading.mistakes.check()
+    if not reading.rows:
+        raise BadPrompt(f"There is no prompt in {reading.name}.", f"Give at least one prompt, with {KEYWORD} in it.")
+    return reading.rows
+
+
+def row_table(row: Row) -> _Line:
+    """The row as an object of JSON lines, which is read back as the same row."""
+    columns = {key: column for column, key in SETTINGS.items()}
+    told: _Line = {"identity": row.identity or None, "seed": row.seed, "run": row.run or None, "base": row.base or None}
+    told["lora"] = None if row.loras is None else list(row.loras)
+    given = {column: value for column, value in told.items() if value is not None}
+    return {"prompt": row.prompt, **given, **{columns[key]: value for key, value in row.settings}}
+
+
+class Mistakes:
+    """What is wrong with lines of a batch, each told with its line; all of it at once."""
+
+    def __init__(self) -> None:
+        self.first: list[tuple[str, PvError]] = []
+        self.count = 0
+
+    def add(self, source: str, error: PvError) -> None:
+        self.count += 1
+        if len(self.first) < _TOLD:
+            self.first.append((source, error))
+
+    def check(self) -> None:
+        """Raises BatchRefused if there is any."""
+        if self.first:
+            raise BatchRefused(self.first, self.count)
+
+
+class _Reading:
+    """The rows of one source, as far as it was read."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rows: list[Row] = []
+        self.mistakes = Mistakes()
+
+    def refuse(self, place: str, error: PvError) -> None:
+        self.mistakes.add(f"{self.name}{place and ', '}{place}", error)
+
+    def line(self, number: int, table: Mapping[str, Any]) -> None:
+        """Add the rows of a line: one for each combination of what its values stand for."""
+        place = f"line {number}"
+        found = read_columns(table, lambda error: self.refuse(place, error))
+        if table.get("prompt") is None:
+            self.refuse(place, BadPrompt("There is no prompt.", f"Give one, with {KEYWORD} in it."))
+        elif "prompt" in found and self._fits(place, prod(map(len, found.values()))):
+            source = f"{self.name}, {place}"
+            self.rows += [_row(dict(zip(found, values, strict=True)), source) for values in product(*found.values())]
+
+    def blocks(self, blocks: list[list[_Line]]) -> None:
+        """Add the product of blocks; each holds alternatives for the columns that it speaks of."""
+        if self._fits("", prod(map(len, blocks))):
+            for number, parts in enumerate(product(*blocks), 1):
+                line = {key: value for part in parts for key, value in part.items()}
+                self.rows.append(_row(line, f"{self.name}, row {number}"))
+
+    def _fits(self, place: str, more: int) -> bool:
+        if len(self.rows) + more > MAX_ROWS:
+            problem = f"There are more than {MAX_ROWS} rows."
+            self.refuse(place, UsageError(problem, "Render them in several batches, or name fewer."))
+        return len(self.rows) + more <= MAX_ROWS
+
+
+def _row(line: _Line, source: str) -> Row:
+    settings = tuple(sorted((key, line.pop(key)) for key in list(line) if "." in key))
+    return Row(**line, settings=settings, source=source)
+
+
+def _text(reading: _Reading, text: str) -> None:
+    for number, words in enumerate(text.split("\n"), 1):
+        line = words.strip()
+        if line and not line.startswith("#"):
+            reading.line(number, _suffixed(line, lambda error, n=number: reading.refuse(f"line {n}", error)))
+
+
+def _suffixed(line: str, refuse: Callable[[PvError], None]) -> _Line:
+    """A prompt with what its suffixes say."""
+    if "--" not in line:
+        return {"prompt": line}
+    prompt, *words = re.split(r"\s--([A-Za-z_]+)(?=\s|$)", line)
+    table: _Line = {"prompt": prompt}
+    for suffix, value in zip(words[::2], words[1::2], strict=True):
+        if column := SUFFIXES.get(suffix.lower()):
+            table[column] = value.strip()
+        else:
+            refuse(unknown_column(suffix, SUFFIXES))
+    return table
+
+
+def _csv(reading: _Reading, text: str) -> None:
+    lines = _cells(reading, text)
+    _, header = next(lines, (1, []))
+    columns = [column.strip().lower() for column in header]
+    if "prompt" not in columns:
+        reading.refuse("line 1", BadPrompt("There is no column 'prompt'.", "Begin with a header, such as prompt,seed."))
+        return
+    for column in columns:
+        if column not in {*READERS, *IGNORED}:
+            reading.refuse("line 1", unknown_column(column))
+        elif columns.count(column) > 1:
+            reading.refuse("line 1", UsageError(f"There are several columns {column!r}.", "Leave one of them."))
+    for number, cells in lines if not reading.mistakes.count else ():
+        if len(cells) == len(columns):
+            reading.line(number, {column: cell for column, cell in zip(columns, cells, strict=True) if cell.strip()})
+        elif any(cells):
+            problem = f"There are {len(cells)} cells, but {len(columns)} columns."
+            reading.refuse(f"line {number}", UsageError(problem, "Put a text that holds a comma in quotation marks."))
+
+
+def _cells(reading: _Reading, text: str) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each record, and the line on which it begins."""
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
+    begin = 1
+    try:
+        for cells in lines:
+            yield begin, cells
+            begin = lines.line_num + 1
+    except csv.Error as error:
+        reading.refuse(
+            f"line {begin}", BadPrompt(f"This is no CSV: {error}.", "See that each quotation mark is closed.")
+        )
+
+
+def _delimiter(text: str) -> str:
+    header = text.partition("\n")[0]
+    return max(",;\t", key=header.count)
+
+
+def _json(reading: _Reading, text: str) -> None:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line or line.isspace():
+            continue
+        try:
+            value = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            hint = "Write one object on each line, as `jq -c` does."
+            reading.refuse(f"line {number}", BadPrompt(f"This is no JSON: {error}.", hint))
+            continue
+        if isinstance(value, dict | str):
+            reading.line(number, {"prompt": value} if isinstance(value, str) else cast(_Line, value))
+        else:
+            problem = "This is neither an object nor a text."
+            reading.refuse(f"line {number}", BadPrompt(problem, 'Write {"prompt": "…"} on each line.'))
+
+
+def _toml(reading: _Reading, text: str) -> None:
+    try:
+        table: _Line = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        reading.refuse("", BadPrompt(f"This is no TOML: {error}.", "Mend it at that place."))
+        return
+    prompts, grid, zips = table.pop("prompts", None), table.pop("grid", {}), table.pop("zip", [])
+    table.pop("description", None)
+    lists = {"prompt": prompts} if prompts is not None else {}
+    blocks = [*_one_by_one(reading, "", {key: [value] for key, value in table.items()})]
+    blocks += [*_one_by_one(reading, "prompts", lists), *_one_by_one(reading, "[grid]", grid)]
+    for number, aligned in enumerate(cast("list[Any]", zips) if isinstance(zips, list) else [zips], 1):
+        blocks.append(_aligned(reading, f"[[zip]] {number}", aligned))
+    columns = [column for block in blocks for column in (block[0] if block else {})]
+    if twice := {column for column in columns if columns.count(column) > 1}:
+        problem = f"{', '.join(sorted(twice))} is given in several places."
+        reading.refuse("", UsageError(problem, "Give it for all rows, in [grid] or in one [[zip]]."))
+    if not reading.mistakes.first and "prompt" in columns:
+        reading.blocks(blocks)
+
+
+def _one_by_one(reading: _Reading, place: str, lists: Any) -> Iterator[list[_Line]]:
+    """A block for each list: all that its values stand for."""
+    for column, values in _lists(reading, place, lists):
+        found = [_read(reading, place, {column: value}) for value in values]
+        yield [{field: each} for line in found for field, several in line.items() for each in several]
+
+
+def _aligned(reading: _Reading, place: str, lists: Any) -> list[_Line]:
+    """One block: the first values of all lists together, the second ones together, …"""
+    columns = dict(_lists(reading, place, lists))
+    if len({len(values) for values in columns.values()}) > 1:
+        counts = ", ".join(f"{column} has {len(values)}" for column, values in columns.items())
+        reading.refuse(place, UsageError(f"The lists are not of one length: {counts}.", "Give as many of each."))
+        return []
+    block: list[_Line] = []
+    for values in zip(*columns.values(), strict=True):
+        found = _read(reading, place, dict(zip(columns, values, strict=True)))
+        block += [dict(zip(found, each, strict=True)) for each in product(*found.values())]
+    return block
+
+
+def _lists(reading: _Reading, place: str, table: Any) -> Iterable[tuple[str, list[Any]]]:
+    if not isinstance(table, dict):
+        reading.refuse(place, UsageError("This is no table of lists.", "Write it as docs/rendering.md shows."))
+        return
+    for column, values in cast(_Line, table).items():
+        if isinstance(values, list) and values:
+            yield column, cast("list[Any]", values)
+        else:
+            reading.refuse(place, UsageError(f"{column} is no list, or an empty one.", "Write it as [1, 2]."))
+
+
+def _read(reading: _Reading, place: str, line: _Line) -> dict[str, list[Any]]:
+    return read_columns(line, lambda error: reading.refuse(place, error))
+
+
+def _form_of(text: str) -> Callable[[_Reading, str], None]:
+    """What a text is, by its beginning."""
+    if re.match(r'\s*("|\{\s*["}])', text):
+        return _json
+    header = {cell.strip().strip('"').lower() for cell in text.partition("\n")[0].split(_delimiter(text))}
+    return _csv if "prompt" in header and header <= set(READERS) else _text
+
+
+_FORMS = {".toml": _toml, ".csv": _csv, ".tsv": _csv, ".jsonl": _json, ".ndjson": _json, ".json": _json, ".txt": _text}

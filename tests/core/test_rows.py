@@ -1,0 +1,273 @@
+"""What to render, as it is written down: every form is read back as it was meant, and every mistake is told at once."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pvtool_core.columns import SETTINGS, parse_seeds
+from pvtool_core.errors import BadPrompt, BatchRefused, Missing, UsageError
+from pvtool_core.rows import Row, read_row_file, read_rows, row_table
+
+words = st.text(
+    st.characters(exclude_categories=["Cs", "Z", "C"], exclude_characters="{}-,:#\"'"), min_size=1, max_size=8
+)
+names = words.filter(lambda word: word != "none")
+prompts = st.lists(words, max_size=5).map(lambda many: " ".join(["<V>", "{noun}", *many]))
+settings = st.fixed_dictionaries(
+    {},
+    optional={
+        "width": st.integers(2, 99).map(lambda n: 8 * n),
+        "frames": st.integers(1, 99),
+        "steps": st.integers(1, 99),
+        "guidance": st.floats(1, 99).map(lambda x: round(x, 3)),
+        "negative": words,
+        "shift": st.integers(0, 99).map(float),
+    },
+)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> Row:
+    return Row(
+        prompt=draw(prompts),
+        identity=draw(st.just("") | names),
+        seed=draw(st.none() | st.integers(0, 10**17)),
+        run=draw(st.just("") | names),
+        base=draw(st.booleans()),
+        loras=draw(st.none() | st.lists(names, max_size=3).map(tuple)),
+        settings=tuple(sorted((SETTINGS[column], value) for column, value in draw(settings).items())),
+    )
+
+
+many_rows = st.lists(rows(), min_size=1, max_size=8)
+
+
+def meant(read: Iterable[Row]) -> list[dict[str, Any]]:
+    """Rows without the places that they were read from."""
+    return [row_table(row) for row in read]
+
+
+def cells(row: Row) -> dict[str, str]:
+    """A row as texts: a LoRA set has commas, no LoRA is `none`."""
+    table = row_table(row)
+    if "lora" in table:
+        table["lora"] = ",".join(table["lora"]) or "none"
+    return {column: str(value) for column, value in table.items()}
+
+
+@given(many_rows)
+def test_rows_written_as_json_lines_are_read_back_the_same(given: list[Row]) -> None:
+    text = "\n".join(json.dumps(row_table(row)) for row in given)
+    assert meant(read_rows("batch.jsonl", text)) == meant(read_rows("-", text)) == meant(given)
+
+
+@given(many_rows, st.sampled_from(",;\t"))
+def test_rows_written_as_csv_are_read_back_the_same(given: list[Row], delimiter: str) -> None:
+    file = io.StringIO()
+    columns = ["seed", "prompt", "identity", "run", "base", "lora", *SETTINGS]
+    table = csv.DictWriter(file, columns, delimiter=delimiter)
+    table.writeheader()
+    table.writerows(cells(row) for row in given)
+    assert meant(read_rows("batch.csv", file.getvalue())) == meant(read_rows("-", file.getvalue())) == meant(given)
+
+
+@given(many_rows)
+def test_rows_written_as_text_with_suffixes_are_read_back_the_same(given: list[Row]) -> None:
+    lines = [
+        " ".join([texts.pop("prompt"), *(f"--{column} {text}" for column, text in texts.items())])
+        for texts in map(cells, given)
+    ]
+    assert meant(read_rows("batch.txt", "\n".join(lines))) == meant(given)
+
+
+@given(
+    st.lists(prompts, min_size=1, max_size=4, unique=True),
+    st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True),
+    st.lists(st.tuples(names, st.integers(1, 99)), min_size=1, max_size=4),
+)
+def test_a_grid_is_a_product_and_a_zip_is_aligned(
+    many: list[str], seeds: list[int], pairs: list[tuple[str, int]]
+) -> None:
+    zipped = {"run": [run for run, _ in pairs], "steps": [steps for _, steps in pairs]}
+    read = read_rows("batch.toml", tomli_w.dumps({"fps": 8, "grid": {"prompt": many, "seed": seeds}, "zip": [zipped]}))
+    assert len(read) == len(many) * len(seeds) * len(pairs)
+    wanted = {(prompt, seed, run, steps) for prompt in many for seed in seeds for run, steps in pairs}
+    assert {
+        (row.prompt, row.seed, row.run, dict(row.settings)["sampler.num_inference_steps"]) for row in read
+    } == wanted
+    assert all(dict(row.settings)["model.fps"] == 8 for row in read)
+
+
+def test_kohyas_suffixes_are_understood() -> None:
+    line = "<V> {noun} runs --w 640 --h 360 --f 24 --s 20 --d 1..2 --n blurry, ugly --l 6 --fs 3  # not a comment"
+    line = line.removesuffix("  # not a comment")
+    first, second = read_rows("p.txt", f"# mine\n\n{line}\n")
+    assert (first.prompt, first.seed, second.seed, first.source) == ("<V> {noun} runs", 1, 2, "p.txt, line 3")
+    assert dict(first.settings) == {
+        "model.width": 640,
+        "model.height": 360,
+        "model.num_frames": 24,
+        "sampler.num_inference_steps": 20,
+        "sampler.negative_prompt": "blurry, ugly",
+        "sampler.guidance_scale": 6.0,
+        "sampler.shift": 3.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "loras"),
+    [
+        ("a.safetensors:0.8", [("a.safetensors:0.8",)]),
+        ("a:0.8, b", [("a:0.8", "b")]),
+        (["a:0.8", "b"], [("a:0.8", "b")]),
+        ([["a:0.8"], ["a", "b"], [], "none"], [("a:0.8",), ("a", "b"), (), ()]),
+        ("none", [()]),
+        ([], [()]),
+        (["with, comma"], [("with, comma",)]),
+    ],
+)
+def test_a_lora_is_one_set_a_list_is_a_stack_and_a_list_of_lists_is_several(value: Any, loras: list[Any]) -> None:
+    assert [row.loras for row in read_rows("b.jsonl", json.dumps({"prompt": "<V>x", "lora": value}))] == loras
+
+
+def test_a_line_that_names_several_people_and_seeds_is_a_row_for_each() -> None:
+    text = json.dumps({"prompt": "<V> runs", "identity": "alice,bob", "seed": [0, "5..6"]})
+    read = read_rows("-", text)
+    assert [(row.identity, row.seed) for row in read] == [(who, seed) for who in ("alice", "bob") for seed in (0, 5, 6)]
+    assert {row.source for row in read} == {"standard input, line 1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "prompts"),
+    [
+        ('"<V> runs"\n\n"<V> \\ud83d\\ude00 sleeps"\n', ["<V> runs", "<V> 😀 sleeps"]),
+        ('{ "prompt": "<V> runs\\nand\\u2028sleeps" }', ["<V> runs and sleeps"]),
+        ("seed;prompt\n3;<V> runs; he\n".replace("; he", ""), ["<V> runs"]),
+        ('\ufeffprompt,seed\r\n"<V> runs,\r\nsleeps",3\r\n', ["<V> runs, sleeps"]),
+        ("{noun} <V> runs / sleeps", ["{noun} <V> runs / sleeps"]),
+        ("a prompt, for <V>\n", ["a prompt, for <V>"]),
+        ("<V> runs\r<V> sleeps -- and how", ["<V> runs", "<V> sleeps -- and how"]),
+    ],
+)
+def test_standard_input_is_known_by_its_beginning(text: str, prompts: list[str]) -> None:
+    assert [row.prompt for row in read_rows("-", text)] == prompts
+
+
+def test_banks_and_files_of_every_kind_are_read(tmp_path: Path) -> None:
+    bank = 'description = "mine"\nprompts = ["<V> runs", "<V>  sleeps"]'
+    contents = {"a.toml": bank, "a.csv": "prompt\n<V> runs\n<V> sleeps", "a.txt": "<V> runs\n<V> sleeps"}
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+        assert [row.prompt for row in read_row_file(tmp_path / name)] == ["<V> runs", "<V> sleeps"]
+    with pytest.raises(Missing):
+        read_row_file(tmp_path / "none.txt")
+    (tmp_path / "latin.txt").write_bytes(b"<V> caf\xe9")
+    for unreadable in (tmp_path / "latin.txt", tmp_path):
+        with pytest.raises(BadPrompt, match="Cannot read"):
+            read_row_file(unreadable)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.toml", "a.jsonl", "-"])
+def test_a_file_without_a_row_is_refused(name: str) -> None:
+    with pytest.raises(BadPrompt, match="no prompt"):
+        read_rows(name, "" if name != "a.csv" else "prompt\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "status", "told"),
+    [
+        ("a.txt", "<V> runs\nruns\n", 3, "a.txt, line 2: The prompt 'runs' lacks the keyword <V>."),
+        ("a.txt", f"<V> {'x' * 10_000}", 3, "longer than 1000 characters"),
+        ("a.txt", "<V> runs --x 3", 2, "line 1: 'x' is nothing that a row can say"),
+        ("a.txt", "<V> runs --w", 2, "width is '', not a whole number"),
+        ("a.txt", "<V> runs --w 30000", 2, "width is 30000, not between 16 and 8192."),
+        ("a.txt", "<V> runs --d 3..1", 2, "'3..1' names no seeds."),
+        ("a.csv", "seed\n3", 3, "a.csv, line 1: There is no column 'prompt'."),
+        (
+            "a.csv",
+            "prompt,sede\n<V> runs,3",
+            2,
+            "'sede' is nothing that a row can say; did you mean 'seed'",
+        ),
+        ("a.csv", "prompt,seed,seed\n<V> runs,3,4", 2, "several columns 'seed'"),
+        ("a.csv", "prompt,seed\n<V> runs, fast,3", 2, "line 2: There are 3 cells, but 2 columns."),
+        ("a.csv", 'prompt,seed\n"<V> runs\nfast",3\n<V> runs', 2, "line 4: There are 1 cells"),
+        ("a.csv", 'prompt,seed\n<V> runs,3\n"<V> runs', 3, "line 3: This is no CSV: unexpected end of data."),
+        ("a.csv", "prompt,seed\n,3", 3, "line 2: There is no prompt."),
+        ("a.jsonl", '{"prompt": "<V> runs"', 3, "line 1: This is no JSON"),
+        ("a.jsonl", "[3]", 3, "line 1: This is neither an object nor a text."),
+        ("a.jsonl", '{"seed": 3}', 3, "line 1: There is no prompt."),
+        ("a.jsonl", '{"prompt": 3}', 3, "The prompt is 3, no text."),
+        ("a.jsonl", '{"prompt": "<V> x", "width": true}', 2, "width is 'True', not a whole number"),
+        ("a.jsonl", '{"prompt": "<V> x", "base": "maybe"}', 2, "base is 'maybe', not true or false."),
+        ("a.jsonl", '{"prompt": "<V> x", "identity": 3}', 2, "identity holds something empty, or no text."),
+        ("a.jsonl", '{"prompt": "<V> x", "lora": {"a": 1}}', 2, "no LoRAs."),
+        ("a.toml", "prompts = 3", 2, "a.toml, prompts: prompt is no list"),
+        ("a.toml", "prompts = [", 3, "a.toml: This is no TOML"),
+        ("a.toml", 'grid = 3\nprompts = ["<V> x"]', 2, "[grid]: This is no table of lists."),
+        ("a.toml", 'prompts = ["<V> x"]\n[grid]\nprompt = ["<V> y"]', 2, "prompt is given in several places."),
+        ("a.toml", '[[zip]]\nprompt = ["<V> x", "<V> y"]\nseed = [1]', 2, "prompt has 2, seed has 1."),
+        (
+            "a.toml",
+            'prompts = ["<V> x"]\n[grid]\nseed = ["0..9998", "20000..29999"]\nsteps = [' + "1," * 99 + "]",
+            2,
+            "1000000",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_told_with_its_line(name: str, text: str, status: int, told: str) -> None:
+    with pytest.raises(BatchRefused) as refused:
+        read_rows(name, text)
+    assert told in refused.value.message
+    assert refused.value.status == status
+    assert refused.value.hint
+
+
+def test_all_mistakes_are_told_at_once_and_the_first_ten_are_shown() -> None:
+    with pytest.raises(BatchRefused) as refused:
+        read_rows("a.jsonl", "\n".join('{"prompt": "runs", "wdith": 3}' for _ in range(20)))
+    lines = refused.value.message.splitlines()
+    assert lines[0] == "There are 40 mistakes in what is to be rendered."
+    assert len(lines) == 12
+    assert lines[-1] == "… and 30 more."
+    assert lines[2] == "a.jsonl, line 1: 'wdith' is nothing that a row can say; did you mean 'width'?"
+
+
+def test_what_pv_wrote_about_a_failure_is_left_out() -> None:
+    text = '{"prompt": "<V> runs", "seed": 3, "reason": "no memory", "path": "a/b", "status": "failed"}'
+    assert meant(read_rows("failed.jsonl", text)) == [{"prompt": "<V> runs", "seed": 3}]
+
+
+@given(st.text(max_size=80), st.sampled_from(["-", "a.txt", "a.csv", "a.jsonl", "a.toml"]))
+def test_any_text_is_read_or_refused_in_words(text: str, name: str) -> None:
+    try:
+        assert all("<V>" in row.prompt for row in read_rows(name, text))
+    except (BatchRefused, BadPrompt) as error:
+        assert error.message
+        assert error.hint
+
+
+@given(st.integers(0, 1000), st.integers(1, 50))
+def test_a_range_of_seeds_holds_both_its_ends(first: int, count: int) -> None:
+    assert parse_seeds(f"{first}..{first + count - 1}") == list(range(first, first + count))
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", [3]), ("0..3", [0, 1, 2, 3]), ("5,0..1,5", [5, 0, 1]), (" 7 ", [7]), ("2..2", [2])]
+)
+def test_seeds_are_read(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "-1", "3..1", "0..", "1.5", "0..99999999", "1,,2"])
+def test_what_names_no_seeds_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_seeds(text)
