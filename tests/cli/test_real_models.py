@@ -48,10 +48,10 @@ def small_rewards(models: Path) -> dict[str, Any]:
 
 
 STEPS = {
-    "training.iterations": 20,
+    "training.iterations": 8,
     "training.cached_pairs": 1,
-    "training.sample_every": 20,
-    "training.checkpoint_every": 10,
+    "training.sample_every": 8,
+    "training.checkpoint_every": 4,
     "training.sample_prompts": 1,
 }
 
@@ -84,14 +84,14 @@ def folder_of(family: Family, models: Path) -> Path:
 def train_and_render(
     shell: Shell, models: Path, folder: Path, base_model: Path, more: dict[str, Any], frames: int
 ) -> set[str]:
-    """20 iterations on a base model, a clip beside that of the original, and the names in the adapter's file."""
+    """8 iterations on a base model, a clip beside that of the original, and the names in the adapter's file."""
     sizes = {"model.width": 32, "model.height": 32, "model.num_frames": frames}
     sets = [f"--set={key}={value}" for key, value in {**small_rewards(models), **sizes, **STEPS, **more}.items()]
     (trained,) = shell("train", "ada", "--preset", "tiny", "--base-model", str(base_model), *sets)
     assert trained["state"] == "finished"
     (run,) = shell("runs", "show", trained["run"])
-    assert (run["step"], run["checkpoints"]) == (20, [10, 20])
-    assert len(list(Path(trained["path"]).rglob("*.mp4"))) == 2  # the original's and step 20's
+    assert (run["step"], run["checkpoints"]) == (8, [4, 8])
+    assert len(list(Path(trained["path"]).rglob("*.mp4"))) == 2  # the original's and step 8's
     words = ("a <V> woman dancing", "--run", trained["run"], "--seed", "0", "--base", "--out", str(folder / "out"))
     clips = shell("render", "ada", *words)
     assert [clip["status"] for clip in clips] == ["done"] * 2

@@ -75,23 +75,33 @@ class Tmux:
         subprocess.run([*self._words, "kill-server"], check=False, capture_output=True)
 
 
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home to be copied, in which Ada was added by the command."""
+    home = tmp_path_factory.mktemp("house")
+    photo = presets_dir() / "tiny/samples/ada-woman.png"
+    words = [*PV.split(), "identity", "add", "ada", str(photo)]
+    environment = {**os.environ, "PV_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    subprocess.run(words, check=True, capture_output=True, env=environment)
+    return home
+
+
 @pytest.fixture
-def tmux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Tmux]:
+def home(house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """PV_HOME with Ada in it."""
     for name in ("TMUX", "NO_COLOR", "SSH_CONNECTION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
-    server = Tmux(tmp_path)
+    return shutil.copytree(house, tmp_path / "home")
+
+
+@pytest.fixture
+def tmux(home: Path) -> Generator[Tmux]:
+    server = Tmux(home.parent)
     yield server
     server.kill()
-
-
-def until_state(folder: RunFolder, *states: State, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while folder.state() not in states:
-        assert time.monotonic() < end, f"it is {folder.state()}"
-        time.sleep(0.1)
 
 
 def step_of(folder: RunFolder) -> int:
@@ -100,25 +110,14 @@ def step_of(folder: RunFolder) -> int:
     return status.step
 
 
-def test_a_run_is_started_watched_steered_left_and_found_again(tmux: Tmux, tmp_path: Path) -> None:
-    photo = presets_dir() / "tiny/samples/ada-woman.png"
-    subprocess.run([*PV.split(), "identity", "add", "ada", str(photo)], check=True, capture_output=True)
-    folder = RunFolder(tmp_path / "home/data/runs/ada-1")
+def test_a_run_is_started_watched_steered_left_found_killed_and_resumed(tmux: Tmux, home: Path) -> None:
+    folder = RunFolder(home / "data/runs/ada-1")
     sets = " ".join(f"--set training.{name}={value}" for name, value in SHORT.items())
-
     try:
         tmux.run(f"{PV} train ada --watch {sets}")
         tmux.until("ada-1", "Overview", "Samples", seconds=30)
         tmux.until("● running", "ICR 0.", "SCR ")
-
-        tmux.press("p")
-        tmux.until("‖ paused")
-        held = step_of(folder)
-        time.sleep(1.0)
-        assert step_of(folder) == held
-
-        tmux.press("p")
-        tmux.until("● running")
+        pause_and_go_on(tmux, folder)
         tmux.press("s")
         tmux.press("]", "]")
         tmux.until("newest", "playing", "samples/step-")
@@ -129,6 +128,7 @@ def test_a_run_is_started_watched_steered_left_and_found_again(tmux: Tmux, tmp_p
 
         tmux.run(f"{PV} runs watch ada-1")
         tmux.until("● running", "ICR 0.")
+        kill_and_resume(tmux, folder)
         tmux.kill()
         time.sleep(0.5)
         assert folder.state() == State.RUNNING, "a lost terminal ended the run"
@@ -146,38 +146,38 @@ def test_a_run_is_started_watched_steered_left_and_found_again(tmux: Tmux, tmp_p
         end(folder)
 
 
-def test_a_killed_engine_is_shown_as_dead_within_seconds_and_resumed_by_a_key(tmux: Tmux, tmp_path: Path) -> None:
-    photo = presets_dir() / "tiny/samples/ben-man.png"
-    subprocess.run([*PV.split(), "identity", "add", "ben", str(photo)], check=True, capture_output=True)
-    folder = RunFolder(tmp_path / "home/data/runs/ben-1")
-    sets = " ".join(f"--set training.{name}={value}" for name, value in SHORT.items())
-    try:
-        tmux.run(f"{PV} train ben --watch {sets}")
-        tmux.until("● running", "ICR 0.")
-        tmux.press("c")
-        while not folder.checkpoint_folders():
-            time.sleep(0.1)
-        status = folder.read_status()
-        assert status
-        os.kill(status.pid, 9)
-        tmux.until("✗ lost", "r goes on from step", seconds=5)
-        tmux.press("r")
-        tmux.until("● running", "ICR 0.")
-    finally:
-        end(folder)
+def pause_and_go_on(tmux: Tmux, folder: RunFolder) -> None:
+    """Nothing moves while a run is held."""
+    tmux.press("p")
+    tmux.until("‖ paused")
+    held = step_of(folder)
+    time.sleep(1.0)
+    assert step_of(folder) == held
+    tmux.press("p")
+    tmux.until("● running")
 
 
-def test_without_a_terminal_watching_is_plain_lines_to_the_end(tmp_path: Path) -> None:
-    photo = presets_dir() / "tiny/samples/dan-man.png"
-    home = {**os.environ, "PV_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    subprocess.run([*PV.split(), "identity", "add", "dan", str(photo)], check=True, capture_output=True, env=home)
+def kill_and_resume(tmux: Tmux, folder: RunFolder) -> None:
+    """A killed engine is shown as dead within seconds, and a key brings it back."""
+    tmux.press("c")
+    while not folder.checkpoint_folders():
+        time.sleep(0.1)
+    status = folder.read_status()
+    assert status
+    os.kill(status.pid, 9)
+    tmux.until("✗ lost", "r goes on from step", seconds=5)
+    tmux.press("r")
+    tmux.until("● running", "ICR 0.")
+
+
+def test_without_a_terminal_watching_is_plain_lines_to_the_end(home: Path) -> None:
     sets = [f"--set=training.{name}={value}" for name, value in {**SHORT, "iterations": 3}.items()]
-    words = [*PV.split(), "train", "dan", "--watch", *sets]
-    left = subprocess.run(words, env=home, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    words = [*PV.split(), "train", "ada", "--watch", *sets]
+    left = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     assert left.returncode == 0, left.stderr
     assert "training" in left.stderr
     assert "\x1b" not in left.stderr + left.stdout
-    assert left.stdout.startswith("dan-1 is finished: ")
+    assert left.stdout.startswith("ada-1 is finished: ")
 
 
 def end(folder: RunFolder) -> None:

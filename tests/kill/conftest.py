@@ -76,8 +76,8 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Generator[Engines]:
 
 @pytest.fixture(scope="session")
 def training(job: TrainJob) -> TrainJob:
-    """A run of 24 short iterations with a checkpoint after each third and a sample after each eighth."""
-    changes = {"iterations": 24, "checkpoint_every": 3, "keep_checkpoints": 2, "sample_every": 8, "sample_prompts": 1}
+    """A run of 15 short iterations with a checkpoint after each third and a sample after each fifth."""
+    changes = {"iterations": 15, "checkpoint_every": 3, "keep_checkpoints": 2, "sample_every": 5, "sample_prompts": 1}
     return dataclasses.replace(job, training=dataclasses.replace(job.training, **changes, seeds_per_prompt=1))
 
 

@@ -20,6 +20,7 @@ from pvtool_core.runs import Request, RunFolder, State, checkpoint_is_whole, rea
 from tests.kill.conftest import Engines
 
 KILLS = 20
+STEPS = 15
 
 
 def weights(folder: RunFolder) -> dict[str, bytes]:
@@ -95,7 +96,7 @@ def lives_through(folder: RunFolder, pid: int, draw: random.Random, began: float
     else:
         wait_until(folder.status.exists)
         time.sleep(draw.uniform(0, 2))
-    if folder.read_exit() or steps_done(folder) == 24:
+    if folder.read_exit() or steps_done(folder) == STEPS:
         return True
     os.kill(pid, signal.SIGKILL)
     return False
@@ -120,7 +121,7 @@ def test_a_signal_means_save_then_go(
     assert engines.run(folder) == 0
     assert weights(folder) == weights(uninterrupted)
     steps = [event["step"] for event in read_events(folder.events)[0] if event["type"] == "step"]
-    assert steps == list(range(1, 25))
+    assert steps == list(range(1, STEPS + 1))
 
 
 @pytest.mark.slow
@@ -185,12 +186,12 @@ def check_full_disk(folder: RunFolder) -> None:
 
 @pytest.fixture
 def small_disk(engines: Engines) -> Generator[Path]:
-    """A file system of 400 kB where the runs lie; only root may make one."""
+    """A file system of 300 kB where the runs lie; only root may make one."""
     place = engines.home / "data/runs/small-disk"
     place.mkdir(parents=True)
     mount = shutil.which("mount")
     made = mount and subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)], capture_output=True, check=False
+        [mount, "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)], capture_output=True, check=False
     )
     if not made or made.returncode:
         place.rmdir()
@@ -207,7 +208,7 @@ def test_a_full_disk_gives_one_clear_error_and_room_is_all_that_is_needed_to_go_
     folder = engines.folder("small-disk/run", dataclasses.replace(training, training=often))
     assert engines.run(folder) == 5
     check_full_disk(folder)
-    assert 0 < len(folder.checkpoint_folders()) < 24
+    assert 0 < len(folder.checkpoint_folders()) < STEPS
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     assert engines.run(folder) == 0, folder.log.read_text()
     assert weights(folder) == weights(uninterrupted)
