@@ -33,6 +33,11 @@ class Names:
         self._setup, self._upscale = setup, upscale
 
     @cached_property
+    def setup_key(self) -> str:
+        """The same for setups that make the same clips."""
+        return f"{self._model} {self._sampler} {self._setup.adapter.start}"
+
+    @cached_property
     def _model(self) -> str:
         return json.dumps(model_facts(self._setup.model), sort_keys=True)
 
@@ -64,7 +69,7 @@ class Names:
 
     def trajectory(self, prompt: str, seed: int) -> str:
         """The same for all clips that share their adapter-free steps: those of one prompt and seed."""
-        facts = f"{self._model} {self._sampler} {self._setup.adapter.start} {seed} {prompt}"
+        facts = f"{self.setup_key} {seed} {prompt}"
         return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from pvtool_core.batches import Group, grouped, read_items
+from pvtool_core.batches import Group, grouped
 from pvtool_core.claims import Claims
 from pvtool_core.clips import Names
 from pvtool_core.config import RenderItem, RenderJob
@@ -27,10 +27,9 @@ _TRIES = 5
 _PASSED_ON = ("PV_HOME", "HF_HUB_OFFLINE", "TQDM_DISABLE")
 
 
-def render_on_ray(job: RenderJob, report: Report) -> None:
+def render_on_ray(job: RenderJob, items: Sequence[RenderItem], report: Report) -> None:
     """Make every clip of the job, as `renderer.render` does, on the cluster that the job names."""
     report("stage", stage="loading")
-    items = read_items(Path(job.items))
     tally = Tally(job, report, len(items))
     connect(job.address)
     try:

@@ -7,6 +7,7 @@ through the model together is of different prompts and seeds, and of one adapter
 import gc
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from pvtool_core.config import RenderItem, Setup
 from pvtool_core.errors import InputRefused, WeightsMissing
 from pvtool_core.media import Frames, to_pixels
 from pvtool_core.paths import trajectories_dir
+from pvtool_core.rates import Rate, note
 from pvtool_core.runs import sha256_of
 from pvtool_core.sampling import denoise
 from pvtool_core.trajectories import Report, Switch, TrajectoryCache
@@ -40,14 +42,15 @@ class Made:
 
 
 class Maker:
-    """One setup, loaded for `prompts`, with at most one adapter in it. `seconds` are those spent denoising."""
+    """One setup, loaded for `prompts`, with at most one adapter in it."""
 
     def __init__(self, setup: Setup, prompts: Sequence[str], report: Report, gigabytes: float) -> None:
         self.backbone: Backbone = load_backbone(locate_model(setup.model), setup.sampler, prompts)
         self.first_step = switch_step(setup.adapter.start, setup.sampler.num_inference_steps)
         self.cache = TrajectoryCache(trajectories_dir(), self.backbone, self.first_step, report, gigabytes)
         self.prompts = frozenset(prompts)
-        self.seconds = 0.0
+        self._setup = setup
+        self._spent, self._tails = {"switch": 0.0, "tail": 0.0}, 0
         self._adapter: IdentityAdapter | None = None
         self._adapter_file = ""
 
@@ -56,7 +59,7 @@ class Maker:
         began = time.monotonic()
         pairs = list(dict.fromkeys((item.prompt, item.seed) for item in items))
         found = dict(zip(pairs, self.cache.switches(pairs, items[0].switch_width), strict=True))
-        self._settle(began)
+        self._settle("switch", began)
         return found
 
     def tails(self, items: Sequence[RenderItem], switches: dict[tuple[str, int], Switch]) -> list[Made]:
@@ -71,7 +74,8 @@ class Maker:
             embeds = joined([self.backbone.prompt_embeds(item.prompt) for item in rows])
             steps = range(self.first_step, self.backbone.num_steps)
             final = denoise(self.backbone, entering, embeds, steps, adapter).split(1)
-        seconds = self._settle(began) / len(items)
+        seconds = self._settle("tail", began) / len(items)
+        self._tails += len(rows)
         widths = [(switches[item.prompt, item.seed].width, len(rows)) for item in items]
         return [Made(*each, seconds) for each in zip(items, final, widths, strict=False)]
 
@@ -80,12 +84,23 @@ class Maker:
         """Every frame of a clip, as pixels."""
         return to_pixels(self.backbone.decode(latents, range(self.backbone.num_frames)))
 
-    def _settle(self, began: float) -> float:
+    @property
+    def seconds(self) -> float:
+        """Spent denoising."""
+        return sum(self._spent.values())
+
+    def note_rate(self) -> None:
+        """Keep how long clips of this setup take."""
+        switches, tails = self.cache.computed, self._tails
+        switch = self._spent["switch"] / switches if switches else None
+        note(self._setup, Rate(switch, self._spent["tail"] / tails if tails else None))
+
+    def _settle(self, what: str, began: float) -> float:
         """Count the time until the device is done, and not only until it knows what to do."""
         if self.backbone.device.type == "cuda":
             torch.cuda.synchronize(self.backbone.device)
         took = time.monotonic() - began
-        self.seconds += took
+        self._spent[what] += took
         return took
 
     def _loaded(self, item: RenderItem) -> IdentityAdapter:
@@ -120,11 +135,18 @@ class Shelf:
     def take(self, setup: Setup, prompts: Sequence[str], report: Report, gigabytes: float) -> Maker:
         """The model of a setup, loaded for at least the first of `prompts`. Raises what is wrong with it."""
         if self._maker is None or not self.has(setup, prompts[0]):
-            self._maker = None  # the old one goes before the new one comes
+            self.close()  # the old one goes before the new one comes
             free_memory()
             report("stage", stage="loading")
             self._maker, self._setup = Maker(setup, prompts, report, gigabytes), setup
         return self._maker
+
+    def close(self) -> None:
+        """Let the model go, and keep how fast it was."""
+        if self._maker:
+            with suppress(OSError):  # no more than an estimate is lost
+                self._maker.note_rate()
+        self._maker = None
 
 
 def free_memory() -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from typing import Any
 from pvtool_core.batches import Group, grouped, read_items
 from pvtool_core.claims import Claims
 from pvtool_core.clips import BASE, Names, file_names, is_whole, read_sidecar
-from pvtool_core.config import RenderItem, RenderJob
+from pvtool_core.config import EncodingConfig, RenderItem, RenderJob
+from pvtool_core.credentials import read_credentials
 from pvtool_core.errors import DiskFull, Interrupted, OutOfMemory, PvError, SomeFailed, from_foreign
+from pvtool_core.ffmpeg import require_codec
 from pvtool_core.finishing import Finisher, kept_latents
 from pvtool_core.making import Made, Maker, Shelf, Width, by_adapter, free_memory
+from pvtool_core.sheets import write_sheets
 from pvtool_core.trajectories import Switch
 
 Report = Callable[..., None]
@@ -34,14 +38,48 @@ def render(job: RenderJob, report: Report) -> None:
     Raises SomeFailed if some could not be made, the error itself if none could, and at once what would end the others
     too: a full disk, or a request to stop.
     """
+    check_encoding(job.encoding)
+    items = read_items(Path(job.items))
+    some_failed: SomeFailed | None = None
+    try:
+        _make_all(job, items, report)
+    except SomeFailed as error:
+        some_failed = error
+    if job.sheet:
+        report("stage", stage="contact sheet")
+        write_sheet(job, items)
+    if some_failed:
+        raise some_failed
+
+
+def _make_all(job: RenderJob, items: Sequence[RenderItem], report: Report) -> None:
     if job.on == "ray":
         from pvtool_core.fanout import render_on_ray
 
-        render_on_ray(job, report)
+        render_on_ray(job, items, report)
         return
     report("stage", stage="loading")
-    with Claims(Path(job.out) / ".claims") as claims:
-        Batch(job, claims, report).render(read_items(Path(job.items)))
+    with Claims(Path(job.out) / ".claims") as claims, closing(Shelf()) as shelf:
+        Batch(job, claims, report, shelf).render(items)
+
+
+def check_encoding(encoding: EncodingConfig) -> None:
+    """Raises UsageError if this machine cannot write such files, before anything is made."""
+    if "mp4" in encoding.formats:
+        require_codec(encoding.codec)
+    if encoding.certificate:
+        read_credentials(Path(encoding.certificate), Path(encoding.key))
+
+
+def write_sheet(job: RenderJob, items: Iterable[RenderItem]) -> list[Path]:
+    """Contact sheets of the clips that are there, in the folder of all clips."""
+    rows: list[tuple[str, Path]] = []
+    for item in items:
+        file = Path(item.clip).with_name(next(iter(file_names(item.clip, job.encoding))))
+        if read_sidecar(item.clip) and file.exists():
+            who = item.identity if item.adapter else BASE
+            rows.append((f"{who} · {item.prompt} · seed {item.seed}", file))
+    return write_sheets(Path(job.out) / "contact-sheet", rows) if rows else []
 
 
 @dataclass(frozen=True)
@@ -126,13 +164,13 @@ class Tally:
 class Batch:
     """All that this engine does for a job."""
 
-    def __init__(self, job: RenderJob, claims: Claims, report: Report, shelf: Shelf | None = None) -> None:
+    def __init__(self, job: RenderJob, claims: Claims, report: Report, shelf: Shelf) -> None:
         self.job, self._claims, self._report = job, claims, report
         self._names = [Names(setup, job.encoding.upscale) for setup in job.setups]
         self._since = Path(job.items).stat().st_mtime if job.overwrite else 0.0
         self._width = Width(job.width)
         self._finisher = Finisher(job)
-        self._shelf = shelf or Shelf()
+        self._shelf = shelf
         self._broken: dict[int, PvError] = {}
         self._lost: list[RenderItem] = []
         self._attempts_left = job.retries

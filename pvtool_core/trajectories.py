@@ -77,6 +77,8 @@ class TrajectoryCache:
     ) -> None:
         self._root, self._backbone, self._first_step, self._report = root, backbone, first_step, report
         self._limit = Limit(root, round(gigabytes * 1e9)) if root else None
+        self.computed = 0
+        """How many clips' first steps were gone through and not read."""
         self._facts = {**backbone.facts(), "first_step": first_step}
 
     def key(self, prompt: str, seed: int) -> str:
@@ -110,6 +112,7 @@ class TrajectoryCache:
         noise = torch.cat([backbone.initial_latents(seed) for _, seed in rows])
         embeds = joined([backbone.prompt_embeds(prompt) for prompt, _ in rows])
         latents = denoise(backbone, noise, embeds, range(self._first_step))
+        self.computed += len(rows)
         for pair, row in zip(pairs, latents.split(1), strict=False):
             self._keep(*pair, _switch_name(len(rows)), _on_disk({"latents": row}))
         return {pair: Switch(row, len(rows)) for pair, row in zip(pairs, latents.split(1), strict=False)}

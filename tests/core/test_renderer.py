@@ -2,18 +2,25 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from pvtool_core.config import EncodingConfig, TrainJob
+from pvtool_core.backbones.animatediff import AnimateDiff
+from pvtool_core.config import EncodingConfig, RenderItem, TrainJob
+from pvtool_core.encoding import write_clip
 from pvtool_core.errors import Interrupted
+from pvtool_core.ffmpeg import ClipBroken
 from pvtool_core.media import frames_of
 from pvtool_core.metadata import read_facts
+from pvtool_core.rates import estimate
 from pvtool_core.renderer import render
 from tests.core.jobs import PROMPT, Engine, item, render_job, whole
 
@@ -139,3 +146,122 @@ def test_a_batch_that_is_stopped_keeps_what_is_whole(run: Engine, job: TrainJob,
     assert 1 <= len(made) <= 5  # the one that was told of, and those that were on their way
     assert all(whole(wanted, tmp_path / name) for name in made)
     assert len(list(tmp_path.iterdir())) == 2 * len(made)
+
+
+class Passes:
+    """Counts how many clips went through the model, and how many at once; a memory for `room` of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int = 99) -> None:
+        self.widths: list[int] = []
+        predict = AnimateDiff.predict
+
+        def counted(backbone: AnimateDiff, latents: Any, step: int, embeds: Any) -> Any:
+            self.widths.append(len(latents))
+            if len(latents) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return predict(backbone, latents, step, embeds)
+
+        monkeypatch.setattr(AnimateDiff, "predict", counted)
+
+
+def people(adapters: dict[str, Path], out: Path, prompts: Sequence[str] = (PROMPT,)) -> list[RenderItem]:
+    """Clips of two people and of nobody, for each prompt."""
+    files = {"strong": adapters["strong"], "zero": adapters["zero"], "base": ""}
+    return [
+        item(out / name / str(number), 5, file, prompt)
+        for number, prompt in enumerate(prompts)
+        for name, file in files.items()
+    ]
+
+
+def test_clips_of_one_prompt_and_seed_share_what_no_adapter_takes_part_in(
+    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+    passes = Passes(monkeypatch)
+    assert run(render_job(job, *people(adapters, tmp_path / "out"))).status == 0
+    assert len(passes.widths) == 6 + 3 * 2
+    assert run(render_job(job, item(tmp_path / "later", 5, adapters["strong"]))).status == 0
+    assert len(passes.widths) == 6 + 4 * 2
+
+
+def test_several_go_through_the_model_at_once_and_can_be_made_again_to_the_bit(
+    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+    passes = Passes(monkeypatch)
+    prompts = [PROMPT, "a <V> woman asleep", "a <V> woman waving again"]
+    assert run(render_job(job, *people(adapters, tmp_path / "out", prompts), width="2")).status == 0
+    assert passes.widths == [2] * (6 + 3 * 2) + [1] * (6 + 3 * 2)
+    again = replace(item(tmp_path / "again", 5, adapters["strong"]), switch_width=2, tail_width=2)
+    monkeypatch.setenv("PV_HOME", str(tmp_path / "another home"))
+    assert run(render_job(job, again)).status == 0
+    first = tmp_path / "out/strong/0.mp4"
+    assert (tmp_path / "again.mp4").read_bytes() == first.read_bytes()
+    assert json.loads(first.with_suffix(".json").read_text())["widths"] == [2, 2]
+
+
+def test_too_many_for_the_memory_are_made_by_halves(
+    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+    passes = Passes(monkeypatch, room=1)
+    wanted = render_job(job, *people(adapters, tmp_path / "out", [PROMPT, "a <V> woman asleep"]), width="4")
+    assert run(wanted).status == 0
+    assert passes.widths.count(2) == 1
+    assert run.clips() == ["done"] * 6
+    passes.widths.clear()
+    passes_of_nothing = Passes(monkeypatch, room=0)
+    ended = run(render_job(job, item(tmp_path / "large", 6)))
+    assert (ended.status, ended.kind) == (5, "OutOfMemory")
+    assert len(passes_of_nothing.widths) == 1
+
+
+def test_a_clip_that_fails_is_tried_again_as_often_as_asked(
+    run: Engine, job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = iter([True, True, False, False])
+
+    def sometimes(*words: Any) -> Any:
+        if next(broken):
+            raise ClipBroken(tmp_path / "clip.mp4", "the sun shone on it")
+        return write_clip(*words)
+
+    monkeypatch.setattr("pvtool_core.finishing.write_clip", sometimes)
+    wanted = render_job(job, item(tmp_path / "clip"), retries=1)
+    assert run(wanted).status == 1
+    assert run.clips() == ["failed"]
+    assert run(wanted).status == 0
+    assert run.clips() == ["done"]
+
+
+def test_what_is_there_of_another_format_stays(run: Engine, job: TrainJob, tmp_path: Path) -> None:
+    assert run(render_job(job, item(tmp_path / "clip"))).status == 0
+    before = (tmp_path / "clip.mp4").stat().st_mtime_ns
+    gif = render_job(job, item(tmp_path / "clip"), encoding=EncodingConfig(formats=("gif",)))
+    assert run(gif).status == 0
+    assert (tmp_path / "clip.mp4").stat().st_mtime_ns == before
+    both = EncodingConfig(formats=("mp4", "gif"))
+    assert run(render_job(job, item(tmp_path / "clip"), encoding=both)).status == 0
+    assert run.clips() == ["skipped"]
+
+
+def test_contact_sheets_show_every_clip_that_is_there(run: Engine, job: TrainJob, tmp_path: Path) -> None:
+    items = [item(tmp_path / str(seed), seed) for seed in range(3)]
+    assert run(render_job(job, *items, sheet=True)).status == 0
+    with Image.open(tmp_path / "contact-sheet.png") as sheet:
+        assert sheet.height > 3 * 128
+
+
+def test_how_long_clips_take_is_known_afterwards(
+    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+    wanted = render_job(job, *people(adapters, tmp_path / "out"))
+    assert estimate(wanted.setups[0]) is None
+    assert run(wanted).status == 0
+    rate = estimate(wanted.setups[0])
+    assert rate is not None
+    assert rate.switch is not None
+    assert rate.tail is not None
+    assert rate.switch > rate.tail > 0  # six steps, and two

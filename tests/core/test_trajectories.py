@@ -1,5 +1,6 @@
 """The trajectory cache: equal to the bit to what would be computed, and never used for anything else."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from pvtool_core.backbones import load_backbone
 from pvtool_core.backbones.animatediff import AnimateDiff
+from pvtool_core.cache import entries
 from pvtool_core.config import TrainJob
 from pvtool_core.errors import InputRefused
 from pvtool_core.sampling import denoise
@@ -141,3 +143,33 @@ def test_a_full_disk_costs_time_and_leaves_nothing_half_written(
         f"Trajectories are not kept in {tmp_path / 'full'}: there is no room."
     ]
     assert not [path for path in (tmp_path / "full").rglob("*") if path.is_file()]
+
+
+def test_the_least_recently_used_go_when_there_is_too_much(backbone: AnimateDiff, tmp_path: Path) -> None:
+    one = TrajectoryCache(tmp_path, backbone, 6, Events())
+    one.switch(PROMPT, 0)
+    (entry,) = entries(tmp_path)
+    small = TrajectoryCache(tmp_path, backbone, 6, Events(), gigabytes=3.5 * entry.bytes / 1e9)
+    for seed in (1, 2):
+        small.switch(PROMPT, seed)
+    for age, seed in enumerate((0, 2, 1)):  # 0 is the one that was read last
+        os.utime(tmp_path / small.key(PROMPT, seed) / "switch.safetensors", (1e9 - age, 1e9 - age))
+    small.switch(PROMPT, 0)
+    small.switch(PROMPT, 3)
+    assert {found.path.name for found in entries(tmp_path)} == {small.key(PROMPT, seed) for seed in (0, 2, 3)}
+
+
+def test_what_was_computed_together_is_read_by_whoever_does_not_mind(backbone: AnimateDiff, tmp_path: Path) -> None:
+    cache = TrajectoryCache(tmp_path, backbone, 6, Events())
+    pairs = [(PROMPT, 0), (PROMPT, 1)]
+    together = cache.switches(pairs)
+    assert [each.width for each in together] == [2, 2]
+    assert all(
+        torch.equal(a.latents, b.latents) for a, b in zip(cache.switches(pairs[::-1])[::-1], together, strict=True)
+    )
+    assert cache.computed == 2
+    alone = cache.switch(PROMPT, 0)  # training wants exactly what it would compute itself
+    assert cache.switches(pairs[:1], width=1)[0].width == 1
+    assert torch.allclose(alone, together[0].latents, atol=1e-4)
+    (again,) = TrajectoryCache(None, backbone, 6, Events()).switches(pairs[1:], width=2)
+    assert torch.equal(again.latents, together[1].latents)

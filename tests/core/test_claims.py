@@ -1,0 +1,129 @@
+"""Claims: of all that want the same clips one makes them, and what a dead process held is free again."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import orjson
+import pytest
+
+from pvtool_core import claims as module
+from pvtool_core.claims import EXPIRED_SECONDS, Claims
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Iterator[Claims]:
+    with Claims(tmp_path / ".claims") as claims:
+        yield claims
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Iterator[Claims]:
+    with Claims(tmp_path / ".claims") as claims:
+        yield claims
+
+
+def age(folder: Path, seconds: float) -> None:
+    """Let every claim have been renewed that long ago."""
+    for claim in folder.glob(".claims/*"):
+        os.utime(claim, (time.time() - seconds, time.time() - seconds))
+
+
+def test_what_one_has_claimed_no_other_gets_until_it_is_given_back(ours: Claims, theirs: Claims) -> None:
+    assert ours.take("a")
+    assert not theirs.take("a")
+    assert theirs.take("b")
+    ours.give_back("a")
+    assert theirs.take("a")
+
+
+def test_of_many_that_ask_at_once_one_gets_it(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        crowd = [Claims(tmp_path / ".claims").__enter__() for _ in range(8)]
+        for key in map(str, range(50)):
+            assert sum(pool.map(Claims.take, crowd, [key] * 8)) == 1
+        for claims in crowd:
+            claims.__exit__()
+
+
+def killed(folder: str, ready: str) -> None:
+    with Claims(Path(folder)) as claims:
+        claims.take("a")
+        Path(ready).touch()
+        time.sleep(60)
+
+
+def test_what_a_killed_process_held_is_free_at_once(tmp_path: Path, ours: Claims) -> None:
+    other = multiprocessing.get_context("spawn").Process(
+        target=killed, args=(str(tmp_path / ".claims"), str(tmp_path / "ready"))
+    )
+    other.start()
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    assert not ours.take("a")
+    other.kill()
+    other.join()
+    assert ours.take("a")
+
+
+def from_elsewhere(folder: Path) -> None:
+    """Make the one claim there is that of a process on another machine, whose processes we do not see."""
+    (claim,) = folder.glob(".claims/*")
+    claim.write_bytes(orjson.dumps({**orjson.loads(claim.read_bytes()), "host": "elsewhere", "pid": 1}))
+
+
+def test_a_claim_of_another_machine_holds_as_long_as_it_is_renewed(
+    tmp_path: Path, ours: Claims, theirs: Claims
+) -> None:
+    theirs.take("a")
+    from_elsewhere(tmp_path)
+    age(tmp_path, EXPIRED_SECONDS - 10)
+    assert not ours.take("a")
+    age(tmp_path, EXPIRED_SECONDS + 10)
+    assert ours.take("a")
+
+
+def test_a_process_that_was_held_up_learns_that_it_was_followed(tmp_path: Path, ours: Claims, theirs: Claims) -> None:
+    theirs.take("a")
+    age(tmp_path, EXPIRED_SECONDS + 10)
+    assert theirs.is_ours("a")
+    assert ours.take("a")
+    assert not theirs.is_ours("a")
+    theirs.give_back("a")
+    assert ours.is_ours("a")
+    assert not theirs.take("a")
+
+
+def test_a_claim_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RENEWED_SECONDS", 0.01)
+    with Claims(tmp_path / ".claims") as claims:
+        claims.take("a")
+        age(tmp_path, 1000)
+        end = time.monotonic() + 10
+        while time.time() - next(tmp_path.glob(".claims/a.*")).stat().st_mtime > 100:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+def test_a_claim_that_was_only_begun_to_be_written_holds(tmp_path: Path, ours: Claims) -> None:
+    (tmp_path / ".claims/a.0").touch()
+    assert not ours.take("a")
+    age(tmp_path, EXPIRED_SECONDS + 10)
+    assert ours.take("a")
+
+
+def test_nothing_is_left_once_all_have_gone(tmp_path: Path) -> None:
+    with Claims(tmp_path / ".claims") as one, Claims(tmp_path / ".claims") as other:
+        one.take("a")
+        other.take("b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_claiming_loads_nothing_heavy() -> None:
+    words = "import sys, pvtool_core.claims; assert not {'torch', 'numpy'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", words], check=True)
