@@ -50,11 +50,11 @@ def style_table(loras: list[str] | None, controlnet: str | None, control_frames:
     if (controlnet is None) != (control_frames is None):
         raise UsageError("A ControlNet needs pictures to be led by.", "Give both --controlnet and --control-frames.")
     control = {"model": controlnet, "frames": control_frames, "weight": 1.0} if controlnet else None
-    return option_table(model__loras=[_lora(word) for word in loras] if loras else None, model__control=control)
+    return option_table(model__loras=[parse_lora(word) for word in loras] if loras else None, model__control=control)
 
 
-def _lora(word: str) -> Table:
-    """`FILE:0.8` or `FILE`; a colon before anything but a number is part of the name."""
+def parse_lora(word: str) -> Table:
+    """`FILE:0.8` or `FILE`; a colon before anything but a number is part of the name. Raises UsageError."""
     file, colon, weight = word.rpartition(":")
     try:
         return {"file": file, "weight": float(weight)} if colon else {"file": word}

@@ -24,7 +24,7 @@ from pvtool_core.paths import replace_file
 T = TypeVar("T")
 Table = dict[str, Any]
 Noun = Literal["man", "woman", "person"]
-JobKind = Literal["train", "plan", "render", "evaluate", "identify"]
+JobKind = Literal["train", "plan", "render", "evaluate", "identify", "sheet"]
 FAMILIES = ("animatediff", "hunyuan-video", "wan")
 
 
@@ -332,13 +332,27 @@ class IdentifyJob(Settings):
     consent: str = ""
 
 
-Job = TrainJob | PlanJob | RenderJob | EvaluateJob | IdentifyJob
+@dataclass(frozen=True, kw_only=True)
+class SheetJob:
+    """Draw contact sheets: some frames of each clip beside its label.
+
+    `clips` are files, or folders of frames; `prefix` is the path of the sheets, without number and suffix.
+    """
+
+    kind: str = setting("of job", "sheet", choices=("sheet",))
+    labels: tuple[str, ...]
+    clips: tuple[str, ...]
+    prefix: str
+
+
+Job = TrainJob | PlanJob | RenderJob | EvaluateJob | IdentifyJob | SheetJob
 _JOBS: dict[str, type[Job]] = {
     "train": TrainJob,
     "plan": PlanJob,
     "render": RenderJob,
     "evaluate": EvaluateJob,
     "identify": IdentifyJob,
+    "sheet": SheetJob,
 }
 
 
@@ -385,6 +399,8 @@ def from_table(cls: type[T], table: Table, source: str = "the settings") -> T:
     """Build the dataclass `cls` from TOML tables. Raises SettingsError with every mistake in them."""
     mistakes: list[Mistake] = []
     value = _read_dataclass(cls, table, "", mistakes)
+    if not mistakes and isinstance(value, Settings | Setup):
+        mistakes += _unfit(value.model, value.sampler)
     if not mistakes and isinstance(value, Settings):
         mistakes += _contradictions(value)
     if mistakes:
@@ -398,11 +414,6 @@ def _contradictions(settings: Settings) -> Iterable[Mistake]:
         yield Mistake(
             "adapter.alpha", f"is {settings.adapter.alpha}, but must equal adapter.rank = {settings.adapter.rank}"
         )
-    yield from _misfits(settings.model)
-    if settings.model.family == "animatediff" and settings.sampler.shift:
-        yield Mistake("sampler.shift", "is for flow matching, which animatediff does not do")
-    if settings.model.family == "hunyuan-video" and settings.sampler.negative_prompt:
-        yield Mistake("sampler.negative_prompt", "must be empty: the guidance of hunyuan-video is part of the model")
     if settings.model.offload and not settings.training.recompute:
         yield Mistake(
             "training.recompute", "must be true with model.offload, or the gradient keeps every block on the device"
@@ -414,6 +425,15 @@ def _contradictions(settings: Settings) -> Iterable[Mistake]:
         yield Mistake(
             "evaluation.recognizer", "must be another one than identity_reward.recognizer, which training sees"
         )
+
+
+def _unfit(model: ModelConfig, sampler: SamplerConfig) -> Iterable[Mistake]:
+    """What a family of models cannot make clips with."""
+    yield from _misfits(model)
+    if model.family == "animatediff" and sampler.shift:
+        yield Mistake("sampler.shift", "is for flow matching, which animatediff does not do")
+    if model.family == "hunyuan-video" and sampler.negative_prompt:
+        yield Mistake("sampler.negative_prompt", "must be empty: the guidance of hunyuan-video is part of the model")
 
 
 def _misfits(model: ModelConfig) -> Iterable[Mistake]:

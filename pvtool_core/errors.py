@@ -85,7 +85,7 @@ class BatchRefused(PvError):
     """Lines of a batch that cannot be used: `mistakes` are the first of `count`, each with the line that it is in."""
 
     def __init__(self, mistakes: Sequence[tuple[str, PvError]], count: int) -> None:
-        lines = [f"{source}: {error.message}" for source, error in mistakes]
+        lines = [f"{source}: {error.message}" if source else error.message for source, error in mistakes]
         more = [f"… and {count - len(lines)} more."] if count > len(lines) else []
         heading = [] if count == 1 else [f"There are {count} mistakes in what is to be rendered."]
         super().__init__("\n".join([*heading, *lines, *more]), mistakes[0][1].hint)

@@ -148,7 +148,8 @@ def _places(job: RenderJob, item: RenderItem) -> dict[str, Any]:
     model = _model_of(job, item)
     loras = [lora.file for lora in model.loras]
     control = {"model": model.control.model, "frames": model.control.frames}
-    return {"base_model": model.base_model, "places": {"loras": loras, "control": control}}
+    parts = {"motion_adapter": model.motion_adapter, "config": model.config}
+    return {"base_model": model.base_model, "places": {**parts, "loras": loras, "control": control}}
 
 
 def latents_path(clip: Path) -> Path:

@@ -13,6 +13,7 @@ import csv
 import io
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -79,21 +80,34 @@ def row_table(row: Row) -> _Line:
 
 
 class Mistakes:
-    """What is wrong with lines of a batch, each told with its line; all of it at once."""
+    """What is wrong with lines of a batch, each told with its line; all of it at once.
+
+    Without a line it is the command's. An error that many lines share is told with the first of them.
+    """
 
     def __init__(self) -> None:
-        self.first: list[tuple[str, PvError]] = []
+        self._first: dict[int, tuple[str, PvError]] = {}
+        self._again: Counter[int] = Counter()
         self.count = 0
 
     def add(self, source: str, error: PvError) -> None:
+        if id(error) in self._first:
+            self._again[id(error)] += 1
+            return
         self.count += 1
-        if len(self.first) < _TOLD:
-            self.first.append((source, error))
+        if self.count <= _TOLD:
+            self._first[id(error)] = source, error
 
     def check(self) -> None:
-        """Raises BatchRefused if there is any."""
-        if self.first:
-            raise BatchRefused(self.first, self.count)
+        """Raises BatchRefused if there is any, or the error itself if it is the command's alone."""
+        told = list(self._first.items())
+        if self.count == 1 and not told[0][1][0]:
+            raise told[0][1][1]
+        if told:
+            raise BatchRefused([(self._places(key, source), error) for key, (source, error) in told], self.count)
+
+    def _places(self, key: int, source: str) -> str:
+        return f"{source} (and {self._again[key]} more)" if source and self._again[key] else source
 
 
 class _Reading:
@@ -230,7 +244,7 @@ def _toml(reading: _Reading, text: str) -> None:
     if twice := {column for column in columns if columns.count(column) > 1}:
         problem = f"{', '.join(sorted(twice))} is given in several places."
         reading.refuse("", UsageError(problem, "Give it for all rows, in [grid] or in one [[zip]]."))
-    if not reading.mistakes.first and "prompt" in columns:
+    if not reading.mistakes.count and "prompt" in columns:
         reading.blocks(blocks)
 
 

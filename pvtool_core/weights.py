@@ -151,6 +151,11 @@ def locate_model(model: ModelConfig) -> ModelConfig:
         )
     _check_tensors(base)
     parts = {part: str(resolve(getattr(model, part))) if needs else "" for part, needs in needed.items()}
+    return dataclasses.replace(locate_style(model), base_model=str(base), **parts)
+
+
+def locate_style(model: ModelConfig) -> ModelConfig:
+    """Style LoRAs and the ControlNet with absolute paths. Raises WeightsMissing, or InputRefused for other files."""
     loras = tuple(dataclasses.replace(lora, file=str(resolve(lora.file))) for lora in model.loras)
     for lora in loras:
         if not lora.file.endswith(".safetensors"):
@@ -159,7 +164,7 @@ def locate_model(model: ModelConfig) -> ModelConfig:
     control = model.control
     if control.model:
         control = dataclasses.replace(control, model=str(resolve(control.model)), frames=str(resolve(control.frames)))
-    return dataclasses.replace(model, base_model=str(base), loras=loras, control=control, **parts)
+    return dataclasses.replace(model, loras=loras, control=control)
 
 
 def _check_tensors(given: Path) -> None:

@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from pvtool_core.adapter import IdentityAdapter
+from pvtool_core.adapter import IdentityAdapter, Terms
+from pvtool_core.backbones import load_backbone
 from pvtool_core.config import (
     AdapterConfig,
     EvaluationConfig,
@@ -75,6 +76,22 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def job(models: Path) -> TrainJob:
     return random_job(models)
+
+
+@pytest.fixture(scope="session")
+def adapters(models: Path, job: TrainJob) -> dict[str, Path]:
+    """Adapter files for the small model: `zero` changes nothing, `strong` does."""
+    torch.manual_seed(0)
+    backbone = load_backbone(job.model, job.sampler, [])
+    facts = backbone.facts()
+    terms = Terms(0.75, 8, 3.0, facts["sampler"], facts["base"])
+    adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, 2)
+    files = {name: models / f"{name}.safetensors" for name in ("zero", "strong")}
+    adapter.save(files["zero"], backbone.lora_layout, terms)
+    for weight in adapter.parameters():
+        torch.nn.init.normal_(weight, std=2.0)
+    adapter.save(files["strong"], backbone.lora_layout, terms)
+    return files
 
 
 def save_models(root: Path) -> None:

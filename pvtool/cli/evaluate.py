@@ -7,20 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from pvtool.choices import chosen_settings
+from pvtool.batches import Wanted, plan
+from pvtool.choices import chosen_settings, versions
 from pvtool.cli.following import JobProgress
 from pvtool.cli.options import Json, run_names
-from pvtool.cli.render import plan, render_clips
+from pvtool.cli.render import render_clips
 from pvtool.facts import job_of
 from pvtool.output import Output, table
 from pvtool.supervisor import run_short_job
 from pvtool.words import shown
 from pvtool_core.clips import sidecar_path
-from pvtool_core.config import EncodingConfig, EvaluateJob, IdentityRef, Settings
+from pvtool_core.config import EvaluateJob, IdentityRef, RenderJob, Settings
 from pvtool_core.errors import Missing
 from pvtool_core.library import Library
 from pvtool_core.paths import runs_dir
 from pvtool_core.prompts import Banks
+from pvtool_core.rows import Row
 from pvtool_core.runs import RunFolder, find_run
 from pvtool_core.weights import resolve_settings
 
@@ -58,10 +60,15 @@ def evaluate_run(folder: RunFolder, out: Path, prompts: int = 0, seeds: int = 0)
     `prompts` and `seeds` take only so many of each; 0 takes all. Gives back the report.
     """
     job = job_of(folder)
-    texts = Banks().get(job.evaluation.prompts).fill(job.identity.noun)[: prompts or None]
-    items = plan(folder, job, texts, job.evaluation.seeds[: seeds or None], out, base=True)
-    render_clips(job, items, out, EncodingConfig(), False, None)
-    return score(job, [job.identity], [sidecar_path(Path(item.clip)) for item in items], out)
+    texts = Banks().get(job.evaluation.prompts).prompts[: prompts or None]
+    wanted = Wanted(
+        people=(job.identity.name,), seeds=job.evaluation.seeds[: seeds or None], run=folder.name, base=True
+    )
+    planned = plan([Row(prompt=text) for text in texts], wanted, out)
+    ended = render_clips(planned, RenderJob(items="", setups=(), out=str(out), versions=versions()))
+    if ended.error:
+        raise ended.error
+    return score(job, [job.identity], [sidecar_path(item.clip) for item in planned.items], out)
 
 
 def evaluate_folder(out: Path) -> dict[str, Any]:

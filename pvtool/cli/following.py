@@ -1,6 +1,7 @@
 """Turns an engine's events into progress for a person."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pvtool.output import progress
@@ -9,12 +10,11 @@ from pvtool_core.runs import Event
 
 
 class JobProgress:
-    """Shows what an engine reports; `on_clip` is told of each clip of a render job."""
+    """Shows what an engine reports."""
 
-    def __init__(self, iterations: int = 0, on_clip: Callable[[Event], None] | None = None) -> None:
+    def __init__(self, iterations: int = 0) -> None:
         self._progress = progress()
         self._iterations = iterations
-        self._on_clip = on_clip
 
     def on_event(self, event: Event) -> None:
         """Show one event."""
@@ -23,8 +23,6 @@ class JobProgress:
             self._progress.update(event["stage"], event.get("done", 0), event.get("total", 0))
         elif kind == "step":
             self._progress.update("training", event["step"], self._iterations, _step_note(event))
-        elif kind == "clip" and self._on_clip:
-            self._on_clip(event)
         elif words := _words(event):
             self._progress.say(words)
 
@@ -34,6 +32,39 @@ class JobProgress:
 
     def __exit__(self, *error: Any) -> None:
         self._progress.__exit__(*error)
+
+
+class ClipProgress(JobProgress):
+    """Shows how many clips of a batch are there, whichever engine made them, and when the others will be."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__()
+        self._total, self._told, self._made = total, 0, 0
+        self._began = time.monotonic()
+
+    def on_event(self, event: Event) -> None:
+        """Show one event; how far each engine is does not matter."""
+        if event["type"] != "stage":
+            super().on_event(event)
+        elif event["stage"] == "rendering":
+            self._show()
+        elif not self._told:
+            super().on_event(event)
+
+    def on_clip(self, facts: Mapping[str, Any]) -> None:
+        """Count a clip that was made, found or given up."""
+        self._told += 1
+        self._made += facts["status"] == "done"
+        self._show()
+
+    def _show(self) -> None:
+        self._progress.update("rendering", self._told, self._total, self._note())
+
+    def _note(self) -> str:
+        if not self._made:
+            return ""
+        each = (time.monotonic() - self._began) / self._made
+        return f"{3600 / each:.0f} clips an hour  {duration(each * (self._total - self._told))} left"
 
 
 def _step_note(event: Event) -> str:

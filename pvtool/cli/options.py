@@ -43,7 +43,9 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", autocompletion=run_names,
 PresetName = Annotated[str, typer.Argument(metavar="PRESET", autocompletion=preset_names, show_default=False)]
 ModelName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=model_names, show_default=False)]
 BankName = Annotated[str, typer.Argument(metavar="BANK", autocompletion=bank_names, show_default=False)]
-Seeds = Annotated[str, typer.Option("--seed", metavar="SEEDS", help="Starting noises: 3, or 0..3, or 0,5,9.")]
+Seeds = Annotated[
+    str | None, typer.Option("--seed", metavar="SEEDS", help="Starting noises: 3, or 0..3, or 0,5,9; 0, if left out.")
+]
 Loras = Annotated[
     list[str] | None,
     typer.Option("--lora", metavar="FILE[:WEIGHT]", help="A style LoRA in the model; may be given several times."),

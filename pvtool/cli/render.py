@@ -1,198 +1,269 @@
-"""`pv render`: plans clips, leaves out those that are there, and has an engine make the others."""
+"""`pv render`: plans clips, leaves out those that are there, and has engines make the others."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import gc
+import os
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from pvtool.batches import Plan, Wanted, plan, states
 from pvtool.choices import style_table, versions
-from pvtool.cli.following import JobProgress
-from pvtool.cli.options import (
-    ControlFrames,
-    ControlNet,
-    IdentityName,
-    Json,
-    Loras,
-    Seeds,
-    bank_names,
-    run_names,
-)
-from pvtool.facts import adapter_of, job_of, runs_of
+from pvtool.cli import render_options as options
+from pvtool.cli.following import ClipProgress, JobProgress
+from pvtool.cli.options import ControlFrames, ControlNet, Json, Seeds
+from pvtool.cli.options import Loras as LoraWords
+from pvtool.cli.telling import Failures, list_clips, tell_clip
+from pvtool.origins import Origin, origin_of
 from pvtool.output import Output
-from pvtool.rendering import clip_facts, files_of, make_batch, missing_clips, run_batch
+from pvtool.rendering import Ended, clip_facts, files_of, make_batch, run_batch
+from pvtool.supervisor import run_short_job
 from pvtool.words import shown
-from pvtool_core.clips import BASE, Names
+from pvtool_core.clips import BASE
 from pvtool_core.columns import parse_seeds
-from pvtool_core.config import (
-    EncodingConfig,
-    RenderItem,
-    RenderJob,
-    Settings,
-    Setup,
-    Table,
-    TrainJob,
-    from_table,
-    merge,
-    to_table,
-)
-from pvtool_core.errors import Missing, UsageError
-from pvtool_core.library import Identity, Library
-from pvtool_core.paths import runs_dir
-from pvtool_core.prompts import Banks, check_prompts, fill, read_prompt_file
-from pvtool_core.runs import RunFolder, checkpoint_step, find_run, sha256_of
-from pvtool_core.weights import resolve_settings
+from pvtool_core.config import EncodingConfig, RenderItem, RenderJob, SheetJob
+from pvtool_core.credentials import read_credentials
+from pvtool_core.errors import UsageError
+from pvtool_core.ffmpeg import require_codec
+from pvtool_core.library import Library
+from pvtool_core.prompts import KEYWORD, Banks, check_prompt, decode_prompts
+from pvtool_core.rows import Row, read_row_file, read_rows
+from pvtool_core.runs import Event
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-
-FORMATS = ("mp4", "gif")
 
 
 @app.command()
 def render(
-    name: IdentityName,
-    prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", show_default=False)] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--prompts", metavar="FILE_OR_BANK", help="A text file, one a line, or a bank.", autocompletion=bank_names
-        ),
-    ] = None,
-    seeds: Seeds = "0",
-    run: Annotated[str | None, typer.Option(autocompletion=run_names, help="The person's newest, if left out.")] = None,
-    loras: Loras = None,
+    words: options.Words = None,
+    everybody: options.Everybody = False,
+    sources: options.Sources = None,
+    again: options.Again = None,
+    seeds: Seeds = None,
+    run: options.Run = "",
+    base: options.Base = False,
+    loras: LoraWords = None,
+    sets: options.LoraSets = None,
     controlnet: ControlNet = None,
     control_frames: ControlFrames = None,
-    base: Annotated[bool, typer.Option("--base", help="Also without the adapter, to compare.")] = False,
-    out: Annotated[Path, typer.Option(help="Where the clips go.")] = Path("renders"),
-    format: Annotated[str, typer.Option(metavar="FORMATS", help="mp4, gif, or both with a comma.")] = "mp4",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make again what is there.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,
+    width: options.Width = None,
+    height: options.Height = None,
+    frames: options.Frames = None,
+    fps: options.Fps = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    negative: options.Negative = None,
+    out: options.Out = Path("renders"),
+    format: options.Format = None,
+    codec: options.Codec = None,
+    loop: options.Loop = None,
+    upscale: options.Upscale = None,
+    sheet: options.Sheet = False,
+    certificate: options.Certificate = None,
+    key: options.Key = None,
+    overwrite: options.Overwrite = False,
+    retries: options.Retries = 0,
+    at_once: options.AtOnce = "auto",
+    shard: options.Part = None,
+    devices: options.Devices = None,
+    on: options.On = "",
+    address: options.Address = "",
+    cache_size: options.CacheSize = "20GB",
+    dry_run: options.DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """One clip for each prompt and seed. What is there and whole is skipped.
+    """One clip for each person, prompt, seed and LoRA set. What is there and whole is skipped.
 
-    --lora and --controlnet take the place of those that the run was trained with.
+    What a row of --prompts says wins over the options. --lora and --controlnet take the place of those that the run
+    was trained with.
     """
+    names, prompts = options.split_words(words or [], everybody, KEYWORD)
+    origin = origin_of(again, by_other=bool(run or names)) if again else None
+    encoding = options.encoding_of(
+        origin.encoding if origin else {},
+        formats=format,
+        codec=codec,
+        loop=loop,
+        upscale=upscale,
+        certificate=certificate,
+        key=key,
+    )
+    settings = options.setting_pairs(
+        width=width, height=height, frames=frames, fps=fps, steps=steps, guidance=guidance, negative=negative
+    )
+    job = RenderJob(
+        items="",
+        setups=(),
+        out=str(out.absolute()),
+        encoding=encoding,
+        overwrite=overwrite,
+        retries=retries,
+        width=options.parse_at_once(at_once),
+        on=on,
+        address=address,
+        cache_gigabytes=options.parse_gigabytes(cache_size),
+        versions=versions(),
+    )
+    engines = options.parse_devices(devices)
+    part = options.parse_shard(shard)
+    wanted = Wanted(
+        people=whom(names, everybody, origin),
+        seeds=seeds_of(seeds, origin),
+        run=run,
+        base=base,
+        loras=options.lora_sets(loras, sets),
+        settings=settings,
+        control=style_table(None, controlnet, control_frames).get("model", {}).get("control"),
+        trained=(origin.item.identity, origin.trained) if origin else None,
+    )
+    with nothing_collected():
+        planned = plan(rows_of(prompts, sources or [], origin), wanted, out, encoding.upscale, part)
+    if origin:
+        planned = as_before(planned, origin, encoding)
     output = Output(as_json)
-    person = Library().get(name)
-    folder = find_run(runs_dir(), run) if run else newest_run(person)
-    job = job_of(folder)
-    if job.identity.fingerprint != person.ref.fingerprint:
-        other = "another person of that name" if job.identity.name == name else repr(job.identity.name)
-        raise UsageError(f"{folder.name} was trained on {other}.", f"Give a run of {name}, or none.")
-    if not prompts and not source:
-        raise UsageError("There is nothing to render.", "Give prompts with <V> in them, or --prompts FILE_OR_BANK.")
-    if style := style_table(loras, controlnet, control_frames):
-        job = styled(job, style)
-    given = [*(prompts or []), *(prompts_in(source) if source else ())]
-    texts = [fill(prompt, job.identity.noun) for prompt in check_prompts(given, "the command")]
-    items = plan(folder, job, texts, parse_seeds(seeds), out, base)
-    encoding = EncodingConfig(formats=parse_formats(format))
     if dry_run:
-        missing = set(items) if overwrite else set(missing_clips(items, (setup_of(job),), encoding))
-        for item in items:
-            state = "missing" if item in missing else "there"
-            output.stream(clip_facts(item, state, encoding), f"{state:8} {shown(Path(item.clip))}")
+        list_clips(planned, encoding, output)
         return
     make_folder(out)
-    render_clips(job, items, out.absolute(), encoding, overwrite, output)
-
-
-def styled(job: TrainJob, style: Table) -> TrainJob:
-    """The run's settings with other LoRAs, or another ControlNet. Raises SettingsError, or WeightsMissing."""
-    wanted = from_table(TrainJob, merge(to_table(job), style), "the command")
-    return dataclasses.replace(wanted, model=resolve_settings(wanted).model)
-
-
-def make_folder(out: Path) -> None:
-    """Raises UsageError where there cannot be a folder."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        raise UsageError(f"There can be no folder at {out}.", "Give another place with --out.") from error
-
-
-def newest_run(person: Identity) -> RunFolder:
-    """The newest run of an identity that has a whole checkpoint. Raises Missing."""
-    for run in reversed(runs_of(person)):
-        if run.latest_checkpoint():
-            return run
-    raise Missing("trained run of the identity", person.name, f"`pv train {person.name}` makes one.")
-
-
-def prompts_in(source: str) -> tuple[str, ...]:
-    """Prompts of a file, or of the bank of that name where there is no such file. Raises Missing or BadPrompt."""
-    banks = Banks()
-    if not Path(source).exists() and source in banks.names():
-        return banks.get(source).prompts
-    return read_prompt_file(Path(source))
-
-
-def parse_formats(text: str) -> tuple[str, ...]:
-    """Turn `mp4,gif` into formats. Raises UsageError."""
-    formats = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-    if unknown := [each for each in formats if each not in FORMATS]:
-        raise UsageError(f"{unknown[0]!r} is no format.", f"Give {' or '.join(FORMATS)}, or both with a comma.")
-    return formats
-
-
-def plan(
-    folder: RunFolder, job: TrainJob, prompts: Sequence[str], seeds: Iterable[int], out: Path, base: bool
-) -> list[RenderItem]:
-    """The clips of prompts × seeds by the run's newest checkpoint; with `base`, each after the same one without it."""
-    adapter = adapter_of(folder)
-    digest = sha256_of(adapter)
-    person, out, names = job.identity.name, out.absolute(), Names(setup_of(job))
-    trained: dict[str, Any] = {"adapter": str(adapter), "adapter_sha256": digest}
-    trained |= {"run": folder.name, "step": checkpoint_step(adapter.parent)}
-    items: list[RenderItem] = []
-    for prompt in prompts:
-        for seed in seeds:
-            if base:
-                clip = names.path(out, BASE, prompt, seed)
-                items.append(RenderItem(identity=person, prompt=prompt, seed=seed, clip=clip))
-            clip = names.path(out, person, prompt, seed, digest)
-            items.append(RenderItem(identity=person, prompt=prompt, seed=seed, clip=clip, **trained))
-    return items
-
-
-def setup_of(settings: Settings) -> Setup:
-    return Setup(model=settings.model, sampler=settings.sampler, adapter=settings.adapter)
-
-
-def render_clips(
-    settings: Settings,
-    items: Sequence[RenderItem],
-    out: Path,
-    encoding: EncodingConfig,
-    overwrite: bool,
-    output: Output | None,
-) -> None:
-    """Make the clips that are not there, and tell of each unless `output` is None.
-
-    Raises what the engine reports, SomeFailed when only some could be made.
-    """
-    setups = (setup_of(settings),)
-    missing = list(items) if overwrite else missing_clips(items, setups, encoding)
-    for item in items:
-        if output and item not in missing:
-            tell_clip(output, clip_facts(item, "skipped", encoding))
-    if not missing:
-        return
-    job = RenderJob(items="", setups=setups, out=str(out), encoding=encoding, overwrite=overwrite, versions=versions())
-    batch = make_batch(missing, job)
-    with JobProgress() as progress:
-        ended = run_batch(batch, missing, progress.on_event, lambda facts: output and tell_clip(output, facts))
+    check_means(encoding)
+    failures = Failures(planned, out, part)
+    ended = render_clips(planned, job, engines, output)
+    if ended.failed:
+        failures.write(ended.failed)
+        failures.tell(ended.failed, output)
+    elif ended.error is None:
+        failures.clear()
+    if sheet:
+        draw_sheet(planned, encoding, out / f"contact-sheet{part or ''}", output)
     if ended.error:
         raise ended.error
 
 
-def tell_clip(output: Output, facts: dict[str, Any]) -> None:
-    """One line for a clip: its files for people, all that is known of it for programs."""
-    if facts["status"] == "failed":
-        output.stream(facts, f"failed   {shown(Path(facts['path']))}: {facts.get('reason', '')}")
-        return
-    for file in files_of(facts):
-        output.stream({**facts, "path": str(file)}, f"{facts['status']:8} {shown(file)}")
+@contextmanager
+def nothing_collected() -> Generator[None]:
+    """Look for no garbage: of a hundred thousand rows all is kept, and looking again and again takes seconds."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def whom(names: Sequence[str], everybody: bool, origin: Origin | None) -> tuple[str, ...]:
+    """The people of the rows that name none. Raises UsageError if that is everybody, and there is nobody."""
+    if not everybody:
+        return tuple(names) or ((origin.item.identity,) if origin else ())
+    there = tuple(Library().names())
+    if not there:
+        raise UsageError("There is nobody in the library.", "`pv identity add` adds a person.")
+    return there
+
+
+def seeds_of(text: str | None, origin: Origin | None) -> tuple[int, ...]:
+    if text is None:
+        return (origin.item.seed if origin else 0,)
+    return tuple(parse_seeds(text))
+
+
+def rows_of(prompts: Sequence[str], sources: Sequence[str], origin: Origin | None) -> list[Row]:
+    """What is to be rendered. Raises UsageError if it is nothing, and what is wrong with it."""
+    base = origin is not None and not origin.item.adapter_sha256
+    rows = [Row(prompt=check_prompt(prompt), base=base) for prompt in prompts]
+    for source in sources:
+        rows += rows_in(source)
+    if origin and not rows:
+        rows = [Row(prompt=origin.item.prompt, base=base)]
+    if not rows:
+        raise UsageError(
+            "There is nothing to render.", f"Give prompts with {KEYWORD} in them, or --prompts FILE_OR_BANK."
+        )
+    return rows
+
+
+def rows_in(source: str) -> list[Row]:
+    """Rows of standard input, a file, or the bank of that name where there is no such file."""
+    if source == "-":
+        return read_rows("-", decode_prompts("standard input", sys.stdin.buffer.read()))
+    banks = Banks()
+    if not Path(source).exists() and source in banks.names():
+        return [Row(prompt=prompt, source=f"the bank {source}") for prompt in banks.get(source).prompts]
+    return read_row_file(Path(source))
+
+
+def as_before(planned: Plan, origin: Origin, encoding: EncodingConfig) -> Plan:
+    """The plan, in which the clip that is made again goes through the model in as large a company as before."""
+    widths = {"switch_width": origin.item.switch_width, "tail_width": origin.item.tail_width}
+    planned.items = [
+        dataclasses.replace(item, **widths)
+        if origin.same_bits(item, planned.setups[item.setup], encoding.upscale)
+        else item
+        for item in planned.items
+    ]
+    return planned
+
+
+def make_folder(out: Path) -> None:
+    """Raises UsageError where there cannot be a folder that clips can be written to."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise UsageError(f"There can be no folder at {out}.", "Give another place with --out.") from error
+    except OSError as error:
+        raise UsageError(
+            f"There can be no folder at {out}: {error.strerror}.", "Give another place with --out."
+        ) from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise UsageError(f"Nothing can be written to {out}.", "Give another place with --out.")
+
+
+def check_means(encoding: EncodingConfig) -> None:
+    """Raises UsageError where this machine lacks the codec, or the certificate cannot sign."""
+    if "mp4" in encoding.formats:
+        require_codec(encoding.codec)
+    if encoding.certificate:
+        read_credentials(Path(encoding.certificate), Path(encoding.key))
+
+
+def draw_sheet(planned: Plan, encoding: EncodingConfig, prefix: Path, output: Output) -> None:
+    """Have an engine draw some frames of each clip that is there."""
+    found = zip(planned.items, states(planned, encoding), strict=True)
+    items = [item for item, state in found if state == "there"]
+    labels = [f"{item.identity if item.adapter else BASE}, seed {item.seed}: {item.prompt}" for item in items]
+    files = [str(files_of(clip_facts(item, "there", encoding))[0]) for item in items]
+    job = SheetJob(labels=tuple(labels), clips=tuple(files), prefix=str(prefix.absolute()))
+    with JobProgress() as progress:
+
+        def on_event(event: Event) -> None:
+            if event["type"] == "sheet":
+                output.stream({"type": "sheet", "path": event["path"]}, f"{'sheet':8} {shown(Path(event['path']))}")
+            else:
+                progress.on_event(event)
+
+        if items:
+            run_short_job("sheet", job, on_event)
+
+
+def render_clips(planned: Plan, job: RenderJob, devices: Sequence[str] = (), output: Output | None = None) -> Ended:
+    """Make the clips that are not there, and tell of each unless `output` is None."""
+    missing: list[RenderItem] = []
+    for item, state in zip(planned.items, states(planned, job.encoding), strict=True):
+        if job.overwrite or state != "there":
+            missing.append(item)
+        elif output:
+            tell_clip(output, clip_facts(item, "skipped", job.encoding))
+    if not missing:
+        return Ended([], None)
+    batch = make_batch(missing, dataclasses.replace(job, setups=tuple(planned.setups)), devices)
+    with ClipProgress(len(missing)) as progress:
+
+        def on_clip(facts: dict[str, Any]) -> None:
+            progress.on_clip(facts)
+            if output:
+                tell_clip(output, facts)
+
+        return run_batch(batch, missing, progress.on_event, on_clip)

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from pvtool.cli.main import main
+from pvtool_core.config import EvaluationConfig, IdentityRewardConfig, ModelConfig, TrainJob, write_job
 from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
+from pvtool_core.runs import ADAPTER_FILE, ExitRecord, RunFolder, State, new_run
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,25 @@ def mara(home: Path) -> str:
         (staging / FACES_FILE).write_text(json.dumps([found]))
         library.adopt(staging, "mara", "woman", "yes")
     return "mara"
+
+
+@pytest.fixture
+def run(home: Path, mara: str) -> RunFolder:
+    """A run that ended with one checkpoint."""
+    folder = new_run(home / "data/runs", mara)
+    job = TrainJob(
+        model=ModelConfig(base_model="base"),
+        identity_reward=IdentityRewardConfig(package="faces"),
+        evaluation=EvaluationConfig(recognizer="metric.onnx"),
+        run=folder.name,
+        preset="tiny",
+        identity=Library().get(mara).ref,
+        prompts=("<V> woman runs",),
+    )
+    write_job(folder.config, job)
+    folder.write_checkpoint(800, {ADAPTER_FILE: b"weights"})
+    folder.write_exit(ExitRecord(status=0, state=State.FINISHED))
+    return folder
 
 
 def everything(root: Path) -> dict[str, bytes]:

@@ -1,6 +1,5 @@
 """Commands that need no engine, and everything that is refused before one is started."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,42 +8,11 @@ from pathlib import Path
 import pytest
 
 from pvtool.cli.demo import newest_demo_run
-from pvtool.cli.render import setup_of
-from pvtool.facts import adapter_of, job_of
 from pvtool.jobs import choose, prepare
-from pvtool_core.clips import Names, sidecar_path, write_sidecar
-from pvtool_core.config import (
-    EncodingConfig,
-    EvaluationConfig,
-    IdentityRewardConfig,
-    ModelConfig,
-    RenderItem,
-    TrainJob,
-    write_job,
-)
 from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.paths import presets_dir
-from pvtool_core.runs import ADAPTER_FILE, EventWriter, ExitRecord, RunFolder, State, new_run, sha256_of
+from pvtool_core.runs import EventWriter, RunFolder, new_run
 from tests.cli.conftest import Pv, everything
-
-
-@pytest.fixture
-def run(home: Path, mara: str) -> RunFolder:
-    """A run that ended with one checkpoint."""
-    folder = new_run(home / "data/runs", mara)
-    job = TrainJob(
-        model=ModelConfig(base_model="base"),
-        identity_reward=IdentityRewardConfig(package="faces"),
-        evaluation=EvaluationConfig(recognizer="metric.onnx"),
-        run=folder.name,
-        preset="tiny",
-        identity=Library().get(mara).ref,
-        prompts=("<V> woman runs",),
-    )
-    write_job(folder.config, job)
-    folder.write_checkpoint(800, {ADAPTER_FILE: b"weights"})
-    folder.write_exit(ExitRecord(status=0, state=State.FINISHED))
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -87,16 +55,6 @@ def run(home: Path, mara: str) -> RunFolder:
         ("dashboard no/where", 4, "There is no folder named 'no/where'."),
         ("train mara --watch --detach", 2, "--watch and --detach contradict each other."),
         ("runs remove mara-1", 2, "Give --yes."),
-        ("render mara", 2, "There is nothing to render."),
-        ("render mara <V>runs --out /dev/null", 2, "There can be no folder at /dev/null."),
-        ("render mara <V>runs --out /dev/null/clips", 2, "There can be no folder at /dev/null/clips."),
-        ("render mara <V>runs --out /proc/clips", 2, "There can be no folder at /proc/clips."),
-        ("render mara runs", 3, "The prompt 'runs' lacks the keyword <V>."),
-        ("render nora <V>runs", 4, "There is no identity named 'nora'."),
-        ("render mara <V>runs --seed 3..1", 2, "'3..1' names no seeds."),
-        ("render mara <V>runs --format avi", 2, "'avi' is no format."),
-        ("render mara <V>runs --run mara-7", 4, "There is no run named 'mara-7'."),
-        ("render mara --prompts nothing.txt", 4, "There is no prompt file named 'nothing.txt'."),
         ("eval nothing", 4, "There is no run named 'nothing'."),
         ("eval no/thing", 4, "There is no folder named 'no/thing'."),
         ("runs export mara-1 no/where.safetensors", 4, "There is no folder named"),
@@ -221,46 +179,6 @@ def test_a_run_that_another_engine_holds_cannot_be_removed(pv: Pv, run: RunFolde
     assert (answer.status, run.path.exists()) == (75, True)
 
 
-def test_a_dry_run_names_every_clip_and_makes_none(pv: Pv, run: RunFolder, home: Path) -> None:
-    before = everything(home.parent)
-    words = ("render", "mara", "<V> {noun} runs", "<V> swims", "--seed", "0..2", "--base", "--dry-run", "--json")
-    clips = pv(*words).lines
-    assert len({clip["path"] for clip in clips}) == 2 * 3 * 2
-    assert {clip["status"] for clip in clips} == {"missing"}
-    assert {clip["identity"] for clip in clips} == {"mara", "base"}
-    assert {clip["prompt"] for clip in clips} == {"<V> woman runs", "<V> swims"}
-    assert everything(home.parent) == before
-
-
-def test_clips_that_are_there_and_whole_start_no_engine(pv: Pv, run: RunFolder) -> None:
-    words = ("render", "mara", "<V> runs", "--json")
-    (planned,) = pv(*words, "--dry-run").lines
-    clip = Path(planned["path"])
-    clip.parent.mkdir(parents=True)
-    video = clip.with_name(clip.name + ".mp4")
-    video.write_bytes(b"video")
-    setup = setup_of(job_of(run))
-    made = RenderItem(
-        prompt="<V> runs", seed=0, adapter="a", adapter_sha256=sha256_of(adapter_of(run)), identity="mara", clip=""
-    )
-    write_sidecar(clip, Names(setup).fingerprint(made), EncodingConfig(), {"seed": 0})
-    (answer,) = pv(*words).lines
-    assert (answer["status"], answer["path"]) == ("skipped", str(video))
-    assert json.loads(sidecar_path(clip).read_text())["seed"] == 0
-    video.write_bytes(b"vid")
-    assert [clip["status"] for clip in pv(*words, "--dry-run").lines] == ["missing"]
-
-
-def test_another_adapter_makes_another_clip(pv: Pv, run: RunFolder) -> None:
-    def planned() -> list[str]:
-        return [clip["path"] for clip in pv("render", "mara", "<V> runs", "--base", "--dry-run", "--json").lines]
-
-    base, before = planned()
-    run.write_checkpoint(900, {ADAPTER_FILE: b"other weights"})
-    assert planned()[0] == base
-    assert planned()[1] != before
-
-
 def test_the_real_process_leaves_with_the_status_and_keeps_stdout_for_results(home: Path) -> None:
     pv = Path(sys.executable).with_name("pv")
     env = {**os.environ, "PV_HOME": str(home)}
@@ -328,12 +246,6 @@ def test_a_new_person_of_an_old_name_does_not_get_the_old_one_s_adapter(pv: Pv, 
     refused = pv("render", mara, "<V> woman runs", "--dry-run", "--run", run.name)
     assert refused.status == 2
     assert "another person of that name" in refused.err
-
-
-def test_a_bank_is_rendered_by_its_name(pv: Pv, run: RunFolder, mara: str) -> None:
-    pv("prompts", "add", "mine", "<V> {noun} runs", "<V> {noun} waits")
-    clips = pv("render", mara, "--prompts", "mine", "--dry-run", "--json").lines
-    assert [clip["prompt"] for clip in clips] == ["<V> woman runs", "<V> woman waits"]
 
 
 def test_what_is_exported_is_for_its_owner_only(pv: Pv, mara: str, tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""What `pv render` says of clips: those that would be made, those that are, and those that could not be."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pvtool.batches import Plan, Shard, as_row, states
+from pvtool.output import Output
+from pvtool.rendering import clip_facts, files_of
+from pvtool.words import shown
+from pvtool_core.config import EncodingConfig
+from pvtool_core.paths import replace_file
+from pvtool_core.rows import row_table
+
+SHOWN_FAILURES = 20
+Facts = Mapping[str, Any]
+
+
+def list_clips(planned: Plan, encoding: EncodingConfig, output: Output) -> None:
+    """A line for each clip that would be made, with its state, and how many there are of each."""
+    here = f"{Path.cwd()}/"
+    found = states(planned, encoding)
+    for item, state in zip(planned.items, found, strict=True):
+        output.result(clip_facts(item, state, encoding), f"{state:8} {item.clip.removeprefix(here)}")
+    counts = Counter(found)
+    listed = ", ".join(
+        f"{counts[state]} {state}" for state in ("there", "missing", "partial", "stale") if counts[state]
+    )
+    output.say(f"{len(found)} clips: {listed or 'none'}.")
+
+
+def tell_clip(output: Output, facts: dict[str, Any]) -> None:
+    """One line for a clip: its files for people, all that is known of it for programs."""
+    if facts["status"] == "failed":
+        output.stream(facts, f"failed   {shown(Path(facts['path']))}: {facts.get('reason', '')}")
+        return
+    for file in files_of(facts):
+        output.stream({**facts, "path": str(file)}, f"{facts['status']:8} {shown(file)}")
+
+
+class Failures:
+    """The file in which a batch leaves what could not be made, to be given to --prompts."""
+
+    def __init__(self, planned: Plan, out: Path, shard: Shard | None) -> None:
+        self.file = out / f"failed{shard or ''}.jsonl"
+        self._planned = planned
+
+    def write(self, failed: Sequence[Facts]) -> None:
+        """Leave the failures there."""
+        reasons = {facts["path"]: facts.get("reason", "") for facts in failed}
+        lines = [
+            {**row_table(as_row(item, said)), "path": item.clip, "status": "failed", "reason": reasons[item.clip]}
+            for item, said in zip(self._planned.items, self._planned.said, strict=True)
+            if item.clip in reasons
+        ]
+        replace_file(self.file, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
+
+    def clear(self) -> None:
+        """Nothing failed."""
+        self.file.unlink(missing_ok=True)
+
+    def tell(self, failed: Sequence[Facts], output: Output) -> None:
+        """List them for people, the first ones at least."""
+        output.say(f"These could not be made; {shown(self.file)} can be given to --prompts:")
+        for facts in failed[:SHOWN_FAILURES]:
+            output.say(f"  {shown(Path(facts['path']))}: {facts.get('reason', '')}")
+        if more := len(failed[SHOWN_FAILURES:]):
+            output.say(f"  … and {more} more.")

@@ -1,0 +1,328 @@
+"""`pv render` up to the engine: what is asked for in which form, what it would make, and what is refused."""
+
+import dataclasses
+import io
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pvtool.batches import Shard
+from pvtool.cli.render_options import parse_gigabytes
+from pvtool_core.clips import Names, sidecar_path, write_sidecar
+from pvtool_core.config import EncodingConfig, LoraConfig, RenderItem, Setup, TrainJob, read_job, write_job
+from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
+from pvtool_core.runs import ADAPTER_FILE, ExitRecord, RunFolder, State, new_run, sha256_of
+from tests.cli.conftest import Pv, everything
+
+Add = Callable[[str], RunFolder]
+
+
+@pytest.fixture
+def add(home: Path, run: RunFolder) -> Add:
+    """Add another person, and a finished run with the settings of Mara's."""
+
+    def person(name: str) -> RunFolder:
+        library = Library()
+        with library.staging() as staging:
+            (staging / FACES_FILE).write_text("[]")
+            (staging / EMBEDDINGS_FILE).write_bytes(name.encode())
+            library.adopt(staging, name, "man", "yes")
+        return another_run(name)
+
+    return person
+
+
+def another_run(name: str, *, finished: bool = True) -> RunFolder:
+    """A newer run of a person, with a checkpoint at step 400."""
+    person = Library().get(name)
+    root = person.folder.parent.parent / "runs"
+    folder = new_run(root, name)
+    job = read_job(root / "mara-1/config.toml")
+    assert isinstance(job, TrainJob)
+    write_job(folder.config, dataclasses.replace(job, run=folder.name, identity=person.ref))
+    folder.write_checkpoint(400, {ADAPTER_FILE: folder.name.encode()})
+    folder.write_exit(ExitRecord(status=0, state=State.FINISHED if finished else State.STOPPED))
+    return folder
+
+
+def planned(pv: Pv, *words: str) -> list[Any]:
+    answer = pv("render", *words, "--dry-run", "--json")
+    assert answer.status == 0, answer.err
+    return answer.lines
+
+
+def paths(pv: Pv, *words: str) -> list[str]:
+    return [clip["path"] for clip in planned(pv, *words)]
+
+
+def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
+    Path(name).write_text("\n".join(json.dumps(row) for row in rows))
+    return name
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        ("mara", 2, "There is nothing to render."),
+        ("<V>runs", 2, "No person is named."),
+        ("mara <V>runs --out /dev/null", 2, "There can be no folder at /dev/null."),
+        ("mara <V>runs --out /dev/null/clips", 2, "There can be no folder at /dev/null/clips."),
+        ("mara <V>runs --out /proc/clips", 2, "There can be no folder at /proc/clips."),
+        ("mara runs", 3, "The prompt 'runs' lacks the keyword <V>."),
+        (f"mara <V>{'x' * 10_000}", 3, "is longer than 1000 characters."),
+        ("nora <V>runs", 4, "There is no identity named 'nora'."),
+        ("mara,marah <V>runs", 4, "Did you mean 'mara'?"),
+        ("mara <V>runs --seed 3..1", 2, "'3..1' names no seeds."),
+        ("mara <V>runs --format avi", 2, "'avi' is no format."),
+        ("mara <V>runs --codec mpeg", 2, "codec: is 'mpeg', not one of h264, h265, av1"),
+        ("mara <V>runs --run mara-7", 4, "There is no run named 'mara-7'."),
+        ("mara <V>runs --run mara-1@5", 4, "There is no checkpoint of mara-1 named '5'."),
+        ("mara --prompts nothing.txt", 4, "There is no prompt file named 'nothing.txt'."),
+        ("mara <V>runs --width 20", 2, "width is 20, not a multiple of 8."),
+        ("mara <V>runs --lora nothing.safetensors", 4, "nothing.safetensors are not on this machine."),
+        ("mara <V>runs --lora a --lora-set b", 2, "--lora and --lora-set contradict each other."),
+        ("mara <V>runs --shard 0/4", 2, "'0/4' is no part of a batch."),
+        ("mara <V>runs --batch many", 2, "'many' is no number of clips."),
+        ("mara <V>runs --devices 0,x", 2, "'x' is no device."),
+        ("mara <V>runs --cache-size big", 2, "'big' is no size."),
+        ("mara <V>runs --c2pa-cert a.pem", 2, "Give both --c2pa-cert and --c2pa-key."),
+        ("mara <V>runs --controlnet net", 2, "Give both --controlnet and --control-frames."),
+        ("--from nothing.mp4", 4, "There is no clip named 'nothing.mp4'."),
+    ],
+)
+def test_bad_input_gets_its_sentence_and_status_and_changes_nothing(
+    pv: Pv, run: RunFolder, home: Path, words: str, status: int, sentence: str
+) -> None:
+    before = everything(home.parent)
+    answer = pv("render", *words.split())
+    assert sentence in answer.err
+    assert "Traceback" not in answer.err
+    assert (answer.status, answer.out) == (status, "")
+    assert everything(home.parent) == before
+
+
+def test_a_dry_run_names_every_clip_and_makes_none(pv: Pv, run: RunFolder, home: Path) -> None:
+    before = everything(home.parent)
+    clips = planned(pv, "mara", "<V> {noun} runs", "<V> swims", "--seed", "0..2", "--base")
+    assert len({clip["path"] for clip in clips}) == 2 * 3 * 2
+    assert {clip["status"] for clip in clips} == {"missing"}
+    assert {clip["identity"] for clip in clips} == {"mara", "base"}
+    assert {clip["prompt"] for clip in clips} == {"<V> woman runs", "<V> swims"}
+    answer = pv("render", "mara", "<V> swims", "--dry-run")
+    assert answer.out.startswith("missing  renders/mara/swims-")
+    assert answer.err == "1 clips: 1 missing.\n"
+    assert everything(home.parent) == before
+
+
+def test_several_people_and_everybody_are_rendered_each_by_their_own_run(pv: Pv, run: RunFolder, add: Add) -> None:
+    add("abel")
+    add("bob")
+    assert [clip["identity"] for clip in planned(pv, "bob,mara", "<V> {noun} runs")] == ["bob", "mara"]
+    clips = planned(pv, "--all", "<V> {noun} runs", "<V> swims")
+    assert [clip["identity"] for clip in clips] == ["abel", "bob", "mara"] * 2
+    assert [clip["prompt"] for clip in clips][:3] == ["<V> man runs", "<V> man runs", "<V> woman runs"]
+
+
+def test_a_rows_own_words_win_over_the_commands(pv: Pv, run: RunFolder, add: Add) -> None:
+    add("bob")
+    file = rows_file({"prompt": "<V> runs", "identity": "bob", "seed": "3..4", "steps": 9}, {"prompt": "<V> swims"})
+    clips = planned(pv, "mara", "--prompts", file, "--seed", "7", "--steps", "5")
+    assert [(clip["identity"], clip["seed"]) for clip in clips] == [("bob", 3), ("bob", 4), ("mara", 7)]
+    assert paths(pv, "bob", "<V> runs", "--seed", "3", "--steps", "9") == [clips[0]["path"]]
+    assert paths(pv, "mara", "<V> swims", "--seed", "7") != [clips[2]["path"]]
+
+
+def test_names_may_be_left_out_where_every_row_has_one(pv: Pv, run: RunFolder) -> None:
+    assert len(paths(pv, "--prompts", rows_file({"prompt": "<V> runs", "identity": "mara"}))) == 1
+    refused = pv("render", "--prompts", rows_file({"prompt": "<V> runs", "identity": "mara"}, {"prompt": "<V> swims"}))
+    assert refused.status == 2
+    assert "batch.jsonl, line 2: No person is named." in refused.err
+
+
+def test_every_mistake_of_a_batch_is_told_with_its_line_before_anything_is_made(pv: Pv, run: RunFolder) -> None:
+    file = rows_file(
+        {"prompt": "<V> runs", "identity": "nora"},
+        {"prompt": "<V> runs", "identity": "mara", "run": "mara-9"},
+        {"prompt": "<V> swims", "identity": "nora"},
+        {"prompt": "<V> runs", "identity": "mara", "lora": "gone.safetensors"},
+        {"prompt": "<V> runs", "identity": "mara", "shift": 3},
+        {"prompt": "<V> runs", "identity": "mara"},
+    )
+    answer = pv("render", "--prompts", file)
+    assert answer.status == 4
+    assert answer.err.splitlines()[:5] == [
+        "Error: There are 4 mistakes in what is to be rendered.",
+        "batch.jsonl, line 1 (and 1 more): There is no identity named 'nora'.",
+        "batch.jsonl, line 2: There is no run named 'mara-9'. Did you mean 'mara-1'?",
+        "batch.jsonl, line 4: The weights gone.safetensors are not on this machine.",
+        "batch.jsonl, line 5: Cannot use what is to be rendered: sampler.shift: is for flow matching, "
+        "which animatediff does not do.",
+    ]
+    assert not Path("renders").exists()
+
+
+def test_standard_input_files_and_banks_can_be_given_together(
+    pv: Pv, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pv("prompts", "add", "mine", "<V> {noun} runs", "<V> {noun} waits")
+    Path("more.csv").write_text("prompt,seed\n<V> swims,4\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'"<V> sits"\n')))
+    clips = planned(pv, "mara", "<V> sleeps", "--prompts", "mine", "--prompts", "more.csv", "--prompts", "-")
+    told = [(clip["prompt"].removeprefix("<V> "), clip["seed"]) for clip in clips]
+    assert told == [("sleeps", 0), ("woman runs", 0), ("woman waits", 0), ("swims", 4), ("sits", 0)]
+
+
+def test_the_newest_finished_run_is_taken_and_others_by_name_and_step(pv: Pv, run: RunFolder) -> None:
+    by_first = paths(pv, "mara", "<V> runs")
+    stopped = another_run("mara", finished=False)
+    assert paths(pv, "mara", "<V> runs") == by_first
+    by_stopped = paths(pv, "mara", "<V> runs", "--run", stopped.name)
+    stopped.write_checkpoint(500, {ADAPTER_FILE: b"later"})
+    assert paths(pv, "mara", "<V> runs", "--run", stopped.name) != by_stopped
+    assert paths(pv, "mara", "<V> runs", "--run", f"{stopped.name}@400") == by_stopped
+    shutil.rmtree(run.path)
+    refused = pv("render", "mara", "<V> runs", "--dry-run")
+    assert refused.status == 4
+    assert "There is no finished run of the identity named 'mara'.\n--run can be mara-2 (stopped)." in refused.err
+
+
+def test_another_adapter_makes_another_clip(pv: Pv, run: RunFolder) -> None:
+    base, before = paths(pv, "mara", "<V> runs", "--base")
+    run.write_checkpoint(900, {ADAPTER_FILE: b"other weights"})
+    assert paths(pv, "mara", "<V> runs", "--base") == [base, paths(pv, "mara", "<V> runs")[0]]
+    assert paths(pv, "mara", "<V> runs") != [before]
+
+
+def test_a_row_of_the_original_model_is_one_clip(pv: Pv, run: RunFolder, add: Add) -> None:
+    add("bob")
+    base, _ = paths(pv, "mara", "<V> runs", "--base")
+    rows = [{"prompt": "<V> runs", "identity": name, "base": True} for name in ("mara", "bob", "mara")]
+    assert paths(pv, "--prompts", rows_file(*rows)) == [base]
+
+
+def test_each_lora_set_is_a_clip_of_its_own(pv: Pv, run: RunFolder, home: Path) -> None:
+    job = read_job(run.config)
+    assert isinstance(job, TrainJob)
+    styled = dataclasses.replace(job.model, loras=(LoraConfig(file="ink.safetensors", fingerprint="1"),))
+    write_job(run.config, dataclasses.replace(job, model=styled))
+    as_trained, without = paths(pv, "mara", "<V> runs"), paths(pv, "mara", "<V> runs", "--lora-set", "none")
+    assert as_trained != without
+    assert paths(pv, "mara", "<V> runs", "--lora", "none") == without
+    rows = rows_file({"prompt": "<V> runs", "lora": [[], "none"]}, {"prompt": "<V> runs"})
+    assert paths(pv, "mara", "--prompts", rows) == [*without, *as_trained]
+
+
+def test_sizes_and_guidance_make_other_clips_and_the_same_ones_twice_are_one(pv: Pv, run: RunFolder) -> None:
+    plain = paths(pv, "mara", "<V> runs")
+    for option, value in (("width", "256"), ("frames", "8"), ("fps", "12"), ("guidance", "3"), ("negative", "dull")):
+        changed = paths(pv, "mara", "<V> runs", f"--{option}", value)
+        assert changed != plain
+        assert paths(pv, "mara", "--prompts", rows_file({"prompt": "<V> runs", option: value})) == changed
+    assert paths(pv, "mara", "<V> runs", "<V>  runs", "--seed", "0,0") == plain
+
+
+def test_clips_that_are_there_and_whole_start_no_engine(pv: Pv, run: RunFolder) -> None:
+    Path("renders").mkdir()
+    Path("renders/failed.jsonl").write_text("of another time")
+    (wanted,) = planned(pv, "mara", "<V> runs")
+    video = write_clip_of(run, Path(wanted["path"]))
+    (answer,) = pv("render", "mara", "<V> runs", "--json").lines
+    assert (answer["status"], answer["path"]) == ("skipped", str(video))
+    assert json.loads(sidecar_path(wanted["path"]).read_text())["seed"] == 0
+    assert not Path("renders/failed.jsonl").exists()
+    assert [clip["status"] for clip in planned(pv, "mara", "<V> runs", "--format", "gif")] == ["stale"]
+    video.write_bytes(b"vid")
+    assert [clip["status"] for clip in planned(pv, "mara", "<V> runs")] == ["stale"]
+    sidecar_path(wanted["path"]).unlink()
+    assert [clip["status"] for clip in planned(pv, "mara", "<V> runs")] == ["missing"]
+    video.with_name(".seed-000000.latents").write_bytes(b"")
+    assert [clip["status"] for clip in planned(pv, "mara", "<V> runs")] == ["partial"]
+
+
+def write_clip_of(run: RunFolder, clip: Path) -> Path:
+    """A video and its sidecar, as if Mara's run had made it from the prompt '<V> runs' and seed 0."""
+    job = read_job(run.config)
+    adapter = run.latest_checkpoint()
+    assert isinstance(job, TrainJob)
+    assert adapter is not None
+    clip.parent.mkdir(parents=True)
+    video = clip.with_name(f"{clip.name}.mp4")
+    video.write_bytes(b"video")
+    names = Names(Setup(model=job.model, sampler=job.sampler))
+    digest = sha256_of(adapter / ADAPTER_FILE)
+    item = RenderItem(identity="mara", prompt="<V> runs", seed=0, adapter="a", adapter_sha256=digest, clip="")
+    write_sidecar(clip, names.fingerprint(item), EncodingConfig(), {"seed": 0})
+    return video
+
+
+def test_parts_of_a_batch_are_together_the_whole_and_keep_shared_trajectories_together(
+    pv: Pv, run: RunFolder, add: Add
+) -> None:
+    add("bob")
+    words = ("mara,bob", "<V> runs", "<V> swims", "--seed", "0..9", "--base")
+    parts = [planned(pv, *words, "--shard", f"{number}/3") for number in (1, 2, 3)]
+    assert sorted(clip["path"] for part in parts for clip in part) == sorted(paths(pv, *words))
+    shared = [{(clip["prompt"], clip["seed"]) for clip in part} for part in parts]
+    assert sum(map(len, shared)) == 20
+    assert all(shared)
+
+
+@given(st.integers(1, 50), st.text("0123456789abcdef", min_size=32, max_size=32))
+def test_a_trajectory_is_in_one_part(count: int, trajectory: str) -> None:
+    assert sum(Shard(number, count).holds(trajectory) for number in range(1, count + 1)) == 1
+
+
+@pytest.mark.parametrize(("text", "gigabytes"), [("20GB", 20), ("500M", 0.5), ("1.5 TB", 1500), ("0G", 0), ("2gib", 2)])
+def test_sizes_of_the_cache_are_read(text: str, gigabytes: float) -> None:
+    assert parse_gigabytes(text) == gigabytes
+
+
+@pytest.fixture
+def real(home: Path, mara: str, models: Path, job: TrainJob, adapters: dict[str, Path]) -> RunFolder:
+    """A finished run on the small random model."""
+    folder = new_run(home / "data/runs", mara)
+    write_job(folder.config, dataclasses.replace(job, run=folder.name, identity=Library().get(mara).ref))
+    folder.write_checkpoint(4, {ADAPTER_FILE: adapters["strong"].read_bytes()})
+    folder.write_exit(ExitRecord(status=0, state=State.FINISHED))
+    return folder
+
+
+@pytest.mark.slow
+def test_failures_are_left_to_be_given_in_again_and_a_clip_is_made_again_to_the_bit(pv: Pv, real: RunFolder) -> None:
+    bad = {"prompt": "<V> {noun} runs", "frames": 12}  # the model knows eight frames only
+    words = ("mara", "<V> {noun} waits", "--prompts", rows_file(bad), "--seed", "5", "--steps", "4")
+    answer = pv("render", *words, "--base", "--retries", "1", "--json")
+    *clips, error = answer.lines
+    assert (answer.status, error["error"]["kind"]) == (6, "SomeFailed")
+    assert sorted(clip["status"] for clip in clips) == ["done", "done", "failed", "failed"]
+    assert "These could not be made; renders/failed.jsonl can be given to --prompts:" in answer.err
+    failed = [json.loads(line) for line in Path("renders/failed.jsonl").read_text().splitlines()]
+    assert all(row["reason"] for row in failed)
+    assert paths(pv, "--prompts", "renders/failed.jsonl") == [row["path"] for row in failed]
+    (video,) = [Path(clip["path"]) for clip in clips if clip["status"] == "done" and clip["identity"] == "mara"]
+    made_again_to_the_bit(pv, real, video)
+
+
+def made_again_to_the_bit(pv: Pv, run: RunFolder, video: Path) -> None:
+    """From the file alone; other options change it, and what made it must be there."""
+    alone = shutil.copy(video, "alone.mp4")
+    (again,) = pv("render", "--from", alone, "--out", "again", "--json").lines
+    assert again["status"] == "done"
+    assert Path(again["path"]).read_bytes() == video.read_bytes()
+    assert Path(again["path"]).relative_to(Path("again").absolute()) == video.relative_to(Path("renders").absolute())
+    for known in (alone, str(sidecar_path(video.with_suffix("")))):
+        assert [clip["status"] for clip in planned(pv, "--from", known)] == ["there"]
+    assert planned(pv, "--from", alone, "--steps", "8") == planned(pv, "mara", "<V> woman waits", "--seed", "5")
+    clips = planned(pv, "--from", alone, "<V> {noun} sits", "--seed", "6..7", "--base")
+    assert {(clip["prompt"], clip["seed"]) for clip in clips} == {("<V> woman sits", 6), ("<V> woman sits", 7)}
+    assert [clip["identity"] for clip in clips] == ["base", "mara"] * 2
+    shutil.rmtree(run.path)
+    gone = pv("render", "--from", str(video), "--dry-run")
+    assert (gone.status, "The weights mara-1@4 are not on this machine." in gone.err) == (4, True)
