@@ -9,7 +9,7 @@ from typing import Any
 
 from pvtool.supervisor import OnEvent, run_together
 from pvtool_core.batches import BatchFolder, list_batches, new_batch, write_items
-from pvtool_core.clips import BASE, Names, file_names, is_whole
+from pvtool_core.clips import BASE, file_names
 from pvtool_core.config import EncodingConfig, RenderItem, RenderJob, Setup, write_job
 from pvtool_core.errors import ExitStatus, Interrupted, PvError, SomeFailed
 from pvtool_core.paths import batches_dir
@@ -17,12 +17,6 @@ from pvtool_core.runs import Event
 
 KEPT_BATCHES = 50
 OnClip = Callable[[dict[str, Any]], None]
-
-
-def missing_clips(items: Sequence[RenderItem], setups: Sequence[Setup], encoding: EncodingConfig) -> list[RenderItem]:
-    """Those that are not there, or not whole, or were made from something else."""
-    names = [Names(setup, encoding.upscale) for setup in setups]
-    return [item for item in items if not is_whole(item.clip, names[item.setup].fingerprint(item), encoding)]
 
 
 def make_batch(items: Sequence[RenderItem], job: RenderJob, devices: Sequence[str] = ()) -> BatchFolder:

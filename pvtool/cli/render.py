@@ -103,7 +103,7 @@ def render(
         overwrite=overwrite,
         retries=retries,
         width=options.parse_at_once(at_once),
-        on=on,
+        on=options.check_place(on, address, devices),
         address=address,
         cache_gigabytes=options.parse_gigabytes(cache_size),
         versions=versions(),

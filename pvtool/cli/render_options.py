@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -140,6 +141,19 @@ def parse_at_once(text: str) -> str:
     if text != "auto" and not re.fullmatch(r"[1-9]\d{0,3}", text):
         raise UsageError(f"{text!r} is no number of clips.", "Give a whole number from 1, or auto.")
     return text
+
+
+def check_place(on: str, address: str, devices: str | None) -> str:
+    """Where clips are made. Raises UsageError if it is nowhere, or in two places."""
+    if on not in {"", "ray"}:
+        raise UsageError(f"{on!r} is no place to make clips.", "Give --on ray, or leave it out.")
+    if on and devices is not None:
+        raise UsageError("--on and --devices contradict each other.", "Ray knows itself which GPUs there are.")
+    if address and not on:
+        raise UsageError("--address is for a Ray cluster.", "Give --on ray as well.")
+    if on and not find_spec("ray"):
+        raise UsageError("Ray is not installed.", "Run `pip install pvtool[ray]`.")
+    return on
 
 
 def parse_devices(text: str | None) -> list[str]:

@@ -30,10 +30,10 @@ from PIL import Image
 from torch import Generator
 
 from pvtool.choices import chosen_settings
-from pvtool.cli.render import newest_run
 from pvtool.facts import job_of
 from pvtool.output import table
 from pvtool.supervisor import LIVE, follow
+from pvtool.trained import newest_run
 from pvtool_core.clips import Names, write_sidecar
 from pvtool_core.config import EncodingConfig, EvaluateJob, Settings, Setup, TrainJob, to_table
 from pvtool_core.encoding import write_clip
@@ -43,7 +43,7 @@ from pvtool_core.library import Library
 from pvtool_core.media import Frames, to_pixels
 from pvtool_core.paths import config_dir, presets_dir, replace_file, runs_dir
 from pvtool_core.prompts import Banks, without_keyword
-from pvtool_core.runs import RunFolder, State, list_runs, read_events
+from pvtool_core.runs import RunFolder, State, find_run, list_runs, read_events
 from pvtool_core.sheets import SheetRow, write_contact_sheet
 from pvtool_core.tinyworld import world
 from pvtool_core.weights import fingerprint, resolve_settings
@@ -244,7 +244,7 @@ def trained(person: Person, asked: Asked) -> RunFolder:
         follow(runs[-1], lambda event: None)
     elif runs[-1].state() != State.FINISHED:
         pv("runs", "resume", runs[-1].name)
-    return newest_run(Library().get(person.name))
+    return find_run(runs_dir(), newest_run(Library().get(person.name)).run)
 
 
 def seconds_of(run: RunFolder) -> float:
