@@ -401,8 +401,7 @@ def from_table(cls: type[T], table: Table, source: str = "the settings") -> T:
     value = _read_dataclass(cls, table, "", mistakes)
     if not mistakes and isinstance(value, Settings | Setup):
         mistakes += _unfit(value.model, value.sampler)
-    if not mistakes and isinstance(value, Settings):
-        mistakes += _contradictions(value)
+        mistakes += _contradictions(value) if isinstance(value, Settings) else []
     if mistakes:
         raise SettingsError(mistakes, source)
     return value
