@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pvtool_core.config import IdentifyJob, Job, PlanJob, RenderJob, Settings, Setup, SheetJob, TrainJob, read_job
+from pvtool_core.config import IdentifyJob, Job, PlanJob, RenderJob, Settings, Setup, TrainJob, read_job
 from pvtool_core.errors import Busy, ExitStatus, Interrupted, from_foreign
 from pvtool_core.gauges import Gauges
 from pvtool_core.runs import (
@@ -114,14 +114,13 @@ def check_weights(job: Job) -> None:
     """See that what the job needs is still there. Raises WeightsMissing, InputRefused."""
     if isinstance(job, IdentifyJob):
         locate_faces(job)
-    elif not isinstance(job, PlanJob | RenderJob | SheetJob):  # not yet needed, or by some of the clips only
+    elif not isinstance(job, PlanJob | RenderJob):  # not yet needed, or by some of the clips only
         locate_weights(job)
 
 
 def dispatch(job: Job, folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> State:
     """Hand the job to whoever does it; their modules, and torch, are imported only now."""
-    if not isinstance(job, SheetJob):
-        use_threads(job.setups[0] if isinstance(job, RenderJob) else job)
+    use_threads(job.setups[0] if isinstance(job, RenderJob) else job)
     report = reporter(folder, events)
     if isinstance(job, TrainJob):
         from pvtool_core.trainer import train
@@ -140,11 +139,6 @@ def dispatch(job: Job, folder: RunFolder, events: EventWriter, heartbeat: Heartb
         from pvtool_core.renderer import render
 
         render(job, report)
-    elif isinstance(job, SheetJob):
-        from pvtool_core.sheets import write_sheets
-
-        for path in write_sheets(Path(job.prefix), list(zip(job.labels, map(Path, job.clips), strict=True))):
-            report("sheet", path=str(path))
     else:
         from pvtool_core.evaluation import evaluate
 

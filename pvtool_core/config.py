@@ -24,7 +24,7 @@ from pvtool_core.paths import replace_file
 T = TypeVar("T")
 Table = dict[str, Any]
 Noun = Literal["man", "woman", "person"]
-JobKind = Literal["train", "plan", "render", "evaluate", "identify", "sheet"]
+JobKind = Literal["train", "plan", "render", "evaluate", "identify"]
 FAMILIES = ("animatediff", "hunyuan-video", "wan")
 
 
@@ -332,27 +332,13 @@ class IdentifyJob(Settings):
     consent: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SheetJob:
-    """Draw contact sheets: some frames of each clip beside its label.
-
-    `clips` are files, or folders of frames; `prefix` is the path of the sheets, without number and suffix.
-    """
-
-    kind: str = setting("of job", "sheet", choices=("sheet",))
-    labels: tuple[str, ...]
-    clips: tuple[str, ...]
-    prefix: str
-
-
-Job = TrainJob | PlanJob | RenderJob | EvaluateJob | IdentifyJob | SheetJob
+Job = TrainJob | PlanJob | RenderJob | EvaluateJob | IdentifyJob
 _JOBS: dict[str, type[Job]] = {
     "train": TrainJob,
     "plan": PlanJob,
     "render": RenderJob,
     "evaluate": EvaluateJob,
     "identify": IdentifyJob,
-    "sheet": SheetJob,
 }
 
 

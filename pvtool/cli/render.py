@@ -14,25 +14,19 @@ import typer
 from pvtool.batches import Plan, Wanted, plan, states
 from pvtool.choices import style_table, versions
 from pvtool.cli import render_options as options
-from pvtool.cli.following import ClipProgress, JobProgress
+from pvtool.cli.following import ClipProgress
 from pvtool.cli.options import ControlFrames, ControlNet, Json, Seeds
 from pvtool.cli.options import Loras as LoraWords
 from pvtool.cli.telling import Failures, list_clips, tell_clip
 from pvtool.origins import Origin, origin_of
 from pvtool.output import Output
-from pvtool.rendering import Ended, clip_facts, files_of, make_batch, run_batch
-from pvtool.supervisor import run_short_job
-from pvtool.words import shown
-from pvtool_core.clips import BASE
+from pvtool.rendering import Ended, clip_facts, make_batch, run_batch
 from pvtool_core.columns import parse_seeds
-from pvtool_core.config import EncodingConfig, RenderItem, RenderJob, SheetJob
-from pvtool_core.credentials import read_credentials
+from pvtool_core.config import EncodingConfig, RenderItem, RenderJob
 from pvtool_core.errors import UsageError
-from pvtool_core.ffmpeg import require_codec
 from pvtool_core.library import Library
 from pvtool_core.prompts import KEYWORD, Banks, check_prompt, decode_prompts
 from pvtool_core.rows import Row, read_row_file, read_rows
-from pvtool_core.runs import Event
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -101,6 +95,7 @@ def render(
         out=str(out.absolute()),
         encoding=encoding,
         overwrite=overwrite,
+        sheet=sheet,
         retries=retries,
         width=options.parse_at_once(at_once),
         on=options.check_place(on, address, devices),
@@ -129,7 +124,6 @@ def render(
         list_clips(planned, encoding, output)
         return
     make_folder(out)
-    check_means(encoding)
     failures = Failures(planned, out, part)
     ended = render_clips(planned, job, engines, output)
     if ended.failed:
@@ -137,8 +131,6 @@ def render(
         failures.tell(ended.failed, output)
     elif ended.error is None:
         failures.clear()
-    if sheet:
-        draw_sheet(planned, encoding, out / f"contact-sheet{part or ''}", output)
     if ended.error:
         raise ended.error
 
@@ -221,38 +213,11 @@ def make_folder(out: Path) -> None:
         raise UsageError(f"Nothing can be written to {out}.", "Give another place with --out.")
 
 
-def check_means(encoding: EncodingConfig) -> None:
-    """Raises UsageError where this machine lacks the codec, or the certificate cannot sign."""
-    if "mp4" in encoding.formats:
-        require_codec(encoding.codec)
-    if encoding.certificate:
-        read_credentials(Path(encoding.certificate), Path(encoding.key))
-
-
-def draw_sheet(planned: Plan, encoding: EncodingConfig, prefix: Path, output: Output) -> None:
-    """Have an engine draw some frames of each clip that is there."""
-    found = zip(planned.items, states(planned, encoding), strict=True)
-    items = [item for item, state in found if state == "there"]
-    labels = [f"{item.identity if item.adapter else BASE}, seed {item.seed}: {item.prompt}" for item in items]
-    files = [str(files_of(clip_facts(item, "there", encoding))[0]) for item in items]
-    job = SheetJob(labels=tuple(labels), clips=tuple(files), prefix=str(prefix.absolute()))
-    with JobProgress() as progress:
-
-        def on_event(event: Event) -> None:
-            if event["type"] == "sheet":
-                output.stream({"type": "sheet", "path": event["path"]}, f"{'sheet':8} {shown(Path(event['path']))}")
-            else:
-                progress.on_event(event)
-
-        if items:
-            run_short_job("sheet", job, on_event)
-
-
 def render_clips(planned: Plan, job: RenderJob, devices: Sequence[str] = (), output: Output | None = None) -> Ended:
-    """Make the clips that are not there, and tell of each unless `output` is None."""
+    """Make the clips that are not there, and tell of each unless `output` is None. For a sheet, all are looked at."""
     missing: list[RenderItem] = []
     for item, state in zip(planned.items, states(planned, job.encoding), strict=True):
-        if job.overwrite or state != "there":
+        if job.overwrite or job.sheet or state != "there":
             missing.append(item)
         elif output:
             tell_clip(output, clip_facts(item, "skipped", job.encoding))

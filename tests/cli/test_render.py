@@ -301,11 +301,12 @@ def real(home: Path, mara: str, models: Path, job: TrainJob, adapters: dict[str,
 def test_failures_are_left_to_be_given_in_again_and_a_clip_is_made_again_to_the_bit(pv: Pv, real: RunFolder) -> None:
     bad = {"prompt": "<V> {noun} runs", "frames": 12}  # the model knows eight frames only
     words = ("mara", "<V> {noun} waits", "--prompts", rows_file(bad), "--seed", "5", "--steps", "4")
-    answer = pv("render", *words, "--base", "--retries", "1", "--json")
+    answer = pv("render", *words, "--base", "--retries", "1", "--sheet", "--json")
     *clips, error = answer.lines
     assert (answer.status, error["error"]["kind"]) == (6, "SomeFailed")
     assert sorted(clip["status"] for clip in clips) == ["done", "done", "failed", "failed"]
     assert "These could not be made; renders/failed.jsonl can be given to --prompts:" in answer.err
+    assert Path("renders/contact-sheet.png").is_file()
     failed = [json.loads(line) for line in Path("renders/failed.jsonl").read_text().splitlines()]
     assert all(row["reason"] for row in failed)
     assert paths(pv, "--prompts", "renders/failed.jsonl") == [row["path"] for row in failed]
