@@ -10,8 +10,9 @@ from pvtool.cli.options import run_names
 from pvtool.cli.train import follow_other
 from pvtool.output import Output, on_terminal
 from pvtool.supervisor import LIVE, raise_outcome
+from pvtool_core.batches import BatchFolder, list_batches
 from pvtool_core.errors import Missing
-from pvtool_core.paths import runs_dir
+from pvtool_core.paths import batches_dir, runs_dir
 from pvtool_core.runs import RunFolder, State, find_run
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -25,14 +26,24 @@ Images = Annotated[
 @app.command()
 def dashboard(
     run: Annotated[
-        str | None, typer.Argument(metavar="RUN", autocompletion=run_names, help="A run, or a run's folder.")
+        str | None,
+        typer.Argument(metavar="RUN", autocompletion=run_names, help="A run, a batch, or its folder."),
     ] = None,
     images: Images = None,
 ) -> None:
-    """See and steer all runs in this terminal. Closing it changes nothing for them."""
+    """See and steer all runs and batches in this terminal. Closing it changes nothing for them."""
     from pvtool.dashboard.opening import open_dashboard
 
-    open_dashboard(runs_dir(), folder_of(run) if run else None, images)
+    open_dashboard(runs_dir(), run_or_batch(run) if run else None, images)
+
+
+def run_or_batch(name: str) -> RunFolder | BatchFolder:
+    """The batch of that name or in that folder, or else the run. Raises Missing or BadName."""
+    path = Path(name)
+    if (path / "items.jsonl").is_file():
+        return BatchFolder(path.absolute())
+    named = [batch for batch in list_batches(batches_dir()) if batch.name == name]
+    return named[0] if named else folder_of(name)
 
 
 def folder_of(run: str) -> RunFolder:

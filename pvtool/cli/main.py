@@ -23,7 +23,7 @@ COMMANDS = {
     "models": "Weights: list, show, fetch, add, verify, remove.",
     "train": "Train a person's adapter on a preset.",
     "runs": "Training runs: list, show, logs, watch, pause, resume, stop, checkpoint, sample, export, remove.",
-    "dashboard": "See and steer all runs in this terminal.",
+    "dashboard": "See and steer all runs and batches in this terminal.",
     "render": "Make clips of a person from prompts and seeds.",
     "eval": "Score a run, or a folder of clips.",
     "cache": "Denoising that training and rendering share: show, clear.",

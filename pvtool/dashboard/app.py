@@ -17,11 +17,13 @@ from textual.widget import Widget
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.driver import patient_driver
-from pvtool.dashboard.messages import OpenRun
+from pvtool.dashboard.messages import OpenBatch, OpenRun
 from pvtool.dashboard.steering import SteeringScreen
 from pvtool.dashboard.terminal import Terminal
 from pvtool.dashboard.watch import Runs
 from pvtool.facts import RunFacts
+from pvtool_core.batches import BatchFolder
+from pvtool_core.paths import batches_dir
 from pvtool_core.runs import RunFolder, State
 
 LOOK_SECONDS = 1.0
@@ -50,8 +52,14 @@ def _prompts() -> "Screen[None]":
     return PromptsScreen()
 
 
+def _renders() -> "Screen[None]":
+    from pvtool.dashboard.screens.renders import RendersScreen
+
+    return RendersScreen()
+
+
 class Dashboard(App[None]):
-    """All runs, identities and prompts of one data folder. `run` is the one to begin with."""
+    """All runs, identities, prompts and batches of one data folder. `first` is the run or batch to begin with."""
 
     TITLE = "pv"
     BINDINGS = keys.APP
@@ -59,6 +67,7 @@ class Dashboard(App[None]):
         "runs": _runs,
         "identities": _identities,
         "prompts": _prompts,
+        "renders": _renders,
     }
     DEFAULT_MODE = "runs"
     CSS_PATH = "dashboard.tcss"
@@ -74,19 +83,21 @@ class Dashboard(App[None]):
 
     facts: var[list[RunFacts] | None] = var(None)
 
-    def __init__(self, terminal: Terminal, root: Path, run: RunFolder | None = None) -> None:
+    def __init__(self, terminal: Terminal, root: Path, first: RunFolder | BatchFolder | None = None) -> None:
         super().__init__(driver_class=patient_driver(terminal))
         self.terminal = terminal
         self.runs = Runs(root)
-        self._first = run
+        self._first = first
 
     def on_mount(self) -> None:
         if self.terminal.colours == "16":
             self.theme = (
                 "ansi-dark"  # the terminal's own colours: others come out as the nearest of 16, often illegible
             )
-        if self._first:
+        if isinstance(self._first, RunFolder):
             self.open(self._first)
+        elif self._first:
+            self.open_batch(self._first)
         self.look()
         self.call_after_refresh(gc.freeze)  # what Textual is made of stays; looking through it costs a frame
 
@@ -125,6 +136,19 @@ class Dashboard(App[None]):
             self.switch_screen(RunScreen(folder))
         else:
             self.push_screen(RunScreen(folder))
+
+    def on_open_batch(self, message: OpenBatch) -> None:
+        self.open_batch(BatchFolder(batches_dir() / message.batch))
+
+    def open_batch(self, folder: BatchFolder) -> None:
+        """Show one batch, on top of the list of all."""
+        from pvtool.dashboard.screens.batch import BatchScreen
+
+        self.switch_mode("renders")
+        if isinstance(self.screen, BatchScreen):
+            self.switch_screen(BatchScreen(folder))
+        else:
+            self.push_screen(BatchScreen(folder))
 
     def action_go(self, place: str) -> None:
         if self.current_mode != place:

@@ -27,6 +27,7 @@ APP: Keys = [
     key("1", "go('runs')", "Runs", "All runs", show=False),
     key("2", "go('identities')", "Identities", "The people in the library", show=False),
     key("3", "go('prompts')", "Prompts", "Prompt banks", show=False),
+    key("4", "go('renders')", "Renders", "All batches of clips", show=False),
     key("V", "save_screen", "Picture", "Save this screen as an SVG picture", show=False),
     key("T", "change_theme", "Theme", "Choose other colours", show=False),
 ]
@@ -116,6 +117,29 @@ PROMPTS: Keys = [
     key("j,down", "down", "Down", "Next", show=False),
     key("k,up", "up", "Up", "Previous", show=False),
 ]
+RENDERS: Keys = [
+    key("enter", "open", "Open", "Open this batch"),
+    key("S", "stop", "Stop", "End the batch after the clips at hand; the same command goes on with it"),
+    key("j,down", "down", "Down", "Next", show=False),
+    key("k,up", "up", "Up", "Previous", show=False),
+]
+BATCH: Keys = [
+    key("escape", "back", "Back", "Back to all batches"),
+    key("S", "stop", "Stop", "End the batch after the clips at hand; the same command goes on with it"),
+    key("f", "failures", "Failures", "To the clips that failed, and back"),
+    key("space", "play", "Play", "Play the newest clips, or hold them"),
+    key("Y", "copy_path", "Copy path", "Copy the path of the newest clip", show=False),
+    key("J", "other_batch(1)", "Next batch", "The batch after this one", show=False),
+    key("K", "other_batch(-1)", "Previous batch", "The batch before this one", show=False),
+]
+FAILURES: Keys = [
+    key("enter", "select", "Reason", "All that is known of this failure"),
+    key("j,down", "cursor_down", "Down", "Next", show=False),
+    key("k,up", "cursor_up", "Up", "Previous", show=False),
+    key("g,home", "first", "First", "The newest", show=False),
+    key("G,end", "last", "Last", "The oldest", show=False),
+]
+REASON: Keys = [key("escape,q,enter", "dismiss", "Close", "Close it")]
 HELP: Keys = [key("escape,q,question_mark", "dismiss", "Close", "Close the help")]
 FORM: Keys = [
     key("escape", "cancel", "Cancel", "Leave it"),
@@ -131,6 +155,9 @@ GROUPS = {
     "Log": LOG,
     "Identities": IDENTITIES,
     "Prompts": PROMPTS,
+    "Renders": RENDERS,
+    "A batch": BATCH,
+    "Failures": FAILURES,
     "Forms": FORM,
 }
 

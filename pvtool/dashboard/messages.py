@@ -3,6 +3,14 @@
 from textual.message import Message
 
 
+class OpenBatch(Message):
+    """Somebody wants to see a batch of clips."""
+
+    def __init__(self, batch: str) -> None:
+        self.batch = batch
+        super().__init__()
+
+
 class OpenRun(Message):
     """Somebody wants to see a run."""
 

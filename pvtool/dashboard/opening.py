@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from pvtool.output import on_terminal
+from pvtool_core.batches import BatchFolder
 from pvtool_core.errors import UsageError
 from pvtool_core.runs import RunFolder
 
 
-def open_dashboard(root: Path, run: RunFolder | None = None, images: str | None = None) -> None:
-    """Show the runs under `root`, or `run` first, until the person closes it. Raises UsageError without a terminal."""
+def open_dashboard(root: Path, first: RunFolder | BatchFolder | None = None, images: str | None = None) -> None:
+    """Show `first`, or the runs under `root`, until the person closes it. Raises UsageError without a terminal."""
     if not on_terminal():
         raise UsageError(
             "The dashboard needs a terminal.", "`pv runs list` and `pv runs logs RUN --follow` tell the same in lines."
@@ -19,4 +20,4 @@ def open_dashboard(root: Path, run: RunFolder | None = None, images: str | None 
     prepare(terminal)
     from pvtool.dashboard.app import Dashboard
 
-    Dashboard(terminal, root, run).run()
+    Dashboard(terminal, root, first).run()

@@ -1,18 +1,42 @@
-"""What can be done to a run from any screen that has one at hand."""
+"""What can be done to a run, or a batch, from any screen that has one at hand."""
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
 from pvtool.supervisor import LIVE, ask, start
+from pvtool_core.batches import BatchFolder
 from pvtool_core.errors import PvError, UsageError, from_foreign
 from pvtool_core.runs import Request, RunFolder, State
 
 
-class SteeringScreen(Screen[None]):
-    """A screen with a run at hand, and the actions of `keys.STEERING`. Each says what it did, or why not."""
+class ActingScreen(Screen[None]):
+    """A screen whose keys do things in threads; each says what it did, or why not."""
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Nothing that goes on behind the screen ends in silence."""
+        if event.state is WorkerState.ERROR:
+            self.notify(
+                repr(event.worker.error), title="This screen stopped following.", severity="error", markup=False
+            )
+
+    def act(self, do: Callable[[], str]) -> None:
+        """Do it, and tell the words it gives back. It may raise PvError and OSError."""
+        self.run_worker(partial(self._act, do), exit_on_error=False)
+
+    async def _act(self, do: Callable[[], str]) -> None:
+        try:
+            self.notify(await asyncio.to_thread(do), markup=False)
+        except (PvError, OSError) as error:
+            refusal = from_foreign(error)
+            self.notify(refusal.hint, title=refusal.message, severity="warning", markup=False)
+
+
+class SteeringScreen(ActingScreen):
+    """A screen with a run at hand, and the actions of `keys.STEERING`."""
 
     panes: tuple[str, ...] = ()
 
@@ -23,13 +47,6 @@ class SteeringScreen(Screen[None]):
     def run_at_hand(self) -> RunFolder | None:
         """The run that the keys steer now."""
         raise NotImplementedError
-
-    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
-        """Nothing that goes on behind the screen ends in silence."""
-        if event.state is WorkerState.ERROR:
-            self.notify(
-                repr(event.worker.error), title="This screen stopped following.", severity="error", markup=False
-            )
 
     def action_pause(self) -> None:
         self._steer(pause_or_go_on)
@@ -48,14 +65,7 @@ class SteeringScreen(Screen[None]):
 
     def _steer(self, act: Callable[[RunFolder], str]) -> None:
         if folder := self.run_at_hand():
-            self.run_worker(self._do(act, folder), exit_on_error=False)
-
-    async def _do(self, act: Callable[[RunFolder], str], folder: RunFolder) -> None:
-        try:
-            self.notify(await asyncio.to_thread(act, folder), markup=False)
-        except (PvError, OSError) as error:
-            refusal = from_foreign(error)
-            self.notify(refusal.hint, title=refusal.message, severity="warning", markup=False)
+            self.act(partial(act, folder))
 
 
 def _asked(folder: RunFolder, request: Request, words: str) -> str:
@@ -82,3 +92,13 @@ def go_on(folder: RunFolder) -> str:
         raise UsageError(f"{folder.name} is finished.", "There is nothing left to train.")
     start(folder)
     return f"{folder.name} goes on from its last checkpoint."
+
+
+def stop_batch(folder: BatchFolder) -> str:
+    """Ask all engines of a batch to end. Raises UsageError if none lives."""
+    live = [worker for worker in folder.workers() if worker.state() in LIVE]
+    if not live:
+        raise UsageError(f"No engine works on {folder.name}.", "There is nothing to stop.")
+    for worker in live:
+        ask(worker, Request.STOP)
+    return f"{folder.name} ends after the clips at hand; the same `pv render` goes on with what is missing."

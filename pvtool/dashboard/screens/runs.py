@@ -1,10 +1,8 @@
 """All runs: what they do, how far they are, and what can be done to them."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
-from rich.cells import cell_len
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
@@ -15,6 +13,7 @@ from pvtool.dashboard.marks import bar, number, state_cell
 from pvtool.dashboard.messages import OpenRun
 from pvtool.dashboard.steering import SteeringScreen
 from pvtool.dashboard.widgets.places import Places
+from pvtool.dashboard.widgets.table import Table
 from pvtool.facts import RunFacts
 from pvtool.words import duration, plain
 from pvtool_core.runs import RunFolder
@@ -56,7 +55,7 @@ class RunsScreen(SteeringScreen):
     def compose(self) -> ComposeResult:
         yield Places("runs")
         yield Input(placeholder="words to look for", id="filter", compact=True)
-        yield RunsTable(id="runs")
+        yield Table(id="runs")
         yield Static(_EMPTY, id="empty")
         yield Static(id="problem", markup=False)
         yield Footer(show_command_palette=False, compact=True)
@@ -85,7 +84,7 @@ class RunsScreen(SteeringScreen):
         columns = _COLUMNS if self.size.width >= _WIDE else _NARROW
         self._bar = min(_LONGEST_BAR, _BAR + max(0, self.size.width - _WIDE))
         rows = {run.run: [self._cell(run, column) for column in columns] for run in self._shown}
-        self.query_one(RunsTable).show(columns, rows)
+        self.query_one(Table).show(columns, rows)
         self._tell_problem()
 
     def _tell_problem(self) -> None:
@@ -122,7 +121,7 @@ class RunsScreen(SteeringScreen):
         return self.dashboard.runs.folder(run.run) if run else None
 
     def _at_cursor(self) -> RunFacts | None:
-        row = self.query_one(RunsTable).cursor_row
+        row = self.query_one(Table).cursor_row
         return self._shown[row] if 0 <= row < len(self._shown) else None
 
     def on_data_table_row_selected(self, _: DataTable.RowSelected) -> None:
@@ -136,10 +135,10 @@ class RunsScreen(SteeringScreen):
         self.dashboard.action_train()
 
     def action_down(self) -> None:
-        self.query_one(RunsTable).action_cursor_down()
+        self.query_one(Table).action_cursor_down()
 
     def action_up(self) -> None:
-        self.query_one(RunsTable).action_cursor_up()
+        self.query_one(Table).action_cursor_up()
 
     def action_filter(self) -> None:
         field = self.query_one("#filter", Input)
@@ -150,59 +149,15 @@ class RunsScreen(SteeringScreen):
         self._show(self.dashboard.facts)
 
     def on_input_submitted(self, _: Input.Submitted) -> None:
-        self.query_one(RunsTable).focus()
+        self.query_one(Table).focus()
 
     def on_key(self, event: events.Key) -> None:
         field = self.query_one("#filter", Input)
         if event.key == "escape" and field.has_class("-shown"):
             field.value = ""
             field.remove_class("-shown")
-            self.query_one(RunsTable).focus()
+            self.query_one(Table).focus()
 
 
 def _searched(run: RunFacts) -> str:
     return " ".join(str(value) for value in asdict(run).values()).lower()
-
-
-class RunsTable(DataTable[Text]):
-    """A table that changes only the cells that changed, and keeps its cursor on its run."""
-
-    def __init__(self, *, id: str) -> None:
-        super().__init__(id=id, cursor_type="row")
-        self._widths: dict[str, int] = {}
-        self._rows: dict[str, list[Text]] = {}
-
-    def show(self, columns: Sequence[str], rows: dict[str, list[Text]]) -> None:
-        """Show `rows`, by the name of their run, under `columns`."""
-        widths = {name: _width(name, [row[i] for row in rows.values()]) for i, name in enumerate(columns)}
-        before, self._rows = self._rows, rows
-        if (widths, list(rows)) == (self._widths, list(before)):
-            self._change(before)
-        else:
-            self._widths = widths
-            self._build(list(before))
-
-    def _change(self, before: dict[str, list[Text]]) -> None:
-        for run, cells in self._rows.items():
-            for name, cell, old in zip(self._widths, cells, before[run], strict=True):
-                if cell != old:
-                    self.update_cell(run, name, cell)
-
-    def _build(self, before: list[str]) -> None:
-        at = before[self.cursor_row] if 0 <= self.cursor_row < len(before) else None
-        self.clear(columns=True)
-        for name, width in self._widths.items():
-            self.add_column(_heading(name), key=name, width=width)
-        for run, cells in self._rows.items():
-            self.add_row(*cells, key=run)
-        if at in self._rows:
-            self.move_cursor(row=list(self._rows).index(at))
-
-
-def _heading(name: str) -> str:
-    return name.upper() if name in {"icr", "scr"} else name.capitalize()
-
-
-def _width(name: str, cells: list[Text]) -> int:
-    """Of a column, in cells: as wide as its widest word."""
-    return max(map(cell_len, [_heading(name), *map(str, cells)]))

@@ -3,14 +3,14 @@
 from textual.content import Content
 from textual.widgets import Static
 
-PLACES = ("runs", "identities", "prompts")
+PLACES = ("runs", "identities", "prompts", "renders")
 WIDTHS = [(0, "-narrow"), (66, "-normal"), (150, "-wide")]
 HEIGHTS = [(0, "-short"), (30, "-tall")]
 """From how many cells on screens are laid out otherwise."""
 
 
 class Places(Static):
-    """The application's name and the three places; a click on one goes there."""
+    """The application's name and the places; a click on one goes there."""
 
     DEFAULT_CSS = """
     Places {

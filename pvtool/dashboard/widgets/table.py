@@ -1,0 +1,51 @@
+"""A table that is shown again and again, and changes only where it must."""
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.text import Text
+from textual.widgets import DataTable
+
+
+class Table(DataTable[Text]):
+    """A table that changes only the cells that changed, and keeps its cursor on its row."""
+
+    def __init__(self, *, id: str) -> None:
+        super().__init__(id=id, cursor_type="row")
+        self._widths: dict[str, int] = {}
+        self._rows: dict[str, list[Text]] = {}
+
+    def show(self, columns: Sequence[str], rows: dict[str, list[Text]]) -> None:
+        """Show `rows`, by their names, under `columns`."""
+        widths = {name: _width(name, [row[i] for row in rows.values()]) for i, name in enumerate(columns)}
+        before, self._rows = self._rows, rows
+        if (widths, list(rows)) == (self._widths, list(before)):
+            self._change(before)
+        else:
+            self._widths = widths
+            self._build(list(before))
+
+    def _change(self, before: dict[str, list[Text]]) -> None:
+        for row, cells in self._rows.items():
+            for name, cell, old in zip(self._widths, cells, before[row], strict=True):
+                if cell != old:
+                    self.update_cell(row, name, cell)
+
+    def _build(self, before: list[str]) -> None:
+        at = before[self.cursor_row] if 0 <= self.cursor_row < len(before) else None
+        self.clear(columns=True)
+        for name, width in self._widths.items():
+            self.add_column(_heading(name), key=name, width=width)
+        for row, cells in self._rows.items():
+            self.add_row(*cells, key=row)
+        if at in self._rows:
+            self.move_cursor(row=list(self._rows).index(at))
+
+
+def _heading(name: str) -> str:
+    return name.upper() if name in {"icr", "scr"} else name.capitalize()
+
+
+def _width(name: str, cells: list[Text]) -> int:
+    """Of a column, in cells: as wide as its widest word."""
+    return max(map(cell_len, [_heading(name), *map(str, cells)]))

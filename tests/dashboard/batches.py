@@ -1,0 +1,59 @@
+"""Batch folders as engines leave them, written in an instant."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pvtool_core.batches import BatchFolder, write_items
+from pvtool_core.config import RenderItem, RenderJob, Setup, write_job
+from pvtool_core.paths import batches_dir
+from pvtool_core.runs import ExitRecord, RunFolder, State
+from pvtool_core.weights import Presets
+from tests.dashboard.conftest import write_events, write_status
+
+PROMPT = "<V> woman reads in a café"
+
+
+def clip_event(time: float, number: int, status: str = "done", identity: str = "ada", **more: Any) -> dict[str, Any]:
+    """What an engine tells of one clip."""
+    path = str(batches_dir().parent / f"clips/{identity}/reads-1234abcd/seed-{number:06}")
+    about = {"identity": identity, "prompt": PROMPT, "seed": number, "status": status, "seconds": 4.2}
+    reason = {"reason": "The adapter of ada-1 is gone."} if status == "failed" else {}
+    return {"time": time, "type": "clip", "path": path, "files": [f"seed-{number:06}.gif"], **about, **reason, **more}
+
+
+def rendering_event(time: float) -> dict[str, Any]:
+    """What an engine tells before its first clips."""
+    return {"time": time, "type": "stage", "stage": "rendering", "done": 0, "total": 9}
+
+
+def draw_clip(event: dict[str, Any], frames: int = 4) -> None:
+    """Make the file that the event tells of, a moving one."""
+    path = Path(event["path"]).with_name(event["files"][0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = [Image.linear_gradient("L").convert("RGB").rotate(90 * turn) for turn in range(frames)]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=100, loop=0)
+
+
+def make_batch(name: str, clips: int = 9, workers: int = 1) -> BatchFolder:
+    """A batch of so many clips, whose engines have not begun."""
+    batch = BatchFolder(batches_dir() / name)
+    batch.path.mkdir(parents=True)
+    items = [RenderItem(identity="ada", prompt=PROMPT, seed=seed, clip=f"clip-{seed}") for seed in range(clips)]
+    write_items(batch.items, items)
+    settings = Presets().get("tiny").settings({"model": {"device": "cpu"}})
+    setup = Setup(model=settings.model, sampler=settings.sampler, adapter=settings.adapter)
+    for number in range(workers):
+        job = RenderJob(items=str(batch.items), setups=(setup,), out=str(batches_dir().parent / "clips"))
+        write_job(batch.worker(number).create().config, job)
+    return batch
+
+
+def tell(worker: RunFolder, state: State, events: Iterable[dict[str, Any]], message: str = "") -> None:
+    """What an engine has told until now, and how it is."""
+    write_events(worker, events)
+    write_status(worker, state, 0)
+    if state in {State.FINISHED, State.STOPPED, State.FAILED}:
+        worker.write_exit(ExitRecord(status=int(bool(message)), state=state, message=message))
