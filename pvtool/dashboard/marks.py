@@ -22,8 +22,13 @@ _STATES = {
 def state_cell(state: State, colours: dict[str, str]) -> Text:
     """A state for a table; `colours` are the theme's variables."""
     sign, colour = _STATES[state]
+    return cell(f"{sign} {state}", colour, colours)
+
+
+def cell(words: str, colour: str, colours: dict[str, str]) -> Text:
+    """Words for a table in one of the theme's colours."""
     style = colours.get(colour, "").removeprefix("ansi_")
-    return Text(f"{sign} {state}", style="dim" if "%" in style else style)
+    return Text(words, style="dim" if "%" in style else style)
 
 
 def state_words(state: State) -> Content:

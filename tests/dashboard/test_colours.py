@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pvtool_core.runs import State
+from tests.dashboard.batches import clip_event, draw_clip, make_batch, tell
 from tests.dashboard.conftest import MakeRun
 from tests.dashboard.played_terminal import PlayedTerminal
 
@@ -63,6 +64,17 @@ def test_states_curves_and_the_chosen_run_are_told_apart(home: Path, runs: None,
         until(terminal, lambda: chosen(terminal) == ["ada-3"])
         terminal.type("j")
         until(terminal, lambda: chosen(terminal) == ["ada-2"])
+
+
+def test_a_batch_without_colours_tells_what_failed_and_who_works(home: Path) -> None:
+    batch = make_batch("night", workers=2)
+    tell(batch.worker(0), State.RUNNING, [clip_event(time.time(), 1), clip_event(time.time(), 2, "failed")])
+    tell(batch.worker(1), State.FAILED, [], "The disk is full.")
+    draw_clip(clip_event(0, 1))
+    environ = {"PV_HOME": str(home), **NONE}
+    with PlayedTerminal(DASHBOARD, "night", answers=ATTRIBUTES_ONLY, size=(80, 24), environ=environ) as terminal:
+        until_shown(terminal, "● running  night", "1 failed", "✗ failed  worker-1", "The disk is full.")
+        until_shown(terminal, "of 4, playing", "@@@@", "ada, seed 2  The adapter of ada-1 is gone.")
 
 
 def test_a_terminal_of_16_colours_is_sent_no_others(home: Path, runs: None) -> None:

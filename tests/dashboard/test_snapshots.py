@@ -15,12 +15,15 @@ from textual.screen import Screen
 from textual.worker import WorkerState
 
 from pvtool.dashboard.app import Dashboard
+from pvtool.dashboard.screens import batch as batch_screen
+from pvtool.dashboard.screens import renders as renders_screen
 from pvtool.dashboard.terminal import Pictures, Terminal
 from pvtool.dashboard.widgets import headline
 from pvtool_core.library import IDENTITY_FILE
 from pvtool_core.runs import RunFolder, State
 from tests.dashboard import conftest
-from tests.dashboard.conftest import PROMPTS, MakeRun, write_events
+from tests.dashboard.batches import clip_event, make_batch, rendering_event, tell
+from tests.dashboard.conftest import PROMPTS, MakeRun, gpu_event, write_events
 from tests.dashboard.house import add_person
 from tests.dashboard.reading import seen, until_seen
 
@@ -35,6 +38,8 @@ def same_everywhere(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     """A clock that stands in UTC."""
     monkeypatch.setattr(conftest, "BEGAN", BEGAN)
     monkeypatch.setattr(headline, "time", SimpleNamespace(time=lambda: BEGAN + 181))
+    for screen in (batch_screen, renders_screen):
+        monkeypatch.setattr(screen, "time", SimpleNamespace(time=lambda: BEGAN + 181, monotonic=time.monotonic))
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield
@@ -51,6 +56,7 @@ def run(same_everywhere: None, home: Path, make_run: MakeRun, monkeypatch: pytes
     _add("ada", "woman", [(1.0, 0.0), (0.8, 0.6), (0.0, 1.0)])
     _add("ben", "man", [(1.0, 0.0)])
     _pin_paths(_with_samples(make_run("ada-3", 180, devices=2)), home)
+    _add_batches(home)
     monkeypatch.chdir(home / "data")
     return RunFolder(Path("runs/ada-3"))
 
@@ -62,6 +68,22 @@ def _add(name: str, noun: str, embeddings: list[tuple[float, float]]) -> None:
     record = person.folder / IDENTITY_FILE
     today = datetime.now(UTC).date().isoformat()
     record.write_text(record.read_text().replace(today, "2026-02-28"))
+
+
+def _add_batches(home: Path) -> None:
+    """One that has ended, and a live one on two accelerators; the newest clips of both are stills."""
+    ended, live = make_batch("20260228-2200-0a1b", clips=3), make_batch("20260301-0930-9f3e", clips=2000, workers=2)
+    clips = [clip_event(BEGAN + 2 * i, i, "failed" if i in {33, 34} else "done", files=["a.png"]) for i in range(90)]
+    still = Path(clips[0]["path"]).with_name("a.png")
+    still.parent.mkdir(parents=True)
+    draw(still)
+    tell(ended.worker(0), State.FINISHED, [rendering_event(BEGAN - 99), *clips[:3]])
+    for number, worker in enumerate(live.workers()):
+        begun = [rendering_event(BEGAN), gpu_event(BEGAN, 2), clip_event(BEGAN, 1000 + number, "skipped")]
+        tell(worker, State.RUNNING, [*begun, *clips[number::2]])
+        worker.config.write_text(worker.config.read_text().replace('device = "cpu"', f'device = "cuda:{number}"'))
+    for worker in (*ended.workers(), *live.workers()):
+        _pin_paths(worker, home)
 
 
 def _with_samples(run: RunFolder) -> RunFolder:
@@ -127,6 +149,10 @@ async def walk_through_the_places(pilot: Pilot[None], look: Look) -> None:
     await look("identities", "woman · 3 photos", "Photo 1 of 3")
     await pilot.press("3")
     await look("prompts-of-banks", "tiny-unseen", "50 prompts")
+    await pilot.press("4")
+    await look("renders", "90/2 000", "✓ finished")
+    await pilot.press("enter")
+    await look("batch", "88 made", "2 failed; enter", "seed 89: <V> woman")
 
 
 async def settled(pilot: Pilot[None]) -> str:

@@ -12,7 +12,7 @@ from textual.widgets import DataTable, Footer, Static
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.batch import BatchFollower, BatchSeen, look_at
-from pvtool.dashboard.marks import bar, state_cell
+from pvtool.dashboard.marks import bar, cell, state_cell
 from pvtool.dashboard.messages import OpenBatch
 from pvtool.dashboard.rendering import Outcome, Rendering
 from pvtool.dashboard.steering import ActingScreen, stop_batch
@@ -28,6 +28,7 @@ _NARROW = ("batch", "state", "clips", "failed", "an hour", "left")
 _COLUMNS = ("batch", "state", "clips", "", "failed", "an hour", "left", "folder")
 _WIDE = 110
 _BAR = 12
+_BESIDE = 92  # what the other columns take
 _EMPTY = "No batch yet. `pv render NAME PROMPT...` makes clips; each command is a batch."
 
 
@@ -138,14 +139,15 @@ class RendersScreen(ActingScreen):
             case "":
                 return Text(bar(row.there / row.total if row.total else 0, _BAR))
             case "failed":
-                style = self.app.theme_variables.get("text-error", "").removeprefix("ansi_") if row.failed else ""
-                return Text(grouped(row.failed) if row.failed else "", style, justify="right")
+                words = cell(grouped(row.failed) if row.failed else "", "text-error", self.app.theme_variables)
+                words.justify = "right"
+                return words
             case "an hour":
                 return Text(hourly(row.rate) if row.rate else "–", justify="right")
             case "left":
                 return Text(duration(row.eta) if row.eta is not None else "", justify="right")
             case _:
-                return Text(plain(shown(Path(row.seen.out))) if row.seen.out else "")
+                return Text(_end_of(row.seen.out, self.size.width - _BESIDE))
 
     def _tell_problem(self) -> None:
         """Say under the table what is wrong with the batch at the cursor."""
@@ -183,3 +185,9 @@ class RendersScreen(ActingScreen):
 def _problem(row: Row) -> str:
     """What is wrong with a batch, of itself or of one of its engines."""
     return row.seen.problem or next((worker.problem for worker in row.seen.workers if worker.problem), "")
+
+
+def _end_of(out: str, room: int) -> str:
+    """As much of a folder's path as there is room for: its end tells more than its beginning."""
+    path = plain(shown(Path(out))) if out else ""
+    return path if len(path) <= room else f"…{path[1 - max(room, 2) :]}"

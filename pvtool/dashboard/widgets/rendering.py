@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 
 from textual.app import ComposeResult
@@ -215,9 +216,9 @@ class Failures(Choices):
     BINDINGS = keys.FAILURES
     DEFAULT_CSS = """
     Failures { height: auto; max-height: 6; display: none; border-top: solid $panel; padding: 0 1; }
+    Failures { border-title-color: $text-error; text-wrap: nowrap; text-overflow: ellipsis; }
     Failures:focus { border-top: solid $accent; }
     Failures.-some { display: block; }
-    Failures > .option-list--option { text-wrap: nowrap; text-overflow: ellipsis; }
     """
 
     def __init__(self) -> None:
@@ -226,7 +227,7 @@ class Failures(Choices):
 
     def show(self, rendering: Rendering) -> None:
         """List them, unless they are the same as before."""
-        failures = list(rendering.failures.values())
+        failures = sorted(rendering.failures.values(), key=attrgetter("time"))
         state = (len(failures), failures[-1].path if failures else "")
         if state == self._listed:
             return

@@ -1,0 +1,189 @@
+"""Batches of clips on the screen, as a person watches them."""
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from pvtool.cli.dashboard import run_or_batch
+from pvtool.dashboard.app import Dashboard
+from pvtool.dashboard.screens.batch import BatchScreen
+from pvtool.dashboard.terminal import Pictures, Terminal
+from pvtool.dashboard.widgets.picture import Clip
+from pvtool_core.batches import BatchFolder
+from pvtool_core.errors import Missing
+from pvtool_core.paths import runs_dir
+from pvtool_core.runs import Request, RunFolder, State
+from tests.dashboard.batches import clip_event, draw_clip, make_batch, rendering_event, tell
+from tests.dashboard.conftest import MakeRun, gpu_event, write_events, write_status
+from tests.dashboard.reading import seen, until, until_seen
+
+SIZES = [(80, 24), (120, 40), (300, 80)]
+
+
+def dashboard(first: BatchFolder | RunFolder | None = None, pictures: Pictures = Pictures.OFF) -> Dashboard:
+    return Dashboard(Terminal(pictures, tmux=False, colours="truecolor", cell=(10, 20)), runs_dir(), first)
+
+
+@pytest.fixture
+def batch(home: Path) -> BatchFolder:
+    """A live batch of 2000 clips by two engines: 12 of 16 made in the last minute, 1 there before, 3 failed."""
+    made = make_batch("night", clips=2000, workers=2)
+    now = time.time()
+    clips = [clip_event(now - 60 + 4 * i, i, "failed" if i % 6 == 5 else "done") for i in range(15)]
+    begun = [rendering_event(now - 60), gpu_event(now, 1)]
+    tell(made.worker(0), State.RUNNING, [*begun, clip_event(now - 59, 100, "skipped"), *clips[::2]])
+    tell(made.worker(1), State.RUNNING, [*begun, *clips[1::2]])
+    return made
+
+
+def clips_shown(pilot: Pilot[None]) -> list[Clip]:
+    return [clip for clip in pilot.app.screen.query(Clip) if clip.display]
+
+
+async def test_all_batches_are_listed_newest_first_with_what_is_there_what_failed_and_how_fast_it_goes(
+    batch: BatchFolder,
+) -> None:
+    ended = make_batch("evening", clips=3)
+    began = time.time() - 9000
+    tell(ended.worker(0), State.FINISHED, [rendering_event(began), *(clip_event(began + 9 * i, i) for i in range(3))])
+    make_batch("afternoon", clips=7)
+    async with dashboard().run_test(size=(120, 40)) as pilot:
+        await pilot.press("4")
+        await until_seen(pilot, "afternoon")
+        rows = [re.split(r" {2,}", line.strip()) for line in seen(pilot.app).splitlines()[2:5]]
+        assert [row[:3] for row in rows] == [
+            ["night", "● running", "14/2 000"],
+            ["evening", "✓ finished", "3/3"],
+            ["afternoon", "○ new", "0/7"],
+        ]
+        assert rows[0][4] == "2"
+        assert 600 < int(rows[0][5]) < 800
+        assert rows[1][4] == "600"
+
+
+async def test_without_batches_it_says_what_makes_one(home: Path) -> None:
+    async with dashboard().run_test(size=(80, 24)) as pilot:
+        await pilot.press("4")
+        await until_seen(pilot, "`pv render NAME PROMPT...` makes clips")
+
+
+async def test_a_batch_that_begins_goes_on_and_ends_is_followed_by_the_list(home: Path) -> None:
+    async with dashboard().run_test(size=(80, 24)) as pilot:
+        await pilot.press("4")
+        await until_seen(pilot, "No batch yet")
+        batch = make_batch("night", clips=3)
+        await until_seen(pilot, "night", "0/3")
+        tell(batch.worker(0), State.RUNNING, [clip_event(time.time(), 0)])
+        await until_seen(pilot, "● running", "1/3")
+        tell(batch.worker(0), State.FINISHED, [clip_event(time.time(), number) for number in (1, 2)])
+        await until_seen(pilot, "✓ finished", "3/3")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_one_batch_tells_how_far_and_how_fast_it_is_and_what_its_engines_are_at(
+    batch: BatchFolder, size: tuple[int, int]
+) -> None:
+    async with dashboard(batch).run_test(size=size) as pilot:
+        await until_seen(pilot, "14/2 000 clips", "13 made", "1 there before", "2 failed", "1 984 to make")
+        text = seen(pilot.app)
+        rate, left = re.findall(r"(\d+) an hour  (\S+) left", text)[0]
+        assert 600 < int(rate) < 800 and left.startswith(("2:", "3:"))
+        assert "● running  worker-0  cpu  ada, seed 14: <V> woman" in text
+        assert "● running  worker-1  cpu  ada, seed 13: <V> woman" in text
+
+
+async def test_an_engine_that_died_is_told_and_the_others_go_on(batch: BatchFolder) -> None:
+    write_status(batch.worker(1), State.RUNNING, 0, pid=2**22 + 1)
+    async with dashboard(batch).run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "✗ lost  worker-1", "worker-1 is gone and left no word; the others make its clips.")
+        assert seen(pilot.app).startswith(" ● running  night")
+
+
+async def test_failures_are_listed_with_their_reasons_and_enter_shows_all_of_one(batch: BatchFolder) -> None:
+    reason = "The checkpoint of ada-1 was removed while its clips were made, " * 4 + "and that is the end of it."
+    write_events(batch.worker(0), [clip_event(time.time(), 77, "failed", reason=reason)])
+    async with dashboard(batch).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "3 failed; enter", "ada, seed 77  The checkpoint of ada-1", "ada, seed 5  The adapter")
+        assert "the end of it" not in seen(pilot.app)
+        await pilot.press("f", "enter")
+        await until_seen(pilot, "that is the end of it", "seed-000077")
+        await pilot.press("escape", "j", "enter")
+        await until_seen(pilot, "seed-000011")
+
+
+@pytest.mark.parametrize(("size", "count"), [(SIZES[0], 1), (SIZES[1], 2), (SIZES[2], 4)])
+async def test_the_newest_clips_play_as_many_as_there_is_room_for(
+    batch: BatchFolder, size: tuple[int, int], count: int
+) -> None:
+    for number in (12, 13, 14, 10):
+        draw_clip(clip_event(0, number))
+    async with dashboard(batch, Pictures.BLOCKS).run_test(size=size) as pilot:
+        await until(pilot, lambda: len(clips_shown(pilot)) == count and all(clip.frames for clip in clips_shown(pilot)))
+        assert [clip.title.split(":")[0] for clip in clips_shown(pilot)] == [
+            f"ada, seed {seed}" for seed in (14, 13, 12, 10)[:count]
+        ]
+        await until_seen(pilot, "of 4, playing")
+        await pilot.press("space")
+        await until_seen(pilot, "of 4, held")
+
+
+async def test_stopping_a_batch_asks_each_living_engine(batch: BatchFolder) -> None:
+    tell(batch.worker(1), State.FINISHED, [])
+    async with dashboard().run_test(size=(120, 40), notifications=True) as pilot:
+        await pilot.press("4")
+        await until_seen(pilot, "night")
+        await pilot.press("S")
+        await until_seen(pilot, "night ends after the clips at hand")
+        assert batch.worker(0).take_requests() == [Request.STOP]
+        assert batch.worker(1).take_requests() == []
+        await pilot.press("enter", "S")
+        await until(pilot, lambda: batch.worker(0).take_requests() == [Request.STOP])
+        tell(batch.worker(0), State.STOPPED, [])
+        await until_seen(pilot, "■ stopped")
+        await pilot.press("S")
+        await until_seen(pilot, "No engine works on night.")
+
+
+async def test_what_files_hold_is_never_taken_for_commands_to_the_terminal(home: Path) -> None:
+    batch = make_batch("odd")
+    odd = {"prompt": "[red]x[/]\x1b]0;mine\x07\n", "identity": "a\x1b[2J", "reason": "[/] \x1b[31m it"}
+    tell(batch.worker(0), State.RUNNING, [clip_event(time.time(), 1, "failed", **odd)])
+    batch.worker(0).log.touch()
+    async with dashboard(batch).run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "[/]", "1 failed")
+        await pilot.press("f", "enter")
+        await until_seen(pilot, "[red]x[/]")
+        assert "\x1b" not in seen(pilot.app)
+
+
+async def test_an_unreadable_history_is_said(batch: BatchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch.worker(0).events.unlink()
+    batch.worker(0).events.mkdir()
+    async with dashboard(batch).run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "Cannot read events.jsonl")
+
+
+async def test_keys_go_from_batch_to_batch_and_back_to_the_list(batch: BatchFolder) -> None:
+    make_batch("evening", clips=3)
+    async with dashboard(batch).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "night")
+        await pilot.press("J")
+        await until_seen(pilot, "evening", "0/3 clips")
+        await pilot.press("escape")
+        await until_seen(pilot, "4 Renders", "night", "evening")
+        assert not isinstance(pilot.app.screen, BatchScreen)
+
+
+def test_a_name_or_a_folder_opens_the_batch_or_else_the_run(batch: BatchFolder, make_run: MakeRun) -> None:
+    run = make_run("ada-1", 3)
+    for name in ("night", str(batch.path), os.path.relpath(batch.path)):
+        found = run_or_batch(name)
+        assert isinstance(found, BatchFolder) and found.path.resolve() == batch.path.resolve()
+    assert isinstance(run_or_batch("ada-1"), RunFolder)
+    assert isinstance(run_or_batch(str(run.path)), RunFolder)
+    with pytest.raises(Missing):
+        run_or_batch("nothing")
