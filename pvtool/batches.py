@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from pvtool_core.config import EncodingConfig, RenderItem, Setup, Table, from_ta
 from pvtool_core.errors import PvError, UsageError
 from pvtool_core.library import Identity, Library
 from pvtool_core.prompts import fill
+from pvtool_core.rates import estimate
 from pvtool_core.rows import Mistakes, Row
 from pvtool_core.weights import locate_style, with_fingerprints
 
@@ -196,6 +197,25 @@ def states(planned: Plan, encoding: EncodingConfig) -> list[str]:
     names = [Names(setup, encoding.upscale) for setup in planned.setups]
     listed = lru_cache(maxsize=None)(_listed)
     return [_state(item, names[item.setup], encoding, listed) for item in planned.items]
+
+
+def estimates(planned: Plan, found: Sequence[str]) -> list[float | None]:
+    """Seconds that each clip will take by what clips of its setup took before; None where that is not known.
+
+    Of clips that share their first steps, the first one takes them.
+    """
+    rates = [estimate(setup) for setup in planned.setups]
+    begun: set[tuple[int, str, int]] = set()
+    seconds: list[float | None] = []
+    for item, state in zip(planned.items, found, strict=True):
+        if state == "there":
+            seconds.append(0.0)
+            continue
+        rate, key = rates[item.setup], (item.setup, item.prompt, item.seed)
+        parts = (None,) if rate is None else (rate.tail,) if key in begun else (rate.switch, rate.tail)
+        begun.add(key)
+        seconds.append(None if None in parts else round(sum(part for part in parts if part is not None), 3))
+    return seconds
 
 
 def _listed(folder: str) -> frozenset[str]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
-from pvtool.batches import Plan, Shard, as_row, states
+from pvtool.batches import Plan, Shard, as_row, estimates, states
 from pvtool.output import Output
 from pvtool.rendering import clip_facts, files_of
-from pvtool.words import shown
+from pvtool.words import duration, shown
 from pvtool_core.config import EncodingConfig
 from pvtool_core.paths import replace_file
 from pvtool_core.rows import row_table
@@ -20,16 +20,26 @@ Facts = Mapping[str, Any]
 
 
 def list_clips(planned: Plan, encoding: EncodingConfig, output: Output) -> None:
-    """A line for each clip that would be made, with its state, and how many there are of each."""
+    """A line for each clip that would be made: its state, the time that it will take, if that is known, its path."""
     here = f"{Path.cwd()}/"
     found = states(planned, encoding)
-    for item, state in zip(planned.items, found, strict=True):
-        output.result(clip_facts(item, state, encoding), f"{state:8} {item.clip.removeprefix(here)}")
-    counts = Counter(found)
-    listed = ", ".join(
-        f"{counts[state]} {state}" for state in ("there", "missing", "partial", "stale") if counts[state]
-    )
-    output.say(f"{len(found)} clips: {listed or 'none'}.")
+    times = estimates(planned, found)
+    for item, state, seconds in zip(planned.items, found, times, strict=True):
+        facts = {**clip_facts(item, state, encoding), "seconds": seconds} if output.as_json else {}
+        shown_time = "?" if seconds is None else duration(seconds)
+        output.result(facts, f"{state:8} {shown_time:>6}  {item.clip.removeprefix(here)}")
+    counts = ", ".join(f"{count} {state}" for state, count in Counter(found).most_common())
+    output.say(f"{len(found)} clips: {counts or 'none'}. {_in_all(times)}")
+
+
+def _in_all(times: Sequence[float | None]) -> str:
+    """The sum of what is known, and of how many clips nothing is."""
+    unknown = sum(seconds is None for seconds in times)
+    known = sum(seconds for seconds in times if seconds is not None)
+    if unknown and not known:
+        return "How long they will take is not known: none like them was made here yet."
+    more = f", and {unknown} of which nothing is known" if unknown else ""
+    return f"They will take about {duration(known)}{more}." if known else "There is nothing to do."
 
 
 def tell_clip(output: Output, facts: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from pvtool.cli.render_options import parse_gigabytes
 from pvtool_core.clips import Names, sidecar_path, write_sidecar
 from pvtool_core.config import EncodingConfig, LoraConfig, RenderItem, Setup, TrainJob, read_job, write_job
 from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
+from pvtool_core.rates import Rate, note
 from pvtool_core.runs import ADAPTER_FILE, ExitRecord, RunFolder, State, new_run, sha256_of
 from tests.cli.conftest import Pv, everything
 
@@ -119,9 +120,20 @@ def test_a_dry_run_names_every_clip_and_makes_none(pv: Pv, run: RunFolder, home:
     assert {clip["identity"] for clip in clips} == {"mara", "base"}
     assert {clip["prompt"] for clip in clips} == {"<V> woman runs", "<V> swims"}
     answer = pv("render", "mara", "<V> swims", "--dry-run")
-    assert answer.out.startswith("missing  renders/mara/swims-")
-    assert answer.err == "1 clips: 1 missing.\n"
+    assert answer.out.startswith("missing       ?  renders/mara/swims-")
+    assert answer.err == "1 clips: 1 missing. How long they will take is not known: none like them was made here yet.\n"
     assert everything(home.parent) == before
+
+
+def test_clips_that_share_their_first_steps_are_expected_to_take_them_once(pv: Pv, run: RunFolder) -> None:
+    job = read_job(run.config)
+    assert isinstance(job, TrainJob)
+    note(Setup(model=job.model, sampler=job.sampler), Rate(30.0, 10.0))
+    clips = planned(pv, "mara", "<V> runs", "<V> waits", "--base")
+    assert [clip["seconds"] for clip in clips] == [40, 10, 40, 10]
+    answer = pv("render", "mara", "<V> runs", "--prompts", rows_file({"prompt": "<V> runs", "steps": 3}), "--dry-run")
+    assert answer.out.splitlines()[0].startswith("missing    0:40  renders/mara/runs-")
+    assert answer.err == "2 clips: 2 missing. They will take about 0:40, and 1 of which nothing is known.\n"
 
 
 def test_several_people_and_everybody_are_rendered_each_by_their_own_run(pv: Pv, run: RunFolder, add: Add) -> None:
