@@ -65,8 +65,11 @@ def on_terminal() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False)
+
+
 def _compact(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return _JSON.encode(value)
 
 
 def _write(text: str) -> None:

@@ -97,7 +97,7 @@ def sidecar_path(clip: str | Path) -> Path:
 
 def file_names(clip: str | Path, encoding: EncodingConfig) -> dict[str, str]:
     """The clip's files, or folders of frames, each with all that decides how it was encoded."""
-    name = Path(clip).name
+    name = str(clip).rpartition("/")[2]
     return {f"{name}{_ENDS[kind]}": _how(kind, encoding) for kind in encoding.formats}
 
 

@@ -59,7 +59,7 @@ def check_prompt(prompt: str) -> str:
         )
     if len(plain) > MAX_PROMPT_LENGTH:
         raise BadPrompt(f"The prompt {shown!r} is longer than {MAX_PROMPT_LENGTH} characters.", "Shorten it.")
-    if unknown := [field for field in re.findall(r"\{[^{}]*\}", plain) if field != NOUN]:
+    if "{" in plain and (unknown := [field for field in re.findall(r"\{[^{}]*\}", plain) if field != NOUN]):
         raise BadPrompt(f"The prompt {shown!r} holds {unknown[0]!r}.", f"Only {NOUN} is replaced; write it out.")
     return plain
 

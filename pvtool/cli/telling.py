@@ -26,8 +26,8 @@ def list_clips(planned: Plan, encoding: EncodingConfig, output: Output) -> None:
     times = estimates(planned, found)
     for item, state, seconds in zip(planned.items, found, times, strict=True):
         facts = {**clip_facts(item, state, encoding), "seconds": seconds} if output.as_json else {}
-        shown_time = "?" if seconds is None else duration(seconds)
-        output.result(facts, f"{state:8} {shown_time:>6}  {item.clip.removeprefix(here)}")
+        time = "?" if seconds is None else duration(seconds)
+        output.result(facts, f"{state:8} {time:>6}  {item.clip.removeprefix(here)}")
     counts = ", ".join(f"{count} {state}" for state, count in Counter(found).most_common())
     output.say(f"{len(found)} clips: {counts or 'none'}. {_in_all(times)}")
 
