@@ -90,7 +90,7 @@ class Rendering:
                 hand.told = float(event["time"])
                 if hand.stage[0] == "rendering" and hand.began is None:
                     hand.began = hand.told
-            case "run":  # another engine goes on with the same folder, or it has ended
+            case "run" if event["state"] in {"started", "resumed"}:  # maybe long after the last one ended
                 hand.began = None
             case "gpu":
                 hand.devices = [dict(device) for device in event["devices"]]

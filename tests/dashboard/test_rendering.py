@@ -4,6 +4,7 @@ import asyncio
 import gc
 import time
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -40,11 +41,17 @@ def test_the_rate_is_that_of_the_last_minutes_and_says_when_the_rest_is_there(ho
     assert rendering.rate(now + 400) is None
 
 
-def test_loading_a_model_is_no_part_of_the_rate(home: Path) -> None:
+def test_loading_a_model_is_no_part_of_the_rate_nor_is_what_lies_between_two_engines(home: Path) -> None:
     rendering = Rendering()
-    loading = {"time": BEGAN, "type": "stage", "stage": "loading"}
-    rendering.add("worker-0", [loading, rendering_event(BEGAN + 100), clip_event(BEGAN + 110, 1)])
-    assert rendering.rate(BEGAN + 110) == pytest.approx(360)
+
+    def engine(began: float, number: int) -> list[dict[str, Any]]:
+        run = {"time": began, "type": "run", "state": "resumed"}
+        loading = {"time": began, "type": "stage", "stage": "loading"}
+        ended = {"time": began + 111, "type": "run", "state": "finished"}
+        return [run, loading, rendering_event(began + 100), clip_event(began + 110, number), ended]
+
+    rendering.add("worker-0", [*engine(BEGAN, 1), *engine(BEGAN + 150, 2)])
+    assert rendering.rate(BEGAN + 260) == pytest.approx(360)
 
 
 def test_the_newest_clips_are_those_made_last_by_any_engine_and_found_ones_only_where_there_are_too_few(
