@@ -22,6 +22,7 @@ from pvtool_core.runs import boot_id, process_facts
 
 RENEWED_SECONDS = 10.0
 EXPIRED_SECONDS = 60.0
+_PROBE = ".now-"
 
 
 class Claims:
@@ -46,8 +47,12 @@ class Claims:
             descriptor = self._create(mine)
         except FileExistsError:
             return False
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(self._me)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self._me)
+        except BaseException:  # on a full disk an empty claim has room, and would count as ours for a minute
+            mine.unlink()
+            raise
         with self._turn:
             self._held[key] = mine
         return True
@@ -72,6 +77,14 @@ class Claims:
         for number in range(last + 1):  # the older ones first, so that none of them is ever the newest
             (self._folder / f"{key}.{number}").unlink(missing_ok=True)
 
+    def clear_up(self) -> None:
+        """Remove what the dead have left: claims of what is made, which nobody takes any more."""
+        for path in list(self._folder.glob("*")):  # which is gone where another process was the last
+            if path.name.startswith(_PROBE):
+                path.unlink(missing_ok=True)
+            elif self.take(path.stem):
+                self.give_back(path.stem)
+
     def _newest(self, key: str) -> Path | None:
         found = self._folder.glob(f"{key}.*")
         return max(found, key=lambda path: int(path.suffix[1:]), default=None)
@@ -86,12 +99,12 @@ class Claims:
 
     def _now(self) -> float:
         """The time by the clock that the claims' own times come from."""
-        probe = self._folder / f".now-{socket.gethostname()}-{os.getpid()}"
-        probe.write_bytes(b"")
-        try:
-            return probe.stat().st_mtime
-        finally:
-            probe.unlink()
+        probe = self._folder / f"{_PROBE}{socket.gethostname()}-{os.getpid()}"
+        with probe.open("wb") as file:
+            try:
+                return os.fstat(file.fileno()).st_mtime
+            finally:
+                probe.unlink(missing_ok=True)  # somebody may be clearing up
 
     def _renew(self) -> None:
         while not self._done.wait(RENEWED_SECONDS):

@@ -36,6 +36,8 @@ def render_on_ray(job: RenderJob, items: Sequence[RenderItem], report: Report) -
         _Driver(job, tally).run(items)
     finally:
         ray.shutdown()
+        with Claims(Path(job.out) / ".claims") as claims:
+            claims.clear_up()
     tally.finish()
 
 

@@ -60,7 +60,10 @@ def _make_all(job: RenderJob, items: Sequence[RenderItem], report: Report) -> No
         return
     report("stage", stage="loading")
     with Claims(Path(job.out) / ".claims") as claims, closing(Shelf()) as shelf:
-        Batch(job, claims, report, shelf).render(items)
+        try:
+            Batch(job, claims, report, shelf).render(items)
+        finally:
+            claims.clear_up()
 
 
 def check_encoding(encoding: EncodingConfig) -> None:

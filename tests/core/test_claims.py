@@ -1,6 +1,6 @@
 """Claims: of all that want the same clips one makes them, and what a dead process held is free again."""
 
-import multiprocessing
+import errno
 import os
 import subprocess
 import sys
@@ -8,12 +8,16 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from pvtool_core import claims as module
 from pvtool_core.claims import EXPIRED_SECONDS, Claims
+
+TAKE = "import os, sys; from pathlib import Path; from pvtool_core.claims import Claims\n"
+TAKE += "claims = Claims(Path(sys.argv[1])).__enter__(); claims.take('a'); os._exit(0)"
 
 
 @pytest.fixture
@@ -51,23 +55,13 @@ def test_of_many_that_ask_at_once_one_gets_it(tmp_path: Path) -> None:
             claims.__exit__()
 
 
-def killed(folder: str, ready: str) -> None:
-    with Claims(Path(folder)) as claims:
-        claims.take("a")
-        Path(ready).touch()
-        time.sleep(60)
+def leave_claim(folder: Path) -> None:
+    """As a process does that is killed."""
+    subprocess.run([sys.executable, "-c", TAKE, str(folder)], check=True)
 
 
 def test_what_a_killed_process_held_is_free_at_once(tmp_path: Path, ours: Claims) -> None:
-    other = multiprocessing.get_context("spawn").Process(
-        target=killed, args=(str(tmp_path / ".claims"), str(tmp_path / "ready"))
-    )
-    other.start()
-    while not (tmp_path / "ready").exists():
-        time.sleep(0.01)
-    assert not ours.take("a")
-    other.kill()
-    other.join()
+    leave_claim(tmp_path / ".claims")
     assert ours.take("a")
 
 
@@ -127,3 +121,29 @@ def test_nothing_is_left_once_all_have_gone(tmp_path: Path) -> None:
 def test_claiming_loads_nothing_heavy() -> None:
     words = "import sys, pvtool_core.claims; assert not {'torch', 'numpy'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", words], check=True)
+
+
+def test_what_the_dead_have_left_is_cleared_and_what_the_living_hold_is_not(tmp_path: Path) -> None:
+    folder = tmp_path / ".claims"
+    leave_claim(folder)
+    (folder / ".now-here-1").touch()
+    with Claims(folder) as living:
+        living.take("other")
+        with Claims(folder) as claims:
+            claims.clear_up()
+        assert [path.name for path in folder.iterdir()] == ["other.0"]
+    assert not folder.exists()
+
+
+def test_a_claim_that_a_full_disk_has_no_room_for_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = tmp_path / ".claims"
+    with Claims(folder) as claims, monkeypatch.context() as patched:
+        patched.setattr(os, "fdopen", full)
+        with pytest.raises(OSError, match="No space"):
+            claims.take("key")
+        assert not list(folder.iterdir())
