@@ -1,6 +1,7 @@
 """From final latents to files, in threads of its own: while a clip is encoded the next one is denoised."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from pvtool_core.clips import model_facts, write_sidecar
+from pvtool_core.clips import model_facts, sidecar_path, write_sidecar
 from pvtool_core.config import RenderItem, RenderJob
 from pvtool_core.encoding import write_clip
 from pvtool_core.errors import OutOfMemory, from_foreign
@@ -90,6 +91,7 @@ class _Work:
     def keep(self) -> None:
         """Keep the latents until the clip is whole, so that a failed decode costs no denoising."""
         self._clip.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(self._clip)
         widths = json.dumps(self._made.widths)
         tensors = {"latents": self._made.latents.cpu().contiguous()}
         facts = {"fingerprint": self._fingerprint, "widths": widths}
@@ -114,8 +116,8 @@ class _Work:
         write_clip(self._clip, self._frames, _model_of(job, item).fps, facts, job.encoding)
         places = {"adapter": item.adapter, **_places(job, item)}
         times = {"created": time.time(), "seconds": round(time.time() - self._began, 3)}
+        latents_path(self._clip).unlink(missing_ok=True)  # first: nobody looks for it beside a clip that is whole
         write_sidecar(self._clip, self._fingerprint, job.encoding, {**facts, **places, **times})
-        latents_path(self._clip).unlink(missing_ok=True)
 
 
 def clip_facts(job: RenderJob, item: RenderItem, widths: tuple[int, int]) -> dict[str, Any]:
@@ -154,6 +156,14 @@ def _places(job: RenderJob, item: RenderItem) -> dict[str, Any]:
 
 def latents_path(clip: Path) -> Path:
     return clip.with_name(f".{clip.name}.latents")
+
+
+def _sweep(clip: Path) -> None:
+    """Remove what a process that was killed had begun to write beside a clip; the clip is ours now."""
+    begun = (f".{sidecar_path(clip).name}.", f".{latents_path(clip).name}.")
+    for found in os.scandir(clip.parent):
+        if found.name.startswith(begun) and found.name.endswith(".writing"):
+            Path(found).unlink(missing_ok=True)
 
 
 def kept_latents(item: RenderItem, fingerprint: str) -> Made | None:

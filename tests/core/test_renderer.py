@@ -265,3 +265,14 @@ def test_how_long_clips_take_is_known_afterwards(
     assert rate.switch is not None
     assert rate.tail is not None
     assert rate.switch > rate.tail > 0  # six steps, and two
+
+
+def test_what_a_killed_engine_had_begun_to_write_is_gone_once_its_clip_is_made(
+    run: Engine, job: TrainJob, tmp_path: Path
+) -> None:
+    for begun in (".clip.json.1.writing", "..clip.latents.1.writing"):
+        (tmp_path / begun).touch()
+    (tmp_path / ".clip-2.json.1.writing").touch()  # another clip's
+    assert run(render_job(job, item(tmp_path / "clip"))).status == 0
+    left = [".clip-2.json.1.writing", "clip.json", "clip.mp4"]
+    assert sorted(path.name for path in tmp_path.glob("*") if path.is_file()) == left
