@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pvtool.supervisor import OnEvent, run_together
+from pvtool.supervisor import LIVE, OnEvent, run_together
 from pvtool_core.batches import BatchFolder, list_batches, new_batch, write_items
 from pvtool_core.clips import BASE, file_names
 from pvtool_core.config import EncodingConfig, RenderItem, RenderJob, Setup, write_job
@@ -26,7 +26,8 @@ def make_batch(items: Sequence[RenderItem], job: RenderJob, devices: Sequence[st
     write_items(batch.items, items)
     for number, device in enumerate(devices or [""]):
         folder = batch.worker(number).create()
-        write_job(folder.config, dataclasses.replace(job, items=str(batch.items), setups=_on(device, job.setups)))
+        own: dict[str, Any] = {"setups": _on(device, job.setups), "sheet": "" if number else job.sheet}
+        write_job(folder.config, dataclasses.replace(job, items=str(batch.items), **own))
     return batch
 
 
@@ -38,8 +39,6 @@ def _on(device: str, setups: Sequence[Setup]) -> tuple[Setup, ...]:
 
 def drop_old_batches() -> None:
     """Keep the records of the newest batches; clips lie elsewhere."""
-    from pvtool.supervisor import LIVE
-
     for batch in list_batches(batches_dir())[: -KEPT_BATCHES + 1]:
         if not any(worker.state() in LIVE for worker in batch.workers()):
             shutil.rmtree(batch.path)

@@ -51,7 +51,7 @@ class Names:
 
     @lru_cache(maxsize=1024)  # noqa: B019 - as many as are asked for in a row, with other seeds
     def _folder(self, prompt: str, adapter_sha256: str) -> str:
-        return f"{slug(prompt)}-{self._digest(prompt, adapter_sha256)[:8]}"
+        return f"{slug(prompt)}-{self._digest(prompt, adapter_sha256)[:12]}"
 
     def _digest(self, prompt: str, adapter_sha256: str) -> str:
         start = json.dumps(self._setup.adapter.start if adapter_sha256 else None)

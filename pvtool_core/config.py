@@ -294,7 +294,7 @@ class RenderJob:
     out: str
     encoding: EncodingConfig = EncodingConfig()
     overwrite: bool = False
-    sheet: bool = setting("whether contact sheets of all clips are written into `out`", False)
+    sheet: str = setting("what contact sheets of all clips are called in `out`; none are written if empty", "")
     retries: int = setting("how often a clip that failed is tried again", 0, low=0, high=100)
     width: str = "auto"
     on: str = setting("where groups of clips are made: here, or by ray", "", choices=("", "ray"))

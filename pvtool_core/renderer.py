@@ -82,7 +82,7 @@ def write_sheet(job: RenderJob, items: Iterable[RenderItem]) -> list[Path]:
         if read_sidecar(item.clip) and file.exists():
             who = item.identity if item.adapter else BASE
             rows.append((f"{who} · {item.prompt} · seed {item.seed}", file))
-    return write_sheets(Path(job.out) / "contact-sheet", rows) if rows else []
+    return write_sheets(Path(job.out) / job.sheet, rows) if rows else []
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,8 @@ class TrajectoryCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, content)
             self._limit.added(len(content))
+        except FileNotFoundError:  # somebody is clearing the cache just now
+            return
         except OSError as error:
             self._limit = None
             why = "there is no room" if error.errno in NO_ROOM else error.strerror

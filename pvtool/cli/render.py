@@ -75,6 +75,7 @@ def render(
     What a row of --prompts says wins over the options. --lora and --controlnet take the place of those that the run
     was trained with.
     """
+    part = options.parse_shard(shard)
     names, prompts = options.split_words(words or [], everybody, KEYWORD)
     origin = origin_of(again, by_other=bool(run or names)) if again else None
     encoding = options.encoding_of(
@@ -95,7 +96,7 @@ def render(
         out=str(out.absolute()),
         encoding=encoding,
         overwrite=overwrite,
-        sheet=sheet,
+        sheet=f"contact-sheet{part or ''}" if sheet else "",
         retries=retries,
         width=options.parse_at_once(at_once),
         on=options.check_place(on, address, devices),
@@ -104,7 +105,6 @@ def render(
         versions=versions(),
     )
     engines = options.parse_devices(devices)
-    part = options.parse_shard(shard)
     wanted = Wanted(
         people=whom(names, everybody, origin),
         seeds=seeds_of(seeds, origin),

@@ -248,7 +248,7 @@ def test_what_is_there_of_another_format_stays(run: Engine, job: TrainJob, tmp_p
 
 def test_contact_sheets_show_every_clip_that_is_there(run: Engine, job: TrainJob, tmp_path: Path) -> None:
     items = [item(tmp_path / str(seed), seed) for seed in range(3)]
-    assert run(render_job(job, *items, sheet=True)).status == 0
+    assert run(render_job(job, *items, sheet="contact-sheet")).status == 0
     with Image.open(tmp_path / "contact-sheet.png") as sheet:
         assert sheet.height > 3 * 128
 
