@@ -21,6 +21,8 @@ from pvtool_core.making import Made, Maker, free_memory
 from pvtool_core.media import Frames
 from pvtool_core.paths import replace_file
 
+Done = Callable[[BaseException | None], None]
+
 _WAITING = 3  # clips whose frames or latents are kept in memory at once
 
 
@@ -36,38 +38,35 @@ class Finisher:
         self.device_in_use = threading.Lock()
         """Held by whoever denoises; a decoding that found the memory full waits for it and tries again."""
 
-    def submit(self, maker: Maker, made: Made, fingerprint: str, done: Callable[[BaseException | None], None]) -> None:
+    def submit(self, maker: Maker, made: Made, fingerprint: str, done: Done) -> None:
         """Finish a clip, and then call `done` with what went wrong, from whatever thread. Waits if many are waiting."""
         self._room.acquire()
         work = _Work(self._job, maker, made, fingerprint)
+        if maker.backbone.device.type == "cpu":
+            self._decode(work, done)
+        else:
+            self._begun.append(self._decoding.submit(self._decode, work, done))
 
-        def decode() -> None:
+    def _decode(self, work: "_Work", done: Done) -> None:
+        try:
             work.keep()
             work.decode(self.device_in_use)
-
-        def encode() -> None:
-            work.encode()
-
-        def guarded(do: Callable[[], None], then: Callable[[], object] | None = None) -> None:
-            try:
-                do()
-            except BaseException as error:
-                self._room.release()
-                done(error)
-                return
-            if then:
-                then()
-            else:
-                self._room.release()
-                done(None)
-
-        def start_encoding() -> None:
-            self._begun.append(self._encoding.submit(guarded, encode))
-
-        if maker.backbone.device.type == "cpu":
-            guarded(decode, start_encoding)
+        except BaseException as error:
+            self._over(done, error)
         else:
-            self._begun.append(self._decoding.submit(guarded, decode, start_encoding))
+            self._begun.append(self._encoding.submit(self._encode, work, done))
+
+    def _encode(self, work: "_Work", done: Done) -> None:
+        try:
+            work.encode()
+        except BaseException as error:
+            self._over(done, error)
+        else:
+            self._over(done, None)
+
+    def _over(self, done: Done, error: BaseException | None) -> None:
+        self._room.release()
+        done(error)
 
     def wait(self) -> None:
         """Until everything submitted is finished. Raises what `done` raised."""

@@ -16,8 +16,13 @@ import pytest
 from pvtool_core import claims as module
 from pvtool_core.claims import EXPIRED_SECONDS, Claims
 
-TAKE = "import os, sys; from pathlib import Path; from pvtool_core.claims import Claims\n"
-TAKE += "claims = Claims(Path(sys.argv[1])).__enter__(); claims.take('a'); os._exit(0)"
+TAKE = """
+import os, sys
+from pathlib import Path
+from pvtool_core.claims import Claims
+Claims(Path(sys.argv[1])).__enter__().take("a")
+os._exit(0)
+"""
 
 
 @pytest.fixture
