@@ -38,6 +38,16 @@ def render(job: RenderJob, report: Report) -> None:
     Raises SomeFailed if some could not be made, the error itself if none could, and at once what would end the others
     too: a full disk, or a request to stop.
     """
+    try:
+        _render(job, report)
+    except Exception as error:
+        known = from_foreign(error)
+        if known.kind == DiskFull.__name__:
+            known.hint = "Make room; then the same command goes on with what is missing."
+        raise known from error
+
+
+def _render(job: RenderJob, report: Report) -> None:
     check_encoding(job.encoding)
     items = read_items(Path(job.items))
     some_failed: SomeFailed | None = None

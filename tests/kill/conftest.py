@@ -15,7 +15,7 @@ from pvtool_core.runs import RunFolder
 
 
 class Engines:
-    """Starts engines one after the other, each forked from a process that has imported all they need."""
+    """Starts engines, each forked from a process that has imported all they need."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -32,15 +32,16 @@ class Engines:
         return folder
 
     def start(self, folder: RunFolder) -> int:
-        """Start an engine; its pid. It must have ended before the next is started."""
-        assert self._nursery.stdin
-        self._nursery.stdin.write(f"{folder.path}\n")
-        self._nursery.stdin.flush()
-        return self._answer()
+        """Start an engine; its pid."""
+        self._newest = self._ask("start", folder.path)
+        return self._newest
 
-    def wait(self) -> int:
-        """Wait for the engine's end; its exit status, or the negative number of the signal that killed it."""
-        return self._answer()
+    def wait(self, pid: int = 0) -> int:
+        """Wait for an engine's end, or the newest one's; its status, or minus the number of the signal that killed it.
+
+        Nobody else can be started meanwhile.
+        """
+        return self._ask("wait", pid or self._newest)
 
     def run(self, folder: RunFolder) -> int:
         self.start(folder)
@@ -56,8 +57,11 @@ class Engines:
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.prlimit(self._nursery.pid, resource.RLIMIT_FSIZE, (size, hard))
 
-    def _answer(self) -> int:
+    def _ask(self, what: str, of: object) -> int:
+        assert self._nursery.stdin
         assert self._nursery.stdout
+        self._nursery.stdin.write(f"{what} {of}\n")
+        self._nursery.stdin.flush()
         return int(self._nursery.stdout.readline())
 
     def close(self) -> None:

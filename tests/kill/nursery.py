@@ -1,7 +1,8 @@
 """Starts engines quickly: imports what they need once, then forks one for each folder named on stdin.
 
 Each is a process of its own that runs the engine's main and can be killed as such; only the seconds that importing
-torch takes are shared. Answers with a line for the engine's pid, and one for its exit status once it is gone.
+torch takes are shared. Answers `start FOLDER` with the engine's pid, and `wait PID` with its exit status once it is
+gone.
 """
 
 import os
@@ -13,7 +14,7 @@ import onnx2torch
 import transformers
 
 from pvtool_core import __main__ as engine
-from pvtool_core import trainer
+from pvtool_core import renderer, trainer
 from pvtool_core.backbones.animatediff import AnimateDiff
 
 IMPORTED = (
@@ -22,6 +23,7 @@ IMPORTED = (
     onnx2torch.convert,
     transformers.CLIPTextModel,
     trainer.train,
+    renderer.render,
     AnimateDiff,
 )
 
@@ -36,13 +38,21 @@ def child(folder: str) -> None:
     os._exit(status)
 
 
+def start(folder: str) -> int:
+    pid = os.fork()
+    if pid == 0:
+        child(folder)
+    return pid
+
+
+def wait(pid: str) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(int(pid), 0)[1])
+
+
 def main() -> None:
     for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            child(line.strip())
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        what, _, of = line.strip().partition(" ")
+        print({"start": start, "wait": wait}[what](of), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,29 @@
+"""Adapters that show and that nobody trained, for tests and benchmarks of rendering."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from pvtool_core.adapter import IdentityAdapter, Terms
+from pvtool_core.backbones import load_backbone
+from pvtool_core.config import Setup
+from pvtool_core.weights import locate_model
+
+
+def save_random_adapters(folder: Path, setup: Setup, names: Iterable[str], strength: float) -> dict[str, Path]:
+    """A file in `folder` for each name, all of the setup's rank and each of other weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    backbone = load_backbone(locate_model(setup.model), setup.sampler, [])
+    facts, sampler = backbone.facts(), setup.sampler
+    terms = Terms(
+        setup.adapter.start, sampler.num_inference_steps, sampler.guidance_scale, facts["sampler"], facts["base"]
+    )
+    adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, setup.adapter.rank)
+    generator = torch.Generator().manual_seed(0)
+    files = {name: folder / f"{name}.safetensors" for name in names}
+    for file in files.values():
+        for weight in adapter.parameters():
+            weight.data = strength * torch.randn(weight.shape, generator=generator)
+        adapter.save(file, backbone.lora_layout, terms)
+    return files
