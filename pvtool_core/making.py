@@ -128,6 +128,12 @@ class Shelf:
     def __init__(self) -> None:
         self._setup: Setup | None = None
         self._maker: Maker | None = None
+        self._before = 0.0
+
+    @property
+    def denoising_seconds(self) -> float:
+        """Of this model and of those before it."""
+        return self._before + (self._maker.seconds if self._maker else 0.0)
 
     def has(self, setup: Setup, prompt: str) -> bool:
         return self._setup == setup and self._maker is not None and prompt in self._maker.prompts
@@ -135,6 +141,7 @@ class Shelf:
     def take(self, setup: Setup, prompts: Sequence[str], report: Report, gigabytes: float) -> Maker:
         """The model of a setup, loaded for at least the first of `prompts`. Raises what is wrong with it."""
         if self._maker is None or not self.has(setup, prompts[0]):
+            self._before = self.denoising_seconds
             self.close()  # the old one goes before the new one comes
             free_memory()
             report("stage", stage="loading")

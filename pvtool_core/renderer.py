@@ -44,6 +44,8 @@ def render(job: RenderJob, report: Report) -> None:
         known = from_foreign(error)
         if known.kind == DiskFull.__name__:
             known.hint = "Make room; then the same command goes on with what is missing."
+        if known is error:
+            raise
         raise known from error
 
 
@@ -72,6 +74,7 @@ def _make_all(job: RenderJob, items: Sequence[RenderItem], report: Report) -> No
     with Claims(Path(job.out) / ".claims") as claims, closing(Shelf()) as shelf:
         try:
             Batch(job, claims, report, shelf).render(items)
+            report("metric", name="denoising_seconds", value=round(shelf.denoising_seconds, 3))
         finally:
             claims.clear_up()
 
@@ -369,12 +372,16 @@ class Batch:
         if item.setup in self._broken:
             return self._broken[item.setup]
         setup = self.job.setups[item.setup]
-        if not self._shelf.has(setup, item.prompt):
+        fresh = not self._shelf.has(setup, item.prompt)
+        if fresh:
             self._finisher.wait()  # what is being decoded needs the model that goes
         try:
             first = self._place[item.setup, item.prompt] // PROMPTS_AT_ONCE * PROMPTS_AT_ONCE
             prompts = self._prompts[item.setup][first : first + PROMPTS_AT_ONCE]
-            return self._shelf.take(setup, prompts, self._report, self.job.cache_gigabytes)
+            maker = self._shelf.take(setup, prompts, self._report, self.job.cache_gigabytes)
+            if fresh:
+                self._tally.progress()  # that it is rendering: what the clips share takes long
+            return maker
         except Interrupted:
             raise
         except Exception as error:

@@ -1,0 +1,261 @@
+"""What batch rendering saves next to the plain way, and what it costs besides denoising.
+
+    python -m tests.benchmarks.rendering [--identities 1 4 20] [--prompts 2] [--clips 100]
+
+First k identities × p prompts, by our engine and by the plain way: diffusers' pipeline loaded once, one call a clip,
+the adapter switched on for the last steps by a callback, and the same encoder. With 16 steps and an adapter that acts
+in the last quarter, ours should take (¾ + ¼k) / k of the plain way's denoising. Loading is left out on both sides, and
+the files must be the same to the byte.
+
+Then one identity and many prompts, by a real engine process: its time next to that of the denoiser alone.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pvtool.output import table
+from pvtool_core.adapter import load_adapter, switch_step
+from pvtool_core.backbones.animatediff import AnimateDiff
+from pvtool_core.batches import write_items
+from pvtool_core.claims import Claims
+from pvtool_core.clips import Names
+from pvtool_core.config import RenderItem, RenderJob, Setup, write_job
+from pvtool_core.encoding import write_clip
+from pvtool_core.finishing import clip_facts
+from pvtool_core.making import Shelf
+from pvtool_core.media import frames_of, to_pixels
+from pvtool_core.prompts import Banks
+from pvtool_core.renderer import Batch
+from pvtool_core.runs import RunFolder, read_events, sha256_of
+from pvtool_core.weights import Presets, locate_model, resolve_settings
+from tests.adapters import save_random_adapters
+
+SEED = 7
+
+
+def preset_setup(**changes: dict[str, Any]) -> Setup:
+    """The tiny preset's model and sampler, with some settings of each section changed."""
+    settings = resolve_settings(Presets().get("tiny").settings(changes))
+    return Setup(model=settings.model, sampler=settings.sampler, adapter=settings.adapter)
+
+
+def items_of(
+    setup: Setup, adapters: dict[str, Path], prompts: Iterable[str], seeds: Sequence[int], out: Path
+) -> list[RenderItem]:
+    """A clip of each person for each prompt and seed, in the order of `pv render`: a person's all together."""
+    names, digests = Names(setup), {name: sha256_of(file) for name, file in adapters.items()}
+    return [
+        RenderItem(
+            identity=name,
+            prompt=prompt,
+            seed=seed,
+            adapter=str(file),
+            adapter_sha256=digests[name],
+            run=f"{name}-1",
+            step=1,
+            clip=names.path(out, name, prompt, seed, digests[name]),
+        )
+        for name, file in adapters.items()
+        for prompt in prompts
+        for seed in seeds
+    ]
+
+
+def job_for(setup: Setup, items: Sequence[RenderItem], folder: Path, out: Path) -> RenderJob:
+    """A job with its list of clips in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_items(folder / "items.jsonl", items)
+    return RenderJob(items=str(folder / "items.jsonl"), setups=(setup,), out=str(out), versions={"pvtool": "benchmark"})
+
+
+def bank(count: int) -> list[str]:
+    """So many different prompts."""
+    texts = [text for noun in ("man", "woman", "person") for text in Banks().get("tiny").fill(noun)]
+    return texts[:count]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Seconds by the clock, and of all cores, encoders included."""
+
+    wall: float
+    cpu: float
+
+
+def timed(do: Callable[[], None]) -> Taken:
+    began, used = time.perf_counter(), cpu_seconds()
+    do()
+    return Taken(time.perf_counter() - began, cpu_seconds() - used)
+
+
+def cpu_seconds() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def quiet(type: str, /, **values: Any) -> None:
+    pass
+
+
+class PlainWay:
+    """diffusers' pipeline, loaded once, with each person's adapter in turn."""
+
+    def __init__(self, job: RenderJob, items: Sequence[RenderItem]) -> None:
+        (setup,) = job.setups
+        self._job, self._setup = job, setup
+        self._model = locate_model(setup.model)
+        self._backbone = AnimateDiff(self._model, setup.sampler, list(dict.fromkeys(item.prompt for item in items)))
+        self._backbone.pipeline.set_progress_bar_config(disable=True)
+        self._first = switch_step(setup.adapter.start, setup.sampler.num_inference_steps)
+
+    def render(self, items: Sequence[RenderItem]) -> None:
+        person, adapter = "", None
+        for item in items:
+            if person != item.identity:
+                if adapter:
+                    adapter.remove()
+                backbone = self._backbone
+                adapter = load_adapter(
+                    Path(item.adapter), backbone.denoiser, backbone.lora_target, backbone.lora_layout
+                )
+                person = item.identity
+            self._clip(item, adapter)
+
+    @torch.no_grad()
+    def _clip(self, item: RenderItem, adapter: Any) -> None:
+        model, sampler = self._model, self._setup.sampler
+        acting = adapter.acting()
+
+        def switch(_: Any, step: int, __: Any, kept: dict[str, Any]) -> dict[str, Any]:
+            if step == self._first - 1:
+                acting.__enter__()
+            return kept
+
+        frames = self._backbone.pipeline(
+            prompt_embeds=self._backbone.prompt_embeds(item.prompt)["prompt_embeds"],
+            num_frames=model.num_frames,
+            height=model.height,
+            width=model.width,
+            num_inference_steps=sampler.num_inference_steps,
+            guidance_scale=sampler.guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(item.seed),
+            output_type="pt",
+            callback_on_step_end=switch,
+        ).frames[0]
+        acting.__exit__(None, None, None)
+        Path(item.clip).parent.mkdir(parents=True, exist_ok=True)
+        write_clip(Path(item.clip), to_pixels(frames), model.fps, clip_facts(self._job, item, (1, 1)))
+
+
+def plain_way(job: RenderJob, items: Sequence[RenderItem]) -> Callable[[], None]:
+    """The model is loaded; what is left is to make the clips."""
+    way = PlainWay(job, items)
+    return lambda: way.render(items)
+
+
+def our_way(job: RenderJob, items: Sequence[RenderItem]) -> Callable[[], None]:
+    """The same."""
+    shelf = Shelf()
+    shelf.take(job.setups[0], [item.prompt for item in items], quiet, job.cache_gigabytes)
+
+    def make() -> None:
+        with Claims(Path(job.out) / ".claims") as claims:
+            Batch(job, claims, quiet, shelf).render(items)
+
+    return make
+
+
+def compare(setup: Setup, people: int, prompts: int, root: Path) -> list[str]:
+    """A row: what both ways took for so many people, next to what the passes say."""
+    adapters = save_random_adapters(root / "adapters", setup, [f"p{number}" for number in range(people)], 0.05)
+    ways = {way: root / f"{people}-{way}" for way in ("ours", "plain")}
+    items = {way: items_of(setup, adapters, bank(prompts), [SEED + people], out) for way, out in ways.items()}
+    jobs = {way: job_for(setup, items[way], root / f"{people}-{way}-job", out) for way, out in ways.items()}
+    ours = timed(our_way(jobs["ours"], items["ours"]))
+    plain = timed(plain_way(jobs["plain"], items["plain"]))
+    same = sum(same_frames(one, other) for one, other in zip(items["ours"], items["plain"], strict=True))
+    clips = len(items["ours"])
+    return [
+        f"{people} × {prompts}",
+        *(f"{3600 * clips / way.wall:.0f}" for way in (plain, ours)),
+        f"{plain.wall / ours.wall:.2f}",
+        f"{plain.cpu / ours.cpu:.2f}",
+        f"{people / (0.75 + 0.25 * people):.2f}",
+        f"{same} of {clips}",
+    ]
+
+
+def same_frames(one: RenderItem, other: RenderItem) -> bool:
+    files = [Path(f"{item.clip}.mp4") for item in (one, other)]
+    return bool((frames_of(files[0]) == frames_of(files[1])).all()) and sha256_of(files[0]) == sha256_of(files[1])
+
+
+def overhead(setup: Setup, clips: int, root: Path) -> None:
+    """Print what a real engine takes for a batch, and how much of it is denoising."""
+    adapters = save_random_adapters(root / "adapters", setup, ["solo"], 0.05)
+    items = items_of(setup, adapters, bank(clips), [SEED], root / "solo")
+    folder = RunFolder(root / "engine").create()
+    write_job(folder.config, job_for(setup, items, folder.path, root / "solo"))
+    engine = timed(lambda: _run_engine(folder))
+    events, _ = read_events(folder.events)
+    rendering = [event["time"] for event in events if event.get("stage") == "rendering"]
+    (denoising,) = [event["value"] for event in events if event.get("name") == "denoising_seconds"]
+    whole = rendering[-1] - loaded_at(events)
+    taken = {
+        "the denoiser alone": denoising,
+        "from the first clip to the last": whole,
+        "the process, loading included": engine.wall,
+    }
+    over = {what: seconds - denoising for what, seconds in taken.items()}
+    shown = [
+        [what, f"{taken[what]:.1f}", f"{100 * over[what] / denoising:.1f}", f"{1000 * over[what] / clips:.0f}"]
+        for what in taken
+    ]
+    print(f"\n1 identity × {clips} prompts; CPU time of all {engine.cpu:.1f} s, {engine.cpu / engine.wall:.2f} cores\n")
+    print(table(["", "seconds", "over_%", "over_ms/clip"], shown))
+
+
+def loaded_at(events: Sequence[dict[str, Any]]) -> float:
+    """When the model was there: the stage after the last loading."""
+    stages = [event for event in events if event["type"] == "stage"]
+    loading = max(place for place, event in enumerate(stages) if event["stage"] == "loading")
+    return stages[loading + 1]["time"]
+
+
+def _run_engine(folder: RunFolder) -> None:
+    with folder.log.open("wb") as log:
+        words = [sys.executable, "-m", "pvtool_core", str(folder.path)]
+        subprocess.run(words, check=True, stdout=log, stderr=log)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--identities", type=int, nargs="*", default=[1, 4, 20])
+    parser.add_argument("--prompts", type=int, default=2)
+    parser.add_argument("--clips", type=int, default=100, help="of the measure of the overhead; 0 leaves it out")
+    words = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        os.environ |= {"PV_HOME": str(root / "home"), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+        torch.set_num_threads(1)
+        setup = preset_setup()
+        rows = [compare(setup, people, words.prompts, root) for people in words.identities]
+        columns = ["identities × prompts", "plain/h", "ours/h", "ratio", "ratio_CPU", "in_passes", "same"]
+        print(table(columns, rows), flush=True)
+        if words.clips:
+            overhead(setup, words.clips, root)
+
+
+if __name__ == "__main__":
+    main()
