@@ -58,12 +58,17 @@ class Claims:
         return True
 
     def _create(self, claim: Path) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        try:
-            return os.open(claim, flags, 0o666)
-        except FileNotFoundError:  # another process was the last, and took the folder with it
-            self._folder.mkdir(exist_ok=True)
-            return os.open(claim, flags, 0o666)
+        while True:
+            try:
+                return os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            except FileNotFoundError:  # another process was the last, and took the folder with it
+                self._make_folder()
+
+    def _make_folder(self) -> None:
+        """It may come and go at any moment; `mkdir(exist_ok=True)` looks twice, and fails if it goes in between."""
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            self._folder.mkdir()
 
     def is_ours(self, key: str) -> bool:
         """Whether nobody has followed us, as happens to a process that was held up for more than a minute."""
@@ -79,15 +84,20 @@ class Claims:
 
     def clear_up(self) -> None:
         """Remove what the dead have left: claims of what is made, which nobody takes any more."""
-        for path in list(self._folder.glob("*")):  # which is gone where another process was the last
+        for path in self._found("*"):
             if path.name.startswith(_PROBE):
                 path.unlink(missing_ok=True)
             elif self.take(path.stem):
                 self.give_back(path.stem)
 
     def _newest(self, key: str) -> Path | None:
-        found = self._folder.glob(f"{key}.*")
-        return max(found, key=lambda path: int(path.suffix[1:]), default=None)
+        return max(self._found(f"{key}.*"), key=lambda path: int(path.suffix[1:]), default=None)
+
+    def _found(self, pattern: str) -> list[Path]:
+        try:
+            return list(self._folder.glob(pattern))
+        except FileNotFoundError:  # gone with another process that was the last
+            return []
 
     def _expired(self, claim: Path) -> bool:
         try:
@@ -115,7 +125,7 @@ class Claims:
                     os.utime(claim)
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         self._thread.start()
         return self
 

@@ -123,6 +123,17 @@ def test_nothing_is_left_once_all_have_gone(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_folder_may_go_with_one_that_was_the_last_whenever_another_comes(tmp_path: Path) -> None:
+    def come_and_go(number: int) -> None:
+        for turn in range(150):
+            with Claims(tmp_path / ".claims") as claims:
+                claims.take(str((number + turn) % 3))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(come_and_go, range(8)))
+    assert not list(tmp_path.iterdir())
+
+
 def test_claiming_loads_nothing_heavy() -> None:
     words = "import sys, pvtool_core.claims; assert not {'torch', 'numpy'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", words], check=True)
