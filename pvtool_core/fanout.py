@@ -6,6 +6,7 @@ a worker keeps its model loaded from one task to the next.
 """
 
 import os
+import signal
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -44,6 +45,7 @@ def render_on_ray(job: RenderJob, items: Sequence[RenderItem], report: Report) -
 def connect(address: str) -> None:
     """Raises UsageError if there is no cluster there."""
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address or None,
@@ -55,6 +57,8 @@ def connect(address: str) -> None:
         raise UsageError(
             f"There is no Ray cluster at {address}: {str(error).splitlines()[0]}", "`ray status` shows whether it runs."
         ) from error
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end us at once, with clips in our hands
 
 
 class _Driver:

@@ -1,0 +1,25 @@
+"""An engine that leads Ray's workers ends as any other when it is told to."""
+
+import signal
+from typing import Any
+
+import pytest
+import ray
+
+from pvtool_core.fanout import connect
+
+
+def test_ray_does_not_take_over_what_sigterm_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(*_: Any, **__: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as ray.init puts a handler that ends the process
+
+    def ours(*_: Any) -> None:
+        pass
+
+    monkeypatch.setattr(ray, "init", init)
+    before = signal.signal(signal.SIGTERM, ours)
+    try:
+        connect("")
+        assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
