@@ -4,8 +4,8 @@
 
 First k identities × p prompts, by our engine and by the plain way: diffusers' pipeline loaded once, one call a clip,
 the adapter switched on for the last steps by a callback, and the same encoder. With 16 steps and an adapter that acts
-in the last quarter, ours should take (¾ + ¼k) / k of the plain way's denoising. Loading is left out on both sides, and
-the files must be the same to the byte.
+in the last quarter, ours should take (¾ + ¼k) / k of the plain way's denoising. They take turns, prompt by prompt, so
+that a busy machine slows them alike; loading is left out on both sides, and the files must be the same to the byte.
 
 Then one identity and many prompts, by a real engine process: its time next to that of the denoiser alone.
 """
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from pvtool.output import table
-from pvtool_core.adapter import load_adapter, switch_step
+from pvtool_core.adapter import IdentityAdapter, load_adapter, switch_step
 from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.batches import write_items
 from pvtool_core.claims import Claims
@@ -92,6 +92,9 @@ class Taken:
     wall: float
     cpu: float
 
+    def __add__(self, other: "Taken") -> "Taken":
+        return Taken(self.wall + other.wall, self.cpu + other.cpu)
+
 
 def timed(do: Callable[[], None]) -> Taken:
     began, used = time.perf_counter(), cpu_seconds()
@@ -117,23 +120,22 @@ class PlainWay:
         self._model = locate_model(setup.model)
         self._backbone = AnimateDiff(self._model, setup.sampler, list(dict.fromkeys(item.prompt for item in items)))
         self._backbone.pipeline.set_progress_bar_config(disable=True)
+        self._where = (self._backbone.lora_target, self._backbone.lora_layout)
+        self._adapter: IdentityAdapter | None = None
+        self._person = ""
         self._first = switch_step(setup.adapter.start, setup.sampler.num_inference_steps)
 
     def render(self, items: Sequence[RenderItem]) -> None:
-        person, adapter = "", None
         for item in items:
-            if person != item.identity:
-                if adapter:
-                    adapter.remove()
-                backbone = self._backbone
-                adapter = load_adapter(
-                    Path(item.adapter), backbone.denoiser, backbone.lora_target, backbone.lora_layout
-                )
-                person = item.identity
-            self._clip(item, adapter)
+            if self._adapter is None:
+                self._adapter = load_adapter(Path(item.adapter), self._backbone.denoiser, *self._where)
+            elif self._person != item.identity:
+                self._adapter.load(Path(item.adapter), self._backbone.lora_layout)
+            self._person = item.identity
+            self._clip(item, self._adapter)
 
     @torch.no_grad()
-    def _clip(self, item: RenderItem, adapter: Any) -> None:
+    def _clip(self, item: RenderItem, adapter: IdentityAdapter) -> None:
         model, sampler = self._model, self._setup.sampler
         acting = adapter.acting()
 
@@ -158,32 +160,36 @@ class PlainWay:
         write_clip(Path(item.clip), to_pixels(frames), model.fps, clip_facts(self._job, item, (1, 1)))
 
 
-def plain_way(job: RenderJob, items: Sequence[RenderItem]) -> Callable[[], None]:
-    """The model is loaded; what is left is to make the clips."""
-    way = PlainWay(job, items)
-    return lambda: way.render(items)
+def plain_way(job: RenderJob, items: Sequence[RenderItem]) -> Callable[[Sequence[RenderItem]], None]:
+    """Makes clips; the model is loaded."""
+    return PlainWay(job, items).render
 
 
-def our_way(job: RenderJob, items: Sequence[RenderItem]) -> Callable[[], None]:
+def our_way(job: RenderJob, items: Sequence[RenderItem]) -> Callable[[Sequence[RenderItem]], None]:
     """The same."""
-    shelf = Shelf()
-    shelf.take(job.setups[0], [item.prompt for item in items], quiet, job.cache_gigabytes)
+    prompts, shelf = list(dict.fromkeys(item.prompt for item in items)), Shelf()
+    shelf.take(job.setups[0], prompts, quiet, job.cache_gigabytes)
 
-    def make() -> None:
+    def make(some: Sequence[RenderItem]) -> None:
         with Claims(Path(job.out) / ".claims") as claims:
-            Batch(job, claims, quiet, shelf).render(items)
+            Batch(job, claims, quiet, shelf).render(some, prompts)
 
     return make
 
 
 def compare(setup: Setup, people: int, prompts: int, root: Path) -> list[str]:
-    """A row: what both ways took for so many people, next to what the passes say."""
+    """A row: what both ways took for so many people, prompt by prompt in turn, next to what the passes say."""
     adapters = save_random_adapters(root / "adapters", setup, [f"p{number}" for number in range(people)], 0.05)
-    ways = {way: root / f"{people}-{way}" for way in ("ours", "plain")}
-    items = {way: items_of(setup, adapters, bank(prompts), [SEED + people], out) for way, out in ways.items()}
-    jobs = {way: job_for(setup, items[way], root / f"{people}-{way}-job", out) for way, out in ways.items()}
-    ours = timed(our_way(jobs["ours"], items["ours"]))
-    plain = timed(plain_way(jobs["plain"], items["plain"]))
+    outs = {way: root / f"{people}-{way}" for way in ("ours", "plain")}
+    items = {way: items_of(setup, adapters, bank(prompts), [SEED + people], out) for way, out in outs.items()}
+    jobs = {way: job_for(setup, items[way], root / f"{people}-{way}-job", out) for way, out in outs.items()}
+    ways = {"ours": our_way(jobs["ours"], items["ours"]), "plain": plain_way(jobs["plain"], items["plain"])}
+    taken = {way: Taken(0.0, 0.0) for way in ways}
+    for prompt in bank(prompts):
+        for way, make in ways.items():
+            some = [item for item in items[way] if item.prompt == prompt]
+            taken[way] += timed(lambda make=make, some=some: make(some))
+    ours, plain = taken["ours"], taken["plain"]
     same = sum(same_frames(one, other) for one, other in zip(items["ours"], items["plain"], strict=True))
     clips = len(items["ours"])
     return [
