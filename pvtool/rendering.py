@@ -2,7 +2,9 @@
 
 import dataclasses
 import shutil
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from pvtool_core.paths import batches_dir
 from pvtool_core.runs import Event
 
 KEPT_BATCHES = 50
+_BEGUN_SECONDS = 3600.0
 OnClip = Callable[[dict[str, Any]], None]
 
 
@@ -40,8 +43,17 @@ def _on(device: str, setups: Sequence[Setup]) -> tuple[Setup, ...]:
 def drop_old_batches() -> None:
     """Keep the records of the newest batches; clips lie elsewhere."""
     for batch in list_batches(batches_dir())[: -KEPT_BATCHES + 1]:
-        if not any(worker.state() in LIVE for worker in batch.workers()):
-            shutil.rmtree(batch.path)
+        if not _is_begun_or_live(batch):
+            shutil.rmtree(batch.path, ignore_errors=True)  # of an array's tasks, all drop the same ones
+
+
+def _is_begun_or_live(batch: BatchFolder) -> bool:
+    """A batch whose engines do not yet live, one of many made at once, is not an old one."""
+    with suppress(FileNotFoundError):  # another process has just dropped it
+        if time.time() - batch.items.stat().st_mtime < _BEGUN_SECONDS:
+            return True
+        return any(worker.state() in LIVE for worker in batch.workers())
+    return False
 
 
 class Told:
@@ -51,26 +63,35 @@ class Told:
         self._on_clip = on_clip
         self._elsewhere: dict[str, dict[str, Any]] = {}
         self._seen: set[str] = set()
-        self.failed: list[dict[str, Any]] = []
+        self._failed: dict[str, dict[str, Any]] = {}
+
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        """What no engine has made."""
+        return list(self._failed.values())
 
     def hear(self, event: Event) -> None:
-        """Take in a clip event. A clip made by somebody else may yet be told of by another engine of this batch."""
+        """Take in a clip event. A clip made by somebody else may yet be told of by another engine of this batch.
+
+        What one engine could not make, another may: then it is told of again.
+        """
         facts = {key: value for key, value in event.items() if key not in {"time", "type"}}
         if facts["status"] == "elsewhere":
             self._elsewhere[facts["path"]] = facts
-        elif facts["path"] not in self._seen:
+        elif facts["path"] not in self._seen or (facts["path"] in self._failed and facts["status"] != "failed"):
             self._tell(facts)
 
     def close(self) -> None:
         """All engines have ended."""
         for path, facts in self._elsewhere.items():
-            if path not in self._seen:
+            if path not in self._seen or path in self._failed:
                 self._tell({**facts, "status": "skipped"})
 
     def _tell(self, facts: dict[str, Any]) -> None:
         self._seen.add(facts["path"])
+        self._failed.pop(facts["path"], None)
         if facts["status"] == "failed":
-            self.failed.append(facts)
+            self._failed[facts["path"]] = facts
         self._on_clip(facts)
 
     def __contains__(self, item: RenderItem) -> bool:

@@ -39,7 +39,8 @@ class ClipProgress(JobProgress):
 
     def __init__(self, total: int) -> None:
         super().__init__()
-        self._total, self._told, self._made = total, 0, 0
+        self._total, self._made = total, 0
+        self._told: set[str] = set()
         self._began = time.monotonic()
 
     def on_event(self, event: Event) -> None:
@@ -52,19 +53,19 @@ class ClipProgress(JobProgress):
             super().on_event(event)
 
     def on_clip(self, facts: Mapping[str, Any]) -> None:
-        """Count a clip that was made, found or given up."""
-        self._told += 1
+        """Count a clip that was made, found or given up; one that was given up may be made yet."""
+        self._told.add(facts["path"])
         self._made += facts["status"] == "done"
         self._show()
 
     def _show(self) -> None:
-        self._progress.update("rendering", self._told, self._total, self._note())
+        self._progress.update("rendering", len(self._told), self._total, self._note())
 
     def _note(self) -> str:
         if not self._made:
             return ""
         each = (time.monotonic() - self._began) / self._made
-        return f"{3600 / each:.0f} clips an hour  {duration(each * (self._total - self._told))} left"
+        return f"{3600 / each:.0f} clips an hour  {duration(each * (self._total - len(self._told)))} left"
 
 
 def _step_note(event: Event) -> str:
