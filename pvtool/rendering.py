@@ -28,7 +28,8 @@ def make_batch(items: Sequence[RenderItem], job: RenderJob, devices: Sequence[st
     batch = new_batch(batches_dir())
     write_items(batch.items, items)
     for number, device in enumerate(devices or [""]):
-        folder = batch.worker(number).create()
+        folder = batch.worker(number)
+        folder.path.mkdir()
         own: dict[str, Any] = {"setups": _on(device, job.setups), "sheet": "" if number else job.sheet}
         write_job(folder.config, dataclasses.replace(job, items=str(batch.items), **own))
     return batch

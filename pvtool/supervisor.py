@@ -79,8 +79,10 @@ def run_together(folders: Sequence[RunFolder], on_event: OnEvent) -> list[PvErro
     Signals are handed on as `run_to_end` does.
     """
     begun = {folder.path: read_events(folder.events)[1] for folder in folders}
-    engines = [start(folder) for folder in folders]
+    engines: list[subprocess.Popen[bytes]] = []
     try:
+        for folder in folders:
+            engines.append(start(folder))
         with _signals_handed_to(engines) as received:
             following = [
                 _follow(folder, begun[folder.path], partial(_is_running, engine))

@@ -68,8 +68,11 @@ class Names:
         return hashlib.sha256(f"{digest} {item.seed}".encode()).hexdigest()[:32]
 
     def trajectory(self, prompt: str, seed: int) -> str:
-        """The same for all clips that share their adapter-free steps: those of one prompt and seed."""
-        facts = f"{self.setup_key} {seed} {prompt}"
+        """The same for all clips that may share adapter-free steps: those of one prompt and seed, and of one model.
+
+        Where the adapter begins is left out, since clips of the original model, which have none, are the same.
+        """
+        facts = f"{self._model} {self._sampler} {seed} {prompt}"
         return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 
@@ -142,7 +145,7 @@ def read_sidecar(clip: str | Path) -> dict[str, Any] | None:
     """What lies beside a clip, or None if there is nothing, or nothing that pv wrote."""
     try:
         record: Any = orjson.loads(sidecar_path(clip).read_bytes())
-    except (FileNotFoundError, NotADirectoryError, orjson.JSONDecodeError):
+    except (OSError, orjson.JSONDecodeError):  # what cannot be read is made again, and that will say why it cannot be
         return None
     return record if isinstance(record, dict) and isinstance(record.get("files"), dict) else None
 

@@ -48,14 +48,15 @@ def connect(address: str) -> None:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
-            address or None,
+            address or "local",
             runtime_env={"env_vars": environment} if address else None,
             log_to_driver=False,
             include_dashboard=None if address else False,
         )
     except (ConnectionError, RayError, ValueError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"There is no Ray cluster at {address}: {str(error).splitlines()[0]}", "`ray status` shows whether it runs."
+            f"There is no Ray cluster at {address}: {why}", "`ray status` shows whether it runs."
         ) from error
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end us at once, with clips in our hands

@@ -1,6 +1,5 @@
 """ffmpeg, the program: what it can do, and what it says when it cannot."""
 
-import errno
 import os
 import re
 import subprocess
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pvtool_core.errors import PvError, UsageError
+from pvtool_core.errors import NO_ROOM, PvError, UsageError
 
 ENCODERS = {"h264": "libx264", "h265": "libx265", "av1": "libsvtav1"}
 
@@ -48,8 +47,8 @@ def ask(path: Path, *words: str, stdin: bytes = b"") -> Answer:
 
 def _complaint(path: Path, said: str) -> Exception:
     last = (said.strip().splitlines() or ["ffmpeg gave no reason"])[-1]
-    if "No space left" in said:
-        return OSError(errno.ENOSPC, last, str(path))
+    if full := next((number for number in NO_ROOM if os.strerror(number) in said), None):
+        return OSError(full, last, str(path))
     if unknown := re.search(r"Unknown encoder '(\w+)'", said):
         return CodecMissing(next((codec for codec, name in ENCODERS.items() if name == unknown[1]), unknown[1]))
     return ClipBroken(path, last.rstrip("."))

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -34,7 +35,7 @@ class Finisher:
         self._decoding = ThreadPoolExecutor(1, "decoding")
         self._encoding = ThreadPoolExecutor(2, "encoding")
         self._room = threading.BoundedSemaphore(_WAITING)
-        self._begun: list[Future[Any]] = []
+        self._begun: deque[Future[Any]] = deque(maxlen=8 * _WAITING)  # the older ones have ended, or there was no room
         self.device_in_use = threading.Lock()
         """Held by whoever denoises; a decoding that found the memory full waits for it and tries again."""
 
@@ -71,7 +72,11 @@ class Finisher:
     def wait(self) -> None:
         """Until everything submitted is finished. Raises what `done` raised."""
         while self._begun:
-            self._begun.pop(0).result()
+            self._begun.popleft().result()
+
+    def busy(self) -> bool:
+        """Whether something submitted is not finished."""
+        return any(not future.done() for future in list(self._begun))
 
     def close(self) -> None:
         """Finish what was submitted, and no more."""
@@ -175,5 +180,5 @@ def kept_latents(item: RenderItem, fingerprint: str) -> Made | None:
             return None
         switch, tail = json.loads(facts["widths"])
         return Made(item, load_file(path)["latents"], (switch, tail))
-    except (FileNotFoundError, SafetensorError):
+    except (OSError, SafetensorError, KeyError, ValueError):
         return None

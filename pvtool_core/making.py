@@ -58,7 +58,8 @@ class Maker:
         """What the clips share, by prompt and seed."""
         began = time.monotonic()
         pairs = list(dict.fromkeys((item.prompt, item.seed) for item in items))
-        found = dict(zip(pairs, self.cache.switches(pairs, items[0].switch_width), strict=True))
+        width = max(item.switch_width for item in items)
+        found = dict(zip(pairs, self.cache.switches(pairs, width), strict=True))
         self._settle("switch", began)
         return found
 

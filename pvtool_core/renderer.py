@@ -44,6 +44,8 @@ def render(job: RenderJob, report: Report) -> None:
         known = from_foreign(error)
         if known.kind == DiskFull.__name__:
             known.hint = "Make room; then the same command goes on with what is missing."
+        elif known.kind == OutOfMemory.__name__:
+            known.hint = "Use fewer frames, a smaller size, or --batch 1."
         if known is error:
             raise
         raise known from error
@@ -331,11 +333,15 @@ class Batch:
 
     def _recover(self, items: list[RenderItem], error: Exception, holding: "_Holding") -> None:
         pairs = list(dict.fromkeys((item.prompt, item.seed) for item in items))
-        if not isinstance(from_foreign(error), OutOfMemory) or len(pairs) == 1:
+        if not isinstance(from_foreign(error), OutOfMemory) or (len(pairs) == 1 and not self._finisher.busy()):
             self._fail(items, error, holding)
             return
         error.__traceback__ = None  # which holds what the device is full of
+        self._finisher.wait()  # and so may a clip that is being decoded
         free_memory()
+        if len(pairs) == 1:
+            self._denoise(items, holding)
+            return
         self._width.halve()
         first = set(pairs[: len(pairs) // 2])
         self._denoise([item for item in items if (item.prompt, item.seed) in first], holding)

@@ -127,6 +127,14 @@ def test_only_what_shares_its_first_steps_shares_a_trajectory() -> None:
     others = {
         ours.trajectory("p", 4),
         ours.trajectory("q", 3),
-        names(settings(adapter={"start": 0.5})).trajectory("p", 3),
+        names(settings(sampler={"guidance_scale": 2.0})).trajectory("p", 3),
     }
     assert ours.trajectory("p", 3) not in others
+
+
+def test_a_clip_of_the_original_model_is_one_and_the_same_wherever_adapters_begin() -> None:
+    """So that it is claimed by one engine, and part of one shard."""
+    later = names(settings(adapter={"start": 0.5}))
+    assert later.path(Path("out"), "base", "p", 3) == names(settings()).path(Path("out"), "base", "p", 3)
+    assert later.trajectory("p", 3) == names(settings()).trajectory("p", 3)
+    assert later.setup_key != names(settings()).setup_key

@@ -276,3 +276,34 @@ def test_what_a_killed_engine_had_begun_to_write_is_gone_once_its_clip_is_made(
     assert run(render_job(job, item(tmp_path / "clip"))).status == 0
     left = [".clip-2.json.1.writing", "clip.json", "clip.mp4"]
     assert sorted(path.name for path in tmp_path.glob("*") if path.is_file()) == left
+
+
+def test_a_memory_that_was_full_of_a_clip_that_is_being_finished_is_tried_again(
+    run: Engine, job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict, full = AnimateDiff.predict, iter([True])
+
+    def busy_at_first(backbone: AnimateDiff, latents: Any, step: int, embeds: Any) -> Any:
+        if next(full, False):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return predict(backbone, latents, step, embeds)
+
+    monkeypatch.setattr(AnimateDiff, "predict", busy_at_first)
+    monkeypatch.setattr("pvtool_core.finishing.Finisher.busy", lambda _: True)
+    assert run(render_job(job, item(tmp_path / "clip", 11))).status == 0
+    assert run.clips() == ["done"]
+
+
+def test_the_original_of_a_clip_that_is_made_again_goes_with_it(
+    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+    again = replace(item(tmp_path / "again", 5, adapters["strong"]), switch_width=2, tail_width=2)
+    assert run(render_job(job, item(tmp_path / "base", 5), again)).status == 0
+    assert json.loads((tmp_path / "again.json").read_text())["widths"] == [2, 2]
+
+
+def test_latents_that_pv_did_not_write_are_left_alone(run: Engine, job: TrainJob, tmp_path: Path) -> None:
+    (tmp_path / ".clip.latents").mkdir()
+    assert run(render_job(job, item(tmp_path / "clip", 5))).status == 1  # it cannot be replaced by a file
+    assert run.clips() == ["failed"]

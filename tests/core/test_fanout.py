@@ -1,0 +1,59 @@
+"""A batch on Ray: what its workers make is there, what they cannot make is told, and those that die are replaced."""
+
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pvtool_core.config import TrainJob
+from tests.core.jobs import Engine, item, render_job, whole
+
+
+def kill_a_worker_at_work(killed: list[int], over: threading.Event) -> None:
+    while not killed and not over.is_set():
+        for process in psutil.Process().children(recursive=True):
+            if process.name().startswith("ray::render_group"):
+                process.kill()
+                killed.append(process.pid)
+                return
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_batch_on_ray_survives_a_worker_and_tells_what_failed(
+    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    prompts = ["a <V> woman waving", "a <V> woman asleep"]
+    items = [
+        item(tmp_path / f"{name}-{number}", 5, file, prompt)
+        for number, prompt in enumerate(prompts)
+        for name, file in {"strong": adapters["strong"], "base": "", "gone": tmp_path / "gone"}.items()
+    ]
+    wanted = render_job(job, *items, on="ray")
+    killed: list[int] = []
+    over = threading.Event()
+    killer = threading.Thread(target=kill_a_worker_at_work, args=(killed, over))
+    killer.start()
+    ended = run(wanted)
+    over.set()
+    killer.join()
+    assert killed
+    assert (ended.status, ended.message) == (6, "2 of 6 failed.")
+    made = [tmp_path / f"{name}-{number}" for name in ("strong", "base") for number in (0, 1)]
+    assert all(whole(wanted, clip) for clip in made)
+    reasons = [event["reason"] for event in run.events if event.get("status") == "failed"]
+    assert len(reasons) == 2
+    assert all("gone are not on this machine" in reason for reason in reasons)
+    assert not (tmp_path / ".claims").exists()
+
+
+def test_a_cluster_that_is_not_there_is_refused_in_a_sentence(
+    run: Engine, job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    ended = run(render_job(job, item(tmp_path / "clip"), on="ray", address="nowhere:at-all"))
+    assert ended.status == 2
+    assert ended.message.startswith("There is no Ray cluster at nowhere:at-all: ")
