@@ -21,8 +21,9 @@ from pvtool_core.clips import Names
 from pvtool_core.config import RenderItem, RenderJob
 from pvtool_core.errors import Interrupted, RunFailed, UsageError, from_foreign
 from pvtool_core.making import Shelf
-from pvtool_core.renderer import PROMPTS_AT_ONCE, Batch, Report, Tally, prompts_of
+from pvtool_core.renderer import PROMPTS_AT_ONCE, Batch, prompts_of
 from pvtool_core.runs import ExitRecord
+from pvtool_core.tally import Report, Tally
 
 _TRIES = 5
 _PASSED_ON = ("PV_HOME", "HF_HUB_OFFLINE", "TQDM_DISABLE")

@@ -9,11 +9,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pvtool_core.batches import Group, grouped, read_items
 from pvtool_core.claims import Claims
@@ -25,9 +23,9 @@ from pvtool_core.ffmpeg import require_codec
 from pvtool_core.finishing import Finisher, kept_latents
 from pvtool_core.making import Made, Maker, Shelf, Width, by_adapter, free_memory
 from pvtool_core.sheets import write_sheets
+from pvtool_core.tally import Report, Tally
 from pvtool_core.trajectories import Switch
 
-Report = Callable[..., None]
 PROMPTS_AT_ONCE = 500  # as many as a model is loaded for: their embeddings take memory
 _LOOK_AGAIN_SECONDS = 0.5
 
@@ -98,85 +96,6 @@ def write_sheet(job: RenderJob, items: Iterable[RenderItem]) -> list[Path]:
             who = item.identity if item.adapter else BASE
             rows.append((f"{who} · {item.prompt} · seed {item.seed}", file))
     return write_sheets(Path(job.out) / job.sheet, rows) if rows else []
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A clip that could not be made."""
-
-    item: RenderItem
-    error: PvError
-
-
-class Tally:
-    """Tells what became of each clip, from any thread, and remembers what failed."""
-
-    def __init__(self, job: RenderJob, report: Report, total: int) -> None:
-        self._job, self._report, self._total = job, report, total
-        self._turn = threading.Lock()
-        self._told: dict[str, str] = {}
-        self.failures: list[Failure] = []
-        self.fatal: PvError | None = None
-
-    def done(self, item: RenderItem, status: str, seconds: float = 0.0) -> None:
-        """It is there: made now, by somebody else meanwhile, or before."""
-        self._tell(item, status=status, seconds=round(seconds, 3))
-
-    def failed(self, item: RenderItem, error: BaseException, seconds: float = 0.0, *, last: bool = True) -> None:
-        """It could not be made; told only if it is not tried again. What ends the whole batch is kept for its end."""
-        known = from_foreign(error)
-        if known.kind in {DiskFull.__name__, Interrupted.__name__}:  # told again by another process, too
-            self.fatal = self.fatal or known
-            return
-        traceback.print_exception(error, file=sys.stderr)
-        with self._turn:
-            self.failures.append(Failure(item, known))
-        if last:
-            self._tell(item, status="failed", reason=known.message, seconds=round(seconds, 3))
-
-    def pass_on(self, event: dict[str, Any]) -> None:
-        """What another process said."""
-        if event["type"] == "clip":
-            with self._turn:
-                self._told[event["path"]] = event["status"]
-        self._guarded(**event)
-
-    def take_over(self, items: Iterable[RenderItem], error: PvError) -> None:
-        """What ended another process that was to make `items`: those that it did not make have failed by it."""
-        for item in items:
-            if self._told.get(item.clip, "failed") == "failed":
-                self.failed(item, error)
-
-    def progress(self) -> None:
-        """Tell how far it is, and hear whether to stop: raises Interrupted then."""
-        self._report("stage", stage="rendering", done=len(self._told), total=self._total)
-
-    def raise_fatal(self) -> None:
-        if self.fatal:
-            raise self.fatal
-
-    def finish(self) -> None:
-        """Raise what the batch ends with, if it is not all well."""
-        self.raise_fatal()
-        self.progress()
-        if self.failures:
-            only = len(self.failures) == self._total
-            raise self.failures[0].error if only else SomeFailed(len(self.failures), self._total)
-
-    def _tell(self, item: RenderItem, **more: Any) -> None:
-        with self._turn:
-            if item.clip in self._told:
-                return
-            self._told[item.clip] = more["status"]
-        name = item.identity if item.adapter else BASE
-        files = list(file_names(item.clip, self._job.encoding))
-        self._guarded("clip", path=item.clip, files=files, identity=name, prompt=item.prompt, seed=item.seed, **more)
-
-    def _guarded(self, type: str, **values: Any) -> None:
-        try:
-            self._report(type, **values)
-        except Interrupted as error:
-            self.fatal = error
 
 
 class Batch:

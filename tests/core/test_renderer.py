@@ -18,6 +18,7 @@ from pvtool_core.config import EncodingConfig, RenderItem, TrainJob
 from pvtool_core.encoding import write_clip
 from pvtool_core.errors import Interrupted
 from pvtool_core.ffmpeg import ClipBroken
+from pvtool_core.finishing import Finisher
 from pvtool_core.media import frames_of
 from pvtool_core.metadata import read_facts
 from pvtool_core.rates import estimate
@@ -283,13 +284,16 @@ def test_a_memory_that_was_full_of_a_clip_that_is_being_finished_is_tried_again(
 ) -> None:
     predict, full = AnimateDiff.predict, iter([True])
 
+    def busy(_: Finisher) -> bool:
+        return True
+
     def busy_at_first(backbone: AnimateDiff, latents: Any, step: int, embeds: Any) -> Any:
         if next(full, False):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return predict(backbone, latents, step, embeds)
 
     monkeypatch.setattr(AnimateDiff, "predict", busy_at_first)
-    monkeypatch.setattr("pvtool_core.finishing.Finisher.busy", lambda _: True)
+    monkeypatch.setattr(Finisher, "busy", busy)
     assert run(render_job(job, item(tmp_path / "clip", 11))).status == 0
     assert run.clips() == ["done"]
 
