@@ -3,7 +3,7 @@
 A sidecar knows where adapter and weights lay. A file alone does not: there they are those of the run that it names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -35,8 +35,8 @@ class Origin:
         return Names(setup, upscale).fingerprint(item) == mine
 
 
-def origin_of(path: Path, by_other: bool = False) -> Origin:
-    """What a clip was made from; `by_other` if its own adapter is not asked for.
+def origin_of(path: Path, run: str = "", people: Sequence[str] = ()) -> Origin:
+    """What a clip was made from; its own adapter is not asked for where a run or only other people are named.
 
     Raises Missing, ClipBroken, InputRefused if pv did not make it, WeightsMissing if what made it is gone."""
     if not path.exists():
@@ -44,6 +44,7 @@ def origin_of(path: Path, by_other: bool = False) -> Origin:
     clip = _without_end(path)
     facts = read_sidecar(clip) or ({} if path.suffix == ".json" else read_facts(path))
     try:
+        by_other = bool(run) or (bool(people) and facts["identity"] not in people)
         return _origin(path, clip, facts, by_other)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputRefused(f"{path.name} does not say how it was made.", "Give a clip that pv made.") from error

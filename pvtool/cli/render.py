@@ -77,7 +77,7 @@ def render(
     """
     part = options.parse_shard(shard)
     names, prompts = options.split_words(words or [], everybody, KEYWORD)
-    origin = origin_of(again, by_other=bool(run or names)) if again else None
+    origin = origin_of(again, run, names) if again else None
     encoding = options.encoding_of(
         origin.encoding if origin else {},
         formats=format,

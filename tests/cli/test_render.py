@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from pvtool.batches import Shard
 from pvtool.cli.render_options import parse_gigabytes
-from pvtool_core.clips import Names, sidecar_path, write_sidecar
-from pvtool_core.config import EncodingConfig, LoraConfig, RenderItem, Setup, TrainJob, read_job, write_job
+from pvtool.origins import origin_of
+from pvtool_core.clips import Names, model_facts, sidecar_path, write_sidecar
+from pvtool_core.config import EncodingConfig, LoraConfig, RenderItem, Setup, TrainJob, read_job, to_table, write_job
 from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.rates import Rate, note
 from pvtool_core.runs import ADAPTER_FILE, ExitRecord, RunFolder, State, new_run, sha256_of
@@ -272,8 +273,17 @@ def write_clip_of(run: RunFolder, clip: Path) -> Path:
     video.write_bytes(b"video")
     names = Names(Setup(model=job.model, sampler=job.sampler))
     digest = sha256_of(adapter / ADAPTER_FILE)
-    item = RenderItem(identity="mara", prompt="<V> runs", seed=0, adapter="a", adapter_sha256=digest, clip="")
-    write_sidecar(clip, names.fingerprint(item), EncodingConfig(), {"seed": 0})
+    about: dict[str, Any] = {"identity": "mara", "prompt": "<V> runs", "seed": 0, "run": run.name, "step": 800}
+    item = RenderItem(**about, adapter="a", adapter_sha256=digest, clip="")
+    facts = {
+        **about,
+        "adapter_sha256": digest,
+        "adapter_start": job.adapter.start,
+        "model": model_facts(job.model),
+        "sampler": to_table(job.sampler),
+        "upscale": {"factor": 1},
+    }
+    write_sidecar(clip, names.fingerprint(item), EncodingConfig(), facts)
     return video
 
 
@@ -307,6 +317,14 @@ def real(home: Path, mara: str, models: Path, job: TrainJob, adapters: dict[str,
     folder.write_checkpoint(4, {ADAPTER_FILE: adapters["strong"].read_bytes()})
     folder.write_exit(ExitRecord(status=0, state=State.FINISHED))
     return folder
+
+
+def test_a_clip_of_its_own_person_named_again_is_by_its_own_adapter(pv: Pv, run: RunFolder) -> None:
+    video = write_clip_of(run, Path(paths(pv, "mara", "<V> runs")[0]))
+    for words in (("mara",), ("mara,mara",), ()):
+        (clip,) = planned(pv, "--from", str(video), *words, "--seed", "9")
+        assert paths(pv, "mara", "<V> runs", "--seed", "9") == [clip["path"]]
+        assert origin_of(video, people=words[:1]).item.adapter
 
 
 @pytest.mark.slow
