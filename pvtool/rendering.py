@@ -131,12 +131,19 @@ def _gravity(error: PvError) -> int:
 
 
 def clip_facts(item: RenderItem, status: str, encoding: EncodingConfig, seconds: float = 0.0) -> dict[str, Any]:
-    """What programs are told about a clip."""
+    """What engines say about a clip."""
     about = {"path": item.clip, "files": list(file_names(item.clip, encoding))}
     about |= {"identity": item.identity if item.adapter else BASE, "prompt": item.prompt}
     return {**about, "seed": item.seed, "seconds": seconds, "status": status}
 
 
-def files_of(facts: dict[str, Any]) -> list[Path]:
-    """The files of a clip that programs are told about."""
-    return [Path(facts["path"]).with_name(name) for name in facts["files"]]
+def files_of(facts: dict[str, Any]) -> list[str]:
+    """Where the files of a clip lie, or would."""
+    folder = facts["path"].rpartition("/")[0]
+    return [f"{folder}/{name}" for name in facts["files"]]
+
+
+def for_programs(facts: dict[str, Any]) -> dict[str, Any]:
+    """What engines say of a clip, with the places of its files: `path` is the first one's."""
+    files = files_of(facts)
+    return {**facts, "path": files[0], "files": files}

@@ -250,26 +250,33 @@ def test_clips_that_are_there_and_whole_start_no_engine(pv: Pv, run: RunFolder) 
     (wanted,) = planned(pv, "mara", "<V> runs")
     video = write_clip_of(run, Path(wanted["path"]))
     (answer,) = pv("render", "mara", "<V> runs", "--json").lines
-    assert (answer["status"], answer["path"]) == ("skipped", str(video))
-    assert json.loads(sidecar_path(wanted["path"]).read_text())["seed"] == 0
+    assert (answer["status"], answer["path"], answer["files"]) == ("skipped", str(video), [str(video)])
+    assert json.loads(video.with_suffix(".json").read_text())["seed"] == 0
     assert not Path("renders/failed.jsonl").exists()
     assert [clip["status"] for clip in planned(pv, "mara", "<V> runs", "--format", "gif")] == ["stale"]
     video.write_bytes(b"vid")
     assert [clip["status"] for clip in planned(pv, "mara", "<V> runs")] == ["stale"]
-    sidecar_path(wanted["path"]).unlink()
+    video.with_suffix(".json").unlink()
     assert [clip["status"] for clip in planned(pv, "mara", "<V> runs")] == ["missing"]
     video.with_name(".seed-000000.latents").write_bytes(b"")
     assert [clip["status"] for clip in planned(pv, "mara", "<V> runs")] == ["partial"]
 
 
-def write_clip_of(run: RunFolder, clip: Path) -> Path:
+def test_a_clip_of_several_files_is_one_line_for_programs(pv: Pv, run: RunFolder) -> None:
+    (clip,) = planned(pv, "mara", "<V> runs", "--format", "gif,mp4,png")
+    assert [Path(file).suffix for file in clip["files"]] == [".gif", ".mp4", ""]
+    assert clip["path"] == clip["files"][0]
+    assert {Path(file).parent for file in clip["files"]} == {Path(paths(pv, "mara", "<V> runs")[0]).parent}
+
+
+def write_clip_of(run: RunFolder, video: Path) -> Path:
     """A video and its sidecar, as if Mara's run had made it from the prompt '<V> runs' and seed 0."""
     job = read_job(run.config)
     adapter = run.latest_checkpoint()
     assert isinstance(job, TrainJob)
     assert adapter is not None
+    clip = video.with_suffix("")
     clip.parent.mkdir(parents=True)
-    video = clip.with_name(f"{clip.name}.mp4")
     video.write_bytes(b"video")
     names = Names(Setup(model=job.model, sampler=job.sampler))
     digest = sha256_of(adapter / ADAPTER_FILE)
@@ -339,7 +346,7 @@ def test_failures_are_left_to_be_given_in_again_and_a_clip_is_made_again_to_the_
     assert Path("renders/contact-sheet.png").is_file()
     failed = [json.loads(line) for line in Path("renders/failed.jsonl").read_text().splitlines()]
     assert all(row["reason"] for row in failed)
-    assert paths(pv, "--prompts", "renders/failed.jsonl") == [row["path"] for row in failed]
+    assert paths(pv, "--prompts", "renders/failed.jsonl") == [f"{row['path']}.mp4" for row in failed]
     (video,) = [Path(clip["path"]) for clip in clips if clip["status"] == "done" and clip["identity"] == "mara"]
     made_again_to_the_bit(pv, real, video)
 
