@@ -6,16 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pvtool.supervisor import LIVE, OnEvent, run_together
 from pvtool_core.batches import BatchFolder, list_batches, new_batch, write_items
 from pvtool_core.clips import BASE, file_names
 from pvtool_core.config import EncodingConfig, RenderItem, RenderJob, Setup, write_job
-from pvtool_core.errors import ExitStatus, Interrupted, PvError, SomeFailed
+from pvtool_core.errors import ExitStatus, Interrupted, PvError, RunFailed, SomeFailed
 from pvtool_core.paths import batches_dir
-from pvtool_core.runs import Event
+from pvtool_core.runs import Event, RunFolder
 
 KEPT_BATCHES = 50
 _BEGUN_SECONDS = 3600.0
@@ -65,6 +64,7 @@ class Told:
         self._elsewhere: dict[str, dict[str, Any]] = {}
         self._seen: set[str] = set()
         self._failed: dict[str, dict[str, Any]] = {}
+        self._reasons: set[str] = set()
 
     @property
     def failed(self) -> list[dict[str, Any]]:
@@ -93,10 +93,15 @@ class Told:
         self._failed.pop(facts["path"], None)
         if facts["status"] == "failed":
             self._failed[facts["path"]] = facts
+            self._reasons.add(facts.get("reason", ""))
         self._on_clip(facts)
 
     def __contains__(self, item: RenderItem) -> bool:
         return item.clip in self._seen
+
+    def knows(self, error: PvError) -> bool:
+        """Whether the error is no more than what was said of clips."""
+        return error.kind == SomeFailed.__name__ or error.message in self._reasons
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,13 @@ class Ended:
     error: PvError | None
 
 
-def run_batch(batch: BatchFolder, items: Sequence[RenderItem], on_event: OnEvent, on_clip: OnClip) -> Ended:
-    """Make the clips of a batch. All is well if every clip is there, whatever became of an engine."""
+def run_batch(
+    batch: BatchFolder, items: Sequence[RenderItem], on_event: OnEvent, on_clip: OnClip, planned: int = 0
+) -> Ended:
+    """Make the clips of a batch, which are those missing of `planned` ones; 0 is all of them.
+
+    All is well if every clip is there, though engines were killed, and none complains of anything else.
+    """
     told = Told(on_clip)
 
     def hear(event: Event) -> None:
@@ -117,12 +127,36 @@ def run_batch(batch: BatchFolder, items: Sequence[RenderItem], on_event: OnEvent
         else:
             on_event(event)
 
-    outcomes = [error for error in run_together(batch.workers(), hear) if error]
+    engines = batch.workers()
+    outcomes = list(zip(engines, run_together(engines, hear), strict=True))
     told.close()
     left = [item for item in items if item not in told]
-    if outcomes and (left or len(told.failed) == len(items)):
-        return Ended(told.failed, min(outcomes, key=_gravity))
-    return Ended(told.failed, SomeFailed(len(told.failed), len(items)) if told.failed else None)
+    errors = [error for _, error in outcomes if error]
+    if errors and left:
+        return _broken_off(outcomes, told.failed, left)
+    failed, total = len(told.failed), planned or len(items)
+    if errors and failed == total:
+        return Ended(told.failed, min(errors, key=_gravity))
+    if failed:
+        return Ended(told.failed, SomeFailed(failed, total))
+    other = [error for engine, error in outcomes if error and _is_reported(engine, error) and not told.knows(error)]
+    return Ended([], min(other, key=_gravity, default=None))
+
+
+def _broken_off(
+    outcomes: Sequence[tuple[RunFolder, PvError | None]], failed: list[dict[str, Any]], left: Sequence[RenderItem]
+) -> Ended:
+    """Engines ended before they had looked at all clips; by a killed engine, those that are left have failed."""
+    engine, worst = min(((engine, error) for engine, error in outcomes if error), key=lambda one: _gravity(one[1]))
+    if isinstance(worst, RunFailed) and engine.read_exit() is None:
+        failed = [*failed, *({"path": item.clip, "reason": worst.message} for item in left)]
+        worst = RunFailed(worst.message, f"The same command goes on with what is missing. {worst.hint}")
+    return Ended(failed, worst)
+
+
+def _is_reported(engine: RunFolder, error: PvError) -> bool:
+    """Whether the engine itself left word of it; an interruption that came when all was made is none."""
+    return engine.read_exit() is not None and not isinstance(error, Interrupted)
 
 
 def _gravity(error: PvError) -> int:

@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
-from pvtool.rendering import KEPT_BATCHES, Told, drop_old_batches
+from pvtool import rendering
+from pvtool.rendering import KEPT_BATCHES, Ended, Told, drop_old_batches, run_batch
 from pvtool_core.batches import BatchFolder, list_batches, new_batch, write_items
+from pvtool_core.config import RenderItem
+from pvtool_core.errors import DiskFull, InputRefused, PvError, RunFailed
 from pvtool_core.paths import batches_dir
+from pvtool_core.runs import ExitRecord
 
 
 def begun(age: float = 0.0) -> BatchFolder:
@@ -51,3 +55,60 @@ def test_what_one_engine_could_not_make_and_another_did_has_not_failed(said: str
     told.close()
     assert heard == ["failed", "skipped" if said == "elsewhere" else said]
     assert told.failed == []
+
+
+def ended(
+    monkeypatch: pytest.MonkeyPatch,
+    statuses: dict[str, str],
+    *engines: PvError | None,
+    killed: bool = False,
+    more: int = 0,
+) -> Ended:
+    """How a batch ends whose engines say this of clips, and end themselves like that; `more` were there before."""
+    batch = new_batch(batches_dir())
+    for number, error in enumerate(engines):
+        batch.worker(number).create()
+        batch.worker(number).config.touch()
+        if error and not killed:
+            batch.worker(number).write_exit(ExitRecord.of_error(error))
+
+    def engines_say(_: Any, on_event: Any) -> list[PvError | None]:
+        for path, status in statuses.items():
+            if status:
+                on_event(clip(status, path))
+        return list(engines)
+
+    monkeypatch.setattr(rendering, "run_together", engines_say)
+    items = [RenderItem(identity="mara", prompt="<V>", seed=0, adapter="", clip=path) for path in statuses]
+    return run_batch(batch, items, lambda _: None, lambda _: None, len(items) + more)
+
+
+def test_a_failure_ends_alike_whether_the_others_were_there_before_or_are_made_now(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = ended(monkeypatch, {"a": "failed"}, InputRefused("no room", ""), more=999)
+    among = ended(monkeypatch, {"a": "failed", "b": "done"}, InputRefused("no room", ""), more=998)
+    for each in (alone, among):
+        assert each.error
+        assert (each.error.status, each.error.message) == (6, "1 of 1000 failed.")
+    none = ended(monkeypatch, {"a": "failed"}, InputRefused("no room", ""))
+    assert none.error
+    assert none.error.status == 3
+
+
+def test_what_an_engine_complains_of_besides_clips_is_an_error_though_all_are_there(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ended(monkeypatch, {"a": "done"}, None, DiskFull("sheet.png")).error
+    assert not ended(monkeypatch, {"a": "done"}, None, RunFailed("The engine left no word."), killed=True).error
+    assert not ended(monkeypatch, {"a": "done"}, None).error
+
+
+def test_what_a_killed_engine_leaves_has_failed_by_that_and_the_same_command_goes_on(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = ended(monkeypatch, {"a": "done", "b": ""}, RunFailed("It left no word.", "See the log."), killed=True)
+    assert end.failed == [{"path": "b", "reason": "It left no word."}]
+    assert end.error
+    assert end.error.hint == "The same command goes on with what is missing. See the log."
+    assert ended(monkeypatch, {"a": "done", "b": ""}, DiskFull()).failed == []
