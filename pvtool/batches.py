@@ -77,20 +77,31 @@ class Plan:
     said: list[Said] = field(default_factory=list[Said])
 
 
-def plan(rows: Iterable[Row], wanted: Wanted, out: Path, upscale: int = 1, shard: Shard | None = None) -> Plan:
-    """The clips of all rows, in their order. Raises BatchRefused with everything that is wrong in them."""
-    planner = _Planner(wanted, out.absolute(), upscale, shard)
+def plan(
+    rows: Iterable[Row],
+    wanted: Wanted,
+    out: Path,
+    upscale: int = 1,
+    shard: Shard | None = None,
+    mistakes: Mistakes | None = None,
+) -> Plan:
+    """The clips of all rows, in their order. Raises BatchRefused with everything that is wrong in them.
+
+    Mistakes are added to those that are given, for the caller to check; the others' clips are planned all the same.
+    """
+    planner = _Planner(wanted, out.absolute(), upscale, shard, mistakes or Mistakes())
     for row in rows:
         planner.add(row)
-    planner.mistakes.check()
+    if mistakes is None:
+        planner.mistakes.check()
     return planner.plan
 
 
 class _Planner:
     """Adds row after row; what many rows have in common is looked up once."""
 
-    def __init__(self, wanted: Wanted, out: Path, upscale: int, shard: Shard | None) -> None:
-        self.plan, self.mistakes = Plan(), Mistakes()
+    def __init__(self, wanted: Wanted, out: Path, upscale: int, shard: Shard | None, mistakes: Mistakes) -> None:
+        self.plan, self.mistakes = Plan(), mistakes
         self._wanted, self._out, self._upscale, self._shard = wanted, out, upscale, shard
         self._known: dict[Hashable, Any] = {}
         self._names: list[Names] = []

@@ -50,22 +50,24 @@ class Row:
     source: str = ""
 
 
-def read_row_file(path: Path) -> list[Row]:
-    """The rows of a file. Raises Missing, BadPrompt if it is no text, BatchRefused with every mistake in it."""
-    return read_rows(str(path), decode_prompts(path.name, read_prompt_bytes(path)))
+def read_row_file(path: Path, mistakes: "Mistakes | None" = None) -> list[Row]:
+    """The rows of a file. Raises Missing, BadPrompt if it is no text, and what `read_rows` does."""
+    return read_rows(str(path), decode_prompts(path.name, read_prompt_bytes(path)), mistakes)
 
 
-def read_rows(source: str, text: str) -> list[Row]:
+def read_rows(source: str, text: str, mistakes: "Mistakes | None" = None) -> list[Row]:
     """The rows of a text; `source` is its file's name, or "-" for standard input.
 
-    Raises BatchRefused with every mistake in it, BadPrompt if there is no row.
+    Raises BatchRefused with every mistake in it, BadPrompt if there is no row. Mistakes are added to those that are
+    given, for the caller to check; then the rows without any are given back.
     """
-    reading = _Reading("standard input" if source == "-" else Path(source).name)
+    reading = _Reading("standard input" if source == "-" else Path(source).name, mistakes or Mistakes())
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     form = _FORMS.get(Path(source).suffix.lower()) or _form_of(text)
     form(reading, text)
-    reading.mistakes.check()
-    if not reading.rows:
+    if mistakes is None:
+        reading.mistakes.check()
+    if not reading.rows and not reading.refused:
         raise BadPrompt(f"There is no prompt in {reading.name}.", f"Give at least one prompt, with {KEYWORD} in it.")
     return reading.rows
 
@@ -82,15 +84,21 @@ def row_table(row: Row) -> _Line:
 class Mistakes:
     """What is wrong with lines of a batch, each told with its line; all of it at once.
 
-    Without a line it is the command's. An error that many lines share is told with the first of them.
+    Without a line it is the command's. An error that many lines share is told with the first of them. `tell` hears of
+    each as soon as it is found.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[str, PvError], None] | None = None) -> None:
+        self.places: set[str] = set()
+        self._tell = tell
         self._first: dict[int, tuple[str, PvError]] = {}
         self._again: Counter[int] = Counter()
         self.count = 0
 
     def add(self, source: str, error: PvError) -> None:
+        if self._tell and (source or error.message not in self.places):
+            self._tell(source, error)
+        self.places.add(source or error.message)
         if id(error) in self._first:
             self._again[id(error)] += 1
             return
@@ -113,12 +121,14 @@ class Mistakes:
 class _Reading:
     """The rows of one source, as far as it was read."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, mistakes: Mistakes) -> None:
         self.name = name
         self.rows: list[Row] = []
-        self.mistakes = Mistakes()
+        self.mistakes = mistakes
+        self.refused: set[str] = set()
 
     def refuse(self, place: str, error: PvError) -> None:
+        self.refused.add(place)
         self.mistakes.add(f"{self.name}{place and ', '}{place}", error)
 
     def line(self, number: int, table: Mapping[str, Any]) -> None:
@@ -127,7 +137,7 @@ class _Reading:
         found = read_columns(table, lambda error: self.refuse(place, error))
         if table.get("prompt") is None:
             self.refuse(place, BadPrompt("There is no prompt.", f"Give one, with {KEYWORD} in it."))
-        elif "prompt" in found and self._fits(place, prod(map(len, found.values()))):
+        elif place not in self.refused and self._fits(place, prod(map(len, found.values()))):
             source = f"{self.name}, {place}"
             self.rows += [_row(dict(zip(found, values, strict=True)), source) for values in product(*found.values())]
 
@@ -183,7 +193,7 @@ def _csv(reading: _Reading, text: str) -> None:
             reading.refuse("line 1", unknown_column(column))
         elif columns.count(column) > 1:
             reading.refuse("line 1", UsageError(f"There are several columns {column!r}.", "Leave one of them."))
-    for number, cells in lines if not reading.mistakes.count else ():
+    for number, cells in lines if not reading.refused else ():
         if len(cells) == len(columns):
             reading.line(number, {column: cell for column, cell in zip(columns, cells, strict=True) if cell.strip()})
         elif any(cells):
@@ -244,7 +254,7 @@ def _toml(reading: _Reading, text: str) -> None:
     if twice := {column for column in columns if columns.count(column) > 1}:
         problem = f"{', '.join(sorted(twice))} is given in several places."
         reading.refuse("", UsageError(problem, "Give it for all rows, in [grid] or in one [[zip]]."))
-    if not reading.mistakes.count and "prompt" in columns:
+    if not reading.refused and "prompt" in columns:
         reading.blocks(blocks)
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,16 @@ from pvtool.cli import render_options as options
 from pvtool.cli.following import ClipProgress
 from pvtool.cli.options import ControlFrames, ControlNet, Json, Seeds
 from pvtool.cli.options import Loras as LoraWords
-from pvtool.cli.telling import Failures, list_clips, tell_clip
+from pvtool.cli.telling import Failures, list_clips, tell_clip, tell_mistake
 from pvtool.origins import Origin, origin_of
 from pvtool.output import Output
 from pvtool.rendering import Ended, clip_facts, make_batch, run_batch
 from pvtool_core.columns import parse_seeds
 from pvtool_core.config import EncodingConfig, RenderItem, RenderJob
-from pvtool_core.errors import UsageError
+from pvtool_core.errors import BadPrompt, SomeFailed, UsageError
 from pvtool_core.library import Library
 from pvtool_core.prompts import KEYWORD, Banks, check_prompt, decode_prompts
-from pvtool_core.rows import Row, read_row_file, read_rows
+from pvtool_core.rows import Mistakes, Row, read_row_file, read_rows
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -67,6 +68,7 @@ def render(
     on: options.On = "",
     address: options.Address = "",
     cache_size: options.CacheSize = "20GB",
+    keep_going: options.KeepGoing = False,
     dry_run: options.DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -115,13 +117,22 @@ def render(
         control=style_table(None, controlnet, control_frames).get("model", {}).get("control"),
         trained=(origin.item.identity, origin.trained) if origin else None,
     )
+    output = Output(as_json)
+    mistakes = Mistakes(partial(tell_mistake, output) if keep_going else None)
     with nothing_collected():
-        planned = plan(rows_of(prompts, sources or [], origin), wanted, out, encoding.upscale, part)
+        rows = rows_of(prompts, sources or [], origin, mistakes)
+        if not (keep_going and rows):
+            mistakes.check()
+        planned = plan(rows, wanted, out, encoding.upscale, part, mistakes)
+    if not (keep_going and (planned.items or part)):
+        mistakes.check()
     if origin:
         planned = as_before(planned, origin, encoding)
-    output = Output(as_json)
+    refused = len(mistakes.places)
     if dry_run:
         list_clips(planned, encoding, output)
+        if refused:
+            raise SomeFailed(refused, refused + len(planned.items))
         return
     make_folder(out)
     failures = Failures(planned, out, part)
@@ -131,6 +142,8 @@ def render(
         failures.tell(ended.failed, output)
     elif ended.error is None:
         failures.clear()
+    if refused and (ended.error is None or isinstance(ended.error, SomeFailed)):
+        raise SomeFailed(refused + len(ended.failed), refused + len(planned.items))
     if ended.error:
         raise ended.error
 
@@ -162,29 +175,34 @@ def seeds_of(text: str | None, origin: Origin | None) -> tuple[int, ...]:
     return tuple(parse_seeds(text))
 
 
-def rows_of(prompts: Sequence[str], sources: Sequence[str], origin: Origin | None) -> list[Row]:
-    """What is to be rendered. Raises UsageError if it is nothing, and what is wrong with it."""
+def rows_of(prompts: Sequence[str], sources: Sequence[str], origin: Origin | None, mistakes: Mistakes) -> list[Row]:
+    """What is to be rendered. Raises UsageError if it is nothing; `mistakes` are what is wrong with it."""
     base = origin is not None and not origin.item.adapter_sha256
-    rows = [Row(prompt=check_prompt(prompt), base=base) for prompt in prompts]
+    rows: list[Row] = []
+    for prompt in prompts:
+        try:
+            rows.append(Row(prompt=check_prompt(prompt), base=base))
+        except BadPrompt as error:
+            mistakes.add("", error)
     for source in sources:
-        rows += rows_in(source)
-    if origin and not rows:
+        rows += rows_in(source, mistakes)
+    if origin and not (prompts or sources):
         rows = [Row(prompt=origin.item.prompt, base=base)]
-    if not rows:
+    if not rows and not mistakes.count:
         raise UsageError(
             "There is nothing to render.", f"Give prompts with {KEYWORD} in them, or --prompts FILE_OR_BANK."
         )
     return rows
 
 
-def rows_in(source: str) -> list[Row]:
+def rows_in(source: str, mistakes: Mistakes) -> list[Row]:
     """Rows of standard input, a file, or the bank of that name where there is no such file."""
     if source == "-":
-        return read_rows("-", decode_prompts("standard input", sys.stdin.buffer.read()))
+        return read_rows("-", decode_prompts("standard input", sys.stdin.buffer.read()), mistakes)
     banks = Banks()
     if not Path(source).exists() and source in banks.names():
         return [Row(prompt=prompt, source=f"the bank {source}") for prompt in banks.get(source).prompts]
-    return read_row_file(Path(source))
+    return read_row_file(Path(source), mistakes)
 
 
 def as_before(planned: Plan, origin: Origin, encoding: EncodingConfig) -> Plan:
@@ -231,4 +249,4 @@ def render_clips(planned: Plan, job: RenderJob, devices: Sequence[str] = (), out
             if output:
                 tell_clip(output, facts)
 
-        return run_batch(batch, missing, progress.on_event, on_clip)
+        return run_batch(batch, missing, progress.on_event, on_clip, len(planned.items))

@@ -70,6 +70,9 @@ Devices = Annotated[str | None, typer.Option(metavar="0,1", help="GPUs that work
 On = Annotated[str, typer.Option(metavar="ray", help="Have a Ray cluster make the clips.")]
 Address = Annotated[str, typer.Option(help="Of the Ray cluster, as Ray takes it; starts one here, if left out.")]
 CacheSize = Annotated[str, typer.Option(metavar="SIZE", help="Limit of the trajectory cache.")]
+KeepGoing = Annotated[
+    bool, typer.Option("--keep-going", help="Leave out rows that cannot be used, and make the others.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")]
 
 

@@ -12,6 +12,7 @@ from pvtool.output import Output
 from pvtool.rendering import clip_facts, files_of, for_programs
 from pvtool.words import duration, shown
 from pvtool_core.config import EncodingConfig
+from pvtool_core.errors import PvError
 from pvtool_core.paths import replace_file
 from pvtool_core.rows import row_table
 
@@ -49,6 +50,11 @@ def tell_clip(output: Output, facts: dict[str, Any]) -> None:
     else:
         lines = [f"{facts['status']:8} {shown(Path(file))}" for file in files_of(facts)]
     output.stream(for_programs(facts), "\n".join(lines))
+
+
+def tell_mistake(output: Output, source: str, error: PvError) -> None:
+    """What is wrong with a row that is left out."""
+    output.say(f"{source and f'{source}: '}{error.message}")
 
 
 class Failures:
