@@ -130,7 +130,7 @@ def render(
         planned = as_before(planned, origin, encoding)
     refused = len(mistakes.places)
     if dry_run:
-        list_clips(planned, encoding, output)
+        list_clips(planned, encoding, output, overwrite)
         if refused:
             raise SomeFailed(refused, refused + len(planned.items))
         return

@@ -20,10 +20,10 @@ SHOWN_FAILURES = 20
 Facts = Mapping[str, Any]
 
 
-def list_clips(planned: Plan, encoding: EncodingConfig, output: Output) -> None:
+def list_clips(planned: Plan, encoding: EncodingConfig, output: Output, overwrite: bool = False) -> None:
     """A line for each clip that would be made: its state, the time that it will take, if that is known, its path."""
     here = f"{Path.cwd()}/"
-    found = states(planned, encoding)
+    found = ["again" if overwrite and state == "there" else state for state in states(planned, encoding)]
     times = estimates(planned, found)
     for item, state, seconds in zip(planned.items, found, times, strict=True):
         facts = for_programs({**clip_facts(item, state, encoding), "seconds": seconds}) if output.as_json else {}

@@ -273,6 +273,7 @@ def test_clips_that_are_there_and_whole_start_no_engine(pv: Pv, run: RunFolder) 
     assert (answer["status"], answer["path"], answer["files"]) == ("skipped", str(video), [str(video)])
     assert json.loads(video.with_suffix(".json").read_text())["seed"] == 0
     assert not Path("renders/failed.jsonl").exists()
+    assert [clip["status"] for clip in planned(pv, "mara", "<V> runs", "--overwrite")] == ["again"]
     assert [clip["status"] for clip in planned(pv, "mara", "<V> runs", "--format", "gif")] == ["stale"]
     video.write_bytes(b"vid")
     assert [clip["status"] for clip in planned(pv, "mara", "<V> runs")] == ["stale"]
