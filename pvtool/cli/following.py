@@ -41,7 +41,7 @@ class ClipProgress(JobProgress):
         super().__init__()
         self._total, self._made = total, 0
         self._told: set[str] = set()
-        self._began = time.monotonic()
+        self._began = 0.0
 
     def on_event(self, event: Event) -> None:
         """Show one event; how far each engine is does not matter."""
@@ -55,7 +55,9 @@ class ClipProgress(JobProgress):
     def on_clip(self, facts: Mapping[str, Any]) -> None:
         """Count a clip that was made, found or given up; one that was given up may be made yet."""
         self._told.add(facts["path"])
-        self._made += facts["status"] == "done"
+        if facts["status"] == "done":
+            self._made += bool(self._began)  # what comes before the first one is mostly loading
+            self._began = self._began or time.monotonic()
         self._show()
 
     def _show(self) -> None:

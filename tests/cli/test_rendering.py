@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from pvtool import rendering
+from pvtool.cli import following
+from pvtool.cli.following import ClipProgress
 from pvtool.rendering import KEPT_BATCHES, Ended, Told, drop_old_batches, run_batch
 from pvtool_core.batches import BatchFolder, list_batches, new_batch, write_items
 from pvtool_core.config import RenderItem
@@ -112,3 +114,13 @@ def test_what_a_killed_engine_leaves_has_failed_by_that_and_the_same_command_goe
     assert end.error
     assert end.error.hint == "The same command goes on with what is missing. See the log."
     assert ended(monkeypatch, {"a": "done", "b": ""}, DiskFull()).failed == []
+
+
+def test_loading_is_no_part_of_the_rate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = iter([1_000.0, *[1_010.0] * 9])
+    monkeypatch.setattr(following.time, "monotonic", lambda: next(now))
+    with ClipProgress(4) as progress:
+        progress.on_clip(clip("skipped", "a"))
+        progress.on_clip(clip("done", "b"))
+        progress.on_clip(clip("done", "c"))
+    assert capsys.readouterr().err.splitlines()[-1] == "rendering 3/4  360 clips an hour  0:10 left"
