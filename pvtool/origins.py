@@ -13,6 +13,7 @@ from pvtool.trained import Trained
 from pvtool_core.clips import Names, read_sidecar
 from pvtool_core.config import RenderItem, Setup, Table, TrainJob, from_table, to_table
 from pvtool_core.errors import InputRefused, Missing, PvError, WeightsMissing
+from pvtool_core.ffmpeg import ClipBroken
 from pvtool_core.metadata import read_facts
 from pvtool_core.paths import runs_dir
 from pvtool_core.runs import ADAPTER_FILE, find_run, sha256_of
@@ -38,16 +39,24 @@ class Origin:
 def origin_of(path: Path, run: str = "", people: Sequence[str] = ()) -> Origin:
     """What a clip was made from; its own adapter is not asked for where a run or only other people are named.
 
-    Raises Missing, ClipBroken, InputRefused if pv did not make it, WeightsMissing if what made it is gone."""
+    Raises Missing, InputRefused if pv did not make it, WeightsMissing if what made it is gone."""
     if not path.exists():
         raise Missing("clip", str(path), "Give an mp4, gif, webp or folder of frames that pv made, or its sidecar.")
     clip = _without_end(path)
-    facts = read_sidecar(clip) or ({} if path.suffix == ".json" else read_facts(path))
+    facts = read_sidecar(clip) or ({} if path.suffix == ".json" else _facts_in(path))
     try:
         by_other = bool(run) or (bool(people) and facts["identity"] not in people)
         return _origin(path, clip, facts, by_other)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputRefused(f"{path.name} does not say how it was made.", "Give a clip that pv made.") from error
+
+
+def _facts_in(path: Path) -> Facts:
+    """What the file, or folder of frames, says itself. Raises InputRefused."""
+    try:
+        return read_facts(path)
+    except (ClipBroken, OSError) as error:
+        raise InputRefused(f"{path.name} is no clip that pv made.", "Give a clip's file, or its sidecar.") from error
 
 
 def _without_end(path: Path) -> Path:

@@ -114,6 +114,9 @@ def encoding_of(
     """What becomes of frames; `usual` holds where nothing is said. Raises UsageError."""
     if (certificate is None) != (key is None):
         raise UsageError("Content credentials need a certificate and its key.", "Give both --c2pa-cert and --c2pa-key.")
+    for file in (certificate, key):
+        if file and not file.is_file():
+            raise UsageError(f"There is no file at {file}.", "Give PEM files with --c2pa-cert and --c2pa-key.")
     given = {"codec": codec, "loop": loop, "upscale": upscale}
     given |= {"formats": parse_formats(formats) if formats else None}
     given |= {"certificate": certificate and str(certificate.absolute()), "key": key and str(key.absolute())}
@@ -167,12 +170,12 @@ def parse_devices(text: str | None) -> list[str]:
     return [f"cuda:{word}" if word.isdecimal() else word for word in words]
 
 
-_GIGABYTES = {"M": 1e-3, "G": 1.0, "T": 1e3}
+_GIGABYTES = {"K": 1e-6, "M": 1e-3, "G": 1.0, "T": 1e3}
 
 
 def parse_gigabytes(text: str) -> float:
     """Turn `20GB`, `500M` or `1.5T` into gigabytes. Raises UsageError."""
-    match = re.fullmatch(r"\s*(\d{1,6}(?:\.\d+)?)\s*([MGT])(?:I?B)?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d{1,6}(?:\.\d+)?)\s*([KMGT])(?:I?B)?\s*", text, re.IGNORECASE)
     if not match:
         raise UsageError(f"{text!r} is no size.", "Write a number with its unit, such as 20GB.")
     return float(match[1]) * _GIGABYTES[match[2].upper()]

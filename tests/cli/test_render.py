@@ -100,6 +100,10 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
         ("mara <V>runs --c2pa-cert a.pem", 2, "Give both --c2pa-cert and --c2pa-key."),
         ("mara <V>runs --controlnet net", 2, "Give both --controlnet and --control-frames."),
         ("--from nothing.mp4", 4, "There is no clip named 'nothing.mp4'."),
+        ("--from /etc/passwd", 3, "passwd is no clip that pv made."),
+        ("--from /etc", 3, "etc is no clip that pv made."),
+        ("mara <V>runs --c2pa-cert no.pem --c2pa-key /etc/passwd", 2, "There is no file at no.pem."),
+        ("mara <V>runs --c2pa-cert /etc/passwd --c2pa-key /etc", 2, "There is no file at /etc."),
     ],
 )
 def test_bad_input_gets_its_sentence_and_status_and_changes_nothing(
@@ -332,9 +336,11 @@ def test_a_trajectory_is_in_one_part(count: int, trajectory: str) -> None:
     assert sum(Shard(number, count).holds(trajectory) for number in range(1, count + 1)) == 1
 
 
-@pytest.mark.parametrize(("text", "gigabytes"), [("20GB", 20), ("500M", 0.5), ("1.5 TB", 1500), ("0G", 0), ("2gib", 2)])
+@pytest.mark.parametrize(
+    ("text", "gigabytes"), [("20GB", 20), ("500M", 0.5), ("1.5 TB", 1500), ("20KB", 2e-5), ("0G", 0), ("2gib", 2)]
+)
 def test_sizes_of_the_cache_are_read(text: str, gigabytes: float) -> None:
-    assert parse_gigabytes(text) == gigabytes
+    assert parse_gigabytes(text) == pytest.approx(gigabytes)
 
 
 @pytest.fixture
