@@ -104,7 +104,9 @@ def _setup(facts: Facts, job: TrainJob | None) -> Setup:
     loras = _loras(facts, job)
     control = _control(facts, places.pop("control", {}))
     model = {**facts["model"], **places, "loras": loras, "control": control}
-    start = facts["adapter_start"] or (job.adapter.start if job else None)
+    start = facts["adapter_start"]
+    if start is None and job:  # a clip of the original model, which may be asked of the person
+        start = job.adapter.start
     adapter = {} if start is None else {"start": start}
     return from_table(Setup, {"model": model, "sampler": facts["sampler"], "adapter": adapter}, "that clip's settings")
 

@@ -134,6 +134,9 @@ def run_batch(
     errors = [error for _, error in outcomes if error]
     if errors and left:
         return _broken_off(outcomes, told.failed, left)
+    if left:  # asked by somebody else, the dashboard for example, engines end well
+        stopped = f"The batch was stopped; {len(left)} of its clips are not made."
+        return Ended(told.failed, Interrupted(stopped, "The same command goes on with what is missing."))
     failed, total = len(told.failed), planned or len(items)
     if errors and failed == total:
         return Ended(told.failed, min(errors, key=_gravity))

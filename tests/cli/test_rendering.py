@@ -116,6 +116,12 @@ def test_what_a_killed_engine_leaves_has_failed_by_that_and_the_same_command_goe
     assert ended(monkeypatch, {"a": "done", "b": ""}, DiskFull()).failed == []
 
 
+def test_a_batch_that_the_dashboard_stopped_is_not_done(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = ended(monkeypatch, {"a": "done", "b": "", "c": ""}, None)
+    assert end.error
+    assert (end.error.status, end.error.message) == (130, "The batch was stopped; 2 of its clips are not made.")
+
+
 def test_loading_is_no_part_of_the_rate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     now = iter([1_000.0, *[1_010.0] * 9])
     monkeypatch.setattr(following.time, "monotonic", lambda: next(now))
