@@ -65,7 +65,7 @@ def evaluate_run(folder: RunFolder, out: Path, prompts: int = 0, seeds: int = 0)
         people=(job.identity.name,), seeds=job.evaluation.seeds[: seeds or None], run=folder.name, base=True
     )
     planned = plan([Row(prompt=text) for text in texts], wanted, out)
-    ended = render_clips(planned, RenderJob(items="", setups=(), out=str(out), versions=versions()))
+    ended = render_clips(planned, RenderJob(items="", setups=(), out=str(out.absolute()), versions=versions()))
     if ended.error:
         raise ended.error
     return score(job, [job.identity], [sidecar_path(item.clip) for item in planned.items], out)
