@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import orjson
-import psutil
 
-from pvtool_core.runs import boot_id, process_facts
+from pvtool_core.runs import boot_id, process_facts, process_lives
 
 RENEWED_SECONDS = 10.0
 EXPIRED_SECONDS = 60.0
@@ -155,9 +154,4 @@ def _is_dead(content: bytes) -> bool:
     here = (socket.gethostname(), boot_id(), _process_namespace())
     if (owner["host"], owner["boot"], owner["namespace"]) != here:
         return False
-    try:
-        process = psutil.Process(owner["pid"])
-        lives = abs(process.create_time() - owner["started"]) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        lives = False
-    return not lives
+    return not process_lives(owner["pid"], owner["started"])

@@ -453,12 +453,14 @@ def alive(status: Status) -> bool:
     """
     if status.host != socket.gethostname():
         return time.time() - status.time < _FOREIGN_HEARTBEAT_SECONDS
-    if status.boot != boot_id():
-        return False
+    return status.boot == boot_id() and process_lives(status.pid, status.started)
+
+
+def process_lives(pid: int, started: float) -> bool:
+    """Whether the process of that pid is still the one that started then."""
     try:
-        process = psutil.Process(status.pid)
-        same = abs(process.create_time() - status.started) < 1.0
-        return same and process.status() != psutil.STATUS_ZOMBIE
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
