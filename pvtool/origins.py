@@ -42,7 +42,7 @@ def origin_of(path: Path, run: str = "", people: Sequence[str] = ()) -> Origin:
     Raises Missing, InputRefused if pv did not make it, WeightsMissing if what made it is gone."""
     if not path.exists():
         raise Missing("clip", str(path), "Give an mp4, gif, webp or folder of frames that pv made, or its sidecar.")
-    clip = _without_end(path)
+    clip = path.with_suffix("")
     facts = read_sidecar(clip) or ({} if path.suffix == ".json" else _facts_in(path))
     try:
         by_other = bool(run) or (bool(people) and facts["identity"] not in people)
@@ -57,10 +57,6 @@ def _facts_in(path: Path) -> Facts:
         return read_facts(path)
     except (ClipBroken, OSError) as error:
         raise InputRefused(f"{path.name} is no clip that pv made.", "Give a clip's file, or its sidecar.") from error
-
-
-def _without_end(path: Path) -> Path:
-    return path.with_name(path.stem.removesuffix("-frames"))
 
 
 def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Origin:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from pvtool_core.clips import model_facts, sidecar_path, write_sidecar
-from pvtool_core.config import RenderItem, RenderJob
+from pvtool_core.config import ModelConfig, RenderItem, RenderJob
 from pvtool_core.encoding import write_clip
 from pvtool_core.errors import OutOfMemory, from_foreign
 from pvtool_core.making import Made, Maker, free_memory
@@ -145,7 +145,7 @@ def clip_facts(job: RenderJob, item: RenderItem, widths: tuple[int, int]) -> dic
     }
 
 
-def _model_of(job: RenderJob, item: RenderItem) -> Any:
+def _model_of(job: RenderJob, item: RenderItem) -> ModelConfig:
     return job.setups[item.setup].model
 
 
