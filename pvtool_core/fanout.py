@@ -111,7 +111,7 @@ class _Driver:
                 told, ended = ray.get(task)
                 error = ended and ended.error()
             except RayError as lost:
-                told, error = [], RunFailed(f"Its worker was lost {_TRIES} times: {type(lost).__name__}.", "See Ray.")
+                told, error = [], RunFailed(f"Ray gave it up: {type(lost).__name__}.", "Ray's own logs say more.")
             for event in told:
                 self._tally.pass_on(event)
             if error:

@@ -89,9 +89,8 @@ def read_prompt_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise Missing(
-            "prompt file", str(path), "Give a text file with one prompt a line, or a bank in TOML."
-        ) from error
+        hint = "Give a text file with one prompt a line or a bank; `pv prompts list` shows the banks there are."
+        raise Missing("prompt file", str(path), hint) from error
     except OSError as error:
         raise BadPrompt(f"Cannot read {path.name}: {error.strerror}.", "See that it is a file of yours.") from error
 
