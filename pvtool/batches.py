@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pvtool.choices import parse_lora
+from pvtool.run_index import RunIndex
 from pvtool.trained import Trained, named_run, newest_run
 from pvtool_core.clips import BASE, Names, is_whole
 from pvtool_core.config import EncodingConfig, RenderItem, Setup, Table, from_table, merge, to_table
@@ -70,11 +71,15 @@ class Shard:
 
 @dataclass
 class Plan:
-    """Clips to make, each once, and the setups that they are made by; `said` tells what was asked for each of them."""
+    """Clips to make, each once, and the setups that they are made by; `said` tells what was asked for each of them.
+
+    `adapters` are those of the clips, by `IDENTITY RUN@STEP`.
+    """
 
     setups: list[Setup] = field(default_factory=list[Setup])
     items: list[RenderItem] = field(default_factory=list[RenderItem])
     said: list[Said] = field(default_factory=list[Said])
+    adapters: dict[str, Trained] = field(default_factory=dict[str, Trained])
 
 
 def plan(
@@ -128,6 +133,8 @@ class _Planner:
         pairs = self._once(("settings", row.settings), lambda: _merged(self._wanted.settings, row.settings))
         number = self._once(("setup", name, run, loras, pairs), lambda: self._number(trained.setup, loras, pairs))
         said = self._once(("said", name, run, loras, pairs), lambda: Said(self._run_of(trained), loras, pairs))
+        if not row.base:
+            self.plan.adapters.setdefault(f"{name} {trained.run}@{trained.step}", trained)
         prompt = fill(row.prompt, person.noun)
         for seed in self._wanted.seeds if row.seed is None else (row.seed,):
             if self._shard and not self._shard.holds(self._names[number].trajectory(prompt, seed)):
@@ -158,8 +165,13 @@ class _Planner:
         again = self._wanted.trained
         if again and not run and person.name == again[0]:
             return again[1]
-        found = named_run(person, run) if run else newest_run(person)
+        found = named_run(person, run) if run else self._newest(person)
         return dataclasses.replace(found, setup=again[1].setup) if again else found
+
+    def _newest(self, person: Identity) -> Trained:
+        """The newest finished run of the person; all runs are looked at once."""
+        runs = self._once("runs", lambda: RunIndex().by_identity())
+        return newest_run(person, runs.get(person.ref.fingerprint, []))
 
     def _number(self, setup: Setup, loras: Loras, pairs: Pairs) -> int:
         """Which of the plan's setups it is; equal ones are one, whichever runs they are of."""

@@ -1,17 +1,16 @@
 """What is known of runs without following them, and of a preset's weights: for programs, tables and the dashboard."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from pvtool_core.config import Settings, TrainJob, read_job, require
 from pvtool_core.errors import Missing, PvError, WeightsMissing
-from pvtool_core.library import Identity
 from pvtool_core.models.store import missing_models
-from pvtool_core.paths import runs_dir
-from pvtool_core.runs import ADAPTER_FILE, Event, RunFolder, State, list_runs, newest_event
+from pvtool_core.runs import ADAPTER_FILE, RunFolder, State, first_event_time, newest_events
 from pvtool_core.weights import locate_weights
 
 HERE = "here"
@@ -35,16 +34,52 @@ class RunFacts:
     problem: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOrigin:
+    """What config.toml records of a run: on whom it is trained, and when it was created (seconds since 1970).
+
+    `recorded` is false if no file says when: then it is the time of config.toml.
+    """
+
+    identity: str
+    fingerprint: str
+    preset: str
+    iterations: int
+    created: float
+    recorded: bool
+
+
 def facts(folder: RunFolder) -> dict[str, Any]:
     """What programs are told about a run."""
     return asdict(run_facts(folder))
 
 
-def run_facts(folder: RunFolder) -> RunFacts:
+def run_origin(folder: RunFolder) -> RunOrigin:
+    """Read what a run's settings record. Raises what `read_job` does."""
+    job = job_of(folder)
+    created = _recorded_creation(folder)
+    return RunOrigin(
+        identity=job.identity.name,
+        fingerprint=job.identity.fingerprint,
+        preset=job.preset,
+        iterations=job.training.iterations,
+        created=created or folder.config.stat().st_mtime,
+        recorded=created is not None,
+    )
+
+
+def _recorded_creation(folder: RunFolder) -> float | None:
+    """Return when a run was created as its settings have it; in runs of older versions, its first event."""
+    if recorded := job_of(folder).created:
+        return datetime.fromisoformat(recorded).timestamp()
+    return first_event_time(folder.events)
+
+
+def run_facts(folder: RunFolder, origin: Callable[[RunFolder], RunOrigin] = run_origin) -> RunFacts:
     """Look at a run once. Whatever its files hold, this raises nothing."""
     known: dict[str, Any] = {}
     problems: list[str] = []
-    for look in (_of_config, _of_status, _of_exit, _of_newest_step):
+    for look in (partial(_of_origin, origin), _of_status, _of_exit, _of_newest_steps):
         try:
             known |= look(folder)
         except PvError as error:
@@ -57,10 +92,10 @@ def run_facts(folder: RunFolder) -> RunFacts:
     return RunFacts(run=folder.name, state=state, **known, problem=" ".join(problems))
 
 
-def _of_config(folder: RunFolder) -> dict[str, Any]:
-    job = job_of(folder)
-    started = datetime.fromtimestamp(folder.config.stat().st_mtime).astimezone().isoformat(timespec="seconds")
-    about = {"identity": job.identity.name, "preset": job.preset, "iterations": job.training.iterations}
+def _of_origin(origin: Callable[[RunFolder], RunOrigin], folder: RunFolder) -> dict[str, Any]:
+    found = origin(folder)
+    started = datetime.fromtimestamp(found.created).astimezone().isoformat(timespec="seconds")
+    about = {"identity": found.identity, "preset": found.preset, "iterations": found.iterations}
     return {**about, "started": started}
 
 
@@ -74,10 +109,10 @@ def _of_exit(folder: RunFolder) -> dict[str, Any]:
     return {}
 
 
-def _of_newest_step(folder: RunFolder) -> dict[str, Any]:
-    newest: Event = newest_event(folder.events, "step") or {}
-    told = {key: newest.get(key) for key in ("eta", "icr", "scr", "loss")}
-    return {key: value for key, value in told.items() if isinstance(value, float | int)}
+def _of_newest_steps(folder: RunFolder) -> dict[str, Any]:
+    newest = newest_events(folder.events, "step", 1)
+    found = {key: event.get(key) for event in newest for key in ("eta", "icr", "scr", "loss")}
+    return {key: value for key, value in found.items() if isinstance(value, float | int)}
 
 
 def job_of(folder: RunFolder) -> TrainJob:
@@ -92,27 +127,6 @@ def job_of(folder: RunFolder) -> TrainJob:
 def _job_of(config: Path, _changed: int) -> TrainJob:
     """Who watches runs asks for their settings each second, and they hardly ever change."""
     return require(read_job(config), TrainJob)
-
-
-def runs_of(person: Identity) -> list[RunFolder]:
-    """The runs that were trained on this very person, oldest first: not those on another of the same name."""
-    return runs_by_person().get(person.ref.fingerprint, [])
-
-
-def runs_by_person() -> dict[str, list[RunFolder]]:
-    """Every run, oldest first, by the fingerprint of whom it was trained on."""
-    found: dict[str, list[RunFolder]] = {}
-    for run in list_runs(runs_dir()):
-        if fingerprint := _trained_on(run):
-            found.setdefault(fingerprint, []).append(run)
-    return found
-
-
-def _trained_on(run: RunFolder) -> str | None:
-    try:
-        return job_of(run).identity.fingerprint
-    except (PvError, OSError):  # a run whose settings are broken is nobody's; `pv runs list` says so
-        return None
 
 
 def adapter_of(folder: RunFolder) -> Path:

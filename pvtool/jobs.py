@@ -1,12 +1,13 @@
 """From what a person chose to jobs that engines do; the commands and the dashboard alike begin them here."""
 
 import dataclasses
-import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pvtool.choices import DEFAULT_PRESET, chosen_settings, option_table, versions
-from pvtool.facts import job_of, runs_of
+from pvtool.facts import job_of, run_origin
+from pvtool.run_index import runs_of
 from pvtool.supervisor import OnEvent, run_short_job
 from pvtool_core.config import IdentifyJob, IdentityRef, Settings, Table, TrainJob, merge, write_job
 from pvtool_core.errors import BadPicture, WeightsMissing
@@ -33,6 +34,7 @@ def prepare(choice: Choice) -> RunFolder:
             **settings.sections(),
             run=folder.name,
             preset=preset.name,
+            created=datetime.now(UTC).isoformat(timespec="microseconds"),
             identity=identity.ref,
             prompts=prompts,
             versions=versions(),
@@ -93,9 +95,8 @@ def rename_identity(old: str, new: str) -> Identity:
     person, free = library.get(old), library.check_free(new)
     moved = dataclasses.replace(person.ref, name=free, folder=str(library.root / free))
     for run in runs_of(person):  # the runs first: killed on the way, the same call goes on
-        began = run.config.stat().st_mtime_ns
-        write_job(run.config, dataclasses.replace(job_of(run), identity=moved))
-        os.utime(run.config, ns=(began, began))
+        created = datetime.fromtimestamp(run_origin(run).created, UTC).isoformat(timespec="microseconds")
+        write_job(run.config, dataclasses.replace(job_of(run), identity=moved, created=created))
     return library.rename(old, free)
 
 

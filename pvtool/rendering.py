@@ -171,6 +171,7 @@ def clip_facts(item: RenderItem, status: str, encoding: EncodingConfig, seconds:
     """What engines say about a clip."""
     about = {"path": item.clip, "files": list(file_names(item.clip, encoding))}
     about |= {"identity": item.identity if item.adapter else BASE, "prompt": item.prompt}
+    about |= {"run": item.run, "step": item.step}
     return {**about, "seed": item.seed, "seconds": seconds, "status": status}
 
 

@@ -16,7 +16,7 @@ from types import FrameType
 from pvtool_core.config import Job, write_job
 from pvtool_core.errors import Busy, ExitStatus, Interrupted, PvError, RunFailed, UsageError
 from pvtool_core.paths import cache_dir
-from pvtool_core.runs import Event, Request, RunFolder, State, read_events
+from pvtool_core.runs import Event, Request, RunFolder, State, events_end, read_events
 
 ENGINE = (sys.executable, "-m", "pvtool_core")
 POLL_SECONDS = 0.1
@@ -78,7 +78,7 @@ def run_together(folders: Sequence[RunFolder], on_event: OnEvent) -> list[PvErro
 
     Signals are handed on as `run_to_end` does.
     """
-    begun = {folder.path: read_events(folder.events)[1] for folder in folders}
+    begun = {folder.path: events_end(folder.events) for folder in folders}
     engines: list[subprocess.Popen[bytes]] = []
     try:
         for folder in folders:

@@ -1,34 +1,43 @@
 """What clips of a person can be made by: which run, which of its checkpoints, and with which settings."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pvtool.facts import job_of, runs_of
+from pvtool.facts import job_of
 from pvtool_core.config import AdapterConfig, Setup
 from pvtool_core.errors import Missing, UsageError
 from pvtool_core.library import Identity
 from pvtool_core.paths import runs_dir
-from pvtool_core.runs import ADAPTER_FILE, RunFolder, State, checkpoint_is_whole, checkpoint_step, find_run, sha256_of
+from pvtool_core.runs import ADAPTER_FILE, RunFolder, State, checkpoint_step, file_digest, find_run
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What makes clips of a person: an adapter, and the settings that it was trained with."""
+    """What makes clips of a person: an adapter, and the settings that it was trained with.
+
+    `longer` names another finished run of the person, as RUN@STEP, if that one was trained for more steps.
+    """
 
     adapter: Path
     sha256: str
     run: str
     step: int
     setup: Setup
+    longer: str = ""
 
 
-def newest_run(person: Identity) -> Trained:
-    """By the newest run of the person that is finished. Raises Missing, and names the others."""
-    runs = [run for run in reversed(runs_of(person)) if run.checkpoint_folders()]
-    for run in runs:
-        if run.state() == State.FINISHED and (checkpoint := run.latest_checkpoint()):
-            return trained_by(run, checkpoint)
-    others = ", ".join(f"{run.name} ({run.state()})" for run in runs)
+def newest_run(person: Identity, runs: Sequence[RunFolder]) -> Trained:
+    """Return the adapter of the newest finished one of the person's `runs`, which are given oldest first.
+
+    Raises Missing, naming the unfinished ones, if there is none.
+    """
+    with_adapter = [run for run in reversed(runs) if run.checkpoint_folders()]
+    finished = [run for run in with_adapter if run.state() == State.FINISHED]
+    for number, run in enumerate(finished):
+        if found := _newest_adapter(run):
+            return replace(found, longer=_longer(found.step, finished[number + 1 :]))
+    others = ", ".join(f"{run.name} ({run.state()})" for run in with_adapter)
     hint = f"--run can be {others}." if others else f"`pv train {person.name}` makes one."
     raise Missing("finished run of the identity", person.name, hint)
 
@@ -41,22 +50,40 @@ def named_run(person: Identity, words: str) -> Trained:
     if identity.fingerprint != person.ref.fingerprint:
         other = "another person of that name" if identity.name == person.name else repr(identity.name)
         raise UsageError(f"{run.name} was trained on {other}.", f"Give a run of {person.name}, or none.")
-    checkpoint = _checkpoint(run, step) if at else run.latest_checkpoint()
-    if checkpoint is None:
-        raise Missing("checkpoint of the run", run.name, f"`pv runs resume {run.name}` trains it.")
-    return trained_by(run, checkpoint)
+    if at:
+        return _adapter_at(run, step)
+    if found := _newest_adapter(run):
+        return found
+    raise Missing("checkpoint of the run", run.name, f"`pv runs resume {run.name}` trains it.")
 
 
-def _checkpoint(run: RunFolder, step: str) -> Path:
+def _longer(step: int, older: Sequence[RunFolder]) -> str:
+    """Name the longest of the older runs, as RUN@STEP, if it was trained for more than `step` steps."""
+    steps = [(checkpoint_step(run.checkpoint_folders()[-1]), run.name) for run in older]
+    most, name = max(steps, default=(0, ""))
+    return f"{name}@{most}" if most > step else ""
+
+
+def _newest_adapter(run: RunFolder) -> Trained | None:
+    """Return the adapter of the newest checkpoint in which it is as it was written."""
+    found = (_trained_by(run, folder) for folder in reversed(run.checkpoint_folders()))
+    return next((trained for trained in found if trained), None)
+
+
+def _adapter_at(run: RunFolder, step: str) -> Trained:
     there = {str(checkpoint_step(folder)): folder for folder in run.checkpoint_folders()}
     folder = there.get(step.lstrip("0") or step)
-    if folder is None or not checkpoint_is_whole(folder):
-        raise Missing(f"checkpoint of {run.name}", step, f"There are: {', '.join(there) or 'none'}.")
-    return folder
+    if folder and (found := _trained_by(run, folder)):
+        return found
+    raise Missing(f"checkpoint of {run.name}", step, f"There are: {', '.join(there) or 'none'}.")
 
 
-def trained_by(run: RunFolder, checkpoint: Path) -> Trained:
-    job, adapter = job_of(run), checkpoint / ADAPTER_FILE
+def _trained_by(run: RunFolder, checkpoint: Path) -> Trained | None:
+    """Return a checkpoint's adapter, or None if it is damaged."""
+    digest = file_digest(checkpoint, ADAPTER_FILE)
+    if digest is None:
+        return None
+    job = job_of(run)
     start = AdapterConfig(start=job.adapter.start)
     setup = Setup(model=job.model, sampler=job.sampler, adapter=start)
-    return Trained(adapter, sha256_of(adapter), run.name, checkpoint_step(checkpoint), setup)
+    return Trained(checkpoint / ADAPTER_FILE, digest, run.name, checkpoint_step(checkpoint), setup)

@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -212,11 +213,13 @@ class TrainJob(Settings):
     """`prompts` are resolved: `{noun}` is replaced, the keyword `<V>` is still in them.
 
     `licences` has a line for each model that pv knows the licence of: its name, the licence, who may use it.
+    `created` is when the run was made, in ISO 8601 with a time zone; empty in runs of older versions.
     """
 
     kind: str = setting("of job", "train", choices=("train",))
     run: str
     preset: str = ""
+    created: str = ""
     identity: IdentityRef
     prompts: tuple[str, ...]
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
@@ -410,6 +413,16 @@ def _contradictions(settings: Settings) -> Iterable[Mistake]:
         yield Mistake(
             "evaluation.recognizer", "must be another one than identity_reward.recognizer, which training sees"
         )
+    if isinstance(settings, TrainJob) and settings.created and not _is_time(settings.created):
+        yield Mistake("created", f"is {settings.created!r}, not a time such as 2026-11-27T12:00:00+00:00")
+
+
+def _is_time(text: str) -> bool:
+    try:
+        time = datetime.fromisoformat(text)
+        return time.tzinfo is not None and time.timestamp() >= 0
+    except (ValueError, OverflowError):
+        return False
 
 
 def _unfit(model: ModelConfig, sampler: SamplerConfig) -> Iterable[Mistake]:

@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 import platformdirs
@@ -50,6 +51,11 @@ def models_dir() -> Path:
     return cache_dir() / "models"
 
 
+def run_index_file() -> Path:
+    """Return the file in which summaries of ended runs are cached."""
+    return cache_dir() / "runs.json"
+
+
 def trajectories_dir() -> Path:
     """What training and rendering share, one folder a trajectory."""
     return cache_dir() / "trajectories"
@@ -86,7 +92,7 @@ def nearest(name: str, folder: Path) -> str | None:
     return next(iter(difflib.get_close_matches(name, there, n=1)), None)
 
 
-def replace_file(path: Path, content: bytes, mode: int = 0o666) -> None:
+def replace_file(path: Path, content: bytes | Iterable[bytes], mode: int = 0o666) -> None:
     """Write `content` under a temporary name, sync it, and rename it to `path`: readers see the old or the new file.
 
     `mode` is that of a new file, less what the umask takes away.
@@ -94,7 +100,7 @@ def replace_file(path: Path, content: bytes, mode: int = 0o666) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
         with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

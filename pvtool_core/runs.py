@@ -10,9 +10,11 @@ whole, events are appended with one write each, and a request is a file that the
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import threading
@@ -42,6 +44,7 @@ _FOREIGN_HEARTBEAT_SECONDS = 30.0
 _CLOCK_SECONDS = 0.05  # by which a file's time may lag behind the clock
 _END_OF_TIME = 1e11  # in seconds: what no clock shows, and no calendar takes
 _NEWEST_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 20
 _SHOWN_BYTES = 200
 _REPLAYED = frozenset({"step", "sample", "checkpoint", "metric"})
 
@@ -258,6 +261,15 @@ def checkpoint_is_whole(folder: Path) -> bool:
     return all((folder / name).is_file() and sha256_of(folder / name) == digest for name, digest in files.items())
 
 
+def file_digest(folder: Path, name: str) -> str | None:
+    """Return the sha256 of one file of a checkpoint, or None if it is not the file of the manifest."""
+    manifest = _read_json(folder / MANIFEST_FILE)
+    if manifest is None or not (folder / name).is_file():
+        return None
+    digest = sha256_of(folder / name)
+    return digest if manifest["sha256"].get(name) == digest else None
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -374,24 +386,78 @@ def _unreadable(line: bytes, time: float) -> Event:
     return {"time": time, "type": "unreadable", "text": line[:_SHOWN_BYTES].decode(errors="replace")}
 
 
-def newest_event(path: Path, type: str) -> Event | None:
-    """The last event of that type, if it is near the end of the file; only the end is read."""
+def iter_events(path: Path, end: int | None = None) -> Generator[Event]:
+    """Yield the events before byte `end`, which is the end of the file by default, reading one block at a time."""
+    left = events_end(path) if end is None else end
+    if not left:
+        return
+    with path.open("rb") as file:
+        rest = b""
+        while left and (block := file.read(min(left, _BLOCK_BYTES))):
+            left -= len(block)
+            lines, newline, rest = (rest + block).rpartition(b"\n")
+            yield from parse_events(lines + newline)
+
+
+def events_end(path: Path) -> int:
+    """Return the offset behind the last complete line, for `read_events` to continue there."""
+    try:
+        with path.open("rb") as file:
+            position = os.fstat(file.fileno()).st_size
+            while position:
+                start = max(0, position - _NEWEST_BYTES)
+                file.seek(start)
+                newline = file.read(position - start).rfind(b"\n")
+                if newline >= 0:
+                    return start + newline + 1
+                position = start
+    except FileNotFoundError:
+        pass
+    return 0
+
+
+def newest_events(path: Path, type: str, count: int) -> list[Event]:
+    """Return up to `count` events of one type, newest first, from the last 64 KiB of the file."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _NEWEST_BYTES))
             content = file.read(_NEWEST_BYTES)
     except FileNotFoundError:
+        return []
+    lines = content[: content.rfind(b"\n") + 1].splitlines()
+    parsed = (parse_events(line)[0] for line in reversed(lines))
+    return list(itertools.islice((event for event in parsed if event["type"] == type), count))
+
+
+def first_event_time(path: Path) -> float | None:
+    """Return the time of a run's first event in seconds since 1970, or None if there is no readable one."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_NEWEST_BYTES)
+    except FileNotFoundError:
         return None
-    lines = content[: content.rfind(b"\n") + 1]
-    return next((event for event in reversed(parse_events(lines)) if event["type"] == type), None)
+    event = parse_events(line)[0] if line.endswith(b"\n") else None
+    return event["time"] if event and event["type"] != "unreadable" else None
 
 
 def drop_events_after(path: Path, step: int) -> None:
     """Forget what was reported past `step`, for an engine that resumes there and will report it again."""
-    events, _ = read_events(path)
-    kept = [event for event in events if event["type"] not in _REPLAYED or event.get("step", 0) <= step]
-    if len(kept) < len(events):
-        replace_file(path, "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in kept).encode())
+    if path.exists() and any(_is_replayed(line, step) for line in _lines(path)):
+        replace_file(path, (line for line in _lines(path) if not _is_replayed(line, step)))
+
+
+def _lines(path: Path) -> Generator[bytes]:
+    """Yield complete lines; a half-written last one is left out."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield line
+
+
+def _is_replayed(line: bytes, step: int) -> bool:
+    (event,) = parse_events(line)
+    reached = event.get("step", 0)
+    return event["type"] in _REPLAYED and isinstance(reached, int | float) and reached > step
 
 
 class Heartbeat:
@@ -466,9 +532,14 @@ def process_lives(pid: int, started: float) -> bool:
 
 
 def list_runs(root: Path) -> list[RunFolder]:
-    """Every run under `root`, oldest first."""
+    """Return every run under `root` by name, `ann-2` before `ann-10`."""
     folders = [RunFolder(path) for path in root.glob("[!.]*") if (path / "config.toml").is_file()]
-    return sorted(folders, key=lambda folder: (folder.config.stat().st_mtime_ns, folder.name))
+    return sorted(folders, key=lambda folder: natural_key(folder.name))
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Return a sort key that compares runs of digits in `name` as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def find_run(root: Path, name: str) -> RunFolder:

@@ -84,7 +84,8 @@ class Tally:
             self._told[item.clip] = more["status"]
         name = item.identity if item.adapter else BASE
         files = list(file_names(item.clip, self._job.encoding))
-        self._guarded("clip", path=item.clip, files=files, identity=name, prompt=item.prompt, seed=item.seed, **more)
+        about = {"identity": name, "prompt": item.prompt, "seed": item.seed, "run": item.run, "step": item.step}
+        self._guarded("clip", path=item.clip, files=files, **about, **more)
 
     def _guarded(self, type: str, **values: Any) -> None:
         try:

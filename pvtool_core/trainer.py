@@ -39,7 +39,7 @@ from pvtool_core.runs import (
     RunFolder,
     State,
     checkpoint_step,
-    read_events,
+    iter_events,
 )
 from pvtool_core.sampling import BaseKl, Route, Tail, denoise, tail_in_memory, tail_replayed, tail_stopped
 from pvtool_core.trajectories import FaceTrack, Report, TrajectoryCache
@@ -356,7 +356,7 @@ class RunFiles:
 
     def __init__(self, folder: RunFolder, report: Report) -> None:
         self._folder, self._report = folder, report
-        self._reported = {event["path"] for event in read_events(folder.events)[0] if "path" in event}
+        self._reported = {event["path"] for event in iter_events(folder.events) if "path" in event}
 
     def _announce(self, type: str, path: Path, step: int, **values: Any) -> None:
         relative = path.relative_to(self._folder.path).as_posix()

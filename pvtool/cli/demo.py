@@ -10,9 +10,10 @@ from pvtool.cli.evaluate import REPORT, SHEET, evaluate_run, metrics_table
 from pvtool.cli.following import JobProgress
 from pvtool.cli.options import Json
 from pvtool.cli.train import follow_other, follow_training
-from pvtool.facts import job_of, runs_of
+from pvtool.facts import job_of
 from pvtool.jobs import add_identity, choose, prepare
 from pvtool.output import Output
+from pvtool.run_index import runs_of
 from pvtool.supervisor import LIVE
 from pvtool.words import shown
 from pvtool_core.errors import Missing

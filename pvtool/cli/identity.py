@@ -8,9 +8,9 @@ import typer
 from pvtool.cli.asking import confirm
 from pvtool.cli.following import JobProgress
 from pvtool.cli.options import IdentityName, Json, Yes, preset_names
-from pvtool.facts import runs_of
 from pvtool.jobs import CONSENT, add_identity, rename_identity
 from pvtool.output import Output, table
+from pvtool.run_index import runs_of
 from pvtool_core.config import Noun, to_table
 from pvtool_core.library import Identity, Library
 

@@ -1,6 +1,7 @@
 """`pv runs`: every run there is, also those started elsewhere on the same data folder."""
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from pvtool.cli.options import Json, RunName, Yes
 from pvtool.cli.train import go
 from pvtool.facts import adapter_of, facts, job_of, run_facts
 from pvtool.output import Output, table
+from pvtool.run_index import RunIndex
 from pvtool.supervisor import ask, follow, raise_outcome, wait_for
 from pvtool.words import describe, shown
 from pvtool_core.config import to_table
@@ -22,9 +24,9 @@ from pvtool_core.runs import (
     Request,
     State,
     checkpoint_step,
+    events_end,
     find_run,
-    list_runs,
-    read_events,
+    iter_events,
 )
 
 app = typer.Typer(help="Training runs.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
@@ -33,7 +35,7 @@ app = typer.Typer(help="Training runs.", no_args_is_help=True, rich_markup_mode=
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """All runs, oldest first."""
-    rows = [facts(folder) for folder in list_runs(runs_dir())]
+    rows = [asdict(run) for run in RunIndex().facts()]
     columns = ["run", "identity", "preset", "state", "step", "iterations", "started"]
     Output(as_json).rows("runs", rows, columns, "No run yet; `pv train NAME`.")
 
@@ -42,13 +44,16 @@ def list_(as_json: Json = False) -> None:
 def show(run: RunName, as_json: Json = False) -> None:
     """One run: state, newest figures, checkpoints, how it ended, settings."""
     folder = find_run(runs_dir(), run)
-    events, _ = read_events(folder.events)
-    steps = [event for event in events if event["type"] == "step"]
-    newest = steps[-1] if steps else None
+    newest: Event | None = None
+    without_face = 0
+    for event in iter_events(folder.events):
+        if event["type"] == "step":
+            newest = event
+            without_face += event.get("face_found") is False
     ended = folder.read_exit()
     checkpoints = [checkpoint_step(path) for path in folder.checkpoint_folders()]
     value: dict[str, Any] = {**facts(folder), "path": str(folder.path), "checkpoints": checkpoints, "newest": newest}
-    value["iterations_without_face"] = sum(event.get("face_found") is False for event in steps)
+    value["iterations_without_face"] = without_face
     value["reason"] = ended.reason if ended else ""
     settings = to_table(job_of(folder))
     pairs = [[key, str(item)] for key, item in value.items() if item not in (None, "", []) and key != "newest"]
@@ -76,11 +81,11 @@ def logs(
         if as_json or event["type"] != "gpu":  # every few seconds, and not for reading
             output.stream(event, describe(event))
 
-    events, offset = read_events(folder.events)
-    for event in events:
+    end = events_end(folder.events)
+    for event in iter_events(folder.events, end):
         tell(event)
     if follow_on:
-        follow(folder, tell, offset)
+        follow(folder, tell, end)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from pvtool_core.paths import replace_file
 from pvtool_core.rows import row_table
 
 SHOWN_FAILURES = 20
+SHOWN_ADAPTERS = 20
 Facts = Mapping[str, Any]
 
 
@@ -50,6 +51,22 @@ def tell_clip(output: Output, facts: dict[str, Any]) -> None:
     else:
         lines = [f"{facts['status']:8} {shown(Path(file))}" for file in files_of(facts)]
     output.stream(for_programs(facts), "\n".join(lines))
+
+
+def tell_adapters(output: Output, planned: Plan) -> None:
+    """Print which run and checkpoint makes each identity's clips, and warn where another run was trained longer."""
+    for name, trained in list(planned.adapters.items())[:SHOWN_ADAPTERS]:
+        identity = name.partition(" ")[0]
+        output.say(f"{identity}: using {trained.run}, step {trained.step}.")
+        if trained.longer:
+            run = trained.longer.partition("@")[0]
+            output.say(
+                f"Warning: {run} was trained longer ({trained.longer.partition('@')[2]} steps). "
+                f"`--run {run}` renders with it."
+            )
+    more = len(planned.adapters) - SHOWN_ADAPTERS
+    if more > 0:
+        output.say(f"… and {more} more; `--json` names the run and step of each clip.")
 
 
 def tell_mistake(output: Output, source: str, error: PvError) -> None:

@@ -32,6 +32,7 @@ from torch import Generator
 from pvtool.choices import chosen_settings
 from pvtool.facts import job_of
 from pvtool.output import table
+from pvtool.run_index import runs_of
 from pvtool.supervisor import LIVE, follow
 from pvtool.trained import newest_run
 from pvtool_core.clips import Names, write_sidecar
@@ -43,7 +44,7 @@ from pvtool_core.library import Library
 from pvtool_core.media import Frames, to_pixels
 from pvtool_core.paths import config_dir, presets_dir, replace_file, runs_dir
 from pvtool_core.prompts import Banks, without_keyword
-from pvtool_core.runs import RunFolder, State, find_run, list_runs, read_events
+from pvtool_core.runs import RunFolder, State, find_run, read_events
 from pvtool_core.sheets import SheetRow, write_contact_sheet
 from pvtool_core.tinyworld import world
 from pvtool_core.weights import fingerprint, resolve_settings
@@ -236,7 +237,7 @@ def photo_of(person: Person, out: Path) -> Path:
 
 def trained(person: Person, asked: Asked) -> RunFolder:
     """The person's run at its end; one that was interrupted goes on."""
-    runs = [run for run in list_runs(runs_dir()) if job_of(run).identity.name == person.name]
+    runs = runs_of(Library().get(person.name))
     if not runs:
         sets = [word for each in asked.sets for word in ("--set", each)]
         pv("train", person.name, "--preset", asked.preset, "--seed", str(asked.seed), *sets)
@@ -244,7 +245,8 @@ def trained(person: Person, asked: Asked) -> RunFolder:
         follow(runs[-1], lambda event: None)
     elif runs[-1].state() != State.FINISHED:
         pv("runs", "resume", runs[-1].name)
-    return find_run(runs_dir(), newest_run(Library().get(person.name)).run)
+    identity = Library().get(person.name)
+    return find_run(runs_dir(), newest_run(identity, runs_of(identity)).run)
 
 
 def seconds_of(run: RunFolder) -> float:

@@ -28,7 +28,7 @@ from pvtool_core.runs import (
     find_run,
     list_runs,
     new_run,
-    newest_event,
+    newest_events,
     parse_events,
     read_events,
 )
@@ -265,16 +265,14 @@ def test_broken_files_make_a_lost_run_with_a_name_for_what_is_broken(folder: Run
 
 
 def test_the_newest_event_of_a_type_is_found_from_the_end(folder: RunFolder) -> None:
-    assert newest_event(folder.events, "step") is None
+    assert newest_events(folder.events, "step", 3) == []
     with EventWriter(folder.events) as writer:
         for step in range(5000):
             writer.write("step", step=step)
         writer.write("gpu", devices=[])
     with folder.events.open("ab") as file:
         file.write(b'{"time": 1.0, "type": "step", "step": 9')
-    newest = newest_event(folder.events, "step")
-    assert newest
-    assert newest["step"] == 4999
+    assert [event["step"] for event in newest_events(folder.events, "step", 3)] == [4999, 4998, 4997]
 
 
 def test_a_folder_among_the_checkpoints_that_is_none_is_left_alone(folder: RunFolder) -> None:

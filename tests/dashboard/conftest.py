@@ -2,9 +2,9 @@
 
 import json
 import math
-import os
 import socket
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,9 +76,9 @@ def make_run(home: Path) -> MakeRun:
             name=name.split("-", maxsplit=1)[0], noun="woman", folder=str(home / "data/identities/ada")
         )
         settings = Presets().get("tiny").settings({"training": {"iterations": 400}})
-        job = TrainJob(**settings.sections(), run=name, preset="tiny", identity=identity, prompts=PROMPTS, versions={})
-        write_job(folder.config, job)
-        os.utime(folder.config, (BEGAN, BEGAN + len(list(folder.path.parent.iterdir()))))
+        created = datetime.fromtimestamp(BEGAN + len(list(folder.path.parent.iterdir())), UTC).isoformat()
+        about: dict[str, Any] = {"run": name, "preset": "tiny", "created": created, "identity": identity}
+        write_job(folder.config, TrainJob(**settings.sections(), **about, prompts=PROMPTS, versions={}))
         write_events(folder, [{"time": BEGAN, "type": "run", "state": "started", "step": 0}])
         write_events(folder, [{"time": BEGAN, "type": "stage", "stage": "training"}])
         for step in range(1, steps + 1):

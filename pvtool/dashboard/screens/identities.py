@@ -21,7 +21,7 @@ from pvtool.dashboard.widgets.lists import Choices
 from pvtool.dashboard.widgets.people import Likeness, Matrix, Person, Photo
 from pvtool.dashboard.widgets.picture import Clip
 from pvtool.dashboard.widgets.places import HEIGHTS, WIDTHS, Places
-from pvtool.facts import runs_by_person
+from pvtool.run_index import RunIndex
 from pvtool_core.errors import PvError, from_foreign
 from pvtool_core.library import IDENTITY_FILE, Identity, Library
 from pvtool_core.paths import identities_dir, runs_dir
@@ -252,7 +252,7 @@ def _traces() -> list[tuple[str, int]]:
 
 
 def _read_people() -> list[Person]:
-    library, runs = Library(), runs_by_person()
+    library, runs = Library(), RunIndex().by_identity()
     return [_read_person(library, name, runs) for name in library.names()]
 
 

@@ -1,0 +1,210 @@
+"""Which run is the newest, and what listing many runs costs: recorded times, and each file read once."""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pvtool import run_index
+from pvtool.jobs import choose, prepare
+from pvtool_core import config
+from pvtool_core.config import TrainJob, read_job, write_job
+from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
+from pvtool_core.paths import run_index_file
+from pvtool_core.runs import ADAPTER_FILE, EventWriter, ExitRecord, RunFolder, State
+from tests.cli.conftest import Pv
+
+
+@pytest.fixture
+def mara(home: Path) -> str:
+    return add_identity("mara")
+
+
+def add_identity(name: str) -> str:
+    library = Library()
+    with library.staging() as staging:
+        (staging / FACES_FILE).write_text("[]")
+        (staging / EMBEDDINGS_FILE).write_bytes(name.encode())
+        library.adopt(staging, name, "woman", "yes")
+    return name
+
+
+def finished_run(name: str, steps: int = 400, state: State = State.FINISHED, **changes: Any) -> RunFolder:
+    """A run as `pv train` makes it, that has ended with one checkpoint."""
+    folder = prepare(choose(name, "tiny"))
+    if changes:
+        job = read_job(folder.config)
+        assert isinstance(job, TrainJob)
+        write_job(folder.config, dataclasses.replace(job, **changes))
+    folder.write_checkpoint(steps, {ADAPTER_FILE: folder.name.encode()})
+    folder.write_exit(ExitRecord(status=0, state=state))
+    return folder
+
+
+def listed(pv: Pv) -> list[Any]:
+    return pv("runs", "list", "--json").json["runs"]
+
+
+def names(pv: Pv) -> list[str]:
+    return [run["run"] for run in listed(pv)]
+
+
+def rendered_by(pv: Pv, name: str = "mara") -> str:
+    (clip,) = pv("render", name, "<V> runs", "--dry-run", "--json").lines
+    return f"{clip['run']}@{clip['step']}"
+
+
+def test_touching_or_copying_a_run_changes_neither_the_order_nor_the_run_that_renders(pv: Pv, mara: str) -> None:
+    first, second = finished_run(mara), finished_run(mara)
+    before = listed(pv)
+    assert [run["run"] for run in before] == [first.name, second.name]
+    assert rendered_by(pv) == f"{second.name}@400"
+    os.utime(first.config)
+    assert listed(pv) == before
+    assert rendered_by(pv) == f"{second.name}@400"
+    shutil.copytree(first.path, first.path.with_name("kept"))
+    shutil.rmtree(first.path)
+    os.utime(second.config, (0, 0))
+    assert names(pv) == ["kept", second.name]
+    assert rendered_by(pv) == f"{second.name}@400"
+    assert listed(pv)[0]["started"] == before[0]["started"]
+
+
+def test_a_run_of_an_older_version_was_created_at_its_first_event(pv: Pv, mara: str) -> None:
+    old, new = finished_run(mara, created=""), finished_run(mara)
+    old.events.write_text(json.dumps({"time": 1_700_000_000.5, "type": "run", "state": "started", "step": 0}) + "\n")
+    os.utime(old.config, (4e9, 4e9))
+    assert names(pv) == [old.name, new.name]
+    assert listed(pv)[0]["started"].startswith("2023-11-1")
+
+
+def test_a_renamed_identity_keeps_the_order_of_its_runs(pv: Pv, mara: str) -> None:
+    runs = [finished_run(mara, created=created) for created in ("", "2020-01-01T00:00:00+00:00", "")]
+    for number, run in enumerate(runs):
+        os.utime(run.config, (1e9 + number, 1e9 + number))
+    order = names(pv)
+    started = [run["started"] for run in listed(pv)]
+    assert pv("identity", "rename", mara, "nora").status == 0
+    assert names(pv) == order
+    assert [run["started"] for run in listed(pv)] == started
+    assert {run["identity"] for run in listed(pv)} == {"nora"}
+
+
+@pytest.mark.parametrize("created", ["yesterday", "2026-11-27T12:00:00", "0001-01-01T00:00:00+00:00"])
+def test_an_invalid_time_of_creation_is_named_and_hides_no_other_run(pv: Pv, mara: str, created: str) -> None:
+    good, bad = finished_run(mara), finished_run(mara, created=created)
+    rows = {run["run"]: run for run in listed(pv)}
+    assert "created" in rows[bad.name]["problem"]
+    assert rows[good.name]["problem"] == ""
+    assert rendered_by(pv) == f"{good.name}@400"
+
+
+def test_render_says_which_run_it_uses_and_warns_if_another_was_trained_longer(pv: Pv, mara: str) -> None:
+    long, short = finished_run(mara, steps=400), finished_run(mara, steps=8)
+    answer = pv("render", mara, "<V> runs", "--dry-run")
+    assert f"mara: using {short.name}, step 8." in answer.err
+    assert f"Warning: {long.name} was trained longer (400 steps)." in answer.err
+    assert f"--run {long.name}" in answer.err
+    chosen = pv("render", mara, "<V> runs", "--dry-run", "--run", long.name)
+    assert f"mara: using {long.name}, step 400." in chosen.err
+    assert "Warning" not in chosen.err
+    assert short.name not in pv("render", mara, "<V> runs", "--dry-run", "--run", f"{long.name}@400").err
+
+
+def test_a_longer_run_that_is_older_or_equal_or_unfinished_gives_no_warning(pv: Pv, mara: str) -> None:
+    finished_run(mara, steps=8)
+    finished_run(mara, steps=900, state=State.STOPPED)
+    finished_run(mara, steps=8)
+    assert "Warning" not in pv("render", mara, "<V> runs", "--dry-run").err
+
+
+def test_clips_of_the_base_model_name_no_run(pv: Pv, mara: str) -> None:
+    finished_run(mara)
+    clips = pv("render", mara, "<V> runs", "--base", "--dry-run", "--json").lines
+    assert {(clip["identity"], clip["run"], clip["step"]) for clip in clips} == {
+        ("base", "", 0),
+        ("mara", "mara-1", 400),
+    }
+
+
+def test_of_many_identities_each_run_is_read_once_and_only_the_first_adapters_are_named(
+    pv: Pv, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = [add_identity(f"p{number}") for number in range(25)]
+    runs = [finished_run(name) for name in people for _ in range(2)]
+    reads: Counter[Path] = Counter()
+    read_toml = config.read_toml
+
+    def counted(path: Path) -> Any:
+        reads[path] += 1
+        return read_toml(path)
+
+    monkeypatch.setattr(config, "read_toml", counted)
+    answer = pv("render", "--all", "<V> runs", "--dry-run")
+    assert len(answer.out.splitlines()) == 25
+    assert [line for line in answer.err.splitlines() if line.startswith("… and 5 more")]
+    assert max(reads[run.config] for run in runs) == 1
+
+
+def test_listed_runs_that_ended_are_not_read_again_until_a_file_changes(
+    pv: Pv, mara: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_index, "_FEW", 1)
+    run = finished_run(mara)
+    before = listed(pv)
+    with monkeypatch.context() as patched:
+        patched.setattr(run_index, "run_facts", read_again)
+        patched.setattr(run_index, "run_origin", read_again)
+        assert listed(pv) == before
+    run.write_exit(ExitRecord(status=1, state=State.FAILED))
+    assert listed(pv)[0]["state"] == "failed"
+    assert run_index_file().stat().st_mode & 0o077 == 0
+
+
+def read_again(*_: object) -> None:
+    pytest.fail("a run was read again")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"null", b'{"format": 2}', b'{"format": 1, "origins": [], "facts": 3}', b"[" * 100_000],
+)
+def test_a_damaged_index_is_read_anew(pv: Pv, mara: str, content: bytes) -> None:
+    run = finished_run(mara)
+    run_index_file().parent.mkdir(parents=True, exist_ok=True)
+    run_index_file().write_bytes(content)
+    assert names(pv) == [run.name]
+
+
+def test_an_index_that_cannot_be_written_is_no_failure(
+    pv: Pv, home: Path, mara: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_index, "_FEW", 1)
+    run = finished_run(mara)
+    shutil.rmtree(home / "cache", ignore_errors=True)
+    (home / "cache").write_text("a file where the folder should be")
+    assert names(pv) == [run.name]
+
+
+def test_a_long_log_is_counted_and_shown_without_holding_it_in_memory(pv: Pv, mara: str) -> None:
+    run = finished_run(mara)
+    padding = "x" * 2000
+    with EventWriter(run.events) as events:
+        for step in range(1, 1501):  # more than one block
+            events.write("step", step=step, prompt=padding, face_found=step % 3 != 0)
+    with run.events.open("ab") as file:
+        file.write(b'{"time": 1.0, "type": "step", "step": 9')
+    shown = pv("runs", "show", run.name, "--json").json
+    assert (shown["iterations_without_face"], shown["newest"]["step"]) == (500, 1500)
+    assert [event["step"] for event in pv("runs", "logs", run.name, "--json").lines] == list(range(1, 1501))
+
+
+def test_runs_of_one_identity_are_listed_in_natural_order_where_times_are_equal(pv: Pv, mara: str) -> None:
+    for _ in range(11):
+        finished_run(mara, created="2026-11-27T12:00:00+00:00")
+    assert names(pv) == [f"mara-{number}" for number in range(1, 12)]
