@@ -15,6 +15,7 @@ from pvtool_core.clips import BASE, Names, is_whole
 from pvtool_core.config import EncodingConfig, RenderItem, Setup, Table, from_table, merge, to_table
 from pvtool_core.errors import PvError, UsageError
 from pvtool_core.library import Identity, Library
+from pvtool_core.prompt_limits import Cut, check_prompts_fit
 from pvtool_core.prompts import fill
 from pvtool_core.rates import estimate
 from pvtool_core.rows import Mistakes, Row
@@ -73,13 +74,15 @@ class Shard:
 class Plan:
     """Clips to make, each once, and the setups that they are made by; `said` tells what was asked for each of them.
 
-    `adapters` are those of the clips, by `IDENTITY RUN@STEP`.
+    `adapters` are those of the clips, by `IDENTITY RUN@STEP`; `cuts` are the prompts, and negative prompts, whose end
+    the text encoder does not see.
     """
 
     setups: list[Setup] = field(default_factory=list[Setup])
     items: list[RenderItem] = field(default_factory=list[RenderItem])
     said: list[Said] = field(default_factory=list[Said])
     adapters: dict[str, Trained] = field(default_factory=dict[str, Trained])
+    cuts: dict[str, Cut] = field(default_factory=dict[str, Cut])
 
 
 def plan(
@@ -136,6 +139,7 @@ class _Planner:
         if not row.base:
             self.plan.adapters.setdefault(f"{name} {trained.run}@{trained.step}", trained)
         prompt = fill(row.prompt, person.noun)
+        self._once(("fits", number, prompt), lambda: self._check_length(number, prompt))
         for seed in self._wanted.seeds if row.seed is None else (row.seed,):
             if self._shard and not self._shard.holds(self._names[number].trajectory(prompt, seed)):
                 continue
@@ -167,6 +171,12 @@ class _Planner:
             return again[1]
         found = named_run(person, run) if run else self._newest(person)
         return dataclasses.replace(found, setup=again[1].setup) if again else found
+
+    def _check_length(self, number: int, prompt: str) -> None:
+        """Raises BadPrompt if the keyword is past the text encoder's limit; what else is cut is noted in the plan."""
+        setup = self.plan.setups[number]
+        for cut in check_prompts_fit(setup.model, [prompt], setup.sampler.negative_prompt):
+            self.plan.cuts[cut.prompt] = cut
 
     def _newest(self, person: Identity) -> Trained:
         """The newest finished run of the person; all runs are looked at once."""

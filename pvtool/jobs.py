@@ -9,11 +9,13 @@ from pvtool.choices import DEFAULT_PRESET, chosen_settings, option_table, versio
 from pvtool.facts import job_of, run_origin
 from pvtool.run_index import runs_of
 from pvtool.supervisor import OnEvent, run_short_job
-from pvtool_core.config import IdentifyJob, IdentityRef, Settings, Table, TrainJob, merge, write_job
+from pvtool_core.config import EncodingConfig, IdentifyJob, IdentityRef, Settings, Table, TrainJob, merge, write_job
 from pvtool_core.errors import BadPicture, WeightsMissing
+from pvtool_core.ffmpeg import require_formats
 from pvtool_core.library import Identity, Library
 from pvtool_core.models.store import licences
 from pvtool_core.paths import runs_dir
+from pvtool_core.prompt_limits import check_prompts_fit
 from pvtool_core.prompts import Banks
 from pvtool_core.runs import RunFolder, new_run
 from pvtool_core.weights import Preset, family_of, locate_faces, resolve, resolve_settings
@@ -28,6 +30,8 @@ def prepare(choice: Choice) -> RunFolder:
     """Make the folder of a new run, its settings complete. Raises before anything is made if something is wrong."""
     identity, preset, prompts, settings = choice
     settings = resolve_settings(settings)
+    require_formats(EncodingConfig())  # samples are mp4 files
+    check_prompts_fit(settings.model, prompts, settings.sampler.negative_prompt)
     folder = new_run(runs_dir(), identity.name)
     try:
         job = TrainJob(

@@ -1,5 +1,6 @@
 """The one place that prints: results on stdout, JSON for programs; words for people, and progress, on stderr."""
 
+import io
 import json
 import os
 import sys
@@ -66,10 +67,22 @@ def on_terminal() -> bool:
 
 
 _JSON = json.JSONEncoder(ensure_ascii=False)
+_ASCII_JSON = json.JSONEncoder()
 
 
 def _compact(value: Mapping[str, Any]) -> str:
-    return _JSON.encode(value)
+    return (_JSON if _is_utf8(sys.stdout.encoding) else _ASCII_JSON).encode(value)
+
+
+def _is_utf8(encoding: str) -> bool:
+    return encoding.replace("-", "").lower() == "utf8"
+
+
+def print_anything() -> None:
+    """Make stdout and stderr write escapes such as `\\xe9` for characters that their encoding lacks, and not fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _write(text: str) -> None:

@@ -13,6 +13,7 @@ from pvtool_core.batches import BatchFolder, list_batches, new_batch, write_item
 from pvtool_core.clips import BASE, file_names
 from pvtool_core.config import EncodingConfig, RenderItem, RenderJob, Setup, write_job
 from pvtool_core.errors import ExitStatus, Interrupted, PvError, RunFailed, SomeFailed
+from pvtool_core.ffmpeg import require_formats
 from pvtool_core.paths import batches_dir
 from pvtool_core.runs import Event, RunFolder
 
@@ -22,7 +23,11 @@ OnClip = Callable[[dict[str, Any]], None]
 
 
 def make_batch(items: Sequence[RenderItem], job: RenderJob, devices: Sequence[str] = ()) -> BatchFolder:
-    """A new batch's folder, with an engine's folder for each device; old batches are dropped."""
+    """A new batch's folder, with an engine's folder for each device; old batches are dropped.
+
+    Raises FfmpegMissing or CodecMissing if the clips could not be written.
+    """
+    require_formats(job.encoding)
     drop_old_batches()
     batch = new_batch(batches_dir())
     write_items(batch.items, items)

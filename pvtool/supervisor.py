@@ -206,7 +206,7 @@ def _outcome(folder: RunFolder, received: signal.Signals | None, returncode: int
         return RunFailed(f"The engine ended{code} and left no word.", f"Its log is {folder.log}.")
     error = ended.error()
     if error and error.status == ExitStatus.FAILED:
-        return RunFailed(error.message, f"Its log is {folder.log}.")
+        return RunFailed(error.message, f"{error.hint} The engine's log is {folder.log}.".lstrip())
     return error
 
 

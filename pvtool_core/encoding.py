@@ -27,7 +27,12 @@ _CODECS = {
     "h265": ("-crf", "17", "-preset", "medium", "-tag:v", "hvc1", "-x265-params", _X265),
     "av1": ("-crf", "11", "-preset", "6"),
 }
-_TO_BT709 = ("-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int")
+# Encoders take primaries and transfer from the frames, so that a filter must set them; the options alone are ignored.
+_TAGS = "setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
+_TO_BT709 = (
+    "-vf",
+    f"scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int,format=yuv420p,{_TAGS}",
+)
 _BT709 = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv")
 _SMALL = 512 * 512  # pixels, up to which one thread is the fastest
 

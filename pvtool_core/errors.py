@@ -97,6 +97,16 @@ class RunFailed(PvError):
     """The engine met something that it did not expect."""
 
 
+class NotFinite(RunFailed):
+    """Latents or frames that hold NaN or infinity; `what` names them."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"The {what} are not finite: they hold NaN or infinity.",
+            "Check the adapter, the style LoRAs and the base model; instead of float16 use bfloat16 or float32.",
+        )
+
+
 class BrokenRun(PvError):
     """A file of a run's folder that pv cannot have written."""
 

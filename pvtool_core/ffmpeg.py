@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pvtool_core.errors import NO_ROOM, PvError, UsageError
+from pvtool_core.config import EncodingConfig
+from pvtool_core.errors import NO_ROOM, NotReady, PvError, UsageError
 
 ENCODERS = {"h264": "libx264", "h265": "libx265", "av1": "libsvtav1"}
 
@@ -38,7 +39,10 @@ def ask(path: Path, *words: str, stdin: bytes = b"") -> Answer:
     """Run ffmpeg on behalf of `path`. Raises ClipBroken, CodecMissing, or OSError on a full disk."""
     quiet = {**os.environ, "SVT_LOG": "1"}  # SVT-AV1 talks past ffmpeg's own -v
     command = [executable(), "-hide_banner", "-v", "error", *words]
-    done = subprocess.run(command, input=stdin, capture_output=True, check=False, env=quiet)
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, check=False, env=quiet)
+    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+        raise FfmpegMissing(command[0]) from error
     said = done.stderr.decode(errors="replace")
     if done.returncode:
         raise _complaint(path, said)
@@ -54,6 +58,22 @@ def _complaint(path: Path, said: str) -> Exception:
     return ClipBroken(path, last.rstrip("."))
 
 
+class FfmpegMissing(NotReady):
+    """No ffmpeg that runs."""
+
+    def __init__(self, path: str) -> None:
+        where = f"ffmpeg ({path} cannot be run)" if path else "ffmpeg"
+        super().__init__([where], "Install imageio-ffmpeg again, or set IMAGEIO_FFMPEG_EXE to a working ffmpeg.")
+
+
+def require_formats(encoding: EncodingConfig) -> None:
+    """Check that clips can be written as `encoding` says. Raises FfmpegMissing or CodecMissing."""
+    if "gif" in encoding.formats:
+        codecs()
+    if "mp4" in encoding.formats:
+        require_codec(encoding.codec)
+
+
 def require_codec(codec: str) -> None:
     """Raises CodecMissing if ffmpeg lacks its encoder."""
     if codec not in codecs():
@@ -62,14 +82,22 @@ def require_codec(codec: str) -> None:
 
 @cache
 def codecs() -> frozenset[str]:
-    """The codecs of mp4 files that can be written here."""
-    listed = subprocess.run([executable(), "-hide_banner", "-encoders"], capture_output=True, text=True, check=True)
+    """The codecs of mp4 files that can be written here. Raises FfmpegMissing."""
+    program = executable()
+    try:
+        listed = subprocess.run([program, "-hide_banner", "-encoders"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError, UnicodeDecodeError) as error:
+        raise FfmpegMissing(program) from error
     there = set(listed.stdout.split())
     return frozenset(codec for codec, encoder in ENCODERS.items() if encoder in there)
 
 
 @cache
 def executable() -> str:
+    """Return the path of ffmpeg: that of IMAGEIO_FFMPEG_EXE, or the one that comes with imageio-ffmpeg."""
     from imageio_ffmpeg import get_ffmpeg_exe
 
-    return get_ffmpeg_exe()
+    try:
+        return get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise FfmpegMissing("") from error

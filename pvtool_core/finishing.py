@@ -179,6 +179,7 @@ def kept_latents(item: RenderItem, fingerprint: str) -> Made | None:
         if facts.get("fingerprint") != fingerprint:
             return None
         switch, tail = json.loads(facts["widths"])
-        return Made(item, load_file(path)["latents"], (switch, tail))
+        latents = load_file(path)["latents"]
+        return Made(item, latents, (switch, tail)) if latents.isfinite().all() else None
     except (OSError, SafetensorError, KeyError, ValueError):
         return None

@@ -69,6 +69,11 @@ class ImageText:
             self._texts[text] = functional.normalize(features, dim=-1)[0].to(self.device)
         return self._texts[text]
 
+    def cuts(self, text: str) -> bool:
+        """Return whether the last word of a text is past the model's context and so does not count."""
+        shorter = text.rpartition(" ")[0]
+        return bool(shorter) and torch.equal(self._tokenizer([text]), self._tokenizer([shorter]))
+
 
 def keep_in_range(start: Tensor, end: Tensor) -> None:
     """Let gradients pass from `end` to `start`, which are float32, as if the float16 between them had no least number.

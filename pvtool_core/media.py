@@ -10,13 +10,16 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from pvtool_core import ffmpeg
+from pvtool_core.errors import NotFinite
 from pvtool_core.ffmpeg import ClipBroken
 
 Frames = NDArray[np.uint8]
 
 
 def to_pixels(frames: Tensor) -> Frames:
-    """Frames (n, 3, height, width) in [0, 1] as uint8 (n, height, width, 3)."""
+    """Return frames (n, 3, height, width) in [0, 1] as uint8 (n, height, width, 3). Raises NotFinite."""
+    if not frames.isfinite().all():
+        raise NotFinite("decoded frames")
     return (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 

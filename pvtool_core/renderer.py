@@ -18,8 +18,8 @@ from pvtool_core.claims import Claims
 from pvtool_core.clips import BASE, Names, file_names, is_whole, read_sidecar
 from pvtool_core.config import EncodingConfig, RenderItem, RenderJob
 from pvtool_core.credentials import read_credentials
-from pvtool_core.errors import DiskFull, Interrupted, OutOfMemory, PvError, SomeFailed, from_foreign
-from pvtool_core.ffmpeg import require_codec
+from pvtool_core.errors import DiskFull, Interrupted, NotFinite, OutOfMemory, PvError, SomeFailed, from_foreign
+from pvtool_core.ffmpeg import require_formats
 from pvtool_core.finishing import Finisher, kept_latents
 from pvtool_core.making import Made, Maker, Shelf, Width, by_adapter, free_memory
 from pvtool_core.sheets import write_sheets
@@ -80,9 +80,8 @@ def _make_all(job: RenderJob, items: Sequence[RenderItem], report: Report) -> No
 
 
 def check_encoding(encoding: EncodingConfig) -> None:
-    """Raises UsageError if this machine cannot write such files, before anything is made."""
-    if "mp4" in encoding.formats:
-        require_codec(encoding.codec)
+    """Raises UsageError or NotReady if this machine cannot write such files, before anything is made."""
+    require_formats(encoding)
     if encoding.certificate:
         read_credentials(Path(encoding.certificate), Path(encoding.key))
 
@@ -252,6 +251,9 @@ class Batch:
 
     def _recover(self, items: list[RenderItem], error: Exception, holding: "_Holding") -> None:
         pairs = list(dict.fromkeys((item.prompt, item.seed) for item in items))
+        if isinstance(error, NotFinite) and len(pairs) > 1:  # one clip's, which must not fail the others
+            self._denoise_in_halves(items, pairs, holding)
+            return
         if not isinstance(from_foreign(error), OutOfMemory) or (len(pairs) == 1 and not self._finisher.busy()):
             self._fail(items, error, holding)
             return
@@ -262,6 +264,9 @@ class Batch:
             self._denoise(items, holding)
             return
         self._width.halve()
+        self._denoise_in_halves(items, pairs, holding)
+
+    def _denoise_in_halves(self, items: list[RenderItem], pairs: list[tuple[str, int]], holding: "_Holding") -> None:
         first = set(pairs[: len(pairs) // 2])
         self._denoise([item for item in items if (item.prompt, item.seed) in first], holding)
         self._denoise([item for item in items if (item.prompt, item.seed) not in first], holding)

@@ -3,7 +3,7 @@
 Both judge decoded frames, (frames, 3, height, width) in [0, 1], and let a gradient through.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -105,6 +105,10 @@ class SemanticScorer:
         pictures = letterbox(frames.to(reader.device, torch.float32), reader.side)
         pictures = colours.normalize(pictures, reader.preparation["mean"], reader.preparation["std"])
         return reader.of_pictures(pictures) @ reader.of_text(without_keyword(prompt))
+
+    def cut_prompts(self, prompts: Iterable[str]) -> list[str]:
+        """Return the prompts that are longer than the model's context, so that their end is not scored."""
+        return [prompt for prompt in prompts if self._reader.cuts(without_keyword(prompt))]
 
 
 def letterbox(frames: Float[Tensor, "frames 3 height width"], side: int) -> Float[Tensor, "frames 3 {side} {side}"]:

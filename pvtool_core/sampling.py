@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pvtool_core.adapter import IdentityAdapter
 from pvtool_core.backbones import Backbone, Embeds, Latents
-from pvtool_core.errors import RunFailed
+from pvtool_core.errors import NotFinite, RunFailed
 
 Scalar = Float[Tensor, ""]
 
@@ -24,10 +24,15 @@ Scalar = Float[Tensor, ""]
 def denoise(
     backbone: Backbone, latents: Latents, embeds: Embeds, steps: range, adapter: IdentityAdapter | None = None
 ) -> Latents:
-    """Latents after `steps`, in all of which `adapter` acts; without one, those of the base model."""
+    """Latents after `steps`, in all of which `adapter` acts; without one, those of the base model.
+
+    Raises NotFinite if they hold NaN or infinity.
+    """
     with adapter.acting() if adapter else nullcontext():
         for step in steps:
             latents = backbone.advance(latents, step, backbone.predict(latents, step, embeds))
+    if not latents.isfinite().all():
+        raise NotFinite("denoised latents")
     return latents
 
 

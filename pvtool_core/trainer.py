@@ -26,10 +26,11 @@ from pvtool_core.adapter import IdentityAdapter, Terms, switch_step
 from pvtool_core.backbones import Frames, Latents, load_backbone
 from pvtool_core.config import TrainingConfig, TrainJob
 from pvtool_core.encoding import write_clip
-from pvtool_core.errors import Missing, RunFailed
+from pvtool_core.errors import Missing, NotFinite, RunFailed
 from pvtool_core.faces import FaceAnalyzer, largest, load_recognizer, within_crop
 from pvtool_core.media import to_pixels
 from pvtool_core.paths import trajectories_dir
+from pvtool_core.prompt_limits import check_prompts_fit
 from pvtool_core.rewards import IdentityScorer, SemanticScorer, level_penalty, nearest_face, semantic_reward
 from pvtool_core.runs import (
     ADAPTER_FILE,
@@ -63,7 +64,12 @@ def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Hear
     control = Control(folder, report, heartbeat)
     heartbeat.update(state=State.RUNNING, total=config.iterations)
     report("stage", stage="loading")
+    for cut in check_prompts_fit(job.model, job.prompts, job.sampler.negative_prompt):
+        report("warning", message=cut.message)
     trainer = Trainer(job, trajectories_dir(), report)
+    if unscored := trainer.semantic.cut_prompts(job.prompts):
+        message = f"The semantic reward's text encoder does not read the end of {len(unscored)} prompts, the first of"
+        report("warning", message=f"{message} which is {unscored[0]!r}.")
     files = RunFiles(folder, report)
     start = files.resume(trainer)
     heartbeat.update(step=start)
@@ -285,7 +291,7 @@ class Trainer:
 
         They are constants: no gradient moves the face to please the detector.
         """
-        (picture,) = to_pixels(frame[None])
+        (picture,) = to_pixels(frame.detach()[None].nan_to_num())  # a loss that is not finite ends the iteration
         candidates = [torch.from_numpy(face.landmarks) for face in self.analyzer.detect(picture)]
         nearest = nearest_face(candidates, expected)
         return (expected, False) if nearest is None else (nearest, True)
@@ -389,8 +395,13 @@ class RunFiles:
         folder.mkdir(parents=True, exist_ok=True)
         for number, pair in enumerate(pairs[: trainer.config.sample_prompts]):
             latents, embeds = trainer.cache.switch(pair.prompt, pair.seed), trainer.backbone.prompt_embeds(pair.prompt)
-            latents = denoise(trainer.backbone, latents, embeds, trainer.steps, trainer.adapter)
-            pictures = to_pixels(trainer.whole_clip(latents))
+            try:
+                latents = denoise(trainer.backbone, latents, embeds, trainer.steps, trainer.adapter)
+                pictures = to_pixels(trainer.whole_clip(latents))
+            except NotFinite as error:
+                message = f"The sample {pair.prompt!r} at step {step} is not written. {error.message}"
+                self._report("warning", step=step, message=message)
+                continue
             facts = {"prompt": pair.prompt, "seed": pair.seed, "step": step, "run": self._folder.name}
             facts["ai_generated"] = True
             (path,) = write_clip(folder / f"{number:02d}", pictures, trainer.job.model.fps, facts)

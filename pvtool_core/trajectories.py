@@ -191,13 +191,15 @@ def _on_disk(tensors: Tensors) -> Tensors:
 
 
 def _read(path: Path) -> Tensors | None:
-    """The tensors as they were written, or None if the file is damaged."""
+    """The tensors as they were written, or None if the file is damaged or holds values that are not finite."""
     try:
         tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}  # out of the file, aligned
     except SafetensorError:
         return None
     digest = tensors.pop("sha256", None)
-    return tensors if digest is not None and torch.equal(digest, _digest(tensors)) else None
+    if digest is None or not torch.equal(digest, _digest(tensors)):
+        return None
+    return tensors if all(tensor.isfinite().all() for tensor in tensors.values()) else None
 
 
 def _digest(tensors: Tensors) -> Tensor:

@@ -12,6 +12,7 @@ from pvtool.choices import chosen_settings, versions
 from pvtool.cli.following import JobProgress
 from pvtool.cli.options import Json, run_names
 from pvtool.cli.render import render_clips
+from pvtool.cli.telling import tell_cuts
 from pvtool.facts import job_of
 from pvtool.output import Output, table
 from pvtool.supervisor import run_short_job
@@ -65,6 +66,7 @@ def evaluate_run(folder: RunFolder, out: Path, prompts: int = 0, seeds: int = 0)
         people=(job.identity.name,), seeds=job.evaluation.seeds[: seeds or None], run=folder.name, base=True
     )
     planned = plan([Row(prompt=text) for text in texts], wanted, out)
+    tell_cuts(Output(), planned)
     ended = render_clips(planned, RenderJob(items="", setups=(), out=str(out.absolute()), versions=versions()))
     if ended.error:
         raise ended.error

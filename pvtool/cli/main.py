@@ -4,13 +4,14 @@ import importlib
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from pvtool.output import Output
-from pvtool_core.errors import ExitStatus, PvError, from_foreign
+from pvtool.output import Output, print_anything
+from pvtool_core.errors import ExitStatus, PvError, UsageError, from_foreign
 
 if TYPE_CHECKING:
     from typer import _click as click  # pyright: ignore[reportPrivateUsage]  # the types of TyperGroup's own methods
@@ -82,12 +83,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    print_anything()
     output = Output(as_json="--json" in words)
     try:
+        _check_working_folder()
         app(words, prog_name="pv")
     except Exception as error:
         _leave(output, error, debug)
     sys.exit(ExitStatus.DONE)
+
+
+def _check_working_folder() -> None:
+    """Raises UsageError if the folder that relative paths are resolved in was deleted."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UsageError("The current folder was deleted.", "Change to another folder and try again.") from error
 
 
 def _leave(output: Output, error: Exception, debug: bool) -> NoReturn:

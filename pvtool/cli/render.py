@@ -18,7 +18,7 @@ from pvtool.cli import render_options as options
 from pvtool.cli.following import ClipProgress
 from pvtool.cli.options import ControlFrames, ControlNet, Json, Seeds
 from pvtool.cli.options import Loras as LoraWords
-from pvtool.cli.telling import Failures, list_clips, tell_adapters, tell_clip, tell_mistake
+from pvtool.cli.telling import Failures, list_clips, tell_adapters, tell_clip, tell_cuts, tell_mistake
 from pvtool.origins import Origin, origin_of
 from pvtool.output import Output
 from pvtool.rendering import Ended, clip_facts, make_batch, run_batch
@@ -130,6 +130,7 @@ def render(
         planned = as_before(planned, origin, encoding)
     refused = len(mistakes.places)
     tell_adapters(output, planned)
+    tell_cuts(output, planned)
     if dry_run:
         list_clips(planned, encoding, output, overwrite)
         if refused:

@@ -18,6 +18,7 @@ from pvtool_core.rows import row_table
 
 SHOWN_FAILURES = 20
 SHOWN_ADAPTERS = 20
+SHOWN_CUTS = 20
 Facts = Mapping[str, Any]
 
 
@@ -51,6 +52,15 @@ def tell_clip(output: Output, facts: dict[str, Any]) -> None:
     else:
         lines = [f"{facts['status']:8} {shown(Path(file))}" for file in files_of(facts)]
     output.stream(for_programs(facts), "\n".join(lines))
+
+
+def tell_cuts(output: Output, planned: Plan) -> None:
+    """Warn of prompts whose end the text encoder does not see."""
+    cuts = list(planned.cuts.values())
+    for cut in cuts[:SHOWN_CUTS]:
+        output.say(f"Warning: {cut.message}")
+    if len(cuts) > SHOWN_CUTS:
+        output.say(f"Warning: the ends of {len(cuts) - SHOWN_CUTS} more prompts are cut off.")
 
 
 def tell_adapters(output: Output, planned: Plan) -> None:

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pvtool_core.adapter import LoraLayout, LoraPair
 from pvtool_core.backbones.control import Control
-from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts
+from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts, unit_range
 from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused
@@ -127,7 +127,7 @@ class AnimateDiff:
         vae = self.pipeline.vae
         chosen = (1 / vae.config.scaling_factor * latents)[0, :, list(frames)].transpose(0, 1).contiguous()
         decoded = [vae.decode(chunk).sample for chunk in chosen.split(_FRAMES_AT_ONCE)]
-        return (torch.cat(decoded).float() / 2 + 0.5).clamp(0, 1)
+        return unit_range(torch.cat(decoded))
 
     def decoded_with(self, frame: int) -> Sequence[int]:
         return range(self.num_frames)  # each frame is decoded by itself

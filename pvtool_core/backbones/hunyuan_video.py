@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pvtool_core.adapter import LoraLayout, LoraPair
 from pvtool_core.backbones.flow_matching import euler_step
-from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts
+from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts, unit_range
 from pvtool_core.backbones.memory import settle
 from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.config import ModelConfig, SamplerConfig
@@ -162,7 +162,7 @@ class HunyuanVideo:
             if tile - 1 in tiles:
                 vae.blend_t(tiles[tile - 1], tiles[tile], into.blended)
         chosen = [tiles[into.tiles_of(frame)[-1]][0, :, into.place_of(frame)] for frame in frames]
-        return (torch.stack(chosen).float() / 2 + 0.5).clamp(0, 1)
+        return unit_range(torch.stack(chosen))
 
     def decoded_with(self, frame: int) -> Sequence[int]:
         needed = set(self._tiling.tiles_of(frame))

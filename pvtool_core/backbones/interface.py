@@ -84,6 +84,15 @@ def joined(embeds: Sequence[Embeds]) -> Embeds:
     return {name: torch.stack([each[name] for each in embeds], dim=1).flatten(0, 1) for name in embeds[0]}
 
 
+def unit_range(decoded: Tensor) -> Tensor:
+    """Return an autoencoder's output, in [-1, 1], as float32 in [0, 1].
+
+    Infinities become NaN, so that whoever uses the frames finds them: clamped they would pass for white or black.
+    """
+    frames = decoded.float() / 2 + 0.5
+    return frames.masked_fill(frames.isinf(), torch.nan).clamp(0, 1)
+
+
 def resolve_device(name: str) -> torch.device:
     """The device that a setting names; `auto` is the accelerator, if there is one. Raises InputRefused."""
     if name != "auto":

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pvtool_core.adapter import LoraLayout, LoraPair
 from pvtool_core.backbones.flow_matching import euler_step
-from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts
+from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts, unit_range
 from pvtool_core.backbones.memory import settle
 from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.config import ModelConfig, SamplerConfig
@@ -134,7 +134,7 @@ class Wan:
         statistics = (vae.config.latents_mean, vae.config.latents_std)
         mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1).to(latents) for values in statistics)
         decoded = vae.decode(latents / (1.0 / std) + mean).sample[0, :, list(frames)]
-        return (decoded.transpose(0, 1).float() / 2 + 0.5).clamp(0, 1)
+        return unit_range(decoded.transpose(0, 1))
 
     def decoded_with(self, frame: int) -> Sequence[int]:
         """Those of its latent and all before them, which are made on the way."""

@@ -208,3 +208,25 @@ def test_runs_of_one_identity_are_listed_in_natural_order_where_times_are_equal(
     for _ in range(11):
         finished_run(mara, created="2026-11-27T12:00:00+00:00")
     assert names(pv) == [f"mara-{number}" for number in range(1, 12)]
+
+
+def test_a_prompt_that_the_model_reads_only_in_part_is_named_and_one_whose_keyword_is_cut_refused(
+    pv: Pv, mara: str
+) -> None:
+    finished_run(mara)
+    long = "<V> woman " + "dancing in the rain at night " * 10 + "in a blue coat"
+    answer = pv("render", mara, long, "--dry-run")
+    assert answer.status == 0
+    assert "cut off" in answer.err
+    assert "in a blue coat'" in answer.err
+    refused = pv("render", mara, "dancing in the rain at night " * 10 + "<V> woman", "--dry-run")
+    assert refused.status == 3
+    assert "The keyword <V> is cut off" in refused.err
+
+
+def test_training_is_refused_before_a_run_exists_if_a_keyword_is_cut(pv: Pv, home: Path, mara: str) -> None:
+    Path("bank.txt").write_text("dancing in the rain at night " * 10 + "<V> {noun}\n")
+    assert pv("prompts", "import", "late", "bank.txt").status == 0
+    refused = pv("train", mara, "--prompts", "late")
+    assert (refused.status, "is cut off" in refused.err) == (3, True)
+    assert list((home / "data").glob("runs/*")) == []

@@ -1,5 +1,6 @@
 """The face answers at once: what it must not import, and what it says of itself."""
 
+import json
 import os
 import subprocess
 import sys
@@ -78,3 +79,38 @@ def test_the_shell_is_offered_the_names_there_are(home: Path) -> None:
     pv = Path(sys.executable).with_name("pv")
     offered = subprocess.run([pv], capture_output=True, text=True, env=env, check=False)
     assert offered.stdout.split() == ["seaside"]
+
+
+def run_pv(words: list[str], folder: Path, **changes: str) -> subprocess.CompletedProcess[bytes]:
+    """A real `pv` process."""
+    code = "from pvtool.cli.main import main; main()"
+    env = {**os.environ, "PV_HOME": str(folder / "home"), **changes}
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, env=env, cwd=folder, check=False)
+
+
+@pytest.mark.parametrize("changes", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_an_output_that_knows_ascii_only_is_no_error(tmp_path: Path, changes: dict[str, str]) -> None:
+    (tmp_path / "home/config/presets").mkdir(parents=True)
+    shown = run_pv(["presets", "show", "tiny"], tmp_path, **changes)
+    assert (shown.returncode, b"Traceback" in shown.stderr) == (0, False)
+    listed = run_pv(["presets", "list", "--json"], tmp_path, **changes)
+    assert listed.returncode == 0
+    assert json.loads(listed.stdout.decode("ascii"))["presets"]
+    if "LC_ALL" in changes:  # a name in UTF-8 is not one there
+        return
+    refused = run_pv(["identity", "show", "Zo\u00eb", "--json"], tmp_path, **changes)
+    assert refused.returncode == 4
+    assert "Zo\u00eb" in json.loads(refused.stdout.decode("ascii"))["error"]["message"]
+
+
+def test_a_current_folder_that_was_deleted_is_named(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    code = (
+        "import os, sys; folder = sys.argv.pop(1); os.mkdir(folder); os.chdir(folder); os.rmdir(folder); "
+        "from pvtool.cli.main import main; main()"
+    )
+    words = [sys.executable, "-c", code, str(gone), "render", "ada", "<V> runs", "--out", str(tmp_path / "out")]
+    left = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert left.returncode == 2
+    assert "The current folder was deleted." in left.stderr
+    assert "Traceback" not in left.stderr

@@ -20,7 +20,7 @@ from pvtool_core import ffmpeg
 from pvtool_core.config import EncodingConfig
 from pvtool_core.encoding import write_clip
 from pvtool_core.errors import ExitStatus, UsageError
-from pvtool_core.ffmpeg import ClipBroken, CodecMissing
+from pvtool_core.ffmpeg import ClipBroken, CodecMissing, FfmpegMissing
 from pvtool_core.media import Frames, enlarge, frames_of, to_pixels
 from pvtool_core.metadata import AI_MADE, read_facts
 from pvtool_core.workshop import publish, workshop
@@ -125,6 +125,39 @@ def test_an_mp4_says_what_players_need_and_can_be_shown_while_it_loads(tmp_path:
     content = path.read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
     assert all(words in said_of(path) for words in (f"{tag} /", "yuv420p(tv, bt709", "72x48", "8 fps"))
+
+
+@pytest.mark.parametrize("codec", ["h264", "h265", "av1"])
+def test_an_mp4_names_its_matrix_primaries_and_transfer_in_stream_and_container(tmp_path: Path, codec: str) -> None:
+    (path,) = write_clip(tmp_path / "clip", moving_square(), 8, FACTS, encoding("mp4", codec=codec))
+    assert "yuv420p(tv, bt709, progressive)" in said_of(path) or "yuv420p(tv, bt709)" in said_of(path)
+    content = path.read_bytes()
+    box = content.index(b"colrnclx") + len(b"colrnclx")
+    assert content[box : box + 7] == bytes([0, 1, 0, 1, 0, 1, 0])  # BT.709 three times, limited range
+    raw = tmp_path / {"h264": "raw.h264", "h265": "raw.h265", "av1": "raw.ivf"}[codec]
+    copy = (get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-c", "copy", str(raw))
+    subprocess.run(copy, check=True)
+    assert "(tv, bt709" in said_of(raw)
+    assert "unknown" not in said_of(raw)
+
+
+@pytest.mark.parametrize("program", ["nowhere/ffmpeg", "/etc/passwd", "/bin/false"])
+def test_an_ffmpeg_that_does_not_run_is_found_before_anything_is_made(
+    monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", program)
+    ffmpeg.codecs.cache_clear()
+    ffmpeg.executable.cache_clear()
+    try:
+        for suffix in ("mp4", "gif"):
+            with pytest.raises(FfmpegMissing, match="lacks: ffmpeg") as refusal:
+                ffmpeg.require_formats(encoding(suffix))
+            assert refusal.value.status is ExitStatus.MISSING
+            assert "IMAGEIO_FFMPEG_EXE" in refusal.value.hint
+        ffmpeg.require_formats(encoding("png", "webp"))
+    finally:
+        ffmpeg.codecs.cache_clear()
+        ffmpeg.executable.cache_clear()
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp"])
