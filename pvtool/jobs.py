@@ -10,7 +10,7 @@ from pvtool.facts import job_of, run_origin
 from pvtool.run_index import runs_of
 from pvtool.supervisor import OnEvent, run_short_job
 from pvtool_core.config import EncodingConfig, IdentifyJob, IdentityRef, Settings, Table, TrainJob, merge, write_job
-from pvtool_core.errors import BadPicture, WeightsMissing
+from pvtool_core.errors import BadPicture, UsageError, WeightsMissing
 from pvtool_core.ffmpeg import require_formats
 from pvtool_core.library import Identity, Library
 from pvtool_core.models.store import licences
@@ -23,7 +23,7 @@ from pvtool_core.weights import Preset, family_of, locate_faces, resolve, resolv
 Choice = tuple[Identity, Preset, tuple[str, ...], Settings]
 """Whom, on what, with which prompts and settings."""
 
-CONSENT = "I am this person, or I have their consent to make videos of them."
+CONSENT_EXAMPLE = "ann agreed on 3 May 2026 to videos of her for the spring campaign"
 
 
 def prepare(choice: Choice) -> RunFolder:
@@ -81,16 +81,29 @@ def choose(
 def add_identity(
     name: str, images: list[Path], noun: str, face: int, consent: str, preset: str | None, on_event: OnEvent
 ) -> Identity:
-    """Run an identify job on `images` and take its result into the library. Raises what either refuses."""
+    """Run an identify job on `images` and take its result into the library. Raises what either refuses.
+
+    Raises UsageError if `consent`, the statement that is kept with the photos, says nothing.
+    """
     library = Library()
     name = library.check_free(name)
     pictures = tuple(str(_existing(image)) for image in images)
+    check_consent(consent)
     settings = locate_faces(chosen_settings(preset)[1])
     with library.staging() as staging:
         ref = IdentityRef(name=name, noun=noun, folder=str(staging))
         job = IdentifyJob(**settings.sections(), identity=ref, pictures=pictures, face=face, consent=consent)
         run_short_job("identify", job, on_event)
         return library.adopt(staging, name, noun, consent)
+
+
+def check_consent(statement: str) -> None:
+    """Raises UsageError if nobody stated who agreed, when, and to what."""
+    if not statement.strip():
+        raise UsageError(
+            "A statement of consent is required: who agreed, when, and to what.",
+            f'Pass it with --consent, for example --consent "{CONSENT_EXAMPLE}".',
+        )
 
 
 def rename_identity(old: str, new: str) -> Identity:

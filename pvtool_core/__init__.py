@@ -13,5 +13,17 @@ Frames are (frames, 3, height, width) in [0, 1], RGB, float32; pixels (frames, h
 (5, 2), x before y, in pixels; crops are aligned faces, (faces, 3, 112, 112) in [0, 1]. Embeddings have length 1.
 
 Importing the package itself loads no torch; its torch-free modules are errors, paths, config, library, prompts, runs,
-weights and clips.
+weights and clips. It switches off the usage reports of the libraries that it is built on, unless the environment
+already says otherwise: photos are biometric data, and nothing about their use leaves the machine.
 """
+
+import os
+
+_NO_REPORTS = {
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime 1.29 and newer keep a device id and an event store
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "DO_NOT_TRACK": "1",
+}
+for _name, _value in _NO_REPORTS.items():
+    os.environ.setdefault(_name, _value)

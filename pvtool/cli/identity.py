@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from pvtool.cli.asking import confirm
+from pvtool.cli.asking import ask_for_consent, confirm
 from pvtool.cli.following import JobProgress
 from pvtool.cli.options import IdentityName, Json, Yes, preset_names
-from pvtool.jobs import CONSENT, add_identity, rename_identity
+from pvtool.jobs import add_identity, rename_identity
 from pvtool.output import Output, table
 from pvtool.run_index import runs_of
 from pvtool_core.config import Noun, to_table
@@ -34,7 +34,15 @@ def add(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="One photo is enough.", show_default=False)],
     noun: Annotated[Noun, typer.Option("--class", help="What prompts call the person.")] = "person",
     face: Annotated[int, typer.Option(min=0, help="Which face, from the left from 1, where there are several.")] = 0,
-    consent: Annotated[str, typer.Option(help="Statement kept with the identity.")] = CONSENT,
+    consent: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            show_default=False,
+            help="Statement of consent, kept with the photos: who agreed, when, to what. Asked for on a terminal; "
+            "required elsewhere.",
+        ),
+    ] = None,
     preset: Annotated[str | None, typer.Option(autocompletion=preset_names, help="Whose face models to use.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -42,8 +50,10 @@ def add(
 
     Nothing is kept if one photo is refused.
     """
+    Library().check_free(name)
+    statement = ask_for_consent() if consent is None else consent
     with JobProgress() as progress:
-        identity = add_identity(name, images, noun, face, consent, preset, progress.on_event)
+        identity = add_identity(name, images, noun, face, statement, preset, progress.on_event)
     text = f"Added {identity.name} ({identity.noun}) from {_photos(identity)}: {identity.folder}"
     Output(as_json).result(facts(identity), text)
 

@@ -196,6 +196,9 @@ async def test_a_person_is_added_by_path_and_a_refused_photo_is_explained(home: 
         form = pilot.app.screen
         form.query_one(TextArea).insert("blank.png")
         await pilot.press("ctrl+r")
+        await until_seen(pilot, "A statement of consent is required: who agreed, when, and to what.")
+        form.query_one("#consent", Input).value = "a cartoon person"
+        await pilot.press("ctrl+r")
         await until_seen(pilot, "Loading the face models…", seconds=60)
         await until_seen(pilot, "There is no face to be found in blank.png.", "Give a photo in which", seconds=60)
         assert form.query_one("#name", Input).value == "ada", "what was typed is kept"
@@ -203,6 +206,7 @@ async def test_a_person_is_added_by_path_and_a_refused_photo_is_explained(home: 
         await pilot.click("#go")
         await until_seen(pilot, "person · 1 photo · no runs", "Photo 1 of 1 · ada-woman.png", seconds=60)
     assert [face.picture for face in Library().get("ada").record.faces] == ["ada-woman.png"]
+    assert Library().get("ada").record.consent == "a cartoon person"
 
 
 @pytest.mark.slow
@@ -211,6 +215,7 @@ async def test_a_form_that_is_left_adds_nobody(home: Path) -> None:
         await until_seen(pilot, "Nobody is in the library yet")
         await pilot.press("a", *"ada")
         pilot.app.screen.query_one(TextArea).insert(f"{SAMPLES}/ada-woman.png")
+        pilot.app.screen.query_one("#consent", Input).value = "a cartoon person"
         await pilot.press("ctrl+r")
         await until_seen(pilot, "Loading the face models…", seconds=60)
         await pilot.press("escape")

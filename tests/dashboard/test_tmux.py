@@ -80,7 +80,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home to be copied, in which Ada was added by the command."""
     home = tmp_path_factory.mktemp("house")
     photo = presets_dir() / "tiny/samples/ada-woman.png"
-    words = [*PV.split(), "identity", "add", "ada", str(photo)]
+    words = [*PV.split(), "identity", "add", "ada", str(photo), "--consent", "a cartoon person"]
     environment = {**os.environ, "PV_HOME": str(home), "OMP_NUM_THREADS": "1"}
     subprocess.run(words, check=True, capture_output=True, env=environment)
     return home

@@ -1,0 +1,65 @@
+"""Nobody is added to the library without a statement of consent that somebody made."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pvtool_core.library import Library
+from tests.cli.conftest import Pv, everything
+
+
+@pytest.mark.parametrize("words", [(), ("--consent", ""), ("--consent", "  ")])
+def test_without_a_terminal_and_a_statement_nothing_is_added(
+    pv: Pv, home: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    Path("photo.png").write_bytes(b"x")
+    before = everything(home.parent)
+    answer = pv("identity", "add", "ann", "photo.png", *words)
+    assert answer.status == 2
+    assert "A statement of consent is required: who agreed, when, and to what." in answer.err
+    assert '--consent "ann agreed on' in answer.err
+    assert everything(home.parent) == before
+
+
+def on_a_terminal(home: Path, answer: bytes) -> tuple[int, str]:
+    """`pv identity add` on a terminal, with `answer` typed; its status and what it showed."""
+    controller, terminal = pty.openpty()
+    command = [sys.executable, "-P", "-m", "pvtool.cli.main", "identity", "add", "ann", "photo.png"]
+    env = {**os.environ, "PV_HOME": str(home), "TERM": "dumb"}
+    with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=env) as process:
+        os.close(terminal)
+        shown = b""
+        typed = False
+        while True:
+            try:
+                block = os.read(controller, 4096)
+            except OSError:  # the other end was closed
+                break
+            if not block:
+                break
+            shown += block
+            if not typed and b"Do you confirm it?" in shown:
+                os.write(controller, answer)
+                typed = True
+    os.close(controller)
+    return process.returncode, shown.decode(errors="replace")
+
+
+def test_on_a_terminal_the_statement_is_shown_and_a_no_adds_nothing(home: Path) -> None:
+    Path("photo.png").write_bytes(b"x")
+    status, shown = on_a_terminal(home, b"n\n")
+    assert "has agreed to have videos generated of them" in shown
+    assert "Nothing was added: consent was not confirmed." in shown
+    assert status == 130
+    assert Library().names() == []
+
+
+def test_on_a_terminal_a_yes_goes_on_to_the_photo(home: Path) -> None:
+    Path("photo.png").write_bytes(b"x")
+    status, shown = on_a_terminal(home, b"y\n")
+    assert status == 3
+    assert "photo.png" in shown.split("Do you confirm it?")[1]
