@@ -19,10 +19,9 @@ from safetensors.torch import save_file
 from pvtool_core.config import IdentifyJob
 from pvtool_core.errors import BadPicture, FaceRefused, InputRefused
 from pvtool_core.faces import Face, FaceAnalyzer, Picture, align
-from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE
+from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, LARGEST_SIDE
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-LARGEST_SIDE = 2048
 MOST_PIXELS = 150_000_000
 SMALLEST_EYE_DISTANCE = 10.0
 MOST_BLUR = 0.65

@@ -11,30 +11,37 @@ import io
 import json
 import math
 import operator
+import os
+import re
 import shutil
 import sys
-import tarfile
 import tempfile
+import tomllib
 from array import array
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from pvtool_core.config import IdentityRef, from_table, read_toml, setting, to_table
-from pvtool_core.errors import BadArchive, BrokenIdentity, Missing, NameTaken
-from pvtool_core.paths import check_name, check_new_file, identities_dir, nearest, replace_file
+from pvtool_core.errors import BadArchive, BrokenIdentity, Missing, NameTaken, PvError, RunFailed, SettingsError
+from pvtool_core.identity_archive import pack, unpack
+from pvtool_core.paths import check_name, check_new_file, identities_dir, nearest, replace_file, sync_folder
 
 IDENTITY_FILE = "identity.toml"
 EMBEDDINGS_FILE = "embeddings.safetensors"
 FACES_FILE = "faces.json"
-_MANIFEST = "manifest.json"
-_FORMAT = "pv identity 1"
-_MAX_ARCHIVE_BYTES = 1 << 30
+CROP_SIDE = 112
+"""Of aligned faces, in pixels."""
+LARGEST_SIDE = 2048
+"""Of the photos that are kept, in pixels."""
+_MAX_RECORD_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 1 << 16
+_NOT_EMBEDDINGS = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +82,15 @@ class Identity:
 
     @property
     def ref(self) -> IdentityRef:
-        """Who this is, for a job; the same after a rename, another for another person of that name."""
-        fingerprint = hashlib.sha256((self.folder / EMBEDDINGS_FILE).read_bytes()).hexdigest()[:16]
+        """Who this is, for a job; the same after a rename, another for another person of that name.
+
+        Raises BrokenIdentity without embeddings.
+        """
+        path = self.folder / EMBEDDINGS_FILE
+        try:
+            fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        except OSError as error:
+            raise BrokenIdentity(path, "is missing or cannot be read") from error
         return IdentityRef(name=self.name, noun=self.noun, folder=str(self.folder), fingerprint=fingerprint)
 
     @property
@@ -107,18 +121,29 @@ def _read_embeddings(path: Path) -> dict[str, list[Sequence[float]]]:
     Eight bytes tell how long the JSON is that follows, which says where each tensor lies in the rest.
     """
     try:
-        content = path.read_bytes()
-        start = 8 + int.from_bytes(content[:8], "little")
-        header: dict[str, Any] = json.loads(content[8:start])
-        header.pop("__metadata__", None)
-        found = {name: _rows(content[start:], about) for name, about in header.items()}
+        found = _parse_embeddings(path.read_bytes())
     except FileNotFoundError as error:
-        raise BrokenIdentity(path, "is gone") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BrokenIdentity(path, "is missing") from error
+    except _NOT_EMBEDDINGS as error:
         raise BrokenIdentity(path, "is damaged") from error
     if not found:
         raise BrokenIdentity(path, "is empty")
     return found
+
+
+def _parse_embeddings(content: bytes) -> dict[str, list[Sequence[float]]]:
+    """Return unit vectors by recogniser. Raises one of `_NOT_EMBEDDINGS` for any other content."""
+    length = int.from_bytes(content[:8], "little")
+    if length > _MAX_HEADER_BYTES:
+        raise ValueError(length)
+    header: dict[str, Any] = json.loads(content[8 : 8 + length])
+    header.pop("__metadata__", None)
+    data = content[8 + length :]
+    spans = sorted(tuple(about["data_offsets"]) for about in header.values())
+    ends = [0, *(end for _, end in spans)]
+    if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != len(data):
+        raise ValueError("tensors overlap, or leave gaps")
+    return {name: _rows(data, about) for name, about in header.items()}
 
 
 def _rows(content: bytes, about: dict[str, Any]) -> list[Sequence[float]]:
@@ -155,11 +180,11 @@ class Library:
         return sorted(path.parent.name for path in self.root.glob(f"[!.]*/{IDENTITY_FILE}"))
 
     def get(self, name: str) -> Identity:
-        """The identity of that name. Raises Missing or BadName."""
+        """The identity of that name. Raises Missing, BadName, or BrokenIdentity if its record cannot be read."""
         folder = self.root / check_name("an identity", name)
         if not (folder / IDENTITY_FILE).is_file():
             raise Missing("identity", name, "`pv identity list` shows all there are.", nearest(name, self.root))
-        return Identity(folder.name, folder, from_table(Record, read_toml(folder / IDENTITY_FILE), str(folder)))
+        return Identity(folder.name, folder, _stored_record(folder / IDENTITY_FILE))
 
     def check_free(self, name: str) -> str:
         """Give back a name that a new identity may have. Raises BadName or NameTaken."""
@@ -191,7 +216,9 @@ class Library:
 
     def _take_in(self, folder: Path, name: str) -> Identity:
         target = self.root / self.check_free(name)
+        _sync_all(folder)
         folder.rename(target)
+        sync_folder(self.root)
         return self.get(target.name)
 
     def rename(self, old: str, new: str) -> Identity:
@@ -211,24 +238,29 @@ class Library:
         check_new_file(archive)
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         content = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
-        digests = {path: hashlib.sha256(data).hexdigest() for path, data in content.items()}
-        manifest = {"format": _FORMAT, "name": name, "sha256": digests}
-        replace_file(archive, _tar({_MANIFEST: json.dumps(manifest, indent=1).encode(), **content}), mode=0o600)
+        replace_file(archive, pack(name, content), mode=0o600)
 
     def import_(self, archive: Path, name: str | None = None) -> Identity:
         """Take in what `export` wrote, under its own or another name.
 
         Raises Missing, BadArchive (damaged, or with files that it should not have), BadName or NameTaken.
         """
-        content = _untar(archive)
-        manifest = _check_manifest(archive, content)
-        name = self.check_free(name or str(manifest["name"]))
+        own_name, content = unpack(archive)
+        name = self.check_free(name or own_name)
+        _check_content(archive, content)
         with self.staging() as staging:
-            for path, data in content.items():
-                (staging / path).parent.mkdir(mode=0o700, exist_ok=True)
-                (staging / path).write_bytes(data)
-            from_table(Record, read_toml(staging / IDENTITY_FILE), archive.name)
+            _write_all(staging, content)
             return self._take_in(staging, name)
+
+
+def _stored_record(path: Path) -> Record:
+    try:
+        if path.stat().st_size > _MAX_RECORD_BYTES:
+            raise BrokenIdentity(path, "is far too large")
+        return from_table(Record, read_toml(path), str(path.parent))
+    except (SettingsError, RunFailed, RecursionError) as error:
+        reason = error.message.rstrip(".") if isinstance(error, PvError) else "it is nested too deeply"
+        raise BrokenIdentity(path, f"cannot be used: {reason}") from error
 
 
 def _flat(face: dict[str, Any]) -> dict[str, Any]:
@@ -236,53 +268,81 @@ def _flat(face: dict[str, Any]) -> dict[str, Any]:
     return {**face, "landmarks": [number for point in face["landmarks"] for number in point]}
 
 
-def _tar(content: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for path, data in content.items():
-            member = tarfile.TarInfo(path)
-            member.size, member.mode = len(data), 0o600
-            tar.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
+def _check_content(archive: Path, content: Mapping[str, bytes]) -> None:
+    """Check the files of an identity that somebody else made. Raises BadArchive.
 
-
-def _untar(archive: Path) -> dict[str, bytes]:
-    """Contents by path, read into memory: nothing in the archive decides where anything is written."""
-    if not archive.is_file():
-        raise Missing("file", str(archive), "Give a file written by `pv identity export`.")
+    There are exactly the files that identity.toml names, photos and crops decode, and embeddings fit them.
+    """
+    record = _read_record(archive, content.get(IDENTITY_FILE, b""))
+    named = [path for face in record.faces for path in (face.reference, face.face)]
+    if not record.faces or len(set(named)) != len(named):
+        raise BadArchive(archive, "holds no face, or one file for two")
+    if problem := next(filter(None, map(_problem_of, record.faces)), ""):
+        raise BadArchive(archive, problem)
+    if content.keys() != {IDENTITY_FILE, EMBEDDINGS_FILE, *named}:
+        other = sorted(content.keys() ^ {IDENTITY_FILE, EMBEDDINGS_FILE, *named})[0]
+        raise BadArchive(archive, f"has or lacks {other!r}, against its own list")
+    for face in record.faces:
+        _check_picture(archive, face.reference, content[face.reference])
+        _check_picture(archive, face.face, content[face.face], (CROP_SIDE, CROP_SIDE))
     try:
-        with tarfile.open(archive, mode="r:") as tar:
-            members = tar.getmembers()
-            if sum(member.size for member in members) > _MAX_ARCHIVE_BYTES:
-                raise BadArchive(archive, "is far too large for an identity")
-            return {member.name: _read_member(archive, tar, member) for member in members}
-    except (tarfile.TarError, EOFError) as error:
-        raise BadArchive(archive, "is no tar file, or is damaged") from error
+        embeddings = _parse_embeddings(content[EMBEDDINGS_FILE])
+    except _NOT_EMBEDDINGS as error:
+        raise BadArchive(archive, "holds damaged embeddings") from error
+    if not embeddings or any(len(rows) != len(record.faces) for rows in embeddings.values()):
+        raise BadArchive(archive, "holds embeddings of other photos than its own")
 
 
-def _read_member(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member) if member.isreg() and _allowed(member.name) else None
-    if file is None:
-        raise BadArchive(archive, f"holds {member.name!r}, which no identity has")
-    return file.read()
-
-
-def _allowed(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    known = parts in {(_MANIFEST,), (IDENTITY_FILE,), (EMBEDDINGS_FILE,)}
-    in_folder = len(parts) == 2 and parts[0] in {"references", "faces"} and not parts[1].startswith(".")
-    return name == "/".join(parts) and (known or in_folder)
-
-
-def _check_manifest(archive: Path, content: dict[str, bytes]) -> dict[str, Any]:
+def _read_record(archive: Path, content: bytes) -> Record:
+    if len(content) > _MAX_RECORD_BYTES:
+        raise BadArchive(archive, "holds a record that is far too large")
     try:
-        manifest: dict[str, Any] = json.loads(content.pop(_MANIFEST))
-        expected: dict[str, str] = manifest["sha256"]
-        named = isinstance(manifest["name"], str) and manifest["format"] == _FORMAT
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadArchive(archive, "is no export of an identity") from error
-    if not named or IDENTITY_FILE not in content:
-        raise BadArchive(archive, "is no export of an identity")
-    if expected != {path: hashlib.sha256(data).hexdigest() for path, data in content.items()}:
-        raise BadArchive(archive, "is damaged: its files are not those of its manifest")
-    return manifest
+        return from_table(Record, tomllib.loads(content.decode()), archive.name)
+    except (ValueError, SettingsError, RecursionError) as error:
+        raise BadArchive(archive, f"holds no valid {IDENTITY_FILE}") from error
+
+
+def _problem_of(face: StoredFace) -> str:
+    """Return what is wrong with a face of a record, if anything."""
+    if not re.fullmatch(r"references/\w[\w.-]*\.png", face.reference) or not re.fullmatch(
+        r"faces/\w[\w.-]*\.png", face.face
+    ):
+        return f"names the files {face.reference[:60]!r} and {face.face[:60]!r}, which no identity has"
+    if len(face.bbox) != 4 or len(face.landmarks) != 10:
+        return "holds a face without its place"
+    return (
+        "" if all(map(math.isfinite, (face.score, *face.bbox, *face.landmarks))) else "holds a place that is no number"
+    )
+
+
+def _check_picture(archive: Path, name: str, content: bytes, size: tuple[int, int] | None = None) -> None:
+    """Check that a file is a PNG of the right size that decodes. Raises BadArchive."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            if max(image.size) > LARGEST_SIDE or (size and image.size != size):
+                raise BadArchive(archive, f"holds {name!r} of {image.width} × {image.height} pixels")
+            if image.mode != "RGB":
+                raise BadArchive(archive, f"holds {name!r}, which is not an RGB picture")
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadArchive(archive, f"holds {name!r}, which is not a PNG picture") from error
+
+
+def _write_all(folder: Path, content: Mapping[str, bytes]) -> None:
+    """Write files into a new folder."""
+    for path, data in content.items():
+        (folder / path).parent.mkdir(mode=0o700, exist_ok=True)
+        (folder / path).write_bytes(data)
+
+
+def _sync_all(folder: Path) -> None:
+    """Make everything in a folder last through a power cut."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            sync_folder(path)
+    sync_folder(folder)

@@ -12,6 +12,7 @@ from pvtool.jobs import add_identity, rename_identity
 from pvtool.output import Output, table
 from pvtool.run_index import runs_of
 from pvtool_core.config import Noun, to_table
+from pvtool_core.errors import PvError
 from pvtool_core.library import Identity, Library
 
 app = typer.Typer(help="The people in your library.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
@@ -66,9 +67,16 @@ def _photos(identity: Identity) -> str:
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """Everybody in the library."""
-    library = Library()
-    rows = [facts(library.get(name)) for name in library.names()]
-    Output(as_json).rows("identities", rows, ["name", "class", "photos", "created"], "Nobody yet; `pv identity add`.")
+    library, output = Library(), Output(as_json)
+    rows: list[dict[str, Any]] = []
+    for name in library.names():
+        try:
+            rows.append({**facts(library.get(name)), "problem": ""})
+        except PvError as error:
+            output.say(f"Warning: {error.message}")
+            about = {"name": name, "class": "", "photos": 0, "created": "", "consent": ""}
+            rows.append({**about, "path": str(library.root / name), "problem": error.message})
+    output.rows("identities", rows, ["name", "class", "photos", "created"], "Nobody yet; `pv identity add`.")
 
 
 @app.command()

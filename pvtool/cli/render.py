@@ -24,7 +24,7 @@ from pvtool.output import Output
 from pvtool.rendering import Ended, clip_facts, make_batch, run_batch
 from pvtool_core.columns import parse_seeds
 from pvtool_core.config import EncodingConfig, RenderItem, RenderJob
-from pvtool_core.errors import BadPrompt, SomeFailed, UsageError
+from pvtool_core.errors import BadPrompt, PvError, SomeFailed, UsageError
 from pvtool_core.library import Library
 from pvtool_core.prompts import KEYWORD, Banks, check_prompt, decode_prompts
 from pvtool_core.rows import Mistakes, Row, read_row_file, read_rows
@@ -107,8 +107,12 @@ def render(
         versions=versions(),
     )
     engines = options.parse_devices(devices)
+    output = Output(as_json)
+    people, broken = whom(names, everybody, origin)
+    for error in broken:
+        output.say(f"Warning: {error.message} It is left out.")
     wanted = Wanted(
-        people=whom(names, everybody, origin),
+        people=people,
         seeds=seeds_of(seeds, origin),
         run=run,
         base=base,
@@ -117,7 +121,6 @@ def render(
         control=style_table(None, controlnet, control_frames).get("model", {}).get("control"),
         trained=(origin.item.identity, origin.trained) if origin else None,
     )
-    output = Output(as_json)
     mistakes = Mistakes(partial(tell_mistake, output) if keep_going else None)
     with nothing_collected():
         rows = rows_of(prompts, sources or [], origin, mistakes)
@@ -128,7 +131,7 @@ def render(
         mistakes.check()
     if origin:
         planned = as_before(planned, origin, encoding)
-    refused = len(mistakes.places)
+    refused = len(mistakes.places) + len(broken)
     tell_adapters(output, planned)
     tell_cuts(output, planned)
     if dry_run:
@@ -161,14 +164,26 @@ def nothing_collected() -> Generator[None]:
         gc.enable()
 
 
-def whom(names: Sequence[str], everybody: bool, origin: Origin | None) -> tuple[str, ...]:
-    """The people of the rows that name none. Raises UsageError if that is everybody, and there is nobody."""
+def whom(names: Sequence[str], everybody: bool, origin: Origin | None) -> tuple[tuple[str, ...], list[PvError]]:
+    """Return the identities for rows that name none, and with --all what is wrong with those that are broken.
+
+    Raises UsageError if the library is empty, or the error itself if all of it is broken.
+    """
     if not everybody:
-        return tuple(names) or ((origin.item.identity,) if origin else ())
-    there = tuple(Library().names())
-    if not there:
+        return tuple(names) or ((origin.item.identity,) if origin else ()), []
+    library = Library()
+    usable: list[str] = []
+    broken: list[PvError] = []
+    for name in library.names():
+        try:
+            usable.append(library.get(name).ref.name)
+        except PvError as error:
+            broken.append(error)
+    if not usable and broken:
+        raise broken[0]
+    if not usable:
         raise UsageError("There is nobody in the library.", "`pv identity add` adds a person.")
-    return there
+    return tuple(usable), broken
 
 
 def seeds_of(text: str | None, origin: Origin | None) -> tuple[int, ...]:

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from safetensors.numpy import save_file
 
 from pvtool.cli.main import main
 from pvtool_core.config import EvaluationConfig, IdentityRewardConfig, ModelConfig, TrainJob, write_job
@@ -57,14 +60,15 @@ def pv(home: Path, capfd: pytest.CaptureFixture[str]) -> Pv:
 
 @pytest.fixture
 def mara(home: Path) -> str:
-    """An identity as an identify job leaves it, with placeholders of pictures: no engine looks at them here."""
+    """An identity as an identify job leaves it, with pictures of nothing: no engine looks at them here."""
     library = Library()
     with library.staging() as staging:
         face = {"picture": "a.jpg", "reference": "references/000.png", "face": "faces/000.png"}
         found = {**face, "score": 0.9, "bbox": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5}
-        for file in (face["reference"], face["face"], EMBEDDINGS_FILE):
+        for file in (face["reference"], face["face"]):
             (staging / file).parent.mkdir(exist_ok=True)
-            (staging / file).write_bytes(b"x")
+            Image.new("RGB", (112, 112)).save(staging / file)
+        save_file({"rec": np.array([[0.6, 0.8]], np.float32)}, staging / EMBEDDINGS_FILE)
         (staging / FACES_FILE).write_text(json.dumps([found]))
         library.adopt(staging, "mara", "woman", "yes")
     return "mara"

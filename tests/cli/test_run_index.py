@@ -230,3 +230,23 @@ def test_training_is_refused_before_a_run_exists_if_a_keyword_is_cut(pv: Pv, hom
     refused = pv("train", mara, "--prompts", "late")
     assert (refused.status, "is cut off" in refused.err) == (3, True)
     assert list((home / "data").glob("runs/*")) == []
+
+
+def test_one_broken_identity_fails_alone(pv: Pv, home: Path, mara: str) -> None:
+    finished_run(mara)
+    for name, file in (("nora", EMBEDDINGS_FILE), ("rosa", "identity.toml")):
+        add_identity(name)
+        (home / "data/identities" / name / file).write_text("[" * 100_000)
+    (home / "data/identities/nora" / EMBEDDINGS_FILE).unlink()
+    rows = {row["name"]: row for row in pv("identity", "list", "--json").json["identities"]}
+    assert sorted(rows) == ["mara", "nora", "rosa"]
+    assert (rows["mara"]["problem"], "identity.toml" in rows["rosa"]["problem"]) == ("", True)
+    assert pv("identity", "list").status == 0
+    answer = pv("render", "--all", "<V> runs", "--dry-run", "--json")
+    assert answer.status == 6
+    assert [clip["identity"] for clip in answer.lines if "identity" in clip] == ["mara"]
+    assert "embeddings.safetensors of nora is missing" in answer.err
+    assert "identity.toml of rosa" in answer.err
+    shown = pv("identity", "show", "nora")
+    assert (shown.status, "Traceback" in shown.err) == (1, False)
+    assert "embeddings.safetensors of nora" in shown.err

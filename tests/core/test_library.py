@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import stat
 import tarfile
 from functools import partial
@@ -11,9 +12,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import save, save_file
 
-from pvtool_core.errors import BadArchive, BadName, BrokenIdentity, Missing, NameTaken
+from pvtool_core.errors import BadArchive, BadName, BrokenIdentity, ExitStatus, Missing, NameTaken
+from pvtool_core.identity_archive import pack
 from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Identity, Library
 from pvtool_core.paths import check_name
 
@@ -35,12 +38,18 @@ def library(tmp_path: Path) -> Library:
 def add(library: Library, name: str = "mara") -> Identity:
     """What an identify job leaves behind, taken in."""
     with library.staging() as staging:
-        for folder in ("references", "faces"):
+        for folder, side in (("references", 64), ("faces", 112)):
             (staging / folder).mkdir()
-            (staging / folder / "000.png").write_bytes(folder.encode())
-        (staging / EMBEDDINGS_FILE).write_bytes(b"numbers")
+            (staging / folder / "000.png").write_bytes(png(side))
+        save_file({"rec": torch.tensor([[0.6, 0.8]])}, staging / EMBEDDINGS_FILE)
         (staging / FACES_FILE).write_text(json.dumps([FACE]))
         return library.adopt(staging, name, "woman", "said yes")
+
+
+def png(side: int, mode: str = "RGB", form: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (side, side)).save(buffer, form)
+    return buffer.getvalue()
 
 
 def snapshot(root: Path) -> dict[str, bytes]:
@@ -51,7 +60,7 @@ def test_an_added_identity_is_whole_private_and_found_again(library: Library) ->
     add(library)
     identity = library.get("mara")
     assert (identity.noun, identity.record.consent) == ("woman", "said yes")
-    assert [path.read_bytes() for path in (*identity.references, *identity.faces)] == [b"references", b"faces"]
+    assert [path.read_bytes() for path in (*identity.references, *identity.faces)] == [png(64), png(112)]
     assert identity.record.faces[0].landmarks == tuple(range(1, 11))
     assert stat.S_IMODE(identity.folder.stat().st_mode) == 0o700
     assert [path.name for path in library.root.iterdir()] == ["mara"]
@@ -171,6 +180,129 @@ def test_a_damaged_or_hostile_archive_is_refused_and_nothing_changes(
         library.import_(archive, "nora")
     assert snapshot(tmp_path) == before
     assert library.names() == ["mara"]
+
+
+def resealed(archive: Path, **change: bytes | None) -> Path:
+    """The archive with files replaced, added, or (None) left out, and a manifest that fits them."""
+    with tarfile.open(archive) as tar:
+        content: dict[str, bytes | None] = {
+            member.name: file.read() for member in tar if (file := tar.extractfile(member)) is not None
+        }
+    manifest = json.loads(content.pop("manifest.json") or b"")
+    content |= change
+    kept = {name: data for name, data in content.items() if data is not None}
+    target = archive.with_suffix(".changed")
+    target.write_bytes(pack(manifest["name"], kept))
+    return target
+
+
+RECORD = """
+noun = "woman"
+consent = "yes"
+created = "2026-05-03T12:00:00+00:00"
+[[faces]]
+picture = "holiday.jpg"
+reference = "references/000.png"
+face = "faces/000.png"
+score = 0.9
+bbox = [1.0, 2.0, 3.0, 4.0]
+landmarks = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"embeddings.safetensors": None},
+        {"embeddings.safetensors": b"rubbish"},
+        {"embeddings.safetensors": save({"rec": torch.zeros(1, 2)})},
+        {"embeddings.safetensors": save({"rec": torch.full((1, 2), torch.nan)})},
+        {"embeddings.safetensors": save({"rec": torch.ones(2, 2)})},
+        {"embeddings.safetensors": save({"rec": torch.ones(1, 2)}) + b"more"},
+        {"embeddings.safetensors": save({})},
+        {"embeddings.safetensors": (10**6).to_bytes(8, "little") + b"[" * 10**6},
+        {"references/000.png": None},
+        {"references/000.png": b"text"},
+        {"references/000.png": png(64, form="JPEG")},
+        {"references/000.png": png(64, mode="RGBA")},
+        {"references/000.png": png(64)[:-20]},
+        {"references/000.png": png(2049)},
+        {"faces/000.png": png(64)},
+        {"faces/001.png": png(112)},
+        {"notes.txt": b"x"},
+        {"identity.toml": b"a = " + b"[" * 100_000},
+        {"identity.toml": b"\xff"},
+        {"identity.toml": RECORD.split("[[faces]]", maxsplit=1)[0].encode()},
+        {"identity.toml": RECORD.replace("references/000.png", "/etc/passwd").encode()},
+        {"identity.toml": RECORD.replace("references/000.png", "references/../000.png").encode()},
+        {"identity.toml": RECORD.replace("score = 0.9", "score = nan").encode()},
+        {"identity.toml": RECORD.replace("bbox = [1.0, ", "bbox = [").encode()},
+        {"identity.toml": (RECORD + RECORD[RECORD.index("[[faces]]") :]).encode()},
+        {"identity.toml": RECORD.encode() + b"#" * (1 << 20)},
+    ],
+)
+def test_an_archive_whose_files_do_not_make_a_whole_identity_is_refused(
+    library: Library, tmp_path: Path, change: dict[str, bytes | None]
+) -> None:
+    add(library)
+    library.export("mara", tmp_path / "mara.tar")
+    archive = resealed(tmp_path / "mara.tar", **change)
+    before = snapshot(tmp_path)
+    with pytest.raises(BadArchive) as refusal:
+        library.import_(archive, "nora")
+    assert refusal.value.status is ExitStatus.REFUSED
+    assert len(refusal.value.message) < 400
+    assert snapshot(tmp_path) == before
+    assert library.names() == ["mara"]
+
+
+def test_an_archive_that_was_only_repacked_is_taken(library: Library, tmp_path: Path) -> None:
+    add(library)
+    library.export("mara", tmp_path / "mara.tar")
+    assert library.import_(resealed(tmp_path / "mara.tar"), "nora").name == "nora"
+    assert library.import_(resealed(tmp_path / "mara.tar", **{"identity.toml": RECORD.encode()}), "rosa").name == "rosa"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(-(2**40))},
+        {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**40)},
+        {"size": "-5"},
+        {"size": str(2**62)},
+        {"path": "x" * 300},
+    ],
+)
+def test_an_archive_that_claims_impossible_sizes_or_names_is_refused(
+    library: Library, tmp_path: Path, header: dict[str, str]
+) -> None:
+    add(library)
+    library.export("mara", tmp_path / "mara.tar")
+    with tarfile.open(tmp_path / "mara.tar", "a", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("references/001.png")
+        member.pax_headers = header
+        member.size = 512
+        tar.addfile(member, io.BytesIO(bytes(512)))
+    with pytest.raises(BadArchive):
+        library.import_(tmp_path / "mara.tar", "nora")
+    assert library.names() == ["mara"]
+
+
+def test_an_imported_identity_is_synced_before_it_appears(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(library)
+    library.export("mara", tmp_path / "mara.tar")
+    synced: set[str] = set()
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.add(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    library.import_(tmp_path / "mara.tar", "nora")
+    assert synced >= {"000.png", "references", "faces", "identity.toml", EMBEDDINGS_FILE, "identities"}
 
 
 def test_an_archive_with_a_link_is_refused(library: Library, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from textual.widgets.option_list import Option
 from pvtool.dashboard.screens.form import Confirm, FormScreen
 from pvtool.dashboard.widgets.form import Field, Lines
 from pvtool.dashboard.widgets.people import Person
-from pvtool.jobs import CONSENT_EXAMPLE, add_identity, check_consent, rename_identity
+from pvtool.jobs import CONSENT_EXAMPLE, add_identity, rename_identity
 from pvtool_core.config import Noun
 from pvtool_core.errors import Interrupted, UsageError
 from pvtool_core.library import Library
@@ -70,7 +70,6 @@ class AddPerson(FormScreen[str]):
             raise UsageError("There is no photo.", "Give the path of at least one, each on a line of its own.")
         if face and not face.isdecimal():
             raise UsageError(f"The face {face!r} is no number.", "Count from the left from 1, or leave it empty.")
-        check_consent(consent)
         return lambda: add_identity(name, photos, noun, int(face or 0), consent, None, self._on_event).name
 
     def _on_event(self, event: Event) -> None:
