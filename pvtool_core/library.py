@@ -279,8 +279,8 @@ def _check_content(archive: Path, content: Mapping[str, bytes]) -> None:
         raise BadArchive(archive, "holds no face, or one file for two")
     if problem := next(filter(None, map(_problem_of, record.faces)), ""):
         raise BadArchive(archive, problem)
-    if content.keys() != {IDENTITY_FILE, EMBEDDINGS_FILE, *named}:
-        other = sorted(content.keys() ^ {IDENTITY_FILE, EMBEDDINGS_FILE, *named})[0]
+    if set(content) != {IDENTITY_FILE, EMBEDDINGS_FILE, *named}:
+        other = sorted(set(content) ^ {IDENTITY_FILE, EMBEDDINGS_FILE, *named})[0]
         raise BadArchive(archive, f"has or lacks {other!r}, against its own list")
     for face in record.faces:
         _check_picture(archive, face.reference, content[face.reference])
