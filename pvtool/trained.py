@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvtool.facts import job_of, runs_of
+from pvtool.facts import adapter_in, job_of, runs_of
 from pvtool_core.config import AdapterConfig, Setup
 from pvtool_core.errors import Missing, UsageError
 from pvtool_core.library import Identity
 from pvtool_core.paths import runs_dir
-from pvtool_core.runs import ADAPTER_FILE, RunFolder, State, checkpoint_is_whole, checkpoint_step, find_run, sha256_of
+from pvtool_core.runs import RunFolder, State, checkpoint_is_whole, checkpoint_step, find_run, sha256_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _checkpoint(run: RunFolder, step: str) -> Path:
 
 
 def trained_by(run: RunFolder, checkpoint: Path) -> Trained:
-    job, adapter = job_of(run), checkpoint / ADAPTER_FILE
+    job, adapter = job_of(run), adapter_in(checkpoint)
     start = AdapterConfig(start=job.adapter.start)
     setup = Setup(model=job.model, sampler=job.sampler, adapter=start)
     return Trained(adapter, sha256_of(adapter), run.name, checkpoint_step(checkpoint), setup)

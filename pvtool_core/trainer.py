@@ -39,6 +39,7 @@ from pvtool_core.runs import (
     RunFolder,
     State,
     checkpoint_step,
+    own_folder,
     read_events,
 )
 from pvtool_core.sampling import BaseKl, Route, Tail, denoise, tail_in_memory, tail_replayed, tail_stopped
@@ -356,7 +357,8 @@ class RunFiles:
 
     def __init__(self, folder: RunFolder, report: Report) -> None:
         self._folder, self._report = folder, report
-        self._reported = {event["path"] for event in read_events(folder.events)[0] if "path" in event}
+        told = (event.get("path") for event in read_events(folder.events)[0])
+        self._reported = {path for path in told if isinstance(path, str)}
 
     def _announce(self, type: str, path: Path, step: int, **values: Any) -> None:
         relative = path.relative_to(self._folder.path).as_posix()
@@ -385,8 +387,7 @@ class RunFiles:
 
     def sample(self, trainer: Trainer, step: int, pairs: list[Pair]) -> None:
         """Draw the clips of the first pairs as they are now."""
-        folder = self._folder.samples / f"step-{step:06d}"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = own_folder(own_folder(self._folder.samples) / f"step-{step:06d}")
         for number, pair in enumerate(pairs[: trainer.config.sample_prompts]):
             latents, embeds = trainer.cache.switch(pair.prompt, pair.seed), trainer.backbone.prompt_embeds(pair.prompt)
             latents = denoise(trainer.backbone, latents, embeds, trainer.steps, trainer.adapter)
