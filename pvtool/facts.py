@@ -1,5 +1,6 @@
 """What is known of runs without following them, and of a preset's weights: for programs, tables and the dashboard."""
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pvtool_core.config import Settings, TrainJob, read_job, require
-from pvtool_core.errors import BrokenRun, Missing, PvError, UsageError, WeightsMissing
+from pvtool_core.errors import BrokenRun, Missing, PvError, SettingsError, UsageError, WeightsMissing
 from pvtool_core.library import Identity
 from pvtool_core.models.store import missing_models
 from pvtool_core.paths import runs_dir
@@ -101,6 +102,15 @@ def _job_of(config: Path, _changed: int) -> TrainJob | PvError:
         return require(read_job(config), TrainJob)
     except (UsageError, BrokenRun) as error:
         return error
+
+
+def check_training(folder: RunFolder) -> None:
+    """See that what is to be gone on with is a training: other jobs name files anywhere, and write them.
+
+    Settings that are wrong are for the engine to refuse. Raises UsageError, BrokenRun.
+    """
+    with suppress(SettingsError):
+        job_of(folder)
 
 
 def runs_of(person: Identity) -> list[RunFolder]:

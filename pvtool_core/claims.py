@@ -193,8 +193,8 @@ def _is_dead(content: bytes) -> bool:
         return False
     try:
         told = owner["host"], owner["boot"], owner["namespace"]
-        pid, started, after_boot = int(owner["pid"]), float(owner["started"]), float(owner.get("after_boot", 0))
+        pid, started, booted = int(owner["pid"]), float(owner["started"]), float(owner.get("booted", 0))
     except (TypeError, KeyError, ValueError, OverflowError, AttributeError):
         return True
     here = (socket.gethostname(), boot_id(), _process_namespace())
-    return told == here and not process_lives(pid, started, after_boot)
+    return told == here and not process_lives(pid, started, booted)

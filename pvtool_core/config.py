@@ -424,8 +424,10 @@ def from_table(cls: type[T], table: Table, source: str = "the settings") -> T:
     return value
 
 
-_FREE_TEXT = frozenset({"prompts", "negative_prompt", "consent", "pictures", "sidecars", "report", "sheet", "out"})
-"""What may hold any character: words for the model, and the names of the user's own files that a job is about."""
+_WORDS_FOR_A_MODEL = {"prompts", "negative_prompt", "consent"}
+_FILES_OF_A_JOB = {"folder", "pictures", "sidecars", "report", "sheet", "out"}  # pv itself fills these in
+_FREE_TEXT = _WORDS_FOR_A_MODEL | _FILES_OF_A_JOB
+"""What may hold any character, for people do give such names to their folders and photos."""
 
 
 def _with_control_characters(value: Any, prefix: str = "") -> Iterable[Mistake]:

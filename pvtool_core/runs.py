@@ -100,7 +100,7 @@ class Request(StrEnum):
 class Status:
     """A heartbeat. `started` is the process's own start time, so that a reused pid is not taken for it.
 
-    `after_boot` is the same in seconds after the machine's start, which no change of the clock changes.
+    `booted` is the machine's, by the same clock: what lies between them stays, however the clock is set later.
     """
 
     state: str
@@ -111,12 +111,12 @@ class Status:
     started: float
     boot: str
     host: str
-    after_boot: float = 0.0
+    booted: float = 0.0
 
     def is_possible(self) -> bool:
         """Whether an engine can have said that."""
         counts = 0 <= self.step < _MOST_STEPS and 0 <= self.total < _MOST_STEPS and 0 < self.pid < _MOST_STEPS
-        return counts and all(map(math.isfinite, (self.time, self.started, self.after_boot)))
+        return counts and all(map(math.isfinite, (self.time, self.started, self.booted)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,12 +357,12 @@ def checkpoint_is_whole(folder: Path) -> bool:
 
 
 def _all_as_listed(folder: Path, files: Mapping[str, str]) -> bool:
-    return all(sha256_of(folder / name) == digest for name, digest in files.items())
+    return all(sha256_of(folder / name, follow=False) == digest for name, digest in files.items())
 
 
-def sha256_of(path: Path) -> str:
-    """Of a regular file. Raises Irregular, and OSError as `open`."""
-    with os.fdopen(open_regular(path), "rb") as file:
+def sha256_of(path: Path, follow: bool = True) -> str:
+    """Of a regular file; `follow` allows a link to one. Raises Irregular, and OSError as `open`."""
+    with os.fdopen(open_regular(path, follow=follow), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -611,7 +611,7 @@ def process_facts(pid: int) -> dict[str, Any]:
     """What tells a process of this machine from any other, as a heartbeat says it."""
     started = psutil.Process(pid).create_time()
     here = {"boot": boot_id(), "host": socket.gethostname()}
-    return {"pid": pid, "started": started, "after_boot": started - psutil.boot_time(), **here}
+    return {"pid": pid, "started": started, "booted": psutil.boot_time(), **here}
 
 
 def boot_id() -> str:
@@ -628,23 +628,22 @@ def alive(status: Status) -> bool:
     """
     if status.host != socket.gethostname():
         return abs(time.time() - status.time) < _FOREIGN_HEARTBEAT_SECONDS
-    return status.boot == boot_id() and process_lives(status.pid, status.started, status.after_boot)
+    return status.boot == boot_id() and process_lives(status.pid, status.started, status.booted)
 
 
-def process_lives(pid: int, started: float, after_boot: float = 0.0) -> bool:
+def process_lives(pid: int, started: float, booted: float = 0.0) -> bool:
     """Whether the process of that pid is still the one that started then.
 
-    When that was is known by the clock, which somebody may have set since, and by the seconds `after_boot`.
+    With `booted`, the machine's start by the clock of that time, it does not matter whether the clock was set since.
     """
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
-        found = process.create_time()
+        since = process.create_time() - (psutil.boot_time() if booted else 0.0)
     except (psutil.NoSuchProcess, ValueError):  # there cannot be one of that number
         return False
-    by_clock = abs(found - started) < 1.0
-    return by_clock or (after_boot > 0 and abs(found - psutil.boot_time() - after_boot) < _CHANGED_SECONDS)
+    return abs(since - (started - booted)) < _CHANGED_SECONDS
 
 
 def list_runs(root: Path) -> list[RunFolder]:

@@ -37,7 +37,11 @@ def list_(as_json: Json = False) -> None:
     """All runs, oldest first."""
     rows = [facts(folder) for folder in list_runs(runs_dir())]
     columns = ["run", "identity", "preset", "state", "step", "iterations", "started"]
-    Output(as_json).rows("runs", rows, columns, "No run yet; `pv train NAME`.")
+    output = Output(as_json)
+    output.rows("runs", rows, columns, "No run yet; `pv train NAME`.")
+    for row in rows:
+        if row["problem"]:
+            output.say(f"{row['run']}: {row['problem']}")
 
 
 @app.command()
@@ -182,10 +186,10 @@ def export(
 def remove(run: RunName, yes: Yes = False, as_json: Json = False) -> None:
     """Delete a run that is not running."""
     folder = find_run(runs_dir(), run)
-    confirm(f"Delete {run} and its checkpoints?", yes)
     if folder.path.is_symlink():
         place = folder.path.readlink()
         raise UsageError(f"{run} is a link to {place}, which pv does not delete.", f"Remove {folder.path} yourself.")
+    confirm(f"Delete {run} and its checkpoints?", yes)
     # An engine that lives holds the lock; where that is no file, none can.
     with folder.lock() if is_file(folder.lock_file) or not exists(folder.lock_file) else nullcontext():
         shutil.rmtree(folder.path)
