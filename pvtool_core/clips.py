@@ -157,14 +157,15 @@ def read_clip_record(sidecar: Path) -> dict[str, Any]:
     """What a sidecar says of whom the clip shows, and how it was asked for. Raises InputRefused if it is none."""
     try:
         record = _read_record(sidecar)
-        if all(type(record.get(key, default)) is type(default) for key, default in _OF_A_CLIP.items()):
+        told = {"run": "", **record}
+        if all(type(told.get(key)) is kind for key, kind in _OF_A_CLIP.items()):
             return record
         raise ValueError(sidecar)
     except (OSError, ValueError) as error:
         raise InputRefused(f"{sidecar} is no sidecar that pv wrote.", "Remove it, or render the clip again.") from error
 
 
-_OF_A_CLIP: dict[str, str | int] = {"identity": "", "prompt": "", "seed": 0, "run": "", "adapter": ""}
+_OF_A_CLIP = {"identity": str, "prompt": str, "seed": int, "run": str, "adapter": str}
 _OF_A_FILE = {"how": str, "sha256": str, "size": int, "mtime_ns": int}
 
 
