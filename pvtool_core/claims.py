@@ -122,13 +122,13 @@ class Claims:
             return []
 
     def _expired(self, claim: Path) -> bool:
+        content = b""
         try:
             age = self._now() - claim.lstat().st_mtime
-            content = read_regular(claim, SMALL_BYTES)
+            with suppress(PermissionError):  # another user's, who alone may see whose process it is
+                content = read_regular(claim, SMALL_BYTES)
         except FileNotFoundError:  # given back meanwhile: whoever asks again will find it free
             return False
-        except PermissionError:  # another user's, who alone may see whose process it is
-            content = b""
         return abs(age) > EXPIRED_SECONDS or _is_dead(content)
 
     def _now(self) -> float:

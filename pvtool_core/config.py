@@ -388,9 +388,9 @@ def _parse_toml(path: Path, most: int, follow: bool) -> Table:
     except ValueError as error:
         raise SettingsError([Mistake("syntax", str(error))], str(path)) from error
     except Irregular as error:
-        raise UnsafeRun(path, error.strerror) from error
+        raise UnsafeRun(path, error.problem) from error
     except TooLarge as error:
-        raise BrokenRun(path, f"it {error.strerror}") from error
+        raise BrokenRun(path, f"it {error.problem}") from error
     except OSError as error:
         raise RunFailed(f"Cannot read {path}: {error.strerror}.", "See that it exists and is yours to read.") from error
 

@@ -412,7 +412,7 @@ def _open(path: Path, flags: int = os.O_RDONLY, alone: bool = False) -> int:
     try:
         return open_regular(path, flags, alone=alone)
     except Irregular as error:
-        raise UnsafeRun(path, error.strerror) from error
+        raise UnsafeRun(path, error.problem) from error
 
 
 def _write_files(folder: Path, step: int, files: Mapping[str, FileContent]) -> None:
@@ -446,9 +446,9 @@ def _read_record(path: Path, cls: type[R], most: int) -> R | None:
     except (ValueError, TypeError, SettingsError) as error:
         raise BrokenRun(path, "pv did not write it so") from error
     except Irregular as error:
-        raise UnsafeRun(path, error.strerror) from error
+        raise UnsafeRun(path, error.problem) from error
     except TooLarge as error:
-        raise BrokenRun(path, f"it {error.strerror}") from error
+        raise BrokenRun(path, f"it {error.problem}") from error
     except OSError as error:
         raise BrokenRun(path, f"{error.strerror}") from error
 

@@ -27,7 +27,7 @@ _NEVER_WAIT = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
+    stat.S_IFIFO: "a named pipe, where nobody can seek",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -37,17 +37,19 @@ _DEEP_KEY = re.compile(r"""(?<![\w.\-"'])(?:(?:[\w-]++|"(?:[^"\\\n]++|\\.)*+"|'[
 
 
 class Irregular(OSError):
-    """It is no regular file, or has more names than one where that matters; `strerror` is a phrase after its name."""
+    """It is no regular file, or has more names than one where that matters; `problem` is a phrase after its name."""
 
     def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(errno.EINVAL, problem, str(path))
+        super().__init__(errno.EINVAL, f"it {problem}", str(path))
+        self.problem = problem
 
 
 class TooLarge(OSError):
-    """It is a regular file, but larger than it may be; `strerror` is a phrase after its name."""
+    """It is a regular file, but larger than it may be; `problem` is a phrase after its name."""
 
     def __init__(self, path: Path, most: int) -> None:
-        super().__init__(errno.EINVAL, f"is larger than {most >> 10} KiB", str(path))
+        self.problem = f"is larger than {most >> 10} KiB"
+        super().__init__(errno.EINVAL, f"it {self.problem}", str(path))
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY, *, follow: bool = False, alone: bool = False) -> int:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pvtool import supervisor
+from pvtool_core.runs import Event, RunFolder
+
 DEEP_JSON = b"[" * 30_000
 _SECONDS = 60
 
@@ -29,6 +32,20 @@ class Outside:
     def assert_untouched(self) -> None:
         assert self.file.read_text() == "precious"
         assert {path.name for path in self.folder.iterdir()} <= {"stop", ".a.1.writing"}
+
+
+def to_end(folder: RunFolder) -> None:
+    """Have an engine run to its end, whatever it tells."""
+    supervisor.run_to_end(folder, list[Event]().append)
+
+
+def link_to_device(path: Path) -> None:
+    """To one that can be read without end."""
+    path.symlink_to("/dev/zero")
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path.name)
 
 
 @pytest.fixture

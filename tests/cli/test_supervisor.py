@@ -6,8 +6,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from pvtool import supervisor
 from pvtool_core.errors import Busy, ExitStatus, Interrupted, NoAnswer, PvError, RunFailed
 from pvtool_core.runs import Event, Request, RunFolder, State
+from tests.hostile import to_end
 
 SCRIPT = Path(__file__).with_name("scripted_engine.py")
 
@@ -166,9 +167,9 @@ def slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     return folder
 
 
-@pytest.mark.parametrize("begin", [lambda folder: supervisor.run_to_end(folder, ignore), supervisor.start_detached])
+@pytest.mark.parametrize("begin", [to_end, supervisor.start_detached])
 def test_an_engine_that_is_faster_than_our_disk_is_heard_to_its_last_word(
-    slow_disk: RunFolder, monkeypatch: pytest.MonkeyPatch, begin: Any
+    slow_disk: RunFolder, monkeypatch: pytest.MonkeyPatch, begin: Callable[[RunFolder], None]
 ) -> None:
     monkeypatch.setattr(supervisor, "ENGINE", REAL_ENGINE)
     with pytest.raises(PvError, match="kind: is 'nothing', not one of") as caught:
@@ -179,9 +180,9 @@ def test_an_engine_that_is_faster_than_our_disk_is_heard_to_its_last_word(
     assert status.state == State.FAILED
 
 
-@pytest.mark.parametrize("begin", [lambda folder: supervisor.run_to_end(folder, ignore), supervisor.start_detached])
+@pytest.mark.parametrize("begin", [to_end, supervisor.start_detached])
 def test_no_engine_is_left_behind_that_nobody_could_be_told_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: Callable[[RunFolder], None]
 ) -> None:
     pids: list[int] = []
 

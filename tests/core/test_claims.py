@@ -16,6 +16,7 @@ import pytest
 from pvtool_core import claims as module
 from pvtool_core.claims import EXPIRED_SECONDS, Claims
 from pvtool_core.errors import InputRefused
+from tests.hostile import link_to_device
 
 TAKE = """
 import os, sys
@@ -194,7 +195,7 @@ def test_a_file_that_only_has_the_name_of_a_claim_holds_nothing(
     assert theirs.take("a")
 
 
-@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, link_to_device])
 def test_a_folder_or_a_pipe_of_a_claims_name_holds_nothing(
     tmp_path: Path, ours: Claims, theirs: Claims, make: Callable[[Path], None]
 ) -> None:

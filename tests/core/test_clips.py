@@ -12,7 +12,7 @@ from pvtool_core.clips import Names, is_whole, read_clip_record, sidecar_path, w
 from pvtool_core.config import EncodingConfig, RenderItem, Settings, Setup, merge
 from pvtool_core.errors import InputRefused
 from pvtool_core.weights import Presets
-from tests.hostile import deadline
+from tests.hostile import deadline, link_to_device
 
 __all__ = ["deadline"]
 
@@ -159,9 +159,11 @@ def written(tmp_path: Path, kind: str = "mp4") -> tuple[Path, EncodingConfig]:
     return clip, encoding
 
 
-SIDECARS = [b"", b"[]", b"[" * 99_999, b'{"fingerprint": "f"}', b'{"fingerprint": "f", "files": []}']
-SIDECARS += [b'{"fingerprint": "f", "files": {"seed-000003.mp4": 3}}', b'{"fingerprint": "f", "files": null}', b"\xff"]
-SIDECARS += [b'{"fingerprint": "f", "files": {"seed-000003.mp4": {"how": "mp4 h264"}}}', b" " * (1 << 21)]
+SIDECARS = [
+    *[b"", b"[]", b"[" * 99_999, b'{"fingerprint": "f"}', b'{"fingerprint": "f", "files": []}'],
+    *[b'{"fingerprint": "f", "files": {"seed-000003.mp4": 3}}', b'{"fingerprint": "f", "files": null}', b"\xff"],
+    *[b'{"fingerprint": "f", "files": {"seed-000003.mp4": {"how": "mp4 h264"}}}', b" " * (1 << 21)],
+]
 
 
 @pytest.mark.parametrize("content", SIDECARS, ids=range(len(SIDECARS)))
@@ -173,7 +175,7 @@ def test_a_clip_whose_sidecar_nobody_wrote_is_not_whole_and_cannot_be_scored(tmp
         read_clip_record(sidecar_path(clip))
 
 
-@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, link_to_device])
 def test_nobody_waits_for_a_clip_or_a_sidecar_that_is_no_file(
     tmp_path: Path, make: Callable[[Path], None], deadline: None
 ) -> None:

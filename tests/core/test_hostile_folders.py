@@ -33,7 +33,7 @@ from pvtool_core.runs import (
     process_lives,
     read_events,
 )
-from tests.hostile import DEEP_JSON, Outside, deadline
+from tests.hostile import DEEP_JSON, Outside, deadline, link_to_device, link_to_itself
 
 __all__ = ["deadline"]
 
@@ -131,7 +131,7 @@ def test_a_checkpoint_whose_manifest_is_none_does_not_count(folder: RunFolder, c
 @pytest.mark.parametrize("name", ["manifest.json", "adapter"])
 def test_a_checkpoint_with_a_pipe_or_a_device_does_not_count(folder: RunFolder, name: str) -> None:
     first = folder.write_checkpoint(1, {"adapter": b"one"})
-    for step, put in ((2, os.mkfifo), (3, lambda path: path.symlink_to("/dev/zero"))):
+    for step, put in ((2, os.mkfifo), (3, link_to_device)):
         checkpoint = folder.write_checkpoint(step, {"adapter": b"two"})
         (checkpoint / name).unlink()
         put(checkpoint / name)
@@ -149,8 +149,10 @@ def test_the_status_that_the_others_are_changes_of_is_believed(folder: RunFolder
     assert folder.state() == State.RUNNING
 
 
-STATUSES = [DEEP_JSON, b'{"a":' * 5_000, b" " * (1 << 17), valid_status(pid=-1), valid_status(pid=10**30)]
-STATUSES += [valid_status(step=-1), valid_status(step=10**400), valid_status(time=10**400), valid_status(time=math.nan)]
+STATUSES = [
+    *[DEEP_JSON, b'{"a":' * 5_000, b" " * (1 << 17), valid_status(pid=-1), valid_status(pid=10**30)],
+    *[valid_status(step=-1), valid_status(step=10**400), valid_status(time=10**400), valid_status(time=math.nan)],
+]
 
 
 @pytest.mark.parametrize("content", STATUSES, ids=range(len(STATUSES)))
@@ -161,8 +163,10 @@ def test_a_status_that_no_engine_wrote_is_a_broken_run(folder: RunFolder, conten
     assert folder.state() == State.LOST
 
 
-RECORDS = [DEEP_JSON, b'{"status": 0, "state": "running"}', b'{"status": 77, "state": "failed"}']
-RECORDS += [
+RECORDS = [
+    DEEP_JSON,
+    b'{"status": 0, "state": "running"}',
+    b'{"status": 77, "state": "failed"}',
     b'{"status": 0, "state": "no"}',
     b'{"status": 1, "state": "failed", "message": "' + b"x" * (1 << 21) + b'"}',
 ]
@@ -188,8 +192,16 @@ READERS: list[Callable[[RunFolder], object]] = [
 ]
 
 
+MAKERS: dict[str, Callable[[Path], None]] = {
+    "pipe": os.mkfifo,
+    "folder": os.mkdir,
+    "device": link_to_device,
+    "loop": link_to_itself,
+}
+
+
 @pytest.mark.parametrize("reader", READERS, ids=range(len(READERS)))
-@pytest.mark.parametrize("what", ["pipe", "device", "socket", "folder", "loop"])
+@pytest.mark.parametrize("what", [*MAKERS, "socket"])
 def test_what_is_no_file_is_refused_at_once(
     folder: RunFolder, reader: Callable[[RunFolder], object], what: str
 ) -> None:
@@ -197,21 +209,21 @@ def test_what_is_no_file_is_refused_at_once(
         if what == "socket":
             socket.socket(socket.AF_UNIX).bind(os.path.relpath(path))
         else:
-            {"pipe": os.mkfifo, "folder": os.mkdir}.get(what, lambda path: path)(path)
-        if what in {"device", "loop"}:
-            path.symlink_to("/dev/zero" if what == "device" else path.name)
+            MAKERS[what](path)
     with pytest.raises(BrokenRun, match=r"is (a|no) "):
         reader(folder)
 
 
 TOMLS = [
-    b"kind = " + b"[" * 100_000,
-    b"a." * 50_000 + b"a = 1",
-    b'"a\\"".' * 50_000 + b"a = 1",
-    b"[" + b"a . " * 50_000 + b"a]",
+    *[
+        b"kind = " + b"[" * 100_000,
+        b"a." * 50_000 + b"a = 1",
+        b'"a\\"".' * 50_000 + b"a = 1",
+        b"[" + b"a . " * 50_000 + b"a]",
+    ],
+    *[b"kind = {" + b"a." * 50_000 + b"a = 1}", b"kind = " + b"1" * 5000, b"kind = 0x" + b"f" * 9000, b"\xff"],
+    *[b'kind = "train"\nrun = 1e999', b'kind = "train"\n"a\\u001bb" = 1', b'kind = "train"\nversions = {a = [[1]]}'],
 ]
-TOMLS += [b"kind = {" + b"a." * 50_000 + b"a = 1}", b"kind = " + b"1" * 5000, b"kind = 0x" + b"f" * 9000, b"\xff"]
-TOMLS += [b'kind = "train"\nrun = 1e999', b'kind = "train"\n"a\\u001bb" = 1', b'kind = "train"\nversions = {a = [[1]]}']
 
 
 @pytest.mark.parametrize("content", TOMLS, ids=range(len(TOMLS)))
@@ -295,8 +307,8 @@ def test_what_was_begun_through_a_link_is_not_swept(folder: RunFolder, outside: 
 
 
 def heartbeat_of(host: str, at: float) -> Status:
-    facts = {**process_facts(os.getpid()), "host": host}
-    return Status(state="running", step=1, total=2, time=at, **facts)
+    ours = Status(state="running", step=1, total=2, time=at, **process_facts(os.getpid()))
+    return replace(ours, host=host)
 
 
 def test_a_heartbeat_from_another_hosts_future_is_no_sign_of_life() -> None:
