@@ -1,6 +1,7 @@
 """What is known of runs without following them, and of a preset's weights: for programs, tables and the dashboard."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import lru_cache, partial
@@ -8,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pvtool_core.config import Settings, TrainJob, read_job, require
-from pvtool_core.errors import Missing, PvError, WeightsMissing
+from pvtool_core.errors import BrokenRun, Missing, PvError, SettingsError, UsageError, WeightsMissing
 from pvtool_core.models.store import missing_models
 from pvtool_core.runs import ADAPTER_FILE, RunFolder, State, first_event_time, newest_events
+from pvtool_core.untrusted import is_file
 from pvtool_core.weights import locate_weights
 
 HERE = "here"
@@ -86,6 +88,8 @@ def run_facts(folder: RunFolder, origin: Callable[[RunFolder], RunOrigin] = run_
             problems.append(error.message)
         except OSError as error:  # removed, or made unreadable, while we look
             problems.append(f"{error.strerror}: {error.filename}")
+        except (ValueError, OverflowError) as error:  # such as a time that no calendar has
+            problems.append(f"{folder.name} cannot be read: {error}.")
     state = folder.state()
     if state not in {State.RUNNING, State.PAUSED}:
         known.pop("eta", None)
@@ -118,15 +122,30 @@ def _of_newest_steps(folder: RunFolder) -> dict[str, Any]:
 def job_of(folder: RunFolder) -> TrainJob:
     """A run's settings. Raises what `read_job` does."""
     try:
-        return _job_of(folder.config, folder.config.stat().st_ctime_ns)
+        known = _job_of(folder.config, folder.config.lstat().st_ctime_ns)
     except FileNotFoundError:
         return require(read_job(folder.config), TrainJob)
+    if isinstance(known, PvError):
+        raise known.with_traceback(None)
+    return known
 
 
 @lru_cache(maxsize=256)
-def _job_of(config: Path, _changed: int) -> TrainJob:
-    """Who watches runs asks for their settings each second, and they hardly ever change."""
-    return require(read_job(config), TrainJob)
+def _job_of(config: Path, _changed: int) -> TrainJob | PvError:
+    """Who watches runs asks for their settings each second, and they hardly ever change, wrong or not."""
+    try:
+        return require(read_job(config), TrainJob)
+    except (UsageError, BrokenRun) as error:
+        return error
+
+
+def check_training(folder: RunFolder) -> None:
+    """See that what is to be gone on with is a training: other jobs name files anywhere, and write them.
+
+    Settings that are wrong are for the engine to refuse. Raises UsageError, BrokenRun.
+    """
+    with suppress(SettingsError):
+        job_of(folder)
 
 
 def adapter_of(folder: RunFolder) -> Path:
@@ -134,6 +153,13 @@ def adapter_of(folder: RunFolder) -> Path:
     checkpoint = folder.latest_checkpoint()
     if checkpoint is None:
         raise Missing("checkpoint of the run", folder.name, f"`pv runs resume {folder.name}` trains it.")
+    return adapter_in(checkpoint)
+
+
+def adapter_in(checkpoint: Path) -> Path:
+    """The adapter of a checkpoint. Raises BrokenRun if it holds none."""
+    if not is_file(checkpoint / ADAPTER_FILE):
+        raise BrokenRun(checkpoint / ADAPTER_FILE, "there is no such file")
     return checkpoint / ADAPTER_FILE
 
 

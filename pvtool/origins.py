@@ -55,7 +55,7 @@ def _facts_in(path: Path) -> Facts:
     """What the file, or folder of frames, says itself. Raises InputRefused."""
     try:
         return read_facts(path)
-    except (ClipBroken, OSError) as error:
+    except (ClipBroken, OSError, ValueError, RecursionError) as error:
         raise InputRefused(f"{path.name} is no clip that pv made.", "Give a clip's file, or its sidecar.") from error
 
 

@@ -54,8 +54,8 @@ def drop_old_batches() -> None:
 
 def _is_begun_or_live(batch: BatchFolder) -> bool:
     """A batch whose engines do not yet live, one of many made at once, is not an old one."""
-    with suppress(FileNotFoundError):  # another process has just dropped it
-        if time.time() - batch.items.stat().st_mtime < _BEGUN_SECONDS:
+    with suppress(OSError):  # another process has just dropped it, or it is not ours to look at
+        if abs(time.time() - batch.items.lstat().st_mtime) < _BEGUN_SECONDS:
             return True
         return any(worker.state() in LIVE for worker in batch.workers())
     return False

@@ -1,5 +1,6 @@
 """Starts engines, follows and signals them. The only thing between the face and an engine is the engine's folder."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -14,34 +15,57 @@ from pathlib import Path
 from types import FrameType
 
 from pvtool_core.config import Job, write_job
-from pvtool_core.errors import Busy, ExitStatus, Interrupted, PvError, RunFailed, UsageError
+from pvtool_core.errors import Busy, ExitStatus, Interrupted, NoAnswer, PvError, RunFailed, UsageError
 from pvtool_core.paths import cache_dir
 from pvtool_core.runs import Event, Request, RunFolder, State, events_end, read_events
 
-ENGINE = (sys.executable, "-m", "pvtool_core")
+ENGINE = (sys.executable, "-P", "-m", "pvtool_core")
+"""-P: Python files of the folder that one works in are not for the engine."""
 POLL_SECONDS = 0.1
+ANSWER_SECONDS = 600.0
+"""A step of the largest models takes minutes, and a checkpoint comes after it."""
 LIVE = frozenset({State.STARTING, State.RUNNING, State.PAUSED})
 OnEvent = Callable[[Event], None]
 
 
-def start(folder: RunFolder) -> subprocess.Popen[bytes]:
+def start(folder: RunFolder, engines: list[subprocess.Popen[bytes]] | None = None) -> subprocess.Popen[bytes]:
     """Start an engine in a session of its own: a lost terminal does not end it, and Ctrl-C reaches it only through us.
 
-    What it says on its own goes to its log. An earlier engine's end is forgotten first, so that it is not taken for
-    this one's.
+    It is added to `engines` as soon as there is a process, and ended again if nobody can be told of it. What it says on
+    its own goes to its log. An earlier engine's end is forgotten, so that it is not taken for this one's. Raises
+    UnsafeRun before anything is written where a link, for example, leads out of the folder.
     """
-    with folder.log.open("ab") as log:
+    folder.check()
+    idle = folder.state() not in LIVE  # else the one that lives will send this one away
+    ended = folder.exit_mark()
+    with os.fdopen(folder.open_log(), "ab") as log:
         engine = subprocess.Popen(
             [*ENGINE, str(folder.path)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
+            env={**os.environ, "PYTHONSAFEPATH": "1"},
         )
-    if folder.state() not in LIVE:  # else the one that lives will send this one away
-        folder.announce(engine.pid)
-        folder.clear_exit()
+    try:
+        if engines is not None:
+            engines.append(engine)
+        if idle:
+            folder.announce(engine.pid)
+            if folder.exit_mark() == ended:  # else the new engine has ended already
+                folder.clear_exit()
+    except BaseException:
+        _end([engine])
+        raise
     return engine
+
+
+def _end(engines: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Leave no engine behind that nobody knows of: each saves its state and goes."""
+    for engine in engines:
+        engine.terminate()
+    for engine in engines:
+        engine.wait()
 
 
 def run_short_job(kind: str, job: Job, on_event: OnEvent) -> None:
@@ -81,20 +105,19 @@ def run_together(folders: Sequence[RunFolder], on_event: OnEvent) -> list[PvErro
     begun = {folder.path: events_end(folder.events) for folder in folders}
     engines: list[subprocess.Popen[bytes]] = []
     try:
-        for folder in folders:
-            engines.append(start(folder))
         with _signals_handed_to(engines) as received:
+            for folder in folders:
+                engine = start(folder, engines)
+                if received:  # while it was started; it may not have been among those that were told
+                    engine.terminate()
             following = [
                 _follow(folder, begun[folder.path], partial(_is_running, engine))
                 for folder, engine in zip(folders, engines, strict=True)
             ]
             for event in _in_turn(following):
                 on_event(event)
-    except BaseException:  # whoever follows broke it off: leave no engine behind that nobody knows of
-        for engine in engines:
-            engine.terminate()
-        for engine in engines:
-            engine.wait()
+    except BaseException:  # whoever follows broke it off
+        _end(engines)
         raise
     told = received[0] if received else None
     return [_outcome(folder, told, engine.returncode) for folder, engine in zip(folders, engines, strict=True)]
@@ -188,8 +211,14 @@ def raise_outcome(folder: RunFolder, received: signal.Signals | None = None, ret
 
 def _raise_with_log(folder: RunFolder, error: PvError | None) -> None:
     if error:
-        said = folder.log.read_text(encoding="utf-8", errors="replace") if folder.log.exists() else ""
-        raise error from EngineLog(f"the engine's log:\n{said}")
+        raise error from EngineLog(f"the engine's log:\n{_said(folder)}")
+
+
+def _said(folder: RunFolder) -> str:
+    try:
+        return folder.read_log()
+    except (PvError, OSError):  # it is about another error
+        return ""
 
 
 def _outcome(folder: RunFolder, received: signal.Signals | None, returncode: int | None) -> PvError | None:
@@ -210,8 +239,14 @@ def _outcome(folder: RunFolder, received: signal.Signals | None, returncode: int
     return error
 
 
-def wait_for(folder: RunFolder, states: frozenset[State]) -> State:
-    """Wait until the run is in one of `states`, or its engine is gone; give back what it is in then."""
+def wait_for(folder: RunFolder, states: frozenset[State], seconds: float = ANSWER_SECONDS) -> State:
+    """Wait until the run is in one of `states`, or its engine is gone; give back what it is in then.
+
+    Raises NoAnswer if an engine lives so long and is in none of them.
+    """
+    latest = time.monotonic() + seconds
     while (state := folder.state()) not in states and state in LIVE:
-        time.sleep(POLL_SECONDS)
+        if time.monotonic() > latest:
+            raise NoAnswer(folder.name, state, seconds)
+        time.sleep(min(POLL_SECONDS, seconds))
     return state

@@ -7,7 +7,6 @@ mean: save, then go. A lost terminal means nothing.
 
 import faulthandler
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pvtool_core.config import IdentifyJob, Job, PlanJob, RenderJob, Settings, Setup, TrainJob, read_job
-from pvtool_core.errors import Busy, ExitStatus, Interrupted, from_foreign
+from pvtool_core.errors import BrokenRun, Busy, ExitStatus, Interrupted, from_foreign
 from pvtool_core.gauges import Gauges
 from pvtool_core.runs import (
     EventWriter,
@@ -30,6 +29,7 @@ from pvtool_core.runs import (
     checkpoint_step,
     drop_events_after,
 )
+from pvtool_core.untrusted import JOB_BYTES, remove
 from pvtool_core.weights import locate_faces, locate_weights
 
 _BALLAST_BYTES = 1 << 16
@@ -54,9 +54,10 @@ def main(words: list[str]) -> int:
         return ExitStatus.USAGE
     folder = RunFolder(Path(words[0]).absolute())
     try:
+        folder.check()
         with folder.lock():
             return run(folder)
-    except (Busy, OSError) as error:  # the folder is another engine's, or cannot even be written to
+    except (Busy, BrokenRun, OSError) as error:  # it is another engine's, leads elsewhere, or cannot be written to
         refusal = from_foreign(error)
         print(refusal.message, file=sys.stderr)  # noqa: T201 - there is nowhere else to say it
         return refusal.status
@@ -66,7 +67,7 @@ def run(folder: RunFolder) -> int:
     """Do the job, whatever happens leave a word, and give back the exit status. Call it with the lock held."""
     folder.clear_exit()
     folder.forget_requests()
-    sweep(folder)
+    folder.sweep()
     with ballast(folder) as drop_ballast, Heartbeat(folder) as heartbeat, stop_on_signal(folder) as received:
         try:
             record = work(folder, heartbeat)
@@ -83,16 +84,6 @@ def run(folder: RunFolder) -> int:
     return record.status
 
 
-def sweep(folder: RunFolder) -> None:
-    """Remove what an engine that was killed had begun to write; with the lock held nobody else is writing it."""
-    for pattern in (".*.writing", "checkpoints/.*.writing", "samples/*/.writing-*"):
-        for begun in folder.path.glob(pattern):
-            if begun.is_dir():
-                shutil.rmtree(begun)
-            else:
-                begun.unlink()
-
-
 def work(folder: RunFolder, heartbeat: Heartbeat) -> ExitRecord:
     """From the settings to the end of the job. Raises whatever goes wrong."""
     known = folder.events.exists()
@@ -100,7 +91,7 @@ def work(folder: RunFolder, heartbeat: Heartbeat) -> ExitRecord:
     step = checkpoint_step(checkpoint) if checkpoint else 0
     drop_events_after(folder.events, step)  # before the writer opens the file, for this may replace it
     with SharedEvents(folder.events) as events:
-        job = read_job(folder.config)
+        job = read_job(folder.config, JOB_BYTES)
         events.write("run", state="resumed" if known else "started", step=step)
         if isinstance(job, TrainJob):
             heartbeat.update(step=step, total=job.training.iterations)
@@ -188,12 +179,13 @@ def stop_on_signal(folder: RunFolder) -> Generator[list[signal.Signals]]:
 @contextmanager
 def ballast(folder: RunFolder) -> Generator[Callable[[], None]]:
     """Hold some space on the disk, to be dropped when it is full so that there is room to say so."""
-    file = folder.path / ".ballast"
-    with suppress(OSError):  # full already: then the job will find that out and fail
-        file.write_bytes(bytes(_BALLAST_BYTES))
 
     def drop() -> None:
-        file.unlink(missing_ok=True)
+        remove(folder.ballast)
+
+    drop()  # that of an engine that was killed; whatever has its name is not written to
+    with suppress(OSError), folder.ballast.open("xb") as file:  # full: then the job will find that out and fail
+        file.write(bytes(_BALLAST_BYTES))
 
     try:
         yield drop
@@ -206,7 +198,7 @@ def leave_word(folder: RunFolder, heartbeat: Heartbeat, record: ExitRecord) -> N
     with suppress(OSError):
         folder.write_exit(record)
     reason = {"reason": record.reason} if record.reason else {}
-    with suppress(OSError), EventWriter(folder.events) as events:
+    with suppress(OSError, BrokenRun), EventWriter(folder.events) as events:
         events.write("run", state=record.state, **reason)
     with suppress(OSError):
         heartbeat.update(State(record.state))
@@ -217,4 +209,5 @@ if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # weights come by `pv models` alone, whatever other libraries try
     os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' progress bars would fill the log
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # Ray's workers use the environment that pv is in
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # Python files of the current folder are not for our children, either
     sys.exit(main(sys.argv[1:]))

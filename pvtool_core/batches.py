@@ -8,6 +8,7 @@ The clips themselves lie in the job's `out`. Engines of other batches, and of ot
 """
 
 import dataclasses
+import re
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,9 @@ from pvtool_core.clips import Names
 from pvtool_core.config import RenderItem, RenderJob, read_job, require
 from pvtool_core.paths import replace_file
 from pvtool_core.runs import RunFolder
+from pvtool_core.untrusted import exists, is_folder
+
+_WORKER = re.compile(r"worker-[0-9]{1,9}")
 
 
 class BatchFolder:
@@ -35,7 +39,8 @@ class BatchFolder:
 
     def workers(self) -> list[RunFolder]:
         """The engines' folders, by number."""
-        found = [path for path in self.path.glob("worker-*") if (path / "config.toml").is_file()]
+        named = [path for path in self.path.glob("worker-*") if _WORKER.fullmatch(path.name) and is_folder(path)]
+        found = [path for path in named if exists(path / "config.toml")]
         return [RunFolder(path) for path in sorted(found, key=lambda path: int(path.name.removeprefix("worker-")))]
 
     def job(self) -> RenderJob:
@@ -52,7 +57,7 @@ def new_batch(root: Path) -> BatchFolder:
 
 def list_batches(root: Path) -> list[BatchFolder]:
     """Every batch under `root`, oldest first."""
-    return [BatchFolder(path) for path in sorted(root.glob("[!.]*")) if (path / "items.jsonl").is_file()]
+    return [BatchFolder(path) for path in sorted(root.glob("[!.]*")) if exists(path / "items.jsonl")]
 
 
 def write_items(path: Path, items: Iterable[RenderItem]) -> None:

@@ -5,11 +5,14 @@
 A claim is a file that only one process can have made, and whose time it renews. The newest of a key counts. One whose
 owner is dead, as seen on its own machine, or that has not been renewed for a minute, may be followed by the next:
 that, too, only one process can make. So no lock is needed, and no file system that knows locks; times are compared
-with that of a file written just now to the same folder, so that no two clocks need agree.
+with that of a file written just now to the same folder, so that no two clocks need agree. What else lies there, such as
+the files that some systems put into every folder, is no claim, and stays.
 """
 
 import os
+import re
 import socket
+import stat
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -17,11 +20,15 @@ from typing import Any, Self
 
 import orjson
 
+from pvtool_core.errors import InputRefused
 from pvtool_core.runs import boot_id, process_facts, process_lives
+from pvtool_core.untrusted import SMALL_BYTES, exists, is_file, read_regular
 
 RENEWED_SECONDS = 10.0
 EXPIRED_SECONDS = 60.0
 _PROBE = ".now-"
+_CLAIM = re.compile(r"(?P<key>.+)\.[0-9]{1,18}", re.DOTALL)
+_BEGIN = b'{"pid":'
 
 
 class Claims:
@@ -40,8 +47,7 @@ class Claims:
         newest = self._newest(key)
         if newest is not None and not self._expired(newest):
             return False
-        number = -1 if newest is None else int(newest.suffix[1:])
-        mine = self._folder / f"{key}.{number + 1}"
+        mine = self._next(key, newest)
         try:
             descriptor = self._create(mine)
         except FileExistsError:
@@ -56,6 +62,13 @@ class Claims:
             self._held[key] = mine
         return True
 
+    def _next(self, key: str, newest: Path | None) -> Path:
+        """The first name after the newest claim's that nothing else has taken, such as a folder."""
+        number = 0 if newest is None else _number(newest) + 1
+        while exists(self._folder / f"{key}.{number}") and not _may_be_claim(self._folder / f"{key}.{number}"):
+            number += 1
+        return self._folder / f"{key}.{number}"
+
     def _create(self, claim: Path) -> int:
         while True:
             try:
@@ -68,6 +81,9 @@ class Claims:
         self._folder.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             self._folder.mkdir()
+        with suppress(FileNotFoundError):  # it is gone again
+            if not stat.S_ISDIR(self._folder.lstat().st_mode):
+                raise InputRefused(f"{self._folder} is no folder of its own.", "Remove it; it is made anew.")
 
     def is_ours(self, key: str) -> bool:
         """Whether nobody has followed us, as happens to a process that was held up for more than a minute."""
@@ -77,34 +93,43 @@ class Claims:
         """Let others have it."""
         with self._turn:
             mine = self._held.pop(key)
-        last = int(mine.suffix[1:])
-        for number in range(last + 1):  # the older ones first, so that none of them is ever the newest
-            (self._folder / f"{key}.{number}").unlink(missing_ok=True)
+        for claim in self._found(key):  # the older ones first, so that none of them is ever the newest
+            if _number(claim) <= _number(mine):
+                claim.unlink(missing_ok=True)
 
     def clear_up(self) -> None:
         """Remove what the dead have left: claims of what is made, which nobody takes any more."""
-        for path in self._found("*"):
+        for path in self._entries():
+            claim = _CLAIM.fullmatch(path.name)
             if path.name.startswith(_PROBE):
-                path.unlink(missing_ok=True)
-            elif self.take(path.stem):
-                self.give_back(path.stem)
+                if is_file(path):
+                    path.unlink(missing_ok=True)
+            elif claim and _may_be_claim(path) and self.take(claim["key"]):
+                self.give_back(claim["key"])
 
     def _newest(self, key: str) -> Path | None:
-        return max(self._found(f"{key}.*"), key=lambda path: int(path.suffix[1:]), default=None)
+        return next(reversed(self._found(key)), None)
 
-    def _found(self, pattern: str) -> list[Path]:
+    def _found(self, key: str) -> list[Path]:
+        """The claims of that key, by number; a file or folder that only has such a name is none."""
+        named = [path for path in self._entries() if (name := _CLAIM.fullmatch(path.name)) and name["key"] == key]
+        return sorted(filter(_may_be_claim, named), key=_number)
+
+    def _entries(self) -> list[Path]:
         try:
-            return list(self._folder.glob(pattern))
+            return [Path(entry) for entry in os.scandir(self._folder)]
         except FileNotFoundError:  # gone with another process that was the last
             return []
 
     def _expired(self, claim: Path) -> bool:
+        content = b""
         try:
-            age = self._now() - claim.stat().st_mtime
-            content = claim.read_bytes()
+            age = self._now() - claim.lstat().st_mtime
+            with suppress(PermissionError):  # another user's, who alone may see whose process it is
+                content = read_regular(claim, SMALL_BYTES)
         except FileNotFoundError:  # given back meanwhile: whoever asks again will find it free
             return False
-        return age > EXPIRED_SECONDS or _is_dead(content)
+        return abs(age) > EXPIRED_SECONDS or _is_dead(content)
 
     def _now(self) -> float:
         """The time by the clock that the claims' own times come from."""
@@ -145,13 +170,31 @@ def _process_namespace() -> str:
         return ""
 
 
-def _is_dead(content: bytes) -> bool:
-    """Whether the owner that a claim tells of would be among the processes that we see, and is not."""
+def _number(claim: Path) -> int:
+    return int(claim.name.rpartition(".")[2])
+
+
+def _may_be_claim(path: Path) -> bool:
+    """Whether it is a file that a process writes to say that it is at work, or has just begun to write."""
     try:
-        owner: dict[str, Any] = orjson.loads(content)
+        content = read_regular(path, SMALL_BYTES)
+    except PermissionError:  # another user's
+        return is_file(path)
+    except OSError:
+        return False
+    return content[: len(_BEGIN)] == _BEGIN[: len(content)]
+
+
+def _is_dead(content: bytes) -> bool:
+    """Whether the owner that a claim tells of would be among the processes that we see, and is not; or is nobody."""
+    try:
+        owner: Any = orjson.loads(content)
     except orjson.JSONDecodeError:  # only just begun to be written
         return False
+    try:
+        told = owner["host"], owner["boot"], owner["namespace"]
+        pid, started, booted = int(owner["pid"]), float(owner["started"]), float(owner.get("booted", 0))
+    except (TypeError, KeyError, ValueError, OverflowError, AttributeError):
+        return True
     here = (socket.gethostname(), boot_id(), _process_namespace())
-    if (owner["host"], owner["boot"], owner["namespace"]) != here:
-        return False
-    return not process_lives(owner["pid"], owner["started"])
+    return told == here and not process_lives(pid, started, booted)

@@ -15,13 +15,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
 from pvtool_core.config import EncodingConfig, ModelConfig, RenderItem, Setup
+from pvtool_core.errors import InputRefused
 from pvtool_core.paths import replace_file
 from pvtool_core.prompts import without_keyword
+from pvtool_core.untrusted import RECORD_BYTES, read_regular
 
 BASE = "base"
 
@@ -144,10 +146,39 @@ def _files_are_whole(clip: str | Path, encoding: EncodingConfig, record: Mapping
 def read_sidecar(clip: str | Path) -> dict[str, Any] | None:
     """What lies beside a clip, or None if there is nothing, or nothing that pv wrote."""
     try:
-        record: Any = orjson.loads(sidecar_path(clip).read_bytes())
-    except (OSError, orjson.JSONDecodeError):  # what cannot be read is made again, and that will say why it cannot be
+        record = _read_record(sidecar_path(clip))
+        return record if all(map(_is_file_record, record["files"].values())) else None
+    # What cannot be read is made again, and that will say why it cannot be.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("files"), dict) else None
+
+
+def read_clip_record(sidecar: Path) -> dict[str, Any]:
+    """What a sidecar says of whom the clip shows, and how it was asked for. Raises InputRefused if it is none."""
+    try:
+        record = _read_record(sidecar)
+        told = {"run": "", **record}
+        if all(type(told.get(key)) is kind for key, kind in _OF_A_CLIP.items()):
+            return record
+        raise ValueError(sidecar)
+    except (OSError, ValueError) as error:
+        raise InputRefused(f"{sidecar} is no sidecar that pv wrote.", "Remove it, or render the clip again.") from error
+
+
+_OF_A_CLIP = {"identity": str, "prompt": str, "seed": int, "run": str, "adapter": str}
+_OF_A_FILE = {"how": str, "sha256": str, "size": int, "mtime_ns": int}
+
+
+def _read_record(sidecar: Path) -> dict[str, Any]:
+    """Raises ValueError if it holds no table, and OSError."""
+    record: Any = orjson.loads(read_regular(sidecar, RECORD_BYTES, follow=True))
+    if not isinstance(record, dict):
+        raise ValueError(sidecar)
+    return cast("dict[str, Any]", record)
+
+
+def _is_file_record(facts: Any) -> bool:
+    return isinstance(facts, dict) and all(type(facts.get(key)) is kind for key, kind in _OF_A_FILE.items())
 
 
 def _state(path: Path) -> dict[str, Any]:
@@ -160,12 +191,14 @@ def _as_recorded(path: Path, recorded: Mapping[str, Any]) -> bool:
     """By size and time where they are as they were; else, as in a copy, by contents."""
     try:
         found = path.stat()
+        if not all(file.is_file() for file in _contents(path)):  # a pipe would make us wait
+            return False
+        if sum(file.stat().st_size for file in _contents(path)) != recorded["size"]:
+            return False
+        same_time = found.st_mtime_ns == recorded["mtime_ns"]
+        return (same_time and path.is_file()) or digest_of(path) == recorded["sha256"]
     except OSError:
         return False
-    if path.is_file() and found.st_size != recorded["size"]:
-        return False
-    same_time = found.st_mtime_ns == recorded["mtime_ns"]
-    return (same_time and path.is_file()) or digest_of(path) == recorded["sha256"]
 
 
 def digest_of(path: Path) -> str:
@@ -177,7 +210,7 @@ def digest_of(path: Path) -> str:
 
 
 def _contents(path: Path) -> Iterable[Path]:
-    return [path] if path.is_file() else sorted(path.iterdir())
+    return sorted(path.iterdir()) if path.is_dir() else [path]
 
 
 def _sha256(path: Path) -> str:

@@ -7,10 +7,13 @@ resolved. The defaults are the paper's for AnimateDiff (PersonalVideo, section 7
 
 import dataclasses
 import difflib
+import reprlib
 import tomllib
 import types
 import typing
+import unicodedata
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from datetime import datetime
 from functools import cache
@@ -19,8 +22,9 @@ from typing import Any, Literal, TypeVar
 
 import tomli_w
 
-from pvtool_core.errors import Mistake, RunFailed, SettingsError, UsageError
+from pvtool_core.errors import BrokenRun, Mistake, RunFailed, SettingsError, UnsafeRun, UsageError
 from pvtool_core.paths import replace_file
+from pvtool_core.untrusted import JOB_BYTES, SETTINGS_BYTES, Irregular, TooLarge, check_keys, read_regular
 
 T = TypeVar("T")
 Table = dict[str, Any]
@@ -345,26 +349,51 @@ _JOBS: dict[str, type[Job]] = {
 }
 
 
-def read_job(path: Path) -> Job:
-    """Read a job's config.toml. Raises RunFailed without one, SettingsError if it is wrong."""
-    table = read_toml(path)
+def read_job(path: Path, most: int = SETTINGS_BYTES) -> Job:
+    """Read a job's config.toml, of at most that many bytes.
+
+    Raises RunFailed without one, SettingsError if it is wrong, BrokenRun if it is too large or no regular file.
+    """
+    table = _parse_toml(path, most, follow=False)
     kind = table.get("kind")
-    if kind not in _JOBS:
-        raise SettingsError([Mistake("kind", f"is {kind!r}, not one of {', '.join(_JOBS)}")], str(path))
-    return from_table(_JOBS[kind], table, str(path))
+    cls = _JOBS.get(kind) if isinstance(kind, str) else None
+    if cls is None:
+        raise SettingsError([Mistake("kind", f"is {_told(kind)}, not one of {', '.join(_JOBS)}")], str(path))
+    return from_table(cls, table, str(path))
 
 
 def write_job(path: Path, job: Job) -> None:
-    """Write `job` as TOML, whole or not at all."""
-    replace_file(path, tomli_w.dumps(to_table(job)).encode())
+    """Write `job` as TOML, whole or not at all. Raises UsageError if it is larger than such a job may be."""
+    content, most = tomli_w.dumps(to_table(job)).encode(), SETTINGS_BYTES if isinstance(job, TrainJob) else JOB_BYTES
+    if len(content) > most:
+        raise UsageError(
+            f"The settings of this job take {len(content) >> 10} KiB, and may take {most >> 10} KiB.",
+            "Give fewer prompts, or fewer files at once.",
+        )
+    replace_file(path, content)
 
 
 def read_toml(path: Path) -> Table:
     """Parse a TOML file. Raises RunFailed if it cannot be read, SettingsError if it is no TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return _parse_toml(path, SETTINGS_BYTES, follow=True)
+    except BrokenRun as error:
+        raise RunFailed(error.message, error.hint) from error
+
+
+def _parse_toml(path: Path, most: int, follow: bool) -> Table:
+    try:
+        text = read_regular(path, most, follow=follow).decode().replace("\r\n", "\n").replace("\r", "\n")
+        check_keys(text)
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise SettingsError([Mistake("syntax", "it is nested too deeply")], str(path)) from error
+    except ValueError as error:
         raise SettingsError([Mistake("syntax", str(error))], str(path)) from error
+    except Irregular as error:
+        raise UnsafeRun(path, error.problem) from error
+    except TooLarge as error:
+        raise BrokenRun(path, f"it {error.problem}") from error
     except OSError as error:
         raise RunFailed(f"Cannot read {path}: {error.strerror}.", "See that it exists and is yours to read.") from error
 
@@ -388,12 +417,37 @@ def from_table(cls: type[T], table: Table, source: str = "the settings") -> T:
     """Build the dataclass `cls` from TOML tables. Raises SettingsError with every mistake in them."""
     mistakes: list[Mistake] = []
     value = _read_dataclass(cls, table, "", mistakes)
+    if not mistakes and isinstance(value, Settings | Setup | RenderJob):
+        mistakes += _with_control_characters(value)
     if not mistakes and isinstance(value, Settings | Setup):
         mistakes += _unfit(value.model, value.sampler)
         mistakes += _contradictions(value) if isinstance(value, Settings) else []
     if mistakes:
         raise SettingsError(mistakes, source)
     return value
+
+
+_WORDS_FOR_A_MODEL = {"prompts", "negative_prompt", "consent"}
+_FILES_OF_A_JOB = {"folder", "pictures", "sidecars", "report", "sheet", "out"}  # pv itself fills these in
+_FREE_TEXT = _WORDS_FOR_A_MODEL | _FILES_OF_A_JOB
+"""What may hold any character, for people do give such names to their folders and photos."""
+
+
+def _with_control_characters(value: Any, prefix: str = "") -> Iterable[Mistake]:
+    """Names and paths with line ends or escapes in them, which would write lines of their own into logs."""
+    if isinstance(value, str):
+        if any(unicodedata.category(letter) in {"Cc", "Zl", "Zp"} for letter in value):
+            yield Mistake(prefix, f"is {_told(value)}, which holds control characters")
+    elif dataclasses.is_dataclass(value):
+        for field in fields(value):
+            if field.name not in _FREE_TEXT:
+                yield from _with_control_characters(getattr(value, field.name), f"{prefix}.{field.name}".lstrip("."))
+    elif isinstance(value, tuple):
+        for number, item in enumerate(typing.cast("tuple[Any, ...]", value)):
+            yield from _with_control_characters(item, f"{prefix}[{number}]")
+    elif isinstance(value, Mapping):
+        for key, item in typing.cast("Mapping[str, Any]", value).items():
+            yield from _with_control_characters(f"{key}{item}", f"{prefix}.{key}")
 
 
 def _contradictions(settings: Settings) -> Iterable[Mistake]:
@@ -462,7 +516,9 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def _read_dataclass(cls: type[T], table: Table, prefix: str, mistakes: list[Mistake]) -> T:
     known = {field.name: field for field in fields(typing.cast(Any, cls))}
-    mistakes += [Mistake(prefix + key, _unknown(key, known)) for key in table if key not in known]
+    strange = [key for key in table if key not in known]
+    mistakes += [Mistake(prefix + key, _unknown(key, known)) for key in strange[:_SUGGESTED]]
+    mistakes += [Mistake(prefix + key, "is no setting") for key in strange[_SUGGESTED:]]
     values: Table = {}
     for name, field in known.items():
         if name in table:
@@ -474,9 +530,25 @@ def _read_dataclass(cls: type[T], table: Table, prefix: str, mistakes: list[Mist
     return cls(**values) if not mistakes else typing.cast(T, None)
 
 
+_SUGGESTED = 20  # looking for a near key takes a while
+
+
 def _unknown(key: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(key, list(known), n=1)
     return f"is no setting; did you mean {near[0]!r}?" if near else "is no setting"
+
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlevel = 2
+_SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 300
+
+
+def _told(value: Any) -> str:
+    """A wrong value as messages show it; the middle of a long one is left out."""
+    try:
+        return _SHOWN.repr(value)
+    except ValueError:  # Python writes no number of so many digits
+        return "a number that is too long to show"
 
 
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -487,17 +559,17 @@ def _read_value(hint: Any, value: Any, key: str, limits: Mapping[str, Any], mist
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, dict):
             return _read_dataclass(hint, typing.cast(Table, value), key + ".", mistakes)
-        mistakes.append(Mistake(key, f"is {value!r}, not a table"))
+        mistakes.append(Mistake(key, f"is {_told(value)}, not a table"))
     elif origin is tuple:
         if isinstance(value, list | tuple):
             item = typing.get_args(hint)[0]
             items = list(typing.cast("Iterable[Any]", value))
             return tuple(_read_value(item, each, f"{key}[{i}]", limits, mistakes) for i, each in enumerate(items))
-        mistakes.append(Mistake(key, f"is {value!r}, not a list"))
+        mistakes.append(Mistake(key, f"is {_told(value)}, not a list"))
     elif isinstance(origin, type) and issubclass(origin, Mapping):
-        if isinstance(value, dict):
+        if isinstance(value, dict) and all(isinstance(item, str) for item in typing.cast(Table, value).values()):
             return dict(typing.cast(Table, value))
-        mistakes.append(Mistake(key, f"is {value!r}, not a table"))
+        mistakes.append(Mistake(key, f"is {_told(value)}, not a table of texts"))
     else:
         return _read_scalar(typing.cast(type, hint), value, key, limits, mistakes)
     return None
@@ -505,11 +577,12 @@ def _read_value(hint: Any, value: Any, key: str, limits: Mapping[str, Any], mist
 
 def _read_scalar(hint: type, value: Any, key: str, limits: Mapping[str, Any], mistakes: list[Mistake]) -> Any:
     if hint is float and type(value) is int:
-        value = float(value)
+        with suppress(OverflowError):  # one that is too large stays what it is, and is refused as that
+            value = float(value)
     if type(value) is not hint:
-        mistakes.append(Mistake(key, f"is {value!r}, not {_WORDS[hint]}"))
+        mistakes.append(Mistake(key, f"is {_told(value)}, not {_WORDS[hint]}"))
     elif problem := _out_of_limits(value, limits):
-        mistakes.append(Mistake(key, f"is {value!r}, {problem}"))
+        mistakes.append(Mistake(key, f"is {_told(value)}, {problem}"))
     return value
 
 

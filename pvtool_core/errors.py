@@ -5,6 +5,7 @@ PvError                      1
 ├── BatchRefused             *  mistakes in lines of a batch, all told at once; the first one's status
 ├── RunFailed                1  the engine met something that it did not expect
 ├── BrokenRun                1  a file of a run's folder that pv cannot have written
+│   └── UnsafeRun            3    (a link, a pipe or a device, which pv does not touch)
 ├── BrokenIdentity           1  a file of an identity that pv cannot have written
 ├── UsageError               2  wrong usage or settings
 │   └── SettingsError        2    (holds every mistake, not only the first)
@@ -25,6 +26,7 @@ PvError                      1
 │   └── DiskFull             5
 ├── SomeFailed               6  some items of a batch failed, the others are there
 ├── Busy                    75  another engine holds it
+├── NoAnswer                75  an engine lives, but does not do what it was asked
 └── Interrupted            130  (143 for SIGTERM) the state is saved
 """
 
@@ -114,6 +116,19 @@ class BrokenRun(PvError):
         super().__init__(f"{path.name} of {path.parent.name} is unreadable: {problem}.", "Restore it from a copy.")
 
 
+class UnsafeRun(BrokenRun):
+    """Something in a run's folder that is no regular file or folder of its own, and may lead out of it."""
+
+    status = ExitStatus.REFUSED
+
+    def __init__(self, path: Path, problem: str) -> None:
+        PvError.__init__(
+            self,
+            f"{path} {problem}.",
+            "In a run's folder pv uses regular files and folders only. If it is yours, put a copy in its place.",
+        )
+
+
 class BrokenIdentity(PvError):
     """A file of an identity that pv cannot have written."""
 
@@ -129,6 +144,10 @@ class UsageError(PvError):
     status = ExitStatus.USAGE
 
 
+_SHOWN_KEY = 100
+_SHOWN_MISTAKES = 20
+
+
 @dataclass(frozen=True)
 class Mistake:
     """One wrong setting: the dotted key, and what is wrong with it."""
@@ -137,14 +156,17 @@ class Mistake:
     problem: str
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.problem}"
+        key = self.key if self.key.isprintable() else repr(self.key)
+        return f"{key if len(key) <= _SHOWN_KEY else f'{key[:_SHOWN_KEY]}…'}: {self.problem}"
 
 
 class SettingsError(UsageError):
-    """One or more settings are wrong; all of them are named at once."""
+    """One or more settings are wrong; all of them are named at once, or the first twenty where there are more."""
 
     def __init__(self, mistakes: Sequence[Mistake], source: str = "the settings") -> None:
-        listed = "; ".join(str(mistake) for mistake in mistakes)
+        listed = "; ".join(str(mistake) for mistake in mistakes[:_SHOWN_MISTAKES])
+        if more := len(mistakes[_SHOWN_MISTAKES:]):
+            listed += f"; and {more} more"
         stop = "" if listed.endswith("?") else "."
         super().__init__(f"Cannot use {source}: {listed}{stop}", "Run `pv presets show NAME` to see every setting.")
         self.mistakes = tuple(mistakes)
@@ -303,6 +325,18 @@ class Busy(PvError):
         hint: str = "Wait for it, or stop it with `pv runs stop`.",
     ) -> None:
         super().__init__(f"{who} {name!r}.", hint)
+
+
+class NoAnswer(PvError):
+    """A live engine that has not done in time what it was asked."""
+
+    status = ExitStatus.BUSY
+
+    def __init__(self, name: str, state: str, seconds: float) -> None:
+        super().__init__(
+            f"{name} is still {state}, {seconds:.0f} seconds after it was asked.",
+            f"The request stays: wait for the end of its step. `pv runs logs {name}` shows whether it goes on.",
+        )
 
 
 class Interrupted(PvError):

@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from pvtool_core.backbones import resolve_device
+from pvtool_core.clips import read_clip_record
 from pvtool_core.config import EvaluateJob, IdentityRef, SemanticRewardConfig
 from pvtool_core.errors import InputRefused
 from pvtool_core.faces import FaceAnalyzer, Picture, align, largest
@@ -100,8 +101,8 @@ def evaluate(job: EvaluateJob, report: Report) -> None:
 
 
 def read_clip(sidecar: Path) -> Clip:
-    """Raises InputRefused if there is no mp4, ClipBroken if it is not whole."""
-    record = json.loads(sidecar.read_bytes())
+    """Raises InputRefused if it is no sidecar or there is no mp4, ClipBroken if that is not whole."""
+    record = read_clip_record(sidecar)
     video = sidecar.with_suffix(".mp4")
     if not video.is_file():
         raise InputRefused(f"There is no {video.name} beside {sidecar}.", "Only clips rendered as mp4 can be scored.")

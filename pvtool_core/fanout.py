@@ -8,6 +8,7 @@ a worker keeps its model loaded from one task to the next.
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import chdir
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,13 @@ def connect(address: str) -> None:
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(
-            address or "local",
-            runtime_env={"env_vars": environment} if address else None,
-            log_to_driver=False,
-            include_dashboard=None if address else False,
-        )
+        with chdir("/"):  # Ray's workers look for modules in the folder that it was begun in
+            ray.init(
+                address or "local",
+                runtime_env={"env_vars": environment} if address else None,
+                log_to_driver=False,
+                include_dashboard=None if address else False,
+            )
     except (ConnectionError, RayError, ValueError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(

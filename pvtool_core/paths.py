@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import platformdirs
@@ -92,17 +92,24 @@ def nearest(name: str, folder: Path) -> str | None:
     return next(iter(difflib.get_close_matches(name, there, n=1)), None)
 
 
-def replace_file(path: Path, content: bytes | Iterable[bytes], mode: int = 0o666) -> None:
+def replace_file(
+    path: Path, content: bytes | Iterable[bytes], mode: int = 0o666, unless: Callable[[], bool] | None = None
+) -> None:
     """Write `content` under a temporary name, sync it, and rename it to `path`: readers see the old or the new file.
 
-    `mode` is that of a new file, less what the umask takes away.
+    `mode` is that of a new file, less what the umask takes away. `unless` is asked last of all: if it says so, the old
+    file stays. A link of the temporary name, which somebody may have put there, is replaced and not followed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    temporary.unlink(missing_ok=True)
     try:
-        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode)) as file:
             file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
+        if unless and unless():
+            temporary.unlink()
+            return
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

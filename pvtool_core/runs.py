@@ -3,8 +3,10 @@
     config.toml  events.jsonl  status.json  exit.json  engine.log  engine.lock
     checkpoints/step-000400/  samples/  control/
 
-`RunFolder` knows every path in it and every rule about it; nobody else builds a path in a run. Files are replaced
-whole, events are appended with one write each, and a request is a file that the engine takes away when it answers.
+A run folder may have been copied from anywhere: links, pipes and devices in it are never followed, opened or waited
+for, though the folder itself may be reached through a link. `RunFolder` knows every path in it and every rule about it;
+nobody else builds a path in a run. Files are replaced whole, events are appended with one write each, and a request is
+a file that the engine takes away when it answers.
 """
 
 import errno
@@ -20,20 +22,35 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import orjson
 import psutil
 
 from pvtool_core.config import from_table
-from pvtool_core.errors import BrokenRun, Busy, Missing, PvError, Reported, SettingsError
+from pvtool_core.errors import BrokenRun, Busy, ExitStatus, Missing, PvError, Reported, SettingsError, UnsafeRun
 from pvtool_core.paths import check_name, nearest, replace_file, sync_folder
+from pvtool_core.untrusted import (
+    RECORD_BYTES,
+    SMALL_BYTES,
+    Irregular,
+    TooLarge,
+    exists,
+    foreign_things,
+    is_file,
+    is_folder,
+    open_regular,
+    parse_json,
+    problem_of,
+    read_regular,
+    remove,
+)
 
-T = TypeVar("T")
 Event = dict[str, Any]
 FileContent = bytes | Callable[[Path], object]
 
@@ -45,7 +62,12 @@ _CLOCK_SECONDS = 0.05  # by which a file's time may lag behind the clock
 _END_OF_TIME = 1e11  # in seconds: what no clock shows, and no calendar takes
 _NEWEST_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 20
+_TORN_BYTES = 1 << 16
+_CHANGED_SECONDS = 1.5  # by which two sights of one process's start may differ: a clock is read to the second
+_MOST_STEPS = 1 << 53
 _SHOWN_BYTES = 200
+_CHECKPOINT = re.compile(r"step-[0-9]{1,18}")
+_WRITING = re.compile(r"\..+\.([0-9]{1,18})\.writing")
 _REPLAYED = frozenset({"step", "sample", "checkpoint", "metric"})
 
 
@@ -62,6 +84,10 @@ class State(StrEnum):
     LOST = "lost"
 
 
+ENDED = frozenset({State.FINISHED, State.STOPPED, State.FAILED})
+"""What an engine's last word can say."""
+
+
 class Request(StrEnum):
     """What can be asked of a running engine."""
 
@@ -74,7 +100,10 @@ class Request(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """A heartbeat. `started` is the process's own start time, so that a reused pid is not taken for it."""
+    """A heartbeat. `started` is the process's own start time, so that a reused pid is not taken for it.
+
+    `booted` is the machine's, by the same clock: what lies between them stays, however the clock is set later.
+    """
 
     state: str
     step: int
@@ -84,6 +113,12 @@ class Status:
     started: float
     boot: str
     host: str
+    booted: float = 0.0
+
+    def is_possible(self) -> bool:
+        """Whether an engine can have said that."""
+        counts = 0 <= self.step < _MOST_STEPS and 0 <= self.total < _MOST_STEPS and 0 < self.pid < _MOST_STEPS
+        return counts and all(map(math.isfinite, (self.time, self.started, self.booted)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +144,10 @@ class ExitRecord:
             hint=error.hint,
         )
 
+    def is_possible(self) -> bool:
+        """Whether an engine can have said that."""
+        return self.state in ENDED and self.status in set(ExitStatus) and math.isfinite(self.time)
+
     def error(self) -> PvError | None:
         """The error to raise in the process that reads this, or None if all went well."""
         return Reported(self.status, self.kind, self.message or self.reason, self.hint) if self.status else None
@@ -129,6 +168,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
         self.control = path / "control"
+        self.ballast = path / ".ballast"
 
     def create(self) -> Self:
         """Make the folder and the ones in it. Raises FileExistsError if it is there already."""
@@ -137,10 +177,21 @@ class RunFolder:
             folder.mkdir()
         return self
 
+    def check(self) -> None:
+        """See that all in it is files and folders of its own, before anything is written there. Raises UnsafeRun."""
+        for path, problem in foreign_things(self.path):
+            raise UnsafeRun(path, problem)
+        for path in (self.events, self.log, self.ballast):
+            if exists(path) and (problem := problem_of(path.lstat(), alone=True)):
+                raise UnsafeRun(path, problem)
+
     @contextmanager
     def lock(self) -> Generator[None]:
-        """Hold the folder for one engine; the lock goes with the process, however it ends. Raises Busy."""
-        descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+        """Hold the folder for one engine; the lock goes with the process, however it ends.
+
+        Raises Busy, or UnsafeRun where the lock is no file of the folder's own.
+        """
+        descriptor = _open(self.lock_file, os.O_RDWR | os.O_CREAT)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,23 +201,47 @@ class RunFolder:
         finally:
             os.close(descriptor)
 
+    def open_log(self) -> int:
+        """A descriptor that appends to the engine's log. Raises UnsafeRun."""
+        return _open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, alone=True)
+
+    def read_log(self) -> str:
+        """What engines said on their own; nothing if none ever ran here. Raises UnsafeRun."""
+        try:
+            with os.fdopen(_open(self.log), "rb") as file:
+                return file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
     def announce(self, pid: int) -> None:
-        """Say that process `pid`, just begun, is this folder's engine, for readers until its own heart beats."""
+        """Say that process `pid`, just begun, is this folder's engine, for readers until its own heart beats.
+
+        Nothing is written where it has beaten already.
+        """
         try:
             before = self.read_status()
         except BrokenRun:  # what is broken is replaced here
             before = None
         step, total = (before.step, before.total) if before else (0, 0)
-        facts = {"state": State.STARTING, "step": step, "total": total, **process_facts(pid), "time": time.time()}
-        replace_file(self.status, json.dumps(facts).encode())
+        process = process_facts(pid)
+        facts = {"state": State.STARTING, "step": step, "total": total, **process, "time": time.time()}
+        replace_file(self.status, json.dumps(facts).encode(), unless=lambda: self._has_beaten(process))
+
+    def _has_beaten(self, process: Mapping[str, Any]) -> bool:
+        try:
+            status = self.read_status()
+        except BrokenRun:
+            return False
+        same = status is not None and (status.pid, status.host) == (process["pid"], process["host"])
+        return same and status is not None and abs(status.started - process["started"]) < 1.0
 
     def read_status(self) -> Status | None:
         """The newest heartbeat. Raises BrokenRun if the file is none."""
-        return _read_record(self.status, Status)
+        return _read_record(self.status, Status, SMALL_BYTES)
 
     def read_exit(self) -> ExitRecord | None:
         """How the last engine ended. Raises BrokenRun if the file does not say it."""
-        return _read_record(self.exit, ExitRecord)
+        return _read_record(self.exit, ExitRecord, RECORD_BYTES)
 
     def write_exit(self, record: ExitRecord) -> None:
         replace_file(self.exit, json.dumps({**asdict(record), "time": time.time()}).encode())
@@ -174,6 +249,14 @@ class RunFolder:
     def clear_exit(self) -> None:
         """Forget how an earlier engine ended; the next one calls it once it holds the lock."""
         self.exit.unlink(missing_ok=True)
+
+    def exit_mark(self) -> tuple[int, int, int] | None:
+        """The same for as long as no other exit record takes its place; None without one."""
+        try:
+            found = self.exit.lstat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def state(self) -> State:
         """What is true of this job now, told from its files and the machine's processes; lost where they are broken."""
@@ -189,17 +272,21 @@ class RunFolder:
 
     def request(self, what: Request) -> None:
         """Ask something of the engine. Asking twice before it answers is asking once."""
-        self.control.mkdir(exist_ok=True)
-        replace_file(self.control / what.value, b"")
+        replace_file(own_folder(self.control) / what.value, b"")
 
     def take_requests(self) -> list[Request]:
         """What was asked since the last call, oldest first; the requests are gone after it."""
-        known = {request.value for request in Request}
-        waiting = [path for path in self.control.glob("[!.]*") if path.name in known]
-        waiting.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
-        for path in waiting:
-            path.unlink()
-        return [Request(path.name) for path in waiting]
+        waiting = self._waiting()
+        for path, _ in waiting:
+            path.unlink(missing_ok=True)
+        return [Request(path.name) for path, _ in waiting]
+
+    def _waiting(self) -> list[tuple[Path, float]]:
+        """Requests and when they were made, oldest first. What else lies there, or is no file, is none of ours."""
+        if not is_folder(self.control):
+            return []
+        files = [path for path in (self.control / request.value for request in Request) if is_file(path)]
+        return sorted(((path, path.lstat().st_mtime) for path in files), key=lambda found: (found[1], found[0].name))
 
     def forget_requests(self) -> None:
         """Drop what was asked of an earlier engine, which did not live to answer; the engine calls it as it begins.
@@ -211,26 +298,36 @@ class RunFolder:
         except BrokenRun:
             status = None
         announced = status.time if status and status.pid == os.getpid() else math.inf
-        for path in self.control.glob("[!.]*"):
-            if path.stat().st_mtime < announced - _CLOCK_SECONDS:
-                path.unlink()
+        for path, asked in self._waiting():
+            if asked < announced - _CLOCK_SECONDS:
+                path.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what engines and faces that were killed had begun to write; the engine calls it with the lock held.
+
+        What a process that lives is writing stays: it may be whoever has just started this engine.
+        """
+        within = [*_hidden(self.control), *_hidden(self.checkpoints), *chain(*map(_hidden, _folders_in(self.samples)))]
+        for begun in [*self.path.glob(".*.writing"), *within]:
+            if begun.name.endswith(".writing") and not writer_lives(begun):
+                remove(begun)
 
     def write_checkpoint(self, step: int, files: Mapping[str, FileContent], keep: int | None = None) -> Path:
         """Write a checkpoint that is whole or absent, even through a kill or a full disk; keep only the `keep` newest.
 
         `files` maps names to bytes, or to functions that write the path they are given.
         """
-        final = self.checkpoints / f"step-{step:06d}"
+        final = own_folder(self.checkpoints) / f"step-{step:06d}"
         temporary = self.checkpoints / f".{final.name}.writing"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        remove(temporary)
+        temporary.mkdir()
         try:
             _write_files(temporary, step, files)
         except BaseException:
             shutil.rmtree(temporary)
             raise
-        if final.exists():  # an engine that was killed after this step had written it, and a broken one may be replaced
-            shutil.rmtree(final)
+        if exists(final):  # an engine that was killed after this step had written it, and a broken one may be replaced
+            remove(final)
         temporary.rename(final)
         sync_folder(self.checkpoints)
         if keep is not None:
@@ -240,7 +337,7 @@ class RunFolder:
 
     def checkpoint_folders(self) -> list[Path]:
         """Folders of checkpoints by step, whole or not."""
-        return sorted(path for path in self.checkpoints.glob("step-*") if path.name[5:].isdecimal())
+        return sorted(path for path in _folders_in(self.checkpoints) if _CHECKPOINT.fullmatch(path.name))
 
     def latest_checkpoint(self) -> Path | None:
         """The newest checkpoint that is as it was written."""
@@ -253,26 +350,81 @@ def checkpoint_step(folder: Path) -> int:
 
 
 def checkpoint_is_whole(folder: Path) -> bool:
-    """Whether every file of the manifest is there with its sha256."""
-    manifest = _read_json(folder / MANIFEST_FILE)
-    if manifest is None:
+    """Whether there is a manifest, as pv writes it, and every file of it is there with its sha256."""
+    try:
+        files: dict[str, str] = parse_json(read_regular(folder / MANIFEST_FILE, RECORD_BYTES))["sha256"]
+        return bool(files) and all(Path(name).name == name for name in files) and _all_as_listed(folder, files)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return False
-    files: dict[str, str] = manifest["sha256"]
-    return all((folder / name).is_file() and sha256_of(folder / name) == digest for name, digest in files.items())
+
+
+def _all_as_listed(folder: Path, files: Mapping[str, str]) -> bool:
+    return all(sha256_of(folder / name, follow=False) == digest for name, digest in files.items())
 
 
 def file_digest(folder: Path, name: str) -> str | None:
     """Return the sha256 of one file of a checkpoint, or None if it is not the file of the manifest."""
-    manifest = _read_json(folder / MANIFEST_FILE)
-    if manifest is None or not (folder / name).is_file():
+    try:
+        files: dict[str, str] = parse_json(read_regular(folder / MANIFEST_FILE, RECORD_BYTES))["sha256"]
+        digest = sha256_of(folder / name, follow=False)
+        return digest if files.get(name) == digest else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    digest = sha256_of(folder / name)
-    return digest if manifest["sha256"].get(name) == digest else None
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
+def sha256_of(path: Path, follow: bool = True) -> str:
+    """Of a regular file; `follow` allows a link to one. Raises Irregular, and OSError as `open`."""
+    with os.fdopen(open_regular(path, follow=follow), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def own_folder(path: Path) -> Path:
+    """Give back the path of a folder in a run, made if it is not there. Raises UnsafeRun if it is anything else."""
+    with suppress(FileExistsError):
+        path.mkdir()
+    if not is_folder(path):
+        raise UnsafeRun(path, "is no folder of its own")
+    return path
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder, by name; none through links."""
+    return [path for path in _entries(folder) if is_folder(path)]
+
+
+def _hidden(folder: Path) -> list[Path]:
+    return [path for path in _entries(folder) if path.name.startswith(".")]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder, by name; nothing where it is none, or cannot be looked at."""
+    if not is_folder(folder):
+        return []
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def writer_lives(begun: Path) -> bool:
+    """Whether the process whose number ends the name of a file that was begun still lives, and is as old as it."""
+    named = _WRITING.fullmatch(begun.name)
+    if not named:  # only the engine itself writes what names nobody, and it is about to
+        return False
+    try:
+        process = psutil.Process(int(named[1]))
+        lives = process.status() != psutil.STATUS_ZOMBIE
+        return lives and process.create_time() <= begun.lstat().st_mtime + _CHANGED_SECONDS
+    except (psutil.Error, OSError, ValueError):
+        return False
+
+
+def _open(path: Path, flags: int = os.O_RDONLY, alone: bool = False) -> int:
+    """As `open_regular`, for files of a run. Raises UnsafeRun."""
+    try:
+        return open_regular(path, flags, alone=alone)
+    except Irregular as error:
+        raise UnsafeRun(path, error.problem) from error
 
 
 def _write_files(folder: Path, step: int, files: Mapping[str, FileContent]) -> None:
@@ -288,28 +440,39 @@ def _write_files(folder: Path, step: int, files: Mapping[str, FileContent]) -> N
     replace_file(folder / MANIFEST_FILE, json.dumps(manifest, indent=1).encode())
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+class _Record(Protocol):
+    def is_possible(self) -> bool: ...
+
+
+R = TypeVar("R", bound=_Record)
+
+
+def _read_record(path: Path, cls: type[R], most: int) -> R | None:
     try:
-        return json.loads(path.read_bytes())
+        record = from_table(cls, dict(parse_json(read_regular(path, most))), path.name)
+        if record.is_possible():
+            return record
+        raise ValueError(path.name)
     except FileNotFoundError:
         return None
-
-
-def _read_record(path: Path, cls: type[T]) -> T | None:
-    try:
-        record = _read_json(path)
-        return None if record is None else from_table(cls, dict(record), path.name)
     except (ValueError, TypeError, SettingsError) as error:
         raise BrokenRun(path, "pv did not write it so") from error
+    except Irregular as error:
+        raise UnsafeRun(path, error.problem) from error
+    except TooLarge as error:
+        raise BrokenRun(path, f"it {error.problem}") from error
     except OSError as error:
         raise BrokenRun(path, f"{error.strerror}") from error
 
 
 class EventWriter:
-    """Appends to events.jsonl, one write for each line; an unfinished line left by a kill or a full disk is cut off."""
+    """Appends to events.jsonl, one write for each line; an unfinished line left by a kill or a full disk is cut off.
+
+    Raises UnsafeRun where that file is not the run's own.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._descriptor = _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, alone=True)
         _cut_torn_line(self._descriptor)
 
     def write(self, type: str, **values: Any) -> None:
@@ -334,8 +497,12 @@ class EventWriter:
 def _cut_torn_line(descriptor: int) -> None:
     size = os.fstat(descriptor).st_size
     end = size
-    while end and os.pread(descriptor, 1, end - 1) != b"\n":
-        end -= 1
+    while end:
+        start = max(0, end - _TORN_BYTES)
+        if newline := os.pread(descriptor, end - start, start).rfind(b"\n") + 1:
+            end = start + newline
+            break
+        end = start
     if end < size:
         os.ftruncate(descriptor, end)
 
@@ -354,9 +521,10 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     """Events from byte `offset` on, and the offset to go on from; a half-written last line waits for the next call.
 
     After `drop_events_after` the file may be shorter than `offset`: then it is read anew from its beginning.
+    Raises UnsafeRun.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(_open(path), "rb") as file:
             file.seek(offset if offset <= os.fstat(file.fileno()).st_size else 0)
             start = file.tell()
             content = file.read()
@@ -387,11 +555,14 @@ def _unreadable(line: bytes, time: float) -> Event:
 
 
 def iter_events(path: Path, end: int | None = None) -> Generator[Event]:
-    """Yield the events before byte `end`, which is the end of the file by default, reading one block at a time."""
+    """Yield the events before byte `end`, which is the end of the file by default, reading one block at a time.
+
+    Raises UnsafeRun.
+    """
     left = events_end(path) if end is None else end
     if not left:
         return
-    with path.open("rb") as file:
+    with os.fdopen(_open(path), "rb") as file:
         rest = b""
         while left and (block := file.read(min(left, _BLOCK_BYTES))):
             left -= len(block)
@@ -400,9 +571,9 @@ def iter_events(path: Path, end: int | None = None) -> Generator[Event]:
 
 
 def events_end(path: Path) -> int:
-    """Return the offset behind the last complete line, for `read_events` to continue there."""
+    """Return the offset behind the last complete line, for `read_events` to continue there. Raises UnsafeRun."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(_open(path), "rb") as file:
             position = os.fstat(file.fileno()).st_size
             while position:
                 start = max(0, position - _NEWEST_BYTES)
@@ -417,9 +588,9 @@ def events_end(path: Path) -> int:
 
 
 def newest_events(path: Path, type: str, count: int) -> list[Event]:
-    """Return up to `count` events of one type, newest first, from the last 64 KiB of the file."""
+    """Return up to `count` events of one type, newest first, from the last 64 KiB of the file. Raises UnsafeRun."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(_open(path), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _NEWEST_BYTES))
             content = file.read(_NEWEST_BYTES)
     except FileNotFoundError:
@@ -432,7 +603,7 @@ def newest_events(path: Path, type: str, count: int) -> list[Event]:
 def first_event_time(path: Path) -> float | None:
     """Return the time of a run's first event in seconds since 1970, or None if there is no readable one."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(_open(path), "rb") as file:
             line = file.readline(_NEWEST_BYTES)
     except FileNotFoundError:
         return None
@@ -442,13 +613,13 @@ def first_event_time(path: Path) -> float | None:
 
 def drop_events_after(path: Path, step: int) -> None:
     """Forget what was reported past `step`, for an engine that resumes there and will report it again."""
-    if path.exists() and any(_is_replayed(line, step) for line in _lines(path)):
+    if exists(path) and any(_is_replayed(line, step) for line in _lines(path)):
         replace_file(path, (line for line in _lines(path) if not _is_replayed(line, step)))
 
 
 def _lines(path: Path) -> Generator[bytes]:
     """Yield complete lines; a half-written last one is left out."""
-    with path.open("rb") as file:
+    with os.fdopen(_open(path), "rb") as file:
         for line in file:
             if line.endswith(b"\n"):
                 yield line
@@ -456,8 +627,12 @@ def _lines(path: Path) -> Generator[bytes]:
 
 def _is_replayed(line: bytes, step: int) -> bool:
     (event,) = parse_events(line)
-    reached = event.get("step", 0)
-    return event["type"] in _REPLAYED and isinstance(reached, int | float) and reached > step
+    return event["type"] in _REPLAYED and _step_of(event) > step
+
+
+def _step_of(event: Event) -> float:
+    step = event.get("step", 0)
+    return step if isinstance(step, int | float) else 0
 
 
 class Heartbeat:
@@ -503,7 +678,8 @@ class Heartbeat:
 def process_facts(pid: int) -> dict[str, Any]:
     """What tells a process of this machine from any other, as a heartbeat says it."""
     started = psutil.Process(pid).create_time()
-    return {"pid": pid, "started": started, "boot": boot_id(), "host": socket.gethostname()}
+    here = {"boot": boot_id(), "host": socket.gethostname()}
+    return {"pid": pid, "started": started, "booted": psutil.boot_time(), **here}
 
 
 def boot_id() -> str:
@@ -515,25 +691,32 @@ def boot_id() -> str:
 def alive(status: Status) -> bool:
     """Whether the engine behind a heartbeat still lives.
 
-    On this machine by its process; an engine of another host (a shared data folder) only by how fresh the heartbeat is.
+    On this machine by its process; an engine of another host (a shared data folder) only by how fresh the heartbeat is:
+    one that is to come says as little as one that is long ago.
     """
     if status.host != socket.gethostname():
-        return time.time() - status.time < _FOREIGN_HEARTBEAT_SECONDS
-    return status.boot == boot_id() and process_lives(status.pid, status.started)
+        return abs(time.time() - status.time) < _FOREIGN_HEARTBEAT_SECONDS
+    return status.boot == boot_id() and process_lives(status.pid, status.started, status.booted)
 
 
-def process_lives(pid: int, started: float) -> bool:
-    """Whether the process of that pid is still the one that started then."""
+def process_lives(pid: int, started: float, booted: float = 0.0) -> bool:
+    """Whether the process of that pid is still the one that started then.
+
+    With `booted`, the machine's start by the clock of that time, it does not matter whether the clock was set since.
+    """
     try:
         process = psutil.Process(pid)
-        return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        since = process.create_time() - (psutil.boot_time() if booted else 0.0)
+    except (psutil.NoSuchProcess, ValueError):  # there cannot be one of that number
         return False
+    return abs(since - (started - booted)) < _CHANGED_SECONDS
 
 
 def list_runs(root: Path) -> list[RunFolder]:
     """Return every run under `root` by name, `ann-2` before `ann-10`."""
-    folders = [RunFolder(path) for path in root.glob("[!.]*") if (path / "config.toml").is_file()]
+    folders = [RunFolder(path) for path in root.glob("[!.]*") if exists(path / "config.toml")]
     return sorted(folders, key=lambda folder: natural_key(folder.name))
 
 
@@ -545,7 +728,7 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 def find_run(root: Path, name: str) -> RunFolder:
     """The run of that name. Raises Missing, with the nearest name, or BadName."""
     folder = RunFolder(root / check_name("a run", name))
-    if not folder.config.is_file():
+    if not exists(folder.config):
         raise Missing("run", name, "`pv runs list` shows all there are.", nearest(name, root))
     return folder
 

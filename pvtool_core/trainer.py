@@ -41,6 +41,7 @@ from pvtool_core.runs import (
     State,
     checkpoint_step,
     iter_events,
+    own_folder,
 )
 from pvtool_core.sampling import BaseKl, Route, Tail, denoise, tail_in_memory, tail_replayed, tail_stopped
 from pvtool_core.trajectories import FaceTrack, Report, TrajectoryCache
@@ -362,7 +363,8 @@ class RunFiles:
 
     def __init__(self, folder: RunFolder, report: Report) -> None:
         self._folder, self._report = folder, report
-        self._reported = {event["path"] for event in iter_events(folder.events) if "path" in event}
+        told = (event.get("path") for event in iter_events(folder.events))
+        self._reported = {path for path in told if isinstance(path, str)}
 
     def _announce(self, type: str, path: Path, step: int, **values: Any) -> None:
         relative = path.relative_to(self._folder.path).as_posix()
@@ -391,8 +393,7 @@ class RunFiles:
 
     def sample(self, trainer: Trainer, step: int, pairs: list[Pair]) -> None:
         """Draw the clips of the first pairs as they are now."""
-        folder = self._folder.samples / f"step-{step:06d}"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = own_folder(own_folder(self._folder.samples) / f"step-{step:06d}")
         for number, pair in enumerate(pairs[: trainer.config.sample_prompts]):
             latents, embeds = trainer.cache.switch(pair.prompt, pair.seed), trainer.backbone.prompt_embeds(pair.prompt)
             try:

@@ -46,7 +46,7 @@ def _is_over(host: str, pid: int, folder: Path) -> bool:
     try:
         if host == socket.gethostname():
             return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-        return time.time() - folder.stat().st_mtime > _STALE_SECONDS
+        return abs(time.time() - folder.stat().st_mtime) > _STALE_SECONDS
     except psutil.NoSuchProcess:
         return True
     except FileNotFoundError:

@@ -83,7 +83,7 @@ def cures(report: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _ask(question: str) -> dict[str, Any]:
-    answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=False)
+    answer = subprocess.run([sys.executable, "-P", "-c", question], capture_output=True, text=True, check=False)
     if answer.returncode:
         return {"error": (answer.stderr.strip().splitlines() or ["no answer"])[-1]}
     return json.loads(answer.stdout)

@@ -17,7 +17,7 @@ from pvtool.facts import job_of
 from pvtool.output import Output, table
 from pvtool.supervisor import run_short_job
 from pvtool.words import shown
-from pvtool_core.clips import sidecar_path
+from pvtool_core.clips import read_clip_record, sidecar_path
 from pvtool_core.config import EvaluateJob, IdentityRef, RenderJob, Settings
 from pvtool_core.errors import Missing
 from pvtool_core.library import Library
@@ -78,7 +78,7 @@ def evaluate_folder(out: Path) -> dict[str, Any]:
     sidecars = sorted(out.glob("*/*/seed-*.json"))
     if not sidecars:
         raise Missing("clip in the folder", str(out), "Give a run, or a folder that `pv render` wrote.")
-    records = [json.loads(path.read_bytes()) for path in sidecars]
+    records = [read_clip_record(path) for path in sidecars]
     library = Library()
     people = [library.get(name) for name in sorted({record["identity"] for record in records})]
     run = next((record["run"] for record in records if record.get("run")), None)

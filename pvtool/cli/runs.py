@@ -1,6 +1,7 @@
 """`pv runs`: every run there is, also those started elsewhere on the same data folder."""
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +15,10 @@ from pvtool.cli.train import go
 from pvtool.facts import adapter_of, facts, job_of, run_facts
 from pvtool.output import Output, table
 from pvtool.run_index import RunIndex
-from pvtool.supervisor import ask, follow, raise_outcome, wait_for
+from pvtool.supervisor import ANSWER_SECONDS, ask, follow, raise_outcome, wait_for
 from pvtool.words import describe, shown
 from pvtool_core.config import to_table
-from pvtool_core.errors import Busy
+from pvtool_core.errors import Busy, UsageError
 from pvtool_core.paths import check_new_file, runs_dir
 from pvtool_core.runs import (
     Event,
@@ -28,6 +29,7 @@ from pvtool_core.runs import (
     find_run,
     iter_events,
 )
+from pvtool_core.untrusted import exists, is_file
 
 app = typer.Typer(help="Training runs.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
@@ -37,7 +39,11 @@ def list_(as_json: Json = False) -> None:
     """All runs, oldest first."""
     rows = [asdict(run) for run in RunIndex().facts()]
     columns = ["run", "identity", "preset", "state", "step", "iterations", "started"]
-    Output(as_json).rows("runs", rows, columns, "No run yet; `pv train NAME`.")
+    output = Output(as_json)
+    output.rows("runs", rows, columns, "No run yet; `pv train NAME`.")
+    for row in rows:
+        if row["problem"]:
+            output.say(f"{row['run']}: {row['problem']}")
 
 
 @app.command()
@@ -73,7 +79,7 @@ def logs(
     output = Output(as_json)
     folder = find_run(runs_dir(), run)
     if engine:
-        text = folder.log.read_text(encoding="utf-8", errors="replace") if folder.log.exists() else ""
+        text = folder.read_log()
         output.result({"run": run, "log": text}, text)
         return
 
@@ -94,16 +100,19 @@ def watch(run: RunName, images: Images = None, as_json: Json = False) -> None:
     watch_run(find_run(runs_dir(), run), Output(as_json), images)
 
 
+Wait = Annotated[float, typer.Option("--wait", min=0.0, help="How many seconds to wait for the engine's answer.")]
+
+
 @app.command()
-def pause(run: RunName, as_json: Json = False) -> None:
+def pause(run: RunName, wait: Wait = ANSWER_SECONDS, as_json: Json = False) -> None:
     """Hold a running engine; it keeps its memory."""
-    _ask(run, Request.PAUSE, {State.PAUSED}, as_json)
+    _ask(run, Request.PAUSE, {State.PAUSED}, wait, as_json)
 
 
 @app.command()
-def stop(run: RunName, as_json: Json = False) -> None:
+def stop(run: RunName, wait: Wait = ANSWER_SECONDS, as_json: Json = False) -> None:
     """Save a checkpoint and end the engine."""
-    _ask(run, Request.STOP, {State.STOPPED, State.FINISHED}, as_json)
+    _ask(run, Request.STOP, {State.STOPPED, State.FINISHED}, wait, as_json)
 
 
 @app.command()
@@ -124,7 +133,7 @@ def _request(run: str, request: Request, as_json: bool) -> None:
     Output(as_json).result(facts(folder), f"Asked {run} for a {request}; it comes when its step ends.")
 
 
-def _ask(run: str, request: Request, wanted: set[State], as_json: bool) -> None:
+def _ask(run: str, request: Request, wanted: set[State], wait: float, as_json: bool) -> None:
     """Put a request to a live engine and wait until it has answered."""
     output = Output(as_json)
     folder = find_run(runs_dir(), run)
@@ -132,7 +141,7 @@ def _ask(run: str, request: Request, wanted: set[State], as_json: bool) -> None:
     if state not in wanted:
         ask(folder, request)
         output.say(f"Asked {run} to {request}; waiting for its step to end.")
-        state = wait_for(folder, frozenset(wanted))
+        state = wait_for(folder, frozenset(wanted), wait)
     if state not in wanted:
         raise_outcome(folder)
     output.result(facts(folder), f"{run} is {state} at step {run_facts(folder).step}.")
@@ -182,7 +191,11 @@ def export(
 def remove(run: RunName, yes: Yes = False, as_json: Json = False) -> None:
     """Delete a run that is not running."""
     folder = find_run(runs_dir(), run)
+    if folder.path.is_symlink():
+        place = folder.path.readlink()
+        raise UsageError(f"{run} is a link to {place}, which pv does not delete.", f"Remove {folder.path} yourself.")
     confirm(f"Delete {run} and its checkpoints?", yes)
-    with folder.lock():  # an engine that lives holds it
+    # An engine that lives holds the lock; where that is no file, none can.
+    with folder.lock() if is_file(folder.lock_file) or not exists(folder.lock_file) else nullcontext():
         shutil.rmtree(folder.path)
     Output(as_json).result({"removed": run, "path": str(folder.path)}, f"Removed {run}.")

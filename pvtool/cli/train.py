@@ -7,6 +7,7 @@ import typer
 from pvtool.choices import style_table
 from pvtool.cli.following import JobProgress
 from pvtool.cli.options import ControlFrames, ControlNet, IdentityName, Json, Loras, bank_names, preset_names
+from pvtool.facts import check_training
 from pvtool.jobs import choose, prepare
 from pvtool.output import Output, on_terminal
 from pvtool.supervisor import follow, raise_outcome, run_to_end, start, start_detached
@@ -73,6 +74,7 @@ def train(
 def go(folder: RunFolder, detach: bool, output: Output) -> None:
     """Start or resume the engine of a prepared run, and follow it unless it is to be left alone."""
     value = {"run": folder.name, "path": str(folder.path)}
+    check_training(folder)
     if detach:
         start_detached(folder)
         text = f"{folder.name} is training. `pv runs logs {folder.name} --follow` shows it, `pv runs stop` ends it."

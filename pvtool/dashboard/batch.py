@@ -1,6 +1,7 @@
 """One batch as files tell of it: what its engines do, and their events, read on piece by piece."""
 
 import asyncio
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pvtool_core.batches import BatchFolder
 from pvtool_core.config import RenderJob, read_job, require
 from pvtool_core.errors import PvError
 from pvtool_core.runs import RunFolder, State
+from pvtool_core.untrusted import open_regular
 
 LIVE = (State.RUNNING, State.PAUSED, State.STARTING)
 _STATES = (*LIVE, State.LOST, State.FAILED, State.STOPPED, State.FINISHED)
@@ -74,7 +76,7 @@ def _worker(folder: RunFolder) -> tuple[Worker, RenderJob | None]:
 
 
 def _lines(path: Path) -> int:
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         return sum(piece.count(b"\n") for piece in iter(lambda: file.read(_PIECE), b""))
 
 

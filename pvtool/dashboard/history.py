@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
 from operator import itemgetter
+from pathlib import PurePosixPath
 from typing import Any
 
 from pvtool.dashboard.series import Series
@@ -14,7 +15,7 @@ from pvtool_core.runs import Event
 
 CURVES = ("icr", "scr", "loss", "grad_norm", "lr", "score_gap", "base_kl", "seconds")
 GAUGES = ("memory_used", "utilisation", "temperature", "power")
-_OTHER_THINGS = (KeyError, TypeError, ValueError, AttributeError)
+_OTHER_THINGS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 _MANY = 4
 _MUST_BE_NUMBERS = ("loss", "icr", "scr")
 
@@ -98,7 +99,7 @@ class History:
                 self.stage = (str(event["stage"]), int(event.get("done", 0)), int(event.get("total", 0)))
             case "sample":
                 self.samples.append(
-                    Sample(int(event["step"]), str(event["path"]), str(event["prompt"]), int(event["seed"]))
+                    Sample(int(event["step"]), _within(event["path"]), str(event["prompt"]), int(event["seed"]))
                 )
             case "checkpoint":
                 self.checkpoints.append(int(event["step"]))
@@ -168,6 +169,14 @@ class History:
                 device.gauges[name].append(step, time, value)
         self.process["memory"].append(step, time, _gib(event.get("process_memory")))
         self.process["cpu"].append(step, time, _number(event.get("cpu")))
+
+
+def _within(path: Any) -> str:
+    """A path in the run folder. Raises ValueError if it leads out of it."""
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise ValueError(path)
+    return str(path)
 
 
 def _gib(value: Any) -> float | None:

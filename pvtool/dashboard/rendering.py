@@ -13,7 +13,7 @@ from pvtool_core.runs import Event
 
 RATE_SECONDS = 300.0
 _NEWEST = 16
-_OTHER_THINGS = (KeyError, TypeError, ValueError, AttributeError)
+_OTHER_THINGS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 class Outcome(IntEnum):

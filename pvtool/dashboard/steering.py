@@ -7,6 +7,7 @@ from functools import partial
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
+from pvtool.facts import check_training
 from pvtool.supervisor import LIVE, ask, start
 from pvtool_core.batches import BatchFolder
 from pvtool_core.errors import PvError, UsageError, from_foreign
@@ -90,6 +91,7 @@ def go_on(folder: RunFolder) -> str:
         raise UsageError(f"{folder.name} is {state} already.", "There is nothing to resume.")
     if state == State.FINISHED:
         raise UsageError(f"{folder.name} is finished.", "There is nothing left to train.")
+    check_training(folder)
     start(folder)
     return f"{folder.name} goes on from its last checkpoint."
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pvtool_core.runs import Event, parse_events
+from pvtool_core.untrusted import open_regular
 
 CHUNK_BYTES = 1 << 19
 
@@ -33,7 +34,7 @@ class Tail:
     def read(self) -> Chunk:
         """Read on, at most CHUNK_BYTES. A missing file is an empty one. Raises OSError if it cannot be read."""
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
+            descriptor = open_regular(self._path)
         except FileNotFoundError:
             return self._begin(None, Chunk(b"", 0))
         try:

@@ -46,7 +46,7 @@ def _pickle_problems(files: Mapping[str, Path]) -> dict[str, str]:
     pickles = {name: path for name, path in files.items() if path.suffix in PICKLES}
     if not pickles:
         return {}
-    words = [sys.executable, "-m", "pvtool_core.models.pickles", *map(str, pickles.values())]
+    words = [sys.executable, "-P", "-m", "pvtool_core.models.pickles", *map(str, pickles.values())]
     asked = subprocess.run(words, capture_output=True, text=True, check=True)
     answers: dict[str, str] = json.loads(asked.stdout.splitlines()[-1])
     return {name: answers[str(path)] for name, path in pickles.items() if str(path) in answers}

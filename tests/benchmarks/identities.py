@@ -209,7 +209,7 @@ def row_of(person: Person, asked: Asked) -> Row:
 
 def pv(*words: str) -> str:
     """What a command prints on stdout. Raises CommandFailed with what it says of its error."""
-    command = [sys.executable, "-m", "pvtool.cli.main", *words]
+    command = [sys.executable, "-P", "-m", "pvtool.cli.main", *words]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
         said = ended.stderr[max(ended.stderr.rfind("Error: "), 0) :].strip()

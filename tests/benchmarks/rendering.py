@@ -241,7 +241,7 @@ def loaded_at(events: Sequence[dict[str, Any]]) -> float:
 
 def _run_engine(folder: RunFolder) -> None:
     with folder.log.open("wb") as log:
-        words = [sys.executable, "-m", "pvtool_core", str(folder.path)]
+        words = [sys.executable, "-P", "-m", "pvtool_core", str(folder.path)]
         subprocess.run(words, check=True, stdout=log, stderr=log)
 
 

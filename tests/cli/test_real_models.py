@@ -25,7 +25,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     home = tmp_path_factory.mktemp("home")
 
     def run(*words: str) -> Any:
-        command = [sys.executable, "-m", "pvtool.cli.main", *words, "--json"]
+        command = [sys.executable, "-P", "-m", "pvtool.cli.main", *words, "--json"]
         environment = {**os.environ, "PV_HOME": str(home)}
         done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=home)
         assert done.returncode == 0, done.stderr

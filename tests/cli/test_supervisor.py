@@ -6,14 +6,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from pvtool import supervisor
-from pvtool_core.errors import Busy, ExitStatus, Interrupted, PvError, RunFailed
+from pvtool_core.errors import Busy, ExitStatus, Interrupted, NoAnswer, PvError, RunFailed
 from pvtool_core.runs import Event, Request, RunFolder, State
+from tests.hostile import to_end
 
 SCRIPT = Path(__file__).with_name("scripted_engine.py")
 
@@ -143,3 +145,80 @@ def test_a_run_can_be_followed_by_somebody_who_did_not_start_it(tmp_path: Path) 
     supervisor.follow(folder, stop_after_ten)
     assert [event["step"] for event in told] == list(range(1, len(told) + 1))
     assert folder.state() == State.STOPPED
+
+
+REAL_ENGINE = (sys.executable, "-P", "-m", "pvtool_core")
+
+
+@pytest.fixture
+def slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A run whose engine has come to its end before what we write about it is on the disk."""
+    folder = prepared(tmp_path, "kind = 'nothing'")
+    real_fsync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        end = time.monotonic() + 60
+        while not folder.exit.exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return folder
+
+
+@pytest.mark.parametrize("begin", [to_end, supervisor.start_detached])
+def test_an_engine_that_is_faster_than_our_disk_is_heard_to_its_last_word(
+    slow_disk: RunFolder, monkeypatch: pytest.MonkeyPatch, begin: Callable[[RunFolder], None]
+) -> None:
+    monkeypatch.setattr(supervisor, "ENGINE", REAL_ENGINE)
+    with pytest.raises(PvError, match="kind: is 'nothing', not one of") as caught:
+        begin(slow_disk)
+    assert caught.value.status == ExitStatus.USAGE
+    status = slow_disk.read_status()
+    assert status
+    assert status.state == State.FAILED
+
+
+@pytest.mark.parametrize("begin", [to_end, supervisor.start_detached])
+def test_no_engine_is_left_behind_that_nobody_could_be_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: Callable[[RunFolder], None]
+) -> None:
+    pids: list[int] = []
+
+    def full(_: RunFolder, pid: int) -> None:
+        pids.append(pid)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "announce", full)
+    with pytest.raises(OSError, match="No space"):
+        begin(prepared(tmp_path, "works"))
+    (pid,) = pids
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_signal_that_comes_while_engines_are_started_reaches_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announce, pids = RunFolder.announce, list[int]()
+
+    def interrupted(folder: RunFolder, pid: int) -> None:
+        announce(folder, pid)
+        pids.append(pid)
+        if len(pids) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunFolder, "announce", interrupted)
+    folders = [prepared(tmp_path / name, "works") for name in ("one", "two")]
+    errors = supervisor.run_together(folders, ignore)
+    assert [error and error.status for error in errors] == [ExitStatus.TERMINATED] * 2
+    assert not any(map(psutil.pid_exists, pids))
+
+
+def test_waiting_for_an_engine_that_does_not_answer_has_an_end(tmp_path: Path) -> None:
+    folder = prepared(tmp_path, "works")
+    supervisor.start_detached(folder)
+    with pytest.raises(NoAnswer, match="mara-1 is still running"):
+        supervisor.wait_for(folder, frozenset({State.PAUSED}), seconds=0.1)
+    folder.request(Request.STOP)
+    assert supervisor.wait_for(folder, frozenset({State.STOPPED})) == State.STOPPED

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import pytest
 
 from pvtool_core import claims as module
 from pvtool_core.claims import EXPIRED_SECONDS, Claims
+from pvtool_core.errors import InputRefused
+from tests.hostile import link_to_device
 
 TAKE = """
 import os, sys
@@ -163,3 +165,61 @@ def test_a_claim_that_a_full_disk_has_no_room_for_is_not_left_behind(
         with pytest.raises(OSError, match="No space"):
             claims.take("key")
         assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["Thumbs.db", "a.0 (copy)", "a", "a.", "a.x", ".DS_Store", "a.1 2", "a.\u0663", "a.0.1"]
+)
+def test_what_only_lies_among_the_claims_is_left_alone(tmp_path: Path, name: str) -> None:
+    with Claims(tmp_path / ".claims") as claims:
+        (tmp_path / ".claims" / name).write_text("theirs")
+        assert claims.take("a")
+        assert claims.is_ours("a")
+        claims.give_back("a")
+        claims.clear_up()
+    assert [path.name for path in (tmp_path / ".claims").iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    "content", [b"{}", b"[]", b"7", b"null", b'{"pid": "x"}', b'{"pid": 1}', b"words", b"[" * 9999]
+)
+@pytest.mark.parametrize("name", ["a.0", "a.5", "a.999999999"])
+def test_a_file_that_only_has_the_name_of_a_claim_holds_nothing(
+    tmp_path: Path, ours: Claims, theirs: Claims, content: bytes, name: str
+) -> None:
+    (tmp_path / ".claims" / name).write_bytes(content)
+    assert ours.take("a")
+    assert ours.is_ours("a")
+    assert not theirs.take("a")
+    ours.give_back("a")
+    assert theirs.take("a")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, link_to_device])
+def test_a_folder_or_a_pipe_of_a_claims_name_holds_nothing(
+    tmp_path: Path, ours: Claims, theirs: Claims, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / ".claims/a.0")
+    make(tmp_path / ".claims/.now-here-1")
+    assert ours.take("a")
+    assert not theirs.take("a")
+    ours.give_back("a")
+    ours.clear_up()
+    assert len(list((tmp_path / ".claims").iterdir())) == 2
+
+
+def test_claims_are_not_made_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/syslog.1").touch()
+    os.utime(tmp_path / "theirs/syslog.1", (1, 1))
+    (tmp_path / ".claims").symlink_to("theirs")
+    with pytest.raises(InputRefused, match="is no folder of its own"), Claims(tmp_path / ".claims") as claims:
+        claims.clear_up()
+    assert (tmp_path / "theirs/syslog.1").exists()
+
+
+def test_a_claim_that_was_renewed_in_the_future_has_expired(tmp_path: Path, ours: Claims, theirs: Claims) -> None:
+    theirs.take("a")
+    from_elsewhere(tmp_path)
+    age(tmp_path, -3600)
+    assert ours.take("a")

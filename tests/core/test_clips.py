@@ -1,14 +1,20 @@
 """Clips: what changes a file changes its name, and only a whole clip counts."""
 
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pvtool_core.clips import Names, is_whole, sidecar_path, write_sidecar
+from pvtool_core.clips import Names, is_whole, read_clip_record, sidecar_path, write_sidecar
 from pvtool_core.config import EncodingConfig, RenderItem, Settings, Setup, merge
+from pvtool_core.errors import InputRefused
 from pvtool_core.weights import Presets
+from tests.hostile import deadline, link_to_device
+
+__all__ = ["deadline"]
 
 
 def settings(**change: dict[str, Any]) -> Settings:
@@ -138,3 +144,53 @@ def test_a_clip_of_the_original_model_is_one_and_the_same_wherever_adapters_begi
     assert later.path(Path("out"), "base", "p", 3) == names(settings()).path(Path("out"), "base", "p", 3)
     assert later.trajectory("p", 3) == names(settings()).trajectory("p", 3)
     assert later.setup_key != names(settings()).setup_key
+
+
+def written(tmp_path: Path, kind: str = "mp4") -> tuple[Path, EncodingConfig]:
+    """A clip with its sidecar."""
+    clip, encoding = tmp_path / "seed-000003", EncodingConfig(formats=(kind,))
+    if kind == "png":
+        clip.mkdir()
+        (clip / "0000.png").write_bytes(b"frame")
+    else:
+        clip.with_suffix(".mp4").write_bytes(b"clip")
+    write_sidecar(clip, "f", encoding, {"identity": "mara", "prompt": "<V>", "seed": 3, "adapter": ""})
+    assert is_whole(clip, "f", encoding)
+    return clip, encoding
+
+
+SIDECARS = [
+    *[b"", b"[]", b"[" * 99_999, b'{"fingerprint": "f"}', b'{"fingerprint": "f", "files": []}'],
+    *[b'{"fingerprint": "f", "files": {"seed-000003.mp4": 3}}', b'{"fingerprint": "f", "files": null}', b"\xff"],
+    *[b'{"fingerprint": "f", "files": {"seed-000003.mp4": {"how": "mp4 h264"}}}', b" " * (1 << 21)],
+]
+
+
+@pytest.mark.parametrize("content", SIDECARS, ids=range(len(SIDECARS)))
+def test_a_clip_whose_sidecar_nobody_wrote_is_not_whole_and_cannot_be_scored(tmp_path: Path, content: bytes) -> None:
+    clip, encoding = written(tmp_path)
+    sidecar_path(clip).write_bytes(content)
+    assert not is_whole(clip, "f", encoding)
+    with pytest.raises(InputRefused, match=r"seed-000003\.json is no sidecar that pv wrote"):
+        read_clip_record(sidecar_path(clip))
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, link_to_device])
+def test_nobody_waits_for_a_clip_or_a_sidecar_that_is_no_file(
+    tmp_path: Path, make: Callable[[Path], None], deadline: None
+) -> None:
+    for kind, name in (("mp4", "seed-000003.json"), ("mp4", "seed-000003.mp4"), ("png", "seed-000003/0000.png")):
+        folder = tmp_path / name.replace("/", "-")
+        folder.mkdir()
+        clip, encoding = written(folder, kind)
+        (folder / name).unlink()
+        make(folder / name)
+        assert not is_whole(clip, "f", encoding)
+
+
+def test_a_sidecar_may_be_a_link(tmp_path: Path) -> None:
+    clip, encoding = written(tmp_path)
+    sidecar_path(clip).rename(tmp_path / "kept")
+    sidecar_path(clip).symlink_to("kept")
+    assert is_whole(clip, "f", encoding)
+    assert read_clip_record(sidecar_path(clip))["identity"] == "mara"

@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("tmux") is None, reason="there is no tmux on this machine"),
 ]
 
-PV = f"{sys.executable} -m pvtool.cli.main"
+PV = f"{sys.executable} -P -m pvtool.cli.main"
 SHORT = {
     "iterations": 5000,
     "cached_pairs": 2,

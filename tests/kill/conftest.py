@@ -49,7 +49,7 @@ class Engines:
 
     def second(self, folder: RunFolder) -> subprocess.CompletedProcess[str]:
         """Run an engine as the face starts it, while another may be at work."""
-        words = [sys.executable, "-m", "pvtool_core", str(folder.path)]
+        words = [sys.executable, "-P", "-m", "pvtool_core", str(folder.path)]
         return subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=120, check=False)
 
     def limit_file_size(self, size: int) -> None:

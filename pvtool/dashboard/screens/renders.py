@@ -113,7 +113,10 @@ class RendersScreen(ActingScreen):
         follower = self._followers.setdefault(folder.name, BatchFollower(folder))
         more = True
         while more:
-            _, more = await follower.read()
+            try:
+                _, more = await follower.read()
+            except OSError:  # the batch's own screen says so; the others go on
+                more = False
         follower.rendering.expected = seen.expected
         self._rows[folder.name] = Row.of(seen, follower.rendering)
         if not seen.live:

@@ -1,0 +1,166 @@
+"""Files that others may have put there: opened only if they are regular, and read only up to what they may hold.
+
+A run folder can be a copy from anywhere. A link in it leads out of it, a pipe or a device makes its reader wait for
+ever, and a small file can hold JSON or TOML that takes hours to parse. Each of these is refused here in a phrase.
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SMALL_BYTES = 1 << 16
+"""More than any heartbeat or claim takes."""
+RECORD_BYTES = 1 << 20
+"""More than any exit record, manifest or sidecar takes."""
+SETTINGS_BYTES = 1 << 20
+"""More than the settings of a run take: its prompts are most of them."""
+JOB_BYTES = 1 << 28
+"""More than any other job takes: it lists the files that it is about."""
+
+_NEVER_WAIT = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe, where nobody can seek",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+# As many dotted names in one key as no settings have: tomllib takes the square of their number in time and memory.
+_DEEP_KEY = re.compile(r"""(?<![\w.\-"'])(?:(?:[\w-]++|"(?:[^"\\\n]++|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){8}""")
+
+
+class Irregular(OSError):
+    """It is no regular file, or has more names than one where that matters; `problem` is a phrase after its name."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(errno.EINVAL, f"it {problem}", str(path))
+        self.problem = problem
+
+
+class TooLarge(OSError):
+    """It is a regular file, but larger than it may be; `problem` is a phrase after its name."""
+
+    def __init__(self, path: Path, most: int) -> None:
+        self.problem = f"is larger than {most >> 10} KiB"
+        super().__init__(errno.EINVAL, f"it {self.problem}", str(path))
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY, *, follow: bool = False, alone: bool = False) -> int:
+    """A descriptor of a regular file, opened without waiting; `follow` allows `path` itself to be a link to one.
+
+    With `alone` it must have no other name, for whoever writes into it. Raises Irregular, and OSError as `os.open`.
+    """
+    try:
+        _check(path, path.stat(follow_symlinks=follow), alone)  # before opening, which some devices already notice
+    except FileNotFoundError:
+        if not flags & os.O_CREAT:
+            raise
+    descriptor = os.open(path, flags | _NEVER_WAIT | (0 if follow else os.O_NOFOLLOW), 0o644)
+    try:
+        _check(path, os.fstat(descriptor), alone)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check(path: Path, found: os.stat_result, alone: bool) -> None:
+    if problem := problem_of(found, alone):
+        raise Irregular(path, problem)
+
+
+def problem_of(found: os.stat_result, alone: bool = False) -> str:
+    """Why it is no regular file, as a phrase that follows its name; empty if it is one."""
+    if not stat.S_ISREG(found.st_mode):
+        return f"is {_KINDS.get(stat.S_IFMT(found.st_mode), 'no regular file')}"
+    return "is a hard link: the same file has another name" if alone and found.st_nlink > 1 else ""
+
+
+def read_regular(path: Path, most: int, *, follow: bool = False) -> bytes:
+    """What a regular file holds. Raises Irregular, TooLarge, and OSError as `open`."""
+    with os.fdopen(open_regular(path, follow=follow), "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise TooLarge(path, most)
+    return content
+
+
+def parse_json(content: bytes) -> Any:
+    """Raises ValueError whatever is wrong with it."""
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def check_keys(text: str) -> None:
+    """Raises ValueError where a key of a TOML file has so many parts that parsing it would take too long."""
+    if _DEEP_KEY.search(text):
+        raise ValueError("a key is nested too deeply")
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything of that name, also what cannot be looked at."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder itself, and no link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a regular file itself, and no link to one."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def foreign_things(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Everything under a folder, at any depth, that is neither file nor folder, with the phrase that says what it is.
+
+    No link is followed, but the folder itself may be reached through one.
+    """
+    waiting = [folder]
+    while waiting:
+        for path in _entries(waiting.pop()):
+            try:
+                found = path.lstat()
+            except FileNotFoundError:  # an engine that lives writes and removes
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                waiting.append(path)
+            elif problem := problem_of(found):
+                yield path, problem
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a whole folder, whichever it is; what a link leads to stays."""
+    if is_folder(path):
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,168 @@
+"""Commands over run folders that others made: nothing outside is touched, and one bad folder hides no other."""
+
+import json
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from pvtool import supervisor
+from pvtool.dashboard.steering import go_on
+from pvtool.dashboard.watch import Runs
+from pvtool_core.config import IdentifyJob, read_job, write_job
+from pvtool_core.errors import UnsafeRun, UsageError
+from pvtool_core.runs import ADAPTER_FILE, ExitRecord, RunFolder, State, process_facts
+from tests.cli.conftest import Pv
+from tests.hostile import DEEP_JSON, Outside, deadline
+
+__all__ = ["deadline"]
+
+pytestmark = pytest.mark.usefixtures("deadline")
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Outside:
+    return Outside(tmp_path / "outside")
+
+
+@pytest.fixture
+def stopped(run: RunFolder) -> RunFolder:
+    run.write_exit(ExitRecord(status=0, state=State.STOPPED))
+    return run
+
+
+@pytest.mark.parametrize("name", ["control", ".ballast", "engine.log", "engine.lock", "events.jsonl", "samples/step-1"])
+def test_a_copied_run_is_not_gone_on_with_where_it_leads_outside(
+    pv: Pv, stopped: RunFolder, outside: Outside, name: str
+) -> None:
+    outside.put_in_place_of(stopped.path / name)
+    answer = pv("runs", "resume", stopped.name)
+    assert answer.status == 3
+    assert f"{name} is a symbolic link" in answer.err
+    with pytest.raises(UnsafeRun):
+        go_on(stopped)
+    outside.assert_untouched()
+    assert stopped.state() == State.STOPPED
+
+
+def test_only_a_training_is_gone_on_with(pv: Pv, stopped: RunFolder, mara: str, tmp_path: Path) -> None:
+    """Other jobs write files wherever their settings say."""
+    training = read_job(stopped.config)
+    sections = training.sections()  # pyright: ignore[reportAttributeAccessIssue]
+    write_job(stopped.config, IdentifyJob(**sections, identity=training.identity, pictures=()))  # pyright: ignore
+    for words in ([], ["--detach"]):
+        answer = pv("runs", "resume", stopped.name, *words)
+        assert (answer.status, answer.err.splitlines()[0]) == (2, "Error: This folder holds a identify job.")
+    with pytest.raises(UsageError):
+        go_on(stopped)
+    assert not stopped.log.exists()
+
+
+def test_names_and_paths_with_line_ends_are_no_settings(pv: Pv, stopped: RunFolder) -> None:
+    """A traceback would write them into engine.log, line by line."""
+    text = stopped.config.read_text()
+    stopped.config.write_text(text.replace('base_model = "base"', r'base_model = "a\nssh-rsa AAAA\u001b[2J"'))
+    answer = pv("runs", "show", stopped.name)
+    assert answer.status == 2
+    assert "model.base_model: is 'a\\nssh-rsa" in answer.err
+    assert pv("train", "mara", "--preset", "tiny", "--set", "model.device=cpu\nx").status == 2
+
+
+def test_removing_a_run_leaves_what_it_links_to(pv: Pv, run: RunFolder, outside: Outside) -> None:
+    for name in ("control", "samples", "engine.lock", "checkpoints/step-000900"):
+        outside.put_in_place_of(run.path / name)
+    assert pv("runs", "remove", run.name, "--yes").status == 0
+    assert not run.path.exists()
+    outside.assert_untouched()
+
+
+def test_a_run_that_is_itself_a_link_is_not_deleted(pv: Pv, run: RunFolder, tmp_path: Path) -> None:
+    shutil.move(run.path, tmp_path / "elsewhere")
+    run.path.symlink_to(tmp_path / "elsewhere")
+    answer = pv("runs", "remove", run.name, "--yes")
+    assert answer.status == 2
+    assert "is a link to" in answer.err
+    assert run.config.is_file()
+
+
+def test_an_export_is_a_file_of_the_run(pv: Pv, run: RunFolder, outside: Outside) -> None:
+    (checkpoint,) = run.checkpoint_folders()
+    (checkpoint / ADAPTER_FILE).unlink()
+    (checkpoint / ADAPTER_FILE).symlink_to("/dev/zero")
+    assert pv("runs", "export", run.name).status == 4
+    (checkpoint / "manifest.json").write_text(json.dumps({"sha256": {"config.json": "0" * 64}}))
+    assert pv("runs", "export", run.name).status == 4
+
+
+def pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/zero")
+
+
+def deep(path: Path) -> None:
+    path.write_bytes(b"kind = " + DEEP_JSON if path.suffix == ".toml" else DEEP_JSON)
+
+
+def dotted(path: Path) -> None:
+    path.write_bytes(b"a." * 50_000 + b"a = 1")
+
+
+def endless(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 36)
+
+
+@pytest.mark.parametrize("spoil", [pipe, device, deep, dotted, endless])
+@pytest.mark.parametrize("name", ["status.json", "exit.json", "config.toml", "events.jsonl"])
+def test_one_bad_run_hides_no_other(pv: Pv, run: RunFolder, name: str, spoil: object) -> None:
+    bad = RunFolder(run.path.with_name("bad-1"))
+    shutil.copytree(run.path, bad.path)
+    if spoil is endless and name == "events.jsonl":
+        pytest.skip("a long log is no bad one")
+    spoil(bad.path / name)  # pyright: ignore[reportCallIssue]
+    answer = pv("runs", "list", "--json")
+    assert answer.status == 0
+    found = {row["run"]: row for row in answer.json["runs"]}
+    assert found[run.name] == {**found[run.name], "state": "finished", "step": 0, "identity": "mara", "problem": ""}
+    if name == "events.jsonl" and spoil in (deep, dotted):  # one line that is no event; the log shows it
+        assert found["bad-1"]["problem"] == ""
+    else:
+        assert name in found["bad-1"]["problem"]
+        assert f"bad-1: {found['bad-1']['problem']}" in pv("runs", "list").err
+    assert {seen.run for seen in Runs(run.path.parent).look()} == {run.name, "bad-1"}
+    assert pv("identity", "show", "mara").status == 0
+    assert pv("render", "mara", "<V> woman runs", "--dry-run").status == 0
+    for words in (["show"], ["logs"], ["logs", "--engine"], ["resume"], ["stop"]):
+        assert "Traceback" not in pv("runs", *words, "bad-1").err
+
+
+def test_an_engine_that_does_not_answer_is_not_waited_for_without_end(pv: Pv, run: RunFolder) -> None:
+    run.clear_exit()
+    facts = {**process_facts(os.getpid()), "state": "running", "step": 1, "total": 2, "time": time.time()}
+    run.status.write_text(json.dumps(facts))
+    answer = pv("runs", "stop", run.name, "--wait", "0.2")
+    assert answer.status == 75
+    assert f"{run.name} is still running" in answer.err
+
+
+def test_a_heartbeat_from_the_future_is_not_waited_for(pv: Pv, run: RunFolder) -> None:
+    run.clear_exit()
+    facts = {**process_facts(os.getpid()), "host": f"not-{socket.gethostname()}"}
+    run.status.write_text(json.dumps({**facts, "state": "running", "step": 1, "total": 2, "time": time.time() + 9e6}))
+    answer = pv("runs", "stop", run.name)
+    assert answer.status == 2
+    assert "is not running: it is lost" in answer.err
+
+
+def test_a_last_word_that_says_that_it_goes_on_is_not_waited_for(pv: Pv, run: RunFolder) -> None:
+    run.exit.write_text('{"status": 0, "state": "running"}')
+    assert pv("runs", "stop", run.name).status == 2
+    assert run.state() not in supervisor.LIVE

@@ -1,0 +1,64 @@
+"""What attackers leave in folders, and how tests see that nothing came of it."""
+
+import signal
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from pvtool import supervisor
+from pvtool_core.runs import Event, RunFolder
+
+DEEP_JSON = b"[" * 30_000
+_SECONDS = 60
+
+
+class Outside:
+    """A folder and a file in it that nobody may touch, and links that lead there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / "stop"  # as a request is called
+        folder.mkdir()
+        self.file.write_text("precious")
+
+    def put_in_place_of(self, path: Path) -> None:
+        """A link to the file, or to the folder where `path` is to be one."""
+        is_folder = path.is_dir() or (not path.suffix and path.parent.name in {"samples", "checkpoints", "mara-1"})
+        if path.is_dir():
+            path.rmdir()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(self.folder if is_folder and not path.name.startswith(".") else self.file)
+
+    def assert_untouched(self) -> None:
+        assert self.file.read_text() == "precious"
+        assert {path.name for path in self.folder.iterdir()} <= {"stop", ".a.1.writing"}
+
+
+def to_end(folder: RunFolder) -> None:
+    """Have an engine run to its end, whatever it tells."""
+    supervisor.run_to_end(folder, list[Event]().append)
+
+
+def link_to_device(path: Path) -> None:
+    """To one that can be read without end."""
+    path.symlink_to("/dev/zero")
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+@pytest.fixture
+def deadline() -> Generator[None]:
+    """Nobody waits for a pipe or reads a device to its end: such a test fails, and does not hang."""
+
+    def too_late(*_: object) -> None:
+        raise TimeoutError("this takes too long")
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(_SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
