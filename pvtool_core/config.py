@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import tomli_w
 
-from pvtool_core.errors import Mistake, RunFailed, SettingsError, UsageError
+from pvtool_core.errors import Mistake, RunFailed, SettingsError, UsageError, printable
 from pvtool_core.paths import replace_file
 
 T = TypeVar("T")
@@ -352,8 +352,15 @@ def read_job(path: Path) -> Job:
 
 
 def write_job(path: Path, job: Job) -> None:
-    """Write `job` as TOML, whole or not at all."""
-    replace_file(path, tomli_w.dumps(to_table(job)).encode())
+    """Write `job` as TOML, whole or not at all. Raises UsageError for a text in it that is not valid UTF-8."""
+    try:
+        content = tomli_w.dumps(to_table(job)).encode()
+    except UnicodeEncodeError as error:
+        text: str = error.object
+        line = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
+        hint = "Rename the file or folder, or give another text."
+        raise UsageError(f"Cannot record {printable(line, whole=True)}: it is not valid UTF-8.", hint) from error
+    replace_file(path, content)
 
 
 def read_toml(path: Path) -> Table:
