@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from pvtool.output import Output
-from pvtool_core.errors import ExitStatus, PvError, from_foreign
+from pvtool_core.errors import ExitStatus, PvError, UsageError, from_foreign, is_utf8, printable
 
 if TYPE_CHECKING:
     from typer import _click as click  # pyright: ignore[reportPrivateUsage]  # the types of TyperGroup's own methods
@@ -84,10 +84,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     words = [word for word in words if word != "--debug"]
     output = Output(as_json="--json" in words)
     try:
+        _check_words(words)
         app(words, prog_name="pv")
     except Exception as error:
         _leave(output, error, debug)
     sys.exit(ExitStatus.DONE)
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Raises UsageError for a word that is not UTF-8, as all records are; photos are copied, so their names may be."""
+    for word in words:
+        if not is_utf8(word) and list(words[:2]) != ["identity", "add"]:
+            hint = "Rename the file or folder, or give the text in UTF-8."
+            raise UsageError(f"Cannot use '{printable(word, whole=True)}': it is not valid UTF-8.", hint)
 
 
 def _leave(output: Output, error: Exception, debug: bool) -> NoReturn:
