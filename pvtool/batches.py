@@ -15,6 +15,7 @@ from pvtool_core.clips import BASE, Names, is_whole
 from pvtool_core.config import EncodingConfig, RenderItem, Setup, Table, from_table, merge, to_table
 from pvtool_core.errors import PvError, UsageError
 from pvtool_core.library import Identity, Library
+from pvtool_core.paths import check_utf8
 from pvtool_core.prompt_limits import Cut, check_prompts_fit
 from pvtool_core.prompts import fill
 from pvtool_core.rates import estimate
@@ -93,11 +94,12 @@ def plan(
     shard: Shard | None = None,
     mistakes: Mistakes | None = None,
 ) -> Plan:
-    """The clips of all rows, in their order. Raises BatchRefused with everything that is wrong in them.
+    """The clips of all rows, in their order. Raises BatchRefused with everything that is wrong in them, UsageError for
+    a folder whose path is not UTF-8.
 
     Mistakes are added to those that are given, for the caller to check; the others' clips are planned all the same.
     """
-    planner = _Planner(wanted, out.absolute(), upscale, shard, mistakes or Mistakes())
+    planner = _Planner(wanted, check_utf8(out.absolute()), upscale, shard, mistakes or Mistakes())
     for row in rows:
         planner.add(row)
     if mistakes is None:

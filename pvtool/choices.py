@@ -6,7 +6,7 @@ from typing import Any
 
 from pvtool_core.config import Settings, Table, merge, parse_overrides, read_toml
 from pvtool_core.errors import UsageError
-from pvtool_core.paths import config_dir
+from pvtool_core.paths import config_dir, exists
 from pvtool_core.weights import Preset, Presets
 
 DEFAULT_PRESET = "tiny"
@@ -54,12 +54,17 @@ def style_table(loras: list[str] | None, controlnet: str | None, control_frames:
 
 
 def parse_lora(word: str) -> Table:
-    """`FILE:0.8` or `FILE`; a colon before anything but a number is part of the name. Raises UsageError."""
+    """`FILE:0.8` or `FILE`; a colon before anything but a number is part of the name. Raises UsageError.
+
+    It is also where a file of the whole name exists.
+    """
     file, colon, weight = word.rpartition(":")
+    if colon and exists(Path(word).expanduser()) and not exists(Path(file).expanduser()):
+        return {"file": word}
     try:
         return {"file": file, "weight": float(weight)} if colon else {"file": word}
     except ValueError:
-        if Path(file).exists() and not Path(word).exists():
+        if exists(Path(file)):
             raise UsageError(f"The weight of the LoRA {file} is {weight!r}, no number.", "Write FILE:0.8.") from None
         return {"file": word}
 

@@ -10,13 +10,13 @@ from pvtool.facts import job_of, run_origin
 from pvtool.run_index import runs_of
 from pvtool.supervisor import OnEvent, run_short_job
 from pvtool_core.config import EncodingConfig, IdentifyJob, IdentityRef, Settings, Table, TrainJob, merge, write_job
-from pvtool_core.errors import BadPicture, UsageError, WeightsMissing
+from pvtool_core.errors import BadPicture, UsageError, WeightsMissing, is_utf8
 from pvtool_core.ffmpeg import require_formats
 from pvtool_core.library import Identity, Library
 from pvtool_core.models.store import licences
-from pvtool_core.paths import runs_dir
+from pvtool_core.paths import exists, path_text, runs_dir
 from pvtool_core.prompt_limits import check_prompts_fit
-from pvtool_core.prompts import Banks
+from pvtool_core.prompts import Banks, check_syntax
 from pvtool_core.runs import RunFolder, new_run
 from pvtool_core.weights import Preset, family_of, locate_faces, resolve, resolve_settings
 
@@ -75,6 +75,7 @@ def choose(
         family = None
     options = option_table(model__base_model=base_model, model__family=family, training__seed=seed)
     preset, settings = chosen_settings(preset_name, sets, merge(options, style or {}), family or DEFAULT_PRESET)
+    check_syntax("negative prompt", settings.sampler.negative_prompt)
     return identity, preset, Banks().get(bank or preset.prompts).fill(identity.noun), settings
 
 
@@ -87,7 +88,9 @@ def add_identity(
     """
     library = Library()
     name = library.check_free(name)
-    pictures = tuple(str(_existing(image)) for image in images)
+    if not is_utf8(consent):
+        raise UsageError("The consent statement is not valid UTF-8.", "Give it in UTF-8.")
+    pictures = tuple(path_text(_existing(image)) for image in images)
     check_consent(consent)
     settings = locate_faces(chosen_settings(preset)[1])
     with library.staging() as staging:
@@ -118,6 +121,9 @@ def rename_identity(old: str, new: str) -> Identity:
 
 
 def _existing(image: Path) -> Path:
+    if not exists(image):
+        raise BadPicture(image, "is not there")
     if not image.is_file():
-        raise BadPicture(image, "is not there" if not image.exists() else "is no file")
+        kind = "a folder" if image.is_dir() else "not a regular file"
+        raise BadPicture(image, f"is {kind}", "Give photos, for example photos/*.jpg.")
     return image.absolute()

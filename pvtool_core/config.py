@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 
 import tomli_w
 
-from pvtool_core.errors import BrokenRun, Mistake, RunFailed, SettingsError, UnsafeRun, UsageError
+from pvtool_core.errors import BrokenRun, Mistake, RunFailed, SettingsError, UnsafeRun, UsageError, printable
 from pvtool_core.paths import replace_file
 from pvtool_core.untrusted import JOB_BYTES, SETTINGS_BYTES, Irregular, TooLarge, check_keys, read_regular
 
@@ -363,8 +363,18 @@ def read_job(path: Path, most: int = SETTINGS_BYTES) -> Job:
 
 
 def write_job(path: Path, job: Job) -> None:
-    """Write `job` as TOML, whole or not at all. Raises UsageError if it is larger than such a job may be."""
-    content, most = tomli_w.dumps(to_table(job)).encode(), SETTINGS_BYTES if isinstance(job, TrainJob) else JOB_BYTES
+    """Write `job` as TOML, whole or not at all.
+
+    Raises UsageError for a text in it that is not valid UTF-8, or if it is larger than such a job may be.
+    """
+    most = SETTINGS_BYTES if isinstance(job, TrainJob) else JOB_BYTES
+    try:
+        content = tomli_w.dumps(to_table(job)).encode()
+    except UnicodeEncodeError as error:
+        text: str = error.object
+        line = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
+        hint = "Rename the file or folder, or give another text."
+        raise UsageError(f"Cannot record {printable(line, whole=True)}: it is not valid UTF-8.", hint) from error
     if len(content) > most:
         raise UsageError(
             f"The settings of this job take {len(content) >> 10} KiB, and may take {most >> 10} KiB.",

@@ -39,6 +39,24 @@ from pathlib import Path
 from typing import Literal
 
 
+def printable(path: Path | str, whole: bool = False) -> str:
+    """A file's name, or its `whole` path, for a sentence; escapes stand for control characters and invalid UTF-8."""
+    text = str(path) if whole else Path(path).name or str(path)  # "." and "/" have no name
+    return "".join(map(_escaped, text))
+
+
+def _escaped(letter: str) -> str:
+    """Python keeps bytes that are not UTF-8 as surrogates from U+DC80; U+200D joins emoji."""
+    if "\udc80" <= letter <= "\udcff":
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter if letter.isprintable() or letter == "\u200d" else repr(letter)[1:-1]
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text from the command line or the file system can be written; bytes that are not UTF-8 cannot."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 class ExitStatus(IntEnum):
     """What a command's exit status means; part of the contract with scripts."""
 
@@ -184,7 +202,7 @@ class BadName(InputRefused):
     def __init__(self, what: str, name: str) -> None:
         super().__init__(
             f"{name!r} cannot be the name of {what}.",
-            "Use 1 to 64 letters, digits, '-', '_' or '.', beginning with a letter or a digit.",
+            "Use 1 to 64 letters, digits, '-', '_' or '.' (200 bytes in UTF-8), beginning with a letter or a digit.",
         )
 
 
@@ -203,7 +221,7 @@ class BadPicture(InputRefused):
     """A file that is no picture, or one too large to open safely."""
 
     def __init__(self, picture: Path | str, problem: str, hint: str = "Give a JPEG, PNG or WebP photo.") -> None:
-        super().__init__(f"{Path(picture).name} {problem}.", hint)
+        super().__init__(f"{printable(picture)} {problem}.", hint)
 
 
 FaceProblem = Literal["none", "several", "small", "blurred", "unlike"]
@@ -222,7 +240,7 @@ class FaceRefused(InputRefused):
 
     def __init__(self, picture: Path | str, problem: FaceProblem, detail: str = "") -> None:
         sentence, hint = _FACE_SENTENCES[problem]
-        message = sentence.format(picture=Path(picture).name)
+        message = sentence.format(picture=printable(picture))
         super().__init__(f"{message}{f' ({detail})' if detail else ''}.", hint)
         self.problem: FaceProblem = problem
 
@@ -231,7 +249,7 @@ class BadArchive(InputRefused):
     """A file that is no export of pv, or one that was damaged or tampered with."""
 
     def __init__(self, archive: Path, problem: str) -> None:
-        super().__init__(f"{archive.name} {problem}.", "Give a file written by `pv identity export`.")
+        super().__init__(f"{printable(archive)} {problem}.", "Give a file written by `pv identity export`.")
 
 
 class BrokenWeights(InputRefused):

@@ -26,10 +26,11 @@ from pvtool_core.backbones import resolve_device
 from pvtool_core.clips import read_clip_record
 from pvtool_core.config import EvaluateJob, IdentityRef, SemanticRewardConfig
 from pvtool_core.errors import InputRefused
-from pvtool_core.faces import FaceAnalyzer, Picture, align, largest
+from pvtool_core.faces import FaceAnalyzer, align, largest
 from pvtool_core.image_text import ImageText
 from pvtool_core.media import Frames, frames_of
 from pvtool_core.paths import replace_file
+from pvtool_core.pictures import read_picture
 from pvtool_core.prompts import without_keyword
 from pvtool_core.sheets import SheetRow, write_contact_sheet
 
@@ -154,7 +155,7 @@ class Judge:
     def _reference(self, person: IdentityRef, recognizer: str) -> NDArray[np.float32]:
         """The person's mean embedding, of unit length. Taken from the crops: they may be older than the recogniser."""
         if (person.folder, recognizer) not in self._references:
-            crops = [read_picture(path) for path in sorted((Path(person.folder) / "faces").glob("*.png"))]
+            crops = [np.asarray(read_picture(path)) for path in sorted((Path(person.folder) / "faces").glob("*.png"))]
             middle = self.analyzer.embed(crops, recognizer).mean(0)
             self._references[person.folder, recognizer] = middle / np.linalg.norm(middle)
         return self._references[person.folder, recognizer]
@@ -297,17 +298,11 @@ def sheet_rows(clips: Sequence[Clip], people: Mapping[str, IdentityRef]) -> list
     rows: list[SheetRow] = []
     for name, person in people.items():
         own = [clip for clip in clips if clip.record["identity"] == name]
-        reference = read_picture(Path(person.folder) / "references/000.png")
+        reference = np.asarray(read_picture(Path(person.folder) / "references/000.png"))
         for pair in list(dict.fromkeys(clip.pair for clip in own))[:CLIPS_ON_SHEET]:
             both = sorted((clip for clip in own if clip.pair == pair), key=lambda clip: clip.stage != "before")
             rows += [SheetRow(label(clip), [reference, *clip.frames]) for clip in both]
     return rows
-
-
-def read_picture(path: Path) -> Picture:
-    """A picture of the library, RGB (height, width, 3)."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def label(clip: Clip) -> str:

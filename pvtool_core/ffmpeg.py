@@ -18,6 +18,7 @@ class ClipBroken(PvError):
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"{path.name} is no whole clip: {problem}.", "Render it again.")
+        self.problem = problem
 
 
 class CodecMissing(UsageError):

@@ -5,7 +5,6 @@ its embedding by each recogniser. One photo that is refused refuses all.
 """
 
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors.torch import save_file
 
 from pvtool_core.config import IdentifyJob
-from pvtool_core.errors import BadPicture, FaceRefused, InputRefused
+from pvtool_core.errors import FaceRefused, InputRefused, printable
 from pvtool_core.faces import Face, FaceAnalyzer, Picture, align
 from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, LARGEST_SIDE
+from pvtool_core.paths import path_of
+from pvtool_core.pictures import PHOTO_FORMATS, Warn, read_picture
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-MOST_PIXELS = 150_000_000
 SMALLEST_EYE_DISTANCE = 10.0
 MOST_BLUR = 0.65
 LEAST_LIKENESS = 0.2
@@ -49,51 +48,38 @@ def identify(job: IdentifyJob, report: Report) -> None:
     analyzer = FaceAnalyzer(
         Path(rewards.package), rewards.detector, recognizers, size, threshold, threads=job.model.threads
     )
+
+    def warn(message: str) -> None:
+        report("warning", message=message)
+
     portraits: list[Portrait] = []
-    for number, path in enumerate(map(Path, job.pictures)):
+    for number, path in enumerate(map(path_of, job.pictures)):
         report("stage", stage="looking", done=number, total=len(job.pictures))
-        portraits.append(portrait(analyzer, path, job.face))
+        portraits.append(portrait(analyzer, path, job.face, warn))
     crops = [each.crop for each in portraits]
     embeddings = {name: torch.from_numpy(analyzer.embed(crops, name)) for name in recognizers}
     check_likeness(portraits, embeddings[rewards.recognizer].numpy())
     keep(Path(job.identity.folder), portraits, embeddings)
 
 
-def read_photo(path: Path) -> Picture:
-    """An upright RGB picture (height, width, 3), no side longer than LARGEST_SIDE. Raises BadPicture.
+def read_photo(path: Path, warn: Warn | None = None) -> Picture:
+    """An upright sRGB picture (height, width, 3), no side longer than LARGEST_SIDE. Raises BadPicture.
 
-    The size is looked at before anything is decoded: a small file can hold an enormous picture.
+    `warn` receives a sentence for each loss.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise BadPicture(path, f"is absurdly large ({image.width} × {image.height})", "Scale it down.")
-                image.draft("RGB", (LARGEST_SIDE, LARGEST_SIDE))
-                return _upright(image)
-    except Image.DecompressionBombError as error:
-        raise BadPicture(path, "is absurdly large", "Scale it down.") from error
-    except Image.UnidentifiedImageError as error:
-        raise BadPicture(path, "is no picture that pv can read") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, PermissionError):
-            raise BadPicture(path, "is not yours to read", "Change who may read it.") from error
-        raise BadPicture(path, "is damaged or cut off") from error
+    return np.asarray(read_picture(path, formats=PHOTO_FORMATS, side=LARGEST_SIDE, warn=warn or _ignore))
 
 
-def _upright(image: Image.Image) -> Picture:
-    upright = ImageOps.exif_transpose(image).convert("RGB")
-    upright.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.LANCZOS)
-    return np.asarray(upright)
+def _ignore(_: str) -> None:
+    pass
 
 
-def portrait(analyzer: FaceAnalyzer, path: Path, wanted: int) -> Portrait:
+def portrait(analyzer: FaceAnalyzer, path: Path, wanted: int, warn: Warn | None = None) -> Portrait:
     """Read a photo and check its face; `wanted` counts from the left from 1, 0 expects only one.
 
     Raises BadPicture, FaceRefused, or InputRefused if there are fewer faces than `wanted`.
     """
-    picture = read_photo(path)
+    picture = read_photo(path, warn)
     face = choose(path, analyzer.detect(picture), wanted)
     if face.eye_distance < SMALLEST_EYE_DISTANCE:
         raise FaceRefused(path, "small", f"{face.eye_distance:.0f} pixels between the eyes")
@@ -110,7 +96,8 @@ def choose(path: Path, faces: Sequence[Face], wanted: int) -> Face:
         raise FaceRefused(path, "several", f"{len(faces)} were found")
     if wanted > len(faces):
         there = "is only one face" if len(faces) == 1 else f"are only {len(faces)} faces"
-        raise InputRefused(f"There {there} in {path.name}.", f"Give --face 1 to {len(faces)}, counted from the left.")
+        hint = f"Give --face 1 to {len(faces)}, counted from the left."
+        raise InputRefused(f"There {there} in {printable(path)}.", hint)
     return faces[max(wanted, 1) - 1]
 
 
@@ -153,7 +140,7 @@ def _keep_one(folder: Path, number: int, portrait: Portrait) -> dict[str, Any]:
     Image.fromarray(portrait.picture).save(folder / reference)
     Image.fromarray(portrait.crop).save(folder / face)
     return {
-        "picture": portrait.path.name,
+        "picture": printable(portrait.path),
         "reference": reference,
         "face": face,
         "bbox": portrait.face.bbox.tolist(),

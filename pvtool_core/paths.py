@@ -6,27 +6,30 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import platformdirs
 
-from pvtool_core.errors import BadName, Missing, NameTaken
+from pvtool_core.errors import BadName, Missing, NameTaken, UsageError, is_utf8, printable
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,63}")
+_NAME_BYTES = 200  # a file system's 255, less what temporary names and numbers of runs add
+_FILE_URL = "file://"
 
 
 def data_dir() -> Path:
     """Identities and runs: PV_HOME/data, or the platform's folder for a user's data."""
-    return _home("data") or Path(platformdirs.user_data_dir("pv", appauthor=False))
+    return _home("data") or check_utf8(Path(platformdirs.user_data_dir("pv", appauthor=False)))
 
 
 def cache_dir() -> Path:
     """What can be made or fetched again: PV_HOME/cache, or the platform's cache."""
-    return _home("cache") or Path(platformdirs.user_cache_dir("pv", appauthor=False))
+    return _home("cache") or check_utf8(Path(platformdirs.user_cache_dir("pv", appauthor=False)))
 
 
 def config_dir() -> Path:
     """The user's own settings, presets and prompt banks: PV_HOME/config, or the platform's folder."""
-    return _home("config") or Path(platformdirs.user_config_dir("pv", appauthor=False))
+    return _home("config") or check_utf8(Path(platformdirs.user_config_dir("pv", appauthor=False)))
 
 
 def presets_dir() -> Path:
@@ -63,7 +66,34 @@ def trajectories_dir() -> Path:
 
 def _home(part: str) -> Path | None:
     home = os.environ.get("PV_HOME")
-    return Path(home).expanduser().resolve() / part if home else None
+    return check_utf8(Path(home).expanduser().resolve(), "Set PV_HOME to another folder.") / part if home else None
+
+
+def check_utf8(path: Path, hint: str = "Rename it, or choose another place.") -> Path:
+    """Give back a path that can be written into records, which are UTF-8. Raises UsageError."""
+    if not is_utf8(str(path)):
+        raise UsageError(f"Cannot use {printable(path, whole=True)}: its path is not valid UTF-8.", hint)
+    return path
+
+
+def path_text(path: Path) -> str:
+    """An absolute path for a record: itself, or a file URL where it is not UTF-8. `path_of` reads both."""
+    return str(path) if is_utf8(str(path)) else path.as_uri()
+
+
+def path_of(text: str) -> Path:
+    """The path that `path_text` wrote."""
+    if text.startswith(_FILE_URL):
+        return Path(os.fsdecode(unquote_to_bytes(text.removeprefix(_FILE_URL))))
+    return Path(text)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder; also for what can be no path, such as a text that is far too long."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def check_name(what: str, name: str) -> str:
@@ -72,15 +102,20 @@ def check_name(what: str, name: str) -> str:
     `what` is the noun with its article, such as "an identity".
     """
     composed = unicodedata.normalize("NFC", name)
-    if not _NAME.fullmatch(composed) or ".." in composed or composed.endswith("."):
+    fits = len(composed.encode(errors="replace")) <= _NAME_BYTES
+    if not _NAME.fullmatch(composed) or ".." in composed or composed.endswith(".") or not fits:
         raise BadName(what, name)
     return composed
 
 
 def check_new_file(path: Path) -> Path:
-    """Give back a path at which a file can be made. Raises NameTaken if there is one, Missing without its folder."""
-    if path.exists():
-        raise NameTaken("a file", path.name)
+    """Give back a path at which a file can be made.
+
+    Raises NameTaken if there is one, Missing without its folder, UsageError if the path is not UTF-8.
+    """
+    check_utf8(path)
+    if exists(path):
+        raise NameTaken("a file", printable(path))
     if not path.parent.is_dir():
         raise Missing("folder", str(path.parent), "Make it first.")
     return path

@@ -14,7 +14,7 @@ from typing import Any
 
 import tomli_w
 
-from pvtool_core.errors import BadPrompt, Missing, NameTaken
+from pvtool_core.errors import BadPrompt, Missing, NameTaken, is_utf8, printable
 from pvtool_core.paths import check_name, config_dir, nearest, presets_dir, replace_file
 
 KEYWORD = "<V>"
@@ -61,7 +61,35 @@ def check_prompt(prompt: str) -> str:
         raise BadPrompt(f"The prompt {shown!r} is longer than {MAX_PROMPT_LENGTH} characters.", "Shorten it.")
     if "{" in plain and (unknown := [field for field in re.findall(r"\{[^{}]*\}", plain) if field != NOUN]):
         raise BadPrompt(f"The prompt {shown!r} holds {unknown[0]!r}.", f"Only {NOUN} is replaced; write it out.")
+    check_syntax("prompt", plain)
     return plain
+
+
+_NO_WEIGHTS = "Weights are not supported: write the words alone."
+_FOREIGN = (
+    (r"<(?:lora|lyco|lycoris|hypernet|embedding):[^<>]*>?", "Give LoRAs with --lora FILE:0.8."),
+    (r"\bembedding:[^\s,]+", "Textual inversion is not supported: leave it out."),
+    (r"\(?[^()]{0,60}:\s*[-+]?\d*\.\d+\s*\)", _NO_WEIGHTS),
+    (r"\([^()]{0,60}[^\d\s:]:\s*\d+\s*\)", _NO_WEIGHTS),  # but not (16:9)
+    (r"\([^()]{0,60}\)(?:\d?\.\d+|\++(?!\w))", _NO_WEIGHTS),
+    (r"\[[^\[\]]{0,60}\w[^\[\]]{0,60}\]", "Brackets have no meaning here: write the words alone."),
+    (r"\{[^{}|]*\|[^{}]*\}", "Alternatives are not supported: write a prompt for each."),
+    (r"(?<!\S)BREAK(?!\S)", "Chunks are not supported: leave it out, or write it in lower case."),
+    (r"(?<!\S)AND(?!\S)", "Composition is not supported: write 'and', or a prompt for each part."),
+)
+"""Syntax of other programs, which the text encoder would read as text."""
+
+
+def check_syntax(what: str, text: str) -> None:
+    """Raise BadPrompt for syntax of other programs, as `<lora:…>`, `(x:1.3)`, `[x]`, AND, and for invalid UTF-8."""
+    shown = text if len(text) <= 60 else text[:57] + "…"
+    if not is_utf8(text):
+        raise BadPrompt(f"The {what} '{printable(text, whole=True)}' is not valid UTF-8.", "Give it in UTF-8.")
+    for pattern, hint in _FOREIGN:
+        if found := re.search(pattern, text):
+            raise BadPrompt(
+                f"The {what} {shown!r} holds {found[0]!r}, syntax of another program that would be read as text.", hint
+            )
 
 
 def check_prompts(prompts: Iterable[str], source: str) -> tuple[str, ...]:
@@ -77,11 +105,11 @@ def read_prompt_file(path: Path) -> tuple[str, ...]:
 
     Raises BadPrompt if it is missing, unreadable, empty or wrong.
     """
-    text = decode_prompts(path.name, read_prompt_bytes(path))
+    text = decode_prompts(printable(path), read_prompt_bytes(path))
     if path.suffix == ".toml":
         return _parse_bank(path.stem, text, path).prompts
     lines = (line.strip() for line in text.splitlines())
-    return check_prompts((line for line in lines if line and not line.startswith("#")), path.name)
+    return check_prompts((line for line in lines if line and not line.startswith("#")), printable(path))
 
 
 def read_prompt_bytes(path: Path) -> bytes:
@@ -92,7 +120,8 @@ def read_prompt_bytes(path: Path) -> bytes:
         hint = "Give a text file with one prompt a line or a bank; `pv prompts list` shows the banks there are."
         raise Missing("prompt file", str(path), hint) from error
     except OSError as error:
-        raise BadPrompt(f"Cannot read {path.name}: {error.strerror}.", "See that it is a file of yours.") from error
+        problem = f"Cannot read {printable(path)}: {error.strerror}."
+        raise BadPrompt(problem, "See that it is a file of yours.") from error
 
 
 def decode_prompts(name: str, content: bytes) -> str:

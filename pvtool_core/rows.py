@@ -11,10 +11,12 @@ A file's name tells which it is; of standard input, and other names, the beginni
 
 import csv
 import io
+import json
 import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -23,12 +25,14 @@ from typing import Any, cast
 
 import orjson
 
-from pvtool_core.columns import IGNORED, READERS, SETTINGS, SUFFIXES, read_columns, unknown_column
-from pvtool_core.errors import BadPrompt, BatchRefused, PvError, UsageError
+from pvtool_core.columns import IGNORED, READERS, SETTINGS, SUFFIXES, is_missing, read_columns, unknown_column
+from pvtool_core.errors import BadPrompt, BatchRefused, PvError, UsageError, printable
 from pvtool_core.prompts import KEYWORD, decode_prompts, read_prompt_bytes
 
 MAX_ROWS = 1_000_000
 _TOLD = 10
+_DEEPEST = 8
+_TEXTS = ("prompt", "identity", "run", "lora", "negative")
 _Line = dict[str, Any]
 
 
@@ -52,7 +56,7 @@ class Row:
 
 def read_row_file(path: Path, mistakes: "Mistakes | None" = None) -> list[Row]:
     """The rows of a file. Raises Missing, BadPrompt if it is no text, and what `read_rows` does."""
-    return read_rows(str(path), decode_prompts(path.name, read_prompt_bytes(path)), mistakes)
+    return read_rows(str(path), decode_prompts(printable(path), read_prompt_bytes(path)), mistakes)
 
 
 def read_rows(source: str, text: str, mistakes: "Mistakes | None" = None) -> list[Row]:
@@ -61,7 +65,7 @@ def read_rows(source: str, text: str, mistakes: "Mistakes | None" = None) -> lis
     Raises BatchRefused with every mistake in it, BadPrompt if there is no row. Mistakes are added to those that are
     given, for the caller to check; then the rows without any are given back.
     """
-    reading = _Reading("standard input" if source == "-" else Path(source).name, mistakes or Mistakes())
+    reading = _Reading("standard input" if source == "-" else printable(source), mistakes or Mistakes())
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     form = _FORMS.get(Path(source).suffix.lower()) or _form_of(text)
     form(reading, text)
@@ -131,9 +135,8 @@ class _Reading:
         self.refused.add(place)
         self.mistakes.add(f"{self.name}{place and ', '}{place}", error)
 
-    def line(self, number: int, table: Mapping[str, Any]) -> None:
+    def line(self, place: str, table: Mapping[str, Any]) -> None:
         """Add the rows of a line: one for each combination of what its values stand for."""
-        place = f"line {number}"
         found = read_columns(table, lambda error: self.refuse(place, error))
         if table.get("prompt") is None:
             self.refuse(place, BadPrompt("There is no prompt.", f"Give one, with {KEYWORD} in it."))
@@ -164,7 +167,7 @@ def _text(reading: _Reading, text: str) -> None:
     for number, words in enumerate(text.split("\n"), 1):
         line = words.strip()
         if line and not line.startswith("#"):
-            reading.line(number, _suffixed(line, lambda error, n=number: reading.refuse(f"line {n}", error)))
+            reading.line(f"line {number}", _suffixed(line, lambda error, n=number: reading.refuse(f"line {n}", error)))
 
 
 def _suffixed(line: str, refuse: Callable[[PvError], None]) -> _Line:
@@ -174,10 +177,13 @@ def _suffixed(line: str, refuse: Callable[[PvError], None]) -> _Line:
     prompt, *words = re.split(r"\s--([A-Za-z_]+)(?=\s|$)", line)
     table: _Line = {"prompt": prompt}
     for suffix, value in zip(words[::2], words[1::2], strict=True):
-        if column := SUFFIXES.get(suffix.lower()):
-            table[column] = value.strip()
-        else:
+        column = SUFFIXES.get(suffix.lower())
+        if column is None:
             refuse(unknown_column(suffix, SUFFIXES))
+        elif column in table:
+            refuse(UsageError(f"--{suffix} gives {column} a second time.", "Give it once; several seeds as 4,5."))
+        else:
+            table[column] = value.strip()
     return table
 
 
@@ -188,27 +194,51 @@ def _csv(reading: _Reading, text: str) -> None:
     if "prompt" not in columns:
         reading.refuse("line 1", BadPrompt("There is no column 'prompt'.", "Begin with a header, such as prompt,seed."))
         return
-    for column in columns:
+    for column in dict.fromkeys(columns):
+        if _unnamed(column):
+            continue
         if column not in {*READERS, *IGNORED}:
             reading.refuse("line 1", unknown_column(column))
         elif columns.count(column) > 1:
             reading.refuse("line 1", UsageError(f"There are several columns {column!r}.", "Leave one of them."))
+    named = [place for place, column in enumerate(columns) if not _unnamed(column)]
     for number, cells in lines if not reading.refused else ():
-        if len(cells) == len(columns):
-            reading.line(number, {column: cell for column, cell in zip(columns, cells, strict=True) if cell.strip()})
-        elif any(cells):
+        place = f"line {number}"
+        if not any(cell.strip() for cell in cells):
+            continue  # Excel writes rows of nothing but commas
+        stray = _stray(named, cells) if len(cells) > len(named) else ()
+        if len(cells) <= named[-1] or any(column >= len(columns) for column, _ in stray):
             problem = f"There are {len(cells)} cells, but {len(columns)} columns."
-            reading.refuse(f"line {number}", UsageError(problem, "Put a text that holds a comma in quotation marks."))
+            reading.refuse(place, UsageError(problem, "Put a text that holds a comma in quotation marks."))
+        elif stray:
+            problem = f"Column {stray[0][0] + 1} has no name, but holds {stray[0][1]!r}."
+            reading.refuse(place, UsageError(problem, "Name the column, or empty it."))
+        else:
+            reading.line(place, {columns[column]: cells[column] for column in named if not is_missing(cells[column])})
+
+
+def _unnamed(column: str) -> bool:
+    """Whether a column is the index of a pandas table, or of empty cells beside an Excel table."""
+    return not column or re.fullmatch(r"unnamed: \d+", column) is not None
+
+
+def _stray(named: list[int], cells: list[str]) -> list[tuple[int, str]]:
+    """Texts in columns without a name, with the columns' numbers; numbers before the first name are an index."""
+    stray = [(place, cell.strip()) for place, cell in enumerate(cells) if place not in named and cell.strip()]
+    return [(place, cell) for place, cell in stray if place > named[0] or not re.fullmatch(r"\d+(\.0)?", cell)]
 
 
 def _cells(reading: _Reading, text: str) -> Iterator[tuple[int, list[str]]]:
     """The cells of each record, and the line on which it begins."""
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
-    begin = 1
+    excel = re.match(r"sep=([^\n])\n", text, re.IGNORECASE)  # a first line that Excel writes, and only it reads
+    text, above = (text[excel.end() :], 1) if excel else (text, 0)
+    delimiter = excel[1] if excel else _delimiter(text)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    begin = 1 + above
     try:
         for cells in lines:
             yield begin, cells
-            begin = lines.line_num + 1
+            begin = lines.line_num + 1 + above
     except csv.Error as error:
         reading.refuse(
             f"line {begin}", BadPrompt(f"This is no CSV: {error}.", "See that each quotation mark is closed.")
@@ -221,26 +251,104 @@ def _delimiter(text: str) -> str:
 
 
 def _json(reading: _Reading, text: str) -> None:
+    """An object or a text on each line, or all of them in one array, or one object over several lines."""
+    if re.match(r'\s*(\[\s*[{"\]]|\{\s*\n)', text):
+        whole = _parsed(reading, "", text)
+        values = cast("list[Any]", whole) if isinstance(whole, list) else [whole]
+        for number, value in enumerate(values if whole is not _NOTHING else [], 1):
+            _object(reading, f"item {number}", value)
+        return
     for number, line in enumerate(text.split("\n"), 1):
-        if not line or line.isspace():
-            continue
-        try:
-            value = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            hint = "Write one object on each line, as `jq -c` does."
-            reading.refuse(f"line {number}", BadPrompt(f"This is no JSON: {error}.", hint))
-            continue
-        if isinstance(value, dict | str):
-            reading.line(number, {"prompt": value} if isinstance(value, str) else cast(_Line, value))
-        else:
-            problem = "This is neither an object nor a text."
-            reading.refuse(f"line {number}", BadPrompt(problem, 'Write {"prompt": "…"} on each line.'))
+        if line and not line.isspace():
+            place = f"line {number}"
+            value = _parsed(reading, place, line)
+            if value is not _NOTHING:
+                _object(reading, place, value)
+
+
+_NOTHING = object()
+_ONE_A_LINE = 'Write {"prompt": "…"} on each line, or an array of such, as pandas does with orient="records".'
+
+
+def _parsed(reading: _Reading, place: str, text: str) -> Any:
+    """A value of JSON, in which NaN, as Python writes it, is null; _NOTHING if it is refused."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        value = _with_nan(text)
+        if value is _NOTHING:
+            hint = "Write one object on each line, as `jq -c` does, or an array of objects."
+            reading.refuse(place, BadPrompt(f"This is no JSON: {error}.", hint))
+    if value is not _NOTHING and (key := _repeated(text, value)):
+        reading.refuse(place, UsageError(f"{key!r} is given twice in one object.", "Give it once."))
+        return _NOTHING
+    return value
+
+
+def _repeated(text: str, value: Any) -> str | None:
+    """A key that an object has twice, of which parsers keep the last."""
+    if isinstance(value, str) or (isinstance(value, dict) and all(text.count(f'"{key}"') < 2 for key in value)):
+        return None  # a glance is enough, as for almost every line of a hundred thousand
+    found: list[str] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        keys = [key for key, _ in pairs]
+        found.extend(key for key in keys if keys.count(key) > 1)
+
+    with suppress(RecursionError):  # of so deep a value nothing is used
+        json.loads(text, object_pairs_hook=look)
+    return found[0] if found else None
+
+
+def _with_nan(text: str) -> Any:
+    if "NaN" not in text:
+        return _NOTHING
+    try:
+        return json.loads(text, parse_constant={"NaN": None}.__getitem__)
+    except (ValueError, KeyError, RecursionError):
+        return _NOTHING
+
+
+def _object(reading: _Reading, place: str, value: Any) -> None:
+    if isinstance(value, str):
+        reading.line(place, {"prompt": value})
+    elif isinstance(value, dict | list) and _is_deep(value):
+        reading.refuse(place, BadPrompt("This is nested too deeply.", _ONE_A_LINE))
+    elif not isinstance(value, dict):
+        reading.refuse(place, BadPrompt("This is neither an object nor a text.", _ONE_A_LINE))
+    elif isinstance(cast(_Line, value).get("prompt"), dict | list):
+        reading.refuse(place, BadPrompt("These are columns or a list of prompts, not a row.", _ONE_A_LINE))
+    else:
+        told = {key: each for key, each in cast(_Line, value).items() if not (_unnamed(key.lower()) and _index(each))}
+        reading.line(place, {key: each for key, each in told.items() if not _is_null(key, each)})
+
+
+def _is_null(column: str, value: Any) -> bool:
+    """As `is_missing`, but JSON has null: a text such as "None" is meant, and so is an empty one where it can be."""
+    if isinstance(value, str) and column in _TEXTS:
+        return not value.strip() and column not in ("lora", "negative")
+    return is_missing(value)
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether lists and objects are within each other more often than any column allows."""
+    inner = [value]
+    for _ in range(_DEEPEST):
+        inner = [each for one in inner for each in (one.values() if isinstance(one, dict) else one)]
+        inner = [each for each in inner if isinstance(each, dict | list)]
+        if not inner:
+            return False
+    return True
+
+
+def _index(value: Any) -> bool:
+    return is_missing(value) or type(value) is int
 
 
 def _toml(reading: _Reading, text: str) -> None:
     try:
         table: _Line = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         reading.refuse("", BadPrompt(f"This is no TOML: {error}.", "Mend it at that place."))
         return
     prompts, grid, zips = table.pop("prompts", None), table.pop("grid", {}), table.pop("zip", [])
@@ -296,10 +404,13 @@ def _read(reading: _Reading, place: str, line: _Line) -> dict[str, list[Any]]:
 
 def _form_of(text: str) -> Callable[[_Reading, str], None]:
     """What a text is, by its beginning."""
-    if re.match(r'\s*("|\{\s*["}])', text):
+    if re.match(r'\s*("|\{\s*["}]|\[\s*[{"])', text):
         return _json
+    if re.match(r"sep=[^\n]\n", text, re.IGNORECASE):
+        return _csv
     header = {cell.strip().strip('"').lower() for cell in text.partition("\n")[0].split(_delimiter(text))}
-    return _csv if "prompt" in header and header <= set(READERS) else _text
+    named = {column for column in header if not _unnamed(column)}
+    return _csv if "prompt" in named and named <= {*READERS, *IGNORED} else _text
 
 
 _FORMS = {".toml": _toml, ".csv": _csv, ".tsv": _csv, ".jsonl": _json, ".ndjson": _json, ".json": _json, ".txt": _text}

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -30,6 +29,7 @@ from pvtool_core.errors import Missing, NotFinite, RunFailed
 from pvtool_core.faces import FaceAnalyzer, largest, load_recognizer, within_crop
 from pvtool_core.media import to_pixels
 from pvtool_core.paths import trajectories_dir
+from pvtool_core.pictures import read_picture
 from pvtool_core.prompt_limits import check_prompts_fit
 from pvtool_core.rewards import IdentityScorer, SemanticScorer, level_penalty, nearest_face, semantic_reward
 from pvtool_core.runs import (
@@ -354,7 +354,7 @@ def read_crops(identity: Path) -> Float[Tensor, "photos 3 112 112"]:
     files = sorted((identity / "faces").glob("*.png"))
     if not files:
         raise Missing("identity", identity.name, "It was removed since; add it again with `pv identity add`.")
-    pictures = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+    pictures = np.stack([np.asarray(read_picture(file)) for file in files])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
 
 

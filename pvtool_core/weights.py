@@ -13,7 +13,7 @@ from pvtool_core.errors import InputRefused, Missing, Mistake, SettingsError, We
 from pvtool_core.models.digests import sha256_remembered
 from pvtool_core.models.integrity import problem_of
 from pvtool_core.models.registry import Registry, is_hub_id, model_folder, model_name
-from pvtool_core.paths import check_name, config_dir, models_dir, nearest, presets_dir
+from pvtool_core.paths import check_name, check_utf8, config_dir, exists, models_dir, nearest, presets_dir
 
 _MODEL_FILES = {".json", ".safetensors", ".onnx", ".txt", ".model", ".bin"}
 _PRESET_KEYS = {"description", "prompts", "needs", "licence", "extends"}
@@ -91,14 +91,16 @@ def resolve(name: str) -> Path:
     """The file or folder that a setting names.
 
     `preset:tiny/faces` lies in the shipped presets, `models:NAME` among the fetched weights; anything else is a path,
-    or a repository of the hub that was fetched. Raises WeightsMissing if nothing is there.
+    or a repository of the hub that was fetched. Raises WeightsMissing if nothing is there, UsageError if its path is
+    not UTF-8.
     """
     scheme, colon, rest = name.partition(":")
     roots = {"preset": presets_dir(), "models": models_dir()}
     path = roots[scheme] / rest if colon and scheme in roots else Path(name).expanduser().absolute()
-    if not path.exists() and is_hub_id(name):
+    check_utf8(path)
+    if not exists(path) and is_hub_id(name):
         path = model_folder(name)
-    if not path.exists():
+    if not exists(path):
         raise WeightsMissing(name, how_to_get(name, path))
     return path
 
@@ -219,7 +221,7 @@ def with_fingerprints(model: ModelConfig) -> ModelConfig:
     loras = tuple(dataclasses.replace(lora, fingerprint=fingerprint(Path(lora.file))) for lora in model.loras)
     control = model.control
     if control.model:
-        digests = [fingerprint(Path(control.model)), fingerprint(Path(control.frames), of=None)]
+        digests = [fingerprint(Path(control.model)), frames_fingerprint(Path(control.frames))]
         control = dataclasses.replace(control, fingerprint=" ".join(digests))
     return dataclasses.replace(model, fingerprint=fingerprint_of(model), loras=loras, control=control)
 
@@ -247,4 +249,16 @@ def fingerprint(path: Path, of: Collection[str] | None = _MODEL_FILES) -> str:
     index = [
         (str(file.relative_to(path)), file.stat().st_size, sha256_remembered(file)) for file in files if file.is_file()
     ]
+    return hashlib.sha256(json.dumps(index).encode()).hexdigest()[:16]
+
+
+_FRAMES_READ = 2  # to be raised when the same files are read as other pictures: clips and trajectories depend on it
+
+
+def frames_fingerprint(path: Path) -> str:
+    """16 hex digits of a video, or of a folder's pictures in their order; their names and other files do not count."""
+    from pvtool_core.pictures import pictures_in  # with Pillow, which most commands do not need
+
+    files = pictures_in(path) if path.is_dir() else [path]
+    index = [_FRAMES_READ, *(sha256_remembered(file) for file in files)]
     return hashlib.sha256(json.dumps(index).encode()).hexdigest()[:16]

@@ -12,7 +12,7 @@ from pvtool.output import Output, on_terminal
 from pvtool.supervisor import LIVE, raise_outcome
 from pvtool_core.batches import BatchFolder, list_batches
 from pvtool_core.errors import Missing
-from pvtool_core.paths import batches_dir, runs_dir
+from pvtool_core.paths import batches_dir, check_utf8, runs_dir
 from pvtool_core.runs import RunFolder, State, find_run
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -41,7 +41,7 @@ def run_or_batch(name: str) -> RunFolder | BatchFolder:
     """The batch of that name or in that folder, or else the run. Raises Missing or BadName."""
     path = Path(name)
     if (path / "items.jsonl").is_file():
-        return BatchFolder(path.absolute())
+        return BatchFolder(check_utf8(path.absolute()))
     named = [batch for batch in list_batches(batches_dir()) if batch.name == name]
     return named[0] if named else folder_of(name)
 
@@ -53,7 +53,7 @@ def folder_of(run: str) -> RunFolder:
         return find_run(runs_dir(), run)
     if not path.is_dir():
         raise Missing("folder", run, "Give a run's name, or the folder of one.")
-    return RunFolder(path.absolute())
+    return RunFolder(check_utf8(path.absolute()))
 
 
 def watch_run(

@@ -21,7 +21,7 @@ from pvtool_core.clips import read_clip_record, sidecar_path
 from pvtool_core.config import EvaluateJob, IdentityRef, RenderJob, Settings
 from pvtool_core.errors import Missing
 from pvtool_core.library import Library
-from pvtool_core.paths import runs_dir
+from pvtool_core.paths import check_utf8, exists, runs_dir
 from pvtool_core.prompts import Banks
 from pvtool_core.rows import Row
 from pvtool_core.runs import RunFolder, find_run
@@ -44,7 +44,8 @@ def evaluate(
     output = Output(as_json)
     for target in targets:
         out = Path(target).absolute()
-        if out.is_dir():
+        if exists(out) and out.is_dir():
+            check_utf8(out)
             report = evaluate_folder(out)
         elif "/" in target:
             raise Missing("folder", target, "Give a run, or a folder that `pv render` wrote.")

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from pvtool.output import Output, print_anything
-from pvtool_core.errors import ExitStatus, PvError, UsageError, from_foreign
+from pvtool_core.errors import ExitStatus, PvError, UsageError, from_foreign, is_utf8, printable
 
 if TYPE_CHECKING:
     from typer import _click as click  # pyright: ignore[reportPrivateUsage]  # the types of TyperGroup's own methods
@@ -87,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     output = Output(as_json="--json" in words)
     try:
         _check_working_folder()
+        _check_words(words)
         app(words, prog_name="pv")
     except Exception as error:
         _leave(output, error, debug)
@@ -99,6 +100,14 @@ def _check_working_folder() -> None:
         Path.cwd()
     except FileNotFoundError as error:
         raise UsageError("The current folder was deleted.", "Change to another folder and try again.") from error
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Raises UsageError for a word that is not UTF-8, as all records are; photos are copied, so their names may be."""
+    for word in words:
+        if not is_utf8(word) and list(words[:2]) != ["identity", "add"]:
+            hint = "Rename the file or folder, or give the text in UTF-8."
+            raise UsageError(f"Cannot use '{printable(word, whole=True)}': it is not valid UTF-8.", hint)
 
 
 def _leave(output: Output, error: Exception, debug: bool) -> NoReturn:

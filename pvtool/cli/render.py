@@ -26,6 +26,7 @@ from pvtool_core.columns import parse_seeds
 from pvtool_core.config import EncodingConfig, RenderItem, RenderJob
 from pvtool_core.errors import BadPrompt, PvError, SomeFailed, UsageError
 from pvtool_core.library import Library
+from pvtool_core.paths import check_utf8, exists
 from pvtool_core.prompts import KEYWORD, Banks, check_prompt, decode_prompts
 from pvtool_core.rows import Mistakes, Row, read_row_file, read_rows
 
@@ -78,6 +79,7 @@ def render(
     was trained with.
     """
     part = options.parse_shard(shard)
+    check_utf8(out.absolute(), "Give another place with --out.")
     names, prompts = options.split_words(words or [], everybody, KEYWORD)
     origin = origin_of(again, run, names) if again else None
     encoding = options.encoding_of(
@@ -217,7 +219,7 @@ def rows_in(source: str, mistakes: Mistakes) -> list[Row]:
     if source == "-":
         return read_rows("-", decode_prompts("standard input", sys.stdin.buffer.read()), mistakes)
     banks = Banks()
-    if not Path(source).exists() and source in banks.names():
+    if not exists(Path(source)) and source in banks.names():
         return [Row(prompt=prompt, source=f"the bank {source}") for prompt in banks.get(source).prompts]
     return read_row_file(Path(source), mistakes)
 

@@ -13,6 +13,7 @@ from pvtool.cli.options import bank_names, identity_names, run_names
 from pvtool_core.columns import parse_loras, read_columns
 from pvtool_core.config import EncodingConfig, Table, from_table
 from pvtool_core.errors import UsageError
+from pvtool_core.paths import check_utf8, exists
 from pvtool_core.rows import Mistakes
 
 FORMATS = ("mp4", "gif", "webp", "png")
@@ -115,7 +116,9 @@ def encoding_of(
     if (certificate is None) != (key is None):
         raise UsageError("Content credentials need a certificate and its key.", "Give both --c2pa-cert and --c2pa-key.")
     for file in (certificate, key):
-        if file and not file.is_file():
+        if file:
+            check_utf8(file.absolute())
+        if file and not (exists(file) and file.is_file()):
             raise UsageError(f"There is no file at {file}.", "Give PEM files with --c2pa-cert and --c2pa-key.")
     given = {"codec": codec, "loop": loop, "upscale": upscale}
     given |= {"formats": parse_formats(formats) if formats else None}

@@ -6,12 +6,16 @@ from typing import Any
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.video_processor import VideoProcessor
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from pvtool_core.config import ControlConfig, ModelConfig
 from pvtool_core.errors import BadPicture, InputRefused
-from pvtool_core.media import frames_of
+from pvtool_core.ffmpeg import ClipBroken
+from pvtool_core.media import frames_of_others
+from pvtool_core.pictures import BLACK, pictures_in, read_picture
+
+_HINT = "Give a video, an animation, or a folder of pictures."
 
 
 class Control:
@@ -57,16 +61,15 @@ class Control:
 
 
 def read_frames(config: ControlConfig, count: int) -> list[Image.Image]:
-    """The first `count` pictures of a video, or of a folder by name.
+    """The first `count` pictures of a video or animation, or of a folder in natural order, on black.
 
-    Raises InputRefused if there are fewer, BadPicture for one that is none, ClipBroken for a file that is no video.
+    Raises InputRefused if there are fewer, BadPicture for a file that cannot be read.
     """
     source = Path(config.frames)
-    if source.is_dir():
-        files = [file for file in sorted(source.iterdir()) if not file.name.startswith(".")]
-        pictures = [_read_picture(file) for file in files[:count]]
-    else:
-        pictures = [Image.fromarray(frame) for frame in frames_of(source)[:count]]
+    try:
+        pictures = _in_folder(source, count) if source.is_dir() else _in_file(source, count)
+    except ClipBroken as error:
+        raise BadPicture(source, f"cannot be read as a video: {error.problem}", _HINT) from error
     if len(pictures) < count:
         raise InputRefused(
             f"{source} has {len(pictures)} pictures for {count} frames.", "Give one for each, or set model.num_frames."
@@ -74,9 +77,9 @@ def read_frames(config: ControlConfig, count: int) -> list[Image.Image]:
     return pictures
 
 
-def _read_picture(file: Path) -> Image.Image:
-    try:
-        with Image.open(file) as picture:
-            return picture.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise BadPicture(file, "cannot be read as a picture", "Leave only pictures in the folder.") from error
+def _in_folder(folder: Path, count: int) -> list[Image.Image]:
+    return [read_picture(file, background=BLACK) for file in pictures_in(folder)[:count]]
+
+
+def _in_file(file: Path, count: int) -> list[Image.Image]:
+    return [Image.fromarray(frame) for frame in frames_of_others(file, count)]

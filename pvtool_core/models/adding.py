@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from pvtool_core.errors import BrokenWeights, InputRefused, Missing, NameTaken
+from pvtool_core.errors import BrokenWeights, InputRefused, Missing, NameTaken, is_utf8, printable
 from pvtool_core.models.downloads import part_of
 from pvtool_core.models.integrity import missing_parts, problems_of
 from pvtool_core.models.registry import Entry, model_folder
@@ -54,6 +54,8 @@ def _given_files(entry: Entry, given: Sequence[Path]) -> dict[str, Path]:
     files = files_under(given[0]) if given[0].is_dir() else {_path_of(path, entry): path for path in given}
     if not files:
         raise InputRefused(f"There is no file in {given[0]}.", "Give the folder that holds the weights.")
+    if wrong := next((path for path in files if not is_utf8(path)), None):
+        raise InputRefused(f"The name of {printable(wrong, whole=True)} is not valid UTF-8.", "Rename it.")
     return files
 
 

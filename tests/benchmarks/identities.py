@@ -39,10 +39,11 @@ from pvtool_core.clips import Names, write_sidecar
 from pvtool_core.config import EncodingConfig, EvaluateJob, Settings, Setup, TrainJob, to_table
 from pvtool_core.encoding import write_clip
 from pvtool_core.errors import PvError
-from pvtool_core.evaluation import Clip, Judge, gap_alarm, mean, mean_numbers, read_clip, read_picture
+from pvtool_core.evaluation import Clip, Judge, gap_alarm, mean, mean_numbers, read_clip
 from pvtool_core.library import Library
 from pvtool_core.media import Frames, to_pixels
 from pvtool_core.paths import config_dir, presets_dir, replace_file, runs_dir
+from pvtool_core.pictures import read_picture
 from pvtool_core.prompts import Banks, without_keyword
 from pvtool_core.runs import RunFolder, State, find_run, read_events
 from pvtool_core.sheets import SheetRow, write_contact_sheet
@@ -394,7 +395,7 @@ def sheet_row(person: Person, out: Path) -> SheetRow:
     seed = min(path.stem for path in (out / "drawn" / person.name).rglob("seed-*.json")).removeprefix("seed-")
     clips = {stage: {clip.pair: clip for clip in each} for stage, each in clips_of(person, out, seed).items()}
     gap = np.full((1, 1, 3), 255, np.uint8)
-    pictures: list[Frames] = [read_picture(photo_of(person, out))]
+    pictures: list[Frames] = [np.asarray(read_picture(photo_of(person, out)))]
     for stage in STAGES:
         shown = [clips[stage][pair] for pair in sorted(clips["drawn"])[PROMPTS_ON_SHEET]]
         pictures += [gap, *(clip.frames[index % len(clip.frames)] for clip in shown for index in FRAMES_ON_SHEET)]

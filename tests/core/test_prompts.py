@@ -1,5 +1,6 @@
 """Prompt banks: what is shipped can be used, and what cannot is refused before anything is written."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,18 @@ from hypothesis import strategies as st
 
 from pvtool_core.clips import slug
 from pvtool_core.errors import BadName, BadPrompt, Missing, NameTaken
-from pvtool_core.prompts import KEYWORD, Banks, check_prompt, fill, read_prompt_file, without_keyword
+from pvtool_core.prompts import (
+    KEYWORD,
+    Banks,
+    check_prompt,
+    check_syntax,
+    fill,
+    read_prompt_file,
+    without_keyword,
+)
 
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
-prompts = anything.map(lambda text: f"{KEYWORD} person " + text.replace("{", "").replace("}", ""))
+prompts = anything.map(lambda text: f"{KEYWORD} person " + re.sub(r"[{}\[\]():]|AND|BREAK", "", text))
 
 
 @pytest.fixture
@@ -90,6 +99,50 @@ def test_a_prompt_that_cannot_be_used_is_refused(banks: Banks, prompt: str) -> N
     with pytest.raises(BadPrompt):
         banks.create("mine", ["<V> runs", prompt])
     assert "mine" not in banks.names()
+
+
+@pytest.mark.parametrize(
+    ("syntax", "hint"),
+    [
+        ("<lora:ink:0.7>", "--lora"),
+        ("<lyco:ink>", "--lora"),
+        ("<hypernet:ink:1>", "--lora"),
+        ("embedding:easynegative", "inversion"),
+        ("(red coat:1.3)", "Weights"),
+        ("((red) coat: 1.3)", "Weights"),
+        ("(coat:2)", "Weights"),
+        ("(coat)1.3", "Weights"),
+        ("(coat)++", "Weights"),
+        ("[coat]", "Brackets"),
+        ("[red:blue:0.5] coat", "Brackets"),
+        ("BREAK in the rain", "Chunks"),
+        ("AND a dog", "Composition"),
+        ("{red|blue} coat", "Only {noun} is replaced"),
+    ],
+)
+def test_syntax_of_other_programs_is_refused_and_not_read_as_text(syntax: str, hint: str) -> None:
+    with pytest.raises(BadPrompt, match=re.escape(repr(syntax)[1:].split()[0].rstrip("'"))) as refused:
+        check_prompt(f"<V> woman, {syntax}")
+    assert hint in refused.value.hint
+    with pytest.raises(BadPrompt):
+        check_syntax("negative prompt", f"ugly, {syntax}")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "<V> {noun} (in a red coat), at 10:30 (16:9), and a dog: happy :)",
+        "<V> BREAKING news AND_ANDROID, breakdance and Andrew's __init",
+        "<V> in C++, 35mm, f/1.8, snake_case -- and how, 3 < 4 > 2",
+    ],
+)
+def test_ordinary_text_is_no_syntax(prompt: str) -> None:
+    assert check_prompt(prompt) == prompt
+
+
+def test_a_prompt_that_is_not_utf_8_is_refused() -> None:
+    with pytest.raises(BadPrompt, match=r"caf\\xe9"):
+        check_prompt("<V> caf\udce9")
 
 
 def test_an_empty_bank_is_refused(banks: Banks, tmp_path: Path) -> None:

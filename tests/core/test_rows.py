@@ -12,14 +12,14 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvtool_core.columns import SETTINGS, parse_seeds
+from pvtool_core.columns import SETTINGS, is_missing, parse_loras, parse_seeds
 from pvtool_core.errors import BadPrompt, BatchRefused, Missing, UsageError
 from pvtool_core.rows import Row, read_row_file, read_rows, row_table
 
 words = st.text(
-    st.characters(exclude_categories=["Cs", "Z", "C"], exclude_characters="{}-,:#\"'"), min_size=1, max_size=8
+    st.characters(exclude_categories=["Cs", "Z", "C"], exclude_characters="{}[]<>()-_,:#\"'"), min_size=1, max_size=8
 )
-names = words.filter(lambda word: word != "none")
+names = words.filter(lambda word: word != "none" and not is_missing(word))
 prompts = st.lists(words, max_size=5).map(lambda many: " ".join(["<V>", "{noun}", *many]))
 settings = st.fixed_dictionaries(
     {},
@@ -28,7 +28,7 @@ settings = st.fixed_dictionaries(
         "frames": st.integers(1, 99),
         "steps": st.integers(1, 99),
         "guidance": st.floats(1, 99).map(lambda x: round(x, 3)),
-        "negative": words,
+        "negative": names,
         "shift": st.integers(0, 99).map(float),
     },
 )
@@ -204,6 +204,25 @@ def test_a_file_without_a_row_is_refused(name: str) -> None:
         ("a.csv", "prompt,seed\n,3", 3, "line 2: There is no prompt."),
         ("a.jsonl", '{"prompt": "<V> runs"', 3, "line 1: This is no JSON"),
         ("a.jsonl", "[3]", 3, "line 1: This is neither an object nor a text."),
+        ("a.json", '[{"prompt": "<V> x"}, 3]', 3, "a.json, item 2: This is neither an object nor a text."),
+        ("a.json", '[{"prompt": "<V> x"}', 3, "a.json: This is no JSON"),
+        ("a.json", '{"prompt": {"0": "<V> x"}, "seed": {"0": 3}}', 3, "These are columns or a list of prompts"),
+        ("a.jsonl", '{"prompt": "<V> x", "seed": 3, "seed": 4}', 2, "line 1: 'seed' is given twice in one object."),
+        ("a.json", '[{"prompt": "<V> x", "seed": 3, "seed": 4}]', 2, "a.json: 'seed' is given twice in one object."),
+        ("a.jsonl", '{"prompt": "<V> x", "lora": ' + "[" * 900 + "]" * 900 + "}", 3, "nested too deeply"),
+        ("a.jsonl", '{"prompt": "<V> x", "seed": 3.5}', 2, "'3.5' names no seeds."),
+        ("a.jsonl", '{"prompt": "<V> x", "seed": 1e17}', 2, "100000000000000000.0 may have been rounded."),
+        ("a.jsonl", '{"prompt": "<V> x", "steps": 20.5}', 2, "steps is 20.5, not a whole number"),
+        ("a.jsonl", '{"prompt": "<V> x", "width": Infinity}', 3, "This is no JSON"),
+        ("a.csv", 'prompt,seed\n<V> x,"1,000"', 2, "'1,000' may be one seed or several."),
+        ("a.csv", "prompt,\n<V> x,fast", 2, "line 2: Column 2 has no name, but holds 'fast'."),
+        ("a.csv", ",prompt\nann,<V> x", 2, "line 2: Column 1 has no name, but holds 'ann'."),
+        ("a.csv", "prompt,seed\n<V> x,3,,4", 2, "line 2: There are 4 cells, but 2 columns."),
+        ("a.csv", "prompt,seed,\n<V> x", 2, "line 2: There are 1 cells, but 3 columns."),
+        ("a.txt", "<V> runs --d 4 --d 5", 2, "line 1: --d gives seed a second time."),
+        ("a.txt", "<V> runs --l 4 --g 5", 2, "line 1: --g gives guidance a second time."),
+        ("a.txt", "<V> runs --n (ugly:1.3)", 3, "The negative prompt '(ugly:1.3)' holds '(ugly:1.3)'"),
+        ("a.jsonl", '{"prompt": "<V> x", "negative": "[ugly]"}', 3, "holds '[ugly]'"),
         ("a.jsonl", '{"seed": 3}', 3, "line 1: There is no prompt."),
         ("a.jsonl", '{"prompt": 3}', 3, "The prompt is 3, no text."),
         ("a.jsonl", '{"prompt": "<V> x", "width": true}', 2, "width is 'True', not a whole number"),
@@ -271,3 +290,78 @@ def test_seeds_are_read(text: str, seeds: list[int]) -> None:
 def test_what_names_no_seeds_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_seeds(text)
+
+
+BOTH = [{"prompt": "<V> runs", "seed": 3.0}, {"prompt": "<V> sleeps", "seed": 4.0}]
+TABLES = {
+    "pandas' index": ("a.csv", ",prompt,seed\n0,<V> runs,3\n1,<V> sleeps,4\n"),
+    "pandas' index read and written again": ("a.csv", "Unnamed: 0,prompt,seed\n0,<V> runs,3\n1,<V> sleeps,4\n"),
+    "floats beside NaN": ("a.csv", "prompt,seed,steps\n<V> runs,3.0,NaN\n<V> sleeps,4.0,\n"),
+    "na_rep": ("a.csv", "prompt,seed,negative,identity,run,lora,base\n" + "".join(
+        f"{prompt},{seed},None,<NA>,nan,NaN,null\n" for prompt, seed in (("<V> runs", "3.0"), ("<V> sleeps", "4.00"))
+    )),
+    "Excel's empty columns and rows": ("a.csv", "prompt;seed;;\n<V> runs;3;;\n<V> sleeps;4;;\n;;;\n \n"),
+    "Excel's empty cells beside the table": ("a.csv", "prompt,seed\n<V> runs,3,,\n<V> sleeps,4,\n"),
+    "Excel's separator": ("a.csv", "\ufeffsep=;\r\nPrompt;Seed\r\n<V> runs;3\r\n<V> sleeps;4\r\n"),
+    "Excel's separator on standard input": ("-", "sep=\t\nprompt\tseed\n<V> runs\t3\n<V> sleeps\t4\n"),
+    "an index on standard input": ("-", ",prompt,seed,\n0,<V> runs,3,\n1,<V> sleeps,4,\n"),
+    "an array": ("a.json", '[{"prompt": "<V> runs", "seed": 3}, {"prompt": "<V> sleeps", "seed": 4}]'),
+    "an indented array": ("a.json", json.dumps(BOTH, indent=2)),
+    "an array on standard input": ("-", ' [ {"prompt": "<V> runs", "seed": 3}, {"prompt": "<V> sleeps", "seed": 4} ]'),
+    "Python's NaN": (
+        "a.jsonl",
+        '{"prompt": "<V> runs", "seed": 3.0, "steps": NaN}\n{"prompt": "<V> sleeps", "seed": 4}'
+    ),
+    "nulls": (
+        "a.jsonl",
+        '{"prompt": "<V> runs", "seed": 3, "lora": null, "": 0}\n{"prompt": "<V> sleeps", "seed": "4.0"}'
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_what_pandas_excel_and_python_write_is_read_as_it_was_meant(name: str) -> None:
+    found = meant(read_rows(*TABLES[name]))
+    assert found == [{"prompt": "<V> runs", "seed": 3}, {"prompt": "<V> sleeps", "seed": 4}]
+
+
+def test_whole_numbers_with_a_point_are_whole() -> None:
+    text = "prompt,seed,width,frames,steps,fps,guidance\n<V> runs,3.0,512.0,16.,20.00,8.0,7.5\n"
+    (row,) = read_rows("a.csv", text)
+    assert row.seed == 3
+    assert dict(row.settings) == {
+        "model.width": 512, "model.num_frames": 16, "sampler.num_inference_steps": 20, "model.fps": 8,
+        "sampler.guidance_scale": 7.5,
+    }  # fmt: skip
+    (row,) = read_rows("a.jsonl", '{"prompt": "<V> runs", "width": 512.0, "negative": "20.0", "seed": [1.0, 2]}')[:1]
+    assert dict(row.settings) == {"model.width": 512, "sampler.negative_prompt": "20.0"}
+
+
+def test_in_json_null_means_nothing_was_given_and_text_is_text() -> None:
+    text = '{"prompt": "<V> x", "negative": "None", "identity": "", "run": null, "steps": "NaN", "lora": ""}'
+    assert meant(read_rows("a.jsonl", text)) == [{"prompt": "<V> x", "lora": [], "negative": "None"}]
+    (row,) = read_rows("a.jsonl", '{"prompt": "<V> x", "negative": ""}')
+    assert dict(row.settings) == {"sampler.negative_prompt": ""}
+
+
+@pytest.mark.parametrize("text", ["TRUE", "True", "1", "1.0", "yes", " true "])
+def test_spreadsheets_write_true_in_many_ways(text: str) -> None:
+    assert read_rows("a.csv", f"prompt,base\n<V> runs,{text}\n")[0].base
+    assert not read_rows("a.csv", "prompt,base\n<V> runs,0.0\n")[0].base
+    assert read_rows("a.jsonl", '{"prompt": "<V> runs", "base": 1.0}')[0].base
+
+
+def test_the_line_of_a_mistake_is_right_below_a_separator_line() -> None:
+    with pytest.raises(BatchRefused, match=r"a\.csv, line 4: The prompt 'runs' lacks"):
+        read_rows("a.csv", "sep=,\nprompt,seed\n<V> runs,3\nruns,4\n")
+
+
+def test_a_comma_belongs_to_the_name_of_a_lora_where_there_is_such_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("ink, wash.safetensors", "a,b,c.safetensors", "b.safetensors"):
+        (tmp_path / name).touch()
+    assert parse_loras("ink, wash.safetensors:0.8,b.safetensors") == [("ink, wash.safetensors:0.8", "b.safetensors")]
+    assert parse_loras(f"x,{tmp_path}/a,b,c.safetensors") == [("x", f"{tmp_path}/a,b,c.safetensors")]
+    assert parse_loras("a,b.safetensors:1") == [("a", "b.safetensors:1")]

@@ -1,0 +1,229 @@
+"""The one reader of picture files: every mode, depth, orientation and colour profile becomes upright 8-bit sRGB.
+
+    16 bit        the upper 8 bits of each value; floating point and 32-bit integers have no known range: refused
+    orientation   of EXIF, applied
+    profile       ICC, converted to sRGB; one that cannot be used is reported, and the colours are taken as sRGB
+    alpha         composited on a background (white, or black for ControlNet); hidden colours are not kept
+    animation     `read_picture` takes the first picture and reports that, `read_animation` all of them
+
+Sizes are checked before anything is decoded: a small file can hold an enormous picture.
+"""
+
+import re
+import stat
+import threading
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, cast
+
+from PIL import Image, ImageChops, ImageCms, ImageOps
+
+from pvtool_core.errors import BadPicture, PvError, printable
+
+PHOTO_FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = (*PHOTO_FORMATS, "TIFF", "BMP", "GIF", "PPM")
+MOST_PIXELS = 150_000_000
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+SUFFIXES = frozenset(
+    ".png .apng .jpg .jpeg .jpe .jfif .webp .tif .tiff .bmp .gif .pgm .ppm .pnm".split()  # noqa: SIM905
+)
+
+Colour = tuple[int, int, int]
+Warn = Callable[[str], None]
+
+_ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # an MPO's other pictures are depth or gain maps of the first
+_SAME = 2  # of 255: how far a profile's colours may be from sRGB's and still be taken for sRGB
+_GREY = ("1", "L", "LA", "La")
+_SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
+_warnings_turn = threading.Lock()  # warnings.catch_warnings is not for several threads at once
+
+
+def read_picture(
+    path: Path,
+    *,
+    formats: tuple[str, ...] = FORMATS,
+    side: int = 0,
+    background: Colour = WHITE,
+    warn: Warn | None = None,
+) -> Image.Image:
+    """Return a picture as upright 8-bit sRGB, with `side` no larger than such a square.
+
+    `warn` receives a sentence for each loss. Raises BadPicture, also for an animated file without `warn`.
+    """
+    with _opened(path, formats) as image:
+        if side and image.mode in ("L", "RGB", "CMYK"):
+            image.draft(image.mode, (side, side))  # JPEG alone: decode a fraction of the pixels
+        if _animated(image):
+            if warn is None:
+                raise BadPicture(path, "is animated", "Leave only still pictures in the folder.")
+            warn(f"{printable(path)} is animated: only its first picture is used.")
+        picture = _plain(path, image, background, warn)
+    if side:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return picture
+
+
+def read_animation(path: Path, background: Colour = WHITE) -> Iterator[Image.Image]:
+    """Yield every picture of a file as `read_picture` returns one, one at a time. Raises BadPicture."""
+    with _opened(path, FORMATS) as image:
+        for number in range(getattr(image, "n_frames", 1) if _animated(image) else 1):
+            image.seek(number)
+            yield _plain(path, image, background, None)
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Return the pictures of a folder in natural order: 1, 2, … 10.
+
+    Hidden files, folders and files that are not pictures, by suffix or without one by content, are left out.
+    """
+    files = [file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file()]
+    return natural_order(file for file in files if file.suffix.lower() in SUFFIXES or _is_picture(file))
+
+
+def natural_order(paths: Iterable[Path]) -> list[Path]:
+    """Sort by names, with the numbers in them by value."""
+    return sorted(paths, key=lambda path: (_natural(path.stem), _natural(path.suffix), path.name))
+
+
+def _natural(text: str) -> list[str | int]:
+    """Texts and numbers in turn, beginning with a text, so that like meets like."""
+    return [int(part) if number else part.casefold() for number, part in _parts(text)]
+
+
+def _parts(text: str) -> list[tuple[bool, str]]:
+    return [(bool(place % 2), part) for place, part in enumerate(re.split("([0-9]+)", text))]
+
+
+def _is_picture(file: Path) -> bool:
+    """By content, whatever the name: a frame may have no suffix at all."""
+    try:
+        with _opened(file, FORMATS):
+            return True
+    except BadPicture:
+        return False
+
+
+@contextmanager
+def _opened(path: Path, formats: tuple[str, ...]) -> Generator[Image.Image]:
+    """Open a file, with its size checked and nothing decoded yet. Raises BadPicture, for what the body meets as well.
+
+    Decoders meet hostile files with any exception there is (struct.error, IndexError, OverflowError, zlib.error …).
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block, a device would never end
+            raise BadPicture(path, "is a folder" if path.is_dir() else "is not a regular file")
+        with _warnings_turn, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=formats)
+        with image:
+            if image.width * image.height > MOST_PIXELS:
+                raise BadPicture(path, f"is absurdly large ({image.width} × {image.height})", "Scale it down.")
+            yield image
+    except (PvError, MemoryError):
+        raise
+    except Exception as error:
+        raise _refusal(path, error) from error
+
+
+def _refusal(path: Path, error: Exception) -> BadPicture:
+    if isinstance(error, Image.DecompressionBombError):
+        return BadPicture(path, "is absurdly large", "Scale it down.")
+    if isinstance(error, Image.UnidentifiedImageError):
+        return BadPicture(path, "cannot be read: there is no picture of a known format in it")
+    if isinstance(error, PermissionError):
+        return BadPicture(path, "cannot be read: permission denied", "Change its permissions.")
+    if isinstance(error, OSError) and error.strerror:
+        return BadPicture(path, f"cannot be read: {error.strerror}")
+    return BadPicture(path, "cannot be read: it is damaged or cut off")
+
+
+def _animated(image: Image.Image) -> bool:
+    return image.format in _ANIMATED and bool(getattr(image, "is_animated", False))
+
+
+def _plain(path: Path, image: Image.Image, background: Colour, warn: Warn | None) -> Image.Image:
+    profile: bytes | None = image.info.get("icc_profile")
+    _check_mode(path, image)
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        upright = _upper_halves(upright)
+    alpha = None
+    if upright.has_transparency_data:
+        full = upright.convert("LA" if upright.mode in _GREY else "RGBA")
+        alpha = full.getchannel("A")
+        upright = full.convert(full.mode.removesuffix("A"))
+    colours = _srgb(path, upright, profile, warn)
+    if alpha is None or alpha.getextrema() == (255, 255):
+        return colours
+    under = Image.new("RGB", colours.size, background)
+    under.paste(colours, mask=alpha)
+    return under
+
+
+def _check_mode(path: Path, image: Image.Image) -> None:
+    """Raises BadPicture for pixels that have no known range, or colours that Pillow cannot convert."""
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):  # these scale to 16 bits
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        hint = "Save it with 8 or 16 bits a channel, scaled to that range."
+        raise BadPicture(path, f"has {kind} pixels, whose range is not known", hint)
+    if image.mode == "LAB":
+        raise BadPicture(path, "has Lab colours", "Save it as RGB.")
+
+
+def _upper_halves(image: Image.Image) -> Image.Image:
+    """16-bit grey as 8-bit grey, as PNG readers make it: the upper 8 bits, and not what Pillow's `convert` clips."""
+    values = image.convert("I")
+    grey = values.point([value >> 8 for value in range(1 << 16)], "L")
+    clear = grey.info.pop("transparency", None)  # the one value of a PNG's tRNS that is transparent
+    if isinstance(clear, int):
+        grey.putalpha(values.point([0 if value == clear else 255 for value in range(1 << 16)], "L"))
+    return grey
+
+
+def _srgb(path: Path, image: Image.Image, profile: bytes | None, warn: Warn | None) -> Image.Image:
+    """A picture without alpha in sRGB, by its profile; `image` is grey, CMYK, or anything else that has colours."""
+    if image.mode in _GREY:
+        image = image.convert("L")
+    elif image.mode != "CMYK":
+        image = image.convert("RGB")
+    if not profile:
+        return image.convert("RGB")
+    try:
+        mode, transform = _transform(profile)
+        if image.mode == "L" and mode == "RGB":
+            image = image.convert("RGB")
+        if image.mode == mode:
+            converted = ImageCms.applyTransform(image, transform) if transform else image
+            return (converted or image).convert("RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, KeyError):
+        pass
+    if warn:
+        warn(f"The colour profile of {printable(path)} cannot be used: its colours are taken as sRGB.")
+    return image.convert("RGB")
+
+
+@lru_cache(maxsize=8)
+def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
+    """The mode that a profile is for, and the way to sRGB, None where it is sRGB: equal pixels must stay equal.
+
+    Raises PyCMSError, OSError, KeyError or ValueError for a broken profile, or one of other colours.
+    """
+    read = ImageCms.ImageCmsProfile(BytesIO(profile))
+    space: str = cast("Any", read.profile).xcolor_space  # Pillow's types know it as a file
+    mode = _SPACES[space.strip()]
+    transform = ImageCms.buildTransform(read, ImageCms.createProfile("sRGB"), mode, "RGB")
+    return mode, None if mode == "RGB" and _keeps_colours(transform) else transform
+
+
+def _keeps_colours(transform: ImageCms.ImageCmsTransform) -> bool:
+    """Whether colours from all over the cube stay what they are."""
+    levels = range(0, 256, 15)
+    before = Image.new("RGB", (len(levels) ** 2, len(levels)))
+    before.putdata([(r, g, b) for r in levels for g in levels for b in levels])
+    after = ImageCms.applyTransform(before, transform)
+    difference = ImageChops.difference(before, after or before)
+    return max(difference.tobytes()) <= _SAME
