@@ -1,0 +1,77 @@
+"""The keys that `--json` prints, command by command, and exit statuses: compared with files in tests/golden."""
+
+import json
+from typing import Any
+
+from pvtool_core.runs import EventWriter, RunFolder
+from tests.cli.conftest import Pv
+from tests.golden import compare, shape
+
+COMMANDS = (
+    "identity list",
+    "identity show mara",
+    "identity export mara mara.tar",
+    "identity import mara.tar --name nora",
+    "identity rename nora rosa",
+    "identity remove rosa --yes",
+    "prompts list",
+    "prompts show tiny",
+    "presets list",
+    "presets show tiny",
+    "models list",
+    "models show antelopev2",
+    "runs list",
+    "runs show mara-1",
+    "runs logs mara-1",
+    "runs logs mara-1 --engine",
+    "runs resume mara-1",
+    "runs export mara-1 adapter.safetensors",
+    "render mara <V>_runs --dry-run",
+    "render mara <V>_runs --base --dry-run",
+    "cache show",
+    "cache clear --yes",
+    "runs remove mara-1 --yes",
+)
+
+STATUSES = {
+    "runs show nobody": 4,
+    "identity show nobody": 4,
+    "render mara": 2,
+    "render mara runs": 3,
+    "render mara <V>_runs --run mara-9": 4,
+    "train mara --set training.iterations=0": 2,
+    "train mara --preset nothing": 4,
+    "identity add mara x.png --consent yes": 3,
+    "identity import nothing.tar": 4,
+    "presets show nothing": 4,
+    "models show nothing": 4,
+    "runs pause mara-1": 2,
+    "eval nothing": 4,
+    "nonsense": 2,
+    "render mara <V>_runs --seed x": 2,
+}
+
+
+def words(command: str) -> list[str]:
+    return [word.replace("_", " ") if word.startswith("<V>") else word for word in command.split()]
+
+
+def test_keys_of_json_output(pv: Pv, run: RunFolder) -> None:
+    with EventWriter(run.events) as events:
+        events.write("run", state="started", step=0)
+        events.write("step", step=1, loss=0.5, icr=0.4, scr=0.1, eta=1.0, prompt="<V> runs", seed=1, face_found=True)
+    run.log.write_text("engine\n")
+    found: dict[str, Any] = {}
+    for command in COMMANDS:
+        answer = pv(*words(command), "--json")
+        assert answer.status == 0, (command, answer.err)
+        found[command] = [shape(json.loads(line)) for line in answer.out.splitlines()]
+    compare("cli-json", found)
+
+
+def test_keys_of_errors_in_json(pv: Pv, run: RunFolder) -> None:
+    compare("cli-error", {"runs show nobody": shape(pv("runs", "show", "nobody", "--json").json)})
+
+
+def test_exit_statuses(pv: Pv, run: RunFolder) -> None:
+    assert {command: pv(*words(command)).status for command in STATUSES} == STATUSES
