@@ -48,6 +48,8 @@ _LYCORIS: Sequence[tuple[str, re.Pattern[str]]] = (
     ("a GLoRA", re.compile(r"\.[ab][12]\.weight$")),
     ("an (IA)³", re.compile(r"\.on_input$")),
 )
+_FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2}
+_NUMBERS = {*_FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
 _TRAINED_FROM_OTHER_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
@@ -95,7 +97,13 @@ def read_lora(path: Path) -> LoraFile:
             "Give a plain LoRA, LoCon or DoRA.",
         )
     for piece in pieces:
-        if piece.tensor.is_complex() or not torch.isfinite(piece.tensor.float()).all():
+        if piece.tensor.dtype not in (_NUMBERS if piece.part == "alpha" else _FLOATS):
+            kind = str(piece.tensor.dtype).removeprefix("torch.")
+            raise InputRefused(
+                f"The LoRA {path} holds {kind} in {shown(piece.key)}, which cannot be merged.",
+                "Save the LoRA in float32, float16, bfloat16 or float8.",
+            )
+        if not torch.isfinite(piece.tensor.float()).all():
             raise InputRefused(
                 f"The LoRA {path} holds values that are not finite numbers, in {shown(piece.key)}.",
                 "Give another LoRA; this one was damaged in training.",

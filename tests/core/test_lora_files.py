@@ -543,7 +543,7 @@ def test_any_layers_ranks_and_alphas_are_merged_as_computed_by_hand(styled: Styl
     expected: Tensors = {}
     for name in data.draw(st.lists(st.sampled_from(sorted(layers)), min_size=1, unique=True)):
         weights = [styled.layer(family, each).weight for each in layers[name]]
-        rank, alpha = data.draw(st.integers(1, 6)), data.draw(st.none() | st.floats(0.1, 64, width=32))
+        rank, alpha = data.draw(st.integers(1, 6)), data.draw(st.none() | st.floats(0.125, 64, width=32))
         down, up = pair(weights, rank)
         keys = [each.format(name) for each in names.split()]
         tensors |= {keys[0]: down, keys[1]: up}
