@@ -162,6 +162,8 @@ def locate_style(model: ModelConfig) -> ModelConfig:
     for lora in loras:
         if not lora.file.endswith(".safetensors"):
             raise InputRefused(f"The LoRA {lora.file} is no .safetensors file.", "Pickled files are refused.")
+        if not Path(lora.file).is_file():  # a folder, or a pipe that would be waited for
+            raise InputRefused(f"The LoRA {lora.file} is not a regular file.", "Give a .safetensors file.")
         _check_tensors(Path(lora.file))
     control = model.control
     if control.model:
@@ -218,12 +220,25 @@ def resolve_settings(settings: Settings) -> Settings:
 
 def with_fingerprints(model: ModelConfig) -> ModelConfig:
     """The model's settings with the fingerprints of its LoRAs and ControlNet, and of its base unless that is known."""
-    loras = tuple(dataclasses.replace(lora, fingerprint=fingerprint(Path(lora.file))) for lora in model.loras)
+    loras = tuple(dataclasses.replace(lora, fingerprint=_fingerprint_of_lora(Path(lora.file))) for lora in model.loras)
     control = model.control
     if control.model:
         digests = [fingerprint(Path(control.model)), frames_fingerprint(Path(control.frames))]
         control = dataclasses.replace(control, fingerprint=" ".join(digests))
     return dataclasses.replace(model, fingerprint=fingerprint_of(model), loras=loras, control=control)
+
+
+def peft_config_beside(lora: Path) -> Path | None:
+    """Return PEFT's settings of a LoRA, which hold its strength, if it lies in a folder as PEFT saves it."""
+    config = lora.with_name("adapter_config.json")
+    return config if lora.stem == "adapter_model" and config.is_file() else None
+
+
+def _fingerprint_of_lora(path: Path) -> str:
+    """The file's fingerprint; with settings beside it, one that changes with them, too."""
+    config = peft_config_beside(path)
+    parts = [fingerprint(each) for each in (path, config) if each]
+    return parts[0] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
 
 def _resolve_if_path(name: str) -> str:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pvtool_core.adapter import LoraLayout
+from pvtool_core.backbones.style_loras import MERGE_VERSION
 from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused
 from pvtool_core.weights import fingerprint_of
@@ -107,7 +108,9 @@ def trajectory_facts(
 ) -> dict[str, Any]:
     """What `Backbone.facts` says of any model."""
     config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+    merged = {"lora_merge": MERGE_VERSION} if model.loras else {}
     return {
+        **merged,
         "family": model.family,
         "base": fingerprint_of(model),
         "style_loras": [[lora.fingerprint, lora.weight] for lora in model.loras],

@@ -1,118 +1,328 @@
 """Style LoRAs: other people's files, merged into the model before anything else happens to it.
 
 Merged weights cost nothing in a forward pass, and the model with them is simply another base model: the trajectory
-cache knows it by the files' fingerprints. Kohya's and Civitai's names are read as well as diffusers' own.
+cache knows it by the files' fingerprints. Names (`lora_names.py`) and strengths (`lora_files.py`) are read here and not
+by diffusers, whose converters drop tensors and alphas: every tensor of a file is merged, or the file is refused.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pvtool_core.backbones.lora_files import LoraFile, Part, Piece, Training, read_lora, scale_of, shown
+from pvtool_core.backbones.lora_names import Rows, Table, Target, layer_names, without_prefixes
 from pvtool_core.config import LoraConfig
 from pvtool_core.errors import InputRefused
 
-_DOWN = re.compile(r"[._](lora_down|lora_A|lora\.down|lora_linear_layer\.down)(\.|$)")
-_NAME = "style"
+MERGE_VERSION = 2
+"""Part of the trajectory cache's key where there are LoRAs: to be raised when a file is merged in another way."""
+
+_BASES = {
+    "UNetMotionModel": "Stable Diffusion 1.x",
+    "WanTransformer3DModel": "Wan",
+    "HunyuanVideoTransformer3DModel": "HunyuanVideo",
+}
+_PAIRS: Mapping[Part, Sequence[Part]] = {
+    "down": ("up",),
+    "up": ("down",),
+    "up bias": ("down",),
+    "alpha": ("down", "up"),
+    "magnitude": ("down", "up"),
+    "dora_scale": ("down", "up"),
+}
+"""What else must be there for a part to mean something."""
 
 
+@dataclass(frozen=True)
+class Base:
+    """The parts of a pipeline that LoRAs are merged into, with their parameters and all names of their layers."""
+
+    model: str
+    made_for: str
+    parameters: Mapping[str, Mapping[str, nn.Parameter]]
+    table: Table
+
+    @classmethod
+    def of(cls, pipeline: Any, components: Sequence[str]) -> "Base":
+        parts: dict[str, nn.Module] = {name: getattr(pipeline, name) for name in components}
+        made_for = next(filter(None, (_BASES.get(type(part).__name__) for part in parts.values())))
+        parameters = {name: dict(part.named_parameters()) for name, part in parts.items()}
+        return cls(type(pipeline).__name__.removesuffix("Pipeline"), made_for, parameters, layer_names(parts))
+
+    def weights(self, target: Target) -> list[Tensor]:
+        """The rows that a layer of a file stands for, as views."""
+        return [self._rows(self._parameter(rows.component, rows.path, "weight"), rows) for rows in target]
+
+    def biases(self, target: Target) -> list[Tensor] | None:
+        """The same of their biases, or None if one has none."""
+        found: list[Tensor] = []
+        for rows in target:
+            bias = self.parameters[rows.component].get(f"{rows.path}.bias")
+            if bias is None:
+                return None
+            found.append(self._rows(bias, rows))
+        return found
+
+    def _parameter(self, component: str, path: str, kind: str) -> Tensor:
+        parameters = self.parameters[component]
+        return parameters[f"{path}.{kind}"] if f"{path}.{kind}" in parameters else parameters[path]
+
+    def _rows(self, parameter: Tensor, rows: Rows) -> Tensor:
+        return parameter.data[rows.start : rows.stop]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a file holds for one layer of the model; `name` is how the file calls it."""
+
+    name: str
+    target: Target
+    parts: Mapping[Part, Tensor]
+
+
+@torch.no_grad()
 def merge_style_loras(pipeline: Any, loras: Sequence[LoraConfig], components: Sequence[str]) -> None:
     """Add each file's weights, times its weight, to the pipeline's `components`, such as `unet` and `text_encoder`.
 
-    Raises InputRefused if a file is no LoRA, or one for another model.
+    The sum is made in float32 and rounded to the model's type once for each file. Raises InputRefused if a file is not
+    a LoRA, if any of its tensors has no place in the model, or if the merged weights are not finite.
     """
+    if not loras:
+        return
+    base = Base.of(pipeline, components)
     for lora in loras:
-        path = Path(lora.file)
-        tensors = read_lora(path)
-        named = original_names(tensors)
-        try:
-            converted: Any = pipeline.lora_state_dict(dict(named))
-            pipeline.load_lora_weights(named, adapter_name=_NAME)
-        except (RuntimeError, ValueError, KeyError, IndexError) as error:
-            sizes = "mismatch" in str(error)
-            raise _unfit(path, tensors, pipeline, f"its layers have other {'sizes' if sizes else 'names'}") from error
-        state: Mapping[str, Tensor] = converted[0] if isinstance(converted, tuple) else converted
-        fitting = sum(_layers_with_style(getattr(pipeline, component)) for component in components)
-        if fitting != (wanted := sum(map(is_down, state))):
-            raise _unfit(path, tensors, pipeline, f"{wanted - fitting} of its {wanted} layers are not there")
-        pipeline.fuse_lora(components=list(components), lora_scale=lora.weight, adapter_names=[_NAME])
-        pipeline.unload_lora_weights()
+        file = read_lora(Path(lora.file))
+        layers = _layers(file, base)
+        scale = scale_of(file, lambda name: without_prefixes(name, base.table))
+        for layer in layers:
+            _check_sizes(file, layer, base)
+        for layer in layers:
+            _merge(file, layer, base, scale, lora.weight)
 
 
-def read_lora(path: Path) -> dict[str, Tensor]:
-    """The tensors of a LoRA file by their names in it. Raises InputRefused if it is none."""
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputRefused(
-            f"{path} is no whole safetensors file.", "Fetch it anew; pickled files are refused."
-        ) from error
-    if not any(map(is_down, tensors)):
-        raise InputRefused(f"{path} holds no LoRA.", "Give a LoRA; another base model goes to --base-model.")
-    if any("dora_scale" in key for key in tensors):
-        raise InputRefused(f"{path} is a DoRA, which cannot be merged as it was trained.", "Give a plain LoRA.")
-    return tensors
+def _layers(file: LoraFile, base: Base) -> list[Layer]:
+    """A file's tensors by the layers of the model. Raises InputRefused if a name is unknown or a part is missing."""
+    named = {piece.layer: without_prefixes(piece.layer, base.table) for piece in file.pieces}
+    if other := _other_base(file, base):
+        raise _unfit(file, base, f"it was made for {other}.")
+    if strange := [layer for layer, name in named.items() if name not in base.table]:
+        raise _without_place(file, base, named, strange)
+    grouped: dict[Target, dict[Part, Piece]] = {}
+    for piece in file.pieces:
+        parts = grouped.setdefault(base.table[named[piece.layer]], {})
+        if piece.part in parts:
+            twice = f"{shown(parts[piece.part].key)} and {shown(piece.key)}"
+            raise InputRefused(f"The LoRA {file.path} holds one layer twice: {twice}.", "Give one adapter a file.")
+        parts[piece.part] = piece
+    for parts in grouped.values():
+        for part, piece in parts.items():
+            if lacking := [needed for needed in _PAIRS.get(part, ()) if needed not in parts]:
+                raise InputRefused(
+                    f"The LoRA {file.path} is incomplete: {shown(piece.key)} is without its {lacking[0]} matrix.",
+                    "Get it again from where it came.",
+                )
+    return [
+        Layer(next(iter(parts.values())).layer, target, {part: piece.tensor for part, piece in parts.items()})
+        for target, parts in grouped.items()
+    ]
 
 
-def is_down(key: str) -> bool:
-    """Whether it names a down projection: there is one a layer."""
-    return bool(_DOWN.search(key))
+# What does not fit
 
 
-_BLOCK = re.compile(r"lora_unet_((?:double|single)_blocks)_(\d+)_(.+)")
-_DOTTED = {"mlp_fc": "mlp.fc", "mod_linear": "mod.linear", "modulation_linear": "modulation.linear"}
+def _check_sizes(file: LoraFile, layer: Layer, base: Base) -> None:
+    """Raises InputRefused for a tensor that does not have the size of the layer it belongs to."""
+    rows = base.weights(layer.target)
+    shape = (sum(map(len, rows)), *rows[0].shape[1:])
+    biases = base.biases(layer.target)
+    for part, tensor in layer.parts.items():
+        if part in {"up bias", "bias diff"}:
+            if biases is None:
+                raise _unfit(file, base, f"the layer {shown(layer.name)} has no bias in the model.")
+            fits = tensor.numel() == sum(map(len, biases))
+        elif part == "diff":
+            fits = _squeezed(tensor.shape) == _squeezed(shape)
+        elif part == "down":
+            fits = _fit(tensor, layer.parts["up"], shape)
+        else:
+            fits = part not in {"magnitude", "dora_scale"} or _axis(part, tensor, shape) is not None
+        if not fits:
+            theirs = layer.parts["up"].shape[:1] + tensor.shape[1:] if part == "down" else tensor.shape
+            raise _unfit(
+                file,
+                base,
+                f"its layers have other sizes. {shown(layer.name)} is {_times(theirs)} in the file and "
+                f"{_times(shape)} in the model.",
+            )
 
 
-def original_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a HunyuanVideo LoRA by kohya's tools under the names of the original model, alpha folded in.
+def _fit(down: Tensor, up: Tensor, shape: Sequence[int]) -> bool:
+    """Whether up times down is a weight of that shape; a 1 × 1 convolution may be a matrix, and the reverse."""
+    if down.ndim < 2 or up.ndim < 2 or not len(down) or up.shape[:2] != (shape[0], len(down)):
+        return False
+    return _squeezed(down.shape[1:]) == _squeezed(shape[1:]) and not _squeezed(up.shape[2:]) and len(shape) > 1
 
-    diffusers reads those, and stumbles over kohya's. Tensors of any other file stay as they are.
+
+def _squeezed(shape: Iterable[int]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
+
+
+def _times(shape: Iterable[int]) -> str:
+    return "×".join(map(str, shape)) or "1"
+
+
+def _axis(part: Part, magnitude: Tensor, shape: Sequence[int]) -> int | None:
+    """The axis of the weight that a magnitude has a number for each index of, or None for other sizes.
+
+    PEFT's has one for each output. LyCORIS and OneTrainer have (out, 1) or (1, in), which is told as ComfyUI does.
     """
-    renamed: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        layer, _, part = key.partition(".")
-        block = _BLOCK.fullmatch(layer)
-        if not block:
-            return dict(tensors)
-        name = block[3]
-        for plain, dotted in _DOTTED.items():
-            name = name.replace(plain, dotted)
-        path = f"transformer.{block[1]}.{block[2]}.{name}"
-        if part == "lora_down.weight":
-            rank = len(tensor)
-            alpha = float(tensors.get(f"{layer}.alpha", torch.tensor(float(rank))))
-            renamed[f"{path}.lora_A.weight"] = tensor * (alpha / rank)
-        elif part == "lora_up.weight":
-            renamed[f"{path}.lora_B.weight"] = tensor
-    return renamed
+    count = magnitude.numel()
+    if part == "magnitude" or (magnitude.ndim and len(magnitude) == shape[0]):
+        return 0 if count == shape[0] else None
+    return 1 if len(shape) > 1 and count == shape[1] else None
 
 
-def made_for(tensors: Mapping[str, Tensor]) -> str:
-    """The model that a LoRA was made for, as far as its names and sizes tell."""
-    names = " ".join(tensors)
+def _without_place(file: LoraFile, base: Base, named: Mapping[str, str], strange: Sequence[str]) -> InputRefused:
+    """The refusal of layers that the model lacks: another base model, another number of blocks, or an unknown name."""
+    count = f"{len(strange)} of its {len(named)} layers"
+    likely = made_for(file)
+    if likely and base.made_for not in likely:
+        return _unfit(file, base, f"{count} do not exist in it.")
+    patterns = {_DIGITS.sub("#", name) for name in base.table}
+    if all(_DIGITS.sub("#", named[layer]) in patterns for layer in strange):
+        return _unfit(file, base, f"{count} belong to blocks that it does not have, for example {shown(strange[0])}.")
+    unknown = next(layer for layer in strange if _DIGITS.sub("#", named[layer]) not in patterns)
+    return InputRefused(
+        f"The LoRA {file.path} does not fit this {base.model} model: {count} have unknown names, for example "
+        f"{shown(unknown)}.",
+        f"Give a LoRA for {base.made_for} with the names of diffusers, PEFT, kohya-ss, ComfyUI or the original code.",
+    )
+
+
+_DIGITS = re.compile(r"(?<![a-zA-Z\d])\d+")  # numbers of blocks, not that of `attn1`
+
+
+def _unfit(file: LoraFile, base: Base, misfit: str) -> InputRefused:
+    likely = made_for(file)
+    if likely and base.made_for in likely:
+        likely = None  # that is no explanation
+    looks = f" It looks like one for {likely}." if likely and "it was made for" not in misfit else ""
+    return InputRefused(
+        f"The LoRA {file.path} does not fit this {base.model} model: {misfit}{looks}",
+        "Give a LoRA that was made for this base model.",
+    )
+
+
+# Which base model a file was made for
+
+_ARCHITECTURES = (
+    (r"sdxl|stable-diffusion-xl", "Stable Diffusion XL"),
+    (r"sd_?v2|sd_2|stable-diffusion-v2", "Stable Diffusion 2.x"),
+    (r"sd3|stable-diffusion-3", "Stable Diffusion 3"),
+    (r"flux", "FLUX"),
+    (r"wan", "Wan"),
+    (r"hunyuan", "HunyuanVideo"),
+    (r"qwen", "Qwen-Image"),
+    (r"ltx", "LTX-Video"),
+)
+
+
+def made_for(file: LoraFile) -> str | None:
+    """The model that a LoRA was made for, as far as its metadata, names and sizes tell."""
+    if said := _by_metadata(file):
+        return said
+    names = " ".join(piece.layer for piece in file.pieces)
+    if re.search(r"(img|txt)_mod[._]lin\b|modulation[._]lin\b|_(img|txt)_mlp_\d", names):
+        return "HunyuanVideo or FLUX" if "." in names else "FLUX"
     if re.search(r"double_blocks|single_transformer_blocks", names):
         return "HunyuanVideo or FLUX"
-    if re.search(r"(^|[ .]|lora_unet_)blocks[._]\d+[._](self_attn|cross_attn|attn[12])", names):
+    if re.search(r"(^|[ .]|lora_unet_+)blocks[._]\d+[._](self_attn|cross_attn|attn[12])", names):
         return "Wan"
     if "lora_te1_" in names or "lora_te2_" in names:
         return "Stable Diffusion XL"
-    widths = {tensor.shape[1] for key, tensor in tensors.items() if is_down(key) and re.search(r"attn2[._]to_k", key)}
+    downs = [piece for piece in file.pieces if piece.part == "down" and piece.tensor.ndim > 1]
+    widths = {piece.tensor.shape[1] for piece in downs if re.search(r"attn2[._]to_k", piece.layer)}
     by_width = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
-    return next((by_width[width] for width in sorted(widths) if width in by_width), "another model")
+    return next((by_width[width] for width in sorted(widths) if width in by_width), None)
 
 
-def _layers_with_style(model: nn.Module) -> int:
-    return sum(_NAME in getattr(module, "lora_A", ()) for module in model.modules())
+def _by_metadata(file: LoraFile) -> str | None:
+    said = " ".join(file.metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version")).lower()
+    return next((base for pattern, base in _ARCHITECTURES if re.search(rf"\b(?:{pattern})", said)), None)
 
 
-def _unfit(path: Path, tensors: Mapping[str, Tensor], pipeline: Any, misfit: str) -> InputRefused:
-    model = type(pipeline).__name__.removesuffix("Pipeline")
-    return InputRefused(
-        f"The LoRA {path} does not fit this {model} model: {misfit}. It looks like one for {made_for(tensors)}.",
-        "Give a LoRA that was made for this base model.",
-    )
+def _other_base(file: LoraFile, base: Base) -> str | None:
+    """Another base model that the file was surely made for, although its names and sizes may fit.
+
+    FLUX is built as HunyuanVideo is, with as wide layers and the same names, but with 19 and 38 blocks of 20 and 40.
+    """
+    said = _by_metadata(file)
+    if said and said != base.made_for:
+        return said
+    if base.made_for != "HunyuanVideo":
+        return None
+    names = " ".join(piece.layer.replace("_", ".") for piece in file.pieces)
+    double = {int(number) for number in re.findall(r"(?:double|(?<!single\.)transformer)\.blocks\.(\d+)", names)}
+    single = {int(number) for number in re.findall(r"single\.(?:transformer\.)?blocks\.(\d+)", names)}
+    return "FLUX" if double == set(range(19)) and single == set(range(38)) else None
+
+
+# The merge
+
+
+def _merge(
+    file: LoraFile, layer: Layer, base: Base, scale: Callable[[Training, Tensor | None], float], weight: float
+) -> None:
+    rows = base.weights(layer.target)
+    before = torch.cat(rows).float()
+    shape, parts = before.shape, {part: tensor.to(before.device).float() for part, tensor in layer.parts.items()}
+    merged, factor = before, 0.0
+    if "down" in parts:
+        rank = len(parts["down"])
+        names = (layer.name, without_prefixes(layer.name, base.table), str(layer.target[0]))
+        seen = Training(names, layer.target[0].component, rank, bool(_squeezed(shape[2:])))
+        factor = weight * scale(seen, layer.parts.get("alpha"))
+        merged = merged + factor * (parts["up"].flatten(1) @ parts["down"].flatten(1)).reshape(shape)
+    for part in ("magnitude", "dora_scale"):
+        if part in parts:
+            merged = _rescaled(merged, parts[part], _axis(part, layer.parts[part], shape) or 0)
+    if "diff" in parts:
+        merged = merged + weight * parts["diff"].reshape(shape)
+    _put_back(file, layer, rows, before, merged)
+    added = [(weight, parts.get("bias diff")), (factor, parts.get("up bias"))]
+    biases = base.biases(layer.target)
+    if biases and any(tensor is not None for _, tensor in added):
+        before = torch.cat(biases).float()
+        merged = sum((times * tensor.flatten() for times, tensor in added if tensor is not None), before)
+        _put_back(file, layer, biases, before, merged)
+
+
+def _rescaled(merged: Tensor, magnitude: Tensor, axis: int) -> Tensor:
+    """DoRA: `magnitude` says how long each row (axis 0) or column (axis 1) of the merged weight is."""
+    others = [each for each in range(merged.ndim) if each != axis]
+    norm = torch.linalg.vector_norm(merged, dim=others, keepdim=True)
+    return merged * (magnitude.reshape(norm.shape) / norm)
+
+
+def _put_back(file: LoraFile, layer: Layer, rows: Sequence[Tensor], before: Tensor, merged: Tensor) -> None:
+    """Write the merged rows into the model. Raises InputRefused if one is not finite, in the model's type."""
+    for row, part in zip(rows, merged.split([len(row) for row in rows]), strict=True):
+        rounded = part.to(row.dtype)
+        if not torch.isfinite(rounded).all():
+            dtype = str(row.dtype).removeprefix("torch.")
+            if not torch.isfinite(before).all():
+                raise InputRefused(
+                    f"The base model's weights are not finite numbers in {shown(layer.name)}, which the LoRA "
+                    f"{file.path} is to be merged into.",
+                    "Fetch the base model again.",
+                )
+            raise InputRefused(
+                f"The LoRA {file.path} makes weights of {shown(layer.name)} that are not finite in {dtype}.",
+                "Give the LoRA a smaller weight, or use another one.",
+            )
+        row.copy_(rounded)

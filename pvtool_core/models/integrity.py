@@ -81,7 +81,7 @@ def _is_part(name: str, value: Any) -> bool:
 def _check_json(path: Path) -> str | None:
     try:
         json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return "is no JSON, or is truncated"
     return None
 
@@ -101,7 +101,7 @@ def _check_safetensors(path: Path) -> str | None:
         header: dict[str, Any] = json.loads(text)
         end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
         wanted = 8 + length + int(end)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError):
         return "is no safetensors file"
     if size < wanted:
         return f"is truncated: {size} of {wanted} bytes are there"

@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pvtool_core.backbones import load_backbone
-from pvtool_core.backbones.style_loras import original_names as original_names_of_kohyas
 from pvtool_core.config import ControlConfig, LoraConfig, ModelConfig, TrainJob
 from pvtool_core.errors import InputRefused, PvError
 from pvtool_core.sampling import denoise
@@ -276,12 +275,6 @@ def test_a_lora_of_which_a_layer_has_no_place_is_refused(
         load_backbone(replace(still, loras=(style,)), job.sampler, [])
 
 
-def dora(path: Path) -> None:
-    key = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
-    tensors = {"lora_down.weight": torch.ones(2, 32), "lora_up.weight": torch.ones(32, 2), "dora_scale": torch.ones(32)}
-    save_file({f"{key}.{part}": tensor for part, tensor in tensors.items()}, path)
-
-
 def sdxl(path: Path) -> None:
     key = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
     save_file({f"{key}.lora_down.weight": torch.ones(2, 2048), f"{key}.lora_up.weight": torch.ones(640, 2)}, path)
@@ -309,9 +302,8 @@ WRONG_LORAS = [
     (sdxl, "It looks like one for Stable Diffusion XL"),
     (wan, "It looks like one for Wan"),
     (hunyuan, "It looks like one for HunyuanVideo or FLUX"),
-    (dora, "is a DoRA"),
     (plain_weights, "holds no LoRA"),
-    (pickled, "is no whole safetensors file"),
+    (pickled, "is no safetensors file"),
 ]
 
 
@@ -322,26 +314,6 @@ def test_a_lora_for_another_model_is_refused_by_its_name(
     write(tmp_path / "other.safetensors")
     with pytest.raises(InputRefused, match=words):
         load_backbone(replace(still, loras=(LoraConfig(file=str(tmp_path / "other.safetensors")),)), job.sampler, [])
-
-
-def test_a_hunyuan_video_lora_by_kohyas_tools_gets_the_original_names_and_its_alpha() -> None:
-    kohya: dict[str, Tensor] = {}
-    for layer in (
-        "double_blocks_3_img_mlp_fc1",
-        "double_blocks_3_txt_mod_linear",
-        "single_blocks_12_modulation_linear",
-    ):
-        kohya |= {
-            f"lora_unet_{layer}.lora_down.weight": torch.ones(4, 3),
-            f"lora_unet_{layer}.alpha": torch.tensor(2.0),
-        }
-        kohya[f"lora_unet_{layer}.lora_up.weight"] = torch.ones(3, 4)
-    named = original_names_of_kohyas(kohya)
-    layers = ("double_blocks.3.img_mlp.fc1", "double_blocks.3.txt_mod.linear", "single_blocks.12.modulation.linear")
-    assert named.keys() == {f"transformer.{layer}.lora_{part}.weight" for layer in layers for part in "AB"}
-    for layer in layers:
-        product = named[f"transformer.{layer}.lora_B.weight"] @ named[f"transformer.{layer}.lora_A.weight"]
-        assert torch.equal(product, torch.full((3, 3), 4 * 2.0 / 4))
 
 
 def test_a_lora_of_other_widths_is_refused(still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path) -> None:

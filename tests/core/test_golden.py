@@ -71,11 +71,15 @@ def test_clip_paths_and_hashes() -> None:
     compare("clip-names", found)
 
 
+def ignore(type: str, /, **values: Any) -> None:
+    pass
+
+
 def test_trajectory_cache_keys(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = load_backbone(job.model, job.sampler, [])
     facts = {"base": "abc", "sampler": {"class": "DDIM"}, "dtype": "float32"}
     monkeypatch.setattr(backbone, "facts", lambda: facts)
-    cache = TrajectoryCache(None, backbone, 37, lambda *_, **__: None)
+    cache = TrajectoryCache(None, backbone, 37, ignore)
     compare("trajectory-keys", {prompt: [cache.key(prompt, seed) for seed in (0, 1)] for prompt in PROMPTS})
 
 
