@@ -212,17 +212,23 @@ class RunFolder:
             if path.stat().st_mtime < announced - _CLOCK_SECONDS:
                 path.unlink()
 
-    def write_checkpoint(self, step: int, files: Mapping[str, FileContent], keep: int | None = None) -> Path:
+    def write_checkpoint(
+        self,
+        step: int,
+        files: Mapping[str, FileContent],
+        keep: int | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Path:
         """Write a checkpoint that is whole or absent, even through a kill or a full disk; keep only the `keep` newest.
 
-        `files` maps names to bytes, or to functions that write the path they are given.
+        `files` maps names to bytes, or to functions that write the path they are given. `facts` go into the manifest.
         """
         final = self.checkpoints / f"step-{step:06d}"
         temporary = self.checkpoints / f".{final.name}.writing"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            _write_files(temporary, step, files)
+            _write_files(temporary, step, files, facts or {})
         except BaseException:
             shutil.rmtree(temporary)
             raise
@@ -263,7 +269,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_files(folder: Path, step: int, files: Mapping[str, FileContent]) -> None:
+def checkpoint_facts(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a checkpoint, with the facts that it was written with; empty without a manifest."""
+    return _read_json(folder / MANIFEST_FILE) or {}
+
+
+def _write_files(folder: Path, step: int, files: Mapping[str, FileContent], facts: Mapping[str, Any]) -> None:
     for name, content in files.items():
         path = folder / name
         if isinstance(content, bytes):
@@ -272,7 +283,7 @@ def _write_files(folder: Path, step: int, files: Mapping[str, FileContent]) -> N
             content(path)
         with path.open("rb+") as file:
             os.fsync(file.fileno())
-    manifest = {"step": step, "sha256": {name: sha256_of(folder / name) for name in files}}
+    manifest = {**facts, "step": step, "sha256": {name: sha256_of(folder / name) for name in files}}
     replace_file(folder / MANIFEST_FILE, json.dumps(manifest, indent=1).encode())
 
 
