@@ -4,7 +4,7 @@ import dataclasses
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -396,41 +396,47 @@ def test_only_the_newest_checkpoints_are_kept(job: TrainJob, tmp_path: Path) -> 
     assert [path.name for path in folder.checkpoint_folders()] == ["step-000003", "step-000004"]
 
 
+class Machine:
+    """Stands for torch's number of threads: really two of them on a busy machine wait for each other for minutes."""
+
+    threads = 1
+
+    def use(self, threads: int) -> None:
+        self.threads = threads
+
+
 @pytest.fixture
-def threads() -> Iterator[None]:
-    """Give torch back the number of threads that it had."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: machine.threads)
+    monkeypatch.setattr(torch, "set_num_threads", machine.use)
+    return machine
 
 
-@pytest.mark.usefixtures("threads")
-def test_a_run_resumes_with_the_threads_that_it_began_with(job: TrainJob, tmp_path: Path) -> None:
+def test_a_run_resumes_with_the_threads_that_it_began_with(job: TrainJob, tmp_path: Path, machine: Machine) -> None:
     job = with_settings(job, "model", threads=0)
-    torch.set_num_threads(2)
+    machine.use(2)
     _, folder = run(with_settings(job, "training", iterations=2), tmp_path / "run")
     assert checkpoint_facts(folder.checkpoints / "step-000002")["threads"] == 2
-    torch.set_num_threads(1)
+    machine.use(1)
     run(job, tmp_path / "run")
-    assert torch.get_num_threads() == 2
+    assert machine.threads == 2
     assert checkpoint_facts(folder.checkpoints / "step-000004")["threads"] == 2
     assert not events_of(folder, "warning")
-    torch.set_num_threads(2)
     _, whole = run(job, tmp_path / "whole")
-    ours, theirs = (final / "checkpoints/step-000004/adapter.safetensors" for final in (folder.path, whole.path))
+    ours, theirs = (each.path / "checkpoints/step-000004/adapter.safetensors" for each in (folder, whole))
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-@pytest.mark.usefixtures("threads")
-def test_a_number_of_threads_that_was_set_stays_as_it_was_set(job: TrainJob, tmp_path: Path) -> None:
+def test_a_number_of_threads_that_was_set_stays_as_it_was_set(job: TrainJob, tmp_path: Path, machine: Machine) -> None:
     job = with_settings(job, "model", threads=1)
-    torch.set_num_threads(2)
+    machine.use(2)
     _, folder = run(with_settings(job, "training", iterations=2), tmp_path / "run")
-    assert torch.get_num_threads() == 1
+    assert machine.threads == 1
     assert checkpoint_facts(folder.checkpoints / "step-000002")["threads"] == 1
 
 
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("recorded", [None, 0, -1, 10**9, "2"])
 def test_a_checkpoint_without_a_number_of_threads_is_resumed_with_a_warning(
     recorded: Any, job: TrainJob, tmp_path: Path
