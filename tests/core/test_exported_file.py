@@ -162,6 +162,10 @@ def test_an_adapter_that_acts_in_all_steps_needs_no_keyframe(sampler: Mapping[st
 # What else the metadata says
 
 
+def ignore(type: str, /, **values: Any) -> None:
+    pass
+
+
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
 def family(request: pytest.FixtureRequest) -> Family:
     return request.param
@@ -186,7 +190,7 @@ def test_the_noise_levels_of_flow_matching_are_in_the_file(family: Family, model
 def test_styles_and_control_of_the_training_run_are_in_the_file_without_paths(
     job: TrainJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    trainer = Trainer(job, None, lambda *_, **__: None)
+    trainer = Trainer(job, None, ignore)
     lora = LoraConfig(file=str(tmp_path / "ink.safetensors"), weight=0.7, fingerprint="abc")
     control = ControlConfig(model=str(tmp_path / "openpose"), frames=str(tmp_path / "dance"), fingerprint="d e")
     trainer.job = with_settings(job, "model", loras=(lora,), control=control)
