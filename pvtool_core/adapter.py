@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -17,10 +17,12 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pvtool_core.comfyui import recipe, scheduler_name, start_percent
 from pvtool_core.errors import InputRefused
+from pvtool_core.prompts import KEYWORD
+from pvtool_core.tensor_files import save_tensors
 
 NAME = "identity"
 _FORMAT = "pv adapter 1"
@@ -35,7 +37,10 @@ def switch_step(start: float, num_steps: int) -> int:
 class Terms:
     """What a file must say, for an adapter alone is not enough to use it: when it acts, and on what.
 
-    `sampler` is the scheduler's configuration, `base_model` its weights' fingerprint.
+    `sampler` is the scheduler's configuration with its `class` and, for flow matching, its noise levels (see
+    `Backbone.sampler_facts`); `base_model` is the fingerprint of the weights. `style_loras` and `control` are those of
+    the training run, each with the name of its file, its weight and its fingerprint; `keyword` is the literal text that
+    stands for the person in a prompt.
     """
 
     start: float
@@ -43,6 +48,10 @@ class Terms:
     guidance_scale: float
     sampler: Mapping[str, Any]
     base_model: str
+    negative_prompt: str = ""
+    style_loras: tuple[Mapping[str, Any], ...] = ()
+    control: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    keyword: str = KEYWORD
 
     def metadata(self) -> dict[str, str]:
         """As the texts of a safetensors header, with words for those who find the file without us."""
@@ -53,26 +62,47 @@ class Terms:
             "first_step": str(first),
             "num_inference_steps": str(steps),
             "guidance_scale": str(self.guidance_scale),
-            "sampler": json.dumps(self.sampler, sort_keys=True),
+            "negative_prompt": self.negative_prompt,
+            "keyword": self.keyword,
+            "sampler": _json(self.sampler),
             "base_model_fingerprint": self.base_model,
-            "how_to_use": (
-                f"Acts in denoising steps {first} to {steps - 1} of {steps} only; off before. "
-                f"diffusers: load_lora_weights, set_adapters weight 0, and weight 1 from callback_on_step_end after "
-                f"step {first - 1}. ComfyUI: Create Hook LoRA with keyframes 0.0 at strength 0 and {self.start} at "
-                f"strength 1, or KSamplerAdvanced 0-{first} on the plain model and {first}-{steps} with the LoRA."
-            ),
+            "style_loras": _json(self.style_loras),
+            "control": _json(self.control),
+            "comfyui_scheduler": scheduler_name(self.sampler),
+            "comfyui_start_percent": str(start_percent(first, steps, self.sampler)),
+            "how_to_use": self._how_to_use(first),
         }
+
+    def _how_to_use(self, first: int) -> str:
+        steps = self.num_inference_steps
+        prompt = f"Prompts name the person by the literal text {self.keyword}."
+        comfyui = recipe(first, steps, self.sampler)
+        if first == 0:
+            return f"Acts in all {steps} denoising steps. {prompt} diffusers: load_lora_weights. {comfyui}"
+        return (
+            f"Acts in denoising steps {first} to {steps - 1} of {steps} only (steps count from 0); off before. "
+            f"{prompt} diffusers: load_lora_weights, set_adapters weight 0, and weight 1 from "
+            f"callback_on_step_end after step {first - 1}, with the scheduler in `sampler`. {comfyui}"
+        )
 
     @classmethod
     def of(cls, metadata: Mapping[str, str]) -> "Terms":
-        """Raises KeyError if the header lacks something."""
+        """Read the terms of a header; files of older versions lack some. Raises KeyError without a needed one."""
         return cls(
             start=float(metadata["adapter_start"]),
             num_inference_steps=int(metadata["num_inference_steps"]),
             guidance_scale=float(metadata["guidance_scale"]),
             sampler=json.loads(metadata["sampler"]),
             base_model=metadata["base_model_fingerprint"],
+            negative_prompt=metadata.get("negative_prompt", ""),
+            style_loras=tuple(json.loads(metadata.get("style_loras", "[]"))),
+            control=json.loads(metadata.get("control", "{}")),
+            keyword=metadata.get("keyword", KEYWORD),
         )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 class LoraPair(NamedTuple):
@@ -162,10 +192,10 @@ class IdentityAdapter:
         }
 
     def save(self, path: Path, layout: LoraLayout, terms: Terms) -> None:
-        """Write the adapter as other programs read it."""
+        """Write the adapter as other programs read it; equal adapters give equal bytes."""
         packed = layout.pack(self.pairs())
         tensors = {name: weight.detach().cpu().contiguous() for name, weight in packed.items()}
-        save_file(tensors, path, metadata={**terms.metadata(), "rank": str(self.rank)})
+        save_tensors(path, tensors, {**terms.metadata(), "rank": str(self.rank)})
 
     def load(self, path: Path, layout: LoraLayout) -> None:
         """Take over the weights of a file that `save` wrote. Raises InputRefused if they do not fit."""

@@ -3,6 +3,8 @@
 import difflib
 import os
 import re
+import shutil
+import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -150,6 +152,37 @@ def replace_file(
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def copy_private(source: Path, target: Path) -> None:
+    """Copy a file to a path where there is none: `target` appears whole, readable by its owner only, or not at all.
+
+    Raises NameTaken if there is a file, Missing without its folder, and OSError as copying does.
+    """
+    check_new_file(target)
+    descriptor, name = tempfile.mkstemp(prefix=".pv-", suffix=".writing", dir=target.parent)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file, source.open("rb") as content:
+            shutil.copyfileobj(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        _rename_to_new(Path(name), target)
+    except FileExistsError as error:
+        raise NameTaken("a file", target.name) from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
+def _rename_to_new(temporary: Path, target: Path) -> None:
+    """Rename, but never over another file. Raises FileExistsError."""
+    try:
+        os.link(temporary, target)  # a rename would replace what is there
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, such as exFAT
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        temporary.replace(target)
 
 
 def sync_folder(folder: Path) -> None:

@@ -312,17 +312,23 @@ class RunFolder:
             if begun.name.endswith(".writing") and not writer_lives(begun):
                 remove(begun)
 
-    def write_checkpoint(self, step: int, files: Mapping[str, FileContent], keep: int | None = None) -> Path:
+    def write_checkpoint(
+        self,
+        step: int,
+        files: Mapping[str, FileContent],
+        keep: int | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Path:
         """Write a checkpoint that is whole or absent, even through a kill or a full disk; keep only the `keep` newest.
 
-        `files` maps names to bytes, or to functions that write the path they are given.
+        `files` maps names to bytes, or to functions that write the path they are given. `facts` go into the manifest.
         """
         final = own_folder(self.checkpoints) / f"step-{step:06d}"
         temporary = self.checkpoints / f".{final.name}.writing"
         remove(temporary)
         temporary.mkdir()
         try:
-            _write_files(temporary, step, files)
+            _write_files(temporary, step, files, facts or {})
         except BaseException:
             shutil.rmtree(temporary)
             raise
@@ -427,7 +433,16 @@ def _open(path: Path, flags: int = os.O_RDONLY, alone: bool = False) -> int:
         raise UnsafeRun(path, error.problem) from error
 
 
-def _write_files(folder: Path, step: int, files: Mapping[str, FileContent]) -> None:
+def checkpoint_facts(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a checkpoint, with the facts that it was written with; empty without a manifest."""
+    try:
+        found = parse_json(read_regular(folder / MANIFEST_FILE, RECORD_BYTES))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write_files(folder: Path, step: int, files: Mapping[str, FileContent], facts: Mapping[str, Any]) -> None:
     for name, content in files.items():
         path = folder / name
         if isinstance(content, bytes):
@@ -436,7 +451,7 @@ def _write_files(folder: Path, step: int, files: Mapping[str, FileContent]) -> N
             content(path)
         with path.open("rb+") as file:
             os.fsync(file.fileno())
-    manifest = {"step": step, "sha256": {name: sha256_of(folder / name) for name in files}}
+    manifest = {**facts, "step": step, "sha256": {name: sha256_of(folder / name) for name in files}}
     replace_file(folder / MANIFEST_FILE, json.dumps(manifest, indent=1).encode())
 
 

@@ -6,6 +6,7 @@ eq. 3-4. All that is random in an iteration is drawn from a generator of its own
 so weights, optimiser and the iteration's number are the whole state, and a resumed run takes the same steps.
 """
 
+import dataclasses
 import hashlib
 import math
 import time
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from pvtool_core.adapter import IdentityAdapter, Terms, switch_step
 from pvtool_core.backbones import Frames, Latents, load_backbone
-from pvtool_core.config import TrainingConfig, TrainJob
+from pvtool_core.config import ControlConfig, TrainingConfig, TrainJob
 from pvtool_core.encoding import write_clip
 from pvtool_core.errors import Missing, NotFinite, RunFailed
 from pvtool_core.faces import FaceAnalyzer, largest, load_recognizer, within_crop
@@ -39,6 +40,7 @@ from pvtool_core.runs import (
     Request,
     RunFolder,
     State,
+    checkpoint_facts,
     checkpoint_step,
     iter_events,
     own_folder,
@@ -51,6 +53,7 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 FIRST_SEED = 1_000_000
 """Training noises begin here, far from the seeds that people ask for: what is rendered was not trained on."""
 
+_MOST_THREADS = 1024  # as of model.threads
 _OVERFLOWS = 10  # in a row
 _HALF_PRECISION_SCALE = 1024.0  # keeps small gradients from vanishing in float16; a power of two changes no digit
 
@@ -62,6 +65,7 @@ def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Hear
     models' loaders raise.
     """
     report, config = events.write, job.training
+    job = with_recorded_threads(job, folder, report)
     control = Control(folder, report, heartbeat)
     heartbeat.update(state=State.RUNNING, total=config.iterations)
     report("stage", stage="loading")
@@ -101,6 +105,28 @@ def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Hear
         if control.stops(step):
             return State.STOPPED
     return State.FINISHED
+
+
+def with_recorded_threads(job: TrainJob, folder: RunFolder, report: Report) -> TrainJob:
+    """Return the job with the number of CPU threads that the run has trained with so far, and have torch use it.
+
+    Where the settings leave the number to torch it depends on machine and environment; another one rounds otherwise,
+    and a resumed run would end in other weights. A run that begins takes torch's number now.
+    """
+    threads = job.model.threads
+    if not threads and (checkpoint := folder.latest_checkpoint()):
+        recorded = checkpoint_facts(checkpoint).get("threads")
+        threads = recorded if isinstance(recorded, int) and 0 < recorded <= _MOST_THREADS else 0
+        if not threads:
+            report(
+                "warning",
+                message=f"{checkpoint.name} does not record the number of threads; training continues with "
+                f"{torch.get_num_threads()}, and the weights may differ in their last digits.",
+            )
+    threads = threads or torch.get_num_threads()
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
+    return dataclasses.replace(job, model=dataclasses.replace(job.model, threads=threads))
 
 
 @dataclass(frozen=True)
@@ -298,14 +324,28 @@ class Trainer:
         return (expected, False) if nearest is None else (nearest, True)
 
     def terms(self) -> Terms:
-        facts, sampler = self.backbone.facts(), self.job.sampler
+        model, sampler = self.job.model, self.job.sampler
         return Terms(
             start=self.job.adapter.start,
             num_inference_steps=sampler.num_inference_steps,
             guidance_scale=sampler.guidance_scale,
-            sampler=facts["sampler"],
-            base_model=facts["base"],
+            sampler=self.backbone.sampler_facts(),
+            base_model=self.backbone.facts()["base"],
+            negative_prompt=sampler.negative_prompt,
+            style_loras=tuple(
+                {"file": Path(lora.file).name, "weight": lora.weight, "fingerprint": lora.fingerprint}
+                for lora in model.loras
+            ),
+            control=control_facts(model.control),
         )
+
+
+def control_facts(control: ControlConfig) -> dict[str, Any]:
+    """Return the ControlNet of a run without the paths of this machine; empty if there is none."""
+    if not control.model:
+        return {}
+    names = {"model": Path(control.model).name, "frames": Path(control.frames).name}
+    return {**names, "weight": control.weight, "fingerprint": control.fingerprint}
 
 
 def adamw(adapter: IdentityAdapter, config: TrainingConfig) -> torch.optim.AdamW:
@@ -378,7 +418,8 @@ class RunFiles:
             ADAPTER_FILE: partial(trainer.adapter.save, layout=trainer.backbone.lora_layout, terms=trainer.terms()),
             OPTIMIZER_FILE: partial(save_optimizer, trainer.optimizer),
         }
-        folder = self._folder.write_checkpoint(step, files, keep=trainer.config.keep_checkpoints)
+        facts = {"threads": torch.get_num_threads(), "device": trainer.backbone.device.type}
+        folder = self._folder.write_checkpoint(step, files, trainer.config.keep_checkpoints, facts)
         self._announce("checkpoint", folder, step)
 
     def resume(self, trainer: Trainer) -> int:
@@ -388,6 +429,10 @@ class RunFiles:
             return 0
         trainer.adapter.load(folder / ADAPTER_FILE, trainer.backbone.lora_layout)
         load_optimizer(trainer.optimizer, folder / OPTIMIZER_FILE)
+        before, now = checkpoint_facts(folder).get("device"), trainer.backbone.device.type
+        if before not in (None, now):
+            message = f"This run was trained on {before} and continues on {now}: the weights will differ slightly."
+            self._report("warning", message=message)
         self._announce("checkpoint", folder, checkpoint_step(folder))  # a kill may have come between file and event
         return checkpoint_step(folder)
 

@@ -19,7 +19,7 @@ from pvtool.supervisor import ANSWER_SECONDS, ask, follow, raise_outcome, wait_f
 from pvtool.words import describe, shown
 from pvtool_core.config import to_table
 from pvtool_core.errors import Busy, UsageError
-from pvtool_core.paths import check_new_file, runs_dir
+from pvtool_core.paths import copy_private, runs_dir
 from pvtool_core.runs import (
     Event,
     Request,
@@ -178,11 +178,14 @@ def export(
     file: Annotated[Path | None, typer.Argument(help="RUN.safetensors here, if left out.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the adapter as one file for diffusers."""
+    """Write the adapter as one LoRA file for diffusers and ComfyUI, readable by its owner only.
+
+    It acts in the last denoising steps only: docs/using-the-adapter.md has scripts and node settings for each family.
+    """
     folder = find_run(runs_dir(), run)
     source = adapter_of(folder)
-    target = check_new_file((file or Path(f"{run}.safetensors")).absolute())
-    shutil.copyfile(source, target)
+    target = (file or Path(f"{run}.safetensors")).absolute()
+    copy_private(source, target)
     value = {"run": run, "path": str(target), "step": checkpoint_step(source.parent)}
     Output(as_json).result(value, f"Wrote {shown(target)}")
 

@@ -21,7 +21,15 @@ from torch.utils.checkpoint import checkpoint
 
 from pvtool_core.adapter import LoraLayout, LoraPair
 from pvtool_core.backbones.control import Control
-from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts, unit_range
+from pvtool_core.backbones.interface import (
+    Embeds,
+    Frames,
+    Latents,
+    described_sampler,
+    resolve_device,
+    trajectory_facts,
+    unit_range,
+)
 from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused
@@ -134,6 +142,9 @@ class AnimateDiff:
 
     def facts(self) -> Mapping[str, Any]:
         return trajectory_facts(self.model, self.sampler, self.scheduler, self.device, self.guided)
+
+    def sampler_facts(self) -> Mapping[str, Any]:
+        return described_sampler(self.scheduler)
 
 
 def _load_pipeline(model: ModelConfig, dtype: torch.dtype) -> Any:

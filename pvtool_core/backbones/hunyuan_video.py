@@ -15,11 +15,12 @@ from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideo
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import HunyuanVideoPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.utils.torch_utils import randn_tensor
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pvtool_core.adapter import LoraLayout, LoraPair
-from pvtool_core.backbones.flow_matching import euler_step
+from pvtool_core.backbones.flow_matching import euler_step, flow_sampler_facts
 from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts, unit_range
 from pvtool_core.backbones.memory import settle
 from pvtool_core.backbones.style_loras import merge_style_loras
@@ -175,6 +176,10 @@ class HunyuanVideo:
     def facts(self) -> Mapping[str, Any]:
         return trajectory_facts(self.model, self.sampler, self.scheduler, self.device, guided=False)
 
+    def sampler_facts(self) -> Mapping[str, Any]:
+        levels = _flow_levels(self.num_steps).tolist()
+        return flow_sampler_facts(self.scheduler, levels, "numpy.linspace(1, 0, n + 1)[:-1]")
+
 
 class TilesInTime:
     """How diffusers' `AutoencoderKLHunyuanVideo` decodes: latents in tiles that overlap, with the first frames of each
@@ -229,6 +234,10 @@ def _scheduler(of_folder: Any, sampler: SamplerConfig, device: torch.device) -> 
             "Save the pipeline with FlowMatchEulerDiscreteScheduler and stochastic_sampling=False.",
         )
     scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(config, shift=sampler.shift or config.shift)
-    sigmas = np.linspace(1.0, 0.0, sampler.num_inference_steps + 1)[:-1]
-    scheduler.set_timesteps(sigmas=sigmas, device=device)
+    scheduler.set_timesteps(sigmas=_flow_levels(sampler.num_inference_steps), device=device)
     return scheduler
+
+
+def _flow_levels(num_steps: int) -> NDArray[np.float64]:
+    """The noise levels of the pipeline before they are shifted."""
+    return np.linspace(1.0, 0.0, num_steps + 1)[:-1]

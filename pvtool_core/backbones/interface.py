@@ -79,6 +79,11 @@ class Backbone(Protocol):
         """All that a trajectory depends on besides prompt and seed, as plain values."""
         ...
 
+    def sampler_facts(self) -> Mapping[str, Any]:
+        """Everything needed to rebuild the scheduler in diffusers, as plain values: its `class`, its configuration and,
+        where the class alone would choose others, the noise levels (see `described_sampler`)."""
+        ...
+
 
 def joined(embeds: Sequence[Embeds]) -> Embeds:
     """The prompts of several clips, to go through the model at once. They must be of one length."""
@@ -103,11 +108,16 @@ def resolve_device(name: str) -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
+def described_sampler(scheduler: Any) -> dict[str, Any]:
+    """Return class and configuration of a diffusers scheduler, without what depends on the machine or the version."""
+    config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+    return {"class": type(scheduler).__name__, **config}
+
+
 def trajectory_facts(
     model: ModelConfig, sampler: SamplerConfig, scheduler: Any, device: torch.device, guided: bool
 ) -> dict[str, Any]:
     """What `Backbone.facts` says of any model."""
-    config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
     merged = {"lora_merge": MERGE_VERSION} if model.loras else {}
     return {
         **merged,
@@ -115,7 +125,7 @@ def trajectory_facts(
         "base": fingerprint_of(model),
         "style_loras": [[lora.fingerprint, lora.weight] for lora in model.loras],
         "control": [model.control.fingerprint, model.control.weight] if model.control.model else None,
-        "sampler": {"class": type(scheduler).__name__, **config},
+        "sampler": described_sampler(scheduler),
         "steps": sampler.num_inference_steps,
         "guidance": sampler.guidance_scale,
         "negative_prompt": sampler.negative_prompt if guided else "",

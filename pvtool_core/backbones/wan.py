@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pvtool_core.adapter import LoraLayout, LoraPair
-from pvtool_core.backbones.flow_matching import euler_step
+from pvtool_core.backbones.flow_matching import euler_step, flow_sampler_facts
 from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts, unit_range
 from pvtool_core.backbones.memory import settle
 from pvtool_core.backbones.style_loras import merge_style_loras
@@ -147,6 +147,10 @@ class Wan:
 
     def facts(self) -> Mapping[str, Any]:
         return trajectory_facts(self.model, self.sampler, self.scheduler, self.device, self.guided)
+
+    def sampler_facts(self) -> Mapping[str, Any]:
+        levels = flow_levels(self.num_steps).tolist()
+        return flow_sampler_facts(self.scheduler, levels, "numpy.linspace(1, 0.001, n + 1)[:-1]")
 
 
 def _check_parts(model: ModelConfig) -> None:

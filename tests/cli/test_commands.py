@@ -1,9 +1,11 @@
 """Commands that need no engine, and everything that is refused before one is started."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -171,6 +173,75 @@ def test_a_run_can_be_looked_at_exported_and_removed(pv: Pv, run: RunFolder) -> 
     assert pv("runs", "export", "mara-1").status == 3
     assert pv("runs", "remove", "mara-1", "--yes").status == 0
     assert not run.path.exists()
+
+
+def test_an_exported_adapter_is_for_its_owner_only_even_if_its_source_is_not(pv: Pv, run: RunFolder) -> None:
+    (source,) = run.checkpoints.rglob("adapter.safetensors")
+    source.chmod(0o644)
+    before = os.umask(0o022)
+    try:
+        exported = Path(pv("runs", "export", "mara-1", "--json").json["path"])
+    finally:
+        os.umask(before)
+    assert exported.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("there", ["file", "dangling link", "folder"])
+def test_an_export_never_replaces_what_is_there(pv: Pv, run: RunFolder, tmp_path: Path, there: str) -> None:
+    target = tmp_path / "mine.safetensors"
+    if there == "file":
+        target.write_bytes(b"mine")
+    elif there == "folder":
+        target.mkdir()
+    else:
+        target.symlink_to(tmp_path / "elsewhere")
+    before = everything(tmp_path)
+    answer = pv("runs", "export", "mara-1", str(target))
+    assert (answer.status, "Choose another name" in answer.err) == (3, True)
+    assert everything(tmp_path) == before
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_file_that_appears_while_an_export_is_written_stays(
+    pv: Pv, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "mine.safetensors"
+
+    def copy(content: Any, file: Any) -> None:
+        target.write_bytes(b"of another program")
+        file.write(content.read())
+
+    monkeypatch.setattr("shutil.copyfileobj", copy)
+    assert pv("runs", "export", "mara-1", str(target)).status == 3
+    assert everything(target.parent)["mine.safetensors"] == b"of another program"
+    assert not list(tmp_path.glob(".*writing"))
+
+
+def test_an_export_that_fails_leaves_nothing(
+    pv: Pv, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fills_up(content: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("shutil.copyfileobj", fills_up)
+    (tmp_path / "out").mkdir()
+    assert pv("runs", "export", "mara-1", str(tmp_path / "out/mine.safetensors")).status == 5
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_export_works_where_there_are_no_hard_links(
+    pv: Pv, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr("os.link", refused)
+    (tmp_path / "out").mkdir()
+    target = tmp_path / "out/mine.safetensors"
+    assert pv("runs", "export", "mara-1", str(target)).status == 0
+    assert (target.read_bytes(), [*target.parent.iterdir()]) == (b"weights", [target])
+    assert pv("runs", "export", "mara-1", str(target)).status == 3
 
 
 def test_a_run_that_another_engine_holds_cannot_be_removed(pv: Pv, run: RunFolder) -> None:

@@ -1,6 +1,7 @@
 """Training as a whole: what it writes, that the cache changes nothing, and that a resumed run is the same run."""
 
 import dataclasses
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.config import TrainingConfig, TrainJob
 from pvtool_core.errors import Missing, RunFailed
 from pvtool_core.paths import cache_dir
-from pvtool_core.runs import EventWriter, Heartbeat, Request, RunFolder, State, read_events
+from pvtool_core.runs import EventWriter, Heartbeat, Request, RunFolder, State, checkpoint_facts, read_events
 from pvtool_core.sampling import BaseKl
 from pvtool_core.trainer import Pair, Trainer, bank_pairs, draw_frames, generator_of, learning_rate, train
 from pvtool_core.trajectories import FaceTrack, Report
@@ -393,3 +394,59 @@ def test_checkpoint_and_sample_are_made_when_asked(job: TrainJob, tmp_path: Path
 def test_only_the_newest_checkpoints_are_kept(job: TrainJob, tmp_path: Path) -> None:
     _, folder = run(with_settings(job, "training", checkpoint_every=1, keep_checkpoints=2), tmp_path / "run")
     assert [path.name for path in folder.checkpoint_folders()] == ["step-000003", "step-000004"]
+
+
+class Machine:
+    """Stands for torch's number of threads: really two of them on a busy machine wait for each other for minutes."""
+
+    threads = 1
+
+    def use(self, threads: int) -> None:
+        self.threads = threads
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: machine.threads)
+    monkeypatch.setattr(torch, "set_num_threads", machine.use)
+    return machine
+
+
+def test_a_run_resumes_with_the_threads_that_it_began_with(job: TrainJob, tmp_path: Path, machine: Machine) -> None:
+    job = with_settings(job, "model", threads=0)
+    machine.use(2)
+    _, folder = run(with_settings(job, "training", iterations=2), tmp_path / "run")
+    assert checkpoint_facts(folder.checkpoints / "step-000002")["threads"] == 2
+    machine.use(1)
+    run(job, tmp_path / "run")
+    assert machine.threads == 2
+    assert checkpoint_facts(folder.checkpoints / "step-000004")["threads"] == 2
+    assert not events_of(folder, "warning")
+    _, whole = run(job, tmp_path / "whole")
+    ours, theirs = (each.path / "checkpoints/step-000004/adapter.safetensors" for each in (folder, whole))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_number_of_threads_that_was_set_stays_as_it_was_set(job: TrainJob, tmp_path: Path, machine: Machine) -> None:
+    job = with_settings(job, "model", threads=1)
+    machine.use(2)
+    _, folder = run(with_settings(job, "training", iterations=2), tmp_path / "run")
+    assert machine.threads == 1
+    assert checkpoint_facts(folder.checkpoints / "step-000002")["threads"] == 1
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("recorded", [None, 0, -1, 10**9, "2"])
+def test_a_checkpoint_without_a_number_of_threads_is_resumed_with_a_warning(
+    recorded: Any, job: TrainJob, tmp_path: Path
+) -> None:
+    job = with_settings(job, "model", threads=0)
+    _, folder = run(with_settings(job, "training", iterations=2), tmp_path / "run")
+    manifest = folder.checkpoints / "step-000002/manifest.json"
+    kept = {**json.loads(manifest.read_bytes()), "threads": recorded, "device": "cuda"}
+    manifest.write_text(json.dumps(kept))
+    assert run(job, tmp_path / "run")[0] is State.FINISHED
+    threads, device = [event["message"] for event in events_of(folder, "warning")]
+    assert "step-000002 does not record the number of threads" in threads
+    assert "trained on cuda and continues on cpu" in device

@@ -1,0 +1,259 @@
+"""An exported adapter's file: when it acts in ComfyUI, its sampler and styles, and its bytes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from pvtool_core.adapter import IdentityAdapter, LoraPair, Terms, read_adapter, switch_step
+from pvtool_core.backbones import load_backbone
+from pvtool_core.backbones.animatediff import KohyaLayout
+from pvtool_core.config import ControlConfig, LoraConfig, TrainJob
+from pvtool_core.runs import sha256_of
+from pvtool_core.trainer import Trainer
+from tests.conftest import with_settings
+from tests.families import FAMILIES, Family
+
+DDIM: Mapping[str, Any] = {"class": "DDIMScheduler"}
+
+
+def euler(shift: float) -> Mapping[str, Any]:
+    return {"class": "FlowMatchEulerDiscreteScheduler", "shift": shift}
+
+
+# ComfyUI's formulas, written anew from comfy/model_sampling.py and comfy/samplers.py
+
+
+class StableDiffusion:
+    """ModelSamplingDiscrete with Stable Diffusion's betas."""
+
+    def __init__(self) -> None:
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        kept = torch.cumprod(1 - betas, 0)
+        self.levels = ((1 - kept) / kept).sqrt().float()
+
+    def level(self, time: Tensor) -> Tensor:
+        """The level of a time in 0 … 999, between two of them by their logarithms."""
+        low, high, part = time.floor().long(), time.ceil().long(), time.frac()
+        logs = self.levels.log()
+        return ((1 - part) * logs[low] + part * logs[high]).exp()
+
+    def percent_to_sigma(self, percent: float) -> float:
+        return float(self.level(torch.tensor((1 - percent) * 999.0)))
+
+    def normal(self, steps: int) -> list[float]:
+        return self.level(torch.linspace(999, 0, steps)).tolist()
+
+    def karras(self, steps: int) -> list[float]:
+        low, high = float(self.levels[0]) ** (1 / 7), float(self.levels[-1]) ** (1 / 7)
+        return [(high + part * (low - high)) ** 7 for part in torch.linspace(0, 1, steps).tolist()]
+
+
+class Flow:
+    """ModelSamplingDiscreteFlow, as ModelSamplingSD3 sets its shift."""
+
+    def __init__(self, shift: float) -> None:
+        self.shift = shift
+        self.levels = self.level(torch.arange(1, 1001) / 1000)
+
+    def level(self, time: Any) -> Any:
+        return self.shift * time / (1 + (self.shift - 1) * time)
+
+    def percent_to_sigma(self, percent: float) -> float:
+        return self.level(1 - percent)
+
+    def simple(self, steps: int) -> list[float]:
+        return [float(self.levels[-(1 + int(step * len(self.levels) / steps))]) for step in range(steps)]
+
+
+def acts_from(percent: float, model: Any, levels: list[float]) -> int:
+    """The first step in which a keyframe at `percent` acts: a level at or below that of the percent."""
+    start = model.percent_to_sigma(percent)
+    return next(step for step, level in enumerate(levels) if start >= level)
+
+
+def percent_in_file(first: int, steps: int, sampler: Mapping[str, Any], scheduler: str) -> float:
+    """The percent that an adapter's metadata gives, which names the scheduler and has it in its instructions."""
+    terms = Terms((first + 0.5) / steps, steps, 5.0, sampler, "base")
+    assert switch_step(terms.start, steps) == first
+    metadata = terms.metadata()
+    assert metadata["comfyui_scheduler"] == scheduler
+    percent = metadata["comfyui_start_percent"]
+    assert f"{percent} at strength 1" in metadata["how_to_use"]
+    assert f"scheduler {scheduler}" in metadata["how_to_use"]
+    return float(percent)
+
+
+def switches() -> Iterator[tuple[int, int]]:
+    """Numbers of steps, each with first steps of the adapter: all of them up to 100 steps, some beyond."""
+    for steps in range(2, 101):
+        yield from ((steps, first) for first in range(1, steps))
+    for steps in (250, 333, 334, 499, 500, 501, 750, 997, 1000):
+        yield from ((steps, first) for first in {1, 2, 5, steps // 2, int(0.75 * steps), steps - 1})
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 7.0, 12.0])
+def test_in_comfyui_a_flow_model_s_adapter_begins_in_its_first_step(shift: float) -> None:
+    model = Flow(shift)
+    levels = {steps: model.simple(steps) for steps, _ in switches()}
+    for steps, first in switches():
+        assert acts_from(percent_in_file(first, steps, euler(shift), "simple"), model, levels[steps]) == first
+
+
+def test_in_comfyui_a_stable_diffusion_adapter_begins_in_its_first_step() -> None:
+    model = StableDiffusion()
+    levels = {steps: model.normal(steps) for steps, _ in switches()}
+    for steps, first in switches():
+        assert acts_from(percent_in_file(first, steps, DDIM, "normal"), model, levels[steps]) == first
+
+
+@pytest.mark.parametrize("sampler", [DDIM, euler(3.0)])
+def test_the_percent_survives_the_node_s_rounding_to_thousandths(sampler: Mapping[str, Any]) -> None:
+    model, scheduler = (StableDiffusion(), "normal") if sampler is DDIM else (Flow(3.0), "simple")
+    for steps in (2, 16, 25, 30, 50, 99, 334, 499, 500):
+        levels = getattr(model, scheduler)(steps)
+        for first in range(1, steps):
+            percent = round(percent_in_file(first, steps, sampler, scheduler), 3)
+            assert acts_from(percent, model, levels) == first
+
+
+def test_the_paper_s_50_steps_have_the_percents_that_comfyui_was_measured_with() -> None:
+    flow, still = Flow(7.0), StableDiffusion()
+    assert percent_in_file(37, 50, euler(7.0), "simple") == 0.73
+    assert percent_in_file(37, 50, DDIM, "normal") == 0.745
+    assert acts_from(0.75, flow, flow.simple(50)) == 38  # the share of the steps is a step late,
+    assert acts_from(0.75, still, still.normal(50)) == 37
+    assert acts_from(0.75, still, still.karras(50)) == 30  # and no value holds for every scheduler
+
+
+def test_the_recipe_has_all_that_comfyui_needs() -> None:
+    wan = Terms(0.75, 50, 5.0, euler(3.0), "base").metadata()["how_to_use"]
+    for words in (
+        "ModelSamplingSD3 with shift 3",
+        "sampler euler, scheduler simple, 50 steps",
+        "both conditionings",
+        "KSamplerAdvanced 0-37",
+        "add_noise enable, return_with_leftover_noise enable",
+        "37-50 with the LoRA (add_noise disable",
+        "same scheduler",
+    ):
+        assert words in wan
+    assert "ModelSamplingSD3" not in Terms(0.75, 50, 7.5, DDIM, "base").metadata()["how_to_use"]
+
+
+@pytest.mark.parametrize("steps", [1, 50])
+@pytest.mark.parametrize("sampler", [DDIM, euler(3.0)])
+def test_an_adapter_that_acts_in_all_steps_needs_no_keyframe(sampler: Mapping[str, Any], steps: int) -> None:
+    metadata = Terms(0.0, steps, 5.0, sampler, "base").metadata()
+    assert (metadata["first_step"], float(metadata["comfyui_start_percent"])) == ("0", 0.0)
+    assert f"Acts in all {steps} denoising steps" in metadata["how_to_use"]
+    assert "Keyframe" not in metadata["how_to_use"]
+    assert "callback" not in metadata["how_to_use"]
+
+
+# What else the metadata says
+
+
+def ignore(type: str, /, **values: Any) -> None:
+    pass
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
+def family(request: pytest.FixtureRequest) -> Family:
+    return request.param
+
+
+def test_the_noise_levels_of_flow_matching_are_in_the_file(family: Family, models: Path) -> None:
+    job = family.job(models)
+    backbone: Any = load_backbone(job.model, job.sampler, [])
+    facts = json.loads(json.dumps(backbone.sampler_facts()))
+    assert facts["class"] == type(backbone.scheduler).__name__
+    assert backbone.facts()["sampler"].items() <= facts.items()  # the cache's key stays as it was
+    if facts["class"] == "DDIMScheduler":
+        return
+    assert facts["noise_levels"] == backbone.scheduler.sigmas.tolist()
+    assert len(facts["sigmas"]) == job.sampler.num_inference_steps
+    shift = facts["shift"]
+    shifted = [shift * sigma / (1 + (shift - 1) * sigma) for sigma in facts["sigmas"]]
+    assert [*shifted, 0.0] == pytest.approx(facts["noise_levels"], abs=1e-6)
+    assert facts["sigmas_rule"].startswith("numpy.linspace(1, ")
+
+
+def test_styles_and_control_of_the_training_run_are_in_the_file_without_paths(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trainer = Trainer(job, None, ignore)
+    lora = LoraConfig(file=str(tmp_path / "ink.safetensors"), weight=0.7, fingerprint="abc")
+    control = ControlConfig(model=str(tmp_path / "openpose"), frames=str(tmp_path / "dance"), fingerprint="d e")
+    trainer.job = with_settings(job, "model", loras=(lora,), control=control)
+    metadata = trainer.terms().metadata()
+    assert json.loads(metadata["style_loras"]) == [{"file": "ink.safetensors", "weight": 0.7, "fingerprint": "abc"}]
+    assert json.loads(metadata["control"]) == {
+        "model": "openpose", "frames": "dance", "weight": 1.0, "fingerprint": "d e",
+    }  # fmt: skip
+    assert str(tmp_path) not in str(metadata)
+    assert metadata["keyword"] == "<V>"
+    assert "<V>" in metadata["how_to_use"]
+    assert Terms.of(metadata) == trainer.terms()
+
+
+def test_a_file_of_an_older_version_is_read(adapters: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(adapters["zero"], "pt") as file:
+        metadata = file.metadata()
+    old = {key: metadata[key] for key in (
+        "format", "adapter_start", "first_step", "num_inference_steps", "guidance_scale", "sampler",
+        "base_model_fingerprint", "how_to_use", "rank",
+    )}  # fmt: skip
+    save_file(load_file(adapters["zero"]), tmp_path / "old.safetensors", metadata=old)
+    assert read_adapter(tmp_path / "old.safetensors")[1] == read_adapter(adapters["zero"])[1]
+
+
+# Equal adapters are equal files
+
+SAVE = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from pvtool_core.adapter import IdentityAdapter, Terms
+from pvtool_core.backbones.animatediff import KohyaLayout
+
+denoiser = nn.ModuleDict({f"block_{n}": nn.ModuleDict({"to_q": nn.Linear(4, 4)}) for n in range(12)})
+adapter = IdentityAdapter(denoiser, r".*to_q", rank=2, seed=3)
+sampler = {"class": "DDIMScheduler", "beta_start": 0.1, "note": "größer ≥ \\\\ \\"\\x7f\\n"}
+adapter.save(Path(sys.argv[1]), KohyaLayout(), Terms(0.75, 50, 7.5, sampler, "base", negative_prompt="ugly"))
+"""
+
+
+def test_equal_adapters_are_equal_bytes_in_every_process(tmp_path: Path) -> None:
+    files = [tmp_path / f"{n}.safetensors" for n in range(2)]
+    for seed, file in enumerate(files):
+        environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
+        subprocess.run([sys.executable, "-c", SAVE, str(file)], check=True, env=environment)
+    assert len({sha256_of(file) for file in files}) == 1
+    tensors, terms = read_adapter(files[0])
+    assert terms.sampler["note"] == 'größer ≥ \\ "\x7f\n'
+    assert len(tensors) == 36
+
+
+def test_equal_adapters_are_equal_bytes_however_often_they_are_saved(tmp_path: Path) -> None:
+    denoiser = torch.nn.ModuleDict({"to_q": torch.nn.Linear(4, 4)})
+    adapter = IdentityAdapter(denoiser, "to_q", rank=2)
+    terms = Terms(0.75, 50, 7.5, DDIM, "base")
+    for number in range(8):
+        adapter.save(tmp_path / f"{number}.safetensors", KohyaLayout(), terms)
+    assert len({sha256_of(file) for file in tmp_path.iterdir()}) == 1
+    packed = KohyaLayout().pack({"to_q": LoraPair(*adapter.parameters())})
+    tensors, read = read_adapter(tmp_path / "0.safetensors")
+    assert read == terms
+    assert all(torch.equal(tensors[key], value) for key, value in packed.items())
