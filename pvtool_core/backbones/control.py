@@ -12,6 +12,7 @@ from torch import Tensor
 from pvtool_core.config import ControlConfig, ModelConfig
 from pvtool_core.errors import BadPicture, InputRefused
 from pvtool_core.media import frames_of
+from pvtool_core.models.base_models import model_variant
 
 
 class Control:
@@ -23,7 +24,11 @@ class Control:
     def __init__(self, model: ModelConfig, unet: Any, device: torch.device, scale_factor: int) -> None:
         config = model.control
         net: Any = ControlNetModel.from_pretrained(
-            config.model, dtype=unet.dtype, local_files_only=True, use_safetensors=True
+            config.model,
+            dtype=unet.dtype,
+            variant=model_variant(Path(config.model)),
+            local_files_only=True,
+            use_safetensors=True,
         )
         if net.config.global_pool_conditions:
             raise InputRefused(f"{config.model} wants guess mode.", "Use a ControlNet that leads the layout.")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from pvtool_core.errors import BrokenWeights, InputRefused, Missing, NameTaken
+from pvtool_core.models.base_models import check_taken_in
 from pvtool_core.models.downloads import part_of
 from pvtool_core.models.integrity import missing_parts, problems_of
 from pvtool_core.models.registry import Entry, model_folder
@@ -33,6 +34,8 @@ def add(models: Models, name: str, given: Sequence[Path], link: bool = False, li
     if problems := problems_of(files) or hash_problems(entry, files):
         words = [f"{path} {problem}" for path, problem in problems.items()]
         raise BrokenWeights(words, "Get it again from where it came, as safetensors if there are such.")
+    if not lacking:
+        check_taken_in(files, str(given[0]) if whole_folder else name, weights=entry.purpose != "configs")
     with models.lock(name), room_errors(name):
         if link and whole_folder:
             models.root.mkdir(parents=True, exist_ok=True)

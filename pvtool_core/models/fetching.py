@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pvtool_core.errors import BrokenWeights, InputRefused, Unreachable
+from pvtool_core.models.base_models import check_taken_in
 from pvtool_core.models.downloads import Remote, download, part_of
 from pvtool_core.models.hub import check_loadable, check_online, read_repository, stored_as, wanted_files
 from pvtool_core.models.integrity import digest_of, missing_parts, problems_of
@@ -55,7 +56,7 @@ def fetch(models: Models, name: str, listener: Listener, endpoint: str | None = 
         plan = _plan(entry, endpoint)
         _say_licence(plan.entry, listener)
         _fetch_all(models, plan, listener)
-        _check_whole(models, name)
+        _check_whole(models, name, plan.entry.purpose != "configs")
         models.finish(plan.entry, plan.origin, _digests(plan))
     return True
 
@@ -182,8 +183,8 @@ def _unpack(archive: Path, brings: Sequence[str], folder: Path) -> None:
         raise BrokenWeights([f"{archive.name} {problem}"], hint) from error
 
 
-def _check_whole(models: Models, name: str) -> None:
-    """Raises BrokenWeights for files that cannot be used; they are not kept."""
+def _check_whole(models: Models, name: str, weights: bool) -> None:
+    """Raises BrokenWeights for files that cannot be used; they are not kept. InputRefused for another model."""
     staged = files_under(models.staging(name))
     problems = problems_of(staged)
     for path in problems:
@@ -195,6 +196,7 @@ def _check_whole(models: Models, name: str) -> None:
     if lacking:
         words = [f"{path} is not in the repository, though other files name it" for path in lacking]
         raise BrokenWeights(words, "Take the model from elsewhere: --from, or `pv models add`.")
+    check_taken_in({**files_under(model_folder(name)), **staged}, name, weights)
 
 
 def _digests(plan: _Plan) -> dict[str, str]:

@@ -113,14 +113,14 @@ def stored_as(name: str, wanted: Iterable[str]) -> str:
 
 
 def check_loadable(hub: str, stored: Iterable[str]) -> None:
-    """Raises InputRefused for a pipeline with a part whose weights are no plain safetensors: it could not be loaded."""
+    """Raises InputRefused for a pipeline with a part whose weights are no safetensors: it could not be loaded."""
     paths = [PurePosixPath(name) for name in stored]
     if PurePosixPath("model_index.json") not in paths:
         return
     weighty = {path.parent for path in paths if path.suffix in {".bin", ".safetensors"}}
-    plain = {path.parent for path in paths if path.suffix == ".safetensors" and not _VARIANT.search(path.name)}
-    if lacking := sorted(map(str, weighty - plain)):
+    safe = {path.parent for path in paths if path.suffix == ".safetensors"}
+    if lacking := sorted(map(str, weighty - safe)):
         raise InputRefused(
-            f"{hub} has no plain .safetensors in {', '.join(lacking)}, and pv loads nothing else.",
+            f"{hub} has no .safetensors in {', '.join(lacking)}, and pv loads nothing else.",
             "Save it anew with diffusers' save_pretrained, and `pv models add` the folder.",
         )

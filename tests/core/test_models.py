@@ -159,7 +159,7 @@ def test_a_pipeline_of_pickles_is_refused_before_anything_is_fetched(hub: Hub, t
     files = pipeline()
     hub.repositories["org/pickled"] = {name: file for name, file in files.items() if "unet/model" not in name}
     hub.repositories["org/pickled"]["unet/model.bin"] = b"pickle"
-    with pytest.raises(InputRefused, match=r"org/pickled has no plain \.safetensors in unet"):
+    with pytest.raises(InputRefused, match=r"org/pickled has no \.safetensors in unet"):
         fetch(Models(), "org/pickled", told.listener)
     assert not any("model.bin" in each for each in map(str, hub.asked))
 
