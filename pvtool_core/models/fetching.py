@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -40,8 +41,10 @@ class _Plan:
     wanted: tuple[Wanted, ...]
 
 
-def fetch(models: Models, name: str, listener: Listener, endpoint: str | None = None) -> bool:
+def fetch(models: Models, name: str, listener: Listener, endpoint: str | None = None, send_token: bool = False) -> bool:
     """Bring a model here whole; False if it was. `endpoint` is a hub to ask in place of the usual one.
+
+    The user's token goes to the hub itself only, and with `send_token` to `endpoint` or HF_ENDPOINT too.
 
     What has come stays for the next time. Raises Missing, BadName, Unreachable, BrokenWeights, InputRefused (a linked
     model), DiskFull, Busy, OSError.
@@ -53,7 +56,7 @@ def fetch(models: Models, name: str, listener: Listener, endpoint: str | None = 
         raise InputRefused(f"{name} is a link to a folder of yours.", f"`pv models remove {name}` takes the link away.")
     with models.lock(name), room_errors(name):
         check_online()
-        plan = _plan(entry, endpoint)
+        plan = _plan(entry, endpoint, send_token)
         _say_licence(plan.entry, listener)
         _fetch_all(models, plan, listener)
         _check_whole(models, name, plan.entry.purpose != "configs")
@@ -61,7 +64,7 @@ def fetch(models: Models, name: str, listener: Listener, endpoint: str | None = 
     return True
 
 
-def _plan(entry: Entry, endpoint: str | None) -> _Plan:
+def _plan(entry: Entry, endpoint: str | None, send_token: bool) -> _Plan:
     """What to fetch, and where all of it comes from; later sources win. Raises Unreachable."""
     wanted: dict[str, Wanted] = {}
     origins: list[str] = []
@@ -70,7 +73,7 @@ def _plan(entry: Entry, endpoint: str | None) -> _Plan:
             origins.append(source.address)
             found = [_at_address(source, entry)]
         else:
-            repository = read_repository(source, endpoint)
+            repository = read_repository(source, endpoint, send_token)
             origins.append(f"{source.hub}@{repository.commit}")
             found = _in_repository(source, entry, repository.files)
             if is_hub_id(entry.name):  # only its card says whose it is
@@ -176,9 +179,9 @@ def _unpack(archive: Path, brings: Sequence[str], folder: Path) -> None:
                 with opened.open(members[path.name]) as source, part_of(path).open("wb") as file:
                     shutil.copyfileobj(source, file, 2**20)
                 part_of(path).replace(path)
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:  # the last: encrypted, unknown
         archive.unlink()
-        problem = f"lacks {error}" if isinstance(error, KeyError) else "is no zip file"
+        problem = f"lacks {error}" if isinstance(error, KeyError) else "cannot be unpacked: it is corrupt or encrypted"
         hint = "It was not kept. Take the files from elsewhere: `pv models add NAME FILE...`."
         raise BrokenWeights([f"{archive.name} {problem}"], hint) from error
 
