@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from pvtool.choices import DEFAULT_PRESET, chosen_settings, option_table, versions
+from pvtool.devices import check_devices
 from pvtool.facts import job_of, runs_of
 from pvtool.supervisor import OnEvent, run_short_job
 from pvtool_core.config import IdentifyJob, IdentityRef, Settings, Table, TrainJob, merge, write_job
@@ -27,6 +28,7 @@ def prepare(choice: Choice) -> RunFolder:
     """Make the folder of a new run, its settings complete. Raises before anything is made if something is wrong."""
     identity, preset, prompts, settings = choice
     settings = resolve_settings(settings)
+    check_devices([settings.model.device])
     folder = new_run(runs_dir(), identity.name)
     try:
         job = TrainJob(

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from pvtool.devices import check_devices
 from pvtool.supervisor import LIVE, OnEvent, run_together
 from pvtool_core.batches import BatchFolder, list_batches, new_batch, write_items
 from pvtool_core.clips import BASE, file_names
@@ -23,6 +24,8 @@ OnClip = Callable[[dict[str, Any]], None]
 
 def make_batch(items: Sequence[RenderItem], job: RenderJob, devices: Sequence[str] = ()) -> BatchFolder:
     """A new batch's folder, with an engine's folder for each device; old batches are dropped."""
+    if not job.on:  # Ray's workers may be on machines with other devices
+        check_devices(devices or [setup.model.device for setup in job.setups])
     drop_old_batches()
     batch = new_batch(batches_dir())
     write_items(batch.items, items)

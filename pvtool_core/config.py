@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import tomli_w
 
+from pvtool_core.devices import NAMES
 from pvtool_core.errors import Mistake, RunFailed, SettingsError, UsageError
 from pvtool_core.paths import replace_file
 
@@ -414,6 +415,8 @@ def _contradictions(settings: Settings) -> Iterable[Mistake]:
 
 def _unfit(model: ModelConfig, sampler: SamplerConfig) -> Iterable[Mistake]:
     """What a family of models cannot make clips with."""
+    if not NAMES.fullmatch(model.device):
+        yield Mistake("model.device", f"is {model.device!r}; expected auto, cpu, cuda, cuda:1 or mps")
     yield from _misfits(model)
     if model.family == "animatediff" and sampler.shift:
         yield Mistake("sampler.shift", "is for flow matching, which animatediff does not do")
