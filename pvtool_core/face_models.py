@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pvtool_core.errors import InputRefused
+from pvtool_core.models.onnx_files import external_problem, missing_external
 
 CROP = 112
 """Side of the crops that recognisers see, in pixels."""
@@ -54,8 +55,20 @@ def _kind(model: Any) -> str:
     return _KINDS.get(type(model).__name__, "a model that insightface does not know")
 
 
+def _check_external(onnx: Path) -> None:
+    """Raises InputRefused if the model's weights are in a file that is missing, incomplete or elsewhere."""
+    if not onnx.is_file():
+        return
+    if problem := external_problem(onnx):
+        raise InputRefused(f"{onnx.name} {problem}.", "Get both files again, or export the model in one file.")
+    if missing := missing_external(onnx):
+        hint = "Put the file beside it, or export the model with external_data=False."
+        raise InputRefused(f"{onnx.name} keeps its weights in {missing[0]}, which is missing.", hint)
+
+
 def _open(onnx: Path, threads: int) -> Any:
     """What insightface makes of an ONNX file, by the shapes of its inputs and outputs; None if nothing."""
+    _check_external(onnx)
     import onnxruntime
     from insightface.model_zoo import get_model
 

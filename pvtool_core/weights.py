@@ -20,6 +20,7 @@ from pvtool_core.models.base_models import (
 )
 from pvtool_core.models.digests import sha256_remembered
 from pvtool_core.models.integrity import problem_of, read_table
+from pvtool_core.models.onnx_files import missing_external
 from pvtool_core.models.registry import Registry, is_hub_id, model_folder, model_name
 from pvtool_core.paths import check_name, config_dir, models_dir, nearest, presets_dir
 
@@ -143,6 +144,8 @@ def locate_faces(settings: Settings) -> Settings:
     for file in (rewards.detector, rewards.recognizer, settings.evaluation.recognizer):
         if not (package / file).is_file():
             raise WeightsMissing(f"{rewards.package}/{file}", how_to_get(rewards.package, package))
+        if missing := missing_external(package / file):
+            raise WeightsMissing(f"{rewards.package}/{missing[0]}", f"{file} keeps its weights there; put it beside.")
     return dataclasses.replace(settings, identity_reward=dataclasses.replace(rewards, package=str(package)))
 
 

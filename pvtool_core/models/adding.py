@@ -9,7 +9,8 @@ from pvtool_core.errors import BrokenWeights, InputRefused, Missing, NameTaken
 from pvtool_core.models.base_models import check_taken_in
 from pvtool_core.models.downloads import part_of
 from pvtool_core.models.integrity import missing_parts, problems_of
-from pvtool_core.models.registry import Entry, model_folder
+from pvtool_core.models.onnx_files import external_files
+from pvtool_core.models.registry import Entry, is_inside, model_folder
 from pvtool_core.models.store import Models, check_room, files_under, hash_problems, room_errors
 
 _ORIGIN = "added by hand"
@@ -54,9 +55,29 @@ def _given_files(entry: Entry, given: Sequence[Path]) -> dict[str, Path]:
         raise Missing("file or folder", str(gone[0]), "Give what lies on this machine.")
     if len(given) > 1 and any(path.is_dir() for path in given):
         raise InputRefused("A model is one folder, or some files.", "Give one folder alone.")
-    files = files_under(given[0]) if given[0].is_dir() else {_path_of(path, entry): path for path in given}
+    files = files_under(given[0]) if given[0].is_dir() else _single_files(entry, given)
     if not files:
         raise InputRefused(f"There is no file in {given[0]}.", "Give the folder that holds the weights.")
+    return files
+
+
+def _single_files(entry: Entry, given: Sequence[Path]) -> dict[str, Path]:
+    """Single files, each ONNX model with the files beside it that hold its weights. Raises InputRefused."""
+    beside = {path.parent / name for path in given if path.suffix == ".onnx" for name in external_files(path)}
+    files: dict[str, Path] = {}
+    for path in given:
+        if path in beside:
+            continue
+        place = _path_of(path, entry)
+        files[place] = path
+        for name in external_files(path) if path.suffix == ".onnx" else ():
+            if not is_inside(name):
+                words = f"{path.name} names a file outside its folder for its weights: {name[:80]!r}"
+                raise BrokenWeights([words], "Export it again, with its weights beside it.")
+            if not (path.parent / name).is_file():
+                hint = "Put the file beside it, or export the model with external_data=False."
+                raise InputRefused(f"{path.name} keeps its weights in {name}, which is missing.", hint)
+            files[str(PurePosixPath(place).parent / name)] = path.parent / name
     return files
 
 

@@ -181,7 +181,9 @@ def _unpack(archive: Path, brings: Sequence[str], folder: Path) -> None:
                 part_of(path).replace(path)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:  # the last: encrypted, unknown
         archive.unlink()
-        problem = f"lacks {error}" if isinstance(error, KeyError) else "cannot be unpacked: it is corrupt or encrypted"
+        problem = "cannot be unpacked: it is corrupt or encrypted"
+        if isinstance(error, zipfile.BadZipFile | KeyError):
+            problem = f"lacks {error}" if isinstance(error, KeyError) else "is no zip file"
         hint = "It was not kept. Take the files from elsewhere: `pv models add NAME FILE...`."
         raise BrokenWeights([f"{archive.name} {problem}"], hint) from error
 

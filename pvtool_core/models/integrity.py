@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
+from pvtool_core.models.onnx_files import external_files, external_problem
+
 PART = ".part"
 """How the name of a file ends that has not wholly come."""
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
@@ -84,7 +86,9 @@ def digest_of(path: Path, algorithm: str) -> str:
 
 
 def _spoken_of(name: PurePosixPath, path: Path) -> Iterable[str]:
-    """Parts that model_index.json names, shards that an index names."""
+    """Parts that model_index.json names, shards that an index names, files with the weights of an ONNX model."""
+    if name.suffix == ".onnx":
+        yield from (str(name.parent / file) for file in external_files(path))
     if name.name != "model_index.json" and not _INDEX.search(name.name):
         return
     try:
@@ -236,7 +240,7 @@ def _check_onnx(path: Path) -> str | None:
                 return "is no ONNX file"
             if not _skip(file, kind & 7) or file.tell() > size:
                 return "is truncated"
-    return None
+    return external_problem(path)
 
 
 def _skip(file: BinaryIO, wire_type: int) -> bool:

@@ -659,9 +659,6 @@ def test_hostile_json_is_refused_in_a_sentence(name: str, content: bytes, hub: H
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / name).write_bytes(content)
-    if content == b'{"_class_name": []}':
-        assert add(Models(), "mine", [folder]) == []  # no pipeline of any kind, and nothing that is loaded
-        return
     with pytest.raises(InputRefused):
         add(Models(), "mine", [folder])
 
