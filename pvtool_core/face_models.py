@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pvtool_core.errors import InputRefused
-from pvtool_core.models.onnx_files import external_problem, missing_external
+from pvtool_core.models.onnx_files import external_files, external_problem, missing_external
 
 CROP = 112
 """Side of the crops that recognisers see, in pixels."""
@@ -69,6 +69,7 @@ def _check_external(onnx: Path) -> None:
 def _open(onnx: Path, threads: int) -> Any:
     """What insightface makes of an ONNX file, by the shapes of its inputs and outputs; None if nothing."""
     _check_external(onnx)
+    path = onnx.resolve() if external_files(onnx) else onnx  # onnx follows no links to weights beside the model
     import onnxruntime
     from insightface.model_zoo import get_model
 
@@ -78,7 +79,7 @@ def _open(onnx: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
-        return get_model(str(onnx), providers=["CPUExecutionProvider"], provider_options=[{}], sess_options=options)
+        return get_model(str(path), providers=["CPUExecutionProvider"], provider_options=[{}], sess_options=options)
     except (refusals.InvalidProtobuf, refusals.InvalidArgument) as error:
         raise InputRefused(
             f"{onnx.name} is no ONNX model, or only a part of one.", "Fetch it again, and compare its size."

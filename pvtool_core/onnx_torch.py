@@ -34,7 +34,7 @@ def in_torch(onnx: Path) -> nn.Module:
     """
     from onnx2torch import convert
 
-    model = load(str(onnx))
+    model = load(str(onnx.resolve()))  # onnx follows no links to weights beside the model
     if any(each.domain in ("", "ai.onnx") and each.version < OLDEST_OPSET for each in model.opset_import):
         model = version_converter.convert_version(model, MODERN_OPSET)
     model = as_known_opset(with_plain_weights(with_known_layers(model)))

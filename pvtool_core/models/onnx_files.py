@@ -40,30 +40,26 @@ def external_files(onnx: Path) -> list[str]:
     """Return the names of the files that hold a model's tensors; none for a file that is not ONNX."""
     try:
         return sorted({each.location for each in external_data(onnx)})
-    except ValueError:
+    except (ValueError, FileNotFoundError):
         return []
 
 
-def external_problem(onnx: Path, place: Path | None = None) -> str | None:
-    """What is wrong with the files that hold a model's tensors, as a phrase; those missing are not looked at.
-
-    They are looked for in `place`, or beside the model.
-    """
+def external_problem(onnx: Path) -> str | None:
+    """What is wrong with the files that hold a model's tensors, as a phrase; those missing are not looked at."""
     try:
         found = external_data(onnx)
     except ValueError:  # whether it is ONNX at all is asked elsewhere
         return None
-    folder = place or onnx.parent
     for each in found:
         if not is_inside(each.location):
             return f"names a file outside its folder for its weights: {each.location[:80]!r}"
-        path = folder / each.location
+        path = onnx.parent / each.location
         if not path.exists():
             continue
         if not path.is_file():
             return f"keeps its weights in {each.location}, which is not a regular file"
-        if not _is_beside(path, onnx):
-            return f"keeps its weights in {each.location}, which is a link out of its folder"
+        if not _is_beside(each.location, path, onnx):
+            return f"keeps its weights in {each.location}, which is a link to another place"
         if path.stat().st_size < each.offset + each.length:
             return f"keeps its weights in {each.location}, which is truncated"
     return None
@@ -74,9 +70,9 @@ def missing_external(onnx: Path) -> list[str]:
     return [name for name in external_files(onnx) if not (onnx.parent / name).is_file()]
 
 
-def _is_beside(path: Path, onnx: Path) -> bool:
-    """Whether a file is in the model's folder; where both are links, in the folder of what they lead to."""
-    return any(path.resolve().is_relative_to(folder) for folder in (onnx.parent.resolve(), onnx.resolve().parent))
+def _is_beside(location: str, path: Path, onnx: Path) -> bool:
+    """Whether a file is no link; where the model itself is one, whether both lead to one folder."""
+    return path.resolve() == onnx.resolve().parent / location
 
 
 def _tensors(content: mmap.mmap, start: int, end: int, kind: str, depth: int) -> Iterator[External]:

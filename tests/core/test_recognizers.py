@@ -274,8 +274,9 @@ def test_a_layer_without_a_gradient_is_named(tmp_path: Path) -> None:
 def moved(path: Path, location: str) -> None:
     """The weights' file under another name in the model."""
     model = onnx.load(str(path), load_external_data=False)
-    for tensor in model.graph.initializer:
-        next(entry for entry in tensor.external_data if entry.key == "location").value = location
+    for entry in (entry for tensor in model.graph.initializer for entry in tensor.external_data):
+        if entry.key == "location":
+            entry.value = location
     path.write_bytes(model.SerializeToString())
 
 
