@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pvtool.choices import DEFAULT_PRESET, chosen_settings, option_table, versions
+from pvtool.devices import check_devices
 from pvtool.facts import job_of, run_origin
 from pvtool.run_index import runs_of
 from pvtool.supervisor import OnEvent, run_short_job
@@ -32,6 +33,7 @@ def prepare(choice: Choice) -> RunFolder:
     settings = resolve_settings(settings)
     require_formats(EncodingConfig())  # samples are mp4 files
     check_prompts_fit(settings.model, prompts, settings.sampler.negative_prompt)
+    check_devices([settings.model.device])
     folder = new_run(runs_dir(), identity.name)
     try:
         job = TrainJob(

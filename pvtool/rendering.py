@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from pvtool.devices import check_devices
 from pvtool.supervisor import LIVE, OnEvent, run_together
 from pvtool_core.batches import BatchFolder, list_batches, new_batch, write_items
 from pvtool_core.clips import BASE, file_names
@@ -28,6 +29,8 @@ def make_batch(items: Sequence[RenderItem], job: RenderJob, devices: Sequence[st
     Raises FfmpegMissing or CodecMissing if the clips could not be written.
     """
     require_formats(job.encoding)
+    if not job.on:  # Ray's workers may be on machines with other devices
+        check_devices(devices or [setup.model.device for setup in job.setups])
     drop_old_batches()
     batch = new_batch(batches_dir())
     write_items(batch.items, items)

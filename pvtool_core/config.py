@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeVar
 
 import tomli_w
 
+from pvtool_core.devices import NAMES
 from pvtool_core.errors import BrokenRun, Mistake, RunFailed, SettingsError, UnsafeRun, UsageError, printable
 from pvtool_core.paths import replace_file
 from pvtool_core.untrusted import JOB_BYTES, SETTINGS_BYTES, Irregular, TooLarge, check_keys, read_regular
@@ -491,6 +492,8 @@ def _is_time(text: str) -> bool:
 
 def _unfit(model: ModelConfig, sampler: SamplerConfig) -> Iterable[Mistake]:
     """What a family of models cannot make clips with."""
+    if not NAMES.fullmatch(model.device):
+        yield Mistake("model.device", f"is {model.device!r}; expected auto, cpu, cuda, cuda:1 or mps")
     yield from _misfits(model)
     if model.family == "animatediff" and sampler.shift:
         yield Mistake("sampler.shift", "is for flow matching, which animatediff does not do")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pvtool_core.errors import InputRefused
+from pvtool_core.models.onnx_files import external_files, external_problem, missing_external
 
 CROP = 112
 """Side of the crops that recognisers see, in pixels."""
@@ -54,8 +55,21 @@ def _kind(model: Any) -> str:
     return _KINDS.get(type(model).__name__, "a model that insightface does not know")
 
 
+def _check_external(onnx: Path) -> None:
+    """Raises InputRefused if the model's weights are in a file that is missing, incomplete or elsewhere."""
+    if not onnx.is_file():
+        return
+    if problem := external_problem(onnx):
+        raise InputRefused(f"{onnx.name} {problem}.", "Get both files again, or export the model in one file.")
+    if missing := missing_external(onnx):
+        hint = "Put the file beside it, or export the model with external_data=False."
+        raise InputRefused(f"{onnx.name} keeps its weights in {missing[0]}, which is missing.", hint)
+
+
 def _open(onnx: Path, threads: int) -> Any:
     """What insightface makes of an ONNX file, by the shapes of its inputs and outputs; None if nothing."""
+    _check_external(onnx)
+    path = onnx.resolve() if external_files(onnx) else onnx  # onnx follows no links to weights beside the model
     import onnxruntime
     from insightface.model_zoo import get_model
 
@@ -65,7 +79,7 @@ def _open(onnx: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
-        return get_model(str(onnx), providers=["CPUExecutionProvider"], provider_options=[{}], sess_options=options)
+        return get_model(str(path), providers=["CPUExecutionProvider"], provider_options=[{}], sess_options=options)
     except (refusals.InvalidProtobuf, refusals.InvalidArgument) as error:
         raise InputRefused(
             f"{onnx.name} is no ONNX model, or only a part of one.", "Fetch it again, and compare its size."

@@ -5,9 +5,11 @@ them, x before y, in pixels, the centre of the first pixel being 0. insightface 
 those who need them.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -129,6 +131,10 @@ def within_crop(landmarks: Float[Tensor, "n 5 2"], height: int, width: int) -> B
     return ((crop_points >= 0) & (crop_points <= CROP - 1)).all(-1)
 
 
+_EQUAL = 1e-3
+"""Relative distance of embeddings in torch and onnxruntime; rounding leaves 1e-5, or more in float16."""
+
+
 class Recognizer(nn.Module):
     """A face recogniser in torch that prepares its crops as insightface does for the same file."""
 
@@ -161,7 +167,27 @@ def load_recognizer(onnx: Path) -> Recognizer:
     """
     theirs = open_recognizer(onnx)
     try:
-        return Recognizer(in_torch(onnx), theirs.input_mean, theirs.input_std).eval()
+        ours = Recognizer(in_torch(onnx), theirs.input_mean, theirs.input_std).eval()
     except NotImplementedError as error:
         hint = "Name another recogniser in identity_reward.recognizer; this one can only judge."
-        raise InputRefused(f"{onnx.name} has a layer that torch cannot take a gradient through.", hint) from error
+        words = f"{onnx.name} has a layer that torch cannot take a gradient through: {_layer_of(error)}."
+        raise InputRefused(words, hint) from error
+    _check_equal(onnx, ours, theirs)
+    return ours
+
+
+def _layer_of(error: NotImplementedError) -> str:
+    """The layer that an error of onnx2torch names, or its own words."""
+    named = re.search(r"operation_type='(\w+)', version=(\d+)", str(error))
+    return f"{named[1]} of opset {named[2]}" if named else str(error)
+
+
+@torch.no_grad()
+def _check_equal(onnx: Path, ours: Recognizer, theirs: Any) -> None:
+    """Raises InputRefused if the network in torch gives another embedding than onnxruntime does."""
+    crop = np.random.default_rng(0).integers(0, 256, (CROP, CROP, 3), np.uint8)
+    wanted = torch.from_numpy(theirs.get_feat(crop[..., ::-1])).double()
+    found = ours(torch.from_numpy(crop).permute(2, 0, 1)[None] / 255).double()
+    if found.shape != wanted.shape or not (found - wanted).norm() <= _EQUAL * wanted.norm():
+        hint = "Export it again with another opset, or name another recogniser in identity_reward.recognizer."
+        raise InputRefused(f"{onnx.name} gives other embeddings in torch than in onnxruntime.", hint)

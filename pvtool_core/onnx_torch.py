@@ -5,28 +5,136 @@ Identity nodes where two are equal, behind Unsqueeze and Constant nodes where no
 norm that is older than what it knows.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from onnx import ModelProto, NodeProto, TensorProto, helper, load, numpy_helper, version_converter
+import numpy as np
+from onnx import (
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    defs,
+    helper,
+    load,
+    numpy_helper,
+    shape_inference,
+    version_converter,
+)
 from torch import nn
 
-OLDEST_OPSET, MODERN_OPSET = 9, 13
+OLDEST_OPSET, MODERN_OPSET, NEWEST_OPSET = 9, 13, 17
 
 
 def in_torch(onnx: Path) -> nn.Module:
     """The graph of the file as it stands, frozen and in eval mode; gradients reach its input.
 
-    Raises NotImplementedError if it has a layer that onnx2torch does not know.
+    Raises NotImplementedError, with the layer's name, if it has one that onnx2torch does not know.
     """
     from onnx2torch import convert
 
-    model = load(str(onnx))
+    model = load(str(onnx.resolve()))  # onnx follows no links to weights beside the model
     if any(each.domain in ("", "ai.onnx") and each.version < OLDEST_OPSET for each in model.opset_import):
         model = version_converter.convert_version(model, MODERN_OPSET)
-    module = convert(with_plain_weights(model))  # given a path, it writes a file beside the model
+    model = as_known_opset(with_plain_weights(with_known_layers(model)))
+    module = convert(model)  # given a path, it writes a file beside the model
     return module.eval().requires_grad_(False)
+
+
+def with_known_layers(model: ModelProto) -> ModelProto:
+    """The same model without what today's exporters write and onnx2torch does not know: CastLike, Gelu, allowzero."""
+    types = _types(model)
+    nodes = [other for number, node in enumerate(model.graph.node) for other in _known(node, number, types)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def _types(model: ModelProto) -> dict[str, int]:
+    """The number format of each value."""
+    graph = shape_inference.infer_shapes(model).graph
+    values = [*graph.value_info, *graph.input, *graph.output]
+    named = {value.name: value.type.tensor_type.elem_type for value in values}
+    return named | {tensor.name: tensor.data_type for tensor in graph.initializer}
+
+
+def _known(node: NodeProto, number: int, types: Mapping[str, int]) -> list[NodeProto]:
+    if node.op_type == "CastLike" and types.get(node.input[1]):
+        return [helper.make_node("Cast", [node.input[0]], [*node.output], to=types[node.input[1]])]
+    if node.op_type == "Gelu" and not any(each.name == "approximate" and each.s == b"tanh" for each in node.attribute):
+        return _gelu(node.input[0], node.output[0], f"gelu_{number}")
+    if node.op_type == "Reshape":  # a size of 0 would be an empty tensor, and a network of faces has none
+        kept = [each for each in node.attribute if each.name != "allowzero"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    return [node]
+
+
+def _gelu(source: str, target: str, name: str) -> list[NodeProto]:
+    """x (1 + erf(x / sqrt 2)) / 2"""
+    constants = {"root": math.sqrt(2.0), "one": 1.0, "half": 0.5}
+    weights = [
+        helper.make_node("Constant", [], [f"{name}_{key}"], value=numpy_helper.from_array(np.array(value, np.float32)))
+        for key, value in constants.items()
+    ]
+    steps = (("Div", source, "root", "scaled"), ("Add", "erf", "one", "sum"), ("Mul", "sum", "half", "share"))
+    inner = {key: f"{name}_{key}" for key in ("root", "one", "half", "scaled", "erf", "sum", "share")}
+    first, add, half = (helper.make_node(kind, [inner.get(a, a), inner[b]], [inner[out]]) for kind, a, b, out in steps)
+    erf = helper.make_node("Erf", [inner["scaled"]], [inner["erf"]])
+    return [*weights, first, erf, add, half, helper.make_node("Mul", [source, inner["share"]], [target])]
+
+
+def as_known_opset(model: ModelProto) -> ModelProto:
+    """The same model under the newest opset that onnx2torch knows all usual layers of.
+
+    Later versions of these layers only allow more number formats. Raises NotImplementedError for a layer, or an
+    attribute, that the older opset does not have.
+    """
+    ours = [each for each in model.opset_import if each.domain in ("", "ai.onnx") and each.version > NEWEST_OPSET]
+    if not ours:
+        return model
+    for each in ours:
+        each.version = NEWEST_OPSET
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in _REDUCTIONS:
+            _axes_as_attribute(node, weights)
+        _check_known(node)
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for name, tensor in weights.items() if name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model
+
+
+_REDUCTIONS = {
+    f"Reduce{kind}" for kind in ("Mean", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
+}
+"""Layers whose axes were an attribute before opset 18."""
+
+
+def _axes_as_attribute(node: NodeProto, weights: Mapping[str, TensorProto]) -> None:
+    """Write a reduction as before opset 18; one that does nothing without axes (`noop_with_empty_axes`) stays."""
+    axes: list[int] = []
+    if len(node.input) == 2 and node.input[1] in weights:
+        axes = numpy_helper.to_array(weights[node.input.pop()]).tolist()
+    noop = any(each.name == "noop_with_empty_axes" and each.i for each in node.attribute)
+    if axes or not noop:
+        others = [each for each in node.attribute if each.name != "noop_with_empty_axes"]
+        del node.attribute[:]
+        node.attribute.extend([*others, *([helper.make_attribute("axes", axes)] if axes else [])])
+
+
+def _check_known(node: NodeProto) -> None:
+    """Raises NotImplementedError for a layer that the newest known opset does not have in this form."""
+    try:
+        schema = defs.get_schema(node.op_type, NEWEST_OPSET, node.domain)
+    except defs.SchemaError as error:
+        raise NotImplementedError(node.op_type) from error
+    unknown = {each.name for each in node.attribute} - {*schema.attributes}
+    if unknown or len(node.input) > schema.max_input:
+        raise NotImplementedError(f"{node.op_type} with {', '.join(sorted(unknown)) or 'more inputs'}")
 
 
 def with_plain_weights(model: ModelProto) -> ModelProto:

@@ -10,8 +10,17 @@ from typing import Any
 
 from pvtool_core.config import ModelConfig, Settings, Table, from_table, merge, read_toml
 from pvtool_core.errors import InputRefused, Missing, Mistake, SettingsError, WeightsMissing
+from pvtool_core.models.base_models import (
+    FAMILIES,
+    check_base_model,
+    check_config_folder,
+    check_controlnet,
+    check_motion_adapter,
+    check_single_file,
+)
 from pvtool_core.models.digests import sha256_remembered
-from pvtool_core.models.integrity import problem_of
+from pvtool_core.models.integrity import problem_of, read_table
+from pvtool_core.models.onnx_files import missing_external
 from pvtool_core.models.registry import Registry, is_hub_id, model_folder, model_name
 from pvtool_core.paths import check_name, check_utf8, config_dir, exists, models_dir, nearest, presets_dir
 
@@ -137,6 +146,8 @@ def locate_faces(settings: Settings) -> Settings:
     for file in (rewards.detector, rewards.recognizer, settings.evaluation.recognizer):
         if not (package / file).is_file():
             raise WeightsMissing(f"{rewards.package}/{file}", how_to_get(rewards.package, package))
+        if missing := missing_external(package / file):
+            raise WeightsMissing(f"{rewards.package}/{missing[0]}", f"{file} keeps its weights there; put it beside.")
     return dataclasses.replace(settings, identity_reward=dataclasses.replace(rewards, package=str(package)))
 
 
@@ -152,7 +163,13 @@ def locate_model(model: ModelConfig) -> ModelConfig:
             f"Set {' and '.join(f'model.{part}' for part, needs in needed.items() if needs)}.",
         )
     _check_tensors(base)
+    check_base_model(base)
     parts = {part: str(resolve(getattr(model, part))) if needs else "" for part, needs in needed.items()}
+    if config := parts["config"]:
+        check_config_folder(Path(config))
+    if motion := parts["motion_adapter"]:
+        _check_tensors(Path(motion))
+        check_motion_adapter(Path(motion), Path(config or base))
     return dataclasses.replace(locate_style(model), base_model=str(base), **parts)
 
 
@@ -168,7 +185,15 @@ def locate_style(model: ModelConfig) -> ModelConfig:
     control = model.control
     if control.model:
         control = dataclasses.replace(control, model=str(resolve(control.model)), frames=str(resolve(control.frames)))
+        _check_tensors(Path(control.model))
+        check_controlnet(Path(control.model), _unet_folder(model))
     return dataclasses.replace(model, loras=loras, control=control)
+
+
+def _unet_folder(model: ModelConfig) -> Path:
+    """The folder with the configuration of the base model's UNet: its own, or beside a single file's weights."""
+    base = resolve(model.base_model)
+    return resolve(model.config) if base.is_file() and model.config else base
 
 
 def _check_tensors(given: Path) -> None:
@@ -180,23 +205,18 @@ def _check_tensors(given: Path) -> None:
 
 
 _STILL = "StableDiffusionPipeline"
-_PIPELINES = {
-    "AnimateDiffPipeline": "animatediff",
-    _STILL: "animatediff",
-    "HunyuanVideoPipeline": "hunyuan-video",
-    "WanPipeline": "wan",
-}
 
 
 def family_of(base_model: Path) -> str:
     """The family of a diffusers folder, or of a Stable Diffusion in one file. Raises InputRefused for anything else."""
-    if base_model.is_file() and base_model.suffix == ".safetensors":
-        return _PIPELINES[_STILL]
+    if base_model.is_file():
+        check_single_file(base_model)
+        return FAMILIES[_STILL]
     pipeline = _pipeline_of(base_model)
-    if pipeline not in _PIPELINES:
+    if pipeline not in FAMILIES:
         known = f"holds a {pipeline}" if pipeline else "is no diffusers folder"
-        raise InputRefused(f"{base_model} {known}.", f"Give a folder that holds one of {', '.join(_PIPELINES)}.")
-    return _PIPELINES[pipeline]
+        raise InputRefused(f"{base_model} {known}.", f"Give a folder that holds one of {', '.join(FAMILIES)}.")
+    return FAMILIES[pipeline]
 
 
 def _is_still(base_model: Path) -> bool:
@@ -205,11 +225,14 @@ def _is_still(base_model: Path) -> bool:
 
 
 def _pipeline_of(folder: Path) -> str:
-    """The class that a diffusers folder names, or nothing if it is none."""
-    try:
-        return json.loads((folder / "model_index.json").read_bytes())["_class_name"]
-    except (OSError, ValueError, KeyError):
+    """The class that a diffusers folder names, or nothing if it is none. Raises InputRefused for a broken index."""
+    index = folder / "model_index.json"
+    if not index.is_file():
         return ""
+    try:
+        return str(read_table(index).get("_class_name", ""))
+    except (OSError, ValueError) as error:
+        raise InputRefused(f"{index} cannot be used: it {error}.", "Get it again from where it came.") from error
 
 
 def resolve_settings(settings: Settings) -> Settings:

@@ -13,6 +13,7 @@ from pvtool.cli.following import JobProgress
 from pvtool.cli.options import Json, run_names
 from pvtool.cli.render import render_clips
 from pvtool.cli.telling import tell_cuts
+from pvtool.devices import check_devices
 from pvtool.facts import job_of
 from pvtool.output import Output, table
 from pvtool.supervisor import run_short_job
@@ -89,6 +90,7 @@ def evaluate_folder(out: Path) -> dict[str, Any]:
 
 def score(settings: Settings, people: Sequence[IdentityRef], sidecars: Sequence[Path], out: Path) -> dict[str, Any]:
     """Have an engine score clips; the report and the contact sheet lie in `out`."""
+    check_devices([settings.model.device])
     job = EvaluateJob(
         **settings.sections(),
         identities=tuple(people),

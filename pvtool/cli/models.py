@@ -67,6 +67,9 @@ def fetch(
         str | None,
         typer.Option("--from", metavar="URL", help="A mirror of the hub; else HF_ENDPOINT, or the hub itself."),
     ] = None,
+    send_token: Annotated[
+        bool, typer.Option("--send-token", help="Send HF_TOKEN to a mirror too; else only to the hub itself.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Bring models here, checked. What has come already is not fetched again, also after a kill."""
@@ -75,7 +78,7 @@ def fetch(
     errors: list[PvError] = []
     for name in names:
         try:
-            _fetch_one(models, name, endpoint, output)
+            _fetch_one(models, name, endpoint, output, send_token)
         except PvError as error:
             if len(names) == 1:
                 raise
@@ -85,7 +88,7 @@ def fetch(
         raise errors[-1] if len(errors) == len(names) else SomeFailed(len(errors), len(names))
 
 
-def _fetch_one(models: Models, name: str, endpoint: str | None, output: Output) -> None:
+def _fetch_one(models: Models, name: str, endpoint: str | None, output: Output, send_token: bool) -> None:
     from pvtool_core.models.fetching import Listener
     from pvtool_core.models.fetching import fetch as fetch_model
 
@@ -95,7 +98,7 @@ def _fetch_one(models: Models, name: str, endpoint: str | None, output: Output) 
                 shown.say,
                 lambda file, done, total: shown.update(f"{name}, MiB", done >> 20, total >> 20, file),
             )
-            fetched = fetch_model(models, name, listener, endpoint)
+            fetched = fetch_model(models, name, listener, endpoint, send_token)
     except KeyboardInterrupt:
         raise Interrupted("The fetch was interrupted.", "The same command goes on from what has come.") from None
     words = f"Fetched {name}" if fetched else f"{name} is here already"

@@ -33,6 +33,7 @@ from pvtool_core.backbones.interface import (
 from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused
+from pvtool_core.models.base_models import model_variant, pipeline_variant, prediction_of
 
 _RECOMPUTED = re.compile(r".*\.(resnets|attentions|motion_modules)\.\d+")
 
@@ -155,18 +156,19 @@ def _load_pipeline(model: ModelConfig, dtype: torch.dtype) -> Any:
     load: Any = functools.partial(dict, dtype=dtype, local_files_only=True, use_safetensors=True)
     base = Path(model.base_model)
     if not model.motion_adapter:
-        pipeline: Any = AnimateDiffPipeline.from_pretrained(base, **load())
+        pipeline: Any = AnimateDiffPipeline.from_pretrained(base, variant=pipeline_variant(base), **load())
     elif base.is_dir():
-        motion: Any = MotionAdapter.from_pretrained(model.motion_adapter, **load())
-        pipeline = AnimateDiffPipeline.from_pretrained(base, motion_adapter=motion, **load())
+        motion = _load_motion(model, load())
+        variant = pipeline_variant(base)
+        pipeline = AnimateDiffPipeline.from_pretrained(base, motion_adapter=motion, variant=variant, **load())
         pipeline.scheduler = _motion_sampler(pipeline.scheduler)
     else:
-        motion = MotionAdapter.from_pretrained(model.motion_adapter, **load())
+        motion = _load_motion(model, load())
         still: Any = StableDiffusionPipeline.from_single_file(
             str(base), config=model.config, torch_dtype=dtype, local_files_only=True, safety_checker=None
         )
         parts = {name: getattr(still, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
-        pipeline = AnimateDiffPipeline(**parts, motion_adapter=motion, scheduler=_motion_sampler(still.scheduler))
+        pipeline = AnimateDiffPipeline(**parts, motion_adapter=motion, scheduler=_as_trained(base, still.scheduler))
     if not isinstance(pipeline.scheduler, DDIMScheduler):
         raise InputRefused(
             f"The sampler of {base} is {type(pipeline.scheduler).__name__}, not DDIM.",
@@ -175,11 +177,28 @@ def _load_pipeline(model: ModelConfig, dtype: torch.dtype) -> Any:
     return pipeline
 
 
-def _motion_sampler(of_images: Any) -> Any:
+def _load_motion(model: ModelConfig, load: Mapping[str, Any]) -> Any:
+    return MotionAdapter.from_pretrained(
+        model.motion_adapter, variant=model_variant(Path(model.motion_adapter)), **load
+    )
+
+
+def _motion_sampler(of_images: Any, **more: Any) -> Any:
     """DDIM with the betas that the motion modules were trained with, which are not Stable Diffusion's."""
     return DDIMScheduler.from_config(
-        of_images.config, beta_schedule="linear", clip_sample=False, timestep_spacing="linspace", steps_offset=1
+        of_images.config, beta_schedule="linear", clip_sample=False, timestep_spacing="linspace", steps_offset=1, **more
     )
+
+
+def _as_trained(checkpoint: Path, of_images: Any) -> Any:
+    """The sampler for what a checkpoint itself says that it predicts; else for what model.config says."""
+    prediction = prediction_of(checkpoint)
+    said: dict[str, Any] = {"prediction_type": prediction.kind} if prediction.kind else {}
+    if prediction.zero_terminal_snr:
+        said["rescale_betas_zero_snr"] = True
+    elif prediction.kind == "epsilon":
+        said["rescale_betas_zero_snr"] = False
+    return _motion_sampler(of_images, **said)
 
 
 def recompute_activations(denoiser: nn.Module) -> None:

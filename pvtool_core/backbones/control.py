@@ -13,6 +13,7 @@ from pvtool_core.config import ControlConfig, ModelConfig
 from pvtool_core.errors import BadPicture, InputRefused
 from pvtool_core.ffmpeg import ClipBroken
 from pvtool_core.media import frames_of_others
+from pvtool_core.models.base_models import model_variant
 from pvtool_core.pictures import BLACK, pictures_in, read_picture
 
 _HINT = "Give a video, an animation, or a folder of pictures."
@@ -27,7 +28,11 @@ class Control:
     def __init__(self, model: ModelConfig, unet: Any, device: torch.device, scale_factor: int) -> None:
         config = model.control
         net: Any = ControlNetModel.from_pretrained(
-            config.model, dtype=unet.dtype, local_files_only=True, use_safetensors=True
+            config.model,
+            dtype=unet.dtype,
+            variant=model_variant(Path(config.model)),
+            local_files_only=True,
+            use_safetensors=True,
         )
         if net.config.global_pool_conditions:
             raise InputRefused(f"{config.model} wants guess mode.", "Use a ControlNet that leads the layout.")

@@ -26,6 +26,7 @@ from pvtool_core.backbones.memory import settle
 from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused
+from pvtool_core.models.base_models import pipeline_variant
 
 
 class FusedLayout:
@@ -85,6 +86,7 @@ class HunyuanVideo:
             HunyuanVideoPipeline.from_pretrained,
             Path(model.base_model),
             dtype=self.dtype,
+            variant=pipeline_variant(Path(model.base_model)),
             local_files_only=True,
             use_safetensors=True,
         )

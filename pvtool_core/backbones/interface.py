@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pvtool_core.adapter import LoraLayout
 from pvtool_core.backbones.style_loras import MERGE_VERSION
 from pvtool_core.config import ModelConfig, SamplerConfig
+from pvtool_core.devices import NAMES, problem_of
 from pvtool_core.errors import InputRefused
 from pvtool_core.weights import fingerprint_of
 
@@ -102,8 +103,9 @@ def unit_range(decoded: Tensor) -> Tensor:
 def resolve_device(name: str) -> torch.device:
     """The device that a setting names; `auto` is the accelerator, if there is one. Raises InputRefused."""
     if name != "auto":
-        if name.startswith("cuda") and not torch.cuda.is_available():
-            raise InputRefused(f"torch sees no GPU here for model.device={name}.", "`pv doctor` shows what it sees.")
+        problem = problem_of(name) if NAMES.fullmatch(name) else f"Invalid device {name!r}."
+        if problem:
+            raise InputRefused(problem, "Set model.device to auto or cpu; `pv doctor` shows the devices.")
         return torch.device(name)
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 

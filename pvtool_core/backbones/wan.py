@@ -13,6 +13,7 @@ import functools
 import gc
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from pvtool_core.backbones.memory import settle
 from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused
+from pvtool_core.models.base_models import pipeline_variant
 
 _TOKENS = 512  # to which the pipeline's call pads a prompt; its `encode_prompt` alone would cut at 226
 
@@ -69,7 +71,12 @@ class Wan:
         self.num_frames, self.num_steps = model.num_frames, sampler.num_inference_steps
         self.guided = sampler.guidance_scale > 1
         self._load: Any = functools.partial(
-            WanPipeline.from_pretrained, model.base_model, dtype=self.dtype, local_files_only=True, use_safetensors=True
+            WanPipeline.from_pretrained,
+            model.base_model,
+            dtype=self.dtype,
+            variant=pipeline_variant(Path(model.base_model)),
+            local_files_only=True,
+            use_safetensors=True,
         )
         _check_parts(model)
         self._embeds = self._encode(prompts) if prompts else {}

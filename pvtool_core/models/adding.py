@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from pvtool_core.errors import BrokenWeights, InputRefused, Missing, NameTaken, is_utf8, printable
+from pvtool_core.models.base_models import check_taken_in
 from pvtool_core.models.downloads import part_of
 from pvtool_core.models.integrity import missing_parts, problems_of
-from pvtool_core.models.registry import Entry, model_folder
+from pvtool_core.models.onnx_files import external_files
+from pvtool_core.models.registry import Entry, is_inside, model_folder
 from pvtool_core.models.store import Models, check_room, files_under, hash_problems, room_errors
 
 _ORIGIN = "added by hand"
@@ -33,6 +35,8 @@ def add(models: Models, name: str, given: Sequence[Path], link: bool = False, li
     if problems := problems_of(files) or hash_problems(entry, files):
         words = [f"{path} {problem}" for path, problem in problems.items()]
         raise BrokenWeights(words, "Get it again from where it came, as safetensors if there are such.")
+    if not lacking:
+        check_taken_in(files, str(given[0]) if whole_folder else name, weights=entry.purpose != "configs")
     with models.lock(name), room_errors(name):
         if link and whole_folder:
             models.root.mkdir(parents=True, exist_ok=True)
@@ -51,11 +55,31 @@ def _given_files(entry: Entry, given: Sequence[Path]) -> dict[str, Path]:
         raise Missing("file or folder", str(gone[0]), "Give what lies on this machine.")
     if len(given) > 1 and any(path.is_dir() for path in given):
         raise InputRefused("A model is one folder, or some files.", "Give one folder alone.")
-    files = files_under(given[0]) if given[0].is_dir() else {_path_of(path, entry): path for path in given}
+    files = files_under(given[0]) if given[0].is_dir() else _single_files(entry, given)
     if not files:
         raise InputRefused(f"There is no file in {given[0]}.", "Give the folder that holds the weights.")
     if wrong := next((path for path in files if not is_utf8(path)), None):
         raise InputRefused(f"The name of {printable(wrong, whole=True)} is not valid UTF-8.", "Rename it.")
+    return files
+
+
+def _single_files(entry: Entry, given: Sequence[Path]) -> dict[str, Path]:
+    """Single files, each ONNX model with the files beside it that hold its weights. Raises InputRefused."""
+    beside = {path.parent / name for path in given if path.suffix == ".onnx" for name in external_files(path)}
+    files: dict[str, Path] = {}
+    for path in given:
+        if path in beside:
+            continue
+        place = _path_of(path, entry)
+        files[place] = path
+        for name in external_files(path) if path.suffix == ".onnx" else ():
+            if not is_inside(name):
+                words = f"{path.name} names a file outside its folder for its weights: {name[:80]!r}"
+                raise BrokenWeights([words], "Export it again, with its weights beside it.")
+            if not (path.parent / name).is_file():
+                hint = "Put the file beside it, or export the model with external_data=False."
+                raise InputRefused(f"{path.name} keeps its weights in {name}, which is missing.", hint)
+            files[str(PurePosixPath(place).parent / name)] = path.parent / name
     return files
 
 

@@ -19,6 +19,7 @@ TIMEOUT = 30.0  # seconds without a byte
 TRIES = 3  # in a row that bring nothing
 PAUSE = 1.0  # seconds after the first of them, more after the next
 _CHUNK = 2**20
+_LARGEST_ANSWER = 64 * 2**20  # bytes of a listing; that of a repository of 100,000 files has 30 MB
 _BY_HAND = "Try again later, or take files that you have with `pv models add NAME FILE_OR_FOLDER`."
 _NETWORK = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
@@ -33,6 +34,19 @@ class Remote:
     size: int | None = None
     checks: Mapping[str, str] = field(default_factory=dict[str, str])
     token: str = ""
+
+
+class _WebOnly(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect to anything but http and https, nor from https to http."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        allowed = ("https://",) if req.full_url.lower().startswith("https://") else ("https://", "http://")
+        if not newurl.lower().startswith(allowed):
+            raise Unreachable(f"{req.full_url} leads to {newurl}, which is not fetched.", _BY_HAND)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_WebOnly)
 
 
 class _Cut(ConnectionError):
@@ -79,21 +93,30 @@ def fetch_json(address: str, token: str = "") -> Any:
     """What an address answers, as JSON. Raises Unreachable."""
     try:
         with _open(address, token) as answer:
-            return json.load(answer)
+            content = answer.read(_LARGEST_ANSWER + 1)
+        if len(content) > _LARGEST_ANSWER:
+            raise ValueError("too long")
+        return json.loads(content)
     except _NETWORK as error:
         _raise_refusal(error, address)
         raise Unreachable(f"Cannot reach {_host(address)}: {_words(error)}.", _BY_HAND) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unreachable(f"{_host(address)} does not answer as a hub does.", "See HF_ENDPOINT, or --from.") from error
 
 
 def _open(address: str, token: str, first: int = 0) -> Any:
-    request = urllib.request.Request(address, headers={"User-Agent": "pv"})  # noqa: S310  # addresses are the user's
+    if not address.lower().startswith(("http://", "https://")):
+        hint = "Use an address that begins with https://. `pv models add NAME FILE` takes a local file."
+        raise Unreachable(f"Cannot fetch {address}: only http and https are fetched.", hint)
+    try:
+        request = urllib.request.Request(address, headers={"User-Agent": "pv"})  # noqa: S310  # checked just now
+    except ValueError as error:
+        raise Unreachable(f"Cannot fetch {address}: invalid address.", _BY_HAND) from error
     if token:
         request.add_unredirected_header("Authorization", f"Bearer {token}")  # not for whom the hub sends us on to
     if first:
         request.add_header("Range", f"bytes={first}-")
-    return urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
+    return _OPENER.open(request, timeout=TIMEOUT)
 
 
 def _transfer(remote: Remote, part: Path, report: Report) -> None:
@@ -101,8 +124,8 @@ def _transfer(remote: Remote, part: Path, report: Report) -> None:
     with _open(remote.address, remote.token, first) as answer:
         goes_on = answer.status == http.HTTPStatus.PARTIAL_CONTENT
         there = first if goes_on else 0
-        length = answer.headers.get("Content-Length")
-        total = there + int(length) if length else remote.size
+        length = answer.headers.get("Content-Length") or ""
+        total = there + int(length) if length.isdecimal() else remote.size
         with part.open("ab" if goes_on else "wb") as file:
             while chunk := answer.read(_CHUNK):
                 file.write(chunk)

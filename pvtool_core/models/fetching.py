@@ -3,11 +3,13 @@
 import dataclasses
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pvtool_core.errors import BrokenWeights, InputRefused, Unreachable
+from pvtool_core.models.base_models import check_taken_in
 from pvtool_core.models.downloads import Remote, download, part_of
 from pvtool_core.models.hub import check_loadable, check_online, read_repository, stored_as, wanted_files
 from pvtool_core.models.integrity import digest_of, missing_parts, problems_of
@@ -39,8 +41,10 @@ class _Plan:
     wanted: tuple[Wanted, ...]
 
 
-def fetch(models: Models, name: str, listener: Listener, endpoint: str | None = None) -> bool:
+def fetch(models: Models, name: str, listener: Listener, endpoint: str | None = None, send_token: bool = False) -> bool:
     """Bring a model here whole; False if it was. `endpoint` is a hub to ask in place of the usual one.
+
+    The user's token goes to the hub itself only, and with `send_token` to `endpoint` or HF_ENDPOINT too.
 
     What has come stays for the next time. Raises Missing, BadName, Unreachable, BrokenWeights, InputRefused (a linked
     model), DiskFull, Busy, OSError.
@@ -52,15 +56,15 @@ def fetch(models: Models, name: str, listener: Listener, endpoint: str | None = 
         raise InputRefused(f"{name} is a link to a folder of yours.", f"`pv models remove {name}` takes the link away.")
     with models.lock(name), room_errors(name):
         check_online()
-        plan = _plan(entry, endpoint)
+        plan = _plan(entry, endpoint, send_token)
         _say_licence(plan.entry, listener)
         _fetch_all(models, plan, listener)
-        _check_whole(models, name)
+        _check_whole(models, name, plan.entry.purpose != "configs")
         models.finish(plan.entry, plan.origin, _digests(plan))
     return True
 
 
-def _plan(entry: Entry, endpoint: str | None) -> _Plan:
+def _plan(entry: Entry, endpoint: str | None, send_token: bool) -> _Plan:
     """What to fetch, and where all of it comes from; later sources win. Raises Unreachable."""
     wanted: dict[str, Wanted] = {}
     origins: list[str] = []
@@ -69,7 +73,7 @@ def _plan(entry: Entry, endpoint: str | None) -> _Plan:
             origins.append(source.address)
             found = [_at_address(source, entry)]
         else:
-            repository = read_repository(source, endpoint)
+            repository = read_repository(source, endpoint, send_token)
             origins.append(f"{source.hub}@{repository.commit}")
             found = _in_repository(source, entry, repository.files)
             if is_hub_id(entry.name):  # only its card says whose it is
@@ -175,15 +179,17 @@ def _unpack(archive: Path, brings: Sequence[str], folder: Path) -> None:
                 with opened.open(members[path.name]) as source, part_of(path).open("wb") as file:
                     shutil.copyfileobj(source, file, 2**20)
                 part_of(path).replace(path)
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:  # the last: encrypted, unknown
         archive.unlink()
-        problem = f"lacks {error}" if isinstance(error, KeyError) else "is no zip file"
+        problem = "cannot be unpacked: it is corrupt or encrypted"
+        if isinstance(error, zipfile.BadZipFile | KeyError):
+            problem = f"lacks {error}" if isinstance(error, KeyError) else "is no zip file"
         hint = "It was not kept. Take the files from elsewhere: `pv models add NAME FILE...`."
         raise BrokenWeights([f"{archive.name} {problem}"], hint) from error
 
 
-def _check_whole(models: Models, name: str) -> None:
-    """Raises BrokenWeights for files that cannot be used; they are not kept."""
+def _check_whole(models: Models, name: str, weights: bool) -> None:
+    """Raises BrokenWeights for files that cannot be used; they are not kept. InputRefused for another model."""
     staged = files_under(models.staging(name))
     problems = problems_of(staged)
     for path in problems:
@@ -195,6 +201,7 @@ def _check_whole(models: Models, name: str) -> None:
     if lacking:
         words = [f"{path} is not in the repository, though other files name it" for path in lacking]
         raise BrokenWeights(words, "Take the model from elsewhere: --from, or `pv models add`.")
+    check_taken_in({**files_under(model_folder(name)), **staged}, name, weights)
 
 
 def _digests(plan: _Plan) -> dict[str, str]:

@@ -11,9 +11,10 @@ from typing import Any
 
 from pvtool_core.errors import InputRefused, Unreachable
 from pvtool_core.models.downloads import Remote, fetch_json
-from pvtool_core.models.registry import Source
+from pvtool_core.models.registry import Source, is_inside
 
 ENDPOINT = "https://huggingface.co"
+_HOSTS = ("huggingface.co", "hf.co")
 _TRUE = {"1", "true", "yes", "on"}
 _NO_WEIGHTS = (".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".mp4", ".msgpack", ".h5", ".ot", ".gitattributes")
 _VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema)(-\d+-of-\d+)?\.|\.index\.(fp16|bf16|fp32|non_ema|ema)\.")
@@ -30,20 +31,34 @@ class Repository:
     files: Mapping[str, Remote]
 
 
-def read_repository(source: Source, endpoint: str | None = None) -> Repository:
-    """Ask the hub what `source` holds. HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured. Raises Unreachable."""
+def read_repository(source: Source, endpoint: str | None = None, send_token: bool = False) -> Repository:
+    """Ask the hub what `source` holds. HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured. Raises Unreachable.
+
+    Only the hub itself gets the user's token; a mirror gets it with `send_token`.
+    """
     check_online()
     base = (endpoint or os.environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
-    token = _token()
+    token = _token() if send_token or is_the_hub(base) else ""
     revision = urllib.parse.quote(source.revision, safe="")
     answer = fetch_json(f"{base}/api/models/{source.hub}/revision/{revision}?blobs=true", token)
     try:
         at = f"{base}/{source.hub}/resolve/{answer['sha']}/"
-        files = {each["rfilename"]: _remote(at, each, token) for each in answer["siblings"]}
+        files = {str(each["rfilename"]): _remote(at, each, token) for each in answer["siblings"]}
         licences = [tag.removeprefix("license:") for tag in answer.get("tags", []) if tag.startswith("license:")]
         return Repository(commit=answer["sha"], licence=", ".join(licences), files=files)
     except (KeyError, TypeError, AttributeError) as error:
         raise Unreachable(f"{base} does not answer as a hub does.", "See HF_ENDPOINT, or --from.") from error
+
+
+def is_the_hub(address: str) -> bool:
+    """Whether an address is one of the hub's own hosts, over https: those that may have the user's token."""
+    try:
+        parts = urllib.parse.urlsplit(address)
+        host, port = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError:
+        return False
+    own = host in _HOSTS or host.endswith(tuple(f".{each}" for each in _HOSTS))
+    return parts.scheme == "https" and own and port in {None, 443}
 
 
 def check_online() -> None:
@@ -58,7 +73,10 @@ def _remote(at: str, file: Mapping[str, Any], token: str) -> Remote:
     large = file.get("lfs") or {}
     published = {"sha256": large.get("sha256"), "git": None if large else file.get("blobId")}
     checks = {algorithm: digest for algorithm, digest in published.items() if digest}
-    return Remote(at + urllib.parse.quote(file["rfilename"]), file.get("size"), checks, token)
+    size = file.get("size")
+    if size is not None and (type(size) is not int or size < 0):
+        raise TypeError(f"a size of {size!r}")
+    return Remote(at + urllib.parse.quote(file["rfilename"]), size, checks, token)
 
 
 def _token() -> str:
@@ -85,9 +103,8 @@ def wanted_files(source: Source, there: Iterable[str]) -> list[str]:
 
 
 def _is_inside(name: str) -> bool:
-    """A name that could leave the model's folder is none that a repository can have."""
-    parts = PurePosixPath(name).parts
-    return bool(parts) and not PurePosixPath(name).is_absolute() and ".." not in parts and "\\" not in name
+    """A name that could leave the model's folder, or is no file name here, is none that a repository can have."""
+    return name.isprintable() and is_inside(name) and all(len(part.encode()) < 200 for part in name.split("/"))
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
@@ -113,14 +130,14 @@ def stored_as(name: str, wanted: Iterable[str]) -> str:
 
 
 def check_loadable(hub: str, stored: Iterable[str]) -> None:
-    """Raises InputRefused for a pipeline with a part whose weights are no plain safetensors: it could not be loaded."""
+    """Raises InputRefused for a pipeline with a part whose weights are no safetensors: it could not be loaded."""
     paths = [PurePosixPath(name) for name in stored]
     if PurePosixPath("model_index.json") not in paths:
         return
     weighty = {path.parent for path in paths if path.suffix in {".bin", ".safetensors"}}
-    plain = {path.parent for path in paths if path.suffix == ".safetensors" and not _VARIANT.search(path.name)}
-    if lacking := sorted(map(str, weighty - plain)):
+    safe = {path.parent for path in paths if path.suffix == ".safetensors"}
+    if lacking := sorted(map(str, weighty - safe)):
         raise InputRefused(
-            f"{hub} has no plain .safetensors in {', '.join(lacking)}, and pv loads nothing else.",
+            f"{hub} has no .safetensors in {', '.join(lacking)}, and pv loads nothing else.",
             "Save it anew with diffusers' save_pretrained, and `pv models add` the folder.",
         )

@@ -5,18 +5,36 @@ Pickles are the exception: only torch can say whether one holds nothing but tens
 
 import hashlib
 import json
+import math
 import os
+import re
 import struct
 import subprocess
 import sys
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
+
+from pvtool_core.models.onnx_files import external_files, external_problem
 
 PART = ".part"
 """How the name of a file ends that has not wholly come."""
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _LARGEST_HEADER = 100 * 2**20
+_INDEX = re.compile(r"\.index(\.\w+)?\.json$")
+_LARGEST_JSON = 128 * 2**20
+_NOT_SAFETENSORS = "is no safetensors file"
+_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F4": 4,
+}
+"""Bits of a number by its format, as safetensors names them."""
 _CHUNK = 2**22
 # Parts of a pipeline that may be named in model_index.json and left out of the folder.
 _OPTIONAL = {"safety_checker", "feature_extractor", "image_encoder"}
@@ -24,6 +42,8 @@ _OPTIONAL = {"safety_checker", "feature_extractor", "image_encoder"}
 
 def problem_of(path: Path) -> str | None:
     """What is wrong with a file of that suffix, as a phrase that follows its name; None if nothing is seen."""
+    if not path.is_file():  # a pipe or a device would never end
+        return "is not a regular file"
     check = _CHECKS.get(path.suffix)
     return check(path) if check else None
 
@@ -47,7 +67,9 @@ def _pickle_problems(files: Mapping[str, Path]) -> dict[str, str]:
     if not pickles:
         return {}
     words = [sys.executable, "-P", "-m", "pvtool_core.models.pickles", *map(str, pickles.values())]
-    asked = subprocess.run(words, capture_output=True, text=True, check=True)
+    asked = subprocess.run(words, capture_output=True, text=True, check=False)
+    if asked.returncode:  # a file that ends the process that reads it
+        return dict.fromkeys(pickles, "does not load as a file of tensors")
     answers: dict[str, str] = json.loads(asked.stdout.splitlines()[-1])
     return {name: answers[str(path)] for name, path in pickles.items() if str(path) in answers}
 
@@ -64,10 +86,16 @@ def digest_of(path: Path, algorithm: str) -> str:
 
 
 def _spoken_of(name: PurePosixPath, path: Path) -> Iterable[str]:
-    """Parts that model_index.json names, shards that an index names."""
-    if not name.name.endswith(("model_index.json", ".index.json")):
+    """Parts that model_index.json names, shards that an index names, files with the weights of an ONNX model."""
+    if name.suffix == ".onnx":
+        yield from (str(name.parent / file) for file in external_files(path))
+    if name.name != "model_index.json" and not _INDEX.search(name.name):
         return
-    table: Any = json.loads(path.read_bytes())
+    try:
+        table = read_table(path)
+        _check_weight_map(path, table)
+    except ValueError:  # `problem_of` says so
+        return
     if name.name == "model_index.json":
         yield from (str(name.parent / part) for part, value in table.items() if _is_part(part, value))
     else:
@@ -78,34 +106,125 @@ def _is_part(name: str, value: Any) -> bool:
     return isinstance(value, list) and value != [None, None] and name not in _OPTIONAL
 
 
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file. Raises ValueError if it is not JSON, or too large or deep to read safely."""
+    with path.open("rb") as file:
+        content = file.read(_LARGEST_JSON + 1)
+    if len(content) > _LARGEST_JSON:
+        raise ValueError(f"is larger than {_LARGEST_JSON >> 20} MiB")
+    return _parsed(content, "is no JSON, or is truncated")
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds. Raises ValueError if it holds anything else."""
+    table = read_json(path)
+    if not isinstance(table, dict):
+        raise ValueError("is not a JSON object")
+    return typing.cast("dict[str, Any]", table)
+
+
+def _parsed(content: bytes, otherwise: str) -> Any:
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("is JSON that is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(otherwise) from error
+
+
 def _check_json(path: Path) -> str | None:
     try:
-        json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        return "is no JSON, or is truncated"
+        table = read_json(path)
+        if path.name == "model_index.json" or _INDEX.search(path.name):
+            read_table(path)
+            _check_weight_map(path, table)
+    except ValueError as error:
+        return str(error)
     return None
 
 
-def _check_safetensors(path: Path) -> str | None:
-    """The header says where each tensor ends, and so how long the file must be."""
+def _check_weight_map(path: Path, table: dict[str, Any]) -> None:
+    """Raises ValueError if the shards that an index names are not file names."""
+    shards = table.get("weight_map", {}) if path.name != "model_index.json" else {}
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+        raise ValueError("has an invalid weight_map")
+
+
+class Header(NamedTuple):
+    """The header of a .safetensors file: shapes of its tensors by name, and its metadata."""
+
+    shapes: dict[str, tuple[int, ...]]
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """Return the header of a .safetensors file. Raises ValueError, a phrase that follows the file's name.
+
+    As the format demands, the tensors fill the rest of the file: no gap, no overlap, nothing after the last one.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= _LARGEST_HEADER:
-            return "is no safetensors file"
+            raise ValueError(_NOT_SAFETENSORS)
         text = file.read(length)
     if len(text) < length:
-        return "is truncated" if text.startswith(b"{") else "is no safetensors file"
+        raise ValueError("is truncated" if text.startswith(b"{") else _NOT_SAFETENSORS)
+    table: Any = _parsed(text, _NOT_SAFETENSORS)
+    if not isinstance(table, dict):
+        raise ValueError(_NOT_SAFETENSORS)
+    known = typing.cast("dict[str, Any]", table)
+    metadata = known.pop("__metadata__", None) or {}
+    if not _is_metadata(metadata):
+        raise ValueError("has invalid metadata: it must map text to text")
+    tensors = {name: _tensor_of(name, entry) for name, entry in known.items()}
+    _check_places(tensors, size - 8 - length, size)
+    return Header({name: shape for name, (shape, _, _) in tensors.items()}, metadata)
+
+
+def _is_metadata(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+
+
+def _tensor_of(name: str, entry: Any) -> tuple[tuple[int, ...], int, int]:
+    """Shape, first byte and end of a tensor. Raises ValueError."""
     try:
-        header: dict[str, Any] = json.loads(text)
-        end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
-        wanted = 8 + length + int(end)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError):
-        return "is no safetensors file"
-    if size < wanted:
-        return f"is truncated: {size} of {wanted} bytes are there"
-    return None if size == wanted else f"is {size - wanted} bytes longer than its header says"
+        kind, shape, places = entry["dtype"], entry["shape"], entry["data_offsets"]
+        first, end = places
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(_NOT_SAFETENSORS) from error
+    numbers = [*shape, first, end] if isinstance(shape, list) else [None]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    if not all(type(number) is int and 0 <= number < 2**63 for number in numbers) or first > end:
+        raise ValueError(f"has an invalid shape or place for the tensor {name[:80]!r}")
+    bits = _BITS.get(kind) if isinstance(kind, str) else None
+    if bits is None:
+        raise ValueError(f"has an unknown number format for the tensor {name[:80]!r}: {str(kind)[:20]!r}")
+    if math.prod(shape) * bits != (end - first) * 8:
+        raise ValueError(f"gives the tensor {name[:80]!r} more or fewer bytes than its shape has")
+    return tuple(shape), first, end
+
+
+def _check_places(tensors: Mapping[str, tuple[tuple[int, ...], int, int]], room: int, size: int) -> None:
+    """Raises ValueError unless the tensors follow each other and end where the file ends."""
+    reached = 0
+    for name, (_, first, end) in sorted(tensors.items(), key=lambda item: item[1][1:]):
+        if first != reached:
+            what = "overlap" if first < reached else "leave a gap"
+            raise ValueError(f"is corrupt: its tensors {what} at {name[:80]!r}")
+        reached = end
+    if room < reached:
+        raise ValueError(f"is truncated: {size} of {size - room + reached} bytes are there")
+    if room > reached:
+        raise ValueError(f"is {room - reached} bytes longer than its header says")
+
+
+def _check_safetensors(path: Path) -> str | None:
+    try:
+        read_header(path)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _check_onnx(path: Path) -> str | None:
@@ -121,7 +240,7 @@ def _check_onnx(path: Path) -> str | None:
                 return "is no ONNX file"
             if not _skip(file, kind & 7) or file.tell() > size:
                 return "is truncated"
-    return None
+    return external_problem(path)
 
 
 def _skip(file: BinaryIO, wire_type: int) -> bool:

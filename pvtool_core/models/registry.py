@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import re
 import typing
+import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -107,13 +108,43 @@ def _read_entry(name: str, table: Any) -> Entry:
         Entry, merge(typing.cast("dict[str, Any]", table), {"name": check_name("a model", name)}), source
     )
     mistakes = [
-        Mistake(f"{name}.sources[{i}]", "needs either hub or address, and a .zip needs files")
+        Mistake(f"{name}.sources[{i}]", problem)
         for i, each in enumerate(entry.sources)
-        if bool(each.hub) == bool(each.address) or (each.address.endswith(".zip") and not each.files)
+        for problem in _problems_of(each)
     ]
     if mistakes:
         raise SettingsError(mistakes, source)
     return entry
+
+
+def _problems_of(source: Source) -> Iterable[str]:
+    """What is wrong with a source: it must name one place, and files inside the model's folder."""
+    address = source.address
+    if bool(source.hub) == bool(address) or (address.endswith(".zip") and not source.files):
+        yield "needs either hub or address, and a .zip needs files"
+    if source.hub and not is_hub_id(source.hub):
+        yield f"has the invalid hub {source.hub!r}: expected organisation/repository"
+    if address and not is_web_address(address):
+        yield f"has the invalid address {address!r}: expected https://… of one file"
+    if source.into and not is_inside(source.into):
+        yield f"has the invalid into {source.into!r}: expected a subfolder of the model's folder"
+    yield from (f"has the invalid file {file!r}" for file in source.files if not is_inside(file))
+
+
+def is_web_address(address: str) -> bool:
+    """Whether an address is one of http or https that names a file; file:// and others are never fetched."""
+    try:
+        parts = urllib.parse.urlsplit(address)
+        host = parts.hostname
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(host) and is_inside(PurePosixPath(address).name)
+
+
+def is_inside(path: str) -> bool:
+    """Whether a relative path stays inside the folder that it is joined to, on every system."""
+    parts = path.split("/")
+    return not path.startswith("/") and ".." not in parts and any(parts) and not set("\\\0") & set(path)
 
 
 def is_hub_id(name: str) -> bool:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ from pvtool_core.errors import (
 from pvtool_core.models import downloads
 from pvtool_core.models.adding import add
 from pvtool_core.models.fetching import Listener, fetch
+from pvtool_core.models.hub import is_the_hub
 from pvtool_core.models.registry import Registry, model_folder
 from pvtool_core.models.store import Models, ModelState, licences, missing_models
 from pvtool_core.weights import Presets, resolve
@@ -159,7 +161,7 @@ def test_a_pipeline_of_pickles_is_refused_before_anything_is_fetched(hub: Hub, t
     files = pipeline()
     hub.repositories["org/pickled"] = {name: file for name, file in files.items() if "unet/model" not in name}
     hub.repositories["org/pickled"]["unet/model.bin"] = b"pickle"
-    with pytest.raises(InputRefused, match=r"org/pickled has no plain \.safetensors in unet"):
+    with pytest.raises(InputRefused, match=r"org/pickled has no \.safetensors in unet"):
         fetch(Models(), "org/pickled", told.listener)
     assert not any("model.bin" in each for each in map(str, hub.asked))
 
@@ -311,11 +313,73 @@ def test_an_address_that_is_no_hub_is_told(hub: Hub, told: Told) -> None:
         fetch(Models(), "org/base", told.listener, f"{hub.address}/somewhere")
 
 
-def test_the_users_token_goes_to_the_hub(hub: Hub, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("explicit", [False, True])
+def test_the_users_token_goes_to_a_mirror_only_when_asked_for(
+    explicit: bool, hub: Hub, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     hub.repositories["org/base"] = pipeline()
-    fetch(Models(), "org/base", told.listener)
-    assert hub.tokens == {"Bearer secret"}
+    fetch(Models(), "org/base", told.listener, send_token=explicit)
+    assert hub.tokens == ({"Bearer secret"} if explicit else {""})
+
+
+@pytest.mark.parametrize(
+    ("address", "own"),
+    [
+        ("https://huggingface.co", True),
+        ("https://HuggingFace.co:443/", True),
+        ("https://eu.hf.co", True),
+        ("http://huggingface.co", False),
+        ("https://huggingface.co@evil.example", False),
+        ("https://huggingface.co.evil.example", False),
+        ("https://nothuggingface.co", False),
+        ("https://evil.example/huggingface.co", False),
+        ("https://huggingface.co:8443", False),
+        ("https://[", False),
+    ],
+)
+def test_the_hubs_own_hosts_are_known_exactly(address: str, own: bool) -> None:
+    assert is_the_hub(address) is own
+
+
+def test_only_web_addresses_are_fetched(hub: Hub, told: Told, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    local = (tmp_path / "secret").as_uri()
+    with pytest.raises(Unreachable, match="only http and https"):
+        fetch(Models(), "org/base", told.listener, local)
+    hub.repositories["org/base"] = {"model.safetensors": safetensors(bytes(64))}
+    hub.redirects[f"/org/base/resolve/{COMMIT}/model.safetensors"] = local.replace("file:", "ftp:")
+    with pytest.raises(Unreachable, match="which is not fetched"):
+        fetch(Models(), "org/base", told.listener)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"[" * 100_000, b"[]", b'{"sha": "x", "siblings": [{"rfilename": "a", "size": "b"}]}']
+)
+def test_a_hostile_listing_is_told_as_no_hub(answer: bytes, hub: Hub, told: Told) -> None:
+    hub.files["/mirror/api/models/org/base/revision/main"] = answer
+    with pytest.raises(Unreachable, match="does not answer as a hub"):
+        fetch(Models(), "org/base", told.listener, f"{hub.address}/mirror")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{hub='org/x', into='../../..'}",
+        "{hub='org/x', into='/etc'}",
+        "{hub='org/x', into='a/../../b'}",
+        "{hub='org/x', files=['../x']}",
+        "{hub='../../api'}",
+        "{address='file:///etc/passwd'}",
+        "{address='ftp://x/y.onnx'}",
+        "{address='https://x/..'}",
+        "{address='https:///y.onnx'}",
+        "{address='https://x/y.zip', files=['../../x.onnx']}",
+    ],
+)
+def test_a_source_that_leads_out_of_the_models_or_the_web_is_refused(source: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="invalid"):
+        known(tmp_path, f"[a]\ntitle='x'\nsources=[{source}]")
 
 
 def test_the_users_token_goes_to_nobody_whom_the_hub_sends_us_on_to(
@@ -328,7 +392,7 @@ def test_the_users_token_goes_to_nobody_whom_the_hub_sends_us_on_to(
         elsewhere.files["/blob"] = content
         elsewhere.cut_after = [2**20]
         hub.redirects[f"/org/base/resolve/{COMMIT}/model.safetensors"] = f"{elsewhere.address}/blob"
-        fetch(Models(), "org/base", told.listener)
+        fetch(Models(), "org/base", told.listener, send_token=True)
         assert [wanted for _, wanted in elsewhere.asked] == ["", f"bytes={2**20}-"]
         assert (hub.tokens, elsewhere.tokens) == ({"Bearer secret"}, {""})
 
@@ -541,6 +605,68 @@ def test_a_truncated_file_of_ones_own_is_refused(hub: Hub, tmp_path: Path, cut: 
         (tmp_path / name).write_bytes(content[:-cut])
         with pytest.raises(BrokenWeights, match=f"{name} is"):
             add(Models(), "mine", [tmp_path / name])
+
+
+def header(table: object, content: bytes = b"") -> bytes:
+    text = table if isinstance(table, bytes) else json.dumps(table).encode()
+    return struct.pack("<Q", len(text)) + text + content
+
+
+def tensor(first: Any, end: Any, shape: Any = (4,), dtype: Any = "U8") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [first, end]}
+
+
+HOSTILE = {
+    "deep": (header(b'{"a":' + b"[" * 100_000), "nested too deeply"),
+    "huge offset": (header(b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,1e400]}}'), "invalid shape or place"),
+    "negative": (header({"a": tensor(-4, 0)}), "invalid shape or place"),
+    "backwards": (header({"a": tensor(4, 0)}, bytes(4)), "invalid shape or place"),
+    "fraction": (header({"a": tensor(0, 4.0)}, bytes(4)), "invalid shape or place"),
+    "truth": (header({"a": tensor(False, 4)}, bytes(4)), "invalid shape or place"),
+    "shape": (header({"a": tensor(0, 4, "4")}, bytes(4)), "invalid shape or place"),
+    "overlap": (header({"a": tensor(0, 4), "b": tensor(2, 6)}, bytes(6)), "tensors overlap at 'b'"),
+    "gap": (header({"a": tensor(0, 4), "b": tensor(6, 10)}, bytes(10)), "tensors leave a gap at 'b'"),
+    "too many bytes": (header({"a": tensor(0, 8)}, bytes(8)), "more or fewer bytes"),
+    "format": (header({"a": tensor(0, 4, dtype="X9")}, bytes(4)), "unknown number format"),
+    "format list": (header({"a": tensor(0, 4, dtype=[])}, bytes(4)), "unknown number format"),
+    "metadata": (header({"__metadata__": {"a": 1}}), "invalid metadata"),
+    "a list": (header([]), "is no safetensors file"),
+    "a number": (header({"a": 3}), "is no safetensors file"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_header_is_refused_in_a_sentence(kind: str, hub: Hub, tmp_path: Path) -> None:
+    content, words = HOSTILE[kind]
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(BrokenWeights, match=words):
+        add(Models(), "mine", [tmp_path / "a.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", b"[" * 100_000),
+        ("model_index.json", b"[]"),
+        ("model_index.json", b'{"_class_name": []}'),
+        ("a.index.json", b"3"),
+        ("a.index.json", b'{"weight_map": []}'),
+        ("a.index.json", b'{"weight_map": {"a": 3}}'),
+        ("a.index.json", b'{"weight_map": {"a": "../../evil.safetensors"}}'),
+    ],
+)
+def test_hostile_json_is_refused_in_a_sentence(name: str, content: bytes, hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputRefused):
+        add(Models(), "mine", [folder])
+
+
+def test_a_pipe_is_not_read(hub: Hub, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.safetensors")
+    with pytest.raises(BrokenWeights, match="is not a regular file"):
+        add(Models(), "mine", [tmp_path / "a.safetensors"])
 
 
 def test_what_is_put_there_by_hand_counts_once_it_is_complete(hub: Hub, told: Told, tmp_path: Path) -> None:

@@ -1,17 +1,24 @@
 """Recognisers in torch embed as insightface does with the same file, however that file was exported."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import helper, numpy_helper
 from PIL import Image
 from torch import Tensor, nn
 
+from pvtool_core.errors import BrokenWeights, InputRefused
 from pvtool_core.face_models import open_recognizer
 from pvtool_core.faces import FaceAnalyzer, Picture, align, align_differentiable, largest, load_recognizer
+from pvtool_core.models.adding import add
+from pvtool_core.models.registry import model_folder
+from pvtool_core.models.store import Models
 from pvtool_core.paths import presets_dir
 from tests.iresnet import export, normalise_inside, random_iresnet, without_identity_nodes
 
@@ -182,3 +189,138 @@ def test_a_recogniser_is_frozen_and_its_statistics_never_move(tmp_path: Path) ->
     assert not any(module.training for module in recognizer.modules())
     assert sum("running_mean" in name for name in before) > 10
     assert all(torch.equal(value, before[name]) for name, value in recognizer.state_dict().items())
+
+
+# Files as torch's exporter writes them since 2.9: opset 18 or newer, `allowzero`, weights in a file beside the model
+
+
+def by_todays_exporter(path: Path, opset: int = 18, beside: bool = True) -> None:
+    """What `torch.onnx.export(dynamo=True)` makes of an IResNet, from the older exporter's file and without onnxscript.
+
+    Batch norms are folded, Flatten is a Reshape with allowzero=1, and all weights are in `rec.onnx.data`.
+    """
+    export(random_iresnet(**NARROW), path)
+    model = onnx.load(str(path))
+    for node in model.graph.node:
+        if node.op_type == "Flatten":
+            flat = helper.make_node("Reshape", [node.input[0], "flat"], [*node.output], allowzero=1)
+            node.CopyFrom(flat)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 32 * 49]), "flat"))
+    model.opset_import[0].version = opset
+    model.ir_version = 10
+    if beside:
+        onnx.save(model, str(path), save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+    else:
+        onnx.save(model, str(path))
+
+
+@pytest.mark.parametrize("opset", [18, 19, 20, 21, 22, 23])
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_recogniser_by_todays_exporter_embeds_as_in_onnxruntime(
+    opset: int, beside: bool, tmp_path: Path, crops: list[Picture]
+) -> None:
+    by_todays_exporter(tmp_path / "rec.onnx", opset, beside)
+    assert (tmp_path / "rec.onnx.data").exists() is beside
+    assert largest_distance(tmp_path / "rec.onnx", crops) < 1e-5
+
+
+def test_gradients_pass_through_a_file_of_todays_exporter(tmp_path: Path) -> None:
+    by_todays_exporter(tmp_path / "rec.onnx")
+    crops = torch.rand(2, 3, 112, 112, requires_grad=True)
+    load_recognizer(tmp_path / "rec.onnx")(crops).sum().backward()
+    assert crops.grad is not None
+    assert crops.grad.abs().sum() > 0
+
+
+def test_newer_layers_are_written_in_older_ones(tmp_path: Path, crops: list[Picture]) -> None:
+    """Averages with their axes as an input (opset 18), Gelu (20) and CastLike, as for a small vision network."""
+    generator = np.random.default_rng(0)
+    weights = {
+        "filters": generator.standard_normal((16, 3, 16, 16)).astype(np.float32) / 16,
+        "axes": np.array([2, 3]),
+        "matrix": generator.standard_normal((16, 32)).astype(np.float32),
+        "twice": np.array(2.0, np.float64),
+    }
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["input.1", "filters"], ["maps"], strides=[16, 16]),
+        node("Gelu", ["maps"], ["active"]),
+        node("ReduceMean", ["active", "axes"], ["mean"], keepdims=0, noop_with_empty_axes=0),
+        node("CastLike", ["twice", "mean"], ["two"]),
+        node("Mul", ["mean", "two"], ["double"]),
+        node("MatMul", ["double", "matrix"], ["embedding"]),
+    ]
+    shapes = {"input.1": ["n", 3, 112, 112], "embedding": ["n", 32]}
+    given, made = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items())
+    plain = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "g", [given], [made], plain)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, str(tmp_path / "rec.onnx"))
+    assert largest_distance(tmp_path / "rec.onnx", crops) < 1e-5
+
+
+def test_a_layer_without_a_gradient_is_named(tmp_path: Path) -> None:
+    by_todays_exporter(tmp_path / "rec.onnx", beside=False)
+    model = onnx.load(str(tmp_path / "rec.onnx"))
+    last = model.graph.node[-1]
+    name = last.output[0]
+    last.output[0] = "before"
+    model.graph.node.append(helper.make_node("Hardmax", ["before"], [name]))
+    onnx.save(model, str(tmp_path / "rec.onnx"))
+    with pytest.raises(InputRefused, match=r"cannot take a gradient through: Hardmax"):
+        load_recognizer(tmp_path / "rec.onnx")
+
+
+def moved(path: Path, location: str) -> None:
+    """The weights' file under another name in the model."""
+    model = onnx.load(str(path), load_external_data=False)
+    for entry in (entry for tensor in model.graph.initializer for entry in tensor.external_data):
+        if entry.key == "location":
+            entry.value = location
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("location", ["../rec.onnx.data", "/etc/passwd", "a/../../rec.onnx.data"])
+def test_weights_outside_the_models_folder_are_not_read(location: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in/rec.onnx"
+    by_todays_exporter(path)
+    shutil.copy(tmp_path / "in/rec.onnx.data", tmp_path)
+    moved(path, location)
+    with pytest.raises(InputRefused, match="outside its folder for its weights"):
+        load_recognizer(path)
+    with pytest.raises(InputRefused, match="outside its folder for its weights"):
+        add(Models(), "mine", [path])
+
+
+def test_missing_and_truncated_weights_beside_a_model_are_told_as_what_they_are(tmp_path: Path) -> None:
+    by_todays_exporter(tmp_path / "rec.onnx")
+    data = tmp_path / "rec.onnx.data"
+    content = data.read_bytes()
+    data.write_bytes(content[:-8])
+    with pytest.raises(InputRefused, match=r"keeps its weights in rec\.onnx\.data, which is truncated"):
+        load_recognizer(tmp_path / "rec.onnx")
+    data.unlink()
+    with pytest.raises(InputRefused, match=r"keeps its weights in rec\.onnx\.data, which is missing"):
+        load_recognizer(tmp_path / "rec.onnx")
+    data.symlink_to("/dev/zero")
+    with pytest.raises(InputRefused, match="not a regular file"):
+        load_recognizer(tmp_path / "rec.onnx")
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_the_weights_beside_a_model_are_added_and_verified_with_it(
+    link: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+    by_todays_exporter(tmp_path / "rec.onnx")
+    models = Models()
+    assert add(models, "mine", [tmp_path / "rec.onnx"], link=link) == []
+    assert {file.path for file in models.verify("mine")} == {"rec.onnx", "rec.onnx.data"}
+    assert load_recognizer(model_folder("mine") / "rec.onnx")
+    (model_folder("mine") / "rec.onnx.data").write_bytes(b"x")
+    with pytest.raises(BrokenWeights, match=r"rec\.onnx\.data is truncated"):
+        models.verify("mine")
+    (tmp_path / "rec.onnx.data").unlink()
+    with pytest.raises(InputRefused, match="which is missing"):
+        add(models, "other", [tmp_path / "rec.onnx"])

@@ -10,14 +10,11 @@ from pvtool_core.errors import InputRefused, Missing, SettingsError, WeightsMiss
 from pvtool_core.models import digests
 from pvtool_core.models.registry import Registry
 from pvtool_core.weights import Presets, fingerprint, locate_faces, resolve, resolve_settings
-from tests.weight_files import safetensors
+from tests.weight_files import pipeline_folder, safetensors
 
 
 def model_folder(path: Path) -> Path:
-    (path / "unet").mkdir(parents=True)
-    (path / "unet/weights.safetensors").write_bytes(safetensors(b"weights"))
-    (path / "model_index.json").write_text('{"_class_name": "AnimateDiffPipeline"}')
-    return path
+    return pipeline_folder(path, "AnimateDiffPipeline")
 
 
 def test_animatediff_trains_with_the_papers_figures() -> None:
@@ -75,7 +72,7 @@ def test_a_fingerprint_follows_the_files_and_not_their_place(tmp_path: Path) -> 
     assert fingerprint(first) == fingerprint(second)
     (second / "README.md").write_text("words")
     assert fingerprint(first) == fingerprint(second)
-    (second / "unet/weights.safetensors").write_bytes(safetensors(b"Weights"))
+    (second / "unet/diffusion_pytorch_model.safetensors").write_bytes(safetensors(b"Weights"))
     assert fingerprint(first) != fingerprint(second)
     (first / "unet").rename(first / "unet2")
     assert fingerprint(first) != fingerprint(model_folder(tmp_path / "d"))
@@ -115,8 +112,8 @@ def test_a_base_model_that_is_not_whole_is_refused_before_a_run_exists(
     content: bytes, problem: str, tmp_path: Path
 ) -> None:
     base = model_folder(tmp_path / "base")
-    (base / "unet/weights.safetensors").write_bytes(content)
-    with pytest.raises(InputRefused, match=rf"unet/weights\.safetensors {problem}"):
+    (base / "unet/diffusion_pytorch_model.safetensors").write_bytes(content)
+    with pytest.raises(InputRefused, match=rf"unet/diffusion_pytorch_model\.safetensors {problem}"):
         resolve_settings(Presets().get("animatediff").settings({"model": {"base_model": str(base)}}))
 
 

@@ -1,0 +1,31 @@
+"""`python -m pvtool_core.devices NAME...`: which devices torch cannot use here, as one line of JSON."""
+
+import json
+import re
+import sys
+
+NAMES = re.compile(r"auto|cpu|mps|(cuda|xpu)(:(0|[1-9]\d{0,3}))?")
+"""What model.device may be."""
+
+
+def problem_of(name: str) -> str | None:
+    """Return why torch cannot use a device of `NAMES`, as a sentence; None if it can."""
+    import torch
+
+    kind, _, number = name.partition(":")
+    if kind in {"auto", "cpu"}:
+        return None
+    if kind == "mps":
+        return None if torch.backends.mps.is_available() else f"torch finds no Metal GPU here for {name}."
+    module = torch.cuda if kind == "cuda" else torch.xpu
+    count = module.device_count() if module.is_available() else 0
+    if not count:
+        return f"torch sees no GPU here for {name}."
+    if int(number or 0) >= count:
+        return f"There is no device {name} here: torch sees {count}, numbered from 0."
+    return None
+
+
+if __name__ == "__main__":
+    found = {name: problem_of(name) for name in sys.argv[1:]}
+    sys.stdout.write(json.dumps({name: problem for name, problem in found.items() if problem}) + "\n")

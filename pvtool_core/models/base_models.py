@@ -1,0 +1,378 @@
+"""One check of base models, motion adapters and ControlNets, on every way in: `fetch`, `add`, settings, engine.
+
+Only headers and JSON files are read, so that a model that cannot be used is refused before a run exists.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pvtool_core.errors import InputRefused
+from pvtool_core.models.integrity import Header, missing_parts, read_header, read_table
+
+Files = Mapping[str, Path]
+"""Files of a model by their path in its folder."""
+
+FAMILIES = {
+    "AnimateDiffPipeline": "animatediff",
+    "StableDiffusionPipeline": "animatediff",
+    "HunyuanVideoPipeline": "hunyuan-video",
+    "WanPipeline": "wan",
+}
+"""The family of each pipeline class."""
+
+VARIANTS = ("fp16", "bf16", "fp32", "non_ema", "ema")
+"""Variants of weights that diffusers loads by name, in the order in which they are tried."""
+
+_PARTS = {
+    "animatediff": ("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
+    "hunyuan-video": (
+        *("transformer", "vae", "text_encoder", "tokenizer"),
+        *("text_encoder_2", "tokenizer_2", "scheduler"),
+    ),
+    "wan": ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"),
+}
+_DENOISERS = ("unet", "transformer")
+_ENCODERS = {"text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
+_WORDS = {"unet": "UNet", "vae": "VAE", "tokenizer_2": "second tokenizer", **_ENCODERS}
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+_PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+_SHARD = re.compile(r"-\d+-of-\d+$")
+_OTHER_TEXT = {1024: "Stable Diffusion 2", 2048: "SDXL"}
+_OTHER_INPUT = {9: "is an inpainting model", 8: "is an image editing model", 5: "is a depth model"}
+_GET = "Get a complete copy, or save the pipeline with diffusers' save_pretrained."
+_ANOTHER = "Use a Stable Diffusion 1.5 text-to-image model."
+_CONVERT = (
+    "Save it as safetensors with diffusers: "
+    "DiffusionPipeline.from_pretrained(FOLDER, use_safetensors=False).save_pretrained(NEW_FOLDER)."
+)
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """Return the files of a folder and of its direct subfolders, where a pipeline has all of its parts."""
+    found = (path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
+def check_taken_in(files: Files, name: str, weights: bool = True) -> None:
+    """Check a model that is fetched or added: a pipeline, or a Stable Diffusion in one file.
+
+    `weights` is False for a folder of configurations alone. Raises InputRefused.
+    """
+    for path, file in files.items():
+        if file.suffix == ".gguf":
+            raise InputRefused(f"{name}/{path} is a GGUF file, which pv cannot load.", _NO_GGUF)
+    if "model_index.json" in files:
+        pipeline = _class_of(files["model_index.json"])
+        if pipeline in FAMILIES:
+            check_pipeline(files, name, weights)
+        elif re.fullmatch(r"\w+Pipeline", pipeline):
+            raise InputRefused(f"{name} holds a {pipeline}.", f"Give a folder that holds one of {', '.join(FAMILIES)}.")
+    elif len(files) == 1:
+        (file,) = files.values()
+        header = _header(file) if file.suffix == ".safetensors" else None
+        if header and any(key.startswith(_ORIGINAL_UNET) for key in header.shapes):
+            check_single_file(file)
+
+
+_NO_GGUF = "Use the model's .safetensors file or its diffusers folder."
+
+
+def check_base_model(base: Path) -> None:
+    """Check a diffusers folder, or a Stable Diffusion in one file. Raises InputRefused."""
+    if base.is_dir():
+        check_pipeline(files_of(base), str(base))
+    else:
+        check_single_file(base)
+
+
+def check_pipeline(files: Files, name: str, weights: bool = True) -> None:
+    """Check that a pipeline of a known class is complete and makes videos from text. Raises InputRefused."""
+    index = _table(files["model_index.json"])
+    family = FAMILIES[_class_of(files["model_index.json"])]
+    if index.get("boundary_ratio") is not None:
+        raise InputRefused(
+            f"{name} is two transformers that take turns, which pv cannot train yet.",
+            "Use Wan 2.1, or the dense model of Wan 2.2 (TI2V-5B).",
+        )
+    lacking = [part for part in _PARTS[family] if not _has_part(files, index, part)]
+    if lacking:
+        listed = ", ".join(f"{_WORDS.get(part, part)} ({part}/)" for part in lacking)
+        raise InputRefused(f"{name} is incomplete: missing {listed}.", _GET)
+    if weights:
+        parts = [part for part in _PARTS[family] if part in (*_DENOISERS, "vae", *_ENCODERS)]
+        for part in (*parts, *_others(index, parts)):
+            _check_weights(files, f"{part}/", name, _stem(index, part))
+        if shards := [path for path in missing_parts(files) if path.count("/") == 1]:
+            raise InputRefused(f"{name} is incomplete: missing {', '.join(shards[:3])}.", _GET)
+        variant_of(files, name)
+    _check_shapes(files, name)
+
+
+def _has_part(files: Files, index: Mapping[str, Any], part: str) -> bool:
+    """Whether the index names a part and the file is there without which it cannot be loaded."""
+    if not _is_named(index, part):
+        return False
+    if part == "scheduler":
+        return f"{part}/scheduler_config.json" in files
+    if part.startswith("tokenizer"):
+        return any(f"{part}/{file}" in files for file in _TOKENIZERS)
+    return f"{part}/config.json" in files
+
+
+def _is_named(index: Mapping[str, Any], part: str) -> bool:
+    """Whether the index gives a part's library and class; [null, null] stands for a part that is left out."""
+    value = index.get(part)
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+def _others(index: Mapping[str, Any], parts: Iterable[str]) -> list[str]:
+    """Further models that a folder names and that its pipeline loads."""
+    return [part for part in ("motion_adapter",) if part not in parts and _is_named(index, part)]
+
+
+def _stem(index: Mapping[str, Any], part: str) -> str:
+    """How diffusers, or transformers, names the file of a part's weights."""
+    return "model" if index[part][0] == "transformers" else "diffusion_pytorch_model"
+
+
+def _check_weights(files: Files, prefix: str, name: str, stem: str) -> None:
+    """Check that a model's weights are there in safetensors under the name that is loaded. Raises InputRefused."""
+    if _forms(files, prefix, stem):
+        return
+    where = f"{name}/{prefix}".rstrip("/")
+    inside = [path for path in files if path.startswith(prefix) and "/" not in path.removeprefix(prefix)]
+    if any(path.endswith(".safetensors") for path in inside):
+        found = next(path for path in inside if path.endswith(".safetensors")).removeprefix(prefix)
+        if _SHARD.search(found.removesuffix(".safetensors")):
+            raise InputRefused(f"{where} has shards, but no {stem}.safetensors.index.json that lists them.", _GET)
+        raise InputRefused(f"{where} has no {stem}.safetensors, only {found}.", "Rename the file, or get another copy.")
+    if any(path.endswith(_PICKLED) for path in inside):
+        found = next(path for path in inside if path.endswith(_PICKLED)).removeprefix(prefix)
+        raise InputRefused(f"{where} has only pickled weights ({found}), which pv does not load.", _CONVERT)
+    raise InputRefused(f"{where} has no weights: missing {stem}.safetensors.", _GET)
+
+
+def _forms(files: Files, prefix: str, stem: str) -> set[str]:
+    """The variants in which weights are there; an empty word stands for the plain ones."""
+    names = {"": (f"{stem}.safetensors", f"{stem}.safetensors.index.json")}
+    names |= {each: (f"{stem}.{each}.safetensors", f"{stem}.safetensors.index.{each}.json") for each in VARIANTS}
+    return {variant for variant, choices in names.items() if any(f"{prefix}{file}" in files for file in choices)}
+
+
+def variant_of(files: Files, name: str) -> str | None:
+    """Return the variant to load a pipeline with: the one of the parts without plain weights; None without any.
+
+    Raises InputRefused if no variant has all of them.
+    """
+    index = _table(files["model_index.json"])
+    parts = [part for part in (*_DENOISERS, "vae", *_ENCODERS, "motion_adapter") if f"{part}/config.json" in files]
+    named = [part for part in parts if _is_named(index, part)]
+    return _variant([_forms(files, f"{part}/", _stem(index, part)) for part in named], name)
+
+
+def model_variant(folder: Path) -> str | None:
+    """Return the variant to load a single model of diffusers with, such as a motion adapter; None for plain weights."""
+    return _variant([_forms(files_of(folder), "", "diffusion_pytorch_model")], str(folder))
+
+
+def pipeline_variant(folder: Path) -> str | None:
+    """Return the variant to load the pipeline in a folder with; None for plain weights. Raises InputRefused."""
+    return variant_of(files_of(folder), str(folder))
+
+
+def _variant(forms: Iterable[set[str]], name: str) -> str | None:
+    only = [form for form in forms if form and "" not in form]
+    if not only:
+        return None
+    common = set[str].intersection(*only)
+    if not common:
+        listed = ", ".join(sorted(set[str].union(*only)))
+        raise InputRefused(f"The parts of {name} have weights in different variants only: {listed}.", _GET)
+    return next(variant for variant in VARIANTS if variant in common)
+
+
+def _check_shapes(files: Files, name: str) -> None:
+    """Check by the configurations that the denoiser fits its VAE and its text. Raises InputRefused."""
+    part = next(part for part in _DENOISERS if f"{part}/config.json" in files)
+    denoiser, vae = _table(files[f"{part}/config.json"]), _table(files["vae/config.json"])
+    latents = vae.get("latent_channels", vae.get("z_dim", 16 if part == "transformer" else 4))
+    _check_input(name, denoiser.get("in_channels", 16 if part == "transformer" else 4), latents)
+    if part == "unet":
+        width = denoiser.get("cross_attention_dim", 1280)
+        encoder = _table(files["text_encoder/config.json"]).get("hidden_size", width)
+        _check_text(name, width)
+        if encoder != width:
+            raise InputRefused(
+                f"The text encoder of {name} is {encoder} numbers wide, and its UNet expects {width}.", _GET
+            )
+
+
+def _check_input(name: str, channels: Any, latents: Any) -> None:
+    if channels != latents:
+        what = _OTHER_INPUT.get(channels, "needs more than a prompt") if isinstance(channels, int) else "is unknown"
+        raise InputRefused(
+            f"{name} {what}: its denoiser takes {channels} channels, and its latents have {latents}.",
+            "Use a text-to-image or text-to-video model.",
+        )
+
+
+def _check_text(name: str, width: Any) -> None:
+    if isinstance(width, int) and width in _OTHER_TEXT:
+        raise InputRefused(f"{name} is {_OTHER_TEXT[width]}, which AnimateDiff's motion modules do not fit.", _ANOTHER)
+
+
+def check_config_folder(folder: Path) -> None:
+    """Check the folder that holds what a Stable Diffusion in one file leaves out. Raises InputRefused."""
+    files = files_of(folder) if folder.is_dir() else {}
+    if "model_index.json" not in files or _class_of(files["model_index.json"]) not in FAMILIES:
+        raise InputRefused(f"{folder} is not a diffusers folder of Stable Diffusion.", "Set model.config.")
+    check_pipeline(files, str(folder), weights=False)
+
+
+def check_motion_adapter(folder: Path, base: Path) -> None:
+    """Check a motion adapter, and that it fits the UNet in the folder `base`. Raises InputRefused."""
+    config = _model_config(folder, "MotionAdapter", "motion adapter")
+    if config.get("conv_in_channels") not in (None, 4):
+        raise InputRefused(f"{folder} is a motion adapter that takes pictures too.", "Use AnimateDiff v1-5-3.")
+    widths, own = _table(base / "unet/config.json").get("block_out_channels"), config.get("block_out_channels")
+    if widths and own and widths != own:
+        raise InputRefused(
+            f"The motion adapter {folder} has blocks of {own} channels, and the UNet of the base model {widths}.",
+            "Use a motion adapter for Stable Diffusion 1.5.",
+        )
+
+
+def check_controlnet(folder: Path, base: Path) -> None:
+    """Check a ControlNet, and that it is for the UNet in the folder `base`. Raises InputRefused."""
+    config = _model_config(folder, "ControlNetModel", "ControlNet")
+    if not (base / "unet/config.json").is_file():
+        return
+    unet = _table(base / "unet/config.json")
+    width, text = config.get("cross_attention_dim", 1280), unet.get("cross_attention_dim", 1280)
+    if width != text:
+        raise InputRefused(
+            f"{folder} is a ControlNet for another base model: its text is {width} numbers wide, not {text}.",
+            "Use one for Stable Diffusion 1.5.",
+        )
+
+
+def _model_config(folder: Path, kind: str, what: str) -> dict[str, Any]:
+    """The configuration of one model of diffusers, with its weights checked. Raises InputRefused."""
+    files = files_of(folder) if folder.is_dir() else {}
+    if "config.json" not in files:
+        raise InputRefused(f"{folder} is not a {what}: missing config.json.", "Give the folder in diffusers' format.")
+    config = _table(files["config.json"])
+    if config.get("_class_name", kind) != kind:
+        raise InputRefused(f"{folder} holds a {config['_class_name']}, not a {what}.", f"Give a {what}'s folder.")
+    _check_weights(files, "", str(folder), "diffusion_pytorch_model")
+    if shards := missing_parts(files):
+        raise InputRefused(f"{folder} is incomplete: missing {', '.join(shards[:3])}.", _GET)
+    return config
+
+
+# Stable Diffusion in one file
+
+_ORIGINAL_UNET = "model.diffusion_model."
+_ORIGINAL_PARTS = {"UNet": _ORIGINAL_UNET, "VAE": "first_stage_model.", "text encoder": "cond_stage_model."}
+
+
+def check_single_file(file: Path) -> None:
+    """Check a Stable Diffusion 1.5 in one file. Raises InputRefused."""
+    if file.suffix == ".gguf":
+        raise InputRefused(f"{file} is a GGUF file, which pv cannot load.", _NO_GGUF)
+    if file.suffix in _PICKLED:
+        raise InputRefused(f"{file} is a pickled checkpoint, which could run code.", "Use its .safetensors file.")
+    if file.suffix != ".safetensors":
+        raise InputRefused(f"{file} is not a .safetensors file.", "Give one, or a diffusers folder.")
+    shapes = _header(file).shapes
+    _check_kind(file, shapes)
+    lacking = [part for part, prefix in _ORIGINAL_PARTS.items() if not any(key.startswith(prefix) for key in shapes)]
+    if len(lacking) == len(_ORIGINAL_PARTS):
+        raise InputRefused(f"{file} does not hold a Stable Diffusion checkpoint.", _ANOTHER)
+    if lacking:
+        hint = "Get the full checkpoint, or a diffusers folder with all parts."
+        raise InputRefused(f"{file} is incomplete: missing {' and '.join(lacking)}.", hint)
+    first = shapes.get(f"{_ORIGINAL_UNET}input_blocks.0.0.weight", ())
+    out = shapes.get(f"{_ORIGINAL_UNET}out.2.weight", ())
+    if len(first) == 4 and len(out) == 4:
+        _check_input(str(file), first[1], out[0])
+    for key, shape in shapes.items():
+        if key.startswith(_ORIGINAL_UNET) and key.endswith("attn2.to_k.weight"):
+            _check_text(str(file), shape[-1])
+    prediction_of(file)
+
+
+def _check_kind(file: Path, shapes: Mapping[str, Any]) -> None:
+    """Name what is often taken for a base model. Raises InputRefused."""
+    if any(re.search(r"\.lora_(down|up|A|B)\.|\.lora\.(down|up)\.", key) for key in shapes):
+        raise InputRefused(f"{file} is a LoRA, not a base model.", "Give it with --lora.")
+    if any(key.startswith(("conditioner.embedders.", f"{_ORIGINAL_UNET}label_emb.")) for key in shapes):
+        _check_text(str(file), 2048)
+    if any(key.startswith("cond_stage_model.model.") for key in shapes):
+        _check_text(str(file), 1024)
+    if any(key.startswith("control_model.") for key in shapes):
+        raise InputRefused(f"{file} is a ControlNet, not a base model.", "Give it with --controlnet, as a folder.")
+    if any("motion_modules." in key for key in shapes):
+        raise InputRefused(f"{file} holds motion modules, not a base model.", "Set model.motion_adapter.")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a checkpoint says of its training; None and False where it says nothing."""
+
+    kind: str | None = None
+    zero_terminal_snr: bool = False
+
+
+_KINDS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
+
+
+def prediction_of(file: Path) -> Prediction:
+    """Read from a checkpoint's header what its UNet predicts: keys `v_pred` and `ztsnr`, or its metadata.
+
+    Raises InputRefused for a kind that AnimateDiff's sampler does not have.
+    """
+    shapes, metadata = _header(file)
+    said = metadata.get("modelspec.prediction_type", "").strip().lower().replace("-", "_")
+    if said and said not in _KINDS:
+        raise InputRefused(f"{file} has the unknown prediction type {said[:40]!r}.", "Use an epsilon or v model.")
+    by_key = "v_prediction" if "v_pred" in shapes else None
+    by_trainer = "v_prediction" if _is_true(metadata.get("ss_v_parameterization")) else None
+    kind = by_key or _KINDS.get(said) or by_trainer
+    zero = "ztsnr" in shapes or _is_true(metadata.get("ss_zero_terminal_snr"))
+    if zero and kind == "epsilon":
+        raise InputRefused(
+            f"{file} names both epsilon prediction and a zero terminal SNR, which exclude each other.",
+            "Correct modelspec.prediction_type in its metadata.",
+        )
+    return Prediction(kind or ("v_prediction" if zero else None), zero)
+
+
+def _is_true(value: str | None) -> bool:
+    return (value or "").strip().lower() in {"true", "1"}
+
+
+def _class_of(index: Path) -> str:
+    return str(_table(index).get("_class_name", ""))
+
+
+def _header(file: Path) -> Header:
+    try:
+        return read_header(file)
+    except (ValueError, OSError) as error:
+        raise InputRefused(f"{file} {_phrase(error)}.", "Get it again from where it came.") from error
+
+
+def _table(file: Path) -> dict[str, Any]:
+    try:
+        return read_table(file)
+    except (ValueError, OSError) as error:
+        named = PurePosixPath(file.parent.name, file.name)
+        raise InputRefused(f"{file} {_phrase(error)}.", f"Get {named} again from where it came.") from error
+
+
+def _phrase(error: Exception) -> str:
+    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
