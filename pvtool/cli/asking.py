@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from pvtool.plain import plain
 from pvtool_core.errors import Interrupted, UsageError
 
 
@@ -13,5 +14,5 @@ def confirm(question: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError("This deletes for good and there is no terminal to ask on.", "Give --yes.")
-    if not typer.confirm(question, err=True):
+    if not typer.confirm(plain(question), err=True):
         raise Interrupted("Nothing was deleted.")

@@ -11,6 +11,7 @@ from pvtool.cli.options import IdentityName, Json, Yes, preset_names
 from pvtool.facts import runs_of
 from pvtool.jobs import CONSENT, add_identity, rename_identity
 from pvtool.output import Output, table
+from pvtool.plain import plain
 from pvtool_core.config import Noun, to_table
 from pvtool_core.library import Identity, Library
 
@@ -107,7 +108,7 @@ def export(
     identity = Library().get(name)
     archive = (file or Path(f"{identity.name}.tar")).absolute()
     Library().export(identity.name, archive)
-    Output(as_json).result({"name": identity.name, "path": str(archive)}, f"Wrote {archive}")
+    Output(as_json).result({"name": identity.name, "path": str(archive)}, f"Wrote {plain(str(archive))}")
 
 
 @app.command("import")
