@@ -50,9 +50,20 @@ def models_dir() -> Path:
     return cache_dir() / "models"
 
 
+def jobs_dir() -> Path:
+    """Working folders of short jobs."""
+    return cache_dir() / "jobs"
+
+
 def trajectories_dir() -> Path:
     """What training and rendering share, one folder a trajectory."""
     return cache_dir() / "trajectories"
+
+
+def is_private(path: Path) -> bool:
+    """Return whether a path lies in the data folder or the cache, where nothing is for other users."""
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - links stay links
+    return any(absolute.is_relative_to(root) for root in (data_dir(), cache_dir()))
 
 
 def _home(part: str) -> Path | None:
@@ -89,8 +100,10 @@ def nearest(name: str, folder: Path) -> str | None:
 def replace_file(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write `content` under a temporary name, sync it, and rename it to `path`: readers see the old or the new file.
 
-    `mode` is that of a new file, less what the umask takes away.
+    `mode` is that of a new file, less what the umask takes away; in the data folder and the cache it is 0600.
     """
+    if is_private(path):
+        mode &= 0o600
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
         with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:

@@ -30,6 +30,7 @@ import psutil
 from pvtool_core.config import from_table
 from pvtool_core.errors import BrokenRun, Busy, Missing, PvError, Reported, SettingsError
 from pvtool_core.paths import check_name, nearest, replace_file, sync_folder
+from pvtool_core.private import make_private
 
 T = TypeVar("T")
 Event = dict[str, Any]
@@ -129,9 +130,10 @@ class RunFolder:
 
     def create(self) -> Self:
         """Make the folder and the ones in it. Raises FileExistsError if it is there already."""
-        self.path.mkdir(parents=True)
+        make_private(self.path.parent)
+        self.path.mkdir(mode=0o700)
         for folder in (self.checkpoints, self.samples, self.control):
-            folder.mkdir()
+            folder.mkdir(mode=0o700)
         return self
 
     @contextmanager

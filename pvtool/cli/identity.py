@@ -1,5 +1,6 @@
 """`pv identity`: the local library of people."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from pvtool.cli.following import JobProgress
 from pvtool.cli.options import IdentityName, Json, Yes, preset_names
 from pvtool.facts import runs_of
 from pvtool.jobs import CONSENT, add_identity, rename_identity
+from pvtool.leavings import Leavings, leavings_of
 from pvtool.output import Output, table
 from pvtool.plain import plain
 from pvtool_core.config import Noun, to_table
@@ -91,11 +93,20 @@ def remove(name: IdentityName, yes: Yes = False, as_json: Json = False) -> None:
     library = Library()
     identity = library.get(name)
     confirm(f"Delete {identity.name} and all that is kept of them?", yes)
-    runs = [run.name for run in runs_of(identity)]
+    left = leavings_of(identity)
     library.remove(name)
-    output.result({"removed": identity.name, "path": str(identity.folder)}, f"Removed {identity.name}.")
-    if runs:
-        output.say(f"What was trained on them is still there: {', '.join(runs)}. `pv runs remove` deletes it.")
+    value = {"removed": identity.name, "path": str(identity.folder), "left": asdict(left)}
+    output.result(value, f"Removed {identity.name}.")
+    _say_what_is_left(left, output)
+
+
+def _say_what_is_left(left: Leavings, output: Output) -> None:
+    if left.runs:
+        output.say(f"Runs that still exist: {', '.join(left.runs)}. `pv runs remove` deletes them.")
+    for what, folders in (("Demo clips", left.demos), ("Batch records", left.batches), ("Clips", left.renders)):
+        for folder in folders:
+            output.say(f"{what} that still exist: {folder}")
+    output.say("Exported files and copies are not recorded: delete them yourself.")
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from pvtool.output import Output
 from pvtool_core.errors import ExitStatus, PvError, from_foreign
+from pvtool_core.private import tighten_home
 
 if TYPE_CHECKING:
     from typer import _click as click  # pyright: ignore[reportPrivateUsage]  # the types of TyperGroup's own methods
@@ -84,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     output = Output(as_json="--json" in words)
+    tighten_home()  # what earlier versions have left readable for others
     try:
         status = app(words, prog_name="pv", standalone_mode=False)
     except typer.Abort:
@@ -92,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:
         _leave_for_usage(output, error, words)
         _leave(output, error, debug)
+    finally:
+        tighten_home()  # folders that this command was the first to make
     sys.exit(status or ExitStatus.DONE)
 
 
