@@ -30,7 +30,7 @@ import psutil
 from pvtool_core.config import from_table
 from pvtool_core.errors import BrokenRun, Busy, Missing, PvError, Reported, SettingsError
 from pvtool_core.paths import check_name, nearest, replace_file, sync_folder
-from pvtool_core.private import make_private
+from pvtool_core.private import make_private, tighten
 
 T = TypeVar("T")
 Event = dict[str, Any]
@@ -225,6 +225,7 @@ class RunFolder:
         temporary.mkdir(parents=True)
         try:
             _write_files(temporary, step, files)
+            tighten(temporary)
         except BaseException:
             shutil.rmtree(temporary)
             raise
