@@ -1,4 +1,7 @@
-"""The one place that prints: results on stdout, JSON for programs; words for people, and progress, on stderr."""
+"""The one place that prints: results on stdout, JSON for programs; words for people, and progress, on stderr.
+
+Names, imported fields and file contents may hold terminal escapes: whatever is printed for people has them escaped.
+"""
 
 import io
 import json
@@ -7,7 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
-from pvtool_core.errors import PvError
+from pvtool.plain import plain, plain_lines
+from pvtool_core.errors import BatchRefused, PvError
 
 
 class Output:
@@ -18,14 +22,14 @@ class Output:
 
     def result(self, value: Mapping[str, Any], text: str) -> None:
         """The command's result: `value` for programs, `text` for people."""
-        _write(_compact(value) if self.as_json else text)
+        _write(_compact(value) if self.as_json else plain_lines(text))
 
     def rows(self, key: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str) -> None:
         """A list: `{key: rows}` for programs, a table of `columns` for people, or the word `empty`."""
         if self.as_json:
             _write(_compact({key: list(rows)}))
         elif rows:
-            _write(table(columns, [[str(row[column]) for column in columns] for row in rows]))
+            _write(plain_lines(table(columns, [[str(row[column]) for column in columns] for row in rows])))
         else:
             self.say(empty)
 
@@ -35,21 +39,47 @@ class Output:
         sys.stdout.flush()
 
     def say(self, words: str) -> None:
-        """Words for people; never part of the result."""
-        print(words, file=sys.stderr, flush=True)
+        """Print one line to stderr, which is never part of the result."""
+        print(plain(words), file=sys.stderr, flush=True)
 
     def error(self, error: PvError) -> None:
         """One sentence that says what is wrong and one that says what to do; programs get them as an object as well."""
         if self.as_json:
             facts = {"kind": error.kind, "status": int(error.status), "message": error.message, "hint": error.hint}
             _write(_compact({"error": facts}))
-        red, plain = ("\x1b[31m", "\x1b[0m") if colour_wanted() else ("", "")
-        self.say(f"{red}Error:{plain} {error.message}" + (f"\n{error.hint}" if error.hint else ""))
+        red, normal = ("\x1b[31m", "\x1b[0m") if colour_wanted() else ("", "")
+        said = "\n".join(map(plain, _lines(error)))
+        print(f"{red}Error:{normal} {said}", file=sys.stderr, flush=True)
+        if error.hint:
+            self.say(error.hint)
+
+    def usage(self, text: str, words: Sequence[str]) -> None:
+        """Print typer's message about the command line `words`, each of which stays on its line."""
+        for word in words:
+            text = text.replace(word, plain(word)) if word else text
+        print(plain_lines(text), file=sys.stderr, end="", flush=True)
+
+    def trace(self, error: BaseException) -> None:
+        """Print where an error happened, for `--debug`."""
+        import traceback  # only here: start-up time
+
+        text = "".join(traceback.format_exception(error))
+        raised: BaseException | None = error
+        while raised:
+            if isinstance(raised, PvError):
+                text = text.replace(raised.message, "\n".join(map(plain, _lines(raised))))
+            raised = raised.__cause__ or raised.__context__
+        print(plain_lines(text), file=sys.stderr, end="", flush=True)
+
+
+def _lines(error: PvError) -> Sequence[str]:
+    """Return the lines of an error's message: one, but for a batch's list of mistakes."""
+    return error.lines if isinstance(error, BatchRefused) else (error.message,)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as they need, with a heading; nothing is cut, so that it can be searched and piped."""
-    lines = [[column.upper().replace("_", " ") for column in columns], *rows]
+    lines = [[column.upper().replace("_", " ") for column in columns], *([plain(cell) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -117,7 +147,7 @@ class LineProgress:
             self.say(f"{stage}{count}{f'  {note}' if note else ''}")
 
     def say(self, words: str) -> None:
-        print(words, file=sys.stderr, flush=True)
+        print(plain(words), file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         return self
@@ -135,12 +165,12 @@ class BarProgress:
 
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True, highlight=False, no_color=not colour_wanted()),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=Console(stderr=True, highlight=False, emoji=False, markup=False, no_color=not colour_wanted()),
             redirect_stdout=sys.stdout.isatty(),  # results scroll above the bar, and still reach a pipe
             redirect_stderr=False,
         )
@@ -148,13 +178,14 @@ class BarProgress:
         self._task = self._bar.add_task("starting", total=None, note="")
 
     def update(self, stage: str, done: int, total: int, note: str = "") -> None:
+        stage, note = plain(stage), plain(note)
         if stage != self._stage:
             self._stage = stage
             self._bar.reset(self._task, description=stage, total=total or None, completed=done, note=note)
         self._bar.update(self._task, completed=done, total=total or None, note=note)
 
     def say(self, words: str) -> None:
-        self._bar.console.print(words, markup=False)
+        self._bar.console.print(plain(words))
 
     def __enter__(self) -> Self:
         self._bar.start()

@@ -36,7 +36,7 @@ def make_batch(items: Sequence[RenderItem], job: RenderJob, devices: Sequence[st
     write_items(batch.items, items)
     for number, device in enumerate(devices or [""]):
         folder = batch.worker(number)
-        folder.path.mkdir()
+        folder.path.mkdir(mode=0o700)
         own: dict[str, Any] = {"setups": _on(device, job.setups), "sheet": "" if number else job.sheet}
         write_job(folder.config, dataclasses.replace(job, items=str(batch.items), **own))
     return batch

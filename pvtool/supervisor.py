@@ -5,18 +5,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from types import FrameType
 
 from pvtool_core.config import Job, write_job
 from pvtool_core.errors import Busy, ExitStatus, Interrupted, NoAnswer, PvError, RunFailed, UsageError
-from pvtool_core.paths import cache_dir
+from pvtool_core.leftovers import held_folder, keep
+from pvtool_core.paths import jobs_dir
 from pvtool_core.runs import Event, Request, RunFolder, State, events_end, read_events
 
 ENGINE = (sys.executable, "-P", "-m", "pvtool_core")
@@ -71,20 +70,20 @@ def _end(engines: Sequence[subprocess.Popen[bytes]]) -> None:
 def run_short_job(kind: str, job: Job, on_event: OnEvent) -> None:
     """Run a job in a temporary folder to its end. Raises what the engine reports.
 
-    The folder is deleted, but kept when the engine failed in an unforeseen way: its log says where.
+    The folder is deleted, but kept for some days when the engine failed in an unforeseen way: its log says where.
     """
-    jobs = cache_dir() / "jobs"
-    jobs.mkdir(parents=True, exist_ok=True)
-    folder = RunFolder(Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=jobs)))
-    try:
-        write_job(folder.config, job)
-        run_to_end(folder, on_event)
-    except RunFailed:
-        raise
-    except BaseException:
-        shutil.rmtree(folder.path)
-        raise
-    shutil.rmtree(folder.path)
+    with held_folder(jobs_dir(), f"{kind}-") as path:
+        folder = RunFolder(path)
+        try:
+            write_job(folder.config, job)
+            run_to_end(folder, on_event)
+        except RunFailed:
+            keep(path)
+            raise
+        except BaseException:
+            shutil.rmtree(path)
+            raise
+        shutil.rmtree(path)
 
 
 def run_to_end(folder: RunFolder, on_event: OnEvent) -> None:

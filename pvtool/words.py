@@ -1,25 +1,21 @@
 """Events, durations and paths as people read them; for commands and the dashboard alike."""
 
-import re
 import time
 from pathlib import Path
 from typing import Any
 
+from pvtool.plain import plain, plain_lines
 from pvtool_core.runs import Event
 
-_CODES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]P_^X][^\x07\x1b]*(?:\x07|\x1b\\\\)?|[\x00-\x1f\x7f-\x9f]")
-
-
-def plain(text: str) -> str:
-    """Text from a file, without anything that a terminal would take for a command."""
-    return _CODES.sub(" ", text)
+__all__ = ["describe", "duration", "plain", "plain_lines", "shown"]
 
 
 def describe(event: Event) -> str:
     """One event as a line of a log."""
     rest = {key: value for key, value in event.items() if key not in {"time", "type"}}
     values = "  ".join(f"{key}={_short(value)}" for key, value in rest.items())
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(event['time']))}  {event['type']:<10}  {values}"
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
+    return plain(f"{when}  {event['type']:<10}  {values}")
 
 
 def _short(value: Any) -> str:
@@ -36,4 +32,4 @@ def duration(seconds: float) -> str:
 def shown(path: Path) -> str:
     """A path as a person would type it from here."""
     here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    return plain(str(path.relative_to(here)) if path.is_relative_to(here) else str(path))

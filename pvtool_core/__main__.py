@@ -16,9 +16,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pvtool_core.config import IdentifyJob, Job, PlanJob, RenderJob, Settings, Setup, TrainJob, read_job
+from pvtool_core.config import EvaluateJob, IdentifyJob, Job, PlanJob, RenderJob, Settings, Setup, TrainJob, read_job
 from pvtool_core.errors import BrokenRun, Busy, ExitStatus, Interrupted, from_foreign
 from pvtool_core.gauges import Gauges
+from pvtool_core.private import tighten, use_umask_for
 from pvtool_core.runs import (
     EventWriter,
     ExitRecord,
@@ -33,6 +34,7 @@ from pvtool_core.untrusted import JOB_BYTES, remove
 from pvtool_core.weights import locate_faces, locate_weights
 
 _BALLAST_BYTES = 1 << 16
+_users_umask: int | None = None  # set in a process of its own
 
 
 class SharedEvents(EventWriter):
@@ -68,6 +70,7 @@ def run(folder: RunFolder) -> int:
     folder.clear_exit()
     folder.forget_requests()
     folder.sweep()
+    tighten(folder.path)
     with ballast(folder) as drop_ballast, Heartbeat(folder) as heartbeat, stop_on_signal(folder) as received:
         try:
             record = work(folder, heartbeat)
@@ -111,6 +114,8 @@ def check_weights(job: Job) -> None:
 
 def dispatch(job: Job, folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> State:
     """Hand the job to whoever does it; their modules, and torch, are imported only now."""
+    if _users_umask is not None:
+        use_umask_for(_out_of(job), _users_umask)
     use_threads(job.setups[0] if isinstance(job, RenderJob) else job)
     report = reporter(folder, events)
     if isinstance(job, TrainJob):
@@ -135,6 +140,13 @@ def dispatch(job: Job, folder: RunFolder, events: EventWriter, heartbeat: Heartb
 
         evaluate(job, report)
     return State.FINISHED
+
+
+def _out_of(job: Job) -> Path | None:
+    """Return the folder that the job writes to besides its own and the cache."""
+    if isinstance(job, RenderJob):
+        return Path(job.out)
+    return Path(job.report).parent if isinstance(job, EvaluateJob) else None
 
 
 def use_threads(settings: Settings | Setup) -> None:
@@ -206,6 +218,7 @@ def leave_word(folder: RunFolder, heartbeat: Heartbeat, record: ExitRecord) -> N
 
 if __name__ == "__main__":
     faulthandler.enable()
+    _users_umask = os.umask(0o077)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # weights come by `pv models` alone, whatever other libraries try
     os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' progress bars would fill the log
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # Ray's workers use the environment that pv is in

@@ -19,6 +19,7 @@ import orjson
 from pvtool_core.clips import Names
 from pvtool_core.config import RenderItem, RenderJob, read_job, require
 from pvtool_core.paths import replace_file
+from pvtool_core.private import make_private
 from pvtool_core.runs import RunFolder
 from pvtool_core.untrusted import exists, is_folder
 
@@ -51,7 +52,8 @@ class BatchFolder:
 def new_batch(root: Path) -> BatchFolder:
     """Make the folder of a new batch, named after the time."""
     folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    folder.mkdir(parents=True)
+    make_private(root)
+    folder.mkdir(mode=0o700)
     return BatchFolder(folder)
 
 

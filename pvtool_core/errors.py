@@ -108,7 +108,8 @@ class BatchRefused(PvError):
         lines = [f"{source}: {error.message}" if source else error.message for source, error in mistakes]
         more = [f"… and {count - len(lines)} more."] if count > len(lines) else []
         heading = [] if count == 1 else [f"There are {count} mistakes in what is to be rendered."]
-        super().__init__("\n".join([*heading, *lines, *more]), mistakes[0][1].hint)
+        self.lines = (*heading, *lines, *more)
+        super().__init__("\n".join(self.lines), mistakes[0][1].hint)
         self.status = mistakes[0][1].status
         self.mistakes = tuple(mistakes)
 

@@ -6,14 +6,20 @@ a worker keeps its model loaded from one task to the next.
 """
 
 import os
+import secrets
+import shutil
 import signal
+import stat
+import tempfile
 from collections.abc import Sequence
-from contextlib import chdir
+from contextlib import chdir, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayError
 
 from pvtool_core.batches import Group, grouped
@@ -27,6 +33,8 @@ from pvtool_core.runs import ExitRecord
 from pvtool_core.tally import Report, Tally
 
 _TRIES = 5
+_SESSION = "pv-ray-"
+_LONGEST_FOLDER = 20
 _PASSED_ON = ("PV_HOME", "HF_HUB_OFFLINE", "TQDM_DISABLE")
 
 
@@ -34,28 +42,30 @@ def render_on_ray(job: RenderJob, items: Sequence[RenderItem], report: Report) -
     """Make every clip of the job, as `renderer.render` does, on the cluster that the job names."""
     report("stage", stage="loading")
     tally = Tally(job, report, len(items))
-    connect(job.address)
+    session = connect(job.address)
     try:
         _Driver(job, tally).run(items)
     finally:
         ray.shutdown()
+        if session:
+            shutil.rmtree(session, ignore_errors=True)
         with Claims(Path(job.out) / ".claims") as claims:
             claims.clear_up()
     tally.finish()
 
 
-def connect(address: str) -> None:
-    """Raises UsageError if there is no cluster there."""
-    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+def connect(address: str) -> Path | None:
+    """Connect to a cluster, or start Ray here if `address` is empty; return the folder of that session.
+
+    Raises UsageError if there is no cluster there.
+    """
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with chdir("/"):  # Ray's workers look for modules in the folder that it was begun in
-            ray.init(
-                address or "local",
-                runtime_env={"env_vars": environment} if address else None,
-                log_to_driver=False,
-                include_dashboard=None if address else False,
-            )
+            if not address:
+                return _start_here()
+            environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+            ray.init(address, runtime_env={"env_vars": environment}, log_to_driver=False)
     except (ConnectionError, RayError, ValueError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
@@ -63,6 +73,51 @@ def connect(address: str) -> None:
         ) from error
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end us at once, with clips in our hands
+    return None
+
+
+def _start_here() -> Path:
+    """Start Ray for this process alone: on the loopback interface, with a token and a private folder of its own.
+
+    Ray replaces 127.0.0.1 by an address of the network wherever clusters are possible, and opens the folder that it
+    is given to all users; hence a folder in a private one.
+    """
+    sweep_sessions()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in the user's home
+    session = Path(tempfile.mkdtemp(prefix=f"{_SESSION}{os.getpid()}-", dir=_short_folder()))
+    several, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        ray.init(
+            "local",
+            log_to_driver=False,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(session / "ray"),
+        )
+    except BaseException:
+        ray.shutdown()
+        shutil.rmtree(session, ignore_errors=True)
+        raise
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = several
+    return session
+
+
+def _short_folder() -> str:
+    """Return the folder for Ray's sockets, whose paths may have 107 bytes at most."""
+    return found if len(found := tempfile.gettempdir()) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108
+
+
+def sweep_sessions() -> None:
+    """Delete the session folders of this user's engines that were killed."""
+    for folder in Path(_short_folder()).glob(f"{_SESSION}*-*"):
+        number = folder.name.removeprefix(_SESSION).partition("-")[0]
+        with suppress(OSError):
+            about = folder.lstat()
+            ours = stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid()
+            if ours and number.isdecimal() and not psutil.pid_exists(int(number)):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Driver:

@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import tomllib
 from array import array
 from collections.abc import Generator, Mapping, Sequence
@@ -30,7 +29,8 @@ import tomli_w
 from pvtool_core.config import IdentityRef, from_table, read_toml, setting, to_table
 from pvtool_core.errors import BadArchive, BrokenIdentity, Missing, NameTaken, PvError, RunFailed, SettingsError
 from pvtool_core.identity_archive import pack, unpack
-from pvtool_core.paths import check_name, check_new_file, identities_dir, nearest, replace_file, sync_folder
+from pvtool_core.leftovers import held_folder, sweep
+from pvtool_core.paths import check_name, check_new_file, identities_dir, jobs_dir, nearest, replace_file, sync_folder
 
 IDENTITY_FILE = "identity.toml"
 EMBEDDINGS_FILE = "embeddings.safetensors"
@@ -177,10 +177,12 @@ class Library:
         self.root = root or identities_dir()
 
     def names(self) -> list[str]:
+        self.sweep()
         return sorted(path.parent.name for path in self.root.glob(f"[!.]*/{IDENTITY_FILE}"))
 
     def get(self, name: str) -> Identity:
         """The identity of that name. Raises Missing, BadName, or BrokenIdentity if its record cannot be read."""
+        self.sweep()
         folder = self.root / check_name("an identity", name)
         if not (folder / IDENTITY_FILE).is_file():
             raise Missing("identity", name, "`pv identity list` shows all there are.", nearest(name, self.root))
@@ -196,12 +198,18 @@ class Library:
     @contextmanager
     def staging(self) -> Generator[Path]:
         """A private folder in which an identity is prepared; gone afterwards unless it was adopted."""
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".adding-", dir=self.root))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        self.sweep()
+        with held_folder(self.root, ".adding-") as folder:
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Delete what commands that were killed have left of people: photos, crops and embeddings."""
+        sweep(self.root, ".adding-", ".removing-")
+        if self.root == identities_dir():
+            sweep(jobs_dir(), "")
 
     def adopt(self, staging: Path, name: str, noun: str, consent: str) -> Identity:
         """Make what an identify job left in `staging` the identity `name`, at once and whole. Raises NameTaken."""
@@ -228,9 +236,9 @@ class Library:
     def remove(self, name: str) -> None:
         """Delete the identity and everything kept of the person. Raises Missing."""
         folder = self.get(name).folder
-        hidden = Path(tempfile.mkdtemp(prefix=".removing-", dir=self.root))
-        folder.rename(hidden / folder.name)
-        shutil.rmtree(hidden)
+        with held_folder(self.root, ".removing-") as hidden:
+            folder.rename(hidden / folder.name)
+            shutil.rmtree(hidden)
 
     def export(self, name: str, archive: Path) -> None:
         """Write the identity as a private tar file with a manifest of sha256. Raises Missing or NameTaken."""

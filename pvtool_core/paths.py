@@ -61,9 +61,20 @@ def run_index_file() -> Path:
     return cache_dir() / "runs.json"
 
 
+def jobs_dir() -> Path:
+    """Working folders of short jobs."""
+    return cache_dir() / "jobs"
+
+
 def trajectories_dir() -> Path:
     """What training and rendering share, one folder a trajectory."""
     return cache_dir() / "trajectories"
+
+
+def is_private(path: Path) -> bool:
+    """Return whether a path lies in the data folder or the cache, where nothing is for other users."""
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - links stay links
+    return any(absolute.is_relative_to(root) for root in (data_dir(), cache_dir()))
 
 
 def _home(part: str) -> Path | None:
@@ -134,9 +145,12 @@ def replace_file(
 ) -> None:
     """Write `content` under a temporary name, sync it, and rename it to `path`: readers see the old or the new file.
 
-    `mode` is that of a new file, less what the umask takes away. `unless` is asked last of all: if it says so, the old
-    file stays. A link of the temporary name, which somebody may have put there, is replaced and not followed.
+    `mode` is that of a new file, less what the umask takes away; in the data folder and the cache it is 0600. `unless`
+    is asked last of all: if it says so, the old file stays. A link of the temporary name, which somebody may have put
+    there, is replaced and not followed.
     """
+    if is_private(path):
+        mode &= 0o600
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     temporary.unlink(missing_ok=True)
     try:

@@ -35,6 +35,7 @@ import psutil
 from pvtool_core.config import from_table
 from pvtool_core.errors import BrokenRun, Busy, ExitStatus, Missing, PvError, Reported, SettingsError, UnsafeRun
 from pvtool_core.paths import check_name, nearest, replace_file, sync_folder
+from pvtool_core.private import make_private, tighten
 from pvtool_core.untrusted import (
     RECORD_BYTES,
     SMALL_BYTES,
@@ -172,9 +173,10 @@ class RunFolder:
 
     def create(self) -> Self:
         """Make the folder and the ones in it. Raises FileExistsError if it is there already."""
-        self.path.mkdir(parents=True)
+        make_private(self.path.parent)
+        self.path.mkdir(mode=0o700)
         for folder in (self.checkpoints, self.samples, self.control):
-            folder.mkdir()
+            folder.mkdir(mode=0o700)
         return self
 
     def check(self) -> None:
@@ -329,6 +331,7 @@ class RunFolder:
         temporary.mkdir()
         try:
             _write_files(temporary, step, files, facts or {})
+            tighten(temporary)
         except BaseException:
             shutil.rmtree(temporary)
             raise

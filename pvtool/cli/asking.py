@@ -6,6 +6,7 @@ from datetime import datetime
 
 import typer
 
+from pvtool.plain import plain
 from pvtool_core.errors import Interrupted, UsageError
 
 
@@ -35,5 +36,5 @@ def confirm(question: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError("This deletes for good and there is no terminal to ask on.", "Give --yes.")
-    if not typer.confirm(question, err=True):
+    if not typer.confirm(plain(question), err=True):
         raise Interrupted("Nothing was deleted.")

@@ -1,5 +1,6 @@
 """`pv identity`: the local library of people."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,9 @@ from pvtool.cli.asking import ask_for_consent, confirm
 from pvtool.cli.following import JobProgress
 from pvtool.cli.options import IdentityName, Json, Yes, preset_names
 from pvtool.jobs import add_identity, rename_identity
+from pvtool.leavings import Leavings, leavings_of
 from pvtool.output import Output, table
+from pvtool.plain import plain
 from pvtool.run_index import runs_of
 from pvtool_core.config import Noun, to_table
 from pvtool_core.errors import PvError
@@ -108,11 +111,20 @@ def remove(name: IdentityName, yes: Yes = False, as_json: Json = False) -> None:
     library = Library()
     identity = library.get(name)
     confirm(f"Delete {identity.name} and all that is kept of them?", yes)
-    runs = [run.name for run in runs_of(identity)]
+    left = leavings_of(identity)
     library.remove(name)
-    output.result({"removed": identity.name, "path": str(identity.folder)}, f"Removed {identity.name}.")
-    if runs:
-        output.say(f"What was trained on them is still there: {', '.join(runs)}. `pv runs remove` deletes it.")
+    value = {"removed": identity.name, "path": str(identity.folder), "left": asdict(left)}
+    output.result(value, f"Removed {identity.name}.")
+    _say_what_is_left(left, output)
+
+
+def _say_what_is_left(left: Leavings, output: Output) -> None:
+    if left.runs:
+        output.say(f"Runs that still exist: {', '.join(left.runs)}. `pv runs remove` deletes them.")
+    for what, folders in (("Demo clips", left.demos), ("Batch records", left.batches), ("Clips", left.renders)):
+        for folder in folders:
+            output.say(f"{what} that still exist: {folder}")
+    output.say("Exported files and copies are not recorded: delete them yourself.")
 
 
 @app.command()
@@ -125,7 +137,7 @@ def export(
     identity = Library().get(name)
     archive = (file or Path(f"{identity.name}.tar")).absolute()
     Library().export(identity.name, archive)
-    Output(as_json).result({"name": identity.name, "path": str(archive)}, f"Wrote {archive}")
+    Output(as_json).result({"name": identity.name, "path": str(archive)}, f"Wrote {plain(str(archive))}")
 
 
 @app.command("import")

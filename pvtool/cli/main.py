@@ -1,6 +1,7 @@
 """`pv`: names the commands and loads only the one that is called; the one place where errors become an exit status."""
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from typer.core import TyperGroup
 
 from pvtool.output import Output, print_anything
 from pvtool_core.errors import ExitStatus, PvError, UsageError, from_foreign, is_utf8, printable
+from pvtool_core.private import tighten_home
 
 if TYPE_CHECKING:
     from typer import _click as click  # pyright: ignore[reportPrivateUsage]  # the types of TyperGroup's own methods
@@ -85,13 +87,31 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     words = [word for word in words if word != "--debug"]
     print_anything()
     output = Output(as_json="--json" in words)
+    tighten_home()  # what earlier versions have left readable for others
     try:
         _check_working_folder()
         _check_words(words)
-        app(words, prog_name="pv")
+        status = app(words, prog_name="pv", standalone_mode=False)
+    except typer.Abort:
+        output.say("Aborted!")
+        sys.exit(ExitStatus.FAILED)
     except Exception as error:
+        _leave_for_usage(output, error, words)
         _leave(output, error, debug)
-    sys.exit(ExitStatus.DONE)
+    finally:
+        tighten_home()  # folders that this command was the first to make
+    sys.exit(status or ExitStatus.DONE)
+
+
+def _leave_for_usage(output: Output, error: Exception, words: Sequence[str]) -> None:
+    """Print typer's own message and leave, if the error is one of typer's: their base class is not public."""
+    show, status = getattr(error, "show", None), getattr(error, "exit_code", None)
+    if show is None or status is None:
+        return
+    said = io.StringIO()
+    show(file=said)
+    output.usage(said.getvalue(), words)
+    sys.exit(status)
 
 
 def _check_working_folder() -> None:
@@ -114,9 +134,7 @@ def _leave(output: Output, error: Exception, debug: bool) -> NoReturn:
     ours: PvError = from_foreign(error)
     output.error(ours)
     if debug:
-        import traceback
-
-        traceback.print_exception(error)
+        output.trace(error)
     sys.exit(ours.status)
 
 

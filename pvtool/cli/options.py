@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from pvtool.plain import plain
 from pvtool_core.library import Library
 from pvtool_core.models.store import Models
 from pvtool_core.paths import runs_dir
@@ -33,7 +34,7 @@ def model_names(incomplete: str) -> list[str]:
 
 
 def _beginning(names: list[str], incomplete: str) -> list[str]:
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in names if name.startswith(incomplete) and name == plain(name)]
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

@@ -7,6 +7,7 @@ import typer
 
 from pvtool.cli.options import BankName, Json
 from pvtool.output import Output
+from pvtool.plain import plain
 from pvtool_core.prompts import Bank, Banks, read_prompt_file
 
 app = typer.Typer(help="Prompt banks.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
@@ -30,7 +31,7 @@ def list_(as_json: Json = False) -> None:
 def show(name: BankName, as_json: Json = False) -> None:
     """A bank's prompts, one a line."""
     bank = Banks().get(name)
-    Output(as_json).result({**facts(bank), "prompts": list(bank.prompts)}, "\n".join(bank.prompts))
+    Output(as_json).result({**facts(bank), "prompts": list(bank.prompts)}, "\n".join(map(plain, bank.prompts)))
 
 
 @app.command()

@@ -10,7 +10,7 @@ import orjson
 from pvtool.batches import Plan, Shard, as_row, estimates, states
 from pvtool.output import Output
 from pvtool.rendering import clip_facts, files_of, for_programs
-from pvtool.words import duration, shown
+from pvtool.words import duration, plain, shown
 from pvtool_core.config import EncodingConfig
 from pvtool_core.errors import PvError
 from pvtool_core.paths import replace_file
@@ -30,7 +30,7 @@ def list_clips(planned: Plan, encoding: EncodingConfig, output: Output, overwrit
     for item, state, seconds in zip(planned.items, found, times, strict=True):
         facts = for_programs({**clip_facts(item, state, encoding), "seconds": seconds}) if output.as_json else {}
         time = "?" if seconds is None else duration(seconds)
-        output.result(facts, f"{state:8} {time:>6}  {item.clip.removeprefix(here)}")
+        output.result(facts, plain(f"{state:8} {time:>6}  {item.clip.removeprefix(here)}"))
     counts = ", ".join(f"{count} {state}" for state, count in Counter(found).most_common())
     output.say(f"{len(found)} clips: {counts or 'none'}. {_in_all(times)}")
 
@@ -48,7 +48,7 @@ def _in_all(times: Sequence[float | None]) -> str:
 def tell_clip(output: Output, facts: dict[str, Any]) -> None:
     """A line for each file of a clip for people, one with all that is known of it for programs."""
     if facts["status"] == "failed":
-        lines = [f"failed   {shown(Path(facts['path']))}: {facts.get('reason', '')}"]
+        lines = [plain(f"failed   {shown(Path(facts['path']))}: {facts.get('reason', '')}")]
     else:
         lines = [f"{facts['status']:8} {shown(Path(file))}" for file in files_of(facts)]
     output.stream(for_programs(facts), "\n".join(lines))

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +10,7 @@ from typing import ClassVar
 from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding
+from textual.filter import LineFilter
 from textual.notifications import SeverityLevel
 from textual.reactive import var
 from textual.screen import Screen
@@ -17,6 +18,7 @@ from textual.widget import Widget
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.driver import patient_driver
+from pvtool.dashboard.harmless import Harmless
 from pvtool.dashboard.messages import OpenBatch, OpenRun
 from pvtool.dashboard.steering import SteeringScreen
 from pvtool.dashboard.terminal import Terminal
@@ -27,6 +29,7 @@ from pvtool_core.paths import batches_dir
 from pvtool_core.runs import RunFolder, State
 
 LOOK_SECONDS = 1.0
+_HARMLESS = Harmless()
 _ENDS: dict[State, tuple[str, SeverityLevel]] = {
     State.FINISHED: ("is finished", "information"),
     State.FAILED: ("failed", "error"),
@@ -88,6 +91,9 @@ class Dashboard(App[None]):
         self.terminal = terminal
         self.runs = Runs(root)
         self._first = first
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        return (*super().get_line_filters(), _HARMLESS)
 
     def on_mount(self) -> None:
         if self.terminal.colours == "16":

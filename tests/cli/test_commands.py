@@ -1,5 +1,6 @@
 """Commands that need no engine, and everything that is refused before one is started."""
 
+import dataclasses
 import errno
 import os
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 
 from pvtool.cli.demo import newest_demo_run
 from pvtool.jobs import choose, prepare
+from pvtool.rendering import make_batch
+from pvtool_core.config import ModelConfig, RenderItem, RenderJob, Setup
 from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.paths import presets_dir
 from pvtool_core.runs import EventWriter, RunFolder, new_run
@@ -127,6 +130,29 @@ def test_an_identity_goes_through_its_life(pv: Pv, mara: str, home: Path) -> Non
 
 def test_a_removed_identity_names_what_was_trained_on_it(pv: Pv, run: RunFolder) -> None:
     assert "mara-1" in pv("identity", "remove", "mara", "--yes").err
+
+
+def test_a_removed_identity_names_demo_clips_batches_and_renders(pv: Pv, run: RunFolder, home: Path) -> None:
+    demo, out = home / "data/demo" / run.name, home / "elsewhere"
+    for folder in (demo, out):
+        folder.mkdir(parents=True)
+    item = RenderItem(identity="mara", prompt="<V> woman runs", seed=0, setup=0, clip=str(out / "mara/runs/seed-0"))
+    setup = Setup(model=ModelConfig(base_model="base"))
+    batch = make_batch([item], RenderJob(items="", setups=(setup,), out=str(out), versions={}))
+    other = make_batch(
+        [dataclasses.replace(item, identity="nora")],
+        RenderJob(items="", setups=(setup,), out=str(home / "others"), versions={}),
+    )
+    answer = pv("identity", "remove", "mara", "--yes", "--json")
+    expected = {
+        "runs": [run.name],
+        "demos": [str(demo)],
+        "batches": [str(batch.path)],
+        "renders": [str(out)],
+    }
+    assert answer.json["left"] == expected
+    assert all(str(path) in answer.err for path in (demo, batch.path, out))
+    assert str(other.path) not in answer.err
 
 
 def test_a_bank_of_ones_own_goes_through_its_life(pv: Pv) -> None:

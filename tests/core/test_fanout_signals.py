@@ -19,7 +19,9 @@ def test_ray_does_not_take_over_what_sigterm_means(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ray, "init", init)
     before = signal.signal(signal.SIGTERM, ours)
     try:
-        connect("")
+        session = connect("")
         assert signal.getsignal(signal.SIGTERM) is ours
+        assert session is not None
+        session.rmdir()
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,80 @@
+"""What a killed command leaves of people is deleted by the next one, and what belongs to a live one never is."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pvtool_core.leftovers import LOG_DAYS, held_folder, keep, sweep
+from pvtool_core.library import Library
+from pvtool_core.runs import RunFolder
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pvtool_core.library import Library
+with Library(Path(sys.argv[1])).staging() as folder:
+    (folder / "photo.png").write_bytes(b"a face")
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_command_leaves_is_deleted_by_the_next_use_and_not_before(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as adding:
+        assert adding.stdout is not None
+        assert adding.stdout.readline() == b"ready\n"
+        library.names()
+        assert len(list(tmp_path.glob(".adding-*/photo.png"))) == 1
+        adding.send_signal(signal.SIGKILL)
+    library.names()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_earlier_versions_have_left_is_deleted(tmp_path: Path) -> None:
+    for name in (".adding-x", ".removing-y/mara"):
+        (tmp_path / name / "faces").mkdir(parents=True)
+        (tmp_path / name / "faces/000.png").write_bytes(b"a face")
+    (tmp_path / "mara").mkdir()
+    assert Library(tmp_path).names() == []
+    assert [path.name for path in tmp_path.iterdir()] == ["mara"]
+
+
+def test_working_folders_of_jobs_are_swept_with_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PV_HOME", str(tmp_path))
+    jobs = tmp_path / "cache/jobs"
+    with held_folder(jobs, "identify-") as live:
+        for name in ("identify-dead", "identify-at-work", "plan-dead"):
+            (jobs / name).mkdir()
+        with RunFolder(jobs / "identify-at-work").lock():  # its pv is dead, its engine is not
+            Library().names()
+            assert {path.name for path in jobs.iterdir()} == {live.name, "identify-at-work"}
+    Library().names()
+    assert list(jobs.iterdir()) == []
+
+
+def test_a_log_that_explains_a_failure_is_kept_for_some_days(tmp_path: Path) -> None:
+    with held_folder(tmp_path, "identify-") as folder:
+        keep(folder)
+    sweep(tmp_path, "identify-")
+    assert folder.exists()
+    old = time.time() - (LOG_DAYS + 1) * 86400
+    os.utime(folder / ".kept", (old, old))
+    sweep(tmp_path, "identify-")
+    assert not folder.exists()
+
+
+def test_a_link_is_removed_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/file").write_text("mine")
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library/.adding-x").symlink_to(tmp_path / "mine")
+    Library(tmp_path / "library").names()
+    assert (tmp_path / "mine/file").read_text() == "mine"
+    assert list((tmp_path / "library").iterdir()) == []
