@@ -65,7 +65,8 @@ def write_png(path: Path, title: str, panels: Mapping[str, Sequence[Curve]], vie
     across = 1 if len(drawn) == 1 else 2
     sheet = _Sheet(across * _PANEL[0], 44 + max(-(-len(drawn) // across), 1) * _PANEL[1])
     sheet.write((16, 12), title, 17, _INK)
-    about = ["by step" if view.axis == "step" else "by time", *([f"smoothed {view.weight:g}"] if view.weight else [])]
+    smoothed = any(curve.series.smoothed for curves in drawn.values() for curve in curves)
+    about = ["by step" if view.axis == "step" else "by time", *([f"smoothed {view.weight:g}"] if smoothed else [])]
     sheet.write((sheet.width - 14, 16), " · ".join(about), 11, _FAINT, "ra")
     for index, (name, curves) in enumerate(drawn.items()):
         corner = index % across * _PANEL[0], 44 + index // across * _PANEL[1]

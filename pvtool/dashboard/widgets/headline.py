@@ -43,7 +43,7 @@ class Headline(Vertical):
 
     def show(self, known: Known) -> None:
         """Say what is known now."""
-        self.query_one("#facts", Static).update(_facts(known), layout=False)
+        self.query_one("#facts", Static).update(_facts(known, self.app.size.width - 2), layout=False)
         self.query_one("#progress", Static).update(_progress(known, self.size.width - 2), layout=False)
         if (said := alarm(known)) != self._said:  # the line below it moves, and all is laid out anew
             self._said = bad, words = said
@@ -53,7 +53,8 @@ class Headline(Vertical):
             field.set_class(not bad, "-mild")
 
 
-def _facts(known: Known) -> Content:
+def _facts(known: Known, width: int) -> Content:
+    """State, name, step, and as many of the smoothed figures as fit into `width` cells."""
     facts, history = known.facts, known.history
     step = max(facts.step, history.step)
     parts = [state_words(facts.state), Content.styled(facts.run, "bold")]
@@ -62,8 +63,16 @@ def _facts(known: Known) -> Content:
     parts.append(Content(f"step {step}/{facts.iterations}"))
     if facts.state == State.RUNNING and history.eta:
         parts.append(Content(f"{duration(history.eta)} left"))
-    figures = [(name.upper(), history.curves[name].last) for name in ("icr", "scr") if name in history.curves]
-    parts += [Content(f"{name} {number(value)}") for name, value in figures]
+    figures = [
+        Content(f"{label} {number(trend.mean)}{trend.arrow}")
+        for label, name in (("ICR", "icr"), ("SCR", "scr"), ("loss", "loss"))
+        if name in history.curves and (trend := history.curves[name].trend)
+    ]
+    for figure in figures:
+        longer = Content("  ").join([*parts, figure])
+        if longer.cell_length > width:
+            break
+        parts.append(figure)
     return Content("  ").join(parts)
 
 

@@ -260,7 +260,8 @@ class Plot(Widget, can_focus=True):
             Content.assemble((LETTERS[index % len(LETTERS)], f".{colour(index)}"), f" {curve.label}")
             for index, curve in enumerate(self.curves)
         ]
-        words = [f"smoothed {self.view.weight:g}"] if self.view.weight and self.has_focus else []
+        smooth = self.view.weight and not all(curve.series.exact for curve in self.curves)
+        words = [f"smoothed {self.view.weight:g}"] if smooth and self.has_focus else []
         words += ["log"] if self.log_scale else []
         return Content(" · ").join([*(named if len(named) > 1 else []), *map(Content, words)])
 
