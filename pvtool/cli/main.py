@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from pvtool.output import Output
-from pvtool_core.errors import ExitStatus, PvError, from_foreign
+from pvtool_core.errors import ExitStatus, PvError, UsageError, from_foreign
 
 if TYPE_CHECKING:
     from typer import _click as click  # pyright: ignore[reportPrivateUsage]  # the types of TyperGroup's own methods
@@ -46,6 +46,18 @@ class LazyCommands(TyperGroup):
         command = typer.main.get_command(module.app)
         command.name = cmd_name
         return command
+
+    def resolve_command(
+        self, ctx: "click.Context", args: list[str]
+    ) -> "tuple[str | None, click.Command | None, list[str]]":
+        """Find the command; suggest the nearest ones for an unknown name."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, n=3)
+            hint = f"Did you mean {' or '.join(f'`pv {name}`' for name in near)}?" if near else "See `pv --help`."
+            raise UsageError(f"Unknown command {args[0]!r}.", hint)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: "click.Context", formatter: "click.HelpFormatter") -> None:
         with formatter.section("Commands"):

@@ -16,9 +16,9 @@ def heading(title: str, curves: Sequence[Curve], view: View, unit: str) -> str:
     A smoothed curve shows the mean of its newest steps and the trend: `icr 0.431↓ · live`.
     """
     newest = [(curve.label, curve.series) for curve in curves if curve.kind == "main"]
-    state = "held" if view.range else "live"
+    state = "held" if view.range else "live" if view.live else ""
     if len(newest) == 1:
-        return f"{title} {_newest(newest[0][1], unit)} · {state}"
+        return f"{title} {_newest(newest[0][1], unit)}" + (f" · {state}" if state else "")
     values = " · ".join(f"{label} {_newest(series, '')}" for label, series in newest)
     return " · ".join(words for words in (title, state, values) if words) + (f" {unit}" if unit and values else "")
 

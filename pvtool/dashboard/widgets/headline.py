@@ -9,7 +9,8 @@ from textual.widgets import Static
 
 from pvtool.dashboard.history import History
 from pvtool.dashboard.known import Known
-from pvtool.dashboard.marks import bar, number, state_words
+from pvtool.dashboard.marks import number, state_words
+from pvtool.dashboard.widgets.progress import ProgressLine
 from pvtool.words import duration, plain
 from pvtool_core.runs import State
 
@@ -38,13 +39,13 @@ class Headline(Vertical):
 
     def compose(self) -> ComposeResult:
         yield Static(classes="line", id="facts")
-        yield Static(classes="line", id="progress")
+        yield ProgressLine(classes="line", id="progress")
         yield Static(id="alarm", markup=False)
 
     def show(self, known: Known) -> None:
         """Say what is known now."""
         self.query_one("#facts", Static).update(_facts(known, self.app.size.width - 2), layout=False)
-        self.query_one("#progress", Static).update(_progress(known, self.size.width - 2), layout=False)
+        self.query_one(ProgressLine).show(*_progress(known))
         if (said := alarm(known)) != self._said:  # the line below it moves, and all is laid out anew
             self._said = bad, words = said
             field = self.query_one("#alarm", Static)
@@ -76,7 +77,8 @@ def _facts(known: Known, width: int) -> Content:
     return Content("  ").join(parts)
 
 
-def _progress(known: Known, width: int) -> Content:
+def _progress(known: Known) -> tuple[float, str]:
+    """Share that is done, from 0 to 1, and the words behind the bar."""
     stage, done, total = known.history.stage
     facts = known.facts
     if facts.state in {State.STARTING, State.RUNNING} and stage and stage != "training":
@@ -84,7 +86,7 @@ def _progress(known: Known, width: int) -> Content:
     else:
         share = facts.step / facts.iterations if facts.iterations else 0.0
         words = f" {share:.0%}"
-    return Content(bar(share, max(0, width - len(words))) + words)
+    return share, words
 
 
 def alarm(known: Known) -> tuple[bool, str]:

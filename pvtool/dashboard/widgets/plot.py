@@ -83,8 +83,9 @@ class Plot(Widget, can_focus=True):
         """Whether it is on the pane that is looked at: what others show has no say in the range."""
         return all(node.display for node in self.ancestors_with_self if isinstance(node, Widget))
 
-    def show(self, curves: Sequence[Curve]) -> None:
-        """Draw these; those laid over come after the run's own."""
+    def show(self, curves: Sequence[Curve], bounds: Extent | None = None) -> None:
+        """Draw these; those laid over come after the run's own. `bounds` replaces the scale's range, if given."""
+        self._bounds = bounds or self._bounds
         self.curves = tuple(curves)
         self.refresh_data()
 
