@@ -155,10 +155,10 @@ class _Panel:
                 curve,
                 track,
                 pale,
-                self._spans(curve.series, track, first, last, columns),
+                self._spans(curve.series, track, first, last, columns, mean),
             )
             for index, curve in enumerate(curves)
-            for track, pale in self._tracks(curve)
+            for track, pale, mean in self._tracks(curve, first, last, columns)
         ]
         scale = _scale([span for *_, spans in lines for span in spans if span])
         if scale is None:
