@@ -463,5 +463,5 @@ async def test_memory_is_drawn_from_zero_to_the_total(make_run: MakeRun) -> None
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await go_to(pilot, "machine")
         await until_seen(pilot, "Memory 41.5 GiB")
-        rows = [row[1:8].strip() for row in seen(pilot.app).splitlines()]
+        rows = [row[1:6].strip() for row in seen(pilot.app).splitlines()]
         assert "80" in rows and "0" in rows
