@@ -56,7 +56,7 @@ class LazyCommands(TyperGroup):
 
             near = get_close_matches(args[0], COMMANDS, n=3)
             hint = f"Did you mean {' or '.join(f'`pv {name}`' for name in near)}?" if near else "See `pv --help`."
-            raise UsageError(f"Unknown command {args[0]!r}.", hint)
+            raise UsageError(f"No such command {args[0]!r}.", hint)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: "click.Context", formatter: "click.HelpFormatter") -> None:

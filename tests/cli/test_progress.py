@@ -35,7 +35,7 @@ def test_a_mistyped_command_is_answered_with_the_nearest(
         main([typed])
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert f"Unknown command '{typed}'." in said and f"`pv {meant}`" in said
+    assert f"No such command '{typed}'." in said and f"`pv {meant}`" in said
 
 
 def test_a_finished_run_is_not_advised_to_be_resumed(tmp_path: Path) -> None:
