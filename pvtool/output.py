@@ -181,7 +181,8 @@ class BarProgress:
         stage, note = plain(stage), plain(note)
         if stage != self._stage:
             self._stage = stage
-            self._bar.reset(self._task, description=stage, total=total or None, completed=done, note=note)
+            self._bar.remove_task(self._task)  # a task keeps its old total where the new stage has none
+            self._task = self._bar.add_task(stage, total=total or None, completed=done, note=note)
         self._bar.update(self._task, completed=done, total=total or None, note=note)
 
     def say(self, words: str) -> None:

@@ -146,9 +146,9 @@ def ask(folder: RunFolder, request: Request) -> None:
     """Put a request to a live engine; it answers by an event. Raises UsageError if none lives."""
     state = folder.state()
     if state not in LIVE:
-        raise UsageError(
-            f"{folder.name} is not running: it is {state}.", f"`pv runs resume {folder.name}` goes on with it."
-        )
+        finished = state == State.FINISHED
+        hint = "Nothing is left to train." if finished else f"`pv runs resume {folder.name}` resumes it."
+        raise UsageError(f"{folder.name} is not running: it is {state}.", hint)
     folder.request(request)
 
 

@@ -6,6 +6,7 @@ mean: save, then go. A lost terminal means nothing.
 """
 
 import faulthandler
+import logging
 import os
 import signal
 import sys
@@ -33,8 +34,14 @@ from pvtool_core.runs import (
 from pvtool_core.untrusted import JOB_BYTES, remove
 from pvtool_core.weights import locate_faces, locate_weights
 
+_QUANTISER = "bitsandbytes.backends.cpu.ops"
 _BALLAST_BYTES = 1 << 16
 _users_umask: int | None = None  # set in a process of its own
+
+
+def _is_not_about_a_kernel(record: logging.LogRecord) -> bool:
+    """Drop bitsandbytes' line about an optional CPU kernel, which it writes into the log of each healthy run."""
+    return "gemm_4bit_forward" not in record.msg
 
 
 class SharedEvents(EventWriter):
@@ -55,6 +62,7 @@ def main(words: list[str]) -> int:
         print("usage: python -m pvtool_core DIR", file=sys.stderr)  # noqa: T201 - a process of its own, without the face
         return ExitStatus.USAGE
     folder = RunFolder(Path(words[0]).absolute())
+    logging.getLogger(_QUANTISER).addFilter(_is_not_about_a_kernel)
     try:
         folder.check()
         with folder.lock():

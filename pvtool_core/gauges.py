@@ -24,11 +24,11 @@ class Gauges:
     def __init__(self, write: WriteEvent) -> None:
         self._write = write
         self._process = psutil.Process()
+        self._measured = False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="gauges", daemon=True)
 
     def _watch(self) -> None:
-        self._process.cpu_percent()  # the first call only starts the measurement
         while True:
             with suppress(OSError):  # a full disk is for the engine's own writes to report
                 self._write("gpu", **self.measure())
@@ -40,8 +40,14 @@ class Gauges:
         return {
             "devices": accelerators(),
             "process_memory": self._process.memory_info().rss,
-            "cpu": self._process.cpu_percent(),
+            "cpu": self._load(),
         }
+
+    def _load(self) -> float | None:
+        """Load since the last call; None the first time, which has no interval to measure."""
+        load = self._process.cpu_percent()
+        first, self._measured = not self._measured, True
+        return None if first else load
 
     def __enter__(self) -> Self:
         self._thread.start()

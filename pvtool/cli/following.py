@@ -14,16 +14,26 @@ class JobProgress:
 
     def __init__(self, iterations: int = 0) -> None:
         self._progress = progress()
-        self._iterations = iterations
+        self._iterations, self._step = iterations, 0
 
     def on_event(self, event: Event) -> None:
         """Show one event."""
         kind = event["type"]
         if kind == "stage":
-            self._progress.update(event["stage"], event.get("done", 0), event.get("total", 0))
+            training = event["stage"] == "training"
+            done, total = (self._step, self._iterations) if training else (0, 0)
+            self._progress.update(event["stage"], event.get("done", done), event.get("total", total))
         elif kind == "step":
+            self._step = event["step"]
             self._progress.update("training", event["step"], self._iterations, _step_note(event))
-        elif words := _words(event):
+        elif kind == "run" and "step" in event:
+            self._step = event["step"]
+            self._say(event)
+        else:
+            self._say(event)
+
+    def _say(self, event: Event) -> None:
+        if words := _words(event):
             self._progress.say(words)
 
     def __enter__(self) -> Self:

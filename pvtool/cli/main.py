@@ -50,6 +50,18 @@ class LazyCommands(TyperGroup):
         command.name = cmd_name
         return command
 
+    def resolve_command(
+        self, ctx: "click.Context", args: list[str]
+    ) -> "tuple[str | None, click.Command | None, list[str]]":
+        """Find the command; suggest the nearest ones for an unknown name."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, n=3)
+            hint = f"Did you mean {' or '.join(f'`pv {name}`' for name in near)}?" if near else "See `pv --help`."
+            raise UsageError(f"No such command {args[0]!r}.", hint)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: "click.Context", formatter: "click.HelpFormatter") -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))

@@ -4,18 +4,22 @@ from collections.abc import Iterator, Sequence
 from math import isnan
 
 from pvtool.dashboard import axes
+from pvtool.dashboard.series import Series
 from pvtool.dashboard.view import Curve, View
 
 _BEYOND = 0.02  # of the range: so near to its end a curve is still read, since not all are measured at each step
 
 
 def heading(title: str, curves: Sequence[Curve], view: View, unit: str) -> str:
-    """`icr 0.412 · live`; with several curves `GPU · live · 0 61.2 · 1 58.9 GiB`, the end of which may be cut."""
-    newest = [(curve.label, curve.series.last) for curve in curves if curve.kind == "main"]
-    state = "held" if view.range else "live"
+    """`icr 0.412 · live`; with several curves `GPU · live · 0 61.2 · 1 58.9 GiB`, the end of which may be cut.
+
+    A smoothed curve shows the mean of its newest steps and the trend: `icr 0.431↓ · live`.
+    """
+    newest = [(curve.label, curve.series) for curve in curves if curve.kind == "main"]
+    state = "held" if view.range else "live" if view.live else ""
     if len(newest) == 1:
-        return f"{title} {_with_unit(newest[0][1], unit)} · {state}"
-    values = " · ".join(f"{label} {_with_unit(value, '')}" for label, value in newest)
+        return f"{title} {_newest(newest[0][1], unit)}" + (f" · {state}" if state else "")
+    values = " · ".join(f"{label} {_newest(series, '')}" for label, series in newest)
     return " · ".join(words for words in (title, state, values) if words) + (f" {unit}" if unit and values else "")
 
 
@@ -61,6 +65,11 @@ def _points(curves: Sequence[Curve], view: View) -> Iterator[tuple[Curve, int]]:
 def _at(curve: Curve, index: int, unit: str) -> str:
     value = curve.series.raw.values[index]
     return "not a number" if isnan(value) else _with_unit(value, unit)
+
+
+def _newest(series: Series, unit: str) -> str:
+    trend = series.trend if series.smoothed else None
+    return _with_unit(trend.mean, unit) + trend.arrow if trend else _with_unit(series.last, unit)
 
 
 def _with_unit(value: float | None, unit: str) -> str:

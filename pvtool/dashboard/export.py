@@ -3,10 +3,11 @@
 import csv
 import io
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import lru_cache
-from itertools import groupby
+from itertools import count, groupby
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,39 @@ _PANEL = (460, 250)
 _MARGIN = (58, 34, 14, 30)  # left, top, right, bottom of the curves within a panel
 _INK, _FAINT, _GRID, _GAP = "#333333", "#777777", "#e4e4e4", "#c0392b"
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by all eyes, after Okabe and Ito
+
+
+@contextmanager
+def new_files(folder: Path, stem: str, suffixes: Sequence[str]) -> Generator[list[Path]]:
+    """Reserve new files `stem` + suffix, or `stem-curves-2` and so on if one exists: nothing is overwritten.
+
+    They are removed if the body fails. Raises OSError.
+    """
+    for number in count(1):
+        name = stem if number == 1 else f"{stem}-curves-{number}"
+        paths = [folder / f"{name}{suffix}" for suffix in suffixes]
+        made: list[Path] = []
+        try:
+            for path in paths:
+                path.open("x").close()
+                made.append(path)
+        except FileExistsError:
+            _remove(made)
+            continue
+        except OSError:
+            _remove(made)
+            raise
+        try:
+            yield paths
+        except BaseException:
+            _remove(made)
+            raise
+        return
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def write_csv(path: Path, series: Mapping[str, Series]) -> None:
@@ -65,7 +99,8 @@ def write_png(path: Path, title: str, panels: Mapping[str, Sequence[Curve]], vie
     across = 1 if len(drawn) == 1 else 2
     sheet = _Sheet(across * _PANEL[0], 44 + max(-(-len(drawn) // across), 1) * _PANEL[1])
     sheet.write((16, 12), title, 17, _INK)
-    about = ["by step" if view.axis == "step" else "by time", *([f"smoothed {view.weight:g}"] if view.weight else [])]
+    smoothed = any(curve.series.smoothed for curves in drawn.values() for curve in curves)
+    about = ["by step" if view.axis == "step" else "by time", *([f"smoothed {view.weight:g}"] if smoothed else [])]
     sheet.write((sheet.width - 14, 16), " · ".join(about), 11, _FAINT, "ra")
     for index, (name, curves) in enumerate(drawn.items()):
         corner = index % across * _PANEL[0], 44 + index // across * _PANEL[1]
@@ -113,17 +148,23 @@ class _Panel:
 
     def draw(self, name: str, curves: Sequence[Curve]) -> None:
         first, last = self._range(curves)
-        count = (self.right - self.left) * _SCALE
+        columns = (self.right - self.left) * _SCALE
         lines = [
-            (_COLOURS[index % len(_COLOURS)], curve, track, pale, self._spans(curve.series, track, first, last, count))
+            (
+                _COLOURS[index % len(_COLOURS)],
+                curve,
+                track,
+                pale,
+                self._spans(curve.series, track, first, last, columns, mean),
+            )
             for index, curve in enumerate(curves)
-            for track, pale in self._tracks(curve)
+            for track, pale, mean in self._tracks(curve, first, last, columns)
         ]
         scale = _scale([span for *_, spans in lines for span in spans if span])
         if scale is None:
             return
         self._axes(scale, first, last)
-        self._gaps(curves, first, last, count)
+        self._gaps(curves, first, last, columns)
         for colour, curve, _, pale, spans in sorted(lines, key=lambda line: not line[3]):
             self._curve(spans, scale, _paler(colour) if pale else colour, curve.kind == "overlay" and not pale, pale)
         self._legend(name, curves)
@@ -134,17 +175,18 @@ class _Panel:
         first, last = self.view.range or (min(low for low, _ in found), max(high for _, high in found))
         return (first, last) if first < last else (first - 0.5, first + 0.5)
 
-    def _tracks(self, curve: Curve) -> Iterator[tuple[Track, bool]]:
-        """What to draw of a curve, and whether palely: raw behind smooth."""
-        smooth = curve.series.smoothed
-        if smooth:
-            yield smooth.track, False
-        if not smooth or (self.view.raw and curve.kind == "main"):
-            yield curve.series.raw, smooth is not None
+    def _tracks(self, curve: Curve, first: float, last: float, columns: int) -> Iterator[tuple[Track, bool, bool]]:
+        """What to draw of a curve; whether palely, behind; and whether as the mean of each column."""
+        series, smooth = curve.series, curve.series.smoothed
+        axis = self.view.axis
+        dense = raster.is_dense(series.positions(axis), series.zero(axis), (first, last), columns)
+        yield (smooth.track if smooth else series.raw), False, dense
+        if curve.kind == "main" and (self.view.raw if smooth else dense):
+            yield series.raw, True, False
 
-    def _spans(self, series: Series, track: Track, first: float, last: float, count: int) -> list[Span]:
-        positions, zero, at = self._edges(series, first, last, count)
-        return raster.spans(track, positions, at, first + zero, (last - first) / count, log=False)
+    def _spans(self, series: Series, track: Track, first: float, last: float, columns: int, mean: bool) -> list[Span]:
+        positions, zero, at = self._edges(series, first, last, columns)
+        return raster.spans(track, positions, at, first + zero, (last - first) / columns, log=False, mean=mean)
 
     def _edges(self, series: Series, first: float, last: float, count: int) -> tuple["array[float]", float, list[int]]:
         positions, zero = series.positions(self.view.axis), series.zero(self.view.axis)

@@ -14,6 +14,8 @@ from pvtool.dashboard.series import Series
 from pvtool_core.runs import Event
 
 CURVES = ("icr", "scr", "loss", "grad_norm", "lr", "score_gap", "base_kl", "seconds")
+SMOOTHED = frozenset({"icr", "scr", "loss", "grad_norm", "score_gap", "base_kl"})
+"""Curves that depend on the step's random prompt; the others are schedules and measurements."""
 GAUGES = ("memory_used", "utilisation", "temperature", "power")
 _OTHER_THINGS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 _MANY = 4
@@ -45,7 +47,7 @@ class Device:
 
     name: str
     memory_total: float | None
-    gauges: dict[str, Series] = field(default_factory=lambda: {name: Series() for name in GAUGES})
+    gauges: dict[str, Series] = field(default_factory=lambda: {name: Series(exact=True) for name in GAUGES})
 
 
 class History:
@@ -54,7 +56,7 @@ class History:
     def __init__(self) -> None:
         self.curves: dict[str, Series] = {}
         self.devices: dict[int, Device] = {}
-        self.process = {"memory": Series(), "cpu": Series()}
+        self.process = {name: Series(exact=True) for name in ("memory", "cpu")}
         self.samples: list[Sample] = []
         self.checkpoints: list[int] = []
         self.alarms: list[Alarm] = []
@@ -154,7 +156,7 @@ class History:
 
     def _curve(self, name: str) -> Series:
         if name not in self.curves:
-            self.curves[name] = Series()
+            self.curves[name] = Series(exact=name not in SMOOTHED)
         return self.curves[name]
 
     def _take_gauges(self, step: int, event: Event) -> None:

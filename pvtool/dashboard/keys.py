@@ -45,6 +45,8 @@ RUNS: Keys = [
     key("slash", "filter", "Filter", "Show only runs that have these words"),
     key("j,down", "down", "Down", "Next", show=False),
     key("k,up", "up", "Up", "Previous", show=False),
+    key("g,home", "first", "First", "First", show=False),
+    key("G,end", "last", "Last", "Last", show=False),
 ]
 RUN: Keys = [
     key("escape", "back", "Back", "Back to all runs"),
@@ -103,6 +105,8 @@ IDENTITIES: Keys = [
     key("delete", "remove", "Delete", "Delete this person and all that is kept of them", show=False),
     key("j,down", "down", "Down", "Next", show=False),
     key("k,up", "up", "Up", "Previous", show=False),
+    key("g,home", "first", "First", "First", show=False),
+    key("G,end", "last", "Last", "Last", show=False),
     key("h,left", "photo(-1)", "Photo before", "The photo before", show=False),
     key("l,right", "photo(1)", "Next photo", "The next photo"),
 ]
@@ -116,12 +120,16 @@ PROMPTS: Keys = [
     key("tab", "other_list", "Banks/prompts", "From the banks to the prompts, and back", show=False),
     key("j,down", "down", "Down", "Next", show=False),
     key("k,up", "up", "Up", "Previous", show=False),
+    key("g,home", "first", "First", "First", show=False),
+    key("G,end", "last", "Last", "Last", show=False),
 ]
 RENDERS: Keys = [
     key("enter", "open", "Open", "Open this batch"),
     key("S", "stop", "Stop", "End the batch after the clips at hand; the same command goes on with it"),
     key("j,down", "down", "Down", "Next", show=False),
     key("k,up", "up", "Up", "Previous", show=False),
+    key("g,home", "first", "First", "First", show=False),
+    key("G,end", "last", "Last", "Last", show=False),
 ]
 BATCH: Keys = [
     key("escape", "back", "Back", "Back to all batches"),
@@ -140,7 +148,13 @@ FAILURES: Keys = [
     key("G,end", "last", "Last", "The oldest", show=False),
 ]
 REASON: Keys = [key("escape,q,enter", "dismiss", "Close", "Close it")]
-HELP: Keys = [key("escape,q,question_mark", "dismiss", "Close", "Close the help")]
+HELP: Keys = [
+    key("escape,q,question_mark", "dismiss", "Close", "Close the help"),
+    key("j,down", "line(1)", "Down", "Scroll down", show=False),
+    key("k,up", "line(-1)", "Up", "Scroll up", show=False),
+    key("g,home", "top", "Top", "Top", show=False),
+    key("G,end", "bottom", "Bottom", "Bottom", show=False),
+]
 FORM: Keys = [
     key("escape", "cancel", "Cancel", "Leave it"),
     key("ctrl+r", "go", "Do it", "Do it"),

@@ -1,6 +1,6 @@
 """A plot as rows of characters with the names of their styles: everything but the widget."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -25,6 +25,7 @@ class Line:
     track: Track
     series: Series
     dotted: bool = False
+    mean: bool = False  # of each column, where values are so dense that their extremes would fill it
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,20 @@ def colour(index: int) -> str:
     return f"plot--curve-{index % COLOURS + 1}"
 
 
-def lines(curves: Sequence[Curve], view: View) -> list[Line]:
-    """What to draw, in order: raw values behind, then other runs, then what is smooth."""
+def lines(curves: Sequence[Curve], view: View, dense: Callable[[Series], bool]) -> list[Line]:
+    """What to draw, in order: raw values behind, then other runs, then what is smooth.
+
+    A dense curve is the mean of each column; without smoothing a dim band of its extremes lies behind.
+    """
     behind: list[Line] = []
     others: list[Line] = []
     front: list[Line] = []
     for index, curve in enumerate(curves):
         series, dotted = curve.series, curve.kind == "overlay"
         best = series.smoothed.track if series.smoothed else series.raw
-        (others if dotted else front).append(Line(colour(index), best, series, dotted))
-        if view.raw and series.smoothed and not dotted:
+        mean = dense(series)
+        (others if dotted else front).append(Line(colour(index), best, series, dotted, mean))
+        if not dotted and (view.raw if series.smoothed else mean):
             behind.append(Line(colour(index).replace("curve", "raw"), series.raw, series))
     return [*behind, *others, *front]
 
@@ -89,7 +94,7 @@ class Painter:
 
     def paint(self) -> Picture:
         first, last = self.view.shown()
-        drawn = lines(self.curves, self.view)
+        drawn = lines(self.curves, self.view, lambda series: self._is_dense(series, first, last))
         # the labels' width is known only when the values are, and those only by the columns: begin with a guess
         scale, found, gaps = self._measure(drawn, first, last, self._columns(_GUTTER))
         gutter = max([_GUTTER, *map(len, scale.labels())]) if scale else _GUTTER
@@ -100,6 +105,10 @@ class Painter:
         if self.height > 1:
             rows.append(self._axis(first, last, gutter, columns, {column // self.glyphs.across for column in gaps}))
         return Picture(rows, scale, first, last, gutter + 1, columns, self._rows_of_curves)
+
+    def _is_dense(self, series: Series, first: float, last: float) -> bool:
+        count = self._columns(_GUTTER) * self.glyphs.across
+        return raster.is_dense(series.positions(self.view.axis), series.zero(self.view.axis), (first, last), count)
 
     @property
     def _rows_of_curves(self) -> int:
@@ -123,7 +132,7 @@ class Painter:
             at = known.get(id(line.series)) or raster.edges(positions, first + zero, last + zero, count)
             known[id(line.series)] = at
             gaps |= raster.gap_columns(line.series.raw, at)
-            found.append(raster.spans(line.track, positions, at, first + zero, width, self.log))
+            found.append(raster.spans(line.track, positions, at, first + zero, width, self.log, line.mean))
         return self._scale([span for each in found for span in each if span]), found, gaps
 
     def _scale(self, found: Sequence[Extent]) -> Scale | None:
@@ -167,7 +176,13 @@ class Painter:
 
     def _nothing(self, rows: int) -> Iterator[list[Run]]:
         some = any(curve.series.last is not None for curve in self.curves)
-        words = ("nothing above zero here" if self.log else "nothing here") if some else "no values yet"
+        words = (
+            ("nothing above zero here" if self.log else "nothing here")
+            if some
+            else "no values yet"
+            if self.view.live
+            else "no values"
+        )
         for row in range(rows):
             yield [((words if row == (rows - 1) // 2 else "").center(self.width)[: self.width], "plot--axis")]
 

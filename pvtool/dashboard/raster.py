@@ -20,6 +20,7 @@ from pvtool_core.errors import UsageError
 
 Span = Extent | None
 Stroke = tuple[int, int] | None
+_DENSE = 4  # points per column of dots
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,40 @@ def edges(positions: "array[float]", first: float, last: float, count: int) -> l
     return [*found, bisect_right(positions, last, found[-1])]
 
 
-def spans(track: Track, positions: "array[float]", at: list[int], first: float, width: float, log: bool) -> list[Span]:
-    """The least and greatest value in each column; in a column without points, where the line passes through it."""
+def is_dense(positions: "array[float]", zero: float, shown: Extent, count: int) -> bool:
+    """Return whether `count` columns hold so many points that the extremes of noise would fill them."""
+    start, stop = edges(positions, shown[0] + zero, shown[1] + zero, 1)
+    return stop - start >= _DENSE * count
+
+
+def spans(
+    track: Track,
+    positions: "array[float]",
+    at: list[int],
+    first: float,
+    width: float,
+    log: bool,
+    mean: bool = False,
+) -> list[Span]:
+    """The least and greatest value in each column, or twice their `mean`.
+
+    In a column without points it is where the line passes through it.
+    """
     done = len(track)
+    within = _mean if mean else Track.extent
     return [
-        (track.extent(start, min(stop, done), log) if start < done else None)
+        (within(track, start, min(stop, done), log) if start < done else None)
         if start < stop
         else _between(track.values, positions, start, first + (column + 0.5) * width, log)
         for column, (start, stop) in enumerate(pairwise(at))
     ]
+
+
+def _mean(track: Track, start: int, stop: int, positive: bool) -> Span:
+    inside = track.values[start:stop]
+    numbers = [value for value in inside if not math.isnan(value)] if track.has_gap(start, stop) else inside
+    mean = sum(numbers) / len(numbers) if numbers else 0.0
+    return (mean, mean) if numbers and (mean > 0 or not positive) else None
 
 
 def _between(values: "array[float]", positions: "array[float]", index: int, x: float, log: bool) -> Span:

@@ -6,6 +6,8 @@ from math import inf, isnan, nan
 from operator import gt
 from typing import Literal
 
+from pvtool.trend import RECENT_STEPS, Trend, trend_of
+
 Axis = Literal["step", "time"]
 Extent = tuple[float, float]
 
@@ -85,9 +87,13 @@ class Smoothing:
 
 
 class Series:
-    """What one quantity was at each step. Steps come in order; `origin` is the time from which elapsed time counts."""
+    """What one quantity was at each step. Steps come in order; `origin` is the time from which elapsed time counts.
 
-    def __init__(self, origin: float | None = None) -> None:
+    An `exact` series is a schedule or a measurement: it is never smoothed.
+    """
+
+    def __init__(self, origin: float | None = None, *, exact: bool = False) -> None:
+        self.exact = exact
         self.steps = array("d")
         self.times = array("d")
         self.raw = Track("d")
@@ -128,6 +134,11 @@ class Series:
         self.raw.values += values
         self.last = values[-1]
 
+    @property
+    def trend(self) -> Trend | None:
+        """Mean and direction of the newest steps."""
+        return trend_of(self.raw.values[-RECENT_STEPS:])
+
     def positions(self, axis: Axis) -> "array[float]":
         """Where the points lie, ascending; times are not yet counted from the origin."""
         return self.steps if axis == "step" else self.times
@@ -156,7 +167,7 @@ class Series:
 
         Until a new weight is there, the old one stays to be looked at.
         """
-        if not weight:
+        if self.exact or not weight:
             self.smoothed = self._coming = None
             return True
         if self.smoothed and self.smoothed.weight == weight:

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
+from textual.binding import ActiveBinding
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
@@ -40,6 +42,19 @@ class SteeringScreen(ActingScreen):
     """A screen with a run at hand, and the actions of `keys.STEERING`."""
 
     panes: tuple[str, ...] = ()
+    _offered: State | None = None
+
+    @property
+    def active_bindings(self) -> dict[str, ActiveBinding]:
+        """What the footer offers: nothing to pause or stop without an engine, and Resume instead of Pause."""
+        found = super().active_bindings
+        return {name: _as_offered(active, self._offered) for name, active in found.items()}
+
+    def offer_for(self, state: State | None) -> None:
+        """Let the footer offer what makes sense in this state of the run at hand."""
+        if state != self._offered:
+            self._offered = state
+            self.refresh_bindings()
 
     def show_pane(self, name: str) -> None:
         """Go to one of `panes`."""
@@ -69,10 +84,28 @@ class SteeringScreen(ActingScreen):
             self.act(partial(act, folder))
 
 
+_NEED_AN_ENGINE = {"pause", "stop", "checkpoint", "sample"}
+
+
+def _as_offered(active: ActiveBinding, state: State | None) -> ActiveBinding:
+    binding = active.binding
+    if state is not None and state not in LIVE and binding.action in _NEED_AN_ENGINE:
+        return active._replace(binding=replace(binding, show=False))
+    if binding.action == "pause" and state == State.PAUSED:
+        return active._replace(binding=replace(binding, description="Resume"))
+    if binding.action == "resume" and state in {State.STOPPED, State.FAILED, State.LOST}:
+        return active._replace(binding=replace(binding, show=True, description="Resume"))
+    return active
+
+
 def _asked(folder: RunFolder, request: Request, words: str) -> str:
+    paused = folder.state() == State.PAUSED
     ask(folder, request)
-    when = "when it goes on" if folder.state() == State.PAUSED and request != Request.RESUME else "when its step ends"
-    return f"{folder.name} {words} {when}."
+    if paused and request == Request.STOP:
+        return f"{folder.name} ends now. Its checkpoint was saved when it paused."
+    if paused and request == Request.RESUME:
+        return f"{folder.name} {words} now."
+    return f"{folder.name} {words} {'after it resumes' if paused else 'when its step ends'}."
 
 
 def pause_or_go_on(folder: RunFolder) -> str:

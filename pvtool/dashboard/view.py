@@ -47,6 +47,7 @@ class View:
         self.axis: Axis = axis
         self.weight = weight
         self.raw = True
+        self.live = True  # values may still come
         self.cursor: float | None = None
         self.turn = asyncio.Lock()  # long work is for one viewer at a time
         self._viewers: list[Viewer] = []
@@ -129,16 +130,37 @@ class View:
                 viewer.cursor_moved()
 
     def step_cursor(self, direction: int, curves: Sequence[Curve], cell: float) -> None:
-        """Read the next value, or the one about a `cell` on where values lie closer than that; first the newest."""
+        """Read the next value, or the one about a `cell` on where values lie closer than that.
+
+        The first is the newest in view, or the one at the edge where the cursor went out of view. The view follows
+        the cursor.
+        """
         series = next((curve.series for curve in curves if len(curve.series)), None)
         if series is None:
             return
         first, last = self.shown()
-        x = self._next(series, self.cursor, direction, cell) if self.cursor is not None else last
-        x = series.position(series.nearest(x, self.axis), self.axis)
+        if self.cursor is not None and first <= self.cursor <= last:
+            x = self._next(series, self.cursor, direction, cell)
+        else:
+            x = self._in_view(series, first if self.cursor is not None and self.cursor < first else last)
         self.read(x)
         if not first <= x <= last:
-            self.pan(direction / 4)
+            self._reveal(x)
+
+    def _in_view(self, series: Series, edge: float) -> float:
+        """Return the point nearest to an edge of the view, an inner one if there is any."""
+        first, last = self.shown()
+        index = series.nearest(edge, self.axis)
+        found = (series.position(i, self.axis) for i in (index, index - 1, index + 1) if 0 <= i < len(series))
+        points = list(found)
+        return next((x for x in points if first <= x <= last), points[0])
+
+    def _reveal(self, x: float) -> None:
+        """Move the view so that `x` lies a quarter of it from the edge that it was beyond."""
+        first, last = self.shown()
+        size = last - first
+        start = x - size / 4 if x < first else x - 3 * size / 4
+        self.look(start, start + size)
 
     def _next(self, series: Series, x: float, direction: int, cell: float) -> float:
         now = series.nearest(x, self.axis)

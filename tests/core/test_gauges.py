@@ -65,3 +65,9 @@ def test_a_full_disk_does_not_silence_the_gauges(monkeypatch: pytest.MonkeyPatch
     with Gauges(write):
         time.sleep(0.3)
     assert len(tries) >= 2
+
+
+def test_the_first_load_of_an_engine_is_unknown_and_not_a_thousand_per_cent() -> None:
+    watch = Gauges(lambda type, **values: None)
+    assert watch.measure()["cpu"] is None
+    assert watch.measure()["cpu"] is not None

@@ -3,9 +3,17 @@
 import html
 import re
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from textual.app import App
+from textual.css.query import NoMatches
 from textual.pilot import Pilot
+from textual.screen import Screen
+from textual.widget import Widget
+
+S = TypeVar("S", bound=Screen[Any])
+W = TypeVar("W", bound=Widget)
 
 _TEXT = re.compile(r'<text [^>]*?x="([\d.]+)" y="([\d.]+)"[^>]*clip-path[^>]*>(.*?)</text>')  # not the window's title
 _CELL_WIDTH = 12.2
@@ -22,12 +30,34 @@ def seen(app: App[None]) -> str:
 
 
 async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait until something holds; fail with what is on the screen if it does not."""
+    """Wait until something holds; fail with what is on the screen if it does not.
+
+    A widget that is not there, or is below a dialog, is not there yet.
+    """
     for _ in range(round(seconds / 0.05)):
-        if holds():
-            return
+        with suppress(NoMatches):
+            if holds():
+                return
         await pilot.pause(0.05)
     raise AssertionError(f"in vain: {seen(pilot.app)}")
+
+
+async def until_screen(pilot: Pilot[None], kind: type[S]) -> S:
+    """Wait until a screen of that kind is on top."""
+    await until(pilot, lambda: isinstance(pilot.app.screen, kind))
+    screen = pilot.app.screen
+    assert isinstance(screen, kind)
+    return screen
+
+
+async def until_found(pilot: Pilot[None], kind: type[W], selector: str = "") -> W:
+    """Wait until the screen on top has such a widget."""
+    await until(pilot, lambda: _found(pilot, kind, selector))
+    return _found(pilot, kind, selector)
+
+
+def _found(pilot: Pilot[None], kind: type[W], selector: str) -> W:
+    return pilot.app.screen.query_one(selector, kind) if selector else pilot.app.screen.query_one(kind)
 
 
 async def until_seen(pilot: Pilot[None], *words: str, seconds: float = 10.0) -> None:

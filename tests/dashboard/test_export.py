@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 from PIL import Image
 
-from pvtool.dashboard.export import write_csv, write_png
+from pvtool.dashboard.export import new_files, write_csv, write_png
 from pvtool.dashboard.series import Series
 from pvtool.dashboard.view import Curve, View
 
@@ -104,3 +104,18 @@ def test_a_run_without_values_makes_an_empty_sheet(tmp_path: Path) -> None:
     write_csv(tmp_path / "none.csv", {"icr": Series()})
     assert (tmp_path / "none.png").stat().st_size > 0
     assert (tmp_path / "none.csv").read_text() == "step,time,icr\n"
+
+
+def test_files_that_exist_are_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "ada-1.png").write_text("mine")
+    (tmp_path / "ada-1-curves-2.csv").symlink_to("nowhere")
+    with new_files(tmp_path, "ada-1", (".csv", ".png")) as paths:
+        assert [path.name for path in paths] == ["ada-1-curves-3.csv", "ada-1-curves-3.png"]
+    assert (tmp_path / "ada-1.png").read_text() == "mine"
+    assert not (tmp_path / "ada-1.csv").exists()
+
+
+def test_an_export_that_fails_leaves_no_empty_files(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="full"), new_files(tmp_path, "ada-1", (".csv", ".png")):
+        raise OSError("full")
+    assert list(tmp_path.iterdir()) == []

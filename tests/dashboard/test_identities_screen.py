@@ -15,7 +15,7 @@ from pvtool.facts import job_of
 from pvtool.jobs import choose, prepare
 from pvtool_core.library import EMBEDDINGS_FILE, IDENTITY_FILE, Library
 from tests.dashboard.house import SAMPLES, House, add_person
-from tests.dashboard.reading import seen, until, until_seen
+from tests.dashboard.reading import seen, until, until_found, until_screen, until_seen
 
 SIZES = [(80, 24), (120, 40), (300, 80)]
 ALIKE = [(1.0, 0.0), (0.8, 0.6), (0.0, 1.0)]
@@ -41,7 +41,7 @@ async def test_an_empty_library_says_what_to_do_and_the_button_does_it(home: Pat
     async with House(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "Nobody is in the library yet", "Add a person (a)")
         await pilot.click("#nobody Button")
-        assert isinstance(pilot.app.screen, AddPerson)
+        await until_screen(pilot, AddPerson)
 
 
 async def test_arrows_and_vim_keys_go_through_people_and_their_photos(home: Path) -> None:
@@ -51,8 +51,8 @@ async def test_arrows_and_vim_keys_go_through_people_and_their_photos(home: Path
         await until(pilot, lambda: clip(pilot, "reference") == "ada/references/000.png")
         for keys, place in [("l", 1), ("right", 2), ("l", 0), ("h", 2), ("left", 1)]:
             await pilot.press(keys)
-            assert clip(pilot, "reference") == f"ada/references/00{place}.png"
-            assert clip(pilot, "face") == f"ada/faces/00{place}.png"
+            await until(pilot, lambda place=place: clip(pilot, "reference") == f"ada/references/00{place}.png")
+            await until(pilot, lambda place=place: clip(pilot, "face") == f"ada/faces/00{place}.png")
         for key, name in [("j", "ben"), ("k", "ada"), ("down", "ben"), ("up", "ada")]:
             await pilot.press(key)
             await until(pilot, lambda name=name: clip(pilot, "reference") == f"{name}/references/000.png")
@@ -72,8 +72,7 @@ async def test_the_mouse_chooses_people_runs_and_places(home: Path) -> None:
         await until_seen(pilot, "ben-1")
         await pilot.click("#runs", offset=(2, 0))
         await pilot.click(Places, offset=(8, 0))
-        await pilot.pause()
-        assert app.went == ["ben-1", "runs"]
+        await until(pilot, lambda: app.went == ["ben-1", "runs"])
 
 
 async def test_enter_goes_to_the_runs_and_opens_one(home: Path) -> None:
@@ -84,8 +83,7 @@ async def test_enter_goes_to_the_runs_and_opens_one(home: Path) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "2 runs")
         await pilot.press("enter", "j", "enter")
-        await pilot.pause()
-        assert app.went == ["ada-2"]
+        await until(pilot, lambda: app.went == ["ada-2"])
 
 
 async def test_a_person_who_comes_or_goes_on_disk_is_seen(home: Path) -> None:
@@ -152,7 +150,9 @@ async def test_removing_a_person_names_what_goes_and_what_stays(home: Path) -> N
         await until_seen(pilot, "Delete ada?", "for good: 1 photo", "What was trained on them stays: ada-1.")
         await pilot.press("enter")
         assert folder.exists(), "enter, pressed too early, must delete nobody"
+        await until_screen(pilot, IdentitiesScreen)
         await pilot.press("delete")
+        await until_seen(pilot, "Delete ada?")
         await pilot.click("#go")
         await until_seen(pilot, "Nobody is in the library yet")
     assert not folder.exists()
@@ -164,19 +164,21 @@ async def test_n_opens_the_form_of_a_new_run_for_this_person(home: Path) -> None
     async with House(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "ben")
         await pilot.press("j", "n")
-        assert isinstance(pilot.app.screen, StartScreen)
+        await until_screen(pilot, StartScreen)
         await until(pilot, lambda: pilot.app.screen.query_one("#identity").value == "ben")  # type: ignore[attr-defined]
         await pilot.press("escape")
-        assert isinstance(pilot.app.screen, IdentitiesScreen)
+        await until_screen(pilot, IdentitiesScreen)
 
 
 async def test_the_form_offers_pictures_as_a_path_is_typed_and_names_those_that_are_not_there(home: Path) -> None:
     async with House(AddPerson).run_test(size=(120, 40)) as pilot:
-        area, offered = pilot.app.screen.query_one(TextArea), pilot.app.screen.query_one("Lines OptionList", OptionList)
+        area = await until_found(pilot, TextArea)
+        offered = await until_found(pilot, OptionList, "Lines OptionList")
         area.focus()
         area.insert(f"{SAMPLES}/be")
         await until(pilot, lambda: [each.id for each in offered.options] == [f"{SAMPLES}/ben-man.png"])
         await pilot.press("tab", "enter")
+        await until(pilot, lambda: "," not in area.text and area.text.endswith("\n"))
         assert area.text == f"{SAMPLES}/ben-man.png\n"
         area.insert("nobody.jpg\n.\n")
         await until_seen(pilot, "nobody.jpg is not there.", ". is no file.")
@@ -192,8 +194,10 @@ async def test_a_person_is_added_by_path_and_a_refused_photo_is_explained(home: 
     Image.new("RGB", (64, 64)).save("blank.png")
     async with House(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
         await until_seen(pilot, "Nobody is in the library yet")
-        await pilot.press("a", *"ada")
-        form = pilot.app.screen
+        await pilot.press("a")
+        form = await until_screen(pilot, AddPerson)
+        await until_found(pilot, Input, "#name")
+        await pilot.press(*"ada")
         form.query_one(TextArea).insert("blank.png")
         await pilot.press("ctrl+r")
         await until_seen(pilot, "A statement of consent is required: who agreed, when, and to what.")
@@ -213,8 +217,10 @@ async def test_a_person_is_added_by_path_and_a_refused_photo_is_explained(home: 
 async def test_a_form_that_is_left_adds_nobody(home: Path) -> None:
     async with House(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
         await until_seen(pilot, "Nobody is in the library yet")
-        await pilot.press("a", *"ada")
-        pilot.app.screen.query_one(TextArea).insert(f"{SAMPLES}/ada-woman.png")
+        await pilot.press("a")
+        await until_found(pilot, Input, "#name")
+        await pilot.press(*"ada")
+        (await until_found(pilot, TextArea)).insert(f"{SAMPLES}/ada-woman.png")
         pilot.app.screen.query_one("#consent", Input).value = "a cartoon person"
         await pilot.press("ctrl+r")
         await until_seen(pilot, "Loading the face models…", seconds=60)

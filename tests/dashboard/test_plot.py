@@ -405,3 +405,55 @@ async def test_a_plot_that_was_given_another_height_is_drawn_for_it() -> None:
             await seen.pilot.pause()
             assert seen.first.content_size.height == 24 - height - 2
             assert " 200 " in seen.axis(seen.first), seen.text(seen.first)
+
+
+async def test_the_cursor_stays_in_view_and_moves_after_zooming_and_panning() -> None:
+    async with screen() as seen:
+        await seen.press("0", "plus", "plus", "plus", "h", "h")
+        before = seen.view.shown()
+        read: list[float] = []
+        for _ in range(5):
+            await seen.press("comma")
+            first, last = seen.view.shown()
+            assert seen.view.cursor is not None and first <= seen.view.cursor <= last
+            read.append(seen.view.cursor)
+        assert seen.view.shown() == before
+        assert read == sorted(set(read), reverse=True)
+
+
+async def test_a_cursor_that_was_panned_out_of_view_comes_back_into_it() -> None:
+    async with screen() as seen:
+        seen.view.look(800, 900)
+        await seen.press("comma")
+        seen.view.look(100, 200)
+        await seen.press("comma")
+        assert seen.view.shown() == (100, 200)
+        assert seen.view.cursor is not None and 100 <= seen.view.cursor <= 200
+
+
+async def test_the_title_of_a_smoothed_curve_is_its_mean_with_the_trend() -> None:
+    async with screen() as seen:
+        await seen.press("m")
+        assert seen.first.border_title == "icr 0.794↑ · live"
+
+
+async def test_an_ended_run_is_not_called_live() -> None:
+    async with screen(second=[Curve("loss", Series(), "main")]) as seen:
+        seen.view.live = False
+        seen.view.fit()
+        await seen.pilot.pause()
+        assert seen.first.border_title == "icr 0.799"
+        assert "live" not in str(seen.second.border_title)
+        assert "yet" not in seen.text(seen.second)
+
+
+def test_long_noise_is_a_mean_line_before_a_dim_band_and_not_a_block() -> None:
+    series, view = Series(exact=True), View()
+    for step in range(40_000):
+        series.append(step, step, 60 + step * 7919 % 1000 / 1000)
+    picture = Painter([Curve("memory", series)], view, (0, 80), False, glyphs_named("braille"), 80, 12).paint()
+    bright = [len(text.strip()) for row in picture.rows for text, style in row if style == "plot--curve-1"]
+    assert sum(bright) <= picture.columns
+    view.range = 0, 79
+    near = Painter([Curve("memory", series)], view, None, False, glyphs_named("braille"), 80, 12).paint()
+    assert not any(style == "plot--raw-1" for row in near.rows for _, style in row)

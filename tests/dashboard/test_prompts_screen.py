@@ -10,7 +10,7 @@ from pvtool.dashboard.screens.bank import NewBank
 from pvtool.dashboard.screens.prompts import PromptsScreen
 from pvtool_core.prompts import Banks
 from tests.dashboard.house import House
-from tests.dashboard.reading import seen, until, until_seen
+from tests.dashboard.reading import until, until_found, until_screen, until_seen
 
 
 def listed(pilot: Pilot[None], id: str) -> list[str | None]:
@@ -47,20 +47,20 @@ async def test_keys_and_mouse_go_through_banks_and_prompts(bank: None) -> None:
         banks, prompts = screen.query_one("#banks", OptionList), screen.query_one("#prompts", OptionList)
         for key, place in [("j", 1), ("k", 0), ("down", 1), ("up", 0)]:
             await pilot.press(key)
-            assert banks.highlighted == place
+            await until(pilot, lambda place=place: banks.highlighted == place)
         await pilot.press(*TO_MINE, "tab", "j")
-        assert prompts.has_focus and prompts.highlighted == 1
+        await until(pilot, lambda: prompts.has_focus and prompts.highlighted == 1)
         await pilot.press("tab")
-        assert banks.has_focus
+        await until(pilot, lambda: banks.has_focus)
         await pilot.press("enter")
-        assert prompts.has_focus
+        await until(pilot, lambda: prompts.has_focus)
         await pilot.click("#banks", offset=(3, 1))
         await until_seen(pilot, "jogging along a river")
         screen.set_focus(None)
         await pilot.press("j")
-        assert banks.highlighted == 1
+        await until(pilot, lambda: banks.highlighted == 1)
         await pilot.press("k")
-        assert banks.highlighted == 0
+        await until(pilot, lambda: banks.highlighted == 0)
 
 
 async def test_a_filter_shows_the_prompts_that_have_all_its_words(home: Path) -> None:
@@ -71,7 +71,7 @@ async def test_a_filter_shows_the_prompts_that_have_all_its_words(home: Path) ->
         await pilot.press(*" zebra")
         await until_seen(pilot, "No prompt has these words.")
         await pilot.press("enter")
-        assert pilot.app.screen.query_one("#prompts").has_focus
+        await until(pilot, lambda: pilot.app.screen.query_one("#prompts").has_focus)
         await pilot.press("escape")
         await until_seen(pilot, "50 prompts", "jogging")
 
@@ -80,7 +80,7 @@ async def test_prompts_are_added_and_a_wrong_one_is_named_and_kept(bank: None) -
     async with House(PromptsScreen).run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "yours · 2 prompts")
         await pilot.press(*TO_MINE, "a")
-        area = pilot.app.screen.query_one(TextArea)
+        area = await until_found(pilot, TextArea)
         area.insert("<V> {noun} eats\nsomebody drinks\n")
         await pilot.press("ctrl+r")
         await until_seen(pilot, "The prompt 'somebody drinks' lacks the keyword <V>.", "as in '<V> {noun} is dancing'")
@@ -94,7 +94,9 @@ async def test_prompts_are_added_and_a_wrong_one_is_named_and_kept(bank: None) -
 async def test_nothing_written_is_named_too(bank: None) -> None:
     async with House(PromptsScreen).run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "yours · 2 prompts")
-        await pilot.press(*TO_MINE, "a", "ctrl+r")
+        await pilot.press(*TO_MINE, "a")
+        await until_found(pilot, TextArea)
+        await pilot.press("ctrl+r")
         await until_seen(pilot, "A prompt is empty.")
 
 
@@ -103,7 +105,7 @@ async def test_enter_changes_a_prompt_of_an_own_bank(bank: None) -> None:
         await until_seen(pilot, "yours · 2 prompts")
         await pilot.press(*TO_MINE, "tab", "enter")
         await until_seen(pilot, "Change a prompt of mine")
-        pilot.app.screen.query_one(TextArea).text = "<V> {noun} walks"
+        (await until_found(pilot, TextArea)).text = "<V> {noun} walks"
         await pilot.press("ctrl+r")
         await until(pilot, lambda: listed(pilot, "prompts") == ["<V> {noun} walks", "<V> {noun} sleeps"])
     assert mine() == ("<V> {noun} walks", "<V> {noun} sleeps")
@@ -113,6 +115,7 @@ async def test_a_prompt_that_somebody_else_took_out_meanwhile_is_said(bank: None
     async with House(PromptsScreen).run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "yours · 2 prompts")
         await pilot.press(*TO_MINE, "tab", "enter")
+        await until_seen(pilot, "Change a prompt of mine")
         Banks().exchange("mine", "<V> {noun} runs", [])
         await pilot.press("ctrl+r")
         await until_seen(pilot, "The bank was changed meanwhile")
@@ -129,7 +132,10 @@ async def test_delete_takes_a_prompt_out_and_among_the_banks_the_bank(bank: None
         await until_seen(pilot, "Delete mine?", "with 1 prompt for good")
         await pilot.press("escape")
         assert mine()
-        await pilot.press("delete", "ctrl+r")
+        await until_screen(pilot, PromptsScreen)
+        await pilot.press("delete")
+        await until_seen(pilot, "Delete mine?", "with 1 prompt for good")
+        await pilot.press("ctrl+r")
         await until(pilot, lambda: "mine" not in listed(pilot, "banks"))
 
 
@@ -141,10 +147,10 @@ async def test_a_shipped_bank_stays_and_an_own_one_is_offered(home: Path, keys: 
         await until_seen(pilot, "default came with pv and stays as it is")
         await pilot.press(*"default", "ctrl+r")
         await until_seen(pilot, "There is a prompt bank named 'default' already.")
-        pilot.app.screen.query_one("#name", Input).value = "copied"
+        (await until_found(pilot, Input, "#name")).value = "copied"
         await pilot.press("ctrl+r")
         await until_seen(pilot, "yours · 50 prompts")
-        assert pilot.app.screen.query_one("#banks", OptionList).highlighted == 0
+        await until(pilot, lambda: pilot.app.screen.query_one("#banks", OptionList).highlighted == 0)
     assert Banks().get("copied").prompts == Banks().get("default").prompts
 
 
@@ -152,7 +158,7 @@ async def test_n_begins_a_bank(bank: None) -> None:
     async with House(PromptsScreen).run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "yours · 2 prompts")
         await pilot.press(*TO_MINE, "n")
-        assert isinstance(pilot.app.screen, NewBank)
+        await until_screen(pilot, NewBank)
         await pilot.press(*"other", "tab", *"holidays", "ctrl+r")
         await until_seen(pilot, "2 prompts · holidays")
     assert Banks().get("other").prompts == mine()
@@ -167,7 +173,7 @@ async def test_banks_that_change_on_disk_are_seen_and_broken_ones_named(bank: No
         await pilot.press("home")
         await until_seen(pilot, "abroad")
         await pilot.press("a", "n", "escape")
-        assert "cannot be read" in seen(pilot.app)
+        await until_seen(pilot, "cannot be read")
 
 
 def test_keys_that_are_listed_are_those_that_work() -> None:

@@ -19,7 +19,7 @@ from pvtool_core.paths import runs_dir
 from pvtool_core.runs import Request, RunFolder, State
 from tests.dashboard.batches import clip_event, draw_clip, make_batch, rendering_event, tell
 from tests.dashboard.conftest import MakeRun, gpu_event, write_events, write_status
-from tests.dashboard.reading import seen, until, until_seen
+from tests.dashboard.reading import seen, until, until_screen, until_seen
 
 SIZES = [(80, 24), (120, 40), (300, 80)]
 
@@ -111,7 +111,9 @@ async def test_failures_are_listed_with_their_reasons_and_enter_shows_all_of_one
         assert "the end of it" not in seen(pilot.app)
         await pilot.press("f", "enter")
         await until_seen(pilot, "that is the end of it", "seed-000077")
-        await pilot.press("escape", "j", "enter")
+        await pilot.press("escape")
+        await until_screen(pilot, BatchScreen)
+        await pilot.press("j", "enter")
         await until_seen(pilot, "seed-000011")
 
 
@@ -140,7 +142,9 @@ async def test_stopping_a_batch_asks_each_living_engine(batch: BatchFolder) -> N
         await until_seen(pilot, "night ends after the clips at hand")
         assert batch.worker(0).take_requests() == [Request.STOP]
         assert batch.worker(1).take_requests() == []
-        await pilot.press("enter", "S")
+        await pilot.press("enter")
+        await until_screen(pilot, BatchScreen)
+        await pilot.press("S")
         await until(pilot, lambda: batch.worker(0).take_requests() == [Request.STOP])
         tell(batch.worker(0), State.STOPPED, [])
         await until_seen(pilot, "■ stopped")
@@ -175,7 +179,7 @@ async def test_keys_go_from_batch_to_batch_and_back_to_the_list(batch: BatchFold
         await until_seen(pilot, "evening", "0/3 clips")
         await pilot.press("escape")
         await until_seen(pilot, "4 Renders", "night", "evening")
-        assert not isinstance(pilot.app.screen, BatchScreen)
+        await until(pilot, lambda: not isinstance(pilot.app.screen, BatchScreen))
 
 
 def test_a_name_or_a_folder_opens_the_batch_or_else_the_run(batch: BatchFolder, make_run: MakeRun) -> None:
@@ -187,3 +191,12 @@ def test_a_name_or_a_folder_opens_the_batch_or_else_the_run(batch: BatchFolder, 
     assert isinstance(run_or_batch(str(run.path)), RunFolder)
     with pytest.raises(Missing):
         run_or_batch("nothing")
+
+
+async def test_f_says_that_no_clip_failed(home: Path) -> None:
+    batch = make_batch("fine", clips=1)
+    tell(batch.worker(0), State.FINISHED, [clip_event(time.time(), 0)])
+    async with dashboard(batch).run_test(size=(120, 40), notifications=True) as pilot:
+        await until_seen(pilot, "1/1 clips")
+        await pilot.press("f")
+        await until_seen(pilot, "No clip of this batch failed.")

@@ -5,17 +5,20 @@ import re
 from pathlib import Path
 
 import pytest
+from textual.containers import VerticalScroll
 from textual.pilot import Pilot
 from textual.widgets import Tabs
 
 from pvtool.dashboard.app import Dashboard
+from pvtool.dashboard.screens.help import HelpScreen
 from pvtool.dashboard.screens.run import RunScreen
 from pvtool.dashboard.terminal import Pictures, Terminal
 from pvtool.dashboard.widgets.log import LogView
+from pvtool.dashboard.widgets.samples import Samples
 from pvtool_core.paths import runs_dir
 from pvtool_core.runs import Request, RunFolder, State
 from tests.dashboard.conftest import BEGAN, MakeRun, gpu_event, step_event, write_events, write_status
-from tests.dashboard.reading import seen, until, until_seen
+from tests.dashboard.reading import seen, until, until_found, until_screen, until_seen
 from tests.dashboard.test_pictures import clip
 from tests.dashboard.test_runs_screen import asked, dashboard
 
@@ -35,7 +38,7 @@ async def go_to(pilot: Pilot[None], pane: str) -> None:
 async def test_it_says_state_step_and_newest_rewards_and_the_prompt_at_hand(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 180)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
-        await until_seen(pilot, "● running", "ada-1", "ada on tiny", "step 180/400", "45%", "ICR 0.262", "SCR 0.024")
+        await until_seen(pilot, "● running", "ada-1", "ada on tiny", "step 180/400", "45%", "ICR 0.2", "SCR 0.0")
         await until_seen(pilot, "<V> woman is dancing in the rain", "seed 1000000")
 
 
@@ -45,7 +48,7 @@ async def test_what_the_engine_writes_is_seen_soon(make_run: MakeRun) -> None:
         await until_seen(pilot, "step 3/400")
         write_events(folder, [step_event(4, icr=0.111, prompt="<V> woman flies a kite")])
         write_status(folder, State.RUNNING, 4)
-        await until_seen(pilot, "step 4/400", "ICR 0.111", "flies a kite")
+        await until_seen(pilot, "step 4/400", "flies a kite")
 
 
 async def test_a_whole_history_is_there_on_reattaching_and_anew_after_a_resume(make_run: MakeRun) -> None:
@@ -152,7 +155,7 @@ async def test_a_history_that_ends_where_a_piece_of_reading_ends_is_shown_to_its
     folder = make_run("ada-1", 60)
     monkeypatch.setattr("pvtool.dashboard.tail.CHUNK_BYTES", folder.events.stat().st_size)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
-        await until_seen(pilot, "ICR 0.600", "seed 1000000", seconds=5)
+        await until_seen(pilot, "ICR 0.6", "seed 1000000", seconds=5)
 
 
 @pytest.mark.parametrize(
@@ -373,3 +376,92 @@ async def test_themes_are_chosen_from_a_list(make_run: MakeRun) -> None:
         await until_seen(pilot, "step 5/400")
         await pilot.press("T", *"nord", "enter")
         await until(pilot, lambda: pilot.app.theme == "nord")
+
+
+async def test_the_header_shows_smoothed_figures_with_their_trend(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 100)
+    write_events(folder, [step_event(101, icr=9.0)])
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "step 101/400")
+        assert "ICR 9" not in seen(pilot.app)
+        header = seen(pilot.app).splitlines()[0]
+        assert re.search(r"ICR \d\.\d{3}[↑↓→]", header) and "SCR" in header and "loss" in header
+
+
+async def test_the_progress_bar_survives_an_enlarged_curve(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 100)
+    async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:
+        await until_seen(pilot, "25%", "━━━━━")
+        await go_to(pilot, "curves")
+        await pilot.press("z")
+        await until(pilot, lambda: pilot.app.screen.maximized is not None)
+        write_events(folder, [step_event(101)])
+        write_status(folder, State.RUNNING, 120)
+        screen = await until_screen(pilot, RunScreen)
+        await until(pilot, lambda: screen.known.history.step == 101 and screen.known.facts.step == 120)
+        await pilot.press("E")
+        await until(pilot, lambda: Path("ada-1.png").exists() and Path("ada-1.png").stat().st_size)
+        await pilot.press("escape")
+        await until_seen(pilot, "30%", "━━━━━")
+
+
+async def test_escape_leaves_the_enlarged_clip_before_the_run(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 5)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await go_to(pilot, "samples")
+        samples = await until_found(pilot, Samples, "#samples.pane")
+        await pilot.press("z")
+        await until(pilot, lambda: samples.alone)
+        await pilot.press("escape")
+        await until(pilot, lambda: not samples.alone)
+        assert isinstance(pilot.app.screen, RunScreen)
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(pilot.app.screen, RunScreen))
+
+
+async def test_saving_curves_again_makes_new_files(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 5)
+    Path("ada-1.csv").write_text("mine")
+    async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:
+        await until_seen(pilot, "step 5/400", "ICR 0.")
+        await pilot.press("E")
+        await until_seen(pilot, "Saved the curves")
+        assert Path("ada-1.csv").read_text() == "mine"
+        assert Path("ada-1-curves-2.csv").stat().st_size
+
+
+async def test_an_ended_run_offers_neither_pause_nor_stop(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 400, State.FINISHED)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "✓ finished", "ICR")
+        await until(pilot, lambda: "p Pause" not in seen(pilot.app) and "S Stop" not in seen(pilot.app))
+        assert "live" not in seen(pilot.app)
+
+
+async def test_stopping_a_paused_run_says_that_it_ends_now(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 5, State.PAUSED)
+    async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:
+        await until_seen(pilot, "‖ paused", "p Resume")
+        await pilot.press("S")
+        await until_seen(pilot, "ada-1 ends now.")
+
+
+async def test_vim_keys_scroll_the_help(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 5)
+    async with dashboard(folder).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "step 5/400")
+        await pilot.press("question_mark")
+        await until_screen(pilot, HelpScreen)
+        scroll = await until_found(pilot, VerticalScroll)
+        for key, reached in [("j", 1), ("k", 0), ("G", scroll.max_scroll_y), ("g", 0)]:
+            await pilot.press(key)
+            await until(pilot, lambda reached=reached: scroll.scroll_y == reached)
+
+
+async def test_memory_is_drawn_from_zero_to_the_total(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 20, devices=1)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await go_to(pilot, "machine")
+        await until_seen(pilot, "Memory 41.5 GiB")
+        rows = [row[1:6].strip() for row in seen(pilot.app).splitlines()]
+        assert "80" in rows and "0" in rows

@@ -181,3 +181,14 @@ async def test_rewards_of_a_live_run_move_with_its_events(make_run: MakeRun) -> 
         await until_seen(pilot, "2/400")
         write_events(folder, [{"time": 1.0, "type": "step", "step": 3, "icr": 0.123, "scr": 0.456, "loss": 0.789}])
         await until_seen(pilot, "0.123", "0.456", "0.789")
+
+
+async def test_first_and_last_run_are_a_key_away_and_enter_is_in_the_footer(make_run: MakeRun) -> None:
+    for number in range(1, 7):
+        make_run(f"ada-{number}", 1)
+    async with dashboard().run_test(size=WIDE) as pilot:
+        await until_seen(pilot, "ada-6", "Open")
+        table = pilot.app.screen.query_one(DataTable)
+        for key, row in [("G", 5), ("g", 0), ("end", 5), ("home", 0)]:
+            await pilot.press(key)
+            await until(pilot, lambda row=row: table.cursor_row == row)

@@ -8,7 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pvtool.dashboard import axes, raster
+from pvtool.dashboard.history import History
 from pvtool.dashboard.series import SMALLEST, Axis, Series
+from tests.dashboard.conftest import gpu_event, step_event
 
 numbers = st.floats(-1e6, 1e6)
 values = st.lists(st.none() | numbers | st.sampled_from([math.nan, math.inf, 0.0]), min_size=1, max_size=300)
@@ -205,3 +207,22 @@ def test_durations_are_said_as_people_say_them(seconds: float, words: str) -> No
 )
 def test_values_are_read_with_three_figures_or_so(number: float, words: str) -> None:
     assert axes.short(number) == words
+
+
+@pytest.mark.parametrize("name", ["lr", "seconds"])
+def test_schedules_and_durations_are_never_smoothed(name: str) -> None:
+    history = History()
+    history.add([step_event(step) for step in range(1, 50)])
+    for curve in history.curves.values():
+        assert curve.smooth(0.9, 1000)
+    assert history.curves[name].smoothed is None
+    assert history.curves["icr"].smoothed is not None
+
+
+def test_gauges_are_never_smoothed() -> None:
+    history = History()
+    history.add([gpu_event(step, 2) for step in range(50)])
+    gauges = [*history.process.values(), *(each for one in history.devices.values() for each in one.gauges.values())]
+    for gauge in gauges:
+        assert gauge.smooth(0.9, 1000)
+    assert not any(gauge.smoothed for gauge in gauges)

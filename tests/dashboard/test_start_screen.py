@@ -61,7 +61,7 @@ async def test_settings_are_offered_with_their_meaning_and_taken_from_the_list(h
         await until(pilot, lambda: [option.id for option in offered.options] == ["training.warmup=10"])
         await until_seen(pilot, "iterations over which the learning rate rises from zero")
         await pilot.press("tab", "enter")
-        assert settings(pilot).text == "training.warmup=10" and settings(pilot).has_focus
+        await until(pilot, lambda: settings(pilot).text == "training.warmup=10" and settings(pilot).has_focus)
 
 
 @pytest.mark.parametrize(

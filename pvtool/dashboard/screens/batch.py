@@ -12,6 +12,7 @@ from textual.widgets import Footer, OptionList, Static
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.batch import BatchFollower, BatchSeen, look_at
+from pvtool.dashboard.clipboard import copy
 from pvtool.dashboard.rendering import Told
 from pvtool.dashboard.steering import ActingScreen, stop_batch
 from pvtool.dashboard.widgets.rendering import Failures, KnownBatch, Newest, Progress, Workers
@@ -91,13 +92,19 @@ class BatchScreen(ActingScreen):
             newest.show(self.known.rendering.newest(newest.room))
 
     def action_back(self) -> None:
-        self.app.pop_screen()
+        """Leave the list of failures, or else the batch."""
+        if self.query_one(Failures).has_focus:
+            self.set_focus(None)
+        else:
+            self.app.pop_screen()
 
     def action_stop(self) -> None:
         self.act(lambda: stop_batch(self.folder))
 
     def action_failures(self) -> None:
         failures = self.query_one(Failures)
+        if not failures.display:
+            self.notify("No clip of this batch failed.")
         self.set_focus(None if failures.has_focus or not failures.display else failures)
 
     def action_play(self) -> None:
@@ -105,8 +112,7 @@ class BatchScreen(ActingScreen):
 
     def action_copy_path(self) -> None:
         for told in self.known.rendering.newest(1):
-            self.app.copy_to_clipboard(str(told.film))
-            self.notify(str(told.film), title="Copied", markup=False)
+            self.run_worker(copy(self, str(told.film)), group="copy", exit_on_error=False)
 
     async def action_other_batch(self, by: int) -> None:
         folders = await asyncio.to_thread(lambda: list_batches(batches_dir())[::-1])

@@ -38,6 +38,16 @@ class HelpScreen(ModalScreen[None]):
             with ItemGrid(min_column_width=80):
                 yield from (Static(_group(name)) for name in self._groups)
 
+    def action_line(self, by: int) -> None:
+        """Scroll by a line."""
+        self.query_one(VerticalScroll).scroll_relative(y=by, animate=False)
+
+    def action_top(self) -> None:
+        self.query_one(VerticalScroll).scroll_home(animate=False)
+
+    def action_bottom(self) -> None:
+        self.query_one(VerticalScroll).scroll_end(animate=False)
+
 
 def _group(name: str) -> Content:
     heading = Content.styled(name, "bold $text-accent")

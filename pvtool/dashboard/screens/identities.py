@@ -210,6 +210,14 @@ class IdentitiesScreen(LookingScreen):
         """The next person."""
         self.query_one("#people", Choices).action_cursor_down()
 
+    def action_first(self) -> None:
+        """The first one."""
+        self.query_one("#people", Choices).action_first()
+
+    def action_last(self) -> None:
+        """The last one."""
+        self.query_one("#people", Choices).action_last()
+
     def action_up(self) -> None:
         """The person before."""
         self.query_one("#people", Choices).action_cursor_up()

@@ -164,6 +164,14 @@ class PromptsScreen(LookingScreen):
         """The next bank."""
         self.query_one("#banks", Choices).action_cursor_down()
 
+    def action_first(self) -> None:
+        """The first one."""
+        self.query_one("#banks", Choices).action_first()
+
+    def action_last(self) -> None:
+        """The last one."""
+        self.query_one("#banks", Choices).action_last()
+
     def action_up(self) -> None:
         """The bank before."""
         self.query_one("#banks", Choices).action_cursor_up()

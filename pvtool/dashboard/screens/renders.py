@@ -184,6 +184,12 @@ class RendersScreen(ActingScreen):
     def action_up(self) -> None:
         self.query_one(Table).action_cursor_up()
 
+    def action_first(self) -> None:
+        self.query_one(Table).action_first()
+
+    def action_last(self) -> None:
+        self.query_one(Table).action_last()
+
 
 def _problem(row: Row) -> str:
     """What is wrong with a batch, of itself or of one of its engines."""

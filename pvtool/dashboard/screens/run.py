@@ -24,6 +24,7 @@ from pvtool.dashboard.widgets.plot import View
 from pvtool.dashboard.widgets.prompt_bank import CurrentPrompt, PromptBank
 from pvtool.dashboard.widgets.samples import Samples
 from pvtool.facts import RunFacts, job_of, run_facts
+from pvtool.supervisor import LIVE
 from pvtool_core.errors import PvError
 from pvtool_core.runs import RunFolder, State
 
@@ -166,8 +167,11 @@ class RunScreen(SteeringScreen):
 
     def _show(self) -> None:
         if self.app.screen is self:
+            live = self.known.facts.state in {*LIVE, State.NEW}
+            self.view.live = self.gauges.live = live
             self.query_one(Headline).show(self.known)
             self._show_pane()
+            self.offer_for(self.known.facts.state)
 
     def on_screen_resume(self) -> None:
         self.call_after_refresh(self._show)
@@ -219,7 +223,12 @@ class RunScreen(SteeringScreen):
         return self.folder
 
     def action_back(self) -> None:
-        self.app.pop_screen()
+        """Leave the enlarged clip, or else the run."""
+        pane = self._current()
+        if isinstance(pane, Samples) and pane.alone:
+            pane.action_enlarge()
+        else:
+            self.app.pop_screen()
 
     def action_pane(self, by: int) -> None:
         tabs = self.query_one(Tabs)
@@ -268,12 +277,12 @@ class RunScreen(SteeringScreen):
         self.run_worker(self._export(), exit_on_error=False)
 
     async def _export(self) -> None:
-        from pvtool.dashboard.export import write_csv, write_png
+        from pvtool.dashboard.export import new_files, write_csv, write_png
 
         try:
-            table, picture = Path.cwd() / f"{self.folder.name}.csv", Path.cwd() / f"{self.folder.name}.png"
-            await asyncio.to_thread(write_csv, table, self.known.history.curves)
-            await asyncio.to_thread(write_png, picture, self.folder.name, panels(self.known), self.view)
+            with new_files(Path.cwd(), self.folder.name, (".csv", ".png")) as (table, picture):
+                await asyncio.to_thread(write_csv, table, self.known.history.curves)
+                await asyncio.to_thread(write_png, picture, self.folder.name, panels(self.known), self.view)
         except OSError as error:
             self.notify(str(error), title="The curves are not saved.", severity="error", markup=False)
         else:

@@ -90,6 +90,7 @@ class RunsScreen(SteeringScreen):
     def _tell_problem(self) -> None:
         """Say under the table what is wrong with the run at the cursor."""
         run = self._at_cursor()
+        self.offer_for(run.state if run else None)
         field = self.query_one("#problem", Static)
         field.display = bool(run and run.problem)
         field.update(plain(run.problem) if run else "")
@@ -139,6 +140,12 @@ class RunsScreen(SteeringScreen):
 
     def action_up(self) -> None:
         self.query_one(Table).action_cursor_up()
+
+    def action_first(self) -> None:
+        self.query_one(Table).action_first()
+
+    def action_last(self) -> None:
+        self.query_one(Table).action_last()
 
     def action_filter(self) -> None:
         field = self.query_one("#filter", Input)

@@ -9,7 +9,8 @@ from textual.widgets import Static
 
 from pvtool.dashboard.history import History
 from pvtool.dashboard.known import Known
-from pvtool.dashboard.marks import bar, number, state_words
+from pvtool.dashboard.marks import number, state_words
+from pvtool.dashboard.widgets.progress import ProgressLine
 from pvtool.words import duration, plain
 from pvtool_core.runs import State
 
@@ -38,13 +39,13 @@ class Headline(Vertical):
 
     def compose(self) -> ComposeResult:
         yield Static(classes="line", id="facts")
-        yield Static(classes="line", id="progress")
+        yield ProgressLine(classes="line", id="progress")
         yield Static(id="alarm", markup=False)
 
     def show(self, known: Known) -> None:
         """Say what is known now."""
-        self.query_one("#facts", Static).update(_facts(known), layout=False)
-        self.query_one("#progress", Static).update(_progress(known, self.size.width - 2), layout=False)
+        self.query_one("#facts", Static).update(_facts(known, self.app.size.width - 2), layout=False)
+        self.query_one(ProgressLine).show(*_progress(known))
         if (said := alarm(known)) != self._said:  # the line below it moves, and all is laid out anew
             self._said = bad, words = said
             field = self.query_one("#alarm", Static)
@@ -53,7 +54,8 @@ class Headline(Vertical):
             field.set_class(not bad, "-mild")
 
 
-def _facts(known: Known) -> Content:
+def _facts(known: Known, width: int) -> Content:
+    """State, name, step, and as many of the smoothed figures as fit into `width` cells."""
     facts, history = known.facts, known.history
     step = max(facts.step, history.step)
     parts = [state_words(facts.state), Content.styled(facts.run, "bold")]
@@ -62,12 +64,21 @@ def _facts(known: Known) -> Content:
     parts.append(Content(f"step {step}/{facts.iterations}"))
     if facts.state == State.RUNNING and history.eta:
         parts.append(Content(f"{duration(history.eta)} left"))
-    figures = [(name.upper(), history.curves[name].last) for name in ("icr", "scr") if name in history.curves]
-    parts += [Content(f"{name} {number(value)}") for name, value in figures]
+    figures = [
+        Content(f"{label} {number(trend.mean)}{trend.arrow}")
+        for label, name in (("ICR", "icr"), ("SCR", "scr"), ("loss", "loss"))
+        if name in history.curves and (trend := history.curves[name].trend)
+    ]
+    for figure in figures:
+        longer = Content("  ").join([*parts, figure])
+        if longer.cell_length > width:
+            break
+        parts.append(figure)
     return Content("  ").join(parts)
 
 
-def _progress(known: Known, width: int) -> Content:
+def _progress(known: Known) -> tuple[float, str]:
+    """Share that is done, from 0 to 1, and the words behind the bar."""
     stage, done, total = known.history.stage
     facts = known.facts
     if facts.state in {State.STARTING, State.RUNNING} and stage and stage != "training":
@@ -75,7 +86,7 @@ def _progress(known: Known, width: int) -> Content:
     else:
         share = facts.step / facts.iterations if facts.iterations else 0.0
         words = f" {share:.0%}"
-    return Content(bar(share, max(0, width - len(words))) + words)
+    return share, words
 
 
 def alarm(known: Known) -> tuple[bool, str]:

@@ -46,7 +46,8 @@ class Machine(VerticalScroll):
         history = known.history
         for index, device in sorted(history.devices.items()):
             row = self._row(index)
-            row.show({name: Curve(name, device.gauges[name], "main") for name in _GAUGES}, words(index, device))
+            curves = {name: Curve(name, device.gauges[name], "main") for name in _GAUGES}
+            row.show(curves, words(index, device), _up_to(device.memory_total))
         if len(history.process["memory"]):
             row = self._row(-1)
             curves = {name: Curve(name, series, "main") for name, series in history.process.items()}
@@ -75,7 +76,13 @@ class Memory(Vertical):
         """Draw what is known now."""
         devices = [(f"GPU {i}", device.gauges["memory_used"]) for i, device in sorted(known.history.devices.items())]
         memory = devices or [("engine", known.history.process["memory"])]
-        self._plot.show([Curve(label, series, "main") for label, series in memory])
+        totals = [device.memory_total or 0.0 for device in known.history.devices.values()]
+        self._plot.show([Curve(label, series, "main") for label, series in memory], _up_to(max(totals, default=None)))
+
+
+def _up_to(total: float | None) -> Extent | None:
+    """Scale of a memory gauge: from 0 to the total, where it is known."""
+    return (0.0, total) if total else None
 
 
 class Gauges(Vertical):
@@ -91,11 +98,11 @@ class Gauges(Vertical):
         with Grid():
             yield from self._plots.values()
 
-    def show(self, curves: dict[str, Curve], words: str) -> None:
-        """Draw the gauges' curves under `words`."""
+    def show(self, curves: dict[str, Curve], words: str, memory: Extent | None = None) -> None:
+        """Draw the gauges' curves under `words`; `memory` is the range of the memory's scale."""
         self._heading.update(words, layout=False)
         for name, curve in curves.items():
-            self._plots[name].show([curve])
+            self._plots[name].show([curve], memory if name == "memory_used" else None)
 
 
 def words(index: int, device: Device) -> str:

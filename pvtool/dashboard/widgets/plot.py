@@ -83,8 +83,9 @@ class Plot(Widget, can_focus=True):
         """Whether it is on the pane that is looked at: what others show has no say in the range."""
         return all(node.display for node in self.ancestors_with_self if isinstance(node, Widget))
 
-    def show(self, curves: Sequence[Curve]) -> None:
-        """Draw these; those laid over come after the run's own."""
+    def show(self, curves: Sequence[Curve], bounds: Extent | None = None) -> None:
+        """Draw these; those laid over come after the run's own. `bounds` replaces the scale's range, if given."""
+        self._bounds = bounds or self._bounds
         self.curves = tuple(curves)
         self.refresh_data()
 
@@ -260,7 +261,8 @@ class Plot(Widget, can_focus=True):
             Content.assemble((LETTERS[index % len(LETTERS)], f".{colour(index)}"), f" {curve.label}")
             for index, curve in enumerate(self.curves)
         ]
-        words = [f"smoothed {self.view.weight:g}"] if self.view.weight and self.has_focus else []
+        smooth = self.view.weight and not all(curve.series.exact for curve in self.curves)
+        words = [f"smoothed {self.view.weight:g}"] if smooth and self.has_focus else []
         words += ["log"] if self.log_scale else []
         return Content(" · ").join([*(named if len(named) > 1 else []), *map(Content, words)])
 

@@ -13,10 +13,11 @@ from textual.widgets.option_list import Option
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.batch import BatchSeen, Worker
-from pvtool.dashboard.marks import bar, prompt_words, state_words
+from pvtool.dashboard.marks import prompt_words, state_words
 from pvtool.dashboard.rendering import Hand, Outcome, Rendering, Told
 from pvtool.dashboard.widgets.lists import Choices
 from pvtool.dashboard.widgets.picture import Clip
+from pvtool.dashboard.widgets.progress import ProgressLine
 from pvtool.words import duration, plain, shown
 from pvtool_core.runs import State
 
@@ -61,14 +62,14 @@ class Progress(Vertical):
 
     def compose(self) -> ComposeResult:
         yield Static(classes="line", id="facts")
-        yield Static(classes="line", id="bar")
+        yield ProgressLine(classes="line", id="bar")
         yield Static(classes="line", id="counts")
         yield Static(id="alarm", markup=False)
 
     def show(self, known: KnownBatch) -> None:
         """Say what is known now."""
         self.query_one("#facts", Static).update(_facts(known), layout=False)
-        self.query_one("#bar", Static).update(_bar(known.rendering, self.size.width - 2), layout=False)
+        self.query_one(ProgressLine).show(*_bar(known.rendering))
         self.query_one("#counts", Static).update(_counts(known), layout=False)
         bad, words = alarm(known)
         field = self.query_one("#alarm", Static)
@@ -87,10 +88,9 @@ def _facts(known: KnownBatch) -> Content:
     return Content("  ").join(parts)
 
 
-def _bar(rendering: Rendering, width: int) -> Content:
+def _bar(rendering: Rendering) -> tuple[float, str]:
     share = rendering.there / rendering.total if rendering.total else 0.0
-    words = f" {int(100 * share)}%"  # 100 only when all are there
-    return Content(bar(share, max(0, width - len(words))) + words)
+    return share, f" {int(100 * share)}%"  # 100 only when all are there
 
 
 def _counts(known: KnownBatch) -> Content:

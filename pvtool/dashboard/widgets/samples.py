@@ -10,6 +10,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from pvtool.dashboard import keys
+from pvtool.dashboard.clipboard import copy
 from pvtool.dashboard.history import Sample
 from pvtool.dashboard.known import Known
 from pvtool.dashboard.marks import prompt_words
@@ -120,11 +121,14 @@ class Samples(Widget, can_focus=True):
             clip.playing = False
             clip.frame(by)
 
+    @property
+    def alone(self) -> bool:
+        """Whether the clip is enlarged."""
+        return self.has_class("-alone")
+
     def action_enlarge(self) -> None:
         self.toggle_class("-alone")
 
     def action_copy_path(self) -> None:
         if sample := self._chosen():
-            path = str(self._path / sample.path)
-            self.app.copy_to_clipboard(path)
-            self.notify(path, title="Copied", markup=False)
+            self.run_worker(copy(self, str(self._path / sample.path)), group="copy", exit_on_error=False)

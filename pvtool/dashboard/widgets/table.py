@@ -1,14 +1,30 @@
 """A table that is shown again and again, and changes only where it must."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from rich.cells import cell_len
 from rich.text import Text
+from textual.binding import Binding, BindingType
 from textual.widgets import DataTable
 
 
 class Table(DataTable[Text]):
     """A table that changes only the cells that changed, and keeps its cursor on its row."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select_cursor", "Open", tooltip="Open the row at the cursor"),
+        Binding("g,home", "first", show=False),
+        Binding("G,end", "last", show=False),
+    ]
+
+    def action_first(self) -> None:
+        """Go to the first row."""
+        self.move_cursor(row=0)
+
+    def action_last(self) -> None:
+        """Go to the last row."""
+        self.move_cursor(row=self.row_count - 1)
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id, cursor_type="row")

@@ -1,0 +1,46 @@
+"""Progress and hints on the terminal: totals belong to their stage, and advice is possible to follow."""
+
+from pathlib import Path
+
+import pytest
+
+from pvtool.cli.following import JobProgress
+from pvtool.cli.main import main
+from pvtool.output import BarProgress
+from pvtool.supervisor import ask
+from pvtool_core.errors import UsageError
+from pvtool_core.runs import ExitRecord, Request, RunFolder, State
+
+
+def test_training_counts_iterations_before_its_first_step(capsys: pytest.CaptureFixture[str]) -> None:
+    with JobProgress(400) as progress:
+        progress.on_event({"time": 0, "type": "stage", "stage": "caching", "done": 24, "total": 24})
+        progress.on_event({"time": 0, "type": "stage", "stage": "training"})
+    assert "training 0/400" in capsys.readouterr().err
+
+
+def test_a_bar_forgets_the_total_of_the_stage_before() -> None:
+    bar = BarProgress()
+    bar.update("caching", 24, 24)
+    bar.update("training", 0, 0)
+    (task,) = bar._bar.tasks  # pyright: ignore[reportPrivateUsage]
+    assert (task.description, task.total) == ("training", None)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("trian", "train"), ("run", "runs"), ("rendr", "render")])
+def test_a_mistyped_command_is_answered_with_the_nearest(
+    typed: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([typed])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"No such command '{typed}'." in said and f"`pv {meant}`" in said
+
+
+def test_a_finished_run_is_not_advised_to_be_resumed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "ada-1").create()
+    folder.write_exit(ExitRecord(status=0, state=State.FINISHED))
+    with pytest.raises(UsageError) as refused:
+        ask(folder, Request.PAUSE)
+    assert "resume" not in refused.value.hint
