@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
-from pvtool_core.devices import NAMES
+from pvtool_core.config import DEVICES
 from pvtool_core.errors import InputRefused, NotReady, UsageError
 
 _ALWAYS = {"auto", "cpu"}
@@ -18,7 +18,7 @@ def check_devices(names: Iterable[str]) -> None:
     """
     wanted = sorted({*names} - _ALWAYS)
     for name in wanted:
-        if not NAMES.fullmatch(name):
+        if not DEVICES.fullmatch(name):
             raise UsageError(f"Invalid device {name!r}.", "Use auto, cpu, cuda, cuda:1 or mps.")
     if not wanted:
         return

@@ -7,6 +7,7 @@ resolved. The defaults are the paper's for AnimateDiff (PersonalVideo, section 7
 
 import dataclasses
 import difflib
+import re
 import reprlib
 import tomllib
 import types
@@ -22,7 +23,6 @@ from typing import Any, Literal, TypeVar
 
 import tomli_w
 
-from pvtool_core.devices import NAMES
 from pvtool_core.errors import BrokenRun, Mistake, RunFailed, SettingsError, UnsafeRun, UsageError, printable
 from pvtool_core.paths import replace_file
 from pvtool_core.untrusted import JOB_BYTES, SETTINGS_BYTES, Irregular, TooLarge, check_keys, read_regular
@@ -32,6 +32,7 @@ Table = dict[str, Any]
 Noun = Literal["man", "woman", "person"]
 JobKind = Literal["train", "plan", "render", "evaluate", "identify"]
 FAMILIES = ("animatediff", "hunyuan-video", "wan")
+DEVICES = re.compile(r"auto|cpu|mps|(cuda|xpu)(:(0|[1-9]\d{0,3}))?")
 
 
 def setting(
@@ -492,7 +493,7 @@ def _is_time(text: str) -> bool:
 
 def _unfit(model: ModelConfig, sampler: SamplerConfig) -> Iterable[Mistake]:
     """What a family of models cannot make clips with."""
-    if not NAMES.fullmatch(model.device):
+    if not DEVICES.fullmatch(model.device):
         yield Mistake("model.device", f"is {model.device!r}; expected auto, cpu, cuda, cuda:1 or mps")
     yield from _misfits(model)
     if model.family == "animatediff" and sampler.shift:

@@ -1,15 +1,11 @@
 """`python -m pvtool_core.devices NAME...`: which devices torch cannot use here, as one line of JSON."""
 
 import json
-import re
 import sys
-
-NAMES = re.compile(r"auto|cpu|mps|(cuda|xpu)(:(0|[1-9]\d{0,3}))?")
-"""What model.device may be."""
 
 
 def problem_of(name: str) -> str | None:
-    """Return why torch cannot use a device of `NAMES`, as a sentence; None if it can."""
+    """Return why torch cannot use a device that settings can name, as a sentence; None if it can."""
     import torch
 
     kind, _, number = name.partition(":")

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from pvtool_core.adapter import LoraLayout
 from pvtool_core.backbones.style_loras import MERGE_VERSION
-from pvtool_core.config import ModelConfig, SamplerConfig
-from pvtool_core.devices import NAMES, problem_of
+from pvtool_core.config import DEVICES, ModelConfig, SamplerConfig
+from pvtool_core.devices import problem_of
 from pvtool_core.errors import InputRefused
 from pvtool_core.weights import fingerprint_of
 
@@ -103,7 +103,7 @@ def unit_range(decoded: Tensor) -> Tensor:
 def resolve_device(name: str) -> torch.device:
     """The device that a setting names; `auto` is the accelerator, if there is one. Raises InputRefused."""
     if name != "auto":
-        problem = problem_of(name) if NAMES.fullmatch(name) else f"Invalid device {name!r}."
+        problem = problem_of(name) if DEVICES.fullmatch(name) else f"Invalid device {name!r}."
         if problem:
             raise InputRefused(problem, "Set model.device to auto or cpu; `pv doctor` shows the devices.")
         return torch.device(name)

@@ -8,7 +8,7 @@ import pytest
 
 from pvtool.choices import chosen_settings
 from pvtool.devices import check_devices
-from pvtool_core.devices import NAMES
+from pvtool_core.config import DEVICES
 from pvtool_core.errors import ExitStatus, InputRefused, SettingsError, UsageError
 from tests.cli.conftest import Pv
 
@@ -23,7 +23,7 @@ def test_a_name_that_no_device_has_is_a_wrong_setting(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["auto", "cpu", "cuda", "cuda:9", "mps", "xpu:1"])
 def test_names_of_devices_are_known(name: str) -> None:
-    assert NAMES.fullmatch(name)
+    assert DEVICES.fullmatch(name)
 
 
 def test_no_process_is_started_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
