@@ -84,7 +84,8 @@ def test_prompts_of_a_bank_are_escaped_and_stay_one_a_line(pv: Pv, home: Path) -
 def test_mistakes_of_a_batch_are_escaped_one_a_line(capfd: pytest.CaptureFixture[str]) -> None:
     mistakes = [("rows.csv, line 1", InputRefused(HOSTILE)), (HOSTILE, BadPicture(HOSTILE, "is not there"))]
     Output().error(BatchRefused(mistakes, 2))
-    answer = Answer(3, *capfd.readouterr())
+    captured = capfd.readouterr()
+    answer = Answer(3, captured.out, captured.err)
     check(answer)
     assert len(answer.err.splitlines()) == 3
 

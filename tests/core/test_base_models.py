@@ -238,15 +238,33 @@ def one_model(folder: Path, kind: str, **config: Any) -> Path:
     return folder
 
 
+def leave_it(folder: Path) -> None:
+    pass
+
+
+def with_config(**values: Any) -> Change:
+    def change(folder: Path) -> None:
+        set_json(folder / "config.json", **values)
+
+    return change
+
+
+def without(name: str) -> Change:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda folder: None, ""),
-        (lambda folder: set_json(folder / "config.json", _class_name="UNet2DConditionModel"), "not a motion adapter"),
-        (lambda folder: set_json(folder / "config.json", block_out_channels=[1, 2, 3]), "has blocks of"),
-        (lambda folder: set_json(folder / "config.json", conv_in_channels=9), "takes pictures too"),
-        (lambda folder: (folder / "config.json").unlink(), r"missing config\.json"),
-        (lambda folder: (folder / "diffusion_pytorch_model.safetensors").unlink(), "has no weights"),
+        (leave_it, ""),
+        (with_config(_class_name="UNet2DConditionModel"), "not a motion adapter"),
+        (with_config(block_out_channels=[1, 2, 3]), "has blocks of"),
+        (with_config(conv_in_channels=9), "takes pictures too"),
+        (without("config.json"), r"missing config\.json"),
+        (without("diffusion_pytorch_model.safetensors"), "has no weights"),
     ],
 )
 def test_a_motion_adapter_is_checked_before_a_run_exists(change: Change, words: str, tmp_path: Path) -> None:
