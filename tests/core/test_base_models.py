@@ -249,7 +249,7 @@ def with_config(**values: Any) -> Change:
     return change
 
 
-def without(name: str) -> Change:
+def without_file(name: str) -> Change:
     def change(folder: Path) -> None:
         (folder / name).unlink()
 
@@ -263,8 +263,8 @@ def without(name: str) -> Change:
         (with_config(_class_name="UNet2DConditionModel"), "not a motion adapter"),
         (with_config(block_out_channels=[1, 2, 3]), "has blocks of"),
         (with_config(conv_in_channels=9), "takes pictures too"),
-        (without("config.json"), r"missing config\.json"),
-        (without("diffusion_pytorch_model.safetensors"), "has no weights"),
+        (without_file("config.json"), r"missing config\.json"),
+        (without_file("diffusion_pytorch_model.safetensors"), "has no weights"),
     ],
 )
 def test_a_motion_adapter_is_checked_before_a_run_exists(change: Change, words: str, tmp_path: Path) -> None:
