@@ -73,7 +73,8 @@ def test_names_of_files_and_options_are_escaped_in_errors(pv: Pv, mara: str) -> 
 
 def test_prompts_of_a_bank_are_escaped_and_stay_one_a_line(pv: Pv, home: Path) -> None:
     (home / "config/prompts").mkdir(parents=True)
-    bank = {"description": HOSTILE, "prompts": [f"<V> {HOSTILE}", "<V> two"]}
+    without_brackets = HOSTILE.replace("[", "").replace("]", "")  # which are refused as another program's syntax
+    bank = {"description": HOSTILE, "prompts": [f"<V> {without_brackets}", "<V> two"]}
     (home / "config/prompts/mine.toml").write_text(tomli_w.dumps(bank))
     check(pv("prompts", "list"))
     shown = pv("prompts", "show", "mine")

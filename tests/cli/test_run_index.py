@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from pvtool import run_index
+from pvtool import facts, run_index
 from pvtool.jobs import choose, prepare
-from pvtool_core import config
 from pvtool_core.config import TrainJob, read_job, write_job
 from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.paths import run_index_file
@@ -138,13 +137,12 @@ def test_of_many_identities_each_run_is_read_once_and_only_the_first_adapters_ar
     people = [add_identity(f"p{number}") for number in range(25)]
     runs = [finished_run(name) for name in people for _ in range(2)]
     reads: Counter[Path] = Counter()
-    read_toml = config.read_toml
 
     def counted(path: Path) -> Any:
         reads[path] += 1
-        return read_toml(path)
+        return read_job(path)
 
-    monkeypatch.setattr(config, "read_toml", counted)
+    monkeypatch.setattr(facts, "read_job", counted)
     answer = pv("render", "--all", "<V> runs", "--dry-run")
     assert len(answer.out.splitlines()) == 25
     assert [line for line in answer.err.splitlines() if line.startswith("… and 5 more")]
