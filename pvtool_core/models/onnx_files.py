@@ -9,14 +9,31 @@ from typing import Final
 from pvtool_core.models.registry import is_inside
 
 # Fields of ONNX's protobuf messages on the way to tensors.
-_MODEL: Final = {7: "graph", 25: "function"}
-_GRAPH: Final = {1: "node", 5: "tensor"}
+_MODEL: Final = {7: "graph", 20: "training", 25: "function"}
+_TRAINING: Final = {1: "graph", 2: "graph"}
+_GRAPH: Final = {1: "node", 5: "tensor", 15: "sparse"}
+_SPARSE: Final = {1: "tensor", 2: "tensor"}
 _FUNCTION: Final = {7: "node"}
 _NODE: Final = {5: "attribute"}
-_ATTRIBUTE: Final = {5: "tensor", 6: "graph", 10: "tensor", 11: "graph"}
-_FIELDS: Final = {"model": _MODEL, "graph": _GRAPH, "function": _FUNCTION, "node": _NODE, "attribute": _ATTRIBUTE}
+_ATTRIBUTE: Final = {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"}
+_FIELDS: Final = {
+    "model": _MODEL,
+    "training": _TRAINING,
+    "graph": _GRAPH,
+    "sparse": _SPARSE,
+    "function": _FUNCTION,
+    "node": _NODE,
+    "attribute": _ATTRIBUTE,
+}
 _DEEPEST = 40
 _EXTERNAL = 13
+
+
+_INVALID = "names an invalid place for its weights"
+
+
+class InvalidPlaces(ValueError):
+    """An ONNX model that does not say properly where its tensors are."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,8 @@ def external_problem(onnx: Path) -> str | None:
     """What is wrong with the files that hold a model's tensors, as a phrase; those missing are not looked at."""
     try:
         found = external_data(onnx)
+    except InvalidPlaces as error:
+        return str(error)
     except ValueError:  # whether it is ONNX at all is asked elsewhere
         return None
     for each in found:
@@ -77,7 +96,7 @@ def _is_beside(location: str, path: Path, onnx: Path) -> bool:
 
 def _tensors(content: mmap.mmap, start: int, end: int, kind: str, depth: int) -> Iterator[External]:
     if depth > _DEEPEST:
-        raise ValueError("is nested too deeply")
+        raise InvalidPlaces("is nested too deeply")
     if kind == "tensor":
         if found := _external_of(content, start, end):
             yield found
@@ -97,13 +116,16 @@ def _external_of(content: mmap.mmap, start: int, end: int) -> External | None:
         return None
     numbers = [about.get(key, "0") for key in ("offset", "length")]
     if not all(number.isdecimal() and len(number) < 20 for number in numbers):
-        raise ValueError("has an invalid place of its weights")
+        raise InvalidPlaces(_INVALID)
     return External(about["location"], int(numbers[0]), int(numbers[1]))
 
 
 def _entry(content: mmap.mmap, start: int, end: int) -> tuple[str, str]:
     """A key and its value."""
-    texts = {number: content[first:last].decode() for number, first, last in _fields(content, start, end)}
+    try:
+        texts = {number: content[first:last].decode() for number, first, last in _fields(content, start, end)}
+    except UnicodeDecodeError as error:
+        raise InvalidPlaces(_INVALID) from error
     return texts.get(1, ""), texts.get(2, "")
 
 

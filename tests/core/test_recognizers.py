@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,20 @@ def test_weights_outside_the_models_folder_are_not_read(location: str, tmp_path:
         load_recognizer(path)
     with pytest.raises(InputRefused, match="outside its folder for its weights"):
         add(Models(), "mine", [path])
+
+
+@pytest.mark.parametrize(("key", "value"), [("offset", "+0"), ("offset", " 0"), ("length", "x"), ("offset", "9" * 30)])
+def test_an_invalid_place_of_weights_is_named_as_the_reason(key: str, value: str, tmp_path: Path) -> None:
+    path = tmp_path / "rec.onnx"
+    by_todays_exporter(path)
+    model = onnx.load(str(path), load_external_data=False)
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.external_data)
+    entry = next((entry for entry in tensor.external_data if entry.key == key), None) or tensor.external_data.add()
+    entry.key, entry.value = key, value
+    path.write_bytes(model.SerializeToString())
+    for attempt in (partial(load_recognizer, path), partial(add, Models(), "mine", [path])):
+        with pytest.raises(InputRefused, match="names an invalid place for its weights"):
+            attempt()
 
 
 def test_missing_and_truncated_weights_beside_a_model_are_told_as_what_they_are(tmp_path: Path) -> None:
