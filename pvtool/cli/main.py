@@ -4,6 +4,7 @@ import importlib
 import io
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -99,8 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     words = [word for word in words if word != "--debug"]
     print_anything()
     output = Output(as_json="--json" in words)
-    tighten_home()  # what earlier versions have left readable for others
     try:
+        tighten_home()  # what earlier versions have left readable for others
         _check_working_folder()
         _check_words(words)
         status = app(words, prog_name="pv", standalone_mode=False)
@@ -111,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _leave_for_usage(output, error, words)
         _leave(output, error, debug)
     finally:
-        tighten_home()  # folders that this command was the first to make
+        with suppress(PvError):  # a PV_HOME that cannot be used was refused above
+            tighten_home()  # folders that this command was the first to make
     sys.exit(status or ExitStatus.DONE)
 
 

@@ -102,6 +102,8 @@ def unit_range(decoded: Tensor) -> Tensor:
 
 def resolve_device(name: str) -> torch.device:
     """The device that a setting names; `auto` is the accelerator, if there is one. Raises InputRefused."""
+    if name == "meta":  # shapes alone, for counting
+        return torch.device(name)
     if name != "auto":
         problem = problem_of(name) if DEVICES.fullmatch(name) else f"Invalid device {name!r}."
         if problem:

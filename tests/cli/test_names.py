@@ -35,7 +35,7 @@ def photo(path: Path) -> Path:
 )
 def test_a_photo_of_any_name_is_read_and_named_in_plain_letters(pv: Pv, name: bytes, told: str) -> None:
     photo(Path(os.fsdecode(name)))
-    answer = pv("identity", "add", "ann", os.fsdecode(name))
+    answer = pv("identity", "add", "ann", os.fsdecode(name), "--consent", "hers")
     assert answer.status == 3
     assert f"There is no face to be found in {told}." in answer.err
     assert "\x1b[31mred" not in answer.err
@@ -46,7 +46,7 @@ def test_a_photo_in_a_working_folder_that_is_not_utf_8_is_read(
 ) -> None:
     photo(tmp_path / LATIN / "ann.png")
     monkeypatch.chdir(tmp_path / LATIN)
-    answer = pv("identity", "add", "ann", "ann.png")
+    answer = pv("identity", "add", "ann", "ann.png", "--consent", "hers")
     assert (answer.status, "no face to be found in ann.png" in answer.err) == (3, True)
 
 
@@ -65,7 +65,7 @@ def test_a_photo_in_a_working_folder_that_is_not_utf_8_is_read(
 )
 def test_what_is_no_photo_is_named_before_an_engine_starts(pv: Pv, given: str, told: str) -> None:
     Path("photos").mkdir()
-    answer = pv("identity", "add", "ann", given, "--json")
+    answer = pv("identity", "add", "ann", given, "--consent", "hers", "--json")
     assert (answer.status, answer.json["error"]["kind"]) == (3, "BadPicture")
     assert told in answer.json["error"]["message"]
 
