@@ -4,6 +4,7 @@ import importlib
 import io
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -99,9 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     words = [word for word in words if word != "--debug"]
     print_anything()
     output = Output(as_json="--json" in words)
-    tighten_home()  # what earlier versions have left readable for others
     try:
         _check_working_folder()
+        tighten_home()  # what earlier versions have left readable for others
         _check_words(words)
         status = app(words, prog_name="pv", standalone_mode=False)
     except typer.Abort:
@@ -111,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _leave_for_usage(output, error, words)
         _leave(output, error, debug)
     finally:
-        tighten_home()  # folders that this command was the first to make
+        with suppress(PvError, OSError, RuntimeError):  # PV_HOME names no folder, as was said above
+            tighten_home()  # folders that this command was the first to make
     sys.exit(status or ExitStatus.DONE)
 
 
