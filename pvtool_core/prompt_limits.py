@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _REPORTED = 50  # as many as a shipped bank has prompts
 _CLIP_TOKENS = 77
 _UMT5_TOKENS = 512  # to which WanPipeline cuts and pads
-_LLAMA_TOKENS = 256 + 95  # of HunyuanVideoPipeline.encode_prompt: the prompt's, and those before it in the template
-_LLAMA_BEFORE = (
+LLAMA_TOKENS = 256 + 95  # of HunyuanVideoPipeline.encode_prompt: the prompt's, and those before it in the template
+LLAMA_BEFORE = (
     "<|start_header_id|>system<|end_header_id|>\n\nDescribe the video by detailing the following aspects: "
     "1. The main content and theme of the video."
     "2. The color, shape, size, texture, quantity, text, and spatial relationships of the objects."
@@ -35,7 +35,7 @@ _LLAMA_BEFORE = (
     "5. camera angles, movements, and transitions used in the video:<|eot_id|>"
     "<|start_header_id|>user<|end_header_id|>\n\n"
 )
-_LLAMA_AFTER = "<|eot_id|>"
+LLAMA_AFTER = "<|eot_id|>"
 _CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
@@ -138,8 +138,8 @@ def _limits_of(family: str, base: Path) -> Limits | None:
     if tokenizer is None:
         return None
     if family == "hunyuan-video":
-        tokens = _LLAMA_TOKENS - tokenizer.num_special_tokens_to_add(False)
-        llama = PromptLimit(tokenizer, tokens, _LLAMA_BEFORE, _LLAMA_AFTER)
+        tokens = LLAMA_TOKENS - tokenizer.num_special_tokens_to_add(False)
+        llama = PromptLimit(tokenizer, tokens, LLAMA_BEFORE, LLAMA_AFTER)
         return Limits(llama, PromptLimit(second, _CLIP_TOKENS - 2) if second else None)
     if family == "wan":
         return Limits(PromptLimit(tokenizer, _UMT5_TOKENS - 1, unescapes=True))

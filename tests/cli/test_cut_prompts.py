@@ -59,7 +59,11 @@ def test_a_detached_run_is_started_with_the_warnings_of_its_prompts(
 ) -> None:
     started: list[RunFolder] = []
     monkeypatch.setattr("pvtool.cli.train.start_detached", started.append)
-    monkeypatch.setattr("pvtool.cli.train.check_training", lambda _: None)
+
+    def ready(_: RunFolder) -> None:
+        pass
+
+    monkeypatch.setattr("pvtool.cli.train.check_training", ready)
     assert pv("prompts", "add", "long", LONG).status == 0
     answer = pv("train", mara, "--preset", "tiny", "--prompts", "long", "--detach")
     assert (answer.status, len(started)) == (0, 1)

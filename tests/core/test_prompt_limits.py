@@ -14,12 +14,18 @@ from tokenizers import Tokenizer, normalizers
 from tokenizers.models import Unigram
 from transformers import CLIPTokenizer
 
-from pvtool_core import prompt_limits as prompt_limits_module
 from pvtool_core.backbones import load_backbone
 from pvtool_core.config import ModelConfig, TrainJob
 from pvtool_core.errors import BadPrompt, ExitStatus
 from pvtool_core.paths import presets_dir
-from pvtool_core.prompt_limits import PromptLimit, check_prompts_fit, prompt_limits
+from pvtool_core.prompt_limits import (
+    LLAMA_AFTER,
+    LLAMA_BEFORE,
+    LLAMA_TOKENS,
+    PromptLimit,
+    check_prompts_fit,
+    prompt_limits,
+)
 from tests.core.jobs import Engine, item, render_job
 from tests.families import FAMILIES, HUNYUAN_VIDEO, WAN, Family
 
@@ -108,8 +114,8 @@ def test_what_is_named_as_cut_changes_nothing_in_the_model_and_what_is_not_does(
 
 def test_the_template_of_hunyuan_video_is_that_of_diffusers() -> None:
     template, start = DEFAULT_PROMPT_TEMPLATE["template"], DEFAULT_PROMPT_TEMPLATE["crop_start"]
-    assert template == f"{prompt_limits_module._LLAMA_BEFORE}{{}}{prompt_limits_module._LLAMA_AFTER}"
-    assert 256 + start == prompt_limits_module._LLAMA_TOKENS
+    assert template == f"{LLAMA_BEFORE}{{}}{LLAMA_AFTER}"
+    assert 256 + int(start) == LLAMA_TOKENS
 
 
 def test_what_the_second_text_encoder_of_hunyuan_video_does_not_read_is_named_and_not_refused(models: Path) -> None:

@@ -236,7 +236,11 @@ def test_a_recogniser_whose_embedding_is_no_direction_is_a_failure(
     value: float,
 ) -> None:
     noise().save(tmp_path / "ann.png")
-    monkeypatch.setattr(ArcFaceONNX, "get_feat", lambda *_: np.full((1, 16), value, np.float32))
+
+    def broken(recognizer: ArcFaceONNX, crop: Any) -> Any:
+        return np.full((1, 16), value, np.float32)
+
+    monkeypatch.setattr(ArcFaceONNX, "get_feat", broken)
     ended = run(identify_job(tmp_path / "ann.png"))
     assert ended.status == 1
     assert "embeddings by rec.onnx are not finite" in ended.message
