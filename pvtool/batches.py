@@ -13,7 +13,7 @@ from pvtool.run_index import RunIndex
 from pvtool.trained import Trained, named_run, newest_run
 from pvtool_core.clips import BASE, Names, is_whole
 from pvtool_core.config import EncodingConfig, RenderItem, Setup, Table, from_table, merge, to_table
-from pvtool_core.errors import PvError, UsageError
+from pvtool_core.errors import BadPrompt, PvError, UsageError
 from pvtool_core.library import Identity, Library
 from pvtool_core.paths import check_utf8
 from pvtool_core.prompt_limits import Cut, check_prompts_fit
@@ -75,15 +75,25 @@ class Shard:
 class Plan:
     """Clips to make, each once, and the setups that they are made by; `said` tells what was asked for each of them.
 
-    `adapters` are those of the clips, by `IDENTITY RUN@STEP`; `cuts` are the prompts, and negative prompts, whose end
-    the text encoder does not see.
+    `adapters` are those of the clips, by `IDENTITY RUN@STEP`; `cuts` is what the text encoders do not read of a prompt
+    and its negative prompt, by the setup's number and the prompt.
     """
 
     setups: list[Setup] = field(default_factory=list[Setup])
     items: list[RenderItem] = field(default_factory=list[RenderItem])
     said: list[Said] = field(default_factory=list[Said])
     adapters: dict[str, Trained] = field(default_factory=dict[str, Trained])
-    cuts: dict[str, Cut] = field(default_factory=dict[str, Cut])
+    cuts: dict[tuple[int, str], list[Cut]] = field(default_factory=dict[tuple[int, str], list[Cut]])
+
+    @property
+    def all_cuts(self) -> list[Cut]:
+        """All of them, in the order of the rows."""
+        return [cut for cuts in self.cuts.values() for cut in cuts]
+
+    def lost(self, item: RenderItem) -> str:
+        """Return the end of a clip's prompt that no text encoder reads; empty if all of it is read."""
+        cuts = self.cuts.get((item.setup, item.prompt), [])
+        return next((cut.lost for cut in cuts if cut.whole_loss and cut.prompt == item.prompt), "")
 
 
 def plan(
@@ -128,6 +138,8 @@ class _Planner:
             try:
                 for loras in wanted.loras if row.loras is None else (row.loras,):
                     self._add(row, name, row.run or wanted.run, loras)
+            except BadPrompt as error:  # the row's own, whoever it is about
+                self.mistakes.add(row.source, error)
             except PvError as error:
                 own = row.identity or row.run or row.loras is not None or row.settings
                 self.mistakes.add(row.source if own else "", error)
@@ -141,7 +153,7 @@ class _Planner:
         if not row.base:
             self.plan.adapters.setdefault(f"{name} {trained.run}@{trained.step}", trained)
         prompt = fill(row.prompt, person.noun)
-        self._once(("fits", number, prompt), lambda: self._check_length(number, prompt))
+        self._once(("fits", number, prompt, person.noun), lambda: self._check_length(number, prompt, person.noun))
         for seed in self._wanted.seeds if row.seed is None else (row.seed,):
             if self._shard and not self._shard.holds(self._names[number].trajectory(prompt, seed)):
                 continue
@@ -174,11 +186,11 @@ class _Planner:
         found = named_run(person, run) if run else self._newest(person)
         return dataclasses.replace(found, setup=again[1].setup) if again else found
 
-    def _check_length(self, number: int, prompt: str) -> None:
+    def _check_length(self, number: int, prompt: str, noun: str) -> None:
         """Raises BadPrompt if the keyword is past the text encoder's limit; what else is cut is noted in the plan."""
         setup = self.plan.setups[number]
-        for cut in check_prompts_fit(setup.model, [prompt], setup.sampler.negative_prompt):
-            self.plan.cuts[cut.prompt] = cut
+        if cuts := check_prompts_fit(setup.model, [prompt], setup.sampler.negative_prompt, noun):
+            self.plan.cuts[number, prompt] = cuts
 
     def _newest(self, person: Identity) -> Trained:
         """The newest finished run of the person; all runs are looked at once."""

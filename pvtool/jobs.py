@@ -32,7 +32,7 @@ def prepare(choice: Choice) -> RunFolder:
     identity, preset, prompts, settings = choice
     settings = resolve_settings(settings)
     require_formats(EncodingConfig())  # samples are mp4 files
-    check_prompts_fit(settings.model, prompts, settings.sampler.negative_prompt)
+    check_prompts_fit(settings.model, prompts, settings.sampler.negative_prompt, identity.noun)
     check_devices([settings.model.device])
     folder = new_run(runs_dir(), identity.name)
     try:

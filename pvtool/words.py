@@ -31,5 +31,8 @@ def duration(seconds: float) -> str:
 
 def shown(path: Path) -> str:
     """A path as a person would type it from here."""
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # deleted meanwhile
+        return plain(str(path))
     return plain(str(path.relative_to(here)) if path.is_relative_to(here) else str(path))

@@ -119,12 +119,13 @@ class RunFailed(PvError):
 
 
 class NotFinite(RunFailed):
-    """Latents or frames that hold NaN or infinity; `what` names them."""
+    """Latents, frames or scores that hold NaN or infinity; `what` names them."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(
             f"The {what} are not finite: they hold NaN or infinity.",
-            "Check the adapter, the style LoRAs and the base model; instead of float16 use bfloat16 or float32.",
+            hint
+            or "Check the adapter, the style LoRAs and the base model; instead of float16 use bfloat16 or float32.",
         )
 
 

@@ -7,8 +7,9 @@ frames with a face.
 """
 
 import json
+import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +26,7 @@ from torch import Tensor
 from pvtool_core.backbones import resolve_device
 from pvtool_core.clips import read_clip_record
 from pvtool_core.config import EvaluateJob, IdentityRef, SemanticRewardConfig
-from pvtool_core.errors import InputRefused
+from pvtool_core.errors import InputRefused, NotFinite
 from pvtool_core.faces import FaceAnalyzer, align, largest
 from pvtool_core.image_text import ImageText
 from pvtool_core.media import Frames, frames_of
@@ -35,6 +36,7 @@ from pvtool_core.prompts import without_keyword
 from pvtool_core.sheets import SheetRow, write_contact_sheet
 
 GAP_ALARM = 0.2
+SCORERS = "Check the face recognisers and the image-text model: `pv models verify`."
 CLIPS_ON_SHEET = 8
 
 Report = Callable[..., None]
@@ -89,6 +91,9 @@ def evaluate(job: EvaluateJob, report: Report) -> None:
         clip = read_clip(sidecar)
         scored.append((clip, judge.scores(clip, people[clip.record["identity"]])))
     report("stage", stage="scoring", done=len(job.sidecars), total=len(job.sidecars))
+    if cut := judge.reader.cut_prompts(clip.record["prompt"] for clip, _ in scored):
+        message = f"prompt_score does not count the end of {len(cut)} prompts, which the image-text model does not read"
+        report("warning", message=f"{message}; the first is {cut[0]!r}.")
     found = summary(scored)
     if lonely := left_out([clip for clip, _ in scored]):
         report("warning", message=f"Clips without a counterpart, left out of the means: {lonely}.")
@@ -124,14 +129,14 @@ class Judge:
         self.reader = PictureReader(job.semantic_reward, resolve_device(job.model.device))
 
     def scores(self, clip: Clip, person: IdentityRef) -> Scores:
-        """Every metric of one clip, the likeness to `person`."""
+        """Every metric of one clip, the likeness to `person`. Raises NotFinite if one is NaN or infinite."""
         faces = [largest(self.analyzer.detect(frame)) for frame in clip.frames]
         crops = [align(frame, face.landmarks) for frame, face in zip(clip.frames, faces, strict=True) if face]
         found = [face is not None for face in faces]
         by_metric, by_reward = (self._likeness(crops, found, person, name) for name in (self.metric, self.reward))
         points = [face.landmarks if face else None for face in faces]
         pictures = self.reader.pictures(clip.frames)
-        return Scores(
+        scores = Scores(
             identity_similarity=float(by_metric.mean()),
             identity_similarity_min=float(by_metric.min()),
             reward_similarity=float(by_reward.mean()),
@@ -142,6 +147,10 @@ class Judge:
             prompt_score=100 * float((pictures @ self.reader.text(without_keyword(clip.record["prompt"]))).mean()),
             consistency=float((pictures[1:] * pictures[:-1]).sum(-1).mean()) if len(pictures) > 1 else 1.0,
         )
+        bad = [name for name, value in asdict(scores).items() if value is not None and not math.isfinite(value)]
+        if bad:
+            raise NotFinite(f"scores of a clip ({', '.join(bad)})", SCORERS)
+        return scores
 
     def _likeness(
         self, crops: Sequence[Frames], found: Sequence[bool], person: IdentityRef, recognizer: str
@@ -178,6 +187,10 @@ class PictureReader:
     def text(self, prompt: str) -> Tensor:
         """(dimensions,)"""
         return self._reader.of_text(prompt).cpu()
+
+    def cut_prompts(self, prompts: Iterable[str]) -> list[str]:
+        """Return the prompts, each once, that are longer than the model's context."""
+        return [prompt for prompt in dict.fromkeys(prompts) if self._reader.cuts(without_keyword(prompt))]
 
 
 def steadied(values: NDArray[np.float32]) -> NDArray[np.floating]:

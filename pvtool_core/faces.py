@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pvtool_core.errors import InputRefused
+from pvtool_core.errors import InputRefused, NotFinite
 from pvtool_core.face_models import CROP, open_detector, open_recognizer
 from pvtool_core.onnx_torch import in_torch
 
@@ -81,10 +81,14 @@ class FaceAnalyzer:
         return sorted(faces, key=lambda face: float(face.bbox[0]))
 
     def embed(self, crops: Sequence[Picture], recognizer: str) -> Points:
-        """Unit embeddings (crops, dimensions) of aligned RGB crops (112, 112, 3)."""
+        """Unit embeddings (crops, dimensions) of aligned RGB crops (112, 112, 3). Raises NotFinite."""
         model = self._recognizers[recognizer]
         found = [model.get_feat(crop[..., ::-1]).ravel() for crop in crops]
-        return np.stack([each / np.linalg.norm(each) for each in found]).astype(np.float32)
+        with np.errstate(invalid="ignore"):  # what a broken recogniser gives is looked at below
+            embeddings = np.stack([each / np.linalg.norm(each) for each in found]).astype(np.float32)
+        if not np.isfinite(embeddings).all():
+            raise NotFinite(f"embeddings by {recognizer}", "Check the recogniser: `pv models verify`.")
+        return embeddings
 
 
 def align(picture: Picture, landmarks: Points) -> Picture:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pvtool_core.config import EncodingConfig
 from pvtool_core.errors import NO_ROOM, NotReady, PvError, UsageError
 
+_PATIENCE = 60.0  # seconds until a program that answers nothing is no ffmpeg
 ENCODERS = {"h264": "libx264", "h265": "libx265", "av1": "libsvtav1"}
 
 
@@ -25,7 +26,9 @@ class CodecMissing(UsageError):
     """A codec that this machine's ffmpeg cannot write."""
 
     def __init__(self, codec: str) -> None:
-        super().__init__(f"This machine's ffmpeg cannot write {codec}.", "Choose another codec; h264 plays everywhere.")
+        needed = f" that has {ENCODERS[codec]}" if codec in ENCODERS else ""
+        hint = f"Choose another codec or format, or set IMAGEIO_FFMPEG_EXE to an ffmpeg{needed}."
+        super().__init__(f"This machine's ffmpeg cannot write {codec}.", hint)
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class FfmpegMissing(NotReady):
 
 def require_formats(encoding: EncodingConfig) -> None:
     """Check that clips can be written as `encoding` says. Raises FfmpegMissing or CodecMissing."""
-    if "gif" in encoding.formats:
-        codecs()
+    if "gif" in encoding.formats and "gif" not in _encoders(executable()):
+        raise CodecMissing("gif")
     if "mp4" in encoding.formats:
         require_codec(encoding.codec)
 
@@ -84,13 +87,22 @@ def require_codec(codec: str) -> None:
 @cache
 def codecs() -> frozenset[str]:
     """The codecs of mp4 files that can be written here. Raises FfmpegMissing."""
-    program = executable()
-    try:
-        listed = subprocess.run([program, "-hide_banner", "-encoders"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError, UnicodeDecodeError) as error:
-        raise FfmpegMissing(program) from error
-    there = set(listed.stdout.split())
+    there = _encoders(executable())
     return frozenset(codec for codec, encoder in ENCODERS.items() if encoder in there)
+
+
+@cache
+def _encoders(program: str) -> frozenset[str]:
+    """Names of all encoders of an ffmpeg. Raises FfmpegMissing, also for a program that lists none."""
+    words = [program, "-hide_banner", "-encoders"]
+    try:
+        listed = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=_PATIENCE)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise FfmpegMissing(program) from error
+    lines = re.findall(r"^ [A-Z.]{6} (\S+)", listed.stdout.decode(errors="replace"), re.MULTILINE)
+    if not lines:
+        raise FfmpegMissing(program)
+    return frozenset(lines)
 
 
 @cache

@@ -70,9 +70,12 @@ class ImageText:
         return self._texts[text]
 
     def cuts(self, text: str) -> bool:
-        """Return whether the last word of a text is past the model's context and so does not count."""
-        shorter = text.rpartition(" ")[0]
-        return bool(shorter) and torch.equal(self._tokenizer([text]), self._tokenizer([shorter]))
+        """Return whether the end of a text is past the model's context and so does not count."""
+        read: Tensor = self._tokenizer([text])[0]
+        room = len(read) + 4 * len(text.encode())  # for all of it, and padding after it
+        whole: Tensor = self._tokenizer([text], context_length=room)[0]
+        beyond = whole[len(read) :]
+        return not torch.equal(whole[: len(read)], read) or bool((beyond != beyond[-1]).any())
 
 
 def keep_in_range(start: Tensor, end: Tensor) -> None:

@@ -20,6 +20,7 @@ from pvtool_core.config import RenderItem, Setup
 from pvtool_core.errors import InputRefused, WeightsMissing
 from pvtool_core.media import Frames, to_pixels
 from pvtool_core.paths import trajectories_dir
+from pvtool_core.prompt_limits import report_cuts
 from pvtool_core.rates import Rate, note
 from pvtool_core.runs import sha256_of
 from pvtool_core.sampling import denoise
@@ -45,7 +46,9 @@ class Maker:
     """One setup, loaded for `prompts`, with at most one adapter in it."""
 
     def __init__(self, setup: Setup, prompts: Sequence[str], report: Report, gigabytes: float) -> None:
-        self.backbone: Backbone = load_backbone(locate_model(setup.model), setup.sampler, prompts)
+        model = locate_model(setup.model)
+        report_cuts(model, prompts, setup.sampler.negative_prompt, report)
+        self.backbone: Backbone = load_backbone(model, setup.sampler, prompts)
         self.first_step = switch_step(setup.adapter.start, setup.sampler.num_inference_steps)
         self.cache = TrajectoryCache(trajectories_dir(), self.backbone, self.first_step, report, gigabytes)
         self.prompts = frozenset(prompts)

@@ -25,13 +25,14 @@ from torch import Tensor
 from pvtool_core.adapter import IdentityAdapter, Terms, switch_step
 from pvtool_core.backbones import Frames, Latents, load_backbone
 from pvtool_core.config import ControlConfig, TrainingConfig, TrainJob
-from pvtool_core.encoding import write_clip
+from pvtool_core.encoding import PLAIN, write_clip
 from pvtool_core.errors import Missing, NotFinite, RunFailed
 from pvtool_core.faces import FaceAnalyzer, largest, load_recognizer, within_crop
+from pvtool_core.ffmpeg import require_formats
 from pvtool_core.media import to_pixels
 from pvtool_core.paths import trajectories_dir
 from pvtool_core.pictures import read_picture
-from pvtool_core.prompt_limits import check_prompts_fit
+from pvtool_core.prompt_limits import report_cuts
 from pvtool_core.rewards import IdentityScorer, SemanticScorer, level_penalty, nearest_face, semantic_reward
 from pvtool_core.runs import (
     ADAPTER_FILE,
@@ -53,6 +54,9 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 FIRST_SEED = 1_000_000
 """Training noises begin here, far from the seeds that people ask for: what is rendered was not trained on."""
 
+NOT_FINITE_HINT = (
+    "Lower training.learning_rate, or use --set model.dtype=bfloat16 or float32; checkpoints before it are whole."
+)
 _MOST_THREADS = 1024  # as of model.threads
 _OVERFLOWS = 10  # in a row
 _HALF_PRECISION_SCALE = 1024.0  # keeps small gradients from vanishing in float16; a power of two changes no digit
@@ -61,16 +65,16 @@ _HALF_PRECISION_SCALE = 1024.0  # keeps small gradients from vanishing in float1
 def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> State:
     """Train the adapter of `job` in `folder`, from its last checkpoint on; FINISHED, or STOPPED if that was asked.
 
-    Raises RunFailed if a loss is no number or no pair shows a face, Missing without reference crops, and what the
-    models' loaders raise.
+    Raises RunFailed if a loss is no number or no pair shows a face, Missing without reference crops, BadPrompt if the
+    text encoder does not read a keyword, FfmpegMissing or CodecMissing, and what the models' loaders raise.
     """
     report, config = events.write, job.training
     job = with_recorded_threads(job, folder, report)
     control = Control(folder, report, heartbeat)
     heartbeat.update(state=State.RUNNING, total=config.iterations)
     report("stage", stage="loading")
-    for cut in check_prompts_fit(job.model, job.prompts, job.sampler.negative_prompt):
-        report("warning", message=cut.message)
+    report_cuts(job.model, job.prompts, job.sampler.negative_prompt, report, job.identity.noun)
+    require_formats(PLAIN)  # of samples
     trainer = Trainer(job, trajectories_dir(), report)
     if unscored := trainer.semantic.cut_prompts(job.prompts):
         message = f"The semantic reward's text encoder does not read the end of {len(unscored)} prompts, the first of"
@@ -227,8 +231,7 @@ class Trainer:
         if not math.isfinite(measured["loss"]) or self._overflows > allowed:
             raise RunFailed(
                 f"The loss or its gradient is no longer a number at iteration {step}.",
-                "Lower training.learning_rate, or use --set model.dtype=bfloat16 or float32; checkpoints before it are "
-                "whole.",
+                NOT_FINITE_HINT,
             )
         if overflows:
             self._report("warning", step=step, message=f"The gradient of iteration {step} overflows, and is left out.")
@@ -413,7 +416,12 @@ class RunFiles:
             self._reported.add(relative)
 
     def checkpoint(self, trainer: Trainer, step: int) -> None:
-        """Write adapter and optimiser; the step is the folder's name, and no random state is left to keep."""
+        """Write adapter and optimiser; the step is the folder's name, and no random state is left to keep.
+
+        Raises RunFailed, and writes nothing, if the adapter is no longer finite.
+        """
+        if not all(weight.isfinite().all() for weight in trainer.adapter.parameters()):
+            raise RunFailed(f"The adapter's weights are not finite after iteration {step}.", NOT_FINITE_HINT)
         files = {
             ADAPTER_FILE: partial(trainer.adapter.save, layout=trainer.backbone.lora_layout, terms=trainer.terms()),
             OPTIMIZER_FILE: partial(save_optimizer, trainer.optimizer),

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from pvtool_core.backbones import Backbone, Latents, joined
 from pvtool_core.cache import Limit
-from pvtool_core.errors import NO_ROOM
+from pvtool_core.errors import NO_ROOM, NotFinite
 from pvtool_core.paths import replace_file
 from pvtool_core.sampling import denoise
 
@@ -144,10 +144,13 @@ class TrajectoryCache:
         return self._remember(prompt, seed, name, lambda: measure(self.final(prompt, seed)))
 
     def _remember(self, prompt: str, seed: int, name: str, compute: Callable[[], Tensors]) -> Tensors:
+        """Raises NotFinite, and then nothing is kept."""
         kept = self._read_kept(prompt, seed, name)
         if kept is not None:
             return kept
         tensors = _on_disk(compute())
+        if bad := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise NotFinite(f"{bad[0]} of the base model's clip of {prompt!r}, seed {seed},")
         self._keep(prompt, seed, name, tensors)
         return tensors
 

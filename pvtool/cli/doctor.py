@@ -35,7 +35,8 @@ print(json.dumps({"opencv": cv2.__version__}))
 _ASK_CODECS = """
 import json, subprocess, imageio_ffmpeg
 path = imageio_ffmpeg.get_ffmpeg_exe()
-listed = subprocess.run([path, "-hide_banner", "-encoders"], capture_output=True, text=True, check=True).stdout
+asked = subprocess.run([path, "-hide_banner", "-encoders"], capture_output=True, check=True)
+listed = asked.stdout.decode(errors="replace")
 print(json.dumps({"ffmpeg": path, "h264": "libx264" in listed, "gif": " gif " in listed}))
 """
 
@@ -83,7 +84,8 @@ def cures(report: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _ask(question: str) -> dict[str, Any]:
-    answer = subprocess.run([sys.executable, "-P", "-c", question], capture_output=True, text=True, check=False)
+    words = [sys.executable, "-P", "-c", question]
+    answer = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if answer.returncode:
         return {"error": (answer.stderr.strip().splitlines() or ["no answer"])[-1]}
     return json.loads(answer.stdout)

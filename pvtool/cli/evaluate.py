@@ -68,7 +68,7 @@ def evaluate_run(folder: RunFolder, out: Path, prompts: int = 0, seeds: int = 0)
         people=(job.identity.name,), seeds=job.evaluation.seeds[: seeds or None], run=folder.name, base=True
     )
     planned = plan([Row(prompt=text) for text in texts], wanted, out)
-    tell_cuts(Output(), planned)
+    tell_cuts(Output(), planned.all_cuts)
     ended = render_clips(planned, RenderJob(items="", setups=(), out=str(out.absolute()), versions=versions()))
     if ended.error:
         raise ended.error

@@ -54,7 +54,9 @@ class ClipProgress(JobProgress):
         self._began = 0.0
 
     def on_event(self, event: Event) -> None:
-        """Show one event; how far each engine is does not matter."""
+        """Show one event; how far each engine is does not matter, and prompts that are cut are known from planning."""
+        if event["type"] == "warning" and "cut" in event:
+            return
         if event["type"] != "stage":
             super().on_event(event)
         elif event["stage"] == "rendering":

@@ -101,8 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     print_anything()
     output = Output(as_json="--json" in words)
     try:
-        tighten_home()  # what earlier versions have left readable for others
         _check_working_folder()
+        tighten_home()  # what earlier versions have left readable for others
         _check_words(words)
         status = app(words, prog_name="pv", standalone_mode=False)
     except typer.Abort:
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _leave_for_usage(output, error, words)
         _leave(output, error, debug)
     finally:
-        with suppress(PvError):  # a PV_HOME that cannot be used was refused above
+        with suppress(PvError, OSError, RuntimeError):  # PV_HOME names no folder, as was said above
             tighten_home()  # folders that this command was the first to make
     sys.exit(status or ExitStatus.DONE)
 

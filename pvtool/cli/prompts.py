@@ -1,11 +1,13 @@
 """`pv prompts`: banks of simulated prompts."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pvtool.cli.options import BankName, Json
+from pvtool.cli.telling import tell_cuts
 from pvtool.output import Output
 from pvtool.plain import plain
 from pvtool_core.prompts import Bank, Banks, read_prompt_file
@@ -17,6 +19,15 @@ def facts(bank: Bank) -> dict[str, Any]:
     """What programs are told about a bank."""
     origin = "yours" if bank.own else "shipped"
     return {"name": bank.name, "origin": origin, "prompts": len(bank.prompts), "description": bank.description}
+
+
+def _tell_long(bank: Bank) -> None:
+    """Warn of prompts that are too long for one of the families of models; training on others reads all of them."""
+    from pvtool_core.prompt_limits import shortest_limit
+
+    limit = shortest_limit()
+    cuts = [cut for prompt in bank.fill("person") if (cut := limit.cut(prompt))]
+    tell_cuts(Output(), (dataclasses.replace(cut, encoder="text encoder of AnimateDiff") for cut in cuts))
 
 
 @app.command("list")
@@ -44,6 +55,7 @@ def add(
     """Begin a bank of your own, or add prompts to one. Each needs <V>; {noun} becomes man, woman or person."""
     banks = Banks()
     bank = banks.extend(name, prompts) if name in banks.names() else banks.create(name, prompts, description)
+    _tell_long(bank)
     Output(as_json).result(facts(bank), f"{bank.name} holds {len(bank.prompts)} prompts.")
 
 
@@ -56,4 +68,5 @@ def import_(
 ) -> None:
     """Make a new bank from a file."""
     bank = Banks().create(name, read_prompt_file(file), description)
+    _tell_long(bank)
     Output(as_json).result(facts(bank), f"{bank.name} holds {len(bank.prompts)} prompts.")

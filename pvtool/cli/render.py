@@ -135,7 +135,7 @@ def render(
         planned = as_before(planned, origin, encoding)
     refused = len(mistakes.places) + len(broken)
     tell_adapters(output, planned)
-    tell_cuts(output, planned)
+    tell_cuts(output, planned.all_cuts)
     if dry_run:
         list_clips(planned, encoding, output, overwrite)
         if refused:
@@ -253,11 +253,12 @@ def make_folder(out: Path) -> None:
 def render_clips(planned: Plan, job: RenderJob, devices: Sequence[str] = (), output: Output | None = None) -> Ended:
     """Make the clips that are not there, and tell of each unless `output` is None. For a sheet, all are looked at."""
     missing: list[RenderItem] = []
+    lost = {item.clip: end for item in planned.items if (end := planned.lost(item))}
     for item, state in zip(planned.items, states(planned, job.encoding), strict=True):
         if job.overwrite or job.sheet or state != "there":
             missing.append(item)
         elif output:
-            tell_clip(output, clip_facts(item, "skipped", job.encoding))
+            tell_clip(output, clip_facts(item, "skipped", job.encoding), lost.get(item.clip, ""))
     if not missing:
         return Ended([], None)
     batch = make_batch(missing, dataclasses.replace(job, setups=tuple(planned.setups)), devices)
@@ -266,6 +267,6 @@ def render_clips(planned: Plan, job: RenderJob, devices: Sequence[str] = (), out
         def on_clip(facts: dict[str, Any]) -> None:
             progress.on_clip(facts)
             if output:
-                tell_clip(output, facts)
+                tell_clip(output, facts, lost.get(facts["path"], ""))
 
         return run_batch(batch, missing, progress.on_event, on_clip, len(planned.items))

@@ -61,6 +61,8 @@ def show(run: RunName, as_json: Json = False) -> None:
     value: dict[str, Any] = {**facts(folder), "path": str(folder.path), "checkpoints": checkpoints, "newest": newest}
     value["iterations_without_face"] = without_face
     value["reason"] = ended.reason if ended else ""
+    if ended and ended.hint:
+        value["hint"] = ended.hint
     settings = to_table(job_of(folder))
     pairs = [[key, str(item)] for key, item in value.items() if item not in (None, "", []) and key != "newest"]
     pairs += [["newest", describe(newest)]] if newest else []

@@ -1,7 +1,7 @@
 """What `pv render` says of clips: those that would be made, those that are, and those that could not be."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pvtool.words import duration, plain, shown
 from pvtool_core.config import EncodingConfig
 from pvtool_core.errors import PvError
 from pvtool_core.paths import replace_file
+from pvtool_core.prompt_limits import Cut
 from pvtool_core.rows import row_table
 
 SHOWN_FAILURES = 20
@@ -28,7 +29,8 @@ def list_clips(planned: Plan, encoding: EncodingConfig, output: Output, overwrit
     found = ["again" if overwrite and state == "there" else state for state in states(planned, encoding)]
     times = estimates(planned, found)
     for item, state, seconds in zip(planned.items, found, times, strict=True):
-        facts = for_programs({**clip_facts(item, state, encoding), "seconds": seconds}) if output.as_json else {}
+        known = {**clip_facts(item, state, encoding), "seconds": seconds, **cut_facts(planned.lost(item))}
+        facts = for_programs(known) if output.as_json else {}
         time = "?" if seconds is None else duration(seconds)
         output.result(facts, plain(f"{state:8} {time:>6}  {item.clip.removeprefix(here)}"))
     counts = ", ".join(f"{count} {state}" for state, count in Counter(found).most_common())
@@ -45,22 +47,27 @@ def _in_all(times: Sequence[float | None]) -> str:
     return f"They will take about {duration(known)}{more}." if known else "There is nothing to do."
 
 
-def tell_clip(output: Output, facts: dict[str, Any]) -> None:
+def cut_facts(lost: str) -> Facts:
+    """What programs are told of a prompt whose end no text encoder reads."""
+    return {"prompt_cut": lost} if lost else {}
+
+
+def tell_clip(output: Output, facts: dict[str, Any], lost: str = "") -> None:
     """A line for each file of a clip for people, one with all that is known of it for programs."""
     if facts["status"] == "failed":
         lines = [plain(f"failed   {shown(Path(facts['path']))}: {facts.get('reason', '')}")]
     else:
         lines = [f"{facts['status']:8} {shown(Path(file))}" for file in files_of(facts)]
-    output.stream(for_programs(facts), "\n".join(lines))
+    output.stream(for_programs({**facts, **cut_facts(lost)}), "\n".join(lines))
 
 
-def tell_cuts(output: Output, planned: Plan) -> None:
-    """Warn of prompts whose end the text encoder does not see."""
-    cuts = list(planned.cuts.values())
-    for cut in cuts[:SHOWN_CUTS]:
-        output.say(f"Warning: {cut.message}")
-    if len(cuts) > SHOWN_CUTS:
-        output.say(f"Warning: the ends of {len(cuts) - SHOWN_CUTS} more prompts are cut off.")
+def tell_cuts(output: Output, cuts: Iterable[Cut]) -> None:
+    """Warn of prompts whose end a text encoder does not read."""
+    messages = list(dict.fromkeys(cut.message for cut in cuts))
+    for message in messages[:SHOWN_CUTS]:
+        output.say(f"Warning: {message}")
+    if len(messages) > SHOWN_CUTS:
+        output.say(f"Warning: the ends of {len(messages) - SHOWN_CUTS} more prompts are cut off.")
 
 
 def tell_adapters(output: Output, planned: Plan) -> None:

@@ -7,12 +7,14 @@ import typer
 from pvtool.choices import style_table
 from pvtool.cli.following import JobProgress
 from pvtool.cli.options import ControlFrames, ControlNet, IdentityName, Json, Loras, bank_names, preset_names
+from pvtool.cli.telling import tell_cuts
 from pvtool.facts import check_training
 from pvtool.jobs import choose, prepare
 from pvtool.output import Output, on_terminal
 from pvtool.supervisor import follow, raise_outcome, run_to_end, start, start_detached
 from pvtool_core.config import TrainJob, read_job, require
 from pvtool_core.errors import UsageError
+from pvtool_core.prompt_limits import check_prompts_fit
 from pvtool_core.runs import RunFolder
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -51,7 +53,8 @@ def train(
     if plan:
         from pvtool.cli.planning import plan_of, show
 
-        _, _, bank, settings = choose(*chosen, only_planned=True)
+        person, _, bank, settings = choose(*chosen, only_planned=True)
+        tell_cuts(output, check_prompts_fit(settings.model, bank, settings.sampler.negative_prompt, person.noun))
         show(plan_of(settings, len(bank), tflops), output)
         return
     if watch and detach:
@@ -75,7 +78,10 @@ def go(folder: RunFolder, detach: bool, output: Output) -> None:
     """Start or resume the engine of a prepared run, and follow it unless it is to be left alone."""
     value = {"run": folder.name, "path": str(folder.path)}
     check_training(folder)
-    if detach:
+    if detach:  # else the engine's own warnings are shown
+        job = require(read_job(folder.config), TrainJob)
+        negative, noun = job.sampler.negative_prompt, job.identity.noun
+        tell_cuts(output, check_prompts_fit(job.model, job.prompts, negative, noun))
         start_detached(folder)
         text = f"{folder.name} is training. `pv runs logs {folder.name} --follow` shows it, `pv runs stop` ends it."
         output.result({**value, "state": folder.state()}, text)

@@ -89,6 +89,7 @@ class Wan:
             part.eval().requires_grad_(False)
         if model.vae_tiling:
             vae.enable_tiling()
+        vae.decoder.register_forward_hook(_mark_infinities)
         if recompute:
             self.denoiser.enable_gradient_checkpointing()
             recompute_decoder(vae.decoder)
@@ -188,6 +189,11 @@ def _euler(config: Mapping[str, Any], shift: float) -> Any:
     """Euler's method on the noise levels of the folder's sampler, which names their shift in one of two ways."""
     shift = shift or config.get("flow_shift") or config["shift"]
     return FlowMatchEulerDiscreteScheduler(config["num_train_timesteps"], shift)
+
+
+def _mark_infinities(_module: Any, _given: Any, decoded: Tensor) -> Tensor:
+    """Turn infinities into NaN, which outlives the clamp of diffusers' autoencoder: then `unit_range` finds it."""
+    return decoded.masked_fill(decoded.isinf(), torch.nan)
 
 
 def recompute_decoder(decoder: Any) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from pvtool_core.errors import Busy, FaceRefused
+from pvtool_core.errors import Busy, FaceRefused, RunFailed
 from pvtool_core.runs import EventWriter, ExitRecord, Heartbeat, Request, RunFolder, State
 
 
@@ -43,6 +43,9 @@ def main() -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         if script == "refuses":
             record = ExitRecord.of_error(FaceRefused("photo.png", "none"))
+        elif script == "diverges":
+            error = RunFailed("The loss is no longer a number at iteration 3.", "Lower training.learning_rate.")
+            record = ExitRecord.of_error(error)
         elif script == "works":
             record = work(folder, events, heartbeat)
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pvtool.cli.main import COMMANDS
+from pvtool.words import shown
 
 HEAVY = (
     "torch",
@@ -101,6 +102,30 @@ def test_an_output_that_knows_ascii_only_is_no_error(tmp_path: Path, changes: di
     refused = run_pv(["identity", "show", "Zo\u00eb", "--json"], tmp_path, **changes)
     assert refused.returncode == 4
     assert "Zo\u00eb" in json.loads(refused.stdout.decode("ascii"))["error"]["message"]
+
+
+@pytest.mark.parametrize("home", ["here", "~nobody-of-that-name/home", "/dev/null/home"])
+def test_a_home_that_cannot_be_found_in_a_deleted_folder_gives_no_traceback(tmp_path: Path, home: str) -> None:
+    gone = tmp_path / "gone"
+    code = (
+        "import os, sys; folder = sys.argv.pop(1); os.mkdir(folder); os.chdir(folder); os.rmdir(folder); "
+        "from pvtool.cli.main import main; main()"
+    )
+    words = [sys.executable, "-c", code, str(gone), "runs", "list"]
+    env = {**os.environ, "PV_HOME": home}
+    left = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
+    assert left.returncode == 2
+    assert "The current folder was deleted." in left.stderr
+    assert "Traceback" not in left.stderr
+
+
+def test_a_path_is_shown_whole_where_the_current_folder_was_deleted_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert shown(tmp_path / "clip.mp4") == str(tmp_path / "clip.mp4")
 
 
 def test_a_current_folder_that_was_deleted_is_named(tmp_path: Path) -> None:

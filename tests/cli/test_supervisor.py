@@ -62,6 +62,14 @@ def test_what_an_engine_refuses_is_refused_here_with_the_same_words(tmp_path: Pa
     assert caught.value.message == "There is no face to be found in photo.png."
 
 
+def test_a_failed_engine_s_hint_is_kept_before_the_place_of_its_log(tmp_path: Path) -> None:
+    folder = prepared(tmp_path, "diverges")
+    with pytest.raises(RunFailed, match="no longer a number") as caught:
+        supervisor.run_to_end(folder, ignore)
+    assert caught.value.hint.startswith("Lower training.learning_rate. ")
+    assert str(folder.log) in caught.value.hint
+
+
 @pytest.mark.parametrize(("script", "how"), [("broken", "status 1"), ("killed", "signal 9")])
 def test_an_engine_that_leaves_no_word_is_a_failure_that_names_its_log(tmp_path: Path, script: str, how: str) -> None:
     folder = prepared(tmp_path, script)

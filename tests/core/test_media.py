@@ -141,7 +141,7 @@ def test_an_mp4_names_its_matrix_primaries_and_transfer_in_stream_and_container(
     assert "unknown" not in said_of(raw)
 
 
-@pytest.mark.parametrize("program", ["nowhere/ffmpeg", "/etc/passwd", "/bin/false"])
+@pytest.mark.parametrize("program", ["nowhere/ffmpeg", "/etc/passwd", "/bin/false", "/bin/true", "/tmp"])
 def test_an_ffmpeg_that_does_not_run_is_found_before_anything_is_made(
     monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
@@ -158,6 +158,39 @@ def test_an_ffmpeg_that_does_not_run_is_found_before_anything_is_made(
     finally:
         ffmpeg.codecs.cache_clear()
         ffmpeg.executable.cache_clear()
+
+
+@pytest.mark.parametrize(("lacking", "lists"), [("h265", "libx264"), ("gif", "libx264"), ("h264", "libx264rgb")])
+def test_an_ffmpeg_that_lacks_the_chosen_encoder_is_found_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, lacking: str, lists: str
+) -> None:
+    program = tmp_path / "ffmpeg"
+    program.write_text(f"#!/bin/sh\necho ' V....D {lists:20} an encoder, not gif, libx264 or libx265'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    for known in (ffmpeg.codecs, ffmpeg.executable):
+        known.cache_clear()
+        request.addfinalizer(known.cache_clear)
+    how = encoding("gif") if lacking == "gif" else encoding("mp4", codec=lacking)
+    with pytest.raises(CodecMissing, match=f"cannot write {lacking}") as refusal:
+        ffmpeg.require_formats(how)
+    assert "IMAGEIO_FFMPEG_EXE" in refusal.value.hint
+
+
+@pytest.mark.parametrize("codec", ["h264", "h265", "av1"])
+def test_luma_and_chroma_are_by_the_matrix_and_range_that_the_tags_name(tmp_path: Path, codec: str) -> None:
+    """BT.709, limited range: Y = 16 + 219 (0.2126 R + 0.7152 G + 0.0722 B), and C = 128 + 224 of the differences."""
+    for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)):
+        clip = np.full((2, 32, 32, 3), colour, np.uint8)
+        (path,) = write_clip(tmp_path / f"{codec}-{colour}", clip, 8, FACTS, encoding("mp4", codec=codec))
+        words = (get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "yuv420p", "-")
+        raw = np.frombuffer(subprocess.run(words, capture_output=True, check=True).stdout, np.uint8)
+        planes = raw[: 32 * 32 * 3 // 2]
+        luma, blue, red = planes[:1024].mean(), planes[1024:1280].mean(), planes[1280:].mean()
+        r, g, b = (each / 255 for each in colour)
+        y = 0.2126 * r + 0.7152 * g + 0.0722 * b
+        expected = (16 + 219 * y, 128 + 224 * (b - y) / 1.8556, 128 + 224 * (r - y) / 1.5748)
+        assert (luma, blue, red) == pytest.approx(expected, abs=1.5)
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp"])

@@ -7,19 +7,35 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, normalizers
+from tokenizers.models import Unigram
 from transformers import CLIPTokenizer
 
 from pvtool_core.backbones import load_backbone
 from pvtool_core.config import ModelConfig, TrainJob
 from pvtool_core.errors import BadPrompt, ExitStatus
 from pvtool_core.paths import presets_dir
-from pvtool_core.prompt_limits import check_prompts_fit, prompt_limit
-from tests.core.jobs import Engine
-from tests.families import FAMILIES, Family
+from pvtool_core.prompt_limits import (
+    LLAMA_AFTER,
+    LLAMA_BEFORE,
+    LLAMA_TOKENS,
+    PromptLimit,
+    check_prompts_fit,
+    prompt_limits,
+)
+from tests.core.jobs import Engine, item, render_job
+from tests.families import FAMILIES, HUNYUAN_VIDEO, WAN, Family
 
 CLIP = presets_dir() / "tiny/clip"  # CLIP's own vocabulary
+
+
+def limit_of(model: ModelConfig) -> PromptLimit:
+    limits = prompt_limits(model)
+    assert limits is not None
+    return limits.first
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +71,20 @@ def test_a_keyword_past_the_limit_is_refused(stable_diffusion: ModelConfig) -> N
     assert check_prompts_fit(stable_diffusion, ["red " * 72 + "<V>"]) == []
 
 
+def test_a_noun_after_the_keyword_that_is_cut_is_refused_as_the_keyword_is(stable_diffusion: ModelConfig) -> None:
+    prompt = "red " * 72 + "<V> woman waving"
+    with pytest.raises(BadPrompt, match="noun 'woman' of the keyword <V> is cut off"):
+        check_prompts_fit(stable_diffusion, [prompt], noun="woman")
+    (cut,) = check_prompts_fit(stable_diffusion, [prompt], noun="man")
+    assert cut.lost == "woman waving"
+    (cut,) = check_prompts_fit(stable_diffusion, [prompt[4:]], noun="woman")
+    assert cut.lost == "waving"
+
+
 def test_a_negative_prompt_may_be_cut_and_is_named(stable_diffusion: ModelConfig) -> None:
     (cut,) = check_prompts_fit(stable_diffusion, ["a <V> man"], "ugly " * 80 + "<V>")
     assert cut.lost.startswith("ugly")
+    assert "of the negative prompt 'ugly" in cut.message
 
 
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -65,8 +92,7 @@ def test_a_negative_prompt_may_be_cut_and_is_named(stable_diffusion: ModelConfig
 def test_prompts_are_counted_as_transformers_counts_them(
     stable_diffusion: ModelConfig, clip_tokenizer: CLIPTokenizer, prompt: str
 ) -> None:
-    limit = prompt_limit(stable_diffusion)
-    assert limit is not None
+    limit = limit_of(stable_diffusion)
     tokens = clip_tokenizer(prompt, add_special_tokens=False).input_ids
     assert (limit.cut(prompt) is not None) == (len(tokens) > 75)
 
@@ -75,17 +101,66 @@ def test_prompts_are_counted_as_transformers_counts_them(
 def test_what_is_named_as_cut_changes_nothing_in_the_model_and_what_is_not_does(family: Family, models: Path) -> None:
     job = family.job(models)
     words = "<V> " + "ab cd " * 300
-    limit = prompt_limit(job.model)
-    assert limit is not None
+    limit = limit_of(job.model)
     cut = limit.cut(words)
     assert cut is not None
     kept = words[: len(words) - len(cut.lost)]
-    spare = 60 if family.name == "hunyuan-video" else 2  # the small model's template is not of 95 tokens sharp
-    same, other = kept + "zzzz " + cut.lost[5:], kept[:-spare] + "z" + kept[-spare + 1 :]
+    same, other = kept + "zzzz " + cut.lost[5:], kept[:-2] + "z" + kept[-1:]
     backbone = load_backbone(job.model, job.sampler, [words, same, other])
     embeds = [backbone.prompt_embeds(each)["prompt_embeds"] for each in (words, same, other)]
     assert torch.equal(embeds[0], embeds[1])
     assert not torch.equal(embeds[0], embeds[2])
+
+
+def test_the_template_of_hunyuan_video_is_that_of_diffusers() -> None:
+    template, start = DEFAULT_PROMPT_TEMPLATE["template"], DEFAULT_PROMPT_TEMPLATE["crop_start"]
+    assert template == f"{LLAMA_BEFORE}{{}}{LLAMA_AFTER}"
+    assert 256 + int(start) == LLAMA_TOKENS
+
+
+def test_what_the_second_text_encoder_of_hunyuan_video_does_not_read_is_named_and_not_refused(models: Path) -> None:
+    job = HUNYUAN_VIDEO.job(models)
+    words = "a blue coat, " * 8
+    (cut,) = check_prompts_fit(job.model, [words + "<V> woman"], noun="woman")
+    assert "second text encoder, CLIP, reads 75 tokens" in cut.message
+    assert "by the first text encoder only" in cut.message
+    assert cut.lost.endswith("<V> woman")
+    kept = words[: len(words) - len(cut.lost) + len("<V> woman")]
+    same, other = kept + "zz", "z" + kept[1:]
+    backbone = load_backbone(job.model, job.sampler, [words + "<V> woman", same, other])
+    pooled = [backbone.prompt_embeds(each)["pooled_prompt_embeds"] for each in (words + "<V> woman", same, other)]
+    assert torch.equal(pooled[0], pooled[1])
+    assert not torch.equal(pooled[0], pooled[2])
+    with pytest.raises(BadPrompt, match="keyword <V> is cut off"):
+        check_prompts_fit(job.model, [words * 10 + "<V> woman"])
+
+
+def test_wan_counts_what_its_pipeline_makes_of_a_prompt(models: Path) -> None:
+    limit = limit_of(WAN.job(models).model)
+    assert limit.cut("<V> " + "&lt;" * 300) is None  # 300 characters for the tokenizer
+    cut = limit.cut("<V> " + "&lt;" * 600)
+    assert cut is not None
+    assert set(cut.lost) == {"<"}
+
+
+def test_text_that_grows_in_the_tokenizer_is_counted_as_it_is_read() -> None:
+    letters = Tokenizer(Unigram([("<unk>", 0.0), ("a", -1.0), ("m", -1.0), (".", -1.0)], 0))
+    letters.normalizer = normalizers.NFKC()  # pyright: ignore[reportAttributeAccessIssue]
+    assert PromptLimit(letters, 30).cut("\u33c2" * 7) is None  # a.m. in one character of three bytes
+    cut = PromptLimit(letters, 30).cut("\u33c2" * 9)
+    assert cut is not None
+    assert cut.lost == "\u33c2" * 2
+
+
+def test_a_batch_engine_warns_of_prompts_that_are_cut_and_makes_them(
+    run: Engine, job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+    long = "a <V> woman waving " + "and waving " * 10
+    assert run(render_job(job, item(tmp_path / "out/long", prompt=long), item(tmp_path / "out/short"))).status == 0
+    (warning,) = [event for event in run.events if event["type"] == "warning"]
+    assert "cut off" in warning["message"]
+    assert long.endswith(warning["cut"])
 
 
 def test_training_warns_of_prompts_that_are_cut(run: Engine, job: TrainJob) -> None:
@@ -98,7 +173,8 @@ def test_training_warns_of_prompts_that_are_cut(run: Engine, job: TrainJob) -> N
 
 
 def test_a_model_without_a_tokenizer_is_left_to_its_loader(tmp_path: Path) -> None:
-    assert prompt_limit(ModelConfig(base_model=str(tmp_path))) is None
+    assert prompt_limits(ModelConfig(base_model=str(tmp_path))) is None
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer/tokenizer.json").write_text("{")
-    assert prompt_limit(ModelConfig(base_model=str(tmp_path), config=f"{tmp_path}/.")) is None
+    assert prompt_limits(ModelConfig(base_model=str(tmp_path), config=f"{tmp_path}/.")) is None
+    assert prompt_limits(ModelConfig(base_model=str(tmp_path / "nowhere"))) is None

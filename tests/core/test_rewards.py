@@ -57,6 +57,19 @@ def test_without_a_temperature_semantics_would_do_nothing() -> None:
     assert semantic_reward(target, SCORES, 1.0) < 1e-3 < 0.1 < semantic_reward(target, SCORES, 100.0)
 
 
+@pytest.mark.parametrize("word", ["waving ", "速", "wave,"])
+def test_texts_longer_than_the_context_are_known_with_and_without_spaces(job: TrainJob, word: str) -> None:
+    scorer = SemanticScorer(job.semantic_reward, torch.device("cpu"))
+    counts = [count for count in range(1, 80) if not scorer.cut_prompts(["<V> " + word * count])]
+    longest = len(counts)
+    assert counts == list(range(1, longest + 1))
+    assert 3 < longest < 79
+    pictures = torch.rand(1, 3, 32, 32, generator=generator())
+    kept, cut, more = (scorer.score(pictures, "<V> " + word * n) for n in (longest, longest + 30, longest + 60))
+    assert torch.equal(cut, more)
+    assert not torch.equal(kept, scorer.score(pictures, "<V> " + word * (longest - 1)))
+
+
 @pytest.fixture
 def semantic(job: TrainJob) -> SemanticScorer:
     return SemanticScorer(job.semantic_reward, torch.device("cpu"))

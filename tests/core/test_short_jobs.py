@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -17,6 +19,7 @@ from pvtool_core.config import EvaluateJob, IdentifyJob, IdentityRef, TrainJob
 from pvtool_core.errors import FaceRefused, InputRefused
 from pvtool_core.evaluation import (
     Clip,
+    PictureReader,
     Scores,
     comparable,
     dense_motion,
@@ -27,7 +30,7 @@ from pvtool_core.evaluation import (
 )
 from pvtool_core.faces import Face
 from pvtool_core.identify import Portrait, check_likeness, choose
-from tests.core.jobs import Engine, item, render_job
+from tests.core.jobs import PROMPT, Engine, item, render_job
 
 
 def noise(side: int = 128, seed: int = 0) -> Image.Image:
@@ -151,6 +154,9 @@ def test_the_photo_of_somebody_else_is_refused() -> None:
         check_likeness(portraits, np.stack([same, same, other, same]))
 
 
+PROMPTS = (PROMPT,)
+
+
 @pytest.fixture
 def scored(
     run: Engine, job: TrainJob, identify_job: Callable[..., IdentifyJob], adapters: dict[str, Path], tmp_path: Path
@@ -160,7 +166,9 @@ def scored(
     def score(adapter: str, threshold: float = 0.5) -> dict[str, Any]:
         noise().save(tmp_path / "ann.png")
         assert run(identify_job(tmp_path / "ann.png")).status == 0
-        clips = [item(tmp_path / "before"), item(tmp_path / "after", adapter=adapters[adapter])]
+        (prompt,) = PROMPTS
+        before, after = item(tmp_path / "before"), item(tmp_path / "after", adapter=adapters[adapter])
+        clips = [dataclasses.replace(clip, prompt=prompt) for clip in (before, after)]
         assert run(render_job(job, *clips)).status == 0
         settings = job.sections()
         settings["identity_reward"] = dataclasses.replace(job.identity_reward, detection_threshold=threshold)
@@ -205,6 +213,47 @@ def test_what_did_not_change_scores_the_same(scored: Callable[..., dict[str, Any
     assert {key: stages["after"][key] for key in METRICS} == stages["before"]
     assert stages["after"]["prompt_change"] == 0
     assert stages["after"]["dense_motion_ratio"] == 1
+
+
+def test_a_score_that_is_not_finite_is_a_failure_and_no_report(
+    scored: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(reader: PictureReader, frames: Any) -> torch.Tensor:
+        return torch.full((len(frames), 8), math.nan)
+
+    monkeypatch.setattr(PictureReader, "pictures", broken)
+    with pytest.raises(AssertionError, match=r"scores of a clip \(prompt_score, consistency\) are not finite"):
+        scored("zero")
+    assert not (tmp_path / "report.json").exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
+def test_a_recogniser_whose_embedding_is_no_direction_is_a_failure(
+    run: Engine,
+    identify_job: Callable[..., IdentifyJob],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    value: float,
+) -> None:
+    noise().save(tmp_path / "ann.png")
+
+    def broken(recognizer: ArcFaceONNX, crop: Any) -> Any:
+        return np.full((1, 16), value, np.float32)
+
+    monkeypatch.setattr(ArcFaceONNX, "get_feat", broken)
+    ended = run(identify_job(tmp_path / "ann.png"))
+    assert ended.status == 1
+    assert "embeddings by rec.onnx are not finite" in ended.message
+    assert not (tmp_path / "staging/embeddings.safetensors").exists()
+
+
+def test_the_end_of_a_prompt_that_is_not_scored_is_said(
+    run: Engine, scored: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.core.test_short_jobs.PROMPTS", ("<V> woman " + "waving " * 80,))
+    scored("zero")
+    (warning,) = [event["message"] for event in run.events if event["type"] == "warning"]
+    assert "prompt_score does not count the end of 1 prompts" in warning
 
 
 def test_where_there_is_no_face_there_is_no_likeness(scored: Callable[..., dict[str, Any]]) -> None:

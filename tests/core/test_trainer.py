@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -13,9 +14,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pvtool_core import ffmpeg
 from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.config import TrainingConfig, TrainJob
 from pvtool_core.errors import Missing, RunFailed
+from pvtool_core.ffmpeg import FfmpegMissing
 from pvtool_core.paths import cache_dir
 from pvtool_core.runs import EventWriter, Heartbeat, Request, RunFolder, State, checkpoint_facts, read_events
 from pvtool_core.sampling import BaseKl
@@ -246,6 +249,37 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_adapter(job: Trai
     with pytest.raises(RunFailed, match="no longer a number at iteration 1"):
         trainer.iterate(1, pairs)
     assert all(torch.equal(a, b) for a, b in zip(before, weights(trainer), strict=True))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_adapter_that_is_not_finite_after_the_last_step_is_a_failure_without_a_checkpoint(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    iterate = Trainer.iterate
+
+    def overflowing(trainer: Trainer, step: int, pairs: list[Pair]) -> dict[str, Any]:
+        said = iterate(trainer, step, pairs)
+        next(iter(trainer.adapter.parameters())).data.view(-1)[0] = value
+        return said
+
+    monkeypatch.setattr(Trainer, "iterate", overflowing)
+    with pytest.raises(RunFailed, match="not finite after iteration 1") as failure:
+        run(with_settings(job, "training", iterations=1, sample_every=0), tmp_path / "run")
+    assert "training.learning_rate" in failure.value.hint
+    assert RunFolder(tmp_path / "run").latest_checkpoint() is None
+
+
+def test_a_run_without_a_working_ffmpeg_ends_before_anything_is_denoised(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    for known in (ffmpeg.codecs, ffmpeg.executable):
+        known.cache_clear()
+        request.addfinalizer(known.cache_clear)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+    with pytest.raises(FfmpegMissing):
+        run(job, tmp_path / "run")
+    assert events_of(RunFolder(tmp_path / "run"), "step") == []
+    assert {event["stage"] for event in events_of(RunFolder(tmp_path / "run"), "stage")} == {"loading"}
 
 
 def test_where_no_face_is_found_the_original_s_place_is_used(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:

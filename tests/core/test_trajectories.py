@@ -1,5 +1,6 @@
 """The trajectory cache: equal to the bit to what would be computed, and never used for anything else."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pvtool_core.backbones import load_backbone
 from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.cache import entries
 from pvtool_core.config import TrainJob
-from pvtool_core.errors import InputRefused
+from pvtool_core.errors import InputRefused, NotFinite
 from pvtool_core.sampling import denoise
 from pvtool_core.trajectories import TrajectoryCache
 from pvtool_core.weights import fingerprint
@@ -67,6 +68,19 @@ def test_measurements_are_kept_for_each_that_measures(cache: TrajectoryCache) ->
     assert torch.equal(cache.measured(PROMPT, SEED, "scores", "one", refuse)["mean"], first["mean"])
     with pytest.raises(AssertionError, match="computed again"):
         cache.measured(PROMPT, SEED, "scores", "another", refuse)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_measured_and_not_finite_is_neither_kept_nor_used(
+    cache: TrajectoryCache, tmp_path: Path, value: float
+) -> None:
+    def broken(latents: Tensor) -> dict[str, Tensor]:
+        return {"scores": torch.tensor([0.2, value])}
+
+    with pytest.raises(NotFinite, match=f"scores of the base model's clip of '{PROMPT}', seed {SEED}"):
+        cache.measured(PROMPT, SEED, "scores", "one", broken)
+    assert list((tmp_path / "trajectories").rglob("scores*")) == []
+    assert cache.measured(PROMPT, SEED, "scores", "one", lambda latents: {"scores": latents.mean()})
 
 
 CHANGES: list[tuple[str, dict[str, Any]]] = [

@@ -1,6 +1,7 @@
 """What is Wan's alone; the laws that it shares with every backbone are in test_backbones.py."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from pvtool_core.adapter import IdentityAdapter, LoraPair
 from pvtool_core.backbones import load_backbone
 from pvtool_core.backbones.wan import Wan, WanLayout, recompute_decoder
 from pvtool_core.config import TrainJob
-from pvtool_core.errors import InputRefused
+from pvtool_core.errors import InputRefused, NotFinite
+from pvtool_core.media import to_pixels
 from pvtool_core.sampling import denoise
 from tests.conftest import with_settings
 from tests.families import WAN, WAN_VAE, pipeline_call, save_wan, save_wan_dense
@@ -134,3 +136,18 @@ def test_the_denoiser_may_be_stored_otherwise(changes: dict[str, Any], job: Trai
     ours, theirs = final_latents(stored), final_latents(plain)
     assert torch.equal(ours, theirs) == ("offload" in changes)
     assert (ours - theirs).norm() < 0.1 * theirs.norm()
+
+
+@pytest.mark.parametrize("tiling", [False, True])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_an_autoencoder_that_overflows_gives_no_white_or_black_frames(
+    job: TrainJob, value: float, tiling: bool
+) -> None:
+    """The autoencoder of diffusers clamps its output, infinities as well."""
+    backbone = load(with_settings(job, "model", vae_tiling=tiling))
+    last: Any = backbone.pipeline.vae.decoder.conv_out
+    last.bias.data[1] = value
+    frames = backbone.decode(backbone.initial_latents(7), range(backbone.num_frames))
+    assert frames[:, 0].isfinite().all()
+    with pytest.raises(NotFinite):
+        to_pixels(frames)

@@ -1,0 +1,81 @@
+"""What a text encoder does not read of a prompt, as commands tell it: on stderr, in JSON, and row by row."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pvtool.cli.following import ClipProgress
+from pvtool_core.runs import RunFolder
+from tests.cli.conftest import Pv
+from tests.cli.test_run_index import finished_run
+
+RAIN = "dancing in the rain at night " * 10
+LONG = f"<V> woman {RAIN}in a blue coat"
+
+
+def test_json_names_the_end_of_a_prompt_that_is_not_read(pv: Pv, mara: str) -> None:
+    finished_run(mara)
+    cut, whole = pv("render", mara, LONG, "<V> woman waving", "--dry-run", "--json").lines
+    assert cut["prompt_cut"].endswith("in a blue coat")
+    assert cut["prompt"].endswith(cut["prompt_cut"])
+    assert "prompt_cut" not in whole
+
+
+def test_a_row_whose_keyword_or_noun_is_cut_is_named_and_the_others_are_made(pv: Pv, mara: str) -> None:
+    finished_run(mara)
+    fits = "red " * 23
+    rows = ["<V> woman waving", f"{RAIN}<V> woman", f"{fits}<V> woman", f"{fits}red red <V> {{noun}}"]
+    Path("rows.jsonl").write_text("".join(json.dumps({"prompt": row}) + "\n" for row in rows))
+    refused = pv("render", mara, "--prompts", "rows.jsonl", "--dry-run")
+    assert refused.status == 3
+    assert "rows.jsonl, line 2: The keyword <V> is cut off" in refused.err
+    assert "line 1" not in refused.err
+    others = pv("render", mara, "--prompts", "rows.jsonl", "--dry-run", "--json", "--keep-going")
+    assert others.status == 6
+    assert "rows.jsonl, line 2: The keyword <V> is cut off" in others.err
+    assert rows[0] in [clip["prompt"] for clip in others.lines if "prompt" in clip]
+    assert rows[1] not in [clip["prompt"] for clip in others.lines if "prompt" in clip]
+
+
+def test_a_negative_prompt_that_is_cut_is_named_as_such_and_once(pv: Pv, mara: str) -> None:
+    finished_run(mara)
+    answer = pv("render", mara, "<V> woman waving", "<V> woman asleep", "--negative", f"ugly {RAIN}", "--dry-run")
+    assert answer.status == 0
+    assert answer.err.count("of the negative prompt 'ugly") == 1
+
+
+def test_a_bank_with_prompts_that_one_family_reads_only_in_part_is_kept_with_a_warning(pv: Pv, home: Path) -> None:
+    Path("bank.txt").write_text(f"<V> {{noun}} waving\n<V> {{noun}} {'dancing in the rain ' * 20}in a blue coat\n")
+    answer = pv("prompts", "import", "long", "bank.txt", "--json")
+    assert (answer.status, answer.json["prompts"]) == (0, 2)
+    assert answer.err.count("The text encoder of AnimateDiff reads 75 tokens") == 1
+    assert "in a blue coat'" in answer.err
+    assert pv("prompts", "add", "short", "<V> {noun} waving").err == ""
+
+
+def test_a_detached_run_is_started_with_the_warnings_of_its_prompts(
+    pv: Pv, mara: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[RunFolder] = []
+    monkeypatch.setattr("pvtool.cli.train.start_detached", started.append)
+
+    def ready(_: RunFolder) -> None:
+        pass
+
+    monkeypatch.setattr("pvtool.cli.train.check_training", ready)
+    assert pv("prompts", "add", "long", LONG).status == 0
+    answer = pv("train", mara, "--preset", "tiny", "--prompts", "long", "--detach")
+    assert (answer.status, len(started)) == (0, 1)
+    assert "in a blue coat'" in answer.err
+
+
+def test_what_planning_has_said_of_a_prompt_is_not_said_again_for_each_engine(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with ClipProgress(2) as progress:
+        progress.on_event({"time": 1.0, "type": "warning", "message": "a prompt is cut off", "cut": "asleep"})
+        progress.on_event({"time": 1.0, "type": "warning", "message": "the cache is full"})
+    said = capsys.readouterr().err
+    assert "cut off" not in said
+    assert "the cache is full" in said
