@@ -180,9 +180,10 @@ def test_what_is_missing_is_named_with_what_brings_it(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize(("width", "height", "tflop"), [(768, 512, 792), (1280, 720, 3254)])
 def test_hunyuan_video_is_counted_at_both_of_the_papers_sizes(width: int, height: int, tflop: float) -> None:
-    size = {"width": width, "height": height, "trim_prompt": False, "device": "meta"}
+    size = {"width": width, "height": height, "trim_prompt": False}
     settings = Presets().get("hunyuan-video").settings({"model": size})
-    backbone = skeleton(settings.model, settings.sampler, True, architecture_of(settings)[0])
+    model = dataclasses.replace(settings.model, device="meta")
+    backbone = skeleton(model, settings.sampler, True, architecture_of(settings)[0])
     latents, embeds = backbone.initial_latents(0), backbone.prompt_embeds("")
     assert forward(lambda: backbone.predict(latents, 49, embeds)).flops == pytest.approx(tflop * 1e12, rel=0.02)
     assert sum(each.numel() for each in backbone.denoiser.parameters()) == pytest.approx(12.8e9, rel=0.01)
