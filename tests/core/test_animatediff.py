@@ -346,12 +346,13 @@ def test_a_controlnet_leads_as_in_diffusers_own_pipeline(
     still: ModelConfig, job: TrainJob, models: Path, control: ControlConfig
 ) -> None:
     plain = as_diffusers_documents_it(models)
-    pipeline = AnimateDiffControlNetPipeline(
-        **plain.components, controlnet=ControlNetModel.from_pretrained(control.model)
-    )
+    net: Any = ControlNetModel.from_pretrained(control.model)
+    net.requires_grad_(False)  # torch multiplies by a frozen matrix in another order of additions
+    pipeline = AnimateDiffControlNetPipeline(**plain.components, controlnet=net)
     shown = [Image.open(file) for file in sorted(Path(control.frames).iterdir())]
     theirs = call(pipeline, job, conditioning_frames=shown, controlnet_conditioning_scale=0.7)
-    assert torch.equal(clip(replace(still, control=control), job), theirs)
+    ours = clip(replace(still, control=control), job)
+    assert torch.allclose(ours, theirs, rtol=1e-5, atol=2e-4)  # values up to 60: some processors round otherwise
     assert not torch.allclose(theirs, clip(still, job), atol=1e-2)
 
 
