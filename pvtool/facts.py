@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from pvtool.trend import RECENT_STEPS, trend_of
 from pvtool_core.config import Settings, TrainJob, read_job, require
 from pvtool_core.errors import BrokenRun, Missing, PvError, SettingsError, UsageError, WeightsMissing
 from pvtool_core.models.store import missing_models
@@ -20,7 +21,11 @@ HERE = "here"
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """A run at one moment. What a broken file keeps from us is empty, and `problem` says which file it is."""
+    """A run at one moment. What a broken file keeps from us is empty, and `problem` says which file it is.
+
+    `icr`, `scr` and `loss` are means of the last 20 steps: one step is the loss of one random prompt. Their trends are
+    ↑, ↓ or →, and empty before 40 steps.
+    """
 
     run: str
     identity: str = ""
@@ -33,6 +38,9 @@ class RunFacts:
     icr: float | None = None
     scr: float | None = None
     loss: float | None = None
+    icr_trend: str = ""
+    scr_trend: str = ""
+    loss_trend: str = ""
     problem: str = ""
 
 
@@ -114,9 +122,16 @@ def _of_exit(folder: RunFolder) -> dict[str, Any]:
 
 
 def _of_newest_steps(folder: RunFolder) -> dict[str, Any]:
-    newest = newest_events(folder.events, "step", 1)
-    found = {key: event.get(key) for event in newest for key in ("eta", "icr", "scr", "loss")}
-    return {key: value for key, value in found.items() if isinstance(value, float | int)}
+    """Return the newest estimate of the time left, and each loss as the mean of 20 steps with its trend."""
+    steps = newest_events(folder.events, "step", RECENT_STEPS)[::-1]
+    found: dict[str, Any] = {}
+    if steps and isinstance(eta := steps[-1].get("eta"), float | int):
+        found["eta"] = eta
+    for name in ("icr", "scr", "loss"):
+        values = [value if isinstance(value := step.get(name), float | int) else None for step in steps]
+        if trend := trend_of(values):
+            found |= {name: trend.mean, f"{name}_trend": trend.arrow}
+    return found
 
 
 def job_of(folder: RunFolder) -> TrainJob:

@@ -19,7 +19,7 @@ from pvtool_core.paths import replace_file, run_index_file, runs_dir
 from pvtool_core.runs import RunFolder, State, list_runs
 
 _ENDED = frozenset({State.FINISHED, State.STOPPED, State.FAILED})
-_FORMAT = 1
+_FORMAT = 2
 _FEW = 100  # so many runs are read faster than anybody notices: for fewer, nothing is written
 _MAX_BYTES = 1 << 26
 Stamp = list[int]

@@ -170,7 +170,7 @@ def read_again(*_: object) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"null", b'{"format": 2}', b'{"format": 1, "origins": [], "facts": 3}', b"[" * 100_000],
+    [b"", b"{", b"[]", b"null", b'{"format": 1}', b'{"format": 2, "origins": [], "facts": 3}', b"[" * 100_000],
 )
 def test_a_damaged_index_is_read_anew(pv: Pv, mara: str, content: bytes) -> None:
     run = finished_run(mara)
@@ -248,3 +248,18 @@ def test_one_broken_identity_fails_alone(pv: Pv, home: Path, mara: str) -> None:
     shown = pv("identity", "show", "nora")
     assert (shown.status, "Traceback" in shown.err) == (1, False)
     assert "embeddings.safetensors of nora" in shown.err
+
+
+def test_losses_of_a_run_are_means_of_twenty_steps_with_a_trend(pv: Pv, mara: str) -> None:
+    run = finished_run(mara)
+    with EventWriter(run.events) as events:
+        for step in range(1, 61):
+            noise = 0.5 if step % 2 else -0.5
+            events.write("step", step=step, icr=1.0 + noise if step <= 40 else 0.6 + noise, scr=float("nan"), eta=1.0)
+    (row,) = listed(pv)
+    assert row["icr"] == pytest.approx(0.6)
+    assert row["icr_trend"] == "↓"
+    assert (row["scr"], row["scr_trend"]) == (None, "")
+    shown = pv("runs", "show", run.name, "--json").json
+    assert shown["icr"] == row["icr"]
+    assert shown["newest"]["icr"] == pytest.approx(0.1)

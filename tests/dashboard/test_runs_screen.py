@@ -179,7 +179,8 @@ async def test_rewards_of_a_live_run_move_with_its_events(make_run: MakeRun) -> 
     folder = make_run("ada-1", 2)
     async with dashboard().run_test(size=WIDE, notifications=True) as pilot:
         await until_seen(pilot, "2/400")
-        write_events(folder, [{"time": 1.0, "type": "step", "step": 3, "icr": 0.123, "scr": 0.456, "loss": 0.789}])
+        newest = {"time": 1.0, "type": "step", "icr": 0.123, "scr": 0.456, "loss": 0.789}
+        write_events(folder, [{**newest, "step": step} for step in range(3, 23)])
         await until_seen(pilot, "0.123", "0.456", "0.789")
 
 

@@ -109,7 +109,7 @@ class RunsScreen(SteeringScreen):
             case "left":
                 return Text(duration(run.eta) if run.eta else "", justify="right")
             case "icr" | "scr" | "loss":
-                return Text(number(getattr(run, column)), justify="right")
+                return Text(f"{number(getattr(run, column))} {getattr(run, f'{column}_trend'):1}", justify="right")
             case "started":
                 return Text(run.started[:16].replace("T", " "))
             case "run":
