@@ -1,6 +1,7 @@
 """The folder of a batch of clips: what is to be made, by which engines, and what failed.
 
     items.jsonl    every clip to make, a RenderItem a line
+    refused.jsonl  rows that --keep-going left out, each with the reason
     failed.jsonl   those that could not be made, with the reason
     worker-0/      one engine's run folder (see runs.py); more of them with several devices
 
@@ -11,7 +12,7 @@ import dataclasses
 import re
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import orjson
@@ -21,7 +22,7 @@ from pvtool_core.config import RenderItem, RenderJob, read_job, require
 from pvtool_core.paths import replace_file
 from pvtool_core.private import make_private
 from pvtool_core.runs import RunFolder
-from pvtool_core.untrusted import exists, is_folder
+from pvtool_core.untrusted import JOB_BYTES, exists, is_folder, read_regular
 
 _WORKER = re.compile(r"worker-[0-9]{1,9}")
 
@@ -34,6 +35,7 @@ class BatchFolder:
         self.name = path.name
         self.items = path / "items.jsonl"
         self.failed = path / "failed.jsonl"
+        self.refused = path / "refused.jsonl"
 
     def worker(self, number: int) -> RunFolder:
         return RunFolder(self.path / f"worker-{number}")
@@ -70,6 +72,24 @@ def write_items(path: Path, items: Iterable[RenderItem]) -> None:
 def read_items(path: Path) -> list[RenderItem]:
     """What `write_items` wrote."""
     return [RenderItem(**orjson.loads(line)) for line in path.read_bytes().splitlines()]
+
+
+def write_refused(path: Path, refused: Mapping[str, str]) -> None:
+    """Write rows that were left out, by their place, with the reason."""
+    rows = [{"row": row, "reason": reason} for row, reason in refused.items()]
+    replace_file(path, b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
+
+
+def read_refused(path: Path) -> dict[str, str]:
+    """Read what `write_refused` wrote; empty without a file. Raises OSError and ValueError."""
+    try:
+        lines = read_regular(path, JOB_BYTES).splitlines()
+    except FileNotFoundError:
+        return {}
+    rows = [orjson.loads(line) for line in lines]
+    if not all(isinstance(row, dict) and {"row", "reason"} <= row.keys() for row in rows):
+        raise ValueError("a line lacks its row or its reason")
+    return {str(row["row"]): str(row["reason"]) for row in rows}
 
 
 @dataclasses.dataclass(frozen=True)

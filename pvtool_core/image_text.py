@@ -105,7 +105,7 @@ def new_model(name: str) -> Any:
     logging.disable(logging.WARNING)  # it would say that its weights are random, which lasts no longer than a moment
     try:
         return open_clip.create_model(name, load_weights=False, pretrained_text=False)
-    except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
+    except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError) as error:
         hint = "Give a folder with an open_clip_config.json that open_clip wrote, its weights and its tokenizer."
         raise InputRefused(f"{folder} is no folder of an open_clip model.", hint) from error
     finally:
@@ -146,7 +146,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             raise _no_checkpoint(file) from error
         hint = "Give a checkpoint of tensors alone: a pickled file can do anything to this machine, so pv runs none."
         raise InputRefused(f"{file.name} holds code ({code[1]}) beside its tensors.", hint) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, IndexError, OverflowError) as error:
         raise _no_checkpoint(file) from error
     except OSError as error:
         if error.errno != errno.EINVAL:  # what torch makes of a zip archive that was cut off

@@ -152,7 +152,7 @@ def _number(file: Path, key: str) -> int:
     try:
         table: dict[str, Any] = json.loads(file.read_bytes())
         return int(table.get(key, _CLIP_TOKENS))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, OverflowError, TypeError, AttributeError, RecursionError):
         return _CLIP_TOKENS
 
 

@@ -4,9 +4,8 @@ import dataclasses
 import gc
 import os
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from pvtool.cli.telling import Failures, list_clips, tell_adapters, tell_clip, t
 from pvtool.origins import Origin, origin_of
 from pvtool.output import Output
 from pvtool.rendering import Ended, clip_facts, make_batch, run_batch
+from pvtool_core.batches import write_refused
 from pvtool_core.columns import parse_seeds
 from pvtool_core.config import EncodingConfig, RenderItem, RenderJob
 from pvtool_core.errors import BadPrompt, PvError, SomeFailed, UsageError
@@ -111,7 +111,7 @@ def render(
     engines = options.parse_devices(devices)
     output = Output(as_json)
     people, broken = whom(names, everybody, origin)
-    for error in broken:
+    for error in broken.values():
         output.say(f"Warning: {error.message} It is left out.")
     wanted = Wanted(
         people=people,
@@ -123,7 +123,13 @@ def render(
         control=style_table(None, controlnet, control_frames).get("model", {}).get("control"),
         trained=(origin.item.identity, origin.trained) if origin else None,
     )
-    mistakes = Mistakes(partial(tell_mistake, output) if keep_going else None)
+    left_out = {f"identity {name}": error.message for name, error in broken.items()}
+
+    def leave_out(source: str, error: PvError) -> None:
+        left_out[source or error.message] = f"{error.message} {error.hint}".strip()
+        tell_mistake(output, source, error)
+
+    mistakes = Mistakes(leave_out if keep_going else None)
     with nothing_collected():
         rows = rows_of(prompts, sources or [], origin, mistakes)
         if not (keep_going and rows):
@@ -143,7 +149,7 @@ def render(
         return
     make_folder(out)
     failures = Failures(planned, out, part)
-    ended = render_clips(planned, job, engines, output)
+    ended = render_clips(planned, job, engines, output, left_out)
     if ended.failed:
         failures.write(ended.failed)
         failures.tell(ended.failed, output)
@@ -166,23 +172,23 @@ def nothing_collected() -> Generator[None]:
         gc.enable()
 
 
-def whom(names: Sequence[str], everybody: bool, origin: Origin | None) -> tuple[tuple[str, ...], list[PvError]]:
-    """Return the identities for rows that name none, and with --all what is wrong with those that are broken.
+def whom(names: Sequence[str], everybody: bool, origin: Origin | None) -> tuple[tuple[str, ...], dict[str, PvError]]:
+    """Return the identities for rows that name none, and with --all what is wrong with each broken one.
 
     Raises UsageError if the library is empty, or the error itself if all of it is broken.
     """
     if not everybody:
-        return tuple(names) or ((origin.item.identity,) if origin else ()), []
+        return tuple(names) or ((origin.item.identity,) if origin else ()), {}
     library = Library()
     usable: list[str] = []
-    broken: list[PvError] = []
+    broken: dict[str, PvError] = {}
     for name in library.names():
         try:
             usable.append(library.get(name).ref.name)
         except PvError as error:
-            broken.append(error)
+            broken[name] = error
     if not usable and broken:
-        raise broken[0]
+        raise next(iter(broken.values()))
     if not usable:
         raise UsageError("There is nobody in the library.", "`pv identity add` adds a person.")
     return tuple(usable), broken
@@ -250,8 +256,17 @@ def make_folder(out: Path) -> None:
         raise UsageError(f"Nothing can be written to {out}.", "Give another place with --out.")
 
 
-def render_clips(planned: Plan, job: RenderJob, devices: Sequence[str] = (), output: Output | None = None) -> Ended:
-    """Make the clips that are not there, and tell of each unless `output` is None. For a sheet, all are looked at."""
+def render_clips(
+    planned: Plan,
+    job: RenderJob,
+    devices: Sequence[str] = (),
+    output: Output | None = None,
+    left_out: Mapping[str, str] | None = None,
+) -> Ended:
+    """Make the clips that are not there, and tell of each unless `output` is None. For a sheet, all are looked at.
+
+    `left_out` are refused rows with their reasons, for whoever watches the batch.
+    """
     missing: list[RenderItem] = []
     lost = {item.clip: end for item in planned.items if (end := planned.lost(item))}
     for item, state in zip(planned.items, states(planned, job.encoding), strict=True):
@@ -262,6 +277,8 @@ def render_clips(planned: Plan, job: RenderJob, devices: Sequence[str] = (), out
     if not missing:
         return Ended([], None)
     batch = make_batch(missing, dataclasses.replace(job, setups=tuple(planned.setups)), devices)
+    if left_out:
+        write_refused(batch.refused, left_out)
     with ClipProgress(len(missing)) as progress:
 
         def on_clip(facts: dict[str, Any]) -> None:

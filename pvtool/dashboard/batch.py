@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pvtool.dashboard.rendering import Rendering
 from pvtool.dashboard.tail import Tail
-from pvtool_core.batches import BatchFolder
+from pvtool_core.batches import BatchFolder, read_refused
 from pvtool_core.config import RenderJob, read_job, require
 from pvtool_core.errors import PvError
 from pvtool_core.runs import RunFolder, State
@@ -31,7 +31,8 @@ class Worker:
 
 @dataclass(frozen=True)
 class BatchSeen:
-    """What one look at a batch found. `expected` is how many clips it lists, `out` where they are to lie."""
+    """What one look at a batch found. `expected` is how many clips it lists, `out` where they are to lie,
+    `refused` the rows that were left out, each with its reason."""
 
     name: str
     state: State = State.NEW
@@ -39,6 +40,7 @@ class BatchSeen:
     out: str = ""
     expected: int = 0
     problem: str = ""
+    refused: tuple[tuple[str, str], ...] = ()
 
     @property
     def live(self) -> bool:
@@ -58,7 +60,12 @@ def look_at(folder: BatchFolder) -> BatchSeen:
         expected = _lines(folder.items)
     except OSError as error:
         expected, problem = 0, f"Cannot read items.jsonl: {error.strerror}."
-    return BatchSeen(folder.name, state, workers, out, expected, problem)
+    refused: dict[str, str] = {}
+    try:
+        refused = read_refused(folder.refused)
+    except (OSError, ValueError):
+        problem = problem or "Cannot read refused.jsonl."
+    return BatchSeen(folder.name, state, workers, out, expected, problem, tuple(refused.items()))
 
 
 def _worker(folder: RunFolder) -> tuple[Worker, RenderJob | None]:

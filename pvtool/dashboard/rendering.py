@@ -40,6 +40,11 @@ class Told(NamedTuple):
     reason: str = ""
 
     @property
+    def who(self) -> str:
+        """Whose clip it is, or which row."""
+        return f"{self.identity}, seed {self.seed}" if self.identity else self.path
+
+    @property
     def film(self) -> Path:
         """What of it can be played, if anything."""
         names = sorted(self.files, key=lambda name: not name.endswith((".mp4", ".gif", ".webp")))
@@ -66,6 +71,7 @@ class Rendering:
 
     def __init__(self) -> None:
         self.expected = 0
+        self.refused: tuple[tuple[str, str], ...] = ()
         self.hands: dict[str, Hand] = {}
         self.counts = dict.fromkeys(Outcome, 0)
         self.failures: dict[str, Told] = {}
@@ -130,12 +136,23 @@ class Rendering:
     @property
     def total(self) -> int:
         """How many clips there are to be: as many as are listed, or as were told of where the list is gone."""
-        return max(self.expected, len(self._outcomes))
+        return max(self.expected, len(self._outcomes)) + len(self.refused)
+
+    @property
+    def failed(self) -> int:
+        """How many clips failed or were refused, as `pv render` counts them."""
+        return self.counts[Outcome.FAILED] + len(self.refused)
+
+    @property
+    def all_failures(self) -> list[Told]:
+        """Failed clips and refused rows, oldest first."""
+        rows = [Told(row, (), "", "", 0, 0.0, reason) for row, reason in self.refused]
+        return rows + sorted(self.failures.values(), key=attrgetter("time"))
 
     @property
     def left(self) -> int:
         """How many clips nothing was told of yet."""
-        return self.total - len(self._outcomes)
+        return self.total - len(self._outcomes) - len(self.refused)
 
     @property
     def there(self) -> int:

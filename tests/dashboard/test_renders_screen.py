@@ -13,7 +13,7 @@ from pvtool.dashboard.app import Dashboard
 from pvtool.dashboard.screens.batch import BatchScreen
 from pvtool.dashboard.terminal import Pictures, Terminal
 from pvtool.dashboard.widgets.picture import Clip
-from pvtool_core.batches import BatchFolder
+from pvtool_core.batches import BatchFolder, write_refused
 from pvtool_core.errors import Missing
 from pvtool_core.paths import runs_dir
 from pvtool_core.runs import Request, RunFolder, State
@@ -200,3 +200,13 @@ async def test_f_says_that_no_clip_failed(home: Path) -> None:
         await until_seen(pilot, "1/1 clips")
         await pilot.press("f")
         await until_seen(pilot, "No clip of this batch failed.")
+
+
+async def test_rows_that_were_left_out_count_as_failed_with_their_reasons(home: Path) -> None:
+    batch = make_batch("bad", clips=1)
+    write_refused(batch.refused, {"bad.csv, line 3": "Unknown identity.", "bad.csv, line 4": "No keyword."})
+    tell(batch.worker(0), State.FINISHED, [clip_event(time.time(), 0)])
+    async with dashboard(batch).run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "1/3 clips", "2 failed", "bad.csv, line 3", "No keyword.")
+        await pilot.press("f", "enter")
+        await until_seen(pilot, "esc closes", "No keyword.")

@@ -76,7 +76,7 @@ class BatchScreen(ActingScreen):
         except OSError as error:
             known.trouble, more = f"Cannot read events.jsonl: {error.strerror}.", False
         known.rendering, known.read = follower.rendering, known.read or not more
-        known.rendering.expected = known.seen.expected
+        known.rendering.expected, known.rendering.refused = known.seen.expected, known.seen.refused
         known.now = time.time() if known.seen.live else known.rendering.told
         return more
 
@@ -121,8 +121,10 @@ class BatchScreen(ActingScreen):
             self.app.switch_screen(BatchScreen(folders[(names.index(self.folder.name) + by) % len(names)]))
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        if told := self.known.rendering.failures.get(str(event.option.id)):
-            self.app.push_screen(ReasonScreen(told))
+        for told in self.known.rendering.all_failures:
+            if told.path == event.option.id:
+                self.app.push_screen(ReasonScreen(told))
+                return
 
 
 class ReasonScreen(ModalScreen[None]):
@@ -148,8 +150,9 @@ class ReasonScreen(ModalScreen[None]):
         told = self._told
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told.time))
         with VerticalScroll() as scroll:
-            scroll.border_title = Content(plain(f"{told.identity}, seed {told.seed}"))
+            scroll.border_title = Content(plain(told.who))
             scroll.border_subtitle = "esc closes"
             yield Static(Content.styled(plain(told.reason), "$text-error"))
             yield Static(Content("\n").join([Content(), Content(plain(told.prompt)), Content(plain(told.path))]))
-            yield Static(Content.styled(when, "$text-muted"))
+            if told.time:
+                yield Static(Content.styled(when, "$text-muted"))

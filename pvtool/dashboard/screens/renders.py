@@ -14,7 +14,7 @@ from pvtool.dashboard import keys
 from pvtool.dashboard.batch import BatchFollower, BatchSeen, look_at
 from pvtool.dashboard.marks import bar, cell, state_cell
 from pvtool.dashboard.messages import OpenBatch
-from pvtool.dashboard.rendering import Outcome, Rendering
+from pvtool.dashboard.rendering import Rendering
 from pvtool.dashboard.steering import ActingScreen, stop_batch
 from pvtool.dashboard.widgets.places import Places
 from pvtool.dashboard.widgets.rendering import grouped, hourly
@@ -46,7 +46,7 @@ class Row:
     @classmethod
     def of(cls, seen: BatchSeen, rendering: Rendering) -> "Row":
         now = time.time() if seen.live else rendering.told
-        counts = rendering.there, rendering.total, rendering.counts[Outcome.FAILED]
+        counts = rendering.there, rendering.total, rendering.failed
         return cls(seen, *counts, rendering.rate(now), rendering.eta(now) if seen.live else None)
 
 
@@ -117,7 +117,7 @@ class RendersScreen(ActingScreen):
                 _, more = await follower.read()
             except OSError:  # the batch's own screen says so; the others go on
                 more = False
-        follower.rendering.expected = seen.expected
+        follower.rendering.expected, follower.rendering.refused = seen.expected, seen.refused
         self._rows[folder.name] = Row.of(seen, follower.rendering)
         if not seen.live:
             del self._followers[folder.name]  # a row is enough of what will not change

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from pathlib import Path
 
 from textual.app import ComposeResult
@@ -98,7 +97,8 @@ def _counts(known: KnownBatch) -> Content:
     parts = [
         Content.styled(f"{grouped(count)} {words}", "$text-error" if outcome is Outcome.FAILED else "")
         for outcome, words in _COUNTED.items()
-        if (count := rendering.counts[outcome]) or outcome is Outcome.DONE
+        if (count := rendering.failed if outcome is Outcome.FAILED else rendering.counts[outcome])
+        or outcome is Outcome.DONE
     ]
     parts += [Content(f"{grouped(rendering.left)} to make")] if rendering.left else []
     parts += [Content.styled(f"in {plain(shown(Path(known.seen.out)))}", "$text-muted")] if known.seen.out else []
@@ -227,7 +227,7 @@ class Failures(Choices):
 
     def show(self, rendering: Rendering) -> None:
         """List them, unless they are the same as before."""
-        failures = sorted(rendering.failures.values(), key=attrgetter("time"))
+        failures = rendering.all_failures
         state = (len(failures), failures[-1].path if failures else "")
         if state == self._listed:
             return
@@ -239,5 +239,5 @@ class Failures(Choices):
 
 
 def _failure(told: Told) -> Option:
-    who = Content.styled(f"{plain(told.identity)}, seed {told.seed}", "bold")
+    who = Content.styled(plain(told.who), "bold")
     return Option(Content.assemble(who, "  ", plain(told.reason)), id=told.path)
