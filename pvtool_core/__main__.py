@@ -229,6 +229,5 @@ if __name__ == "__main__":
     _users_umask = os.umask(0o077)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # weights come by `pv models` alone, whatever other libraries try
     os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' progress bars would fill the log
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # Ray's workers use the environment that pv is in
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # Python files of the current folder are not for our children, either
     sys.exit(main(sys.argv[1:]))

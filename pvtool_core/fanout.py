@@ -11,8 +11,8 @@ import shutil
 import signal
 import stat
 import tempfile
-from collections.abc import Sequence
-from contextlib import chdir, suppress
+from collections.abc import Generator, Sequence
+from contextlib import chdir, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ def connect(address: str) -> Path | None:
     """
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        with chdir("/"):  # Ray's workers look for modules in the folder that it was begun in
+        # Workers import modules from the current folder. `uv run` must not make Ray copy that folder to them.
+        with chdir("/"), _without("RAY_ENABLE_UV_RUN_RUNTIME_ENV"):
             if not address:
                 return _start_here()
             environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
@@ -86,22 +87,31 @@ def _start_here() -> Path:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in the user's home
     session = Path(tempfile.mkdtemp(prefix=f"{_SESSION}{os.getpid()}-", dir=_short_folder()))
-    several, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
-        ray.init(
-            "local",
-            log_to_driver=False,
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(session / "ray"),
-        )
+        with _without("ENABLE_RAY_CLUSTER"):
+            ray.init(
+                "local",
+                log_to_driver=False,
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(session / "ray"),
+            )
     except BaseException:
         ray.shutdown()
         shutil.rmtree(session, ignore_errors=True)
         raise
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = several
     return session
+
+
+@contextmanager
+def _without(flag: str) -> Generator[None]:
+    """Switch off a flag of Ray, which reads its environment variable only once, when it is imported."""
+    before = getattr(ray_constants, flag)
+    setattr(ray_constants, flag, False)
+    try:
+        yield
+    finally:
+        setattr(ray_constants, flag, before)
 
 
 def _short_folder() -> str:

@@ -553,19 +553,26 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
 
 
 def parse_events(lines: bytes) -> list[Event]:
-    """Whole lines as events; one that is none becomes an event `unreadable` with its `text`, at the time before it."""
+    """Return one event for each line; lines end with a line feed, the last one may lack it.
+
+    A line that is not an event becomes one of type `unreadable` with its `text`, at the time of the event before it.
+    """
     events: list[Event] = []
     time = 0.0
-    for line in lines.splitlines():
-        try:
-            event = orjson.loads(line)
-            if not (isinstance(event["type"], str) and 0 <= event["time"] < _END_OF_TIME):
-                raise ValueError
-            time = event["time"]
-            events.append(event)
-        except (ValueError, TypeError, KeyError):
-            events.append(_unreadable(line, time))
+    for line in lines.removesuffix(b"\n").split(b"\n") if lines else ():
+        events.append(_parse_event(line, time))
+        time = events[-1]["time"]
     return events
+
+
+def _parse_event(line: bytes, time: float = 0.0) -> Event:
+    try:
+        event = orjson.loads(line)
+        if not (isinstance(event["type"], str) and 0 <= event["time"] < _END_OF_TIME):
+            raise ValueError
+    except (ValueError, TypeError, KeyError):
+        return _unreadable(line, time)
+    return event
 
 
 def _unreadable(line: bytes, time: float) -> Event:
@@ -613,8 +620,7 @@ def newest_events(path: Path, type: str, count: int) -> list[Event]:
             content = file.read(_NEWEST_BYTES)
     except FileNotFoundError:
         return []
-    lines = content[: content.rfind(b"\n") + 1].splitlines()
-    parsed = (parse_events(line)[0] for line in reversed(lines))
+    parsed = map(_parse_event, reversed(content[: content.rfind(b"\n") + 1].split(b"\n")))
     return list(itertools.islice((event for event in parsed if event["type"] == type), count))
 
 
@@ -625,7 +631,7 @@ def first_event_time(path: Path) -> float | None:
             line = file.readline(_NEWEST_BYTES)
     except FileNotFoundError:
         return None
-    event = parse_events(line)[0] if line.endswith(b"\n") else None
+    event = _parse_event(line) if line.endswith(b"\n") else None
     return event["time"] if event and event["type"] != "unreadable" else None
 
 
@@ -644,7 +650,7 @@ def _lines(path: Path) -> Generator[bytes]:
 
 
 def _is_replayed(line: bytes, step: int) -> bool:
-    (event,) = parse_events(line)
+    event = _parse_event(line)
     return event["type"] in _REPLAYED and _step_of(event) > step
 
 

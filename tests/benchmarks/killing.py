@@ -232,7 +232,6 @@ def main() -> None:
     words = parser.parse_args()
     root = (words.out or Path(tempfile.mkdtemp(prefix="pv-killing-"))).absolute()
     os.environ |= {"PV_HOME": str(root / "home"), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # as `python -m pvtool_core` sets it
     torch.set_num_threads(1)
     small = {"width": SIDE, "height": SIDE, "num_frames": FRAMES}
     setup = preset_setup(model=small, sampler={"num_inference_steps": STEPS})

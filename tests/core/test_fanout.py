@@ -23,9 +23,8 @@ def kill_a_worker_at_work(killed: list[int], over: threading.Event) -> None:
 
 @pytest.mark.slow
 def test_a_batch_on_ray_survives_a_worker_and_tells_what_failed(
-    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     prompts = ["a <V> woman waving", "a <V> woman asleep"]
     items = [
         item(tmp_path / f"{name}-{number}", 5, file, prompt)
@@ -50,10 +49,7 @@ def test_a_batch_on_ray_survives_a_worker_and_tells_what_failed(
     assert not (tmp_path / ".claims").exists()
 
 
-def test_a_cluster_that_is_not_there_is_refused_in_a_sentence(
-    run: Engine, job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+def test_a_cluster_that_is_not_there_is_refused_in_a_sentence(run: Engine, job: TrainJob, tmp_path: Path) -> None:
     ended = run(render_job(job, item(tmp_path / "clip"), on="ray", address="nowhere:at-all"))
     assert ended.status == 2
     assert ended.message.startswith("There is no Ray cluster at nowhere:at-all: ")

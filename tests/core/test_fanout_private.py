@@ -29,7 +29,7 @@ shutil.rmtree(session)
 @pytest.mark.slow
 def test_ray_listens_on_loopback_in_a_private_folder_and_writes_nothing_into_the_home(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"HOME": str(tmp_path), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    environment |= {"HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

@@ -26,6 +26,7 @@ from pvtool_core.runs import (
     alive,
     drop_events_after,
     find_run,
+    first_event_time,
     list_runs,
     new_run,
     newest_events,
@@ -245,11 +246,22 @@ def test_an_exit_record_is_json_that_others_can_read(folder: RunFolder) -> None:
 @given(st.binary(max_size=200))
 def test_a_line_that_is_no_event_is_told_as_unreadable_and_harms_no_other(garbage: bytes) -> None:
     around = b'{"time": 7.0, "type": "step", "step": 1}\n'
-    line = garbage.replace(b"\n", b"").replace(b"\r", b"") or b"{"
+    line = garbage.replace(b"\n", b"")
     first, middle, last = parse_events(around + line + b"\n" + around)
     assert first == last == {"time": 7.0, "type": "step", "step": 1}
     assert middle["type"] == "unreadable"
     assert middle["time"] == 7.0
+
+
+@pytest.mark.parametrize("line", [b"", b"\r", b"{\r\r", b"\r\n\r", b"\n\n"])
+def test_carriage_returns_and_empty_lines_between_events_are_skipped_over(folder: RunFolder, line: bytes) -> None:
+    events = [b'{"time": 7.0, "type": "step", "step": %d}\n' % step for step in (1, 2)]
+    folder.events.write_bytes(line + b"\n" + events[0] + line + b"\n" + events[1])
+    assert [event["step"] for event in newest_events(folder.events, "step", 3)] == [2, 1]
+    assert first_event_time(folder.events) is None
+    drop_events_after(folder.events, 1)
+    assert [event["step"] for event in newest_events(folder.events, "step", 3)] == [1]
+    assert folder.events.read_bytes() == line + b"\n" + events[0] + line + b"\n"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b'{"state": "running"}', b"\xff\x00"])

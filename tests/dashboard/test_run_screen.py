@@ -204,7 +204,7 @@ async def test_a_run_of_garbage_is_shown_as_such_and_steers_back(make_run: MakeR
     folder = make_run("ada-1", 5)
     for file in (folder.config, folder.status):
         file.write_bytes(os.urandom(300))
-    folder.events.write_bytes(os.urandom(20000) + b"\n" + b'{"time": 1, "type": "step", "step": []}\n')
+    folder.events.write_bytes(os.urandom(20000) + b"\r\r\n" + b'{"time": 1, "type": "step", "step": []}\n')
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "✗ lost", "config.toml")
         for pane in PANES:

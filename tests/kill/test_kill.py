@@ -68,9 +68,8 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_left_alone(
     kills = runs = 0
     while kills < KILLS:
         runs += 1
-        folder, began = engines.folder(f"killed-{runs}", training), time.time()
-        while (pid := engines.start(folder)) and not lives_through(folder, pid, draw, began):
-            began = time.time()
+        folder = engines.folder(f"killed-{runs}", training)
+        while (pid := engines.start(folder)) and kill_within_steps(folder, pid, draw):
             kills += 1
             assert engines.wait() == -signal.SIGKILL
             assert folder.state() == State.LOST
@@ -81,25 +80,27 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_left_alone(
         assert sorted(path.name for path in folder.path.rglob("*writing*")) == []
 
 
-def lives_through(folder: RunFolder, pid: int, draw: random.Random, began: float) -> bool:
-    """Kill the engine, which was started after `began`, some time after it has begun to train or, one time in four, at
-    any time; False if it was hit.
+def kill_within_steps(folder: RunFolder, pid: int, draw: random.Random) -> bool:
+    """Kill the engine at a random moment within the next few steps or, one time in four, before it trains.
+
+    Return False if it ended first. Most engines live for longer than there are steps between two checkpoints, so that
+    the run gets on, however slow the machine is.
     """
-
-    def trains() -> bool:
-        events = [event for event in read_events(folder.events)[0] if event["time"] >= began]
-        return any(event.get("stage") == "training" for event in events)
-
-    if draw.random() < 0.75:
-        wait_until(trains)
-        time.sleep(draw.uniform(0, 0.8))
-    else:
+    wanted, resumed_at = draw.randrange(1, 7), checkpoint_step(folder)
+    if draw.random() < 0.25:
         wait_until(folder.status.exists)
-        time.sleep(draw.uniform(0, 2))
+    else:
+        wait_until(lambda: steps_done(folder) >= resumed_at + wanted or folder.read_exit() is not None)
+    time.sleep(draw.uniform(0, 0.3))  # not a wait for anything: any moment will do
     if folder.read_exit() or steps_done(folder) == STEPS:
-        return True
+        return False
     os.kill(pid, signal.SIGKILL)
-    return False
+    return True
+
+
+def checkpoint_step(folder: RunFolder) -> int:
+    checkpoint = folder.latest_checkpoint()
+    return int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
 
 
 @pytest.mark.slow
