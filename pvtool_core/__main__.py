@@ -17,11 +17,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pvtool_core.config import EvaluateJob, IdentifyJob, Job, PlanJob, RenderJob, Settings, Setup, TrainJob, read_job
 from pvtool_core.errors import BrokenRun, Busy, ExitStatus, Interrupted, from_foreign
-from pvtool_core.gauges import Gauges
+from pvtool_core.models.locate import locate_faces, locate_weights
 from pvtool_core.private import tighten, use_umask_for
-from pvtool_core.runs import (
+from pvtool_core.settings.schema import (
+    EvaluateJob,
+    IdentifyJob,
+    Job,
+    PlanJob,
+    RenderJob,
+    Settings,
+    Setup,
+    TrainJob,
+    read_job,
+)
+from pvtool_core.store.runs import (
     EventWriter,
     ExitRecord,
     Heartbeat,
@@ -31,8 +41,8 @@ from pvtool_core.runs import (
     checkpoint_step,
     drop_events_after,
 )
+from pvtool_core.store.telemetry import Gauges
 from pvtool_core.untrusted import JOB_BYTES, remove
-from pvtool_core.weights import locate_faces, locate_weights
 
 _QUANTISER = "bitsandbytes.backends.cpu.ops"
 _BALLAST_BYTES = 1 << 16
@@ -132,19 +142,19 @@ def dispatch(job: Job, folder: RunFolder, events: EventWriter, heartbeat: Heartb
         return train(job, folder, events, heartbeat)
     heartbeat.update(State.RUNNING)
     if isinstance(job, IdentifyJob):
-        from pvtool_core.identify import identify
+        from pvtool_core.faces.enroll import identify
 
         identify(job, report)
     elif isinstance(job, PlanJob):
-        from pvtool_core.counting import plan
+        from pvtool_core.estimate.counts import plan
 
         plan(job, report)
     elif isinstance(job, RenderJob):
-        from pvtool_core.renderer import render
+        from pvtool_core.rendering.renderer import render
 
         render(job, report)
     else:
-        from pvtool_core.evaluation import evaluate
+        from pvtool_core.evaluation.evaluator import evaluate
 
         evaluate(job, report)
     return State.FINISHED

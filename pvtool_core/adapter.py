@@ -19,9 +19,9 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from pvtool_core.comfyui import recipe, scheduler_name, start_percent
+from pvtool_core.comfyui_schedule import recipe, scheduler_name, start_percent
 from pvtool_core.errors import InputRefused
-from pvtool_core.prompts import KEYWORD
+from pvtool_core.store.prompts import KEYWORD
 from pvtool_core.tensor_files import save_tensors
 
 NAME = "identity"

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as colours
 
-from pvtool_core.config import SemanticRewardConfig
-from pvtool_core.faces import align_differentiable
-from pvtool_core.image_text import ImageText
-from pvtool_core.prompts import without_keyword
-from pvtool_core.weights import fingerprint
+from pvtool_core.faces.analyzer import align_differentiable
+from pvtool_core.models.locate import fingerprint
+from pvtool_core.open_clip_model import ImageText
+from pvtool_core.settings.schema import SemanticRewardConfig
+from pvtool_core.store.prompts import without_keyword
 
 Scalar = Float[Tensor, ""]
 Crops = Float[Tensor, "faces 3 112 112"]

@@ -24,17 +24,19 @@ from torch import Tensor
 
 from pvtool_core.adapter import IdentityAdapter, Terms, switch_step
 from pvtool_core.backbones import Frames, Latents, load_backbone
-from pvtool_core.config import ControlConfig, TrainingConfig, TrainJob
-from pvtool_core.encoding import PLAIN, write_clip
 from pvtool_core.errors import Missing, NotFinite, RunFailed
-from pvtool_core.faces import FaceAnalyzer, largest, load_recognizer, within_crop
-from pvtool_core.ffmpeg import require_formats
-from pvtool_core.media import to_pixels
+from pvtool_core.faces.analyzer import FaceAnalyzer, largest, load_recognizer, within_crop
+from pvtool_core.media.decode import to_pixels
+from pvtool_core.media.encode import PLAIN, write_clip
+from pvtool_core.media.ffmpeg import require_formats
+from pvtool_core.media.photos import read_picture
+from pvtool_core.models.locate import fingerprint
+from pvtool_core.models.prompt_limits import report_cuts
 from pvtool_core.paths import trajectories_dir
-from pvtool_core.pictures import read_picture
-from pvtool_core.prompt_limits import report_cuts
 from pvtool_core.rewards import IdentityScorer, SemanticScorer, level_penalty, nearest_face, semantic_reward
-from pvtool_core.runs import (
+from pvtool_core.sampling import BaseKl, Route, Tail, denoise, tail_in_memory, tail_replayed, tail_stopped
+from pvtool_core.settings.schema import ControlConfig, TrainingConfig, TrainJob
+from pvtool_core.store.runs import (
     ADAPTER_FILE,
     EventWriter,
     Heartbeat,
@@ -46,9 +48,7 @@ from pvtool_core.runs import (
     iter_events,
     own_folder,
 )
-from pvtool_core.sampling import BaseKl, Route, Tail, denoise, tail_in_memory, tail_replayed, tail_stopped
 from pvtool_core.trajectories import FaceTrack, Report, TrajectoryCache
-from pvtool_core.weights import fingerprint
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 FIRST_SEED = 1_000_000

@@ -30,10 +30,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pvtool_core.backbones import Backbone, Latents, joined
-from pvtool_core.cache import Limit
 from pvtool_core.errors import NO_ROOM, NotFinite
 from pvtool_core.paths import replace_file
 from pvtool_core.sampling import denoise
+from pvtool_core.store.trajectory_cache import Limit
 
 Tensors = dict[str, Tensor]
 

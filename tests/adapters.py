@@ -7,8 +7,8 @@ import torch
 
 from pvtool_core.adapter import IdentityAdapter, Terms
 from pvtool_core.backbones import load_backbone
-from pvtool_core.config import Setup
-from pvtool_core.weights import locate_model
+from pvtool_core.models.locate import locate_model
+from pvtool_core.settings.schema import Setup
 
 
 def save_random_adapters(folder: Path, setup: Setup, names: Iterable[str], strength: float) -> dict[str, Path]:

@@ -26,7 +26,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pvtool_core.adapter import IdentityAdapter, Terms
 from pvtool_core.backbones import load_backbone
-from pvtool_core.config import (
+from pvtool_core.models import downloads
+from pvtool_core.settings.schema import (
     AdapterConfig,
     EvaluationConfig,
     IdentityRef,
@@ -37,7 +38,6 @@ from pvtool_core.config import (
     TrainingConfig,
     TrainJob,
 )
-from pvtool_core.models import downloads
 from tests.hub import Hub, serve
 
 SIDE, FRAMES, DETECTION_SIDE = 32, 4, 64

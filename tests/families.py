@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from pvtool_core.backbones.wan import flow_levels
-from pvtool_core.config import TrainJob
+from pvtool_core.settings.schema import TrainJob
 from tests.conftest import LETTERS, random_job, save_animatediff, with_settings
 from tests.small_hunyuan_video import save_hunyuan_video
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pvtool import supervisor
-from pvtool_core.runs import Event, RunFolder
+from pvtool_core import supervisor
+from pvtool_core.store.runs import Event, RunFolder
 
 DEEP_JSON = b"[" * 30_000
 _SECONDS = 60

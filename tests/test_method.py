@@ -18,9 +18,9 @@ from torch import Tensor
 
 from pvtool_core.adapter import IdentityAdapter, Terms, load_adapter, switch_step
 from pvtool_core.backbones.animatediff import AnimateDiff
-from pvtool_core.config import TrainJob
 from pvtool_core.errors import InputRefused, RunFailed
 from pvtool_core.sampling import BaseKl, Route, denoise, output_weights, tail_in_memory, tail_replayed, tail_stopped
+from pvtool_core.settings.schema import TrainJob
 from tests.conftest import shake
 
 PROMPT = "a <V> woman waving"

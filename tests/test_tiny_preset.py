@@ -11,12 +11,12 @@ from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipe
 from insightface.app import FaceAnalysis
 from PIL import Image
 
-from pvtool_core.faces import FaceAnalyzer, align
+from pvtool_core.faces.analyzer import FaceAnalyzer, align
+from pvtool_core.models.locate import Presets, resolve_settings
 from pvtool_core.paths import presets_dir
-from pvtool_core.prompts import KEYWORD
 from pvtool_core.rewards import SemanticScorer
+from pvtool_core.store.prompts import KEYWORD
 from pvtool_core.tinyworld.world import ACTIONS, BACKGROUNDS, CLOTHES, draw_people, draw_scenes, still
-from pvtool_core.weights import Presets, resolve_settings
 
 TINY = presets_dir() / "tiny"
 SAMPLES = sorted((TINY / "samples").glob("*.png"))

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from pvtool.trend import Trend, trend_of
+from pvtool_core.store.trend import Trend, trend_of
 
 
 def test_a_figure_is_the_mean_of_the_last_20_steps_and_not_the_last_step() -> None:

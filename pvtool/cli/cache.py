@@ -4,12 +4,12 @@ import time
 
 import typer
 
-from pvtool.cli.asking import confirm
+from pvtool.cli.confirm import confirm
 from pvtool.cli.options import Json, Yes
 from pvtool.output import Output, table
-from pvtool_core.cache import Entry, clear, entries
-from pvtool_core.models.store import in_words
+from pvtool_core.models.installed import in_words
 from pvtool_core.paths import trajectories_dir
+from pvtool_core.store.trajectory_cache import Entry, clear, entries
 
 app = typer.Typer(
     help="Denoising that training and rendering share.",

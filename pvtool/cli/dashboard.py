@@ -9,11 +9,11 @@ import typer
 from pvtool.cli.options import run_names
 from pvtool.cli.train import follow_other
 from pvtool.output import Output, on_terminal
-from pvtool.supervisor import LIVE, raise_outcome
-from pvtool_core.batches import BatchFolder, list_batches
+from pvtool_core.batches.folder import BatchFolder, list_batches
 from pvtool_core.errors import Missing
 from pvtool_core.paths import batches_dir, check_utf8, runs_dir
-from pvtool_core.runs import RunFolder, State, find_run
+from pvtool_core.store.runs import RunFolder, State, find_run
+from pvtool_core.supervisor import LIVE, raise_outcome
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 

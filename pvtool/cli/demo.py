@@ -5,22 +5,22 @@ from typing import Annotated
 
 import typer
 
-from pvtool.choices import chosen_settings
 from pvtool.cli.evaluate import REPORT, SHEET, evaluate_run, metrics_table
-from pvtool.cli.following import JobProgress
 from pvtool.cli.options import Json
+from pvtool.cli.progress import JobProgress
 from pvtool.cli.train import follow_other, follow_training
-from pvtool.facts import job_of
-from pvtool.jobs import add_identity, choose, prepare
+from pvtool.jobs.prepare import add_identity, choose, prepare
+from pvtool.jobs.settings import chosen_settings
 from pvtool.output import Output
-from pvtool.run_index import runs_of
-from pvtool.supervisor import LIVE
-from pvtool.words import shown
+from pvtool.text import shown
 from pvtool_core.errors import Missing
-from pvtool_core.library import Identity, Library
+from pvtool_core.models.locate import resolve_settings
 from pvtool_core.paths import data_dir, presets_dir
-from pvtool_core.runs import RunFolder, State
-from pvtool_core.weights import resolve_settings
+from pvtool_core.store.identities import Identity, Library
+from pvtool_core.store.run_index import runs_of
+from pvtool_core.store.runs import RunFolder, State
+from pvtool_core.store.summary import job_of
+from pvtool_core.supervisor import LIVE
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import typer
 
-from pvtool.choices import versions
 from pvtool.cli.options import Json
-from pvtool.dashboard.terminal import probe
-from pvtool.facts import HERE, weights_here
+from pvtool.jobs.settings import versions
 from pvtool.output import Output, table
+from pvtool.terminal import probe
 from pvtool_core.errors import NotReady, PvError
+from pvtool_core.models.locate import Presets
 from pvtool_core.paths import cache_dir, config_dir, data_dir
-from pvtool_core.weights import Presets
+from pvtool_core.store.summary import HERE, weights_here
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 

@@ -7,26 +7,26 @@ from typing import Annotated, Any
 
 import typer
 
-from pvtool.batches import Wanted, plan
-from pvtool.choices import chosen_settings, versions
-from pvtool.cli.following import JobProgress
 from pvtool.cli.options import Json, run_names
+from pvtool.cli.progress import JobProgress
 from pvtool.cli.render import render_clips
-from pvtool.cli.telling import tell_cuts
-from pvtool.devices import check_devices
-from pvtool.facts import job_of
+from pvtool.cli.render_report import tell_cuts
+from pvtool.jobs.devices import check_devices
+from pvtool.jobs.settings import chosen_settings, versions
 from pvtool.output import Output, table
-from pvtool.supervisor import run_short_job
-from pvtool.words import shown
-from pvtool_core.clips import read_clip_record, sidecar_path
-from pvtool_core.config import EvaluateJob, IdentityRef, RenderJob, Settings
+from pvtool.text import shown
+from pvtool_core.batches.clips import read_clip_record, sidecar_path
+from pvtool_core.batches.plan import Wanted, plan
+from pvtool_core.batches.rows import Row
 from pvtool_core.errors import Missing
-from pvtool_core.library import Library
+from pvtool_core.models.locate import resolve_settings
 from pvtool_core.paths import check_utf8, exists, runs_dir
-from pvtool_core.prompts import Banks
-from pvtool_core.rows import Row
-from pvtool_core.runs import RunFolder, find_run
-from pvtool_core.weights import resolve_settings
+from pvtool_core.settings.schema import EvaluateJob, IdentityRef, RenderJob, Settings
+from pvtool_core.store.identities import Library
+from pvtool_core.store.prompts import Banks
+from pvtool_core.store.runs import RunFolder, find_run
+from pvtool_core.store.summary import job_of
+from pvtool_core.supervisor import run_short_job
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 

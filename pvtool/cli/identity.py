@@ -6,17 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from pvtool.cli.asking import ask_for_consent, confirm
-from pvtool.cli.following import JobProgress
+from pvtool.cli.confirm import ask_for_consent, confirm
 from pvtool.cli.options import IdentityName, Json, Yes, preset_names
-from pvtool.jobs import add_identity, rename_identity
-from pvtool.leavings import Leavings, leavings_of
+from pvtool.cli.progress import JobProgress
+from pvtool.jobs.identity_usage import Leavings, leavings_of
+from pvtool.jobs.prepare import add_identity, rename_identity
 from pvtool.output import Output, table
 from pvtool.plain import plain
-from pvtool.run_index import runs_of
-from pvtool_core.config import Noun, to_table
 from pvtool_core.errors import PvError
-from pvtool_core.library import Identity, Library
+from pvtool_core.settings.schema import Noun, to_table
+from pvtool_core.store.identities import Identity, Library
+from pvtool_core.store.run_index import runs_of
 
 app = typer.Typer(help="The people in your library.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 

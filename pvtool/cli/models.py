@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from pvtool.cli.asking import confirm
+from pvtool.cli.confirm import confirm
 from pvtool.cli.options import Json, ModelName, Yes, model_names
 from pvtool.output import Output, progress, table
-from pvtool_core.config import to_table
 from pvtool_core.errors import Interrupted, PvError, SomeFailed
+from pvtool_core.models.installed import Models, ModelState, in_words
 from pvtool_core.models.registry import model_folder
-from pvtool_core.models.store import Models, ModelState, in_words
+from pvtool_core.settings.schema import to_table
 
 app = typer.Typer(help="Weights.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 

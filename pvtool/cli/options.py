@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 from pvtool.plain import plain
-from pvtool_core.library import Library
-from pvtool_core.models.store import Models
+from pvtool_core.models.installed import Models
+from pvtool_core.models.locate import Presets
 from pvtool_core.paths import runs_dir
-from pvtool_core.prompts import Banks
-from pvtool_core.runs import list_runs
-from pvtool_core.weights import Presets
+from pvtool_core.store.identities import Library
+from pvtool_core.store.prompts import Banks
+from pvtool_core.store.runs import list_runs
 
 
 def identity_names(incomplete: str) -> list[str]:

@@ -6,9 +6,9 @@ import typer
 
 from pvtool.cli.options import Json, PresetName
 from pvtool.output import Output, table
-from pvtool_core.config import setting_help, to_table
 from pvtool_core.errors import InputRefused, WeightsMissing
-from pvtool_core.weights import Preset, Presets, locate_weights
+from pvtool_core.models.locate import Preset, Presets, locate_weights
+from pvtool_core.settings.schema import setting_help, to_table
 
 app = typer.Typer(help="What can be trained on.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from pvtool.cli.options import BankName, Json
-from pvtool.cli.telling import tell_cuts
+from pvtool.cli.render_report import tell_cuts
 from pvtool.output import Output
 from pvtool.plain import plain
-from pvtool_core.prompts import Bank, Banks, read_prompt_file
+from pvtool_core.store.prompts import Bank, Banks, read_prompt_file
 
 app = typer.Typer(help="Prompt banks.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
@@ -23,7 +23,7 @@ def facts(bank: Bank) -> dict[str, Any]:
 
 def _tell_long(bank: Bank) -> None:
     """Warn of prompts that are too long for one of the families of models; training on others reads all of them."""
-    from pvtool_core.prompt_limits import shortest_limit
+    from pvtool_core.models.prompt_limits import shortest_limit
 
     limit = shortest_limit()
     cuts = [cut for prompt in bank.fill("person") if (cut := limit.cut(prompt))]

@@ -11,24 +11,24 @@ from typing import Any
 
 import typer
 
-from pvtool.batches import Plan, Wanted, plan, states
-from pvtool.choices import style_table, versions
 from pvtool.cli import render_options as options
-from pvtool.cli.following import ClipProgress
 from pvtool.cli.options import ControlFrames, ControlNet, Json, Seeds
 from pvtool.cli.options import Loras as LoraWords
-from pvtool.cli.telling import Failures, list_clips, tell_adapters, tell_clip, tell_cuts, tell_mistake
-from pvtool.origins import Origin, origin_of
+from pvtool.cli.progress import ClipProgress
+from pvtool.cli.render_report import Failures, list_clips, tell_adapters, tell_clip, tell_cuts, tell_mistake
+from pvtool.jobs.render import Ended, clip_facts, make_batch, run_batch
+from pvtool.jobs.settings import style_table, versions
 from pvtool.output import Output
-from pvtool.rendering import Ended, clip_facts, make_batch, run_batch
-from pvtool_core.batches import write_refused
-from pvtool_core.columns import parse_seeds
-from pvtool_core.config import EncodingConfig, RenderItem, RenderJob
+from pvtool_core.batches.columns import parse_seeds
+from pvtool_core.batches.folder import write_refused
+from pvtool_core.batches.plan import Plan, Wanted, plan, states
+from pvtool_core.batches.provenance import Origin, origin_of
+from pvtool_core.batches.rows import Mistakes, Row, read_row_file, read_rows
 from pvtool_core.errors import BadPrompt, PvError, SomeFailed, UsageError
-from pvtool_core.library import Library
 from pvtool_core.paths import check_utf8, exists
-from pvtool_core.prompts import KEYWORD, Banks, check_prompt, decode_prompts
-from pvtool_core.rows import Mistakes, Row, read_row_file, read_rows
+from pvtool_core.settings.schema import EncodingConfig, RenderItem, RenderJob
+from pvtool_core.store.identities import Library
+from pvtool_core.store.prompts import KEYWORD, Banks, check_prompt, decode_prompts
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 

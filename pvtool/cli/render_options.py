@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from pvtool.batches import Loras, Pairs, Shard
 from pvtool.cli.options import bank_names, identity_names, run_names
-from pvtool_core.columns import parse_loras, read_columns
-from pvtool_core.config import EncodingConfig, Table, from_table
+from pvtool_core.batches.columns import parse_loras, read_columns
+from pvtool_core.batches.plan import Loras, Pairs, Shard
+from pvtool_core.batches.rows import Mistakes
 from pvtool_core.errors import UsageError
 from pvtool_core.paths import check_utf8, exists
-from pvtool_core.rows import Mistakes
+from pvtool_core.settings.schema import EncodingConfig, Table, from_table
 
 FORMATS = ("mp4", "gif", "webp", "png")
 

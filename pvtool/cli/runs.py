@@ -8,27 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from pvtool.cli.asking import confirm
+from pvtool.cli.confirm import confirm
 from pvtool.cli.dashboard import Images, watch_run
 from pvtool.cli.options import Json, RunName, Yes
 from pvtool.cli.train import go
-from pvtool.facts import adapter_of, facts, job_of, run_facts
 from pvtool.output import Output, table
-from pvtool.run_index import RunIndex
-from pvtool.supervisor import ANSWER_SECONDS, ask, follow, raise_outcome, wait_for
-from pvtool.words import describe, shown
-from pvtool_core.config import to_table
+from pvtool.text import describe, shown
 from pvtool_core.errors import Busy, UsageError
 from pvtool_core.paths import copy_private, runs_dir
-from pvtool_core.runs import (
-    Event,
-    Request,
-    State,
-    checkpoint_step,
-    events_end,
-    find_run,
-    iter_events,
-)
+from pvtool_core.settings.schema import to_table
+from pvtool_core.store.run_index import RunIndex
+from pvtool_core.store.runs import Event, Request, State, checkpoint_step, events_end, find_run, iter_events
+from pvtool_core.store.summary import adapter_of, facts, job_of, run_facts
+from pvtool_core.supervisor import ANSWER_SECONDS, ask, follow, raise_outcome, wait_for
 from pvtool_core.untrusted import exists, is_file
 
 app = typer.Typer(help="Training runs.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)

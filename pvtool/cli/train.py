@@ -4,18 +4,18 @@ from typing import Annotated
 
 import typer
 
-from pvtool.choices import style_table
-from pvtool.cli.following import JobProgress
 from pvtool.cli.options import ControlFrames, ControlNet, IdentityName, Json, Loras, bank_names, preset_names
-from pvtool.cli.telling import tell_cuts
-from pvtool.facts import check_training
-from pvtool.jobs import choose, prepare
+from pvtool.cli.progress import JobProgress
+from pvtool.cli.render_report import tell_cuts
+from pvtool.jobs.prepare import choose, prepare
+from pvtool.jobs.settings import style_table
 from pvtool.output import Output, on_terminal
-from pvtool.supervisor import follow, raise_outcome, run_to_end, start, start_detached
-from pvtool_core.config import TrainJob, read_job, require
 from pvtool_core.errors import UsageError
-from pvtool_core.prompt_limits import check_prompts_fit
-from pvtool_core.runs import RunFolder
+from pvtool_core.models.prompt_limits import check_prompts_fit
+from pvtool_core.settings.schema import TrainJob, read_job, require
+from pvtool_core.store.runs import RunFolder
+from pvtool_core.store.summary import check_training
+from pvtool_core.supervisor import follow, raise_outcome, run_to_end, start, start_detached
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -51,7 +51,7 @@ def train(
     output = Output(as_json)
     chosen = (name, preset, base_model, prompts, sets, seed, style_table(loras, controlnet, control_frames))
     if plan:
-        from pvtool.cli.planning import plan_of, show
+        from pvtool.cli.plan_report import plan_of, show
 
         person, _, bank, settings = choose(*chosen, only_planned=True)
         tell_cuts(output, check_prompts_fit(settings.model, bank, settings.sampler.negative_prompt, person.noun))
@@ -61,7 +61,7 @@ def train(
         raise UsageError("--watch and --detach contradict each other.", "`pv runs watch RUN` shows a detached run.")
     watched = watch and on_terminal()
     if watched:
-        from pvtool.dashboard.terminal import choice
+        from pvtool.terminal import choice
 
         choice()  # refused before there is a run
     folder = prepare(choose(*chosen))

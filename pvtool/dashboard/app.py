@@ -17,16 +17,16 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 from pvtool.dashboard import keys
+from pvtool.dashboard.control_filter import Harmless
 from pvtool.dashboard.driver import patient_driver
-from pvtool.dashboard.harmless import Harmless
+from pvtool.dashboard.follow.all_runs import Runs
 from pvtool.dashboard.messages import OpenBatch, OpenRun
-from pvtool.dashboard.steering import SteeringScreen
-from pvtool.dashboard.terminal import Terminal
-from pvtool.dashboard.watch import Runs
-from pvtool.facts import RunFacts
-from pvtool_core.batches import BatchFolder
+from pvtool.dashboard.run_actions import SteeringScreen
+from pvtool.terminal import Terminal
+from pvtool_core.batches.folder import BatchFolder
 from pvtool_core.paths import batches_dir
-from pvtool_core.runs import RunFolder, State
+from pvtool_core.store.runs import RunFolder, State
+from pvtool_core.store.summary import RunFacts
 
 LOOK_SECONDS = 1.0
 _HARMLESS = Harmless()
@@ -164,7 +164,7 @@ class Dashboard(App[None]):
 
     def action_train(self) -> None:
         """Fill in the form of a new run, and watch it."""
-        from pvtool.dashboard.screens.start import StartScreen
+        from pvtool.dashboard.screens.new_run import StartScreen
 
         self.push_screen(StartScreen(), self._started)
 

@@ -18,7 +18,7 @@ from textual._xterm_parser import XTermParser
 from textual.app import App
 from textual.drivers.linux_driver import LinuxDriver
 
-from pvtool.dashboard.terminal import ANSWER, ATTRIBUTES, Terminal
+from pvtool.terminal import ANSWER, ATTRIBUTES, Terminal
 
 _BEGIN_FRAME, _END_FRAME = "\x1b[?2026h", "\x1b[?2026l"  # Textual's marks of a synchronised update
 _FRAME = re.compile(r"\x1b\[\d+;\d+H")  # all that Textual paints begins by placing the cursor

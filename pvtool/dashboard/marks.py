@@ -3,9 +3,9 @@
 from rich.text import Text
 from textual.content import Content
 
-from pvtool.words import plain
-from pvtool_core.prompts import KEYWORD
-from pvtool_core.runs import State
+from pvtool.text import plain
+from pvtool_core.store.prompts import KEYWORD
+from pvtool_core.store.runs import State
 
 _STATES = {
     State.NEW: ("○", "text-muted"),

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from pvtool.output import on_terminal
-from pvtool_core.batches import BatchFolder
+from pvtool_core.batches.folder import BatchFolder
 from pvtool_core.errors import UsageError
-from pvtool_core.runs import RunFolder
+from pvtool_core.store.runs import RunFolder
 
 
 def open_dashboard(root: Path, first: RunFolder | BatchFolder | None = None, images: str | None = None) -> None:
@@ -14,7 +14,7 @@ def open_dashboard(root: Path, first: RunFolder | BatchFolder | None = None, ima
         raise UsageError(
             "The dashboard needs a terminal.", "`pv runs list` and `pv runs logs RUN --follow` tell the same in lines."
         )
-    from pvtool.dashboard.terminal import prepare, probe
+    from pvtool.terminal import prepare, probe
 
     terminal = probe(images)
     prepare(terminal)

@@ -9,9 +9,9 @@ import diffusers
 import transformers
 
 from pvtool_core.backbones.interface import Backbone, Embeds, Frames, Latents, joined, resolve_device
-from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused, RunFailed, from_foreign
-from pvtool_core.weights import with_fingerprints
+from pvtool_core.models.locate import with_fingerprints
+from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 
 __all__ = ["Backbone", "Embeds", "Frames", "Latents", "backbone_class", "joined", "load_backbone", "resolve_device"]
 

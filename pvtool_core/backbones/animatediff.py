@@ -31,9 +31,9 @@ from pvtool_core.backbones.interface import (
     unit_range,
 )
 from pvtool_core.backbones.style_loras import merge_style_loras
-from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused
 from pvtool_core.models.base_models import model_variant, pipeline_variant, prediction_of
+from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 
 _RECOMPUTED = re.compile(r".*\.(resnets|attentions|motion_modules)\.\d+")
 

@@ -9,12 +9,12 @@ from diffusers.video_processor import VideoProcessor
 from PIL import Image
 from torch import Tensor
 
-from pvtool_core.config import ControlConfig, ModelConfig
 from pvtool_core.errors import BadPicture, InputRefused
-from pvtool_core.ffmpeg import ClipBroken
-from pvtool_core.media import frames_of_others
+from pvtool_core.media.decode import frames_of_others
+from pvtool_core.media.ffmpeg import ClipBroken
+from pvtool_core.media.photos import BLACK, pictures_in, read_picture
 from pvtool_core.models.base_models import model_variant
-from pvtool_core.pictures import BLACK, pictures_in, read_picture
+from pvtool_core.settings.schema import ControlConfig, ModelConfig
 
 _HINT = "Give a video, an animation, or a folder of pictures."
 

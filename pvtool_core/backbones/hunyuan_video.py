@@ -24,9 +24,9 @@ from pvtool_core.backbones.flow_matching import euler_step, flow_sampler_facts
 from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts, unit_range
 from pvtool_core.backbones.memory import settle
 from pvtool_core.backbones.style_loras import merge_style_loras
-from pvtool_core.config import ModelConfig, SamplerConfig
 from pvtool_core.errors import InputRefused
 from pvtool_core.models.base_models import pipeline_variant
+from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 
 
 class FusedLayout:

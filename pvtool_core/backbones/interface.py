@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from pvtool_core.adapter import LoraLayout
 from pvtool_core.backbones.style_loras import MERGE_VERSION
-from pvtool_core.config import DEVICES, ModelConfig, SamplerConfig
 from pvtool_core.devices import problem_of
 from pvtool_core.errors import InputRefused
-from pvtool_core.weights import fingerprint_of
+from pvtool_core.models.locate import fingerprint_of
+from pvtool_core.settings.schema import DEVICES, ModelConfig, SamplerConfig
 
 Latents = Float[Tensor, "clips channels frames latent_height latent_width"]
 Embeds = Mapping[str, Tensor]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pvtool_core.errors import InputRefused
 from pvtool_core.models.integrity import problem_of
-from pvtool_core.weights import peft_config_beside
+from pvtool_core.models.locate import peft_config_beside
 
 Part = Literal["down", "up", "up bias", "alpha", "magnitude", "dora_scale", "diff", "bias diff"]
 

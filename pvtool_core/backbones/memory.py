@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvtool_core.config import ModelConfig
 from pvtool_core.errors import InputRefused
+from pvtool_core.settings.schema import ModelConfig
 
 _LARGEST = torch.finfo(torch.float8_e4m3fn).max
 

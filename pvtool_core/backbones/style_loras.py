@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from pvtool_core.backbones.lora_files import LoraFile, Part, Piece, Training, read_lora, scale_of, shown
 from pvtool_core.backbones.lora_names import Rows, Table, Target, layer_names, without_prefixes
-from pvtool_core.config import LoraConfig
 from pvtool_core.errors import InputRefused
+from pvtool_core.settings.schema import LoraConfig
 
 MERGE_VERSION = 2
 """Part of the trajectory cache's key where there are LoRAs: to be raised when a file is merged in another way."""

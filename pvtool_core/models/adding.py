@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 from pvtool_core.errors import BrokenWeights, InputRefused, Missing, NameTaken, is_utf8, printable
 from pvtool_core.models.base_models import check_taken_in
 from pvtool_core.models.downloads import part_of
+from pvtool_core.models.installed import Models, check_room, files_under, hash_problems, room_errors
 from pvtool_core.models.integrity import missing_parts, problems_of
 from pvtool_core.models.onnx_files import external_files
 from pvtool_core.models.registry import Entry, is_inside, model_folder
-from pvtool_core.models.store import Models, check_room, files_under, hash_problems, room_errors
 
 _ORIGIN = "added by hand"
 

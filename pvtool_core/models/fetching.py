@@ -12,9 +12,9 @@ from pvtool_core.errors import BrokenWeights, InputRefused, Unreachable
 from pvtool_core.models.base_models import check_taken_in
 from pvtool_core.models.downloads import Remote, download, part_of
 from pvtool_core.models.hub import check_loadable, check_online, read_repository, stored_as, wanted_files
+from pvtool_core.models.installed import Models, ModelState, check_room, files_under, is_intact, room_errors
 from pvtool_core.models.integrity import digest_of, missing_parts, problems_of
 from pvtool_core.models.registry import Entry, Source, is_hub_id, model_folder
-from pvtool_core.models.store import Models, ModelState, check_room, files_under, is_intact, room_errors
 
 
 @dataclass(frozen=True)

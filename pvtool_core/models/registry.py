@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pvtool_core.config import Settings, from_table, merge, read_toml, setting
 from pvtool_core.errors import BadName, Missing, Mistake, SettingsError
 from pvtool_core.paths import check_name, config_dir, models_dir, presets_dir
+from pvtool_core.settings.schema import Settings, from_table, merge, read_toml, setting
 
 REGISTRY_FILE = "models/registry.toml"
 PURPOSES = ("base model", "motion adapter", "face package", "semantic reward", "configs", "other")

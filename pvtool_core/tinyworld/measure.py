@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from pvtool_core.faces import Face, FaceAnalyzer, load_recognizer
+from pvtool_core.faces.analyzer import Face, FaceAnalyzer, load_recognizer
 from pvtool_core.tinyworld.autoencoder import decode, encode, psnr
 from pvtool_core.tinyworld.crowd import Looks
 from pvtool_core.tinyworld.image_text import accuracy

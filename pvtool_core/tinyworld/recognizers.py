@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from pvtool_core.faces import align_differentiable
+from pvtool_core.faces.analyzer import align_differentiable
 from pvtool_core.tinyworld.crowd import IDENTITIES, Crowd
 from pvtool_core.tinyworld.pictures import damaged
 from pvtool_core.tinyworld.training import Losses, fit

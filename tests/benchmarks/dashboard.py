@@ -23,10 +23,10 @@ from textual.app import App, ComposeResult
 from textual.containers import Grid
 from textual.pilot import Pilot
 
-from pvtool.dashboard.painting import Painter
-from pvtool.dashboard.raster import wanted_glyphs
-from pvtool.dashboard.series import Series
-from pvtool.dashboard.view import Curve, View
+from pvtool.dashboard.plot.paint import Painter
+from pvtool.dashboard.plot.raster import wanted_glyphs
+from pvtool.dashboard.plot.series import Series
+from pvtool.dashboard.plot.view import Curve, View
 from pvtool.dashboard.widgets.plot import Plot
 
 TURNS = 7

@@ -24,17 +24,17 @@ from unittest.mock import patch
 
 import torch
 
-from pvtool_core import image_text, rewards
+from pvtool_core import open_clip_model, rewards
 from pvtool_core import trainer as training
 from pvtool_core.backbones import resolve_device
-from pvtool_core.backbones.skeleton import skeleton
-from pvtool_core.config import IdentityRef, ModelConfig, SamplerConfig, Table, TrainJob, parse_overrides
-from pvtool_core.encoding import write_clip
-from pvtool_core.media import to_pixels
+from pvtool_core.backbones.meta_model import skeleton
+from pvtool_core.media.decode import to_pixels
+from pvtool_core.media.encode import write_clip
+from pvtool_core.models.locate import Presets
 from pvtool_core.paths import presets_dir
 from pvtool_core.sampling import denoise
+from pvtool_core.settings.schema import IdentityRef, ModelConfig, SamplerConfig, Table, TrainJob, parse_overrides
 from pvtool_core.trainer import Pair, Trainer
-from pvtool_core.weights import Presets
 from tests.benchmarks.iteration import Scheme, once, quiet, schemes
 from tests.conftest import DETECTION_SIDE, save_clip, save_detector, save_identity, save_recognizer
 from tests.iresnet import IResNet, random_iresnet
@@ -153,7 +153,7 @@ def random_rewards(stack: ExitStack) -> None:
         return "random"
 
     changes = [(training, "load_recognizer", iresnet_100), (rewards, "fingerprint", named)]
-    changes += [(image_text, name, nothing) for name in ("weights_file", "read_weights", "fill")]
+    changes += [(open_clip_model, name, nothing) for name in ("weights_file", "read_weights", "fill")]
     for module, name, change in changes:
         stack.enter_context(patch.object(module, name, change))
 

@@ -29,26 +29,26 @@ import torch
 from PIL import Image
 from torch import Generator
 
-from pvtool.choices import chosen_settings
-from pvtool.facts import job_of
+from pvtool.jobs.settings import chosen_settings
 from pvtool.output import table
-from pvtool.run_index import runs_of
-from pvtool.supervisor import LIVE, follow
-from pvtool.trained import newest_run
-from pvtool_core.clips import Names, write_sidecar
-from pvtool_core.config import EncodingConfig, EvaluateJob, Settings, Setup, TrainJob, to_table
-from pvtool_core.encoding import write_clip
+from pvtool_core.batches.adapters import newest_run
+from pvtool_core.batches.clips import Names, write_sidecar
 from pvtool_core.errors import PvError
-from pvtool_core.evaluation import Clip, Judge, gap_alarm, mean, mean_numbers, read_clip
-from pvtool_core.library import Library
-from pvtool_core.media import Frames, to_pixels
+from pvtool_core.evaluation.evaluator import Clip, Judge, gap_alarm, mean, mean_numbers, read_clip
+from pvtool_core.media.contact_sheet import SheetRow, write_contact_sheet
+from pvtool_core.media.decode import Frames, to_pixels
+from pvtool_core.media.encode import write_clip
+from pvtool_core.media.photos import read_picture
+from pvtool_core.models.locate import fingerprint, resolve_settings
 from pvtool_core.paths import config_dir, presets_dir, replace_file, runs_dir
-from pvtool_core.pictures import read_picture
-from pvtool_core.prompts import Banks, without_keyword
-from pvtool_core.runs import RunFolder, State, find_run, read_events
-from pvtool_core.sheets import SheetRow, write_contact_sheet
+from pvtool_core.settings.schema import EncodingConfig, EvaluateJob, Settings, Setup, TrainJob, to_table
+from pvtool_core.store.identities import Library
+from pvtool_core.store.prompts import Banks, without_keyword
+from pvtool_core.store.run_index import runs_of
+from pvtool_core.store.runs import RunFolder, State, find_run, read_events
+from pvtool_core.store.summary import job_of
+from pvtool_core.supervisor import LIVE, follow
 from pvtool_core.tinyworld import world
-from pvtool_core.weights import fingerprint, resolve_settings
 from tests.conftest import random_job, save_models
 
 FIRST_SEED = 9_000_000

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from pvtool_core.config import IdentityRef, TrainJob
-from pvtool_core.prompts import Banks
+from pvtool_core.models.locate import Presets, resolve_settings
 from pvtool_core.sampling import denoise
+from pvtool_core.settings.schema import IdentityRef, TrainJob
+from pvtool_core.store.prompts import Banks
 from pvtool_core.trainer import Pair, Trainer, bank_pairs, draw_frames, generator_of
 from pvtool_core.trajectories import TrajectoryCache
-from pvtool_core.weights import Presets, resolve_settings
 from tests.conftest import random_job, save_identity, save_models
 
 

@@ -26,11 +26,11 @@ import psutil
 import torch
 
 from pvtool.output import table
-from pvtool_core.clips import Names, is_whole, sidecar_path
-from pvtool_core.config import RenderItem, RenderJob, write_job
+from pvtool_core.batches.clips import Names, is_whole, sidecar_path
 from pvtool_core.errors import PvError
-from pvtool_core.media import frames_of
-from pvtool_core.runs import RunFolder, read_events
+from pvtool_core.media.decode import frames_of
+from pvtool_core.settings.schema import RenderItem, RenderJob, write_job
+from pvtool_core.store.runs import RunFolder, read_events
 from tests.adapters import save_random_adapters
 from tests.benchmarks.rendering import bank, items_of, job_for, preset_setup
 from tests.kill.conftest import Engines

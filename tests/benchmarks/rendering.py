@@ -27,18 +27,18 @@ import torch
 from pvtool.output import table
 from pvtool_core.adapter import IdentityAdapter, load_adapter, switch_step
 from pvtool_core.backbones.animatediff import AnimateDiff
-from pvtool_core.batches import write_items
-from pvtool_core.claims import Claims
-from pvtool_core.clips import Names
-from pvtool_core.config import RenderItem, RenderJob, Setup, write_job
-from pvtool_core.encoding import write_clip
-from pvtool_core.finishing import clip_facts
-from pvtool_core.making import Shelf
-from pvtool_core.media import frames_of, to_pixels
-from pvtool_core.prompts import Banks
-from pvtool_core.renderer import Batch
-from pvtool_core.runs import RunFolder, read_events, sha256_of
-from pvtool_core.weights import Presets, locate_model, resolve_settings
+from pvtool_core.batches.clips import Names
+from pvtool_core.batches.folder import write_items
+from pvtool_core.media.decode import frames_of, to_pixels
+from pvtool_core.media.encode import write_clip
+from pvtool_core.models.locate import Presets, locate_model, resolve_settings
+from pvtool_core.rendering.denoise import Shelf
+from pvtool_core.rendering.leases import Claims
+from pvtool_core.rendering.renderer import Batch
+from pvtool_core.rendering.write import clip_facts
+from pvtool_core.settings.schema import RenderItem, RenderJob, Setup, write_job
+from pvtool_core.store.prompts import Banks
+from pvtool_core.store.runs import RunFolder, read_events, sha256_of
 from tests.adapters import save_random_adapters
 
 SEED = 7

@@ -21,11 +21,11 @@ import psutil
 
 from pvtool.dashboard.app import Dashboard
 from pvtool.dashboard.screens.run import RunScreen
-from pvtool.dashboard.terminal import Pictures, Terminal
-from pvtool_core.config import IdentityRef, TrainJob, write_job
+from pvtool.terminal import Pictures, Terminal
+from pvtool_core.models.locate import Presets
 from pvtool_core.paths import runs_dir
-from pvtool_core.runs import RunFolder, State, boot_id
-from pvtool_core.weights import Presets
+from pvtool_core.settings.schema import IdentityRef, TrainJob, write_job
+from pvtool_core.store.runs import RunFolder, State, boot_id
 from tests.benchmarks.dashboard import Row, loop_row, show
 from tests.dashboard.played_terminal import PlayedTerminal
 

@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from pvtool.cli.main import main
-from pvtool_core.config import EvaluationConfig, IdentityRewardConfig, ModelConfig, TrainJob, write_job
-from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
-from pvtool_core.runs import ADAPTER_FILE, ExitRecord, RunFolder, State, new_run
+from pvtool_core.settings.schema import EvaluationConfig, IdentityRewardConfig, ModelConfig, TrainJob, write_job
+from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
+from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord, RunFolder, State, new_run
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from pvtool_core.errors import Busy, FaceRefused, RunFailed
-from pvtool_core.runs import EventWriter, ExitRecord, Heartbeat, Request, RunFolder, State
+from pvtool_core.store.runs import EventWriter, ExitRecord, Heartbeat, Request, RunFolder, State
 
 
 def work(folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> ExitRecord:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pvtool_core import cache
+from pvtool_core.store import trajectory_cache
 from tests.cli.conftest import Pv, everything
 
 DAY = 86_400.0
@@ -40,7 +40,7 @@ def test_what_is_kept_is_counted(pv: Pv, kept: Path) -> None:
 
 def test_what_was_used_longest_ago_comes_first(kept: Path) -> None:
     os.utime(kept / "key-0/switch.safetensors", (0, 9 * DAY))
-    assert [entry.path.name for entry in cache.entries(kept)] == ["key-1", "key-2", "key-0"]
+    assert [entry.path.name for entry in trajectory_cache.entries(kept)] == ["key-1", "key-2", "key-0"]
 
 
 def test_clearing_deletes_all_of_it_and_nothing_else(pv: Pv, kept: Path, home: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_cache_that_never_was_is_empty(pv: Pv, home: Path) -> None:
 
 
 def test_what_another_process_removed_meanwhile_is_no_error(kept: Path) -> None:
-    found = cache.entries(kept)
-    assert len(cache.clear(kept)) == 3
-    cache.remove(kept, found)
+    found = trajectory_cache.entries(kept)
+    assert len(trajectory_cache.clear(kept)) == 3
+    trajectory_cache.remove(kept, found)
     assert [path.name for path in kept.iterdir()] == ["key-new"]

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from pvtool.cli.demo import newest_demo_run
-from pvtool.jobs import choose, prepare
-from pvtool.rendering import make_batch
-from pvtool_core.config import ModelConfig, RenderItem, RenderJob, Setup
-from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
+from pvtool.jobs.prepare import choose, prepare
+from pvtool.jobs.render import make_batch
 from pvtool_core.paths import presets_dir
-from pvtool_core.runs import EventWriter, RunFolder, new_run
+from pvtool_core.settings.schema import ModelConfig, RenderItem, RenderJob, Setup
+from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
+from pvtool_core.store.runs import EventWriter, RunFolder, new_run
 from tests.cli.conftest import Pv, everything
 
 

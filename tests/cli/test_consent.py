@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pvtool_core.library import Library
+from pvtool_core.store.identities import Library
 from tests.cli.conftest import Pv, everything
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pvtool.cli.following import ClipProgress
-from pvtool_core.runs import RunFolder
+from pvtool.cli.progress import ClipProgress
+from pvtool_core.store.runs import RunFolder
 from tests.cli.conftest import Pv
 from tests.cli.test_run_index import finished_run
 

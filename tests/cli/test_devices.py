@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pvtool.choices import chosen_settings
-from pvtool.devices import check_devices
-from pvtool_core.config import DEVICES
+from pvtool.jobs.devices import check_devices
+from pvtool.jobs.settings import chosen_settings
 from pvtool_core.errors import ExitStatus, InputRefused, SettingsError, UsageError
+from pvtool_core.settings.schema import DEVICES
 from tests.cli.conftest import Pv
 
 

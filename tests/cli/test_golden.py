@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from pvtool_core.runs import EventWriter, RunFolder
+from pvtool_core.store.runs import EventWriter, RunFolder
 from tests.cli.conftest import Pv
 from tests.golden import compare, shape
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pvtool import supervisor
-from pvtool.dashboard.steering import go_on
-from pvtool.dashboard.watch import Runs
-from pvtool_core.config import IdentifyJob, read_job, write_job
+from pvtool.dashboard.follow.all_runs import Runs
+from pvtool.dashboard.run_actions import go_on
+from pvtool_core import supervisor
 from pvtool_core.errors import UnsafeRun, UsageError
-from pvtool_core.runs import ADAPTER_FILE, ExitRecord, RunFolder, State, process_facts
+from pvtool_core.settings.schema import IdentifyJob, read_job, write_job
+from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord, RunFolder, State, process_facts
 from tests.cli.conftest import Pv
 from tests.hostile import DEEP_JSON, Outside, deadline
 

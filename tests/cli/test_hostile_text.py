@@ -9,10 +9,10 @@ import tomli_w
 
 from pvtool.output import BarProgress, LineProgress, Output
 from pvtool.plain import plain, plain_lines
-from pvtool_core.config import read_toml
 from pvtool_core.errors import BadPicture, BatchRefused, InputRefused, PvError
-from pvtool_core.library import Library
-from pvtool_core.runs import EventWriter, RunFolder
+from pvtool_core.settings.schema import read_toml
+from pvtool_core.store.identities import Library
+from pvtool_core.store.runs import EventWriter, RunFolder
 from tests.cli.conftest import Answer, Pv
 
 HOSTILE = "a\x1b[2J\x1b]52;c;aGk=\x07\x9b31m\x7f\u202egnp\u2066\u200b\u2028\nError: faked\r\tz"

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pvtool.choices import parse_lora
+from pvtool.jobs.settings import parse_lora
 from pvtool_core.errors import BadName, BadPicture, FaceRefused, UsageError, printable
-from pvtool_core.library import Library
 from pvtool_core.paths import check_name, check_utf8, path_of, path_text
-from pvtool_core.runs import RunFolder
+from pvtool_core.store.identities import Library
+from pvtool_core.store.runs import RunFolder
 from tests.cli.conftest import Pv, everything
 
 LATIN = os.fsdecode(b"cl\xe9s")

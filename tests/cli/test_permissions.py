@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pvtool_core.batches import new_batch, write_items
+from pvtool_core.batches.folder import new_batch, write_items
 from pvtool_core.paths import presets_dir
 from pvtool_core.private import use_umask_for
-from pvtool_core.runs import RunFolder
+from pvtool_core.store.runs import RunFolder
 from tests.cli.conftest import Pv
 
 PV = Path(sys.executable).with_name("pv")

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pvtool.cli.following import JobProgress
 from pvtool.cli.main import main
+from pvtool.cli.progress import JobProgress
 from pvtool.output import BarProgress
-from pvtool.supervisor import ask
 from pvtool_core.errors import UsageError
-from pvtool_core.runs import ExitRecord, Request, RunFolder, State
+from pvtool_core.store.runs import ExitRecord, Request, RunFolder, State
+from pvtool_core.supervisor import ask
 
 
 def test_training_counts_iterations_before_its_first_step(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from pvtool_core.media import frames_of
+from pvtool_core.media.decode import frames_of
 from pvtool_core.paths import presets_dir
 from tests.conftest import DETECTION_SIDE
 from tests.families import HUNYUAN_VIDEO, WAN, Family

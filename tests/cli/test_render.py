@@ -13,14 +13,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvtool.batches import Shard
 from pvtool.cli.render_options import parse_gigabytes
-from pvtool.origins import origin_of
-from pvtool_core.clips import Names, model_facts, sidecar_path, write_sidecar
-from pvtool_core.config import EncodingConfig, LoraConfig, RenderItem, Setup, TrainJob, read_job, to_table, write_job
-from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
-from pvtool_core.rates import Rate, note
-from pvtool_core.runs import ADAPTER_FILE, ExitRecord, RunFolder, State, new_run, sha256_of
+from pvtool_core.batches.clips import Names, model_facts, sidecar_path, write_sidecar
+from pvtool_core.batches.plan import Shard
+from pvtool_core.batches.provenance import origin_of
+from pvtool_core.batches.rates import Rate, note
+from pvtool_core.settings.schema import (
+    EncodingConfig,
+    LoraConfig,
+    RenderItem,
+    Setup,
+    TrainJob,
+    read_job,
+    to_table,
+    write_job,
+)
+from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
+from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord, RunFolder, State, new_run, sha256_of
 from tests.cli.conftest import Pv, everything
 
 Add = Callable[[str], RunFolder]

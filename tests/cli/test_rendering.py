@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from pvtool import rendering
-from pvtool.cli import following
-from pvtool.cli.following import ClipProgress
-from pvtool.rendering import KEPT_BATCHES, Ended, Told, drop_old_batches, run_batch
-from pvtool_core.batches import BatchFolder, list_batches, new_batch, write_items
-from pvtool_core.config import RenderItem
+from pvtool.cli import progress
+from pvtool.cli.progress import ClipProgress
+from pvtool.jobs import render
+from pvtool.jobs.render import KEPT_BATCHES, Ended, Told, drop_old_batches, run_batch
+from pvtool_core.batches.folder import BatchFolder, list_batches, new_batch, write_items
 from pvtool_core.errors import DiskFull, InputRefused, PvError, RunFailed
 from pvtool_core.paths import batches_dir
-from pvtool_core.runs import ExitRecord
+from pvtool_core.settings.schema import RenderItem
+from pvtool_core.store.runs import ExitRecord
 
 
 def begun(age: float = 0.0) -> BatchFolder:
@@ -80,7 +80,7 @@ def ended(
                 on_event(clip(status, path))
         return list(engines)
 
-    monkeypatch.setattr(rendering, "run_together", engines_say)
+    monkeypatch.setattr(render, "run_together", engines_say)
     items = [RenderItem(identity="mara", prompt="<V>", seed=0, adapter="", clip=path) for path in statuses]
     return run_batch(batch, items, lambda _: None, lambda _: None, len(items) + more)
 
@@ -124,9 +124,9 @@ def test_a_batch_that_the_dashboard_stopped_is_not_done(home: Path, monkeypatch:
 
 def test_loading_is_no_part_of_the_rate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     now = iter([1_000.0, *[1_010.0] * 9])
-    monkeypatch.setattr(following.time, "monotonic", lambda: next(now))
-    with ClipProgress(4) as progress:
-        progress.on_clip(clip("skipped", "a"))
-        progress.on_clip(clip("done", "b"))
-        progress.on_clip(clip("done", "c"))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    with ClipProgress(4) as shown:
+        shown.on_clip(clip("skipped", "a"))
+        shown.on_clip(clip("done", "b"))
+        shown.on_clip(clip("done", "c"))
     assert capsys.readouterr().err.splitlines()[-1] == "rendering 3/4  360 clips an hour  0:10 left"

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from pvtool import facts, run_index
-from pvtool.jobs import choose, prepare
-from pvtool_core.config import TrainJob, read_job, write_job
-from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Library
+from pvtool.jobs.prepare import choose, prepare
 from pvtool_core.paths import run_index_file
-from pvtool_core.runs import ADAPTER_FILE, EventWriter, ExitRecord, RunFolder, State
+from pvtool_core.settings.schema import TrainJob, read_job, write_job
+from pvtool_core.store import run_index, summary
+from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
+from pvtool_core.store.runs import ADAPTER_FILE, EventWriter, ExitRecord, RunFolder, State
 from tests.cli.conftest import Pv
 
 
@@ -142,7 +142,7 @@ def test_of_many_identities_each_run_is_read_once_and_only_the_first_adapters_ar
         reads[path] += 1
         return read_job(path)
 
-    monkeypatch.setattr(facts, "read_job", counted)
+    monkeypatch.setattr(summary, "read_job", counted)
     answer = pv("render", "--all", "<V> runs", "--dry-run")
     assert len(answer.out.splitlines()) == 25
     assert [line for line in answer.err.splitlines() if line.startswith("… and 5 more")]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pvtool.cli.main import COMMANDS
-from pvtool.words import shown
+from pvtool.text import shown
 
 HEAVY = (
     "torch",

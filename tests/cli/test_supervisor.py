@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pvtool import supervisor
+from pvtool_core import supervisor
 from pvtool_core.errors import Busy, ExitStatus, Interrupted, NoAnswer, PvError, RunFailed
-from pvtool_core.runs import Event, Request, RunFolder, State
+from pvtool_core.store.runs import Event, Request, RunFolder, State
 from tests.hostile import to_end
 
 SCRIPT = Path(__file__).with_name("scripted_engine.py")
@@ -111,7 +111,7 @@ def test_a_lost_terminal_leaves_the_engine_running(tmp_path: Path) -> None:
     folder = prepared(tmp_path, "works")
     code = (
         "import sys, pathlib, signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # nohup would hand down its own
-        "from pvtool import supervisor; from pvtool_core.runs import RunFolder; "
+        "from pvtool import supervisor; from pvtool_core.store.runs import RunFolder; "
         f"supervisor.ENGINE = (sys.executable, {str(SCRIPT)!r}); "
         "supervisor.run_to_end(RunFolder(pathlib.Path(sys.argv[1])), print)"
     )

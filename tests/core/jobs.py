@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from pvtool_core import __main__ as engine
-from pvtool_core.batches import read_items, write_items
-from pvtool_core.clips import Names, is_whole
-from pvtool_core.config import EncodingConfig, Job, RenderItem, RenderJob, Setup, TrainJob, write_job
-from pvtool_core.runs import ExitRecord, RunFolder, read_events, sha256_of
+from pvtool_core.batches.clips import Names, is_whole
+from pvtool_core.batches.folder import read_items, write_items
+from pvtool_core.settings.schema import EncodingConfig, Job, RenderItem, RenderJob, Setup, TrainJob, write_job
+from pvtool_core.store.runs import ExitRecord, RunFolder, read_events, sha256_of
 
 PROMPT = "a <V> woman waving"
 MP4 = EncodingConfig()

@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pvtool_core.backbones import load_backbone
-from pvtool_core.config import ControlConfig, LoraConfig, ModelConfig, TrainJob
 from pvtool_core.errors import InputRefused, PvError
+from pvtool_core.models.locate import resolve_settings
 from pvtool_core.sampling import denoise
-from pvtool_core.weights import resolve_settings
+from pvtool_core.settings.schema import ControlConfig, LoraConfig, ModelConfig, TrainJob
 from tests.conftest import FRAMES, UNET_BLOCKS, with_settings
 
 PROMPT = "a <V> woman waving"

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from pvtool_core.adapter import IdentityAdapter, LoraPair, Terms, load_adapter
 from pvtool_core.backbones import Backbone, joined, load_backbone
-from pvtool_core.config import TrainJob
+from pvtool_core.models.locate import resolve_settings
 from pvtool_core.paths import cache_dir
-from pvtool_core.runs import EventWriter, Heartbeat, RunFolder, State
 from pvtool_core.sampling import Route, Tail, denoise, output_weights, tail_in_memory, tail_replayed, tail_stopped
+from pvtool_core.settings.schema import TrainJob
+from pvtool_core.store.runs import EventWriter, Heartbeat, RunFolder, State
 from pvtool_core.trainer import Pair, Trainer, bank_pairs, generator_of, train
 from pvtool_core.trajectories import TrajectoryCache
-from pvtool_core.weights import resolve_settings
 from tests.conftest import shake, with_settings
 from tests.families import FAMILIES, Family, pipeline_call
 

@@ -14,12 +14,12 @@ from onnx import TensorProto, helper
 from safetensors.torch import load_file, save_file
 
 from pvtool_core import __main__ as engine
-from pvtool_core.config import SemanticRewardConfig, TrainJob, write_job
 from pvtool_core.errors import ExitStatus, InputRefused
-from pvtool_core.face_models import open_detector, open_recognizer
-from pvtool_core.faces import FaceAnalyzer, load_recognizer
-from pvtool_core.image_text import ImageText, read_weights
-from pvtool_core.runs import RunFolder
+from pvtool_core.faces.analyzer import FaceAnalyzer, load_recognizer
+from pvtool_core.faces.insightface_models import open_detector, open_recognizer
+from pvtool_core.open_clip_model import ImageText, read_weights
+from pvtool_core.settings.schema import SemanticRewardConfig, TrainJob, write_job
+from pvtool_core.store.runs import RunFolder
 from tests.conftest import with_settings
 
 

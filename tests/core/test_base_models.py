@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pvtool_core.backbones import load_backbone
-from pvtool_core.config import ModelConfig, TrainJob
 from pvtool_core.errors import ExitStatus, InputRefused, PvError
 from pvtool_core.models.adding import add
 from pvtool_core.models.base_models import check_base_model, prediction_of
-from pvtool_core.models.store import Models, ModelState
-from pvtool_core.weights import family_of, locate_model
+from pvtool_core.models.installed import Models, ModelState
+from pvtool_core.models.locate import family_of, locate_model
+from pvtool_core.settings.schema import ModelConfig, TrainJob
 from tests.core.test_animatediff import PROMPT, clip, original_names
 from tests.families import FAMILIES
 from tests.weight_files import checkpoint, pipeline_folder, safetensors

@@ -13,9 +13,9 @@ from typing import Any
 import orjson
 import pytest
 
-from pvtool_core import claims as module
-from pvtool_core.claims import EXPIRED_SECONDS, Claims
 from pvtool_core.errors import InputRefused
+from pvtool_core.rendering import leases as module
+from pvtool_core.rendering.leases import EXPIRED_SECONDS, Claims
 from tests.hostile import link_to_device
 
 TAKE = """
@@ -137,7 +137,7 @@ def test_the_folder_may_go_with_one_that_was_the_last_whenever_another_comes(tmp
 
 
 def test_claiming_loads_nothing_heavy() -> None:
-    words = "import sys, pvtool_core.claims; assert not {'torch', 'numpy'} & sys.modules.keys()"
+    words = "import sys, pvtool_core.rendering.leases; assert not {'torch', 'numpy'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", words], check=True)
 
 

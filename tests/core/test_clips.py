@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pvtool_core.clips import Names, is_whole, read_clip_record, sidecar_path, write_sidecar
-from pvtool_core.config import EncodingConfig, RenderItem, Settings, Setup, merge
+from pvtool_core.batches.clips import Names, is_whole, read_clip_record, sidecar_path, write_sidecar
 from pvtool_core.errors import InputRefused
-from pvtool_core.weights import Presets
+from pvtool_core.models.locate import Presets
+from pvtool_core.settings.schema import EncodingConfig, RenderItem, Settings, Setup, merge
 from tests.hostile import deadline, link_to_device
 
 __all__ = ["deadline"]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvtool_core.config import (
+from pvtool_core.errors import ExitStatus, SettingsError
+from pvtool_core.settings.schema import (
     EvaluationConfig,
     IdentityRef,
     IdentityRewardConfig,
@@ -26,7 +27,6 @@ from pvtool_core.config import (
     to_table,
     write_job,
 )
-from pvtool_core.errors import ExitStatus, SettingsError
 
 SETTINGS = Settings(
     model=ModelConfig(base_model="base"),

@@ -21,11 +21,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from pvtool_core.config import EncodingConfig
-from pvtool_core.encoding import write_clip
 from pvtool_core.errors import ExitStatus, UsageError
-from pvtool_core.media import Frames, frames_of
-from pvtool_core.metadata import AI_MADE, read_facts
+from pvtool_core.media.decode import Frames, frames_of
+from pvtool_core.media.encode import write_clip
+from pvtool_core.media.metadata import AI_MADE, read_facts
+from pvtool_core.settings.schema import EncodingConfig
 
 FACTS = {"prompt": "a woman dancing 🎉", "seed": 3}
 SIGNED = ("mp4", "gif", "webp", "png")

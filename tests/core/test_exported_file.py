@@ -16,8 +16,8 @@ from torch import Tensor
 from pvtool_core.adapter import IdentityAdapter, LoraPair, Terms, read_adapter, switch_step
 from pvtool_core.backbones import load_backbone
 from pvtool_core.backbones.animatediff import KohyaLayout
-from pvtool_core.config import ControlConfig, LoraConfig, TrainJob
-from pvtool_core.runs import sha256_of
+from pvtool_core.settings.schema import ControlConfig, LoraConfig, TrainJob
+from pvtool_core.store.runs import sha256_of
 from pvtool_core.trainer import Trainer
 from tests.conftest import with_settings
 from tests.families import FAMILIES, Family

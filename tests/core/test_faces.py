@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pvtool_core.faces import TEMPLATE, align, align_differentiable, within_crop
+from pvtool_core.faces.analyzer import TEMPLATE, align, align_differentiable, within_crop
 
 
 def smooth_picture(height: int, width: int, seed: int = 0) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pvtool_core.config import TrainJob
+from pvtool_core.settings.schema import TrainJob
 from tests.core.jobs import Engine, item, render_job, whole
 
 

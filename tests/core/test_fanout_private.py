@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pvtool_core import fanout
+from pvtool_core.rendering import ray_cluster
 
 SCRIPT = """
 import json, os, psutil, ray, shutil
@@ -43,9 +43,9 @@ def test_ray_listens_on_loopback_in_a_private_folder_and_writes_nothing_into_the
 def test_sessions_of_killed_engines_are_swept_and_others_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "_short_folder", lambda: str(tmp_path))
+    monkeypatch.setattr(ray_cluster, "_short_folder", lambda: str(tmp_path))
     dead = next(number for number in range(2**22, 0, -1) if not psutil.pid_exists(number))
     for name in (f"pv-ray-{dead}-x", f"pv-ray-{os.getpid()}-y", "pv-ray-nobody-z"):
         (tmp_path / name / "ray").mkdir(parents=True)
-    fanout.sweep_sessions()
+    ray_cluster.sweep_sessions()
     assert {path.name for path in tmp_path.iterdir()} == {f"pv-ray-{os.getpid()}-y", "pv-ray-nobody-z"}

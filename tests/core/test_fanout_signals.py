@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import ray
 
-from pvtool_core.fanout import connect
+from pvtool_core.rendering.ray_cluster import connect
 
 
 def test_ray_does_not_take_over_what_sigterm_means(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pvtool_core import gauges
-from pvtool_core.gauges import Gauges, accelerators
+from pvtool_core.store import telemetry
+from pvtool_core.store.telemetry import Gauges, accelerators
 
 TWO_DEVICES = """\
 0, NVIDIA H200, 2048, 143771, 37, 41, 122.50
@@ -44,7 +44,7 @@ def test_a_tool_without_a_driver_means_no_device(tmp_path: Path, monkeypatch: py
 
 
 def test_an_engine_tells_of_itself_as_soon_as_it_works_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gauges, "SECONDS", 0.05)
+    monkeypatch.setattr(telemetry, "SECONDS", 0.05)
     told: list[dict[str, Any]] = []
     with Gauges(lambda type, **values: told.append({"type": type, **values})):
         time.sleep(0.5)
@@ -55,7 +55,7 @@ def test_an_engine_tells_of_itself_as_soon_as_it_works_and_again(monkeypatch: py
 
 
 def test_a_full_disk_does_not_silence_the_gauges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gauges, "SECONDS", 0.01)
+    monkeypatch.setattr(telemetry, "SECONDS", 0.01)
     tries: list[str] = []
 
     def write(type: str, **values: Any) -> None:

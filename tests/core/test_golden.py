@@ -15,8 +15,8 @@ from safetensors import safe_open
 
 from pvtool_core.adapter import IdentityAdapter
 from pvtool_core.backbones import load_backbone
-from pvtool_core.clips import Names
-from pvtool_core.config import (
+from pvtool_core.batches.clips import Names
+from pvtool_core.settings.schema import (
     AdapterConfig,
     ControlConfig,
     EncodingConfig,
@@ -27,7 +27,7 @@ from pvtool_core.config import (
     Setup,
     TrainJob,
 )
-from pvtool_core.runs import read_events
+from pvtool_core.store.runs import read_events
 from pvtool_core.trajectories import TrajectoryCache
 from tests.core.jobs import Engine, item, render_job
 from tests.families import FAMILIES, Family

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from pvtool_core import __main__ as engine
-from pvtool_core.batches import BatchFolder, list_batches
-from pvtool_core.config import read_job
+from pvtool_core.batches.folder import BatchFolder, list_batches
 from pvtool_core.errors import BrokenRun, ExitStatus, SettingsError, UnsafeRun
 from pvtool_core.paths import replace_file
-from pvtool_core.runs import (
+from pvtool_core.settings.schema import read_job
+from pvtool_core.store.runs import (
     EventWriter,
     ExitRecord,
     Request,

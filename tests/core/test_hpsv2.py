@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pvtool_core.config import SemanticRewardConfig
-from pvtool_core.image_text import ImageText
+from pvtool_core.open_clip_model import ImageText
 from pvtool_core.rewards import SemanticScorer, letterbox
+from pvtool_core.settings.schema import SemanticRewardConfig
 from tests.hpsv2_reference import new_reference_model, reference_scores, register
 
 SIDE = 56

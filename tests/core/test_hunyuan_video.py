@@ -14,9 +14,9 @@ from torch import Tensor
 
 from pvtool_core.adapter import IdentityAdapter, LoraPair, Terms, load_adapter
 from pvtool_core.backbones.hunyuan_video import FusedLayout, HunyuanVideo
-from pvtool_core.config import LoraConfig, TrainJob
 from pvtool_core.errors import InputRefused
 from pvtool_core.sampling import Route, denoise, output_weights, tail_in_memory
+from pvtool_core.settings.schema import LoraConfig, TrainJob
 from pvtool_core.trainer import Pair, Trainer, bank_pairs, generator_of
 from pvtool_core.trajectories import TrajectoryCache
 from tests.conftest import shake, with_settings

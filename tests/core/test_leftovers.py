@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pvtool_core.leftovers import LOG_DAYS, held_folder, keep, sweep
-from pvtool_core.library import Library
-from pvtool_core.runs import RunFolder
+from pvtool_core.store.identities import Library
+from pvtool_core.store.runs import RunFolder
+from pvtool_core.store.scratch import LOG_DAYS, held_folder, keep, sweep
 
 HOLD = """
 import sys, time

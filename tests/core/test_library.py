@@ -16,9 +16,9 @@ from PIL import Image
 from safetensors.torch import save, save_file
 
 from pvtool_core.errors import BadArchive, BadName, BrokenIdentity, ExitStatus, Missing, NameTaken
-from pvtool_core.identity_archive import pack
-from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Identity, Library
 from pvtool_core.paths import check_name
+from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Identity, Library
+from pvtool_core.store.identity_archive import pack
 
 FACE = {
     "picture": "holiday.jpg",

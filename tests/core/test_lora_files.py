@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from pvtool_core.backbones import load_backbone
 from pvtool_core.backbones.style_loras import merge_style_loras
-from pvtool_core.config import LoraConfig, ModelConfig, TrainJob
 from pvtool_core.errors import ExitStatus, InputRefused
-from pvtool_core.weights import locate_style, with_fingerprints
+from pvtool_core.models.locate import locate_style, with_fingerprints
+from pvtool_core.settings.schema import LoraConfig, ModelConfig, TrainJob
 from tests.conftest import with_settings
 from tests.families import ANIMATEDIFF, FAMILIES, HUNYUAN_VIDEO, WAN, Family
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image, ImageSequence
 
-from pvtool_core import ffmpeg
-from pvtool_core.config import EncodingConfig
-from pvtool_core.encoding import write_clip
 from pvtool_core.errors import ExitStatus, UsageError
-from pvtool_core.ffmpeg import ClipBroken, CodecMissing, FfmpegMissing
-from pvtool_core.media import Frames, enlarge, frames_of, to_pixels
-from pvtool_core.metadata import AI_MADE, read_facts
-from pvtool_core.workshop import publish, workshop
+from pvtool_core.files import publish, workshop
+from pvtool_core.media import ffmpeg
+from pvtool_core.media.decode import Frames, enlarge, frames_of, to_pixels
+from pvtool_core.media.encode import write_clip
+from pvtool_core.media.ffmpeg import ClipBroken, CodecMissing, FfmpegMissing
+from pvtool_core.media.metadata import AI_MADE, read_facts
+from pvtool_core.settings.schema import EncodingConfig
 
 FACTS = {"prompt": "<V> man; 'runs' = \"fast\" #1 \\ 速い\nnext line", "seed": 3, "nested": {"a": [1, 2.5, None]}}
 FORMATS = ("mp4", "gif", "webp", "png")

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from pvtool_core.adapter import IdentityAdapter
 from pvtool_core.backbones.hunyuan_video import HunyuanVideo
 from pvtool_core.backbones.memory import settle
-from pvtool_core.config import ModelConfig
 from pvtool_core.errors import InputRefused
+from pvtool_core.settings.schema import ModelConfig
 from tests.small_hunyuan_video import transformer
 
 CPU = torch.device("cpu")

@@ -34,9 +34,9 @@ from pvtool_core.models import downloads
 from pvtool_core.models.adding import add
 from pvtool_core.models.fetching import Listener, fetch
 from pvtool_core.models.hub import is_the_hub
+from pvtool_core.models.installed import Models, ModelState, licences, missing_models
+from pvtool_core.models.locate import Presets, resolve
 from pvtool_core.models.registry import Registry, model_folder
-from pvtool_core.models.store import Models, ModelState, licences, missing_models
-from pvtool_core.weights import Presets, resolve
 from tests.hub import COMMIT, Hub, serve
 from tests.weight_files import onnx, safetensors
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.backbones.interface import unit_range
-from pvtool_core.config import LoraConfig, TrainJob
 from pvtool_core.errors import NotFinite
-from pvtool_core.media import to_pixels
-from pvtool_core.runs import read_events
+from pvtool_core.media.decode import to_pixels
+from pvtool_core.settings.schema import LoraConfig, TrainJob
+from pvtool_core.store.runs import read_events
 from pvtool_core.trainer import RunFiles
 from tests.conftest import with_settings
 from tests.core.jobs import Engine, item, render_job

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from pvtool_core.backbones.control import read_frames
-from pvtool_core.config import ControlConfig
 from pvtool_core.errors import BadPicture, InputRefused
-from pvtool_core.identify import read_photo
-from pvtool_core.pictures import BLACK, natural_order, pictures_in, read_animation, read_picture
-from pvtool_core.weights import frames_fingerprint
+from pvtool_core.faces.enroll import read_photo
+from pvtool_core.media.photos import BLACK, natural_order, pictures_in, read_animation, read_picture
+from pvtool_core.models.locate import frames_fingerprint
+from pvtool_core.settings.schema import ControlConfig
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)

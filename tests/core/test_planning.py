@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from pvtool.cli.planning import facts, words
+from pvtool.cli.plan_report import facts, words
 from pvtool_core import __main__ as engine
 from pvtool_core.backbones import load_backbone
-from pvtool_core.backbones.skeleton import skeleton
-from pvtool_core.config import PlanJob, Settings, TrainJob, write_job
-from pvtool_core.counting import Meter, count, forward, sizes
-from pvtool_core.planning import (
+from pvtool_core.backbones.meta_model import skeleton
+from pvtool_core.estimate.counts import Meter, count, forward, sizes
+from pvtool_core.estimate.plan import (
     GIB,
     Counts,
     Machine,
@@ -24,9 +23,10 @@ from pvtool_core.planning import (
     passes_of,
     sustained,
 )
-from pvtool_core.runs import RunFolder, read_events
+from pvtool_core.models.locate import Presets
+from pvtool_core.settings.schema import PlanJob, Settings, TrainJob, write_job
+from pvtool_core.store.runs import RunFolder, read_events
 from pvtool_core.trainer import Trainer, bank_pairs
-from pvtool_core.weights import Presets
 from tests.benchmarks.iteration import quiet
 from tests.conftest import with_settings
 

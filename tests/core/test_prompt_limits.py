@@ -15,10 +15,8 @@ from tokenizers.models import Unigram
 from transformers import CLIPTokenizer
 
 from pvtool_core.backbones import load_backbone
-from pvtool_core.config import ModelConfig, TrainJob
 from pvtool_core.errors import BadPrompt, ExitStatus
-from pvtool_core.paths import presets_dir
-from pvtool_core.prompt_limits import (
+from pvtool_core.models.prompt_limits import (
     LLAMA_AFTER,
     LLAMA_BEFORE,
     LLAMA_TOKENS,
@@ -26,6 +24,8 @@ from pvtool_core.prompt_limits import (
     check_prompts_fit,
     prompt_limits,
 )
+from pvtool_core.paths import presets_dir
+from pvtool_core.settings.schema import ModelConfig, TrainJob
 from tests.core.jobs import Engine, item, render_job
 from tests.families import FAMILIES, HUNYUAN_VIDEO, WAN, Family
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvtool_core.clips import slug
+from pvtool_core.batches.clips import slug
 from pvtool_core.errors import BadName, BadPrompt, Missing, NameTaken
-from pvtool_core.prompts import (
+from pvtool_core.store.prompts import (
     KEYWORD,
     Banks,
     check_prompt,

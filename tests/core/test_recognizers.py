@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pvtool_core.errors import BrokenWeights, InputRefused
-from pvtool_core.face_models import open_recognizer
-from pvtool_core.faces import FaceAnalyzer, Picture, align, align_differentiable, largest, load_recognizer
+from pvtool_core.faces.analyzer import FaceAnalyzer, Picture, align, align_differentiable, largest, load_recognizer
+from pvtool_core.faces.insightface_models import open_recognizer
 from pvtool_core.models.adding import add
+from pvtool_core.models.installed import Models
 from pvtool_core.models.registry import model_folder
-from pvtool_core.models.store import Models
 from pvtool_core.paths import presets_dir
 from tests.iresnet import export, normalise_inside, random_iresnet, without_identity_nodes
 

@@ -14,15 +14,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pvtool_core.backbones.animatediff import AnimateDiff
-from pvtool_core.config import EncodingConfig, RenderItem, TrainJob
-from pvtool_core.encoding import write_clip
+from pvtool_core.batches.rates import estimate
 from pvtool_core.errors import Interrupted
-from pvtool_core.ffmpeg import ClipBroken
-from pvtool_core.finishing import Finisher
-from pvtool_core.media import frames_of
-from pvtool_core.metadata import read_facts
-from pvtool_core.rates import estimate
-from pvtool_core.renderer import render
+from pvtool_core.media.decode import frames_of
+from pvtool_core.media.encode import write_clip
+from pvtool_core.media.ffmpeg import ClipBroken
+from pvtool_core.media.metadata import read_facts
+from pvtool_core.rendering.renderer import render
+from pvtool_core.rendering.write import Finisher
+from pvtool_core.settings.schema import EncodingConfig, RenderItem, TrainJob
 from tests.core.jobs import PROMPT, Engine, item, render_job, whole
 
 
@@ -228,7 +228,7 @@ def test_a_clip_that_fails_is_tried_again_as_often_as_asked(
             raise ClipBroken(tmp_path / "clip.mp4", "the sun shone on it")
         return write_clip(*words)
 
-    monkeypatch.setattr("pvtool_core.finishing.write_clip", sometimes)
+    monkeypatch.setattr("pvtool_core.rendering.write.write_clip", sometimes)
     wanted = render_job(job, item(tmp_path / "clip"), retries=1)
     assert run(wanted).status == 1
     assert run.clips() == ["failed"]

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pvtool_core.config import TrainJob
 from pvtool_core.rewards import (
     IdentityScorer,
     SemanticScorer,
@@ -19,6 +18,7 @@ from pvtool_core.rewards import (
     nearest_face,
     semantic_reward,
 )
+from pvtool_core.settings.schema import TrainJob
 
 SCORES = torch.tensor([0.21, 0.24, 0.22, 0.25])
 
@@ -125,7 +125,7 @@ class Pixels(nn.Module):
 
 
 def test_identity_compares_the_aligned_face_and_passes_the_gradient() -> None:
-    from pvtool_core.faces import TEMPLATE
+    from pvtool_core.faces.analyzer import TEMPLATE
 
     face, stranger = (functional.interpolate(torch.rand(1, 3, 7, 7, generator=generator(seed)), 112) for seed in (0, 9))
     landmarks = torch.tensor(TEMPLATE)
@@ -148,7 +148,7 @@ def test_of_several_faces_the_one_where_the_original_s_was_is_meant() -> None:
 
 
 def test_several_views_of_a_face_are_each_a_little_off_in_place_and_colour(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pvtool_core.faces import TEMPLATE
+    from pvtool_core.faces.analyzer import TEMPLATE
 
     landmarks = torch.tensor(TEMPLATE)
     frame, photo = torch.rand(3, 112, 112, generator=generator()), torch.rand(1, 3, 112, 112, generator=generator(9))
@@ -179,7 +179,7 @@ def differ(crops: Tensor) -> bool:
 
 def views_of(frame: Tensor, photo: Tensor, views: int) -> Tensor:
     """The crops of the frame that the recogniser sees, whose mean similarity must be the score."""
-    from pvtool_core.faces import TEMPLATE
+    from pvtool_core.faces.analyzer import TEMPLATE
 
     seen: list[Tensor] = []
 

@@ -12,9 +12,9 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvtool_core.columns import SETTINGS, is_missing, parse_loras, parse_seeds
+from pvtool_core.batches.columns import SETTINGS, is_missing, parse_loras, parse_seeds
+from pvtool_core.batches.rows import Row, read_row_file, read_rows, row_table
 from pvtool_core.errors import BadPrompt, BatchRefused, Missing, UsageError
-from pvtool_core.rows import Row, read_row_file, read_rows, row_table
 
 words = st.text(
     st.characters(exclude_categories=["Cs", "Z", "C"], exclude_characters="{}[]<>()-_,:#\"'"), min_size=1, max_size=8

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvtool_core.errors import BrokenRun, Busy, DiskFull, ExitStatus, Missing, RunFailed
-from pvtool_core.runs import (
+from pvtool_core.store.runs import (
     EventWriter,
     ExitRecord,
     Heartbeat,
@@ -131,7 +131,7 @@ def test_what_a_resumed_engine_will_report_again_is_dropped_and_nothing_else(fol
 
 def test_a_second_engine_is_refused_even_from_another_process(folder: RunFolder) -> None:
     code = (
-        "import sys, pathlib; from pvtool_core.runs import RunFolder; "
+        "import sys, pathlib; from pvtool_core.store.runs import RunFolder; "
         "lock = RunFolder(pathlib.Path(sys.argv[1])).lock(); lock.__enter__(); "
         "print('held', flush=True); sys.stdin.read()"
     )
@@ -203,7 +203,7 @@ def test_a_heartbeat_tells_the_living_from_the_dead(folder: RunFolder) -> None:
 
 def test_an_engine_that_was_killed_is_lost_and_one_that_ended_is_what_it_said(folder: RunFolder) -> None:
     code = (
-        "import sys, pathlib, time; from pvtool_core.runs import *; "
+        "import sys, pathlib, time; from pvtool_core.store.runs import *; "
         "Heartbeat(RunFolder(pathlib.Path(sys.argv[1]))).__enter__(); print('beats', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(folder.path)], stdout=subprocess.PIPE) as engine:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pvtool_core.config import EncodingConfig
-from pvtool_core.encoding import write_clip
-from pvtool_core.media import Frames
-from pvtool_core.sheets import FRAMES, ROWS, TILE, SheetRow, write_contact_sheet, write_sheets
+from pvtool_core.media.contact_sheet import FRAMES, ROWS, TILE, SheetRow, write_contact_sheet, write_sheets
+from pvtool_core.media.decode import Frames
+from pvtool_core.media.encode import write_clip
+from pvtool_core.settings.schema import EncodingConfig
 
 RED, GREEN = (200, 0, 0), (0, 200, 0)
 

@@ -15,9 +15,8 @@ from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 from PIL import Image
 from safetensors.torch import load_file
 
-from pvtool_core.config import EvaluateJob, IdentifyJob, IdentityRef, TrainJob
 from pvtool_core.errors import FaceRefused, InputRefused
-from pvtool_core.evaluation import (
+from pvtool_core.evaluation.evaluator import (
     Clip,
     PictureReader,
     Scores,
@@ -28,8 +27,9 @@ from pvtool_core.evaluation import (
     left_out,
     summary,
 )
-from pvtool_core.faces import Face
-from pvtool_core.identify import Portrait, check_likeness, choose
+from pvtool_core.faces.analyzer import Face
+from pvtool_core.faces.enroll import Portrait, check_likeness, choose
+from pvtool_core.settings.schema import EvaluateJob, IdentifyJob, IdentityRef, TrainJob
 from tests.core.jobs import PROMPT, Engine, item, render_job
 
 

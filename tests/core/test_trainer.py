@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pvtool_core import ffmpeg
 from pvtool_core.backbones.animatediff import AnimateDiff
-from pvtool_core.config import TrainingConfig, TrainJob
 from pvtool_core.errors import Missing, RunFailed
-from pvtool_core.ffmpeg import FfmpegMissing
+from pvtool_core.media import ffmpeg
+from pvtool_core.media.ffmpeg import FfmpegMissing
 from pvtool_core.paths import cache_dir
-from pvtool_core.runs import EventWriter, Heartbeat, Request, RunFolder, State, checkpoint_facts, read_events
 from pvtool_core.sampling import BaseKl
+from pvtool_core.settings.schema import TrainingConfig, TrainJob
+from pvtool_core.store.runs import EventWriter, Heartbeat, Request, RunFolder, State, checkpoint_facts, read_events
 from pvtool_core.trainer import Pair, Trainer, bank_pairs, draw_frames, generator_of, learning_rate, train
 from pvtool_core.trajectories import FaceTrack, Report
 from tests.conftest import with_settings

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from pvtool_core.backbones import load_backbone
 from pvtool_core.backbones.animatediff import AnimateDiff
-from pvtool_core.cache import entries
-from pvtool_core.config import TrainJob
 from pvtool_core.errors import InputRefused, NotFinite
+from pvtool_core.models.locate import fingerprint
 from pvtool_core.sampling import denoise
+from pvtool_core.settings.schema import TrainJob
+from pvtool_core.store.trajectory_cache import entries
 from pvtool_core.trajectories import TrajectoryCache
-from pvtool_core.weights import fingerprint
 from tests.conftest import with_settings
 
 PROMPT, SEED = "a <V> woman waving", 3

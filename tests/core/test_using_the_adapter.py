@@ -16,9 +16,9 @@ from PIL import Image
 
 from pvtool_core.adapter import IdentityAdapter, Terms
 from pvtool_core.backbones import load_backbone
-from pvtool_core.config import TrainJob
-from pvtool_core.media import to_pixels
+from pvtool_core.media.decode import to_pixels
 from pvtool_core.sampling import denoise
+from pvtool_core.settings.schema import TrainJob
 from tests.conftest import shake, with_settings
 from tests.families import ANIMATEDIFF, HUNYUAN_VIDEO, WAN, Family
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pvtool_core.config import Settings
 from pvtool_core.errors import InputRefused, Missing, SettingsError, WeightsMissing
 from pvtool_core.models import digests
+from pvtool_core.models.locate import Presets, fingerprint, locate_faces, resolve, resolve_settings
 from pvtool_core.models.registry import Registry
-from pvtool_core.weights import Presets, fingerprint, locate_faces, resolve, resolve_settings
+from pvtool_core.settings.schema import Settings
 from tests.weight_files import pipeline_folder, safetensors
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from PIL import Image
 
-from pvtool_core.batches import BatchFolder, write_items
-from pvtool_core.config import RenderItem, RenderJob, Setup, write_job
+from pvtool_core.batches.folder import BatchFolder, write_items
+from pvtool_core.models.locate import Presets
 from pvtool_core.paths import batches_dir
-from pvtool_core.runs import ExitRecord, RunFolder, State
-from pvtool_core.weights import Presets
+from pvtool_core.settings.schema import RenderItem, RenderJob, Setup, write_job
+from pvtool_core.store.runs import ExitRecord, RunFolder, State
 from tests.dashboard.conftest import write_events, write_status
 
 PROMPT = "<V> woman reads in a café"

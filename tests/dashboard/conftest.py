@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from pvtool.dashboard.widgets import headline
-from pvtool_core.config import IdentityRef, TrainJob, write_job
-from pvtool_core.runs import ExitRecord, RunFolder, State, boot_id
-from pvtool_core.weights import Presets
+from pvtool_core.models.locate import Presets
+from pvtool_core.settings.schema import IdentityRef, TrainJob, write_job
+from pvtool_core.store.runs import ExitRecord, RunFolder, State, boot_id
 
 BEGAN = 1_790_000_000.0
 PROMPTS = ("<V> woman is dancing in the rain, wearing a blue coat", "<V> woman reads in a café", "<V> woman runs")

@@ -12,8 +12,8 @@ from textual.screen import Screen
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.messages import OpenRun
-from pvtool_core.library import EMBEDDINGS_FILE, FACES_FILE, Identity, Library
 from pvtool_core.paths import presets_dir
+from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Identity, Library
 
 SAMPLES = presets_dir() / "tiny/samples"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pvtool_core.runs import State
+from pvtool_core.store.runs import State
 from tests.dashboard.batches import clip_event, draw_clip, make_batch, tell
 from tests.dashboard.conftest import MakeRun
 from tests.dashboard.played_terminal import PlayedTerminal

@@ -8,9 +8,9 @@ from typing import cast
 import pytest
 from PIL import Image
 
-from pvtool.dashboard.export import new_files, write_csv, write_png
-from pvtool.dashboard.series import Series
-from pvtool.dashboard.view import Curve, View
+from pvtool.dashboard.plot.export import new_files, write_csv, write_png
+from pvtool.dashboard.plot.series import Series
+from pvtool.dashboard.plot.view import Curve, View
 
 ORANGE = (0xD5, 0x5E, 0x00)
 BLUE = (0x00, 0x72, 0xB2)

@@ -7,13 +7,13 @@ from textual.pilot import Pilot
 from textual.widgets import Footer, Input, OptionList, TextArea
 
 from pvtool.dashboard.screens.identities import IdentitiesScreen
-from pvtool.dashboard.screens.person import AddPerson
-from pvtool.dashboard.screens.start import StartScreen
+from pvtool.dashboard.screens.identity_forms import AddPerson
+from pvtool.dashboard.screens.new_run import StartScreen
+from pvtool.dashboard.widgets.navigation import Places
 from pvtool.dashboard.widgets.picture import Clip
-from pvtool.dashboard.widgets.places import Places
-from pvtool.facts import job_of
-from pvtool.jobs import choose, prepare
-from pvtool_core.library import EMBEDDINGS_FILE, IDENTITY_FILE, Library
+from pvtool.jobs.prepare import choose, prepare
+from pvtool_core.store.identities import EMBEDDINGS_FILE, IDENTITY_FILE, Library
+from pvtool_core.store.summary import job_of
 from tests.dashboard.house import SAMPLES, House, add_person
 from tests.dashboard.reading import seen, until, until_found, until_screen, until_seen
 

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from textual.app import App, ComposeResult
 
-from pvtool.dashboard import kitty
-from pvtool.dashboard.drawing import draw
-from pvtool.dashboard.pictures import Box, Film, Frame, Unshowable, decode
-from pvtool.dashboard.reel import Budget, wind
-from pvtool.dashboard.terminal import Colours, Pictures, Terminal
+from pvtool.dashboard.images import kitty
+from pvtool.dashboard.images.decode import Box, Film, Frame, Unshowable, decode
+from pvtool.dashboard.images.half_blocks import draw
+from pvtool.dashboard.images.player import Budget, wind
 from pvtool.dashboard.widgets.picture import Clip
+from pvtool.terminal import Colours, Pictures, Terminal
 from tests.dashboard.played_terminal import PlayedTerminal
 
 BLOCKS = Terminal(Pictures.BLOCKS, False, "truecolor", bytes_per_second=10**9)

@@ -14,9 +14,9 @@ from textual.events import MouseScrollUp
 from textual.pilot import Pilot
 
 from pvtool.dashboard import keys
-from pvtool.dashboard.painting import Painter
-from pvtool.dashboard.raster import glyphs_named
-from pvtool.dashboard.series import Series
+from pvtool.dashboard.plot.paint import Painter
+from pvtool.dashboard.plot.raster import glyphs_named
+from pvtool.dashboard.plot.series import Series
 from pvtool.dashboard.widgets.plot import Curve, Plot, View
 from pvtool_core.errors import UsageError
 from tests.dashboard.reading import seen as screen_text

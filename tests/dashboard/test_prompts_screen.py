@@ -6,9 +6,9 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, TextArea
 
-from pvtool.dashboard.screens.bank import NewBank
+from pvtool.dashboard.screens.prompt_forms import NewBank
 from pvtool.dashboard.screens.prompts import PromptsScreen
-from pvtool_core.prompts import Banks
+from pvtool_core.store.prompts import Banks
 from tests.dashboard.house import House
 from tests.dashboard.reading import until, until_found, until_screen, until_seen
 

@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 import pytest
 
-from pvtool.dashboard.batch import BatchFollower, look_at
-from pvtool.dashboard.rendering import Outcome, Rendering
-from pvtool_core.runs import State
+from pvtool.dashboard.follow.batch import BatchFollower, look_at
+from pvtool.dashboard.follow.batch_history import Outcome, Rendering
+from pvtool_core.store.runs import State
 from tests.dashboard.batches import clip_event, make_batch, rendering_event, tell
 from tests.dashboard.conftest import gpu_event
 

@@ -11,12 +11,12 @@ from textual.pilot import Pilot
 from pvtool.cli.dashboard import run_or_batch
 from pvtool.dashboard.app import Dashboard
 from pvtool.dashboard.screens.batch import BatchScreen
-from pvtool.dashboard.terminal import Pictures, Terminal
 from pvtool.dashboard.widgets.picture import Clip
-from pvtool_core.batches import BatchFolder, write_refused
+from pvtool.terminal import Pictures, Terminal
+from pvtool_core.batches.folder import BatchFolder, write_refused
 from pvtool_core.errors import Missing
 from pvtool_core.paths import runs_dir
-from pvtool_core.runs import Request, RunFolder, State
+from pvtool_core.store.runs import Request, RunFolder, State
 from tests.dashboard.batches import clip_event, draw_clip, make_batch, rendering_event, tell
 from tests.dashboard.conftest import MakeRun, gpu_event, write_events, write_status
 from tests.dashboard.reading import seen, until, until_screen, until_seen

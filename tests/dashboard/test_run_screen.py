@@ -12,11 +12,11 @@ from textual.widgets import Tabs
 from pvtool.dashboard.app import Dashboard
 from pvtool.dashboard.screens.help import HelpScreen
 from pvtool.dashboard.screens.run import RunScreen
-from pvtool.dashboard.terminal import Pictures, Terminal
 from pvtool.dashboard.widgets.log import LogView
 from pvtool.dashboard.widgets.samples import Samples
+from pvtool.terminal import Pictures, Terminal
 from pvtool_core.paths import runs_dir
-from pvtool_core.runs import Request, RunFolder, State
+from pvtool_core.store.runs import Request, RunFolder, State
 from tests.dashboard.conftest import BEGAN, MakeRun, gpu_event, step_event, write_events, write_status
 from tests.dashboard.reading import seen, until, until_found, until_screen, until_seen
 from tests.dashboard.test_pictures import clip
@@ -153,7 +153,7 @@ async def test_a_history_that_ends_where_a_piece_of_reading_ends_is_shown_to_its
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_run("ada-1", 60)
-    monkeypatch.setattr("pvtool.dashboard.tail.CHUNK_BYTES", folder.events.stat().st_size)
+    monkeypatch.setattr("pvtool.dashboard.follow.tail.CHUNK_BYTES", folder.events.stat().st_size)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "ICR 0.6", "seed 1000000", seconds=5)
 

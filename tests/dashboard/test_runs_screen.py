@@ -9,9 +9,9 @@ from textual.widgets import DataTable
 from pvtool.dashboard.app import Dashboard
 from pvtool.dashboard.screens.run import RunScreen
 from pvtool.dashboard.screens.runs import RunsScreen
-from pvtool.dashboard.terminal import Pictures, Terminal
+from pvtool.terminal import Pictures, Terminal
 from pvtool_core.paths import runs_dir
-from pvtool_core.runs import Request, RunFolder, State
+from pvtool_core.store.runs import Request, RunFolder, State
 from tests.dashboard.conftest import MakeRun, write_events, write_status
 from tests.dashboard.reading import seen, until, until_seen
 

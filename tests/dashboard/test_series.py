@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pvtool.dashboard import axes, raster
-from pvtool.dashboard.history import History
-from pvtool.dashboard.series import SMALLEST, Axis, Series
+from pvtool.dashboard.follow.run_history import History
+from pvtool.dashboard.plot import axes, raster
+from pvtool.dashboard.plot.series import SMALLEST, Axis, Series
 from tests.dashboard.conftest import gpu_event, step_event
 
 numbers = st.floats(-1e6, 1e6)

@@ -17,10 +17,10 @@ from textual.worker import WorkerState
 from pvtool.dashboard.app import Dashboard
 from pvtool.dashboard.screens import batch as batch_screen
 from pvtool.dashboard.screens import renders as renders_screen
-from pvtool.dashboard.terminal import Pictures, Terminal
 from pvtool.dashboard.widgets import headline
-from pvtool_core.library import IDENTITY_FILE
-from pvtool_core.runs import RunFolder, State
+from pvtool.terminal import Pictures, Terminal
+from pvtool_core.store.identities import IDENTITY_FILE
+from pvtool_core.store.runs import RunFolder, State
 from tests.dashboard import conftest
 from tests.dashboard.batches import clip_event, make_batch, rendering_event, tell
 from tests.dashboard.conftest import PROMPTS, MakeRun, gpu_event, write_events

@@ -8,12 +8,12 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Select, TextArea
 
-from pvtool import supervisor
-from pvtool.dashboard.screens.form import FormScreen
-from pvtool.dashboard.screens.start import StartScreen
-from pvtool.facts import job_of
+from pvtool.dashboard.screens.forms import FormScreen
+from pvtool.dashboard.screens.new_run import StartScreen
+from pvtool_core import supervisor
 from pvtool_core.paths import runs_dir
-from pvtool_core.runs import Request, RunFolder, State, list_runs
+from pvtool_core.store.runs import Request, RunFolder, State, list_runs
+from pvtool_core.store.summary import job_of
 from tests.dashboard.house import House, add_person
 from tests.dashboard.reading import until, until_seen
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pvtool import supervisor
-from pvtool.dashboard.steering import go_on, pause_or_go_on
+from pvtool.dashboard.run_actions import go_on, pause_or_go_on
+from pvtool_core import supervisor
 from pvtool_core.errors import UsageError
-from pvtool_core.runs import ExitRecord, Request, RunFolder, State
+from pvtool_core.store.runs import ExitRecord, Request, RunFolder, State
 
 SCRIPT = Path(__file__).parents[1] / "cli/scripted_engine.py"
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvtool.dashboard.history import History
-from pvtool.dashboard.lines import Lines
-from pvtool.dashboard.tail import CHUNK_BYTES, Tail
+from pvtool.dashboard.follow.log_lines import Lines
+from pvtool.dashboard.follow.run_history import History
+from pvtool.dashboard.follow.tail import CHUNK_BYTES, Tail
 from tests.dashboard.conftest import gpu_event, step_event
 
 

@@ -10,7 +10,7 @@ from time import sleep
 import pytest
 
 from pvtool.cli import doctor
-from pvtool.dashboard.terminal import Pictures, Terminal, prepare, probe
+from pvtool.terminal import Pictures, Terminal, prepare, probe
 from pvtool_core.errors import UsageError
 from tests.dashboard.played_terminal import KITTY, XTERM, PlayedTerminal
 

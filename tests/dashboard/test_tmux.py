@@ -12,7 +12,7 @@ import pytest
 
 from pvtool_core.errors import PvError
 from pvtool_core.paths import presets_dir
-from pvtool_core.runs import RunFolder, State
+from pvtool_core.store.runs import RunFolder, State
 
 pytestmark = [
     pytest.mark.slow,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pvtool_core.config import Job, TrainJob, write_job
-from pvtool_core.runs import RunFolder
+from pvtool_core.settings.schema import Job, TrainJob, write_job
+from pvtool_core.store.runs import RunFolder
 
 
 class Engines:

@@ -14,8 +14,9 @@ import onnx2torch
 import transformers
 
 from pvtool_core import __main__ as engine
-from pvtool_core import renderer, trainer
+from pvtool_core import trainer
 from pvtool_core.backbones.animatediff import AnimateDiff
+from pvtool_core.rendering import renderer
 
 IMPORTED = (
     insightface.model_zoo.get_model,

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from pvtool_core.config import TrainJob
-from pvtool_core.media import frames_of
-from pvtool_core.runs import Request, RunFolder, State, checkpoint_is_whole, read_events
+from pvtool_core.media.decode import frames_of
+from pvtool_core.settings.schema import TrainJob
+from pvtool_core.store.runs import Request, RunFolder, State, checkpoint_is_whole, read_events
 from tests.kill.conftest import Engines
 
 KILLS = 20

@@ -15,11 +15,11 @@ from pathlib import Path
 import orjson
 import pytest
 
-from pvtool_core.batches import read_items
-from pvtool_core.clips import Names, is_whole, sidecar_path
-from pvtool_core.config import RenderItem, RenderJob, Setup, TrainJob
-from pvtool_core.media import frames_of
-from pvtool_core.runs import RunFolder, State, read_events
+from pvtool_core.batches.clips import Names, is_whole, sidecar_path
+from pvtool_core.batches.folder import read_items
+from pvtool_core.media.decode import frames_of
+from pvtool_core.settings.schema import RenderItem, RenderJob, Setup, TrainJob
+from pvtool_core.store.runs import RunFolder, State, read_events
 from tests.adapters import save_random_adapters
 from tests.core.jobs import item, render_job
 from tests.kill.conftest import Engines

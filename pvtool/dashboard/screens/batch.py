@@ -11,13 +11,13 @@ from textual.screen import ModalScreen
 from textual.widgets import Footer, OptionList, Static
 
 from pvtool.dashboard import keys
-from pvtool.dashboard.batch import BatchFollower, BatchSeen, look_at
 from pvtool.dashboard.clipboard import copy
-from pvtool.dashboard.rendering import Told
-from pvtool.dashboard.steering import ActingScreen, stop_batch
-from pvtool.dashboard.widgets.rendering import Failures, KnownBatch, Newest, Progress, Workers
-from pvtool.words import plain
-from pvtool_core.batches import BatchFolder, list_batches
+from pvtool.dashboard.follow.batch import BatchFollower, BatchSeen, look_at
+from pvtool.dashboard.follow.batch_history import Told
+from pvtool.dashboard.run_actions import ActingScreen, stop_batch
+from pvtool.dashboard.widgets.batch_panels import Failures, KnownBatch, Newest, Progress, Workers
+from pvtool.text import plain
+from pvtool_core.batches.folder import BatchFolder, list_batches
 from pvtool_core.paths import batches_dir
 
 LOOK_SECONDS = 1.0

@@ -13,19 +13,19 @@ from textual.widgets.option_list import Option
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.messages import OpenRun
-from pvtool.dashboard.screens.looking import LookingScreen
-from pvtool.dashboard.screens.person import AddPerson, RenamePerson, remove_person
-from pvtool.dashboard.screens.start import StartScreen
-from pvtool.dashboard.widgets.form import Note
-from pvtool.dashboard.widgets.lists import Choices
-from pvtool.dashboard.widgets.people import Likeness, Matrix, Person, Photo
+from pvtool.dashboard.screens.base import LookingScreen
+from pvtool.dashboard.screens.identity_forms import AddPerson, RenamePerson, remove_person
+from pvtool.dashboard.screens.new_run import StartScreen
+from pvtool.dashboard.widgets.choices import Choices
+from pvtool.dashboard.widgets.fields import Note
+from pvtool.dashboard.widgets.identity_list import Likeness, Matrix, Person, Photo
+from pvtool.dashboard.widgets.navigation import HEIGHTS, WIDTHS, Places
 from pvtool.dashboard.widgets.picture import Clip
-from pvtool.dashboard.widgets.places import HEIGHTS, WIDTHS, Places
-from pvtool.run_index import RunIndex
 from pvtool_core.errors import PvError, from_foreign
-from pvtool_core.library import IDENTITY_FILE, Identity, Library
 from pvtool_core.paths import identities_dir, runs_dir
-from pvtool_core.runs import RunFolder
+from pvtool_core.store.identities import IDENTITY_FILE, Identity, Library
+from pvtool_core.store.run_index import RunIndex
+from pvtool_core.store.runs import RunFolder
 
 
 class About(VerticalScroll, can_focus=True, inherit_bindings=False):

@@ -9,14 +9,14 @@ from textual.content import Content
 from textual.widgets import Footer, Input, OptionList, Static
 
 from pvtool.dashboard import keys
-from pvtool.dashboard.screens.bank import NewBank, WritePrompts, remove_bank, remove_prompt
-from pvtool.dashboard.screens.looking import LookingScreen
-from pvtool.dashboard.widgets.form import Note
-from pvtool.dashboard.widgets.lists import Choices
-from pvtool.dashboard.widgets.places import WIDTHS, Places
-from pvtool.dashboard.widgets.prompts import BrokenBank, bank_option, having, prompt_option
+from pvtool.dashboard.screens.base import LookingScreen
+from pvtool.dashboard.screens.prompt_forms import NewBank, WritePrompts, remove_bank, remove_prompt
+from pvtool.dashboard.widgets.choices import Choices
+from pvtool.dashboard.widgets.fields import Note
+from pvtool.dashboard.widgets.navigation import WIDTHS, Places
+from pvtool.dashboard.widgets.prompt_list import BrokenBank, bank_option, having, prompt_option
 from pvtool_core.errors import PvError, from_foreign
-from pvtool_core.prompts import Bank, Banks
+from pvtool_core.store.prompts import Bank, Banks
 
 
 class PromptsScreen(LookingScreen):

@@ -11,16 +11,16 @@ from textual.app import ComposeResult
 from textual.widgets import DataTable, Footer, Static
 
 from pvtool.dashboard import keys
-from pvtool.dashboard.batch import BatchFollower, BatchSeen, look_at
+from pvtool.dashboard.follow.batch import BatchFollower, BatchSeen, look_at
+from pvtool.dashboard.follow.batch_history import Rendering
 from pvtool.dashboard.marks import bar, cell, state_cell
 from pvtool.dashboard.messages import OpenBatch
-from pvtool.dashboard.rendering import Rendering
-from pvtool.dashboard.steering import ActingScreen, stop_batch
-from pvtool.dashboard.widgets.places import Places
-from pvtool.dashboard.widgets.rendering import grouped, hourly
+from pvtool.dashboard.run_actions import ActingScreen, stop_batch
+from pvtool.dashboard.widgets.batch_panels import grouped, hourly
+from pvtool.dashboard.widgets.navigation import Places
 from pvtool.dashboard.widgets.table import Table
-from pvtool.words import duration, plain, shown
-from pvtool_core.batches import BatchFolder, list_batches
+from pvtool.text import duration, plain, shown
+from pvtool_core.batches.folder import BatchFolder, list_batches
 from pvtool_core.paths import batches_dir
 
 LOOK_SECONDS = 1.0

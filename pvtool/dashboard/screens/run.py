@@ -13,20 +13,20 @@ from textual.widget import Widget
 from textual.widgets import ContentSwitcher, Footer, Tab, Tabs
 
 from pvtool.dashboard import keys
-from pvtool.dashboard.history import History
-from pvtool.dashboard.known import Known, Seen, references_of
-from pvtool.dashboard.steering import SteeringScreen
-from pvtool.dashboard.tail import Tail
+from pvtool.dashboard.follow.run import Known, Seen, references_of
+from pvtool.dashboard.follow.run_history import History
+from pvtool.dashboard.follow.tail import Tail
+from pvtool.dashboard.run_actions import SteeringScreen
 from pvtool.dashboard.widgets.curves import Curves, panels
 from pvtool.dashboard.widgets.headline import Headline
 from pvtool.dashboard.widgets.machine import Machine, Memory
 from pvtool.dashboard.widgets.plot import View
 from pvtool.dashboard.widgets.prompt_bank import CurrentPrompt, PromptBank
 from pvtool.dashboard.widgets.samples import Samples
-from pvtool.facts import RunFacts, job_of, run_facts
-from pvtool.supervisor import LIVE
 from pvtool_core.errors import PvError
-from pvtool_core.runs import RunFolder, State
+from pvtool_core.store.runs import RunFolder, State
+from pvtool_core.store.summary import RunFacts, job_of, run_facts
+from pvtool_core.supervisor import LIVE
 
 if TYPE_CHECKING:
     from pvtool.dashboard.app import Dashboard
@@ -277,7 +277,7 @@ class RunScreen(SteeringScreen):
         self.run_worker(self._export(), exit_on_error=False)
 
     async def _export(self) -> None:
-        from pvtool.dashboard.export import new_files, write_csv, write_png
+        from pvtool.dashboard.plot.export import new_files, write_csv, write_png
 
         try:
             with new_files(Path.cwd(), self.folder.name, (".csv", ".png")) as (table, picture):

@@ -11,12 +11,12 @@ from textual.widgets import DataTable, Footer, Input, Static
 from pvtool.dashboard import keys
 from pvtool.dashboard.marks import bar, number, state_cell
 from pvtool.dashboard.messages import OpenRun
-from pvtool.dashboard.steering import SteeringScreen
-from pvtool.dashboard.widgets.places import Places
+from pvtool.dashboard.run_actions import SteeringScreen
+from pvtool.dashboard.widgets.navigation import Places
 from pvtool.dashboard.widgets.table import Table
-from pvtool.facts import RunFacts
-from pvtool.words import duration, plain
-from pvtool_core.runs import RunFolder
+from pvtool.text import duration, plain
+from pvtool_core.store.runs import RunFolder
+from pvtool_core.store.summary import RunFacts
 
 if TYPE_CHECKING:
     from pvtool.dashboard.app import Dashboard

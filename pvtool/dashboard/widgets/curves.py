@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from textual.app import ComposeResult
 from textual.containers import Grid
 
-from pvtool.dashboard.history import CURVES
-from pvtool.dashboard.known import Known
+from pvtool.dashboard.follow.run import Known
+from pvtool.dashboard.follow.run_history import CURVES
 from pvtool.dashboard.widgets.plot import Curve, Plot, View
 
 TITLES = {

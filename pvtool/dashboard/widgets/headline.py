@@ -7,12 +7,12 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from pvtool.dashboard.history import History
-from pvtool.dashboard.known import Known
+from pvtool.dashboard.follow.run import Known
+from pvtool.dashboard.follow.run_history import History
 from pvtool.dashboard.marks import number, state_words
 from pvtool.dashboard.widgets.progress import ProgressLine
-from pvtool.words import duration, plain
-from pvtool_core.runs import State
+from pvtool.text import duration, plain
+from pvtool_core.store.runs import State
 
 _PATIENCE = 600.0
 

@@ -16,9 +16,9 @@ from textual.strip import Strip
 from textual.widgets import Input
 
 from pvtool.dashboard import keys
-from pvtool.dashboard.known import Known
-from pvtool.dashboard.lines import Lines
-from pvtool_core.runs import RunFolder
+from pvtool.dashboard.follow.log_lines import Lines
+from pvtool.dashboard.follow.run import Known
+from pvtool_core.store.runs import RunFolder
 
 _SECONDS = 0.5
 _KEPT = 4000

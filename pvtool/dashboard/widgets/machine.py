@@ -6,9 +6,9 @@ from textual.app import ComposeResult
 from textual.containers import Grid, Vertical, VerticalScroll
 from textual.widgets import Static
 
-from pvtool.dashboard.history import Device
-from pvtool.dashboard.known import Known
-from pvtool.dashboard.series import Extent
+from pvtool.dashboard.follow.run import Known
+from pvtool.dashboard.follow.run_history import Device
+from pvtool.dashboard.plot.series import Extent
 from pvtool.dashboard.widgets.plot import Curve, Plot, View
 
 _GAUGES = {

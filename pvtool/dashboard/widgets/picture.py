@@ -19,8 +19,8 @@ from textual.widget import Widget
 from textual.worker import Worker, WorkerState
 
 from pvtool.dashboard.driver import driver_of
-from pvtool.dashboard.reel import Budget, Reel, budget, wind
-from pvtool.dashboard.terminal import Pictures, Terminal
+from pvtool.dashboard.images.player import Budget, Reel, budget, wind
+from pvtool.terminal import Pictures, Terminal
 from pvtool_core.errors import PvError
 
 _SETTLING = 0.12  # a window being resized changes its size many times a second

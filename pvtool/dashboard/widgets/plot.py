@@ -12,11 +12,12 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
-from pvtool.dashboard import captions, keys
-from pvtool.dashboard.painting import COLOURS, LETTERS, Painter, Picture, Run, colour
-from pvtool.dashboard.raster import wanted_glyphs
-from pvtool.dashboard.series import Extent
-from pvtool.dashboard.view import Curve, View
+from pvtool.dashboard import keys
+from pvtool.dashboard.plot import captions
+from pvtool.dashboard.plot.paint import COLOURS, LETTERS, Painter, Picture, Run, colour
+from pvtool.dashboard.plot.raster import wanted_glyphs
+from pvtool.dashboard.plot.series import Extent
+from pvtool.dashboard.plot.view import Curve, View
 
 __all__ = ["Curve", "Plot", "View"]
 

@@ -5,7 +5,7 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from pvtool.dashboard.known import Known
+from pvtool.dashboard.follow.run import Known
 from pvtool.dashboard.marks import prompt_words
 
 _BAR = 8

@@ -11,8 +11,8 @@ from textual.widgets import Static
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.clipboard import copy
-from pvtool.dashboard.history import Sample
-from pvtool.dashboard.known import Known
+from pvtool.dashboard.follow.run import Known
+from pvtool.dashboard.follow.run_history import Sample
 from pvtool.dashboard.marks import prompt_words
 from pvtool.dashboard.widgets.picture import Clip
 

@@ -5,8 +5,8 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from pvtool.dashboard.known import Known
-from pvtool_core.config import Table, TrainJob, to_table
+from pvtool.dashboard.follow.run import Known
+from pvtool_core.settings.schema import Table, TrainJob, to_table
 
 
 class Settings(VerticalScroll):

@@ -1,0 +1,99 @@
+"""Turns an engine's events into progress for a person."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pvtool.output import progress
+from pvtool.text import duration
+from pvtool_core.store.runs import Event
+
+
+class JobProgress:
+    """Shows what an engine reports."""
+
+    def __init__(self, iterations: int = 0) -> None:
+        self._progress = progress()
+        self._iterations, self._step = iterations, 0
+
+    def on_event(self, event: Event) -> None:
+        """Show one event."""
+        kind = event["type"]
+        if kind == "stage":
+            training = event["stage"] == "training"
+            done, total = (self._step, self._iterations) if training else (0, 0)
+            self._progress.update(event["stage"], event.get("done", done), event.get("total", total))
+        elif kind == "step":
+            self._step = event["step"]
+            self._progress.update("training", event["step"], self._iterations, _step_note(event))
+        elif kind == "run" and "step" in event:
+            self._step = event["step"]
+            self._say(event)
+        else:
+            self._say(event)
+
+    def _say(self, event: Event) -> None:
+        if words := _words(event):
+            self._progress.say(words)
+
+    def __enter__(self) -> Self:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._progress.__exit__(*error)
+
+
+class ClipProgress(JobProgress):
+    """Shows how many clips of a batch are there, whichever engine made them, and when the others will be."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__()
+        self._total, self._made = total, 0
+        self._told: set[str] = set()
+        self._began = 0.0
+
+    def on_event(self, event: Event) -> None:
+        """Show one event; how far each engine is does not matter, and prompts that are cut are known from planning."""
+        if event["type"] == "warning" and "cut" in event:
+            return
+        if event["type"] != "stage":
+            super().on_event(event)
+        elif event["stage"] == "rendering":
+            self._show()
+        elif not self._told:
+            super().on_event(event)
+
+    def on_clip(self, facts: Mapping[str, Any]) -> None:
+        """Count a clip that was made, found or given up; one that was given up may be made yet."""
+        self._told.add(facts["path"])
+        if facts["status"] == "done":
+            self._made += bool(self._began)  # what comes before the first one is mostly loading
+            self._began = self._began or time.monotonic()
+        self._show()
+
+    def _show(self) -> None:
+        self._progress.update("rendering", len(self._told), self._total, self._note())
+
+    def _note(self) -> str:
+        if not self._made:
+            return ""
+        each = (time.monotonic() - self._began) / self._made
+        return f"{3600 / each:.0f} clips an hour  {duration(each * (self._total - len(self._told)))} left"
+
+
+def _step_note(event: Event) -> str:
+    numbers = [f"{name} {event[name]:.3f}" for name in ("loss", "icr", "scr") if event.get(name) is not None]
+    if eta := event.get("eta"):
+        numbers.append(f"{duration(eta)} left")
+    return "  ".join(numbers)
+
+
+def _words(event: Event) -> str | None:
+    if event["type"] == "warning":
+        return f"Warning: {event.get('message', '')}"
+    if event["type"] == "sample":
+        return f"Sample at step {event.get('step', 0)}: {event['path']}"
+    if event["type"] == "run" and event["state"] in {"resumed", "paused"}:
+        return f"The run is {event['state']}" + (f" at step {event['step']}." if "step" in event else ".")
+    return None

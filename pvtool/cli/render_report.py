@@ -1,0 +1,121 @@
+"""What `pv render` says of clips: those that would be made, those that are, and those that could not be."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pvtool.jobs.render import clip_facts, files_of, for_programs
+from pvtool.output import Output
+from pvtool.text import duration, plain, shown
+from pvtool_core.batches.plan import Plan, Shard, as_row, estimates, states
+from pvtool_core.batches.rows import row_table
+from pvtool_core.errors import PvError
+from pvtool_core.models.prompt_limits import Cut
+from pvtool_core.paths import replace_file
+from pvtool_core.settings.schema import EncodingConfig
+
+SHOWN_FAILURES = 20
+SHOWN_ADAPTERS = 20
+SHOWN_CUTS = 20
+Facts = Mapping[str, Any]
+
+
+def list_clips(planned: Plan, encoding: EncodingConfig, output: Output, overwrite: bool = False) -> None:
+    """A line for each clip that would be made: its state, the time that it will take, if that is known, its path."""
+    here = f"{Path.cwd()}/"
+    found = ["again" if overwrite and state == "there" else state for state in states(planned, encoding)]
+    times = estimates(planned, found)
+    for item, state, seconds in zip(planned.items, found, times, strict=True):
+        known = {**clip_facts(item, state, encoding), "seconds": seconds, **cut_facts(planned.lost(item))}
+        facts = for_programs(known) if output.as_json else {}
+        time = "?" if seconds is None else duration(seconds)
+        output.result(facts, plain(f"{state:8} {time:>6}  {item.clip.removeprefix(here)}"))
+    counts = ", ".join(f"{count} {state}" for state, count in Counter(found).most_common())
+    output.say(f"{len(found)} clips: {counts or 'none'}. {_in_all(times)}")
+
+
+def _in_all(times: Sequence[float | None]) -> str:
+    """The sum of what is known, and of how many clips nothing is."""
+    unknown = sum(seconds is None for seconds in times)
+    known = sum(seconds for seconds in times if seconds is not None)
+    if unknown and not known:
+        return "How long they will take is not known: none like them was made here yet."
+    more = f", and {unknown} of which nothing is known" if unknown else ""
+    return f"They will take about {duration(known)}{more}." if known else "There is nothing to do."
+
+
+def cut_facts(lost: str) -> Facts:
+    """What programs are told of a prompt whose end no text encoder reads."""
+    return {"prompt_cut": lost} if lost else {}
+
+
+def tell_clip(output: Output, facts: dict[str, Any], lost: str = "") -> None:
+    """A line for each file of a clip for people, one with all that is known of it for programs."""
+    if facts["status"] == "failed":
+        lines = [plain(f"failed   {shown(Path(facts['path']))}: {facts.get('reason', '')}")]
+    else:
+        lines = [f"{facts['status']:8} {shown(Path(file))}" for file in files_of(facts)]
+    output.stream(for_programs({**facts, **cut_facts(lost)}), "\n".join(lines))
+
+
+def tell_cuts(output: Output, cuts: Iterable[Cut]) -> None:
+    """Warn of prompts whose end a text encoder does not read."""
+    messages = list(dict.fromkeys(cut.message for cut in cuts))
+    for message in messages[:SHOWN_CUTS]:
+        output.say(f"Warning: {message}")
+    if len(messages) > SHOWN_CUTS:
+        output.say(f"Warning: the ends of {len(messages) - SHOWN_CUTS} more prompts are cut off.")
+
+
+def tell_adapters(output: Output, planned: Plan) -> None:
+    """Print which run and checkpoint makes each identity's clips, and warn where another run was trained longer."""
+    for name, trained in list(planned.adapters.items())[:SHOWN_ADAPTERS]:
+        identity = name.partition(" ")[0]
+        output.say(f"{identity}: using {trained.run}, step {trained.step}.")
+        if trained.longer:
+            run = trained.longer.partition("@")[0]
+            output.say(
+                f"Warning: {run} was trained longer ({trained.longer.partition('@')[2]} steps). "
+                f"`--run {run}` renders with it."
+            )
+    more = len(planned.adapters) - SHOWN_ADAPTERS
+    if more > 0:
+        output.say(f"… and {more} more; `--json` names the run and step of each clip.")
+
+
+def tell_mistake(output: Output, source: str, error: PvError) -> None:
+    """What is wrong with a row that is left out."""
+    output.say(f"{source and f'{source}: '}{error.message}")
+
+
+class Failures:
+    """The file in which a batch leaves what could not be made, to be given to --prompts."""
+
+    def __init__(self, planned: Plan, out: Path, shard: Shard | None) -> None:
+        self.file = out / f"failed{shard or ''}.jsonl"
+        self._planned = planned
+
+    def write(self, failed: Sequence[Facts]) -> None:
+        """Leave the failures there."""
+        reasons = {facts["path"]: facts.get("reason", "") for facts in failed}
+        lines = [
+            {**row_table(as_row(item, said)), "path": item.clip, "status": "failed", "reason": reasons[item.clip]}
+            for item, said in zip(self._planned.items, self._planned.said, strict=True)
+            if item.clip in reasons
+        ]
+        replace_file(self.file, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
+
+    def clear(self) -> None:
+        """Nothing failed."""
+        self.file.unlink(missing_ok=True)
+
+    def tell(self, failed: Sequence[Facts], output: Output) -> None:
+        """List them for people, the first ones at least."""
+        output.say(f"These could not be made; {shown(self.file)} can be given to --prompts:")
+        for facts in failed[:SHOWN_FAILURES]:
+            output.say(f"  {shown(Path(facts['path']))}: {facts.get('reason', '')}")
+        if more := len(failed[SHOWN_FAILURES:]):
+            output.say(f"  … and {more} more.")

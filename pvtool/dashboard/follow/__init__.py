@@ -1,0 +1,1 @@
+"""Follow runs and batches through their files."""

@@ -1,0 +1,1 @@
+"""Images in the terminal: decoding, half blocks, the Kitty protocol and playback."""

@@ -1,0 +1,1 @@
+"""Plots in text: axes, series, rasterizing, painting and export."""

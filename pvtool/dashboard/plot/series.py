@@ -1,0 +1,181 @@
+"""Numbers over the steps of a run: kept small, smoothed, and asked for extremes without a look at each."""
+
+from array import array
+from bisect import bisect_left
+from math import inf, isnan, nan
+from operator import gt
+from typing import Literal
+
+from pvtool_core.store.trend import RECENT_STEPS, Trend, trend_of
+
+Axis = Literal["step", "time"]
+Extent = tuple[float, float]
+
+# what a model's float32 holds: more is as little a number as infinity, less is zero
+LARGEST, SMALLEST = 1e38, 1e-37
+_BLOCK = 32
+
+
+class Track:
+    """Values in order, NaN for gaps, with the extremes of every block of them."""
+
+    def __init__(self, code: Literal["d", "f"]) -> None:
+        self.values = array(code)
+        self.gaps = array("q")
+        self._lows = array(code)
+        self._highs = array(code)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def extent(self, start: int, stop: int, positive: bool = False) -> Extent | None:
+        """The least and the greatest of the values from `start` to before `stop`, of those above zero if `positive`."""
+        self.note_blocks()
+        first, last = -(-start // _BLOCK), stop // _BLOCK
+        if first < last:
+            edges = self._numbers(start, first * _BLOCK) + self._numbers(last * _BLOCK, stop)
+            low, high = min(self._lows[first:last] + edges), max(self._highs[first:last] + edges)
+        else:
+            inside = self._numbers(start, stop)
+            low, high = min(inside, default=inf), max(inside, default=-inf)
+        if positive and low <= 0 < high:
+            low = min(value for value in self.values[start:stop] if value > 0)
+        return (low, high) if low <= high and not (positive and high <= 0) else None
+
+    def has_gap(self, start: int, stop: int) -> bool:
+        return bool(self.gaps) and bisect_left(self.gaps, start) < bisect_left(self.gaps, stop)
+
+    def note_blocks(self) -> None:
+        """Note the extremes of the blocks that were filled since the last call; asking for an extent does it, too."""
+        if len(self.values) < (len(self._lows) + 1) * _BLOCK:
+            return
+        for block in range(len(self._lows), len(self.values) // _BLOCK):
+            inside = self._numbers(block * _BLOCK, (block + 1) * _BLOCK)
+            self._lows.append(min(inside, default=inf))
+            self._highs.append(max(inside, default=-inf))
+
+    def _numbers(self, start: int, stop: int) -> "array[float]":
+        inside = self.values[start:stop]
+        if self.gaps and self.has_gap(start, stop):
+            return array(self.values.typecode, (value for value in inside if not isnan(value)))
+        return inside
+
+
+class Smoothing:
+    """TensorBoard's exponential average without its bias to zero at the beginning; a gap stays one."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.track = Track("f")
+        self._last = 0.0
+        self._norm = 0.0
+
+    def advance(self, values: "array[float]", limit: int) -> bool:
+        """Go on by at most `limit` values; whether all are done."""
+        done, weight, last, norm = len(self.track), self.weight, self._last, self._norm
+        add = self.track.values.append
+        for index, value in enumerate(values[done : done + limit], done):
+            if isnan(value):
+                add(nan)
+                self.track.gaps.append(index)
+            else:
+                last, norm = last * weight + value, norm * weight + 1
+                add(last / norm)
+        self._last, self._norm = last, norm
+        self.track.note_blocks()
+        return len(self.track) == len(values)
+
+
+class Series:
+    """What one quantity was at each step. Steps come in order; `origin` is the time from which elapsed time counts.
+
+    An `exact` series is a schedule or a measurement: it is never smoothed.
+    """
+
+    def __init__(self, origin: float | None = None, *, exact: bool = False) -> None:
+        self.exact = exact
+        self.steps = array("d")
+        self.times = array("d")
+        self.raw = Track("d")
+        self.last: float | None = None
+        self.origin = origin
+        self.smoothed: Smoothing | None = None
+        self._coming: Smoothing | None = None
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def append(self, step: float, time: float, value: float | None) -> None:
+        """Add a point; None, or what is no finite number, is a gap. A clock that was set back stands still a while."""
+        if value is None or not abs(value) <= LARGEST:
+            value = nan
+            self.raw.gaps.append(len(self.raw.values))
+        else:
+            self.last = value = value if abs(value) >= SMALLEST else 0.0
+        if not self.times:
+            self.origin = time if self.origin is None else self.origin
+        elif time < self.times[-1]:
+            time = self.times[-1]
+        self.steps.append(step)
+        self.times.append(time)
+        self.raw.values.append(value)
+
+    def extend(self, steps: "array[float]", times: "array[float]", values: "array[float]") -> None:
+        """Add many points at once, all values finite; where one is too large or a clock goes back, one by one."""
+        early = bool(self.times) and times[0] < self.times[-1]
+        tiny = min(map(abs, filter(None, values)), default=1.0) < SMALLEST
+        if early or tiny or max(values) > LARGEST or min(values) < -LARGEST or any(map(gt, times, times[1:])):
+            for point in zip(steps, times, values, strict=True):
+                self.append(*point)
+            return
+        self.origin = times[0] if self.origin is None else self.origin
+        self.steps += steps
+        self.times += times
+        self.raw.values += values
+        self.last = values[-1]
+
+    @property
+    def trend(self) -> Trend | None:
+        """Mean and direction of the newest steps."""
+        return trend_of(self.raw.values[-RECENT_STEPS:])
+
+    def positions(self, axis: Axis) -> "array[float]":
+        """Where the points lie, ascending; times are not yet counted from the origin."""
+        return self.steps if axis == "step" else self.times
+
+    def zero(self, axis: Axis) -> float:
+        """Which of the `positions` is the axis's zero."""
+        return self.origin or 0.0 if axis == "time" else 0.0
+
+    def extent(self, axis: Axis) -> Extent | None:
+        """Where it begins and ends along the axis."""
+        positions, zero = self.positions(axis), self.zero(axis)
+        return (positions[0] - zero, positions[-1] - zero) if len(self) else None
+
+    def position(self, index: int, axis: Axis) -> float:
+        return self.positions(axis)[index] - self.zero(axis)
+
+    def nearest(self, x: float, axis: Axis) -> int:
+        """The index of the point nearest to `x` along the axis; there is at least one."""
+        positions, x = self.positions(axis), x + self.zero(axis)
+        after = min(bisect_left(positions, x), len(self) - 1)
+        before = max(after - 1, 0)
+        return before if x - positions[before] < positions[after] - x else after
+
+    def smooth(self, weight: float, limit: int) -> bool:
+        """Bring `smoothed` nearer to all values at that weight, by at most `limit` values; whether it is there.
+
+        Until a new weight is there, the old one stays to be looked at.
+        """
+        if self.exact or not weight:
+            self.smoothed = self._coming = None
+            return True
+        if self.smoothed and self.smoothed.weight == weight:
+            self._coming = None
+            return self.smoothed.advance(self.raw.values, limit)
+        if self._coming is None or self._coming.weight != weight:
+            self._coming = Smoothing(weight)
+        if not self._coming.advance(self.raw.values, limit):
+            return False
+        self.smoothed, self._coming = self._coming, None
+        return True

@@ -1,0 +1,31 @@
+"""Whether the devices that a job names are there, asked before anything is made."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+
+from pvtool_core.errors import InputRefused, NotReady, UsageError
+from pvtool_core.settings.schema import DEVICES
+
+_ALWAYS = {"auto", "cpu"}
+
+
+def check_devices(names: Iterable[str]) -> None:
+    """Have torch look for the devices, in a process of its own; nothing is started for `auto` and `cpu`.
+
+    Raises UsageError for a name that no device has, InputRefused for a device that is not here, NotReady.
+    """
+    wanted = sorted({*names} - _ALWAYS)
+    for name in wanted:
+        if not DEVICES.fullmatch(name):
+            raise UsageError(f"Invalid device {name!r}.", "Use auto, cpu, cuda, cuda:1 or mps.")
+    if not wanted:
+        return
+    words = [sys.executable, "-P", "-m", "pvtool_core.devices", *wanted]
+    answer = subprocess.run(words, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise NotReady(["a torch that can be imported"], "`pv doctor` shows what is missing.")
+    problems: dict[str, str] = json.loads(answer.stdout.splitlines()[-1])
+    for problem in problems.values():
+        raise InputRefused(problem, "Set model.device to auto or cpu; `pv doctor` shows the devices.")

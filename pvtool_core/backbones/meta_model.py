@@ -1,0 +1,135 @@
+"""A backbone without its weights: the model that some config files describe, empty or filled with random numbers.
+
+On the device `meta` nothing is allocated and nothing computed, but every tensor has its shape: that is how memory and
+work are counted before anything is loaded (`counting.py`). On any other device the weights are drawn at random, which
+takes as long and as much room as the real ones (`tests/benchmarks/full_size.py`).
+"""
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import Tensor, nn
+
+from pvtool_core.backbones import backbone_class
+from pvtool_core.backbones.interface import Backbone, Embeds
+from pvtool_core.settings.schema import ControlConfig, ModelConfig, SamplerConfig
+
+TRIMMED_TOKENS = 64
+"""How long a prompt of the shipped banks is at most once its padding is left out."""
+
+
+def skeleton(
+    model: ModelConfig, sampler: SamplerConfig, recompute: bool, architecture: Path, motion: Path | None = None
+) -> Backbone:
+    """A backbone of the family's own class on `model.device`; every prompt has the same random embeds.
+
+    `architecture` is a diffusers folder of which only the config files are read, `motion` that of AnimateDiff's motion
+    modules where it has none of its own. Style LoRAs are left out, for they are merged; so is a ControlNet.
+    """
+    bare = dataclasses.replace(
+        model, base_model=str(architecture), motion_adapter="", config="", loras=(), control=ControlConfig()
+    )
+    device, dtype = torch.device(model.device), getattr(torch, model.dtype)
+
+    def build(cls: Any, folder: Path, **given: Any) -> Any:
+        with _made_as(device, dtype):
+            return cls(**_parts(cls, Path(folder), motion, given))
+
+    with replaced(DiffusionPipeline, "from_pretrained", classmethod(build)):
+        backbone: Any = backbone_class(model.family)(bare, sampler, (), recompute)
+    embeds = _random_embeds(bare, sampler, backbone.denoiser.config)
+
+    def the_same(_: str) -> Embeds:
+        return embeds
+
+    backbone.prompt_embeds = the_same
+    return backbone
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Generator[Any]:
+    """Put `value` in place of another library's function for a while; gives what was there."""
+    before = vars(owner)[name]
+    setattr(owner, name, value)
+    try:
+        yield before
+    finally:
+        setattr(owner, name, before)
+
+
+@contextmanager
+def _made_as(device: torch.device, dtype: torch.dtype) -> Generator[None]:
+    """Modules that are made meanwhile are of that type on that device from the beginning."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class _NoText(nn.Module):
+    """Stands where a text encoder does, and reads nothing."""
+
+    dtype = torch.float32
+
+
+def _parts(cls: Any, folder: Path, motion: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a pipeline's constructor takes, by the folder's model_index.json; None where that names nothing."""
+    index = json.loads((folder / "model_index.json").read_bytes())
+    parts: dict[str, Any] = {}
+    for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
+        entry = index.get(name, parameter.default)
+        if name in given:
+            parts[name] = given[name]
+        elif name.startswith("text_encoder"):
+            parts[name] = _NoText()
+        elif isinstance(entry, list):
+            parts[name] = _part(folder / name, *entry) if entry[0] == "diffusers" else None
+        else:
+            parts[name] = None if entry is inspect.Parameter.empty else entry
+    if motion is not None:
+        of_motion: Any = MotionAdapter
+        modules = of_motion.from_config(of_motion.load_config(motion))
+        parts["unet"] = UNetMotionModel.from_unet2d(parts["unet"], modules, load_weights=False)
+    return parts
+
+
+def _part(folder: Path, _: str, name: str) -> Any:
+    cls: Any = getattr(diffusers, name)
+    samples = "Scheduler" in name  # its numbers are needed
+    with torch.device("cpu") if samples else nullcontext():
+        return cls.from_config(cls.load_config(folder))
+
+
+def _random_embeds(model: ModelConfig, sampler: SamplerConfig, denoiser: Any) -> Embeds:
+    """Embeds of the shape that the family's text encoders give."""
+    device, dtype = torch.device(model.device), getattr(torch, model.dtype)
+    rows = 2 if sampler.guidance_scale > 1 else 1
+
+    def text(*shape: int) -> Tensor:
+        return torch.randn(*shape, device=device, dtype=dtype)
+
+    def of_hunyuan_video() -> Embeds:
+        tokens = TRIMMED_TOKENS if model.trim_prompt else 256
+        mask = torch.ones(1, tokens, device=device, dtype=dtype)
+        pooled = text(1, denoiser.pooled_projection_dim)
+        long = text(1, tokens, denoiser.text_embed_dim)
+        return {"prompt_embeds": long, "pooled_prompt_embeds": pooled, "prompt_attention_mask": mask}
+
+    shapes: dict[str, Callable[[], Embeds]] = {
+        "animatediff": lambda: {"prompt_embeds": text(rows, 77, denoiser.cross_attention_dim)},
+        "hunyuan-video": of_hunyuan_video,
+        "wan": lambda: {"prompt_embeds": text(rows, 512, denoiser.text_dim)},
+    }
+    return shapes[model.family]()

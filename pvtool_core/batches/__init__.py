@@ -1,0 +1,1 @@
+"""What to render: rows, plans, clip names, sidecars and batch folders. Imports no torch."""

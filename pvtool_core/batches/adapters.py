@@ -1,0 +1,89 @@
+"""What clips of a person can be made by: which run, which of its checkpoints, and with which settings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pvtool_core.errors import Missing, UsageError
+from pvtool_core.paths import runs_dir
+from pvtool_core.settings.schema import AdapterConfig, Setup
+from pvtool_core.store.identities import Identity
+from pvtool_core.store.runs import ADAPTER_FILE, RunFolder, State, checkpoint_step, file_digest, find_run
+from pvtool_core.store.summary import job_of
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What makes clips of a person: an adapter, and the settings that it was trained with.
+
+    `longer` names another finished run of the person, as RUN@STEP, if that one was trained for more steps.
+    """
+
+    adapter: Path
+    sha256: str
+    run: str
+    step: int
+    setup: Setup
+    longer: str = ""
+
+
+def newest_run(person: Identity, runs: Sequence[RunFolder]) -> Trained:
+    """Return the adapter of the newest finished one of the person's `runs`, which are given oldest first.
+
+    Raises Missing, naming the unfinished ones, if there is none.
+    """
+    with_adapter = [run for run in reversed(runs) if run.checkpoint_folders()]
+    finished = [run for run in with_adapter if run.state() == State.FINISHED]
+    for number, run in enumerate(finished):
+        if found := _newest_adapter(run):
+            return replace(found, longer=_longer(found.step, finished[number + 1 :]))
+    others = ", ".join(f"{run.name} ({run.state()})" for run in with_adapter)
+    hint = f"--run can be {others}." if others else f"`pv train {person.name}` makes one."
+    raise Missing("finished run of the identity", person.name, hint)
+
+
+def named_run(person: Identity, words: str) -> Trained:
+    """By the run, or its checkpoint, that RUN or RUN@STEP names. Raises Missing, or UsageError for another person's."""
+    name, at, step = words.partition("@")
+    run = find_run(runs_dir(), name)
+    identity = job_of(run).identity
+    if identity.fingerprint != person.ref.fingerprint:
+        other = "another person of that name" if identity.name == person.name else repr(identity.name)
+        raise UsageError(f"{run.name} was trained on {other}.", f"Give a run of {person.name}, or none.")
+    if at:
+        return _adapter_at(run, step)
+    if found := _newest_adapter(run):
+        return found
+    raise Missing("checkpoint of the run", run.name, f"`pv runs resume {run.name}` trains it.")
+
+
+def _longer(step: int, older: Sequence[RunFolder]) -> str:
+    """Name the longest of the older runs, as RUN@STEP, if it was trained for more than `step` steps."""
+    steps = [(checkpoint_step(run.checkpoint_folders()[-1]), run.name) for run in older]
+    most, name = max(steps, default=(0, ""))
+    return f"{name}@{most}" if most > step else ""
+
+
+def _newest_adapter(run: RunFolder) -> Trained | None:
+    """Return the adapter of the newest checkpoint in which it is as it was written."""
+    found = (_trained_by(run, folder) for folder in reversed(run.checkpoint_folders()))
+    return next((trained for trained in found if trained), None)
+
+
+def _adapter_at(run: RunFolder, step: str) -> Trained:
+    there = {str(checkpoint_step(folder)): folder for folder in run.checkpoint_folders()}
+    folder = there.get(step.lstrip("0") or step)
+    if folder and (found := _trained_by(run, folder)):
+        return found
+    raise Missing(f"checkpoint of {run.name}", step, f"There are: {', '.join(there) or 'none'}.")
+
+
+def _trained_by(run: RunFolder, checkpoint: Path) -> Trained | None:
+    """Return a checkpoint's adapter, or None if it is damaged."""
+    digest = file_digest(checkpoint, ADAPTER_FILE)
+    if digest is None:
+        return None
+    job = job_of(run)
+    start = AdapterConfig(start=job.adapter.start)
+    setup = Setup(model=job.model, sampler=job.sampler, adapter=start)
+    return Trained(checkpoint / ADAPTER_FILE, digest, run.name, checkpoint_step(checkpoint), setup)

@@ -1,0 +1,218 @@
+"""What a rendered clip is called, what lies beside it, and when it counts as whole.
+
+    OUT/IDENTITY/PROMPT-SLUG-HASH/seed-000003.mp4  seed-000003.gif  seed-000003.json
+
+The hash covers everything that changes pixels, so that a changed setting never meets an old clip, and the same command
+twice renders nothing. The sidecar is written last, with a fingerprint of all that the clip was made from: a clip
+without one, of another fingerprint, or with files other than it says, is made again.
+"""
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+
+from pvtool_core.errors import InputRefused
+from pvtool_core.paths import replace_file
+from pvtool_core.settings.schema import EncodingConfig, ModelConfig, RenderItem, Setup
+from pvtool_core.store.prompts import without_keyword
+from pvtool_core.untrusted import RECORD_BYTES, read_regular
+
+BASE = "base"
+
+
+class Names:
+    """What the clips of one setup are called; whatever is the same for all of them is put together once."""
+
+    def __init__(self, setup: Setup, upscale: int = 1) -> None:
+        self._setup, self._upscale = setup, upscale
+
+    @cached_property
+    def setup_key(self) -> str:
+        """The same for setups that make the same clips."""
+        return f"{self._model} {self._sampler} {self._setup.adapter.start}"
+
+    @cached_property
+    def _model(self) -> str:
+        return json.dumps(model_facts(self._setup.model), sort_keys=True)
+
+    @cached_property
+    def _sampler(self) -> str:
+        return json.dumps(asdict(self._setup.sampler), sort_keys=True)
+
+    def path(self, out: Path, identity: str, prompt: str, seed: int, adapter_sha256: str = "") -> str:
+        """The clip's path without its suffix. Without an adapter `identity` is BASE and the digest empty."""
+        return f"{out}/{identity}/{self._folder(prompt, adapter_sha256)}/seed-{seed:06d}"
+
+    @lru_cache(maxsize=1024)  # noqa: B019 - as many as are asked for in a row, with other seeds
+    def _folder(self, prompt: str, adapter_sha256: str) -> str:
+        return f"{slug(prompt)}-{self._digest(prompt, adapter_sha256)[:12]}"
+
+    def _digest(self, prompt: str, adapter_sha256: str) -> str:
+        start = json.dumps(self._setup.adapter.start if adapter_sha256 else None)
+        upscale = f', "upscale": {self._upscale}' if self._upscale > 1 else ""
+        facts = (
+            f'{{"adapter": "{adapter_sha256}", "model": {self._model}, "prompt": {json.dumps(prompt)}, '
+            f'"sampler": {self._sampler}, "start": {start}{upscale}}}'
+        )
+        return hashlib.sha256(facts.encode()).hexdigest()
+
+    def fingerprint(self, item: RenderItem) -> str:
+        """Of everything that changes pixels."""
+        digest = self._digest(item.prompt, item.adapter_sha256)
+        return hashlib.sha256(f"{digest} {item.seed}".encode()).hexdigest()[:32]
+
+    def trajectory(self, prompt: str, seed: int) -> str:
+        """The same for all clips that may share adapter-free steps: those of one prompt and seed, and of one model.
+
+        Where the adapter begins is left out, since clips of the original model, which have none, are the same.
+        """
+        facts = f"{self._model} {self._sampler} {seed} {prompt}"
+        return hashlib.sha256(facts.encode()).hexdigest()[:32]
+
+
+_PLACES = {"base_model", "motion_adapter", "config", "device", "threads", "offload", "loras", "control"}
+
+
+def model_facts(model: ModelConfig) -> dict[str, Any]:
+    """All of the model's settings that change pixels, and no place on this machine; as JSON gives it back."""
+    settings = {key: value for key, value in asdict(model).items() if key not in _PLACES}
+    loras = [[lora.fingerprint, lora.weight] for lora in model.loras]
+    return {**settings, "loras": loras, "control": [model.control.fingerprint, model.control.weight]}
+
+
+def slug(prompt: str, length: int = 40) -> str:
+    """The prompt's first words in lower case, for people who look into the folder; whole words where they fit."""
+    plain = unicodedata.normalize("NFKD", without_keyword(prompt)).encode("ascii", "ignore").decode().lower()
+    words = "-".join(re.findall(r"[a-z0-9]+", plain)) or "prompt"
+    return words if len(words) <= length else words[: length + 1].rpartition("-")[0] or words[:length]
+
+
+def sidecar_path(clip: str | Path) -> Path:
+    """The JSON file beside a clip."""
+    return Path(f"{clip}.json")
+
+
+def file_names(clip: str | Path, encoding: EncodingConfig) -> dict[str, str]:
+    """The clip's files, or folders of frames, each with all that decides how it was encoded."""
+    name = str(clip).rpartition("/")[2]
+    return {f"{name}{_ENDS[kind]}": _how(kind, encoding) for kind in encoding.formats}
+
+
+_ENDS = {"mp4": ".mp4", "gif": ".gif", "webp": ".webp", "png": ""}
+
+
+@cache
+def _how(kind: str, encoding: EncodingConfig) -> str:
+    own = {"mp4": f" {encoding.codec}", "png": ""}.get(kind, f" loop {encoding.loop}")
+    return kind + own + (" signed" if encoding.certificate else "")
+
+
+def write_sidecar(clip: Path, fingerprint: str, encoding: EncodingConfig, facts: Mapping[str, Any]) -> None:
+    """Call the clip's files, which must be there, whole; `facts` is all that is needed to make it again.
+
+    Files of other formats that are whole and of the same fingerprint stay part of the clip.
+    """
+    names = file_names(clip, encoding)
+    files = {name: {"how": how, **_state(clip.with_name(name))} for name, how in names.items()}
+    before = read_sidecar(clip)
+    kept = before["files"] if before and before.get("fingerprint") == fingerprint else {}
+    record = {**facts, "fingerprint": fingerprint, "files": {**kept, **files}}
+    replace_file(sidecar_path(clip), json.dumps(record, indent=1, ensure_ascii=False).encode())
+
+
+def is_whole(clip: str | Path, fingerprint: str, encoding: EncodingConfig) -> bool:
+    """Whether the clip is there in each of its formats as it was written, and was made from what is asked for."""
+    record = read_sidecar(clip)
+    return record is not None and record.get("fingerprint") == fingerprint and _files_are_whole(clip, encoding, record)
+
+
+def _files_are_whole(clip: str | Path, encoding: EncodingConfig, record: Mapping[str, Any]) -> bool:
+    files: Mapping[str, Any] = record["files"]
+    folder = Path(clip).parent
+    return all(
+        name in files and files[name].get("how") == how and _as_recorded(folder / name, files[name])
+        for name, how in file_names(clip, encoding).items()
+    )
+
+
+def read_sidecar(clip: str | Path) -> dict[str, Any] | None:
+    """What lies beside a clip, or None if there is nothing, or nothing that pv wrote."""
+    try:
+        record = _read_record(sidecar_path(clip))
+        return record if all(map(_is_file_record, record["files"].values())) else None
+    # What cannot be read is made again, and that will say why it cannot be.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def read_clip_record(sidecar: Path) -> dict[str, Any]:
+    """What a sidecar says of whom the clip shows, and how it was asked for. Raises InputRefused if it is none."""
+    try:
+        record = _read_record(sidecar)
+        told = {"run": "", **record}
+        if all(type(told.get(key)) is kind for key, kind in _OF_A_CLIP.items()):
+            return record
+        raise ValueError(sidecar)
+    except (OSError, ValueError) as error:
+        raise InputRefused(f"{sidecar} is no sidecar that pv wrote.", "Remove it, or render the clip again.") from error
+
+
+_OF_A_CLIP = {"identity": str, "prompt": str, "seed": int, "run": str, "adapter": str}
+_OF_A_FILE = {"how": str, "sha256": str, "size": int, "mtime_ns": int}
+
+
+def _read_record(sidecar: Path) -> dict[str, Any]:
+    """Raises ValueError if it holds no table, and OSError."""
+    record: Any = orjson.loads(read_regular(sidecar, RECORD_BYTES, follow=True))
+    if not isinstance(record, dict):
+        raise ValueError(sidecar)
+    return cast("dict[str, Any]", record)
+
+
+def _is_file_record(facts: Any) -> bool:
+    return isinstance(facts, dict) and all(type(facts.get(key)) is kind for key, kind in _OF_A_FILE.items())
+
+
+def _state(path: Path) -> dict[str, Any]:
+    found = path.stat()
+    size = sum(file.stat().st_size for file in _contents(path))
+    return {"sha256": digest_of(path), "size": size, "mtime_ns": found.st_mtime_ns}
+
+
+def _as_recorded(path: Path, recorded: Mapping[str, Any]) -> bool:
+    """By size and time where they are as they were; else, as in a copy, by contents."""
+    try:
+        found = path.stat()
+        if not all(file.is_file() for file in _contents(path)):  # a pipe would make us wait
+            return False
+        if sum(file.stat().st_size for file in _contents(path)) != recorded["size"]:
+            return False
+        same_time = found.st_mtime_ns == recorded["mtime_ns"]
+        return (same_time and path.is_file()) or digest_of(path) == recorded["sha256"]
+    except OSError:
+        return False
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of a file, or of all files of a folder by name."""
+    if path.is_file():
+        return _sha256(path)
+    listed = "".join(f"{file.name} {_sha256(file)}\n" for file in _contents(path))
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _contents(path: Path) -> Iterable[Path]:
+    return sorted(path.iterdir()) if path.is_dir() else [path]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

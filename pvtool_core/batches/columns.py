@@ -1,0 +1,220 @@
+"""What a row can say: the columns of CSV, the keys of JSON and TOML, kohya's suffixes, and the values that they hold.
+
+A value can stand for several: `0..3` are four seeds, `alice,bob` two people, a list of lists of LoRAs several sets.
+Each reader here gives all that its value stands for, and raises BadPrompt or UsageError where it cannot be used.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from pvtool_core.errors import BadPrompt, PvError, SettingsError, UsageError
+from pvtool_core.paths import exists
+from pvtool_core.settings.schema import parse_overrides
+from pvtool_core.store.prompts import KEYWORD, check_prompt, check_syntax
+
+SETTINGS = {
+    "width": "model.width",
+    "height": "model.height",
+    "frames": "model.num_frames",
+    "fps": "model.fps",
+    "steps": "sampler.num_inference_steps",
+    "guidance": "sampler.guidance_scale",
+    "negative": "sampler.negative_prompt",
+    "shift": "sampler.shift",
+}
+IGNORED = frozenset({"reason", "path", "status"})  # of a failed.jsonl, which is to be fed back in
+NO_LORA = "none"
+
+_MISSING = frozenset("NaN nan <NA> NaT None null NULL #N/A N/A n/a".split())  # noqa: SIM905
+_EXACT = 2**53
+"""Up to which every whole number is a float of its own."""
+
+Reader = Callable[[Any], Iterable[Any]]
+Complaint = Callable[[PvError], None]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Turn `3`, `0..3` (both ends included) and comma lists of these into seeds. Raises UsageError."""
+    seeds: list[int] = []
+    if re.fullmatch(r"\s*[1-9]\d{0,2}(,\d{3})+\s*", text) and re.search(r",0\d", text):
+        raise UsageError(f"{text!r} may be one seed or several.", "Write a seed without commas, several as 1, 0.")
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,18})(?:\.\.(\d{1,18}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < first + 10_000:
+            raise UsageError(
+                f"{part!r} names no seeds.",
+                "Write a number, a range such as 0..3 of at most 10000, or several with commas.",
+            )
+        seeds += range(first, last + 1)
+    return list(dict.fromkeys(seeds))
+
+
+def parse_loras(value: Any) -> list[tuple[str, ...]]:
+    """Sets of style LoRAs: `FILE:0.8,OTHER` or a list is one set, a list with lists in it several, `none` an empty one.
+
+    Raises UsageError.
+    """
+    if isinstance(value, str):
+        return [_stack(_split_files(value))] if value.strip() else [()]
+    if not isinstance(value, list):
+        raise UsageError(f"lora is {value!r}, no LoRAs.", "Write 'FILE:0.8', a list of such, or 'none'.")
+    if any(isinstance(each, list) for each in value):
+        return [stack for each in value for stack in parse_loras(each)]
+    return [_stack(value)]
+
+
+def _split_files(text: str) -> list[str]:
+    """LoRAs between commas; a comma belongs to a name where a file of that name exists."""
+    parts, words = text.split(","), list[str]()
+    while parts:
+        several = range(len(parts), 1, -1)
+        taken = next((count for count in several if _names_file(",".join(parts[:count]).strip())), 1)
+        words.append(",".join(parts[:taken]))
+        del parts[:taken]
+    return words
+
+
+def _names_file(word: str) -> bool:
+    names = (word, re.sub(r":\s*[-+]?[\d.]+$", "", word))
+    return any(name and exists(Path(name).expanduser()) for name in names)
+
+
+def _stack(words: Iterable[Any]) -> tuple[str, ...]:
+    stack = _texts("lora", words, "Write 'FILE:0.8', a list of such, or 'none'.")
+    return tuple(word for word in stack if word != NO_LORA)
+
+
+def read_columns(table: Mapping[str, Any], complain: Complaint) -> dict[str, list[Any]]:
+    """All that a table's values stand for, by the fields and settings that they are for; `complain` hears of mistakes.
+
+    What is None was not given.
+    """
+    found: dict[str, list[Any]] = {}
+    for column, value in table.items():
+        if value is None or column in IGNORED:
+            continue
+        try:
+            field, reader = READERS[column]
+            found[field] = list(reader(value))
+        except KeyError:
+            complain(unknown_column(column))
+        except PvError as error:
+            complain(error)
+    return found
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: empty, or as pandas and Excel write that. `none` alone says no LoRAs."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str) and (not value.strip() or value.strip() in _MISSING))
+
+
+def as_whole(value: Any) -> Any:
+    """`20.0`, as pandas writes whole numbers beside empty cells, as 20; anything else as it is. Raises UsageError."""
+    if isinstance(value, float) and value.is_integer():
+        value = f"{value:.1f}"
+    if not isinstance(value, str) or not (match := re.fullmatch(r"\s*(-?\d{1,18})\.0*\s*", value)):
+        return value
+    if abs(int(match[1])) > _EXACT:
+        raise UsageError(f"{value} may have been rounded.", "Write the number without a decimal point.")
+    return match[1]
+
+
+def unknown_column(name: str, known: Iterable[str] = ()) -> UsageError:
+    """That nothing is called `name`, and what it may have been meant to be."""
+    names = list(known or READERS)
+    near = difflib.get_close_matches(name, names, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else "."
+    return UsageError(f"{name!r} is nothing that a row can say{meant}", f"There are: {', '.join(names)}.")
+
+
+def _prompts(value: Any) -> list[str]:
+    if not isinstance(value, str):
+        raise BadPrompt(f"The prompt is {value!r}, no text.", f"Write what happens, with {KEYWORD} for the person.")
+    return [check_prompt(value)]
+
+
+def _identities(value: Any) -> list[str]:
+    words = value.split(",") if isinstance(value, str) else value
+    return list(dict.fromkeys(_texts("identity", words, "Write a name, or several with commas.")))
+
+
+def _seeds(value: Any) -> list[int]:
+    if isinstance(value, float):
+        value = as_whole(value)
+    if type(value) is int and 0 <= value < 10**18:
+        return [value]
+    if isinstance(value, list):
+        return list(dict.fromkeys(seed for each in value for seed in _seeds(each)))
+    return parse_seeds(",".join(str(as_whole(part)) for part in str(value).split(",")))
+
+
+def _runs(value: Any) -> list[str]:
+    return list(_texts("run", [value], "Write RUN or RUN@STEP."))
+
+
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def _booleans(value: Any) -> list[bool]:
+    told = _BOOLEANS.get(str(as_whole(value)).strip().lower())
+    if told is None:
+        raise UsageError(f"base is {value!r}, not true or false.", "Write true for the original model.")
+    return [told]
+
+
+def _texts(column: str, words: Any, hint: str) -> tuple[str, ...]:
+    texts = [word.strip() if isinstance(word, str) else "" for word in words] if isinstance(words, list) else [""]
+    if not all(texts):
+        raise UsageError(f"{column} holds something empty, or no text.", hint)
+    return tuple(texts)
+
+
+def _settings(column: str, value: Any) -> list[Any]:
+    if column == "negative" and not isinstance(value, str):
+        raise UsageError(f"negative is {value!r}, no text.", "Write what guidance is to move away from.")
+    if column == "negative":
+        check_syntax("negative prompt", value)
+    else:
+        value = as_whole(value)
+    return [_setting(column, " ".join(str(value).split()))]
+
+
+@cache
+def _setting(column: str, text: str) -> Any:
+    """A setting as the settings themselves read it: of its type, and in its range."""
+    section, _, name = SETTINGS[column].partition(".")
+    try:
+        return parse_overrides([f"{section}.{name}={text}"])[section][name]
+    except SettingsError as error:
+        raise UsageError(f"{column} {error.mistakes[0].problem}.", error.hint) from error
+
+
+READERS: dict[str, tuple[str, Reader]] = {
+    "prompt": ("prompt", _prompts),
+    "identity": ("identity", _identities),
+    "seed": ("seed", _seeds),
+    "run": ("run", _runs),
+    "base": ("base", _booleans),
+    "lora": ("loras", parse_loras),
+    **{column: (key, partial(_settings, column)) for column, key in SETTINGS.items()},
+}
+SUFFIXES = {
+    "w": "width",
+    "h": "height",
+    "f": "frames",
+    "s": "steps",
+    "d": "seed",
+    "n": "negative",
+    "l": "guidance",
+    "g": "guidance",
+    "fs": "shift",
+    **{column: column for column in READERS if column != "prompt"},
+}

@@ -1,0 +1,109 @@
+"""The folder of a batch of clips: what is to be made, by which engines, and what failed.
+
+    items.jsonl    every clip to make, a RenderItem a line
+    refused.jsonl  rows that --keep-going left out, each with the reason
+    failed.jsonl   those that could not be made, with the reason
+    worker-0/      one engine's run folder (see runs.py); more of them with several devices
+
+The clips themselves lie in the job's `out`. Engines of other batches, and of other machines, may work at the same ones.
+"""
+
+import dataclasses
+import re
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import orjson
+
+from pvtool_core.batches.clips import Names
+from pvtool_core.paths import replace_file
+from pvtool_core.private import make_private
+from pvtool_core.settings.schema import RenderItem, RenderJob, read_job, require
+from pvtool_core.store.runs import RunFolder
+from pvtool_core.untrusted import JOB_BYTES, exists, is_folder, read_regular
+
+_WORKER = re.compile(r"worker-[0-9]{1,9}")
+
+
+class BatchFolder:
+    """One batch's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.items = path / "items.jsonl"
+        self.failed = path / "failed.jsonl"
+        self.refused = path / "refused.jsonl"
+
+    def worker(self, number: int) -> RunFolder:
+        return RunFolder(self.path / f"worker-{number}")
+
+    def workers(self) -> list[RunFolder]:
+        """The engines' folders, by number."""
+        named = [path for path in self.path.glob("worker-*") if _WORKER.fullmatch(path.name) and is_folder(path)]
+        found = [path for path in named if exists(path / "config.toml")]
+        return [RunFolder(path) for path in sorted(found, key=lambda path: int(path.name.removeprefix("worker-")))]
+
+    def job(self) -> RenderJob:
+        """What the first engine was told; the others differ by their device. Raises what `read_job` does."""
+        return require(read_job(self.worker(0).config), RenderJob)
+
+
+def new_batch(root: Path) -> BatchFolder:
+    """Make the folder of a new batch, named after the time."""
+    folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    make_private(root)
+    folder.mkdir(mode=0o700)
+    return BatchFolder(folder)
+
+
+def list_batches(root: Path) -> list[BatchFolder]:
+    """Every batch under `root`, oldest first."""
+    return [BatchFolder(path) for path in sorted(root.glob("[!.]*")) if exists(path / "items.jsonl")]
+
+
+def write_items(path: Path, items: Iterable[RenderItem]) -> None:
+    """Write clips to make, whole or not at all."""
+    replace_file(path, b"".join(orjson.dumps(vars(item), option=orjson.OPT_APPEND_NEWLINE) for item in items))
+
+
+def read_items(path: Path) -> list[RenderItem]:
+    """What `write_items` wrote."""
+    return [RenderItem(**orjson.loads(line)) for line in path.read_bytes().splitlines()]
+
+
+def write_refused(path: Path, refused: Mapping[str, str]) -> None:
+    """Write rows that were left out, by their place, with the reason."""
+    rows = [{"row": row, "reason": reason} for row, reason in refused.items()]
+    replace_file(path, b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
+
+
+def read_refused(path: Path) -> dict[str, str]:
+    """Read what `write_refused` wrote; empty without a file. Raises OSError and ValueError."""
+    try:
+        lines = read_regular(path, JOB_BYTES).splitlines()
+    except FileNotFoundError:
+        return {}
+    rows = [orjson.loads(line) for line in lines]
+    if not all(isinstance(row, dict) and {"row", "reason"} <= row.keys() for row in rows):
+        raise ValueError("a line lacks its row or its reason")
+    return {str(row["row"]): str(row["reason"]) for row in rows}
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Clips that share their adapter-free steps: one setup, prompt and seed. `key` names that, whoever is in them."""
+
+    key: str
+    items: Sequence[RenderItem]
+
+
+def grouped(items: Iterable[RenderItem], names: Sequence[Names]) -> list[Group]:
+    """Clips in their order, but all of one setup together; `names` are the setups'."""
+    groups: dict[tuple[int, str], list[RenderItem]] = {}
+    for item in items:
+        key = names[item.setup].trajectory(item.prompt, item.seed)
+        groups.setdefault((item.setup, key), []).append(item)
+    return [Group(key, members) for (_, key), members in sorted(groups.items(), key=lambda pair: pair[0][0])]

@@ -1,0 +1,294 @@
+"""From rows to clips: who is in them, by which run and with which settings they are made, and where they will lie."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pvtool.jobs.settings import parse_lora
+from pvtool_core.batches.adapters import Trained, named_run, newest_run
+from pvtool_core.batches.clips import BASE, Names, is_whole
+from pvtool_core.batches.rates import estimate
+from pvtool_core.batches.rows import Mistakes, Row
+from pvtool_core.errors import BadPrompt, PvError, UsageError
+from pvtool_core.models.locate import locate_style, with_fingerprints
+from pvtool_core.models.prompt_limits import Cut, check_prompts_fit
+from pvtool_core.paths import check_utf8
+from pvtool_core.settings.schema import EncodingConfig, RenderItem, Setup, Table, from_table, merge, to_table
+from pvtool_core.store.identities import Identity, Library
+from pvtool_core.store.prompts import fill
+from pvtool_core.store.run_index import RunIndex
+
+T = TypeVar("T")
+Loras = tuple[str, ...] | None
+Pairs = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What was asked for besides person, prompt and seed: what a row must say for the same clip."""
+
+    run: str
+    loras: Loras
+    settings: Pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the command says, for all rows that do not say it themselves.
+
+    `loras` are sets that each make a clip of their own; None is that of the run. `base` asks for the original model's
+    clips as well. `trained` is given where a clip is made again: by what, but for rows that name another run or person.
+    """
+
+    people: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    run: str = ""
+    base: bool = False
+    loras: tuple[Loras, ...] = (None,)
+    settings: Pairs = ()
+    control: Table | None = None
+    trained: tuple[str, Trained] | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The `number`th of `count` parts of a batch, from 1; as text, what files of it are marked with.
+
+    What shares a trajectory is in one part.
+    """
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"-{self.number}-of-{self.count}"
+
+    def holds(self, trajectory: str) -> bool:
+        return int(trajectory, 16) % self.count == self.number - 1
+
+
+@dataclass
+class Plan:
+    """Clips to make, each once, and the setups that they are made by; `said` tells what was asked for each of them.
+
+    `adapters` are those of the clips, by `IDENTITY RUN@STEP`; `cuts` is what the text encoders do not read of a prompt
+    and its negative prompt, by the setup's number and the prompt.
+    """
+
+    setups: list[Setup] = field(default_factory=list[Setup])
+    items: list[RenderItem] = field(default_factory=list[RenderItem])
+    said: list[Said] = field(default_factory=list[Said])
+    adapters: dict[str, Trained] = field(default_factory=dict[str, Trained])
+    cuts: dict[tuple[int, str], list[Cut]] = field(default_factory=dict[tuple[int, str], list[Cut]])
+
+    @property
+    def all_cuts(self) -> list[Cut]:
+        """All of them, in the order of the rows."""
+        return [cut for cuts in self.cuts.values() for cut in cuts]
+
+    def lost(self, item: RenderItem) -> str:
+        """Return the end of a clip's prompt that no text encoder reads; empty if all of it is read."""
+        cuts = self.cuts.get((item.setup, item.prompt), [])
+        return next((cut.lost for cut in cuts if cut.whole_loss and cut.prompt == item.prompt), "")
+
+
+def plan(
+    rows: Iterable[Row],
+    wanted: Wanted,
+    out: Path,
+    upscale: int = 1,
+    shard: Shard | None = None,
+    mistakes: Mistakes | None = None,
+) -> Plan:
+    """The clips of all rows, in their order. Raises BatchRefused with everything that is wrong in them, UsageError for
+    a folder whose path is not UTF-8.
+
+    Mistakes are added to those that are given, for the caller to check; the others' clips are planned all the same.
+    """
+    planner = _Planner(wanted, check_utf8(out.absolute()), upscale, shard, mistakes or Mistakes())
+    for row in rows:
+        planner.add(row)
+    if mistakes is None:
+        planner.mistakes.check()
+    return planner.plan
+
+
+class _Planner:
+    """Adds row after row; what many rows have in common is looked up once."""
+
+    def __init__(self, wanted: Wanted, out: Path, upscale: int, shard: Shard | None, mistakes: Mistakes) -> None:
+        self.plan, self.mistakes = Plan(), mistakes
+        self._wanted, self._out, self._upscale, self._shard = wanted, out, upscale, shard
+        self._known: dict[Hashable, Any] = {}
+        self._names: list[Names] = []
+        self._numbers: dict[Setup, int] = {}
+        self._clips: set[str] = set()
+
+    def add(self, row: Row) -> None:
+        """Add a row's clips, or what is wrong with it."""
+        wanted = self._wanted
+        people = (row.identity,) if row.identity else wanted.people
+        if not people:
+            self.mistakes.add(row.source, UsageError("No person is named.", "Name one there, or before the prompts."))
+        for name in people:
+            try:
+                for loras in wanted.loras if row.loras is None else (row.loras,):
+                    self._add(row, name, row.run or wanted.run, loras)
+            except BadPrompt as error:  # the row's own, whoever it is about
+                self.mistakes.add(row.source, error)
+            except PvError as error:
+                own = row.identity or row.run or row.loras is not None or row.settings
+                self.mistakes.add(row.source if own else "", error)
+
+    def _add(self, row: Row, name: str, run: str, loras: Loras) -> None:
+        person = self._once(("person", name), lambda: Library().get(name))
+        trained = self._once(("trained", name, run), lambda: self._trained(person, run))
+        pairs = self._once(("settings", row.settings), lambda: _merged(self._wanted.settings, row.settings))
+        number = self._once(("setup", name, run, loras, pairs), lambda: self._number(trained.setup, loras, pairs))
+        said = self._once(("said", name, run, loras, pairs), lambda: Said(self._run_of(trained), loras, pairs))
+        if not row.base:
+            self.plan.adapters.setdefault(f"{name} {trained.run}@{trained.step}", trained)
+        prompt = fill(row.prompt, person.noun)
+        self._once(("fits", number, prompt, person.noun), lambda: self._check_length(number, prompt, person.noun))
+        for seed in self._wanted.seeds if row.seed is None else (row.seed,):
+            if self._shard and not self._shard.holds(self._names[number].trajectory(prompt, seed)):
+                continue
+            if row.base or self._wanted.base:
+                self._clip(person.name, prompt, seed, number, None, said)
+            if not row.base:
+                self._clip(person.name, prompt, seed, number, trained, said)
+
+    def _clip(self, person: str, prompt: str, seed: int, number: int, by: Trained | None, said: Said) -> None:
+        digest = by.sha256 if by else ""
+        clip = self._names[number].path(self._out, person if by else BASE, prompt, seed, digest)
+        if clip in self._clips:
+            return
+        self._clips.add(clip)
+        about: dict[str, Any] = {"identity": person, "prompt": prompt, "seed": seed, "setup": number, "clip": clip}
+        if by:
+            about |= {"adapter": str(by.adapter), "adapter_sha256": digest, "run": by.run, "step": by.step}
+        self.plan.items.append(RenderItem(**about))
+        self.plan.said.append(said)
+
+    def _run_of(self, trained: Trained) -> str:
+        """What names it in a row; the one of a clip that is made again needs no name."""
+        again = self._wanted.trained
+        return "" if again and trained is again[1] else f"{trained.run}@{trained.step}"
+
+    def _trained(self, person: Identity, run: str) -> Trained:
+        again = self._wanted.trained
+        if again and not run and person.name == again[0]:
+            return again[1]
+        found = named_run(person, run) if run else self._newest(person)
+        return dataclasses.replace(found, setup=again[1].setup) if again else found
+
+    def _check_length(self, number: int, prompt: str, noun: str) -> None:
+        """Raises BadPrompt if the keyword is past the text encoder's limit; what else is cut is noted in the plan."""
+        setup = self.plan.setups[number]
+        if cuts := check_prompts_fit(setup.model, [prompt], setup.sampler.negative_prompt, noun):
+            self.plan.cuts[number, prompt] = cuts
+
+    def _newest(self, person: Identity) -> Trained:
+        """The newest finished run of the person; all runs are looked at once."""
+        runs = self._once("runs", lambda: RunIndex().by_identity())
+        return newest_run(person, runs.get(person.ref.fingerprint, []))
+
+    def _number(self, setup: Setup, loras: Loras, pairs: Pairs) -> int:
+        """Which of the plan's setups it is; equal ones are one, whichever runs they are of."""
+        wanted = _changed(setup, loras, pairs, self._wanted.control)
+        if wanted not in self._numbers:
+            self._numbers[wanted] = len(self.plan.setups)
+            self.plan.setups.append(wanted)
+            self._names.append(Names(wanted, self._upscale))
+        return self._numbers[wanted]
+
+    def _once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gave or raised the first time."""
+        if key not in self._known:
+            try:
+                self._known[key] = make()
+            except PvError as error:
+                self._known[key] = error
+        known = self._known[key]
+        if isinstance(known, PvError):
+            raise known.with_traceback(None)
+        return known
+
+
+def _merged(usual: Pairs, own: Pairs) -> Pairs:
+    return tuple(sorted({**dict(usual), **dict(own)}.items()))
+
+
+def _changed(setup: Setup, loras: Loras, pairs: Pairs, control: Table | None) -> Setup:
+    """The settings with others over them. Raises SettingsError, WeightsMissing, InputRefused."""
+    changes: Table = {"model": {}}
+    if loras is not None:
+        changes["model"]["loras"] = [parse_lora(word) for word in loras]
+    if control:
+        changes["model"]["control"] = control
+    for key, value in pairs:
+        section, _, name = key.partition(".")
+        changes.setdefault(section, {})[name] = value
+    changed = from_table(Setup, merge(to_table(setup), changes), "what is to be rendered")
+    if loras or control:
+        changed = dataclasses.replace(changed, model=with_fingerprints(locate_style(changed.model)))
+    return changed
+
+
+def states(planned: Plan, encoding: EncodingConfig) -> list[str]:
+    """Of each clip: there, missing, stale (made from something else, or damaged) or partial (denoised, no file yet)."""
+    names = [Names(setup, encoding.upscale) for setup in planned.setups]
+    listed = lru_cache(maxsize=None)(_listed)
+    return [_state(item, names[item.setup], encoding, listed) for item in planned.items]
+
+
+def estimates(planned: Plan, found: Sequence[str]) -> list[float | None]:
+    """Seconds that each clip will take by what clips of its setup took before; None where that is not known.
+
+    Of clips that share their first steps, the first one takes them.
+    """
+    rates = [estimate(setup) for setup in planned.setups]
+    begun: set[tuple[int, str, int]] = set()
+    seconds: list[float | None] = []
+    for item, state in zip(planned.items, found, strict=True):
+        if state == "there":
+            seconds.append(0.0)
+            continue
+        rate, key = rates[item.setup], (item.setup, item.prompt, item.seed)
+        parts = (None,) if rate is None else (rate.tail,) if key in begun else (rate.switch, rate.tail)
+        begun.add(key)
+        seconds.append(None if None in parts else round(sum(part for part in parts if part is not None), 3))
+    return seconds
+
+
+def _listed(folder: str) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208 - a hundred thousand paths take seconds
+    except OSError:
+        return frozenset()
+
+
+def _state(item: RenderItem, names: Names, encoding: EncodingConfig, listed: Callable[[str], frozenset[str]]) -> str:
+    folder, name = os.path.split(item.clip)
+    if os.path.basename(folder) not in listed(os.path.dirname(folder)):  # noqa: PTH119, PTH120 - as above
+        return "missing"
+    if f"{name}.json" in listed(folder):
+        return "there" if is_whole(item.clip, names.fingerprint(item), encoding) else "stale"
+    return "partial" if f".{name}.latents" in listed(folder) else "missing"
+
+
+def as_row(item: RenderItem, said: Said) -> Row:
+    """A row that asks for this very clip."""
+    return Row(
+        prompt=item.prompt,
+        identity=item.identity,
+        seed=item.seed,
+        run=said.run,
+        base=not item.adapter,
+        loras=said.loras,
+        settings=said.settings,
+    )

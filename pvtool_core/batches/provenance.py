@@ -1,0 +1,156 @@
+"""What a clip was made from, as its sidecar or its own file tells: `pv render --from CLIP` makes it again.
+
+A sidecar knows where adapter and weights lay. A file alone does not: there they are those of the run that it names.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pvtool_core.batches.adapters import Trained
+from pvtool_core.batches.clips import Names, read_sidecar
+from pvtool_core.errors import InputRefused, Missing, PvError, WeightsMissing
+from pvtool_core.media.ffmpeg import ClipBroken
+from pvtool_core.media.metadata import read_facts
+from pvtool_core.paths import runs_dir
+from pvtool_core.settings.schema import RenderItem, Setup, Table, TrainJob, from_table, to_table
+from pvtool_core.store.runs import ADAPTER_FILE, find_run, sha256_of
+from pvtool_core.store.summary import job_of
+
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A clip that is there: what it shows, by what it was made, and what its files were."""
+
+    item: RenderItem
+    setup: Setup
+    trained: Trained
+    encoding: Table
+
+    def same_bits(self, item: RenderItem, setup: Setup, upscale: int) -> bool:
+        """Whether `item` asks for this very clip, pixel by pixel."""
+        mine = Names(self.setup, self.encoding["upscale"]).fingerprint(self.item)
+        return Names(setup, upscale).fingerprint(item) == mine
+
+
+def origin_of(path: Path, run: str = "", people: Sequence[str] = ()) -> Origin:
+    """What a clip was made from; its own adapter is not asked for where a run or only other people are named.
+
+    Raises Missing, InputRefused if pv did not make it, WeightsMissing if what made it is gone."""
+    if not path.exists():
+        raise Missing("clip", str(path), "Give an mp4, gif, webp or folder of frames that pv made, or its sidecar.")
+    clip = path.with_suffix("")
+    facts = read_sidecar(clip) or ({} if path.suffix == ".json" else _facts_in(path))
+    try:
+        by_other = bool(run) or (bool(people) and facts["identity"] not in people)
+        return _origin(path, clip, facts, by_other)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputRefused(f"{path.name} does not say how it was made.", "Give a clip that pv made.") from error
+
+
+def _facts_in(path: Path) -> Facts:
+    """What the file, or folder of frames, says itself. Raises InputRefused."""
+    try:
+        return read_facts(path)
+    except (ClipBroken, OSError, ValueError, RecursionError) as error:
+        raise InputRefused(f"{path.name} is no clip that pv made.", "Give a clip's file, or its sidecar.") from error
+
+
+def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Origin:
+    job = _job_of_run(facts["run"])
+    setup = _setup(facts, job)
+    own = bool(facts["adapter_sha256"]) and not by_other
+    trained = Trained(_adapter(facts) if own else Path(), facts["adapter_sha256"], facts["run"], facts["step"], setup)
+    widths: tuple[int, int] = tuple(facts.get("widths", (0, 0)))
+    item = RenderItem(
+        identity=facts["identity"],
+        prompt=facts["prompt"],
+        seed=facts["seed"],
+        adapter=str(trained.adapter) if own else "",
+        adapter_sha256=facts["adapter_sha256"],
+        run=facts["run"],
+        step=facts["step"],
+        switch_width=widths[0],
+        tail_width=widths[1],
+        clip=str(clip),
+    )
+    return Origin(item, setup, trained, {"upscale": facts["upscale"]["factor"], **_encoding(path, facts)})
+
+
+def _job_of_run(name: str) -> TrainJob | None:
+    """The settings of the run that made it, if it is still here."""
+    try:
+        return job_of(find_run(runs_dir(), name)) if name else None
+    except PvError:
+        return None
+
+
+def _setup(facts: Facts, job: TrainJob | None) -> Setup:
+    """As the facts have it, with the places that they, or the run, know."""
+    places: Table = {}
+    if job and job.model.fingerprint == facts["model"]["fingerprint"]:
+        places = {key: value for key, value in to_table(job.model).items() if key not in facts["model"]}
+    places |= _places(facts)
+    if not places.get("base_model"):
+        problem = f"the base model of {facts['identity']}'s clip"
+        raise WeightsMissing(problem, "Give the clip with its sidecar, or bring back the run that made it.")
+    loras = _loras(facts, job)
+    control = _control(facts, places.pop("control", {}))
+    model = {**facts["model"], **places, "loras": loras, "control": control}
+    start = facts["adapter_start"]
+    if start is None and job:  # a clip of the original model, which may be asked of the person
+        start = job.adapter.start
+    adapter = {} if start is None else {"start": start}
+    return from_table(Setup, {"model": model, "sampler": facts["sampler"], "adapter": adapter}, "that clip's settings")
+
+
+def _places(facts: Facts) -> Table:
+    told = {"base_model": facts.get("base_model"), **facts.get("places", {})}
+    told.pop("loras", None)
+    return {key: value for key, value in told.items() if value}
+
+
+def _loras(facts: Facts, job: TrainJob | None) -> list[Table]:
+    files = cast("list[str]", facts.get("places", {}).get("loras", []))
+    known = {lora.fingerprint: lora.file for lora in job.model.loras} if job else {}
+    known |= {fingerprint: file for (fingerprint, _), file in zip(facts["model"]["loras"], files, strict=False)}
+    if unknown := [fingerprint for fingerprint, _ in facts["model"]["loras"] if fingerprint not in known]:
+        raise WeightsMissing(f"of a LoRA ({unknown[0]})", "Give the clip with its sidecar.")
+    return [
+        {"file": known[fingerprint], "weight": weight, "fingerprint": fingerprint}
+        for fingerprint, weight in facts["model"]["loras"]
+    ]
+
+
+def _control(facts: Facts, places: Table) -> Table:
+    fingerprint, weight = facts["model"]["control"]
+    if fingerprint and not places.get("model"):
+        raise WeightsMissing("of the clip's ControlNet", "Give the clip with its sidecar.")
+    return {"model": "", "frames": "", **places, "fingerprint": fingerprint, "weight": weight}
+
+
+def _adapter(facts: Facts) -> Path:
+    """The very adapter, where it lay or in its run's checkpoint. Raises WeightsMissing."""
+    run, step = facts["run"], facts["step"]
+    checkpoint = runs_dir() / run / "checkpoints" / f"step-{step:06d}" / ADAPTER_FILE
+    for file in (Path(facts.get("adapter") or checkpoint), checkpoint):
+        if file.is_file() and sha256_of(file) == facts["adapter_sha256"]:
+            return file
+    raise WeightsMissing(f"{run}@{step}", "Its run was removed or has dropped that checkpoint; --run names another.")
+
+
+def _encoding(path: Path, facts: Facts) -> Table:
+    """What the clip's files were; only this one, where there is no sidecar."""
+    told = [file["how"].split() for file in facts.get("files", {}).values()]
+    if not told:
+        return {"formats": ["png" if path.is_dir() else path.suffix[1:]]}
+    table: Table = {"formats": [words[0] for words in told]}
+    for kind, *more in told:
+        if kind == "mp4":
+            table["codec"] = more[0]
+        elif more[:1] == ["loop"]:
+            table["loop"] = int(more[1])
+    return table

@@ -1,0 +1,50 @@
+"""How long clips took on this machine, so that the next batch can say how long it will take.
+
+<cache>/rates/KEY.json      one for each setup and device
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+
+from pvtool_core.batches.clips import Names
+from pvtool_core.paths import cache_dir, replace_file
+from pvtool_core.settings.schema import Setup
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Seconds of denoising a clip: `switch` for the steps that clips of one prompt and seed share, `tail` for the rest.
+
+    None where nothing of that kind was measured.
+    """
+
+    switch: float | None
+    tail: float | None
+
+
+def estimate(setup: Setup) -> Rate | None:
+    """What was measured last for clips of this setup, if there were any."""
+    try:
+        known = orjson.loads(_path(setup).read_bytes())
+        return Rate(known["switch"], known["tail"])
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+
+
+def note(setup: Setup, rate: Rate) -> None:
+    """Keep what was measured; what was not stays as it was."""
+    before = estimate(setup) or rate
+    switch = before.switch if rate.switch is None else rate.switch
+    tail = before.tail if rate.tail is None else rate.tail
+    path = _path(setup)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps(asdict(Rate(switch, tail))).encode())
+
+
+def _path(setup: Setup) -> Path:
+    key = f"{Names(setup).setup_key} {setup.model.device} {setup.model.threads}"
+    return cache_dir() / "rates" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"

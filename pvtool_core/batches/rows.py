@@ -1,0 +1,416 @@
+"""What to render, row by row, as people and programs write it down.
+
+    text         a prompt a line, '#' comments; kohya's suffixes: <V> {noun} runs --w 512 --d 0..3 --n blurry
+    CSV          a header of columns, `prompt` among them; an empty cell says nothing
+    JSON lines   an object a line, or a prompt in quotation marks
+    TOML         keys for all rows, [grid] of lists = their product, [[zip]] of lists of one length = aligned;
+                 and prompt banks, `prompts = […]`
+
+A file's name tells which it is; of standard input, and other names, the beginning does. columns.py knows the columns.
+"""
+
+import csv
+import io
+import json
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+
+from pvtool_core.batches.columns import IGNORED, READERS, SETTINGS, SUFFIXES, is_missing, read_columns, unknown_column
+from pvtool_core.errors import BadPrompt, BatchRefused, PvError, UsageError, printable
+from pvtool_core.store.prompts import KEYWORD, decode_prompts, read_prompt_bytes
+
+MAX_ROWS = 1_000_000
+_TOLD = 10
+_DEEPEST = 8
+_TEXTS = ("prompt", "identity", "run", "lora", "negative")
+_Line = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One line of what to render: a clip, or one for each person of the command where it names none.
+
+    `prompt` is checked, and `{noun}` stands in it yet. What is empty or None is the command's to say; no LoRAs are ().
+    `run` is RUN or RUN@STEP; `base` asks for the original model; `settings` are sorted ("model.width", 512) pairs.
+    """
+
+    prompt: str
+    identity: str = ""
+    seed: int | None = None
+    run: str = ""
+    base: bool = False
+    loras: tuple[str, ...] | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+    source: str = ""
+
+
+def read_row_file(path: Path, mistakes: "Mistakes | None" = None) -> list[Row]:
+    """The rows of a file. Raises Missing, BadPrompt if it is no text, and what `read_rows` does."""
+    return read_rows(str(path), decode_prompts(printable(path), read_prompt_bytes(path)), mistakes)
+
+
+def read_rows(source: str, text: str, mistakes: "Mistakes | None" = None) -> list[Row]:
+    """The rows of a text; `source` is its file's name, or "-" for standard input.
+
+    Raises BatchRefused with every mistake in it, BadPrompt if there is no row. Mistakes are added to those that are
+    given, for the caller to check; then the rows without any are given back.
+    """
+    reading = _Reading("standard input" if source == "-" else printable(source), mistakes or Mistakes())
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    form = _FORMS.get(Path(source).suffix.lower()) or _form_of(text)
+    form(reading, text)
+    if mistakes is None:
+        reading.mistakes.check()
+    if not reading.rows and not reading.refused:
+        raise BadPrompt(f"There is no prompt in {reading.name}.", f"Give at least one prompt, with {KEYWORD} in it.")
+    return reading.rows
+
+
+def row_table(row: Row) -> _Line:
+    """The row as an object of JSON lines, which is read back as the same row."""
+    columns = {key: column for column, key in SETTINGS.items()}
+    told: _Line = {"identity": row.identity or None, "seed": row.seed, "run": row.run or None, "base": row.base or None}
+    told["lora"] = None if row.loras is None else list(row.loras)
+    given = {column: value for column, value in told.items() if value is not None}
+    return {"prompt": row.prompt, **given, **{columns[key]: value for key, value in row.settings}}
+
+
+class Mistakes:
+    """What is wrong with lines of a batch, each told with its line; all of it at once.
+
+    Without a line it is the command's. An error that many lines share is told with the first of them. `tell` hears of
+    each as soon as it is found.
+    """
+
+    def __init__(self, tell: Callable[[str, PvError], None] | None = None) -> None:
+        self.places: set[str] = set()
+        self._tell = tell
+        self._first: dict[int, tuple[str, PvError]] = {}
+        self._again: Counter[int] = Counter()
+        self.count = 0
+
+    def add(self, source: str, error: PvError) -> None:
+        if self._tell and (source or error.message not in self.places):
+            self._tell(source, error)
+        self.places.add(source or error.message)
+        if id(error) in self._first:
+            self._again[id(error)] += 1
+            return
+        self.count += 1
+        if self.count <= _TOLD:
+            self._first[id(error)] = source, error
+
+    def check(self) -> None:
+        """Raises BatchRefused if there is any, or the error itself if it is the command's alone."""
+        told = list(self._first.items())
+        if self.count == 1 and not told[0][1][0]:
+            raise told[0][1][1]
+        if told:
+            raise BatchRefused([(self._places(key, source), error) for key, (source, error) in told], self.count)
+
+    def _places(self, key: int, source: str) -> str:
+        return f"{source} (and {self._again[key]} more)" if source and self._again[key] else source
+
+
+class _Reading:
+    """The rows of one source, as far as it was read."""
+
+    def __init__(self, name: str, mistakes: Mistakes) -> None:
+        self.name = name
+        self.rows: list[Row] = []
+        self.mistakes = mistakes
+        self.refused: set[str] = set()
+
+    def refuse(self, place: str, error: PvError) -> None:
+        self.refused.add(place)
+        self.mistakes.add(f"{self.name}{place and ', '}{place}", error)
+
+    def line(self, place: str, table: Mapping[str, Any]) -> None:
+        """Add the rows of a line: one for each combination of what its values stand for."""
+        found = read_columns(table, lambda error: self.refuse(place, error))
+        if table.get("prompt") is None:
+            self.refuse(place, BadPrompt("There is no prompt.", f"Give one, with {KEYWORD} in it."))
+        elif place not in self.refused and self._fits(place, prod(map(len, found.values()))):
+            source = f"{self.name}, {place}"
+            self.rows += [_row(dict(zip(found, values, strict=True)), source) for values in product(*found.values())]
+
+    def blocks(self, blocks: list[list[_Line]]) -> None:
+        """Add the product of blocks; each holds alternatives for the columns that it speaks of."""
+        if self._fits("", prod(map(len, blocks))):
+            for number, parts in enumerate(product(*blocks), 1):
+                line = {key: value for part in parts for key, value in part.items()}
+                self.rows.append(_row(line, f"{self.name}, row {number}"))
+
+    def _fits(self, place: str, more: int) -> bool:
+        if len(self.rows) + more > MAX_ROWS:
+            problem = f"There are more than {MAX_ROWS} rows."
+            self.refuse(place, UsageError(problem, "Render them in several batches, or name fewer."))
+        return len(self.rows) + more <= MAX_ROWS
+
+
+def _row(line: _Line, source: str) -> Row:
+    settings = tuple(sorted((key, line.pop(key)) for key in list(line) if "." in key))
+    return Row(**line, settings=settings, source=source)
+
+
+def _text(reading: _Reading, text: str) -> None:
+    for number, words in enumerate(text.split("\n"), 1):
+        line = words.strip()
+        if line and not line.startswith("#"):
+            reading.line(f"line {number}", _suffixed(line, lambda error, n=number: reading.refuse(f"line {n}", error)))
+
+
+def _suffixed(line: str, refuse: Callable[[PvError], None]) -> _Line:
+    """A prompt with what its suffixes say."""
+    if "--" not in line:
+        return {"prompt": line}
+    prompt, *words = re.split(r"\s--([A-Za-z_]+)(?=\s|$)", line)
+    table: _Line = {"prompt": prompt}
+    for suffix, value in zip(words[::2], words[1::2], strict=True):
+        column = SUFFIXES.get(suffix.lower())
+        if column is None:
+            refuse(unknown_column(suffix, SUFFIXES))
+        elif column in table:
+            refuse(UsageError(f"--{suffix} gives {column} a second time.", "Give it once; several seeds as 4,5."))
+        else:
+            table[column] = value.strip()
+    return table
+
+
+def _csv(reading: _Reading, text: str) -> None:
+    lines = _cells(reading, text)
+    _, header = next(lines, (1, []))
+    columns = [column.strip().lower() for column in header]
+    if "prompt" not in columns:
+        reading.refuse("line 1", BadPrompt("There is no column 'prompt'.", "Begin with a header, such as prompt,seed."))
+        return
+    for column in dict.fromkeys(columns):
+        if _unnamed(column):
+            continue
+        if column not in {*READERS, *IGNORED}:
+            reading.refuse("line 1", unknown_column(column))
+        elif columns.count(column) > 1:
+            reading.refuse("line 1", UsageError(f"There are several columns {column!r}.", "Leave one of them."))
+    named = [place for place, column in enumerate(columns) if not _unnamed(column)]
+    for number, cells in lines if not reading.refused else ():
+        place = f"line {number}"
+        if not any(cell.strip() for cell in cells):
+            continue  # Excel writes rows of nothing but commas
+        stray = _stray(named, cells) if len(cells) > len(named) else ()
+        if len(cells) <= named[-1] or any(column >= len(columns) for column, _ in stray):
+            problem = f"There are {len(cells)} cells, but {len(columns)} columns."
+            reading.refuse(place, UsageError(problem, "Put a text that holds a comma in quotation marks."))
+        elif stray:
+            problem = f"Column {stray[0][0] + 1} has no name, but holds {stray[0][1]!r}."
+            reading.refuse(place, UsageError(problem, "Name the column, or empty it."))
+        else:
+            reading.line(place, {columns[column]: cells[column] for column in named if not is_missing(cells[column])})
+
+
+def _unnamed(column: str) -> bool:
+    """Whether a column is the index of a pandas table, or of empty cells beside an Excel table."""
+    return not column or re.fullmatch(r"unnamed: \d+", column) is not None
+
+
+def _stray(named: list[int], cells: list[str]) -> list[tuple[int, str]]:
+    """Texts in columns without a name, with the columns' numbers; numbers before the first name are an index."""
+    stray = [(place, cell.strip()) for place, cell in enumerate(cells) if place not in named and cell.strip()]
+    return [(place, cell) for place, cell in stray if place > named[0] or not re.fullmatch(r"\d+(\.0)?", cell)]
+
+
+def _cells(reading: _Reading, text: str) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each record, and the line on which it begins."""
+    excel = re.match(r"sep=([^\n])\n", text, re.IGNORECASE)  # a first line that Excel writes, and only it reads
+    text, above = (text[excel.end() :], 1) if excel else (text, 0)
+    delimiter = excel[1] if excel else _delimiter(text)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    begin = 1 + above
+    try:
+        for cells in lines:
+            yield begin, cells
+            begin = lines.line_num + 1 + above
+    except csv.Error as error:
+        reading.refuse(
+            f"line {begin}", BadPrompt(f"This is no CSV: {error}.", "See that each quotation mark is closed.")
+        )
+
+
+def _delimiter(text: str) -> str:
+    header = text.partition("\n")[0]
+    return max(",;\t", key=header.count)
+
+
+def _json(reading: _Reading, text: str) -> None:
+    """An object or a text on each line, or all of them in one array, or one object over several lines."""
+    if re.match(r'\s*(\[\s*[{"\]]|\{\s*\n)', text):
+        whole = _parsed(reading, "", text)
+        values = cast("list[Any]", whole) if isinstance(whole, list) else [whole]
+        for number, value in enumerate(values if whole is not _NOTHING else [], 1):
+            _object(reading, f"item {number}", value)
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if line and not line.isspace():
+            place = f"line {number}"
+            value = _parsed(reading, place, line)
+            if value is not _NOTHING:
+                _object(reading, place, value)
+
+
+_NOTHING = object()
+_ONE_A_LINE = 'Write {"prompt": "…"} on each line, or an array of such, as pandas does with orient="records".'
+
+
+def _parsed(reading: _Reading, place: str, text: str) -> Any:
+    """A value of JSON, in which NaN, as Python writes it, is null; _NOTHING if it is refused."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        value = _with_nan(text)
+        if value is _NOTHING:
+            hint = "Write one object on each line, as `jq -c` does, or an array of objects."
+            reading.refuse(place, BadPrompt(f"This is no JSON: {error}.", hint))
+    if value is not _NOTHING and (key := _repeated(text, value)):
+        reading.refuse(place, UsageError(f"{key!r} is given twice in one object.", "Give it once."))
+        return _NOTHING
+    return value
+
+
+def _repeated(text: str, value: Any) -> str | None:
+    """A key that an object has twice, of which parsers keep the last."""
+    if isinstance(value, str) or (isinstance(value, dict) and all(text.count(f'"{key}"') < 2 for key in value)):
+        return None  # a glance is enough, as for almost every line of a hundred thousand
+    found: list[str] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        keys = [key for key, _ in pairs]
+        found.extend(key for key in keys if keys.count(key) > 1)
+
+    with suppress(RecursionError):  # of so deep a value nothing is used
+        json.loads(text, object_pairs_hook=look)
+    return found[0] if found else None
+
+
+def _with_nan(text: str) -> Any:
+    if "NaN" not in text:
+        return _NOTHING
+    try:
+        return json.loads(text, parse_constant={"NaN": None}.__getitem__)
+    except (ValueError, KeyError, RecursionError):
+        return _NOTHING
+
+
+def _object(reading: _Reading, place: str, value: Any) -> None:
+    if isinstance(value, str):
+        reading.line(place, {"prompt": value})
+    elif isinstance(value, dict | list) and _is_deep(value):
+        reading.refuse(place, BadPrompt("This is nested too deeply.", _ONE_A_LINE))
+    elif not isinstance(value, dict):
+        reading.refuse(place, BadPrompt("This is neither an object nor a text.", _ONE_A_LINE))
+    elif isinstance(cast(_Line, value).get("prompt"), dict | list):
+        reading.refuse(place, BadPrompt("These are columns or a list of prompts, not a row.", _ONE_A_LINE))
+    else:
+        told = {key: each for key, each in cast(_Line, value).items() if not (_unnamed(key.lower()) and _index(each))}
+        reading.line(place, {key: each for key, each in told.items() if not _is_null(key, each)})
+
+
+def _is_null(column: str, value: Any) -> bool:
+    """As `is_missing`, but JSON has null: a text such as "None" is meant, and so is an empty one where it can be."""
+    if isinstance(value, str) and column in _TEXTS:
+        return not value.strip() and column not in ("lora", "negative")
+    return is_missing(value)
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether lists and objects are within each other more often than any column allows."""
+    inner = [value]
+    for _ in range(_DEEPEST):
+        inner = [each for one in inner for each in (one.values() if isinstance(one, dict) else one)]
+        inner = [each for each in inner if isinstance(each, dict | list)]
+        if not inner:
+            return False
+    return True
+
+
+def _index(value: Any) -> bool:
+    return is_missing(value) or type(value) is int
+
+
+def _toml(reading: _Reading, text: str) -> None:
+    try:
+        table: _Line = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        reading.refuse("", BadPrompt(f"This is no TOML: {error}.", "Mend it at that place."))
+        return
+    prompts, grid, zips = table.pop("prompts", None), table.pop("grid", {}), table.pop("zip", [])
+    table.pop("description", None)
+    lists = {"prompt": prompts} if prompts is not None else {}
+    blocks = [*_one_by_one(reading, "", {key: [value] for key, value in table.items()})]
+    blocks += [*_one_by_one(reading, "prompts", lists), *_one_by_one(reading, "[grid]", grid)]
+    for number, aligned in enumerate(cast("list[Any]", zips) if isinstance(zips, list) else [zips], 1):
+        blocks.append(_aligned(reading, f"[[zip]] {number}", aligned))
+    columns = [column for block in blocks for column in (block[0] if block else {})]
+    if twice := {column for column in columns if columns.count(column) > 1}:
+        problem = f"{', '.join(sorted(twice))} is given in several places."
+        reading.refuse("", UsageError(problem, "Give it for all rows, in [grid] or in one [[zip]]."))
+    if not reading.refused and "prompt" in columns:
+        reading.blocks(blocks)
+
+
+def _one_by_one(reading: _Reading, place: str, lists: Any) -> Iterator[list[_Line]]:
+    """A block for each list: all that its values stand for."""
+    for column, values in _lists(reading, place, lists):
+        found = [_read(reading, place, {column: value}) for value in values]
+        yield [{field: each} for line in found for field, several in line.items() for each in several]
+
+
+def _aligned(reading: _Reading, place: str, lists: Any) -> list[_Line]:
+    """One block: the first values of all lists together, the second ones together, …"""
+    columns = dict(_lists(reading, place, lists))
+    if len({len(values) for values in columns.values()}) > 1:
+        counts = ", ".join(f"{column} has {len(values)}" for column, values in columns.items())
+        reading.refuse(place, UsageError(f"The lists are not of one length: {counts}.", "Give as many of each."))
+        return []
+    block: list[_Line] = []
+    for values in zip(*columns.values(), strict=True):
+        found = _read(reading, place, dict(zip(columns, values, strict=True)))
+        block += [dict(zip(found, each, strict=True)) for each in product(*found.values())]
+    return block
+
+
+def _lists(reading: _Reading, place: str, table: Any) -> Iterable[tuple[str, list[Any]]]:
+    if not isinstance(table, dict):
+        reading.refuse(place, UsageError("This is no table of lists.", "Write it as docs/rendering.md shows."))
+        return
+    for column, values in cast(_Line, table).items():
+        if isinstance(values, list) and values:
+            yield column, cast("list[Any]", values)
+        else:
+            reading.refuse(place, UsageError(f"{column} is no list, or an empty one.", "Write it as [1, 2]."))
+
+
+def _read(reading: _Reading, place: str, line: _Line) -> dict[str, list[Any]]:
+    return read_columns(line, lambda error: reading.refuse(place, error))
+
+
+def _form_of(text: str) -> Callable[[_Reading, str], None]:
+    """What a text is, by its beginning."""
+    if re.match(r'\s*("|\{\s*["}]|\[\s*[{"])', text):
+        return _json
+    if re.match(r"sep=[^\n]\n", text, re.IGNORECASE):
+        return _csv
+    header = {cell.strip().strip('"').lower() for cell in text.partition("\n")[0].split(_delimiter(text))}
+    named = {column for column in header if not _unnamed(column)}
+    return _csv if "prompt" in named and named <= {*READERS, *IGNORED} else _text
+
+
+_FORMS = {".toml": _toml, ".csv": _csv, ".tsv": _csv, ".jsonl": _json, ".ndjson": _json, ".json": _json, ".txt": _text}

@@ -1,0 +1,222 @@
+"""Counts what training takes on shapes alone: weights, work and memory of a model that need not be here.
+
+The backbone's own code runs on torch's meta device, where tensors have a shape and no content. So what is counted is
+what will be done: both branches of guidance, what is computed again, the window of the autoencoder. Attention counts as
+by the flash kernel, which keeps no attention matrix.
+"""
+
+import dataclasses
+import json
+import weakref
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import psutil
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from pvtool_core.adapter import IdentityAdapter
+from pvtool_core.backbones.meta_model import replaced, skeleton
+from pvtool_core.errors import WeightsMissing
+from pvtool_core.estimate.plan import Counts, Machine, Work
+from pvtool_core.models.locate import resolve
+from pvtool_core.rewards import letterbox
+from pvtool_core.settings.schema import PlanJob, SemanticRewardConfig
+from pvtool_core.trajectories import Report
+
+_QUANTISED_BYTES = {"int8": 1.0, "nf4": 0.5 + 4 / 64}  # nf4: a float32 for each 64 weights (bitsandbytes' own default)
+
+
+class Meter(TorchDispatchMode):
+    """Counts floating-point operations, and the bytes that live, of all that runs within it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.flops += formula(*args, **kwargs, out_val=result)
+        taken = set(_storages((args, kwargs)))
+        for key, storage in _storages(result).items():
+            if key not in self._known | taken:
+                self._born(key, storage)
+        return result
+
+    def _born(self, key: int, storage: Any) -> None:
+        self._known.add(key)
+        self.live += storage.nbytes()
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._gone, key, storage.nbytes())
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def _storages(values: Any) -> dict[int, Any]:
+    """What holds the tensors' content, by a number that all views of it share."""
+    storages: list[Any] = [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    return {storage._cdata: storage for storage in storages}
+
+
+@contextmanager
+def _flash_attention() -> Generator[None]:
+    """Attention as the accelerator will do it; the meta device alone would take the way with the whole matrix."""
+
+    def flash(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+        return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
+
+    with replaced(nn.functional, "scaled_dot_product_attention", flash):
+        yield
+
+
+def forward(run: Callable[[], Tensor]) -> Work:
+    """What `run` takes without a gradient."""
+    with _flash_attention(), torch.no_grad(), Meter() as meter:
+        run()
+    return Work(flops=meter.flops, kept=0, peak=meter.peak)
+
+
+def with_gradient(run: Callable[[], Tensor]) -> Work:
+    """What `run` and the way back take; `kept` lives between the two."""
+    with _flash_attention(), Meter() as meter:
+        result = run()
+        kept = meter.live
+        result.backward(torch.empty_like(result))
+    return Work(flops=meter.flops, kept=kept, peak=meter.peak)
+
+
+def plan(job: PlanJob, report: Report) -> None:
+    """Report the job's `counts`, and the `machine` that it would run on."""
+    report("machine", **dataclasses.asdict(machine()))
+    report("counts", **dataclasses.asdict(count(job)))
+
+
+def machine() -> Machine:
+    """The accelerator, if there is one, and the machine's memory."""
+    gpu: Any = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    name, memory = (gpu.name, gpu.total_memory) if gpu else ("", 0)
+    return Machine(name=name, memory=memory, host_memory=psutil.virtual_memory().total)
+
+
+def count(job: PlanJob) -> Counts:
+    """Everything about the job that needs the model's shapes."""
+    model = job.model
+    # bitsandbytes' layers cannot be without content: they are computed with as the linear layers that they stand for
+    storage = "dtype" if model.storage in _QUANTISED_BYTES else model.storage
+    bare = dataclasses.replace(model, device="meta", storage=storage)
+    motion = Path(job.motion) if job.motion else None
+    backbone: Any = skeleton(bare, job.sampler, job.training.recompute, Path(job.architecture), motion)
+    blocks = backbone_blocks(backbone.denoiser)
+    weights, host = sizes(backbone.denoiser, blocks, model.storage, model.offload)
+    latents, embeds = backbone.initial_latents(0), backbone.prompt_embeds("")
+
+    def predict(latents: Tensor) -> Tensor:
+        return backbone.predict(latents, backbone.num_steps - 1, embeds)
+
+    frames = max(job.identity_reward.frames, job.semantic_reward.frames)
+    dearest = max(range(backbone.num_frames), key=lambda frame: len(backbone.decoded_with(frame)))
+    beside = [frame for frame in backbone.decoded_with(dearest) if frame != dearest]
+    chosen = [dearest, *beside[: frames - 1]]
+    reader = torch.float32 if backbone.dtype == torch.float32 else torch.float16  # float32 is for the CPU
+    step = forward(lambda: predict(latents))
+    clip = forward(lambda: backbone.decode(latents, range(backbone.num_frames)))
+    decoded = with_gradient(lambda: backbone.decode(latents.clone().requires_grad_(), chosen))
+    with torch.device("meta"):
+        adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, job.adapter.rank)
+    entering = latents.clone().requires_grad_(job.training.gradient == "replay")
+    with adapter.acting():
+        gradient = with_gradient(lambda: predict(entering))
+    return Counts(
+        parameters=sum(each.numel() for each in backbone.denoiser.parameters()) - _numbers(adapter),
+        denoiser=weights,
+        host=host,
+        autoencoder=_bytes(backbone.pipeline.vae),
+        text_encoders=text_encoders(Path(job.architecture), backbone.dtype.itemsize),
+        adapter=_numbers(adapter),
+        latents=latents.numel() * latents.element_size(),
+        step=step,
+        gradient=gradient,
+        clip=clip,
+        frames=decoded,
+        **semantic(job.semantic_reward, len(chosen), backbone.num_frames, (model.height, model.width), reader),
+    )
+
+
+def _numbers(adapter: IdentityAdapter) -> int:
+    return sum(each.numel() for each in adapter.parameters())
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(each.numel() * each.element_size() for each in (*module.parameters(), *module.buffers()))
+
+
+def backbone_blocks(denoiser: nn.Module) -> list[nn.Module]:
+    """The transformer blocks of a denoiser, which `storage` and `offload` are about; none in a UNet."""
+    names = ("transformer_blocks", "single_transformer_blocks", "blocks")
+    return [block for name in names for block in getattr(denoiser, name, ())]
+
+
+def sizes(denoiser: nn.Module, blocks: list[nn.Module], storage: str, offload: bool) -> tuple[int, int]:
+    """Bytes of the denoiser's weights on the device, and of those that wait in the machine's memory."""
+    in_blocks = sum(_bytes(block) for block in blocks)
+    rest = _bytes(denoiser) - in_blocks
+    if storage in _QUANTISED_BYTES:
+        matrices = [each.weight for block in blocks for each in block.modules() if isinstance(each, nn.Linear)]
+        saved = sum(each.numel() * (each.element_size() - _QUANTISED_BYTES[storage]) for each in matrices)
+        in_blocks -= round(saved)
+    return (rest, in_blocks) if offload else (rest + in_blocks, 0)
+
+
+def text_encoders(folder: Path, itemsize: int) -> int:
+    """Bytes of what reads the prompts."""
+    total = 0
+    for path in sorted(folder.glob("text_encoder*/config.json")):
+        config: Any = transformers.AutoConfig.from_pretrained(path.parent)
+        with torch.device("meta"):
+            encoder: nn.Module = getattr(transformers, config.architectures[0])(config)
+        total += sum(each.numel() for each in encoder.parameters()) * itemsize
+    return total
+
+
+def _clip_facts(name: str) -> Any:
+    """The configuration of an open_clip model, of its folder or by its name; ViT-H-14 where the folder is not here."""
+    if (facts := open_clip.get_model_config(name)) is not None:
+        return facts
+    try:
+        return json.loads((resolve(name) / "open_clip_config.json").read_bytes())["model_cfg"]
+    except WeightsMissing:
+        return open_clip.get_model_config("ViT-H-14")
+
+
+def semantic(
+    config: SemanticRewardConfig, frames: int, whole: int, size: tuple[int, int], dtype: torch.dtype
+) -> dict[str, Any]:
+    """Weights and work of the semantic reward: of an iteration's frames with a gradient, of a whole clip without."""
+    facts = _clip_facts(config.model)
+    with torch.device("meta"):  # texts are read on the CPU
+        pictures_half: nn.Module = open_clip.CLIP(**facts).visual.to(dtype).eval().requires_grad_(False)
+    side = facts["vision_cfg"]["image_size"]
+
+    def score(count: int) -> Tensor:
+        pictures = torch.empty(count, 3, *size, device="meta", requires_grad=torch.is_grad_enabled())
+        return pictures_half(letterbox(pictures, side).to(dtype))
+
+    return {
+        "semantic_weights": _bytes(pictures_half),
+        "semantic_frames": with_gradient(lambda: score(frames)),
+        "semantic_clip": forward(lambda: score(whole)),
+    }

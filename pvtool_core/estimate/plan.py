@@ -1,0 +1,258 @@
+"""What a training run will take: memory by phase, disk, forward passes and time, from counts made on shapes alone.
+
+The counts come from `counting.py`, which needs torch; what is here is arithmetic. The passes are those of one guided
+prediction each: with N steps, of which K have the adapter, a pair of the cache costs N, and an iteration K with a
+gradient, after K without one where the chain of steps is not kept.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from pvtool_core.errors import WeightsMissing
+from pvtool_core.models.locate import resolve
+from pvtool_core.paths import presets_dir
+from pvtool_core.settings.schema import Settings
+
+GIB = 2**30
+SUSTAINED = 0.45
+"""Share of a GPU's peak that training is taken to sustain: our assumption, not measured."""
+CUDA = round(0.8 * GIB)
+"""What CUDA and its libraries take for themselves, and what is lost between blocks: our assumption."""
+RECOGNIZER = 261_000_000
+"""Bytes of glintr100.onnx (ResNet-100 in float32), for a face package that is not here."""
+RECOGNIZER_FLOPS = 24.2e9
+"""Forward pass of ResNet-100 on one crop of 112 × 112."""
+RECOGNIZER_ACTIVATIONS = 180_000_000
+"""What ResNet-100 keeps of one crop for its gradient, in float32."""
+
+# Dense half-precision tensor TFLOP/s with sums in float32, from the makers' data sheets; the first that fits counts.
+_PEAKS = {
+    "B200": 2250,
+    "H200": 989,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "A100": 312,
+    "A800": 312,
+    "L40S": 362,
+    "L40": 181,
+    "RTX 6000 Ada": 364,
+    "RTX A6000": 155,
+    "A40": 150,
+    "A10": 125,
+    "L4": 121,
+    "T4": 65,
+    "V100": 125,
+    "RTX 5090": 210,
+    "RTX 4090": 165,
+    "RTX 4080": 97,
+    "RTX 3090": 71,
+    "RTX 3080": 60,
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Floating-point operations, and bytes: `kept` between the way there and the way back, `peak` at the worst."""
+
+    flops: int
+    kept: int
+    peak: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The accelerator's name and bytes (empty and 0 without one), and the bytes of the machine's own memory."""
+
+    name: str
+    memory: int
+    host_memory: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Sizes in bytes, but for `parameters` of the denoiser and `adapter`, which are numbers of weights.
+
+    `denoiser` is on the device and `host` in the machine's memory. `step` is one guided prediction, `gradient` one with
+    the way back; `clip` decodes all frames, `frames` those of one iteration with a gradient; the semantic reward alike.
+    """
+
+    parameters: int
+    denoiser: int
+    host: int
+    autoencoder: int
+    text_encoders: int
+    adapter: int
+    latents: int
+    step: Work
+    gradient: Work
+    clip: Work
+    frames: Work
+    semantic_weights: int
+    semantic_frames: Work
+    semantic_clip: Work
+
+    @classmethod
+    def of(cls, event: dict[str, Any]) -> Self:
+        """From the event that `counting.plan` reports."""
+        values: dict[str, Any] = {field.name: event[field.name] for field in fields(cls)}
+        for name, value in values.items():
+            if isinstance(value, dict):
+                values[name] = Work(**value)
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Guided forward passes: without a gradient and with one in an iteration, and in the pairs of the cache."""
+
+    plain: int
+    with_gradient: int
+    pair: int
+    pairs: int
+
+    @property
+    def cache(self) -> int:
+        return self.pair * self.pairs
+
+
+def passes_of(settings: Settings, prompts: int) -> Passes:
+    """By the count of forwards: full keeps the chain, replay and drtune go through it once more."""
+    steps, training = settings.sampler.num_inference_steps, settings.training
+    acting = steps - int(settings.adapter.start * steps)
+    drawn = min(training.gradient_steps or acting, acting) if training.gradient == "drtune" else acting
+    plain = 0 if training.gradient == "full" else acting
+    if training.base_kl_weight:  # the base's own prediction, in one drawn step each time it is gone through
+        plain += 1 if training.gradient == "full" else 2
+    everything = prompts * training.seeds_per_prompt
+    return Passes(plain, drawn, steps, min(training.cached_pairs or everything, everything))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run takes. `tflops` is what the device sustains, 0 if that is not known."""
+
+    settings: Settings
+    counts: Counts
+    passes: Passes
+    machine: Machine
+    tflops: float
+
+    def weights(self) -> dict[str, int]:
+        """Bytes that lie on the device from the first iteration to the last."""
+        counts = self.counts
+        return {
+            "denoiser": counts.denoiser,
+            "adapter, gradient, optimiser": 16 * counts.adapter,  # float32 each: weight, gradient, AdamW's two means
+            "autoencoder": counts.autoencoder,
+            "identity reward": self._recognizer_bytes(),
+            "semantic reward": counts.semantic_weights,
+            "CUDA": CUDA,
+        }
+
+    def _recognizer_bytes(self) -> int:
+        reward = self.settings.identity_reward
+        try:
+            return (resolve(reward.package) / reward.recognizer).stat().st_size
+        except (WeightsMissing, OSError):
+            return RECOGNIZER
+
+    def phases(self) -> dict[str, int]:
+        """Bytes on the device in each phase, activations included."""
+        counts, reward = self.counts, self.settings.identity_reward
+        resident = sum(self.weights().values())
+        before = resident - 16 * counts.adapter
+        faces = RECOGNIZER_ACTIVATIONS * reward.frames * reward.views
+        judging = max(counts.frames.peak, counts.frames.kept + max(counts.semantic_frames.peak, faces))
+        chain = counts.gradient.kept * self.passes.with_gradient if self.settings.training.gradient == "full" else 0
+        last = counts.gradient.kept if chain else 0
+        return {
+            "reading the prompts": counts.text_encoders + CUDA,
+            "filling the cache, denoising": before + counts.step.peak,
+            "filling the cache, decoding": before + max(counts.clip.peak, counts.semantic_clip.peak),
+            "denoising with a gradient": resident + chain - last + counts.gradient.peak,
+            "judging frames": resident + chain + judging,
+        }
+
+    @property
+    def peak(self) -> tuple[str, int]:
+        """The phase that needs most, and its bytes."""
+        return max(self.phases().items(), key=lambda item: item[1])
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the peak is within the accelerator's memory; None without one."""
+        return self.peak[1] <= self.machine.memory if self.machine.memory else None
+
+    def host(self) -> dict[str, int]:
+        """Bytes of the machine's own memory: what waits there, and the largest part while it is read from the disk."""
+        counts = self.counts
+        reading = max(counts.text_encoders, counts.denoiser + counts.host + counts.autoencoder)
+        return {"offloaded blocks": counts.host, "while loading": reading}
+
+    def disk(self) -> dict[str, int]:
+        """Bytes of the trajectory cache and of the checkpoints that are kept."""
+        kept = min(self.settings.training.keep_checkpoints, self.settings.training.iterations)
+        return {
+            "trajectories": 2 * self.counts.latents * self.passes.pairs,
+            "checkpoints": 12 * self.counts.adapter * (kept + 1),  # one more while the newest is written
+        }
+
+    def flops(self) -> dict[str, float]:
+        """Floating-point operations of an iteration, and of the run by its parts."""
+        counts, passes, training = self.counts, self.passes, self.settings.training
+        reward = self.settings.identity_reward
+        crops = 2 * RECOGNIZER_FLOPS * reward.frames * reward.views
+        rewards = counts.frames.flops + counts.semantic_frames.flops + crops
+        iteration = passes.plain * counts.step.flops + passes.with_gradient * counts.gradient.flops + rewards
+        # scores and faces are measured one after the other, each on a clip decoded anew
+        pair = passes.pair * counts.step.flops + 2 * counts.clip.flops + counts.semantic_clip.flops
+        drawn = 1 + training.iterations // training.sample_every if training.sample_every else 0
+        acting = passes.with_gradient if training.gradient != "drtune" else passes.plain
+        sample = acting * counts.step.flops + counts.clip.flops
+        samples = drawn * min(training.sample_prompts, passes.pairs) * sample
+        cache, iterations = pair * passes.pairs, iteration * training.iterations
+        whole = cache + iterations + samples
+        return {"iteration": iteration, "cache": cache, "iterations": iterations, "samples": samples, "run": whole}
+
+    def seconds(self) -> dict[str, float]:
+        """The same in seconds, where it is known what the device sustains; else nothing."""
+        return {name: flops / (1e12 * self.tflops) for name, flops in self.flops().items()} if self.tflops else {}
+
+
+def sustained(name: str, dtype: str) -> float:
+    """TFLOP/s that a GPU of that name is taken to sustain; 0 if it is not known, or not at this number format."""
+    peak = next((tflops for known, tflops in _PEAKS.items() if known in name), 0)
+    return SUSTAINED * peak if dtype != "float32" else 0.0
+
+
+def architecture_of(settings: Settings) -> tuple[Path, Path | None, bool]:
+    """The folder of config files to count by, that of the motion modules, and whether it is the model's own.
+
+    Where the model is not here, the family's usual one stands in for it.
+    """
+    model = settings.model
+    try:
+        base = resolve(model.base_model)
+        folder = resolve(model.config) if base.is_file() else base
+        still = base.is_file() or '"AnimateDiffPipeline"' not in (folder / "model_index.json").read_text("utf-8")
+        motion = resolve(model.motion_adapter) if model.family == "animatediff" and still else None
+    except WeightsMissing:
+        return presets_dir() / "architectures" / model.family, None, False
+    return folder, motion, True
+
+
+def missing_weights(settings: Settings) -> list[WeightsMissing]:
+    """What the settings name and this machine lacks; each says how to get it."""
+    model, reward = settings.model, settings.identity_reward
+    named = [model.base_model, model.motion_adapter, *(lora.file for lora in model.loras), reward.package]
+    missing = [_missing(name) for name in [*named, settings.semantic_reward.checkpoint] if name]
+    return [each for each in missing if each]
+
+
+def _missing(name: str) -> WeightsMissing | None:
+    try:
+        resolve(name)
+    except WeightsMissing as error:
+        return error
+    return None

@@ -1,0 +1,1 @@
+"""Score rendered clips with models that training did not use."""

@@ -1,0 +1,1 @@
+"""Face detection, face recognition and enrolment."""

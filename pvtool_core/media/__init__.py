@@ -1,0 +1,1 @@
+"""Video and image files: formats, encoding, decoding, metadata and contact sheets. Imports no torch."""

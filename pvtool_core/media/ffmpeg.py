@@ -1,0 +1,116 @@
+"""ffmpeg, the program: what it can do, and what it says when it cannot."""
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from pvtool_core.errors import NO_ROOM, NotReady, PvError, UsageError
+from pvtool_core.settings.schema import EncodingConfig
+
+_PATIENCE = 60.0  # seconds until a program that answers nothing is no ffmpeg
+ENCODERS = {"h264": "libx264", "h265": "libx265", "av1": "libsvtav1"}
+
+
+class ClipBroken(PvError):
+    """A file that holds no whole clip."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path.name} is no whole clip: {problem}.", "Render it again.")
+        self.problem = problem
+
+
+class CodecMissing(UsageError):
+    """A codec that this machine's ffmpeg cannot write."""
+
+    def __init__(self, codec: str) -> None:
+        needed = f" that has {ENCODERS[codec]}" if codec in ENCODERS else ""
+        hint = f"Choose another codec or format, or set IMAGEIO_FFMPEG_EXE to an ffmpeg{needed}."
+        super().__init__(f"This machine's ffmpeg cannot write {codec}.", hint)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What ffmpeg wrote to its output, and what it said."""
+
+    output: bytes
+    said: str
+
+
+def ask(path: Path, *words: str, stdin: bytes = b"") -> Answer:
+    """Run ffmpeg on behalf of `path`. Raises ClipBroken, CodecMissing, or OSError on a full disk."""
+    quiet = {**os.environ, "SVT_LOG": "1"}  # SVT-AV1 talks past ffmpeg's own -v
+    command = [executable(), "-hide_banner", "-v", "error", *words]
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, check=False, env=quiet)
+    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+        raise FfmpegMissing(command[0]) from error
+    said = done.stderr.decode(errors="replace")
+    if done.returncode:
+        raise _complaint(path, said)
+    return Answer(done.stdout, said)
+
+
+def _complaint(path: Path, said: str) -> Exception:
+    last = (said.strip().splitlines() or ["ffmpeg gave no reason"])[-1]
+    if full := next((number for number in NO_ROOM if os.strerror(number) in said), None):
+        return OSError(full, last, str(path))
+    if unknown := re.search(r"Unknown encoder '(\w+)'", said):
+        return CodecMissing(next((codec for codec, name in ENCODERS.items() if name == unknown[1]), unknown[1]))
+    return ClipBroken(path, last.rstrip("."))
+
+
+class FfmpegMissing(NotReady):
+    """No ffmpeg that runs."""
+
+    def __init__(self, path: str) -> None:
+        where = f"ffmpeg ({path} cannot be run)" if path else "ffmpeg"
+        super().__init__([where], "Install imageio-ffmpeg again, or set IMAGEIO_FFMPEG_EXE to a working ffmpeg.")
+
+
+def require_formats(encoding: EncodingConfig) -> None:
+    """Check that clips can be written as `encoding` says. Raises FfmpegMissing or CodecMissing."""
+    if "gif" in encoding.formats and "gif" not in _encoders(executable()):
+        raise CodecMissing("gif")
+    if "mp4" in encoding.formats:
+        require_codec(encoding.codec)
+
+
+def require_codec(codec: str) -> None:
+    """Raises CodecMissing if ffmpeg lacks its encoder."""
+    if codec not in codecs():
+        raise CodecMissing(codec)
+
+
+@cache
+def codecs() -> frozenset[str]:
+    """The codecs of mp4 files that can be written here. Raises FfmpegMissing."""
+    there = _encoders(executable())
+    return frozenset(codec for codec, encoder in ENCODERS.items() if encoder in there)
+
+
+@cache
+def _encoders(program: str) -> frozenset[str]:
+    """Names of all encoders of an ffmpeg. Raises FfmpegMissing, also for a program that lists none."""
+    words = [program, "-hide_banner", "-encoders"]
+    try:
+        listed = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=_PATIENCE)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise FfmpegMissing(program) from error
+    lines = re.findall(r"^ [A-Z.]{6} (\S+)", listed.stdout.decode(errors="replace"), re.MULTILINE)
+    if not lines:
+        raise FfmpegMissing(program)
+    return frozenset(lines)
+
+
+@cache
+def executable() -> str:
+    """Return the path of ffmpeg: that of IMAGEIO_FFMPEG_EXE, or the one that comes with imageio-ffmpeg."""
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    try:
+        return get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise FfmpegMissing("") from error

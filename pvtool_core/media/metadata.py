@@ -1,0 +1,100 @@
+"""What a clip's file says about itself: how it was made, and that it is a machine's work.
+
+An mp4 says it in its tags, `pv` for programs and `comment` for people; the pictures' formats in a packet of XMP. The
+mark of IPTC for what a trained model made is in every file, always as XMP, where those who look for it look.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from html import escape, unescape
+from pathlib import Path
+from typing import Any
+
+from pvtool_core.media import ffmpeg
+from pvtool_core.media.ffmpeg import ClipBroken
+
+Facts = Mapping[str, Any]
+
+AI_MADE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+
+_PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:pv="urn:pvtool:clip"
+ xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">
+<Iptc4xmpExt:DigitalSourceType>{mark}</Iptc4xmpExt:DigitalSourceType>{facts}
+</rdf:Description></rdf:RDF></x:xmpmeta>
+<?xpacket end="r"?>"""
+_FACTS = re.compile(rb"<pv:facts>(.*?)</pv:facts>", re.DOTALL)
+_XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")  # the uuid that XMP's specification gives it in MPEG-4
+_GIF_BLOCK = 255
+_PNG_FIRST = "0000.png"
+
+
+def xmp(facts: Facts | None = None) -> bytes:
+    """A packet with the mark of AI, and with `facts` where the format has no better place."""
+    # ASCII alone: JSON's escapes carry what XML cannot, such as half of a surrogate pair.
+    told = "" if facts is None else f"\n<pv:facts>{escape(json.dumps(facts))}</pv:facts>"
+    return _PACKET.format(mark=AI_MADE, facts=told).encode()
+
+
+def for_people(facts: Facts) -> str:
+    """The facts as JSON with every letter as itself, but for what is no letter in UTF-8."""
+    return json.dumps(facts, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+
+
+def as_tags(facts: Facts) -> bytes:
+    """The facts as ffmpeg's metadata file, which has no limit on length as command lines have."""
+    tags = {"pv": json.dumps(facts), "comment": for_people(facts), "digital_source_type": AI_MADE}
+    return (";FFMETADATA1\n" + "".join(f"{key}={_escaped(value)}\n" for key, value in tags.items())).encode()
+
+
+def _escaped(value: str) -> str:
+    return re.sub(r"([=;#\\\n])", r"\\\1", value)
+
+
+def facts_of_tags(path: Path, tags: str) -> dict[str, Any]:
+    """The facts in what ffmpeg wrote as its metadata file. Raises ClipBroken."""
+    entry = re.search(r"^pv=((?:\\[\s\S]|[^\\\n])*)$", tags, re.MULTILINE)
+    if not entry:
+        raise ClipBroken(path, "pv did not write it")
+    return json.loads(re.sub(r"\\([\s\S])", r"\1", entry[1]))
+
+
+def mark_mp4(path: Path) -> None:
+    """Add XMP as a box at the end, where it moves nothing else."""
+    content = _XMP_BOX + xmp()
+    with path.open("ab") as file:
+        file.write((8 + len(content)).to_bytes(4, "big") + b"uuid" + content)
+
+
+def mark_gif(path: Path, facts: Facts) -> None:
+    """Add the facts as a comment, and XMP, before the first picture."""
+    content = path.read_bytes()
+    table = 3 << ((content[10] & 7) + 1) if content[10] & 0x80 else 0
+    path.write_bytes(content[: 13 + table] + _comment(for_people(facts)) + _gif_xmp(facts) + content[13 + table :])
+
+
+def _comment(text: str) -> bytes:
+    words = text.encode()
+    parts = (words[start : start + _GIF_BLOCK] for start in range(0, len(words), _GIF_BLOCK))
+    return b"!\xfe" + b"".join(bytes([len(part)]) + part for part in parts) + b"\0"
+
+
+def _gif_xmp(facts: Facts) -> bytes:
+    """XMP lies in a GIF as it is; the counting-down bytes lead out again whoever took its letters for lengths."""
+    return b"!\xff\x0bXMP DataXMP" + xmp(facts) + b"\x01" + bytes(range(255, -1, -1)) + b"\0"
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """How a clip was made, from its file (or folder of frames) alone. Raises ClipBroken."""
+    if path.suffix in (".gif", ".webp", ".png") or path.is_dir():
+        return _facts_of_packet(path / _PNG_FIRST if path.is_dir() else path)
+    return facts_of_tags(path, ffmpeg.ask(path, "-i", str(path), "-f", "ffmetadata", "pipe:1").output.decode())
+
+
+def _facts_of_packet(path: Path) -> dict[str, Any]:
+    packet = _FACTS.search(path.read_bytes())
+    if not packet:
+        raise ClipBroken(path, "pv did not write it")
+    return json.loads(unescape(packet[1].decode()))

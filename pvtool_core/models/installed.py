@@ -1,0 +1,278 @@
+"""The weights on this machine: what is here, whether it is still what came, and how it goes.
+
+<cache>/models/NAME/                 what presets and `models:NAME` name; it comes here only when it is whole
+<cache>/models/.fetching/NAME/       what has come so far
+<cache>/models/.manifests/NAME.toml  what it holds, by hash, and its licence; apart, because NAME may be a link
+"""
+
+import dataclasses
+import fcntl
+import shutil
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+import tomli_w
+
+from pvtool_core.errors import NO_ROOM, BrokenWeights, Busy, DiskFull, Missing, WeightsMissing
+from pvtool_core.models.integrity import PART, digest_of, missing_parts, problems_of
+from pvtool_core.models.registry import Entry, Registry, model_folder, model_name, models_named_in
+from pvtool_core.paths import models_dir, nearest, replace_file, sync_folder
+from pvtool_core.settings.schema import Settings, from_table, read_toml, setting, to_table
+
+_ROOM_HINT = "Make room and give the same command again: it goes on from what is there. PV_HOME moves the cache."
+
+
+class ModelState(StrEnum):
+    HERE = "here"
+    PARTIAL = "partial"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """A file as it came. `published` says that its hash was known beforehand, and is not only its own."""
+
+    path: str
+    size: int
+    sha256: str
+    published: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a model holds. `origin` tells where it came from; `broken` are the files that `verify` found wrong."""
+
+    name: str
+    origin: str
+    licence: str
+    commercial: str = setting("whether commercial use is allowed", "conditions", choices=("yes", "no", "conditions"))
+    added: str
+    files: tuple[FileRecord, ...]
+    broken: tuple[str, ...] = ()
+
+
+class Models:
+    """All models: those of the registry, and what else was fetched or added."""
+
+    def __init__(self, registry: Registry | None = None) -> None:
+        self.registry = registry or Registry()
+        self.root = models_dir()
+
+    def names(self) -> list[str]:
+        """Those of the registry, and those on this machine."""
+        there = [path.name for root in (self.root, self.root / ".fetching") for path in root.glob("[!.]*")]
+        return sorted({*self.registry.names(), *map(model_name, there)})
+
+    def entry(self, name: str) -> Entry:
+        """What is known of a model. Raises Missing, BadName."""
+        manifest, entry = self.manifest(name), self.registry.find(name)
+        begun = model_folder(name).exists() or self.staging(name).exists()
+        if entry is None and manifest is None and not begun:
+            return self.registry.get(name)
+        entry = entry or Entry(name=name, title="of your own", sources=())
+        if manifest is None:
+            return entry
+        size = sum(file.size for file in manifest.files)
+        return dataclasses.replace(entry, licence=manifest.licence, terms="", commercial=manifest.commercial, size=size)
+
+    def manifest(self, name: str) -> Manifest | None:
+        path = self._manifest_path(name)
+        return from_table(Manifest, read_toml(path), str(path)) if path.is_file() else None
+
+    def state(self, name: str) -> ModelState:
+        """Seen from names and sizes; `verify` reads what is in the files."""
+        folder = model_folder(name)
+        if not folder.exists():
+            return ModelState.PARTIAL if files_under(self.staging(name)) else ModelState.MISSING
+        return ModelState.PARTIAL if self.lacking(name) else ModelState.HERE
+
+    def lacking(self, name: str) -> list[str]:
+        """Paths that a model should hold and that are not here, or were found broken; as far as that is known."""
+        folder, entry = model_folder(name), self.registry.find(name)
+        if folder.exists() and (manifest := self.manifest(name)):
+            return [file.path for file in manifest.files if not is_intact(folder, file, manifest)]
+        there = files_under(self.staging(name)) | files_under(folder)
+        return [path for path in (entry.required() if entry else ()) if path not in there]
+
+    def size(self, name: str) -> int:
+        """Bytes on this machine, finished or not."""
+        roots = (model_folder(name), self.staging(name))
+        return sum(path.stat().st_size for root in roots for path in files_under(root).values())
+
+    def verify(self, name: str) -> list[FileRecord]:
+        """Read every file of a model again; gives what it holds. What is wrong is remembered, so that `fetch` mends it.
+
+        Raises WeightsMissing if files are gone, BrokenWeights if any is wrong, Missing or BadName for no model.
+        """
+        folder = model_folder(name)
+        mend = f"`pv models fetch {name}` brings them." if self.registry.find(name) else "Add the model anew."
+        if not folder.exists():
+            self.registry.get(name)
+            raise WeightsMissing(name, mend)
+        manifest = self.manifest(name) or self._adopt(name, folder, mend)
+        gone = [file.path for file in manifest.files if not (folder / file.path).is_file()]
+        whole = [file for file in manifest.files if file.path not in gone]
+        wrong = {file.path: problem for file in whole if (problem := _change(folder, file))}
+        self.save(dataclasses.replace(manifest, broken=tuple(sorted([*gone, *wrong]))))
+        missing = dict.fromkeys(gone, "is missing")
+        if wrong:
+            raise BrokenWeights([f"{name}/{path} {words}" for path, words in {**wrong, **missing}.items()], mend)
+        if gone:
+            raise WeightsMissing(", ".join(f"{name}/{path}" for path in gone), mend)
+        return list(manifest.files)
+
+    def _adopt(self, name: str, folder: Path, mend: str) -> Manifest:
+        """The manifest of a folder that was put there by hand. Raises BrokenWeights, WeightsMissing."""
+        entry, files = self.entry(name), files_under(folder)
+        if lacking := [*self.lacking(name), *missing_parts(files)]:
+            raise WeightsMissing(", ".join(f"{name}/{path}" for path in lacking), mend)
+        problems = problems_of(files) or hash_problems(entry, files)
+        if problems:
+            raise BrokenWeights([f"{name}/{path} {words}" for path, words in problems.items()], mend)
+        return self.record(entry, "put there by hand", entry.digests())
+
+    def remove(self, name: str) -> None:
+        """Delete a model, begun or whole; of a linked folder, only the link. Raises Missing, Busy, BadName."""
+        self.check_here(name)
+        folder = model_folder(name)
+        with self.lock(name):
+            if folder.is_symlink() or folder.is_file():
+                folder.unlink()
+            elif folder.exists():
+                shutil.rmtree(folder)
+            shutil.rmtree(self.staging(name), ignore_errors=True)
+            self._manifest_path(name).unlink(missing_ok=True)
+
+    def check_here(self, name: str) -> None:
+        """Raises Missing if nothing of a model is on this machine, BadName."""
+        if self.state(name) is ModelState.MISSING and not model_folder(name).is_symlink():
+            raise Missing("model on this machine", name, "`pv models list` shows what is.", nearest(name, self.root))
+
+    def finish(self, entry: Entry, origin: str, digests: Mapping[str, str]) -> Manifest:
+        """Put what has come into its place, and write down what it is; `digests` are the published ones, checked."""
+        staging, folder = self.staging(entry.name), model_folder(entry.name)
+        for name, path in files_under(staging).items():
+            if name.endswith(PART):  # begun by one that was killed, and not wanted since
+                path.unlink()
+        if folder.exists():  # only what was lacking has come
+            for name, path in files_under(staging).items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                path.replace(folder / name)
+            shutil.rmtree(staging, ignore_errors=True)
+        else:
+            staging.replace(folder)
+        sync_folder(self.root)
+        return self.record(entry, origin, digests)
+
+    def record(self, entry: Entry, origin: str, digests: Mapping[str, str]) -> Manifest:
+        """Write the manifest of a model that lies in its place."""
+        manifest = Manifest(
+            name=entry.name,
+            origin=origin,
+            licence=entry.licence_line,
+            commercial=entry.commercial,
+            added=datetime.now(UTC).isoformat(timespec="seconds"),
+            files=tuple(_record(*file, digests) for file in files_under(model_folder(entry.name)).items()),
+        )
+        self.save(manifest)
+        return manifest
+
+    def save(self, manifest: Manifest) -> None:
+        path = self._manifest_path(manifest.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, tomli_w.dumps(to_table(manifest)).encode())
+
+    def staging(self, name: str) -> Path:
+        """Where a model lies until it is whole."""
+        return self.root / ".fetching" / model_folder(name).name
+
+    def _manifest_path(self, name: str) -> Path:
+        return self.root / ".manifests" / f"{model_folder(name).name}.toml"
+
+    @contextmanager
+    def lock(self, name: str) -> Generator[None]:
+        """Hold a model for one process; the lock goes with the process, however it ends. Raises Busy."""
+        path = self.root / ".locks" / model_folder(name).name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Busy(name, "Another pv is fetching, adding or removing", "Wait for it.") from error
+            yield
+
+
+def licences(settings: Settings) -> tuple[str, ...]:
+    """`name: licence (who may use it)` of each model that the settings use and whose licence pv knows."""
+    models = Models()
+    known = [name for name in models_named_in(settings) if models.manifest(name) or models.registry.find(name)]
+    return tuple(f"{name}: {models.entry(name).licence_line}" for name in known)
+
+
+def missing_models(settings: Settings) -> list[str]:
+    """Models that the settings use, that are not here whole, and that `pv models fetch` knows."""
+    models = Models()
+    used = [name for name in models_named_in(settings) if models.registry.find(name)]
+    return [name for name in used if models.state(name) is not ModelState.HERE]
+
+
+def files_under(folder: Path) -> dict[str, Path]:
+    """Every file below a folder, or below what a link leads to, by its path in it."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
+def is_intact(folder: Path, file: FileRecord, manifest: Manifest) -> bool:
+    """Whether a file has its size, and `verify` never found it wrong."""
+    path = folder / file.path
+    return path.is_file() and path.stat().st_size == file.size and file.path not in manifest.broken
+
+
+def hash_problems(entry: Entry, files: Mapping[str, Path]) -> dict[str, str]:
+    """Which of `files` are not what was published, by their path in the model."""
+    wanted = [(name, algorithm, digest) for name in files for algorithm, digest in entry.checks(name).items()]
+    wrong = [(name, algorithm) for name, algorithm, digest in wanted if digest_of(files[name], algorithm) != digest]
+    return {name: f"does not have the published {algorithm}" for name, algorithm in wrong}
+
+
+def check_room(folder: Path, needed: int, name: str) -> None:
+    """Raises DiskFull if the disk of `folder` has fewer than `needed` bytes left."""
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        figures = f"{name} needs {in_words(needed)} more in {folder}, and {in_words(free)} are free."
+        raise DiskFull(hint=f"{figures} {_ROOM_HINT}")
+
+
+def in_words(size: int) -> str:
+    """Bytes as a person reads them."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.1f} MiB"
+
+
+@contextmanager
+def room_errors(name: str) -> Generator[None]:
+    """Tell a disk that fills up on the way as what it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise DiskFull(name, _ROOM_HINT) from error
+        raise
+
+
+def _change(folder: Path, file: FileRecord) -> str | None:
+    path = folder / file.path
+    size = path.stat().st_size
+    if size != file.size:
+        return f"is {'truncated' if size < file.size else 'too long'}: it has {size} bytes, not {file.size}"
+    return None if digest_of(path, "sha256") == file.sha256 else "does not have the sha256 it came with"
+
+
+def _record(name: str, path: Path, digests: Mapping[str, str]) -> FileRecord:
+    """What was checked just now is not read again."""
+    digest = digests.get(name) or digest_of(path, "sha256")
+    return FileRecord(path=name, size=path.stat().st_size, sha256=digest, published=name in digests)

@@ -1,0 +1,229 @@
+"""How much of a prompt the text encoder reads: what lies past its limit is cut off by diffusers without an error.
+
+Counted with the base model's own tokenizer, through the `tokenizers` library alone, so that a front end can warn
+before an engine is started.
+"""
+
+import html
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pvtool_core.errors import BadPrompt, WeightsMissing
+from pvtool_core.models.locate import resolve
+from pvtool_core.paths import presets_dir
+from pvtool_core.settings.schema import ModelConfig
+from pvtool_core.store.prompts import KEYWORD
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_REPORTED = 50  # as many as a shipped bank has prompts
+_CLIP_TOKENS = 77
+_UMT5_TOKENS = 512  # to which WanPipeline cuts and pads
+LLAMA_TOKENS = 256 + 95  # of HunyuanVideoPipeline.encode_prompt: the prompt's, and those before it in the template
+LLAMA_BEFORE = (
+    "<|start_header_id|>system<|end_header_id|>\n\nDescribe the video by detailing the following aspects: "
+    "1. The main content and theme of the video."
+    "2. The color, shape, size, texture, quantity, text, and spatial relationships of the objects."
+    "3. Actions, events, behaviors temporal relationships, physical movement changes of the objects."
+    "4. background environment, light, style and atmosphere."
+    "5. camera angles, movements, and transitions used in the video:<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\n"
+)
+LLAMA_AFTER = "<|eot_id|>"
+_CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A prompt, or a negative prompt, whose end an encoder does not read: the part `lost`, past `room` tokens.
+
+    Without `whole_loss`, another text encoder of the model reads that part.
+    """
+
+    prompt: str
+    lost: str
+    room: int
+    what: str = "prompt"
+    encoder: str = "text encoder"
+    whole_loss: bool = True
+
+    @property
+    def message(self) -> str:
+        """One sentence that names the part that is cut."""
+        start = self.prompt if len(self.prompt) <= 60 else f"{self.prompt[:57]}…"
+        end = "this part is cut off" if self.whole_loss else "this part is read by the first text encoder only"
+        return f"The {self.encoder} reads {self.room} tokens of the {self.what} {start!r}; {end}: {self.lost!r}."
+
+
+class PromptLimit:
+    """The limit of one text encoder: `tokens`, without special ones, of which the text `before` a prompt takes some."""
+
+    def __init__(
+        self, tokenizer: "Tokenizer", tokens: int, before: str = "", after: str = "", unescapes: bool = False
+    ) -> None:
+        self._tokenizer, self._tokens, self._unescapes = tokenizer, tokens, unescapes
+        self._before, self._after = before, after
+        self.room = tokens - (len(self._offsets(before)) if before else 0)
+
+    def cut(self, prompt: str) -> Cut | None:
+        """Return what is cut off a prompt, or None if all of it is read."""
+        if prompt.isascii() and len(prompt) < self.room:  # a token has a character, but one may stand for the beginning
+            return None
+        text = self._text(prompt)
+        offsets = self._offsets(self._before + text + self._after)
+        if len(offsets) <= self._tokens:
+            return None
+        start = max(0, offsets[self._tokens][0] - len(self._before))
+        return Cut(prompt, text[start:], self.room) if start < len(text) else None
+
+    def check(self, prompt: str, noun: str = "") -> Cut | None:
+        """Return what is cut off a prompt. Raises BadPrompt if the keyword, or the noun after it, is cut."""
+        cut = self.cut(prompt)
+        if cut is None:
+            return None
+        text = self._text(prompt)
+        kept = len(text) - len(cut.lost)
+        with_noun = rf"(\s+{re.escape(noun)}\b)?" if noun else ""
+        for person in re.finditer(re.escape(KEYWORD) + with_noun, text):
+            if person.end() > kept:
+                inside = person.start() + len(KEYWORD) > kept
+                what = f"keyword {KEYWORD}" if inside else f"noun {noun!r} of the keyword {KEYWORD}"
+                raise BadPrompt(f"The {what} is cut off: {cut.message}", f"Shorten the prompt, or put {KEYWORD} first.")
+        return cut
+
+    def _text(self, prompt: str) -> str:
+        """The prompt as the pipeline gives it to the tokenizer."""
+        return html.unescape(html.unescape(prompt)) if self._unescapes else prompt
+
+    def _offsets(self, text: str) -> list[tuple[int, int]]:
+        return self._tokenizer.encode(text, add_special_tokens=False).offsets
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Those of all text encoders of a model. HunyuanVideo's `second`, CLIP, makes one pooled vector of the prompt."""
+
+    first: PromptLimit
+    second: PromptLimit | None = None
+
+    def cuts(self, prompt: str, noun: str = "") -> list[Cut]:
+        """Return what is cut off a prompt. Raises BadPrompt if the keyword, or the noun after it, is read by none."""
+        found = [self.first.check(prompt, noun)]
+        if self.second and (cut := self.second.cut(prompt)):
+            found.append(replace(cut, encoder="second text encoder, CLIP,", whole_loss=False))
+        return [cut for cut in found if cut]
+
+
+def prompt_limits(model: ModelConfig) -> Limits | None:
+    """Return the limits of a base model; None if it is not on this machine or has no tokenizer that can be read."""
+    try:
+        return _limits_of(model.family, resolve(model.config or model.base_model))
+    except WeightsMissing:
+        return None
+
+
+@lru_cache(maxsize=64)
+def _limits_of(family: str, base: Path) -> Limits | None:
+    try:
+        tokenizer = _tokenizer(base / "tokenizer")
+        second = _tokenizer(base / "tokenizer_2") if family == "hunyuan-video" else None
+    except Exception:  # `tokenizers` raises plain Exception; the engine's loading says what is wrong with the model
+        return None
+    if tokenizer is None:
+        return None
+    if family == "hunyuan-video":
+        tokens = LLAMA_TOKENS - tokenizer.num_special_tokens_to_add(False)
+        llama = PromptLimit(tokenizer, tokens, LLAMA_BEFORE, LLAMA_AFTER)
+        return Limits(llama, PromptLimit(second, _CLIP_TOKENS - 2) if second else None)
+    if family == "wan":
+        return Limits(PromptLimit(tokenizer, _UMT5_TOKENS - 1, unescapes=True))
+    positions = _number(base / "text_encoder/config.json", "max_position_embeddings")
+    longest = _number(base / "tokenizer/tokenizer_config.json", "model_max_length")
+    return Limits(PromptLimit(tokenizer, min(positions, longest) - 2))
+
+
+def _number(file: Path, key: str) -> int:
+    try:
+        table: dict[str, Any] = json.loads(file.read_bytes())
+        return int(table.get(key, _CLIP_TOKENS))
+    except (FileNotFoundError, ValueError, OverflowError, TypeError, AttributeError, RecursionError):
+        return _CLIP_TOKENS
+
+
+def _tokenizer(folder: Path) -> "Tokenizer | None":
+    from tokenizers import Tokenizer
+
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+    if (folder / "merges.txt").is_file():
+        return _clip_tokenizer(folder)
+    return None
+
+
+def _clip_tokenizer(folder: Path) -> "Tokenizer":
+    """Build CLIP's tokenizer from vocab.json and merges.txt, as transformers' CLIPTokenizer does."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    words = models.BPE.from_file(
+        str(folder / "vocab.json"),
+        str(folder / "merges.txt"),
+        end_of_word_suffix="</w>",
+        unk_token="<|endoftext|>",  # noqa: S106 - a token of the vocabulary
+    )
+    tokenizer = Tokenizer(words)
+    steps = [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    tokenizer.normalizer = normalizers.Sequence(steps)  # pyright: ignore[reportAttributeAccessIssue]
+    split = pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True)
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_])  # pyright: ignore[reportAttributeAccessIssue]
+    return tokenizer
+
+
+def check_prompts_fit(model: ModelConfig, prompts: Iterable[str], negative: str = "", noun: str = "") -> list[Cut]:
+    """Return what is cut off the prompts and the negative prompt.
+
+    Raises BadPrompt if a keyword is cut, or the `noun` that follows it.
+    """
+    limits = prompt_limits(model)
+    if limits is None:
+        return []
+    cuts = [cut for prompt in dict.fromkeys(prompts) for cut in limits.cuts(prompt, noun)]
+    lost = limits.first.cut(negative)
+    return [*cuts, *([replace(lost, what="negative prompt")] if lost else [])]
+
+
+def report_cuts(
+    model: ModelConfig, prompts: Iterable[str], negative: str, report: Callable[..., None], noun: str = ""
+) -> None:
+    """Report a warning for each cut, with the part `cut`, or one that a loaded model's tokens cannot be counted.
+
+    Raises BadPrompt as `check_prompts_fit` does.
+    """
+    if prompt_limits(model) is None:
+        folder = f"{model.config or model.base_model}/tokenizer"
+        message = f"Prompts are not checked for their length: no tokenizer that can be read here in {folder}."
+        report("warning", message=message)
+        return
+    cuts = check_prompts_fit(model, prompts, negative, noun)
+    for cut in cuts[:_REPORTED]:
+        report("warning", message=cut.message, cut=cut.lost)
+    if len(cuts) > _REPORTED:
+        rest = cuts[_REPORTED:]
+        report("warning", message=f"The ends of {len(rest)} more prompts are cut off.", cut=rest[0].lost)
+
+
+@lru_cache(maxsize=1)
+def shortest_limit() -> PromptLimit:
+    """Return the limit of Stable Diffusion's text encoder, the shortest of all families, by CLIP's own vocabulary."""
+    tokenizer = _tokenizer(presets_dir() / "tiny/clip")
+    assert tokenizer is not None, "pv ships it"
+    return PromptLimit(tokenizer, _CLIP_TOKENS - 2)

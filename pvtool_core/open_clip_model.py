@@ -1,0 +1,185 @@
+"""An open_clip model, read from tensors alone and refused where its weights are another model's.
+
+HPSv2 is one: its checkpoints, `{"state_dict": …}` of ViT-H-14 in float16, have open_clip's own names and shapes.
+"""
+
+import errno
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import open_clip
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+from pvtool_core.errors import InputRefused
+from pvtool_core.settings.schema import SemanticRewardConfig
+
+FOLDER_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_SETTINGS = "Set semantic_reward.checkpoint to another file, or semantic_reward.model to what this one is of."
+
+Weights = Mapping[str, Tensor]
+
+
+class ImageText:
+    """Unit features of pictures and texts in float32, whatever the model computes in.
+
+    Pictures are read where the model is, in float16 unless that is the CPU. Texts are read on the CPU, in float32 and
+    each only once: there are few, and their half of the model would take up the accelerator for nothing.
+    """
+
+    def __init__(self, config: SemanticRewardConfig, device: torch.device, dtype: torch.dtype | None = None) -> None:
+        """Raises InputRefused if there is no such model, or if the weights are not its."""
+        name = f"local-dir:{config.model}" if Path(config.model).is_dir() else config.model
+        self.device, self.dtype = device, dtype or (torch.float32 if device.type == "cpu" else torch.float16)
+        file = weights_file(config)
+        weights = read_weights(file)  # first, for a large model takes long to make
+        self._model: Any = new_model(name)
+        fill(self._model, weights, file)
+        self._model.eval().requires_grad_(False).visual.to(device, self.dtype)
+        self._tokenizer = open_clip.get_tokenizer(name)
+        self._texts: dict[str, Tensor] = {}
+        self.preparation: dict[str, Any] = open_clip.get_model_preprocess_cfg(self._model)
+
+    @property
+    def side(self) -> int:
+        """Of the square that pictures must be, in pixels."""
+        size = self.preparation["size"]
+        return size if isinstance(size, int) else size[0]  # a folder with settings of its own gives one number
+
+    def of_pictures(self, pictures: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n width"]:
+        """Of pictures that are normalised already. A gradient reaches them."""
+        pictures = pictures.to(self.device).view_as(pictures)
+        features = self._model.encode_image(pictures.to(self.dtype)).float()
+        if self.dtype == torch.float16 and features.requires_grad:
+            keep_in_range(pictures, features)
+        return functional.normalize(features, dim=-1)
+
+    @torch.no_grad()
+    def of_text(self, text: str) -> Float[Tensor, " width"]:
+        if text not in self._texts:
+            features = self._model.encode_text(self._tokenizer([text]))
+            self._texts[text] = functional.normalize(features, dim=-1)[0].to(self.device)
+        return self._texts[text]
+
+    def cuts(self, text: str) -> bool:
+        """Return whether the end of a text is past the model's context and so does not count."""
+        read: Tensor = self._tokenizer([text])[0]
+        room = len(read) + 4 * len(text.encode())  # for all of it, and padding after it
+        whole: Tensor = self._tokenizer([text], context_length=room)[0]
+        beyond = whole[len(read) :]
+        return not torch.equal(whole[: len(read)], read) or bool((beyond != beyond[-1]).any())
+
+
+def keep_in_range(start: Tensor, end: Tensor) -> None:
+    """Let gradients pass from `end` to `start`, which are float32, as if the float16 between them had no least number.
+
+    They enter with a largest element of 1 and leave as large as they would have been.
+    """
+    largest: list[Tensor] = []
+
+    def enter(gradient: Tensor) -> Tensor:
+        largest.append(gradient.abs().amax().clamp_min(torch.finfo(torch.float32).tiny))
+        return gradient / largest[-1]
+
+    def leave(gradient: Tensor) -> Tensor:
+        return gradient * largest.pop()
+
+    end.register_hook(enter)
+    start.register_hook(leave)
+
+
+def new_model(name: str) -> Any:
+    """An open_clip model without its weights. Raises InputRefused."""
+    folder = name.removeprefix("local-dir:")
+    if folder == name and open_clip.get_model_config(name) is None:
+        hint = "Set semantic_reward.model to a folder, or to one of open_clip's names; HPSv2 is ViT-H-14."
+        raise InputRefused(f"open_clip knows no model of the name {name!r}.", hint)
+    logging.disable(logging.WARNING)  # it would say that its weights are random, which lasts no longer than a moment
+    try:
+        return open_clip.create_model(name, load_weights=False, pretrained_text=False)
+    except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError) as error:
+        hint = "Give a folder with an open_clip_config.json that open_clip wrote, its weights and its tokenizer."
+        raise InputRefused(f"{folder} is no folder of an open_clip model.", hint) from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def weights_file(config: SemanticRewardConfig) -> Path:
+    """Where the weights lie: in the model's folder, or where a model's name does not say it, the checkpoint."""
+    folder = Path(config.model)
+    if folder.is_dir():
+        found = [folder / name for name in FOLDER_WEIGHTS if (folder / name).is_file()]
+        if not found:
+            raise InputRefused(f"There are no weights in {folder}.", f"Put {FOLDER_WEIGHTS[0]} there.")
+        return found[0]
+    if not Path(config.checkpoint).is_file():
+        hint = "Set semantic_reward.checkpoint to a file, such as models:hpsv2.1/HPS_v2.1_compressed.pt for ViT-H-14."
+        raise InputRefused(f"There is no checkpoint {config.checkpoint!r} for {config.model}.", hint)
+    return Path(config.checkpoint)
+
+
+def fill(model: Any, weights: Weights, file: Path) -> None:
+    """Give the model the weights of the file. Raises InputRefused unless they fit to the last one."""
+    if misfit := why_not(weights, model.state_dict()):
+        raise InputRefused(f"{file.name} does not hold the weights of semantic_reward.model: {misfit}.", _SETTINGS)
+    model.load_state_dict(weights)
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """A checkpoint's tensors, by open_clip's names. Nothing in the file is run. Raises InputRefused."""
+    try:
+        loaded: Any = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
+    except UnpicklingError as error:
+        if not (code := re.search(r"GLOBAL (\S+)", str(error))):
+            raise _no_checkpoint(file) from error
+        hint = "Give a checkpoint of tensors alone: a pickled file can do anything to this machine, so pv runs none."
+        raise InputRefused(f"{file.name} holds code ({code[1]}) beside its tensors.", hint) from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, IndexError, OverflowError) as error:
+        raise _no_checkpoint(file) from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # what torch makes of a zip archive that was cut off
+            raise
+        raise _no_checkpoint(file) from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    weights = {str(key).removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise InputRefused(f"There are no tensors in {file.name}.", _SETTINGS)
+    return weights
+
+
+def _no_checkpoint(file: Path) -> InputRefused:
+    hint = "Fetch it again, and compare its size."
+    return InputRefused(f"{file.name} is no checkpoint, or only a part of one.", hint)
+
+
+def why_not(weights: Weights, expected: Weights) -> str:
+    """Why these weights are not those that are expected, in words; empty if they are."""
+    lacking = [name for name in expected if name not in weights]
+    needless = [name for name in weights if name not in expected]
+    if any("lora" in name.lower() for name in needless):
+        return "it is a LoRA"
+    if any(name.startswith(("model.diffusion_model.", "down_blocks.", "transformer_blocks.")) for name in needless):
+        return "it is a diffusion model"
+    for names, verb in ((lacking, "lacks"), (needless, "also has")):
+        if names:
+            return f"it {verb} {names[0]}" + (f" and {len(names) - 1} others" if len(names) > 1 else "")
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            return f"its {name} is {_size(tensor)} and not {_size(expected[name])}"
+    return ""
+
+
+def _size(tensor: Tensor) -> str:
+    return " × ".join(map(str, tensor.shape)) or "a number"

@@ -1,0 +1,1 @@
+"""How to render: leases, denoising, decoding, encoding and results."""

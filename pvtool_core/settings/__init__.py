@@ -1,0 +1,1 @@
+"""Settings and jobs: dataclasses, their limits, and their TOML form. Imports no torch."""

@@ -1,0 +1,356 @@
+"""The identity library: who there is, on this machine and nowhere else.
+
+    NAME/identity.toml  references/  faces/  embeddings.safetensors
+
+Folders are private (0700). An identity appears, is renamed and goes by one rename of its folder, so it is there or
+it is not; what is being written lies in a hidden folder beside it. The name is the folder's name and nothing else.
+"""
+
+import hashlib
+import io
+import json
+import math
+import operator
+import os
+import re
+import shutil
+import sys
+import tomllib
+from array import array
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from pvtool_core.errors import BadArchive, BrokenIdentity, Missing, NameTaken, PvError, RunFailed, SettingsError
+from pvtool_core.paths import check_name, check_new_file, identities_dir, jobs_dir, nearest, replace_file, sync_folder
+from pvtool_core.settings.schema import IdentityRef, from_table, read_toml, setting, to_table
+from pvtool_core.store.identity_archive import pack, unpack
+from pvtool_core.store.scratch import held_folder, sweep
+
+IDENTITY_FILE = "identity.toml"
+EMBEDDINGS_FILE = "embeddings.safetensors"
+FACES_FILE = "faces.json"
+CROP_SIDE = 112
+"""Of aligned faces, in pixels."""
+LARGEST_SIDE = 2048
+"""Of the photos that are kept, in pixels."""
+_MAX_RECORD_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 1 << 16
+_NOT_EMBEDDINGS = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFace:
+    """One photo of the person: the copy kept, the aligned crop, and where the face was.
+
+    `bbox` is left, top, right, bottom; `landmarks` are eyes, nose and mouth corners, x and y in turn; in pixels of
+    `reference`. `picture` is what the user's file was called.
+    """
+
+    picture: str
+    reference: str
+    face: str
+    score: float
+    bbox: tuple[float, ...]
+    landmarks: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What identity.toml holds."""
+
+    noun: str = setting("what prompts call them", "person", choices=("man", "woman", "person"))
+    consent: str = ""
+    created: str
+    faces: tuple[StoredFace, ...]
+
+
+@dataclass(frozen=True)
+class Identity:
+    name: str
+    folder: Path
+    record: Record
+
+    @property
+    def noun(self) -> str:
+        return self.record.noun
+
+    @property
+    def ref(self) -> IdentityRef:
+        """Who this is, for a job; the same after a rename, another for another person of that name.
+
+        Raises BrokenIdentity without embeddings.
+        """
+        path = self.folder / EMBEDDINGS_FILE
+        try:
+            fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        except OSError as error:
+            raise BrokenIdentity(path, "is missing or cannot be read") from error
+        return IdentityRef(name=self.name, noun=self.noun, folder=str(self.folder), fingerprint=fingerprint)
+
+    @property
+    def references(self) -> list[Path]:
+        """The kept photos, in the order in which they were given."""
+        return [self.folder / face.reference for face in self.record.faces]
+
+    @property
+    def faces(self) -> list[Path]:
+        """The aligned 112 × 112 crops, in the same order; also that of the rows of the embeddings."""
+        return [self.folder / face.face for face in self.record.faces]
+
+    def similarities(self) -> tuple[tuple[float, ...], ...]:
+        """How alike the photos' faces are: the cosine of their embeddings, the mean of all recognisers; row by row.
+
+        Raises BrokenIdentity if the embeddings are damaged, or are not those of these photos.
+        """
+        path = self.folder / EMBEDDINGS_FILE
+        each = [_cosines(rows) for rows in _read_embeddings(path).values()]
+        if any(len(matrix) != len(self.faces) for matrix in each):
+            raise BrokenIdentity(path, "is not about the photos that are kept")
+        return tuple(tuple(_mean(values) for values in zip(*rows, strict=True)) for rows in zip(*each, strict=True))
+
+
+def _read_embeddings(path: Path) -> dict[str, list[Sequence[float]]]:
+    """Unit vectors of each recogniser, a row for each photo: a file of safetensors, read without that library.
+
+    Eight bytes tell how long the JSON is that follows, which says where each tensor lies in the rest.
+    """
+    try:
+        found = _parse_embeddings(path.read_bytes())
+    except FileNotFoundError as error:
+        raise BrokenIdentity(path, "is missing") from error
+    except _NOT_EMBEDDINGS as error:
+        raise BrokenIdentity(path, "is damaged") from error
+    if not found:
+        raise BrokenIdentity(path, "is empty")
+    return found
+
+
+def _parse_embeddings(content: bytes) -> dict[str, list[Sequence[float]]]:
+    """Return unit vectors by recogniser. Raises one of `_NOT_EMBEDDINGS` for any other content."""
+    length = int.from_bytes(content[:8], "little")
+    if length > _MAX_HEADER_BYTES:
+        raise ValueError(length)
+    header: dict[str, Any] = json.loads(content[8 : 8 + length])
+    header.pop("__metadata__", None)
+    data = content[8 + length :]
+    spans = sorted(tuple(about["data_offsets"]) for about in header.values())
+    ends = [0, *(end for _, end in spans)]
+    if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != len(data):
+        raise ValueError("tensors overlap, or leave gaps")
+    return {name: _rows(data, about) for name, about in header.items()}
+
+
+def _rows(content: bytes, about: dict[str, Any]) -> list[Sequence[float]]:
+    """One tensor (photos, dimensions) as unit vectors. Raises ValueError if it is another thing."""
+    (count, length), (begin, end) = about["shape"], about["data_offsets"]
+    values = array("f", content[begin:end])
+    if sys.byteorder == "big":
+        values.byteswap()
+    if about["dtype"] != "F32" or len(values) != count * length:
+        raise ValueError(about)
+    return [_unit(values[row * length : (row + 1) * length]) for row in range(count)]
+
+
+def _unit(vector: Sequence[float]) -> Sequence[float]:
+    length = math.hypot(*vector)
+    if not 0 < length < math.inf:  # also catches NaN
+        raise ValueError(length)
+    return [value / length for value in vector]
+
+
+def _cosines(rows: list[Sequence[float]]) -> list[list[float]]:
+    return [[math.fsum(map(operator.mul, one, other)) for other in rows] for one in rows]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+class Library:
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or identities_dir()
+
+    def names(self) -> list[str]:
+        self.sweep()
+        return sorted(path.parent.name for path in self.root.glob(f"[!.]*/{IDENTITY_FILE}"))
+
+    def get(self, name: str) -> Identity:
+        """The identity of that name. Raises Missing, BadName, or BrokenIdentity if its record cannot be read."""
+        self.sweep()
+        folder = self.root / check_name("an identity", name)
+        if not (folder / IDENTITY_FILE).is_file():
+            raise Missing("identity", name, "`pv identity list` shows all there are.", nearest(name, self.root))
+        return Identity(folder.name, folder, _stored_record(folder / IDENTITY_FILE))
+
+    def check_free(self, name: str) -> str:
+        """Give back a name that a new identity may have. Raises BadName or NameTaken."""
+        name = check_name("an identity", name)
+        if (self.root / name).exists():
+            raise NameTaken("an identity", name, f"Choose another name, or `pv identity remove {name}` first.")
+        return name
+
+    @contextmanager
+    def staging(self) -> Generator[Path]:
+        """A private folder in which an identity is prepared; gone afterwards unless it was adopted."""
+        self.sweep()
+        with held_folder(self.root, ".adding-") as folder:
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Delete what commands that were killed have left of people: photos, crops and embeddings."""
+        sweep(self.root, ".adding-", ".removing-")
+        if self.root == identities_dir():
+            sweep(jobs_dir(), "")
+
+    def adopt(self, staging: Path, name: str, noun: str, consent: str) -> Identity:
+        """Make what an identify job left in `staging` the identity `name`, at once and whole. Raises NameTaken."""
+        found: list[dict[str, Any]] = json.loads((staging / FACES_FILE).read_bytes())
+        faces = tuple(from_table(StoredFace, _flat(face)) for face in found)
+        record = Record(
+            noun=noun, consent=consent, created=datetime.now(UTC).isoformat(timespec="seconds"), faces=faces
+        )
+        replace_file(staging / IDENTITY_FILE, tomli_w.dumps(to_table(record)).encode())
+        (staging / FACES_FILE).unlink()
+        return self._take_in(staging, name)
+
+    def _take_in(self, folder: Path, name: str) -> Identity:
+        target = self.root / self.check_free(name)
+        _sync_all(folder)
+        folder.rename(target)
+        sync_folder(self.root)
+        return self.get(target.name)
+
+    def rename(self, old: str, new: str) -> Identity:
+        """Raises Missing, BadName or NameTaken, and then nothing has changed."""
+        return self._take_in(self.get(old).folder, new)
+
+    def remove(self, name: str) -> None:
+        """Delete the identity and everything kept of the person. Raises Missing."""
+        folder = self.get(name).folder
+        with held_folder(self.root, ".removing-") as hidden:
+            folder.rename(hidden / folder.name)
+            shutil.rmtree(hidden)
+
+    def export(self, name: str, archive: Path) -> None:
+        """Write the identity as a private tar file with a manifest of sha256. Raises Missing or NameTaken."""
+        folder = self.get(name).folder
+        check_new_file(archive)
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        content = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+        replace_file(archive, pack(name, content), mode=0o600)
+
+    def import_(self, archive: Path, name: str | None = None) -> Identity:
+        """Take in what `export` wrote, under its own or another name.
+
+        Raises Missing, BadArchive (damaged, or with files that it should not have), BadName or NameTaken.
+        """
+        own_name, content = unpack(archive)
+        name = self.check_free(name or own_name)
+        _check_content(archive, content)
+        with self.staging() as staging:
+            _write_all(staging, content)
+            return self._take_in(staging, name)
+
+
+def _stored_record(path: Path) -> Record:
+    try:
+        if path.stat().st_size > _MAX_RECORD_BYTES:
+            raise BrokenIdentity(path, "is far too large")
+        return from_table(Record, read_toml(path), str(path.parent))
+    except (SettingsError, RunFailed, RecursionError) as error:
+        reason = error.message.rstrip(".") if isinstance(error, PvError) else "it is nested too deeply"
+        raise BrokenIdentity(path, f"cannot be used: {reason}") from error
+
+
+def _flat(face: dict[str, Any]) -> dict[str, Any]:
+    """TOML and the record keep landmarks as one list of numbers."""
+    return {**face, "landmarks": [number for point in face["landmarks"] for number in point]}
+
+
+def _check_content(archive: Path, content: Mapping[str, bytes]) -> None:
+    """Check the files of an identity that somebody else made. Raises BadArchive.
+
+    There are exactly the files that identity.toml names, photos and crops decode, and embeddings fit them.
+    """
+    record = _read_record(archive, content.get(IDENTITY_FILE, b""))
+    named = [path for face in record.faces for path in (face.reference, face.face)]
+    if not record.faces or len(set(named)) != len(named):
+        raise BadArchive(archive, "holds no face, or one file for two")
+    if problem := next(filter(None, map(_problem_of, record.faces)), ""):
+        raise BadArchive(archive, problem)
+    if set(content) != {IDENTITY_FILE, EMBEDDINGS_FILE, *named}:
+        other = sorted(set(content) ^ {IDENTITY_FILE, EMBEDDINGS_FILE, *named})[0]
+        raise BadArchive(archive, f"has or lacks {other!r}, against its own list")
+    for face in record.faces:
+        _check_picture(archive, face.reference, content[face.reference])
+        _check_picture(archive, face.face, content[face.face], (CROP_SIDE, CROP_SIDE))
+    try:
+        embeddings = _parse_embeddings(content[EMBEDDINGS_FILE])
+    except _NOT_EMBEDDINGS as error:
+        raise BadArchive(archive, "holds damaged embeddings") from error
+    if not embeddings or any(len(rows) != len(record.faces) for rows in embeddings.values()):
+        raise BadArchive(archive, "holds embeddings of other photos than its own")
+
+
+def _read_record(archive: Path, content: bytes) -> Record:
+    if len(content) > _MAX_RECORD_BYTES:
+        raise BadArchive(archive, "holds a record that is far too large")
+    try:
+        return from_table(Record, tomllib.loads(content.decode()), archive.name)
+    except (ValueError, SettingsError, RecursionError) as error:
+        raise BadArchive(archive, f"holds no valid {IDENTITY_FILE}") from error
+
+
+def _problem_of(face: StoredFace) -> str:
+    """Return what is wrong with a face of a record, if anything."""
+    if not re.fullmatch(r"references/\w[\w.-]*\.png", face.reference) or not re.fullmatch(
+        r"faces/\w[\w.-]*\.png", face.face
+    ):
+        return f"names the files {face.reference[:60]!r} and {face.face[:60]!r}, which no identity has"
+    if len(face.bbox) != 4 or len(face.landmarks) != 10:
+        return "holds a face without its place"
+    return (
+        "" if all(map(math.isfinite, (face.score, *face.bbox, *face.landmarks))) else "holds a place that is no number"
+    )
+
+
+def _check_picture(archive: Path, name: str, content: bytes, size: tuple[int, int] | None = None) -> None:
+    """Check that a file is a PNG of the right size that decodes. Raises BadArchive."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            if max(image.size) > LARGEST_SIDE or (size and image.size != size):
+                raise BadArchive(archive, f"holds {name!r} of {image.width} × {image.height} pixels")
+            if image.mode != "RGB":
+                raise BadArchive(archive, f"holds {name!r}, which is not an RGB picture")
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadArchive(archive, f"holds {name!r}, which is not a PNG picture") from error
+
+
+def _write_all(folder: Path, content: Mapping[str, bytes]) -> None:
+    """Write files into a new folder."""
+    for path, data in content.items():
+        (folder / path).parent.mkdir(mode=0o700, exist_ok=True)
+        (folder / path).write_bytes(data)
+
+
+def _sync_all(folder: Path) -> None:
+    """Make everything in a folder last through a power cut."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            sync_folder(path)
+    sync_folder(folder)

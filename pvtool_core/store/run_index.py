@@ -1,0 +1,151 @@
+"""All runs of a data folder, in the order of their creation; of thousands, only those that changed are read again.
+
+What the settings of runs record, and what runs that have ended were like, is kept in `<cache>/runs.json` with the
+time and size of the files that it was read from. The file is a cache: without it everything is read anew.
+"""
+
+import os
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+
+from pvtool_core.errors import PvError
+from pvtool_core.paths import replace_file, run_index_file, runs_dir
+from pvtool_core.store.identities import Identity
+from pvtool_core.store.runs import RunFolder, State, list_runs
+from pvtool_core.store.summary import RunFacts, RunOrigin, run_facts, run_origin
+
+_ENDED = frozenset({State.FINISHED, State.STOPPED, State.FAILED})
+_FORMAT = 2
+_FEW = 100  # so many runs are read faster than anybody notices: for fewer, nothing is written
+_MAX_BYTES = 1 << 26
+Stamp = list[int]
+
+
+class RunIndex:
+    """The runs under `root`. Its methods read files, so a dashboard calls them in a thread; one at a time."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or runs_dir()
+        self._file = run_index_file()
+        self._origins: dict[str, tuple[Stamp, RunOrigin]] = {}
+        self._facts: dict[str, tuple[list[Stamp], RunFacts]] = {}
+        self._unsaved = 0
+        self._load()
+
+    def facts(self) -> list[RunFacts]:
+        """Return what is known of each run, oldest first."""
+        found = [(self._created(folder), self._facts_of(folder)) for folder in self._folders()]
+        self._save()
+        return [facts for _, facts in sorted(found, key=lambda pair: pair[0])]
+
+    def by_identity(self) -> dict[str, list[RunFolder]]:
+        """Return the runs, oldest first, by the fingerprint of the identity that they were trained on."""
+        found: dict[str, list[tuple[float, RunFolder]]] = {}
+        for folder in self._folders():
+            if origin := self._origin_or_none(folder):
+                found.setdefault(origin.fingerprint, []).append((origin.created, folder))
+        self._save()
+        return {
+            fingerprint: [folder for _, folder in sorted(runs, key=lambda pair: pair[0])]
+            for fingerprint, runs in found.items()
+            if fingerprint
+        }
+
+    def _folders(self) -> list[RunFolder]:
+        """List the runs, and forget those that are gone."""
+        folders = list_runs(self.root)
+        names = {str(folder.path) for folder in folders}
+        for known in (self._origins, self._facts):
+            for name in known.keys() - names:
+                if Path(name).parent == self.root:
+                    del known[name]
+        return folders
+
+    def _created(self, folder: RunFolder) -> float:
+        """Return when a run was created; if its settings are broken, when config.toml was written."""
+        if origin := self._origin_or_none(folder):
+            return origin.created
+        stamp = _stamp(folder.config)
+        return stamp[0] / 1e9 if stamp else 0.0
+
+    def _origin_or_none(self, folder: RunFolder) -> RunOrigin | None:
+        try:
+            return self._origin(folder)
+        except (PvError, OSError):  # named as the run's problem in `facts`
+            return None
+
+    def _origin(self, folder: RunFolder) -> RunOrigin:
+        """Return what the run's settings record, from the index if they are unchanged."""
+        name, stamp = str(folder.path), _stamp(folder.config)
+        known = self._origins.get(name)
+        if known and known[0] == stamp:
+            return known[1]
+        origin = run_origin(folder)
+        if origin.recorded:  # otherwise the first event, still to come, will tell
+            self._origins[name] = stamp, origin
+            self._unsaved += 1
+        return origin
+
+    def _facts_of(self, folder: RunFolder) -> RunFacts:
+        """Return what is known of a run, from the index if it has ended and none of its files has changed."""
+        name = str(folder.path)
+        files = (folder.config, folder.exit, folder.status, folder.events)
+        stamps = [_stamp(file) for file in files]
+        known = self._facts.get(name)
+        if known and known[0] == stamps:
+            return known[1]
+        facts = run_facts(folder, self._origin)
+        self._facts.pop(name, None)
+        if facts.state in _ENDED and not facts.problem:
+            self._facts[name] = stamps, facts
+            self._unsaved += 1
+        return facts
+
+    def _load(self) -> None:
+        """Take in what an earlier process kept; anything that is not as it should be is left out."""
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            if self._file.stat().st_size > _MAX_BYTES:
+                return
+            table = cast("dict[str, Any]", orjson.loads(self._file.read_bytes()))
+            if table["format"] == _FORMAT:
+                self._origins = {
+                    name: (stamp, RunOrigin(**values)) for name, (stamp, values) in table["origins"].items()
+                }
+                self._facts = {name: (stamps, _facts(values)) for name, (stamps, values) in table["facts"].items()}
+
+    def _save(self) -> None:
+        """Keep what was read anew, if it was much. A cache that cannot be written is no failure."""
+        if self._unsaved < _FEW:
+            return
+        self._unsaved = 0
+        table = {
+            "format": _FORMAT,
+            "origins": {name: (stamp, asdict(origin)) for name, (stamp, origin) in self._origins.items()},
+            "facts": {name: (stamps, asdict(facts)) for name, (stamps, facts) in self._facts.items()},
+        }
+        with suppress(OSError):
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            replace_file(self._file, orjson.dumps(table), mode=0o600)
+
+
+def runs_of(person: Identity) -> list[RunFolder]:
+    """Return the runs trained on this very person, oldest first: not those on another of the same name."""
+    return RunIndex().by_identity().get(person.ref.fingerprint, [])
+
+
+def _facts(values: dict[str, Any]) -> RunFacts:
+    values["state"] = State(values["state"])
+    return RunFacts(**values)
+
+
+def _stamp(file: Path) -> Stamp:
+    """Return what changes whenever a file does; nothing for a file that does not exist."""
+    try:
+        found = os.stat(file)  # noqa: PTH116 - thousands of files
+    except OSError:
+        return []
+    return [found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino]

@@ -1,0 +1,767 @@
+"""The run folder: the whole interface between an engine and everything else.
+
+    config.toml  events.jsonl  status.json  exit.json  engine.log  engine.lock
+    checkpoints/step-000400/  samples/  control/
+
+A run folder may have been copied from anywhere: links, pipes and devices in it are never followed, opened or waited
+for, though the folder itself may be reached through a link. `RunFolder` knows every path in it and every rule about it;
+nobody else builds a path in a run. Files are replaced whole, events are appended with one write each, and a request is
+a file that the engine takes away when it answers.
+"""
+
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar, cast
+
+import orjson
+import psutil
+
+from pvtool_core.errors import BrokenRun, Busy, ExitStatus, Missing, PvError, Reported, SettingsError, UnsafeRun
+from pvtool_core.paths import check_name, nearest, replace_file, sync_folder
+from pvtool_core.private import make_private, tighten
+from pvtool_core.settings.schema import from_table
+from pvtool_core.untrusted import (
+    RECORD_BYTES,
+    SMALL_BYTES,
+    Irregular,
+    TooLarge,
+    exists,
+    foreign_things,
+    is_file,
+    is_folder,
+    open_regular,
+    parse_json,
+    problem_of,
+    read_regular,
+    remove,
+)
+
+Event = dict[str, Any]
+FileContent = bytes | Callable[[Path], object]
+
+ADAPTER_FILE = "adapter.safetensors"
+MANIFEST_FILE = "manifest.json"
+HEARTBEAT_SECONDS = 1.0
+_FOREIGN_HEARTBEAT_SECONDS = 30.0
+_CLOCK_SECONDS = 0.05  # by which a file's time may lag behind the clock
+_END_OF_TIME = 1e11  # in seconds: what no clock shows, and no calendar takes
+_NEWEST_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 20
+_TORN_BYTES = 1 << 16
+_CHANGED_SECONDS = 1.5  # by which two sights of one process's start may differ: a clock is read to the second
+_MOST_STEPS = 1 << 53
+_SHOWN_BYTES = 200
+_CHECKPOINT = re.compile(r"step-[0-9]{1,18}")
+_WRITING = re.compile(r"\..+\.([0-9]{1,18})\.writing")
+_REPLAYED = frozenset({"step", "sample", "checkpoint", "metric"})
+
+
+class State(StrEnum):
+    """What a job is doing, or how it ended. `LOST` is never written: its engine is gone without a word."""
+
+    NEW = "new"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    LOST = "lost"
+
+
+ENDED = frozenset({State.FINISHED, State.STOPPED, State.FAILED})
+"""What an engine's last word can say."""
+
+
+class Request(StrEnum):
+    """What can be asked of a running engine."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    STOP = "stop"
+    CHECKPOINT = "checkpoint"
+    SAMPLE = "sample"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """A heartbeat. `started` is the process's own start time, so that a reused pid is not taken for it.
+
+    `booted` is the machine's, by the same clock: what lies between them stays, however the clock is set later.
+    """
+
+    state: str
+    step: int
+    total: int
+    time: float
+    pid: int
+    started: float
+    boot: str
+    host: str
+    booted: float = 0.0
+
+    def is_possible(self) -> bool:
+        """Whether an engine can have said that."""
+        counts = 0 <= self.step < _MOST_STEPS and 0 <= self.total < _MOST_STEPS and 0 < self.pid < _MOST_STEPS
+        return counts and all(map(math.isfinite, (self.time, self.started, self.booted)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitRecord:
+    """How an engine ended; `message` and `hint` are sentences for people, `kind` is the error's name, if it was one."""
+
+    status: int
+    state: str
+    reason: str = ""
+    kind: str = ""
+    message: str = ""
+    hint: str = ""
+    time: float = 0.0
+
+    @classmethod
+    def of_error(cls, error: PvError, state: State = State.FAILED) -> Self:
+        return cls(
+            status=int(error.status),
+            state=state,
+            reason=error.message,
+            kind=error.kind,
+            message=error.message,
+            hint=error.hint,
+        )
+
+    def is_possible(self) -> bool:
+        """Whether an engine can have said that."""
+        return self.state in ENDED and self.status in set(ExitStatus) and math.isfinite(self.time)
+
+    def error(self) -> PvError | None:
+        """The error to raise in the process that reads this, or None if all went well."""
+        return Reported(self.status, self.kind, self.message or self.reason, self.hint) if self.status else None
+
+
+class RunFolder:
+    """One job's folder. `path` need not exist before `create`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.config = path / "config.toml"
+        self.events = path / "events.jsonl"
+        self.status = path / "status.json"
+        self.exit = path / "exit.json"
+        self.log = path / "engine.log"
+        self.lock_file = path / "engine.lock"
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples"
+        self.control = path / "control"
+        self.ballast = path / ".ballast"
+
+    def create(self) -> Self:
+        """Make the folder and the ones in it. Raises FileExistsError if it is there already."""
+        make_private(self.path.parent)
+        self.path.mkdir(mode=0o700)
+        for folder in (self.checkpoints, self.samples, self.control):
+            folder.mkdir(mode=0o700)
+        return self
+
+    def check(self) -> None:
+        """See that all in it is files and folders of its own, before anything is written there. Raises UnsafeRun."""
+        for path, problem in foreign_things(self.path):
+            raise UnsafeRun(path, problem)
+        for path in (self.events, self.log, self.ballast):
+            if exists(path) and (problem := problem_of(path.lstat(), alone=True)):
+                raise UnsafeRun(path, problem)
+
+    @contextmanager
+    def lock(self) -> Generator[None]:
+        """Hold the folder for one engine; the lock goes with the process, however it ends.
+
+        Raises Busy, or UnsafeRun where the lock is no file of the folder's own.
+        """
+        descriptor = _open(self.lock_file, os.O_RDWR | os.O_CREAT)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Busy(self.name) from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    def open_log(self) -> int:
+        """A descriptor that appends to the engine's log. Raises UnsafeRun."""
+        return _open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, alone=True)
+
+    def read_log(self) -> str:
+        """What engines said on their own; nothing if none ever ran here. Raises UnsafeRun."""
+        try:
+            with os.fdopen(_open(self.log), "rb") as file:
+                return file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def announce(self, pid: int) -> None:
+        """Say that process `pid`, just begun, is this folder's engine, for readers until its own heart beats.
+
+        Nothing is written where it has beaten already.
+        """
+        try:
+            before = self.read_status()
+        except BrokenRun:  # what is broken is replaced here
+            before = None
+        step, total = (before.step, before.total) if before else (0, 0)
+        process = process_facts(pid)
+        facts = {"state": State.STARTING, "step": step, "total": total, **process, "time": time.time()}
+        replace_file(self.status, json.dumps(facts).encode(), unless=lambda: self._has_beaten(process))
+
+    def _has_beaten(self, process: Mapping[str, Any]) -> bool:
+        try:
+            status = self.read_status()
+        except BrokenRun:
+            return False
+        same = status is not None and (status.pid, status.host) == (process["pid"], process["host"])
+        return same and status is not None and abs(status.started - process["started"]) < 1.0
+
+    def read_status(self) -> Status | None:
+        """The newest heartbeat. Raises BrokenRun if the file is none."""
+        return _read_record(self.status, Status, SMALL_BYTES)
+
+    def read_exit(self) -> ExitRecord | None:
+        """How the last engine ended. Raises BrokenRun if the file does not say it."""
+        return _read_record(self.exit, ExitRecord, RECORD_BYTES)
+
+    def write_exit(self, record: ExitRecord) -> None:
+        replace_file(self.exit, json.dumps({**asdict(record), "time": time.time()}).encode())
+
+    def clear_exit(self) -> None:
+        """Forget how an earlier engine ended; the next one calls it once it holds the lock."""
+        self.exit.unlink(missing_ok=True)
+
+    def exit_mark(self) -> tuple[int, int, int] | None:
+        """The same for as long as no other exit record takes its place; None without one."""
+        try:
+            found = self.exit.lstat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def state(self) -> State:
+        """What is true of this job now, told from its files and the machine's processes; lost where they are broken."""
+        try:
+            if ended := self.read_exit():
+                return State(ended.state)
+            status = self.read_status()
+            if status is None:
+                return State.NEW
+            return State(status.state) if alive(status) else State.LOST
+        except (BrokenRun, ValueError):
+            return State.LOST
+
+    def request(self, what: Request) -> None:
+        """Ask something of the engine. Asking twice before it answers is asking once."""
+        replace_file(own_folder(self.control) / what.value, b"")
+
+    def take_requests(self) -> list[Request]:
+        """What was asked since the last call, oldest first; the requests are gone after it."""
+        waiting = self._waiting()
+        for path, _ in waiting:
+            path.unlink(missing_ok=True)
+        return [Request(path.name) for path, _ in waiting]
+
+    def _waiting(self) -> list[tuple[Path, float]]:
+        """Requests and when they were made, oldest first. What else lies there, or is no file, is none of ours."""
+        if not is_folder(self.control):
+            return []
+        files = [path for path in (self.control / request.value for request in Request) if is_file(path)]
+        return sorted(((path, path.lstat().st_mtime) for path in files), key=lambda found: (found[1], found[0].name))
+
+    def forget_requests(self) -> None:
+        """Drop what was asked of an earlier engine, which did not live to answer; the engine calls it as it begins.
+
+        What was asked after this one was announced is for this one.
+        """
+        try:
+            status = self.read_status()
+        except BrokenRun:
+            status = None
+        announced = status.time if status and status.pid == os.getpid() else math.inf
+        for path, asked in self._waiting():
+            if asked < announced - _CLOCK_SECONDS:
+                path.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what engines and faces that were killed had begun to write; the engine calls it with the lock held.
+
+        What a process that lives is writing stays: it may be whoever has just started this engine.
+        """
+        within = [*_hidden(self.control), *_hidden(self.checkpoints), *chain(*map(_hidden, _folders_in(self.samples)))]
+        for begun in [*self.path.glob(".*.writing"), *within]:
+            if begun.name.endswith(".writing") and not writer_lives(begun):
+                remove(begun)
+
+    def write_checkpoint(
+        self,
+        step: int,
+        files: Mapping[str, FileContent],
+        keep: int | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write a checkpoint that is whole or absent, even through a kill or a full disk; keep only the `keep` newest.
+
+        `files` maps names to bytes, or to functions that write the path they are given. `facts` go into the manifest.
+        """
+        final = own_folder(self.checkpoints) / f"step-{step:06d}"
+        temporary = self.checkpoints / f".{final.name}.writing"
+        remove(temporary)
+        temporary.mkdir()
+        try:
+            _write_files(temporary, step, files, facts or {})
+            tighten(temporary)
+        except BaseException:
+            shutil.rmtree(temporary)
+            raise
+        if exists(final):  # an engine that was killed after this step had written it, and a broken one may be replaced
+            remove(final)
+        temporary.rename(final)
+        sync_folder(self.checkpoints)
+        if keep is not None:
+            for old in self.checkpoint_folders()[:-keep]:
+                shutil.rmtree(old)
+        return final
+
+    def checkpoint_folders(self) -> list[Path]:
+        """Folders of checkpoints by step, whole or not."""
+        return sorted(path for path in _folders_in(self.checkpoints) if _CHECKPOINT.fullmatch(path.name))
+
+    def latest_checkpoint(self) -> Path | None:
+        """The newest checkpoint that is as it was written."""
+        return next((folder for folder in reversed(self.checkpoint_folders()) if checkpoint_is_whole(folder)), None)
+
+
+def checkpoint_step(folder: Path) -> int:
+    """The step at which a checkpoint was written."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def checkpoint_is_whole(folder: Path) -> bool:
+    """Whether there is a manifest, as pv writes it, and every file of it is there with its sha256."""
+    try:
+        files: dict[str, str] = parse_json(read_regular(folder / MANIFEST_FILE, RECORD_BYTES))["sha256"]
+        return bool(files) and all(Path(name).name == name for name in files) and _all_as_listed(folder, files)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return False
+
+
+def _all_as_listed(folder: Path, files: Mapping[str, str]) -> bool:
+    return all(sha256_of(folder / name, follow=False) == digest for name, digest in files.items())
+
+
+def file_digest(folder: Path, name: str) -> str | None:
+    """Return the sha256 of one file of a checkpoint, or None if it is not the file of the manifest."""
+    try:
+        files: dict[str, str] = parse_json(read_regular(folder / MANIFEST_FILE, RECORD_BYTES))["sha256"]
+        digest = sha256_of(folder / name, follow=False)
+        return digest if files.get(name) == digest else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def sha256_of(path: Path, follow: bool = True) -> str:
+    """Of a regular file; `follow` allows a link to one. Raises Irregular, and OSError as `open`."""
+    with os.fdopen(open_regular(path, follow=follow), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def own_folder(path: Path) -> Path:
+    """Give back the path of a folder in a run, made if it is not there. Raises UnsafeRun if it is anything else."""
+    with suppress(FileExistsError):
+        path.mkdir()
+    if not is_folder(path):
+        raise UnsafeRun(path, "is no folder of its own")
+    return path
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder, by name; none through links."""
+    return [path for path in _entries(folder) if is_folder(path)]
+
+
+def _hidden(folder: Path) -> list[Path]:
+    return [path for path in _entries(folder) if path.name.startswith(".")]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder, by name; nothing where it is none, or cannot be looked at."""
+    if not is_folder(folder):
+        return []
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def writer_lives(begun: Path) -> bool:
+    """Whether the process whose number ends the name of a file that was begun still lives, and is as old as it."""
+    named = _WRITING.fullmatch(begun.name)
+    if not named:  # only the engine itself writes what names nobody, and it is about to
+        return False
+    try:
+        process = psutil.Process(int(named[1]))
+        lives = process.status() != psutil.STATUS_ZOMBIE
+        return lives and process.create_time() <= begun.lstat().st_mtime + _CHANGED_SECONDS
+    except (psutil.Error, OSError, ValueError):
+        return False
+
+
+def _open(path: Path, flags: int = os.O_RDONLY, alone: bool = False) -> int:
+    """As `open_regular`, for files of a run. Raises UnsafeRun."""
+    try:
+        return open_regular(path, flags, alone=alone)
+    except Irregular as error:
+        raise UnsafeRun(path, error.problem) from error
+
+
+def checkpoint_facts(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a checkpoint, with the facts that it was written with; empty without a manifest."""
+    try:
+        found = parse_json(read_regular(folder / MANIFEST_FILE, RECORD_BYTES))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write_files(folder: Path, step: int, files: Mapping[str, FileContent], facts: Mapping[str, Any]) -> None:
+    for name, content in files.items():
+        path = folder / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            content(path)
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    manifest = {**facts, "step": step, "sha256": {name: sha256_of(folder / name) for name in files}}
+    replace_file(folder / MANIFEST_FILE, json.dumps(manifest, indent=1).encode())
+
+
+class _Record(Protocol):
+    def is_possible(self) -> bool: ...
+
+
+R = TypeVar("R", bound=_Record)
+
+
+def _read_record(path: Path, cls: type[R], most: int) -> R | None:
+    try:
+        record = from_table(cls, dict(parse_json(read_regular(path, most))), path.name)
+        if record.is_possible():
+            return record
+        raise ValueError(path.name)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, SettingsError) as error:
+        raise BrokenRun(path, "pv did not write it so") from error
+    except Irregular as error:
+        raise UnsafeRun(path, error.problem) from error
+    except TooLarge as error:
+        raise BrokenRun(path, f"it {error.problem}") from error
+    except OSError as error:
+        raise BrokenRun(path, f"{error.strerror}") from error
+
+
+class EventWriter:
+    """Appends to events.jsonl, one write for each line; an unfinished line left by a kill or a full disk is cut off.
+
+    Raises UnsafeRun where that file is not the run's own.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, alone=True)
+        _cut_torn_line(self._descriptor)
+
+    def write(self, type: str, **values: Any) -> None:
+        """Append an event. NaN and infinities, which JSON cannot hold, become null. Raises OSError on a full disk."""
+        event = {"time": time.time(), "type": type, **values}
+        line = (json.dumps(_finite(event), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        size = os.fstat(self._descriptor).st_size
+        if os.write(self._descriptor, line) < len(line):
+            os.ftruncate(self._descriptor, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "events.jsonl")
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _cut_torn_line(descriptor: int) -> None:
+    size = os.fstat(descriptor).st_size
+    end = size
+    while end:
+        start = max(0, end - _TORN_BYTES)
+        if newline := os.pread(descriptor, end - start, start).rfind(b"\n") + 1:
+            end = start + newline
+            break
+        end = start
+    if end < size:
+        os.ftruncate(descriptor, end)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in cast("list[Any]", value)]
+    return value
+
+
+def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
+    """Events from byte `offset` on, and the offset to go on from; a half-written last line waits for the next call.
+
+    After `drop_events_after` the file may be shorter than `offset`: then it is read anew from its beginning.
+    Raises UnsafeRun.
+    """
+    try:
+        with os.fdopen(_open(path), "rb") as file:
+            file.seek(offset if offset <= os.fstat(file.fileno()).st_size else 0)
+            start = file.tell()
+            content = file.read()
+    except FileNotFoundError:
+        return [], 0
+    whole = content[: content.rfind(b"\n") + 1]
+    return parse_events(whole), start + len(whole)
+
+
+def parse_events(lines: bytes) -> list[Event]:
+    """Return one event for each line; lines end with a line feed, the last one may lack it.
+
+    A line that is not an event becomes one of type `unreadable` with its `text`, at the time of the event before it.
+    """
+    events: list[Event] = []
+    time = 0.0
+    for line in lines.removesuffix(b"\n").split(b"\n") if lines else ():
+        events.append(_parse_event(line, time))
+        time = events[-1]["time"]
+    return events
+
+
+def _parse_event(line: bytes, time: float = 0.0) -> Event:
+    try:
+        event = orjson.loads(line)
+        if not (isinstance(event["type"], str) and 0 <= event["time"] < _END_OF_TIME):
+            raise ValueError
+    except (ValueError, TypeError, KeyError):
+        return _unreadable(line, time)
+    return event
+
+
+def _unreadable(line: bytes, time: float) -> Event:
+    return {"time": time, "type": "unreadable", "text": line[:_SHOWN_BYTES].decode(errors="replace")}
+
+
+def iter_events(path: Path, end: int | None = None) -> Generator[Event]:
+    """Yield the events before byte `end`, which is the end of the file by default, reading one block at a time.
+
+    Raises UnsafeRun.
+    """
+    left = events_end(path) if end is None else end
+    if not left:
+        return
+    with os.fdopen(_open(path), "rb") as file:
+        rest = b""
+        while left and (block := file.read(min(left, _BLOCK_BYTES))):
+            left -= len(block)
+            lines, newline, rest = (rest + block).rpartition(b"\n")
+            yield from parse_events(lines + newline)
+
+
+def events_end(path: Path) -> int:
+    """Return the offset behind the last complete line, for `read_events` to continue there. Raises UnsafeRun."""
+    try:
+        with os.fdopen(_open(path), "rb") as file:
+            position = os.fstat(file.fileno()).st_size
+            while position:
+                start = max(0, position - _NEWEST_BYTES)
+                file.seek(start)
+                newline = file.read(position - start).rfind(b"\n")
+                if newline >= 0:
+                    return start + newline + 1
+                position = start
+    except FileNotFoundError:
+        pass
+    return 0
+
+
+def newest_events(path: Path, type: str, count: int) -> list[Event]:
+    """Return up to `count` events of one type, newest first, from the last 64 KiB of the file. Raises UnsafeRun."""
+    try:
+        with os.fdopen(_open(path), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _NEWEST_BYTES))
+            content = file.read(_NEWEST_BYTES)
+    except FileNotFoundError:
+        return []
+    parsed = map(_parse_event, reversed(content[: content.rfind(b"\n") + 1].split(b"\n")))
+    return list(itertools.islice((event for event in parsed if event["type"] == type), count))
+
+
+def first_event_time(path: Path) -> float | None:
+    """Return the time of a run's first event in seconds since 1970, or None if there is no readable one."""
+    try:
+        with os.fdopen(_open(path), "rb") as file:
+            line = file.readline(_NEWEST_BYTES)
+    except FileNotFoundError:
+        return None
+    event = _parse_event(line) if line.endswith(b"\n") else None
+    return event["time"] if event and event["type"] != "unreadable" else None
+
+
+def drop_events_after(path: Path, step: int) -> None:
+    """Forget what was reported past `step`, for an engine that resumes there and will report it again."""
+    if exists(path) and any(_is_replayed(line, step) for line in _lines(path)):
+        replace_file(path, (line for line in _lines(path) if not _is_replayed(line, step)))
+
+
+def _lines(path: Path) -> Generator[bytes]:
+    """Yield complete lines; a half-written last one is left out."""
+    with os.fdopen(_open(path), "rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield line
+
+
+def _is_replayed(line: bytes, step: int) -> bool:
+    event = _parse_event(line)
+    return event["type"] in _REPLAYED and _step_of(event) > step
+
+
+def _step_of(event: Event) -> float:
+    step = event.get("step", 0)
+    return step if isinstance(step, int | float) else 0
+
+
+class Heartbeat:
+    """Writes status.json every second from a thread of its own, so that a long step is not taken for a dead engine."""
+
+    def __init__(self, folder: RunFolder, total: int = 0) -> None:
+        self._path = folder.status
+        self._facts = process_facts(os.getpid())
+        self._state: dict[str, Any] = {"state": State.STARTING, "step": 0, "total": total}
+        self._done = threading.Event()
+        self._writing = threading.Lock()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def update(self, state: State | None = None, step: int | None = None, total: int | None = None) -> None:
+        """Change what the next beat says; a changed state is written at once."""
+        news = {"state": state, "step": step, "total": total}
+        changed = state is not None and state != self._state["state"]
+        self._state = {**self._state, **{key: value for key, value in news.items() if value is not None}}
+        if changed:
+            self._write()
+
+    def _beat(self) -> None:
+        while not self._done.wait(HEARTBEAT_SECONDS):
+            try:
+                self._write()
+            except OSError:  # a full disk must not silence the engine's own report of it; the next beat tries again
+                continue
+
+    def _write(self) -> None:
+        with self._writing:
+            replace_file(self._path, json.dumps({**self._state, **self._facts, "time": time.time()}).encode())
+
+    def __enter__(self) -> Self:
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def process_facts(pid: int) -> dict[str, Any]:
+    """What tells a process of this machine from any other, as a heartbeat says it."""
+    started = psutil.Process(pid).create_time()
+    here = {"boot": boot_id(), "host": socket.gethostname()}
+    return {"pid": pid, "started": started, "booted": psutil.boot_time(), **here}
+
+
+def boot_id() -> str:
+    """Names this boot of this machine, so that a pid from before a restart is not taken for a live one."""
+    linux = Path("/proc/sys/kernel/random/boot_id")
+    return linux.read_text().strip() if linux.exists() else f"{psutil.boot_time():.0f}"
+
+
+def alive(status: Status) -> bool:
+    """Whether the engine behind a heartbeat still lives.
+
+    On this machine by its process; an engine of another host (a shared data folder) only by how fresh the heartbeat is:
+    one that is to come says as little as one that is long ago.
+    """
+    if status.host != socket.gethostname():
+        return abs(time.time() - status.time) < _FOREIGN_HEARTBEAT_SECONDS
+    return status.boot == boot_id() and process_lives(status.pid, status.started, status.booted)
+
+
+def process_lives(pid: int, started: float, booted: float = 0.0) -> bool:
+    """Whether the process of that pid is still the one that started then.
+
+    With `booted`, the machine's start by the clock of that time, it does not matter whether the clock was set since.
+    """
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        since = process.create_time() - (psutil.boot_time() if booted else 0.0)
+    except (psutil.NoSuchProcess, ValueError):  # there cannot be one of that number
+        return False
+    return abs(since - (started - booted)) < _CHANGED_SECONDS
+
+
+def list_runs(root: Path) -> list[RunFolder]:
+    """Return every run under `root` by name, `ann-2` before `ann-10`."""
+    folders = [RunFolder(path) for path in root.glob("[!.]*") if exists(path / "config.toml")]
+    return sorted(folders, key=lambda folder: natural_key(folder.name))
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Return a sort key that compares runs of digits in `name` as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def find_run(root: Path, name: str) -> RunFolder:
+    """The run of that name. Raises Missing, with the nearest name, or BadName."""
+    folder = RunFolder(root / check_name("a run", name))
+    if not exists(folder.config):
+        raise Missing("run", name, "`pv runs list` shows all there are.", nearest(name, root))
+    return folder
+
+
+def new_run(root: Path, identity: str) -> RunFolder:
+    """Make the folder of a new run of `identity`, named after it and counted from 1."""
+    number = 1
+    while True:
+        try:
+            return RunFolder(root / f"{identity}-{number}").create()
+        except FileExistsError:
+            number += 1

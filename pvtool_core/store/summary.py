@@ -1,0 +1,191 @@
+"""What is known of runs without following them, and of a preset's weights: for programs, tables and the dashboard."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from pvtool_core.errors import BrokenRun, Missing, PvError, SettingsError, UsageError, WeightsMissing
+from pvtool_core.models.installed import missing_models
+from pvtool_core.models.locate import locate_weights
+from pvtool_core.settings.schema import Settings, TrainJob, read_job, require
+from pvtool_core.store.runs import ADAPTER_FILE, RunFolder, State, first_event_time, newest_events
+from pvtool_core.store.trend import RECENT_STEPS, trend_of
+from pvtool_core.untrusted import is_file
+
+HERE = "here"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """A run at one moment. What a broken file keeps from us is empty, and `problem` says which file it is.
+
+    `icr`, `scr` and `loss` are means of the last 20 steps: one step is the loss of one random prompt. Their trends are
+    ↑, ↓ or →, and empty before 40 steps.
+    """
+
+    run: str
+    identity: str = ""
+    preset: str = ""
+    state: State
+    step: int = 0
+    iterations: int = 0
+    started: str = ""
+    eta: float | None = None
+    icr: float | None = None
+    scr: float | None = None
+    loss: float | None = None
+    icr_trend: str = ""
+    scr_trend: str = ""
+    loss_trend: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOrigin:
+    """What config.toml records of a run: on whom it is trained, and when it was created (seconds since 1970).
+
+    `recorded` is false if no file says when: then it is the time of config.toml.
+    """
+
+    identity: str
+    fingerprint: str
+    preset: str
+    iterations: int
+    created: float
+    recorded: bool
+
+
+def facts(folder: RunFolder) -> dict[str, Any]:
+    """What programs are told about a run."""
+    return asdict(run_facts(folder))
+
+
+def run_origin(folder: RunFolder) -> RunOrigin:
+    """Read what a run's settings record. Raises what `read_job` does."""
+    job = job_of(folder)
+    created = _recorded_creation(folder)
+    return RunOrigin(
+        identity=job.identity.name,
+        fingerprint=job.identity.fingerprint,
+        preset=job.preset,
+        iterations=job.training.iterations,
+        created=created or folder.config.stat().st_mtime,
+        recorded=created is not None,
+    )
+
+
+def _recorded_creation(folder: RunFolder) -> float | None:
+    """Return when a run was created as its settings have it; in runs of older versions, its first event."""
+    if recorded := job_of(folder).created:
+        return datetime.fromisoformat(recorded).timestamp()
+    return first_event_time(folder.events)
+
+
+def run_facts(folder: RunFolder, origin: Callable[[RunFolder], RunOrigin] = run_origin) -> RunFacts:
+    """Look at a run once. Whatever its files hold, this raises nothing."""
+    known: dict[str, Any] = {}
+    problems: list[str] = []
+    for look in (partial(_of_origin, origin), _of_status, _of_exit, _of_newest_steps):
+        try:
+            known |= look(folder)
+        except PvError as error:
+            problems.append(error.message)
+        except OSError as error:  # removed, or made unreadable, while we look
+            problems.append(f"{error.strerror}: {error.filename}")
+        except (ValueError, OverflowError) as error:  # such as a time that no calendar has
+            problems.append(f"{folder.name} cannot be read: {error}.")
+    state = folder.state()
+    if state not in {State.RUNNING, State.PAUSED}:
+        known.pop("eta", None)
+    return RunFacts(run=folder.name, state=state, **known, problem=" ".join(problems))
+
+
+def _of_origin(origin: Callable[[RunFolder], RunOrigin], folder: RunFolder) -> dict[str, Any]:
+    found = origin(folder)
+    started = datetime.fromtimestamp(found.created).astimezone().isoformat(timespec="seconds")
+    about = {"identity": found.identity, "preset": found.preset, "iterations": found.iterations}
+    return {**about, "started": started}
+
+
+def _of_status(folder: RunFolder) -> dict[str, Any]:
+    status = folder.read_status()
+    return {"step": status.step} if status else {}
+
+
+def _of_exit(folder: RunFolder) -> dict[str, Any]:
+    folder.read_exit()  # the state tells what it says; a broken one is a problem
+    return {}
+
+
+def _of_newest_steps(folder: RunFolder) -> dict[str, Any]:
+    """Return the newest estimate of the time left, and each loss as the mean of 20 steps with its trend."""
+    steps = newest_events(folder.events, "step", RECENT_STEPS)[::-1]
+    found: dict[str, Any] = {}
+    if steps and isinstance(eta := steps[-1].get("eta"), float | int):
+        found["eta"] = eta
+    for name in ("icr", "scr", "loss"):
+        values = [value if isinstance(value := step.get(name), float | int) else None for step in steps]
+        if trend := trend_of(values):
+            found |= {name: trend.mean, f"{name}_trend": trend.arrow}
+    return found
+
+
+def job_of(folder: RunFolder) -> TrainJob:
+    """A run's settings. Raises what `read_job` does."""
+    try:
+        known = _job_of(folder.config, folder.config.lstat().st_ctime_ns)
+    except FileNotFoundError:
+        return require(read_job(folder.config), TrainJob)
+    if isinstance(known, PvError):
+        raise known.with_traceback(None)
+    return known
+
+
+@lru_cache(maxsize=256)
+def _job_of(config: Path, _changed: int) -> TrainJob | PvError:
+    """Who watches runs asks for their settings each second, and they hardly ever change, wrong or not."""
+    try:
+        return require(read_job(config), TrainJob)
+    except (UsageError, BrokenRun) as error:
+        return error
+
+
+def check_training(folder: RunFolder) -> None:
+    """See that what is to be gone on with is a training: other jobs name files anywhere, and write them.
+
+    Settings that are wrong are for the engine to refuse. Raises UsageError, BrokenRun.
+    """
+    with suppress(SettingsError):
+        job_of(folder)
+
+
+def adapter_of(folder: RunFolder) -> Path:
+    """The adapter of a run's newest whole checkpoint. Raises Missing if there is none yet."""
+    checkpoint = folder.latest_checkpoint()
+    if checkpoint is None:
+        raise Missing("checkpoint of the run", folder.name, f"`pv runs resume {folder.name}` trains it.")
+    return adapter_in(checkpoint)
+
+
+def adapter_in(checkpoint: Path) -> Path:
+    """The adapter of a checkpoint. Raises BrokenRun if it holds none."""
+    if not is_file(checkpoint / ADAPTER_FILE):
+        raise BrokenRun(checkpoint / ADAPTER_FILE, "there is no such file")
+    return checkpoint / ADAPTER_FILE
+
+
+def weights_here(settings: Settings) -> str:
+    """`here`, or what is missing and the command that brings it, or why the weights cannot be used."""
+    try:
+        if missing := missing_models(settings):
+            return f"missing: {', '.join(missing)}; `pv models fetch {' '.join(missing)}` brings them"
+        locate_weights(settings)
+    except WeightsMissing as error:
+        return f"{error.message} {error.hint}"
+    except PvError as error:
+        return f"cannot be used: {error.message}"
+    return HERE
