@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
-from pvtool.plain import plain, plain_lines
+from pvtool.text import plain, plain_lines
 from pvtool_core.errors import BatchRefused, PvError
 
 
@@ -24,12 +24,18 @@ class Output:
         """The command's result: `value` for programs, `text` for people."""
         _write(_compact(value) if self.as_json else plain_lines(text))
 
-    def rows(self, key: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str) -> None:
+    def rows(
+        self, key: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str
+    ) -> None:
         """A list: `{key: rows}` for programs, a table of `columns` for people, or the word `empty`."""
         if self.as_json:
             _write(_compact({key: list(rows)}))
         elif rows:
-            _write(plain_lines(table(columns, [[str(row[column]) for column in columns] for row in rows])))
+            _write(
+                plain_lines(
+                    table(columns, [[str(row[column]) for column in columns] for row in rows])
+                )
+            )
         else:
             self.say(empty)
 
@@ -45,7 +51,12 @@ class Output:
     def error(self, error: PvError) -> None:
         """One sentence that says what is wrong and one that says what to do; programs get them as an object as well."""
         if self.as_json:
-            facts = {"kind": error.kind, "status": int(error.status), "message": error.message, "hint": error.hint}
+            facts = {
+                "kind": error.kind,
+                "status": int(error.status),
+                "message": error.message,
+                "hint": error.hint,
+            }
             _write(_compact({"error": facts}))
         red, normal = ("\x1b[31m", "\x1b[0m") if colour_wanted() else ("", "")
         said = "\n".join(map(plain, _lines(error)))
@@ -79,16 +90,22 @@ def _lines(error: PvError) -> Sequence[str]:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as they need, with a heading; nothing is cut, so that it can be searched and piped."""
-    lines = [[column.upper().replace("_", " ") for column in columns], *([plain(cell) for cell in row] for row in rows)]
+    lines = [
+        [column.upper().replace("_", " ") for column in columns],
+        *([plain(cell) for cell in row] for row in rows),
+    ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
     )
 
 
 def colour_wanted() -> bool:
     """Colour only where a person looks, and did not say no (no-color.org: a non-empty NO_COLOR)."""
-    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return (
+        sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    )
 
 
 def on_terminal() -> bool:
@@ -130,7 +147,11 @@ class Progress(Protocol):
 
 def progress() -> Progress:
     """A bar on a terminal; elsewhere a line when something begins, and now and then."""
-    return BarProgress() if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else LineProgress()
+    return (
+        BarProgress()
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        else LineProgress()
+    )
 
 
 class LineProgress:
@@ -161,7 +182,14 @@ class BarProgress:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
         self._bar = Progress(
             SpinnerColumn(),
@@ -170,7 +198,13 @@ class BarProgress:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}", markup=False),
-            console=Console(stderr=True, highlight=False, emoji=False, markup=False, no_color=not colour_wanted()),
+            console=Console(
+                stderr=True,
+                highlight=False,
+                emoji=False,
+                markup=False,
+                no_color=not colour_wanted(),
+            ),
             redirect_stdout=sys.stdout.isatty(),  # results scroll above the bar, and still reach a pipe
             redirect_stderr=False,
         )
@@ -181,7 +215,9 @@ class BarProgress:
         stage, note = plain(stage), plain(note)
         if stage != self._stage:
             self._stage = stage
-            self._bar.remove_task(self._task)  # a task keeps its old total where the new stage has none
+            self._bar.remove_task(
+                self._task
+            )  # a task keeps its old total where the new stage has none
             self._task = self._bar.add_task(stage, total=total or None, completed=done, note=note)
         self._bar.update(self._task, completed=done, total=total or None, note=note)
 

@@ -60,7 +60,9 @@ class _Facts:
 
 PATIENCE = 1.5
 ATTRIBUTES = re.compile(r"\x1b\[\?[\d;]*c")
-ANSWER = re.compile(rf"\x1b_G[^\x1b]*\x1b\\|\x1bP[>01][^\x1b]*\x1b\\|\x1b\[6;\d+;\d+t|{ATTRIBUTES.pattern}")
+ANSWER = re.compile(
+    rf"\x1b_G[^\x1b]*\x1b\\|\x1bP[>01][^\x1b]*\x1b\\|\x1b\[6;\d+;\d+t|{ATTRIBUTES.pattern}"
+)
 
 _GRAPHICS = "\x1b_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\"
 _NAME = "\x1b[>0q"
@@ -83,7 +85,14 @@ def probe(wanted: str | None = None, patience: float = PATIENCE) -> Terminal:
     tmux = "TMUX" in os.environ
     facts = _ask_tmux() if tmux else _ask(patience) if _can_be_asked(os.environ) else _Facts()
     colours = _colours(os.environ, facts, chosen == "kitty")
-    return Terminal(_pictures(chosen, facts, colours), tmux, colours, facts.cell or _cell(), facts.answered, rate)
+    return Terminal(
+        _pictures(chosen, facts, colours),
+        tmux,
+        colours,
+        facts.cell or _cell(),
+        facts.answered,
+        rate,
+    )
 
 
 def prepare(terminal: Terminal) -> None:
@@ -97,16 +106,25 @@ def prepare(terminal: Terminal) -> None:
 
 def choice(wanted: str | None = None) -> str:
     """How pictures are to be drawn: `wanted`, or else PV_IMAGES. Raises UsageError."""
-    name, source = (wanted, "--images") if wanted is not None else (os.environ.get("PV_IMAGES") or "auto", "PV_IMAGES")
+    name, source = (
+        (wanted, "--images")
+        if wanted is not None
+        else (os.environ.get("PV_IMAGES") or "auto", "PV_IMAGES")
+    )
     if name not in {"auto", *Pictures}:
         raise UsageError(f"{source} cannot be {name!r}.", "Use auto, kitty, blocks or off.")
     return name
 
 
 def _bytes_per_second(environ: Mapping[str, str]) -> int:
-    asked = environ.get("PV_BYTES_PER_SECOND") or ("60000" if environ.get("SSH_CONNECTION") else "200000")
+    asked = environ.get("PV_BYTES_PER_SECOND") or (
+        "60000" if environ.get("SSH_CONNECTION") else "200000"
+    )
     if not asked.isdecimal() or not int(asked):
-        raise UsageError(f"PV_BYTES_PER_SECOND cannot be {asked!r}.", "Use a whole number of bytes, such as 200000.")
+        raise UsageError(
+            f"PV_BYTES_PER_SECOND cannot be {asked!r}.",
+            "Use a whole number of bytes, such as 200000.",
+        )
     return int(asked)
 
 
@@ -118,7 +136,10 @@ def _are_terminals() -> bool:
 
 def _can_be_asked(environ: Mapping[str, str]) -> bool:
     """Not a multiplexer, which takes the questions for a title, nor the kernel's console, nor from the background."""
-    return not (environ["TERM"].startswith(("screen", "tmux", "linux")) or "STY" in environ) and _in_foreground()
+    return (
+        not (environ["TERM"].startswith(("screen", "tmux", "linux")) or "STY" in environ)
+        and _in_foreground()
+    )
 
 
 def _in_foreground() -> bool:
@@ -138,8 +159,12 @@ def _colours(environ: Mapping[str, str], facts: _Facts, kitty: bool) -> Colours:
     """`kitty` says that the user vouches for it; a placeholder's colour is its picture's number, in true colour."""
     if environ.get("NO_COLOR"):
         return "none"
-    names = " ".join(environ.get(key, "") for key in ("TERM", "TERM_PROGRAM", "LC_TERMINAL")).lower()
-    multiplexed = "TMUX" in environ or "STY" in environ  # COLORTERM then tells of the terminal that began it
+    names = " ".join(
+        environ.get(key, "") for key in ("TERM", "TERM_PROGRAM", "LC_TERMINAL")
+    ).lower()
+    multiplexed = (
+        "TMUX" in environ or "STY" in environ
+    )  # COLORTERM then tells of the terminal that began it
     by_name = not multiplexed and bool(
         _TRUE_COLOUR_NAMES.search(names) or environ.get("COLORTERM") in _TRUE_COLOUR_WORDS
     )
@@ -213,14 +238,22 @@ def _ask_tmux() -> _Facts:
     pane = ["-t", os.environ["TMUX_PANE"]] if "TMUX_PANE" in os.environ else []
     with contextlib.suppress(subprocess.TimeoutExpired):
         asked = [tmux, "display-message", "-p", *pane, _TMUX_FORMAT]
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE, check=False).stdout.strip()
+        said = subprocess.run(
+            asked, capture_output=True, text=True, timeout=PATIENCE, check=False
+        ).stdout.strip()
         passthrough, name, features = [*said.split("|"), "", "", ""][:3]
         through = passthrough not in {"", "0", "off"}
-        return _Facts(kitty=through and _has_placeholders(name.lower()), truecolor="RGB" in features)
+        return _Facts(
+            kitty=through and _has_placeholders(name.lower()), truecolor="RGB" in features
+        )
     return _Facts()
 
 
 def _cell() -> tuple[int, int]:
     """A cell's size by the kernel's word, where the terminal left it there."""
     rows, columns, width, height = struct.unpack("4H", fcntl.ioctl(2, termios.TIOCGWINSZ, bytes(8)))
-    return (width // columns, height // rows) if rows and columns and width >= columns and height >= rows else (10, 20)
+    return (
+        (width // columns, height // rows)
+        if rows and columns and width >= columns and height >= rows
+        else (10, 20)
+    )

@@ -18,30 +18,23 @@ from pathlib import Path
 from typing import Any
 
 from pvtool_core.errors import BrokenRun, Busy, ExitStatus, Interrupted, from_foreign
+from pvtool_core.files import tighten, use_umask_for
 from pvtool_core.models.locate import locate_faces, locate_weights
-from pvtool_core.private import tighten, use_umask_for
-from pvtool_core.settings.schema import (
+from pvtool_core.settings.jobs import (
+    EnrollJob,
     EvaluateJob,
-    IdentifyJob,
     Job,
     PlanJob,
     RenderJob,
-    Settings,
     Setup,
     TrainJob,
     read_job,
 )
-from pvtool_core.store.runs import (
-    EventWriter,
-    ExitRecord,
-    Heartbeat,
-    Request,
-    RunFolder,
-    State,
-    checkpoint_step,
-    drop_events_after,
-)
-from pvtool_core.store.telemetry import Gauges
+from pvtool_core.settings.schema import Settings
+from pvtool_core.store.events import EventWriter, drop_events_after
+from pvtool_core.store.liveness import Heartbeat, State
+from pvtool_core.store.runs import ExitRecord, Request, RunFolder, checkpoint_step
+from pvtool_core.store.telemetry import Telemetry
 from pvtool_core.untrusted import JOB_BYTES, remove
 
 _QUANTISER = "bitsandbytes.backends.cpu.ops"
@@ -77,7 +70,11 @@ def main(words: list[str]) -> int:
         folder.check()
         with folder.lock():
             return run(folder)
-    except (Busy, BrokenRun, OSError) as error:  # it is another engine's, leads elsewhere, or cannot be written to
+    except (
+        Busy,
+        BrokenRun,
+        OSError,
+    ) as error:  # it is another engine's, leads elsewhere, or cannot be written to
         refusal = from_foreign(error)
         print(refusal.message, file=sys.stderr)  # noqa: T201 - there is nowhere else to say it
         return refusal.status
@@ -89,7 +86,11 @@ def run(folder: RunFolder) -> int:
     folder.forget_requests()
     folder.sweep()
     tighten(folder.path)
-    with ballast(folder) as drop_ballast, Heartbeat(folder) as heartbeat, stop_on_signal(folder) as received:
+    with (
+        ballast(folder) as drop_ballast,
+        Heartbeat(folder.status) as heartbeat,
+        stop_on_signal(folder) as received,
+    ):
         try:
             record = work(folder, heartbeat)
         except Interrupted as stopped:
@@ -100,7 +101,9 @@ def run(folder: RunFolder) -> int:
                 traceback.print_exc()
             record = ExitRecord.of_error(from_foreign(error))
         if record.state == State.STOPPED and received:
-            record = ExitRecord(status=128 + received[0], state=State.STOPPED, reason=received[0].name)
+            record = ExitRecord(
+                status=128 + received[0], state=State.STOPPED, reason=received[0].name
+            )
         leave_word(folder, heartbeat, record)
     return record.status
 
@@ -110,21 +113,23 @@ def work(folder: RunFolder, heartbeat: Heartbeat) -> ExitRecord:
     known = folder.events.exists()
     checkpoint = folder.latest_checkpoint()
     step = checkpoint_step(checkpoint) if checkpoint else 0
-    drop_events_after(folder.events, step)  # before the writer opens the file, for this may replace it
+    drop_events_after(
+        folder.events, step
+    )  # before the writer opens the file, for this may replace it
     with SharedEvents(folder.events) as events:
         job = read_job(folder.config, JOB_BYTES)
         events.write("run", state="resumed" if known else "started", step=step)
         if isinstance(job, TrainJob):
             heartbeat.update(step=step, total=job.training.iterations)
         check_weights(job)
-        with Gauges(events.write):
+        with Telemetry(events.write):
             state = dispatch(job, folder, events, heartbeat)
     return ExitRecord(status=ExitStatus.DONE, state=state)
 
 
 def check_weights(job: Job) -> None:
     """See that what the job needs is still there. Raises WeightsMissing, InputRefused."""
-    if isinstance(job, IdentifyJob):
+    if isinstance(job, EnrollJob):
         locate_faces(job)
     elif not isinstance(job, PlanJob | RenderJob):  # not yet needed, or by some of the clips only
         locate_weights(job)
@@ -141,10 +146,10 @@ def dispatch(job: Job, folder: RunFolder, events: EventWriter, heartbeat: Heartb
 
         return train(job, folder, events, heartbeat)
     heartbeat.update(State.RUNNING)
-    if isinstance(job, IdentifyJob):
-        from pvtool_core.faces.enroll import identify
+    if isinstance(job, EnrollJob):
+        from pvtool_core.faces.enroll import enroll
 
-        identify(job, report)
+        enroll(job, report)
     elif isinstance(job, PlanJob):
         from pvtool_core.estimate.counts import plan
 
@@ -182,7 +187,10 @@ def reporter(folder: RunFolder, events: EventWriter) -> Callable[..., None]:
 
     def report(type: str, **values: Any) -> None:
         events.write(type, **values)
-        if threading.current_thread() is threading.main_thread() and Request.STOP in folder.take_requests():
+        if (
+            threading.current_thread() is threading.main_thread()
+            and Request.STOP in folder.take_requests()
+        ):
             raise Interrupted("asked to stop")
 
     return report
@@ -214,7 +222,10 @@ def ballast(folder: RunFolder) -> Generator[Callable[[], None]]:
         remove(folder.ballast)
 
     drop()  # that of an engine that was killed; whatever has its name is not written to
-    with suppress(OSError), folder.ballast.open("xb") as file:  # full: then the job will find that out and fail
+    with (
+        suppress(OSError),
+        folder.ballast.open("xb") as file,
+    ):  # full: then the job will find that out and fail
         file.write(bytes(_BALLAST_BYTES))
 
     try:
@@ -237,7 +248,11 @@ def leave_word(folder: RunFolder, heartbeat: Heartbeat, record: ExitRecord) -> N
 if __name__ == "__main__":
     faulthandler.enable()
     _users_umask = os.umask(0o077)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # weights come by `pv models` alone, whatever other libraries try
+    os.environ.setdefault(
+        "HF_HUB_OFFLINE", "1"
+    )  # weights come by `pv models` alone, whatever other libraries try
     os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' progress bars would fill the log
-    os.environ.setdefault("PYTHONSAFEPATH", "1")  # Python files of the current folder are not for our children, either
+    os.environ.setdefault(
+        "PYTHONSAFEPATH", "1"
+    )  # Python files of the current folder are not for our children, either
     sys.exit(main(sys.argv[1:]))

@@ -34,7 +34,7 @@ def switch_step(start: float, num_steps: int) -> int:
 
 
 @dataclass(frozen=True)
-class Terms:
+class AdapterMetadata:
     """What a file must say, for an adapter alone is not enough to use it: when it acts, and on what.
 
     `sampler` is the scheduler's configuration with its `class` and, for flow matching, its noise levels (see
@@ -86,7 +86,7 @@ class Terms:
         )
 
     @classmethod
-    def of(cls, metadata: Mapping[str, str]) -> "Terms":
+    def of(cls, metadata: Mapping[str, str]) -> "AdapterMetadata":
         """Read the terms of a header; files of older versions lack some. Raises KeyError without a needed one."""
         return cls(
             start=float(metadata["adapter_start"]),
@@ -134,17 +134,28 @@ class IdentityAdapter:
     def __init__(self, denoiser: nn.Module, target: str, rank: int, seed: int = 0) -> None:
         self.rank = rank
         self._denoiser: Any = denoiser
-        before = {name: list(layer.active_adapters) for name, layer in _lora_layers(denoiser).items()}
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=target), denoiser, NAME)
-        self.layers = {name: layer for name, layer in _lora_layers(denoiser).items() if NAME in layer.lora_A}
+        before = {
+            name: list(layer.active_adapters) for name, layer in _lora_layers(denoiser).items()
+        }
+        inject_adapter_in_model(
+            LoraConfig(r=rank, lora_alpha=rank, target_modules=target), denoiser, NAME
+        )
+        self.layers = {
+            name: layer for name, layer in _lora_layers(denoiser).items() if NAME in layer.lora_A
+        }
         self._others = {name: before.get(name, []) for name in self.layers}
-        for name, active in before.items():  # PEFT has just switched off every other LoRA of the model
+        for (
+            name,
+            active,
+        ) in before.items():  # PEFT has just switched off every other LoRA of the model
             self._denoiser.get_submodule(name)._active_adapter = active
         self._draw(torch.Generator("cpu").manual_seed(seed))
         self._gate(False)
 
     def _draw(self, generator: torch.Generator) -> None:
-        device = next(self._denoiser.parameters()).device  # not the layer's: blocks may be kept elsewhere until used
+        device = next(
+            self._denoiser.parameters()
+        ).device  # not the layer's: blocks may be kept elsewhere until used
         for layer in self.layers.values():
             for matrix in (layer.lora_A[NAME], layer.lora_B[NAME]):
                 matrix.to(device, torch.float32)  # whatever the model's type
@@ -154,7 +165,11 @@ class IdentityAdapter:
 
     def parameters(self) -> list[nn.Parameter]:
         """Down and up projection of each layer, in a fixed order."""
-        return [pair[NAME].weight for layer in self.layers.values() for pair in (layer.lora_A, layer.lora_B)]
+        return [
+            pair[NAME].weight
+            for layer in self.layers.values()
+            for pair in (layer.lora_A, layer.lora_B)
+        ]
 
     @contextmanager
     def acting(self, on: bool = True) -> Generator[None]:
@@ -188,10 +203,11 @@ class IdentityAdapter:
     def pairs(self) -> dict[str, LoraPair]:
         """The matrices of each layer by the layer's name."""
         return {
-            name: LoraPair(layer.lora_A[NAME].weight, layer.lora_B[NAME].weight) for name, layer in self.layers.items()
+            name: LoraPair(layer.lora_A[NAME].weight, layer.lora_B[NAME].weight)
+            for name, layer in self.layers.items()
         }
 
-    def save(self, path: Path, layout: LoraLayout, terms: Terms) -> None:
+    def save(self, path: Path, layout: LoraLayout, terms: AdapterMetadata) -> None:
         """Write the adapter as other programs read it; equal adapters give equal bytes."""
         packed = layout.pack(self.pairs())
         tensors = {name: weight.detach().cpu().contiguous() for name, weight in packed.items()}
@@ -212,10 +228,10 @@ class IdentityAdapter:
             ours[name].up.data.copy_(pair.up)
 
 
-def read_adapter(path: Path) -> tuple[dict[str, Tensor], Terms]:
+def read_adapter(path: Path) -> tuple[dict[str, Tensor], AdapterMetadata]:
     """The tensors and terms of an adapter file. Raises InputRefused if it is none of ours."""
     tensors, metadata = _read(path)
-    return tensors, Terms.of(metadata)
+    return tensors, AdapterMetadata.of(metadata)
 
 
 def read_rank(path: Path) -> int:
@@ -231,11 +247,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except SafetensorError:
         metadata, tensors = {}, {}
     if metadata.get("format") != _FORMAT:
-        raise InputRefused(f"{path} is no adapter file of pv.", "Give one from a run's checkpoints.")
+        raise InputRefused(
+            f"{path} is no adapter file of pv.", "Give one from a run's checkpoints."
+        )
     return tensors, metadata
 
 
-def load_adapter(path: Path, denoiser: nn.Module, target: str, layout: LoraLayout) -> IdentityAdapter:
+def load_adapter(
+    path: Path, denoiser: nn.Module, target: str, layout: LoraLayout
+) -> IdentityAdapter:
     """Put the adapter of a file into a denoiser. Raises InputRefused if it does not fit."""
     adapter = IdentityAdapter(denoiser, target, read_rank(path))
     try:
@@ -248,8 +268,12 @@ def load_adapter(path: Path, denoiser: nn.Module, target: str, layout: LoraLayou
 
 def _lora_layers(denoiser: nn.Module) -> dict[str, Any]:
     """PEFT's layers by their names; its own type knows too little to be of use."""
-    return {name: module for name, module in denoiser.named_modules() if isinstance(module, LoraLayer)}
+    return {
+        name: module for name, module in denoiser.named_modules() if isinstance(module, LoraLayer)
+    }
 
 
 def _unfit(path: Path, problem: str) -> InputRefused:
-    return InputRefused(f"The adapter {path} does not fit this model: {problem}.", "Use the base model of its run.")
+    return InputRefused(
+        f"The adapter {path} does not fit this model: {problem}.", "Use the base model of its run."
+    )

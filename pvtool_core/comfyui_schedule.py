@@ -17,7 +17,9 @@ Schedulers with other times (`karras`, `beta`, `sgm_uniform` and more) need othe
 from collections.abc import Mapping
 from typing import Any
 
-_MOST_STEPS = 333  # up to here, a step is three thousandths or more: rounding to them stays clear of its ends
+_MOST_STEPS = (
+    333  # up to here, a step is three thousandths or more: rounding to them stays clear of its ends
+)
 
 
 def samples_flow(sampler: Mapping[str, Any]) -> bool:
@@ -41,7 +43,9 @@ def start_percent(first: int, num_steps: int, sampler: Mapping[str, Any]) -> flo
         return round((first - 0.5) / (num_steps - 1), 3 if num_steps <= _MOST_STEPS else 6)
     if num_steps <= _MOST_STEPS:
         return round((first - 0.5) / num_steps, 3)
-    before, at = (1000 * step // num_steps for step in (first - 1, first))  # thousandths, as `simple` has them
+    before, at = (
+        1000 * step // num_steps for step in (first - 1, first)
+    )  # thousandths, as `simple` has them
     return (before + at) / 2000
 
 

@@ -12,7 +12,11 @@ def problem_of(name: str) -> str | None:
     if kind in {"auto", "cpu"}:
         return None
     if kind == "mps":
-        return None if torch.backends.mps.is_available() else f"torch finds no Metal GPU here for {name}."
+        return (
+            None
+            if torch.backends.mps.is_available()
+            else f"torch finds no Metal GPU here for {name}."
+        )
     module = torch.cuda if kind == "cuda" else torch.xpu
     count = module.device_count() if module.is_available() else 0
     if not count:
@@ -24,4 +28,6 @@ def problem_of(name: str) -> str | None:
 
 if __name__ == "__main__":
     found = {name: problem_of(name) for name in sys.argv[1:]}
-    sys.stdout.write(json.dumps({name: problem for name, problem in found.items() if problem}) + "\n")
+    sys.stdout.write(
+        json.dumps({name: problem for name, problem in found.items() if problem}) + "\n"
+    )

@@ -105,7 +105,9 @@ class BatchRefused(PvError):
     """Lines of a batch that cannot be used: `mistakes` are the first of `count`, each with the line that it is in."""
 
     def __init__(self, mistakes: Sequence[tuple[str, PvError]], count: int) -> None:
-        lines = [f"{source}: {error.message}" if source else error.message for source, error in mistakes]
+        lines = [
+            f"{source}: {error.message}" if source else error.message for source, error in mistakes
+        ]
         more = [f"… and {count - len(lines)} more."] if count > len(lines) else []
         heading = [] if count == 1 else [f"There are {count} mistakes in what is to be rendered."]
         self.lines = (*heading, *lines, *more)
@@ -133,7 +135,10 @@ class BrokenRun(PvError):
     """A file of a run's folder that pv cannot have written."""
 
     def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(f"{path.name} of {path.parent.name} is unreadable: {problem}.", "Restore it from a copy.")
+        super().__init__(
+            f"{path.name} of {path.parent.name} is unreadable: {problem}.",
+            "Restore it from a copy.",
+        )
 
 
 class UnsafeRun(BrokenRun):
@@ -154,7 +159,8 @@ class BrokenIdentity(PvError):
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(
-            f"{path.name} of {path.parent.name} {problem}.", "Restore it from a copy, or add the person anew."
+            f"{path.name} of {path.parent.name} {problem}.",
+            "Restore it from a copy, or add the person anew.",
         )
 
 
@@ -188,7 +194,10 @@ class SettingsError(UsageError):
         if more := len(mistakes[_SHOWN_MISTAKES:]):
             listed += f"; and {more} more"
         stop = "" if listed.endswith("?") else "."
-        super().__init__(f"Cannot use {source}: {listed}{stop}", "Run `pv presets show NAME` to see every setting.")
+        super().__init__(
+            f"Cannot use {source}: {listed}{stop}",
+            "Run `pv presets show NAME` to see every setting.",
+        )
         self.mistakes = tuple(mistakes)
 
 
@@ -222,18 +231,32 @@ class BadPrompt(InputRefused):
 class BadPicture(InputRefused):
     """A file that is no picture, or one too large to open safely."""
 
-    def __init__(self, picture: Path | str, problem: str, hint: str = "Give a JPEG, PNG or WebP photo.") -> None:
+    def __init__(
+        self, picture: Path | str, problem: str, hint: str = "Give a JPEG, PNG or WebP photo."
+    ) -> None:
         super().__init__(f"{printable(picture)} {problem}.", hint)
 
 
 FaceProblem = Literal["none", "several", "small", "blurred", "unlike"]
 
 _FACE_SENTENCES: dict[FaceProblem, tuple[str, str]] = {
-    "none": ("There is no face to be found in {picture}", "Give a photo in which the face is plainly seen."),
-    "several": ("There are several faces in {picture}", "Say which one with --face N, counted from the left from 1."),
-    "small": ("The face in {picture} is too small", "Give a photo that shows the face from nearer."),
+    "none": (
+        "There is no face to be found in {picture}",
+        "Give a photo in which the face is plainly seen.",
+    ),
+    "several": (
+        "There are several faces in {picture}",
+        "Say which one with --face N, counted from the left from 1.",
+    ),
+    "small": (
+        "The face in {picture} is too small",
+        "Give a photo that shows the face from nearer.",
+    ),
     "blurred": ("The face in {picture} is blurred", "Give a sharper photo."),
-    "unlike": ("The face in {picture} is not that of the other photos", "Leave it out, or name the right --face."),
+    "unlike": (
+        "The face in {picture} is not that of the other photos",
+        "Leave it out, or name the right --face.",
+    ),
 }
 
 
@@ -251,7 +274,9 @@ class BadArchive(InputRefused):
     """A file that is no export of pv, or one that was damaged or tampered with."""
 
     def __init__(self, archive: Path, problem: str) -> None:
-        super().__init__(f"{printable(archive)} {problem}.", "Give a file written by `pv identity export`.")
+        super().__init__(
+            f"{printable(archive)} {problem}.", "Give a file written by `pv identity export`."
+        )
 
 
 class BrokenWeights(InputRefused):
@@ -329,7 +354,8 @@ class SomeFailed(PvError):
 
     def __init__(self, failed: int, total: int) -> None:
         super().__init__(
-            f"{failed} of {total} failed.", "The others are there; the same command tries only the missing ones."
+            f"{failed} of {total} failed.",
+            "The others are there; the same command tries only the missing ones.",
         )
 
 
@@ -383,16 +409,24 @@ def from_foreign(error: BaseException) -> PvError:
         return error
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return DiskFull(error.filename)
-    if any(os.strerror(number) in str(error) for number in NO_ROOM):  # safetensors and torch keep only the words
+    if any(
+        os.strerror(number) in str(error) for number in NO_ROOM
+    ):  # safetensors and torch keep only the words
         return DiskFull()
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _CPU_FULL in str(error):
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or _CPU_FULL in str(error)
+    ):
         return OutOfMemory()
     if isinstance(error, PermissionError):
         return RunFailed(
-            f"Not allowed to use {error.filename}.", "Look at who owns it, or set PV_HOME to a folder of yours."
+            f"Not allowed to use {error.filename}.",
+            "Look at who owns it, or set PV_HOME to a folder of yours.",
         )
     first_line = (str(error).splitlines() or [""])[0]
     return RunFailed(
-        f"{type(error).__name__}: {first_line}".rstrip(": ") + ("" if first_line.endswith(".") else "."),
+        f"{type(error).__name__}: {first_line}".rstrip(": ")
+        + ("" if first_line.endswith(".") else "."),
         "`pv runs logs RUN` or `--debug` shows where it happened.",
     )

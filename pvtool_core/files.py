@@ -1,25 +1,37 @@
-"""A folder beside a clip in which its files are made, so that under their names they are whole or absent."""
+"""Files: atomic replacement, publishing of finished files, hashes and permissions.
+
+A reader sees the old file or the new one, never a part of one. Folders under the data folder and
+the cache are 0700 and their files 0600, whatever the umask: they hold photos, prompts, clips and
+adapters of identities. Clips in a folder that the user chose follow the user's umask.
+"""
 
 import errno
+import hashlib
 import itertools
 import os
 import re
 import shutil
 import socket
+import stat
+import tempfile
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
-from pvtool_core.paths import sync_folder
+from pvtool_core.errors import NameTaken
+from pvtool_core.paths import cache_dir, check_new_file, data_dir, is_private
+from pvtool_core.untrusted import (
+    open_regular,
+)
 
 _STALE_SECONDS = 3600.0
 
 
 @contextmanager
-def workshop(clip: Path) -> Generator[Path]:
+def working_folder(clip: Path) -> Generator[Path]:
     """A hidden folder of this process's own for the files of a clip; what dead ones left of theirs goes with it."""
     for folder in _left_behind(clip):
         shutil.rmtree(folder, ignore_errors=True)  # another attempt may be clearing up as well
@@ -39,7 +51,11 @@ def _left_behind(clip: Path) -> list[Path]:
     mine = re.compile(rf"\.{re.escape(clip.name)}\.(?P<host>.+)\.(?P<pid>\d+)\.writing")
     with os.scandir(clip.parent) as entries:
         found = [(entry, name) for entry in entries if (name := mine.fullmatch(entry.name))]
-    return [Path(entry) for entry, name in found if _is_over(name["host"], int(name["pid"]), Path(entry))]
+    return [
+        Path(entry)
+        for entry, name in found
+        if _is_over(name["host"], int(name["pid"]), Path(entry))
+    ]
 
 
 def _is_over(host: str, pid: int, folder: Path) -> bool:
@@ -86,3 +102,118 @@ def _put_folder(made: Path, place: Path) -> Path:
 def _sync(file: Path) -> None:
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
+
+
+def sha256_of(path: Path, follow: bool = True) -> str:
+    """Of a regular file; `follow` allows a link to one. Raises Irregular, and OSError as `open`."""
+    with os.fdopen(open_regular(path, follow=follow), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def replace_file(
+    path: Path,
+    content: bytes | Iterable[bytes],
+    mode: int = 0o666,
+    unless: Callable[[], bool] | None = None,
+) -> None:
+    """Write `content` under a temporary name, sync it, and rename it to `path`: readers see the old or the new file.
+
+    `mode` is that of a new file, less what the umask takes away; in the data folder and the cache it is 0600. `unless`
+    is asked last of all: if it says so, the old file stays. A link of the temporary name, which somebody may have put
+    there, is replaced and not followed.
+    """
+    if is_private(path):
+        mode &= 0o600
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    temporary.unlink(missing_ok=True)
+    try:
+        with open(
+            temporary, "xb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode)
+        ) as file:
+            file.writelines([content] if isinstance(content, bytes) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        if unless and unless():
+            temporary.unlink()
+            return
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def copy_private(source: Path, target: Path) -> None:
+    """Copy a file to a path where there is none: `target` appears whole, readable by its owner only, or not at all.
+
+    Raises NameTaken if there is a file, Missing without its folder, and OSError as copying does.
+    """
+    check_new_file(target)
+    descriptor, name = tempfile.mkstemp(
+        prefix=".pv-", suffix=".writing", dir=target.parent
+    )  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file, source.open("rb") as content:
+            shutil.copyfileobj(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        _rename_to_new(Path(name), target)
+    except FileExistsError as error:
+        raise NameTaken("a file", target.name) from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
+def _rename_to_new(temporary: Path, target: Path) -> None:
+    """Rename, but never over another file. Raises FileExistsError."""
+    try:
+        os.link(temporary, target)  # a rename would replace what is there
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, such as exFAT
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        temporary.replace(target)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder, and the missing ones above it, for their owner only."""
+    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+
+
+def use_umask_for(out: Path | None, users: int) -> None:
+    """Set the umask of a process that writes to `out`: the user's own if that is a folder that the user chose."""
+    os.umask(users if out is not None and not is_private(out) else _OTHERS)
+
+
+def tighten_home() -> None:
+    """Tighten everything below the data folder and the cache if others may enter one of them."""
+    for root in (data_dir(), cache_dir()):
+        with suppress(OSError):
+            if root.stat().st_mode & _OTHERS:
+                tighten(root)
+
+
+def tighten(root: Path) -> None:
+    """Take from others every permission on a folder and what is in it; links and other owners' files are left alone."""
+    for folder, _, files in os.walk(root):
+        for path in (*(os.path.join(folder, name) for name in files), folder):  # noqa: PTH118 - many
+            with suppress(OSError):
+                mode = os.lstat(path).st_mode
+                if (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and mode & _OTHERS:
+                    os.chmod(path, stat.S_IMODE(mode) & ~_OTHERS)  # noqa: PTH101 - as above
+    with suppress(OSError):
+        root.chmod(stat.S_IMODE(root.stat().st_mode) & ~_OTHERS)

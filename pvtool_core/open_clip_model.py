@@ -35,10 +35,15 @@ class ImageText:
     each only once: there are few, and their half of the model would take up the accelerator for nothing.
     """
 
-    def __init__(self, config: SemanticRewardConfig, device: torch.device, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, config: SemanticRewardConfig, device: torch.device, dtype: torch.dtype | None = None
+    ) -> None:
         """Raises InputRefused if there is no such model, or if the weights are not its."""
         name = f"local-dir:{config.model}" if Path(config.model).is_dir() else config.model
-        self.device, self.dtype = device, dtype or (torch.float32 if device.type == "cpu" else torch.float16)
+        self.device, self.dtype = (
+            device,
+            dtype or (torch.float32 if device.type == "cpu" else torch.float16),
+        )
         file = weights_file(config)
         weights = read_weights(file)  # first, for a large model takes long to make
         self._model: Any = new_model(name)
@@ -52,7 +57,9 @@ class ImageText:
     def side(self) -> int:
         """Of the square that pictures must be, in pixels."""
         size = self.preparation["size"]
-        return size if isinstance(size, int) else size[0]  # a folder with settings of its own gives one number
+        return (
+            size if isinstance(size, int) else size[0]
+        )  # a folder with settings of its own gives one number
 
     def of_pictures(self, pictures: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n width"]:
         """Of pictures that are normalised already. A gradient reaches them."""
@@ -102,7 +109,9 @@ def new_model(name: str) -> Any:
     if folder == name and open_clip.get_model_config(name) is None:
         hint = "Set semantic_reward.model to a folder, or to one of open_clip's names; HPSv2 is ViT-H-14."
         raise InputRefused(f"open_clip knows no model of the name {name!r}.", hint)
-    logging.disable(logging.WARNING)  # it would say that its weights are random, which lasts no longer than a moment
+    logging.disable(
+        logging.WARNING
+    )  # it would say that its weights are random, which lasts no longer than a moment
     try:
         return open_clip.create_model(name, load_weights=False, pretrained_text=False)
     except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -118,18 +127,24 @@ def weights_file(config: SemanticRewardConfig) -> Path:
     if folder.is_dir():
         found = [folder / name for name in FOLDER_WEIGHTS if (folder / name).is_file()]
         if not found:
-            raise InputRefused(f"There are no weights in {folder}.", f"Put {FOLDER_WEIGHTS[0]} there.")
+            raise InputRefused(
+                f"There are no weights in {folder}.", f"Put {FOLDER_WEIGHTS[0]} there."
+            )
         return found[0]
     if not Path(config.checkpoint).is_file():
         hint = "Set semantic_reward.checkpoint to a file, such as models:hpsv2.1/HPS_v2.1_compressed.pt for ViT-H-14."
-        raise InputRefused(f"There is no checkpoint {config.checkpoint!r} for {config.model}.", hint)
+        raise InputRefused(
+            f"There is no checkpoint {config.checkpoint!r} for {config.model}.", hint
+        )
     return Path(config.checkpoint)
 
 
 def fill(model: Any, weights: Weights, file: Path) -> None:
     """Give the model the weights of the file. Raises InputRefused unless they fit to the last one."""
     if misfit := why_not(weights, model.state_dict()):
-        raise InputRefused(f"{file.name} does not hold the weights of semantic_reward.model: {misfit}.", _SETTINGS)
+        raise InputRefused(
+            f"{file.name} does not hold the weights of semantic_reward.model: {misfit}.", _SETTINGS
+        )
     model.load_state_dict(weights)
 
 
@@ -145,15 +160,29 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         if not (code := re.search(r"GLOBAL (\S+)", str(error))):
             raise _no_checkpoint(file) from error
         hint = "Give a checkpoint of tensors alone: a pickled file can do anything to this machine, so pv runs none."
-        raise InputRefused(f"{file.name} holds code ({code[1]}) beside its tensors.", hint) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, IndexError, OverflowError) as error:
+        raise InputRefused(
+            f"{file.name} holds code ({code[1]}) beside its tensors.", hint
+        ) from error
+    except (
+        SafetensorError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        OverflowError,
+    ) as error:
         raise _no_checkpoint(file) from error
     except OSError as error:
         if error.errno != errno.EINVAL:  # what torch makes of a zip archive that was cut off
             raise
         raise _no_checkpoint(file) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    weights = {str(key).removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    weights = {
+        str(key).removeprefix("module."): value
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
     if not weights:
         raise InputRefused(f"There are no tensors in {file.name}.", _SETTINGS)
     return weights
@@ -170,11 +199,16 @@ def why_not(weights: Weights, expected: Weights) -> str:
     needless = [name for name in weights if name not in expected]
     if any("lora" in name.lower() for name in needless):
         return "it is a LoRA"
-    if any(name.startswith(("model.diffusion_model.", "down_blocks.", "transformer_blocks.")) for name in needless):
+    if any(
+        name.startswith(("model.diffusion_model.", "down_blocks.", "transformer_blocks."))
+        for name in needless
+    ):
         return "it is a diffusion model"
     for names, verb in ((lacking, "lacks"), (needless, "also has")):
         if names:
-            return f"it {verb} {names[0]}" + (f" and {len(names) - 1} others" if len(names) > 1 else "")
+            return f"it {verb} {names[0]}" + (
+                f" and {len(names) - 1} others" if len(names) > 1 else ""
+            )
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
             return f"its {name} is {_size(tensor)} and not {_size(expected[name])}"

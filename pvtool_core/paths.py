@@ -3,10 +3,7 @@
 import difflib
 import os
 import re
-import shutil
-import tempfile
 import unicodedata
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -79,13 +76,19 @@ def is_private(path: Path) -> bool:
 
 def _home(part: str) -> Path | None:
     home = os.environ.get("PV_HOME")
-    return check_utf8(Path(home).expanduser().resolve(), "Set PV_HOME to another folder.") / part if home else None
+    return (
+        check_utf8(Path(home).expanduser().resolve(), "Set PV_HOME to another folder.") / part
+        if home
+        else None
+    )
 
 
 def check_utf8(path: Path, hint: str = "Rename it, or choose another place.") -> Path:
     """Give back a path that can be written into records, which are UTF-8. Raises UsageError."""
     if not is_utf8(str(path)):
-        raise UsageError(f"Cannot use {printable(path, whole=True)}: its path is not valid UTF-8.", hint)
+        raise UsageError(
+            f"Cannot use {printable(path, whole=True)}: its path is not valid UTF-8.", hint
+        )
     return path
 
 
@@ -138,71 +141,3 @@ def nearest(name: str, folder: Path) -> str | None:
     """The name in `folder` that `name` may have been meant to be."""
     there = [path.name.removesuffix(".toml") for path in folder.glob("[!.]*")]
     return next(iter(difflib.get_close_matches(name, there, n=1)), None)
-
-
-def replace_file(
-    path: Path, content: bytes | Iterable[bytes], mode: int = 0o666, unless: Callable[[], bool] | None = None
-) -> None:
-    """Write `content` under a temporary name, sync it, and rename it to `path`: readers see the old or the new file.
-
-    `mode` is that of a new file, less what the umask takes away; in the data folder and the cache it is 0600. `unless`
-    is asked last of all: if it says so, the old file stays. A link of the temporary name, which somebody may have put
-    there, is replaced and not followed.
-    """
-    if is_private(path):
-        mode &= 0o600
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    temporary.unlink(missing_ok=True)
-    try:
-        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, mode)) as file:
-            file.writelines([content] if isinstance(content, bytes) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        if unless and unless():
-            temporary.unlink()
-            return
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def copy_private(source: Path, target: Path) -> None:
-    """Copy a file to a path where there is none: `target` appears whole, readable by its owner only, or not at all.
-
-    Raises NameTaken if there is a file, Missing without its folder, and OSError as copying does.
-    """
-    check_new_file(target)
-    descriptor, name = tempfile.mkstemp(prefix=".pv-", suffix=".writing", dir=target.parent)  # mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file, source.open("rb") as content:
-            shutil.copyfileobj(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        _rename_to_new(Path(name), target)
-    except FileExistsError as error:
-        raise NameTaken("a file", target.name) from error
-    finally:
-        Path(name).unlink(missing_ok=True)
-    sync_folder(target.parent)
-
-
-def _rename_to_new(temporary: Path, target: Path) -> None:
-    """Rename, but never over another file. Raises FileExistsError."""
-    try:
-        os.link(temporary, target)  # a rename would replace what is there
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links, such as exFAT
-        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-        temporary.replace(target)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torchvision.transforms.v2 import functional as colours
 
 from pvtool_core.faces.analyzer import align_differentiable
-from pvtool_core.models.locate import fingerprint
+from pvtool_core.models.fingerprints import fingerprint
 from pvtool_core.open_clip_model import ImageText
 from pvtool_core.settings.schema import SemanticRewardConfig
 from pvtool_core.store.prompts import without_keyword
@@ -28,7 +28,9 @@ SHIFT = 0.05
 """How far a landmark strays (standard deviation), in distances between the eyes."""
 
 
-def identity_reward(face: Float[Tensor, " width"], references: Float[Tensor, "photos width"]) -> Scalar:
+def identity_reward(
+    face: Float[Tensor, " width"], references: Float[Tensor, "photos width"]
+) -> Scalar:
     """PersonalVideo eq. 2: cosine similarity of the generated face with the mean of the reference embeddings.
 
     All embeddings are of length 1. The paper minimises the similarity by its words; it means its negative.
@@ -41,7 +43,9 @@ def semantic_reward(target: Scores, source: Scores, temperature: float) -> Scala
 
     Zero for equal scores, for one frame, and for a difference that all frames have in common.
     """
-    log_target, log_source = (functional.log_softmax(temperature * each, dim=0) for each in (target, source))
+    log_target, log_source = (
+        functional.log_softmax(temperature * each, dim=0) for each in (target, source)
+    )
     return functional.kl_div(log_source, log_target, reduction="sum", log_target=True)
 
 
@@ -52,13 +56,17 @@ def level_penalty(target: Scores, source: Scores) -> Scalar:
 
 def colour_jitter(crops: Crops, generator: torch.Generator) -> Crops:
     """Crops in [0, 1] with brightness, contrast and saturation drawn once for all of them; differentiable."""
-    brightness, contrast, saturation = (1 + JITTER * (2 * torch.rand(3, generator=generator) - 1)).tolist()
+    brightness, contrast, saturation = (
+        1 + JITTER * (2 * torch.rand(3, generator=generator) - 1)
+    ).tolist()
     crops = colours.adjust_brightness(crops, brightness)
     crops = colours.adjust_contrast(crops, contrast)
     return colours.adjust_saturation(crops, saturation)
 
 
-def landmark_jitter(landmarks: Float[Tensor, "5 2"], count: int, generator: torch.Generator) -> Float[Tensor, "n 5 2"]:
+def landmark_jitter(
+    landmarks: Float[Tensor, "5 2"], count: int, generator: torch.Generator
+) -> Float[Tensor, "n 5 2"]:
     """`count` copies in which each point strays by itself, as a detector's do: their crops shift, turn and scale."""
     between_eyes = (landmarks[1] - landmarks[0]).norm()
     return landmarks + SHIFT * between_eyes * torch.randn(count, 5, 2, generator=generator)
@@ -75,12 +83,19 @@ class IdentityScorer:
         self._recognizer, self._references, self._views = recognizer, references, views
 
     def score(
-        self, frame: Float[Tensor, "3 height width"], landmarks: Float[Tensor, "5 2"], generator: torch.Generator
+        self,
+        frame: Float[Tensor, "3 height width"],
+        landmarks: Float[Tensor, "5 2"],
+        generator: torch.Generator,
     ) -> Scalar:
         """Mean similarity of the views, in [−1, 1]; references and views are augmented, each by its own draw."""
         with torch.no_grad():
             references = self._embed(colour_jitter(self._references, generator))
-        moved = landmarks[None] if self._views == 1 else landmark_jitter(landmarks, self._views, generator)
+        moved = (
+            landmarks[None]
+            if self._views == 1
+            else landmark_jitter(landmarks, self._views, generator)
+        )
         crops = align_differentiable(frame.expand(self._views, -1, -1, -1), moved)
         faces = self._embed(torch.cat([colour_jitter(crop[None], generator) for crop in crops]))
         return torch.stack([identity_reward(face, references) for face in faces]).mean()
@@ -96,14 +111,20 @@ class SemanticScorer:
         """Raises InputRefused if there is no such model, or if the weights are not its."""
         self._reader = ImageText(config, device)
         folder = Path(config.model)
-        known_by = fingerprint(folder) if folder.is_dir() else f"{config.model} {fingerprint(Path(config.checkpoint))}"
+        known_by = (
+            fingerprint(folder)
+            if folder.is_dir()
+            else f"{config.model} {fingerprint(Path(config.checkpoint))}"
+        )
         self.fingerprint = f"{known_by} {self._reader.dtype}"
 
     def score(self, frames: Float[Tensor, "frames 3 height width"], prompt: str) -> Scores:
         """Cosine similarity of each frame with the prompt, in float32; the keyword is left out of the text."""
         reader = self._reader
         pictures = letterbox(frames.to(reader.device, torch.float32), reader.side)
-        pictures = colours.normalize(pictures, reader.preparation["mean"], reader.preparation["std"])
+        pictures = colours.normalize(
+            pictures, reader.preparation["mean"], reader.preparation["std"]
+        )
         return reader.of_pictures(pictures) @ reader.of_text(without_keyword(prompt))
 
     def cut_prompts(self, prompts: Iterable[str]) -> list[str]:
@@ -111,7 +132,9 @@ class SemanticScorer:
         return [prompt for prompt in prompts if self._reader.cuts(without_keyword(prompt))]
 
 
-def letterbox(frames: Float[Tensor, "frames 3 height width"], side: int) -> Float[Tensor, "frames 3 {side} {side}"]:
+def letterbox(
+    frames: Float[Tensor, "frames 3 height width"], side: int
+) -> Float[Tensor, "frames 3 {side} {side}"]:
     """HPSv2's own preparation: the long side becomes `side` (bicubic with antialias), the rest is black.
 
     As there, edges overshoot 0 and 1 a little: that is what the model was trained on.

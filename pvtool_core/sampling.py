@@ -22,7 +22,11 @@ Scalar = Float[Tensor, ""]
 
 @torch.no_grad()
 def denoise(
-    backbone: Backbone, latents: Latents, embeds: Embeds, steps: range, adapter: IdentityAdapter | None = None
+    backbone: Backbone,
+    latents: Latents,
+    embeds: Embeds,
+    steps: range,
+    adapter: IdentityAdapter | None = None,
 ) -> Latents:
     """Latents after `steps`, in all of which `adapter` acts; without one, those of the base model.
 
@@ -37,7 +41,7 @@ def denoise(
 
 
 @dataclass(frozen=True)
-class Tail:
+class Rollout:
     """The adapter's steps, gone through.
 
     `backward` takes the gradient with respect to `latents`, the final ones, and adds to the adapter's gradients.
@@ -64,7 +68,7 @@ class BaseKl:
 
 
 @dataclass(frozen=True)
-class Route:
+class AdaptedSteps:
     """A model, a prompt, and the steps in which the adapter acts: what the three ways have in common."""
 
     backbone: Backbone
@@ -88,7 +92,9 @@ class Route:
         output, strayed = self.predict(latents, step)
         return self.backbone.advance(latents, step, output), strayed
 
-    def push_back(self, result: Tensor, gradient: Tensor, strayed: Scalar, share: float = 1.0) -> None:
+    def push_back(
+        self, result: Tensor, gradient: Tensor, strayed: Scalar, share: float = 1.0
+    ) -> None:
         """Back-propagate `share` of the loss whose gradient with respect to `result` is given, and all of `strayed`."""
         loss = share * (result * gradient).sum()
         if self.base_kl:
@@ -96,7 +102,7 @@ class Route:
         loss.backward()
 
 
-def tail_in_memory(route: Route, latents: Latents) -> Tail:
+def rollout_in_memory(route: AdaptedSteps, latents: Latents) -> Rollout:
     """`full`: keep the graph of all steps, as plain back-propagation through time does."""
     strayed = latents.new_zeros(())
     with route.adapter.acting():
@@ -108,10 +114,10 @@ def tail_in_memory(route: Route, latents: Latents) -> Tail:
         with route.adapter.acting():
             route.push_back(latents, gradient, strayed)
 
-    return Tail(latents.detach(), strayed.detach(), backward)
+    return Rollout(latents.detach(), strayed.detach(), backward)
 
 
-def tail_replayed(route: Route, latents: Latents) -> Tail:
+def rollout_replayed(route: AdaptedSteps, latents: Latents) -> Rollout:
     """`replay`: go through the steps without a graph, then backwards, one step's graph at a time; the same gradient."""
     entering, final, strayed = _roll_out(route, latents)
 
@@ -123,10 +129,12 @@ def tail_replayed(route: Route, latents: Latents) -> Tail:
                 route.push_back(after, gradient, part)
                 gradient = _gradient_of(start)
 
-    return Tail(final, strayed, backward)
+    return Rollout(final, strayed, backward)
 
 
-def tail_stopped(route: Route, latents: Latents, drawn: Sequence[int] | None = None) -> Tail:
+def rollout_stopped(
+    route: AdaptedSteps, latents: Latents, drawn: Sequence[int] | None = None
+) -> Rollout:
     """`drtune`: no gradient through the model's input (DRTune, Wu et al. 2024), so that the steps fall apart.
 
     The sampler is linear, x' = a x + b output: the gradient of step k's output is b_k times the product of all later a.
@@ -141,13 +149,15 @@ def tail_stopped(route: Route, latents: Latents, drawn: Sequence[int] | None = N
         with route.adapter.acting():
             for step in chosen:
                 output, part = route.predict(entering[step], step)
-                route.push_back(output, weights[step] * gradient, part, share=len(route.steps) / len(chosen))
+                route.push_back(
+                    output, weights[step] * gradient, part, share=len(route.steps) / len(chosen)
+                )
 
-    return Tail(final, strayed, backward)
+    return Rollout(final, strayed, backward)
 
 
 @torch.no_grad()
-def _roll_out(route: Route, latents: Latents) -> tuple[dict[int, Latents], Latents, Scalar]:
+def _roll_out(route: AdaptedSteps, latents: Latents) -> tuple[dict[int, Latents], Latents, Scalar]:
     """The latents that enter each step, the final ones, and `base_kl`."""
     entering: dict[int, Latents] = {}
     strayed = latents.new_zeros(())
@@ -172,7 +182,10 @@ def output_weights(backbone: Backbone, steps: range) -> dict[int, float]:
 
 def step_coefficients(backbone: Backbone, step: int) -> tuple[float, float]:
     """a and b of x' = a x + b output, asked of the sampler itself. Raises RunFailed if it is not linear."""
-    zero, one = torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64), torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)
+    zero, one = (
+        torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64),
+        torch.ones(1, 1, 1, 1, 1, dtype=torch.float64),
+    )
     a, b = float(backbone.advance(one, step, zero)), float(backbone.advance(zero, step, one))
     far = float(backbone.advance(1e3 * one, step, -1e3 * one))
     if abs(far - 1e3 * (a - b)) > 1e-6 * abs(far) + 1e-9:

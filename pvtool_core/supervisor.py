@@ -12,10 +12,20 @@ from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 
-from pvtool_core.errors import Busy, ExitStatus, Interrupted, NoAnswer, PvError, RunFailed, UsageError
+from pvtool_core.errors import (
+    Busy,
+    ExitStatus,
+    Interrupted,
+    NoAnswer,
+    PvError,
+    RunFailed,
+    UsageError,
+)
 from pvtool_core.paths import jobs_dir
-from pvtool_core.settings.schema import Job, write_job
-from pvtool_core.store.runs import Event, Request, RunFolder, State, events_end, read_events
+from pvtool_core.settings.jobs import Job, write_job
+from pvtool_core.store.events import Event, events_end, read_events
+from pvtool_core.store.liveness import LIVE, State
+from pvtool_core.store.runs import Request, RunFolder
 from pvtool_core.store.scratch import held_folder, keep
 
 ENGINE = (sys.executable, "-P", "-m", "pvtool_core")
@@ -23,11 +33,12 @@ ENGINE = (sys.executable, "-P", "-m", "pvtool_core")
 POLL_SECONDS = 0.1
 ANSWER_SECONDS = 600.0
 """A step of the largest models takes minutes, and a checkpoint comes after it."""
-LIVE = frozenset({State.STARTING, State.RUNNING, State.PAUSED})
 OnEvent = Callable[[Event], None]
 
 
-def start(folder: RunFolder, engines: list[subprocess.Popen[bytes]] | None = None) -> subprocess.Popen[bytes]:
+def start(
+    folder: RunFolder, engines: list[subprocess.Popen[bytes]] | None = None
+) -> subprocess.Popen[bytes]:
     """Start an engine in a session of its own: a lost terminal does not end it, and Ctrl-C reaches it only through us.
 
     It is added to `engines` as soon as there is a process, and ended again if nobody can be told of it. What it says on
@@ -107,7 +118,9 @@ def run_together(folders: Sequence[RunFolder], on_event: OnEvent) -> list[PvErro
         with _signals_handed_to(engines) as received:
             for folder in folders:
                 engine = start(folder, engines)
-                if received:  # while it was started; it may not have been among those that were told
+                if (
+                    received
+                ):  # while it was started; it may not have been among those that were told
                     engine.terminate()
             following = [
                 _follow(folder, begun[folder.path], partial(_is_running, engine))
@@ -119,7 +132,10 @@ def run_together(folders: Sequence[RunFolder], on_event: OnEvent) -> list[PvErro
         _end(engines)
         raise
     told = received[0] if received else None
-    return [_outcome(folder, told, engine.returncode) for folder, engine in zip(folders, engines, strict=True)]
+    return [
+        _outcome(folder, told, engine.returncode)
+        for folder, engine in zip(folders, engines, strict=True)
+    ]
 
 
 def _is_running(engine: subprocess.Popen[bytes]) -> bool:
@@ -147,7 +163,11 @@ def ask(folder: RunFolder, request: Request) -> None:
     state = folder.state()
     if state not in LIVE:
         finished = state == State.FINISHED
-        hint = "Nothing is left to train." if finished else f"`pv runs resume {folder.name}` resumes it."
+        hint = (
+            "Nothing is left to train."
+            if finished
+            else f"`pv runs resume {folder.name}` resumes it."
+        )
         raise UsageError(f"{folder.name} is not running: it is {state}.", hint)
     folder.request(request)
 
@@ -156,7 +176,9 @@ def _follow(folder: RunFolder, offset: int, lives: Callable[[], bool]) -> Iterat
     """What is new each time one asks, until the engine is gone."""
     more = True
     while more:
-        more = lives()  # asked before reading, so that what was written last is read once it is dead
+        more = (
+            lives()
+        )  # asked before reading, so that what was written last is read once it is dead
         events, offset = read_events(folder.events, offset)
         yield events
 
@@ -176,7 +198,9 @@ def _in_turn(following: Sequence[Iterator[list[Event]]]) -> Iterator[Event]:
 
 
 @contextmanager
-def _signals_handed_to(engines: Sequence[subprocess.Popen[bytes]]) -> Generator[list[signal.Signals]]:
+def _signals_handed_to(
+    engines: Sequence[subprocess.Popen[bytes]],
+) -> Generator[list[signal.Signals]]:
     """Signals reach the main thread only: followed from another one, as the dashboard does, there are none to hand."""
     received: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
@@ -200,7 +224,9 @@ class EngineLog(Exception):
     """What an engine said on its own, as the cause of the error that it ended with; `--debug` shows it."""
 
 
-def raise_outcome(folder: RunFolder, received: signal.Signals | None = None, returncode: int | None = None) -> None:
+def raise_outcome(
+    folder: RunFolder, received: signal.Signals | None = None, returncode: int | None = None
+) -> None:
     """Raise what the engine reported, if it was no good; `received` is the signal by which we were told to end it.
 
     `returncode` is known only of an engine that is a child of ours.
@@ -220,17 +246,27 @@ def _said(folder: RunFolder) -> str:
         return ""
 
 
-def _outcome(folder: RunFolder, received: signal.Signals | None, returncode: int | None) -> PvError | None:
+def _outcome(
+    folder: RunFolder, received: signal.Signals | None, returncode: int | None
+) -> PvError | None:
     if returncode == ExitStatus.BUSY:
         return Busy(folder.name)
     ended = folder.read_exit()
     if received and (ended is None or ended.state == State.STOPPED):
-        resume = f"`pv runs resume {folder.name}`" if folder.checkpoints.exists() else "The same command"
+        resume = (
+            f"`pv runs resume {folder.name}`" if folder.checkpoints.exists() else "The same command"
+        )
         return Interrupted(
-            "Interrupted; what was reached is saved.", f"{resume} goes on.", terminated=received == signal.SIGTERM
+            "Interrupted; what was reached is saved.",
+            f"{resume} goes on.",
+            terminated=received == signal.SIGTERM,
         )
     if ended is None:
-        code = "" if returncode is None else f" with {'signal' if returncode < 0 else 'status'} {abs(returncode)}"
+        code = (
+            ""
+            if returncode is None
+            else f" with {'signal' if returncode < 0 else 'status'} {abs(returncode)}"
+        )
         return RunFailed(f"The engine ended{code} and left no word.", f"Its log is {folder.log}.")
     error = ended.error()
     if error and error.status == ExitStatus.FAILED:

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pvtool_core.adapter import IdentityAdapter, Terms, switch_step
+from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, switch_step
 from pvtool_core.backbones import Frames, Latents, load_backbone
 from pvtool_core.errors import Missing, NotFinite, RunFailed
 from pvtool_core.faces.analyzer import FaceAnalyzer, largest, load_recognizer, within_crop
@@ -30,22 +30,35 @@ from pvtool_core.media.decode import to_pixels
 from pvtool_core.media.encode import PLAIN, write_clip
 from pvtool_core.media.ffmpeg import require_formats
 from pvtool_core.media.photos import read_picture
-from pvtool_core.models.locate import fingerprint
+from pvtool_core.models.fingerprints import fingerprint
 from pvtool_core.models.prompt_limits import report_cuts
 from pvtool_core.paths import trajectories_dir
-from pvtool_core.rewards import IdentityScorer, SemanticScorer, level_penalty, nearest_face, semantic_reward
-from pvtool_core.sampling import BaseKl, Route, Tail, denoise, tail_in_memory, tail_replayed, tail_stopped
-from pvtool_core.settings.schema import ControlConfig, TrainingConfig, TrainJob
+from pvtool_core.rewards import (
+    IdentityScorer,
+    SemanticScorer,
+    level_penalty,
+    nearest_face,
+    semantic_reward,
+)
+from pvtool_core.sampling import (
+    AdaptedSteps,
+    BaseKl,
+    Rollout,
+    denoise,
+    rollout_in_memory,
+    rollout_replayed,
+    rollout_stopped,
+)
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.schema import ControlConfig, TrainingConfig
+from pvtool_core.store.events import EventWriter, iter_events
+from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import (
     ADAPTER_FILE,
-    EventWriter,
-    Heartbeat,
     Request,
     RunFolder,
-    State,
     checkpoint_facts,
     checkpoint_step,
-    iter_events,
     own_folder,
 )
 from pvtool_core.trajectories import FaceTrack, Report, TrajectoryCache
@@ -55,11 +68,14 @@ FIRST_SEED = 1_000_000
 """Training noises begin here, far from the seeds that people ask for: what is rendered was not trained on."""
 
 NOT_FINITE_HINT = (
-    "Lower training.learning_rate, or use --set model.dtype=bfloat16 or float32; checkpoints before it are whole."
+    "Lower training.learning_rate, or use --set model.dtype=bfloat16 or float32; "
+    "checkpoints before it are whole."
 )
 _MOST_THREADS = 1024  # as of model.threads
 _OVERFLOWS = 10  # in a row
-_HALF_PRECISION_SCALE = 1024.0  # keeps small gradients from vanishing in float16; a power of two changes no digit
+_HALF_PRECISION_SCALE = (
+    1024.0  # keeps small gradients from vanishing in float16; a power of two changes no digit
+)
 
 
 def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> State:
@@ -70,7 +86,7 @@ def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Hear
     """
     report, config = events.write, job.training
     job = with_recorded_threads(job, folder, report)
-    control = Control(folder, report, heartbeat)
+    control = RequestHandler(folder, report, heartbeat)
     heartbeat.update(state=State.RUNNING, total=config.iterations)
     report("stage", stage="loading")
     report_cuts(job.model, job.prompts, job.sampler.negative_prompt, report, job.identity.noun)
@@ -101,7 +117,9 @@ def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Hear
         report("step", step=step, **trainer.iterate(step, pairs))
         heartbeat.update(step=step)
         control.poll()
-        if control.take(Request.SAMPLE) or (config.sample_every and step % config.sample_every == 0):
+        if control.take(Request.SAMPLE) or (
+            config.sample_every and step % config.sample_every == 0
+        ):
             files.sample(trainer, step, pairs)
         due = step % config.checkpoint_every == 0 or step == config.iterations
         if control.take(Request.CHECKPOINT) or due or control.halts:
@@ -149,7 +167,10 @@ def bank_pairs(job: TrainJob) -> list[tuple[str, int]]:
     They do not depend on the job's seed or its identity, so runs share their trajectories.
     """
     count = len(job.prompts)
-    pairs = [(job.prompts[i % count], FIRST_SEED + i) for i in range(count * job.training.seeds_per_prompt)]
+    pairs = [
+        (job.prompts[i % count], FIRST_SEED + i)
+        for i in range(count * job.training.seeds_per_prompt)
+    ]
     return pairs[: job.training.cached_pairs or None]
 
 
@@ -157,10 +178,14 @@ def check_pairs(pairs: list[Pair], wanted: int, report: Report) -> None:
     """Say how many pairs were left out. Raises RunFailed if none is left."""
     if not pairs:
         raise RunFailed(
-            "The base model shows no face for any prompt of the bank.", "Use prompts that show the person's face."
+            "The base model shows no face for any prompt of the bank.",
+            "Use prompts that show the person's face.",
         )
     if len(pairs) < wanted:
-        report("warning", message=f"{wanted - len(pairs)} of {wanted} pairs show no face and are left out.")
+        report(
+            "warning",
+            message=f"{wanted - len(pairs)} of {wanted} pairs show no face and are left out.",
+        )
 
 
 class Trainer:
@@ -175,7 +200,10 @@ class Trainer:
         self.semantic = SemanticScorer(job.semantic_reward, self.backbone.device)
         self._load_faces()
         self.adapter = IdentityAdapter(
-            self.backbone.denoiser, self.backbone.lora_target, job.adapter.rank, seed=job.training.seed
+            self.backbone.denoiser,
+            self.backbone.lora_target,
+            job.adapter.rank,
+            seed=job.training.seed,
         )
         self.optimizer = adamw(self.adapter, job.training)
         self._scale = _HALF_PRECISION_SCALE if self.backbone.dtype == torch.float16 else 1.0
@@ -185,7 +213,9 @@ class Trainer:
     def _load_faces(self) -> None:
         reward, package = self.job.identity_reward, Path(self.job.identity_reward.package)
         settings = (reward.detection_size, reward.detection_threshold)
-        self.analyzer = FaceAnalyzer(package, reward.detector, (), *settings, self.job.model.threads)
+        self.analyzer = FaceAnalyzer(
+            package, reward.detector, (), *settings, self.job.model.threads
+        )
         self.detector = f"{fingerprint(package / reward.detector)} {settings}"
         recognizer = load_recognizer(package / reward.recognizer).to(self.backbone.device)
         references = read_crops(Path(self.job.identity.folder)).to(self.backbone.device)
@@ -195,7 +225,9 @@ class Trainer:
         """Fill the cache for a pair, and look at the original model's clip; None if it shows no face."""
         self.cache.switch(prompt, seed)
         measured = partial(self.cache.measured, prompt, seed)
-        scores = measured("scores", self.semantic.fingerprint, partial(self._measure_scores, prompt))["scores"]
+        scores = measured(
+            "scores", self.semantic.fingerprint, partial(self._measure_scores, prompt)
+        )["scores"]
         faces = FaceTrack(**measured("faces", self.detector, self._measure_faces))
         return Pair(prompt, seed, scores.to(self.backbone.device), faces) if faces.frames else None
 
@@ -204,9 +236,17 @@ class Trainer:
         return {"scores": self.semantic.score(self.whole_clip(latents), prompt)}
 
     def _measure_faces(self, latents: Latents) -> dict[str, Tensor]:
-        found = [largest(self.analyzer.detect(picture)) for picture in to_pixels(self.whole_clip(latents))]
-        landmarks = [torch.from_numpy(face.landmarks) if face else torch.zeros(5, 2) for face in found]
-        return {"found": torch.tensor([face is not None for face in found]), "landmarks": torch.stack(landmarks)}
+        found = [
+            largest(self.analyzer.detect(picture))
+            for picture in to_pixels(self.whole_clip(latents))
+        ]
+        landmarks = [
+            torch.from_numpy(face.landmarks) if face else torch.zeros(5, 2) for face in found
+        ]
+        return {
+            "found": torch.tensor([face is not None for face in found]),
+            "landmarks": torch.stack(landmarks),
+        }
 
     @torch.no_grad()
     def whole_clip(self, latents: Latents) -> Frames:
@@ -224,7 +264,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, step)
         measured = self.backpropagate(pair, generator)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.config.max_grad_norm))
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.config.max_grad_norm)
+        )
         overflows = not math.isfinite(norm)
         self._overflows = self._overflows + 1 if overflows else 0
         allowed = _OVERFLOWS if self.backbone.dtype == torch.float16 else 0
@@ -234,7 +276,11 @@ class Trainer:
                 NOT_FINITE_HINT,
             )
         if overflows:
-            self._report("warning", step=step, message=f"The gradient of iteration {step} overflows, and is left out.")
+            self._report(
+                "warning",
+                step=step,
+                message=f"The gradient of iteration {step} overflows, and is left out.",
+            )
         else:
             self.optimizer.step()
         self.optimizer.zero_grad()
@@ -259,8 +305,14 @@ class Trainer:
         embeds = self.backbone.prompt_embeds(pair.prompt)
         switch = self.cache.switch(pair.prompt, pair.seed)
         taken = self._draw_steps(generator)
-        base_kl = self._base_kl(pair.faces, switch, taken, generator) if self.config.base_kl_weight else None
-        tail = self._go(Route(self.backbone, self.adapter, embeds, self.steps, base_kl), switch, taken)
+        base_kl = (
+            self._base_kl(pair.faces, switch, taken, generator)
+            if self.config.base_kl_weight
+            else None
+        )
+        tail = self._go(
+            AdaptedSteps(self.backbone, self.adapter, embeds, self.steps, base_kl), switch, taken
+        )
         latents = tail.latents.requires_grad_()
         loss, measured = self._judge(pair, latents, frames, generator)
         (gradient,) = torch.autograd.grad(self._scale * loss, latents)
@@ -277,24 +329,33 @@ class Trainer:
         count = self.config.gradient_steps or len(self.steps)
         if self.config.gradient != "drtune" or count >= len(self.steps):
             return list(self.steps)
-        return [self.steps[i] for i in torch.randperm(len(self.steps), generator=generator)[:count].tolist()]
+        return [
+            self.steps[i]
+            for i in torch.randperm(len(self.steps), generator=generator)[:count].tolist()
+        ]
 
-    def _base_kl(self, faces: FaceTrack, latents: Latents, steps: list[int], generator: torch.Generator) -> BaseKl:
+    def _base_kl(
+        self, faces: FaceTrack, latents: Latents, steps: list[int], generator: torch.Generator
+    ) -> BaseKl:
         """Stay near the base in one of `steps`, drawn each time anew; less so in the crop of the original's face."""
         model, config = self.job.model, self.config
-        within = within_crop(faces.landmarks, model.height, model.width) & faces.found[:, None, None]
-        within = torch.nn.functional.interpolate(within[None, None].float(), latents.shape[2:], mode="area")
+        within = (
+            within_crop(faces.landmarks, model.height, model.width) & faces.found[:, None, None]
+        )
+        within = torch.nn.functional.interpolate(
+            within[None, None].float(), latents.shape[2:], mode="area"
+        )
         shares = 1 - (1 - config.base_kl_face) * within
         drawn = steps[_draw(len(steps), generator)]
         return BaseKl(self._scale * config.base_kl_weight, [drawn], shares.to(latents.device))
 
-    def _go(self, route: Route, latents: Latents, taken: list[int]) -> Tail:
+    def _go(self, route: AdaptedSteps, latents: Latents, taken: list[int]) -> Rollout:
         """The adapter's steps, with the way back that the settings ask for."""
         if self.config.gradient == "full":
-            return tail_in_memory(route, latents)
+            return rollout_in_memory(route, latents)
         if self.config.gradient == "replay":
-            return tail_replayed(route, latents)
-        return tail_stopped(route, latents, taken)
+            return rollout_replayed(route, latents)
+        return rollout_stopped(route, latents, taken)
 
     def _judge(
         self, pair: Pair, latents: Latents, frames: list[int], generator: torch.Generator
@@ -302,17 +363,34 @@ class Trainer:
         """Both rewards' losses, weighted and added; the first of `frames` shows a face, which is compared."""
         identity, semantic = self.job.identity_reward, self.job.semantic_reward
         clip = self.backbone.decode(latents, frames)
-        with_face = [(clip[i], frame) for i, frame in enumerate(frames[: identity.frames]) if pair.faces.found[frame]]
-        faces = [(picture, *self._find_face(picture, pair.faces.landmarks[frame])) for picture, frame in with_face]
-        similar = [self.identity.score(picture, landmarks, generator) for picture, landmarks, _ in faces]
+        with_face = [
+            (clip[i], frame)
+            for i, frame in enumerate(frames[: identity.frames])
+            if pair.faces.found[frame]
+        ]
+        faces = [
+            (picture, *self._find_face(picture, pair.faces.landmarks[frame]))
+            for picture, frame in with_face
+        ]
+        similar = [
+            self.identity.score(picture, landmarks, generator) for picture, landmarks, _ in faces
+        ]
         icr, seen = 1 - torch.stack(similar).mean(), all(found for _, _, found in faces)
         compared = slice(semantic.frames)
-        target, source = self.semantic.score(clip[compared], pair.prompt), pair.scores[frames[compared]]
+        target, source = (
+            self.semantic.score(clip[compared], pair.prompt),
+            pair.scores[frames[compared]],
+        )
         scr = semantic_reward(target, source, semantic.temperature)
         level = level_penalty(target, source)
         loss = identity.weight * icr + semantic.weight * scr + semantic.level_weight * level
         gap = (target - source).mean()
-        return loss, {"icr": icr.item(), "scr": scr.item(), "score_gap": gap.item(), "face_found": seen}
+        return loss, {
+            "icr": icr.item(),
+            "scr": scr.item(),
+            "score_gap": gap.item(),
+            "face_found": seen,
+        }
 
     def _find_face(
         self, frame: Float[Tensor, "3 height width"], expected: Float[Tensor, "5 2"]
@@ -321,14 +399,16 @@ class Trainer:
 
         They are constants: no gradient moves the face to please the detector.
         """
-        (picture,) = to_pixels(frame.detach()[None].nan_to_num())  # a loss that is not finite ends the iteration
+        (picture,) = to_pixels(
+            frame.detach()[None].nan_to_num()
+        )  # a loss that is not finite ends the iteration
         candidates = [torch.from_numpy(face.landmarks) for face in self.analyzer.detect(picture)]
         nearest = nearest_face(candidates, expected)
         return (expected, False) if nearest is None else (nearest, True)
 
-    def terms(self) -> Terms:
+    def terms(self) -> AdapterMetadata:
         model, sampler = self.job.model, self.job.sampler
-        return Terms(
+        return AdapterMetadata(
             start=self.job.adapter.start,
             num_inference_steps=sampler.num_inference_steps,
             guidance_scale=sampler.guidance_scale,
@@ -336,7 +416,11 @@ class Trainer:
             base_model=self.backbone.facts()["base"],
             negative_prompt=sampler.negative_prompt,
             style_loras=tuple(
-                {"file": Path(lora.file).name, "weight": lora.weight, "fingerprint": lora.fingerprint}
+                {
+                    "file": Path(lora.file).name,
+                    "weight": lora.weight,
+                    "fingerprint": lora.fingerprint,
+                }
                 for lora in model.loras
             ),
             control=control_facts(model.control),
@@ -376,7 +460,10 @@ def generator_of(seed: int, step: int) -> torch.Generator:
 
 
 def draw_frames(
-    faces: FaceTrack, count: int, generator: torch.Generator, decoded_with: Callable[[int], Sequence[int]]
+    faces: FaceTrack,
+    count: int,
+    generator: torch.Generator,
+    decoded_with: Callable[[int], Sequence[int]],
 ) -> list[int]:
     """`count` frames, of which the first shows a face: eq. 2 needs one, eq. 3 takes any.
 
@@ -396,7 +483,9 @@ def read_crops(identity: Path) -> Float[Tensor, "photos 3 112 112"]:
     """The aligned reference crops of an identity's folder, in [0, 1]. Raises Missing if there are none."""
     files = sorted((identity / "faces").glob("*.png"))
     if not files:
-        raise Missing("identity", identity.name, "It was removed since; add it again with `pv identity add`.")
+        raise Missing(
+            "identity", identity.name, "It was removed since; add it again with `pv identity add`."
+        )
     pictures = np.stack([np.asarray(read_picture(file)) for file in files])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
 
@@ -421,9 +510,13 @@ class RunFiles:
         Raises RunFailed, and writes nothing, if the adapter is no longer finite.
         """
         if not all(weight.isfinite().all() for weight in trainer.adapter.parameters()):
-            raise RunFailed(f"The adapter's weights are not finite after iteration {step}.", NOT_FINITE_HINT)
+            raise RunFailed(
+                f"The adapter's weights are not finite after iteration {step}.", NOT_FINITE_HINT
+            )
         files = {
-            ADAPTER_FILE: partial(trainer.adapter.save, layout=trainer.backbone.lora_layout, terms=trainer.terms()),
+            ADAPTER_FILE: partial(
+                trainer.adapter.save, layout=trainer.backbone.lora_layout, terms=trainer.terms()
+            ),
             OPTIMIZER_FILE: partial(save_optimizer, trainer.optimizer),
         }
         facts = {"threads": torch.get_num_threads(), "device": trainer.backbone.device.type}
@@ -441,22 +534,34 @@ class RunFiles:
         if before not in (None, now):
             message = f"This run was trained on {before} and continues on {now}: the weights will differ slightly."
             self._report("warning", message=message)
-        self._announce("checkpoint", folder, checkpoint_step(folder))  # a kill may have come between file and event
+        self._announce(
+            "checkpoint", folder, checkpoint_step(folder)
+        )  # a kill may have come between file and event
         return checkpoint_step(folder)
 
     def sample(self, trainer: Trainer, step: int, pairs: list[Pair]) -> None:
         """Draw the clips of the first pairs as they are now."""
         folder = own_folder(own_folder(self._folder.samples) / f"step-{step:06d}")
         for number, pair in enumerate(pairs[: trainer.config.sample_prompts]):
-            latents, embeds = trainer.cache.switch(pair.prompt, pair.seed), trainer.backbone.prompt_embeds(pair.prompt)
+            latents, embeds = (
+                trainer.cache.switch(pair.prompt, pair.seed),
+                trainer.backbone.prompt_embeds(pair.prompt),
+            )
             try:
                 latents = denoise(trainer.backbone, latents, embeds, trainer.steps, trainer.adapter)
                 pictures = to_pixels(trainer.whole_clip(latents))
             except NotFinite as error:
-                message = f"The sample {pair.prompt!r} at step {step} is not written. {error.message}"
+                message = (
+                    f"The sample {pair.prompt!r} at step {step} is not written. {error.message}"
+                )
                 self._report("warning", step=step, message=message)
                 continue
-            facts = {"prompt": pair.prompt, "seed": pair.seed, "step": step, "run": self._folder.name}
+            facts = {
+                "prompt": pair.prompt,
+                "seed": pair.seed,
+                "step": step,
+                "run": self._folder.name,
+            }
             facts["ai_generated"] = True
             (path,) = write_clip(folder / f"{number:02d}", pictures, trainer.job.model.fps, facts)
             self._announce("sample", path, step, prompt=pair.prompt, seed=pair.seed)
@@ -464,7 +569,11 @@ class RunFiles:
 
 def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
     state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
-    tensors = {f"{index}.{name}": tensor for index, values in state.items() for name, tensor in values.items()}
+    tensors = {
+        f"{index}.{name}": tensor
+        for index, values in state.items()
+        for name, tensor in values.items()
+    }
     save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, path)
 
 
@@ -473,10 +582,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
     for key, tensor in load_file(path).items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
 
 
-class Control:
+class RequestHandler:
     """What people ask of the engine while it works. Requests wait here until their moment in an iteration."""
 
     def __init__(self, folder: RunFolder, report: Report, heartbeat: Heartbeat) -> None:

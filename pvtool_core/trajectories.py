@@ -31,7 +31,7 @@ from torch import Tensor
 
 from pvtool_core.backbones import Backbone, Latents, joined
 from pvtool_core.errors import NO_ROOM, NotFinite
-from pvtool_core.paths import replace_file
+from pvtool_core.files import replace_file
 from pvtool_core.sampling import denoise
 from pvtool_core.store.trajectory_cache import Limit
 
@@ -73,9 +73,19 @@ class TrajectoryCache:
     """
 
     def __init__(
-        self, root: Path | None, backbone: Backbone, first_step: int, report: Report, gigabytes: float = 20.0
+        self,
+        root: Path | None,
+        backbone: Backbone,
+        first_step: int,
+        report: Report,
+        gigabytes: float = 20.0,
     ) -> None:
-        self._root, self._backbone, self._first_step, self._report = root, backbone, first_step, report
+        self._root, self._backbone, self._first_step, self._report = (
+            root,
+            backbone,
+            first_step,
+            report,
+        )
         self._limit = Limit(root, round(gigabytes * 1e9)) if root else None
         self.computed = 0
         """How many clips' first steps were gone through and not read."""
@@ -91,7 +101,11 @@ class TrajectoryCache:
         def compute() -> Tensors:
             backbone = self._backbone
             embeds = backbone.prompt_embeds(prompt)
-            return {"latents": denoise(backbone, backbone.initial_latents(seed), embeds, range(self._first_step))}
+            return {
+                "latents": denoise(
+                    backbone, backbone.initial_latents(seed), embeds, range(self._first_step)
+                )
+            }
 
         return self._remember(prompt, seed, "switch", compute)["latents"].to(self._backbone.device)
 
@@ -107,7 +121,9 @@ class TrajectoryCache:
             found |= self._compute_switches(missing[start : start + together], width)
         return [switch for pair in pairs if (switch := found[pair])]
 
-    def _compute_switches(self, pairs: Sequence[tuple[str, int]], width: int) -> dict[tuple[str, int], Switch]:
+    def _compute_switches(
+        self, pairs: Sequence[tuple[str, int]], width: int
+    ) -> dict[tuple[str, int], Switch]:
         backbone, rows = self._backbone, [*pairs, *[pairs[-1]] * (width - len(pairs))]
         noise = torch.cat([backbone.initial_latents(seed) for _, seed in rows])
         embeds = joined([backbone.prompt_embeds(prompt) for prompt, _ in rows])
@@ -115,13 +131,19 @@ class TrajectoryCache:
         self.computed += len(rows)
         for pair, row in zip(pairs, latents.split(1), strict=False):
             self._keep(*pair, _switch_name(len(rows)), _on_disk({"latents": row}))
-        return {pair: Switch(row, len(rows)) for pair, row in zip(pairs, latents.split(1), strict=False)}
+        return {
+            pair: Switch(row, len(rows)) for pair, row in zip(pairs, latents.split(1), strict=False)
+        }
 
     def _kept_switch(self, prompt: str, seed: int, width: int) -> Switch | None:
         if self._root is None:
             return None
         folder = self._root / self.key(prompt, seed)
-        names = [_switch_name(width)] if width else sorted(path.stem for path in folder.glob("switch*.safetensors"))
+        names = (
+            [_switch_name(width)]
+            if width
+            else sorted(path.stem for path in folder.glob("switch*.safetensors"))
+        )
         for name in names:
             if kept := self._read_kept(prompt, seed, name):
                 number = int(name.partition("-")[2] or 1)
@@ -138,12 +160,16 @@ class TrajectoryCache:
 
         return self._remember(prompt, seed, "final", compute)["latents"].to(self._backbone.device)
 
-    def measured(self, prompt: str, seed: int, what: str, by: str, measure: Callable[[Latents], Tensors]) -> Tensors:
+    def measured(
+        self, prompt: str, seed: int, what: str, by: str, measure: Callable[[Latents], Tensors]
+    ) -> Tensors:
         """What `measure` finds in the original's final latents; `by` identifies all that its findings depend on."""
         name = f"{what}-{hashlib.sha256(by.encode()).hexdigest()[:16]}"
         return self._remember(prompt, seed, name, lambda: measure(self.final(prompt, seed)))
 
-    def _remember(self, prompt: str, seed: int, name: str, compute: Callable[[], Tensors]) -> Tensors:
+    def _remember(
+        self, prompt: str, seed: int, name: str, compute: Callable[[], Tensors]
+    ) -> Tensors:
         """Raises NotFinite, and then nothing is kept."""
         kept = self._read_kept(prompt, seed, name)
         if kept is not None:
@@ -163,7 +189,10 @@ class TrajectoryCache:
         except FileNotFoundError:
             return None
         if kept is None:
-            self._report("warning", message=f"A cached trajectory was damaged and is computed again: {path.name}.")
+            self._report(
+                "warning",
+                message=f"A cached trajectory was damaged and is computed again: {path.name}.",
+            )
         with suppress(OSError):  # removed meanwhile, or somebody else's
             os.utime(path)
         return kept
@@ -196,7 +225,9 @@ def _on_disk(tensors: Tensors) -> Tensors:
 def _read(path: Path) -> Tensors | None:
     """The tensors as they were written, or None if the file is damaged or holds values that are not finite."""
     try:
-        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}  # out of the file, aligned
+        tensors = {
+            name: tensor.clone() for name, tensor in load_file(path).items()
+        }  # out of the file, aligned
     except SafetensorError:
         return None
     digest = tensors.pop("sha256", None)

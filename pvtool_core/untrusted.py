@@ -33,7 +33,9 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 # As many dotted names in one key as no settings have: tomllib takes the square of their number in time and memory.
-_DEEP_KEY = re.compile(r"""(?<![\w.\-"'])(?:(?:[\w-]++|"(?:[^"\\\n]++|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){8}""")
+_DEEP_KEY = re.compile(
+    r"""(?<![\w.\-"'])(?:(?:[\w-]++|"(?:[^"\\\n]++|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){8}"""
+)
 
 
 class Irregular(OSError):
@@ -52,13 +54,17 @@ class TooLarge(OSError):
         super().__init__(errno.EINVAL, f"it {self.problem}", str(path))
 
 
-def open_regular(path: Path, flags: int = os.O_RDONLY, *, follow: bool = False, alone: bool = False) -> int:
+def open_regular(
+    path: Path, flags: int = os.O_RDONLY, *, follow: bool = False, alone: bool = False
+) -> int:
     """A descriptor of a regular file, opened without waiting; `follow` allows `path` itself to be a link to one.
 
     With `alone` it must have no other name, for whoever writes into it. Raises Irregular, and OSError as `os.open`.
     """
     try:
-        _check(path, path.stat(follow_symlinks=follow), alone)  # before opening, which some devices already notice
+        _check(
+            path, path.stat(follow_symlinks=follow), alone
+        )  # before opening, which some devices already notice
     except FileNotFoundError:
         if not flags & os.O_CREAT:
             raise

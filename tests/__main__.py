@@ -21,7 +21,9 @@ ENVIRONMENT = {
 def main() -> int:
     for command in CHECKS:
         print("$", *command, flush=True)
-        if status := subprocess.run(command, env={**os.environ, **ENVIRONMENT}, check=False).returncode:
+        if status := subprocess.run(
+            command, env={**os.environ, **ENVIRONMENT}, check=False
+        ).returncode:
             return status
     return 0
 

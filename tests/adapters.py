@@ -5,19 +5,25 @@ from pathlib import Path
 
 import torch
 
-from pvtool_core.adapter import IdentityAdapter, Terms
+from pvtool_core.adapter import AdapterMetadata, IdentityAdapter
 from pvtool_core.backbones import load_backbone
 from pvtool_core.models.locate import locate_model
-from pvtool_core.settings.schema import Setup
+from pvtool_core.settings.jobs import Setup
 
 
-def save_random_adapters(folder: Path, setup: Setup, names: Iterable[str], strength: float) -> dict[str, Path]:
+def save_random_adapters(
+    folder: Path, setup: Setup, names: Iterable[str], strength: float
+) -> dict[str, Path]:
     """A file in `folder` for each name, all of the setup's rank and each of other weights."""
     folder.mkdir(parents=True, exist_ok=True)
     backbone = load_backbone(locate_model(setup.model), setup.sampler, [])
     facts, sampler = backbone.facts(), setup.sampler
-    terms = Terms(
-        setup.adapter.start, sampler.num_inference_steps, sampler.guidance_scale, facts["sampler"], facts["base"]
+    terms = AdapterMetadata(
+        setup.adapter.start,
+        sampler.num_inference_steps,
+        sampler.guidance_scale,
+        facts["sampler"],
+        facts["base"],
     )
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, setup.adapter.rank)
     generator = torch.Generator().manual_seed(0)

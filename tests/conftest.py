@@ -24,19 +24,18 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from pvtool_core.adapter import IdentityAdapter, Terms
+from pvtool_core.adapter import AdapterMetadata, IdentityAdapter
 from pvtool_core.backbones import load_backbone
 from pvtool_core.models import downloads
+from pvtool_core.settings.jobs import IdentityRef, TrainJob
 from pvtool_core.settings.schema import (
     AdapterConfig,
     EvaluationConfig,
-    IdentityRef,
     IdentityRewardConfig,
     ModelConfig,
     SamplerConfig,
     SemanticRewardConfig,
     TrainingConfig,
-    TrainJob,
 )
 from tests.hub import Hub, serve
 
@@ -84,7 +83,7 @@ def adapters(models: Path, job: TrainJob) -> dict[str, Path]:
     torch.manual_seed(0)
     backbone = load_backbone(job.model, job.sampler, [])
     facts = backbone.facts()
-    terms = Terms(0.75, 8, 3.0, facts["sampler"], facts["base"])
+    terms = AdapterMetadata(0.75, 8, 3.0, facts["sampler"], facts["base"])
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, 2)
     files = {name: models / f"{name}.safetensors" for name in ("zero", "strong")}
     adapter.save(files["zero"], backbone.lora_layout, terms)
@@ -113,12 +112,19 @@ def random_job(models: Path) -> TrainJob:
         identity=IdentityRef(name="ann", noun="woman", folder=str(models / "identity")),
         prompts=("a <V> woman waving", "a <V> woman walking"),
         model=ModelConfig(
-            base_model=str(models / "animatediff"), width=SIDE, height=SIDE, num_frames=FRAMES, device="cpu"
+            base_model=str(models / "animatediff"),
+            width=SIDE,
+            height=SIDE,
+            num_frames=FRAMES,
+            device="cpu",
         ),
         sampler=SamplerConfig(num_inference_steps=8, guidance_scale=3.0),
         adapter=AdapterConfig(rank=2, alpha=2),
         identity_reward=IdentityRewardConfig(
-            package=str(models / "faces"), recognizer="rec.onnx", detector="det.onnx", detection_size=DETECTION_SIDE
+            package=str(models / "faces"),
+            recognizer="rec.onnx",
+            detector="det.onnx",
+            detection_size=DETECTION_SIDE,
         ),
         semantic_reward=SemanticRewardConfig(model=str(models / "clip"), frames=3),
         training=TrainingConfig(
@@ -136,7 +142,9 @@ def random_job(models: Path) -> TrainJob:
 
 def with_settings(job: TrainJob, section: str, **changes: Any) -> TrainJob:
     """The job with some settings of one section changed."""
-    return dataclasses.replace(job, **{section: dataclasses.replace(getattr(job, section), **changes)})
+    return dataclasses.replace(
+        job, **{section: dataclasses.replace(getattr(job, section), **changes)}
+    )
 
 
 def shake(adapter: IdentityAdapter) -> None:
@@ -161,7 +169,9 @@ def save_animatediff(folder: Path) -> None:
         motion_num_attention_heads=2,
         motion_max_seq_length=8,
     )
-    for module in motion.modules():  # motion modules begin as nothing; these must show in the frames
+    for (
+        module
+    ) in motion.modules():  # motion modules begin as nothing; these must show in the frames
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.1)
     levels: dict[str, Any] = {
@@ -170,15 +180,31 @@ def save_animatediff(folder: Path) -> None:
         "block_out_channels": (8, 8, 8),
     }
     vae = AutoencoderKL(norm_num_groups=4, latent_channels=4, **levels)
-    parts: dict[str, Any] = {"vae": vae, "text_encoder": text_encoder(), "tokenizer": tokenizer(folder.parent)}
+    parts: dict[str, Any] = {
+        "vae": vae,
+        "text_encoder": text_encoder(),
+        "tokenizer": tokenizer(folder.parent),
+    }
     betas: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}
-    of_images: Any = PNDMScheduler(beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1, **betas)
-    none: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    StableDiffusionPipeline(**parts, **none, unet=unet, scheduler=of_images).save_pretrained(folder.parent / "still")
+    of_images: Any = PNDMScheduler(
+        beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1, **betas
+    )
+    none: dict[str, Any] = {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    StableDiffusionPipeline(**parts, **none, unet=unet, scheduler=of_images).save_pretrained(
+        folder.parent / "still"
+    )
     motion.save_pretrained(folder.parent / "motion")
-    scheduler = DDIMScheduler(beta_schedule="linear", clip_sample=False, timestep_spacing="trailing", **betas)
+    scheduler = DDIMScheduler(
+        beta_schedule="linear", clip_sample=False, timestep_spacing="trailing", **betas
+    )
     both: Any = UNetMotionModel.from_unet2d(unet, motion)
-    AnimateDiffPipeline(**parts, unet=both, motion_adapter=motion, scheduler=scheduler).save_pretrained(folder)
+    AnimateDiffPipeline(
+        **parts, unet=both, motion_adapter=motion, scheduler=scheduler
+    ).save_pretrained(folder)
 
 
 UNET_BLOCKS: dict[str, Any] = {
@@ -196,7 +222,9 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
     """CLIP's own tokenizer with letters for words; the end has the highest id, which is where CLIP pools."""
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(TOKENS)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=40)
+    return CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=40
+    )
 
 
 def text_encoder(positions: int = 40) -> CLIPTextModel:
@@ -237,7 +265,9 @@ def save_recognizer(path: Path) -> None:
 
 def save_detector(path: Path) -> None:
     """SCRFD's nine outputs, that see one face in the middle of whatever they are shown."""
-    face = (np.array([(38, 52), (74, 52), (56, 72), (42, 92), (71, 92)], np.float32) / 112 * 40 + 12) / 8
+    face = (
+        np.array([(38, 52), (74, 52), (56, 72), (42, 92), (71, 92)], np.float32) / 112 * 40 + 12
+    ) / 8
     outputs: list[tuple[str, np.ndarray[Any, Any]]] = []
     for kind, width in (("score", 1), ("bbox", 4), ("kps", 10)):
         for stride in (8, 16, 32):
@@ -257,7 +287,10 @@ def save_detector(path: Path) -> None:
         nodes,
         "detector",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "height", "width"])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, values.shape) for name, values in outputs],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, values.shape)
+            for name, values in outputs
+        ],
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
@@ -270,10 +303,24 @@ def save_clip(folder: Path) -> None:
     folder.mkdir()
     config: dict[str, Any] = {
         "embed_dim": 8,
-        "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1},
+        "vision_cfg": {
+            "image_size": 16,
+            "layers": 1,
+            "width": 16,
+            "head_width": 8,
+            "patch_size": 8,
+        },
+        "text_cfg": {
+            "context_length": 16,
+            "vocab_size": 49408,
+            "width": 8,
+            "heads": 1,
+            "layers": 1,
+        },
     }
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": {}})
+    )
     model = open_clip.CLIP(**config)
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
 

@@ -11,7 +11,9 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import HunyuanVideoPipeline
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
@@ -21,13 +23,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from pvtool_core.backbones.wan import flow_levels
-from pvtool_core.settings.schema import TrainJob
+from pvtool_core.settings.jobs import TrainJob
 from tests.conftest import LETTERS, random_job, save_animatediff, with_settings
 from tests.small_hunyuan_video import save_hunyuan_video
 
 Settings = Mapping[str, Any]
 IN_TWO_PASSES = tuple(
-    {"guidance_scale": scale, "negative_prompt": negative} for scale in (1.0, 5.0) for negative in ("", "ugly")
+    {"guidance_scale": scale, "negative_prompt": negative}
+    for scale in (1.0, 5.0)
+    for negative in ("", "ugly")
 )
 
 
@@ -64,15 +68,21 @@ class Family:
         if not folder.exists():
             torch.manual_seed(0)
             self.save(folder)
-        return with_settings(random_job(models), "model", family=self.name, base_model=str(folder), **self.size)
+        return with_settings(
+            random_job(models), "model", family=self.name, base_model=str(folder), **self.size
+        )
 
     def fresh_pipeline(self, job: TrainJob) -> Any:
-        pipeline = self.pipeline.from_pretrained(job.model.base_model, dtype=getattr(torch, job.model.dtype))
+        pipeline = self.pipeline.from_pretrained(
+            job.model.base_model, dtype=getattr(torch, job.model.dtype)
+        )
         pipeline.scheduler = self.sampler(pipeline.scheduler)
         pipeline.set_progress_bar_config(disable=True)
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
-                part.requires_grad_(False)  # torch multiplies by a frozen matrix in another order of additions
+                part.requires_grad_(
+                    False
+                )  # torch multiplies by a frozen matrix in another order of additions
         return pipeline
 
 
@@ -81,7 +91,10 @@ def pipeline_call(pipeline: Any, job: TrainJob, prompt: str, **more: Any) -> Ten
     model, sampler = job.model, job.sampler
     words = {"prompt": prompt, "negative_prompt": sampler.negative_prompt}
     sizes = {"num_frames": model.num_frames, "height": model.height, "width": model.width}
-    steps = {"num_inference_steps": sampler.num_inference_steps, "guidance_scale": sampler.guidance_scale}
+    steps = {
+        "num_inference_steps": sampler.num_inference_steps,
+        "guidance_scale": sampler.guidance_scale,
+    }
     drawn = {"generator": torch.Generator().manual_seed(7), "output_type": "latent"}
     return pipeline(**words, **sizes, **steps, **{**drawn, **more}).frames
 
@@ -98,17 +111,29 @@ def save_wan(folder: Path, boundary_ratio: float | None = None) -> None:
 def save_wan_dense(folder: Path) -> None:
     """Wan 2.2 TI2V: a time for each patch, and an autoencoder of another build that shrinks frames 16 times."""
     torch.manual_seed(0)
-    patches: dict[str, Any] = {"patch_size": 2, "in_channels": 12, "out_channels": 12, "scale_factor_spatial": 16}
+    patches: dict[str, Any] = {
+        "patch_size": 2,
+        "in_channels": 12,
+        "out_channels": 12,
+        "scale_factor_spatial": 16,
+    }
     vae = AutoencoderKLWan(**WAN_VAE, **patches, is_residual=True)
     wan_pipeline(wan_transformer(), vae, expand_timesteps=True).save_pretrained(folder)
 
 
-WAN_VAE: dict[str, Any] = {"base_dim": 4, "z_dim": 16, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
+WAN_VAE: dict[str, Any] = {
+    "base_dim": 4,
+    "z_dim": 16,
+    "dim_mult": [1, 1, 1, 1],
+    "num_res_blocks": 1,
+}
 
 
 def wan_transformer() -> WanTransformer3DModel:
     widths: dict[str, Any] = {"text_dim": 16, "freq_dim": 16, "ffn_dim": 32}
-    transformer = WanTransformer3DModel(num_attention_heads=2, attention_head_dim=12, num_layers=2, **widths)
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=12, num_layers=2, **widths
+    )
     for block in transformer.blocks:
         own, text = cast("list[Any]", [block.attn1, block.attn2])
         own.to_out[0].weight.data *= 5  # at random an adapter hardly shows,
@@ -116,11 +141,21 @@ def wan_transformer() -> WanTransformer3DModel:
     return transformer
 
 
-def wan_pipeline(transformer: WanTransformer3DModel, vae: AutoencoderKLWan, **more: Any) -> WanPipeline:
+def wan_pipeline(
+    transformer: WanTransformer3DModel, vae: AutoencoderKLWan, **more: Any
+) -> WanPipeline:
     widths: dict[str, Any] = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
-    text_encoder = UMT5EncoderModel(UMT5Config(vocab_size=64, pad_token_id=0, eos_token_id=1, **widths))
-    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-    parts: dict[str, Any] = {"tokenizer": t5_tokenizer(), "text_encoder": text_encoder, "scheduler": scheduler}
+    text_encoder = UMT5EncoderModel(
+        UMT5Config(vocab_size=64, pad_token_id=0, eos_token_id=1, **widths)
+    )
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    parts: dict[str, Any] = {
+        "tokenizer": t5_tokenizer(),
+        "text_encoder": text_encoder,
+        "scheduler": scheduler,
+    }
     return WanPipeline(transformer=transformer, vae=vae, **parts, **more)
 
 
@@ -175,7 +210,11 @@ HUNYUAN_VIDEO = Family(
     save=save_hunyuan_video,
     pipeline=HunyuanVideoPipeline,
     encoders=("text_encoder", "text_encoder_2"),
-    adapted=tuple(f"{kind}.{n}.attn" for kind in ("transformer_blocks", "single_transformer_blocks") for n in range(2)),
+    adapted=tuple(
+        f"{kind}.{n}.attn"
+        for kind in ("transformer_blocks", "single_transformer_blocks")
+        for n in range(2)
+    ),
     size={"num_frames": 9},
     guidance=({"guidance_scale": 1.0}, {"guidance_scale": 6.0}),
     saving={"offload": True},

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pvtool_core import supervisor
-from pvtool_core.store.runs import Event, RunFolder
+from pvtool_core.store.events import Event
+from pvtool_core.store.runs import RunFolder
 
 DEEP_JSON = b"[" * 30_000
 _SECONDS = 60
@@ -23,7 +24,9 @@ class Outside:
 
     def put_in_place_of(self, path: Path) -> None:
         """A link to the file, or to the folder where `path` is to be one."""
-        is_folder = path.is_dir() or (not path.suffix and path.parent.name in {"samples", "checkpoints", "mara-1"})
+        is_folder = path.is_dir() or (
+            not path.suffix and path.parent.name in {"samples", "checkpoints", "mara-1"}
+        )
         if path.is_dir():
             path.rmdir()
         path.parent.mkdir(parents=True, exist_ok=True)

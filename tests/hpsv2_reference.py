@@ -55,7 +55,9 @@ def new_reference_model(name: str) -> tuple[Any, Any]:
     )[::2]
 
 
-def reference_scores(model: Any, prepare: Any, pictures: Sequence[Image.Image], prompt: str, file: Path) -> list[float]:
+def reference_scores(
+    model: Any, prepare: Any, pictures: Sequence[Image.Image], prompt: str, file: Path
+) -> list[float]:
     """What `hpsv2.score` gives for the checkpoint."""
     scoring = reference()
     with patch.dict(scoring.model_dict, {"model": model, "preprocess_val": prepare}):

@@ -21,13 +21,19 @@ class Hub:
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict[str, dict[str, bytes]])
     files: dict[str, bytes] = field(default_factory=dict[str, bytes])
     licence: str = "mit"
-    cut_after: list[int] = field(default_factory=list[int])  # bytes of each next answer, then the connection ends
-    wrong: set[str] = field(default_factory=set[str])  # names that come with their last byte changed
+    cut_after: list[int] = field(
+        default_factory=list[int]
+    )  # bytes of each next answer, then the connection ends
+    wrong: set[str] = field(
+        default_factory=set[str]
+    )  # names that come with their last byte changed
     refusals: dict[str, int] = field(default_factory=dict[str, int])  # path and status
     redirects: dict[str, str] = field(default_factory=dict[str, str])  # path and address
     knows_ranges: bool = True
     slow: float = 0.0  # seconds between pieces of 64 KiB
-    asked: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])  # path and Range of each file asked for
+    asked: list[tuple[str, str]] = field(
+        default_factory=list[tuple[str, str]]
+    )  # path and Range of each file asked for
     tokens: set[str] = field(default_factory=set[str])
 
     def fetched(self) -> list[str]:
@@ -54,7 +60,11 @@ def _sibling(name: str, content: bytes) -> dict[str, Any]:
     about = {"rfilename": name, "size": len(content)}
     if name.endswith(".json"):
         return {**about, "blobId": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()}
-    return {**about, "blobId": "0" * 40, "lfs": {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}}
+    return {
+        **about,
+        "blobId": "0" * 40,
+        "lfs": {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)},
+    }
 
 
 @contextmanager
@@ -87,7 +97,9 @@ def serve() -> Generator[Hub]:
             if path.rsplit("/", 1)[-1] in hub.wrong:
                 content = content[:-1] + bytes([content[-1] ^ 1])
             if wanted and hub.knows_ranges:
-                return self.answer(206, content[int(wanted.removeprefix("bytes=").removesuffix("-")) :])
+                return self.answer(
+                    206, content[int(wanted.removeprefix("bytes=").removesuffix("-")) :]
+                )
             return self.answer(200, content)
 
         def answer(self, status: int, content: bytes) -> None:

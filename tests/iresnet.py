@@ -20,7 +20,9 @@ class Block(nn.Module):
         self.prelu = nn.PReLU(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
-        self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.downsample = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+        )
         if stride == 1:
             self.downsample = nn.Identity()
 
@@ -33,7 +35,10 @@ class IResNet(nn.Module):
     """IResNet-100 is `layers` = (3, 13, 30, 3) at the default widths. `examples` is a batch written into the graph."""
 
     def __init__(
-        self, layers: Sequence[int], widths: Sequence[int] = (64, 64, 128, 256, 512), dimensions: int = 512
+        self,
+        layers: Sequence[int],
+        widths: Sequence[int] = (64, 64, 128, 256, 512),
+        dimensions: int = 512,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
@@ -41,7 +46,10 @@ class IResNet(nn.Module):
         self.prelu = nn.PReLU(widths[0])
         blocks: list[nn.Module] = []
         for count, inputs, outputs in zip(layers, widths, widths[1:], strict=False):
-            blocks += [Block(inputs, outputs, 2), *(Block(outputs, outputs, 1) for _ in range(count - 1))]
+            blocks += [
+                Block(inputs, outputs, 2),
+                *(Block(outputs, outputs, 1) for _ in range(count - 1)),
+            ]
         self.blocks = nn.Sequential(*blocks)
         self.bn2 = nn.BatchNorm2d(widths[-1])
         self.dropout = nn.Dropout(0.4)
@@ -71,12 +79,18 @@ def random_iresnet(layers: Sequence[int] = (1, 2, 1, 1), **sizes: Any) -> IResNe
     return model
 
 
-def export(model: nn.Module, path: Path, opset: int = 17, dynamic: bool = True, **options: Any) -> Path:
+def export(
+    model: nn.Module, path: Path, opset: int = 17, dynamic: bool = True, **options: Any
+) -> Path:
     """As insightface's own exporter does: the input is `input.1`, the output one embedding."""
-    options |= {"dynamic_axes": {"input.1": {0: "batch"}, "embedding": {0: "batch"}}} if dynamic else {}
+    options |= (
+        {"dynamic_axes": {"input.1": {0: "batch"}, "embedding": {0: "batch"}}} if dynamic else {}
+    )
     names: dict[str, Any] = {"input_names": ["input.1"], "output_names": ["embedding"]}
     crops = (torch.zeros(1, 3, 112, 112),)
-    torch.onnx.export(model, crops, str(path), dynamo=False, opset_version=opset, **names, **options)
+    torch.onnx.export(
+        model, crops, str(path), dynamo=False, opset_version=opset, **names, **options
+    )
     return path
 
 
@@ -92,8 +106,13 @@ def without_identity_nodes(path: Path) -> int:
     kept = [node for node in model.graph.node if node.output[0] not in alias]
     for node in kept:
         node.input[:] = [alias.get(name, name) for name in node.input]
-    graph = helper.make_graph(kept, "g", model.graph.input, model.graph.output, model.graph.initializer)
-    onnx.save(helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version), str(path))
+    graph = helper.make_graph(
+        kept, "g", model.graph.input, model.graph.output, model.graph.initializer
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version),
+        str(path),
+    )
     return len(alias)
 
 
@@ -107,7 +126,9 @@ def normalise_inside(path: Path) -> None:
         helper.make_node("Mul", ["centred", "scale"], ["prepared"], name="_mulscalar0"),
     ]
     constants = {"mean": np.float32(127.5), "scale": np.float32(1 / 128)}
-    model.graph.initializer.extend(numpy_helper.from_array(np.array(value), name) for name, value in constants.items())
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.array(value), name) for name, value in constants.items()
+    )
     for place, node in enumerate(first):
         model.graph.node.insert(place, node)
     onnx.save(model, str(path))

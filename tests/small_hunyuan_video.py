@@ -6,8 +6,13 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
 from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoTransformer3DModel
-from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE, HunyuanVideoPipeline
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import (
+    DEFAULT_PROMPT_TEMPLATE,
+    HunyuanVideoPipeline,
+)
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Whitespace
@@ -47,9 +52,13 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
     spelling = Tokenizer(BPE(unk_token="?"))
     spelling.pre_tokenizer = Whitespace()  # type: ignore[assignment]
     template, letters = DEFAULT_PROMPT_TEMPLATE["template"], "abcdefghijklmnopqrstuvwxyz<>V"
-    trainer = BpeTrainer(vocab_size=600, special_tokens=["<pad>", "?"], initial_alphabet=list(letters))  # type: ignore[call-arg]
+    trainer = BpeTrainer(
+        vocab_size=600, special_tokens=["<pad>", "?"], initial_alphabet=list(letters)
+    )  # type: ignore[call-arg]
     spelling.train_from_iterator([template], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=spelling, pad_token="<pad>", unk_token="?", padding_side="right")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=spelling, pad_token="<pad>", unk_token="?", padding_side="right"
+    )
 
 
 def transformer(**sizes: Any) -> HunyuanVideoTransformer3DModel:

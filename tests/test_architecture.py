@@ -16,7 +16,9 @@ def listed(document: str, heading: str) -> list[str]:
 
 def test_the_readme_maps_every_file_there_is_and_no_other() -> None:
     packages = [ROOT / "pvtool", ROOT / "pvtool/cli", ROOT / "pvtool_core"]
-    there = {path.relative_to(ROOT).as_posix() for package in packages for path in package.glob("*.py")}
+    there = {
+        path.relative_to(ROOT).as_posix() for package in packages for path in package.glob("*.py")
+    }
     there = {path for path in there if not path.endswith("__init__.py")}
     mapped = [name for name in listed("README.md", "Where things are") if name.endswith(".py")]
     assert sorted(mapped) == sorted(there)

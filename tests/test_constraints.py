@@ -12,7 +12,11 @@ PINNED = [Requirement(line) for line in re.findall(r"^([a-z].*?) \\$", CONSTRAIN
 
 
 def versions_of(name: str) -> list[str]:
-    return [str(pin.specifier).removeprefix("==") for pin in PINNED if pin.name.replace("-", "_") == name]
+    return [
+        str(pin.specifier).removeprefix("==")
+        for pin in PINNED
+        if pin.name.replace("-", "_") == name
+    ]
 
 
 def test_every_dependency_is_pinned_to_a_version_that_the_project_allows() -> None:

@@ -16,11 +16,19 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from pvtool_core.adapter import IdentityAdapter, Terms, load_adapter, switch_step
+from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, load_adapter, switch_step
 from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.errors import InputRefused, RunFailed
-from pvtool_core.sampling import BaseKl, Route, denoise, output_weights, tail_in_memory, tail_replayed, tail_stopped
-from pvtool_core.settings.schema import TrainJob
+from pvtool_core.sampling import (
+    AdaptedSteps,
+    BaseKl,
+    denoise,
+    output_weights,
+    rollout_in_memory,
+    rollout_replayed,
+    rollout_stopped,
+)
+from pvtool_core.settings.jobs import TrainJob
 from tests.conftest import shake
 
 PROMPT = "a <V> woman waving"
@@ -39,7 +47,9 @@ def adapter(backbone: AnimateDiff) -> IdentityAdapter:
     return adapter
 
 
-def test_on_the_paper_s_model_the_adapter_has_48_layers(job: TrainJob, backbone: AnimateDiff) -> None:
+def test_on_the_paper_s_model_the_adapter_has_48_layers(
+    job: TrainJob, backbone: AnimateDiff
+) -> None:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
 
@@ -58,7 +68,9 @@ def test_the_last_quarter_begins_at_37_of_50_steps() -> None:
 def test_other_loras_go_on_acting_and_stay_frozen(backbone: AnimateDiff) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    style = LoraConfig(r=2, lora_alpha=2, target_modules=r".*attn[12]\.to_q", init_lora_weights=False)
+    style = LoraConfig(
+        r=2, lora_alpha=2, target_modules=r".*attn[12]\.to_q", init_lora_weights=False
+    )
     inject_adapter_in_model(style, backbone.denoiser, "style")
     backbone.denoiser.requires_grad_(False)
     noise, embeds, steps = backbone.initial_latents(7), backbone.prompt_embeds(PROMPT), range(2)
@@ -68,7 +80,11 @@ def test_other_loras_go_on_acting_and_stay_frozen(backbone: AnimateDiff) -> None
     assert torch.equal(denoise(backbone, noise, embeds, steps, adapter), styled)
     shake(adapter)
     assert not torch.equal(denoise(backbone, noise, embeds, steps, adapter), styled)
-    assert not any(weight.requires_grad for name, weight in backbone.denoiser.named_parameters() if ".style." in name)
+    assert not any(
+        weight.requires_grad
+        for name, weight in backbone.denoiser.named_parameters()
+        if ".style." in name
+    )
     adapter.remove()
     assert torch.equal(denoise(backbone, noise, embeds, steps), styled)
 
@@ -89,7 +105,9 @@ def loss_of(backbone: Any, latents: Tensor) -> Tensor:
     """A loss on decoded frames."""
     vae = backbone.pipeline.vae
     frames = vae.decode(latents[0].transpose(0, 1)).sample
-    return (frames.sin() * torch.linspace(0, 1, frames.numel(), dtype=frames.dtype).view_as(frames)).sum()
+    return (
+        frames.sin() * torch.linspace(0, 1, frames.numel(), dtype=frames.dtype).view_as(frames)
+    ).sum()
 
 
 def gradients(adapter: IdentityAdapter) -> list[Tensor]:
@@ -100,17 +118,17 @@ def gradients(adapter: IdentityAdapter) -> list[Tensor]:
     return found
 
 
-def exact_route(exact: AnimateDiff, base_kl: BaseKl | None = None) -> tuple[Route, Tensor]:
+def exact_route(exact: AnimateDiff, base_kl: BaseKl | None = None) -> tuple[AdaptedSteps, Tensor]:
     adapter = IdentityAdapter(exact.denoiser, exact.lora_target, rank=2)
     for weight in adapter.parameters():
         weight.data = weight.data.double()
     shake(adapter)
     embeds = {name: tensor.double() for name, tensor in exact.prompt_embeds(PROMPT).items()}
     switch = denoise(exact, exact.initial_latents(7).double(), embeds, range(6))
-    return Route(exact, adapter, embeds, range(6, 8), base_kl), switch
+    return AdaptedSteps(exact, adapter, embeds, range(6, 8), base_kl), switch
 
 
-def gradient_by(tail_of: Any, route: Route, switch: Tensor) -> list[Tensor]:
+def gradient_by(tail_of: Any, route: AdaptedSteps, switch: Tensor) -> list[Tensor]:
     tail = tail_of(route, switch)
     latents = tail.latents.requires_grad_()
     tail.backward(torch.autograd.grad(loss_of(route.backbone, latents), latents)[0])
@@ -118,35 +136,47 @@ def gradient_by(tail_of: Any, route: Route, switch: Tensor) -> list[Tensor]:
 
 
 def close(ours: list[Tensor], theirs: list[Tensor]) -> bool:
-    return all(torch.allclose(a, b, rtol=1e-9, atol=1e-11) for a, b in zip(ours, theirs, strict=True))
+    return all(
+        torch.allclose(a, b, rtol=1e-9, atol=1e-11) for a, b in zip(ours, theirs, strict=True)
+    )
 
 
 def test_the_exact_gradients_agree_on_staying_near_the_base_model(exact: AnimateDiff) -> None:
     route, switch = exact_route(exact, BaseKl(0.5, range(6, 8)))
-    near = gradient_by(tail_in_memory, route, switch)
-    assert close(gradient_by(tail_replayed, route, switch), near)
-    assert not close(gradient_by(tail_in_memory, dataclasses.replace(route, base_kl=None), switch), near)
+    near = gradient_by(rollout_in_memory, route, switch)
+    assert close(gradient_by(rollout_replayed, route, switch), near)
+    assert not close(
+        gradient_by(rollout_in_memory, dataclasses.replace(route, base_kl=None), switch), near
+    )
 
 
-def test_staying_near_the_base_in_one_step_drawn_at_random_has_the_mean_of_all_steps(exact: AnimateDiff) -> None:
+def test_staying_near_the_base_in_one_step_drawn_at_random_has_the_mean_of_all_steps(
+    exact: AnimateDiff,
+) -> None:
     route, switch = exact_route(exact)
-    both, first, second = (dataclasses.replace(route, base_kl=BaseKl(0.5, steps)) for steps in ([6, 7], [6], [7]))
-    distances = [tail_in_memory(each, switch).base_kl for each in (both, first, second)]
+    both, first, second = (
+        dataclasses.replace(route, base_kl=BaseKl(0.5, steps)) for steps in ([6, 7], [6], [7])
+    )
+    distances = [rollout_in_memory(each, switch).base_kl for each in (both, first, second)]
     assert torch.allclose((distances[1] + distances[2]) / 2, distances[0], rtol=1e-12)
-    gradients_of = [gradient_by(tail_in_memory, each, switch) for each in (both, first, second)]
+    gradients_of = [gradient_by(rollout_in_memory, each, switch) for each in (both, first, second)]
     assert close([(a + b) / 2 for a, b in zip(*gradients_of[1:], strict=True)], gradients_of[0])
 
 
-def test_with_the_stopped_gradient_too_the_mean_over_the_drawn_step_is_that_of_all(exact: AnimateDiff) -> None:
+def test_with_the_stopped_gradient_too_the_mean_over_the_drawn_step_is_that_of_all(
+    exact: AnimateDiff,
+) -> None:
     plain, switch = exact_route(exact)
-    routes = [dataclasses.replace(plain, base_kl=BaseKl(0.5, steps)) for steps in ([6, 7], [6], [7])]
+    routes = [
+        dataclasses.replace(plain, base_kl=BaseKl(0.5, steps)) for steps in ([6, 7], [6], [7])
+    ]
     drawn = [[6, 7], [6], [7]]
     both, first, second = (
-        gradient_by(partial(tail_stopped, drawn=steps), route, switch)
+        gradient_by(partial(rollout_stopped, drawn=steps), route, switch)
         for route, steps in zip(routes, drawn, strict=True)
     )
     assert close([(a + b) / 2 for a, b in zip(first, second, strict=True)], both)
-    assert not close(gradient_by(tail_stopped, plain, switch), both)
+    assert not close(gradient_by(rollout_stopped, plain, switch), both)
 
 
 def test_where_a_place_has_no_share_straying_from_the_base_is_free(exact: AnimateDiff) -> None:
@@ -154,7 +184,9 @@ def test_where_a_place_has_no_share_straying_from_the_base_is_free(exact: Animat
     left = torch.zeros_like(switch)
     left[..., : switch.shape[-1] // 2] = 1
     whole, half, other = (
-        tail_in_memory(dataclasses.replace(route, base_kl=BaseKl(1.0, [7], shares)), switch).base_kl
+        rollout_in_memory(
+            dataclasses.replace(route, base_kl=BaseKl(1.0, [7], shares)), switch
+        ).base_kl
         for shares in (1.0, left, 1 - left)
     )
     assert 0 < half < whole
@@ -163,15 +195,19 @@ def test_where_a_place_has_no_share_straying_from_the_base_is_free(exact: Animat
 
 def test_the_distance_from_the_base_is_none_for_a_new_adapter(backbone: AnimateDiff) -> None:
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2)
-    route = Route(backbone, adapter, backbone.prompt_embeds(PROMPT), range(6, 8), BaseKl(1.0, [6, 7]))
-    assert tail_in_memory(route, backbone.initial_latents(7)).base_kl == 0
+    route = AdaptedSteps(
+        backbone, adapter, backbone.prompt_embeds(PROMPT), range(6, 8), BaseKl(1.0, [6, 7])
+    )
+    assert rollout_in_memory(route, backbone.initial_latents(7)).base_kl == 0
     shake(adapter)
-    assert tail_replayed(route, backbone.initial_latents(7)).base_kl > 0
+    assert rollout_replayed(route, backbone.initial_latents(7)).base_kl > 0
 
 
 def test_the_weights_of_the_outputs_are_those_of_ddim(backbone: AnimateDiff) -> None:
     scheduler: Any = backbone.scheduler
-    kept = [float(scheduler.alphas_cumprod[t]) for t in scheduler.timesteps] + [float(scheduler.final_alpha_cumprod)]
+    kept = [float(scheduler.alphas_cumprod[t]) for t in scheduler.timesteps] + [
+        float(scheduler.final_alpha_cumprod)
+    ]
 
     def of(now: float, then: float) -> tuple[float, float]:
         a = math.sqrt(then / now)
@@ -185,17 +221,19 @@ def test_a_sampler_that_clips_is_refused_by_the_stopped_gradient(
     backbone: AnimateDiff, adapter: IdentityAdapter
 ) -> None:
     backbone.scheduler.register_to_config(clip_sample=True)
-    route = Route(backbone, adapter, backbone.prompt_embeds(PROMPT), range(6, 8))
+    route = AdaptedSteps(backbone, adapter, backbone.prompt_embeds(PROMPT), range(6, 8))
     with pytest.raises(RunFailed, match="clips"):
-        tail_stopped(route, backbone.initial_latents(7))
+        rollout_stopped(route, backbone.initial_latents(7))
 
 
 # The adapter travels
 
 
-def terms_of(backbone: AnimateDiff) -> Terms:
+def terms_of(backbone: AnimateDiff) -> AdapterMetadata:
     facts = backbone.facts()
-    return Terms(0.75, backbone.num_steps, 3.0, sampler=facts["sampler"], base_model=facts["base"])
+    return AdapterMetadata(
+        0.75, backbone.num_steps, 3.0, sampler=facts["sampler"], base_model=facts["base"]
+    )
 
 
 @pytest.fixture
@@ -208,9 +246,14 @@ def test_the_keys_are_those_that_comfyui_maps_for_stable_diffusion(
     exported: Path, backbone: AnimateDiff, adapter: IdentityAdapter
 ) -> None:
     with safe_open(exported, "pt") as file:
-        keys, rank = set(file.keys()), int(file.get_tensor(next(key for key in file.keys() if "alpha" in key)))  # noqa: SIM118 - no mapping
+        keys = set(file.keys())
+        rank = int(file.get_tensor(next(key for key in keys if "alpha" in key)))
     names = {"lora_unet_" + name.replace(".", "_") for name in adapter.layers}
-    assert keys == {f"{name}.{part}" for name in names for part in ("lora_down.weight", "lora_up.weight", "alpha")}
+    assert keys == {
+        f"{name}.{part}"
+        for name in names
+        for part in ("lora_down.weight", "lora_up.weight", "alpha")
+    }
     assert "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q.alpha" in keys
     assert rank == adapter.rank
 
@@ -218,8 +261,12 @@ def test_the_keys_are_those_that_comfyui_maps_for_stable_diffusion(
 def test_the_file_says_when_it_acts_and_on_what(exported: Path, backbone: AnimateDiff) -> None:
     with safe_open(exported, "pt") as file:
         metadata = file.metadata()
-    assert Terms.of(metadata) == terms_of(backbone)
-    assert (metadata["adapter_start"], metadata["first_step"], metadata["num_inference_steps"]) == ("0.75", "6", "8")
+    assert AdapterMetadata.of(metadata) == terms_of(backbone)
+    assert (metadata["adapter_start"], metadata["first_step"], metadata["num_inference_steps"]) == (
+        "0.75",
+        "6",
+        "8",
+    )
     assert json.loads(metadata["sampler"])["class"] == "DDIMScheduler"
     assert "KSamplerAdvanced 0-6" in metadata["how_to_use"]
 
@@ -233,7 +280,9 @@ def test_an_adapter_of_another_model_is_refused_and_leaves_the_model_as_it_was(
         load_adapter(exported, fresh.denoiser, r".*attn2\.to_q", fresh.lora_layout)
     (tmp_path / "text.safetensors").write_text("no tensors")
     with pytest.raises(InputRefused, match="no adapter file"):
-        load_adapter(tmp_path / "text.safetensors", fresh.denoiser, fresh.lora_target, fresh.lora_layout)
+        load_adapter(
+            tmp_path / "text.safetensors", fresh.denoiser, fresh.lora_target, fresh.lora_layout
+        )
     after = denoise(fresh, fresh.initial_latents(7), fresh.prompt_embeds(PROMPT), range(1))
     assert torch.equal(before, after)
     assert not any("lora" in name for name, _ in fresh.denoiser.named_modules())

@@ -12,11 +12,19 @@ from insightface.app import FaceAnalysis
 from PIL import Image
 
 from pvtool_core.faces.analyzer import FaceAnalyzer, align
-from pvtool_core.models.locate import Presets, resolve_settings
+from pvtool_core.models.locate import resolve_settings
 from pvtool_core.paths import presets_dir
 from pvtool_core.rewards import SemanticScorer
+from pvtool_core.settings.presets import Presets
 from pvtool_core.store.prompts import KEYWORD
-from pvtool_core.tinyworld.world import ACTIONS, BACKGROUNDS, CLOTHES, draw_people, draw_scenes, still
+from pvtool_core.tinyworld.world import (
+    ACTIONS,
+    BACKGROUNDS,
+    CLOTHES,
+    draw_people,
+    draw_scenes,
+    still,
+)
 
 TINY = presets_dir() / "tiny"
 SAMPLES = sorted((TINY / "samples").glob("*.png"))
@@ -56,7 +64,9 @@ def test_both_recognisers_know_a_person_again_and_a_stranger_apart() -> None:
 
 @pytest.mark.slow
 def test_diffusers_itself_loads_the_pipeline_and_it_does_what_the_prompt_says() -> None:
-    pipeline = AnimateDiffPipeline.from_pretrained(TINY / "animatediff", dtype=torch.float32, local_files_only=True)
+    pipeline = AnimateDiffPipeline.from_pretrained(
+        TINY / "animatediff", dtype=torch.float32, local_files_only=True
+    )
     pipeline.set_progress_bar_config(disable=True)
     prompt = "a <V> man in a red sweater nodding on a beach, smiling"
     made: Any = pipeline(
@@ -69,11 +79,15 @@ def test_diffusers_itself_loads_the_pipeline_and_it_does_what_the_prompt_says() 
         generator=torch.Generator().manual_seed(3),
         output_type="pt",
     )
-    scorer = SemanticScorer(resolve_settings(Presets().get("tiny").settings()).semantic_reward, torch.device("cpu"))
+    scorer = SemanticScorer(
+        resolve_settings(Presets().get("tiny").settings()).semantic_reward, torch.device("cpu")
+    )
     (frames,) = made.frames
     right = scorer.score(frames, prompt).mean()
     assert right > scorer.score(frames, prompt.replace("on a beach", "in a library")).mean() + 0.1
-    assert right > scorer.score(frames, prompt.replace("a red sweater", "a green jacket")).mean() + 0.1
+    assert (
+        right > scorer.score(frames, prompt.replace("a red sweater", "a green jacket")).mean() + 0.1
+    )
 
 
 def test_the_unseen_prompts_pair_places_with_clothes_as_no_training_prompt_does() -> None:
@@ -82,9 +96,14 @@ def test_the_unseen_prompts_pair_places_with_clothes_as_no_training_prompt_does(
         for name in ("tiny", "tiny-unseen")
     )
     assert len(seen) == len(set(seen)) == 50
-    assert all(KEYWORD in prompt and any(action in prompt for action in ACTIONS) for prompt in [*seen, *unseen])
+    assert all(
+        KEYWORD in prompt and any(action in prompt for action in ACTIONS)
+        for prompt in [*seen, *unseen]
+    )
 
     def pair(prompt: str) -> tuple[str, str]:
-        return next(each for each in BACKGROUNDS if each in prompt), next(each for each in CLOTHES if each in prompt)
+        return next(each for each in BACKGROUNDS if each in prompt), next(
+            each for each in CLOTHES if each in prompt
+        )
 
     assert not set(map(pair, seen)) & set(map(pair, unseen))

@@ -22,7 +22,9 @@ def onnx(size: int = 64) -> bytes:
 
 def checkpoint(path: Path, shapes: Mapping[str, Sequence[int]], **metadata: str) -> Path:
     """A .safetensors file of float16 zeros with those shapes; dots in the metadata's keys are written as `__`."""
-    header: dict[str, Any] = {"__metadata__": {key.replace("__", "."): value for key, value in metadata.items()}}
+    header: dict[str, Any] = {
+        "__metadata__": {key.replace("__", "."): value for key, value in metadata.items()}
+    }
     reached = 0
     for name, shape in shapes.items():
         end = reached + 2 * math.prod(shape)
@@ -37,15 +39,26 @@ def pipeline_folder(path: Path, kind: str = "StableDiffusionPipeline") -> Path:
     """The least that is a complete pipeline on paper: configurations, and a tensor for each part's weights."""
     encoder, tokens = ["transformers", "CLIPTextModel"], ["transformers", "CLIPTokenizer"]
     parts = {"vae": ["diffusers", "AutoencoderKL"], "text_encoder": encoder, "tokenizer": tokens}
-    parts |= {"unet": ["diffusers", "UNet2DConditionModel"], "scheduler": ["diffusers", "DDIMScheduler"]}
+    parts |= {
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    }
     files: dict[str, Any] = {"model_index.json": {"_class_name": kind, **parts}}
-    files["unet/config.json"] = {"in_channels": 4, "cross_attention_dim": 768, "block_out_channels": [320, 640]}
+    files["unet/config.json"] = {
+        "in_channels": 4,
+        "cross_attention_dim": 768,
+        "block_out_channels": [320, 640],
+    }
     files["vae/config.json"] = {"latent_channels": 4}
     files["text_encoder/config.json"] = {"hidden_size": 768}
     files |= {"tokenizer/vocab.json": {}, "scheduler/scheduler_config.json": {}}
     for name, table in files.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_text(json.dumps(table))
-    for name in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
+    for name in (
+        "unet/diffusion_pytorch_model",
+        "vae/diffusion_pytorch_model",
+        "text_encoder/model",
+    ):
         (path / f"{name}.safetensors").write_bytes(safetensors(b"weights"))
     return path

@@ -9,7 +9,7 @@ from pvtool.cli.options import Json, Yes
 from pvtool.output import Output, table
 from pvtool_core.models.installed import in_words
 from pvtool_core.paths import trajectories_dir
-from pvtool_core.store.trajectory_cache import Entry, clear, entries
+from pvtool_core.store.trajectory_cache import CacheEntry, clear, entries
 
 app = typer.Typer(
     help="Denoising that training and rendering share.",
@@ -31,7 +31,11 @@ def show(as_json: Json = False) -> None:
         "oldest_use": used[0],
         "newest_use": used[1],
     }
-    words = [["folder", str(trajectories_dir())], ["trajectories", str(len(kept))], ["size", in_words(_bytes(kept))]]
+    words = [
+        ["folder", str(trajectories_dir())],
+        ["trajectories", str(len(kept))],
+        ["size", in_words(_bytes(kept))],
+    ]
     uses = [["oldest use", _moment(kept[0])], ["newest use", _moment(kept[-1])]] if kept else []
     Output(as_json).result(value, table(["about", ""], words + uses))
 
@@ -45,16 +49,18 @@ def clear_(yes: Yes = False, as_json: Json = False) -> None:
         confirm(f"Delete {_counted(kept)} ({in_words(_bytes(kept))})?", yes)
     gone = clear(trajectories_dir())
     said = f"Deleted {_counted(gone)}, {in_words(_bytes(gone))}." if gone else "The cache is empty."
-    output.result({"path": str(trajectories_dir()), "removed": len(gone), "bytes": _bytes(gone)}, said)
+    output.result(
+        {"path": str(trajectories_dir()), "removed": len(gone), "bytes": _bytes(gone)}, said
+    )
 
 
-def _bytes(kept: list[Entry]) -> int:
+def _bytes(kept: list[CacheEntry]) -> int:
     return sum(entry.bytes for entry in kept)
 
 
-def _counted(kept: list[Entry]) -> str:
+def _counted(kept: list[CacheEntry]) -> str:
     return f"{len(kept)} cached {'trajectory' if len(kept) == 1 else 'trajectories'}"
 
 
-def _moment(entry: Entry) -> str:
+def _moment(entry: CacheEntry) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))

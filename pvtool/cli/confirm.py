@@ -6,7 +6,7 @@ from datetime import datetime
 
 import typer
 
-from pvtool.plain import plain
+from pvtool.text import plain
 from pvtool_core.errors import Interrupted, UsageError
 
 

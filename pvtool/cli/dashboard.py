@@ -1,25 +1,24 @@
 """`pv dashboard`, and what watching a run means where there is no terminal."""
 
-import subprocess
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pvtool.cli.options import run_names
-from pvtool.cli.train import follow_other
-from pvtool.output import Output, on_terminal
 from pvtool_core.batches.folder import BatchFolder, list_batches
 from pvtool_core.errors import Missing
 from pvtool_core.paths import batches_dir, check_utf8, runs_dir
-from pvtool_core.store.runs import RunFolder, State, find_run
-from pvtool_core.supervisor import LIVE, raise_outcome
+from pvtool_core.store.runs import RunFolder, find_run
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 Images = Annotated[
     str | None,
-    typer.Option(metavar="KIND", help="Pictures by kitty, blocks or off; auto, or nothing, asks the terminal."),
+    typer.Option(
+        metavar="KIND",
+        help="Pictures by kitty, blocks or off; auto, or nothing, asks the terminal.",
+    ),
 ]
 
 
@@ -27,7 +26,9 @@ Images = Annotated[
 def dashboard(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", autocompletion=run_names, help="A run, a batch, or its folder."),
+        typer.Argument(
+            metavar="RUN", autocompletion=run_names, help="A run, a batch, or its folder."
+        ),
     ] = None,
     images: Images = None,
 ) -> None:
@@ -54,25 +55,3 @@ def folder_of(run: str) -> RunFolder:
     if not path.is_dir():
         raise Missing("folder", run, "Give a run's name, or the folder of one.")
     return RunFolder(check_utf8(path.absolute()))
-
-
-def watch_run(
-    folder: RunFolder, output: Output, images: str | None = None, engine: subprocess.Popen[bytes] | None = None
-) -> None:
-    """Show a run in the dashboard until that is closed; without a terminal, as lines until the run ends.
-
-    `engine` is its process, where we started it. Raises what the run reported, if it ended badly meanwhile.
-    """
-    from pvtool.dashboard.opening import open_dashboard
-
-    if on_terminal():
-        open_dashboard(runs_dir(), folder, images)
-    elif folder.state() in LIVE:
-        follow_other(folder)
-    ended = engine is not None and engine.poll() is not None
-    state = folder.state()
-    if state in LIVE or (state == State.NEW and not ended):
-        output.say(f"{folder.name} goes on; `pv runs watch {folder.name}` shows it again.")
-    else:
-        raise_outcome(folder, returncode=engine.poll() if engine else None)
-    output.result({"run": folder.name, "path": str(folder.path), "state": state}, f"{folder.name} is {state}.")

@@ -8,7 +8,7 @@ import typer
 from pvtool.cli.evaluate import REPORT, SHEET, evaluate_run, metrics_table
 from pvtool.cli.options import Json
 from pvtool.cli.progress import JobProgress
-from pvtool.cli.train import follow_other, follow_training
+from pvtool.cli.training import follow_other, follow_training
 from pvtool.jobs.prepare import add_identity, choose, prepare
 from pvtool.jobs.settings import chosen_settings
 from pvtool.output import Output
@@ -17,10 +17,10 @@ from pvtool_core.errors import Missing
 from pvtool_core.models.locate import resolve_settings
 from pvtool_core.paths import data_dir, presets_dir
 from pvtool_core.store.identities import Identity, Library
+from pvtool_core.store.liveness import LIVE, State
 from pvtool_core.store.run_index import runs_of
-from pvtool_core.store.runs import RunFolder, State
+from pvtool_core.store.runs import RunFolder
 from pvtool_core.store.summary import job_of
-from pvtool_core.supervisor import LIVE
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -31,7 +31,9 @@ PROMPTS, SEEDS = 4, 2
 
 @app.command()
 def demo(
-    sample: Annotated[str | None, typer.Option(help="Which sample person; the first, if left out.")] = None,
+    sample: Annotated[
+        str | None, typer.Option(help="Which sample person; the first, if left out.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Add a sample person from one picture, train, render unseen prompts and seeds, score. Run it again to go on."""
@@ -51,14 +53,19 @@ def demo(
     output.say("4/4  Done")
     places = {"identity": Library().get(name).folder, "run": folder.path, "clips": out / name}
     places |= {"report": out / REPORT, "contact_sheet": out / SHEET}
-    words = "\n".join(f"{key.replace('_', ' ').capitalize():14} {shown(path)}" for key, path in places.items())
+    words = "\n".join(
+        f"{key.replace('_', ' ').capitalize():14} {shown(path)}" for key, path in places.items()
+    )
     paths = {key: str(path) for key, path in places.items()}
     output.result({**paths, "scores": report}, f"{metrics_table(report)}\n\n{words}")
 
 
 def find_sample(wanted: str | None) -> tuple[Path, str, str]:
     """Picture, name and noun of a sample: the files are called NAME-NOUN.png. Raises Missing."""
-    samples = {path.stem.rpartition("-")[0]: path for path in sorted((presets_dir() / "tiny/samples").glob("*-*.png"))}
+    samples = {
+        path.stem.rpartition("-")[0]: path
+        for path in sorted((presets_dir() / "tiny/samples").glob("*-*.png"))
+    }
     name = wanted or next(iter(samples), "")
     if name not in samples:
         raise Missing("sample", name, f"There are: {', '.join(samples) or 'none'}.")

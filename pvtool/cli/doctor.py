@@ -16,9 +16,9 @@ from pvtool.jobs.settings import versions
 from pvtool.output import Output, table
 from pvtool.terminal import probe
 from pvtool_core.errors import NotReady, PvError
-from pvtool_core.models.locate import Presets
+from pvtool_core.models.locate import HERE, weights_here
 from pvtool_core.paths import cache_dir, config_dir, data_dir
-from pvtool_core.store.summary import HERE, weights_here
+from pvtool_core.settings.presets import Presets
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -48,7 +48,11 @@ def doctor(as_json: Json = False) -> None:
     The exit status is 4 if something is missing that the embedded preset needs.
     """
     report = examine()
-    rows = [[topic, key, _plain(value)] for topic, facts in report.items() for key, value in facts.items()]
+    rows = [
+        [topic, key, _plain(value)]
+        for topic, facts in report.items()
+        for key, value in facts.items()
+    ]
     Output(as_json).result(report, table(["topic", "what", "found"], rows))
     if lacking := problems(report):
         raise NotReady(lacking, *cures(report))
@@ -57,7 +61,11 @@ def doctor(as_json: Json = False) -> None:
 def examine() -> dict[str, dict[str, Any]]:
     """All facts, by topic."""
     return {
-        "software": {"python": platform.python_version(), "system": platform.platform(), **versions()},
+        "software": {
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            **versions(),
+        },
         "compute": {**_ask(_ASK_TORCH), **_memory()},
         "disk": {name: _free(path()) for name, path in _FOLDERS.items()},
         "weights": weights(),
@@ -73,19 +81,25 @@ _FOLDERS = {"data": data_dir, "cache": cache_dir, "config": config_dir}
 def problems(report: dict[str, dict[str, Any]]) -> list[str]:
     """What the embedded default cannot do without, and lacks."""
     lacking = [topic for topic in ("compute", "codecs", "pictures") if "error" in report[topic]]
-    return lacking + (["weights of the tiny preset"] if report["weights"].get("tiny") != HERE else [])
+    return lacking + (
+        ["weights of the tiny preset"] if report["weights"].get("tiny") != HERE else []
+    )
 
 
 def cures(report: dict[str, dict[str, Any]]) -> list[str]:
     """What to do, where it is something else than to install pv anew."""
     if "libGL" in report["pictures"].get("error", ""):
-        return ["Install the system's package libgl1 (with apt: apt-get install libgl1), which opencv needs."]
+        return [
+            "Install the system's package libgl1 (with apt: apt-get install libgl1), which opencv needs."
+        ]
     return []
 
 
 def _ask(question: str) -> dict[str, Any]:
     words = [sys.executable, "-P", "-c", question]
-    answer = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    answer = subprocess.run(
+        words, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if answer.returncode:
         return {"error": (answer.stderr.strip().splitlines() or ["no answer"])[-1]}
     return json.loads(answer.stdout)
@@ -114,7 +128,9 @@ def weights() -> dict[str, str]:
 def _weights_of(presets: Presets, name: str) -> str:
     try:
         return weights_here(presets.get(name).settings())
-    except PvError as error:  # a preset of the user's that is wrong must not hide the rest of the report
+    except (
+        PvError
+    ) as error:  # a preset of the user's that is wrong must not hide the rest of the report
         return f"cannot be used: {error.message}"
 
 

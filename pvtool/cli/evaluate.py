@@ -16,12 +16,13 @@ from pvtool.jobs.settings import chosen_settings, versions
 from pvtool.output import Output, table
 from pvtool.text import shown
 from pvtool_core.batches.clips import read_clip_record, sidecar_path
-from pvtool_core.batches.plan import Wanted, plan
+from pvtool_core.batches.plan import Defaults, plan
 from pvtool_core.batches.rows import Row
 from pvtool_core.errors import Missing
 from pvtool_core.models.locate import resolve_settings
 from pvtool_core.paths import check_utf8, exists, runs_dir
-from pvtool_core.settings.schema import EvaluateJob, IdentityRef, RenderJob, Settings
+from pvtool_core.settings.jobs import EvaluateJob, IdentityRef, RenderJob
+from pvtool_core.settings.schema import Settings
 from pvtool_core.store.identities import Library
 from pvtool_core.store.prompts import Banks
 from pvtool_core.store.runs import RunFolder, find_run
@@ -35,7 +36,9 @@ REPORT, SHEET = "report.json", "contact-sheet.png"
 
 @app.command()
 def evaluate(
-    targets: Annotated[list[str], typer.Argument(metavar="RUN_OR_DIR...", autocompletion=run_names)],
+    targets: Annotated[
+        list[str], typer.Argument(metavar="RUN_OR_DIR...", autocompletion=run_names)
+    ],
     as_json: Json = False,
 ) -> None:
     """Likeness, motion and obedience to the prompt, before and after training, as a table and as JSON.
@@ -64,12 +67,17 @@ def evaluate_run(folder: RunFolder, out: Path, prompts: int = 0, seeds: int = 0)
     """
     job = job_of(folder)
     texts = Banks().get(job.evaluation.prompts).prompts[: prompts or None]
-    wanted = Wanted(
-        people=(job.identity.name,), seeds=job.evaluation.seeds[: seeds or None], run=folder.name, base=True
+    wanted = Defaults(
+        people=(job.identity.name,),
+        seeds=job.evaluation.seeds[: seeds or None],
+        run=folder.name,
+        base=True,
     )
     planned = plan([Row(prompt=text) for text in texts], wanted, out)
     tell_cuts(Output(), planned.all_cuts)
-    ended = render_clips(planned, RenderJob(items="", setups=(), out=str(out.absolute()), versions=versions()))
+    ended = render_clips(
+        planned, RenderJob(items="", setups=(), out=str(out.absolute()), versions=versions())
+    )
     if ended.error:
         raise ended.error
     return score(job, [job.identity], [sidecar_path(item.clip) for item in planned.items], out)
@@ -79,7 +87,9 @@ def evaluate_folder(out: Path) -> dict[str, Any]:
     """Score every clip under `out`, by the settings of the run that made the first of them."""
     sidecars = sorted(out.glob("*/*/seed-*.json"))
     if not sidecars:
-        raise Missing("clip in the folder", str(out), "Give a run, or a folder that `pv render` wrote.")
+        raise Missing(
+            "clip in the folder", str(out), "Give a run, or a folder that `pv render` wrote."
+        )
     records = [read_clip_record(path) for path in sidecars]
     library = Library()
     people = [library.get(name) for name in sorted({record["identity"] for record in records})]
@@ -88,7 +98,9 @@ def evaluate_folder(out: Path) -> dict[str, Any]:
     return score(settings, [person.ref for person in people], sidecars, out)
 
 
-def score(settings: Settings, people: Sequence[IdentityRef], sidecars: Sequence[Path], out: Path) -> dict[str, Any]:
+def score(
+    settings: Settings, people: Sequence[IdentityRef], sidecars: Sequence[Path], out: Path
+) -> dict[str, Any]:
     """Have an engine score clips; the report and the contact sheet lie in `out`."""
     check_devices([settings.model.device])
     job = EvaluateJob(
@@ -107,7 +119,8 @@ def tell(output: Output, target: str, out: Path, report: Mapping[str, Any]) -> N
     """The report for programs; for people a table of each identity's metrics before and after."""
     value = {"target": target, "report": str(out / REPORT), "sheet": str(out / SHEET), **report}
     output.stream(
-        value, f"{metrics_table(report)}\n\nReport: {shown(out / REPORT)}\nContact sheet: {shown(out / SHEET)}"
+        value,
+        f"{metrics_table(report)}\n\nReport: {shown(out / REPORT)}\nContact sheet: {shown(out / SHEET)}",
     )
 
 
@@ -120,5 +133,7 @@ def metrics_table(report: Mapping[str, Any]) -> str:
         for metric in before | after:
             was, now = before.get(metric), after.get(metric)
             shown = ["" if number is None else f"{number:.3f}" for number in (was, now)]
-            rows.append([name, metric, *shown, "" if was is None or now is None else f"{now - was:+.3f}"])
+            rows.append(
+                [name, metric, *shown, "" if was is None or now is None else f"{now - was:+.3f}"]
+            )
     return table(["identity", "metric", "before", "after", "change"], rows)

@@ -9,16 +9,22 @@ import typer
 from pvtool.cli.confirm import ask_for_consent, confirm
 from pvtool.cli.options import IdentityName, Json, Yes, preset_names
 from pvtool.cli.progress import JobProgress
-from pvtool.jobs.identity_usage import Leavings, leavings_of
+from pvtool.jobs.identity_usage import IdentityUsage, usage_of
 from pvtool.jobs.prepare import add_identity, rename_identity
 from pvtool.output import Output, table
-from pvtool.plain import plain
+from pvtool.text import plain
 from pvtool_core.errors import PvError
-from pvtool_core.settings.schema import Noun, to_table
+from pvtool_core.settings.jobs import Noun
+from pvtool_core.settings.toml import to_table
 from pvtool_core.store.identities import Identity, Library
 from pvtool_core.store.run_index import runs_of
 
-app = typer.Typer(help="The people in your library.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+app = typer.Typer(
+    help="The people in your library.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+)
 
 
 def facts(identity: Identity) -> dict[str, Any]:
@@ -35,9 +41,14 @@ def facts(identity: Identity) -> dict[str, Any]:
 @app.command()
 def add(
     name: Annotated[str, typer.Argument(help="What to call the person here.", show_default=False)],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="One photo is enough.", show_default=False)],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE...", help="One photo is enough.", show_default=False),
+    ],
     noun: Annotated[Noun, typer.Option("--class", help="What prompts call the person.")] = "person",
-    face: Annotated[int, typer.Option(min=0, help="Which face, from the left from 1, where there are several.")] = 0,
+    face: Annotated[
+        int, typer.Option(min=0, help="Which face, from the left from 1, where there are several.")
+    ] = 0,
     consent: Annotated[
         str | None,
         typer.Option(
@@ -47,7 +58,9 @@ def add(
             "required elsewhere.",
         ),
     ] = None,
-    preset: Annotated[str | None, typer.Option(autocompletion=preset_names, help="Whose face models to use.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(autocompletion=preset_names, help="Whose face models to use.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find and check the face in each photo, and keep it.
@@ -79,7 +92,9 @@ def list_(as_json: Json = False) -> None:
             output.say(f"Warning: {error.message}")
             about = {"name": name, "class": "", "photos": 0, "created": "", "consent": ""}
             rows.append({**about, "path": str(library.root / name), "problem": error.message})
-    output.rows("identities", rows, ["name", "class", "photos", "created"], "Nobody yet; `pv identity add`.")
+    output.rows(
+        "identities", rows, ["name", "class", "photos", "created"], "Nobody yet; `pv identity add`."
+    )
 
 
 @app.command()
@@ -87,9 +102,15 @@ def show(name: IdentityName, as_json: Json = False) -> None:
     """One person: photos, consent, and the runs trained on them."""
     identity = Library().get(name)
     runs = [run.name for run in runs_of(identity)]
-    value = {**facts(identity), "faces": [to_table(face) for face in identity.record.faces], "runs": runs}
+    value = {
+        **facts(identity),
+        "faces": [to_table(face) for face in identity.record.faces],
+        "runs": runs,
+    }
     pairs = [[key, str(item)] for key, item in facts(identity).items()]
-    pairs += [["photo", f"{face.picture} (face {face.score:.2f})"] for face in identity.record.faces]
+    pairs += [
+        ["photo", f"{face.picture} (face {face.score:.2f})"] for face in identity.record.faces
+    ]
     pairs += [["run", run] for run in runs]
     Output(as_json).result(value, table(["", ""], pairs).lstrip("\n"))
 
@@ -111,17 +132,21 @@ def remove(name: IdentityName, yes: Yes = False, as_json: Json = False) -> None:
     library = Library()
     identity = library.get(name)
     confirm(f"Delete {identity.name} and all that is kept of them?", yes)
-    left = leavings_of(identity)
+    left = usage_of(identity)
     library.remove(name)
     value = {"removed": identity.name, "path": str(identity.folder), "left": asdict(left)}
     output.result(value, f"Removed {identity.name}.")
     _say_what_is_left(left, output)
 
 
-def _say_what_is_left(left: Leavings, output: Output) -> None:
+def _say_what_is_left(left: IdentityUsage, output: Output) -> None:
     if left.runs:
         output.say(f"Runs that still exist: {', '.join(left.runs)}. `pv runs remove` deletes them.")
-    for what, folders in (("Demo clips", left.demos), ("Batch records", left.batches), ("Clips", left.renders)):
+    for what, folders in (
+        ("Demo clips", left.demos),
+        ("Batch records", left.batches),
+        ("Clips", left.renders),
+    ):
         for folder in folders:
             output.say(f"{what} that still exist: {folder}")
     output.say("Exported files and copies are not recorded: delete them yourself.")
@@ -130,14 +155,18 @@ def _say_what_is_left(left: Leavings, output: Output) -> None:
 @app.command()
 def export(
     name: IdentityName,
-    file: Annotated[Path | None, typer.Argument(help="NAME.tar here, if left out.", show_default=False)] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="NAME.tar here, if left out.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a person into one file, for another machine."""
     identity = Library().get(name)
     archive = (file or Path(f"{identity.name}.tar")).absolute()
     Library().export(identity.name, archive)
-    Output(as_json).result({"name": identity.name, "path": str(archive)}, f"Wrote {plain(str(archive))}")
+    Output(as_json).result(
+        {"name": identity.name, "path": str(archive)}, f"Wrote {plain(str(archive))}"
+    )
 
 
 @app.command("import")

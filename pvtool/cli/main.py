@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from pvtool.output import Output, print_anything
 from pvtool_core.errors import ExitStatus, PvError, UsageError, from_foreign, is_utf8, printable
-from pvtool_core.private import tighten_home
+from pvtool_core.files import tighten_home
 
 if TYPE_CHECKING:
     from typer import _click as click  # pyright: ignore[reportPrivateUsage]  # the types of TyperGroup's own methods
@@ -59,7 +59,11 @@ class LazyCommands(TyperGroup):
             from difflib import get_close_matches
 
             near = get_close_matches(args[0], COMMANDS, n=3)
-            hint = f"Did you mean {' or '.join(f'`pv {name}`' for name in near)}?" if near else "See `pv --help`."
+            hint = (
+                f"Did you mean {' or '.join(f'`pv {name}`' for name in near)}?"
+                if near
+                else "See `pv --help`."
+            )
             raise UsageError(f"No such command {args[0]!r}.", hint)
         return super().resolve_command(ctx, args)
 
@@ -133,7 +137,9 @@ def _check_working_folder() -> None:
     try:
         Path.cwd()
     except FileNotFoundError as error:
-        raise UsageError("The current folder was deleted.", "Change to another folder and try again.") from error
+        raise UsageError(
+            "The current folder was deleted.", "Change to another folder and try again."
+        ) from error
 
 
 def _check_words(words: Sequence[str]) -> None:
@@ -141,7 +147,9 @@ def _check_words(words: Sequence[str]) -> None:
     for word in words:
         if not is_utf8(word) and list(words[:2]) != ["identity", "add"]:
             hint = "Rename the file or folder, or give the text in UTF-8."
-            raise UsageError(f"Cannot use '{printable(word, whole=True)}': it is not valid UTF-8.", hint)
+            raise UsageError(
+                f"Cannot use '{printable(word, whole=True)}': it is not valid UTF-8.", hint
+            )
 
 
 def _leave(output: Output, error: Exception, debug: bool) -> NoReturn:

@@ -11,9 +11,11 @@ from pvtool.output import Output, progress, table
 from pvtool_core.errors import Interrupted, PvError, SomeFailed
 from pvtool_core.models.installed import Models, ModelState, in_words
 from pvtool_core.models.registry import model_folder
-from pvtool_core.settings.schema import to_table
+from pvtool_core.settings.toml import to_table
 
-app = typer.Typer(help="Weights.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+app = typer.Typer(
+    help="Weights.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+)
 
 _COMMERCIAL = {"yes": "yes", "no": "no", "conditions": "on conditions"}
 
@@ -32,7 +34,9 @@ def list_(as_json: Json = False) -> None:
     models = Models()
     rows = [facts(models, name) for name in models.names()]
     shown = rows if as_json else [{**row, "size": _size(row["size"])} for row in rows]
-    Output(as_json).rows("models", shown, ["name", "state", "size", "purpose", "licence"], "No model is known.")
+    Output(as_json).rows(
+        "models", shown, ["name", "state", "size", "purpose", "licence"], "No model is known."
+    )
 
 
 @app.command()
@@ -42,12 +46,28 @@ def show(name: ModelName, as_json: Json = False) -> None:
     about = {**facts(models, name), "path": str(model_folder(name)), "lacks": models.lacking(name)}
     entry, manifest = models.entry(name), models.manifest(name)
     files = [to_table(file) for file in manifest.files] if manifest else []
-    value: dict[str, Any] = {**about, "sources": [to_table(source) for source in entry.sources], "files": files}
-    origin = manifest.origin if manifest else ", ".join(source.hub or source.address for source in entry.sources)
-    words = {**about, "size": _size(value["size"]), "commercial": _COMMERCIAL[entry.commercial], "from": origin}
+    value: dict[str, Any] = {
+        **about,
+        "sources": [to_table(source) for source in entry.sources],
+        "files": files,
+    }
+    origin = (
+        manifest.origin
+        if manifest
+        else ", ".join(source.hub or source.address for source in entry.sources)
+    )
+    words = {
+        **about,
+        "size": _size(value["size"]),
+        "commercial": _COMMERCIAL[entry.commercial],
+        "from": origin,
+    }
     words["lacks"] = ", ".join(models.lacking(name)) or "nothing"
     head = table(["about", ""], [[key, str(item)] for key, item in words.items()])
-    rows = [[file["path"], str(file["size"]), file["sha256"], "yes" if file["published"] else "no"] for file in files]
+    rows = [
+        [file["path"], str(file["size"]), file["sha256"], "yes" if file["published"] else "no"]
+        for file in files
+    ]
     listing = f"\n\n{table(['file', 'bytes', 'sha256', 'published'], rows)}" if rows else ""
     Output(as_json).result(value, head + listing)
 
@@ -65,10 +85,17 @@ def fetch(
     ],
     endpoint: Annotated[
         str | None,
-        typer.Option("--from", metavar="URL", help="A mirror of the hub; else HF_ENDPOINT, or the hub itself."),
+        typer.Option(
+            "--from",
+            metavar="URL",
+            help="A mirror of the hub; else HF_ENDPOINT, or the hub itself.",
+        ),
     ] = None,
     send_token: Annotated[
-        bool, typer.Option("--send-token", help="Send HF_TOKEN to a mirror too; else only to the hub itself.")
+        bool,
+        typer.Option(
+            "--send-token", help="Send HF_TOKEN to a mirror too; else only to the hub itself."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -88,7 +115,9 @@ def fetch(
         raise errors[-1] if len(errors) == len(names) else SomeFailed(len(errors), len(names))
 
 
-def _fetch_one(models: Models, name: str, endpoint: str | None, output: Output, send_token: bool) -> None:
+def _fetch_one(
+    models: Models, name: str, endpoint: str | None, output: Output, send_token: bool
+) -> None:
     from pvtool_core.models.fetching import Listener
     from pvtool_core.models.fetching import fetch as fetch_model
 
@@ -96,14 +125,19 @@ def _fetch_one(models: Models, name: str, endpoint: str | None, output: Output, 
         with progress() as shown:
             listener = Listener(
                 shown.say,
-                lambda file, done, total: shown.update(f"{name}, MiB", done >> 20, total >> 20, file),
+                lambda file, done, total: shown.update(
+                    f"{name}, MiB", done >> 20, total >> 20, file
+                ),
             )
             fetched = fetch_model(models, name, listener, endpoint, send_token)
     except KeyboardInterrupt:
-        raise Interrupted("The fetch was interrupted.", "The same command goes on from what has come.") from None
+        raise Interrupted(
+            "The fetch was interrupted.", "The same command goes on from what has come."
+        ) from None
     words = f"Fetched {name}" if fetched else f"{name} is here already"
     output.stream(
-        {**facts(models, name), "path": str(model_folder(name)), "fetched": fetched}, f"{words}: {model_folder(name)}"
+        {**facts(models, name), "path": str(model_folder(name)), "fetched": fetched},
+        f"{words}: {model_folder(name)}",
     )
 
 
@@ -111,10 +145,15 @@ def _fetch_one(models: Models, name: str, endpoint: str | None, output: Output, 
 def add(
     name: ModelName,
     given: Annotated[
-        list[Path], typer.Argument(metavar="FILE_OR_FOLDER...", help="One folder, or files.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="FILE_OR_FOLDER...", help="One folder, or files.", show_default=False
+        ),
     ],
     link: Annotated[bool, typer.Option("--link", help="Leave the files where they are.")] = False,
-    licence: Annotated[str, typer.Option(help="Who may use it, if pv does not know; goes into every run.")] = "",
+    licence: Annotated[
+        str, typer.Option(help="Who may use it, if pv does not know; goes into every run.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Take in weights that you have, checked as fetched ones are, under a name of `pv models list` or a new one."""
@@ -127,7 +166,9 @@ def add(
         if lacking
         else f"Added {name}: {model_folder(name)}"
     )
-    Output(as_json).result({**facts(models, name), "path": str(model_folder(name)), "lacks": lacking}, text)
+    Output(as_json).result(
+        {**facts(models, name), "path": str(model_folder(name)), "lacks": lacking}, text
+    )
 
 
 @app.command()
@@ -135,7 +176,10 @@ def verify(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME...]", autocompletion=model_names, help="All that are here, if left out.", show_default=False
+            metavar="[NAME...]",
+            autocompletion=model_names,
+            help="All that are here, if left out.",
+            show_default=False,
         ),
     ] = None,
     as_json: Json = False,
@@ -160,8 +204,14 @@ def _verify_one(models: Models, name: str, output: Output) -> PvError | None:
         return error
     published = sum(file.published for file in files)
     count = "its one file is" if len(files) == 1 else f"its {len(files)} files are"
-    words = "as published" if published == len(files) else f"what came ({published} with a published hash)"
-    output.stream({"name": name, "files": len(files), "published": published}, f"{name}: {count} {words}.")
+    words = (
+        "as published"
+        if published == len(files)
+        else f"what came ({published} with a published hash)"
+    )
+    output.stream(
+        {"name": name, "files": len(files), "published": published}, f"{name}: {count} {words}."
+    )
     return None
 
 

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from pvtool.plain import plain
+from pvtool.text import plain
 from pvtool_core.models.installed import Models
-from pvtool_core.models.locate import Presets
 from pvtool_core.paths import runs_dir
+from pvtool_core.settings.presets import Presets
 from pvtool_core.store.identities import Library
 from pvtool_core.store.prompts import Banks
 from pvtool_core.store.runs import list_runs
@@ -39,21 +39,40 @@ def _beginning(names: list[str], incomplete: str) -> list[str]:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-IdentityName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=identity_names, show_default=False)]
-RunName = Annotated[str, typer.Argument(metavar="RUN", autocompletion=run_names, show_default=False)]
-PresetName = Annotated[str, typer.Argument(metavar="PRESET", autocompletion=preset_names, show_default=False)]
-ModelName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=model_names, show_default=False)]
-BankName = Annotated[str, typer.Argument(metavar="BANK", autocompletion=bank_names, show_default=False)]
+IdentityName = Annotated[
+    str, typer.Argument(metavar="NAME", autocompletion=identity_names, show_default=False)
+]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", autocompletion=run_names, show_default=False)
+]
+PresetName = Annotated[
+    str, typer.Argument(metavar="PRESET", autocompletion=preset_names, show_default=False)
+]
+ModelName = Annotated[
+    str, typer.Argument(metavar="NAME", autocompletion=model_names, show_default=False)
+]
+BankName = Annotated[
+    str, typer.Argument(metavar="BANK", autocompletion=bank_names, show_default=False)
+]
 Seeds = Annotated[
-    str | None, typer.Option("--seed", metavar="SEEDS", help="Starting noises: 3, or 0..3, or 0,5,9; 0, if left out.")
+    str | None,
+    typer.Option(
+        "--seed", metavar="SEEDS", help="Starting noises: 3, or 0..3, or 0,5,9; 0, if left out."
+    ),
 ]
 Loras = Annotated[
     list[str] | None,
-    typer.Option("--lora", metavar="FILE[:WEIGHT]", help="A style LoRA in the model; may be given several times."),
+    typer.Option(
+        "--lora",
+        metavar="FILE[:WEIGHT]",
+        help="A style LoRA in the model; may be given several times.",
+    ),
 ]
 ControlNet = Annotated[
-    str | None, typer.Option("--controlnet", metavar="MODEL", help="A ControlNet's folder, for animatediff.")
+    str | None,
+    typer.Option("--controlnet", metavar="MODEL", help="A ControlNet's folder, for animatediff."),
 ]
 ControlFrames = Annotated[
-    str | None, typer.Option("--control-frames", metavar="DIR_OR_VIDEO", help="What the ControlNet is shown.")
+    str | None,
+    typer.Option("--control-frames", metavar="DIR_OR_VIDEO", help="What the ControlNet is shown."),
 ]

@@ -8,19 +8,20 @@ from pvtool_core.estimate.plan import (
     GIB,
     SUSTAINED,
     Counts,
+    Estimate,
     Machine,
-    Plan,
     architecture_of,
     missing_weights,
     passes_of,
     sustained,
 )
-from pvtool_core.settings.schema import PlanJob, Settings
-from pvtool_core.store.runs import Event
+from pvtool_core.settings.jobs import PlanJob
+from pvtool_core.settings.schema import Settings
+from pvtool_core.store.events import Event
 from pvtool_core.supervisor import run_short_job
 
 
-def plan_of(settings: Settings, prompts: int, tflops: float | None) -> Plan:
+def plan_of(settings: Settings, prompts: int, tflops: float | None) -> Estimate:
     """Count what training with these settings takes. `tflops` is what the device sustains, if the user knows."""
     folder, motion, _ = architecture_of(settings)
     job = PlanJob(**settings.sections(), architecture=str(folder), motion=str(motion or ""))
@@ -28,21 +29,25 @@ def plan_of(settings: Settings, prompts: int, tflops: float | None) -> Plan:
     run_short_job("plan", job, lambda event: found.update({event["type"]: event}))
     machine = Machine(**{name: found["machine"][name] for name in Machine.__dataclass_fields__})
     rate = sustained(machine.name, settings.model.dtype) if tflops is None else tflops
-    return Plan(settings, Counts.of(found["counts"]), passes_of(settings, prompts), machine, rate)
+    return Estimate(
+        settings, Counts.of(found["counts"]), passes_of(settings, prompts), machine, rate
+    )
 
 
-def show(plan: Plan, output: Output) -> None:
+def show(plan: Estimate, output: Output) -> None:
     """The plan as tables for people and as one object for programs; what is missing is said aside."""
     own, missing = architecture_of(plan.settings)[2], missing_weights(plan.settings)
     lacking = [error.message for error in missing]
     output.result({**facts(plan), "assumed": not own, "missing": lacking}, words(plan))
     if not own:
-        output.say(f"{plan.settings.model.base_model} is not here yet: counted is the family's usual model.")
+        output.say(
+            f"{plan.settings.model.base_model} is not here yet: counted is the family's usual model."
+        )
     for error in missing:
         output.say(f"{error.message} {error.hint}")
 
 
-def facts(plan: Plan) -> dict[str, Any]:
+def facts(plan: Estimate) -> dict[str, Any]:
     """What programs are told: bytes, passes, operations and seconds."""
     phase, peak = plan.peak
     machine, passes = plan.machine, plan.passes
@@ -65,12 +70,14 @@ def facts(plan: Plan) -> dict[str, Any]:
     }
 
 
-def words(plan: Plan) -> str:
+def words(plan: Estimate) -> str:
     """Tables of memory, work and time, and a sentence on whether it fits."""
     phase, peak = plan.peak
     held = [[f"  {name}", gib(size)] for name, size in plan.weights().items()]
     phases = [[name, gib(size)] for name, size in plan.phases().items()]
-    host, disk = ([[name, gib(size)] for name, size in part.items()] for part in (plan.host(), plan.disk()))
+    host, disk = (
+        [[name, gib(size)] for name, size in part.items()] for part in (plan.host(), plan.disk())
+    )
     memory = [
         ["held all the time", gib(sum(plan.weights().values()))],
         *held,
@@ -86,7 +93,7 @@ def words(plan: Plan) -> str:
     return "\n\n".join([*tables, verdict(plan)])
 
 
-def work(plan: Plan) -> list[list[str]]:
+def work(plan: Estimate) -> list[list[str]]:
     """A row for an iteration, for each part of the run, and for all of it."""
     passes, seconds = plan.passes, plan.seconds()
     counted = {
@@ -95,12 +102,17 @@ def work(plan: Plan) -> list[list[str]]:
         "iterations": f"{plan.settings.training.iterations} iterations",
     }
     return [
-        [name, counted.get(name, ""), f"{flops / 1e12:.4g}", duration(seconds[name]) if seconds else ""]
+        [
+            name,
+            counted.get(name, ""),
+            f"{flops / 1e12:.4g}",
+            duration(seconds[name]) if seconds else "",
+        ]
         for name, flops in plan.flops().items()
     ]
 
 
-def verdict(plan: Plan) -> str:
+def verdict(plan: Estimate) -> str:
     """What the device is, whether it is large enough, and where the time comes from."""
     machine, peak = plan.machine, gib(plan.peak[1])
     if not machine.memory:
@@ -112,7 +124,9 @@ def verdict(plan: Plan) -> str:
         fits += f"\nThe machine's own memory, {gib(machine.host_memory)} GiB, is not enough for {gib(loading)} GiB."
     if not plan.tflops:
         return f"{fits}\nWhat this device sustains is not known: give it with --tflops to see the time."
-    source = f"{SUSTAINED:.0%} of the data sheet's peak, an assumption" if machine.name else "as given"
+    source = (
+        f"{SUSTAINED:.0%} of the data sheet's peak, an assumption" if machine.name else "as given"
+    )
     return f"{fits}\nTime at {plan.tflops:.0f} TFLOP/s: {source}."
 
 

@@ -7,15 +7,26 @@ import typer
 from pvtool.cli.options import Json, PresetName
 from pvtool.output import Output, table
 from pvtool_core.errors import InputRefused, WeightsMissing
-from pvtool_core.models.locate import Preset, Presets, locate_weights
-from pvtool_core.settings.schema import setting_help, to_table
+from pvtool_core.models.locate import locate_weights
+from pvtool_core.settings.overrides import setting_help
+from pvtool_core.settings.presets import Preset, Presets
+from pvtool_core.settings.toml import to_table
 
-app = typer.Typer(help="What can be trained on.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+app = typer.Typer(
+    help="What can be trained on.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+)
 
 
 def facts(preset: Preset) -> dict[str, Any]:
     """What programs are told about a preset."""
-    about = {"name": preset.name, "origin": "yours" if preset.own else "shipped", "weights": _weights(preset)}
+    about = {
+        "name": preset.name,
+        "origin": "yours" if preset.own else "shipped",
+        "weights": _weights(preset),
+    }
     return {**about, "licence": preset.licence, "description": preset.description}
 
 
@@ -34,7 +45,9 @@ def list_(as_json: Json = False) -> None:
     """Every preset there is, and whether its weights are on this machine."""
     presets = Presets()
     rows = [facts(presets.get(name)) for name in presets.names()]
-    Output(as_json).rows("presets", rows, ["name", "origin", "weights", "description"], "No preset is there.")
+    Output(as_json).rows(
+        "presets", rows, ["name", "origin", "weights", "description"], "No preset is there."
+    )
 
 
 @app.command()
@@ -42,9 +55,21 @@ def show(name: PresetName, as_json: Json = False) -> None:
     """A preset's settings, each with what it means; `pv train --set KEY=VALUE` changes one."""
     preset = Presets().get(name)
     settings = to_table(preset.settings())
-    value = {**facts(preset), "needs": preset.needs, "prompts": preset.prompts, "settings": settings}
+    value = {
+        **facts(preset),
+        "needs": preset.needs,
+        "prompts": preset.prompts,
+        "settings": settings,
+    }
     meanings = setting_help()
-    flat = {f"{section}.{key}": item for section, keys in settings.items() for key, item in keys.items()}
-    head = [[key, str(value[key])] for key in ("name", "description", "weights", "needs", "licence", "prompts")]
+    flat = {
+        f"{section}.{key}": item for section, keys in settings.items() for key, item in keys.items()
+    }
+    head = [
+        [key, str(value[key])]
+        for key in ("name", "description", "weights", "needs", "licence", "prompts")
+    ]
     rows = [[key, str(item), meanings[key]] for key, item in flat.items()]
-    Output(as_json).result(value, table(["about", ""], head) + "\n\n" + table(["setting", "value", "meaning"], rows))
+    Output(as_json).result(
+        value, table(["about", ""], head) + "\n\n" + table(["setting", "value", "meaning"], rows)
+    )

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pvtool.output import progress
 from pvtool.text import duration
-from pvtool_core.store.runs import Event
+from pvtool_core.store.events import Event
 
 
 class JobProgress:
@@ -22,7 +22,9 @@ class JobProgress:
         if kind == "stage":
             training = event["stage"] == "training"
             done, total = (self._step, self._iterations) if training else (0, 0)
-            self._progress.update(event["stage"], event.get("done", done), event.get("total", total))
+            self._progress.update(
+                event["stage"], event.get("done", done), event.get("total", total)
+            )
         elif kind == "step":
             self._step = event["step"]
             self._progress.update("training", event["step"], self._iterations, _step_note(event))
@@ -83,7 +85,11 @@ class ClipProgress(JobProgress):
 
 
 def _step_note(event: Event) -> str:
-    numbers = [f"{name} {event[name]:.3f}" for name in ("loss", "icr", "scr") if event.get(name) is not None]
+    numbers = [
+        f"{name} {event[name]:.3f}"
+        for name in ("loss", "icr", "scr")
+        if event.get(name) is not None
+    ]
     if eta := event.get("eta"):
         numbers.append(f"{duration(eta)} left")
     return "  ".join(numbers)
@@ -95,5 +101,7 @@ def _words(event: Event) -> str | None:
     if event["type"] == "sample":
         return f"Sample at step {event.get('step', 0)}: {event['path']}"
     if event["type"] == "run" and event["state"] in {"resumed", "paused"}:
-        return f"The run is {event['state']}" + (f" at step {event['step']}." if "step" in event else ".")
+        return f"The run is {event['state']}" + (
+            f" at step {event['step']}." if "step" in event else "."
+        )
     return None

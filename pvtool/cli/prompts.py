@@ -9,16 +9,23 @@ import typer
 from pvtool.cli.options import BankName, Json
 from pvtool.cli.render_report import tell_cuts
 from pvtool.output import Output
-from pvtool.plain import plain
+from pvtool.text import plain
 from pvtool_core.store.prompts import Bank, Banks, read_prompt_file
 
-app = typer.Typer(help="Prompt banks.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+app = typer.Typer(
+    help="Prompt banks.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+)
 
 
 def facts(bank: Bank) -> dict[str, Any]:
     """What programs are told about a bank."""
     origin = "yours" if bank.own else "shipped"
-    return {"name": bank.name, "origin": origin, "prompts": len(bank.prompts), "description": bank.description}
+    return {
+        "name": bank.name,
+        "origin": origin,
+        "prompts": len(bank.prompts),
+        "description": bank.description,
+    }
 
 
 def _tell_long(bank: Bank) -> None:
@@ -27,7 +34,9 @@ def _tell_long(bank: Bank) -> None:
 
     limit = shortest_limit()
     cuts = [cut for prompt in bank.fill("person") if (cut := limit.cut(prompt))]
-    tell_cuts(Output(), (dataclasses.replace(cut, encoder="text encoder of AnimateDiff") for cut in cuts))
+    tell_cuts(
+        Output(), (dataclasses.replace(cut, encoder="text encoder of AnimateDiff") for cut in cuts)
+    )
 
 
 @app.command("list")
@@ -35,14 +44,18 @@ def list_(as_json: Json = False) -> None:
     """Every bank there is."""
     banks = Banks()
     rows = [facts(banks.get(name)) for name in banks.names()]
-    Output(as_json).rows("banks", rows, ["name", "origin", "prompts", "description"], "No bank is there.")
+    Output(as_json).rows(
+        "banks", rows, ["name", "origin", "prompts", "description"], "No bank is there."
+    )
 
 
 @app.command()
 def show(name: BankName, as_json: Json = False) -> None:
     """A bank's prompts, one a line."""
     bank = Banks().get(name)
-    Output(as_json).result({**facts(bank), "prompts": list(bank.prompts)}, "\n".join(map(plain, bank.prompts)))
+    Output(as_json).result(
+        {**facts(bank), "prompts": list(bank.prompts)}, "\n".join(map(plain, bank.prompts))
+    )
 
 
 @app.command()
@@ -54,7 +67,11 @@ def add(
 ) -> None:
     """Begin a bank of your own, or add prompts to one. Each needs <V>; {noun} becomes man, woman or person."""
     banks = Banks()
-    bank = banks.extend(name, prompts) if name in banks.names() else banks.create(name, prompts, description)
+    bank = (
+        banks.extend(name, prompts)
+        if name in banks.names()
+        else banks.create(name, prompts, description)
+    )
     _tell_long(bank)
     Output(as_json).result(facts(bank), f"{bank.name} holds {len(bank.prompts)} prompts.")
 
@@ -62,7 +79,9 @@ def add(
 @app.command("import")
 def import_(
     name: Annotated[str, typer.Argument(metavar="BANK", show_default=False)],
-    file: Annotated[Path, typer.Argument(help="A text file, one prompt a line, or a bank.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="A text file, one prompt a line, or a bank.", show_default=False)
+    ],
     description: Annotated[str, typer.Option(help="Of the new bank.")] = "",
     as_json: Json = False,
 ) -> None:

@@ -15,18 +15,25 @@ from pvtool.cli import render_options as options
 from pvtool.cli.options import ControlFrames, ControlNet, Json, Seeds
 from pvtool.cli.options import Loras as LoraWords
 from pvtool.cli.progress import ClipProgress
-from pvtool.cli.render_report import Failures, list_clips, tell_adapters, tell_clip, tell_cuts, tell_mistake
-from pvtool.jobs.render import Ended, clip_facts, make_batch, run_batch
+from pvtool.cli.render_report import (
+    FailureReport,
+    list_clips,
+    tell_adapters,
+    tell_clip,
+    tell_cuts,
+    tell_mistake,
+)
+from pvtool.jobs.render import Outcome, clip_facts, make_batch, run_batch
 from pvtool.jobs.settings import style_table, versions
 from pvtool.output import Output
 from pvtool_core.batches.columns import parse_seeds
 from pvtool_core.batches.folder import write_refused
-from pvtool_core.batches.plan import Plan, Wanted, plan, states
-from pvtool_core.batches.provenance import Origin, origin_of
+from pvtool_core.batches.plan import BatchPlan, Defaults, plan, states
+from pvtool_core.batches.provenance import Provenance, provenance_of
 from pvtool_core.batches.rows import Mistakes, Row, read_row_file, read_rows
 from pvtool_core.errors import BadPrompt, PvError, SomeFailed, UsageError
 from pvtool_core.paths import check_utf8, exists
-from pvtool_core.settings.schema import EncodingConfig, RenderItem, RenderJob
+from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob
 from pvtool_core.store.identities import Library
 from pvtool_core.store.prompts import KEYWORD, Banks, check_prompt, decode_prompts
 
@@ -81,7 +88,7 @@ def render(
     part = options.parse_shard(shard)
     check_utf8(out.absolute(), "Give another place with --out.")
     names, prompts = options.split_words(words or [], everybody, KEYWORD)
-    origin = origin_of(again, run, names) if again else None
+    origin = provenance_of(again, run, names) if again else None
     encoding = options.encoding_of(
         origin.encoding if origin else {},
         formats=format,
@@ -92,7 +99,13 @@ def render(
         key=key,
     )
     settings = options.setting_pairs(
-        width=width, height=height, frames=frames, fps=fps, steps=steps, guidance=guidance, negative=negative
+        width=width,
+        height=height,
+        frames=frames,
+        fps=fps,
+        steps=steps,
+        guidance=guidance,
+        negative=negative,
     )
     job = RenderJob(
         items="",
@@ -113,7 +126,7 @@ def render(
     people, broken = whom(names, everybody, origin)
     for error in broken.values():
         output.say(f"Warning: {error.message} It is left out.")
-    wanted = Wanted(
+    wanted = Defaults(
         people=people,
         seeds=seeds_of(seeds, origin),
         run=run,
@@ -148,7 +161,7 @@ def render(
             raise SomeFailed(refused, refused + len(planned.items))
         return
     make_folder(out)
-    failures = Failures(planned, out, part)
+    failures = FailureReport(planned, out, part)
     ended = render_clips(planned, job, engines, output, left_out)
     if ended.failed:
         failures.write(ended.failed)
@@ -172,7 +185,9 @@ def nothing_collected() -> Generator[None]:
         gc.enable()
 
 
-def whom(names: Sequence[str], everybody: bool, origin: Origin | None) -> tuple[tuple[str, ...], dict[str, PvError]]:
+def whom(
+    names: Sequence[str], everybody: bool, origin: Provenance | None
+) -> tuple[tuple[str, ...], dict[str, PvError]]:
     """Return the identities for rows that name none, and with --all what is wrong with each broken one.
 
     Raises UsageError if the library is empty, or the error itself if all of it is broken.
@@ -194,13 +209,15 @@ def whom(names: Sequence[str], everybody: bool, origin: Origin | None) -> tuple[
     return tuple(usable), broken
 
 
-def seeds_of(text: str | None, origin: Origin | None) -> tuple[int, ...]:
+def seeds_of(text: str | None, origin: Provenance | None) -> tuple[int, ...]:
     if text is None:
         return (origin.item.seed if origin else 0,)
     return tuple(parse_seeds(text))
 
 
-def rows_of(prompts: Sequence[str], sources: Sequence[str], origin: Origin | None, mistakes: Mistakes) -> list[Row]:
+def rows_of(
+    prompts: Sequence[str], sources: Sequence[str], origin: Provenance | None, mistakes: Mistakes
+) -> list[Row]:
     """What is to be rendered. Raises UsageError if it is nothing; `mistakes` are what is wrong with it."""
     base = origin is not None and not origin.item.adapter_sha256
     rows: list[Row] = []
@@ -215,7 +232,8 @@ def rows_of(prompts: Sequence[str], sources: Sequence[str], origin: Origin | Non
         rows = [Row(prompt=origin.item.prompt, base=base)]
     if not rows and not mistakes.count:
         raise UsageError(
-            "There is nothing to render.", f"Give prompts with {KEYWORD} in them, or --prompts FILE_OR_BANK."
+            "There is nothing to render.",
+            f"Give prompts with {KEYWORD} in them, or --prompts FILE_OR_BANK.",
         )
     return rows
 
@@ -226,11 +244,13 @@ def rows_in(source: str, mistakes: Mistakes) -> list[Row]:
         return read_rows("-", decode_prompts("standard input", sys.stdin.buffer.read()), mistakes)
     banks = Banks()
     if not exists(Path(source)) and source in banks.names():
-        return [Row(prompt=prompt, source=f"the bank {source}") for prompt in banks.get(source).prompts]
+        return [
+            Row(prompt=prompt, source=f"the bank {source}") for prompt in banks.get(source).prompts
+        ]
     return read_row_file(Path(source), mistakes)
 
 
-def as_before(planned: Plan, origin: Origin, encoding: EncodingConfig) -> Plan:
+def as_before(planned: BatchPlan, origin: Provenance, encoding: EncodingConfig) -> BatchPlan:
     """The plan, in which the clip that is made again goes through the model in as large a company as before."""
     widths = {"switch_width": origin.item.switch_width, "tail_width": origin.item.tail_width}
     planned.items = [
@@ -247,7 +267,9 @@ def make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        raise UsageError(f"There can be no folder at {out}.", "Give another place with --out.") from error
+        raise UsageError(
+            f"There can be no folder at {out}.", "Give another place with --out."
+        ) from error
     except OSError as error:
         raise UsageError(
             f"There can be no folder at {out}: {error.strerror}.", "Give another place with --out."
@@ -257,12 +279,12 @@ def make_folder(out: Path) -> None:
 
 
 def render_clips(
-    planned: Plan,
+    planned: BatchPlan,
     job: RenderJob,
     devices: Sequence[str] = (),
     output: Output | None = None,
     left_out: Mapping[str, str] | None = None,
-) -> Ended:
+) -> Outcome:
     """Make the clips that are not there, and tell of each unless `output` is None. For a sheet, all are looked at.
 
     `left_out` are refused rows with their reasons, for whoever watches the batch.
@@ -275,7 +297,7 @@ def render_clips(
         elif output:
             tell_clip(output, clip_facts(item, "skipped", job.encoding), lost.get(item.clip, ""))
     if not missing:
-        return Ended([], None)
+        return Outcome([], None)
     batch = make_batch(missing, dataclasses.replace(job, setups=tuple(planned.setups)), devices)
     if left_out:
         write_refused(batch.refused, left_out)

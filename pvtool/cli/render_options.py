@@ -14,15 +14,20 @@ from pvtool_core.batches.plan import Loras, Pairs, Shard
 from pvtool_core.batches.rows import Mistakes
 from pvtool_core.errors import UsageError
 from pvtool_core.paths import check_utf8, exists
-from pvtool_core.settings.schema import EncodingConfig, Table, from_table
+from pvtool_core.settings.jobs import EncodingConfig
+from pvtool_core.settings.toml import Table, from_table
 
 FORMATS = ("mp4", "gif", "webp", "png")
 
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME[,NAME...]] [PROMPT]...", autocompletion=identity_names, show_default=False),
+    typer.Argument(
+        metavar="[NAME[,NAME...]] [PROMPT]...", autocompletion=identity_names, show_default=False
+    ),
 ]
-Everybody = Annotated[bool, typer.Option("--all", help="Everybody in the library; then every word is a prompt.")]
+Everybody = Annotated[
+    bool, typer.Option("--all", help="Everybody in the library; then every word is a prompt.")
+]
 Sources = Annotated[
     list[str] | None,
     typer.Option(
@@ -33,18 +38,29 @@ Sources = Annotated[
     ),
 ]
 Again = Annotated[
-    Path | None, typer.Option("--from", metavar="CLIP", help="Make that clip again; other options change it.")
+    Path | None,
+    typer.Option("--from", metavar="CLIP", help="Make that clip again; other options change it."),
 ]
 Run = Annotated[
     str,
-    typer.Option(metavar="RUN[@STEP]", autocompletion=run_names, help="The person's newest finished one, if left out."),
+    typer.Option(
+        metavar="RUN[@STEP]",
+        autocompletion=run_names,
+        help="The person's newest finished one, if left out.",
+    ),
 ]
 Base = Annotated[bool, typer.Option("--base", help="Also without the adapter, to compare.")]
 LoraSets = Annotated[
     list[str] | None,
-    typer.Option("--lora-set", metavar="FILE[:WEIGHT],...", help="LoRAs for a clip of their own, or none; repeatable."),
+    typer.Option(
+        "--lora-set",
+        metavar="FILE[:WEIGHT],...",
+        help="LoRAs for a clip of their own, or none; repeatable.",
+    ),
 ]
-Width = Annotated[int | None, typer.Option(help="Pixels; that of the run, if left out, as all of these.")]
+Width = Annotated[
+    int | None, typer.Option(help="Pixels; that of the run, if left out, as all of these.")
+]
 Height = Annotated[int | None, typer.Option(help="Pixels.")]
 Frames = Annotated[int | None, typer.Option(help="Frames of a clip.")]
 Fps = Annotated[int | None, typer.Option(help="Frames a second.")]
@@ -52,29 +68,52 @@ Steps = Annotated[int | None, typer.Option(help="Denoising steps.")]
 Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance.")]
 Negative = Annotated[str | None, typer.Option(help="What guidance moves away from.")]
 Out = Annotated[Path, typer.Option(help="Where the clips go.")]
-Format = Annotated[str | None, typer.Option(metavar="FORMATS", help="mp4, gif, webp, png, with commas; usually mp4.")]
+Format = Annotated[
+    str | None,
+    typer.Option(metavar="FORMATS", help="mp4, gif, webp, png, with commas; usually mp4."),
+]
 Codec = Annotated[str | None, typer.Option(help="Of an mp4: h264, h265 or av1.")]
 Loop = Annotated[int | None, typer.Option(help="How often a gif or webp plays; 0 is for ever.")]
 Upscale = Annotated[int | None, typer.Option(help="Whole times that each pixel is repeated.")]
 Sheet = Annotated[bool, typer.Option("--sheet", help="Also a contact sheet of all clips.")]
 Certificate = Annotated[
-    Path | None, typer.Option("--c2pa-cert", metavar="PEM", help="Sign content credentials with this certificate.")
+    Path | None,
+    typer.Option(
+        "--c2pa-cert", metavar="PEM", help="Sign content credentials with this certificate."
+    ),
 ]
-Key = Annotated[Path | None, typer.Option("--c2pa-key", metavar="PEM", help="The certificate's private key.")]
+Key = Annotated[
+    Path | None, typer.Option("--c2pa-key", metavar="PEM", help="The certificate's private key.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make again what is there.")]
-Retries = Annotated[int, typer.Option(min=0, max=100, help="How often a clip that failed is tried again.")]
-AtOnce = Annotated[str, typer.Option("--batch", metavar="N|auto", help="Clips that go through the model at once.")]
-Part = Annotated[
-    str | None, typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts, from 1; for job arrays.")
+Retries = Annotated[
+    int, typer.Option(min=0, max=100, help="How often a clip that failed is tried again.")
 ]
-Devices = Annotated[str | None, typer.Option(metavar="0,1", help="GPUs that work at once, each an engine of its own.")]
+AtOnce = Annotated[
+    str, typer.Option("--batch", metavar="N|auto", help="Clips that go through the model at once.")
+]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        "--shard", metavar="I/N", help="Only the I-th of N parts, from 1; for job arrays."
+    ),
+]
+Devices = Annotated[
+    str | None,
+    typer.Option(metavar="0,1", help="GPUs that work at once, each an engine of its own."),
+]
 On = Annotated[str, typer.Option(metavar="ray", help="Have a Ray cluster make the clips.")]
-Address = Annotated[str, typer.Option(help="Of the Ray cluster, as Ray takes it; starts one here, if left out.")]
+Address = Annotated[
+    str, typer.Option(help="Of the Ray cluster, as Ray takes it; starts one here, if left out.")
+]
 CacheSize = Annotated[str, typer.Option(metavar="SIZE", help="Limit of the trajectory cache.")]
 KeepGoing = Annotated[
-    bool, typer.Option("--keep-going", help="Leave out rows that cannot be used, and make the others.")
+    bool,
+    typer.Option("--keep-going", help="Leave out rows that cannot be used, and make the others."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")
+]
 
 
 def split_words(words: Sequence[str], everybody: bool, keyword: str) -> tuple[list[str], list[str]]:
@@ -96,7 +135,10 @@ def setting_pairs(**columns: Any) -> Pairs:
 def lora_sets(loras: list[str] | None, sets: list[str] | None) -> tuple[Loras, ...]:
     """Each a clip of its own; None are the run's. Raises UsageError."""
     if loras and sets:
-        raise UsageError("--lora and --lora-set contradict each other.", "Put --lora's files into each --lora-set.")
+        raise UsageError(
+            "--lora and --lora-set contradict each other.",
+            "Put --lora's files into each --lora-set.",
+        )
     if sets:
         return tuple(dict.fromkeys(stack for text in sets for stack in parse_loras(text)))
     return tuple(parse_loras(loras)) if loras else (None,)
@@ -114,15 +156,23 @@ def encoding_of(
 ) -> EncodingConfig:
     """What becomes of frames; `usual` holds where nothing is said. Raises UsageError."""
     if (certificate is None) != (key is None):
-        raise UsageError("Content credentials need a certificate and its key.", "Give both --c2pa-cert and --c2pa-key.")
+        raise UsageError(
+            "Content credentials need a certificate and its key.",
+            "Give both --c2pa-cert and --c2pa-key.",
+        )
     for file in (certificate, key):
         if file:
             check_utf8(file.absolute())
         if file and not (exists(file) and file.is_file()):
-            raise UsageError(f"There is no file at {file}.", "Give PEM files with --c2pa-cert and --c2pa-key.")
+            raise UsageError(
+                f"There is no file at {file}.", "Give PEM files with --c2pa-cert and --c2pa-key."
+            )
     given = {"codec": codec, "loop": loop, "upscale": upscale}
     given |= {"formats": parse_formats(formats) if formats else None}
-    given |= {"certificate": certificate and str(certificate.absolute()), "key": key and str(key.absolute())}
+    given |= {
+        "certificate": certificate and str(certificate.absolute()),
+        "key": key and str(key.absolute()),
+    }
     table = {**usual, **{name: value for name, value in given.items() if value is not None}}
     return from_table(EncodingConfig, table, "these options")
 
@@ -131,7 +181,10 @@ def parse_formats(text: str) -> list[str]:
     """Turn `mp4,gif` into formats. Raises UsageError."""
     formats = list(dict.fromkeys(part.strip() for part in text.split(",")))
     if unknown := [each for each in formats if each not in FORMATS]:
-        raise UsageError(f"{unknown[0]!r} is no format.", f"Give one or more of {', '.join(FORMATS)}, with commas.")
+        raise UsageError(
+            f"{unknown[0]!r} is no format.",
+            f"Give one or more of {', '.join(FORMATS)}, with commas.",
+        )
     return formats
 
 
@@ -157,7 +210,9 @@ def check_place(on: str, address: str, devices: str | None) -> str:
     if on not in {"", "ray"}:
         raise UsageError(f"{on!r} is no place to make clips.", "Give --on ray, or leave it out.")
     if on and devices is not None:
-        raise UsageError("--on and --devices contradict each other.", "Ray knows itself which GPUs there are.")
+        raise UsageError(
+            "--on and --devices contradict each other.", "Ray knows itself which GPUs there are."
+        )
     if address and not on:
         raise UsageError("--address is for a Ray cluster.", "Give --on ray as well.")
     if on and not find_spec("ray"):
@@ -168,8 +223,12 @@ def check_place(on: str, address: str, devices: str | None) -> str:
 def parse_devices(text: str | None) -> list[str]:
     """Turn `0,1` into `cuda:0` and `cuda:1`; other words are devices by name. Raises UsageError."""
     words = [word.strip() for word in text.split(",")] if text is not None else []
-    if wrong := [word for word in words if not re.fullmatch(r"\d{1,4}|cpu|mps|cuda(:\d{1,4})?", word)]:
-        raise UsageError(f"{wrong[0]!r} is no device.", "Give the numbers of GPUs with commas, such as 0,1.")
+    if wrong := [
+        word for word in words if not re.fullmatch(r"\d{1,4}|cpu|mps|cuda(:\d{1,4})?", word)
+    ]:
+        raise UsageError(
+            f"{wrong[0]!r} is no device.", "Give the numbers of GPUs with commas, such as 0,1."
+        )
     return [f"cuda:{word}" if word.isdecimal() else word for word in words]
 
 

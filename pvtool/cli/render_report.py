@@ -10,12 +10,12 @@ import orjson
 from pvtool.jobs.render import clip_facts, files_of, for_programs
 from pvtool.output import Output
 from pvtool.text import duration, plain, shown
-from pvtool_core.batches.plan import Plan, Shard, as_row, estimates, states
+from pvtool_core.batches.plan import BatchPlan, Shard, as_row, estimates, states
 from pvtool_core.batches.rows import row_table
 from pvtool_core.errors import PvError
+from pvtool_core.files import replace_file
 from pvtool_core.models.prompt_limits import Cut
-from pvtool_core.paths import replace_file
-from pvtool_core.settings.schema import EncodingConfig
+from pvtool_core.settings.jobs import EncodingConfig
 
 SHOWN_FAILURES = 20
 SHOWN_ADAPTERS = 20
@@ -23,13 +23,21 @@ SHOWN_CUTS = 20
 Facts = Mapping[str, Any]
 
 
-def list_clips(planned: Plan, encoding: EncodingConfig, output: Output, overwrite: bool = False) -> None:
+def list_clips(
+    planned: BatchPlan, encoding: EncodingConfig, output: Output, overwrite: bool = False
+) -> None:
     """A line for each clip that would be made: its state, the time that it will take, if that is known, its path."""
     here = f"{Path.cwd()}/"
-    found = ["again" if overwrite and state == "there" else state for state in states(planned, encoding)]
+    found = [
+        "again" if overwrite and state == "there" else state for state in states(planned, encoding)
+    ]
     times = estimates(planned, found)
     for item, state, seconds in zip(planned.items, found, times, strict=True):
-        known = {**clip_facts(item, state, encoding), "seconds": seconds, **cut_facts(planned.lost(item))}
+        known = {
+            **clip_facts(item, state, encoding),
+            "seconds": seconds,
+            **cut_facts(planned.lost(item)),
+        }
         facts = for_programs(known) if output.as_json else {}
         time = "?" if seconds is None else duration(seconds)
         output.result(facts, plain(f"{state:8} {time:>6}  {item.clip.removeprefix(here)}"))
@@ -70,7 +78,7 @@ def tell_cuts(output: Output, cuts: Iterable[Cut]) -> None:
         output.say(f"Warning: the ends of {len(messages) - SHOWN_CUTS} more prompts are cut off.")
 
 
-def tell_adapters(output: Output, planned: Plan) -> None:
+def tell_adapters(output: Output, planned: BatchPlan) -> None:
     """Print which run and checkpoint makes each identity's clips, and warn where another run was trained longer."""
     for name, trained in list(planned.adapters.items())[:SHOWN_ADAPTERS]:
         identity = name.partition(" ")[0]
@@ -91,10 +99,10 @@ def tell_mistake(output: Output, source: str, error: PvError) -> None:
     output.say(f"{source and f'{source}: '}{error.message}")
 
 
-class Failures:
+class FailureReport:
     """The file in which a batch leaves what could not be made, to be given to --prompts."""
 
-    def __init__(self, planned: Plan, out: Path, shard: Shard | None) -> None:
+    def __init__(self, planned: BatchPlan, out: Path, shard: Shard | None) -> None:
         self.file = out / f"failed{shard or ''}.jsonl"
         self._planned = planned
 
@@ -102,11 +110,19 @@ class Failures:
         """Leave the failures there."""
         reasons = {facts["path"]: facts.get("reason", "") for facts in failed}
         lines = [
-            {**row_table(as_row(item, said)), "path": item.clip, "status": "failed", "reason": reasons[item.clip]}
+            {
+                **row_table(as_row(item, said)),
+                "path": item.clip,
+                "status": "failed",
+                "reason": reasons[item.clip],
+            }
             for item, said in zip(self._planned.items, self._planned.said, strict=True)
             if item.clip in reasons
         ]
-        replace_file(self.file, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
+        replace_file(
+            self.file,
+            b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines),
+        )
 
     def clear(self) -> None:
         """Nothing failed."""

@@ -9,21 +9,26 @@ from typing import Annotated, Any
 import typer
 
 from pvtool.cli.confirm import confirm
-from pvtool.cli.dashboard import Images, watch_run
+from pvtool.cli.dashboard import Images
 from pvtool.cli.options import Json, RunName, Yes
-from pvtool.cli.train import go
+from pvtool.cli.training import go, watch_run
 from pvtool.output import Output, table
 from pvtool.text import describe, shown
 from pvtool_core.errors import Busy, UsageError
-from pvtool_core.paths import copy_private, runs_dir
-from pvtool_core.settings.schema import to_table
+from pvtool_core.files import copy_private
+from pvtool_core.paths import runs_dir
+from pvtool_core.settings.toml import to_table
+from pvtool_core.store.events import Event, events_end, iter_events
+from pvtool_core.store.liveness import State
 from pvtool_core.store.run_index import RunIndex
-from pvtool_core.store.runs import Event, Request, State, checkpoint_step, events_end, find_run, iter_events
-from pvtool_core.store.summary import adapter_of, facts, job_of, run_facts
+from pvtool_core.store.runs import Request, checkpoint_step, find_run
+from pvtool_core.store.summary import adapter_of, job_of, summarize_run, summary_table
 from pvtool_core.supervisor import ANSWER_SECONDS, ask, follow, raise_outcome, wait_for
 from pvtool_core.untrusted import exists, is_file
 
-app = typer.Typer(help="Training runs.", no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+app = typer.Typer(
+    help="Training runs.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+)
 
 
 @app.command("list")
@@ -50,13 +55,22 @@ def show(run: RunName, as_json: Json = False) -> None:
             without_face += event.get("face_found") is False
     ended = folder.read_exit()
     checkpoints = [checkpoint_step(path) for path in folder.checkpoint_folders()]
-    value: dict[str, Any] = {**facts(folder), "path": str(folder.path), "checkpoints": checkpoints, "newest": newest}
+    value: dict[str, Any] = {
+        **summary_table(folder),
+        "path": str(folder.path),
+        "checkpoints": checkpoints,
+        "newest": newest,
+    }
     value["iterations_without_face"] = without_face
     value["reason"] = ended.reason if ended else ""
     if ended and ended.hint:
         value["hint"] = ended.hint
     settings = to_table(job_of(folder))
-    pairs = [[key, str(item)] for key, item in value.items() if item not in (None, "", []) and key != "newest"]
+    pairs = [
+        [key, str(item)]
+        for key, item in value.items()
+        if item not in (None, "", []) and key != "newest"
+    ]
     pairs += [["newest", describe(newest)]] if newest else []
     pairs += [["settings", str(folder.config)]]
     Output(as_json).result({**value, "settings": settings}, table(["", ""], pairs).lstrip("\n"))
@@ -66,7 +80,9 @@ def show(run: RunName, as_json: Json = False) -> None:
 def logs(
     run: RunName,
     follow_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
-    engine: Annotated[bool, typer.Option("--engine", help="The engine's own log instead, with tracebacks.")] = False,
+    engine: Annotated[
+        bool, typer.Option("--engine", help="The engine's own log instead, with tracebacks.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """What happened in a run, event by event."""
@@ -94,7 +110,9 @@ def watch(run: RunName, images: Images = None, as_json: Json = False) -> None:
     watch_run(find_run(runs_dir(), run), Output(as_json), images)
 
 
-Wait = Annotated[float, typer.Option("--wait", min=0.0, help="How many seconds to wait for the engine's answer.")]
+Wait = Annotated[
+    float, typer.Option("--wait", min=0.0, help="How many seconds to wait for the engine's answer.")
+]
 
 
 @app.command()
@@ -124,7 +142,9 @@ def sample(run: RunName, as_json: Json = False) -> None:
 def _request(run: str, request: Request, as_json: bool) -> None:
     folder = find_run(runs_dir(), run)
     ask(folder, request)
-    Output(as_json).result(facts(folder), f"Asked {run} for a {request}; it comes when its step ends.")
+    Output(as_json).result(
+        summary_table(folder), f"Asked {run} for a {request}; it comes when its step ends."
+    )
 
 
 def _ask(run: str, request: Request, wanted: set[State], wait: float, as_json: bool) -> None:
@@ -138,7 +158,7 @@ def _ask(run: str, request: Request, wanted: set[State], wait: float, as_json: b
         state = wait_for(folder, frozenset(wanted), wait)
     if state not in wanted:
         raise_outcome(folder)
-    output.result(facts(folder), f"{run} is {state} at step {run_facts(folder).step}.")
+    output.result(summary_table(folder), f"{run} is {state} at step {summarize_run(folder).step}.")
 
 
 @app.command()
@@ -157,11 +177,11 @@ def resume(
     if state == State.PAUSED:
         folder.request(Request.RESUME)
         now = wait_for(folder, frozenset({State.RUNNING, State.FINISHED}))
-        output.result(facts(folder), f"{run} is {now} again.")
+        output.result(summary_table(folder), f"{run} is {now} again.")
     elif state in {State.RUNNING, State.STARTING}:
         raise Busy(run)
     elif state == State.FINISHED:
-        output.result(facts(folder), f"{run} is finished; there is nothing left to train.")
+        output.result(summary_table(folder), f"{run} is finished; there is nothing left to train.")
     else:
         go(folder, detach, output)
 
@@ -169,7 +189,9 @@ def resume(
 @app.command()
 def export(
     run: RunName,
-    file: Annotated[Path | None, typer.Argument(help="RUN.safetensors here, if left out.", show_default=False)] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="RUN.safetensors here, if left out.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write the adapter as one LoRA file for diffusers and ComfyUI, readable by its owner only.
@@ -190,9 +212,16 @@ def remove(run: RunName, yes: Yes = False, as_json: Json = False) -> None:
     folder = find_run(runs_dir(), run)
     if folder.path.is_symlink():
         place = folder.path.readlink()
-        raise UsageError(f"{run} is a link to {place}, which pv does not delete.", f"Remove {folder.path} yourself.")
+        raise UsageError(
+            f"{run} is a link to {place}, which pv does not delete.",
+            f"Remove {folder.path} yourself.",
+        )
     confirm(f"Delete {run} and its checkpoints?", yes)
     # An engine that lives holds the lock; where that is no file, none can.
-    with folder.lock() if is_file(folder.lock_file) or not exists(folder.lock_file) else nullcontext():
+    with (
+        folder.lock()
+        if is_file(folder.lock_file) or not exists(folder.lock_file)
+        else nullcontext()
+    ):
         shutil.rmtree(folder.path)
     Output(as_json).result({"removed": run, "path": str(folder.path)}, f"Removed {run}.")

@@ -4,18 +4,23 @@ from typing import Annotated
 
 import typer
 
-from pvtool.cli.options import ControlFrames, ControlNet, IdentityName, Json, Loras, bank_names, preset_names
-from pvtool.cli.progress import JobProgress
+from pvtool.cli.options import (
+    ControlFrames,
+    ControlNet,
+    IdentityName,
+    Json,
+    Loras,
+    bank_names,
+    preset_names,
+)
 from pvtool.cli.render_report import tell_cuts
+from pvtool.cli.training import go
 from pvtool.jobs.prepare import choose, prepare
 from pvtool.jobs.settings import style_table
 from pvtool.output import Output, on_terminal
 from pvtool_core.errors import UsageError
 from pvtool_core.models.prompt_limits import check_prompts_fit
-from pvtool_core.settings.schema import TrainJob, read_job, require
-from pvtool_core.store.runs import RunFolder
-from pvtool_core.store.summary import check_training
-from pvtool_core.supervisor import follow, raise_outcome, run_to_end, start, start_detached
+from pvtool_core.supervisor import start
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -24,41 +29,65 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 def train(
     name: IdentityName,
     preset: Annotated[
-        str | None, typer.Option(autocompletion=preset_names, help="What to train on; else by the base model.")
+        str | None,
+        typer.Option(autocompletion=preset_names, help="What to train on; else by the base model."),
     ] = None,
     base_model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Another base model: a folder, a file, ORG/NAME, models:NAME.")
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Another base model: a folder, a file, ORG/NAME, models:NAME."
+        ),
     ] = None,
     prompts: Annotated[
         str | None, typer.Option(autocompletion=bank_names, help="Another bank than the preset's.")
     ] = None,
     sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in `pv presets show`.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="As in `pv presets show`."),
     ] = None,
     loras: Loras = None,
     controlnet: ControlNet = None,
     control_frames: ControlFrames = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything drawn at random.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Leave it running and return.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it in the dashboard, if this is a terminal.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Estimate memory and time, and start nothing.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it in the dashboard, if this is a terminal.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Estimate memory and time, and start nothing.")
+    ] = False,
     tflops: Annotated[
-        float | None, typer.Option(min=0.001, help="What the device sustains, for --plan; else by its name.")
+        float | None,
+        typer.Option(min=0.001, help="What the device sustains, for --plan; else by its name."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a person's adapter. Ctrl-C saves a checkpoint and stops; a lost terminal changes nothing."""
     output = Output(as_json)
-    chosen = (name, preset, base_model, prompts, sets, seed, style_table(loras, controlnet, control_frames))
+    chosen = (
+        name,
+        preset,
+        base_model,
+        prompts,
+        sets,
+        seed,
+        style_table(loras, controlnet, control_frames),
+    )
     if plan:
         from pvtool.cli.plan_report import plan_of, show
 
         person, _, bank, settings = choose(*chosen, only_planned=True)
-        tell_cuts(output, check_prompts_fit(settings.model, bank, settings.sampler.negative_prompt, person.noun))
+        tell_cuts(
+            output,
+            check_prompts_fit(settings.model, bank, settings.sampler.negative_prompt, person.noun),
+        )
         show(plan_of(settings, len(bank), tflops), output)
         return
     if watch and detach:
-        raise UsageError("--watch and --detach contradict each other.", "`pv runs watch RUN` shows a detached run.")
+        raise UsageError(
+            "--watch and --detach contradict each other.",
+            "`pv runs watch RUN` shows a detached run.",
+        )
     watched = watch and on_terminal()
     if watched:
         from pvtool.terminal import choice
@@ -67,43 +96,8 @@ def train(
     folder = prepare(choose(*chosen))
     output.say(f"Run {folder.name}: {folder.path}")
     if watched:
-        from pvtool.cli.dashboard import watch_run
+        from pvtool.cli.training import watch_run
 
         watch_run(folder, output, engine=start(folder))
     else:
         go(folder, detach, output)
-
-
-def go(folder: RunFolder, detach: bool, output: Output) -> None:
-    """Start or resume the engine of a prepared run, and follow it unless it is to be left alone."""
-    value = {"run": folder.name, "path": str(folder.path)}
-    check_training(folder)
-    if detach:  # else the engine's own warnings are shown
-        job = require(read_job(folder.config), TrainJob)
-        negative, noun = job.sampler.negative_prompt, job.identity.noun
-        tell_cuts(output, check_prompts_fit(job.model, job.prompts, negative, noun))
-        start_detached(folder)
-        text = f"{folder.name} is training. `pv runs logs {folder.name} --follow` shows it, `pv runs stop` ends it."
-        output.result({**value, "state": folder.state()}, text)
-        return
-    follow_training(folder)
-    output.result(
-        {**value, "state": folder.state()}, f"{folder.name} is {folder.state()}: {folder.latest_checkpoint()}"
-    )
-
-
-def follow_training(folder: RunFolder) -> None:
-    """Run the engine of a prepared run to its end, with progress. Raises what it reports."""
-    with JobProgress(_iterations(folder)) as progress:
-        run_to_end(folder, progress.on_event)
-
-
-def follow_other(folder: RunFolder) -> None:
-    """Show the progress of an engine that somebody else started, to its end. Raises what it reports."""
-    with JobProgress(_iterations(folder)) as progress:
-        follow(folder, progress.on_event)
-    raise_outcome(folder)
-
-
-def _iterations(folder: RunFolder) -> int:
-    return require(read_job(folder.config), TrainJob).training.iterations

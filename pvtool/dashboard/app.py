@@ -17,19 +17,20 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 from pvtool.dashboard import keys
-from pvtool.dashboard.control_filter import Harmless
+from pvtool.dashboard.control_filter import ControlCharacterFilter
 from pvtool.dashboard.driver import patient_driver
 from pvtool.dashboard.follow.all_runs import Runs
 from pvtool.dashboard.messages import OpenBatch, OpenRun
-from pvtool.dashboard.run_actions import SteeringScreen
+from pvtool.dashboard.run_actions import RunActionsScreen
 from pvtool.terminal import Terminal
 from pvtool_core.batches.folder import BatchFolder
 from pvtool_core.paths import batches_dir
-from pvtool_core.store.runs import RunFolder, State
-from pvtool_core.store.summary import RunFacts
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import RunFolder
+from pvtool_core.store.summary import RunSummary
 
 LOOK_SECONDS = 1.0
-_HARMLESS = Harmless()
+_HARMLESS = ControlCharacterFilter()
 _ENDS: dict[State, tuple[str, SeverityLevel]] = {
     State.FINISHED: ("is finished", "information"),
     State.FAILED: ("failed", "error"),
@@ -84,9 +85,11 @@ class Dashboard(App[None]):
         (34, "-high"),
     ]
 
-    facts: var[list[RunFacts] | None] = var(None)
+    facts: var[list[RunSummary] | None] = var(None)
 
-    def __init__(self, terminal: Terminal, root: Path, first: RunFolder | BatchFolder | None = None) -> None:
+    def __init__(
+        self, terminal: Terminal, root: Path, first: RunFolder | BatchFolder | None = None
+    ) -> None:
         super().__init__(driver_class=patient_driver(terminal))
         self.terminal = terminal
         self.runs = Runs(root)
@@ -97,15 +100,15 @@ class Dashboard(App[None]):
 
     def on_mount(self) -> None:
         if self.terminal.colours == "16":
-            self.theme = (
-                "ansi-dark"  # the terminal's own colours: others come out as the nearest of 16, often illegible
-            )
+            self.theme = "ansi-dark"  # other colours are rounded to the nearest of 16
         if isinstance(self._first, RunFolder):
             self.open(self._first)
         elif self._first:
             self.open_batch(self._first)
         self.look()
-        self.call_after_refresh(gc.freeze)  # what Textual is made of stays; looking through it costs a frame
+        self.call_after_refresh(
+            gc.freeze
+        )  # what Textual is made of stays; looking through it costs a frame
 
     @work(exclusive=True, exit_on_error=False)
     async def look(self) -> None:
@@ -118,16 +121,20 @@ class Dashboard(App[None]):
             except Exception as error:  # whatever it is, the next look may be better; say it once
                 if str(error) != trouble:
                     trouble = str(error)
-                    self.notify(trouble, title="Cannot read the runs.", severity="error", markup=False)
+                    self.notify(
+                        trouble, title="Cannot read the runs.", severity="error", markup=False
+                    )
             await asyncio.sleep(LOOK_SECONDS)
 
-    def watch_facts(self, before: list[RunFacts] | None, now: list[RunFacts] | None) -> None:
+    def watch_facts(self, before: list[RunSummary] | None, now: list[RunSummary] | None) -> None:
         """Tell of runs that ended since the last look."""
         states = {run.run: run.state for run in before or []}
         for run in now or []:
             if run.state in _ENDS and states.get(run.run, run.state) != run.state:
                 words, severity = _ENDS[run.state]
-                self.notify(f"{run.run} {words} at step {run.step}.", severity=severity, markup=False)
+                self.notify(
+                    f"{run.run} {words} at step {run.step}.", severity=severity, markup=False
+                )
                 self.bell()
 
     def on_open_run(self, message: OpenRun) -> None:
@@ -142,6 +149,9 @@ class Dashboard(App[None]):
             self.switch_screen(RunScreen(folder))
         else:
             self.push_screen(RunScreen(folder))
+
+    def on_new_run(self) -> None:
+        self.action_train()
 
     def on_open_batch(self, message: OpenBatch) -> None:
         self.open_batch(BatchFolder(batches_dir() / message.batch))
@@ -176,13 +186,19 @@ class Dashboard(App[None]):
         """What the keys of this screen do, by name."""
         for group in _groups_of(screen):
             for binding in keys.GROUPS[group]:
-                if isinstance(binding, Binding) and not binding.action.startswith("command_palette"):
+                if isinstance(binding, Binding) and not binding.action.startswith(
+                    "command_palette"
+                ):
                     act = partial(self._run_there, screen, screen.focused, binding.action)
-                    yield SystemCommand(binding.tooltip, f"{group}, key {keys.shown(binding.key)}", act)
+                    yield SystemCommand(
+                        binding.tooltip, f"{group}, key {keys.shown(binding.key)}", act
+                    )
 
-        if isinstance(screen, SteeringScreen):
+        if isinstance(screen, RunActionsScreen):
             for pane in screen.panes:
-                yield SystemCommand(f"Pane: {pane}", "Show this pane of the run", partial(screen.show_pane, pane))
+                yield SystemCommand(
+                    f"Pane: {pane}", "Show this pane of the run", partial(screen.show_pane, pane)
+                )
 
     async def _run_there(self, screen: Screen[object], focused: Widget | None, action: str) -> None:
         for place in (focused, screen, self):
@@ -200,10 +216,17 @@ class Dashboard(App[None]):
             path = self.save_screenshot(path=str(Path.cwd()))
             self.notify(path, title="Saved this screen", markup=False)
         except OSError as error:
-            self.notify(str(error), title="The screen is not saved.", severity="error", markup=False)
+            self.notify(
+                str(error), title="The screen is not saved.", severity="error", markup=False
+            )
 
 
 def _groups_of(screen: Screen[object]) -> list[str]:
     """The groups of keys that hold on this screen, the nearest to what has the focus first."""
     tables = [widget.BINDINGS for widget in (screen.focused, screen) if widget]
-    return [name for table in [*tables, keys.APP] for name, group in keys.GROUPS.items() if group is table]
+    return [
+        name
+        for table in [*tables, keys.APP]
+        for name, group in keys.GROUPS.items()
+        if group is table
+    ]

@@ -13,9 +13,15 @@ _SECONDS = 3.0
 async def copy(widget: Widget, text: str) -> None:
     """Copy `text`, and notify the user how it was done; the text is shown in any case, to be selected by hand."""
     if "TMUX" in os.environ and await _load_into_tmux(text):
-        widget.notify(text, title="Copied to the tmux buffer and, if it accepts it, the clipboard", markup=False)
+        widget.notify(
+            text,
+            title="Copied to the tmux buffer and, if it accepts it, the clipboard",
+            markup=False,
+        )
     elif _ignores_osc_52():
-        widget.notify(text, title="This terminal has no clipboard access. Select the path", markup=False)
+        widget.notify(
+            text, title="This terminal has no clipboard access. Select the path", markup=False
+        )
     else:
         widget.app.copy_to_clipboard(text)
         widget.notify(text, title="Sent to the terminal's clipboard (OSC 52)", markup=False)

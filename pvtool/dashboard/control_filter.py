@@ -5,10 +5,10 @@ from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
 
-from pvtool.plain import plain
+from pvtool.text import plain
 
 
-class Harmless(LineFilter):
+class ControlCharacterFilter(LineFilter):
     """Removes from text what `plain` escapes: by now the width of the line is fixed."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
@@ -19,7 +19,9 @@ class Harmless(LineFilter):
 
 
 def _is_harmless(segment: Segment) -> bool:
-    return (segment.text.isascii() and segment.text.isprintable()) or plain(segment.text) == segment.text
+    return (segment.text.isascii() and segment.text.isprintable()) or plain(
+        segment.text
+    ) == segment.text
 
 
 def _cleaned(segment: Segment) -> Segment:

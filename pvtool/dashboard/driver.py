@@ -38,7 +38,9 @@ class Writer(Thread):
         self._queue: deque[tuple[bytes, bool]] = deque()
         self._changed = Condition()
         self._waiting = 0
-        self._moved_at: float | None = None  # while something is being written: when the terminal last took some of it
+        self._moved_at: float | None = (
+            None  # while something is being written: when the terminal last took some of it
+        )
         self._dropped = False
         self._closing = False
 
@@ -86,7 +88,9 @@ class Writer(Thread):
 
     def _drop_frames(self) -> None:
         kept = [(data, is_frame) for data, is_frame in self._queue if not is_frame]
-        self._waiting -= sum(len(data) for data, _ in self._queue) - sum(len(data) for data, _ in kept)
+        self._waiting -= sum(len(data) for data, _ in self._queue) - sum(
+            len(data) for data, _ in kept
+        )
         self._queue = deque(kept)
         self._dropped = True
 
@@ -151,7 +155,9 @@ class PatientDriver(LinuxDriver):
     """Textual's driver with a writer that never makes the event loop wait."""
 
     answers_may_come = False
-    patience_at_exit = 30.0  # as long as the link stalls nobody sees that it lasts; then the terminal is put right
+    patience_at_exit = (
+        30.0  # as long as the link stalls nobody sees that it lasts; then the terminal is put right
+    )
 
     def __init__(self, app: App[Any], **options: Any) -> None:
         super().__init__(app, **options)

@@ -14,7 +14,12 @@ _PANES = Binding.Group("Pane", compact=True)
 
 
 def key(
-    keys: str, action: str, words: str, about: str, show: bool = True, group: Binding.Group | None = None
+    keys: str,
+    action: str,
+    words: str,
+    about: str,
+    show: bool = True,
+    group: Binding.Group | None = None,
 ) -> Binding:
     """`keys` with commas, the action, the word in the footer (one for a group of keys), and a line of help."""
     return Binding(keys, action, words, tooltip=about, show=show, group=group)
@@ -23,7 +28,9 @@ def key(
 APP: Keys = [
     key("question_mark", "help", "Help", "The keys of this screen"),
     key("q,ctrl+c", "quit", "Close", "Close the dashboard; runs go on"),
-    key("ctrl+p", "command_palette", "Commands", "Everything that can be done, by name", show=False),
+    key(
+        "ctrl+p", "command_palette", "Commands", "Everything that can be done, by name", show=False
+    ),
     key("1", "go('runs')", "Runs", "All runs", show=False),
     key("2", "go('identities')", "Identities", "The people in the library", show=False),
     key("3", "go('prompts')", "Prompts", "Prompt banks", show=False),
@@ -52,10 +59,22 @@ RUN: Keys = [
     key("escape", "back", "Back", "Back to all runs"),
     *STEERING,
     key("left_square_bracket", "pane(-1)", "Previous", "Previous pane", group=_PANES),
-    key("right_square_bracket", "pane(1)", "Next", "Next pane; tab goes from part to part within one", group=_PANES),
+    key(
+        "right_square_bracket",
+        "pane(1)",
+        "Next",
+        "Next pane; tab goes from part to part within one",
+        group=_PANES,
+    ),
     key("J", "other_run(1)", "Next run", "The run after this one", show=False),
     key("K", "other_run(-1)", "Previous run", "The run before this one", show=False),
-    key("o", "overlay", "Overlay", "Lay another run's curves over these; each press the next", show=False),
+    key(
+        "o",
+        "overlay",
+        "Overlay",
+        "Lay another run's curves over these; each press the next",
+        show=False,
+    ),
     key("E", "export", "Export", "Save the curves as CSV and PNG", show=False),
 ]
 PLOT: Keys = [
@@ -70,7 +89,13 @@ PLOT: Keys = [
     key("y", "log", "Log", "Logarithmic or linear", show=False),
     key("m", "smooth", "Smooth", "More smoothing, then none"),
     key("w", "raw", "Raw", "The raw curve behind the smooth one, or not", show=False),
-    key("a", "autoscale", "Scale", "Whole range of a reward, or as much as the curve needs", show=False),
+    key(
+        "a",
+        "autoscale",
+        "Scale",
+        "Whole range of a reward, or as much as the curve needs",
+        show=False,
+    ),
     key("comma", "cursor(-1)", "Value before", "Read the value before", show=False),
     key("full_stop", "cursor(1)", "Value after", "Read the value after", show=False),
     key("z", "enlarge", "Enlarge", "This curve alone, or all of them", show=False),
@@ -102,7 +127,9 @@ IDENTITIES: Keys = [
     key("n", "train", "Train", "Train this person"),
     key("enter", "open", "Runs", "From the person to their runs; there, open this run", show=False),
     key("R", "rename", "Rename", "Give this person another name"),
-    key("delete", "remove", "Delete", "Delete this person and all that is kept of them", show=False),
+    key(
+        "delete", "remove", "Delete", "Delete this person and all that is kept of them", show=False
+    ),
     key("j,down", "down", "Down", "Next", show=False),
     key("k,up", "up", "Up", "Previous", show=False),
     key("g,home", "first", "First", "First", show=False),
@@ -113,11 +140,19 @@ IDENTITIES: Keys = [
 PROMPTS: Keys = [
     key("enter", "edit", "Edit", "Change this prompt, in a bank of your own"),
     key("a", "add", "Add", "Add a prompt to this bank"),
-    key("delete", "remove", "Remove", "Take this prompt out of its bank; among the banks, delete the bank", show=False),
+    key(
+        "delete",
+        "remove",
+        "Remove",
+        "Take this prompt out of its bank; among the banks, delete the bank",
+        show=False,
+    ),
     key("n", "new", "New bank", "Begin a bank of your own, with or without this one's prompts"),
     key("slash", "filter", "Filter", "Show only prompts that have these words"),
     key("escape", "clear", "All", "Show all prompts again", show=False),
-    key("tab", "other_list", "Banks/prompts", "From the banks to the prompts, and back", show=False),
+    key(
+        "tab", "other_list", "Banks/prompts", "From the banks to the prompts, and back", show=False
+    ),
     key("j,down", "down", "Down", "Next", show=False),
     key("k,up", "up", "Up", "Previous", show=False),
     key("g,home", "first", "First", "First", show=False),
@@ -125,7 +160,12 @@ PROMPTS: Keys = [
 ]
 RENDERS: Keys = [
     key("enter", "open", "Open", "Open this batch"),
-    key("S", "stop", "Stop", "End the batch after the clips at hand; the same command goes on with it"),
+    key(
+        "S",
+        "stop",
+        "Stop",
+        "End the batch after the clips at hand; the same command goes on with it",
+    ),
     key("j,down", "down", "Down", "Next", show=False),
     key("k,up", "up", "Up", "Previous", show=False),
     key("g,home", "first", "First", "First", show=False),
@@ -133,7 +173,12 @@ RENDERS: Keys = [
 ]
 BATCH: Keys = [
     key("escape", "back", "Back", "Back to all batches"),
-    key("S", "stop", "Stop", "End the batch after the clips at hand; the same command goes on with it"),
+    key(
+        "S",
+        "stop",
+        "Stop",
+        "End the batch after the clips at hand; the same command goes on with it",
+    ),
     key("f", "failures", "Failures", "To the clips that failed, and back"),
     key("space", "play", "Play", "Play the newest clips, or hold them"),
     key("Y", "copy_path", "Copy path", "Copy the path of the newest clip", show=False),

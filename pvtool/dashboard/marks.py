@@ -4,8 +4,8 @@ from rich.text import Text
 from textual.content import Content
 
 from pvtool.text import plain
+from pvtool_core.store.liveness import State
 from pvtool_core.store.prompts import KEYWORD
-from pvtool_core.store.runs import State
 
 _STATES = {
     State.NEW: ("○", "text-muted"),

@@ -11,6 +11,10 @@ class OpenBatch(Message):
         super().__init__()
 
 
+class NewRun(Message):
+    """Open the form of a new run."""
+
+
 class OpenRun(Message):
     """Somebody wants to see a run."""
 

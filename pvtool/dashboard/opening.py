@@ -8,11 +8,14 @@ from pvtool_core.errors import UsageError
 from pvtool_core.store.runs import RunFolder
 
 
-def open_dashboard(root: Path, first: RunFolder | BatchFolder | None = None, images: str | None = None) -> None:
+def open_dashboard(
+    root: Path, first: RunFolder | BatchFolder | None = None, images: str | None = None
+) -> None:
     """Show `first`, or the runs under `root`, until the person closes it. Raises UsageError without a terminal."""
     if not on_terminal():
         raise UsageError(
-            "The dashboard needs a terminal.", "`pv runs list` and `pv runs logs RUN --follow` tell the same in lines."
+            "The dashboard needs a terminal.",
+            "`pv runs list` and `pv runs logs RUN --follow` tell the same in lines.",
         )
     from pvtool.terminal import prepare, probe
 

@@ -11,19 +11,23 @@ from textual.worker import Worker, WorkerState
 
 from pvtool_core.batches.folder import BatchFolder
 from pvtool_core.errors import PvError, UsageError, from_foreign
-from pvtool_core.store.runs import Request, RunFolder, State
+from pvtool_core.store.liveness import LIVE, State
+from pvtool_core.store.runs import Request, RunFolder
 from pvtool_core.store.summary import check_training
-from pvtool_core.supervisor import LIVE, ask, start
+from pvtool_core.supervisor import ask, start
 
 
-class ActingScreen(Screen[None]):
+class ActionsScreen(Screen[None]):
     """A screen whose keys do things in threads; each says what it did, or why not."""
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         """Nothing that goes on behind the screen ends in silence."""
         if event.state is WorkerState.ERROR:
             self.notify(
-                repr(event.worker.error), title="This screen stopped following.", severity="error", markup=False
+                repr(event.worker.error),
+                title="This screen stopped following.",
+                severity="error",
+                markup=False,
             )
 
     def act(self, do: Callable[[], str]) -> None:
@@ -38,7 +42,7 @@ class ActingScreen(Screen[None]):
             self.notify(refusal.hint, title=refusal.message, severity="warning", markup=False)
 
 
-class SteeringScreen(ActingScreen):
+class RunActionsScreen(ActionsScreen):
     """A screen with a run at hand, and the actions of `keys.STEERING`."""
 
     panes: tuple[str, ...] = ()

@@ -28,4 +28,6 @@ def check_devices(names: Iterable[str]) -> None:
         raise NotReady(["a torch that can be imported"], "`pv doctor` shows what is missing.")
     problems: dict[str, str] = json.loads(answer.stdout.splitlines()[-1])
     for problem in problems.values():
-        raise InputRefused(problem, "Set model.device to auto or cpu; `pv doctor` shows the devices.")
+        raise InputRefused(
+            problem, "Set model.device to auto or cpu; `pv doctor` shows the devices."
+        )

@@ -11,7 +11,7 @@ from pvtool_core.store.run_index import runs_of
 
 
 @dataclass(frozen=True)
-class Leavings:
+class IdentityUsage:
     """Names of runs; folders of demo clips, of batches (names and prompts), and of clips that were rendered."""
 
     runs: tuple[str, ...]
@@ -20,15 +20,20 @@ class Leavings:
     renders: tuple[str, ...]
 
 
-def leavings_of(person: Identity) -> Leavings:
+def usage_of(person: Identity) -> IdentityUsage:
     """Return what exists of a person elsewhere. Exported files and copies are recorded nowhere."""
     runs = tuple(run.name for run in runs_of(person))
     demos = [data_dir() / "demo" / run for run in runs]
-    found = [(batch, renders) for batch in list_batches(batches_dir()) if (renders := _renders(batch, person, runs))]
+    found = [
+        (batch, renders)
+        for batch in list_batches(batches_dir())
+        if (renders := _renders(batch, person, runs))
+    ]
     renders = sorted(
-        {str(folder) for _, folders in found for folder in folders if folder.is_dir()} - set(map(str, demos))
+        {str(folder) for _, folders in found for folder in folders if folder.is_dir()}
+        - set(map(str, demos))
     )
-    return Leavings(
+    return IdentityUsage(
         runs=runs,
         demos=tuple(str(folder) for folder in demos if folder.is_dir()),
         batches=tuple(str(batch.path) for batch, _ in found),
@@ -39,9 +44,18 @@ def leavings_of(person: Identity) -> Leavings:
 def _renders(batch: BatchFolder, person: Identity, runs: tuple[str, ...]) -> set[Path]:
     """Return the output folders of a batch's clips of this person; empty if there are none."""
     try:
-        items = [item for item in read_items(batch.items) if item.identity == person.name or item.run in runs]
+        items = [
+            item
+            for item in read_items(batch.items)
+            if item.identity == person.name or item.run in runs
+        ]
         if not items:
             return set()
         return {Path(batch.job().out)}
-    except (PvError, OSError, ValueError, TypeError):  # a broken batch: it is named, for it may hold the person
+    except (
+        PvError,
+        OSError,
+        ValueError,
+        TypeError,
+    ):  # a broken batch: it is named, for it may hold the person
         return {batch.path}

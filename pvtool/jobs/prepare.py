@@ -10,19 +10,13 @@ from pvtool.jobs.settings import DEFAULT_PRESET, chosen_settings, option_table, 
 from pvtool_core.errors import BadPicture, UsageError, WeightsMissing, is_utf8
 from pvtool_core.media.ffmpeg import require_formats
 from pvtool_core.models.installed import licences
-from pvtool_core.models.locate import Preset, family_of, locate_faces, resolve, resolve_settings
+from pvtool_core.models.locate import family_of, locate_faces, resolve, resolve_settings
 from pvtool_core.models.prompt_limits import check_prompts_fit
 from pvtool_core.paths import exists, path_text, runs_dir
-from pvtool_core.settings.schema import (
-    EncodingConfig,
-    IdentifyJob,
-    IdentityRef,
-    Settings,
-    Table,
-    TrainJob,
-    merge,
-    write_job,
-)
+from pvtool_core.settings.jobs import EncodingConfig, EnrollJob, IdentityRef, TrainJob, write_job
+from pvtool_core.settings.presets import Preset
+from pvtool_core.settings.schema import Settings
+from pvtool_core.settings.toml import Table, merge
 from pvtool_core.store.identities import Identity, Library
 from pvtool_core.store.prompts import Banks, check_syntax
 from pvtool_core.store.run_index import runs_of
@@ -85,13 +79,21 @@ def choose(
             raise
         family = None
     options = option_table(model__base_model=base_model, model__family=family, training__seed=seed)
-    preset, settings = chosen_settings(preset_name, sets, merge(options, style or {}), family or DEFAULT_PRESET)
+    preset, settings = chosen_settings(
+        preset_name, sets, merge(options, style or {}), family or DEFAULT_PRESET
+    )
     check_syntax("negative prompt", settings.sampler.negative_prompt)
     return identity, preset, Banks().get(bank or preset.prompts).fill(identity.noun), settings
 
 
 def add_identity(
-    name: str, images: list[Path], noun: str, face: int, consent: str, preset: str | None, on_event: OnEvent
+    name: str,
+    images: list[Path],
+    noun: str,
+    face: int,
+    consent: str,
+    preset: str | None,
+    on_event: OnEvent,
 ) -> Identity:
     """Run an identify job on `images` and take its result into the library. Raises what either refuses.
 
@@ -106,7 +108,9 @@ def add_identity(
     settings = locate_faces(chosen_settings(preset)[1])
     with library.staging() as staging:
         ref = IdentityRef(name=name, noun=noun, folder=str(staging))
-        job = IdentifyJob(**settings.sections(), identity=ref, pictures=pictures, face=face, consent=consent)
+        job = EnrollJob(
+            **settings.sections(), identity=ref, pictures=pictures, face=face, consent=consent
+        )
         run_short_job("identify", job, on_event)
         return library.adopt(staging, name, noun, consent)
 
@@ -126,7 +130,9 @@ def rename_identity(old: str, new: str) -> Identity:
     person, free = library.get(old), library.check_free(new)
     moved = dataclasses.replace(person.ref, name=free, folder=str(library.root / free))
     for run in runs_of(person):  # the runs first: killed on the way, the same call goes on
-        created = datetime.fromtimestamp(run_origin(run).created, UTC).isoformat(timespec="microseconds")
+        created = datetime.fromtimestamp(run_origin(run).created, UTC).isoformat(
+            timespec="microseconds"
+        )
         write_job(run.config, dataclasses.replace(job_of(run), identity=moved, created=created))
     return library.rename(old, free)
 

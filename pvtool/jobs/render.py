@@ -14,16 +14,20 @@ from pvtool_core.batches.folder import BatchFolder, list_batches, new_batch, wri
 from pvtool_core.errors import ExitStatus, Interrupted, PvError, RunFailed, SomeFailed
 from pvtool_core.media.ffmpeg import require_formats
 from pvtool_core.paths import batches_dir
-from pvtool_core.settings.schema import EncodingConfig, RenderItem, RenderJob, Setup, write_job
-from pvtool_core.store.runs import Event, RunFolder
-from pvtool_core.supervisor import LIVE, OnEvent, run_together
+from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob, Setup, write_job
+from pvtool_core.store.events import Event
+from pvtool_core.store.liveness import LIVE
+from pvtool_core.store.runs import RunFolder
+from pvtool_core.supervisor import OnEvent, run_together
 
 KEPT_BATCHES = 50
 _BEGUN_SECONDS = 3600.0
 OnClip = Callable[[dict[str, Any]], None]
 
 
-def make_batch(items: Sequence[RenderItem], job: RenderJob, devices: Sequence[str] = ()) -> BatchFolder:
+def make_batch(
+    items: Sequence[RenderItem], job: RenderJob, devices: Sequence[str] = ()
+) -> BatchFolder:
     """A new batch's folder, with an engine's folder for each device; old batches are dropped.
 
     Raises FfmpegMissing or CodecMissing if the clips could not be written.
@@ -37,7 +41,10 @@ def make_batch(items: Sequence[RenderItem], job: RenderJob, devices: Sequence[st
     for number, device in enumerate(devices or [""]):
         folder = batch.worker(number)
         folder.path.mkdir(mode=0o700)
-        own: dict[str, Any] = {"setups": _on(device, job.setups), "sheet": "" if number else job.sheet}
+        own: dict[str, Any] = {
+            "setups": _on(device, job.setups),
+            "sheet": "" if number else job.sheet,
+        }
         write_job(folder.config, dataclasses.replace(job, items=str(batch.items), **own))
     return batch
 
@@ -45,14 +52,19 @@ def make_batch(items: Sequence[RenderItem], job: RenderJob, devices: Sequence[st
 def _on(device: str, setups: Sequence[Setup]) -> tuple[Setup, ...]:
     if not device:
         return tuple(setups)
-    return tuple(dataclasses.replace(setup, model=dataclasses.replace(setup.model, device=device)) for setup in setups)
+    return tuple(
+        dataclasses.replace(setup, model=dataclasses.replace(setup.model, device=device))
+        for setup in setups
+    )
 
 
 def drop_old_batches() -> None:
     """Keep the records of the newest batches; clips lie elsewhere."""
     for batch in list_batches(batches_dir())[: -KEPT_BATCHES + 1]:
         if not _is_begun_or_live(batch):
-            shutil.rmtree(batch.path, ignore_errors=True)  # of an array's tasks, all drop the same ones
+            shutil.rmtree(
+                batch.path, ignore_errors=True
+            )  # of an array's tasks, all drop the same ones
 
 
 def _is_begun_or_live(batch: BatchFolder) -> bool:
@@ -64,7 +76,7 @@ def _is_begun_or_live(batch: BatchFolder) -> bool:
     return False
 
 
-class Told:
+class ClipResults:
     """What engines have said of the clips: each clip once, whoever made it."""
 
     def __init__(self, on_clip: OnClip) -> None:
@@ -87,7 +99,9 @@ class Told:
         facts = {key: value for key, value in event.items() if key not in {"time", "type"}}
         if facts["status"] == "elsewhere":
             self._elsewhere[facts["path"]] = facts
-        elif facts["path"] not in self._seen or (facts["path"] in self._failed and facts["status"] != "failed"):
+        elif facts["path"] not in self._seen or (
+            facts["path"] in self._failed and facts["status"] != "failed"
+        ):
             self._tell(facts)
 
     def close(self) -> None:
@@ -113,7 +127,7 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Ended:
+class Outcome:
     """What could not be made, each with its reason, and what the batch ends with if that is not all well."""
 
     failed: list[dict[str, Any]]
@@ -121,13 +135,17 @@ class Ended:
 
 
 def run_batch(
-    batch: BatchFolder, items: Sequence[RenderItem], on_event: OnEvent, on_clip: OnClip, planned: int = 0
-) -> Ended:
+    batch: BatchFolder,
+    items: Sequence[RenderItem],
+    on_event: OnEvent,
+    on_clip: OnClip,
+    planned: int = 0,
+) -> Outcome:
     """Make the clips of a batch, which are those missing of `planned` ones; 0 is all of them.
 
     All is well if every clip is there, though engines were killed, and none complains of anything else.
     """
-    told = Told(on_clip)
+    told = ClipResults(on_clip)
 
     def hear(event: Event) -> None:
         if event["type"] == "clip":
@@ -144,25 +162,37 @@ def run_batch(
         return _broken_off(outcomes, told.failed, left)
     if left:  # asked by somebody else, the dashboard for example, engines end well
         stopped = f"The batch was stopped; {len(left)} of its clips are not made."
-        return Ended(told.failed, Interrupted(stopped, "The same command goes on with what is missing."))
+        return Outcome(
+            told.failed, Interrupted(stopped, "The same command goes on with what is missing.")
+        )
     failed, total = len(told.failed), planned or len(items)
     if errors and failed == total:
-        return Ended(told.failed, min(errors, key=_gravity))
+        return Outcome(told.failed, min(errors, key=_gravity))
     if failed:
-        return Ended(told.failed, SomeFailed(failed, total))
-    other = [error for engine, error in outcomes if error and _is_reported(engine, error) and not told.knows(error)]
-    return Ended([], min(other, key=_gravity, default=None))
+        return Outcome(told.failed, SomeFailed(failed, total))
+    other = [
+        error
+        for engine, error in outcomes
+        if error and _is_reported(engine, error) and not told.knows(error)
+    ]
+    return Outcome([], min(other, key=_gravity, default=None))
 
 
 def _broken_off(
-    outcomes: Sequence[tuple[RunFolder, PvError | None]], failed: list[dict[str, Any]], left: Sequence[RenderItem]
-) -> Ended:
+    outcomes: Sequence[tuple[RunFolder, PvError | None]],
+    failed: list[dict[str, Any]],
+    left: Sequence[RenderItem],
+) -> Outcome:
     """Engines ended before they had looked at all clips; by a killed engine, those that are left have failed."""
-    engine, worst = min(((engine, error) for engine, error in outcomes if error), key=lambda one: _gravity(one[1]))
+    engine, worst = min(
+        ((engine, error) for engine, error in outcomes if error), key=lambda one: _gravity(one[1])
+    )
     if isinstance(worst, RunFailed) and engine.read_exit() is None:
         failed = [*failed, *({"path": item.clip, "reason": worst.message} for item in left)]
-        worst = RunFailed(worst.message, f"The same command goes on with what is missing. {worst.hint}")
-    return Ended(failed, worst)
+        worst = RunFailed(
+            worst.message, f"The same command goes on with what is missing. {worst.hint}"
+        )
+    return Outcome(failed, worst)
 
 
 def _is_reported(engine: RunFolder, error: PvError) -> bool:
@@ -175,7 +205,9 @@ def _gravity(error: PvError) -> int:
     return 0 if isinstance(error, Interrupted) else 1 if error.status == ExitStatus.RESOURCES else 2
 
 
-def clip_facts(item: RenderItem, status: str, encoding: EncodingConfig, seconds: float = 0.0) -> dict[str, Any]:
+def clip_facts(
+    item: RenderItem, status: str, encoding: EncodingConfig, seconds: float = 0.0
+) -> dict[str, Any]:
     """What engines say about a clip."""
     about = {"path": item.clip, "files": list(file_names(item.clip, encoding))}
     about |= {"identity": item.identity if item.adapter else BASE, "prompt": item.prompt}

@@ -1,13 +1,15 @@
 """From what the user chose to settings: preset, then <config>/config.toml, then the options of the command."""
 
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
+from pvtool_core.batches.columns import parse_lora
 from pvtool_core.errors import UsageError
-from pvtool_core.models.locate import Preset, Presets
-from pvtool_core.paths import config_dir, exists
-from pvtool_core.settings.schema import Settings, Table, merge, parse_overrides, read_toml
+from pvtool_core.paths import config_dir
+from pvtool_core.settings.overrides import parse_overrides
+from pvtool_core.settings.presets import Preset, Presets
+from pvtool_core.settings.schema import Settings
+from pvtool_core.settings.toml import Table, merge, read_toml
 
 DEFAULT_PRESET = "tiny"
 _PACKAGES = ("pvtool", "torch", "diffusers", "transformers", "peft", "onnxruntime")
@@ -45,28 +47,19 @@ def option_table(**given: Any) -> Table:
     return table
 
 
-def style_table(loras: list[str] | None, controlnet: str | None, control_frames: str | None) -> Table:
+def style_table(
+    loras: list[str] | None, controlnet: str | None, control_frames: str | None
+) -> Table:
     """Style LoRAs and ControlNet as the settings hold them. Raises UsageError for one half of a ControlNet."""
     if (controlnet is None) != (control_frames is None):
-        raise UsageError("A ControlNet needs pictures to be led by.", "Give both --controlnet and --control-frames.")
+        raise UsageError(
+            "A ControlNet needs pictures to be led by.",
+            "Give both --controlnet and --control-frames.",
+        )
     control = {"model": controlnet, "frames": control_frames, "weight": 1.0} if controlnet else None
-    return option_table(model__loras=[parse_lora(word) for word in loras] if loras else None, model__control=control)
-
-
-def parse_lora(word: str) -> Table:
-    """`FILE:0.8` or `FILE`; a colon before anything but a number is part of the name. Raises UsageError.
-
-    It is also where a file of the whole name exists.
-    """
-    file, colon, weight = word.rpartition(":")
-    if colon and exists(Path(word).expanduser()) and not exists(Path(file).expanduser()):
-        return {"file": word}
-    try:
-        return {"file": file, "weight": float(weight)} if colon else {"file": word}
-    except ValueError:
-        if exists(Path(file)):
-            raise UsageError(f"The weight of the LoRA {file} is {weight!r}, no number.", "Write FILE:0.8.") from None
-        return {"file": word}
+    return option_table(
+        model__loras=[parse_lora(word) for word in loras] if loras else None, model__control=control
+    )
 
 
 def versions() -> dict[str, str]:

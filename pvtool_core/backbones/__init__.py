@@ -8,12 +8,28 @@ from typing import Any
 import diffusers
 import transformers
 
-from pvtool_core.backbones.interface import Backbone, Embeds, Frames, Latents, joined, resolve_device
+from pvtool_core.backbones.interface import (
+    Backbone,
+    Embeds,
+    Frames,
+    Latents,
+    joined,
+    resolve_device,
+)
 from pvtool_core.errors import InputRefused, RunFailed, from_foreign
-from pvtool_core.models.locate import with_fingerprints
+from pvtool_core.models.fingerprints import with_fingerprints
 from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 
-__all__ = ["Backbone", "Embeds", "Frames", "Latents", "backbone_class", "joined", "load_backbone", "resolve_device"]
+__all__ = [
+    "Backbone",
+    "Embeds",
+    "Frames",
+    "Latents",
+    "backbone_class",
+    "joined",
+    "load_backbone",
+    "resolve_device",
+]
 
 _FAMILIES = {
     "animatediff": ("animatediff", "AnimateDiff"),
@@ -58,7 +74,9 @@ def _check_unchanged(model: ModelConfig) -> None:
     now = with_fingerprints(dataclasses.replace(model, fingerprint=""))
     parts = {f"base model in {model.base_model}": now.fingerprint == model.fingerprint}
     parts |= {f"LoRA {lora.file}": lora in now.loras for lora in model.loras}
-    parts |= {f"ControlNet {model.control.model}, or what it is shown,": model.control == now.control}
+    parts |= {
+        f"ControlNet {model.control.model}, or what it is shown,": model.control == now.control
+    }
     if changed := [part for part, same in parts.items() if not same]:
         raise InputRefused(
             f"The {changed[0]} is not the one that this job was made for.",

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pvtool_core.adapter import LoraLayout, LoraPair
-from pvtool_core.backbones.control import Control
+from pvtool_core.backbones.control import ControlNet
 from pvtool_core.backbones.interface import (
     Embeds,
     Frames,
@@ -54,7 +54,10 @@ class KohyaLayout:
 
     def unpack(self, tensors: Mapping[str, Tensor], layers: Iterable[str]) -> dict[str, LoraPair]:
         parts = ("lora_down", "lora_up")
-        return {name: LoraPair(*(tensors[f"{_kohya(name)}.{part}.weight"] for part in parts)) for name in layers}
+        return {
+            name: LoraPair(*(tensors[f"{_kohya(name)}.{part}.weight"] for part in parts))
+            for name in layers
+        }
 
 
 def _kohya(layer: str) -> str:
@@ -72,7 +75,11 @@ class AnimateDiff:
     lora_layout: LoraLayout = KohyaLayout()
 
     def __init__(
-        self, model: ModelConfig, sampler: SamplerConfig, prompts: Sequence[str], recompute: bool = False
+        self,
+        model: ModelConfig,
+        sampler: SamplerConfig,
+        prompts: Sequence[str],
+        recompute: bool = False,
     ) -> None:
         self.model, self.sampler = model, sampler
         self.device, self.dtype = resolve_device(model.device), getattr(torch, model.dtype)
@@ -82,7 +89,11 @@ class AnimateDiff:
             part.eval().requires_grad_(False)
         self.denoiser: nn.Module = self.pipeline.unet
         factor = self.pipeline.vae_scale_factor
-        self.control = Control(model, self.pipeline.unet, self.device, factor) if model.control.model else None
+        self.control = (
+            ControlNet(model, self.pipeline.unet, self.device, factor)
+            if model.control.model
+            else None
+        )
         self.num_frames, self.num_steps = model.num_frames, sampler.num_inference_steps
         self.guided = sampler.guidance_scale > 1
         self.scheduler: Any = self.pipeline.scheduler
@@ -130,11 +141,17 @@ class AnimateDiff:
         return negative + self.sampler.guidance_scale * (positive - negative)
 
     def advance(self, latents: Latents, step: int, output: Latents) -> Latents:
-        return self.scheduler.step(output, self.scheduler.timesteps[step], latents, eta=0.0).prev_sample
+        return self.scheduler.step(
+            output, self.scheduler.timesteps[step], latents, eta=0.0
+        ).prev_sample
 
     def decode(self, latents: Latents, frames: Sequence[int]) -> Frames:
         vae = self.pipeline.vae
-        chosen = (1 / vae.config.scaling_factor * latents)[0, :, list(frames)].transpose(0, 1).contiguous()
+        chosen = (
+            (1 / vae.config.scaling_factor * latents)[0, :, list(frames)]
+            .transpose(0, 1)
+            .contiguous()
+        )
         decoded = [vae.decode(chunk).sample for chunk in chosen.split(_FRAMES_AT_ONCE)]
         return unit_range(torch.cat(decoded))
 
@@ -156,19 +173,31 @@ def _load_pipeline(model: ModelConfig, dtype: torch.dtype) -> Any:
     load: Any = functools.partial(dict, dtype=dtype, local_files_only=True, use_safetensors=True)
     base = Path(model.base_model)
     if not model.motion_adapter:
-        pipeline: Any = AnimateDiffPipeline.from_pretrained(base, variant=pipeline_variant(base), **load())
+        pipeline: Any = AnimateDiffPipeline.from_pretrained(
+            base, variant=pipeline_variant(base), **load()
+        )
     elif base.is_dir():
         motion = _load_motion(model, load())
         variant = pipeline_variant(base)
-        pipeline = AnimateDiffPipeline.from_pretrained(base, motion_adapter=motion, variant=variant, **load())
+        pipeline = AnimateDiffPipeline.from_pretrained(
+            base, motion_adapter=motion, variant=variant, **load()
+        )
         pipeline.scheduler = _motion_sampler(pipeline.scheduler)
     else:
         motion = _load_motion(model, load())
         still: Any = StableDiffusionPipeline.from_single_file(
-            str(base), config=model.config, torch_dtype=dtype, local_files_only=True, safety_checker=None
+            str(base),
+            config=model.config,
+            torch_dtype=dtype,
+            local_files_only=True,
+            safety_checker=None,
         )
-        parts = {name: getattr(still, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
-        pipeline = AnimateDiffPipeline(**parts, motion_adapter=motion, scheduler=_as_trained(base, still.scheduler))
+        parts = {
+            name: getattr(still, name) for name in ("vae", "text_encoder", "tokenizer", "unet")
+        }
+        pipeline = AnimateDiffPipeline(
+            **parts, motion_adapter=motion, scheduler=_as_trained(base, still.scheduler)
+        )
     if not isinstance(pipeline.scheduler, DDIMScheduler):
         raise InputRefused(
             f"The sampler of {base} is {type(pipeline.scheduler).__name__}, not DDIM.",
@@ -186,7 +215,12 @@ def _load_motion(model: ModelConfig, load: Mapping[str, Any]) -> Any:
 def _motion_sampler(of_images: Any, **more: Any) -> Any:
     """DDIM with the betas that the motion modules were trained with, which are not Stable Diffusion's."""
     return DDIMScheduler.from_config(
-        of_images.config, beta_schedule="linear", clip_sample=False, timestep_spacing="linspace", steps_offset=1, **more
+        of_images.config,
+        beta_schedule="linear",
+        clip_sample=False,
+        timestep_spacing="linspace",
+        steps_offset=1,
+        **more,
     )
 
 
@@ -209,4 +243,6 @@ def recompute_activations(denoiser: nn.Module) -> None:
     for name, module in denoiser.named_modules():
         if _RECOMPUTED.fullmatch(name):
             plain = module.forward
-            module.forward = functools.partial(checkpoint, plain, use_reentrant=False, preserve_rng_state=False)
+            module.forward = functools.partial(
+                checkpoint, plain, use_reentrant=False, preserve_rng_state=False
+            )

@@ -19,13 +19,15 @@ from pvtool_core.settings.schema import ControlConfig, ModelConfig
 _HINT = "Give a video, an animation, or a folder of pictures."
 
 
-class Control:
+class ControlNet:
     """A frozen ControlNet with the pictures that it is shown, as `AnimateDiffControlNetPipeline` uses it.
 
     Raises InputRefused for too few pictures, or for a ControlNet that wants something else.
     """
 
-    def __init__(self, model: ModelConfig, unet: Any, device: torch.device, scale_factor: int) -> None:
+    def __init__(
+        self, model: ModelConfig, unet: Any, device: torch.device, scale_factor: int
+    ) -> None:
         config = model.control
         net: Any = ControlNetModel.from_pretrained(
             config.model,
@@ -35,7 +37,9 @@ class Control:
             use_safetensors=True,
         )
         if net.config.global_pool_conditions:
-            raise InputRefused(f"{config.model} wants guess mode.", "Use a ControlNet that leads the layout.")
+            raise InputRefused(
+                f"{config.model} wants guess mode.", "Use a ControlNet that leads the layout."
+            )
         if net.config.cross_attention_dim != unet.config.cross_attention_dim:
             raise InputRefused(
                 f"{config.model} is a ControlNet for another base model: its text is {net.config.cross_attention_dim} "
@@ -44,7 +48,9 @@ class Control:
             )
         self.net = net.to(device).eval().requires_grad_(False)
         self._weight = config.weight
-        processor = VideoProcessor(vae_scale_factor=scale_factor, do_convert_rgb=True, do_normalize=False)
+        processor = VideoProcessor(
+            vae_scale_factor=scale_factor, do_convert_rgb=True, do_normalize=False
+        )
         shown = read_frames(config, model.num_frames)
         video = processor.preprocess_video(shown, height=model.height, width=model.width).float()
         self._shown = video.permute(0, 2, 1, 3, 4).flatten(0, 1).to(device, unet.dtype)
@@ -77,7 +83,8 @@ def read_frames(config: ControlConfig, count: int) -> list[Image.Image]:
         raise BadPicture(source, f"cannot be read as a video: {error.problem}", _HINT) from error
     if len(pictures) < count:
         raise InputRefused(
-            f"{source} has {len(pictures)} pictures for {count} frames.", "Give one for each, or set model.num_frames."
+            f"{source} has {len(pictures)} pictures for {count} frames.",
+            "Give one for each, or set model.num_frames.",
         )
     return pictures
 

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoAttnProcessor2_0
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import HunyuanVideoPipeline
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -21,8 +23,15 @@ from torch.utils.checkpoint import checkpoint
 
 from pvtool_core.adapter import LoraLayout, LoraPair
 from pvtool_core.backbones.flow_matching import euler_step, flow_sampler_facts
-from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts, unit_range
-from pvtool_core.backbones.memory import settle
+from pvtool_core.backbones.interface import (
+    Embeds,
+    Frames,
+    Latents,
+    resolve_device,
+    trajectory_facts,
+    unit_range,
+)
+from pvtool_core.backbones.memory import place
 from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.errors import InputRefused
 from pvtool_core.models.base_models import pipeline_variant
@@ -43,10 +52,14 @@ class FusedLayout:
     def pack(self, layers: Mapping[str, LoraPair]) -> dict[str, Tensor]:
         packed: dict[str, Tensor] = {}
         for block in dict.fromkeys(name.rpartition(".attn.")[0] for name in layers):
-            downs, ups = zip(*(layers[f"{block}.attn.to_{projection}"] for projection in "qkv"), strict=True)
+            downs, ups = zip(
+                *(layers[f"{block}.attn.to_{projection}"] for projection in "qkv"), strict=True
+            )
             key, more = self._fused(block)
             packed[f"{key}.lora_A.weight"] = torch.cat(downs)
-            packed[f"{key}.lora_B.weight"] = nn.functional.pad(torch.block_diag(*ups), (0, 0, 0, more))
+            packed[f"{key}.lora_B.weight"] = nn.functional.pad(
+                torch.block_diag(*ups), (0, 0, 0, more)
+            )
         return packed
 
     def unpack(self, tensors: Mapping[str, Tensor], layers: Iterable[str]) -> dict[str, LoraPair]:
@@ -56,7 +69,9 @@ class FusedLayout:
             key, more = self._fused(block)
             part, up = "qkv".index(projection), tensors[f"{key}.lora_B.weight"]
             rows = up[: len(up) - more].chunk(3)[part]
-            pairs[name] = LoraPair(tensors[f"{key}.lora_A.weight"].chunk(3)[part], rows.chunk(3, dim=1)[part])
+            pairs[name] = LoraPair(
+                tensors[f"{key}.lora_A.weight"].chunk(3)[part], rows.chunk(3, dim=1)[part]
+            )
         return pairs
 
     def _fused(self, block: str) -> tuple[str, int]:
@@ -78,7 +93,11 @@ class HunyuanVideo:
     lora_target = r"(single_)?transformer_blocks\.\d+\.attn\.to_[qkv]"
 
     def __init__(
-        self, model: ModelConfig, sampler: SamplerConfig, prompts: Sequence[str], recompute: bool = False
+        self,
+        model: ModelConfig,
+        sampler: SamplerConfig,
+        prompts: Sequence[str],
+        recompute: bool = False,
     ) -> None:
         self.model, self.sampler, self.recompute = model, sampler, recompute
         self.device, self.dtype = resolve_device(model.device), getattr(torch, model.dtype)
@@ -99,16 +118,20 @@ class HunyuanVideo:
             part.eval().requires_grad_(False)
             if recompute:
                 part.enable_gradient_checkpointing()
-        self.pipeline.vae.use_framewise_decoding = False  # `decode` takes the tiles in time one by one
+        self.pipeline.vae.use_framewise_decoding = (
+            False  # `decode` takes the tiles in time one by one
+        )
         if model.vae_tiling:
             self.pipeline.vae.enable_tiling()
         self.denoiser: Any = self.pipeline.transformer
         blocks = [*self.denoiser.transformer_blocks, *self.denoiser.single_transformer_blocks]
-        settle(self.denoiser, blocks, model, self.device)
+        place(self.denoiser, blocks, model, self.device)
         if model.trim_prompt:
             for block in blocks:
                 block.attn.set_processor(_WithoutMask())
-        self.lora_layout: LoraLayout = FusedLayout(self.denoiser.single_transformer_blocks[0].proj_mlp.out_features)
+        self.lora_layout: LoraLayout = FusedLayout(
+            self.denoiser.single_transformer_blocks[0].proj_mlp.out_features
+        )
         self.num_frames, self.num_steps = model.num_frames, sampler.num_inference_steps
         self.scheduler = _scheduler(self.pipeline.scheduler, sampler, self.device)
 
@@ -121,15 +144,26 @@ class HunyuanVideo:
         text, pooled, mask = pipeline.encode_prompt(prompt, device=self.device)
         if self.model.trim_prompt:
             text, mask = (each[:, : int(mask.sum())] for each in (text, mask))
-        embeds = {"prompt_embeds": text, "pooled_prompt_embeds": pooled, "prompt_attention_mask": mask}
+        embeds = {
+            "prompt_embeds": text,
+            "pooled_prompt_embeds": pooled,
+            "prompt_attention_mask": mask,
+        }
         return {name: tensor.to("cpu", self.dtype) for name, tensor in embeds.items()}
 
     def prompt_embeds(self, prompt: str) -> Embeds:
         return {name: tensor.to(self.device) for name, tensor in self._embeds[prompt].items()}
 
     def initial_latents(self, seed: int) -> Latents:
-        space, time = self.pipeline.vae_scale_factor_spatial, self.pipeline.vae_scale_factor_temporal
-        size = ((self.num_frames - 1) // time + 1, self.model.height // space, self.model.width // space)
+        space, time = (
+            self.pipeline.vae_scale_factor_spatial,
+            self.pipeline.vae_scale_factor_temporal,
+        )
+        size = (
+            (self.num_frames - 1) // time + 1,
+            self.model.height // space,
+            self.model.width // space,
+        )
         shape = (1, self.denoiser.config.in_channels, *size)
         generator = torch.Generator("cpu").manual_seed(seed)
         return randn_tensor(shape, generator=generator, device=self.device, dtype=torch.float32)
@@ -161,7 +195,9 @@ class HunyuanVideo:
         tiles: dict[int, Tensor] = {}
         for tile in needed:
             decoded: Any = decode(latents[:, :, into.latents_of(tile)]).sample
-            tiles[tile] = decoded[:, :, 1:] if tile else decoded  # only the clip's first latent stands for one frame
+            tiles[tile] = (
+                decoded[:, :, 1:] if tile else decoded
+            )  # only the clip's first latent stands for one frame
             if tile - 1 in tiles:
                 vae.blend_t(tiles[tile - 1], tiles[tile], into.blended)
         chosen = [tiles[into.tiles_of(frame)[-1]][0, :, into.place_of(frame)] for frame in frames]
@@ -169,7 +205,11 @@ class HunyuanVideo:
 
     def decoded_with(self, frame: int) -> Sequence[int]:
         needed = set(self._tiling.tiles_of(frame))
-        return [other for other in range(self.num_frames) if needed.issuperset(self._tiling.tiles_of(other))]
+        return [
+            other
+            for other in range(self.num_frames)
+            if needed.issuperset(self._tiling.tiles_of(other))
+        ]
 
     @property
     def _tiling(self) -> "TilesInTime":
@@ -235,7 +275,9 @@ def _scheduler(of_folder: Any, sampler: SamplerConfig, device: torch.device) -> 
             f"The sampler of the base model is {type(of_folder).__name__}, which has a memory or draws noise.",
             "Save the pipeline with FlowMatchEulerDiscreteScheduler and stochastic_sampling=False.",
         )
-    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(config, shift=sampler.shift or config.shift)
+    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(
+        config, shift=sampler.shift or config.shift
+    )
     scheduler.set_timesteps(sigmas=_flow_levels(sampler.num_inference_steps), device=device)
     return scheduler
 

@@ -22,7 +22,7 @@ from pvtool_core.adapter import LoraLayout
 from pvtool_core.backbones.style_loras import MERGE_VERSION
 from pvtool_core.devices import problem_of
 from pvtool_core.errors import InputRefused
-from pvtool_core.models.locate import fingerprint_of
+from pvtool_core.models.fingerprints import fingerprint_of
 from pvtool_core.settings.schema import DEVICES, ModelConfig, SamplerConfig
 
 Latents = Float[Tensor, "clips channels frames latent_height latent_width"]
@@ -88,7 +88,10 @@ class Backbone(Protocol):
 
 def joined(embeds: Sequence[Embeds]) -> Embeds:
     """The prompts of several clips, to go through the model at once. They must be of one length."""
-    return {name: torch.stack([each[name] for each in embeds], dim=1).flatten(0, 1) for name in embeds[0]}
+    return {
+        name: torch.stack([each[name] for each in embeds], dim=1).flatten(0, 1)
+        for name in embeds[0]
+    }
 
 
 def unit_range(decoded: Tensor) -> Tensor:
@@ -107,7 +110,9 @@ def resolve_device(name: str) -> torch.device:
     if name != "auto":
         problem = problem_of(name) if DEVICES.fullmatch(name) else f"Invalid device {name!r}."
         if problem:
-            raise InputRefused(problem, "Set model.device to auto or cpu; `pv doctor` shows the devices.")
+            raise InputRefused(
+                problem, "Set model.device to auto or cpu; `pv doctor` shows the devices."
+            )
         return torch.device(name)
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
@@ -128,7 +133,9 @@ def trajectory_facts(
         "family": model.family,
         "base": fingerprint_of(model),
         "style_loras": [[lora.fingerprint, lora.weight] for lora in model.loras],
-        "control": [model.control.fingerprint, model.control.weight] if model.control.model else None,
+        "control": [model.control.fingerprint, model.control.weight]
+        if model.control.model
+        else None,
         "sampler": described_sampler(scheduler),
         "steps": sampler.num_inference_steps,
         "guidance": sampler.guidance_scale,

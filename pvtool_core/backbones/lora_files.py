@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pvtool_core.errors import InputRefused
+from pvtool_core.models.fingerprints import peft_config_beside
 from pvtool_core.models.integrity import problem_of
-from pvtool_core.models.locate import peft_config_beside
 
 Part = Literal["down", "up", "up bias", "alpha", "magnitude", "dora_scale", "diff", "bias diff"]
 
@@ -38,7 +38,10 @@ _PARTS: Sequence[tuple[Part, re.Pattern[str]]] = (
     ("dora_scale", re.compile(r"\.dora_scale$")),
     ("diff", re.compile(r"\.(?:diff|w_norm)$")),
     ("bias diff", re.compile(r"\.(?:diff_b|b_norm)$")),
-    ("alpha", re.compile(r"(?:[._]lora(?:_linear_layer|_A|_B|_down|_up)?)?\.(?:lora_|network_)?alpha$")),
+    (
+        "alpha",
+        re.compile(r"(?:[._]lora(?:_linear_layer|_A|_B|_down|_up)?)?\.(?:lora_|network_)?alpha$"),
+    ),
 )
 _LYCORIS: Sequence[tuple[str, re.Pattern[str]]] = (
     ("a LoHa", re.compile(r"\.hada_")),
@@ -48,7 +51,14 @@ _LYCORIS: Sequence[tuple[str, re.Pattern[str]]] = (
     ("a GLoRA", re.compile(r"\.[ab][12]\.weight$")),
     ("an (IA)³", re.compile(r"\.on_input$")),
 )
-_FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2}
+_FLOATS = {
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+}
 _NUMBERS = {*_FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
 _TRAINED_FROM_OTHER_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -86,10 +96,14 @@ def read_lora(path: Path) -> LoraFile:
                 "Give a plain LoRA, LoCon or DoRA.",
             )
     pieces = tuple(piece for key, tensor in tensors.items() if (piece := piece_of(key, tensor)))
-    markers = {key for key, tensor in tensors.items() if not tensor.numel()}  # such as `v_pred`: the name says it all
+    markers = {
+        key for key, tensor in tensors.items() if not tensor.numel()
+    }  # such as `v_pred`: the name says it all
     known = {piece.key for piece in pieces} | markers
     if not any(piece.part != "alpha" for piece in pieces):
-        raise InputRefused(f"{path} holds no LoRA.", "Give a LoRA; another base model goes to --base-model.")
+        raise InputRefused(
+            f"{path} holds no LoRA.", "Give a LoRA; another base model goes to --base-model."
+        )
     if unknown := [key for key in tensors if key not in known]:
         raise InputRefused(
             f"The LoRA {path} holds tensors of an unknown kind ({len(unknown)} of {len(tensors)}), for example "
@@ -131,7 +145,14 @@ def _load(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
             raise InputRefused(f"The LoRA {path} {problem}.", hint)
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118  (no mapping)
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         words = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputRefused(f"The LoRA {path} cannot be read: {shown(words)}.", hint) from error
 
@@ -153,12 +174,18 @@ class Training:
 Scale = Callable[[Training], float | None]
 
 
-def scale_of(file: LoraFile, named: Callable[[str], str]) -> Callable[[Training, Tensor | None], float]:
+def scale_of(
+    file: LoraFile, named: Callable[[str], str]
+) -> Callable[[Training, Tensor | None], float]:
     """Return a function that gives alpha / rank, or what stands for it, from a layer and its own alpha tensor.
 
     `named` takes prefixes from a layer's name. Raises InputRefused for settings of the file that cannot be understood.
     """
-    rules = [rule for rule in (_of_peft(file), _of_network_alphas(file, named), _of_one_number(file)) if rule]
+    rules = [
+        rule
+        for rule in (_of_peft(file), _of_network_alphas(file, named), _of_one_number(file))
+        if rule
+    ]
 
     def scale(layer: Training, alpha: Tensor | None) -> float:
         if alpha is not None:
@@ -179,7 +206,9 @@ def _of_peft(file: LoraFile) -> Scale | None:
     if not text:
         return None
     config = _table(file, where, text)
-    if (start := config.get("init_lora_weights")) and str(start).lower().startswith(_TRAINED_FROM_OTHER_WEIGHTS):
+    if (start := config.get("init_lora_weights")) and str(start).lower().startswith(
+        _TRAINED_FROM_OTHER_WEIGHTS
+    ):
         raise InputRefused(
             f"The LoRA {file.path} was trained from changed base weights (init_lora_weights {start}).",
             "Convert it to a plain LoRA with PEFT first.",
@@ -211,7 +240,9 @@ _SIMPLE = re.compile(r"(?:[\w.\\^$|-]|\[[\w-]+\]|[*+](?![*+?{]))*")
 
 def _matches(file: LoraFile, pattern: str, name: str) -> bool:
     """As PEFT matches a key of alpha_pattern; expressions that could take for ever are refused."""
-    simple = _PLAIN.fullmatch(pattern) or (_SIMPLE.fullmatch(pattern) and len(re.findall("[*+]", pattern)) <= 2)
+    simple = _PLAIN.fullmatch(pattern) or (
+        _SIMPLE.fullmatch(pattern) and len(re.findall("[*+]", pattern)) <= 2
+    )
     if not simple or len(pattern) > 300:
         raise _bad(file, "alpha_pattern", pattern)
     try:
@@ -229,7 +260,9 @@ def _of_network_alphas(file: LoraFile, named: Callable[[str], str]) -> Scale | N
     for key, alpha in _table(file, "network_alphas", text).items():
         layer = key.removesuffix(".alpha")
         found = piece_of(layer, torch.empty(0)) or piece_of(key, torch.empty(0))
-        alphas[named(found.layer if found else layer)] = _number(file, f"network_alphas of {key}", alpha)
+        alphas[named(found.layer if found else layer)] = _number(
+            file, f"network_alphas of {key}", alpha
+        )
 
     def scale(layer: Training) -> float | None:
         alpha = next((alphas[name] for name in layer.names if name in alphas), None)

@@ -63,7 +63,9 @@ def layer_names(components: Mapping[str, nn.Module]) -> Table:
         sizes = _sizes(model)
         own = [(path, (Rows(component, path),)) for path in sizes]
         original = [*_DIALECTS[type(model).__name__](component, sizes)]
-        shortened = [(name.removesuffix(".0"), rows) for name, rows in own if name.endswith(".to_out.0")]
+        shortened = [
+            (name.removesuffix(".0"), rows) for name, rows in own if name.endswith(".to_out.0")
+        ]
         dotted = [*own, *shortened, *original]
         flat = [(name.replace(".", "_"), rows) for name, rows in dotted]
         of_comfyui = [(_in_comfyui(name), rows) for name, rows in original]
@@ -130,8 +132,14 @@ _MOTION: Renames = (
 
 def _unet(component: str, sizes: Sizes) -> Names:
     """Names of the original Stable Diffusion code, and of AnimateDiff's."""
-    layers = 1 + max(int(found[1]) for path in sizes if (found := re.match(r"down_blocks\.0\.resnets\.(\d+)", path)))
-    with_attention = {found[1] for path in sizes if (found := re.match(r"(up_blocks\.\d+)\.attentions\.", path))}
+    layers = 1 + max(
+        int(found[1])
+        for path in sizes
+        if (found := re.match(r"down_blocks\.0\.resnets\.(\d+)", path))
+    )
+    with_attention = {
+        found[1] for path in sizes if (found := re.match(r"(up_blocks\.\d+)\.attentions\.", path))
+    }
     for path in sizes:
         rows = (Rows(component, path),)
         if path in _OUTER:
@@ -216,10 +224,19 @@ _HUNYUAN: Renames = (
     (r"^time_text_embed\.text_embedder\.linear_1$", "vector_in.in_layer"),
     (r"^time_text_embed\.text_embedder\.linear_2$", "vector_in.out_layer"),
     (r"^context_embedder\.proj_in$", "txt_in.input_embedder"),
-    (r"^context_embedder\.time_text_embed\.timestep_embedder\.linear_1$", "txt_in.t_embedder.mlp.0"),
-    (r"^context_embedder\.time_text_embed\.timestep_embedder\.linear_2$", "txt_in.t_embedder.mlp.2"),
+    (
+        r"^context_embedder\.time_text_embed\.timestep_embedder\.linear_1$",
+        "txt_in.t_embedder.mlp.0",
+    ),
+    (
+        r"^context_embedder\.time_text_embed\.timestep_embedder\.linear_2$",
+        "txt_in.t_embedder.mlp.2",
+    ),
     (r"^context_embedder\.time_text_embed\.text_embedder\.", "txt_in.c_embedder."),
-    (r"^context_embedder\.token_refiner\.refiner_blocks\.", "txt_in.individual_token_refiner.blocks."),
+    (
+        r"^context_embedder\.token_refiner\.refiner_blocks\.",
+        "txt_in.individual_token_refiner.blocks.",
+    ),
     (r"^(txt_in\..*)\.attn\.to_out\.0$", r"\1.self_attn_proj"),
     (r"^(txt_in\..*)\.ff\.net\.0\.proj$", r"\1.mlp.fc1"),
     (r"^(txt_in\..*)\.ff\.net\.2$", r"\1.mlp.fc2"),
@@ -275,7 +292,10 @@ def _hunyuan_video(component: str, sizes: Sizes) -> Names:
         for pattern, fused, parts in _FUSED:
             if found := re.fullmatch(pattern, path):
                 block = path.rpartition(".attn.")[0]
-                yield found.expand(fused), tuple(Rows(component, f"{block}.{part}") for part in parts)
+                yield (
+                    found.expand(fused),
+                    tuple(Rows(component, f"{block}.{part}") for part in parts),
+                )
 
 
 _COMFYUI: Renames = (

@@ -22,7 +22,9 @@ from pvtool_core.settings.schema import ModelConfig
 _LARGEST = torch.finfo(torch.float8_e4m3fn).max
 
 
-def settle(denoiser: nn.Module, blocks: Sequence[nn.Module], model: ModelConfig, device: torch.device) -> None:
+def place(
+    denoiser: nn.Module, blocks: Sequence[nn.Module], model: ModelConfig, device: torch.device
+) -> None:
     """Store a frozen `denoiser`, just loaded, as `model.storage` and `model.offload` say, and bring it to `device`.
 
     `blocks` are its transformer blocks, where nearly all of its weights are; the rest stays as it was loaded.
@@ -33,7 +35,9 @@ def settle(denoiser: nn.Module, blocks: Sequence[nn.Module], model: ModelConfig,
             _store_in_float8(block)
         elif model.storage in {"int8", "nf4"}:
             _quantise(block, model.storage)
-            block.to(device)  # which is when bitsandbytes does its work: no second copy of the whole model
+            block.to(
+                device
+            )  # which is when bitsandbytes does its work: no second copy of the whole model
     if model.offload:
         _offload(denoiser, blocks, device)
     else:
@@ -61,7 +65,9 @@ def _store_in_float8(block: nn.Module) -> None:
 
 
 def _forward_from_float8(layer: Any, input: Tensor) -> Tensor:
-    return nn.functional.linear(input, layer.weight.to(input.dtype) * layer.float8_scale, layer.bias)
+    return nn.functional.linear(
+        input, layer.weight.to(input.dtype) * layer.float8_scale, layer.bias
+    )
 
 
 def _quantise(block: nn.Module, storage: str) -> None:
@@ -77,11 +83,15 @@ def _quantise(block: nn.Module, storage: str) -> None:
     for parent, name, layer in _linear_layers(block):
         sizes = (layer.in_features, layer.out_features)
         if storage == "nf4":
-            kept = bnb.Linear4bit(*sizes, compute_dtype=layer.weight.dtype, quant_type="nf4", device="meta")
+            kept = bnb.Linear4bit(
+                *sizes, compute_dtype=layer.weight.dtype, quant_type="nf4", device="meta"
+            )
             kept.weight = bnb.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
         else:
             kept = bnb.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=6.0, device="meta")
-            kept.weight = bnb.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
+            kept.weight = bnb.Int8Params(
+                layer.weight.data, requires_grad=False, has_fp16_weights=False
+            )
         kept.bias = layer.bias
         setattr(parent, name, kept)
 

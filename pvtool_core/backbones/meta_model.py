@@ -27,8 +27,12 @@ TRIMMED_TOKENS = 64
 """How long a prompt of the shipped banks is at most once its padding is left out."""
 
 
-def skeleton(
-    model: ModelConfig, sampler: SamplerConfig, recompute: bool, architecture: Path, motion: Path | None = None
+def meta_model(
+    model: ModelConfig,
+    sampler: SamplerConfig,
+    recompute: bool,
+    architecture: Path,
+    motion: Path | None = None,
 ) -> Backbone:
     """A backbone of the family's own class on `model.device`; every prompt has the same random embeds.
 
@@ -36,7 +40,12 @@ def skeleton(
     modules where it has none of its own. Style LoRAs are left out, for they are merged; so is a ControlNet.
     """
     bare = dataclasses.replace(
-        model, base_model=str(architecture), motion_adapter="", config="", loras=(), control=ControlConfig()
+        model,
+        base_model=str(architecture),
+        motion_adapter="",
+        config="",
+        loras=(),
+        control=ControlConfig(),
     )
     device, dtype = torch.device(model.device), getattr(torch, model.dtype)
 
@@ -125,7 +134,11 @@ def _random_embeds(model: ModelConfig, sampler: SamplerConfig, denoiser: Any) ->
         mask = torch.ones(1, tokens, device=device, dtype=dtype)
         pooled = text(1, denoiser.pooled_projection_dim)
         long = text(1, tokens, denoiser.text_embed_dim)
-        return {"prompt_embeds": long, "pooled_prompt_embeds": pooled, "prompt_attention_mask": mask}
+        return {
+            "prompt_embeds": long,
+            "pooled_prompt_embeds": pooled,
+            "prompt_attention_mask": mask,
+        }
 
     shapes: dict[str, Callable[[], Embeds]] = {
         "animatediff": lambda: {"prompt_embeds": text(rows, 77, denoiser.cross_attention_dim)},

@@ -14,7 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvtool_core.backbones.lora_files import LoraFile, Part, Piece, Training, read_lora, scale_of, shown
+from pvtool_core.backbones.lora_files import (
+    LoraFile,
+    Part,
+    Piece,
+    Training,
+    read_lora,
+    scale_of,
+    shown,
+)
 from pvtool_core.backbones.lora_names import Rows, Table, Target, layer_names, without_prefixes
 from pvtool_core.errors import InputRefused
 from pvtool_core.settings.schema import LoraConfig
@@ -52,11 +60,19 @@ class Base:
         parts: dict[str, nn.Module] = {name: getattr(pipeline, name) for name in components}
         made_for = next(filter(None, (_BASES.get(type(part).__name__) for part in parts.values())))
         parameters = {name: dict(part.named_parameters()) for name, part in parts.items()}
-        return cls(type(pipeline).__name__.removesuffix("Pipeline"), made_for, parameters, layer_names(parts))
+        return cls(
+            type(pipeline).__name__.removesuffix("Pipeline"),
+            made_for,
+            parameters,
+            layer_names(parts),
+        )
 
     def weights(self, target: Target) -> list[Tensor]:
         """The rows that a layer of a file stands for, as views."""
-        return [self._rows(self._parameter(rows.component, rows.path, "weight"), rows) for rows in target]
+        return [
+            self._rows(self._parameter(rows.component, rows.path, "weight"), rows)
+            for rows in target
+        ]
 
     def biases(self, target: Target) -> list[Tensor] | None:
         """The same of their biases, or None if one has none."""
@@ -86,7 +102,9 @@ class Layer:
 
 
 @torch.no_grad()
-def merge_style_loras(pipeline: Any, loras: Sequence[LoraConfig], components: Sequence[str]) -> None:
+def merge_style_loras(
+    pipeline: Any, loras: Sequence[LoraConfig], components: Sequence[str]
+) -> None:
     """Add each file's weights, times its weight, to the pipeline's `components`, such as `unet` and `text_encoder`.
 
     The sum is made in float32 and rounded to the model's type once for each file. Raises InputRefused if a file is not
@@ -117,7 +135,9 @@ def _layers(file: LoraFile, base: Base) -> list[Layer]:
         parts = grouped.setdefault(base.table[named[piece.layer]], {})
         if piece.part in parts:
             twice = f"{shown(parts[piece.part].key)} and {shown(piece.key)}"
-            raise InputRefused(f"The LoRA {file.path} holds one layer twice: {twice}.", "Give one adapter a file.")
+            raise InputRefused(
+                f"The LoRA {file.path} holds one layer twice: {twice}.", "Give one adapter a file."
+            )
         parts[piece.part] = piece
     for parts in grouped.values():
         for part, piece in parts.items():
@@ -127,7 +147,11 @@ def _layers(file: LoraFile, base: Base) -> list[Layer]:
                     "Get it again from where it came.",
                 )
     return [
-        Layer(next(iter(parts.values())).layer, target, {part: piece.tensor for part, piece in parts.items()})
+        Layer(
+            next(iter(parts.values())).layer,
+            target,
+            {part: piece.tensor for part, piece in parts.items()},
+        )
         for target, parts in grouped.items()
     ]
 
@@ -152,7 +176,9 @@ def _check_sizes(file: LoraFile, layer: Layer, base: Base) -> None:
         else:
             fits = part not in {"magnitude", "dora_scale"} or _axis(part, tensor, shape) is not None
         if not fits:
-            theirs = layer.parts["up"].shape[:1] + tensor.shape[1:] if part == "down" else tensor.shape
+            theirs = (
+                layer.parts["up"].shape[:1] + tensor.shape[1:] if part == "down" else tensor.shape
+            )
             raise _unfit(
                 file,
                 base,
@@ -165,7 +191,11 @@ def _fit(down: Tensor, up: Tensor, shape: Sequence[int]) -> bool:
     """Whether up times down is a weight of that shape; a 1 × 1 convolution may be a matrix, and the reverse."""
     if down.ndim < 2 or up.ndim < 2 or not len(down) or up.shape[:2] != (shape[0], len(down)):
         return False
-    return _squeezed(down.shape[1:]) == _squeezed(shape[1:]) and not _squeezed(up.shape[2:]) and len(shape) > 1
+    return (
+        _squeezed(down.shape[1:]) == _squeezed(shape[1:])
+        and not _squeezed(up.shape[2:])
+        and len(shape) > 1
+    )
 
 
 def _squeezed(shape: Iterable[int]) -> tuple[int, ...]:
@@ -187,7 +217,9 @@ def _axis(part: Part, magnitude: Tensor, shape: Sequence[int]) -> int | None:
     return 1 if len(shape) > 1 and count == shape[1] else None
 
 
-def _without_place(file: LoraFile, base: Base, named: Mapping[str, str], strange: Sequence[str]) -> InputRefused:
+def _without_place(
+    file: LoraFile, base: Base, named: Mapping[str, str], strange: Sequence[str]
+) -> InputRefused:
     """The refusal of layers that the model lacks: another base model, another number of blocks, or an unknown name."""
     count = f"{len(strange)} of its {len(named)} layers"
     likely = made_for(file)
@@ -195,7 +227,11 @@ def _without_place(file: LoraFile, base: Base, named: Mapping[str, str], strange
         return _unfit(file, base, f"{count} do not exist in it.")
     patterns = {_DIGITS.sub("#", name) for name in base.table}
     if all(_DIGITS.sub("#", named[layer]) in patterns for layer in strange):
-        return _unfit(file, base, f"{count} belong to blocks that it does not have, for example {shown(strange[0])}.")
+        return _unfit(
+            file,
+            base,
+            f"{count} belong to blocks that it does not have, for example {shown(strange[0])}.",
+        )
     unknown = next(layer for layer in strange if _DIGITS.sub("#", named[layer]) not in patterns)
     return InputRefused(
         f"The LoRA {file.path} does not fit this {base.model} model: {count} have unknown names, for example "
@@ -211,7 +247,9 @@ def _unfit(file: LoraFile, base: Base, misfit: str) -> InputRefused:
     likely = made_for(file)
     if likely and base.made_for in likely:
         likely = None  # that is no explanation
-    looks = f" It looks like one for {likely}." if likely and "it was made for" not in misfit else ""
+    looks = (
+        f" It looks like one for {likely}." if likely and "it was made for" not in misfit else ""
+    )
     return InputRefused(
         f"The LoRA {file.path} does not fit this {base.model} model: {misfit}{looks}",
         "Give a LoRA that was made for this base model.",
@@ -247,13 +285,21 @@ def made_for(file: LoraFile) -> str | None:
         return "Stable Diffusion XL"
     downs = [piece for piece in file.pieces if piece.part == "down" and piece.tensor.ndim > 1]
     widths = {piece.tensor.shape[1] for piece in downs if re.search(r"attn2[._]to_k", piece.layer)}
-    by_width = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+    by_width = {
+        768: "Stable Diffusion 1.x",
+        1024: "Stable Diffusion 2.x",
+        2048: "Stable Diffusion XL",
+    }
     return next((by_width[width] for width in sorted(widths) if width in by_width), None)
 
 
 def _by_metadata(file: LoraFile) -> str | None:
-    said = " ".join(file.metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version")).lower()
-    return next((base for pattern, base in _ARCHITECTURES if re.search(rf"\b(?:{pattern})", said)), None)
+    said = " ".join(
+        file.metadata.get(key, "") for key in ("modelspec.architecture", "ss_base_model_version")
+    ).lower()
+    return next(
+        (base for pattern, base in _ARCHITECTURES if re.search(rf"\b(?:{pattern})", said)), None
+    )
 
 
 def _other_base(file: LoraFile, base: Base) -> str | None:
@@ -267,8 +313,13 @@ def _other_base(file: LoraFile, base: Base) -> str | None:
     if base.made_for != "HunyuanVideo":
         return None
     names = " ".join(piece.layer.replace("_", ".") for piece in file.pieces)
-    double = {int(number) for number in re.findall(r"(?:double|(?<!single\.)transformer)\.blocks\.(\d+)", names)}
-    single = {int(number) for number in re.findall(r"single\.(?:transformer\.)?blocks\.(\d+)", names)}
+    double = {
+        int(number)
+        for number in re.findall(r"(?:double|(?<!single\.)transformer)\.blocks\.(\d+)", names)
+    }
+    single = {
+        int(number) for number in re.findall(r"single\.(?:transformer\.)?blocks\.(\d+)", names)
+    }
     return "FLUX" if double == set(range(19)) and single == set(range(38)) else None
 
 
@@ -276,18 +327,27 @@ def _other_base(file: LoraFile, base: Base) -> str | None:
 
 
 def _merge(
-    file: LoraFile, layer: Layer, base: Base, scale: Callable[[Training, Tensor | None], float], weight: float
+    file: LoraFile,
+    layer: Layer,
+    base: Base,
+    scale: Callable[[Training, Tensor | None], float],
+    weight: float,
 ) -> None:
     rows = base.weights(layer.target)
     before = torch.cat(rows).float()
-    shape, parts = before.shape, {part: tensor.to(before.device).float() for part, tensor in layer.parts.items()}
+    shape, parts = (
+        before.shape,
+        {part: tensor.to(before.device).float() for part, tensor in layer.parts.items()},
+    )
     merged, factor = before, 0.0
     if "down" in parts:
         rank = len(parts["down"])
         names = (layer.name, without_prefixes(layer.name, base.table), str(layer.target[0]))
         seen = Training(names, layer.target[0].component, rank, bool(_squeezed(shape[2:])))
         factor = weight * scale(seen, layer.parts.get("alpha"))
-        merged = merged + factor * (parts["up"].flatten(1) @ parts["down"].flatten(1)).reshape(shape)
+        merged = merged + factor * (parts["up"].flatten(1) @ parts["down"].flatten(1)).reshape(
+            shape
+        )
     for part in ("magnitude", "dora_scale"):
         if part in parts:
             merged = _rescaled(merged, parts[part], _axis(part, layer.parts[part], shape) or 0)
@@ -298,7 +358,9 @@ def _merge(
     biases = base.biases(layer.target)
     if biases and any(tensor is not None for _, tensor in added):
         before = torch.cat(biases).float()
-        merged = sum((times * tensor.flatten() for times, tensor in added if tensor is not None), before)
+        merged = sum(
+            (times * tensor.flatten() for times, tensor in added if tensor is not None), before
+        )
         _put_back(file, layer, biases, before, merged)
 
 
@@ -309,7 +371,9 @@ def _rescaled(merged: Tensor, magnitude: Tensor, axis: int) -> Tensor:
     return merged * (magnitude.reshape(norm.shape) / norm)
 
 
-def _put_back(file: LoraFile, layer: Layer, rows: Sequence[Tensor], before: Tensor, merged: Tensor) -> None:
+def _put_back(
+    file: LoraFile, layer: Layer, rows: Sequence[Tensor], before: Tensor, merged: Tensor
+) -> None:
     """Write the merged rows into the model. Raises InputRefused if one is not finite, in the model's type."""
     for row, part in zip(rows, merged.split([len(row) for row in rows]), strict=True):
         rounded = part.to(row.dtype)

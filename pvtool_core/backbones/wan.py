@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
 from torch import Tensor
@@ -27,14 +29,23 @@ from torch.utils.checkpoint import checkpoint
 
 from pvtool_core.adapter import LoraLayout, LoraPair
 from pvtool_core.backbones.flow_matching import euler_step, flow_sampler_facts
-from pvtool_core.backbones.interface import Embeds, Frames, Latents, resolve_device, trajectory_facts, unit_range
-from pvtool_core.backbones.memory import settle
+from pvtool_core.backbones.interface import (
+    Embeds,
+    Frames,
+    Latents,
+    resolve_device,
+    trajectory_facts,
+    unit_range,
+)
+from pvtool_core.backbones.memory import place
 from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.errors import InputRefused
 from pvtool_core.models.base_models import pipeline_variant
 from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 
-_TOKENS = 512  # to which the pipeline's call pads a prompt; its `encode_prompt` alone would cut at 226
+_TOKENS = (
+    512  # to which the pipeline's call pads a prompt; its `encode_prompt` alone would cut at 226
+)
 
 
 class WanLayout:
@@ -43,11 +54,17 @@ class WanLayout:
     def pack(self, layers: Mapping[str, LoraPair]) -> dict[str, Tensor]:
         packed: dict[str, Tensor] = {}
         for name, (down, up) in layers.items():
-            packed |= {f"{_original(name)}.lora_A.weight": down, f"{_original(name)}.lora_B.weight": up}
+            packed |= {
+                f"{_original(name)}.lora_A.weight": down,
+                f"{_original(name)}.lora_B.weight": up,
+            }
         return packed
 
     def unpack(self, tensors: Mapping[str, Tensor], layers: Iterable[str]) -> dict[str, LoraPair]:
-        return {name: LoraPair(*(tensors[f"{_original(name)}.lora_{part}.weight"] for part in "AB")) for name in layers}
+        return {
+            name: LoraPair(*(tensors[f"{_original(name)}.lora_{part}.weight"] for part in "AB"))
+            for name in layers
+        }
 
 
 def _original(layer: str) -> str:
@@ -60,11 +77,17 @@ class Wan:
     Raises InputRefused for two transformers, and for a size that the model cannot have.
     """
 
-    lora_target = r"blocks\.\d+\.attn1\.to_[qkv]"  # attn1 is self-attention over all of the clip's patches
+    lora_target = (
+        r"blocks\.\d+\.attn1\.to_[qkv]"  # attn1 is self-attention over all of the clip's patches
+    )
     lora_layout: LoraLayout = WanLayout()
 
     def __init__(
-        self, model: ModelConfig, sampler: SamplerConfig, prompts: Sequence[str], recompute: bool = False
+        self,
+        model: ModelConfig,
+        sampler: SamplerConfig,
+        prompts: Sequence[str],
+        recompute: bool = False,
     ) -> None:
         self.model, self.sampler = model, sampler
         self.device, self.dtype = resolve_device(model.device), getattr(torch, model.dtype)
@@ -93,7 +116,7 @@ class Wan:
         if recompute:
             self.denoiser.enable_gradient_checkpointing()
             recompute_decoder(vae.decoder)
-        settle(self.denoiser, [*self.denoiser.blocks], model, self.device)
+        place(self.denoiser, [*self.denoiser.blocks], model, self.device)
         self.scheduler = _euler(self.pipeline.scheduler.config, sampler.shift)
         self.scheduler.set_timesteps(sigmas=flow_levels(self.num_steps), device=self.device)
 
@@ -104,23 +127,40 @@ class Wan:
 
     def _embeds_of(self, pipeline: Any, prompt: str) -> Embeds:
         positive, negative = pipeline.encode_prompt(
-            prompt, self.sampler.negative_prompt, self.guided, device=self.device, max_sequence_length=_TOKENS
+            prompt,
+            self.sampler.negative_prompt,
+            self.guided,
+            device=self.device,
+            max_sequence_length=_TOKENS,
         )
-        return {"prompt_embeds": (torch.cat([negative, positive]) if self.guided else positive).cpu()}
+        return {
+            "prompt_embeds": (torch.cat([negative, positive]) if self.guided else positive).cpu()
+        }
 
     def prompt_embeds(self, prompt: str) -> Embeds:
         return {name: tensor.to(self.device) for name, tensor in self._embeds[prompt].items()}
 
     def initial_latents(self, seed: int) -> Latents:
         space = self.pipeline.vae_scale_factor_spatial
-        size = (self._latent(self.num_frames - 1) + 1, self.model.height // space, self.model.width // space)
+        size = (
+            self._latent(self.num_frames - 1) + 1,
+            self.model.height // space,
+            self.model.width // space,
+        )
         generator = torch.Generator("cpu").manual_seed(seed)
-        return randn_tensor((1, self.denoiser.config.in_channels, *size), generator, self.device, torch.float32)
+        return randn_tensor(
+            (1, self.denoiser.config.in_channels, *size), generator, self.device, torch.float32
+        )
 
     def predict(self, latents: Latents, step: int, embeds: Embeds) -> Latents:
         text = embeds["prompt_embeds"]
-        given, timestep = latents.to(text.dtype), self.scheduler.timesteps[step].expand(len(latents))
-        if self.pipeline.config.expand_timesteps:  # Wan 2.2's dense model is told the time of each patch
+        given, timestep = (
+            latents.to(text.dtype),
+            self.scheduler.timesteps[step].expand(len(latents)),
+        )
+        if (
+            self.pipeline.config.expand_timesteps
+        ):  # Wan 2.2's dense model is told the time of each patch
             timestep = timestep[:, None].expand(-1, given[0, 0, :, ::2, ::2].numel())
         positive = self.denoiser(given, timestep, text[-len(latents) :], return_dict=False)[0]
         if not self.guided:
@@ -176,7 +216,8 @@ def _check_size(pipeline: Any, model: ModelConfig) -> None:
     patch = pipeline.vae_scale_factor_spatial * pipeline.transformer.config.patch_size[-1]
     if model.width % patch or model.height % patch:
         raise InputRefused(
-            f"{model.width}×{model.height} is no size for this model.", f"Use multiples of {patch} pixels."
+            f"{model.width}×{model.height} is no size for this model.",
+            f"Use multiples of {patch} pixels.",
         )
 
 
@@ -204,12 +245,16 @@ def recompute_decoder(decoder: Any) -> None:
     """
     plain = decoder.forward
 
-    def forward(x: Tensor, feat_cache: list[Any], feat_idx: list[int], first_chunk: bool = False) -> Tensor:
+    def forward(
+        x: Tensor, feat_cache: list[Any], feat_idx: list[int], first_chunk: bool = False
+    ) -> Tensor:
         def decode(x: Tensor, *features: Any) -> tuple[Any, ...]:
             after = list(features)
             return plain(x, feat_cache=after, feat_idx=[0], first_chunk=first_chunk), *after
 
-        decoded, *feat_cache[:] = checkpoint(decode, x, *feat_cache, use_reentrant=False, preserve_rng_state=False)
+        decoded, *feat_cache[:] = checkpoint(
+            decode, x, *feat_cache, use_reentrant=False, preserve_rng_state=False
+        )
         return decoded
 
     decoder.forward = forward

@@ -6,14 +6,22 @@ from pathlib import Path
 
 from pvtool_core.errors import Missing, UsageError
 from pvtool_core.paths import runs_dir
-from pvtool_core.settings.schema import AdapterConfig, Setup
+from pvtool_core.settings.jobs import Setup
+from pvtool_core.settings.schema import AdapterConfig
 from pvtool_core.store.identities import Identity
-from pvtool_core.store.runs import ADAPTER_FILE, RunFolder, State, checkpoint_step, file_digest, find_run
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import (
+    ADAPTER_FILE,
+    RunFolder,
+    checkpoint_file_sha256,
+    checkpoint_step,
+    find_run,
+)
 from pvtool_core.store.summary import job_of
 
 
 @dataclass(frozen=True)
-class Trained:
+class RunAdapter:
     """What makes clips of a person: an adapter, and the settings that it was trained with.
 
     `longer` names another finished run of the person, as RUN@STEP, if that one was trained for more steps.
@@ -27,7 +35,7 @@ class Trained:
     longer: str = ""
 
 
-def newest_run(person: Identity, runs: Sequence[RunFolder]) -> Trained:
+def newest_run(person: Identity, runs: Sequence[RunFolder]) -> RunAdapter:
     """Return the adapter of the newest finished one of the person's `runs`, which are given oldest first.
 
     Raises Missing, naming the unfinished ones, if there is none.
@@ -42,14 +50,18 @@ def newest_run(person: Identity, runs: Sequence[RunFolder]) -> Trained:
     raise Missing("finished run of the identity", person.name, hint)
 
 
-def named_run(person: Identity, words: str) -> Trained:
+def named_run(person: Identity, words: str) -> RunAdapter:
     """By the run, or its checkpoint, that RUN or RUN@STEP names. Raises Missing, or UsageError for another person's."""
     name, at, step = words.partition("@")
     run = find_run(runs_dir(), name)
     identity = job_of(run).identity
     if identity.fingerprint != person.ref.fingerprint:
-        other = "another person of that name" if identity.name == person.name else repr(identity.name)
-        raise UsageError(f"{run.name} was trained on {other}.", f"Give a run of {person.name}, or none.")
+        other = (
+            "another person of that name" if identity.name == person.name else repr(identity.name)
+        )
+        raise UsageError(
+            f"{run.name} was trained on {other}.", f"Give a run of {person.name}, or none."
+        )
     if at:
         return _adapter_at(run, step)
     if found := _newest_adapter(run):
@@ -64,13 +76,13 @@ def _longer(step: int, older: Sequence[RunFolder]) -> str:
     return f"{name}@{most}" if most > step else ""
 
 
-def _newest_adapter(run: RunFolder) -> Trained | None:
+def _newest_adapter(run: RunFolder) -> RunAdapter | None:
     """Return the adapter of the newest checkpoint in which it is as it was written."""
     found = (_trained_by(run, folder) for folder in reversed(run.checkpoint_folders()))
     return next((trained for trained in found if trained), None)
 
 
-def _adapter_at(run: RunFolder, step: str) -> Trained:
+def _adapter_at(run: RunFolder, step: str) -> RunAdapter:
     there = {str(checkpoint_step(folder)): folder for folder in run.checkpoint_folders()}
     folder = there.get(step.lstrip("0") or step)
     if folder and (found := _trained_by(run, folder)):
@@ -78,12 +90,14 @@ def _adapter_at(run: RunFolder, step: str) -> Trained:
     raise Missing(f"checkpoint of {run.name}", step, f"There are: {', '.join(there) or 'none'}.")
 
 
-def _trained_by(run: RunFolder, checkpoint: Path) -> Trained | None:
+def _trained_by(run: RunFolder, checkpoint: Path) -> RunAdapter | None:
     """Return a checkpoint's adapter, or None if it is damaged."""
-    digest = file_digest(checkpoint, ADAPTER_FILE)
+    digest = checkpoint_file_sha256(checkpoint, ADAPTER_FILE)
     if digest is None:
         return None
     job = job_of(run)
     start = AdapterConfig(start=job.adapter.start)
     setup = Setup(model=job.model, sampler=job.sampler, adapter=start)
-    return Trained(checkpoint / ADAPTER_FILE, digest, run.name, checkpoint_step(checkpoint), setup)
+    return RunAdapter(
+        checkpoint / ADAPTER_FILE, digest, run.name, checkpoint_step(checkpoint), setup
+    )

@@ -20,8 +20,9 @@ from typing import Any, cast
 import orjson
 
 from pvtool_core.errors import InputRefused
-from pvtool_core.paths import replace_file
-from pvtool_core.settings.schema import EncodingConfig, ModelConfig, RenderItem, Setup
+from pvtool_core.files import replace_file
+from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup
+from pvtool_core.settings.schema import ModelConfig
 from pvtool_core.store.prompts import without_keyword
 from pvtool_core.untrusted import RECORD_BYTES, read_regular
 
@@ -47,7 +48,9 @@ class Names:
     def _sampler(self) -> str:
         return json.dumps(asdict(self._setup.sampler), sort_keys=True)
 
-    def path(self, out: Path, identity: str, prompt: str, seed: int, adapter_sha256: str = "") -> str:
+    def path(
+        self, out: Path, identity: str, prompt: str, seed: int, adapter_sha256: str = ""
+    ) -> str:
         """The clip's path without its suffix. Without an adapter `identity` is BASE and the digest empty."""
         return f"{out}/{identity}/{self._folder(prompt, adapter_sha256)}/seed-{seed:06d}"
 
@@ -78,21 +81,41 @@ class Names:
         return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 
-_PLACES = {"base_model", "motion_adapter", "config", "device", "threads", "offload", "loras", "control"}
+_PLACES = {
+    "base_model",
+    "motion_adapter",
+    "config",
+    "device",
+    "threads",
+    "offload",
+    "loras",
+    "control",
+}
 
 
 def model_facts(model: ModelConfig) -> dict[str, Any]:
     """All of the model's settings that change pixels, and no place on this machine; as JSON gives it back."""
     settings = {key: value for key, value in asdict(model).items() if key not in _PLACES}
     loras = [[lora.fingerprint, lora.weight] for lora in model.loras]
-    return {**settings, "loras": loras, "control": [model.control.fingerprint, model.control.weight]}
+    return {
+        **settings,
+        "loras": loras,
+        "control": [model.control.fingerprint, model.control.weight],
+    }
 
 
 def slug(prompt: str, length: int = 40) -> str:
     """The prompt's first words in lower case, for people who look into the folder; whole words where they fit."""
-    plain = unicodedata.normalize("NFKD", without_keyword(prompt)).encode("ascii", "ignore").decode().lower()
+    plain = (
+        unicodedata.normalize("NFKD", without_keyword(prompt))
+        .encode("ascii", "ignore")
+        .decode()
+        .lower()
+    )
     words = "-".join(re.findall(r"[a-z0-9]+", plain)) or "prompt"
-    return words if len(words) <= length else words[: length + 1].rpartition("-")[0] or words[:length]
+    return (
+        words if len(words) <= length else words[: length + 1].rpartition("-")[0] or words[:length]
+    )
 
 
 def sidecar_path(clip: str | Path) -> Path:
@@ -115,7 +138,9 @@ def _how(kind: str, encoding: EncodingConfig) -> str:
     return kind + own + (" signed" if encoding.certificate else "")
 
 
-def write_sidecar(clip: Path, fingerprint: str, encoding: EncodingConfig, facts: Mapping[str, Any]) -> None:
+def write_sidecar(
+    clip: Path, fingerprint: str, encoding: EncodingConfig, facts: Mapping[str, Any]
+) -> None:
     """Call the clip's files, which must be there, whole; `facts` is all that is needed to make it again.
 
     Files of other formats that are whole and of the same fingerprint stay part of the clip.
@@ -131,7 +156,11 @@ def write_sidecar(clip: Path, fingerprint: str, encoding: EncodingConfig, facts:
 def is_whole(clip: str | Path, fingerprint: str, encoding: EncodingConfig) -> bool:
     """Whether the clip is there in each of its formats as it was written, and was made from what is asked for."""
     record = read_sidecar(clip)
-    return record is not None and record.get("fingerprint") == fingerprint and _files_are_whole(clip, encoding, record)
+    return (
+        record is not None
+        and record.get("fingerprint") == fingerprint
+        and _files_are_whole(clip, encoding, record)
+    )
 
 
 def _files_are_whole(clip: str | Path, encoding: EncodingConfig, record: Mapping[str, Any]) -> bool:
@@ -162,7 +191,9 @@ def read_clip_record(sidecar: Path) -> dict[str, Any]:
             return record
         raise ValueError(sidecar)
     except (OSError, ValueError) as error:
-        raise InputRefused(f"{sidecar} is no sidecar that pv wrote.", "Remove it, or render the clip again.") from error
+        raise InputRefused(
+            f"{sidecar} is no sidecar that pv wrote.", "Remove it, or render the clip again."
+        ) from error
 
 
 _OF_A_CLIP = {"identity": str, "prompt": str, "seed": int, "run": str, "adapter": str}
@@ -178,7 +209,9 @@ def _read_record(sidecar: Path) -> dict[str, Any]:
 
 
 def _is_file_record(facts: Any) -> bool:
-    return isinstance(facts, dict) and all(type(facts.get(key)) is kind for key, kind in _OF_A_FILE.items())
+    return isinstance(facts, dict) and all(
+        type(facts.get(key)) is kind for key, kind in _OF_A_FILE.items()
+    )
 
 
 def _state(path: Path) -> dict[str, Any]:

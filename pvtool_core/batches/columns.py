@@ -14,7 +14,8 @@ from typing import Any
 
 from pvtool_core.errors import BadPrompt, PvError, SettingsError, UsageError
 from pvtool_core.paths import exists
-from pvtool_core.settings.schema import parse_overrides
+from pvtool_core.settings.overrides import parse_overrides
+from pvtool_core.settings.toml import Table
 from pvtool_core.store.prompts import KEYWORD, check_prompt, check_syntax
 
 SETTINGS = {
@@ -42,7 +43,9 @@ def parse_seeds(text: str) -> list[int]:
     """Turn `3`, `0..3` (both ends included) and comma lists of these into seeds. Raises UsageError."""
     seeds: list[int] = []
     if re.fullmatch(r"\s*[1-9]\d{0,2}(,\d{3})+\s*", text) and re.search(r",0\d", text):
-        raise UsageError(f"{text!r} may be one seed or several.", "Write a seed without commas, several as 1, 0.")
+        raise UsageError(
+            f"{text!r} may be one seed or several.", "Write a seed without commas, several as 1, 0."
+        )
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,18})(?:\.\.(\d{1,18}))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
@@ -63,7 +66,9 @@ def parse_loras(value: Any) -> list[tuple[str, ...]]:
     if isinstance(value, str):
         return [_stack(_split_files(value))] if value.strip() else [()]
     if not isinstance(value, list):
-        raise UsageError(f"lora is {value!r}, no LoRAs.", "Write 'FILE:0.8', a list of such, or 'none'.")
+        raise UsageError(
+            f"lora is {value!r}, no LoRAs.", "Write 'FILE:0.8', a list of such, or 'none'."
+        )
     if any(isinstance(each, list) for each in value):
         return [stack for each in value for stack in parse_loras(each)]
     return [_stack(value)]
@@ -74,7 +79,9 @@ def _split_files(text: str) -> list[str]:
     parts, words = text.split(","), list[str]()
     while parts:
         several = range(len(parts), 1, -1)
-        taken = next((count for count in several if _names_file(",".join(parts[:count]).strip())), 1)
+        taken = next(
+            (count for count in several if _names_file(",".join(parts[:count]).strip())), 1
+        )
         words.append(",".join(parts[:taken]))
         del parts[:taken]
     return words
@@ -113,7 +120,9 @@ def is_missing(value: Any) -> bool:
     """Whether a cell holds nothing: empty, or as pandas and Excel write that. `none` alone says no LoRAs."""
     if isinstance(value, float):
         return math.isnan(value)
-    return value is None or (isinstance(value, str) and (not value.strip() or value.strip() in _MISSING))
+    return value is None or (
+        isinstance(value, str) and (not value.strip() or value.strip() in _MISSING)
+    )
 
 
 def as_whole(value: Any) -> Any:
@@ -123,7 +132,9 @@ def as_whole(value: Any) -> Any:
     if not isinstance(value, str) or not (match := re.fullmatch(r"\s*(-?\d{1,18})\.0*\s*", value)):
         return value
     if abs(int(match[1])) > _EXACT:
-        raise UsageError(f"{value} may have been rounded.", "Write the number without a decimal point.")
+        raise UsageError(
+            f"{value} may have been rounded.", "Write the number without a decimal point."
+        )
     return match[1]
 
 
@@ -132,12 +143,17 @@ def unknown_column(name: str, known: Iterable[str] = ()) -> UsageError:
     names = list(known or READERS)
     near = difflib.get_close_matches(name, names, n=1)
     meant = f"; did you mean {near[0]!r}?" if near else "."
-    return UsageError(f"{name!r} is nothing that a row can say{meant}", f"There are: {', '.join(names)}.")
+    return UsageError(
+        f"{name!r} is nothing that a row can say{meant}", f"There are: {', '.join(names)}."
+    )
 
 
 def _prompts(value: Any) -> list[str]:
     if not isinstance(value, str):
-        raise BadPrompt(f"The prompt is {value!r}, no text.", f"Write what happens, with {KEYWORD} for the person.")
+        raise BadPrompt(
+            f"The prompt is {value!r}, no text.",
+            f"Write what happens, with {KEYWORD} for the person.",
+        )
     return [check_prompt(value)]
 
 
@@ -166,12 +182,18 @@ _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, 
 def _booleans(value: Any) -> list[bool]:
     told = _BOOLEANS.get(str(as_whole(value)).strip().lower())
     if told is None:
-        raise UsageError(f"base is {value!r}, not true or false.", "Write true for the original model.")
+        raise UsageError(
+            f"base is {value!r}, not true or false.", "Write true for the original model."
+        )
     return [told]
 
 
 def _texts(column: str, words: Any, hint: str) -> tuple[str, ...]:
-    texts = [word.strip() if isinstance(word, str) else "" for word in words] if isinstance(words, list) else [""]
+    texts = (
+        [word.strip() if isinstance(word, str) else "" for word in words]
+        if isinstance(words, list)
+        else [""]
+    )
     if not all(texts):
         raise UsageError(f"{column} holds something empty, or no text.", hint)
     return tuple(texts)
@@ -179,7 +201,9 @@ def _texts(column: str, words: Any, hint: str) -> tuple[str, ...]:
 
 def _settings(column: str, value: Any) -> list[Any]:
     if column == "negative" and not isinstance(value, str):
-        raise UsageError(f"negative is {value!r}, no text.", "Write what guidance is to move away from.")
+        raise UsageError(
+            f"negative is {value!r}, no text.", "Write what guidance is to move away from."
+        )
     if column == "negative":
         check_syntax("negative prompt", value)
     else:
@@ -218,3 +242,21 @@ SUFFIXES = {
     "fs": "shift",
     **{column: column for column in READERS if column != "prompt"},
 }
+
+
+def parse_lora(word: str) -> Table:
+    """`FILE:0.8` or `FILE`; a colon before anything but a number is part of the name. Raises UsageError.
+
+    It is also where a file of the whole name exists.
+    """
+    file, colon, weight = word.rpartition(":")
+    if colon and exists(Path(word).expanduser()) and not exists(Path(file).expanduser()):
+        return {"file": word}
+    try:
+        return {"file": file, "weight": float(weight)} if colon else {"file": word}
+    except ValueError:
+        if exists(Path(file)):
+            raise UsageError(
+                f"The weight of the LoRA {file} is {weight!r}, no number.", "Write FILE:0.8."
+            ) from None
+        return {"file": word}

@@ -18,9 +18,8 @@ from pathlib import Path
 import orjson
 
 from pvtool_core.batches.clips import Names
-from pvtool_core.paths import replace_file
-from pvtool_core.private import make_private
-from pvtool_core.settings.schema import RenderItem, RenderJob, read_job, require
+from pvtool_core.files import make_private, replace_file
+from pvtool_core.settings.jobs import RenderItem, RenderJob, read_job, require
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.untrusted import JOB_BYTES, exists, is_folder, read_regular
 
@@ -42,9 +41,16 @@ class BatchFolder:
 
     def workers(self) -> list[RunFolder]:
         """The engines' folders, by number."""
-        named = [path for path in self.path.glob("worker-*") if _WORKER.fullmatch(path.name) and is_folder(path)]
+        named = [
+            path
+            for path in self.path.glob("worker-*")
+            if _WORKER.fullmatch(path.name) and is_folder(path)
+        ]
         found = [path for path in named if exists(path / "config.toml")]
-        return [RunFolder(path) for path in sorted(found, key=lambda path: int(path.name.removeprefix("worker-")))]
+        return [
+            RunFolder(path)
+            for path in sorted(found, key=lambda path: int(path.name.removeprefix("worker-")))
+        ]
 
     def job(self) -> RenderJob:
         """What the first engine was told; the others differ by their device. Raises what `read_job` does."""
@@ -61,12 +67,16 @@ def new_batch(root: Path) -> BatchFolder:
 
 def list_batches(root: Path) -> list[BatchFolder]:
     """Every batch under `root`, oldest first."""
-    return [BatchFolder(path) for path in sorted(root.glob("[!.]*")) if exists(path / "items.jsonl")]
+    return [
+        BatchFolder(path) for path in sorted(root.glob("[!.]*")) if exists(path / "items.jsonl")
+    ]
 
 
 def write_items(path: Path, items: Iterable[RenderItem]) -> None:
     """Write clips to make, whole or not at all."""
-    replace_file(path, b"".join(orjson.dumps(vars(item), option=orjson.OPT_APPEND_NEWLINE) for item in items))
+    replace_file(
+        path, b"".join(orjson.dumps(vars(item), option=orjson.OPT_APPEND_NEWLINE) for item in items)
+    )
 
 
 def read_items(path: Path) -> list[RenderItem]:
@@ -77,7 +87,9 @@ def read_items(path: Path) -> list[RenderItem]:
 def write_refused(path: Path, refused: Mapping[str, str]) -> None:
     """Write rows that were left out, by their place, with the reason."""
     rows = [{"row": row, "reason": reason} for row, reason in refused.items()]
-    replace_file(path, b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
+    replace_file(
+        path, b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+    )
 
 
 def read_refused(path: Path) -> dict[str, str]:
@@ -106,4 +118,7 @@ def grouped(items: Iterable[RenderItem], names: Sequence[Names]) -> list[Group]:
     for item in items:
         key = names[item.setup].trajectory(item.prompt, item.seed)
         groups.setdefault((item.setup, key), []).append(item)
-    return [Group(key, members) for (_, key), members in sorted(groups.items(), key=lambda pair: pair[0][0])]
+    return [
+        Group(key, members)
+        for (_, key), members in sorted(groups.items(), key=lambda pair: pair[0][0])
+    ]

@@ -8,16 +8,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pvtool.jobs.settings import parse_lora
-from pvtool_core.batches.adapters import Trained, named_run, newest_run
+from pvtool_core.batches.adapters import RunAdapter, named_run, newest_run
 from pvtool_core.batches.clips import BASE, Names, is_whole
+from pvtool_core.batches.columns import parse_lora
 from pvtool_core.batches.rates import estimate
 from pvtool_core.batches.rows import Mistakes, Row
 from pvtool_core.errors import BadPrompt, PvError, UsageError
-from pvtool_core.models.locate import locate_style, with_fingerprints
+from pvtool_core.models.fingerprints import with_fingerprints
+from pvtool_core.models.locate import locate_style
 from pvtool_core.models.prompt_limits import Cut, check_prompts_fit
 from pvtool_core.paths import check_utf8
-from pvtool_core.settings.schema import EncodingConfig, RenderItem, Setup, Table, from_table, merge, to_table
+from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup
+from pvtool_core.settings.toml import Table, from_table, merge, to_table
 from pvtool_core.store.identities import Identity, Library
 from pvtool_core.store.prompts import fill
 from pvtool_core.store.run_index import RunIndex
@@ -28,7 +30,7 @@ Pairs = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
-class Said:
+class RowContext:
     """What was asked for besides person, prompt and seed: what a row must say for the same clip."""
 
     run: str
@@ -37,7 +39,7 @@ class Said:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Defaults:
     """What the command says, for all rows that do not say it themselves.
 
     `loras` are sets that each make a clip of their own; None is that of the run. `base` asks for the original model's
@@ -51,7 +53,7 @@ class Wanted:
     loras: tuple[Loras, ...] = (None,)
     settings: Pairs = ()
     control: Table | None = None
-    trained: tuple[str, Trained] | None = None
+    trained: tuple[str, RunAdapter] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Shard:
 
 
 @dataclass
-class Plan:
+class BatchPlan:
     """Clips to make, each once, and the setups that they are made by; `said` tells what was asked for each of them.
 
     `adapters` are those of the clips, by `IDENTITY RUN@STEP`; `cuts` is what the text encoders do not read of a prompt
@@ -81,8 +83,8 @@ class Plan:
 
     setups: list[Setup] = field(default_factory=list[Setup])
     items: list[RenderItem] = field(default_factory=list[RenderItem])
-    said: list[Said] = field(default_factory=list[Said])
-    adapters: dict[str, Trained] = field(default_factory=dict[str, Trained])
+    said: list[RowContext] = field(default_factory=list[RowContext])
+    adapters: dict[str, RunAdapter] = field(default_factory=dict[str, RunAdapter])
     cuts: dict[tuple[int, str], list[Cut]] = field(default_factory=dict[tuple[int, str], list[Cut]])
 
     @property
@@ -98,12 +100,12 @@ class Plan:
 
 def plan(
     rows: Iterable[Row],
-    wanted: Wanted,
+    wanted: Defaults,
     out: Path,
     upscale: int = 1,
     shard: Shard | None = None,
     mistakes: Mistakes | None = None,
-) -> Plan:
+) -> BatchPlan:
     """The clips of all rows, in their order. Raises BatchRefused with everything that is wrong in them, UsageError for
     a folder whose path is not UTF-8.
 
@@ -120,8 +122,10 @@ def plan(
 class _Planner:
     """Adds row after row; what many rows have in common is looked up once."""
 
-    def __init__(self, wanted: Wanted, out: Path, upscale: int, shard: Shard | None, mistakes: Mistakes) -> None:
-        self.plan, self.mistakes = Plan(), mistakes
+    def __init__(
+        self, wanted: Defaults, out: Path, upscale: int, shard: Shard | None, mistakes: Mistakes
+    ) -> None:
+        self.plan, self.mistakes = BatchPlan(), mistakes
         self._wanted, self._out, self._upscale, self._shard = wanted, out, upscale, shard
         self._known: dict[Hashable, Any] = {}
         self._names: list[Names] = []
@@ -133,7 +137,10 @@ class _Planner:
         wanted = self._wanted
         people = (row.identity,) if row.identity else wanted.people
         if not people:
-            self.mistakes.add(row.source, UsageError("No person is named.", "Name one there, or before the prompts."))
+            self.mistakes.add(
+                row.source,
+                UsageError("No person is named.", "Name one there, or before the prompts."),
+            )
         for name in people:
             try:
                 for loras in wanted.loras if row.loras is None else (row.loras,):
@@ -147,13 +154,23 @@ class _Planner:
     def _add(self, row: Row, name: str, run: str, loras: Loras) -> None:
         person = self._once(("person", name), lambda: Library().get(name))
         trained = self._once(("trained", name, run), lambda: self._trained(person, run))
-        pairs = self._once(("settings", row.settings), lambda: _merged(self._wanted.settings, row.settings))
-        number = self._once(("setup", name, run, loras, pairs), lambda: self._number(trained.setup, loras, pairs))
-        said = self._once(("said", name, run, loras, pairs), lambda: Said(self._run_of(trained), loras, pairs))
+        pairs = self._once(
+            ("settings", row.settings), lambda: _merged(self._wanted.settings, row.settings)
+        )
+        number = self._once(
+            ("setup", name, run, loras, pairs), lambda: self._number(trained.setup, loras, pairs)
+        )
+        said = self._once(
+            ("said", name, run, loras, pairs),
+            lambda: RowContext(self._run_of(trained), loras, pairs),
+        )
         if not row.base:
             self.plan.adapters.setdefault(f"{name} {trained.run}@{trained.step}", trained)
         prompt = fill(row.prompt, person.noun)
-        self._once(("fits", number, prompt, person.noun), lambda: self._check_length(number, prompt, person.noun))
+        self._once(
+            ("fits", number, prompt, person.noun),
+            lambda: self._check_length(number, prompt, person.noun),
+        )
         for seed in self._wanted.seeds if row.seed is None else (row.seed,):
             if self._shard and not self._shard.holds(self._names[number].trajectory(prompt, seed)):
                 continue
@@ -162,24 +179,43 @@ class _Planner:
             if not row.base:
                 self._clip(person.name, prompt, seed, number, trained, said)
 
-    def _clip(self, person: str, prompt: str, seed: int, number: int, by: Trained | None, said: Said) -> None:
+    def _clip(
+        self,
+        person: str,
+        prompt: str,
+        seed: int,
+        number: int,
+        by: RunAdapter | None,
+        said: RowContext,
+    ) -> None:
         digest = by.sha256 if by else ""
         clip = self._names[number].path(self._out, person if by else BASE, prompt, seed, digest)
         if clip in self._clips:
             return
         self._clips.add(clip)
-        about: dict[str, Any] = {"identity": person, "prompt": prompt, "seed": seed, "setup": number, "clip": clip}
+        about: dict[str, Any] = {
+            "identity": person,
+            "prompt": prompt,
+            "seed": seed,
+            "setup": number,
+            "clip": clip,
+        }
         if by:
-            about |= {"adapter": str(by.adapter), "adapter_sha256": digest, "run": by.run, "step": by.step}
+            about |= {
+                "adapter": str(by.adapter),
+                "adapter_sha256": digest,
+                "run": by.run,
+                "step": by.step,
+            }
         self.plan.items.append(RenderItem(**about))
         self.plan.said.append(said)
 
-    def _run_of(self, trained: Trained) -> str:
+    def _run_of(self, trained: RunAdapter) -> str:
         """What names it in a row; the one of a clip that is made again needs no name."""
         again = self._wanted.trained
         return "" if again and trained is again[1] else f"{trained.run}@{trained.step}"
 
-    def _trained(self, person: Identity, run: str) -> Trained:
+    def _trained(self, person: Identity, run: str) -> RunAdapter:
         again = self._wanted.trained
         if again and not run and person.name == again[0]:
             return again[1]
@@ -192,7 +228,7 @@ class _Planner:
         if cuts := check_prompts_fit(setup.model, [prompt], setup.sampler.negative_prompt, noun):
             self.plan.cuts[number, prompt] = cuts
 
-    def _newest(self, person: Identity) -> Trained:
+    def _newest(self, person: Identity) -> RunAdapter:
         """The newest finished run of the person; all runs are looked at once."""
         runs = self._once("runs", lambda: RunIndex().by_identity())
         return newest_run(person, runs.get(person.ref.fingerprint, []))
@@ -239,14 +275,14 @@ def _changed(setup: Setup, loras: Loras, pairs: Pairs, control: Table | None) ->
     return changed
 
 
-def states(planned: Plan, encoding: EncodingConfig) -> list[str]:
+def states(planned: BatchPlan, encoding: EncodingConfig) -> list[str]:
     """Of each clip: there, missing, stale (made from something else, or damaged) or partial (denoised, no file yet)."""
     names = [Names(setup, encoding.upscale) for setup in planned.setups]
     listed = lru_cache(maxsize=None)(_listed)
     return [_state(item, names[item.setup], encoding, listed) for item in planned.items]
 
 
-def estimates(planned: Plan, found: Sequence[str]) -> list[float | None]:
+def estimates(planned: BatchPlan, found: Sequence[str]) -> list[float | None]:
     """Seconds that each clip will take by what clips of its setup took before; None where that is not known.
 
     Of clips that share their first steps, the first one takes them.
@@ -259,9 +295,13 @@ def estimates(planned: Plan, found: Sequence[str]) -> list[float | None]:
             seconds.append(0.0)
             continue
         rate, key = rates[item.setup], (item.setup, item.prompt, item.seed)
-        parts = (None,) if rate is None else (rate.tail,) if key in begun else (rate.switch, rate.tail)
+        parts = (
+            (None,) if rate is None else (rate.tail,) if key in begun else (rate.switch, rate.tail)
+        )
         begun.add(key)
-        seconds.append(None if None in parts else round(sum(part for part in parts if part is not None), 3))
+        seconds.append(
+            None if None in parts else round(sum(part for part in parts if part is not None), 3)
+        )
     return seconds
 
 
@@ -272,7 +312,12 @@ def _listed(folder: str) -> frozenset[str]:
         return frozenset()
 
 
-def _state(item: RenderItem, names: Names, encoding: EncodingConfig, listed: Callable[[str], frozenset[str]]) -> str:
+def _state(
+    item: RenderItem,
+    names: Names,
+    encoding: EncodingConfig,
+    listed: Callable[[str], frozenset[str]],
+) -> str:
     folder, name = os.path.split(item.clip)
     if os.path.basename(folder) not in listed(os.path.dirname(folder)):  # noqa: PTH119, PTH120 - as above
         return "missing"
@@ -281,7 +326,7 @@ def _state(item: RenderItem, names: Names, encoding: EncodingConfig, listed: Cal
     return "partial" if f".{name}.latents" in listed(folder) else "missing"
 
 
-def as_row(item: RenderItem, said: Said) -> Row:
+def as_row(item: RenderItem, said: RowContext) -> Row:
     """A row that asks for this very clip."""
     return Row(
         prompt=item.prompt,

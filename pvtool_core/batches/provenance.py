@@ -8,26 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from pvtool_core.batches.adapters import Trained
+from pvtool_core.batches.adapters import RunAdapter
 from pvtool_core.batches.clips import Names, read_sidecar
 from pvtool_core.errors import InputRefused, Missing, PvError, WeightsMissing
+from pvtool_core.files import sha256_of
 from pvtool_core.media.ffmpeg import ClipBroken
 from pvtool_core.media.metadata import read_facts
 from pvtool_core.paths import runs_dir
-from pvtool_core.settings.schema import RenderItem, Setup, Table, TrainJob, from_table, to_table
-from pvtool_core.store.runs import ADAPTER_FILE, find_run, sha256_of
+from pvtool_core.settings.jobs import RenderItem, Setup, TrainJob
+from pvtool_core.settings.toml import Table, from_table, to_table
+from pvtool_core.store.runs import ADAPTER_FILE, find_run
 from pvtool_core.store.summary import job_of
 
 Facts = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """A clip that is there: what it shows, by what it was made, and what its files were."""
 
     item: RenderItem
     setup: Setup
-    trained: Trained
+    trained: RunAdapter
     encoding: Table
 
     def same_bits(self, item: RenderItem, setup: Setup, upscale: int) -> bool:
@@ -36,19 +38,25 @@ class Origin:
         return Names(setup, upscale).fingerprint(item) == mine
 
 
-def origin_of(path: Path, run: str = "", people: Sequence[str] = ()) -> Origin:
+def provenance_of(path: Path, run: str = "", people: Sequence[str] = ()) -> Provenance:
     """What a clip was made from; its own adapter is not asked for where a run or only other people are named.
 
     Raises Missing, InputRefused if pv did not make it, WeightsMissing if what made it is gone."""
     if not path.exists():
-        raise Missing("clip", str(path), "Give an mp4, gif, webp or folder of frames that pv made, or its sidecar.")
+        raise Missing(
+            "clip",
+            str(path),
+            "Give an mp4, gif, webp or folder of frames that pv made, or its sidecar.",
+        )
     clip = path.with_suffix("")
     facts = read_sidecar(clip) or ({} if path.suffix == ".json" else _facts_in(path))
     try:
         by_other = bool(run) or (bool(people) and facts["identity"] not in people)
         return _origin(path, clip, facts, by_other)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise InputRefused(f"{path.name} does not say how it was made.", "Give a clip that pv made.") from error
+        raise InputRefused(
+            f"{path.name} does not say how it was made.", "Give a clip that pv made."
+        ) from error
 
 
 def _facts_in(path: Path) -> Facts:
@@ -56,14 +64,22 @@ def _facts_in(path: Path) -> Facts:
     try:
         return read_facts(path)
     except (ClipBroken, OSError, ValueError, RecursionError) as error:
-        raise InputRefused(f"{path.name} is no clip that pv made.", "Give a clip's file, or its sidecar.") from error
+        raise InputRefused(
+            f"{path.name} is no clip that pv made.", "Give a clip's file, or its sidecar."
+        ) from error
 
 
-def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Origin:
+def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Provenance:
     job = _job_of_run(facts["run"])
     setup = _setup(facts, job)
     own = bool(facts["adapter_sha256"]) and not by_other
-    trained = Trained(_adapter(facts) if own else Path(), facts["adapter_sha256"], facts["run"], facts["step"], setup)
+    trained = RunAdapter(
+        _adapter(facts) if own else Path(),
+        facts["adapter_sha256"],
+        facts["run"],
+        facts["step"],
+        setup,
+    )
     widths: tuple[int, int] = tuple(facts.get("widths", (0, 0)))
     item = RenderItem(
         identity=facts["identity"],
@@ -77,7 +93,9 @@ def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Origin:
         tail_width=widths[1],
         clip=str(clip),
     )
-    return Origin(item, setup, trained, {"upscale": facts["upscale"]["factor"], **_encoding(path, facts)})
+    return Provenance(
+        item, setup, trained, {"upscale": facts["upscale"]["factor"], **_encoding(path, facts)}
+    )
 
 
 def _job_of_run(name: str) -> TrainJob | None:
@@ -92,11 +110,15 @@ def _setup(facts: Facts, job: TrainJob | None) -> Setup:
     """As the facts have it, with the places that they, or the run, know."""
     places: Table = {}
     if job and job.model.fingerprint == facts["model"]["fingerprint"]:
-        places = {key: value for key, value in to_table(job.model).items() if key not in facts["model"]}
+        places = {
+            key: value for key, value in to_table(job.model).items() if key not in facts["model"]
+        }
     places |= _places(facts)
     if not places.get("base_model"):
         problem = f"the base model of {facts['identity']}'s clip"
-        raise WeightsMissing(problem, "Give the clip with its sidecar, or bring back the run that made it.")
+        raise WeightsMissing(
+            problem, "Give the clip with its sidecar, or bring back the run that made it."
+        )
     loras = _loras(facts, job)
     control = _control(facts, places.pop("control", {}))
     model = {**facts["model"], **places, "loras": loras, "control": control}
@@ -104,7 +126,11 @@ def _setup(facts: Facts, job: TrainJob | None) -> Setup:
     if start is None and job:  # a clip of the original model, which may be asked of the person
         start = job.adapter.start
     adapter = {} if start is None else {"start": start}
-    return from_table(Setup, {"model": model, "sampler": facts["sampler"], "adapter": adapter}, "that clip's settings")
+    return from_table(
+        Setup,
+        {"model": model, "sampler": facts["sampler"], "adapter": adapter},
+        "that clip's settings",
+    )
 
 
 def _places(facts: Facts) -> Table:
@@ -116,8 +142,13 @@ def _places(facts: Facts) -> Table:
 def _loras(facts: Facts, job: TrainJob | None) -> list[Table]:
     files = cast("list[str]", facts.get("places", {}).get("loras", []))
     known = {lora.fingerprint: lora.file for lora in job.model.loras} if job else {}
-    known |= {fingerprint: file for (fingerprint, _), file in zip(facts["model"]["loras"], files, strict=False)}
-    if unknown := [fingerprint for fingerprint, _ in facts["model"]["loras"] if fingerprint not in known]:
+    known |= {
+        fingerprint: file
+        for (fingerprint, _), file in zip(facts["model"]["loras"], files, strict=False)
+    }
+    if unknown := [
+        fingerprint for fingerprint, _ in facts["model"]["loras"] if fingerprint not in known
+    ]:
         raise WeightsMissing(f"of a LoRA ({unknown[0]})", "Give the clip with its sidecar.")
     return [
         {"file": known[fingerprint], "weight": weight, "fingerprint": fingerprint}
@@ -139,7 +170,9 @@ def _adapter(facts: Facts) -> Path:
     for file in (Path(facts.get("adapter") or checkpoint), checkpoint):
         if file.is_file() and sha256_of(file) == facts["adapter_sha256"]:
             return file
-    raise WeightsMissing(f"{run}@{step}", "Its run was removed or has dropped that checkpoint; --run names another.")
+    raise WeightsMissing(
+        f"{run}@{step}", "Its run was removed or has dropped that checkpoint; --run names another."
+    )
 
 
 def _encoding(path: Path, facts: Facts) -> Table:

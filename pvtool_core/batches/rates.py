@@ -11,8 +11,9 @@ from pathlib import Path
 import orjson
 
 from pvtool_core.batches.clips import Names
-from pvtool_core.paths import cache_dir, replace_file
-from pvtool_core.settings.schema import Setup
+from pvtool_core.files import replace_file
+from pvtool_core.paths import cache_dir
+from pvtool_core.settings.jobs import Setup
 
 
 @dataclass(frozen=True)

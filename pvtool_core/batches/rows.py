@@ -25,7 +25,15 @@ from typing import Any, cast
 
 import orjson
 
-from pvtool_core.batches.columns import IGNORED, READERS, SETTINGS, SUFFIXES, is_missing, read_columns, unknown_column
+from pvtool_core.batches.columns import (
+    IGNORED,
+    READERS,
+    SETTINGS,
+    SUFFIXES,
+    is_missing,
+    read_columns,
+    unknown_column,
+)
 from pvtool_core.errors import BadPrompt, BatchRefused, PvError, UsageError, printable
 from pvtool_core.store.prompts import KEYWORD, decode_prompts, read_prompt_bytes
 
@@ -65,21 +73,31 @@ def read_rows(source: str, text: str, mistakes: "Mistakes | None" = None) -> lis
     Raises BatchRefused with every mistake in it, BadPrompt if there is no row. Mistakes are added to those that are
     given, for the caller to check; then the rows without any are given back.
     """
-    reading = _Reading("standard input" if source == "-" else printable(source), mistakes or Mistakes())
+    reading = _Reading(
+        "standard input" if source == "-" else printable(source), mistakes or Mistakes()
+    )
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     form = _FORMS.get(Path(source).suffix.lower()) or _form_of(text)
     form(reading, text)
     if mistakes is None:
         reading.mistakes.check()
     if not reading.rows and not reading.refused:
-        raise BadPrompt(f"There is no prompt in {reading.name}.", f"Give at least one prompt, with {KEYWORD} in it.")
+        raise BadPrompt(
+            f"There is no prompt in {reading.name}.",
+            f"Give at least one prompt, with {KEYWORD} in it.",
+        )
     return reading.rows
 
 
 def row_table(row: Row) -> _Line:
     """The row as an object of JSON lines, which is read back as the same row."""
     columns = {key: column for column, key in SETTINGS.items()}
-    told: _Line = {"identity": row.identity or None, "seed": row.seed, "run": row.run or None, "base": row.base or None}
+    told: _Line = {
+        "identity": row.identity or None,
+        "seed": row.seed,
+        "run": row.run or None,
+        "base": row.base or None,
+    }
     told["lora"] = None if row.loras is None else list(row.loras)
     given = {column: value for column, value in told.items() if value is not None}
     return {"prompt": row.prompt, **given, **{columns[key]: value for key, value in row.settings}}
@@ -116,7 +134,9 @@ class Mistakes:
         if self.count == 1 and not told[0][1][0]:
             raise told[0][1][1]
         if told:
-            raise BatchRefused([(self._places(key, source), error) for key, (source, error) in told], self.count)
+            raise BatchRefused(
+                [(self._places(key, source), error) for key, (source, error) in told], self.count
+            )
 
     def _places(self, key: int, source: str) -> str:
         return f"{source} (and {self._again[key]} more)" if source and self._again[key] else source
@@ -142,7 +162,10 @@ class _Reading:
             self.refuse(place, BadPrompt("There is no prompt.", f"Give one, with {KEYWORD} in it."))
         elif place not in self.refused and self._fits(place, prod(map(len, found.values()))):
             source = f"{self.name}, {place}"
-            self.rows += [_row(dict(zip(found, values, strict=True)), source) for values in product(*found.values())]
+            self.rows += [
+                _row(dict(zip(found, values, strict=True)), source)
+                for values in product(*found.values())
+            ]
 
     def blocks(self, blocks: list[list[_Line]]) -> None:
         """Add the product of blocks; each holds alternatives for the columns that it speaks of."""
@@ -154,7 +177,9 @@ class _Reading:
     def _fits(self, place: str, more: int) -> bool:
         if len(self.rows) + more > MAX_ROWS:
             problem = f"There are more than {MAX_ROWS} rows."
-            self.refuse(place, UsageError(problem, "Render them in several batches, or name fewer."))
+            self.refuse(
+                place, UsageError(problem, "Render them in several batches, or name fewer.")
+            )
         return len(self.rows) + more <= MAX_ROWS
 
 
@@ -167,7 +192,10 @@ def _text(reading: _Reading, text: str) -> None:
     for number, words in enumerate(text.split("\n"), 1):
         line = words.strip()
         if line and not line.startswith("#"):
-            reading.line(f"line {number}", _suffixed(line, lambda error, n=number: reading.refuse(f"line {n}", error)))
+            reading.line(
+                f"line {number}",
+                _suffixed(line, lambda error, n=number: reading.refuse(f"line {n}", error)),
+            )
 
 
 def _suffixed(line: str, refuse: Callable[[PvError], None]) -> _Line:
@@ -181,7 +209,12 @@ def _suffixed(line: str, refuse: Callable[[PvError], None]) -> _Line:
         if column is None:
             refuse(unknown_column(suffix, SUFFIXES))
         elif column in table:
-            refuse(UsageError(f"--{suffix} gives {column} a second time.", "Give it once; several seeds as 4,5."))
+            refuse(
+                UsageError(
+                    f"--{suffix} gives {column} a second time.",
+                    "Give it once; several seeds as 4,5.",
+                )
+            )
         else:
             table[column] = value.strip()
     return table
@@ -192,7 +225,10 @@ def _csv(reading: _Reading, text: str) -> None:
     _, header = next(lines, (1, []))
     columns = [column.strip().lower() for column in header]
     if "prompt" not in columns:
-        reading.refuse("line 1", BadPrompt("There is no column 'prompt'.", "Begin with a header, such as prompt,seed."))
+        reading.refuse(
+            "line 1",
+            BadPrompt("There is no column 'prompt'.", "Begin with a header, such as prompt,seed."),
+        )
         return
     for column in dict.fromkeys(columns):
         if _unnamed(column):
@@ -200,7 +236,9 @@ def _csv(reading: _Reading, text: str) -> None:
         if column not in {*READERS, *IGNORED}:
             reading.refuse("line 1", unknown_column(column))
         elif columns.count(column) > 1:
-            reading.refuse("line 1", UsageError(f"There are several columns {column!r}.", "Leave one of them."))
+            reading.refuse(
+                "line 1", UsageError(f"There are several columns {column!r}.", "Leave one of them.")
+            )
     named = [place for place, column in enumerate(columns) if not _unnamed(column)]
     for number, cells in lines if not reading.refused else ():
         place = f"line {number}"
@@ -209,12 +247,21 @@ def _csv(reading: _Reading, text: str) -> None:
         stray = _stray(named, cells) if len(cells) > len(named) else ()
         if len(cells) <= named[-1] or any(column >= len(columns) for column, _ in stray):
             problem = f"There are {len(cells)} cells, but {len(columns)} columns."
-            reading.refuse(place, UsageError(problem, "Put a text that holds a comma in quotation marks."))
+            reading.refuse(
+                place, UsageError(problem, "Put a text that holds a comma in quotation marks.")
+            )
         elif stray:
             problem = f"Column {stray[0][0] + 1} has no name, but holds {stray[0][1]!r}."
             reading.refuse(place, UsageError(problem, "Name the column, or empty it."))
         else:
-            reading.line(place, {columns[column]: cells[column] for column in named if not is_missing(cells[column])})
+            reading.line(
+                place,
+                {
+                    columns[column]: cells[column]
+                    for column in named
+                    if not is_missing(cells[column])
+                },
+            )
 
 
 def _unnamed(column: str) -> bool:
@@ -224,13 +271,23 @@ def _unnamed(column: str) -> bool:
 
 def _stray(named: list[int], cells: list[str]) -> list[tuple[int, str]]:
     """Texts in columns without a name, with the columns' numbers; numbers before the first name are an index."""
-    stray = [(place, cell.strip()) for place, cell in enumerate(cells) if place not in named and cell.strip()]
-    return [(place, cell) for place, cell in stray if place > named[0] or not re.fullmatch(r"\d+(\.0)?", cell)]
+    stray = [
+        (place, cell.strip())
+        for place, cell in enumerate(cells)
+        if place not in named and cell.strip()
+    ]
+    return [
+        (place, cell)
+        for place, cell in stray
+        if place > named[0] or not re.fullmatch(r"\d+(\.0)?", cell)
+    ]
 
 
 def _cells(reading: _Reading, text: str) -> Iterator[tuple[int, list[str]]]:
     """The cells of each record, and the line on which it begins."""
-    excel = re.match(r"sep=([^\n])\n", text, re.IGNORECASE)  # a first line that Excel writes, and only it reads
+    excel = re.match(
+        r"sep=([^\n])\n", text, re.IGNORECASE
+    )  # a first line that Excel writes, and only it reads
     text, above = (text[excel.end() :], 1) if excel else (text, 0)
     delimiter = excel[1] if excel else _delimiter(text)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -241,7 +298,8 @@ def _cells(reading: _Reading, text: str) -> Iterator[tuple[int, list[str]]]:
             begin = lines.line_num + 1 + above
     except csv.Error as error:
         reading.refuse(
-            f"line {begin}", BadPrompt(f"This is no CSV: {error}.", "See that each quotation mark is closed.")
+            f"line {begin}",
+            BadPrompt(f"This is no CSV: {error}.", "See that each quotation mark is closed."),
         )
 
 
@@ -267,7 +325,9 @@ def _json(reading: _Reading, text: str) -> None:
 
 
 _NOTHING = object()
-_ONE_A_LINE = 'Write {"prompt": "…"} on each line, or an array of such, as pandas does with orient="records".'
+_ONE_A_LINE = (
+    'Write {"prompt": "…"} on each line, or an array of such, as pandas does with orient="records".'
+)
 
 
 def _parsed(reading: _Reading, place: str, text: str) -> Any:
@@ -287,7 +347,9 @@ def _parsed(reading: _Reading, place: str, text: str) -> Any:
 
 def _repeated(text: str, value: Any) -> str | None:
     """A key that an object has twice, of which parsers keep the last."""
-    if isinstance(value, str) or (isinstance(value, dict) and all(text.count(f'"{key}"') < 2 for key in value)):
+    if isinstance(value, str) or (
+        isinstance(value, dict) and all(text.count(f'"{key}"') < 2 for key in value)
+    ):
         return None  # a glance is enough, as for almost every line of a hundred thousand
     found: list[str] = []
 
@@ -317,9 +379,15 @@ def _object(reading: _Reading, place: str, value: Any) -> None:
     elif not isinstance(value, dict):
         reading.refuse(place, BadPrompt("This is neither an object nor a text.", _ONE_A_LINE))
     elif isinstance(cast(_Line, value).get("prompt"), dict | list):
-        reading.refuse(place, BadPrompt("These are columns or a list of prompts, not a row.", _ONE_A_LINE))
+        reading.refuse(
+            place, BadPrompt("These are columns or a list of prompts, not a row.", _ONE_A_LINE)
+        )
     else:
-        told = {key: each for key, each in cast(_Line, value).items() if not (_unnamed(key.lower()) and _index(each))}
+        told = {
+            key: each
+            for key, each in cast(_Line, value).items()
+            if not (_unnamed(key.lower()) and _index(each))
+        }
         reading.line(place, {key: each for key, each in told.items() if not _is_null(key, each)})
 
 
@@ -356,12 +424,16 @@ def _toml(reading: _Reading, text: str) -> None:
     lists = {"prompt": prompts} if prompts is not None else {}
     blocks = [*_one_by_one(reading, "", {key: [value] for key, value in table.items()})]
     blocks += [*_one_by_one(reading, "prompts", lists), *_one_by_one(reading, "[grid]", grid)]
-    for number, aligned in enumerate(cast("list[Any]", zips) if isinstance(zips, list) else [zips], 1):
+    for number, aligned in enumerate(
+        cast("list[Any]", zips) if isinstance(zips, list) else [zips], 1
+    ):
         blocks.append(_aligned(reading, f"[[zip]] {number}", aligned))
     columns = [column for block in blocks for column in (block[0] if block else {})]
     if twice := {column for column in columns if columns.count(column) > 1}:
         problem = f"{', '.join(sorted(twice))} is given in several places."
-        reading.refuse("", UsageError(problem, "Give it for all rows, in [grid] or in one [[zip]]."))
+        reading.refuse(
+            "", UsageError(problem, "Give it for all rows, in [grid] or in one [[zip]].")
+        )
     if not reading.refused and "prompt" in columns:
         reading.blocks(blocks)
 
@@ -370,7 +442,9 @@ def _one_by_one(reading: _Reading, place: str, lists: Any) -> Iterator[list[_Lin
     """A block for each list: all that its values stand for."""
     for column, values in _lists(reading, place, lists):
         found = [_read(reading, place, {column: value}) for value in values]
-        yield [{field: each} for line in found for field, several in line.items() for each in several]
+        yield [
+            {field: each} for line in found for field, several in line.items() for each in several
+        ]
 
 
 def _aligned(reading: _Reading, place: str, lists: Any) -> list[_Line]:
@@ -378,7 +452,10 @@ def _aligned(reading: _Reading, place: str, lists: Any) -> list[_Line]:
     columns = dict(_lists(reading, place, lists))
     if len({len(values) for values in columns.values()}) > 1:
         counts = ", ".join(f"{column} has {len(values)}" for column, values in columns.items())
-        reading.refuse(place, UsageError(f"The lists are not of one length: {counts}.", "Give as many of each."))
+        reading.refuse(
+            place,
+            UsageError(f"The lists are not of one length: {counts}.", "Give as many of each."),
+        )
         return []
     block: list[_Line] = []
     for values in zip(*columns.values(), strict=True):
@@ -389,13 +466,17 @@ def _aligned(reading: _Reading, place: str, lists: Any) -> list[_Line]:
 
 def _lists(reading: _Reading, place: str, table: Any) -> Iterable[tuple[str, list[Any]]]:
     if not isinstance(table, dict):
-        reading.refuse(place, UsageError("This is no table of lists.", "Write it as docs/rendering.md shows."))
+        reading.refuse(
+            place, UsageError("This is no table of lists.", "Write it as docs/rendering.md shows.")
+        )
         return
     for column, values in cast(_Line, table).items():
         if isinstance(values, list) and values:
             yield column, cast("list[Any]", values)
         else:
-            reading.refuse(place, UsageError(f"{column} is no list, or an empty one.", "Write it as [1, 2]."))
+            reading.refuse(
+                place, UsageError(f"{column} is no list, or an empty one.", "Write it as [1, 2].")
+            )
 
 
 def _read(reading: _Reading, place: str, line: _Line) -> dict[str, list[Any]]:
@@ -408,9 +489,19 @@ def _form_of(text: str) -> Callable[[_Reading, str], None]:
         return _json
     if re.match(r"sep=[^\n]\n", text, re.IGNORECASE):
         return _csv
-    header = {cell.strip().strip('"').lower() for cell in text.partition("\n")[0].split(_delimiter(text))}
+    header = {
+        cell.strip().strip('"').lower() for cell in text.partition("\n")[0].split(_delimiter(text))
+    }
     named = {column for column in header if not _unnamed(column)}
     return _csv if "prompt" in named and named <= {*READERS, *IGNORED} else _text
 
 
-_FORMS = {".toml": _toml, ".csv": _csv, ".tsv": _csv, ".jsonl": _json, ".ndjson": _json, ".json": _json, ".txt": _text}
+_FORMS = {
+    ".toml": _toml,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".jsonl": _json,
+    ".ndjson": _json,
+    ".json": _json,
+    ".txt": _text,
+}

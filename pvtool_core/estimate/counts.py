@@ -23,15 +23,19 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from pvtool_core.adapter import IdentityAdapter
-from pvtool_core.backbones.meta_model import replaced, skeleton
+from pvtool_core.backbones.meta_model import meta_model, replaced
 from pvtool_core.errors import WeightsMissing
 from pvtool_core.estimate.plan import Counts, Machine, Work
 from pvtool_core.models.locate import resolve
 from pvtool_core.rewards import letterbox
-from pvtool_core.settings.schema import PlanJob, SemanticRewardConfig
+from pvtool_core.settings.jobs import PlanJob
+from pvtool_core.settings.schema import SemanticRewardConfig
 from pvtool_core.trajectories import Report
 
-_QUANTISED_BYTES = {"int8": 1.0, "nf4": 0.5 + 4 / 64}  # nf4: a float32 for each 64 weights (bitsandbytes' own default)
+_QUANTISED_BYTES = {
+    "int8": 1.0,
+    "nf4": 0.5 + 4 / 64,
+}  # nf4: a float32 for each 64 weights (bitsandbytes' own default)
 
 
 class Meter(TorchDispatchMode):
@@ -43,7 +47,11 @@ class Meter(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
@@ -68,7 +76,9 @@ class Meter(TorchDispatchMode):
 
 def _storages(values: Any) -> dict[int, Any]:
     """What holds the tensors' content, by a number that all views of it share."""
-    storages: list[Any] = [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    storages: list[Any] = [
+        leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)
+    ]
     return {storage._cdata: storage for storage in storages}
 
 
@@ -119,7 +129,9 @@ def count(job: PlanJob) -> Counts:
     storage = "dtype" if model.storage in _QUANTISED_BYTES else model.storage
     bare = dataclasses.replace(model, device="meta", storage=storage)
     motion = Path(job.motion) if job.motion else None
-    backbone: Any = skeleton(bare, job.sampler, job.training.recompute, Path(job.architecture), motion)
+    backbone: Any = meta_model(
+        bare, job.sampler, job.training.recompute, Path(job.architecture), motion
+    )
     blocks = backbone_blocks(backbone.denoiser)
     weights, host = sizes(backbone.denoiser, blocks, model.storage, model.offload)
     latents, embeds = backbone.initial_latents(0), backbone.prompt_embeds("")
@@ -131,7 +143,9 @@ def count(job: PlanJob) -> Counts:
     dearest = max(range(backbone.num_frames), key=lambda frame: len(backbone.decoded_with(frame)))
     beside = [frame for frame in backbone.decoded_with(dearest) if frame != dearest]
     chosen = [dearest, *beside[: frames - 1]]
-    reader = torch.float32 if backbone.dtype == torch.float32 else torch.float16  # float32 is for the CPU
+    reader = (
+        torch.float32 if backbone.dtype == torch.float32 else torch.float16
+    )  # float32 is for the CPU
     step = forward(lambda: predict(latents))
     clip = forward(lambda: backbone.decode(latents, range(backbone.num_frames)))
     decoded = with_gradient(lambda: backbone.decode(latents.clone().requires_grad_(), chosen))
@@ -152,7 +166,13 @@ def count(job: PlanJob) -> Counts:
         gradient=gradient,
         clip=clip,
         frames=decoded,
-        **semantic(job.semantic_reward, len(chosen), backbone.num_frames, (model.height, model.width), reader),
+        **semantic(
+            job.semantic_reward,
+            len(chosen),
+            backbone.num_frames,
+            (model.height, model.width),
+            reader,
+        ),
     )
 
 
@@ -161,7 +181,9 @@ def _numbers(adapter: IdentityAdapter) -> int:
 
 
 def _bytes(module: nn.Module) -> int:
-    return sum(each.numel() * each.element_size() for each in (*module.parameters(), *module.buffers()))
+    return sum(
+        each.numel() * each.element_size() for each in (*module.parameters(), *module.buffers())
+    )
 
 
 def backbone_blocks(denoiser: nn.Module) -> list[nn.Module]:
@@ -170,13 +192,22 @@ def backbone_blocks(denoiser: nn.Module) -> list[nn.Module]:
     return [block for name in names for block in getattr(denoiser, name, ())]
 
 
-def sizes(denoiser: nn.Module, blocks: list[nn.Module], storage: str, offload: bool) -> tuple[int, int]:
+def sizes(
+    denoiser: nn.Module, blocks: list[nn.Module], storage: str, offload: bool
+) -> tuple[int, int]:
     """Bytes of the denoiser's weights on the device, and of those that wait in the machine's memory."""
     in_blocks = sum(_bytes(block) for block in blocks)
     rest = _bytes(denoiser) - in_blocks
     if storage in _QUANTISED_BYTES:
-        matrices = [each.weight for block in blocks for each in block.modules() if isinstance(each, nn.Linear)]
-        saved = sum(each.numel() * (each.element_size() - _QUANTISED_BYTES[storage]) for each in matrices)
+        matrices = [
+            each.weight
+            for block in blocks
+            for each in block.modules()
+            if isinstance(each, nn.Linear)
+        ]
+        saved = sum(
+            each.numel() * (each.element_size() - _QUANTISED_BYTES[storage]) for each in matrices
+        )
         in_blocks -= round(saved)
     return (rest, in_blocks) if offload else (rest + in_blocks, 0)
 
@@ -208,11 +239,15 @@ def semantic(
     """Weights and work of the semantic reward: of an iteration's frames with a gradient, of a whole clip without."""
     facts = _clip_facts(config.model)
     with torch.device("meta"):  # texts are read on the CPU
-        pictures_half: nn.Module = open_clip.CLIP(**facts).visual.to(dtype).eval().requires_grad_(False)
+        pictures_half: nn.Module = (
+            open_clip.CLIP(**facts).visual.to(dtype).eval().requires_grad_(False)
+        )
     side = facts["vision_cfg"]["image_size"]
 
     def score(count: int) -> Tensor:
-        pictures = torch.empty(count, 3, *size, device="meta", requires_grad=torch.is_grad_enabled())
+        pictures = torch.empty(
+            count, 3, *size, device="meta", requires_grad=torch.is_grad_enabled()
+        )
         return pictures_half(letterbox(pictures, side).to(dtype))
 
     return {

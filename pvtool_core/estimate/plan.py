@@ -120,16 +120,20 @@ def passes_of(settings: Settings, prompts: int) -> Passes:
     """By the count of forwards: full keeps the chain, replay and drtune go through it once more."""
     steps, training = settings.sampler.num_inference_steps, settings.training
     acting = steps - int(settings.adapter.start * steps)
-    drawn = min(training.gradient_steps or acting, acting) if training.gradient == "drtune" else acting
+    drawn = (
+        min(training.gradient_steps or acting, acting) if training.gradient == "drtune" else acting
+    )
     plain = 0 if training.gradient == "full" else acting
-    if training.base_kl_weight:  # the base's own prediction, in one drawn step each time it is gone through
+    if (
+        training.base_kl_weight
+    ):  # the base's own prediction, in one drawn step each time it is gone through
         plain += 1 if training.gradient == "full" else 2
     everything = prompts * training.seeds_per_prompt
     return Passes(plain, drawn, steps, min(training.cached_pairs or everything, everything))
 
 
 @dataclass(frozen=True)
-class Plan:
+class Estimate:
     """What one run takes. `tflops` is what the device sustains, 0 if that is not known."""
 
     settings: Settings
@@ -143,7 +147,8 @@ class Plan:
         counts = self.counts
         return {
             "denoiser": counts.denoiser,
-            "adapter, gradient, optimiser": 16 * counts.adapter,  # float32 each: weight, gradient, AdamW's two means
+            "adapter, gradient, optimiser": 16
+            * counts.adapter,  # float32 each: weight, gradient, AdamW's two means
             "autoencoder": counts.autoencoder,
             "identity reward": self._recognizer_bytes(),
             "semantic reward": counts.semantic_weights,
@@ -163,13 +168,20 @@ class Plan:
         resident = sum(self.weights().values())
         before = resident - 16 * counts.adapter
         faces = RECOGNIZER_ACTIVATIONS * reward.frames * reward.views
-        judging = max(counts.frames.peak, counts.frames.kept + max(counts.semantic_frames.peak, faces))
-        chain = counts.gradient.kept * self.passes.with_gradient if self.settings.training.gradient == "full" else 0
+        judging = max(
+            counts.frames.peak, counts.frames.kept + max(counts.semantic_frames.peak, faces)
+        )
+        chain = (
+            counts.gradient.kept * self.passes.with_gradient
+            if self.settings.training.gradient == "full"
+            else 0
+        )
         last = counts.gradient.kept if chain else 0
         return {
             "reading the prompts": counts.text_encoders + CUDA,
             "filling the cache, denoising": before + counts.step.peak,
-            "filling the cache, decoding": before + max(counts.clip.peak, counts.semantic_clip.peak),
+            "filling the cache, decoding": before
+            + max(counts.clip.peak, counts.semantic_clip.peak),
             "denoising with a gradient": resident + chain - last + counts.gradient.peak,
             "judging frames": resident + chain + judging,
         }
@@ -195,7 +207,9 @@ class Plan:
         kept = min(self.settings.training.keep_checkpoints, self.settings.training.iterations)
         return {
             "trajectories": 2 * self.counts.latents * self.passes.pairs,
-            "checkpoints": 12 * self.counts.adapter * (kept + 1),  # one more while the newest is written
+            "checkpoints": 12
+            * self.counts.adapter
+            * (kept + 1),  # one more while the newest is written
         }
 
     def flops(self) -> dict[str, float]:
@@ -204,7 +218,11 @@ class Plan:
         reward = self.settings.identity_reward
         crops = 2 * RECOGNIZER_FLOPS * reward.frames * reward.views
         rewards = counts.frames.flops + counts.semantic_frames.flops + crops
-        iteration = passes.plain * counts.step.flops + passes.with_gradient * counts.gradient.flops + rewards
+        iteration = (
+            passes.plain * counts.step.flops
+            + passes.with_gradient * counts.gradient.flops
+            + rewards
+        )
         # scores and faces are measured one after the other, each on a clip decoded anew
         pair = passes.pair * counts.step.flops + 2 * counts.clip.flops + counts.semantic_clip.flops
         drawn = 1 + training.iterations // training.sample_every if training.sample_every else 0
@@ -213,11 +231,21 @@ class Plan:
         samples = drawn * min(training.sample_prompts, passes.pairs) * sample
         cache, iterations = pair * passes.pairs, iteration * training.iterations
         whole = cache + iterations + samples
-        return {"iteration": iteration, "cache": cache, "iterations": iterations, "samples": samples, "run": whole}
+        return {
+            "iteration": iteration,
+            "cache": cache,
+            "iterations": iterations,
+            "samples": samples,
+            "run": whole,
+        }
 
     def seconds(self) -> dict[str, float]:
         """The same in seconds, where it is known what the device sustains; else nothing."""
-        return {name: flops / (1e12 * self.tflops) for name, flops in self.flops().items()} if self.tflops else {}
+        return (
+            {name: flops / (1e12 * self.tflops) for name, flops in self.flops().items()}
+            if self.tflops
+            else {}
+        )
 
 
 def sustained(name: str, dtype: str) -> float:
@@ -235,7 +263,9 @@ def architecture_of(settings: Settings) -> tuple[Path, Path | None, bool]:
     try:
         base = resolve(model.base_model)
         folder = resolve(model.config) if base.is_file() else base
-        still = base.is_file() or '"AnimateDiffPipeline"' not in (folder / "model_index.json").read_text("utf-8")
+        still = base.is_file() or '"AnimateDiffPipeline"' not in (
+            folder / "model_index.json"
+        ).read_text("utf-8")
         motion = resolve(model.motion_adapter) if model.family == "animatediff" and still else None
     except WeightsMissing:
         return presets_dir() / "architectures" / model.family, None, False
@@ -245,7 +275,12 @@ def architecture_of(settings: Settings) -> tuple[Path, Path | None, bool]:
 def missing_weights(settings: Settings) -> list[WeightsMissing]:
     """What the settings name and this machine lacks; each says how to get it."""
     model, reward = settings.model, settings.identity_reward
-    named = [model.base_model, model.motion_adapter, *(lora.file for lora in model.loras), reward.package]
+    named = [
+        model.base_model,
+        model.motion_adapter,
+        *(lora.file for lora in model.loras),
+        reward.package,
+    ]
     missing = [_missing(name) for name in [*named, settings.semantic_reward.checkpoint] if name]
     return [each for each in missing if each]
 

@@ -27,12 +27,13 @@ from pvtool_core.backbones import resolve_device
 from pvtool_core.batches.clips import read_clip_record
 from pvtool_core.errors import InputRefused, NotFinite
 from pvtool_core.faces.analyzer import FaceAnalyzer, align, largest
+from pvtool_core.files import replace_file
 from pvtool_core.media.contact_sheet import SheetRow, write_contact_sheet
-from pvtool_core.media.decode import Frames, frames_of
+from pvtool_core.media.decode import Pixels, frames_of
 from pvtool_core.media.photos import read_picture
 from pvtool_core.open_clip_model import ImageText
-from pvtool_core.paths import replace_file
-from pvtool_core.settings.schema import EvaluateJob, IdentityRef, SemanticRewardConfig
+from pvtool_core.settings.jobs import EvaluateJob, IdentityRef
+from pvtool_core.settings.schema import SemanticRewardConfig
 from pvtool_core.store.prompts import without_keyword
 
 GAP_ALARM = 0.2
@@ -68,7 +69,7 @@ class Clip:
     """A clip and its sidecar. `frames` are (frames, height, width, 3)."""
 
     record: Mapping[str, Any]
-    frames: Frames
+    frames: Pixels
 
     @property
     def stage(self) -> str:
@@ -83,7 +84,7 @@ class Clip:
 def evaluate(job: EvaluateJob, report: Report) -> None:
     """Score the clips of the job; write its report and its contact sheet."""
     report("stage", stage="loading")
-    judge = Judge(job)
+    judge = Evaluator(job)
     people = {person.name: person for person in job.identities}
     scored: list[tuple[Clip, Scores]] = []
     for number, sidecar in enumerate(map(Path, job.sidecars)):
@@ -111,11 +112,14 @@ def read_clip(sidecar: Path) -> Clip:
     record = read_clip_record(sidecar)
     video = sidecar.with_suffix(".mp4")
     if not video.is_file():
-        raise InputRefused(f"There is no {video.name} beside {sidecar}.", "Only clips rendered as mp4 can be scored.")
+        raise InputRefused(
+            f"There is no {video.name} beside {sidecar}.",
+            "Only clips rendered as mp4 can be scored.",
+        )
     return Clip(record, frames_of(video))
 
 
-class Judge:
+class Evaluator:
     """The models that score a clip."""
 
     def __init__(self, job: EvaluateJob) -> None:
@@ -124,16 +128,24 @@ class Judge:
         size, threshold = rewards.detection_size, rewards.detection_threshold
         recognizers = (self.metric, self.reward)
         package, threads = Path(rewards.package), job.model.threads
-        self.analyzer = FaceAnalyzer(package, rewards.detector, recognizers, size, threshold, threads)
+        self.analyzer = FaceAnalyzer(
+            package, rewards.detector, recognizers, size, threshold, threads
+        )
         self._references: dict[tuple[str, str], NDArray[np.float32]] = {}
         self.reader = PictureReader(job.semantic_reward, resolve_device(job.model.device))
 
     def scores(self, clip: Clip, person: IdentityRef) -> Scores:
         """Every metric of one clip, the likeness to `person`. Raises NotFinite if one is NaN or infinite."""
         faces = [largest(self.analyzer.detect(frame)) for frame in clip.frames]
-        crops = [align(frame, face.landmarks) for frame, face in zip(clip.frames, faces, strict=True) if face]
+        crops = [
+            align(frame, face.landmarks)
+            for frame, face in zip(clip.frames, faces, strict=True)
+            if face
+        ]
         found = [face is not None for face in faces]
-        by_metric, by_reward = (self._likeness(crops, found, person, name) for name in (self.metric, self.reward))
+        by_metric, by_reward = (
+            self._likeness(crops, found, person, name) for name in (self.metric, self.reward)
+        )
         points = [face.landmarks if face else None for face in faces]
         pictures = self.reader.pictures(clip.frames)
         scores = Scores(
@@ -144,27 +156,39 @@ class Judge:
             face_share=fmean(found),
             motion=landmark_motion(points, clip.frames.shape[2]),
             dense_motion=dense_motion(clip.frames),
-            prompt_score=100 * float((pictures @ self.reader.text(without_keyword(clip.record["prompt"]))).mean()),
-            consistency=float((pictures[1:] * pictures[:-1]).sum(-1).mean()) if len(pictures) > 1 else 1.0,
+            prompt_score=100
+            * float((pictures @ self.reader.text(without_keyword(clip.record["prompt"]))).mean()),
+            consistency=float((pictures[1:] * pictures[:-1]).sum(-1).mean())
+            if len(pictures) > 1
+            else 1.0,
         )
-        bad = [name for name, value in asdict(scores).items() if value is not None and not math.isfinite(value)]
+        bad = [
+            name
+            for name, value in asdict(scores).items()
+            if value is not None and not math.isfinite(value)
+        ]
         if bad:
             raise NotFinite(f"scores of a clip ({', '.join(bad)})", SCORERS)
         return scores
 
     def _likeness(
-        self, crops: Sequence[Frames], found: Sequence[bool], person: IdentityRef, recognizer: str
+        self, crops: Sequence[Pixels], found: Sequence[bool], person: IdentityRef, recognizer: str
     ) -> NDArray[np.float32]:
         """Of each frame (frames,), 0 where no face was found."""
         likeness = np.zeros(len(found), np.float32)
         if crops:
-            likeness[np.asarray(found)] = self.analyzer.embed(crops, recognizer) @ self._reference(person, recognizer)
+            likeness[np.asarray(found)] = self.analyzer.embed(crops, recognizer) @ self._reference(
+                person, recognizer
+            )
         return likeness
 
     def _reference(self, person: IdentityRef, recognizer: str) -> NDArray[np.float32]:
         """The person's mean embedding, of unit length. Taken from the crops: they may be older than the recogniser."""
         if (person.folder, recognizer) not in self._references:
-            crops = [np.asarray(read_picture(path)) for path in sorted((Path(person.folder) / "faces").glob("*.png"))]
+            crops = [
+                np.asarray(read_picture(path))
+                for path in sorted((Path(person.folder) / "faces").glob("*.png"))
+            ]
             middle = self.analyzer.embed(crops, recognizer).mean(0)
             self._references[person.folder, recognizer] = middle / np.linalg.norm(middle)
         return self._references[person.folder, recognizer]
@@ -176,10 +200,12 @@ class PictureReader:
     def __init__(self, config: SemanticRewardConfig, device: torch.device) -> None:
         """Raises InputRefused if there is no such model, or if the weights are not its."""
         self._reader = ImageText(config, device)
-        self._prepare: Any = image_transform_v2(PreprocessCfg(**self._reader.preparation), is_train=False)
+        self._prepare: Any = image_transform_v2(
+            PreprocessCfg(**self._reader.preparation), is_train=False
+        )
 
     @torch.no_grad()
-    def pictures(self, frames: Frames) -> Tensor:
+    def pictures(self, frames: Pixels) -> Tensor:
         """(frames, dimensions)"""
         prepared = torch.stack([self._prepare(Image.fromarray(frame)) for frame in frames])
         return self._reader.of_pictures(prepared).cpu()
@@ -190,7 +216,11 @@ class PictureReader:
 
     def cut_prompts(self, prompts: Iterable[str]) -> list[str]:
         """Return the prompts, each once, that are longer than the model's context."""
-        return [prompt for prompt in dict.fromkeys(prompts) if self._reader.cuts(without_keyword(prompt))]
+        return [
+            prompt
+            for prompt in dict.fromkeys(prompts)
+            if self._reader.cuts(without_keyword(prompt))
+        ]
 
 
 def steadied(values: NDArray[np.float32]) -> NDArray[np.floating]:
@@ -218,7 +248,7 @@ def _whole(row: Sequence[NDArray[np.float32] | None]) -> list[NDArray[np.float32
     return found if len(found) == len(row) else []
 
 
-def dense_motion(frames: Frames) -> float | None:
+def dense_motion(frames: Pixels) -> float | None:
     """Mean optical flow between neighbouring steadied frames, in per cent of the width; None of fewer than four frames.
 
     Farnebäck 2003, with the settings of OpenCV's own example: its wide window follows shapes rather than noise.
@@ -234,7 +264,11 @@ def dense_motion(frames: Frames) -> float | None:
         cv2.calcOpticalFlowFarneback(before, after, still.copy(), 0.5, 3, 15, 3, 5, 1.2, 0)
         for before, after in pairwise(steady)
     ]
-    return 100 * float(np.mean([np.linalg.norm(flow, axis=-1).mean() for flow in flows])) / frames.shape[2]
+    return (
+        100
+        * float(np.mean([np.linalg.norm(flow, axis=-1).mean() for flow in flows]))
+        / frames.shape[2]
+    )
 
 
 def summary(scored: Sequence[tuple[Clip, Scores]]) -> dict[str, Any]:
@@ -247,19 +281,31 @@ def summary(scored: Sequence[tuple[Clip, Scores]]) -> dict[str, Any]:
     for clip, scores in scored:
         if clip.pair in pairs[clip.record["identity"]]:
             groups[clip.record["identity"]][clip.stage].append(scores)
-    identities = {name: compared({stage: mean(all_) for stage, all_ in by.items()}) for name, by in groups.items()}
-    stages = [stage for stage in ("before", "after") if any(stage in by for by in identities.values())]
-    overall = {stage: mean_numbers([by[stage] for by in identities.values() if stage in by]) for stage in stages}
+    identities = {
+        name: compared({stage: mean(all_) for stage, all_ in by.items()})
+        for name, by in groups.items()
+    }
+    stages = [
+        stage for stage in ("before", "after") if any(stage in by for by in identities.values())
+    ]
+    overall = {
+        stage: mean_numbers([by[stage] for by in identities.values() if stage in by])
+        for stage in stages
+    }
     clips = [{**facts_of(clip), **asdict(scores)} for clip, scores in scored]
     return {"identities": identities, "mean": overall, "clips": clips}
 
 
 def comparable(clips: Sequence[Clip]) -> dict[str, set[tuple[str, int]]]:
     """For each identity the prompts and seeds that both stages have; all, where there is nothing to compare."""
-    found: dict[str, dict[str, set[tuple[str, int]]]] = defaultdict(lambda: {"before": set(), "after": set()})
+    found: dict[str, dict[str, set[tuple[str, int]]]] = defaultdict(
+        lambda: {"before": set(), "after": set()}
+    )
     for clip in clips:
         found[clip.record["identity"]][clip.stage].add(clip.pair)
-    return {name: by["before"] & by["after"] or by["before"] | by["after"] for name, by in found.items()}
+    return {
+        name: by["before"] & by["after"] or by["before"] | by["after"] for name, by in found.items()
+    }
 
 
 def left_out(clips: Sequence[Clip]) -> int:
@@ -269,13 +315,19 @@ def left_out(clips: Sequence[Clip]) -> int:
 
 
 def facts_of(clip: Clip) -> dict[str, Any]:
-    return {"stage": clip.stage, **{key: clip.record[key] for key in ("identity", "prompt", "seed")}}
+    return {
+        "stage": clip.stage,
+        **{key: clip.record[key] for key in ("identity", "prompt", "seed")},
+    }
 
 
 def mean(scores: Sequence[Scores]) -> dict[str, float]:
     """The mean of each metric over clips; of the least similarity, the least."""
     numbers = mean_numbers([asdict(each) for each in scores])
-    return {**numbers, "identity_similarity_min": min(each.identity_similarity_min for each in scores)}
+    return {
+        **numbers,
+        "identity_similarity_min": min(each.identity_similarity_min for each in scores),
+    }
 
 
 def mean_numbers(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
@@ -313,7 +365,9 @@ def sheet_rows(clips: Sequence[Clip], people: Mapping[str, IdentityRef]) -> list
         own = [clip for clip in clips if clip.record["identity"] == name]
         reference = np.asarray(read_picture(Path(person.folder) / "references/000.png"))
         for pair in list(dict.fromkeys(clip.pair for clip in own))[:CLIPS_ON_SHEET]:
-            both = sorted((clip for clip in own if clip.pair == pair), key=lambda clip: clip.stage != "before")
+            both = sorted(
+                (clip for clip in own if clip.pair == pair), key=lambda clip: clip.stage != "before"
+            )
             rows += [SheetRow(label(clip), [reference, *clip.frames]) for clip in both]
     return rows
 

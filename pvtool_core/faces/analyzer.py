@@ -71,13 +71,18 @@ class FaceAnalyzer:
     ) -> None:
         """Raises InputRefused if a file is not what it is named as."""
         self._detector = open_detector(package / detector, threads)
-        self._detector.prepare(-1, input_size=(detection_size, detection_size), det_thresh=threshold)
+        self._detector.prepare(
+            -1, input_size=(detection_size, detection_size), det_thresh=threshold
+        )
         self._recognizers = {name: open_recognizer(package / name, threads) for name in recognizers}
 
     def detect(self, picture: Picture) -> list[Face]:
         """Every face in an RGB picture (height, width, 3), from the left to the right."""
         boxes, landmarks = self._detector.detect(np.ascontiguousarray(picture[..., ::-1]))
-        faces = [Face(box[:4], float(box[4]), points) for box, points in zip(boxes, landmarks, strict=True)]
+        faces = [
+            Face(box[:4], float(box[4]), points)
+            for box, points in zip(boxes, landmarks, strict=True)
+        ]
         return sorted(faces, key=lambda face: float(face.bbox[0]))
 
     def embed(self, crops: Sequence[Picture], recognizer: str) -> Points:
@@ -85,9 +90,13 @@ class FaceAnalyzer:
         model = self._recognizers[recognizer]
         found = [model.get_feat(crop[..., ::-1]).ravel() for crop in crops]
         with np.errstate(invalid="ignore"):  # what a broken recogniser gives is looked at below
-            embeddings = np.stack([each / np.linalg.norm(each) for each in found]).astype(np.float32)
+            embeddings = np.stack([each / np.linalg.norm(each) for each in found]).astype(
+                np.float32
+            )
         if not np.isfinite(embeddings).all():
-            raise NotFinite(f"embeddings by {recognizer}", "Check the recogniser: `pv models verify`.")
+            raise NotFinite(
+                f"embeddings by {recognizer}", "Check the recogniser: `pv models verify`."
+            )
         return embeddings
 
 
@@ -105,7 +114,9 @@ def similarity_to_template(landmarks: Tensor) -> tuple[Tensor, Tensor]:
     scales, `b` shifts; both (n,).
     """
     source = torch.view_as_complex(landmarks.contiguous())
-    target = torch.view_as_complex(torch.tensor(TEMPLATE, dtype=landmarks.dtype, device=landmarks.device))
+    target = torch.view_as_complex(
+        torch.tensor(TEMPLATE, dtype=landmarks.dtype, device=landmarks.device)
+    )
     middle, target_middle = source.mean(1, keepdim=True), target.mean()
     offsets = source - middle
     a = (offsets.conj() * (target - target_middle)).sum(1) / offsets.abs().square().sum(1)
@@ -124,13 +135,19 @@ def align_differentiable(frames: Tensor, landmarks: Tensor) -> Tensor:
     points = torch.view_as_real((crop_points - b[:, None, None]) / a[:, None, None])
     scale = torch.tensor([2 / (width - 1), 2 / (height - 1)], device=frames.device)
     grid = (points * scale - 1).to(frames.dtype)
-    return nn.functional.grid_sample(frames, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    return nn.functional.grid_sample(
+        frames, grid, mode="bilinear", padding_mode="zeros", align_corners=True
+    )
 
 
-def within_crop(landmarks: Float[Tensor, "n 5 2"], height: int, width: int) -> Bool[Tensor, "n {height} {width}"]:
+def within_crop(
+    landmarks: Float[Tensor, "n 5 2"], height: int, width: int
+) -> Bool[Tensor, "n {height} {width}"]:
     """Which pixels of frames of that size lie in the crops that `align` takes of faces with those landmarks."""
     a, b = similarity_to_template(landmarks.float())
-    pixels = torch.complex(*torch.meshgrid(torch.arange(float(width)), torch.arange(float(height)), indexing="xy"))
+    pixels = torch.complex(
+        *torch.meshgrid(torch.arange(float(width)), torch.arange(float(height)), indexing="xy")
+    )
     crop_points = torch.view_as_real(a[:, None, None] * pixels + b[:, None, None])
     return ((crop_points >= 0) & (crop_points <= CROP - 1)).all(-1)
 
@@ -194,4 +211,6 @@ def _check_equal(onnx: Path, ours: Recognizer, theirs: Any) -> None:
     found = ours(torch.from_numpy(crop).permute(2, 0, 1)[None] / 255).double()
     if found.shape != wanted.shape or not (found - wanted).norm() <= _EQUAL * wanted.norm():
         hint = "Export it again with another opset, or name another recogniser in identity_reward.recognizer."
-        raise InputRefused(f"{onnx.name} gives other embeddings in torch than in onnxruntime.", hint)
+        raise InputRefused(
+            f"{onnx.name} gives other embeddings in torch than in onnxruntime.", hint
+        )

@@ -19,7 +19,7 @@ from pvtool_core.errors import FaceRefused, InputRefused, printable
 from pvtool_core.faces.analyzer import Face, FaceAnalyzer, Picture, align
 from pvtool_core.media.photos import PHOTO_FORMATS, Warn, read_picture
 from pvtool_core.paths import path_of
-from pvtool_core.settings.schema import IdentifyJob
+from pvtool_core.settings.jobs import EnrollJob
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, LARGEST_SIDE
 
 SMALLEST_EYE_DISTANCE = 10.0
@@ -39,14 +39,19 @@ class Portrait:
     crop: Picture
 
 
-def identify(job: IdentifyJob, report: Report) -> None:
+def enroll(job: EnrollJob, report: Report) -> None:
     """Fill the staging folder `job.identity.folder`. Raises BadPicture or FaceRefused, and then the job has failed."""
     rewards = job.identity_reward
     recognizers = (rewards.recognizer, job.evaluation.recognizer)
     report("stage", stage="loading")
     size, threshold = rewards.detection_size, rewards.detection_threshold
     analyzer = FaceAnalyzer(
-        Path(rewards.package), rewards.detector, recognizers, size, threshold, threads=job.model.threads
+        Path(rewards.package),
+        rewards.detector,
+        recognizers,
+        size,
+        threshold,
+        threads=job.model.threads,
     )
 
     def warn(message: str) -> None:
@@ -67,7 +72,9 @@ def read_photo(path: Path, warn: Warn | None = None) -> Picture:
 
     `warn` receives a sentence for each loss.
     """
-    return np.asarray(read_picture(path, formats=PHOTO_FORMATS, side=LARGEST_SIDE, warn=warn or _ignore))
+    return np.asarray(
+        read_picture(path, formats=PHOTO_FORMATS, side=LARGEST_SIDE, warn=warn or _ignore)
+    )
 
 
 def _ignore(_: str) -> None:

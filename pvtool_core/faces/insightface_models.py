@@ -17,7 +17,9 @@ def open_detector(onnx: Path, threads: int = 0) -> Any:
     """insightface's own SCRFD in onnxruntime. Raises InputRefused for a file that is none or finds no landmarks."""
     model = _open(onnx, threads)
     if type(model).__name__ != "SCRFD":
-        hint = "Name the package's detector in identity_reward.detector, such as scrfd_10g_bnkps.onnx."
+        hint = (
+            "Name the package's detector in identity_reward.detector, such as scrfd_10g_bnkps.onnx."
+        )
         raise InputRefused(f"{onnx.name} is {_kind(model)}, not a face detector.", hint)
     if not model.use_kps:
         hint = "Name one that does in identity_reward.detector; insightface has 'bnkps' in their names."
@@ -32,12 +34,19 @@ def open_recognizer(onnx: Path, threads: int = 0) -> Any:
     if type(model).__name__ != "ArcFaceONNX":
         raise InputRefused(f"{onnx.name} is {_kind(model)}, not a face recogniser.", hint)
     if len(model.output_shape) != 2:
-        raise InputRefused(f"{onnx.name} is no face recogniser: it makes no embedding of a face.", hint)
+        raise InputRefused(
+            f"{onnx.name} is no face recogniser: it makes no embedding of a face.", hint
+        )
     if model.input_size != (CROP, CROP):
         width, height = model.input_size
-        raise InputRefused(f"{onnx.name} wants faces of {width} × {height} pixels, and pv has {CROP} × {CROP}.", hint)
+        raise InputRefused(
+            f"{onnx.name} wants faces of {width} × {height} pixels, and pv has {CROP} × {CROP}.",
+            hint,
+        )
     if (kind := model.session.get_inputs()[0].type) != "tensor(float)":
-        raise InputRefused(f"{onnx.name} takes numbers of the type {kind}, not float32.", "Export it in float32.")
+        raise InputRefused(
+            f"{onnx.name} takes numbers of the type {kind}, not float32.", "Export it in float32."
+        )
     return model
 
 
@@ -60,16 +69,22 @@ def _check_external(onnx: Path) -> None:
     if not onnx.is_file():
         return
     if problem := external_problem(onnx):
-        raise InputRefused(f"{onnx.name} {problem}.", "Get both files again, or export the model in one file.")
+        raise InputRefused(
+            f"{onnx.name} {problem}.", "Get both files again, or export the model in one file."
+        )
     if missing := missing_external(onnx):
         hint = "Put the file beside it, or export the model with external_data=False."
-        raise InputRefused(f"{onnx.name} keeps its weights in {missing[0]}, which is missing.", hint)
+        raise InputRefused(
+            f"{onnx.name} keeps its weights in {missing[0]}, which is missing.", hint
+        )
 
 
 def _open(onnx: Path, threads: int) -> Any:
     """What insightface makes of an ONNX file, by the shapes of its inputs and outputs; None if nothing."""
     _check_external(onnx)
-    path = onnx.resolve() if external_files(onnx) else onnx  # onnx follows no links to weights beside the model
+    path = (
+        onnx.resolve() if external_files(onnx) else onnx
+    )  # onnx follows no links to weights beside the model
     import onnxruntime
     from insightface.model_zoo import get_model
 
@@ -79,13 +94,31 @@ def _open(onnx: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
-        return get_model(str(path), providers=["CPUExecutionProvider"], provider_options=[{}], sess_options=options)
+        return get_model(
+            str(path),
+            providers=["CPUExecutionProvider"],
+            provider_options=[{}],
+            sess_options=options,
+        )
     except (refusals.InvalidProtobuf, refusals.InvalidArgument) as error:
         raise InputRefused(
-            f"{onnx.name} is no ONNX model, or only a part of one.", "Fetch it again, and compare its size."
+            f"{onnx.name} is no ONNX model, or only a part of one.",
+            "Fetch it again, and compare its size.",
         ) from error
-    except (refusals.Fail, refusals.InvalidGraph, refusals.NotImplemented, refusals.RuntimeException) as error:
+    except (
+        refusals.Fail,
+        refusals.InvalidGraph,
+        refusals.NotImplemented,
+        refusals.RuntimeException,
+    ) as error:
         hint = "Fetch it again, or export it anew; `--debug` shows what onnxruntime says."
-        raise InputRefused(f"{onnx.name} is an ONNX model that onnxruntime cannot run.", hint) from error
-    except (AssertionError, IndexError, TypeError, ValueError):  # from inputs or outputs that insightface never saw
+        raise InputRefused(
+            f"{onnx.name} is an ONNX model that onnxruntime cannot run.", hint
+        ) from error
+    except (
+        AssertionError,
+        IndexError,
+        TypeError,
+        ValueError,
+    ):  # from inputs or outputs that insightface never saw
         return None

@@ -35,7 +35,10 @@ def in_torch(onnx: Path) -> nn.Module:
     from onnx2torch import convert
 
     model = load(str(onnx.resolve()))  # onnx follows no links to weights beside the model
-    if any(each.domain in ("", "ai.onnx") and each.version < OLDEST_OPSET for each in model.opset_import):
+    if any(
+        each.domain in ("", "ai.onnx") and each.version < OLDEST_OPSET
+        for each in model.opset_import
+    ):
         model = version_converter.convert_version(model, MODERN_OPSET)
     model = as_known_opset(with_plain_weights(with_known_layers(model)))
     module = convert(model)  # given a path, it writes a file beside the model
@@ -45,7 +48,11 @@ def in_torch(onnx: Path) -> nn.Module:
 def with_known_layers(model: ModelProto) -> ModelProto:
     """The same model without what today's exporters write and onnx2torch does not know: CastLike, Gelu, allowzero."""
     types = _types(model)
-    nodes = [other for number, node in enumerate(model.graph.node) for other in _known(node, number, types)]
+    nodes = [
+        other
+        for number, node in enumerate(model.graph.node)
+        for other in _known(node, number, types)
+    ]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return model
@@ -62,9 +69,13 @@ def _types(model: ModelProto) -> dict[str, int]:
 def _known(node: NodeProto, number: int, types: Mapping[str, int]) -> list[NodeProto]:
     if node.op_type == "CastLike" and types.get(node.input[1]):
         return [helper.make_node("Cast", [node.input[0]], [*node.output], to=types[node.input[1]])]
-    if node.op_type == "Gelu" and not any(each.name == "approximate" and each.s == b"tanh" for each in node.attribute):
+    if node.op_type == "Gelu" and not any(
+        each.name == "approximate" and each.s == b"tanh" for each in node.attribute
+    ):
         return _gelu(node.input[0], node.output[0], f"gelu_{number}")
-    if node.op_type == "Reshape":  # a size of 0 would be an empty tensor, and a network of faces has none
+    if (
+        node.op_type == "Reshape"
+    ):  # a size of 0 would be an empty tensor, and a network of faces has none
         kept = [each for each in node.attribute if each.name != "allowzero"]
         del node.attribute[:]
         node.attribute.extend(kept)
@@ -75,14 +86,35 @@ def _gelu(source: str, target: str, name: str) -> list[NodeProto]:
     """x (1 + erf(x / sqrt 2)) / 2"""
     constants = {"root": math.sqrt(2.0), "one": 1.0, "half": 0.5}
     weights = [
-        helper.make_node("Constant", [], [f"{name}_{key}"], value=numpy_helper.from_array(np.array(value, np.float32)))
+        helper.make_node(
+            "Constant",
+            [],
+            [f"{name}_{key}"],
+            value=numpy_helper.from_array(np.array(value, np.float32)),
+        )
         for key, value in constants.items()
     ]
-    steps = (("Div", source, "root", "scaled"), ("Add", "erf", "one", "sum"), ("Mul", "sum", "half", "share"))
-    inner = {key: f"{name}_{key}" for key in ("root", "one", "half", "scaled", "erf", "sum", "share")}
-    first, add, half = (helper.make_node(kind, [inner.get(a, a), inner[b]], [inner[out]]) for kind, a, b, out in steps)
+    steps = (
+        ("Div", source, "root", "scaled"),
+        ("Add", "erf", "one", "sum"),
+        ("Mul", "sum", "half", "share"),
+    )
+    inner = {
+        key: f"{name}_{key}" for key in ("root", "one", "half", "scaled", "erf", "sum", "share")
+    }
+    first, add, half = (
+        helper.make_node(kind, [inner.get(a, a), inner[b]], [inner[out]])
+        for kind, a, b, out in steps
+    )
     erf = helper.make_node("Erf", [inner["scaled"]], [inner["erf"]])
-    return [*weights, first, erf, add, half, helper.make_node("Mul", [source, inner["share"]], [target])]
+    return [
+        *weights,
+        first,
+        erf,
+        add,
+        half,
+        helper.make_node("Mul", [source, inner["share"]], [target]),
+    ]
 
 
 def as_known_opset(model: ModelProto) -> ModelProto:
@@ -91,7 +123,11 @@ def as_known_opset(model: ModelProto) -> ModelProto:
     Later versions of these layers only allow more number formats. Raises NotImplementedError for a layer, or an
     attribute, that the older opset does not have.
     """
-    ours = [each for each in model.opset_import if each.domain in ("", "ai.onnx") and each.version > NEWEST_OPSET]
+    ours = [
+        each
+        for each in model.opset_import
+        if each.domain in ("", "ai.onnx") and each.version > NEWEST_OPSET
+    ]
     if not ours:
         return model
     for each in ours:
@@ -109,7 +145,8 @@ def as_known_opset(model: ModelProto) -> ModelProto:
 
 
 _REDUCTIONS = {
-    f"Reduce{kind}" for kind in ("Mean", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
+    f"Reduce{kind}"
+    for kind in ("Mean", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
 }
 """Layers whose axes were an attribute before opset 18."""
 
@@ -134,22 +171,34 @@ def _check_known(node: NodeProto) -> None:
         raise NotImplementedError(node.op_type) from error
     unknown = {each.name for each in node.attribute} - {*schema.attributes}
     if unknown or len(node.input) > schema.max_input:
-        raise NotImplementedError(f"{node.op_type} with {', '.join(sorted(unknown)) or 'more inputs'}")
+        raise NotImplementedError(
+            f"{node.op_type} with {', '.join(sorted(unknown)) or 'more inputs'}"
+        )
 
 
 def with_plain_weights(model: ModelProto) -> ModelProto:
     """The same model, in which every weight is an initialiser and every initialiser is used once."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    inputs = [each for each in graph.input if each.name not in weights]  # old files list the weights there as well
+    inputs = [
+        each for each in graph.input if each.name not in weights
+    ]  # old files list the weights there as well
     constant, others = _parted(graph.node, weights)
     weights |= _computed(constant, weights, model.opset_import)
-    own = [tensor for number, node in enumerate(others) for tensor in _own_weights(node, number, weights)]
-    plain = helper.make_graph(others, graph.name, inputs, graph.output, own, value_info=graph.value_info)
+    own = [
+        tensor
+        for number, node in enumerate(others)
+        for tensor in _own_weights(node, number, weights)
+    ]
+    plain = helper.make_graph(
+        others, graph.name, inputs, graph.output, own, value_info=graph.value_info
+    )
     return helper.make_model(plain, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
-def _parted(nodes: Iterable[NodeProto], weights: Iterable[str]) -> tuple[list[NodeProto], list[NodeProto]]:
+def _parted(
+    nodes: Iterable[NodeProto], weights: Iterable[str]
+) -> tuple[list[NodeProto], list[NodeProto]]:
     """Nodes that depend on weights alone, and all others."""
     known = {*weights, ""}  # the empty name stands for an optional input that is left out
     parts: tuple[list[NodeProto], list[NodeProto]] = ([], [])
@@ -160,19 +209,28 @@ def _parted(nodes: Iterable[NodeProto], weights: Iterable[str]) -> tuple[list[No
     return parts
 
 
-def _computed(nodes: list[NodeProto], weights: dict[str, TensorProto], opsets: Any) -> dict[str, TensorProto]:
+def _computed(
+    nodes: list[NodeProto], weights: dict[str, TensorProto], opsets: Any
+) -> dict[str, TensorProto]:
     """What nodes that depend on weights alone give out."""
     from onnx.reference import ReferenceEvaluator
 
     used = {name for node in nodes for name in node.input}
     names = [name for node in nodes for name in node.output]
     outputs = [helper.make_empty_tensor_value_info(name) for name in names]
-    graph = helper.make_graph(nodes, "weights", [], outputs, [weights[name] for name in used & weights.keys()])
+    graph = helper.make_graph(
+        nodes, "weights", [], outputs, [weights[name] for name in used & weights.keys()]
+    )
     values: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, {})
-    return {name: numpy_helper.from_array(value, name) for name, value in zip(names, values, strict=True)}
+    return {
+        name: numpy_helper.from_array(value, name)
+        for name, value in zip(names, values, strict=True)
+    }
 
 
-def _own_weights(node: NodeProto, number: int, weights: dict[str, TensorProto]) -> list[TensorProto]:
+def _own_weights(
+    node: NodeProto, number: int, weights: dict[str, TensorProto]
+) -> list[TensorProto]:
     """The weights of one node, under names that no other node uses, which it is told."""
     own: list[TensorProto] = []
     for place, name in enumerate(node.input):

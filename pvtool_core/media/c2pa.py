@@ -15,7 +15,9 @@ from pvtool_core.errors import UsageError
 from pvtool_core.media.metadata import AI_MADE
 
 _KINDS = {".mp4": "video/mp4", ".gif": "image/gif", ".webp": "image/webp", ".png": "image/png"}
-_SETTINGS = {"builder": {"thumbnail": {"enabled": False}}}  # it would be several times the size of a gif or webp
+_SETTINGS = {
+    "builder": {"thumbnail": {"enabled": False}}
+}  # it would be several times the size of a gif or webp
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class CredentialsRefused(UsageError):
 def read_credentials(certificate: Path, key: Path) -> Credentials:
     """Raises UsageError without the library, or CredentialsRefused."""
     if not find_spec("c2pa"):
-        raise UsageError("Signing needs a library that is not installed.", "Run `pip install pvtool[c2pa]`.")
+        raise UsageError(
+            "Signing needs a library that is not installed.", "Run `pip install pvtool[c2pa]`."
+        )
     from cryptography import x509
 
     chain = _read(certificate)
@@ -98,19 +102,26 @@ def _algorithm(path: Path, key: Any) -> str:
     curves = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
     if isinstance(key, EllipticCurvePrivateKey) and key.curve.name in curves:
         return curves[key.curve.name]
-    raise CredentialsRefused(path, "C2PA knows no such key; it takes P-256, P-384, P-521, RSA and Ed25519")
+    raise CredentialsRefused(
+        path, "C2PA knows no such key; it takes P-256, P-384, P-521, RSA and Ed25519"
+    )
 
 
 def sign(file: Path, credentials: Credentials, title: str) -> None:
     """Put the signed statement into a finished mp4, gif, webp or png. Raises CredentialsRefused."""
     from c2pa import Builder, C2paError, C2paSignerInfo, Context, Settings, Signer
 
-    how = C2paSignerInfo(credentials.algorithm, credentials.chain.encode(), credentials.key.encode(), None)
+    how = C2paSignerInfo(
+        credentials.algorithm, credentials.chain.encode(), credentials.key.encode(), None
+    )
     signed, kind = file.with_name(f"{file.name}.signed"), _KINDS[file.suffix]
     with file.open("rb") as source, signed.open("w+b") as target:
         try:
             settings = Context(Settings.from_dict(_SETTINGS))
-            with Signer.from_info(how) as signer, Builder(_statement(title, kind), settings) as statement:
+            with (
+                Signer.from_info(how) as signer,
+                Builder(_statement(title, kind), settings) as statement,
+            ):
                 statement.sign(signer, kind, source, target)
         except C2paError as error:
             raise CredentialsRefused(credentials.certificate, _reason(error)) from error
@@ -127,4 +138,6 @@ def _statement(title: str, kind: str) -> str:
     maker = {"name": "pvtool", "version": version("pvtool")}
     made = {"action": "c2pa.created", "digitalSourceType": AI_MADE, "softwareAgent": maker}
     actions = {"label": "c2pa.actions.v2", "data": {"actions": [made]}}
-    return json.dumps({"claim_generator_info": [maker], "title": title, "format": kind, "assertions": [actions]})
+    return json.dumps(
+        {"claim_generator_info": [maker], "title": title, "format": kind, "assertions": [actions]}
+    )

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from pvtool_core.files import replace_file
 from pvtool_core.media.decode import frames_of
-from pvtool_core.paths import replace_file
 
 ROWS = 40
 FRAMES = 8
@@ -36,7 +36,11 @@ def write_sheets(prefix: Path, clips: Sequence[tuple[str, Path]]) -> list[Path]:
     Clips are files or folders as write_clip leaves them; one sheet's are read at a time. Raises ClipBroken.
     """
     parts = [clips[start : start + ROWS] for start in range(0, len(clips), ROWS)]
-    endings = [".png"] if len(parts) == 1 else [f"-{number:02d}.png" for number in range(1, len(parts) + 1)]
+    endings = (
+        [".png"]
+        if len(parts) == 1
+        else [f"-{number:02d}.png" for number in range(1, len(parts) + 1)]
+    )
     paths = [prefix.with_name(prefix.name + ending) for ending in endings]
     for path, part in zip(paths, parts, strict=True):
         write_contact_sheet(path, list(_rows(part)), TILE)
@@ -61,12 +65,16 @@ def write_contact_sheet(path: Path, rows: Sequence[SheetRow], tile: int = 128) -
     gap, margin, words = 4, 16, 18
     columns = max(len(row.pictures) for row in rows)
     line = tile + words + gap
-    sheet = Image.new("RGB", (2 * margin + columns * (tile + gap), 2 * margin + len(rows) * line), "white")
+    sheet = Image.new(
+        "RGB", (2 * margin + columns * (tile + gap), 2 * margin + len(rows) * line), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(12)
     for number, row in enumerate(rows):
         top = margin + number * line
-        draw.text((margin, top), _cut(row.label, font, sheet.width - 2 * margin), fill="black", font=font)
+        draw.text(
+            (margin, top), _cut(row.label, font, sheet.width - 2 * margin), fill="black", font=font
+        )
         for column, picture in enumerate(row.pictures):
             sheet.paste(_fitted(picture, tile), (margin + column * (tile + gap), top + words))
     content = io.BytesIO()
@@ -87,7 +95,9 @@ def _fitted(picture: NDArray[np.uint8], tile: int) -> Image.Image:
     image = Image.fromarray(picture)
     scale = tile / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    resized = image.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
+    resized = image.resize(
+        size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    )
     square = Image.new("RGB", (tile, tile), "white")
     square.paste(resized, ((tile - size[0]) // 2, (tile - size[1]) // 2))
     return square

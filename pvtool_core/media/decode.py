@@ -14,32 +14,34 @@ from pvtool_core.media import ffmpeg
 from pvtool_core.media.ffmpeg import ClipBroken
 from pvtool_core.media.photos import BLACK, SUFFIXES, natural_order, read_animation
 
-Frames = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 
 
-def to_pixels(frames: Tensor) -> Frames:
+def to_pixels(frames: Tensor) -> Pixels:
     """Return frames (n, 3, height, width) in [0, 1] as uint8 (n, height, width, 3). Raises NotFinite."""
     if not frames.isfinite().all():
         raise NotFinite("decoded frames")
     return (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def enlarge(frames: Frames, factor: int) -> Frames:
+def enlarge(frames: Pixels, factor: int) -> Pixels:
     """Frames `factor` times as large, by whole pixels: nothing is invented between them."""
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def frames_of(path: Path, box: int = 0) -> Frames:
+def frames_of(path: Path, box: int = 0) -> Pixels:
     """Every frame of a clip: an mp4, gif or webp, or a folder of png; with `box`, small enough for such a square.
 
     Raises ClipBroken.
     """
     if path.is_dir():
         return _of_pictures(path, natural_order(path.glob("[!.]*.png")), box)
-    return _of_pictures(path, [path], box) if path.suffix in (".gif", ".webp") else _of_clip(path, box)
+    return (
+        _of_pictures(path, [path], box) if path.suffix in (".gif", ".webp") else _of_clip(path, box)
+    )
 
 
-def frames_of_others(path: Path, count: int) -> Frames:
+def frames_of_others(path: Path, count: int) -> Pixels:
     """The first `count` frames of an animation or video by any program, on black. Raises ClipBroken or BadPicture.
 
     Its own tags say what its colours mean, where frames_of takes them as `pv render` writes them; BT.709 without any.
@@ -48,7 +50,13 @@ def frames_of_others(path: Path, count: int) -> Frames:
         return np.stack([np.asarray(frame) for frame in islice(read_animation(path, BLACK), count)])
     matrix = "" if _names_its_matrix(path) else ":in_color_matrix=bt709"
     how = ("-vf", f"scale=flags=accurate_rnd+full_chroma_inp{matrix}", "-frames:v", str(count))
-    frames = _of_video(path, how, "rgba", "pam", rb"P7\nWIDTH (\d+)\nHEIGHT (\d+)\nDEPTH 4\n[^\n]*\n[^\n]*\nENDHDR\n")
+    frames = _of_video(
+        path,
+        how,
+        "rgba",
+        "pam",
+        rb"P7\nWIDTH (\d+)\nHEIGHT (\d+)\nDEPTH 4\n[^\n]*\n[^\n]*\nENDHDR\n",
+    )
     colours, alpha = frames[..., :3], frames[..., 3:]
     if (alpha == 255).all():
         return colours
@@ -57,12 +65,14 @@ def frames_of_others(path: Path, count: int) -> Frames:
 
 def _names_its_matrix(path: Path) -> bool:
     """Whether the video says how its luma and chroma become RGB: `yuv420p(tv, bt470bg/…)`."""
-    said = ffmpeg.ask(path, "-v", "info", "-i", str(path), "-map", "0:v:0", "-frames:v", "1", "-f", "null", "-").said
+    said = ffmpeg.ask(
+        path, "-v", "info", "-i", str(path), "-map", "0:v:0", "-frames:v", "1", "-f", "null", "-"
+    ).said
     facts = re.search(r"Video: [^\n]*?, \w+\(([^()]*)\)", said)
     return bool(facts and re.search(r"bt\d|smpte|fcc|ycgco|gbr", facts[1]))
 
 
-def _of_pictures(path: Path, files: list[Path], box: int) -> Frames:
+def _of_pictures(path: Path, files: list[Path], box: int) -> Pixels:
     try:
         frames = [frame for file in files for frame in _pictures(file, box)]
     except BadPicture as error:
@@ -72,20 +82,24 @@ def _of_pictures(path: Path, files: list[Path], box: int) -> Frames:
     return np.stack(frames)
 
 
-def _pictures(file: Path, box: int) -> Iterator[Frames]:
+def _pictures(file: Path, box: int) -> Iterator[Pixels]:
     for picture in read_animation(file):
         if box:
             picture.thumbnail((box, box))
         yield np.asarray(picture)
 
 
-def _of_clip(path: Path, box: int) -> Frames:
-    smaller = f":w='min(iw,{box})':h='min(ih,{box})':force_original_aspect_ratio=decrease" if box else ""
+def _of_clip(path: Path, box: int) -> Pixels:
+    smaller = (
+        f":w='min(iw,{box})':h='min(ih,{box})':force_original_aspect_ratio=decrease" if box else ""
+    )
     convert = f"scale=in_color_matrix=bt709:in_range=tv:flags=accurate_rnd+full_chroma_inp{smaller}"
     return _of_video(path, ("-vf", convert), "rgb24", "ppm", rb"P6\n(\d+) (\d+)\n255\n")
 
 
-def _of_video(path: Path, how: tuple[str, ...], pixels: str, form: str, begin: bytes) -> NDArray[np.uint8]:
+def _of_video(
+    path: Path, how: tuple[str, ...], pixels: str, form: str, begin: bytes
+) -> NDArray[np.uint8]:
     """Pictures one after the other, each with a header that says its size: `begin` matches it."""
     words = ("-pix_fmt", pixels, "-f", "image2pipe", "-c:v", form, "pipe:1")
     raw = ffmpeg.ask(path, "-i", str(path), "-map", "0:v:0", *how, *words).output

@@ -9,13 +9,21 @@ from pathlib import Path
 from PIL import Image, ImageSequence, PngImagePlugin
 
 from pvtool_core.errors import UsageError
-from pvtool_core.files import publish, workshop
+from pvtool_core.files import publish, working_folder
 from pvtool_core.media import ffmpeg
 from pvtool_core.media.c2pa import Credentials, read_credentials, sign
-from pvtool_core.media.decode import Frames, enlarge
+from pvtool_core.media.decode import Pixels, enlarge
 from pvtool_core.media.ffmpeg import ENCODERS, ClipBroken
-from pvtool_core.media.metadata import Facts, as_tags, facts_of_tags, mark_gif, mark_mp4, read_facts, xmp
-from pvtool_core.settings.schema import EncodingConfig
+from pvtool_core.media.metadata import (
+    Facts,
+    as_tags,
+    facts_of_tags,
+    mark_gif,
+    mark_mp4,
+    read_facts,
+    xmp,
+)
+from pvtool_core.settings.jobs import EncodingConfig
 
 PLAIN = EncodingConfig()
 
@@ -33,21 +41,32 @@ _TO_BT709 = (
     "-vf",
     f"scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int,format=yuv420p,{_TAGS}",
 )
-_BT709 = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv")
+_BT709 = (
+    "-colorspace",
+    "bt709",
+    "-color_primaries",
+    "bt709",
+    "-color_trc",
+    "bt709",
+    "-color_range",
+    "tv",
+)
 _SMALL = 512 * 512  # pixels, up to which one thread is the fastest
 
 # One palette for the whole clip, so that what stands still does not flicker; an ordered pattern, so that it packs.
-_GIF_COLOURS = "split[a][b];[a]palettegen[palette];[b][palette]paletteuse=dither=bayer:bayer_scale=4"
+_GIF_COLOURS = (
+    "split[a][b];[a]palettegen[palette];[b][palette]paletteuse=dither=bayer:bayer_scale=4"
+)
 _GIF_FPS = 50  # browsers show anything faster at 10
 _WEBP_QUALITY = 90
 _TIME_UNIT = 1 / _GIF_FPS
 
 
 @dataclass(frozen=True)
-class Clip:
+class ClipFile:
     """What becomes a file: frames, how many are shown in a second, how they were made, and how they are encoded."""
 
-    frames: Frames
+    frames: Pixels
     fps: int
     facts: Facts
     encoding: EncodingConfig
@@ -57,29 +76,38 @@ class Clip:
         return len(self.frames) / self.fps
 
 
-def write_clip(clip: Path, frames: Frames, fps: int, facts: Facts, encoding: EncodingConfig = PLAIN) -> list[Path]:
+def write_clip(
+    clip: Path, frames: Pixels, fps: int, facts: Facts, encoding: EncodingConfig = PLAIN
+) -> list[Path]:
     """Write a clip in each of the formats, beside each other as `clip` with their suffixes; the paths written.
 
     Png is a folder of frames, named as the clip. Raises ClipBroken, UsageError (no such codec, odd sides, a certificate
     that does not sign), or OSError, on a full disk as well.
     """
     check_size(frames, encoding)
-    credentials = read_credentials(Path(encoding.certificate), Path(encoding.key)) if encoding.certificate else None
-    what = Clip(enlarge(frames, encoding.upscale), fps, facts, encoding)
-    with workshop(clip) as folder:
+    credentials = (
+        read_credentials(Path(encoding.certificate), Path(encoding.key))
+        if encoding.certificate
+        else None
+    )
+    what = ClipFile(enlarge(frames, encoding.upscale), fps, facts, encoding)
+    with working_folder(clip) as folder:
         made = [_write(folder, clip.name, suffix, what, credentials) for suffix in encoding.formats]
         return publish(made, clip.parent)
 
 
-def check_size(frames: Frames, encoding: EncodingConfig) -> None:
+def check_size(frames: Pixels, encoding: EncodingConfig) -> None:
     height, width = (side * encoding.upscale for side in frames.shape[1:3])
     if "mp4" in encoding.formats and (height % 2 or width % 2):
         raise UsageError(
-            f"An mp4 cannot hold {width}×{height} pixels: its sides must be even.", "Choose gif, webp or png."
+            f"An mp4 cannot hold {width}×{height} pixels: its sides must be even.",
+            "Choose gif, webp or png.",
         )
 
 
-def _write(folder: Path, name: str, suffix: str, clip: Clip, credentials: Credentials | None) -> Path:
+def _write(
+    folder: Path, name: str, suffix: str, clip: ClipFile, credentials: Credentials | None
+) -> Path:
     path = folder / (name if suffix == "png" else f"{name}.{suffix}")
     _WRITERS[suffix](path, clip)
     if credentials:
@@ -89,44 +117,66 @@ def _write(folder: Path, name: str, suffix: str, clip: Clip, credentials: Creden
     return path
 
 
-def _write_mp4(path: Path, clip: Clip) -> None:
+def _write_mp4(path: Path, clip: ClipFile) -> None:
     """Any player shows it while it loads; the key `pv` survives only with use_metadata_tags."""
     tags = path.with_suffix(".tags")
     tags.write_bytes(as_tags(clip.facts))
     threads = "1" if clip.frames[0].size <= 3 * _SMALL else "4"
-    codec = ("-c:v", ENCODERS[clip.encoding.codec], *_CODECS[clip.encoding.codec], "-pix_fmt", "yuv420p", *_BT709)
+    codec = (
+        "-c:v",
+        ENCODERS[clip.encoding.codec],
+        *_CODECS[clip.encoding.codec],
+        "-pix_fmt",
+        "yuv420p",
+        *_BT709,
+    )
     told = ("-f", "ffmetadata", "-i", str(tags), "-map", "0:v", "-map_metadata", "1")
     form = ("-movflags", "+faststart+use_metadata_tags", "-f", "mp4")
     _encode(path, clip, *told, *_TO_BT709, *codec, "-threads", threads, *form)
     mark_mp4(path)
 
 
-def _write_gif(path: Path, clip: Clip) -> None:
+def _write_gif(path: Path, clip: ClipFile) -> None:
     slower = f"fps={_GIF_FPS}," if clip.fps > _GIF_FPS else ""
-    loop = {0: "0", 1: "-1"}.get(clip.encoding.loop, str(clip.encoding.loop - 1))  # it counts repetitions
+    loop = {0: "0", 1: "-1"}.get(
+        clip.encoding.loop, str(clip.encoding.loop - 1)
+    )  # it counts repetitions
     _encode(path, clip, "-filter_complex", slower + _GIF_COLOURS, "-loop", loop, "-f", "gif")
     mark_gif(path, clip.facts)
 
 
-def _encode(path: Path, clip: Clip, *how: str) -> None:
+def _encode(path: Path, clip: ClipFile, *how: str) -> None:
     height, width = clip.frames.shape[1:3]
-    raw = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(clip.fps), "-i", "pipe:0")
+    raw = (
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{width}x{height}",
+        "-r",
+        str(clip.fps),
+        "-i",
+        "pipe:0",
+    )
     ffmpeg.ask(path, *raw, *how, "-y", str(path), stdin=clip.frames.tobytes())
 
 
-def _write_webp(path: Path, clip: Clip) -> None:
+def _write_webp(path: Path, clip: ClipFile) -> None:
     first, *others = [Image.fromarray(frame) for frame in clip.frames]
     told = {"xmp": xmp(clip.facts), "loop": clip.encoding.loop, "duration": _milliseconds(clip)}
-    first.save(path, "WEBP", save_all=True, append_images=others, quality=_WEBP_QUALITY, method=4, **told)
+    first.save(
+        path, "WEBP", save_all=True, append_images=others, quality=_WEBP_QUALITY, method=4, **told
+    )
 
 
-def _milliseconds(clip: Clip) -> list[int]:
+def _milliseconds(clip: ClipFile) -> list[int]:
     """How long each frame is shown; rounded so that no error adds up."""
     ends = [round(1000 * count / clip.fps) for count in range(len(clip.frames) + 1)]
     return [end - start for start, end in itertools.pairwise(ends)]
 
 
-def _write_frames(path: Path, clip: Clip) -> None:
+def _write_frames(path: Path, clip: ClipFile) -> None:
     """Numbered pictures; the first one tells how all were made."""
     path.mkdir()
     for number, frame in enumerate(clip.frames):
@@ -135,7 +185,7 @@ def _write_frames(path: Path, clip: Clip) -> None:
         Image.fromarray(frame).save(path / f"{number:04d}.png", pnginfo=told)
 
 
-def _check_mp4(path: Path, clip: Clip) -> None:
+def _check_mp4(path: Path, clip: ClipFile) -> None:
     """One process that decodes every frame and gives back the tags."""
     outputs = ("-map", "0:v", "-f", "null", "-", "-f", "ffmetadata", "pipe:1")
     answer = ffmpeg.ask(path, "-xerror", "-progress", "pipe:2", "-i", str(path), *outputs)
@@ -145,20 +195,22 @@ def _check_mp4(path: Path, clip: Clip) -> None:
     _check_facts(path, facts_of_tags(path, answer.output.decode()), clip)
 
 
-def _check_pictures(path: Path, clip: Clip) -> None:
+def _check_pictures(path: Path, clip: ClipFile) -> None:
     """Frames that are alike may have become one, shown for longer: what counts is the time."""
     shown = 0
     with Image.open(path) as picture:
         for frame in ImageSequence.Iterator(picture):
             frame.load()
             shown += frame.info.get("duration", 0)
-    moving = bool((clip.frames != clip.frames[:1]).any())  # a webp in which nothing moves becomes a plain picture
+    moving = bool(
+        (clip.frames != clip.frames[:1]).any()
+    )  # a webp in which nothing moves becomes a plain picture
     if moving and abs(shown / 1000 - clip.seconds) > _TIME_UNIT:
         raise ClipBroken(path, f"it lasts {shown / 1000:g} of {clip.seconds:g} seconds")
     _check_facts(path, read_facts(path), clip)
 
 
-def _check_frames(path: Path, clip: Clip) -> None:
+def _check_frames(path: Path, clip: ClipFile) -> None:
     files = sorted(path.iterdir())
     for file in files:
         with Image.open(file) as picture:
@@ -168,7 +220,7 @@ def _check_frames(path: Path, clip: Clip) -> None:
     _check_facts(path, read_facts(path), clip)
 
 
-def _check_facts(path: Path, there: Facts, clip: Clip) -> None:
+def _check_facts(path: Path, there: Facts, clip: ClipFile) -> None:
     if there != json.loads(json.dumps(clip.facts)):
         raise ClipBroken(path, "its metadata are lost")
 

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from pvtool_core.errors import NO_ROOM, NotReady, PvError, UsageError
-from pvtool_core.settings.schema import EncodingConfig
+from pvtool_core.settings.jobs import EncodingConfig
 
 _PATIENCE = 60.0  # seconds until a program that answers nothing is no ffmpeg
 ENCODERS = {"h264": "libx264", "h265": "libx265", "av1": "libsvtav1"}
@@ -58,7 +58,9 @@ def _complaint(path: Path, said: str) -> Exception:
     if full := next((number for number in NO_ROOM if os.strerror(number) in said), None):
         return OSError(full, last, str(path))
     if unknown := re.search(r"Unknown encoder '(\w+)'", said):
-        return CodecMissing(next((codec for codec, name in ENCODERS.items() if name == unknown[1]), unknown[1]))
+        return CodecMissing(
+            next((codec for codec, name in ENCODERS.items() if name == unknown[1]), unknown[1])
+        )
     return ClipBroken(path, last.rstrip("."))
 
 
@@ -67,7 +69,9 @@ class FfmpegMissing(NotReady):
 
     def __init__(self, path: str) -> None:
         where = f"ffmpeg ({path} cannot be run)" if path else "ffmpeg"
-        super().__init__([where], "Install imageio-ffmpeg again, or set IMAGEIO_FFMPEG_EXE to a working ffmpeg.")
+        super().__init__(
+            [where], "Install imageio-ffmpeg again, or set IMAGEIO_FFMPEG_EXE to a working ffmpeg."
+        )
 
 
 def require_formats(encoding: EncodingConfig) -> None:
@@ -96,7 +100,9 @@ def _encoders(program: str) -> frozenset[str]:
     """Names of all encoders of an ffmpeg. Raises FfmpegMissing, also for a program that lists none."""
     words = [program, "-hide_banner", "-encoders"]
     try:
-        listed = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=_PATIENCE)
+        listed = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=_PATIENCE
+        )
     except (OSError, subprocess.SubprocessError) as error:
         raise FfmpegMissing(program) from error
     lines = re.findall(r"^ [A-Z.]{6} (\S+)", listed.stdout.decode(errors="replace"), re.MULTILINE)

@@ -26,7 +26,9 @@ _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 </rdf:Description></rdf:RDF></x:xmpmeta>
 <?xpacket end="r"?>"""
 _FACTS = re.compile(rb"<pv:facts>(.*?)</pv:facts>", re.DOTALL)
-_XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")  # the uuid that XMP's specification gives it in MPEG-4
+_XMP_BOX = bytes.fromhex(
+    "be7acfcb97a942e89c71999491e3afac"
+)  # the uuid that XMP's specification gives it in MPEG-4
 _GIF_BLOCK = 255
 _PNG_FIRST = "0000.png"
 
@@ -46,7 +48,9 @@ def for_people(facts: Facts) -> str:
 def as_tags(facts: Facts) -> bytes:
     """The facts as ffmpeg's metadata file, which has no limit on length as command lines have."""
     tags = {"pv": json.dumps(facts), "comment": for_people(facts), "digital_source_type": AI_MADE}
-    return (";FFMETADATA1\n" + "".join(f"{key}={_escaped(value)}\n" for key, value in tags.items())).encode()
+    return (
+        ";FFMETADATA1\n" + "".join(f"{key}={_escaped(value)}\n" for key, value in tags.items())
+    ).encode()
 
 
 def _escaped(value: str) -> str:
@@ -72,7 +76,12 @@ def mark_gif(path: Path, facts: Facts) -> None:
     """Add the facts as a comment, and XMP, before the first picture."""
     content = path.read_bytes()
     table = 3 << ((content[10] & 7) + 1) if content[10] & 0x80 else 0
-    path.write_bytes(content[: 13 + table] + _comment(for_people(facts)) + _gif_xmp(facts) + content[13 + table :])
+    path.write_bytes(
+        content[: 13 + table]
+        + _comment(for_people(facts))
+        + _gif_xmp(facts)
+        + content[13 + table :]
+    )
 
 
 def _comment(text: str) -> bytes:
@@ -90,7 +99,9 @@ def read_facts(path: Path) -> dict[str, Any]:
     """How a clip was made, from its file (or folder of frames) alone. Raises ClipBroken."""
     if path.suffix in (".gif", ".webp", ".png") or path.is_dir():
         return _facts_of_packet(path / _PNG_FIRST if path.is_dir() else path)
-    return facts_of_tags(path, ffmpeg.ask(path, "-i", str(path), "-f", "ffmetadata", "pipe:1").output.decode())
+    return facts_of_tags(
+        path, ffmpeg.ask(path, "-i", str(path), "-f", "ffmetadata", "pipe:1").output.decode()
+    )
 
 
 def _facts_of_packet(path: Path) -> dict[str, Any]:

@@ -35,7 +35,12 @@ SUFFIXES = frozenset(
 Colour = tuple[int, int, int]
 Warn = Callable[[str], None]
 
-_ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # an MPO's other pictures are depth or gain maps of the first
+_ANIMATED = (
+    "GIF",
+    "PNG",
+    "TIFF",
+    "WEBP",
+)  # an MPO's other pictures are depth or gain maps of the first
 _SAME = 2  # of 255: how far a profile's colours may be from sRGB's and still be taken for sRGB
 _GREY = ("1", "L", "LA", "La")
 _SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
@@ -81,7 +86,9 @@ def pictures_in(folder: Path) -> list[Path]:
     Hidden files, folders and files that are not pictures, by suffix or without one by content, are left out.
     """
     files = [file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file()]
-    return natural_order(file for file in files if file.suffix.lower() in SUFFIXES or _is_picture(file))
+    return natural_order(
+        file for file in files if file.suffix.lower() in SUFFIXES or _is_picture(file)
+    )
 
 
 def natural_order(paths: Iterable[Path]) -> list[Path]:
@@ -121,7 +128,9 @@ def _opened(path: Path, formats: tuple[str, ...]) -> Generator[Image.Image]:
             image = Image.open(path, formats=formats)
         with image:
             if image.width * image.height > MOST_PIXELS:
-                raise BadPicture(path, f"is absurdly large ({image.width} × {image.height})", "Scale it down.")
+                raise BadPicture(
+                    path, f"is absurdly large ({image.width} × {image.height})", "Scale it down."
+                )
             yield image
     except (PvError, MemoryError):
         raise
@@ -166,7 +175,9 @@ def _plain(path: Path, image: Image.Image, background: Colour, warn: Warn | None
 
 def _check_mode(path: Path, image: Image.Image) -> None:
     """Raises BadPicture for pixels that have no known range, or colours that Pillow cannot convert."""
-    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):  # these scale to 16 bits
+    if image.mode == "F" or (
+        image.mode == "I" and image.format not in ("PNG", "PPM")
+    ):  # these scale to 16 bits
         kind = "floating-point" if image.mode == "F" else "32-bit"
         hint = "Save it with 8 or 16 bits a channel, scaled to that range."
         raise BadPicture(path, f"has {kind} pixels, whose range is not known", hint)
@@ -202,7 +213,9 @@ def _srgb(path: Path, image: Image.Image, profile: bytes | None, warn: Warn | No
     except (ImageCms.PyCMSError, OSError, ValueError, KeyError):
         pass
     if warn:
-        warn(f"The colour profile of {printable(path)} cannot be used: its colours are taken as sRGB.")
+        warn(
+            f"The colour profile of {printable(path)} cannot be used: its colours are taken as sRGB."
+        )
     return image.convert("RGB")
 
 

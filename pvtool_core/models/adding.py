@@ -11,12 +11,14 @@ from pvtool_core.models.downloads import part_of
 from pvtool_core.models.installed import Models, check_room, files_under, hash_problems, room_errors
 from pvtool_core.models.integrity import missing_parts, problems_of
 from pvtool_core.models.onnx_files import external_files
-from pvtool_core.models.registry import Entry, is_inside, model_folder
+from pvtool_core.models.registry import RegistryEntry, is_inside, model_folder
 
 _ORIGIN = "added by hand"
 
 
-def add(models: Models, name: str, given: Sequence[Path], link: bool = False, licence: str = "") -> list[str]:
+def add(
+    models: Models, name: str, given: Sequence[Path], link: bool = False, licence: str = ""
+) -> list[str]:
     """Take in one folder, or files, as the model `name`; gives the paths that it still lacks.
 
     What the registry knows must have its names and hashes, and may come file by file; other names take anything.
@@ -25,7 +27,7 @@ def add(models: Models, name: str, given: Sequence[Path], link: bool = False, li
     folder = model_folder(name)
     if folder.exists() or folder.is_symlink():
         raise NameTaken("a model", name, f"`pv models remove {name}` takes it away.")
-    entry = models.registry.find(name) or Entry(name=name, title="of your own", sources=())
+    entry = models.registry.find(name) or RegistryEntry(name=name, title="of your own", sources=())
     entry = dataclasses.replace(entry, licence=licence, terms="") if licence else entry
     files = _given_files(entry, given)
     lacking = [path for path in models.lacking(name) if path not in files]
@@ -34,9 +36,13 @@ def add(models: Models, name: str, given: Sequence[Path], link: bool = False, li
         _check_complete(given[0], [*lacking, *missing_parts(files)], name)
     if problems := problems_of(files) or hash_problems(entry, files):
         words = [f"{path} {problem}" for path, problem in problems.items()]
-        raise BrokenWeights(words, "Get it again from where it came, as safetensors if there are such.")
+        raise BrokenWeights(
+            words, "Get it again from where it came, as safetensors if there are such."
+        )
     if not lacking:
-        check_taken_in(files, str(given[0]) if whole_folder else name, weights=entry.purpose != "configs")
+        check_taken_in(
+            files, str(given[0]) if whole_folder else name, weights=entry.purpose != "configs"
+        )
     with models.lock(name), room_errors(name):
         if link and whole_folder:
             models.root.mkdir(parents=True, exist_ok=True)
@@ -49,7 +55,7 @@ def add(models: Models, name: str, given: Sequence[Path], link: bool = False, li
     return lacking
 
 
-def _given_files(entry: Entry, given: Sequence[Path]) -> dict[str, Path]:
+def _given_files(entry: RegistryEntry, given: Sequence[Path]) -> dict[str, Path]:
     """Where each file is now, by its path in the model's folder. Raises Missing, InputRefused."""
     if gone := [path for path in given if not path.exists()]:
         raise Missing("file or folder", str(gone[0]), "Give what lies on this machine.")
@@ -57,15 +63,24 @@ def _given_files(entry: Entry, given: Sequence[Path]) -> dict[str, Path]:
         raise InputRefused("A model is one folder, or some files.", "Give one folder alone.")
     files = files_under(given[0]) if given[0].is_dir() else _single_files(entry, given)
     if not files:
-        raise InputRefused(f"There is no file in {given[0]}.", "Give the folder that holds the weights.")
+        raise InputRefused(
+            f"There is no file in {given[0]}.", "Give the folder that holds the weights."
+        )
     if wrong := next((path for path in files if not is_utf8(path)), None):
-        raise InputRefused(f"The name of {printable(wrong, whole=True)} is not valid UTF-8.", "Rename it.")
+        raise InputRefused(
+            f"The name of {printable(wrong, whole=True)} is not valid UTF-8.", "Rename it."
+        )
     return files
 
 
-def _single_files(entry: Entry, given: Sequence[Path]) -> dict[str, Path]:
+def _single_files(entry: RegistryEntry, given: Sequence[Path]) -> dict[str, Path]:
     """Single files, each ONNX model with the files beside it that hold its weights. Raises InputRefused."""
-    beside = {path.parent / name for path in given if path.suffix == ".onnx" for name in external_files(path)}
+    beside = {
+        path.parent / name
+        for path in given
+        if path.suffix == ".onnx"
+        for name in external_files(path)
+    }
     files: dict[str, Path] = {}
     for path in given:
         if path in beside:
@@ -74,16 +89,20 @@ def _single_files(entry: Entry, given: Sequence[Path]) -> dict[str, Path]:
         files[place] = path
         for name in external_files(path) if path.suffix == ".onnx" else ():
             if not is_inside(name):
-                words = f"{path.name} names a file outside its folder for its weights: {name[:80]!r}"
+                words = (
+                    f"{path.name} names a file outside its folder for its weights: {name[:80]!r}"
+                )
                 raise BrokenWeights([words], "Export it again, with its weights beside it.")
             if not (path.parent / name).is_file():
                 hint = "Put the file beside it, or export the model with external_data=False."
-                raise InputRefused(f"{path.name} keeps its weights in {name}, which is missing.", hint)
+                raise InputRefused(
+                    f"{path.name} keeps its weights in {name}, which is missing.", hint
+                )
             files[str(PurePosixPath(place).parent / name)] = path.parent / name
     return files
 
 
-def _path_of(file: Path, entry: Entry) -> str:
+def _path_of(file: Path, entry: RegistryEntry) -> str:
     """Where a single file goes: the place that the registry has for its name, or the top of the folder."""
     known = {PurePosixPath(path).name: path for path in entry.required()}
     if known and file.name not in known:
@@ -94,14 +113,19 @@ def _path_of(file: Path, entry: Entry) -> str:
 
 def _check_complete(folder: Path, lacking: Sequence[str], name: str) -> None:
     if lacking:
-        raise InputRefused(f"{folder} lacks {', '.join(lacking)}.", f"`pv models show {name}` says what belongs to it.")
+        raise InputRefused(
+            f"{folder} lacks {', '.join(lacking)}.",
+            f"`pv models show {name}` says what belongs to it.",
+        )
 
 
 def _take(models: Models, name: str, files: Mapping[str, Path], link: bool) -> None:
     staging = models.staging(name)
     if models.registry.find(name) is None:  # what came before was of an attempt that was killed
         shutil.rmtree(staging, ignore_errors=True)
-    check_room(models.root, 0 if link else sum(path.stat().st_size for path in files.values()), name)
+    check_room(
+        models.root, 0 if link else sum(path.stat().st_size for path in files.values()), name
+    )
     staging.mkdir(parents=True, exist_ok=True)
     for path, source in files.items():
         target = staging / path

@@ -37,7 +37,13 @@ _PARTS = {
 _DENOISERS = ("unet", "transformer")
 _ENCODERS = {"text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
 _WORDS = {"unet": "UNet", "vae": "VAE", "tokenizer_2": "second tokenizer", **_ENCODERS}
-_TOKENIZERS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+_TOKENIZERS = (
+    "tokenizer.json",
+    "vocab.json",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 _SHARD = re.compile(r"-\d+-of-\d+$")
 _OTHER_TEXT = {1024: "Stable Diffusion 2", 2048: "SDXL"}
@@ -69,7 +75,10 @@ def check_taken_in(files: Files, name: str, weights: bool = True) -> None:
         if pipeline in FAMILIES:
             check_pipeline(files, name, weights)
         elif re.fullmatch(r"\w+Pipeline", pipeline):
-            raise InputRefused(f"{name} holds a {pipeline}.", f"Give a folder that holds one of {', '.join(FAMILIES)}.")
+            raise InputRefused(
+                f"{name} holds a {pipeline}.",
+                f"Give a folder that holds one of {', '.join(FAMILIES)}.",
+            )
     elif len(files) == 1:
         (file,) = files.values()
         header = _header(file) if file.suffix == ".safetensors" else None
@@ -125,7 +134,9 @@ def _has_part(files: Files, index: Mapping[str, Any], part: str) -> bool:
 def _is_named(index: Mapping[str, Any], part: str) -> bool:
     """Whether the index gives a part's library and class; [null, null] stands for a part that is left out."""
     value = index.get(part)
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    return (
+        isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value)
+    )  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
 def _others(index: Mapping[str, Any], parts: Iterable[str]) -> list[str]:
@@ -143,23 +154,39 @@ def _check_weights(files: Files, prefix: str, name: str, stem: str) -> None:
     if _forms(files, prefix, stem):
         return
     where = f"{name}/{prefix}".rstrip("/")
-    inside = [path for path in files if path.startswith(prefix) and "/" not in path.removeprefix(prefix)]
+    inside = [
+        path for path in files if path.startswith(prefix) and "/" not in path.removeprefix(prefix)
+    ]
     if any(path.endswith(".safetensors") for path in inside):
         found = next(path for path in inside if path.endswith(".safetensors")).removeprefix(prefix)
         if _SHARD.search(found.removesuffix(".safetensors")):
-            raise InputRefused(f"{where} has shards, but no {stem}.safetensors.index.json that lists them.", _GET)
-        raise InputRefused(f"{where} has no {stem}.safetensors, only {found}.", "Rename the file, or get another copy.")
+            raise InputRefused(
+                f"{where} has shards, but no {stem}.safetensors.index.json that lists them.", _GET
+            )
+        raise InputRefused(
+            f"{where} has no {stem}.safetensors, only {found}.",
+            "Rename the file, or get another copy.",
+        )
     if any(path.endswith(_PICKLED) for path in inside):
         found = next(path for path in inside if path.endswith(_PICKLED)).removeprefix(prefix)
-        raise InputRefused(f"{where} has only pickled weights ({found}), which pv does not load.", _CONVERT)
+        raise InputRefused(
+            f"{where} has only pickled weights ({found}), which pv does not load.", _CONVERT
+        )
     raise InputRefused(f"{where} has no weights: missing {stem}.safetensors.", _GET)
 
 
 def _forms(files: Files, prefix: str, stem: str) -> set[str]:
     """The variants in which weights are there; an empty word stands for the plain ones."""
     names = {"": (f"{stem}.safetensors", f"{stem}.safetensors.index.json")}
-    names |= {each: (f"{stem}.{each}.safetensors", f"{stem}.safetensors.index.{each}.json") for each in VARIANTS}
-    return {variant for variant, choices in names.items() if any(f"{prefix}{file}" in files for file in choices)}
+    names |= {
+        each: (f"{stem}.{each}.safetensors", f"{stem}.safetensors.index.{each}.json")
+        for each in VARIANTS
+    }
+    return {
+        variant
+        for variant, choices in names.items()
+        if any(f"{prefix}{file}" in files for file in choices)
+    }
 
 
 def variant_of(files: Files, name: str) -> str | None:
@@ -168,7 +195,11 @@ def variant_of(files: Files, name: str) -> str | None:
     Raises InputRefused if no variant has all of them.
     """
     index = _table(files["model_index.json"])
-    parts = [part for part in (*_DENOISERS, "vae", *_ENCODERS, "motion_adapter") if f"{part}/config.json" in files]
+    parts = [
+        part
+        for part in (*_DENOISERS, "vae", *_ENCODERS, "motion_adapter")
+        if f"{part}/config.json" in files
+    ]
     named = [part for part in parts if _is_named(index, part)]
     return _variant([_forms(files, f"{part}/", _stem(index, part)) for part in named], name)
 
@@ -190,7 +221,9 @@ def _variant(forms: Iterable[set[str]], name: str) -> str | None:
     common = set[str].intersection(*only)
     if not common:
         listed = ", ".join(sorted(set[str].union(*only)))
-        raise InputRefused(f"The parts of {name} have weights in different variants only: {listed}.", _GET)
+        raise InputRefused(
+            f"The parts of {name} have weights in different variants only: {listed}.", _GET
+        )
     return next(variant for variant in VARIANTS if variant in common)
 
 
@@ -206,13 +239,18 @@ def _check_shapes(files: Files, name: str) -> None:
         _check_text(name, width)
         if encoder != width:
             raise InputRefused(
-                f"The text encoder of {name} is {encoder} numbers wide, and its UNet expects {width}.", _GET
+                f"The text encoder of {name} is {encoder} numbers wide, and its UNet expects {width}.",
+                _GET,
             )
 
 
 def _check_input(name: str, channels: Any, latents: Any) -> None:
     if channels != latents:
-        what = _OTHER_INPUT.get(channels, "needs more than a prompt") if isinstance(channels, int) else "is unknown"
+        what = (
+            _OTHER_INPUT.get(channels, "needs more than a prompt")
+            if isinstance(channels, int)
+            else "is unknown"
+        )
         raise InputRefused(
             f"{name} {what}: its denoiser takes {channels} channels, and its latents have {latents}.",
             "Use a text-to-image or text-to-video model.",
@@ -221,14 +259,19 @@ def _check_input(name: str, channels: Any, latents: Any) -> None:
 
 def _check_text(name: str, width: Any) -> None:
     if isinstance(width, int) and width in _OTHER_TEXT:
-        raise InputRefused(f"{name} is {_OTHER_TEXT[width]}, which AnimateDiff's motion modules do not fit.", _ANOTHER)
+        raise InputRefused(
+            f"{name} is {_OTHER_TEXT[width]}, which AnimateDiff's motion modules do not fit.",
+            _ANOTHER,
+        )
 
 
 def check_config_folder(folder: Path) -> None:
     """Check the folder that holds what a Stable Diffusion in one file leaves out. Raises InputRefused."""
     files = files_of(folder) if folder.is_dir() else {}
     if "model_index.json" not in files or _class_of(files["model_index.json"]) not in FAMILIES:
-        raise InputRefused(f"{folder} is not a diffusers folder of Stable Diffusion.", "Set model.config.")
+        raise InputRefused(
+            f"{folder} is not a diffusers folder of Stable Diffusion.", "Set model.config."
+        )
     check_pipeline(files, str(folder), weights=False)
 
 
@@ -236,8 +279,13 @@ def check_motion_adapter(folder: Path, base: Path) -> None:
     """Check a motion adapter, and that it fits the UNet in the folder `base`. Raises InputRefused."""
     config = _model_config(folder, "MotionAdapter", "motion adapter")
     if config.get("conv_in_channels") not in (None, 4):
-        raise InputRefused(f"{folder} is a motion adapter that takes pictures too.", "Use AnimateDiff v1-5-3.")
-    widths, own = _table(base / "unet/config.json").get("block_out_channels"), config.get("block_out_channels")
+        raise InputRefused(
+            f"{folder} is a motion adapter that takes pictures too.", "Use AnimateDiff v1-5-3."
+        )
+    widths, own = (
+        _table(base / "unet/config.json").get("block_out_channels"),
+        config.get("block_out_channels"),
+    )
     if widths and own and widths != own:
         raise InputRefused(
             f"The motion adapter {folder} has blocks of {own} channels, and the UNet of the base model {widths}.",
@@ -263,10 +311,15 @@ def _model_config(folder: Path, kind: str, what: str) -> dict[str, Any]:
     """The configuration of one model of diffusers, with its weights checked. Raises InputRefused."""
     files = files_of(folder) if folder.is_dir() else {}
     if "config.json" not in files:
-        raise InputRefused(f"{folder} is not a {what}: missing config.json.", "Give the folder in diffusers' format.")
+        raise InputRefused(
+            f"{folder} is not a {what}: missing config.json.",
+            "Give the folder in diffusers' format.",
+        )
     config = _table(files["config.json"])
     if config.get("_class_name", kind) != kind:
-        raise InputRefused(f"{folder} holds a {config['_class_name']}, not a {what}.", f"Give a {what}'s folder.")
+        raise InputRefused(
+            f"{folder} holds a {config['_class_name']}, not a {what}.", f"Give a {what}'s folder."
+        )
     _check_weights(files, "", str(folder), "diffusion_pytorch_model")
     if shards := missing_parts(files):
         raise InputRefused(f"{folder} is incomplete: missing {', '.join(shards[:3])}.", _GET)
@@ -276,7 +329,11 @@ def _model_config(folder: Path, kind: str, what: str) -> dict[str, Any]:
 # Stable Diffusion in one file
 
 _ORIGINAL_UNET = "model.diffusion_model."
-_ORIGINAL_PARTS = {"UNet": _ORIGINAL_UNET, "VAE": "first_stage_model.", "text encoder": "cond_stage_model."}
+_ORIGINAL_PARTS = {
+    "UNet": _ORIGINAL_UNET,
+    "VAE": "first_stage_model.",
+    "text encoder": "cond_stage_model.",
+}
 
 
 def check_single_file(file: Path) -> None:
@@ -284,12 +341,20 @@ def check_single_file(file: Path) -> None:
     if file.suffix == ".gguf":
         raise InputRefused(f"{file} is a GGUF file, which pv cannot load.", _NO_GGUF)
     if file.suffix in _PICKLED:
-        raise InputRefused(f"{file} is a pickled checkpoint, which could run code.", "Use its .safetensors file.")
+        raise InputRefused(
+            f"{file} is a pickled checkpoint, which could run code.", "Use its .safetensors file."
+        )
     if file.suffix != ".safetensors":
-        raise InputRefused(f"{file} is not a .safetensors file.", "Give one, or a diffusers folder.")
+        raise InputRefused(
+            f"{file} is not a .safetensors file.", "Give one, or a diffusers folder."
+        )
     shapes = _header(file).shapes
     _check_kind(file, shapes)
-    lacking = [part for part, prefix in _ORIGINAL_PARTS.items() if not any(key.startswith(prefix) for key in shapes)]
+    lacking = [
+        part
+        for part, prefix in _ORIGINAL_PARTS.items()
+        if not any(key.startswith(prefix) for key in shapes)
+    ]
     if len(lacking) == len(_ORIGINAL_PARTS):
         raise InputRefused(f"{file} does not hold a Stable Diffusion checkpoint.", _ANOTHER)
     if lacking:
@@ -309,14 +374,20 @@ def _check_kind(file: Path, shapes: Mapping[str, Any]) -> None:
     """Name what is often taken for a base model. Raises InputRefused."""
     if any(re.search(r"\.lora_(down|up|A|B)\.|\.lora\.(down|up)\.", key) for key in shapes):
         raise InputRefused(f"{file} is a LoRA, not a base model.", "Give it with --lora.")
-    if any(key.startswith(("conditioner.embedders.", f"{_ORIGINAL_UNET}label_emb.")) for key in shapes):
+    if any(
+        key.startswith(("conditioner.embedders.", f"{_ORIGINAL_UNET}label_emb.")) for key in shapes
+    ):
         _check_text(str(file), 2048)
     if any(key.startswith("cond_stage_model.model.") for key in shapes):
         _check_text(str(file), 1024)
     if any(key.startswith("control_model.") for key in shapes):
-        raise InputRefused(f"{file} is a ControlNet, not a base model.", "Give it with --controlnet, as a folder.")
+        raise InputRefused(
+            f"{file} is a ControlNet, not a base model.", "Give it with --controlnet, as a folder."
+        )
     if any("motion_modules." in key for key in shapes):
-        raise InputRefused(f"{file} holds motion modules, not a base model.", "Set model.motion_adapter.")
+        raise InputRefused(
+            f"{file} holds motion modules, not a base model.", "Set model.motion_adapter."
+        )
 
 
 @dataclass(frozen=True)
@@ -327,7 +398,12 @@ class Prediction:
     zero_terminal_snr: bool = False
 
 
-_KINDS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
+_KINDS = {
+    "v": "v_prediction",
+    "v_prediction": "v_prediction",
+    "epsilon": "epsilon",
+    "eps": "epsilon",
+}
 
 
 def prediction_of(file: Path) -> Prediction:
@@ -338,7 +414,9 @@ def prediction_of(file: Path) -> Prediction:
     shapes, metadata = _header(file)
     said = metadata.get("modelspec.prediction_type", "").strip().lower().replace("-", "_")
     if said and said not in _KINDS:
-        raise InputRefused(f"{file} has the unknown prediction type {said[:40]!r}.", "Use an epsilon or v model.")
+        raise InputRefused(
+            f"{file} has the unknown prediction type {said[:40]!r}.", "Use an epsilon or v model."
+        )
     by_key = "v_prediction" if "v_pred" in shapes else None
     by_trainer = "v_prediction" if _is_true(metadata.get("ss_v_parameterization")) else None
     kind = by_key or _KINDS.get(said) or by_trainer
@@ -363,7 +441,9 @@ def _header(file: Path) -> Header:
     try:
         return read_header(file)
     except (ValueError, OSError) as error:
-        raise InputRefused(f"{file} {_phrase(error)}.", "Get it again from where it came.") from error
+        raise InputRefused(
+            f"{file} {_phrase(error)}.", "Get it again from where it came."
+        ) from error
 
 
 def _table(file: Path) -> dict[str, Any]:
@@ -371,7 +451,9 @@ def _table(file: Path) -> dict[str, Any]:
         return read_table(file)
     except (ValueError, OSError) as error:
         named = PurePosixPath(file.parent.name, file.name)
-        raise InputRefused(f"{file} {_phrase(error)}.", f"Get {named} again from where it came.") from error
+        raise InputRefused(
+            f"{file} {_phrase(error)}.", f"Get {named} again from where it came."
+        ) from error
 
 
 def _phrase(error: Exception) -> str:

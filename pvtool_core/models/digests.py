@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pvtool_core.files import replace_file
 from pvtool_core.models.integrity import digest_of
-from pvtool_core.paths import cache_dir, replace_file
+from pvtool_core.paths import cache_dir
 
 LARGE = 64 * 2**20
 """Bytes from which a file's hash is remembered."""
@@ -22,7 +23,9 @@ def sha256_remembered(file: Path) -> str:
         return known[-1]
     digest = digest_of(file, "sha256")
     _file().parent.mkdir(parents=True, exist_ok=True)
-    replace_file(_file(), json.dumps({**_read(), path: [*state, digest]}).encode())  # read anew: it took a while
+    replace_file(
+        _file(), json.dumps({**_read(), path: [*state, digest]}).encode()
+    )  # read anew: it took a while
     return digest
 
 

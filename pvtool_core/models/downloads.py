@@ -21,7 +21,13 @@ PAUSE = 1.0  # seconds after the first of them, more after the next
 _CHUNK = 2**20
 _LARGEST_ANSWER = 64 * 2**20  # bytes of a listing; that of a repository of 100,000 files has 30 MB
 _BY_HAND = "Try again later, or take files that you have with `pv models add NAME FILE_OR_FOLDER`."
-_NETWORK = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
+_NETWORK = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+    ssl.SSLError,
+)
 
 Report = Callable[[int], None]
 
@@ -39,8 +45,14 @@ class Remote:
 class _WebOnly(urllib.request.HTTPRedirectHandler):
     """Follows no redirect to anything but http and https, nor from https to http."""
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        allowed = ("https://",) if req.full_url.lower().startswith("https://") else ("https://", "http://")
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
+        allowed = (
+            ("https://",)
+            if req.full_url.lower().startswith("https://")
+            else ("https://", "http://")
+        )
         if not newurl.lower().startswith(allowed):
             raise Unreachable(f"{req.full_url} leads to {newurl}, which is not fetched.", _BY_HAND)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -78,7 +90,9 @@ def download(remote: Remote, path: Path, report: Report) -> None:
                 part.unlink(missing_ok=True)  # there is more of it here than there: begin anew
             failures = failures + 1 if _length(part) == before else 0
             if failures == TRIES:
-                raise Unreachable(f"Cannot fetch {remote.address}: {_words(error)}.", _BY_HAND) from error
+                raise Unreachable(
+                    f"Cannot fetch {remote.address}: {_words(error)}.", _BY_HAND
+                ) from error
             time.sleep(PAUSE * failures)
     _check(remote, part, path.name)
     part.replace(path)
@@ -101,7 +115,9 @@ def fetch_json(address: str, token: str = "") -> Any:
         _raise_refusal(error, address)
         raise Unreachable(f"Cannot reach {_host(address)}: {_words(error)}.", _BY_HAND) from error
     except (ValueError, RecursionError) as error:
-        raise Unreachable(f"{_host(address)} does not answer as a hub does.", "See HF_ENDPOINT, or --from.") from error
+        raise Unreachable(
+            f"{_host(address)} does not answer as a hub does.", "See HF_ENDPOINT, or --from."
+        ) from error
 
 
 def _open(address: str, token: str, first: int = 0) -> Any:
@@ -113,7 +129,9 @@ def _open(address: str, token: str, first: int = 0) -> Any:
     except ValueError as error:
         raise Unreachable(f"Cannot fetch {address}: invalid address.", _BY_HAND) from error
     if token:
-        request.add_unredirected_header("Authorization", f"Bearer {token}")  # not for whom the hub sends us on to
+        request.add_unredirected_header(
+            "Authorization", f"Bearer {token}"
+        )  # not for whom the hub sends us on to
     if first:
         request.add_header("Range", f"bytes={first}-")
     return _OPENER.open(request, timeout=TIMEOUT)
@@ -144,14 +162,19 @@ def _is_full(part: Path, remote: Remote) -> bool:
 
 def _check(remote: Remote, part: Path, name: str) -> None:
     size = _length(part)
-    problem = f"{name} has {size} bytes, not the {remote.size} that were published" if _differs(size, remote) else None
+    problem = (
+        f"{name} has {size} bytes, not the {remote.size} that were published"
+        if _differs(size, remote)
+        else None
+    )
     for algorithm, digest in remote.checks.items() if problem is None else ():
         if digest_of(part, algorithm) != digest:
             problem = f"{name} does not have the published {algorithm}"
     if problem:
         part.unlink()
         raise BrokenWeights(
-            [problem], "It was not kept; the same command fetches it anew. Try another --from if it stays."
+            [problem],
+            "It was not kept; the same command fetches it anew. Try another --from if it stays.",
         )
 
 
@@ -165,14 +188,23 @@ def _length(path: Path) -> int:
 
 def _raise_refusal(error: Exception, address: str) -> None:
     """An answer that says no is final; too many requests, and faults of the server, may pass."""
-    if not isinstance(error, urllib.error.HTTPError) or error.code in {408, 416, 429} or error.code >= 500:
+    if (
+        not isinstance(error, urllib.error.HTTPError)
+        or error.code in {408, 416, 429}
+        or error.code >= 500
+    ):
         return
     if error.code in {401, 403}:
         hint = (
-            "See that the name is right. If its page asks for consent, give it there, and set HF_TOKEN to your token."
+            "Check the name. If its page asks for consent, give it there and set HF_TOKEN to your "
+            "access token."
         )
-        raise Unreachable(f"{_host(address)} does not let you have {address} ({error.code}).", hint) from error
-    raise Unreachable(f"{address} is not there ({error.code}).", f"See that the name is right. {_BY_HAND}") from error
+        raise Unreachable(
+            f"{_host(address)} does not let you have {address} ({error.code}).", hint
+        ) from error
+    raise Unreachable(
+        f"{address} is not there ({error.code}).", f"See that the name is right. {_BY_HAND}"
+    ) from error
 
 
 def _host(address: str) -> str:

@@ -11,10 +11,23 @@ from pathlib import Path, PurePosixPath
 from pvtool_core.errors import BrokenWeights, InputRefused, Unreachable
 from pvtool_core.models.base_models import check_taken_in
 from pvtool_core.models.downloads import Remote, download, part_of
-from pvtool_core.models.hub import check_loadable, check_online, read_repository, stored_as, wanted_files
-from pvtool_core.models.installed import Models, ModelState, check_room, files_under, is_intact, room_errors
+from pvtool_core.models.hub import (
+    check_loadable,
+    check_online,
+    read_repository,
+    stored_as,
+    wanted_files,
+)
+from pvtool_core.models.installed import (
+    Models,
+    ModelState,
+    check_room,
+    files_under,
+    is_intact,
+    room_errors,
+)
 from pvtool_core.models.integrity import digest_of, missing_parts, problems_of
-from pvtool_core.models.registry import Entry, Source, is_hub_id, model_folder
+from pvtool_core.models.registry import RegistryEntry, Source, is_hub_id, model_folder
 
 
 @dataclass(frozen=True)
@@ -26,7 +39,7 @@ class Listener:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedFile:
     """A file to fetch for a model, and the paths that it brings into the model's folder: itself, or out of a .zip."""
 
     path: str
@@ -36,12 +49,18 @@ class Wanted:
 
 @dataclass(frozen=True)
 class _Plan:
-    entry: Entry
+    entry: RegistryEntry
     origin: str
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[WantedFile, ...]
 
 
-def fetch(models: Models, name: str, listener: Listener, endpoint: str | None = None, send_token: bool = False) -> bool:
+def fetch(
+    models: Models,
+    name: str,
+    listener: Listener,
+    endpoint: str | None = None,
+    send_token: bool = False,
+) -> bool:
     """Bring a model here whole; False if it was. `endpoint` is a hub to ask in place of the usual one.
 
     The user's token goes to the hub itself only, and with `send_token` to `endpoint` or HF_ENDPOINT too.
@@ -53,7 +72,10 @@ def fetch(models: Models, name: str, listener: Listener, endpoint: str | None = 
         return False
     entry = models.registry.get(name)
     if model_folder(name).is_symlink():
-        raise InputRefused(f"{name} is a link to a folder of yours.", f"`pv models remove {name}` takes the link away.")
+        raise InputRefused(
+            f"{name} is a link to a folder of yours.",
+            f"`pv models remove {name}` takes the link away.",
+        )
     with models.lock(name), room_errors(name):
         check_online()
         plan = _plan(entry, endpoint, send_token)
@@ -64,9 +86,9 @@ def fetch(models: Models, name: str, listener: Listener, endpoint: str | None = 
     return True
 
 
-def _plan(entry: Entry, endpoint: str | None, send_token: bool) -> _Plan:
+def _plan(entry: RegistryEntry, endpoint: str | None, send_token: bool) -> _Plan:
     """What to fetch, and where all of it comes from; later sources win. Raises Unreachable."""
-    wanted: dict[str, Wanted] = {}
+    wanted: dict[str, WantedFile] = {}
     origins: list[str] = []
     for source in entry.sources:
         if source.address:
@@ -79,36 +101,53 @@ def _plan(entry: Entry, endpoint: str | None, send_token: bool) -> _Plan:
             if is_hub_id(entry.name):  # only its card says whose it is
                 forbids = "-nc" in repository.licence or "noncommercial" in repository.licence
                 commercial = "no" if forbids else entry.commercial
-                entry = dataclasses.replace(entry, licence=repository.licence or entry.licence, commercial=commercial)
+                entry = dataclasses.replace(
+                    entry, licence=repository.licence or entry.licence, commercial=commercial
+                )
         wanted.update({each.path: each for each in found})
     return _Plan(entry, ", ".join(origins), tuple(wanted.values()))
 
 
-def _at_address(source: Source, entry: Entry) -> Wanted:
+def _at_address(source: Source, entry: RegistryEntry) -> WantedFile:
     name = PurePosixPath(source.address).name
     path = str(PurePosixPath(source.into, name))
     is_archive = name.endswith(".zip")
-    checks = {"sha256": source.sha256.lower()} if source.sha256 else {} if is_archive else entry.checks(path)
-    brings = tuple(str(PurePosixPath(source.into, file)) for file in source.files) if is_archive else (path,)
-    return Wanted(path, Remote(source.address, source.size or None, checks), brings)
+    checks = (
+        {"sha256": source.sha256.lower()}
+        if source.sha256
+        else {}
+        if is_archive
+        else entry.checks(path)
+    )
+    brings = (
+        tuple(str(PurePosixPath(source.into, file)) for file in source.files)
+        if is_archive
+        else (path,)
+    )
+    return WantedFile(path, Remote(source.address, source.size or None, checks), brings)
 
 
-def _in_repository(source: Source, entry: Entry, there: Mapping[str, Remote]) -> list[Wanted]:
+def _in_repository(
+    source: Source, entry: RegistryEntry, there: Mapping[str, Remote]
+) -> list[WantedFile]:
     names = wanted_files(source, there)
     lacking = [file for file in source.files if not set("*?[") & set(file) and file not in names]
     if lacking or not names:
         what = ", ".join(lacking) or "any weights"
-        raise Unreachable(f"{source.hub} does not hold {what}.", "Its files were changed: see its page on the hub.")
+        raise Unreachable(
+            f"{source.hub} does not hold {what}.",
+            "Its files were changed: see its page on the hub.",
+        )
     check_loadable(source.hub, [stored_as(name, names) for name in names])
-    found: list[Wanted] = []
+    found: list[WantedFile] = []
     for name in names:
         path, remote = str(PurePosixPath(source.into, stored_as(name, names))), there[name]
         checks = {**remote.checks, **entry.checks(path)}
-        found.append(Wanted(path, dataclasses.replace(remote, checks=checks), (path,)))
+        found.append(WantedFile(path, dataclasses.replace(remote, checks=checks), (path,)))
     return found
 
 
-def _say_licence(entry: Entry, listener: Listener) -> None:
+def _say_licence(entry: RegistryEntry, listener: Listener) -> None:
     forbids = " It forbids commercial use." if entry.commercial == "no" else ""
     listener.say(f"The licence of {entry.name}: {entry.licence_line}.{forbids}")
 
@@ -118,18 +157,26 @@ def _fetch_all(models: Models, plan: _Plan, listener: Listener) -> None:
     staging.mkdir(parents=True, exist_ok=True)
     _forget_others(staging, plan.wanted)
     lacking = [
-        each for each in plan.wanted if not all(_is_here(models, plan.entry, each, path) for path in each.brings)
+        each
+        for each in plan.wanted
+        if not all(_is_here(models, plan.entry, each, path) for path in each.brings)
     ]
     total = sum(each.remote.size or 0 for each in lacking)
     archives = [each.remote.size or 0 for each in lacking if each.path not in each.brings]
-    check_room(models.root, total + max(archives, default=0) - _begun(staging, lacking), plan.entry.name)
+    check_room(
+        models.root, total + max(archives, default=0) - _begun(staging, lacking), plan.entry.name
+    )
     done = 0
     for each in lacking:
-        _fetch_one(each, staging, lambda there, done=done, file=each.path: listener.update(file, done + there, total))
+        _fetch_one(
+            each,
+            staging,
+            lambda there, done=done, file=each.path: listener.update(file, done + there, total),
+        )
         done += each.remote.size or 0
 
 
-def _fetch_one(wanted: Wanted, staging: Path, report: Callable[[int], None]) -> None:
+def _fetch_one(wanted: WantedFile, staging: Path, report: Callable[[int], None]) -> None:
     path = staging / wanted.path
     download(wanted.remote, path, report)
     if wanted.path not in wanted.brings:
@@ -137,7 +184,7 @@ def _fetch_one(wanted: Wanted, staging: Path, report: Callable[[int], None]) -> 
         path.unlink()
 
 
-def _forget_others(staging: Path, wanted: Iterable[Wanted]) -> None:
+def _forget_others(staging: Path, wanted: Iterable[WantedFile]) -> None:
     """What an earlier fetch began and this one does not want, because the other side has changed."""
     known = {path for each in wanted for path in (each.path, *each.brings)}
     for name, path in files_under(staging).items():
@@ -145,15 +192,17 @@ def _forget_others(staging: Path, wanted: Iterable[Wanted]) -> None:
             path.unlink()
 
 
-def _begun(staging: Path, wanted: Iterable[Wanted]) -> int:
+def _begun(staging: Path, wanted: Iterable[WantedFile]) -> int:
     parts = [part_of(staging / each.path) for each in wanted]
     return sum(part.stat().st_size for part in parts if part.is_file())
 
 
-def _is_here(models: Models, entry: Entry, wanted: Wanted, path: str) -> bool:
+def _is_here(models: Models, entry: RegistryEntry, wanted: WantedFile, path: str) -> bool:
     """Whether a file has come and is right: by the manifest, or by what was published of it."""
     folder, manifest = model_folder(entry.name), models.manifest(entry.name)
-    record = next((file for file in manifest.files if file.path == path), None) if manifest else None
+    record = (
+        next((file for file in manifest.files if file.path == path), None) if manifest else None
+    )
     if manifest and record and is_intact(folder, record, manifest):
         return True
     alone = path == wanted.path
@@ -179,7 +228,13 @@ def _unpack(archive: Path, brings: Sequence[str], folder: Path) -> None:
                 with opened.open(members[path.name]) as source, part_of(path).open("wb") as file:
                     shutil.copyfileobj(source, file, 2**20)
                 part_of(path).replace(path)
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:  # the last: encrypted, unknown
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        KeyError,
+        RuntimeError,
+    ) as error:  # the last: encrypted, unknown
         archive.unlink()
         problem = "cannot be unpacked: it is corrupt or encrypted"
         if isinstance(error, zipfile.BadZipFile | KeyError):
@@ -197,7 +252,9 @@ def _check_whole(models: Models, name: str, weights: bool) -> None:
     lacking = missing_parts({**files_under(model_folder(name)), **staged}) if not problems else []
     if problems:
         words = [f"{path} {problem}" for path, problem in problems.items()]
-        raise BrokenWeights(words, "They were not kept. Take the model from elsewhere: --from, or `pv models add`.")
+        raise BrokenWeights(
+            words, "They were not kept. Take the model from elsewhere: --from, or `pv models add`."
+        )
     if lacking:
         words = [f"{path} is not in the repository, though other files name it" for path in lacking]
         raise BrokenWeights(words, "Take the model from elsewhere: --from, or `pv models add`.")

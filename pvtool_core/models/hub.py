@@ -16,8 +16,22 @@ from pvtool_core.models.registry import Source, is_inside
 ENDPOINT = "https://huggingface.co"
 _HOSTS = ("huggingface.co", "hf.co")
 _TRUE = {"1", "true", "yes", "on"}
-_NO_WEIGHTS = (".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".mp4", ".msgpack", ".h5", ".ot", ".gitattributes")
-_VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema)(-\d+-of-\d+)?\.|\.index\.(fp16|bf16|fp32|non_ema|ema)\.")
+_NO_WEIGHTS = (
+    ".md",
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".gif",
+    ".webp",
+    ".mp4",
+    ".msgpack",
+    ".h5",
+    ".ot",
+    ".gitattributes",
+)
+_VARIANT = re.compile(
+    r"\.(fp16|bf16|fp32|non_ema|ema)(-\d+-of-\d+)?\.|\.index\.(fp16|bf16|fp32|non_ema|ema)\."
+)
 _LONE_VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema)\.safetensors$")
 _PICKLED = (".bin", ".bin.index.json", ".ckpt", ".pt", ".pth")
 
@@ -31,7 +45,9 @@ class Repository:
     files: Mapping[str, Remote]
 
 
-def read_repository(source: Source, endpoint: str | None = None, send_token: bool = False) -> Repository:
+def read_repository(
+    source: Source, endpoint: str | None = None, send_token: bool = False
+) -> Repository:
     """Ask the hub what `source` holds. HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured. Raises Unreachable.
 
     Only the hub itself gets the user's token; a mirror gets it with `send_token`.
@@ -44,10 +60,16 @@ def read_repository(source: Source, endpoint: str | None = None, send_token: boo
     try:
         at = f"{base}/{source.hub}/resolve/{answer['sha']}/"
         files = {str(each["rfilename"]): _remote(at, each, token) for each in answer["siblings"]}
-        licences = [tag.removeprefix("license:") for tag in answer.get("tags", []) if tag.startswith("license:")]
+        licences = [
+            tag.removeprefix("license:")
+            for tag in answer.get("tags", [])
+            if tag.startswith("license:")
+        ]
         return Repository(commit=answer["sha"], licence=", ".join(licences), files=files)
     except (KeyError, TypeError, AttributeError) as error:
-        raise Unreachable(f"{base} does not answer as a hub does.", "See HF_ENDPOINT, or --from.") from error
+        raise Unreachable(
+            f"{base} does not answer as a hub does.", "See HF_ENDPOINT, or --from."
+        ) from error
 
 
 def is_the_hub(address: str) -> bool:
@@ -95,16 +117,24 @@ def wanted_files(source: Source, there: Iterable[str]) -> list[str]:
     left out where there are plain ones, pickles where there are safetensors.
     """
     names = sorted(name for name in there if _is_inside(name))
-    patterns = source.files or (("model_index.json", "*/*") if "model_index.json" in names else ("*",))
+    patterns = source.files or (
+        ("model_index.json", "*/*") if "model_index.json" in names else ("*",)
+    )
     named = [name for name in names if _matches(name, patterns) and not _matches(name, source.skip)]
     return [
-        name for name in named if name in source.files or not (name.endswith(_NO_WEIGHTS) or _is_spare(name, named))
+        name
+        for name in named
+        if name in source.files or not (name.endswith(_NO_WEIGHTS) or _is_spare(name, named))
     ]
 
 
 def _is_inside(name: str) -> bool:
     """A name that could leave the model's folder, or is no file name here, is none that a repository can have."""
-    return name.isprintable() and is_inside(name) and all(len(part.encode()) < 200 for part in name.split("/"))
+    return (
+        name.isprintable()
+        and is_inside(name)
+        and all(len(part.encode()) < 200 for part in name.split("/"))
+    )
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
@@ -114,7 +144,11 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 def _is_spare(name: str, named: Iterable[str]) -> bool:
     """Whether other files of the same folder hold the same weights in a better form."""
     path = PurePosixPath(name)
-    beside = [other for other in map(PurePosixPath, named) if other.parent == path.parent and other != path]
+    beside = [
+        other
+        for other in map(PurePosixPath, named)
+        if other.parent == path.parent and other != path
+    ]
     safe = [other for other in beside if other.suffix == ".safetensors"]
     if _VARIANT.search(path.name):
         return any(not _VARIANT.search(other.name) for other in safe)

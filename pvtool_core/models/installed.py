@@ -18,10 +18,18 @@ from pathlib import Path
 import tomli_w
 
 from pvtool_core.errors import NO_ROOM, BrokenWeights, Busy, DiskFull, Missing, WeightsMissing
+from pvtool_core.files import replace_file, sync_folder
 from pvtool_core.models.integrity import PART, digest_of, missing_parts, problems_of
-from pvtool_core.models.registry import Entry, Registry, model_folder, model_name, models_named_in
-from pvtool_core.paths import models_dir, nearest, replace_file, sync_folder
-from pvtool_core.settings.schema import Settings, from_table, read_toml, setting, to_table
+from pvtool_core.models.registry import (
+    Registry,
+    RegistryEntry,
+    model_folder,
+    model_name,
+    models_named_in,
+)
+from pvtool_core.paths import models_dir, nearest
+from pvtool_core.settings.schema import Settings, setting
+from pvtool_core.settings.toml import from_table, read_toml, to_table
 
 _ROOM_HINT = "Make room and give the same command again: it goes on from what is there. PV_HOME moves the cache."
 
@@ -49,7 +57,9 @@ class Manifest:
     name: str
     origin: str
     licence: str
-    commercial: str = setting("whether commercial use is allowed", "conditions", choices=("yes", "no", "conditions"))
+    commercial: str = setting(
+        "whether commercial use is allowed", "conditions", choices=("yes", "no", "conditions")
+    )
     added: str
     files: tuple[FileRecord, ...]
     broken: tuple[str, ...] = ()
@@ -64,20 +74,26 @@ class Models:
 
     def names(self) -> list[str]:
         """Those of the registry, and those on this machine."""
-        there = [path.name for root in (self.root, self.root / ".fetching") for path in root.glob("[!.]*")]
+        there = [
+            path.name
+            for root in (self.root, self.root / ".fetching")
+            for path in root.glob("[!.]*")
+        ]
         return sorted({*self.registry.names(), *map(model_name, there)})
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> RegistryEntry:
         """What is known of a model. Raises Missing, BadName."""
         manifest, entry = self.manifest(name), self.registry.find(name)
         begun = model_folder(name).exists() or self.staging(name).exists()
         if entry is None and manifest is None and not begun:
             return self.registry.get(name)
-        entry = entry or Entry(name=name, title="of your own", sources=())
+        entry = entry or RegistryEntry(name=name, title="of your own", sources=())
         if manifest is None:
             return entry
         size = sum(file.size for file in manifest.files)
-        return dataclasses.replace(entry, licence=manifest.licence, terms="", commercial=manifest.commercial, size=size)
+        return dataclasses.replace(
+            entry, licence=manifest.licence, terms="", commercial=manifest.commercial, size=size
+        )
 
     def manifest(self, name: str) -> Manifest | None:
         path = self._manifest_path(name)
@@ -109,7 +125,11 @@ class Models:
         Raises WeightsMissing if files are gone, BrokenWeights if any is wrong, Missing or BadName for no model.
         """
         folder = model_folder(name)
-        mend = f"`pv models fetch {name}` brings them." if self.registry.find(name) else "Add the model anew."
+        mend = (
+            f"`pv models fetch {name}` brings them."
+            if self.registry.find(name)
+            else "Add the model anew."
+        )
         if not folder.exists():
             self.registry.get(name)
             raise WeightsMissing(name, mend)
@@ -120,7 +140,9 @@ class Models:
         self.save(dataclasses.replace(manifest, broken=tuple(sorted([*gone, *wrong]))))
         missing = dict.fromkeys(gone, "is missing")
         if wrong:
-            raise BrokenWeights([f"{name}/{path} {words}" for path, words in {**wrong, **missing}.items()], mend)
+            raise BrokenWeights(
+                [f"{name}/{path} {words}" for path, words in {**wrong, **missing}.items()], mend
+            )
         if gone:
             raise WeightsMissing(", ".join(f"{name}/{path}" for path in gone), mend)
         return list(manifest.files)
@@ -132,7 +154,9 @@ class Models:
             raise WeightsMissing(", ".join(f"{name}/{path}" for path in lacking), mend)
         problems = problems_of(files) or hash_problems(entry, files)
         if problems:
-            raise BrokenWeights([f"{name}/{path} {words}" for path, words in problems.items()], mend)
+            raise BrokenWeights(
+                [f"{name}/{path} {words}" for path, words in problems.items()], mend
+            )
         return self.record(entry, "put there by hand", entry.digests())
 
     def remove(self, name: str) -> None:
@@ -150,9 +174,14 @@ class Models:
     def check_here(self, name: str) -> None:
         """Raises Missing if nothing of a model is on this machine, BadName."""
         if self.state(name) is ModelState.MISSING and not model_folder(name).is_symlink():
-            raise Missing("model on this machine", name, "`pv models list` shows what is.", nearest(name, self.root))
+            raise Missing(
+                "model on this machine",
+                name,
+                "`pv models list` shows what is.",
+                nearest(name, self.root),
+            )
 
-    def finish(self, entry: Entry, origin: str, digests: Mapping[str, str]) -> Manifest:
+    def finish(self, entry: RegistryEntry, origin: str, digests: Mapping[str, str]) -> Manifest:
         """Put what has come into its place, and write down what it is; `digests` are the published ones, checked."""
         staging, folder = self.staging(entry.name), model_folder(entry.name)
         for name, path in files_under(staging).items():
@@ -168,7 +197,7 @@ class Models:
         sync_folder(self.root)
         return self.record(entry, origin, digests)
 
-    def record(self, entry: Entry, origin: str, digests: Mapping[str, str]) -> Manifest:
+    def record(self, entry: RegistryEntry, origin: str, digests: Mapping[str, str]) -> Manifest:
         """Write the manifest of a model that lies in its place."""
         manifest = Manifest(
             name=entry.name,
@@ -176,7 +205,9 @@ class Models:
             licence=entry.licence_line,
             commercial=entry.commercial,
             added=datetime.now(UTC).isoformat(timespec="seconds"),
-            files=tuple(_record(*file, digests) for file in files_under(model_folder(entry.name)).items()),
+            files=tuple(
+                _record(*file, digests) for file in files_under(model_folder(entry.name)).items()
+            ),
         )
         self.save(manifest)
         return manifest
@@ -202,14 +233,20 @@ class Models:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise Busy(name, "Another pv is fetching, adding or removing", "Wait for it.") from error
+                raise Busy(
+                    name, "Another pv is fetching, adding or removing", "Wait for it."
+                ) from error
             yield
 
 
 def licences(settings: Settings) -> tuple[str, ...]:
     """`name: licence (who may use it)` of each model that the settings use and whose licence pv knows."""
     models = Models()
-    known = [name for name in models_named_in(settings) if models.manifest(name) or models.registry.find(name)]
+    known = [
+        name
+        for name in models_named_in(settings)
+        if models.manifest(name) or models.registry.find(name)
+    ]
     return tuple(f"{name}: {models.entry(name).licence_line}" for name in known)
 
 
@@ -232,10 +269,18 @@ def is_intact(folder: Path, file: FileRecord, manifest: Manifest) -> bool:
     return path.is_file() and path.stat().st_size == file.size and file.path not in manifest.broken
 
 
-def hash_problems(entry: Entry, files: Mapping[str, Path]) -> dict[str, str]:
+def hash_problems(entry: RegistryEntry, files: Mapping[str, Path]) -> dict[str, str]:
     """Which of `files` are not what was published, by their path in the model."""
-    wanted = [(name, algorithm, digest) for name in files for algorithm, digest in entry.checks(name).items()]
-    wrong = [(name, algorithm) for name, algorithm, digest in wanted if digest_of(files[name], algorithm) != digest]
+    wanted = [
+        (name, algorithm, digest)
+        for name in files
+        for algorithm, digest in entry.checks(name).items()
+    ]
+    wrong = [
+        (name, algorithm)
+        for name, algorithm, digest in wanted
+        if digest_of(files[name], algorithm) != digest
+    ]
     return {name: f"does not have the published {algorithm}" for name, algorithm in wrong}
 
 
@@ -244,7 +289,9 @@ def check_room(folder: Path, needed: int, name: str) -> None:
     there = next(each for each in (folder, *folder.parents) if each.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
-        figures = f"{name} needs {in_words(needed)} more in {folder}, and {in_words(free)} are free."
+        figures = (
+            f"{name} needs {in_words(needed)} more in {folder}, and {in_words(free)} are free."
+        )
         raise DiskFull(hint=f"{figures} {_ROOM_HINT}")
 
 
@@ -269,7 +316,11 @@ def _change(folder: Path, file: FileRecord) -> str | None:
     size = path.stat().st_size
     if size != file.size:
         return f"is {'truncated' if size < file.size else 'too long'}: it has {size} bytes, not {file.size}"
-    return None if digest_of(path, "sha256") == file.sha256 else "does not have the sha256 it came with"
+    return (
+        None
+        if digest_of(path, "sha256") == file.sha256
+        else "does not have the sha256 it came with"
+    )
 
 
 def _record(name: str, path: Path, digests: Mapping[str, str]) -> FileRecord:

@@ -29,7 +29,9 @@ _BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
     **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(
+        ("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8
+    ),
     "F6_E2M3": 6,
     "F6_E3M2": 6,
     "F4": 4,
@@ -56,8 +58,14 @@ def problems_of(files: Mapping[str, Path]) -> dict[str, str]:
 
 def missing_parts(files: Mapping[str, Path]) -> list[str]:
     """Paths that the files of a model speak of and that are not among them: parts of a pipeline, shards of weights."""
-    there = {str(parent) for name in files for parent in (PurePosixPath(name), *PurePosixPath(name).parents)}
-    spoken = (part for name, path in files.items() for part in _spoken_of(PurePosixPath(name), path))
+    there = {
+        str(parent)
+        for name in files
+        for parent in (PurePosixPath(name), *PurePosixPath(name).parents)
+    }
+    spoken = (
+        part for name, path in files.items() for part in _spoken_of(PurePosixPath(name), path)
+    )
     return sorted({part for part in spoken if part not in there})
 
 
@@ -97,7 +105,9 @@ def _spoken_of(name: PurePosixPath, path: Path) -> Iterable[str]:
     except ValueError:  # `problem_of` says so
         return
     if name.name == "model_index.json":
-        yield from (str(name.parent / part) for part, value in table.items() if _is_part(part, value))
+        yield from (
+            str(name.parent / part) for part, value in table.items() if _is_part(part, value)
+        )
     else:
         yield from (str(name.parent / shard) for shard in table.get("weight_map", {}).values())
 
@@ -199,13 +209,17 @@ def _tensor_of(name: str, entry: Any) -> tuple[tuple[int, ...], int, int]:
         raise ValueError(f"has an invalid shape or place for the tensor {name[:80]!r}")
     bits = _BITS.get(kind) if isinstance(kind, str) else None
     if bits is None:
-        raise ValueError(f"has an unknown number format for the tensor {name[:80]!r}: {str(kind)[:20]!r}")
+        raise ValueError(
+            f"has an unknown number format for the tensor {name[:80]!r}: {str(kind)[:20]!r}"
+        )
     if math.prod(shape) * bits != (end - first) * 8:
         raise ValueError(f"gives the tensor {name[:80]!r} more or fewer bytes than its shape has")
     return tuple(shape), first, end
 
 
-def _check_places(tensors: Mapping[str, tuple[tuple[int, ...], int, int]], room: int, size: int) -> None:
+def _check_places(
+    tensors: Mapping[str, tuple[tuple[int, ...], int, int]], room: int, size: int
+) -> None:
     """Raises ValueError unless the tensors follow each other and end where the file ends."""
     reached = 0
     for name, (_, first, end) in sorted(tensors.items(), key=lambda item: item[1][1:]):

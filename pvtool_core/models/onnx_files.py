@@ -109,7 +109,9 @@ def _tensors(content: mmap.mmap, start: int, end: int, kind: str, depth: int) ->
 
 def _external_of(content: mmap.mmap, start: int, end: int) -> External | None:
     entries = [
-        _entry(content, first, last) for number, first, last in _fields(content, start, end) if number == _EXTERNAL
+        _entry(content, first, last)
+        for number, first, last in _fields(content, start, end)
+        if number == _EXTERNAL
     ]
     about = dict(entries)
     if "location" not in about:
@@ -123,7 +125,10 @@ def _external_of(content: mmap.mmap, start: int, end: int) -> External | None:
 def _entry(content: mmap.mmap, start: int, end: int) -> tuple[str, str]:
     """A key and its value."""
     try:
-        texts = {number: content[first:last].decode() for number, first, last in _fields(content, start, end)}
+        texts = {
+            number: content[first:last].decode()
+            for number, first, last in _fields(content, start, end)
+        }
     except UnicodeDecodeError as error:
         raise InvalidPlaces(_INVALID) from error
     return texts.get(1, ""), texts.get(2, "")

@@ -14,7 +14,9 @@ import torch
 def problem_of(path: Path) -> str | None:
     """What is wrong with a pickled file, as a phrase that follows its name; None if it holds tensors only."""
     try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+        torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None
+        )
     except Exception as error:  # whatever a foreign file brings about is a reason not to take it
         if "GLOBAL " in str(error):  # a name of something that is no tensor
             return "is a pickle that holds more than tensors, and could run code when loaded"
@@ -24,4 +26,6 @@ def problem_of(path: Path) -> str | None:
 
 if __name__ == "__main__":
     found = {name: problem_of(Path(name)) for name in sys.argv[1:]}
-    sys.stdout.write(json.dumps({name: problem for name, problem in found.items() if problem}) + "\n")
+    sys.stdout.write(
+        json.dumps({name: problem for name, problem in found.items() if problem}) + "\n"
+    )

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 _REPORTED = 50  # as many as a shipped bank has prompts
 _CLIP_TOKENS = 77
 _UMT5_TOKENS = 512  # to which WanPipeline cuts and pads
-LLAMA_TOKENS = 256 + 95  # of HunyuanVideoPipeline.encode_prompt: the prompt's, and those before it in the template
+LLAMA_TOKENS = (
+    256 + 95
+)  # of HunyuanVideoPipeline.encode_prompt: the prompt's, and those before it in the template
 LLAMA_BEFORE = (
     "<|start_header_id|>system<|end_header_id|>\n\nDescribe the video by detailing the following aspects: "
     "1. The main content and theme of the video."
@@ -36,7 +38,9 @@ LLAMA_BEFORE = (
     "<|start_header_id|>user<|end_header_id|>\n\n"
 )
 LLAMA_AFTER = "<|eot_id|>"
-_CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_CLIP_WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,11 @@ class Cut:
     def message(self) -> str:
         """One sentence that names the part that is cut."""
         start = self.prompt if len(self.prompt) <= 60 else f"{self.prompt[:57]}…"
-        end = "this part is cut off" if self.whole_loss else "this part is read by the first text encoder only"
+        end = (
+            "this part is cut off"
+            if self.whole_loss
+            else "this part is read by the first text encoder only"
+        )
         return f"The {self.encoder} reads {self.room} tokens of the {self.what} {start!r}; {end}: {self.lost!r}."
 
 
@@ -65,7 +73,12 @@ class PromptLimit:
     """The limit of one text encoder: `tokens`, without special ones, of which the text `before` a prompt takes some."""
 
     def __init__(
-        self, tokenizer: "Tokenizer", tokens: int, before: str = "", after: str = "", unescapes: bool = False
+        self,
+        tokenizer: "Tokenizer",
+        tokens: int,
+        before: str = "",
+        after: str = "",
+        unescapes: bool = False,
     ) -> None:
         self._tokenizer, self._tokens, self._unescapes = tokenizer, tokens, unescapes
         self._before, self._after = before, after
@@ -73,7 +86,9 @@ class PromptLimit:
 
     def cut(self, prompt: str) -> Cut | None:
         """Return what is cut off a prompt, or None if all of it is read."""
-        if prompt.isascii() and len(prompt) < self.room:  # a token has a character, but one may stand for the beginning
+        if (
+            prompt.isascii() and len(prompt) < self.room
+        ):  # a token has a character, but one may stand for the beginning
             return None
         text = self._text(prompt)
         offsets = self._offsets(self._before + text + self._after)
@@ -94,7 +109,10 @@ class PromptLimit:
             if person.end() > kept:
                 inside = person.start() + len(KEYWORD) > kept
                 what = f"keyword {KEYWORD}" if inside else f"noun {noun!r} of the keyword {KEYWORD}"
-                raise BadPrompt(f"The {what} is cut off: {cut.message}", f"Shorten the prompt, or put {KEYWORD} first.")
+                raise BadPrompt(
+                    f"The {what} is cut off: {cut.message}",
+                    f"Shorten the prompt, or put {KEYWORD} first.",
+                )
         return cut
 
     def _text(self, prompt: str) -> str:
@@ -152,7 +170,14 @@ def _number(file: Path, key: str) -> int:
     try:
         table: dict[str, Any] = json.loads(file.read_bytes())
         return int(table.get(key, _CLIP_TOKENS))
-    except (FileNotFoundError, ValueError, OverflowError, TypeError, AttributeError, RecursionError):
+    except (
+        FileNotFoundError,
+        ValueError,
+        OverflowError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ):
         return _CLIP_TOKENS
 
 
@@ -188,7 +213,9 @@ def _clip_tokenizer(folder: Path) -> "Tokenizer":
     return tokenizer
 
 
-def check_prompts_fit(model: ModelConfig, prompts: Iterable[str], negative: str = "", noun: str = "") -> list[Cut]:
+def check_prompts_fit(
+    model: ModelConfig, prompts: Iterable[str], negative: str = "", noun: str = ""
+) -> list[Cut]:
     """Return what is cut off the prompts and the negative prompt.
 
     Raises BadPrompt if a keyword is cut, or the `noun` that follows it.
@@ -202,7 +229,11 @@ def check_prompts_fit(model: ModelConfig, prompts: Iterable[str], negative: str 
 
 
 def report_cuts(
-    model: ModelConfig, prompts: Iterable[str], negative: str, report: Callable[..., None], noun: str = ""
+    model: ModelConfig,
+    prompts: Iterable[str],
+    negative: str,
+    report: Callable[..., None],
+    noun: str = "",
 ) -> None:
     """Report a warning for each cut, with the part `cut`, or one that a loaded model's tokens cannot be counted.
 
@@ -218,7 +249,11 @@ def report_cuts(
         report("warning", message=cut.message, cut=cut.lost)
     if len(cuts) > _REPORTED:
         rest = cuts[_REPORTED:]
-        report("warning", message=f"The ends of {len(rest)} more prompts are cut off.", cut=rest[0].lost)
+        report(
+            "warning",
+            message=f"The ends of {len(rest)} more prompts are cut off.",
+            cut=rest[0].lost,
+        )
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,8 @@ from typing import Any
 
 from pvtool_core.errors import BadName, Missing, Mistake, SettingsError
 from pvtool_core.paths import check_name, config_dir, models_dir, presets_dir
-from pvtool_core.settings.schema import Settings, from_table, merge, read_toml, setting
+from pvtool_core.settings.schema import Settings, setting
+from pvtool_core.settings.toml import from_table, merge, read_toml
 
 REGISTRY_FILE = "models/registry.toml"
 PURPOSES = ("base model", "motion adapter", "face package", "semantic reward", "configs", "other")
@@ -34,14 +35,16 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class RegistryEntry:
     """One model. `sha256` and `md5` map paths in its folder to published hashes; the registry fills in `name`."""
 
     name: str = ""
     title: str
     purpose: str = setting("what it is for", "other", choices=PURPOSES)
     licence: str = setting("its name", "not known")
-    commercial: str = setting("whether commercial use is allowed", "conditions", choices=("yes", "no", "conditions"))
+    commercial: str = setting(
+        "whether commercial use is allowed", "conditions", choices=("yes", "no", "conditions")
+    )
     terms: str = setting("who may use it, in a phrase", "")
     size: int = setting("bytes of all files; 0 is not known", 0, low=0, high=2**63 - 1)
     sources: tuple[Source, ...]
@@ -54,7 +57,13 @@ class Entry:
 
     def required(self) -> list[str]:
         """Paths that the entry names one by one; what patterns stand for only the hub knows."""
-        return sorted({str(PurePosixPath(source.into, file)) for source in self.sources for file in _plain(source)})
+        return sorted(
+            {
+                str(PurePosixPath(source.into, file))
+                for source in self.sources
+                for file in _plain(source)
+            }
+        )
 
     def checks(self, path: str) -> dict[str, str]:
         """Published hashes of a file, by algorithm."""
@@ -77,20 +86,29 @@ class Registry:
 
     def __init__(self, shipped: Path | None = None, own: Path | None = None) -> None:
         own = own or config_dir() / "models.toml"
-        tables = [read_toml(path) for path in (shipped or presets_dir() / REGISTRY_FILE, own) if path.is_file()]
+        tables = [
+            read_toml(path)
+            for path in (shipped or presets_dir() / REGISTRY_FILE, own)
+            if path.is_file()
+        ]
         merged = {name: table for each in tables for name, table in each.items()}
         self._entries = {name: _read_entry(name, table) for name, table in merged.items()}
 
     def names(self) -> list[str]:
         return sorted(self._entries)
 
-    def find(self, name: str) -> Entry | None:
+    def find(self, name: str) -> RegistryEntry | None:
         """The entry of that name, or one for a repository of the hub, about which nothing is known; else None."""
         if is_hub_id(name):
-            return Entry(name=name, title=f"{name} on the hub", terms="as its card says", sources=(Source(hub=name),))
+            return RegistryEntry(
+                name=name,
+                title=f"{name} on the hub",
+                terms="as its card says",
+                sources=(Source(hub=name),),
+            )
         return self._entries.get(name)
 
-    def get(self, name: str) -> Entry:
+    def get(self, name: str) -> RegistryEntry:
         """As `find`. Raises Missing."""
         if (entry := self.find(name)) is None:
             near = next(iter(difflib.get_close_matches(name, self._entries, n=1)), None)
@@ -99,13 +117,15 @@ class Registry:
         return entry
 
 
-def _read_entry(name: str, table: Any) -> Entry:
+def _read_entry(name: str, table: Any) -> RegistryEntry:
     """Raises SettingsError or BadName."""
     source = f"the model {name}"
     if not isinstance(table, dict):
         raise SettingsError([Mistake(name, "is not a table")], source)
     entry = from_table(
-        Entry, merge(typing.cast("dict[str, Any]", table), {"name": check_name("a model", name)}), source
+        RegistryEntry,
+        merge(typing.cast("dict[str, Any]", table), {"name": check_name("a model", name)}),
+        source,
     )
     mistakes = [
         Mistake(f"{name}.sources[{i}]", problem)
@@ -138,13 +158,20 @@ def is_web_address(address: str) -> bool:
         host = parts.hostname
     except ValueError:
         return False
-    return parts.scheme in {"http", "https"} and bool(host) and is_inside(PurePosixPath(address).name)
+    return (
+        parts.scheme in {"http", "https"} and bool(host) and is_inside(PurePosixPath(address).name)
+    )
 
 
 def is_inside(path: str) -> bool:
     """Whether a relative path stays inside the folder that it is joined to, on every system."""
     parts = path.split("/")
-    return not path.startswith("/") and ".." not in parts and any(parts) and not set("\\\0") & set(path)
+    return (
+        not path.startswith("/")
+        and ".." not in parts
+        and any(parts)
+        and not set("\\\0") & set(path)
+    )
 
 
 def is_hub_id(name: str) -> bool:
@@ -156,7 +183,9 @@ def model_folder(name: str) -> Path:
     """Where a model lies once it is here; `org/repo` in org--repo. Raises BadName."""
     if "/" in name and not is_hub_id(name):
         raise BadName("a model", name)
-    return models_dir() / (name.replace("/", "--") if is_hub_id(name) else check_name("a model", name))
+    return models_dir() / (
+        name.replace("/", "--") if is_hub_id(name) else check_name("a model", name)
+    )
 
 
 def model_name(folder: str) -> str:
@@ -168,9 +197,21 @@ def model_name(folder: str) -> str:
 def models_named_in(settings: Settings) -> list[str]:
     """Names of the models that the settings use: `models:NAME…`, org/repo, or a path among the models here."""
     model, rewards, semantic = settings.model, settings.identity_reward, settings.semantic_reward
-    config = model.config if model.base_model.endswith(".safetensors") else ""  # a folder has its own
-    named = [model.base_model, config, model.motion_adapter, *(lora.file for lora in model.loras), model.control.model]
-    found = [_model_of(value) for value in (*named, rewards.package, semantic.model, semantic.checkpoint) if value]
+    config = (
+        model.config if model.base_model.endswith(".safetensors") else ""
+    )  # a folder has its own
+    named = [
+        model.base_model,
+        config,
+        model.motion_adapter,
+        *(lora.file for lora in model.loras),
+        model.control.model,
+    ]
+    found = [
+        _model_of(value)
+        for value in (*named, rewards.package, semantic.model, semantic.checkpoint)
+        if value
+    ]
     return list(dict.fromkeys(name for name in found if name))
 
 

@@ -18,13 +18,13 @@ from pvtool_core.adapter import IdentityAdapter, load_adapter, read_rank, switch
 from pvtool_core.backbones import Backbone, Latents, joined, load_backbone
 from pvtool_core.batches.rates import Rate, note
 from pvtool_core.errors import InputRefused, WeightsMissing
-from pvtool_core.media.decode import Frames, to_pixels
+from pvtool_core.files import sha256_of
+from pvtool_core.media.decode import Pixels, to_pixels
 from pvtool_core.models.locate import locate_model
 from pvtool_core.models.prompt_limits import report_cuts
 from pvtool_core.paths import trajectories_dir
 from pvtool_core.sampling import denoise
-from pvtool_core.settings.schema import RenderItem, Setup
-from pvtool_core.store.runs import sha256_of
+from pvtool_core.settings.jobs import RenderItem, Setup
 from pvtool_core.trajectories import Report, Switch, TrajectoryCache
 
 _MOST_AT_ONCE = 8
@@ -32,7 +32,7 @@ _SHARE_OF_MEMORY = 0.8
 
 
 @dataclass(frozen=True)
-class Made:
+class DenoisedClip:
     """A clip's final latents, and how many clips went through the model together before and after the switch."""
 
     item: RenderItem
@@ -42,15 +42,19 @@ class Made:
     """This clip's share of the denoising."""
 
 
-class Maker:
+class ClipDenoiser:
     """One setup, loaded for `prompts`, with at most one adapter in it."""
 
-    def __init__(self, setup: Setup, prompts: Sequence[str], report: Report, gigabytes: float) -> None:
+    def __init__(
+        self, setup: Setup, prompts: Sequence[str], report: Report, gigabytes: float
+    ) -> None:
         model = locate_model(setup.model)
         report_cuts(model, prompts, setup.sampler.negative_prompt, report)
         self.backbone: Backbone = load_backbone(model, setup.sampler, prompts)
         self.first_step = switch_step(setup.adapter.start, setup.sampler.num_inference_steps)
-        self.cache = TrajectoryCache(trajectories_dir(), self.backbone, self.first_step, report, gigabytes)
+        self.cache = TrajectoryCache(
+            trajectories_dir(), self.backbone, self.first_step, report, gigabytes
+        )
         self.prompts = frozenset(prompts)
         self._setup = setup
         self._spent, self._tails = {"switch": 0.0, "tail": 0.0}, 0
@@ -66,13 +70,21 @@ class Maker:
         self._settle("switch", began)
         return found
 
-    def tails(self, items: Sequence[RenderItem], switches: dict[tuple[str, int], Switch]) -> list[Made]:
+    def tails(
+        self, items: Sequence[RenderItem], switches: dict[tuple[str, int], Switch]
+    ) -> list[DenoisedClip]:
         """The final latents of clips by one adapter, or by none. Raises what is wrong with the adapter."""
         adapter = self._loaded(items[0]) if items[0].adapter else None
         began = time.monotonic()
         rows = [*items, *[items[-1]] * (items[0].tail_width - len(items))]
-        if adapter is None and len(rows) == 1 and switches[items[0].prompt, items[0].seed].width == 1:
-            final = [self.cache.final(items[0].prompt, items[0].seed)]  # training has made some of them
+        if (
+            adapter is None
+            and len(rows) == 1
+            and switches[items[0].prompt, items[0].seed].width == 1
+        ):
+            final = [
+                self.cache.final(items[0].prompt, items[0].seed)
+            ]  # training has made some of them
         else:
             entering = torch.cat([switches[item.prompt, item.seed].latents for item in rows])
             embeds = joined([self.backbone.prompt_embeds(item.prompt) for item in rows])
@@ -81,10 +93,10 @@ class Maker:
         seconds = self._settle("tail", began) / len(items)
         self._tails += len(rows)
         widths = [(switches[item.prompt, item.seed].width, len(rows)) for item in items]
-        return [Made(*each, seconds) for each in zip(items, final, widths, strict=False)]
+        return [DenoisedClip(*each, seconds) for each in zip(items, final, widths, strict=False)]
 
     @torch.no_grad()
-    def decode(self, latents: Latents) -> Frames:
+    def decode(self, latents: Latents) -> Pixels:
         """Every frame of a clip, as pixels."""
         return to_pixels(self.backbone.decode(latents, range(self.backbone.num_frames)))
 
@@ -126,12 +138,12 @@ class Maker:
         return load_adapter(file, backbone.denoiser, backbone.lora_target, backbone.lora_layout)
 
 
-class Shelf:
+class LoadedModel:
     """Holds the one model that is loaded, for as long as clips of its setup are wanted."""
 
     def __init__(self) -> None:
         self._setup: Setup | None = None
-        self._maker: Maker | None = None
+        self._maker: ClipDenoiser | None = None
         self._before = 0.0
 
     @property
@@ -142,14 +154,16 @@ class Shelf:
     def has(self, setup: Setup, prompt: str) -> bool:
         return self._setup == setup and self._maker is not None and prompt in self._maker.prompts
 
-    def take(self, setup: Setup, prompts: Sequence[str], report: Report, gigabytes: float) -> Maker:
+    def take(
+        self, setup: Setup, prompts: Sequence[str], report: Report, gigabytes: float
+    ) -> ClipDenoiser:
         """The model of a setup, loaded for at least the first of `prompts`. Raises what is wrong with it."""
         if self._maker is None or not self.has(setup, prompts[0]):
             self._before = self.denoising_seconds
             self.close()  # the old one goes before the new one comes
             free_memory()
             report("stage", stage="loading")
-            self._maker, self._setup = Maker(setup, prompts, report, gigabytes), setup
+            self._maker, self._setup = ClipDenoiser(setup, prompts, report, gigabytes), setup
         return self._maker
 
     def close(self) -> None:
@@ -169,9 +183,13 @@ def free_memory() -> None:
 
 def _check_adapter(file: Path, sha256: str) -> None:
     if not file.is_file():
-        raise WeightsMissing(str(file), "Its run was removed or has dropped that checkpoint; render a newer one.")
+        raise WeightsMissing(
+            str(file), "Its run was removed or has dropped that checkpoint; render a newer one."
+        )
     if _sha256_of(file, file.stat().st_mtime_ns) != sha256:
-        raise InputRefused(f"The adapter {file} is not the one that was asked for.", "Give the same command again.")
+        raise InputRefused(
+            f"The adapter {file} is not the one that was asked for.", "Give the same command again."
+        )
 
 
 @lru_cache(maxsize=1024)

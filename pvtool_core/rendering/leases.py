@@ -21,7 +21,7 @@ from typing import Any, Self
 import orjson
 
 from pvtool_core.errors import InputRefused
-from pvtool_core.store.runs import boot_id, process_facts, process_lives
+from pvtool_core.store.liveness import boot_id, process_facts, process_lives
 from pvtool_core.untrusted import SMALL_BYTES, exists, is_file, read_regular
 
 RENEWED_SECONDS = 10.0
@@ -31,7 +31,7 @@ _CLAIM = re.compile(r"(?P<key>.+)\.[0-9]{1,18}", re.DOTALL)
 _BEGIN = b'{"pid":'
 
 
-class Claims:
+class Leases:
     """The claims of this process in a folder, renewed as long as the context is open, and given back at its end."""
 
     def __init__(self, folder: Path) -> None:
@@ -55,7 +55,9 @@ class Claims:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(self._me)
-        except BaseException:  # on a full disk an empty claim has room, and would count as ours for a minute
+        except (
+            BaseException
+        ):  # on a full disk an empty claim has room, and would count as ours for a minute
             mine.unlink()
             raise
         with self._turn:
@@ -65,7 +67,9 @@ class Claims:
     def _next(self, key: str, newest: Path | None) -> Path:
         """The first name after the newest claim's that nothing else has taken, such as a folder."""
         number = 0 if newest is None else _number(newest) + 1
-        while exists(self._folder / f"{key}.{number}") and not _may_be_claim(self._folder / f"{key}.{number}"):
+        while exists(self._folder / f"{key}.{number}") and not _may_be_claim(
+            self._folder / f"{key}.{number}"
+        ):
             number += 1
         return self._folder / f"{key}.{number}"
 
@@ -83,7 +87,9 @@ class Claims:
             self._folder.mkdir()
         with suppress(FileNotFoundError):  # it is gone again
             if not stat.S_ISDIR(self._folder.lstat().st_mode):
-                raise InputRefused(f"{self._folder} is no folder of its own.", "Remove it; it is made anew.")
+                raise InputRefused(
+                    f"{self._folder} is no folder of its own.", "Remove it; it is made anew."
+                )
 
     def is_ours(self, key: str) -> bool:
         """Whether nobody has followed us, as happens to a process that was held up for more than a minute."""
@@ -93,7 +99,9 @@ class Claims:
         """Let others have it."""
         with self._turn:
             mine = self._held.pop(key)
-        for claim in self._found(key):  # the older ones first, so that none of them is ever the newest
+        for claim in self._found(
+            key
+        ):  # the older ones first, so that none of them is ever the newest
             if _number(claim) <= _number(mine):
                 claim.unlink(missing_ok=True)
 
@@ -112,7 +120,11 @@ class Claims:
 
     def _found(self, key: str) -> list[Path]:
         """The claims of that key, by number; a file or folder that only has such a name is none."""
-        named = [path for path in self._entries() if (name := _CLAIM.fullmatch(path.name)) and name["key"] == key]
+        named = [
+            path
+            for path in self._entries()
+            if (name := _CLAIM.fullmatch(path.name)) and name["key"] == key
+        ]
         return sorted(filter(_may_be_claim, named), key=_number)
 
     def _entries(self) -> list[Path]:
@@ -145,7 +157,9 @@ class Claims:
             with self._turn:
                 held = list(self._held.values())
             for claim in held:
-                with suppress(OSError):  # somebody cleared the folder, or it cannot be reached just now
+                with suppress(
+                    OSError
+                ):  # somebody cleared the folder, or it cannot be reached just now
                     os.utime(claim)
 
     def __enter__(self) -> Self:
@@ -193,7 +207,11 @@ def _is_dead(content: bytes) -> bool:
         return False
     try:
         told = owner["host"], owner["boot"], owner["namespace"]
-        pid, started, booted = int(owner["pid"]), float(owner["started"]), float(owner.get("booted", 0))
+        pid, started, booted = (
+            int(owner["pid"]),
+            float(owner["started"]),
+            float(owner.get("booted", 0)),
+        )
     except (TypeError, KeyError, ValueError, OverflowError, AttributeError):
         return True
     here = (socket.gethostname(), boot_id(), _process_namespace())

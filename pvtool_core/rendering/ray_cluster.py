@@ -25,11 +25,11 @@ from ray.exceptions import RayError
 from pvtool_core.batches.clips import Names
 from pvtool_core.batches.folder import Group, grouped
 from pvtool_core.errors import Interrupted, RunFailed, UsageError, from_foreign
-from pvtool_core.rendering.denoise import Shelf
-from pvtool_core.rendering.leases import Claims
-from pvtool_core.rendering.renderer import PROMPTS_AT_ONCE, Batch, prompts_of
-from pvtool_core.rendering.results import Report, Tally
-from pvtool_core.settings.schema import RenderItem, RenderJob
+from pvtool_core.rendering.denoise import LoadedModel
+from pvtool_core.rendering.leases import Leases
+from pvtool_core.rendering.pipeline import PROMPTS_AT_ONCE, Batch, prompts_of
+from pvtool_core.rendering.results import Report, Results
+from pvtool_core.settings.jobs import RenderItem, RenderJob
 from pvtool_core.store.runs import ExitRecord
 
 _TRIES = 5
@@ -41,7 +41,7 @@ _PASSED_ON = ("PV_HOME", "HF_HUB_OFFLINE", "TQDM_DISABLE")
 def render_on_ray(job: RenderJob, items: Sequence[RenderItem], report: Report) -> None:
     """Make every clip of the job, as `renderer.render` does, on the cluster that the job names."""
     report("stage", stage="loading")
-    tally = Tally(job, report, len(items))
+    tally = Results(job, report, len(items))
     session = connect(job.address)
     try:
         _Driver(job, tally).run(items)
@@ -49,7 +49,7 @@ def render_on_ray(job: RenderJob, items: Sequence[RenderItem], report: Report) -
         ray.shutdown()
         if session:
             shutil.rmtree(session, ignore_errors=True)
-        with Claims(Path(job.out) / ".claims") as claims:
+        with Leases(Path(job.out) / ".claims") as claims:
             claims.clear_up()
     tally.finish()
 
@@ -73,7 +73,9 @@ def connect(address: str) -> Path | None:
             f"There is no Ray cluster at {address}: {why}", "`ray status` shows whether it runs."
         ) from error
     finally:
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end us at once, with clips in our hands
+        signal.signal(
+            signal.SIGTERM, on_sigterm
+        )  # Ray's own would end us at once, with clips in our hands
     return None
 
 
@@ -85,7 +87,9 @@ def _start_here() -> Path:
     """
     sweep_sessions()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in the user's home
+    os.environ.setdefault(
+        "RAY_AUTH_TOKEN", secrets.token_hex(32)
+    )  # else Ray keeps one in the user's home
     session = Path(tempfile.mkdtemp(prefix=f"{_SESSION}{os.getpid()}-", dir=_short_folder()))
     try:
         with _without("ENABLE_RAY_CLUSTER"):
@@ -133,7 +137,7 @@ def sweep_sessions() -> None:
 class _Driver:
     """Keeps the cluster busy, one task for each of its slots, and hears what became of the clips."""
 
-    def __init__(self, job: RenderJob, tally: Tally) -> None:
+    def __init__(self, job: RenderJob, tally: Results) -> None:
         self._job, self._tally = ray.put(job), tally
         self._names = [Names(setup, job.encoding.upscale) for setup in job.setups]
         self._running: dict[Any, Group] = {}
@@ -142,7 +146,9 @@ class _Driver:
         """To the end, or until asked to stop: then those that run end, and no others begin."""
         waiting = grouped(items, self._names)[::-1]
         prompts = {
-            (setup, prompt): place for setup, texts in prompts_of(items).items() for place, prompt in enumerate(texts)
+            (setup, prompt): place
+            for setup, texts in prompts_of(items).items()
+            for place, prompt in enumerate(texts)
         }
         blocks = self._blocks(items)
         while waiting or self._running:
@@ -178,7 +184,12 @@ class _Driver:
                 told, ended = ray.get(task)
                 error = ended and ended.error()
             except RayError as lost:
-                told, error = [], RunFailed(f"Ray gave it up: {type(lost).__name__}.", "Ray's own logs say more.")
+                told, error = (
+                    [],
+                    RunFailed(
+                        f"Ray gave it up: {type(lost).__name__}.", "Ray's own logs say more."
+                    ),
+                )
             for event in told:
                 self._tally.pass_on(event)
             if error:
@@ -202,9 +213,9 @@ def _remote(on_gpu: bool) -> Any:
 
 
 @cache
-def _shelf() -> Shelf:
+def _shelf() -> LoadedModel:
     """This worker's model, kept from task to task."""
-    return Shelf()
+    return LoadedModel()
 
 
 def render_group(
@@ -218,7 +229,7 @@ def render_group(
             told.append({"type": type, **values})
 
     try:
-        with Claims(Path(job.out) / ".claims") as claims:
+        with Leases(Path(job.out) / ".claims") as claims:
             Batch(job, claims, report, _shelf()).render(items, prompts)
     except Exception as error:
         return told, ExitRecord.of_error(from_foreign(error))

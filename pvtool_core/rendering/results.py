@@ -9,7 +9,7 @@ from typing import Any
 
 from pvtool_core.batches.clips import BASE, file_names
 from pvtool_core.errors import DiskFull, Interrupted, PvError, SomeFailed, from_foreign
-from pvtool_core.settings.schema import RenderItem, RenderJob
+from pvtool_core.settings.jobs import RenderItem, RenderJob
 
 Report = Callable[..., None]
 
@@ -22,7 +22,7 @@ class Failure:
     error: PvError
 
 
-class Tally:
+class Results:
     """Tells what became of each clip, from any thread, and remembers what failed."""
 
     def __init__(self, job: RenderJob, report: Report, total: int) -> None:
@@ -36,10 +36,15 @@ class Tally:
         """It is there: made now, by somebody else meanwhile, or before."""
         self._tell(item, status=status, seconds=round(seconds, 3))
 
-    def failed(self, item: RenderItem, error: BaseException, seconds: float = 0.0, *, last: bool = True) -> None:
+    def failed(
+        self, item: RenderItem, error: BaseException, seconds: float = 0.0, *, last: bool = True
+    ) -> None:
         """It could not be made; told only if it is not tried again. What ends the whole batch is kept for its end."""
         known = from_foreign(error)
-        if known.kind in {DiskFull.__name__, Interrupted.__name__}:  # told again by another process, too
+        if known.kind in {
+            DiskFull.__name__,
+            Interrupted.__name__,
+        }:  # told again by another process, too
             self.fatal = self.fatal or known
             return
         traceback.print_exception(error, file=sys.stderr)
@@ -84,7 +89,13 @@ class Tally:
             self._told[item.clip] = more["status"]
         name = item.identity if item.adapter else BASE
         files = list(file_names(item.clip, self._job.encoding))
-        about = {"identity": name, "prompt": item.prompt, "seed": item.seed, "run": item.run, "step": item.step}
+        about = {
+            "identity": name,
+            "prompt": item.prompt,
+            "seed": item.seed,
+            "run": item.run,
+            "step": item.step,
+        }
         self._guarded("clip", path=item.clip, files=files, **about, **more)
 
     def _guarded(self, type: str, **values: Any) -> None:

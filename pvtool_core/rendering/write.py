@@ -16,18 +16,19 @@ from safetensors.torch import load_file, save
 
 from pvtool_core.batches.clips import model_facts, sidecar_path, write_sidecar
 from pvtool_core.errors import OutOfMemory, from_foreign
-from pvtool_core.media.decode import Frames
+from pvtool_core.files import replace_file
+from pvtool_core.media.decode import Pixels
 from pvtool_core.media.encode import write_clip
-from pvtool_core.paths import replace_file
-from pvtool_core.rendering.denoise import Made, Maker, free_memory
-from pvtool_core.settings.schema import ModelConfig, RenderItem, RenderJob
+from pvtool_core.rendering.denoise import ClipDenoiser, DenoisedClip, free_memory
+from pvtool_core.settings.jobs import RenderItem, RenderJob
+from pvtool_core.settings.schema import ModelConfig
 
 Done = Callable[[BaseException | None], None]
 
 _WAITING = 3  # clips whose frames or latents are kept in memory at once
 
 
-class Finisher:
+class Writer:
     """Decodes, encodes and describes clips. On a CPU decoding is done at once: two threads would only share it."""
 
     def __init__(self, job: RenderJob) -> None:
@@ -35,11 +36,13 @@ class Finisher:
         self._decoding = ThreadPoolExecutor(1, "decoding")
         self._encoding = ThreadPoolExecutor(2, "encoding")
         self._room = threading.BoundedSemaphore(_WAITING)
-        self._begun: deque[Future[Any]] = deque(maxlen=8 * _WAITING)  # the older ones have ended, or there was no room
+        self._begun: deque[Future[Any]] = deque(
+            maxlen=8 * _WAITING
+        )  # the older ones have ended, or there was no room
         self.device_in_use = threading.Lock()
         """Held by whoever denoises; a decoding that found the memory full waits for it and tries again."""
 
-    def submit(self, maker: Maker, made: Made, fingerprint: str, done: Done) -> None:
+    def submit(self, maker: ClipDenoiser, made: DenoisedClip, fingerprint: str, done: Done) -> None:
         """Finish a clip, and then call `done` with what went wrong, from whatever thread. Waits if many are waiting."""
         self._room.acquire()
         work = _Work(self._job, maker, made, fingerprint)
@@ -87,10 +90,12 @@ class Finisher:
 class _Work:
     """One clip on its way."""
 
-    def __init__(self, job: RenderJob, maker: Maker, made: Made, fingerprint: str) -> None:
+    def __init__(
+        self, job: RenderJob, maker: ClipDenoiser, made: DenoisedClip, fingerprint: str
+    ) -> None:
         self._job, self._maker, self._made, self._fingerprint = job, maker, made, fingerprint
         self._clip, self._began = Path(made.item.clip), time.time()
-        self._frames: Frames | None = None
+        self._frames: Pixels | None = None
 
     def keep(self) -> None:
         """Keep the latents until the clip is whole, so that a failed decode costs no denoising."""
@@ -106,7 +111,10 @@ class _Work:
         try:
             self._frames = self._maker.decode(latents)
         except Exception as error:
-            if not isinstance(from_foreign(error), OutOfMemory) or self._maker.backbone.device.type == "cpu":
+            if (
+                not isinstance(from_foreign(error), OutOfMemory)
+                or self._maker.backbone.device.type == "cpu"
+            ):
                 raise
         if self._frames is None:
             with device_in_use:
@@ -120,7 +128,9 @@ class _Work:
         write_clip(self._clip, self._frames, _model_of(job, item).fps, facts, job.encoding)
         places = {"adapter": item.adapter, **_places(job, item)}
         times = {"created": time.time(), "seconds": round(time.time() - self._began, 3)}
-        latents_path(self._clip).unlink(missing_ok=True)  # first: nobody looks for it beside a clip that is whole
+        latents_path(self._clip).unlink(
+            missing_ok=True
+        )  # first: nobody looks for it beside a clip that is whole
         write_sidecar(self._clip, self._fingerprint, job.encoding, {**facts, **places, **times})
 
 
@@ -170,7 +180,7 @@ def _sweep(clip: Path) -> None:
             Path(found).unlink(missing_ok=True)
 
 
-def kept_latents(item: RenderItem, fingerprint: str) -> Made | None:
+def kept_latents(item: RenderItem, fingerprint: str) -> DenoisedClip | None:
     """What an interrupted or failed attempt at the same clip left, if it is there and whole."""
     path = latents_path(Path(item.clip))
     try:
@@ -180,6 +190,6 @@ def kept_latents(item: RenderItem, fingerprint: str) -> Made | None:
             return None
         switch, tail = json.loads(facts["widths"])
         latents = load_file(path)["latents"]
-        return Made(item, latents, (switch, tail)) if latents.isfinite().all() else None
+        return DenoisedClip(item, latents, (switch, tail)) if latents.isfinite().all() else None
     except (OSError, SafetensorError, KeyError, ValueError):
         return None

@@ -26,9 +26,20 @@ from typing import Any
 
 import tomli_w
 
-from pvtool_core.errors import BadArchive, BrokenIdentity, Missing, NameTaken, PvError, RunFailed, SettingsError
-from pvtool_core.paths import check_name, check_new_file, identities_dir, jobs_dir, nearest, replace_file, sync_folder
-from pvtool_core.settings.schema import IdentityRef, from_table, read_toml, setting, to_table
+from pvtool_core.errors import (
+    BadArchive,
+    BrokenIdentity,
+    Missing,
+    NameTaken,
+    PvError,
+    RunFailed,
+    SettingsError,
+)
+from pvtool_core.files import replace_file, sync_folder
+from pvtool_core.paths import check_name, check_new_file, identities_dir, jobs_dir, nearest
+from pvtool_core.settings.jobs import IdentityRef
+from pvtool_core.settings.schema import setting
+from pvtool_core.settings.toml import from_table, read_toml, to_table
 from pvtool_core.store.identity_archive import pack, unpack
 from pvtool_core.store.scratch import held_folder, sweep
 
@@ -91,7 +102,9 @@ class Identity:
             fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         except OSError as error:
             raise BrokenIdentity(path, "is missing or cannot be read") from error
-        return IdentityRef(name=self.name, noun=self.noun, folder=str(self.folder), fingerprint=fingerprint)
+        return IdentityRef(
+            name=self.name, noun=self.noun, folder=str(self.folder), fingerprint=fingerprint
+        )
 
     @property
     def references(self) -> list[Path]:
@@ -112,7 +125,10 @@ class Identity:
         each = [_cosines(rows) for rows in _read_embeddings(path).values()]
         if any(len(matrix) != len(self.faces) for matrix in each):
             raise BrokenIdentity(path, "is not about the photos that are kept")
-        return tuple(tuple(_mean(values) for values in zip(*rows, strict=True)) for rows in zip(*each, strict=True))
+        return tuple(
+            tuple(_mean(values) for values in zip(*rows, strict=True))
+            for rows in zip(*each, strict=True)
+        )
 
 
 def _read_embeddings(path: Path) -> dict[str, list[Sequence[float]]]:
@@ -185,14 +201,21 @@ class Library:
         self.sweep()
         folder = self.root / check_name("an identity", name)
         if not (folder / IDENTITY_FILE).is_file():
-            raise Missing("identity", name, "`pv identity list` shows all there are.", nearest(name, self.root))
+            raise Missing(
+                "identity",
+                name,
+                "`pv identity list` shows all there are.",
+                nearest(name, self.root),
+            )
         return Identity(folder.name, folder, _stored_record(folder / IDENTITY_FILE))
 
     def check_free(self, name: str) -> str:
         """Give back a name that a new identity may have. Raises BadName or NameTaken."""
         name = check_name("an identity", name)
         if (self.root / name).exists():
-            raise NameTaken("an identity", name, f"Choose another name, or `pv identity remove {name}` first.")
+            raise NameTaken(
+                "an identity", name, f"Choose another name, or `pv identity remove {name}` first."
+            )
         return name
 
     @contextmanager
@@ -216,7 +239,10 @@ class Library:
         found: list[dict[str, Any]] = json.loads((staging / FACES_FILE).read_bytes())
         faces = tuple(from_table(StoredFace, _flat(face)) for face in found)
         record = Record(
-            noun=noun, consent=consent, created=datetime.now(UTC).isoformat(timespec="seconds"), faces=faces
+            noun=noun,
+            consent=consent,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            faces=faces,
         )
         replace_file(staging / IDENTITY_FILE, tomli_w.dumps(to_table(record)).encode())
         (staging / FACES_FILE).unlink()
@@ -267,7 +293,9 @@ def _stored_record(path: Path) -> Record:
             raise BrokenIdentity(path, "is far too large")
         return from_table(Record, read_toml(path), str(path.parent))
     except (SettingsError, RunFailed, RecursionError) as error:
-        reason = error.message.rstrip(".") if isinstance(error, PvError) else "it is nested too deeply"
+        reason = (
+            error.message.rstrip(".") if isinstance(error, PvError) else "it is nested too deeply"
+        )
         raise BrokenIdentity(path, f"cannot be used: {reason}") from error
 
 
@@ -315,22 +343,30 @@ def _problem_of(face: StoredFace) -> str:
     if not re.fullmatch(r"references/\w[\w.-]*\.png", face.reference) or not re.fullmatch(
         r"faces/\w[\w.-]*\.png", face.face
     ):
-        return f"names the files {face.reference[:60]!r} and {face.face[:60]!r}, which no identity has"
+        return (
+            f"names the files {face.reference[:60]!r} and {face.face[:60]!r}, which no identity has"
+        )
     if len(face.bbox) != 4 or len(face.landmarks) != 10:
         return "holds a face without its place"
     return (
-        "" if all(map(math.isfinite, (face.score, *face.bbox, *face.landmarks))) else "holds a place that is no number"
+        ""
+        if all(map(math.isfinite, (face.score, *face.bbox, *face.landmarks)))
+        else "holds a place that is no number"
     )
 
 
-def _check_picture(archive: Path, name: str, content: bytes, size: tuple[int, int] | None = None) -> None:
+def _check_picture(
+    archive: Path, name: str, content: bytes, size: tuple[int, int] | None = None
+) -> None:
     """Check that a file is a PNG of the right size that decodes. Raises BadArchive."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             if max(image.size) > LARGEST_SIDE or (size and image.size != size):
-                raise BadArchive(archive, f"holds {name!r} of {image.width} × {image.height} pixels")
+                raise BadArchive(
+                    archive, f"holds {name!r} of {image.width} × {image.height} pixels"
+                )
             if image.mode != "RGB":
                 raise BadArchive(archive, f"holds {name!r}, which is not an RGB picture")
             image.load()

@@ -67,7 +67,14 @@ def _read(archive: Path) -> dict[str, bytes]:
                     raise BadArchive(archive, "holds too many files for an identity")
                 name = _name_of(archive, member, content)
                 content[name] = _data_of(archive, tar, member)
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+    except (
+        tarfile.TarError,
+        EOFError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         raise BadArchive(archive, "is not a tar file, or is damaged") from error
     except OSError as error:  # seeking to a size that cannot be
         raise BadArchive(archive, "is not a tar file, or is damaged") from error

@@ -15,7 +15,8 @@ from typing import Any
 import tomli_w
 
 from pvtool_core.errors import BadPrompt, Missing, NameTaken, is_utf8, printable
-from pvtool_core.paths import check_name, config_dir, nearest, presets_dir, replace_file
+from pvtool_core.files import replace_file
+from pvtool_core.paths import check_name, config_dir, nearest, presets_dir
 
 KEYWORD = "<V>"
 NOUN = "{noun}"
@@ -58,9 +59,15 @@ def check_prompt(prompt: str) -> str:
             f"Put {KEYWORD} before the person's noun, as in '{KEYWORD} {NOUN} is dancing'.",
         )
     if len(plain) > MAX_PROMPT_LENGTH:
-        raise BadPrompt(f"The prompt {shown!r} is longer than {MAX_PROMPT_LENGTH} characters.", "Shorten it.")
-    if "{" in plain and (unknown := [field for field in re.findall(r"\{[^{}]*\}", plain) if field != NOUN]):
-        raise BadPrompt(f"The prompt {shown!r} holds {unknown[0]!r}.", f"Only {NOUN} is replaced; write it out.")
+        raise BadPrompt(
+            f"The prompt {shown!r} is longer than {MAX_PROMPT_LENGTH} characters.", "Shorten it."
+        )
+    if "{" in plain and (
+        unknown := [field for field in re.findall(r"\{[^{}]*\}", plain) if field != NOUN]
+    ):
+        raise BadPrompt(
+            f"The prompt {shown!r} holds {unknown[0]!r}.", f"Only {NOUN} is replaced; write it out."
+        )
     check_syntax("prompt", plain)
     return plain
 
@@ -84,11 +91,14 @@ def check_syntax(what: str, text: str) -> None:
     """Raise BadPrompt for syntax of other programs, as `<lora:…>`, `(x:1.3)`, `[x]`, AND, and for invalid UTF-8."""
     shown = text if len(text) <= 60 else text[:57] + "…"
     if not is_utf8(text):
-        raise BadPrompt(f"The {what} '{printable(text, whole=True)}' is not valid UTF-8.", "Give it in UTF-8.")
+        raise BadPrompt(
+            f"The {what} '{printable(text, whole=True)}' is not valid UTF-8.", "Give it in UTF-8."
+        )
     for pattern, hint in _FOREIGN:
         if found := re.search(pattern, text):
             raise BadPrompt(
-                f"The {what} {shown!r} holds {found[0]!r}, syntax of another program that would be read as text.", hint
+                f"The {what} {shown!r} holds {found[0]!r}, syntax of another program that would be read as text.",
+                hint,
             )
 
 
@@ -96,7 +106,9 @@ def check_prompts(prompts: Iterable[str], source: str) -> tuple[str, ...]:
     """Checked prompts, each once, in their order. Raises BadPrompt, also when there are none."""
     checked = tuple(dict.fromkeys(check_prompt(prompt) for prompt in prompts))
     if not checked:
-        raise BadPrompt(f"There is no prompt in {source}.", f"Give at least one prompt, with {KEYWORD} in it.")
+        raise BadPrompt(
+            f"There is no prompt in {source}.", f"Give at least one prompt, with {KEYWORD} in it."
+        )
     return checked
 
 
@@ -109,7 +121,9 @@ def read_prompt_file(path: Path) -> tuple[str, ...]:
     if path.suffix == ".toml":
         return _parse_bank(path.stem, text, path).prompts
     lines = (line.strip() for line in text.splitlines())
-    return check_prompts((line for line in lines if line and not line.startswith("#")), printable(path))
+    return check_prompts(
+        (line for line in lines if line and not line.startswith("#")), printable(path)
+    )
 
 
 def read_prompt_bytes(path: Path) -> bytes:
@@ -136,10 +150,14 @@ def _parse_bank(name: str, text: str, path: Path, own: bool = False) -> Bank:
     try:
         table: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise BadPrompt(f"{path.name} is no TOML: {error}.", "Mend it, or import a text file anew.") from error
+        raise BadPrompt(
+            f"{path.name} is no TOML: {error}.", "Mend it, or import a text file anew."
+        ) from error
     prompts = table.get("prompts")
     if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise BadPrompt(f"{path.name} has no list of texts named prompts.", "Write prompts = ['…', '…'].")
+        raise BadPrompt(
+            f"{path.name} has no list of texts named prompts.", "Write prompts = ['…', '…']."
+        )
     return Bank(name, str(table.get("description", "")), check_prompts(prompts, path.name), own)
 
 
@@ -151,7 +169,9 @@ class Banks:
         self.own = own or config_dir() / "prompts"
 
     def names(self) -> list[str]:
-        return sorted({path.stem for folder in (self.shipped, self.own) for path in folder.glob("[!.]*.toml")})
+        return sorted(
+            {path.stem for folder in (self.shipped, self.own) for path in folder.glob("[!.]*.toml")}
+        )
 
     def get(self, name: str) -> Bank:
         """The bank of that name. Raises Missing, BadName, or BadPrompt if its file is wrong."""
@@ -167,8 +187,14 @@ class Banks:
         """Write a new bank of the user's own. Raises NameTaken, BadName or BadPrompt, and then nothing is written."""
         name = check_name("a prompt bank", name)
         if name in self.names():
-            raise NameTaken("a prompt bank", name, f"Choose another name, or `pv prompts add {name}` for one of yours.")
-        return self._write(Bank(name, description, check_prompts(prompts, "what was given"), own=True))
+            raise NameTaken(
+                "a prompt bank",
+                name,
+                f"Choose another name, or `pv prompts add {name}` for one of yours.",
+            )
+        return self._write(
+            Bank(name, description, check_prompts(prompts, "what was given"), own=True)
+        )
 
     def extend(self, name: str, prompts: Sequence[str]) -> Bank:
         """Add prompts to one of the user's own banks. Raises NameTaken for a shipped one, Missing, BadPrompt."""
@@ -182,7 +208,9 @@ class Banks:
         """
         bank = self._own(name)
         if old not in bank.prompts:
-            raise Missing(f"prompt in {name}", old, "The bank was changed meanwhile; look at it again.")
+            raise Missing(
+                f"prompt in {name}", old, "The bank was changed meanwhile; look at it again."
+            )
         place = bank.prompts.index(old)
         return self._rewrite(bank, [*bank.prompts[:place], *new, *bank.prompts[place + 1 :]])
 
@@ -194,7 +222,11 @@ class Banks:
     def _own(self, name: str) -> Bank:
         bank = self.get(name)
         if not bank.own:
-            raise NameTaken("a shipped prompt bank", name, "Shipped banks stay as they are; choose another name.")
+            raise NameTaken(
+                "a shipped prompt bank",
+                name,
+                "Shipped banks stay as they are; choose another name.",
+            )
         return bank
 
     def _rewrite(self, bank: Bank, prompts: Sequence[str]) -> Bank:

@@ -13,10 +13,12 @@ from typing import Any, cast
 import orjson
 
 from pvtool_core.errors import PvError
-from pvtool_core.paths import replace_file, run_index_file, runs_dir
+from pvtool_core.files import replace_file
+from pvtool_core.paths import run_index_file, runs_dir
 from pvtool_core.store.identities import Identity
-from pvtool_core.store.runs import RunFolder, State, list_runs
-from pvtool_core.store.summary import RunFacts, RunOrigin, run_facts, run_origin
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import RunFolder, list_runs
+from pvtool_core.store.summary import RunOrigin, RunSummary, run_origin, summarize_run
 
 _ENDED = frozenset({State.FINISHED, State.STOPPED, State.FAILED})
 _FORMAT = 2
@@ -32,11 +34,11 @@ class RunIndex:
         self.root = root or runs_dir()
         self._file = run_index_file()
         self._origins: dict[str, tuple[Stamp, RunOrigin]] = {}
-        self._facts: dict[str, tuple[list[Stamp], RunFacts]] = {}
+        self._facts: dict[str, tuple[list[Stamp], RunSummary]] = {}
         self._unsaved = 0
         self._load()
 
-    def facts(self) -> list[RunFacts]:
+    def facts(self) -> list[RunSummary]:
         """Return what is known of each run, oldest first."""
         found = [(self._created(folder), self._facts_of(folder)) for folder in self._folders()]
         self._save()
@@ -90,7 +92,7 @@ class RunIndex:
             self._unsaved += 1
         return origin
 
-    def _facts_of(self, folder: RunFolder) -> RunFacts:
+    def _facts_of(self, folder: RunFolder) -> RunSummary:
         """Return what is known of a run, from the index if it has ended and none of its files has changed."""
         name = str(folder.path)
         files = (folder.config, folder.exit, folder.status, folder.events)
@@ -98,7 +100,7 @@ class RunIndex:
         known = self._facts.get(name)
         if known and known[0] == stamps:
             return known[1]
-        facts = run_facts(folder, self._origin)
+        facts = summarize_run(folder, self._origin)
         self._facts.pop(name, None)
         if facts.state in _ENDED and not facts.problem:
             self._facts[name] = stamps, facts
@@ -113,9 +115,13 @@ class RunIndex:
             table = cast("dict[str, Any]", orjson.loads(self._file.read_bytes()))
             if table["format"] == _FORMAT:
                 self._origins = {
-                    name: (stamp, RunOrigin(**values)) for name, (stamp, values) in table["origins"].items()
+                    name: (stamp, RunOrigin(**values))
+                    for name, (stamp, values) in table["origins"].items()
                 }
-                self._facts = {name: (stamps, _facts(values)) for name, (stamps, values) in table["facts"].items()}
+                self._facts = {
+                    name: (stamps, _facts(values))
+                    for name, (stamps, values) in table["facts"].items()
+                }
 
     def _save(self) -> None:
         """Keep what was read anew, if it was much. A cache that cannot be written is no failure."""
@@ -124,8 +130,12 @@ class RunIndex:
         self._unsaved = 0
         table = {
             "format": _FORMAT,
-            "origins": {name: (stamp, asdict(origin)) for name, (stamp, origin) in self._origins.items()},
-            "facts": {name: (stamps, asdict(facts)) for name, (stamps, facts) in self._facts.items()},
+            "origins": {
+                name: (stamp, asdict(origin)) for name, (stamp, origin) in self._origins.items()
+            },
+            "facts": {
+                name: (stamps, asdict(facts)) for name, (stamps, facts) in self._facts.items()
+            },
         }
         with suppress(OSError):
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -137,9 +147,9 @@ def runs_of(person: Identity) -> list[RunFolder]:
     return RunIndex().by_identity().get(person.ref.fingerprint, [])
 
 
-def _facts(values: dict[str, Any]) -> RunFacts:
+def _facts(values: dict[str, Any]) -> RunSummary:
     values["state"] = State(values["state"])
-    return RunFacts(**values)
+    return RunSummary(**values)
 
 
 def _stamp(file: Path) -> Stamp:

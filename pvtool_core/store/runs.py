@@ -9,17 +9,13 @@ nobody else builds a path in a run. Files are replaced whole, events are appende
 a file that the engine takes away when it answers.
 """
 
-import errno
 import fcntl
-import hashlib
-import itertools
 import json
 import math
 import os
 import re
 import shutil
 import socket
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,15 +23,35 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar
 
-import orjson
 import psutil
 
-from pvtool_core.errors import BrokenRun, Busy, ExitStatus, Missing, PvError, Reported, SettingsError, UnsafeRun
-from pvtool_core.paths import check_name, nearest, replace_file, sync_folder
-from pvtool_core.private import make_private, tighten
-from pvtool_core.settings.schema import from_table
+from pvtool_core.errors import (
+    BrokenRun,
+    Busy,
+    ExitStatus,
+    Missing,
+    PvError,
+    Reported,
+    SettingsError,
+    UnsafeRun,
+)
+from pvtool_core.files import make_private, replace_file, sha256_of, sync_folder, tighten
+from pvtool_core.paths import check_name, nearest
+from pvtool_core.settings.toml import from_table
+from pvtool_core.store.events import open_descriptor
+from pvtool_core.store.liveness import (
+    CHANGED_SECONDS,
+    CLOCK_SECONDS,
+    ENDED,
+    FOREIGN_HEARTBEAT_SECONDS,
+    State,
+    Status,
+    boot_id,
+    process_facts,
+    process_lives,
+)
 from pvtool_core.untrusted import (
     RECORD_BYTES,
     SMALL_BYTES,
@@ -45,48 +61,18 @@ from pvtool_core.untrusted import (
     foreign_things,
     is_file,
     is_folder,
-    open_regular,
     parse_json,
     problem_of,
     read_regular,
     remove,
 )
 
-Event = dict[str, Any]
 FileContent = bytes | Callable[[Path], object]
 
 ADAPTER_FILE = "adapter.safetensors"
 MANIFEST_FILE = "manifest.json"
-HEARTBEAT_SECONDS = 1.0
-_FOREIGN_HEARTBEAT_SECONDS = 30.0
-_CLOCK_SECONDS = 0.05  # by which a file's time may lag behind the clock
-_END_OF_TIME = 1e11  # in seconds: what no clock shows, and no calendar takes
-_NEWEST_BYTES = 1 << 16
-_BLOCK_BYTES = 1 << 20
-_TORN_BYTES = 1 << 16
-_CHANGED_SECONDS = 1.5  # by which two sights of one process's start may differ: a clock is read to the second
-_MOST_STEPS = 1 << 53
-_SHOWN_BYTES = 200
 _CHECKPOINT = re.compile(r"step-[0-9]{1,18}")
 _WRITING = re.compile(r"\..+\.([0-9]{1,18})\.writing")
-_REPLAYED = frozenset({"step", "sample", "checkpoint", "metric"})
-
-
-class State(StrEnum):
-    """What a job is doing, or how it ended. `LOST` is never written: its engine is gone without a word."""
-
-    NEW = "new"
-    STARTING = "starting"
-    RUNNING = "running"
-    PAUSED = "paused"
-    FINISHED = "finished"
-    STOPPED = "stopped"
-    FAILED = "failed"
-    LOST = "lost"
-
-
-ENDED = frozenset({State.FINISHED, State.STOPPED, State.FAILED})
-"""What an engine's last word can say."""
 
 
 class Request(StrEnum):
@@ -97,29 +83,6 @@ class Request(StrEnum):
     STOP = "stop"
     CHECKPOINT = "checkpoint"
     SAMPLE = "sample"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Status:
-    """A heartbeat. `started` is the process's own start time, so that a reused pid is not taken for it.
-
-    `booted` is the machine's, by the same clock: what lies between them stays, however the clock is set later.
-    """
-
-    state: str
-    step: int
-    total: int
-    time: float
-    pid: int
-    started: float
-    boot: str
-    host: str
-    booted: float = 0.0
-
-    def is_possible(self) -> bool:
-        """Whether an engine can have said that."""
-        counts = 0 <= self.step < _MOST_STEPS and 0 <= self.total < _MOST_STEPS and 0 < self.pid < _MOST_STEPS
-        return counts and all(map(math.isfinite, (self.time, self.started, self.booted)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +114,11 @@ class ExitRecord:
 
     def error(self) -> PvError | None:
         """The error to raise in the process that reads this, or None if all went well."""
-        return Reported(self.status, self.kind, self.message or self.reason, self.hint) if self.status else None
+        return (
+            Reported(self.status, self.kind, self.message or self.reason, self.hint)
+            if self.status
+            else None
+        )
 
 
 class RunFolder:
@@ -193,7 +160,7 @@ class RunFolder:
 
         Raises Busy, or UnsafeRun where the lock is no file of the folder's own.
         """
-        descriptor = _open(self.lock_file, os.O_RDWR | os.O_CREAT)
+        descriptor = open_descriptor(self.lock_file, os.O_RDWR | os.O_CREAT)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -205,12 +172,12 @@ class RunFolder:
 
     def open_log(self) -> int:
         """A descriptor that appends to the engine's log. Raises UnsafeRun."""
-        return _open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, alone=True)
+        return open_descriptor(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, alone=True)
 
     def read_log(self) -> str:
         """What engines said on their own; nothing if none ever ran here. Raises UnsafeRun."""
         try:
-            with os.fdopen(_open(self.log), "rb") as file:
+            with os.fdopen(open_descriptor(self.log), "rb") as file:
                 return file.read().decode(errors="replace")
         except FileNotFoundError:
             return ""
@@ -226,8 +193,16 @@ class RunFolder:
             before = None
         step, total = (before.step, before.total) if before else (0, 0)
         process = process_facts(pid)
-        facts = {"state": State.STARTING, "step": step, "total": total, **process, "time": time.time()}
-        replace_file(self.status, json.dumps(facts).encode(), unless=lambda: self._has_beaten(process))
+        facts = {
+            "state": State.STARTING,
+            "step": step,
+            "total": total,
+            **process,
+            "time": time.time(),
+        }
+        replace_file(
+            self.status, json.dumps(facts).encode(), unless=lambda: self._has_beaten(process)
+        )
 
     def _has_beaten(self, process: Mapping[str, Any]) -> bool:
         try:
@@ -287,8 +262,13 @@ class RunFolder:
         """Requests and when they were made, oldest first. What else lies there, or is no file, is none of ours."""
         if not is_folder(self.control):
             return []
-        files = [path for path in (self.control / request.value for request in Request) if is_file(path)]
-        return sorted(((path, path.lstat().st_mtime) for path in files), key=lambda found: (found[1], found[0].name))
+        files = [
+            path for path in (self.control / request.value for request in Request) if is_file(path)
+        ]
+        return sorted(
+            ((path, path.lstat().st_mtime) for path in files),
+            key=lambda found: (found[1], found[0].name),
+        )
 
     def forget_requests(self) -> None:
         """Drop what was asked of an earlier engine, which did not live to answer; the engine calls it as it begins.
@@ -301,7 +281,7 @@ class RunFolder:
             status = None
         announced = status.time if status and status.pid == os.getpid() else math.inf
         for path, asked in self._waiting():
-            if asked < announced - _CLOCK_SECONDS:
+            if asked < announced - CLOCK_SECONDS:
                 path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
@@ -309,7 +289,11 @@ class RunFolder:
 
         What a process that lives is writing stays: it may be whoever has just started this engine.
         """
-        within = [*_hidden(self.control), *_hidden(self.checkpoints), *chain(*map(_hidden, _folders_in(self.samples)))]
+        within = [
+            *_hidden(self.control),
+            *_hidden(self.checkpoints),
+            *chain(*map(_hidden, _folders_in(self.samples))),
+        ]
         for begun in [*self.path.glob(".*.writing"), *within]:
             if begun.name.endswith(".writing") and not writer_lives(begun):
                 remove(begun)
@@ -335,7 +319,9 @@ class RunFolder:
         except BaseException:
             shutil.rmtree(temporary)
             raise
-        if exists(final):  # an engine that was killed after this step had written it, and a broken one may be replaced
+        if exists(
+            final
+        ):  # an engine that was killed after this step had written it, and a broken one may be replaced
             remove(final)
         temporary.rename(final)
         sync_folder(self.checkpoints)
@@ -346,11 +332,20 @@ class RunFolder:
 
     def checkpoint_folders(self) -> list[Path]:
         """Folders of checkpoints by step, whole or not."""
-        return sorted(path for path in _folders_in(self.checkpoints) if _CHECKPOINT.fullmatch(path.name))
+        return sorted(
+            path for path in _folders_in(self.checkpoints) if _CHECKPOINT.fullmatch(path.name)
+        )
 
     def latest_checkpoint(self) -> Path | None:
         """The newest checkpoint that is as it was written."""
-        return next((folder for folder in reversed(self.checkpoint_folders()) if checkpoint_is_whole(folder)), None)
+        return next(
+            (
+                folder
+                for folder in reversed(self.checkpoint_folders())
+                if checkpoint_is_whole(folder)
+            ),
+            None,
+        )
 
 
 def checkpoint_step(folder: Path) -> int:
@@ -361,30 +356,20 @@ def checkpoint_step(folder: Path) -> int:
 def checkpoint_is_whole(folder: Path) -> bool:
     """Whether there is a manifest, as pv writes it, and every file of it is there with its sha256."""
     try:
-        files: dict[str, str] = parse_json(read_regular(folder / MANIFEST_FILE, RECORD_BYTES))["sha256"]
-        return bool(files) and all(Path(name).name == name for name in files) and _all_as_listed(folder, files)
+        files: dict[str, str] = parse_json(read_regular(folder / MANIFEST_FILE, RECORD_BYTES))[
+            "sha256"
+        ]
+        return (
+            bool(files)
+            and all(Path(name).name == name for name in files)
+            and _all_as_listed(folder, files)
+        )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return False
 
 
 def _all_as_listed(folder: Path, files: Mapping[str, str]) -> bool:
     return all(sha256_of(folder / name, follow=False) == digest for name, digest in files.items())
-
-
-def file_digest(folder: Path, name: str) -> str | None:
-    """Return the sha256 of one file of a checkpoint, or None if it is not the file of the manifest."""
-    try:
-        files: dict[str, str] = parse_json(read_regular(folder / MANIFEST_FILE, RECORD_BYTES))["sha256"]
-        digest = sha256_of(folder / name, follow=False)
-        return digest if files.get(name) == digest else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-
-
-def sha256_of(path: Path, follow: bool = True) -> str:
-    """Of a regular file; `follow` allows a link to one. Raises Irregular, and OSError as `open`."""
-    with os.fdopen(open_regular(path, follow=follow), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def own_folder(path: Path) -> Path:
@@ -423,17 +408,9 @@ def writer_lives(begun: Path) -> bool:
     try:
         process = psutil.Process(int(named[1]))
         lives = process.status() != psutil.STATUS_ZOMBIE
-        return lives and process.create_time() <= begun.lstat().st_mtime + _CHANGED_SECONDS
+        return lives and process.create_time() <= begun.lstat().st_mtime + CHANGED_SECONDS
     except (psutil.Error, OSError, ValueError):
         return False
-
-
-def _open(path: Path, flags: int = os.O_RDONLY, alone: bool = False) -> int:
-    """As `open_regular`, for files of a run. Raises UnsafeRun."""
-    try:
-        return open_regular(path, flags, alone=alone)
-    except Irregular as error:
-        raise UnsafeRun(path, error.problem) from error
 
 
 def checkpoint_facts(folder: Path) -> dict[str, Any]:
@@ -445,7 +422,9 @@ def checkpoint_facts(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _write_files(folder: Path, step: int, files: Mapping[str, FileContent], facts: Mapping[str, Any]) -> None:
+def _write_files(
+    folder: Path, step: int, files: Mapping[str, FileContent], facts: Mapping[str, Any]
+) -> None:
     for name, content in files.items():
         path = folder / name
         if isinstance(content, bytes):
@@ -483,261 +462,6 @@ def _read_record(path: Path, cls: type[R], most: int) -> R | None:
         raise BrokenRun(path, f"{error.strerror}") from error
 
 
-class EventWriter:
-    """Appends to events.jsonl, one write for each line; an unfinished line left by a kill or a full disk is cut off.
-
-    Raises UnsafeRun where that file is not the run's own.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, alone=True)
-        _cut_torn_line(self._descriptor)
-
-    def write(self, type: str, **values: Any) -> None:
-        """Append an event. NaN and infinities, which JSON cannot hold, become null. Raises OSError on a full disk."""
-        event = {"time": time.time(), "type": type, **values}
-        line = (json.dumps(_finite(event), ensure_ascii=False, allow_nan=False) + "\n").encode()
-        size = os.fstat(self._descriptor).st_size
-        if os.write(self._descriptor, line) < len(line):
-            os.ftruncate(self._descriptor, size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "events.jsonl")
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _cut_torn_line(descriptor: int) -> None:
-    size = os.fstat(descriptor).st_size
-    end = size
-    while end:
-        start = max(0, end - _TORN_BYTES)
-        if newline := os.pread(descriptor, end - start, start).rfind(b"\n") + 1:
-            end = start + newline
-            break
-        end = start
-    if end < size:
-        os.ftruncate(descriptor, end)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in cast("Mapping[str, Any]", value).items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in cast("list[Any]", value)]
-    return value
-
-
-def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
-    """Events from byte `offset` on, and the offset to go on from; a half-written last line waits for the next call.
-
-    After `drop_events_after` the file may be shorter than `offset`: then it is read anew from its beginning.
-    Raises UnsafeRun.
-    """
-    try:
-        with os.fdopen(_open(path), "rb") as file:
-            file.seek(offset if offset <= os.fstat(file.fileno()).st_size else 0)
-            start = file.tell()
-            content = file.read()
-    except FileNotFoundError:
-        return [], 0
-    whole = content[: content.rfind(b"\n") + 1]
-    return parse_events(whole), start + len(whole)
-
-
-def parse_events(lines: bytes) -> list[Event]:
-    """Return one event for each line; lines end with a line feed, the last one may lack it.
-
-    A line that is not an event becomes one of type `unreadable` with its `text`, at the time of the event before it.
-    """
-    events: list[Event] = []
-    time = 0.0
-    for line in lines.removesuffix(b"\n").split(b"\n") if lines else ():
-        events.append(_parse_event(line, time))
-        time = events[-1]["time"]
-    return events
-
-
-def _parse_event(line: bytes, time: float = 0.0) -> Event:
-    try:
-        event = orjson.loads(line)
-        if not (isinstance(event["type"], str) and 0 <= event["time"] < _END_OF_TIME):
-            raise ValueError
-    except (ValueError, TypeError, KeyError):
-        return _unreadable(line, time)
-    return event
-
-
-def _unreadable(line: bytes, time: float) -> Event:
-    return {"time": time, "type": "unreadable", "text": line[:_SHOWN_BYTES].decode(errors="replace")}
-
-
-def iter_events(path: Path, end: int | None = None) -> Generator[Event]:
-    """Yield the events before byte `end`, which is the end of the file by default, reading one block at a time.
-
-    Raises UnsafeRun.
-    """
-    left = events_end(path) if end is None else end
-    if not left:
-        return
-    with os.fdopen(_open(path), "rb") as file:
-        rest = b""
-        while left and (block := file.read(min(left, _BLOCK_BYTES))):
-            left -= len(block)
-            lines, newline, rest = (rest + block).rpartition(b"\n")
-            yield from parse_events(lines + newline)
-
-
-def events_end(path: Path) -> int:
-    """Return the offset behind the last complete line, for `read_events` to continue there. Raises UnsafeRun."""
-    try:
-        with os.fdopen(_open(path), "rb") as file:
-            position = os.fstat(file.fileno()).st_size
-            while position:
-                start = max(0, position - _NEWEST_BYTES)
-                file.seek(start)
-                newline = file.read(position - start).rfind(b"\n")
-                if newline >= 0:
-                    return start + newline + 1
-                position = start
-    except FileNotFoundError:
-        pass
-    return 0
-
-
-def newest_events(path: Path, type: str, count: int) -> list[Event]:
-    """Return up to `count` events of one type, newest first, from the last 64 KiB of the file. Raises UnsafeRun."""
-    try:
-        with os.fdopen(_open(path), "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _NEWEST_BYTES))
-            content = file.read(_NEWEST_BYTES)
-    except FileNotFoundError:
-        return []
-    parsed = map(_parse_event, reversed(content[: content.rfind(b"\n") + 1].split(b"\n")))
-    return list(itertools.islice((event for event in parsed if event["type"] == type), count))
-
-
-def first_event_time(path: Path) -> float | None:
-    """Return the time of a run's first event in seconds since 1970, or None if there is no readable one."""
-    try:
-        with os.fdopen(_open(path), "rb") as file:
-            line = file.readline(_NEWEST_BYTES)
-    except FileNotFoundError:
-        return None
-    event = _parse_event(line) if line.endswith(b"\n") else None
-    return event["time"] if event and event["type"] != "unreadable" else None
-
-
-def drop_events_after(path: Path, step: int) -> None:
-    """Forget what was reported past `step`, for an engine that resumes there and will report it again."""
-    if exists(path) and any(_is_replayed(line, step) for line in _lines(path)):
-        replace_file(path, (line for line in _lines(path) if not _is_replayed(line, step)))
-
-
-def _lines(path: Path) -> Generator[bytes]:
-    """Yield complete lines; a half-written last one is left out."""
-    with os.fdopen(_open(path), "rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield line
-
-
-def _is_replayed(line: bytes, step: int) -> bool:
-    event = _parse_event(line)
-    return event["type"] in _REPLAYED and _step_of(event) > step
-
-
-def _step_of(event: Event) -> float:
-    step = event.get("step", 0)
-    return step if isinstance(step, int | float) else 0
-
-
-class Heartbeat:
-    """Writes status.json every second from a thread of its own, so that a long step is not taken for a dead engine."""
-
-    def __init__(self, folder: RunFolder, total: int = 0) -> None:
-        self._path = folder.status
-        self._facts = process_facts(os.getpid())
-        self._state: dict[str, Any] = {"state": State.STARTING, "step": 0, "total": total}
-        self._done = threading.Event()
-        self._writing = threading.Lock()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-
-    def update(self, state: State | None = None, step: int | None = None, total: int | None = None) -> None:
-        """Change what the next beat says; a changed state is written at once."""
-        news = {"state": state, "step": step, "total": total}
-        changed = state is not None and state != self._state["state"]
-        self._state = {**self._state, **{key: value for key, value in news.items() if value is not None}}
-        if changed:
-            self._write()
-
-    def _beat(self) -> None:
-        while not self._done.wait(HEARTBEAT_SECONDS):
-            try:
-                self._write()
-            except OSError:  # a full disk must not silence the engine's own report of it; the next beat tries again
-                continue
-
-    def _write(self) -> None:
-        with self._writing:
-            replace_file(self._path, json.dumps({**self._state, **self._facts, "time": time.time()}).encode())
-
-    def __enter__(self) -> Self:
-        self._write()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-
-def process_facts(pid: int) -> dict[str, Any]:
-    """What tells a process of this machine from any other, as a heartbeat says it."""
-    started = psutil.Process(pid).create_time()
-    here = {"boot": boot_id(), "host": socket.gethostname()}
-    return {"pid": pid, "started": started, "booted": psutil.boot_time(), **here}
-
-
-def boot_id() -> str:
-    """Names this boot of this machine, so that a pid from before a restart is not taken for a live one."""
-    linux = Path("/proc/sys/kernel/random/boot_id")
-    return linux.read_text().strip() if linux.exists() else f"{psutil.boot_time():.0f}"
-
-
-def alive(status: Status) -> bool:
-    """Whether the engine behind a heartbeat still lives.
-
-    On this machine by its process; an engine of another host (a shared data folder) only by how fresh the heartbeat is:
-    one that is to come says as little as one that is long ago.
-    """
-    if status.host != socket.gethostname():
-        return abs(time.time() - status.time) < _FOREIGN_HEARTBEAT_SECONDS
-    return status.boot == boot_id() and process_lives(status.pid, status.started, status.booted)
-
-
-def process_lives(pid: int, started: float, booted: float = 0.0) -> bool:
-    """Whether the process of that pid is still the one that started then.
-
-    With `booted`, the machine's start by the clock of that time, it does not matter whether the clock was set since.
-    """
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        since = process.create_time() - (psutil.boot_time() if booted else 0.0)
-    except (psutil.NoSuchProcess, ValueError):  # there cannot be one of that number
-        return False
-    return abs(since - (started - booted)) < _CHANGED_SECONDS
-
-
 def list_runs(root: Path) -> list[RunFolder]:
     """Return every run under `root` by name, `ann-2` before `ann-10`."""
     folders = [RunFolder(path) for path in root.glob("[!.]*") if exists(path / "config.toml")]
@@ -746,7 +470,9 @@ def list_runs(root: Path) -> list[RunFolder]:
 
 def natural_key(name: str) -> list[tuple[int, str]]:
     """Return a sort key that compares runs of digits in `name` as numbers."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    ]
 
 
 def find_run(root: Path, name: str) -> RunFolder:
@@ -765,3 +491,26 @@ def new_run(root: Path, identity: str) -> RunFolder:
             return RunFolder(root / f"{identity}-{number}").create()
         except FileExistsError:
             number += 1
+
+
+def checkpoint_file_sha256(folder: Path, name: str) -> str | None:
+    """Return the sha256 of one file of a checkpoint, or None if it is not the file of the manifest."""
+    try:
+        files: dict[str, str] = parse_json(read_regular(folder / MANIFEST_FILE, RECORD_BYTES))[
+            "sha256"
+        ]
+        digest = sha256_of(folder / name, follow=False)
+        return digest if files.get(name) == digest else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def alive(status: Status) -> bool:
+    """Whether the engine behind a heartbeat still lives.
+
+    On this machine by its process; an engine of another host (a shared data folder) only by how fresh the heartbeat is:
+    one that is to come says as little as one that is long ago.
+    """
+    if status.host != socket.gethostname():
+        return abs(time.time() - status.time) < FOREIGN_HEARTBEAT_SECONDS
+    return status.boot == boot_id() and process_lives(status.pid, status.started, status.booted)

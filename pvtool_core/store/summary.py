@@ -8,19 +8,17 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from pvtool_core.errors import BrokenRun, Missing, PvError, SettingsError, UsageError, WeightsMissing
-from pvtool_core.models.installed import missing_models
-from pvtool_core.models.locate import locate_weights
-from pvtool_core.settings.schema import Settings, TrainJob, read_job, require
-from pvtool_core.store.runs import ADAPTER_FILE, RunFolder, State, first_event_time, newest_events
+from pvtool_core.errors import BrokenRun, Missing, PvError, SettingsError, UsageError
+from pvtool_core.settings.jobs import TrainJob, read_job, require
+from pvtool_core.store.events import first_event_time, newest_events
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import ADAPTER_FILE, RunFolder
 from pvtool_core.store.trend import RECENT_STEPS, trend_of
 from pvtool_core.untrusted import is_file
 
-HERE = "here"
-
 
 @dataclass(frozen=True, kw_only=True)
-class RunFacts:
+class RunSummary:
     """A run at one moment. What a broken file keeps from us is empty, and `problem` says which file it is.
 
     `icr`, `scr` and `loss` are means of the last 20 steps: one step is the loss of one random prompt. Their trends are
@@ -59,9 +57,9 @@ class RunOrigin:
     recorded: bool
 
 
-def facts(folder: RunFolder) -> dict[str, Any]:
+def summary_table(folder: RunFolder) -> dict[str, Any]:
     """What programs are told about a run."""
-    return asdict(run_facts(folder))
+    return asdict(summarize_run(folder))
 
 
 def run_origin(folder: RunFolder) -> RunOrigin:
@@ -85,7 +83,9 @@ def _recorded_creation(folder: RunFolder) -> float | None:
     return first_event_time(folder.events)
 
 
-def run_facts(folder: RunFolder, origin: Callable[[RunFolder], RunOrigin] = run_origin) -> RunFacts:
+def summarize_run(
+    folder: RunFolder, origin: Callable[[RunFolder], RunOrigin] = run_origin
+) -> RunSummary:
     """Look at a run once. Whatever its files hold, this raises nothing."""
     known: dict[str, Any] = {}
     problems: list[str] = []
@@ -101,7 +101,7 @@ def run_facts(folder: RunFolder, origin: Callable[[RunFolder], RunOrigin] = run_
     state = folder.state()
     if state not in {State.RUNNING, State.PAUSED}:
         known.pop("eta", None)
-    return RunFacts(run=folder.name, state=state, **known, problem=" ".join(problems))
+    return RunSummary(run=folder.name, state=state, **known, problem=" ".join(problems))
 
 
 def _of_origin(origin: Callable[[RunFolder], RunOrigin], folder: RunFolder) -> dict[str, Any]:
@@ -128,7 +128,9 @@ def _of_newest_steps(folder: RunFolder) -> dict[str, Any]:
     if steps and isinstance(eta := steps[-1].get("eta"), float | int):
         found["eta"] = eta
     for name in ("icr", "scr", "loss"):
-        values = [value if isinstance(value := step.get(name), float | int) else None for step in steps]
+        values = [
+            value if isinstance(value := step.get(name), float | int) else None for step in steps
+        ]
         if trend := trend_of(values):
             found |= {name: trend.mean, f"{name}_trend": trend.arrow}
     return found
@@ -167,7 +169,9 @@ def adapter_of(folder: RunFolder) -> Path:
     """The adapter of a run's newest whole checkpoint. Raises Missing if there is none yet."""
     checkpoint = folder.latest_checkpoint()
     if checkpoint is None:
-        raise Missing("checkpoint of the run", folder.name, f"`pv runs resume {folder.name}` trains it.")
+        raise Missing(
+            "checkpoint of the run", folder.name, f"`pv runs resume {folder.name}` trains it."
+        )
     return adapter_in(checkpoint)
 
 
@@ -176,16 +180,3 @@ def adapter_in(checkpoint: Path) -> Path:
     if not is_file(checkpoint / ADAPTER_FILE):
         raise BrokenRun(checkpoint / ADAPTER_FILE, "there is no such file")
     return checkpoint / ADAPTER_FILE
-
-
-def weights_here(settings: Settings) -> str:
-    """`here`, or what is missing and the command that brings it, or why the weights cannot be used."""
-    try:
-        if missing := missing_models(settings):
-            return f"missing: {', '.join(missing)}; `pv models fetch {' '.join(missing)}` brings them"
-        locate_weights(settings)
-    except WeightsMissing as error:
-        return f"{error.message} {error.hint}"
-    except PvError as error:
-        return f"cannot be used: {error.message}"
-    return HERE

@@ -18,7 +18,7 @@ class WriteEvent(Protocol):
     def __call__(self, type: str, **values: Any) -> None: ...
 
 
-class Gauges:
+class Telemetry:
     """Writes a `gpu` event every few seconds from a thread of its own, and one when it begins."""
 
     def __init__(self, write: WriteEvent) -> None:
@@ -65,7 +65,9 @@ def accelerators() -> list[dict[str, Any]]:
         return []
     words = [tool, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=True).stdout
+        answer = subprocess.run(
+            words, capture_output=True, text=True, timeout=SECONDS, check=True
+        ).stdout
     except (subprocess.SubprocessError, OSError):
         return []
     return [_device(row) for row in csv.reader(answer.splitlines(), skipinitialspace=True)]

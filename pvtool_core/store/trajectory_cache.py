@@ -10,7 +10,7 @@ _TRIMMED_TO = 0.9  # of the limit, so that the next one to come does not trim ag
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """`used` is when one of its files was last written or marked as used, in unix seconds."""
 
     path: Path
@@ -18,32 +18,42 @@ class Entry:
     used: float
 
 
-def entries(root: Path) -> list[Entry]:
+def entries(root: Path) -> list[CacheEntry]:
     """All that is kept under `root`, least recently used first. Others may add and remove entries meanwhile."""
     try:
-        folders = [Path(found.path) for found in os.scandir(root) if found.is_dir() and not found.name.startswith(".")]
+        folders = [
+            Path(found.path)
+            for found in os.scandir(root)
+            if found.is_dir() and not found.name.startswith(".")
+        ]
     except FileNotFoundError:
         return []
     return sorted(filter(None, map(_entry, folders)), key=lambda entry: entry.used)
 
 
-def _entry(folder: Path) -> Entry | None:
+def _entry(folder: Path) -> CacheEntry | None:
     """None where it went away, or nothing is in it yet."""
     try:
         facts = [file.stat() for file in os.scandir(folder)]
     except FileNotFoundError:
         return None
-    return Entry(folder, sum(fact.st_size for fact in facts), max(fact.st_mtime for fact in facts)) if facts else None
+    return (
+        CacheEntry(
+            folder, sum(fact.st_size for fact in facts), max(fact.st_mtime for fact in facts)
+        )
+        if facts
+        else None
+    )
 
 
-def clear(root: Path) -> list[Entry]:
+def clear(root: Path) -> list[CacheEntry]:
     """Delete all entries; gives back those that were there."""
     gone = entries(root)
     remove(root, gone)
     return gone
 
 
-def remove(root: Path, unwanted: list[Entry]) -> None:
+def remove(root: Path, unwanted: list[CacheEntry]) -> None:
     """Delete these entries: each is whole or absent, also for who reads it just now."""
     if not unwanted:
         return
@@ -73,7 +83,7 @@ class Limit:
     def _trim(self) -> None:
         found = entries(self._root)
         self._bytes = sum(entry.bytes for entry in found)  # other processes write and remove, too
-        unwanted: list[Entry] = []
+        unwanted: list[CacheEntry] = []
         for entry in found[:-1]:  # never what was just written, which is about to be used
             if self._bytes <= _TRIMMED_TO * self._most:
                 break

@@ -25,10 +25,38 @@ from diffusers.models.unets.unet_motion_model import UNetMotionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from pvtool_core.tinyworld import autoencoder, crowd, detector, generator, image_text, measure, recognizers, samples
+from pvtool_core.tinyworld import (
+    autoencoder,
+    crowd,
+    detector,
+    generator,
+    image_text,
+    measure,
+    recognizers,
+    samples,
+)
 
-STAGES = ("vae", "clip", "latents", "images", "detector", "motion", "metric", "reward", "save", "measure")
-STEPS = {"vae": 4800, "clip": 2000, "images": 4400, "motion": 2000, "detector": 1500, "metric": 1800, "reward": 1400}
+STAGES = (
+    "vae",
+    "clip",
+    "latents",
+    "images",
+    "detector",
+    "motion",
+    "metric",
+    "reward",
+    "save",
+    "measure",
+)
+STEPS = {
+    "vae": 4800,
+    "clip": 2000,
+    "images": 4400,
+    "motion": 2000,
+    "detector": 1500,
+    "metric": 1800,
+    "reward": 1400,
+}
 IMAGE_SHARDS, CLIP_SHARDS = 24, 14
 
 
@@ -58,23 +86,35 @@ class World:
 
     def latents(self) -> None:
         for kind, shards in (("images", IMAGE_SHARDS), ("clips", CLIP_SHARDS)):
-            generator.encode_shards(self.work, self.vae, kind, range(max(1, round(shards * self.scale))))
+            generator.encode_shards(
+                self.work, self.vae, kind, range(max(1, round(shards * self.scale)))
+            )
 
     @cached_property
     def images(self) -> UNet2DConditionModel:
         data = generator.single_pictures(self.work)
-        return generator.train_images(self.work, data, self.text, self.tokenizer, self.steps["images"])
+        return generator.train_images(
+            self.work, data, self.text, self.tokenizer, self.steps["images"]
+        )
 
     @cached_property
     def motion(self) -> UNetMotionModel:
         data = generator.load_shards(self.work, "clips")
-        return generator.train_motion(self.work, self.images, data, self.text, self.tokenizer, self.steps["motion"])
+        return generator.train_motion(
+            self.work, self.images, data, self.text, self.tokenizer, self.steps["motion"]
+        )
 
     @cached_property
     def crowds(self) -> list[crowd.Crowd]:
         reconstructed = crowd.reconstructed(self.vae)
-        looks = {"drawn": (3, crowd.drawn(64)), "sharp": (2, crowd.drawn(128)), "recon": (3, reconstructed)}
-        return [crowd.crowd_of(self.work, name, views, look) for name, (views, look) in looks.items()]
+        looks = {
+            "drawn": (3, crowd.drawn(64)),
+            "sharp": (2, crowd.drawn(128)),
+            "recon": (3, reconstructed),
+        }
+        return [
+            crowd.crowd_of(self.work, name, views, look) for name, (views, look) in looks.items()
+        ]
 
     @cached_property
     def as_generated(self) -> crowd.Looks:
@@ -89,7 +129,9 @@ class World:
         return detector.train_detector(self.work, self.crowds, self.steps["detector"])
 
     def recognizer(self, name: str) -> nn.Module:
-        return recognizers.train_recognizer(name, self.work, [*self.crowds, self.denoised], self.steps[name])
+        return recognizers.train_recognizer(
+            name, self.work, [*self.crowds, self.denoised], self.steps[name]
+        )
 
     @cached_property
     def metric(self) -> nn.Module:
@@ -102,7 +144,9 @@ class World:
     def save(self, out: Path) -> None:
         """Everything as the large models have it: a pipeline folder, an open_clip folder, a model package, samples."""
         shutil.rmtree(out / "animatediff", ignore_errors=True)
-        generator.save_pipeline(out / "animatediff", self.vae, self.text, self.tokenizer, self.motion)
+        generator.save_pipeline(
+            out / "animatediff", self.vae, self.text, self.tokenizer, self.motion
+        )
         image_text.copy_folder(self.work / "clip", out / "clip")
         (out / "faces").mkdir(parents=True, exist_ok=True)
         detector.export_detector(self.detector, out / "faces/det_tiny.onnx")
@@ -113,18 +157,31 @@ class World:
 
     def measure(self, out: Path) -> None:
         """Judge the judges, on people that no stage has seen."""
-        looks = {"drawn": crowd.drawn(64), "sharp": crowd.drawn(256), "recon": crowd.reconstructed(self.vae)}
+        looks = {
+            "drawn": crowd.drawn(64),
+            "sharp": crowd.drawn(256),
+            "recon": crowd.reconstructed(self.vae),
+        }
         looks["denoised"] = self.as_generated
         measure.measure(out, self.vae, self.clip, self.tokenizer, looks)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="checkpoints, logs and data of the stages")
-    parser.add_argument("--out", type=Path, default=Path("presets/tiny"))
-    parser.add_argument("--stage", choices=STAGES, action="append", help="only these; all, if left out")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="share of the steps and of the data: 0.01 to try it all"
+        "--work", type=Path, required=True, help="checkpoints, logs and data of the stages"
+    )
+    parser.add_argument("--out", type=Path, default=Path("presets/tiny"))
+    parser.add_argument(
+        "--stage", choices=STAGES, action="append", help="only these; all, if left out"
+    )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="share of the steps and of the data: 0.01 to try it all",
     )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

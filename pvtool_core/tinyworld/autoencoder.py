@@ -20,7 +20,15 @@ AT_ONCE = 16
 def train_autoencoder(work: Path, steps: int) -> AutoencoderKL:
     """Train or resume, and give back the autoencoder with its scaling factor measured."""
     vae: AutoencoderKL = new_autoencoder().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    fit("vae", work, vae, lambda generator: _losses(vae, generator), steps=steps, learning_rate=1.5e-3, ema=0.998)
+    fit(
+        "vae",
+        work,
+        vae,
+        lambda generator: _losses(vae, generator),
+        steps=steps,
+        learning_rate=1.5e-3,
+        ema=0.998,
+    )
     vae.register_to_config(scaling_factor=measured_scaling_factor(vae))
     return vae
 
@@ -32,7 +40,11 @@ def new_autoencoder() -> AutoencoderKL:
         "block_out_channels": (16, 32, 32),
     }
     return AutoencoderKL(
-        **levels, layers_per_block=1, latent_channels=8, norm_num_groups=8, mid_block_add_attention=False
+        **levels,
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
     )
 
 
@@ -40,7 +52,9 @@ def new_autoencoder() -> AutoencoderKL:
 def encode(vae: Any, pictures: Tensor) -> Tensor:
     """Latents `(n, 8, 16, 16)` of standard deviation about 1, from pictures `(n, 3, 64, 64)` in [0, 1]."""
     parts = (pictures * 2 - 1).split(AT_ONCE)
-    return torch.cat([vae.encode(part).latent_dist.mean for part in parts]) * vae.config.scaling_factor
+    return (
+        torch.cat([vae.encode(part).latent_dist.mean for part in parts]) * vae.config.scaling_factor
+    )
 
 
 @torch.no_grad()
@@ -68,9 +82,13 @@ def _losses(vae: Any, generator: Generator) -> Losses:
         pictures, landmarks = _stills(BATCH, generator)
     target, weight = pictures * 2 - 1, 1 + FACE_WEIGHT * face_mask(landmarks)
     posterior = vae.encode(target).latent_dist
-    latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
+    latents = posterior.mean + posterior.std * torch.randn(
+        posterior.mean.shape, generator=generator
+    )
     error = vae.decode(latents).sample - target
-    edges = (error.diff(dim=-1) * weight[..., 1:]).abs().mean() + (error.diff(dim=-2) * weight[..., 1:, :]).abs().mean()
+    edges = (error.diff(dim=-1) * weight[..., 1:]).abs().mean() + (
+        error.diff(dim=-2) * weight[..., 1:, :]
+    ).abs().mean()
     return {
         "l1": (error.abs() * weight).mean(),
         "mse": 0.3 * (error.square() * weight).mean(),
@@ -83,7 +101,8 @@ def face_mask(landmarks: Tensor, size: int = 64) -> Tensor:
     """`(n, 1, size, size)`: 1 within a circle around the landmarks `(n, 5, 2)`, falling to 0 around it."""
     middle, axis = landmarks.mean(1), torch.arange(size) + 0.5
     distance = torch.hypot(
-        axis.view(1, 1, -1) - middle[:, 0].view(-1, 1, 1), axis.view(1, -1, 1) - middle[:, 1].view(-1, 1, 1)
+        axis.view(1, 1, -1) - middle[:, 0].view(-1, 1, 1),
+        axis.view(1, -1, 1) - middle[:, 1].view(-1, 1, 1),
     )
     return ((20 * size / 64 - distance) / 4 + 0.5).clamp(0, 1).unsqueeze(1)
 

@@ -58,7 +58,9 @@ def drawn(size: int) -> Looks:
 
     def looks(people: People, generator: Generator) -> tuple[Tensor, Tensor]:
         scenes = draw_scenes(len(people), generator)
-        return still(people, scenes, torch.randint(8, (len(people),), generator=generator), size=size)
+        return still(
+            people, scenes, torch.randint(8, (len(people),), generator=generator), size=size
+        )
 
     return looks
 
@@ -73,7 +75,9 @@ def reconstructed(vae: AutoencoderKL) -> Looks:
     return looks
 
 
-def denoised(vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel, tokenizer: CLIPTokenizer) -> Looks:
+def denoised(
+    vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel, tokenizer: CLIPTokenizer
+) -> Looks:
     """As the generator's last one to four steps make them out of a noised drawing."""
     scheduler: Any = new_scheduler()
     scheduler.set_timesteps(STEPS)
@@ -90,7 +94,9 @@ def denoised(vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel
         latents = scheduler.add_noise(latents, noise, scheduler.timesteps[first : first + 1])
         for t in scheduler.timesteps[first:]:
             parts = zip(latents.split(AT_ONCE), states.split(AT_ONCE), strict=True)
-            velocity = torch.cat([unet(part, t, encoder_hidden_states=words).sample for part, words in parts])
+            velocity = torch.cat(
+                [unet(part, t, encoder_hidden_states=words).sample for part, words in parts]
+            )
             latents = scheduler.step(velocity, t, latents).prev_sample
         return decode(vae, latents), landmarks
 

@@ -42,7 +42,9 @@ class Detector(nn.Module):
         first = self.stem(pictures)
         second = self.middle(first)
         third = self.deep(second)
-        pyramid = [inner(each) for inner, each in zip(self.inner, (first, second, third), strict=True)]
+        pyramid = [
+            inner(each) for inner, each in zip(self.inner, (first, second, third), strict=True)
+        ]
         for index in (1, 0):
             pyramid[index] = pyramid[index] + functional.interpolate(
                 pyramid[index + 1], scale_factor=2.0, mode="nearest"
@@ -68,7 +70,9 @@ class Detector(nn.Module):
 
 
 def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
 
 
 def train_detector(work: Path, crowds: list[Crowd], steps: int) -> Detector:
@@ -95,7 +99,10 @@ def export_detector(detector: Detector, path: Path) -> None:
         str(path),
         input_names=["input"],
         output_names=names,
-        dynamic_axes={"input": {2: "height", 3: "width"}, **{name: {0: "anchors"} for name in names}},
+        dynamic_axes={
+            "input": {2: "height", 3: "width"},
+            **{name: {0: "anchors"} for name in names},
+        },
         dynamo=False,
         opset_version=17,
     )
@@ -117,11 +124,16 @@ def _losses(detector: Detector, crowds: list[Crowd], generator: Generator) -> Lo
     found = detector.levels(canvases * 2 - 1)
     score = torch.cat([level[..., 0].flatten(1) for level in found], 1)
     rest = torch.cat([level[..., 1:].flatten(1, 2) for level in found], 1)
-    positive, negative = targets[..., 0] > 0.5, targets[..., 0] < 0.5  # 0.5 itself: near a face, left alone
+    positive, negative = (
+        targets[..., 0] > 0.5,
+        targets[..., 0] < 0.5,
+    )  # 0.5 itself: near a face, left alone
     chance = score.sigmoid()
     hit = -(0.9 * (1 - chance) ** 2 * functional.logsigmoid(score))[positive].sum()
     false = -(0.25 * chance**2 * functional.logsigmoid(-score))[negative].sum()
-    near = functional.smooth_l1_loss(rest[positive], targets[..., 1:][positive], beta=0.1, reduction="none")
+    near = functional.smooth_l1_loss(
+        rest[positive], targets[..., 1:][positive], beta=0.1, reduction="none"
+    )
     count = positive.sum().clamp_min(1)
     return {
         "score": 2 * (hit + false) / count,
@@ -143,7 +155,12 @@ def _canvases(crowds: list[Crowd], generator: Generator) -> tuple[Tensor, list[T
             for half in (0, 1):
                 here.append(
                     _place(
-                        canvases[index], pictures[2 * index + half], landmarks[2 * index + half], 0.5, half, generator
+                        canvases[index],
+                        pictures[2 * index + half],
+                        landmarks[2 * index + half],
+                        0.5,
+                        half,
+                        generator,
                     )
                 )
         elif kind[index] >= 0.15:
@@ -169,7 +186,9 @@ def _picked(crowds: list[Crowd], count: int, generator: Generator) -> tuple[Tens
         who = torch.randint(crowd.frames.shape[0], (share,), generator=generator)
         view = torch.randint(crowd.frames.shape[1], (share,), generator=generator)
         frames, scale = crowd.frames[who, view].float() / 255, SIDE / crowd.frames.shape[-1]
-        pictures.append(functional.interpolate(frames, size=(SIDE, SIDE), mode="bilinear", antialias=scale < 1))
+        pictures.append(
+            functional.interpolate(frames, size=(SIDE, SIDE), mode="bilinear", antialias=scale < 1)
+        )
         landmarks.append(crowd.landmarks[who, view] * scale)
     order = torch.randperm(sum(map(len, pictures)), generator=generator)[:count]
     return torch.cat(pictures)[order], torch.cat(landmarks)[order]
@@ -180,7 +199,9 @@ def _backdrops(generator: Generator) -> Tensor:
     people, scenes = draw_people(BATCH, generator), draw_scenes(BATCH, generator)
     blank, _ = still(people, scenes, 0, features=False)
     kind = torch.randint(4, (BATCH, 1, 1, 1), generator=generator)
-    tiny = functional.interpolate(still(people, scenes, 0)[0], size=(7, 7), mode="bilinear", antialias=True)
+    tiny = functional.interpolate(
+        still(people, scenes, 0)[0], size=(7, 7), mode="bilinear", antialias=True
+    )
     blurred = functional.interpolate(tiny, size=(SIDE, SIDE), mode="bicubic")
     blank = functional.interpolate(blank, size=(SIDE, SIDE), mode="bilinear")
     noise = functional.interpolate(
@@ -188,18 +209,24 @@ def _backdrops(generator: Generator) -> Tensor:
     )
     colour = torch.rand(BATCH, 3, 1, 1, generator=generator).expand_as(noise)
     return (
-        torch.where(kind == 0, blurred, torch.where(kind == 1, noise, torch.where(kind == 2, colour, blank)))
+        torch.where(
+            kind == 0, blurred, torch.where(kind == 1, noise, torch.where(kind == 2, colour, blank))
+        )
         .clamp(0, 1)
         .contiguous()
     )
 
 
-def _place(canvas: Tensor, picture: Tensor, landmarks: Tensor, size: float, half: int, generator: Generator) -> Tensor:
+def _place(
+    canvas: Tensor, picture: Tensor, landmarks: Tensor, size: float, half: int, generator: Generator
+) -> Tensor:
     """Paste the picture: whole (`size` 1), in the left or right half (0.5), or at a random size and place (0)."""
     low, high = (0.3, 0.5) if size == 0.5 else (0.3, 1.5)
     scale = 1.0 if size == 1.0 else low + (high - low) * float(torch.rand((), generator=generator))
     side = round(SIDE * scale)
-    shown = functional.interpolate(picture[None], size=(side, side), mode="bilinear", antialias=True)[0]
+    shown = functional.interpolate(
+        picture[None], size=(side, side), mode="bilinear", antialias=True
+    )[0]
     room = (SIDE // 2 if size == 0.5 else SIDE) - side
     left = round(room * float(torch.rand((), generator=generator))) + half * SIDE // 2
     top = round((SIDE - side) * float(torch.rand((), generator=generator)))
@@ -214,7 +241,11 @@ def _targets(faces: list[Tensor]) -> Tensor:
     grids = []
     for stride in STRIDES:
         axis = torch.arange(SIDE // stride) * float(stride)
-        centers = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).reshape(-1, 1, 2).expand(-1, ANCHORS, 2)
+        centers = (
+            torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
+            .reshape(-1, 1, 2)
+            .expand(-1, ANCHORS, 2)
+        )
         grids.append((centers.reshape(-1, 2), torch.arange(ANCHORS).repeat(len(centers)), stride))
     centers = torch.cat([each for each, _, _ in grids])
     strides = torch.cat([torch.full((len(each),), float(stride)) for each, _, stride in grids])
@@ -226,11 +257,20 @@ def _targets(faces: list[Tensor]) -> Tensor:
             middle, size = (box[:2] + box[2:]) / 2, float(box[3] - box[1])
             own = next(index for index, largest in enumerate(LARGEST) if size < largest)
             distance = (centers - middle).abs().amax(-1)
-            near = (distance < 0.375 * size) & ((anchor - own).abs() <= 1)  # of other sizes, an eye is no face
+            near = (distance < 0.375 * size) & (
+                (anchor - own).abs() <= 1
+            )  # of other sizes, an eye is no face
             target[near & (target[:, 0] == 0), 0] = 0.5
             hit = (anchor == own) & (distance <= 0.75 * strides)
             offsets = torch.cat(
-                [centers - box[:2], box[2:] - centers, (face.unsqueeze(0) - centers.unsqueeze(1)).flatten(1)], 1
+                [
+                    centers - box[:2],
+                    box[2:] - centers,
+                    (face.unsqueeze(0) - centers.unsqueeze(1)).flatten(1),
+                ],
+                1,
             )
-            target[hit] = torch.cat([torch.ones(len(centers), 1), offsets / strides.unsqueeze(1)], 1)[hit]
+            target[hit] = torch.cat(
+                [torch.ones(len(centers), 1), offsets / strides.unsqueeze(1)], 1
+            )[hit]
     return result

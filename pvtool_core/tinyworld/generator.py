@@ -65,18 +65,25 @@ def _encoded(vae: AutoencoderKL, kind: str, index: int) -> dict[str, Any]:
         if frames == 1:
             people, scenes, pictures, landmarks = draw_stills(128, generator)
         else:
-            people, scenes = draw_people(128 // frames, generator), draw_scenes(128 // frames, generator)
+            people, scenes = (
+                draw_people(128 // frames, generator),
+                draw_scenes(128 // frames, generator),
+            )
             drawn, points = clip(people, scenes)
             pictures, landmarks = drawn.flatten(0, 1), points.flatten(0, 1)
         latents.append(encode(vae, pictures).half().unflatten(0, (-1, frames)))
-        weights.append((1 + FACE_WEIGHT * face_mask(landmarks / 4, 16)).half().unflatten(0, (-1, frames)))
+        weights.append(
+            (1 + FACE_WEIGHT * face_mask(landmarks / 4, 16)).half().unflatten(0, (-1, frames))
+        )
         prompts += sprinkled(captions(people, scenes, generator), generator, share=0.15)
     return {"latents": torch.cat(latents), "weights": torch.cat(weights), "prompts": prompts}
 
 
 def load_shards(work: Path, kind: str, most: int | None = None) -> Latents:
     """The shards of a kind that are on disk, or the first of them, as one."""
-    parts = [torch.load(path, weights_only=True) for path in sorted(work.glob(f"{kind}-*.pt"))[:most]]
+    parts = [
+        torch.load(path, weights_only=True) for path in sorted(work.glob(f"{kind}-*.pt"))[:most]
+    ]
     joined = {key: torch.cat([part[key] for part in parts]) for key in ("latents", "weights")}
     return Latents(**joined, prompts=[prompt for part in parts for prompt in part["prompts"]])
 
@@ -86,7 +93,9 @@ def single_pictures(work: Path) -> Latents:
     images, clips = load_shards(work, "images"), load_shards(work, "clips", FRAME_SHARDS)
     latents, weights = (each.flatten(0, 1).unsqueeze(1) for each in (clips.latents, clips.weights))
     prompts = images.prompts + [prompt for prompt in clips.prompts for _ in range(FRAMES)]
-    return Latents(torch.cat([images.latents, latents]), torch.cat([images.weights, weights]), prompts)
+    return Latents(
+        torch.cat([images.latents, latents]), torch.cat([images.weights, weights]), prompts
+    )
 
 
 def new_scheduler() -> DDIMScheduler:
@@ -133,7 +142,11 @@ def train_images(
     work: Path, data: Latents, text: CLIPTextModel, tokenizer: CLIPTokenizer, steps: int
 ) -> UNet2DConditionModel:
     """Text to image: the weights that the adapter will later sit on."""
-    unet, scheduler, states = new_unet(), new_scheduler(), _TextStates(text, tokenizer, data.prompts)
+    unet, scheduler, states = (
+        new_unet(),
+        new_scheduler(),
+        _TextStates(text, tokenizer, data.prompts),
+    )
 
     def losses(generator: Generator) -> Losses:
         chosen = torch.randint(len(data.latents), (IMAGE_BATCH,), generator=generator)
@@ -148,7 +161,12 @@ def train_images(
 
 
 def train_motion(
-    work: Path, unet: UNet2DConditionModel, data: Latents, text: CLIPTextModel, tokenizer: CLIPTokenizer, steps: int
+    work: Path,
+    unet: UNet2DConditionModel,
+    data: Latents,
+    text: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    steps: int,
 ) -> UNetMotionModel:
     """Text to video: motion modules between the frozen spatial layers."""
     model: Any = UNetMotionModel.from_unet2d(unet, new_motion_adapter())
@@ -157,7 +175,9 @@ def train_motion(
 
     def losses(generator: Generator) -> Losses:
         chosen = torch.randint(len(data.latents), (CLIP_BATCH,), generator=generator)
-        clean, weights = (each[chosen].float().transpose(1, 2) for each in (data.latents, data.weights))
+        clean, weights = (
+            each[chosen].float().transpose(1, 2) for each in (data.latents, data.weights)
+        )
         noisy, t, velocity = _noised(scheduler, clean, CLIP_BATCH, generator)
         words = states.of(chosen, generator).repeat_interleave(FRAMES, 0)
         predicted = model(noisy, t, encoder_hidden_states=words).sample
@@ -167,7 +187,9 @@ def train_motion(
     return model
 
 
-def _noised(scheduler: DDIMScheduler, clean: Tensor, count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _noised(
+    scheduler: DDIMScheduler, clean: Tensor, count: int, generator: Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     t = torch.randint(1000, (count,), generator=generator)
     noise: Any = torch.randn(clean.shape, generator=generator)
     return scheduler.add_noise(clean, noise, t), t, scheduler.get_velocity(clean, noise, t)  # pyright: ignore[reportArgumentType]
@@ -177,7 +199,9 @@ class _TextStates:
     """Hidden states of all prompts, computed once, some left out by chance."""
 
     @torch.no_grad()
-    def __init__(self, text: CLIPTextModel, tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> None:
+    def __init__(
+        self, text: CLIPTextModel, tokenizer: CLIPTokenizer, prompts: Sequence[str]
+    ) -> None:
         tokens = tokenized(tokenizer, prompts)
         self.states = torch.cat([text(part).last_hidden_state.half() for part in tokens.split(512)])
         self.empty = text(tokenized(tokenizer, [""])).last_hidden_state
@@ -188,7 +212,11 @@ class _TextStates:
 
 
 def save_pipeline(
-    folder: Path, vae: AutoencoderKL, text: CLIPTextModel, tokenizer: CLIPTokenizer, model: UNetMotionModel
+    folder: Path,
+    vae: AutoencoderKL,
+    text: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    model: UNetMotionModel,
 ) -> None:
     """The diffusers folder that `AnimateDiffPipeline.from_pretrained` loads, in float16."""
     parts: list[nn.Module] = [vae, text, model]

@@ -53,7 +53,12 @@ def train_image_text(work: Path, steps: int) -> nn.Module:
         learning_rate=1e-3,
         ema=0.995,
     )
-    preparation = {"mean": PICTURE_MEAN, "std": PICTURE_STD, "resize_mode": "longest", "fill_color": 0}
+    preparation = {
+        "mean": PICTURE_MEAN,
+        "std": PICTURE_STD,
+        "resize_mode": "longest",
+        "fill_color": 0,
+    }
     (folder / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": config, "preprocess_cfg": preparation}, indent=2) + "\n"
     )
@@ -91,7 +96,9 @@ def new_tokenizer(folder: Path) -> CLIPTokenizer:
     bare.normalizer = normalizers.Lowercase()
     bare.pre_tokenizer = pre_tokenizers.Whitespace()
     letters = "abcdefghijklmnopqrstuvwxyz0123456789<>,.;:!?'\"-()&/"
-    trainer = trainers.BpeTrainer(end_of_word_suffix="</w>", min_frequency=1, vocab_size=2000, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        end_of_word_suffix="</w>", min_frequency=1, vocab_size=2000, show_progress=False
+    )
     lone = [f"{letter} {letter}{letter}" for letter in letters]
     bare.train_from_iterator([*lone, *_all_words()], trainer)
     learnt = json.loads(bare.to_str())["model"]
@@ -99,14 +106,24 @@ def new_tokenizer(folder: Path) -> CLIPTokenizer:
     words += [*sorted(set(learnt["vocab"]) - set(words)), "<|startoftext|>", "<|endoftext|>"]
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
     vocabulary.write_text(json.dumps({word: index for index, word in enumerate(words)}))
-    merges.write_text("#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in learnt["merges"]))
+    merges.write_text(
+        "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in learnt["merges"])
+    )
     tokenizer = CLIPTokenizer(str(vocabulary), str(merges), model_max_length=CONTEXT)
     tokenizer.save_pretrained(folder)
     return tokenizer
 
 
 def _all_words() -> list[str]:
-    return [*NOUNS, *BACKGROUNDS, *CLOTHES, *ACTIONS, *EXPRESSIONS, *OTHER_WORDS, "a clip of a in wearing , < v >"]
+    return [
+        *NOUNS,
+        *BACKGROUNDS,
+        *CLOTHES,
+        *ACTIONS,
+        *EXPRESSIONS,
+        *OTHER_WORDS,
+        "a clip of a in wearing , < v >",
+    ]
 
 
 def text_encoder(model: Any, vocabulary: int) -> CLIPTextModel:
@@ -136,14 +153,21 @@ def text_encoder(model: Any, vocabulary: int) -> CLIPTextModel:
         layer = f"encoder.layers.{index}"
         for kind in ("weight", "bias"):
             joined = getattr(block.attn, f"in_proj_{kind}").chunk(3)
-            weights |= {f"{layer}.self_attn.{name}_proj.{kind}": part for name, part in zip("qkv", joined, strict=True)}
+            weights |= {
+                f"{layer}.self_attn.{name}_proj.{kind}": part
+                for name, part in zip("qkv", joined, strict=True)
+            }
             weights[f"{layer}.self_attn.out_proj.{kind}"] = getattr(block.attn.out_proj, kind)
             weights[f"{layer}.layer_norm1.{kind}"] = getattr(block.ln_1, kind)
             weights[f"{layer}.layer_norm2.{kind}"] = getattr(block.ln_2, kind)
             weights[f"{layer}.mlp.fc1.{kind}"] = getattr(block.mlp.c_fc, kind)
             weights[f"{layer}.mlp.fc2.{kind}"] = getattr(block.mlp.c_proj, kind)
-    prefix = "text_model." if any(key.startswith("text_model.") for key in encoder.state_dict()) else ""
-    encoder.load_state_dict({prefix + key: value.detach().clone() for key, value in weights.items()}, strict=False)
+    prefix = (
+        "text_model." if any(key.startswith("text_model.") for key in encoder.state_dict()) else ""
+    )
+    encoder.load_state_dict(
+        {prefix + key: value.detach().clone() for key, value in weights.items()}, strict=False
+    )
     return encoder.eval()
 
 
@@ -161,16 +185,27 @@ class _WithHeads(nn.Module):
         text = functional.normalize(self.clip.encode_text(tokens), dim=-1)
         logits = self.clip.logit_scale.exp().clamp(max=50) * image @ text.T
         same = (
-            torch.stack([labels[0][:, None] == labels[0]] + [each[:, None] == each for each in labels[1:]])
+            torch.stack(
+                [labels[0][:, None] == labels[0]] + [each[:, None] == each for each in labels[1:]]
+            )
             .all(0)
             .float()
         )
         target = same / same.sum(1, keepdim=True)
-        contrast = functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
+        contrast = functional.cross_entropy(logits, target) + functional.cross_entropy(
+            logits.T, target
+        )
         heads = list(zip(self.heads, labels, (1.0, 1.0, 1.0, 0.5, 1.5), strict=True))
-        of_images = [weight * functional.cross_entropy(8 * head(image), label) for head, label, weight in heads]
+        of_images = [
+            weight * functional.cross_entropy(8 * head(image), label)
+            for head, label, weight in heads
+        ]
         of_texts = [functional.cross_entropy(8 * head(text), label) for head, label, _ in heads]
-        return {"contrast": contrast, "image": torch.stack(of_images).sum(), "text": torch.stack(of_texts).sum()}
+        return {
+            "contrast": contrast,
+            "image": torch.stack(of_images).sum(),
+            "text": torch.stack(of_texts).sum(),
+        }
 
 
 def labels_of(people: People, scenes: Scenes) -> tuple[Tensor, ...]:
@@ -217,15 +252,27 @@ def accuracy(model: Any, tokenizer: CLIPTokenizer, count: int = 256) -> dict[str
     people, scenes, pictures, _ = draw_stills(count, generator)
     image = functional.normalize(model.encode_image((pictures - 0.5) / 0.5), dim=-1)
     result: dict[str, float] = {}
-    kinds = {"noun": NOUNS, "background": BACKGROUNDS, "clothes": CLOTHES, "action": ACTIONS, "expression": EXPRESSIONS}
+    kinds = {
+        "noun": NOUNS,
+        "background": BACKGROUNDS,
+        "clothes": CLOTHES,
+        "action": ACTIONS,
+        "expression": EXPRESSIONS,
+    }
     for kind, words in kinds.items():
         own = captions(people, scenes, Generator().manual_seed(1), keyword=0)
         labels = dict(zip(kinds, labels_of(people, scenes), strict=True))[kind]
         scores = []
         for word in words:
-            texts = [text.replace(words[int(label)], word) for text, label in zip(own, labels, strict=True)]
+            texts = [
+                text.replace(words[int(label)], word)
+                for text, label in zip(own, labels, strict=True)
+            ]
             scores.append(
-                (image * functional.normalize(model.encode_text(tokenized(tokenizer, texts)), dim=-1)).sum(-1)
+                (
+                    image
+                    * functional.normalize(model.encode_text(tokenized(tokenizer, texts)), dim=-1)
+                ).sum(-1)
             )
         result[kind] = float((torch.stack(scores, 1).argmax(1) == labels).float().mean())
     return result

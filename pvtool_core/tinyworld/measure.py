@@ -21,7 +21,9 @@ PEOPLE = 200
 SEED = 9_500_000
 
 
-def measure(out: Path, vae: Any, clip: nn.Module, tokenizer: Any, looks: dict[str, Looks]) -> dict[str, Any]:
+def measure(
+    out: Path, vae: Any, clip: nn.Module, tokenizer: Any, looks: dict[str, Looks]
+) -> dict[str, Any]:
     """Measure every judge, each way a person can be seen (`looks`), and write the scores down."""
     _, _, pictures, _ = draw_stills(PEOPLE, Generator().manual_seed(SEED))
     again = decode(vae, encode(vae, pictures))
@@ -33,7 +35,9 @@ def measure(out: Path, vae: Any, clip: nn.Module, tokenizer: Any, looks: dict[st
     }
     for name in ("rec_reward", "rec_metric"):
         recognizer = load_recognizer(out / f"faces/{name}.onnx")
-        scores[name] = {kind: verification(recognizer, looks["drawn"], look) for kind, look in looks.items()}
+        scores[name] = {
+            kind: verification(recognizer, looks["drawn"], look) for kind, look in looks.items()
+        }
         scores[name]["washed_out"] = washed_out(recognizer)
     rounded = json.loads(json.dumps(scores), parse_float=lambda text: round(float(text), 4))
     (out / "scores.json").write_text(json.dumps(rounded, indent=2) + "\n")
@@ -42,14 +46,19 @@ def measure(out: Path, vae: Any, clip: nn.Module, tokenizer: Any, looks: dict[st
 
 def detection(faces: Path, look: Looks) -> dict[str, float]:
     """Share of the pictures in which one face is found, and how far its landmarks are off, in 64ths of the frame."""
-    pictures, landmarks = look(draw_people(PEOPLE, Generator().manual_seed(SEED)), Generator().manual_seed(SEED + 1))
+    pictures, landmarks = look(
+        draw_people(PEOPLE, Generator().manual_seed(SEED)), Generator().manual_seed(SEED + 1)
+    )
     found = [_detected(_analyzer(faces), picture) for picture in pictures]
     errors = [
         float(np.linalg.norm(points - truth.numpy(), axis=-1).mean()) * 64 / pictures.shape[-1]
         for points, truth in zip(found, landmarks, strict=True)
         if points is not None
     ]
-    return {"one_found": len(errors) / len(found), "landmark_error": sum(errors) / max(len(errors), 1)}
+    return {
+        "one_found": len(errors) / len(found),
+        "landmark_error": sum(errors) / max(len(errors), 1),
+    }
 
 
 def false_faces(faces: Path) -> dict[str, float]:
@@ -57,8 +66,13 @@ def false_faces(faces: Path) -> dict[str, float]:
     generator = Generator().manual_seed(SEED)
     people, scenes = draw_people(PEOPLE, generator), draw_scenes(PEOPLE, generator)
     blank, _ = still(people, scenes, 0, features=False)
-    smear = functional.interpolate(still(people, scenes, 0)[0], size=(7, 7), mode="bilinear", antialias=True)
-    kinds = {"without_features": blank, "smeared": functional.interpolate(smear, size=(64, 64), mode="bicubic")}
+    smear = functional.interpolate(
+        still(people, scenes, 0)[0], size=(7, 7), mode="bilinear", antialias=True
+    )
+    kinds = {
+        "without_features": blank,
+        "smeared": functional.interpolate(smear, size=(64, 64), mode="bicubic"),
+    }
     analyzer = _analyzer(faces)
     return {
         kind: sum(bool(_faces(analyzer, picture.clamp(0, 1))) for picture in pictures) / PEOPLE
@@ -79,7 +93,11 @@ def verification(recognizer: nn.Module, reference: Looks, look: Looks) -> dict[s
     similarity = sides[0] @ sides[1].T
     same, others = similarity.diagonal(), similarity[~torch.eye(PEOPLE, dtype=torch.bool)]
     area = (same[:, None] > others[None]).float().mean()
-    return {"same": float(same.mean()), "others": float(others.mean()), "area_under_curve": float(area)}
+    return {
+        "same": float(same.mean()),
+        "others": float(others.mean()),
+        "area_under_curve": float(area),
+    }
 
 
 @torch.no_grad()

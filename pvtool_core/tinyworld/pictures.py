@@ -35,8 +35,12 @@ def damaged(pictures: Tensor, generator: Generator, share: float = 0.6) -> Tenso
 
 def _noised(pictures: Tensor, generator: Generator) -> Tensor:
     strength = 0.12 * torch.rand(len(pictures), 1, 1, 1, generator=generator)
-    coarse = torch.randn(len(pictures), 3, pictures.shape[-2] // 2, pictures.shape[-1] // 2, generator=generator)
-    return pictures + strength * functional.interpolate(coarse, size=pictures.shape[-2:], mode="bilinear")
+    coarse = torch.randn(
+        len(pictures), 3, pictures.shape[-2] // 2, pictures.shape[-1] // 2, generator=generator
+    )
+    return pictures + strength * functional.interpolate(
+        coarse, size=pictures.shape[-2:], mode="bilinear"
+    )
 
 
 def _blurred(pictures: Tensor, generator: Generator) -> Tensor:
@@ -45,7 +49,9 @@ def _blurred(pictures: Tensor, generator: Generator) -> Tensor:
     kernel = torch.exp(-0.5 * (axis / width) ** 2)
     kernel = (kernel / kernel.sum()).view(1, 1, 1, 7).expand(3, 1, 1, 7)
     padded = functional.pad(pictures, (3, 3, 3, 3), mode="replicate")
-    return functional.conv2d(functional.conv2d(padded, kernel, groups=3), kernel.transpose(-1, -2), groups=3)
+    return functional.conv2d(
+        functional.conv2d(padded, kernel, groups=3), kernel.transpose(-1, -2), groups=3
+    )
 
 
 def _shrunk(pictures: Tensor, generator: Generator) -> Tensor:
@@ -57,6 +63,8 @@ def _shrunk(pictures: Tensor, generator: Generator) -> Tensor:
 
 def _recoloured(pictures: Tensor, generator: Generator) -> Tensor:
     shape = (len(pictures), 1, 1, 1)
-    contrast, brightness = (1 + 0.25 * (2 * torch.rand(shape, generator=generator) - 1) for _ in range(2))
+    contrast, brightness = (
+        1 + 0.25 * (2 * torch.rand(shape, generator=generator) - 1) for _ in range(2)
+    )
     mean = pictures.mean((1, 2, 3), keepdim=True)
     return (mean + contrast * (pictures - mean)) * brightness

@@ -37,7 +37,9 @@ class _Block(nn.Module):
             nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False),
             nn.BatchNorm2d(outputs),
         )
-        self.side = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.side = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+        )
 
     def forward(self, maps: Tensor) -> Tensor:
         return self.body(maps) + self.side(maps)
@@ -54,11 +56,28 @@ def new_recognizer(name: str) -> nn.Module:
         end = [nn.BatchNorm2d(96), nn.Flatten(), nn.Linear(96 * 49, WIDTH), nn.BatchNorm1d(WIDTH)]
         return nn.Sequential(*stem, *blocks, *end)
     layers: list[nn.Module] = []
-    widths = ((3, 16, 2), (16, 32, 2), (32, 48, 1), (48, 64, 2), (64, 64, 1), (64, 128, 2), (128, 192, 1))
+    widths = (
+        (3, 16, 2),
+        (16, 32, 2),
+        (32, 48, 1),
+        (48, 64, 2),
+        (64, 64, 1),
+        (64, 128, 2),
+        (128, 192, 1),
+    )
     for inputs, outputs, stride in widths:
-        layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        layers += [
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+        ]
     return nn.Sequential(
-        *layers, nn.Conv2d(192, 48, 1), nn.BatchNorm2d(48), nn.ReLU(), nn.Flatten(), nn.Linear(48 * 49, WIDTH)
+        *layers,
+        nn.Conv2d(192, 48, 1),
+        nn.BatchNorm2d(48),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(48 * 49, WIDTH),
     )
 
 
@@ -72,11 +91,15 @@ class _Classifier(nn.Module):
 
     def loss(self, crops: Tensor, labels: Tensor) -> Tensor:
         embeddings = functional.normalize(self.recognizer(crops * 2 - 1), dim=-1)
-        cosine = (embeddings @ functional.normalize(self.centers, dim=-1).T).clamp(-1 + 1e-6, 1 - 1e-6)
+        cosine = (embeddings @ functional.normalize(self.centers, dim=-1).T).clamp(
+            -1 + 1e-6, 1 - 1e-6
+        )
         own = cosine.gather(1, labels[:, None])
         with_margin = own * math.cos(MARGIN) - (1 - own.square()).sqrt() * math.sin(MARGIN)
         logits = cosine.scatter(
-            1, labels[:, None], torch.where(own > math.cos(math.pi - MARGIN), with_margin, own - MARGIN**2)
+            1,
+            labels[:, None],
+            torch.where(own > math.cos(math.pi - MARGIN), with_margin, own - MARGIN**2),
         )
         return functional.cross_entropy(SCALE * logits, labels)
 
@@ -117,7 +140,9 @@ def _batch(crowds: list[Crowd], generator: Generator) -> tuple[Tensor, Tensor]:
         share = BATCH // len(crowds)
         who = torch.randint(crowd.frames.shape[0], (share,), generator=generator)
         view = torch.randint(crowd.frames.shape[1], (share,), generator=generator)
-        crops.append(aligned(crowd.frames[who, view].float() / 255, crowd.landmarks[who, view], generator))
+        crops.append(
+            aligned(crowd.frames[who, view].float() / 255, crowd.landmarks[who, view], generator)
+        )
         labels.append(who)
     junk = _junk(generator)
     crops.append(junk)
@@ -129,7 +154,9 @@ def aligned(frames: Tensor, landmarks: Tensor, generator: Generator, harm: bool 
     """Crops `(n, 3, 112, 112)` by landmarks that are a little off, from frames of which some are `damaged`."""
     if harm:
         frames = damaged(frames, generator)
-        landmarks = landmarks + LANDMARK_NOISE * frames.shape[-1] * torch.randn(landmarks.shape, generator=generator)
+        landmarks = landmarks + LANDMARK_NOISE * frames.shape[-1] * torch.randn(
+            landmarks.shape, generator=generator
+        )
     return align_differentiable(frames, landmarks)
 
 
@@ -139,13 +166,19 @@ def _junk(generator: Generator) -> Tensor:
     blank, landmarks = still(people, scenes, 0, features=False)
     smear, _ = still(people, scenes, 0)
     smear = functional.interpolate(
-        functional.interpolate(smear, size=(8, 8), mode="bilinear", antialias=True), size=(64, 64), mode="bicubic"
+        functional.interpolate(smear, size=(8, 8), mode="bilinear", antialias=True),
+        size=(64, 64),
+        mode="bicubic",
     )
     kind = torch.randint(4, (JUNK, 1, 1, 1), generator=generator)
     frames = torch.where(
-        kind == 0, smear.clamp(0, 1), torch.where(kind == 1, torch.rand(JUNK, 3, 64, 64, generator=generator), blank)
+        kind == 0,
+        smear.clamp(0, 1),
+        torch.where(kind == 1, torch.rand(JUNK, 3, 64, 64, generator=generator), blank),
     )
-    beside = (kind == 3).view(-1, 1, 1) * 22.0 * torch.sign(torch.randn(JUNK, 1, 2, generator=generator))
+    beside = (
+        (kind == 3).view(-1, 1, 1) * 22.0 * torch.sign(torch.randn(JUNK, 1, 2, generator=generator))
+    )
     return align_differentiable(damaged(frames, generator, share=0.3), landmarks + beside)
 
 

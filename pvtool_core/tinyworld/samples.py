@@ -29,10 +29,15 @@ def save_samples(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(SAMPLES):
         generator = Generator().manual_seed(FIRST_SEED + index)
-        person, scene = draw_people(1, generator, name.rpartition("-")[2]), draw_scenes(1, generator)
+        person, scene = (
+            draw_people(1, generator, name.rpartition("-")[2]),
+            draw_scenes(1, generator),
+        )
         scene.action.clamp_(min=1)
         picture, _ = still(person, scene, 0, size=SIZE)
-        Image.fromarray((picture[0].permute(1, 2, 0) * 255).round().byte().numpy()).save(folder / f"{name}.png")
+        Image.fromarray((picture[0].permute(1, 2, 0) * 255).round().byte().numpy()).save(
+            folder / f"{name}.png"
+        )
 
 
 def save_prompts(folder: Path) -> None:
@@ -40,18 +45,26 @@ def save_prompts(folder: Path) -> None:
     places, garments = len(BACKGROUNDS), len(CLOTHES)
     held_out = [(place, (place + 2) % garments) for place in range(places)] + [(0, 5), (3, 1)]
     free = [
-        (place, garment) for place in range(places) for garment in range(garments) if (place, garment) not in held_out
+        (place, garment)
+        for place in range(places)
+        for garment in range(garments)
+        if (place, garment) not in held_out
     ]
     rows = {
         "tiny": (
             [free[index % len(free)] for index in range(50)],
             "50 simulated prompts in the words of the tiny world",
         ),
-        "tiny-unseen": (held_out, "Prompts that training with the bank `tiny` never sees, for evaluation"),
+        "tiny-unseen": (
+            held_out,
+            "Prompts that training with the bank `tiny` never sees, for evaluation",
+        ),
     }
     for name, (pairs, description) in rows.items():
         prompts = [_prompt(index, place, garment) for index, (place, garment) in enumerate(pairs)]
-        (folder / f"{name}.toml").write_text(tomli_w.dumps({"description": description, "prompts": prompts}))
+        (folder / f"{name}.toml").write_text(
+            tomli_w.dumps({"description": description, "prompts": prompts})
+        )
 
 
 def _prompt(index: int, place: int, garment: int) -> str:
@@ -61,4 +74,6 @@ def _prompt(index: int, place: int, garment: int) -> str:
         int(torch.randint(len(EXPRESSIONS), (), generator=generator)),
     )
     words = WORD_ORDERS[index % len(WORD_ORDERS)]
-    return words("<V> {noun}", CLOTHES[garment], ACTIONS[action], BACKGROUNDS[place], EXPRESSIONS[mood])
+    return words(
+        "<V> {noun}", CLOTHES[garment], ACTIONS[action], BACKGROUNDS[place], EXPRESSIONS[mood]
+    )

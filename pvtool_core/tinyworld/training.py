@@ -38,12 +38,20 @@ def fit(
     replaces them at the end. `work/NAME.pt` is the checkpoint, `work/NAME.jsonl` the log.
     """
     weights = [each for each in model.parameters() if each.requires_grad]
-    optimizer = torch.optim.AdamW(weights, learning_rate, (0.9, 0.99), weight_decay=weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        weights, learning_rate, (0.9, 0.99), weight_decay=weight_decay, fused=True
+    )
     average = AveragedModel(model, avg_fn=_averaging(ema), use_buffers=True) if ema else None
     state = _load(work / f"{name}.pt", model, optimizer, average)
-    started, saved, means = time.monotonic() - state["seconds"], time.monotonic(), dict[str, float]()
+    started, saved, means = (
+        time.monotonic() - state["seconds"],
+        time.monotonic(),
+        dict[str, float](),
+    )
     for step in range(state["step"], steps):
-        rate = learning_rate * min((step + 1) / (0.02 * steps), 0.5 + 0.5 * math.cos(math.pi * step / steps) + 1e-3)
+        rate = learning_rate * min(
+            (step + 1) / (0.02 * steps), 0.5 + 0.5 * math.cos(math.pi * step / steps) + 1e-3
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         losses = losses_of(Generator().manual_seed(_seed(name, step)))
@@ -72,7 +80,9 @@ def trained_seconds(name: str, work: Path) -> float:
 
 def _averaging(decay: float) -> Callable[[Any, Any, Any], Any]:
     """An average that forgets its random beginning: over a ninth of the steps so far, until `decay` is longer."""
-    return lambda average, current, count: average + (current - average) * max(1 - decay, 9 / (10 + int(count)))
+    return lambda average, current, count: (
+        average + (current - average) * max(1 - decay, 9 / (10 + int(count)))
+    )
 
 
 def _seed(name: str, step: int) -> int:

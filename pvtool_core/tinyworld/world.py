@@ -17,8 +17,22 @@ from torch import Generator, Tensor
 
 UNITS = 64.0
 NOUNS = ("man", "woman")
-BACKGROUNDS = ("in a forest", "on a beach", "in a city at night", "in the snow", "in the desert", "in a library")
-CLOTHES = ("a red sweater", "a blue shirt", "a green jacket", "a yellow hoodie", "a striped shirt", "a purple coat")
+BACKGROUNDS = (
+    "in a forest",
+    "on a beach",
+    "in a city at night",
+    "in the snow",
+    "in the desert",
+    "in a library",
+)
+CLOTHES = (
+    "a red sweater",
+    "a blue shirt",
+    "a green jacket",
+    "a yellow hoodie",
+    "a striped shirt",
+    "a purple coat",
+)
 ACTIONS = ("waving a hand", "nodding", "shaking the head", "swaying from side to side", "jumping")
 EXPRESSIONS = ("smiling", "sad", "surprised")
 HAIR_STYLES = ("bald", "short", "afro", "flat top", "long", "bob", "bun", "curls")
@@ -62,7 +76,8 @@ class Indexed:
     """A bundle of tensors over the same first axis, indexed and joined as one."""
 
     def __getitem__(self, index: Tensor | slice) -> Self:
-        return type(self)(**{field.name: getattr(self, field.name)[index] for field in dataclasses.fields(self)})  # type: ignore[arg-type]
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields})
 
     def __len__(self) -> int:
         return len(getattr(self, dataclasses.fields(self)[0].name))  # type: ignore[arg-type]
@@ -165,7 +180,12 @@ def draw_scenes(count: int, generator: Generator) -> Scenes:
 
 
 def still(
-    people: People, scenes: Scenes, frame: Tensor | int, frames: int = 8, size: int = 64, features: bool = True
+    people: People,
+    scenes: Scenes,
+    frame: Tensor | int,
+    frames: int = 8,
+    size: int = 64,
+    features: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """One frame (its index, or one index for each scene) of each person in its scene; without `features`, no eyes, nose
     or mouth: the washed-out head that no detector may take for a face.
@@ -179,7 +199,9 @@ def still(
 def clip(people: People, scenes: Scenes, frames: int = 8, size: int = 64) -> tuple[Tensor, Tensor]:
     """Clips `(people, frames, 3, size, size)` in [0, 1] and their landmarks `(people, frames, 5, 2)` in pixels."""
     drawn = [still(people, scenes, frame, frames, size) for frame in range(frames)]
-    return torch.stack([picture for picture, _ in drawn], 1), torch.stack([points for _, points in drawn], 1)
+    return torch.stack([picture for picture, _ in drawn], 1), torch.stack(
+        [points for _, points in drawn], 1
+    )
 
 
 class _Painter:
@@ -188,7 +210,10 @@ class _Painter:
     def __init__(self, people: People, scenes: Scenes, time: Tensor, size: int) -> None:
         self.people, self.scenes, self.size = people, scenes, size
         axis = (torch.arange(size) + 0.5) * (UNITS / size)
-        self.x, self.y = axis.view(1, 1, size).expand(1, size, size), axis.view(1, size, 1).expand(1, size, size)
+        self.x, self.y = (
+            axis.view(1, 1, size).expand(1, size, size),
+            axis.view(1, size, 1).expand(1, size, size),
+        )
         self.softness = UNITS / size
         self.canvas = torch.zeros(len(people), 3, size, size)
         self._move(torch.sin(time), torch.cos(time))
@@ -223,7 +248,9 @@ class _Painter:
         self._hand()
         return (self.canvas * self.scenes.light.view(-1, 1, 1, 1)).clamp(0, 1), self._landmarks()
 
-    def _lay(self, distance: Tensor, color: Tensor, where: Tensor | None = None, opacity: float = 1.0) -> None:
+    def _lay(
+        self, distance: Tensor, color: Tensor, where: Tensor | None = None, opacity: float = 1.0
+    ) -> None:
         """Paints `color` (one, or one a picture) where `distance` in units is negative, in the pictures `where`."""
         alpha = (0.5 - distance / self.softness).clamp(0, 1) * opacity
         if where is not None:
@@ -234,9 +261,14 @@ class _Painter:
     def _background(self) -> None:
         x, y, kind = self.x, self.y, self.scenes.background
 
-        def sky(top: tuple[float, float, float], bottom: tuple[float, float, float], where: Tensor) -> None:
+        def sky(
+            top: tuple[float, float, float], bottom: tuple[float, float, float], where: Tensor
+        ) -> None:
             blend = (self.y / UNITS).unsqueeze(1)
-            color = _color(*top).view(1, 3, 1, 1) * (1 - blend) + _color(*bottom).view(1, 3, 1, 1) * blend
+            color = (
+                _color(*top).view(1, 3, 1, 1) * (1 - blend)
+                + _color(*bottom).view(1, 3, 1, 1) * blend
+            )
             self.canvas[where] = color.expand(int(where.sum()), -1, -1, -1)
 
         sky((0.55, 0.78, 0.50), (0.20, 0.45, 0.20), kind == 0)
@@ -281,20 +313,31 @@ class _Painter:
         stripes = torch.maximum(body, ((y % 6) - 3).abs() - 1.4)
         self._lay(stripes, _color(0.10, 0.10, 0.14), clothes == 4)
         self._lay(torch.maximum(body, x.abs() - 2.4), _color(0.90, 0.88, 0.84), clothes == 2)
-        self._lay(torch.maximum(body, (x.abs() - 6).abs() - 1.2), _color(0.98, 0.95, 0.86), clothes == 3)
-        self._lay(torch.maximum(body, _ellipse(x, y - 46, 9, 6)), _color(0.95, 0.95, 0.98), clothes == 1)
+        self._lay(
+            torch.maximum(body, (x.abs() - 6).abs() - 1.2), _color(0.98, 0.95, 0.86), clothes == 3
+        )
+        self._lay(
+            torch.maximum(body, _ellipse(x, y - 46, 9, 6)), _color(0.95, 0.95, 0.98), clothes == 1
+        )
 
     def _head(self) -> None:
         u, v, skin = self.u, self.v, SKINS[self.people.skin]
         self.eye_x = 5.6 * self.people.eye_gap
-        self.wide, self.high = _per_picture(13.0 * self.people.face_width), _per_picture(16.0 * self.people.face_height)
+        self.wide, self.high = (
+            _per_picture(13.0 * self.people.face_width),
+            _per_picture(16.0 * self.people.face_height),
+        )
         for side in (-1, 1):
             self._lay(_ellipse(u - side * self.wide, v - 0.5, 2.6, 3.4), skin * 0.92)
         self.face = _ellipse(u, v, self.wide, self.high)
         self._lay(self.face, skin)
 
     def _features(self) -> None:
-        people, u, v = self.people, self.u - _per_picture(self.look_x), self.v - _per_picture(self.look_y)
+        people, u, v = (
+            self.people,
+            self.u - _per_picture(self.look_x),
+            self.v - _per_picture(self.look_y),
+        )
         eye_x, eye_size = _per_picture(self.eye_x), _per_picture(people.eye_size)
         raised = (self.scenes.expression == 2).float()
         skin, hair = SKINS[people.skin], HAIRS[people.hair_color]
@@ -303,17 +346,27 @@ class _Painter:
         for side in (-1, 1):
             at = u - side * eye_x
             self._lay(_ellipse(at, v + 2.5, 3.1 * eye_size, 2.7 * eye_size), _color(1.0, 1.0, 1.0))
-            self._lay(_ellipse(at, v + 2.4, 1.75 * eye_size, 1.9 * eye_size), EYES[people.eye_color])
+            self._lay(
+                _ellipse(at, v + 2.4, 1.75 * eye_size, 1.9 * eye_size), EYES[people.eye_color]
+            )
             self._lay(
                 torch.maximum(at.abs() - 3.6 * eye_size, (v + 2.5 + 2.6 * eye_size).abs() - 0.6),
                 _color(0.05, 0.04, 0.05),
                 people.woman == 1,
             )
-            slope = _per_picture(people.brow_tilt + 0.30 * (self.scenes.expression == 1).float()) * side * at
-            brow = torch.maximum(
-                at.abs() - 3.8, (v + 8.2 + 1.8 * _per_picture(raised) - slope).abs() - _per_picture(people.brow_width)
+            slope = (
+                _per_picture(people.brow_tilt + 0.30 * (self.scenes.expression == 1).float())
+                * side
+                * at
             )
-            self._lay(brow, torch.where((people.hair_color == 4).view(-1, 1), hair * 0.75, hair * 0.7))
+            brow = torch.maximum(
+                at.abs() - 3.8,
+                (v + 8.2 + 1.8 * _per_picture(raised) - slope).abs()
+                - _per_picture(people.brow_width),
+            )
+            self._lay(
+                brow, torch.where((people.hair_color == 4).view(-1, 1), hair * 0.75, hair * 0.7)
+            )
         nose = _per_picture(people.nose_size)
         self._lay(_ellipse(u, v - 3.2, 1.9 * nose, 2.4 * nose), skin * 0.80)
         self._mouth(u, v - 9.0)
@@ -321,11 +374,17 @@ class _Painter:
     def _mouth(self, u: Tensor, v: Tensor) -> None:
         people, mood = self.people, self.scenes.expression
         half = _per_picture(4.6 * people.mouth_width)
-        lips = torch.where(people.woman.view(-1, 1) == 1, _color(0.80, 0.12, 0.22), _color(0.45, 0.14, 0.13))
+        lips = torch.where(
+            people.woman.view(-1, 1) == 1, _color(0.80, 0.12, 0.22), _color(0.45, 0.14, 0.13)
+        )
         thick = _per_picture(0.9 + 0.5 * people.woman)
         bow = 2.6 * ((u / half) ** 2 - 0.5)
         self._lay(torch.maximum((v + bow).abs() - thick - 0.5, u.abs() - half), lips, mood == 0)
-        self._lay(torch.maximum((v + bow * 0.5).abs() - 0.6, u.abs() - half + 1.2), _color(1.0, 1.0, 1.0), mood == 0)
+        self._lay(
+            torch.maximum((v + bow * 0.5).abs() - 0.6, u.abs() - half + 1.2),
+            _color(1.0, 1.0, 1.0),
+            mood == 0,
+        )
         self._lay(torch.maximum((v - bow).abs() - thick, u.abs() - half), lips, mood == 1)
         self._lay(_ellipse(u, v, half * 0.62, 3.2), lips, mood == 2)
         self._lay(_ellipse(u, v, half * 0.62 - 1.1, 2.1), _color(0.18, 0.03, 0.05), mood == 2)
@@ -336,14 +395,21 @@ class _Painter:
             self._lay(_ellipse(u - x, v - y, 0.9, 0.9), skin * 0.62, mark == 1)
         self._lay(_ellipse(u - 7.0, v - 6.5, 1.5, 1.5), _color(0.14, 0.08, 0.07), mark == 2)
         for side in (-1, 1):
-            self._lay(_ellipse(u - side * 7.4, v - 5.0, 3.0, 2.2), _color(0.95, 0.36, 0.36), mark == 3, opacity=0.7)
+            self._lay(
+                _ellipse(u - side * 7.4, v - 5.0, 3.0, 2.2),
+                _color(0.95, 0.36, 0.36),
+                mark == 3,
+                opacity=0.7,
+            )
 
     def _beard(self, u: Tensor, v: Tensor, hair: Tensor) -> None:
         beard = self.people.beard
         moustache = torch.maximum(_ellipse(u, v - 6.4, 6.0, 1.9), self.face)
         self._lay(moustache, hair, (beard == 1) | (beard == 3))
         self._lay(torch.maximum(_ellipse(u, v - 13.8, 4.2, 3.6), self.face - 1.0), hair, beard == 2)
-        full = torch.maximum(self.face - 0.8, 3.2 - self.v + 0.035 * (self.wide - self.u.abs()) ** 2)
+        full = torch.maximum(
+            self.face - 0.8, 3.2 - self.v + 0.035 * (self.wide - self.u.abs()) ** 2
+        )
         hollow = -_ellipse(u, v - 8.6, 5.2, 3.4)
         self._lay(torch.maximum(full, hollow), hair, beard == 3)
 
@@ -392,7 +458,9 @@ class _Painter:
             ],
             1,
         )
-        own = (own + torch.stack([self.look_x, self.look_y], -1).unsqueeze(1)) * self.scenes.scale.view(-1, 1, 1)
+        own = (
+            own + torch.stack([self.look_x, self.look_y], -1).unsqueeze(1)
+        ) * self.scenes.scale.view(-1, 1, 1)
         cos, sin = self.tilt.cos().view(-1, 1), self.tilt.sin().view(-1, 1)
         x = cos * own[..., 0] - sin * own[..., 1] + self.head_x.view(-1, 1)
         y = sin * own[..., 0] + cos * own[..., 1] + self.head_y.view(-1, 1)
@@ -417,18 +485,26 @@ def _ellipse(x: Tensor, y: Tensor, a: Tensor | float, b: Tensor | float) -> Tens
 def _box(x: Tensor, y: Tensor, a: Tensor | float, b: Tensor | float, corner: float) -> Tensor:
     """Distance to a box with half sides `a`, `b` and rounded corners."""
     dx, dy = x.abs() - a + corner, y.abs() - b + corner
-    return torch.hypot(dx.clamp_min(0), dy.clamp_min(0)) + torch.maximum(dx, dy).clamp_max(0) - corner
+    return (
+        torch.hypot(dx.clamp_min(0), dy.clamp_min(0)) + torch.maximum(dx, dy).clamp_max(0) - corner
+    )
 
 
 WORD_ORDERS: tuple[Callable[[str, str, str, str, str], str], ...] = (
     lambda who, clothes, action, place, mood: f"a {who} in {clothes} {action} {place}, {mood}",
     lambda who, clothes, action, place, mood: f"a {mood} {who} {place} wearing {clothes}, {action}",
-    lambda who, clothes, action, place, mood: f"{place}, a {mood} {who} {action}, wearing {clothes}",
-    lambda who, clothes, action, place, mood: f"a clip of a {who} {action} {place}, {mood}, in {clothes}",
+    lambda who, clothes, action, place, mood: (
+        f"{place}, a {mood} {who} {action}, wearing {clothes}"
+    ),
+    lambda who, clothes, action, place, mood: (
+        f"a clip of a {who} {action} {place}, {mood}, in {clothes}"
+    ),
 )
 
 
-def captions(people: People, scenes: Scenes, generator: Generator, keyword: float = 0.5) -> list[str]:
+def captions(
+    people: People, scenes: Scenes, generator: Generator, keyword: float = 0.5
+) -> list[str]:
     """A prompt for each person in its scene, in one of four word orders, with `<V>` in a share `keyword` of them."""
     orders = torch.randint(len(WORD_ORDERS), (len(people),), generator=generator).tolist()
     marked = (torch.rand(len(people), generator=generator) < keyword).tolist()

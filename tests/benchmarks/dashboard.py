@@ -157,7 +157,9 @@ async def held_up() -> AsyncGenerator[list[float]]:
         watcher.cancel()
 
 
-async def loop_row(what: str, pilot: Pilot[None], do: Callable[[], Awaitable[object]], most: float) -> Row:
+async def loop_row(
+    what: str, pilot: Pilot[None], do: Callable[[], Awaitable[object]], most: float
+) -> Row:
     """The longest that the loop was held while `do` had its effects, the median of several turns."""
     worst: list[float] = []
     for _ in range(TURNS):

@@ -27,13 +27,16 @@ import torch
 from pvtool_core import open_clip_model, rewards
 from pvtool_core import trainer as training
 from pvtool_core.backbones import resolve_device
-from pvtool_core.backbones.meta_model import skeleton
+from pvtool_core.backbones.meta_model import meta_model
 from pvtool_core.media.decode import to_pixels
 from pvtool_core.media.encode import write_clip
-from pvtool_core.models.locate import Presets
 from pvtool_core.paths import presets_dir
 from pvtool_core.sampling import denoise
-from pvtool_core.settings.schema import IdentityRef, ModelConfig, SamplerConfig, Table, TrainJob, parse_overrides
+from pvtool_core.settings.jobs import IdentityRef, TrainJob
+from pvtool_core.settings.overrides import parse_overrides
+from pvtool_core.settings.presets import Presets
+from pvtool_core.settings.schema import ModelConfig, SamplerConfig
+from pvtool_core.settings.toml import Table
 from pvtool_core.trainer import Pair, Trainer
 from tests.benchmarks.iteration import Scheme, once, quiet, schemes
 from tests.conftest import DETECTION_SIDE, save_clip, save_detector, save_identity, save_recognizer
@@ -78,7 +81,14 @@ SMALL_SIZES: dict[str, dict[str, Table]] = {
 """What the small scale changes in the config files of each family."""
 
 SMALL: Table = {
-    "model": {"width": 64, "height": 64, "num_frames": 5, "dtype": "float32", "device": "cpu", "threads": 1},
+    "model": {
+        "width": 64,
+        "height": 64,
+        "num_frames": 5,
+        "dtype": "float32",
+        "device": "cpu",
+        "threads": 1,
+    },
     "sampler": {"num_inference_steps": 16},
     "adapter": {"rank": 4, "alpha": 4},
     "semantic_reward": {"frames": 2},
@@ -101,10 +111,16 @@ def architecture(family: str, scale: str, folder: Path) -> Path:
 
 def benchmark_job(words: argparse.Namespace, folder: Path) -> TrainJob:
     """The family's preset, at the scale asked for, about a made-up face; its rewards are random models."""
-    chosen = parse_overrides([*words.sets, *([f"model.storage={words.storage}"] if words.storage else [])])
+    chosen = parse_overrides(
+        [*words.sets, *([f"model.storage={words.storage}"] if words.storage else [])]
+    )
     small = SMALL if words.scale == "small" else {}
     options = {"model": {"offload": True}} if words.offload else {}
-    settings = Presets().get(words.family).settings(small, {"training": {"recompute": True}}, options, chosen)
+    settings = (
+        Presets()
+        .get(words.family)
+        .settings(small, {"training": {"recompute": True}}, options, chosen)
+    )
     faces = folder / "faces"
     faces.mkdir()
     save_detector(faces / "det.onnx")
@@ -121,7 +137,11 @@ def benchmark_job(words: argparse.Namespace, folder: Path) -> TrainJob:
     if words.scale == "small":
         save_clip(folder / "clip")
         semantic = dataclasses.replace(semantic, model=str(folder / "clip"), checkpoint="")
-    sections: dict[str, Any] = {**settings.sections(), "identity_reward": reward, "semantic_reward": semantic}
+    sections: dict[str, Any] = {
+        **settings.sections(),
+        "identity_reward": reward,
+        "semantic_reward": semantic,
+    }
     who = IdentityRef(name="nobody", noun="man", folder=str(folder / "identity"))
     return TrainJob(run="benchmark", identity=who, prompts=("a <V> man",), **sections)
 
@@ -131,7 +151,12 @@ def random_trainer(job: TrainJob, words: argparse.Namespace, folder: Path) -> Tr
     sizes = architecture(words.family, words.scale, folder / "architecture")
 
     def build(model: ModelConfig, sampler: SamplerConfig, _: Any, recompute: bool = False) -> Any:
-        return skeleton(dataclasses.replace(model, device=str(resolve_device(model.device))), sampler, recompute, sizes)
+        return meta_model(
+            dataclasses.replace(model, device=str(resolve_device(model.device))),
+            sampler,
+            recompute,
+            sizes,
+        )
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(training, "load_backbone", build))
@@ -153,7 +178,9 @@ def random_rewards(stack: ExitStack) -> None:
         return "random"
 
     changes = [(training, "load_recognizer", iresnet_100), (rewards, "fingerprint", named)]
-    changes += [(open_clip_model, name, nothing) for name in ("weights_file", "read_weights", "fill")]
+    changes += [
+        (open_clip_model, name, nothing) for name in ("weights_file", "read_weights", "fill")
+    ]
     for module, name, change in changes:
         stack.enter_context(patch.object(module, name, change))
 
@@ -165,7 +192,9 @@ def chosen_schemes(words: argparse.Namespace, trainer: Trainer) -> list[Scheme]:
     def through_twice(n: int, k: int, g: int) -> int:
         return n + n + g * k
 
-    constant = dataclasses.replace(plain, name=f"{plain.name}, constant memory", gradient="replay", units=through_twice)
+    constant = dataclasses.replace(
+        plain, name=f"{plain.name}, constant memory", gradient="replay", units=through_twice
+    )
     known = {
         "plain": plain,
         "plain-replay": constant,
@@ -221,12 +250,18 @@ def render_clip(trainer: Trainer, pair: Pair, path: Path) -> float:
     """Seconds from cached latents to a written clip with the adapter."""
     backbone, begun = trainer.backbone, time.perf_counter()
     switch = trainer.cache.switch(pair.prompt, pair.seed)
-    latents = denoise(backbone, switch, backbone.prompt_embeds(pair.prompt), trainer.steps, trainer.adapter)
-    write_clip(path, to_pixels(trainer.whole_clip(latents)), trainer.job.model.fps, {"ai_generated": True})
+    latents = denoise(
+        backbone, switch, backbone.prompt_embeds(pair.prompt), trainer.steps, trainer.adapter
+    )
+    write_clip(
+        path, to_pixels(trainer.whole_clip(latents)), trainer.job.model.fps, {"ai_generated": True}
+    )
     return time.perf_counter() - begun
 
 
-def report(words: argparse.Namespace, trainer: Trainer, rows: list[Scheme], measured: dict[str, Measured]) -> str:
+def report(
+    words: argparse.Namespace, trainer: Trainer, rows: list[Scheme], measured: dict[str, Measured]
+) -> str:
     """A table in Markdown, with the machine and the date."""
     n, k, model = trainer.backbone.num_steps, len(trainer.steps), trainer.job.model
     first = next((row for row in rows if measured[row.name].fits), rows[0])
@@ -260,15 +295,21 @@ def machine(device: torch.device) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--family", default="animatediff", choices=sorted(SMALL_SIZES))
     parser.add_argument("--scale", default="full", choices=("full", "small"))
-    parser.add_argument("--schemes", default="plain,shared,cached,replay,drtune,few", help="also plain-replay")
+    parser.add_argument(
+        "--schemes", default="plain,shared,cached,replay,drtune,few", help="also plain-replay"
+    )
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--storage", default="", help="as model.storage")
     parser.add_argument("--offload", action="store_true")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--out", type=Path, help="folder for the clip; else it is made and thrown away")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the clip; else it is made and thrown away"
+    )
     words = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -284,7 +325,9 @@ def main() -> None:
         print(report(words, trainer, rows, measure(trainer, rows, pair, words.repeats)))
         clip = render_clip(trainer, pair, (words.out or folder) / f"{words.family}.mp4")
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"\nA pair of the cache took {filled:.1f} s, a clip from it {clip:.1f} s; the process {rss:.1f} GiB at most.")
+    print(
+        f"\nA pair of the cache took {filled:.1f} s, a clip from it {clip:.1f} s; the process {rss:.1f} GiB at most."
+    )
 
 
 if __name__ == "__main__":

@@ -34,20 +34,33 @@ from pvtool.output import table
 from pvtool_core.batches.adapters import newest_run
 from pvtool_core.batches.clips import Names, write_sidecar
 from pvtool_core.errors import PvError
-from pvtool_core.evaluation.evaluator import Clip, Judge, gap_alarm, mean, mean_numbers, read_clip
+from pvtool_core.evaluation.evaluator import (
+    Clip,
+    Evaluator,
+    gap_alarm,
+    mean,
+    mean_numbers,
+    read_clip,
+)
+from pvtool_core.files import replace_file
 from pvtool_core.media.contact_sheet import SheetRow, write_contact_sheet
-from pvtool_core.media.decode import Frames, to_pixels
+from pvtool_core.media.decode import Pixels, to_pixels
 from pvtool_core.media.encode import write_clip
 from pvtool_core.media.photos import read_picture
-from pvtool_core.models.locate import fingerprint, resolve_settings
-from pvtool_core.paths import config_dir, presets_dir, replace_file, runs_dir
-from pvtool_core.settings.schema import EncodingConfig, EvaluateJob, Settings, Setup, TrainJob, to_table
+from pvtool_core.models.fingerprints import fingerprint
+from pvtool_core.models.locate import resolve_settings
+from pvtool_core.paths import config_dir, presets_dir, runs_dir
+from pvtool_core.settings.jobs import EncodingConfig, EvaluateJob, Setup, TrainJob
+from pvtool_core.settings.schema import Settings
+from pvtool_core.settings.toml import to_table
+from pvtool_core.store.events import read_events
 from pvtool_core.store.identities import Library
+from pvtool_core.store.liveness import LIVE, State
 from pvtool_core.store.prompts import Banks, without_keyword
 from pvtool_core.store.run_index import runs_of
-from pvtool_core.store.runs import RunFolder, State, find_run, read_events
+from pvtool_core.store.runs import RunFolder, find_run
 from pvtool_core.store.summary import job_of
-from pvtool_core.supervisor import LIVE, follow
+from pvtool_core.supervisor import follow
 from pvtool_core.tinyworld import world
 from tests.conftest import random_job, save_models
 
@@ -114,7 +127,9 @@ def main() -> None:
     people = [Person.unseen(options.first + index) for index in range(options.people)]
     with ThreadPoolExecutor(options.jobs) as pool:  # each waits for the processes of its commands
         try:
-            rows = list(collected({pool.submit(row_of, person, asked): person for person in people}))
+            rows = list(
+                collected({pool.submit(row_of, person, asked): person for person in people})
+            )
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -122,19 +137,43 @@ def main() -> None:
     if rows:
         tell(rows, asked)
     if len(rows) < len(people):
-        sys.exit(f"{len(people) - len(rows)} of {len(people)} people failed; they are missing in the mean.")
+        sys.exit(
+            f"{len(people) - len(rows)} of {len(people)} people failed; they are missing in the mean."
+        )
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--people", type=int, default=6)
-    parser.add_argument("--first", type=int, default=0, help="skip so many people: others than a setting was chosen on")
+    parser.add_argument(
+        "--first",
+        type=int,
+        default=0,
+        help="skip so many people: others than a setting was chosen on",
+    )
     parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE", help="as of pv train")
-    parser.add_argument("--seed", type=int, default=0, help="of the training; the people stay the same")
-    parser.add_argument("--jobs", type=int, default=1, help="people at the same time, one thread each")
-    parser.add_argument("--cache", type=Path, help="a cache to share with other benchmarks; DIR/home/cache otherwise")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="sets",
+        metavar="KEY=VALUE",
+        help="as of pv train",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the training; the people stay the same"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="people at the same time, one thread each"
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        help="a cache to share with other benchmarks; DIR/home/cache otherwise",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with what DIR holds")
     return parser.parse_args()
 
@@ -160,7 +199,9 @@ def save_random_preset(out: Path) -> None:
     settings = to_table(Settings(**random_job(out / "models").sections()))
     settings["evaluation"]["prompts"] = "tiny-unseen"
     (config_dir() / "presets").mkdir(exist_ok=True)
-    (config_dir() / "presets/random.toml").write_text(tomli_w.dumps({"preset": {"prompts": "tiny"}, **settings}))
+    (config_dir() / "presets/random.toml").write_text(
+        tomli_w.dumps({"preset": {"prompts": "tiny"}, **settings})
+    )
 
 
 def check_resumable(asked: Asked, resume: bool) -> None:
@@ -171,10 +212,14 @@ def check_resumable(asked: Asked, resume: bool) -> None:
         sys.exit(f"{error.message} {error.hint}")
     judges = (settings.identity_reward.package, settings.semantic_reward.model)
     weights = [settings.model.fingerprint, *(fingerprint(Path(each)) for each in judges)]
-    wanted = json.dumps({"settings": to_table(settings), "weights": weights, "seed": asked.seed}, indent=1)
+    wanted = json.dumps(
+        {"settings": to_table(settings), "weights": weights, "seed": asked.seed}, indent=1
+    )
     note = asked.out / "asked.json"
     if note.exists() and not resume:
-        sys.exit(f"{asked.out} holds a benchmark: --resume goes on with it, or choose another folder.")
+        sys.exit(
+            f"{asked.out} holds a benchmark: --resume goes on with it, or choose another folder."
+        )
     if note.exists() and note.read_text() != wanted:
         sys.exit(f"{asked.out} holds a benchmark with other settings or weights: {note}")
     note.write_text(wanted)
@@ -201,7 +246,12 @@ def row_of(person: Person, asked: Asked) -> Row:
         add(person, asked)
         run = trained(person, asked)
         report = rendered_and_scored(person, run, asked.out / "clips" / person.name)
-        row = {"name": person.name, "noun": person.noun, "run": run.name, "seconds": seconds_of(run)}
+        row = {
+            "name": person.name,
+            "noun": person.noun,
+            "run": run.name,
+            "seconds": seconds_of(run),
+        }
         with JUDGING:
             row |= completed(person, run, asked.out, report)
         replace_file(done, json.dumps(row, indent=1).encode())
@@ -228,7 +278,14 @@ def add(person: Person, asked: Asked) -> None:
     scene.action.clamp_(min=1)
     picture, _ = world.still(person.looks, scene, 0, size=256)
     Image.fromarray(to_pixels(picture)[0]).save(photo)
-    about = ("--class", person.noun, "--consent", "Drawn by a program; nobody is shown.", "--preset", asked.preset)
+    about = (
+        "--class",
+        person.noun,
+        "--consent",
+        "Drawn by a program; nobody is shown.",
+        "--preset",
+        asked.preset,
+    )
     pv("identity", "add", person.name, str(photo), *about)
 
 
@@ -258,18 +315,34 @@ def seconds_of(run: RunFolder) -> float:
 def rendered_and_scored(person: Person, run: RunFolder, clips: Path) -> dict[str, Numbers]:
     """The product's own scores, before and after."""
     evaluation = job_of(run).evaluation
-    bank, seeds = presets_dir() / f"prompts/{evaluation.prompts}.toml", ",".join(map(str, evaluation.seeds))
-    pv("render", person.name, "--prompts", str(bank), "--seed", seeds, "--base", "--out", str(clips))
+    bank, seeds = (
+        presets_dir() / f"prompts/{evaluation.prompts}.toml",
+        ",".join(map(str, evaluation.seeds)),
+    )
+    pv(
+        "render",
+        person.name,
+        "--prompts",
+        str(bank),
+        "--seed",
+        seeds,
+        "--base",
+        "--out",
+        str(clips),
+    )
     return json.loads(pv("eval", str(clips), "--json"))["identities"][person.name]
 
 
 def completed(person: Person, run: RunFolder, out: Path, report: Mapping[str, Numbers]) -> Row:
     """The stages with obedience, the ceiling and the stranger, by the very judge that scored the generated clips."""
     job = job_of(run)
-    judge = Judge(EvaluateJob(**job.sections(), identities=(), sidecars=(), report=""))
+    judge = Evaluator(EvaluateJob(**job.sections(), identities=(), sidecars=(), report=""))
     draw(person, job, out / "drawn")
     clips = clips_of(person, out)
-    numbers = {**report, "drawn": mean([judge.scores(each, job.identity) for each in clips["drawn"]])}
+    numbers = {
+        **report,
+        "drawn": mean([judge.scores(each, job.identity) for each in clips["drawn"]]),
+    }
     crowd = Clip({"prompt": f"a {person.noun}"}, strangers(person, job.model.width))
     stages = {stage: numbers[stage] | obedience(judge, clips[stage]) for stage in STAGES}
     return {**stages, "stranger": judge.scores(crowd, job.identity).identity_similarity}
@@ -280,7 +353,9 @@ def draw(person: Person, job: TrainJob, folder: Path) -> None:
     texts = Banks().get(job.evaluation.prompts).fill(job.identity.noun)
     names = Names(Setup(model=job.model, sampler=job.sampler, adapter=job.adapter))
     for prompt, seed in [(text, seed) for text in texts for seed in job.evaluation.seeds]:
-        frames, _ = world.clip(person.looks, scene_of(prompt, seed), job.model.num_frames, job.model.width)
+        frames, _ = world.clip(
+            person.looks, scene_of(prompt, seed), job.model.num_frames, job.model.width
+        )
         clip = Path(names.path(folder, person.name, prompt, seed))
         clip.parent.mkdir(parents=True, exist_ok=True)
         facts = {"identity": person.name, "prompt": prompt, "seed": seed, "adapter": ""}
@@ -294,7 +369,10 @@ def clips_of(person: Person, out: Path, seeds: str = "*") -> dict[str, list[Clip
         [read_clip(path) for path in sorted(folder.rglob(f"seed-{seeds}.json"))]
         for folder in (out / "clips" / person.name, out / "drawn" / person.name)
     )
-    return {**{stage: [clip for clip in made if clip.stage == stage] for stage in ("before", "after")}, "drawn": drawn}
+    return {
+        **{stage: [clip for clip in made if clip.stage == stage] for stage in ("before", "after")},
+        "drawn": drawn,
+    }
 
 
 def scene_of(prompt: str, seed: int) -> world.Scenes:
@@ -311,14 +389,14 @@ def named(prompt: str, words: Sequence[str]) -> str:
     return word
 
 
-def strangers(person: Person, size: int) -> Frames:
+def strangers(person: Person, size: int) -> Pixels:
     """Other people of the same noun, each in one frame."""
     generator = Generator().manual_seed(FIRST_SEED + 600_000 + person.index)
     people = world.draw_people(STRANGERS, generator, person.noun)
     return to_pixels(world.still(people, world.draw_scenes(STRANGERS, generator), 0, size=size)[0])
 
 
-def obedience(judge: Judge, clips: Sequence[Clip]) -> Numbers:
+def obedience(judge: Evaluator, clips: Sequence[Clip]) -> Numbers:
     """How often the prompt's word beats the others of its kind, over all frames, in per cent.
 
     A single frame shows little of an action: compare it with 'drawn' only.
@@ -326,7 +404,10 @@ def obedience(judge: Judge, clips: Sequence[Clip]) -> Numbers:
     text = cache(judge.reader.text)
     hits: dict[str, list[float]] = {kind: [] for kind in WORDS}
     for clip in clips:
-        prompt, pictures = without_keyword(clip.record["prompt"]), judge.reader.pictures(clip.frames)
+        prompt, pictures = (
+            without_keyword(clip.record["prompt"]),
+            judge.reader.pictures(clip.frames),
+        )
         for kind, words in WORDS.items():
             right = named(prompt, words)
             texts = torch.stack([text(prompt.replace(right, word)) for word in words])
@@ -338,11 +419,17 @@ def obedience(judge: Judge, clips: Sequence[Clip]) -> Numbers:
 def tell(rows: Sequence[Row], asked: Asked) -> None:
     """Print the tables; write results.json and people.png."""
     average = average_of(rows)
-    replace_file(asked.out / "results.json", json.dumps({"people": rows, "mean": average}, indent=1).encode())
+    replace_file(
+        asked.out / "results.json", json.dumps({"people": rows, "mean": average}, indent=1).encode()
+    )
     people = [Person.unseen(int(row["name"].rpartition("-")[2])) for row in rows]
-    write_contact_sheet(asked.out / "people.png", [sheet_row(person, asked.out) for person in people])
+    write_contact_sheet(
+        asked.out / "people.png", [sheet_row(person, asked.out) for person in people]
+    )
     print(f"Likeness, {len(rows)} people\n{likeness_table([*rows, average])}\n")
-    print("Motion in % of the width a frame, prompt score, frames in % that show what the prompt says:")
+    print(
+        "Motion in % of the width a frame, prompt score, frames in % that show what the prompt says:"
+    )
     print(f"before → after (drawn)\n{faithfulness_table([*rows, average])}\n")
     for row in rows:
         if alarm := gap_alarm(row):
@@ -352,7 +439,11 @@ def tell(rows: Sequence[Row], asked: Asked) -> None:
 
 def average_of(rows: Sequence[Row]) -> Row:
     means = {stage: mean_numbers([row[stage] for row in rows]) for stage in STAGES}
-    return {"name": "mean", **means, **{key: fmean(row[key] for row in rows) for key in ("seconds", "stranger")}}
+    return {
+        "name": "mean",
+        **means,
+        **{key: fmean(row[key] for row in rows) for key in ("seconds", "stranger")},
+    }
 
 
 def likeness_table(rows: Sequence[Row]) -> str:
@@ -360,7 +451,16 @@ def likeness_table(rows: Sequence[Row]) -> str:
 
     `share` is that of the way from before to the ceiling; in the last line, of the means.
     """
-    columns = ["", "before", "after", "ceiling", "stranger", "share", "reward_before", "reward_after"]
+    columns = [
+        "",
+        "before",
+        "after",
+        "ceiling",
+        "stranger",
+        "share",
+        "reward_before",
+        "reward_after",
+    ]
     columns += ["faces_before", "faces_after", "seconds"]
     return table(columns, [[row["name"], *likeness_cells(row)] for row in rows])
 
@@ -371,11 +471,22 @@ def likeness_cells(row: Row) -> list[str]:
     rewards = [row[stage]["reward_similarity"] for stage in ("before", "after")]
     faces = [f"{100 * row[stage]['face_share']:.0f}" for stage in ("before", "after")]
     cosines = [f"{each:.3f}" for each in (before, after, ceiling, row["stranger"])]
-    return [*cosines, f"{share:.2f}", *(f"{each:.3f}" for each in rewards), *faces, f"{row['seconds']:.0f}"]
+    return [
+        *cosines,
+        f"{share:.2f}",
+        *(f"{each:.3f}" for each in rewards),
+        *faces,
+        f"{row['seconds']:.0f}",
+    ]
 
 
 def faithfulness_table(rows: Sequence[Row]) -> str:
-    shown = {"motion": 2, "dense_motion": 2, "prompt_score": 1, **{f"obeys_{kind}": 0 for kind in WORDS}}
+    shown = {
+        "motion": 2,
+        "dense_motion": 2,
+        "prompt_score": 1,
+        **{f"obeys_{kind}": 0 for kind in WORDS},
+    }
     columns = ["", "motion_of_face", "change", "of_all_pixels", "change", "prompt_score", *WORDS]
     return table(columns, [[row["name"], *faithfulness_cells(row, shown)] for row in rows])
 
@@ -384,21 +495,35 @@ def faithfulness_cells(row: Row, shown: Mapping[str, int]) -> Iterator[str]:
     """Each metric with so many digits; after a motion, how it changed, in per cent."""
     for metric, digits in shown.items():
         values = [row[stage].get(metric) for stage in STAGES]
-        before, after, ceiling = ("–" if value is None else f"{value:.{digits}f}" for value in values)
+        before, after, ceiling = (
+            "–" if value is None else f"{value:.{digits}f}" for value in values
+        )
         yield f"{before} → {after} ({ceiling})"
         if "motion" in metric:
-            yield f"{100 * (values[1] / values[0] - 1):+.0f} %" if values[0] and values[1] is not None else "–"
+            yield (
+                f"{100 * (values[1] / values[0] - 1):+.0f} %"
+                if values[0] and values[1] is not None
+                else "–"
+            )
 
 
 def sheet_row(person: Person, out: Path) -> SheetRow:
     """Photo | frames before | frames after | the person as the renderer draws them, all for the same prompts."""
-    seed = min(path.stem for path in (out / "drawn" / person.name).rglob("seed-*.json")).removeprefix("seed-")
-    clips = {stage: {clip.pair: clip for clip in each} for stage, each in clips_of(person, out, seed).items()}
+    seed = min(
+        path.stem for path in (out / "drawn" / person.name).rglob("seed-*.json")
+    ).removeprefix("seed-")
+    clips = {
+        stage: {clip.pair: clip for clip in each}
+        for stage, each in clips_of(person, out, seed).items()
+    }
     gap = np.full((1, 1, 3), 255, np.uint8)
-    pictures: list[Frames] = [np.asarray(read_picture(photo_of(person, out)))]
+    pictures: list[Pixels] = [np.asarray(read_picture(photo_of(person, out)))]
     for stage in STAGES:
         shown = [clips[stage][pair] for pair in sorted(clips["drawn"])[PROMPTS_ON_SHEET]]
-        pictures += [gap, *(clip.frames[index % len(clip.frames)] for clip in shown for index in FRAMES_ON_SHEET)]
+        pictures += [
+            gap,
+            *(clip.frames[index % len(clip.frames)] for clip in shown for index in FRAMES_ON_SHEET),
+        ]
     return SheetRow(f"{person.name}: photo | before | after | drawn", pictures)
 
 

@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
-from pvtool_core.models.locate import Presets, resolve_settings
+from pvtool_core.models.locate import resolve_settings
 from pvtool_core.sampling import denoise
-from pvtool_core.settings.schema import IdentityRef, TrainJob
+from pvtool_core.settings.jobs import IdentityRef, TrainJob
+from pvtool_core.settings.presets import Presets
 from pvtool_core.store.prompts import Banks
 from pvtool_core.trainer import Pair, Trainer, bank_pairs, draw_frames, generator_of
 from pvtool_core.trajectories import TrajectoryCache
@@ -47,7 +48,9 @@ def judge_original(trainer: Trainer, pair: Pair, latents: torch.Tensor, step: in
     frames = draw_frames(pair.faces, count, generator_of(0, step), together)
     scores = torch.zeros_like(pair.scores)
     with torch.no_grad():
-        scores[frames] = trainer.semantic.score(trainer.backbone.decode(latents, frames), pair.prompt)
+        scores[frames] = trainer.semantic.score(
+            trainer.backbone.decode(latents, frames), pair.prompt
+        )
     return dataclasses.replace(pair, scores=scores)
 
 
@@ -56,12 +59,16 @@ def anew(trainer: Trainer, pair: Pair, step: int) -> Pair:
     backbone, first = trainer.backbone, trainer.steps.start
     trainer.cache = TrajectoryCache(None, backbone, first, quiet)
     noise, embeds = backbone.initial_latents(pair.seed), backbone.prompt_embeds(pair.prompt)
-    return judge_original(trainer, pair, denoise(backbone, noise, embeds, range(backbone.num_steps)), step)
+    return judge_original(
+        trainer, pair, denoise(backbone, noise, embeds, range(backbone.num_steps)), step
+    )
 
 
 def with_shared_prefix(trainer: Trainer, pair: Pair, step: int) -> Pair:
     """One prefix for both models, in each iteration anew."""
-    trainer.cache = TrajectoryCache(Path(tempfile.mkdtemp()), trainer.backbone, trainer.steps.start, quiet)
+    trainer.cache = TrajectoryCache(
+        Path(tempfile.mkdtemp()), trainer.backbone, trainer.steps.start, quiet
+    )
     return judge_original(trainer, pair, trainer.cache.final(pair.prompt, pair.seed), step)
 
 
@@ -72,18 +79,34 @@ def schemes(kept: TrajectoryCache, adapter_steps: int) -> list[Scheme]:
 
     few = max(1, adapter_steps // 4)
     return [
-        Scheme("plain loop: both models, all steps", "full", 0, lambda n, k, g: n + (n - k) + g * k, anew),
+        Scheme(
+            "plain loop: both models, all steps",
+            "full",
+            0,
+            lambda n, k, g: n + (n - k) + g * k,
+            anew,
+        ),
         Scheme("shared prefix", "full", 0, lambda n, k, g: n + g * k, with_shared_prefix),
         Scheme("cached pairs", "full", 0, lambda n, k, g: g * k, from_cache),
         Scheme("cached, constant memory", "replay", 0, lambda n, k, g: k + g * k, from_cache),
-        Scheme("cached, stop-gradient, all steps", "drtune", 0, lambda n, k, g: k + g * k, from_cache),
-        Scheme(f"cached, stop-gradient, {few} step(s)", "drtune", few, lambda n, k, g: k + g * few, from_cache),
+        Scheme(
+            "cached, stop-gradient, all steps", "drtune", 0, lambda n, k, g: k + g * k, from_cache
+        ),
+        Scheme(
+            f"cached, stop-gradient, {few} step(s)",
+            "drtune",
+            few,
+            lambda n, k, g: k + g * few,
+            from_cache,
+        ),
     ]
 
 
 def once(trainer: Trainer, scheme: Scheme, pair: Pair, step: int) -> float:
     """Seconds of one iteration."""
-    trainer.config = dataclasses.replace(trainer.config, gradient=scheme.gradient, gradient_steps=scheme.drawn)
+    trainer.config = dataclasses.replace(
+        trainer.config, gradient=scheme.gradient, gradient_steps=scheme.drawn
+    )
     begun = time.perf_counter()
     trainer.backpropagate(scheme.prepare(trainer, pair, step), generator_of(0, step))
     trainer.optimizer.step()
@@ -115,7 +138,9 @@ def preset_job(name: str, folder: Path) -> TrainJob:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -133,14 +158,24 @@ def main() -> None:
             taken = once(trainer, row, pair, step)
             if step:  # the first round warms up
                 seconds[row.name].append(taken)
-    show(trainer, pair, rows, {name: statistics.median(each) for name, each in seconds.items()}, words.repeats)
+    show(
+        trainer,
+        pair,
+        rows,
+        {name: statistics.median(each) for name, each in seconds.items()},
+        words.repeats,
+    )
 
 
-def show(trainer: Trainer, pair: Pair, rows: list[Scheme], seconds: dict[str, float], repeats: int) -> None:
+def show(
+    trainer: Trainer, pair: Pair, rows: list[Scheme], seconds: dict[str, float], repeats: int
+) -> None:
     n, k, g = trainer.backbone.num_steps, len(trainer.steps), 3 if trainer.config.recompute else 2
     unit = forward_seconds(trainer, pair, min(n, 8))
     plain = seconds[rows[0].name]
-    print(f"N = {n} steps, K = {k} with the adapter, {repeats} repeats; one guided forward takes {unit:.3f} s,")
+    print(
+        f"N = {n} steps, K = {k} with the adapter, {repeats} repeats; one guided forward takes {unit:.3f} s,"
+    )
     print(
         f"one with gradient counts {g} ({'with' if g == 3 else 'without'} recomputation). Decoding and rewards are in"
     )

@@ -29,8 +29,9 @@ from pvtool.output import table
 from pvtool_core.batches.clips import Names, is_whole, sidecar_path
 from pvtool_core.errors import PvError
 from pvtool_core.media.decode import frames_of
-from pvtool_core.settings.schema import RenderItem, RenderJob, write_job
-from pvtool_core.store.runs import RunFolder, read_events
+from pvtool_core.settings.jobs import RenderItem, RenderJob, write_job
+from pvtool_core.store.events import read_events
+from pvtool_core.store.runs import RunFolder
 from tests.adapters import save_random_adapters
 from tests.benchmarks.rendering import bank, items_of, job_for, preset_setup
 from tests.kill.conftest import Engines
@@ -89,7 +90,10 @@ class Watch:
             try:
                 if orjson.loads(claim.read_bytes())["pid"] == pid:
                     found.add(claim.stem)
-            except (FileNotFoundError, orjson.JSONDecodeError):  # given back, or only just begun to be written
+            except (
+                FileNotFoundError,
+                orjson.JSONDecodeError,
+            ):  # given back, or only just begun to be written
                 continue
         return found
 
@@ -141,7 +145,9 @@ class Ray(Processes):
         super().__init__(replace(job, on="ray"), root, 1)
 
     def victims(self) -> list[psutil.Process]:
-        children = [child for process in self.living() for child in process.children(recursive=True)]
+        children = [
+            child for process in self.living() for child in process.children(recursive=True)
+        ]
         return [child for child in children if _name_of(child).startswith(WORKER)]
 
     def follow(self, victim: psutil.Process) -> None:
@@ -173,7 +179,10 @@ def make(watch: Watch, crew: Processes, draw: random.Random) -> None:
                 victim = draw.choice(victims)
                 watch.kill(victim)
                 crew.follow(victim)
-                print(f"{watch.kills} kills, {len(watch.made_at)} of {len(watch.items)} clips", flush=True)
+                print(
+                    f"{watch.kills} kills, {len(watch.made_at)} of {len(watch.items)} clips",
+                    flush=True,
+                )
         statuses = crew.end()
         watch.look()
         print(f"the engines' exit statuses: {statuses}")
@@ -185,7 +194,9 @@ def make(watch: Watch, crew: Processes, draw: random.Random) -> None:
 def tell(watch: Watch, crew: Processes, minutes: float) -> int:
     """Print the table; give back how much of it is not as it should be."""
     done = Counter(str(event["path"]) for event in crew.events() if event.get("status") == "done")
-    twice = {clip for clip in {**done, **watch.made_again} if done[clip] > 1 or watch.made_again[clip]}
+    twice = {
+        clip for clip in {**done, **watch.made_again} if done[clip] > 1 or watch.made_again[clip]
+    }
     held = {item.clip for item in watch.items if watch.was_in_hands(item)}
     unreadable = [item.clip for item in watch.items if not _plays(item)]
     left = leftovers(watch)
@@ -223,7 +234,9 @@ def leftovers(watch: Watch) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clips", type=int, default=2000)
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--ray", action="store_true")
@@ -236,7 +249,9 @@ def main() -> None:
     small = {"width": SIDE, "height": SIDE, "num_frames": FRAMES}
     setup = preset_setup(model=small, sampler={"num_inference_steps": STEPS})
     adapters = {file.stem: file for file in sorted((root / "adapters").glob("*.safetensors"))}
-    adapters = adapters or save_random_adapters(root / "adapters", setup, [f"p{n}" for n in range(PEOPLE)], 0.05)
+    adapters = adapters or save_random_adapters(
+        root / "adapters", setup, [f"p{n}" for n in range(PEOPLE)], 0.05
+    )
     seeds = range(-(-words.clips // (PEOPLE * PROMPTS)))
     items = items_of(setup, adapters, bank(PROMPTS), seeds, root / "out")[: words.clips]
     watch = Watch(job_for(setup, items, root / "batch", root / "out"), items)

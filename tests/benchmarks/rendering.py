@@ -29,16 +29,19 @@ from pvtool_core.adapter import IdentityAdapter, load_adapter, switch_step
 from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.batches.clips import Names
 from pvtool_core.batches.folder import write_items
+from pvtool_core.files import sha256_of
 from pvtool_core.media.decode import frames_of, to_pixels
 from pvtool_core.media.encode import write_clip
-from pvtool_core.models.locate import Presets, locate_model, resolve_settings
-from pvtool_core.rendering.denoise import Shelf
-from pvtool_core.rendering.leases import Claims
-from pvtool_core.rendering.renderer import Batch
+from pvtool_core.models.locate import locate_model, resolve_settings
+from pvtool_core.rendering.denoise import LoadedModel
+from pvtool_core.rendering.leases import Leases
+from pvtool_core.rendering.pipeline import Batch
 from pvtool_core.rendering.write import clip_facts
-from pvtool_core.settings.schema import RenderItem, RenderJob, Setup, write_job
+from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup, write_job
+from pvtool_core.settings.presets import Presets
+from pvtool_core.store.events import read_events
 from pvtool_core.store.prompts import Banks
-from pvtool_core.store.runs import RunFolder, read_events, sha256_of
+from pvtool_core.store.runs import RunFolder
 from tests.adapters import save_random_adapters
 
 SEED = 7
@@ -76,7 +79,12 @@ def job_for(setup: Setup, items: Sequence[RenderItem], folder: Path, out: Path) 
     """A job with its list of clips in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_items(folder / "items.jsonl", items)
-    return RenderJob(items=str(folder / "items.jsonl"), setups=(setup,), out=str(out), versions={"pvtool": "benchmark"})
+    return RenderJob(
+        items=str(folder / "items.jsonl"),
+        setups=(setup,),
+        out=str(out),
+        versions={"pvtool": "benchmark"},
+    )
 
 
 def bank(count: int) -> list[str]:
@@ -118,7 +126,9 @@ class PlainWay:
         (setup,) = job.setups
         self._job, self._setup = job, setup
         self._model = locate_model(setup.model)
-        self._backbone = AnimateDiff(self._model, setup.sampler, list(dict.fromkeys(item.prompt for item in items)))
+        self._backbone = AnimateDiff(
+            self._model, setup.sampler, list(dict.fromkeys(item.prompt for item in items))
+        )
         self._backbone.pipeline.set_progress_bar_config(disable=True)
         self._where = (self._backbone.lora_target, self._backbone.lora_layout)
         self._adapter: IdentityAdapter | None = None
@@ -128,7 +138,9 @@ class PlainWay:
     def render(self, items: Sequence[RenderItem]) -> None:
         for item in items:
             if self._adapter is None:
-                self._adapter = load_adapter(Path(item.adapter), self._backbone.denoiser, *self._where)
+                self._adapter = load_adapter(
+                    Path(item.adapter), self._backbone.denoiser, *self._where
+                )
             elif self._person != item.identity:
                 self._adapter.load(Path(item.adapter), self._backbone.lora_layout)
             self._person = item.identity
@@ -157,21 +169,25 @@ class PlainWay:
         ).frames[0]
         acting.__exit__(None, None, None)
         Path(item.clip).parent.mkdir(parents=True, exist_ok=True)
-        write_clip(Path(item.clip), to_pixels(frames), model.fps, clip_facts(self._job, item, (1, 1)))
+        write_clip(
+            Path(item.clip), to_pixels(frames), model.fps, clip_facts(self._job, item, (1, 1))
+        )
 
 
-def plain_way(job: RenderJob, items: Sequence[RenderItem]) -> Callable[[Sequence[RenderItem]], None]:
+def plain_way(
+    job: RenderJob, items: Sequence[RenderItem]
+) -> Callable[[Sequence[RenderItem]], None]:
     """Makes clips; the model is loaded."""
     return PlainWay(job, items).render
 
 
 def our_way(job: RenderJob, items: Sequence[RenderItem]) -> Callable[[Sequence[RenderItem]], None]:
     """The same."""
-    prompts, shelf = list(dict.fromkeys(item.prompt for item in items)), Shelf()
+    prompts, shelf = list(dict.fromkeys(item.prompt for item in items)), LoadedModel()
     shelf.take(job.setups[0], prompts, quiet, job.cache_gigabytes)
 
     def make(some: Sequence[RenderItem]) -> None:
-        with Claims(Path(job.out) / ".claims") as claims:
+        with Leases(Path(job.out) / ".claims") as claims:
             Batch(job, claims, quiet, shelf).render(some, prompts)
 
     return make
@@ -179,18 +195,31 @@ def our_way(job: RenderJob, items: Sequence[RenderItem]) -> Callable[[Sequence[R
 
 def compare(setup: Setup, people: int, prompts: int, root: Path) -> list[str]:
     """A row: what both ways took for so many people, prompt by prompt in turn, next to what the passes say."""
-    adapters = save_random_adapters(root / "adapters", setup, [f"p{number}" for number in range(people)], 0.05)
+    adapters = save_random_adapters(
+        root / "adapters", setup, [f"p{number}" for number in range(people)], 0.05
+    )
     outs = {way: root / f"{people}-{way}" for way in ("ours", "plain")}
-    items = {way: items_of(setup, adapters, bank(prompts), [SEED + people], out) for way, out in outs.items()}
-    jobs = {way: job_for(setup, items[way], root / f"{people}-{way}-job", out) for way, out in outs.items()}
-    ways = {"ours": our_way(jobs["ours"], items["ours"]), "plain": plain_way(jobs["plain"], items["plain"])}
+    items = {
+        way: items_of(setup, adapters, bank(prompts), [SEED + people], out)
+        for way, out in outs.items()
+    }
+    jobs = {
+        way: job_for(setup, items[way], root / f"{people}-{way}-job", out)
+        for way, out in outs.items()
+    }
+    ways = {
+        "ours": our_way(jobs["ours"], items["ours"]),
+        "plain": plain_way(jobs["plain"], items["plain"]),
+    }
     taken = {way: Taken(0.0, 0.0) for way in ways}
     for prompt in bank(prompts):
         for way, make in ways.items():
             some = [item for item in items[way] if item.prompt == prompt]
             taken[way] += timed(lambda make=make, some=some: make(some))
     ours, plain = taken["ours"], taken["plain"]
-    same = sum(same_frames(one, other) for one, other in zip(items["ours"], items["plain"], strict=True))
+    same = sum(
+        same_frames(one, other) for one, other in zip(items["ours"], items["plain"], strict=True)
+    )
     clips = len(items["ours"])
     return [
         f"{people} × {prompts}",
@@ -204,7 +233,9 @@ def compare(setup: Setup, people: int, prompts: int, root: Path) -> list[str]:
 
 def same_frames(one: RenderItem, other: RenderItem) -> bool:
     files = [Path(f"{item.clip}.mp4") for item in (one, other)]
-    return bool((frames_of(files[0]) == frames_of(files[1])).all()) and sha256_of(files[0]) == sha256_of(files[1])
+    return bool((frames_of(files[0]) == frames_of(files[1])).all()) and sha256_of(
+        files[0]
+    ) == sha256_of(files[1])
 
 
 def overhead(setup: Setup, clips: int, root: Path) -> None:
@@ -225,10 +256,17 @@ def overhead(setup: Setup, clips: int, root: Path) -> None:
     }
     over = {what: seconds - denoising for what, seconds in taken.items()}
     shown = [
-        [what, f"{taken[what]:.1f}", f"{100 * over[what] / denoising:.1f}", f"{1000 * over[what] / clips:.0f}"]
+        [
+            what,
+            f"{taken[what]:.1f}",
+            f"{100 * over[what] / denoising:.1f}",
+            f"{1000 * over[what] / clips:.0f}",
+        ]
         for what in taken
     ]
-    print(f"\n1 identity × {clips} prompts; CPU time of all {engine.cpu:.1f} s, {engine.cpu / engine.wall:.2f} cores\n")
+    print(
+        f"\n1 identity × {clips} prompts; CPU time of all {engine.cpu:.1f} s, {engine.cpu / engine.wall:.2f} cores\n"
+    )
     print(table(["", "seconds", "over_%", "over_ms/clip"], shown))
 
 
@@ -246,10 +284,14 @@ def _run_engine(folder: RunFolder) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--identities", type=int, nargs="*", default=[1, 4, 20])
     parser.add_argument("--prompts", type=int, default=2)
-    parser.add_argument("--clips", type=int, default=100, help="of the measure of the overhead; 0 leaves it out")
+    parser.add_argument(
+        "--clips", type=int, default=100, help="of the measure of the overhead; 0 leaves it out"
+    )
     words = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -257,7 +299,15 @@ def main() -> None:
         torch.set_num_threads(1)
         setup = preset_setup()
         rows = [compare(setup, people, words.prompts, root) for people in words.identities]
-        columns = ["identities × prompts", "plain/h", "ours/h", "ratio", "ratio_CPU", "in_passes", "same"]
+        columns = [
+            "identities × prompts",
+            "plain/h",
+            "ours/h",
+            "ratio",
+            "ratio_CPU",
+            "in_passes",
+            "same",
+        ]
         print(table(columns, rows), flush=True)
         if words.clips:
             overhead(setup, words.clips, root)

@@ -22,10 +22,11 @@ import psutil
 from pvtool.dashboard.app import Dashboard
 from pvtool.dashboard.screens.run import RunScreen
 from pvtool.terminal import Pictures, Terminal
-from pvtool_core.models.locate import Presets
 from pvtool_core.paths import runs_dir
-from pvtool_core.settings.schema import IdentityRef, TrainJob, write_job
-from pvtool_core.store.runs import RunFolder, State, boot_id
+from pvtool_core.settings.jobs import IdentityRef, TrainJob, write_job
+from pvtool_core.settings.presets import Presets
+from pvtool_core.store.liveness import State, boot_id
+from pvtool_core.store.runs import RunFolder
 from tests.benchmarks.dashboard import Row, loop_row, show
 from tests.dashboard.played_terminal import PlayedTerminal
 
@@ -40,26 +41,55 @@ PV = "import sys; sys.argv = ['pv', *sys.argv[1:]]; from pvtool.cli.main import 
 def step_line(step: int, prompt: str) -> str:
     """What training writes of an iteration, as long as it really is."""
     wave = (step * 7919 % 1000) / 1000
-    rewards = {"icr": 0.9 - 0.5 * step / STEPS + 0.1 * wave, "scr": 0.02 + 0.01 * wave, "score_gap": wave / 100}
-    facts = {"loss": sum(rewards.values()), **rewards, "face_found": True, "grad_norm": 1 + wave, "lr": 1e-4}
-    drawn = {"prompt": prompt, "seed": 1_000_000 + step % 50, "seconds": 0.4, "eta": 0.4 * (STEPS - step)}
-    return json.dumps({"time": time.time() - (STEPS - step) * 0.4, "type": "step", "step": step, **facts, **drawn})
+    rewards = {
+        "icr": 0.9 - 0.5 * step / STEPS + 0.1 * wave,
+        "scr": 0.02 + 0.01 * wave,
+        "score_gap": wave / 100,
+    }
+    facts = {
+        "loss": sum(rewards.values()),
+        **rewards,
+        "face_found": True,
+        "grad_norm": 1 + wave,
+        "lr": 1e-4,
+    }
+    drawn = {
+        "prompt": prompt,
+        "seed": 1_000_000 + step % 50,
+        "seconds": 0.4,
+        "eta": 0.4 * (STEPS - step),
+    }
+    return json.dumps(
+        {"time": time.time() - (STEPS - step) * 0.4, "type": "step", "step": step, **facts, **drawn}
+    )
 
 
 def gauge_line(step: int) -> str:
-    device = {"index": 0, "name": "NVIDIA H100", "memory_used": 4e10, "memory_total": 8e10, "utilisation": 97.0}
+    device = {
+        "index": 0,
+        "name": "NVIDIA H100",
+        "memory_used": 4e10,
+        "memory_total": 8e10,
+        "utilisation": 97.0,
+    }
     devices = [device | {"temperature": 61.0, "power": 412.0}]
     when = time.time() - (STEPS - step) * 0.4
-    return json.dumps({"time": when, "type": "gpu", "devices": devices, "process_memory": 3e9, "cpu": 100.0})
+    return json.dumps(
+        {"time": when, "type": "gpu", "devices": devices, "process_memory": 3e9, "cpu": 100.0}
+    )
 
 
 def make_run(name: str, steps: int) -> RunFolder:
     """A live run of this process, with so many steps behind it."""
     folder = RunFolder(runs_dir() / name).create()
-    prompts = tuple(f"<V> woman does the thing with number {number} in the rain" for number in range(50))
+    prompts = tuple(
+        f"<V> woman does the thing with number {number} in the rain" for number in range(50)
+    )
     settings = Presets().get("tiny").settings({"training": {"iterations": STEPS}})
     identity = IdentityRef(name="ada", noun="woman", folder="/nowhere")
-    write_job(folder.config, TrainJob(**settings.sections(), run=name, identity=identity, prompts=prompts))
+    write_job(
+        folder.config, TrainJob(**settings.sections(), run=name, identity=identity, prompts=prompts)
+    )
     with folder.events.open("w") as file:
         for step in range(1, steps + 1):
             file.write(step_line(step, LAST if step == steps else prompts[step % 50]) + "\n")
@@ -71,13 +101,20 @@ def make_run(name: str, steps: int) -> RunFolder:
 
 def write_status(folder: RunFolder, step: int) -> None:
     me = psutil.Process()
-    process = {"pid": me.pid, "started": me.create_time(), "boot": boot_id(), "host": socket.gethostname()}
+    process = {
+        "pid": me.pid,
+        "started": me.create_time(),
+        "boot": boot_id(),
+        "host": socket.gethostname(),
+    }
     status = {"state": State.RUNNING, "step": step, "total": STEPS, "time": time.time(), **process}
     folder.status.write_text(json.dumps(status))
 
 
 def on_terminal(*words: str) -> PlayedTerminal:
-    return PlayedTerminal(PV, "dashboard", *words, size=SIZE, environ={"PV_HOME": os.environ["PV_HOME"]})
+    return PlayedTerminal(
+        PV, "dashboard", *words, size=SIZE, environ={"PV_HOME": os.environ["PV_HOME"]}
+    )
 
 
 def seconds_until(pattern: str, *words: str) -> float:
@@ -157,7 +194,12 @@ async def long_run_rows(folder: RunFolder) -> list[Row]:
             "the log's end": "G",
         }.items():
             rows.append(
-                await loop_row(f"100,000 steps: {what}", pilot, lambda keys=keys: pilot.press(*keys.split()), 100)
+                await loop_row(
+                    f"100,000 steps: {what}",
+                    pilot,
+                    lambda keys=keys: pilot.press(*keys.split()),
+                    100,
+                )
             )
     return rows
 
@@ -173,7 +215,16 @@ def main() -> None:
         show(idle_rows("left open over a live run", short, 200))
         long = make_run("ada-2", STEPS)
         print(f"{long.events.stat().st_size / 1e6:.0f} MB of events")
-        show([Row("start until 100,000 steps are shown", seconds_until("very end", "ada-2"), "s", 1.5)])
+        show(
+            [
+                Row(
+                    "start until 100,000 steps are shown",
+                    seconds_until("very end", "ada-2"),
+                    "s",
+                    1.5,
+                )
+            ]
+        )
         show(asyncio.run(long_run_rows(long)))
         show(idle_rows("left open over 100,000 steps", long, STEPS))
 

@@ -12,9 +12,11 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from pvtool.cli.main import main
-from pvtool_core.settings.schema import EvaluationConfig, IdentityRewardConfig, ModelConfig, TrainJob, write_job
+from pvtool_core.settings.jobs import TrainJob, write_job
+from pvtool_core.settings.schema import EvaluationConfig, IdentityRewardConfig, ModelConfig
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
-from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord, RunFolder, State, new_run
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord, RunFolder, new_run
 
 
 @dataclass(frozen=True)
@@ -95,4 +97,6 @@ def run(home: Path, mara: str) -> RunFolder:
 
 def everything(root: Path) -> dict[str, bytes]:
     """Every file under `root`, to see that nothing has changed."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }

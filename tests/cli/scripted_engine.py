@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 
 from pvtool_core.errors import Busy, FaceRefused, RunFailed
-from pvtool_core.store.runs import EventWriter, ExitRecord, Heartbeat, Request, RunFolder, State
+from pvtool_core.store.events import EventWriter
+from pvtool_core.store.liveness import Heartbeat, State
+from pvtool_core.store.runs import ExitRecord, Request, RunFolder
 
 
 def work(folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> ExitRecord:
@@ -26,7 +28,9 @@ def work(folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> ExitRe
                 time.sleep(0.01)
             heartbeat.update(State.RUNNING)
         if told or Request.STOP in asked:
-            return ExitRecord(status=143 if told else 0, state=State.STOPPED, reason="asked to stop")
+            return ExitRecord(
+                status=143 if told else 0, state=State.STOPPED, reason="asked to stop"
+            )
         events.write("step", step=step, loss=0.5)
         time.sleep(0.01)
     return ExitRecord(status=0, state=State.FINISHED)
@@ -38,13 +42,15 @@ def main() -> int:
     if script == "broken":
         print("Traceback: it cannot even start", file=sys.stderr)
         return 1
-    with folder.lock(), EventWriter(folder.events) as events, Heartbeat(folder) as heartbeat:
+    with folder.lock(), EventWriter(folder.events) as events, Heartbeat(folder.status) as heartbeat:
         if script == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if script == "refuses":
             record = ExitRecord.of_error(FaceRefused("photo.png", "none"))
         elif script == "diverges":
-            error = RunFailed("The loss is no longer a number at iteration 3.", "Lower training.learning_rate.")
+            error = RunFailed(
+                "The loss is no longer a number at iteration 3.", "Lower training.learning_rate."
+            )
             record = ExitRecord.of_error(error)
         elif script == "works":
             record = work(folder, events, heartbeat)

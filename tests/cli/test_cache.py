@@ -40,7 +40,11 @@ def test_what_is_kept_is_counted(pv: Pv, kept: Path) -> None:
 
 def test_what_was_used_longest_ago_comes_first(kept: Path) -> None:
     os.utime(kept / "key-0/switch.safetensors", (0, 9 * DAY))
-    assert [entry.path.name for entry in trajectory_cache.entries(kept)] == ["key-1", "key-2", "key-0"]
+    assert [entry.path.name for entry in trajectory_cache.entries(kept)] == [
+        "key-1",
+        "key-2",
+        "key-0",
+    ]
 
 
 def test_clearing_deletes_all_of_it_and_nothing_else(pv: Pv, kept: Path, home: Path) -> None:

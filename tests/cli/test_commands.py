@@ -14,9 +14,11 @@ from pvtool.cli.demo import newest_demo_run
 from pvtool.jobs.prepare import choose, prepare
 from pvtool.jobs.render import make_batch
 from pvtool_core.paths import presets_dir
-from pvtool_core.settings.schema import ModelConfig, RenderItem, RenderJob, Setup
+from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup
+from pvtool_core.settings.schema import ModelConfig
+from pvtool_core.store.events import EventWriter
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
-from pvtool_core.store.runs import EventWriter, RunFolder, new_run
+from pvtool_core.store.runs import RunFolder, new_run
 from tests.cli.conftest import Pv, everything
 
 
@@ -41,14 +43,34 @@ from tests.cli.conftest import Pv, everything
         ("train nora", 4, "There is no identity named 'nora'."),
         ("train mara --preset huge", 4, "There is no preset named 'huge'."),
         ("train mara --set training.iteration=3", 2, "did you mean 'training.iterations'"),
-        ("train mara --set training.iterations=many", 2, "training.iterations: is 'many', not a whole number"),
+        (
+            "train mara --set training.iterations=many",
+            2,
+            "training.iterations: is 'many', not a whole number",
+        ),
         ("train mara --set training.iterations=0", 2, "training.iterations: is 0, not between"),
-        ("train mara --set adapter.rank=8", 2, "adapter.alpha: is 16, but must equal adapter.rank = 8"),
+        (
+            "train mara --set adapter.rank=8",
+            2,
+            "adapter.alpha: is 16, but must equal adapter.rank = 8",
+        ),
         ("train mara --prompts nothing", 4, "There is no prompt bank named 'nothing'."),
-        ("train mara --prompts default --base-model nowhere", 4, "nowhere are not on this machine."),
+        (
+            "train mara --prompts default --base-model nowhere",
+            4,
+            "nowhere are not on this machine.",
+        ),
         ("train mara --controlnet net", 2, "Give both --controlnet and --control-frames."),
-        ("train mara --lora nothing.safetensors:0.5", 4, "nothing.safetensors are not on this machine."),
-        ("train mara --lora nothing.safetensors:50", 2, "weight: is 50.0, not between -10.0 and 10.0"),
+        (
+            "train mara --lora nothing.safetensors:0.5",
+            4,
+            "nothing.safetensors are not on this machine.",
+        ),
+        (
+            "train mara --lora nothing.safetensors:50",
+            2,
+            "weight: is 50.0, not between -10.0 and 10.0",
+        ),
         ("train mara --seed -1", 2, "-1 is not in the range"),
         ("runs show mara-9", 4, "There is no run named 'mara-9'. Did you mean 'mara-1'?"),
         ("runs pause mara-1", 2, "mara-1 is not running: it is finished."),
@@ -84,7 +106,11 @@ def test_bad_input_gets_its_sentence_and_status_and_changes_nothing(
 
 def test_programs_get_an_error_as_one_object(pv: Pv) -> None:
     answer = pv("identity", "show", "nora", "--json")
-    assert (answer.json["error"]["kind"], answer.json["error"]["status"], answer.status) == ("Missing", 4, 4)
+    assert (answer.json["error"]["kind"], answer.json["error"]["status"], answer.status) == (
+        "Missing",
+        4,
+        4,
+    )
 
 
 def test_a_run_tells_in_how_many_iterations_no_face_was_found(pv: Pv, run: RunFolder) -> None:
@@ -108,18 +134,28 @@ def test_an_empty_prompt_bank_of_ones_own_is_refused(pv: Pv, mara: str, home: Pa
     assert everything(home) == before
 
 
-def test_a_wrong_setting_in_the_users_own_files_is_named_with_its_key(pv: Pv, mara: str, home: Path) -> None:
+def test_a_wrong_setting_in_the_users_own_files_is_named_with_its_key(
+    pv: Pv, mara: str, home: Path
+) -> None:
     (home / "config/presets").mkdir(parents=True)
     (home / "config/presets/mine.toml").write_text("[model]\nwidht = 3\n")
     answer = pv("presets", "show", "mine")
-    assert (answer.status, "model.widht: is no setting; did you mean 'width'?" in answer.err) == (2, True)
+    assert (answer.status, "model.widht: is no setting; did you mean 'width'?" in answer.err) == (
+        2,
+        True,
+    )
     (home / "config/config.toml").write_text("[training]\niterations = 'x'\n")
     answer = pv("train", mara)
-    assert (answer.status, "training.iterations: is 'x', not a whole number" in answer.err) == (2, True)
+    assert (answer.status, "training.iterations: is 'x', not a whole number" in answer.err) == (
+        2,
+        True,
+    )
 
 
 def test_an_identity_goes_through_its_life(pv: Pv, mara: str, home: Path) -> None:
-    assert [each["name"] for each in pv("identity", "list", "--json").json["identities"]] == ["mara"]
+    assert [each["name"] for each in pv("identity", "list", "--json").json["identities"]] == [
+        "mara"
+    ]
     assert pv("identity", "show", "mara", "--json").json["class"] == "woman"
     assert pv("identity", "rename", "mara", "nora").status == 0
     assert Path(pv("identity", "export", "nora", "--json").json["path"]).is_file()
@@ -132,11 +168,19 @@ def test_a_removed_identity_names_what_was_trained_on_it(pv: Pv, run: RunFolder)
     assert "mara-1" in pv("identity", "remove", "mara", "--yes").err
 
 
-def test_a_removed_identity_names_demo_clips_batches_and_renders(pv: Pv, run: RunFolder, home: Path) -> None:
+def test_a_removed_identity_names_demo_clips_batches_and_renders(
+    pv: Pv, run: RunFolder, home: Path
+) -> None:
     demo, out = home / "data/demo" / run.name, home / "elsewhere"
     for folder in (demo, out):
         folder.mkdir(parents=True)
-    item = RenderItem(identity="mara", prompt="<V> woman runs", seed=0, setup=0, clip=str(out / "mara/runs/seed-0"))
+    item = RenderItem(
+        identity="mara",
+        prompt="<V> woman runs",
+        seed=0,
+        setup=0,
+        clip=str(out / "mara/runs/seed-0"),
+    )
     setup = Setup(model=ModelConfig(base_model="base"))
     batch = make_batch([item], RenderJob(items="", setups=(setup,), out=str(out), versions={}))
     other = make_batch(
@@ -161,7 +205,9 @@ def test_a_bank_of_ones_own_goes_through_its_life(pv: Pv) -> None:
     assert pv("prompts", "show", "mine").out == "<V> {noun} runs\n<V> {noun} sleeps\n"
     Path("more.txt").write_text("<V> swims\n")
     assert pv("prompts", "import", "more", "more.txt", "--json").json["prompts"] == 1
-    assert {"default", "mine", "more"} <= {bank["name"] for bank in pv("prompts", "list", "--json").json["banks"]}
+    assert {"default", "mine", "more"} <= {
+        bank["name"] for bank in pv("prompts", "list", "--json").json["banks"]
+    }
 
 
 def test_every_shipped_preset_can_be_shown(pv: Pv) -> None:
@@ -201,7 +247,9 @@ def test_a_run_can_be_looked_at_exported_and_removed(pv: Pv, run: RunFolder) -> 
     assert not run.path.exists()
 
 
-def test_an_exported_adapter_is_for_its_owner_only_even_if_its_source_is_not(pv: Pv, run: RunFolder) -> None:
+def test_an_exported_adapter_is_for_its_owner_only_even_if_its_source_is_not(
+    pv: Pv, run: RunFolder
+) -> None:
     (source,) = run.checkpoints.rglob("adapter.safetensors")
     source.chmod(0o644)
     before = os.umask(0o022)
@@ -213,7 +261,9 @@ def test_an_exported_adapter_is_for_its_owner_only_even_if_its_source_is_not(pv:
 
 
 @pytest.mark.parametrize("there", ["file", "dangling link", "folder"])
-def test_an_export_never_replaces_what_is_there(pv: Pv, run: RunFolder, tmp_path: Path, there: str) -> None:
+def test_an_export_never_replaces_what_is_there(
+    pv: Pv, run: RunFolder, tmp_path: Path, there: str
+) -> None:
     target = tmp_path / "mine.safetensors"
     if there == "file":
         target.write_bytes(b"mine")
@@ -279,13 +329,17 @@ def test_a_run_that_another_engine_holds_cannot_be_removed(pv: Pv, run: RunFolde
 def test_the_real_process_leaves_with_the_status_and_keeps_stdout_for_results(home: Path) -> None:
     pv = Path(sys.executable).with_name("pv")
     env = {**os.environ, "PV_HOME": str(home)}
-    left = subprocess.run([pv, "identity", "show", "nora"], capture_output=True, text=True, env=env, check=False)
+    left = subprocess.run(
+        [pv, "identity", "show", "nora"], capture_output=True, text=True, env=env, check=False
+    )
     assert (left.returncode, left.stdout) == (4, "")
     assert left.stderr.startswith("Error: There is no identity named 'nora'.")
     assert "\x1b" not in left.stderr
 
 
-def test_a_demo_run_made_with_other_weights_than_those_shipped_is_left_alone(run: RunFolder, mara: str) -> None:
+def test_a_demo_run_made_with_other_weights_than_those_shipped_is_left_alone(
+    run: RunFolder, mara: str
+) -> None:
     person = Library().get(mara)
     assert newest_demo_run(person) is None
     ours = prepare(choose(mara, "tiny"))
@@ -296,9 +350,14 @@ def test_a_demo_run_made_with_other_weights_than_those_shipped_is_left_alone(run
 
 def test_a_run_says_the_licences_of_the_models_it_uses(pv: Pv, mara: str) -> None:
     faces = str(presets_dir() / "tiny/faces")
-    assert pv("models", "add", "faces", faces, "--link", "--licence", "theirs, research only").status == 0
+    assert (
+        pv("models", "add", "faces", faces, "--link", "--licence", "theirs, research only").status
+        == 0
+    )
     run = prepare(choose(mara, "tiny", sets=["identity_reward.package=models:faces"]))
-    assert pv("runs", "show", run.name, "--json").json["settings"]["licences"] == ["faces: theirs, research only"]
+    assert pv("runs", "show", run.name, "--json").json["settings"]["licences"] == [
+        "faces: theirs, research only"
+    ]
 
 
 def test_runs_follow_a_person_who_is_renamed(pv: Pv, run: RunFolder, mara: str) -> None:
@@ -331,7 +390,9 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_new_person_of_an_old_name_does_not_get_the_old_one_s_adapter(pv: Pv, run: RunFolder, mara: str) -> None:
+def test_a_new_person_of_an_old_name_does_not_get_the_old_one_s_adapter(
+    pv: Pv, run: RunFolder, mara: str
+) -> None:
     library = Library()
     assert pv("identity", "remove", mara, "--yes").status == 0
     with library.staging() as staging:

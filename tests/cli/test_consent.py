@@ -30,7 +30,9 @@ def on_a_terminal(home: Path, answer: bytes) -> tuple[int, str]:
     controller, terminal = pty.openpty()
     command = [sys.executable, "-P", "-m", "pvtool.cli.main", "identity", "add", "ann", "photo.png"]
     env = {**os.environ, "PV_HOME": str(home), "TERM": "dumb"}
-    with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=env) as process:
+    with subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, env=env
+    ) as process:
         os.close(terminal)
         shown = b""
         typed = False

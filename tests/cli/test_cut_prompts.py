@@ -22,10 +22,17 @@ def test_json_names_the_end_of_a_prompt_that_is_not_read(pv: Pv, mara: str) -> N
     assert "prompt_cut" not in whole
 
 
-def test_a_row_whose_keyword_or_noun_is_cut_is_named_and_the_others_are_made(pv: Pv, mara: str) -> None:
+def test_a_row_whose_keyword_or_noun_is_cut_is_named_and_the_others_are_made(
+    pv: Pv, mara: str
+) -> None:
     finished_run(mara)
     fits = "red " * 23
-    rows = ["<V> woman waving", f"{RAIN}<V> woman", f"{fits}<V> woman", f"{fits}red red <V> {{noun}}"]
+    rows = [
+        "<V> woman waving",
+        f"{RAIN}<V> woman",
+        f"{fits}<V> woman",
+        f"{fits}red red <V> {{noun}}",
+    ]
     Path("rows.jsonl").write_text("".join(json.dumps({"prompt": row}) + "\n" for row in rows))
     refused = pv("render", mara, "--prompts", "rows.jsonl", "--dry-run")
     assert refused.status == 3
@@ -40,13 +47,25 @@ def test_a_row_whose_keyword_or_noun_is_cut_is_named_and_the_others_are_made(pv:
 
 def test_a_negative_prompt_that_is_cut_is_named_as_such_and_once(pv: Pv, mara: str) -> None:
     finished_run(mara)
-    answer = pv("render", mara, "<V> woman waving", "<V> woman asleep", "--negative", f"ugly {RAIN}", "--dry-run")
+    answer = pv(
+        "render",
+        mara,
+        "<V> woman waving",
+        "<V> woman asleep",
+        "--negative",
+        f"ugly {RAIN}",
+        "--dry-run",
+    )
     assert answer.status == 0
     assert answer.err.count("of the negative prompt 'ugly") == 1
 
 
-def test_a_bank_with_prompts_that_one_family_reads_only_in_part_is_kept_with_a_warning(pv: Pv, home: Path) -> None:
-    Path("bank.txt").write_text(f"<V> {{noun}} waving\n<V> {{noun}} {'dancing in the rain ' * 20}in a blue coat\n")
+def test_a_bank_with_prompts_that_one_family_reads_only_in_part_is_kept_with_a_warning(
+    pv: Pv, home: Path
+) -> None:
+    Path("bank.txt").write_text(
+        f"<V> {{noun}} waving\n<V> {{noun}} {'dancing in the rain ' * 20}in a blue coat\n"
+    )
     answer = pv("prompts", "import", "long", "bank.txt", "--json")
     assert (answer.status, answer.json["prompts"]) == (0, 2)
     assert answer.err.count("The text encoder of AnimateDiff reads 75 tokens") == 1
@@ -74,7 +93,9 @@ def test_what_planning_has_said_of_a_prompt_is_not_said_again_for_each_engine(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with ClipProgress(2) as progress:
-        progress.on_event({"time": 1.0, "type": "warning", "message": "a prompt is cut off", "cut": "asleep"})
+        progress.on_event(
+            {"time": 1.0, "type": "warning", "message": "a prompt is cut off", "cut": "asleep"}
+        )
         progress.on_event({"time": 1.0, "type": "warning", "message": "the cache is full"})
     said = capsys.readouterr().err
     assert "cut off" not in said

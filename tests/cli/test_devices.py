@@ -13,7 +13,9 @@ from pvtool_core.settings.schema import DEVICES
 from tests.cli.conftest import Pv
 
 
-@pytest.mark.parametrize("name", ["nonsense", "cuda:", "cuda:-1", "cuda:x", "gpu", "", "CUDA", "cpu:0\n", "meta"])
+@pytest.mark.parametrize(
+    "name", ["nonsense", "cuda:", "cuda:-1", "cuda:x", "gpu", "", "CUDA", "cpu:0\n", "meta"]
+)
 def test_a_name_that_no_device_has_is_a_wrong_setting(name: str) -> None:
     with pytest.raises(SettingsError, match=r"model\.device"):
         chosen_settings("tiny", [f"model.device={json.dumps(name)}"])
@@ -50,7 +52,9 @@ def test_a_device_is_counted_from_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "torch sees 2" in (problem_of("cuda:2") or "")
 
 
-def test_the_working_folders_modules_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_working_folders_modules_are_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "torch.py").write_text("import sys; sys.exit(0)")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

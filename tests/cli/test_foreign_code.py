@@ -42,7 +42,9 @@ def hostile(tmp_path: Path) -> Path:
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PV_HOME": str(folder.parent / "home")}
-    return subprocess.run([PV, *words], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(
+        [PV, *words], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=300
+    )
 
 
 def assert_nothing_ran(hostile: Path) -> None:
@@ -52,7 +54,9 @@ def assert_nothing_ran(hostile: Path) -> None:
 
 def test_the_engine_runs_no_code_of_the_current_folder(hostile: Path) -> None:
     photo = next((presets_dir() / "tiny/samples").glob("*.png"))
-    added = run(hostile, "identity", "add", "ada", str(photo), "--preset", "tiny", "--consent", "A cartoon.")
+    added = run(
+        hostile, "identity", "add", "ada", str(photo), "--preset", "tiny", "--consent", "A cartoon."
+    )
     assert_nothing_ran(hostile)
     assert added.returncode == 0, added.stderr
 
@@ -76,7 +80,9 @@ def test_every_python_that_pv_starts_leaves_out_the_current_folder() -> None:
     for package in (pvtool, pvtool_core):
         for path in Path(str(package.__file__)).parent.rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.List | ast.Tuple) and "sys.executable" in map(ast.unparse, node.elts[:1]):
+                if isinstance(node, ast.List | ast.Tuple) and "sys.executable" in map(
+                    ast.unparse, node.elts[:1]
+                ):
                     assert ast.unparse(node.elts[1]) == "'-P'", path
                     started += 1
             if "sys.executable" in path.read_text():

@@ -13,8 +13,9 @@ from pvtool.dashboard.follow.all_runs import Runs
 from pvtool.dashboard.run_actions import go_on
 from pvtool_core import supervisor
 from pvtool_core.errors import UnsafeRun, UsageError
-from pvtool_core.settings.schema import IdentifyJob, read_job, write_job
-from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord, RunFolder, State, process_facts
+from pvtool_core.settings.jobs import EnrollJob, read_job, write_job
+from pvtool_core.store.liveness import State, process_facts
+from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord, RunFolder
 from tests.cli.conftest import Pv
 from tests.hostile import DEEP_JSON, Outside, deadline
 
@@ -34,7 +35,9 @@ def stopped(run: RunFolder) -> RunFolder:
     return run
 
 
-@pytest.mark.parametrize("name", ["control", ".ballast", "engine.log", "engine.lock", "events.jsonl", "samples/step-1"])
+@pytest.mark.parametrize(
+    "name", ["control", ".ballast", "engine.log", "engine.lock", "events.jsonl", "samples/step-1"]
+)
 def test_a_copied_run_is_not_gone_on_with_where_it_leads_outside(
     pv: Pv, stopped: RunFolder, outside: Outside, name: str
 ) -> None:
@@ -48,14 +51,19 @@ def test_a_copied_run_is_not_gone_on_with_where_it_leads_outside(
     assert stopped.state() == State.STOPPED
 
 
-def test_only_a_training_is_gone_on_with(pv: Pv, stopped: RunFolder, mara: str, tmp_path: Path) -> None:
+def test_only_a_training_is_gone_on_with(
+    pv: Pv, stopped: RunFolder, mara: str, tmp_path: Path
+) -> None:
     """Other jobs write files wherever their settings say."""
     training = read_job(stopped.config)
     sections = training.sections()  # pyright: ignore[reportAttributeAccessIssue]
-    write_job(stopped.config, IdentifyJob(**sections, identity=training.identity, pictures=()))  # pyright: ignore
+    write_job(stopped.config, EnrollJob(**sections, identity=training.identity, pictures=()))  # pyright: ignore
     for words in ([], ["--detach"]):
         answer = pv("runs", "resume", stopped.name, *words)
-        assert (answer.status, answer.err.splitlines()[0]) == (2, "Error: This folder holds a identify job.")
+        assert (answer.status, answer.err.splitlines()[0]) == (
+            2,
+            "Error: This folder holds a identify job.",
+        )
     with pytest.raises(UsageError):
         go_on(stopped)
     assert not stopped.log.exists()
@@ -64,7 +72,9 @@ def test_only_a_training_is_gone_on_with(pv: Pv, stopped: RunFolder, mara: str, 
 def test_names_and_paths_with_line_ends_are_no_settings(pv: Pv, stopped: RunFolder) -> None:
     """A traceback would write them into engine.log, line by line."""
     text = stopped.config.read_text()
-    stopped.config.write_text(text.replace('base_model = "base"', r'base_model = "a\nssh-rsa AAAA\u001b[2J"'))
+    stopped.config.write_text(
+        text.replace('base_model = "base"', r'base_model = "a\nssh-rsa AAAA\u001b[2J"')
+    )
     answer = pv("runs", "show", stopped.name)
     assert answer.status == 2
     assert "model.base_model: is 'a\\nssh-rsa" in answer.err
@@ -131,8 +141,17 @@ def test_one_bad_run_hides_no_other(pv: Pv, run: RunFolder, name: str, spoil: ob
     answer = pv("runs", "list", "--json")
     assert answer.status == 0
     found = {row["run"]: row for row in answer.json["runs"]}
-    assert found[run.name] == {**found[run.name], "state": "finished", "step": 0, "identity": "mara", "problem": ""}
-    if name == "events.jsonl" and spoil in (deep, dotted):  # one line that is no event; the log shows it
+    assert found[run.name] == {
+        **found[run.name],
+        "state": "finished",
+        "step": 0,
+        "identity": "mara",
+        "problem": "",
+    }
+    if name == "events.jsonl" and spoil in (
+        deep,
+        dotted,
+    ):  # one line that is no event; the log shows it
         assert found["bad-1"]["problem"] == ""
     else:
         assert name in found["bad-1"]["problem"]
@@ -144,9 +163,17 @@ def test_one_bad_run_hides_no_other(pv: Pv, run: RunFolder, name: str, spoil: ob
         assert "Traceback" not in pv("runs", *words, "bad-1").err
 
 
-def test_an_engine_that_does_not_answer_is_not_waited_for_without_end(pv: Pv, run: RunFolder) -> None:
+def test_an_engine_that_does_not_answer_is_not_waited_for_without_end(
+    pv: Pv, run: RunFolder
+) -> None:
     run.clear_exit()
-    facts = {**process_facts(os.getpid()), "state": "running", "step": 1, "total": 2, "time": time.time()}
+    facts = {
+        **process_facts(os.getpid()),
+        "state": "running",
+        "step": 1,
+        "total": 2,
+        "time": time.time(),
+    }
     run.status.write_text(json.dumps(facts))
     answer = pv("runs", "stop", run.name, "--wait", "0.2")
     assert answer.status == 75
@@ -156,7 +183,9 @@ def test_an_engine_that_does_not_answer_is_not_waited_for_without_end(pv: Pv, ru
 def test_a_heartbeat_from_the_future_is_not_waited_for(pv: Pv, run: RunFolder) -> None:
     run.clear_exit()
     facts = {**process_facts(os.getpid()), "host": f"not-{socket.gethostname()}"}
-    run.status.write_text(json.dumps({**facts, "state": "running", "step": 1, "total": 2, "time": time.time() + 9e6}))
+    run.status.write_text(
+        json.dumps({**facts, "state": "running", "step": 1, "total": 2, "time": time.time() + 9e6})
+    )
     answer = pv("runs", "stop", run.name)
     assert answer.status == 2
     assert "is not running: it is lost" in answer.err

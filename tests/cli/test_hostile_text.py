@@ -8,11 +8,12 @@ import pytest
 import tomli_w
 
 from pvtool.output import BarProgress, LineProgress, Output
-from pvtool.plain import plain, plain_lines
+from pvtool.text import plain, plain_lines
 from pvtool_core.errors import BadPicture, BatchRefused, InputRefused, PvError
-from pvtool_core.settings.schema import read_toml
+from pvtool_core.settings.toml import read_toml
+from pvtool_core.store.events import EventWriter
 from pvtool_core.store.identities import Library
-from pvtool_core.store.runs import EventWriter, RunFolder
+from pvtool_core.store.runs import RunFolder
 from tests.cli.conftest import Answer, Pv
 
 HOSTILE = "a\x1b[2J\x1b]52;c;aGk=\x07\x9b31m\x7f\u202egnp\u2066\u200b\u2028\nError: faked\r\tz"
@@ -73,7 +74,9 @@ def test_names_of_files_and_options_are_escaped_in_errors(pv: Pv, mara: str) -> 
 
 def test_prompts_of_a_bank_are_escaped_and_stay_one_a_line(pv: Pv, home: Path) -> None:
     (home / "config/prompts").mkdir(parents=True)
-    without_brackets = HOSTILE.replace("[", "").replace("]", "")  # which are refused as another program's syntax
+    without_brackets = HOSTILE.replace("[", "").replace(
+        "]", ""
+    )  # which are refused as another program's syntax
     bank = {"description": HOSTILE, "prompts": [f"<V> {without_brackets}", "<V> two"]}
     (home / "config/prompts/mine.toml").write_text(tomli_w.dumps(bank))
     check(pv("prompts", "list"))
@@ -84,7 +87,10 @@ def test_prompts_of_a_bank_are_escaped_and_stay_one_a_line(pv: Pv, home: Path) -
 
 
 def test_mistakes_of_a_batch_are_escaped_one_a_line(capfd: pytest.CaptureFixture[str]) -> None:
-    mistakes = [("rows.csv, line 1", InputRefused(HOSTILE)), (HOSTILE, BadPicture(HOSTILE, "is not there"))]
+    mistakes = [
+        ("rows.csv, line 1", InputRefused(HOSTILE)),
+        (HOSTILE, BadPicture(HOSTILE, "is not there")),
+    ]
     Output().error(BatchRefused(mistakes, 2))
     captured = capfd.readouterr()
     answer = Answer(3, captured.out, captured.err)
@@ -94,11 +100,15 @@ def test_mistakes_of_a_batch_are_escaped_one_a_line(capfd: pytest.CaptureFixture
 
 @pytest.mark.parametrize("kind", [LineProgress, BarProgress])
 def test_progress_escapes_what_engines_report_and_reads_no_markup(
-    kind: type[LineProgress] | type[BarProgress], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    kind: type[LineProgress] | type[BarProgress],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "400")
     with kind() as progress:
-        progress.update(f"[red]stage[/] {HOSTILE}", 1, 2, "[link=file:///etc]note[/link] \x1b]0;mine\x07")
+        progress.update(
+            f"[red]stage[/] {HOSTILE}", 1, 2, "[link=file:///etc]note[/link] \x1b]0;mine\x07"
+        )
         progress.say(f"[bold]said[/] :skull: {HOSTILE}")
     shown = "".join(capfd.readouterr())
     assert "\x1b]" not in shown
@@ -108,7 +118,9 @@ def test_progress_escapes_what_engines_report_and_reads_no_markup(
     assert "[bold]said[/] :skull:" in shown
 
 
-def test_errors_keep_their_sentences_and_programs_get_them_unchanged(capfd: pytest.CaptureFixture[str]) -> None:
+def test_errors_keep_their_sentences_and_programs_get_them_unchanged(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     Output(as_json=True).error(PvError(HOSTILE, "Do this."))
     out, err = capfd.readouterr()
     assert json.loads(out)["error"]["message"] == HOSTILE

@@ -28,13 +28,21 @@ def base(hub: Hub, pv: Pv) -> str:
         ("show ../x", 3, "'../x' cannot be the name of a model."),
         ("fetch nothing", 4, "There is no model named 'nothing'."),
         ("fetch org/nothing", 4, "is not there (404)."),
-        ("fetch org/base --from http://127.0.0.1:9", 4, "Cannot reach http://127.0.0.1:9: Connection refused."),
+        (
+            "fetch org/base --from http://127.0.0.1:9",
+            4,
+            "Cannot reach http://127.0.0.1:9: Connection refused.",
+        ),
         ("fetch", 2, "Missing argument"),
         ("add mine nothing.pt", 4, "There is no file or folder named 'nothing.pt'."),
         ("add mine page.safetensors", 3, "page.safetensors is no safetensors file."),
         ("add a/b/c page.safetensors", 3, "'a/b/c' cannot be the name of a model."),
         ("add hpsv2 page.safetensors", 3, "page.safetensors is none of the files of hpsv2."),
-        ("verify hpsv2", 4, "The weights hpsv2 are not on this machine.\n`pv models fetch hpsv2` brings them."),
+        (
+            "verify hpsv2",
+            4,
+            "The weights hpsv2 are not on this machine.\n`pv models fetch hpsv2` brings them.",
+        ),
         ("remove hpsv2", 4, "There is no model on this machine named 'hpsv2'."),
     ],
 )
@@ -52,8 +60,14 @@ def test_bad_input_gets_its_sentence_and_status_and_changes_nothing(
 
 def test_a_model_goes_through_its_life(pv: Pv, hub: Hub, base: str) -> None:
     (row,) = [row for row in pv("models", "list", "--json").json["models"] if row["name"] == base]
-    assert (row["state"], row["commercial"], row["licence"]) == ("here", "conditions", "mit (as its card says)")
-    assert row["size"] == sum(path.stat().st_size for path in model_folder(base).rglob("*") if path.is_file())
+    assert (row["state"], row["commercial"], row["licence"]) == (
+        "here",
+        "conditions",
+        "mit (as its card says)",
+    )
+    assert row["size"] == sum(
+        path.stat().st_size for path in model_folder(base).rglob("*") if path.is_file()
+    )
     shown = pv("models", "show", base, "--json").json
     assert (shown["path"], shown["lacks"]) == (str(model_folder(base)), [])
     assert {file["path"] for file in shown["files"]} == {
@@ -105,7 +119,11 @@ def huge_listing(hub: Hub, path: str) -> dict[str, object]:
 def test_one_of_several_that_fails_leaves_the_others(pv: Pv, hub: Hub) -> None:
     hub.repositories["org/base"] = pipeline()
     answer = pv("models", "fetch", "org/nothing", "org/base")
-    assert (answer.status, "1 of 2 failed." in answer.err, "org/nothing: " in answer.err) == (6, True, True)
+    assert (answer.status, "1 of 2 failed." in answer.err, "org/nothing: " in answer.err) == (
+        6,
+        True,
+        True,
+    )
     assert model_folder("org/base").is_dir()
 
 
@@ -115,21 +133,34 @@ def test_progress_and_licence_are_words_for_people(pv: Pv, hub: Hub) -> None:
     answer = pv("models", "fetch", "org/base", "--json")
     assert answer.json["licence"] == "cc-by-nc-4.0 (as its card says)"
     said = answer.err.splitlines()
-    assert said[0] == "The licence of org/base: cc-by-nc-4.0 (as its card says). It forbids commercial use."
+    assert (
+        said[0]
+        == "The licence of org/base: cc-by-nc-4.0 (as its card says). It forbids commercial use."
+    )
     assert said[-1].startswith("org/base, MiB 3/3")
 
 
-def test_weights_of_ones_own_are_trained_on_under_their_licence(pv: Pv, hub: Hub, home: Path) -> None:
+def test_weights_of_ones_own_are_trained_on_under_their_licence(
+    pv: Pv, hub: Hub, home: Path
+) -> None:
     Path("w600k_r50.onnx").write_bytes(onnx())
     answer = pv("models", "add", "antelopev2", "w600k_r50.onnx")
     assert (answer.status, "does not have the published sha256" in answer.err) == (3, True)
-    answer = pv("models", "add", "mine", "w600k_r50.onnx", "--link", "--licence", "mine alone", "--json")
+    answer = pv(
+        "models", "add", "mine", "w600k_r50.onnx", "--link", "--licence", "mine alone", "--json"
+    )
     assert (answer.status, answer.json["licence"], answer.json["lacks"]) == (0, "mine alone", [])
     assert (model_folder("mine") / "w600k_r50.onnx").is_symlink()
-    assert pv("models", "verify", "mine", "--json").json == {"name": "mine", "files": 1, "published": 0}
+    assert pv("models", "verify", "mine", "--json").json == {
+        "name": "mine",
+        "files": 1,
+        "published": 0,
+    }
 
 
-def test_doctor_names_for_each_preset_the_command_that_brings_what_is_missing(pv: Pv, hub: Hub, home: Path) -> None:
+def test_doctor_names_for_each_preset_the_command_that_brings_what_is_missing(
+    pv: Pv, hub: Hub, home: Path
+) -> None:
     (home / "config/presets").mkdir(parents=True)
     (home / "config/presets/mine.toml").write_text(
         "[model]\nbase_model = 'models:realistic-vision'\n[identity_reward]\npackage = 'models:antelopev2'\n"
@@ -137,7 +168,10 @@ def test_doctor_names_for_each_preset_the_command_that_brings_what_is_missing(pv
         "[evaluation]\nrecognizer = 'w600k_r50.onnx'\n"
     )
     assert doctor.weights()["tiny"] == "here"
-    assert "`pv models fetch realistic-vision antelopev2 hpsv2` brings them" in doctor.weights()["mine"]
+    assert (
+        "`pv models fetch realistic-vision antelopev2 hpsv2` brings them"
+        in doctor.weights()["mine"]
+    )
     model_folder("hpsv2").mkdir(parents=True)
     (model_folder("hpsv2") / "HPS_v2_compressed.pt").write_bytes(b"weights")
     assert "`pv models fetch realistic-vision antelopev2` brings them" in doctor.weights()["mine"]

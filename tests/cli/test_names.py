@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pvtool.jobs.settings import parse_lora
+from pvtool_core.batches.columns import parse_lora
 from pvtool_core.errors import BadName, BadPicture, FaceRefused, UsageError, printable
 from pvtool_core.paths import check_name, check_utf8, path_of, path_text
 from pvtool_core.store.identities import Library
@@ -33,7 +33,9 @@ def photo(path: Path) -> Path:
         ("𠀀".encode() * 60 + b".png", "𠀀" * 60 + ".png"),
     ],
 )
-def test_a_photo_of_any_name_is_read_and_named_in_plain_letters(pv: Pv, name: bytes, told: str) -> None:
+def test_a_photo_of_any_name_is_read_and_named_in_plain_letters(
+    pv: Pv, name: bytes, told: str
+) -> None:
     photo(Path(os.fsdecode(name)))
     answer = pv("identity", "add", "ann", os.fsdecode(name), "--consent", "hers")
     assert answer.status == 3
@@ -110,7 +112,12 @@ def test_a_consent_statement_that_is_not_utf_8_is_refused(pv: Pv) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["render mara <V>runs", "render mara <V>runs --dry-run", "identity export mara", "train mara --base-model base"],
+    [
+        "render mara <V>runs",
+        "render mara <V>runs --dry-run",
+        "identity export mara",
+        "train mara --base-model base",
+    ],
 )
 def test_a_working_folder_that_is_not_utf_8_is_refused_where_paths_in_it_are_recorded(
     pv: Pv, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
@@ -123,7 +130,9 @@ def test_a_working_folder_that_is_not_utf_8_is_refused_where_paths_in_it_are_rec
     assert everything(tmp_path) == before
 
 
-def test_a_home_that_is_not_utf_8_is_refused(pv: Pv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_is_not_utf_8_is_refused(
+    pv: Pv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path / LATIN))
     for words in ("identity list", "runs list", "models list", "render ann <V>runs"):
         answer = pv(*words.split())
@@ -160,10 +169,14 @@ def test_errors_about_pictures_hold_no_control_characters() -> None:
 
 
 def test_a_lora_set_may_name_a_file_with_a_comma(pv: Pv, run: RunFolder, home: Path) -> None:
-    answer = pv("render", "mara", "<V>runs", "--lora-set", "ink, wash.safetensors:0.5,other.safetensors")
+    answer = pv(
+        "render", "mara", "<V>runs", "--lora-set", "ink, wash.safetensors:0.5,other.safetensors"
+    )
     assert (answer.status, "The weights ink are not" in answer.err) == (4, True)
     Path("ink, wash.safetensors").write_bytes(b"x")
-    answer = pv("render", "mara", "<V>runs", "--lora-set", "ink, wash.safetensors:0.5,other.safetensors")
+    answer = pv(
+        "render", "mara", "<V>runs", "--lora-set", "ink, wash.safetensors:0.5,other.safetensors"
+    )
     assert (answer.status, "The weights other.safetensors are not" in answer.err) == (4, True)
 
 

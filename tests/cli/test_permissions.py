@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from pvtool_core.batches.folder import new_batch, write_items
+from pvtool_core.files import use_umask_for
 from pvtool_core.paths import presets_dir
-from pvtool_core.private import use_umask_for
 from pvtool_core.store.runs import RunFolder
 from tests.cli.conftest import Pv
 
@@ -27,7 +27,13 @@ def test_an_added_identity_is_private_at_a_usual_umask(tmp_path: Path) -> None:
 
     def run(*words: str) -> None:
         done = subprocess.run(
-            [str(PV), *words], env=environment, umask=0o022, cwd=tmp_path, capture_output=True, text=True, check=False
+            [str(PV), *words],
+            env=environment,
+            umask=0o022,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
 
@@ -36,7 +42,9 @@ def test_an_added_identity_is_private_at_a_usual_umask(tmp_path: Path) -> None:
     assert loose(home / "data") + loose(home / "cache") == []
 
 
-def test_runs_and_batches_are_private_from_the_moment_they_are_made(home: Path, run: RunFolder) -> None:
+def test_runs_and_batches_are_private_from_the_moment_they_are_made(
+    home: Path, run: RunFolder
+) -> None:
     batch = new_batch(home / "data/batches")
     write_items(batch.items, [])
     assert loose(run.path) + loose(batch.path) == []
@@ -45,14 +53,20 @@ def test_runs_and_batches_are_private_from_the_moment_they_are_made(home: Path, 
 def test_only_clips_in_a_folder_that_the_user_chose_follow_the_users_umask(home: Path) -> None:
     before = os.umask(0o022)
     try:
-        for out, mask in ((None, 0o077), (home / "data/demo/ada-1", 0o077), (home.parent / "clips", 0o022)):
+        for out, mask in (
+            (None, 0o077),
+            (home / "data/demo/ada-1", 0o077),
+            (home.parent / "clips", 0o022),
+        ):
             use_umask_for(out, 0o022)
             assert os.umask(mask) == mask
     finally:
         os.umask(before)
 
 
-def test_folders_that_others_could_read_are_tightened_by_the_next_command(pv: Pv, home: Path, mara: str) -> None:
+def test_folders_that_others_could_read_are_tightened_by_the_next_command(
+    pv: Pv, home: Path, mara: str
+) -> None:
     sample, outside = home / "data/runs/mara-1/samples/step-1/0.mp4", home.parent / "theirs.txt"
     sample.parent.mkdir(parents=True)
     for file in (sample, outside):

@@ -9,7 +9,12 @@ import pytest
 
 from pvtool_core.paths import presets_dir
 
-SWITCHES = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED", "DO_NOT_TRACK")
+SWITCHES = (
+    "ORT_DISABLE_TELEMETRY",
+    "HF_HUB_DISABLE_TELEMETRY",
+    "RAY_USAGE_STATS_ENABLED",
+    "DO_NOT_TRACK",
+)
 
 
 @pytest.mark.slow
@@ -17,7 +22,11 @@ def test_adding_an_identity_writes_nothing_outside_of_pv_home(tmp_path: Path) ->
     home, scratch = tmp_path / "user", tmp_path / "scratch"
     home.mkdir()
     scratch.mkdir()
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", *SWITCHES))}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("XDG_", *SWITCHES))
+    }
     env |= {"HOME": str(home), "TMPDIR": str(scratch), "PV_HOME": str(tmp_path / "pv")}
     photo = presets_dir() / "tiny/samples/ada-woman.png"
     words = ["identity", "add", "ada", str(photo), "--consent", "a cartoon person"]
@@ -31,7 +40,9 @@ def test_usage_reports_are_off_wherever_the_engine_is_imported_unless_the_user_w
     code = f"import os, pvtool_core; print([os.environ[name] for name in {SWITCHES!r}])"
     env = {name: value for name, value in os.environ.items() if name not in SWITCHES}
     found = [
-        subprocess.run([sys.executable, "-c", code], env=env | more, capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code], env=env | more, capture_output=True, text=True, check=True
+        ).stdout
         for more in ({}, {"DO_NOT_TRACK": "0"})
     ]
     assert found == ["['1', '1', '0', '1']\n", "['1', '1', '0', '0']\n"]

@@ -8,11 +8,14 @@ from pvtool.cli.main import main
 from pvtool.cli.progress import JobProgress
 from pvtool.output import BarProgress
 from pvtool_core.errors import UsageError
-from pvtool_core.store.runs import ExitRecord, Request, RunFolder, State
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import ExitRecord, Request, RunFolder
 from pvtool_core.supervisor import ask
 
 
-def test_training_counts_iterations_before_its_first_step(capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_counts_iterations_before_its_first_step(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with JobProgress(400) as progress:
         progress.on_event({"time": 0, "type": "stage", "stage": "caching", "done": 24, "total": 24})
         progress.on_event({"time": 0, "type": "stage", "stage": "training"})
@@ -27,7 +30,9 @@ def test_a_bar_forgets_the_total_of_the_stage_before() -> None:
     assert (task.description, task.total) == ("training", None)
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("trian", "train"), ("run", "runs"), ("rendr", "render")])
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("trian", "train"), ("run", "runs"), ("rendr", "render")]
+)
 def test_a_mistyped_command_is_answered_with_the_nearest(
     typed: str, meant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

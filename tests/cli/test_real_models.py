@@ -27,11 +27,20 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     def run(*words: str) -> Any:
         command = [sys.executable, "-P", "-m", "pvtool.cli.main", *words, "--json"]
         environment = {**os.environ, "PV_HOME": str(home)}
-        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=home)
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, env=environment, cwd=home
+        )
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 
-    run("identity", "add", "ada", str(presets_dir() / "tiny/samples/ada-woman.png"), "--consent", "hers")
+    run(
+        "identity",
+        "add",
+        "ada",
+        str(presets_dir() / "tiny/samples/ada-woman.png"),
+        "--consent",
+        "hers",
+    )
     return run
 
 
@@ -57,16 +66,22 @@ STEPS = {
 
 
 @pytest.mark.slow
-def test_a_stable_diffusion_folder_goes_from_photo_to_clips(shell: Shell, models: Path, tmp_path: Path) -> None:
+def test_a_stable_diffusion_folder_goes_from_photo_to_clips(
+    shell: Shell, models: Path, tmp_path: Path
+) -> None:
     motion = {"model.motion_adapter": models / "motion"}
     keys = train_and_render(shell, models, tmp_path, models / "still", motion, frames=4)
     assert "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q.lora_up.weight" in keys
 
 
 @pytest.mark.slow
-def test_a_hunyuan_video_folder_goes_from_photo_to_clips(shell: Shell, models: Path, tmp_path: Path) -> None:
+def test_a_hunyuan_video_folder_goes_from_photo_to_clips(
+    shell: Shell, models: Path, tmp_path: Path
+) -> None:
     keys = train_and_render(shell, models, tmp_path, folder_of(HUNYUAN_VIDEO, models), {}, frames=5)
-    fused = [f"double_blocks.{n}.img_attn_qkv" for n in range(2)] + [f"single_blocks.{n}.linear1" for n in range(2)]
+    fused = [f"double_blocks.{n}.img_attn_qkv" for n in range(2)] + [
+        f"single_blocks.{n}.linear1" for n in range(2)
+    ]
     assert keys == {f"transformer.{name}.lora_{part}.weight" for name in fused for part in "AB"}
 
 
@@ -86,13 +101,25 @@ def train_and_render(
 ) -> set[str]:
     """8 iterations on a base model, a clip beside that of the original, and the names in the adapter's file."""
     sizes = {"model.width": 32, "model.height": 32, "model.num_frames": frames}
-    sets = [f"--set={key}={value}" for key, value in {**small_rewards(models), **sizes, **STEPS, **more}.items()]
+    sets = [
+        f"--set={key}={value}"
+        for key, value in {**small_rewards(models), **sizes, **STEPS, **more}.items()
+    ]
     (trained,) = shell("train", "ada", "--preset", "tiny", "--base-model", str(base_model), *sets)
     assert trained["state"] == "finished"
     (run,) = shell("runs", "show", trained["run"])
     assert (run["step"], run["checkpoints"]) == (8, [4, 8])
     assert len(list(Path(trained["path"]).rglob("*.mp4"))) == 2  # the original's and step 8's
-    words = ("a <V> woman dancing", "--run", trained["run"], "--seed", "0", "--base", "--out", str(folder / "out"))
+    words = (
+        "a <V> woman dancing",
+        "--run",
+        trained["run"],
+        "--seed",
+        "0",
+        "--base",
+        "--out",
+        str(folder / "out"),
+    )
     clips = shell("render", "ada", *words)
     assert [clip["status"] for clip in clips] == ["done"] * 2
     pictures = {clip["identity"]: frames_of(Path(clip["path"])) for clip in clips}

@@ -16,20 +16,22 @@ from hypothesis import strategies as st
 from pvtool.cli.render_options import parse_gigabytes
 from pvtool_core.batches.clips import Names, model_facts, sidecar_path, write_sidecar
 from pvtool_core.batches.plan import Shard
-from pvtool_core.batches.provenance import origin_of
+from pvtool_core.batches.provenance import provenance_of
 from pvtool_core.batches.rates import Rate, note
-from pvtool_core.settings.schema import (
+from pvtool_core.files import sha256_of
+from pvtool_core.settings.jobs import (
     EncodingConfig,
-    LoraConfig,
     RenderItem,
     Setup,
     TrainJob,
     read_job,
-    to_table,
     write_job,
 )
+from pvtool_core.settings.schema import LoraConfig
+from pvtool_core.settings.toml import to_table
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
-from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord, RunFolder, State, new_run, sha256_of
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord, RunFolder, new_run
 from tests.cli.conftest import Pv, everything
 
 Add = Callable[[str], RunFolder]
@@ -97,7 +99,11 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
         ("mara <V>runs --run mara-1@5", 4, "There is no checkpoint of mara-1 named '5'."),
         ("mara --prompts nothing.txt", 4, "There is no prompt file named 'nothing.txt'."),
         ("mara <V>runs --width 20", 2, "width is 20, not a multiple of 8."),
-        ("mara <V>runs --lora nothing.safetensors", 4, "nothing.safetensors are not on this machine."),
+        (
+            "mara <V>runs --lora nothing.safetensors",
+            4,
+            "nothing.safetensors are not on this machine.",
+        ),
         ("mara <V>runs --lora a --lora-set b", 2, "--lora and --lora-set contradict each other."),
         ("mara <V>runs --shard 0/4", 2, "'0/4' is no part of a batch."),
         ("mara <V>runs --batch many", 2, "'many' is no number of clips."),
@@ -111,7 +117,11 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
         ("--from nothing.mp4", 4, "There is no clip named 'nothing.mp4'."),
         ("--from /etc/passwd", 3, "passwd is no clip that pv made."),
         ("--from /etc", 3, "etc is no clip that pv made."),
-        ("mara <V>runs --c2pa-cert no.pem --c2pa-key /etc/passwd", 2, "There is no file at no.pem."),
+        (
+            "mara <V>runs --c2pa-cert no.pem --c2pa-key /etc/passwd",
+            2,
+            "There is no file at no.pem.",
+        ),
         ("mara <V>runs --c2pa-cert /etc/passwd --c2pa-key /etc", 2, "There is no file at /etc."),
     ],
 )
@@ -137,48 +147,84 @@ def test_a_dry_run_names_every_clip_and_makes_none(pv: Pv, run: RunFolder, home:
     assert answer.out.startswith("missing       ?  renders/mara/swims-")
     used, counts = answer.err.splitlines()
     assert used == "mara: using mara-1, step 800."
-    assert counts == "1 clips: 1 missing. How long they will take is not known: none like them was made here yet."
+    assert (
+        counts
+        == "1 clips: 1 missing. How long they will take is not known: none like them was made here yet."
+    )
     assert everything(home.parent) == before
 
 
-def test_clips_that_share_their_first_steps_are_expected_to_take_them_once(pv: Pv, run: RunFolder) -> None:
+def test_clips_that_share_their_first_steps_are_expected_to_take_them_once(
+    pv: Pv, run: RunFolder
+) -> None:
     job = read_job(run.config)
     assert isinstance(job, TrainJob)
     note(Setup(model=job.model, sampler=job.sampler), Rate(30.0, 10.0))
     clips = planned(pv, "mara", "<V> runs", "<V> waits", "--base")
     assert [clip["seconds"] for clip in clips] == [40, 10, 40, 10]
-    answer = pv("render", "mara", "<V> runs", "--prompts", rows_file({"prompt": "<V> runs", "steps": 3}), "--dry-run")
+    answer = pv(
+        "render",
+        "mara",
+        "<V> runs",
+        "--prompts",
+        rows_file({"prompt": "<V> runs", "steps": 3}),
+        "--dry-run",
+    )
     assert answer.out.splitlines()[0].startswith("missing    0:40  renders/mara/runs-")
     counts = answer.err.splitlines()[-1]
-    assert counts == "2 clips: 2 missing. They will take about 0:40, and 1 of which nothing is known."
+    assert (
+        counts == "2 clips: 2 missing. They will take about 0:40, and 1 of which nothing is known."
+    )
 
 
-def test_several_people_and_everybody_are_rendered_each_by_their_own_run(pv: Pv, run: RunFolder, add: Add) -> None:
+def test_several_people_and_everybody_are_rendered_each_by_their_own_run(
+    pv: Pv, run: RunFolder, add: Add
+) -> None:
     add("abel")
     add("bob")
-    assert [clip["identity"] for clip in planned(pv, "bob,mara", "<V> {noun} runs")] == ["bob", "mara"]
+    assert [clip["identity"] for clip in planned(pv, "bob,mara", "<V> {noun} runs")] == [
+        "bob",
+        "mara",
+    ]
     clips = planned(pv, "--all", "<V> {noun} runs", "<V> swims")
     assert [clip["identity"] for clip in clips] == ["abel", "bob", "mara"] * 2
-    assert [clip["prompt"] for clip in clips][:3] == ["<V> man runs", "<V> man runs", "<V> woman runs"]
+    assert [clip["prompt"] for clip in clips][:3] == [
+        "<V> man runs",
+        "<V> man runs",
+        "<V> woman runs",
+    ]
 
 
 def test_a_rows_own_words_win_over_the_commands(pv: Pv, run: RunFolder, add: Add) -> None:
     add("bob")
-    file = rows_file({"prompt": "<V> runs", "identity": "bob", "seed": "3..4", "steps": 9}, {"prompt": "<V> swims"})
+    file = rows_file(
+        {"prompt": "<V> runs", "identity": "bob", "seed": "3..4", "steps": 9},
+        {"prompt": "<V> swims"},
+    )
     clips = planned(pv, "mara", "--prompts", file, "--seed", "7", "--steps", "5")
-    assert [(clip["identity"], clip["seed"]) for clip in clips] == [("bob", 3), ("bob", 4), ("mara", 7)]
+    assert [(clip["identity"], clip["seed"]) for clip in clips] == [
+        ("bob", 3),
+        ("bob", 4),
+        ("mara", 7),
+    ]
     assert paths(pv, "bob", "<V> runs", "--seed", "3", "--steps", "9") == [clips[0]["path"]]
     assert paths(pv, "mara", "<V> swims", "--seed", "7") != [clips[2]["path"]]
 
 
 def test_names_may_be_left_out_where_every_row_has_one(pv: Pv, run: RunFolder) -> None:
     assert len(paths(pv, "--prompts", rows_file({"prompt": "<V> runs", "identity": "mara"}))) == 1
-    refused = pv("render", "--prompts", rows_file({"prompt": "<V> runs", "identity": "mara"}, {"prompt": "<V> swims"}))
+    refused = pv(
+        "render",
+        "--prompts",
+        rows_file({"prompt": "<V> runs", "identity": "mara"}, {"prompt": "<V> swims"}),
+    )
     assert refused.status == 2
     assert "batch.jsonl, line 2: No person is named." in refused.err
 
 
-def test_every_mistake_of_a_batch_is_told_with_its_line_before_anything_is_made(pv: Pv, run: RunFolder) -> None:
+def test_every_mistake_of_a_batch_is_told_with_its_line_before_anything_is_made(
+    pv: Pv, run: RunFolder
+) -> None:
     file = rows_file(
         {"prompt": "<V> runs", "identity": "nora"},
         {"prompt": "<V> runs", "identity": "mara", "run": "mara-9"},
@@ -200,7 +246,9 @@ def test_every_mistake_of_a_batch_is_told_with_its_line_before_anything_is_made(
     assert not Path("renders").exists()
 
 
-def test_rows_that_cannot_be_used_are_told_and_left_out_where_the_others_are_to_go_on(pv: Pv, run: RunFolder) -> None:
+def test_rows_that_cannot_be_used_are_told_and_left_out_where_the_others_are_to_go_on(
+    pv: Pv, run: RunFolder
+) -> None:
     file = rows_file(
         {"prompt": "<V> runs"},
         {"prompt": f"<V>{'x' * 10_000}"},
@@ -213,7 +261,9 @@ def test_rows_that_cannot_be_used_are_told_and_left_out_where_the_others_are_to_
     assert [clip["prompt"] for clip in clips] == ["<V> runs", "<V> swims"]
     assert (answer.status, error["error"]["message"]) == (6, "3 of 5 failed.")
     told = answer.err.splitlines()
-    assert [line.partition(":")[0] for line in told[:3]] == [f"batch.jsonl, line {line}" for line in (2, 3, 4)]
+    assert [line.partition(":")[0] for line in told[:3]] == [
+        f"batch.jsonl, line {line}" for line in (2, 3, 4)
+    ]
     assert "is longer than 1000 characters" in told[0]
     nothing = pv("render", "mara", "--prompts", rows_file({"prompt": "runs"}), "--keep-going")
     assert (nothing.status, nothing.out) == (3, "")
@@ -226,12 +276,16 @@ def test_standard_input_files_and_banks_can_be_given_together(
     pv("prompts", "add", "mine", "<V> {noun} runs", "<V> {noun} waits")
     Path("more.csv").write_text("prompt,seed\n<V> swims,4\n")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'"<V> sits"\n')))
-    clips = planned(pv, "mara", "<V> sleeps", "--prompts", "mine", "--prompts", "more.csv", "--prompts", "-")
+    clips = planned(
+        pv, "mara", "<V> sleeps", "--prompts", "mine", "--prompts", "more.csv", "--prompts", "-"
+    )
     told = [(clip["prompt"].removeprefix("<V> "), clip["seed"]) for clip in clips]
     assert told == [("sleeps", 0), ("woman runs", 0), ("woman waits", 0), ("swims", 4), ("sits", 0)]
 
 
-def test_the_newest_finished_run_is_taken_and_others_by_name_and_step(pv: Pv, run: RunFolder) -> None:
+def test_the_newest_finished_run_is_taken_and_others_by_name_and_step(
+    pv: Pv, run: RunFolder
+) -> None:
     by_first = paths(pv, "mara", "<V> runs")
     stopped = another_run("mara", finished=False)
     assert paths(pv, "mara", "<V> runs") == by_first
@@ -242,7 +296,10 @@ def test_the_newest_finished_run_is_taken_and_others_by_name_and_step(pv: Pv, ru
     shutil.rmtree(run.path)
     refused = pv("render", "mara", "<V> runs", "--dry-run")
     assert refused.status == 4
-    assert "There is no finished run of the identity named 'mara'.\n--run can be mara-2 (stopped)." in refused.err
+    assert (
+        "There is no finished run of the identity named 'mara'.\n--run can be mara-2 (stopped)."
+        in refused.err
+    )
 
 
 def test_another_adapter_makes_another_clip(pv: Pv, run: RunFolder) -> None:
@@ -255,28 +312,46 @@ def test_another_adapter_makes_another_clip(pv: Pv, run: RunFolder) -> None:
 def test_a_row_of_the_original_model_is_one_clip(pv: Pv, run: RunFolder, add: Add) -> None:
     add("bob")
     base, _ = paths(pv, "mara", "<V> runs", "--base")
-    rows = [{"prompt": "<V> runs", "identity": name, "base": True} for name in ("mara", "bob", "mara")]
+    rows = [
+        {"prompt": "<V> runs", "identity": name, "base": True} for name in ("mara", "bob", "mara")
+    ]
     assert paths(pv, "--prompts", rows_file(*rows)) == [base]
 
 
 def test_each_lora_set_is_a_clip_of_its_own(pv: Pv, run: RunFolder, home: Path) -> None:
     job = read_job(run.config)
     assert isinstance(job, TrainJob)
-    styled = dataclasses.replace(job.model, loras=(LoraConfig(file="ink.safetensors", fingerprint="1"),))
+    styled = dataclasses.replace(
+        job.model, loras=(LoraConfig(file="ink.safetensors", fingerprint="1"),)
+    )
     write_job(run.config, dataclasses.replace(job, model=styled))
-    as_trained, without = paths(pv, "mara", "<V> runs"), paths(pv, "mara", "<V> runs", "--lora-set", "none")
+    as_trained, without = (
+        paths(pv, "mara", "<V> runs"),
+        paths(pv, "mara", "<V> runs", "--lora-set", "none"),
+    )
     assert as_trained != without
     assert paths(pv, "mara", "<V> runs", "--lora", "none") == without
     rows = rows_file({"prompt": "<V> runs", "lora": [[], "none"]}, {"prompt": "<V> runs"})
     assert paths(pv, "mara", "--prompts", rows) == [*without, *as_trained]
 
 
-def test_sizes_and_guidance_make_other_clips_and_the_same_ones_twice_are_one(pv: Pv, run: RunFolder) -> None:
+def test_sizes_and_guidance_make_other_clips_and_the_same_ones_twice_are_one(
+    pv: Pv, run: RunFolder
+) -> None:
     plain = paths(pv, "mara", "<V> runs")
-    for option, value in (("width", "256"), ("frames", "8"), ("fps", "12"), ("guidance", "3"), ("negative", "dull")):
+    for option, value in (
+        ("width", "256"),
+        ("frames", "8"),
+        ("fps", "12"),
+        ("guidance", "3"),
+        ("negative", "dull"),
+    ):
         changed = paths(pv, "mara", "<V> runs", f"--{option}", value)
         assert changed != plain
-        assert paths(pv, "mara", "--prompts", rows_file({"prompt": "<V> runs", option: value})) == changed
+        assert (
+            paths(pv, "mara", "--prompts", rows_file({"prompt": "<V> runs", option: value}))
+            == changed
+        )
     assert paths(pv, "mara", "<V> runs", "<V>  runs", "--seed", "0,0") == plain
 
 
@@ -286,11 +361,17 @@ def test_clips_that_are_there_and_whole_start_no_engine(pv: Pv, run: RunFolder) 
     (wanted,) = planned(pv, "mara", "<V> runs")
     video = write_clip_of(run, Path(wanted["path"]))
     (answer,) = pv("render", "mara", "<V> runs", "--json").lines
-    assert (answer["status"], answer["path"], answer["files"]) == ("skipped", str(video), [str(video)])
+    assert (answer["status"], answer["path"], answer["files"]) == (
+        "skipped",
+        str(video),
+        [str(video)],
+    )
     assert json.loads(video.with_suffix(".json").read_text())["seed"] == 0
     assert not Path("renders/failed.jsonl").exists()
     assert [clip["status"] for clip in planned(pv, "mara", "<V> runs", "--overwrite")] == ["again"]
-    assert [clip["status"] for clip in planned(pv, "mara", "<V> runs", "--format", "gif")] == ["stale"]
+    assert [clip["status"] for clip in planned(pv, "mara", "<V> runs", "--format", "gif")] == [
+        "stale"
+    ]
     video.write_bytes(b"vid")
     assert [clip["status"] for clip in planned(pv, "mara", "<V> runs")] == ["stale"]
     video.with_suffix(".json").unlink()
@@ -303,7 +384,9 @@ def test_a_clip_of_several_files_is_one_line_for_programs(pv: Pv, run: RunFolder
     (clip,) = planned(pv, "mara", "<V> runs", "--format", "gif,mp4,png")
     assert [Path(file).suffix for file in clip["files"]] == [".gif", ".mp4", ""]
     assert clip["path"] == clip["files"][0]
-    assert {Path(file).parent for file in clip["files"]} == {Path(paths(pv, "mara", "<V> runs")[0]).parent}
+    assert {Path(file).parent for file in clip["files"]} == {
+        Path(paths(pv, "mara", "<V> runs")[0]).parent
+    }
 
 
 def write_clip_of(run: RunFolder, video: Path) -> Path:
@@ -317,7 +400,13 @@ def write_clip_of(run: RunFolder, video: Path) -> Path:
     video.write_bytes(b"video")
     names = Names(Setup(model=job.model, sampler=job.sampler))
     digest = sha256_of(adapter / ADAPTER_FILE)
-    about: dict[str, Any] = {"identity": "mara", "prompt": "<V> runs", "seed": 0, "run": run.name, "step": 800}
+    about: dict[str, Any] = {
+        "identity": "mara",
+        "prompt": "<V> runs",
+        "seed": 0,
+        "run": run.name,
+        "step": 800,
+    }
     item = RenderItem(**about, adapter="a", adapter_sha256=digest, clip="")
     facts = {
         **about,
@@ -349,17 +438,22 @@ def test_a_trajectory_is_in_one_part(count: int, trajectory: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "gigabytes"), [("20GB", 20), ("500M", 0.5), ("1.5 TB", 1500), ("20KB", 2e-5), ("0G", 0), ("2gib", 2)]
+    ("text", "gigabytes"),
+    [("20GB", 20), ("500M", 0.5), ("1.5 TB", 1500), ("20KB", 2e-5), ("0G", 0), ("2gib", 2)],
 )
 def test_sizes_of_the_cache_are_read(text: str, gigabytes: float) -> None:
     assert parse_gigabytes(text) == pytest.approx(gigabytes)
 
 
 @pytest.fixture
-def real(home: Path, mara: str, models: Path, job: TrainJob, adapters: dict[str, Path]) -> RunFolder:
+def real(
+    home: Path, mara: str, models: Path, job: TrainJob, adapters: dict[str, Path]
+) -> RunFolder:
     """A finished run on the small random model."""
     folder = new_run(home / "data/runs", mara)
-    write_job(folder.config, dataclasses.replace(job, run=folder.name, identity=Library().get(mara).ref))
+    write_job(
+        folder.config, dataclasses.replace(job, run=folder.name, identity=Library().get(mara).ref)
+    )
     folder.write_checkpoint(4, {ADAPTER_FILE: adapters["strong"].read_bytes()})
     folder.write_exit(ExitRecord(status=0, state=State.FINISHED))
     return folder
@@ -370,11 +464,13 @@ def test_a_clip_of_its_own_person_named_again_is_by_its_own_adapter(pv: Pv, run:
     for words in (("mara",), ("mara,mara",), ()):
         (clip,) = planned(pv, "--from", str(video), *words, "--seed", "9")
         assert paths(pv, "mara", "<V> runs", "--seed", "9") == [clip["path"]]
-        assert Path(origin_of(video, people=["mara"]).item.adapter).is_file()
+        assert Path(provenance_of(video, people=["mara"]).item.adapter).is_file()
 
 
 @pytest.mark.slow
-def test_failures_are_left_to_be_given_in_again_and_a_clip_is_made_again_to_the_bit(pv: Pv, real: RunFolder) -> None:
+def test_failures_are_left_to_be_given_in_again_and_a_clip_is_made_again_to_the_bit(
+    pv: Pv, real: RunFolder
+) -> None:
     bad = {"prompt": "<V> {noun} runs", "frames": 12}  # the model knows eight frames only
     words = ("mara", "<V> {noun} waits", "--prompts", rows_file(bad), "--seed", "5", "--steps", "4")
     answer = pv("render", *words, "--base", "--retries", "1", "--sheet", "--json")
@@ -385,8 +481,14 @@ def test_failures_are_left_to_be_given_in_again_and_a_clip_is_made_again_to_the_
     assert Path("renders/contact-sheet.png").is_file()
     failed = [json.loads(line) for line in Path("renders/failed.jsonl").read_text().splitlines()]
     assert all(row["reason"] for row in failed)
-    assert paths(pv, "--prompts", "renders/failed.jsonl") == [f"{row['path']}.mp4" for row in failed]
-    (video,) = [Path(clip["path"]) for clip in clips if clip["status"] == "done" and clip["identity"] == "mara"]
+    assert paths(pv, "--prompts", "renders/failed.jsonl") == [
+        f"{row['path']}.mp4" for row in failed
+    ]
+    (video,) = [
+        Path(clip["path"])
+        for clip in clips
+        if clip["status"] == "done" and clip["identity"] == "mara"
+    ]
     made_again_to_the_bit(pv, real, video)
 
 
@@ -396,12 +498,19 @@ def made_again_to_the_bit(pv: Pv, run: RunFolder, video: Path) -> None:
     (again,) = pv("render", "--from", alone, "--out", "again", "--json").lines
     assert again["status"] == "done"
     assert Path(again["path"]).read_bytes() == video.read_bytes()
-    assert Path(again["path"]).relative_to(Path("again").absolute()) == video.relative_to(Path("renders").absolute())
+    assert Path(again["path"]).relative_to(Path("again").absolute()) == video.relative_to(
+        Path("renders").absolute()
+    )
     for known in (alone, str(sidecar_path(video.with_suffix("")))):
         assert [clip["status"] for clip in planned(pv, "--from", known)] == ["there"]
-    assert planned(pv, "--from", alone, "--steps", "8") == planned(pv, "mara", "<V> woman waits", "--seed", "5")
+    assert planned(pv, "--from", alone, "--steps", "8") == planned(
+        pv, "mara", "<V> woman waits", "--seed", "5"
+    )
     clips = planned(pv, "--from", alone, "<V> {noun} sits", "--seed", "6..7", "--base")
-    assert {(clip["prompt"], clip["seed"]) for clip in clips} == {("<V> woman sits", 6), ("<V> woman sits", 7)}
+    assert {(clip["prompt"], clip["seed"]) for clip in clips} == {
+        ("<V> woman sits", 6),
+        ("<V> woman sits", 7),
+    }
     assert [clip["identity"] for clip in clips] == ["base", "mara"] * 2
     shutil.rmtree(run.path)
     gone = pv("render", "--from", str(video), "--dry-run")

@@ -11,11 +11,11 @@ import pytest
 from pvtool.cli import progress
 from pvtool.cli.progress import ClipProgress
 from pvtool.jobs import render
-from pvtool.jobs.render import KEPT_BATCHES, Ended, Told, drop_old_batches, run_batch
+from pvtool.jobs.render import KEPT_BATCHES, ClipResults, Outcome, drop_old_batches, run_batch
 from pvtool_core.batches.folder import BatchFolder, list_batches, new_batch, write_items
 from pvtool_core.errors import DiskFull, InputRefused, PvError, RunFailed
 from pvtool_core.paths import batches_dir
-from pvtool_core.settings.schema import RenderItem
+from pvtool_core.settings.jobs import RenderItem
 from pvtool_core.store.runs import ExitRecord
 
 
@@ -37,7 +37,9 @@ def test_of_old_batches_the_newest_are_kept_however_many_commands_begin_at_once(
     assert len(list_batches(batches_dir())) == KEPT_BATCHES - 1
 
 
-def test_a_batch_that_is_only_just_begun_is_not_dropped_by_the_others_of_its_array(home: Path) -> None:
+def test_a_batch_that_is_only_just_begun_is_not_dropped_by_the_others_of_its_array(
+    home: Path,
+) -> None:
     array = [begun() for _ in range(KEPT_BATCHES + 10)]
     drop_old_batches()
     assert all(batch.items.exists() for batch in array)
@@ -51,7 +53,7 @@ def clip(status: str, path: str = "clip") -> dict[str, Any]:
 @pytest.mark.parametrize("said", ["done", "skipped", "elsewhere"])
 def test_what_one_engine_could_not_make_and_another_did_has_not_failed(said: str) -> None:
     heard: list[str] = []
-    told = Told(lambda facts: heard.append(facts["status"]))
+    told = ClipResults(lambda facts: heard.append(facts["status"]))
     for status in ("failed", "failed", said, "failed"):
         told.hear(clip(status))
     told.close()
@@ -65,7 +67,7 @@ def ended(
     *engines: PvError | None,
     killed: bool = False,
     more: int = 0,
-) -> Ended:
+) -> Outcome:
     """How a batch ends whose engines say this of clips, and end themselves like that; `more` were there before."""
     batch = new_batch(batches_dir())
     for number, error in enumerate(engines):
@@ -81,7 +83,10 @@ def ended(
         return list(engines)
 
     monkeypatch.setattr(render, "run_together", engines_say)
-    items = [RenderItem(identity="mara", prompt="<V>", seed=0, adapter="", clip=path) for path in statuses]
+    items = [
+        RenderItem(identity="mara", prompt="<V>", seed=0, adapter="", clip=path)
+        for path in statuses
+    ]
     return run_batch(batch, items, lambda _: None, lambda _: None, len(items) + more)
 
 
@@ -102,27 +107,41 @@ def test_what_an_engine_complains_of_besides_clips_is_an_error_though_all_are_th
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ended(monkeypatch, {"a": "done"}, None, DiskFull("sheet.png")).error
-    assert not ended(monkeypatch, {"a": "done"}, None, RunFailed("The engine left no word."), killed=True).error
+    assert not ended(
+        monkeypatch, {"a": "done"}, None, RunFailed("The engine left no word."), killed=True
+    ).error
     assert not ended(monkeypatch, {"a": "done"}, None).error
 
 
 def test_what_a_killed_engine_leaves_has_failed_by_that_and_the_same_command_goes_on(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    end = ended(monkeypatch, {"a": "done", "b": ""}, RunFailed("It left no word.", "See the log."), killed=True)
+    end = ended(
+        monkeypatch,
+        {"a": "done", "b": ""},
+        RunFailed("It left no word.", "See the log."),
+        killed=True,
+    )
     assert end.failed == [{"path": "b", "reason": "It left no word."}]
     assert end.error
     assert end.error.hint == "The same command goes on with what is missing. See the log."
     assert ended(monkeypatch, {"a": "done", "b": ""}, DiskFull()).failed == []
 
 
-def test_a_batch_that_the_dashboard_stopped_is_not_done(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_the_dashboard_stopped_is_not_done(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     end = ended(monkeypatch, {"a": "done", "b": "", "c": ""}, None)
     assert end.error
-    assert (end.error.status, end.error.message) == (130, "The batch was stopped; 2 of its clips are not made.")
+    assert (end.error.status, end.error.message) == (
+        130,
+        "The batch was stopped; 2 of its clips are not made.",
+    )
 
 
-def test_loading_is_no_part_of_the_rate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_loading_is_no_part_of_the_rate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     now = iter([1_000.0, *[1_010.0] * 9])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     with ClipProgress(4) as shown:

@@ -12,10 +12,12 @@ import pytest
 
 from pvtool.jobs.prepare import choose, prepare
 from pvtool_core.paths import run_index_file
-from pvtool_core.settings.schema import TrainJob, read_job, write_job
+from pvtool_core.settings.jobs import TrainJob, read_job, write_job
 from pvtool_core.store import run_index, summary
+from pvtool_core.store.events import EventWriter
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
-from pvtool_core.store.runs import ADAPTER_FILE, EventWriter, ExitRecord, RunFolder, State
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord, RunFolder
 from tests.cli.conftest import Pv
 
 
@@ -33,7 +35,9 @@ def add_identity(name: str) -> str:
     return name
 
 
-def finished_run(name: str, steps: int = 400, state: State = State.FINISHED, **changes: Any) -> RunFolder:
+def finished_run(
+    name: str, steps: int = 400, state: State = State.FINISHED, **changes: Any
+) -> RunFolder:
     """A run as `pv train` makes it, that has ended with one checkpoint."""
     folder = prepare(choose(name, "tiny"))
     if changes:
@@ -58,7 +62,9 @@ def rendered_by(pv: Pv, name: str = "mara") -> str:
     return f"{clip['run']}@{clip['step']}"
 
 
-def test_touching_or_copying_a_run_changes_neither_the_order_nor_the_run_that_renders(pv: Pv, mara: str) -> None:
+def test_touching_or_copying_a_run_changes_neither_the_order_nor_the_run_that_renders(
+    pv: Pv, mara: str
+) -> None:
     first, second = finished_run(mara), finished_run(mara)
     before = listed(pv)
     assert [run["run"] for run in before] == [first.name, second.name]
@@ -76,14 +82,18 @@ def test_touching_or_copying_a_run_changes_neither_the_order_nor_the_run_that_re
 
 def test_a_run_of_an_older_version_was_created_at_its_first_event(pv: Pv, mara: str) -> None:
     old, new = finished_run(mara, created=""), finished_run(mara)
-    old.events.write_text(json.dumps({"time": 1_700_000_000.5, "type": "run", "state": "started", "step": 0}) + "\n")
+    old.events.write_text(
+        json.dumps({"time": 1_700_000_000.5, "type": "run", "state": "started", "step": 0}) + "\n"
+    )
     os.utime(old.config, (4e9, 4e9))
     assert names(pv) == [old.name, new.name]
     assert listed(pv)[0]["started"].startswith("2023-11-1")
 
 
 def test_a_renamed_identity_keeps_the_order_of_its_runs(pv: Pv, mara: str) -> None:
-    runs = [finished_run(mara, created=created) for created in ("", "2020-01-01T00:00:00+00:00", "")]
+    runs = [
+        finished_run(mara, created=created) for created in ("", "2020-01-01T00:00:00+00:00", "")
+    ]
     for number, run in enumerate(runs):
         os.utime(run.config, (1e9 + number, 1e9 + number))
     order = names(pv)
@@ -94,8 +104,12 @@ def test_a_renamed_identity_keeps_the_order_of_its_runs(pv: Pv, mara: str) -> No
     assert {run["identity"] for run in listed(pv)} == {"nora"}
 
 
-@pytest.mark.parametrize("created", ["yesterday", "2026-11-27T12:00:00", "0001-01-01T00:00:00+00:00"])
-def test_an_invalid_time_of_creation_is_named_and_hides_no_other_run(pv: Pv, mara: str, created: str) -> None:
+@pytest.mark.parametrize(
+    "created", ["yesterday", "2026-11-27T12:00:00", "0001-01-01T00:00:00+00:00"]
+)
+def test_an_invalid_time_of_creation_is_named_and_hides_no_other_run(
+    pv: Pv, mara: str, created: str
+) -> None:
     good, bad = finished_run(mara), finished_run(mara, created=created)
     rows = {run["run"]: run for run in listed(pv)}
     assert "created" in rows[bad.name]["problem"]
@@ -103,7 +117,9 @@ def test_an_invalid_time_of_creation_is_named_and_hides_no_other_run(pv: Pv, mar
     assert rendered_by(pv) == f"{good.name}@400"
 
 
-def test_render_says_which_run_it_uses_and_warns_if_another_was_trained_longer(pv: Pv, mara: str) -> None:
+def test_render_says_which_run_it_uses_and_warns_if_another_was_trained_longer(
+    pv: Pv, mara: str
+) -> None:
     long, short = finished_run(mara, steps=400), finished_run(mara, steps=8)
     answer = pv("render", mara, "<V> runs", "--dry-run")
     assert f"mara: using {short.name}, step 8." in answer.err
@@ -112,10 +128,15 @@ def test_render_says_which_run_it_uses_and_warns_if_another_was_trained_longer(p
     chosen = pv("render", mara, "<V> runs", "--dry-run", "--run", long.name)
     assert f"mara: using {long.name}, step 400." in chosen.err
     assert "Warning" not in chosen.err
-    assert short.name not in pv("render", mara, "<V> runs", "--dry-run", "--run", f"{long.name}@400").err
+    assert (
+        short.name
+        not in pv("render", mara, "<V> runs", "--dry-run", "--run", f"{long.name}@400").err
+    )
 
 
-def test_a_longer_run_that_is_older_or_equal_or_unfinished_gives_no_warning(pv: Pv, mara: str) -> None:
+def test_a_longer_run_that_is_older_or_equal_or_unfinished_gives_no_warning(
+    pv: Pv, mara: str
+) -> None:
     finished_run(mara, steps=8)
     finished_run(mara, steps=900, state=State.STOPPED)
     finished_run(mara, steps=8)
@@ -170,7 +191,15 @@ def read_again(*_: object) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"null", b'{"format": 1}', b'{"format": 2, "origins": [], "facts": 3}', b"[" * 100_000],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"format": 1}',
+        b'{"format": 2, "origins": [], "facts": 3}',
+        b"[" * 100_000,
+    ],
 )
 def test_a_damaged_index_is_read_anew(pv: Pv, mara: str, content: bytes) -> None:
     run = finished_run(mara)
@@ -199,10 +228,14 @@ def test_a_long_log_is_counted_and_shown_without_holding_it_in_memory(pv: Pv, ma
         file.write(b'{"time": 1.0, "type": "step", "step": 9')
     shown = pv("runs", "show", run.name, "--json").json
     assert (shown["iterations_without_face"], shown["newest"]["step"]) == (500, 1500)
-    assert [event["step"] for event in pv("runs", "logs", run.name, "--json").lines] == list(range(1, 1501))
+    assert [event["step"] for event in pv("runs", "logs", run.name, "--json").lines] == list(
+        range(1, 1501)
+    )
 
 
-def test_runs_of_one_identity_are_listed_in_natural_order_where_times_are_equal(pv: Pv, mara: str) -> None:
+def test_runs_of_one_identity_are_listed_in_natural_order_where_times_are_equal(
+    pv: Pv, mara: str
+) -> None:
     for _ in range(11):
         finished_run(mara, created="2026-11-27T12:00:00+00:00")
     assert names(pv) == [f"mara-{number}" for number in range(1, 12)]
@@ -222,7 +255,9 @@ def test_a_prompt_that_the_model_reads_only_in_part_is_named_and_one_whose_keywo
     assert "The keyword <V> is cut off" in refused.err
 
 
-def test_training_is_refused_before_a_run_exists_if_a_keyword_is_cut(pv: Pv, home: Path, mara: str) -> None:
+def test_training_is_refused_before_a_run_exists_if_a_keyword_is_cut(
+    pv: Pv, home: Path, mara: str
+) -> None:
     Path("bank.txt").write_text("dancing in the rain at night " * 10 + "<V> {noun}\n")
     assert pv("prompts", "import", "late", "bank.txt").status == 0
     refused = pv("train", mara, "--prompts", "late")
@@ -255,7 +290,13 @@ def test_losses_of_a_run_are_means_of_twenty_steps_with_a_trend(pv: Pv, mara: st
     with EventWriter(run.events) as events:
         for step in range(1, 61):
             noise = 0.5 if step % 2 else -0.5
-            events.write("step", step=step, icr=1.0 + noise if step <= 40 else 0.6 + noise, scr=float("nan"), eta=1.0)
+            events.write(
+                "step",
+                step=step,
+                icr=1.0 + noise if step <= 40 else 0.6 + noise,
+                scr=float("nan"),
+                eta=1.0,
+            )
     (row,) = listed(pv)
     assert row["icr"] == pytest.approx(0.6)
     assert row["icr_trend"] == "↓"

@@ -34,7 +34,9 @@ def modules_after(words: list[str], home: Path) -> set[str]:
         "from pvtool.cli.main import main; main()"
     )
     env = {**os.environ, "PV_HOME": str(home)}
-    left = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=env, check=False)
+    left = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, env=env, check=False
+    )
     assert left.returncode == 0, left.stderr
     return set(left.stderr.splitlines()[-1].split()[1:])
 
@@ -58,12 +60,16 @@ def test_no_command_that_only_reads_loads_a_heavy_library(words: list[str], home
 
 def test_help_loads_no_command_and_no_rich(home: Path) -> None:
     loaded = modules_after(["--help"], home)
-    assert not {name for name in loaded if name.startswith("pvtool.cli.") and name != "pvtool.cli.main"}
+    assert not {
+        name for name in loaded if name.startswith("pvtool.cli.") and name != "pvtool.cli.main"
+    }
     assert not loaded & {"rich", "pydantic", "psutil"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_named_in_the_help_loads_and_helps_without_a_heavy_library(command: str, home: Path) -> None:
+def test_every_command_named_in_the_help_loads_and_helps_without_a_heavy_library(
+    command: str, home: Path
+) -> None:
     assert not modules_after([command, "--help"], home) & set(HEAVY)
 
 
@@ -86,11 +92,17 @@ def run_pv(words: list[str], folder: Path, **changes: str) -> subprocess.Complet
     """A real `pv` process."""
     code = "from pvtool.cli.main import main; main()"
     env = {**os.environ, "PV_HOME": str(folder / "home"), **changes}
-    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, env=env, cwd=folder, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, env=env, cwd=folder, check=False
+    )
 
 
-@pytest.mark.parametrize("changes", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
-def test_an_output_that_knows_ascii_only_is_no_error(tmp_path: Path, changes: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
+)
+def test_an_output_that_knows_ascii_only_is_no_error(
+    tmp_path: Path, changes: dict[str, str]
+) -> None:
     (tmp_path / "home/config/presets").mkdir(parents=True)
     shown = run_pv(["presets", "show", "tiny"], tmp_path, **changes)
     assert (shown.returncode, b"Traceback" in shown.stderr) == (0, False)
@@ -105,7 +117,9 @@ def test_an_output_that_knows_ascii_only_is_no_error(tmp_path: Path, changes: di
 
 
 @pytest.mark.parametrize("home", ["here", "~nobody-of-that-name/home", "/dev/null/home"])
-def test_a_home_that_cannot_be_found_in_a_deleted_folder_gives_no_traceback(tmp_path: Path, home: str) -> None:
+def test_a_home_that_cannot_be_found_in_a_deleted_folder_gives_no_traceback(
+    tmp_path: Path, home: str
+) -> None:
     gone = tmp_path / "gone"
     code = (
         "import os, sys; folder = sys.argv.pop(1); os.mkdir(folder); os.chdir(folder); os.rmdir(folder); "
@@ -134,7 +148,17 @@ def test_a_current_folder_that_was_deleted_is_named(tmp_path: Path) -> None:
         "import os, sys; folder = sys.argv.pop(1); os.mkdir(folder); os.chdir(folder); os.rmdir(folder); "
         "from pvtool.cli.main import main; main()"
     )
-    words = [sys.executable, "-c", code, str(gone), "render", "ada", "<V> runs", "--out", str(tmp_path / "out")]
+    words = [
+        sys.executable,
+        "-c",
+        code,
+        str(gone),
+        "render",
+        "ada",
+        "<V> runs",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     left = subprocess.run(words, capture_output=True, text=True, check=False)
     assert left.returncode == 2
     assert "The current folder was deleted." in left.stderr

@@ -14,7 +14,9 @@ import pytest
 
 from pvtool_core import supervisor
 from pvtool_core.errors import Busy, ExitStatus, Interrupted, NoAnswer, PvError, RunFailed
-from pvtool_core.store.runs import Event, Request, RunFolder, State
+from pvtool_core.store.events import Event
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import Request, RunFolder
 from tests.hostile import to_end
 
 SCRIPT = Path(__file__).with_name("scripted_engine.py")
@@ -71,14 +73,18 @@ def test_a_failed_engine_s_hint_is_kept_before_the_place_of_its_log(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("script", "how"), [("broken", "status 1"), ("killed", "signal 9")])
-def test_an_engine_that_leaves_no_word_is_a_failure_that_names_its_log(tmp_path: Path, script: str, how: str) -> None:
+def test_an_engine_that_leaves_no_word_is_a_failure_that_names_its_log(
+    tmp_path: Path, script: str, how: str
+) -> None:
     folder = prepared(tmp_path, script)
     with pytest.raises(RunFailed, match=how) as caught:
         supervisor.run_to_end(folder, ignore)
     assert str(folder.log) in caught.value.hint
 
 
-def test_of_an_engine_that_others_started_and_that_is_gone_no_status_is_made_up(tmp_path: Path) -> None:
+def test_of_an_engine_that_others_started_and_that_is_gone_no_status_is_made_up(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(RunFailed) as caught:
         supervisor.raise_outcome(prepared(tmp_path, "killed"))
     assert caught.value.message == "The engine ended and left no word."
@@ -115,7 +121,9 @@ def test_a_lost_terminal_leaves_the_engine_running(tmp_path: Path) -> None:
         f"supervisor.ENGINE = (sys.executable, {str(SCRIPT)!r}); "
         "supervisor.run_to_end(RunFolder(pathlib.Path(sys.argv[1])), print)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(folder.path)], stdout=subprocess.DEVNULL) as face:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder.path)], stdout=subprocess.DEVNULL
+    ) as face:
         engine = psutil.Process(wait_until_running(folder))
         face.send_signal(signal.SIGHUP)
     assert face.returncode == -signal.SIGHUP

@@ -9,5 +9,7 @@ from tests.core.jobs import Engine
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path) -> Engine:
-    monkeypatch.setenv("PV_HOME", str(models / "home"))  # one trajectory cache for all tests, as for all jobs of a user
+    monkeypatch.setenv(
+        "PV_HOME", str(models / "home")
+    )  # one trajectory cache for all tests, as for all jobs of a user
     return Engine(tmp_path / "jobs")

@@ -8,8 +8,18 @@ from typing import Any
 from pvtool_core import __main__ as engine
 from pvtool_core.batches.clips import Names, is_whole
 from pvtool_core.batches.folder import read_items, write_items
-from pvtool_core.settings.schema import EncodingConfig, Job, RenderItem, RenderJob, Setup, TrainJob, write_job
-from pvtool_core.store.runs import ExitRecord, RunFolder, read_events, sha256_of
+from pvtool_core.files import sha256_of
+from pvtool_core.settings.jobs import (
+    EncodingConfig,
+    Job,
+    RenderItem,
+    RenderJob,
+    Setup,
+    TrainJob,
+    write_job,
+)
+from pvtool_core.store.events import read_events
+from pvtool_core.store.runs import ExitRecord, RunFolder
 
 PROMPT = "a <V> woman waving"
 MP4 = EncodingConfig()
@@ -37,7 +47,9 @@ class Engine:
         return [event["status"] for event in self.events if event["type"] == "clip"]
 
 
-def render_job(job: TrainJob, *items: RenderItem, encoding: EncodingConfig = MP4, **changes: Any) -> RenderJob:
+def render_job(
+    job: TrainJob, *items: RenderItem, encoding: EncodingConfig = MP4, **changes: Any
+) -> RenderJob:
     """A job whose clips lie in one folder; the list of them is somewhere else."""
     folder = Path(tempfile.mkdtemp())
     write_items(folder / "items.jsonl", items)

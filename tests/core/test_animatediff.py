@@ -11,7 +11,9 @@ import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_motion_model import MotionAdapter
 from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
-from diffusers.pipelines.animatediff.pipeline_animatediff_controlnet import AnimateDiffControlNetPipeline
+from diffusers.pipelines.animatediff.pipeline_animatediff_controlnet import (
+    AnimateDiffControlNetPipeline,
+)
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -21,7 +23,8 @@ from pvtool_core.backbones import load_backbone
 from pvtool_core.errors import InputRefused, PvError
 from pvtool_core.models.locate import resolve_settings
 from pvtool_core.sampling import denoise
-from pvtool_core.settings.schema import ControlConfig, LoraConfig, ModelConfig, TrainJob
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.schema import ControlConfig, LoraConfig, ModelConfig
 from tests.conftest import FRAMES, UNET_BLOCKS, with_settings
 
 PROMPT = "a <V> woman waving"
@@ -30,24 +33,40 @@ PROMPT = "a <V> woman waving"
 def clip(model: ModelConfig, job: TrainJob) -> Tensor:
     """The final latents of a clip by that model."""
     backbone = load_backbone(model, job.sampler, [PROMPT])
-    return denoise(backbone, backbone.initial_latents(7), backbone.prompt_embeds(PROMPT), range(backbone.num_steps))
+    return denoise(
+        backbone,
+        backbone.initial_latents(7),
+        backbone.prompt_embeds(PROMPT),
+        range(backbone.num_steps),
+    )
 
 
 def call(pipeline: Any, job: TrainJob, **more: Any) -> Tensor:
     """The same clip by a pipeline of diffusers' own."""
     pipeline.set_progress_bar_config(disable=True)
     sizes = {"num_frames": FRAMES, "height": job.model.height, "width": job.model.width}
-    steps = {"num_inference_steps": job.sampler.num_inference_steps, "guidance_scale": job.sampler.guidance_scale}
+    steps = {
+        "num_inference_steps": job.sampler.num_inference_steps,
+        "guidance_scale": job.sampler.guidance_scale,
+    }
     generator = torch.Generator().manual_seed(7)
     return pipeline(
-        PROMPT, negative_prompt="", **sizes, **steps, generator=generator, output_type="latent", **more
+        PROMPT,
+        negative_prompt="",
+        **sizes,
+        **steps,
+        generator=generator,
+        output_type="latent",
+        **more,
     ).frames
 
 
 @pytest.fixture
 def still(job: TrainJob, models: Path) -> ModelConfig:
     """Stable Diffusion in a folder, with a motion adapter."""
-    return replace(job.model, base_model=str(models / "still"), motion_adapter=str(models / "motion"))
+    return replace(
+        job.model, base_model=str(models / "still"), motion_adapter=str(models / "motion")
+    )
 
 
 def as_diffusers_documents_it(models: Path) -> Any:
@@ -60,7 +79,9 @@ def as_diffusers_documents_it(models: Path) -> Any:
         "beta_schedule": "linear",
         "steps_offset": 1,
     }
-    pipeline.scheduler = DDIMScheduler.from_pretrained(models / "still", subfolder="scheduler", **sampler)
+    pipeline.scheduler = DDIMScheduler.from_pretrained(
+        models / "still", subfolder="scheduler", **sampler
+    )
     return pipeline
 
 
@@ -74,19 +95,26 @@ def test_a_stable_diffusion_in_one_file_makes_the_same_clip_as_its_folder(
     still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path
 ) -> None:
     save_file(original_names(models / "still"), tmp_path / "realistic.safetensors")
-    file = replace(still, base_model=str(tmp_path / "realistic.safetensors"), config=str(models / "still"))
+    file = replace(
+        still, base_model=str(tmp_path / "realistic.safetensors"), config=str(models / "still")
+    )
     assert torch.equal(clip(file, job), clip(still, job))
 
 
 def original_names(folder: Path) -> dict[str, Tensor]:
     """A diffusers folder as the one file that Stable Diffusion came in, with its own names and shapes."""
     tensors = load_file(folder / "text_encoder/model.safetensors")
-    found = {f"cond_stage_model.transformer.text_model.{name}": tensor for name, tensor in tensors.items()}
+    found = {
+        f"cond_stage_model.transformer.text_model.{name}": tensor
+        for name, tensor in tensors.items()
+    }
     for name, tensor in load_file(folder / "unet/diffusion_pytorch_model.safetensors").items():
         found[f"model.diffusion_model.{original_unet_name(name)}"] = tensor
     for name, tensor in load_file(folder / "vae/diffusion_pytorch_model.safetensors").items():
         convolved = "attentions" in name and name.endswith("weight") and tensor.ndim == 2
-        found[f"first_stage_model.{original_vae_name(name)}"] = tensor[..., None, None] if convolved else tensor
+        found[f"first_stage_model.{original_vae_name(name)}"] = (
+            tensor[..., None, None] if convolved else tensor
+        )
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
@@ -140,17 +168,27 @@ def original_vae_name(name: str) -> str:
     ):
         name = re.sub(rf"\.{plain}\.", f".{original}.", name)
     for kind, original in (("resnets", "block"), (r"upsamplers\.0", "upsample")):
-        name = re.sub(rf"up_blocks\.(\d)\.{kind}", lambda found, to=original: f"up.{2 - int(found[1])}.{to}", name)
+        name = re.sub(
+            rf"up_blocks\.(\d)\.{kind}",
+            lambda found, to=original: f"up.{2 - int(found[1])}.{to}",
+            name,
+        )
     return name
 
 
-def test_a_base_model_without_motion_is_refused_until_it_gets_an_adapter(job: TrainJob, models: Path) -> None:
+def test_a_base_model_without_motion_is_refused_until_it_gets_an_adapter(
+    job: TrainJob, models: Path
+) -> None:
     with pytest.raises(InputRefused, match=r"holds Stable Diffusion alone\."):
         resolve_settings(with_settings(job, "model", base_model=str(models / "still")))
 
 
-def test_a_folder_that_has_its_own_motion_modules_leaves_the_presets_adapter_alone(job: TrainJob) -> None:
-    settings = resolve_settings(with_settings(job, "model", motion_adapter="models:not-here", config="models:not-here"))
+def test_a_folder_that_has_its_own_motion_modules_leaves_the_presets_adapter_alone(
+    job: TrainJob,
+) -> None:
+    settings = resolve_settings(
+        with_settings(job, "model", motion_adapter="models:not-here", config="models:not-here")
+    )
     assert (settings.model.motion_adapter, settings.model.config) == ("", "")
 
 
@@ -177,14 +215,18 @@ def test_a_base_model_that_cannot_be_loaded_is_refused_in_a_sentence(
         shutil.copy(models / "still/vae/diffusion_pytorch_model.safetensors", weights)
     else:
         weights.write_bytes(weights.read_bytes()[:-100] if damage == "cut" else b"<!doctype html>")
-    with pytest.raises(InputRefused, match=r"The base model .*broken cannot be loaded as animatediff: "):
+    with pytest.raises(
+        InputRefused, match=r"The base model .*broken cannot be loaded as animatediff: "
+    ):
         load_backbone(replace(still, base_model=str(tmp_path / "broken")), job.sampler, [PROMPT])
 
 
 # Style LoRAs
 
 
-def kohya_lora(path: Path, models: Path, attention: str = "attn1", width: int | None = None) -> LoraConfig:
+def kohya_lora(
+    path: Path, models: Path, attention: str = "attn1", width: int | None = None
+) -> LoraConfig:
     """A style for the queries of all spatial attention and of the text encoder, as kohya's tools save it."""
     torch.manual_seed(5)
     tensors: dict[str, Tensor] = {}
@@ -229,21 +271,35 @@ def test_two_loras_add_up_and_none_is_left_in_the_model(
     assert not any(torch.allclose(both, each, atol=1e-2) for each in alone)
 
 
-def test_the_trajectory_knows_which_loras_act_and_how_strongly(job: TrainJob, models: Path, tmp_path: Path) -> None:
+def test_the_trajectory_knows_which_loras_act_and_how_strongly(
+    job: TrainJob, models: Path, tmp_path: Path
+) -> None:
     style = kohya_lora(tmp_path / "style.safetensors", models)
-    sets = [(), (style,), (replace(style, weight=0.6),), (kohya_lora(tmp_path / "b.safetensors", models, "attn2"),)]
+    sets = [
+        (),
+        (style,),
+        (replace(style, weight=0.6),),
+        (kohya_lora(tmp_path / "b.safetensors", models, "attn2"),),
+    ]
     settings = [resolve_settings(with_settings(job, "model", loras=loras)) for loras in sets]
-    facts = [str(load_backbone(each.model, each.sampler, []).facts()["style_loras"]) for each in settings]
+    facts = [
+        str(load_backbone(each.model, each.sampler, []).facts()["style_loras"]) for each in settings
+    ]
     assert len(set(facts)) == 4
     assert len({each.model.fingerprint for each in settings}) == 1
 
 
-def test_a_lora_that_was_changed_since_the_job_was_made_is_refused(job: TrainJob, models: Path, tmp_path: Path) -> None:
+def test_a_lora_that_was_changed_since_the_job_was_made_is_refused(
+    job: TrainJob, models: Path, tmp_path: Path
+) -> None:
     style = kohya_lora(tmp_path / "style.safetensors", models)
     settings = resolve_settings(with_settings(job, "model", loras=(style,)))
     load_backbone(settings.model, settings.sampler, [])
     kohya_lora(tmp_path / "style.safetensors", models, "attn2")
-    with pytest.raises(InputRefused, match=r"The LoRA .*style\.safetensors is not the one that this job was made for"):
+    with pytest.raises(
+        InputRefused,
+        match=r"The LoRA .*style\.safetensors is not the one that this job was made for",
+    ):
         load_backbone(settings.model, settings.sampler, [])
 
 
@@ -252,7 +308,9 @@ def test_the_names_that_diffusers_had_before_peft_are_read_too(
 ) -> None:
     """Motion LoRAs were converted to them."""
     tensors: dict[str, Tensor] = {}
-    for name, weight in load_file(models / "animatediff/unet/diffusion_pytorch_model.safetensors").items():
+    for name, weight in load_file(
+        models / "animatediff/unet/diffusion_pytorch_model.safetensors"
+    ).items():
         if re.search(r"motion_modules.*attn1\.to_(q|k|v|out\.0)\.weight", name):
             layer = re.sub(r"\.to_(q|k|v|out)(\.0)?\.weight", r".processor.to_\1_lora", name)
             tensors[f"unet.{layer}.down.weight"] = torch.randn(2, weight.shape[1])
@@ -268,7 +326,11 @@ def test_a_lora_of_which_a_layer_has_no_place_is_refused(
     style = kohya_lora(tmp_path / "style.safetensors", models)
     tensors = load_file(style.file)
     for part in ("lora_down.weight", "lora_up.weight", "alpha"):
-        key = next(key for key in tensors if key.startswith("lora_unet_down_blocks_0") and key.endswith(part))
+        key = next(
+            key
+            for key in tensors
+            if key.startswith("lora_unet_down_blocks_0") and key.endswith(part)
+        )
         tensors[key.replace("down_blocks_0", "down_blocks_9")] = tensors[key].clone()
     save_file(tensors, style.file)
     with pytest.raises(InputRefused, match=r"does not fit this AnimateDiff model"):
@@ -277,17 +339,29 @@ def test_a_lora_of_which_a_layer_has_no_place_is_refused(
 
 def sdxl(path: Path) -> None:
     key = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
-    save_file({f"{key}.lora_down.weight": torch.ones(2, 2048), f"{key}.lora_up.weight": torch.ones(640, 2)}, path)
+    save_file(
+        {
+            f"{key}.lora_down.weight": torch.ones(2, 2048),
+            f"{key}.lora_up.weight": torch.ones(640, 2),
+        },
+        path,
+    )
 
 
 def wan(path: Path) -> None:
     key = "diffusion_model.blocks.0.self_attn.q"
-    save_file({f"{key}.lora_A.weight": torch.ones(2, 1536), f"{key}.lora_B.weight": torch.ones(1536, 2)}, path)
+    save_file(
+        {f"{key}.lora_A.weight": torch.ones(2, 1536), f"{key}.lora_B.weight": torch.ones(1536, 2)},
+        path,
+    )
 
 
 def hunyuan(path: Path) -> None:
     key = "transformer.double_blocks.0.img_attn_qkv"
-    save_file({f"{key}.lora_A.weight": torch.ones(2, 3072), f"{key}.lora_B.weight": torch.ones(9216, 2)}, path)
+    save_file(
+        {f"{key}.lora_A.weight": torch.ones(2, 3072), f"{key}.lora_B.weight": torch.ones(9216, 2)},
+        path,
+    )
 
 
 def plain_weights(path: Path) -> None:
@@ -313,12 +387,20 @@ def test_a_lora_for_another_model_is_refused_by_its_name(
 ) -> None:
     write(tmp_path / "other.safetensors")
     with pytest.raises(InputRefused, match=words):
-        load_backbone(replace(still, loras=(LoraConfig(file=str(tmp_path / "other.safetensors")),)), job.sampler, [])
+        load_backbone(
+            replace(still, loras=(LoraConfig(file=str(tmp_path / "other.safetensors")),)),
+            job.sampler,
+            [],
+        )
 
 
-def test_a_lora_of_other_widths_is_refused(still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path) -> None:
+def test_a_lora_of_other_widths_is_refused(
+    still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path
+) -> None:
     style = kohya_lora(tmp_path / "wide.safetensors", models, width=24)
-    with pytest.raises(InputRefused, match=r"does not fit this AnimateDiff model: its layers have other sizes\."):
+    with pytest.raises(
+        InputRefused, match=r"does not fit this AnimateDiff model: its layers have other sizes\."
+    ):
         load_backbone(replace(still, loras=(style,)), job.sampler, [])
 
 
@@ -332,14 +414,20 @@ def control(models: Path, tmp_path: Path) -> ControlConfig:
         conditioning_embedding_out_channels=(8, 16, 16),
         **UNET_BLOCKS,
     )
-    for layer in [*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out]:
+    for layer in [
+        *net.controlnet_down_blocks,
+        net.controlnet_mid_block,
+        net.controlnet_cond_embedding.conv_out,
+    ]:
         nn.init.normal_(layer.weight, std=0.3)  # they begin as zero; these must show
     net.save_pretrained(tmp_path / "controlnet")
     (tmp_path / "shown").mkdir()
     for number in range(FRAMES):
         pixels = np.random.default_rng(number).integers(0, 255, (48, 48, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"shown/{number}.png")
-    return ControlConfig(model=str(tmp_path / "controlnet"), frames=str(tmp_path / "shown"), weight=0.7)
+    return ControlConfig(
+        model=str(tmp_path / "controlnet"), frames=str(tmp_path / "shown"), weight=0.7
+    )
 
 
 def test_a_controlnet_leads_as_in_diffusers_own_pipeline(
@@ -352,7 +440,9 @@ def test_a_controlnet_leads_as_in_diffusers_own_pipeline(
     shown = [Image.open(file) for file in sorted(Path(control.frames).iterdir())]
     theirs = call(pipeline, job, conditioning_frames=shown, controlnet_conditioning_scale=0.7)
     ours = clip(replace(still, control=control), job)
-    assert torch.allclose(ours, theirs, rtol=1e-5, atol=2e-4)  # values up to 60: some processors round otherwise
+    assert torch.allclose(
+        ours, theirs, rtol=1e-5, atol=2e-4
+    )  # values up to 60: some processors round otherwise
     assert not torch.allclose(theirs, clip(still, job), atol=1e-2)
 
 
@@ -369,8 +459,14 @@ def test_what_the_controlnet_is_shown_is_in_the_trajectorys_key(
     assert len(set(found)) == 4
 
 
-def test_a_controlnet_for_another_base_model_is_refused(job: TrainJob, control: ControlConfig, tmp_path: Path) -> None:
-    blocks: dict[str, Any] = {**UNET_BLOCKS, "cross_attention_dim": 24, "down_block_types": ("DownBlock2D",) * 2}
+def test_a_controlnet_for_another_base_model_is_refused(
+    job: TrainJob, control: ControlConfig, tmp_path: Path
+) -> None:
+    blocks: dict[str, Any] = {
+        **UNET_BLOCKS,
+        "cross_attention_dim": 24,
+        "down_block_types": ("DownBlock2D",) * 2,
+    }
     wide: Any = ControlNetModel(**blocks)
     wide.save_pretrained(tmp_path / "wide")
     other = replace(control, model=str(tmp_path / "wide"))
@@ -378,7 +474,9 @@ def test_a_controlnet_for_another_base_model_is_refused(job: TrainJob, control: 
         load_backbone(replace(job.model, control=other), job.sampler, [])
 
 
-def test_too_few_or_unreadable_pictures_are_refused(job: TrainJob, control: ControlConfig, tmp_path: Path) -> None:
+def test_too_few_or_unreadable_pictures_are_refused(
+    job: TrainJob, control: ControlConfig, tmp_path: Path
+) -> None:
     (tmp_path / "shown/3.png").write_text("no picture")
     with pytest.raises(PvError, match=r"3\.png cannot be read"):
         load_backbone(replace(job.model, control=control), job.sampler, [])

@@ -17,13 +17,23 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pvtool_core.adapter import IdentityAdapter, LoraPair, Terms, load_adapter
+from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, LoraPair, load_adapter
 from pvtool_core.backbones import Backbone, joined, load_backbone
 from pvtool_core.models.locate import resolve_settings
 from pvtool_core.paths import cache_dir
-from pvtool_core.sampling import Route, Tail, denoise, output_weights, tail_in_memory, tail_replayed, tail_stopped
-from pvtool_core.settings.schema import TrainJob
-from pvtool_core.store.runs import EventWriter, Heartbeat, RunFolder, State
+from pvtool_core.sampling import (
+    AdaptedSteps,
+    Rollout,
+    denoise,
+    output_weights,
+    rollout_in_memory,
+    rollout_replayed,
+    rollout_stopped,
+)
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.store.events import EventWriter
+from pvtool_core.store.liveness import Heartbeat, State
+from pvtool_core.store.runs import RunFolder
 from pvtool_core.trainer import Pair, Trainer, bank_pairs, generator_of, train
 from pvtool_core.trajectories import TrajectoryCache
 from tests.conftest import shake, with_settings
@@ -35,7 +45,9 @@ SWITCH, STEPS = 6, 8
 
 def those(has: Callable[[Family], Any]) -> Any:
     """Hold the law for the families that have what it speaks of."""
-    return pytest.mark.parametrize("family", [*filter(has, FAMILIES)], ids=lambda family: family.name, indirect=True)
+    return pytest.mark.parametrize(
+        "family", [*filter(has, FAMILIES)], ids=lambda family: family.name, indirect=True
+    )
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
@@ -63,7 +75,9 @@ def trained_adapter(backbone: Backbone) -> IdentityAdapter:
     return adapter
 
 
-def steps_of(backbone: Backbone, adapter: IdentityAdapter | None = None, start: int = SWITCH) -> Tensor:
+def steps_of(
+    backbone: Backbone, adapter: IdentityAdapter | None = None, start: int = SWITCH
+) -> Tensor:
     """The final latents of a clip, with the adapter in its steps from `start` on."""
     embeds = backbone.prompt_embeds(PROMPT)
     switch = denoise(backbone, backbone.initial_latents(7), embeds, range(start))
@@ -101,14 +115,18 @@ def test_with_the_adapter_off_latents_and_frames_are_diffusers_own_to_the_bit(
         seen[step + 1] = values["latents"]
         return values
 
-    theirs = pipeline_call(family.fresh_pipeline(job), job, PROMPT, output_type="pt", callback_on_step_end=keep)[0]
+    theirs = pipeline_call(
+        family.fresh_pipeline(job), job, PROMPT, output_type="pt", callback_on_step_end=keep
+    )[0]
     embeds = backbone.prompt_embeds(PROMPT)
     switch = denoise(backbone, backbone.initial_latents(7), embeds, range(SWITCH))
     final = denoise(backbone, switch, embeds, range(SWITCH, STEPS))
     assert torch.equal(switch, seen[SWITCH])
     assert torch.equal(final, seen[STEPS])
     with torch.no_grad():
-        assert torch.equal(backbone.decode(final, range(backbone.num_frames)).to(theirs.dtype), theirs)
+        assert torch.equal(
+            backbone.decode(final, range(backbone.num_frames)).to(theirs.dtype), theirs
+        )
 
 
 @those(lambda family: family.encoders)
@@ -122,8 +140,12 @@ def test_the_text_encoders_are_gone_before_the_denoiser_comes(
     def watched(*given: Any, **named: Any) -> Any:
         assert all(encoder() is None for encoder in encoders)
         pipeline = plain(*given, **named)
-        parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
-        encoders.extend(weakref.ref(part) for name, part in parts.items() if name in family.encoders)
+        parts = {
+            name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)
+        }
+        encoders.extend(
+            weakref.ref(part) for name, part in parts.items() if name in family.encoders
+        )
         loaded.append(set(parts))
         return pipeline
 
@@ -170,7 +192,9 @@ def test_a_step_is_the_sampler_s_own_and_can_be_taken_anywhere(backbone: Any) ->
                 output = backbone.predict(latents, step, embeds)
             assert torch.equal(outputs.setdefault(step, output), output)
             scheduler._step_index, scheduler._begin_index = None, step
-            theirs = scheduler.step(output.to(dtype), scheduler.timesteps[step], latents).prev_sample
+            theirs = scheduler.step(
+                output.to(dtype), scheduler.timesteps[step], latents
+            ).prev_sample
             assert torch.equal(backbone.advance(latents, step, output.to(dtype)), theirs)
 
 
@@ -180,7 +204,10 @@ def test_clips_that_go_through_together_come_out_as_they_do_alone(job: TrainJob)
     backbone = load_backbone(job.model, job.sampler, prompts)
     embeds = [backbone.prompt_embeds(prompt) for prompt in prompts]
     noise = [backbone.initial_latents(seed) for seed in (7, 8)]
-    alone = [denoise(backbone, latents, each, range(3)) for latents, each in zip(noise, embeds, strict=True)]
+    alone = [
+        denoise(backbone, latents, each, range(3))
+        for latents, each in zip(noise, embeds, strict=True)
+    ]
     together = denoise(backbone, torch.cat(noise), joined(embeds), range(3))
     assert not torch.allclose(alone[0], alone[1], atol=0.1)
     assert torch.allclose(together, torch.cat(alone), atol=1e-4)
@@ -189,16 +216,24 @@ def test_clips_that_go_through_together_come_out_as_they_do_alone(job: TrainJob)
 # The adapter
 
 
-def test_the_adapter_sits_on_its_layers_and_nowhere_else(family: Family, backbone: Backbone) -> None:
-    wanted = {f"{attention}.to_{projection}" for attention in family.adapted for projection in "qkv"}
+def test_the_adapter_sits_on_its_layers_and_nowhere_else(
+    family: Family, backbone: Backbone
+) -> None:
+    wanted = {
+        f"{attention}.to_{projection}" for attention in family.adapted for projection in "qkv"
+    }
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2)
     assert set(adapter.layers) == wanted
-    trained = [name for name, weight in backbone.denoiser.named_parameters() if weight.requires_grad]
+    trained = [
+        name for name, weight in backbone.denoiser.named_parameters() if weight.requires_grad
+    ]
     assert len(trained) == 2 * len(wanted)
     assert all("lora_" in name for name in trained)
 
 
-def test_a_new_adapter_changes_nothing_and_a_trained_one_only_while_it_acts(backbone: Backbone) -> None:
+def test_a_new_adapter_changes_nothing_and_a_trained_one_only_while_it_acts(
+    backbone: Backbone,
+) -> None:
     before = steps_of(backbone)
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2)
     assert torch.equal(steps_of(backbone, adapter, start=0), before)
@@ -208,7 +243,9 @@ def test_a_new_adapter_changes_nothing_and_a_trained_one_only_while_it_acts(back
     assert not torch.allclose(steps_of(backbone, adapter, start=0), before, atol=0.1)
 
 
-def test_rendering_calls_the_adapter_in_its_steps_only(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rendering_calls_the_adapter_in_its_steps_only(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     adapter = trained_adapter(backbone)
     denoised: list[int] = []
     called: list[int] = []
@@ -231,7 +268,9 @@ def test_rendering_calls_the_adapter_in_its_steps_only(backbone: Backbone, monke
     steps_of(backbone, adapter)
     assert set(denoised) == set(range(STEPS))
     for step in range(STEPS):
-        assert called.count(step) == (len(adapter.layers) * denoised.count(step) if step >= SWITCH else 0)
+        assert called.count(step) == (
+            len(adapter.layers) * denoised.count(step) if step >= SWITCH else 0
+        )
 
 
 def test_the_layout_of_its_file_loses_nothing(backbone: Backbone) -> None:
@@ -239,7 +278,9 @@ def test_the_layout_of_its_file_loses_nothing(backbone: Backbone) -> None:
     packed = backbone.lora_layout.pack(pairs)
     again = backbone.lora_layout.unpack(packed, pairs)
     assert again.keys() == pairs.keys()
-    assert all(torch.equal(a, b) for name in pairs for a, b in zip(again[name], pairs[name], strict=True))
+    assert all(
+        torch.equal(a, b) for name in pairs for a, b in zip(again[name], pairs[name], strict=True)
+    )
     assert all(isinstance(pair, LoraPair) for pair in again.values())
 
 
@@ -247,7 +288,7 @@ def test_the_layout_of_its_file_loses_nothing(backbone: Backbone) -> None:
 def exported(backbone: Backbone, tmp_path: Path) -> tuple[Path, Tensor]:
     """An adapter's file, and the final latents that it makes."""
     adapter, facts = trained_adapter(backbone), backbone.facts()
-    terms = Terms(0.75, STEPS, 3.0, sampler=facts["sampler"], base_model=facts["base"])
+    terms = AdapterMetadata(0.75, STEPS, 3.0, sampler=facts["sampler"], base_model=facts["base"])
     adapter.save(tmp_path / "adapter.safetensors", backbone.lora_layout, terms)
     return tmp_path / "adapter.safetensors", steps_of(backbone, adapter)
 
@@ -283,7 +324,7 @@ def test_the_file_loads_into_our_own_renderer_with_the_same_result(
 # The gradient
 
 
-def exact_route(backbone: Any) -> tuple[Route, Tensor]:
+def exact_route(backbone: Any) -> tuple[AdaptedSteps, Tensor]:
     """The adapter's steps in float64, where two ways of one computation agree to many digits."""
     backbone.denoiser.double()
     backbone.pipeline.vae.double()
@@ -295,11 +336,13 @@ def exact_route(backbone: Any) -> tuple[Route, Tensor]:
         for name, tensor in backbone.prompt_embeds(PROMPT).items()
     }
     switch = denoise(backbone, backbone.initial_latents(7).double(), embeds, range(SWITCH))
-    return Route(backbone, adapter, embeds, range(SWITCH, STEPS)), switch
+    return AdaptedSteps(backbone, adapter, embeds, range(SWITCH, STEPS)), switch
 
 
 def weighted(frames: Tensor) -> Tensor:
-    return (frames.sin() * torch.linspace(0, 1, frames.numel(), dtype=frames.dtype).view_as(frames)).sum()
+    return (
+        frames.sin() * torch.linspace(0, 1, frames.numel(), dtype=frames.dtype).view_as(frames)
+    ).sum()
 
 
 def loss_of(family: Family, backbone: Any, latents: Tensor) -> Tensor:
@@ -315,7 +358,12 @@ def gradients(adapter: IdentityAdapter) -> list[Tensor]:
     return found
 
 
-def gradient_by(tail_of: Callable[[Route, Tensor], Tail], route: Route, switch: Tensor, family: Family) -> list[Tensor]:
+def gradient_by(
+    tail_of: Callable[[AdaptedSteps, Tensor], Rollout],
+    route: AdaptedSteps,
+    switch: Tensor,
+    family: Family,
+) -> list[Tensor]:
     tail = tail_of(route, switch)
     latents = tail.latents.requires_grad_()
     tail.backward(torch.autograd.grad(loss_of(family, route.backbone, latents), latents)[0])
@@ -338,7 +386,7 @@ def test_both_exact_gradients_equal_back_propagation_through_the_whole_chain(
     loss_of(family, backbone, latents).backward()
     whole = gradients(route.adapter)
     assert all(gradient.abs().max() > 1e-6 for gradient in whole)
-    for tail_of in (tail_in_memory, tail_replayed):
+    for tail_of in (rollout_in_memory, rollout_replayed):
         assert close(gradient_by(tail_of, route, switch, family), whole, family.exact)
 
 
@@ -347,7 +395,7 @@ def test_the_stopped_gradient_is_that_of_autograd_and_of_drawn_steps_on_average(
 ) -> None:
     """DRTune as its paper draws it: the model's input is detached, the sampler's is not."""
     route, switch = exact_route(backbone)
-    every = gradient_by(tail_stopped, route, switch, family)
+    every = gradient_by(rollout_stopped, route, switch, family)
     latents = switch
     with route.adapter.acting():
         for step in route.steps:
@@ -355,7 +403,10 @@ def test_the_stopped_gradient_is_that_of_autograd_and_of_drawn_steps_on_average(
             latents = backbone.advance(latents, step, output)
         loss_of(family, backbone, latents).backward()
     assert close(every, gradients(route.adapter), family.exact)
-    first, second = (gradient_by(partial(tail_stopped, drawn=[step]), route, switch, family) for step in route.steps)
+    first, second = (
+        gradient_by(partial(rollout_stopped, drawn=[step]), route, switch, family)
+        for step in route.steps
+    )
     assert close([(a + b) / 2 for a, b in zip(first, second, strict=True)], every, family.exact)
     assert not close(first, every, family.exact)
     assert set(output_weights(backbone, route.steps)) == {6, 7}
@@ -367,11 +418,17 @@ def test_recomputed_activations_give_the_same_gradient_and_are_fewer(job: TrainJ
     for recompute in (False, True):
         backbone = load(job, recompute)
         adapter = trained_adapter(backbone)
-        route = Route(backbone, adapter, backbone.prompt_embeds(PROMPT), range(SWITCH, STEPS))
+        route = AdaptedSteps(
+            backbone, adapter, backbone.prompt_embeds(PROMPT), range(SWITCH, STEPS)
+        )
         switch = denoise(backbone, backbone.initial_latents(7), route.embeds, range(SWITCH))
-        tail, of_steps = kept_bytes(lambda route=route, switch=switch: tail_in_memory(route, switch))
+        tail, of_steps = kept_bytes(
+            lambda route=route, switch=switch: rollout_in_memory(route, switch)
+        )
         latents = tail.latents.requires_grad_()
-        frame, of_frame = kept_bytes(lambda backbone=backbone, latents=latents: backbone.decode(latents, [3]))
+        frame, of_frame = kept_bytes(
+            lambda backbone=backbone, latents=latents: backbone.decode(latents, [3])
+        )
         (gradient,) = torch.autograd.grad(frame.square().mean(), latents)
         tail.backward(gradient)
         found.append([gradient, *gradients(adapter)])
@@ -424,10 +481,14 @@ def test_what_is_read_from_the_cache_is_to_the_bit_what_is_computed(
 
 def new_trainer(job: TrainJob) -> tuple[Trainer, list[Pair]]:
     trainer = Trainer(job, cache_dir() / "trajectories", ignore)
-    return trainer, [pair for prompt, seed in bank_pairs(job) if (pair := trainer.prepare(prompt, seed))]
+    return trainer, [
+        pair for prompt, seed in bank_pairs(job) if (pair := trainer.prepare(prompt, seed))
+    ]
 
 
-def test_an_iteration_reaches_every_weight_whatever_saves_memory(family: Family, job: TrainJob) -> None:
+def test_an_iteration_reaches_every_weight_whatever_saves_memory(
+    family: Family, job: TrainJob
+) -> None:
     job = with_settings(job, "training", cached_pairs=1)
     saving = with_settings(with_settings(job, "model", **family.saving), "training", recompute=True)
     (plain, pairs), (frugal, _) = new_trainer(job), new_trainer(saving)
@@ -442,7 +503,9 @@ def test_an_iteration_reaches_every_weight_whatever_saves_memory(family: Family,
         assert close(ours, theirs, within=1e-4)
     before = [weight.detach().clone() for weight in frugal.adapter.parameters()]
     assert frugal.iterate(1, pairs)["grad_norm"] > 0
-    assert not any(torch.equal(a, b) for a, b in zip(before, frugal.adapter.parameters(), strict=True))
+    assert not any(
+        torch.equal(a, b) for a, b in zip(before, frugal.adapter.parameters(), strict=True)
+    )
 
 
 def run(job: TrainJob, path: Path) -> dict[str, Tensor]:
@@ -450,7 +513,7 @@ def run(job: TrainJob, path: Path) -> dict[str, Tensor]:
     folder = RunFolder(path)
     if not path.exists():
         folder.create()
-    with EventWriter(folder.events) as events, Heartbeat(folder) as heartbeat:
+    with EventWriter(folder.events) as events, Heartbeat(folder.status) as heartbeat:
         assert train(job, folder, events, heartbeat) is State.FINISHED
     checkpoint = folder.latest_checkpoint()
     assert checkpoint is not None
@@ -468,18 +531,24 @@ def test_a_resumed_run_takes_the_same_steps(job: TrainJob, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_an_easy_reward_is_learnt_over_200_steps(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_easy_reward_is_learnt_over_200_steps(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An adapter that was led astray is to make the original's first frame again."""
     job = with_settings(job, "model", width=16, height=16, num_frames=5)
     job = with_settings(job, "sampler", num_inference_steps=4, guidance_scale=1.0)
     job = with_settings(job, "adapter", start=0.5)
-    job = with_settings(job, "training", iterations=200, cached_pairs=1, gradient="full", decay_from=0.5)
+    job = with_settings(
+        job, "training", iterations=200, cached_pairs=1, gradient="full", decay_from=0.5
+    )
     trainer, pairs = new_trainer(job)
     shake(trainer.adapter)
     with torch.no_grad():
         wanted = trainer.backbone.decode(trainer.cache.final(pairs[0].prompt, pairs[0].seed), [0])
 
-    def distance(trainer: Trainer, _: Pair, latents: Tensor, *__: Any) -> tuple[Tensor, dict[str, Any]]:
+    def distance(
+        trainer: Trainer, _: Pair, latents: Tensor, *__: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
         return torch.dist(trainer.backbone.decode(latents, [0]), wanted), {}
 
     monkeypatch.setattr(Trainer, "_judge", distance)

@@ -18,7 +18,8 @@ from pvtool_core.errors import ExitStatus, InputRefused
 from pvtool_core.faces.analyzer import FaceAnalyzer, load_recognizer
 from pvtool_core.faces.insightface_models import open_detector, open_recognizer
 from pvtool_core.open_clip_model import ImageText, read_weights
-from pvtool_core.settings.schema import SemanticRewardConfig, TrainJob, write_job
+from pvtool_core.settings.jobs import TrainJob, write_job
+from pvtool_core.settings.schema import SemanticRewardConfig
 from pvtool_core.store.runs import RunFolder
 from tests.conftest import with_settings
 
@@ -28,17 +29,27 @@ def faces(models: Path) -> Path:
     return models / "faces"
 
 
-def one_node(path: Path, operation: str, shape: Sequence[int | str], outputs: int = 1, **attributes: Any) -> Path:
+def one_node(
+    path: Path, operation: str, shape: Sequence[int | str], outputs: int = 1, **attributes: Any
+) -> Path:
     """A whole ONNX model of one operation, repeated for each output."""
     node = helper.make_node
-    nodes = [node(operation, ["input"], [f"out_{number}"], **attributes) for number in range(outputs)]
+    nodes = [
+        node(operation, ["input"], [f"out_{number}"], **attributes) for number in range(outputs)
+    ]
     graph = helper.make_graph(
         nodes,
         "g",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(f"out_{number}", TensorProto.FLOAT, None) for number in range(outputs)],
+        [
+            helper.make_tensor_value_info(f"out_{number}", TensorProto.FLOAT, None)
+            for number in range(outputs)
+        ],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+        str(path),
+    )
     return path
 
 
@@ -49,7 +60,9 @@ def test_a_part_of_an_onnx_file_is_refused(
 ) -> None:
     whole = (faces / "rec.onnx").read_bytes()
     (tmp_path / "rec.onnx").write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(InputRefused, match=r"rec\.onnx is no ONNX model, or only a part of one\.") as refusal:
+    with pytest.raises(
+        InputRefused, match=r"rec\.onnx is no ONNX model, or only a part of one\."
+    ) as refusal:
         open_it(tmp_path / "rec.onnx")
     assert refusal.value.hint == "Fetch it again, and compare its size."
 
@@ -61,13 +74,17 @@ def test_a_file_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_detector_named_as_recogniser_is_refused(faces: Path) -> None:
-    with pytest.raises(InputRefused, match=r"det\.onnx is a face detector, not a face recogniser\.") as refusal:
+    with pytest.raises(
+        InputRefused, match=r"det\.onnx is a face detector, not a face recogniser\."
+    ) as refusal:
         load_recognizer(faces / "det.onnx")
     assert "identity_reward.recognizer" in refusal.value.hint
 
 
 def test_a_recogniser_named_as_detector_is_refused(faces: Path) -> None:
-    with pytest.raises(InputRefused, match=r"rec\.onnx is a face recogniser, not a face detector\.") as refusal:
+    with pytest.raises(
+        InputRefused, match=r"rec\.onnx is a face recogniser, not a face detector\."
+    ) as refusal:
         FaceAnalyzer(faces, "rec.onnx", (), 64, 0.5)
     assert "identity_reward.detector" in refusal.value.hint
 
@@ -80,7 +97,9 @@ def test_other_models_of_a_package_are_refused_by_what_they_are(tmp_path: Path) 
             open_recognizer(path)
     for shape in ([1, 3, 50, 60], ["n", 3, "side", "side"], [1, 7]):
         path = one_node(tmp_path / "other.onnx", "Flatten", shape)
-        with pytest.raises(InputRefused, match="is a model that insightface does not know, not a face recogniser"):
+        with pytest.raises(
+            InputRefused, match="is a model that insightface does not know, not a face recogniser"
+        ):
             open_recognizer(path)
 
 
@@ -100,7 +119,9 @@ def test_a_detector_without_landmarks_is_refused(tmp_path: Path) -> None:
     assert "bnkps" in refusal.value.hint
 
 
-def test_a_recogniser_with_a_layer_that_has_no_gradient_here_is_refused_for_the_reward_alone(tmp_path: Path) -> None:
+def test_a_recogniser_with_a_layer_that_has_no_gradient_here_is_refused_for_the_reward_alone(
+    tmp_path: Path,
+) -> None:
     path = one_node(tmp_path / "rec.onnx", "Flatten", [1, 3, 112, 112])
     model = onnx.load(str(path))
     model.graph.node[0].output[0] = "flat"
@@ -113,7 +134,9 @@ def test_a_recogniser_with_a_layer_that_has_no_gradient_here_is_refused_for_the_
 
 def checkpoint_of(models: Path, path: Path, **changes: Any) -> Path:
     """The small model's weights in HPSv2's layout, some of them changed."""
-    torch.save({"state_dict": load_file(models / "clip" / "open_clip_model.safetensors") | changes}, path)
+    torch.save(
+        {"state_dict": load_file(models / "clip" / "open_clip_model.safetensors") | changes}, path
+    )
     return path
 
 
@@ -126,13 +149,17 @@ def test_a_part_of_a_checkpoint_is_refused(share: float, models: Path, tmp_path:
             read_weights(tmp_path / f"cut{suffix}")
 
 
-def test_a_checkpoint_with_code_in_it_is_refused_and_the_code_is_not_run(models: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_with_code_in_it_is_refused_and_the_code_is_not_run(
+    models: Path, tmp_path: Path
+) -> None:
     class Code:
         def __reduce__(self) -> tuple[Any, ...]:
             return os.mkdir, (str(tmp_path / "done"),)
 
     checkpoint_of(models, tmp_path / "hps.pt", extra=Code())
-    with pytest.raises(InputRefused, match=r"hps\.pt holds code \(posix\.mkdir\) beside its tensors\.") as refusal:
+    with pytest.raises(
+        InputRefused, match=r"hps\.pt holds code \(posix\.mkdir\) beside its tensors\."
+    ) as refusal:
         read_weights(tmp_path / "hps.pt")
     assert "tensors alone" in refusal.value.hint
     assert not (tmp_path / "done").exists()
@@ -157,7 +184,9 @@ def test_a_checkpoint_of_another_kind_is_refused_by_what_it_is(
     names: list[str], why: str, models: Path, tmp_path: Path
 ) -> None:
     config = folder_model(models, tmp_path, {name: torch.zeros(2, 2) for name in names})
-    with pytest.raises(InputRefused, match=rf"does not hold the weights of semantic_reward\.model: {why}\.") as refusal:
+    with pytest.raises(
+        InputRefused, match=rf"does not hold the weights of semantic_reward\.model: {why}\."
+    ) as refusal:
         ImageText(config, torch.device("cpu"))
     assert refusal.value.message.startswith("open_clip_model.safetensors ")
     assert "semantic_reward.checkpoint" in refusal.value.hint
@@ -179,7 +208,9 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_what_differs(
         ImageText(folder_model(models, tmp_path, weights | changed), torch.device("cpu"))
 
 
-def folder_model(models: Path, folder: Path, weights: dict[str, torch.Tensor]) -> SemanticRewardConfig:
+def folder_model(
+    models: Path, folder: Path, weights: dict[str, torch.Tensor]
+) -> SemanticRewardConfig:
     """The small model with other weights."""
     shutil.copy(models / "clip" / "open_clip_config.json", folder)
     save_file(weights, folder / "open_clip_model.safetensors")
@@ -189,7 +220,9 @@ def folder_model(models: Path, folder: Path, weights: dict[str, torch.Tensor]) -
 def test_a_model_that_open_clip_does_not_know_is_refused(models: Path, tmp_path: Path) -> None:
     checkpoint = str(checkpoint_of(models, tmp_path / "hps.pt"))
     with pytest.raises(InputRefused, match="open_clip knows no model of the name 'ViT-X-14'"):
-        ImageText(SemanticRewardConfig(model="ViT-X-14", checkpoint=checkpoint), torch.device("cpu"))
+        ImageText(
+            SemanticRewardConfig(model="ViT-X-14", checkpoint=checkpoint), torch.device("cpu")
+        )
 
 
 def test_a_folder_that_is_no_open_clip_model_s_is_refused(models: Path, tmp_path: Path) -> None:
@@ -210,7 +243,9 @@ def test_a_name_without_a_checkpoint_is_refused_rather_than_random() -> None:
     assert "semantic_reward.checkpoint" in refusal.value.hint
 
 
-def test_a_run_on_such_weights_ends_with_the_status_of_refused_input(job: TrainJob, tmp_path: Path) -> None:
+def test_a_run_on_such_weights_ends_with_the_status_of_refused_input(
+    job: TrainJob, tmp_path: Path
+) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
     wrong = with_settings(job, "identity_reward", recognizer="det.onnx")

@@ -17,7 +17,8 @@ from pvtool_core.models.adding import add
 from pvtool_core.models.base_models import check_base_model, prediction_of
 from pvtool_core.models.installed import Models, ModelState
 from pvtool_core.models.locate import family_of, locate_model
-from pvtool_core.settings.schema import ModelConfig, TrainJob
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.schema import ModelConfig
 from tests.core.test_animatediff import PROMPT, clip, original_names
 from tests.families import FAMILIES
 from tests.weight_files import checkpoint, pipeline_folder, safetensors
@@ -39,14 +40,21 @@ def without(part: str) -> Change:
 
 
 def as_shards(folder: Path) -> None:
-    index = {"weight_map": {"a": "diffusion_pytorch_model-00001-of-00002.safetensors", "b": "gone.safetensors"}}
+    index = {
+        "weight_map": {
+            "a": "diffusion_pytorch_model-00001-of-00002.safetensors",
+            "b": "gone.safetensors",
+        }
+    }
     (folder / UNET).rename(folder / "unet/diffusion_pytorch_model-00001-of-00002.safetensors")
     (folder / "unet/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def in_two_variants(folder: Path) -> None:
     (folder / UNET).rename(folder / "unet/diffusion_pytorch_model.non_ema.safetensors")
-    (folder / "text_encoder/model.safetensors").rename(folder / "text_encoder/model.fp16.safetensors")
+    (folder / "text_encoder/model.safetensors").rename(
+        folder / "text_encoder/model.fp16.safetensors"
+    )
 
 
 BROKEN: dict[str, tuple[Change, str]] = {
@@ -54,25 +62,60 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "no text encoder": (without("text_encoder"), "missing|lacks"),
     "no tokenizer": (without("tokenizer"), "missing|lacks"),
     "no scheduler": (without("scheduler"), "missing|lacks"),
-    "not named": (lambda folder: set_json(folder / "model_index.json", vae=[None, None]), r"missing VAE \(vae/\)"),
+    "not named": (
+        lambda folder: set_json(folder / "model_index.json", vae=[None, None]),
+        r"missing VAE \(vae/\)",
+    ),
     "no config": (lambda folder: (folder / "vae/config.json").unlink(), r"missing VAE \(vae/\)"),
     "no weights": (lambda folder: (folder / UNET).unlink(), r"unet has no weights"),
-    "another name": (renamed(UNET, "unet/model.safetensors"), "unet has no diffusion_pytorch_model.safetensors"),
+    "another name": (
+        renamed(UNET, "unet/model.safetensors"),
+        "unet has no diffusion_pytorch_model.safetensors",
+    ),
     "a missing shard": (as_shards, "gone.safetensors"),
     "two variants": (in_two_variants, "different variants only: fp16, non_ema"),
-    "inpainting": (lambda folder: set_json(folder / "unet/config.json", in_channels=9), "is an inpainting model"),
-    "editing": (lambda folder: set_json(folder / "unet/config.json", in_channels=8), "is an image editing model"),
-    "SD 2": (lambda folder: set_json(folder / "unet/config.json", cross_attention_dim=1024), "is Stable Diffusion 2"),
-    "SDXL": (lambda folder: set_json(folder / "unet/config.json", cross_attention_dim=2048), "is SDXL"),
-    "other text": (lambda folder: set_json(folder / "text_encoder/config.json", hidden_size=512), "512 numbers wide"),
+    "inpainting": (
+        lambda folder: set_json(folder / "unet/config.json", in_channels=9),
+        "is an inpainting model",
+    ),
+    "editing": (
+        lambda folder: set_json(folder / "unet/config.json", in_channels=8),
+        "is an image editing model",
+    ),
+    "SD 2": (
+        lambda folder: set_json(folder / "unet/config.json", cross_attention_dim=1024),
+        "is Stable Diffusion 2",
+    ),
+    "SDXL": (
+        lambda folder: set_json(folder / "unet/config.json", cross_attention_dim=2048),
+        "is SDXL",
+    ),
+    "other text": (
+        lambda folder: set_json(folder / "text_encoder/config.json", hidden_size=512),
+        "512 numbers wide",
+    ),
     "another class": (
-        lambda folder: set_json(folder / "model_index.json", _class_name="StableDiffusionInpaintPipeline"),
+        lambda folder: set_json(
+            folder / "model_index.json", _class_name="StableDiffusionInpaintPipeline"
+        ),
         "holds a StableDiffusionInpaintPipeline",
     ),
-    "cut config": (lambda folder: (folder / "unet/config.json").write_text("{"), "config.json is no JSON"),
-    "deep config": (lambda folder: (folder / "vae/config.json").write_text("[" * 100_000), "nested too deeply"),
-    "a list": (lambda folder: (folder / "unet/config.json").write_text("[]"), "config.json is not a JSON object"),
-    "deep index": (lambda folder: (folder / "model_index.json").write_text("[" * 100_000), "nested too deeply"),
+    "cut config": (
+        lambda folder: (folder / "unet/config.json").write_text("{"),
+        "config.json is no JSON",
+    ),
+    "deep config": (
+        lambda folder: (folder / "vae/config.json").write_text("[" * 100_000),
+        "nested too deeply",
+    ),
+    "a list": (
+        lambda folder: (folder / "unet/config.json").write_text("[]"),
+        "config.json is not a JSON object",
+    ),
+    "deep index": (
+        lambda folder: (folder / "model_index.json").write_text("[" * 100_000),
+        "nested too deeply",
+    ),
 }
 
 
@@ -83,7 +126,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("damage", BROKEN)
-def test_a_folder_that_cannot_be_used_is_refused_by_add_and_by_settings(damage: str, home: Path) -> None:
+def test_a_folder_that_cannot_be_used_is_refused_by_add_and_by_settings(
+    damage: str, home: Path
+) -> None:
     change, words = BROKEN[damage]
     base = pipeline_folder(home / "base")
     change(base)
@@ -101,13 +146,17 @@ def test_a_folder_of_pickles_alone_names_the_file_and_the_cure(home: Path) -> No
     (base / UNET).unlink()
     torch.save({"weight": torch.zeros(2)}, base / "unet/diffusion_pytorch_model.bin")
     for attempt in (lambda: add(Models(), "mine", [base]), lambda: check_base_model(base)):
-        with pytest.raises(InputRefused, match=r"only pickled weights \(diffusion_pytorch_model\.bin\)") as refusal:
+        with pytest.raises(
+            InputRefused, match=r"only pickled weights \(diffusion_pytorch_model\.bin\)"
+        ) as refusal:
             attempt()
         assert "save_pretrained" in refusal.value.hint
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_folder_of_fp16_variants_loads_as_its_plain_twin(family: Any, models: Path, tmp_path: Path) -> None:
+def test_a_folder_of_fp16_variants_loads_as_its_plain_twin(
+    family: Any, models: Path, tmp_path: Path
+) -> None:
     job = family.job(models)
     base = shutil.copytree(job.model.base_model, tmp_path / "base")
     for file in base.rglob("*.safetensors"):
@@ -118,7 +167,9 @@ def test_a_folder_of_fp16_variants_loads_as_its_plain_twin(family: Any, models: 
         for folder in (base, job.model.base_model)
     )
     weights = dict(plain.denoiser.named_parameters())
-    assert all(torch.equal(value, weights[name]) for name, value in half.denoiser.named_parameters())
+    assert all(
+        torch.equal(value, weights[name]) for name, value in half.denoiser.named_parameters()
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -157,13 +208,19 @@ def only(*prefixes: str) -> dict[str, tuple[int, ...]]:
         ({"blocks.0.self_attn.q.weight": (4, 8)}, "does not hold a Stable Diffusion checkpoint"),
     ],
 )
-def test_a_file_that_is_no_whole_stable_diffusion_is_refused(shapes: Any, words: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_whole_stable_diffusion_is_refused(
+    shapes: Any, words: str, tmp_path: Path
+) -> None:
     with pytest.raises(InputRefused, match=words):
         family_of(checkpoint(tmp_path / "sd.safetensors", shapes))
 
 
-@pytest.mark.parametrize(("suffix", "words"), [("ckpt", "pickled checkpoint"), ("gguf", "GGUF"), ("txt", "is not a")])
-def test_a_file_in_another_format_is_refused_by_its_name(suffix: str, words: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "words"), [("ckpt", "pickled checkpoint"), ("gguf", "GGUF"), ("txt", "is not a")]
+)
+def test_a_file_in_another_format_is_refused_by_its_name(
+    suffix: str, words: str, tmp_path: Path
+) -> None:
     (tmp_path / f"sd.{suffix}").write_bytes(b"GGUF")
     with pytest.raises(InputRefused, match=words):
         family_of(tmp_path / f"sd.{suffix}")
@@ -172,7 +229,14 @@ def test_a_file_in_another_format_is_refused_by_its_name(suffix: str, words: str
 def test_an_incomplete_single_file_is_not_added(home: Path) -> None:
     with pytest.raises(InputRefused, match="missing VAE"):
         add(Models(), "mine", [checkpoint(home / "sd.safetensors", only("model.", "cond_stage"))])
-    assert add(Models(), "lora", [checkpoint(home / "lora.safetensors", {"lora_unet_x.lora_up.weight": (4, 8)})]) == []
+    assert (
+        add(
+            Models(),
+            "lora",
+            [checkpoint(home / "lora.safetensors", {"lora_unet_x.lora_up.weight": (4, 8)})],
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,17 +249,29 @@ def test_an_incomplete_single_file_is_not_added(home: Path) -> None:
         ((), {"modelspec__prediction_type": "v"}, "v_prediction", False),
         ((), {"modelspec__prediction_type": "v_prediction"}, "v_prediction", False),
         ((), {"modelspec__prediction_type": "epsilon"}, "epsilon", False),
-        ((), {"ss_v_parameterization": "True", "ss_zero_terminal_snr": "True"}, "v_prediction", True),
+        (
+            (),
+            {"ss_v_parameterization": "True", "ss_zero_terminal_snr": "True"},
+            "v_prediction",
+            True,
+        ),
     ],
 )
-def test_a_file_says_what_it_predicts(keys: Any, metadata: Any, kind: Any, zero: bool, tmp_path: Path) -> None:
-    file = checkpoint(tmp_path / "sd.safetensors", {**WHOLE, **dict.fromkeys(keys, (0,))}, **metadata)
+def test_a_file_says_what_it_predicts(
+    keys: Any, metadata: Any, kind: Any, zero: bool, tmp_path: Path
+) -> None:
+    file = checkpoint(
+        tmp_path / "sd.safetensors", {**WHOLE, **dict.fromkeys(keys, (0,))}, **metadata
+    )
     assert prediction_of(file) == (prediction := type(prediction_of(file))(kind, zero))
     assert prediction.zero_terminal_snr is zero
 
 
 def test_an_unknown_or_contradictory_prediction_is_refused(tmp_path: Path) -> None:
-    for metadata, keys, words in (("sample", (), "'sample'"), ("epsilon", ("ztsnr",), "exclude each other")):
+    for metadata, keys, words in (
+        ("sample", (), "'sample'"),
+        ("epsilon", ("ztsnr",), "exclude each other"),
+    ):
         shapes = {**WHOLE, **dict.fromkeys(keys, (0,))}
         file = checkpoint(tmp_path / "sd.safetensors", shapes, modelspec__prediction_type=metadata)
         with pytest.raises(InputRefused, match=words):
@@ -218,7 +294,11 @@ def test_a_v_prediction_file_makes_the_clip_of_its_v_prediction_folder(
     marks = {"v_pred": torch.zeros(0)} | ({"ztsnr": torch.zeros(0)} if zero else {})
     save_file({**tensors, **marks}, tmp_path / "v.safetensors")
     file = replace(plain, base_model=str(tmp_path / "v.safetensors"))
-    set_json(folder / "scheduler/scheduler_config.json", prediction_type="v_prediction", rescale_betas_zero_snr=zero)
+    set_json(
+        folder / "scheduler/scheduler_config.json",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=zero,
+    )
     made = clip(file, job)
     assert torch.isfinite(made).all()
     assert torch.equal(made, clip(replace(plain, base_model=str(folder), config=""), job))
@@ -267,7 +347,9 @@ def without_file(name: str) -> Change:
         (without_file("diffusion_pytorch_model.safetensors"), "has no weights"),
     ],
 )
-def test_a_motion_adapter_is_checked_before_a_run_exists(change: Change, words: str, tmp_path: Path) -> None:
+def test_a_motion_adapter_is_checked_before_a_run_exists(
+    change: Change, words: str, tmp_path: Path
+) -> None:
     base = pipeline_folder(tmp_path / "base")
     motion = one_model(tmp_path / "motion", "MotionAdapter", block_out_channels=[320, 640])
     change(motion)
@@ -281,5 +363,7 @@ def test_a_motion_adapter_is_checked_before_a_run_exists(change: Change, words: 
 
 def test_the_whole_small_models_still_pass(job: TrainJob, models: Path) -> None:
     assert load_file(models / "still/unet/diffusion_pytorch_model.safetensors")
-    still = replace(job.model, base_model=str(models / "still"), motion_adapter=str(models / "motion"))
+    still = replace(
+        job.model, base_model=str(models / "still"), motion_adapter=str(models / "motion")
+    )
     assert locate_model(still) == replace(still, config="")

@@ -10,8 +10,10 @@ import pytest
 
 from pvtool_core.batches.clips import Names, is_whole, read_clip_record, sidecar_path, write_sidecar
 from pvtool_core.errors import InputRefused
-from pvtool_core.models.locate import Presets
-from pvtool_core.settings.schema import EncodingConfig, RenderItem, Settings, Setup, merge
+from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup
+from pvtool_core.settings.presets import Presets
+from pvtool_core.settings.schema import Settings
+from pvtool_core.settings.toml import merge
 from tests.hostile import deadline, link_to_device
 
 __all__ = ["deadline"]
@@ -21,12 +23,16 @@ def settings(**change: dict[str, Any]) -> Settings:
     return Presets().get("tiny").settings(merge({"model": {"fingerprint": "0123"}}, change))
 
 
-def path(changed: Settings | None = None, prompt: str = "<V> man runs", adapter: str = "ab") -> Path:
+def path(
+    changed: Settings | None = None, prompt: str = "<V> man runs", adapter: str = "ab"
+) -> Path:
     return Path(names(changed or settings()).path(Path("out"), "mara", prompt, 3, adapter))
 
 
 def names(settings: Settings, upscale: int = 1) -> Names:
-    return Names(Setup(model=settings.model, sampler=settings.sampler, adapter=settings.adapter), upscale)
+    return Names(
+        Setup(model=settings.model, sampler=settings.sampler, adapter=settings.adapter), upscale
+    )
 
 
 def test_a_clip_lies_where_people_find_it() -> None:
@@ -141,7 +147,9 @@ def test_only_what_shares_its_first_steps_shares_a_trajectory() -> None:
 def test_a_clip_of_the_original_model_is_one_and_the_same_wherever_adapters_begin() -> None:
     """So that it is claimed by one engine, and part of one shard."""
     later = names(settings(adapter={"start": 0.5}))
-    assert later.path(Path("out"), "base", "p", 3) == names(settings()).path(Path("out"), "base", "p", 3)
+    assert later.path(Path("out"), "base", "p", 3) == names(settings()).path(
+        Path("out"), "base", "p", 3
+    )
     assert later.trajectory("p", 3) == names(settings()).trajectory("p", 3)
     assert later.setup_key != names(settings()).setup_key
 
@@ -154,20 +162,28 @@ def written(tmp_path: Path, kind: str = "mp4") -> tuple[Path, EncodingConfig]:
         (clip / "0000.png").write_bytes(b"frame")
     else:
         clip.with_suffix(".mp4").write_bytes(b"clip")
-    write_sidecar(clip, "f", encoding, {"identity": "mara", "prompt": "<V>", "seed": 3, "adapter": ""})
+    write_sidecar(
+        clip, "f", encoding, {"identity": "mara", "prompt": "<V>", "seed": 3, "adapter": ""}
+    )
     assert is_whole(clip, "f", encoding)
     return clip, encoding
 
 
 SIDECARS = [
     *[b"", b"[]", b"[" * 99_999, b'{"fingerprint": "f"}', b'{"fingerprint": "f", "files": []}'],
-    *[b'{"fingerprint": "f", "files": {"seed-000003.mp4": 3}}', b'{"fingerprint": "f", "files": null}', b"\xff"],
+    *[
+        b'{"fingerprint": "f", "files": {"seed-000003.mp4": 3}}',
+        b'{"fingerprint": "f", "files": null}',
+        b"\xff",
+    ],
     *[b'{"fingerprint": "f", "files": {"seed-000003.mp4": {"how": "mp4 h264"}}}', b" " * (1 << 21)],
 ]
 
 
 @pytest.mark.parametrize("content", SIDECARS, ids=range(len(SIDECARS)))
-def test_a_clip_whose_sidecar_nobody_wrote_is_not_whole_and_cannot_be_scored(tmp_path: Path, content: bytes) -> None:
+def test_a_clip_whose_sidecar_nobody_wrote_is_not_whole_and_cannot_be_scored(
+    tmp_path: Path, content: bytes
+) -> None:
     clip, encoding = written(tmp_path)
     sidecar_path(clip).write_bytes(content)
     assert not is_whole(clip, "f", encoding)
@@ -179,7 +195,11 @@ def test_a_clip_whose_sidecar_nobody_wrote_is_not_whole_and_cannot_be_scored(tmp
 def test_nobody_waits_for_a_clip_or_a_sidecar_that_is_no_file(
     tmp_path: Path, make: Callable[[Path], None], deadline: None
 ) -> None:
-    for kind, name in (("mp4", "seed-000003.json"), ("mp4", "seed-000003.mp4"), ("png", "seed-000003/0000.png")):
+    for kind, name in (
+        ("mp4", "seed-000003.json"),
+        ("mp4", "seed-000003.mp4"),
+        ("png", "seed-000003/0000.png"),
+    ):
         folder = tmp_path / name.replace("/", "-")
         folder.mkdir()
         clip, encoding = written(folder, kind)

@@ -9,24 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvtool_core.errors import ExitStatus, SettingsError
+from pvtool_core.settings.jobs import IdentityRef, TrainJob, read_job, write_job
+from pvtool_core.settings.overrides import parse_overrides, setting_help, setting_keys
 from pvtool_core.settings.schema import (
     EvaluationConfig,
-    IdentityRef,
     IdentityRewardConfig,
     ModelConfig,
     Settings,
-    Table,
     TrainingConfig,
-    TrainJob,
-    from_table,
-    merge,
-    parse_overrides,
-    read_job,
-    setting_help,
-    setting_keys,
-    to_table,
-    write_job,
 )
+from pvtool_core.settings.toml import Table, from_table, merge, to_table
 
 SETTINGS = Settings(
     model=ModelConfig(base_model="base"),
@@ -79,7 +71,10 @@ def test_a_job_that_was_written_is_read_back_the_same(
 
 
 def test_all_mistakes_are_reported_at_once_with_the_nearest_key() -> None:
-    broken = merge(table(), {"model": {"widht": 64, "height": "tall"}, "training": {"iterations": True}, "adaptor": {}})
+    broken = merge(
+        table(),
+        {"model": {"widht": 64, "height": "tall"}, "training": {"iterations": True}, "adaptor": {}},
+    )
     found = mistakes(broken)
     assert found.keys() == {"model.widht", "model.height", "training.iterations", "adaptor"}
     assert "did you mean 'width'" in found["model.widht"]
@@ -116,7 +111,10 @@ def test_a_value_out_of_its_range_is_refused(section: str, key: str, value: obje
         ({"semantic_reward": {"frames": 17}}, "semantic_reward.frames"),
         ({"evaluation": {"recognizer": "glintr100.onnx"}}, "evaluation.recognizer"),
         ({"model": {"trim_prompt": True}}, "model.trim_prompt"),
-        ({"model": {"family": "hunyuan-video"}, "sampler": {"negative_prompt": "ugly"}}, "sampler.negative_prompt"),
+        (
+            {"model": {"family": "hunyuan-video"}, "sampler": {"negative_prompt": "ugly"}},
+            "sampler.negative_prompt",
+        ),
         ({"model": {"family": "hunyuan-video", "offload": True}}, "training.recompute"),
         ({"model": {"family": "wan", "offload": True, "storage": "nf4"}}, "model.offload"),
     ],
@@ -129,12 +127,17 @@ def test_what_has_no_default_must_be_given() -> None:
     broken = table()
     del broken["identity_reward"]
     del broken["model"]["base_model"]
-    assert mistakes(broken) == {"identity_reward.package": "is missing", "model.base_model": "is missing"}
+    assert mistakes(broken) == {
+        "identity_reward.package": "is missing",
+        "model.base_model": "is missing",
+    }
 
 
 def test_a_whole_number_does_for_a_number_and_not_the_other_way_round() -> None:
     assert from_table(Settings, merge(table(), {"adapter": {"start": 0}})).adapter.start == 0.0
-    assert mistakes(merge(table(), {"adapter": {"rank": 16.0}})) == {"adapter.rank": "is 16.0, not a whole number"}
+    assert mistakes(merge(table(), {"adapter": {"rank": 16.0}})) == {
+        "adapter.rank": "is 16.0, not a whole number"
+    }
 
 
 @pytest.mark.parametrize(
@@ -153,7 +156,15 @@ def test_an_override_is_typed_by_its_setting(word: str, expected: Table) -> None
 
 def test_every_wrong_override_is_named() -> None:
     with pytest.raises(SettingsError) as caught:
-        parse_overrides(["nonsense", "=1", "training.iterations=many", "adapter.rank=-1", "training.iteration=5"])
+        parse_overrides(
+            [
+                "nonsense",
+                "=1",
+                "training.iterations=many",
+                "adapter.rank=-1",
+                "training.iteration=5",
+            ]
+        )
     assert [mistake.key for mistake in caught.value.mistakes] == [
         "nonsense",
         "",
@@ -167,7 +178,12 @@ def test_every_wrong_override_is_named() -> None:
 
 @given(words)
 def test_no_override_breaks_anything_but_with_a_settings_error(word: str) -> None:
-    for text in (word, f"training.iterations={word}", f"evaluation.seeds={word}", f"model.device={word}"):
+    for text in (
+        word,
+        f"training.iterations={word}",
+        f"evaluation.seeds={word}",
+        f"model.device={word}",
+    ):
         try:
             from_table(Settings, merge(table(), parse_overrides([text])))
         except SettingsError as error:

@@ -22,16 +22,16 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from pvtool_core.errors import ExitStatus, UsageError
-from pvtool_core.media.decode import Frames, frames_of
+from pvtool_core.media.decode import Pixels, frames_of
 from pvtool_core.media.encode import write_clip
 from pvtool_core.media.metadata import AI_MADE, read_facts
-from pvtool_core.settings.schema import EncodingConfig
+from pvtool_core.settings.jobs import EncodingConfig
 
 FACTS = {"prompt": "a woman dancing 🎉", "seed": 3}
 SIGNED = ("mp4", "gif", "webp", "png")
 
 
-def moving_square(frames: int = 4) -> Frames:
+def moving_square(frames: int = 4) -> Pixels:
     clip = np.full((frames, 48, 64, 3), (40, 90, 160), np.uint8)
     for number in range(frames):
         clip[number, 12:28, 4 + 5 * number : 20 + 5 * number] = (220, 60, 30)
@@ -44,17 +44,28 @@ def named(name: str) -> x509.Name:
 
 
 def certificate(
-    subject: str, issuer: str, public: Any, root: ec.EllipticCurvePrivateKey, vouches: bool, days: int = 30
+    subject: str,
+    issuer: str,
+    public: Any,
+    root: ec.EllipticCurvePrivateKey,
+    vouches: bool,
+    days: int = 30,
 ) -> x509.Certificate:
     """One certificate of a chain as C2PA wants it: what it may be used for is said in it."""
     begins = datetime.now(UTC) - timedelta(60)
     number = x509.random_serial_number()
-    made = x509.CertificateBuilder(named(issuer), named(subject), public, number, begins, begins + timedelta(60 + days))
+    made = x509.CertificateBuilder(
+        named(issuer), named(subject), public, number, begins, begins + timedelta(60 + days)
+    )
     uses = x509.KeyUsage(not vouches, False, False, False, False, vouches, vouches, False, False)
     made = made.add_extension(x509.BasicConstraints(vouches, None), True).add_extension(uses, True)
-    made = made.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key()), False)
+    made = made.add_extension(
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key()), False
+    )
     if not vouches:
-        made = made.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False)
+        made = made.add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False
+        )
     return made.sign(root, hashes.SHA256())
 
 
@@ -93,16 +104,26 @@ def studio(tmp_path: Path) -> Studio:
 
 
 @pytest.mark.parametrize("suffix", SIGNED)
-def test_a_signed_clip_says_who_made_it_and_how(tmp_path: Path, studio: Studio, suffix: str) -> None:
-    (path,) = write_clip(tmp_path / "out" / "clip", moving_square(), 8, FACTS, studio.encoding(suffix))
+def test_a_signed_clip_says_who_made_it_and_how(
+    tmp_path: Path, studio: Studio, suffix: str
+) -> None:
+    (path,) = write_clip(
+        tmp_path / "out" / "clip", moving_square(), 8, FACTS, studio.encoding(suffix)
+    )
     for file in path.iterdir() if suffix == "png" else (path,):
         state, statement = studio.read(file)
         assert state == "Trusted"
         assert statement["title"] == f"clip.{suffix}"
         assert statement["claim_generator_info"][0]["name"] == "pvtool"
         assert statement["signature_info"]["issuer"] == "A studio"
-        (actions,) = (each["data"]["actions"] for each in statement["assertions"] if "actions" in each["label"])
-        assert [(each["action"], each["digitalSourceType"]) for each in actions] == [("c2pa.created", AI_MADE)]
+        (actions,) = (
+            each["data"]["actions"]
+            for each in statement["assertions"]
+            if "actions" in each["label"]
+        )
+        assert [(each["action"], each["digitalSourceType"]) for each in actions] == [
+            ("c2pa.created", AI_MADE)
+        ]
     assert read_facts(path) == FACTS
     assert frames_of(path).shape == (4, 48, 64, 3)
     assert [each.name for each in (tmp_path / "out").iterdir()] == [path.name]
@@ -123,7 +144,9 @@ def test_the_usual_kinds_of_keys_sign(tmp_path: Path, key: Any) -> None:
     assert studio.read(path)[0] == "Trusted"
 
 
-def test_a_clip_that_was_changed_after_signing_gives_itself_away(tmp_path: Path, studio: Studio) -> None:
+def test_a_clip_that_was_changed_after_signing_gives_itself_away(
+    tmp_path: Path, studio: Studio
+) -> None:
     (path,) = write_clip(tmp_path / "clip", moving_square(), 8, FACTS, studio.encoding("mp4"))
     content = path.read_bytes()
     middle = content.index(b"mdat") + 100
@@ -137,13 +160,21 @@ def test_what_cannot_sign_is_said_in_a_sentence(tmp_path: Path, studio: Studio) 
     alone = tmp_path / "alone.pem"
     alone.write_bytes(other.root)
     locked = tmp_path / "locked.pem"
-    locked.write_bytes(pem(ec.generate_private_key(ec.SECP256R1()), BestAvailableEncryption(b"secret")))
+    locked.write_bytes(
+        pem(ec.generate_private_key(ec.SECP256R1()), BestAvailableEncryption(b"secret"))
+    )
     wrong = {
         (studio.certificate, other.key): "key.pem cannot sign: it is not the key of chain.pem",
         (studio.certificate, locked): "locked.pem cannot sign: it has a passphrase",
-        (studio.certificate, studio.certificate): "chain.pem cannot sign: it is no private key in PEM",
+        (
+            studio.certificate,
+            studio.certificate,
+        ): "chain.pem cannot sign: it is no private key in PEM",
         (studio.key, studio.key): "key.pem cannot sign: it is no certificate in PEM",
-        (tmp_path / "none.pem", studio.key): r"none.pem cannot sign: it cannot be read \(No such file",
+        (
+            tmp_path / "none.pem",
+            studio.key,
+        ): r"none.pem cannot sign: it cannot be read \(No such file",
         (studio.certificate, tmp_path): r"cannot sign: it cannot be read \(Is a directory",
         (koblitz.certificate, koblitz.key): "key.pem cannot sign: C2PA knows no such key",
     }
@@ -161,7 +192,10 @@ def test_a_certificate_that_has_run_out_is_refused(tmp_path: Path) -> None:
     (tmp_path / "own.pem").write_bytes(own.public_bytes(Encoding.PEM))
     (tmp_path / "key.pem").write_bytes(pem(key))
     how = EncodingConfig(certificate=str(tmp_path / "own.pem"), key=str(tmp_path / "key.pem"))
-    with pytest.raises(UsageError, match=r"own\.pem cannot sign: the certificate was not valid at time of signing\."):
+    with pytest.raises(
+        UsageError,
+        match=r"own\.pem cannot sign: the certificate was not valid at time of signing\.",
+    ):
         write_clip(tmp_path / "out" / "clip", moving_square(), 8, FACTS, how)
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -14,6 +14,10 @@ def test_the_line_about_an_optional_kernel_is_left_out_and_others_stay(
     engine.main([str(tmp_path)])  # a folder without settings: it fails, with its log prepared
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
     with caplog.at_level(logging.WARNING):
-        logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: no module 'kernels'")
+        logger.warning(
+            "Failed to load CPU gemm_4bit_forward from kernels-community: no module 'kernels'"
+        )
         logger.warning("Something else.")
-    assert [record.getMessage() for record in caplog.records if record.name == logger.name] == ["Something else."]
+    assert [record.getMessage() for record in caplog.records if record.name == logger.name] == [
+        "Something else."
+    ]

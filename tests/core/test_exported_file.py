@@ -13,11 +13,18 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from pvtool_core.adapter import IdentityAdapter, LoraPair, Terms, read_adapter, switch_step
+from pvtool_core.adapter import (
+    AdapterMetadata,
+    IdentityAdapter,
+    LoraPair,
+    read_adapter,
+    switch_step,
+)
 from pvtool_core.backbones import load_backbone
 from pvtool_core.backbones.animatediff import KohyaLayout
-from pvtool_core.settings.schema import ControlConfig, LoraConfig, TrainJob
-from pvtool_core.store.runs import sha256_of
+from pvtool_core.files import sha256_of
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.schema import ControlConfig, LoraConfig
 from pvtool_core.trainer import Trainer
 from tests.conftest import with_settings
 from tests.families import FAMILIES, Family
@@ -71,7 +78,9 @@ class Flow:
         return self.level(1 - percent)
 
     def simple(self, steps: int) -> list[float]:
-        return [float(self.levels[-(1 + int(step * len(self.levels) / steps))]) for step in range(steps)]
+        return [
+            float(self.levels[-(1 + int(step * len(self.levels) / steps))]) for step in range(steps)
+        ]
 
 
 def acts_from(percent: float, model: Any, levels: list[float]) -> int:
@@ -82,7 +91,7 @@ def acts_from(percent: float, model: Any, levels: list[float]) -> int:
 
 def percent_in_file(first: int, steps: int, sampler: Mapping[str, Any], scheduler: str) -> float:
     """The percent that an adapter's metadata gives, which names the scheduler and has it in its instructions."""
-    terms = Terms((first + 0.5) / steps, steps, 5.0, sampler, "base")
+    terms = AdapterMetadata((first + 0.5) / steps, steps, 5.0, sampler, "base")
     assert switch_step(terms.start, steps) == first
     metadata = terms.metadata()
     assert metadata["comfyui_scheduler"] == scheduler
@@ -105,18 +114,25 @@ def test_in_comfyui_a_flow_model_s_adapter_begins_in_its_first_step(shift: float
     model = Flow(shift)
     levels = {steps: model.simple(steps) for steps, _ in switches()}
     for steps, first in switches():
-        assert acts_from(percent_in_file(first, steps, euler(shift), "simple"), model, levels[steps]) == first
+        assert (
+            acts_from(percent_in_file(first, steps, euler(shift), "simple"), model, levels[steps])
+            == first
+        )
 
 
 def test_in_comfyui_a_stable_diffusion_adapter_begins_in_its_first_step() -> None:
     model = StableDiffusion()
     levels = {steps: model.normal(steps) for steps, _ in switches()}
     for steps, first in switches():
-        assert acts_from(percent_in_file(first, steps, DDIM, "normal"), model, levels[steps]) == first
+        assert (
+            acts_from(percent_in_file(first, steps, DDIM, "normal"), model, levels[steps]) == first
+        )
 
 
 @pytest.mark.parametrize("sampler", [DDIM, euler(3.0)])
-def test_the_percent_survives_the_node_s_rounding_to_thousandths(sampler: Mapping[str, Any]) -> None:
+def test_the_percent_survives_the_node_s_rounding_to_thousandths(
+    sampler: Mapping[str, Any],
+) -> None:
     model, scheduler = (StableDiffusion(), "normal") if sampler is DDIM else (Flow(3.0), "simple")
     for steps in (2, 16, 25, 30, 50, 99, 334, 499, 500):
         levels = getattr(model, scheduler)(steps)
@@ -135,7 +151,7 @@ def test_the_paper_s_50_steps_have_the_percents_that_comfyui_was_measured_with()
 
 
 def test_the_recipe_has_all_that_comfyui_needs() -> None:
-    wan = Terms(0.75, 50, 5.0, euler(3.0), "base").metadata()["how_to_use"]
+    wan = AdapterMetadata(0.75, 50, 5.0, euler(3.0), "base").metadata()["how_to_use"]
     for words in (
         "ModelSamplingSD3 with shift 3",
         "sampler euler, scheduler simple, 50 steps",
@@ -146,13 +162,18 @@ def test_the_recipe_has_all_that_comfyui_needs() -> None:
         "same scheduler",
     ):
         assert words in wan
-    assert "ModelSamplingSD3" not in Terms(0.75, 50, 7.5, DDIM, "base").metadata()["how_to_use"]
+    assert (
+        "ModelSamplingSD3"
+        not in AdapterMetadata(0.75, 50, 7.5, DDIM, "base").metadata()["how_to_use"]
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 50])
 @pytest.mark.parametrize("sampler", [DDIM, euler(3.0)])
-def test_an_adapter_that_acts_in_all_steps_needs_no_keyframe(sampler: Mapping[str, Any], steps: int) -> None:
-    metadata = Terms(0.0, steps, 5.0, sampler, "base").metadata()
+def test_an_adapter_that_acts_in_all_steps_needs_no_keyframe(
+    sampler: Mapping[str, Any], steps: int
+) -> None:
+    metadata = AdapterMetadata(0.0, steps, 5.0, sampler, "base").metadata()
     assert (metadata["first_step"], float(metadata["comfyui_start_percent"])) == ("0", 0.0)
     assert f"Acts in all {steps} denoising steps" in metadata["how_to_use"]
     assert "Keyframe" not in metadata["how_to_use"]
@@ -192,17 +213,21 @@ def test_styles_and_control_of_the_training_run_are_in_the_file_without_paths(
 ) -> None:
     trainer = Trainer(job, None, ignore)
     lora = LoraConfig(file=str(tmp_path / "ink.safetensors"), weight=0.7, fingerprint="abc")
-    control = ControlConfig(model=str(tmp_path / "openpose"), frames=str(tmp_path / "dance"), fingerprint="d e")
+    control = ControlConfig(
+        model=str(tmp_path / "openpose"), frames=str(tmp_path / "dance"), fingerprint="d e"
+    )
     trainer.job = with_settings(job, "model", loras=(lora,), control=control)
     metadata = trainer.terms().metadata()
-    assert json.loads(metadata["style_loras"]) == [{"file": "ink.safetensors", "weight": 0.7, "fingerprint": "abc"}]
+    assert json.loads(metadata["style_loras"]) == [
+        {"file": "ink.safetensors", "weight": 0.7, "fingerprint": "abc"}
+    ]
     assert json.loads(metadata["control"]) == {
         "model": "openpose", "frames": "dance", "weight": 1.0, "fingerprint": "d e",
     }  # fmt: skip
     assert str(tmp_path) not in str(metadata)
     assert metadata["keyword"] == "<V>"
     assert "<V>" in metadata["how_to_use"]
-    assert Terms.of(metadata) == trainer.terms()
+    assert AdapterMetadata.of(metadata) == trainer.terms()
 
 
 def test_a_file_of_an_older_version_is_read(adapters: dict[str, Path], tmp_path: Path) -> None:
@@ -249,7 +274,7 @@ def test_equal_adapters_are_equal_bytes_in_every_process(tmp_path: Path) -> None
 def test_equal_adapters_are_equal_bytes_however_often_they_are_saved(tmp_path: Path) -> None:
     denoiser = torch.nn.ModuleDict({"to_q": torch.nn.Linear(4, 4)})
     adapter = IdentityAdapter(denoiser, "to_q", rank=2)
-    terms = Terms(0.75, 50, 7.5, DDIM, "base")
+    terms = AdapterMetadata(0.75, 50, 7.5, DDIM, "base")
     for number in range(8):
         adapter.save(tmp_path / f"{number}.safetensors", KohyaLayout(), terms)
     assert len({sha256_of(file) for file in tmp_path.iterdir()}) == 1

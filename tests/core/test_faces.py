@@ -10,14 +10,18 @@ from pvtool_core.faces.analyzer import TEMPLATE, align, align_differentiable, wi
 
 def smooth_picture(height: int, width: int, seed: int = 0) -> Tensor:
     """A picture (3, height, width) in [0, 1] without detail finer than a few pixels, as photos are."""
-    coarse = torch.rand(1, 3, height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
+    coarse = torch.rand(
+        1, 3, height // 8, width // 8, generator=torch.Generator().manual_seed(seed)
+    )
     return nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)[0]
 
 
 def landmarks_at(scale: float, angle: float, x: float, y: float) -> Tensor:
     """The template's five points (5, 2), turned, scaled, moved, and each a little off."""
     points = torch.tensor(TEMPLATE) - 56
-    turn = torch.tensor([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], dtype=torch.float32)
+    turn = torch.tensor(
+        [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], dtype=torch.float32
+    )
     noise = torch.randn(5, 2, generator=torch.Generator().manual_seed(1)) * scale
     return points @ turn * scale + torch.tensor([x, y]) + noise
 

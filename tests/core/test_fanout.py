@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pvtool_core.settings.schema import TrainJob
+from pvtool_core.settings.jobs import TrainJob
 from tests.core.jobs import Engine, item, render_job, whole
 
 
@@ -29,7 +29,11 @@ def test_a_batch_on_ray_survives_a_worker_and_tells_what_failed(
     items = [
         item(tmp_path / f"{name}-{number}", 5, file, prompt)
         for number, prompt in enumerate(prompts)
-        for name, file in {"strong": adapters["strong"], "base": "", "gone": tmp_path / "gone"}.items()
+        for name, file in {
+            "strong": adapters["strong"],
+            "base": "",
+            "gone": tmp_path / "gone",
+        }.items()
     ]
     wanted = render_job(job, *items, on="ray")
     killed: list[int] = []
@@ -49,7 +53,9 @@ def test_a_batch_on_ray_survives_a_worker_and_tells_what_failed(
     assert not (tmp_path / ".claims").exists()
 
 
-def test_a_cluster_that_is_not_there_is_refused_in_a_sentence(run: Engine, job: TrainJob, tmp_path: Path) -> None:
+def test_a_cluster_that_is_not_there_is_refused_in_a_sentence(
+    run: Engine, job: TrainJob, tmp_path: Path
+) -> None:
     ended = run(render_job(job, item(tmp_path / "clip"), on="ray", address="nowhere:at-all"))
     assert ended.status == 2
     assert ended.message.startswith("There is no Ray cluster at nowhere:at-all: ")

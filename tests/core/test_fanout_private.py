@@ -27,10 +27,14 @@ shutil.rmtree(session)
 
 
 @pytest.mark.slow
-def test_ray_listens_on_loopback_in_a_private_folder_and_writes_nothing_into_the_home(tmp_path: Path) -> None:
+def test_ray_listens_on_loopback_in_a_private_folder_and_writes_nothing_into_the_home(
+    tmp_path: Path,
+) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["listening"]
@@ -48,4 +52,7 @@ def test_sessions_of_killed_engines_are_swept_and_others_are_not(
     for name in (f"pv-ray-{dead}-x", f"pv-ray-{os.getpid()}-y", "pv-ray-nobody-z"):
         (tmp_path / name / "ray").mkdir(parents=True)
     ray_cluster.sweep_sessions()
-    assert {path.name for path in tmp_path.iterdir()} == {f"pv-ray-{os.getpid()}-y", "pv-ray-nobody-z"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"pv-ray-{os.getpid()}-y",
+        "pv-ray-nobody-z",
+    }

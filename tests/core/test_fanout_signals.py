@@ -11,7 +11,9 @@ from pvtool_core.rendering.ray_cluster import connect
 
 def test_ray_does_not_take_over_what_sigterm_means(monkeypatch: pytest.MonkeyPatch) -> None:
     def init(*_: Any, **__: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as ray.init puts a handler that ends the process
+        signal.signal(
+            signal.SIGTERM, signal.SIG_DFL
+        )  # as ray.init puts a handler that ends the process
 
     def ours(*_: Any) -> None:
         pass

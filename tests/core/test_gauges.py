@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pvtool_core.store import telemetry
-from pvtool_core.store.telemetry import Gauges, accelerators
+from pvtool_core.store.telemetry import Telemetry, accelerators
 
 TWO_DEVICES = """\
 0, NVIDIA H200, 2048, 143771, 37, 41, 122.50
@@ -20,7 +20,9 @@ def put_tool(folder: Path, script: str) -> None:
     (folder / "nvidia-smi").chmod(0o755)
 
 
-def test_each_device_is_read_with_what_it_can_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_device_is_read_with_what_it_can_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put_tool(tmp_path, f"echo '{TWO_DEVICES.strip()}'")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     first, second = accelerators()
@@ -33,20 +35,29 @@ def test_each_device_is_read_with_what_it_can_measure(tmp_path: Path, monkeypatc
         "temperature": 41,
         "power": 122.5,
     }
-    assert (second["index"], second["utilisation"], second["temperature"], second["power"]) == (1, None, 55, None)
+    assert (second["index"], second["utilisation"], second["temperature"], second["power"]) == (
+        1,
+        None,
+        55,
+        None,
+    )
 
 
 @pytest.mark.parametrize("script", ["exit 9", "echo 'No devices were found' >&2; exit 6"])
-def test_a_tool_without_a_driver_means_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+def test_a_tool_without_a_driver_means_no_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
     put_tool(tmp_path, script)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert accelerators() == []
 
 
-def test_an_engine_tells_of_itself_as_soon_as_it_works_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_tells_of_itself_as_soon_as_it_works_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(telemetry, "SECONDS", 0.05)
     told: list[dict[str, Any]] = []
-    with Gauges(lambda type, **values: told.append({"type": type, **values})):
+    with Telemetry(lambda type, **values: told.append({"type": type, **values})):
         time.sleep(0.5)
     assert len(told) >= 2
     assert told[0]["type"] == "gpu"
@@ -62,12 +73,12 @@ def test_a_full_disk_does_not_silence_the_gauges(monkeypatch: pytest.MonkeyPatch
         tries.append(type)
         raise OSError(28, "No space left on device")
 
-    with Gauges(write):
+    with Telemetry(write):
         time.sleep(0.3)
     assert len(tries) >= 2
 
 
 def test_the_first_load_of_an_engine_is_unknown_and_not_a_thousand_per_cent() -> None:
-    watch = Gauges(lambda type, **values: None)
+    watch = Telemetry(lambda type, **values: None)
     assert watch.measure()["cpu"] is None
     assert watch.measure()["cpu"] is not None

@@ -16,18 +16,15 @@ from safetensors import safe_open
 from pvtool_core.adapter import IdentityAdapter
 from pvtool_core.backbones import load_backbone
 from pvtool_core.batches.clips import Names
+from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup, TrainJob
 from pvtool_core.settings.schema import (
     AdapterConfig,
     ControlConfig,
-    EncodingConfig,
     LoraConfig,
     ModelConfig,
-    RenderItem,
     SamplerConfig,
-    Setup,
-    TrainJob,
 )
-from pvtool_core.store.runs import read_events
+from pvtool_core.store.events import read_events
 from pvtool_core.trajectories import TrajectoryCache
 from tests.core.jobs import Engine, item, render_job
 from tests.families import FAMILIES, Family
@@ -42,14 +39,24 @@ def setups() -> dict[str, Setup]:
     plain = Setup(model=ModelConfig(base_model="/somewhere", fingerprint="base"))
     loras = (LoraConfig(file="/ink.safetensors", weight=0.7, fingerprint="ink"),)
     control = ControlConfig(model="/pose", frames="/frames", weight=0.5, fingerprint="pose")
-    video = ModelConfig(family="wan", base_model="/wan", fingerprint="wan", num_frames=33, width=832, height=480)
+    video = ModelConfig(
+        family="wan", base_model="/wan", fingerprint="wan", num_frames=33, width=832, height=480
+    )
     return {
         "plain": plain,
-        "elsewhere": dataclasses.replace(plain, model=ModelConfig(base_model="/other", fingerprint="base", threads=3)),
-        "size": dataclasses.replace(plain, model=dataclasses.replace(plain.model, width=768, fps=12, num_frames=8)),
+        "elsewhere": dataclasses.replace(
+            plain, model=ModelConfig(base_model="/other", fingerprint="base", threads=3)
+        ),
+        "size": dataclasses.replace(
+            plain, model=dataclasses.replace(plain.model, width=768, fps=12, num_frames=8)
+        ),
         "lora": dataclasses.replace(plain, model=dataclasses.replace(plain.model, loras=loras)),
-        "control": dataclasses.replace(plain, model=dataclasses.replace(plain.model, control=control)),
-        "sampler": dataclasses.replace(plain, sampler=SamplerConfig(num_inference_steps=25, negative_prompt="ugly")),
+        "control": dataclasses.replace(
+            plain, model=dataclasses.replace(plain.model, control=control)
+        ),
+        "sampler": dataclasses.replace(
+            plain, sampler=SamplerConfig(num_inference_steps=25, negative_prompt="ugly")
+        ),
         "start": dataclasses.replace(plain, adapter=AdapterConfig(start=0.5)),
         "wan": Setup(model=video, sampler=SamplerConfig(shift=3.0)),
     }
@@ -61,7 +68,9 @@ def test_clip_paths_and_hashes() -> None:
         for upscale in (1, 2):
             names = Names(setup, upscale)
             for prompt in PROMPTS:
-                wanted = RenderItem(identity="ann", prompt=prompt, seed=3, adapter_sha256=ADAPTER, clip="")
+                wanted = RenderItem(
+                    identity="ann", prompt=prompt, seed=3, adapter_sha256=ADAPTER, clip=""
+                )
                 found[f"{name} ×{upscale} {prompt}"] = [
                     names.path(Path("out"), "ann", prompt, 3, ADAPTER),
                     names.path(Path("out"), "base", prompt, 3),
@@ -80,31 +89,46 @@ def test_trajectory_cache_keys(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -
     facts = {"base": "abc", "sampler": {"class": "DDIM"}, "dtype": "float32"}
     monkeypatch.setattr(backbone, "facts", lambda: facts)
     cache = TrajectoryCache(None, backbone, 37, ignore)
-    compare("trajectory-keys", {prompt: [cache.key(prompt, seed) for seed in (0, 1)] for prompt in PROMPTS})
+    compare(
+        "trajectory-keys",
+        {prompt: [cache.key(prompt, seed) for seed in (0, 1)] for prompt in PROMPTS},
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_adapter_files_and_facts_of_a_backbone(family: Family, models: Path, tmp_path: Path) -> None:
+def test_adapter_files_and_facts_of_a_backbone(
+    family: Family, models: Path, tmp_path: Path
+) -> None:
     job = family.job(models)
     backbone = load_backbone(job.model, job.sampler, [])
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, 2)
     for number, weight in enumerate(adapter.parameters()):
-        weight.data.copy_((torch.arange(weight.numel()).reshape(weight.shape) + number).float() / 64)
+        weight.data.copy_(
+            (torch.arange(weight.numel()).reshape(weight.shape) + number).float() / 64
+        )
     tensors = backbone.lora_layout.pack(adapter.pairs())
     digests = {
-        name: [str(value.dtype), list(value.shape), hashlib.sha256(value.detach().numpy().tobytes()).hexdigest()[:16]]
+        name: [
+            str(value.dtype),
+            list(value.shape),
+            hashlib.sha256(value.detach().numpy().tobytes()).hexdigest()[:16],
+        ]
         for name, value in sorted(tensors.items())
     }
     compare(f"adapter-{family.name}", {"tensors": digests, "facts": shape(backbone.facts())})
 
 
-def test_files_and_events_of_a_training_run(run: Engine, job: TrainJob, adapters: dict[str, Path]) -> None:
+def test_files_and_events_of_a_training_run(
+    run: Engine, job: TrainJob, adapters: dict[str, Path]
+) -> None:
     short = dataclasses.replace(job.training, iterations=2, checkpoint_every=1, sample_every=2)
     assert run(dataclasses.replace(job, training=short)).status == 0
     folder = run.root / "train-0"
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     events = {
-        event["type"]: shape(event) for event in read_events(folder / "events.jsonl")[0] if event["type"] != "gpu"
+        event["type"]: shape(event)
+        for event in read_events(folder / "events.jsonl")[0]
+        if event["type"] != "gpu"
     }
     with safe_open(folder / "checkpoints/step-000002/adapter.safetensors", "pt") as file:
         metadata = sorted(file.metadata())
@@ -115,11 +139,19 @@ def test_files_and_events_of_a_training_run(run: Engine, job: TrainJob, adapters
     compare("training-run", {"files": files, "events": events, "metadata": metadata, **records})
 
 
-def test_sidecars_and_events_of_a_batch(run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path) -> None:
+def test_sidecars_and_events_of_a_batch(
+    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
+) -> None:
     clip = tmp_path / "out/ann/waving-0123/seed-000003"
     formats = EncodingConfig(formats=("mp4", "gif", "webp", "png"))
-    assert run(render_job(job, item(clip, adapter=adapters["strong"]), encoding=formats)).status == 0
-    files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert (
+        run(render_job(job, item(clip, adapter=adapters["strong"]), encoding=formats)).status == 0
+    )
+    files = sorted(
+        str(path.relative_to(tmp_path / "out"))
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file()
+    )
     events = {event["type"]: shape(event) for event in run.events if event["type"] != "gpu"}
     sidecar = shape(json.loads(clip.with_suffix(".json").read_text()))
     compare("batch", {"files": files, "events": events, "sidecar": sidecar})

@@ -16,23 +16,11 @@ import pytest
 from pvtool_core import __main__ as engine
 from pvtool_core.batches.folder import BatchFolder, list_batches
 from pvtool_core.errors import BrokenRun, ExitStatus, SettingsError, UnsafeRun
-from pvtool_core.paths import replace_file
-from pvtool_core.settings.schema import read_job
-from pvtool_core.store.runs import (
-    EventWriter,
-    ExitRecord,
-    Request,
-    RunFolder,
-    State,
-    Status,
-    alive,
-    drop_events_after,
-    list_runs,
-    newest_events,
-    process_facts,
-    process_lives,
-    read_events,
-)
+from pvtool_core.files import replace_file
+from pvtool_core.settings.jobs import read_job
+from pvtool_core.store.events import EventWriter, drop_events_after, newest_events, read_events
+from pvtool_core.store.liveness import State, Status, process_facts, process_lives
+from pvtool_core.store.runs import ExitRecord, Request, RunFolder, alive, list_runs
 from tests.hostile import DEEP_JSON, Outside, deadline, link_to_device, link_to_itself
 
 __all__ = ["deadline"]
@@ -50,19 +38,40 @@ def outside(tmp_path: Path) -> Outside:
     return Outside(tmp_path / "outside")
 
 
-FILES = ("engine.log", "engine.lock", "events.jsonl", "status.json", "exit.json", "config.toml", ".ballast")
-FOLDERS = ("control", "checkpoints", "samples", "samples/step-000001", "checkpoints/step-000001", "evaluation")
+FILES = (
+    "engine.log",
+    "engine.lock",
+    "events.jsonl",
+    "status.json",
+    "exit.json",
+    "config.toml",
+    ".ballast",
+)
+FOLDERS = (
+    "control",
+    "checkpoints",
+    "samples",
+    "samples/step-000001",
+    "checkpoints/step-000001",
+    "evaluation",
+)
 
 
-@pytest.mark.parametrize("name", [*FILES, *FOLDERS, ".status.json.77.writing", "control/stop", "notes"])
-def test_an_engine_touches_nothing_outside_its_folder(folder: RunFolder, outside: Outside, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [*FILES, *FOLDERS, ".status.json.77.writing", "control/stop", "notes"]
+)
+def test_an_engine_touches_nothing_outside_its_folder(
+    folder: RunFolder, outside: Outside, name: str
+) -> None:
     outside.put_in_place_of(folder.path / name)
     assert engine.main([str(folder.path)]) == ExitStatus.REFUSED
     outside.assert_untouched()
 
 
 @pytest.mark.parametrize("name", ["engine.log", "events.jsonl", ".ballast"])
-def test_what_is_written_into_has_no_other_name(folder: RunFolder, outside: Outside, name: str) -> None:
+def test_what_is_written_into_has_no_other_name(
+    folder: RunFolder, outside: Outside, name: str
+) -> None:
     os.link(outside.file, folder.path / name)
     assert engine.main([str(folder.path)]) == ExitStatus.REFUSED
     outside.assert_untouched()
@@ -99,8 +108,12 @@ def test_only_requests_are_taken_away(folder: RunFolder) -> None:
     assert sorted(path.name for path in folder.control.iterdir()) == ["letter.txt", "stop"]
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/step-000002", "checkpoints/.step-000002.writing"])
-def test_no_checkpoint_is_written_or_dropped_through_a_link(folder: RunFolder, outside: Outside, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["checkpoints", "checkpoints/step-000002", "checkpoints/.step-000002.writing"]
+)
+def test_no_checkpoint_is_written_or_dropped_through_a_link(
+    folder: RunFolder, outside: Outside, name: str
+) -> None:
     outside.put_in_place_of(folder.path / name)
     if name == "checkpoints":
         with pytest.raises(UnsafeRun):
@@ -110,18 +123,33 @@ def test_no_checkpoint_is_written_or_dropped_through_a_link(folder: RunFolder, o
     outside.assert_untouched()
 
 
-def test_a_link_of_a_temporary_name_is_not_written_through(tmp_path: Path, outside: Outside) -> None:
+def test_a_link_of_a_temporary_name_is_not_written_through(
+    tmp_path: Path, outside: Outside
+) -> None:
     (tmp_path / f".file.{os.getpid()}.writing").symlink_to(outside.file)
     replace_file(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"new"
     outside.assert_untouched()
 
 
-MANIFESTS = [b"", b"{}", b"[]", b"null", DEEP_JSON, b'{"sha256": []}', b'{"sha256": {}}', b'{"sha256": {"../x": "0"}}']
+MANIFESTS = [
+    b"",
+    b"{}",
+    b"[]",
+    b"null",
+    DEEP_JSON,
+    b'{"sha256": []}',
+    b'{"sha256": {}}',
+    b'{"sha256": {"../x": "0"}}',
+]
 
 
-@pytest.mark.parametrize("content", [*MANIFESTS, b'{"sha256": {"adapter": 7}}', b'{"sha256": {"nothing": "0"}}'])
-def test_a_checkpoint_whose_manifest_is_none_does_not_count(folder: RunFolder, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content", [*MANIFESTS, b'{"sha256": {"adapter": 7}}', b'{"sha256": {"nothing": "0"}}']
+)
+def test_a_checkpoint_whose_manifest_is_none_does_not_count(
+    folder: RunFolder, content: bytes
+) -> None:
     first = folder.write_checkpoint(1, {"adapter": b"one"})
     second = folder.write_checkpoint(2, {"adapter": b"two"})
     (second / "manifest.json").write_bytes(content)
@@ -140,7 +168,13 @@ def test_a_checkpoint_with_a_pipe_or_a_device_does_not_count(folder: RunFolder, 
 
 
 def valid_status(**changes: object) -> bytes:
-    facts = {"state": "running", "step": 1, "total": 2, "time": time.time(), **process_facts(os.getpid())}
+    facts = {
+        "state": "running",
+        "step": 1,
+        "total": 2,
+        "time": time.time(),
+        **process_facts(os.getpid()),
+    }
     return json.dumps({**facts, **changes}).encode()
 
 
@@ -150,8 +184,19 @@ def test_the_status_that_the_others_are_changes_of_is_believed(folder: RunFolder
 
 
 STATUSES = [
-    *[DEEP_JSON, b'{"a":' * 5_000, b" " * (1 << 17), valid_status(pid=-1), valid_status(pid=10**30)],
-    *[valid_status(step=-1), valid_status(step=10**400), valid_status(time=10**400), valid_status(time=math.nan)],
+    *[
+        DEEP_JSON,
+        b'{"a":' * 5_000,
+        b" " * (1 << 17),
+        valid_status(pid=-1),
+        valid_status(pid=10**30),
+    ],
+    *[
+        valid_status(step=-1),
+        valid_status(step=10**400),
+        valid_status(time=10**400),
+        valid_status(time=math.nan),
+    ],
 ]
 
 
@@ -221,13 +266,24 @@ TOMLS = [
         b'"a\\"".' * 50_000 + b"a = 1",
         b"[" + b"a . " * 50_000 + b"a]",
     ],
-    *[b"kind = {" + b"a." * 50_000 + b"a = 1}", b"kind = " + b"1" * 5000, b"kind = 0x" + b"f" * 9000, b"\xff"],
-    *[b'kind = "train"\nrun = 1e999', b'kind = "train"\n"a\\u001bb" = 1', b'kind = "train"\nversions = {a = [[1]]}'],
+    *[
+        b"kind = {" + b"a." * 50_000 + b"a = 1}",
+        b"kind = " + b"1" * 5000,
+        b"kind = 0x" + b"f" * 9000,
+        b"\xff",
+    ],
+    *[
+        b'kind = "train"\nrun = 1e999',
+        b'kind = "train"\n"a\\u001bb" = 1',
+        b'kind = "train"\nversions = {a = [[1]]}',
+    ],
 ]
 
 
 @pytest.mark.parametrize("content", TOMLS, ids=range(len(TOMLS)))
-def test_settings_that_nobody_wrote_are_refused_soon_and_in_a_sentence(folder: RunFolder, content: bytes) -> None:
+def test_settings_that_nobody_wrote_are_refused_soon_and_in_a_sentence(
+    folder: RunFolder, content: bytes
+) -> None:
     folder.config.write_bytes(content)
     with pytest.raises(SettingsError) as caught:
         read_job(folder.config)
@@ -264,7 +320,9 @@ def test_a_batch_counts_only_folders_of_engines(tmp_path: Path) -> None:
     assert [found.name for found in list_batches(tmp_path)] == [batch.name]
 
 
-def test_events_of_other_types_than_they_should_be_are_dropped_or_kept_without_ado(folder: RunFolder) -> None:
+def test_events_of_other_types_than_they_should_be_are_dropped_or_kept_without_ado(
+    folder: RunFolder,
+) -> None:
     lines = [{"time": 1, "type": "step", "step": step} for step in ("x", None, [], 10**30, 1, 3)]
     folder.events.write_text("".join(json.dumps(line) + "\n" for line in lines))
     drop_events_after(folder.events, 2)

@@ -17,7 +17,13 @@ from tests.hpsv2_reference import new_reference_model, reference_scores, registe
 SIDE = 56
 SMALL_VIT_H: dict[str, Any] = {  # HPSv2's architecture, ViT-H-14, with fewer and narrower layers
     "embed_dim": 64,
-    "vision_cfg": {"image_size": SIDE, "layers": 3, "width": 64, "head_width": 16, "patch_size": 14},
+    "vision_cfg": {
+        "image_size": SIDE,
+        "layers": 3,
+        "width": 64,
+        "head_width": 16,
+        "patch_size": 14,
+    },
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 48, "heads": 4, "layers": 2},
 }
 SIZES = [(48, 80), (80, 48), (100, 100), (SIDE, SIDE), (30, 20), (480, 832)]
@@ -33,7 +39,9 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="module", params=["HPS_v2_compressed.pt", "HPS_v2.1_compressed.pt"])
-def checkpoint(request: pytest.FixtureRequest, theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(
+    request: pytest.FixtureRequest, theirs: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """As published: a pickle of `{"state_dict": …}` in float16."""
     generator = torch.Generator().manual_seed(len(request.param))
     weights = {
@@ -101,10 +109,14 @@ def test_in_float16_no_gradient_is_too_small_or_too_large(checkpoint: Path, weig
     assert ours.norm() == pytest.approx(float(exact.norm()), rel=1e-2)
 
 
-def score_and_gradient(checkpoint: Path, dtype: torch.dtype, weight: float) -> tuple[Tensor, Tensor]:
+def score_and_gradient(
+    checkpoint: Path, dtype: torch.dtype, weight: float
+) -> tuple[Tensor, Tensor]:
     """Scores (2,), and the gradient of their weighted difference for the pictures."""
     reader = ImageText(settings(checkpoint), torch.device("cpu"), dtype)
-    shown = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    shown = torch.randn(
+        2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
     scores = reader.of_pictures(shown) @ reader.of_text(PROMPT)
     (weight * (scores[0] - scores[1])).backward()
     assert shown.grad is not None

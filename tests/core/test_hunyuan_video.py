@@ -12,11 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pvtool_core.adapter import IdentityAdapter, LoraPair, Terms, load_adapter
+from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, LoraPair, load_adapter
 from pvtool_core.backbones.hunyuan_video import FusedLayout, HunyuanVideo
 from pvtool_core.errors import InputRefused
-from pvtool_core.sampling import Route, denoise, output_weights, tail_in_memory
-from pvtool_core.settings.schema import LoraConfig, TrainJob
+from pvtool_core.sampling import AdaptedSteps, denoise, output_weights, rollout_in_memory
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.schema import LoraConfig
 from pvtool_core.trainer import Pair, Trainer, bank_pairs, generator_of
 from pvtool_core.trajectories import TrajectoryCache
 from tests.conftest import shake, with_settings
@@ -47,15 +48,25 @@ def adapter(backbone: HunyuanVideo) -> IdentityAdapter:
 
 def clip_of(backbone: HunyuanVideo) -> Tensor:
     """All steps of the clip that the pipeline makes of seed 7."""
-    return denoise(backbone, backbone.initial_latents(7), backbone.prompt_embeds(PROMPT), range(backbone.num_steps))
+    return denoise(
+        backbone,
+        backbone.initial_latents(7),
+        backbone.prompt_embeds(PROMPT),
+        range(backbone.num_steps),
+    )
 
 
 # Its sampler
 
 
-def test_the_shift_of_the_settings_takes_the_place_of_the_folder_s(small: TrainJob, backbone: HunyuanVideo) -> None:
+def test_the_shift_of_the_settings_takes_the_place_of_the_folder_s(
+    small: TrainJob, backbone: HunyuanVideo
+) -> None:
     job = with_settings(small, "sampler", shift=3.0)
-    shifted, pipeline = HunyuanVideo(job.model, job.sampler, [PROMPT]), HUNYUAN_VIDEO.fresh_pipeline(small)
+    shifted, pipeline = (
+        HunyuanVideo(job.model, job.sampler, [PROMPT]),
+        HUNYUAN_VIDEO.fresh_pipeline(small),
+    )
     assert not torch.equal(clip_of(shifted), clip_of(backbone))
     pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, shift=3.0)
     assert torch.equal(clip_of(shifted), pipeline_call(pipeline, job, PROMPT))
@@ -76,11 +87,18 @@ def test_a_sampler_with_a_memory_is_refused(small: TrainJob, tmp_path: Path) -> 
 # A prompt without its padding
 
 
-def test_a_trimmed_prompt_gives_the_same_latents_up_to_rounding(small: TrainJob, backbone: HunyuanVideo) -> None:
+def test_a_trimmed_prompt_gives_the_same_latents_up_to_rounding(
+    small: TrainJob, backbone: HunyuanVideo
+) -> None:
     job = with_settings(small, "model", trim_prompt=True)
     trimmed = HunyuanVideo(job.model, job.sampler, [PROMPT])
-    padded, short = (each.prompt_embeds(PROMPT)["prompt_embeds"].shape[1] for each in (backbone, trimmed))
-    assert (padded, short) == (256, int(backbone.prompt_embeds(PROMPT)["prompt_attention_mask"].sum()))
+    padded, short = (
+        each.prompt_embeds(PROMPT)["prompt_embeds"].shape[1] for each in (backbone, trimmed)
+    )
+    assert (padded, short) == (
+        256,
+        int(backbone.prompt_embeds(PROMPT)["prompt_attention_mask"].sum()),
+    )
     assert torch.allclose(clip_of(trimmed), clip_of(backbone), atol=2e-6)
     assert trimmed.facts() != backbone.facts()
 
@@ -94,7 +112,9 @@ def test_with_a_trimmed_prompt_the_streams_attend_without_a_mask(
         masks.append(attn_mask)
         return dispatch_attention_fn(*given, attn_mask=attn_mask, **more)
 
-    monkeypatch.setattr("diffusers.models.transformers.transformer_hunyuan_video.dispatch_attention_fn", watched)
+    monkeypatch.setattr(
+        "diffusers.models.transformers.transformer_hunyuan_video.dispatch_attention_fn", watched
+    )
     for trim in (False, True):
         job = with_settings(small, "model", trim_prompt=trim)
         backbone = HunyuanVideo(job.model, job.sampler, [PROMPT])
@@ -129,10 +149,14 @@ def test_a_style_lora_is_part_of_the_weights_before_they_are_stored_in_fewer_bit
 
 def test_on_the_paper_s_model_the_adapter_has_180_layers() -> None:
     with torch.device("meta"):
-        adapter = IdentityAdapter(HunyuanVideoTransformer3DModel(), HunyuanVideo.lora_target, rank=16)
+        adapter = IdentityAdapter(
+            HunyuanVideoTransformer3DModel(), HunyuanVideo.lora_target, rank=16
+        )
     assert len(adapter.layers) == 180
     assert sum(weight.numel() for weight in adapter.parameters()) == 180 * 2 * 16 * 3072
-    assert sum("transformer_blocks" in name and "single" not in name for name in adapter.layers) == 60
+    assert (
+        sum("transformer_blocks" in name and "single" not in name for name in adapter.layers) == 60
+    )
 
 
 # The gradient
@@ -146,14 +170,14 @@ def exact_backbone(job: TrainJob, recompute: bool = False) -> HunyuanVideo:
     return backbone
 
 
-def exact_route(exact: HunyuanVideo) -> tuple[Route, Tensor]:
+def exact_route(exact: HunyuanVideo) -> tuple[AdaptedSteps, Tensor]:
     adapter = IdentityAdapter(exact.denoiser, exact.lora_target, rank=2)
     for weight in adapter.parameters():
         weight.data = weight.data.double()
     shake(adapter)
     embeds = {name: tensor.double() for name, tensor in exact.prompt_embeds(PROMPT).items()}
     switch = denoise(exact, exact.initial_latents(7).double(), embeds, range(6))
-    return Route(exact, adapter, embeds, range(6, 8)), switch
+    return AdaptedSteps(exact, adapter, embeds, range(6, 8)), switch
 
 
 def gradients(adapter: IdentityAdapter) -> list[Tensor]:
@@ -171,7 +195,9 @@ def test_the_weights_of_the_outputs_are_the_steps_of_flow_matching(backbone: Hun
     assert output_weights(backbone, range(6, 8)) == pytest.approx(expected, rel=1e-6)
 
 
-def test_recomputed_activations_are_those_of_one_tile_and_the_gradient_is_the_same(small: TrainJob) -> None:
+def test_recomputed_activations_are_those_of_one_tile_and_the_gradient_is_the_same(
+    small: TrainJob,
+) -> None:
     found: list[list[Tensor]] = []
     kept: list[int] = []
     for recompute in (False, True):
@@ -184,7 +210,7 @@ def test_recomputed_activations_are_those_of_one_tile_and_the_gradient_is_the_sa
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            tail = tail_in_memory(route, switch)
+            tail = rollout_in_memory(route, switch)
             latents = tail.latents.requires_grad_()
             frames = backbone.decode(latents, [14, 17])
         kept.append(sum(sizes.values()))
@@ -229,7 +255,9 @@ def long(small: TrainJob) -> HunyuanVideo:
 
 def decoding(job: TrainJob, num_frames: int = LONG, **changes: Any) -> TrainJob:
     """The job with many small frames."""
-    return with_settings(job, "model", **{"num_frames": num_frames, "width": 16, "height": 16, **changes})
+    return with_settings(
+        job, "model", **{"num_frames": num_frames, "width": 16, "height": 16, **changes}
+    )
 
 
 def whole_clip(backbone: HunyuanVideo, latents: Tensor) -> Tensor:
@@ -243,7 +271,9 @@ def whole_clip(backbone: HunyuanVideo, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [1, 5, 13, 17, 21, 25, 29, LONG])
-def test_each_frame_alone_is_to_the_bit_that_of_the_whole_clip(small: TrainJob, frames: int) -> None:
+def test_each_frame_alone_is_to_the_bit_that_of_the_whole_clip(
+    small: TrainJob, frames: int
+) -> None:
     backbone = HunyuanVideo(decoding(small, frames).model, small.sampler, [])
     latents = backbone.initial_latents(7)
     whole = whole_clip(backbone, latents)
@@ -261,7 +291,9 @@ def test_so_it_is_with_tiles_in_space(small: TrainJob) -> None:
     in_one = backbone.decode(latents, [20])
     vae.tile_sample_min_height, vae.tile_sample_stride_height = 16, 8
     whole = whole_clip(backbone, latents)
-    assert all(torch.equal(backbone.decode(latents, [i])[0], whole[i]) for i in (0, 12, 13, 16, 17, 28, 32))
+    assert all(
+        torch.equal(backbone.decode(latents, [i])[0], whole[i]) for i in (0, 12, 13, 16, 17, 28, 32)
+    )
     assert not torch.equal(backbone.decode(latents, [20]), in_one)
 
 
@@ -314,9 +346,11 @@ def test_the_gradient_of_some_frames_is_that_of_the_whole_clip(
 # The adapter travels
 
 
-def terms_of(backbone: HunyuanVideo) -> Terms:
+def terms_of(backbone: HunyuanVideo) -> AdapterMetadata:
     facts = backbone.facts()
-    return Terms(0.75, backbone.num_steps, 6.0, sampler=facts["sampler"], base_model=facts["base"])
+    return AdapterMetadata(
+        0.75, backbone.num_steps, 6.0, sampler=facts["sampler"], base_model=facts["base"]
+    )
 
 
 @pytest.fixture
@@ -325,7 +359,9 @@ def exported(backbone: HunyuanVideo, adapter: IdentityAdapter, tmp_path: Path) -
     return tmp_path / "adapter.safetensors"
 
 
-def test_the_file_has_the_fused_matrices_that_comfyui_reads(exported: Path, adapter: IdentityAdapter) -> None:
+def test_the_file_has_the_fused_matrices_that_comfyui_reads(
+    exported: Path, adapter: IdentityAdapter
+) -> None:
     with safe_open(exported, "pt") as file:
         shapes = {key: tuple(file.get_tensor(key).shape) for key in file.keys()}  # noqa: SIM118 - no mapping
     double = {f"transformer.double_blocks.{n}.img_attn_qkv": (3 * 32,) for n in range(2)}
@@ -345,13 +381,18 @@ def test_a_fused_matrix_is_the_sum_of_what_it_was_fused_from_and_nothing_for_the
         ("single_transformer_blocks.0", "transformer.single_blocks.0.linear1", 128),
     ):
         whole = packed[f"{fused}.lora_B.weight"] @ (packed[f"{fused}.lora_A.weight"] @ input)
-        parts = [pair.up @ (pair.down @ input) for pair in (pairs[f"{block}.attn.to_{each}"] for each in "qkv")]
+        parts = [
+            pair.up @ (pair.down @ input)
+            for pair in (pairs[f"{block}.attn.to_{each}"] for each in "qkv")
+        ]
         assert torch.allclose(whole, torch.cat([*parts, torch.zeros(more)]), atol=1e-6)
 
 
 def test_diffusers_reads_the_file_back_as_the_same_adapter_at_the_paper_s_width() -> None:
     names = [
-        f"{kind}.0.attn.to_{each}" for kind in ("transformer_blocks", "single_transformer_blocks") for each in "qkv"
+        f"{kind}.0.attn.to_{each}"
+        for kind in ("transformer_blocks", "single_transformer_blocks")
+        for each in "qkv"
     ]
     pairs = {name: LoraPair(torch.randn(2, 3072), torch.randn(3072, 2)) for name in names}
     theirs: Any = HunyuanVideoPipeline.lora_state_dict(FusedLayout(4 * 3072).pack(pairs))
@@ -381,7 +422,11 @@ def test_a_whole_pipeline_of_the_paper_s_width_loads_the_file_and_predicts_the_s
     adapter = IdentityAdapter(wide, HunyuanVideo.lora_target, rank=2)
     shake(adapter)
     file = tmp_path / "wide.safetensors"
-    adapter.save(file, FusedLayout(wide.single_transformer_blocks[0].proj_mlp.out_features), terms_of(backbone))
+    adapter.save(
+        file,
+        FusedLayout(wide.single_transformer_blocks[0].proj_mlp.out_features),
+        terms_of(backbone),
+    )
     given = wide_input()
     with torch.no_grad(), adapter.acting():
         ours = wide(**given)[0]
@@ -417,10 +462,15 @@ def test_an_adapter_of_another_model_is_refused(exported: Path, small: TrainJob)
         load_adapter(exported, wider, HunyuanVideo.lora_target, FusedLayout(192))
 
 
-@pytest.mark.parametrize("change", [{"trim_prompt": True}, {"storage": "float8"}, {"dtype": "bfloat16"}])
+@pytest.mark.parametrize(
+    "change", [{"trim_prompt": True}, {"storage": "float8"}, {"dtype": "bfloat16"}]
+)
 def test_what_changes_a_trajectory_is_in_its_key(
     change: dict[str, Any], small: TrainJob, backbone: HunyuanVideo
 ) -> None:
     job = with_settings(small, "model", **change)
-    caches = [TrajectoryCache(None, each, 6, ignore) for each in (backbone, HunyuanVideo(job.model, job.sampler, []))]
+    caches = [
+        TrajectoryCache(None, each, 6, ignore)
+        for each in (backbone, HunyuanVideo(job.model, job.sampler, []))
+    ]
     assert caches[0].key(PROMPT, 7) != caches[1].key(PROMPT, 7)

@@ -24,7 +24,9 @@ with Library(Path(sys.argv[1])).staging() as folder:
 """
 
 
-def test_what_a_killed_command_leaves_is_deleted_by_the_next_use_and_not_before(tmp_path: Path) -> None:
+def test_what_a_killed_command_leaves_is_deleted_by_the_next_use_and_not_before(
+    tmp_path: Path,
+) -> None:
     library = Library(tmp_path)
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as adding:
@@ -46,7 +48,9 @@ def test_what_earlier_versions_have_left_is_deleted(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mara"]
 
 
-def test_working_folders_of_jobs_are_swept_with_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_working_folders_of_jobs_are_swept_with_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path))
     jobs = tmp_path / "cache/jobs"
     with held_folder(jobs, "identify-") as live:

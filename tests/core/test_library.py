@@ -53,14 +53,19 @@ def png(side: int, mode: str = "RGB", form: str = "PNG") -> bytes:
 
 
 def snapshot(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }
 
 
 def test_an_added_identity_is_whole_private_and_found_again(library: Library) -> None:
     add(library)
     identity = library.get("mara")
     assert (identity.noun, identity.record.consent) == ("woman", "said yes")
-    assert [path.read_bytes() for path in (*identity.references, *identity.faces)] == [png(64), png(112)]
+    assert [path.read_bytes() for path in (*identity.references, *identity.faces)] == [
+        png(64),
+        png(112),
+    ]
     assert identity.record.faces[0].landmarks == tuple(range(1, 11))
     assert stat.S_IMODE(identity.folder.stat().st_mode) == 0o700
     assert [path.name for path in library.root.iterdir()] == ["mara"]
@@ -73,11 +78,18 @@ def test_nothing_is_left_of_an_identity_that_was_refused(library: Library) -> No
     assert list(library.root.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["../mara", "/etc", "a/b", "..", ".", "", ".mara", "a\0b", "a\nb", "mara.", "x" * 65])
+@pytest.mark.parametrize(
+    "name", ["../mara", "/etc", "a/b", "..", ".", "", ".mara", "a\0b", "a\nb", "mara.", "x" * 65]
+)
 def test_a_name_cannot_reach_out_of_the_library(library: Library, name: str) -> None:
     add(library)
     before = snapshot(library.root)
-    for attempt in (library.get, library.remove, library.check_free, partial(library.rename, "mara")):
+    for attempt in (
+        library.get,
+        library.remove,
+        library.check_free,
+        partial(library.rename, "mara"),
+    ):
         with pytest.raises(BadName):
             attempt(name)
     assert snapshot(library.root) == before
@@ -124,7 +136,9 @@ def test_a_missing_identity_names_the_nearest(library: Library) -> None:
         library.get("marah")
 
 
-def test_an_exported_identity_is_the_same_on_another_machine(library: Library, tmp_path: Path) -> None:
+def test_an_exported_identity_is_the_same_on_another_machine(
+    library: Library, tmp_path: Path
+) -> None:
     before = snapshot(add(library).folder)
     library.export("mara", tmp_path / "mara.tar")
     elsewhere = Library(tmp_path / "elsewhere")
@@ -140,7 +154,9 @@ def repacked(archive: Path, **change: bytes | None) -> Path:
     """The archive with members replaced, added, or (None) left out."""
     with tarfile.open(archive) as tar:
         content: dict[str, bytes | None] = {
-            member.name: file.read() for member in tar if (file := tar.extractfile(member)) is not None
+            member.name: file.read()
+            for member in tar
+            if (file := tar.extractfile(member)) is not None
         }
     content |= change
     target = archive.with_suffix(".changed")
@@ -186,7 +202,9 @@ def resealed(archive: Path, **change: bytes | None) -> Path:
     """The archive with files replaced, added, or (None) left out, and a manifest that fits them."""
     with tarfile.open(archive) as tar:
         content: dict[str, bytes | None] = {
-            member.name: file.read() for member in tar if (file := tar.extractfile(member)) is not None
+            member.name: file.read()
+            for member in tar
+            if (file := tar.extractfile(member)) is not None
         }
     manifest = json.loads(content.pop("manifest.json") or b"")
     content |= change
@@ -260,7 +278,12 @@ def test_an_archive_that_was_only_repacked_is_taken(library: Library, tmp_path: 
     add(library)
     library.export("mara", tmp_path / "mara.tar")
     assert library.import_(resealed(tmp_path / "mara.tar"), "nora").name == "nora"
-    assert library.import_(resealed(tmp_path / "mara.tar", **{"identity.toml": RECORD.encode()}), "rosa").name == "rosa"
+    assert (
+        library.import_(
+            resealed(tmp_path / "mara.tar", **{"identity.toml": RECORD.encode()}), "rosa"
+        ).name
+        == "rosa"
+    )
 
 
 @pytest.mark.parametrize(
@@ -302,7 +325,14 @@ def test_an_imported_identity_is_synced_before_it_appears(
 
     monkeypatch.setattr(os, "fsync", noted)
     library.import_(tmp_path / "mara.tar", "nora")
-    assert synced >= {"000.png", "references", "faces", "identity.toml", EMBEDDINGS_FILE, "identities"}
+    assert synced >= {
+        "000.png",
+        "references",
+        "faces",
+        "identity.toml",
+        EMBEDDINGS_FILE,
+        "identities",
+    }
 
 
 def test_an_archive_with_a_link_is_refused(library: Library, tmp_path: Path) -> None:
@@ -315,7 +345,9 @@ def test_an_archive_with_a_link_is_refused(library: Library, tmp_path: Path) -> 
 
 
 @given(st.binary(max_size=2000))
-def test_no_file_makes_import_fail_but_in_words(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_no_file_makes_import_fail_but_in_words(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
     folder = tmp_path_factory.mktemp("import")
     (folder / "some.tar").write_bytes(content)
     with pytest.raises(BadArchive):
@@ -329,7 +361,9 @@ def embedded(library: Library, **embeddings: torch.Tensor) -> Identity:
     return identity
 
 
-def test_the_similarity_of_photos_is_the_mean_cosine_of_what_the_recognisers_kept(library: Library) -> None:
+def test_the_similarity_of_photos_is_the_mean_cosine_of_what_the_recognisers_kept(
+    library: Library,
+) -> None:
     add(library)
     with library.staging() as staging:
         one, other = torch.randn(3, 512), torch.randn(3, 128)
@@ -342,7 +376,14 @@ def test_the_similarity_of_photos_is_the_mean_cosine_of_what_the_recognisers_kep
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"numbers", b"\2\0\0\0\0\0\0\0{}", b"\2\0\0\0\0\0\0\0[]", b'\x09\0\0\0\0\0\0\0{"a": {}}', None],
+    [
+        b"",
+        b"numbers",
+        b"\2\0\0\0\0\0\0\0{}",
+        b"\2\0\0\0\0\0\0\0[]",
+        b'\x09\0\0\0\0\0\0\0{"a": {}}',
+        None,
+    ],
 )
 def test_damaged_embeddings_are_named(library: Library, content: bytes | None) -> None:
     identity = add(library)
@@ -353,8 +394,16 @@ def test_damaged_embeddings_are_named(library: Library, content: bytes | None) -
 
 
 @pytest.mark.parametrize(
-    "rows", [torch.zeros(1, 8), torch.full((1, 8), torch.nan), torch.ones(2, 8), torch.ones(1, 8, dtype=torch.half)]
+    "rows",
+    [
+        torch.zeros(1, 8),
+        torch.full((1, 8), torch.nan),
+        torch.ones(2, 8),
+        torch.ones(1, 8, dtype=torch.half),
+    ],
 )
-def test_embeddings_that_cannot_be_this_persons_are_named(library: Library, rows: torch.Tensor) -> None:
+def test_embeddings_that_cannot_be_this_persons_are_named(
+    library: Library, rows: torch.Tensor
+) -> None:
     with pytest.raises(BrokenIdentity):
         embedded(library, rec=rows).similarities()

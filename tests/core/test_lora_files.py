@@ -22,13 +22,19 @@ from torch import Tensor, nn
 from pvtool_core.backbones import load_backbone
 from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.errors import ExitStatus, InputRefused
-from pvtool_core.models.locate import locate_style, with_fingerprints
-from pvtool_core.settings.schema import LoraConfig, ModelConfig, TrainJob
+from pvtool_core.models.fingerprints import with_fingerprints
+from pvtool_core.models.locate import locate_style
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.schema import LoraConfig, ModelConfig
 from tests.conftest import with_settings
 from tests.families import ANIMATEDIFF, FAMILIES, HUNYUAN_VIDEO, WAN, Family
 
 Tensors = dict[str, Tensor]
-PARTS = {"animatediff": ("unet", "text_encoder"), "hunyuan-video": ("transformer",), "wan": ("transformer",)}
+PARTS = {
+    "animatediff": ("unet", "text_encoder"),
+    "hunyuan-video": ("transformer",),
+    "wan": ("transformer",),
+}
 WEIGHT = 0.5
 
 
@@ -37,14 +43,19 @@ class Styled:
 
     def __init__(self, models: Path, folder: Path) -> None:
         self.folder = folder
-        self.pipelines: dict[str, Any] = {each.name: each.fresh_pipeline(each.job(models)) for each in FAMILIES}
+        self.pipelines: dict[str, Any] = {
+            each.name: each.fresh_pipeline(each.job(models)) for each in FAMILIES
+        }
 
     def layer(self, family: Family, name: str) -> Any:
         return _layer(self.pipelines[family.name], name)
 
     def merge(self, family: Family, tensors: Tensors, **metadata: Any) -> Any:
         """A pipeline with these tensors merged at half their strength."""
-        words = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+        words = {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in metadata.items()
+        }
         save_file(
             {name: tensor.contiguous() for name, tensor in tensors.items()},
             self.folder / "style.safetensors",
@@ -91,7 +102,9 @@ def pair(weights: Iterable[Tensor], rank: int) -> tuple[Tensor, Tensor]:
     """Random matrices for the concatenation of these weights."""
     shapes = [weight.shape for weight in weights]
     kernel = (1,) * (len(shapes[0]) - 2)
-    return torch.randn(rank, *shapes[0][1:]), torch.randn(sum(shape[0] for shape in shapes), rank, *kernel)
+    return torch.randn(rank, *shapes[0][1:]), torch.randn(
+        sum(shape[0] for shape in shapes), rank, *kernel
+    )
 
 
 def product(down: Tensor, up: Tensor, shape: Iterable[int]) -> Tensor:
@@ -121,14 +134,28 @@ DIALECTS: dict[str, Dialect] = {
         ANIMATEDIFF,
         KOHYA,
         {
-            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q": [f"{BLOCK}.attn1.to_q"],
-            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0": [f"{BLOCK}.attn1.to_out.0"],
-            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k": [f"{BLOCK}.attn2.to_k"],
-            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_ff_net_0_proj": [f"{BLOCK}.ff.net.0.proj"],
-            "lora_unet_down_blocks_0_attentions_0_proj_in": ["unet.down_blocks.0.attentions.0.proj_in"],
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q": [
+                f"{BLOCK}.attn1.to_q"
+            ],
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0": [
+                f"{BLOCK}.attn1.to_out.0"
+            ],
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k": [
+                f"{BLOCK}.attn2.to_k"
+            ],
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_ff_net_0_proj": [
+                f"{BLOCK}.ff.net.0.proj"
+            ],
+            "lora_unet_down_blocks_0_attentions_0_proj_in": [
+                "unet.down_blocks.0.attentions.0.proj_in"
+            ],
             "lora_unet_down_blocks_0_resnets_0_conv1": ["unet.down_blocks.0.resnets.0.conv1"],
-            "lora_unet_down_blocks_0_resnets_0_time_emb_proj": ["unet.down_blocks.0.resnets.0.time_emb_proj"],
-            "lora_unet_down_blocks_0_downsamplers_0_conv": ["unet.down_blocks.0.downsamplers.0.conv"],
+            "lora_unet_down_blocks_0_resnets_0_time_emb_proj": [
+                "unet.down_blocks.0.resnets.0.time_emb_proj"
+            ],
+            "lora_unet_down_blocks_0_downsamplers_0_conv": [
+                "unet.down_blocks.0.downsamplers.0.conv"
+            ],
             "lora_unet_time_embedding_linear_1": ["unet.time_embedding.linear_1"],
             "lora_te_text_model_encoder_layers_0_self_attn_q_proj": [f"{TEXT}.self_attn.q_proj"],
             "lora_te_text_model_encoder_layers_0_mlp_fc1": [f"{TEXT}.mlp.fc1"],  # and no out_proj
@@ -137,7 +164,11 @@ DIALECTS: dict[str, Dialect] = {
     "LyCORIS LoCon": (
         ANIMATEDIFF,
         KOHYA,
-        {"lycoris_up_blocks_0_resnets_0_conv_shortcut": ["unet.up_blocks.0.resnets.0.conv_shortcut"]},
+        {
+            "lycoris_up_blocks_0_resnets_0_conv_shortcut": [
+                "unet.up_blocks.0.resnets.0.conv_shortcut"
+            ]
+        },
     ),
     "the original UNet": (
         ANIMATEDIFF,
@@ -145,15 +176,23 @@ DIALECTS: dict[str, Dialect] = {
         {
             "diffusion_model.input_blocks.0.0": ["unet.conv_in"],
             "diffusion_model.input_blocks.1.0.in_layers.2": ["unet.down_blocks.0.resnets.0.conv1"],
-            "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q": [f"{BLOCK}.attn1.to_q"],
+            "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q": [
+                f"{BLOCK}.attn1.to_q"
+            ],
             "diffusion_model.input_blocks.2.0.op": ["unet.down_blocks.0.downsamplers.0.conv"],
-            "diffusion_model.input_blocks.3.0.emb_layers.1": ["unet.down_blocks.1.resnets.0.time_emb_proj"],
+            "diffusion_model.input_blocks.3.0.emb_layers.1": [
+                "unet.down_blocks.1.resnets.0.time_emb_proj"
+            ],
             "diffusion_model.middle_block.1.proj_in": ["unet.mid_block.attentions.0.proj_in"],
             "diffusion_model.middle_block.2.out_layers.3": ["unet.mid_block.resnets.1.conv2"],
             "diffusion_model.output_blocks.1.1.conv": ["unet.up_blocks.0.upsamplers.0.conv"],
-            "diffusion_model.output_blocks.3.1.proj_out": ["unet.up_blocks.1.attentions.1.proj_out"],
+            "diffusion_model.output_blocks.3.1.proj_out": [
+                "unet.up_blocks.1.attentions.1.proj_out"
+            ],
             "diffusion_model.time_embed.2": ["unet.time_embedding.linear_2"],
-            "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc2": [f"{TEXT}.mlp.fc2"],
+            "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc2": [
+                f"{TEXT}.mlp.fc2"
+            ],
         },
     ),
     "kohya with the original UNet's names": (
@@ -164,9 +203,16 @@ DIALECTS: dict[str, Dialect] = {
     "diffusers": (
         ANIMATEDIFF,
         PEFT,
-        {f"{BLOCK}.attn1.to_q": [f"{BLOCK}.attn1.to_q"], f"{TEXT}.self_attn.out_proj": [f"{TEXT}.self_attn.out_proj"]},
+        {
+            f"{BLOCK}.attn1.to_q": [f"{BLOCK}.attn1.to_q"],
+            f"{TEXT}.self_attn.out_proj": [f"{TEXT}.self_attn.out_proj"],
+        },
     ),
-    "PEFT": (ANIMATEDIFF, PEFT, {f"base_model.model.{BLOCK[5:]}.attn1.to_k": [f"{BLOCK}.attn1.to_k"]}),
+    "PEFT": (
+        ANIMATEDIFF,
+        PEFT,
+        {f"base_model.model.{BLOCK[5:]}.attn1.to_k": [f"{BLOCK}.attn1.to_k"]},
+    ),
     "diffusers before PEFT": (
         ANIMATEDIFF,
         PROCESSOR,
@@ -199,7 +245,11 @@ DIALECTS: dict[str, Dialect] = {
             "lora_unet_blocks_1_cross_attn_o": ["transformer.blocks.1.attn2.to_out.0"],
         },
     ),
-    "VideoX-Fun": (WAN, KOHYA, {"lora_unet__blocks_0_ffn_0": ["transformer.blocks.0.ffn.net.0.proj"]}),
+    "VideoX-Fun": (
+        WAN,
+        KOHYA,
+        {"lora_unet__blocks_0_ffn_0": ["transformer.blocks.0.ffn.net.0.proj"]},
+    ),
     "ComfyUI for Wan": (
         WAN,
         KOHYA,
@@ -207,16 +257,36 @@ DIALECTS: dict[str, Dialect] = {
             "diffusion_model.blocks.0.cross_attn.k": ["transformer.blocks.0.attn2.to_k"],
             "diffusion_model.blocks.0.ffn.2": ["transformer.blocks.0.ffn.net.2"],
             "diffusion_model.patch_embedding": ["transformer.patch_embedding"],
-            "diffusion_model.text_embedding.0": ["transformer.condition_embedder.text_embedder.linear_1"],
-            "diffusion_model.time_embedding.2": ["transformer.condition_embedder.time_embedder.linear_2"],
+            "diffusion_model.text_embedding.0": [
+                "transformer.condition_embedder.text_embedder.linear_1"
+            ],
+            "diffusion_model.time_embedding.2": [
+                "transformer.condition_embedder.time_embedder.linear_2"
+            ],
             "diffusion_model.time_projection.1": ["transformer.condition_embedder.time_proj"],
             "diffusion_model.head.head": ["transformer.proj_out"],
         },
     ),
-    "DiffSynth": (WAN, DEFAULT, {"pipe.dit.blocks.1.self_attn.v": ["transformer.blocks.1.attn1.to_v"]}),
-    "Wan's own names": (WAN, DEFAULT, {"blocks.1.self_attn.o": ["transformer.blocks.1.attn1.to_out.0"]}),
-    "PEFT for Wan": (WAN, PEFT, {"base_model.model.blocks.1.attn2.to_q": ["transformer.blocks.1.attn2.to_q"]}),
-    "diffusers for Wan": (WAN, PEFT, {"transformer.blocks.1.attn2.to_v": ["transformer.blocks.1.attn2.to_v"]}),
+    "DiffSynth": (
+        WAN,
+        DEFAULT,
+        {"pipe.dit.blocks.1.self_attn.v": ["transformer.blocks.1.attn1.to_v"]},
+    ),
+    "Wan's own names": (
+        WAN,
+        DEFAULT,
+        {"blocks.1.self_attn.o": ["transformer.blocks.1.attn1.to_out.0"]},
+    ),
+    "PEFT for Wan": (
+        WAN,
+        PEFT,
+        {"base_model.model.blocks.1.attn2.to_q": ["transformer.blocks.1.attn2.to_q"]},
+    ),
+    "diffusers for Wan": (
+        WAN,
+        PEFT,
+        {"transformer.blocks.1.attn2.to_v": ["transformer.blocks.1.attn2.to_v"]},
+    ),
     "OneTrainer for Wan": (
         WAN,
         KOHYA,
@@ -226,17 +296,25 @@ DIALECTS: dict[str, Dialect] = {
         HUNYUAN_VIDEO,
         KOHYA,
         {
-            "lora_unet_double_blocks_1_img_attn_qkv": [f"transformer.transformer_blocks.1.attn.to_{i}" for i in "qkv"],
+            "lora_unet_double_blocks_1_img_attn_qkv": [
+                f"transformer.transformer_blocks.1.attn.to_{i}" for i in "qkv"
+            ],
             "lora_unet_double_blocks_1_txt_attn_qkv": [
                 f"transformer.transformer_blocks.1.attn.add_{i}_proj" for i in "qkv"
             ],
-            "lora_unet_double_blocks_1_img_mlp_fc1": ["transformer.transformer_blocks.1.ff.net.0.proj"],
-            "lora_unet_double_blocks_1_txt_mod_linear": ["transformer.transformer_blocks.1.norm1_context.linear"],
+            "lora_unet_double_blocks_1_img_mlp_fc1": [
+                "transformer.transformer_blocks.1.ff.net.0.proj"
+            ],
+            "lora_unet_double_blocks_1_txt_mod_linear": [
+                "transformer.transformer_blocks.1.norm1_context.linear"
+            ],
             "lora_unet_single_blocks_1_linear1": [
                 *(f"transformer.single_transformer_blocks.1.attn.to_{each}" for each in "qkv"),
                 "transformer.single_transformer_blocks.1.proj_mlp",
             ],
-            "lora_unet_single_blocks_1_modulation_linear": ["transformer.single_transformer_blocks.1.norm.linear"],
+            "lora_unet_single_blocks_1_modulation_linear": [
+                "transformer.single_transformer_blocks.1.norm.linear"
+            ],
         },
     ),
     "ComfyUI for HunyuanVideo": (
@@ -246,23 +324,38 @@ DIALECTS: dict[str, Dialect] = {
             "diffusion_model.double_blocks.0.img_attn.qkv": [
                 f"transformer.transformer_blocks.0.attn.to_{each}" for each in "qkv"
             ],
-            "diffusion_model.double_blocks.0.txt_attn.proj": ["transformer.transformer_blocks.0.attn.to_add_out"],
-            "diffusion_model.double_blocks.0.img_mlp.2": ["transformer.transformer_blocks.0.ff.net.2"],
-            "diffusion_model.double_blocks.0.txt_mod.lin": ["transformer.transformer_blocks.0.norm1_context.linear"],
-            "diffusion_model.single_blocks.0.modulation.lin": ["transformer.single_transformer_blocks.0.norm.linear"],
+            "diffusion_model.double_blocks.0.txt_attn.proj": [
+                "transformer.transformer_blocks.0.attn.to_add_out"
+            ],
+            "diffusion_model.double_blocks.0.img_mlp.2": [
+                "transformer.transformer_blocks.0.ff.net.2"
+            ],
+            "diffusion_model.double_blocks.0.txt_mod.lin": [
+                "transformer.transformer_blocks.0.norm1_context.linear"
+            ],
+            "diffusion_model.single_blocks.0.modulation.lin": [
+                "transformer.single_transformer_blocks.0.norm.linear"
+            ],
         },
     ),
     "HunyuanVideo's own names": (
         HUNYUAN_VIDEO,
         PEFT,
         {
-            "transformer.double_blocks.0.img_attn_proj": ["transformer.transformer_blocks.0.attn.to_out.0"],
-            "transformer.single_blocks.0.linear2": ["transformer.single_transformer_blocks.0.proj_out"],
+            "transformer.double_blocks.0.img_attn_proj": [
+                "transformer.transformer_blocks.0.attn.to_out.0"
+            ],
+            "transformer.single_blocks.0.linear2": [
+                "transformer.single_transformer_blocks.0.proj_out"
+            ],
             "transformer.img_in.proj": ["transformer.x_embedder.proj"],
             "transformer.final_layer.linear": ["transformer.proj_out"],
-            "transformer.guidance_in.mlp.0": ["transformer.time_text_embed.guidance_embedder.linear_1"],
+            "transformer.guidance_in.mlp.0": [
+                "transformer.time_text_embed.guidance_embedder.linear_1"
+            ],
             "transformer.txt_in.individual_token_refiner.blocks.0.self_attn_qkv": [
-                f"transformer.context_embedder.token_refiner.refiner_blocks.0.attn.to_{each}" for each in "qkv"
+                f"transformer.context_embedder.token_refiner.refiner_blocks.0.attn.to_{each}"
+                for each in "qkv"
             ],
             "transformer.txt_in.individual_token_refiner.blocks.0.mlp.fc2": [
                 "transformer.context_embedder.token_refiner.refiner_blocks.0.ff.net.2"
@@ -273,14 +366,20 @@ DIALECTS: dict[str, Dialect] = {
         HUNYUAN_VIDEO,
         PEFT,
         {
-            "transformer.transformer_blocks.0.attn.add_k_proj": ["transformer.transformer_blocks.0.attn.add_k_proj"],
-            "transformer.single_transformer_blocks.1.proj_mlp": ["transformer.single_transformer_blocks.1.proj_mlp"],
+            "transformer.transformer_blocks.0.attn.add_k_proj": [
+                "transformer.transformer_blocks.0.attn.add_k_proj"
+            ],
+            "transformer.single_transformer_blocks.1.proj_mlp": [
+                "transformer.single_transformer_blocks.1.proj_mlp"
+            ],
         },
     ),
 }
 
 
-def written(styled: Styled, dialect: Dialect, with_alpha: bool = True) -> tuple[Tensors, Tensors, list[float]]:
+def written(
+    styled: Styled, dialect: Dialect, with_alpha: bool = True
+) -> tuple[Tensors, Tensors, list[float]]:
     """A file in that dialect, each layer of another rank and alpha; the changes that it makes at rank = alpha; and the
     scale of each layer.
     """
@@ -295,16 +394,23 @@ def written(styled: Styled, dialect: Dialect, with_alpha: bool = True) -> tuple[
         if with_alpha:
             tensors[keys[2]] = torch.tensor(scale * number)
         whole = product(down, up, (len(up), *weights[0].shape[1:]))
-        for each, change in zip(ours, whole.split([len(weight) for weight in weights]), strict=True):
+        for each, change in zip(
+            ours, whole.split([len(weight) for weight in weights]), strict=True
+        ):
             changes[f"{each}.weight"] = change
             scales.append(scale)
     return tensors, changes, scales
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_each_layer_is_merged_at_its_own_alpha_in_every_dialect(dialect: str, styled: Styled) -> None:
+def test_each_layer_is_merged_at_its_own_alpha_in_every_dialect(
+    dialect: str, styled: Styled
+) -> None:
     tensors, changes, scales = written(styled, DIALECTS[dialect])
-    expected = {name: WEIGHT * scale * change for (name, change), scale in zip(changes.items(), scales, strict=True)}
+    expected = {
+        name: WEIGHT * scale * change
+        for (name, change), scale in zip(changes.items(), scales, strict=True)
+    }
     family = DIALECTS[dialect][0]
     assert_changes(styled.changes(family, styled.merge(family, tensors)), expected)
 
@@ -333,17 +439,23 @@ def test_a_matrix_for_a_1x1_convolution_and_the_reverse_are_merged(styled: Style
     for name in (conv, linear):
         weight = styled.layer(ANIMATEDIFF, name).weight
         down, up = pair([weight], rank=2)
-        other = [each.flatten(1) if each.ndim == 4 else each[..., None, None] for each in (down, up)]
+        other = [
+            each.flatten(1) if each.ndim == 4 else each[..., None, None] for each in (down, up)
+        ]
         tensors |= {f"{name}.lora_A.weight": other[0], f"{name}.lora_B.weight": other[1]}
         expected[f"{name}.weight"] = WEIGHT * product(down, up, weight.shape)
     assert_changes(styled.changes(ANIMATEDIFF, styled.merge(ANIMATEDIFF, tensors)), expected)
 
 
-def test_the_last_modulation_of_hunyuan_video_has_its_halves_the_other_way_round(styled: Styled) -> None:
+def test_the_last_modulation_of_hunyuan_video_has_its_halves_the_other_way_round(
+    styled: Styled,
+) -> None:
     weight = styled.layer(HUNYUAN_VIDEO, "transformer.norm_out.linear").weight
     down, up = pair([weight], rank=2)
     name = "diffusion_model.final_layer.adaLN_modulation.1"
-    merged = styled.merge(HUNYUAN_VIDEO, {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up})
+    merged = styled.merge(
+        HUNYUAN_VIDEO, {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+    )
     shift, scale = (WEIGHT * product(down, up, weight.shape)).chunk(2)
     found = styled.changes(HUNYUAN_VIDEO, merged)
     assert_changes(found, {"transformer.norm_out.linear.weight": torch.cat([scale, shift])})
@@ -353,20 +465,45 @@ def test_the_last_modulation_of_hunyuan_video_has_its_halves_the_other_way_round
 
 Q, OUT = "transformer.blocks.0.attn1.to_q", "transformer.blocks.1.attn2.to_out.0"
 WHERE: list[tuple[dict[str, Any], str, float, float]] = [
-    ({"lora_adapter_metadata": {"transformer.r": 4, "transformer.lora_alpha": 2}}, PEFT, 2 / 4, 2 / 4),
+    (
+        {"lora_adapter_metadata": {"transformer.r": 4, "transformer.lora_alpha": 2}},
+        PEFT,
+        2 / 4,
+        2 / 4,
+    ),
     ({"lora_adapter_metadata": {"r": 4, "lora_alpha": 6, "use_rslora": True}}, PEFT, 6 / 2, 6 / 2),
     (
-        {"lora_adapter_metadata": {"transformer.lora_alpha": 4, "transformer.alpha_pattern": {"attn1.to_q": 1}}},
+        {
+            "lora_adapter_metadata": {
+                "transformer.lora_alpha": 4,
+                "transformer.alpha_pattern": {"attn1.to_q": 1},
+            }
+        },
         PEFT,
         1 / 4,
         1,
     ),
-    ({"lora_adapter_metadata": {"lora_alpha": 4, "alpha_pattern": {r"blocks\.1\..*to_out.0": 8}}}, PEFT, 1, 2),
+    (
+        {
+            "lora_adapter_metadata": {
+                "lora_alpha": 4,
+                "alpha_pattern": {r"blocks\.1\..*to_out.0": 8},
+            }
+        },
+        PEFT,
+        1,
+        2,
+    ),
     ({"network_alphas": {f"{Q}.alpha": 2, f"{OUT}.alpha": 12}}, PEFT, 2 / 4, 12 / 4),
     ({"lora_alpha": "2"}, PEFT, 2 / 4, 2 / 4),
     ({"ss_network_alpha": "2", "ss_network_dim": "4"}, "kohya", 2 / 4, 2 / 4),
     ({"ss_network_alpha": "None"}, "kohya", 1, 1),
-    ({"ss_network_alpha": "2", "ss_network_dim": "4"}, PEFT, 1, 1),  # a converter has multiplied it in
+    (
+        {"ss_network_alpha": "2", "ss_network_dim": "4"},
+        PEFT,
+        1,
+        1,
+    ),  # a converter has multiplied it in
 ]
 
 
@@ -380,7 +517,9 @@ def test_alpha_is_read_from_the_metadata(
     for name, scale in ((Q, of_q), (OUT, of_out)):
         weight = styled.layer(WAN, name).weight
         down, up = pair([weight], rank=4)
-        keys = (KOHYA.format(*[kohya[name]] * 3) if names == "kohya" else names.format(*[name] * 3)).split()
+        keys = (
+            KOHYA.format(*[kohya[name]] * 3) if names == "kohya" else names.format(*[name] * 3)
+        ).split()
         tensors |= {keys[0]: down, keys[1]: up}
         expected[f"{name}.weight"] = WEIGHT * scale * product(down, up, weight.shape)
     assert_changes(styled.changes(WAN, styled.merge(WAN, tensors, **metadata)), expected)
@@ -390,7 +529,10 @@ def test_kohya_s_other_alpha_of_3x3_convolutions_is_read_from_the_metadata(style
     conv = styled.layer(ANIMATEDIFF, "unet.conv_in").weight
     down, up = pair([conv], rank=4)
     tensors = {"lora_unet_conv_in.lora_down.weight": down, "lora_unet_conv_in.lora_up.weight": up}
-    said: dict[str, Any] = {"ss_network_alpha": "4", "ss_network_args": {"conv_dim": "4", "conv_alpha": "2"}}
+    said: dict[str, Any] = {
+        "ss_network_alpha": "4",
+        "ss_network_args": {"conv_dim": "4", "conv_alpha": "2"},
+    }
     expected = WEIGHT * 2 / 4 * product(down, up, conv.shape)
     merged = styled.merge(ANIMATEDIFF, tensors, **said)
     assert_changes(styled.changes(ANIMATEDIFF, merged), {"unet.conv_in.weight": expected})
@@ -401,7 +543,10 @@ def test_peft_s_settings_beside_the_file_count_for_its_strength_and_its_fingerpr
 ) -> None:
     weight = styled.layer(WAN, Q).weight
     down, up = pair([weight], rank=4)
-    file, name = tmp_path / "adapter_model.safetensors", Q.replace("transformer", "base_model.model")
+    file, name = (
+        tmp_path / "adapter_model.safetensors",
+        Q.replace("transformer", "base_model.model"),
+    )
     save_file({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, file)
     fingerprints: set[str] = set()
     for alpha in (2, 8):
@@ -425,7 +570,9 @@ def test_peft_s_settings_beside_the_file_count_for_its_strength_and_its_fingerpr
         {"ss_network_alpha": "Dynamic"},
     ],
 )
-def test_a_strength_that_cannot_be_understood_is_refused(metadata: dict[str, Any], styled: Styled) -> None:
+def test_a_strength_that_cannot_be_understood_is_refused(
+    metadata: dict[str, Any], styled: Styled
+) -> None:
     tensors = {
         "lora_unet_blocks_0_self_attn_q.lora_down.weight": torch.ones(2, 24),
         "lora_unet_blocks_0_self_attn_q.lora_up.weight": torch.ones(24, 2),
@@ -457,11 +604,19 @@ def test_norms_biases_and_modulations_of_a_distillation_arrive(styled: Styled) -
         "patch_embedding.diff": "patch_embedding.weight",
         "time_projection.1.diff_b": "condition_embedder.time_proj.bias",
     }
-    tensors = {f"diffusion_model.{key}": torch.randn_like(parameters[name]) for key, name in places.items()}
-    expected = {f"transformer.{places[key[16:]]}": WEIGHT * tensor for key, tensor in tensors.items()}
+    tensors = {
+        f"diffusion_model.{key}": torch.randn_like(parameters[name]) for key, name in places.items()
+    }
+    expected = {
+        f"transformer.{places[key[16:]]}": WEIGHT * tensor for key, tensor in tensors.items()
+    }
     name, weight = "diffusion_model.blocks.0.self_attn.q", parameters["blocks.0.attn1.to_q.weight"]
     down, up = pair([weight], rank=2)
-    tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(1.0)}
+    tensors |= {
+        f"{name}.lora_down.weight": down,
+        f"{name}.lora_up.weight": up,
+        f"{name}.alpha": torch.tensor(1.0),
+    }
     expected[f"{Q}.weight"] = WEIGHT / 2 * product(down, up, weight.shape)
     assert_changes(styled.changes(WAN, styled.merge(WAN, tensors)), expected)
 
@@ -472,8 +627,12 @@ def test_differences_of_fused_layers_and_their_biases_are_split(styled: Styled) 
     whole, bias = torch.randn(96, 32), torch.randn(96)
     key = "diffusion_model.double_blocks.0.img_attn.qkv"
     merged = styled.merge(HUNYUAN_VIDEO, {f"{key}.diff": whole, f"{key}.diff_b": bias})
-    expected = {f"{name}.weight": WEIGHT * part for name, part in zip(ours, whole.chunk(3), strict=True)}
-    expected |= {f"{name}.bias": WEIGHT * part for name, part in zip(ours, bias.chunk(3), strict=True)}
+    expected = {
+        f"{name}.weight": WEIGHT * part for name, part in zip(ours, whole.chunk(3), strict=True)
+    }
+    expected |= {
+        f"{name}.bias": WEIGHT * part for name, part in zip(ours, bias.chunk(3), strict=True)
+    }
     assert all(layer.bias is not None for layer in layers)
     assert_changes(styled.changes(HUNYUAN_VIDEO, merged), expected)
 
@@ -484,27 +643,46 @@ def test_a_bias_of_peft_s_up_projection_has_the_layer_s_strength(styled: Styled)
     bias = torch.randn(len(weight))
     tensors = {f"{Q}.lora_A.weight": down, f"{Q}.lora_B.weight": up, f"{Q}.lora_B.bias": bias}
     merged = styled.merge(WAN, tensors, lora_adapter_metadata={"lora_alpha": 2})
-    expected = {f"{Q}.weight": WEIGHT / 2 * product(down, up, weight.shape), f"{Q}.bias": WEIGHT / 2 * bias}
+    expected = {
+        f"{Q}.weight": WEIGHT / 2 * product(down, up, weight.shape),
+        f"{Q}.bias": WEIGHT / 2 * bias,
+    }
     assert_changes(styled.changes(WAN, merged), expected)
 
 
 def test_an_empty_tensor_that_marks_the_file_is_no_hindrance(styled: Styled) -> None:
     tensors, changes, _ = written(styled, DIALECTS["DiffSynth"], with_alpha=False)
-    assert styled.changes(WAN, styled.merge(WAN, {**tensors, "v_pred": torch.empty(0)})).keys() == changes.keys()
+    assert (
+        styled.changes(WAN, styled.merge(WAN, {**tensors, "v_pred": torch.empty(0)})).keys()
+        == changes.keys()
+    )
 
 
 def with_other(extra: Mapping[str, Tensor]) -> Tensors:
-    return {f"{Q}.lora_A.weight": torch.ones(2, 24), f"{Q}.lora_B.weight": torch.ones(24, 2), **extra}
+    return {
+        f"{Q}.lora_A.weight": torch.ones(2, 24),
+        f"{Q}.lora_B.weight": torch.ones(24, 2),
+        **extra,
+    }
 
 
 K = "transformer.blocks.0.attn1.to_k"
 LEFT_OVER: list[tuple[dict[str, Tensor], str]] = [
-    ({"transformer.blocks.0.attn1.surprise": torch.ones(1)}, "'transformer.blocks.0.attn1.surprise'"),
-    ({"transformer.blocks.0.attn1.to_k.lora_A.weight": torch.ones(2, 24)}, "is without its up matrix"),
+    (
+        {"transformer.blocks.0.attn1.surprise": torch.ones(1)},
+        "'transformer.blocks.0.attn1.surprise'",
+    ),
+    (
+        {"transformer.blocks.0.attn1.to_k.lora_A.weight": torch.ones(2, 24)},
+        "is without its up matrix",
+    ),
     ({"transformer.blocks.0.attn1.to_k.alpha": torch.ones(())}, "is without its down matrix"),
     ({"transformer.blocks.0.attn1.to_k.dora_scale": torch.ones(24)}, "is without its down matrix"),
     ({f"{Q}.lora_A.other.weight": torch.ones(2, 24)}, "holds one layer twice"),
-    ({"diffusion_model.blocks.0.self_attn.q.lora_B.weight": torch.ones(24, 2)}, "holds one layer twice"),
+    (
+        {"diffusion_model.blocks.0.self_attn.q.lora_B.weight": torch.ones(24, 2)},
+        "holds one layer twice",
+    ),
     ({"transformer.blocks.7.attn1.to_q.diff": torch.ones(24, 24)}, "blocks that it does not have"),
     ({"transformer.blocks.0.attn9.to_q.diff": torch.ones(24, 24)}, "unknown names, for example"),
     ({"text_encoder.encoder.block.0.q.diff": torch.ones(24, 24)}, "unknown names, for example"),
@@ -513,12 +691,17 @@ LEFT_OVER: list[tuple[dict[str, Tensor], str]] = [
     ({f"{Q}.dora_scale": torch.ones(23)}, "other sizes"),
     ({f"{Q}.alpha": torch.ones(2)}, "invalid alpha of"),
     ({"transformer.blocks.0.attn1.norm_q.diff_b": torch.ones(24)}, "has no bias in the model"),
-    ({f"{K}.lora_A.weight": torch.ones(0, 24), f"{K}.lora_B.weight": torch.ones(24, 0)}, "other sizes"),
+    (
+        {f"{K}.lora_A.weight": torch.ones(0, 24), f"{K}.lora_B.weight": torch.ones(24, 0)},
+        "other sizes",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("extra", "words"), LEFT_OVER)
-def test_a_tensor_without_a_place_is_named_in_a_refusal(extra: dict[str, Tensor], words: str, styled: Styled) -> None:
+def test_a_tensor_without_a_place_is_named_in_a_refusal(
+    extra: dict[str, Tensor], words: str, styled: Styled
+) -> None:
     said = styled.refusal(WAN, with_other(extra))
     assert words in said
     assert "looks like" not in said
@@ -527,9 +710,13 @@ def test_a_tensor_without_a_place_is_named_in_a_refusal(extra: dict[str, Tensor]
 ENDINGS = ["", ".diff", ".alpha", ".lora_A.weight"]
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(name=st.text(st.characters(codec="utf-8"), max_size=40), ending=st.sampled_from(ENDINGS))
-def test_whatever_else_a_file_holds_is_refused_and_never_left_out(name: str, ending: str, styled: Styled) -> None:
+def test_whatever_else_a_file_holds_is_refused_and_never_left_out(
+    name: str, ending: str, styled: Styled
+) -> None:
     key = f"{name}{ending}"
     if key not in with_other({}):
         assert styled.refusal(WAN, with_other({key: torch.ones(2, 3)}))
@@ -537,20 +724,31 @@ def test_whatever_else_a_file_holds_is_refused_and_never_left_out(name: str, end
 
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
-def test_any_layers_ranks_and_alphas_are_merged_as_computed_by_hand(styled: Styled, data: st.DataObject) -> None:
+def test_any_layers_ranks_and_alphas_are_merged_as_computed_by_hand(
+    styled: Styled, data: st.DataObject
+) -> None:
     family, names, layers = DIALECTS[data.draw(st.sampled_from(sorted(DIALECTS)))]
     tensors: Tensors = {}
     expected: Tensors = {}
     for name in data.draw(st.lists(st.sampled_from(sorted(layers)), min_size=1, unique=True)):
         weights = [styled.layer(family, each).weight for each in layers[name]]
-        rank, alpha = data.draw(st.integers(1, 6)), data.draw(st.none() | st.floats(0.125, 64, width=32))
+        rank, alpha = (
+            data.draw(st.integers(1, 6)),
+            data.draw(st.none() | st.floats(0.125, 64, width=32)),
+        )
         down, up = pair(weights, rank)
         keys = [each.format(name) for each in names.split()]
         tensors |= {keys[0]: down, keys[1]: up}
         if alpha is not None:
             tensors[keys[2]] = torch.tensor(alpha)
-        whole = WEIGHT * (1 if alpha is None else alpha / rank) * product(down, up, (len(up), *weights[0].shape[1:]))
-        for each, change in zip(layers[name], whole.split([len(weight) for weight in weights]), strict=True):
+        whole = (
+            WEIGHT
+            * (1 if alpha is None else alpha / rank)
+            * product(down, up, (len(up), *weights[0].shape[1:]))
+        )
+        for each, change in zip(
+            layers[name], whole.split([len(weight) for weight in weights]), strict=True
+        ):
             expected[f"{each}.weight"] = change
     assert_changes(styled.changes(family, styled.merge(family, tensors)), expected)
 
@@ -569,7 +767,10 @@ def test_a_dora_by_kohya_and_one_by_peft_are_merged_as_peft_does(kind: str, styl
         PeftConfig(r=2, lora_alpha=3, target_modules=["0"], use_dora=True),  # type: ignore[arg-type]
     )
     lora = by_peft.base_model.model[0]
-    lora.lora_A["default"].weight.data, lora.lora_B["default"].weight.data = down.clone(), up.clone()
+    lora.lora_A["default"].weight.data, lora.lora_B["default"].weight.data = (
+        down.clone(),
+        up.clone(),
+    )
     vector = lora.lora_magnitude_vector["default"]
     vector.weight.data = magnitude.reshape(vector.weight.shape).clone()
     lora.set_scale("default", WEIGHT)
@@ -601,7 +802,11 @@ def test_a_dora_with_a_magnitude_for_each_input_is_merged_along_that_axis(styled
     down, up = pair([weight], rank=2)
     magnitude = torch.rand(1, weight.shape[1]) + 0.5
     key = "diffusion_model.blocks.0.ffn.0"
-    tensors = {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.dora_scale": magnitude}
+    tensors = {
+        f"{key}.lora_down.weight": down,
+        f"{key}.lora_up.weight": up,
+        f"{key}.dora_scale": magnitude,
+    }
     summed = weight + WEIGHT * product(down, up, weight.shape)
     expected = magnitude * summed / summed.norm(dim=0, keepdim=True)
     assert torch.allclose(_layer(styled.merge(WAN, tensors), name).weight, expected, atol=1e-5)
@@ -613,7 +818,11 @@ def test_the_magnitude_of_a_fused_layer_is_split_with_it(styled: Styled) -> None
     down, up = pair([weight], rank=2)
     magnitude = torch.rand(96, 1) + 0.5
     key = "lora_unet_double_blocks_0_img_attn_qkv"
-    tensors = {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.dora_scale": magnitude}
+    tensors = {
+        f"{key}.lora_down.weight": down,
+        f"{key}.lora_up.weight": up,
+        f"{key}.dora_scale": magnitude,
+    }
     summed = weight + WEIGHT * product(down, up, weight.shape)
     expected = (magnitude * summed / summed.norm(dim=1, keepdim=True)).chunk(3)
     merged = styled.merge(HUNYUAN_VIDEO, tensors)
@@ -628,7 +837,10 @@ KEY = "lora_unet_blocks_0_self_attn_q"
 LYCORIS: list[tuple[tuple[str, ...], str]] = [
     (("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha"), "is a LoHa"),
     (("lokr_w1", "lokr_w2_a", "lokr_w2_b", "alpha"), "is a LoKr"),
-    (("lora_down.weight", "lora_up.weight", "lora_mid.weight"), "is a LoCon with Tucker decomposition (lora_mid)"),
+    (
+        ("lora_down.weight", "lora_up.weight", "lora_mid.weight"),
+        "is a LoCon with Tucker decomposition (lora_mid)",
+    ),
     (("oft_blocks", "alpha"), "is an OFT"),
     (("a1.weight", "a2.weight", "b1.weight", "b2.weight"), "is a GLoRA"),
     (("weight", "on_input"), "is an (IA)³"),
@@ -649,7 +861,10 @@ def flux(names: str) -> Tensors:
     for kind, count in (("transformer_blocks", 19), ("single_transformer_blocks", 38)):
         for number in range(count):
             key = f"transformer.{kind}.{number}.attn.to_q"
-            found |= {f"{key}.{names}_A.weight": torch.ones(2, 32), f"{key}.{names}_B.weight": torch.ones(32, 2)}
+            found |= {
+                f"{key}.{names}_A.weight": torch.ones(2, 32),
+                f"{key}.{names}_B.weight": torch.ones(32, 2),
+            }
     return found
 
 
@@ -675,7 +890,9 @@ def test_the_other_base_model_is_named(
 
 
 def test_another_size_of_the_same_model_is_told_by_its_sizes(styled: Styled) -> None:
-    said = styled.refusal(WAN, {f"{Q}.lora_A.weight": torch.ones(2, 40), f"{Q}.lora_B.weight": torch.ones(40, 2)})
+    said = styled.refusal(
+        WAN, {f"{Q}.lora_A.weight": torch.ones(2, 40), f"{Q}.lora_B.weight": torch.ones(40, 2)}
+    )
     assert "is 40×40 in the file and 24×24 in the model." in said
     assert "looks like" not in said
 
@@ -685,20 +902,29 @@ def test_another_size_of_the_same_model_is_told_by_its_sizes(styled: Styled) -> 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("part", ["lora_A.weight", "alpha", "diff_b"])
-def test_a_value_that_is_not_finite_is_refused_by_its_place(value: float, part: str, styled: Styled) -> None:
+def test_a_value_that_is_not_finite_is_refused_by_its_place(
+    value: float, part: str, styled: Styled
+) -> None:
     tensors = with_other({f"{Q}.alpha": torch.tensor(2.0), f"{Q}.diff_b": torch.zeros(24)})
     tensors[f"{Q}.{part}"].flatten()[-1] = value
     assert f"'{Q}.{part}'" in styled.refusal(WAN, tensors)
 
 
 def test_weights_that_are_not_finite_once_merged_are_refused_by_their_layer(styled: Styled) -> None:
-    tensors = {f"{Q}.lora_A.weight": torch.full((2, 24), 3e38), f"{Q}.lora_B.weight": torch.full((24, 2), 3e38)}
+    tensors = {
+        f"{Q}.lora_A.weight": torch.full((2, 24), 3e38),
+        f"{Q}.lora_B.weight": torch.full((24, 2), 3e38),
+    }
     assert f"weights of '{Q}' that are not finite in float32" in styled.refusal(WAN, tensors)
 
 
-def test_weights_that_only_the_model_s_type_cannot_hold_are_refused_as_well(models: Path, tmp_path: Path) -> None:
+def test_weights_that_only_the_model_s_type_cannot_hold_are_refused_as_well(
+    models: Path, tmp_path: Path
+) -> None:
     save_file({f"{Q}.diff": torch.full((24, 24), 1e6)}, tmp_path / "style.safetensors")
-    job = with_settings(WAN.job(models), "model", loras=(LoraConfig(file=str(tmp_path / "style.safetensors")),))
+    job = with_settings(
+        WAN.job(models), "model", loras=(LoraConfig(file=str(tmp_path / "style.safetensors")),)
+    )
     with pytest.raises(InputRefused, match=r"that are not finite in float16"):
         load_backbone(replace(job.model, dtype="float16"), job.sampler, [])
 
@@ -706,32 +932,47 @@ def test_weights_that_only_the_model_s_type_cannot_hold_are_refused_as_well(mode
 # In the model
 
 
-@pytest.mark.parametrize(("family", "storages"), [(WAN, ["dtype", "float8"]), (HUNYUAN_VIDEO, ["dtype", "float8"])])
+@pytest.mark.parametrize(
+    ("family", "storages"), [(WAN, ["dtype", "float8"]), (HUNYUAN_VIDEO, ["dtype", "float8"])]
+)
 def test_layers_of_different_alphas_are_part_of_the_model_however_it_is_stored(
     family: Family, storages: list[str], models: Path, styled: Styled
 ) -> None:
     dialect = next(each for each in DIALECTS.values() if each[0] is family and each[1] is KOHYA)
     tensors, changes, scales = written(styled, dialect)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, styled.folder / "stored.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        styled.folder / "stored.safetensors",
+    )
     job = family.job(models)
     lora = LoraConfig(file=str(styled.folder / "stored.safetensors"), weight=WEIGHT)
     for storage in storages:
         model = replace(job.model, loras=(lora,), storage=storage)
         denoiser: Any = load_backbone(model, job.sampler, []).denoiser
         for (name, change), scale in zip(changes.items(), scales, strict=True):
-            layer = denoiser.get_submodule(name.removeprefix("transformer.").removesuffix(".weight"))
-            expected = styled.layer(family, name.removesuffix(".weight")).weight + WEIGHT * scale * change
+            layer = denoiser.get_submodule(
+                name.removeprefix("transformer.").removesuffix(".weight")
+            )
+            expected = (
+                styled.layer(family, name.removesuffix(".weight")).weight + WEIGHT * scale * change
+            )
             found = layer.weight.float() * getattr(layer, "float8_scale", 1.0)
-            assert torch.dist(found, expected) < (1e-5 if storage == "dtype" else 0.05) * expected.norm(), name
+            assert (
+                torch.dist(found, expected)
+                < (1e-5 if storage == "dtype" else 0.05) * expected.norm()
+            ), name
 
 
-def test_trajectories_of_an_older_merge_are_not_taken_for_those_of_this_one(models: Path, styled: Styled) -> None:
+def test_trajectories_of_an_older_merge_are_not_taken_for_those_of_this_one(
+    models: Path, styled: Styled
+) -> None:
     tensors, _, _ = written(styled, DIALECTS["DiffSynth"])
     save_file(tensors, styled.folder / "key.safetensors")
     job: TrainJob = WAN.job(models)
     lora = LoraConfig(file=str(styled.folder / "key.safetensors"))
     with_lora, without = (
-        load_backbone(replace(job.model, loras=loras), job.sampler, []).facts() for loras in ((lora,), ())
+        load_backbone(replace(job.model, loras=loras), job.sampler, []).facts()
+        for loras in ((lora,), ())
     )
     assert "lora_merge" in with_lora
     assert "lora_merge" not in without
@@ -777,7 +1018,9 @@ HOSTILE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_hostile_file_is_refused_in_one_sentence(kind: str, styled: Styled, tmp_path: Path) -> None:
+def test_a_hostile_file_is_refused_in_one_sentence(
+    kind: str, styled: Styled, tmp_path: Path
+) -> None:
     file = tmp_path / "hostile.safetensors"
     file.write_bytes(HOSTILE[kind])
     for read in (functools.partial(styled.merge_file, WAN, file), functools.partial(located, file)):
@@ -800,9 +1043,13 @@ def refusal_of(read: Callable[[], Any]) -> str:
     return ""
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(place=st.integers(0, 400), byte=st.integers(0, 255))
-def test_a_file_with_one_wrong_byte_is_merged_or_refused(place: int, byte: int, styled: Styled) -> None:
+def test_a_file_with_one_wrong_byte_is_merged_or_refused(
+    place: int, byte: int, styled: Styled
+) -> None:
     file = styled.folder / "damaged.safetensors"
     save_file(with_other({f"{Q}.alpha": torch.tensor(2.0)}), file, {"lora_alpha": "2"})
     content = bytearray(file.read_bytes())

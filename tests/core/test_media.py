@@ -17,20 +17,24 @@ from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image, ImageSequence
 
 from pvtool_core.errors import ExitStatus, UsageError
-from pvtool_core.files import publish, workshop
+from pvtool_core.files import publish, working_folder
 from pvtool_core.media import ffmpeg
-from pvtool_core.media.decode import Frames, enlarge, frames_of, to_pixels
+from pvtool_core.media.decode import Pixels, enlarge, frames_of, to_pixels
 from pvtool_core.media.encode import write_clip
 from pvtool_core.media.ffmpeg import ClipBroken, CodecMissing, FfmpegMissing
 from pvtool_core.media.metadata import AI_MADE, read_facts
-from pvtool_core.settings.schema import EncodingConfig
+from pvtool_core.settings.jobs import EncodingConfig
 
-FACTS = {"prompt": "<V> man; 'runs' = \"fast\" #1 \\ 速い\nnext line", "seed": 3, "nested": {"a": [1, 2.5, None]}}
+FACTS = {
+    "prompt": "<V> man; 'runs' = \"fast\" #1 \\ 速い\nnext line",
+    "seed": 3,
+    "nested": {"a": [1, 2.5, None]},
+}
 FORMATS = ("mp4", "gif", "webp", "png")
 TESTSRC = ("-f", "lavfi", "-i", "testsrc=size=64x64:duration=0.5:rate=8")
 
 
-def moving_square(frames: int = 8, height: int = 48, width: int = 72) -> Frames:
+def moving_square(frames: int = 8, height: int = 48, width: int = 72) -> Pixels:
     clip = np.full((frames, height, width, 3), (40, 90, 160), np.uint8)
     for number in range(frames):
         clip[number, 12:28, 4 + 5 * number : 20 + 5 * number] = (220, 60, 30)
@@ -46,7 +50,9 @@ def names(folder: Path) -> list[str]:
 
 
 def said_of(path: Path) -> str:
-    return subprocess.run([get_ffmpeg_exe(), "-i", str(path)], capture_output=True, text=True, check=False).stderr
+    return subprocess.run(
+        [get_ffmpeg_exe(), "-i", str(path)], capture_output=True, text=True, check=False
+    ).stderr
 
 
 def shown_for(path: Path) -> list[int]:
@@ -61,7 +67,14 @@ def shown_for(path: Path) -> list[int]:
 
 @pytest.mark.parametrize(
     ("suffix", "codec", "most"),
-    [("mp4", "h264", 2), ("mp4", "h265", 2), ("mp4", "av1", 2), ("gif", "", 1), ("webp", "", 2), ("png", "", 0)],
+    [
+        ("mp4", "h264", 2),
+        ("mp4", "h265", 2),
+        ("mp4", "av1", 2),
+        ("gif", "", 1),
+        ("webp", "", 2),
+        ("png", "", 0),
+    ],
 )
 def test_frames_come_back_nearly_as_they_were_and_the_file_is_the_same_each_time(
     tmp_path: Path, suffix: str, codec: str, most: float
@@ -72,15 +85,26 @@ def test_frames_come_back_nearly_as_they_were_and_the_file_is_the_same_each_time
     (again,) = write_clip(tmp_path / "again", clip, 8, FACTS, how)
     back = frames_of(path)
     assert back.shape == clip.shape
-    assert np.abs(back.astype(int) - clip).mean() <= most  # a wrong colour matrix is off by 5 and more
+    assert (
+        np.abs(back.astype(int) - clip).mean() <= most
+    )  # a wrong colour matrix is off by 5 and more
     assert np.abs(back[3, :16].astype(int).mean((0, 1)) - clip[3, :16].mean((0, 1))).max() < 3
-    pairs = zip(path.iterdir(), again.iterdir(), strict=True) if suffix == "png" else [(path, again)]
+    pairs = (
+        zip(path.iterdir(), again.iterdir(), strict=True) if suffix == "png" else [(path, again)]
+    )
     assert all(one.read_bytes() == other.read_bytes() for one, other in pairs)
 
 
 def test_a_clip_is_written_in_every_format_asked_for(tmp_path: Path) -> None:
-    paths = write_clip(tmp_path / "far" / "clip.v2", moving_square(3), 8, FACTS, encoding(*FORMATS, upscale=2))
-    assert [path.name for path in paths] == ["clip.v2.mp4", "clip.v2.gif", "clip.v2.webp", "clip.v2"]
+    paths = write_clip(
+        tmp_path / "far" / "clip.v2", moving_square(3), 8, FACTS, encoding(*FORMATS, upscale=2)
+    )
+    assert [path.name for path in paths] == [
+        "clip.v2.mp4",
+        "clip.v2.gif",
+        "clip.v2.webp",
+        "clip.v2",
+    ]
     assert names(tmp_path / "far") == sorted(path.name for path in paths)
     assert names(tmp_path / "far" / "clip.v2") == ["0000.png", "0001.png", "0002.png"]
     assert all(frames_of(path).shape == (3, 96, 144, 3) for path in paths)
@@ -90,19 +114,42 @@ anything = st.text(st.characters(exclude_categories=[]), max_size=50)
 long = 'She said: "it\'s 5 < 6 && 7 > 2"; \\n#=\r\n\t速い 👩🏽‍🚀 \x00\x85\u2028\ufffe]]>\n' * 500
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(facts=st.dictionaries(anything, anything | st.floats(allow_nan=False) | st.none(), max_size=5))
+@settings(
+    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    facts=st.dictionaries(anything, anything | st.floats(allow_nan=False) | st.none(), max_size=5)
+)
 @example(facts={"prompt": long, "negative": "half a pair: \ud83d"})
-def test_whatever_is_said_of_a_clip_comes_back_from_its_file(tmp_path: Path, facts: dict[str, object]) -> None:
-    for path in write_clip(tmp_path / "clip", moving_square(2, 32, 32), 8, facts, encoding(*FORMATS)):
+def test_whatever_is_said_of_a_clip_comes_back_from_its_file(
+    tmp_path: Path, facts: dict[str, object]
+) -> None:
+    for path in write_clip(
+        tmp_path / "clip", moving_square(2, 32, 32), 8, facts, encoding(*FORMATS)
+    ):
         assert read_facts(path) == json.loads(json.dumps(facts))
 
 
 def test_every_file_says_that_a_machine_made_it(tmp_path: Path) -> None:
-    mp4, gif, webp, png = write_clip(tmp_path / "clip", moving_square(2), 8, FACTS, encoding(*FORMATS))
+    mp4, gif, webp, png = write_clip(
+        tmp_path / "clip", moving_square(2), 8, FACTS, encoding(*FORMATS)
+    )
     mark = f"<Iptc4xmpExt:DigitalSourceType>{AI_MADE}</Iptc4xmpExt:DigitalSourceType>"
-    words = (get_ffmpeg_exe(), "-v", "error", "-export_xmp", "1", "-i", str(mp4), "-f", "ffmetadata", "-")
-    in_mp4 = subprocess.run(words, capture_output=True, text=True, check=True).stdout.replace("\\", "")
+    words = (
+        get_ffmpeg_exe(),
+        "-v",
+        "error",
+        "-export_xmp",
+        "1",
+        "-i",
+        str(mp4),
+        "-f",
+        "ffmetadata",
+        "-",
+    )
+    in_mp4 = subprocess.run(words, capture_output=True, text=True, check=True).stdout.replace(
+        "\\", ""
+    )
     assert re.search(rf"^xmp=<\?xpacket.*{re.escape(mark)}", in_mp4, re.DOTALL | re.MULTILINE)
     assert f"digital_source_type={AI_MADE}" in in_mp4
     assert b"XMP DataXMP<?xpacket" in gif.read_bytes()
@@ -120,20 +167,30 @@ def test_people_can_read_the_facts_with_other_programs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("codec", "tag"), [("h264", "avc1"), ("h265", "hvc1"), ("av1", "av01")])
-def test_an_mp4_says_what_players_need_and_can_be_shown_while_it_loads(tmp_path: Path, codec: str, tag: str) -> None:
+def test_an_mp4_says_what_players_need_and_can_be_shown_while_it_loads(
+    tmp_path: Path, codec: str, tag: str
+) -> None:
     (path,) = write_clip(tmp_path / "clip", moving_square(), 8, FACTS, encoding("mp4", codec=codec))
     content = path.read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
-    assert all(words in said_of(path) for words in (f"{tag} /", "yuv420p(tv, bt709", "72x48", "8 fps"))
+    assert all(
+        words in said_of(path) for words in (f"{tag} /", "yuv420p(tv, bt709", "72x48", "8 fps")
+    )
 
 
 @pytest.mark.parametrize("codec", ["h264", "h265", "av1"])
-def test_an_mp4_names_its_matrix_primaries_and_transfer_in_stream_and_container(tmp_path: Path, codec: str) -> None:
+def test_an_mp4_names_its_matrix_primaries_and_transfer_in_stream_and_container(
+    tmp_path: Path, codec: str
+) -> None:
     (path,) = write_clip(tmp_path / "clip", moving_square(), 8, FACTS, encoding("mp4", codec=codec))
-    assert "yuv420p(tv, bt709, progressive)" in said_of(path) or "yuv420p(tv, bt709)" in said_of(path)
+    assert "yuv420p(tv, bt709, progressive)" in said_of(path) or "yuv420p(tv, bt709)" in said_of(
+        path
+    )
     content = path.read_bytes()
     box = content.index(b"colrnclx") + len(b"colrnclx")
-    assert content[box : box + 7] == bytes([0, 1, 0, 1, 0, 1, 0])  # BT.709 three times, limited range
+    assert content[box : box + 7] == bytes(
+        [0, 1, 0, 1, 0, 1, 0]
+    )  # BT.709 three times, limited range
     raw = tmp_path / {"h264": "raw.h264", "h265": "raw.h265", "av1": "raw.ivf"}[codec]
     copy = (get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-c", "copy", str(raw))
     subprocess.run(copy, check=True)
@@ -141,7 +198,9 @@ def test_an_mp4_names_its_matrix_primaries_and_transfer_in_stream_and_container(
     assert "unknown" not in said_of(raw)
 
 
-@pytest.mark.parametrize("program", ["nowhere/ffmpeg", "/etc/passwd", "/bin/false", "/bin/true", "/tmp"])
+@pytest.mark.parametrize(
+    "program", ["nowhere/ffmpeg", "/etc/passwd", "/bin/false", "/bin/true", "/tmp"]
+)
 def test_an_ffmpeg_that_does_not_run_is_found_before_anything_is_made(
     monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
@@ -160,12 +219,20 @@ def test_an_ffmpeg_that_does_not_run_is_found_before_anything_is_made(
         ffmpeg.executable.cache_clear()
 
 
-@pytest.mark.parametrize(("lacking", "lists"), [("h265", "libx264"), ("gif", "libx264"), ("h264", "libx264rgb")])
+@pytest.mark.parametrize(
+    ("lacking", "lists"), [("h265", "libx264"), ("gif", "libx264"), ("h264", "libx264rgb")]
+)
 def test_an_ffmpeg_that_lacks_the_chosen_encoder_is_found_before_anything_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, lacking: str, lists: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    lacking: str,
+    lists: str,
 ) -> None:
     program = tmp_path / "ffmpeg"
-    program.write_text(f"#!/bin/sh\necho ' V....D {lists:20} an encoder, not gif, libx264 or libx265'\n")
+    program.write_text(
+        f"#!/bin/sh\necho ' V....D {lists:20} an encoder, not gif, libx264 or libx265'\n"
+    )
     program.chmod(0o755)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
     for known in (ffmpeg.codecs, ffmpeg.executable):
@@ -178,12 +245,27 @@ def test_an_ffmpeg_that_lacks_the_chosen_encoder_is_found_before_anything_is_mad
 
 
 @pytest.mark.parametrize("codec", ["h264", "h265", "av1"])
-def test_luma_and_chroma_are_by_the_matrix_and_range_that_the_tags_name(tmp_path: Path, codec: str) -> None:
+def test_luma_and_chroma_are_by_the_matrix_and_range_that_the_tags_name(
+    tmp_path: Path, codec: str
+) -> None:
     """BT.709, limited range: Y = 16 + 219 (0.2126 R + 0.7152 G + 0.0722 B), and C = 128 + 224 of the differences."""
     for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)):
         clip = np.full((2, 32, 32, 3), colour, np.uint8)
-        (path,) = write_clip(tmp_path / f"{codec}-{colour}", clip, 8, FACTS, encoding("mp4", codec=codec))
-        words = (get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "yuv420p", "-")
+        (path,) = write_clip(
+            tmp_path / f"{codec}-{colour}", clip, 8, FACTS, encoding("mp4", codec=codec)
+        )
+        words = (
+            get_ffmpeg_exe(),
+            "-v",
+            "error",
+            "-i",
+            str(path),
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "yuv420p",
+            "-",
+        )
         raw = np.frombuffer(subprocess.run(words, capture_output=True, check=True).stdout, np.uint8)
         planes = raw[: 32 * 32 * 3 // 2]
         luma, blue, red = planes[:1024].mean(), planes[1024:1280].mean(), planes[1280:].mean()
@@ -211,16 +293,28 @@ def test_a_gif_is_never_so_fast_that_browsers_slow_it_down(tmp_path: Path) -> No
 
 def test_a_clip_in_which_nothing_moves_is_whole_in_any_format(tmp_path: Path) -> None:
     still = moving_square(1).repeat(8, axis=0)
-    shown = {path: frames_of(path) for path in write_clip(tmp_path / "clip", still, 8, FACTS, encoding(*FORMATS))}
-    assert [len(frames) for frames in shown.values()] == [8, 8, 1, 8]  # webp makes it a plain picture
+    shown = {
+        path: frames_of(path)
+        for path in write_clip(tmp_path / "clip", still, 8, FACTS, encoding(*FORMATS))
+    }
+    assert [len(frames) for frames in shown.values()] == [
+        8,
+        8,
+        1,
+        8,
+    ]  # webp makes it a plain picture
     assert all(np.abs(frames[-1].astype(int) - still[0]).mean() < 3 for frames in shown.values())
 
 
 @pytest.mark.parametrize(("loop", "gif_repeats"), [(0, 0), (1, None), (3, 2)])
 def test_a_clip_plays_as_often_as_asked(tmp_path: Path, loop: int, gif_repeats: int | None) -> None:
-    gif, webp = write_clip(tmp_path / "clip", moving_square(3), 8, FACTS, encoding("gif", "webp", loop=loop))
+    gif, webp = write_clip(
+        tmp_path / "clip", moving_square(3), 8, FACTS, encoding("gif", "webp", loop=loop)
+    )
     with Image.open(gif) as image:
-        assert image.info.get("loop") == gif_repeats  # the format counts what comes after the first time
+        assert (
+            image.info.get("loop") == gif_repeats
+        )  # the format counts what comes after the first time
     with Image.open(webp) as image:
         assert image.info["loop"] == loop
 
@@ -230,7 +324,9 @@ def test_odd_sides_are_refused_for_mp4_alone(tmp_path: Path) -> None:
         write_clip(tmp_path / "clip", moving_square(2, 47, 71), 8, FACTS, encoding("gif", "mp4"))
     assert refusal.value.status is ExitStatus.USAGE
     assert names(tmp_path) == []
-    for path in write_clip(tmp_path / "clip", moving_square(2, 47, 71), 8, FACTS, encoding("gif", "webp", "png")):
+    for path in write_clip(
+        tmp_path / "clip", moving_square(2, 47, 71), 8, FACTS, encoding("gif", "webp", "png")
+    ):
         assert frames_of(path).shape == (2, 47, 71, 3)
     write_clip(tmp_path / "clip", moving_square(2, 47, 71), 8, FACTS, encoding("mp4", upscale=2))
 
@@ -318,8 +414,12 @@ with workshop(Path(sys.argv[1])) as folder:
 """
 
 
-def test_what_a_killed_process_left_goes_with_the_next_attempt_and_a_living_ones_stays(tmp_path: Path) -> None:
-    writing = subprocess.Popen([sys.executable, "-c", HALF_WAY, str(tmp_path / "clip")], stdout=subprocess.PIPE)
+def test_what_a_killed_process_left_goes_with_the_next_attempt_and_a_living_ones_stays(
+    tmp_path: Path,
+) -> None:
+    writing = subprocess.Popen(
+        [sys.executable, "-c", HALF_WAY, str(tmp_path / "clip")], stdout=subprocess.PIPE
+    )
     assert writing.stdout
     assert writing.stdout.readline() == b"half-way\n"
     write_clip(tmp_path / "clip", moving_square(2), 8, FACTS)
@@ -353,7 +453,7 @@ def test_processes_that_write_the_same_clip_do_not_disturb_each_other(tmp_path: 
 
 
 def test_nothing_is_seen_of_files_that_are_not_finished(tmp_path: Path) -> None:
-    with workshop(tmp_path / "clip") as folder:
+    with working_folder(tmp_path / "clip") as folder:
         (folder / "clip.mp4").touch()
         assert all(name.startswith(".") for name in names(tmp_path))
         publish([folder / "clip.mp4"], tmp_path)

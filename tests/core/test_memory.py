@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pvtool_core.adapter import IdentityAdapter
 from pvtool_core.backbones.hunyuan_video import HunyuanVideo
-from pvtool_core.backbones.memory import settle
+from pvtool_core.backbones.memory import place
 from pvtool_core.errors import InputRefused
 from pvtool_core.settings.schema import ModelConfig
 from tests.small_hunyuan_video import transformer
@@ -28,15 +28,23 @@ def blocks_of(model: Any) -> list[nn.Module]:
     return [*model.transformer_blocks, *model.single_transformer_blocks]
 
 
-def settled(storage: str = "dtype", offload: bool = False, dtype: torch.dtype = torch.float32) -> Any:
+def settled(
+    storage: str = "dtype", offload: bool = False, dtype: torch.dtype = torch.float32
+) -> Any:
     model = denoiser(dtype)
-    settle(model, blocks_of(model), ModelConfig(base_model="", storage=storage, offload=offload), CPU)
+    place(
+        model, blocks_of(model), ModelConfig(base_model="", storage=storage, offload=offload), CPU
+    )
     return model
 
 
 def forward(model: Any) -> Tensor:
     generator, dtype = torch.Generator().manual_seed(2), model.dtype
-    sizes = {"hidden_states": (1, 4, 2, 4, 4), "encoder_hidden_states": (1, 7, 16), "pooled_projections": (1, 16)}
+    sizes = {
+        "hidden_states": (1, 4, 2, 4, 4),
+        "encoder_hidden_states": (1, 7, 16),
+        "pooled_projections": (1, 16),
+    }
     given = {name: torch.randn(size, generator=generator).to(dtype) for name, size in sizes.items()}
     more = {"timestep": torch.tensor([500.0]), "guidance": torch.tensor([6000.0])}
     return model(**given, **more, encoder_attention_mask=torch.ones(1, 7), return_dict=False)[0]
@@ -54,7 +62,10 @@ def output_and_gradients(model: Any, recompute: bool = False) -> list[Tensor]:
         output = forward(model)
         output.float().square().sum().backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in adapter.parameters())
-    return [output.detach(), *(weight.grad for weight in adapter.parameters() if weight.grad is not None)]
+    return [
+        output.detach(),
+        *(weight.grad for weight in adapter.parameters() if weight.grad is not None),
+    ]
 
 
 def equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:
@@ -73,13 +84,17 @@ def test_blocks_that_are_brought_in_as_used_give_the_same_output_and_gradient_to
     storage: str, dtype: torch.dtype, recompute: bool
 ) -> None:
     staying = output_and_gradients(settled(storage, dtype=dtype), recompute)
-    assert equal(output_and_gradients(settled(storage, offload=True, dtype=dtype), recompute), staying)
+    assert equal(
+        output_and_gradients(settled(storage, offload=True, dtype=dtype), recompute), staying
+    )
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_block_has_copies_while_it_works_and_rests_on_what_is_kept(recompute: bool) -> None:
     model = settled(offload=True)
-    kept = {id(weight): weight.data_ptr() for block in blocks_of(model) for weight in block.parameters()}
+    kept = {
+        id(weight): weight.data_ptr() for block in blocks_of(model) for weight in block.parameters()
+    }
     weights = {id(weight): weight for block in blocks_of(model) for weight in block.parameters()}
     resting: list[int] = []
 
@@ -89,9 +104,13 @@ def test_a_block_has_copies_while_it_works_and_rests_on_what_is_kept(recompute: 
     for block in blocks_of(model):
         block.register_forward_pre_hook(count)
     output_and_gradients(model, recompute)
-    in_block = {len(list(block.parameters())) - 6 for block in blocks_of(model)}  # less the adapter's six
+    in_block = {
+        len(list(block.parameters())) - 6 for block in blocks_of(model)
+    }  # less the adapter's six
     assert {len(kept) - each for each in resting} == in_block
-    assert len(resting) == (8 if recompute else 4)  # nothing stays behind when checkpointing breaks off a forward
+    assert len(resting) == (
+        8 if recompute else 4
+    )  # nothing stays behind when checkpointing breaks off a forward
     count()
     assert resting[-1] == len(kept)
 
@@ -113,18 +132,24 @@ def rounded_to_float8() -> Any:
         for name, layer in block.named_modules():
             if isinstance(layer, nn.Linear) and "norm" not in name:
                 scale = layer.weight.data.abs().amax(1, keepdim=True) / 448
-                layer.weight.data = (layer.weight.data / scale).to(torch.float8_e4m3fn).float() * scale
+                layer.weight.data = (layer.weight.data / scale).to(
+                    torch.float8_e4m3fn
+                ).float() * scale
     return model
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_float8_is_the_model_with_rounded_weights_in_output_and_gradient_to_the_bit(recompute: bool) -> None:
+def test_float8_is_the_model_with_rounded_weights_in_output_and_gradient_to_the_bit(
+    recompute: bool,
+) -> None:
     ours = output_and_gradients(settled("float8"), recompute)
     assert equal(ours, output_and_gradients(rounded_to_float8(), recompute))
     assert 0.001 < apart(ours, output_and_gradients(denoiser())) < 0.2
 
 
-def test_float8_takes_a_byte_for_a_weight_of_the_blocks_and_leaves_modulation_and_adapter_as_they_are() -> None:
+def test_float8_takes_a_byte_for_a_weight_of_the_blocks_and_leaves_modulation_and_adapter_as_they_are() -> (
+    None
+):
     model = settled("float8", dtype=torch.bfloat16)
     adapter = IdentityAdapter(model, HunyuanVideo.lora_target, rank=2)
     stored = {name: weight.dtype for name, weight in model.named_parameters() if weight.dim() == 2}
@@ -165,11 +190,15 @@ def test_a_quantised_model_is_the_one_with_the_weights_that_it_stands_for(
 
 
 @pytest.mark.parametrize(("storage", "bytes_a_weight"), [("nf4", 0.5), ("int8", 1)])
-def test_each_linear_layer_of_the_blocks_is_quantised_and_none_besides(storage: str, bytes_a_weight: float) -> None:
+def test_each_linear_layer_of_the_blocks_is_quantised_and_none_besides(
+    storage: str, bytes_a_weight: float
+) -> None:
     model, plain = settled(storage), denoiser()
     for name, layer in plain.named_modules():
         if isinstance(layer, nn.Linear):
-            shrunk = model.get_submodule(name).weight.nbytes == layer.weight.numel() * bytes_a_weight
+            shrunk = (
+                model.get_submodule(name).weight.nbytes == layer.weight.numel() * bytes_a_weight
+            )
             assert shrunk == ("transformer_blocks." in name), name
 
 

@@ -35,8 +35,9 @@ from pvtool_core.models.adding import add
 from pvtool_core.models.fetching import Listener, fetch
 from pvtool_core.models.hub import is_the_hub
 from pvtool_core.models.installed import Models, ModelState, licences, missing_models
-from pvtool_core.models.locate import Presets, resolve
+from pvtool_core.models.locate import resolve
 from pvtool_core.models.registry import Registry, model_folder
+from pvtool_core.settings.presets import Presets
 from tests.hub import COMMIT, Hub, serve
 from tests.weight_files import onnx, safetensors
 
@@ -83,7 +84,11 @@ def known(tmp_path: Path, text: str) -> Models:
 
 def pipeline() -> dict[str, bytes]:
     """A diffusers folder in which all is there that may be: variants, pickles, pictures, one-file checkpoints."""
-    index = {"_class_name": "Pipeline", "unet": ["diffusers", "UNet"], "safety_checker": [None, None]}
+    index = {
+        "_class_name": "Pipeline",
+        "unet": ["diffusers", "UNet"],
+        "safety_checker": [None, None],
+    }
     return {
         "model_index.json": json.dumps(index).encode(),
         "README.md": b"words",
@@ -99,12 +104,17 @@ def pipeline() -> dict[str, bytes]:
 def test_every_shipped_entry_says_whose_it_is_and_where_it_comes_from() -> None:
     registry = Registry()
     entries = [registry.get(name) for name in registry.names()]
-    assert {"realistic-vision", "antelopev2", "buffalo_l", "hpsv2", "hpsv2.1", "hunyuan-video"} <= {*registry.names()}
+    assert {"realistic-vision", "antelopev2", "buffalo_l", "hpsv2", "hpsv2.1", "hunyuan-video"} <= {
+        *registry.names()
+    }
     assert all(entry.sources and entry.terms and entry.licence != "not known" for entry in entries)
     assert all(len(digest) == 64 for entry in entries for digest in entry.sha256.values())
     assert all(len(digest) == 32 for entry in entries for digest in entry.md5.values())
     assert all(path in entry.required() for entry in entries for path in entry.digests())
-    assert {entry.name for entry in entries if entry.commercial == "no"} == {"antelopev2", "buffalo_l"}
+    assert {entry.name for entry in entries if entry.commercial == "no"} == {
+        "antelopev2",
+        "buffalo_l",
+    }
 
 
 def test_the_registry_is_not_taken_for_a_preset() -> None:
@@ -132,14 +142,18 @@ def test_no_name_leads_out_of_the_models(name: str) -> None:
         model_folder(name)
 
 
-def test_a_repository_comes_with_the_weights_that_are_needed_and_no_others(hub: Hub, told: Told) -> None:
+def test_a_repository_comes_with_the_weights_that_are_needed_and_no_others(
+    hub: Hub, told: Told
+) -> None:
     hub.repositories["org/base"] = pipeline()
     models = Models()
     assert fetch(models, "org/base", told.listener)
     folder = resolve("org/base")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert there == {"model_index.json", "unet/config.json", "unet/model.safetensors"}
-    assert (folder / "unet/model.safetensors").read_bytes() == hub.repositories["org/base"]["unet/model.safetensors"]
+    assert (folder / "unet/model.safetensors").read_bytes() == hub.repositories["org/base"][
+        "unet/model.safetensors"
+    ]
     manifest = models.manifest("org/base")
     assert manifest is not None
     assert (manifest.origin, manifest.licence) == (f"org/base@{COMMIT}", "mit (as its card says)")
@@ -147,7 +161,9 @@ def test_a_repository_comes_with_the_weights_that_are_needed_and_no_others(hub: 
     assert models.state("org/base") is ModelState.HERE
 
 
-def test_the_only_variant_of_a_part_takes_the_plain_name_and_the_place_of_its_pickle(hub: Hub, told: Told) -> None:
+def test_the_only_variant_of_a_part_takes_the_plain_name_and_the_place_of_its_pickle(
+    hub: Hub, told: Told
+) -> None:
     files = pipeline()
     del files["unet/model.safetensors"]
     hub.repositories["org/half"] = files
@@ -159,14 +175,18 @@ def test_the_only_variant_of_a_part_takes_the_plain_name_and_the_place_of_its_pi
 
 def test_a_pipeline_of_pickles_is_refused_before_anything_is_fetched(hub: Hub, told: Told) -> None:
     files = pipeline()
-    hub.repositories["org/pickled"] = {name: file for name, file in files.items() if "unet/model" not in name}
+    hub.repositories["org/pickled"] = {
+        name: file for name, file in files.items() if "unet/model" not in name
+    }
     hub.repositories["org/pickled"]["unet/model.bin"] = b"pickle"
     with pytest.raises(InputRefused, match=r"org/pickled has no \.safetensors in unet"):
         fetch(Models(), "org/pickled", told.listener)
     assert not any("model.bin" in each for each in map(str, hub.asked))
 
 
-def test_what_a_killed_attempt_left_is_seen_and_does_not_become_part_of_the_next(hub: Hub, tmp_path: Path) -> None:
+def test_what_a_killed_attempt_left_is_seen_and_does_not_become_part_of_the_next(
+    hub: Hub, tmp_path: Path
+) -> None:
     models = Models()
     models.staging("mine").mkdir(parents=True)
     (models.staging("mine") / "big.safetensors.part").write_bytes(b"begun")
@@ -207,7 +227,9 @@ def test_a_server_without_ranges_begins_anew(hub: Hub, told: Told) -> None:
     assert Models().verify("org/base")
 
 
-def test_a_connection_that_brings_nothing_is_given_up_and_the_next_fetch_goes_on(hub: Hub, told: Told) -> None:
+def test_a_connection_that_brings_nothing_is_given_up_and_the_next_fetch_goes_on(
+    hub: Hub, told: Told
+) -> None:
     hub.repositories["org/base"] = {"model.safetensors": safetensors(os.urandom(LARGE))}
     hub.cut_after = [2**20, *[0] * downloads.TRIES]
     models = Models()
@@ -222,7 +244,10 @@ def test_a_connection_that_brings_nothing_is_given_up_and_the_next_fetch_goes_on
 
 
 def test_a_killed_fetch_goes_on_in_another_process(hub: Hub, told: Told) -> None:
-    hub.repositories["org/base"] = {"config.json": b"{}", "model.safetensors": safetensors(os.urandom(8 * LARGE))}
+    hub.repositories["org/base"] = {
+        "config.json": b"{}",
+        "model.safetensors": safetensors(os.urandom(8 * LARGE)),
+    }
     hub.slow = 0.02
     pv = Path(sys.executable).with_name("pv")
     with subprocess.Popen([pv, "models", "fetch", "org/base"], stderr=subprocess.PIPE) as process:
@@ -255,7 +280,9 @@ def test_what_is_not_what_was_published_is_not_kept(hub: Hub, told: Told) -> Non
     assert fetch(Models(), "org/base", told.listener)
 
 
-def test_a_hash_of_the_registry_holds_against_the_hubs_own(hub: Hub, told: Told, tmp_path: Path) -> None:
+def test_a_hash_of_the_registry_holds_against_the_hubs_own(
+    hub: Hub, told: Told, tmp_path: Path
+) -> None:
     hub.repositories["org/reward"] = {"model.safetensors": safetensors(bytes(64))}
     source = "sources=[{hub='org/reward', files=['model.safetensors']}]"
     text = f"[reward]\ntitle='x'\n{source}\n[reward.md5]\n'model.safetensors'='{'0' * 32}'"
@@ -273,7 +300,9 @@ def test_a_hash_of_the_registry_holds_against_the_hubs_own(hub: Hub, told: Told,
         (safetensors(bytes(64)) + b"more", "longer than its header"),
     ],
 )
-def test_a_repository_that_holds_a_broken_file_is_refused(hub: Hub, told: Told, content: bytes, words: str) -> None:
+def test_a_repository_that_holds_a_broken_file_is_refused(
+    hub: Hub, told: Told, content: bytes, words: str
+) -> None:
     hub.repositories["org/base"] = {"model.safetensors": content}
     with pytest.raises(BrokenWeights, match=words):
         fetch(Models(), "org/base", told.listener)
@@ -281,7 +310,9 @@ def test_a_repository_that_holds_a_broken_file_is_refused(hub: Hub, told: Told, 
 
 
 def test_a_shard_or_a_part_that_is_not_there_is_named(hub: Hub, told: Told) -> None:
-    index = json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}).encode()
+    index = json.dumps(
+        {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    ).encode()
     hub.repositories["org/base"] = {
         "model.safetensors.index.json": index,
         "model-1.safetensors": safetensors(bytes(64)),
@@ -302,7 +333,9 @@ def test_a_hub_that_says_no_is_told_with_what_to_do(hub: Hub, told: Told, status
 
 
 def test_a_hub_that_cannot_be_reached_is_told_with_what_to_do(hub: Hub, told: Told) -> None:
-    with pytest.raises(Unreachable, match=r"Cannot reach http://127.0.0.1:9: Connection refused") as caught:
+    with pytest.raises(
+        Unreachable, match=r"Cannot reach http://127.0.0.1:9: Connection refused"
+    ) as caught:
         fetch(Models(), "org/base", told.listener, "http://127.0.0.1:9/")
     assert "pv models add" in caught.value.hint
 
@@ -354,7 +387,8 @@ def test_only_web_addresses_are_fetched(hub: Hub, told: Told, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "answer", [b"[" * 100_000, b"[]", b'{"sha": "x", "siblings": [{"rfilename": "a", "size": "b"}]}']
+    "answer",
+    [b"[" * 100_000, b"[]", b'{"sha": "x", "siblings": [{"rfilename": "a", "size": "b"}]}'],
 )
 def test_a_hostile_listing_is_told_as_no_hub(answer: bytes, hub: Hub, told: Told) -> None:
     hub.files["/mirror/api/models/org/base/revision/main"] = answer
@@ -377,7 +411,9 @@ def test_a_hostile_listing_is_told_as_no_hub(answer: bytes, hub: Hub, told: Told
         "{address='https://x/y.zip', files=['../../x.onnx']}",
     ],
 )
-def test_a_source_that_leads_out_of_the_models_or_the_web_is_refused(source: str, tmp_path: Path) -> None:
+def test_a_source_that_leads_out_of_the_models_or_the_web_is_refused(
+    source: str, tmp_path: Path
+) -> None:
     with pytest.raises(SettingsError, match="invalid"):
         known(tmp_path, f"[a]\ntitle='x'\nsources=[{source}]")
 
@@ -423,7 +459,9 @@ class _Usage(NamedTuple):
     free: int
 
 
-def test_a_disk_that_fills_up_leaves_what_has_come(hub: Hub, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_leaves_what_has_come(
+    hub: Hub, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.repositories["org/base"] = {"model.safetensors": safetensors(os.urandom(LARGE))}
     real = os.fsync
 
@@ -441,21 +479,29 @@ def test_a_disk_that_fills_up_leaves_what_has_come(hub: Hub, told: Told, monkeyp
     assert hub.asked == []
 
 
-FACES = {"pack/inner/det.onnx": onnx(50), "pack/inner/rec.onnx": onnx(60), "pack/unwanted.onnx": onnx(10)}
+FACES = {
+    "pack/inner/det.onnx": onnx(50),
+    "pack/inner/rec.onnx": onnx(60),
+    "pack/unwanted.onnx": onnx(10),
+}
 
 
 def face_models(hub: Hub, tmp_path: Path, archive: bytes, digest: str = "") -> Models:
     hub.files["/pack.zip"] = archive
     hub.files["/judge.onnx"] = onnx(70)
     digest = digest or hashlib.sha256(archive).hexdigest()
-    pack = (
-        f"{{address='{hub.address}/pack.zip', size={len(archive)}, sha256='{digest}', files=['det.onnx', 'rec.onnx']}}"
-    )
+    files = "['det.onnx', 'rec.onnx']"
+    pack = f"{{address='{hub.address}/pack.zip', size={len(archive)}, sha256='{digest}', files={files}}}"
     rest = "licence='theirs'\ncommercial='no'\nterms='research only'"
-    return known(tmp_path, f"[faces]\ntitle='x'\n{rest}\nsources=[{pack}, {{address='{hub.address}/judge.onnx'}}]")
+    return known(
+        tmp_path,
+        f"[faces]\ntitle='x'\n{rest}\nsources=[{pack}, {{address='{hub.address}/judge.onnx'}}]",
+    )
 
 
-def test_an_archive_is_unpacked_flat_beside_files_from_elsewhere(hub: Hub, told: Told, tmp_path: Path) -> None:
+def test_an_archive_is_unpacked_flat_beside_files_from_elsewhere(
+    hub: Hub, told: Told, tmp_path: Path
+) -> None:
     models = face_models(hub, tmp_path, zipped(FACES))
     fetch(models, "faces", told.listener)
     there = {path.name: path.read_bytes() for path in resolve("models:faces").iterdir()}
@@ -473,14 +519,17 @@ def test_a_licence_that_forbids_commercial_use_is_said_before_the_download(
     models = face_models(hub, tmp_path, zipped(FACES), digest="0" * 64)
     with pytest.raises(BrokenWeights):
         fetch(models, "faces", told.listener)
-    assert told.sentences == ["The licence of faces: theirs (research only). It forbids commercial use."]
+    assert told.sentences == [
+        "The licence of faces: theirs (research only). It forbids commercial use."
+    ]
     hub.licence, hub.repositories["org/base"] = "cc-by-nc-4.0", pipeline()
     fetch(Models(), "org/base", told.listener)
     assert "It forbids commercial use." in told.sentences[-1]
 
 
 @pytest.mark.parametrize(
-    ("archive", "words"), [(b"no zip", "is no zip file"), (zipped({"det.onnx": onnx()}), "pack.zip lacks 'rec.onnx'")]
+    ("archive", "words"),
+    [(b"no zip", "is no zip file"), (zipped({"det.onnx": onnx()}), "pack.zip lacks 'rec.onnx'")],
 )
 def test_an_archive_without_what_it_should_hold_is_refused(
     hub: Hub, told: Told, tmp_path: Path, archive: bytes, words: str
@@ -498,7 +547,9 @@ def test_only_what_is_broken_or_gone_is_fetched_again(hub: Hub, told: Told) -> N
     weights = folder / "unet/model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(BrokenWeights, match=r"org/base/unet/model.safetensors does not have the sha256") as caught:
+    with pytest.raises(
+        BrokenWeights, match=r"org/base/unet/model.safetensors does not have the sha256"
+    ) as caught:
         models.verify("org/base")
     assert "pv models fetch org/base" in caught.value.hint
     (folder / "model_index.json").unlink()
@@ -548,7 +599,9 @@ def test_a_folder_of_ones_own_is_copied_or_linked(hub: Hub, tmp_path: Path) -> N
     assert not {"linked", "copied"} & {*models.names()}
 
 
-def test_a_known_model_may_be_added_file_by_file_and_fetched_for_the_rest(hub: Hub, told: Told, tmp_path: Path) -> None:
+def test_a_known_model_may_be_added_file_by_file_and_fetched_for_the_rest(
+    hub: Hub, told: Told, tmp_path: Path
+) -> None:
     models = face_models(hub, tmp_path, zipped(FACES))
     (tmp_path / "judge.onnx").write_bytes(onnx(70))
     assert add(models, "faces", [tmp_path / "judge.onnx"]) == ["det.onnx", "rec.onnx"]
@@ -561,7 +614,8 @@ def test_a_known_model_may_be_added_file_by_file_and_fetched_for_the_rest(hub: H
 def test_files_of_a_known_model_must_be_the_published_ones(hub: Hub, tmp_path: Path) -> None:
     digest = hashlib.sha256(onnx(70)).hexdigest()
     models = known(
-        tmp_path, f"[faces]\ntitle='x'\nsources=[{{address='http://x/rec.onnx'}}]\nsha256={{'rec.onnx'='{digest}'}}"
+        tmp_path,
+        f"[faces]\ntitle='x'\nsources=[{{address='http://x/rec.onnx'}}]\nsha256={{'rec.onnx'='{digest}'}}",
     )
     (tmp_path / "rec.onnx").write_bytes(onnx(71))
     with pytest.raises(BrokenWeights, match=r"rec.onnx does not have the published sha256"):
@@ -579,12 +633,19 @@ def test_files_of_a_known_model_must_be_the_published_ones(hub: Hub, tmp_path: P
         add(models, "faces", [tmp_path / "rec.onnx"])
 
 
-def test_a_pickle_is_taken_only_if_it_holds_nothing_but_tensors(hub: Hub, told: Told, tmp_path: Path) -> None:
+def test_a_pickle_is_taken_only_if_it_holds_nothing_but_tensors(
+    hub: Hub, told: Told, tmp_path: Path
+) -> None:
     models = Models()
-    (tmp_path / "good.pt").write_bytes(pickled({"state_dict": {"weight": torch.zeros(3)}, "epoch": 3}))
+    (tmp_path / "good.pt").write_bytes(
+        pickled({"state_dict": {"weight": torch.zeros(3)}, "epoch": 3})
+    )
     (tmp_path / "code.pt").write_bytes(pickled({"weight": Code()}))
     (tmp_path / "cut.pt").write_bytes(pickled({"weight": torch.zeros(3)})[:-200])
-    for name, words in (("code", "could run code when loaded"), ("cut", "does not load as a file of tensors")):
+    for name, words in (
+        ("code", "could run code when loaded"),
+        ("cut", "does not load as a file of tensors"),
+    ):
         with pytest.raises(BrokenWeights, match=words):
             add(models, name, [tmp_path / f"{name}.pt"])
         assert models.state(name) is ModelState.MISSING
@@ -618,14 +679,20 @@ def tensor(first: Any, end: Any, shape: Any = (4,), dtype: Any = "U8") -> dict[s
 
 HOSTILE = {
     "deep": (header(b'{"a":' + b"[" * 100_000), "nested too deeply"),
-    "huge offset": (header(b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,1e400]}}'), "invalid shape or place"),
+    "huge offset": (
+        header(b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,1e400]}}'),
+        "invalid shape or place",
+    ),
     "negative": (header({"a": tensor(-4, 0)}), "invalid shape or place"),
     "backwards": (header({"a": tensor(4, 0)}, bytes(4)), "invalid shape or place"),
     "fraction": (header({"a": tensor(0, 4.0)}, bytes(4)), "invalid shape or place"),
     "truth": (header({"a": tensor(False, 4)}, bytes(4)), "invalid shape or place"),
     "shape": (header({"a": tensor(0, 4, "4")}, bytes(4)), "invalid shape or place"),
     "overlap": (header({"a": tensor(0, 4), "b": tensor(2, 6)}, bytes(6)), "tensors overlap at 'b'"),
-    "gap": (header({"a": tensor(0, 4), "b": tensor(6, 10)}, bytes(10)), "tensors leave a gap at 'b'"),
+    "gap": (
+        header({"a": tensor(0, 4), "b": tensor(6, 10)}, bytes(10)),
+        "tensors leave a gap at 'b'",
+    ),
     "too many bytes": (header({"a": tensor(0, 8)}, bytes(8)), "more or fewer bytes"),
     "format": (header({"a": tensor(0, 4, dtype="X9")}, bytes(4)), "unknown number format"),
     "format list": (header({"a": tensor(0, 4, dtype=[])}, bytes(4)), "unknown number format"),
@@ -655,7 +722,9 @@ def test_a_hostile_header_is_refused_in_a_sentence(kind: str, hub: Hub, tmp_path
         ("a.index.json", b'{"weight_map": {"a": "../../evil.safetensors"}}'),
     ],
 )
-def test_hostile_json_is_refused_in_a_sentence(name: str, content: bytes, hub: Hub, tmp_path: Path) -> None:
+def test_hostile_json_is_refused_in_a_sentence(
+    name: str, content: bytes, hub: Hub, tmp_path: Path
+) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / name).write_bytes(content)
@@ -669,7 +738,9 @@ def test_a_pipe_is_not_read(hub: Hub, tmp_path: Path) -> None:
         add(Models(), "mine", [tmp_path / "a.safetensors"])
 
 
-def test_what_is_put_there_by_hand_counts_once_it_is_complete(hub: Hub, told: Told, tmp_path: Path) -> None:
+def test_what_is_put_there_by_hand_counts_once_it_is_complete(
+    hub: Hub, told: Told, tmp_path: Path
+) -> None:
     models = face_models(hub, tmp_path, zipped(FACES))
     folder = model_folder("faces")
     folder.mkdir(parents=True)
@@ -685,19 +756,33 @@ def test_what_is_put_there_by_hand_counts_once_it_is_complete(hub: Hub, told: To
 
 def test_settings_name_their_models_licences_and_what_is_missing(hub: Hub, tmp_path: Path) -> None:
     settings = Presets().get("animatediff").settings({"model": {"base_model": "org/base"}})
-    assert missing_models(settings) == ["org/base", "animatediff-motion-adapter-v1-5-3", "antelopev2", "hpsv2.1"]
+    assert missing_models(settings) == [
+        "org/base",
+        "animatediff-motion-adapter-v1-5-3",
+        "antelopev2",
+        "hpsv2.1",
+    ]
     model_folder("antelopev2").mkdir(parents=True)
     assert "antelopev2" in missing_models(settings)
     for file in Registry().get("antelopev2").required():
         (model_folder("antelopev2") / file).write_bytes(onnx())
     assert "antelopev2" not in missing_models(settings)
-    there = Presets().get("animatediff").settings({"identity_reward": {"package": str(model_folder("antelopev2"))}})
-    assert "antelopev2: insightface's model licence (non-commercial research only)" in licences(there)
+    there = (
+        Presets()
+        .get("animatediff")
+        .settings({"identity_reward": {"package": str(model_folder("antelopev2"))}})
+    )
+    assert "antelopev2: insightface's model licence (non-commercial research only)" in licences(
+        there
+    )
     assert licences(Presets().get("tiny").settings()) == ()
 
 
 def test_a_missing_model_names_the_command_that_brings_it(hub: Hub) -> None:
-    for name, command in (("models:hpsv2/x.pt", "pv models fetch hpsv2`"), ("org/base", "pv models fetch org/base`")):
+    for name, command in (
+        ("models:hpsv2/x.pt", "pv models fetch hpsv2`"),
+        ("org/base", "pv models fetch org/base`"),
+    ):
         with pytest.raises(WeightsMissing) as caught:
             resolve(name)
         assert command in caught.value.hint

@@ -14,8 +14,9 @@ from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.backbones.interface import unit_range
 from pvtool_core.errors import NotFinite
 from pvtool_core.media.decode import to_pixels
-from pvtool_core.settings.schema import LoraConfig, TrainJob
-from pvtool_core.store.runs import read_events
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.schema import LoraConfig
+from pvtool_core.store.events import read_events
 from pvtool_core.trainer import RunFiles
 from tests.conftest import with_settings
 from tests.core.jobs import Engine, item, render_job
@@ -37,14 +38,22 @@ def test_an_adapter_that_gives_nan_fails_its_clip_and_no_other(
     metadata = header_of(adapters["strong"])
     tensors = load_file(adapters["strong"])
     first = next(name for name in tensors if "lora_up" in name)
-    save_file({**tensors, first: torch.full_like(tensors[first], math.nan)}, broken, metadata=metadata)
-    clips = [item(tmp_path / "out/bad", adapter=broken), item(tmp_path / "out/good", adapter=adapters["strong"])]
+    save_file(
+        {**tensors, first: torch.full_like(tensors[first], math.nan)}, broken, metadata=metadata
+    )
+    clips = [
+        item(tmp_path / "out/bad", adapter=broken),
+        item(tmp_path / "out/good", adapter=adapters["strong"]),
+    ]
     assert run(render_job(job, *clips)).status == 6
     events = {event["path"]: event for event in run.events if event["type"] == "clip"}
     assert events[clips[0].clip]["status"] == "failed"
     assert REASON in events[clips[0].clip]["reason"]
     assert events[clips[1].clip]["status"] == "done"
-    assert sorted(path.name for path in (tmp_path / "out").glob("*") if path.is_file()) == ["good.json", "good.mp4"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*") if path.is_file()) == [
+        "good.json",
+        "good.mp4",
+    ]
 
 
 def test_one_of_several_clips_denoised_together_fails_alone(
@@ -56,7 +65,9 @@ def test_one_of_several_clips_denoised_together_fails_alone(
         return noise(backbone, seed) * (math.nan if seed == 4 else 1)
 
     monkeypatch.setattr(AnimateDiff, "initial_latents", spoiled)
-    wanted = render_job(job, *(item(tmp_path / f"out/{seed}", seed) for seed in (3, 4, 5)), width="3")
+    wanted = render_job(
+        job, *(item(tmp_path / f"out/{seed}", seed) for seed in (3, 4, 5)), width="3"
+    )
     assert run(wanted).status == 6
     assert sorted(run.clips()) == ["done", "done", "failed"]
     assert not (tmp_path / "out/4.mp4").exists()
@@ -64,7 +75,12 @@ def test_one_of_several_clips_denoised_together_fails_alone(
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_frames_that_are_not_finite_are_no_clip(
-    run: Engine, home: Path, job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+    run: Engine,
+    home: Path,
+    job: TrainJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    value: float,
 ) -> None:
     decode = AnimateDiff.decode
 
@@ -89,7 +105,9 @@ def test_pixels_of_values_that_are_not_finite_are_refused(value: float) -> None:
 
 
 def test_an_infinite_output_of_the_decoder_does_not_pass_for_white_or_black() -> None:
-    decoded = torch.tensor([-2.0, -1.0, 1.0, 3.0, math.inf, -math.inf, math.nan], dtype=torch.float16)
+    decoded = torch.tensor(
+        [-2.0, -1.0, 1.0, 3.0, math.inf, -math.inf, math.nan], dtype=torch.float16
+    )
     frames = unit_range(decoded)
     assert frames[:4].tolist() == [0.0, 0.0, 1.0, 1.0]
     assert frames[4:].isnan().all()
@@ -144,7 +162,9 @@ def header_of(file: Path) -> dict[str, str]:
         return opened.metadata()
 
 
-def test_a_style_lora_with_nan_publishes_nothing(run: Engine, home: Path, job: TrainJob, tmp_path: Path) -> None:
+def test_a_style_lora_with_nan_publishes_nothing(
+    run: Engine, home: Path, job: TrainJob, tmp_path: Path
+) -> None:
     name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     tensors = {
         f"{name}.lora_down.weight": torch.full((2, 16), math.nan),

@@ -18,7 +18,7 @@ from pvtool_core.backbones.control import read_frames
 from pvtool_core.errors import BadPicture, InputRefused
 from pvtool_core.faces.enroll import read_photo
 from pvtool_core.media.photos import BLACK, natural_order, pictures_in, read_animation, read_picture
-from pvtool_core.models.locate import frames_fingerprint
+from pvtool_core.models.fingerprints import frames_fingerprint
 from pvtool_core.settings.schema import ControlConfig
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -58,13 +58,21 @@ def png(colour_type: int, rows: NDArray[np.uint16], *chunks: tuple[bytes, bytes]
     """A PNG of 16 bits a channel, which Pillow cannot write."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     height, width = rows.shape[:2]
     raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows)
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))
     extra = b"".join(chunk(*each) for each in chunks)
-    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + extra
+        + chunk(b"IDAT", zlib.compress(raw))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_16_bit_colour_keeps_its_upper_bits_with_and_without_alpha(tmp_path: Path) -> None:
@@ -92,7 +100,9 @@ def test_pixels_without_a_known_range_are_refused(tmp_path: Path, kind: type, wo
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK"])
-def test_opaque_pictures_without_a_profile_are_as_pillow_converts_them(tmp_path: Path, mode: str) -> None:
+def test_opaque_pictures_without_a_profile_are_as_pillow_converts_them(
+    tmp_path: Path, mode: str
+) -> None:
     picture = Image.fromarray(NOISE).convert(mode)
     picture.save(tmp_path / "a.tif")
     assert (pixels(tmp_path / "a.tif") == np.asarray(picture.convert("RGB"))).all()
@@ -132,14 +142,19 @@ def test_nothing_is_kept_of_colours_under_a_transparent_pixel(
     tmp_path: Path, mode: str, background: tuple[int, int, int]
 ) -> None:
     picture = with_alpha(mode)
-    picture.save(tmp_path / "a.png", **({"transparency": picture.info["transparency"]} if mode == "P" else {}))
+    picture.save(
+        tmp_path / "a.png",
+        **({"transparency": picture.info["transparency"]} if mode == "P" else {}),
+    )
     found = pixels(tmp_path / "a.png", background=background)
     assert (found[:, 16:] == background).all()
     assert (found[:, :16] == np.asarray(picture.convert("RGBA").convert("RGB"))[:, :16]).all()
 
 
 @pytest.mark.parametrize(("mode", "clear"), [("L", 100), ("RGB", (1, 2, 3)), ("P", 5)])
-def test_a_transparent_colour_is_the_background(tmp_path: Path, mode: str, clear: int | tuple[int, ...]) -> None:
+def test_a_transparent_colour_is_the_background(
+    tmp_path: Path, mode: str, clear: int | tuple[int, ...]
+) -> None:
     picture = Image.new(mode, (8, 8), clear)
     picture.putpixel((0, 0), 0 if mode != "RGB" else (0, 0, 0))
     if mode == "P":
@@ -151,7 +166,9 @@ def test_a_transparent_colour_is_the_background(tmp_path: Path, mode: str, clear
 
 
 def test_half_transparent_pixels_are_mixed_with_the_background(tmp_path: Path) -> None:
-    Image.new("RGBA", (8, 8), (200, 100, 0, 128)).save(tmp_path / "a.webp", lossless=True, exact=True)
+    Image.new("RGBA", (8, 8), (200, 100, 0, 128)).save(
+        tmp_path / "a.webp", lossless=True, exact=True
+    )
     assert np.abs(pixels(tmp_path / "a.webp").astype(int) - (227, 177, 127)).max() <= 1
 
 
@@ -182,25 +199,38 @@ def profile_of(gamma: float, primaries: tuple[float, ...]) -> bytes:
 
     curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
     text = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"test\0" + bytes(78)
-    tags = {b"desc": text + b"\0", b"wtpt": colour(0.9642, 1, 0.8249), b"cprt": b"text\0\0\0\0none\0\0\0\0"}
-    tags |= {name: colour(*primaries[3 * i : 3 * i + 3]) for i, name in enumerate((b"rXYZ", b"gXYZ", b"bXYZ"))}
+    tags = {
+        b"desc": text + b"\0",
+        b"wtpt": colour(0.9642, 1, 0.8249),
+        b"cprt": b"text\0\0\0\0none\0\0\0\0",
+    }
+    tags |= {
+        name: colour(*primaries[3 * i : 3 * i + 3])
+        for i, name in enumerate((b"rXYZ", b"gXYZ", b"bXYZ"))
+    }
     tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
     table, body = struct.pack(">I", len(tags)), b""
     for name, content in tags.items():
         data = content + bytes(-len(content) % 4)
         table += name + struct.pack(">II", 128 + 4 + 12 * len(tags) + len(body), len(data))
         body += data
-    head = struct.pack(">I4sI4s4s4s", 128 + len(table) + len(body), b"lcms", 0x02100000, b"mntr", b"RGB ", b"XYZ ")
+    head = struct.pack(
+        ">I4sI4s4s4s", 128 + len(table) + len(body), b"lcms", 0x02100000, b"mntr", b"RGB ", b"XYZ "
+    )
     head += bytes(12) + b"acsp" + bytes(28) + s15(0.9642, 1, 0.8249) + bytes(48)
     return head + table + body
 
 
-ADOBE = profile_of(2.19921875, (0.60974, 0.31111, 0.01947, 0.20528, 0.62567, 0.06087, 0.14919, 0.06322, 0.74457))
+ADOBE = profile_of(
+    2.19921875, (0.60974, 0.31111, 0.01947, 0.20528, 0.62567, 0.06087, 0.14919, 0.06322, 0.74457)
+)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 def test_colours_of_another_profile_become_srgb(tmp_path: Path, suffix: str) -> None:
-    Image.new("RGB", (16, 16), (100, 150, 60)).save(tmp_path / f"a.{suffix}", icc_profile=ADOBE, quality=100)
+    Image.new("RGB", (16, 16), (100, 150, 60)).save(
+        tmp_path / f"a.{suffix}", icc_profile=ADOBE, quality=100
+    )
     r, g, b = (int(value) for value in read_photo(tmp_path / f"a.{suffix}")[8, 8])
     assert abs(r - 70) < 12  # a green that Adobe RGB names with less green than sRGB
     assert abs(g - 151) < 6
@@ -230,9 +260,13 @@ def test_a_profile_that_cannot_be_used_is_reported(tmp_path: Path, profile: byte
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp"])
-def test_only_the_first_picture_of_an_animated_photo_is_used_and_that_is_said(tmp_path: Path, suffix: str) -> None:
+def test_only_the_first_picture_of_an_animated_photo_is_used_and_that_is_said(
+    tmp_path: Path, suffix: str
+) -> None:
     first, second = Image.fromarray(NOISE), Image.fromarray(NOISE[::-1])
-    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second], lossless=True, duration=100)
+    first.save(
+        tmp_path / f"a.{suffix}", save_all=True, append_images=[second], lossless=True, duration=100
+    )
     said: list[str] = []
     assert (read_photo(tmp_path / f"a.{suffix}", said.append) == NOISE).all()
     assert said == [f"a.{suffix} is animated: only its first picture is used."]
@@ -264,7 +298,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut": (cut_off, "damaged or cut off"),
     "bomb": (bomb, "absurdly large"),
     "text-bomb": (text_bomb, "damaged or cut off"),
-    "script": (lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "known format"),
+    "script": (
+        lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+        "known format",
+    ),
     "pipe": (os.mkfifo, "is not a regular file"),
     "device": (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
     "folder": (Path.mkdir, "is a folder"),
@@ -302,12 +339,31 @@ def test_a_picture_with_random_damage_is_read_or_refused(tmp_path: Path) -> None
 
 
 def shown(source: Path, count: int) -> list[NDArray[np.uint8]]:
-    return [np.asarray(picture) for picture in read_frames(ControlConfig(frames=str(source)), count)]
+    return [
+        np.asarray(picture) for picture in read_frames(ControlConfig(frames=str(source)), count)
+    ]
 
 
 def test_names_are_sorted_with_their_numbers_by_value() -> None:
-    wanted = ["1.png", "02.png", "2.png", "3.jpg", "10.png", "10 b.png", "100.png", "a.png", "A1b2.png", "a1b10.png"]
-    wanted += ["depth_9.png", "depth_0010.png", "shot 2 - 1.png", "shot 2 - 10.png", "shot 10 - 1.png"]
+    wanted = [
+        "1.png",
+        "02.png",
+        "2.png",
+        "3.jpg",
+        "10.png",
+        "10 b.png",
+        "100.png",
+        "a.png",
+        "A1b2.png",
+        "a1b10.png",
+    ]
+    wanted += [
+        "depth_9.png",
+        "depth_0010.png",
+        "shot 2 - 1.png",
+        "shot 2 - 10.png",
+        "shot 10 - 1.png",
+    ]
     found = [path.name for path in natural_order(map(Path, reversed(wanted)))]
     assert found == wanted
 
@@ -359,7 +415,9 @@ def test_control_videos_of_any_depth_and_range_keep_their_ramp(tmp_path: Path, k
     path = tmp_path / f"depth.{suffix}"
     raw = ("-f", "rawvideo", "-pix_fmt", "gray16le", "-s", "256x16", "-r", "8", "-i", "pipe:0")
     how = ("-c:v", codec, "-pix_fmt", form, *(("-crf", "0") if codec.startswith("lib") else ()))
-    subprocess.run([get_ffmpeg_exe(), "-v", "error", *raw, *how, str(path)], input=WIDE.tobytes(), check=True)
+    subprocess.run(
+        [get_ffmpeg_exe(), "-v", "error", *raw, *how, str(path)], input=WIDE.tobytes(), check=True
+    )
     for frame in shown(path, 2):
         assert np.abs(frame[8].astype(int) - np.arange(256)[:, None]).max() <= 3
     with pytest.raises(InputRefused, match="has 2 pictures for 3 frames"):
@@ -369,9 +427,24 @@ def test_control_videos_of_any_depth_and_range_keep_their_ramp(tmp_path: Path, k
 @pytest.mark.parametrize("codec", ["png", "qtrle"])
 def test_transparent_pixels_of_a_control_video_are_black(tmp_path: Path, codec: str) -> None:
     frames = np.tile(np.asarray(with_alpha("RGBA")), (2, 1, 1, 1))
-    raw = ("-f", "rawvideo", "-pix_fmt", "rgba", "-s", "32x24", "-r", "8", "-i", "pipe:0", "-c:v", codec)
+    raw = (
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgba",
+        "-s",
+        "32x24",
+        "-r",
+        "8",
+        "-i",
+        "pipe:0",
+        "-c:v",
+        codec,
+    )
     video = str(tmp_path / "a.mov")
-    subprocess.run([get_ffmpeg_exe(), "-v", "error", *raw, video], input=frames.tobytes(), check=True)
+    subprocess.run(
+        [get_ffmpeg_exe(), "-v", "error", *raw, video], input=frames.tobytes(), check=True
+    )
     first, _ = shown(tmp_path / "a.mov", 2)
     assert (first[:, 16:] == 0).all()
     assert (first[:, :16] == NOISE[:, :16]).all()

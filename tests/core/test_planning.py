@@ -10,22 +10,24 @@ import torch
 from pvtool.cli.plan_report import facts, words
 from pvtool_core import __main__ as engine
 from pvtool_core.backbones import load_backbone
-from pvtool_core.backbones.meta_model import skeleton
+from pvtool_core.backbones.meta_model import meta_model
 from pvtool_core.estimate.counts import Meter, count, forward, sizes
 from pvtool_core.estimate.plan import (
     GIB,
     Counts,
+    Estimate,
     Machine,
     Passes,
-    Plan,
     architecture_of,
     missing_weights,
     passes_of,
     sustained,
 )
-from pvtool_core.models.locate import Presets
-from pvtool_core.settings.schema import PlanJob, Settings, TrainJob, write_job
-from pvtool_core.store.runs import RunFolder, read_events
+from pvtool_core.settings.jobs import PlanJob, TrainJob, write_job
+from pvtool_core.settings.presets import Presets
+from pvtool_core.settings.schema import Settings
+from pvtool_core.store.events import read_events
+from pvtool_core.store.runs import RunFolder
 from pvtool_core.trainer import Trainer, bank_pairs
 from tests.benchmarks.iteration import quiet
 from tests.conftest import with_settings
@@ -39,18 +41,24 @@ def plan_job(settings: Settings) -> PlanJob:
 
 
 @pytest.fixture(scope="module")
-def small(job: TrainJob) -> Plan:
+def small(job: TrainJob) -> Estimate:
     """Of the small random models, as they lie on the disk."""
     counts = count(plan_job(job))
-    return Plan(job, counts, passes_of(job, len(job.prompts)), NOWHERE, 0)
+    return Estimate(job, counts, passes_of(job, len(job.prompts)), NOWHERE, 0)
 
 
 @pytest.fixture(scope="module")
-def large() -> Plan:
+def large() -> Estimate:
     """Of the preset animatediff, without its weights."""
     settings = Presets().get("animatediff").settings()
     a100 = Machine(name="NVIDIA A100-SXM4-80GB", memory=80 * GIB, host_memory=64 * GIB)
-    return Plan(settings, count(plan_job(settings)), passes_of(settings, 50), a100, sustained(a100.name, "float16"))
+    return Estimate(
+        settings,
+        count(plan_job(settings)),
+        passes_of(settings, 50),
+        a100,
+        sustained(a100.name, "float16"),
+    )
 
 
 def preset(**training: Any) -> Settings:
@@ -92,7 +100,9 @@ def test_an_iteration_makes_as_many_passes_as_planned(
     assert (made[False], made[True]) == (passes.plain, passes.with_gradient)
 
 
-def test_sizes_and_operations_are_those_of_the_model_on_the_disk(small: Plan, job: TrainJob) -> None:
+def test_sizes_and_operations_are_those_of_the_model_on_the_disk(
+    small: Estimate, job: TrainJob
+) -> None:
     backbone = load_backbone(job.model, job.sampler, job.prompts)
     latents, embeds = backbone.initial_latents(0), backbone.prompt_embeds(job.prompts[0])
     own = [*backbone.denoiser.parameters(), *backbone.denoiser.buffers()]
@@ -116,14 +126,16 @@ def test_the_meter_sees_what_lives_at_once() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_animatediff_is_counted_before_it_is_here(large: Plan) -> None:
+def test_animatediff_is_counted_before_it_is_here(large: Estimate) -> None:
     counts = large.counts
     assert counts.parameters == pytest.approx(1.277e9, rel=0.01)
     assert counts.step.flops == pytest.approx(35.5e12, rel=0.02)
     assert counts.clip.flops == pytest.approx(16 * 2.5e12, rel=0.02)
     assert counts.semantic_clip.flops == pytest.approx(16 * 0.33e12, rel=0.05)
     assert counts.adapter == 32 * 74_880
-    assert counts.gradient.flops == pytest.approx(3 * counts.step.flops, rel=0.05)  # there, again, and back
+    assert counts.gradient.flops == pytest.approx(
+        3 * counts.step.flops, rel=0.05
+    )  # there, again, and back
     assert 2 * GIB < counts.gradient.kept < 4 * GIB
     assert large.peak[1] < 14 * GIB  # on a GPU of 16 GB
 
@@ -133,15 +145,19 @@ def test_without_recomputation_a_step_keeps_forty_gib() -> None:
     assert count(plan_job(settings)).gradient.kept / GIB == pytest.approx(40.4, rel=0.15)
 
 
-def test_a_chain_that_is_kept_needs_all_its_steps_at_once(large: Plan) -> None:
-    kept = dataclasses.replace(large, settings=preset(gradient="full"), passes=Passes(0, 13, 50, 200))
+def test_a_chain_that_is_kept_needs_all_its_steps_at_once(large: Estimate) -> None:
+    kept = dataclasses.replace(
+        large, settings=preset(gradient="full"), passes=Passes(0, 13, 50, 200)
+    )
     more = kept.phases()["judging frames"] - large.phases()["judging frames"]
     assert more == 13 * large.counts.gradient.kept
 
 
-def test_it_fits_or_not_and_the_time_follows_the_device(large: Plan) -> None:
+def test_it_fits_or_not_and_the_time_follows_the_device(large: Estimate) -> None:
     assert large.fits
-    assert not dataclasses.replace(large, machine=dataclasses.replace(large.machine, memory=8 * GIB)).fits
+    assert not dataclasses.replace(
+        large, machine=dataclasses.replace(large.machine, memory=8 * GIB)
+    ).fits
     assert "is enough for" in words(large)
     assert "is not enough" not in words(large)
     laptop = dataclasses.replace(large, machine=dataclasses.replace(large.machine, host_memory=GIB))
@@ -152,14 +168,16 @@ def test_it_fits_or_not_and_the_time_follows_the_device(large: Plan) -> None:
     assert twice.seconds()["run"] == pytest.approx(large.seconds()["run"] / 2)
 
 
-def test_an_unknown_device_gets_no_time(small: Plan) -> None:
+def test_an_unknown_device_gets_no_time(small: Estimate) -> None:
     assert (small.fits, small.seconds()) == (None, {})
     assert "give it with --tflops" in words(small)
     assert sustained("Radeon", "float16") == sustained("NVIDIA A100", "float32") == 0
     assert facts(small)["tflop"]["run"] > 0
 
 
-def test_the_engine_reports_a_plan_of_weights_that_are_not_here(tmp_path: Path, small: Plan, job: TrainJob) -> None:
+def test_the_engine_reports_a_plan_of_weights_that_are_not_here(
+    tmp_path: Path, small: Estimate, job: TrainJob
+) -> None:
     folder = RunFolder(tmp_path)
     away = with_settings(job, "identity_reward", package="models:nowhere")
     write_job(folder.config, plan_job(away))
@@ -169,7 +187,9 @@ def test_the_engine_reports_a_plan_of_weights_that_are_not_here(tmp_path: Path, 
     assert found["machine"]["host_memory"] > 0
 
 
-def test_what_is_missing_is_named_with_what_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_named_with_what_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path))
     first, *others = missing_weights(Presets().get("animatediff").settings())
     assert "models:realistic-vision" in first.message
@@ -179,19 +199,29 @@ def test_what_is_missing_is_named_with_what_brings_it(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(("width", "height", "tflop"), [(768, 512, 792), (1280, 720, 3254)])
-def test_hunyuan_video_is_counted_at_both_of_the_papers_sizes(width: int, height: int, tflop: float) -> None:
+def test_hunyuan_video_is_counted_at_both_of_the_papers_sizes(
+    width: int, height: int, tflop: float
+) -> None:
     size = {"width": width, "height": height, "trim_prompt": False}
     settings = Presets().get("hunyuan-video").settings({"model": size})
     model = dataclasses.replace(settings.model, device="meta")
-    backbone = skeleton(model, settings.sampler, True, architecture_of(settings)[0])
+    backbone = meta_model(model, settings.sampler, True, architecture_of(settings)[0])
     latents, embeds = backbone.initial_latents(0), backbone.prompt_embeds("")
-    assert forward(lambda: backbone.predict(latents, 49, embeds)).flops == pytest.approx(tflop * 1e12, rel=0.02)
-    assert sum(each.numel() for each in backbone.denoiser.parameters()) == pytest.approx(12.8e9, rel=0.01)
+    assert forward(lambda: backbone.predict(latents, 49, embeds)).flops == pytest.approx(
+        tflop * 1e12, rel=0.02
+    )
+    assert sum(each.numel() for each in backbone.denoiser.parameters()) == pytest.approx(
+        12.8e9, rel=0.01
+    )
 
 
 def test_weights_wait_in_the_machines_memory_or_take_fewer_bytes() -> None:
-    block = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False), torch.nn.LayerNorm(64)).to(torch.bfloat16)
-    denoiser = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([block]), "last": torch.nn.Linear(8, 8)})
+    block = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False), torch.nn.LayerNorm(64)).to(
+        torch.bfloat16
+    )
+    denoiser = torch.nn.ModuleDict(
+        {"blocks": torch.nn.ModuleList([block]), "last": torch.nn.Linear(8, 8)}
+    )
     blocks: list[torch.nn.Module] = [block]
     matrix, rest, last = 64 * 64, 2 * 2 * 64, (8 * 8 + 8) * 4
     assert sizes(denoiser, blocks, "dtype", offload=False) == (2 * matrix + rest + last, 0)

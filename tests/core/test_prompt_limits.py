@@ -25,7 +25,8 @@ from pvtool_core.models.prompt_limits import (
     prompt_limits,
 )
 from pvtool_core.paths import presets_dir
-from pvtool_core.settings.schema import ModelConfig, TrainJob
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.schema import ModelConfig
 from tests.core.jobs import Engine, item, render_job
 from tests.families import FAMILIES, HUNYUAN_VIDEO, WAN, Family
 
@@ -58,7 +59,9 @@ def test_two_prompts_that_differ_past_the_limit_are_named_with_the_part_that_is_
     stable_diffusion: ModelConfig,
 ) -> None:
     beginning = "a <V> woman " + "red " * 70
-    cuts = check_prompts_fit(stable_diffusion, [beginning + "dancing at night", beginning + "asleep", "a <V> man"])
+    cuts = check_prompts_fit(
+        stable_diffusion, [beginning + "dancing at night", beginning + "asleep", "a <V> man"]
+    )
     assert [cut.lost for cut in cuts] == ["dancing at night", "asleep"]
     assert all("75 tokens" in cut.message and repr(cut.lost) in cut.message for cut in cuts)
 
@@ -71,7 +74,9 @@ def test_a_keyword_past_the_limit_is_refused(stable_diffusion: ModelConfig) -> N
     assert check_prompts_fit(stable_diffusion, ["red " * 72 + "<V>"]) == []
 
 
-def test_a_noun_after_the_keyword_that_is_cut_is_refused_as_the_keyword_is(stable_diffusion: ModelConfig) -> None:
+def test_a_noun_after_the_keyword_that_is_cut_is_refused_as_the_keyword_is(
+    stable_diffusion: ModelConfig,
+) -> None:
     prompt = "red " * 72 + "<V> woman waving"
     with pytest.raises(BadPrompt, match="noun 'woman' of the keyword <V> is cut off"):
         check_prompts_fit(stable_diffusion, [prompt], noun="woman")
@@ -87,7 +92,9 @@ def test_a_negative_prompt_may_be_cut_and_is_named(stable_diffusion: ModelConfig
     assert "of the negative prompt 'ugly" in cut.message
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(prompt=st.text(max_size=200))
 def test_prompts_are_counted_as_transformers_counts_them(
     stable_diffusion: ModelConfig, clip_tokenizer: CLIPTokenizer, prompt: str
@@ -98,7 +105,9 @@ def test_prompts_are_counted_as_transformers_counts_them(
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_what_is_named_as_cut_changes_nothing_in_the_model_and_what_is_not_does(family: Family, models: Path) -> None:
+def test_what_is_named_as_cut_changes_nothing_in_the_model_and_what_is_not_does(
+    family: Family, models: Path
+) -> None:
     job = family.job(models)
     words = "<V> " + "ab cd " * 300
     limit = limit_of(job.model)
@@ -118,7 +127,9 @@ def test_the_template_of_hunyuan_video_is_that_of_diffusers() -> None:
     assert 256 + int(start) == LLAMA_TOKENS
 
 
-def test_what_the_second_text_encoder_of_hunyuan_video_does_not_read_is_named_and_not_refused(models: Path) -> None:
+def test_what_the_second_text_encoder_of_hunyuan_video_does_not_read_is_named_and_not_refused(
+    models: Path,
+) -> None:
     job = HUNYUAN_VIDEO.job(models)
     words = "a blue coat, " * 8
     (cut,) = check_prompts_fit(job.model, [words + "<V> woman"], noun="woman")
@@ -128,7 +139,10 @@ def test_what_the_second_text_encoder_of_hunyuan_video_does_not_read_is_named_an
     kept = words[: len(words) - len(cut.lost) + len("<V> woman")]
     same, other = kept + "zz", "z" + kept[1:]
     backbone = load_backbone(job.model, job.sampler, [words + "<V> woman", same, other])
-    pooled = [backbone.prompt_embeds(each)["pooled_prompt_embeds"] for each in (words + "<V> woman", same, other)]
+    pooled = [
+        backbone.prompt_embeds(each)["pooled_prompt_embeds"]
+        for each in (words + "<V> woman", same, other)
+    ]
     assert torch.equal(pooled[0], pooled[1])
     assert not torch.equal(pooled[0], pooled[2])
     with pytest.raises(BadPrompt, match="keyword <V> is cut off"):
@@ -146,7 +160,9 @@ def test_wan_counts_what_its_pipeline_makes_of_a_prompt(models: Path) -> None:
 def test_text_that_grows_in_the_tokenizer_is_counted_as_it_is_read() -> None:
     letters = Tokenizer(Unigram([("<unk>", 0.0), ("a", -1.0), ("m", -1.0), (".", -1.0)], 0))
     letters.normalizer = normalizers.NFKC()  # pyright: ignore[reportAttributeAccessIssue]
-    assert PromptLimit(letters, 30).cut("\u33c2" * 7) is None  # a.m. in one character of three bytes
+    assert (
+        PromptLimit(letters, 30).cut("\u33c2" * 7) is None
+    )  # a.m. in one character of three bytes
     cut = PromptLimit(letters, 30).cut("\u33c2" * 9)
     assert cut is not None
     assert cut.lost == "\u33c2" * 2
@@ -157,7 +173,12 @@ def test_a_batch_engine_warns_of_prompts_that_are_cut_and_makes_them(
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
     long = "a <V> woman waving " + "and waving " * 10
-    assert run(render_job(job, item(tmp_path / "out/long", prompt=long), item(tmp_path / "out/short"))).status == 0
+    assert (
+        run(
+            render_job(job, item(tmp_path / "out/long", prompt=long), item(tmp_path / "out/short"))
+        ).status
+        == 0
+    )
     (warning,) = [event for event in run.events if event["type"] == "warning"]
     assert "cut off" in warning["message"]
     assert long.endswith(warning["cut"])

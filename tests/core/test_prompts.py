@@ -20,7 +20,9 @@ from pvtool_core.store.prompts import (
 )
 
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
-prompts = anything.map(lambda text: f"{KEYWORD} person " + re.sub(r"[{}\[\]():]|AND|BREAK", "", text))
+prompts = anything.map(
+    lambda text: f"{KEYWORD} person " + re.sub(r"[{}\[\]():]|AND|BREAK", "", text)
+)
 
 
 @pytest.fixture
@@ -40,7 +42,9 @@ def test_no_evaluation_prompt_is_trained_on() -> None:
 
 
 @given(st.lists(prompts, min_size=1))
-def test_a_bank_that_was_made_is_read_back_the_same(tmp_path_factory: pytest.TempPathFactory, given: list[str]) -> None:
+def test_a_bank_that_was_made_is_read_back_the_same(
+    tmp_path_factory: pytest.TempPathFactory, given: list[str]
+) -> None:
     own = tmp_path_factory.mktemp("home") / "prompts"
     made = Banks(own=own).create("mine", given, "of my own")
     assert Banks(own=own).get("mine") == made
@@ -49,7 +53,10 @@ def test_a_bank_that_was_made_is_read_back_the_same(tmp_path_factory: pytest.Tem
 
 def test_an_own_bank_grows_and_a_shipped_one_does_not(banks: Banks) -> None:
     banks.create("mine", ["<V> {noun} runs"])
-    assert banks.extend("mine", ["<V> sleeps", "<V> {noun} runs"]).prompts == ("<V> {noun} runs", "<V> sleeps")
+    assert banks.extend("mine", ["<V> sleeps", "<V> {noun} runs"]).prompts == (
+        "<V> {noun} runs",
+        "<V> sleeps",
+    )
     with pytest.raises(NameTaken):
         banks.extend("default", ["<V> sleeps"])
 
@@ -93,7 +100,8 @@ def test_an_own_bank_can_be_deleted_and_a_shipped_one_cannot(banks: Banks) -> No
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", "  ", "<V>", "a man runs", "<v> man runs", "<V> " + "x" * 1000, "<V> {name} runs"]
+    "prompt",
+    ["", "  ", "<V>", "a man runs", "<v> man runs", "<V> " + "x" * 1000, "<V> {name} runs"],
 )
 def test_a_prompt_that_cannot_be_used_is_refused(banks: Banks, prompt: str) -> None:
     with pytest.raises(BadPrompt):
@@ -121,7 +129,9 @@ def test_a_prompt_that_cannot_be_used_is_refused(banks: Banks, prompt: str) -> N
     ],
 )
 def test_syntax_of_other_programs_is_refused_and_not_read_as_text(syntax: str, hint: str) -> None:
-    with pytest.raises(BadPrompt, match=re.escape(repr(syntax)[1:].split()[0].rstrip("'"))) as refused:
+    with pytest.raises(
+        BadPrompt, match=re.escape(repr(syntax)[1:].split()[0].rstrip("'"))
+    ) as refused:
         check_prompt(f"<V> woman, {syntax}")
     assert hint in refused.value.hint
     with pytest.raises(BadPrompt):
@@ -153,7 +163,9 @@ def test_an_empty_bank_is_refused(banks: Banks, tmp_path: Path) -> None:
         read_prompt_file(tmp_path / "empty.txt")
 
 
-@pytest.mark.parametrize("name", ["../mine", "a/b", "", ".hidden", "a..b", "x" * 65, "tab\tbed", "-rf"])
+@pytest.mark.parametrize(
+    "name", ["../mine", "a/b", "", ".hidden", "a..b", "x" * 65, "tab\tbed", "-rf"]
+)
 def test_a_bank_cannot_be_named_out_of_its_folder(banks: Banks, name: str) -> None:
     with pytest.raises(BadName):
         banks.create(name, ["<V> runs"])

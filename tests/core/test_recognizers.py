@@ -15,7 +15,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pvtool_core.errors import BrokenWeights, InputRefused
-from pvtool_core.faces.analyzer import FaceAnalyzer, Picture, align, align_differentiable, largest, load_recognizer
+from pvtool_core.faces.analyzer import (
+    FaceAnalyzer,
+    Picture,
+    align,
+    align_differentiable,
+    largest,
+    load_recognizer,
+)
 from pvtool_core.faces.insightface_models import open_recognizer
 from pvtool_core.models.adding import add
 from pvtool_core.models.installed import Models
@@ -31,7 +38,9 @@ NARROW: dict[str, Any] = {"widths": (8, 8, 16, 24, 32), "dimensions": 64}
 def crops() -> list[Picture]:
     """Aligned RGB crops of noise, and of the faces that the tiny preset finds in its sample photos."""
     analyzer = FaceAnalyzer(TINY / "faces", "det_tiny.onnx", (), 128, 0.5, threads=1)
-    found: list[Picture] = [np.random.default_rng(seed).integers(0, 256, (112, 112, 3), np.uint8) for seed in (0, 1)]
+    found: list[Picture] = [
+        np.random.default_rng(seed).integers(0, 256, (112, 112, 3), np.uint8) for seed in (0, 1)
+    ]
     for path in sorted((TINY / "samples").glob("*.png")):
         with Image.open(path) as image:
             picture = np.asarray(image.convert("RGB"))
@@ -49,7 +58,9 @@ def in_unit_range(crops: list[Picture]) -> Tensor:
 def largest_distance(onnx: Path, crops: list[Picture]) -> float:
     """Of our embeddings from insightface's own, as 1 - cosine; all crops go through ours at once."""
     model = open_recognizer(onnx, threads=1)
-    theirs = torch.from_numpy(np.concatenate([model.get_feat(crop[..., ::-1]) for crop in crops])).double()
+    theirs = torch.from_numpy(
+        np.concatenate([model.get_feat(crop[..., ::-1]) for crop in crops])
+    ).double()
     with torch.no_grad():
         ours = load_recognizer(onnx)(in_unit_range(crops)).double()
     assert ours.shape == theirs.shape
@@ -150,7 +161,9 @@ def test_a_recogniser_that_normalises_inside_gets_the_same_pixels_as_others(tmp_
 
 
 @pytest.mark.parametrize("write", [not_folded, made_for_one_crop, normalised_inside])
-def test_its_gradient_is_that_of_finite_differences(write: Callable[[Path], None], tmp_path: Path) -> None:
+def test_its_gradient_is_that_of_finite_differences(
+    write: Callable[[Path], None], tmp_path: Path
+) -> None:
     write(tmp_path / "rec.onnx")
     assert gradient_error(tmp_path / "rec.onnx") < 1e-6
 
@@ -164,7 +177,9 @@ def gradient_error(onnx: Path) -> float:
     """Relative, of the derivative of a similarity along a random direction that is not too flat, in float64."""
     recognizer = load_recognizer(onnx).double()
     generator = torch.Generator().manual_seed(0)
-    faces, person, part = (torch.rand(2, 3, 112, 112, generator=generator, dtype=torch.float64) for _ in range(3))
+    faces, person, part = (
+        torch.rand(2, 3, 112, 112, generator=generator, dtype=torch.float64) for _ in range(3)
+    )
 
     def similarity(moved: Tensor) -> Tensor:
         return torch.cosine_similarity(recognizer(moved), recognizer(person)).sum()
@@ -210,7 +225,13 @@ def by_todays_exporter(path: Path, opset: int = 18, beside: bool = True) -> None
     model.opset_import[0].version = opset
     model.ir_version = 10
     if beside:
-        onnx.save(model, str(path), save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+        onnx.save(
+            model,
+            str(path),
+            save_as_external_data=True,
+            location=f"{path.name}.data",
+            size_threshold=1024,
+        )
     else:
         onnx.save(model, str(path))
 
@@ -252,7 +273,10 @@ def test_newer_layers_are_written_in_older_ones(tmp_path: Path, crops: list[Pict
         node("MatMul", ["double", "matrix"], ["embedding"]),
     ]
     shapes = {"input.1": ["n", 3, 112, 112], "embedding": ["n", 32]}
-    given, made = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items())
+    given, made = (
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in shapes.items()
+    )
     plain = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     graph = helper.make_graph(nodes, "g", [given], [made], plain)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -294,13 +318,20 @@ def test_weights_outside_the_models_folder_are_not_read(location: str, tmp_path:
         add(Models(), "mine", [path])
 
 
-@pytest.mark.parametrize(("key", "value"), [("offset", "+0"), ("offset", " 0"), ("length", "x"), ("offset", "9" * 30)])
-def test_an_invalid_place_of_weights_is_named_as_the_reason(key: str, value: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"), [("offset", "+0"), ("offset", " 0"), ("length", "x"), ("offset", "9" * 30)]
+)
+def test_an_invalid_place_of_weights_is_named_as_the_reason(
+    key: str, value: str, tmp_path: Path
+) -> None:
     path = tmp_path / "rec.onnx"
     by_todays_exporter(path)
     model = onnx.load(str(path), load_external_data=False)
     tensor = next(tensor for tensor in model.graph.initializer if tensor.external_data)
-    entry = next((entry for entry in tensor.external_data if entry.key == key), None) or tensor.external_data.add()
+    entry = (
+        next((entry for entry in tensor.external_data if entry.key == key), None)
+        or tensor.external_data.add()
+    )
     entry.key, entry.value = key, value
     path.write_bytes(model.SerializeToString())
     for attempt in (partial(load_recognizer, path), partial(add, Models(), "mine", [path])):
@@ -308,15 +339,21 @@ def test_an_invalid_place_of_weights_is_named_as_the_reason(key: str, value: str
             attempt()
 
 
-def test_missing_and_truncated_weights_beside_a_model_are_told_as_what_they_are(tmp_path: Path) -> None:
+def test_missing_and_truncated_weights_beside_a_model_are_told_as_what_they_are(
+    tmp_path: Path,
+) -> None:
     by_todays_exporter(tmp_path / "rec.onnx")
     data = tmp_path / "rec.onnx.data"
     content = data.read_bytes()
     data.write_bytes(content[:-8])
-    with pytest.raises(InputRefused, match=r"keeps its weights in rec\.onnx\.data, which is truncated"):
+    with pytest.raises(
+        InputRefused, match=r"keeps its weights in rec\.onnx\.data, which is truncated"
+    ):
         load_recognizer(tmp_path / "rec.onnx")
     data.unlink()
-    with pytest.raises(InputRefused, match=r"keeps its weights in rec\.onnx\.data, which is missing"):
+    with pytest.raises(
+        InputRefused, match=r"keeps its weights in rec\.onnx\.data, which is missing"
+    ):
         load_recognizer(tmp_path / "rec.onnx")
     data.symlink_to("/dev/zero")
     with pytest.raises(InputRefused, match="not a regular file"):

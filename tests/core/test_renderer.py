@@ -21,8 +21,8 @@ from pvtool_core.media.encode import write_clip
 from pvtool_core.media.ffmpeg import ClipBroken
 from pvtool_core.media.metadata import read_facts
 from pvtool_core.rendering.renderer import render
-from pvtool_core.rendering.write import Finisher
-from pvtool_core.settings.schema import EncodingConfig, RenderItem, TrainJob
+from pvtool_core.rendering.write import Writer
+from pvtool_core.settings.jobs import EncodingConfig, RenderItem, TrainJob
 from tests.core.jobs import PROMPT, Engine, item, render_job, whole
 
 
@@ -39,14 +39,19 @@ def test_a_rendered_clip_has_its_facts_beside_it_and_inside_it(
         f"{clip.name}.{end}" for end in ("gif", "json", "mp4")
     ]
     assert frames_of(clip.with_suffix(".mp4")).shape == (4, 32, 32, 3)
-    beside, inside = json.loads(clip.with_suffix(".json").read_text()), read_facts(clip.with_suffix(".mp4"))
+    beside, inside = (
+        json.loads(clip.with_suffix(".json").read_text()),
+        read_facts(clip.with_suffix(".mp4")),
+    )
     assert inside["generated_by_ai"] is True
     assert inside.items() <= beside.items()
     assert (inside["prompt"], inside["seed"], inside["run"], inside["sampler"]["num_inference_steps"]) == (
         PROMPT, 3, "ann-1", 8
     )  # fmt: skip
     assert beside["adapter"] == str(adapters["strong"])
-    assert str(tmp_path.parent.parent) not in json.dumps(inside)  # where things lie here is nobody's business
+    assert str(tmp_path.parent.parent) not in json.dumps(
+        inside
+    )  # where things lie here is nobody's business
 
 
 def test_what_is_there_is_skipped_and_what_was_damaged_is_made_again(
@@ -83,7 +88,12 @@ def test_an_adapter_changes_the_clip_and_one_of_zeros_does_not(
     run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     files = {"strong": adapters["strong"], "base": "", "zero": adapters["zero"]}
-    assert run(render_job(job, *(item(tmp_path / name, adapter=file) for name, file in files.items()))).status == 0
+    assert (
+        run(
+            render_job(job, *(item(tmp_path / name, adapter=file) for name, file in files.items()))
+        ).status
+        == 0
+    )
     frames = {name: frames_of(tmp_path / f"{name}.mp4") for name in files}
     assert (frames["zero"] == frames["base"]).all()
     assert np.abs(frames["strong"].astype(int) - frames["base"]).mean() > 1
@@ -94,11 +104,19 @@ def test_one_clip_that_fails_does_not_stop_the_others(
 ) -> None:
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes(adapters["strong"].read_bytes()[:-7])
-    items = [item(tmp_path / "a", adapter=torn), item(tmp_path / "b", adapter=tmp_path / "gone"), item(tmp_path / "c")]
+    items = [
+        item(tmp_path / "a", adapter=torn),
+        item(tmp_path / "b", adapter=tmp_path / "gone"),
+        item(tmp_path / "c"),
+    ]
     wanted = render_job(job, *items)
     ended = run(wanted)
     assert (ended.status, ended.kind, ended.message) == (6, "SomeFailed", "2 of 3 failed.")
-    reasons = {Path(event["path"]).name: event.get("reason") for event in run.events if event["type"] == "clip"}
+    reasons = {
+        Path(event["path"]).name: event.get("reason")
+        for event in run.events
+        if event["type"] == "clip"
+    }
     assert reasons["c"] is None
     assert "torn.safetensors is no adapter file" in str(reasons["a"])
     assert "gone are not on this machine" in str(reasons["b"])
@@ -106,7 +124,9 @@ def test_one_clip_that_fails_does_not_stop_the_others(
     assert not list(tmp_path.glob("[ab].*"))
 
 
-def test_when_nothing_could_be_made_the_reason_is_the_answer(run: Engine, job: TrainJob, tmp_path: Path) -> None:
+def test_when_nothing_could_be_made_the_reason_is_the_answer(
+    run: Engine, job: TrainJob, tmp_path: Path
+) -> None:
     ended = run(render_job(job, item(tmp_path / "b", adapter=tmp_path / "gone")))
     assert (ended.status, ended.kind) == (4, "WeightsMissing")
 
@@ -135,7 +155,9 @@ def mark_latents(file: Path) -> None:
     save_file({"latents": torch.zeros_like(load_file(file)["latents"])}, file, metadata=metadata)
 
 
-def test_a_batch_that_is_stopped_keeps_what_is_whole(run: Engine, job: TrainJob, tmp_path: Path) -> None:
+def test_a_batch_that_is_stopped_keeps_what_is_whole(
+    run: Engine, job: TrainJob, tmp_path: Path
+) -> None:
     def report(type: str, **values: Any) -> None:
         if type == "clip":
             raise Interrupted("asked to stop")
@@ -165,7 +187,9 @@ class Passes:
         monkeypatch.setattr(AnimateDiff, "predict", counted)
 
 
-def people(adapters: dict[str, Path], out: Path, prompts: Sequence[str] = (PROMPT,)) -> list[RenderItem]:
+def people(
+    adapters: dict[str, Path], out: Path, prompts: Sequence[str] = (PROMPT,)
+) -> list[RenderItem]:
     """Clips of two people and of nobody, for each prompt."""
     files = {"strong": adapters["strong"], "zero": adapters["zero"], "base": ""}
     return [
@@ -176,7 +200,11 @@ def people(adapters: dict[str, Path], out: Path, prompts: Sequence[str] = (PROMP
 
 
 def test_clips_of_one_prompt_and_seed_share_what_no_adapter_takes_part_in(
-    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Engine,
+    job: TrainJob,
+    adapters: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
     passes = Passes(monkeypatch)
@@ -187,7 +215,11 @@ def test_clips_of_one_prompt_and_seed_share_what_no_adapter_takes_part_in(
 
 
 def test_several_go_through_the_model_at_once_and_can_be_made_again_to_the_bit(
-    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Engine,
+    job: TrainJob,
+    adapters: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
     passes = Passes(monkeypatch)
@@ -203,11 +235,17 @@ def test_several_go_through_the_model_at_once_and_can_be_made_again_to_the_bit(
 
 
 def test_too_many_for_the_memory_are_made_by_halves(
-    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Engine,
+    job: TrainJob,
+    adapters: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
     passes = Passes(monkeypatch, room=1)
-    wanted = render_job(job, *people(adapters, tmp_path / "out", [PROMPT, "a <V> woman asleep"]), width="4")
+    wanted = render_job(
+        job, *people(adapters, tmp_path / "out", [PROMPT, "a <V> woman asleep"]), width="4"
+    )
     assert run(wanted).status == 0
     assert passes.widths.count(2) == 1
     assert run.clips() == ["done"] * 6
@@ -247,7 +285,9 @@ def test_what_is_there_of_another_format_stays(run: Engine, job: TrainJob, tmp_p
     assert run.clips() == ["skipped"]
 
 
-def test_contact_sheets_show_every_clip_that_is_there(run: Engine, job: TrainJob, tmp_path: Path) -> None:
+def test_contact_sheets_show_every_clip_that_is_there(
+    run: Engine, job: TrainJob, tmp_path: Path
+) -> None:
     items = [item(tmp_path / str(seed), seed) for seed in range(3)]
     assert run(render_job(job, *items, sheet="contact-sheet")).status == 0
     with Image.open(tmp_path / "contact-sheet.png") as sheet:
@@ -255,7 +295,11 @@ def test_contact_sheets_show_every_clip_that_is_there(run: Engine, job: TrainJob
 
 
 def test_how_long_clips_take_is_known_afterwards(
-    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Engine,
+    job: TrainJob,
+    adapters: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
     wanted = render_job(job, *people(adapters, tmp_path / "out"))
@@ -284,7 +328,7 @@ def test_a_memory_that_was_full_of_a_clip_that_is_being_finished_is_tried_again(
 ) -> None:
     predict, full = AnimateDiff.predict, iter([True])
 
-    def busy(_: Finisher) -> bool:
+    def busy(_: Writer) -> bool:
         return True
 
     def busy_at_first(backbone: AnimateDiff, latents: Any, step: int, embeds: Any) -> Any:
@@ -293,13 +337,17 @@ def test_a_memory_that_was_full_of_a_clip_that_is_being_finished_is_tried_again(
         return predict(backbone, latents, step, embeds)
 
     monkeypatch.setattr(AnimateDiff, "predict", busy_at_first)
-    monkeypatch.setattr(Finisher, "busy", busy)
+    monkeypatch.setattr(Writer, "busy", busy)
     assert run(render_job(job, item(tmp_path / "clip", 11))).status == 0
     assert run.clips() == ["done"]
 
 
 def test_the_original_of_a_clip_that_is_made_again_goes_with_it(
-    run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Engine,
+    job: TrainJob,
+    adapters: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
     again = replace(item(tmp_path / "again", 5, adapters["strong"]), switch_width=2, tail_width=2)
@@ -307,7 +355,11 @@ def test_the_original_of_a_clip_that_is_made_again_goes_with_it(
     assert json.loads((tmp_path / "again.json").read_text())["widths"] == [2, 2]
 
 
-def test_latents_that_pv_did_not_write_are_left_alone(run: Engine, job: TrainJob, tmp_path: Path) -> None:
+def test_latents_that_pv_did_not_write_are_left_alone(
+    run: Engine, job: TrainJob, tmp_path: Path
+) -> None:
     (tmp_path / ".clip.latents").mkdir()
-    assert run(render_job(job, item(tmp_path / "clip", 5))).status == 1  # it cannot be replaced by a file
+    assert (
+        run(render_job(job, item(tmp_path / "clip", 5))).status == 1
+    )  # it cannot be replaced by a file
     assert run.clips() == ["failed"]

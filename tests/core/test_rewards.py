@@ -18,7 +18,7 @@ from pvtool_core.rewards import (
     nearest_face,
     semantic_reward,
 )
-from pvtool_core.settings.schema import TrainJob
+from pvtool_core.settings.jobs import TrainJob
 
 SCORES = torch.tensor([0.21, 0.24, 0.22, 0.25])
 
@@ -54,18 +54,24 @@ def test_the_level_penalty_sees_a_common_drop_and_forgives_a_rise() -> None:
 
 def test_without_a_temperature_semantics_would_do_nothing() -> None:
     target = SCORES.flip(0)
-    assert semantic_reward(target, SCORES, 1.0) < 1e-3 < 0.1 < semantic_reward(target, SCORES, 100.0)
+    assert (
+        semantic_reward(target, SCORES, 1.0) < 1e-3 < 0.1 < semantic_reward(target, SCORES, 100.0)
+    )
 
 
 @pytest.mark.parametrize("word", ["waving ", "速", "wave,"])
-def test_texts_longer_than_the_context_are_known_with_and_without_spaces(job: TrainJob, word: str) -> None:
+def test_texts_longer_than_the_context_are_known_with_and_without_spaces(
+    job: TrainJob, word: str
+) -> None:
     scorer = SemanticScorer(job.semantic_reward, torch.device("cpu"))
     counts = [count for count in range(1, 80) if not scorer.cut_prompts(["<V> " + word * count])]
     longest = len(counts)
     assert counts == list(range(1, longest + 1))
     assert 3 < longest < 79
     pictures = torch.rand(1, 3, 32, 32, generator=generator())
-    kept, cut, more = (scorer.score(pictures, "<V> " + word * n) for n in (longest, longest + 30, longest + 60))
+    kept, cut, more = (
+        scorer.score(pictures, "<V> " + word * n) for n in (longest, longest + 30, longest + 60)
+    )
     assert torch.equal(cut, more)
     assert not torch.equal(kept, scorer.score(pictures, "<V> " + word * (longest - 1)))
 
@@ -75,16 +81,21 @@ def semantic(job: TrainJob) -> SemanticScorer:
     return SemanticScorer(job.semantic_reward, torch.device("cpu"))
 
 
-def test_a_score_is_the_cosine_of_open_clip_s_features(semantic: SemanticScorer, job: TrainJob) -> None:
+def test_a_score_is_the_cosine_of_open_clip_s_features(
+    semantic: SemanticScorer, job: TrainJob
+) -> None:
     import open_clip
 
     frames = torch.rand(2, 3, 16, 16, generator=generator())
     model: Any = open_clip.create_model(f"local-dir:{job.semantic_reward.model}").eval()
     mean, std = (
-        torch.tensor(each)[:, None, None] for each in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+        torch.tensor(each)[:, None, None]
+        for each in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     )
     image = model.encode_image((frames - mean) / std)
-    text = model.encode_text(open_clip.get_tokenizer("ViT-B-32", context_length=16)(["a woman waving"]))
+    text = model.encode_text(
+        open_clip.get_tokenizer("ViT-B-32", context_length=16)(["a woman waving"])
+    )
     expected = torch.cosine_similarity(image, text)
     assert torch.allclose(semantic.score(frames, "a <V> woman waving"), expected, atol=1e-6)
 
@@ -98,7 +109,9 @@ def test_the_keyword_is_left_out_of_the_scored_text(semantic: SemanticScorer) ->
 def test_scores_do_not_depend_on_the_other_frames(semantic: SemanticScorer) -> None:
     frames = torch.rand(3, 3, 32, 32, generator=generator())
     together = semantic.score(frames, "a woman")
-    assert torch.allclose(torch.cat([semantic.score(frame[None], "a woman") for frame in frames]), together, atol=1e-6)
+    assert torch.allclose(
+        torch.cat([semantic.score(frame[None], "a woman") for frame in frames]), together, atol=1e-6
+    )
 
 
 def test_a_semantic_gradient_reaches_every_pixel_and_no_weight(semantic: SemanticScorer) -> None:
@@ -127,12 +140,16 @@ class Pixels(nn.Module):
 def test_identity_compares_the_aligned_face_and_passes_the_gradient() -> None:
     from pvtool_core.faces.analyzer import TEMPLATE
 
-    face, stranger = (functional.interpolate(torch.rand(1, 3, 7, 7, generator=generator(seed)), 112) for seed in (0, 9))
+    face, stranger = (
+        functional.interpolate(torch.rand(1, 3, 7, 7, generator=generator(seed)), 112)
+        for seed in (0, 9)
+    )
     landmarks = torch.tensor(TEMPLATE)
     frame = face[0].clone().requires_grad_()
     for seed in range(5):
         same, other = (
-            IdentityScorer(Pixels(), photo).score(frame, landmarks, generator(seed)) for photo in (face, stranger)
+            IdentityScorer(Pixels(), photo).score(frame, landmarks, generator(seed))
+            for photo in (face, stranger)
         )
         assert same > 0.9 > 0.5 > other
         same.backward()
@@ -147,11 +164,16 @@ def test_of_several_faces_the_one_where_the_original_s_was_is_meant() -> None:
     assert nearest_face([], expected) is None
 
 
-def test_several_views_of_a_face_are_each_a_little_off_in_place_and_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_views_of_a_face_are_each_a_little_off_in_place_and_colour(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from pvtool_core.faces.analyzer import TEMPLATE
 
     landmarks = torch.tensor(TEMPLATE)
-    frame, photo = torch.rand(3, 112, 112, generator=generator()), torch.rand(1, 3, 112, 112, generator=generator(9))
+    frame, photo = (
+        torch.rand(3, 112, 112, generator=generator()),
+        torch.rand(1, 3, 112, 112, generator=generator(9)),
+    )
     assert (views_of(frame, photo, 1)[0] - frame).abs().mean() > 0.01  # its colours
     with monkeypatch.context() as patched:
         patched.setattr("pvtool_core.rewards.colour_jitter", unchanged)
@@ -174,7 +196,9 @@ def copied(landmarks: Tensor, count: int, _: torch.Generator) -> Tensor:
 
 
 def differ(crops: Tensor) -> bool:
-    return all((crops[i] - crops[j]).abs().mean() > 0.01 for i in range(len(crops)) for j in range(i))
+    return all(
+        (crops[i] - crops[j]).abs().mean() > 0.01 for i in range(len(crops)) for j in range(i)
+    )
 
 
 def views_of(frame: Tensor, photo: Tensor, views: int) -> Tensor:
@@ -188,7 +212,9 @@ def views_of(frame: Tensor, photo: Tensor, views: int) -> Tensor:
             seen.append(crops)
             return super().forward(crops)
 
-    score = IdentityScorer(Watched(), photo, views).score(frame, torch.tensor(TEMPLATE), generator())
+    score = IdentityScorer(Watched(), photo, views).score(
+        frame, torch.tensor(TEMPLATE), generator()
+    )
     references, faces = (functional.normalize(Pixels()(crops), dim=-1) for crops in seen)
     assert score == pytest.approx((faces @ references.T).mean().item(), abs=1e-5)
     assert len(faces) == views

@@ -17,7 +17,9 @@ from pvtool_core.batches.rows import Row, read_row_file, read_rows, row_table
 from pvtool_core.errors import BadPrompt, BatchRefused, Missing, UsageError
 
 words = st.text(
-    st.characters(exclude_categories=["Cs", "Z", "C"], exclude_characters="{}[]<>()-_,:#\"'"), min_size=1, max_size=8
+    st.characters(exclude_categories=["Cs", "Z", "C"], exclude_characters="{}[]<>()-_,:#\"'"),
+    min_size=1,
+    max_size=8,
 )
 names = words.filter(lambda word: word != "none" and not is_missing(word))
 prompts = st.lists(words, max_size=5).map(lambda many: " ".join(["<V>", "{noun}", *many]))
@@ -43,7 +45,9 @@ def rows(draw: st.DrawFn) -> Row:
         run=draw(st.just("") | names),
         base=draw(st.booleans()),
         loras=draw(st.none() | st.lists(names, max_size=3).map(tuple)),
-        settings=tuple(sorted((SETTINGS[column], value) for column, value in draw(settings).items())),
+        settings=tuple(
+            sorted((SETTINGS[column], value) for column, value in draw(settings).items())
+        ),
     )
 
 
@@ -76,7 +80,11 @@ def test_rows_written_as_csv_are_read_back_the_same(given: list[Row], delimiter:
     table = csv.DictWriter(file, columns, delimiter=delimiter)
     table.writeheader()
     table.writerows(cells(row) for row in given)
-    assert meant(read_rows("batch.csv", file.getvalue())) == meant(read_rows("-", file.getvalue())) == meant(given)
+    assert (
+        meant(read_rows("batch.csv", file.getvalue()))
+        == meant(read_rows("-", file.getvalue()))
+        == meant(given)
+    )
 
 
 @given(many_rows)
@@ -97,11 +105,17 @@ def test_a_grid_is_a_product_and_a_zip_is_aligned(
     many: list[str], seeds: list[int], pairs: list[tuple[str, int]]
 ) -> None:
     zipped = {"run": [run for run, _ in pairs], "steps": [steps for _, steps in pairs]}
-    read = read_rows("batch.toml", tomli_w.dumps({"fps": 8, "grid": {"prompt": many, "seed": seeds}, "zip": [zipped]}))
+    read = read_rows(
+        "batch.toml",
+        tomli_w.dumps({"fps": 8, "grid": {"prompt": many, "seed": seeds}, "zip": [zipped]}),
+    )
     assert len(read) == len(many) * len(seeds) * len(pairs)
-    wanted = {(prompt, seed, run, steps) for prompt in many for seed in seeds for run, steps in pairs}
+    wanted = {
+        (prompt, seed, run, steps) for prompt in many for seed in seeds for run, steps in pairs
+    }
     assert {
-        (row.prompt, row.seed, row.run, dict(row.settings)["sampler.num_inference_steps"]) for row in read
+        (row.prompt, row.seed, row.run, dict(row.settings)["sampler.num_inference_steps"])
+        for row in read
     } == wanted
     assert all(dict(row.settings)["model.fps"] == 8 for row in read)
 
@@ -110,7 +124,12 @@ def test_kohyas_suffixes_are_understood() -> None:
     line = "<V> {noun} runs --w 640 --h 360 --f 24 --s 20 --d 1..2 --n blurry, ugly --l 6 --fs 3  # not a comment"
     line = line.removesuffix("  # not a comment")
     first, second = read_rows("p.txt", f"# mine\n\n{line}\n")
-    assert (first.prompt, first.seed, second.seed, first.source) == ("<V> {noun} runs", 1, 2, "p.txt, line 3")
+    assert (first.prompt, first.seed, second.seed, first.source) == (
+        "<V> {noun} runs",
+        1,
+        2,
+        "p.txt, line 3",
+    )
     assert dict(first.settings) == {
         "model.width": 640,
         "model.height": 360,
@@ -134,14 +153,20 @@ def test_kohyas_suffixes_are_understood() -> None:
         (["with, comma"], [("with, comma",)]),
     ],
 )
-def test_a_lora_is_one_set_a_list_is_a_stack_and_a_list_of_lists_is_several(value: Any, loras: list[Any]) -> None:
-    assert [row.loras for row in read_rows("b.jsonl", json.dumps({"prompt": "<V>x", "lora": value}))] == loras
+def test_a_lora_is_one_set_a_list_is_a_stack_and_a_list_of_lists_is_several(
+    value: Any, loras: list[Any]
+) -> None:
+    assert [
+        row.loras for row in read_rows("b.jsonl", json.dumps({"prompt": "<V>x", "lora": value}))
+    ] == loras
 
 
 def test_a_line_that_names_several_people_and_seeds_is_a_row_for_each() -> None:
     text = json.dumps({"prompt": "<V> runs", "identity": "alice,bob", "seed": [0, "5..6"]})
     read = read_rows("-", text)
-    assert [(row.identity, row.seed) for row in read] == [(who, seed) for who in ("alice", "bob") for seed in (0, 5, 6)]
+    assert [(row.identity, row.seed) for row in read] == [
+        (who, seed) for who in ("alice", "bob") for seed in (0, 5, 6)
+    ]
     assert {row.source for row in read} == {"standard input, line 1"}
 
 
@@ -163,7 +188,11 @@ def test_standard_input_is_known_by_its_beginning(text: str, prompts: list[str])
 
 def test_banks_and_files_of_every_kind_are_read(tmp_path: Path) -> None:
     bank = 'description = "mine"\nprompts = ["<V> runs", "<V>  sleeps"]'
-    contents = {"a.toml": bank, "a.csv": "prompt\n<V> runs\n<V> sleeps", "a.txt": "<V> runs\n<V> sleeps"}
+    contents = {
+        "a.toml": bank,
+        "a.csv": "prompt\n<V> runs\n<V> sleeps",
+        "a.txt": "<V> runs\n<V> sleeps",
+    }
     for name, content in contents.items():
         (tmp_path / name).write_text(content)
         assert [row.prompt for row in read_row_file(tmp_path / name)] == ["<V> runs", "<V> sleeps"]
@@ -200,18 +229,53 @@ def test_a_file_without_a_row_is_refused(name: str) -> None:
         ("a.csv", "prompt,seed,seed\n<V> runs,3,4", 2, "several columns 'seed'"),
         ("a.csv", "prompt,seed\n<V> runs, fast,3", 2, "line 2: There are 3 cells, but 2 columns."),
         ("a.csv", 'prompt,seed\n"<V> runs\nfast",3\n<V> runs', 2, "line 4: There are 1 cells"),
-        ("a.csv", 'prompt,seed\n<V> runs,3\n"<V> runs', 3, "line 3: This is no CSV: unexpected end of data."),
+        (
+            "a.csv",
+            'prompt,seed\n<V> runs,3\n"<V> runs',
+            3,
+            "line 3: This is no CSV: unexpected end of data.",
+        ),
         ("a.csv", "prompt,seed\n,3", 3, "line 2: There is no prompt."),
         ("a.jsonl", '{"prompt": "<V> runs"', 3, "line 1: This is no JSON"),
         ("a.jsonl", "[3]", 3, "line 1: This is neither an object nor a text."),
-        ("a.json", '[{"prompt": "<V> x"}, 3]', 3, "a.json, item 2: This is neither an object nor a text."),
+        (
+            "a.json",
+            '[{"prompt": "<V> x"}, 3]',
+            3,
+            "a.json, item 2: This is neither an object nor a text.",
+        ),
         ("a.json", '[{"prompt": "<V> x"}', 3, "a.json: This is no JSON"),
-        ("a.json", '{"prompt": {"0": "<V> x"}, "seed": {"0": 3}}', 3, "These are columns or a list of prompts"),
-        ("a.jsonl", '{"prompt": "<V> x", "seed": 3, "seed": 4}', 2, "line 1: 'seed' is given twice in one object."),
-        ("a.json", '[{"prompt": "<V> x", "seed": 3, "seed": 4}]', 2, "a.json: 'seed' is given twice in one object."),
-        ("a.jsonl", '{"prompt": "<V> x", "lora": ' + "[" * 900 + "]" * 900 + "}", 3, "nested too deeply"),
+        (
+            "a.json",
+            '{"prompt": {"0": "<V> x"}, "seed": {"0": 3}}',
+            3,
+            "These are columns or a list of prompts",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": "<V> x", "seed": 3, "seed": 4}',
+            2,
+            "line 1: 'seed' is given twice in one object.",
+        ),
+        (
+            "a.json",
+            '[{"prompt": "<V> x", "seed": 3, "seed": 4}]',
+            2,
+            "a.json: 'seed' is given twice in one object.",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": "<V> x", "lora": ' + "[" * 900 + "]" * 900 + "}",
+            3,
+            "nested too deeply",
+        ),
         ("a.jsonl", '{"prompt": "<V> x", "seed": 3.5}', 2, "'3.5' names no seeds."),
-        ("a.jsonl", '{"prompt": "<V> x", "seed": 1e17}', 2, "100000000000000000.0 may have been rounded."),
+        (
+            "a.jsonl",
+            '{"prompt": "<V> x", "seed": 1e17}',
+            2,
+            "100000000000000000.0 may have been rounded.",
+        ),
         ("a.jsonl", '{"prompt": "<V> x", "steps": 20.5}', 2, "steps is 20.5, not a whole number"),
         ("a.jsonl", '{"prompt": "<V> x", "width": Infinity}', 3, "This is no JSON"),
         ("a.csv", 'prompt,seed\n<V> x,"1,000"', 2, "'1,000' may be one seed or several."),
@@ -221,28 +285,57 @@ def test_a_file_without_a_row_is_refused(name: str) -> None:
         ("a.csv", "prompt,seed,\n<V> x", 2, "line 2: There are 1 cells, but 3 columns."),
         ("a.txt", "<V> runs --d 4 --d 5", 2, "line 1: --d gives seed a second time."),
         ("a.txt", "<V> runs --l 4 --g 5", 2, "line 1: --g gives guidance a second time."),
-        ("a.txt", "<V> runs --n (ugly:1.3)", 3, "The negative prompt '(ugly:1.3)' holds '(ugly:1.3)'"),
+        (
+            "a.txt",
+            "<V> runs --n (ugly:1.3)",
+            3,
+            "The negative prompt '(ugly:1.3)' holds '(ugly:1.3)'",
+        ),
         ("a.jsonl", '{"prompt": "<V> x", "negative": "[ugly]"}', 3, "holds '[ugly]'"),
         ("a.jsonl", '{"seed": 3}', 3, "line 1: There is no prompt."),
         ("a.jsonl", '{"prompt": 3}', 3, "The prompt is 3, no text."),
         ("a.jsonl", '{"prompt": "<V> x", "width": true}', 2, "width is 'True', not a whole number"),
-        ("a.jsonl", '{"prompt": "<V> x", "base": "maybe"}', 2, "base is 'maybe', not true or false."),
-        ("a.jsonl", '{"prompt": "<V> x", "identity": 3}', 2, "identity holds something empty, or no text."),
+        (
+            "a.jsonl",
+            '{"prompt": "<V> x", "base": "maybe"}',
+            2,
+            "base is 'maybe', not true or false.",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": "<V> x", "identity": 3}',
+            2,
+            "identity holds something empty, or no text.",
+        ),
         ("a.jsonl", '{"prompt": "<V> x", "lora": {"a": 1}}', 2, "no LoRAs."),
         ("a.toml", "prompts = 3", 2, "a.toml, prompts: prompt is no list"),
         ("a.toml", "prompts = [", 3, "a.toml: This is no TOML"),
         ("a.toml", 'grid = 3\nprompts = ["<V> x"]', 2, "[grid]: This is no table of lists."),
-        ("a.toml", 'prompts = ["<V> x"]\n[grid]\nprompt = ["<V> y"]', 2, "prompt is given in several places."),
-        ("a.toml", '[[zip]]\nprompt = ["<V> x", "<V> y"]\nseed = [1]', 2, "prompt has 2, seed has 1."),
         (
             "a.toml",
-            'prompts = ["<V> x"]\n[grid]\nseed = ["0..9998", "20000..29999"]\nsteps = [' + "1," * 99 + "]",
+            'prompts = ["<V> x"]\n[grid]\nprompt = ["<V> y"]',
+            2,
+            "prompt is given in several places.",
+        ),
+        (
+            "a.toml",
+            '[[zip]]\nprompt = ["<V> x", "<V> y"]\nseed = [1]',
+            2,
+            "prompt has 2, seed has 1.",
+        ),
+        (
+            "a.toml",
+            'prompts = ["<V> x"]\n[grid]\nseed = ["0..9998", "20000..29999"]\nsteps = ['
+            + "1," * 99
+            + "]",
             2,
             "1000000",
         ),
     ],
 )
-def test_what_cannot_be_used_is_told_with_its_line(name: str, text: str, status: int, told: str) -> None:
+def test_what_cannot_be_used_is_told_with_its_line(
+    name: str, text: str, status: int, told: str
+) -> None:
     with pytest.raises(BatchRefused) as refused:
         read_rows(name, text)
     assert told in refused.value.message
@@ -257,7 +350,9 @@ def test_all_mistakes_are_told_at_once_and_the_first_ten_are_shown() -> None:
     assert lines[0] == "There are 40 mistakes in what is to be rendered."
     assert len(lines) == 12
     assert lines[-1] == "… and 30 more."
-    assert lines[2] == "a.jsonl, line 1: 'wdith' is nothing that a row can say; did you mean 'width'?"
+    assert (
+        lines[2] == "a.jsonl, line 1: 'wdith' is nothing that a row can say; did you mean 'width'?"
+    )
 
 
 def test_what_pv_wrote_about_a_failure_is_left_out() -> None:
@@ -280,7 +375,8 @@ def test_a_range_of_seeds_holds_both_its_ends(first: int, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seeds"), [("3", [3]), ("0..3", [0, 1, 2, 3]), ("5,0..1,5", [5, 0, 1]), (" 7 ", [7]), ("2..2", [2])]
+    ("text", "seeds"),
+    [("3", [3]), ("0..3", [0, 1, 2, 3]), ("5,0..1,5", [5, 0, 1]), (" 7 ", [7]), ("2..2", [2])],
 )
 def test_seeds_are_read(text: str, seeds: list[int]) -> None:
     assert parse_seeds(text) == seeds
@@ -333,13 +429,17 @@ def test_whole_numbers_with_a_point_are_whole() -> None:
         "model.width": 512, "model.num_frames": 16, "sampler.num_inference_steps": 20, "model.fps": 8,
         "sampler.guidance_scale": 7.5,
     }  # fmt: skip
-    (row,) = read_rows("a.jsonl", '{"prompt": "<V> runs", "width": 512.0, "negative": "20.0", "seed": [1.0, 2]}')[:1]
+    (row,) = read_rows(
+        "a.jsonl", '{"prompt": "<V> runs", "width": 512.0, "negative": "20.0", "seed": [1.0, 2]}'
+    )[:1]
     assert dict(row.settings) == {"model.width": 512, "sampler.negative_prompt": "20.0"}
 
 
 def test_in_json_null_means_nothing_was_given_and_text_is_text() -> None:
     text = '{"prompt": "<V> x", "negative": "None", "identity": "", "run": null, "steps": "NaN", "lora": ""}'
-    assert meant(read_rows("a.jsonl", text)) == [{"prompt": "<V> x", "lora": [], "negative": "None"}]
+    assert meant(read_rows("a.jsonl", text)) == [
+        {"prompt": "<V> x", "lora": [], "negative": "None"}
+    ]
     (row,) = read_rows("a.jsonl", '{"prompt": "<V> x", "negative": ""}')
     assert dict(row.settings) == {"sampler.negative_prompt": ""}
 
@@ -362,6 +462,10 @@ def test_a_comma_belongs_to_the_name_of_a_lora_where_there_is_such_a_file(
     monkeypatch.chdir(tmp_path)
     for name in ("ink, wash.safetensors", "a,b,c.safetensors", "b.safetensors"):
         (tmp_path / name).touch()
-    assert parse_loras("ink, wash.safetensors:0.8,b.safetensors") == [("ink, wash.safetensors:0.8", "b.safetensors")]
-    assert parse_loras(f"x,{tmp_path}/a,b,c.safetensors") == [("x", f"{tmp_path}/a,b,c.safetensors")]
+    assert parse_loras("ink, wash.safetensors:0.8,b.safetensors") == [
+        ("ink, wash.safetensors:0.8", "b.safetensors")
+    ]
+    assert parse_loras(f"x,{tmp_path}/a,b,c.safetensors") == [
+        ("x", f"{tmp_path}/a,b,c.safetensors")
+    ]
     assert parse_loras("a,b.safetensors:1") == [("a", "b.safetensors:1")]

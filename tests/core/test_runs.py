@@ -16,22 +16,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvtool_core.errors import BrokenRun, Busy, DiskFull, ExitStatus, Missing, RunFailed
-from pvtool_core.store.runs import (
+from pvtool_core.store.events import (
     EventWriter,
-    ExitRecord,
-    Heartbeat,
-    Request,
-    RunFolder,
-    State,
-    alive,
     drop_events_after,
-    find_run,
     first_event_time,
-    list_runs,
-    new_run,
     newest_events,
     parse_events,
     read_events,
+)
+from pvtool_core.store.liveness import Heartbeat, State
+from pvtool_core.store.runs import (
+    ExitRecord,
+    Request,
+    RunFolder,
+    alive,
+    find_run,
+    list_runs,
+    new_run,
 )
 
 json_values = st.recursive(
@@ -68,7 +69,10 @@ def test_a_log_cut_anywhere_reads_as_its_whole_lines_and_can_be_gone_on_with(
     left, _ = read_events(path)
     assert left == whole[: len(left)]
     write_events(path, {"type": "metric", "value": "after"})
-    assert [event["value"] for event in read_events(path)[0]] == [*(event["value"] for event in left), "after"]
+    assert [event["value"] for event in read_events(path)[0]] == [
+        *(event["value"] for event in left),
+        "after",
+    ]
 
 
 @given(st.lists(st.integers(1, 60), max_size=20))
@@ -98,7 +102,9 @@ def test_numbers_that_json_cannot_hold_become_null(folder: RunFolder) -> None:
     assert (event["loss"], event["all"]) == (None, [None, 1.0])
 
 
-def test_a_full_disk_leaves_no_half_line(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_half_line(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = EventWriter(folder.events)
     writer.write("step", step=1)
     real_write = os.write
@@ -114,9 +120,18 @@ def test_a_full_disk_leaves_no_half_line(folder: RunFolder, monkeypatch: pytest.
     assert folder.events.read_bytes().endswith(b"\n")
 
 
-def test_what_a_resumed_engine_will_report_again_is_dropped_and_nothing_else(folder: RunFolder) -> None:
-    events = [{"type": "run", "state": "started"}, *({"type": "step", "step": step} for step in (1, 2, 3))]
-    events += [{"type": "sample", "step": 3}, {"type": "warning", "message": "hot"}, {"type": "checkpoint", "step": 2}]
+def test_what_a_resumed_engine_will_report_again_is_dropped_and_nothing_else(
+    folder: RunFolder,
+) -> None:
+    events = [
+        {"type": "run", "state": "started"},
+        *({"type": "step", "step": step} for step in (1, 2, 3)),
+    ]
+    events += [
+        {"type": "sample", "step": 3},
+        {"type": "warning", "message": "hot"},
+        {"type": "checkpoint", "step": 2},
+    ]
     write_events(folder.events, *events)
     drop_events_after(folder.events, 2)
     left = read_events(folder.events)[0]
@@ -136,7 +151,9 @@ def test_a_second_engine_is_refused_even_from_another_process(folder: RunFolder)
         "print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", code, str(folder.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
@@ -150,7 +167,9 @@ def test_a_second_engine_is_refused_even_from_another_process(folder: RunFolder)
 
 def test_a_checkpoint_is_whole_or_it_does_not_count(folder: RunFolder) -> None:
     first = folder.write_checkpoint(50, {"adapter.safetensors": b"one"})
-    second = folder.write_checkpoint(100, {"adapter.safetensors": lambda path: path.write_bytes(b"two")})
+    second = folder.write_checkpoint(
+        100, {"adapter.safetensors": lambda path: path.write_bytes(b"two")}
+    )
     assert folder.latest_checkpoint() == second
     (second / "adapter.safetensors").write_bytes(b"t")
     assert folder.latest_checkpoint() == first
@@ -170,7 +189,9 @@ def test_a_checkpoint_that_could_not_be_written_leaves_the_last_one(folder: RunF
     assert list(folder.checkpoints.iterdir()) == [first]
 
 
-def test_only_the_newest_checkpoints_are_kept_and_one_can_be_written_again(folder: RunFolder) -> None:
+def test_only_the_newest_checkpoints_are_kept_and_one_can_be_written_again(
+    folder: RunFolder,
+) -> None:
     for step in (50, 100, 150, 150):
         folder.write_checkpoint(step, {"adapter": str(step).encode()}, keep=2)
     assert [path.name for path in folder.checkpoint_folders()] == ["step-000100", "step-000150"]
@@ -188,7 +209,7 @@ def test_requests_are_taken_once_and_in_their_order(folder: RunFolder) -> None:
 
 def test_a_heartbeat_tells_the_living_from_the_dead(folder: RunFolder) -> None:
     assert folder.state() == State.NEW
-    with Heartbeat(folder, total=10) as heartbeat:
+    with Heartbeat(folder.status, total=10) as heartbeat:
         heartbeat.update(State.RUNNING, step=3)
         status = folder.read_status()
         assert status is not None
@@ -201,12 +222,16 @@ def test_a_heartbeat_tells_the_living_from_the_dead(folder: RunFolder) -> None:
     assert not alive(replace(status, host="elsewhere", time=status.time - 3600))
 
 
-def test_an_engine_that_was_killed_is_lost_and_one_that_ended_is_what_it_said(folder: RunFolder) -> None:
+def test_an_engine_that_was_killed_is_lost_and_one_that_ended_is_what_it_said(
+    folder: RunFolder,
+) -> None:
     code = (
         "import sys, pathlib, time; from pvtool_core.store.runs import *; "
-        "Heartbeat(RunFolder(pathlib.Path(sys.argv[1]))).__enter__(); print('beats', flush=True); time.sleep(60)"
+        "Heartbeat(RunFolder(pathlib.Path(sys.argv[1])).status).__enter__(); print('beats', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(folder.path)], stdout=subprocess.PIPE) as engine:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder.path)], stdout=subprocess.PIPE
+    ) as engine:
         assert engine.stdout is not None
         engine.stdout.readline()
         assert folder.state() == State.STARTING
@@ -254,7 +279,9 @@ def test_a_line_that_is_no_event_is_told_as_unreadable_and_harms_no_other(garbag
 
 
 @pytest.mark.parametrize("line", [b"", b"\r", b"{\r\r", b"\r\n\r", b"\n\n"])
-def test_carriage_returns_and_empty_lines_between_events_are_skipped_over(folder: RunFolder, line: bytes) -> None:
+def test_carriage_returns_and_empty_lines_between_events_are_skipped_over(
+    folder: RunFolder, line: bytes
+) -> None:
     events = [b'{"time": 7.0, "type": "step", "step": %d}\n' % step for step in (1, 2)]
     folder.events.write_bytes(line + b"\n" + events[0] + line + b"\n" + events[1])
     assert [event["step"] for event in newest_events(folder.events, "step", 3)] == [2, 1]
@@ -265,7 +292,9 @@ def test_carriage_returns_and_empty_lines_between_events_are_skipped_over(folder
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b'{"state": "running"}', b"\xff\x00"])
-def test_broken_files_make_a_lost_run_with_a_name_for_what_is_broken(folder: RunFolder, content: bytes) -> None:
+def test_broken_files_make_a_lost_run_with_a_name_for_what_is_broken(
+    folder: RunFolder, content: bytes
+) -> None:
     folder.status.write_bytes(content)
     assert folder.state() == State.LOST
     with pytest.raises(BrokenRun, match=r"status\.json of mara-1"):
@@ -284,7 +313,11 @@ def test_the_newest_event_of_a_type_is_found_from_the_end(folder: RunFolder) -> 
         writer.write("gpu", devices=[])
     with folder.events.open("ab") as file:
         file.write(b'{"time": 1.0, "type": "step", "step": 9')
-    assert [event["step"] for event in newest_events(folder.events, "step", 3)] == [4999, 4998, 4997]
+    assert [event["step"] for event in newest_events(folder.events, "step", 3)] == [
+        4999,
+        4998,
+        4997,
+    ]
 
 
 def test_a_folder_among_the_checkpoints_that_is_none_is_left_alone(folder: RunFolder) -> None:

@@ -29,7 +29,7 @@ from pvtool_core.evaluation.evaluator import (
 )
 from pvtool_core.faces.analyzer import Face
 from pvtool_core.faces.enroll import Portrait, check_likeness, choose
-from pvtool_core.settings.schema import EvaluateJob, IdentifyJob, IdentityRef, TrainJob
+from pvtool_core.settings.jobs import EnrollJob, EvaluateJob, IdentityRef, TrainJob
 from tests.core.jobs import PROMPT, Engine, item, render_job
 
 
@@ -39,20 +39,22 @@ def noise(side: int = 128, seed: int = 0) -> Image.Image:
 
 
 @pytest.fixture
-def identify_job(job: TrainJob, tmp_path: Path) -> Callable[..., IdentifyJob]:
-    def make(*pictures: Path, threshold: float = 0.5, face: int = 0) -> IdentifyJob:
+def identify_job(job: TrainJob, tmp_path: Path) -> Callable[..., EnrollJob]:
+    def make(*pictures: Path, threshold: float = 0.5, face: int = 0) -> EnrollJob:
         staging = tmp_path / "staging"
         staging.mkdir(exist_ok=True)
         settings = job.sections()
-        settings["identity_reward"] = dataclasses.replace(job.identity_reward, detection_threshold=threshold)
+        settings["identity_reward"] = dataclasses.replace(
+            job.identity_reward, detection_threshold=threshold
+        )
         ref = IdentityRef(name="ann", noun="woman", folder=str(staging))
-        return IdentifyJob(**settings, identity=ref, pictures=tuple(map(str, pictures)), face=face)
+        return EnrollJob(**settings, identity=ref, pictures=tuple(map(str, pictures)), face=face)
 
     return make
 
 
 def test_a_photo_becomes_a_reference_a_crop_and_an_embedding_by_each_recogniser(
-    run: Engine, identify_job: Callable[..., IdentifyJob], tmp_path: Path
+    run: Engine, identify_job: Callable[..., EnrollJob], tmp_path: Path
 ) -> None:
     noise().save(tmp_path / "ann.png")
     assert run(identify_job(tmp_path / "ann.png")).status == 0
@@ -70,7 +72,7 @@ def test_a_photo_becomes_a_reference_a_crop_and_an_embedding_by_each_recogniser(
 
 
 def test_a_photo_is_kept_upright_and_without_what_it_tells_of_place_and_time(
-    run: Engine, identify_job: Callable[..., IdentifyJob], tmp_path: Path
+    run: Engine, identify_job: Callable[..., EnrollJob], tmp_path: Path
 ) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
@@ -85,7 +87,11 @@ def test_a_photo_is_kept_upright_and_without_what_it_tells_of_place_and_time(
     assert (np.asarray(kept) == turned).all()
     assert not kept.getexif()
     assert not kept.info
-    assert not any(b"maker" in path.read_bytes() for path in (tmp_path / "staging").rglob("*.*") if path.is_file())
+    assert not any(
+        b"maker" in path.read_bytes()
+        for path in (tmp_path / "staging").rglob("*.*")
+        if path.is_file()
+    )
 
 
 def cut_off(path: Path) -> None:
@@ -98,8 +104,16 @@ BAD_PICTURES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "text": (lambda path: path.write_text("I am no picture"), "BadPicture", "no picture"),
     "empty": (lambda path: path.write_bytes(b""), "BadPicture", "no picture"),
     "cut-off": (cut_off, "BadPicture", "damaged or cut off"),
-    "enormous": (lambda path: Image.new("1", (13_000, 13_000)).save(path, "PNG"), "BadPicture", "13000 × 13000"),
-    "bomb": (lambda path: Image.new("1", (30_000, 30_000)).save(path, "PNG"), "BadPicture", "absurdly large"),
+    "enormous": (
+        lambda path: Image.new("1", (13_000, 13_000)).save(path, "PNG"),
+        "BadPicture",
+        "13000 × 13000",
+    ),
+    "bomb": (
+        lambda path: Image.new("1", (30_000, 30_000)).save(path, "PNG"),
+        "BadPicture",
+        "absurdly large",
+    ),
     "small": (lambda path: noise(30).save(path, "PNG"), "FaceRefused", "too small"),
     "blurred": (
         lambda path: noise(3).resize((256, 256), Image.Resampling.BICUBIC).save(path, "PNG"),
@@ -111,7 +125,7 @@ BAD_PICTURES: dict[str, tuple[Callable[[Path], object], str, str]] = {
 
 @pytest.mark.parametrize("name", BAD_PICTURES)
 def test_a_picture_that_cannot_be_used_is_refused_in_a_sentence_and_nothing_is_kept(
-    run: Engine, identify_job: Callable[..., IdentifyJob], tmp_path: Path, name: str
+    run: Engine, identify_job: Callable[..., EnrollJob], tmp_path: Path, name: str
 ) -> None:
     make, kind, words = BAD_PICTURES[name]
     noise().save(tmp_path / "good.png")
@@ -124,7 +138,7 @@ def test_a_picture_that_cannot_be_used_is_refused_in_a_sentence_and_nothing_is_k
 
 
 def test_a_picture_without_a_face_is_refused(
-    run: Engine, identify_job: Callable[..., IdentifyJob], tmp_path: Path
+    run: Engine, identify_job: Callable[..., EnrollJob], tmp_path: Path
 ) -> None:
     noise().save(tmp_path / "hill.png")
     ended = run(identify_job(tmp_path / "hill.png", threshold=0.95))
@@ -132,7 +146,10 @@ def test_a_picture_without_a_face_is_refused(
 
 
 def faces_at(*lefts: float) -> list[Face]:
-    return [Face(np.array([x, 0, x + 50, 50], np.float32), 0.9, np.zeros((5, 2), np.float32)) for x in lefts]
+    return [
+        Face(np.array([x, 0, x + 50, 50], np.float32), 0.9, np.zeros((5, 2), np.float32))
+        for x in lefts
+    ]
 
 
 def test_of_several_faces_one_must_be_named() -> None:
@@ -147,7 +164,9 @@ def test_of_several_faces_one_must_be_named() -> None:
 
 def test_the_photo_of_somebody_else_is_refused() -> None:
     face, empty = faces_at(0)[0], np.zeros((2, 2, 3), np.uint8)
-    portraits = [Portrait(Path(f"{name}.png"), empty, face, empty) for name in ("a", "b", "odd", "c")]
+    portraits = [
+        Portrait(Path(f"{name}.png"), empty, face, empty) for name in ("a", "b", "odd", "c")
+    ]
     same, other = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     check_likeness([portraits[0], portraits[1]], np.stack([same, same]))
     with pytest.raises(FaceRefused, match=r"odd\.png is not that of the other photos"):
@@ -159,7 +178,11 @@ PROMPTS = (PROMPT,)
 
 @pytest.fixture
 def scored(
-    run: Engine, job: TrainJob, identify_job: Callable[..., IdentifyJob], adapters: dict[str, Path], tmp_path: Path
+    run: Engine,
+    job: TrainJob,
+    identify_job: Callable[..., EnrollJob],
+    adapters: dict[str, Path],
+    tmp_path: Path,
 ) -> Callable[..., dict[str, Any]]:
     """Render before and after, score them, give back the report."""
 
@@ -167,15 +190,22 @@ def scored(
         noise().save(tmp_path / "ann.png")
         assert run(identify_job(tmp_path / "ann.png")).status == 0
         (prompt,) = PROMPTS
-        before, after = item(tmp_path / "before"), item(tmp_path / "after", adapter=adapters[adapter])
+        before, after = (
+            item(tmp_path / "before"),
+            item(tmp_path / "after", adapter=adapters[adapter]),
+        )
         clips = [dataclasses.replace(clip, prompt=prompt) for clip in (before, after)]
         assert run(render_job(job, *clips)).status == 0
         settings = job.sections()
-        settings["identity_reward"] = dataclasses.replace(job.identity_reward, detection_threshold=threshold)
+        settings["identity_reward"] = dataclasses.replace(
+            job.identity_reward, detection_threshold=threshold
+        )
         ended = run(
             EvaluateJob(
                 **settings,
-                identities=(IdentityRef(name="ann", noun="woman", folder=str(tmp_path / "staging")),),
+                identities=(
+                    IdentityRef(name="ann", noun="woman", folder=str(tmp_path / "staging")),
+                ),
                 sidecars=(str(tmp_path / "before.json"), str(tmp_path / "after.json")),
                 report=str(tmp_path / "report.json"),
                 sheet=str(tmp_path / "sheet.png"),
@@ -193,7 +223,9 @@ METRICS = {
 }  # fmt: skip
 
 
-def test_clips_are_scored_before_and_after(scored: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_clips_are_scored_before_and_after(
+    scored: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
     report = scored("strong")
     before, after = report["identities"]["ann"]["before"], report["identities"]["ann"]["after"]
     assert before.keys() == METRICS
@@ -222,7 +254,9 @@ def test_a_score_that_is_not_finite_is_a_failure_and_no_report(
         return torch.full((len(frames), 8), math.nan)
 
     monkeypatch.setattr(PictureReader, "pictures", broken)
-    with pytest.raises(AssertionError, match=r"scores of a clip \(prompt_score, consistency\) are not finite"):
+    with pytest.raises(
+        AssertionError, match=r"scores of a clip \(prompt_score, consistency\) are not finite"
+    ):
         scored("zero")
     assert not (tmp_path / "report.json").exists()
 
@@ -230,7 +264,7 @@ def test_a_score_that_is_not_finite_is_a_failure_and_no_report(
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
 def test_a_recogniser_whose_embedding_is_no_direction_is_a_failure(
     run: Engine,
-    identify_job: Callable[..., IdentifyJob],
+    identify_job: Callable[..., EnrollJob],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     value: float,
@@ -258,7 +292,11 @@ def test_the_end_of_a_prompt_that_is_not_scored_is_said(
 
 def test_where_there_is_no_face_there_is_no_likeness(scored: Callable[..., dict[str, Any]]) -> None:
     before = scored("strong", threshold=0.95)["identities"]["ann"]["before"]
-    assert (before["face_share"], before["identity_similarity"], before["reward_similarity"]) == (0, 0, 0)
+    assert (before["face_share"], before["identity_similarity"], before["reward_similarity"]) == (
+        0,
+        0,
+        0,
+    )
     assert "motion" not in before
 
 
@@ -302,7 +340,9 @@ def test_means_before_and_after_are_over_the_prompts_and_seeds_that_both_have() 
     frames = np.zeros((1, 4, 4, 3), np.uint8)
 
     def clip(identity: str, adapter: str, seed: int) -> Clip:
-        return Clip({"identity": identity, "adapter": adapter, "prompt": "<V> waits", "seed": seed}, frames)
+        return Clip(
+            {"identity": identity, "adapter": adapter, "prompt": "<V> waits", "seed": seed}, frames
+        )
 
     ann = [clip("ann", "", 0), clip("ann", "a.safetensors", 0), clip("ann", "a.safetensors", 1)]
     ben = [clip("ben", "b.safetensors", 5)]
@@ -310,7 +350,8 @@ def test_means_before_and_after_are_over_the_prompts_and_seeds_that_both_have() 
     assert left_out([*ann, *ben]) == 1
     numbers = dict.fromkeys((field.name for field in dataclasses.fields(Scores)), 0.0)
     scored = [
-        (each, Scores(**{**numbers, "prompt_score": value})) for each, value in zip(ann, (80, 82, 20), strict=True)
+        (each, Scores(**{**numbers, "prompt_score": value}))
+        for each, value in zip(ann, (80, 82, 20), strict=True)
     ]
     found = summary(scored)["identities"]["ann"]
     assert (found["before"]["prompt_score"], found["after"]["prompt_score"]) == (80, 82)

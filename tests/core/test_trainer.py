@@ -20,9 +20,20 @@ from pvtool_core.media import ffmpeg
 from pvtool_core.media.ffmpeg import FfmpegMissing
 from pvtool_core.paths import cache_dir
 from pvtool_core.sampling import BaseKl
-from pvtool_core.settings.schema import TrainingConfig, TrainJob
-from pvtool_core.store.runs import EventWriter, Heartbeat, Request, RunFolder, State, checkpoint_facts, read_events
-from pvtool_core.trainer import Pair, Trainer, bank_pairs, draw_frames, generator_of, learning_rate, train
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.schema import TrainingConfig
+from pvtool_core.store.events import EventWriter, read_events
+from pvtool_core.store.liveness import Heartbeat, State
+from pvtool_core.store.runs import Request, RunFolder, checkpoint_facts
+from pvtool_core.trainer import (
+    Pair,
+    Trainer,
+    bank_pairs,
+    draw_frames,
+    generator_of,
+    learning_rate,
+    train,
+)
 from pvtool_core.trajectories import FaceTrack, Report
 from tests.conftest import with_settings
 
@@ -46,7 +57,9 @@ def ignore(type: str, /, **values: Any) -> None:
     pass
 
 
-def new_trainer(job: TrainJob, cached: bool = True, report: Report = ignore) -> tuple[Trainer, list[Pair]]:
+def new_trainer(
+    job: TrainJob, cached: bool = True, report: Report = ignore
+) -> tuple[Trainer, list[Pair]]:
     trainer = Trainer(job, cache_dir() / "trajectories" if cached else None, report)
     prepared = [trainer.prepare(prompt, seed) for prompt, seed in bank_pairs(job)]
     return trainer, [pair for pair in prepared if pair]
@@ -56,11 +69,13 @@ def weights(trainer: Trainer) -> list[Tensor]:
     return [weight.detach().clone() for weight in trainer.adapter.parameters()]
 
 
-def run(job: TrainJob, path: Path, during: Callable[[RunFolder], None] | None = None) -> tuple[State, RunFolder]:
+def run(
+    job: TrainJob, path: Path, during: Callable[[RunFolder], None] | None = None
+) -> tuple[State, RunFolder]:
     folder = RunFolder(path)
     if not path.exists():
         folder.create()
-    with EventWriter(folder.events) as events, Heartbeat(folder) as heartbeat:
+    with EventWriter(folder.events) as events, Heartbeat(folder.status) as heartbeat:
         if during:
             threading.Thread(target=during, args=(folder,), daemon=True).start()
         return train(job, folder, events, heartbeat), folder
@@ -84,7 +99,9 @@ def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("gradient", ["full", "replay", "drtune"])
-def test_loss_and_gradient_reach_every_weight_and_are_the_same_without_the_cache(gradient: str, job: TrainJob) -> None:
+def test_loss_and_gradient_reach_every_weight_and_are_the_same_without_the_cache(
+    gradient: str, job: TrainJob
+) -> None:
     job = with_settings(job, "training", gradient=gradient, cached_pairs=2)
     job = with_settings(job, "semantic_reward", level_weight=1.0)
     found: list[tuple[dict[str, Any], list[Tensor]]] = []
@@ -94,7 +111,12 @@ def test_loss_and_gradient_reach_every_weight_and_are_the_same_without_the_cache
         for weight in trainer.adapter.parameters():
             weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
         measured = trainer.backpropagate(pairs[1], generator_of(0, 1))
-        found.append((measured, [weight.grad for weight in trainer.adapter.parameters() if weight.grad is not None]))
+        found.append(
+            (
+                measured,
+                [weight.grad for weight in trainer.adapter.parameters() if weight.grad is not None],
+            )
+        )
     assert all(gradient.abs().sum() > 0 for gradient in found[0][1])
     assert len(found[0][1]) == 2 * 12
     for measured, gradients in found[1:]:
@@ -102,7 +124,9 @@ def test_loss_and_gradient_reach_every_weight_and_are_the_same_without_the_cache
         assert all(torch.equal(a, b) for a, b in zip(gradients, found[0][1], strict=True))
 
 
-def test_as_many_faces_are_compared_as_was_asked_for_and_only_where_the_original_shows_one(job: TrainJob) -> None:
+def test_as_many_faces_are_compared_as_was_asked_for_and_only_where_the_original_shows_one(
+    job: TrainJob,
+) -> None:
     job = with_settings(job, "identity_reward", frames=4)
     trainer, pairs = new_trainer(with_settings(job, "semantic_reward", frames=2))
     faces = FaceTrack(torch.tensor([True, False, True, True]), pairs[0].faces.landmarks)
@@ -157,7 +181,17 @@ def test_semantics_is_zero_before_the_first_step(job: TrainJob) -> None:
 def test_an_iteration_says_what_happened(job: TrainJob) -> None:
     trainer, pairs = new_trainer(job)
     said = trainer.iterate(1, pairs)
-    assert {"loss", "icr", "scr", "grad_norm", "lr", "prompt", "seed", "seconds", "eta"} <= said.keys()
+    assert {
+        "loss",
+        "icr",
+        "scr",
+        "grad_norm",
+        "lr",
+        "prompt",
+        "seed",
+        "seconds",
+        "eta",
+    } <= said.keys()
     assert said["loss"] == pytest.approx(said["icr"] + said["scr"], rel=1e-5)
     assert said["prompt"] in job.prompts
     assert said["grad_norm"] > 0
@@ -192,8 +226,12 @@ def test_staying_near_the_base_weighs_less_only_where_the_original_shows_the_fac
     monkeypatch.setattr("pvtool_core.trainer.BaseKl", watched)
     trainer, pairs = new_trainer(job)
     size = torch.tensor([job.model.width, job.model.height])
-    eyes_left = torch.tensor([[0.2, 0.3], [0.35, 0.3], [0.27, 0.4], [0.22, 0.5], [0.33, 0.5]]) * size
-    faces = FaceTrack(torch.tensor([True, True, False, True]), eyes_left.expand(4, 5, 2).contiguous())
+    eyes_left = (
+        torch.tensor([[0.2, 0.3], [0.35, 0.3], [0.27, 0.4], [0.22, 0.5], [0.33, 0.5]]) * size
+    )
+    faces = FaceTrack(
+        torch.tensor([True, True, False, True]), eyes_left.expand(4, 5, 2).contiguous()
+    )
     shaken(trainer).backpropagate(dataclasses.replace(pairs[0], faces=faces), generator_of(0, 1))
     (base_kl,) = made
     assert base_kl.weight == 1000.0
@@ -210,10 +248,17 @@ def test_what_strays_from_the_base_is_in_loss_and_gradient(job: TrainJob) -> Non
     for weight in (0.0, 1000.0):
         trainer, pairs = new_trainer(with_settings(job, "training", base_kl_weight=weight))
         measured = shaken(trainer).backpropagate(pairs[0], generator_of(0, 1))
-        found.append((measured, [each.grad for each in trainer.adapter.parameters() if each.grad is not None]))
+        found.append(
+            (
+                measured,
+                [each.grad for each in trainer.adapter.parameters() if each.grad is not None],
+            )
+        )
     assert "base_kl" not in found[0][0]
     assert found[1][0]["base_kl"] > 0
-    assert not any(torch.allclose(a, b, rtol=1e-3) for a, b in zip(found[0][1], found[1][1], strict=True))
+    assert not any(
+        torch.allclose(a, b, rtol=1e-3) for a, b in zip(found[0][1], found[1][1], strict=True)
+    )
 
 
 def test_a_step_brings_the_loss_of_the_same_draw_down(job: TrainJob) -> None:
@@ -226,8 +271,12 @@ def test_a_step_brings_the_loss_of_the_same_draw_down(job: TrainJob) -> None:
     assert losses[0] > losses[1] > losses[2]
 
 
-def test_a_gradient_that_overflows_float16_is_left_out_and_said_but_not_without_end(job: TrainJob) -> None:
-    half = with_settings(with_settings(job, "identity_reward", weight=1e30), "model", dtype="float16")
+def test_a_gradient_that_overflows_float16_is_left_out_and_said_but_not_without_end(
+    job: TrainJob,
+) -> None:
+    half = with_settings(
+        with_settings(job, "identity_reward", weight=1e30), "model", dtype="float16"
+    )
     warnings: list[str] = []
 
     def hear(type: str, /, **values: Any) -> None:
@@ -279,10 +328,14 @@ def test_a_run_without_a_working_ffmpeg_ends_before_anything_is_denoised(
     with pytest.raises(FfmpegMissing):
         run(job, tmp_path / "run")
     assert events_of(RunFolder(tmp_path / "run"), "step") == []
-    assert {event["stage"] for event in events_of(RunFolder(tmp_path / "run"), "stage")} == {"loading"}
+    assert {event["stage"] for event in events_of(RunFolder(tmp_path / "run"), "stage")} == {
+        "loading"
+    }
 
 
-def test_where_no_face_is_found_the_original_s_place_is_used(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_face_is_found_the_original_s_place_is_used(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer, pairs = new_trainer(job)
     monkeypatch.setattr(trainer.analyzer, "detect", see_nothing)
     said = trainer.iterate(1, pairs)
@@ -298,7 +351,9 @@ def test_pairs_without_a_face_are_left_out(job: TrainJob, monkeypatch: pytest.Mo
 
 def test_an_identity_that_is_gone_is_missing(job: TrainJob, tmp_path: Path) -> None:
     with pytest.raises(Missing, match="ann"):
-        Trainer(with_settings(job, "identity", name="ann", folder=str(tmp_path / "ann")), None, ignore)
+        Trainer(
+            with_settings(job, "identity", name="ann", folder=str(tmp_path / "ann")), None, ignore
+        )
 
 
 # What is drawn
@@ -320,21 +375,26 @@ def test_eq_2_gets_a_frame_with_a_face_and_eq_3_as_many_frames_as_asked() -> Non
         frames = draw_frames(faces, 3, generator_of(0, step), lambda _: range(4))
         assert frames[0] in (1, 3)
         assert len(set(frames)) == 3
-    assert {tuple(draw_frames(faces, 2, generator_of(0, step), lambda _: range(4))) for step in range(60)} == {
-        (first, other) for first in (1, 3) for other in range(4) if other != first
-    }
+    assert {
+        tuple(draw_frames(faces, 2, generator_of(0, step), lambda _: range(4)))
+        for step in range(60)
+    } == {(first, other) for first in (1, 3) for other in range(4) if other != first}
 
 
 def test_the_frames_of_eq_3_are_decoded_in_one_window_with_the_face() -> None:
     faces = FaceTrack(torch.tensor([True] * 6), torch.zeros(6, 5, 2))
     windows = [
-        draw_frames(faces, 4, generator_of(0, step), lambda frame: range(frame // 3 * 3, frame // 3 * 3 + 3))
+        draw_frames(
+            faces, 4, generator_of(0, step), lambda frame: range(frame // 3 * 3, frame // 3 * 3 + 3)
+        )
         for step in range(20)
     ]
     assert {tuple(sorted(frames)) for frames in windows} == {(0, 1, 2), (3, 4, 5)}
 
 
-def test_pairs_are_each_prompt_with_its_own_noises_and_do_not_depend_on_who_is_trained(job: TrainJob) -> None:
+def test_pairs_are_each_prompt_with_its_own_noises_and_do_not_depend_on_who_is_trained(
+    job: TrainJob,
+) -> None:
     pairs = bank_pairs(job)
     assert len(pairs) == 4
     assert len({seed for _, seed in pairs}) == 4
@@ -365,8 +425,15 @@ def test_a_run_leaves_events_checkpoints_and_samples(job: TrainJob, tmp_path: Pa
     samples = events_of(folder, "sample")
     assert [event["step"] for event in samples] == [0, 2, 4]
     assert all((folder.path / event["path"]).stat().st_size for event in samples)
-    stages = [(event["stage"], event.get("done"), event.get("total")) for event in events_of(folder, "stage")]
-    assert stages == [("loading", None, None), *[("caching", i, 4) for i in (1, 2, 3, 4)], ("training", None, None)]
+    stages = [
+        (event["stage"], event.get("done"), event.get("total"))
+        for event in events_of(folder, "stage")
+    ]
+    assert stages == [
+        ("loading", None, None),
+        *[("caching", i, 4) for i in (1, 2, 3, 4)],
+        ("training", None, None),
+    ]
 
 
 def test_a_resumed_run_takes_the_same_steps(job: TrainJob, tmp_path: Path) -> None:
@@ -378,7 +445,9 @@ def test_a_resumed_run_takes_the_same_steps(job: TrainJob, tmp_path: Path) -> No
         folder.request(Request.STOP)
 
     state, halves = run(
-        with_settings(job, "training", checkpoint_every=100), tmp_path / "halves", stop_after_the_first_step
+        with_settings(job, "training", checkpoint_every=100),
+        tmp_path / "halves",
+        stop_after_the_first_step,
     )
     assert state is State.STOPPED
     assert len(events_of(halves, "step")) < 4
@@ -386,7 +455,10 @@ def test_a_resumed_run_takes_the_same_steps(job: TrainJob, tmp_path: Path) -> No
     assert state is State.FINISHED
     assert same(final_weights(halves), final_weights(whole))
     told = ("step", "loss", "icr", "scr", "grad_norm", "prompt", "seed")
-    ours, theirs = ([[event[key] for key in told] for event in events_of(each, "step")] for each in (halves, whole))
+    ours, theirs = (
+        [[event[key] for key in told] for event in events_of(each, "step")]
+        for each in (halves, whole)
+    )
     assert ours == theirs
 
 
@@ -426,7 +498,9 @@ def test_checkpoint_and_sample_are_made_when_asked(job: TrainJob, tmp_path: Path
 
 
 def test_only_the_newest_checkpoints_are_kept(job: TrainJob, tmp_path: Path) -> None:
-    _, folder = run(with_settings(job, "training", checkpoint_every=1, keep_checkpoints=2), tmp_path / "run")
+    _, folder = run(
+        with_settings(job, "training", checkpoint_every=1, keep_checkpoints=2), tmp_path / "run"
+    )
     assert [path.name for path in folder.checkpoint_folders()] == ["step-000003", "step-000004"]
 
 
@@ -447,7 +521,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return machine
 
 
-def test_a_run_resumes_with_the_threads_that_it_began_with(job: TrainJob, tmp_path: Path, machine: Machine) -> None:
+def test_a_run_resumes_with_the_threads_that_it_began_with(
+    job: TrainJob, tmp_path: Path, machine: Machine
+) -> None:
     job = with_settings(job, "model", threads=0)
     machine.use(2)
     _, folder = run(with_settings(job, "training", iterations=2), tmp_path / "run")
@@ -458,11 +534,15 @@ def test_a_run_resumes_with_the_threads_that_it_began_with(job: TrainJob, tmp_pa
     assert checkpoint_facts(folder.checkpoints / "step-000004")["threads"] == 2
     assert not events_of(folder, "warning")
     _, whole = run(job, tmp_path / "whole")
-    ours, theirs = (each.path / "checkpoints/step-000004/adapter.safetensors" for each in (folder, whole))
+    ours, theirs = (
+        each.path / "checkpoints/step-000004/adapter.safetensors" for each in (folder, whole)
+    )
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_a_number_of_threads_that_was_set_stays_as_it_was_set(job: TrainJob, tmp_path: Path, machine: Machine) -> None:
+def test_a_number_of_threads_that_was_set_stays_as_it_was_set(
+    job: TrainJob, tmp_path: Path, machine: Machine
+) -> None:
     job = with_settings(job, "model", threads=1)
     machine.use(2)
     _, folder = run(with_settings(job, "training", iterations=2), tmp_path / "run")

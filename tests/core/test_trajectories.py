@@ -12,9 +12,9 @@ from torch import Tensor
 from pvtool_core.backbones import load_backbone
 from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.errors import InputRefused, NotFinite
-from pvtool_core.models.locate import fingerprint
+from pvtool_core.models.fingerprints import fingerprint
 from pvtool_core.sampling import denoise
-from pvtool_core.settings.schema import TrainJob
+from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.store.trajectory_cache import entries
 from pvtool_core.trajectories import TrajectoryCache
 from tests.conftest import with_settings
@@ -54,7 +54,9 @@ def test_what_is_read_is_to_the_bit_what_is_computed(
     assert torch.equal(again.final(PROMPT, SEED), final)
 
 
-def test_without_a_folder_everything_is_computed_anew(cache: TrajectoryCache, backbone: AnimateDiff) -> None:
+def test_without_a_folder_everything_is_computed_anew(
+    cache: TrajectoryCache, backbone: AnimateDiff
+) -> None:
     anew = TrajectoryCache(None, backbone, 6, Events())
     assert torch.equal(anew.switch(PROMPT, SEED), cache.switch(PROMPT, SEED))
     assert torch.equal(anew.final(PROMPT, SEED), cache.final(PROMPT, SEED))
@@ -77,7 +79,9 @@ def test_what_is_measured_and_not_finite_is_neither_kept_nor_used(
     def broken(latents: Tensor) -> dict[str, Tensor]:
         return {"scores": torch.tensor([0.2, value])}
 
-    with pytest.raises(NotFinite, match=f"scores of the base model's clip of '{PROMPT}', seed {SEED}"):
+    with pytest.raises(
+        NotFinite, match=f"scores of the base model's clip of '{PROMPT}', seed {SEED}"
+    ):
         cache.measured(PROMPT, SEED, "scores", "one", broken)
     assert list((tmp_path / "trajectories").rglob("scores*")) == []
     assert cache.measured(PROMPT, SEED, "scores", "one", lambda latents: {"scores": latents.mean()})
@@ -99,20 +103,32 @@ def test_all_that_a_trajectory_depends_on_is_in_its_key(
     section: str, change: dict[str, Any], job: TrainJob, cache: TrajectoryCache, tmp_path: Path
 ) -> None:
     other = with_settings(job, section, **change)
-    others = TrajectoryCache(tmp_path, AnimateDiff(other.model, other.sampler, [PROMPT]), 6, Events())
+    others = TrajectoryCache(
+        tmp_path, AnimateDiff(other.model, other.sampler, [PROMPT]), 6, Events()
+    )
     assert others.key(PROMPT, SEED) != cache.key(PROMPT, SEED)
 
 
-def test_weights_that_are_not_the_jobs_are_refused_before_they_reach_the_cache(job: TrainJob) -> None:
+def test_weights_that_are_not_the_jobs_are_refused_before_they_reach_the_cache(
+    job: TrainJob,
+) -> None:
     whole = with_settings(job, "model", fingerprint=fingerprint(Path(job.model.base_model)))
     assert load_backbone(whole.model, whole.sampler, []).facts()["base"] == whole.model.fingerprint
     other = with_settings(job, "model", fingerprint="0123456789abcdef")
-    with pytest.raises(InputRefused, match=r"The base model in .* is not the one that this job was made for"):
+    with pytest.raises(
+        InputRefused, match=r"The base model in .* is not the one that this job was made for"
+    ):
         load_backbone(other.model, other.sampler, [])
 
 
-def test_prompt_seed_sampler_and_switch_are_in_the_key(cache: TrajectoryCache, backbone: AnimateDiff) -> None:
-    keys = {cache.key(PROMPT, SEED), cache.key(PROMPT, SEED + 1), cache.key("a <V> woman walking", SEED)}
+def test_prompt_seed_sampler_and_switch_are_in_the_key(
+    cache: TrajectoryCache, backbone: AnimateDiff
+) -> None:
+    keys = {
+        cache.key(PROMPT, SEED),
+        cache.key(PROMPT, SEED + 1),
+        cache.key("a <V> woman walking", SEED),
+    }
     keys.add(TrajectoryCache(None, backbone, 5, Events()).key(PROMPT, SEED))
     backbone.scheduler.register_to_config(beta_end=0.02)
     keys.add(TrajectoryCache(None, backbone, 6, Events()).key(PROMPT, SEED))
@@ -126,7 +142,9 @@ def test_who_is_trained_and_how_is_not_in_the_key(job: TrainJob, cache: Trajecto
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_entry_is_computed_again_and_said(damage: str, backbone: AnimateDiff, tmp_path: Path) -> None:
+def test_a_damaged_entry_is_computed_again_and_said(
+    damage: str, backbone: AnimateDiff, tmp_path: Path
+) -> None:
     events = Events()
     cache = TrajectoryCache(tmp_path, backbone, 6, events)
     whole = cache.switch(PROMPT, SEED)
@@ -159,7 +177,9 @@ def test_a_full_disk_costs_time_and_leaves_nothing_half_written(
     assert not [path for path in (tmp_path / "full").rglob("*") if path.is_file()]
 
 
-def test_the_least_recently_used_go_when_there_is_too_much(backbone: AnimateDiff, tmp_path: Path) -> None:
+def test_the_least_recently_used_go_when_there_is_too_much(
+    backbone: AnimateDiff, tmp_path: Path
+) -> None:
     one = TrajectoryCache(tmp_path, backbone, 6, Events())
     one.switch(PROMPT, 0)
     (entry,) = entries(tmp_path)
@@ -170,16 +190,21 @@ def test_the_least_recently_used_go_when_there_is_too_much(backbone: AnimateDiff
         os.utime(tmp_path / small.key(PROMPT, seed) / "switch.safetensors", (1e9 - age, 1e9 - age))
     small.switch(PROMPT, 0)
     small.switch(PROMPT, 3)
-    assert {found.path.name for found in entries(tmp_path)} == {small.key(PROMPT, seed) for seed in (0, 2, 3)}
+    assert {found.path.name for found in entries(tmp_path)} == {
+        small.key(PROMPT, seed) for seed in (0, 2, 3)
+    }
 
 
-def test_what_was_computed_together_is_read_by_whoever_does_not_mind(backbone: AnimateDiff, tmp_path: Path) -> None:
+def test_what_was_computed_together_is_read_by_whoever_does_not_mind(
+    backbone: AnimateDiff, tmp_path: Path
+) -> None:
     cache = TrajectoryCache(tmp_path, backbone, 6, Events())
     pairs = [(PROMPT, 0), (PROMPT, 1)]
     together = cache.switches(pairs)
     assert [each.width for each in together] == [2, 2]
     assert all(
-        torch.equal(a.latents, b.latents) for a, b in zip(cache.switches(pairs[::-1])[::-1], together, strict=True)
+        torch.equal(a.latents, b.latents)
+        for a, b in zip(cache.switches(pairs[::-1])[::-1], together, strict=True)
     )
     assert cache.computed == 2
     alone = cache.switch(PROMPT, 0)  # training wants exactly what it would compute itself

@@ -14,11 +14,11 @@ from diffusers.loaders import lora_pipeline
 from numpy.typing import NDArray
 from PIL import Image
 
-from pvtool_core.adapter import IdentityAdapter, Terms
+from pvtool_core.adapter import AdapterMetadata, IdentityAdapter
 from pvtool_core.backbones import load_backbone
 from pvtool_core.media.decode import to_pixels
 from pvtool_core.sampling import denoise
-from pvtool_core.settings.schema import TrainJob
+from pvtool_core.settings.jobs import TrainJob
 from tests.conftest import shake, with_settings
 from tests.families import ANIMATEDIFF, HUNYUAN_VIDEO, WAN, Family
 
@@ -66,7 +66,7 @@ def export(job: TrainJob, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uin
     shake(adapter)
     for weight in adapter.parameters():
         weight.data *= 4  # so that it shows in a random model's last two steps
-    terms = Terms(
+    terms = AdapterMetadata(
         job.adapter.start,
         job.sampler.num_inference_steps,
         job.sampler.guidance_scale,
@@ -87,7 +87,9 @@ def export(job: TrainJob, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uin
 def run_script(script: str, folder: Path, **names: str) -> NDArray[np.uint8]:
     """Run a script with other values for the names at its top; the pictures that it wrote."""
     for name, value in {**names, "OUT": repr(str(folder / "{:04d}.png"))}.items():
-        script, count = re.subn(rf"^{name} = .*$", lambda _, n=name, v=value: f"{n} = {v}", script, flags=re.M)
+        script, count = re.subn(
+            rf"^{name} = .*$", lambda _, n=name, v=value: f"{n} = {v}", script, flags=re.M
+        )
         assert count == 1, f"the script sets {name} once"
     exec(compile(script, str(PAGE), "exec"), {"__name__": "__main__"})
     return np.stack([np.asarray(Image.open(file)) for file in sorted(folder.glob("*.png"))])

@@ -18,7 +18,7 @@ from pvtool_core.backbones.wan import Wan, WanLayout, recompute_decoder
 from pvtool_core.errors import InputRefused, NotFinite
 from pvtool_core.media.decode import to_pixels
 from pvtool_core.sampling import denoise
-from pvtool_core.settings.schema import TrainJob
+from pvtool_core.settings.jobs import TrainJob
 from tests.conftest import with_settings
 from tests.families import WAN, WAN_VAE, pipeline_call, save_wan, save_wan_dense
 
@@ -35,11 +35,18 @@ def load(job: TrainJob) -> Wan:
 
 
 def final_latents(backbone: Wan) -> Tensor:
-    return denoise(backbone, backbone.initial_latents(7), backbone.prompt_embeds(PROMPT), range(backbone.num_steps))
+    return denoise(
+        backbone,
+        backbone.initial_latents(7),
+        backbone.prompt_embeds(PROMPT),
+        range(backbone.num_steps),
+    )
 
 
 @pytest.mark.parametrize(("heads", "layers", "count"), [(12, 30, 90), (40, 40, 120)])
-def test_at_full_size_the_adapter_has_three_layers_a_block(heads: int, layers: int, count: int) -> None:
+def test_at_full_size_the_adapter_has_three_layers_a_block(
+    heads: int, layers: int, count: int
+) -> None:
     with torch.device("meta"):
         transformer = WanTransformer3DModel(num_attention_heads=heads, num_layers=layers)
         adapter = IdentityAdapter(transformer, Wan.lora_target, rank=32)
@@ -55,7 +62,9 @@ def test_the_keys_are_those_of_the_original_code_which_comfyui_maps() -> None:
     }
 
 
-def test_the_multistep_sampler_of_the_folder_gives_way_to_euler_with_its_shift(job: TrainJob) -> None:
+def test_the_multistep_sampler_of_the_folder_gives_way_to_euler_with_its_shift(
+    job: TrainJob,
+) -> None:
     own, other = load(job), load(with_settings(job, "sampler", shift=5.0))
     kept = own.facts()["sampler"]
     assert (kept["class"], kept["shift"]) == ("FlowMatchEulerDiscreteScheduler", 3.0)
@@ -65,8 +74,12 @@ def test_the_multistep_sampler_of_the_folder_gives_way_to_euler_with_its_shift(j
 
 @pytest.mark.parametrize("shift", [1.0, 3.0, 5.0])
 def test_the_noise_levels_are_those_of_wans_own_sampler(shift: float, job: TrainJob) -> None:
-    backbone = load(with_settings(with_settings(job, "sampler", num_inference_steps=50), "sampler", shift=shift))
-    own: Any = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+    backbone = load(
+        with_settings(with_settings(job, "sampler", num_inference_steps=50), "sampler", shift=shift)
+    )
+    own: Any = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+    )
     own.set_timesteps(50)
     assert torch.allclose(backbone.scheduler.sigmas, own.sigmas, atol=1e-6)
 
@@ -107,7 +120,9 @@ def test_a_recomputed_decoder_gives_the_same_frames_and_gradient() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def test_the_dense_model_of_wan_2_2_is_diffusers_own_to_the_bit(job: TrainJob, tmp_path: Path) -> None:
+def test_the_dense_model_of_wan_2_2_is_diffusers_own_to_the_bit(
+    job: TrainJob, tmp_path: Path
+) -> None:
     save_wan_dense(tmp_path / "dense")
     job = with_settings(job, "model", base_model=str(tmp_path / "dense"), width=64, height=64)
     backbone = load(job)

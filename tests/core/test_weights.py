@@ -7,8 +7,10 @@ import pytest
 
 from pvtool_core.errors import InputRefused, Missing, SettingsError, WeightsMissing
 from pvtool_core.models import digests
-from pvtool_core.models.locate import Presets, fingerprint, locate_faces, resolve, resolve_settings
+from pvtool_core.models.fingerprints import fingerprint
+from pvtool_core.models.locate import locate_faces, resolve, resolve_settings
 from pvtool_core.models.registry import Registry
+from pvtool_core.settings.presets import Presets
 from pvtool_core.settings.schema import Settings
 from tests.weight_files import pipeline_folder, safetensors
 
@@ -42,9 +44,16 @@ def models_of(settings: Settings) -> list[tuple[str, str]]:
     """Each model that the settings name, with the file in it that they mean, if they mean one."""
     rewards, judge = settings.identity_reward, settings.evaluation.recognizer
     faces = [f"{rewards.package}/{file}" for file in (rewards.detector, rewards.recognizer, judge)]
-    named = [settings.model.base_model, settings.model.motion_adapter, settings.model.config, *faces]
+    named = [
+        settings.model.base_model,
+        settings.model.motion_adapter,
+        settings.model.config,
+        *faces,
+    ]
     named.append(settings.semantic_reward.checkpoint)
-    parts = [name.removeprefix("models:").partition("/") for name in named if name.startswith("models:")]
+    parts = [
+        name.removeprefix("models:").partition("/") for name in named if name.startswith("models:")
+    ]
     return [(model, file) for model, _, file in parts]
 
 
@@ -55,7 +64,9 @@ def test_what_a_preset_names_is_what_pv_models_fetches(preset: str) -> None:
         assert not file or file in registry.get(model).required()
 
 
-@pytest.mark.parametrize("content", ["[preset]\nname = 'x'", "[preset]\nprompts = 3", "[model]\nwidht = 3"])
+@pytest.mark.parametrize(
+    "content", ["[preset]\nname = 'x'", "[preset]\nprompts = 3", "[model]\nwidht = 3"]
+)
 def test_a_wrong_preset_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "mine.toml").write_text(content)
     with pytest.raises(SettingsError):
@@ -78,7 +89,9 @@ def test_a_fingerprint_follows_the_files_and_not_their_place(tmp_path: Path) -> 
     assert fingerprint(first) != fingerprint(model_folder(tmp_path / "d"))
 
 
-def test_a_large_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_is_read_once_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path))
     monkeypatch.setattr(digests, "LARGE", 4)
     (tmp_path / "large.safetensors").write_bytes(b"content")
@@ -93,7 +106,9 @@ def test_a_large_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch:
     assert fingerprint(tmp_path / "large.safetensors") == first
 
 
-def test_names_lead_to_what_is_shipped_fetched_or_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_lead_to_what_is_shipped_fetched_or_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path))
     (tmp_path / "cache/models/big").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
@@ -106,7 +121,8 @@ def test_names_lead_to_what_is_shipped_fetched_or_given(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"), [(b"weights", "is no safetensors file"), (safetensors(bytes(64))[:-1], "is truncated")]
+    ("content", "problem"),
+    [(b"weights", "is no safetensors file"), (safetensors(bytes(64))[:-1], "is truncated")],
 )
 def test_a_base_model_that_is_not_whole_is_refused_before_a_run_exists(
     content: bytes, problem: str, tmp_path: Path
@@ -114,21 +130,30 @@ def test_a_base_model_that_is_not_whole_is_refused_before_a_run_exists(
     base = model_folder(tmp_path / "base")
     (base / "unet/diffusion_pytorch_model.safetensors").write_bytes(content)
     with pytest.raises(InputRefused, match=rf"unet/diffusion_pytorch_model\.safetensors {problem}"):
-        resolve_settings(Presets().get("animatediff").settings({"model": {"base_model": str(base)}}))
+        resolve_settings(
+            Presets().get("animatediff").settings({"model": {"base_model": str(base)}})
+        )
 
 
 @pytest.mark.parametrize(
     ("name", "problem"), [("style.pt", "no .safetensors file"), ("style.safetensors", "is no safe")]
 )
-def test_a_lora_that_cannot_be_one_is_refused_before_a_run_exists(name: str, problem: str, tmp_path: Path) -> None:
+def test_a_lora_that_cannot_be_one_is_refused_before_a_run_exists(
+    name: str, problem: str, tmp_path: Path
+) -> None:
     (tmp_path / name).write_bytes(b"pickle")
-    model = {"base_model": str(model_folder(tmp_path / "base")), "loras": [{"file": str(tmp_path / name)}]}
+    model = {
+        "base_model": str(model_folder(tmp_path / "base")),
+        "loras": [{"file": str(tmp_path / name)}],
+    }
     with pytest.raises(InputRefused, match=problem):
         resolve_settings(Presets().get("animatediff").settings({"model": model}))
 
 
 def test_a_photo_needs_the_face_models_alone(tmp_path: Path) -> None:
-    settings = Presets().get("animatediff").settings({"identity_reward": {"package": str(tmp_path)}})
+    settings = (
+        Presets().get("animatediff").settings({"identity_reward": {"package": str(tmp_path)}})
+    )
     with pytest.raises(WeightsMissing, match=r"scrfd_10g_bnkps\.onnx"):
         locate_faces(settings)
     for file in ("scrfd_10g_bnkps.onnx", "glintr100.onnx", "w600k_r50.onnx"):
@@ -136,13 +161,18 @@ def test_a_photo_needs_the_face_models_alone(tmp_path: Path) -> None:
     assert locate_faces(settings).identity_reward.package == str(tmp_path)
 
 
-def test_a_job_gets_absolute_paths_and_the_fingerprint_or_the_name_of_what_is_missing(tmp_path: Path) -> None:
+def test_a_job_gets_absolute_paths_and_the_fingerprint_or_the_name_of_what_is_missing(
+    tmp_path: Path,
+) -> None:
     base = model_folder(tmp_path / "base")
     settings = (
         Presets()
         .get("animatediff")
         .settings(
-            {"model": {"base_model": str(base)}, "identity_reward": {"package": str(tmp_path / "faces")}},
+            {
+                "model": {"base_model": str(base)},
+                "identity_reward": {"package": str(tmp_path / "faces")},
+            },
             {"semantic_reward": {"checkpoint": str(base / "model_index.json")}},
         )
     )
@@ -153,7 +183,9 @@ def test_a_job_gets_absolute_paths_and_the_fingerprint_or_the_name_of_what_is_mi
         (tmp_path / "faces" / file).write_bytes(b"x")
     (tmp_path / "faces" / settings.evaluation.recognizer).write_bytes(b"x")
     resolved = resolve_settings(settings)
-    assert resolved.model == replace(settings.model, fingerprint=fingerprint(base), motion_adapter="", config="")
+    assert resolved.model == replace(
+        settings.model, fingerprint=fingerprint(base), motion_adapter="", config=""
+    )
     assert resolved.semantic_reward.model == "ViT-H-14"
 
 

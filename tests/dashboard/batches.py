@@ -7,21 +7,38 @@ from typing import Any
 from PIL import Image
 
 from pvtool_core.batches.folder import BatchFolder, write_items
-from pvtool_core.models.locate import Presets
 from pvtool_core.paths import batches_dir
-from pvtool_core.settings.schema import RenderItem, RenderJob, Setup, write_job
-from pvtool_core.store.runs import ExitRecord, RunFolder, State
+from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup, write_job
+from pvtool_core.settings.presets import Presets
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import ExitRecord, RunFolder
 from tests.dashboard.conftest import write_events, write_status
 
 PROMPT = "<V> woman reads in a café"
 
 
-def clip_event(time: float, number: int, status: str = "done", identity: str = "ada", **more: Any) -> dict[str, Any]:
+def clip_event(
+    time: float, number: int, status: str = "done", identity: str = "ada", **more: Any
+) -> dict[str, Any]:
     """What an engine tells of one clip."""
     path = str(batches_dir().parent / f"clips/{identity}/reads-1234abcd/seed-{number:06}")
-    about = {"identity": identity, "prompt": PROMPT, "seed": number, "status": status, "seconds": 4.2}
+    about = {
+        "identity": identity,
+        "prompt": PROMPT,
+        "seed": number,
+        "status": status,
+        "seconds": 4.2,
+    }
     reason = {"reason": "The adapter of ada-1 is gone."} if status == "failed" else {}
-    return {"time": time, "type": "clip", "path": path, "files": [f"seed-{number:06}.gif"], **about, **reason, **more}
+    return {
+        "time": time,
+        "type": "clip",
+        "path": path,
+        "files": [f"seed-{number:06}.gif"],
+        **about,
+        **reason,
+        **more,
+    }
 
 
 def rendering_event(time: float) -> dict[str, Any]:
@@ -41,17 +58,24 @@ def make_batch(name: str, clips: int = 9, workers: int = 1) -> BatchFolder:
     """A batch of so many clips, whose engines have not begun."""
     batch = BatchFolder(batches_dir() / name)
     batch.path.mkdir(parents=True)
-    items = [RenderItem(identity="ada", prompt=PROMPT, seed=seed, clip=f"clip-{seed}") for seed in range(clips)]
+    items = [
+        RenderItem(identity="ada", prompt=PROMPT, seed=seed, clip=f"clip-{seed}")
+        for seed in range(clips)
+    ]
     write_items(batch.items, items)
     settings = Presets().get("tiny").settings({"model": {"device": "cpu"}})
     setup = Setup(model=settings.model, sampler=settings.sampler, adapter=settings.adapter)
     for number in range(workers):
-        job = RenderJob(items=str(batch.items), setups=(setup,), out=str(batches_dir().parent / "clips"))
+        job = RenderJob(
+            items=str(batch.items), setups=(setup,), out=str(batches_dir().parent / "clips")
+        )
         write_job(batch.worker(number).create().config, job)
     return batch
 
 
-def tell(worker: RunFolder, state: State, events: Iterable[dict[str, Any]], message: str = "") -> None:
+def tell(
+    worker: RunFolder, state: State, events: Iterable[dict[str, Any]], message: str = ""
+) -> None:
     """What an engine has told until now, and how it is."""
     write_events(worker, events)
     write_status(worker, state, 0)

@@ -43,14 +43,18 @@ class House(App[None]):
         self.went.append(message.run)
 
 
-def add_person(name: str, noun: str = "woman", embeddings: Sequence[Sequence[float]] = ((1.0, 0.0),)) -> Identity:
+def add_person(
+    name: str, noun: str = "woman", embeddings: Sequence[Sequence[float]] = ((1.0, 0.0),)
+) -> Identity:
     """Somebody with a photo for each embedding, as an identify job leaves them, in an instant."""
     library = Library()
     with library.staging() as staging:
         faces = [_face(number) for number in range(len(embeddings))]
         for file in (each[key] for each in faces for key in ("reference", "face")):
             (staging / file).parent.mkdir(exist_ok=True)
-            Image.open(SAMPLES / "ada-woman.png").convert("RGB").resize((64, 64)).save(staging / file)
+            Image.open(SAMPLES / "ada-woman.png").convert("RGB").resize((64, 64)).save(
+                staging / file
+            )
         save_file({"rec": torch.tensor(embeddings)}, staging / EMBEDDINGS_FILE)
         (staging / FACES_FILE).write_text(json.dumps(faces))
         return library.adopt(staging, name, noun, f"{name} said yes.")

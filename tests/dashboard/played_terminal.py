@@ -25,7 +25,11 @@ KITTY = {
     "\x1bP$qm": "\x1bP1$r0;48:2:1:2:3m\x1b\\",
     "\x1b[c": "\x1b[?62;c",
 }
-XTERM = {"\x1b[>0q": "\x1bP>|XTerm(390)\x1b\\", "\x1bP$qm": "\x1bP0$r\x1b\\", "\x1b[c": "\x1b[?64;1;2;4;22c"}
+XTERM = {
+    "\x1b[>0q": "\x1bP>|XTerm(390)\x1b\\",
+    "\x1bP$qm": "\x1bP0$r\x1b\\",
+    "\x1b[c": "\x1b[?64;1;2;4;22c",
+}
 _CONTROLLING = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
 
 
@@ -89,7 +93,9 @@ class PlayedTerminal:
         """Until something like this was written."""
         deadline = monotonic() + seconds
         while not re.search(pattern, self.written):
-            assert monotonic() < deadline, f"{pattern!r} did not come; the last of it: {self.written[-500:]!r}"
+            assert monotonic() < deadline, (
+                f"{pattern!r} did not come; the last of it: {self.written[-500:]!r}"
+            )
             sleep(0.02)
 
     def said(self, seconds: float = 20.0) -> str:
@@ -105,7 +111,9 @@ class PlayedTerminal:
     def screen(self) -> pyte.Screen:
         """It with its styles; pyte knows no commands to programs and prints their text, so they are left out."""
         self._screen.reset()
-        text = re.sub(r"\x1b[_P][^\x1b]*\x1b\\|\x1b\[[<>=?]?[\d;]*(?:u|\$p|t|q)|\x1b\[>\d+q", "", self.written)
+        text = re.sub(
+            r"\x1b[_P][^\x1b]*\x1b\\|\x1b\[[<>=?]?[\d;]*(?:u|\$p|t|q)|\x1b\[>\d+q", "", self.written
+        )
         pyte.Stream(self._screen).feed(text)
         return self._screen
 
@@ -122,7 +130,9 @@ class PlayedTerminal:
 
     def _answer(self) -> None:
         if self._delay is not None and "\x1b[c" in self.written and self._answers:
-            said = "".join(answer for question, answer in self._answers.items() if question in self.written)
+            said = "".join(
+                answer for question, answer in self._answers.items() if question in self.written
+            )
             self._answers = {}
             Thread(target=self._answer_later, args=(self._delay, said), daemon=True).start()
 

@@ -15,7 +15,9 @@ from textual.widget import Widget
 S = TypeVar("S", bound=Screen[Any])
 W = TypeVar("W", bound=Widget)
 
-_TEXT = re.compile(r'<text [^>]*?x="([\d.]+)" y="([\d.]+)"[^>]*clip-path[^>]*>(.*?)</text>')  # not the window's title
+_TEXT = re.compile(
+    r'<text [^>]*?x="([\d.]+)" y="([\d.]+)"[^>]*clip-path[^>]*>(.*?)</text>'
+)  # not the window's title
 _CELL_WIDTH = 12.2
 _CELL_HEIGHT = 24.4
 
@@ -25,7 +27,9 @@ def seen(app: App[None]) -> str:
     rows = [""] * app.size.height
     for x, y, text in _TEXT.findall(app.export_screenshot()):
         row = int(float(y) / _CELL_HEIGHT)
-        rows[row] = rows[row].ljust(round(float(x) / _CELL_WIDTH)) + html.unescape(text).replace("\xa0", " ")
+        rows[row] = rows[row].ljust(round(float(x) / _CELL_WIDTH)) + html.unescape(text).replace(
+            "\xa0", " "
+        )
     return "\n".join(row.rstrip() for row in rows)
 
 
@@ -57,7 +61,9 @@ async def until_found(pilot: Pilot[None], kind: type[W], selector: str = "") -> 
 
 
 def _found(pilot: Pilot[None], kind: type[W], selector: str) -> W:
-    return pilot.app.screen.query_one(selector, kind) if selector else pilot.app.screen.query_one(kind)
+    return (
+        pilot.app.screen.query_one(selector, kind) if selector else pilot.app.screen.query_one(kind)
+    )
 
 
 async def until_seen(pilot: Pilot[None], *words: str, seconds: float = 10.0) -> None:

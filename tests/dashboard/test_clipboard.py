@@ -13,7 +13,9 @@ from tests.dashboard.reading import until, until_seen
 def tmux(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tmux that writes its arguments and its input to a file."""
     tool, said = tmp_path / "tmux", tmp_path / "said"
-    tool.write_text(f'#!/bin/sh\necho "$@" >> {said}\ncat >> {said}\n[ "$2" = "$REFUSED" ] && exit 1\nexit 0\n')
+    tool.write_text(
+        f'#!/bin/sh\necho "$@" >> {said}\ncat >> {said}\n[ "$2" = "$REFUSED" ] && exit 1\nexit 0\n'
+    )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setenv("TMUX", "socket,1,0")
@@ -28,7 +30,9 @@ async def test_in_tmux_a_path_is_loaded_into_its_buffer_and_the_clipboard(tmux: 
         assert pilot.app.clipboard == ""
 
 
-async def test_an_old_tmux_gets_its_buffer_without_the_clipboard(tmux: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_old_tmux_gets_its_buffer_without_the_clipboard(
+    tmux: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("REFUSED", "-w")
     async with App[None]().run_test(size=(100, 20), notifications=True) as pilot:
         await copy(pilot.app.screen, "/clips/a.mp4")
@@ -43,7 +47,9 @@ async def test_elsewhere_it_is_sent_by_osc_52_and_said_so(home: Path) -> None:
         await until(pilot, lambda: pilot.app.clipboard == "/clips/a.mp4")
 
 
-async def test_a_terminal_without_a_clipboard_shows_the_path(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_terminal_without_a_clipboard_shows_the_path(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TERM", "linux")
     async with App[None]().run_test(size=(100, 20), notifications=True) as pilot:
         await copy(pilot.app.screen, "/clips/a.mp4")

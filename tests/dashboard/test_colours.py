@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pvtool_core.store.runs import State
+from pvtool_core.store.liveness import State
 from tests.dashboard.batches import clip_event, draw_clip, make_batch, tell
 from tests.dashboard.conftest import MakeRun
 from tests.dashboard.played_terminal import PlayedTerminal
@@ -22,7 +22,11 @@ NONE = {"NO_COLOR": "1"}
 @pytest.fixture
 def runs(make_run: MakeRun) -> None:
     """A run of each kind."""
-    for name, state in [("ada-1", State.FINISHED), ("ben-1", State.STOPPED), ("ada-2", State.FAILED)]:
+    for name, state in [
+        ("ada-1", State.FINISHED),
+        ("ben-1", State.STOPPED),
+        ("ada-2", State.FAILED),
+    ]:
         make_run(name, 60, state)
     make_run("ada-3", 60)
 
@@ -30,7 +34,9 @@ def runs(make_run: MakeRun) -> None:
 def open_run(home: Path, environ: Mapping[str, str]) -> PlayedTerminal:
     """`pv dashboard ada-3` on a terminal that tells nothing but that it is one."""
     environ = {"PV_HOME": str(home), **environ}
-    return PlayedTerminal(DASHBOARD, "ada-3", answers=ATTRIBUTES_ONLY, size=(120, 40), environ=environ)
+    return PlayedTerminal(
+        DASHBOARD, "ada-3", answers=ATTRIBUTES_ONLY, size=(120, 40), environ=environ
+    )
 
 
 def until(terminal: PlayedTerminal, holds: Callable[[], object], seconds: float = 30) -> None:
@@ -54,7 +60,9 @@ def chosen(terminal: PlayedTerminal) -> list[str]:
 
 
 @pytest.mark.parametrize("environ", [NONE, SIXTEEN], ids=["none", "16"])
-def test_states_curves_and_the_chosen_run_are_told_apart(home: Path, runs: None, environ: dict[str, str]) -> None:
+def test_states_curves_and_the_chosen_run_are_told_apart(
+    home: Path, runs: None, environ: dict[str, str]
+) -> None:
     with open_run(home, environ) as terminal:
         until_shown(terminal, "ICR identity loss", "● running")
         terminal.type("o")
@@ -68,12 +76,20 @@ def test_states_curves_and_the_chosen_run_are_told_apart(home: Path, runs: None,
 
 def test_a_batch_without_colours_tells_what_failed_and_who_works(home: Path) -> None:
     batch = make_batch("night", workers=2)
-    tell(batch.worker(0), State.RUNNING, [clip_event(time.time(), 1), clip_event(time.time(), 2, "failed")])
+    tell(
+        batch.worker(0),
+        State.RUNNING,
+        [clip_event(time.time(), 1), clip_event(time.time(), 2, "failed")],
+    )
     tell(batch.worker(1), State.FAILED, [], "The disk is full.")
     draw_clip(clip_event(0, 1))
     environ = {"PV_HOME": str(home), **NONE}
-    with PlayedTerminal(DASHBOARD, "night", answers=ATTRIBUTES_ONLY, size=(80, 24), environ=environ) as terminal:
-        until_shown(terminal, "● running  night", "1 failed", "✗ failed  worker-1", "The disk is full.")
+    with PlayedTerminal(
+        DASHBOARD, "night", answers=ATTRIBUTES_ONLY, size=(80, 24), environ=environ
+    ) as terminal:
+        until_shown(
+            terminal, "● running  night", "1 failed", "✗ failed  worker-1", "The disk is full."
+        )
         until_shown(terminal, "of 4, playing", "@@@@", "ada, seed 2  The adapter of ada-1 is gone.")
 
 

@@ -112,7 +112,9 @@ def terminal_pair() -> Any:
     os.close(slave)
 
 
-def test_what_is_no_frame_arrives_whole_and_in_order_after_any_stall(terminal_pair: tuple[int, int]) -> None:
+def test_what_is_no_frame_arrives_whole_and_in_order_after_any_stall(
+    terminal_pair: tuple[int, int],
+) -> None:
     master, slave = terminal_pair
     repainted = Event()
     writer = Writer(slave, repainted.set)

@@ -32,13 +32,19 @@ def wave(steps: int = 500, weight: float = 0.0) -> Series:
 def pixels_like(path: Path, colour: tuple[int, int, int]) -> int:
     """How many pixels are very nearly of that colour."""
     with Image.open(path) as picture:
-        found = cast("list[tuple[int, tuple[int, int, int]]]", picture.convert("RGB").getcolors(1 << 24))
+        found = cast(
+            "list[tuple[int, tuple[int, int, int]]]", picture.convert("RGB").getcolors(1 << 24)
+        )
     return sum(
-        count for count, seen in found if all(abs(one - other) < 12 for one, other in zip(seen, colour, strict=True))
+        count
+        for count, seen in found
+        if all(abs(one - other) < 12 for one, other in zip(seen, colour, strict=True))
     )
 
 
-def test_a_table_has_a_row_for_each_step_and_nothing_where_a_series_lacks_it(tmp_path: Path) -> None:
+def test_a_table_has_a_row_for_each_step_and_nothing_where_a_series_lacks_it(
+    tmp_path: Path,
+) -> None:
     loss, gpu = series_of({1: 0.5, 2: math.nan, 3: 1 / 3}), series_of({1: 61, 4: 62.5})
     write_csv(tmp_path / "curves.csv", {"loss": loss, "GPU, GiB": gpu})
     rows = list(csv.reader((tmp_path / "curves.csv").open()))
@@ -51,7 +57,9 @@ def test_a_table_has_a_row_for_each_step_and_nothing_where_a_series_lacks_it(tmp
     ]
 
 
-def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "curves.csv"
     target.write_text("old")
 
@@ -88,9 +96,15 @@ def test_raw_values_are_pale_behind_the_smooth_ones(tmp_path: Path) -> None:
     assert pixels_like(tmp_path / "smooth.png", pale) < pixels_like(tmp_path / "both.png", pale) / 4
 
 
-def test_a_sheet_shows_the_part_that_is_looked_at_and_marks_what_is_no_number(tmp_path: Path) -> None:
+def test_a_sheet_shows_the_part_that_is_looked_at_and_marks_what_is_no_number(
+    tmp_path: Path,
+) -> None:
     view = View()
-    curves = {"icr": [Curve("icr", series_of({step: None if step == 50 else step for step in range(100)}))]}
+    curves = {
+        "icr": [
+            Curve("icr", series_of({step: None if step == 50 else step for step in range(100)}))
+        ]
+    }
     write_png(tmp_path / "all.png", "ada-1", curves, view)
     assert pixels_like(tmp_path / "all.png", RED) > 5
     view.range = 0, 20

@@ -9,8 +9,8 @@ from textual.widgets import Footer, Input, OptionList, TextArea
 from pvtool.dashboard.screens.identities import IdentitiesScreen
 from pvtool.dashboard.screens.identity_forms import AddPerson
 from pvtool.dashboard.screens.new_run import StartScreen
-from pvtool.dashboard.widgets.navigation import Places
-from pvtool.dashboard.widgets.picture import Clip
+from pvtool.dashboard.widgets.navigation import Navigation
+from pvtool.dashboard.widgets.picture import ClipView
 from pvtool.jobs.prepare import choose, prepare
 from pvtool_core.store.identities import EMBEDDINGS_FILE, IDENTITY_FILE, Library
 from pvtool_core.store.summary import job_of
@@ -23,12 +23,14 @@ ALIKE = [(1.0, 0.0), (0.8, 0.6), (0.0, 1.0)]
 
 def clip(pilot: Pilot[None], id: str) -> str:
     """Which file of a person a picture shows."""
-    path = pilot.app.screen.query_one(f"#{id}", Clip).path
+    path = pilot.app.screen.query_one(f"#{id}", ClipView).path
     return "" if path is None else str(path.relative_to(path.parents[2]))
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_person_is_shown_with_photos_likeness_consent_and_runs(home: Path, size: tuple[int, int]) -> None:
+async def test_a_person_is_shown_with_photos_likeness_consent_and_runs(
+    home: Path, size: tuple[int, int]
+) -> None:
     add_person("ada", embeddings=ALIKE)
     prepare(choose("ada", "tiny"))
     async with House(IdentitiesScreen).run_test(size=size) as pilot:
@@ -51,11 +53,18 @@ async def test_arrows_and_vim_keys_go_through_people_and_their_photos(home: Path
         await until(pilot, lambda: clip(pilot, "reference") == "ada/references/000.png")
         for keys, place in [("l", 1), ("right", 2), ("l", 0), ("h", 2), ("left", 1)]:
             await pilot.press(keys)
-            await until(pilot, lambda place=place: clip(pilot, "reference") == f"ada/references/00{place}.png")
-            await until(pilot, lambda place=place: clip(pilot, "face") == f"ada/faces/00{place}.png")
+            await until(
+                pilot,
+                lambda place=place: clip(pilot, "reference") == f"ada/references/00{place}.png",
+            )
+            await until(
+                pilot, lambda place=place: clip(pilot, "face") == f"ada/faces/00{place}.png"
+            )
         for key, name in [("j", "ben"), ("k", "ada"), ("down", "ben"), ("up", "ada")]:
             await pilot.press(key)
-            await until(pilot, lambda name=name: clip(pilot, "reference") == f"{name}/references/000.png")
+            await until(
+                pilot, lambda name=name: clip(pilot, "reference") == f"{name}/references/000.png"
+            )
         pilot.app.set_focus(None)
         await pilot.press("j")
         await until(pilot, lambda: clip(pilot, "reference").startswith("ben"))
@@ -71,7 +80,7 @@ async def test_the_mouse_chooses_people_runs_and_places(home: Path) -> None:
         await pilot.click("#people", offset=(3, 3))
         await until_seen(pilot, "ben-1")
         await pilot.click("#runs", offset=(2, 0))
-        await pilot.click(Places, offset=(8, 0))
+        await pilot.click(Navigation, offset=(8, 0))
         await until(pilot, lambda: app.went == ["ben-1", "runs"])
 
 
@@ -102,7 +111,9 @@ async def test_broken_files_of_a_person_are_said_and_others_are_still_shown(home
     (add_person("cleo").folder / EMBEDDINGS_FILE).unlink()
     add_person("dan", "man")
     async with House(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
-        await until_seen(pilot, "embeddings.safetensors of ada is damaged.", "Restore it from a copy")
+        await until_seen(
+            pilot, "embeddings.safetensors of ada is damaged.", "Restore it from a copy"
+        )
         await pilot.press("j")
         await until_seen(pilot, "identity.toml")
         await pilot.press("j")
@@ -147,7 +158,9 @@ async def test_removing_a_person_names_what_goes_and_what_stays(home: Path) -> N
     async with House(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
         await until_seen(pilot, "1 run")
         await pilot.press("delete")
-        await until_seen(pilot, "Delete ada?", "for good: 1 photo", "What was trained on them stays: ada-1.")
+        await until_seen(
+            pilot, "Delete ada?", "for good: 1 photo", "What was trained on them stays: ada-1."
+        )
         await pilot.press("enter")
         assert folder.exists(), "enter, pressed too early, must delete nobody"
         await until_screen(pilot, IdentitiesScreen)
@@ -170,13 +183,17 @@ async def test_n_opens_the_form_of_a_new_run_for_this_person(home: Path) -> None
         await until_screen(pilot, IdentitiesScreen)
 
 
-async def test_the_form_offers_pictures_as_a_path_is_typed_and_names_those_that_are_not_there(home: Path) -> None:
+async def test_the_form_offers_pictures_as_a_path_is_typed_and_names_those_that_are_not_there(
+    home: Path,
+) -> None:
     async with House(AddPerson).run_test(size=(120, 40)) as pilot:
         area = await until_found(pilot, TextArea)
         offered = await until_found(pilot, OptionList, "Lines OptionList")
         area.focus()
         area.insert(f"{SAMPLES}/be")
-        await until(pilot, lambda: [each.id for each in offered.options] == [f"{SAMPLES}/ben-man.png"])
+        await until(
+            pilot, lambda: [each.id for each in offered.options] == [f"{SAMPLES}/ben-man.png"]
+        )
         await pilot.press("tab", "enter")
         await until(pilot, lambda: "," not in area.text and area.text.endswith("\n"))
         assert area.text == f"{SAMPLES}/ben-man.png\n"
@@ -200,15 +217,21 @@ async def test_a_person_is_added_by_path_and_a_refused_photo_is_explained(home: 
         await pilot.press(*"ada")
         form.query_one(TextArea).insert("blank.png")
         await pilot.press("ctrl+r")
-        await until_seen(pilot, "A statement of consent is required: who agreed, when, and to what.")
+        await until_seen(
+            pilot, "A statement of consent is required: who agreed, when, and to what."
+        )
         form.query_one("#consent", Input).value = "a cartoon person"
         await pilot.press("ctrl+r")
         await until_seen(pilot, "Loading the face models…", seconds=60)
-        await until_seen(pilot, "There is no face to be found in blank.png.", "Give a photo in which", seconds=60)
+        await until_seen(
+            pilot, "There is no face to be found in blank.png.", "Give a photo in which", seconds=60
+        )
         assert form.query_one("#name", Input).value == "ada", "what was typed is kept"
         form.query_one(TextArea).text = f"'{SAMPLES}/ada-woman.png'"
         await pilot.click("#go")
-        await until_seen(pilot, "person · 1 photo · no runs", "Photo 1 of 1 · ada-woman.png", seconds=60)
+        await until_seen(
+            pilot, "person · 1 photo · no runs", "Photo 1 of 1 · ada-woman.png", seconds=60
+        )
     assert [face.picture for face in Library().get("ada").record.faces] == ["ada-woman.png"]
     assert Library().get("ada").record.consent == "a cartoon person"
 

@@ -14,8 +14,8 @@ from textual.app import App, ComposeResult
 from pvtool.dashboard.images import kitty
 from pvtool.dashboard.images.decode import Box, Film, Frame, Unshowable, decode
 from pvtool.dashboard.images.half_blocks import draw
-from pvtool.dashboard.images.player import Budget, wind
-from pvtool.dashboard.widgets.picture import Clip
+from pvtool.dashboard.images.player import Budget, load_playback
+from pvtool.dashboard.widgets.picture import ClipView
 from pvtool.terminal import Colours, Pictures, Terminal
 from tests.dashboard.played_terminal import PlayedTerminal
 
@@ -23,7 +23,9 @@ BLOCKS = Terminal(Pictures.BLOCKS, False, "truecolor", bytes_per_second=10**9)
 RED, BLUE = (220, 28, 36), (20, 60, 196)
 
 
-def picture(path: Path, colour: tuple[int, int, int] = RED, size: tuple[int, int] = (64, 48)) -> Path:
+def picture(
+    path: Path, colour: tuple[int, int, int] = RED, size: tuple[int, int] = (64, 48)
+) -> Path:
     Image.new("RGB", size, colour).save(path)
     return path
 
@@ -43,7 +45,9 @@ def read(path: Path, box: Box | None = None) -> Film:
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif"])
-def test_a_photo_is_read_as_small_as_it_is_drawn_and_keeps_its_shape(tmp_path: Path, suffix: str) -> None:
+def test_a_photo_is_read_as_small_as_it_is_drawn_and_keeps_its_shape(
+    tmp_path: Path, suffix: str
+) -> None:
     (frame,) = read(picture(tmp_path / f"a.{suffix}", size=(640, 480))).frames
     assert (frame.width, frame.height) == (29, 22)
     assert all(abs(value - wanted) < 12 for value, wanted in zip(frame.data[:3], RED, strict=True))
@@ -96,7 +100,9 @@ def test_no_file_name_means_anything_to_ffmpeg(tmp_path: Path) -> None:
 
 def test_reading_is_given_up_with_its_process_when_it_is_no_longer_wanted(tmp_path: Path) -> None:
     async def scene() -> int:
-        many = [asyncio.create_task(decode(clip(tmp_path / "a.gif", 60), Box(40, 22))) for _ in range(2)]
+        many = [
+            asyncio.create_task(decode(clip(tmp_path / "a.gif", 60), Box(40, 22))) for _ in range(2)
+        ]
         await asyncio.sleep(0.01)
         for task in many:
             task.cancel()
@@ -113,14 +119,22 @@ def plain(upper: tuple[int, int, int], lower: tuple[int, int, int], width: int =
 def test_a_character_is_two_pixels_and_equal_neighbours_are_one_piece() -> None:
     (row,) = draw(plain(RED, BLUE), "truecolor")
     (segment,) = row.strip
-    assert segment.text == "▀▀▀▀" and segment.style and segment.style.color and segment.style.bgcolor
+    assert (
+        segment.text == "▀▀▀▀" and segment.style and segment.style.color and segment.style.bgcolor
+    )
     for shown, wanted in ((segment.style.color, RED), (segment.style.bgcolor, BLUE)):
-        assert shown.triplet and all(abs(a - b) <= 4 for a, b in zip(shown.triplet, wanted, strict=True))
+        assert shown.triplet and all(
+            abs(a - b) <= 4 for a, b in zip(shown.triplet, wanted, strict=True)
+        )
     assert draw(plain(RED, RED), "truecolor")[0].strip.text == "    "
 
 
-@pytest.mark.parametrize(("colours", "levels"), [("256", {0, 95, 135, 175, 215, 255}), ("16", {0, 85, 170, 255})])
-def test_few_colours_are_mixed_so_that_the_whole_has_the_right_brightness(colours: Colours, levels: set[int]) -> None:
+@pytest.mark.parametrize(
+    ("colours", "levels"), [("256", {0, 95, 135, 175, 215, 255}), ("16", {0, 85, 170, 255})]
+)
+def test_few_colours_are_mixed_so_that_the_whole_has_the_right_brightness(
+    colours: Colours, levels: set[int]
+) -> None:
     frame = Frame(16, 16, bytes((115, 115, 115)) * 256)
     shown = [
         channel
@@ -146,7 +160,9 @@ def test_a_placeholder_names_picture_row_and_column_in_every_cell() -> None:
     (segment,) = rows[2].strip.crop(5, 7)
     marks = kitty.marks()
     assert segment.text == f"\U0010eeee{marks[2]}{marks[5]}\U0010eeee{marks[2]}{marks[6]}"
-    assert segment.style and segment.style.color and segment.style.color.triplet == (0x12, 0x34, 0x56)
+    assert (
+        segment.style and segment.style.color and segment.style.color.triplet == (0x12, 0x34, 0x56)
+    )
     assert len(set(marks)) == len(marks) == 245
 
 
@@ -154,17 +170,23 @@ def test_a_picture_is_sent_in_pieces_and_through_tmux_as_one_wrapped_message() -
     frame = Frame(10, 10, os.urandom(5000))
     said = kitty.transmission(frame, 7, 20, 5, tmux=False)
     first, second = said.removesuffix("\x1b\\").split("\x1b\\")
-    assert first.startswith("\x1b_Ga=T,U=1,f=100,t=d,i=7,c=20,r=5,q=2,m=1;") and second.startswith("\x1b_Gq=2,m=0;")
+    assert first.startswith("\x1b_Ga=T,U=1,f=100,t=d,i=7,c=20,r=5,q=2,m=1;") and second.startswith(
+        "\x1b_Gq=2,m=0;"
+    )
     assert len(first.partition(";")[2]) == 4096
     wrapped = kitty.transmission(frame, 7, 20, 5, tmux=True)
     assert wrapped == "\x1bPtmux;" + said.replace("\x1b", "\x1b\x1b") + "\x1b\\"
 
 
-def test_a_long_clip_is_kept_whole_but_for_a_terminal_that_keeps_its_pictures(tmp_path: Path) -> None:
+def test_a_long_clip_is_kept_whole_but_for_a_terminal_that_keeps_its_pictures(
+    tmp_path: Path,
+) -> None:
     path = clip(tmp_path / "a.gif", 90)
-    reel = asyncio.run(wind(path, 60, 20, BLOCKS, dark=True))
+    reel = asyncio.run(load_playback(path, 60, 20, BLOCKS, dark=True))
     assert (reel.total, reel.stride, len(reel.drawings), reel.fps) == (90, 1, 90, 10.0)
-    kept = asyncio.run(wind(path, 60, 20, replace(BLOCKS, pictures=Pictures.KITTY), dark=True))
+    kept = asyncio.run(
+        load_playback(path, 60, 20, replace(BLOCKS, pictures=Pictures.KITTY), dark=True)
+    )
     assert (kept.total, kept.stride, len(kept.sheets), kept.fps) == (90, 3, 30, 10.0 / 3)
 
 
@@ -184,11 +206,11 @@ class Gallery(App[None]):
         self.terminal = terminal
 
     def compose(self) -> ComposeResult:
-        yield Clip("step 100")
+        yield ClipView("step 100")
 
     @property
-    def clip(self) -> Clip:
-        return self.query_one(Clip)
+    def clip(self) -> ClipView:
+        return self.query_one(ClipView)
 
     def text(self) -> str:
         return "\n".join(strip.text for strip in self.screen._compositor.render_strips())  # pyright: ignore[reportPrivateUsage]
@@ -220,7 +242,7 @@ def test_a_clip_moves_by_itself_and_holds_and_steps_when_told(tmp_path: Path) ->
             app.clip.frame(-1)
             await pilot.pause()
             assert app.text() != before
-            await pilot.click(Clip)
+            await pilot.click(ClipView)
             assert app.clip.playing and "step 100" in app.text() and app.clip.frames == 6
 
     asyncio.run(scene())
@@ -292,7 +314,9 @@ def test_moving_pictures_keep_to_their_bytes_a_second(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
-def test_a_broken_file_a_vanished_one_and_no_pictures_are_said_on_the_screen(tmp_path: Path) -> None:
+def test_a_broken_file_a_vanished_one_and_no_pictures_are_said_on_the_screen(
+    tmp_path: Path,
+) -> None:
     async def scene() -> None:
         app = Gallery()
         async with app.run_test(size=(60, 20)):

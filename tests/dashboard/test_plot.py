@@ -28,7 +28,9 @@ def rising(steps: int = STEPS, missing: Sequence[int] = (), shift: float = 0.0) 
     """From 0.2 to 0.8, one step each two seconds."""
     series = Series()
     for step in range(steps):
-        series.append(step, 5000 + 2 * step, None if step in missing else 0.2 + 0.6 * step / STEPS + shift)
+        series.append(
+            step, 5000 + 2 * step, None if step in missing else 0.2 + 0.6 * step / STEPS + shift
+        )
     return series
 
 
@@ -75,7 +77,9 @@ class Seen:
 
 @asynccontextmanager
 async def screen(
-    first: Sequence[Curve] | None = None, second: Sequence[Curve] = (), size: tuple[int, int] = (80, 24)
+    first: Sequence[Curve] | None = None,
+    second: Sequence[Curve] = (),
+    size: tuple[int, int] = (80, 24),
 ) -> AsyncGenerator[Seen]:
     app = TwoPlots([Curve("icr", rising(), "main")] if first is None else first, second)
     async with app.run_test(size=size) as pilot:
@@ -86,7 +90,11 @@ async def screen(
 
 def pressed(action: str) -> list[str]:
     """Every key that the table binds to an action."""
-    bound = [binding for binding in keys.PLOT if isinstance(binding, Binding) and binding.action == action]
+    bound = [
+        binding
+        for binding in keys.PLOT
+        if isinstance(binding, Binding) and binding.action == action
+    ]
     return [key for binding in bound for key in binding.key.split(",")]
 
 
@@ -99,7 +107,9 @@ async def test_the_newest_value_and_whether_it_is_followed_are_in_the_title() ->
 
 
 @pytest.mark.parametrize("key", pressed("zoom(1)"))
-async def test_zooming_in_keeps_the_newest_value_in_sight_and_takes_all_plots_along(key: str) -> None:
+async def test_zooming_in_keeps_the_newest_value_in_sight_and_takes_all_plots_along(
+    key: str,
+) -> None:
     async with screen(second=[Curve("loss", rising(), "main")]) as seen:
         await seen.press(key)
         assert seen.view.shown() == pytest.approx((333, 999), abs=1)
@@ -155,7 +165,11 @@ async def test_log_is_each_plots_own_and_leaves_out_what_is_not_above_zero(key: 
         decades.append(step, step, 0.0 if 40 <= step < 60 else 10 ** (-step / 20))
     async with screen([Curve("loss", decades, "main")], [Curve("loss", decades, "main")]) as seen:
         await seen.press(key)
-        assert [row[:5].strip() for row in seen.rows(seen.first) if row[:5].strip()] == ["0.1", "1e-3", "1e-5"]
+        assert [row[:5].strip() for row in seen.rows(seen.first) if row[:5].strip()] == [
+            "0.1",
+            "1e-3",
+            "1e-5",
+        ]
         assert "1e-5" not in seen.text(seen.second)
         middle = [row[6:][30:43] for row in seen.rows(seen.first)[:-1]]
         assert not any(_braille(row) for row in middle)
@@ -296,7 +310,9 @@ async def test_another_run_is_laid_over_with_other_dots_a_letter_and_its_name() 
 
 
 async def test_a_run_that_ended_earlier_is_not_read_past_its_end() -> None:
-    async with screen([Curve("icr", rising(), "main"), Curve("short", rising(500), "overlay")]) as seen:
+    async with screen(
+        [Curve("icr", rising(), "main"), Curve("short", rising(500), "overlay")]
+    ) as seen:
         seen.view.read(400)
         await seen.pilot.pause()
         assert "short 0.440" in seen.axis(seen.first)
@@ -376,12 +392,16 @@ def test_any_values_can_be_painted_into_any_room(
         assert {len(row) for row in rows} <= {width, width - 2}
 
 
-@pytest.mark.parametrize(("way", "solid", "other"), [("blocks", "▄▀▛▞", "▖▘▌"), ("ascii", ".-'|", ",~:")])
+@pytest.mark.parametrize(
+    ("way", "solid", "other"), [("blocks", "▄▀▛▞", "▖▘▌"), ("ascii", ".-'|", ",~:")]
+)
 async def test_without_braille_there_are_blocks_and_plain_characters(
     way: str, solid: str, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PV_PLOT", way)
-    async with screen([Curve("icr", rising(), "main"), Curve("b", rising(shift=-0.2), "overlay")]) as seen:
+    async with screen(
+        [Curve("icr", rising(), "main"), Curve("b", rising(shift=-0.2), "overlay")]
+    ) as seen:
         text = "".join(row[6:-2] for row in seen.rows(seen.first)[:-1])
         assert not any(_braille(sign) for sign in text)
         assert set(text) & set(solid)
@@ -451,9 +471,15 @@ def test_long_noise_is_a_mean_line_before_a_dim_band_and_not_a_block() -> None:
     series, view = Series(exact=True), View()
     for step in range(40_000):
         series.append(step, step, 60 + step * 7919 % 1000 / 1000)
-    picture = Painter([Curve("memory", series)], view, (0, 80), False, glyphs_named("braille"), 80, 12).paint()
-    bright = [len(text.strip()) for row in picture.rows for text, style in row if style == "plot--curve-1"]
+    picture = Painter(
+        [Curve("memory", series)], view, (0, 80), False, glyphs_named("braille"), 80, 12
+    ).paint()
+    bright = [
+        len(text.strip()) for row in picture.rows for text, style in row if style == "plot--curve-1"
+    ]
     assert sum(bright) <= picture.columns
     view.range = 0, 79
-    near = Painter([Curve("memory", series)], view, None, False, glyphs_named("braille"), 80, 12).paint()
+    near = Painter(
+        [Curve("memory", series)], view, None, False, glyphs_named("braille"), 80, 12
+    ).paint()
     assert not any(style == "plot--raw-1" for row in near.rows for _, style in row)

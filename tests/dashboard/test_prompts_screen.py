@@ -32,9 +32,13 @@ TO_MINE = ("down", "down")
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (300, 80)])
-async def test_every_bank_is_listed_and_the_chosen_one_shown(bank: None, size: tuple[int, int]) -> None:
+async def test_every_bank_is_listed_and_the_chosen_one_shown(
+    bank: None, size: tuple[int, int]
+) -> None:
     async with House(PromptsScreen).run_test(size=size) as pilot:
-        await until_seen(pilot, "shipped · 50 prompts", "yours · 2 prompts", "jogging along a river")
+        await until_seen(
+            pilot, "shipped · 50 prompts", "yours · 2 prompts", "jogging along a river"
+        )
         await pilot.press(*TO_MINE)
         await until_seen(pilot, "2 prompts · daily life", "sleeps")
         assert listed(pilot, "banks") == Banks().names()
@@ -44,7 +48,10 @@ async def test_keys_and_mouse_go_through_banks_and_prompts(bank: None) -> None:
     async with House(PromptsScreen).run_test(size=(120, 40)) as pilot:
         screen = pilot.app.screen
         await until_seen(pilot, "yours · 2 prompts")
-        banks, prompts = screen.query_one("#banks", OptionList), screen.query_one("#prompts", OptionList)
+        banks, prompts = (
+            screen.query_one("#banks", OptionList),
+            screen.query_one("#prompts", OptionList),
+        )
         for key, place in [("j", 1), ("k", 0), ("down", 1), ("up", 0)]:
             await pilot.press(key)
             await until(pilot, lambda place=place: banks.highlighted == place)
@@ -83,7 +90,11 @@ async def test_prompts_are_added_and_a_wrong_one_is_named_and_kept(bank: None) -
         area = await until_found(pilot, TextArea)
         area.insert("<V> {noun} eats\nsomebody drinks\n")
         await pilot.press("ctrl+r")
-        await until_seen(pilot, "The prompt 'somebody drinks' lacks the keyword <V>.", "as in '<V> {noun} is dancing'")
+        await until_seen(
+            pilot,
+            "The prompt 'somebody drinks' lacks the keyword <V>.",
+            "as in '<V> {noun} is dancing'",
+        )
         assert area.text == "<V> {noun} eats\nsomebody drinks\n" and len(mine()) == 2
         area.text = "<V> {noun} eats\n<V> drinks"
         await pilot.click("#go")
@@ -107,7 +118,9 @@ async def test_enter_changes_a_prompt_of_an_own_bank(bank: None) -> None:
         await until_seen(pilot, "Change a prompt of mine")
         (await until_found(pilot, TextArea)).text = "<V> {noun} walks"
         await pilot.press("ctrl+r")
-        await until(pilot, lambda: listed(pilot, "prompts") == ["<V> {noun} walks", "<V> {noun} sleeps"])
+        await until(
+            pilot, lambda: listed(pilot, "prompts") == ["<V> {noun} walks", "<V> {noun} sleeps"]
+        )
     assert mine() == ("<V> {noun} walks", "<V> {noun} sleeps")
 
 
@@ -140,7 +153,9 @@ async def test_delete_takes_a_prompt_out_and_among_the_banks_the_bank(bank: None
 
 
 @pytest.mark.parametrize("keys", [("a",), ("delete",), ("tab", "enter")])
-async def test_a_shipped_bank_stays_and_an_own_one_is_offered(home: Path, keys: tuple[str, ...]) -> None:
+async def test_a_shipped_bank_stays_and_an_own_one_is_offered(
+    home: Path, keys: tuple[str, ...]
+) -> None:
     async with House(PromptsScreen).run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "shipped · 50 prompts")
         await pilot.press(*keys)
@@ -150,7 +165,9 @@ async def test_a_shipped_bank_stays_and_an_own_one_is_offered(home: Path, keys: 
         (await until_found(pilot, Input, "#name")).value = "copied"
         await pilot.press("ctrl+r")
         await until_seen(pilot, "yours · 50 prompts")
-        await until(pilot, lambda: pilot.app.screen.query_one("#banks", OptionList).highlighted == 0)
+        await until(
+            pilot, lambda: pilot.app.screen.query_one("#banks", OptionList).highlighted == 0
+        )
     assert Banks().get("copied").prompts == Banks().get("default").prompts
 
 
@@ -164,7 +181,9 @@ async def test_n_begins_a_bank(bank: None) -> None:
     assert Banks().get("other").prompts == mine()
 
 
-async def test_banks_that_change_on_disk_are_seen_and_broken_ones_named(bank: None, home: Path) -> None:
+async def test_banks_that_change_on_disk_are_seen_and_broken_ones_named(
+    bank: None, home: Path
+) -> None:
     async with House(PromptsScreen).run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "yours · 2 prompts")
         Banks().extend("mine", ["<V> flies"])

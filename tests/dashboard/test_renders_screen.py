@@ -11,12 +11,13 @@ from textual.pilot import Pilot
 from pvtool.cli.dashboard import run_or_batch
 from pvtool.dashboard.app import Dashboard
 from pvtool.dashboard.screens.batch import BatchScreen
-from pvtool.dashboard.widgets.picture import Clip
+from pvtool.dashboard.widgets.picture import ClipView
 from pvtool.terminal import Pictures, Terminal
 from pvtool_core.batches.folder import BatchFolder, write_refused
 from pvtool_core.errors import Missing
 from pvtool_core.paths import runs_dir
-from pvtool_core.store.runs import Request, RunFolder, State
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import Request, RunFolder
 from tests.dashboard.batches import clip_event, draw_clip, make_batch, rendering_event, tell
 from tests.dashboard.conftest import MakeRun, gpu_event, write_events, write_status
 from tests.dashboard.reading import seen, until, until_screen, until_seen
@@ -24,8 +25,12 @@ from tests.dashboard.reading import seen, until, until_screen, until_seen
 SIZES = [(80, 24), (120, 40), (300, 80)]
 
 
-def dashboard(first: BatchFolder | RunFolder | None = None, pictures: Pictures = Pictures.OFF) -> Dashboard:
-    return Dashboard(Terminal(pictures, tmux=False, colours="truecolor", cell=(10, 20)), runs_dir(), first)
+def dashboard(
+    first: BatchFolder | RunFolder | None = None, pictures: Pictures = Pictures.OFF
+) -> Dashboard:
+    return Dashboard(
+        Terminal(pictures, tmux=False, colours="truecolor", cell=(10, 20)), runs_dir(), first
+    )
 
 
 @pytest.fixture
@@ -40,8 +45,8 @@ def batch(home: Path) -> BatchFolder:
     return made
 
 
-def clips_shown(pilot: Pilot[None]) -> list[Clip]:
-    return [clip for clip in pilot.app.screen.query(Clip) if clip.display]
+def clips_shown(pilot: Pilot[None]) -> list[ClipView]:
+    return [clip for clip in pilot.app.screen.query(ClipView) if clip.display]
 
 
 async def test_all_batches_are_listed_newest_first_with_what_is_there_what_failed_and_how_fast_it_goes(
@@ -49,7 +54,11 @@ async def test_all_batches_are_listed_newest_first_with_what_is_there_what_faile
 ) -> None:
     ended = make_batch("evening", clips=3)
     began = time.time() - 9000
-    tell(ended.worker(0), State.FINISHED, [rendering_event(began), *(clip_event(began + 9 * i, i) for i in range(3))])
+    tell(
+        ended.worker(0),
+        State.FINISHED,
+        [rendering_event(began), *(clip_event(began + 9 * i, i) for i in range(3))],
+    )
     make_batch("afternoon", clips=7)
     async with dashboard().run_test(size=(120, 40)) as pilot:
         await pilot.press("4")
@@ -79,7 +88,9 @@ async def test_a_batch_that_begins_goes_on_and_ends_is_followed_by_the_list(home
         await until_seen(pilot, "night", "0/3")
         tell(batch.worker(0), State.RUNNING, [clip_event(time.time(), 0)])
         await until_seen(pilot, "● running", "1/3")
-        tell(batch.worker(0), State.FINISHED, [clip_event(time.time(), number) for number in (1, 2)])
+        tell(
+            batch.worker(0), State.FINISHED, [clip_event(time.time(), number) for number in (1, 2)]
+        )
         await until_seen(pilot, "✓ finished", "3/3")
 
 
@@ -88,7 +99,9 @@ async def test_one_batch_tells_how_far_and_how_fast_it_is_and_what_its_engines_a
     batch: BatchFolder, size: tuple[int, int]
 ) -> None:
     async with dashboard(batch).run_test(size=size) as pilot:
-        await until_seen(pilot, "14/2 000 clips", "13 made", "1 there before", "2 failed", "1 984 to make")
+        await until_seen(
+            pilot, "14/2 000 clips", "13 made", "1 there before", "2 failed", "1 984 to make"
+        )
         text = seen(pilot.app)
         rate, left = re.findall(r"(\d+) an hour  (\S+) left", text)[0]
         assert 600 < int(rate) < 800 and left.startswith(("2:", "3:"))
@@ -99,15 +112,29 @@ async def test_one_batch_tells_how_far_and_how_fast_it_is_and_what_its_engines_a
 async def test_an_engine_that_died_is_told_and_the_others_go_on(batch: BatchFolder) -> None:
     write_status(batch.worker(1), State.RUNNING, 0, pid=2**22 + 1)
     async with dashboard(batch).run_test(size=(120, 40)) as pilot:
-        await until_seen(pilot, "✗ lost  worker-1", "worker-1 is gone and left no word; the others make its clips.")
+        await until_seen(
+            pilot,
+            "✗ lost  worker-1",
+            "worker-1 is gone and left no word; the others make its clips.",
+        )
         assert seen(pilot.app).startswith(" ● running  night")
 
 
-async def test_failures_are_listed_with_their_reasons_and_enter_shows_all_of_one(batch: BatchFolder) -> None:
-    reason = "The checkpoint of ada-1 was removed while its clips were made, " * 4 + "and that is the end of it."
+async def test_failures_are_listed_with_their_reasons_and_enter_shows_all_of_one(
+    batch: BatchFolder,
+) -> None:
+    reason = (
+        "The checkpoint of ada-1 was removed while its clips were made, " * 4
+        + "and that is the end of it."
+    )
     write_events(batch.worker(0), [clip_event(time.time(), 77, "failed", reason=reason)])
     async with dashboard(batch).run_test(size=(80, 24)) as pilot:
-        await until_seen(pilot, "3 failed; enter", "ada, seed 77  The checkpoint of ada-1", "ada, seed 5  The adapter")
+        await until_seen(
+            pilot,
+            "3 failed; enter",
+            "ada, seed 77  The checkpoint of ada-1",
+            "ada, seed 5  The adapter",
+        )
         assert "the end of it" not in seen(pilot.app)
         await pilot.press("f", "enter")
         await until_seen(pilot, "that is the end of it", "seed-000077")
@@ -124,7 +151,12 @@ async def test_the_newest_clips_play_as_many_as_there_is_room_for(
     for number in (12, 13, 14, 10):
         draw_clip(clip_event(0, number))
     async with dashboard(batch, Pictures.BLOCKS).run_test(size=size) as pilot:
-        await until(pilot, lambda: len(clips_shown(pilot)) == count and all(clip.frames for clip in clips_shown(pilot)))
+        await until(
+            pilot,
+            lambda: (
+                len(clips_shown(pilot)) == count and all(clip.frames for clip in clips_shown(pilot))
+            ),
+        )
         assert [clip.title.split(":")[0] for clip in clips_shown(pilot)] == [
             f"ada, seed {seed}" for seed in (14, 13, 12, 10)[:count]
         ]
@@ -154,7 +186,11 @@ async def test_stopping_a_batch_asks_each_living_engine(batch: BatchFolder) -> N
 
 async def test_what_files_hold_is_never_taken_for_commands_to_the_terminal(home: Path) -> None:
     batch = make_batch("odd")
-    odd = {"prompt": "[red]x[/]\x1b]0;mine\x07\n", "identity": "a\x1b[2J", "reason": "[/] \x1b[31m it"}
+    odd = {
+        "prompt": "[red]x[/]\x1b]0;mine\x07\n",
+        "identity": "a\x1b[2J",
+        "reason": "[/] \x1b[31m it",
+    }
     tell(batch.worker(0), State.RUNNING, [clip_event(time.time(), 1, "failed", **odd)])
     batch.worker(0).log.touch()
     async with dashboard(batch).run_test(size=(120, 40)) as pilot:
@@ -164,7 +200,9 @@ async def test_what_files_hold_is_never_taken_for_commands_to_the_terminal(home:
         assert "\x1b" not in seen(pilot.app)
 
 
-async def test_an_unreadable_history_is_said(batch: BatchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreadable_history_is_said(
+    batch: BatchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch.worker(0).events.unlink()
     batch.worker(0).events.mkdir()
     async with dashboard(batch).run_test(size=(120, 40)) as pilot:
@@ -182,7 +220,9 @@ async def test_keys_go_from_batch_to_batch_and_back_to_the_list(batch: BatchFold
         await until(pilot, lambda: not isinstance(pilot.app.screen, BatchScreen))
 
 
-def test_a_name_or_a_folder_opens_the_batch_or_else_the_run(batch: BatchFolder, make_run: MakeRun) -> None:
+def test_a_name_or_a_folder_opens_the_batch_or_else_the_run(
+    batch: BatchFolder, make_run: MakeRun
+) -> None:
     run = make_run("ada-1", 3)
     for name in ("night", str(batch.path), os.path.relpath(batch.path)):
         found = run_or_batch(name)
@@ -204,7 +244,9 @@ async def test_f_says_that_no_clip_failed(home: Path) -> None:
 
 async def test_rows_that_were_left_out_count_as_failed_with_their_reasons(home: Path) -> None:
     batch = make_batch("bad", clips=1)
-    write_refused(batch.refused, {"bad.csv, line 3": "Unknown identity.", "bad.csv, line 4": "No keyword."})
+    write_refused(
+        batch.refused, {"bad.csv, line 3": "Unknown identity.", "bad.csv, line 4": "No keyword."}
+    )
     tell(batch.worker(0), State.FINISHED, [clip_event(time.time(), 0)])
     async with dashboard(batch).run_test(size=(120, 40)) as pilot:
         await until_seen(pilot, "1/3 clips", "2 failed", "bad.csv, line 3", "No keyword.")

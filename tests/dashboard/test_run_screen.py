@@ -16,8 +16,16 @@ from pvtool.dashboard.widgets.log import LogView
 from pvtool.dashboard.widgets.samples import Samples
 from pvtool.terminal import Pictures, Terminal
 from pvtool_core.paths import runs_dir
-from pvtool_core.store.runs import Request, RunFolder, State
-from tests.dashboard.conftest import BEGAN, MakeRun, gpu_event, step_event, write_events, write_status
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import Request, RunFolder
+from tests.dashboard.conftest import (
+    BEGAN,
+    MakeRun,
+    gpu_event,
+    step_event,
+    write_events,
+    write_status,
+)
 from tests.dashboard.reading import seen, until, until_found, until_screen, until_seen
 from tests.dashboard.test_pictures import clip
 from tests.dashboard.test_runs_screen import asked, dashboard
@@ -35,10 +43,14 @@ async def go_to(pilot: Pilot[None], pane: str) -> None:
     await pilot.pause(0.2)
 
 
-async def test_it_says_state_step_and_newest_rewards_and_the_prompt_at_hand(make_run: MakeRun) -> None:
+async def test_it_says_state_step_and_newest_rewards_and_the_prompt_at_hand(
+    make_run: MakeRun,
+) -> None:
     folder = make_run("ada-1", 180)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
-        await until_seen(pilot, "● running", "ada-1", "ada on tiny", "step 180/400", "45%", "ICR 0.2", "SCR 0.0")
+        await until_seen(
+            pilot, "● running", "ada-1", "ada on tiny", "step 180/400", "45%", "ICR 0.2", "SCR 0.0"
+        )
         await until_seen(pilot, "<V> woman is dancing in the rain", "seed 1000000")
 
 
@@ -51,7 +63,9 @@ async def test_what_the_engine_writes_is_seen_soon(make_run: MakeRun) -> None:
         await until_seen(pilot, "step 4/400", "flies a kite")
 
 
-async def test_a_whole_history_is_there_on_reattaching_and_anew_after_a_resume(make_run: MakeRun) -> None:
+async def test_a_whole_history_is_there_on_reattaching_and_anew_after_a_resume(
+    make_run: MakeRun,
+) -> None:
     folder = make_run("ada-1", 300)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "step 300/400")
@@ -65,7 +79,9 @@ async def test_a_whole_history_is_there_on_reattaching_and_anew_after_a_resume(m
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-async def test_every_pane_is_reached_by_keys_at_every_size(make_run: MakeRun, size: tuple[int, int]) -> None:
+async def test_every_pane_is_reached_by_keys_at_every_size(
+    make_run: MakeRun, size: tuple[int, int]
+) -> None:
     folder = make_run("ada-1", 40, devices=2)
     words = {
         "overview": ["ICR"],
@@ -116,9 +132,14 @@ async def test_keys_steer_this_run(make_run: MakeRun, key: str, request_: Reques
         assert asked(folder) == [request_]
 
 
-async def test_an_engine_that_was_killed_is_shown_as_dead_with_the_way_to_resume(make_run: MakeRun) -> None:
+async def test_an_engine_that_was_killed_is_shown_as_dead_with_the_way_to_resume(
+    make_run: MakeRun,
+) -> None:
     folder = make_run("ada-1", 20)
-    write_events(folder, [{"time": BEGAN, "type": "checkpoint", "step": 20, "path": "checkpoints/step-000020"}])
+    write_events(
+        folder,
+        [{"time": BEGAN, "type": "checkpoint", "step": 20, "path": "checkpoints/step-000020"}],
+    )
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "● running")
         write_status(folder, State.RUNNING, 20, pid=2**22 + 1)
@@ -134,7 +155,9 @@ async def test_why_a_run_failed_is_said_loudly(make_run: MakeRun) -> None:
 async def test_no_numbers_and_warnings_are_loud(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 20)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
-        write_events(folder, [{"time": BEGAN, "type": "warning", "message": "3 of 12 pairs show no face."}])
+        write_events(
+            folder, [{"time": BEGAN, "type": "warning", "message": "3 of 12 pairs show no face."}]
+        )
         await until_seen(pilot, "3 of 12 pairs show no face.")
         write_events(folder, [step_event(21, loss=None)])
         await until_seen(pilot, "loss of step 21 is no number.", "2 warnings in the log")
@@ -159,7 +182,13 @@ async def test_a_history_that_ends_where_a_piece_of_reading_ends_is_shown_to_its
 
 
 @pytest.mark.parametrize(
-    "status", ['{"state": "running", "step": "many"}', '{"state": "dancing"}', '{"pid": "x", "time": []}', "17"]
+    "status",
+    [
+        '{"state": "running", "step": "many"}',
+        '{"state": "dancing"}',
+        '{"pid": "x", "time": []}',
+        "17",
+    ],
 )
 async def test_a_heartbeat_of_other_things_than_it_should_hold_is_named_and_watching_goes_on(
     make_run: MakeRun, status: str
@@ -204,7 +233,9 @@ async def test_a_run_of_garbage_is_shown_as_such_and_steers_back(make_run: MakeR
     folder = make_run("ada-1", 5)
     for file in (folder.config, folder.status):
         file.write_bytes(os.urandom(300))
-    folder.events.write_bytes(os.urandom(20000) + b"\r\r\n" + b'{"time": 1, "type": "step", "step": []}\n')
+    folder.events.write_bytes(
+        os.urandom(20000) + b"\r\r\n" + b'{"time": 1, "type": "step", "step": []}\n'
+    )
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "✗ lost", "config.toml")
         for pane in PANES:
@@ -245,9 +276,13 @@ async def test_the_next_run_and_the_one_before_are_a_key_away(make_run: MakeRun)
         await until_seen(pilot, "cid on tiny")
 
 
-async def test_another_run_is_laid_over_its_curves_and_beside_its_settings(make_run: MakeRun) -> None:
+async def test_another_run_is_laid_over_its_curves_and_beside_its_settings(
+    make_run: MakeRun,
+) -> None:
     other = make_run("ada-1", 30)
-    other.config.write_text(other.config.read_text().replace("iterations = 400", "iterations = 500"))
+    other.config.write_text(
+        other.config.read_text().replace("iterations = 400", "iterations = 500")
+    )
     folder = make_run("ben-1", 20)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await go_to(pilot, "settings")
@@ -256,7 +291,9 @@ async def test_another_run_is_laid_over_its_curves_and_beside_its_settings(make_
         await until_seen(pilot, "Otherwise in ada-1:", "training.iterations", "400  ≠  500")
         screen = pilot.app.screen
         assert isinstance(screen, RunScreen)
-        await until(pilot, lambda: screen.known.overlay and len(screen.known.overlay.curves["icr"]) == 30)
+        await until(
+            pilot, lambda: screen.known.overlay and len(screen.known.overlay.curves["icr"]) == 30
+        )
         await pilot.press("o")
         await until(pilot, lambda: screen.known.overlay is None and "≠" not in seen(pilot.app))
 
@@ -287,7 +324,9 @@ async def test_prompts_are_listed_with_how_often_each_was_drawn(make_run: MakeRu
     folder = make_run("ada-1", 8)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await go_to(pilot, "prompts")
-        await until_seen(pilot, "›     3 ▪▪▪▪▪▪▪▪ <V> woman runs", "2 ▪▪▪▪▪▪   <V> woman is dancing")
+        await until_seen(
+            pilot, "›     3 ▪▪▪▪▪▪▪▪ <V> woman runs", "2 ▪▪▪▪▪▪   <V> woman is dancing"
+        )
 
 
 async def test_without_an_accelerator_the_engines_own_memory_is_shown(make_run: MakeRun) -> None:
@@ -300,9 +339,13 @@ async def test_without_an_accelerator_the_engines_own_memory_is_shown(make_run: 
         await until_seen(pilot, "GPU 0")
 
 
-async def test_the_log_is_searched_followed_and_shows_the_engines_own_words(make_run: MakeRun) -> None:
+async def test_the_log_is_searched_followed_and_shows_the_engines_own_words(
+    make_run: MakeRun,
+) -> None:
     folder = make_run("ada-1", 200)
-    folder.log.write_text("".join(f"line {i} of the engine\n" for i in range(500)) + "Traceback: boom\n")
+    folder.log.write_text(
+        "".join(f"line {i} of the engine\n" for i in range(500)) + "Traceback: boom\n"
+    )
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await go_to(pilot, "log")
         await until_seen(pilot, "events, without steps and gauges", "2 lines")
@@ -334,7 +377,11 @@ async def test_what_was_before_and_what_is_now_play_in_step(make_run: MakeRun) -
     for step in (0, 20):
         path = folder.path / f"samples/step-{step:06}/00.gif"
         path.parent.mkdir(parents=True)
-        about = {"path": str(clip(path).relative_to(folder.path)), "prompt": "<V> woman runs", "seed": 7}
+        about = {
+            "path": str(clip(path).relative_to(folder.path)),
+            "prompt": "<V> woman runs",
+            "seed": 7,
+        }
         write_events(folder, [{"time": BEGAN + step, "type": "sample", "step": step, **about}])
     terminal = Terminal(Pictures.BLOCKS, tmux=False, colours="truecolor")
     async with Dashboard(terminal, runs_dir(), folder).run_test(size=SIZE) as pilot:
@@ -355,7 +402,9 @@ async def test_help_names_the_keys_of_what_is_looked_at_first(make_run: MakeRun)
         await pilot.press("question_mark")
         await until_seen(pilot, "Keys", "Search in the log", "Save a checkpoint and end the engine")
         shown = seen(pilot.app)
-        assert shown.index("Search in the log") < shown.index("Save a checkpoint and end the engine")
+        assert shown.index("Search in the log") < shown.index(
+            "Save a checkpoint and end the engine"
+        )
         await pilot.press("escape")
         await until(pilot, lambda: "Search in the log" not in seen(pilot.app))
 
@@ -398,7 +447,9 @@ async def test_the_progress_bar_survives_an_enlarged_curve(make_run: MakeRun) ->
         write_events(folder, [step_event(101)])
         write_status(folder, State.RUNNING, 120)
         screen = await until_screen(pilot, RunScreen)
-        await until(pilot, lambda: screen.known.history.step == 101 and screen.known.facts.step == 120)
+        await until(
+            pilot, lambda: screen.known.history.step == 101 and screen.known.facts.step == 120
+        )
         await pilot.press("E")
         await until(pilot, lambda: Path("ada-1.png").exists() and Path("ada-1.png").stat().st_size)
         await pilot.press("escape")
@@ -434,7 +485,9 @@ async def test_an_ended_run_offers_neither_pause_nor_stop(make_run: MakeRun) -> 
     folder = make_run("ada-1", 400, State.FINISHED)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "✓ finished", "ICR")
-        await until(pilot, lambda: "p Pause" not in seen(pilot.app) and "S Stop" not in seen(pilot.app))
+        await until(
+            pilot, lambda: "p Pause" not in seen(pilot.app) and "S Stop" not in seen(pilot.app)
+        )
         assert "live" not in seen(pilot.app)
 
 

@@ -11,7 +11,8 @@ from pvtool.dashboard.screens.run import RunScreen
 from pvtool.dashboard.screens.runs import RunsScreen
 from pvtool.terminal import Pictures, Terminal
 from pvtool_core.paths import runs_dir
-from pvtool_core.store.runs import Request, RunFolder, State
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import Request, RunFolder
 from tests.dashboard.conftest import MakeRun, write_events, write_status
 from tests.dashboard.reading import seen, until, until_seen
 
@@ -20,7 +21,9 @@ WIDE = (120, 40)
 
 def dashboard(run: RunFolder | None = None) -> Dashboard:
     """The dashboard of this test's home, without pictures."""
-    return Dashboard(Terminal(Pictures.OFF, tmux=False, colours="truecolor", cell=(10, 20)), runs_dir(), run)
+    return Dashboard(
+        Terminal(Pictures.OFF, tmux=False, colours="truecolor", cell=(10, 20)), runs_dir(), run
+    )
 
 
 def asked(folder: RunFolder) -> list[Request]:
@@ -28,7 +31,9 @@ def asked(folder: RunFolder) -> list[Request]:
     return folder.take_requests()
 
 
-async def test_it_lists_every_run_newest_first_with_its_state_step_and_rewards(make_run: MakeRun) -> None:
+async def test_it_lists_every_run_newest_first_with_its_state_step_and_rewards(
+    make_run: MakeRun,
+) -> None:
     make_run("ada-1", 300, State.FINISHED)
     make_run("ben-1", 120, State.STOPPED)
     make_run("ada-2", 180)
@@ -67,7 +72,9 @@ async def test_the_filter_leaves_runs_with_all_its_words(make_run: MakeRun) -> N
     async with dashboard().run_test(size=WIDE, notifications=True) as pilot:
         await until_seen(pilot, "ben-1")
         await pilot.press("slash", *"ada", "space", *"ada-2", "enter")
-        await until(pilot, lambda: "ben-1" not in seen(pilot.app) and "ada-1" not in seen(pilot.app))
+        await until(
+            pilot, lambda: "ben-1" not in seen(pilot.app) and "ada-1" not in seen(pilot.app)
+        )
         assert "ada-2" in seen(pilot.app)
         await pilot.press("slash", *"nobody")
         await until_seen(pilot, "No run has these words")
@@ -76,7 +83,9 @@ async def test_the_filter_leaves_runs_with_all_its_words(make_run: MakeRun) -> N
 
 
 @pytest.mark.parametrize(("down", "up"), [("j", "k"), ("down", "up")])
-async def test_vim_and_arrow_keys_choose_a_run_and_enter_opens_it(make_run: MakeRun, down: str, up: str) -> None:
+async def test_vim_and_arrow_keys_choose_a_run_and_enter_opens_it(
+    make_run: MakeRun, down: str, up: str
+) -> None:
     for name in ("ada-1", "ben-1", "cid-1"):
         make_run(name, 2)
     async with dashboard().run_test(size=WIDE, notifications=True) as pilot:
@@ -105,7 +114,9 @@ async def test_a_click_chooses_a_run_and_another_opens_it(make_run: MakeRun) -> 
     ("key", "request_"),
     [("p", Request.PAUSE), ("S", Request.STOP), ("c", Request.CHECKPOINT), ("s", Request.SAMPLE)],
 )
-async def test_keys_steer_the_run_under_the_cursor(make_run: MakeRun, key: str, request_: Request) -> None:
+async def test_keys_steer_the_run_under_the_cursor(
+    make_run: MakeRun, key: str, request_: Request
+) -> None:
     other, folder = make_run("ada-1", 2), make_run("ben-1", 2)
     async with dashboard().run_test(size=WIDE, notifications=True) as pilot:
         await until_seen(pilot, "ben-1")
@@ -184,7 +195,9 @@ async def test_rewards_of_a_live_run_move_with_its_events(make_run: MakeRun) -> 
         await until_seen(pilot, "0.123", "0.456", "0.789")
 
 
-async def test_first_and_last_run_are_a_key_away_and_enter_is_in_the_footer(make_run: MakeRun) -> None:
+async def test_first_and_last_run_are_a_key_away_and_enter_is_in_the_footer(
+    make_run: MakeRun,
+) -> None:
     for number in range(1, 7):
         make_run(f"ada-{number}", 1)
     async with dashboard().run_test(size=WIDE) as pilot:

@@ -7,13 +7,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pvtool.dashboard.follow.run_history import History
+from pvtool.dashboard.follow.run_history import RunHistory
 from pvtool.dashboard.plot import axes, raster
 from pvtool.dashboard.plot.series import SMALLEST, Axis, Series
 from tests.dashboard.conftest import gpu_event, step_event
 
 numbers = st.floats(-1e6, 1e6)
-values = st.lists(st.none() | numbers | st.sampled_from([math.nan, math.inf, 0.0]), min_size=1, max_size=300)
+values = st.lists(
+    st.none() | numbers | st.sampled_from([math.nan, math.inf, 0.0]), min_size=1, max_size=300
+)
 
 
 def series_of(points: list[float | None]) -> Series:
@@ -30,15 +32,21 @@ def finite(points: list[float | None]) -> list[float]:
 
 
 @given(values, st.data())
-def test_the_extremes_of_any_part_are_those_of_its_numbers(points: list[float | None], data: st.DataObject) -> None:
+def test_the_extremes_of_any_part_are_those_of_its_numbers(
+    points: list[float | None], data: st.DataObject
+) -> None:
     start = data.draw(st.integers(0, len(points)))
     stop = data.draw(st.integers(start, len(points)))
     inside = finite(points[start:stop])
-    assert series_of(points).raw.extent(start, stop) == ((min(inside), max(inside)) if inside else None)
+    assert series_of(points).raw.extent(start, stop) == (
+        (min(inside), max(inside)) if inside else None
+    )
 
 
 @given(values, st.data())
-def test_on_a_log_scale_only_what_is_above_zero_counts(points: list[float | None], data: st.DataObject) -> None:
+def test_on_a_log_scale_only_what_is_above_zero_counts(
+    points: list[float | None], data: st.DataObject
+) -> None:
     start = data.draw(st.integers(0, len(points)))
     inside = [value for value in finite(points[start:]) if value > 0]
     expected = (min(inside), max(inside)) if inside else None
@@ -55,7 +63,9 @@ def test_extremes_stay_right_while_points_are_added(points: list[float | None]) 
 
 
 @given(values, st.integers(1, 90), st.sampled_from(["step", "time"]))
-def test_every_spike_is_seen_in_a_column_of_its_own_place(points: list[float | None], columns: int, axis: Axis) -> None:
+def test_every_spike_is_seen_in_a_column_of_its_own_place(
+    points: list[float | None], columns: int, axis: Axis
+) -> None:
     series = series_of(points)
     positions = series.positions(axis)
     first, last = positions[0], max(positions[-1], positions[0] + 1)
@@ -75,7 +85,9 @@ def test_every_spike_is_seen_in_a_column_of_its_own_place(points: list[float | N
 
 
 @given(values, st.sampled_from([0.5, 0.9, 0.99]), st.integers(1, 50))
-def test_smoothing_in_pieces_is_the_plain_formula(points: list[float | None], weight: float, piece: int) -> None:
+def test_smoothing_in_pieces_is_the_plain_formula(
+    points: list[float | None], weight: float, piece: int
+) -> None:
     series = series_of(points)
     while not series.smooth(weight, piece):
         pass
@@ -89,7 +101,9 @@ def test_smoothing_in_pieces_is_the_plain_formula(points: list[float | None], we
             assert smooth == pytest.approx(last / norm, rel=1e-5, abs=1e-2)
 
 
-def test_smoothing_follows_new_points_and_leaves_the_old_weight_to_look_at_until_the_new_one_is_there() -> None:
+def test_smoothing_follows_new_points_and_leaves_the_old_weight_to_look_at_until_the_new_one_is_there() -> (
+    None
+):
     series = series_of([1.0] * 100)
     assert series.smooth(0.9, 100)
     series.append(100, 0, 1.0)
@@ -138,7 +152,9 @@ def test_a_round_step_is_1_2_or_5_and_no_more_than_it_must_be(least: float) -> N
 
 @given(numbers, st.floats(0, 1e6), st.integers(2, 14))
 @example(0.0, 5e-324, 2)
-def test_a_scale_holds_its_values_between_its_first_and_last_tick(low: float, size: float, intervals: int) -> None:
+def test_a_scale_holds_its_values_between_its_first_and_last_tick(
+    low: float, size: float, intervals: int
+) -> None:
     scale = axes.fit((low, low + size), None, False, intervals)
     assert scale.low <= low + 1e-6 * size
     assert low + size <= scale.high + 1e-6 * size
@@ -150,7 +166,9 @@ def test_a_scale_holds_its_values_between_its_first_and_last_tick(low: float, si
 
 
 @given(st.floats(1e-12, 1e9), st.floats(1, 1e12), st.integers(2, 14))
-def test_a_log_scale_holds_its_values_and_has_few_ticks(low: float, factor: float, intervals: int) -> None:
+def test_a_log_scale_holds_its_values_and_has_few_ticks(
+    low: float, factor: float, intervals: int
+) -> None:
     scale = axes.fit((low, low * factor), None, True, intervals)
     assert scale.low <= low * (1 + 1e-6)
     assert low * factor <= scale.high * (1 + 1e-6)
@@ -171,8 +189,12 @@ def test_ticks_along_the_axis_are_within_it_and_few(first: float, size: float, a
     assert len({axes.along(tick, axis) for tick in ticks}) == len(ticks)
 
 
-@pytest.mark.parametrize(("bounds", "expected"), [((0, 1), ["0.0", "0.5", "1.0"]), (None, ["0.41", "0.49"])])
-def test_bounds_are_the_least_that_a_scale_shows(bounds: tuple[float, float] | None, expected: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("bounds", "expected"), [((0, 1), ["0.0", "0.5", "1.0"]), (None, ["0.41", "0.49"])]
+)
+def test_bounds_are_the_least_that_a_scale_shows(
+    bounds: tuple[float, float] | None, expected: list[str]
+) -> None:
     assert axes.fit((0.41, 0.49), bounds, False, 2).labels() == expected
 
 
@@ -187,7 +209,15 @@ def test_a_constant_has_a_scale_around_it() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0, "0s"), (45, "45s"), (600, "10m"), (5400, "1h30m"), (3605, "1h00m05s"), (90000, "1d01h"), (-60, "-1m")],
+    [
+        (0, "0s"),
+        (45, "45s"),
+        (600, "10m"),
+        (5400, "1h30m"),
+        (3605, "1h00m05s"),
+        (90000, "1d01h"),
+        (-60, "-1m"),
+    ],
 )
 def test_durations_are_said_as_people_say_them(seconds: float, words: str) -> None:
     assert axes.duration(seconds) == words
@@ -211,7 +241,7 @@ def test_values_are_read_with_three_figures_or_so(number: float, words: str) -> 
 
 @pytest.mark.parametrize("name", ["lr", "seconds"])
 def test_schedules_and_durations_are_never_smoothed(name: str) -> None:
-    history = History()
+    history = RunHistory()
     history.add([step_event(step) for step in range(1, 50)])
     for curve in history.curves.values():
         assert curve.smooth(0.9, 1000)
@@ -220,9 +250,12 @@ def test_schedules_and_durations_are_never_smoothed(name: str) -> None:
 
 
 def test_gauges_are_never_smoothed() -> None:
-    history = History()
+    history = RunHistory()
     history.add([gpu_event(step, 2) for step in range(50)])
-    gauges = [*history.process.values(), *(each for one in history.devices.values() for each in one.gauges.values())]
+    gauges = [
+        *history.process.values(),
+        *(each for one in history.devices.values() for each in one.gauges.values()),
+    ]
     for gauge in gauges:
         assert gauge.smooth(0.9, 1000)
     assert not any(gauge.smoothed for gauge in gauges)

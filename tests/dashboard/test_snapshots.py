@@ -20,7 +20,8 @@ from pvtool.dashboard.screens import renders as renders_screen
 from pvtool.dashboard.widgets import headline
 from pvtool.terminal import Pictures, Terminal
 from pvtool_core.store.identities import IDENTITY_FILE
-from pvtool_core.store.runs import RunFolder, State
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import RunFolder
 from tests.dashboard import conftest
 from tests.dashboard.batches import clip_event, make_batch, rendering_event, tell
 from tests.dashboard.conftest import PROMPTS, MakeRun, gpu_event, write_events
@@ -39,7 +40,9 @@ def same_everywhere(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     monkeypatch.setattr(conftest, "BEGAN", BEGAN)
     monkeypatch.setattr(headline, "time", SimpleNamespace(time=lambda: BEGAN + 181))
     for screen in (batch_screen, renders_screen):
-        monkeypatch.setattr(screen, "time", SimpleNamespace(time=lambda: BEGAN + 181, monotonic=time.monotonic))
+        monkeypatch.setattr(
+            screen, "time", SimpleNamespace(time=lambda: BEGAN + 181, monotonic=time.monotonic)
+        )
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield
@@ -48,7 +51,9 @@ def same_everywhere(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
 
 
 @pytest.fixture
-def run(same_everywhere: None, home: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+def run(
+    same_everywhere: None, home: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> RunFolder:
     """A live run on two accelerators among three that ended, and two people; all by paths that are short here."""
     make_run("ada-1", 300, State.FINISHED)
     make_run("ben-1", 120, State.STOPPED)
@@ -72,16 +77,28 @@ def _add(name: str, noun: str, embeddings: list[tuple[float, float]]) -> None:
 
 def _add_batches(home: Path) -> None:
     """One that has ended, and a live one on two accelerators; the newest clips of both are stills."""
-    ended, live = make_batch("20260228-2200-0a1b", clips=3), make_batch("20260301-0930-9f3e", clips=2000, workers=2)
-    clips = [clip_event(BEGAN + 2 * i, i, "failed" if i in {33, 34} else "done", files=["a.png"]) for i in range(90)]
+    ended, live = (
+        make_batch("20260228-2200-0a1b", clips=3),
+        make_batch("20260301-0930-9f3e", clips=2000, workers=2),
+    )
+    clips = [
+        clip_event(BEGAN + 2 * i, i, "failed" if i in {33, 34} else "done", files=["a.png"])
+        for i in range(90)
+    ]
     still = Path(clips[0]["path"]).with_name("a.png")
     still.parent.mkdir(parents=True)
     draw(still)
     tell(ended.worker(0), State.FINISHED, [rendering_event(BEGAN - 99), *clips[:3]])
     for number, worker in enumerate(live.workers()):
-        begun = [rendering_event(BEGAN), gpu_event(BEGAN, 2), clip_event(BEGAN, 1000 + number, "skipped")]
+        begun = [
+            rendering_event(BEGAN),
+            gpu_event(BEGAN, 2),
+            clip_event(BEGAN, 1000 + number, "skipped"),
+        ]
         tell(worker, State.RUNNING, [*begun, *clips[number::2]])
-        worker.config.write_text(worker.config.read_text().replace('device = "cpu"', f'device = "cuda:{number}"'))
+        worker.config.write_text(
+            worker.config.read_text().replace('device = "cpu"', f'device = "cuda:{number}"')
+        )
     for worker in (*ended.workers(), *live.workers()):
         _pin_paths(worker, home)
 
@@ -108,18 +125,24 @@ def _pin_paths(run: RunFolder, home: Path) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-async def test_every_screen_looks_as_it_did_when_a_person_last_looked(run: RunFolder, size: tuple[int, int]) -> None:
+async def test_every_screen_looks_as_it_did_when_a_person_last_looked(
+    run: RunFolder, size: tuple[int, int]
+) -> None:
     terminal = Terminal(Pictures.BLOCKS, tmux=False, colours="truecolor")
     differing: list[str] = []
     async with Dashboard(terminal, Path("runs"), run).run_test(size=size) as pilot:
 
         async def look(name: str, *words: str) -> None:
             await until_seen(pilot, *words)
-            differing.extend(compare(SNAPSHOTS / f"{name}-{size[0]}x{size[1]}.txt", await settled(pilot)))
+            differing.extend(
+                compare(SNAPSHOTS / f"{name}-{size[0]}x{size[1]}.txt", await settled(pilot))
+            )
 
         await walk_through_a_run(pilot, look)
         await walk_through_the_places(pilot, look)
-    assert not differing, "\n".join(["PV_WRITE_SNAPSHOTS=1 takes these over, once you like them:", *differing])
+    assert not differing, "\n".join(
+        ["PV_WRITE_SNAPSHOTS=1 takes these over, once you like them:", *differing]
+    )
 
 
 async def walk_through_a_run(pilot: Pilot[None], look: Look) -> None:
@@ -166,7 +189,10 @@ async def settled(pilot: Pilot[None]) -> str:
 
 def reading(screen: Screen[object]) -> bool:
     """Whether a clip is being read: the other workers go on for as long as their screen is there."""
-    return any(worker.group == "clip" and worker.state is WorkerState.RUNNING for worker in screen.app.workers)
+    return any(
+        worker.group == "clip" and worker.state is WorkerState.RUNNING
+        for worker in screen.app.workers
+    )
 
 
 def compare(path: Path, now: str) -> list[str]:
@@ -175,4 +201,6 @@ def compare(path: Path, now: str) -> list[str]:
         path.parent.mkdir(exist_ok=True)
         path.write_text(now)
     before = path.read_text() if path.exists() else ""
-    return list(unified_diff(before.splitlines(), now.splitlines(), path.name, "now", n=1, lineterm=""))
+    return list(
+        unified_diff(before.splitlines(), now.splitlines(), path.name, "now", n=1, lineterm="")
+    )

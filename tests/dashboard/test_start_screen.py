@@ -12,7 +12,8 @@ from pvtool.dashboard.screens.forms import FormScreen
 from pvtool.dashboard.screens.new_run import StartScreen
 from pvtool_core import supervisor
 from pvtool_core.paths import runs_dir
-from pvtool_core.store.runs import Request, RunFolder, State, list_runs
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import Request, RunFolder, list_runs
 from pvtool_core.store.summary import job_of
 from tests.dashboard.house import House, add_person
 from tests.dashboard.reading import until, until_seen
@@ -28,10 +29,14 @@ def settings(pilot: Pilot[None]) -> TextArea:
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (300, 80)])
-async def test_a_preset_says_what_it_takes_and_whether_its_weights_are_here(home: Path, size: tuple[int, int]) -> None:
+async def test_a_preset_says_what_it_takes_and_whether_its_weights_are_here(
+    home: Path, size: tuple[int, int]
+) -> None:
     add_person("ada")
     async with House(lambda: StartScreen("ada")).run_test(size=size) as pilot:
-        await until_seen(pilot, "ada", "tiny", "animatediff · 140 iterations · 64×64, 8 frames", "Weights: here")
+        await until_seen(
+            pilot, "ada", "tiny", "animatediff · 140 iterations · 64×64, 8 frames", "Weights: here"
+        )
         choose(pilot, "preset", "wan")
         await until_seen(pilot, "wan · ", "`pv models fetch")
 
@@ -58,17 +63,27 @@ async def test_settings_are_offered_with_their_meaning_and_taken_from_the_list(h
         settings(pilot).focus()
         await pilot.press(*"warm")
         offered = pilot.app.screen.query_one("Lines OptionList", OptionList)
-        await until(pilot, lambda: [option.id for option in offered.options] == ["training.warmup=10"])
+        await until(
+            pilot, lambda: [option.id for option in offered.options] == ["training.warmup=10"]
+        )
         await until_seen(pilot, "iterations over which the learning rate rises from zero")
         await pilot.press("tab", "enter")
-        await until(pilot, lambda: settings(pilot).text == "training.warmup=10" and settings(pilot).has_focus)
+        await until(
+            pilot,
+            lambda: settings(pilot).text == "training.warmup=10" and settings(pilot).has_focus,
+        )
 
 
 @pytest.mark.parametrize(
     ("id", "typed", "message", "hint"),
     [
         ("seed", "-4", "training.seed: is -4, not between", "pv presets show"),
-        ("base", "no/where", "The weights no/where are not on this machine.", "pv models fetch no/where"),
+        (
+            "base",
+            "no/where",
+            "The weights no/where are not on this machine.",
+            "pv models fetch no/where",
+        ),
     ],
 )
 async def test_what_is_refused_is_said_and_nothing_typed_is_lost(
@@ -141,7 +156,12 @@ async def test_the_form_makes_the_run_and_starts_its_engine(home: Path) -> None:
     folder = app.given[0]
     assert isinstance(folder, RunFolder)
     job = job_of(folder)
-    assert (job.identity.name, job.training.seed, job.training.iterations, len(job.prompts)) == ("ada", 7, 3, 8)
+    assert (job.identity.name, job.training.seed, job.training.iterations, len(job.prompts)) == (
+        "ada",
+        7,
+        3,
+        8,
+    )
     while folder.state() is State.NEW:
         await asyncio.sleep(0.1)
     folder.request(Request.STOP)

@@ -10,7 +10,8 @@ import pytest
 from pvtool.dashboard.run_actions import go_on, pause_or_go_on
 from pvtool_core import supervisor
 from pvtool_core.errors import UsageError
-from pvtool_core.store.runs import ExitRecord, Request, RunFolder, State
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import ExitRecord, Request, RunFolder
 
 SCRIPT = Path(__file__).parents[1] / "cli/scripted_engine.py"
 
@@ -28,7 +29,9 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[RunFol
         supervisor.wait_for(folder, frozenset({State.STOPPED, State.FINISHED}))
 
 
-def test_a_run_is_starting_as_soon_as_it_was_resumed_and_cannot_be_resumed_twice(stopped: RunFolder) -> None:
+def test_a_run_is_starting_as_soon_as_it_was_resumed_and_cannot_be_resumed_twice(
+    stopped: RunFolder,
+) -> None:
     go_on(stopped)
     assert stopped.state() in {State.STARTING, State.RUNNING}
     first = stopped.read_status()

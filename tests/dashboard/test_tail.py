@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvtool.dashboard.follow.log_lines import Lines
-from pvtool.dashboard.follow.run_history import History
+from pvtool.dashboard.follow.log_lines import LogLines
+from pvtool.dashboard.follow.run_history import RunHistory
 from pvtool.dashboard.follow.tail import CHUNK_BYTES, Tail
 from tests.dashboard.conftest import gpu_event, step_event
 
@@ -22,8 +22,13 @@ def all_lines(tail: Tail) -> list[bytes]:
     return lines
 
 
-@given(st.lists(st.binary(max_size=40).filter(lambda line: b"\n" not in line and b"\r" not in line)), st.randoms())
-def test_however_the_writer_is_interrupted_every_line_is_read_once(lines: list[bytes], chance: random.Random) -> None:
+@given(
+    st.lists(st.binary(max_size=40).filter(lambda line: b"\n" not in line and b"\r" not in line)),
+    st.randoms(),
+)
+def test_however_the_writer_is_interrupted_every_line_is_read_once(
+    lines: list[bytes], chance: random.Random
+) -> None:
     path = Path(os.environ.get("TMPDIR", "/tmp")) / f"pv-tail-{os.getpid()}"
     path.write_bytes(b"")
     tail, read = Tail(path), list[bytes]()
@@ -87,22 +92,24 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("event", GARBAGE, ids=str)
-def test_an_event_of_other_things_than_it_should_hold_is_counted_and_harms_nothing(event: dict[str, object]) -> None:
-    history = History()
+def test_an_event_of_other_things_than_it_should_hold_is_counted_and_harms_nothing(
+    event: dict[str, object],
+) -> None:
+    history = RunHistory()
     history.add([step_event(1), event, step_event(2)])
     assert history.unreadable == 1
     assert history.curves["icr"].last == step_event(2)["icr"]
 
 
 def test_a_loss_that_is_no_number_is_an_alarm_and_a_gap() -> None:
-    history = History()
+    history = RunHistory()
     history.add([step_event(1), step_event(2, loss=None, icr=None), step_event(3)])
     assert [alarm.message for alarm in history.alarms] == ["loss, icr of step 2 is no number."]
     assert history.curves["loss"].last == step_event(3)["loss"]
 
 
 def test_every_accelerator_has_its_own_gauges_and_the_engine_too() -> None:
-    history = History()
+    history = RunHistory()
     history.add([gpu_event(1.0, devices=2), gpu_event(2.0, devices=2)])
     assert sorted(history.devices) == [0, 1]
     assert history.devices[1].gauges["temperature"].last == 61.0
@@ -110,7 +117,7 @@ def test_every_accelerator_has_its_own_gauges_and_the_engine_too() -> None:
 
 
 def test_prompts_are_counted_as_they_are_drawn() -> None:
-    history = History()
+    history = RunHistory()
     history.add(step_event(step) for step in range(1, 8))
     assert sum(history.drawn.values()) == 7
     assert history.prompt == step_event(7)["prompt"]
@@ -119,8 +126,11 @@ def test_prompts_are_counted_as_they_are_drawn() -> None:
 def test_the_log_leaves_out_what_every_step_writes_unless_it_is_asked(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     warning = {"time": 9.0, "type": "warning", "message": "3 of 12 pairs show no face"}
-    path.write_text("".join(json.dumps(event) + "\n" for event in (step_event(1), gpu_event(2.0), warning)) + "{torn")
-    lines = Lines(path, events=True)
+    path.write_text(
+        "".join(json.dumps(event) + "\n" for event in (step_event(1), gpu_event(2.0), warning))
+        + "{torn"
+    )
+    lines = LogLines(path, events=True)
     assert not lines.extend().more
     assert len(lines.numbers(everything=True)) == 3
     (rare,) = lines.texts(lines.numbers(everything=False))

@@ -79,11 +79,16 @@ def test_a_terminal_without_placeholders_gets_half_blocks_though_it_has_kittys_g
 
 def test_true_colour_is_known_without_colorterm_by_an_answer_or_by_a_name() -> None:
     def colours(**environ: str) -> object:
-        return probed(PlayedTerminal(PROBE, delay=0.0, answers={"\x1b[c": "\x1b[?62c"}, environ=environ))["colours"]
+        return probed(
+            PlayedTerminal(PROBE, delay=0.0, answers={"\x1b[c": "\x1b[?62c"}, environ=environ)
+        )["colours"]
 
     assert probed(PlayedTerminal(PROBE, answers=XTERM))["colours"] == "truecolor"
     assert (
-        probed(PlayedTerminal(PROBE, answers={k: KITTY[k] for k in ("\x1bP$qm", "\x1b[c")}))["colours"] == "truecolor"
+        probed(PlayedTerminal(PROBE, answers={k: KITTY[k] for k in ("\x1bP$qm", "\x1b[c")}))[
+            "colours"
+        ]
+        == "truecolor"
     )
     assert colours(TERM="alacritty") == "truecolor"
     assert colours(LC_TERMINAL="iTerm2") == "truecolor"
@@ -118,7 +123,9 @@ def test_no_answer_ever_lands_in_an_input_and_every_key_does(delay: float | None
         assert "\x1b[?1049l" in terminal.written
 
 
-def test_pictures_are_chosen_by_argument_then_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_chosen_by_argument_then_by_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PV_IMAGES", "off")
     assert probe().pictures is Pictures.OFF
     assert probe("blocks").pictures is Pictures.BLOCKS
@@ -129,7 +136,9 @@ def test_pictures_are_chosen_by_argument_then_by_the_environment(monkeypatch: py
         probe()
 
 
-def test_what_moving_pictures_may_send_is_set_by_the_link_or_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_moving_pictures_may_send_is_set_by_the_link_or_by_hand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def rate(**environ: str) -> object:
         return probed(PlayedTerminal(PROBE, environ=environ))["bytes_per_second"]
 
@@ -141,14 +150,18 @@ def test_what_moving_pictures_may_send_is_set_by_the_link_or_by_hand(monkeypatch
         probe()
 
 
-def test_without_a_terminal_nothing_is_asked_and_nothing_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_nothing_is_asked_and_nothing_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("PV_IMAGES", raising=False)
     for stream in (None, io.StringIO()):
         monkeypatch.setattr(sys, "__stdin__", stream)
         assert probe() == Terminal(Pictures.OFF, False, "none")
 
 
-def test_textual_is_told_the_colours_and_an_empty_no_color_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_textual_is_told_the_colours_and_an_empty_no_color_is_taken_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("NO_COLOR", "")
     monkeypatch.setenv("TEXTUAL_COLOR_SYSTEM", "auto")
     prepare(Terminal(Pictures.BLOCKS, False, "16"))
@@ -179,5 +192,9 @@ def test_doctor_says_what_pictures_this_terminal_can_show() -> None:
     script = "import json; from pvtool.cli import doctor; print(json.dumps(doctor.terminal()))"
     with PlayedTerminal(script) as terminal:
         said = json.loads(terminal.said())
-    assert said["pictures"] == "kitty" and said["colours"] == "truecolor" and said["cell"] == "9 × 18 pixels"
+    assert (
+        said["pictures"] == "kitty"
+        and said["colours"] == "truecolor"
+        and said["cell"] == "9 × 18 pixels"
+    )
     assert doctor.terminal()["terminal"] in (True, False)

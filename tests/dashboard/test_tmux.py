@@ -12,7 +12,8 @@ import pytest
 
 from pvtool_core.errors import PvError
 from pvtool_core.paths import presets_dir
-from pvtool_core.store.runs import RunFolder, State
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import RunFolder
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,7 +42,16 @@ class Tmux:
         """Run a command in a new window of 120 × 40; what it leaves is its exit status."""
         left = self._folder / "left"
         left.unlink(missing_ok=True)
-        words = [*self._words, "new-session", "-d", "-x", "120", "-y", "40", f"{command}; echo $? > {left}"]
+        words = [
+            *self._words,
+            "new-session",
+            "-d",
+            "-x",
+            "120",
+            "-y",
+            "40",
+            f"{command}; echo $? > {left}",
+        ]
         subprocess.run(words, check=True)
 
     def press(self, *keys: str) -> None:
@@ -110,7 +120,9 @@ def step_of(folder: RunFolder) -> int:
     return status.step
 
 
-def test_a_run_is_started_watched_steered_left_found_killed_and_resumed(tmux: Tmux, home: Path) -> None:
+def test_a_run_is_started_watched_steered_left_found_killed_and_resumed(
+    tmux: Tmux, home: Path
+) -> None:
     folder = RunFolder(home / "data/runs/ada-1")
     sets = " ".join(f"--set training.{name}={value}" for name, value in SHORT.items())
     try:
@@ -173,7 +185,9 @@ def kill_and_resume(tmux: Tmux, folder: RunFolder) -> None:
 def test_without_a_terminal_watching_is_plain_lines_to_the_end(home: Path) -> None:
     sets = [f"--set=training.{name}={value}" for name, value in {**SHORT, "iterations": 3}.items()]
     words = [*PV.split(), "train", "ada", "--watch", *sets]
-    left = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    left = subprocess.run(
+        words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
     assert left.returncode == 0, left.stderr
     assert "training" in left.stderr
     assert "\x1b" not in left.stderr + left.stdout

@@ -14,7 +14,9 @@ def compare(name: str, found: Any) -> None:
     text = json.dumps(found, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     if os.environ.get("PV_WRITE_GOLDEN"):
         file.write_text(text, encoding="utf-8")
-    assert text == file.read_text(encoding="utf-8"), f"{file.name} differs: PV_WRITE_GOLDEN=1 records the new one"
+    assert text == file.read_text(encoding="utf-8"), (
+        f"{file.name} differs: PV_WRITE_GOLDEN=1 records the new one"
+    )
 
 
 def shape(value: Any) -> Any:

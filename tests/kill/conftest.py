@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pvtool_core.settings.schema import Job, TrainJob, write_job
+from pvtool_core.settings.jobs import Job, TrainJob, write_job
 from pvtool_core.store.runs import RunFolder
 
 
@@ -50,7 +50,9 @@ class Engines:
     def second(self, folder: RunFolder) -> subprocess.CompletedProcess[str]:
         """Run an engine as the face starts it, while another may be at work."""
         words = [sys.executable, "-P", "-m", "pvtool_core", str(folder.path)]
-        return subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(
+            words, env=self.environment, capture_output=True, text=True, timeout=120, check=False
+        )
 
     def limit_file_size(self, size: int) -> None:
         """Let no engine write a file larger than `size` bytes, from now on; -1 lifts that."""
@@ -81,8 +83,16 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Generator[Engines]:
 @pytest.fixture(scope="session")
 def training(job: TrainJob) -> TrainJob:
     """A run of 15 short iterations with a checkpoint after each third and a sample after each fifth."""
-    changes = {"iterations": 15, "checkpoint_every": 3, "keep_checkpoints": 2, "sample_every": 5, "sample_prompts": 1}
-    return dataclasses.replace(job, training=dataclasses.replace(job.training, **changes, seeds_per_prompt=1))
+    changes = {
+        "iterations": 15,
+        "checkpoint_every": 3,
+        "keep_checkpoints": 2,
+        "sample_every": 5,
+        "sample_prompts": 1,
+    }
+    return dataclasses.replace(
+        job, training=dataclasses.replace(job.training, **changes, seeds_per_prompt=1)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,10 @@ import pytest
 from safetensors.torch import load_file
 
 from pvtool_core.media.decode import frames_of
-from pvtool_core.settings.schema import TrainJob
-from pvtool_core.store.runs import Request, RunFolder, State, checkpoint_is_whole, read_events
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.store.events import read_events
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import Request, RunFolder, checkpoint_is_whole
 from tests.kill.conftest import Engines
 
 KILLS = 20
@@ -28,7 +30,11 @@ def weights(folder: RunFolder) -> dict[str, bytes]:
     checkpoint = folder.latest_checkpoint()
     assert checkpoint is not None, folder.log.read_text()
     files = {path.name: load_file(path) for path in checkpoint.glob("*.safetensors")}
-    return {f"{name} {key}": tensor.numpy().tobytes() for name, file in files.items() for key, tensor in file.items()}
+    return {
+        f"{name} {key}": tensor.numpy().tobytes()
+        for name, file in files.items()
+        for key, tensor in file.items()
+    }
 
 
 def story(folder: RunFolder) -> list[tuple[str, object, object]]:
@@ -90,7 +96,9 @@ def kill_within_steps(folder: RunFolder, pid: int, draw: random.Random) -> bool:
     if draw.random() < 0.25:
         wait_until(folder.status.exists)
     else:
-        wait_until(lambda: steps_done(folder) >= resumed_at + wanted or folder.read_exit() is not None)
+        wait_until(
+            lambda: steps_done(folder) >= resumed_at + wanted or folder.read_exit() is not None
+        )
     time.sleep(draw.uniform(0, 0.3))  # not a wait for anything: any moment will do
     if folder.read_exit() or steps_done(folder) == STEPS:
         return False
@@ -106,7 +114,11 @@ def checkpoint_step(folder: RunFolder) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_means_save_then_go(
-    engines: Engines, training: TrainJob, uninterrupted: RunFolder, number: signal.Signals, status: int
+    engines: Engines,
+    training: TrainJob,
+    uninterrupted: RunFolder,
+    number: signal.Signals,
+    status: int,
 ) -> None:
     folder = engines.folder(f"told-{number.name}", training)
     pid = engines.start(folder)
@@ -126,7 +138,9 @@ def test_a_signal_means_save_then_go(
 
 
 @pytest.mark.slow
-def test_a_lost_terminal_changes_nothing(engines: Engines, training: TrainJob, uninterrupted: RunFolder) -> None:
+def test_a_lost_terminal_changes_nothing(
+    engines: Engines, training: TrainJob, uninterrupted: RunFolder
+) -> None:
     folder = engines.folder("hung-up", training)
     pid = engines.start(folder)
     wait_until(lambda: steps_done(folder) >= 2)
@@ -192,11 +206,15 @@ def small_disk(engines: Engines) -> Generator[Path]:
     place.mkdir(parents=True)
     mount = shutil.which("mount")
     made = mount and subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)], capture_output=True, check=False
+        [mount, "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)],
+        capture_output=True,
+        check=False,
     )
     if not made or made.returncode:
         place.rmdir()
-        pytest.skip("this user may not mount a file system; the test with a limit on file sizes covers the rest")
+        pytest.skip(
+            "this user may not mount a file system; the test with a limit on file sizes covers the rest"
+        )
     yield place
     subprocess.run(["umount", str(place)], check=True)
 
@@ -205,7 +223,9 @@ def small_disk(engines: Engines) -> Generator[Path]:
 def test_a_full_disk_gives_one_clear_error_and_room_is_all_that_is_needed_to_go_on(
     engines: Engines, training: TrainJob, uninterrupted: RunFolder, small_disk: Path
 ) -> None:
-    often = dataclasses.replace(training.training, checkpoint_every=1, keep_checkpoints=1000, sample_every=0)
+    often = dataclasses.replace(
+        training.training, checkpoint_every=1, keep_checkpoints=1000, sample_every=0
+    )
     folder = engines.folder("small-disk/run", dataclasses.replace(training, training=often))
     assert engines.run(folder) == 5
     check_full_disk(folder)
@@ -239,7 +259,9 @@ def test_a_file_that_cannot_be_written_to_its_end_leaves_the_checkpoint_before_i
 
 
 @pytest.mark.slow
-def test_an_engine_says_in_a_sentence_which_weights_are_gone(engines: Engines, training: TrainJob) -> None:
+def test_an_engine_says_in_a_sentence_which_weights_are_gone(
+    engines: Engines, training: TrainJob
+) -> None:
     gone = dataclasses.replace(training.model, base_model=str(engines.home / "nowhere"))
     folder = engines.folder("no-weights", dataclasses.replace(training, model=gone))
     assert engines.second(folder).returncode == 4

@@ -18,8 +18,10 @@ import pytest
 from pvtool_core.batches.clips import Names, is_whole, sidecar_path
 from pvtool_core.batches.folder import read_items
 from pvtool_core.media.decode import frames_of
-from pvtool_core.settings.schema import RenderItem, RenderJob, Setup, TrainJob
-from pvtool_core.store.runs import RunFolder, State, read_events
+from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup, TrainJob
+from pvtool_core.store.events import read_events
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import RunFolder
 from tests.adapters import save_random_adapters
 from tests.core.jobs import item, render_job
 from tests.kill.conftest import Engines
@@ -38,11 +40,14 @@ def adapters(models: Path, job: TrainJob) -> dict[str, Path]:
     return save_random_adapters(models / "people", setup, PEOPLE, strength=1.0)
 
 
-def batch(out: Path, adapters: dict[str, Path], people: Iterable[str] = PEOPLE, seeds: int = SEEDS) -> list[RenderItem]:
+def batch(
+    out: Path, adapters: dict[str, Path], people: Iterable[str] = PEOPLE, seeds: int = SEEDS
+) -> list[RenderItem]:
     """A clip of each person for each prompt and seed."""
     return [
         dataclasses.replace(
-            item(out / f"{person}/{number}/seed-{seed}", seed, adapters[person], prompt), identity=person
+            item(out / f"{person}/{number}/seed-{seed}", seed, adapters[person], prompt),
+            identity=person,
         )
         for number, prompt in enumerate(PROMPTS)
         for seed in range(seeds)
@@ -58,7 +63,9 @@ def missing(wanted: RenderJob) -> list[str]:
     """The clips that are not there, or not as they should be."""
     names = Names(wanted.setups[0])
     items = read_items(Path(wanted.items))
-    return [one.clip for one in items if not is_whole(one.clip, names.fingerprint(one), wanted.encoding)]
+    return [
+        one.clip for one in items if not is_whole(one.clip, names.fingerprint(one), wanted.encoding)
+    ]
 
 
 def check_whole(*jobs: RenderJob) -> None:
@@ -74,7 +81,9 @@ def check_whole(*jobs: RenderJob) -> None:
 def told(folders: Iterable[RunFolder], status: str = "done") -> Counter[str]:
     """How often each clip was said to be made."""
     events = [event for folder in folders for event in read_events(folder.events)[0]]
-    return Counter(event["path"] for event in events if event["type"] == "clip" and event["status"] == status)
+    return Counter(
+        event["path"] for event in events if event["type"] == "clip" and event["status"] == status
+    )
 
 
 def made_at(wanted: RenderJob) -> dict[str, int]:
@@ -86,8 +95,13 @@ def made_at(wanted: RenderJob) -> dict[str, int]:
 
 def at_work(wanted: RenderJob, pids: list[int]) -> list[int]:
     """Those of the processes that have clips in their hands."""
-    with suppress(FileNotFoundError, orjson.JSONDecodeError):  # given back, or only just begun to be written
-        owners = [orjson.loads(claim.read_bytes())["pid"] for claim in Path(wanted.out).glob(".claims/[!.]*")]
+    with suppress(
+        FileNotFoundError, orjson.JSONDecodeError
+    ):  # given back, or only just begun to be written
+        owners = [
+            orjson.loads(claim.read_bytes())["pid"]
+            for claim in Path(wanted.out).glob(".claims/[!.]*")
+        ]
         return [pid for pid in owners if pid in pids]
     return []
 
@@ -123,13 +137,19 @@ def test_batches_of_different_people_share_a_folder_and_their_trajectories(
     engines: Engines, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    fresh = dataclasses.replace(job, sampler=dataclasses.replace(job.sampler, negative_prompt="of these batches alone"))
+    fresh = dataclasses.replace(
+        job, sampler=dataclasses.replace(job.sampler, negative_prompt="of these batches alone")
+    )
     jobs = [job_for(fresh, out, batch(out, adapters, [person], seeds=1)) for person in PEOPLE]
-    folders = [engines.folder(f"shared-{person}", one) for person, one in zip(PEOPLE, jobs, strict=True)]
+    folders = [
+        engines.folder(f"shared-{person}", one) for person, one in zip(PEOPLE, jobs, strict=True)
+    ]
     before = set((engines.home / "cache/trajectories").glob("*"))
     pids = [engines.start(folder) for folder in folders]
     assert [engines.wait(pid) for pid in pids] == [0, 0]
-    assert told(folders) == Counter({f"{out}/{person}/{number}/seed-0": 1 for person in PEOPLE for number in range(3)})
+    assert told(folders) == Counter(
+        {f"{out}/{person}/{number}/seed-0": 1 for person in PEOPLE for number in range(3)}
+    )
     assert len(set((engines.home / "cache/trajectories").glob("*")) - before) == len(PROMPTS)
     check_whole(*jobs)
 
@@ -148,7 +168,9 @@ def test_a_batch_told_to_end_leaves_whole_clips_only(
     assert missing(wanted)
     done = set(told([folder]))
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert {str(path) for path in files} == {f"{clip}{suffix}" for clip in done for suffix in (".mp4", ".json")}
+    assert {str(path) for path in files} == {
+        f"{clip}{suffix}" for clip in done for suffix in (".mp4", ".json")
+    }
     assert not set(missing(wanted)) & done
 
 
@@ -168,7 +190,10 @@ class mounted:  # noqa: N801 - used as a verb
         self._place = place
         mount = shutil.which("mount")
         words = ["-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-        if not mount or subprocess.run([mount, *words], capture_output=True, check=False).returncode:
+        if (
+            not mount
+            or subprocess.run([mount, *words], capture_output=True, check=False).returncode
+        ):
             pytest.skip("this user may not mount a file system")
 
     def __enter__(self) -> None:
@@ -217,7 +242,9 @@ def test_a_cache_that_cannot_be_written_costs_a_warning_and_nothing_else(
 
 
 def warnings(folder: RunFolder) -> list[str]:
-    return [event["message"] for event in read_events(folder.events)[0] if event["type"] == "warning"]
+    return [
+        event["message"] for event in read_events(folder.events)[0] if event["type"] == "warning"
+    ]
 
 
 @pytest.mark.slow

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from pvtool_core.store.run_index import RunIndex
 from pvtool_core.store.runs import RunFolder
-from pvtool_core.store.summary import RunFacts
+from pvtool_core.store.summary import RunSummary
 
 
 @dataclass
@@ -18,9 +19,16 @@ class Runs:
     def __post_init__(self) -> None:
         self._index = RunIndex(self.root)
 
-    def look(self) -> list[RunFacts]:
+    def look(self) -> list[RunSummary]:
         """Every run there is, newest first."""
         return list(reversed(self._index.facts()))
 
     def folder(self, name: str) -> RunFolder:
         return RunFolder(self.root / name)
+
+
+class FollowsRuns(Protocol):
+    """The application as screens see it: all runs and the newest summaries of them."""
+
+    runs: Runs
+    facts: list[RunSummary] | None

@@ -5,12 +5,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvtool.dashboard.follow.batch_history import Rendering
+from pvtool.dashboard.follow.batch_history import BatchHistory
 from pvtool.dashboard.follow.tail import Tail
 from pvtool_core.batches.folder import BatchFolder, read_refused
 from pvtool_core.errors import PvError
-from pvtool_core.settings.schema import RenderJob, read_job, require
-from pvtool_core.store.runs import RunFolder, State
+from pvtool_core.settings.jobs import RenderJob, read_job, require
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import RunFolder
 from pvtool_core.untrusted import open_regular
 
 LIVE = (State.RUNNING, State.PAUSED, State.STARTING)
@@ -30,7 +31,7 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class BatchSeen:
+class BatchSnapshot:
     """What one look at a batch found. `expected` is how many clips it lists, `out` where they are to lie,
     `refused` the rows that were left out, each with its reason."""
 
@@ -48,7 +49,7 @@ class BatchSeen:
         return self.state in LIVE
 
 
-def look_at(folder: BatchFolder) -> BatchSeen:
+def look_at(folder: BatchFolder) -> BatchSnapshot:
     """Look at a batch once. Whatever its files hold, this raises nothing."""
     looks = [_worker(worker) for worker in folder.workers()]
     workers = tuple(worker for worker, _ in looks)
@@ -65,7 +66,9 @@ def look_at(folder: BatchFolder) -> BatchSeen:
         refused = read_refused(folder.refused)
     except (OSError, ValueError):
         problem = problem or "Cannot read refused.jsonl."
-    return BatchSeen(folder.name, state, workers, out, expected, problem, tuple(refused.items()))
+    return BatchSnapshot(
+        folder.name, state, workers, out, expected, problem, tuple(refused.items())
+    )
 
 
 def _worker(folder: RunFolder) -> tuple[Worker, RenderJob | None]:
@@ -94,7 +97,7 @@ class BatchFollower:
     """
 
     def __init__(self, folder: BatchFolder) -> None:
-        self.rendering = Rendering()
+        self.rendering = BatchHistory()
         self._folder = folder
         self._tails: dict[str, Tail] = {}
 
@@ -108,7 +111,7 @@ class BatchFollower:
             tail = self._tails.setdefault(worker.name, Tail(worker.events))
             chunk = await asyncio.to_thread(tail.read)
             if chunk.anew:
-                self.rendering, self._tails = Rendering(), {}
+                self.rendering, self._tails = BatchHistory(), {}
                 return True, True
             events = chunk.events()
             for first in range(0, len(events), _EVENTS_AT_ONCE):

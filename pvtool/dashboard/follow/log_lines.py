@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pvtool.dashboard.follow.tail import CHUNK_BYTES, Chunk, Tail
 from pvtool.text import describe, plain
-from pvtool_core.store.runs import parse_events
+from pvtool_core.store.events import parse_events
 from pvtool_core.untrusted import open_regular
 
 _OFTEN = (b'"type": "step"', b'"type": "gpu"')
@@ -15,7 +15,7 @@ _HEAD_BYTES = 80
 _LONGEST = 2000
 
 
-class Lines:
+class LogLines:
     """The lines of events.jsonl (`events`) or of a plain log. Its methods read files: call them in a thread."""
 
     def __init__(self, path: Path, *, events: bool) -> None:
@@ -59,14 +59,20 @@ class Lines:
     def _text(self, descriptor: int, number: int) -> str:
         start, end = self._starts[number], self._starts[number + 1]
         line = os.pread(descriptor, min(end - start, CHUNK_BYTES), start)
-        told = " ".join(map(describe, parse_events(line))) if self._events else line.decode(errors="replace")
+        told = (
+            " ".join(map(describe, parse_events(line)))
+            if self._events
+            else line.decode(errors="replace")
+        )
         return plain(told.rstrip().expandtabs())[:_LONGEST]
 
     def find(self, words: str, numbers: Sequence[int], begin: int, by: int) -> int | None:
         """The index in `numbers`, from `begin` on towards `by` and around, of a line that holds `words`."""
         wanted = words.lower()
         for done in range(0, len(numbers), 256):
-            indices = [(begin + by * i) % len(numbers) for i in range(done, min(done + 256, len(numbers)))]
+            indices = [
+                (begin + by * i) % len(numbers) for i in range(done, min(done + 256, len(numbers)))
+            ]
             texts = self.texts([numbers[i] for i in indices])
             for index, text in zip(indices, texts, strict=True):
                 if wanted in text.lower():

@@ -3,37 +3,37 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvtool.dashboard.follow.run_history import History
-from pvtool_core.settings.schema import TrainJob
+from pvtool.dashboard.follow.run_history import RunHistory
+from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.store.runs import ExitRecord
-from pvtool_core.store.summary import RunFacts
+from pvtool_core.store.summary import RunSummary
 
 
 @dataclass(frozen=True)
-class Seen:
+class RunSnapshot:
     """What one look at a run found. `job` and `ended` are None where they are not there, or cannot be read."""
 
-    facts: RunFacts
+    facts: RunSummary
     job: TrainJob | None = None
     ended: ExitRecord | None = None
     references: tuple[Path, ...] = ()
 
 
 @dataclass
-class Known:
+class RunView:
     """`overlay` is another run's history; `read` is whether the events have been read to their end once."""
 
     path: Path
-    seen: Seen
-    history: History
-    overlay: History | None = None
+    seen: RunSnapshot
+    history: RunHistory
+    overlay: RunHistory | None = None
     overlay_name: str = ""
     overlay_job: TrainJob | None = None
     trouble: str = ""
     read: bool = False
 
     @property
-    def facts(self) -> RunFacts:
+    def facts(self) -> RunSummary:
         return self.seen.facts
 
     @property

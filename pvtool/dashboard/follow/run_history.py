@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pvtool.dashboard.plot.series import Series
-from pvtool_core.store.runs import Event
+from pvtool_core.store.events import Event
 
 CURVES = ("icr", "scr", "loss", "grad_norm", "lr", "score_gap", "base_kl", "seconds")
 SMOOTHED = frozenset({"icr", "scr", "loss", "grad_norm", "score_gap", "base_kl"})
@@ -47,10 +47,12 @@ class Device:
 
     name: str
     memory_total: float | None
-    gauges: dict[str, Series] = field(default_factory=lambda: {name: Series(exact=True) for name in GAUGES})
+    gauges: dict[str, Series] = field(
+        default_factory=lambda: {name: Series(exact=True) for name in GAUGES}
+    )
 
 
-class History:
+class RunHistory:
     """All that is known of a run from its events, as far as they have been read."""
 
     def __init__(self) -> None:
@@ -98,10 +100,19 @@ class History:
                 self._take_gauges(int(step), event)
             case "stage":
                 self.told = max(self.told, float(event["time"]))
-                self.stage = (str(event["stage"]), int(event.get("done", 0)), int(event.get("total", 0)))
+                self.stage = (
+                    str(event["stage"]),
+                    int(event.get("done", 0)),
+                    int(event.get("total", 0)),
+                )
             case "sample":
                 self.samples.append(
-                    Sample(int(event["step"]), _within(event["path"]), str(event["prompt"]), int(event["seed"]))
+                    Sample(
+                        int(event["step"]),
+                        _within(event["path"]),
+                        str(event["prompt"]),
+                        int(event["seed"]),
+                    )
                 )
             case "checkpoint":
                 self.checkpoints.append(int(event["step"]))
@@ -126,8 +137,12 @@ class History:
             raise ValueError
         first, last = events[0], events[-1]
         names = ("step", "time", *(name for name in CURVES if name in first))
-        columns = [array("d", column) for column in zip(*map(itemgetter(*names), events), strict=True)]
-        if any(len(event) != len(first) for event in events) or not all(isfinite(sum(column)) for column in columns):
+        columns = [
+            array("d", column) for column in zip(*map(itemgetter(*names), events), strict=True)
+        ]
+        if any(len(event) != len(first) for event in events) or not all(
+            isfinite(sum(column)) for column in columns
+        ):
             raise ValueError
         drawn = Counter(str(event["prompt"]) for event in events)
         without_face = sum(event.get("face_found") is False for event in events)
@@ -146,11 +161,18 @@ class History:
         for name, value in values.items():
             self._curve(name).append(step, time, value)
         if lost := [name for name in _MUST_BE_NUMBERS if name in values and values[name] is None]:
-            self.alarms.append(Alarm(step, f"{', '.join(lost)} of step {step} is no number.", bad=True))
+            self.alarms.append(
+                Alarm(step, f"{', '.join(lost)} of step {step} is no number.", bad=True)
+            )
 
     def _take_last(self, event: Event) -> None:
         """What only the newest step tells."""
-        step, told, seed, eta = int(event["step"]), float(event["time"]), int(event["seed"]), _number(event["eta"])
+        step, told, seed, eta = (
+            int(event["step"]),
+            float(event["time"]),
+            int(event["seed"]),
+            _number(event["eta"]),
+        )
         self.step, self.told, self.seed, self.eta = step, told, seed, eta
         self.prompt = str(event["prompt"])
 

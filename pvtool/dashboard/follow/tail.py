@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvtool_core.store.runs import Event, parse_events
+from pvtool_core.store.events import Event, parse_events
 from pvtool_core.untrusted import open_regular
 
 CHUNK_BYTES = 1 << 19
@@ -58,6 +58,8 @@ def _read(descriptor: int, offset: int) -> Chunk:
     content = os.pread(descriptor, CHUNK_BYTES, offset)
     full = len(content) == CHUNK_BYTES
     end = content.rfind(b"\n") + 1
-    if full and not end:  # no line of ours is as long; go past it, or we would wait for its end for ever
+    if (
+        full and not end
+    ):  # no line of ours is as long; go past it, or we would wait for its end for ever
         end = len(content)
     return Chunk(content[:end], offset, more=full)

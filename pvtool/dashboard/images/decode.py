@@ -60,7 +60,9 @@ async def decode(path: Path, box: Box, form: Literal["raw", "png"] = "raw") -> F
     """Read a file's pictures, fitted into `box`; a PNG is never larger than its source. Raises Unshowable."""
     ffmpeg = await asyncio.to_thread(_ffmpeg, path)
     with await asyncio.to_thread(_open, path) as file:
-        code, output, said = await _run(path, ffmpeg, file, _to_raw(box) if form == "raw" else _to_png(box))
+        code, output, said = await _run(
+            path, ffmpeg, file, _to_raw(box) if form == "raw" else _to_png(box)
+        )
     frames = tuple(_raw_frames(output) if form == "raw" else _png_frames(output))
     if not frames:
         raise Unshowable(path, _problem(said))
@@ -95,7 +97,9 @@ def _ffmpeg(path: Path) -> str:
     try:
         return _find_ffmpeg()
     except (ImportError, RuntimeError):
-        raise Unshowable(path, "cannot be shown: there is no ffmpeg", "`pv doctor` says what is missing.") from None
+        raise Unshowable(
+            path, "cannot be shown: there is no ffmpeg", "`pv doctor` says what is missing."
+        ) from None
 
 
 def _to_raw(box: Box) -> list[str]:
@@ -117,7 +121,16 @@ def _to_png(box: Box) -> list[str]:
 
 async def _run(path: Path, ffmpeg: str, file: BinaryIO, how: list[str]) -> tuple[int, bytes, str]:
     """ffmpeg gets the file open, not by name, so that no name can mean anything else to it."""
-    limits = ["-hide_banner", "-nostdin", "-nostats", "-xerror", "-threads", "1", "-max_pixels", str(_MOST_PIXELS)]
+    limits = [
+        "-hide_banner",
+        "-nostdin",
+        "-nostats",
+        "-xerror",
+        "-threads",
+        "1",
+        "-max_pixels",
+        str(_MOST_PIXELS),
+    ]
     what = ["-i", "fd:", "-map", "0:v:0", "-frames:v", str(MOST_FRAMES), "-fps_mode", "passthrough"]
     words = [ffmpeg, *limits, *what, *how, "-f", "image2pipe", "pipe:1"]
     process = await asyncio.create_subprocess_exec(*words, stdin=file, stdout=PIPE, stderr=PIPE)
@@ -164,4 +177,7 @@ _PROBLEMS = {
 
 
 def _problem(said: str) -> str:
-    return next((words for sign, words in _PROBLEMS.items() if sign in said), "is no picture, or a broken one")
+    return next(
+        (words for sign, words in _PROBLEMS.items() if sign in said),
+        "is no picture, or a broken one",
+    )

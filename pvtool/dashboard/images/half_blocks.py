@@ -19,7 +19,7 @@ from pvtool.terminal import Colours
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CellRow:
     """A line of a picture: what tells whether it changed, about how many bytes it sends, and what draws it.
 
     It is drawn when it is painted: a clip that is kept drawn is so many objects that Python's search for garbage among
@@ -35,14 +35,18 @@ class Row:
         return self.draw()
 
 
-Drawing = tuple[Row, ...]
+Drawing = tuple[CellRow, ...]
 Pixel = tuple[int, int, int]
 
 _BAYER = ((0, 8, 2, 10), (12, 4, 14, 6), (3, 11, 1, 9), (15, 7, 13, 5))
 _TRUE_LEVELS = tuple(min(255, 8 * step + 4) for step in range(32))
 _CUBE_LEVELS = (0, 95, 135, 175, 215, 255)
 _COARSE_LEVELS = (0, 85, 170, 255)
-_SYSTEMS = {"truecolor": ColorSystem.TRUECOLOR, "256": ColorSystem.EIGHT_BIT, "16": ColorSystem.STANDARD}
+_SYSTEMS = {
+    "truecolor": ColorSystem.TRUECOLOR,
+    "256": ColorSystem.EIGHT_BIT,
+    "16": ColorSystem.STANDARD,
+}
 _RAMP = " .:-=+*#%@"
 _SENT = {"truecolor": 42, "256": 25, "16": 15, "none": 0}
 
@@ -54,13 +58,15 @@ def draw(frame: Frame, colours: Colours, dark: bool = True) -> Drawing:
     return tuple(_half_blocks(frame, colours))
 
 
-def _half_blocks(frame: Frame, colours: Colours) -> Iterator[Row]:
+def _half_blocks(frame: Frame, colours: Colours) -> Iterator[CellRow]:
     toned = _toned(frame, colours)
     line = frame.width * 3
     for top in range(0, frame.height * line, 2 * line):
         pixels = toned[top : top + 2 * line]
         pieces = 1 + sum(left != right for left, right in pairwise(_cells(pixels)))
-        yield Row(pixels, pieces * _SENT[colours] + 3 * frame.width, partial(_strip, pixels, colours))
+        yield CellRow(
+            pixels, pieces * _SENT[colours] + 3 * frame.width, partial(_strip, pixels, colours)
+        )
 
 
 def _strip(pixels: bytes, colours: Colours) -> Strip:
@@ -123,20 +129,28 @@ def _threshold(levels: tuple[int, ...], rank: int) -> bytes:
     def chosen(value: int) -> int:
         below = max(level for level in levels if level <= value)
         above = min(level for level in levels if level >= value)
-        return above if above > below and (value - below) / (above - below) > 0.15 + 0.7 * (rank + 0.5) / 16 else below
+        return (
+            above
+            if above > below and (value - below) / (above - below) > 0.15 + 0.7 * (rank + 0.5) / 16
+            else below
+        )
 
     return bytes(chosen(value) for value in range(256))
 
 
-def _ramp(frame: Frame, dark: bool) -> Iterator[Row]:
+def _ramp(frame: Frame, dark: bool) -> Iterator[CellRow]:
     """A denser character where more of the reader's ink is wanted: light on dark, dark on light."""
     ramp = _RAMP if dark else _RAMP[::-1]
     line = frame.width * 3
     for y in range(frame.height // 2):
         top = y * 2 * line
-        pixels = zip(*(_triplets(frame.data[at : at + line]) for at in (top, top + line)), strict=True)
-        text = "".join(ramp[_brightness(*above, *below) * len(ramp) // 256] for above, below in pixels)
-        yield Row(text, frame.width, partial(Strip, [Segment(text)], frame.width))
+        pixels = zip(
+            *(_triplets(frame.data[at : at + line]) for at in (top, top + line)), strict=True
+        )
+        text = "".join(
+            ramp[_brightness(*above, *below) * len(ramp) // 256] for above, below in pixels
+        )
+        yield CellRow(text, frame.width, partial(Strip, [Segment(text)], frame.width))
 
 
 def _brightness(*channels: int) -> int:

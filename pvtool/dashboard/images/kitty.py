@@ -16,7 +16,7 @@ from rich.style import Style
 from textual.strip import Strip
 
 from pvtool.dashboard.images.decode import Frame
-from pvtool.dashboard.images.half_blocks import Drawing, Row
+from pvtool.dashboard.images.half_blocks import CellRow, Drawing
 
 _PLACEHOLDER = "\U0010eeee"
 _CHUNK = 4096
@@ -33,7 +33,11 @@ _MARKS = (  # the protocol's marks for row and column 0, 1, 2 …, as ranges of 
 def marks() -> str:
     """A character for each row or column number; a picture is at most this many cells wide and high."""
     bounds = (part.partition("-") for part in _MARKS.split())
-    return "".join(chr(code) for low, _, high in bounds for code in range(int(low, 16), int(high or low, 16) + 1))
+    return "".join(
+        chr(code)
+        for low, _, high in bounds
+        for code in range(int(low, 16), int(high or low, 16) + 1)
+    )
 
 
 @cache
@@ -52,9 +56,11 @@ def draw(number: int, columns: int, rows: int) -> Drawing:
     return tuple(_row(style, number, columns, row) for row in range(rows))
 
 
-def _row(style: Style, number: int, columns: int, row: int) -> Row:
+def _row(style: Style, number: int, columns: int, row: int) -> CellRow:
     text = "".join(f"{_PLACEHOLDER}{marks()[row]}{mark}" for mark in marks()[:columns])
-    return Row((number, row), len(text.encode()) + 24, partial(Strip, [Segment(text, style)], columns))
+    return CellRow(
+        (number, row), len(text.encode()) + 24, partial(Strip, [Segment(text, style)], columns)
+    )
 
 
 def transmission(frame: Frame, number: int, columns: int, rows: int, tmux: bool) -> str:

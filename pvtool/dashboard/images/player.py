@@ -27,7 +27,7 @@ class Sheet:
 
 
 @dataclass(frozen=True)
-class Reel:
+class Playback:
     """Frames ready to draw. Of the file's `total` frames every `stride`-th is here; `fps` is the rate of those here."""
 
     drawings: Sequence[half_blocks.Drawing]
@@ -38,10 +38,14 @@ class Reel:
     sheets: Sequence[Sheet] = ()
 
 
-async def wind(path: Path, columns: int, rows: int, terminal: Terminal, dark: bool) -> Reel:
+async def load_playback(
+    path: Path, columns: int, rows: int, terminal: Terminal, dark: bool
+) -> Playback:
     """Read and draw a file for so many cells. Raises Unshowable."""
     if terminal.pictures is Pictures.KITTY:
-        return await _wind_sheets(path, min(columns, len(kitty.marks())), min(rows, len(kitty.marks())), terminal)
+        return await _wind_sheets(
+            path, min(columns, len(kitty.marks())), min(rows, len(kitty.marks())), terminal
+        )
     width, height = terminal.cell
     film = await decode(path, Box(columns, 2 * rows, height / 2 / width))
     drawings = await asyncio.to_thread(
@@ -50,7 +54,7 @@ async def wind(path: Path, columns: int, rows: int, terminal: Terminal, dark: bo
     return _reel(film, 1, drawings)
 
 
-async def _wind_sheets(path: Path, columns: int, rows: int, terminal: Terminal) -> Reel:
+async def _wind_sheets(path: Path, columns: int, rows: int, terminal: Terminal) -> Playback:
     """A clip at half the sharpness of the screen, a still at all of it: a clip is many pictures to send."""
     width, height = terminal.cell
     part = 1 if path.suffix.lower() in _STILLS else 2
@@ -59,14 +63,20 @@ async def _wind_sheets(path: Path, columns: int, rows: int, terminal: Terminal) 
     size = _cells(frames[0], columns, rows, terminal.cell)
     numbers = [kitty.new_number() for _ in frames]
     sheets = [
-        Sheet(number, kitty.transmission(frame, number, *size, terminal.tmux), kitty.removal(number, terminal.tmux))
+        Sheet(
+            number,
+            kitty.transmission(frame, number, *size, terminal.tmux),
+            kitty.removal(number, terminal.tmux),
+        )
         for number, frame in zip(numbers, frames, strict=True)
     ]
     return _reel(film, stride, [kitty.draw(number, *size) for number in numbers], sheets)
 
 
-def _reel(film: Film, stride: int, drawings: Sequence[half_blocks.Drawing], sheets: Sequence[Sheet] = ()) -> Reel:
-    return Reel(drawings, film.fps / stride, len(film.frames), stride, film.whole, sheets)
+def _reel(
+    film: Film, stride: int, drawings: Sequence[half_blocks.Drawing], sheets: Sequence[Sheet] = ()
+) -> Playback:
+    return Playback(drawings, film.fps / stride, len(film.frames), stride, film.whole, sheets)
 
 
 def _thinned(frames: Sequence[_T], most: int) -> tuple[Sequence[_T], int]:
@@ -78,7 +88,10 @@ def _thinned(frames: Sequence[_T], most: int) -> tuple[Sequence[_T], int]:
 def _cells(frame: Frame, columns: int, rows: int, cell: tuple[int, int]) -> tuple[int, int]:
     """How many columns and rows a picture takes in that room."""
     scale = min(columns * cell[0] / frame.width, rows * cell[1] / frame.height)
-    across, down = (max(1, round(frame.width * scale / cell[0])), max(1, round(frame.height * scale / cell[1])))
+    across, down = (
+        max(1, round(frame.width * scale / cell[0])),
+        max(1, round(frame.height * scale / cell[1])),
+    )
     return min(across, columns), min(down, rows)
 
 

@@ -7,7 +7,25 @@ from dataclasses import dataclass
 from pvtool.dashboard.plot.series import SMALLEST, Axis, Extent
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
-_ROUND_SECONDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200)
+_ROUND_SECONDS = (
+    1,
+    2,
+    5,
+    10,
+    20,
+    30,
+    60,
+    120,
+    300,
+    600,
+    1200,
+    1800,
+    3600,
+    7200,
+    10800,
+    21600,
+    43200,
+)
 _PREFIXES = ((9, "G"), (6, "M"), (3, "k"))
 
 
@@ -30,7 +48,11 @@ class Scale:
         return (self.raised(value) - base) / (self.raised(self.high) - base)
 
     def labels(self) -> list[str]:
-        return [exponent(tick) for tick in self.ticks] if self.log else tick_labels(self.ticks, self.unit)
+        return (
+            [exponent(tick) for tick in self.ticks]
+            if self.log
+            else tick_labels(self.ticks, self.unit)
+        )
 
 
 def fit(extent: Extent, bounds: Extent | None, log: bool, intervals: int) -> Scale:
@@ -45,7 +67,10 @@ def _linear_scale(extent: Extent, bounds: Extent | None, intervals: int) -> Scal
         margin = largest / 2 if largest > SMALLEST else 1.0
         low, high = low - margin, high + margin
     unit = round_step((high - low) / 10)
-    low, high = _multiple(math.floor(low / unit + 1e-6), unit), _multiple(math.ceil(high / unit - 1e-6), unit)
+    low, high = (
+        _multiple(math.floor(low / unit + 1e-6), unit),
+        _multiple(math.ceil(high / unit - 1e-6), unit),
+    )
     step = round_step((high - low) / intervals)
     ticks = _multiples(low, high, step)
     return Scale(low, high, False, *((ticks, step) if len(ticks) > 1 else ([low, high], unit)))
@@ -69,7 +94,9 @@ def _log_scale(extent: Extent, intervals: int) -> Scale:
 def round_step(least: float) -> float:
     """The smallest 1, 2 or 5 times a power of ten that is no less than `least`."""
     power = math.floor(math.log10(least))
-    return next(step for m in (1, 2, 5, 10) if (step := float(f"{m}e{power}")) >= least * (1 - 1e-9))
+    return next(
+        step for m in (1, 2, 5, 10) if (step := float(f"{m}e{power}")) >= least * (1 - 1e-9)
+    )
 
 
 def _multiple(k: int, step: float) -> float:
@@ -86,7 +113,10 @@ def ticks_along(first: float, last: float, axis: Axis, most: int) -> list[float]
 
 def _multiples(first: float, last: float, step: float) -> list[float]:
     """All multiples of `step` from `first` to `last`."""
-    return [_multiple(k, step) for k in range(math.ceil(first / step - 1e-9), math.floor(last / step + 1e-9) + 1)]
+    return [
+        _multiple(k, step)
+        for k in range(math.ceil(first / step - 1e-9), math.floor(last / step + 1e-9) + 1)
+    ]
 
 
 def _round_seconds(least: float) -> float:
@@ -124,7 +154,11 @@ def tick_labels(ticks: Sequence[float], unit: float) -> list[str]:
     largest = max(abs(ticks[0]), abs(ticks[-1]))
     if largest >= 1e12 or largest < 1e-3:
         return [exponent(tick) for tick in ticks]
-    fitting = ((power, letter) for power, letter in _PREFIXES if unit >= 10 ** (power - 1) and largest >= 10**power)
+    fitting = (
+        (power, letter)
+        for power, letter in _PREFIXES
+        if unit >= 10 ** (power - 1) and largest >= 10**power
+    )
     power, letter = next(fitting, (0, ""))
     decimals = max(0, power - math.floor(math.log10(unit) + 1e-9))
     return [f"{tick / 10**power:.{decimals}f}{letter}" for tick in ticks]

@@ -20,7 +20,9 @@ def heading(title: str, curves: Sequence[Curve], view: View, unit: str) -> str:
     if len(newest) == 1:
         return f"{title} {_newest(newest[0][1], unit)}" + (f" · {state}" if state else "")
     values = " · ".join(f"{label} {_newest(series, '')}" for label, series in newest)
-    return " · ".join(words for words in (title, state, values) if words) + (f" {unit}" if unit and values else "")
+    return " · ".join(words for words in (title, state, values) if words) + (
+        f" {unit}" if unit and values else ""
+    )
 
 
 def reading(curves: Sequence[Curve], view: View, unit: str, room: int) -> str:
@@ -58,7 +60,11 @@ def _points(curves: Sequence[Curve], view: View) -> Iterator[tuple[Curve, int]]:
     beyond = (last - first) * _BEYOND
     for curve in curves:
         extent = curve.series.extent(view.axis)
-        if view.cursor is not None and extent and extent[0] - beyond <= view.cursor <= extent[1] + beyond:
+        if (
+            view.cursor is not None
+            and extent
+            and extent[0] - beyond <= view.cursor <= extent[1] + beyond
+        ):
             yield curve, curve.series.nearest(view.cursor, view.axis)
 
 

@@ -17,7 +17,7 @@ from pvtool.dashboard.plot.axes import Scale
 from pvtool.dashboard.plot.raster import Span
 from pvtool.dashboard.plot.series import Extent, Series, Track
 from pvtool.dashboard.plot.view import Curve, View
-from pvtool_core.paths import replace_file
+from pvtool_core.files import replace_file
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
@@ -29,7 +29,12 @@ _FINER = 2  # drawn finer than it is kept, for smooth edges
 _PANEL = (460, 250)
 _MARGIN = (58, 34, 14, 30)  # left, top, right, bottom of the curves within a panel
 _INK, _FAINT, _GRID, _GAP = "#333333", "#777777", "#e4e4e4", "#c0392b"
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by all eyes, after Okabe and Ito
+_COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+)  # told apart by all eyes, after Okabe and Ito
 
 
 @contextmanager
@@ -79,7 +84,9 @@ def write_csv(path: Path, series: Mapping[str, Series]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["step", "time", *series])
     for step in sorted(times):
-        writer.writerow([_plain(step), _plain(times[step]), *(_plain(column.get(step)) for column in columns)])
+        writer.writerow(
+            [_plain(step), _plain(times[step]), *(_plain(column.get(step)) for column in columns)]
+        )
     replace_file(path, text.getvalue().encode())
 
 
@@ -95,12 +102,17 @@ def write_png(path: Path, title: str, panels: Mapping[str, Sequence[Curve]], vie
     The series may grow meanwhile.
     """
     kept = deepcopy(dict(panels))
-    drawn = {name: curves for name, curves in kept.items() if any(len(curve.series) for curve in curves)}
+    drawn = {
+        name: curves for name, curves in kept.items() if any(len(curve.series) for curve in curves)
+    }
     across = 1 if len(drawn) == 1 else 2
     sheet = _Sheet(across * _PANEL[0], 44 + max(-(-len(drawn) // across), 1) * _PANEL[1])
     sheet.write((16, 12), title, 17, _INK)
     smoothed = any(curve.series.smoothed for curves in drawn.values() for curve in curves)
-    about = ["by step" if view.axis == "step" else "by time", *([f"smoothed {view.weight:g}"] if smoothed else [])]
+    about = [
+        "by step" if view.axis == "step" else "by time",
+        *([f"smoothed {view.weight:g}"] if smoothed else []),
+    ]
     sheet.write((sheet.width - 14, 16), " · ".join(about), 11, _FAINT, "ra")
     for index, (name, curves) in enumerate(drawn.items()):
         corner = index % across * _PANEL[0], 44 + index // across * _PANEL[1]
@@ -119,7 +131,9 @@ class _Sheet:
         self._image = Image.new("RGB", (width * self._fine, height * self._fine), "white")
         self._draw = ImageDraw.Draw(self._image)
 
-    def write(self, at: tuple[float, float], words: str, size: float, colour: str, anchor: str = "la") -> float:
+    def write(
+        self, at: tuple[float, float], words: str, size: float, colour: str, anchor: str = "la"
+    ) -> float:
         """Write `words`, and say how wide they are."""
         font = _font(size * self._fine)
         self._draw.text(self._points(at), words, colour, font, anchor)
@@ -144,7 +158,10 @@ class _Panel:
     def __init__(self, sheet: _Sheet, corner: tuple[int, int], view: View) -> None:
         self.sheet, self.view = sheet, view
         self.left, self.top = corner[0] + _MARGIN[0], corner[1] + _MARGIN[1]
-        self.right, self.bottom = corner[0] + _PANEL[0] - _MARGIN[2], corner[1] + _PANEL[1] - _MARGIN[3]
+        self.right, self.bottom = (
+            corner[0] + _PANEL[0] - _MARGIN[2],
+            corner[1] + _PANEL[1] - _MARGIN[3],
+        )
 
     def draw(self, name: str, curves: Sequence[Curve]) -> None:
         first, last = self._range(curves)
@@ -166,16 +183,27 @@ class _Panel:
         self._axes(scale, first, last)
         self._gaps(curves, first, last, columns)
         for colour, curve, _, pale, spans in sorted(lines, key=lambda line: not line[3]):
-            self._curve(spans, scale, _paler(colour) if pale else colour, curve.kind == "overlay" and not pale, pale)
+            self._curve(
+                spans,
+                scale,
+                _paler(colour) if pale else colour,
+                curve.kind == "overlay" and not pale,
+                pale,
+            )
         self._legend(name, curves)
 
     def _range(self, curves: Sequence[Curve]) -> Extent:
         """What the view shows, or all of these curves."""
         found = [extent for curve in curves if (extent := curve.series.extent(self.view.axis))]
-        first, last = self.view.range or (min(low for low, _ in found), max(high for _, high in found))
+        first, last = self.view.range or (
+            min(low for low, _ in found),
+            max(high for _, high in found),
+        )
         return (first, last) if first < last else (first - 0.5, first + 0.5)
 
-    def _tracks(self, curve: Curve, first: float, last: float, columns: int) -> Iterator[tuple[Track, bool, bool]]:
+    def _tracks(
+        self, curve: Curve, first: float, last: float, columns: int
+    ) -> Iterator[tuple[Track, bool, bool]]:
         """What to draw of a curve; whether palely, behind; and whether as the mean of each column."""
         series, smooth = curve.series, curve.series.smoothed
         axis = self.view.axis
@@ -184,18 +212,26 @@ class _Panel:
         if curve.kind == "main" and (self.view.raw if smooth else dense):
             yield series.raw, True, False
 
-    def _spans(self, series: Series, track: Track, first: float, last: float, columns: int, mean: bool) -> list[Span]:
+    def _spans(
+        self, series: Series, track: Track, first: float, last: float, columns: int, mean: bool
+    ) -> list[Span]:
         positions, zero, at = self._edges(series, first, last, columns)
-        return raster.spans(track, positions, at, first + zero, (last - first) / columns, log=False, mean=mean)
+        return raster.spans(
+            track, positions, at, first + zero, (last - first) / columns, log=False, mean=mean
+        )
 
-    def _edges(self, series: Series, first: float, last: float, count: int) -> tuple["array[float]", float, list[int]]:
+    def _edges(
+        self, series: Series, first: float, last: float, count: int
+    ) -> tuple["array[float]", float, list[int]]:
         positions, zero = series.positions(self.view.axis), series.zero(self.view.axis)
         return positions, zero, raster.edges(positions, first + zero, last + zero, count)
 
     def _gaps(self, curves: Sequence[Curve], first: float, last: float, count: int) -> None:
         """A red cross on the axis wherever a value is no number."""
         for curve in curves:
-            for column in raster.gap_columns(curve.series.raw, self._edges(curve.series, first, last, count)[2]):
+            for column in raster.gap_columns(
+                curve.series.raw, self._edges(curve.series, first, last, count)[2]
+            ):
                 x, y = self.left + (column + 0.5) / _SCALE, self.bottom
                 self.sheet.line([(x - 3, y - 3), (x + 3, y + 3)], _GAP, 1.25)
                 self.sheet.line([(x - 3, y + 3), (x + 3, y - 3)], _GAP, 1.25)
@@ -208,19 +244,27 @@ class _Panel:
         for tick in axes.ticks_along(first, last, self.view.axis, 5):
             x = self.left + (tick - first) / (last - first) * (self.right - self.left)
             self.sheet.line([(x, self.bottom), (x, self.bottom + 4)], _FAINT, 0.75)
-            self.sheet.write((x, self.bottom + 7), axes.along(tick, self.view.axis), 10, _FAINT, "ma")
+            self.sheet.write(
+                (x, self.bottom + 7), axes.along(tick, self.view.axis), 10, _FAINT, "ma"
+            )
         self.sheet.line([(self.left, self.bottom), (self.right, self.bottom)], _FAINT, 0.75)
 
-    def _curve(self, spans: list[Span], scale: Scale, colour: str, dashed: bool, pale: bool) -> None:
+    def _curve(
+        self, spans: list[Span], scale: Scale, colour: str, dashed: bool, pale: bool
+    ) -> None:
         """Up and down through each column's extremes; broken at gaps, and in dashes for another run."""
-        for there, columns in groupby(enumerate(spans), lambda item: item[1] is not None and _inked(item[0], dashed)):
+        for there, columns in groupby(
+            enumerate(spans), lambda item: item[1] is not None and _inked(item[0], dashed)
+        ):
             if not there:
                 continue
             points: list[tuple[float, float]] = []
             for column, span in columns:
                 x = self.left + (column + 0.5) / _SCALE
                 points += [(x, self._height(scale, value)) for value in dict.fromkeys(span or ())]
-            self.sheet.line(points if len(points) > 1 else [*points, *points], colour, 0.75 if pale else 1.5)
+            self.sheet.line(
+                points if len(points) > 1 else [*points, *points], colour, 0.75 if pale else 1.5
+            )
 
     def _legend(self, name: str, curves: Sequence[Curve]) -> None:
         x, y = float(self.left), self.top - 18

@@ -25,7 +25,9 @@ class Line:
     track: Track
     series: Series
     dotted: bool = False
-    mean: bool = False  # of each column, where values are so dense that their extremes would fill it
+    mean: bool = (
+        False  # of each column, where values are so dense that their extremes would fill it
+    )
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,11 @@ class Picture:
     def cell_of(self, x: float) -> int | None:
         """The column of the screen where `x` lies, if it is shown."""
         share = (x - self.first) / (self.last - self.first)
-        return self.left + min(int(share * self.columns), self.columns - 1) if 0 <= share <= 1 else None
+        return (
+            self.left + min(int(share * self.columns), self.columns - 1)
+            if 0 <= share <= 1
+            else None
+        )
 
     def x_of(self, cell: int) -> float:
         """The middle of a column of the screen, or the nearest end of the axis."""
@@ -103,12 +109,18 @@ class Painter:
             scale, found, gaps = self._measure(drawn, first, last, columns)
         rows = list(self._rows(drawn, scale, found, gaps, gutter, columns))
         if self.height > 1:
-            rows.append(self._axis(first, last, gutter, columns, {column // self.glyphs.across for column in gaps}))
+            rows.append(
+                self._axis(
+                    first, last, gutter, columns, {column // self.glyphs.across for column in gaps}
+                )
+            )
         return Picture(rows, scale, first, last, gutter + 1, columns, self._rows_of_curves)
 
     def _is_dense(self, series: Series, first: float, last: float) -> bool:
         count = self._columns(_GUTTER) * self.glyphs.across
-        return raster.is_dense(series.positions(self.view.axis), series.zero(self.view.axis), (first, last), count)
+        return raster.is_dense(
+            series.positions(self.view.axis), series.zero(self.view.axis), (first, last), count
+        )
 
     @property
     def _rows_of_curves(self) -> int:
@@ -128,11 +140,18 @@ class Painter:
         gaps: set[int] = set()
         known: dict[int, list[int]] = {}
         for line in drawn:
-            positions, zero = line.series.positions(self.view.axis), line.series.zero(self.view.axis)
-            at = known.get(id(line.series)) or raster.edges(positions, first + zero, last + zero, count)
+            positions, zero = (
+                line.series.positions(self.view.axis),
+                line.series.zero(self.view.axis),
+            )
+            at = known.get(id(line.series)) or raster.edges(
+                positions, first + zero, last + zero, count
+            )
             known[id(line.series)] = at
             gaps |= raster.gap_columns(line.series.raw, at)
-            found.append(raster.spans(line.track, positions, at, first + zero, width, self.log, line.mean))
+            found.append(
+                raster.spans(line.track, positions, at, first + zero, width, self.log, line.mean)
+            )
         return self._scale([span for each in found for span in each if span]), found, gaps
 
     def _scale(self, found: Sequence[Extent]) -> Scale | None:
@@ -172,7 +191,9 @@ class Painter:
         if not owner:
             return grid[: len(cells)], "plot--grid"
         line = drawn[owner - 1]
-        return raster.text(cells, self.glyphs.dotted if line.dotted else self.glyphs.solid), line.style
+        return raster.text(
+            cells, self.glyphs.dotted if line.dotted else self.glyphs.solid
+        ), line.style
 
     def _nothing(self, rows: int) -> Iterator[list[Run]]:
         some = any(curve.series.last is not None for curve in self.curves)
@@ -184,7 +205,12 @@ class Painter:
             else "no values"
         )
         for row in range(rows):
-            yield [((words if row == (rows - 1) // 2 else "").center(self.width)[: self.width], "plot--axis")]
+            yield [
+                (
+                    (words if row == (rows - 1) // 2 else "").center(self.width)[: self.width],
+                    "plot--axis",
+                )
+            ]
 
     def _ticks(self, scale: Scale, rows: int) -> dict[int, str]:
         """The label of each row that has one."""
@@ -200,17 +226,27 @@ class Painter:
         """Where there are several curves: the letter of each, at the height where it ends."""
         ends: list[tuple[float, int]] = []
         for index, curve in enumerate(self.curves):
-            best = [spans for line, spans in zip(drawn, found, strict=True) if line.series is curve.series][-1]
+            best = [
+                spans
+                for line, spans in zip(drawn, found, strict=True)
+                if line.series is curve.series
+            ][-1]
             if end := next((span for span in reversed(best) if span), None):
                 ends.append((scale.fraction(sum(end) / 2), index))
         placed: dict[int, list[Run]] = {}
         if len(self.curves) > 1:
-            wanted = [int((1 - share) * (rows - 1) + 0.5) for share, _ in sorted(ends, reverse=True)]
-            for row, (_, index) in zip(spread(wanted, rows), sorted(ends, reverse=True), strict=False):
+            wanted = [
+                int((1 - share) * (rows - 1) + 0.5) for share, _ in sorted(ends, reverse=True)
+            ]
+            for row, (_, index) in zip(
+                spread(wanted, rows), sorted(ends, reverse=True), strict=False
+            ):
                 placed[row] = [(" " + LETTERS[index % len(LETTERS)], colour(index))]
         return placed
 
-    def _axis(self, first: float, last: float, gutter: int, columns: int, gaps: set[int]) -> list[Run]:
+    def _axis(
+        self, first: float, last: float, gutter: int, columns: int, gaps: set[int]
+    ) -> list[Run]:
         """The lowest row: a thin rule with labels, and a mark that no label hides wherever a value is no number."""
         axis = self.view.axis
         rule = [self.glyphs.rule] * columns
@@ -226,7 +262,11 @@ class Painter:
         runs: list[Run] = [(" " * (gutter + 1), "plot--axis")]
         for missing, signs in groupby(enumerate(rule), lambda pair: pair[0] in gaps):
             letters = "".join(sign for _, sign in signs)
-            runs.append((self.glyphs.gap * len(letters), "plot--gap") if missing else (letters, "plot--axis"))
+            runs.append(
+                (self.glyphs.gap * len(letters), "plot--gap")
+                if missing
+                else (letters, "plot--axis")
+            )
         return runs
 
 

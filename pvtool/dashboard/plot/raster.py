@@ -71,7 +71,9 @@ _WAYS = {"braille": _braille, "blocks": _blocks, "ascii": _ascii}
 def glyphs_named(name: str) -> Glyphs:
     """One of the ways to draw. Raises UsageError if there is none of that name."""
     if name not in _WAYS:
-        raise UsageError(f"PV_PLOT is {name!r}, which is no way to draw.", f"Set it to {', '.join(_WAYS)}.")
+        raise UsageError(
+            f"PV_PLOT is {name!r}, which is no way to draw.", f"Set it to {', '.join(_WAYS)}."
+        )
     return _WAYS[name]()
 
 
@@ -119,12 +121,18 @@ def spans(
 
 def _mean(track: Track, start: int, stop: int, positive: bool) -> Span:
     inside = track.values[start:stop]
-    numbers = [value for value in inside if not math.isnan(value)] if track.has_gap(start, stop) else inside
+    numbers = (
+        [value for value in inside if not math.isnan(value)]
+        if track.has_gap(start, stop)
+        else inside
+    )
     mean = sum(numbers) / len(numbers) if numbers else 0.0
     return (mean, mean) if numbers and (mean > 0 or not positive) else None
 
 
-def _between(values: "array[float]", positions: "array[float]", index: int, x: float, log: bool) -> Span:
+def _between(
+    values: "array[float]", positions: "array[float]", index: int, x: float, log: bool
+) -> Span:
     """The line from the point before `index` to the one there, at `x`; None beside a gap and past the ends."""
     if not 0 < index < len(values):
         return None
@@ -141,7 +149,9 @@ def gap_columns(track: Track, at: list[int]) -> set[int]:
     """The columns that hold a gap."""
     if not track.has_gap(at[0], at[-1]):
         return set()
-    return {column for column, (start, stop) in enumerate(pairwise(at)) if track.has_gap(start, stop)}
+    return {
+        column for column, (start, stop) in enumerate(pairwise(at)) if track.has_gap(start, stop)
+    }
 
 
 def strokes(found: Sequence[Span], scale: Scale, height: int, broken: set[int]) -> list[Stroke]:
@@ -149,7 +159,10 @@ def strokes(found: Sequence[Span], scale: Scale, height: int, broken: set[int]) 
 
     The scale holds all of them.
     """
-    base, factor = scale.raised(scale.low), (height - 1) / (scale.raised(scale.high) - scale.raised(scale.low))
+    base, factor = (
+        scale.raised(scale.low),
+        (height - 1) / (scale.raised(scale.high) - scale.raised(scale.low)),
+    )
     drawn: list[Stroke] = []
     before: Stroke = None
     for column, span in enumerate(found):

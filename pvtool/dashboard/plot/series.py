@@ -124,7 +124,13 @@ class Series:
         """Add many points at once, all values finite; where one is too large or a clock goes back, one by one."""
         early = bool(self.times) and times[0] < self.times[-1]
         tiny = min(map(abs, filter(None, values)), default=1.0) < SMALLEST
-        if early or tiny or max(values) > LARGEST or min(values) < -LARGEST or any(map(gt, times, times[1:])):
+        if (
+            early
+            or tiny
+            or max(values) > LARGEST
+            or min(values) < -LARGEST
+            or any(map(gt, times, times[1:]))
+        ):
             for point in zip(steps, times, values, strict=True):
                 self.append(*point)
             return

@@ -69,7 +69,11 @@ class View:
     def whole(self) -> Extent:
         """From the first to the last point of any curve."""
         found = [extent for series in self._series() if (extent := series.extent(self.axis))]
-        return (min(first for first, _ in found), max(last for _, last in found)) if found else (0.0, 1.0)
+        return (
+            (min(first for first, _ in found), max(last for _, last in found))
+            if found
+            else (0.0, 1.0)
+        )
 
     def look(self, first: float, last: float) -> None:
         """Show that range, or as much of it as there are points; all of it is what `fit` does."""
@@ -87,7 +91,13 @@ class View:
     def zoom(self, factor: float, around: float | None = None) -> None:
         """Show `1 / factor` of the range, keeping `around` (the cursor, or else the newest point) in its place."""
         first, last = self.shown()
-        anchor = around if around is not None else self.cursor if self.cursor is not None else self.whole()[1]
+        anchor = (
+            around
+            if around is not None
+            else self.cursor
+            if self.cursor is not None
+            else self.whole()[1]
+        )
         anchor = min(max(anchor, first), last)
         self.look(anchor - (anchor - first) / factor, anchor + (last - anchor) / factor)
 
@@ -142,7 +152,9 @@ class View:
         if self.cursor is not None and first <= self.cursor <= last:
             x = self._next(series, self.cursor, direction, cell)
         else:
-            x = self._in_view(series, first if self.cursor is not None and self.cursor < first else last)
+            x = self._in_view(
+                series, first if self.cursor is not None and self.cursor < first else last
+            )
         self.read(x)
         if not first <= x <= last:
             self._reveal(x)
@@ -151,7 +163,11 @@ class View:
         """Return the point nearest to an edge of the view, an inner one if there is any."""
         first, last = self.shown()
         index = series.nearest(edge, self.axis)
-        found = (series.position(i, self.axis) for i in (index, index - 1, index + 1) if 0 <= i < len(series))
+        found = (
+            series.position(i, self.axis)
+            for i in (index, index - 1, index + 1)
+            if 0 <= i < len(series)
+        )
         points = list(found)
         return next((x for x in points if first <= x <= last), points[0])
 

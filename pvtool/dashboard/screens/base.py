@@ -5,7 +5,7 @@ from textual.screen import Screen
 LOOK_SECONDS = 3.0
 
 
-class LookingScreen(Screen[None]):
+class PollingScreen(Screen[None]):
     """Looks when it is shown and every few seconds; nothing is read for a screen that is hidden."""
 
     def on_mount(self) -> None:

@@ -12,10 +12,16 @@ from textual.widgets import Footer, OptionList, Static
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.clipboard import copy
-from pvtool.dashboard.follow.batch import BatchFollower, BatchSeen, look_at
-from pvtool.dashboard.follow.batch_history import Told
-from pvtool.dashboard.run_actions import ActingScreen, stop_batch
-from pvtool.dashboard.widgets.batch_panels import Failures, KnownBatch, Newest, Progress, Workers
+from pvtool.dashboard.follow.batch import BatchFollower, BatchSnapshot, look_at
+from pvtool.dashboard.follow.batch_history import ClipEvent
+from pvtool.dashboard.run_actions import ActionsScreen, stop_batch
+from pvtool.dashboard.widgets.batch_panels import (
+    BatchProgress,
+    BatchView,
+    FailureList,
+    Newest,
+    Workers,
+)
 from pvtool.text import plain
 from pvtool_core.batches.folder import BatchFolder, list_batches
 from pvtool_core.paths import batches_dir
@@ -24,7 +30,7 @@ LOOK_SECONDS = 1.0
 _PLAYED_SECONDS = 6.0  # a batch may make clips faster than anybody can look at them
 
 
-class BatchScreen(ActingScreen):
+class BatchScreen(ActionsScreen):
     """Follows one batch's folder, wherever its engines are, and shows it."""
 
     BINDINGS = keys.BATCH
@@ -33,14 +39,14 @@ class BatchScreen(ActingScreen):
     def __init__(self, folder: BatchFolder) -> None:
         super().__init__()
         self.folder = folder
-        self.known = KnownBatch(folder.path, BatchSeen(folder.name))
+        self.known = BatchView(folder.path, BatchSnapshot(folder.name))
         self._turned_at = -inf
 
     def compose(self) -> ComposeResult:
-        yield Progress()
+        yield BatchProgress()
         yield Workers()
         yield Newest()
-        yield Failures()
+        yield FailureList()
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
@@ -83,9 +89,9 @@ class BatchScreen(ActingScreen):
     def _show(self) -> None:
         if self.app.screen is not self:
             return
-        self.query_one(Progress).show(self.known)
+        self.query_one(BatchProgress).show(self.known)
         self.query_one(Workers).show(self.known)
-        self.query_one(Failures).show(self.known.rendering)
+        self.query_one(FailureList).show(self.known.rendering)
         if self.known.read and time.monotonic() - self._turned_at >= _PLAYED_SECONDS:
             self._turned_at = time.monotonic()
             newest = self.query_one(Newest)
@@ -93,7 +99,7 @@ class BatchScreen(ActingScreen):
 
     def action_back(self) -> None:
         """Leave the list of failures, or else the batch."""
-        if self.query_one(Failures).has_focus:
+        if self.query_one(FailureList).has_focus:
             self.set_focus(None)
         else:
             self.app.pop_screen()
@@ -102,7 +108,7 @@ class BatchScreen(ActingScreen):
         self.act(lambda: stop_batch(self.folder))
 
     def action_failures(self) -> None:
-        failures = self.query_one(Failures)
+        failures = self.query_one(FailureList)
         if not failures.display:
             self.notify("No clip of this batch failed.")
         self.set_focus(None if failures.has_focus or not failures.display else failures)
@@ -118,7 +124,9 @@ class BatchScreen(ActingScreen):
         folders = await asyncio.to_thread(lambda: list_batches(batches_dir())[::-1])
         names = [folder.name for folder in folders]
         if self.folder.name in names and len(names) > 1:
-            self.app.switch_screen(BatchScreen(folders[(names.index(self.folder.name) + by) % len(names)]))
+            self.app.switch_screen(
+                BatchScreen(folders[(names.index(self.folder.name) + by) % len(names)])
+            )
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         for told in self.known.rendering.all_failures:
@@ -141,7 +149,7 @@ class ReasonScreen(ModalScreen[None]):
     }
     """
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, told: ClipEvent) -> None:
         super().__init__()
         self._told = told
 
@@ -153,6 +161,10 @@ class ReasonScreen(ModalScreen[None]):
             scroll.border_title = Content(plain(told.who))
             scroll.border_subtitle = "esc closes"
             yield Static(Content.styled(plain(told.reason), "$text-error"))
-            yield Static(Content("\n").join([Content(), Content(plain(told.prompt)), Content(plain(told.path))]))
+            yield Static(
+                Content("\n").join(
+                    [Content(), Content(plain(told.prompt)), Content(plain(told.path))]
+                )
+            )
             if told.time:
                 yield Static(Content.styled(when, "$text-muted"))

@@ -36,7 +36,7 @@ class FormScreen(ModalScreen[T | None], Generic[T]):
     FormScreen #buttons { height: 1; margin-top: 1; }
     FormScreen #buttons Button { margin-right: 2; min-width: 12; padding: 0 2; }
     FormScreen.-tall Field { margin-bottom: 1; }
-    FormScreen.-tall Lines > Choices { max-height: 16; }
+    FormScreen.-tall LinesField > Choices { max-height: 16; }
     """
     BINDINGS = keys.FORM
     VERTICAL_BREAKPOINTS = HEIGHTS
@@ -59,7 +59,13 @@ class FormScreen(ModalScreen[T | None], Generic[T]):
             with Vertical(id="end"):
                 yield Note(id="outcome")
                 with Horizontal(id="buttons"):
-                    yield Button(f"{self.VERB} (ctrl+r)", self.VARIANT, id="go", action="screen.go", compact=True)
+                    yield Button(
+                        f"{self.VERB} (ctrl+r)",
+                        self.VARIANT,
+                        id="go",
+                        action="screen.go",
+                        compact=True,
+                    )
                     yield Button("Cancel (esc)", id="cancel", action="screen.cancel", compact=True)
 
     def fields(self) -> ComposeResult:
@@ -105,7 +111,9 @@ class Confirm(FormScreen[str]):
 
     VARIANT = "error"
 
-    def __init__(self, heading: str, words: list[str], verb: str, act: Callable[[], object], name: str) -> None:
+    def __init__(
+        self, heading: str, words: list[str], verb: str, act: Callable[[], object], name: str
+    ) -> None:
         super().__init__()
         self.HEADING, self.VERB = heading, verb
         self._words, self._act, self._about = words, act, name

@@ -51,7 +51,9 @@ class HelpScreen(ModalScreen[None]):
 
 def _group(name: str) -> Content:
     heading = Content.styled(name, "bold $text-accent")
-    return Content("\n").join([heading, *(_line(each) for each in keys.GROUPS[name] if isinstance(each, Binding))])
+    return Content("\n").join(
+        [heading, *(_line(each) for each in keys.GROUPS[name] if isinstance(each, Binding))]
+    )
 
 
 def _line(binding: Binding) -> Content:

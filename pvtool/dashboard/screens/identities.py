@@ -13,14 +13,19 @@ from textual.widgets.option_list import Option
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.messages import OpenRun
-from pvtool.dashboard.screens.base import LookingScreen
+from pvtool.dashboard.screens.base import PollingScreen
 from pvtool.dashboard.screens.identity_forms import AddPerson, RenamePerson, remove_person
 from pvtool.dashboard.screens.new_run import StartScreen
 from pvtool.dashboard.widgets.choices import Choices
 from pvtool.dashboard.widgets.fields import Note
-from pvtool.dashboard.widgets.identity_list import Likeness, Matrix, Person, Photo
-from pvtool.dashboard.widgets.navigation import HEIGHTS, WIDTHS, Places
-from pvtool.dashboard.widgets.picture import Clip
+from pvtool.dashboard.widgets.identity_list import (
+    IdentityItem,
+    ReferencePhoto,
+    SimilarityMatrix,
+    SimilarityTable,
+)
+from pvtool.dashboard.widgets.navigation import HEIGHTS, WIDTHS, Navigation
+from pvtool.dashboard.widgets.picture import ClipView
 from pvtool_core.errors import PvError, from_foreign
 from pvtool_core.paths import identities_dir, runs_dir
 from pvtool_core.store.identities import IDENTITY_FILE, Identity, Library
@@ -41,7 +46,7 @@ class About(VerticalScroll, can_focus=True, inherit_bindings=False):
     ]
 
 
-class IdentitiesScreen(LookingScreen):
+class IdentitiesScreen(PollingScreen):
     """Everybody in the library, and all about one of them."""
 
     AUTO_FOCUS = "#people"
@@ -54,7 +59,7 @@ class IdentitiesScreen(LookingScreen):
     IdentitiesScreen #about { padding: 1 2 0 2; scrollbar-size-vertical: 1; }
     IdentitiesScreen #who { height: auto; }
     IdentitiesScreen #pictures { height: 18vw; }
-    IdentitiesScreen #pictures Clip { width: 1fr; height: 1fr; }
+    IdentitiesScreen #pictures ClipView { width: 1fr; height: 1fr; }
     IdentitiesScreen #reference { margin-right: 1; }
     IdentitiesScreen #caption { color: $text-muted; height: auto; }
     IdentitiesScreen #words { height: auto; }
@@ -77,19 +82,21 @@ class IdentitiesScreen(LookingScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self._people: dict[str, Person] = {}
+        self._people: dict[str, IdentityItem] = {}
         self._seen: object = None
         self._wanted: str | None = None
-        self._shown: Person | None = None
+        self._shown: IdentityItem | None = None
         self._place = 0
-        self._likeness: Matrix = ()
+        self._likeness: SimilarityMatrix = ()
 
     def compose(self) -> ComposeResult:
         """The list at the left, the person at the right."""
-        yield Places("identities")
+        yield Navigation("identities")
         yield Note(id="trouble")
         with Vertical(id="nobody"):
-            yield Static("Nobody is in the library yet.\n\nOne photo is enough: it stays on this machine.")
+            yield Static(
+                "Nobody is in the library yet.\n\nOne photo is enough: it stays on this machine."
+            )
             yield Button("Add a person (a)", "primary", action="screen.add", compact=True)
         with Horizontal(id="both"):
             yield Choices(id="people")
@@ -103,15 +110,15 @@ class IdentitiesScreen(LookingScreen):
     def _compose_pictures(self) -> ComposeResult:
         with Vertical(id="seen"):
             with Horizontal(id="pictures"):
-                yield Clip("Photo", id="reference")
-                yield Clip("Face", id="face")
+                yield ClipView("Photo", id="reference")
+                yield ClipView("Face", id="face")
             yield Static(id="caption")
 
     def _compose_words(self) -> ComposeResult:
         with Vertical(id="words"):
             yield Label("Likeness of the photos", classes="heading")
             yield Note(id="unlike")
-            yield Likeness()
+            yield SimilarityTable()
             yield Label("Consent", classes="heading")
             yield Static(id="consent", markup=False)
             yield Label("Runs", classes="heading")
@@ -133,10 +140,12 @@ class IdentitiesScreen(LookingScreen):
         self.query_one("#trouble", Note).say("")
         self._list(people)
 
-    def _list(self, people: list[Person]) -> None:
+    def _list(self, people: list[IdentityItem]) -> None:
         self._people = {person.name: person for person in people}
         self.set_class(not people, "-empty")
-        self.query_one("#people", Choices).fill((person.option() for person in people), self._wanted)
+        self.query_one("#people", Choices).fill(
+            (person.option() for person in people), self._wanted
+        )
         self._wanted = None
         if not people:
             self._shown = None
@@ -154,12 +163,18 @@ class IdentitiesScreen(LookingScreen):
         self._show_photo()
         self._compare(person)
 
-    def _show_words(self, person: Person) -> None:
+    def _show_words(self, person: IdentityItem) -> None:
         about = f"{person.noun} · {person.photos_in_words} · added {_day(person.created)}"
-        who = (f"cannot be read: {person.problem}", "$text-error") if person.problem else (about, "dim")
+        who = (
+            (f"cannot be read: {person.problem}", "$text-error")
+            if person.problem
+            else (about, "dim")
+        )
         self.query_one("#who", Static).update(Content.assemble((person.name, "bold"), "  ", who))
         self.query_one("#consent", Static).update(person.consent or "Nothing was written down.")
-        self.query_one("#no-runs", Note).say("" if person.runs else "None yet: `n` trains this person.")
+        self.query_one("#no-runs", Note).say(
+            "" if person.runs else "None yet: `n` trains this person."
+        )
         self.query_one("#runs", Choices).fill(Option(Content(run), id=run) for run in person.runs)
         self.query_one("#runs").display = bool(person.runs)
         self.query_one("#beside").display = not person.problem
@@ -167,21 +182,27 @@ class IdentitiesScreen(LookingScreen):
     def _show_photo(self) -> None:
         photos = self._shown.photos if self._shown else ()
         photo = photos[self._place % len(photos)] if photos else None
-        self.query_one("#reference", Clip).show(photo.reference if photo else None)
-        self.query_one("#face", Clip).show(photo.face if photo else None)
-        words = f"Photo {self._place + 1} of {len(photos)} · {photo.name} · face {photo.score:.2f}" if photo else ""
+        self.query_one("#reference", ClipView).show(photo.reference if photo else None)
+        self.query_one("#face", ClipView).show(photo.face if photo else None)
+        words = (
+            f"Photo {self._place + 1} of {len(photos)} · {photo.name} · face {photo.score:.2f}"
+            if photo
+            else ""
+        )
         self.query_one("#caption", Static).update(Content(words))
         if self._likeness:
-            self.query_one(Likeness).show(self._likeness, self._place)
+            self.query_one(SimilarityTable).show(self._likeness, self._place)
 
     @work(exclusive=True, group="compare", exit_on_error=False)
-    async def _compare(self, person: Person) -> None:
-        note, likeness = self.query_one("#unlike", Note), self.query_one(Likeness)
+    async def _compare(self, person: IdentityItem) -> None:
+        note, likeness = self.query_one("#unlike", Note), self.query_one(SimilarityTable)
         likeness.display = False
         if person.problem:
             return
         try:
-            self._likeness = await asyncio.to_thread(lambda: Library().get(person.name).similarities())
+            self._likeness = await asyncio.to_thread(
+                lambda: Library().get(person.name).similarities()
+            )
         except Exception as error:
             note.complain(from_foreign(error))
             return
@@ -255,25 +276,32 @@ def _day(created: str) -> str:
 
 def _traces() -> list[tuple[str, int]]:
     """What changes when anybody comes, goes or is trained."""
-    files = [*identities_dir().glob(f"[!.]*/{IDENTITY_FILE}"), *runs_dir().glob("[!.]*/config.toml")]
+    files = [
+        *identities_dir().glob(f"[!.]*/{IDENTITY_FILE}"),
+        *runs_dir().glob("[!.]*/config.toml"),
+    ]
     return sorted((str(file), file.stat().st_mtime_ns) for file in files)
 
 
-def _read_people() -> list[Person]:
+def _read_people() -> list[IdentityItem]:
     library, runs = Library(), RunIndex().by_identity()
     return [_read_person(library, name, runs) for name in library.names()]
 
 
-def _read_person(library: Library, name: str, runs: dict[str, list[RunFolder]]) -> Person:
+def _read_person(library: Library, name: str, runs: dict[str, list[RunFolder]]) -> IdentityItem:
     """Somebody whose files are broken is listed too, with what is wrong."""
     try:
         identity = library.get(name)
         trained = runs.get(identity.ref.fingerprint, [])
     except PvError as error:
-        return Person(name=name, folder=library.root / name, problem=f"{error.message} {error.hint}")
+        return IdentityItem(
+            name=name, folder=library.root / name, problem=f"{error.message} {error.hint}"
+        )
     except OSError as error:
-        return Person(name=name, folder=library.root / name, problem=from_foreign(error).message)
-    return Person(
+        return IdentityItem(
+            name=name, folder=library.root / name, problem=from_foreign(error).message
+        )
+    return IdentityItem(
         name=name,
         folder=identity.folder,
         noun=identity.noun,
@@ -284,6 +312,9 @@ def _read_person(library: Library, name: str, runs: dict[str, list[RunFolder]]) 
     )
 
 
-def _photos(identity: Identity) -> tuple[Photo, ...]:
+def _photos(identity: Identity) -> tuple[ReferencePhoto, ...]:
     files = zip(identity.references, identity.faces, identity.record.faces, strict=True)
-    return tuple(Photo(reference=one, face=face, name=each.picture, score=each.score) for one, face, each in files)
+    return tuple(
+        ReferencePhoto(reference=one, face=face, name=each.picture, score=each.score)
+        for one, face, each in files
+    )

@@ -14,21 +14,23 @@ from textual.widgets import Input, Select, TextArea
 from textual.widgets.option_list import Option
 
 from pvtool.dashboard.screens.forms import FormScreen
-from pvtool.dashboard.widgets.fields import Field, Lines
+from pvtool.dashboard.widgets.fields import Field, LinesField
 from pvtool.jobs.prepare import choose, prepare
 from pvtool.jobs.settings import chosen_settings, option_table, style_table
 from pvtool_core import supervisor
 from pvtool_core.errors import PvError, SettingsError, UsageError, from_foreign
-from pvtool_core.models.locate import Preset, Presets
-from pvtool_core.settings.schema import Settings, merge, setting_help, to_table
+from pvtool_core.models.locate import HERE, weights_here
+from pvtool_core.settings.overrides import setting_help
+from pvtool_core.settings.presets import Preset, Presets
+from pvtool_core.settings.schema import Settings
+from pvtool_core.settings.toml import merge, to_table
 from pvtool_core.store.identities import Library
 from pvtool_core.store.prompts import Banks
 from pvtool_core.store.runs import RunFolder
-from pvtool_core.store.summary import HERE, weights_here
 
 
 @dataclass(frozen=True)
-class Typed:
+class FormInput:
     """What the form holds. None leaves it to the preset."""
 
     identity: str | None
@@ -45,7 +47,7 @@ class Typed:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class FormCheck:
     """What is known of a choice before it is made."""
 
     preset: Preset
@@ -74,14 +76,24 @@ class StartScreen(FormScreen[RunFolder]):
     def fields(self) -> ComposeResult:
         """Everything that `pv train` can be told."""
         yield Field("Person", Select[str]([], prompt="Choose", compact=True, id="identity"))
-        yield Field("Preset", Select[str]([], prompt="By the base model", compact=True, id="preset"), id="of-preset")
-        yield Field("Prompts", Select[str]([], prompt="The preset's bank", compact=True, id="bank"))
-        yield Field("Seed", Input(type="integer", compact=True, id="seed", placeholder="the preset's"))
         yield Field(
-            "Base model", Input(compact=True, id="base", placeholder="the preset's; or a folder, a file, a name")
+            "Preset",
+            Select[str]([], prompt="By the base model", compact=True, id="preset"),
+            id="of-preset",
         )
-        yield Field("Style LoRAs", TextArea(compact=True, id="loras", placeholder="none; or FILE:WEIGHT, one a line"))
-        lines = Lines("none; or KEY=VALUE, one a line", next_line=False, id="sets")
+        yield Field("Prompts", Select[str]([], prompt="The preset's bank", compact=True, id="bank"))
+        yield Field(
+            "Seed", Input(type="integer", compact=True, id="seed", placeholder="the preset's")
+        )
+        yield Field(
+            "Base model",
+            Input(compact=True, id="base", placeholder="the preset's; or a folder, a file, a name"),
+        )
+        yield Field(
+            "Style LoRAs",
+            TextArea(compact=True, id="loras", placeholder="none; or FILE:WEIGHT, one a line"),
+        )
+        lines = LinesField("none; or KEY=VALUE, one a line", next_line=False, id="sets")
         yield Field("Settings", lines)
 
     async def on_mount(self) -> None:
@@ -91,7 +103,9 @@ class StartScreen(FormScreen[RunFolder]):
         self._offer("preset", presets, usual)
         self._offer("bank", banks, None)
         if not people:
-            self.outcome.say("Nobody is in the library yet: add a person first, with `a` among the identities.")
+            self.outcome.say(
+                "Nobody is in the library yet: add a person first, with `a` among the identities."
+            )
         self.query_one("#preset" if self._identity else "#identity").focus()
 
     def _offer(self, name: str, words: list[str], chosen: str | None) -> None:
@@ -115,30 +129,40 @@ class StartScreen(FormScreen[RunFolder]):
             self.query_one("#of-preset", Field).note.complain(from_foreign(error))
             return
         self.query_one("#of-preset", Field).note.say(_words(outlook))
-        self.query_one(Lines).complain(outlook.mistakes)
+        self.query_one(LinesField).complain(outlook.mistakes)
         self._options = _settings(outlook.settings)
         self.narrow()
 
-    @on(Lines.Changed)
+    @on(LinesField.Changed)
     def narrow(self) -> None:
         """Offer the settings that the line under the cursor may mean."""
-        lines = self.query_one(Lines)
+        lines = self.query_one(LinesField)
         key = lines.line.partition("=")[0].strip()
-        lines.offer([Option(words, id=line) for line, words in self._options if key in line.partition("=")[0]])
+        lines.offer(
+            [
+                Option(words, id=line)
+                for line, words in self._options
+                if key in line.partition("=")[0]
+            ]
+        )
 
-    def typed(self) -> Typed:
+    def typed(self) -> FormInput:
         """What the form holds now. Raises UsageError for a seed that is no number."""
         seed = self.query_one("#seed", Input).value
         if seed and not seed.lstrip("-").isdecimal():
             raise UsageError(f"The seed {seed!r} is no number.", "Give a whole number.")
-        return Typed(
+        return FormInput(
             identity=self._chosen("identity"),
             preset=self._chosen("preset"),
             bank=self._chosen("bank"),
             seed=int(seed) if seed else None,
-            sets=self.query_one(Lines).written,
+            sets=self.query_one(LinesField).written,
             base_model=self.query_one("#base", Input).value.strip() or None,
-            loras=[line.strip() for line in self.query_one("#loras", TextArea).text.splitlines() if line.strip()],
+            loras=[
+                line.strip()
+                for line in self.query_one("#loras", TextArea).text.splitlines()
+                if line.strip()
+            ],
         )
 
     def _chosen(self, name: str) -> str | None:
@@ -153,7 +177,7 @@ class StartScreen(FormScreen[RunFolder]):
             raise UsageError("Nobody is chosen.", "Choose who is to be trained.")
         return lambda: self._begin(name, typed)
 
-    def _begin(self, name: str, typed: Typed) -> RunFolder:
+    def _begin(self, name: str, typed: FormInput) -> RunFolder:
         folder = prepare(choose(name, typed.preset, *typed.choice()))
         if self.left.is_set():
             shutil.rmtree(folder.path)
@@ -166,37 +190,48 @@ def _offers() -> tuple[list[str], list[str], list[str], str | None]:
     presets = Presets().names()
     try:
         usual = chosen_settings()[0].name
-    except PvError:  # the user's own settings are wrong: what they are is said once a preset is chosen
+    except (
+        PvError
+    ):  # the user's own settings are wrong: what they are is said once a preset is chosen
         usual = None
     return Library().names(), presets, Banks().names(), usual
 
 
-def _outlook(typed: Typed) -> Outlook:
+def _outlook(typed: FormInput) -> FormCheck:
     """Raises PvErrors that are not about the settings: those are its `mistakes`."""
     base, _, sets, seed, style = typed.choice()
     options = merge(option_table(model__base_model=base, training__seed=seed), style)
     try:
         preset, settings = chosen_settings(typed.preset, sets, options)
-        return Outlook(preset, settings, weights_here(settings))
+        return FormCheck(preset, settings, weights_here(settings))
     except SettingsError as error:
         preset, settings = chosen_settings(typed.preset)
-        return Outlook(preset, settings, weights_here(settings), tuple(map(str, error.mistakes)))
+        return FormCheck(preset, settings, weights_here(settings), tuple(map(str, error.mistakes)))
 
 
-def _words(outlook: Outlook) -> Content:
+def _words(outlook: FormCheck) -> Content:
     model, training = outlook.settings.model, outlook.settings.training
     size = f"{model.width}×{model.height}, {model.num_frames} frames"
     weights = Content.styled(
-        f"Weights: {outlook.weights}", "$text-success" if outlook.weights == HERE else "$text-warning"
+        f"Weights: {outlook.weights}",
+        "$text-success" if outlook.weights == HERE else "$text-warning",
     )
-    lines = [outlook.preset.description, f"{model.family} · {training.iterations} iterations · {size}", weights]
+    lines = [
+        outlook.preset.description,
+        f"{model.family} · {training.iterations} iterations · {size}",
+        weights,
+    ]
     return Content("\n").join(Content(line) if isinstance(line, str) else line for line in lines)
 
 
 def _settings(settings: Settings) -> list[tuple[str, Content]]:
     """Every setting as the line that would set it, and as words about it; not tables, which have no such line."""
     meanings = setting_help()
-    flat = {f"{section}.{key}": value for section, keys in to_table(settings).items() for key, value in keys.items()}
+    flat = {
+        f"{section}.{key}": value
+        for section, keys in to_table(settings).items()
+        for key, value in keys.items()
+    }
     return [
         (f"{key}={_text(value)}", _about(key, _text(value), meanings[key]))
         for key, value in flat.items()

@@ -34,13 +34,19 @@ class NewBank(FormScreen[str]):
         yield Field("Name", Input(compact=True, id="name"), self._reason)
         description = self._model.description if self._model else ""
         yield Field(
-            "About", Input(description, compact=True, id="about", placeholder="what its prompts have in common")
+            "About",
+            Input(
+                description, compact=True, id="about", placeholder="what its prompts have in common"
+            ),
         )
         yield Field("Prompts", _area("\n".join(self._model.prompts) if self._model else ""), HOW)
 
     def job(self) -> Callable[[], str]:
         """Write the bank."""
-        name, about = self.query_one("#name", Input).value.strip(), self.query_one("#about", Input).value.strip()
+        name, about = (
+            self.query_one("#name", Input).value.strip(),
+            self.query_one("#about", Input).value.strip(),
+        )
         prompts = _lines(self.query_one(TextArea))
         return lambda: Banks().create(name, prompts, about).name
 
@@ -73,15 +79,21 @@ class WritePrompts(FormScreen[str]):
 
 def remove_bank(bank: Bank) -> Confirm:
     """Deletes a bank of the user's own, once it was said what goes."""
-    what = f"This deletes the bank {bank.name} with {counted(len(bank.prompts), 'prompt')} for good."
+    what = (
+        f"This deletes the bank {bank.name} with {counted(len(bank.prompts), 'prompt')} for good."
+    )
     words = [what, "Runs keep the prompts that they began with."]
-    return Confirm(f"Delete {bank.name}?", words, "Delete", lambda: Banks().remove(bank.name), bank.name)
+    return Confirm(
+        f"Delete {bank.name}?", words, "Delete", lambda: Banks().remove(bank.name), bank.name
+    )
 
 
 def remove_prompt(bank: str, prompt: str) -> Confirm:
     """Takes a prompt out of a bank of the user's own."""
     words = [prompt, f"It goes out of {bank}; runs keep the prompts that they began with."]
-    return Confirm("Take this prompt out?", words, "Take out", lambda: Banks().exchange(bank, prompt, []), bank)
+    return Confirm(
+        "Take this prompt out?", words, "Take out", lambda: Banks().exchange(bank, prompt, []), bank
+    )
 
 
 def _lines(area: TextArea) -> list[str]:

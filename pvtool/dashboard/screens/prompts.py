@@ -9,17 +9,17 @@ from textual.content import Content
 from textual.widgets import Footer, Input, OptionList, Static
 
 from pvtool.dashboard import keys
-from pvtool.dashboard.screens.base import LookingScreen
+from pvtool.dashboard.screens.base import PollingScreen
 from pvtool.dashboard.screens.prompt_forms import NewBank, WritePrompts, remove_bank, remove_prompt
 from pvtool.dashboard.widgets.choices import Choices
 from pvtool.dashboard.widgets.fields import Note
-from pvtool.dashboard.widgets.navigation import WIDTHS, Places
+from pvtool.dashboard.widgets.navigation import WIDTHS, Navigation
 from pvtool.dashboard.widgets.prompt_list import BrokenBank, bank_option, having, prompt_option
 from pvtool_core.errors import PvError, from_foreign
 from pvtool_core.store.prompts import Bank, Banks
 
 
-class PromptsScreen(LookingScreen):
+class PromptsScreen(PollingScreen):
     """All banks, and the prompts of one of them."""
 
     AUTO_FOCUS = "#banks"
@@ -45,7 +45,7 @@ class PromptsScreen(LookingScreen):
 
     def compose(self) -> ComposeResult:
         """Banks at the left, prompts at the right."""
-        yield Places("prompts")
+        yield Navigation("prompts")
         yield Note(id="trouble")
         with Horizontal(id="both"):
             yield Choices(id="banks")
@@ -85,7 +85,9 @@ class PromptsScreen(LookingScreen):
         words = self.query_one("#filter", Input).value
         prompts = having(bank.prompts, words) if isinstance(bank, Bank) else []
         self.query_one("#about", Static).update(_about(bank, len(prompts)))
-        self.query_one("#none", Note).say("" if prompts or not words else "No prompt has these words.")
+        self.query_one("#none", Note).say(
+            "" if prompts or not words else "No prompt has these words."
+        )
         self.query_one("#prompts", Choices).fill(map(prompt_option, prompts))
 
     @property
@@ -117,7 +119,9 @@ class PromptsScreen(LookingScreen):
 
     def action_new(self) -> None:
         """Begin a bank, with the prompts of the one shown."""
-        self.app.push_screen(NewBank(self.bank if isinstance(self.bank, Bank) else None), self._changed)
+        self.app.push_screen(
+            NewBank(self.bank if isinstance(self.bank, Bank) else None), self._changed
+        )
 
     def action_remove(self) -> None:
         """Take the prompt pointed at out of its bank; or, among the banks, delete the bank."""
@@ -182,8 +186,14 @@ def _about(bank: Bank | BrokenBank | None, shown: int) -> Content:
         return Content("No bank is there: `n` begins one.")
     if isinstance(bank, BrokenBank):
         return Content.assemble((bank.name, "bold"), "  ", (bank.problem, "$text-error"))
-    count = f"{shown} of {len(bank.prompts)} prompts" if shown < len(bank.prompts) else f"{shown} prompts"
-    return Content.assemble((bank.name, "bold"), "  ", (f"{count} · {bank.description}".rstrip(" ·"), "dim"))
+    count = (
+        f"{shown} of {len(bank.prompts)} prompts"
+        if shown < len(bank.prompts)
+        else f"{shown} prompts"
+    )
+    return Content.assemble(
+        (bank.name, "bold"), "  ", (f"{count} · {bank.description}".rstrip(" ·"), "dim")
+    )
 
 
 def _read_banks() -> list[Bank | BrokenBank]:

@@ -11,13 +11,13 @@ from textual.app import ComposeResult
 from textual.widgets import DataTable, Footer, Static
 
 from pvtool.dashboard import keys
-from pvtool.dashboard.follow.batch import BatchFollower, BatchSeen, look_at
-from pvtool.dashboard.follow.batch_history import Rendering
+from pvtool.dashboard.follow.batch import BatchFollower, BatchSnapshot, look_at
+from pvtool.dashboard.follow.batch_history import BatchHistory
 from pvtool.dashboard.marks import bar, cell, state_cell
 from pvtool.dashboard.messages import OpenBatch
-from pvtool.dashboard.run_actions import ActingScreen, stop_batch
+from pvtool.dashboard.run_actions import ActionsScreen, stop_batch
 from pvtool.dashboard.widgets.batch_panels import grouped, hourly
-from pvtool.dashboard.widgets.navigation import Places
+from pvtool.dashboard.widgets.navigation import Navigation
 from pvtool.dashboard.widgets.table import Table
 from pvtool.text import duration, plain, shown
 from pvtool_core.batches.folder import BatchFolder, list_batches
@@ -33,10 +33,10 @@ _EMPTY = "No batch yet. `pv render NAME PROMPT...` makes clips; each command is 
 
 
 @dataclass(frozen=True)
-class Row:
+class BatchRow:
     """A batch as it was when it was last looked at and read."""
 
-    seen: BatchSeen
+    seen: BatchSnapshot
     there: int
     total: int
     failed: int
@@ -44,13 +44,13 @@ class Row:
     eta: float | None
 
     @classmethod
-    def of(cls, seen: BatchSeen, rendering: Rendering) -> "Row":
+    def of(cls, seen: BatchSnapshot, rendering: BatchHistory) -> "BatchRow":
         now = time.time() if seen.live else rendering.told
         counts = rendering.there, rendering.total, rendering.failed
         return cls(seen, *counts, rendering.rate(now), rendering.eta(now) if seen.live else None)
 
 
-class RendersScreen(ActingScreen):
+class RendersScreen(ActionsScreen):
     """A table of batches, newest first, kept true for as long as it is looked at."""
 
     BINDINGS = keys.RENDERS
@@ -68,11 +68,11 @@ class RendersScreen(ActingScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, BatchRow] = {}
         self._followers: dict[str, BatchFollower] = {}
 
     def compose(self) -> ComposeResult:
-        yield Places("renders")
+        yield Navigation("renders")
         yield Table(id="batches")
         yield Static(_EMPTY, id="empty", markup=False)
         yield Static(id="problem", markup=False)
@@ -118,7 +118,7 @@ class RendersScreen(ActingScreen):
             except OSError:  # the batch's own screen says so; the others go on
                 more = False
         follower.rendering.expected, follower.rendering.refused = seen.expected, seen.refused
-        self._rows[folder.name] = Row.of(seen, follower.rendering)
+        self._rows[folder.name] = BatchRow.of(seen, follower.rendering)
         if not seen.live:
             del self._followers[folder.name]  # a row is enough of what will not change
 
@@ -127,11 +127,14 @@ class RendersScreen(ActingScreen):
             return
         self.set_class(not self._rows, "-empty")
         columns = _COLUMNS if self.size.width >= _WIDE else _NARROW
-        rows = {name: [self._cell(row, column) for column in columns] for name, row in self._rows.items()}
+        rows = {
+            name: [self._cell(row, column) for column in columns]
+            for name, row in self._rows.items()
+        }
         self.query_one(Table).show(columns, rows)
         self._tell_problem()
 
-    def _cell(self, row: Row, column: str) -> Text:
+    def _cell(self, row: BatchRow, column: str) -> Text:
         match column:
             case "batch":
                 return Text(row.seen.name + (" !" if _problem(row) else ""))
@@ -142,7 +145,11 @@ class RendersScreen(ActingScreen):
             case "":
                 return Text(bar(row.there / row.total if row.total else 0, _BAR))
             case "failed":
-                words = cell(grouped(row.failed) if row.failed else "", "text-error", self.app.theme_variables)
+                words = cell(
+                    grouped(row.failed) if row.failed else "",
+                    "text-error",
+                    self.app.theme_variables,
+                )
                 words.justify = "right"
                 return words
             case "an hour":
@@ -191,9 +198,11 @@ class RendersScreen(ActingScreen):
         self.query_one(Table).action_last()
 
 
-def _problem(row: Row) -> str:
+def _problem(row: BatchRow) -> str:
     """What is wrong with a batch, of itself or of one of its engines."""
-    return row.seen.problem or next((worker.problem for worker in row.seen.workers if worker.problem), "")
+    return row.seen.problem or next(
+        (worker.problem for worker in row.seen.workers if worker.problem), ""
+    )
 
 
 def _end_of(out: str, room: int) -> str:

@@ -13,23 +13,23 @@ from textual.widget import Widget
 from textual.widgets import ContentSwitcher, Footer, Tab, Tabs
 
 from pvtool.dashboard import keys
-from pvtool.dashboard.follow.run import Known, Seen, references_of
-from pvtool.dashboard.follow.run_history import History
+from pvtool.dashboard.follow.run import RunSnapshot, RunView, references_of
+from pvtool.dashboard.follow.run_history import RunHistory
 from pvtool.dashboard.follow.tail import Tail
-from pvtool.dashboard.run_actions import SteeringScreen
+from pvtool.dashboard.run_actions import RunActionsScreen
 from pvtool.dashboard.widgets.curves import Curves, panels
 from pvtool.dashboard.widgets.headline import Headline
-from pvtool.dashboard.widgets.machine import Machine, Memory
+from pvtool.dashboard.widgets.machine import MachinePane, Memory
 from pvtool.dashboard.widgets.plot import View
 from pvtool.dashboard.widgets.prompt_bank import CurrentPrompt, PromptBank
 from pvtool.dashboard.widgets.samples import Samples
 from pvtool_core.errors import PvError
-from pvtool_core.store.runs import RunFolder, State
-from pvtool_core.store.summary import RunFacts, job_of, run_facts
-from pvtool_core.supervisor import LIVE
+from pvtool_core.store.liveness import LIVE, State
+from pvtool_core.store.runs import RunFolder
+from pvtool_core.store.summary import RunSummary, job_of, summarize_run
 
 if TYPE_CHECKING:
-    from pvtool.dashboard.app import Dashboard
+    from pvtool.dashboard.follow.all_runs import FollowsRuns
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ _PANES = ("overview", "curves", "samples", "prompts", "machine", "log", "setting
 class Shows(Protocol):
     """A part of the screen that is drawn from what is known."""
 
-    def show(self, known: Known) -> None: ...
+    def show(self, known: RunView) -> None: ...
 
 
 class Overview(Horizontal):
@@ -72,14 +72,14 @@ class Overview(Horizontal):
                 yield Curves(self._view, ("loss",), classes="-few")
                 yield Memory(self._gauges)
 
-    def show(self, known: Known) -> None:
+    def show(self, known: RunView) -> None:
         """Draw the parts that have room."""
         for part in self.query("Curves, CurrentPrompt, Samples, Memory"):
             if isinstance(part, Shows) and (part.is_on_screen or part.region):
                 part.show(known)
 
 
-class RunScreen(SteeringScreen):
+class RunScreen(RunActionsScreen):
     """Follows one run folder, wherever its engine is, and shows it."""
 
     BINDINGS = keys.RUN
@@ -96,11 +96,13 @@ class RunScreen(SteeringScreen):
         super().__init__()
         self.folder = folder
         self.view, self.gauges = View(), View("time", weight=0.0)
-        self.known = Known(folder.path, Seen(RunFacts(run=folder.name, state=State.NEW)), History())
+        self.known = RunView(
+            folder.path, RunSnapshot(RunSummary(run=folder.name, state=State.NEW)), RunHistory()
+        )
 
     @property
-    def dashboard(self) -> "Dashboard":
-        return cast("Dashboard", self.app)
+    def dashboard(self) -> "FollowsRuns":
+        return cast("FollowsRuns", self.app)
 
     def compose(self) -> ComposeResult:
         yield Headline()
@@ -123,7 +125,9 @@ class RunScreen(SteeringScreen):
             await switcher.mount(pane)
         switcher.current = name
         self._show_pane()
-        self.call_after_refresh(self._show_pane)  # some parts are drawn by the room that they then have
+        self.call_after_refresh(
+            self._show_pane
+        )  # some parts are drawn by the room that they then have
         self.call_after_refresh(self._focus_pane)
 
     def _pane(self, name: str) -> Widget:
@@ -138,15 +142,15 @@ class RunScreen(SteeringScreen):
             case "prompts":
                 return PromptBank()
             case "machine":
-                return Machine(self.gauges)
+                return MachinePane(self.gauges)
             case "log":
                 from pvtool.dashboard.widgets.log import Log
 
                 return Log()
             case _:
-                from pvtool.dashboard.widgets.settings import Settings
+                from pvtool.dashboard.widgets.settings import SettingsPane
 
-                return Settings()
+                return SettingsPane()
 
     def _focus_pane(self) -> None:
         """Give the keys to the pane that is looked at."""
@@ -250,7 +254,11 @@ class RunScreen(SteeringScreen):
         self.known.overlay, self.known.overlay_name, self.known.overlay_job = None, name, None
         self.workers.cancel_group(self, "overlay")
         if name:
-            self.run_worker(self._lay_over(self.dashboard.runs.folder(name)), group="overlay", exit_on_error=False)
+            self.run_worker(
+                self._lay_over(self.dashboard.runs.folder(name)),
+                group="overlay",
+                exit_on_error=False,
+            )
         self._show()
 
     async def _lay_over(self, folder: RunFolder) -> None:
@@ -282,9 +290,13 @@ class RunScreen(SteeringScreen):
         try:
             with new_files(Path.cwd(), self.folder.name, (".csv", ".png")) as (table, picture):
                 await asyncio.to_thread(write_csv, table, self.known.history.curves)
-                await asyncio.to_thread(write_png, picture, self.folder.name, panels(self.known), self.view)
+                await asyncio.to_thread(
+                    write_png, picture, self.folder.name, panels(self.known), self.view
+                )
         except OSError as error:
-            self.notify(str(error), title="The curves are not saved.", severity="error", markup=False)
+            self.notify(
+                str(error), title="The curves are not saved.", severity="error", markup=False
+            )
         else:
             self.notify(f"{table}\n{picture}", title="Saved the curves", markup=False)
 
@@ -296,7 +308,7 @@ class Follower:
     """
 
     def __init__(self, folder: RunFolder) -> None:
-        self.history = History()
+        self.history = RunHistory()
         self._tail = Tail(folder.events)
 
     async def read(self) -> tuple[bool, bool]:
@@ -304,15 +316,15 @@ class Follower:
         chunk = await asyncio.to_thread(self._tail.read)
         events = chunk.events()
         if chunk.anew:
-            self.history = History()
+            self.history = RunHistory()
         self.history.add(events)
         return bool(events) or chunk.anew, chunk.more
 
 
-def _look_at(folder: RunFolder) -> Seen:
-    facts, job = run_facts(folder), _or_none(lambda: job_of(folder))
+def _look_at(folder: RunFolder) -> RunSnapshot:
+    facts, job = summarize_run(folder), _or_none(lambda: job_of(folder))
     references = _or_none(lambda: references_of(job)) if job else None
-    return Seen(facts, job, _or_none(folder.read_exit), references or ())
+    return RunSnapshot(facts, job, _or_none(folder.read_exit), references or ())
 
 
 def _or_none(read: Callable[[], T]) -> T | None:

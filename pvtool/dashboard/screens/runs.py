@@ -10,19 +10,31 @@ from textual.widgets import DataTable, Footer, Input, Static
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.marks import bar, number, state_cell
-from pvtool.dashboard.messages import OpenRun
-from pvtool.dashboard.run_actions import SteeringScreen
-from pvtool.dashboard.widgets.navigation import Places
+from pvtool.dashboard.messages import NewRun, OpenRun
+from pvtool.dashboard.run_actions import RunActionsScreen
+from pvtool.dashboard.widgets.navigation import Navigation
 from pvtool.dashboard.widgets.table import Table
 from pvtool.text import duration, plain
 from pvtool_core.store.runs import RunFolder
-from pvtool_core.store.summary import RunFacts
+from pvtool_core.store.summary import RunSummary
 
 if TYPE_CHECKING:
-    from pvtool.dashboard.app import Dashboard
+    from pvtool.dashboard.follow.all_runs import FollowsRuns
 
 _NARROW = ("run", "identity", "state", "step", "left", "icr", "scr")
-_COLUMNS = ("run", "identity", "preset", "state", "step", "", "left", "icr", "scr", "loss", "started")
+_COLUMNS = (
+    "run",
+    "identity",
+    "preset",
+    "state",
+    "step",
+    "",
+    "left",
+    "icr",
+    "scr",
+    "loss",
+    "started",
+)
 _WIDE = 120
 _BAR = 12
 _LONGEST_BAR = 60
@@ -30,7 +42,7 @@ _EMPTY = "No run yet. Press n to train somebody, or 2 to add a person first."
 _FILTERED = "No run has these words. Press escape to see all."
 
 
-class RunsScreen(SteeringScreen):
+class RunsScreen(RunActionsScreen):
     """A table of runs, newest first, kept true."""
 
     BINDINGS = keys.RUNS
@@ -49,11 +61,11 @@ class RunsScreen(SteeringScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self._shown: list[RunFacts] = []
+        self._shown: list[RunSummary] = []
         self._bar = _BAR
 
     def compose(self) -> ComposeResult:
-        yield Places("runs")
+        yield Navigation("runs")
         yield Input(placeholder="words to look for", id="filter", compact=True)
         yield Table(id="runs")
         yield Static(_EMPTY, id="empty")
@@ -61,8 +73,8 @@ class RunsScreen(SteeringScreen):
         yield Footer(show_command_palette=False, compact=True)
 
     @property
-    def dashboard(self) -> "Dashboard":
-        return cast("Dashboard", self.app)
+    def dashboard(self) -> "FollowsRuns":
+        return cast("FollowsRuns", self.app)
 
     def on_mount(self) -> None:
         self.watch(self.app, "facts", self._show)
@@ -73,7 +85,7 @@ class RunsScreen(SteeringScreen):
     def on_screen_resume(self) -> None:
         self._show(self.dashboard.facts)
 
-    def _show(self, facts: list[RunFacts] | None) -> None:
+    def _show(self, facts: list[RunSummary] | None) -> None:
         """Show these runs, or those of them that the filter leaves; None before the first look."""
         if facts is None or not self.is_mounted or self.app.screen is not self:
             return
@@ -98,18 +110,23 @@ class RunsScreen(SteeringScreen):
     def on_data_table_row_highlighted(self, _: DataTable.RowHighlighted) -> None:
         self._tell_problem()
 
-    def _cell(self, run: RunFacts, column: str) -> Text:
+    def _cell(self, run: RunSummary, column: str) -> Text:
         match column:
             case "state":
                 return state_cell(run.state, self.app.theme_variables)
             case "step":
-                return Text(f"{run.step}/{run.iterations}" if run.iterations else "–", justify="right")
+                return Text(
+                    f"{run.step}/{run.iterations}" if run.iterations else "–", justify="right"
+                )
             case "":
                 return Text(bar(run.step / run.iterations if run.iterations else 0, self._bar))
             case "left":
                 return Text(duration(run.eta) if run.eta else "", justify="right")
             case "icr" | "scr" | "loss":
-                return Text(f"{number(getattr(run, column))} {getattr(run, f'{column}_trend'):1}", justify="right")
+                return Text(
+                    f"{number(getattr(run, column))} {getattr(run, f'{column}_trend'):1}",
+                    justify="right",
+                )
             case "started":
                 return Text(run.started[:16].replace("T", " "))
             case "run":
@@ -121,7 +138,7 @@ class RunsScreen(SteeringScreen):
         run = self._at_cursor()
         return self.dashboard.runs.folder(run.run) if run else None
 
-    def _at_cursor(self) -> RunFacts | None:
+    def _at_cursor(self) -> RunSummary | None:
         row = self.query_one(Table).cursor_row
         return self._shown[row] if 0 <= row < len(self._shown) else None
 
@@ -133,7 +150,7 @@ class RunsScreen(SteeringScreen):
             self.post_message(OpenRun(folder.name))
 
     def action_new(self) -> None:
-        self.dashboard.action_train()
+        self.post_message(NewRun())
 
     def action_down(self) -> None:
         self.query_one(Table).action_cursor_down()
@@ -166,5 +183,5 @@ class RunsScreen(SteeringScreen):
             self.query_one(Table).focus()
 
 
-def _searched(run: RunFacts) -> str:
+def _searched(run: RunSummary) -> str:
     return " ".join(str(value) for value in asdict(run).values()).lower()

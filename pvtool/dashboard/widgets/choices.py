@@ -35,4 +35,6 @@ class Choices(OptionList):
         self.set_options(options)
         there = [option.id for option in self.options]
         if there:
-            self.highlighted = there.index(wanted) if wanted in there else min(place, len(there) - 1)
+            self.highlighted = (
+                there.index(wanted) if wanted in there else min(place, len(there) - 1)
+            )

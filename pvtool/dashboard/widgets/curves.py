@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from textual.app import ComposeResult
 from textual.containers import Grid
 
-from pvtool.dashboard.follow.run import Known
+from pvtool.dashboard.follow.run import RunView
 from pvtool.dashboard.follow.run_history import CURVES
 from pvtool.dashboard.widgets.plot import Curve, Plot, View
 
@@ -42,22 +42,26 @@ class Curves(Grid):
     def compose(self) -> ComposeResult:
         yield from self._plots.values()
 
-    def show(self, known: Known) -> None:
+    def show(self, known: RunView) -> None:
         """Draw what is known now; a curve that this run does not have takes no room."""
         for name, plot in self._plots.items():
             plot.display = name in known.history.curves or not known.history.curves
             plot.show(curves_of(known, name))
 
 
-def panels(known: Known) -> dict[str, list[Curve]]:
+def panels(known: RunView) -> dict[str, list[Curve]]:
     """All curves that there are, by title."""
     drawn = {title: curves_of(known, name) for name, title in TITLES.items()}
     return {title: curves for title, curves in drawn.items() if curves}
 
 
-def curves_of(known: Known, name: str) -> list[Curve]:
+def curves_of(known: RunView, name: str) -> list[Curve]:
     """A run's curve, and the one laid over it."""
-    curves = [Curve(known.facts.run, known.history.curves[name], "main")] if name in known.history.curves else []
+    curves = (
+        [Curve(known.facts.run, known.history.curves[name], "main")]
+        if name in known.history.curves
+        else []
+    )
     if known.overlay and name in known.overlay.curves:
         curves.append(Curve(known.overlay_name, known.overlay.curves[name], "overlay"))
     return curves

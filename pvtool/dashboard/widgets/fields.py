@@ -30,7 +30,11 @@ class Note(Static):
 
     def complain(self, error: PvError) -> None:
         """Show what is wrong, and what to do about it."""
-        self.say(Content("\n").join(filter(None, [Content(error.message), Content.styled(error.hint, "dim")])))
+        self.say(
+            Content("\n").join(
+                filter(None, [Content(error.message), Content.styled(error.hint, "dim")])
+            )
+        )
         self.add_class("-wrong")
 
 
@@ -49,7 +53,9 @@ class Field(Vertical):
     Field Select > SelectCurrent { background: $boost; padding: 0 1 !important; }
     """
 
-    def __init__(self, name: str, control: Widget, note: str = "", *, id: str | None = None) -> None:
+    def __init__(
+        self, name: str, control: Widget, note: str = "", *, id: str | None = None
+    ) -> None:
         super().__init__(id=id)
         self._label, self._control, self._words = name, control, note
 
@@ -77,18 +83,18 @@ class Field(Vertical):
         return self.query_one("Field > Note", Note)
 
 
-class Lines(Vertical):
+class LinesField(Vertical):
     """Several lines of text, and beneath them what the line under the cursor may become."""
 
     DEFAULT_CSS = """
-    Lines { height: auto; }
-    Lines > Note { padding-left: 1; }
-    Lines > TextArea { height: auto; min-height: 2; max-height: 8; }
-    Lines > Choices { height: auto; max-height: 8; margin-left: 1; }
-    Lines > Choices > .option-list--option-highlighted {
+    LinesField { height: auto; }
+    LinesField > Note { padding-left: 1; }
+    LinesField > TextArea { height: auto; min-height: 2; max-height: 8; }
+    LinesField > Choices { height: auto; max-height: 8; margin-left: 1; }
+    LinesField > Choices > .option-list--option-highlighted {
         background: transparent; color: $foreground; text-style: none;
     }
-    Lines > Choices:focus > .option-list--option-highlighted {
+    LinesField > Choices:focus > .option-list--option-highlighted {
         background: $block-cursor-background; color: $block-cursor-foreground;
     }
     """
@@ -96,12 +102,12 @@ class Lines(Vertical):
     class Changed(Message):
         """The lines, or the place in them, are others; `line` is the one under the cursor."""
 
-        def __init__(self, lines: "Lines", line: str) -> None:
+        def __init__(self, lines: "LinesField", line: str) -> None:
             self.lines, self.line = lines, line
             super().__init__()
 
         @property
-        def control(self) -> "Lines":
+        def control(self) -> "LinesField":
             """Which one it is."""
             return self.lines
 

@@ -7,13 +7,13 @@ from textual.content import Content
 from textual.widgets import Static
 from textual.widgets.option_list import Option
 
-Matrix = tuple[tuple[float, ...], ...]
+SimilarityMatrix = tuple[tuple[float, ...], ...]
 LOW = 0.2
 """Below this, `pv identity add` takes a photo for another person's."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Photo:
+class ReferencePhoto:
     """A reference photo: its file, the face cut out of it, what the user called it, the detector's score."""
 
     reference: Path
@@ -23,7 +23,7 @@ class Photo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Person:
+class IdentityItem:
     """Somebody in the library. What a broken file keeps from us is empty, and `problem` says so."""
 
     name: str
@@ -31,7 +31,7 @@ class Person:
     noun: str = ""
     created: str = ""
     consent: str = ""
-    photos: tuple[Photo, ...] = ()
+    photos: tuple[ReferencePhoto, ...] = ()
     runs: tuple[str, ...] = ()
     problem: str = ""
 
@@ -43,7 +43,10 @@ class Person:
     def option(self) -> Option:
         """As a line of the list."""
         if self.problem:
-            return Option(Content.assemble((self.name, "bold"), "\n", ("cannot be read", "$text-error")), id=self.name)
+            return Option(
+                Content.assemble((self.name, "bold"), "\n", ("cannot be read", "$text-error")),
+                id=self.name,
+            )
         runs = counted(len(self.runs), "run")
         about = f"{self.noun} · {self.photos_in_words} · {runs}"
         return Option(Content.assemble((self.name, "bold"), "\n", (about, "dim")), id=self.name)
@@ -54,17 +57,17 @@ def counted(number: int, noun: str) -> str:
     return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
 
 
-class Likeness(Static):
+class SimilarityTable(Static):
     """How alike the photos are, each with each: numbers on a shade, the photo shown marked."""
 
     DEFAULT_CSS = "Likeness { height: auto; }"
 
     def __init__(self) -> None:
         super().__init__()
-        self._rows: Matrix = ()
+        self._rows: SimilarityMatrix = ()
         self._current = 0
 
-    def show(self, rows: Matrix, current: int) -> None:
+    def show(self, rows: SimilarityMatrix, current: int) -> None:
         """Show similarities; `current` is the place of the photo shown."""
         self._rows, self._current = rows, current
         self.update(self._drawn())
@@ -86,11 +89,16 @@ class Likeness(Static):
 
     def _mark(self, place: int) -> Content:
         here = place == self._current
-        return Content.styled(f"{'▸' if here else ' '}{place + 1:>2} ", "bold $text-accent" if here else "dim")
+        return Content.styled(
+            f"{'▸' if here else ' '}{place + 1:>2} ", "bold $text-accent" if here else "dim"
+        )
 
 
 def _head(count: int, current: int) -> Content:
-    cells = [Content.styled(f"{n + 1:^5}", "bold $text-accent" if n == current else "dim") for n in range(count)]
+    cells = [
+        Content.styled(f"{n + 1:^5}", "bold $text-accent" if n == current else "dim")
+        for n in range(count)
+    ]
     return Content.assemble("    ", *cells)
 
 

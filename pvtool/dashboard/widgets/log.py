@@ -16,8 +16,8 @@ from textual.strip import Strip
 from textual.widgets import Input
 
 from pvtool.dashboard import keys
-from pvtool.dashboard.follow.log_lines import Lines
-from pvtool.dashboard.follow.run import Known
+from pvtool.dashboard.follow.log_lines import LogLines
+from pvtool.dashboard.follow.run import RunView
 from pvtool_core.store.runs import RunFolder
 
 _SECONDS = 0.5
@@ -37,7 +37,7 @@ class Log(Vertical):
         yield LogView()
         yield Input(placeholder="words to look for", compact=True)
 
-    def show(self, known: Known) -> None:
+    def show(self, known: RunView) -> None:
         """Follow the log of this run."""
         self.query_one(LogView).follow(RunFolder(known.path))
 
@@ -81,7 +81,7 @@ class LogView(ScrollView, can_focus=True):
     def __init__(self) -> None:
         super().__init__()
         self._folder: RunFolder | None = None
-        self._lines: Lines | None = None
+        self._lines: LogLines | None = None
         self._of_engine = self._everything = False
         self._texts: dict[int, str] = {}
         self._words, self._found = "", -1
@@ -102,7 +102,7 @@ class LogView(ScrollView, can_focus=True):
         if self._folder is None:
             return
         path = self._folder.log if self._of_engine else self._folder.events
-        self._lines = Lines(path, events=not self._of_engine)
+        self._lines = LogLines(path, events=not self._of_engine)
         self._texts, self._found, self._following = {}, -1, True
         self._read_on()
 
@@ -113,7 +113,7 @@ class LogView(ScrollView, can_focus=True):
         if self._lines and self.is_on_screen and not self._reading:
             self.run_worker(self._extend(self._lines), group="extend", exit_on_error=False)
 
-    async def _extend(self, lines: Lines) -> None:
+    async def _extend(self, lines: LogLines) -> None:
         self._reading = True
         try:
             more = True
@@ -139,7 +139,13 @@ class LogView(ScrollView, can_focus=True):
                 self.call_after_refresh(self.scroll_end, animate=False)
         self._load()
         name = "engine.log" if self._of_engine else "events"
-        kind = "" if self._of_engine else ", every one" if self._everything else ", without steps and gauges"
+        kind = (
+            ""
+            if self._of_engine
+            else ", every one"
+            if self._everything
+            else ", without steps and gauges"
+        )
         self._heading = f" {name}{kind}  {count} lines{'  live' if self._following else ''} "
         self._say(self._said)
 
@@ -151,13 +157,18 @@ class LogView(ScrollView, can_focus=True):
     def _load(self) -> None:
         """Read the lines on the screen, unless they are known."""
         numbers, top = self._numbers(), self.scroll_offset.y
-        wanted = [number for number in numbers[top : top + self.size.height] if number not in self._texts]
+        wanted = [
+            number for number in numbers[top : top + self.size.height] if number not in self._texts
+        ]
         if wanted and self._lines:
             self.run_worker(
-                partial(self._fetch, self._lines, wanted), group="load", exclusive=True, exit_on_error=False
+                partial(self._fetch, self._lines, wanted),
+                group="load",
+                exclusive=True,
+                exit_on_error=False,
             )
 
-    async def _fetch(self, lines: Lines, wanted: list[int]) -> None:
+    async def _fetch(self, lines: LogLines, wanted: list[int]) -> None:
         texts = await asyncio.to_thread(lines.texts, wanted)
         if lines is self._lines:
             if len(self._texts) > _KEPT:
@@ -199,9 +210,14 @@ class LogView(ScrollView, can_focus=True):
 
     def action_found(self, by: int) -> None:
         if self._words and self._lines and len(self._numbers()):
-            self.run_worker(partial(self._find, self._lines, by), group="find", exclusive=True, exit_on_error=False)
+            self.run_worker(
+                partial(self._find, self._lines, by),
+                group="find",
+                exclusive=True,
+                exit_on_error=False,
+            )
 
-    async def _find(self, lines: Lines, by: int) -> None:
+    async def _find(self, lines: LogLines, by: int) -> None:
         numbers = self._numbers()
         found = await asyncio.to_thread(lines.find, self._words, numbers, self._found + by, by)
         if lines is not self._lines:

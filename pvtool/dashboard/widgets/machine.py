@@ -6,7 +6,7 @@ from textual.app import ComposeResult
 from textual.containers import Grid, Vertical, VerticalScroll
 from textual.widgets import Static
 
-from pvtool.dashboard.follow.run import Known
+from pvtool.dashboard.follow.run import RunView
 from pvtool.dashboard.follow.run_history import Device
 from pvtool.dashboard.plot.series import Extent
 from pvtool.dashboard.widgets.plot import Curve, Plot, View
@@ -21,27 +21,27 @@ _PROCESS = {"memory": ("Memory", "GiB", None), "cpu": ("Load", "% of a core", No
 _NONE_YET = "No measurement yet; the engine takes one every few seconds."
 
 
-class Machine(VerticalScroll):
+class MachinePane(VerticalScroll):
     """A row of plots for each accelerator, and one for the engine."""
 
     DEFAULT_CSS = """
-    Machine {
+    MachinePane {
         #none { color: $text-muted; padding: 1 2; }
-        Gauges { height: 1fr; min-height: 9; }
-        Gauges Grid { height: 1fr; grid-size: 2; grid-gutter: 0 1; }
-        Gauges Static { height: 1; padding: 0 1; text-style: bold; }
+        DevicePlots { height: 1fr; min-height: 9; }
+        DevicePlots Grid { height: 1fr; grid-size: 2; grid-gutter: 0 1; }
+        DevicePlots Static { height: 1; padding: 0 1; text-style: bold; }
     }
     """
 
     def __init__(self, view: View) -> None:
         super().__init__(can_focus=False)
         self._view = view
-        self._rows: dict[int, Gauges] = {}
+        self._rows: dict[int, DevicePlots] = {}
 
     def compose(self) -> ComposeResult:
         yield Static(_NONE_YET, id="none")
 
-    def show(self, known: Known) -> None:
+    def show(self, known: RunView) -> None:
         """Draw what is known now."""
         history = known.history
         for index, device in sorted(history.devices.items()):
@@ -54,9 +54,9 @@ class Machine(VerticalScroll):
             row.show(curves, "The engine")
         self.query_one("#none").display = not self._rows
 
-    def _row(self, index: int) -> "Gauges":
+    def _row(self, index: int) -> "DevicePlots":
         if index not in self._rows:
-            self._rows[index] = Gauges(self._view, _GAUGES if index >= 0 else _PROCESS)
+            self._rows[index] = DevicePlots(self._view, _GAUGES if index >= 0 else _PROCESS)
             self._rows[index].set_class(index < 0, "-engine")
             self.mount(self._rows[index])
         return self._rows[index]
@@ -72,12 +72,18 @@ class Memory(Vertical):
     def compose(self) -> ComposeResult:
         yield self._plot
 
-    def show(self, known: Known) -> None:
+    def show(self, known: RunView) -> None:
         """Draw what is known now."""
-        devices = [(f"GPU {i}", device.gauges["memory_used"]) for i, device in sorted(known.history.devices.items())]
+        devices = [
+            (f"GPU {i}", device.gauges["memory_used"])
+            for i, device in sorted(known.history.devices.items())
+        ]
         memory = devices or [("engine", known.history.process["memory"])]
         totals = [device.memory_total or 0.0 for device in known.history.devices.values()]
-        self._plot.show([Curve(label, series, "main") for label, series in memory], _up_to(max(totals, default=None)))
+        self._plot.show(
+            [Curve(label, series, "main") for label, series in memory],
+            _up_to(max(totals, default=None)),
+        )
 
 
 def _up_to(total: float | None) -> Extent | None:
@@ -85,13 +91,15 @@ def _up_to(total: float | None) -> Extent | None:
     return (0.0, total) if total else None
 
 
-class Gauges(Vertical):
+class DevicePlots(Vertical):
     """One heading, and a plot for each gauge."""
 
     def __init__(self, view: View, gauges: Mapping[str, tuple[str, str, Extent | None]]) -> None:
         super().__init__()
         self._heading = Static(markup=False)
-        self._plots = {name: Plot(title, view, bounds, unit) for name, (title, unit, bounds) in gauges.items()}
+        self._plots = {
+            name: Plot(title, view, bounds, unit) for name, (title, unit, bounds) in gauges.items()
+        }
 
     def compose(self) -> ComposeResult:
         yield self._heading

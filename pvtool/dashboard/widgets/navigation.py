@@ -9,11 +9,11 @@ HEIGHTS = [(0, "-short"), (30, "-tall")]
 """From how many cells on screens are laid out otherwise."""
 
 
-class Places(Static):
+class Navigation(Static):
     """The application's name and the places; a click on one goes there."""
 
     DEFAULT_CSS = """
-    Places {
+    Navigation {
         height: 1;
         background: $panel;
         color: $text-muted;
@@ -33,7 +33,11 @@ class Places(Static):
     def on_mount(self) -> None:
         """The application's name is known from here on."""
         name = Content.styled(f" {self.app.title} ", "bold $text-accent")
-        self.update(Content("  ").join([name, *(self._place(*numbered) for numbered in enumerate(PLACES, 1))]))
+        self.update(
+            Content("  ").join(
+                [name, *(self._place(*numbered) for numbered in enumerate(PLACES, 1))]
+            )
+        )
 
     def _place(self, number: int, place: str) -> Content:
         words = f" {number} {place.capitalize()} "

@@ -19,7 +19,7 @@ from textual.widget import Widget
 from textual.worker import Worker, WorkerState
 
 from pvtool.dashboard.driver import driver_of
-from pvtool.dashboard.images.player import Budget, Reel, budget, wind
+from pvtool.dashboard.images.player import Budget, Playback, budget, load_playback
 from pvtool.terminal import Pictures, Terminal
 from pvtool_core.errors import PvError
 
@@ -27,14 +27,14 @@ _SETTLING = 0.12  # a window being resized changes its size many times a second
 _LOOK_AGAIN = 0.3
 
 
-class Clip(Widget):
+class ClipView(Widget):
     """Shows the file that it was last told to show; a still picture is a clip of one frame. A click plays or holds."""
 
     COMPONENT_CLASSES = {"clip--title", "clip--state"}  # noqa: RUF012 — Textual declares it so
     DEFAULT_CSS = """
-    Clip { width: 1fr; height: 1fr; }
-    Clip > .clip--title { color: $text; }
-    Clip > .clip--state { color: $text-muted; }
+    ClipView { width: 1fr; height: 1fr; }
+    ClipView > .clip--title { color: $text; }
+    ClipView > .clip--state { color: $text-muted; }
     """
     ALLOW_SELECT = False
 
@@ -43,12 +43,16 @@ class Clip(Widget):
     class Turned(Message):
         """Another frame is shown."""
 
-        def __init__(self, clip: "Clip", frame: int) -> None:
+        def __init__(self, clip: "ClipView", frame: int) -> None:
             self.clip, self.frame = clip, frame
             super().__init__()
 
     def __init__(
-        self, title: str = "", terminal: Terminal | None = None, id: str | None = None, led: bool = False
+        self,
+        title: str = "",
+        terminal: Terminal | None = None,
+        id: str | None = None,
+        led: bool = False,
     ) -> None:
         """`led`: the clip turns no frame by itself, but goes along with another."""
         super().__init__(id=id)
@@ -56,7 +60,7 @@ class Clip(Widget):
         self.led = led
         self.path: Path | None = None
         self._given_terminal = terminal
-        self._reel: Reel | None = None
+        self._reel: Playback | None = None
         self._words = ""
         self._at = 0
         self._pace = 1
@@ -68,7 +72,11 @@ class Clip(Widget):
     @property
     def terminal(self) -> Terminal:
         """What is drawn on: what it was given, or what the application found."""
-        return self._given_terminal or getattr(self.app, "terminal", None) or Terminal(Pictures.OFF, False, "none")
+        return (
+            self._given_terminal
+            or getattr(self.app, "terminal", None)
+            or Terminal(Pictures.OFF, False, "none")
+        )
 
     @property
     def frames(self) -> int:
@@ -112,12 +120,19 @@ class Clip(Widget):
         if self.terminal.pictures is Pictures.OFF:
             self._put(None, f"{self.path.name}\nPictures are off.")
             return
-        winding = partial(self._wind, self.path, columns, rows)  # no coroutine: one called off before it begins is lost
+        winding = partial(
+            self._wind, self.path, columns, rows
+        )  # no coroutine: one called off before it begins is lost
         self.run_worker(winding, group="clip", exclusive=True, exit_on_error=False)
 
     async def _wind(self, path: Path, columns: int, rows: int) -> None:
         try:
-            self._put(await wind(path, columns, rows, self.terminal, self.app.current_theme.dark), "")
+            self._put(
+                await load_playback(
+                    path, columns, rows, self.terminal, self.app.current_theme.dark
+                ),
+                "",
+            )
         except PvError as error:
             self._put(None, f"{error.message} {error.hint}".strip())
 
@@ -126,7 +141,7 @@ class Clip(Widget):
         if event.state is WorkerState.ERROR:
             self._put(None, f"The picture cannot be drawn: {event.worker.error!r}.")
 
-    def _put(self, reel: Reel | None, words: str) -> None:
+    def _put(self, reel: Playback | None, words: str) -> None:
         same = self._reel is not None and reel is not None and reel.total == self._reel.total
         self._free()
         self._reel, self._words = reel, words
@@ -144,7 +159,13 @@ class Clip(Widget):
         if self._timer:
             self._timer.stop()
             self._timer = None
-        if self.playing and not self.led and self._reel and len(self._reel.drawings) > 1 and self.is_attached:
+        if (
+            self.playing
+            and not self.led
+            and self._reel
+            and len(self._reel.drawings) > 1
+            and self.is_attached
+        ):
             self._timer = self.set_timer(max(wait, 0.005), self._play)
 
     def _play(self) -> None:
@@ -160,7 +181,7 @@ class Clip(Widget):
         self._pace = self._next_pace(self._reel)
         self._play_soon(self._due - monotonic())
 
-    def _next_pace(self, reel: Reel) -> int:
+    def _next_pace(self, reel: Playback) -> int:
         """How many frames to go on: where the link is slow a clip plays at half its speed, and then with gaps."""
         late = int(self._budget.wait() * reel.fps / 2)
         return max(1, min(late, len(reel.drawings) // 4))
@@ -171,7 +192,11 @@ class Clip(Widget):
 
     def _is_seen(self) -> bool:
         driver = driver_of(self.app)
-        in_front = self.app.app_focus and self.app.screen is self.screen and not (driver and driver.stalled)
+        in_front = (
+            self.app.app_focus
+            and self.app.screen is self.screen
+            and not (driver and driver.stalled)
+        )
         return in_front and self.is_on_screen and bool(self.screen.find_widget(self).visible_region)
 
     def _go_to(self, frame: int) -> int:
@@ -181,9 +206,15 @@ class Clip(Widget):
         self._at = frame
         self.post_message(self.Turned(self, frame))
         sent = self._send(frame)
-        changed = [at for at, (old, new) in enumerate(zip(before, after, strict=False)) if old.pixels != new.pixels]
+        changed = [
+            at
+            for at, (old, new) in enumerate(zip(before, after, strict=False))
+            if old.pixels != new.pixels
+        ]
         top = int(self._has_title)
-        self.refresh(*(Region(0, top + at, self.content_size.width, count) for at, count in _spans(changed)))
+        self.refresh(
+            *(Region(0, top + at, self.content_size.width, count) for at, count in _spans(changed))
+        )
         if self._has_state:
             self.refresh(Region(0, self._state_row, self.content_size.width, 1))
         return sent + sum(after[at].size for at in changed) + 60
@@ -257,11 +288,15 @@ class Clip(Widget):
             strip = strip.apply_style(style)
         left = max(0, width - strip.cell_length) // 2
         right = max(0, width - strip.cell_length - left)
-        return Strip.join([Strip.blank(left, style), strip, Strip.blank(right, style)]).crop(0, width)
+        return Strip.join([Strip.blank(left, style), strip, Strip.blank(right, style)]).crop(
+            0, width
+        )
 
     def _words_line(self, y: int) -> Strip:
         width = self.content_size.width
-        lines = [line for said in self._words.splitlines() for line in wrap(said, max(8, width - 2))]
+        lines = [
+            line for said in self._words.splitlines() for line in wrap(said, max(8, width - 2))
+        ]
         at = y - max(0, self._picture_rows - len(lines)) // 2
         return self._text_line(lines[at] if 0 <= at < len(lines) else "", "clip--state")
 

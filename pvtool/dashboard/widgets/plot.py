@@ -64,7 +64,13 @@ class Plot(Widget, can_focus=True):
     """
 
     def __init__(
-        self, title: str, view: View, bounds: Extent | None = None, unit: str = "", *, id: str | None = None
+        self,
+        title: str,
+        view: View,
+        bounds: Extent | None = None,
+        unit: str = "",
+        *,
+        id: str | None = None,
     ) -> None:
         super().__init__(id=id)
         self.curves: Sequence[Curve] = ()
@@ -113,11 +119,15 @@ class Plot(Widget, can_focus=True):
             return
         rows = self._picture.height
         before, self._cursor_cell = self._cursor_cell, self._find_cursor(self._picture)
-        changed = [Region(cell, 0, 1, rows) for cell in {before, self._cursor_cell} if cell is not None]
+        changed = [
+            Region(cell, 0, 1, rows) for cell in {before, self._cursor_cell} if cell is not None
+        ]
         self.refresh(*changed, Region(0, rows, self.size.width, 1))
 
     def render_line(self, y: int) -> Strip:
-        if not self._strips:  # the first time each plot paints in a turn of its own, as many may come at once
+        if (
+            not self._strips
+        ):  # the first time each plot paints in a turn of its own, as many may come at once
             self._repaint()
             return Strip.blank(self.size.width, self.rich_style)
         picture = self._picture or self._paint()
@@ -126,7 +136,9 @@ class Plot(Widget, can_focus=True):
         if self._cursor_cell is None:
             return self._strips[y]
         cell = self._cursor_cell
-        return self._with_reading(cell) if y == picture.height else self._with_cursor(picture, cell, y)
+        return (
+            self._with_reading(cell) if y == picture.height else self._with_cursor(picture, cell, y)
+        )
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
@@ -201,7 +213,9 @@ class Plot(Widget, can_focus=True):
 
     def action_cursor(self, direction: int) -> None:
         if shown := self._picture:
-            self.view.step_cursor(direction, self.curves, (shown.last - shown.first) / shown.columns)
+            self.view.step_cursor(
+                direction, self.curves, (shown.last - shown.first) / shown.columns
+            )
 
     def action_enlarge(self) -> None:
         if self.screen.maximized is self:
@@ -259,7 +273,9 @@ class Plot(Widget, can_focus=True):
     def _legend(self) -> Content:
         """Which letter is which curve, if there are several; where keys go, also how what is drawn was changed."""
         named = [
-            Content.assemble((LETTERS[index % len(LETTERS)], f".{colour(index)}"), f" {curve.label}")
+            Content.assemble(
+                (LETTERS[index % len(LETTERS)], f".{colour(index)}"), f" {curve.label}"
+            )
             for index, curve in enumerate(self.curves)
         ]
         smooth = self.view.weight and not all(curve.series.exact for curve in self.curves)
@@ -274,7 +290,11 @@ class Plot(Widget, can_focus=True):
         """The row with a thin line where one reads, and a point where the line meets a curve."""
         strip = self._strips[y]
         mark = strip.crop(cell, cell + 1)
-        met = [index for index, level in captions.levels(self.curves, self.view) if self._row_of(picture, level) == y]
+        met = [
+            index
+            for index, level in captions.levels(self.curves, self.view)
+            if self._row_of(picture, level) == y
+        ]
         if met:
             mark = self._strip([(self._glyphs.point, colour(met[0]))])
         elif mark.text in (" ", self._glyphs.grid):
@@ -297,7 +317,9 @@ def _changes(before: Sequence[Strip], now: Sequence[Strip]) -> list[Region]:
     """In each row the cells from the first to the last that differ; every character takes one."""
     regions: list[Region] = []
     for y, (old, new) in enumerate(zip(before, now, strict=True)):
-        differing = [x for x, (a, b) in enumerate(zip(_cells(old), _cells(new), strict=False)) if a != b]
+        differing = [
+            x for x, (a, b) in enumerate(zip(_cells(old), _cells(new), strict=False)) if a != b
+        ]
         if differing or old.cell_length != new.cell_length:
             left, right = (differing[0], differing[-1] + 1) if differing else (0, new.cell_length)
             regions.append(Region(left, y, right - left, 1))

@@ -5,7 +5,7 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from pvtool.dashboard.follow.run import Known
+from pvtool.dashboard.follow.run import RunView
 from pvtool.dashboard.marks import prompt_words
 
 _BAR = 8
@@ -25,7 +25,7 @@ class PromptBank(VerticalScroll):
     def compose(self) -> ComposeResult:
         yield Static()
 
-    def show(self, known: Known) -> None:
+    def show(self, known: RunView) -> None:
         """List the run's prompts."""
         history = known.history
         listed = dict.fromkeys((*known.job.prompts, *history.drawn) if known.job else history.drawn)
@@ -44,7 +44,9 @@ class PromptBank(VerticalScroll):
 def _lines(prompt: str, count: int, most: int, newest: bool, room: int) -> list[Content]:
     """A prompt that has no room in one line goes on under its own beginning."""
     filled = -(-count * _BAR // most) if most else 0
-    drawn = Content.styled("▪" * filled + " " * (_BAR - filled), "$accent" if newest else "$primary")
+    drawn = Content.styled(
+        "▪" * filled + " " * (_BAR - filled), "$accent" if newest else "$primary"
+    )
     text = prompt_words(prompt).stylize("bold") if newest else prompt_words(prompt)
     head = Content.assemble("› " if newest else "  ", f"{count:5} ", drawn, " ")
     first, *rest = text.wrap(room)
@@ -58,11 +60,13 @@ class CurrentPrompt(Static):
     CurrentPrompt { height: 2; padding: 0 1; color: $text; text-overflow: ellipsis; }
     """
 
-    def show(self, known: Known) -> None:
+    def show(self, known: RunView) -> None:
         """Say which prompt and which noise the newest step had."""
         history = known.history
         if history.prompt:
-            said = Content.assemble(prompt_words(history.prompt), (f"  seed {history.seed}", "$text-muted"))
+            said = Content.assemble(
+                prompt_words(history.prompt), (f"  seed {history.seed}", "$text-muted")
+            )
         else:
             said = Content.styled("No step yet." if known.read else "Reading…", "$text-muted")
         self.update(said, layout=False)

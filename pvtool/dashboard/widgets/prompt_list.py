@@ -24,7 +24,10 @@ class BrokenBank:
 def bank_option(bank: Bank | BrokenBank) -> Option:
     """A bank as a line of the list."""
     if isinstance(bank, BrokenBank):
-        return Option(Content.assemble((bank.name, "bold"), "\n", ("cannot be read", "$text-error")), id=bank.name)
+        return Option(
+            Content.assemble((bank.name, "bold"), "\n", ("cannot be read", "$text-error")),
+            id=bank.name,
+        )
     about = f"{'yours' if bank.own else 'shipped'} · {counted(len(bank.prompts), 'prompt')}"
     return Option(Content.assemble((bank.name, "bold"), "\n", (about, "dim")), id=bank.name)
 

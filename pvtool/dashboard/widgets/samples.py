@@ -11,10 +11,10 @@ from textual.widgets import Static
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.clipboard import copy
-from pvtool.dashboard.follow.run import Known
+from pvtool.dashboard.follow.run import RunView
 from pvtool.dashboard.follow.run_history import Sample
 from pvtool.dashboard.marks import prompt_words
-from pvtool.dashboard.widgets.picture import Clip
+from pvtool.dashboard.widgets.picture import ClipView
 
 _NONE = "No sample yet. s draws some now; training.sample_every draws them by itself."
 
@@ -28,7 +28,7 @@ class Samples(Widget, can_focus=True):
         height: 1fr;
         layout: vertical;
         Horizontal { height: 1fr; }
-        Clip { width: 1fr; height: 1fr; margin: 0 1; }
+        ClipView { width: 1fr; height: 1fr; margin: 0 1; }
         #words { height: 2; padding: 0 1; text-overflow: ellipsis; }
         &.-alone #reference, &.-alone #before { display: none; }
         &:focus #words { color: $text-accent; }
@@ -48,11 +48,11 @@ class Samples(Widget, can_focus=True):
     def compose(self) -> ComposeResult:
         yield Static(id="words")
         with Horizontal():
-            yield Clip("reference", id="reference")
-            yield Clip("before training", id="before", led=True)
-            yield Clip("now", id="now")
+            yield ClipView("reference", id="reference")
+            yield ClipView("before training", id="before", led=True)
+            yield ClipView("now", id="now")
 
-    def show(self, known: Known) -> None:
+    def show(self, known: RunView) -> None:
         """Take in the samples that there are now."""
         self._path, self._read = known.path, known.read
         self._samples = {}
@@ -65,13 +65,19 @@ class Samples(Widget, can_focus=True):
     def _draw(self) -> None:
         sample = self._chosen()
         if sample is None:
-            self.query_one("#words", Static).update(_NONE if self._read else "Reading…", layout=False)
+            self.query_one("#words", Static).update(
+                _NONE if self._read else "Reading…", layout=False
+            )
             return
         first = self._sample(min(self._samples))
         steps = sorted(self._samples)
         place = "newest" if self.step is None else f"{steps.index(sample.step) + 1} of {len(steps)}"
         self._put("#now", self._path / sample.path, f"step {sample.step}, {place}")
-        self._put("#before", self._path / first.path, "before training" if first.step == 0 else f"step {first.step}")
+        self._put(
+            "#before",
+            self._path / first.path,
+            "before training" if first.step == 0 else f"step {first.step}",
+        )
         count = len(self._samples[sample.step])
         about = f"  clip {self.number % count + 1} of {count}, seed {sample.seed}  {sample.path}"
         self.query_one("#words", Static).update(
@@ -80,8 +86,11 @@ class Samples(Widget, can_focus=True):
 
     def _put(self, name: str, path: Path | None, title: str) -> None:
         """Show a file, unless it is shown already: reading it costs a process."""
-        clip = self.query_one(name, Clip)
-        if (clip.path, clip.title) != (path, title) or not clip.frames:  # it may have been on its way when it was tried
+        clip = self.query_one(name, ClipView)
+        if (clip.path, clip.title) != (
+            path,
+            title,
+        ) or not clip.frames:  # it may have been on its way when it was tried
             clip.show(path, title)
 
     def _chosen(self) -> Sample | None:
@@ -92,11 +101,11 @@ class Samples(Widget, can_focus=True):
         clips = self._samples[step]
         return clips[self.number % len(clips)]
 
-    def on_clip_turned(self, event: Clip.Turned) -> None:
+    def on_clip_turned(self, event: ClipView.Turned) -> None:
         """What was before and what is now are compared frame by frame."""
         event.stop()
         if event.clip.id == "now":
-            self.query_one("#before", Clip).follow(event.frame)
+            self.query_one("#before", ClipView).follow(event.frame)
 
     def action_step(self, by: int) -> None:
         steps = sorted(self._samples)
@@ -112,12 +121,12 @@ class Samples(Widget, can_focus=True):
         self._draw()
 
     def action_play(self) -> None:
-        now = self.query_one("#now", Clip)
+        now = self.query_one("#now", ClipView)
         now.playing = not now.playing
-        self.query_one("#before", Clip).playing = now.playing
+        self.query_one("#before", ClipView).playing = now.playing
 
     def action_frame(self, by: int) -> None:
-        for clip in self.query("#now, #before").results(Clip):
+        for clip in self.query("#now, #before").results(ClipView):
             clip.playing = False
             clip.frame(by)
 
@@ -131,4 +140,6 @@ class Samples(Widget, can_focus=True):
 
     def action_copy_path(self) -> None:
         if sample := self._chosen():
-            self.run_worker(copy(self, str(self._path / sample.path)), group="copy", exit_on_error=False)
+            self.run_worker(
+                copy(self, str(self._path / sample.path)), group="copy", exit_on_error=False
+            )

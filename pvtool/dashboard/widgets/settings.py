@@ -5,21 +5,22 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from pvtool.dashboard.follow.run import Known
-from pvtool_core.settings.schema import Table, TrainJob, to_table
+from pvtool.dashboard.follow.run import RunView
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.toml import Table, to_table
 
 
-class Settings(VerticalScroll):
+class SettingsPane(VerticalScroll):
     """Every setting, resolved; with a run laid over, first those that differ, its value beside each."""
 
     DEFAULT_CSS = """
-    Settings { padding: 0 1; }
+    SettingsPane { padding: 0 1; }
     """
 
     def compose(self) -> ComposeResult:
         yield Static(markup=False)
 
-    def show(self, known: Known) -> None:
+    def show(self, known: RunView) -> None:
         """List the settings."""
         if known.job is None:
             self.query_one(Static).update(known.facts.problem or "No settings yet.")
@@ -29,7 +30,9 @@ class Settings(VerticalScroll):
         lines = [Content.styled(str(known.path / "config.toml"), "$text-muted")]
         if other is not None:
             lines.append(Content.styled(f"Otherwise in {known.overlay_name}:", "$text-warning"))
-            lines += [_line(key, own, other) for key in {**own, **other} if own.get(key) != other.get(key)]
+            lines += [
+                _line(key, own, other) for key in {**own, **other} if own.get(key) != other.get(key)
+            ]
             lines.append(Content())
         lines += [_line(key, own, own) for key in own]
         self.query_one(Static).update(Content("\n").join(lines))
@@ -45,11 +48,21 @@ def flat(job: TrainJob) -> dict[str, str]:
 def _leaves(prefix: str, table: Table) -> list[tuple[str, str]]:
     leaves: list[tuple[str, str]] = []
     for name, value in table.items():
-        leaves += _leaves(f"{prefix}{name}.", value) if isinstance(value, dict) else [(prefix + name, str(value))]
+        leaves += (
+            _leaves(f"{prefix}{name}.", value)
+            if isinstance(value, dict)
+            else [(prefix + name, str(value))]
+        )
     return leaves
 
 
 def _line(key: str, own: dict[str, str], other: dict[str, str]) -> Content:
-    line = Content.assemble((f"  {key:<38}", "$text-muted"), own.get(key, "absent") or ("–", "$text-muted"))
+    line = Content.assemble(
+        (f"  {key:<38}", "$text-muted"), own.get(key, "absent") or ("–", "$text-muted")
+    )
     differs = own.get(key) != other.get(key)
-    return line + Content.styled(f"  ≠  {other.get(key, 'absent')}", "$text-warning") if differs else line
+    return (
+        line + Content.styled(f"  ≠  {other.get(key, 'absent')}", "$text-warning")
+        if differs
+        else line
+    )

@@ -33,7 +33,9 @@ class Table(DataTable[Text]):
 
     def show(self, columns: Sequence[str], rows: dict[str, list[Text]]) -> None:
         """Show `rows`, by their names, under `columns`."""
-        widths = {name: _width(name, [row[i] for row in rows.values()]) for i, name in enumerate(columns)}
+        widths = {
+            name: _width(name, [row[i] for row in rows.values()]) for i, name in enumerate(columns)
+        }
         before, self._rows = self._rows, rows
         if (widths, list(rows)) == (self._widths, list(before)):
             self._change(before)

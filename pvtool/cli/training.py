@@ -1,0 +1,77 @@
+"""Run the engine of a training run: followed, detached, or watched in the dashboard."""
+
+import subprocess
+
+from pvtool.cli.progress import JobProgress
+from pvtool.cli.render_report import tell_cuts
+from pvtool.output import Output, on_terminal
+from pvtool_core.models.prompt_limits import check_prompts_fit
+from pvtool_core.paths import runs_dir
+from pvtool_core.settings.jobs import TrainJob, read_job, require
+from pvtool_core.store.liveness import LIVE, State
+from pvtool_core.store.runs import RunFolder
+from pvtool_core.store.summary import check_training
+from pvtool_core.supervisor import follow, raise_outcome, run_to_end, start_detached
+
+
+def go(folder: RunFolder, detach: bool, output: Output) -> None:
+    """Start or resume the engine of a prepared run, and follow it unless it is to be left alone."""
+    value = {"run": folder.name, "path": str(folder.path)}
+    check_training(folder)
+    if detach:  # else the engine's own warnings are shown
+        job = require(read_job(folder.config), TrainJob)
+        negative, noun = job.sampler.negative_prompt, job.identity.noun
+        tell_cuts(output, check_prompts_fit(job.model, job.prompts, negative, noun))
+        start_detached(folder)
+        text = f"{folder.name} is training. `pv runs logs {folder.name} --follow` shows it, `pv runs stop` ends it."
+        output.result({**value, "state": folder.state()}, text)
+        return
+    follow_training(folder)
+    output.result(
+        {**value, "state": folder.state()},
+        f"{folder.name} is {folder.state()}: {folder.latest_checkpoint()}",
+    )
+
+
+def follow_training(folder: RunFolder) -> None:
+    """Run the engine of a prepared run to its end, with progress. Raises what it reports."""
+    with JobProgress(_iterations(folder)) as progress:
+        run_to_end(folder, progress.on_event)
+
+
+def follow_other(folder: RunFolder) -> None:
+    """Show the progress of an engine that somebody else started, to its end. Raises what it reports."""
+    with JobProgress(_iterations(folder)) as progress:
+        follow(folder, progress.on_event)
+    raise_outcome(folder)
+
+
+def _iterations(folder: RunFolder) -> int:
+    return require(read_job(folder.config), TrainJob).training.iterations
+
+
+def watch_run(
+    folder: RunFolder,
+    output: Output,
+    images: str | None = None,
+    engine: subprocess.Popen[bytes] | None = None,
+) -> None:
+    """Show a run in the dashboard until that is closed; without a terminal, as lines until the run ends.
+
+    `engine` is its process, where we started it. Raises what the run reported, if it ended badly meanwhile.
+    """
+    from pvtool.dashboard.opening import open_dashboard
+
+    if on_terminal():
+        open_dashboard(runs_dir(), folder, images)
+    elif folder.state() in LIVE:
+        follow_other(folder)
+    ended = engine is not None and engine.poll() is not None
+    state = folder.state()
+    if state in LIVE or (state == State.NEW and not ended):
+        output.say(f"{folder.name} goes on; `pv runs watch {folder.name}` shows it again.")
+    else:
+        raise_outcome(folder, returncode=engine.poll() if engine else None)
+    output.result(
+        {"run": folder.name, "path": str(folder.path), "state": state}, f"{folder.name} is {state}."
+    )

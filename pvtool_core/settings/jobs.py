@@ -1,0 +1,250 @@
+"""Jobs of the engine: one dataclass for each kind, and their files."""
+
+import dataclasses
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import tomli_w
+
+from pvtool_core.errors import Mistake, SettingsError, UsageError, printable
+from pvtool_core.files import replace_file
+from pvtool_core.settings.schema import (
+    AdapterConfig,
+    ModelConfig,
+    SamplerConfig,
+    Settings,
+    check_model,
+    setting,
+)
+from pvtool_core.settings.toml import T, from_table, parse_toml, to_table, told
+from pvtool_core.untrusted import JOB_BYTES, SETTINGS_BYTES
+
+Noun = Literal["man", "woman", "person"]
+JobKind = Literal["train", "plan", "render", "evaluate", "identify"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityRef:
+    """Who a job is about; `folder` is absolute. `fingerprint` tells people of one name apart."""
+
+    name: str
+    noun: str = setting("what prompts call them", "person", choices=typing.get_args(Noun))
+    folder: str
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob(Settings):
+    """`prompts` are resolved: `{noun}` is replaced, the keyword `<V>` is still in them.
+
+    `licences` has a line for each model that pv knows the licence of: its name, the licence, who may use it.
+    `created` is when the run was made, in ISO 8601 with a time zone; empty in runs of older versions.
+    """
+
+    kind: str = setting("of job", "train", choices=("train",))
+    run: str
+    preset: str = ""
+    created: str = ""
+    identity: IdentityRef
+    prompts: tuple[str, ...]
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    licences: tuple[str, ...] = ()
+
+    def check(self) -> Iterable[Mistake]:
+        yield from super().check()
+        if self.created and not _is_time(self.created):
+            yield Mistake(
+                "created", f"is {self.created!r}, not a time such as 2026-11-27T12:00:00+00:00"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanJob(Settings):
+    """Count what training with these settings takes, on shapes alone.
+
+    `architecture` is a diffusers folder whose config files are read, `motion` that of AnimateDiff's motion modules
+    where the folder has none.
+    """
+
+    kind: str = setting("of job", "plan", choices=("plan",))
+    architecture: str
+    motion: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """One base model with its sampler, as clips are made by it; of the adapter only `start` matters."""
+
+    model: ModelConfig
+    sampler: SamplerConfig = SamplerConfig()  # noqa: RUF009 - frozen
+    adapter: AdapterConfig = AdapterConfig()  # noqa: RUF009 - frozen
+
+    def check(self) -> Iterable[Mistake]:
+        return check_model(self.model, self.sampler)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingConfig:
+    """How frames become files. `formats` are file suffixes without the dot; png is a folder of frames."""
+
+    formats: tuple[str, ...] = setting(
+        "kinds of files", ("mp4",), choices=("mp4", "gif", "webp", "png")
+    )
+    codec: str = setting("of mp4", "h264", choices=("h264", "h265", "av1"))
+    loop: int = setting("how many times a gif or webp plays; 0 is for ever", 0, low=0, high=65535)
+    upscale: int = setting("whole times that each pixel is repeated", 1, low=1, high=16)
+    certificate: str = setting(
+        "PEM file with the chain that signs content credentials (C2PA); none if empty", ""
+    )
+    key: str = setting("PEM file with the private key of that certificate", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderItem:
+    """One clip to make.
+
+    `adapter` is a safetensors file, or empty for the base model; `clip` is the path of the clip without its suffix
+    (see clips.py), so that the face can tell what exists without starting an engine. `setup` counts the job's setups.
+    The widths are how many clips must go through the model together, before and after the switch, for the last bits to
+    be those of an earlier clip; 0 is any number.
+    """
+
+    identity: str
+    prompt: str
+    seed: int
+    adapter: str = ""
+    adapter_sha256: str = ""
+    run: str = ""
+    step: int = 0
+    setup: int = 0
+    switch_width: int = 0
+    tail_width: int = 0
+    clip: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderJob:
+    """Clips to make. Several engines, here and on other machines, may work at the same ones: see claims.py.
+
+    `items` is a file with a RenderItem a line (see batches.py), `out` the folder that all clips lie in. `width` is how
+    many clips go through the model at once: a number, or auto for as many as the memory holds.
+    """
+
+    kind: str = setting("of job", "render", choices=("render",))
+    items: str
+    setups: tuple[Setup, ...]
+    out: str
+    encoding: EncodingConfig = EncodingConfig()
+    overwrite: bool = False
+    sheet: str = setting(
+        "what contact sheets of all clips are called in `out`; none are written if empty", ""
+    )
+    retries: int = setting("how often a clip that failed is tried again", 0, low=0, high=100)
+    width: str = "auto"
+    on: str = setting("where groups of clips are made: here, or by ray", "", choices=("", "ray"))
+    address: str = setting("of the Ray cluster; empty starts one here", "")
+    cache_gigabytes: float = setting(
+        "of trajectories kept; the least recently used go first", 20.0, low=0.0, high=1e6
+    )
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+
+    def check(self) -> Iterable[Mistake]:
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateJob(Settings):
+    """Score clips against the identities that they show.
+
+    `sidecars` are the JSON files beside the clips; those without an adapter are the 'before' of those with one.
+    `report` (JSON) and `sheet` (PNG) are the files to write; an empty path writes none.
+    """
+
+    kind: str = setting("of job", "evaluate", choices=("evaluate",))
+    identities: tuple[IdentityRef, ...]
+    sidecars: tuple[str, ...]
+    report: str
+    sheet: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrollJob(Settings):
+    """Find and check the face of each picture; write faces, embeddings and identity.toml into `staging`.
+
+    `face` counts faces from the left from 1; 0 expects exactly one face.
+    """
+
+    kind: str = setting("of job", "identify", choices=("identify",))
+    identity: IdentityRef
+    pictures: tuple[str, ...]
+    face: int = setting("which face of each picture", 0, low=0, high=1000)
+    consent: str = ""
+
+
+Job = TrainJob | PlanJob | RenderJob | EvaluateJob | EnrollJob
+_JOBS: dict[str, type[Job]] = {
+    "train": TrainJob,
+    "plan": PlanJob,
+    "render": RenderJob,
+    "evaluate": EvaluateJob,
+    "identify": EnrollJob,
+}
+
+
+def read_job(path: Path, most: int = SETTINGS_BYTES) -> Job:
+    """Read a job's config.toml, of at most that many bytes.
+
+    Raises RunFailed without one, SettingsError if it is wrong, BrokenRun if it is too large or no regular file.
+    """
+    table = parse_toml(path, most, follow=False)
+    kind = table.get("kind")
+    cls = _JOBS.get(kind) if isinstance(kind, str) else None
+    if cls is None:
+        raise SettingsError(
+            [Mistake("kind", f"is {told(kind)}, not one of {', '.join(_JOBS)}")], str(path)
+        )
+    return from_table(cls, table, str(path))
+
+
+def write_job(path: Path, job: Job) -> None:
+    """Write `job` as TOML, whole or not at all.
+
+    Raises UsageError for a text in it that is not valid UTF-8, or if it is larger than such a job may be.
+    """
+    most = SETTINGS_BYTES if isinstance(job, TrainJob) else JOB_BYTES
+    try:
+        content = tomli_w.dumps(to_table(job)).encode()
+    except UnicodeEncodeError as error:
+        text: str = error.object
+        line = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
+        hint = "Rename the file or folder, or give another text."
+        raise UsageError(
+            f"Cannot record {printable(line, whole=True)}: it is not valid UTF-8.", hint
+        ) from error
+    if len(content) > most:
+        raise UsageError(
+            f"The settings of this job take {len(content) >> 10} KiB, and may take {most >> 10} KiB.",
+            "Give fewer prompts, or fewer files at once.",
+        )
+    replace_file(path, content)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        time = datetime.fromisoformat(text)
+        return time.tzinfo is not None and time.timestamp() >= 0
+    except (ValueError, OverflowError):
+        return False
+
+
+def require(job: Job, cls: type[T]) -> T:
+    """`job` as one of `cls`; for code that was handed the wrong folder. Raises UsageError."""
+    if not isinstance(job, cls):
+        raise UsageError(
+            f"This folder holds a {job.kind} job.", "Give the folder of another kind of job."
+        )
+    return job

@@ -1,0 +1,74 @@
+"""Settings by name: `section.key=value` words, keys and help texts."""
+
+import tomllib
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from pvtool_core.errors import Mistake, SettingsError
+from pvtool_core.settings.schema import Settings
+from pvtool_core.settings.toml import WORDS, Table, hints, read_value, unknown
+
+
+def parse_overrides(assignments: Iterable[str]) -> Table:
+    """Turn `section.key=value` words into nested tables, typed by the setting that they name.
+
+    Raises SettingsError with every word that names no setting or holds no value that it can have.
+    """
+    table: Table = {}
+    mistakes: list[Mistake] = []
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        section, _, name = key.strip().partition(".")
+        hint, limits = _setting(section, name)
+        if not equals:
+            mistakes.append(Mistake(assignment, "is not of the form section.key=value"))
+        elif hint is None:
+            mistakes.append(Mistake(key.strip(), unknown(key.strip(), setting_keys())))
+        else:
+            value = _parse_text(hint, text.strip(), key.strip(), mistakes)
+            if value is not None:
+                read_value(hint, value, key.strip(), limits, mistakes)
+            table.setdefault(section, {})[name] = value
+    if mistakes:
+        raise SettingsError(mistakes, "--set")
+    return table
+
+
+def setting_keys() -> list[str]:
+    """Every `section.key` there is."""
+    return [f"{section}.{name}" for section, cls in hints(Settings).items() for name in hints(cls)]
+
+
+def setting_help() -> dict[str, str]:
+    """What each `section.key` means, in a phrase."""
+    sections: dict[str, Any] = hints(Settings)
+    return {
+        f"{section}.{field.name}": field.metadata["help"]
+        for section, cls in sections.items()
+        for field in fields(cls)
+    }
+
+
+def _setting(section: str, name: str) -> tuple[Any, Mapping[str, Any]]:
+    """Type and limits of a setting; no type if there is none of that name."""
+    cls = hints(Settings).get(section)
+    metadata = {field.name: field.metadata for field in fields(cls)} if cls else {}
+    return (hints(cls)[name], metadata[name]) if name in metadata else (None, {})
+
+
+def _parse_text(hint: Any, text: str, key: str, mistakes: list[Mistake]) -> Any:
+    if hint is str:
+        return text
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        wanted = (
+            "a list such as [1, 2]"
+            if isinstance(hint, types.GenericAlias)
+            else WORDS.get(hint, "a value")
+        )
+        mistakes.append(Mistake(key, f"is {text!r}, not {wanted}"))
+        return None
+    return value

@@ -1,0 +1,90 @@
+"""Presets: named sets of settings, shipped with pv or written by the user."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pvtool_core.errors import Missing, Mistake, SettingsError
+from pvtool_core.paths import check_name, config_dir, nearest, presets_dir
+from pvtool_core.settings.schema import Settings
+from pvtool_core.settings.toml import Table, from_table, merge, read_toml
+
+_PRESET_KEYS = {"description", "prompts", "needs", "licence", "extends"}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named set of settings. `table` holds what the file sets; `prompts` names its bank."""
+
+    name: str
+    description: str
+    prompts: str
+    licence: str
+    needs: str
+    table: Table
+    own: bool
+
+    def settings(self, *overrides: Table) -> Settings:
+        """The preset's settings with `overrides` over them. Raises SettingsError."""
+        return from_table(Settings, merge(self.table, *overrides), f"preset {self.name}")
+
+
+class Presets:
+    """The shipped presets and the user's own; an own preset hides a shipped one of its name."""
+
+    def __init__(self, shipped: Path | None = None, own: Path | None = None) -> None:
+        self.shipped = shipped or presets_dir()
+        self.own = own or config_dir() / "presets"
+
+    def names(self) -> list[str]:
+        return sorted(
+            {path.stem for folder in (self.shipped, self.own) for path in folder.glob("[!.]*.toml")}
+        )
+
+    def get(self, name: str) -> Preset:
+        """The preset of that name. Raises Missing, BadName, or SettingsError if its file is wrong."""
+        file = check_name("a preset", name) + ".toml"
+        for folder in (self.own, self.shipped):
+            if (folder / file).is_file():
+                return self._read(folder / file, own=folder is self.own)
+        near = nearest(name, self.own) or nearest(name, self.shipped)
+        raise Missing("preset", name, "`pv presets list` shows all there are.", near)
+
+    def _read(self, path: Path, own: bool) -> Preset:
+        """A preset's file, over that of the shipped preset that it `extends`."""
+        table = read_toml(path)
+        if parent := table.get("preset", {}).get("extends"):
+            table = merge(self._parent(path, parent), table)
+        words = _about(path, table.pop("preset", {}))
+        words.pop("extends", None)
+        return Preset(name=path.stem, table=table, own=own, **words)
+
+    def _parent(self, path: Path, name: Any) -> Table:
+        """What a preset extends: a shipped one that extends none. Raises SettingsError."""
+        parent = self.shipped / f"{name}.toml"
+        table = read_toml(parent) if parent.is_file() else {}
+        if not table or "extends" in table.get("preset", {}):
+            known = [
+                file.stem
+                for file in self.shipped.glob("[!.]*.toml")
+                if "extends" not in read_toml(file)["preset"]
+            ]
+            raise SettingsError(
+                [Mistake("preset.extends", f"is {name!r}, not one of {', '.join(sorted(known))}")],
+                str(path),
+            )
+        return table
+
+
+def _about(path: Path, about: Mapping[str, Any]) -> dict[str, str]:
+    """A preset's own table. Raises SettingsError."""
+    wrong = [Mistake(f"preset.{key}", "is no setting") for key in about if key not in _PRESET_KEYS]
+    wrong += [
+        Mistake(f"preset.{key}", "is not text")
+        for key, value in about.items()
+        if not isinstance(value, str)
+    ]
+    if wrong:
+        raise SettingsError(wrong, str(path))
+    return {"description": "", "prompts": "default", "licence": "", "needs": "", **about}

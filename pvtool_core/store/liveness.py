@@ -1,0 +1,146 @@
+"""States of an engine, its heartbeat, and whether its process is alive."""
+
+import json
+import math
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from pvtool_core.files import replace_file
+
+HEARTBEAT_SECONDS = 1.0
+FOREIGN_HEARTBEAT_SECONDS = 30.0
+CLOCK_SECONDS = 0.05  # by which a file's time may lag behind the clock
+CHANGED_SECONDS = (
+    1.5  # by which two sights of one process's start may differ: a clock is read to the second
+)
+_MOST_STEPS = 1 << 53
+
+
+class State(StrEnum):
+    """What a job is doing, or how it ended. `LOST` is never written: its engine is gone without a word."""
+
+    NEW = "new"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    LOST = "lost"
+
+
+ENDED = frozenset({State.FINISHED, State.STOPPED, State.FAILED})
+"""What an engine's last word can say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """A heartbeat. `started` is the process's own start time, so that a reused pid is not taken for it.
+
+    `booted` is the machine's, by the same clock: what lies between them stays, however the clock is set later.
+    """
+
+    state: str
+    step: int
+    total: int
+    time: float
+    pid: int
+    started: float
+    boot: str
+    host: str
+    booted: float = 0.0
+
+    def is_possible(self) -> bool:
+        """Whether an engine can have said that."""
+        counts = (
+            0 <= self.step < _MOST_STEPS
+            and 0 <= self.total < _MOST_STEPS
+            and 0 < self.pid < _MOST_STEPS
+        )
+        return counts and all(map(math.isfinite, (self.time, self.started, self.booted)))
+
+
+class Heartbeat:
+    """Writes status.json every second from a thread of its own, so that a long step is not taken for a dead engine."""
+
+    def __init__(self, path: Path, total: int = 0) -> None:
+        self._path = path
+        self._facts = process_facts(os.getpid())
+        self._state: dict[str, Any] = {"state": State.STARTING, "step": 0, "total": total}
+        self._done = threading.Event()
+        self._writing = threading.Lock()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def update(
+        self, state: State | None = None, step: int | None = None, total: int | None = None
+    ) -> None:
+        """Change what the next beat says; a changed state is written at once."""
+        news = {"state": state, "step": step, "total": total}
+        changed = state is not None and state != self._state["state"]
+        self._state = {
+            **self._state,
+            **{key: value for key, value in news.items() if value is not None},
+        }
+        if changed:
+            self._write()
+
+    def _beat(self) -> None:
+        while not self._done.wait(HEARTBEAT_SECONDS):
+            try:
+                self._write()
+            except OSError:  # a full disk must not silence the engine's own report of it; the next beat tries again
+                continue
+
+    def _write(self) -> None:
+        with self._writing:
+            replace_file(
+                self._path, json.dumps({**self._state, **self._facts, "time": time.time()}).encode()
+            )
+
+    def __enter__(self) -> Self:
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def process_facts(pid: int) -> dict[str, Any]:
+    """What tells a process of this machine from any other, as a heartbeat says it."""
+    started = psutil.Process(pid).create_time()
+    here = {"boot": boot_id(), "host": socket.gethostname()}
+    return {"pid": pid, "started": started, "booted": psutil.boot_time(), **here}
+
+
+def boot_id() -> str:
+    """Names this boot of this machine, so that a pid from before a restart is not taken for a live one."""
+    linux = Path("/proc/sys/kernel/random/boot_id")
+    return linux.read_text().strip() if linux.exists() else f"{psutil.boot_time():.0f}"
+
+
+def process_lives(pid: int, started: float, booted: float = 0.0) -> bool:
+    """Whether the process of that pid is still the one that started then.
+
+    With `booted`, the machine's start by the clock of that time, it does not matter whether the clock was set since.
+    """
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        since = process.create_time() - (psutil.boot_time() if booted else 0.0)
+    except (psutil.NoSuchProcess, ValueError):  # there cannot be one of that number
+        return False
+    return abs(since - (started - booted)) < CHANGED_SECONDS
+
+
+LIVE = frozenset({State.STARTING, State.RUNNING, State.PAUSED})
