@@ -227,6 +227,7 @@ def test_an_engine_that_was_killed_is_lost_and_one_that_ended_is_what_it_said(
 ) -> None:
     code = (
         "import sys, pathlib, time; from pvtool_core.store.runs import *; "
+        "from pvtool_core.store.liveness import Heartbeat; "
         "Heartbeat(RunFolder(pathlib.Path(sys.argv[1])).status).__enter__(); print('beats', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
