@@ -39,8 +39,14 @@ from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 from pvtool_core.settings.toml import Table
 from pvtool_core.trainer import Pair, Trainer
 from tests.benchmarks.iteration import Scheme, once, quiet, schemes
-from tests.conftest import DETECTION_SIDE, save_clip, save_detector, save_identity, save_recognizer
-from tests.iresnet import IResNet, random_iresnet
+from tests.support.iresnet import IResNet, random_iresnet
+from tests.support.small_models import (
+    DETECTION_SIDE,
+    save_clip,
+    save_detector,
+    save_identity,
+    save_recognizer,
+)
 
 SMALL_SIZES: dict[str, dict[str, Table]] = {
     "animatediff": {

@@ -62,7 +62,7 @@ from pvtool_core.store.runs import RunFolder, find_run
 from pvtool_core.store.summary import job_of
 from pvtool_core.supervisor import follow
 from pvtool_core.tinyworld import world
-from tests.conftest import random_job, save_models
+from tests.support.small_models import random_job, save_models
 
 FIRST_SEED = 9_000_000
 """Far from the seeds that any model was trained on."""

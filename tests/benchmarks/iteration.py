@@ -24,7 +24,7 @@ from pvtool_core.settings.presets import Presets
 from pvtool_core.store.prompts import Banks
 from pvtool_core.trainer import Pair, Trainer, bank_pairs, draw_frames, generator_of
 from pvtool_core.trajectories import TrajectoryCache
-from tests.conftest import random_job, save_identity, save_models
+from tests.support.small_models import random_job, save_identity, save_models
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,9 +32,9 @@ from pvtool_core.media.decode import frames_of
 from pvtool_core.settings.jobs import RenderItem, RenderJob, write_job
 from pvtool_core.store.events import read_events
 from pvtool_core.store.runs import RunFolder
-from tests.adapters import save_random_adapters
 from tests.benchmarks.rendering import bank, items_of, job_for, preset_setup
-from tests.kill.conftest import Engines
+from tests.support.adapters import save_random_adapters
+from tests.support.engines import Engines
 
 SIDE, FRAMES, STEPS = 32, 4, 4
 PEOPLE, PROMPTS = 5, 20

@@ -42,7 +42,7 @@ from pvtool_core.settings.presets import Presets
 from pvtool_core.store.events import read_events
 from pvtool_core.store.prompts import Banks
 from pvtool_core.store.runs import RunFolder
-from tests.adapters import save_random_adapters
+from tests.support.adapters import save_random_adapters
 
 SEED = 7
 

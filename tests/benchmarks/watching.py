@@ -28,7 +28,7 @@ from pvtool_core.settings.presets import Presets
 from pvtool_core.store.liveness import State, boot_id
 from pvtool_core.store.runs import RunFolder
 from tests.benchmarks.dashboard import Row, loop_row, show
-from tests.dashboard.played_terminal import PlayedTerminal
+from tests.support.terminal import PlayedTerminal
 
 STEPS = 100_000
 SIZE = (120, 40)

@@ -1,10 +1,7 @@
 """The command line as a user meets it: words in, status and two streams out, with a home of its own."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,24 +14,7 @@ from pvtool_core.settings.schema import EvaluationConfig, IdentityRewardConfig, 
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord, RunFolder, new_run
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def lines(self) -> list[Any]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Pv = Callable[..., Answer]
+from tests.support.commands import Answer, Pv
 
 
 @pytest.fixture
@@ -93,10 +73,3 @@ def run(home: Path, mara: str) -> RunFolder:
     folder.write_checkpoint(800, {ADAPTER_FILE: b"weights"})
     folder.write_exit(ExitRecord(status=0, state=State.FINISHED))
     return folder
-
-
-def everything(root: Path) -> dict[str, bytes]:
-    """Every file under `root`, to see that nothing has changed."""
-    return {
-        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
-    }

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pvtool_core.store import trajectory_cache
-from tests.cli.conftest import Pv, everything
+from tests.support.commands import Pv, everything
 
 DAY = 86_400.0
 

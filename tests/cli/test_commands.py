@@ -19,7 +19,7 @@ from pvtool_core.settings.schema import ModelConfig
 from pvtool_core.store.events import EventWriter
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.store.runs import RunFolder, new_run
-from tests.cli.conftest import Pv, everything
+from tests.support.commands import Pv, everything
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pvtool_core.store.identities import Library
-from tests.cli.conftest import Pv, everything
+from tests.support.commands import Pv, everything
 
 
 @pytest.mark.parametrize("words", [(), ("--consent", ""), ("--consent", "  ")])

@@ -7,8 +7,8 @@ import pytest
 
 from pvtool.cli.progress import ClipProgress
 from pvtool_core.store.runs import RunFolder
-from tests.cli.conftest import Pv
-from tests.cli.test_run_index import finished_run
+from tests.support.commands import Pv
+from tests.support.run_files import finished_run
 
 RAIN = "dancing in the rain at night " * 10
 LONG = f"<V> woman {RAIN}in a blue coat"

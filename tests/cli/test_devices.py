@@ -10,7 +10,7 @@ from pvtool.jobs.devices import check_devices
 from pvtool.jobs.settings import chosen_settings
 from pvtool_core.errors import ExitStatus, InputRefused, SettingsError, UsageError
 from pvtool_core.settings.schema import DEVICES
-from tests.cli.conftest import Pv
+from tests.support.commands import Pv
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from typing import Any
 
 from pvtool_core.store.events import EventWriter
 from pvtool_core.store.runs import RunFolder
-from tests.cli.conftest import Pv
 from tests.golden import compare, shape
+from tests.support.commands import Pv
 
 COMMANDS = (
     "identity list",

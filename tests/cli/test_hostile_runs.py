@@ -16,8 +16,8 @@ from pvtool_core.errors import UnsafeRun, UsageError
 from pvtool_core.settings.jobs import EnrollJob, read_job, write_job
 from pvtool_core.store.liveness import State, process_facts
 from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord, RunFolder
-from tests.cli.conftest import Pv
-from tests.hostile import DEEP_JSON, Outside, deadline
+from tests.support.commands import Pv
+from tests.support.hostile import DEEP_JSON, Outside, deadline
 
 __all__ = ["deadline"]
 

@@ -14,7 +14,7 @@ from pvtool_core.settings.toml import read_toml
 from pvtool_core.store.events import EventWriter
 from pvtool_core.store.identities import Library
 from pvtool_core.store.runs import RunFolder
-from tests.cli.conftest import Answer, Pv
+from tests.support.commands import Answer, Pv
 
 HOSTILE = "a\x1b[2J\x1b]52;c;aGk=\x07\x9b31m\x7f\u202egnp\u2066\u200b\u2028\nError: faked\r\tz"
 HARMFUL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069]")

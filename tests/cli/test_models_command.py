@@ -6,10 +6,10 @@ import pytest
 
 from pvtool.cli import doctor
 from pvtool_core.models.registry import model_folder
-from tests.cli.conftest import Pv, everything
-from tests.core.test_models import pipeline
-from tests.hub import Hub
-from tests.weight_files import onnx, safetensors
+from tests.support.commands import Pv, everything
+from tests.support.hub import Hub
+from tests.support.pipelines import pipeline
+from tests.support.weight_files import onnx, safetensors
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pvtool_core.errors import BadName, BadPicture, FaceRefused, UsageError, pri
 from pvtool_core.paths import check_name, check_utf8, path_of, path_text
 from pvtool_core.store.identities import Library
 from pvtool_core.store.runs import RunFolder
-from tests.cli.conftest import Pv, everything
+from tests.support.commands import Pv, everything
 
 LATIN = os.fsdecode(b"cl\xe9s")
 

@@ -10,7 +10,7 @@ from pvtool_core.batches.folder import new_batch, write_items
 from pvtool_core.files import use_umask_for
 from pvtool_core.paths import presets_dir
 from pvtool_core.store.runs import RunFolder
-from tests.cli.conftest import Pv
+from tests.support.commands import Pv
 
 PV = Path(sys.executable).with_name("pv")
 

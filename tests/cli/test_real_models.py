@@ -13,8 +13,8 @@ from safetensors import safe_open
 
 from pvtool_core.media.decode import frames_of
 from pvtool_core.paths import presets_dir
-from tests.conftest import DETECTION_SIDE
-from tests.families import HUNYUAN_VIDEO, WAN, Family
+from tests.support.families import HUNYUAN_VIDEO, WAN, Family
+from tests.support.small_models import DETECTION_SIDE
 
 Shell = Callable[..., Any]
 

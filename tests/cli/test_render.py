@@ -32,7 +32,7 @@ from pvtool_core.settings.toml import to_table
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord, RunFolder, new_run
-from tests.cli.conftest import Pv, everything
+from tests.support.commands import Pv, everything
 
 Add = Callable[[str], RunFolder]
 

@@ -1,6 +1,5 @@
 """Which run is the newest, and what listing many runs costs: recorded times, and each file read once."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -10,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from pvtool.jobs.prepare import choose, prepare
 from pvtool_core.paths import run_index_file
-from pvtool_core.settings.jobs import TrainJob, read_job, write_job
+from pvtool_core.settings.jobs import read_job
 from pvtool_core.store import run_index, summary
 from pvtool_core.store.events import EventWriter
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.store.liveness import State
-from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord, RunFolder
-from tests.cli.conftest import Pv
+from pvtool_core.store.runs import ExitRecord
+from tests.support.commands import Pv
+from tests.support.run_files import finished_run
 
 
 @pytest.fixture
@@ -33,20 +32,6 @@ def add_identity(name: str) -> str:
         (staging / EMBEDDINGS_FILE).write_bytes(name.encode())
         library.adopt(staging, name, "woman", "yes")
     return name
-
-
-def finished_run(
-    name: str, steps: int = 400, state: State = State.FINISHED, **changes: Any
-) -> RunFolder:
-    """A run as `pv train` makes it, that has ended with one checkpoint."""
-    folder = prepare(choose(name, "tiny"))
-    if changes:
-        job = read_job(folder.config)
-        assert isinstance(job, TrainJob)
-        write_job(folder.config, dataclasses.replace(job, **changes))
-    folder.write_checkpoint(steps, {ADAPTER_FILE: folder.name.encode()})
-    folder.write_exit(ExitRecord(status=0, state=state))
-    return folder
 
 
 def listed(pv: Pv) -> list[Any]:

@@ -17,9 +17,9 @@ from pvtool_core.errors import Busy, ExitStatus, Interrupted, NoAnswer, PvError,
 from pvtool_core.store.events import Event
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import Request, RunFolder
-from tests.hostile import to_end
+from tests.support.hostile import to_end
 
-SCRIPT = Path(__file__).with_name("scripted_engine.py")
+SCRIPT = Path(__file__).parents[1] / "support/scripted_engine.py"
 
 
 @pytest.fixture(autouse=True)

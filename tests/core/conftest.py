@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.core.jobs import Engine
+from tests.support.render_jobs import Engine
 
 
 @pytest.fixture

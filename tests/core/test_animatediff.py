@@ -22,23 +22,10 @@ from torch import Tensor, nn
 from pvtool_core.backbones import load_backbone
 from pvtool_core.errors import InputRefused, PvError
 from pvtool_core.models.locate import resolve_settings
-from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import ControlConfig, LoraConfig, ModelConfig
-from tests.conftest import FRAMES, UNET_BLOCKS, with_settings
-
-PROMPT = "a <V> woman waving"
-
-
-def clip(model: ModelConfig, job: TrainJob) -> Tensor:
-    """The final latents of a clip by that model."""
-    backbone = load_backbone(model, job.sampler, [PROMPT])
-    return denoise(
-        backbone,
-        backbone.initial_latents(7),
-        backbone.prompt_embeds(PROMPT),
-        range(backbone.num_steps),
-    )
+from tests.support.animatediff import PROMPT, clip, original_names
+from tests.support.small_models import FRAMES, UNET_BLOCKS, with_settings
 
 
 def call(pipeline: Any, job: TrainJob, **more: Any) -> Tensor:
@@ -99,81 +86,6 @@ def test_a_stable_diffusion_in_one_file_makes_the_same_clip_as_its_folder(
         still, base_model=str(tmp_path / "realistic.safetensors"), config=str(models / "still")
     )
     assert torch.equal(clip(file, job), clip(still, job))
-
-
-def original_names(folder: Path) -> dict[str, Tensor]:
-    """A diffusers folder as the one file that Stable Diffusion came in, with its own names and shapes."""
-    tensors = load_file(folder / "text_encoder/model.safetensors")
-    found = {
-        f"cond_stage_model.transformer.text_model.{name}": tensor
-        for name, tensor in tensors.items()
-    }
-    for name, tensor in load_file(folder / "unet/diffusion_pytorch_model.safetensors").items():
-        found[f"model.diffusion_model.{original_unet_name(name)}"] = tensor
-    for name, tensor in load_file(folder / "vae/diffusion_pytorch_model.safetensors").items():
-        convolved = "attentions" in name and name.endswith("weight") and tensor.ndim == 2
-        found[f"first_stage_model.{original_vae_name(name)}"] = (
-            tensor[..., None, None] if convolved else tensor
-        )
-    return {name: tensor.contiguous() for name, tensor in found.items()}
-
-
-def original_unet_name(name: str) -> str:
-    """For one layer a block, of which the first down and the last up have attention."""
-    for plain, original in (
-        ("norm1", "in_layers.0"),
-        ("conv1", "in_layers.2"),
-        ("time_emb_proj", "emb_layers.1"),
-        ("norm2", "out_layers.0"),
-        ("conv2", "out_layers.3"),
-        ("conv_shortcut", "skip_connection"),
-    ):
-        name = re.sub(rf"(resnets\.\d+)\.{plain}\.", rf"\1.{original}.", name)
-    for plain, original in (
-        (r"time_embedding\.linear_1", "time_embed.0"),
-        (r"time_embedding\.linear_2", "time_embed.2"),
-        (r"conv_in", "input_blocks.0.0"),
-        (r"conv_norm_out", "out.0"),
-        (r"conv_out", "out.2"),
-        (r"mid_block\.resnets\.0", "middle_block.0"),
-        (r"mid_block\.attentions\.0", "middle_block.1"),
-        (r"mid_block\.resnets\.1", "middle_block.2"),
-        (r"down_blocks\.0\.resnets\.0", "input_blocks.1.0"),
-        (r"down_blocks\.0\.attentions\.0", "input_blocks.1.1"),
-        (r"down_blocks\.0\.downsamplers\.0\.conv", "input_blocks.2.0.op"),
-        (r"down_blocks\.1\.resnets\.0", "input_blocks.3.0"),
-        (r"up_blocks\.0\.resnets\.(\d)", r"output_blocks.\1.0"),
-        (r"up_blocks\.0\.upsamplers\.0\.conv", "output_blocks.1.1.conv"),
-        (r"up_blocks\.1\.resnets\.0", "output_blocks.2.0"),
-        (r"up_blocks\.1\.resnets\.1", "output_blocks.3.0"),
-        (r"up_blocks\.1\.attentions\.0", "output_blocks.2.1"),
-        (r"up_blocks\.1\.attentions\.1", "output_blocks.3.1"),
-    ):
-        name = re.sub(rf"^{plain}\.", f"{original}.", name)
-    return name
-
-
-def original_vae_name(name: str) -> str:
-    for plain, original in (
-        (r"mid_block\.resnets\.0", "mid.block_1"),
-        (r"mid_block\.resnets\.1", "mid.block_2"),
-        (r"mid_block\.attentions\.0", "mid.attn_1"),
-        (r"down_blocks\.(\d)\.resnets", r"down.\1.block"),
-        (r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample"),
-        (r"conv_shortcut", "nin_shortcut"),
-        (r"conv_norm_out", "norm_out"),
-        (r"group_norm", "norm"),
-        (r"to_([qkv])", r"\1"),
-        (r"to_out\.0", "proj_out"),
-    ):
-        name = re.sub(rf"\.{plain}\.", f".{original}.", name)
-    for kind, original in (("resnets", "block"), (r"upsamplers\.0", "upsample")):
-        name = re.sub(
-            rf"up_blocks\.(\d)\.{kind}",
-            lambda found, to=original: f"up.{2 - int(found[1])}.{to}",
-            name,
-        )
-    return name
 
 
 def test_a_base_model_without_motion_is_refused_until_it_gets_an_adapter(

@@ -1,4 +1,4 @@
-"""The laws of the contract in pvtool_core/backbones/interface.py, for every family of tests/families.py.
+"""The laws of the contract in pvtool_core/backbones/interface.py, for every family of tests/support/families.py.
 
 They say that a backbone is diffusers' own pipeline taken step by step, and that all that the engine does with one
 (adapter, gradients, cache, training) holds for it. What is special about one family is tested beside it.
@@ -36,8 +36,8 @@ from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.trainer import Pair, Trainer, bank_pairs, generator_of, train
 from pvtool_core.trajectories import TrajectoryCache
-from tests.conftest import shake, with_settings
-from tests.families import FAMILIES, Family, pipeline_call
+from tests.support.families import FAMILIES, Family, pipeline_call
+from tests.support.small_models import shake, with_settings
 
 PROMPT = "a <V> woman waving"
 SWITCH, STEPS = 6, 8

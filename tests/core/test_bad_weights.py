@@ -21,7 +21,7 @@ from pvtool_core.open_clip_model import ImageText, read_weights
 from pvtool_core.settings.jobs import TrainJob, write_job
 from pvtool_core.settings.schema import SemanticRewardConfig
 from pvtool_core.store.runs import RunFolder
-from tests.conftest import with_settings
+from tests.support.small_models import with_settings
 
 
 @pytest.fixture

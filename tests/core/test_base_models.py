@@ -19,9 +19,9 @@ from pvtool_core.models.installed import Models, ModelState
 from pvtool_core.models.locate import family_of, locate_model
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import ModelConfig
-from tests.core.test_animatediff import PROMPT, clip, original_names
-from tests.families import FAMILIES
-from tests.weight_files import checkpoint, pipeline_folder, safetensors
+from tests.support.animatediff import PROMPT, clip, original_names
+from tests.support.families import FAMILIES
+from tests.support.weight_files import checkpoint, pipeline_folder, safetensors
 
 Change = Callable[[Path], Any]
 UNET = "unet/diffusion_pytorch_model.safetensors"

@@ -14,7 +14,7 @@ from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup
 from pvtool_core.settings.presets import Presets
 from pvtool_core.settings.schema import Settings
 from pvtool_core.settings.toml import merge
-from tests.hostile import deadline, link_to_device
+from tests.support.hostile import deadline, link_to_device
 
 __all__ = ["deadline"]
 

@@ -26,8 +26,8 @@ from pvtool_core.files import sha256_of
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import ControlConfig, LoraConfig
 from pvtool_core.trainer import Trainer
-from tests.conftest import with_settings
-from tests.families import FAMILIES, Family
+from tests.support.families import FAMILIES, Family
+from tests.support.small_models import with_settings
 
 DDIM: Mapping[str, Any] = {"class": "DDIMScheduler"}
 

@@ -26,9 +26,9 @@ from pvtool_core.settings.schema import (
 )
 from pvtool_core.store.events import read_events
 from pvtool_core.trajectories import TrajectoryCache
-from tests.core.jobs import Engine, item, render_job
-from tests.families import FAMILIES, Family
 from tests.golden import compare, shape
+from tests.support.families import FAMILIES, Family
+from tests.support.render_jobs import Engine, item, render_job
 
 PROMPTS = ("a <V> woman waving", "Größe: <V> — 日本")
 ADAPTER = "a" * 64

@@ -21,7 +21,7 @@ from pvtool_core.settings.jobs import read_job
 from pvtool_core.store.events import EventWriter, drop_events_after, newest_events, read_events
 from pvtool_core.store.liveness import State, Status, process_facts, process_lives
 from pvtool_core.store.runs import ExitRecord, Request, RunFolder, alive, list_runs
-from tests.hostile import DEEP_JSON, Outside, deadline, link_to_device, link_to_itself
+from tests.support.hostile import DEEP_JSON, Outside, deadline, link_to_device, link_to_itself
 
 __all__ = ["deadline"]
 

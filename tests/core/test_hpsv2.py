@@ -12,7 +12,7 @@ from torch import Tensor
 from pvtool_core.open_clip_model import ImageText
 from pvtool_core.rewards import SemanticScorer, letterbox
 from pvtool_core.settings.schema import SemanticRewardConfig
-from tests.hpsv2_reference import new_reference_model, reference_scores, register
+from tests.support.hpsv2_reference import new_reference_model, reference_scores, register
 
 SIDE = 56
 SMALL_VIT_H: dict[str, Any] = {  # HPSv2's architecture, ViT-H-14, with fewer and narrower layers

@@ -20,9 +20,9 @@ from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import LoraConfig
 from pvtool_core.trainer import Pair, Trainer, bank_pairs, generator_of
 from pvtool_core.trajectories import TrajectoryCache
-from tests.conftest import shake, with_settings
-from tests.families import HUNYUAN_VIDEO, pipeline_call
-from tests.small_hunyuan_video import transformer
+from tests.support.families import HUNYUAN_VIDEO, pipeline_call
+from tests.support.small_hunyuan_video import transformer
+from tests.support.small_models import shake, with_settings
 
 PROMPT = "a <V> woman waving"
 LONG = 33  # frames in nine latents: three tiles in time

@@ -26,8 +26,8 @@ from pvtool_core.models.fingerprints import with_fingerprints
 from pvtool_core.models.locate import locate_style
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import LoraConfig, ModelConfig
-from tests.conftest import with_settings
-from tests.families import ANIMATEDIFF, FAMILIES, HUNYUAN_VIDEO, WAN, Family
+from tests.support.families import ANIMATEDIFF, FAMILIES, HUNYUAN_VIDEO, WAN, Family
+from tests.support.small_models import with_settings
 
 Tensors = dict[str, Tensor]
 PARTS = {

@@ -13,7 +13,7 @@ from pvtool_core.backbones.hunyuan_video import HunyuanVideo
 from pvtool_core.backbones.memory import place
 from pvtool_core.errors import InputRefused
 from pvtool_core.settings.schema import ModelConfig
-from tests.small_hunyuan_video import transformer
+from tests.support.small_hunyuan_video import transformer
 
 CPU = torch.device("cpu")
 

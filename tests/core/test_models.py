@@ -38,8 +38,9 @@ from pvtool_core.models.installed import Models, ModelState, licences, missing_m
 from pvtool_core.models.locate import resolve
 from pvtool_core.models.registry import Registry, model_folder
 from pvtool_core.settings.presets import Presets
-from tests.hub import COMMIT, Hub, serve
-from tests.weight_files import onnx, safetensors
+from tests.support.hub import COMMIT, Hub, serve
+from tests.support.pipelines import pipeline
+from tests.support.weight_files import onnx, safetensors
 
 LARGE = 3 * 2**20 + 17  # bytes: several pieces of a download
 
@@ -80,25 +81,6 @@ def known(tmp_path: Path, text: str) -> Models:
     """Models with a registry of the user's own."""
     (tmp_path / "models.toml").write_text(text)
     return Models(Registry(shipped=tmp_path / "none.toml", own=tmp_path / "models.toml"))
-
-
-def pipeline() -> dict[str, bytes]:
-    """A diffusers folder in which all is there that may be: variants, pickles, pictures, one-file checkpoints."""
-    index = {
-        "_class_name": "Pipeline",
-        "unet": ["diffusers", "UNet"],
-        "safety_checker": [None, None],
-    }
-    return {
-        "model_index.json": json.dumps(index).encode(),
-        "README.md": b"words",
-        "all-in-one.safetensors": safetensors(bytes(64)),
-        "unet/config.json": b"{}",
-        "unet/model.safetensors": safetensors(bytes(64)),
-        "unet/model.fp16.safetensors": safetensors(bytes(64)),
-        "unet/model.bin": b"pickle",
-        "unet/picture.png": b"picture",
-    }
 
 
 def test_every_shipped_entry_says_whose_it_is_and_where_it_comes_from() -> None:

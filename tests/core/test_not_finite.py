@@ -18,8 +18,8 @@ from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import LoraConfig
 from pvtool_core.store.events import read_events
 from pvtool_core.trainer import RunFiles
-from tests.conftest import with_settings
-from tests.core.jobs import Engine, item, render_job
+from tests.support.render_jobs import Engine, item, render_job
+from tests.support.small_models import with_settings
 
 REASON = "not finite"
 

@@ -27,8 +27,8 @@ from pvtool_core.models.prompt_limits import (
 from pvtool_core.paths import presets_dir
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import ModelConfig
-from tests.core.jobs import Engine, item, render_job
-from tests.families import FAMILIES, HUNYUAN_VIDEO, WAN, Family
+from tests.support.families import FAMILIES, HUNYUAN_VIDEO, WAN, Family
+from tests.support.render_jobs import Engine, item, render_job
 
 CLIP = presets_dir() / "tiny/clip"  # CLIP's own vocabulary
 

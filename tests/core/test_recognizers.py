@@ -28,7 +28,7 @@ from pvtool_core.models.adding import add
 from pvtool_core.models.installed import Models
 from pvtool_core.models.registry import model_folder
 from pvtool_core.paths import presets_dir
-from tests.iresnet import export, normalise_inside, random_iresnet, without_identity_nodes
+from tests.support.iresnet import export, normalise_inside, random_iresnet, without_identity_nodes
 
 TINY = presets_dir() / "tiny"
 NARROW: dict[str, Any] = {"widths": (8, 8, 16, 24, 32), "dimensions": 64}

@@ -23,7 +23,7 @@ from pvtool_core.media.metadata import read_facts
 from pvtool_core.rendering.renderer import render
 from pvtool_core.rendering.write import Writer
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, TrainJob
-from tests.core.jobs import PROMPT, Engine, item, render_job, whole
+from tests.support.render_jobs import PROMPT, Engine, item, render_job, whole
 
 
 def test_a_rendered_clip_has_its_facts_beside_it_and_inside_it(

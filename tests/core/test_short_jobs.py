@@ -30,7 +30,7 @@ from pvtool_core.evaluation.evaluator import (
 from pvtool_core.faces.analyzer import Face
 from pvtool_core.faces.enroll import Portrait, check_likeness, choose
 from pvtool_core.settings.jobs import EnrollJob, EvaluateJob, IdentityRef, TrainJob
-from tests.core.jobs import PROMPT, Engine, item, render_job
+from tests.support.render_jobs import PROMPT, Engine, item, render_job
 
 
 def noise(side: int = 128, seed: int = 0) -> Image.Image:

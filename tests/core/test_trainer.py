@@ -35,7 +35,7 @@ from pvtool_core.trainer import (
     train,
 )
 from pvtool_core.trajectories import FaceTrack, Report
-from tests.conftest import with_settings
+from tests.support.small_models import with_settings
 
 
 @pytest.fixture(scope="module")

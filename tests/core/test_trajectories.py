@@ -17,7 +17,7 @@ from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.store.trajectory_cache import entries
 from pvtool_core.trajectories import TrajectoryCache
-from tests.conftest import with_settings
+from tests.support.small_models import with_settings
 
 PROMPT, SEED = "a <V> woman waving", 3
 

@@ -19,8 +19,8 @@ from pvtool_core.backbones import load_backbone
 from pvtool_core.media.decode import to_pixels
 from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import TrainJob
-from tests.conftest import shake, with_settings
-from tests.families import ANIMATEDIFF, HUNYUAN_VIDEO, WAN, Family
+from tests.support.families import ANIMATEDIFF, HUNYUAN_VIDEO, WAN, Family
+from tests.support.small_models import shake, with_settings
 
 PAGE = Path(__file__).parents[2] / "docs/using-the-adapter.md"
 PROMPT, SEED, FIRST = "a <V> woman waving", 7, 6

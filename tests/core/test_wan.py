@@ -19,8 +19,8 @@ from pvtool_core.errors import InputRefused, NotFinite
 from pvtool_core.media.decode import to_pixels
 from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import TrainJob
-from tests.conftest import with_settings
-from tests.families import WAN, WAN_VAE, pipeline_call, save_wan, save_wan_dense
+from tests.support.families import WAN, WAN_VAE, pipeline_call, save_wan, save_wan_dense
+from tests.support.small_models import with_settings
 
 PROMPT = "a <V> woman waving"
 

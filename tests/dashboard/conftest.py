@@ -1,95 +1,26 @@
 """Run folders as an engine leaves them, written in an instant: what the dashboard reads is files."""
 
-import json
-import math
-import socket
-from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 
 from pvtool.dashboard.widgets import headline
 from pvtool_core.settings.jobs import IdentityRef, TrainJob, write_job
 from pvtool_core.settings.presets import Presets
-from pvtool_core.store.liveness import State, boot_id
+from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ExitRecord, RunFolder
-
-BEGAN = 1_790_000_000.0
-PROMPTS = (
-    "<V> woman is dancing in the rain, wearing a blue coat",
-    "<V> woman reads in a café",
-    "<V> woman runs",
+from tests.support.run_files import (
+    BEGAN,
+    PROMPTS,
+    MakeRun,
+    gpu_event,
+    step_event,
+    write_events,
+    write_status,
 )
-
-
-def step_event(step: int, **changes: Any) -> dict[str, Any]:
-    """What training reports of one iteration: rewards that fall, with some noise."""
-    noise = math.sin(step * 12.9898) * 0.5
-    icr, scr = 0.9 * math.exp(-step / 120) + 0.05 + 0.03 * noise, 0.02 + 0.01 * abs(noise)
-    values = {
-        "loss": icr + scr,
-        "icr": icr,
-        "scr": scr,
-        "score_gap": 0.01 * noise,
-        "face_found": True,
-    }
-    about = {
-        "grad_norm": 1 + 0.3 * noise,
-        "lr": 1e-4,
-        "prompt": PROMPTS[step % 3],
-        "seed": 1_000_000 + step % 6,
-    }
-    return {
-        "time": BEGAN + step,
-        "type": "step",
-        "step": step,
-        **values,
-        **about,
-        "seconds": 0.4,
-        "eta": 1.0,
-    } | changes
-
-
-def gpu_event(time: float, devices: int = 0) -> dict[str, Any]:
-    """What the gauges report."""
-    gauges = {"memory_used": 41.5 * 2**30, "memory_total": 80 * 2**30, "utilisation": 97.0}
-    facts = [
-        {"index": i, "name": "NVIDIA H100", **gauges, "temperature": 61.0, "power": 412.0}
-        for i in range(devices)
-    ]
-    return {
-        "time": time,
-        "type": "gpu",
-        "devices": facts,
-        "process_memory": 3 * 2**30,
-        "cpu": 101.0,
-    }
-
-
-def write_events(folder: RunFolder, events: Iterable[dict[str, Any]]) -> None:
-    """Append events, one line each."""
-    with folder.events.open("a") as file:
-        file.writelines(json.dumps(event) + "\n" for event in events)
-
-
-def write_status(folder: RunFolder, state: State, step: int, **changes: Any) -> None:
-    """A heartbeat of this very process, so that the run counts as alive."""
-    process = psutil.Process()
-    facts = {
-        "pid": process.pid,
-        "started": process.create_time(),
-        "boot": boot_id(),
-        "host": socket.gethostname(),
-    }
-    status = {"state": state, "step": step, "total": 400, "time": BEGAN + step, **facts} | changes
-    folder.status.write_text(json.dumps(status))
-
-
-MakeRun = Callable[..., RunFolder]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from textual.app import App
 
 from pvtool.dashboard.clipboard import copy
-from tests.dashboard.reading import until, until_seen
+from tests.support.screen_text import until, until_seen
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pvtool_core.store.liveness import State
-from tests.dashboard.batches import clip_event, draw_clip, make_batch, tell
-from tests.dashboard.conftest import MakeRun
-from tests.dashboard.played_terminal import PlayedTerminal
+from tests.support.batches import clip_event, draw_clip, make_batch, tell
+from tests.support.run_files import MakeRun
+from tests.support.terminal import PlayedTerminal
 
 DASHBOARD = "import sys; from pvtool.cli.main import main; sys.argv = ['pv', 'dashboard', *sys.argv[1:]]; main()"
 ATTRIBUTES_ONLY = {"\x1b[c": "\x1b[?6c"}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pvtool.dashboard.driver import LateAnswers, Writer
-from tests.dashboard.played_terminal import PlayedTerminal
+from tests.support.terminal import PlayedTerminal
 
 BUSY = """
 import asyncio, json, sys, time

@@ -14,8 +14,8 @@ from pvtool.dashboard.widgets.picture import ClipView
 from pvtool.jobs.prepare import choose, prepare
 from pvtool_core.store.identities import EMBEDDINGS_FILE, IDENTITY_FILE, Library
 from pvtool_core.store.summary import job_of
-from tests.dashboard.house import SAMPLES, House, add_person
-from tests.dashboard.reading import seen, until, until_found, until_screen, until_seen
+from tests.support.sample_data import SAMPLES, House, add_person
+from tests.support.screen_text import seen, until, until_found, until_screen, until_seen
 
 SIZES = [(80, 24), (120, 40), (300, 80)]
 ALIKE = [(1.0, 0.0), (0.8, 0.6), (0.0, 1.0)]

@@ -17,26 +17,16 @@ from pvtool.dashboard.images.half_blocks import draw
 from pvtool.dashboard.images.player import Budget, load_playback
 from pvtool.dashboard.widgets.picture import ClipView
 from pvtool.terminal import Colours, Pictures, Terminal
-from tests.dashboard.played_terminal import PlayedTerminal
+from tests.support.sample_data import BLUE, RED, clip
+from tests.support.terminal import PlayedTerminal
 
 BLOCKS = Terminal(Pictures.BLOCKS, False, "truecolor", bytes_per_second=10**9)
-RED, BLUE = (220, 28, 36), (20, 60, 196)
 
 
 def picture(
     path: Path, colour: tuple[int, int, int] = RED, size: tuple[int, int] = (64, 48)
 ) -> Path:
     Image.new("RGB", size, colour).save(path)
-    return path
-
-
-def clip(path: Path, frames: int = 6, size: tuple[int, int] = (64, 48)) -> Path:
-    """A blue bar that wanders down over red, over a background that never changes."""
-    images = [Image.new("RGB", size, RED) for _ in range(frames)]
-    for number, image in enumerate(images):
-        top = number * 4 % size[1]
-        image.paste(BLUE, (0, top, size[0], top + 4))
-    images[0].save(path, save_all=True, append_images=images[1:], duration=100, loop=0)
     return path
 
 

@@ -19,7 +19,7 @@ from pvtool.dashboard.plot.raster import glyphs_named
 from pvtool.dashboard.plot.series import Series
 from pvtool.dashboard.widgets.plot import Curve, Plot, View
 from pvtool_core.errors import UsageError
-from tests.dashboard.reading import seen as screen_text
+from tests.support.screen_text import seen as screen_text
 
 STEPS = 1000
 

@@ -9,8 +9,8 @@ from textual.widgets import Input, OptionList, TextArea
 from pvtool.dashboard.screens.prompt_forms import NewBank
 from pvtool.dashboard.screens.prompts import PromptsScreen
 from pvtool_core.store.prompts import Banks
-from tests.dashboard.house import House
-from tests.dashboard.reading import until, until_found, until_screen, until_seen
+from tests.support.sample_data import House
+from tests.support.screen_text import until, until_found, until_screen, until_seen
 
 
 def listed(pilot: Pilot[None], id: str) -> list[str | None]:

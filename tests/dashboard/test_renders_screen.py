@@ -18,9 +18,9 @@ from pvtool_core.errors import Missing
 from pvtool_core.paths import runs_dir
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import Request, RunFolder
-from tests.dashboard.batches import clip_event, draw_clip, make_batch, rendering_event, tell
-from tests.dashboard.conftest import MakeRun, gpu_event, write_events, write_status
-from tests.dashboard.reading import seen, until, until_screen, until_seen
+from tests.support.batches import clip_event, draw_clip, make_batch, rendering_event, tell
+from tests.support.run_files import MakeRun, gpu_event, write_events, write_status
+from tests.support.screen_text import seen, until, until_screen, until_seen
 
 SIZES = [(80, 24), (120, 40), (300, 80)]
 

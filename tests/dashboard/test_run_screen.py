@@ -18,7 +18,7 @@ from pvtool.terminal import Pictures, Terminal
 from pvtool_core.paths import runs_dir
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import Request, RunFolder
-from tests.dashboard.conftest import (
+from tests.support.run_files import (
     BEGAN,
     MakeRun,
     gpu_event,
@@ -26,9 +26,16 @@ from tests.dashboard.conftest import (
     write_events,
     write_status,
 )
-from tests.dashboard.reading import seen, until, until_found, until_screen, until_seen
-from tests.dashboard.test_pictures import clip
-from tests.dashboard.test_runs_screen import asked, dashboard
+from tests.support.sample_data import clip
+from tests.support.screen_text import (
+    asked,
+    dashboard,
+    seen,
+    until,
+    until_found,
+    until_screen,
+    until_seen,
+)
 
 SIZE = (130, 44)
 SIZES = [(80, 24), SIZE, (300, 80)]

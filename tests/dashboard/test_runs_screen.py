@@ -6,29 +6,14 @@ from pathlib import Path
 import pytest
 from textual.widgets import DataTable
 
-from pvtool.dashboard.app import Dashboard
 from pvtool.dashboard.screens.run import RunScreen
 from pvtool.dashboard.screens.runs import RunsScreen
-from pvtool.terminal import Pictures, Terminal
-from pvtool_core.paths import runs_dir
 from pvtool_core.store.liveness import State
-from pvtool_core.store.runs import Request, RunFolder
-from tests.dashboard.conftest import MakeRun, write_events, write_status
-from tests.dashboard.reading import seen, until, until_seen
+from pvtool_core.store.runs import Request
+from tests.support.run_files import MakeRun, write_events, write_status
+from tests.support.screen_text import asked, dashboard, seen, until, until_seen
 
 WIDE = (120, 40)
-
-
-def dashboard(run: RunFolder | None = None) -> Dashboard:
-    """The dashboard of this test's home, without pictures."""
-    return Dashboard(
-        Terminal(Pictures.OFF, tmux=False, colours="truecolor", cell=(10, 20)), runs_dir(), run
-    )
-
-
-def asked(folder: RunFolder) -> list[Request]:
-    """What the dashboard has asked of the engine since the last look."""
-    return folder.take_requests()
 
 
 async def test_it_lists_every_run_newest_first_with_its_state_step_and_rewards(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pvtool.dashboard.follow.run_history import RunHistory
 from pvtool.dashboard.plot import axes, raster
 from pvtool.dashboard.plot.series import SMALLEST, Axis, Series
-from tests.dashboard.conftest import gpu_event, step_event
+from tests.support.run_files import gpu_event, step_event
 
 numbers = st.floats(-1e6, 1e6)
 values = st.lists(

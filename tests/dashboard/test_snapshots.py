@@ -23,10 +23,10 @@ from pvtool_core.store.identities import IDENTITY_FILE
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import RunFolder
 from tests.dashboard import conftest
-from tests.dashboard.batches import clip_event, make_batch, rendering_event, tell
-from tests.dashboard.conftest import PROMPTS, MakeRun, gpu_event, write_events
-from tests.dashboard.house import add_person
-from tests.dashboard.reading import seen, until_seen
+from tests.support.batches import clip_event, make_batch, rendering_event, tell
+from tests.support.run_files import PROMPTS, MakeRun, gpu_event, write_events
+from tests.support.sample_data import add_person
+from tests.support.screen_text import seen, until_seen
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 BEGAN = datetime(2026, 3, 1, 9, 30, tzinfo=UTC).timestamp()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pvtool.dashboard.follow.log_lines import LogLines
 from pvtool.dashboard.follow.run_history import RunHistory
 from pvtool.dashboard.follow.tail import CHUNK_BYTES, Tail
-from tests.dashboard.conftest import gpu_event, step_event
+from tests.support.run_files import gpu_event, step_event
 
 
 def all_lines(tail: Tail) -> list[bytes]:

@@ -12,7 +12,7 @@ import pytest
 from pvtool.cli import doctor
 from pvtool.terminal import Pictures, Terminal, prepare, probe
 from pvtool_core.errors import UsageError
-from tests.dashboard.played_terminal import KITTY, XTERM, PlayedTerminal
+from tests.support.terminal import KITTY, XTERM, PlayedTerminal
 
 PROBE = """
 import json, select, sys, time

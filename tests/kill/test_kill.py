@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.store.events import read_events
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import Request, RunFolder, checkpoint_is_whole
-from tests.kill.conftest import Engines
+from tests.support.engines import Engines, wait_until
 
 KILLS = 20
 STEPS = 15
@@ -42,13 +42,6 @@ def story(folder: RunFolder) -> list[tuple[str, object, object]]:
     events, _ = read_events(folder.events)
     told = [event for event in events if event["type"] in {"step", "checkpoint", "sample"}]
     return [(event["type"], event["step"], event.get("loss", event.get("path"))) for event in told]
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
 
 
 def steps_done(folder: RunFolder) -> int:

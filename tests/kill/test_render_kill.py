@@ -22,10 +22,9 @@ from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup, TrainJob
 from pvtool_core.store.events import read_events
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import RunFolder
-from tests.adapters import save_random_adapters
-from tests.core.jobs import item, render_job
-from tests.kill.conftest import Engines
-from tests.kill.test_kill import wait_until
+from tests.support.adapters import save_random_adapters
+from tests.support.engines import Engines, wait_until
+from tests.support.render_jobs import item, render_job
 
 PEOPLE = ("ann", "bob")
 PROMPTS = ("a <V> woman waving", "a <V> woman walking", "a <V> woman at sea")

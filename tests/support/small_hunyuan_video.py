@@ -19,7 +19,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.trainers import BpeTrainer
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
-from tests.conftest import text_encoder, tokenizer
+from tests.support.small_models import text_encoder, tokenizer
 
 
 def save_hunyuan_video(folder: Path) -> None:

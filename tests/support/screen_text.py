@@ -12,6 +12,11 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widget import Widget
 
+from pvtool.dashboard.app import Dashboard
+from pvtool.terminal import Pictures, Terminal
+from pvtool_core.paths import runs_dir
+from pvtool_core.store.runs import Request, RunFolder
+
 S = TypeVar("S", bound=Screen[Any])
 W = TypeVar("W", bound=Widget)
 
@@ -69,3 +74,15 @@ def _found(pilot: Pilot[None], kind: type[W], selector: str) -> W:
 async def until_seen(pilot: Pilot[None], *words: str, seconds: float = 10.0) -> None:
     """Wait until all the words are on the screen."""
     await until(pilot, lambda: all(word in seen(pilot.app) for word in words), seconds)
+
+
+def dashboard(run: RunFolder | None = None) -> Dashboard:
+    """The dashboard of this test's home, without pictures."""
+    return Dashboard(
+        Terminal(Pictures.OFF, tmux=False, colours="truecolor", cell=(10, 20)), runs_dir(), run
+    )
+
+
+def asked(folder: RunFolder) -> list[Request]:
+    """What the dashboard has asked of the engine since the last look."""
+    return folder.take_requests()

@@ -16,7 +16,7 @@ import pytest
 from pvtool_core.errors import InputRefused
 from pvtool_core.rendering import leases as module
 from pvtool_core.rendering.leases import EXPIRED_SECONDS, Leases
-from tests.hostile import link_to_device
+from tests.support.hostile import link_to_device
 
 TAKE = """
 import os, sys

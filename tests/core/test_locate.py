@@ -12,7 +12,7 @@ from pvtool_core.models.locate import locate_faces, resolve, resolve_settings
 from pvtool_core.models.registry import Registry
 from pvtool_core.settings.presets import Presets
 from pvtool_core.settings.schema import Settings
-from tests.weight_files import pipeline_folder, safetensors
+from tests.support.weight_files import pipeline_folder, safetensors
 
 
 def model_folder(path: Path) -> Path:

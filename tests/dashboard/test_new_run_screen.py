@@ -15,8 +15,8 @@ from pvtool_core.paths import runs_dir
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import Request, RunFolder, list_runs
 from pvtool_core.store.summary import job_of
-from tests.dashboard.house import House, add_person
-from tests.dashboard.reading import until, until_seen
+from tests.support.sample_data import House, add_person
+from tests.support.screen_text import until, until_seen
 
 
 def choose(pilot: Pilot[None], id: str, word: str) -> None:

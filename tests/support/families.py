@@ -24,8 +24,8 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from pvtool_core.backbones.wan import flow_levels
 from pvtool_core.settings.jobs import TrainJob
-from tests.conftest import LETTERS, random_job, save_animatediff, with_settings
-from tests.small_hunyuan_video import save_hunyuan_video
+from tests.support.small_hunyuan_video import save_hunyuan_video
+from tests.support.small_models import LETTERS, random_job, save_animatediff, with_settings
 
 Settings = Mapping[str, Any]
 IN_TWO_PASSES = tuple(

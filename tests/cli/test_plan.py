@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Pv
+from tests.support.commands import Pv
 
 
 def test_a_plan_is_one_object_and_starts_nothing(pv: Pv, home: Path, mara: str) -> None:

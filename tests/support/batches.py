@@ -12,7 +12,7 @@ from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup, write_job
 from pvtool_core.settings.presets import Presets
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ExitRecord, RunFolder
-from tests.dashboard.conftest import write_events, write_status
+from tests.support.run_files import write_events, write_status
 
 PROMPT = "<V> woman reads in a café"
 

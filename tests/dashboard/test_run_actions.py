@@ -13,7 +13,7 @@ from pvtool_core.errors import UsageError
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ExitRecord, Request, RunFolder
 
-SCRIPT = Path(__file__).parents[1] / "cli/scripted_engine.py"
+SCRIPT = Path(__file__).parents[1] / "support/scripted_engine.py"
 
 
 @pytest.fixture

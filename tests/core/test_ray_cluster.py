@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from pvtool_core.settings.jobs import TrainJob
-from tests.core.jobs import Engine, item, render_job, whole
+from tests.support.render_jobs import Engine, item, render_job, whole
 
 
 def kill_a_worker_at_work(killed: list[int], over: threading.Event) -> None:

@@ -29,7 +29,7 @@ from pvtool_core.sampling import (
     rollout_stopped,
 )
 from pvtool_core.settings.jobs import TrainJob
-from tests.conftest import shake
+from tests.support.small_models import shake
 
 PROMPT = "a <V> woman waving"
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,3 +65,16 @@ def _face(number: int) -> dict[str, Any]:
     files = {"reference": f"references/{number:03d}.png", "face": f"faces/{number:03d}.png"}
     where = {"score": 0.9, "bbox": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5}
     return {"picture": f"holiday-{number}.jpg", **files, **where}
+
+
+def clip(path: Path, frames: int = 6, size: tuple[int, int] = (64, 48)) -> Path:
+    """A blue bar that wanders down over red, over a background that never changes."""
+    images = [Image.new("RGB", size, RED) for _ in range(frames)]
+    for number, image in enumerate(images):
+        top = number * 4 % size[1]
+        image.paste(BLUE, (0, top, size[0], top + 4))
+    images[0].save(path, save_all=True, append_images=images[1:], duration=100, loop=0)
+    return path
+
+
+RED, BLUE = (220, 28, 36), (20, 60, 196)

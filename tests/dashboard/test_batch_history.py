@@ -12,8 +12,8 @@ import pytest
 from pvtool.dashboard.follow.batch import BatchFollower, look_at
 from pvtool.dashboard.follow.batch_history import BatchHistory, ClipState
 from pvtool_core.store.liveness import State
-from tests.dashboard.batches import clip_event, make_batch, rendering_event, tell
-from tests.dashboard.conftest import gpu_event
+from tests.support.batches import clip_event, make_batch, rendering_event, tell
+from tests.support.run_files import gpu_event
 
 BEGAN = 1_790_000_000.0
 HOLD_SECONDS = 0.02

@@ -30,7 +30,7 @@ from pvtool_core.store.events import read_events
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.trainer import Trainer, bank_pairs
 from tests.benchmarks.iteration import quiet
-from tests.conftest import with_settings
+from tests.support.small_models import with_settings
 
 NOWHERE = Machine(name="", memory=0, host_memory=8 * GIB)
 

@@ -1,0 +1,78 @@
+"""Start, stop and kill engines in processes of their own."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pvtool_core.settings.jobs import Job, write_job
+from pvtool_core.store.runs import RunFolder
+
+
+class Engines:
+    """Starts engines, each forked from a process that has imported all they need."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.environment = {**os.environ, "PV_HOME": str(home), "OMP_NUM_THREADS": "1"}
+        words = [sys.executable, str(Path(__file__).with_name("fork_server.py"))]
+        self._server = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environment
+        )
+
+    def folder(self, name: str, job: Job) -> RunFolder:
+        """A new run folder with the job in it."""
+        folder = RunFolder(self.home / "data/runs" / name).create()
+        write_job(folder.config, job)
+        return folder
+
+    def start(self, folder: RunFolder) -> int:
+        """Start an engine; its pid."""
+        self._newest = self._ask("start", folder.path)
+        return self._newest
+
+    def wait(self, pid: int = 0) -> int:
+        """Wait for an engine's end, or the newest one's; its status, or minus the number of the signal that killed it.
+
+        Nobody else can be started meanwhile.
+        """
+        return self._ask("wait", pid or self._newest)
+
+    def run(self, folder: RunFolder) -> int:
+        self.start(folder)
+        return self.wait()
+
+    def second(self, folder: RunFolder) -> subprocess.CompletedProcess[str]:
+        """Run an engine as the face starts it, while another may be at work."""
+        words = [sys.executable, "-P", "-m", "pvtool_core", str(folder.path)]
+        return subprocess.run(
+            words, env=self.environment, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def limit_file_size(self, size: int) -> None:
+        """Let no engine write a file larger than `size` bytes, from now on; -1 lifts that."""
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.prlimit(self._server.pid, resource.RLIMIT_FSIZE, (size, hard))
+
+    def _ask(self, what: str, of: object) -> int:
+        assert self._server.stdin
+        assert self._server.stdout
+        self._server.stdin.write(f"{what} {of}\n")
+        self._server.stdin.flush()
+        return int(self._server.stdout.readline())
+
+    def close(self) -> None:
+        assert self._server.stdin
+        self._server.stdin.close()
+        self._server.kill()
+        self._server.wait()
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)

@@ -1,0 +1,102 @@
+"""Run folders as an engine leaves them, and the events in them."""
+
+import dataclasses
+import json
+import math
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import psutil
+
+from pvtool.jobs.prepare import choose, prepare
+from pvtool_core.settings.jobs import TrainJob, read_job, write_job
+from pvtool_core.store.liveness import State, boot_id
+from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord, RunFolder
+
+BEGAN = 1_790_000_000.0
+PROMPTS = (
+    "<V> woman is dancing in the rain, wearing a blue coat",
+    "<V> woman reads in a café",
+    "<V> woman runs",
+)
+
+
+def step_event(step: int, **changes: Any) -> dict[str, Any]:
+    """What training reports of one iteration: rewards that fall, with some noise."""
+    noise = math.sin(step * 12.9898) * 0.5
+    icr, scr = 0.9 * math.exp(-step / 120) + 0.05 + 0.03 * noise, 0.02 + 0.01 * abs(noise)
+    values = {
+        "loss": icr + scr,
+        "icr": icr,
+        "scr": scr,
+        "score_gap": 0.01 * noise,
+        "face_found": True,
+    }
+    about = {
+        "grad_norm": 1 + 0.3 * noise,
+        "lr": 1e-4,
+        "prompt": PROMPTS[step % 3],
+        "seed": 1_000_000 + step % 6,
+    }
+    return {
+        "time": BEGAN + step,
+        "type": "step",
+        "step": step,
+        **values,
+        **about,
+        "seconds": 0.4,
+        "eta": 1.0,
+    } | changes
+
+
+def gpu_event(time: float, devices: int = 0) -> dict[str, Any]:
+    """What the gauges report."""
+    gauges = {"memory_used": 41.5 * 2**30, "memory_total": 80 * 2**30, "utilisation": 97.0}
+    facts = [
+        {"index": i, "name": "NVIDIA H100", **gauges, "temperature": 61.0, "power": 412.0}
+        for i in range(devices)
+    ]
+    return {
+        "time": time,
+        "type": "gpu",
+        "devices": facts,
+        "process_memory": 3 * 2**30,
+        "cpu": 101.0,
+    }
+
+
+def write_events(folder: RunFolder, events: Iterable[dict[str, Any]]) -> None:
+    """Append events, one line each."""
+    with folder.events.open("a") as file:
+        file.writelines(json.dumps(event) + "\n" for event in events)
+
+
+def write_status(folder: RunFolder, state: State, step: int, **changes: Any) -> None:
+    """A heartbeat of this very process, so that the run counts as alive."""
+    process = psutil.Process()
+    facts = {
+        "pid": process.pid,
+        "started": process.create_time(),
+        "boot": boot_id(),
+        "host": socket.gethostname(),
+    }
+    status = {"state": state, "step": step, "total": 400, "time": BEGAN + step, **facts} | changes
+    folder.status.write_text(json.dumps(status))
+
+
+MakeRun = Callable[..., RunFolder]
+
+
+def finished_run(
+    name: str, steps: int = 400, state: State = State.FINISHED, **changes: Any
+) -> RunFolder:
+    """A run as `pv train` makes it, that has ended with one checkpoint."""
+    folder = prepare(choose(name, "tiny"))
+    if changes:
+        job = read_job(folder.config)
+        assert isinstance(job, TrainJob)
+        write_job(folder.config, dataclasses.replace(job, **changes))
+    folder.write_checkpoint(steps, {ADAPTER_FILE: folder.name.encode()})
+    folder.write_exit(ExitRecord(status=0, state=state))
+    return folder
