@@ -22,7 +22,7 @@ from pvtool.terminal import Pictures, Terminal
 from pvtool_core.store.identities import IDENTITY_FILE
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import RunFolder
-from tests.dashboard import conftest
+from tests.support import run_files
 from tests.support.batches import clip_event, make_batch, rendering_event, tell
 from tests.support.run_files import PROMPTS, MakeRun, gpu_event, write_events
 from tests.support.sample_data import add_person
@@ -37,7 +37,7 @@ Look = Callable[..., Awaitable[None]]
 @pytest.fixture
 def same_everywhere(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     """A clock that stands in UTC."""
-    monkeypatch.setattr(conftest, "BEGAN", BEGAN)
+    monkeypatch.setattr(run_files, "BEGAN", BEGAN)
     monkeypatch.setattr(headline, "time", SimpleNamespace(time=lambda: BEGAN + 181))
     for screen in (batch_screen, renders_screen):
         monkeypatch.setattr(
