@@ -1,33 +1,33 @@
-"""Every way in which pv says no: a tree of errors, each with its exit status, one sentence and one hint.
+"""The tree of errors: each has an exit status, a message and a hint.
 
 PvError                      1
-├── Reported                 *  any of these, told again by another process
-├── BatchRefused             *  mistakes in lines of a batch, all told at once; the first one's status
-├── RunFailed                1  the engine met something that it did not expect
-├── BrokenRun                1  a file of a run's folder that pv cannot have written
-│   └── UnsafeRun            3    (a link, a pipe or a device, which pv does not touch)
-├── BrokenIdentity           1  a file of an identity that pv cannot have written
-├── UsageError               2  wrong usage or settings
-│   └── SettingsError        2    (holds every mistake, not only the first)
-├── InputRefused             3  what was given cannot be used
+├── Reported                 *  an error that another process reported
+├── BatchRefused             *  invalid rows of a batch, reported together; the status of the first
+├── RunFailed                1  an unexpected failure in the engine
+├── BrokenRun                1  a corrupt file in a run folder
+│   └── UnsafeRun            3    (a symbolic link, a pipe or a device in it)
+├── BrokenIdentity           1  a corrupt file of an identity
+├── UsageError               2  invalid arguments or settings
+│   └── SettingsError        2    (reports every mistake)
+├── InputRefused             3  invalid input
 │   ├── BadName              3
 │   ├── NameTaken            3
 │   ├── BadPrompt            3
-│   ├── BadPicture           3    (unreadable, absurdly large)
-│   ├── FaceRefused          3    (none, several, too small, blurred, unlike the others)
+│   ├── BadPicture           3    (unreadable or too large)
+│   ├── FaceRefused          3    (no face, several, too small, blurred, or no match)
 │   ├── BadArchive           3
-│   └── BrokenWeights        3    (truncated, mislabelled, of another hash, or a pickle that holds code)
-├── Missing                  4  an identity, a run, a preset of that name is not there
+│   └── BrokenWeights        3    (truncated, mislabelled, wrong hash, or a pickle with code)
+├── Missing                  4  an identity, run or preset that does not exist
 ├── WeightsMissing           4
-├── Unreachable              4  weights cannot be fetched: no network, or the hub says no
-├── NotReady                 4  pv itself is not whole
+├── Unreachable              4  download failed: no network, or access denied
+├── NotReady                 4  a missing dependency of pv
 ├── OutOfResources           5
 │   ├── OutOfMemory          5
 │   └── DiskFull             5
-├── SomeFailed               6  some items of a batch failed, the others are there
-├── Busy                    75  another engine holds it
-├── NoAnswer                75  an engine lives, but does not do what it was asked
-└── Interrupted            130  (143 for SIGTERM) the state is saved
+├── SomeFailed               6  some items of a batch failed
+├── Busy                    75  another engine uses it
+├── NoAnswer                75  a live engine did not respond in time
+└── Interrupted            130  (143 for SIGTERM) stopped; the state is saved
 """
 
 import errno
@@ -40,25 +40,25 @@ from typing import Literal
 
 
 def printable(path: Path | str, whole: bool = False) -> str:
-    """A file's name, or its `whole` path, for a sentence; escapes stand for control characters and invalid UTF-8."""
+    """Return a file's name, or its `whole` path, with control characters and invalid UTF-8 escaped."""
     text = str(path) if whole else Path(path).name or str(path)  # "." and "/" have no name
     return "".join(map(_escaped, text))
 
 
 def _escaped(letter: str) -> str:
-    """Python keeps bytes that are not UTF-8 as surrogates from U+DC80; U+200D joins emoji."""
+    """Escape one character. Bytes that are not UTF-8 are surrogates from U+DC80; U+200D joins emoji."""
     if "\udc80" <= letter <= "\udcff":
         return f"\\x{ord(letter) - 0xDC00:02x}"
     return letter if letter.isprintable() or letter == "\u200d" else repr(letter)[1:-1]
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text from the command line or the file system can be written; bytes that are not UTF-8 cannot."""
+    """Return whether text from the command line or the file system is valid UTF-8."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 class ExitStatus(IntEnum):
-    """What a command's exit status means; part of the contract with scripts."""
+    """Exit statuses of commands; part of the contract with scripts."""
 
     DONE = 0
     FAILED = 1
@@ -73,7 +73,7 @@ class ExitStatus(IntEnum):
 
 
 class PvError(Exception):
-    """An error that a person reads: `message` says what is wrong, `hint` what to do about it."""
+    """An error for the user: `message` says what is wrong, `hint` what to do."""
 
     status = ExitStatus.FAILED
 
@@ -84,12 +84,12 @@ class PvError(Exception):
 
     @property
     def kind(self) -> str:
-        """The name by which programs know this error, such as `FaceRefused`."""
+        """Name of the error for programs, such as `FaceRefused`."""
         return type(self).__name__
 
 
 class Reported(PvError):
-    """An error of another process, told again: its status, name and sentences are what was reported."""
+    """An error of another process, with the status, name and sentences that it reported."""
 
     def __init__(self, status: int, kind: str, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
@@ -102,14 +102,14 @@ class Reported(PvError):
 
 
 class BatchRefused(PvError):
-    """Lines of a batch that cannot be used: `mistakes` are the first of `count`, each with the line that it is in."""
+    """Invalid rows of a batch: `mistakes` are the first of `count`, each with its line."""
 
     def __init__(self, mistakes: Sequence[tuple[str, PvError]], count: int) -> None:
         lines = [
             f"{source}: {error.message}" if source else error.message for source, error in mistakes
         ]
         more = [f"… and {count - len(lines)} more."] if count > len(lines) else []
-        heading = [] if count == 1 else [f"There are {count} mistakes in what is to be rendered."]
+        heading = [] if count == 1 else [f"{count} invalid rows:"]
         self.lines = (*heading, *lines, *more)
         super().__init__("\n".join(self.lines), mistakes[0][1].hint)
         self.status = mistakes[0][1].status
@@ -117,22 +117,23 @@ class BatchRefused(PvError):
 
 
 class RunFailed(PvError):
-    """The engine met something that it did not expect."""
+    """An unexpected failure in the engine."""
 
 
 class NotFinite(RunFailed):
-    """Latents, frames or scores that hold NaN or infinity; `what` names them."""
+    """Latents, frames or scores with NaN or infinity; `what` names them."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(
-            f"The {what} are not finite: they hold NaN or infinity.",
+            f"The {what} are not finite: they contain NaN or infinity.",
             hint
-            or "Check the adapter, the style LoRAs and the base model; instead of float16 use bfloat16 or float32.",
+            or "Check the adapter, the style LoRAs and the base model. "
+            "Use bfloat16 or float32 instead of float16.",
         )
 
 
 class BrokenRun(PvError):
-    """A file of a run's folder that pv cannot have written."""
+    """A corrupt file in a run folder."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(
@@ -142,7 +143,7 @@ class BrokenRun(PvError):
 
 
 class UnsafeRun(BrokenRun):
-    """Something in a run's folder that is no regular file or folder of its own, and may lead out of it."""
+    """A symbolic link, pipe or device in a run folder, which may lead out of it."""
 
     status = ExitStatus.REFUSED
 
@@ -150,22 +151,22 @@ class UnsafeRun(BrokenRun):
         PvError.__init__(
             self,
             f"{path} {problem}.",
-            "In a run's folder pv uses regular files and folders only. If it is yours, put a copy in its place.",
+            "A run folder may contain regular files and folders only. Replace it by a copy.",
         )
 
 
 class BrokenIdentity(PvError):
-    """A file of an identity that pv cannot have written."""
+    """A corrupt file of an identity."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(
             f"{path.name} of {path.parent.name} {problem}.",
-            "Restore it from a copy, or add the person anew.",
+            "Restore it from a copy, or add the identity again.",
         )
 
 
 class UsageError(PvError):
-    """The command line or a setting is wrong."""
+    """An invalid command line or setting."""
 
     status = ExitStatus.USAGE
 
@@ -176,7 +177,7 @@ _SHOWN_MISTAKES = 20
 
 @dataclass(frozen=True)
 class Mistake:
-    """One wrong setting: the dotted key, and what is wrong with it."""
+    """One invalid setting: the dotted key and the problem."""
 
     key: str
     problem: str
@@ -187,7 +188,7 @@ class Mistake:
 
 
 class SettingsError(UsageError):
-    """One or more settings are wrong; all of them are named at once, or the first twenty where there are more."""
+    """Invalid settings, reported together; at most the first twenty."""
 
     def __init__(self, mistakes: Sequence[Mistake], source: str = "the settings") -> None:
         listed = "; ".join(str(mistake) for mistake in mistakes[:_SHOWN_MISTAKES])
@@ -202,34 +203,36 @@ class SettingsError(UsageError):
 
 
 class InputRefused(PvError):
-    """Something given by the user cannot be used."""
+    """Invalid input of the user."""
 
     status = ExitStatus.REFUSED
 
 
 class BadName(InputRefused):
-    """A name that could not be a folder of its own everywhere, or that reaches out of its place."""
+    """A name that is not a valid folder name on every platform, or leads out of its folder."""
 
     def __init__(self, what: str, name: str) -> None:
         super().__init__(
-            f"{name!r} cannot be the name of {what}.",
-            "Use 1 to 64 letters, digits, '-', '_' or '.' (200 bytes in UTF-8), beginning with a letter or a digit.",
+            f"Invalid name {name!r} for {what}.",
+            "Use 1 to 64 letters, digits, '-', '_' or '.' (200 bytes in UTF-8), "
+            "starting with a letter or a digit.",
         )
 
 
 class NameTaken(InputRefused):
-    """There is one of that name already."""
+    """A name that is already in use."""
 
     def __init__(self, what: str, name: str, hint: str = "") -> None:
-        super().__init__(f"There is {what} named {name!r} already.", hint or "Choose another name.")
+        message = f"{what[0].upper()}{what[1:]} named {name!r} already exists."
+        super().__init__(message, hint or "Choose another name.")
 
 
 class BadPrompt(InputRefused):
-    """A prompt, or a bank of prompts, that cannot be used."""
+    """An invalid prompt or prompt bank."""
 
 
 class BadPicture(InputRefused):
-    """A file that is no picture, or one too large to open safely."""
+    """A file that is not an image, or is too large to open safely."""
 
     def __init__(
         self, picture: Path | str, problem: str, hint: str = "Give a JPEG, PNG or WebP photo."
@@ -241,27 +244,27 @@ FaceProblem = Literal["none", "several", "small", "blurred", "unlike"]
 
 _FACE_SENTENCES: dict[FaceProblem, tuple[str, str]] = {
     "none": (
-        "There is no face to be found in {picture}",
-        "Give a photo in which the face is plainly seen.",
+        "No face found in {picture}",
+        "Use a photo that shows the face clearly.",
     ),
     "several": (
-        "There are several faces in {picture}",
-        "Say which one with --face N, counted from the left from 1.",
+        "Several faces found in {picture}",
+        "Select one with --face N, counted from the left, starting at 1.",
     ),
     "small": (
         "The face in {picture} is too small",
-        "Give a photo that shows the face from nearer.",
+        "Use a photo with a larger face.",
     ),
-    "blurred": ("The face in {picture} is blurred", "Give a sharper photo."),
+    "blurred": ("The face in {picture} is blurred", "Use a sharper photo."),
     "unlike": (
-        "The face in {picture} is not that of the other photos",
-        "Leave it out, or name the right --face.",
+        "The face in {picture} does not match the other photos",
+        "Remove the photo, or select another face with --face.",
     ),
 }
 
 
 class FaceRefused(InputRefused):
-    """A readable picture whose face, or lack of one, makes it useless; `problem` says why."""
+    """A readable photo without a usable face; `problem` names the reason."""
 
     def __init__(self, picture: Path | str, problem: FaceProblem, detail: str = "") -> None:
         sentence, hint = _FACE_SENTENCES[problem]
@@ -271,96 +274,97 @@ class FaceRefused(InputRefused):
 
 
 class BadArchive(InputRefused):
-    """A file that is no export of pv, or one that was damaged or tampered with."""
+    """An archive that pv did not export, or that was damaged or modified."""
 
     def __init__(self, archive: Path, problem: str) -> None:
         super().__init__(
-            f"{printable(archive)} {problem}.", "Give a file written by `pv identity export`."
+            f"{printable(archive)} {problem}.", "Use a file written by `pv identity export`."
         )
 
 
 class BrokenWeights(InputRefused):
-    """Model files that cannot be used: truncated, mislabelled, of another hash than published, or holding code."""
+    """Invalid model files: truncated, mislabelled, with a wrong hash, or with code in them."""
 
     def __init__(self, problems: Sequence[str], hint: str) -> None:
         super().__init__(f"{'; '.join(problems)}.", hint)
 
 
 class Missing(PvError):
-    """Something that was named is not there."""
+    """An identity, run, preset or folder that does not exist."""
 
     status = ExitStatus.MISSING
 
     def __init__(self, what: str, name: str, hint: str, near: str | None = None) -> None:
         suggestion = f" Did you mean {near!r}?" if near else ""
-        super().__init__(f"There is no {what} named {name!r}.{suggestion}", hint)
+        super().__init__(f"No {what} named {name!r}.{suggestion}", hint)
 
 
 class WeightsMissing(PvError):
-    """Model weights that a job names are not on this machine."""
+    """Model weights of a job that are not on this machine."""
 
     status = ExitStatus.MISSING
 
     def __init__(self, name: str, hint: str) -> None:
-        super().__init__(f"The weights {name} are not on this machine.", hint)
+        super().__init__(f"Weights not found: {name}.", hint)
 
 
 class Unreachable(PvError):
-    """Weights that cannot be fetched now, because of the network or because the other side refuses."""
+    """A download that failed: no network, or access denied."""
 
     status = ExitStatus.MISSING
 
 
 class NotReady(PvError):
-    """This machine lacks what pv itself needs."""
+    """A missing dependency of pv."""
 
     status = ExitStatus.MISSING
 
-    def __init__(self, lacking: Sequence[str], hint: str = "Install pv anew.") -> None:
-        super().__init__(f"This machine lacks: {', '.join(lacking)}.", hint)
+    def __init__(self, lacking: Sequence[str], hint: str = "Reinstall pv.") -> None:
+        super().__init__(f"Missing on this machine: {', '.join(lacking)}.", hint)
 
 
 class OutOfResources(PvError):
-    """The machine has too little of something."""
+    """Too little memory or disk space."""
 
     status = ExitStatus.RESOURCES
 
 
 class OutOfMemory(OutOfResources):
-    """The accelerator's or the machine's memory is full."""
+    """Out of GPU or CPU memory."""
 
     def __init__(self) -> None:
         super().__init__(
-            "The memory is full.",
-            "Use fewer frames, a smaller size, or --set training.gradient=replay, which needs the memory of one step.",
+            "Out of memory.",
+            "Use fewer frames, a smaller size, or --set training.gradient=replay, "
+            "which needs the memory of one step.",
         )
 
 
 class DiskFull(OutOfResources):
-    """No space, or no quota, is left; the last checkpoint is whole."""
+    """No disk space or quota left; the last checkpoint is complete."""
 
     def __init__(
         self,
         path: str | None = None,
-        hint: str = "Make room; then `pv runs resume RUN` goes on from the last checkpoint.",
+        hint: str = "Free disk space, then resume from the last checkpoint with `pv runs resume RUN`.",
     ) -> None:
         super().__init__(f"The disk is full{f' while writing {path}' if path else ''}.", hint)
 
 
 class SomeFailed(PvError):
-    """A batch in which some items failed and the others are there."""
+    """A batch in which some items failed."""
 
     status = ExitStatus.PARTIAL
 
     def __init__(self, failed: int, total: int) -> None:
         super().__init__(
             f"{failed} of {total} failed.",
-            "The others are there; the same command tries only the missing ones.",
+            "The other clips are complete. Run the same command again to retry the failed ones.",
         )
 
 
 class Busy(PvError):
-    """Another live engine holds the folder; `who` is another process where it is no engine."""
+    """Another live engine uses the folder; `who` describes a process that is not an engine."""
 
     status = ExitStatus.BUSY
 
@@ -374,19 +378,20 @@ class Busy(PvError):
 
 
 class NoAnswer(PvError):
-    """A live engine that has not done in time what it was asked."""
+    """A live engine that did not respond in time."""
 
     status = ExitStatus.BUSY
 
     def __init__(self, name: str, state: str, seconds: float) -> None:
         super().__init__(
-            f"{name} is still {state}, {seconds:.0f} seconds after it was asked.",
-            f"The request stays: wait for the end of its step. `pv runs logs {name}` shows whether it goes on.",
+            f"{name} is still {state} {seconds:.0f} seconds after the request.",
+            "The request is kept until the current step ends. "
+            f"Check progress with `pv runs logs {name}`.",
         )
 
 
 class Interrupted(PvError):
-    """Stopped by a signal (SIGINT, or SIGTERM with `terminated`); what was reached is saved."""
+    """Stopped by a signal (SIGINT, or SIGTERM with `terminated`); the state is saved."""
 
     status = ExitStatus.INTERRUPTED
 
@@ -401,17 +406,16 @@ _CPU_FULL = "DefaultCPUAllocator: can't allocate memory"
 
 
 def from_foreign(error: BaseException) -> PvError:
-    """Turn any exception into one of ours; the only place that knows other libraries' errors.
+    """Convert any exception into a PvError; the only place that knows errors of other libraries.
 
-    Out-of-memory errors of torch are known by their class's name, so that torch is not imported here.
+    Out-of-memory errors of torch are recognised by their class name, so that torch is not imported.
     """
     if isinstance(error, PvError):
         return error
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return DiskFull(error.filename)
-    if any(
-        os.strerror(number) in str(error) for number in NO_ROOM
-    ):  # safetensors and torch keep only the words
+    # safetensors and torch keep only the text of the error
+    if any(os.strerror(number) in str(error) for number in NO_ROOM):
         return DiskFull()
     if (
         isinstance(error, MemoryError)
@@ -421,12 +425,12 @@ def from_foreign(error: BaseException) -> PvError:
         return OutOfMemory()
     if isinstance(error, PermissionError):
         return RunFailed(
-            f"Not allowed to use {error.filename}.",
-            "Look at who owns it, or set PV_HOME to a folder of yours.",
+            f"Permission denied: {error.filename}.",
+            "Check its owner, or set PV_HOME to a folder that you can write.",
         )
     first_line = (str(error).splitlines() or [""])[0]
     return RunFailed(
         f"{type(error).__name__}: {first_line}".rstrip(": ")
         + ("" if first_line.endswith(".") else "."),
-        "`pv runs logs RUN` or `--debug` shows where it happened.",
+        "See the traceback with `pv runs logs RUN` or `--debug`.",
     )

@@ -30,7 +30,7 @@ def denoise(
 ) -> Latents:
     """Latents after `steps`, in all of which `adapter` acts; without one, those of the base model.
 
-    Raises NotFinite if they hold NaN or infinity.
+    Raises NotFinite if they contain NaN or infinity.
     """
     with adapter.acting() if adapter else nullcontext():
         for step in steps:

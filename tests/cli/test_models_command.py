@@ -23,10 +23,10 @@ def base(hub: Hub, pv: Pv) -> str:
 @pytest.mark.parametrize(
     ("words", "status", "sentence"),
     [
-        ("show nothing", 4, "There is no model named 'nothing'."),
+        ("show nothing", 4, "No model named 'nothing'."),
         ("show antelope", 4, "Did you mean 'antelopev2'?"),
-        ("show ../x", 3, "'../x' cannot be the name of a model."),
-        ("fetch nothing", 4, "There is no model named 'nothing'."),
+        ("show ../x", 3, "Invalid name '../x' for a model."),
+        ("fetch nothing", 4, "No model named 'nothing'."),
         ("fetch org/nothing", 4, "is not there (404)."),
         (
             "fetch org/base --from http://127.0.0.1:9",
@@ -34,16 +34,16 @@ def base(hub: Hub, pv: Pv) -> str:
             "Cannot reach http://127.0.0.1:9: Connection refused.",
         ),
         ("fetch", 2, "Missing argument"),
-        ("add mine nothing.pt", 4, "There is no file or folder named 'nothing.pt'."),
+        ("add mine nothing.pt", 4, "No file or folder named 'nothing.pt'."),
         ("add mine page.safetensors", 3, "page.safetensors is no safetensors file."),
-        ("add a/b/c page.safetensors", 3, "'a/b/c' cannot be the name of a model."),
+        ("add a/b/c page.safetensors", 3, "Invalid name 'a/b/c' for a model."),
         ("add hpsv2 page.safetensors", 3, "page.safetensors is none of the files of hpsv2."),
         (
             "verify hpsv2",
             4,
-            "The weights hpsv2 are not on this machine.\n`pv models fetch hpsv2` brings them.",
+            "Weights not found: hpsv2.\n`pv models fetch hpsv2` brings them.",
         ),
-        ("remove hpsv2", 4, "There is no model on this machine named 'hpsv2'."),
+        ("remove hpsv2", 4, "No model on this machine named 'hpsv2'."),
     ],
 )
 def test_bad_input_gets_its_sentence_and_status_and_changes_nothing(

@@ -39,7 +39,7 @@ def test_a_photo_of_any_name_is_read_and_named_in_plain_letters(
     photo(Path(os.fsdecode(name)))
     answer = pv("identity", "add", "ann", os.fsdecode(name), "--consent", "hers")
     assert answer.status == 3
-    assert f"There is no face to be found in {told}." in answer.err
+    assert f"No face found in {told}." in answer.err
     assert "\x1b[31mred" not in answer.err
 
 

@@ -90,19 +90,19 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
         ("mara <V>runs --out /proc/clips", 2, "There can be no folder at /proc/clips."),
         ("mara runs", 3, "The prompt 'runs' lacks the keyword <V>."),
         (f"mara <V>{'x' * 10_000}", 3, "is longer than 1000 characters."),
-        ("nora <V>runs", 4, "There is no identity named 'nora'."),
+        ("nora <V>runs", 4, "No identity named 'nora'."),
         ("mara,marah <V>runs", 4, "Did you mean 'mara'?"),
         ("mara <V>runs --seed 3..1", 2, "'3..1' names no seeds."),
         ("mara <V>runs --format avi", 2, "'avi' is no format."),
         ("mara <V>runs --codec mpeg", 2, "codec: is 'mpeg', not one of h264, h265, av1"),
-        ("mara <V>runs --run mara-7", 4, "There is no run named 'mara-7'."),
-        ("mara <V>runs --run mara-1@5", 4, "There is no checkpoint of mara-1 named '5'."),
-        ("mara --prompts nothing.txt", 4, "There is no prompt file named 'nothing.txt'."),
+        ("mara <V>runs --run mara-7", 4, "No run named 'mara-7'."),
+        ("mara <V>runs --run mara-1@5", 4, "No checkpoint of mara-1 named '5'."),
+        ("mara --prompts nothing.txt", 4, "No prompt file named 'nothing.txt'."),
         ("mara <V>runs --width 20", 2, "width is 20, not a multiple of 8."),
         (
             "mara <V>runs --lora nothing.safetensors",
             4,
-            "nothing.safetensors are not on this machine.",
+            "nothing.safetensors.",
         ),
         ("mara <V>runs --lora a --lora-set b", 2, "--lora and --lora-set contradict each other."),
         ("mara <V>runs --shard 0/4", 2, "'0/4' is no part of a batch."),
@@ -114,7 +114,7 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
         ("mara <V>runs --cache-size big", 2, "'big' is no size."),
         ("mara <V>runs --c2pa-cert a.pem", 2, "Give both --c2pa-cert and --c2pa-key."),
         ("mara <V>runs --controlnet net", 2, "Give both --controlnet and --control-frames."),
-        ("--from nothing.mp4", 4, "There is no clip named 'nothing.mp4'."),
+        ("--from nothing.mp4", 4, "No clip named 'nothing.mp4'."),
         ("--from /etc/passwd", 3, "passwd is no clip that pv made."),
         ("--from /etc", 3, "etc is no clip that pv made."),
         (
@@ -236,10 +236,10 @@ def test_every_mistake_of_a_batch_is_told_with_its_line_before_anything_is_made(
     answer = pv("render", "--prompts", file)
     assert answer.status == 4
     assert answer.err.splitlines()[:5] == [
-        "Error: There are 4 mistakes in what is to be rendered.",
-        "batch.jsonl, line 1 (and 1 more): There is no identity named 'nora'.",
-        "batch.jsonl, line 2: There is no run named 'mara-9'. Did you mean 'mara-1'?",
-        "batch.jsonl, line 4: The weights gone.safetensors are not on this machine.",
+        "Error: 4 invalid rows:",
+        "batch.jsonl, line 1 (and 1 more): No identity named 'nora'.",
+        "batch.jsonl, line 2: No run named 'mara-9'. Did you mean 'mara-1'?",
+        "batch.jsonl, line 4: Weights not found: gone.safetensors.",
         "batch.jsonl, line 5: Cannot use what is to be rendered: sampler.shift: is for flow matching, "
         "which animatediff does not do.",
     ]
@@ -297,7 +297,7 @@ def test_the_newest_finished_run_is_taken_and_others_by_name_and_step(
     refused = pv("render", "mara", "<V> runs", "--dry-run")
     assert refused.status == 4
     assert (
-        "There is no finished run of the identity named 'mara'.\n--run can be mara-2 (stopped)."
+        "No finished run of the identity named 'mara'.\n--run can be mara-2 (stopped)."
         in refused.err
     )
 
@@ -514,4 +514,4 @@ def made_again_to_the_bit(pv: Pv, run: RunFolder, video: Path) -> None:
     assert [clip["identity"] for clip in clips] == ["base", "mara"] * 2
     shutil.rmtree(run.path)
     gone = pv("render", "--from", str(video), "--dry-run")
-    assert (gone.status, "The weights mara-1@4 are not on this machine." in gone.err) == (4, True)
+    assert (gone.status, "Weights not found: mara-1@4." in gone.err) == (4, True)

@@ -38,7 +38,9 @@ def ignore(event: Event) -> None:
 
 
 def wait_until_running(folder: RunFolder) -> int:
+    end = time.monotonic() + 60
     while not ((status := folder.read_status()) and status.state == State.RUNNING):
+        assert time.monotonic() < end, "the engine does not run after 60 seconds"
         time.sleep(0.01)
     return status.pid
 
@@ -61,7 +63,7 @@ def test_what_an_engine_refuses_is_refused_here_with_the_same_words(tmp_path: Pa
     with pytest.raises(PvError) as caught:
         supervisor.run_to_end(prepared(tmp_path, "refuses"), ignore)
     assert (caught.value.status, caught.value.kind) == (ExitStatus.REFUSED, "FaceRefused")
-    assert caught.value.message == "There is no face to be found in photo.png."
+    assert caught.value.message == "No face found in photo.png."
 
 
 def test_a_failed_engine_s_hint_is_kept_before_the_place_of_its_log(tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def test_a_lost_terminal_leaves_the_engine_running(tmp_path: Path) -> None:
     folder = prepared(tmp_path, "works")
     code = (
         "import sys, pathlib, signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # nohup would hand down its own
-        "from pvtool import supervisor; from pvtool_core.store.runs import RunFolder; "
+        "from pvtool_core import supervisor; from pvtool_core.store.runs import RunFolder; "
         f"supervisor.ENGINE = (sys.executable, {str(SCRIPT)!r}); "
         "supervisor.run_to_end(RunFolder(pathlib.Path(sys.argv[1])), print)"
     )

@@ -119,7 +119,7 @@ def test_one_clip_that_fails_does_not_stop_the_others(
     }
     assert reasons["c"] is None
     assert "torn.safetensors is no adapter file" in str(reasons["a"])
-    assert "gone are not on this machine" in str(reasons["b"])
+    assert "gone." in str(reasons["b"])
     assert whole(wanted, tmp_path / "c")
     assert not list(tmp_path.glob("[ab].*"))
 

@@ -347,7 +347,7 @@ def test_all_mistakes_are_told_at_once_and_the_first_ten_are_shown() -> None:
     with pytest.raises(BatchRefused) as refused:
         read_rows("a.jsonl", "\n".join('{"prompt": "runs", "wdith": 3}' for _ in range(20)))
     lines = refused.value.message.splitlines()
-    assert lines[0] == "There are 40 mistakes in what is to be rendered."
+    assert lines[0] == "40 invalid rows:"
     assert len(lines) == 12
     assert lines[-1] == "… and 30 more."
     assert (

@@ -142,7 +142,7 @@ def test_a_picture_without_a_face_is_refused(
 ) -> None:
     noise().save(tmp_path / "hill.png")
     ended = run(identify_job(tmp_path / "hill.png", threshold=0.95))
-    assert (ended.status, ended.message) == (3, "There is no face to be found in hill.png.")
+    assert (ended.status, ended.message) == (3, "No face found in hill.png.")
 
 
 def faces_at(*lefts: float) -> list[Face]:
@@ -169,7 +169,7 @@ def test_the_photo_of_somebody_else_is_refused() -> None:
     ]
     same, other = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     check_likeness([portraits[0], portraits[1]], np.stack([same, same]))
-    with pytest.raises(FaceRefused, match=r"odd\.png is not that of the other photos"):
+    with pytest.raises(FaceRefused, match=r"odd\.png does not match the other photos"):
         check_likeness(portraits, np.stack([same, same, other, same]))
 
 

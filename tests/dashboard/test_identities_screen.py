@@ -145,7 +145,7 @@ async def test_a_person_gets_another_name_and_so_do_their_runs(home: Path) -> No
         await until_seen(pilot, "Rename ada")
         pilot.app.screen.query_one(Input).value = "a/b"
         await pilot.press("ctrl+r")
-        await until_seen(pilot, "'a/b' cannot be the name of an identity.", "Use 1 to 64 letters")
+        await until_seen(pilot, "Invalid name 'a/b' for an identity.", "Use 1 to 64 letters")
         pilot.app.screen.query_one(Input).value = "nora"
         await pilot.press("enter")
         await until_seen(pilot, "nora", "woman · 1 photo · 1 run")
@@ -200,7 +200,7 @@ async def test_the_form_offers_pictures_as_a_path_is_typed_and_names_those_that_
         area.insert("nobody.jpg\n.\n")
         await until_seen(pilot, "nobody.jpg is not there.", ". is no file.")
         await pilot.press("ctrl+r")
-        await until_seen(pilot, "'' cannot be the name of an identity.")
+        await until_seen(pilot, "Invalid name '' for an identity.")
         assert area.text.endswith("nobody.jpg\n.\n"), "what was typed is kept"
 
 
@@ -224,7 +224,7 @@ async def test_a_person_is_added_by_path_and_a_refused_photo_is_explained(home: 
         await pilot.press("ctrl+r")
         await until_seen(pilot, "Loading the face models…", seconds=60)
         await until_seen(
-            pilot, "There is no face to be found in blank.png.", "Give a photo in which", seconds=60
+            pilot, "No face found in blank.png.", "Use a photo that shows", seconds=60
         )
         assert form.query_one("#name", Input).value == "ada", "what was typed is kept"
         form.query_one(TextArea).text = f"'{SAMPLES}/ada-woman.png'"

@@ -81,7 +81,7 @@ async def test_settings_are_offered_with_their_meaning_and_taken_from_the_list(h
         (
             "base",
             "no/where",
-            "The weights no/where are not on this machine.",
+            "Weights not found: no/where.",
             "pv models fetch no/where",
         ),
     ],
@@ -106,7 +106,7 @@ async def test_a_lora_that_is_not_there_is_named(home: Path) -> None:
         await until_seen(pilot, "Weights: here")
         pilot.app.screen.query_one("#loras", TextArea).insert("ink.safetensors:0.8")
         await pilot.press("ctrl+r")
-        await until_seen(pilot, "The weights ink.safetensors are not on this machine.")
+        await until_seen(pilot, "Weights not found: ink.safetensors.")
     assert not list(runs_dir().glob("*"))
 
 

@@ -161,7 +161,7 @@ async def test_a_shipped_bank_stays_and_an_own_one_is_offered(
         await pilot.press(*keys)
         await until_seen(pilot, "default came with pv and stays as it is")
         await pilot.press(*"default", "ctrl+r")
-        await until_seen(pilot, "There is a prompt bank named 'default' already.")
+        await until_seen(pilot, "A prompt bank named 'default' already exists.")
         (await until_found(pilot, Input, "#name")).value = "copied"
         await pilot.press("ctrl+r")
         await until_seen(pilot, "yours · 50 prompts")

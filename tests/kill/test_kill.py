@@ -261,7 +261,7 @@ def test_an_engine_says_in_a_sentence_which_weights_are_gone(
     ended = folder.read_exit()
     assert ended is not None
     assert ended.kind == "WeightsMissing"
-    assert "nowhere are not on this machine" in ended.message
+    assert "Weights not found: " in ended.message
 
 
 @pytest.mark.slow
