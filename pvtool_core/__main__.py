@@ -1,8 +1,8 @@
-"""The engine as a process: `python -m pvtool_core DIR` does what DIR/config.toml says, and says in DIR how it went.
+"""The engine process: `python -m pvtool_core DIR` runs the job in DIR/config.toml.
 
-It holds the folder's lock, shows that it lives in status.json, tells what happens in events.jsonl and how it ended in
-exit.json and by its exit status. Tracebacks go to stderr, which is engine.log when pv starts it. SIGTERM and SIGINT
-mean: save, then go. A lost terminal means nothing.
+It holds the lock of the folder, writes its heartbeat to status.json, events to events.jsonl and its
+outcome to exit.json and its exit status. Tracebacks go to stderr, which is engine.log when pv
+starts it. SIGTERM and SIGINT mean: save the state and exit. A lost terminal is ignored.
 """
 
 import faulthandler
@@ -42,8 +42,10 @@ _BALLAST_BYTES = 1 << 16
 _users_umask: int | None = None  # set in a process of its own
 
 
-def _is_not_about_a_kernel(record: logging.LogRecord) -> bool:
-    """Drop bitsandbytes' line about an optional CPU kernel, which it writes into the log of each healthy run."""
+def _is_not_kernel_message(record: logging.LogRecord) -> bool:
+    """Filter out a message of bitsandbytes about an optional CPU kernel, which it logs in every
+    run.
+    """
     return "gemm_4bit_forward" not in record.msg
 
 
@@ -62,10 +64,10 @@ class SharedEvents(EventWriter):
 def main(words: list[str]) -> int:
     """Run the job in the folder that `words` name; give back the exit status."""
     if len(words) != 1 or not Path(words[0]).is_dir():
-        print("usage: python -m pvtool_core DIR", file=sys.stderr)  # noqa: T201 - a process of its own, without the face
+        print("usage: python -m pvtool_core DIR", file=sys.stderr)  # noqa: T201 - a separate process without the front end
         return ExitStatus.USAGE
     folder = RunFolder(Path(words[0]).absolute())
-    logging.getLogger(_QUANTISER).addFilter(_is_not_about_a_kernel)
+    logging.getLogger(_QUANTISER).addFilter(_is_not_kernel_message)
     try:
         folder.check()
         with folder.lock():
@@ -76,12 +78,15 @@ def main(words: list[str]) -> int:
         OSError,
     ) as error:  # it is another engine's, leads elsewhere, or cannot be written to
         refusal = from_foreign(error)
-        print(refusal.message, file=sys.stderr)  # noqa: T201 - there is nowhere else to say it
+        print(refusal.message, file=sys.stderr)  # noqa: T201 - no other place to report it
         return refusal.status
 
 
 def run(folder: RunFolder) -> int:
-    """Do the job, whatever happens leave a word, and give back the exit status. Call it with the lock held."""
+    """Run the job, record its outcome in any case, and return the exit status.
+
+    The caller holds the lock.
+    """
     folder.clear_exit()
     folder.forget_requests()
     folder.sweep()
@@ -104,12 +109,12 @@ def run(folder: RunFolder) -> int:
             record = ExitRecord(
                 status=128 + received[0], state=State.STOPPED, reason=received[0].name
             )
-        leave_word(folder, heartbeat, record)
+        record_outcome(folder, heartbeat, record)
     return record.status
 
 
 def work(folder: RunFolder, heartbeat: Heartbeat) -> ExitRecord:
-    """From the settings to the end of the job. Raises whatever goes wrong."""
+    """Read the settings and run the job. Raises its errors."""
     known = folder.events.exists()
     checkpoint = folder.latest_checkpoint()
     step = checkpoint_step(checkpoint) if checkpoint else 0
@@ -128,7 +133,7 @@ def work(folder: RunFolder, heartbeat: Heartbeat) -> ExitRecord:
 
 
 def check_weights(job: Job) -> None:
-    """See that what the job needs is still there. Raises WeightsMissing, InputRefused."""
+    """Check that the weights of the job still exist. Raises WeightsMissing, InputRefused."""
     if isinstance(job, EnrollJob):
         locate_faces(job)
     elif not isinstance(job, PlanJob | RenderJob):  # not yet needed, or by some of the clips only
@@ -136,7 +141,9 @@ def check_weights(job: Job) -> None:
 
 
 def dispatch(job: Job, folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> State:
-    """Hand the job to whoever does it; their modules, and torch, are imported only now."""
+    """Run the job with the function for its class; importing that function's module, and torch, is
+    deferred to here.
+    """
     if _users_umask is not None:
         use_umask_for(_out_of(job), _users_umask)
     use_threads(job.setups[0] if isinstance(job, RenderJob) else job)
@@ -180,9 +187,11 @@ def use_threads(settings: Settings | Setup) -> None:
 
 
 def reporter(folder: RunFolder, events: EventWriter) -> Callable[..., None]:
-    """What short jobs tell their events to. They hear there that they should stop: it raises Interrupted then.
+    """Return the function to which short jobs report events.
 
-    Only in the main thread: what another one has begun, it ends.
+    It raises Interrupted after a request to stop.
+
+    It raises in the main thread only: work of other threads is completed.
     """
 
     def report(type: str, **values: Any) -> None:
@@ -198,7 +207,10 @@ def reporter(folder: RunFolder, events: EventWriter) -> Callable[..., None]:
 
 @contextmanager
 def stop_on_signal(folder: RunFolder) -> Generator[list[signal.Signals]]:
-    """Turn SIGTERM and SIGINT into a request to stop, and outlive the terminal. Yields the signals received."""
+    """Turn SIGTERM and SIGINT into a request to stop, and ignore a lost terminal.
+
+    Yields the received signals.
+    """
     received: list[signal.Signals] = []
 
     def ask(number: int, _: object) -> None:
@@ -216,7 +228,7 @@ def stop_on_signal(folder: RunFolder) -> Generator[list[signal.Signals]]:
 
 @contextmanager
 def ballast(folder: RunFolder) -> Generator[Callable[[], None]]:
-    """Hold some space on the disk, to be dropped when it is full so that there is room to say so."""
+    """Reserve disk space, to be released when the disk is full so that the outcome can be recorded."""
 
     def drop() -> None:
         remove(folder.ballast)
@@ -234,8 +246,11 @@ def ballast(folder: RunFolder) -> Generator[Callable[[], None]]:
         drop()
 
 
-def leave_word(folder: RunFolder, heartbeat: Heartbeat, record: ExitRecord) -> None:
-    """Say how it ended: last event, exit.json, last heartbeat. What the disk has no room for is left out."""
+def record_outcome(folder: RunFolder, heartbeat: Heartbeat, record: ExitRecord) -> None:
+    """Record the outcome: last event, exit.json, last heartbeat.
+
+    On a full disk, those that do not fit are skipped.
+    """
     with suppress(OSError):
         folder.write_exit(record)
     reason = {"reason": record.reason} if record.reason else {}

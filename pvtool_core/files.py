@@ -32,7 +32,9 @@ _STALE_SECONDS = 3600.0
 
 @contextmanager
 def working_folder(clip: Path) -> Generator[Path]:
-    """A hidden folder of this process's own for the files of a clip; what dead ones left of theirs goes with it."""
+    """Create a hidden folder of this process for the files of a clip, and delete those of dead
+    processes.
+    """
     for folder in _left_behind(clip):
         shutil.rmtree(folder, ignore_errors=True)  # another attempt may be clearing up as well
     folder = clip.with_name(f".{clip.name}.{socket.gethostname()}.{os.getpid()}.writing")
@@ -45,7 +47,7 @@ def working_folder(clip: Path) -> Generator[Path]:
 
 
 def _left_behind(clip: Path) -> list[Path]:
-    """Folders of processes that ended on this machine, and old ones of other machines, of which nothing is known."""
+    """Return folders of processes that ended on this machine, and old folders of other machines."""
     if not clip.parent.is_dir():
         return []
     mine = re.compile(rf"\.{re.escape(clip.name)}\.(?P<host>.+)\.(?P<pid>\d+)\.writing")
@@ -70,7 +72,9 @@ def _is_over(host: str, pid: int, folder: Path) -> bool:
 
 
 def publish(made: Iterable[Path], folder: Path) -> list[Path]:
-    """Move finished files and folders into `folder`, safe against a power cut; where they lie now."""
+    """Move finished files and folders into `folder`, safe against a power failure; return their new
+    paths.
+    """
     places = [_put(each, folder / each.name) for each in made]
     sync_folder(folder)
     return places
@@ -87,7 +91,9 @@ def _put(made: Path, place: Path) -> Path:
 
 
 def _put_folder(made: Path, place: Path) -> Path:
-    """A rename replaces no folder that holds something: an earlier one is moved away first, as often as it takes."""
+    """Move a folder to its place; an existing one is moved away first, since a rename cannot
+    replace it.
+    """
     attempts = itertools.count()
     while True:
         try:
@@ -105,7 +111,10 @@ def _sync(file: Path) -> None:
 
 
 def sha256_of(path: Path, follow: bool = True) -> str:
-    """Of a regular file; `follow` allows a link to one. Raises Irregular, and OSError as `open`."""
+    """Return the SHA-256 of a regular file; `follow` allows a link.
+
+    Raises Irregular, and OSError as `open`.
+    """
     with os.fdopen(open_regular(path, follow=follow), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -116,11 +125,12 @@ def replace_file(
     mode: int = 0o666,
     unless: Callable[[], bool] | None = None,
 ) -> None:
-    """Write `content` under a temporary name, sync it, and rename it to `path`: readers see the old or the new file.
+    """Write `content` to a temporary name, sync it and rename it to `path`: readers see the old or
+    the new file.
 
-    `mode` is that of a new file, less what the umask takes away; in the data folder and the cache it is 0600. `unless`
-    is asked last of all: if it says so, the old file stays. A link of the temporary name, which somebody may have put
-    there, is replaced and not followed.
+    `mode` is the mode of a new file before the umask; in the data folder and the cache it is 0600.
+    `unless` is called last: if it returns true, the old file stays. A link with the temporary name,
+    which another user may have created, is replaced and not followed.
     """
     if is_private(path):
         mode &= 0o600
@@ -144,9 +154,10 @@ def replace_file(
 
 
 def copy_private(source: Path, target: Path) -> None:
-    """Copy a file to a path where there is none: `target` appears whole, readable by its owner only, or not at all.
+    """Copy a file to a new path: `target` appears complete, readable by its owner only, or not at
+    all.
 
-    Raises NameTaken if there is a file, Missing without its folder, and OSError as copying does.
+    Raises NameTaken if it exists, Missing without its folder, and OSError as copying does.
     """
     check_new_file(target)
     descriptor, name = tempfile.mkstemp(
@@ -168,7 +179,7 @@ def copy_private(source: Path, target: Path) -> None:
 def _rename_to_new(temporary: Path, target: Path) -> None:
     """Rename, but never over another file. Raises FileExistsError."""
     try:
-        os.link(temporary, target)  # a rename would replace what is there
+        os.link(temporary, target)  # a rename would replace an existing file
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links, such as exFAT
@@ -195,12 +206,14 @@ def make_private(folder: Path) -> None:
 
 
 def use_umask_for(out: Path | None, users: int) -> None:
-    """Set the umask of a process that writes to `out`: the user's own if that is a folder that the user chose."""
+    """Set the umask of a process that writes to `out`: the user's own if the user chose that
+    folder.
+    """
     os.umask(users if out is not None and not is_private(out) else _OTHERS)
 
 
 def tighten_home() -> None:
-    """Tighten everything below the data folder and the cache if others may enter one of them."""
+    """Tighten permissions below the data folder and the cache if other users can enter one of them."""
     for root in (data_dir(), cache_dir()):
         with suppress(OSError):
             if root.stat().st_mode & _OTHERS:
@@ -208,7 +221,9 @@ def tighten_home() -> None:
 
 
 def tighten(root: Path) -> None:
-    """Take from others every permission on a folder and what is in it; links and other owners' files are left alone."""
+    """Remove all permissions of other users on a folder and its content; links and files of other
+    owners are skipped.
+    """
     for folder, _, files in os.walk(root):
         for path in (*(os.path.join(folder, name) for name in files), folder):  # noqa: PTH118 - many
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Where things lie, what they may be called, and how a file is replaced without ever being half-written."""
+"""Locations of files, and valid names for them."""
 
 import difflib
 import os
@@ -17,17 +17,21 @@ _FILE_URL = "file://"
 
 
 def data_dir() -> Path:
-    """Identities and runs: PV_HOME/data, or the platform's folder for a user's data."""
+    """Return the folder of identities and runs: PV_HOME/data, or the user data folder of the
+    platform.
+    """
     return _home("data") or check_utf8(Path(platformdirs.user_data_dir("pv", appauthor=False)))
 
 
 def cache_dir() -> Path:
-    """What can be made or fetched again: PV_HOME/cache, or the platform's cache."""
+    """Return the folder of reproducible files: PV_HOME/cache, or the cache folder of the platform."""
     return _home("cache") or check_utf8(Path(platformdirs.user_cache_dir("pv", appauthor=False)))
 
 
 def config_dir() -> Path:
-    """The user's own settings, presets and prompt banks: PV_HOME/config, or the platform's folder."""
+    """Return the folder of the user's settings, presets and prompt banks: PV_HOME/config, or the
+    platform's.
+    """
     return _home("config") or check_utf8(Path(platformdirs.user_config_dir("pv", appauthor=False)))
 
 
@@ -49,7 +53,7 @@ def batches_dir() -> Path:
 
 
 def models_dir() -> Path:
-    """Fetched weights, one folder a model."""
+    """Return the folder of fetched weights, one folder per model."""
     return cache_dir() / "models"
 
 
@@ -59,17 +63,17 @@ def run_index_file() -> Path:
 
 
 def jobs_dir() -> Path:
-    """Working folders of short jobs."""
+    """Return the folder of temporary folders of short jobs."""
     return cache_dir() / "jobs"
 
 
 def trajectories_dir() -> Path:
-    """What training and rendering share, one folder a trajectory."""
+    """Return the trajectory cache, one folder per trajectory."""
     return cache_dir() / "trajectories"
 
 
 def is_private(path: Path) -> bool:
-    """Return whether a path lies in the data folder or the cache, where nothing is for other users."""
+    """Return whether a path is in the data folder or the cache, which are closed to other users."""
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - links stay links
     return any(absolute.is_relative_to(root) for root in (data_dir(), cache_dir()))
 
@@ -93,19 +97,24 @@ def check_utf8(path: Path, hint: str = "Rename it, or choose another place.") ->
 
 
 def path_text(path: Path) -> str:
-    """An absolute path for a record: itself, or a file URL where it is not UTF-8. `path_of` reads both."""
+    """Return an absolute path as text for a record; a file URL if it is not UTF-8.
+
+    `path_of` reads both.
+    """
     return str(path) if is_utf8(str(path)) else path.as_uri()
 
 
 def path_of(text: str) -> Path:
-    """The path that `path_text` wrote."""
+    """Return the path that `path_text` wrote."""
     if text.startswith(_FILE_URL):
         return Path(os.fsdecode(unquote_to_bytes(text.removeprefix(_FILE_URL))))
     return Path(text)
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file or folder; also for what can be no path, such as a text that is far too long."""
+    """Return whether a file or folder exists; false for invalid paths, such as a text that is too
+    long.
+    """
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -113,7 +122,9 @@ def exists(path: Path) -> bool:
 
 
 def check_name(what: str, name: str) -> str:
-    """Give back `name`, in Unicode's composed form, if it can be a file name everywhere; raise BadName otherwise.
+    """Return `name` in Unicode's composed form if it is a valid file name on every platform.
+
+    Raises BadName.
 
     `what` is the noun with its article, such as "an identity".
     """
@@ -125,9 +136,9 @@ def check_name(what: str, name: str) -> str:
 
 
 def check_new_file(path: Path) -> Path:
-    """Give back a path at which a file can be made.
+    """Return a path at which a file can be created.
 
-    Raises NameTaken if there is one, Missing without its folder, UsageError if the path is not UTF-8.
+    Raises NameTaken if it exists, Missing without its folder, UsageError if the path is not UTF-8.
     """
     check_utf8(path)
     if exists(path):
@@ -138,6 +149,6 @@ def check_new_file(path: Path) -> Path:
 
 
 def nearest(name: str, folder: Path) -> str | None:
-    """The name in `folder` that `name` may have been meant to be."""
+    """Return the name in `folder` that is most similar to `name`, or None."""
     there = [path.name.removesuffix(".toml") for path in folder.glob("[!.]*")]
     return next(iter(difflib.get_close_matches(name, there, n=1)), None)

@@ -1,4 +1,4 @@
-"""Starts engines, follows and signals them. The only thing between the face and an engine is the engine's folder."""
+"""Start, follow and signal engines. The run folder is the only connection to an engine."""
 
 import os
 import shutil
@@ -39,11 +39,12 @@ OnEvent = Callable[[Event], None]
 def start(
     folder: RunFolder, engines: list[subprocess.Popen[bytes]] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start an engine in a session of its own: a lost terminal does not end it, and Ctrl-C reaches it only through us.
+    """Start an engine in its own session: a lost terminal does not end it, and Ctrl-C reaches it
+    only through this process.
 
-    It is added to `engines` as soon as there is a process, and ended again if nobody can be told of it. What it says on
-    its own goes to its log. An earlier engine's end is forgotten, so that it is not taken for this one's. Raises
-    UnsafeRun before anything is written where a link, for example, leads out of the folder.
+    It is added to `engines` as soon as the process exists, and ended again if that fails. Its
+    output goes to its log. The exit record of an earlier engine is removed. Raises UnsafeRun,
+    before anything is written, if for example a link leads out of the folder.
     """
     folder.check()
     idle = folder.state() not in LIVE  # else the one that lives will send this one away
@@ -71,7 +72,7 @@ def start(
 
 
 def _end(engines: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Leave no engine behind that nobody knows of: each saves its state and goes."""
+    """Stop the engine of a failed start: it saves its state and exits."""
     for engine in engines:
         engine.terminate()
     for engine in engines:
@@ -81,7 +82,7 @@ def _end(engines: Sequence[subprocess.Popen[bytes]]) -> None:
 def run_short_job(kind: str, job: Job, on_event: OnEvent) -> None:
     """Run a job in a temporary folder to its end. Raises what the engine reports.
 
-    The folder is deleted, but kept for some days when the engine failed in an unforeseen way: its log says where.
+    The folder is deleted, but kept for some days after an unexpected failure, for its log.
     """
     with held_folder(jobs_dir(), f"{kind}-") as path:
         folder = RunFolder(path)
@@ -100,27 +101,25 @@ def run_short_job(kind: str, job: Job, on_event: OnEvent) -> None:
 def run_to_end(folder: RunFolder, on_event: OnEvent) -> None:
     """Start an engine and follow it to its end. Raises what it reports.
 
-    SIGINT and SIGTERM are handed on once, and the engine saves its state and goes; a second one ends it at once. A
-    hang-up ends only us.
+    SIGINT and SIGTERM are forwarded once, and the engine saves its state and exits; a second one
+    ends it immediately. A hang-up ends this process only.
     """
     (error,) = run_together([folder], on_event)
     _raise_with_log(folder, error)
 
 
 def run_together(folders: Sequence[RunFolder], on_event: OnEvent) -> list[PvError | None]:
-    """Start an engine in each folder and follow them all to their ends; give back what each reports.
+    """Start an engine in each folder and follow them all to their ends; return what each reports.
 
-    Signals are handed on as `run_to_end` does.
+    Signals are forwarded as in `run_to_end`.
     """
     begun = {folder.path: events_end(folder.events) for folder in folders}
     engines: list[subprocess.Popen[bytes]] = []
     try:
-        with _signals_handed_to(engines) as received:
+        with _forwarded_signals(engines) as received:
             for folder in folders:
                 engine = start(folder, engines)
-                if (
-                    received
-                ):  # while it was started; it may not have been among those that were told
+                if received:  # during its start, when it may have missed the signal
                     engine.terminate()
             following = [
                 _follow(folder, begun[folder.path], partial(_is_running, engine))
@@ -128,7 +127,7 @@ def run_together(folders: Sequence[RunFolder], on_event: OnEvent) -> list[PvErro
             ]
             for event in _in_turn(following):
                 on_event(event)
-    except BaseException:  # whoever follows broke it off
+    except BaseException:  # the caller stopped following
         _end(engines)
         raise
     told = received[0] if received else None
@@ -143,7 +142,10 @@ def _is_running(engine: subprocess.Popen[bytes]) -> bool:
 
 
 def start_detached(folder: RunFolder) -> None:
-    """Start an engine and leave it alone once its heart beats. Raises what it reports if it ends before."""
+    """Start an engine and leave it after its first heartbeat.
+
+    Raises what it reports if it ends before.
+    """
     engine = start(folder)
     announced = folder.read_status()
     while engine.poll() is None and folder.read_status() == announced:
@@ -173,18 +175,16 @@ def ask(folder: RunFolder, request: Request) -> None:
 
 
 def _follow(folder: RunFolder, offset: int, lives: Callable[[], bool]) -> Iterator[list[Event]]:
-    """What is new each time one asks, until the engine is gone."""
+    """Yield the new events at each poll, until the engine has ended."""
     more = True
     while more:
-        more = (
-            lives()
-        )  # asked before reading, so that what was written last is read once it is dead
+        more = lives()  # checked before reading, so that the last events of a dead engine are read
         events, offset = read_events(folder.events, offset)
         yield events
 
 
 def _in_turn(following: Sequence[Iterator[list[Event]]]) -> Iterator[Event]:
-    """The events of several engines, until all are gone."""
+    """Yield the events of several engines, until all have ended."""
     left = list(following)
     while left:
         for one in list(left):
@@ -198,10 +198,13 @@ def _in_turn(following: Sequence[Iterator[list[Event]]]) -> Iterator[Event]:
 
 
 @contextmanager
-def _signals_handed_to(
+def _forwarded_signals(
     engines: Sequence[subprocess.Popen[bytes]],
 ) -> Generator[list[signal.Signals]]:
-    """Signals reach the main thread only: followed from another one, as the dashboard does, there are none to hand."""
+    """Forward signals.
+
+    They reach the main thread only: in another thread, as in the dashboard, nothing is forwarded.
+    """
     received: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
@@ -221,15 +224,16 @@ def _signals_handed_to(
 
 
 class EngineLog(Exception):
-    """What an engine said on its own, as the cause of the error that it ended with; `--debug` shows it."""
+    """The log of an engine, as the cause of its error; `--debug` shows it."""
 
 
 def raise_outcome(
     folder: RunFolder, received: signal.Signals | None = None, returncode: int | None = None
 ) -> None:
-    """Raise what the engine reported, if it was no good; `received` is the signal by which we were told to end it.
+    """Raise the error that the engine reported, if any; `received` is the signal that this process
+    forwarded.
 
-    `returncode` is known only of an engine that is a child of ours.
+    `returncode` is known for child processes only.
     """
     _raise_with_log(folder, _outcome(folder, received, returncode))
 
@@ -257,7 +261,7 @@ def _outcome(
             f"`pv runs resume {folder.name}`" if folder.checkpoints.exists() else "The same command"
         )
         return Interrupted(
-            "Interrupted; what was reached is saved.",
+            "Interrupted; the state is saved.",
             f"{resume} goes on.",
             terminated=received == signal.SIGTERM,
         )
@@ -267,7 +271,7 @@ def _outcome(
             if returncode is None
             else f" with {'signal' if returncode < 0 else 'status'} {abs(returncode)}"
         )
-        return RunFailed(f"The engine ended{code} and left no word.", f"Its log is {folder.log}.")
+        return RunFailed(f"The engine ended unexpectedly{code}.", f"See its log: {folder.log}.")
     error = ended.error()
     if error and error.status == ExitStatus.FAILED:
         return RunFailed(error.message, f"{error.hint} The engine's log is {folder.log}.".lstrip())
@@ -275,9 +279,9 @@ def _outcome(
 
 
 def wait_for(folder: RunFolder, states: frozenset[State], seconds: float = ANSWER_SECONDS) -> State:
-    """Wait until the run is in one of `states`, or its engine is gone; give back what it is in then.
+    """Wait until the run is in one of `states` or its engine has ended; return its state.
 
-    Raises NoAnswer if an engine lives so long and is in none of them.
+    Raises NoAnswer if the engine is alive and in another state when the time is over.
     """
     latest = time.monotonic() + seconds
     while (state := folder.state()) not in states and state in LIVE:

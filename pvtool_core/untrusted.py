@@ -1,7 +1,8 @@
-"""Files that others may have put there: opened only if they are regular, and read only up to what they may hold.
+"""Read untrusted files: only regular files, and only up to a size limit.
 
-A run folder can be a copy from anywhere. A link in it leads out of it, a pipe or a device makes its reader wait for
-ever, and a small file can hold JSON or TOML that takes hours to parse. Each of these is refused here in a phrase.
+A run folder can be a copy from anywhere. A link in it leads out of it, a pipe or a device blocks
+its reader forever, and a small file can contain JSON or TOML that takes hours to parse. Each of
+these is refused here.
 """
 
 import errno
@@ -32,14 +33,16 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-# As many dotted names in one key as no settings have: tomllib takes the square of their number in time and memory.
+# More dotted names than any setting has: tomllib needs their square in time and memory.
 _DEEP_KEY = re.compile(
     r"""(?<![\w.\-"'])(?:(?:[\w-]++|"(?:[^"\\\n]++|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){8}"""
 )
 
 
 class Irregular(OSError):
-    """It is no regular file, or has more names than one where that matters; `problem` is a phrase after its name."""
+    """Not a regular file, or one with several names where that matters; `problem` is a phrase that
+    follows its name.
+    """
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(errno.EINVAL, f"it {problem}", str(path))
@@ -57,9 +60,11 @@ class TooLarge(OSError):
 def open_regular(
     path: Path, flags: int = os.O_RDONLY, *, follow: bool = False, alone: bool = False
 ) -> int:
-    """A descriptor of a regular file, opened without waiting; `follow` allows `path` itself to be a link to one.
+    """Return a descriptor of a regular file, opened without blocking; `follow` allows `path` to be
+    a link to one.
 
-    With `alone` it must have no other name, for whoever writes into it. Raises Irregular, and OSError as `os.open`.
+    With `alone`, for writing, the file must have a single name. Raises Irregular, and OSError as
+    `os.open`.
     """
     try:
         _check(
@@ -83,14 +88,14 @@ def _check(path: Path, found: os.stat_result, alone: bool) -> None:
 
 
 def problem_of(found: os.stat_result, alone: bool = False) -> str:
-    """Why it is no regular file, as a phrase that follows its name; empty if it is one."""
+    """Return why this is not a regular file, as a phrase that follows its name; empty if it is."""
     if not stat.S_ISREG(found.st_mode):
         return f"is {_KINDS.get(stat.S_IFMT(found.st_mode), 'no regular file')}"
     return "is a hard link: the same file has another name" if alone and found.st_nlink > 1 else ""
 
 
 def read_regular(path: Path, most: int, *, follow: bool = False) -> bytes:
-    """What a regular file holds. Raises Irregular, TooLarge, and OSError as `open`."""
+    """Return the content of a regular file. Raises Irregular, TooLarge, and OSError as `open`."""
     with os.fdopen(open_regular(path, follow=follow), "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
@@ -99,7 +104,7 @@ def read_regular(path: Path, most: int, *, follow: bool = False) -> bytes:
 
 
 def parse_json(content: bytes) -> Any:
-    """Raises ValueError whatever is wrong with it."""
+    """Parse JSON. Raises ValueError for any invalid input."""
     try:
         return json.loads(content)
     except RecursionError as error:
@@ -107,13 +112,13 @@ def parse_json(content: bytes) -> Any:
 
 
 def check_keys(text: str) -> None:
-    """Raises ValueError where a key of a TOML file has so many parts that parsing it would take too long."""
+    """Raise ValueError if a key of a TOML file has so many parts that parsing would take too long."""
     if _DEEP_KEY.search(text):
         raise ValueError("a key is nested too deeply")
 
 
 def exists(path: Path) -> bool:
-    """Whether there is anything of that name, also what cannot be looked at."""
+    """Return whether anything of that name exists, including entries that cannot be examined."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -124,7 +129,7 @@ def exists(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is a folder itself, and no link to one."""
+    """Return whether this is a folder and not a link to one."""
     try:
         return stat.S_ISDIR(path.lstat().st_mode)
     except OSError:
@@ -132,7 +137,7 @@ def is_folder(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Whether it is a regular file itself, and no link to one."""
+    """Return whether this is a regular file and not a link to one."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
@@ -140,9 +145,10 @@ def is_file(path: Path) -> bool:
 
 
 def foreign_things(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Everything under a folder, at any depth, that is neither file nor folder, with the phrase that says what it is.
+    """Yield everything under a folder, at any depth, that is neither a file nor a folder, with a
+    phrase that describes it.
 
-    No link is followed, but the folder itself may be reached through one.
+    Links are not followed, but the folder itself may be reached through one.
     """
     waiting = [folder]
     while waiting:
@@ -165,7 +171,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link or a whole folder, whichever it is; what a link leads to stays."""
+    """Delete a file, a link or a folder with its content; the target of a link stays."""
     if is_folder(path):
         shutil.rmtree(path)
     else:

@@ -1,1 +1,4 @@
-"""Files on disk: runs, events, identities, prompt banks, telemetry and the trajectory cache. Imports no torch."""
+"""Runs, events, identities, prompt banks, telemetry and the trajectory cache on disk.
+
+Imports no torch.
+"""

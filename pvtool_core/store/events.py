@@ -21,7 +21,7 @@ from pvtool_core.untrusted import (
 )
 
 Event = dict[str, Any]
-_END_OF_TIME = 1e11  # in seconds: what no clock shows, and no calendar takes
+_END_OF_TIME = 1e11  # seconds since 1970; beyond the range of calendars
 _NEWEST_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 20
 _TORN_BYTES = 1 << 16
@@ -30,7 +30,7 @@ _REPLAYED = frozenset({"step", "sample", "checkpoint", "metric"})
 
 
 def open_descriptor(path: Path, flags: int = os.O_RDONLY, alone: bool = False) -> int:
-    """As `open_regular`, for files of a run. Raises UnsafeRun."""
+    """Open a regular file of a run, as `open_regular` does. Raises UnsafeRun."""
     try:
         return open_regular(path, flags, alone=alone)
     except Irregular as error:
@@ -38,9 +38,11 @@ def open_descriptor(path: Path, flags: int = os.O_RDONLY, alone: bool = False) -
 
 
 class EventWriter:
-    """Appends to events.jsonl, one write for each line; an unfinished line left by a kill or a full disk is cut off.
+    """Append events to events.jsonl, one write per line.
 
-    Raises UnsafeRun where that file is not the run's own.
+    An incomplete last line, left by a kill or a full disk, is cut off first.
+
+    Raises UnsafeRun if the file is not a regular file with a single name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +50,11 @@ class EventWriter:
         _cut_torn_line(self._descriptor)
 
     def write(self, type: str, **values: Any) -> None:
-        """Append an event. NaN and infinities, which JSON cannot hold, become null. Raises OSError on a full disk."""
+        """Append an event.
+
+        NaN and infinities become null, since JSON cannot represent them. Raises OSError on a full
+        disk.
+        """
         event = {"time": time.time(), "type": type, **values}
         line = (json.dumps(_finite(event), ensure_ascii=False, allow_nan=False) + "\n").encode()
         size = os.fstat(self._descriptor).st_size
@@ -90,9 +96,11 @@ def _finite(value: Any) -> Any:
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
-    """Events from byte `offset` on, and the offset to go on from; a half-written last line waits for the next call.
+    """Return the events from byte `offset` on, and the offset at which to continue.
 
-    After `drop_events_after` the file may be shorter than `offset`: then it is read anew from its beginning.
+    An incomplete last line is read by the next call.
+
+    If the file is shorter than `offset`, as after `drop_events_after`, it is read from the start.
     Raises UnsafeRun.
     """
     try:
@@ -107,9 +115,10 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
 
 
 def parse_events(lines: bytes) -> list[Event]:
-    """Return one event for each line; lines end with a line feed, the last one may lack it.
+    """Return one event per line; lines end with a line feed, which the last one may lack.
 
-    A line that is not an event becomes one of type `unreadable` with its `text`, at the time of the event before it.
+    An invalid line becomes an event of type `unreadable` with its `text` and the time of the event
+    before it.
     """
     events: list[Event] = []
     time = 0.0
@@ -138,7 +147,8 @@ def _unreadable(line: bytes, time: float) -> Event:
 
 
 def iter_events(path: Path, end: int | None = None) -> Generator[Event]:
-    """Yield the events before byte `end`, which is the end of the file by default, reading one block at a time.
+    """Yield the events before byte `end` (default: the end of the file), reading one block at a
+    time.
 
     Raises UnsafeRun.
     """
@@ -154,7 +164,10 @@ def iter_events(path: Path, end: int | None = None) -> Generator[Event]:
 
 
 def events_end(path: Path) -> int:
-    """Return the offset behind the last complete line, for `read_events` to continue there. Raises UnsafeRun."""
+    """Return the offset after the last complete line, at which `read_events` continues.
+
+    Raises UnsafeRun.
+    """
     try:
         with os.fdopen(open_descriptor(path), "rb") as file:
             position = os.fstat(file.fileno()).st_size
@@ -171,7 +184,10 @@ def events_end(path: Path) -> int:
 
 
 def newest_events(path: Path, type: str, count: int) -> list[Event]:
-    """Return up to `count` events of one type, newest first, from the last 64 KiB of the file. Raises UnsafeRun."""
+    """Return up to `count` events of one type from the last 64 KiB of the file, newest first.
+
+    Raises UnsafeRun.
+    """
     try:
         with os.fdopen(open_descriptor(path), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _NEWEST_BYTES))
@@ -183,7 +199,7 @@ def newest_events(path: Path, type: str, count: int) -> list[Event]:
 
 
 def first_event_time(path: Path) -> float | None:
-    """Return the time of a run's first event in seconds since 1970, or None if there is no readable one."""
+    """Return the time of the first event in seconds since 1970, or None if it is not readable."""
     try:
         with os.fdopen(open_descriptor(path), "rb") as file:
             line = file.readline(_NEWEST_BYTES)
@@ -194,7 +210,7 @@ def first_event_time(path: Path) -> float | None:
 
 
 def drop_events_after(path: Path, step: int) -> None:
-    """Forget what was reported past `step`, for an engine that resumes there and will report it again."""
+    """Remove the events of steps after `step`, which a resumed engine will report again."""
     if exists(path) and any(_is_replayed(line, step) for line in _lines(path)):
         replace_file(path, (line for line in _lines(path) if not _is_replayed(line, step)))
 

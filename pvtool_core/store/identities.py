@@ -1,9 +1,10 @@
-"""The identity library: who there is, on this machine and nowhere else.
+"""The identity library: identities on this machine.
 
-    NAME/identity.toml  references/  faces/  embeddings.safetensors
+NAME/identity.toml references/ faces/ embeddings.safetensors
 
-Folders are private (0700). An identity appears, is renamed and goes by one rename of its folder, so it is there or
-it is not; what is being written lies in a hidden folder beside it. The name is the folder's name and nothing else.
+Folders are private (0700). An identity is added, renamed and deleted by one rename of its folder,
+so it is always complete or absent; unfinished ones are in a hidden folder beside it. The name of an
+identity is the name of its folder.
 """
 
 import hashlib
@@ -57,10 +58,11 @@ _NOT_EMBEDDINGS = (ValueError, TypeError, KeyError, AttributeError, RecursionErr
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFace:
-    """One photo of the person: the copy kept, the aligned crop, and where the face was.
+    """One photo of an identity: the stored copy, the aligned face crop and the position of the
+    face.
 
-    `bbox` is left, top, right, bottom; `landmarks` are eyes, nose and mouth corners, x and y in turn; in pixels of
-    `reference`. `picture` is what the user's file was called.
+    `bbox` is left, top, right, bottom; `landmarks` are eyes, nose and mouth corners, x and y in
+    turn; both in pixels of `reference`. `picture` is the name of the user's file.
     """
 
     picture: str
@@ -73,7 +75,7 @@ class StoredFace:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What identity.toml holds."""
+    """Content of identity.toml."""
 
     noun: str = setting("what prompts call them", "person", choices=("man", "woman", "person"))
     consent: str = ""
@@ -93,7 +95,9 @@ class Identity:
 
     @property
     def ref(self) -> IdentityRef:
-        """Who this is, for a job; the same after a rename, another for another person of that name.
+        """Return the reference for a job.
+
+        It survives a rename and differs between identities of the same name.
 
         Raises BrokenIdentity without embeddings.
         """
@@ -117,9 +121,10 @@ class Identity:
         return [self.folder / face.face for face in self.record.faces]
 
     def similarities(self) -> tuple[tuple[float, ...], ...]:
-        """How alike the photos' faces are: the cosine of their embeddings, the mean of all recognisers; row by row.
+        """Return the pairwise similarity of the photos: the cosine of their embeddings, averaged
+        over all recognisers, one row per photo.
 
-        Raises BrokenIdentity if the embeddings are damaged, or are not those of these photos.
+        Raises BrokenIdentity if the embeddings are damaged or belong to other photos.
         """
         path = self.folder / EMBEDDINGS_FILE
         each = [_cosines(rows) for rows in _read_embeddings(path).values()]
@@ -132,9 +137,10 @@ class Identity:
 
 
 def _read_embeddings(path: Path) -> dict[str, list[Sequence[float]]]:
-    """Unit vectors of each recogniser, a row for each photo: a file of safetensors, read without that library.
+    """Read unit vectors per recogniser, one row per photo, from a safetensors file without that
+    library.
 
-    Eight bytes tell how long the JSON is that follows, which says where each tensor lies in the rest.
+    The first eight bytes are the length of the JSON header, which describes where each tensor is.
     """
     try:
         found = _parse_embeddings(path.read_bytes())
@@ -163,7 +169,7 @@ def _parse_embeddings(content: bytes) -> dict[str, list[Sequence[float]]]:
 
 
 def _rows(content: bytes, about: dict[str, Any]) -> list[Sequence[float]]:
-    """One tensor (photos, dimensions) as unit vectors. Raises ValueError if it is another thing."""
+    """Return one tensor (photos, dimensions) as unit vectors. Raises ValueError if it is invalid."""
     (count, length), (begin, end) = about["shape"], about["data_offsets"]
     values = array("f", content[begin:end])
     if sys.byteorder == "big":
@@ -197,14 +203,17 @@ class Library:
         return sorted(path.parent.name for path in self.root.glob(f"[!.]*/{IDENTITY_FILE}"))
 
     def get(self, name: str) -> Identity:
-        """The identity of that name. Raises Missing, BadName, or BrokenIdentity if its record cannot be read."""
+        """Return the identity of that name.
+
+        Raises Missing, BadName, or BrokenIdentity if its record is unreadable.
+        """
         self.sweep()
         folder = self.root / check_name("an identity", name)
         if not (folder / IDENTITY_FILE).is_file():
             raise Missing(
                 "identity",
                 name,
-                "`pv identity list` shows all there are.",
+                "See `pv identity list`.",
                 nearest(name, self.root),
             )
         return Identity(folder.name, folder, _stored_record(folder / IDENTITY_FILE))
@@ -220,7 +229,9 @@ class Library:
 
     @contextmanager
     def staging(self) -> Generator[Path]:
-        """A private folder in which an identity is prepared; gone afterwards unless it was adopted."""
+        """Create a private folder in which to prepare an identity; deleted on exit unless it was
+        adopted.
+        """
         self.sweep()
         with held_folder(self.root, ".adding-") as folder:
             try:
@@ -229,13 +240,16 @@ class Library:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Delete what commands that were killed have left of people: photos, crops and embeddings."""
+        """Delete photos, crops and embeddings that killed commands left behind."""
         sweep(self.root, ".adding-", ".removing-")
         if self.root == identities_dir():
             sweep(jobs_dir(), "")
 
     def adopt(self, staging: Path, name: str, noun: str, consent: str) -> Identity:
-        """Make what an identify job left in `staging` the identity `name`, at once and whole. Raises NameTaken."""
+        """Turn the result of an enrolment job in `staging` into the identity `name`, in one rename.
+
+        Raises NameTaken.
+        """
         found: list[dict[str, Any]] = json.loads((staging / FACES_FILE).read_bytes())
         faces = tuple(from_table(StoredFace, _flat(face)) for face in found)
         record = Record(
@@ -256,7 +270,10 @@ class Library:
         return self.get(target.name)
 
     def rename(self, old: str, new: str) -> Identity:
-        """Raises Missing, BadName or NameTaken, and then nothing has changed."""
+        """Rename an identity.
+
+        Raises Missing, BadName or NameTaken, and changes nothing in that case.
+        """
         return self._take_in(self.get(old).folder, new)
 
     def remove(self, name: str) -> None:
@@ -267,7 +284,10 @@ class Library:
             shutil.rmtree(hidden)
 
     def export(self, name: str, archive: Path) -> None:
-        """Write the identity as a private tar file with a manifest of sha256. Raises Missing or NameTaken."""
+        """Write the identity as a private tar file with a manifest of SHA-256 hashes.
+
+        Raises Missing or NameTaken.
+        """
         folder = self.get(name).folder
         check_new_file(archive)
         files = sorted(file for file in folder.rglob("*") if file.is_file())
@@ -275,9 +295,9 @@ class Library:
         replace_file(archive, pack(name, content), mode=0o600)
 
     def import_(self, archive: Path, name: str | None = None) -> Identity:
-        """Take in what `export` wrote, under its own or another name.
+        """Import a file that `export` wrote, under its own or another name.
 
-        Raises Missing, BadArchive (damaged, or with files that it should not have), BadName or NameTaken.
+        Raises Missing, BadArchive (damaged, or with unexpected files), BadName or NameTaken.
         """
         own_name, content = unpack(archive)
         name = self.check_free(name or own_name)
@@ -300,19 +320,20 @@ def _stored_record(path: Path) -> Record:
 
 
 def _flat(face: dict[str, Any]) -> dict[str, Any]:
-    """TOML and the record keep landmarks as one list of numbers."""
+    """Flatten landmarks, which TOML and the record store as one list of numbers."""
     return {**face, "landmarks": [number for point in face["landmarks"] for number in point]}
 
 
 def _check_content(archive: Path, content: Mapping[str, bytes]) -> None:
-    """Check the files of an identity that somebody else made. Raises BadArchive.
+    """Check the files of an imported identity. Raises BadArchive.
 
-    There are exactly the files that identity.toml names, photos and crops decode, and embeddings fit them.
+    The files are exactly those named in identity.toml, photos and crops decode, and the embeddings
+    match them.
     """
     record = _read_record(archive, content.get(IDENTITY_FILE, b""))
     named = [path for face in record.faces for path in (face.reference, face.face)]
     if not record.faces or len(set(named)) != len(named):
-        raise BadArchive(archive, "holds no face, or one file for two")
+        raise BadArchive(archive, "contains no face, or one file for two faces")
     if problem := next(filter(None, map(_problem_of, record.faces)), ""):
         raise BadArchive(archive, problem)
     if set(content) != {IDENTITY_FILE, EMBEDDINGS_FILE, *named}:
@@ -335,11 +356,11 @@ def _read_record(archive: Path, content: bytes) -> Record:
     try:
         return from_table(Record, tomllib.loads(content.decode()), archive.name)
     except (ValueError, SettingsError, RecursionError) as error:
-        raise BadArchive(archive, f"holds no valid {IDENTITY_FILE}") from error
+        raise BadArchive(archive, f"contains no valid {IDENTITY_FILE}") from error
 
 
 def _problem_of(face: StoredFace) -> str:
-    """Return what is wrong with a face of a record, if anything."""
+    """Return the problem of a face in a record, or None."""
     if not re.fullmatch(r"references/\w[\w.-]*\.png", face.reference) or not re.fullmatch(
         r"faces/\w[\w.-]*\.png", face.face
     ):
@@ -351,7 +372,7 @@ def _problem_of(face: StoredFace) -> str:
     return (
         ""
         if all(map(math.isfinite, (face.score, *face.bbox, *face.landmarks)))
-        else "holds a place that is no number"
+        else "contains a coordinate that is not a number"
     )
 
 

@@ -1,7 +1,7 @@
-"""The file that `pv identity export` writes: a tar archive with a manifest of sha256.
+"""The file of `pv identity export`: a tar archive with a manifest of SHA-256 hashes.
 
-An archive from somebody else is untrusted. It is read into memory, within limits, and nothing in it decides where
-anything is written; what its files hold is checked by the library.
+Archives are untrusted. They are read into memory, within limits, and never decide where anything is
+written; the library checks the content of the files.
 """
 
 import hashlib
@@ -36,7 +36,10 @@ def pack(name: str, content: Mapping[str, bytes]) -> bytes:
 
 
 def unpack(archive: Path) -> tuple[str, dict[str, bytes]]:
-    """Return the identity's name and its files by their paths, as the manifest has them. Raises Missing, BadArchive."""
+    """Return the name of the identity and its files by path, as in the manifest.
+
+    Raises Missing, BadArchive.
+    """
     content = _read(archive)
     try:
         text = content.pop(MANIFEST)

@@ -25,7 +25,10 @@ _MOST_STEPS = 1 << 53
 
 
 class State(StrEnum):
-    """What a job is doing, or how it ended. `LOST` is never written: its engine is gone without a word."""
+    """State of a job, or its outcome.
+
+    `LOST` is never written: the engine died without an exit record.
+    """
 
     NEW = "new"
     STARTING = "starting"
@@ -43,9 +46,10 @@ ENDED = frozenset({State.FINISHED, State.STOPPED, State.FAILED})
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """A heartbeat. `started` is the process's own start time, so that a reused pid is not taken for it.
+    """A heartbeat. `started` is the start time of the process, which detects a reused process id.
 
-    `booted` is the machine's, by the same clock: what lies between them stays, however the clock is set later.
+    `booted` is the boot time by the same clock: their difference stays valid if the clock is set
+    later.
     """
 
     state: str
@@ -59,7 +63,7 @@ class Status:
     booted: float = 0.0
 
     def is_possible(self) -> bool:
-        """Whether an engine can have said that."""
+        """Return whether the values are possible."""
         counts = (
             0 <= self.step < _MOST_STEPS
             and 0 <= self.total < _MOST_STEPS
@@ -69,7 +73,9 @@ class Status:
 
 
 class Heartbeat:
-    """Writes status.json every second from a thread of its own, so that a long step is not taken for a dead engine."""
+    """Writes status.json every second from its own thread, so that a long step does not look like a
+    dead engine.
+    """
 
     def __init__(self, path: Path, total: int = 0) -> None:
         self._path = path
@@ -82,7 +88,7 @@ class Heartbeat:
     def update(
         self, state: State | None = None, step: int | None = None, total: int | None = None
     ) -> None:
-        """Change what the next beat says; a changed state is written at once."""
+        """Change the content of the next heartbeat; a changed state is written immediately."""
         news = {"state": state, "step": step, "total": total}
         changed = state is not None and state != self._state["state"]
         self._state = {
@@ -96,7 +102,7 @@ class Heartbeat:
         while not self._done.wait(HEARTBEAT_SECONDS):
             try:
                 self._write()
-            except OSError:  # a full disk must not silence the engine's own report of it; the next beat tries again
+            except OSError:  # full disk: the engine reports it; try again with the next beat
                 continue
 
     def _write(self) -> None:
@@ -116,22 +122,23 @@ class Heartbeat:
 
 
 def process_facts(pid: int) -> dict[str, Any]:
-    """What tells a process of this machine from any other, as a heartbeat says it."""
+    """Return the fields of a heartbeat that identify a process on this machine."""
     started = psutil.Process(pid).create_time()
     here = {"boot": boot_id(), "host": socket.gethostname()}
     return {"pid": pid, "started": started, "booted": psutil.boot_time(), **here}
 
 
 def boot_id() -> str:
-    """Names this boot of this machine, so that a pid from before a restart is not taken for a live one."""
+    """Return an id of the current boot, which tells process ids before and after a restart apart."""
     linux = Path("/proc/sys/kernel/random/boot_id")
     return linux.read_text().strip() if linux.exists() else f"{psutil.boot_time():.0f}"
 
 
 def process_lives(pid: int, started: float, booted: float = 0.0) -> bool:
-    """Whether the process of that pid is still the one that started then.
+    """Return whether the process with that id is still the one that started then.
 
-    With `booted`, the machine's start by the clock of that time, it does not matter whether the clock was set since.
+    With `booted`, the boot time by the clock of that moment, a clock that was set since does not
+    matter.
     """
     try:
         process = psutil.Process(pid)

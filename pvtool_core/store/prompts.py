@@ -1,7 +1,8 @@
-"""Prompt banks: the simulated prompts of section 4.3, each with the keyword `<V>` that stands for the person.
+"""Prompt banks: the simulated prompts of section 4.3, each with the keyword `<V>` for the identity.
 
-A bank is a TOML file with `description` and `prompts`; its name is the file's. `{noun}` in a prompt becomes what the
-identity is called: man, woman or person. The keyword is plain text, no embedding is trained for it.
+A bank is a TOML file with `description` and `prompts`; its name is the file name. `{noun}` in a
+prompt is replaced by the class noun: man, woman or person. The keyword is plain text; no embedding
+is trained for it.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ MAX_PROMPT_LENGTH = 1000
 
 @dataclass(frozen=True)
 class Bank:
-    """`own` tells the user's banks from the shipped ones."""
+    """A prompt bank; `own` is true for banks of the user, false for shipped ones."""
 
     name: str
     description: str
@@ -33,7 +34,7 @@ class Bank:
     own: bool = False
 
     def fill(self, noun: str) -> tuple[str, ...]:
-        """The prompts about an identity of that noun."""
+        """Return the prompts for an identity of that class noun."""
         return tuple(fill(prompt, noun) for prompt in self.prompts)
 
 
@@ -43,7 +44,9 @@ def fill(prompt: str, noun: str) -> str:
 
 
 def without_keyword(prompt: str) -> str:
-    """The prompt as HPSv2 scores it: the keyword means nothing to a model that never saw it."""
+    """Return the prompt without the keyword, as HPSv2 scores it: the keyword has no meaning for
+    that model.
+    """
     return " ".join(prompt.replace(KEYWORD, " ").split())
 
 
@@ -79,7 +82,7 @@ _FOREIGN = (
     (r"\(?[^()]{0,60}:\s*[-+]?\d*\.\d+\s*\)", _NO_WEIGHTS),
     (r"\([^()]{0,60}[^\d\s:]:\s*\d+\s*\)", _NO_WEIGHTS),  # but not (16:9)
     (r"\([^()]{0,60}\)(?:\d?\.\d+|\++(?!\w))", _NO_WEIGHTS),
-    (r"\[[^\[\]]{0,60}\w[^\[\]]{0,60}\]", "Brackets have no meaning here: write the words alone."),
+    (r"\[[^\[\]]{0,60}\w[^\[\]]{0,60}\]", "Brackets have no meaning here: remove them."),
     (r"\{[^{}|]*\|[^{}]*\}", "Alternatives are not supported: write a prompt for each."),
     (r"(?<!\S)BREAK(?!\S)", "Chunks are not supported: leave it out, or write it in lower case."),
     (r"(?<!\S)AND(?!\S)", "Composition is not supported: write 'and', or a prompt for each part."),
@@ -88,7 +91,9 @@ _FOREIGN = (
 
 
 def check_syntax(what: str, text: str) -> None:
-    """Raise BadPrompt for syntax of other programs, as `<lora:…>`, `(x:1.3)`, `[x]`, AND, and for invalid UTF-8."""
+    """Raise BadPrompt for syntax of other programs, such as `<lora:…>`, `(x:1.3)`, `[x]` or AND,
+    and for invalid UTF-8.
+    """
     shown = text if len(text) <= 60 else text[:57] + "…"
     if not is_utf8(text):
         raise BadPrompt(
@@ -97,13 +102,16 @@ def check_syntax(what: str, text: str) -> None:
     for pattern, hint in _FOREIGN:
         if found := re.search(pattern, text):
             raise BadPrompt(
-                f"The {what} {shown!r} holds {found[0]!r}, syntax of another program that would be read as text.",
+                f"The {what} {shown!r} contains {found[0]!r}, syntax of another program.",
                 hint,
             )
 
 
 def check_prompts(prompts: Iterable[str], source: str) -> tuple[str, ...]:
-    """Checked prompts, each once, in their order. Raises BadPrompt, also when there are none."""
+    """Return the checked prompts without duplicates, in their order.
+
+    Raises BadPrompt, also for an empty list.
+    """
     checked = tuple(dict.fromkeys(check_prompt(prompt) for prompt in prompts))
     if not checked:
         raise BadPrompt(
@@ -113,9 +121,10 @@ def check_prompts(prompts: Iterable[str], source: str) -> tuple[str, ...]:
 
 
 def read_prompt_file(path: Path) -> tuple[str, ...]:
-    """Prompts of a bank (.toml) or of a text file, one a line, where lines beginning with '#' are left out.
+    """Return the prompts of a bank (.toml) or of a text file with one prompt per line; lines
+    starting with '#' are skipped.
 
-    Raises BadPrompt if it is missing, unreadable, empty or wrong.
+    Raises BadPrompt if it is missing, unreadable, empty or invalid.
     """
     text = decode_prompts(printable(path), read_prompt_bytes(path))
     if path.suffix == ".toml":
@@ -127,7 +136,7 @@ def read_prompt_file(path: Path) -> tuple[str, ...]:
 
 
 def read_prompt_bytes(path: Path) -> bytes:
-    """What a file holds. Raises Missing, or BadPrompt if it cannot be read."""
+    """Return the content of a prompt file. Raises Missing, or BadPrompt if it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -139,7 +148,7 @@ def read_prompt_bytes(path: Path) -> bytes:
 
 
 def decode_prompts(name: str, content: bytes) -> str:
-    """The text of a file, or of standard input. Raises BadPrompt if it is none."""
+    """Decode the text of a file or of standard input. Raises BadPrompt if it is not text."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -151,12 +160,12 @@ def _parse_bank(name: str, text: str, path: Path, own: bool = False) -> Bank:
         table: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadPrompt(
-            f"{path.name} is no TOML: {error}.", "Mend it, or import a text file anew."
+            f"{path.name} is not valid TOML: {error}.", "Fix the file, or import a text file."
         ) from error
     prompts = table.get("prompts")
     if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
         raise BadPrompt(
-            f"{path.name} has no list of texts named prompts.", "Write prompts = ['…', '…']."
+            f"{path.name} lacks a list of texts named prompts.", "Write prompts = ['…', '…']."
         )
     return Bank(name, str(table.get("description", "")), check_prompts(prompts, path.name), own)
 
@@ -174,17 +183,23 @@ class Banks:
         )
 
     def get(self, name: str) -> Bank:
-        """The bank of that name. Raises Missing, BadName, or BadPrompt if its file is wrong."""
+        """Return the bank of that name.
+
+        Raises Missing, BadName, or BadPrompt if its file is invalid.
+        """
         file = check_name("a prompt bank", name) + ".toml"
         for folder in (self.own, self.shipped):
             if (folder / file).is_file():
                 text = (folder / file).read_text(encoding="utf-8")
                 return _parse_bank(name, text, folder / file, own=folder is self.own)
         near = nearest(name, self.own) or nearest(name, self.shipped)
-        raise Missing("prompt bank", name, "`pv prompts list` shows all there are.", near)
+        raise Missing("prompt bank", name, "See `pv prompts list`.", near)
 
     def create(self, name: str, prompts: Sequence[str], description: str = "") -> Bank:
-        """Write a new bank of the user's own. Raises NameTaken, BadName or BadPrompt, and then nothing is written."""
+        """Write a new bank of the user.
+
+        Raises NameTaken, BadName or BadPrompt, and writes nothing in that case.
+        """
         name = check_name("a prompt bank", name)
         if name in self.names():
             raise NameTaken(
@@ -197,14 +212,18 @@ class Banks:
         )
 
     def extend(self, name: str, prompts: Sequence[str]) -> Bank:
-        """Add prompts to one of the user's own banks. Raises NameTaken for a shipped one, Missing, BadPrompt."""
+        """Add prompts to a bank of the user.
+
+        Raises NameTaken for a shipped bank, Missing, BadPrompt.
+        """
         bank = self._own(name)
         return self._rewrite(bank, [*bank.prompts, *prompts])
 
     def exchange(self, name: str, old: str, new: Sequence[str]) -> Bank:
-        """Put `new` prompts, or none, where `old` is in one of the user's own banks.
+        """Replace the prompt `old` by the prompts `new`, which may be none, in a bank of the user.
 
-        Raises as `extend` does, and Missing if `old` is not in the bank: somebody else may have changed it.
+        Raises as `extend` does, and Missing if `old` is not in the bank, which another process may
+        have changed.
         """
         bank = self._own(name)
         if old not in bank.prompts:

@@ -1,7 +1,8 @@
-"""All runs of a data folder, in the order of their creation; of thousands, only those that changed are read again.
+"""An index of all runs in the order of their creation, which re-reads only those that changed.
 
-What the settings of runs record, and what runs that have ended were like, is kept in `<cache>/runs.json` with the
-time and size of the files that it was read from. The file is a cache: without it everything is read anew.
+The recorded settings of runs and the summaries of ended runs are stored in `<cache>/runs.json`,
+with the time and size of the files that they were read from. The file is a cache: without it
+everything is read again.
 """
 
 import os
@@ -28,7 +29,10 @@ Stamp = list[int]
 
 
 class RunIndex:
-    """The runs under `root`. Its methods read files, so a dashboard calls them in a thread; one at a time."""
+    """The runs under `root`.
+
+    The methods read files; call them in a thread from the dashboard, one at a time.
+    """
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or runs_dir()
@@ -39,13 +43,13 @@ class RunIndex:
         self._load()
 
     def facts(self) -> list[RunSummary]:
-        """Return what is known of each run, oldest first."""
+        """Return the summary of each run, oldest first."""
         found = [(self._created(folder), self._facts_of(folder)) for folder in self._folders()]
         self._save()
         return [facts for _, facts in sorted(found, key=lambda pair: pair[0])]
 
     def by_identity(self) -> dict[str, list[RunFolder]]:
-        """Return the runs, oldest first, by the fingerprint of the identity that they were trained on."""
+        """Return the runs, oldest first, by the fingerprint of their identity."""
         found: dict[str, list[tuple[float, RunFolder]]] = {}
         for folder in self._folders():
             if origin := self._origin_or_none(folder):
@@ -68,7 +72,7 @@ class RunIndex:
         return folders
 
     def _created(self, folder: RunFolder) -> float:
-        """Return when a run was created; if its settings are broken, when config.toml was written."""
+        """Return when a run was created; for invalid settings, when config.toml was written."""
         if origin := self._origin_or_none(folder):
             return origin.created
         stamp = _stamp(folder.config)
@@ -81,19 +85,19 @@ class RunIndex:
             return None
 
     def _origin(self, folder: RunFolder) -> RunOrigin:
-        """Return what the run's settings record, from the index if they are unchanged."""
+        """Return the recorded settings of a run, from the index if they are unchanged."""
         name, stamp = str(folder.path), _stamp(folder.config)
         known = self._origins.get(name)
         if known and known[0] == stamp:
             return known[1]
         origin = run_origin(folder)
-        if origin.recorded:  # otherwise the first event, still to come, will tell
+        if origin.recorded:  # otherwise the first event, still to come, has the time
             self._origins[name] = stamp, origin
             self._unsaved += 1
         return origin
 
     def _facts_of(self, folder: RunFolder) -> RunSummary:
-        """Return what is known of a run, from the index if it has ended and none of its files has changed."""
+        """Return the summary of a run, from the index if it has ended and its files are unchanged."""
         name = str(folder.path)
         files = (folder.config, folder.exit, folder.status, folder.events)
         stamps = [_stamp(file) for file in files]
@@ -108,7 +112,7 @@ class RunIndex:
         return facts
 
     def _load(self) -> None:
-        """Take in what an earlier process kept; anything that is not as it should be is left out."""
+        """Load the index of an earlier process; invalid entries are ignored."""
         with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
             if self._file.stat().st_size > _MAX_BYTES:
                 return
@@ -124,7 +128,7 @@ class RunIndex:
                 }
 
     def _save(self) -> None:
-        """Keep what was read anew, if it was much. A cache that cannot be written is no failure."""
+        """Save the index if enough entries are new. A cache that cannot be written is not an error."""
         if self._unsaved < _FEW:
             return
         self._unsaved = 0
@@ -143,7 +147,9 @@ class RunIndex:
 
 
 def runs_of(person: Identity) -> list[RunFolder]:
-    """Return the runs trained on this very person, oldest first: not those on another of the same name."""
+    """Return the runs trained on this identity, oldest first, without those of another identity of
+    the same name.
+    """
     return RunIndex().by_identity().get(person.ref.fingerprint, [])
 
 

@@ -1,12 +1,12 @@
-"""The run folder: the whole interface between an engine and everything else.
+"""The run folder: the only interface between an engine and other processes.
 
     config.toml  events.jsonl  status.json  exit.json  engine.log  engine.lock
     checkpoints/step-000400/  samples/  control/
 
-A run folder may have been copied from anywhere: links, pipes and devices in it are never followed, opened or waited
-for, though the folder itself may be reached through a link. `RunFolder` knows every path in it and every rule about it;
-nobody else builds a path in a run. Files are replaced whole, events are appended with one write each, and a request is
-a file that the engine takes away when it answers.
+A run folder may be a copy from anywhere: links, pipes and devices in it are never followed, opened
+or waited for, though the folder itself may be reached through a link. `RunFolder` defines every
+path in it. Files are replaced atomically, events are appended with one write each, and a request is
+a file that the engine removes when it responds.
 """
 
 import fcntl
@@ -76,7 +76,7 @@ _WRITING = re.compile(r"\..+\.([0-9]{1,18})\.writing")
 
 
 class Request(StrEnum):
-    """What can be asked of a running engine."""
+    """Requests to a running engine."""
 
     PAUSE = "pause"
     RESUME = "resume"
@@ -87,7 +87,9 @@ class Request(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ExitRecord:
-    """How an engine ended; `message` and `hint` are sentences for people, `kind` is the error's name, if it was one."""
+    """Outcome of an engine; `message` and `hint` are for users, `kind` is the name of the error, if
+    any.
+    """
 
     status: int
     state: str
@@ -109,11 +111,11 @@ class ExitRecord:
         )
 
     def is_possible(self) -> bool:
-        """Whether an engine can have said that."""
+        """Return whether the values are possible."""
         return self.state in ENDED and self.status in set(ExitStatus) and math.isfinite(self.time)
 
     def error(self) -> PvError | None:
-        """The error to raise in the process that reads this, or None if all went well."""
+        """Return the error to raise in the process that reads this, or None after success."""
         return (
             Reported(self.status, self.kind, self.message or self.reason, self.hint)
             if self.status
@@ -122,7 +124,7 @@ class ExitRecord:
 
 
 class RunFolder:
-    """One job's folder. `path` need not exist before `create`."""
+    """Folder of one job. `path` need not exist before `create`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -139,7 +141,7 @@ class RunFolder:
         self.ballast = path / ".ballast"
 
     def create(self) -> Self:
-        """Make the folder and the ones in it. Raises FileExistsError if it is there already."""
+        """Create the folder and its subfolders. Raises FileExistsError if it exists."""
         make_private(self.path.parent)
         self.path.mkdir(mode=0o700)
         for folder in (self.checkpoints, self.samples, self.control):
@@ -147,7 +149,9 @@ class RunFolder:
         return self
 
     def check(self) -> None:
-        """See that all in it is files and folders of its own, before anything is written there. Raises UnsafeRun."""
+        """Check, before anything is written, that the folder contains regular files and folders
+        only. Raises UnsafeRun.
+        """
         for path, problem in foreign_things(self.path):
             raise UnsafeRun(path, problem)
         for path in (self.events, self.log, self.ballast):
@@ -156,9 +160,10 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Generator[None]:
-        """Hold the folder for one engine; the lock goes with the process, however it ends.
+        """Hold the folder for one engine; the lock is released when the process ends, however it
+        ends.
 
-        Raises Busy, or UnsafeRun where the lock is no file of the folder's own.
+        Raises Busy, or UnsafeRun if the lock is not a regular file in the folder.
         """
         descriptor = open_descriptor(self.lock_file, os.O_RDWR | os.O_CREAT)
         try:
@@ -171,11 +176,11 @@ class RunFolder:
             os.close(descriptor)
 
     def open_log(self) -> int:
-        """A descriptor that appends to the engine's log. Raises UnsafeRun."""
+        """Return a file descriptor that appends to the log of the engine. Raises UnsafeRun."""
         return open_descriptor(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, alone=True)
 
     def read_log(self) -> str:
-        """What engines said on their own; nothing if none ever ran here. Raises UnsafeRun."""
+        """Return the log of the engine; empty if none ever ran. Raises UnsafeRun."""
         try:
             with os.fdopen(open_descriptor(self.log), "rb") as file:
                 return file.read().decode(errors="replace")
@@ -183,13 +188,14 @@ class RunFolder:
             return ""
 
     def announce(self, pid: int) -> None:
-        """Say that process `pid`, just begun, is this folder's engine, for readers until its own heart beats.
+        """Record that process `pid`, just started, is the engine of this folder, until its first
+        heartbeat.
 
-        Nothing is written where it has beaten already.
+        Writes nothing if it has sent a heartbeat already.
         """
         try:
             before = self.read_status()
-        except BrokenRun:  # what is broken is replaced here
+        except BrokenRun:  # a corrupt file is replaced here
             before = None
         step, total = (before.step, before.total) if before else (0, 0)
         process = process_facts(pid)
@@ -213,22 +219,24 @@ class RunFolder:
         return same and status is not None and abs(status.started - process["started"]) < 1.0
 
     def read_status(self) -> Status | None:
-        """The newest heartbeat. Raises BrokenRun if the file is none."""
+        """Return the newest heartbeat. Raises BrokenRun if the file is invalid."""
         return _read_record(self.status, Status, SMALL_BYTES)
 
     def read_exit(self) -> ExitRecord | None:
-        """How the last engine ended. Raises BrokenRun if the file does not say it."""
+        """Return the outcome of the last engine. Raises BrokenRun if the file is invalid."""
         return _read_record(self.exit, ExitRecord, RECORD_BYTES)
 
     def write_exit(self, record: ExitRecord) -> None:
         replace_file(self.exit, json.dumps({**asdict(record), "time": time.time()}).encode())
 
     def clear_exit(self) -> None:
-        """Forget how an earlier engine ended; the next one calls it once it holds the lock."""
+        """Remove the exit record of an earlier engine; the next engine calls this while it holds
+        the lock.
+        """
         self.exit.unlink(missing_ok=True)
 
     def exit_mark(self) -> tuple[int, int, int] | None:
-        """The same for as long as no other exit record takes its place; None without one."""
+        """Return a value that changes when another exit record is written; None without one."""
         try:
             found = self.exit.lstat()
         except FileNotFoundError:
@@ -236,7 +244,9 @@ class RunFolder:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def state(self) -> State:
-        """What is true of this job now, told from its files and the machine's processes; lost where they are broken."""
+        """Return the current state of the job, from its files and the processes of this machine;
+        LOST if they are invalid.
+        """
         try:
             if ended := self.read_exit():
                 return State(ended.state)
@@ -248,18 +258,18 @@ class RunFolder:
             return State.LOST
 
     def request(self, what: Request) -> None:
-        """Ask something of the engine. Asking twice before it answers is asking once."""
+        """Send a request to the engine. Repeating it before the engine responds has no effect."""
         replace_file(own_folder(self.control) / what.value, b"")
 
     def take_requests(self) -> list[Request]:
-        """What was asked since the last call, oldest first; the requests are gone after it."""
+        """Return the requests since the last call, oldest first, and remove them."""
         waiting = self._waiting()
         for path, _ in waiting:
             path.unlink(missing_ok=True)
         return [Request(path.name) for path, _ in waiting]
 
     def _waiting(self) -> list[tuple[Path, float]]:
-        """Requests and when they were made, oldest first. What else lies there, or is no file, is none of ours."""
+        """Return pending requests with their times, oldest first. Other files are ignored."""
         if not is_folder(self.control):
             return []
         files = [
@@ -271,9 +281,10 @@ class RunFolder:
         )
 
     def forget_requests(self) -> None:
-        """Drop what was asked of an earlier engine, which did not live to answer; the engine calls it as it begins.
+        """Remove requests to an earlier engine that died before it responded; the engine calls this
+        when it starts.
 
-        What was asked after this one was announced is for this one.
+        Requests made after this engine was announced are kept.
         """
         try:
             status = self.read_status()
@@ -285,9 +296,10 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove what engines and faces that were killed had begun to write; the engine calls it with the lock held.
+        """Remove unfinished files of killed processes; the engine calls this while it holds the
+        lock.
 
-        What a process that lives is writing stays: it may be whoever has just started this engine.
+        Unfinished files of live processes stay: one may be the process that started this engine.
         """
         within = [
             *_hidden(self.control),
@@ -305,9 +317,11 @@ class RunFolder:
         keep: int | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Write a checkpoint that is whole or absent, even through a kill or a full disk; keep only the `keep` newest.
+        """Write a checkpoint that is complete or absent, even after a kill or on a full disk, and
+        keep the `keep` newest.
 
-        `files` maps names to bytes, or to functions that write the path they are given. `facts` go into the manifest.
+        `files` maps names to bytes, or to functions that write to a given path. `facts` are added
+        to the manifest.
         """
         final = own_folder(self.checkpoints) / f"step-{step:06d}"
         temporary = self.checkpoints / f".{final.name}.writing"
@@ -331,13 +345,13 @@ class RunFolder:
         return final
 
     def checkpoint_folders(self) -> list[Path]:
-        """Folders of checkpoints by step, whole or not."""
+        """Return the checkpoint folders by step, complete or not."""
         return sorted(
             path for path in _folders_in(self.checkpoints) if _CHECKPOINT.fullmatch(path.name)
         )
 
     def latest_checkpoint(self) -> Path | None:
-        """The newest checkpoint that is as it was written."""
+        """Return the newest complete checkpoint, or None."""
         return next(
             (
                 folder
@@ -349,12 +363,12 @@ class RunFolder:
 
 
 def checkpoint_step(folder: Path) -> int:
-    """The step at which a checkpoint was written."""
+    """Return the step of a checkpoint."""
     return int(folder.name.removeprefix("step-"))
 
 
 def checkpoint_is_whole(folder: Path) -> bool:
-    """Whether there is a manifest, as pv writes it, and every file of it is there with its sha256."""
+    """Return whether the manifest is valid and every file in it exists with its SHA-256."""
     try:
         files: dict[str, str] = parse_json(read_regular(folder / MANIFEST_FILE, RECORD_BYTES))[
             "sha256"
@@ -373,16 +387,19 @@ def _all_as_listed(folder: Path, files: Mapping[str, str]) -> bool:
 
 
 def own_folder(path: Path) -> Path:
-    """Give back the path of a folder in a run, made if it is not there. Raises UnsafeRun if it is anything else."""
+    """Return the path of a folder in a run, created if missing.
+
+    Raises UnsafeRun if it is not a folder.
+    """
     with suppress(FileExistsError):
         path.mkdir()
     if not is_folder(path):
-        raise UnsafeRun(path, "is no folder of its own")
+        raise UnsafeRun(path, "is not a regular folder")
     return path
 
 
 def _folders_in(folder: Path) -> list[Path]:
-    """The folders in a folder, by name; none through links."""
+    """Return the folders in a folder by name, without links to folders."""
     return [path for path in _entries(folder) if is_folder(path)]
 
 
@@ -391,7 +408,7 @@ def _hidden(folder: Path) -> list[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, by name; nothing where it is none, or cannot be looked at."""
+    """Return the entries of a folder by name; empty if it is not a folder or not readable."""
     if not is_folder(folder):
         return []
     try:
@@ -401,9 +418,11 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def writer_lives(begun: Path) -> bool:
-    """Whether the process whose number ends the name of a file that was begun still lives, and is as old as it."""
+    """Return whether the process whose id is in the name of an unfinished file is alive and old
+    enough to be its writer.
+    """
     named = _WRITING.fullmatch(begun.name)
-    if not named:  # only the engine itself writes what names nobody, and it is about to
+    if not named:  # only the engine writes files without a process id, and it has not started
         return False
     try:
         process = psutil.Process(int(named[1]))
@@ -414,7 +433,7 @@ def writer_lives(begun: Path) -> bool:
 
 
 def checkpoint_facts(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a checkpoint, with the facts that it was written with; empty without a manifest."""
+    """Return the manifest of a checkpoint; empty without a manifest."""
     try:
         found = parse_json(read_regular(folder / MANIFEST_FILE, RECORD_BYTES))
     except (OSError, ValueError):
@@ -453,7 +472,7 @@ def _read_record(path: Path, cls: type[R], most: int) -> R | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, SettingsError) as error:
-        raise BrokenRun(path, "pv did not write it so") from error
+        raise BrokenRun(path, "invalid content") from error
     except Irregular as error:
         raise UnsafeRun(path, error.problem) from error
     except TooLarge as error:
@@ -476,10 +495,10 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 
 def find_run(root: Path, name: str) -> RunFolder:
-    """The run of that name. Raises Missing, with the nearest name, or BadName."""
+    """Return the run of that name. Raises Missing, with the nearest name, or BadName."""
     folder = RunFolder(root / check_name("a run", name))
     if not exists(folder.config):
-        raise Missing("run", name, "`pv runs list` shows all there are.", nearest(name, root))
+        raise Missing("run", name, "See `pv runs list`.", nearest(name, root))
     return folder
 
 
@@ -494,7 +513,7 @@ def new_run(root: Path, identity: str) -> RunFolder:
 
 
 def checkpoint_file_sha256(folder: Path, name: str) -> str | None:
-    """Return the sha256 of one file of a checkpoint, or None if it is not the file of the manifest."""
+    """Return the SHA-256 of a file in a checkpoint, or None if it differs from the manifest."""
     try:
         files: dict[str, str] = parse_json(read_regular(folder / MANIFEST_FILE, RECORD_BYTES))[
             "sha256"
@@ -506,10 +525,10 @@ def checkpoint_file_sha256(folder: Path, name: str) -> str | None:
 
 
 def alive(status: Status) -> bool:
-    """Whether the engine behind a heartbeat still lives.
+    """Return whether the engine of a heartbeat is alive.
 
-    On this machine by its process; an engine of another host (a shared data folder) only by how fresh the heartbeat is:
-    one that is to come says as little as one that is long ago.
+    On this machine its process decides; for an engine on another host (a shared data folder), the
+    age of the heartbeat: one from the future counts as little as an old one.
     """
     if status.host != socket.gethostname():
         return abs(time.time() - status.time) < FOREIGN_HEARTBEAT_SECONDS

@@ -1,8 +1,9 @@
-"""Working folders that end with their process: whoever makes one holds it, and what is held by nobody is deleted.
+"""Temporary folders that are deleted with their process, or by a later one if the process was
+killed.
 
-A process that is killed cannot clean up, and what it leaves may be photos and embeddings. A held folder is locked, and
-the lock goes with the process. The parent folder is locked while one is made or swept, so that none is swept before it
-is held.
+A killed process may leave photos and embeddings behind. A held folder is locked, and the lock ends
+with the process. The parent folder is locked while a folder is created or swept, so that none is
+deleted before it is held.
 """
 
 import fcntl
@@ -22,7 +23,7 @@ _KEPT = ".kept"
 
 @contextmanager
 def held_folder(parent: Path, prefix: str) -> Generator[Path]:
-    """Make a private folder in `parent` and hold it; the caller moves or deletes it before leaving."""
+    """Create a private folder in `parent` and hold it; the caller moves or deletes it before exit."""
     make_private(parent)
     with _locked(parent):
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
@@ -39,9 +40,10 @@ def keep(folder: Path) -> None:
 
 
 def sweep(parent: Path, *prefixes: str) -> None:
-    """Delete the folders in `parent` that begin with one of `prefixes` and whose processes are dead.
+    """Delete the folders in `parent` that start with one of `prefixes` and whose processes are
+    dead.
 
-    It never fails: what cannot be deleted now, is by a later call.
+    Never raises: folders that cannot be deleted are deleted by a later call.
     """
     try:
         with os.scandir(parent) as entries:
@@ -83,7 +85,10 @@ def _locked(folder: Path, mode: int = 0) -> Generator[None]:
 
 
 def _lock(path: Path, how: int) -> int:
-    """Return the descriptor that holds the lock. Raises BlockingIOError if another one does and `how` says LOCK_NB."""
+    """Return the descriptor that holds the lock.
+
+    Raises BlockingIOError if it is taken and `how` includes LOCK_NB.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, how)

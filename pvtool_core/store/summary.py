@@ -1,4 +1,4 @@
-"""What is known of runs without following them, and of a preset's weights: for programs, tables and the dashboard."""
+"""Summaries of runs, read without following them, for programs, tables and the dashboard."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,10 +19,10 @@ from pvtool_core.untrusted import is_file
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """A run at one moment. What a broken file keeps from us is empty, and `problem` says which file it is.
+    """A run at one moment. Values from corrupt files are empty, and `problem` names the file.
 
-    `icr`, `scr` and `loss` are means of the last 20 steps: one step is the loss of one random prompt. Their trends are
-    ↑, ↓ or →, and empty before 40 steps.
+    `icr`, `scr` and `loss` are means of the last 20 steps, since one step is the loss of one random
+    prompt. Their trends are ↑, ↓ or →, and empty before 40 steps.
     """
 
     run: str
@@ -44,9 +44,10 @@ class RunSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOrigin:
-    """What config.toml records of a run: on whom it is trained, and when it was created (seconds since 1970).
+    """The identity of a run and its time of creation (seconds since 1970), as config.toml records
+    them.
 
-    `recorded` is false if no file says when: then it is the time of config.toml.
+    `recorded` is false if no file records the time; it is then the time of config.toml.
     """
 
     identity: str
@@ -58,12 +59,12 @@ class RunOrigin:
 
 
 def summary_table(folder: RunFolder) -> dict[str, Any]:
-    """What programs are told about a run."""
+    """Return the summary of a run for programs."""
     return asdict(summarize_run(folder))
 
 
 def run_origin(folder: RunFolder) -> RunOrigin:
-    """Read what a run's settings record. Raises what `read_job` does."""
+    """Read the recorded origin of a run. Raises what `read_job` does."""
     job = job_of(folder)
     created = _recorded_creation(folder)
     return RunOrigin(
@@ -77,7 +78,9 @@ def run_origin(folder: RunFolder) -> RunOrigin:
 
 
 def _recorded_creation(folder: RunFolder) -> float | None:
-    """Return when a run was created as its settings have it; in runs of older versions, its first event."""
+    """Return the creation time in the settings; for runs of older versions, that of the first
+    event.
+    """
     if recorded := job_of(folder).created:
         return datetime.fromisoformat(recorded).timestamp()
     return first_event_time(folder.events)
@@ -117,12 +120,14 @@ def _of_status(folder: RunFolder) -> dict[str, Any]:
 
 
 def _of_exit(folder: RunFolder) -> dict[str, Any]:
-    folder.read_exit()  # the state tells what it says; a broken one is a problem
+    folder.read_exit()  # only to report a corrupt record; the state has its content
     return {}
 
 
 def _of_newest_steps(folder: RunFolder) -> dict[str, Any]:
-    """Return the newest estimate of the time left, and each loss as the mean of 20 steps with its trend."""
+    """Return the newest estimate of the remaining time, and each loss as a mean of 20 steps with
+    its trend.
+    """
     steps = newest_events(folder.events, "step", RECENT_STEPS)[::-1]
     found: dict[str, Any] = {}
     if steps and isinstance(eta := steps[-1].get("eta"), float | int):
@@ -137,7 +142,7 @@ def _of_newest_steps(folder: RunFolder) -> dict[str, Any]:
 
 
 def job_of(folder: RunFolder) -> TrainJob:
-    """A run's settings. Raises what `read_job` does."""
+    """Return the settings of a run. Raises what `read_job` does."""
     try:
         known = _job_of(folder.config, folder.config.lstat().st_ctime_ns)
     except FileNotFoundError:
@@ -149,7 +154,7 @@ def job_of(folder: RunFolder) -> TrainJob:
 
 @lru_cache(maxsize=256)
 def _job_of(config: Path, _changed: int) -> TrainJob | PvError:
-    """Who watches runs asks for their settings each second, and they hardly ever change, wrong or not."""
+    """Read the settings, valid or not, once per change: the dashboard asks every second."""
     try:
         return require(read_job(config), TrainJob)
     except (UsageError, BrokenRun) as error:
@@ -157,16 +162,16 @@ def _job_of(config: Path, _changed: int) -> TrainJob | PvError:
 
 
 def check_training(folder: RunFolder) -> None:
-    """See that what is to be gone on with is a training: other jobs name files anywhere, and write them.
+    """Check that a run to resume is a training job: other jobs write to paths of their own choice.
 
-    Settings that are wrong are for the engine to refuse. Raises UsageError, BrokenRun.
+    Invalid settings are left to the engine. Raises UsageError, BrokenRun.
     """
     with suppress(SettingsError):
         job_of(folder)
 
 
 def adapter_of(folder: RunFolder) -> Path:
-    """The adapter of a run's newest whole checkpoint. Raises Missing if there is none yet."""
+    """Return the adapter of the newest complete checkpoint of a run. Raises Missing without one."""
     checkpoint = folder.latest_checkpoint()
     if checkpoint is None:
         raise Missing(
@@ -176,7 +181,7 @@ def adapter_of(folder: RunFolder) -> Path:
 
 
 def adapter_in(checkpoint: Path) -> Path:
-    """The adapter of a checkpoint. Raises BrokenRun if it holds none."""
+    """Return the adapter of a checkpoint. Raises BrokenRun without one."""
     if not is_file(checkpoint / ADAPTER_FILE):
-        raise BrokenRun(checkpoint / ADAPTER_FILE, "there is no such file")
+        raise BrokenRun(checkpoint / ADAPTER_FILE, "the file is missing")
     return checkpoint / ADAPTER_FILE

@@ -1,4 +1,4 @@
-"""What an engine's machine is doing: memory and load of the accelerators, and of the engine itself."""
+"""Telemetry of an engine: memory and load of the accelerators and of its process."""
 
 import csv
 import shutil
@@ -36,7 +36,9 @@ class Telemetry:
                 return
 
     def measure(self) -> dict[str, Any]:
-        """Accelerators (bytes, per cent, °C, W), and memory (bytes) and load (per cent of one core) of this process."""
+        """Return accelerators (bytes, percent, °C, W) and memory (bytes) and load (percent of one
+        core) of this process.
+        """
         return {
             "devices": accelerators(),
             "process_memory": self._process.memory_info().rss,
@@ -44,7 +46,7 @@ class Telemetry:
         }
 
     def _load(self) -> float | None:
-        """Load since the last call; None the first time, which has no interval to measure."""
+        """Return the load since the last call; None at the first call."""
         load = self._process.cpu_percent()
         first, self._measured = not self._measured, True
         return None if first else load
@@ -59,7 +61,7 @@ class Telemetry:
 
 
 def accelerators() -> list[dict[str, Any]]:
-    """Each NVIDIA device of this machine by its own tool; none where there is no such tool or no driver."""
+    """Return the NVIDIA devices as nvidia-smi reports them; empty without the tool or a driver."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
@@ -88,7 +90,7 @@ def _device(row: list[str]) -> dict[str, Any]:
 
 
 def _number(word: str) -> float | None:
-    """Devices leave out what they cannot measure: `[N/A]`."""
+    """Parse a number; devices report `[N/A]` for values that they cannot measure."""
     try:
         return float(word)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the trajectory cache takes up, and the limit to it, without what reads it: an entry is one trajectory."""
+"""Size and limit of the trajectory cache on disk; an entry is one trajectory."""
 
 import os
 import shutil
@@ -19,7 +19,10 @@ class CacheEntry:
 
 
 def entries(root: Path) -> list[CacheEntry]:
-    """All that is kept under `root`, least recently used first. Others may add and remove entries meanwhile."""
+    """Return the entries under `root`, least recently used first.
+
+    Other processes may add and remove entries meanwhile.
+    """
     try:
         folders = [
             Path(found.path)
@@ -32,7 +35,7 @@ def entries(root: Path) -> list[CacheEntry]:
 
 
 def _entry(folder: Path) -> CacheEntry | None:
-    """None where it went away, or nothing is in it yet."""
+    """Return the entry in a folder; None if it was removed or is empty."""
     try:
         facts = [file.stat() for file in os.scandir(folder)]
     except FileNotFoundError:
@@ -68,14 +71,14 @@ def remove(root: Path, unwanted: list[CacheEntry]) -> None:
 
 
 class Limit:
-    """Keeps `root` under `most` bytes as it grows: what was used least recently goes first."""
+    """Keeps `root` below `most` bytes as it grows, by removing the least recently used entries."""
 
     def __init__(self, root: Path, most: int) -> None:
         self._root, self._most = root, most
         self._bytes = sum(entry.bytes for entry in entries(root))
 
     def added(self, size: int) -> None:
-        """Count what was just written, and make room if it was too much."""
+        """Add the size of new files, and remove entries above the limit."""
         self._bytes += size
         if self._bytes > self._most:
             self._trim()
@@ -84,7 +87,7 @@ class Limit:
         found = entries(self._root)
         self._bytes = sum(entry.bytes for entry in found)  # other processes write and remove, too
         unwanted: list[CacheEntry] = []
-        for entry in found[:-1]:  # never what was just written, which is about to be used
+        for entry in found[:-1]:  # never the newest, which is about to be used
             if self._bytes <= _TRIMMED_TO * self._most:
                 break
             unwanted.append(entry)

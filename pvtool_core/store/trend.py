@@ -1,4 +1,4 @@
-"""Smoothed figures of a run: one step is one random prompt, so a figure is the mean of several steps."""
+"""Smoothed values of a run: the mean of several steps, since one step is one random prompt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -89,7 +89,7 @@ def test_of_an_engine_that_others_started_and_that_is_gone_no_status_is_made_up(
 ) -> None:
     with pytest.raises(RunFailed) as caught:
         supervisor.raise_outcome(prepared(tmp_path, "killed"))
-    assert caught.value.message == "The engine ended and left no word."
+    assert caught.value.message == "The engine ended unexpectedly."
 
 
 def test_a_detached_engine_that_cannot_start_is_told_of_at_once(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_run_may_be_reached_through_a_link(folder: RunFolder, tmp_path: Path) 
 
 def test_a_request_is_not_written_through_a_link(folder: RunFolder, outside: Outside) -> None:
     outside.put_in_place_of(folder.control)
-    with pytest.raises(UnsafeRun, match="control is no folder of its own"):
+    with pytest.raises(UnsafeRun, match="control is not a regular folder"):
         folder.request(Request.STOP)
     folder.forget_requests()
     assert folder.take_requests() == []
@@ -393,6 +393,6 @@ def test_an_engine_says_how_it_ended_even_where_its_log_of_events_was_swapped(
         def update(self, _: State) -> None: ...
 
     outside.put_in_place_of(folder.events)
-    engine.leave_word(folder, Beats(), ExitRecord(status=0, state=State.STOPPED))  # pyright: ignore[reportArgumentType]
+    engine.record_outcome(folder, Beats(), ExitRecord(status=0, state=State.STOPPED))  # pyright: ignore[reportArgumentType]
     assert folder.state() == State.STOPPED
     outside.assert_untouched()

@@ -21,8 +21,8 @@ from tests.support.hostile import link_to_device
 TAKE = """
 import os, sys
 from pathlib import Path
-from pvtool_core.claims import Claims
-Claims(Path(sys.argv[1])).__enter__().take("a")
+from pvtool_core.rendering.leases import Leases
+Leases(Path(sys.argv[1])).__enter__().take("a")
 os._exit(0)
 """
 

@@ -406,8 +406,8 @@ def test_an_ffmpeg_that_dies_leaves_nothing_behind(tmp_path: Path) -> None:
 HALF_WAY = """
 import sys, time
 from pathlib import Path
-from pvtool_core.workshop import workshop
-with workshop(Path(sys.argv[1])) as folder:
+from pvtool_core.files import working_folder
+with working_folder(Path(sys.argv[1])) as folder:
     (folder / "clip.mp4").write_bytes(b"half")
     print("half-way", flush=True)
     time.sleep(600)
@@ -436,9 +436,9 @@ def test_what_a_killed_process_left_goes_with_the_next_attempt_and_a_living_ones
 AGAIN_AND_AGAIN = """
 import sys
 from pathlib import Path
-from pvtool_core.workshop import publish, workshop
+from pvtool_core.files import publish, working_folder
 for _ in range(40):
-    with workshop(Path(sys.argv[1])) as folder:
+    with working_folder(Path(sys.argv[1])) as folder:
         (folder / "clip").mkdir()
         (folder / "clip" / "0000.png").write_bytes(b"whole")
         publish([folder / "clip"], Path(sys.argv[1]).parent)

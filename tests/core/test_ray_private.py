@@ -15,7 +15,7 @@ from pvtool_core.rendering import ray_cluster
 SCRIPT = """
 import json, os, psutil, ray, shutil
 os.umask(0o022)
-from pvtool_core.fanout import connect
+from pvtool_core.rendering.ray_cluster import connect
 session = connect("")
 assert ray.get(ray.remote(lambda: 1).remote()) == 1
 processes = [psutil.Process(), *psutil.Process().children(recursive=True)]

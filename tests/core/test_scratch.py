@@ -16,7 +16,7 @@ from pvtool_core.store.scratch import LOG_DAYS, held_folder, keep, sweep
 HOLD = """
 import sys, time
 from pathlib import Path
-from pvtool_core.library import Library
+from pvtool_core.store.identities import Library
 with Library(Path(sys.argv[1])).staging() as folder:
     (folder / "photo.png").write_bytes(b"a face")
     print("ready", flush=True)

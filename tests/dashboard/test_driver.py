@@ -16,7 +16,7 @@ from tests.support.terminal import PlayedTerminal
 
 BUSY = """
 import asyncio, json, sys, time
-from pvtool.dashboard.terminal import Pictures, Terminal, prepare
+from pvtool.terminal import Pictures, Terminal, prepare
 terminal = Terminal(Pictures.BLOCKS, False, "truecolor")
 prepare(terminal)
 from textual.app import App

@@ -223,9 +223,7 @@ async def test_a_person_is_added_by_path_and_a_refused_photo_is_explained(home: 
         form.query_one("#consent", Input).value = "a cartoon person"
         await pilot.press("ctrl+r")
         await until_seen(pilot, "Loading the face models…", seconds=60)
-        await until_seen(
-            pilot, "No face found in blank.png.", "Use a photo that shows", seconds=60
-        )
+        await until_seen(pilot, "No face found in blank.png.", "Use a photo that shows", seconds=60)
         assert form.query_one("#name", Input).value == "ada", "what was typed is kept"
         form.query_one(TextArea).text = f"'{SAMPLES}/ada-woman.png'"
         await pilot.click("#go")

@@ -325,7 +325,7 @@ def test_a_broken_file_a_vanished_one_and_no_pictures_are_said_on_the_screen(
 SHOWING = """
 import sys
 from pathlib import Path
-from pvtool.dashboard.terminal import prepare, probe
+from pvtool.terminal import prepare, probe
 terminal = probe()
 prepare(terminal)
 from textual.app import App

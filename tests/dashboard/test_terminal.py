@@ -17,7 +17,7 @@ from tests.support.terminal import KITTY, XTERM, PlayedTerminal
 PROBE = """
 import json, select, sys, time
 from dataclasses import asdict
-from pvtool.dashboard.terminal import probe
+from pvtool.terminal import probe
 started = time.perf_counter()
 found = asdict(probe())
 took = time.perf_counter() - started
@@ -26,7 +26,7 @@ print(json.dumps({**found, "took": took, "textual": "textual" in sys.modules, "l
 """
 TYPING = """
 import sys, time
-from pvtool.dashboard.terminal import prepare, probe
+from pvtool.terminal import prepare, probe
 terminal = probe()
 prepare(terminal)
 from textual.app import App
