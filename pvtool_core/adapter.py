@@ -1,8 +1,8 @@
-"""The Isolated Identity Adapter (section 4.4): where it sits, when it acts, how it travels.
+"""The Isolated Identity Adapter (section 4.4): its layers, its active steps, and its file.
 
-LoRA on the q, k and v projections of spatial self-attention, W + A_down A_up, acting in the last part of the denoising
-steps only, in training and in rendering alike. It is off except within `acting()`, so the model around it is the base
-model to the bit.
+LoRA on the q, k and v projections of spatial self-attention, W + A_down A_up, active in the last
+part of the denoising steps only, in training and in rendering alike. It is off outside `acting()`,
+where the model is bit for bit the base model.
 """
 
 import json
@@ -29,18 +29,21 @@ _FORMAT = "pv adapter 1"
 
 
 def switch_step(start: float, num_steps: int) -> int:
-    """The first step in which the adapter acts: a quarter of 50 steps begins at int(0.75 · 50) = 37."""
+    """Return the first active step of the adapter: for the last quarter of 50 steps, int(0.75 · 50)
+    = 37.
+    """
     return int(start * num_steps)
 
 
 @dataclass(frozen=True)
 class AdapterMetadata:
-    """What a file must say, for an adapter alone is not enough to use it: when it acts, and on what.
+    """Metadata of an adapter file: active steps, sampler and base model, without which it is not
+    usable.
 
-    `sampler` is the scheduler's configuration with its `class` and, for flow matching, its noise levels (see
-    `Backbone.sampler_facts`); `base_model` is the fingerprint of the weights. `style_loras` and `control` are those of
-    the training run, each with the name of its file, its weight and its fingerprint; `keyword` is the literal text that
-    stands for the person in a prompt.
+    `sampler` is the configuration of the scheduler with its `class` and, for flow matching, its
+    noise levels (see `Backbone.sampler_facts`); `base_model` is the fingerprint of the weights.
+    `style_loras` and `control` are those of the training run, each with file name, weight and
+    fingerprint; `keyword` is the literal text that stands for the identity in a prompt.
     """
 
     start: float
@@ -54,7 +57,9 @@ class AdapterMetadata:
     keyword: str = KEYWORD
 
     def metadata(self) -> dict[str, str]:
-        """As the texts of a safetensors header, with words for those who find the file without us."""
+        """Return the texts of the safetensors header, with a description for users of other
+        programs.
+        """
         first, steps = switch_step(self.start, self.num_inference_steps), self.num_inference_steps
         return {
             "format": _FORMAT,
@@ -87,7 +92,10 @@ class AdapterMetadata:
 
     @classmethod
     def of(cls, metadata: Mapping[str, str]) -> "AdapterMetadata":
-        """Read the terms of a header; files of older versions lack some. Raises KeyError without a needed one."""
+        """Read metadata from a header; files of older versions lack some.
+
+        Raises KeyError without a required one.
+        """
         return cls(
             start=float(metadata["adapter_start"]),
             num_inference_steps=int(metadata["num_inference_steps"]),
@@ -114,21 +122,23 @@ class LoraPair(NamedTuple):
 
 @runtime_checkable
 class LoraLayout(Protocol):
-    """How a family's LoRA files name and arrange the matrices, so that diffusers and ComfyUI both read them."""
+    """Names and shapes of a family's LoRA files, which both diffusers and ComfyUI read."""
 
     def pack(self, layers: Mapping[str, LoraPair]) -> dict[str, Tensor]:
-        """The file's tensors, from the matrices by the names of their layers in the denoiser."""
+        """Return the tensors of a file, from the matrices by their layer names in the denoiser."""
         ...
 
     def unpack(self, tensors: Mapping[str, Tensor], layers: Iterable[str]) -> dict[str, LoraPair]:
-        """The matrices of `layers`, from the tensors of a file that `pack` made."""
+        """Return the matrices of `layers` from the tensors of a file that `pack` made."""
         ...
 
 
 class IdentityAdapter:
-    """A LoRA in a denoiser, with a gate. `target` is a full-match expression for the layers' names.
+    """A LoRA in a denoiser with a gate.
 
-    The down projections are drawn from `seed`, the up projections are zero: a new adapter changes nothing.
+    `target` is a regular expression that matches whole layer names.
+
+    Down projections are drawn from `seed`, up projections are zero: a new adapter changes nothing.
     """
 
     def __init__(self, denoiser: nn.Module, target: str, rank: int, seed: int = 0) -> None:
@@ -164,7 +174,7 @@ class IdentityAdapter:
             layer.lora_A[NAME].weight.data.copy_(down)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Down and up projection of each layer, in a fixed order."""
+        """Return down and up projection of each layer, in a fixed order."""
         return [
             pair[NAME].weight
             for layer in self.layers.values()
@@ -173,10 +183,11 @@ class IdentityAdapter:
 
     @contextmanager
     def acting(self, on: bool = True) -> Generator[None]:
-        """Let the adapter act, in forward passes and in the backward pass that belongs to them; or rest, within that.
+        """Activate the adapter, in forward passes and their backward pass; or deactivate it within
+        that.
 
-        Nothing is rebuilt and `requires_grad` stays as it is: only the list of active adapters of our own layers
-        changes, so other LoRAs go on acting.
+        Nothing is rebuilt and `requires_grad` is unchanged: only the list of active adapters of our
+        own layers changes, so that other LoRAs stay active.
         """
         before = self._on
         self._gate(on)
@@ -201,7 +212,7 @@ class IdentityAdapter:
         self.layers = {}
 
     def pairs(self) -> dict[str, LoraPair]:
-        """The matrices of each layer by the layer's name."""
+        """Return the matrices of each layer by its name."""
         return {
             name: LoraPair(layer.lora_A[NAME].weight, layer.lora_B[NAME].weight)
             for name, layer in self.layers.items()
@@ -214,7 +225,7 @@ class IdentityAdapter:
         save_tensors(path, tensors, {**terms.metadata(), "rank": str(self.rank)})
 
     def load(self, path: Path, layout: LoraLayout) -> None:
-        """Take over the weights of a file that `save` wrote. Raises InputRefused if they do not fit."""
+        """Load the weights of a file that `save` wrote. Raises InputRefused if they do not fit."""
         tensors = read_adapter(path)[0]
         ours = self.pairs()
         expected = {key: tuple(weight.shape) for key, weight in layout.pack(ours).items()}
@@ -229,13 +240,13 @@ class IdentityAdapter:
 
 
 def read_adapter(path: Path) -> tuple[dict[str, Tensor], AdapterMetadata]:
-    """The tensors and terms of an adapter file. Raises InputRefused if it is none of ours."""
+    """Return tensors and metadata of an adapter file. Raises InputRefused for other files."""
     tensors, metadata = _read(path)
     return tensors, AdapterMetadata.of(metadata)
 
 
 def read_rank(path: Path) -> int:
-    """The rank of an adapter file. Raises InputRefused if it is none of ours."""
+    """Return the rank of an adapter file. Raises InputRefused for other files."""
     return int(_read(path)[1]["rank"])
 
 
@@ -248,7 +259,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         metadata, tensors = {}, {}
     if metadata.get("format") != _FORMAT:
         raise InputRefused(
-            f"{path} is no adapter file of pv.", "Give one from a run's checkpoints."
+            f"{path} is not an adapter file of pv.", "Use one from the checkpoints of a run."
         )
     return tensors, metadata
 
@@ -267,7 +278,7 @@ def load_adapter(
 
 
 def _lora_layers(denoiser: nn.Module) -> dict[str, Any]:
-    """PEFT's layers by their names; its own type knows too little to be of use."""
+    """Return PEFT's layers by name; the type in PEFT is too general."""
     return {
         name: module for name, module in denoiser.named_modules() if isinstance(module, LoraLayer)
     }

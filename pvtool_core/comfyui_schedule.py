@@ -33,9 +33,10 @@ def scheduler_name(sampler: Mapping[str, Any]) -> str:
 
 
 def start_percent(first: int, num_steps: int, sampler: Mapping[str, Any]) -> float:
-    """Return the percent (0 … 1) from which a keyframe acts in step `first` and after it, but not in the one before.
+    """Return the percent (0 … 1) from which a keyframe acts in step `first` and later, but not
+    before.
 
-    `first` counts from 0; 0 gives 0, which acts in all steps.
+    `first` counts from 0; 0 returns 0, which acts in all steps.
     """
     if first == 0:
         return 0.0

@@ -1,11 +1,11 @@
-"""`python -m pvtool_core.devices NAME...`: which devices torch cannot use here, as one line of JSON."""
+"""`python -m pvtool_core.devices NAME...`: report devices that torch cannot use, as a line of JSON."""
 
 import json
 import sys
 
 
 def problem_of(name: str) -> str | None:
-    """Return why torch cannot use a device that settings can name, as a sentence; None if it can."""
+    """Return why torch cannot use a device, as a sentence; None if it can."""
     import torch
 
     kind, _, number = name.partition(":")
@@ -22,7 +22,7 @@ def problem_of(name: str) -> str | None:
     if not count:
         return f"torch sees no GPU here for {name}."
     if int(number or 0) >= count:
-        return f"There is no device {name} here: torch sees {count}, numbered from 0."
+        return f"Device {name} not found: torch sees {count}, numbered from 0."
     return None
 
 

@@ -1,6 +1,7 @@
-"""An open_clip model, read from tensors alone and refused where its weights are another model's.
+"""Load open_clip models from tensors only, and refuse weights of other models.
 
-HPSv2 is one: its checkpoints, `{"state_dict": …}` of ViT-H-14 in float16, have open_clip's own names and shapes.
+HPSv2 is one: its checkpoints, `{"state_dict": …}` of ViT-H-14 in float16, have open_clip's names
+and shapes.
 """
 
 import errno
@@ -23,22 +24,23 @@ from pvtool_core.errors import InputRefused
 from pvtool_core.settings.schema import SemanticRewardConfig
 
 FOLDER_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-_SETTINGS = "Set semantic_reward.checkpoint to another file, or semantic_reward.model to what this one is of."
+_SETTINGS = "Set semantic_reward.checkpoint to another file, or semantic_reward.model to its model."
 
 Weights = Mapping[str, Tensor]
 
 
 class ImageText:
-    """Unit features of pictures and texts in float32, whatever the model computes in.
+    """Unit features of images and texts in float32, regardless of the model's number format.
 
-    Pictures are read where the model is, in float16 unless that is the CPU. Texts are read on the CPU, in float32 and
-    each only once: there are few, and their half of the model would take up the accelerator for nothing.
+    Images are encoded on the device of the model, in float16 unless that is the CPU. Texts are
+    encoded on the CPU, in float32 and once each: they are few, and the text encoder would take GPU
+    memory.
     """
 
     def __init__(
         self, config: SemanticRewardConfig, device: torch.device, dtype: torch.dtype | None = None
     ) -> None:
-        """Raises InputRefused if there is no such model, or if the weights are not its."""
+        """Load the model. Raises InputRefused if it does not exist or its weights do not fit."""
         name = f"local-dir:{config.model}" if Path(config.model).is_dir() else config.model
         self.device, self.dtype = (
             device,
@@ -55,14 +57,14 @@ class ImageText:
 
     @property
     def side(self) -> int:
-        """Of the square that pictures must be, in pixels."""
+        """Side of the square input images in pixels."""
         size = self.preparation["size"]
         return (
             size if isinstance(size, int) else size[0]
         )  # a folder with settings of its own gives one number
 
     def of_pictures(self, pictures: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n width"]:
-        """Of pictures that are normalised already. A gradient reaches them."""
+        """Return features of normalised images; differentiable."""
         pictures = pictures.to(self.device).view_as(pictures)
         features = self._model.encode_image(pictures.to(self.dtype)).float()
         if self.dtype == torch.float16 and features.requires_grad:
@@ -86,9 +88,10 @@ class ImageText:
 
 
 def keep_in_range(start: Tensor, end: Tensor) -> None:
-    """Let gradients pass from `end` to `start`, which are float32, as if the float16 between them had no least number.
+    """Pass gradients from `end` to `start`, both float32, without underflow in the float16 part
+    between them.
 
-    They enter with a largest element of 1 and leave as large as they would have been.
+    They are scaled to a largest element of 1 on entry, and scaled back on exit.
     """
     largest: list[Tensor] = []
 
@@ -104,10 +107,12 @@ def keep_in_range(start: Tensor, end: Tensor) -> None:
 
 
 def new_model(name: str) -> Any:
-    """An open_clip model without its weights. Raises InputRefused."""
+    """Create an open_clip model without weights. Raises InputRefused."""
     folder = name.removeprefix("local-dir:")
     if folder == name and open_clip.get_model_config(name) is None:
-        hint = "Set semantic_reward.model to a folder, or to one of open_clip's names; HPSv2 is ViT-H-14."
+        hint = (
+            "Set semantic_reward.model to a folder or an open_clip model name; HPSv2 is ViT-H-14."
+        )
         raise InputRefused(f"open_clip knows no model of the name {name!r}.", hint)
     logging.disable(
         logging.WARNING
@@ -115,32 +120,30 @@ def new_model(name: str) -> Any:
     try:
         return open_clip.create_model(name, load_weights=False, pretrained_text=False)
     except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError) as error:
-        hint = "Give a folder with an open_clip_config.json that open_clip wrote, its weights and its tokenizer."
-        raise InputRefused(f"{folder} is no folder of an open_clip model.", hint) from error
+        hint = "Use a folder with open_clip_config.json, weights and tokenizer, as open_clip writes it."
+        raise InputRefused(f"{folder} is not an open_clip model folder.", hint) from error
     finally:
         logging.disable(logging.NOTSET)
 
 
 def weights_file(config: SemanticRewardConfig) -> Path:
-    """Where the weights lie: in the model's folder, or where a model's name does not say it, the checkpoint."""
+    """Return the weights file: in the folder of the model, or the checkpoint for a model given by
+    name.
+    """
     folder = Path(config.model)
     if folder.is_dir():
         found = [folder / name for name in FOLDER_WEIGHTS if (folder / name).is_file()]
         if not found:
-            raise InputRefused(
-                f"There are no weights in {folder}.", f"Put {FOLDER_WEIGHTS[0]} there."
-            )
+            raise InputRefused(f"No weights in {folder}.", f"Put {FOLDER_WEIGHTS[0]} there.")
         return found[0]
     if not Path(config.checkpoint).is_file():
         hint = "Set semantic_reward.checkpoint to a file, such as models:hpsv2.1/HPS_v2.1_compressed.pt for ViT-H-14."
-        raise InputRefused(
-            f"There is no checkpoint {config.checkpoint!r} for {config.model}.", hint
-        )
+        raise InputRefused(f"No checkpoint {config.checkpoint!r} for {config.model}.", hint)
     return Path(config.checkpoint)
 
 
 def fill(model: Any, weights: Weights, file: Path) -> None:
-    """Give the model the weights of the file. Raises InputRefused unless they fit to the last one."""
+    """Load the weights of the file into the model. Raises InputRefused unless all of them fit."""
     if misfit := why_not(weights, model.state_dict()):
         raise InputRefused(
             f"{file.name} does not hold the weights of semantic_reward.model: {misfit}.", _SETTINGS
@@ -149,7 +152,10 @@ def fill(model: Any, weights: Weights, file: Path) -> None:
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """A checkpoint's tensors, by open_clip's names. Nothing in the file is run. Raises InputRefused."""
+    """Return the tensors of a checkpoint by open_clip's names, without running code of the file.
+
+    Raises InputRefused.
+    """
     try:
         loaded: Any = (
             load_file(file)
@@ -159,7 +165,9 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except UnpicklingError as error:
         if not (code := re.search(r"GLOBAL (\S+)", str(error))):
             raise _no_checkpoint(file) from error
-        hint = "Give a checkpoint of tensors alone: a pickled file can do anything to this machine, so pv runs none."
+        hint = (
+            "Use a checkpoint that contains tensors only: loading a pickle can run arbitrary code."
+        )
         raise InputRefused(
             f"{file.name} holds code ({code[1]}) beside its tensors.", hint
         ) from error
@@ -184,17 +192,17 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         if isinstance(value, Tensor)
     }
     if not weights:
-        raise InputRefused(f"There are no tensors in {file.name}.", _SETTINGS)
+        raise InputRefused(f"No tensors in {file.name}.", _SETTINGS)
     return weights
 
 
 def _no_checkpoint(file: Path) -> InputRefused:
     hint = "Fetch it again, and compare its size."
-    return InputRefused(f"{file.name} is no checkpoint, or only a part of one.", hint)
+    return InputRefused(f"{file.name} is not a complete checkpoint.", hint)
 
 
 def why_not(weights: Weights, expected: Weights) -> str:
-    """Why these weights are not those that are expected, in words; empty if they are."""
+    """Return why the weights do not fit, as a phrase; empty if they do."""
     lacking = [name for name in expected if name not in weights]
     needless = [name for name in weights if name not in expected]
     if any("lora" in name.lower() for name in needless):

@@ -1,6 +1,6 @@
-"""The two rewards: that it is the person (eq. 2), and that the model still does what the prompt says (eq. 3-4).
+"""The two rewards: identity (eq. 2) and prompt following (eq. 3-4).
 
-Both judge decoded frames, (frames, 3, height, width) in [0, 1], and let a gradient through.
+Both score decoded frames, (frames, 3, height, width) in [0, 1], and are differentiable.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ Crops = Float[Tensor, "faces 3 112 112"]
 Scores = Float[Tensor, " frames"]
 
 JITTER = 0.2
-"""How far brightness, contrast and saturation stray from 1, up and down, where crops are augmented."""
+"""Range around 1 of brightness, contrast and saturation in augmented crops."""
 SHIFT = 0.05
 """How far a landmark strays (standard deviation), in distances between the eyes."""
 
@@ -31,9 +31,11 @@ SHIFT = 0.05
 def identity_reward(
     face: Float[Tensor, " width"], references: Float[Tensor, "photos width"]
 ) -> Scalar:
-    """PersonalVideo eq. 2: cosine similarity of the generated face with the mean of the reference embeddings.
+    """PersonalVideo eq. 2: cosine similarity of the generated face with the mean reference
+    embedding.
 
-    All embeddings are of length 1. The paper minimises the similarity by its words; it means its negative.
+    All embeddings have length 1. The paper says that the similarity is minimised; its negative is
+    meant.
     """
     return functional.cosine_similarity(face, references.mean(0), dim=0)
 
@@ -50,12 +52,17 @@ def semantic_reward(target: Scores, source: Scores, temperature: float) -> Scala
 
 
 def level_penalty(target: Scores, source: Scores) -> Scalar:
-    """How far the mean score fell, which `semantic_reward` is blind to; zero if it rose. Ours, not the paper's."""
+    """Return the drop of the mean score, to which `semantic_reward` is invariant; zero if it rose.
+
+    Not in the paper.
+    """
     return functional.relu(source.mean() - target.mean())
 
 
 def colour_jitter(crops: Crops, generator: torch.Generator) -> Crops:
-    """Crops in [0, 1] with brightness, contrast and saturation drawn once for all of them; differentiable."""
+    """Return crops in [0, 1] with brightness, contrast and saturation drawn once for all;
+    differentiable.
+    """
     brightness, contrast, saturation = (
         1 + JITTER * (2 * torch.rand(3, generator=generator) - 1)
     ).tolist()
@@ -67,16 +74,19 @@ def colour_jitter(crops: Crops, generator: torch.Generator) -> Crops:
 def landmark_jitter(
     landmarks: Float[Tensor, "5 2"], count: int, generator: torch.Generator
 ) -> Float[Tensor, "n 5 2"]:
-    """`count` copies in which each point strays by itself, as a detector's do: their crops shift, turn and scale."""
+    """Return `count` copies with independent noise on each point, as of a detector: crops shift,
+    rotate and scale.
+    """
     between_eyes = (landmarks[1] - landmarks[0]).norm()
     return landmarks + SHIFT * between_eyes * torch.randn(count, 5, 2, generator=generator)
 
 
 class IdentityScorer:
-    """Compares generated faces with a person's reference crops, by a frozen recogniser that takes crops in [0, 1].
+    """Compares generated faces with reference crops by a frozen recogniser that takes crops in [0,
+    1].
 
-    Of each face it takes `views` crops, all a little off if there are several: a gradient that must please all of them
-    draws features, not speckle.
+    Of each face it takes `views` crops, all slightly jittered if there are several: their common
+    gradient draws facial features rather than noise.
     """
 
     def __init__(self, recognizer: nn.Module, references: Crops, views: int = 1) -> None:
@@ -88,7 +98,9 @@ class IdentityScorer:
         landmarks: Float[Tensor, "5 2"],
         generator: torch.Generator,
     ) -> Scalar:
-        """Mean similarity of the views, in [−1, 1]; references and views are augmented, each by its own draw."""
+        """Return the mean similarity of the views, in [−1, 1]; references and views are augmented
+        independently.
+        """
         with torch.no_grad():
             references = self._embed(colour_jitter(self._references, generator))
         moved = (
@@ -108,7 +120,7 @@ class SemanticScorer:
     """HPSv2: how well a picture fits a prompt, by an open_clip model."""
 
     def __init__(self, config: SemanticRewardConfig, device: torch.device) -> None:
-        """Raises InputRefused if there is no such model, or if the weights are not its."""
+        """Load the model. Raises InputRefused if it does not exist or its weights do not fit."""
         self._reader = ImageText(config, device)
         folder = Path(config.model)
         known_by = (
@@ -119,7 +131,9 @@ class SemanticScorer:
         self.fingerprint = f"{known_by} {self._reader.dtype}"
 
     def score(self, frames: Float[Tensor, "frames 3 height width"], prompt: str) -> Scores:
-        """Cosine similarity of each frame with the prompt, in float32; the keyword is left out of the text."""
+        """Return the cosine similarity of each frame with the prompt without the keyword, in
+        float32.
+        """
         reader = self._reader
         pictures = letterbox(frames.to(reader.device, torch.float32), reader.side)
         pictures = colours.normalize(
@@ -128,16 +142,17 @@ class SemanticScorer:
         return reader.of_pictures(pictures) @ reader.of_text(without_keyword(prompt))
 
     def cut_prompts(self, prompts: Iterable[str]) -> list[str]:
-        """Return the prompts that are longer than the model's context, so that their end is not scored."""
+        """Return the prompts that exceed the context of the model, whose end is not scored."""
         return [prompt for prompt in prompts if self._reader.cuts(without_keyword(prompt))]
 
 
 def letterbox(
     frames: Float[Tensor, "frames 3 height width"], side: int
 ) -> Float[Tensor, "frames 3 {side} {side}"]:
-    """HPSv2's own preparation: the long side becomes `side` (bicubic with antialias), the rest is black.
+    """Return HPSv2's preprocessing: the long side becomes `side` (bicubic, antialiased), the rest
+    is black.
 
-    As there, edges overshoot 0 and 1 a little: that is what the model was trained on.
+    As in HPSv2, edges overshoot 0 and 1 slightly.
     """
     height, width = frames.shape[-2:]
     scale = side / max(height, width)
@@ -151,5 +166,5 @@ def letterbox(
 def nearest_face(
     candidates: Sequence[Float[Tensor, "5 2"]], expected: Float[Tensor, "5 2"]
 ) -> Float[Tensor, "5 2"] | None:
-    """The detection whose landmarks lie nearest to where the original's face was, or None without any."""
+    """Return the detection with landmarks nearest to the face in the base model's frame, or None."""
     return min(candidates, key=lambda points: float((points - expected).norm()), default=None)

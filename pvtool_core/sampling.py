@@ -1,8 +1,9 @@
-"""The denoising loop, without a gradient and with one.
+"""The denoising loop, with and without a gradient.
 
-Only the adapter's steps ever carry a gradient, and they are the last ones: the latents that enter them do not depend
-on the adapter, so stopping there truncates nothing. Three ways lead the gradient of a loss on the final latents back
-to the adapter. The first two are the paper's gradient; the third is cheaper and biased.
+Only the active steps of the adapter carry a gradient, and they are the last ones: their input
+latents do not depend on the adapter, so stopping there truncates nothing. Three methods propagate
+the gradient of a loss on the final latents to the adapter. The first two give the gradient of the
+paper; the third is cheaper and biased.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +29,8 @@ def denoise(
     steps: range,
     adapter: IdentityAdapter | None = None,
 ) -> Latents:
-    """Latents after `steps`, in all of which `adapter` acts; without one, those of the base model.
+    """Return the latents after `steps`, in all of which `adapter` is active; without one, those of
+    the base model.
 
     Raises NotFinite if they contain NaN or infinity.
     """
@@ -42,11 +44,11 @@ def denoise(
 
 @dataclass(frozen=True)
 class Rollout:
-    """The adapter's steps, gone through.
+    """The active steps after a forward pass.
 
-    `backward` takes the gradient with respect to `latents`, the final ones, and adds to the adapter's gradients.
-    `base_kl` is how far the predictions strayed from the base model's: the mean square over all values of those steps
-    in which they are compared, each place with its share.
+    `backward` takes the gradient with respect to `latents`, the final ones, and adds to the
+    gradients of the adapter. `base_kl` is the distance of the predictions from the base model: the
+    mean square over all values of the compared steps, weighted by position.
     """
 
     latents: Latents
@@ -56,10 +58,11 @@ class Rollout:
 
 @dataclass(frozen=True)
 class BaseKl:
-    """Staying near the base model: joins the loss on the way, with `weight`, and the base counts as a constant.
+    """Penalty on the distance to the base model: added to the loss with `weight`; the base model is
+    a constant.
 
-    Each of `steps` costs one more forward pass whenever it is gone through; one drawn at random has the mean of all.
-    `shares`, of any shape that goes with the latents, says how much each place counts.
+    Each of `steps` costs one more forward pass; a single one drawn at random has the mean of all.
+    `shares`, of any shape that broadcasts to the latents, weights each position.
     """
 
     weight: float
@@ -69,7 +72,7 @@ class BaseKl:
 
 @dataclass(frozen=True)
 class AdaptedSteps:
-    """A model, a prompt, and the steps in which the adapter acts: what the three ways have in common."""
+    """A model, a prompt and the active steps of the adapter: shared by the three methods."""
 
     backbone: Backbone
     adapter: IdentityAdapter
@@ -78,7 +81,7 @@ class AdaptedSteps:
     base_kl: BaseKl | None = None
 
     def predict(self, latents: Latents, step: int) -> tuple[Latents, Scalar]:
-        """The adapted model's output, and this step's part of `base_kl`."""
+        """Return the output of the adapted model, and the part of `base_kl` of this step."""
         output = self.backbone.predict(latents, step, self.embeds)
         if self.base_kl is None or step not in self.base_kl.steps:
             return output, latents.new_zeros(())
@@ -88,14 +91,16 @@ class AdaptedSteps:
         return output, strayed.mean() / len(self.base_kl.steps)
 
     def take(self, latents: Latents, step: int) -> tuple[Latents, Scalar]:
-        """The next latents, and this step's part of `base_kl`."""
+        """Return the next latents, and the part of `base_kl` of this step."""
         output, strayed = self.predict(latents, step)
         return self.backbone.advance(latents, step, output), strayed
 
     def push_back(
         self, result: Tensor, gradient: Tensor, strayed: Scalar, share: float = 1.0
     ) -> None:
-        """Back-propagate `share` of the loss whose gradient with respect to `result` is given, and all of `strayed`."""
+        """Back-propagate `share` of the loss with the given gradient of `result`, and all of
+        `strayed`.
+        """
         loss = share * (result * gradient).sum()
         if self.base_kl:
             loss = loss + self.base_kl.weight * strayed
@@ -103,7 +108,9 @@ class AdaptedSteps:
 
 
 def rollout_in_memory(route: AdaptedSteps, latents: Latents) -> Rollout:
-    """`full`: keep the graph of all steps, as plain back-propagation through time does."""
+    """Roll out with `full`: keep the graph of all steps, as plain back-propagation through time
+    does.
+    """
     strayed = latents.new_zeros(())
     with route.adapter.acting():
         for step in route.steps:
@@ -118,7 +125,9 @@ def rollout_in_memory(route: AdaptedSteps, latents: Latents) -> Rollout:
 
 
 def rollout_replayed(route: AdaptedSteps, latents: Latents) -> Rollout:
-    """`replay`: go through the steps without a graph, then backwards, one step's graph at a time; the same gradient."""
+    """Roll out with `replay`: run the steps without a graph, then backwards with the graph of one
+    step at a time; the same gradient.
+    """
     entering, final, strayed = _roll_out(route, latents)
 
     def backward(gradient: Tensor) -> None:
@@ -135,11 +144,13 @@ def rollout_replayed(route: AdaptedSteps, latents: Latents) -> Rollout:
 def rollout_stopped(
     route: AdaptedSteps, latents: Latents, drawn: Sequence[int] | None = None
 ) -> Rollout:
-    """`drtune`: no gradient through the model's input (DRTune, Wu et al. 2024), so that the steps fall apart.
+    """Roll out with `drtune`: no gradient through the model's input (DRTune, Wu et al. 2024), so
+    steps are independent.
 
-    The sampler is linear, x' = a x + b output: the gradient of step k's output is b_k times the product of all later a.
-    Of the steps, only `drawn` are taken, weighted so that their expectation is that of all; `base_kl` counts in those
-    of its own steps that are among them. Raises RunFailed if the sampler clips its predictions.
+    The sampler is linear, x' = a x + b output: the gradient of the output of step k is b_k times
+    the product of all later a. Only the steps in `drawn` are used, weighted so that their
+    expectation is that of all; `base_kl` counts in those of its own steps that are among them.
+    Raises RunFailed if the sampler clips its predictions.
     """
     entering, final, strayed = _roll_out(route, latents)
     weights = output_weights(route.backbone, route.steps)
@@ -158,7 +169,7 @@ def rollout_stopped(
 
 @torch.no_grad()
 def _roll_out(route: AdaptedSteps, latents: Latents) -> tuple[dict[int, Latents], Latents, Scalar]:
-    """The latents that enter each step, the final ones, and `base_kl`."""
+    """Return the input latents of each step, the final latents and `base_kl`."""
     entering: dict[int, Latents] = {}
     strayed = latents.new_zeros(())
     with route.adapter.acting():
@@ -170,7 +181,7 @@ def _roll_out(route: AdaptedSteps, latents: Latents) -> tuple[dict[int, Latents]
 
 
 def output_weights(backbone: Backbone, steps: range) -> dict[int, float]:
-    """How much each step's output counts in the final latents, all inputs of the model held fixed."""
+    """Return the weight of each step's output in the final latents, with fixed model inputs."""
     weights: dict[int, float] = {}
     onward = 1.0
     for step in reversed(steps):
@@ -181,7 +192,10 @@ def output_weights(backbone: Backbone, steps: range) -> dict[int, float]:
 
 
 def step_coefficients(backbone: Backbone, step: int) -> tuple[float, float]:
-    """a and b of x' = a x + b output, asked of the sampler itself. Raises RunFailed if it is not linear."""
+    """Return a and b of x' = a x + b output, measured on the sampler.
+
+    Raises RunFailed if it is not linear.
+    """
     zero, one = (
         torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64),
         torch.ones(1, 1, 1, 1, 1, dtype=torch.float64),

@@ -40,14 +40,16 @@ Tensors = dict[str, Tensor]
 
 @runtime_checkable
 class Report(Protocol):
-    """Where events go: `EventWriter.write`."""
+    """Receives events, as `EventWriter.write` does."""
 
     def __call__(self, type: str, /, **values: Any) -> None: ...
 
 
 @dataclass(frozen=True)
 class FaceTrack:
-    """The largest face of each frame: whether there is one, and its landmarks in pixels (zeros where there is none)."""
+    """The largest face of each frame: whether one was found, and its landmarks in pixels (zeros
+    without one).
+    """
 
     found: Bool[Tensor, " frames"]
     landmarks: Float[Tensor, "frames 5 2"]
@@ -60,16 +62,18 @@ class FaceTrack:
 
 @dataclass(frozen=True)
 class Switch:
-    """The latents that enter the adapter's first step, and how many clips went through the model together."""
+    """Latents at the first active step of the adapter, and how many clips were computed together."""
 
     latents: Latents
     width: int
 
 
 class TrajectoryCache:
-    """`first_step` is the adapter's first. Without a `root` nothing is kept and everything is computed each time.
+    """Cache of adapter-free results; `first_step` is the first active step.
 
-    A `root` that cannot be written to is a warning, once: nothing is lost but time.
+    Without a `root` nothing is stored.
+
+    A `root` that cannot be written gives one warning: only time is lost.
     """
 
     def __init__(
@@ -96,7 +100,7 @@ class TrajectoryCache:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
     def switch(self, prompt: str, seed: int) -> Latents:
-        """The latents that enter the adapter's first step."""
+        """Return the latents at the first active step of the adapter."""
 
         def compute() -> Tensors:
             backbone = self._backbone
@@ -151,7 +155,7 @@ class TrajectoryCache:
         return None
 
     def final(self, prompt: str, seed: int) -> Latents:
-        """The original model's final latents."""
+        """Return the final latents of the base model."""
 
         def compute() -> Tensors:
             backbone, steps = self._backbone, range(self._first_step, self._backbone.num_steps)
@@ -163,14 +167,16 @@ class TrajectoryCache:
     def measured(
         self, prompt: str, seed: int, what: str, by: str, measure: Callable[[Latents], Tensors]
     ) -> Tensors:
-        """What `measure` finds in the original's final latents; `by` identifies all that its findings depend on."""
+        """Return what `measure` computes from the base model's final latents; `by` identifies its
+        parameters.
+        """
         name = f"{what}-{hashlib.sha256(by.encode()).hexdigest()[:16]}"
         return self._remember(prompt, seed, name, lambda: measure(self.final(prompt, seed)))
 
     def _remember(
         self, prompt: str, seed: int, name: str, compute: Callable[[], Tensors]
     ) -> Tensors:
-        """Raises NotFinite, and then nothing is kept."""
+        """Store tensors. Raises NotFinite, and stores nothing in that case."""
         kept = self._read_kept(prompt, seed, name)
         if kept is not None:
             return kept
@@ -193,7 +199,7 @@ class TrajectoryCache:
                 "warning",
                 message=f"A cached trajectory was damaged and is computed again: {path.name}.",
             )
-        with suppress(OSError):  # removed meanwhile, or somebody else's
+        with suppress(OSError):  # removed meanwhile, or owned by another user
             os.utime(path)
         return kept
 
@@ -206,11 +212,11 @@ class TrajectoryCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, content)
             self._limit.added(len(content))
-        except FileNotFoundError:  # somebody is clearing the cache just now
+        except FileNotFoundError:  # another process is clearing the cache
             return
         except OSError as error:
             self._limit = None
-            why = "there is no room" if error.errno in NO_ROOM else error.strerror
+            why = "the disk is full" if error.errno in NO_ROOM else error.strerror
             self._report("warning", message=f"Trajectories are not kept in {self._root}: {why}.")
 
 
@@ -223,7 +229,7 @@ def _on_disk(tensors: Tensors) -> Tensors:
 
 
 def _read(path: Path) -> Tensors | None:
-    """The tensors as they were written, or None if the file is damaged or holds values that are not finite."""
+    """Return the stored tensors, or None if the file is damaged or not finite."""
     try:
         tensors = {
             name: tensor.clone() for name, tensor in load_file(path).items()

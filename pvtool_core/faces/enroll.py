@@ -1,7 +1,7 @@
-"""A person's photos: read safely, checked, and turned into what the identity library keeps.
+"""Enrolment: read and check reference photos, and write face crops and embeddings.
 
-What is kept shows the upright photo without its EXIF (place, time and camera stay with the user), the aligned face and
-its embedding by each recogniser. One photo that is refused refuses all.
+The stored photo is upright and without EXIF data (place, time, camera), beside the aligned face and
+its embedding by each recogniser. One refused photo refuses all.
 """
 
 import json
@@ -40,7 +40,10 @@ class Portrait:
 
 
 def enroll(job: EnrollJob, report: Report) -> None:
-    """Fill the staging folder `job.identity.folder`. Raises BadPicture or FaceRefused, and then the job has failed."""
+    """Fill the staging folder `job.identity.folder`.
+
+    Raises BadPicture or FaceRefused, which fails the job.
+    """
     rewards = job.identity_reward
     recognizers = (rewards.recognizer, job.evaluation.recognizer)
     report("stage", stage="loading")
@@ -68,9 +71,11 @@ def enroll(job: EnrollJob, report: Report) -> None:
 
 
 def read_photo(path: Path, warn: Warn | None = None) -> Picture:
-    """An upright sRGB picture (height, width, 3), no side longer than LARGEST_SIDE. Raises BadPicture.
+    """Read an upright sRGB image (height, width, 3), no side longer than LARGEST_SIDE.
 
-    `warn` receives a sentence for each loss.
+    Raises BadPicture.
+
+    `warn` receives a message for each loss.
     """
     return np.asarray(
         read_picture(path, formats=PHOTO_FORMATS, side=LARGEST_SIDE, warn=warn or _ignore)
@@ -82,7 +87,8 @@ def _ignore(_: str) -> None:
 
 
 def portrait(analyzer: FaceAnalyzer, path: Path, wanted: int, warn: Warn | None = None) -> Portrait:
-    """Read a photo and check its face; `wanted` counts from the left from 1, 0 expects only one.
+    """Read a photo and check its face; `wanted` counts from the left, starting at 1; 0 expects a
+    single face.
 
     Raises BadPicture, FaceRefused, or InputRefused if there are fewer faces than `wanted`.
     """
@@ -96,7 +102,7 @@ def portrait(analyzer: FaceAnalyzer, path: Path, wanted: int, warn: Warn | None 
 
 
 def choose(path: Path, faces: Sequence[Face], wanted: int) -> Face:
-    """The face that is meant. Raises FaceRefused or InputRefused."""
+    """Return the selected face. Raises FaceRefused or InputRefused."""
     if not faces:
         raise FaceRefused(path, "none")
     if not wanted and len(faces) > 1:
@@ -109,10 +115,12 @@ def choose(path: Path, faces: Sequence[Face], wanted: int) -> Face:
 
 
 def blur(picture: Picture, face: Face) -> float:
-    """How blurred the face is, from 0 (sharp) to 1: what more blurring would not change (Crété et al. 2007).
+    """Return the blur of a face, from 0 (sharp) to 1 (Crété et al. 2007): how little further
+    blurring changes it.
 
-    The face is looked at in at most 64 pixels: finer detail matters to no recogniser, and photos of every size score
-    alike. A face blurred by a twentieth of its width scores 0.65, a sharp one 0.2 to 0.45.
+    The face is scaled to at most 64 pixels, since recognisers ignore finer detail and the score
+    then does not depend on the photo's size. A face blurred by a twentieth of its width scores
+    0.65, a sharp one 0.2 to 0.45.
     """
     from skimage.measure import blur_effect
 
@@ -123,7 +131,9 @@ def blur(picture: Picture, face: Face) -> float:
 
 
 def check_likeness(portraits: Sequence[Portrait], embeddings: np.ndarray) -> None:
-    """Raise FaceRefused for the photo least like the others, by unit embeddings (photos, dimensions)."""
+    """Raise FaceRefused for the photo least similar to the others, by unit embeddings (photos,
+    dimensions).
+    """
     if len(portraits) < 2:
         return
     likeness = embeddings @ embeddings.T

@@ -1,6 +1,6 @@
-"""The ONNX files of an insightface package in onnxruntime, refused where they are not what they are named as.
+"""Open the ONNX files of an insightface package in onnxruntime, and refuse files of another kind.
 
-insightface goes by the shapes of inputs and outputs, and so knows what a file is that somebody gave another role.
+insightface recognises a model by the shapes of its inputs and outputs.
 """
 
 from pathlib import Path
@@ -14,7 +14,10 @@ CROP = 112
 
 
 def open_detector(onnx: Path, threads: int = 0) -> Any:
-    """insightface's own SCRFD in onnxruntime. Raises InputRefused for a file that is none or finds no landmarks."""
+    """Open a detector as insightface's SCRFD.
+
+    Raises InputRefused for other files, or without landmarks.
+    """
     model = _open(onnx, threads)
     if type(model).__name__ != "SCRFD":
         hint = (
@@ -22,21 +25,24 @@ def open_detector(onnx: Path, threads: int = 0) -> Any:
         )
         raise InputRefused(f"{onnx.name} is {_kind(model)}, not a face detector.", hint)
     if not model.use_kps:
-        hint = "Name one that does in identity_reward.detector; insightface has 'bnkps' in their names."
+        hint = (
+            "Set identity_reward.detector to one with landmarks ('bnkps' in insightface's names)."
+        )
         raise InputRefused(f"{onnx.name} finds faces, but not their landmarks.", hint)
     return model
 
 
 def open_recognizer(onnx: Path, threads: int = 0) -> Any:
-    """insightface's own ArcFaceONNX in onnxruntime. Raises InputRefused for a file that is none, or of other crops."""
+    """Open a recogniser as insightface's ArcFaceONNX.
+
+    Raises InputRefused for other files or crop sizes.
+    """
     model = _open(onnx, threads)
-    hint = "Name an ArcFace ONNX in identity_reward.recognizer and evaluation.recognizer, such as glintr100.onnx."
+    hint = "Set identity_reward.recognizer and evaluation.recognizer to ArcFace files, such as glintr100.onnx."
     if type(model).__name__ != "ArcFaceONNX":
         raise InputRefused(f"{onnx.name} is {_kind(model)}, not a face recogniser.", hint)
     if len(model.output_shape) != 2:
-        raise InputRefused(
-            f"{onnx.name} is no face recogniser: it makes no embedding of a face.", hint
-        )
+        raise InputRefused(f"{onnx.name} is not a face recogniser: it returns no embedding.", hint)
     if model.input_size != (CROP, CROP):
         width, height = model.input_size
         raise InputRefused(
@@ -60,12 +66,16 @@ _KINDS = {
 
 
 def _kind(model: Any) -> str:
-    """What insightface took a file for, in words; it gives None for what it does not know."""
+    """Return the name of the class that insightface chose for a file; it gives None for unknown
+    files.
+    """
     return _KINDS.get(type(model).__name__, "a model that insightface does not know")
 
 
 def _check_external(onnx: Path) -> None:
-    """Raises InputRefused if the model's weights are in a file that is missing, incomplete or elsewhere."""
+    """Raise InputRefused if the model's weights are in a file that is missing, incomplete or
+    elsewhere.
+    """
     if not onnx.is_file():
         return
     if problem := external_problem(onnx):
@@ -80,7 +90,9 @@ def _check_external(onnx: Path) -> None:
 
 
 def _open(onnx: Path, threads: int) -> Any:
-    """What insightface makes of an ONNX file, by the shapes of its inputs and outputs; None if nothing."""
+    """Open an ONNX file with insightface, by the shapes of its inputs and outputs; None for unknown
+    shapes.
+    """
     _check_external(onnx)
     path = (
         onnx.resolve() if external_files(onnx) else onnx
@@ -102,7 +114,7 @@ def _open(onnx: Path, threads: int) -> Any:
         )
     except (refusals.InvalidProtobuf, refusals.InvalidArgument) as error:
         raise InputRefused(
-            f"{onnx.name} is no ONNX model, or only a part of one.",
+            f"{onnx.name} is not a complete ONNX model.",
             "Fetch it again, and compare its size.",
         ) from error
     except (
@@ -111,7 +123,7 @@ def _open(onnx: Path, threads: int) -> Any:
         refusals.NotImplemented,
         refusals.RuntimeException,
     ) as error:
-        hint = "Fetch it again, or export it anew; `--debug` shows what onnxruntime says."
+        hint = "Fetch or export it again; `--debug` shows the error of onnxruntime."
         raise InputRefused(
             f"{onnx.name} is an ONNX model that onnxruntime cannot run.", hint
         ) from error

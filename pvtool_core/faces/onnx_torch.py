@@ -1,8 +1,8 @@
-"""An ONNX file as a torch module, whatever its exporter did with the weights.
+"""Convert ONNX files to torch modules, regardless of how the exporter stored the weights.
 
-onnx2torch does the layers. It wants each weight plainly among the initialisers, and exporters hide them: behind
-Identity nodes where two are equal, behind Unsqueeze and Constant nodes where nothing was folded, and behind a batch
-norm that is older than what it knows.
+onnx2torch converts the layers. It expects each weight among the initialisers, but exporters hide
+them: behind Identity nodes for equal weights, behind Unsqueeze and Constant nodes without constant
+folding, and behind a batch norm of an old version.
 """
 
 import math
@@ -28,9 +28,10 @@ OLDEST_OPSET, MODERN_OPSET, NEWEST_OPSET = 9, 13, 17
 
 
 def in_torch(onnx: Path) -> nn.Module:
-    """The graph of the file as it stands, frozen and in eval mode; gradients reach its input.
+    """Return the graph of a file as a torch module, frozen and in eval mode; gradients reach its
+    input.
 
-    Raises NotImplementedError, with the layer's name, if it has one that onnx2torch does not know.
+    Raises NotImplementedError with the name of a layer that onnx2torch does not support.
     """
     from onnx2torch import convert
 
@@ -46,7 +47,7 @@ def in_torch(onnx: Path) -> nn.Module:
 
 
 def with_known_layers(model: ModelProto) -> ModelProto:
-    """The same model without what today's exporters write and onnx2torch does not know: CastLike, Gelu, allowzero."""
+    """Return the model without layers that onnx2torch does not support: CastLike, Gelu, allowzero."""
     types = _types(model)
     nodes = [
         other
@@ -59,7 +60,7 @@ def with_known_layers(model: ModelProto) -> ModelProto:
 
 
 def _types(model: ModelProto) -> dict[str, int]:
-    """The number format of each value."""
+    """Return the number format of each value."""
     graph = shape_inference.infer_shapes(model).graph
     values = [*graph.value_info, *graph.input, *graph.output]
     named = {value.name: value.type.tensor_type.elem_type for value in values}
@@ -83,7 +84,7 @@ def _known(node: NodeProto, number: int, types: Mapping[str, int]) -> list[NodeP
 
 
 def _gelu(source: str, target: str, name: str) -> list[NodeProto]:
-    """x (1 + erf(x / sqrt 2)) / 2"""
+    """Return nodes for x (1 + erf(x / sqrt 2)) / 2."""
     constants = {"root": math.sqrt(2.0), "one": 1.0, "half": 0.5}
     weights = [
         helper.make_node(
@@ -118,10 +119,10 @@ def _gelu(source: str, target: str, name: str) -> list[NodeProto]:
 
 
 def as_known_opset(model: ModelProto) -> ModelProto:
-    """The same model under the newest opset that onnx2torch knows all usual layers of.
+    """Return the model with the newest opset in which onnx2torch supports all usual layers.
 
-    Later versions of these layers only allow more number formats. Raises NotImplementedError for a layer, or an
-    attribute, that the older opset does not have.
+    Later versions of these layers only allow more number formats. Raises NotImplementedError for a
+    layer or an attribute that the older opset lacks.
     """
     ours = [
         each
@@ -152,7 +153,7 @@ _REDUCTIONS = {
 
 
 def _axes_as_attribute(node: NodeProto, weights: Mapping[str, TensorProto]) -> None:
-    """Write a reduction as before opset 18; one that does nothing without axes (`noop_with_empty_axes`) stays."""
+    """Write a reduction as before opset 18; one without effect (`noop_with_empty_axes`) is kept."""
     axes: list[int] = []
     if len(node.input) == 2 and node.input[1] in weights:
         axes = numpy_helper.to_array(weights[node.input.pop()]).tolist()
@@ -164,7 +165,7 @@ def _axes_as_attribute(node: NodeProto, weights: Mapping[str, TensorProto]) -> N
 
 
 def _check_known(node: NodeProto) -> None:
-    """Raises NotImplementedError for a layer that the newest known opset does not have in this form."""
+    """Raise NotImplementedError for a layer that the newest supported opset lacks in this form."""
     try:
         schema = defs.get_schema(node.op_type, NEWEST_OPSET, node.domain)
     except defs.SchemaError as error:
@@ -177,7 +178,7 @@ def _check_known(node: NodeProto) -> None:
 
 
 def with_plain_weights(model: ModelProto) -> ModelProto:
-    """The same model, in which every weight is an initialiser and every initialiser is used once."""
+    """Return the model with every weight as an initialiser that is used once."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     inputs = [
@@ -199,7 +200,7 @@ def with_plain_weights(model: ModelProto) -> ModelProto:
 def _parted(
     nodes: Iterable[NodeProto], weights: Iterable[str]
 ) -> tuple[list[NodeProto], list[NodeProto]]:
-    """Nodes that depend on weights alone, and all others."""
+    """Split nodes into those that depend on weights only, and all others."""
     known = {*weights, ""}  # the empty name stands for an optional input that is left out
     parts: tuple[list[NodeProto], list[NodeProto]] = ([], [])
     for node in nodes:
@@ -212,7 +213,7 @@ def _parted(
 def _computed(
     nodes: list[NodeProto], weights: dict[str, TensorProto], opsets: Any
 ) -> dict[str, TensorProto]:
-    """What nodes that depend on weights alone give out."""
+    """Return the results of nodes that depend on weights only."""
     from onnx.reference import ReferenceEvaluator
 
     used = {name for node in nodes for name in node.input}
@@ -231,7 +232,7 @@ def _computed(
 def _own_weights(
     node: NodeProto, number: int, weights: dict[str, TensorProto]
 ) -> list[TensorProto]:
-    """The weights of one node, under names that no other node uses, which it is told."""
+    """Return the weights of one node under unique names, and rename its inputs to them."""
     own: list[TensorProto] = []
     for place, name in enumerate(node.input):
         if name in weights:

@@ -19,10 +19,11 @@ _ORIGIN = "added by hand"
 def add(
     models: Models, name: str, given: Sequence[Path], link: bool = False, licence: str = ""
 ) -> list[str]:
-    """Take in one folder, or files, as the model `name`; gives the paths that it still lacks.
+    """Add a folder or files as the model `name`; return the paths that are still missing.
 
-    What the registry knows must have its names and hashes, and may come file by file; other names take anything.
-    Raises Missing, BadName, NameTaken, InputRefused, BrokenWeights, DiskFull, Busy, OSError.
+    A model of the registry must have the registered names and hashes, and may be added file by
+    file; other names accept any files. Raises Missing, BadName, NameTaken, InputRefused,
+    BrokenWeights, DiskFull, Busy, OSError.
     """
     folder = model_folder(name)
     if folder.exists() or folder.is_symlink():
@@ -36,9 +37,7 @@ def add(
         _check_complete(given[0], [*lacking, *missing_parts(files)], name)
     if problems := problems_of(files) or hash_problems(entry, files):
         words = [f"{path} {problem}" for path, problem in problems.items()]
-        raise BrokenWeights(
-            words, "Get it again from where it came, as safetensors if there are such."
-        )
+        raise BrokenWeights(words, "Download it again, as safetensors if available.")
     if not lacking:
         check_taken_in(
             files, str(given[0]) if whole_folder else name, weights=entry.purpose != "configs"
@@ -56,16 +55,14 @@ def add(
 
 
 def _given_files(entry: RegistryEntry, given: Sequence[Path]) -> dict[str, Path]:
-    """Where each file is now, by its path in the model's folder. Raises Missing, InputRefused."""
+    """Return the source of each file by its path in the model folder. Raises Missing, InputRefused."""
     if gone := [path for path in given if not path.exists()]:
-        raise Missing("file or folder", str(gone[0]), "Give what lies on this machine.")
+        raise Missing("file or folder", str(gone[0]), "Give a local file or folder.")
     if len(given) > 1 and any(path.is_dir() for path in given):
         raise InputRefused("A model is one folder, or some files.", "Give one folder alone.")
     files = files_under(given[0]) if given[0].is_dir() else _single_files(entry, given)
     if not files:
-        raise InputRefused(
-            f"There is no file in {given[0]}.", "Give the folder that holds the weights."
-        )
+        raise InputRefused(f"No file in {given[0]}.", "Give the folder that contains the weights.")
     if wrong := next((path for path in files if not is_utf8(path)), None):
         raise InputRefused(
             f"The name of {printable(wrong, whole=True)} is not valid UTF-8.", "Rename it."
@@ -74,7 +71,7 @@ def _given_files(entry: RegistryEntry, given: Sequence[Path]) -> dict[str, Path]
 
 
 def _single_files(entry: RegistryEntry, given: Sequence[Path]) -> dict[str, Path]:
-    """Single files, each ONNX model with the files beside it that hold its weights. Raises InputRefused."""
+    """Return single files, and for ONNX models the files with their weights. Raises InputRefused."""
     beside = {
         path.parent / name
         for path in given
@@ -103,7 +100,7 @@ def _single_files(entry: RegistryEntry, given: Sequence[Path]) -> dict[str, Path
 
 
 def _path_of(file: Path, entry: RegistryEntry) -> str:
-    """Where a single file goes: the place that the registry has for its name, or the top of the folder."""
+    """Return the destination of a single file: its path in the registry, or the top of the folder."""
     known = {PurePosixPath(path).name: path for path in entry.required()}
     if known and file.name not in known:
         hint = f"It has {', '.join(known)}. Under another name for the model, `pv models add` takes any file."

@@ -1,6 +1,7 @@
-"""One check of base models, motion adapters and ControlNets, on every way in: `fetch`, `add`, settings, engine.
+"""Checks of base models, motion adapters and ControlNets, for `fetch`, `add`, settings and engine
+alike.
 
-Only headers and JSON files are read, so that a model that cannot be used is refused before a run exists.
+Only headers and JSON files are read, so that an unusable model is refused before a run exists.
 """
 
 import re
@@ -57,7 +58,9 @@ _CONVERT = (
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """Return the files of a folder and of its direct subfolders, where a pipeline has all of its parts."""
+    """Return the files of a folder and its direct subfolders, which contain all parts of a
+    pipeline.
+    """
     found = (path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file())
     return {path.relative_to(folder).as_posix(): path for path in found}
 
@@ -98,7 +101,10 @@ def check_base_model(base: Path) -> None:
 
 
 def check_pipeline(files: Files, name: str, weights: bool = True) -> None:
-    """Check that a pipeline of a known class is complete and makes videos from text. Raises InputRefused."""
+    """Check that a pipeline of a known class is complete and generates video from text.
+
+    Raises InputRefused.
+    """
     index = _table(files["model_index.json"])
     family = FAMILIES[_class_of(files["model_index.json"])]
     if index.get("boundary_ratio") is not None:
@@ -121,7 +127,7 @@ def check_pipeline(files: Files, name: str, weights: bool = True) -> None:
 
 
 def _has_part(files: Files, index: Mapping[str, Any], part: str) -> bool:
-    """Whether the index names a part and the file is there without which it cannot be loaded."""
+    """Return whether the index names a part and the file needed to load it exists."""
     if not _is_named(index, part):
         return False
     if part == "scheduler":
@@ -132,7 +138,9 @@ def _has_part(files: Files, index: Mapping[str, Any], part: str) -> bool:
 
 
 def _is_named(index: Mapping[str, Any], part: str) -> bool:
-    """Whether the index gives a part's library and class; [null, null] stands for a part that is left out."""
+    """Return whether the index has library and class of a part; [null, null] means that the part is
+    omitted.
+    """
     value = index.get(part)
     return (
         isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value)
@@ -140,17 +148,20 @@ def _is_named(index: Mapping[str, Any], part: str) -> bool:
 
 
 def _others(index: Mapping[str, Any], parts: Iterable[str]) -> list[str]:
-    """Further models that a folder names and that its pipeline loads."""
+    """Return further models that the folder names and its pipeline loads."""
     return [part for part in ("motion_adapter",) if part not in parts and _is_named(index, part)]
 
 
 def _stem(index: Mapping[str, Any], part: str) -> str:
-    """How diffusers, or transformers, names the file of a part's weights."""
+    """Return the file name of a part's weights in diffusers or transformers, without its suffix."""
     return "model" if index[part][0] == "transformers" else "diffusion_pytorch_model"
 
 
 def _check_weights(files: Files, prefix: str, name: str, stem: str) -> None:
-    """Check that a model's weights are there in safetensors under the name that is loaded. Raises InputRefused."""
+    """Check that the weights of a model exist as safetensors with the expected name.
+
+    Raises InputRefused.
+    """
     if _forms(files, prefix, stem):
         return
     where = f"{name}/{prefix}".rstrip("/")
@@ -176,7 +187,7 @@ def _check_weights(files: Files, prefix: str, name: str, stem: str) -> None:
 
 
 def _forms(files: Files, prefix: str, stem: str) -> set[str]:
-    """The variants in which weights are there; an empty word stands for the plain ones."""
+    """Return the variants of the weights; an empty string stands for the plain ones."""
     names = {"": (f"{stem}.safetensors", f"{stem}.safetensors.index.json")}
     names |= {
         each: (f"{stem}.{each}.safetensors", f"{stem}.safetensors.index.{each}.json")
@@ -190,7 +201,8 @@ def _forms(files: Files, prefix: str, stem: str) -> set[str]:
 
 
 def variant_of(files: Files, name: str) -> str | None:
-    """Return the variant to load a pipeline with: the one of the parts without plain weights; None without any.
+    """Return the variant with which to load a pipeline: that of the parts without plain weights;
+    None without any.
 
     Raises InputRefused if no variant has all of them.
     """
@@ -205,12 +217,17 @@ def variant_of(files: Files, name: str) -> str | None:
 
 
 def model_variant(folder: Path) -> str | None:
-    """Return the variant to load a single model of diffusers with, such as a motion adapter; None for plain weights."""
+    """Return the variant with which to load a single diffusers model, such as a motion adapter;
+    None for plain weights.
+    """
     return _variant([_forms(files_of(folder), "", "diffusion_pytorch_model")], str(folder))
 
 
 def pipeline_variant(folder: Path) -> str | None:
-    """Return the variant to load the pipeline in a folder with; None for plain weights. Raises InputRefused."""
+    """Return the variant with which to load the pipeline in a folder; None for plain weights.
+
+    Raises InputRefused.
+    """
     return variant_of(files_of(folder), str(folder))
 
 
@@ -228,7 +245,10 @@ def _variant(forms: Iterable[set[str]], name: str) -> str | None:
 
 
 def _check_shapes(files: Files, name: str) -> None:
-    """Check by the configurations that the denoiser fits its VAE and its text. Raises InputRefused."""
+    """Check the configurations: denoiser, VAE and text encoder must fit together.
+
+    Raises InputRefused.
+    """
     part = next(part for part in _DENOISERS if f"{part}/config.json" in files)
     denoiser, vae = _table(files[f"{part}/config.json"]), _table(files["vae/config.json"])
     latents = vae.get("latent_channels", vae.get("z_dim", 16 if part == "transformer" else 4))
@@ -239,7 +259,7 @@ def _check_shapes(files: Files, name: str) -> None:
         _check_text(name, width)
         if encoder != width:
             raise InputRefused(
-                f"The text encoder of {name} is {encoder} numbers wide, and its UNet expects {width}.",
+                f"The text encoder of {name} has width {encoder}, but its UNet expects {width}.",
                 _GET,
             )
 
@@ -252,7 +272,7 @@ def _check_input(name: str, channels: Any, latents: Any) -> None:
             else "is unknown"
         )
         raise InputRefused(
-            f"{name} {what}: its denoiser takes {channels} channels, and its latents have {latents}.",
+            f"{name} {what}: its denoiser takes {channels} channels, but its latents have {latents}.",
             "Use a text-to-image or text-to-video model.",
         )
 
@@ -266,7 +286,10 @@ def _check_text(name: str, width: Any) -> None:
 
 
 def check_config_folder(folder: Path) -> None:
-    """Check the folder that holds what a Stable Diffusion in one file leaves out. Raises InputRefused."""
+    """Check the configuration folder of a single-file Stable Diffusion checkpoint.
+
+    Raises InputRefused.
+    """
     files = files_of(folder) if folder.is_dir() else {}
     if "model_index.json" not in files or _class_of(files["model_index.json"]) not in FAMILIES:
         raise InputRefused(
@@ -276,7 +299,7 @@ def check_config_folder(folder: Path) -> None:
 
 
 def check_motion_adapter(folder: Path, base: Path) -> None:
-    """Check a motion adapter, and that it fits the UNet in the folder `base`. Raises InputRefused."""
+    """Check that a motion adapter fits the UNet in the folder `base`. Raises InputRefused."""
     config = _model_config(folder, "MotionAdapter", "motion adapter")
     if config.get("conv_in_channels") not in (None, 4):
         raise InputRefused(
@@ -302,13 +325,16 @@ def check_controlnet(folder: Path, base: Path) -> None:
     width, text = config.get("cross_attention_dim", 1280), unet.get("cross_attention_dim", 1280)
     if width != text:
         raise InputRefused(
-            f"{folder} is a ControlNet for another base model: its text is {width} numbers wide, not {text}.",
+            f"{folder} is a ControlNet for another base model: its text embeddings have width {width}, not {text}.",
             "Use one for Stable Diffusion 1.5.",
         )
 
 
 def _model_config(folder: Path, kind: str, what: str) -> dict[str, Any]:
-    """The configuration of one model of diffusers, with its weights checked. Raises InputRefused."""
+    """Return the configuration of a diffusers model after a check of its weights.
+
+    Raises InputRefused.
+    """
     files = files_of(folder) if folder.is_dir() else {}
     if "config.json" not in files:
         raise InputRefused(
@@ -371,7 +397,7 @@ def check_single_file(file: Path) -> None:
 
 
 def _check_kind(file: Path, shapes: Mapping[str, Any]) -> None:
-    """Name what is often taken for a base model. Raises InputRefused."""
+    """Refuse files that are often mistaken for a base model, by their kind. Raises InputRefused."""
     if any(re.search(r"\.lora_(down|up|A|B)\.|\.lora\.(down|up)\.", key) for key in shapes):
         raise InputRefused(f"{file} is a LoRA, not a base model.", "Give it with --lora.")
     if any(
@@ -392,7 +418,7 @@ def _check_kind(file: Path, shapes: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a checkpoint says of its training; None and False where it says nothing."""
+    """Prediction type in a checkpoint; None and False if it is not recorded."""
 
     kind: str | None = None
     zero_terminal_snr: bool = False
@@ -407,9 +433,10 @@ _KINDS = {
 
 
 def prediction_of(file: Path) -> Prediction:
-    """Read from a checkpoint's header what its UNet predicts: keys `v_pred` and `ztsnr`, or its metadata.
+    """Read the prediction type from the header of a checkpoint: keys `v_pred` and `ztsnr`, or
+    metadata.
 
-    Raises InputRefused for a kind that AnimateDiff's sampler does not have.
+    Raises InputRefused for a type that the sampler of AnimateDiff does not support.
     """
     shapes, metadata = _header(file)
     said = metadata.get("modelspec.prediction_type", "").strip().lower().replace("-", "_")

@@ -1,4 +1,4 @@
-"""Hashes of large files, remembered: a model of 40 GB takes minutes to read, and each run asks which one it is."""
+"""A cache of the SHA-256 hashes of large files: reading a model of 40 GB takes minutes."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,9 @@ LARGE = 64 * 2**20
 
 
 def sha256_remembered(file: Path) -> str:
-    """Hex digest of a file; that of a large one is remembered while its size, time and inode stay the same."""
+    """Return the SHA-256 of a file; that of a large file is cached while size, time and inode are
+    unchanged.
+    """
     now = file.stat()
     if now.st_size < LARGE:
         return digest_of(file, "sha256")

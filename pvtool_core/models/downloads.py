@@ -1,4 +1,4 @@
-"""One file from an address to a place: it goes on where it was, and has its name only when it is whole and right."""
+"""Download a file: resume a partial one, and rename it only when it is complete and verified."""
 
 import http.client
 import json
@@ -34,7 +34,7 @@ Report = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Remote:
-    """A file that can be fetched. `checks` maps algorithms (sha256, md5, git) to the published hex digests."""
+    """A file to download. `checks` maps algorithms (sha256, md5, git) to the published hex digests."""
 
     address: str
     size: int | None = None
@@ -66,14 +66,14 @@ class _Cut(ConnectionError):
 
 
 def download(remote: Remote, path: Path, report: Report) -> None:
-    """Fetch `remote` to `path`; `report` is told how many bytes of it are there.
+    """Download `remote` to `path`; `report` receives the number of bytes so far.
 
-    Bytes are kept in PATH.part, and a later call goes on there. Raises Unreachable; BrokenWeights if what came is
-    not what was published, in which case nothing of it is kept; OSError.
+    Bytes are kept in PATH.part, where a later call continues. Raises Unreachable; BrokenWeights if
+    the content differs from the published hash, in which case nothing is kept; OSError.
     """
     part = part_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not remote.checks:  # nothing would tell whether the rest belongs to the same file
+    if not remote.checks:  # without a hash, the rest might belong to another file
         part.unlink(missing_ok=True)
     failures = 0
     while not _is_full(part, remote):
@@ -87,7 +87,7 @@ def download(remote: Remote, path: Path, report: Report) -> None:
                 isinstance(error, urllib.error.HTTPError)
                 and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
             ):
-                part.unlink(missing_ok=True)  # there is more of it here than there: begin anew
+                part.unlink(missing_ok=True)  # the local part is longer than the file: start over
             failures = failures + 1 if _length(part) == before else 0
             if failures == TRIES:
                 raise Unreachable(
@@ -99,12 +99,12 @@ def download(remote: Remote, path: Path, report: Report) -> None:
 
 
 def part_of(path: Path) -> Path:
-    """Where the bytes of a file are until it is whole."""
+    """Return the path of a file while it is incomplete."""
     return path.with_name(path.name + PART)
 
 
 def fetch_json(address: str, token: str = "") -> Any:
-    """What an address answers, as JSON. Raises Unreachable."""
+    """Return the JSON content of an address. Raises Unreachable."""
     try:
         with _open(address, token) as answer:
             content = answer.read(_LARGEST_ANSWER + 1)
@@ -122,7 +122,7 @@ def fetch_json(address: str, token: str = "") -> Any:
 
 def _open(address: str, token: str, first: int = 0) -> Any:
     if not address.lower().startswith(("http://", "https://")):
-        hint = "Use an address that begins with https://. `pv models add NAME FILE` takes a local file."
+        hint = "Use an address that starts with https://. For a local file use `pv models add NAME FILE`."
         raise Unreachable(f"Cannot fetch {address}: only http and https are fetched.", hint)
     try:
         request = urllib.request.Request(address, headers={"User-Agent": "pv"})  # noqa: S310  # checked just now
@@ -156,7 +156,7 @@ def _transfer(remote: Remote, part: Path, report: Report) -> None:
 
 
 def _is_full(part: Path, remote: Remote) -> bool:
-    """More bytes than the file has are no use either: `_check` says so."""
+    """Return whether all bytes, or more, have arrived; `_check` refuses a file that is too long."""
     return remote.size is not None and part.is_file() and _length(part) >= remote.size
 
 
@@ -174,7 +174,7 @@ def _check(remote: Remote, part: Path, name: str) -> None:
         part.unlink()
         raise BrokenWeights(
             [problem],
-            "It was not kept; the same command fetches it anew. Try another --from if it stays.",
+            "The file was deleted; run the command again, or try another --from.",
         )
 
 
@@ -187,7 +187,7 @@ def _length(path: Path) -> int:
 
 
 def _raise_refusal(error: Exception, address: str) -> None:
-    """An answer that says no is final; too many requests, and faults of the server, may pass."""
+    """Raise for a final refusal; too many requests and server errors may be temporary."""
     if (
         not isinstance(error, urllib.error.HTTPError)
         or error.code in {408, 416, 429}

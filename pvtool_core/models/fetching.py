@@ -1,4 +1,4 @@
-"""Bringing a model here: what to fetch, what of it is here already, and the checks before it counts."""
+"""Fetch a model: find the required files, download the missing ones, and verify them before use."""
 
 import dataclasses
 import shutil
@@ -32,7 +32,9 @@ from pvtool_core.models.registry import RegistryEntry, Source, is_hub_id, model_
 
 @dataclass(frozen=True)
 class Listener:
-    """Who is told: `say` takes sentences; `update` a file's name, and the bytes done and to do for the whole model."""
+    """Receives progress: `say` a message; `update` a file name, and the bytes done and in total for
+    the whole model.
+    """
 
     say: Callable[[str], None]
     update: Callable[[str, int, int], None]
@@ -40,7 +42,9 @@ class Listener:
 
 @dataclass(frozen=True)
 class WantedFile:
-    """A file to fetch for a model, and the paths that it brings into the model's folder: itself, or out of a .zip."""
+    """A file to fetch, and the paths that it provides in the model folder: itself, or files of a
+    .zip archive.
+    """
 
     path: str
     remote: Remote
@@ -61,12 +65,15 @@ def fetch(
     endpoint: str | None = None,
     send_token: bool = False,
 ) -> bool:
-    """Bring a model here whole; False if it was. `endpoint` is a hub to ask in place of the usual one.
+    """Fetch a model completely; return False if it was complete already.
 
-    The user's token goes to the hub itself only, and with `send_token` to `endpoint` or HF_ENDPOINT too.
+    `endpoint` replaces the hub.
 
-    What has come stays for the next time. Raises Missing, BadName, Unreachable, BrokenWeights, InputRefused (a linked
-    model), DiskFull, Busy, OSError.
+    The user's token is sent to the hub only, and with `send_token` also to `endpoint` or
+    HF_ENDPOINT.
+
+    Partial downloads are kept for the next call. Raises Missing, BadName, Unreachable,
+    BrokenWeights, InputRefused (a linked model), DiskFull, Busy, OSError.
     """
     if models.state(name) is ModelState.HERE:
         return False
@@ -87,7 +94,10 @@ def fetch(
 
 
 def _plan(entry: RegistryEntry, endpoint: str | None, send_token: bool) -> _Plan:
-    """What to fetch, and where all of it comes from; later sources win. Raises Unreachable."""
+    """Return the files to fetch and their origin; later sources take precedence.
+
+    Raises Unreachable.
+    """
     wanted: dict[str, WantedFile] = {}
     origins: list[str] = []
     for source in entry.sources:
@@ -185,7 +195,9 @@ def _fetch_one(wanted: WantedFile, staging: Path, report: Callable[[int], None])
 
 
 def _forget_others(staging: Path, wanted: Iterable[WantedFile]) -> None:
-    """What an earlier fetch began and this one does not want, because the other side has changed."""
+    """Delete partial downloads of an earlier fetch that this one does not need, because the source
+    changed.
+    """
     known = {path for each in wanted for path in (each.path, *each.brings)}
     for name, path in files_under(staging).items():
         if name.removesuffix(".part") not in known:
@@ -198,7 +210,7 @@ def _begun(staging: Path, wanted: Iterable[WantedFile]) -> int:
 
 
 def _is_here(models: Models, entry: RegistryEntry, wanted: WantedFile, path: str) -> bool:
-    """Whether a file has come and is right: by the manifest, or by what was published of it."""
+    """Return whether a file exists and is correct by the manifest or the published hash."""
     folder, manifest = model_folder(entry.name), models.manifest(entry.name)
     record = (
         next((file for file in manifest.files if file.path == path), None) if manifest else None
@@ -212,14 +224,14 @@ def _is_here(models: Models, entry: RegistryEntry, wanted: WantedFile, path: str
 
 
 def _is_right(path: Path, size: int | None, checks: Mapping[str, str]) -> bool:
-    """Whether a file is the published one; what nothing was published of is right under its own name."""
+    """Return whether a file has the published hash; without one, any file of that name is accepted."""
     if not path.is_file() or (size is not None and path.stat().st_size != size):
         return False
     return all(digest_of(path, algorithm) == digest for algorithm, digest in checks.items())
 
 
 def _unpack(archive: Path, brings: Sequence[str], folder: Path) -> None:
-    """Take files out of a .zip by their names, whatever folder in it they lie in. Raises BrokenWeights."""
+    """Extract files from a .zip archive by name, regardless of their folder. Raises BrokenWeights."""
     try:
         with zipfile.ZipFile(archive) as opened:
             members = {PurePosixPath(member).name: member for member in opened.namelist()}
@@ -238,13 +250,15 @@ def _unpack(archive: Path, brings: Sequence[str], folder: Path) -> None:
         archive.unlink()
         problem = "cannot be unpacked: it is corrupt or encrypted"
         if isinstance(error, zipfile.BadZipFile | KeyError):
-            problem = f"lacks {error}" if isinstance(error, KeyError) else "is no zip file"
+            problem = f"lacks {error}" if isinstance(error, KeyError) else "is not a zip file"
         hint = "It was not kept. Take the files from elsewhere: `pv models add NAME FILE...`."
         raise BrokenWeights([f"{archive.name} {problem}"], hint) from error
 
 
 def _check_whole(models: Models, name: str, weights: bool) -> None:
-    """Raises BrokenWeights for files that cannot be used; they are not kept. InputRefused for another model."""
+    """Raise BrokenWeights for unusable files, which are deleted, or InputRefused for another kind
+    of model.
+    """
     staged = files_under(models.staging(name))
     problems = problems_of(staged)
     for path in problems:
@@ -262,7 +276,9 @@ def _check_whole(models: Models, name: str, weights: bool) -> None:
 
 
 def _digests(plan: _Plan) -> dict[str, str]:
-    """The published sha256 of each path; empty where it was another hash, or that of the archive."""
+    """Return the published SHA-256 of each path; empty if only another hash, or that of the
+    archive, is published.
+    """
     published = [(path, each) for each in plan.wanted for path in each.brings]
     return {
         path: plan.entry.checks(path).get("sha256")

@@ -13,7 +13,9 @@ _MODEL_FILES = {".json", ".safetensors", ".onnx", ".txt", ".model", ".bin"}
 
 
 def with_fingerprints(model: ModelConfig) -> ModelConfig:
-    """The model's settings with the fingerprints of its LoRAs and ControlNet, and of its base unless that is known."""
+    """Return the model settings with fingerprints of LoRAs and ControlNet, and of the base model
+    unless it is set.
+    """
     loras = tuple(
         dataclasses.replace(lora, fingerprint=_fingerprint_of_lora(Path(lora.file)))
         for lora in model.loras
@@ -28,13 +30,15 @@ def with_fingerprints(model: ModelConfig) -> ModelConfig:
 
 
 def peft_config_beside(lora: Path) -> Path | None:
-    """Return PEFT's settings of a LoRA, which hold its strength, if it lies in a folder as PEFT saves it."""
+    """Return the PEFT configuration of a LoRA, which contains its scale, if it is in a folder as
+    PEFT saves it.
+    """
     config = lora.with_name("adapter_config.json")
     return config if lora.stem == "adapter_model" and config.is_file() else None
 
 
 def _fingerprint_of_lora(path: Path) -> str:
-    """The file's fingerprint; with settings beside it, one that changes with them, too."""
+    """Return the fingerprint of a LoRA file, including its PEFT configuration if it has one."""
     config = peft_config_beside(path)
     parts = [fingerprint(each) for each in (path, config) if each]
     return (
@@ -43,7 +47,7 @@ def _fingerprint_of_lora(path: Path) -> str:
 
 
 def fingerprint_of(model: ModelConfig) -> str:
-    """What tells one base model from another: `fingerprint` of all its parts, unless the job knows it."""
+    """Return the fingerprint of all parts of a base model, or the one that the job records."""
     if model.fingerprint:
         return model.fingerprint
     parts = [
@@ -57,9 +61,10 @@ def fingerprint_of(model: ModelConfig) -> str:
 
 
 def fingerprint(path: Path, of: Collection[str] | None = _MODEL_FILES) -> str:
-    """16 hex digits that change with any model file under `path`, and not with its place, its times or its read-me.
+    """Return 16 hex digits that depend on the content of all model files under `path`, not on its
+    location or times.
 
-    `of` are the suffixes that count; None counts every file.
+    `of` are the file suffixes that count; None counts every file.
     """
     found = [path] if path.is_file() else sorted(path.rglob("*"))
     files = [file for file in found if file == path or of is None or file.suffix in of]
@@ -71,11 +76,13 @@ def fingerprint(path: Path, of: Collection[str] | None = _MODEL_FILES) -> str:
     return hashlib.sha256(json.dumps(index).encode()).hexdigest()[:16]
 
 
-_FRAMES_READ = 2  # to be raised when the same files are read as other pictures: clips and trajectories depend on it
+_FRAMES_READ = 2  # increment when the same files decode to other images
 
 
 def frames_fingerprint(path: Path) -> str:
-    """16 hex digits of a video, or of a folder's pictures in their order; their names and other files do not count."""
+    """Return 16 hex digits of a video, or of the images in a folder in their order; file names do
+    not count.
+    """
     from pvtool_core.media.photos import pictures_in  # with Pillow, which most commands do not need
 
     files = pictures_in(path) if path.is_dir() else [path]

@@ -1,4 +1,4 @@
-"""What a repository of the Hugging Face hub, or of a mirror of it, holds, and which of its files a model needs."""
+"""Repositories of the Hugging Face hub or a mirror: their files, and which of them a model needs."""
 
 import os
 import re
@@ -48,9 +48,11 @@ class Repository:
 def read_repository(
     source: Source, endpoint: str | None = None, send_token: bool = False
 ) -> Repository:
-    """Ask the hub what `source` holds. HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured. Raises Unreachable.
+    """List the files of `source` on the hub.
 
-    Only the hub itself gets the user's token; a mirror gets it with `send_token`.
+    Honours HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. Raises Unreachable.
+
+    The user's token is sent to the hub only; to a mirror with `send_token`.
     """
     check_online()
     base = (endpoint or os.environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
@@ -73,7 +75,9 @@ def read_repository(
 
 
 def is_the_hub(address: str) -> bool:
-    """Whether an address is one of the hub's own hosts, over https: those that may have the user's token."""
+    """Return whether an address is an https address of the hub itself, which may receive the user's
+    token.
+    """
     try:
         parts = urllib.parse.urlsplit(address)
         host, port = (parts.hostname or "").rstrip("."), parts.port
@@ -84,14 +88,14 @@ def is_the_hub(address: str) -> bool:
 
 
 def check_online() -> None:
-    """Raises Unreachable if the user's environment says that nothing is to be fetched."""
+    """Raise Unreachable if the environment forbids downloads."""
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
         hint = "Unset it, or take files that you have with `pv models add NAME FILE_OR_FOLDER`."
         raise Unreachable("HF_HUB_OFFLINE is set, so nothing is fetched.", hint)
 
 
 def _remote(at: str, file: Mapping[str, Any], token: str) -> Remote:
-    """The hub says the sha256 of large files, and of small ones what git calls them."""
+    """Return a file of the hub, with the SHA-256 of a large file or the git hash of a small one."""
     large = file.get("lfs") or {}
     published = {"sha256": large.get("sha256"), "git": None if large else file.get("blobId")}
     checks = {algorithm: digest for algorithm, digest in published.items() if digest}
@@ -102,7 +106,7 @@ def _remote(at: str, file: Mapping[str, Any], token: str) -> Remote:
 
 
 def _token() -> str:
-    """HF_TOKEN, or what a login with the hub's own tool has left."""
+    """Return HF_TOKEN, or the token that the login of the hub's own tool stored."""
     if token := os.environ.get("HF_TOKEN"):
         return token.strip()
     home = os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface"
@@ -111,10 +115,10 @@ def _token() -> str:
 
 
 def wanted_files(source: Source, there: Iterable[str]) -> list[str]:
-    """Which of a repository's files are to be had.
+    """Return the files of a repository to fetch.
 
-    Without `source.files`, those of the pipeline in a diffusers folder, else all. Weights in another number format are
-    left out where there are plain ones, pickles where there are safetensors.
+    Without `source.files`: those of the pipeline in a diffusers folder, otherwise all. Weights of
+    other number formats are skipped if plain ones exist, pickles if safetensors exist.
     """
     names = sorted(name for name in there if _is_inside(name))
     patterns = source.files or (
@@ -129,7 +133,7 @@ def wanted_files(source: Source, there: Iterable[str]) -> list[str]:
 
 
 def _is_inside(name: str) -> bool:
-    """A name that could leave the model's folder, or is no file name here, is none that a repository can have."""
+    """Return whether a name is valid and stays inside the model folder."""
     return (
         name.isprintable()
         and is_inside(name)
@@ -142,7 +146,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _is_spare(name: str, named: Iterable[str]) -> bool:
-    """Whether other files of the same folder hold the same weights in a better form."""
+    """Return whether other files in the same folder hold the same weights in a better format."""
     path = PurePosixPath(name)
     beside = [
         other
@@ -158,13 +162,17 @@ def _is_spare(name: str, named: Iterable[str]) -> bool:
 
 
 def stored_as(name: str, wanted: Iterable[str]) -> str:
-    """Where a file goes: the only variant of a part takes the plain name, under which it will be loaded."""
+    """Return the local name of a file: the only variant of a part gets the plain name, under which
+    it is loaded.
+    """
     plain = _LONE_VARIANT.sub(".safetensors", name)
     return name if plain in wanted else plain
 
 
 def check_loadable(hub: str, stored: Iterable[str]) -> None:
-    """Raises InputRefused for a pipeline with a part whose weights are no safetensors: it could not be loaded."""
+    """Raise InputRefused for a pipeline with a part without safetensors weights, which could not be
+    loaded.
+    """
     paths = [PurePosixPath(name) for name in stored]
     if PurePosixPath("model_index.json") not in paths:
         return
@@ -173,5 +181,5 @@ def check_loadable(hub: str, stored: Iterable[str]) -> None:
     if lacking := sorted(map(str, weighty - safe)):
         raise InputRefused(
             f"{hub} has no .safetensors in {', '.join(lacking)}, and pv loads nothing else.",
-            "Save it anew with diffusers' save_pretrained, and `pv models add` the folder.",
+            "Save it with diffusers' save_pretrained and add the folder with `pv models add`.",
         )

@@ -31,7 +31,7 @@ from pvtool_core.paths import models_dir, nearest
 from pvtool_core.settings.schema import Settings, setting
 from pvtool_core.settings.toml import from_table, read_toml, to_table
 
-_ROOM_HINT = "Make room and give the same command again: it goes on from what is there. PV_HOME moves the cache."
+_ROOM_HINT = "Free disk space and run the command again: it resumes. PV_HOME moves the cache."
 
 
 class ModelState(StrEnum):
@@ -42,7 +42,7 @@ class ModelState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """A file as it came. `published` says that its hash was known beforehand, and is not only its own."""
+    """A fetched or added file. `published` is true if its hash was known beforehand."""
 
     path: str
     size: int
@@ -52,7 +52,10 @@ class FileRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a model holds. `origin` tells where it came from; `broken` are the files that `verify` found wrong."""
+    """Content of a model.
+
+    `origin` is its source; `broken` are the files that `verify` found corrupt.
+    """
 
     name: str
     origin: str
@@ -73,7 +76,7 @@ class Models:
         self.root = models_dir()
 
     def names(self) -> list[str]:
-        """Those of the registry, and those on this machine."""
+        """Return the names in the registry and on this machine."""
         there = [
             path.name
             for root in (self.root, self.root / ".fetching")
@@ -82,7 +85,7 @@ class Models:
         return sorted({*self.registry.names(), *map(model_name, there)})
 
     def entry(self, name: str) -> RegistryEntry:
-        """What is known of a model. Raises Missing, BadName."""
+        """Return the registry entry of a model. Raises Missing, BadName."""
         manifest, entry = self.manifest(name), self.registry.find(name)
         begun = model_folder(name).exists() or self.staging(name).exists()
         if entry is None and manifest is None and not begun:
@@ -100,14 +103,14 @@ class Models:
         return from_table(Manifest, read_toml(path), str(path)) if path.is_file() else None
 
     def state(self, name: str) -> ModelState:
-        """Seen from names and sizes; `verify` reads what is in the files."""
+        """Return the state by names and sizes; `verify` reads the content."""
         folder = model_folder(name)
         if not folder.exists():
             return ModelState.PARTIAL if files_under(self.staging(name)) else ModelState.MISSING
         return ModelState.PARTIAL if self.lacking(name) else ModelState.HERE
 
     def lacking(self, name: str) -> list[str]:
-        """Paths that a model should hold and that are not here, or were found broken; as far as that is known."""
+        """Return paths that are missing or were found corrupt, as far as known."""
         folder, entry = model_folder(name), self.registry.find(name)
         if folder.exists() and (manifest := self.manifest(name)):
             return [file.path for file in manifest.files if not is_intact(folder, file, manifest)]
@@ -115,20 +118,23 @@ class Models:
         return [path for path in (entry.required() if entry else ()) if path not in there]
 
     def size(self, name: str) -> int:
-        """Bytes on this machine, finished or not."""
+        """Return the bytes on this machine, partial downloads included."""
         roots = (model_folder(name), self.staging(name))
         return sum(path.stat().st_size for root in roots for path in files_under(root).values())
 
     def verify(self, name: str) -> list[FileRecord]:
-        """Read every file of a model again; gives what it holds. What is wrong is remembered, so that `fetch` mends it.
+        """Read and check every file of a model; return its manifest.
 
-        Raises WeightsMissing if files are gone, BrokenWeights if any is wrong, Missing or BadName for no model.
+        Corrupt files are recorded, so that `fetch` replaces them.
+
+        Raises WeightsMissing for missing files, BrokenWeights for corrupt ones, Missing or BadName
+        for an unknown model.
         """
         folder = model_folder(name)
         mend = (
             f"`pv models fetch {name}` brings them."
             if self.registry.find(name)
-            else "Add the model anew."
+            else "Add the model again."
         )
         if not folder.exists():
             self.registry.get(name)
@@ -148,7 +154,10 @@ class Models:
         return list(manifest.files)
 
     def _adopt(self, name: str, folder: Path, mend: str) -> Manifest:
-        """The manifest of a folder that was put there by hand. Raises BrokenWeights, WeightsMissing."""
+        """Create the manifest of a folder that the user placed there.
+
+        Raises BrokenWeights, WeightsMissing.
+        """
         entry, files = self.entry(name), files_under(folder)
         if lacking := [*self.lacking(name), *missing_parts(files)]:
             raise WeightsMissing(", ".join(f"{name}/{path}" for path in lacking), mend)
@@ -160,7 +169,10 @@ class Models:
         return self.record(entry, "put there by hand", entry.digests())
 
     def remove(self, name: str) -> None:
-        """Delete a model, begun or whole; of a linked folder, only the link. Raises Missing, Busy, BadName."""
+        """Delete a model, complete or partial; for a linked folder, only the link.
+
+        Raises Missing, Busy, BadName.
+        """
         self.check_here(name)
         folder = model_folder(name)
         with self.lock(name):
@@ -172,22 +184,24 @@ class Models:
             self._manifest_path(name).unlink(missing_ok=True)
 
     def check_here(self, name: str) -> None:
-        """Raises Missing if nothing of a model is on this machine, BadName."""
+        """Raise Missing if nothing of a model is on this machine, or BadName."""
         if self.state(name) is ModelState.MISSING and not model_folder(name).is_symlink():
             raise Missing(
                 "model on this machine",
                 name,
-                "`pv models list` shows what is.",
+                "See `pv models list`.",
                 nearest(name, self.root),
             )
 
     def finish(self, entry: RegistryEntry, origin: str, digests: Mapping[str, str]) -> Manifest:
-        """Put what has come into its place, and write down what it is; `digests` are the published ones, checked."""
+        """Move a complete model to its place and write its manifest; `digests` are the verified
+        published hashes.
+        """
         staging, folder = self.staging(entry.name), model_folder(entry.name)
         for name, path in files_under(staging).items():
             if name.endswith(PART):  # begun by one that was killed, and not wanted since
                 path.unlink()
-        if folder.exists():  # only what was lacking has come
+        if folder.exists():  # only the missing files were fetched
             for name, path in files_under(staging).items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 path.replace(folder / name)
@@ -198,7 +212,7 @@ class Models:
         return self.record(entry, origin, digests)
 
     def record(self, entry: RegistryEntry, origin: str, digests: Mapping[str, str]) -> Manifest:
-        """Write the manifest of a model that lies in its place."""
+        """Write the manifest of a model in its place."""
         manifest = Manifest(
             name=entry.name,
             origin=origin,
@@ -218,7 +232,7 @@ class Models:
         replace_file(path, tomli_w.dumps(to_table(manifest)).encode())
 
     def staging(self, name: str) -> Path:
-        """Where a model lies until it is whole."""
+        """Return the folder of a model while it is incomplete."""
         return self.root / ".fetching" / model_folder(name).name
 
     def _manifest_path(self, name: str) -> Path:
@@ -226,7 +240,9 @@ class Models:
 
     @contextmanager
     def lock(self, name: str) -> Generator[None]:
-        """Hold a model for one process; the lock goes with the process, however it ends. Raises Busy."""
+        """Hold a model for one process; the lock is released when the process ends, however it
+        ends. Raises Busy.
+        """
         path = self.root / ".locks" / model_folder(name).name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
@@ -240,7 +256,7 @@ class Models:
 
 
 def licences(settings: Settings) -> tuple[str, ...]:
-    """`name: licence (who may use it)` of each model that the settings use and whose licence pv knows."""
+    """Return `name: licence (allowed use)` for each model of the settings whose licence is known."""
     models = Models()
     known = [
         name
@@ -251,26 +267,26 @@ def licences(settings: Settings) -> tuple[str, ...]:
 
 
 def missing_models(settings: Settings) -> list[str]:
-    """Models that the settings use, that are not here whole, and that `pv models fetch` knows."""
+    """Return the models of the settings that are incomplete and that `pv models fetch` can fetch."""
     models = Models()
     used = [name for name in models_named_in(settings) if models.registry.find(name)]
     return [name for name in used if models.state(name) is not ModelState.HERE]
 
 
 def files_under(folder: Path) -> dict[str, Path]:
-    """Every file below a folder, or below what a link leads to, by its path in it."""
+    """Return every file under a folder, or under the target of a link, by its relative path."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path for path in found}
 
 
 def is_intact(folder: Path, file: FileRecord, manifest: Manifest) -> bool:
-    """Whether a file has its size, and `verify` never found it wrong."""
+    """Return whether a file has its size and `verify` did not find it corrupt."""
     path = folder / file.path
     return path.is_file() and path.stat().st_size == file.size and file.path not in manifest.broken
 
 
 def hash_problems(entry: RegistryEntry, files: Mapping[str, Path]) -> dict[str, str]:
-    """Which of `files` are not what was published, by their path in the model."""
+    """Return which of `files` differ from the published hash, by their path in the model."""
     wanted = [
         (name, algorithm, digest)
         for name in files
@@ -285,7 +301,7 @@ def hash_problems(entry: RegistryEntry, files: Mapping[str, Path]) -> dict[str, 
 
 
 def check_room(folder: Path, needed: int, name: str) -> None:
-    """Raises DiskFull if the disk of `folder` has fewer than `needed` bytes left."""
+    """Raise DiskFull if the disk of `folder` has fewer than `needed` bytes left."""
     there = next(each for each in (folder, *folder.parents) if each.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
@@ -296,13 +312,13 @@ def check_room(folder: Path, needed: int, name: str) -> None:
 
 
 def in_words(size: int) -> str:
-    """Bytes as a person reads them."""
+    """Format a number of bytes."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.1f} MiB"
 
 
 @contextmanager
 def room_errors(name: str) -> Generator[None]:
-    """Tell a disk that fills up on the way as what it is."""
+    """Convert errors of a full disk into DiskFull."""
     try:
         yield
     except OSError as error:
@@ -324,6 +340,6 @@ def _change(folder: Path, file: FileRecord) -> str | None:
 
 
 def _record(name: str, path: Path, digests: Mapping[str, str]) -> FileRecord:
-    """What was checked just now is not read again."""
+    """Return the record of a file; its hash is reused if it was just computed."""
     digest = digests.get(name) or digest_of(path, "sha256")
     return FileRecord(path=name, size=path.stat().st_size, sha256=digest, published=name in digests)

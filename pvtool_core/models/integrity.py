@@ -1,6 +1,6 @@
-"""Whether model files are what they are called, and whole: looked at from the outside, nothing is loaded into memory.
+"""Check that model files are complete and of their kind, without loading them.
 
-Pickles are the exception: only torch can say whether one holds nothing but tensors, in a process of its own.
+Pickles are the exception: torch decides, in a separate process, whether they contain only tensors.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from typing import Any, BinaryIO, NamedTuple
 from pvtool_core.models.onnx_files import external_files, external_problem
 
 PART = ".part"
-"""How the name of a file ends that has not wholly come."""
+"""Suffix of an incomplete file."""
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _LARGEST_HEADER = 100 * 2**20
 _INDEX = re.compile(r"\.index(\.\w+)?\.json$")
 _LARGEST_JSON = 128 * 2**20
-_NOT_SAFETENSORS = "is no safetensors file"
+_NOT_SAFETENSORS = "is not a safetensors file"
 _BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
@@ -43,7 +43,9 @@ _OPTIONAL = {"safety_checker", "feature_extractor", "image_encoder"}
 
 
 def problem_of(path: Path) -> str | None:
-    """What is wrong with a file of that suffix, as a phrase that follows its name; None if nothing is seen."""
+    """Return the problem of a file of that suffix, as a phrase that follows its name; None if none
+    is found.
+    """
     if not path.is_file():  # a pipe or a device would never end
         return "is not a regular file"
     check = _CHECKS.get(path.suffix)
@@ -51,13 +53,17 @@ def problem_of(path: Path) -> str | None:
 
 
 def problems_of(files: Mapping[str, Path]) -> dict[str, str]:
-    """What is wrong with the files of a model, by their path in it; pickles are tried only where nothing else is."""
+    """Return the problems of a model's files by their path; pickles are examined only if nothing
+    else is wrong.
+    """
     found = {name: problem for name, path in files.items() if (problem := problem_of(path))}
     return found or _pickle_problems(files)
 
 
 def missing_parts(files: Mapping[str, Path]) -> list[str]:
-    """Paths that the files of a model speak of and that are not among them: parts of a pipeline, shards of weights."""
+    """Return paths that the files of a model refer to and that are missing: parts of a pipeline,
+    shards of weights.
+    """
     there = {
         str(parent)
         for name in files
@@ -70,7 +76,7 @@ def missing_parts(files: Mapping[str, Path]) -> list[str]:
 
 
 def _pickle_problems(files: Mapping[str, Path]) -> dict[str, str]:
-    """Which of `files` are pickles that hold more than tensors; all are tried in one process of the engine's side."""
+    """Return which of `files` are pickles with more than tensors; one process examines them all."""
     pickles = {name: path for name, path in files.items() if path.suffix in PICKLES}
     if not pickles:
         return {}
@@ -83,7 +89,9 @@ def _pickle_problems(files: Mapping[str, Path]) -> dict[str, str]:
 
 
 def digest_of(path: Path, algorithm: str) -> str:
-    """Hex digest of a file; `git` is how git, and so the hub, names small files."""
+    """Return the hex digest of a file; `git` is the hash by which git and the hub identify small
+    files.
+    """
     with path.open("rb") as file:
         if algorithm != "git":
             return hashlib.file_digest(file, algorithm).hexdigest()
@@ -94,7 +102,9 @@ def digest_of(path: Path, algorithm: str) -> str:
 
 
 def _spoken_of(name: PurePosixPath, path: Path) -> Iterable[str]:
-    """Parts that model_index.json names, shards that an index names, files with the weights of an ONNX model."""
+    """Return parts named in model_index.json, shards named in an index, and external files of an
+    ONNX model.
+    """
     if name.suffix == ".onnx":
         yield from (str(name.parent / file) for file in external_files(path))
     if name.name != "model_index.json" and not _INDEX.search(name.name):
@@ -117,12 +127,12 @@ def _is_part(name: str, value: Any) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file. Raises ValueError if it is not JSON, or too large or deep to read safely."""
+    """Return the content of a JSON file. Raises ValueError if it is invalid, too large or too deep."""
     with path.open("rb") as file:
         content = file.read(_LARGEST_JSON + 1)
     if len(content) > _LARGEST_JSON:
         raise ValueError(f"is larger than {_LARGEST_JSON >> 20} MiB")
-    return _parsed(content, "is no JSON, or is truncated")
+    return _parsed(content, "is not JSON, or is truncated")
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -154,7 +164,7 @@ def _check_json(path: Path) -> str | None:
 
 
 def _check_weight_map(path: Path, table: dict[str, Any]) -> None:
-    """Raises ValueError if the shards that an index names are not file names."""
+    """Raise ValueError if the shards in an index are not file names."""
     shards = table.get("weight_map", {}) if path.name != "model_index.json" else {}
     if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         raise ValueError("has an invalid weight_map")
@@ -168,9 +178,12 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """Return the header of a .safetensors file. Raises ValueError, a phrase that follows the file's name.
+    """Return the header of a .safetensors file.
 
-    As the format demands, the tensors fill the rest of the file: no gap, no overlap, nothing after the last one.
+    Raises ValueError, a phrase that follows the file name.
+
+    As the format requires, tensors fill the rest of the file: no gap, no overlap, nothing after the
+    last one.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -198,7 +211,7 @@ def _is_metadata(value: Any) -> bool:
 
 
 def _tensor_of(name: str, entry: Any) -> tuple[tuple[int, ...], int, int]:
-    """Shape, first byte and end of a tensor. Raises ValueError."""
+    """Return shape, first byte and end of a tensor. Raises ValueError."""
     try:
         kind, shape, places = entry["dtype"], entry["shape"], entry["data_offsets"]
         first, end = places
@@ -220,7 +233,7 @@ def _tensor_of(name: str, entry: Any) -> tuple[tuple[int, ...], int, int]:
 def _check_places(
     tensors: Mapping[str, tuple[tuple[int, ...], int, int]], room: int, size: int
 ) -> None:
-    """Raises ValueError unless the tensors follow each other and end where the file ends."""
+    """Raise ValueError unless the tensors are contiguous and end at the end of the file."""
     reached = 0
     for name, (_, first, end) in sorted(tensors.items(), key=lambda item: item[1][1:]):
         if first != reached:
@@ -242,7 +255,7 @@ def _check_safetensors(path: Path) -> str | None:
 
 
 def _check_onnx(path: Path) -> str | None:
-    """ONNX is a protobuf message: fields that each say their length must end where the file ends."""
+    """Check that the fields of the protobuf message, by their lengths, end at the end of the file."""
     size = path.stat().st_size
     if not size:
         return "is empty"
@@ -251,7 +264,7 @@ def _check_onnx(path: Path) -> str | None:
             if (kind := _varint(file)) is None:
                 return "is truncated"
             if kind >> 3 not in range(1, 27) or kind & 7 not in (0, 1, 2, 5):
-                return "is no ONNX file"
+                return "is not an ONNX file"
             if not _skip(file, kind & 7) or file.tell() > size:
                 return "is truncated"
     return external_problem(path)

@@ -1,4 +1,4 @@
-"""Presets and the weights that they name: what can be trained on, and where it lies on this machine."""
+"""Locate the weights that settings name on this machine."""
 
 import dataclasses
 from pathlib import Path
@@ -22,11 +22,11 @@ from pvtool_core.settings.schema import ModelConfig, Settings
 
 
 def resolve(name: str) -> Path:
-    """The file or folder that a setting names.
+    """Return the file or folder that a setting names.
 
-    `preset:tiny/faces` lies in the shipped presets, `models:NAME` among the fetched weights; anything else is a path,
-    or a repository of the hub that was fetched. Raises WeightsMissing if nothing is there, UsageError if its path is
-    not UTF-8.
+    `preset:tiny/faces` is in the shipped presets, `models:NAME` among the fetched weights; anything
+    else is a path, or a fetched repository of the hub. Raises WeightsMissing if it does not exist,
+    UsageError if its path is not UTF-8.
     """
     scheme, colon, rest = name.partition(":")
     roots = {"preset": presets_dir(), "models": models_dir()}
@@ -40,7 +40,7 @@ def resolve(name: str) -> Path:
 
 
 def how_to_get(name: str, path: Path) -> str:
-    """What brings the weights that a setting names, or should lie at `path`."""
+    """Return a hint how to obtain the weights that a setting names, or that belong at `path`."""
     model = name.removeprefix("models:").split("/")[0] if name.startswith("models:") else name
     if path.is_relative_to(models_dir()) and path != models_dir():
         model = model_name(path.relative_to(models_dir()).parts[0])
@@ -52,9 +52,9 @@ def how_to_get(name: str, path: Path) -> str:
 
 
 def locate_weights(settings: Settings) -> Settings:
-    """The settings with every path absolute.
+    """Return the settings with absolute paths.
 
-    Raises WeightsMissing for the first that is not on this machine, InputRefused if the base model is something else.
+    Raises WeightsMissing for the first missing weights, InputRefused for an unsuitable base model.
     """
     model_files, semantic = locate_model(settings.model), settings.semantic_reward
     model = _resolve_if_path(semantic.model)
@@ -69,7 +69,10 @@ def locate_weights(settings: Settings) -> Settings:
 
 
 def locate_faces(settings: Settings) -> Settings:
-    """The settings with the face models' path absolute: all that a photo needs. Raises WeightsMissing."""
+    """Return the settings with the absolute path of the face models, which enrolment needs.
+
+    Raises WeightsMissing.
+    """
     rewards = settings.identity_reward
     package = resolve(rewards.package)
     for file in (rewards.detector, rewards.recognizer, settings.evaluation.recognizer):
@@ -85,7 +88,10 @@ def locate_faces(settings: Settings) -> Settings:
 
 
 def locate_model(model: ModelConfig) -> ModelConfig:
-    """Every part of the base model with its absolute path. Raises WeightsMissing, or InputRefused for another thing."""
+    """Return the absolute paths of all parts of the base model.
+
+    Raises WeightsMissing, or InputRefused if unsuitable.
+    """
     base = resolve(model.base_model)
     if (family := family_of(base)) != model.family:
         raise InputRefused(
@@ -111,7 +117,10 @@ def locate_model(model: ModelConfig) -> ModelConfig:
 
 
 def locate_style(model: ModelConfig) -> ModelConfig:
-    """Style LoRAs and the ControlNet with absolute paths. Raises WeightsMissing, or InputRefused for other files."""
+    """Return style LoRAs and ControlNet with absolute paths.
+
+    Raises WeightsMissing, or InputRefused for other files.
+    """
     loras = tuple(dataclasses.replace(lora, file=str(resolve(lora.file))) for lora in model.loras)
     for lora in loras:
         if not lora.file.endswith(".safetensors"):
@@ -134,13 +143,15 @@ def locate_style(model: ModelConfig) -> ModelConfig:
 
 
 def _unet_folder(model: ModelConfig) -> Path:
-    """The folder with the configuration of the base model's UNet: its own, or beside a single file's weights."""
+    """Return the folder with the configuration of the base model's UNet, also for a single file."""
     base = resolve(model.base_model)
     return resolve(model.config) if base.is_file() and model.config else base
 
 
 def _check_tensors(given: Path) -> None:
-    """Raises InputRefused for a .safetensors file, or one in a folder, whose header says that it is not whole."""
+    """Raise InputRefused for a .safetensors file, or one in a folder, that is incomplete by its
+    header.
+    """
     files = [given] if given.is_file() else sorted(given.rglob("*.safetensors"))
     for file in files:
         if problem := problem_of(file):
@@ -151,13 +162,16 @@ _STILL = "StableDiffusionPipeline"
 
 
 def family_of(base_model: Path) -> str:
-    """The family of a diffusers folder, or of a Stable Diffusion in one file. Raises InputRefused for anything else."""
+    """Return the family of a diffusers folder or a single-file checkpoint.
+
+    Raises InputRefused for anything else.
+    """
     if base_model.is_file():
         check_single_file(base_model)
         return FAMILIES[_STILL]
     pipeline = _pipeline_of(base_model)
     if pipeline not in FAMILIES:
-        known = f"holds a {pipeline}" if pipeline else "is no diffusers folder"
+        known = f"holds a {pipeline}" if pipeline else "is not a diffusers folder"
         raise InputRefused(
             f"{base_model} {known}.", f"Give a folder that holds one of {', '.join(FAMILIES)}."
         )
@@ -165,12 +179,15 @@ def family_of(base_model: Path) -> str:
 
 
 def _is_still(base_model: Path) -> bool:
-    """Whether it makes pictures only, so that the motion modules come from elsewhere."""
+    """Return whether it generates images only, so that the motion modules are separate."""
     return base_model.is_file() or _pipeline_of(base_model) == _STILL
 
 
 def _pipeline_of(folder: Path) -> str:
-    """The class that a diffusers folder names, or nothing if it is none. Raises InputRefused for a broken index."""
+    """Return the pipeline class of a diffusers folder, or "".
+
+    Raises InputRefused for an invalid index.
+    """
     index = folder / "model_index.json"
     if not index.is_file():
         return ""
@@ -183,13 +200,13 @@ def _pipeline_of(folder: Path) -> str:
 
 
 def resolve_settings(settings: Settings) -> Settings:
-    """As `locate_weights`, with the fingerprints of all that makes pixels: what a job's config.toml holds."""
+    """Return `locate_weights` with fingerprints of everything that affects pixels, for config.toml."""
     located = locate_weights(settings)
     return dataclasses.replace(located, model=with_fingerprints(located.model))
 
 
 def _resolve_if_path(name: str) -> str:
-    """open_clip also knows models by bare names such as ViT-H-14, which stay as they are."""
+    """Resolve a path; names of open_clip models such as ViT-H-14 are returned unchanged."""
     return str(resolve(name)) if ":" in name or "/" in name else name
 
 
@@ -197,7 +214,9 @@ HERE = "here"
 
 
 def weights_here(settings: Settings) -> str:
-    """`here`, or what is missing and the command that brings it, or why the weights cannot be used."""
+    """Return `here`, or the missing models and the command that fetches them, or why the weights
+    are unusable.
+    """
     try:
         if missing := missing_models(settings):
             return (

@@ -1,4 +1,4 @@
-"""The files beside an ONNX model that hold its weights, found without loading it: `rec.onnx.data` and the like."""
+"""External weight files of ONNX models, such as `rec.onnx.data`, found without loading the model."""
 
 import mmap
 from collections.abc import Iterator
@@ -38,7 +38,9 @@ class InvalidPlaces(ValueError):
 
 @dataclass(frozen=True)
 class External:
-    """A place in another file, relative to the model's folder, where a tensor's bytes are; `length` 0 is not given."""
+    """Location of a tensor in another file, relative to the model's folder; `length` 0 means not
+    given.
+    """
 
     location: str
     offset: int
@@ -46,7 +48,10 @@ class External:
 
 
 def external_data(onnx: Path) -> list[External]:
-    """Return where the tensors of a model are that it does not hold itself. Raises ValueError if it cannot be read."""
+    """Return the external locations of a model's tensors.
+
+    Raises ValueError if the file is unreadable.
+    """
     if not onnx.stat().st_size:
         return []
     with onnx.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -54,7 +59,7 @@ def external_data(onnx: Path) -> list[External]:
 
 
 def external_files(onnx: Path) -> list[str]:
-    """Return the names of the files that hold a model's tensors; none for a file that is not ONNX."""
+    """Return the names of a model's external files; none for a file that is not ONNX."""
     try:
         return sorted({each.location for each in external_data(onnx)})
     except (ValueError, FileNotFoundError):
@@ -62,7 +67,7 @@ def external_files(onnx: Path) -> list[str]:
 
 
 def external_problem(onnx: Path) -> str | None:
-    """What is wrong with the files that hold a model's tensors, as a phrase; those missing are not looked at."""
+    """Return the problem of a model's external files as a phrase; missing files are not considered."""
     try:
         found = external_data(onnx)
     except InvalidPlaces as error:
@@ -90,7 +95,9 @@ def missing_external(onnx: Path) -> list[str]:
 
 
 def _is_beside(location: str, path: Path, onnx: Path) -> bool:
-    """Whether a file is no link; where the model itself is one, whether both lead to one folder."""
+    """Return whether a file is not a link; if the model is a link itself, whether both targets
+    share a folder.
+    """
     return path.resolve() == onnx.resolve().parent / location
 
 
@@ -123,7 +130,7 @@ def _external_of(content: mmap.mmap, start: int, end: int) -> External | None:
 
 
 def _entry(content: mmap.mmap, start: int, end: int) -> tuple[str, str]:
-    """A key and its value."""
+    """Return a key and its value."""
     try:
         texts = {
             number: content[first:last].decode()
@@ -135,7 +142,9 @@ def _entry(content: mmap.mmap, start: int, end: int) -> tuple[str, str]:
 
 
 def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, first byte and end of each field of a message that has a length; others are passed over."""
+    """Yield number, first byte and end of each field with a length in a message; other fields are
+    skipped.
+    """
     at = start
     while at < end:
         tag, at = _varint(content, at, end)
@@ -151,7 +160,7 @@ def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int
         elif wire in {1, 5}:
             at += 8 if wire == 1 else 4
         else:
-            raise ValueError("is no ONNX file")
+            raise ValueError("is not an ONNX file")
 
 
 def _varint(content: mmap.mmap, at: int, end: int) -> tuple[int, int]:

@@ -1,6 +1,8 @@
-"""`python -m pvtool_core.models.pickles FILE...`: which of these hold more than tensors, as one line of JSON.
+"""`python -m pvtool_core.models.pickles FILE...`: report pickles with more than tensors, as a line
+of JSON.
 
-torch's weights-only reader runs no code of the file: it knows tensors and plain containers, and stops at anything else.
+The weights-only reader of torch runs no code of the file: it accepts tensors and plain containers
+only.
 """
 
 import json
@@ -12,13 +14,15 @@ import torch
 
 
 def problem_of(path: Path) -> str | None:
-    """What is wrong with a pickled file, as a phrase that follows its name; None if it holds tensors only."""
+    """Return the problem of a pickle as a phrase that follows its name; None if it contains only
+    tensors.
+    """
     try:
         torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None
         )
     except Exception as error:  # whatever a foreign file brings about is a reason not to take it
-        if "GLOBAL " in str(error):  # a name of something that is no tensor
+        if "GLOBAL " in str(error):  # the name of something other than a tensor
             return "is a pickle that holds more than tensors, and could run code when loaded"
         return "does not load as a file of tensors"
     return None

@@ -1,7 +1,7 @@
-"""How much of a prompt the text encoder reads: what lies past its limit is cut off by diffusers without an error.
+"""Token limits of text encoders: diffusers truncates longer prompts without an error.
 
-Counted with the base model's own tokenizer, through the `tokenizers` library alone, so that a front end can warn
-before an engine is started.
+Tokens are counted with the base model's own tokenizer, by the `tokenizers` library alone, so that
+the front end can warn before an engine is started.
 """
 
 import html
@@ -45,7 +45,8 @@ _CLIP_WORDS = (
 
 @dataclass(frozen=True)
 class Cut:
-    """A prompt, or a negative prompt, whose end an encoder does not read: the part `lost`, past `room` tokens.
+    """A prompt or negative prompt that an encoder truncates: the part `lost` is beyond `room`
+    tokens.
 
     Without `whole_loss`, another text encoder of the model reads that part.
     """
@@ -70,7 +71,9 @@ class Cut:
 
 
 class PromptLimit:
-    """The limit of one text encoder: `tokens`, without special ones, of which the text `before` a prompt takes some."""
+    """The limit of one text encoder: `tokens`, without special tokens, some of which the text
+    `before` a prompt takes.
+    """
 
     def __init__(
         self,
@@ -85,7 +88,7 @@ class PromptLimit:
         self.room = tokens - (len(self._offsets(before)) if before else 0)
 
     def cut(self, prompt: str) -> Cut | None:
-        """Return what is cut off a prompt, or None if all of it is read."""
+        """Return the truncated part of a prompt, or None."""
         if (
             prompt.isascii() and len(prompt) < self.room
         ):  # a token has a character, but one may stand for the beginning
@@ -98,7 +101,10 @@ class PromptLimit:
         return Cut(prompt, text[start:], self.room) if start < len(text) else None
 
     def check(self, prompt: str, noun: str = "") -> Cut | None:
-        """Return what is cut off a prompt. Raises BadPrompt if the keyword, or the noun after it, is cut."""
+        """Return the truncated part of a prompt.
+
+        Raises BadPrompt if the keyword or its class noun is truncated.
+        """
         cut = self.cut(prompt)
         if cut is None:
             return None
@@ -116,7 +122,7 @@ class PromptLimit:
         return cut
 
     def _text(self, prompt: str) -> str:
-        """The prompt as the pipeline gives it to the tokenizer."""
+        """Return the prompt as the pipeline passes it to the tokenizer."""
         return html.unescape(html.unescape(prompt)) if self._unescapes else prompt
 
     def _offsets(self, text: str) -> list[tuple[int, int]]:
@@ -125,13 +131,19 @@ class PromptLimit:
 
 @dataclass(frozen=True)
 class Limits:
-    """Those of all text encoders of a model. HunyuanVideo's `second`, CLIP, makes one pooled vector of the prompt."""
+    """Limits of all text encoders of a model.
+
+    The `second` one of HunyuanVideo, CLIP, gives one pooled vector.
+    """
 
     first: PromptLimit
     second: PromptLimit | None = None
 
     def cuts(self, prompt: str, noun: str = "") -> list[Cut]:
-        """Return what is cut off a prompt. Raises BadPrompt if the keyword, or the noun after it, is read by none."""
+        """Return the truncated parts of a prompt.
+
+        Raises BadPrompt if no encoder reads the keyword or its class noun.
+        """
         found = [self.first.check(prompt, noun)]
         if self.second and (cut := self.second.cut(prompt)):
             found.append(replace(cut, encoder="second text encoder, CLIP,", whole_loss=False))
@@ -139,7 +151,7 @@ class Limits:
 
 
 def prompt_limits(model: ModelConfig) -> Limits | None:
-    """Return the limits of a base model; None if it is not on this machine or has no tokenizer that can be read."""
+    """Return the limits of a base model; None if it is missing or has no readable tokenizer."""
     try:
         return _limits_of(model.family, resolve(model.config or model.base_model))
     except WeightsMissing:
@@ -151,7 +163,7 @@ def _limits_of(family: str, base: Path) -> Limits | None:
     try:
         tokenizer = _tokenizer(base / "tokenizer")
         second = _tokenizer(base / "tokenizer_2") if family == "hunyuan-video" else None
-    except Exception:  # `tokenizers` raises plain Exception; the engine's loading says what is wrong with the model
+    except Exception:  # `tokenizers` raises plain Exception; the engine reports the problem when it loads the model
         return None
     if tokenizer is None:
         return None
@@ -195,7 +207,9 @@ def _tokenizer(folder: Path) -> "Tokenizer | None":
 
 
 def _clip_tokenizer(folder: Path) -> "Tokenizer":
-    """Build CLIP's tokenizer from vocab.json and merges.txt, as transformers' CLIPTokenizer does."""
+    """Build the CLIP tokenizer from vocab.json and merges.txt, as CLIPTokenizer of transformers
+    does.
+    """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     words = models.BPE.from_file(
@@ -216,9 +230,9 @@ def _clip_tokenizer(folder: Path) -> "Tokenizer":
 def check_prompts_fit(
     model: ModelConfig, prompts: Iterable[str], negative: str = "", noun: str = ""
 ) -> list[Cut]:
-    """Return what is cut off the prompts and the negative prompt.
+    """Return the truncated parts of the prompts and the negative prompt.
 
-    Raises BadPrompt if a keyword is cut, or the `noun` that follows it.
+    Raises BadPrompt if a keyword, or the class noun `noun` after it, is truncated.
     """
     limits = prompt_limits(model)
     if limits is None:
@@ -235,13 +249,14 @@ def report_cuts(
     report: Callable[..., None],
     noun: str = "",
 ) -> None:
-    """Report a warning for each cut, with the part `cut`, or one that a loaded model's tokens cannot be counted.
+    """Report a warning for each truncated prompt, or one if the tokens of a loaded model cannot be
+    counted.
 
     Raises BadPrompt as `check_prompts_fit` does.
     """
     if prompt_limits(model) is None:
         folder = f"{model.config or model.base_model}/tokenizer"
-        message = f"Prompts are not checked for their length: no tokenizer that can be read here in {folder}."
+        message = f"Prompt lengths are not checked: no readable tokenizer in {folder}."
         report("warning", message=message)
         return
     cuts = check_prompts_fit(model, prompts, negative, noun)
@@ -258,7 +273,9 @@ def report_cuts(
 
 @lru_cache(maxsize=1)
 def shortest_limit() -> PromptLimit:
-    """Return the limit of Stable Diffusion's text encoder, the shortest of all families, by CLIP's own vocabulary."""
+    """Return the limit of Stable Diffusion's text encoder, the shortest of all families, with
+    CLIP's vocabulary.
+    """
     tokenizer = _tokenizer(presets_dir() / "tiny/clip")
     assert tokenizer is not None, "pv ships it"
     return PromptLimit(tokenizer, _CLIP_TOKENS - 2)

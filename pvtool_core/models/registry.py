@@ -1,4 +1,4 @@
-"""What weights there are to be had: where they come from, what they should hash to, and who may use them."""
+"""The registry of models: sources, published hashes, licences and allowed use."""
 
 import dataclasses
 import difflib
@@ -36,11 +36,14 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class RegistryEntry:
-    """One model. `sha256` and `md5` map paths in its folder to published hashes; the registry fills in `name`."""
+    """One model.
+
+    `sha256` and `md5` map paths in its folder to published hashes; the registry sets `name`.
+    """
 
     name: str = ""
     title: str
-    purpose: str = setting("what it is for", "other", choices=PURPOSES)
+    purpose: str = setting("purpose", "other", choices=PURPOSES)
     licence: str = setting("its name", "not known")
     commercial: str = setting(
         "whether commercial use is allowed", "conditions", choices=("yes", "no", "conditions")
@@ -56,7 +59,7 @@ class RegistryEntry:
         return f"{self.licence} ({self.terms})" if self.terms else self.licence
 
     def required(self) -> list[str]:
-        """Paths that the entry names one by one; what patterns stand for only the hub knows."""
+        """Return the paths that the entry names; only the hub knows what its patterns match."""
         return sorted(
             {
                 str(PurePosixPath(source.into, file))
@@ -66,12 +69,12 @@ class RegistryEntry:
         )
 
     def checks(self, path: str) -> dict[str, str]:
-        """Published hashes of a file, by algorithm."""
+        """Return the published hashes of a file by algorithm."""
         known = {"sha256": self.sha256.get(path), "md5": self.md5.get(path)}
         return {algorithm: digest.lower() for algorithm, digest in known.items() if digest}
 
     def digests(self) -> dict[str, str]:
-        """The sha256 of every file of which a hash was published; empty where it was another hash."""
+        """Return the SHA-256 of every file with a published hash; empty if that is another hash."""
         return {path: self.sha256.get(path, "").lower() for path in (*self.sha256, *self.md5)}
 
 
@@ -98,7 +101,9 @@ class Registry:
         return sorted(self._entries)
 
     def find(self, name: str) -> RegistryEntry | None:
-        """The entry of that name, or one for a repository of the hub, about which nothing is known; else None."""
+        """Return the entry of that name, or an empty one for a repository of the hub; otherwise
+        None.
+        """
         if is_hub_id(name):
             return RegistryEntry(
                 name=name,
@@ -109,16 +114,16 @@ class Registry:
         return self._entries.get(name)
 
     def get(self, name: str) -> RegistryEntry:
-        """As `find`. Raises Missing."""
+        """Return the entry as `find` does. Raises Missing."""
         if (entry := self.find(name)) is None:
             near = next(iter(difflib.get_close_matches(name, self._entries, n=1)), None)
-            hint = "`pv models list` shows all; a repository of the hub is named organisation/repository."
+            hint = "See `pv models list`; name a repository of the hub as organisation/repository."
             raise Missing("model", name, hint, near)
         return entry
 
 
 def _read_entry(name: str, table: Any) -> RegistryEntry:
-    """Raises SettingsError or BadName."""
+    """Read one entry. Raises SettingsError or BadName."""
     source = f"the model {name}"
     if not isinstance(table, dict):
         raise SettingsError([Mistake(name, "is not a table")], source)
@@ -138,7 +143,9 @@ def _read_entry(name: str, table: Any) -> RegistryEntry:
 
 
 def _problems_of(source: Source) -> Iterable[str]:
-    """What is wrong with a source: it must name one place, and files inside the model's folder."""
+    """Return the problems of a source: it must name one location, and files inside the model
+    folder.
+    """
     address = source.address
     if bool(source.hub) == bool(address) or (address.endswith(".zip") and not source.files):
         yield "needs either hub or address, and a .zip needs files"
@@ -152,7 +159,7 @@ def _problems_of(source: Source) -> Iterable[str]:
 
 
 def is_web_address(address: str) -> bool:
-    """Whether an address is one of http or https that names a file; file:// and others are never fetched."""
+    """Return whether an address is an http or https address of a file; others are never fetched."""
     try:
         parts = urllib.parse.urlsplit(address)
         host = parts.hostname
@@ -164,7 +171,7 @@ def is_web_address(address: str) -> bool:
 
 
 def is_inside(path: str) -> bool:
-    """Whether a relative path stays inside the folder that it is joined to, on every system."""
+    """Return whether a relative path stays inside its folder on every platform."""
     parts = path.split("/")
     return (
         not path.startswith("/")
@@ -175,12 +182,14 @@ def is_inside(path: str) -> bool:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` has the form organisation/repository; the hub allows neither -- nor .. in either."""
+    """Return whether `name` has the form organisation/repository; the hub allows neither -- nor ..
+    in it.
+    """
     return bool(_HUB_ID.fullmatch(name)) and "--" not in name and ".." not in name
 
 
 def model_folder(name: str) -> Path:
-    """Where a model lies once it is here; `org/repo` in org--repo. Raises BadName."""
+    """Return the folder of a fetched model; `org/repo` is stored in org--repo. Raises BadName."""
     if "/" in name and not is_hub_id(name):
         raise BadName("a model", name)
     return models_dir() / (
@@ -189,13 +198,15 @@ def model_folder(name: str) -> Path:
 
 
 def model_name(folder: str) -> str:
-    """The name of the model in a folder of `models_dir()`."""
+    """Return the name of the model in a folder of `models_dir()`."""
     org, dashes, repository = folder.partition("--")
     return f"{org}/{repository}" if dashes and is_hub_id(f"{org}/{repository}") else folder
 
 
 def models_named_in(settings: Settings) -> list[str]:
-    """Names of the models that the settings use: `models:NAME…`, org/repo, or a path among the models here."""
+    """Return the models that the settings use: `models:NAME…`, org/repo, or a path of a fetched
+    model.
+    """
     model, rewards, semantic = settings.model, settings.identity_reward, settings.semantic_reward
     config = (
         model.config if model.base_model.endswith(".safetensors") else ""

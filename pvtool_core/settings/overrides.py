@@ -12,9 +12,9 @@ from pvtool_core.settings.toml import WORDS, Table, hints, read_value, unknown
 
 
 def parse_overrides(assignments: Iterable[str]) -> Table:
-    """Turn `section.key=value` words into nested tables, typed by the setting that they name.
+    """Parse `section.key=value` arguments into nested tables, typed by their settings.
 
-    Raises SettingsError with every word that names no setting or holds no value that it can have.
+    Raises SettingsError with every unknown key and invalid value.
     """
     table: Table = {}
     mistakes: list[Mistake] = []
@@ -37,12 +37,12 @@ def parse_overrides(assignments: Iterable[str]) -> Table:
 
 
 def setting_keys() -> list[str]:
-    """Every `section.key` there is."""
+    """Return every `section.key`."""
     return [f"{section}.{name}" for section, cls in hints(Settings).items() for name in hints(cls)]
 
 
 def setting_help() -> dict[str, str]:
-    """What each `section.key` means, in a phrase."""
+    """Return the description of each `section.key`."""
     sections: dict[str, Any] = hints(Settings)
     return {
         f"{section}.{field.name}": field.metadata["help"]
@@ -52,7 +52,7 @@ def setting_help() -> dict[str, str]:
 
 
 def _setting(section: str, name: str) -> tuple[Any, Mapping[str, Any]]:
-    """Type and limits of a setting; no type if there is none of that name."""
+    """Return type and limits of a setting; the type is None for an unknown one."""
     cls = hints(Settings).get(section)
     metadata = {field.name: field.metadata for field in fields(cls)} if cls else {}
     return (hints(cls)[name], metadata[name]) if name in metadata else (None, {})

@@ -15,7 +15,10 @@ _PRESET_KEYS = {"description", "prompts", "needs", "licence", "extends"}
 
 @dataclass(frozen=True)
 class Preset:
-    """A named set of settings. `table` holds what the file sets; `prompts` names its bank."""
+    """A named set of settings.
+
+    `table` has the values of the file; `prompts` is the name of its prompt bank.
+    """
 
     name: str
     description: str
@@ -26,7 +29,7 @@ class Preset:
     own: bool
 
     def settings(self, *overrides: Table) -> Settings:
-        """The preset's settings with `overrides` over them. Raises SettingsError."""
+        """Return the settings of the preset with `overrides` applied. Raises SettingsError."""
         return from_table(Settings, merge(self.table, *overrides), f"preset {self.name}")
 
 
@@ -43,16 +46,19 @@ class Presets:
         )
 
     def get(self, name: str) -> Preset:
-        """The preset of that name. Raises Missing, BadName, or SettingsError if its file is wrong."""
+        """Return the preset of that name.
+
+        Raises Missing, BadName, or SettingsError if its file is invalid.
+        """
         file = check_name("a preset", name) + ".toml"
         for folder in (self.own, self.shipped):
             if (folder / file).is_file():
                 return self._read(folder / file, own=folder is self.own)
         near = nearest(name, self.own) or nearest(name, self.shipped)
-        raise Missing("preset", name, "`pv presets list` shows all there are.", near)
+        raise Missing("preset", name, "See `pv presets list`.", near)
 
     def _read(self, path: Path, own: bool) -> Preset:
-        """A preset's file, over that of the shipped preset that it `extends`."""
+        """Read the file of a preset, on top of the shipped preset that it `extends`."""
         table = read_toml(path)
         if parent := table.get("preset", {}).get("extends"):
             table = merge(self._parent(path, parent), table)
@@ -61,7 +67,7 @@ class Presets:
         return Preset(name=path.stem, table=table, own=own, **words)
 
     def _parent(self, path: Path, name: Any) -> Table:
-        """What a preset extends: a shipped one that extends none. Raises SettingsError."""
+        """Return the table of the shipped preset that a preset extends. Raises SettingsError."""
         parent = self.shipped / f"{name}.toml"
         table = read_toml(parent) if parent.is_file() else {}
         if not table or "extends" in table.get("preset", {}):
@@ -78,7 +84,7 @@ class Presets:
 
 
 def _about(path: Path, about: Mapping[str, Any]) -> dict[str, str]:
-    """A preset's own table. Raises SettingsError."""
+    """Return the [preset] table. Raises SettingsError."""
     wrong = [Mistake(f"preset.{key}", "is no setting") for key in about if key not in _PRESET_KEYS]
     wrong += [
         Mistake(f"preset.{key}", "is not text")

@@ -22,13 +22,13 @@ Table = dict[str, Any]
 
 @runtime_checkable
 class Checked(Protocol):
-    """A dataclass whose values are checked against each other, and whose texts hold no control characters."""
+    """A dataclass whose values are checked together, and whose texts contain no control characters."""
 
     def check(self) -> Iterable[Mistake]: ...
 
 
 def read_toml(path: Path) -> Table:
-    """Parse a TOML file. Raises RunFailed if it cannot be read, SettingsError if it is no TOML."""
+    """Parse a TOML file. Raises RunFailed if it cannot be read, SettingsError if it is not TOML."""
     try:
         return parse_toml(path, SETTINGS_BYTES, follow=True)
     except BrokenRun as error:
@@ -65,7 +65,7 @@ def parse_toml(path: Path, most: int, follow: bool) -> Table:
 
 
 def to_table(value: Any) -> Table:
-    """A dataclass as nested TOML tables, fields in their order."""
+    """Return a dataclass as nested TOML tables, with fields in their order."""
     return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
 
 
@@ -104,10 +104,10 @@ _FREE_TEXT = _WORDS_FOR_A_MODEL | _FILES_OF_A_JOB
 
 
 def _with_control_characters(value: Any, prefix: str = "") -> Iterable[Mistake]:
-    """Names and paths with line ends or escapes in them, which would write lines of their own into logs."""
+    """Yield names and paths with line breaks or escapes, which would forge lines in logs."""
     if isinstance(value, str):
         if any(unicodedata.category(letter) in {"Cc", "Zl", "Zp"} for letter in value):
-            yield Mistake(prefix, f"is {told(value)}, which holds control characters")
+            yield Mistake(prefix, f"is {told(value)}, which contains control characters")
     elif dataclasses.is_dataclass(value):
         for field in fields(value):
             if field.name not in _FREE_TEXT:
@@ -159,7 +159,7 @@ _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 300
 
 
 def told(value: Any) -> str:
-    """A wrong value as messages show it; the middle of a long one is left out."""
+    """Format an invalid value for a message; the middle of a long one is omitted."""
     try:
         return _SHOWN.repr(value)
     except ValueError:  # Python writes no number of so many digits
@@ -201,9 +201,7 @@ def _read_scalar(
     hint: type, value: Any, key: str, limits: Mapping[str, Any], mistakes: list[Mistake]
 ) -> Any:
     if hint is float and type(value) is int:
-        with suppress(
-            OverflowError
-        ):  # one that is too large stays what it is, and is refused as that
+        with suppress(OverflowError):  # a number that is too large stays an int and is refused
             value = float(value)
     if type(value) is not hint:
         mistakes.append(Mistake(key, f"is {told(value)}, not {WORDS[hint]}"))
@@ -224,7 +222,7 @@ def _out_of_limits(value: Any, limits: Mapping[str, Any]) -> str | None:
 
 
 def merge(*tables: Table) -> Table:
-    """Nested tables over one another; the later ones win, key by key."""
+    """Merge nested tables; later ones override earlier ones key by key."""
     merged: Table = {}
     for table in tables:
         for key, value in table.items():

@@ -209,7 +209,7 @@ def test_an_ffmpeg_that_does_not_run_is_found_before_anything_is_made(
     ffmpeg.executable.cache_clear()
     try:
         for suffix in ("mp4", "gif"):
-            with pytest.raises(FfmpegMissing, match="lacks: ffmpeg") as refusal:
+            with pytest.raises(FfmpegMissing, match="Missing on this machine: ffmpeg") as refusal:
                 ffmpeg.require_formats(encoding(suffix))
             assert refusal.value.status is ExitStatus.MISSING
             assert "IMAGEIO_FFMPEG_EXE" in refusal.value.hint
