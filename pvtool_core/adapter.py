@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -23,6 +23,7 @@ from pvtool_core.comfyui_schedule import recipe, scheduler_name, start_percent
 from pvtool_core.errors import InputRefused
 from pvtool_core.store.prompts import KEYWORD
 from pvtool_core.tensor_files import save_tensors
+from pvtool_core.untrusted import parse_json
 
 NAME = "identity"
 _FORMAT = "pv adapter 1"
@@ -94,23 +95,46 @@ class AdapterMetadata:
     def of(cls, metadata: Mapping[str, str]) -> "AdapterMetadata":
         """Read metadata from a header; files of older versions lack some.
 
-        Raises KeyError without a required one.
+        Raises KeyError without a required one, ValueError for an invalid one.
         """
+        start, steps = float(metadata["adapter_start"]), int(metadata["num_inference_steps"])
+        guidance = float(metadata["guidance_scale"])
+        if not 0 <= start < 1 or steps < 1 or not math.isfinite(guidance):
+            raise ValueError("a number is out of range")
         return cls(
-            start=float(metadata["adapter_start"]),
-            num_inference_steps=int(metadata["num_inference_steps"]),
-            guidance_scale=float(metadata["guidance_scale"]),
-            sampler=json.loads(metadata["sampler"]),
+            start=start,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            sampler=_table(metadata["sampler"]),
             base_model=metadata["base_model_fingerprint"],
             negative_prompt=metadata.get("negative_prompt", ""),
-            style_loras=tuple(json.loads(metadata.get("style_loras", "[]"))),
-            control=json.loads(metadata.get("control", "{}")),
+            style_loras=_tables(metadata.get("style_loras", "[]")),
+            control=_table(metadata.get("control", "{}")),
             keyword=metadata.get("keyword", KEYWORD),
         )
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _table(text: str) -> dict[str, Any]:
+    """Return the object that a JSON text holds. Raises ValueError for anything else."""
+    return _object(parse_json(text))
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("is not a JSON object")
+    return cast("dict[str, Any]", value)
+
+
+def _tables(text: str) -> tuple[dict[str, Any], ...]:
+    """Return the objects that a JSON list holds. Raises ValueError for anything else."""
+    values = parse_json(text)
+    if not isinstance(values, list):
+        raise ValueError("is not a JSON list")
+    return tuple(_object(value) for value in cast("list[Any]", values))
 
 
 class LoraPair(NamedTuple):
@@ -242,12 +266,27 @@ class IdentityAdapter:
 def read_adapter(path: Path) -> tuple[dict[str, Tensor], AdapterMetadata]:
     """Return tensors and metadata of an adapter file. Raises InputRefused for other files."""
     tensors, metadata = _read(path)
-    return tensors, AdapterMetadata.of(metadata)
+    try:
+        return tensors, AdapterMetadata.of(metadata)
+    except (KeyError, ValueError) as error:
+        raise _damaged(path) from error
 
 
 def read_rank(path: Path) -> int:
     """Return the rank of an adapter file. Raises InputRefused for other files."""
-    return int(_read(path)[1]["rank"])
+    tensors, metadata = _read(path)
+    try:
+        rank = int(metadata["rank"])
+    except (KeyError, ValueError) as error:
+        raise _damaged(path) from error
+    largest = max((max(tensor.shape, default=0) for tensor in tensors.values()), default=0)
+    if not 1 <= rank <= largest:  # it decides how much is allocated
+        raise _damaged(path)
+    return rank
+
+
+def _damaged(path: Path) -> InputRefused:
+    return InputRefused(f"The adapter {path} has invalid metadata.", "Download or copy it again.")
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

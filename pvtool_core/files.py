@@ -13,7 +13,6 @@ import re
 import shutil
 import socket
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
@@ -21,8 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from pvtool_core.errors import NameTaken
-from pvtool_core.paths import cache_dir, check_new_file, data_dir, is_private
+from pvtool_core.paths import cache_dir, data_dir, is_private, write_private
 from pvtool_core.untrusted import (
     open_regular,
 )
@@ -159,24 +157,11 @@ def copy_private(source: Path, target: Path) -> None:
 
     Raises NameTaken if it exists, Missing without its folder, and OSError as copying does.
     """
-    check_new_file(target)
-    descriptor, name = tempfile.mkstemp(
-        prefix=".pv-", suffix=".writing", dir=target.parent
-    )  # mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file, source.open("rb") as content:
-            shutil.copyfileobj(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        _rename_to_new(Path(name), target)
-    except FileExistsError as error:
-        raise NameTaken("a file", target.name) from error
-    finally:
-        Path(name).unlink(missing_ok=True)
-    sync_folder(target.parent)
+    with source.open("rb") as content:
+        write_private(target, content)
 
 
-def _rename_to_new(temporary: Path, target: Path) -> None:
+def rename_to_new(temporary: Path, target: Path) -> None:
     """Rename, but never over another file. Raises FileExistsError."""
     try:
         os.link(temporary, target)  # a rename would replace an existing file

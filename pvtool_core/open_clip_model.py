@@ -106,6 +106,24 @@ def keep_in_range(start: Tensor, end: Tensor) -> None:
     start.register_hook(leave)
 
 
+NOT_A_MODEL = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+"""Errors that open_clip raises for an invalid model configuration."""
+
+
+def not_a_folder(folder: str) -> InputRefused:
+    """Return the error about a folder that open_clip cannot use."""
+    hint = "Use a folder with open_clip_config.json, weights and tokenizer, as open_clip writes it."
+    return InputRefused(f"{folder} is not an open_clip model folder.", hint)
+
+
 def new_model(name: str) -> Any:
     """Create an open_clip model without weights. Raises InputRefused."""
     folder = name.removeprefix("local-dir:")
@@ -119,9 +137,8 @@ def new_model(name: str) -> Any:
     )  # it would say that its weights are random, which lasts no longer than a moment
     try:
         return open_clip.create_model(name, load_weights=False, pretrained_text=False)
-    except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError) as error:
-        hint = "Use a folder with open_clip_config.json, weights and tokenizer, as open_clip writes it."
-        raise InputRefused(f"{folder} is not an open_clip model folder.", hint) from error
+    except NOT_A_MODEL as error:
+        raise not_a_folder(folder) from error
     finally:
         logging.disable(logging.NOTSET)
 

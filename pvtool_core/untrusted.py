@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import stat
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def read_regular(path: Path, most: int, *, follow: bool = False) -> bytes:
     return content
 
 
-def parse_json(content: bytes) -> Any:
+def parse_json(content: bytes | str) -> Any:
     """Parse JSON. Raises ValueError for any invalid input."""
     try:
         return json.loads(content)
@@ -111,10 +112,23 @@ def parse_json(content: bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def check_keys(text: str) -> None:
-    """Raise ValueError if a key of a TOML file has so many parts that parsing would take too long."""
+def _check_keys(text: str) -> None:
+    """Raise ValueError if a key has so many parts that parsing would take too long."""
     if _DEEP_KEY.search(text):
         raise ValueError("a key is nested too deeply")
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML in linear time. Raises ValueError for any invalid input."""
+    _check_keys(text)
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError as error:  # of Python's int(), with a hint for programmers
+        raise ValueError("a number has too many digits") from error
 
 
 def exists(path: Path) -> bool:

@@ -35,7 +35,13 @@ from pvtool_core.errors import BadPrompt, PvError, SomeFailed, UsageError
 from pvtool_core.paths import check_utf8, exists
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob
 from pvtool_core.store.identities import Library
-from pvtool_core.store.prompts import KEYWORD, Banks, check_prompt, decode_prompts
+from pvtool_core.store.prompts import (
+    KEYWORD,
+    Banks,
+    check_prompt,
+    decode_prompts,
+    read_prompt_stream,
+)
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -241,7 +247,8 @@ def rows_of(
 def rows_in(source: str, mistakes: Mistakes) -> list[Row]:
     """Rows of standard input, a file, or the bank of that name where there is no such file."""
     if source == "-":
-        return read_rows("-", decode_prompts("standard input", sys.stdin.buffer.read()), mistakes)
+        content = read_prompt_stream("standard input", sys.stdin.buffer)
+        return read_rows("-", decode_prompts("standard input", content), mistakes)
     banks = Banks()
     if not exists(Path(source)) and source in banks.names():
         return [

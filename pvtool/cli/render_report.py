@@ -83,6 +83,8 @@ def tell_adapters(output: Output, planned: BatchPlan) -> None:
     for name, trained in list(planned.adapters.items())[:SHOWN_ADAPTERS]:
         identity = name.partition(" ")[0]
         output.say(f"{identity}: using {trained.run}, step {trained.step}.")
+        for checkpoint in trained.damaged:
+            output.say(f"Warning: the checkpoint {checkpoint} is damaged and not used.")
         if trained.longer:
             run = trained.longer.partition("@")[0]
             output.say(

@@ -2,7 +2,8 @@
 
 import dataclasses
 import importlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
@@ -28,6 +29,7 @@ __all__ = [
     "backbone_class",
     "joined",
     "load_backbone",
+    "refused_unless_loaded",
     "resolve_device",
 ]
 
@@ -58,14 +60,21 @@ def load_backbone(
         _check_unchanged(model)
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()  # what a terminal shows is not theirs to say
-    try:
+    with refused_unless_loaded(model.base_model, model.family):
         return backbone_class(model.family)(model, sampler, prompts, recompute)
+
+
+@contextmanager
+def refused_unless_loaded(base_model: str, family: str) -> Generator[None]:
+    """Raise InputRefused, naming the base model, for any unknown error of the libraries that load it."""
+    try:
+        yield
     except Exception as error:
         known = from_foreign(error)
         if type(known) is not RunFailed:
             raise
         raise InputRefused(
-            f"The base model {model.base_model} cannot be loaded as {model.family}: {known.message}",
+            f"The base model {base_model} cannot be loaded as {family}: {known.message}",
             "`pv models verify` checks what was fetched; `pv presets show` says what each preset wants.",
         ) from error
 

@@ -7,7 +7,6 @@ takes as long and as much room as the real ones (`tests/benchmarks/full_size.py`
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,8 +18,9 @@ from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionMo
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 
-from pvtool_core.backbones import backbone_class
+from pvtool_core.backbones import backbone_class, refused_unless_loaded
 from pvtool_core.backbones.interface import Backbone, Embeds
+from pvtool_core.models.integrity import read_table
 from pvtool_core.settings.schema import ControlConfig, ModelConfig, SamplerConfig
 
 TRIMMED_TOKENS = 64
@@ -37,7 +37,8 @@ def meta_model(
     """A backbone of the family's own class on `model.device`; every prompt has the same random embeds.
 
     `architecture` is a diffusers folder of which only the config files are read, `motion` that of AnimateDiff's motion
-    modules where it has none of its own. Style LoRAs are left out, for they are merged; so is a ControlNet.
+    modules where it has none of its own. Style LoRAs are left out, for they are merged; so is a ControlNet. Raises
+    InputRefused if the config files cannot be used.
     """
     bare = dataclasses.replace(
         model,
@@ -53,7 +54,10 @@ def meta_model(
         with _made_as(device, dtype):
             return cls(**_parts(cls, Path(folder), motion, given))
 
-    with replaced(DiffusionPipeline, "from_pretrained", classmethod(build)):
+    with (
+        refused_unless_loaded(bare.base_model, model.family),
+        replaced(DiffusionPipeline, "from_pretrained", classmethod(build)),
+    ):
         backbone: Any = backbone_class(model.family)(bare, sampler, (), recompute)
     embeds = _random_embeds(bare, sampler, backbone.denoiser.config)
 
@@ -95,7 +99,7 @@ class _NoText(nn.Module):
 
 def _parts(cls: Any, folder: Path, motion: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """What a pipeline's constructor takes, by the folder's model_index.json; None where that names nothing."""
-    index = json.loads((folder / "model_index.json").read_bytes())
+    index = read_table(folder / "model_index.json")
     parts: dict[str, Any] = {}
     for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
         entry = index.get(name, parameter.default)
@@ -109,7 +113,7 @@ def _parts(cls: Any, folder: Path, motion: Path | None, given: Mapping[str, Any]
             parts[name] = None if entry is inspect.Parameter.empty else entry
     if motion is not None:
         of_motion: Any = MotionAdapter
-        modules = of_motion.from_config(of_motion.load_config(motion))
+        modules = of_motion.from_config(read_table(motion / of_motion.config_name))
         parts["unet"] = UNetMotionModel.from_unet2d(parts["unet"], modules, load_weights=False)
     return parts
 
@@ -117,8 +121,11 @@ def _parts(cls: Any, folder: Path, motion: Path | None, given: Mapping[str, Any]
 def _part(folder: Path, _: str, name: str) -> Any:
     cls: Any = getattr(diffusers, name)
     samples = "Scheduler" in name  # its numbers are needed
+    config = read_table(
+        folder / cls.config_name
+    )  # of anything but an object, diffusers takes the name of a model
     with torch.device("cpu") if samples else nullcontext():
-        return cls.from_config(cls.load_config(folder))
+        return cls.from_config(config)
 
 
 def _random_embeds(model: ModelConfig, sampler: SamplerConfig, denoiser: Any) -> Embeds:

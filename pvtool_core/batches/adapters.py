@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pvtool_core.errors import Missing, UsageError
+from pvtool_core.errors import InputRefused, Missing, UsageError
 from pvtool_core.paths import runs_dir
 from pvtool_core.settings.jobs import Setup
 from pvtool_core.settings.schema import AdapterConfig
@@ -24,7 +24,8 @@ from pvtool_core.store.summary import job_of
 class RunAdapter:
     """What makes clips of a person: an adapter, and the settings that it was trained with.
 
-    `longer` names another finished run of the person, as RUN@STEP, if that one was trained for more steps.
+    `longer` names another finished run of the person, as RUN@STEP, if that one was trained for more steps; `damaged`
+    are newer checkpoints, as RUN@STEP, that were passed over because their files are not as they were written.
     """
 
     adapter: Path
@@ -33,6 +34,7 @@ class RunAdapter:
     step: int
     setup: Setup
     longer: str = ""
+    damaged: tuple[str, ...] = ()
 
 
 def newest_run(person: Identity, runs: Sequence[RunFolder]) -> RunAdapter:
@@ -42,16 +44,24 @@ def newest_run(person: Identity, runs: Sequence[RunFolder]) -> RunAdapter:
     """
     with_adapter = [run for run in reversed(runs) if run.checkpoint_folders()]
     finished = [run for run in with_adapter if run.state() == State.FINISHED]
+    damaged: list[str] = []
     for number, run in enumerate(finished):
         if found := _newest_adapter(run):
-            return replace(found, longer=_longer(found.step, finished[number + 1 :]))
+            older = finished[number + 1 :]
+            return replace(
+                found, longer=_longer(found.step, older), damaged=(*damaged, *found.damaged)
+            )
+        damaged.extend(_named(run, folder) for folder in reversed(run.checkpoint_folders()))
     others = ", ".join(f"{run.name} ({run.state()})" for run in with_adapter)
     hint = f"--run can be {others}." if others else f"`pv train {person.name}` makes one."
     raise Missing("finished run of the identity", person.name, hint)
 
 
 def named_run(person: Identity, words: str) -> RunAdapter:
-    """By the run, or its checkpoint, that RUN or RUN@STEP names. Raises Missing, or UsageError for another person's."""
+    """By the run, or its checkpoint, that RUN or RUN@STEP names.
+
+    Raises Missing, InputRefused if the checkpoint is damaged, UsageError for another person's run.
+    """
     name, at, step = words.partition("@")
     run = find_run(runs_dir(), name)
     identity = job_of(run).identity
@@ -78,8 +88,16 @@ def _longer(step: int, older: Sequence[RunFolder]) -> str:
 
 def _newest_adapter(run: RunFolder) -> RunAdapter | None:
     """Return the adapter of the newest checkpoint in which it is as it was written."""
-    found = (_trained_by(run, folder) for folder in reversed(run.checkpoint_folders()))
-    return next((trained for trained in found if trained), None)
+    damaged: list[str] = []
+    for folder in reversed(run.checkpoint_folders()):
+        if found := _trained_by(run, folder):
+            return replace(found, damaged=tuple(damaged))
+        damaged.append(_named(run, folder))
+    return None
+
+
+def _named(run: RunFolder, checkpoint: Path) -> str:
+    return f"{run.name}@{checkpoint_step(checkpoint)}"
 
 
 def _adapter_at(run: RunFolder, step: str) -> RunAdapter:
@@ -87,6 +105,10 @@ def _adapter_at(run: RunFolder, step: str) -> RunAdapter:
     folder = there.get(step.lstrip("0") or step)
     if folder and (found := _trained_by(run, folder)):
         return found
+    if folder:
+        raise InputRefused(
+            f"The checkpoint {_named(run, folder)} is damaged.", f"Use another: {', '.join(there)}."
+        )
     raise Missing(f"checkpoint of {run.name}", step, f"There are: {', '.join(there) or 'none'}.")
 
 

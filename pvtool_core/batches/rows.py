@@ -13,7 +13,6 @@ import csv
 import io
 import json
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -36,6 +35,7 @@ from pvtool_core.batches.columns import (
 )
 from pvtool_core.errors import BadPrompt, BatchRefused, PvError, UsageError, printable
 from pvtool_core.store.prompts import KEYWORD, decode_prompts, read_prompt_bytes
+from pvtool_core.untrusted import parse_toml
 
 MAX_ROWS = 1_000_000
 _TOLD = 10
@@ -415,8 +415,8 @@ def _index(value: Any) -> bool:
 
 def _toml(reading: _Reading, text: str) -> None:
     try:
-        table: _Line = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        table: _Line = parse_toml(text)
+    except ValueError as error:
         reading.refuse("", BadPrompt(f"This is no TOML: {error}.", "Mend it at that place."))
         return
     prompts, grid, zips = table.pop("prompts", None), table.pop("grid", {}), table.pop("zip", [])

@@ -6,7 +6,6 @@ by the flash kernel, which keeps no attention matrix.
 """
 
 import dataclasses
-import json
 import weakref
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -23,10 +22,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from pvtool_core.adapter import IdentityAdapter
+from pvtool_core.backbones import refused_unless_loaded
 from pvtool_core.backbones.meta_model import meta_model, replaced
 from pvtool_core.errors import WeightsMissing
 from pvtool_core.estimate.plan import Counts, Machine, Work
+from pvtool_core.models.integrity import read_table
 from pvtool_core.models.locate import resolve
+from pvtool_core.open_clip_model import NOT_A_MODEL, not_a_folder
 from pvtool_core.rewards import letterbox
 from pvtool_core.settings.jobs import PlanJob
 from pvtool_core.settings.schema import SemanticRewardConfig
@@ -132,6 +134,8 @@ def count(job: PlanJob) -> Counts:
     backbone: Any = meta_model(
         bare, job.sampler, job.training.recompute, Path(job.architecture), motion
     )
+    with refused_unless_loaded(job.architecture, model.family):
+        encoders = text_encoders(Path(job.architecture), backbone.dtype.itemsize)
     blocks = backbone_blocks(backbone.denoiser)
     weights, host = sizes(backbone.denoiser, blocks, model.storage, model.offload)
     latents, embeds = backbone.initial_latents(0), backbone.prompt_embeds("")
@@ -159,7 +163,7 @@ def count(job: PlanJob) -> Counts:
         denoiser=weights,
         host=host,
         autoencoder=_bytes(backbone.pipeline.vae),
-        text_encoders=text_encoders(Path(job.architecture), backbone.dtype.itemsize),
+        text_encoders=encoders,
         adapter=_numbers(adapter),
         latents=latents.numel() * latents.element_size(),
         step=step,
@@ -217,8 +221,11 @@ def text_encoders(folder: Path, itemsize: int) -> int:
     total = 0
     for path in sorted(folder.glob("text_encoder*/config.json")):
         config: Any = transformers.AutoConfig.from_pretrained(path.parent)
+        cls: Any = getattr(transformers, config.architectures[0])
+        if not issubclass(cls, transformers.PreTrainedModel):
+            raise TypeError(f"{path} names {cls.__name__}, which is not a model")
         with torch.device("meta"):
-            encoder: nn.Module = getattr(transformers, config.architectures[0])(config)
+            encoder: nn.Module = cls(config)
         total += sum(each.numel() for each in encoder.parameters()) * itemsize
     return total
 
@@ -228,7 +235,7 @@ def _clip_facts(name: str) -> Any:
     if (facts := open_clip.get_model_config(name)) is not None:
         return facts
     try:
-        return json.loads((resolve(name) / "open_clip_config.json").read_bytes())["model_cfg"]
+        return read_table(resolve(name) / "open_clip_config.json")["model_cfg"]
     except WeightsMissing:
         return open_clip.get_model_config("ViT-H-14")
 
@@ -237,12 +244,15 @@ def semantic(
     config: SemanticRewardConfig, frames: int, whole: int, size: tuple[int, int], dtype: torch.dtype
 ) -> dict[str, Any]:
     """Weights and work of the semantic reward: of an iteration's frames with a gradient, of a whole clip without."""
-    facts = _clip_facts(config.model)
-    with torch.device("meta"):  # texts are read on the CPU
-        pictures_half: nn.Module = (
-            open_clip.CLIP(**facts).visual.to(dtype).eval().requires_grad_(False)
-        )
-    side = facts["vision_cfg"]["image_size"]
+    try:
+        facts = _clip_facts(config.model)
+        with torch.device("meta"):  # texts are read on the CPU
+            pictures_half: nn.Module = (
+                open_clip.CLIP(**facts).visual.to(dtype).eval().requires_grad_(False)
+            )
+        side = int(facts["vision_cfg"]["image_size"])
+    except NOT_A_MODEL as error:
+        raise not_a_folder(config.model) from error
 
     def score(count: int) -> Tensor:
         pictures = torch.empty(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pvtool_core.errors import WeightsMissing
-from pvtool_core.models.locate import resolve
+from pvtool_core.models.locate import locate_base, resolve
 from pvtool_core.paths import presets_dir
 from pvtool_core.settings.schema import Settings
 
@@ -257,19 +257,14 @@ def sustained(name: str, dtype: str) -> float:
 def architecture_of(settings: Settings) -> tuple[Path, Path | None, bool]:
     """The folder of config files to count by, that of the motion modules, and whether it is the model's own.
 
-    Where the model is not here, the family's usual one stands in for it.
+    Where the model is not here, the family's usual one stands in for it. Raises InputRefused for another thing.
     """
-    model = settings.model
     try:
-        base = resolve(model.base_model)
-        folder = resolve(model.config) if base.is_file() else base
-        still = base.is_file() or '"AnimateDiffPipeline"' not in (
-            folder / "model_index.json"
-        ).read_text("utf-8")
-        motion = resolve(model.motion_adapter) if model.family == "animatediff" and still else None
+        model = locate_base(settings.model)
     except WeightsMissing:
-        return presets_dir() / "architectures" / model.family, None, False
-    return folder, motion, True
+        return presets_dir() / "architectures" / settings.model.family, None, False
+    motion = Path(model.motion_adapter) if model.motion_adapter else None
+    return Path(model.config or model.base_model), motion, True
 
 
 def missing_weights(settings: Settings) -> list[WeightsMissing]:

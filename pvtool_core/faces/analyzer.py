@@ -76,6 +76,7 @@ class FaceAnalyzer:
         threads: int = 0,
     ) -> None:
         """Load the models. Raises InputRefused if a file is of another kind."""
+        self._detection_size = detection_size
         self._detector = open_detector(package / detector, threads)
         self._detector.prepare(
             -1, input_size=(detection_size, detection_size), det_thresh=threshold
@@ -84,6 +85,8 @@ class FaceAnalyzer:
 
     def detect(self, picture: Picture) -> list[Face]:
         """Return every face in an RGB image (height, width, 3), from left to right."""
+        if min(picture.shape[:2]) * self._detection_size < max(picture.shape[:2]):
+            return []  # the shorter side vanishes when scaled for the detector
         boxes, landmarks = self._detector.detect(np.ascontiguousarray(picture[..., ::-1]))
         faces = [
             Face(box[:4], float(box[4]), points)

@@ -97,6 +97,8 @@ def _gif_xmp(facts: Facts) -> bytes:
 
 def read_facts(path: Path) -> dict[str, Any]:
     """How a clip was made, from its file (or folder of frames) alone. Raises ClipBroken."""
+    if not path.is_dir():
+        _check_file(path)
     if path.suffix in (".gif", ".webp", ".png") or path.is_dir():
         return _facts_of_packet(path / _PNG_FIRST if path.is_dir() else path)
     return facts_of_tags(
@@ -104,7 +106,15 @@ def read_facts(path: Path) -> dict[str, Any]:
     )
 
 
+def _check_file(path: Path) -> None:
+    if (
+        path.exists() and not path.is_file()
+    ):  # a pipe would be waited for, a device read without end
+        raise ClipBroken(path, "it is not a regular file")
+
+
 def _facts_of_packet(path: Path) -> dict[str, Any]:
+    _check_file(path)
     packet = _FACTS.search(path.read_bytes())
     if not packet:
         raise ClipBroken(path, "pv did not write it")

@@ -46,6 +46,7 @@ _TOKENIZERS = (
     "sentencepiece.bpe.model",
 )
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+_LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 _SHARD = re.compile(r"-\d+-of-\d+$")
 _OTHER_TEXT = {1024: "Stable Diffusion 2", 2048: "SDXL"}
 _OTHER_INPUT = {9: "is an inpainting model", 8: "is an image editing model", 5: "is a depth model"}
@@ -116,6 +117,7 @@ def check_pipeline(files: Files, name: str, weights: bool = True) -> None:
     if lacking:
         listed = ", ".join(f"{_WORDS.get(part, part)} ({part}/)" for part in lacking)
         raise InputRefused(f"{name} is incomplete: missing {listed}.", _GET)
+    _check_configs(files, index, name)
     if weights:
         parts = [part for part in _PARTS[family] if part in (*_DENOISERS, "vae", *_ENCODERS)]
         for part in (*parts, *_others(index, parts)):
@@ -124,6 +126,20 @@ def check_pipeline(files: Files, name: str, weights: bool = True) -> None:
             raise InputRefused(f"{name} is incomplete: missing {', '.join(shards[:3])}.", _GET)
         variant_of(files, name)
     _check_shapes(files, name)
+
+
+def _check_configs(files: Files, index: Mapping[str, Any], name: str) -> None:
+    """Check that libraries and configurations are such as diffusers can load without more. Raises InputRefused."""
+    for part, value in index.items():
+        if _is_named(index, part) and value[0] not in _LIBRARIES:
+            raise InputRefused(
+                f"{name} has code of its own, {value[0]!r} for {part!r}, which pv does not run.",
+                _GET,
+            )
+    for path, file in files.items():
+        part, _, rest = path.partition("/")
+        if rest.endswith("config.json") and _is_named(index, part):
+            _table(file)
 
 
 def _has_part(files: Files, index: Mapping[str, Any], part: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from pvtool_core.files import replace_file
 from pvtool_core.models.integrity import digest_of
 from pvtool_core.paths import cache_dir
+from pvtool_core.untrusted import RECORD_BYTES, parse_json, read_regular
 
 LARGE = 64 * 2**20
 """Bytes from which a file's hash is remembered."""
@@ -21,7 +22,7 @@ def sha256_remembered(file: Path) -> str:
         return digest_of(file, "sha256")
     path, state = str(file.resolve()), [now.st_size, now.st_mtime_ns, now.st_ino]
     known = _read().get(path)
-    if known and known[:-1] == state:
+    if isinstance(known, list) and known[:-1] == state and isinstance(known[-1], str):
         return known[-1]
     digest = digest_of(file, "sha256")
     _file().parent.mkdir(parents=True, exist_ok=True)
@@ -35,8 +36,9 @@ def _file() -> Path:
     return cache_dir() / "digests.json"
 
 
-def _read() -> dict[str, list[Any]]:
+def _read() -> dict[str, Any]:
     try:
-        return json.loads(_file().read_bytes())
-    except (FileNotFoundError, ValueError):  # it may be deleted at any time
+        known = parse_json(read_regular(_file(), RECORD_BYTES))
+    except (OSError, ValueError):  # it may be deleted at any time
         return {}
+    return known if isinstance(known, dict) else {}

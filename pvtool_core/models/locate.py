@@ -88,10 +88,15 @@ def locate_faces(settings: Settings) -> Settings:
 
 
 def locate_model(model: ModelConfig) -> ModelConfig:
-    """Return the absolute paths of all parts of the base model.
+    """Return the absolute paths of all parts of the base model, style LoRAs and ControlNet.
 
     Raises WeightsMissing, or InputRefused if unsuitable.
     """
+    return locate_style(locate_base(model))
+
+
+def locate_base(model: ModelConfig) -> ModelConfig:
+    """Return `locate_model` without style LoRAs and ControlNet."""
     base = resolve(model.base_model)
     if (family := family_of(base)) != model.family:
         raise InputRefused(
@@ -113,7 +118,7 @@ def locate_model(model: ModelConfig) -> ModelConfig:
     if motion := parts["motion_adapter"]:
         _check_tensors(Path(motion))
         check_motion_adapter(Path(motion), Path(config or base))
-    return dataclasses.replace(locate_style(model), base_model=str(base), **parts)
+    return dataclasses.replace(model, base_model=str(base), **parts)
 
 
 def locate_style(model: ModelConfig) -> ModelConfig:
@@ -137,6 +142,10 @@ def locate_style(model: ModelConfig) -> ModelConfig:
         control = dataclasses.replace(
             control, model=str(resolve(control.model)), frames=str(resolve(control.frames))
         )
+        if not Path(control.frames).is_file() and not Path(control.frames).is_dir():
+            raise InputRefused(
+                f"{control.frames} is not a regular file.", "Give a video or a folder of pictures."
+            )
         _check_tensors(Path(control.model))
         check_controlnet(Path(control.model), _unet_folder(model))
     return dataclasses.replace(model, loras=loras, control=control)

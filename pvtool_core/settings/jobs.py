@@ -20,7 +20,7 @@ from pvtool_core.settings.schema import (
     check_model,
     setting,
 )
-from pvtool_core.settings.toml import T, from_table, parse_toml, to_table, told
+from pvtool_core.settings.toml import T, from_table, read_toml_file, to_table, told
 from pvtool_core.untrusted import JOB_BYTES, SETTINGS_BYTES
 
 Noun = Literal["man", "woman", "person"]
@@ -200,7 +200,7 @@ def read_job(path: Path, most: int = SETTINGS_BYTES) -> Job:
 
     Raises RunFailed without one, SettingsError if it is wrong, BrokenRun if it is too large or no regular file.
     """
-    table = parse_toml(path, most, follow=False)
+    table = read_toml_file(path, most, follow=False)
     kind = table.get("kind")
     cls = _JOBS.get(kind) if isinstance(kind, str) else None
     if cls is None:

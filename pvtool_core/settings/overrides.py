@@ -1,14 +1,14 @@
 """Settings by name: `section.key=value` words, keys and help texts."""
 
-import tomllib
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
 from pvtool_core.errors import Mistake, SettingsError
-from pvtool_core.settings.schema import Settings
+from pvtool_core.settings.schema import Settings, shortened
 from pvtool_core.settings.toml import WORDS, Table, hints, read_value, unknown
+from pvtool_core.untrusted import parse_toml
 
 
 def parse_overrides(assignments: Iterable[str]) -> Table:
@@ -62,13 +62,13 @@ def _parse_text(hint: Any, text: str, key: str, mistakes: list[Mistake]) -> Any:
     if hint is str:
         return text
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         wanted = (
             "a list such as [1, 2]"
             if isinstance(hint, types.GenericAlias)
             else WORDS.get(hint, "a value")
         )
-        mistakes.append(Mistake(key, f"is {text!r}, not {wanted}"))
+        mistakes.append(Mistake(key, f"is {shortened(text)!r}, not {wanted}"))
         return None
     return value

@@ -316,3 +316,7 @@ def _misfits(model: ModelConfig) -> Iterable[Mistake]:
         yield Mistake("model.control", "is for animatediff only")
     if model.motion_adapter:
         yield Mistake("model.motion_adapter", "is for animatediff only")
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import reprlib
-import tomllib
 import typing
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pvtool_core.errors import BrokenRun, Mistake, RunFailed, SettingsError, UnsafeRun
-from pvtool_core.untrusted import SETTINGS_BYTES, Irregular, TooLarge, check_keys, read_regular
+from pvtool_core.untrusted import SETTINGS_BYTES, Irregular, TooLarge, read_regular
 
 T = TypeVar("T")
 Table = dict[str, Any]
@@ -30,12 +29,12 @@ class Checked(Protocol):
 def read_toml(path: Path) -> Table:
     """Parse a TOML file. Raises RunFailed if it cannot be read, SettingsError if it is not TOML."""
     try:
-        return parse_toml(path, SETTINGS_BYTES, follow=True)
+        return read_toml_file(path, SETTINGS_BYTES, follow=True)
     except BrokenRun as error:
         raise RunFailed(error.message, error.hint) from error
 
 
-def parse_toml(path: Path, most: int, follow: bool) -> Table:
+def read_toml_file(path: Path, most: int, follow: bool) -> Table:
     """Parse a TOML file of at most `most` bytes; a symbolic link is refused unless `follow`.
 
     Raises RunFailed if it cannot be read, UnsafeRun or BrokenRun for another kind of file or a larger one, and
@@ -48,10 +47,7 @@ def parse_toml(path: Path, most: int, follow: bool) -> Table:
             .replace("\r\n", "\n")
             .replace("\r", "\n")
         )
-        check_keys(text)
-        return tomllib.loads(text)
-    except RecursionError as error:
-        raise SettingsError([Mistake("syntax", "it is nested too deeply")], str(path)) from error
+        return parse_toml(text)
     except ValueError as error:
         raise SettingsError([Mistake("syntax", str(error))], str(path)) from error
     except Irregular as error:

@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import sys
-import tomllib
 from array import array
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,17 +31,17 @@ from pvtool_core.errors import (
     BrokenIdentity,
     Missing,
     NameTaken,
-    PvError,
     RunFailed,
     SettingsError,
 )
 from pvtool_core.files import replace_file, sync_folder
-from pvtool_core.paths import check_name, check_new_file, identities_dir, jobs_dir, nearest
+from pvtool_core.paths import check_name, identities_dir, jobs_dir, nearest, write_private
 from pvtool_core.settings.jobs import IdentityRef
 from pvtool_core.settings.schema import setting
 from pvtool_core.settings.toml import from_table, read_toml, to_table
 from pvtool_core.store.identity_archive import pack, unpack
 from pvtool_core.store.scratch import held_folder, sweep
+from pvtool_core.untrusted import parse_toml
 
 IDENTITY_FILE = "identity.toml"
 EMBEDDINGS_FILE = "embeddings.safetensors"
@@ -289,10 +288,9 @@ class Library:
         Raises Missing or NameTaken.
         """
         folder = self.get(name).folder
-        check_new_file(archive)
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         content = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
-        replace_file(archive, pack(name, content), mode=0o600)
+        write_private(archive, io.BytesIO(pack(name, content)))
 
     def import_(self, archive: Path, name: str | None = None) -> Identity:
         """Import a file that `export` wrote, under its own or another name.
@@ -312,11 +310,8 @@ def _stored_record(path: Path) -> Record:
         if path.stat().st_size > _MAX_RECORD_BYTES:
             raise BrokenIdentity(path, "is far too large")
         return from_table(Record, read_toml(path), str(path.parent))
-    except (SettingsError, RunFailed, RecursionError) as error:
-        reason = (
-            error.message.rstrip(".") if isinstance(error, PvError) else "it is nested too deeply"
-        )
-        raise BrokenIdentity(path, f"cannot be used: {reason}") from error
+    except (SettingsError, RunFailed) as error:
+        raise BrokenIdentity(path, f"cannot be used: {error.message.rstrip('.')}") from error
 
 
 def _flat(face: dict[str, Any]) -> dict[str, Any]:
@@ -354,8 +349,8 @@ def _read_record(archive: Path, content: bytes) -> Record:
     if len(content) > _MAX_RECORD_BYTES:
         raise BadArchive(archive, "holds a record that is far too large")
     try:
-        return from_table(Record, tomllib.loads(content.decode()), archive.name)
-    except (ValueError, SettingsError, RecursionError) as error:
+        return from_table(Record, parse_toml(content.decode()), archive.name)
+    except (ValueError, SettingsError) as error:
         raise BadArchive(archive, f"contains no valid {IDENTITY_FILE}") from error
 
 

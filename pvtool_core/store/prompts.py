@@ -7,19 +7,20 @@ is trained for it.
 
 import dataclasses
 import re
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import tomli_w
 
 from pvtool_core.errors import BadPrompt, Missing, NameTaken, is_utf8, printable
 from pvtool_core.files import replace_file
 from pvtool_core.paths import check_name, config_dir, nearest, presets_dir
+from pvtool_core.untrusted import parse_toml
 
 KEYWORD = "<V>"
+_MOST_BYTES = 1 << 27
 NOUN = "{noun}"
 MAX_PROMPT_LENGTH = 1000
 
@@ -136,15 +137,29 @@ def read_prompt_file(path: Path) -> tuple[str, ...]:
 
 
 def read_prompt_bytes(path: Path) -> bytes:
-    """Return the content of a prompt file. Raises Missing, or BadPrompt if it cannot be read."""
+    """Return the content of a file or a pipe.
+
+    Raises Missing, or BadPrompt if it cannot be read or is too large.
+    """
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return read_prompt_stream(printable(path), file)
     except FileNotFoundError as error:
         hint = "Give a text file with one prompt a line or a bank; `pv prompts list` shows the banks there are."
         raise Missing("prompt file", str(path), hint) from error
     except OSError as error:
         problem = f"Cannot read {printable(path)}: {error.strerror}."
         raise BadPrompt(problem, "See that it is a file of yours.") from error
+
+
+def read_prompt_stream(name: str, stream: BinaryIO) -> bytes:
+    """Return the rest of a stream. Raises BadPrompt if it is too large, such as /dev/zero."""
+    content = stream.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise BadPrompt(
+            f"{name} is larger than {_MOST_BYTES >> 20} MiB.", "Give the prompts in several files."
+        )
+    return content
 
 
 def decode_prompts(name: str, content: bytes) -> str:
@@ -157,8 +172,8 @@ def decode_prompts(name: str, content: bytes) -> str:
 
 def _parse_bank(name: str, text: str, path: Path, own: bool = False) -> Bank:
     try:
-        table: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        table = parse_toml(text)
+    except ValueError as error:
         raise BadPrompt(
             f"{path.name} is not valid TOML: {error}.", "Fix the file, or import a text file."
         ) from error
@@ -190,7 +205,7 @@ class Banks:
         file = check_name("a prompt bank", name) + ".toml"
         for folder in (self.own, self.shipped):
             if (folder / file).is_file():
-                text = (folder / file).read_text(encoding="utf-8")
+                text = decode_prompts(file, read_prompt_bytes(folder / file))
                 return _parse_bank(name, text, folder / file, own=folder is self.own)
         near = nearest(name, self.own) or nearest(name, self.shipped)
         raise Missing("prompt bank", name, "See `pv prompts list`.", near)

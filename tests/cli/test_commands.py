@@ -309,7 +309,7 @@ def test_an_export_that_fails_leaves_nothing(
 def test_an_export_works_where_there_are_no_hard_links(
     pv: Pv, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(*_: Any) -> None:
+    def refused(*_: Any, **__: Any) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr("os.link", refused)

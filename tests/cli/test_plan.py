@@ -1,9 +1,15 @@
 """`pv train --plan`, with the engine that counts."""
 
+import json
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pvtool_core.paths import presets_dir
 from tests.support.commands import Pv
 
 
@@ -24,6 +30,64 @@ def test_a_plan_is_one_object_and_starts_nothing(pv: Pv, home: Path, mara: str) 
     assert (plan["assumed"], len(plan["missing"])) == (True, 1)
     assert "models:elsewhere" in answer.err
     assert not (home / "data/runs").exists()
+
+
+def set_json(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+Change = Callable[[Path], object]
+HOSTILE: dict[str, tuple[Change, str]] = {
+    "no pipeline": (
+        lambda folder: (folder / "model_index.json").unlink(),
+        "is no diffusers folder",
+    ),
+    "deep JSON": (
+        lambda folder: (folder / "unet/config.json").write_text("[" * 100_000),
+        "nested too deeply",
+    ),
+    "a negative number": (
+        lambda folder: (folder / "scheduler/scheduler_config.json").write_text(
+            '{"num_train_timesteps": -5}'
+        ),
+        "cannot be loaded as animatediff",
+    ),
+    "another class": (
+        lambda folder: set_json(
+            folder / "model_index.json", scheduler=["diffusers", "NoScheduler"]
+        ),
+        "cannot be loaded as animatediff",
+    ),
+    "a function for a text encoder": (
+        lambda folder: set_json(folder / "text_encoder/config.json", architectures=["pipeline"]),
+        "cannot be loaded as animatediff",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_base_model_that_cannot_be_used_is_refused_by_a_plan(
+    name: str, pv: Pv, mara: str, tmp_path: Path
+) -> None:
+    change, words = HOSTILE[name]
+    base = tmp_path / "base"
+    shutil.copytree(presets_dir() / "tiny/animatediff", base)
+    change(base)
+    answer = pv("train", mara, "--plan", "--base-model", str(base))
+    assert (answer.status, answer.out) == (3, ""), answer.err
+    assert re.search(words, answer.err)
+
+
+@pytest.mark.parametrize(
+    "config", ["[" * 30_000, "[]", "{}", '{"model_cfg": 5}', '{"model_cfg": {"embed_dim": NaN}}']
+)
+def test_a_folder_that_is_not_of_open_clip_is_refused_by_a_plan(
+    config: str, pv: Pv, mara: str, tmp_path: Path
+) -> None:
+    (tmp_path / "open_clip_config.json").write_text(config)
+    answer = pv("train", mara, "--plan", "--set", f"semantic_reward.model={tmp_path}")
+    assert (answer.status, answer.out) == (3, ""), answer.err
+    assert "is no folder of an open_clip model" in answer.err
 
 
 def test_wrong_settings_are_refused_as_in_a_run(pv: Pv, mara: str) -> None:

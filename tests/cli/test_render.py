@@ -117,6 +117,8 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
         ("--from nothing.mp4", 4, "No clip named 'nothing.mp4'."),
         ("--from /etc/passwd", 3, "passwd is no clip that pv made."),
         ("--from /etc", 3, "etc is no clip that pv made."),
+        ("--from /dev/zero", 3, "zero is no clip that pv made."),
+        ("--prompts /dev/zero", 3, "zero is larger than"),
         (
             "mara <V>runs --c2pa-cert no.pem --c2pa-key /etc/passwd",
             2,

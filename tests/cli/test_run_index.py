@@ -15,7 +15,7 @@ from pvtool_core.store import run_index, summary
 from pvtool_core.store.events import EventWriter
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.store.liveness import State
-from pvtool_core.store.runs import ExitRecord
+from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord
 from tests.support.commands import Pv
 from tests.support.run_files import finished_run
 
@@ -126,6 +126,26 @@ def test_a_longer_run_that_is_older_or_equal_or_unfinished_gives_no_warning(
     finished_run(mara, steps=900, state=State.STOPPED)
     finished_run(mara, steps=8)
     assert "Warning" not in pv("render", mara, "<V> runs", "--dry-run").err
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning_and_refused_by_name(
+    pv: Pv, mara: str
+) -> None:
+    older, newer = finished_run(mara, steps=400), finished_run(mara, steps=400)
+    newer.write_checkpoint(800, {ADAPTER_FILE: b"later"})
+    (newer.checkpoint_folders()[-1] / ADAPTER_FILE).write_bytes(b"other")
+    answer = pv("render", mara, "<V> runs", "--dry-run")
+    assert f"mara: using {newer.name}, step 400." in answer.err
+    assert f"Warning: the checkpoint {newer.name}@800 is damaged and not used." in answer.err
+    refused = pv("render", mara, "<V> runs", "--dry-run", "--run", f"{newer.name}@800")
+    assert (refused.status, f"The checkpoint {newer.name}@800 is damaged." in refused.err) == (
+        3,
+        True,
+    )
+    (newer.checkpoint_folders()[0] / ADAPTER_FILE).unlink()
+    answer = pv("render", mara, "<V> runs", "--dry-run")
+    assert f"mara: using {older.name}, step 400." in answer.err
+    assert [f"{newer.name}@{step} is damaged" in answer.err for step in (800, 400)] == [True, True]
 
 
 def test_clips_of_the_base_model_name_no_run(pv: Pv, mara: str) -> None:

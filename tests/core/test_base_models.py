@@ -1,6 +1,7 @@
 """Base models that cannot be used are refused before a run exists, whichever way they come in."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,9 +17,9 @@ from pvtool_core.errors import ExitStatus, InputRefused, PvError
 from pvtool_core.models.adding import add
 from pvtool_core.models.base_models import check_base_model, prediction_of
 from pvtool_core.models.installed import Models, ModelState
-from pvtool_core.models.locate import family_of, locate_model
+from pvtool_core.models.locate import family_of, locate_model, locate_style
 from pvtool_core.settings.jobs import TrainJob
-from pvtool_core.settings.schema import ModelConfig
+from pvtool_core.settings.schema import ControlConfig, ModelConfig
 from tests.support.animatediff import PROMPT, clip, original_names
 from tests.support.families import FAMILIES
 from tests.support.weight_files import checkpoint, pipeline_folder, safetensors
@@ -111,6 +112,20 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "a list": (
         lambda folder: (folder / "unet/config.json").write_text("[]"),
         "config.json is not a JSON object",
+    ),
+    "deep scheduler": (
+        lambda folder: (folder / "scheduler/scheduler_config.json").write_text("[" * 100_000),
+        "nested too deeply",
+    ),
+    "a name for a scheduler": (
+        lambda folder: (folder / "scheduler/scheduler_config.json").write_text('"another/model"'),
+        "scheduler_config.json is not a JSON object",
+    ),
+    "another library": (
+        lambda folder: set_json(
+            folder / "model_index.json", feature_extractor=["antigravity", "Fly"]
+        ),
+        "code of its own, 'antigravity'",
     ),
     "deep index": (
         lambda folder: (folder / "model_index.json").write_text("[" * 100_000),
@@ -334,6 +349,16 @@ def without_file(name: str) -> Change:
         (folder / name).unlink()
 
     return change
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe"])
+def test_control_frames_that_are_not_a_file_are_refused(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    control = ControlConfig(
+        model=str(pipeline_folder(tmp_path / "base")), frames=str(tmp_path / name)
+    )
+    with pytest.raises(InputRefused, match="is not a regular file"):
+        locate_style(ModelConfig(base_model="preset:tiny/animatediff", control=control))
 
 
 @pytest.mark.parametrize(

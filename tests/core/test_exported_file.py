@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pvtool_core.adapter import (
@@ -18,10 +19,12 @@ from pvtool_core.adapter import (
     IdentityAdapter,
     LoraPair,
     read_adapter,
+    read_rank,
     switch_step,
 )
 from pvtool_core.backbones import load_backbone
 from pvtool_core.backbones.animatediff import KohyaLayout
+from pvtool_core.errors import InputRefused
 from pvtool_core.files import sha256_of
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import ControlConfig, LoraConfig
@@ -231,8 +234,6 @@ def test_styles_and_control_of_the_training_run_are_in_the_file_without_paths(
 
 
 def test_a_file_of_an_older_version_is_read(adapters: dict[str, Path], tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     with safe_open(adapters["zero"], "pt") as file:
         metadata = file.metadata()
     old = {key: metadata[key] for key in (
@@ -282,3 +283,41 @@ def test_equal_adapters_are_equal_bytes_however_often_they_are_saved(tmp_path: P
     tensors, read = read_adapter(tmp_path / "0.safetensors")
     assert read == terms
     assert all(torch.equal(tensors[key], value) for key, value in packed.items())
+
+
+INVALID: dict[str, dict[str, str | None]] = {
+    "no rank": {"rank": None},
+    "a word for a rank": {"rank": "x"},
+    "a rank of too many digits": {"rank": "9" * 5000},
+    "a rank that fills the memory": {"rank": "999999999"},
+    "a negative rank": {"rank": "-2"},
+    "a rank of zero": {"rank": "0"},
+    "no start": {"adapter_start": None},
+    "a start that is not a number": {"adapter_start": "nan"},
+    "steps of too many digits": {"num_inference_steps": "9" * 5000},
+    "no steps": {"num_inference_steps": "0"},
+    "infinite guidance": {"guidance_scale": "inf"},
+    "a deep sampler": {"sampler": "[" * 30_000},
+    "a list for a sampler": {"sampler": "[1]"},
+    "half a control": {"control": "{"},
+    "a number for styles": {"style_loras": "5"},
+    "a number for a style": {"style_loras": "[5]"},
+}
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_metadata_of_an_adapter_is_refused(
+    name: str, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    with safe_open(adapters["zero"], "pt") as file:
+        metadata = {**file.metadata(), **INVALID[name]}
+    hostile = tmp_path / "hostile.safetensors"
+    save_file(
+        load_file(adapters["zero"]),
+        hostile,
+        {key: text for key, text in metadata.items() if text is not None},
+    )
+    read = read_rank if "rank" in INVALID[name] else read_adapter
+    with pytest.raises(InputRefused, match="invalid metadata") as refused:
+        read(hostile)
+    assert refused.value.hint

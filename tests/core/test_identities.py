@@ -1,9 +1,13 @@
 """The library: an identity is there whole, or it is not there; and nothing gets out of its folder."""
 
+import errno
 import io
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 import tarfile
 from functools import partial
 from pathlib import Path
@@ -333,6 +337,42 @@ def test_an_imported_identity_is_synced_before_it_appears(
         EMBEDDINGS_FILE,
         "identities",
     }
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pvtool_core.library import Library
+
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+Library(Path(sys.argv[1])).export("mara", Path(sys.argv[2]))
+"""
+
+
+def test_an_export_that_is_killed_leaves_no_photos(library: Library, tmp_path: Path) -> None:
+    add(library)
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, "-c", KILLED, str(library.root), str(tmp_path / "out/mara.tar")]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("missing", ["O_TMPFILE", "link"])
+def test_an_export_is_whole_and_private_where_files_need_a_name(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "no links")
+
+    add(library)
+    monkeypatch.delattr(os, "O_TMPFILE") if missing == "O_TMPFILE" else monkeypatch.setattr(
+        os, "link", refused
+    )
+    (tmp_path / "out").mkdir()
+    library.export("mara", tmp_path / "out/mara.tar")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mara.tar"]
+    assert (tmp_path / "out/mara.tar").stat().st_mode & 0o777 == 0o600
+    assert library.import_(tmp_path / "out/mara.tar", "nora").name == "nora"
 
 
 def test_an_archive_with_a_link_is_refused(library: Library, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Presets and the weights that they name."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,9 +102,15 @@ def test_a_large_file_is_read_once_until_it_changes(
         assert fingerprint(tmp_path / "large.safetensors") == first
     (tmp_path / "large.safetensors").write_bytes(b"Content")
     assert fingerprint(tmp_path / "large.safetensors") != first
-    (tmp_path / "cache/digests.json").write_text("garbage")
     (tmp_path / "large.safetensors").write_bytes(b"content")
-    assert fingerprint(tmp_path / "large.safetensors") == first
+    for content in (
+        "garbage",
+        "[" * 30_000,
+        "[]",
+        json.dumps({str(tmp_path / "large.safetensors"): 5}),
+    ):
+        (tmp_path / "cache/digests.json").write_text(content)
+        assert fingerprint(tmp_path / "large.safetensors") == first
 
 
 def test_names_lead_to_what_is_shipped_fetched_or_given(

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -472,3 +473,12 @@ def test_enlarging_invents_nothing() -> None:
     large = enlarge(clip, 3)
     assert large.shape == (8, 144, 216, 3)
     assert (large[:, 1::3, 2::3] == clip).all()
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "frames/0000.png"])
+def test_a_pipe_in_place_of_a_clip_is_refused_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    os.mkfifo(tmp_path / name)
+    path = tmp_path / name.split("/", maxsplit=1)[0]
+    with pytest.raises(ClipBroken):
+        read_facts(path)

@@ -18,6 +18,9 @@ from pvtool_core.store.prompts import (
     read_prompt_file,
     without_keyword,
 )
+from tests.support.hostile import deadline
+
+__all__ = ["deadline"]
 
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 prompts = anything.map(
@@ -195,12 +198,29 @@ def test_a_missing_bank_names_the_nearest(banks: Banks) -> None:
         ("bank.toml", b"prompts = ['<V> a', 3]"),
         ("bank.toml", b"prompts = ["),
         ("bank.toml", b"prompts = []"),
+        ("bank.toml", b"prompts" + b".a" * 50_000 + b" = 1"),
+        ("bank.toml", b"prompts = " + b"[" * 5000),
+        ("bank.toml", b"prompts = " + b"9" * 5000),
     ],
 )
+@pytest.mark.usefixtures("deadline")
 def test_a_file_of_no_prompts_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadPrompt):
         read_prompt_file(tmp_path / name)
+
+
+@pytest.mark.usefixtures("deadline")
+def test_a_device_without_an_end_is_refused() -> None:
+    with pytest.raises(BadPrompt, match="is larger than"):
+        read_prompt_file(Path("/dev/zero"))
+
+
+def test_a_bank_that_is_not_utf_8_is_refused(banks: Banks) -> None:
+    banks.create("mine", ["<V> runs"])
+    (banks.own / "mine.toml").write_bytes(b"prompts = ['<V> caf\xe9']")
+    with pytest.raises(BadPrompt, match=r"Cannot read mine\.toml as text"):
+        banks.get("mine")
 
 
 def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:

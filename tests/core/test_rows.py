@@ -310,6 +310,24 @@ def test_a_file_without_a_row_is_refused(name: str) -> None:
         ("a.jsonl", '{"prompt": "<V> x", "lora": {"a": 1}}', 2, "no LoRAs."),
         ("a.toml", "prompts = 3", 2, "a.toml, prompts: prompt is no list"),
         ("a.toml", "prompts = [", 3, "a.toml: This is no TOML"),
+        (
+            "a.toml",
+            "prompts = " + "[" * 5000,
+            3,
+            "a.toml: This is no TOML: it is nested too deeply",
+        ),
+        (
+            "a.toml",
+            "prompts" + ".a" * 50_000 + " = 1",
+            3,
+            "a.toml: This is no TOML: a key is nested too deeply",
+        ),
+        (
+            "a.toml",
+            "seed = " + "9" * 5000,
+            3,
+            "a.toml: This is no TOML: a number has too many digits",
+        ),
         ("a.toml", 'grid = 3\nprompts = ["<V> x"]', 2, "[grid]: This is no table of lists."),
         (
             "a.toml",

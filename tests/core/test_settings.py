@@ -176,6 +176,14 @@ def test_every_wrong_override_is_named() -> None:
     assert caught.value.message.endswith("did you mean 'training.iterations'?")
 
 
+@pytest.mark.parametrize("value", ["[" * 4000, "9" * 5000, "{a" + ".a" * 5000 + "=1}"])
+def test_an_override_of_any_size_is_refused_in_few_words(value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_overrides([f"training.iterations={value}"])
+    assert "training.iterations: is '" in caught.value.message
+    assert len(caught.value.message) < 200
+
+
 @given(words)
 def test_no_override_breaks_anything_but_with_a_settings_error(word: str) -> None:
     for text in (

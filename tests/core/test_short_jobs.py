@@ -114,6 +114,11 @@ BAD_PICTURES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "BadPicture",
         "absurdly large",
     ),
+    "a line": (
+        lambda path: Image.new("RGB", (2000, 12)).save(path, "PNG"),
+        "FaceRefused",
+        "no face",
+    ),
     "small": (lambda path: noise(30).save(path, "PNG"), "FaceRefused", "too small"),
     "blurred": (
         lambda path: noise(3).resize((256, 256), Image.Resampling.BICUBIC).save(path, "PNG"),

@@ -139,7 +139,9 @@ def test_the_page_s_script_gives_pv_s_pictures(
         any_width(32)
     ours, plain = export(job, tmp_path / "ada.safetensors")
     theirs = run_script(SCRIPTS[title], tmp_path, **values_of(job, tmp_path / "ada.safetensors"))
-    assert np.array_equal(theirs, ours)
+    assert (
+        np.abs(theirs.astype(int) - ours).max() <= 1
+    )  # merged matrices round otherwise on some CPUs
     assert (ours != plain).mean() > 0.05  # the adapter shows
 
 

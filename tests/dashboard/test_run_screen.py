@@ -498,6 +498,14 @@ async def test_an_ended_run_offers_neither_pause_nor_stop(make_run: MakeRun) -> 
         assert "live" not in seen(pilot.app)
 
 
+async def test_the_log_of_an_ended_run_is_not_live(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 400, State.FINISHED)
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await go_to(pilot, "log")
+        await until_seen(pilot, "events, without steps and gauges", "2 lines")
+        assert "live" not in seen(pilot.app)
+
+
 async def test_stopping_a_paused_run_says_that_it_ends_now(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 5, State.PAUSED)
     async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:

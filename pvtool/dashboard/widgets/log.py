@@ -18,6 +18,7 @@ from textual.widgets import Input
 from pvtool.dashboard import keys
 from pvtool.dashboard.follow.log_lines import LogLines
 from pvtool.dashboard.follow.run import RunView
+from pvtool_core.store.liveness import ENDED, State
 from pvtool_core.store.runs import RunFolder
 
 _SECONDS = 0.5
@@ -39,7 +40,9 @@ class Log(Vertical):
 
     def show(self, known: RunView) -> None:
         """Follow the log of this run."""
-        self.query_one(LogView).follow(RunFolder(known.path))
+        self.query_one(LogView).follow(
+            RunFolder(known.path), known.facts.state not in {*ENDED, State.LOST}
+        )
 
     def ask(self) -> None:
         """Let the person type what to look for."""
@@ -85,15 +88,16 @@ class LogView(ScrollView, can_focus=True):
         self._of_engine = self._everything = False
         self._texts: dict[int, str] = {}
         self._words, self._found = "", -1
-        self._following = True
+        self._following = self._live = True
         self._reading = False
         self._heading = self._said = ""
 
     def on_mount(self) -> None:
         self.set_interval(_SECONDS, self._read_on)
 
-    def follow(self, folder: RunFolder) -> None:
-        """Show this run's log; what is shown already stays where it is."""
+    def follow(self, folder: RunFolder, live: bool) -> None:
+        """Show this run's log; what is shown already stays where it is. `live` means that lines may still come."""
+        self._live = live
         if self._folder is None or self._folder.path != folder.path:
             self._folder = folder
             self._open()
@@ -146,7 +150,9 @@ class LogView(ScrollView, can_focus=True):
             if self._everything
             else ", without steps and gauges"
         )
-        self._heading = f" {name}{kind}  {count} lines{'  live' if self._following else ''} "
+        self._heading = (
+            f" {name}{kind}  {count} lines{'  live' if self._live and self._following else ''} "
+        )
         self._say(self._said)
 
     def _say(self, words: str) -> None:
