@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pvtool_core.errors import BrokenRun, Busy, ExitStatus, Interrupted, from_foreign
-from pvtool_core.files import tighten, use_umask_for
 from pvtool_core.models.locate import locate_faces, locate_weights
+from pvtool_core.permissions import tighten, use_umask_for
 from pvtool_core.settings.jobs import (
     EnrollJob,
     EvaluateJob,

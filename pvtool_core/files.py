@@ -1,8 +1,6 @@
-"""Files: atomic replacement, publishing of finished files, hashes and permissions.
+"""Files: atomic replacement, publishing of finished files, and hashes.
 
-A reader sees the old file or the new one, never a part of one. Folders under the data folder and
-the cache are 0700 and their files 0600, whatever the umask: they hold photos, prompts, clips and
-adapters of identities. Clips in a folder that the user chose follow the user's umask.
+A reader sees the old file or the new one, never a part of one.
 """
 
 import errno
@@ -12,15 +10,17 @@ import os
 import re
 import shutil
 import socket
-import stat
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
-from pvtool_core.paths import cache_dir, data_dir, is_private, write_private
+from pvtool_core.errors import NameTaken
+from pvtool_core.paths import check_new_file, is_private
 from pvtool_core.untrusted import (
     open_regular,
 )
@@ -161,7 +161,7 @@ def copy_private(source: Path, target: Path) -> None:
         write_private(target, content)
 
 
-def rename_to_new(temporary: Path, target: Path) -> None:
+def _rename_to_new(temporary: Path, target: Path) -> None:
     """Rename, but never over another file. Raises FileExistsError."""
     try:
         os.link(temporary, target)  # a rename would replace an existing file
@@ -181,39 +181,55 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+def write_private(target: Path, content: BinaryIO) -> None:
+    """Write a stream to a new file as `copy_private` does.
 
-
-def make_private(folder: Path) -> None:
-    """Make a folder, and the missing ones above it, for their owner only."""
-    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
-        missing.mkdir(mode=0o700, exist_ok=True)
-
-
-def use_umask_for(out: Path | None, users: int) -> None:
-    """Set the umask of a process that writes to `out`: the user's own if the user chose that
-    folder.
+    If the file system supports unnamed files, a killed process leaves nothing behind.
     """
-    os.umask(users if out is not None and not is_private(out) else _OTHERS)
+    check_new_file(target)
+    try:
+        if not _write_unnamed(target, content):
+            content.seek(0)
+            _write_hidden(target, content)
+    except FileExistsError as error:
+        raise NameTaken("a file", target.name) from error
+    sync_folder(target.parent)
 
 
-def tighten_home() -> None:
-    """Tighten permissions below the data folder and the cache if other users can enter one of them."""
-    for root in (data_dir(), cache_dir()):
-        with suppress(OSError):
-            if root.stat().st_mode & _OTHERS:
-                tighten(root)
+def _write_unnamed(target: Path, content: BinaryIO) -> bool:
+    """Write a file without a name, then link it; return False if the file system does not support it."""
+    try:
+        descriptor = os.open(target.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except (OSError, AttributeError):
+        return False
+    with os.fdopen(descriptor, "wb") as file:
+        _copy(content, file)
+        try:
+            links = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.link(str(descriptor), target, src_dir_fd=links)
+            finally:
+                os.close(links)
+        except FileExistsError:
+            raise
+        except OSError:
+            return False
+    return True
 
 
-def tighten(root: Path) -> None:
-    """Remove all permissions of other users on a folder and its content; links and files of other
-    owners are skipped.
-    """
-    for folder, _, files in os.walk(root):
-        for path in (*(os.path.join(folder, name) for name in files), folder):  # noqa: PTH118 - many
-            with suppress(OSError):
-                mode = os.lstat(path).st_mode
-                if (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and mode & _OTHERS:
-                    os.chmod(path, stat.S_IMODE(mode) & ~_OTHERS)  # noqa: PTH101 - as above
-    with suppress(OSError):
-        root.chmod(stat.S_IMODE(root.stat().st_mode) & ~_OTHERS)
+def _write_hidden(target: Path, content: BinaryIO) -> None:
+    descriptor, name = tempfile.mkstemp(
+        prefix=".pv-", suffix=".writing", dir=target.parent
+    )  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            _copy(content, file)
+        _rename_to_new(Path(name), target)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _copy(content: BinaryIO, file: BinaryIO) -> None:
+    shutil.copyfileobj(content, file)
+    file.flush()
+    os.fsync(file.fileno())

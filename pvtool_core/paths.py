@@ -3,17 +3,13 @@
 import difflib
 import os
 import re
-import shutil
-import tempfile
 import unicodedata
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import unquote_to_bytes
 
 import platformdirs
 
 from pvtool_core.errors import BadName, Missing, NameTaken, UsageError, is_utf8, printable
-from pvtool_core.files import rename_to_new, sync_folder
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,63}")
 _NAME_BYTES = 200  # a file system's 255, less what temporary names and numbers of runs add
@@ -156,54 +152,3 @@ def nearest(name: str, folder: Path) -> str | None:
     """Return the name in `folder` that is most similar to `name`, or None."""
     there = [path.name.removesuffix(".toml") for path in folder.glob("[!.]*")]
     return next(iter(difflib.get_close_matches(name, there, n=1)), None)
-
-
-def write_private(target: Path, content: BinaryIO) -> None:
-    """As `copy_private`, from a stream. A killed process leaves nothing where files without a name are possible."""
-    check_new_file(target)
-    try:
-        if not _write_unnamed(target, content):
-            content.seek(0)
-            _write_hidden(target, content)
-    except FileExistsError as error:
-        raise NameTaken("a file", target.name) from error
-    sync_folder(target.parent)
-
-
-def _write_unnamed(target: Path, content: BinaryIO) -> bool:
-    """Write a file that has no name until it is whole; False where the system has no such files."""
-    try:
-        descriptor = os.open(target.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    except (OSError, AttributeError):
-        return False
-    with os.fdopen(descriptor, "wb") as file:
-        _copy(content, file)
-        try:
-            links = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.link(str(descriptor), target, src_dir_fd=links)
-            finally:
-                os.close(links)
-        except FileExistsError:
-            raise
-        except OSError:
-            return False
-    return True
-
-
-def _write_hidden(target: Path, content: BinaryIO) -> None:
-    descriptor, name = tempfile.mkstemp(
-        prefix=".pv-", suffix=".writing", dir=target.parent
-    )  # mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            _copy(content, file)
-        rename_to_new(Path(name), target)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _copy(content: BinaryIO, file: BinaryIO) -> None:
-    shutil.copyfileobj(content, file)
-    file.flush()
-    os.fsync(file.fileno())

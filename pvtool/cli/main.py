@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from pvtool.output import Output, print_anything
 from pvtool_core.errors import ExitStatus, PvError, UsageError, from_foreign, is_utf8, printable
-from pvtool_core.files import tighten_home
+from pvtool_core.permissions import tighten_home
 
 if TYPE_CHECKING:
     from typer import _click as click  # pyright: ignore[reportPrivateUsage]  # the types of TyperGroup's own methods

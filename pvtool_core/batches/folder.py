@@ -18,7 +18,8 @@ from pathlib import Path
 import orjson
 
 from pvtool_core.batches.clips import Names
-from pvtool_core.files import make_private, replace_file
+from pvtool_core.files import replace_file
+from pvtool_core.permissions import make_private
 from pvtool_core.settings.jobs import RenderItem, RenderJob, read_job, require
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.untrusted import JOB_BYTES, exists, is_folder, read_regular

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pvtool_core.errors import BrokenRun, Mistake, RunFailed, SettingsError, UnsafeRun
-from pvtool_core.untrusted import SETTINGS_BYTES, Irregular, TooLarge, read_regular
+from pvtool_core.untrusted import SETTINGS_BYTES, Irregular, TooLarge, parse_toml, read_regular
 
 T = TypeVar("T")
 Table = dict[str, Any]

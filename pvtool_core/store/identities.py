@@ -34,8 +34,8 @@ from pvtool_core.errors import (
     RunFailed,
     SettingsError,
 )
-from pvtool_core.files import replace_file, sync_folder
-from pvtool_core.paths import check_name, identities_dir, jobs_dir, nearest, write_private
+from pvtool_core.files import replace_file, sync_folder, write_private
+from pvtool_core.paths import check_name, identities_dir, jobs_dir, nearest
 from pvtool_core.settings.jobs import IdentityRef
 from pvtool_core.settings.schema import setting
 from pvtool_core.settings.toml import from_table, read_toml, to_table

@@ -15,7 +15,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pvtool_core.files import make_private
+from pvtool_core.permissions import make_private
 
 LOG_DAYS = 7
 _KEPT = ".kept"

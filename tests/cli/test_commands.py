@@ -87,7 +87,7 @@ from tests.support.commands import Pv, everything
         ("runs export mara-1 no/where.safetensors", 4, "No folder named"),
         ("identity export mara no/where.tar", 4, "No folder named"),
         ("train mara --preset tiny --base-model .", 3, "is no diffusers folder."),
-        ("eval .", 4, "There is no clip in the folder"),
+        ("eval .", 4, "No clip in the folder"),
         ("demo --sample nobody", 4, "No sample named 'nobody'."),
         ("dance", 2, "No such command 'dance'."),
         ("runs list --nonsense", 2, "No such option"),

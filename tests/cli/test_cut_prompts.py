@@ -77,12 +77,12 @@ def test_a_detached_run_is_started_with_the_warnings_of_its_prompts(
     pv: Pv, mara: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[RunFolder] = []
-    monkeypatch.setattr("pvtool.cli.train.start_detached", started.append)
+    monkeypatch.setattr("pvtool.cli.training.start_detached", started.append)
 
     def ready(_: RunFolder) -> None:
         pass
 
-    monkeypatch.setattr("pvtool.cli.train.check_training", ready)
+    monkeypatch.setattr("pvtool.cli.training.check_training", ready)
     assert pv("prompts", "add", "long", LONG).status == 0
     answer = pv("train", mara, "--preset", "tiny", "--prompts", "long", "--detach")
     assert (answer.status, len(started)) == (0, 1)

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from pvtool_core.batches.folder import new_batch, write_items
-from pvtool_core.files import use_umask_for
 from pvtool_core.paths import presets_dir
+from pvtool_core.permissions import use_umask_for
 from pvtool_core.store.runs import RunFolder
 from tests.support.commands import Pv
 

@@ -182,7 +182,7 @@ def test_listed_runs_that_ended_are_not_read_again_until_a_file_changes(
     run = finished_run(mara)
     before = listed(pv)
     with monkeypatch.context() as patched:
-        patched.setattr(run_index, "run_facts", read_again)
+        patched.setattr(run_index, "summarize_run", read_again)
         patched.setattr(run_index, "run_origin", read_again)
         assert listed(pv) == before
     run.write_exit(ExitRecord(status=1, state=State.FAILED))

@@ -251,13 +251,13 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
-from pvtool_core.adapter import IdentityAdapter, Terms
+from pvtool_core.adapter import IdentityAdapter, AdapterMetadata
 from pvtool_core.backbones.animatediff import KohyaLayout
 
 denoiser = nn.ModuleDict({f"block_{n}": nn.ModuleDict({"to_q": nn.Linear(4, 4)}) for n in range(12)})
 adapter = IdentityAdapter(denoiser, r".*to_q", rank=2, seed=3)
 sampler = {"class": "DDIMScheduler", "beta_start": 0.1, "note": "größer ≥ \\\\ \\"\\x7f\\n"}
-adapter.save(Path(sys.argv[1]), KohyaLayout(), Terms(0.75, 50, 7.5, sampler, "base", negative_prompt="ugly"))
+adapter.save(Path(sys.argv[1]), KohyaLayout(), AdapterMetadata(0.75, 50, 7.5, sampler, "base", negative_prompt="ugly"))
 """
 
 

@@ -158,7 +158,7 @@ def faces_at(*lefts: float) -> list[Face]:
 
 
 def test_of_several_faces_one_must_be_named() -> None:
-    with pytest.raises(FaceRefused, match=r"several faces in group\.png \(2 were found\)"):
+    with pytest.raises(FaceRefused, match=r"Several faces found in group\.png \(2 were found\)"):
         choose(Path("group.png"), faces_at(0, 60), 0)
     assert choose(Path("group.png"), faces_at(0, 60), 2).bbox[0] == 60
     with pytest.raises(InputRefused, match=r"There are only 2 faces in group\.png"):

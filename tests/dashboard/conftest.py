@@ -12,8 +12,8 @@ from pvtool_core.settings.jobs import IdentityRef, TrainJob, write_job
 from pvtool_core.settings.presets import Presets
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ExitRecord, RunFolder
+from tests.support import run_files
 from tests.support.run_files import (
-    BEGAN,
     PROMPTS,
     MakeRun,
     gpu_event,
@@ -31,7 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("NO_COLOR", "SSH_CONNECTION", "PV_IMAGES", "TMUX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(headline, "time", SimpleNamespace(time=lambda: BEGAN + 350))
+    monkeypatch.setattr(headline, "time", SimpleNamespace(time=lambda: run_files.BEGAN + 350))
     return tmp_path / "home"
 
 
@@ -50,7 +50,7 @@ def make_run(home: Path) -> MakeRun:
         )
         settings = Presets().get("tiny").settings({"training": {"iterations": 400}})
         created = datetime.fromtimestamp(
-            BEGAN + len(list(folder.path.parent.iterdir())), UTC
+            run_files.BEGAN + len(list(folder.path.parent.iterdir())), UTC
         ).isoformat()
         about: dict[str, Any] = {
             "run": name,
@@ -61,12 +61,15 @@ def make_run(home: Path) -> MakeRun:
         write_job(
             folder.config, TrainJob(**settings.sections(), **about, prompts=PROMPTS, versions={})
         )
-        write_events(folder, [{"time": BEGAN, "type": "run", "state": "started", "step": 0}])
-        write_events(folder, [{"time": BEGAN, "type": "stage", "stage": "training"}])
+        write_events(
+            folder, [{"time": run_files.BEGAN, "type": "run", "state": "started", "step": 0}]
+        )
+        write_events(folder, [{"time": run_files.BEGAN, "type": "stage", "stage": "training"}])
         for step in range(1, steps + 1):
             write_events(
                 folder,
-                [step_event(step)] + ([gpu_event(BEGAN + step, devices)] if step % 5 == 1 else []),
+                [step_event(step)]
+                + ([gpu_event(run_files.BEGAN + step, devices)] if step % 5 == 1 else []),
             )
         write_status(folder, state, steps)
         if state in {State.FINISHED, State.STOPPED, State.FAILED}:

@@ -188,7 +188,7 @@ async def test_the_form_offers_pictures_as_a_path_is_typed_and_names_those_that_
 ) -> None:
     async with House(AddPerson).run_test(size=(120, 40)) as pilot:
         area = await until_found(pilot, TextArea)
-        offered = await until_found(pilot, OptionList, "Lines OptionList")
+        offered = await until_found(pilot, OptionList, "LinesField OptionList")
         area.focus()
         area.insert(f"{SAMPLES}/be")
         await until(

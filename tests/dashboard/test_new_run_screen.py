@@ -25,7 +25,7 @@ def choose(pilot: Pilot[None], id: str, word: str) -> None:
 
 
 def settings(pilot: Pilot[None]) -> TextArea:
-    return pilot.app.screen.query_one("Lines TextArea", TextArea)
+    return pilot.app.screen.query_one("LinesField TextArea", TextArea)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (300, 80)])
@@ -62,7 +62,7 @@ async def test_settings_are_offered_with_their_meaning_and_taken_from_the_list(h
         await until_seen(pilot, "model.family")
         settings(pilot).focus()
         await pilot.press(*"warm")
-        offered = pilot.app.screen.query_one("Lines OptionList", OptionList)
+        offered = pilot.app.screen.query_one("LinesField OptionList", OptionList)
         await until(
             pilot, lambda: [option.id for option in offered.options] == ["training.warmup=10"]
         )

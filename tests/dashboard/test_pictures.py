@@ -189,7 +189,7 @@ def test_a_budget_makes_who_spent_too_much_wait() -> None:
 
 
 class Gallery(App[None]):
-    CSS = "Clip { border: round gray; }"
+    CSS = "ClipView { border: round gray; }"
 
     def __init__(self, terminal: Terminal = BLOCKS) -> None:
         super().__init__()
