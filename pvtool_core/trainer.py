@@ -24,9 +24,9 @@ from torch import Tensor
 
 from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, switch_step
 from pvtool_core.backbones import Frames, Latents, load_backbone
+from pvtool_core.backbones.interface import to_pixels
 from pvtool_core.errors import Missing, NotFinite, RunFailed
 from pvtool_core.faces.analyzer import FaceAnalyzer, largest, load_recognizer, within_crop
-from pvtool_core.media.decode import to_pixels
 from pvtool_core.media.encode import PLAIN, write_clip
 from pvtool_core.media.ffmpeg import require_formats
 from pvtool_core.media.photos import read_picture

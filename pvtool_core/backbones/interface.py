@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from pvtool_core.adapter import LoraLayout
 from pvtool_core.backbones.style_loras import MERGE_VERSION
 from pvtool_core.devices import problem_of
-from pvtool_core.errors import InputRefused
+from pvtool_core.errors import InputRefused, NotFinite
+from pvtool_core.media.decode import Pixels
 from pvtool_core.models.fingerprints import fingerprint_of
 from pvtool_core.settings.schema import DEVICES, ModelConfig, SamplerConfig
 
@@ -149,3 +150,10 @@ def trajectory_facts(
         "threads": torch.get_num_threads() if device.type == "cpu" else 0,
         "versions": [torch.__version__, diffusers.__version__, transformers.__version__],
     }
+
+
+def to_pixels(frames: Tensor) -> Pixels:
+    """Return frames (n, 3, height, width) in [0, 1] as uint8 (n, height, width, 3). Raises NotFinite."""
+    if not frames.isfinite().all():
+        raise NotFinite("decoded frames")
+    return (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -7,21 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from pvtool_core.errors import BadPicture, NotFinite
+from pvtool_core.errors import BadPicture
 from pvtool_core.media import ffmpeg
 from pvtool_core.media.ffmpeg import ClipBroken
 from pvtool_core.media.photos import BLACK, SUFFIXES, natural_order, read_animation
 
 Pixels = NDArray[np.uint8]
-
-
-def to_pixels(frames: Tensor) -> Pixels:
-    """Return frames (n, 3, height, width) in [0, 1] as uint8 (n, height, width, 3). Raises NotFinite."""
-    if not frames.isfinite().all():
-        raise NotFinite("decoded frames")
-    return (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def enlarge(frames: Pixels, factor: int) -> Pixels:

@@ -16,10 +16,11 @@ import torch
 
 from pvtool_core.adapter import IdentityAdapter, load_adapter, read_rank, switch_step
 from pvtool_core.backbones import Backbone, Latents, joined, load_backbone
+from pvtool_core.backbones.interface import to_pixels
 from pvtool_core.batches.rates import Rate, note
 from pvtool_core.errors import InputRefused, WeightsMissing
 from pvtool_core.files import sha256_of
-from pvtool_core.media.decode import Pixels, to_pixels
+from pvtool_core.media.decode import Pixels
 from pvtool_core.models.locate import locate_model
 from pvtool_core.models.prompt_limits import report_cuts
 from pvtool_core.paths import trajectories_dir

@@ -27,8 +27,8 @@ import torch
 from pvtool_core import open_clip_model, rewards
 from pvtool_core import trainer as training
 from pvtool_core.backbones import resolve_device
+from pvtool_core.backbones.interface import to_pixels
 from pvtool_core.backbones.meta_model import meta_model
-from pvtool_core.media.decode import to_pixels
 from pvtool_core.media.encode import write_clip
 from pvtool_core.paths import presets_dir
 from pvtool_core.sampling import denoise

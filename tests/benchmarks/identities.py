@@ -31,6 +31,7 @@ from torch import Generator
 
 from pvtool.jobs.settings import chosen_settings
 from pvtool.output import table
+from pvtool_core.backbones.interface import to_pixels
 from pvtool_core.batches.adapters import newest_run
 from pvtool_core.batches.clips import Names, write_sidecar
 from pvtool_core.errors import PvError
@@ -44,7 +45,7 @@ from pvtool_core.evaluation.evaluator import (
 )
 from pvtool_core.files import replace_file
 from pvtool_core.media.contact_sheet import SheetRow, write_contact_sheet
-from pvtool_core.media.decode import Pixels, to_pixels
+from pvtool_core.media.decode import Pixels
 from pvtool_core.media.encode import write_clip
 from pvtool_core.media.photos import read_picture
 from pvtool_core.models.fingerprints import fingerprint

@@ -27,10 +27,11 @@ import torch
 from pvtool.output import table
 from pvtool_core.adapter import IdentityAdapter, load_adapter, switch_step
 from pvtool_core.backbones.animatediff import AnimateDiff
+from pvtool_core.backbones.interface import to_pixels
 from pvtool_core.batches.clips import Names
 from pvtool_core.batches.folder import write_items
 from pvtool_core.files import sha256_of
-from pvtool_core.media.decode import frames_of, to_pixels
+from pvtool_core.media.decode import frames_of
 from pvtool_core.media.encode import write_clip
 from pvtool_core.models.locate import locate_model, resolve_settings
 from pvtool_core.rendering.denoise import LoadedModel

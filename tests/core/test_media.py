@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image, ImageSequence
 
+from pvtool_core.backbones.interface import to_pixels
 from pvtool_core.errors import ExitStatus, UsageError
 from pvtool_core.files import publish, working_folder
 from pvtool_core.media import ffmpeg
-from pvtool_core.media.decode import Pixels, enlarge, frames_of, to_pixels
+from pvtool_core.media.decode import Pixels, enlarge, frames_of
 from pvtool_core.media.encode import write_clip
 from pvtool_core.media.ffmpeg import ClipBroken, CodecMissing, FfmpegMissing
 from pvtool_core.media.metadata import AI_MADE, read_facts

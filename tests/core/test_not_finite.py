@@ -11,9 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pvtool_core.backbones.animatediff import AnimateDiff
-from pvtool_core.backbones.interface import unit_range
+from pvtool_core.backbones.interface import to_pixels, unit_range
 from pvtool_core.errors import NotFinite
-from pvtool_core.media.decode import to_pixels
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import LoraConfig
 from pvtool_core.store.events import read_events

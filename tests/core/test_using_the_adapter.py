@@ -16,7 +16,7 @@ from PIL import Image
 
 from pvtool_core.adapter import AdapterMetadata, IdentityAdapter
 from pvtool_core.backbones import load_backbone
-from pvtool_core.media.decode import to_pixels
+from pvtool_core.backbones.interface import to_pixels
 from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import TrainJob
 from tests.support.families import ANIMATEDIFF, HUNYUAN_VIDEO, WAN, Family

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from pvtool_core.adapter import IdentityAdapter, LoraPair
 from pvtool_core.backbones import load_backbone
+from pvtool_core.backbones.interface import to_pixels
 from pvtool_core.backbones.wan import Wan, WanLayout, recompute_decoder
 from pvtool_core.errors import InputRefused, NotFinite
-from pvtool_core.media.decode import to_pixels
 from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import TrainJob
 from tests.support.families import WAN, WAN_VAE, pipeline_call, save_wan, save_wan_dense
