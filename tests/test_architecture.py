@@ -1,33 +1,42 @@
-"""What the documents say of the house is true."""
+"""The documents describe the code as it is."""
 
+import os
 import re
+from collections import Counter
 from pathlib import Path
 
 from pvtool_core.errors import ExitStatus
+from tests.support.module_map import PAGE, cycles, modules, page_with_map
 
 ROOT = Path(__file__).parent.parent
+README_LINES = 150
 
 
-def listed(document: str, heading: str) -> list[str]:
-    """The names that begin the indented lines under a heading."""
-    section = (ROOT / document).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    return re.findall(r"^    (\S+)", section, re.MULTILINE)
+def test_no_module_imports_itself_through_others() -> None:
+    assert cycles() == []
 
 
-def test_the_readme_maps_every_file_there_is_and_no_other() -> None:
-    packages = [ROOT / "pvtool", ROOT / "pvtool/cli", ROOT / "pvtool_core"]
-    there = {
-        path.relative_to(ROOT).as_posix() for package in packages for path in package.glob("*.py")
-    }
-    there = {path for path in there if not path.endswith("__init__.py")}
-    mapped = [name for name in listed("README.md", "Where things are") if name.endswith(".py")]
-    assert sorted(mapped) == sorted(there)
+def test_module_names_of_the_engine_are_unique() -> None:
+    names = Counter(
+        path.stem
+        for name, path in modules().items()
+        if name.startswith("pvtool_core.") and not name.startswith("pvtool_core.tinyworld")
+    )
+    assert [name for name, count in names.items() if count > 1 and name != "__init__"] == []
 
 
-def test_every_folder_in_the_readmes_map_exists() -> None:
-    folders = [name for name in listed("README.md", "Where things are") if name.endswith("/")]
-    assert folders
-    assert all((ROOT / folder).is_dir() for folder in folders)
+def test_the_architecture_page_maps_every_module() -> None:
+    if os.environ.get("PV_WRITE_GOLDEN"):
+        PAGE.write_text(page_with_map())
+    assert PAGE.read_text() == page_with_map(), "PV_WRITE_GOLDEN=1 draws the map again"
+
+
+def test_the_readme_is_short_and_its_links_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= README_LINES
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 def test_the_readmes_test_command_is_what_ci_runs() -> None:
@@ -36,6 +45,8 @@ def test_the_readmes_test_command_is_what_ci_runs() -> None:
     assert f"    {command}\n" in (ROOT / "README.md").read_text()
 
 
-def test_troubleshooting_explains_every_exit_status() -> None:
-    rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
-    assert sorted(map(int, rows)) == sorted(ExitStatus)
+def test_every_exit_status_is_explained() -> None:
+    for page in ("README.md", "docs/troubleshooting.md"):
+        rows = re.findall(r"^\| ([\d, ]+) \|", (ROOT / page).read_text(), re.MULTILINE)
+        numbers = [int(number) for row in rows for number in row.split(",")]
+        assert sorted(numbers) == sorted(ExitStatus), page

@@ -4,7 +4,7 @@ from typing import Any
 
 from pvtool.output import Output, table
 from pvtool.text import duration
-from pvtool_core.estimate.plan import (
+from pvtool_core.estimate.requirements import (
     GIB,
     SUSTAINED,
     Counts,

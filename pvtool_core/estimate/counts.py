@@ -25,7 +25,7 @@ from pvtool_core.adapter import IdentityAdapter
 from pvtool_core.backbones import refused_unless_loaded
 from pvtool_core.backbones.meta_model import meta_model, replaced
 from pvtool_core.errors import WeightsMissing
-from pvtool_core.estimate.plan import Counts, Machine, Work
+from pvtool_core.estimate.requirements import Counts, Machine, Work
 from pvtool_core.models.integrity import read_table
 from pvtool_core.models.locate import resolve
 from pvtool_core.open_clip_model import NOT_A_MODEL, not_a_folder

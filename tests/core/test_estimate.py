@@ -12,7 +12,7 @@ from pvtool_core import __main__ as engine
 from pvtool_core.backbones import load_backbone
 from pvtool_core.backbones.meta_model import meta_model
 from pvtool_core.estimate.counts import Meter, count, forward, sizes
-from pvtool_core.estimate.plan import (
+from pvtool_core.estimate.requirements import (
     GIB,
     Counts,
     Estimate,
