@@ -1,1 +1,4 @@
-"""The face of pv: the command line. It starts engines, follows their files and never loads a model itself."""
+"""Front end of pv: commands and the dashboard.
+
+It starts engines, reads their files and never loads a model.
+"""

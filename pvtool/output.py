@@ -1,6 +1,8 @@
-"""The one place that prints: results on stdout, JSON for programs; words for people, and progress, on stderr.
+"""The only module that prints: results to stdout, as JSON for programs; messages and progress to
+stderr.
 
-Names, imported fields and file contents may hold terminal escapes: whatever is printed for people has them escaped.
+Terminal escapes in names, imported fields and file contents are escaped in everything that is
+printed as text.
 """
 
 import io
@@ -15,19 +17,22 @@ from pvtool_core.errors import BatchRefused, PvError
 
 
 class Output:
-    """What a command says. With `as_json`, stdout holds one JSON object, or one a line for streams."""
+    """Output of a command.
+
+    With `as_json`, stdout receives one JSON object, or one per line for streams.
+    """
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
 
     def result(self, value: Mapping[str, Any], text: str) -> None:
-        """The command's result: `value` for programs, `text` for people."""
+        """Print the result: `value` for programs, `text` for users."""
         _write(_compact(value) if self.as_json else plain_lines(text))
 
     def rows(
         self, key: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str
     ) -> None:
-        """A list: `{key: rows}` for programs, a table of `columns` for people, or the word `empty`."""
+        """Print a list: `{key: rows}` for programs, a table of `columns` for users, or `empty`."""
         if self.as_json:
             _write(_compact({key: list(rows)}))
         elif rows:
@@ -40,7 +45,7 @@ class Output:
             self.say(empty)
 
     def stream(self, value: Mapping[str, Any], text: str) -> None:
-        """One of many results, as soon as it is there."""
+        """Print one of many results immediately."""
         self.result(value, text)
         sys.stdout.flush()
 
@@ -49,7 +54,7 @@ class Output:
         print(plain(words), file=sys.stderr, flush=True)
 
     def error(self, error: PvError) -> None:
-        """One sentence that says what is wrong and one that says what to do; programs get them as an object as well."""
+        """Print message and hint of an error; for programs also as an object."""
         if self.as_json:
             facts = {
                 "kind": error.kind,
@@ -84,12 +89,14 @@ class Output:
 
 
 def _lines(error: PvError) -> Sequence[str]:
-    """Return the lines of an error's message: one, but for a batch's list of mistakes."""
+    """Return the lines of an error message: one, or one per invalid row of a batch."""
     return error.lines if isinstance(error, BatchRefused) else (error.message,)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need, with a heading; nothing is cut, so that it can be searched and piped."""
+    """Format columns with a heading, as wide as needed; nothing is truncated, for searching and
+    piping.
+    """
     lines = [
         [column.upper().replace("_", " ") for column in columns],
         *([plain(cell) for cell in row] for row in rows),
@@ -102,14 +109,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def colour_wanted() -> bool:
-    """Colour only where a person looks, and did not say no (no-color.org: a non-empty NO_COLOR)."""
+    """Return whether to use colour: on a terminal without NO_COLOR (no-color.org)."""
     return (
         sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     )
 
 
 def on_terminal() -> bool:
-    """Whether there is a terminal to type on and to draw on; the dashboard draws on stderr."""
+    """Return whether there is a terminal for input and output; the dashboard draws on stderr."""
     return sys.stdin.isatty() and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -126,7 +133,9 @@ def _is_utf8(encoding: str) -> bool:
 
 
 def print_anything() -> None:
-    """Make stdout and stderr write escapes such as `\\xe9` for characters that their encoding lacks, and not fail."""
+    """Make stdout and stderr escape characters that their encoding lacks, such as `\xe9`, instead
+    of failing.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -146,7 +155,9 @@ class Progress(Protocol):
 
 
 def progress() -> Progress:
-    """A bar on a terminal; elsewhere a line when something begins, and now and then."""
+    """Return a progress bar on a terminal, otherwise a line at the start of each stage and now and
+    then.
+    """
     return (
         BarProgress()
         if sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
@@ -178,7 +189,7 @@ class LineProgress:
 
 
 class BarProgress:
-    """For terminals: one bar that follows the stage at hand; words scroll above it."""
+    """Progress bar for terminals; messages scroll above it."""
 
     def __init__(self) -> None:
         from rich.console import Console

@@ -1,8 +1,9 @@
-"""What the terminal can show. It is asked once, before Textual is imported, because Textual reads its colours then.
+"""Query the capabilities of the terminal, once, before Textual is imported and reads its colour
+settings.
 
-All questions go out in one write and end with one that every terminal answers (its device attributes), so that a fast
-terminal costs milliseconds and a slow link no more than one way there and back. tmux is asked by its own command: it
-would take some of the questions for something else.
+All queries go out in one write and end with one that every terminal answers (device attributes), so
+that a fast terminal costs milliseconds and a slow link one round trip. tmux is queried by its own
+command, since it misinterprets some queries.
 """
 
 import contextlib
@@ -36,9 +37,11 @@ class Pictures(StrEnum):
 
 @dataclass(frozen=True)
 class Terminal:
-    """What is drawn on. `cell` is the width and height of a character in pixels; `answered` is false where the
-    terminal was asked and its answers may still come, amid what is typed; `bytes_per_second` is what moving pictures
-    may send, all together."""
+    """Capabilities of the terminal.
+
+    `cell` is width and height of a character in pixels; `answered` is false if answers may still
+    arrive among the keys; `bytes_per_second` is the limit for all images together.
+    """
 
     pictures: Pictures
     tmux: bool
@@ -50,7 +53,9 @@ class Terminal:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What was found out: graphics with placeholders, true colour, a name such as `kitty(0.42.1)`, a cell's size."""
+    """Results of the queries: graphics with placeholders, true colour, a name such as
+    `kitty(0.42.1)`, cell size.
+    """
 
     kitty: bool = False
     truecolor: bool = False
@@ -78,7 +83,10 @@ _TRUE_COLOUR_WORDS = {"truecolor", "24bit"}
 
 
 def probe(wanted: str | None = None, patience: float = PATIENCE) -> Terminal:
-    """Ask the terminal. `wanted` is auto, kitty, blocks or off; None asks PV_IMAGES. Raises UsageError."""
+    """Query the terminal.
+
+    `wanted` is auto, kitty, blocks or off; None reads PV_IMAGES. Raises UsageError.
+    """
     chosen, rate = choice(wanted), _bytes_per_second(os.environ)
     if not (_are_terminals() and os.environ.get("TERM", "dumb") != "dumb"):
         return Terminal(Pictures.OFF if chosen == "auto" else Pictures(chosen), False, "none")
@@ -96,7 +104,7 @@ def probe(wanted: str | None = None, patience: float = PATIENCE) -> Terminal:
 
 
 def prepare(terminal: Terminal) -> None:
-    """Tell Textual, which must not be imported yet, what was found out."""
+    """Set the environment for Textual, which must not be imported yet."""
     systems = {"truecolor": "truecolor", "256": "256", "16": "standard"}
     if terminal.colours in systems:
         os.environ["TEXTUAL_COLOR_SYSTEM"] = systems[terminal.colours]
@@ -105,14 +113,14 @@ def prepare(terminal: Terminal) -> None:
 
 
 def choice(wanted: str | None = None) -> str:
-    """How pictures are to be drawn: `wanted`, or else PV_IMAGES. Raises UsageError."""
+    """Return the image protocol: `wanted`, otherwise PV_IMAGES. Raises UsageError."""
     name, source = (
         (wanted, "--images")
         if wanted is not None
         else (os.environ.get("PV_IMAGES") or "auto", "PV_IMAGES")
     )
     if name not in {"auto", *Pictures}:
-        raise UsageError(f"{source} cannot be {name!r}.", "Use auto, kitty, blocks or off.")
+        raise UsageError(f"Invalid {source} {name!r}.", "Use auto, kitty, blocks or off.")
     return name
 
 
@@ -122,20 +130,22 @@ def _bytes_per_second(environ: Mapping[str, str]) -> int:
     )
     if not asked.isdecimal() or not int(asked):
         raise UsageError(
-            f"PV_BYTES_PER_SECOND cannot be {asked!r}.",
+            f"Invalid PV_BYTES_PER_SECOND {asked!r}.",
             "Use a whole number of bytes, such as 200000.",
         )
     return int(asked)
 
 
 def _are_terminals() -> bool:
-    """Whether keys can be read and the screen be written, as Textual does it: by stdin and stderr."""
+    """Return whether stdin and stderr, which Textual uses, are terminals."""
     streams = (sys.__stdin__, sys.__stderr__)
     return all(stream is not None and not stream.closed and stream.isatty() for stream in streams)
 
 
 def _can_be_asked(environ: Mapping[str, str]) -> bool:
-    """Not a multiplexer, which takes the questions for a title, nor the kernel's console, nor from the background."""
+    """Return whether queries are safe: not in a multiplexer, on the kernel console or in the
+    background.
+    """
     return (
         not (environ["TERM"].startswith(("screen", "tmux", "linux")) or "STY" in environ)
         and _in_foreground()
@@ -156,7 +166,9 @@ def _pictures(choice: str, facts: _Facts, colours: Colours) -> Pictures:
 
 
 def _colours(environ: Mapping[str, str], facts: _Facts, kitty: bool) -> Colours:
-    """`kitty` says that the user vouches for it; a placeholder's colour is its picture's number, in true colour."""
+    """Return the number of colours; with `kitty` true colour is required, since it encodes the
+    image number.
+    """
     if environ.get("NO_COLOR"):
         return "none"
     names = " ".join(
@@ -187,7 +199,7 @@ def _ask(patience: float) -> _Facts:
 
 
 def _has_placeholders(name: str) -> bool:
-    """Whether a terminal of this name, such as kitty(0.42.1), puts pictures where their characters are."""
+    """Return whether a terminal of this name, such as kitty(0.42.1), supports image placeholders."""
     if kitty := re.search(r"kitty\((\d+)\.(\d+)", name):
         return (int(kitty[1]), int(kitty[2])) >= (0, 28)
     return "ghostty" in name or "xterm-kitty" in name
@@ -231,7 +243,7 @@ def _read_until(end: re.Pattern[str], keyboard: int, deadline: float) -> str:
 
 
 def _ask_tmux() -> _Facts:
-    """What the terminal around tmux can, and whether tmux lets pictures through."""
+    """Ask tmux for the terminal around it, and whether it lets images through."""
     tmux = shutil.which("tmux")
     if not tmux:
         return _Facts()
@@ -250,7 +262,7 @@ def _ask_tmux() -> _Facts:
 
 
 def _cell() -> tuple[int, int]:
-    """A cell's size by the kernel's word, where the terminal left it there."""
+    """Return the cell size that the kernel reports, if the terminal set it."""
     rows, columns, width, height = struct.unpack("4H", fcntl.ioctl(2, termios.TIOCGWINSZ, bytes(8)))
     return (
         (width // columns, height // rows)

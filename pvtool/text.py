@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def describe(event: "Event") -> str:
-    """One event as a line of a log."""
+    """Format an event as a line of a log."""
     rest = {key: value for key, value in event.items() if key not in {"time", "type"}}
     values = "  ".join(f"{key}={_short(value)}" for key, value in rest.items())
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
@@ -22,14 +22,14 @@ def _short(value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`95` as `1:35`."""
+    """Format seconds: `95` as `1:35`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def shown(path: Path) -> str:
-    """A path as a person would type it from here."""
+    """Format a path relative to the current folder if it is below it."""
     try:
         here = Path.cwd()
     except FileNotFoundError:  # deleted meanwhile

@@ -21,7 +21,7 @@ app = typer.Typer(
 
 @app.command()
 def show(as_json: Json = False) -> None:
-    """Where the cached trajectories lie, how many there are, and how much room they take."""
+    """Show location, number of entries and size of the trajectory cache."""
     kept = entries(trajectories_dir())
     used = (kept[0].used, kept[-1].used) if kept else (None, None)
     value = {
@@ -42,7 +42,7 @@ def show(as_json: Json = False) -> None:
 
 @app.command("clear")
 def clear_(yes: Yes = False, as_json: Json = False) -> None:
-    """Delete them all; what is needed again is computed again."""
+    """Delete the trajectory cache; entries are computed again when needed."""
     output = Output(as_json)
     kept = entries(trajectories_dir())
     if kept:

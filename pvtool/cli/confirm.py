@@ -1,4 +1,4 @@
-"""Asks for consent, and before something is deleted; never waits for an answer where nobody can give one."""
+"""Ask for consent, and for confirmation before deleting; never waits without a terminal."""
 
 import getpass
 import sys
@@ -11,7 +11,10 @@ from pvtool_core.errors import Interrupted, UsageError
 
 
 def ask_for_consent() -> str:
-    """Return the statement that the user confirms, or nothing without a terminal. Raises Interrupted on a no."""
+    """Return the statement that the user confirms, or "" without a terminal.
+
+    Raises Interrupted if refused.
+    """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return ""
     statement = _statement(getpass.getuser())
@@ -35,6 +38,8 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError("This deletes for good and there is no terminal to ask on.", "Give --yes.")
+        raise UsageError(
+            "Deleting needs confirmation, and there is no terminal to ask.", "Add --yes."
+        )
     if not typer.confirm(plain(question), err=True):
         raise Interrupted("Nothing was deleted.")

@@ -1,4 +1,4 @@
-"""`pv dashboard`, and what watching a run means where there is no terminal."""
+"""`pv dashboard`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ Images = Annotated[
     str | None,
     typer.Option(
         metavar="KIND",
-        help="Pictures by kitty, blocks or off; auto, or nothing, asks the terminal.",
+        help="Image protocol: kitty, blocks, off or auto. [default: auto]",
     ),
 ]
 
@@ -27,19 +27,24 @@ def dashboard(
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="RUN", autocompletion=run_names, help="A run, a batch, or its folder."
+            metavar="RUN",
+            autocompletion=run_names,
+            help="Run, batch, or its folder. [default: all]",
         ),
     ] = None,
     images: Images = None,
 ) -> None:
-    """See and steer all runs and batches in this terminal. Closing it changes nothing for them."""
+    """Show and control runs and batches. Closing the dashboard does not stop them."""
     from pvtool.dashboard.opening import open_dashboard
 
     open_dashboard(runs_dir(), run_or_batch(run) if run else None, images)
 
 
 def run_or_batch(name: str) -> RunFolder | BatchFolder:
-    """The batch of that name or in that folder, or else the run. Raises Missing or BadName."""
+    """Return the batch of that name or in that folder, otherwise the run.
+
+    Raises Missing or BadName.
+    """
     path = Path(name)
     if (path / "items.jsonl").is_file():
         return BatchFolder(check_utf8(path.absolute()))
@@ -48,7 +53,10 @@ def run_or_batch(name: str) -> RunFolder | BatchFolder:
 
 
 def folder_of(run: str) -> RunFolder:
-    """The run of that name, or in that folder, which may have been copied from elsewhere. Raises Missing or BadName."""
+    """Return the run of that name or in that folder, which may be a copy.
+
+    Raises Missing or BadName.
+    """
     path = Path(run)
     if "/" not in run and not (path / "config.toml").is_file():
         return find_run(runs_dir(), run)

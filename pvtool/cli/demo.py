@@ -1,4 +1,4 @@
-"""`pv demo`: the main job from one picture to scored clips, on what is shipped with pv."""
+"""`pv demo`: the full pipeline on files that are shipped with pv."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,18 +25,21 @@ from pvtool_core.store.summary import job_of
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 PRESET = "tiny"
-CONSENT = "A cartoon person drawn by a program; nobody is shown."
+CONSENT = "A cartoon character drawn by a program; it shows no real person."
 PROMPTS, SEEDS = 4, 2
 
 
 @app.command()
 def demo(
     sample: Annotated[
-        str | None, typer.Option(help="Which sample person; the first, if left out.")
+        str | None, typer.Option(help="Sample identity. [default: the first]")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Add a sample person from one picture, train, render unseen prompts and seeds, score. Run it again to go on."""
+    """Run the full pipeline on a sample identity: enroll, train, render, evaluate.
+
+    Run again to resume.
+    """
     output = Output(as_json)
     picture, name, noun = find_sample(sample)
     output.say(f"1/4  The person: {name}, from one picture, {shown(picture)}")
@@ -47,7 +50,7 @@ def demo(
     folder = trained_run(name, output)
     out = data_dir() / "demo" / folder.name
     output.say(
-        f"3/4  Rendering and scoring {PROMPTS} prompts × {SEEDS} seeds that training never saw, before and after"
+        f"3/4  Rendering and evaluating {PROMPTS} unseen prompts × {SEEDS} seeds, before and after"
     )
     report = evaluate_run(folder, out, PROMPTS, SEEDS)
     output.say("4/4  Done")
@@ -61,19 +64,21 @@ def demo(
 
 
 def find_sample(wanted: str | None) -> tuple[Path, str, str]:
-    """Picture, name and noun of a sample: the files are called NAME-NOUN.png. Raises Missing."""
+    """Return photo, name and class noun of a sample, whose file is NAME-NOUN.png. Raises Missing."""
     samples = {
         path.stem.rpartition("-")[0]: path
         for path in sorted((presets_dir() / "tiny/samples").glob("*-*.png"))
     }
     name = wanted or next(iter(samples), "")
     if name not in samples:
-        raise Missing("sample", name, f"There are: {', '.join(samples) or 'none'}.")
+        raise Missing("sample", name, f"Available: {', '.join(samples) or 'none'}.")
     return samples[name], name, samples[name].stem.rpartition("-")[2]
 
 
 def trained_run(name: str, output: Output) -> RunFolder:
-    """The person's newest demo run, brought to its end if it has not got there; a new one if there is none."""
+    """Return the newest demo run of the identity, resumed if unfinished; a new one if there is
+    none.
+    """
     folder = newest_demo_run(Library().get(name)) or prepare(choose(name, PRESET))
     state = folder.state()
     if state == State.FINISHED:
@@ -86,7 +91,9 @@ def trained_run(name: str, output: Output) -> RunFolder:
 
 
 def newest_demo_run(person: Identity) -> RunFolder | None:
-    """The person's newest run on the weights that pv ships now: those of an older version's cannot go on."""
+    """Return the newest run of the identity on the shipped weights; runs on older weights cannot be
+    resumed.
+    """
     shipped = resolve_settings(chosen_settings(PRESET)[1]).model.fingerprint
     for run in reversed(runs_of(person)):
         job = job_of(run)

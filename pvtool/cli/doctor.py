@@ -1,4 +1,4 @@
-"""`pv doctor`: what this machine has and lacks. Asks the heavy libraries in a process of their own."""
+"""`pv doctor`: check this machine. Heavy libraries are imported in a separate process."""
 
 import json
 import os
@@ -43,9 +43,9 @@ print(json.dumps({"ffmpeg": path, "h264": "libx264" in listed, "gif": " gif " in
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """GPU, memory, disk, weights, codecs, and the pictures this terminal can show.
+    """Check GPU, memory, disk, weights, codecs and terminal.
 
-    The exit status is 4 if something is missing that the embedded preset needs.
+    The exit status is 4 if the default preset lacks something.
     """
     report = examine()
     rows = [
@@ -59,7 +59,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 def examine() -> dict[str, dict[str, Any]]:
-    """All facts, by topic."""
+    """Return all facts by topic."""
     return {
         "software": {
             "python": platform.python_version(),
@@ -79,7 +79,7 @@ _FOLDERS = {"data": data_dir, "cache": cache_dir, "config": config_dir}
 
 
 def problems(report: dict[str, dict[str, Any]]) -> list[str]:
-    """What the embedded default cannot do without, and lacks."""
+    """Return the problems that prevent the default preset from running."""
     lacking = [topic for topic in ("compute", "codecs", "pictures") if "error" in report[topic]]
     return lacking + (
         ["weights of the tiny preset"] if report["weights"].get("tiny") != HERE else []
@@ -87,11 +87,9 @@ def problems(report: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def cures(report: dict[str, dict[str, Any]]) -> list[str]:
-    """What to do, where it is something else than to install pv anew."""
+    """Return hints other than reinstalling pv."""
     if "libGL" in report["pictures"].get("error", ""):
-        return [
-            "Install the system's package libgl1 (with apt: apt-get install libgl1), which opencv needs."
-        ]
+        return ["Install the system package libgl1, which opencv needs (apt-get install libgl1)."]
     return []
 
 
@@ -120,7 +118,7 @@ def _free(path: Path) -> str:
 
 
 def weights() -> dict[str, str]:
-    """For each preset `here`, or what is missing and the command that brings it."""
+    """Return for each preset `here`, or the missing models and the command that fetches them."""
     presets = Presets()
     return {name: _weights_of(presets, name) for name in presets.names()}
 
@@ -135,7 +133,10 @@ def _weights_of(presets: Presets, name: str) -> str:
 
 
 def terminal() -> dict[str, Any]:
-    """What the dashboard would find. A terminal that answers late answers the shell, so it is given long."""
+    """Return the terminal's capabilities, as the dashboard finds them.
+
+    Late answers would reach the shell, so the timeout is long.
+    """
     found = probe(patience=4.0)
     width, height = found.cell
     return {

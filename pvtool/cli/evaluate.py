@@ -41,9 +41,9 @@ def evaluate(
     ],
     as_json: Json = False,
 ) -> None:
-    """Likeness, motion and obedience to the prompt, before and after training, as a table and as JSON.
+    """Evaluate likeness, motion and prompt following before and after training.
 
-    A run is rendered on its evaluation prompts and seeds first; clips that are there already are not made again.
+    A run is first rendered with its evaluation prompts and seeds; existing clips are reused.
     """
     output = Output(as_json)
     for target in targets:
@@ -52,7 +52,7 @@ def evaluate(
             check_utf8(out)
             report = evaluate_folder(out)
         elif "/" in target:
-            raise Missing("folder", target, "Give a run, or a folder that `pv render` wrote.")
+            raise Missing("folder", target, "Use a run, or a folder written by `pv render`.")
         else:
             folder = find_run(runs_dir(), target)
             out = folder.path / "evaluation"
@@ -88,7 +88,7 @@ def evaluate_folder(out: Path) -> dict[str, Any]:
     sidecars = sorted(out.glob("*/*/seed-*.json"))
     if not sidecars:
         raise Missing(
-            "clip in the folder", str(out), "Give a run, or a folder that `pv render` wrote."
+            "clip in the folder", str(out), "Use a run, or a folder written by `pv render`."
         )
     records = [read_clip_record(path) for path in sidecars]
     library = Library()

@@ -20,7 +20,7 @@ from pvtool_core.store.identities import Identity, Library
 from pvtool_core.store.run_index import runs_of
 
 app = typer.Typer(
-    help="The people in your library.",
+    help="Identity library.",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
@@ -28,7 +28,7 @@ app = typer.Typer(
 
 
 def facts(identity: Identity) -> dict[str, Any]:
-    """What programs are told about an identity."""
+    """Return an identity as a table for programs."""
     about = {"name": identity.name, "class": identity.noun, "photos": len(identity.faces)}
     return {
         **about,
@@ -40,26 +40,27 @@ def facts(identity: Identity) -> dict[str, Any]:
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="What to call the person here.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Name of the identity.", show_default=False)],
     images: Annotated[
         list[Path],
-        typer.Argument(metavar="IMAGE...", help="One photo is enough.", show_default=False),
+        typer.Argument(metavar="IMAGE...", help="Photos; one is enough.", show_default=False),
     ],
-    noun: Annotated[Noun, typer.Option("--class", help="What prompts call the person.")] = "person",
+    noun: Annotated[Noun, typer.Option("--class", help="Class noun in prompts.")] = "person",
     face: Annotated[
-        int, typer.Option(min=0, help="Which face, from the left from 1, where there are several.")
+        int, typer.Option(min=0, help="Face to use, counted from the left, starting at 1.")
     ] = 0,
     consent: Annotated[
         str | None,
         typer.Option(
             metavar="TEXT",
             show_default=False,
-            help="Statement of consent, kept with the photos: who agreed, when, to what. Asked for on a terminal; "
-            "required elsewhere.",
+            help="Consent statement, stored with the photos: who agreed, when, to what. Asked on a terminal, "
+            "required otherwise.",
         ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(autocompletion=preset_names, help="Whose face models to use.")
+        str | None,
+        typer.Option(autocompletion=preset_names, help="Preset whose face models are used."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -82,7 +83,7 @@ def _photos(identity: Identity) -> str:
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """Everybody in the library."""
+    """List identities."""
     library, output = Library(), Output(as_json)
     rows: list[dict[str, Any]] = []
     for name in library.names():
@@ -93,13 +94,16 @@ def list_(as_json: Json = False) -> None:
             about = {"name": name, "class": "", "photos": 0, "created": "", "consent": ""}
             rows.append({**about, "path": str(library.root / name), "problem": error.message})
     output.rows(
-        "identities", rows, ["name", "class", "photos", "created"], "Nobody yet; `pv identity add`."
+        "identities",
+        rows,
+        ["name", "class", "photos", "created"],
+        "No identities. Add one with `pv identity add`.",
     )
 
 
 @app.command()
 def show(name: IdentityName, as_json: Json = False) -> None:
-    """One person: photos, consent, and the runs trained on them."""
+    """Show photos, consent and runs of an identity."""
     identity = Library().get(name)
     runs = [run.name for run in runs_of(identity)]
     value = {
@@ -117,9 +121,9 @@ def show(name: IdentityName, as_json: Json = False) -> None:
 
 @app.command()
 def rename(name: IdentityName, new_name: str, as_json: Json = False) -> None:
-    """Give a person another name.
+    """Rename an identity.
 
-    Their runs go on under the new one, and keep their own names.
+    Its runs stay usable and keep their names.
     """
     identity = rename_identity(name, new_name)
     Output(as_json).result(facts(identity), f"Renamed {name} to {identity.name}.")
@@ -127,11 +131,11 @@ def rename(name: IdentityName, new_name: str, as_json: Json = False) -> None:
 
 @app.command()
 def remove(name: IdentityName, yes: Yes = False, as_json: Json = False) -> None:
-    """Really delete all that is kept of a person."""
+    """Delete an identity and all its files."""
     output = Output(as_json)
     library = Library()
     identity = library.get(name)
-    confirm(f"Delete {identity.name} and all that is kept of them?", yes)
+    confirm(f"Delete {identity.name} and all its files?", yes)
     left = usage_of(identity)
     library.remove(name)
     value = {"removed": identity.name, "path": str(identity.folder), "left": asdict(left)}
@@ -156,7 +160,7 @@ def _say_what_is_left(left: IdentityUsage, output: Output) -> None:
 def export(
     name: IdentityName,
     file: Annotated[
-        Path | None, typer.Argument(help="NAME.tar here, if left out.", show_default=False)
+        Path | None, typer.Argument(help="Output file. [default: NAME.tar]", show_default=False)
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -172,7 +176,9 @@ def export(
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(show_default=False)],
-    name: Annotated[str | None, typer.Option(help="Another name than the one in the file.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="New name. [default: the name in the file]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Take in a person from an exported file."""

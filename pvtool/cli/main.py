@@ -1,4 +1,6 @@
-"""`pv`: names the commands and loads only the one that is called; the one place where errors become an exit status."""
+"""`pv`: the list of commands, loaded one at a time; the only place that turns errors into exit
+statuses.
+"""
 
 import importlib
 import io
@@ -20,25 +22,25 @@ if TYPE_CHECKING:
     from typer import _click as click  # pyright: ignore[reportPrivateUsage]  # the types of TyperGroup's own methods
 
 COMMANDS = {
-    "demo": "The whole of it on a sample person: train, render, score. Minutes on a laptop.",
-    "identity": "The people in your library: add, list, show, rename, remove, export, import.",
+    "demo": "Run the full pipeline on a sample identity: train, render, evaluate.",
+    "identity": "Identity library: add, list, show, rename, remove, export, import.",
     "prompts": "Prompt banks: list, show, add, import.",
-    "presets": "What can be trained on: list, show.",
-    "models": "Weights: list, show, fetch, add, verify, remove.",
-    "train": "Train a person's adapter on a preset.",
+    "presets": "Presets and their settings: list, show.",
+    "models": "Model weights: list, show, fetch, add, verify, remove.",
+    "train": "Train an adapter for an identity.",
     "runs": "Training runs: list, show, logs, watch, pause, resume, stop, checkpoint, sample, export, remove.",
-    "dashboard": "See and steer all runs and batches in this terminal.",
-    "render": "Make clips of a person from prompts and seeds.",
-    "eval": "Score a run, or a folder of clips.",
-    "cache": "Denoising that training and rendering share: show, clear.",
-    "doctor": "What this machine has and lacks.",
+    "dashboard": "Show and control runs and batches in the terminal.",
+    "render": "Render clips of identities from prompts and seeds.",
+    "eval": "Evaluate a run or a folder of clips.",
+    "cache": "Trajectory cache: show, clear.",
+    "doctor": "Check GPU, memory, disk, weights and codecs.",
 }
 _MODULES = {"eval": "evaluate"}
-EPILOG = "Errors name their cause; --debug, anywhere, shows where they happened."
+EPILOG = "Add --debug to any command for tracebacks."
 
 
 class LazyCommands(TyperGroup):
-    """Knows every command's name and one line of help; imports a command's module when it is called."""
+    """Commands with one line of help each; the module of a command is imported when it is called."""
 
     def list_commands(self, ctx: "click.Context") -> list[str]:
         return list(COMMANDS)
@@ -74,7 +76,7 @@ class LazyCommands(TyperGroup):
 
 app = typer.Typer(
     cls=LazyCommands,
-    help="Put one person into a text-to-video model from a few photos, and keep what the model could already do.",
+    help="Train a text-to-video model to generate one person from a few photos.",
     epilog=EPILOG,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -91,7 +93,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def pv(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """The options of `pv` itself."""
@@ -122,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _leave_for_usage(output: Output, error: Exception, words: Sequence[str]) -> None:
-    """Print typer's own message and leave, if the error is one of typer's: their base class is not public."""
+    """Print the message of a usage error of typer and exit; their base class is not public."""
     show, status = getattr(error, "show", None), getattr(error, "exit_code", None)
     if show is None or status is None:
         return
@@ -133,7 +138,7 @@ def _leave_for_usage(output: Output, error: Exception, words: Sequence[str]) -> 
 
 
 def _check_working_folder() -> None:
-    """Raises UsageError if the folder that relative paths are resolved in was deleted."""
+    """Raise UsageError if the current folder was deleted."""
     try:
         Path.cwd()
     except FileNotFoundError as error:
@@ -143,7 +148,7 @@ def _check_working_folder() -> None:
 
 
 def _check_words(words: Sequence[str]) -> None:
-    """Raises UsageError for a word that is not UTF-8, as all records are; photos are copied, so their names may be."""
+    """Raise UsageError for an argument that is not UTF-8, except names of photos, which are copied."""
     for word in words:
         if not is_utf8(word) and list(words[:2]) != ["identity", "add"]:
             hint = "Rename the file or folder, or give the text in UTF-8."

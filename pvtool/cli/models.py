@@ -1,4 +1,4 @@
-"""`pv models`: the weights that presets name, and others."""
+"""`pv models`: model weights."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,14 +14,14 @@ from pvtool_core.models.registry import model_folder
 from pvtool_core.settings.toml import to_table
 
 app = typer.Typer(
-    help="Weights.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+    help="Model weights.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
 )
 
 _COMMERCIAL = {"yes": "yes", "no": "no", "conditions": "on conditions"}
 
 
 def facts(models: Models, name: str) -> dict[str, Any]:
-    """What programs are told about a model; `size` is that of all its files, or null where nobody says."""
+    """Return a model as a table for programs; `size` is that of all its files, or null if unknown."""
     entry, state = models.entry(name), models.state(name)
     size = models.size(name) if state is ModelState.HERE else entry.size
     about = {"name": name, "state": str(state), "size": size or None, "licence": entry.licence_line}
@@ -30,7 +30,7 @@ def facts(models: Models, name: str) -> dict[str, Any]:
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """Every model that pv knows, and every one that is here."""
+    """List known and installed models."""
     models = Models()
     rows = [facts(models, name) for name in models.names()]
     shown = rows if as_json else [{**row, "size": _size(row["size"])} for row in rows]
@@ -41,7 +41,7 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def show(name: ModelName, as_json: Json = False) -> None:
-    """Where a model comes from, what it holds, and who may use it."""
+    """Show source, files and licence of a model."""
     models = Models()
     about = {**facts(models, name), "path": str(model_folder(name)), "lacks": models.lacking(name)}
     entry, manifest = models.entry(name), models.manifest(name)
@@ -79,7 +79,7 @@ def fetch(
         typer.Argument(
             metavar="NAME...",
             autocompletion=model_names,
-            help="Or a hub's organisation/repository.",
+            help="Model names, or organisation/repository of the hub.",
             show_default=False,
         ),
     ],
@@ -88,18 +88,16 @@ def fetch(
         typer.Option(
             "--from",
             metavar="URL",
-            help="A mirror of the hub; else HF_ENDPOINT, or the hub itself.",
+            help="Mirror of the hub. [default: HF_ENDPOINT, or the hub]",
         ),
     ] = None,
     send_token: Annotated[
         bool,
-        typer.Option(
-            "--send-token", help="Send HF_TOKEN to a mirror too; else only to the hub itself."
-        ),
+        typer.Option("--send-token", help="Send HF_TOKEN to the mirror as well."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring models here, checked. What has come already is not fetched again, also after a kill."""
+    """Fetch and verify models. An interrupted fetch resumes."""
     output = Output(as_json)
     models = Models()
     errors: list[PvError] = []
@@ -132,9 +130,9 @@ def _fetch_one(
             fetched = fetch_model(models, name, listener, endpoint, send_token)
     except KeyboardInterrupt:
         raise Interrupted(
-            "The fetch was interrupted.", "The same command goes on from what has come."
+            "The fetch was interrupted.", "Run the same command again to resume."
         ) from None
-    words = f"Fetched {name}" if fetched else f"{name} is here already"
+    words = f"Fetched {name}" if fetched else f"{name} is already installed"
     output.stream(
         {**facts(models, name), "path": str(model_folder(name)), "fetched": fetched},
         f"{words}: {model_folder(name)}",
@@ -150,19 +148,21 @@ def add(
             metavar="FILE_OR_FOLDER...", help="One folder, or files.", show_default=False
         ),
     ],
-    link: Annotated[bool, typer.Option("--link", help="Leave the files where they are.")] = False,
+    link: Annotated[bool, typer.Option("--link", help="Link instead of copying.")] = False,
     licence: Annotated[
-        str, typer.Option(help="Who may use it, if pv does not know; goes into every run.")
+        str, typer.Option(help="Licence, if unknown to pv; recorded in every run.")
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Take in weights that you have, checked as fetched ones are, under a name of `pv models list` or a new one."""
+    """Add local weights under a name of `pv models list` or a new one; they are checked like
+    fetched ones.
+    """
     from pvtool_core.models.adding import add as add_model
 
     models = Models()
     lacking = add_model(models, name, given, link, licence)
     text = (
-        f"{name} still lacks {', '.join(lacking)}; `pv models fetch {name}` brings the rest."
+        f"{name} still lacks {', '.join(lacking)}. Fetch them with `pv models fetch {name}`."
         if lacking
         else f"Added {name}: {model_folder(name)}"
     )
@@ -178,7 +178,7 @@ def verify(
         typer.Argument(
             metavar="[NAME...]",
             autocompletion=model_names,
-            help="All that are here, if left out.",
+            help="Models to check. [default: all installed]",
             show_default=False,
         ),
     ] = None,

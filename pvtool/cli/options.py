@@ -38,7 +38,7 @@ def _beginning(names: list[str], incomplete: str) -> list[str]:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")]
 IdentityName = Annotated[
     str, typer.Argument(metavar="NAME", autocompletion=identity_names, show_default=False)
 ]
@@ -56,23 +56,23 @@ BankName = Annotated[
 ]
 Seeds = Annotated[
     str | None,
-    typer.Option(
-        "--seed", metavar="SEEDS", help="Starting noises: 3, or 0..3, or 0,5,9; 0, if left out."
-    ),
+    typer.Option("--seed", metavar="SEEDS", help="Random seeds: 3, 0..3 or 0,5,9. [default: 0]"),
 ]
 Loras = Annotated[
     list[str] | None,
     typer.Option(
         "--lora",
         metavar="FILE[:WEIGHT]",
-        help="A style LoRA in the model; may be given several times.",
+        help="Style LoRA; can be repeated.",
     ),
 ]
 ControlNet = Annotated[
     str | None,
-    typer.Option("--controlnet", metavar="MODEL", help="A ControlNet's folder, for animatediff."),
+    typer.Option("--controlnet", metavar="MODEL", help="ControlNet folder; animatediff only."),
 ]
 ControlFrames = Annotated[
     str | None,
-    typer.Option("--control-frames", metavar="DIR_OR_VIDEO", help="What the ControlNet is shown."),
+    typer.Option(
+        "--control-frames", metavar="DIR_OR_VIDEO", help="Control images: a folder or a video."
+    ),
 ]

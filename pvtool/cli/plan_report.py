@@ -1,4 +1,4 @@
-"""`pv train --plan`: what a run would take, by an engine that counts and starts nothing."""
+"""`pv train --plan`: estimate what a run requires, without starting it."""
 
 from typing import Any
 
@@ -22,7 +22,10 @@ from pvtool_core.supervisor import run_short_job
 
 
 def plan_of(settings: Settings, prompts: int, tflops: float | None) -> Estimate:
-    """Count what training with these settings takes. `tflops` is what the device sustains, if the user knows."""
+    """Estimate what training with these settings requires.
+
+    `tflops` is the sustained throughput, if known.
+    """
     folder, motion, _ = architecture_of(settings)
     job = PlanJob(**settings.sections(), architecture=str(folder), motion=str(motion or ""))
     found: dict[str, Event] = {}
@@ -35,20 +38,20 @@ def plan_of(settings: Settings, prompts: int, tflops: float | None) -> Estimate:
 
 
 def show(plan: Estimate, output: Output) -> None:
-    """The plan as tables for people and as one object for programs; what is missing is said aside."""
+    """Print the estimate as tables, or as one object for programs, and report missing weights."""
     own, missing = architecture_of(plan.settings)[2], missing_weights(plan.settings)
     lacking = [error.message for error in missing]
     output.result({**facts(plan), "assumed": not own, "missing": lacking}, words(plan))
     if not own:
         output.say(
-            f"{plan.settings.model.base_model} is not here yet: counted is the family's usual model."
+            f"{plan.settings.model.base_model} is not installed: estimated with the default model of its family."
         )
     for error in missing:
         output.say(f"{error.message} {error.hint}")
 
 
 def facts(plan: Estimate) -> dict[str, Any]:
-    """What programs are told: bytes, passes, operations and seconds."""
+    """Return the estimate for programs: bytes, passes, operations and seconds."""
     phase, peak = plan.peak
     machine, passes = plan.machine, plan.passes
     return {
@@ -71,7 +74,7 @@ def facts(plan: Estimate) -> dict[str, Any]:
 
 
 def words(plan: Estimate) -> str:
-    """Tables of memory, work and time, and a sentence on whether it fits."""
+    """Return tables of memory, work and time, and whether it fits."""
     phase, peak = plan.peak
     held = [[f"  {name}", gib(size)] for name, size in plan.weights().items()]
     phases = [[name, gib(size)] for name, size in plan.phases().items()]
@@ -94,7 +97,7 @@ def words(plan: Estimate) -> str:
 
 
 def work(plan: Estimate) -> list[list[str]]:
-    """A row for an iteration, for each part of the run, and for all of it."""
+    """Return a row for an iteration, for each part of the run, and for all of it."""
     passes, seconds = plan.passes, plan.seconds()
     counted = {
         "iteration": f"{passes.plain} + {passes.with_gradient} with gradient",
@@ -113,17 +116,17 @@ def work(plan: Estimate) -> list[list[str]]:
 
 
 def verdict(plan: Estimate) -> str:
-    """What the device is, whether it is large enough, and where the time comes from."""
+    """Return whether the device has enough memory, and the source of the time estimate."""
     machine, peak = plan.machine, gib(plan.peak[1])
     if not machine.memory:
-        fits = f"There is no GPU here; one with {peak} GiB free would do."
+        fits = f"No GPU found; the run needs {peak} GiB of free GPU memory."
     else:
         answer = "is enough" if plan.fits else "is not enough"
         fits = f"{machine.name} has {gib(machine.memory)} GiB, which {answer} for {peak} GiB."
     if (loading := max(plan.host().values())) > machine.host_memory:
-        fits += f"\nThe machine's own memory, {gib(machine.host_memory)} GiB, is not enough for {gib(loading)} GiB."
+        fits += f"\nThe CPU memory of {gib(machine.host_memory)} GiB is not enough for {gib(loading)} GiB."
     if not plan.tflops:
-        return f"{fits}\nWhat this device sustains is not known: give it with --tflops to see the time."
+        return f"{fits}\nUnknown throughput: add --tflops for a time estimate."
     source = (
         f"{SUSTAINED:.0%} of the data sheet's peak, an assumption" if machine.name else "as given"
     )

@@ -1,4 +1,4 @@
-"""`pv presets`: what can be trained on, and every setting with its meaning."""
+"""`pv presets`: presets and their settings."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from pvtool_core.settings.presets import Preset, Presets
 from pvtool_core.settings.toml import to_table
 
 app = typer.Typer(
-    help="What can be trained on.",
+    help="Presets and their settings.",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
@@ -21,7 +21,7 @@ app = typer.Typer(
 
 
 def facts(preset: Preset) -> dict[str, Any]:
-    """What programs are told about a preset."""
+    """Return a preset as a table for programs."""
     about = {
         "name": preset.name,
         "origin": "yours" if preset.own else "shipped",
@@ -42,17 +42,19 @@ def _weights(preset: Preset) -> str:
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """Every preset there is, and whether its weights are on this machine."""
+    """List presets and whether their weights are installed."""
     presets = Presets()
     rows = [facts(presets.get(name)) for name in presets.names()]
     Output(as_json).rows(
-        "presets", rows, ["name", "origin", "weights", "description"], "No preset is there."
+        "presets", rows, ["name", "origin", "weights", "description"], "No presets."
     )
 
 
 @app.command()
 def show(name: PresetName, as_json: Json = False) -> None:
-    """A preset's settings, each with what it means; `pv train --set KEY=VALUE` changes one."""
+    """Show the settings of a preset with their descriptions; change one with `pv train --set
+    KEY=VALUE`.
+    """
     preset = Presets().get(name)
     settings = to_table(preset.settings())
     value = {

@@ -47,7 +47,9 @@ class JobProgress:
 
 
 class ClipProgress(JobProgress):
-    """Shows how many clips of a batch are there, whichever engine made them, and when the others will be."""
+    """Shows how many clips of a batch exist, whichever engine rendered them, and the remaining
+    time.
+    """
 
     def __init__(self, total: int) -> None:
         super().__init__()
@@ -56,7 +58,7 @@ class ClipProgress(JobProgress):
         self._began = 0.0
 
     def on_event(self, event: Event) -> None:
-        """Show one event; how far each engine is does not matter, and prompts that are cut are known from planning."""
+        """Show one event; steps and truncated prompts are ignored."""
         if event["type"] == "warning" and "cut" in event:
             return
         if event["type"] != "stage":

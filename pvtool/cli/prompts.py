@@ -18,7 +18,7 @@ app = typer.Typer(
 
 
 def facts(bank: Bank) -> dict[str, Any]:
-    """What programs are told about a bank."""
+    """Return a bank as a table for programs."""
     origin = "yours" if bank.own else "shipped"
     return {
         "name": bank.name,
@@ -29,7 +29,7 @@ def facts(bank: Bank) -> dict[str, Any]:
 
 
 def _tell_long(bank: Bank) -> None:
-    """Warn of prompts that are too long for one of the families of models; training on others reads all of them."""
+    """Warn of prompts that are too long for at least one model family."""
     from pvtool_core.models.prompt_limits import shortest_limit
 
     limit = shortest_limit()
@@ -41,7 +41,7 @@ def _tell_long(bank: Bank) -> None:
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """Every bank there is."""
+    """List prompt banks."""
     banks = Banks()
     rows = [facts(banks.get(name)) for name in banks.names()]
     Output(as_json).rows(
@@ -51,7 +51,7 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def show(name: BankName, as_json: Json = False) -> None:
-    """A bank's prompts, one a line."""
+    """Print the prompts of a bank, one per line."""
     bank = Banks().get(name)
     Output(as_json).result(
         {**facts(bank), "prompts": list(bank.prompts)}, "\n".join(map(plain, bank.prompts))
@@ -62,10 +62,10 @@ def show(name: BankName, as_json: Json = False) -> None:
 def add(
     name: BankName,
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", show_default=False)],
-    description: Annotated[str, typer.Option(help="Of a new bank.")] = "",
+    description: Annotated[str, typer.Option(help="Description of a new bank.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Begin a bank of your own, or add prompts to one. Each needs <V>; {noun} becomes man, woman or person."""
+    """Create a bank or add prompts to one. Each needs <V>; {noun} becomes man, woman or person."""
     banks = Banks()
     bank = (
         banks.extend(name, prompts)
@@ -73,19 +73,22 @@ def add(
         else banks.create(name, prompts, description)
     )
     _tell_long(bank)
-    Output(as_json).result(facts(bank), f"{bank.name} holds {len(bank.prompts)} prompts.")
+    Output(as_json).result(facts(bank), f"{bank.name} has {len(bank.prompts)} prompts.")
 
 
 @app.command("import")
 def import_(
     name: Annotated[str, typer.Argument(metavar="BANK", show_default=False)],
     file: Annotated[
-        Path, typer.Argument(help="A text file, one prompt a line, or a bank.", show_default=False)
+        Path,
+        typer.Argument(
+            help="Text file with one prompt per line, or a bank file.", show_default=False
+        ),
     ],
-    description: Annotated[str, typer.Option(help="Of the new bank.")] = "",
+    description: Annotated[str, typer.Option(help="Description of the new bank.")] = "",
     as_json: Json = False,
 ) -> None:
     """Make a new bank from a file."""
     bank = Banks().create(name, read_prompt_file(file), description)
     _tell_long(bank)
-    Output(as_json).result(facts(bank), f"{bank.name} holds {len(bank.prompts)} prompts.")
+    Output(as_json).result(facts(bank), f"{bank.name} has {len(bank.prompts)} prompts.")

@@ -1,4 +1,4 @@
-"""`pv runs`: every run there is, also those started elsewhere on the same data folder."""
+"""`pv runs`: training runs in the data folder."""
 
 import shutil
 from contextlib import nullcontext
@@ -33,11 +33,11 @@ app = typer.Typer(
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """All runs, oldest first."""
+    """List runs, oldest first."""
     rows = [asdict(run) for run in RunIndex().facts()]
     columns = ["run", "identity", "preset", "state", "step", "iterations", "started"]
     output = Output(as_json)
-    output.rows("runs", rows, columns, "No run yet; `pv train NAME`.")
+    output.rows("runs", rows, columns, "No runs. Start one with `pv train NAME`.")
     for row in rows:
         if row["problem"]:
             output.say(f"{row['run']}: {row['problem']}")
@@ -45,7 +45,7 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def show(run: RunName, as_json: Json = False) -> None:
-    """One run: state, newest figures, checkpoints, how it ended, settings."""
+    """Show state, losses, checkpoints, outcome and settings of a run."""
     folder = find_run(runs_dir(), run)
     newest: Event | None = None
     without_face = 0
@@ -79,13 +79,15 @@ def show(run: RunName, as_json: Json = False) -> None:
 @app.command()
 def logs(
     run: RunName,
-    follow_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
+    follow_on: Annotated[
+        bool, typer.Option("--follow", "-f", help="Follow new events until the run ends.")
+    ] = False,
     engine: Annotated[
-        bool, typer.Option("--engine", help="The engine's own log instead, with tracebacks.")
+        bool, typer.Option("--engine", help="Show the output of the engine, with tracebacks.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """What happened in a run, event by event."""
+    """Print the events of a run."""
     output = Output(as_json)
     folder = find_run(runs_dir(), run)
     if engine:
@@ -110,9 +112,7 @@ def watch(run: RunName, images: Images = None, as_json: Json = False) -> None:
     watch_run(find_run(runs_dir(), run), Output(as_json), images)
 
 
-Wait = Annotated[
-    float, typer.Option("--wait", min=0.0, help="How many seconds to wait for the engine's answer.")
-]
+Wait = Annotated[float, typer.Option("--wait", min=0.0, help="Timeout in seconds.")]
 
 
 @app.command()
@@ -143,7 +143,8 @@ def _request(run: str, request: Request, as_json: bool) -> None:
     folder = find_run(runs_dir(), run)
     ask(folder, request)
     Output(as_json).result(
-        summary_table(folder), f"Asked {run} for a {request}; it comes when its step ends."
+        summary_table(folder),
+        f"Requested a {request} from {run}; it is written after the current step.",
     )
 
 
@@ -154,7 +155,7 @@ def _ask(run: str, request: Request, wanted: set[State], wait: float, as_json: b
     state = folder.state()
     if state not in wanted:
         ask(folder, request)
-        output.say(f"Asked {run} to {request}; waiting for its step to end.")
+        output.say(f"Requested {run} to {request}; waiting for the current step.")
         state = wait_for(folder, frozenset(wanted), wait)
     if state not in wanted:
         raise_outcome(folder)
@@ -164,12 +165,15 @@ def _ask(run: str, request: Request, wanted: set[State], wait: float, as_json: b
 @app.command()
 def resume(
     run: RunName,
-    detach: Annotated[bool, typer.Option("--detach", help="Leave it running and return.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return immediately and leave it running.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Go on with a run that was paused, stopped or killed.
+    """Resume a run that was paused, stopped or killed.
 
-    One without a live engine goes on from its last checkpoint, to the same weights as if it had never ended.
+    Without a live engine it continues from the last checkpoint, to the same weights as an
+    uninterrupted run.
     """
     output = Output(as_json)
     folder = find_run(runs_dir(), run)
@@ -181,7 +185,7 @@ def resume(
     elif state in {State.RUNNING, State.STARTING}:
         raise Busy(run)
     elif state == State.FINISHED:
-        output.result(summary_table(folder), f"{run} is finished; there is nothing left to train.")
+        output.result(summary_table(folder), f"{run} is already finished.")
     else:
         go(folder, detach, output)
 
@@ -190,13 +194,14 @@ def resume(
 def export(
     run: RunName,
     file: Annotated[
-        Path | None, typer.Argument(help="RUN.safetensors here, if left out.", show_default=False)
+        Path | None,
+        typer.Argument(help="Output file. [default: RUN.safetensors]", show_default=False),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the adapter as one LoRA file for diffusers and ComfyUI, readable by its owner only.
+    """Write the adapter as a LoRA file for diffusers and ComfyUI, readable by its owner only.
 
-    It acts in the last denoising steps only: docs/using-the-adapter.md has scripts and node settings for each family.
+    It must be active in the last denoising steps only: see docs/using-the-adapter.md.
     """
     folder = find_run(runs_dir(), run)
     source = adapter_of(folder)
@@ -217,7 +222,7 @@ def remove(run: RunName, yes: Yes = False, as_json: Json = False) -> None:
             f"Remove {folder.path} yourself.",
         )
     confirm(f"Delete {run} and its checkpoints?", yes)
-    # An engine that lives holds the lock; where that is no file, none can.
+    # A live engine holds the lock.
     with (
         folder.lock()
         if is_file(folder.lock_file) or not exists(folder.lock_file)

@@ -30,39 +30,47 @@ def train(
     name: IdentityName,
     preset: Annotated[
         str | None,
-        typer.Option(autocompletion=preset_names, help="What to train on; else by the base model."),
+        typer.Option(autocompletion=preset_names, help="Preset. [default: by the base model]"),
     ] = None,
     base_model: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", help="Another base model: a folder, a file, ORG/NAME, models:NAME."
+            metavar="MODEL", help="Base model: a folder, a file, ORG/NAME or models:NAME."
         ),
     ] = None,
     prompts: Annotated[
-        str | None, typer.Option(autocompletion=bank_names, help="Another bank than the preset's.")
+        str | None,
+        typer.Option(autocompletion=bank_names, help="Prompt bank. [default: the preset's]"),
     ] = None,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="As in `pv presets show`."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a setting; see `pv presets show`."
+        ),
     ] = None,
     loras: Loras = None,
     controlnet: ControlNet = None,
     control_frames: ControlFrames = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of everything drawn at random.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Leave it running and return.")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Random seed.")] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return immediately and leave it running.")
+    ] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Show it in the dashboard, if this is a terminal.")
+        bool, typer.Option("--watch", help="Show the run in the dashboard, on a terminal.")
     ] = False,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Estimate memory and time, and start nothing.")
+        bool, typer.Option("--plan", help="Estimate memory and time without starting.")
     ] = False,
     tflops: Annotated[
         float | None,
-        typer.Option(min=0.001, help="What the device sustains, for --plan; else by its name."),
+        typer.Option(min=0.001, help="Sustained throughput for --plan. [default: by GPU name]"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a person's adapter. Ctrl-C saves a checkpoint and stops; a lost terminal changes nothing."""
+    """Train an adapter for an identity.
+
+    Ctrl-C saves a checkpoint and stops; a lost terminal has no effect.
+    """
     output = Output(as_json)
     chosen = (
         name,
@@ -92,7 +100,7 @@ def train(
     if watched:
         from pvtool.terminal import choice
 
-        choice()  # refused before there is a run
+        choice()  # raises before a run exists
     folder = prepare(choose(*chosen))
     output.say(f"Run {folder.name}: {folder.path}")
     if watched:

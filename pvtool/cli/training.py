@@ -23,7 +23,7 @@ def go(folder: RunFolder, detach: bool, output: Output) -> None:
         negative, noun = job.sampler.negative_prompt, job.identity.noun
         tell_cuts(output, check_prompts_fit(job.model, job.prompts, negative, noun))
         start_detached(folder)
-        text = f"{folder.name} is training. `pv runs logs {folder.name} --follow` shows it, `pv runs stop` ends it."
+        text = f"{folder.name} is training. Follow it with `pv runs logs {folder.name} --follow`."
         output.result({**value, "state": folder.state()}, text)
         return
     follow_training(folder)
@@ -40,7 +40,7 @@ def follow_training(folder: RunFolder) -> None:
 
 
 def follow_other(folder: RunFolder) -> None:
-    """Show the progress of an engine that somebody else started, to its end. Raises what it reports."""
+    """Show the progress of a running engine to its end. Raises what it reports."""
     with JobProgress(_iterations(folder)) as progress:
         follow(folder, progress.on_event)
     raise_outcome(folder)
@@ -56,9 +56,10 @@ def watch_run(
     images: str | None = None,
     engine: subprocess.Popen[bytes] | None = None,
 ) -> None:
-    """Show a run in the dashboard until that is closed; without a terminal, as lines until the run ends.
+    """Show a run in the dashboard until it is closed; without a terminal, as lines until the run
+    ends.
 
-    `engine` is its process, where we started it. Raises what the run reported, if it ended badly meanwhile.
+    `engine` is its process, if it is a child. Raises the error of a run that failed meanwhile.
     """
     from pvtool.dashboard.opening import open_dashboard
 
@@ -69,7 +70,7 @@ def watch_run(
     ended = engine is not None and engine.poll() is not None
     state = folder.state()
     if state in LIVE or (state == State.NEW and not ended):
-        output.say(f"{folder.name} goes on; `pv runs watch {folder.name}` shows it again.")
+        output.say(f"{folder.name} is still running; show it with `pv runs watch {folder.name}`.")
     else:
         raise_outcome(folder, returncode=engine.poll() if engine else None)
     output.result(

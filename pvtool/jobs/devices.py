@@ -1,4 +1,4 @@
-"""Whether the devices that a job names are there, asked before anything is made."""
+"""Check that the devices of a job exist, before anything is created."""
 
 import json
 import subprocess
@@ -12,9 +12,9 @@ _ALWAYS = {"auto", "cpu"}
 
 
 def check_devices(names: Iterable[str]) -> None:
-    """Have torch look for the devices, in a process of its own; nothing is started for `auto` and `cpu`.
+    """Check devices with torch in a separate process; none is started for `auto` and `cpu`.
 
-    Raises UsageError for a name that no device has, InputRefused for a device that is not here, NotReady.
+    Raises UsageError for an invalid name, InputRefused for a missing device, NotReady.
     """
     wanted = sorted({*names} - _ALWAYS)
     for name in wanted:
@@ -25,7 +25,7 @@ def check_devices(names: Iterable[str]) -> None:
     words = [sys.executable, "-P", "-m", "pvtool_core.devices", *wanted]
     answer = subprocess.run(words, capture_output=True, text=True, check=False)
     if answer.returncode:
-        raise NotReady(["a torch that can be imported"], "`pv doctor` shows what is missing.")
+        raise NotReady(["torch"], "See `pv doctor`.")
     problems: dict[str, str] = json.loads(answer.stdout.splitlines()[-1])
     for problem in problems.values():
         raise InputRefused(

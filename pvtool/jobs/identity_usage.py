@@ -1,4 +1,4 @@
-"""What is left of a person besides the identity: found by the runs and batches that name them."""
+"""Runs, batches and clips of an identity, which remain after it is removed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from pvtool_core.store.run_index import runs_of
 
 @dataclass(frozen=True)
 class IdentityUsage:
-    """Names of runs; folders of demo clips, of batches (names and prompts), and of clips that were rendered."""
+    """Names of runs; folders of demo clips, batches (names and prompts) and rendered clips."""
 
     runs: tuple[str, ...]
     demos: tuple[str, ...]
@@ -42,7 +42,7 @@ def usage_of(person: Identity) -> IdentityUsage:
 
 
 def _renders(batch: BatchFolder, person: Identity, runs: tuple[str, ...]) -> set[Path]:
-    """Return the output folders of a batch's clips of this person; empty if there are none."""
+    """Return the output folders of a batch with clips of this identity."""
     try:
         items = [
             item

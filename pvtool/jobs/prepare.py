@@ -1,4 +1,4 @@
-"""From what a person chose to jobs that engines do; the commands and the dashboard alike begin them here."""
+"""Create jobs from options; used by commands and dashboard."""
 
 import dataclasses
 import shutil
@@ -31,7 +31,7 @@ CONSENT_EXAMPLE = "ann agreed on 3 May 2026 to videos of her for the spring camp
 
 
 def prepare(choice: Choice) -> RunFolder:
-    """Make the folder of a new run, its settings complete. Raises before anything is made if something is wrong."""
+    """Create the folder of a new run with complete settings. Raises before anything is created."""
     identity, preset, prompts, settings = choice
     settings = resolve_settings(settings)
     require_formats(EncodingConfig())  # samples are mp4 files
@@ -67,9 +67,10 @@ def choose(
     *,
     only_planned: bool = False,
 ) -> Choice:
-    """What the user wants trained. Raises whatever is wrong with the choice.
+    """Resolve the options of a new run. Raises for any invalid one.
 
-    The weights may be missing, but for a base model named here: it says which family it is, unless all is only planned.
+    Weights may be missing, except a base model given here, which determines the family, unless only
+    an estimate is needed.
     """
     identity = Library().get(name)
     try:
@@ -95,14 +96,16 @@ def add_identity(
     preset: str | None,
     on_event: OnEvent,
 ) -> Identity:
-    """Run an identify job on `images` and take its result into the library. Raises what either refuses.
+    """Run an enrolment job on `images` and add the result to the library.
 
-    Raises UsageError if `consent`, the statement that is kept with the photos, says nothing.
+    Raises the errors of both.
+
+    Raises UsageError if the consent statement is empty.
     """
     library = Library()
     name = library.check_free(name)
     if not is_utf8(consent):
-        raise UsageError("The consent statement is not valid UTF-8.", "Give it in UTF-8.")
+        raise UsageError("The consent statement is not valid UTF-8.", "Encode it as UTF-8.")
     pictures = tuple(path_text(_existing(image)) for image in images)
     check_consent(consent)
     settings = locate_faces(chosen_settings(preset)[1])
@@ -116,7 +119,7 @@ def add_identity(
 
 
 def check_consent(statement: str) -> None:
-    """Raises UsageError if nobody stated who agreed, when, and to what."""
+    """Raise UsageError without a statement of who agreed, when, and to what."""
     if not statement.strip():
         raise UsageError(
             "A statement of consent is required: who agreed, when, and to what.",
@@ -125,11 +128,11 @@ def check_consent(statement: str) -> None:
 
 
 def rename_identity(old: str, new: str) -> Identity:
-    """Give a person another name; their runs go on under it. Raises Missing, BadName or NameTaken."""
+    """Rename an identity, also in its runs. Raises Missing, BadName or NameTaken."""
     library = Library()
     person, free = library.get(old), library.check_free(new)
     moved = dataclasses.replace(person.ref, name=free, folder=str(library.root / free))
-    for run in runs_of(person):  # the runs first: killed on the way, the same call goes on
+    for run in runs_of(person):  # the runs first, so that a killed call can be repeated
         created = datetime.fromtimestamp(run_origin(run).created, UTC).isoformat(
             timespec="microseconds"
         )
@@ -142,5 +145,5 @@ def _existing(image: Path) -> Path:
         raise BadPicture(image, "is not there")
     if not image.is_file():
         kind = "a folder" if image.is_dir() else "not a regular file"
-        raise BadPicture(image, f"is {kind}", "Give photos, for example photos/*.jpg.")
+        raise BadPicture(image, f"is {kind}", "Use image files, for example photos/*.jpg.")
     return image.absolute()

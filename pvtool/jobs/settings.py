@@ -1,4 +1,4 @@
-"""From what the user chose to settings: preset, then <config>/config.toml, then the options of the command."""
+"""Merge settings: preset, then <config>/config.toml, then command-line options."""
 
 from importlib.metadata import version
 from typing import Any
@@ -21,10 +21,11 @@ def chosen_settings(
     options: Table | None = None,
     usual: str = DEFAULT_PRESET,
 ) -> tuple[Preset, Settings]:
-    """The preset, and the settings that hold after everything the user said; `options` win over `overrides`.
+    """Return the preset and the settings after all overrides; `options` take precedence over
+    `overrides`.
 
-    `usual` is the preset where neither the command nor the user's own settings name one.
-    Raises Missing for an unknown preset, SettingsError for anything wrong in them.
+    `usual` is the preset if neither the command nor config.toml names one. Raises Missing for an
+    unknown preset, SettingsError for invalid settings.
     """
     user = _user_config()
     preset = Presets().get(preset_name or user.get("preset", usual))
@@ -38,7 +39,7 @@ def _user_config() -> Table:
 
 
 def option_table(**given: Any) -> Table:
-    """`section__key=value` as nested tables, leaving out what is None."""
+    """Return `section__key=value` as nested tables without None values."""
     table: Table = {}
     for name, value in given.items():
         section, _, key = name.partition("__")
@@ -50,11 +51,14 @@ def option_table(**given: Any) -> Table:
 def style_table(
     loras: list[str] | None, controlnet: str | None, control_frames: str | None
 ) -> Table:
-    """Style LoRAs and ControlNet as the settings hold them. Raises UsageError for one half of a ControlNet."""
+    """Return style LoRAs and ControlNet as settings.
+
+    Raises UsageError for an incomplete ControlNet.
+    """
     if (controlnet is None) != (control_frames is None):
         raise UsageError(
-            "A ControlNet needs pictures to be led by.",
-            "Give both --controlnet and --control-frames.",
+            "A ControlNet needs control images.",
+            "Use --controlnet and --control-frames together.",
         )
     control = {"model": controlnet, "frames": control_frames, "weight": 1.0} if controlnet else None
     return option_table(
@@ -63,5 +67,5 @@ def style_table(
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the pixels, without importing any of it."""
+    """Return the versions of packages that affect pixels, without importing them."""
     return {package: version(package) for package in _PACKAGES}
