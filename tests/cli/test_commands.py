@@ -60,7 +60,7 @@ from tests.support.commands import Pv, everything
             4,
             "nowhere.",
         ),
-        ("train mara --controlnet net", 2, "Give both --controlnet and --control-frames."),
+        ("train mara --controlnet net", 2, "Use --controlnet and --control-frames together."),
         (
             "train mara --lora nothing.safetensors:0.5",
             4,
@@ -86,7 +86,7 @@ from tests.support.commands import Pv, everything
         ("eval no/thing", 4, "No folder named 'no/thing'."),
         ("runs export mara-1 no/where.safetensors", 4, "No folder named"),
         ("identity export mara no/where.tar", 4, "No folder named"),
-        ("train mara --preset tiny --base-model .", 3, "is no diffusers folder."),
+        ("train mara --preset tiny --base-model .", 3, "is not a diffusers folder."),
         ("eval .", 4, "No clip in the folder"),
         ("demo --sample nobody", 4, "No sample named 'nobody'."),
         ("dance", 2, "No such command 'dance'."),

@@ -35,7 +35,7 @@ def base(hub: Hub, pv: Pv) -> str:
         ),
         ("fetch", 2, "Missing argument"),
         ("add mine nothing.pt", 4, "No file or folder named 'nothing.pt'."),
-        ("add mine page.safetensors", 3, "page.safetensors is no safetensors file."),
+        ("add mine page.safetensors", 3, "page.safetensors is not a safetensors file."),
         ("add a/b/c page.safetensors", 3, "Invalid name 'a/b/c' for a model."),
         ("add hpsv2 page.safetensors", 3, "page.safetensors is none of the files of hpsv2."),
         (
@@ -76,7 +76,9 @@ def test_a_model_goes_through_its_life(pv: Pv, hub: Hub, base: str) -> None:
         "unet/model.safetensors",
     }
     assert "org/base@" in pv("models", "show", base).out
-    assert pv("models", "fetch", base).out == f"org/base is here already: {model_folder(base)}\n"
+    assert (
+        pv("models", "fetch", base).out == f"org/base is already installed: {model_folder(base)}\n"
+    )
     assert pv("models", "verify").out == "org/base: its 3 files are as published.\n"
     assert pv("models", "remove", base).status == 2
     assert pv("models", "remove", base, "--yes").out == "Removed org/base.\n"

@@ -40,7 +40,7 @@ Change = Callable[[Path], object]
 HOSTILE: dict[str, tuple[Change, str]] = {
     "no pipeline": (
         lambda folder: (folder / "model_index.json").unlink(),
-        "is no diffusers folder",
+        "is not a diffusers folder",
     ),
     "deep JSON": (
         lambda folder: (folder / "unet/config.json").write_text("[" * 100_000),

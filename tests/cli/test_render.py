@@ -113,7 +113,7 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
         ("mara <V>runs --address auto", 2, "--address is for a Ray cluster."),
         ("mara <V>runs --cache-size big", 2, "'big' is no size."),
         ("mara <V>runs --c2pa-cert a.pem", 2, "Give both --c2pa-cert and --c2pa-key."),
-        ("mara <V>runs --controlnet net", 2, "Give both --controlnet and --control-frames."),
+        ("mara <V>runs --controlnet net", 2, "Use --controlnet and --control-frames together."),
         ("--from nothing.mp4", 4, "No clip named 'nothing.mp4'."),
         ("--from /etc/passwd", 3, "passwd is no clip that pv made."),
         ("--from /etc", 3, "etc is no clip that pv made."),

@@ -289,7 +289,7 @@ WRONG_LORAS = [
     (wan, "It looks like one for Wan"),
     (hunyuan, "It looks like one for HunyuanVideo or FLUX"),
     (plain_weights, "holds no LoRA"),
-    (pickled, "is no safetensors file"),
+    (pickled, "is not a safetensors file"),
 ]
 
 

@@ -167,7 +167,7 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_the_code_is_not_run(
 
 def test_a_checkpoint_without_tensors_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {"epoch": 3}}, tmp_path / "hps.pt")
-    with pytest.raises(InputRefused, match=r"There are no tensors in hps\.pt\."):
+    with pytest.raises(InputRefused, match=r"No tensors in hps\.pt\."):
         read_weights(tmp_path / "hps.pt")
 
 
@@ -227,7 +227,7 @@ def test_a_model_that_open_clip_does_not_know_is_refused(models: Path, tmp_path:
 
 def test_a_folder_that_is_no_open_clip_model_s_is_refused(models: Path, tmp_path: Path) -> None:
     config = SemanticRewardConfig(model=str(tmp_path))
-    with pytest.raises(InputRefused, match="There are no weights in"):
+    with pytest.raises(InputRefused, match="No weights in"):
         ImageText(config, torch.device("cpu"))
     shutil.copy(models / "clip" / "open_clip_model.safetensors", tmp_path)
     for settings in (None, "{", '{"model_cfg": {"embed_dim": 8}}'):
@@ -238,7 +238,7 @@ def test_a_folder_that_is_no_open_clip_model_s_is_refused(models: Path, tmp_path
 
 
 def test_a_name_without_a_checkpoint_is_refused_rather_than_random() -> None:
-    with pytest.raises(InputRefused, match="There is no checkpoint '' for RN50") as refusal:
+    with pytest.raises(InputRefused, match="No checkpoint '' for RN50") as refusal:
         ImageText(SemanticRewardConfig(model="RN50"), torch.device("cpu"))
     assert "semantic_reward.checkpoint" in refusal.value.hint
 

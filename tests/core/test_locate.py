@@ -129,7 +129,7 @@ def test_names_lead_to_what_is_shipped_fetched_or_given(
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [(b"weights", "is no safetensors file"), (safetensors(bytes(64))[:-1], "is truncated")],
+    [(b"weights", "is not a safetensors file"), (safetensors(bytes(64))[:-1], "is truncated")],
 )
 def test_a_base_model_that_is_not_whole_is_refused_before_a_run_exists(
     content: bytes, problem: str, tmp_path: Path

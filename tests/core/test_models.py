@@ -277,8 +277,8 @@ def test_a_hash_of_the_registry_holds_against_the_hubs_own(
     [
         (safetensors(bytes(64))[:-1], "is truncated: "),
         (safetensors(bytes(64))[:20], "is truncated"),
-        (b"<html>not here</html>", "is no safetensors file"),
-        (b"", "is no safetensors file"),
+        (b"<html>not here</html>", "is not a safetensors file"),
+        (b"", "is not a safetensors file"),
         (safetensors(bytes(64)) + b"more", "longer than its header"),
     ],
 )
@@ -679,8 +679,8 @@ HOSTILE = {
     "format": (header({"a": tensor(0, 4, dtype="X9")}, bytes(4)), "unknown number format"),
     "format list": (header({"a": tensor(0, 4, dtype=[])}, bytes(4)), "unknown number format"),
     "metadata": (header({"__metadata__": {"a": 1}}), "invalid metadata"),
-    "a list": (header([]), "is no safetensors file"),
-    "a number": (header({"a": 3}), "is no safetensors file"),
+    "a list": (header([]), "is not a safetensors file"),
+    "a number": (header({"a": 3}), "is not a safetensors file"),
 }
 
 

@@ -172,7 +172,7 @@ def test_a_full_disk_costs_time_and_leaves_nothing_half_written(
     assert torch.equal(full_cache.switch(PROMPT, SEED), computed)
     full_cache.final(PROMPT, SEED)
     assert [event["message"] for event in events] == [
-        f"Trajectories are not kept in {tmp_path / 'full'}: there is no room."
+        f"Trajectories are not kept in {tmp_path / 'full'}: the disk is full."
     ]
     assert not [path for path in (tmp_path / "full").rglob("*") if path.is_file()]
 

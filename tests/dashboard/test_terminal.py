@@ -129,10 +129,10 @@ def test_pictures_are_chosen_by_argument_then_by_the_environment(
     monkeypatch.setenv("PV_IMAGES", "off")
     assert probe().pictures is Pictures.OFF
     assert probe("blocks").pictures is Pictures.BLOCKS
-    with pytest.raises(UsageError, match="--images cannot be 'sixel'"):
+    with pytest.raises(UsageError, match="Invalid --images 'sixel'"):
         probe("sixel")
     monkeypatch.setenv("PV_IMAGES", "lots")
-    with pytest.raises(UsageError, match="PV_IMAGES cannot be 'lots'"):
+    with pytest.raises(UsageError, match="Invalid PV_IMAGES 'lots'"):
         probe()
 
 
@@ -146,7 +146,7 @@ def test_what_moving_pictures_may_send_is_set_by_the_link_or_by_hand(
     assert rate(SSH_CONNECTION="10.0.0.1 1 10.0.0.2 22") == 60_000
     assert rate(SSH_CONNECTION="10.0.0.1 1 10.0.0.2 22", PV_BYTES_PER_SECOND="9000") == 9000
     monkeypatch.setenv("PV_BYTES_PER_SECOND", "0")
-    with pytest.raises(UsageError, match="PV_BYTES_PER_SECOND cannot be '0'"):
+    with pytest.raises(UsageError, match="Invalid PV_BYTES_PER_SECOND '0'"):
         probe()
 
 
