@@ -36,8 +36,10 @@ def config_dir() -> Path:
 
 
 def presets_dir() -> Path:
-    """The data shipped with the program; beside the package, in a checkout and in a wheel alike."""
-    return Path(__file__).resolve().parent.parent / "presets"
+    """Return the folder of shipped presets: inside the package if installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "presets"
+    return inside if inside.is_dir() else package.parent / "presets"
 
 
 def identities_dir() -> Path:

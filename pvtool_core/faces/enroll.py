@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
 import numpy as np
 import torch
 from PIL import Image
@@ -154,8 +155,8 @@ def keep(folder: Path, portraits: Sequence[Portrait], embeddings: dict[str, torc
 
 def _keep_one(folder: Path, number: int, portrait: Portrait) -> dict[str, Any]:
     reference, face = f"references/{number:03d}.png", f"faces/{number:03d}.png"
-    Image.fromarray(portrait.picture).save(folder / reference)
-    Image.fromarray(portrait.crop).save(folder / face)
+    iio.imwrite(folder / reference, portrait.picture)
+    iio.imwrite(folder / face, portrait.crop)
     return {
         "picture": printable(portrait.path),
         "reference": reference,

@@ -1,12 +1,12 @@
 """Contact sheets: pictures of many clips at once."""
 
-import io
 from bisect import bisect
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -77,9 +77,7 @@ def write_contact_sheet(path: Path, rows: Sequence[SheetRow], tile: int = 128) -
         )
         for column, picture in enumerate(row.pictures):
             sheet.paste(_fitted(picture, tile), (margin + column * (tile + gap), top + words))
-    content = io.BytesIO()
-    sheet.save(content, format="PNG")
-    replace_file(path, content.getvalue())
+    replace_file(path, iio.imwrite("<bytes>", np.asarray(sheet), extension=".png"))
 
 
 def _cut(label: str, font: Font, width: int) -> str:

@@ -1,0 +1,61 @@
+"""The distribution contains what it needs, and declares what it imports."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOADED_BY_OTHERS = {"hpsv2"}
+"""Declared without an import: the extra `hps` installs it for its checkpoints' licence and tools."""
+
+
+def declared() -> set[str]:
+    extras = PROJECT["optional-dependencies"].values()
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]
+    return {canonicalize_name(Requirement(line).name) for line in lines}
+
+
+def imported() -> set[str]:
+    """Distributions that the packages import, also inside functions and in code for other processes."""
+    names: set[str] = set()
+    for package in ("pvtool", "pvtool_core"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    names |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    names.add(node.module.partition(".")[0])
+    names -= {*sys.stdlib_module_names, "pvtool", "pvtool_core"}
+    distributions = packages_distributions()
+    return {canonicalize_name(distributions[name][0]) for name in names}
+
+
+def test_every_imported_distribution_is_declared_and_no_other() -> None:
+    assert imported() | LOADED_BY_OTHERS == declared()
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_two_packages_with_presets_and_types(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    top = {name.partition("/")[0] for name in names if ".dist-info" not in name}
+    assert top == {"pvtool", "pvtool_core"}
+    assert {
+        "pvtool/py.typed",
+        "pvtool_core/py.typed",
+        "pvtool_core/presets/tiny.toml",
+        "pvtool/dashboard/dashboard.tcss",
+    } <= set(names)
+    assert [name for name in names if "tinyworld" in name] == []
