@@ -1,4 +1,4 @@
-"""Video models that the method runs on: one file each, and the contract between them and the rest."""
+"""Video models: one file per family, and the interface between them and the rest."""
 
 import dataclasses
 import importlib
@@ -42,7 +42,7 @@ _FAMILIES = {
 
 
 def backbone_class(family: str) -> Any:
-    """The class that drives a family's models."""
+    """Return the class that drives the models of a family."""
     module, name = _FAMILIES[family]
     return getattr(importlib.import_module(f"pvtool_core.backbones.{module}"), name)
 
@@ -50,16 +50,17 @@ def backbone_class(family: str) -> Any:
 def load_backbone(
     model: ModelConfig, sampler: SamplerConfig, prompts: Sequence[str], recompute: bool = False
 ) -> Backbone:
-    """Load the model that the settings name, for these prompts.
+    """Load the model of the settings for these prompts.
 
-    `recompute` keeps almost no activations for the backward pass and computes them again: slower, in a tenth of the
-    memory, with the same gradient. Raises InputRefused if the files are no longer those that the job was made for: a
-    resumed run would go on from other weights, and the trajectory cache would keep them under the old ones' name.
+    `recompute` keeps almost no activations for the backward pass and recomputes them: slower, in a
+    tenth of the memory, with the same gradient. Raises InputRefused if the files differ from those
+    that the job was created for: a resumed run would continue from other weights, and the
+    trajectory cache would store them under the wrong key.
     """
     if model.fingerprint:
         _check_unchanged(model)
     for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()  # what a terminal shows is not theirs to say
+        library.utils.logging.disable_progress_bar()  # the engine does not print for users
     with refused_unless_loaded(model.base_model, model.family):
         return backbone_class(model.family)(model, sampler, prompts, recompute)
 
@@ -75,7 +76,7 @@ def refused_unless_loaded(base_model: str, family: str) -> Generator[None]:
             raise
         raise InputRefused(
             f"The base model {base_model} cannot be loaded as {family}: {known.message}",
-            "`pv models verify` checks what was fetched; `pv presets show` says what each preset wants.",
+            "Check the files with `pv models verify`; see `pv presets show` for the requirements.",
         ) from error
 
 
@@ -84,7 +85,7 @@ def _check_unchanged(model: ModelConfig) -> None:
     parts = {f"base model in {model.base_model}": now.fingerprint == model.fingerprint}
     parts |= {f"LoRA {lora.file}": lora in now.loras for lora in model.loras}
     parts |= {
-        f"ControlNet {model.control.model}, or what it is shown,": model.control == now.control
+        f"ControlNet {model.control.model}, or its control images,": model.control == now.control
     }
     if changed := [part for part, same in parts.items() if not same]:
         raise InputRefused(

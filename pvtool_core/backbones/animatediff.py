@@ -1,7 +1,8 @@
-"""AnimateDiff: Stable Diffusion 1.5 with motion modules, a 2D autoencoder, and a DDIM sampler.
+"""AnimateDiff: Stable Diffusion 1.5 with motion modules, a 2D autoencoder and a DDIM sampler.
 
-Built on diffusers' own pipeline, from a folder in its format. What is here repeats `AnimateDiffPipeline.__call__` step
-by step, because no pipeline takes the tail of a schedule or lets a gradient through.
+Built on the diffusers pipeline, from a folder in its format. This code repeats
+`AnimateDiffPipeline.__call__` step by step, because no pipeline starts in the middle of a schedule
+or is differentiable.
 """
 
 import functools
@@ -42,7 +43,9 @@ _FRAMES_AT_ONCE = 16  # as diffusers' pipeline decodes them
 
 
 class KohyaLayout:
-    """Fulfils `LoraLayout` as kohya's tools name a Stable Diffusion UNet's layers; alpha is the rank."""
+    """`LoraLayout` with kohya's names for the layers of a Stable Diffusion UNet; alpha equals the
+    rank.
+    """
 
     def pack(self, layers: Mapping[str, LoraPair]) -> dict[str, Tensor]:
         packed: dict[str, Tensor] = {}
@@ -65,10 +68,10 @@ def _kohya(layer: str) -> str:
 
 
 class AnimateDiff:
-    """Fulfils `Backbone`. Latents are (1, channels, frames, height / 8, width / 8) for the paper's autoencoder.
+    """`Backbone` for AnimateDiff. Latents are (1, channels, frames, height / 8, width / 8).
 
-    Raises InputRefused if the folder holds another pipeline, or a sampler other than DDIM: multistep solvers carry
-    a history from step to step, which the trajectory cache would lose.
+    Raises InputRefused for another pipeline, or a sampler other than DDIM: multistep solvers carry
+    a history between steps, which the trajectory cache would lose.
     """
 
     lora_target = r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn1\.to_[qkv]"
@@ -166,9 +169,10 @@ class AnimateDiff:
 
 
 def _load_pipeline(model: ModelConfig, dtype: torch.dtype) -> Any:
-    """The pipeline of a folder, of Stable Diffusion 1.5 in a folder with a motion adapter, or of it in one file.
+    """Load the pipeline of a folder, or of Stable Diffusion 1.5 (folder or single file) with a
+    motion adapter.
 
-    Raises InputRefused for another sampler than DDIM.
+    Raises InputRefused for a sampler other than DDIM.
     """
     load: Any = functools.partial(dict, dtype=dtype, local_files_only=True, use_safetensors=True)
     base = Path(model.base_model)
@@ -213,7 +217,7 @@ def _load_motion(model: ModelConfig, load: Mapping[str, Any]) -> Any:
 
 
 def _motion_sampler(of_images: Any, **more: Any) -> Any:
-    """DDIM with the betas that the motion modules were trained with, which are not Stable Diffusion's."""
+    """Return DDIM with the betas of the motion modules, which differ from Stable Diffusion's."""
     return DDIMScheduler.from_config(
         of_images.config,
         beta_schedule="linear",
@@ -225,7 +229,9 @@ def _motion_sampler(of_images: Any, **more: Any) -> Any:
 
 
 def _as_trained(checkpoint: Path, of_images: Any) -> Any:
-    """The sampler for what a checkpoint itself says that it predicts; else for what model.config says."""
+    """Return the sampler for the prediction type recorded in the checkpoint, otherwise that of
+    model.config.
+    """
     prediction = prediction_of(checkpoint)
     said: dict[str, Any] = {"prediction_type": prediction.kind} if prediction.kind else {}
     if prediction.zero_terminal_snr:
@@ -236,9 +242,11 @@ def _as_trained(checkpoint: Path, of_images: Any) -> Any:
 
 
 def recompute_activations(denoiser: nn.Module) -> None:
-    """Checkpoint each resnet, attention and motion module; diffusers' own switch covers the resnets only.
+    """Checkpoint each resnet, attention and motion module; diffusers' own option covers the resnets
+    only.
 
-    A denoising step of 16 frames at 512 × 512 then keeps 3.4 GiB instead of 40 (21 with diffusers' switch).
+    A denoising step of 16 frames at 512 × 512 then keeps 3.4 GiB instead of 40 (21 with diffusers'
+    option).
     """
     for name, module in denoiser.named_modules():
         if _RECOMPUTED.fullmatch(name):

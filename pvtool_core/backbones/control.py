@@ -20,9 +20,9 @@ _HINT = "Give a video, an animation, or a folder of pictures."
 
 
 class ControlNet:
-    """A frozen ControlNet with the pictures that it is shown, as `AnimateDiffControlNetPipeline` uses it.
+    """A frozen ControlNet with its control images, as in `AnimateDiffControlNetPipeline`.
 
-    Raises InputRefused for too few pictures, or for a ControlNet that wants something else.
+    Raises InputRefused for too few images, or for a ControlNet of another base model.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class ControlNet:
         )
         if net.config.global_pool_conditions:
             raise InputRefused(
-                f"{config.model} wants guess mode.", "Use a ControlNet that leads the layout."
+                f"{config.model} requires guess mode.", "Use a ControlNet that controls the layout."
             )
         if net.config.cross_attention_dim != unet.config.cross_attention_dim:
             raise InputRefused(
-                f"{config.model} is a ControlNet for another base model: its text is {net.config.cross_attention_dim} "
-                f"numbers wide, not {unet.config.cross_attention_dim}.",
+                f"{config.model} is a ControlNet for another base model: its text embeddings have "
+                f"width {net.config.cross_attention_dim}, not {unet.config.cross_attention_dim}.",
                 "Use one for Stable Diffusion 1.5.",
             )
         self.net = net.to(device).eval().requires_grad_(False)
@@ -56,7 +56,9 @@ class ControlNet:
         self._shown = video.permute(0, 2, 1, 3, 4).flatten(0, 1).to(device, unet.dtype)
 
     def residuals(self, latents: Tensor, t: Tensor, text: Tensor) -> dict[str, Any]:
-        """What the UNet adds to its own: latents (branches, channels, frames, height, width), text a row for each."""
+        """Return the residuals for the UNet: latents (branches, channels, frames, height, width),
+        one row of text for each.
+        """
         branches = len(latents)
         pictures = latents.transpose(1, 2).flatten(0, 1)
         shown = torch.cat([self._shown] * branches)
@@ -72,9 +74,10 @@ class ControlNet:
 
 
 def read_frames(config: ControlConfig, count: int) -> list[Image.Image]:
-    """The first `count` pictures of a video or animation, or of a folder in natural order, on black.
+    """Return the first `count` images of a video, an animation or a folder in natural order, on
+    black.
 
-    Raises InputRefused if there are fewer, BadPicture for a file that cannot be read.
+    Raises InputRefused if there are fewer, BadPicture for an unreadable file.
     """
     source = Path(config.frames)
     try:

@@ -1,6 +1,7 @@
-"""Flow matching: Euler steps on the straight way from noise to clip, as the large transformers are sampled.
+"""Flow matching: Euler steps from noise to clip, as large video transformers are sampled.
 
-diffusers' scheduler counts its own steps; here a step is a function of its number, so that any can be taken again.
+The scheduler of diffusers counts its own steps; here a step is a function of its number, so that
+any can be repeated.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,11 @@ from pvtool_core.backbones.interface import Latents, described_sampler
 
 
 def euler_step(scheduler: Any, latents: Latents, step: int, output: Latents) -> Latents:
-    """The step that `FlowMatchEulerDiscreteScheduler.step` takes, to the bit: x' = x + (σ' − σ) output.
+    """Return the step of `FlowMatchEulerDiscreteScheduler.step`, bit for bit: x' = x + (σ' − σ)
+    output.
 
-    The sum is taken in float32 or better and has the output's type, as there. Its random variant is not meant.
+    As there, the sum is computed in float32 or better and has the type of the output. The
+    stochastic variant is not supported.
     """
     change = (scheduler.sigmas[step + 1] - scheduler.sigmas[step]).to(latents.device)
     exact = latents.to(torch.promote_types(latents.dtype, torch.float32))
@@ -22,10 +25,11 @@ def euler_step(scheduler: Any, latents: Latents, step: int, output: Latents) -> 
 
 
 def flow_sampler_facts(scheduler: Any, sigmas: Sequence[float], rule: str) -> dict[str, Any]:
-    """Return what fulfils `Backbone.sampler_facts` for Euler's method.
+    """Return `Backbone.sampler_facts` for Euler's method.
 
-    `sigmas` is what the scheduler's `set_timesteps` was given: one level for each of the n steps, before the shift.
-    `rule` is how they are made for another number of steps. `noise_levels` are the n + 1 levels after the shift.
+    `sigmas` is the argument of the scheduler's `set_timesteps`: one level for each of the n steps,
+    before the shift. `rule` says how they are computed for another number of steps. `noise_levels`
+    are the n + 1 levels after the shift.
     """
     return {
         **described_sampler(scheduler),

@@ -1,7 +1,9 @@
-"""HunyuanVideo: a transformer of 13B weights with embedded guidance, flow matching, and a causal 3D autoencoder.
+"""HunyuanVideo: a transformer of 13B weights with embedded guidance, flow matching and a causal 3D
+autoencoder.
 
-Built on diffusers' own pipeline, from a folder in its format. What is here repeats `HunyuanVideoPipeline.__call__` step
-by step, because no pipeline takes the tail of a schedule or lets a gradient through.
+Built on the diffusers pipeline, from a folder in its format. This code repeats
+`HunyuanVideoPipeline.__call__` step by step, because no pipeline starts in the middle of a schedule
+or is differentiable.
 """
 
 import functools
@@ -39,11 +41,11 @@ from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 
 
 class FusedLayout:
-    """Fulfils `LoraLayout` with q, k and v in one matrix, as HunyuanVideo's own code and ComfyUI have them.
+    """`LoraLayout` with q, k and v in one matrix, as in HunyuanVideo's own code and ComfyUI.
 
-    The fused down projection (3 rank, in) stacks the three, the fused up projection (3 out, 3 rank) is block-diagonal.
-    In single blocks that matrix also feeds the MLP, whose `mlp_width` rows at the end are zero. Alpha is the rank,
-    which is what no alpha means.
+    The fused down projection (3 rank, in) stacks the three, the fused up projection (3 out, 3 rank)
+    is block-diagonal. In single blocks the matrix also feeds the MLP, whose last `mlp_width` rows
+    are zero. Alpha equals the rank, which is also the default.
     """
 
     def __init__(self, mlp_width: int) -> None:
@@ -75,7 +77,7 @@ class FusedLayout:
         return pairs
 
     def _fused(self, block: str) -> tuple[str, int]:
-        """The name of a block's fused matrix, and how many rows it has besides q, k and v."""
+        """Return the name of a block's fused matrix, and its number of rows other than q, k and v."""
         kind, _, number = block.rpartition(".")
         if kind == "single_transformer_blocks":
             return f"transformer.single_blocks.{number}.linear1", self._mlp_width
@@ -83,11 +85,13 @@ class FusedLayout:
 
 
 class HunyuanVideo:
-    """Fulfils `Backbone`. Latents are (1, 16, (frames - 1) / 4 + 1, height / 8, width / 8) for the paper's autoencoder.
+    """`Backbone` for HunyuanVideo.
 
-    The guidance is a number that the transformer was distilled for, so each step is one forward pass.
+    Latents are (1, 16, (frames - 1) / 4 + 1, height / 8, width / 8).
 
-    Raises InputRefused if the folder's sampler is another than flow matching by Euler's method without noise.
+    The guidance scale is an input of the distilled transformer, so each step is one forward pass.
+
+    Raises InputRefused for a sampler other than flow matching by Euler's method without noise.
     """
 
     lora_target = r"(single_)?transformer_blocks\.\d+\.attn\.to_[qkv]"
@@ -224,12 +228,13 @@ class HunyuanVideo:
 
 
 class TilesInTime:
-    """How diffusers' `AutoencoderKLHunyuanVideo` decodes: latents in tiles that overlap, with the first frames of each
-    blended into the last of the one before.
+    """Temporal tiling of diffusers' `AutoencoderKLHunyuanVideo`: tiles of latents overlap, and the
+    first frames of each are blended with the last of the previous one.
 
-    A tile is the least that gives the same pixels, although the autoencoder is causal: its normalisation takes the
-    mean over all latents that it sees. With the paper's autoencoder tile k has the latents 3k to 3k + 4, and the frames
-    12k + 1 to 12k + 12 are taken from it (the first frame too for k = 0), of which the first four are blended.
+    A tile is the smallest unit with identical pixels, although the autoencoder is causal: its
+    normalisation averages over all latents in the tile. With the paper's autoencoder tile k has the
+    latents 3k to 3k + 4 and provides the frames 12k + 1 to 12k + 12 (also the first frame for k =
+    0), of which the first four are blended.
     """
 
     def __init__(self, vae: Any) -> None:
@@ -240,13 +245,13 @@ class TilesInTime:
         """How many frames of a tile are blended into the one before."""
 
     def tiles_of(self, frame: int) -> range:
-        """The one or two tiles that a frame is made of."""
+        """Return the one or two tiles of a frame."""
         tile = max(0, frame - 1) // self._stride
         blended = tile > 0 and self.place_of(frame) < self.blended
         return range(tile - blended, tile + 1)
 
     def place_of(self, frame: int) -> int:
-        """Where a frame is among those of its last tile."""
+        """Return the position of a frame in its last tile."""
         return (frame - 1) % self._stride if frame > self._stride else frame
 
     def latents_of(self, tile: int) -> slice:
@@ -254,7 +259,9 @@ class TilesInTime:
 
 
 class _WithoutMask(HunyuanVideoAttnProcessor2_0):
-    """Attention over a prompt without padding: it needs no mask, and with one no flash kernel would be taken."""
+    """Attention over a prompt without padding, which needs no mask; a mask would prevent flash
+    attention.
+    """
 
     def __call__(
         self,
@@ -268,11 +275,14 @@ class _WithoutMask(HunyuanVideoAttnProcessor2_0):
 
 
 def _scheduler(of_folder: Any, sampler: SamplerConfig, device: torch.device) -> Any:
-    """The folder's sampler, ready for the steps that are asked for. Raises InputRefused if it is another kind."""
+    """Return the scheduler of the folder, set to the number of steps.
+
+    Raises InputRefused for another kind.
+    """
     config: Any = of_folder.config
     if type(of_folder) is not FlowMatchEulerDiscreteScheduler or config.stochastic_sampling:
         raise InputRefused(
-            f"The sampler of the base model is {type(of_folder).__name__}, which has a memory or draws noise.",
+            f"The sampler of the base model is {type(of_folder).__name__}, which is multistep or stochastic.",
             "Save the pipeline with FlowMatchEulerDiscreteScheduler and stochastic_sampling=False.",
         )
     scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(
@@ -283,5 +293,5 @@ def _scheduler(of_folder: Any, sampler: SamplerConfig, device: torch.device) -> 
 
 
 def _flow_levels(num_steps: int) -> NDArray[np.float64]:
-    """The noise levels of the pipeline before they are shifted."""
+    """Return the noise levels of the pipeline before the shift."""
     return np.linspace(1.0, 0.0, num_steps + 1)[:-1]

@@ -35,11 +35,11 @@ Frames = Float[Tensor, "chosen 3 height width"]
 class Backbone(Protocol):
     """A frozen text-to-video model with its sampler, taken step by step.
 
-    It is loaded for the prompts that it will be asked for: they are encoded first, and the text encoders are let go.
-    Where they may be the largest part of all, they are gone before the denoiser comes.
+    It is loaded for given prompts: they are encoded first, and the text encoders are released. If
+    they are the largest part of the model, this happens before the denoiser is loaded.
 
-    A run through all steps equals the model's own pipeline to the bit. Steps have no memory of each other (no
-    multistep solver), so that any part of a trajectory can be cached and gone through again.
+    A run through all steps equals the model's own pipeline bit for bit. Steps are independent of
+    each other (no multistep solver), so that any part of a trajectory can be cached and repeated.
     """
 
     denoiser: nn.Module
@@ -54,41 +54,43 @@ class Backbone(Protocol):
     dtype: torch.dtype
 
     def prompt_embeds(self, prompt: str) -> Embeds:
-        """One of the prompts that the model was loaded for, on its device; no gradient."""
+        """Return the embeddings of one of the loaded prompts, on the model's device; no gradient."""
         ...
 
     def initial_latents(self, seed: int) -> Latents:
-        """Pure noise, drawn on the CPU: the same on every device."""
+        """Return Gaussian noise, drawn on the CPU: the same on every device."""
         ...
 
     def predict(self, latents: Latents, step: int, embeds: Embeds) -> Latents:
-        """The model's guided output at `step`."""
+        """Return the guided output of the model at `step`."""
         ...
 
     def advance(self, latents: Latents, step: int, output: Latents) -> Latents:
-        """The sampler's step from `latents` to the next ones, given the model's output."""
+        """Return the latents after the sampler's step, given the output of the model."""
         ...
 
     def decode(self, latents: Latents, frames: Sequence[int]) -> Frames:
-        """The chosen frames of one clip in [0, 1], float32; gradients reach the latents."""
+        """Return the selected frames of one clip in [0, 1], float32; gradients reach the latents."""
         ...
 
     def decoded_with(self, frame: int) -> Sequence[int]:
-        """The frames, this one among them, that cost little more than this one to decode: a 3D autoencoder's window."""
+        """Return the frames, including this one, that are decoded together by a 3D autoencoder."""
         ...
 
     def facts(self) -> Mapping[str, Any]:
-        """All that a trajectory depends on besides prompt and seed, as plain values."""
+        """Return everything that a trajectory depends on besides prompt and seed, as plain values."""
         ...
 
     def sampler_facts(self) -> Mapping[str, Any]:
-        """Everything needed to rebuild the scheduler in diffusers, as plain values: its `class`, its configuration and,
-        where the class alone would choose others, the noise levels (see `described_sampler`)."""
+        """Return everything needed to rebuild the scheduler in diffusers, as plain values: `class`,
+        configuration and, unless the class determines them, the noise levels (see
+        `described_sampler`).
+        """
         ...
 
 
 def joined(embeds: Sequence[Embeds]) -> Embeds:
-    """The prompts of several clips, to go through the model at once. They must be of one length."""
+    """Join the embeddings of several clips for one forward pass. They must have equal lengths."""
     return {
         name: torch.stack([each[name] for each in embeds], dim=1).flatten(0, 1)
         for name in embeds[0]
@@ -96,16 +98,17 @@ def joined(embeds: Sequence[Embeds]) -> Embeds:
 
 
 def unit_range(decoded: Tensor) -> Tensor:
-    """Return an autoencoder's output, in [-1, 1], as float32 in [0, 1].
+    """Return the output of an autoencoder, in [-1, 1], as float32 in [0, 1].
 
-    Infinities become NaN, so that whoever uses the frames finds them: clamped they would pass for white or black.
+    Infinities become NaN, so that they are detected later: clamped, they would look like white or
+    black.
     """
     frames = decoded.float() / 2 + 0.5
     return frames.masked_fill(frames.isinf(), torch.nan).clamp(0, 1)
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that a setting names; `auto` is the accelerator, if there is one. Raises InputRefused."""
+    """Return the device of a setting; `auto` is the accelerator, if any. Raises InputRefused."""
     if name == "meta":  # shapes alone, for counting
         return torch.device(name)
     if name != "auto":
@@ -119,7 +122,9 @@ def resolve_device(name: str) -> torch.device:
 
 
 def described_sampler(scheduler: Any) -> dict[str, Any]:
-    """Return class and configuration of a diffusers scheduler, without what depends on the machine or the version."""
+    """Return class and configuration of a diffusers scheduler, without machine- or
+    version-dependent values.
+    """
     config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
     return {"class": type(scheduler).__name__, **config}
 
@@ -127,7 +132,7 @@ def described_sampler(scheduler: Any) -> dict[str, Any]:
 def trajectory_facts(
     model: ModelConfig, sampler: SamplerConfig, scheduler: Any, device: torch.device, guided: bool
 ) -> dict[str, Any]:
-    """What `Backbone.facts` says of any model."""
+    """Return the part of `Backbone.facts` that all models share."""
     merged = {"lora_merge": MERGE_VERSION} if model.loras else {}
     return {
         **merged,

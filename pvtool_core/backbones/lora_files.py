@@ -65,7 +65,7 @@ _TRAINED_FROM_OTHER_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 @dataclass(frozen=True)
 class Piece:
-    """One tensor of a file: the layer's name as it is written there, and which part of the layer it is."""
+    """One tensor of a file: the layer name as written there, and the part of the layer."""
 
     key: str
     layer: str
@@ -75,7 +75,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA file; `pieces` are all that it holds, but for empty tensors whose name alone says something."""
+    """A LoRA file; `pieces` is its content without empty marker tensors."""
 
     path: Path
     metadata: Mapping[str, str]
@@ -85,8 +85,8 @@ class LoraFile:
 def read_lora(path: Path) -> LoraFile:
     """Read a LoRA file.
 
-    Raises InputRefused if it is damaged, holds no LoRA or a LyCORIS kind that cannot be merged, tensors that are
-    neither, or values that are not finite.
+    Raises InputRefused if it is damaged, contains no LoRA, an unsupported LyCORIS kind, other
+    tensors, or values that are not finite.
     """
     tensors, metadata = _load(path)
     for kind, pattern in _LYCORIS:
@@ -102,11 +102,11 @@ def read_lora(path: Path) -> LoraFile:
     known = {piece.key for piece in pieces} | markers
     if not any(piece.part != "alpha" for piece in pieces):
         raise InputRefused(
-            f"{path} holds no LoRA.", "Give a LoRA; another base model goes to --base-model."
+            f"{path} is not a LoRA.", "Use a LoRA file; set another base model with --base-model."
         )
     if unknown := [key for key in tensors if key not in known]:
         raise InputRefused(
-            f"The LoRA {path} holds tensors of an unknown kind ({len(unknown)} of {len(tensors)}), for example "
+            f"The LoRA {path} contains unknown tensors ({len(unknown)} of {len(tensors)}), for example "
             f"{shown(unknown[0])}.",
             "Give a plain LoRA, LoCon or DoRA.",
         )
@@ -126,7 +126,7 @@ def read_lora(path: Path) -> LoraFile:
 
 
 def piece_of(key: str, tensor: Tensor) -> Piece | None:
-    """Split a tensor's name into the layer's name and the part, or return None for another kind of tensor."""
+    """Split a tensor name into layer name and part; return None for other tensors."""
     for part, pattern in _PARTS:
         if (found := pattern.search(key)) and found.start():
             return Piece(key, key[: found.start()].replace(".processor.", "."), part, tensor)
@@ -134,7 +134,7 @@ def piece_of(key: str, tensor: Tensor) -> Piece | None:
 
 
 def shown(name: str) -> str:
-    """A name of a file as messages quote it: without control characters, and not too long."""
+    """Format a name from a file for messages: without control characters, and truncated."""
     return repr(name if len(name) <= 120 else f"{name[:117]}…")
 
 
@@ -177,9 +177,10 @@ Scale = Callable[[Training], float | None]
 def scale_of(
     file: LoraFile, named: Callable[[str], str]
 ) -> Callable[[Training, Tensor | None], float]:
-    """Return a function that gives alpha / rank, or what stands for it, from a layer and its own alpha tensor.
+    """Return a function that gives the scale, alpha / rank, of a layer and its alpha tensor.
 
-    `named` takes prefixes from a layer's name. Raises InputRefused for settings of the file that cannot be understood.
+    `named` removes prefixes from a layer name. Raises InputRefused for invalid settings in the
+    file.
     """
     rules = [
         rule
@@ -198,7 +199,9 @@ def scale_of(
 
 
 def _of_peft(file: LoraFile) -> Scale | None:
-    """By PEFT's configuration: in the metadata, of the whole file or of each component, or beside the file."""
+    """Return the scale by PEFT's configuration: in the metadata, per file or component, or beside
+    the file.
+    """
     beside = peft_config_beside(file.path)
     where, text = "lora_adapter_metadata", file.metadata.get("lora_adapter_metadata", "")
     if not text and beside:
@@ -239,7 +242,9 @@ _SIMPLE = re.compile(r"(?:[\w.\\^$|-]|\[[\w-]+\]|[*+](?![*+?{]))*")
 
 
 def _matches(file: LoraFile, pattern: str, name: str) -> bool:
-    """As PEFT matches a key of alpha_pattern; expressions that could take for ever are refused."""
+    """Return whether a layer matches a key of alpha_pattern as in PEFT; expressions that might not
+    terminate are refused.
+    """
     simple = _PLAIN.fullmatch(pattern) or (
         _SIMPLE.fullmatch(pattern) and len(re.findall("[*+]", pattern)) <= 2
     )
@@ -252,7 +257,9 @@ def _matches(file: LoraFile, pattern: str, name: str) -> bool:
 
 
 def _of_network_alphas(file: LoraFile, named: Callable[[str], str]) -> Scale | None:
-    """By `network_alphas`, an alpha for each layer, as diffusers keeps them beside the tensors."""
+    """Return the scale by `network_alphas`, one alpha per layer, which diffusers stores in the
+    metadata.
+    """
     text = file.metadata.get("network_alphas", "")
     if not text:
         return None
@@ -272,10 +279,10 @@ def _of_network_alphas(file: LoraFile, named: Callable[[str], str]) -> Scale | N
 
 
 def _of_one_number(file: LoraFile) -> Scale | None:
-    """By one alpha for the whole file, as trainers write it into the metadata.
+    """Return the scale by one alpha for the whole file, which trainers write into the metadata.
 
-    kohya-ss's is looked at only in files with its names that have no alpha tensor at all: converters to other names
-    multiply it in and leave the metadata as they were.
+    That of kohya-ss is used only for files with its names and without any alpha tensor: converters
+    to other names multiply it in and keep the metadata.
     """
     metadata = file.metadata
     text = next((metadata[key] for key in ("lora_alpha", "network_alpha") if key in metadata), None)

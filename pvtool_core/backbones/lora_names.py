@@ -1,8 +1,9 @@
-"""Layer names in LoRA files: every name that a layer of our models has in the dialects of other tools.
+"""Layer names in LoRA files: all names of a layer in the dialects of other tools.
 
-The tables are built from the model itself, so that flattened names such as `blocks_0_cross_attn_k_img` need no parsing.
-Read are diffusers' own names, those of the original code of each model, and ComfyUI's; the first two also flattened
-(`.` replaced by `_`), as kohya-ss, musubi-tuner and LyCORIS write them.
+The tables are built from the model itself, so that flattened names such as
+`blocks_0_cross_attn_k_img` need no parsing. Supported are the names of diffusers, of the original
+code of each model and of ComfyUI; the first two also flattened (`.` replaced by `_`), as kohya-ss,
+musubi-tuner and LyCORIS write them.
 """
 
 import re
@@ -14,7 +15,9 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a layer, all of them or `start` to `stop`; `path` is the layer's, or that of a lone parameter."""
+    """Rows of a layer, all or `start` to `stop`; `path` is the layer's, or that of a single
+    parameter.
+    """
 
     component: str
     path: str
@@ -26,7 +29,7 @@ class Rows:
 
 
 Target = tuple[Rows, ...]
-"""Where a layer of a file belongs. Several where the file's layer is the concatenation of ours, as fused q, k, v."""
+"""Target of a layer in a file; several for a concatenation of our layers, such as fused q, k, v."""
 Table = dict[str, Target]
 Sizes = Mapping[str, int]
 """Number of rows of each layer, by its path."""
@@ -57,7 +60,7 @@ _MOST_PREFIXES = 6
 
 
 def layer_names(components: Mapping[str, nn.Module]) -> Table:
-    """Map every name that a layer has in some dialect, without prefixes, to the rows that it stands for."""
+    """Map every name of a layer in any dialect, without prefixes, to its rows."""
     table: Table = {}
     for component, model in components.items():
         sizes = _sizes(model)
@@ -75,7 +78,7 @@ def layer_names(components: Mapping[str, nn.Module]) -> Table:
 
 
 def without_prefixes(name: str, table: Mapping[str, Target]) -> str:
-    """Return the layer's name as it is in `table`, or without any known prefix if it is not there."""
+    """Return the layer name as in `table`, or without any known prefix if it is missing there."""
     for _ in range(_MOST_PREFIXES):
         prefix = next((each for each in _PREFIXES if name.startswith(each)), None)
         if name in table or prefix is None:
@@ -131,7 +134,7 @@ _MOTION: Renames = (
 
 
 def _unet(component: str, sizes: Sizes) -> Names:
-    """Names of the original Stable Diffusion code, and of AnimateDiff's."""
+    """Yield names of the original Stable Diffusion code and of AnimateDiff's."""
     layers = 1 + max(
         int(found[1])
         for path in sizes
@@ -172,7 +175,9 @@ _ATTENTION_OF_TEXT: Renames = ((r"\.([qkv])_proj$", r".to_\1"), (r"\.out_proj$",
 
 
 def _clip(component: str, sizes: Sizes) -> Names:
-    """Names with and without `text_model`, and those that diffusers gave to CLIP's attention before PEFT."""
+    """Yield names with and without `text_model`, and diffusers' names of CLIP's attention before
+    PEFT.
+    """
     for path in sizes:
         bare, rows = path.removeprefix("text_model."), (Rows(component, path),)
         for name in dict.fromkeys((bare, _renamed(bare, _ATTENTION_OF_TEXT))):
@@ -318,9 +323,10 @@ _COMFYUI: Renames = (
 
 
 def _in_comfyui(name: str) -> str:
-    """ComfyUI's own name of a layer of HunyuanVideo; every other stays.
+    """Return ComfyUI's name of a HunyuanVideo layer; other names are unchanged.
 
-    They are not read flattened: `double_blocks_0_img_mlp_0` is how kohya-ss names a layer of FLUX.
+    They are not supported flattened: `double_blocks_0_img_mlp_0` is kohya-ss's name of a FLUX
+    layer.
     """
     return _renamed(name, _COMFYUI)
 

@@ -1,10 +1,11 @@
-"""How the frozen denoiser of a large model is kept: in fewer bits, or outside the device and brought in as it is used.
+"""Store the frozen denoiser of a large model in fewer bits, or outside the device and loaded block
+by block.
 
-All of it happens once, after style LoRAs are merged and before the adapter is put in: the adapter's own weights are in
-float32 and on the device, whatever the model around them.
+This happens once, after style LoRAs are merged and before the adapter is added: the adapter's
+weights are in float32 and on the device.
 
-diffusers has the like, which does not do here: its layerwise casting changes a weight behind the back of a gradient
-that still needs it, its group offload also moves the adapter, and its quantisation wants a GPU and comes before
+The equivalents in diffusers do not work here: layerwise casting changes a weight that a gradient
+still needs, group offloading also moves the adapter, and quantisation requires a GPU and precedes
 style LoRAs.
 """
 
@@ -25,10 +26,11 @@ _LARGEST = torch.finfo(torch.float8_e4m3fn).max
 def place(
     denoiser: nn.Module, blocks: Sequence[nn.Module], model: ModelConfig, device: torch.device
 ) -> None:
-    """Store a frozen `denoiser`, just loaded, as `model.storage` and `model.offload` say, and bring it to `device`.
+    """Store a frozen `denoiser` according to `model.storage` and `model.offload`, and move it to
+    `device`.
 
-    `blocks` are its transformer blocks, where nearly all of its weights are; the rest stays as it was loaded.
-    Raises InputRefused if bitsandbytes is asked for and is not there.
+    `blocks` are its transformer blocks, which contain nearly all weights; the rest is unchanged.
+    Raises InputRefused if bitsandbytes is required and missing.
     """
     for block in blocks:
         if model.storage == "float8":
@@ -45,7 +47,7 @@ def place(
 
 
 def _linear_layers(block: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """Each linear layer with its parent and its name there."""
+    """Yield each linear layer with its parent and its name there."""
     for parent in list(block.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) is nn.Linear:
@@ -53,7 +55,7 @@ def _linear_layers(block: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear
 
 
 def _store_in_float8(block: nn.Module) -> None:
-    """Keep the matrices as e4m3 with a scale for each row, but for the modulations: they steer whole blocks."""
+    """Store matrices as e4m3 with one scale per row, except modulations, which affect whole blocks."""
     for parent, _, layer in _linear_layers(block):
         if "Norm" in type(parent).__name__:
             continue
@@ -97,9 +99,9 @@ def _quantise(block: nn.Module, storage: str) -> None:
 
 
 def _offload(denoiser: nn.Module, blocks: Sequence[nn.Module], device: torch.device) -> None:
-    """Leave the blocks' weights in the machine's memory, and give each block copies for as long as it works.
+    """Keep the weights of blocks in CPU memory, and copy them to the device while a block runs.
 
-    Weights never change, so nothing is ever copied back. Under gradient checkpointing a block works twice.
+    Weights never change, so nothing is copied back. With gradient checkpointing a block runs twice.
     """
     in_blocks = {id(tensor) for block in blocks for tensor in _tensors(block)}
     for tensor in _tensors(denoiser):
@@ -108,12 +110,12 @@ def _offload(denoiser: nn.Module, blocks: Sequence[nn.Module], device: torch.dev
     for block in blocks:
         kept = [(tensor, _pinned(tensor.data, device)) for tensor in _tensors(block)]
         block.register_forward_pre_hook(functools.partial(_bring_in, kept, device))
-        # also when checkpointing ends a second forward early, as soon as it has what it needs, by raising
+        # also when checkpointing ends the second forward pass early by raising
         block.register_forward_hook(functools.partial(_let_go, kept), always_call=True)
 
 
 Kept = list[tuple[Tensor, Tensor]]
-"""A block's weights, each with what it holds while the block rests."""
+"""Weights of a block, each with its tensor while the block is idle."""
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
@@ -121,7 +123,9 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 
 def _pinned(data: Tensor, device: torch.device) -> Tensor:
-    """In memory that the device reads at full speed, and while the machine goes on."""
+    """Return a tensor in page-locked memory, which the device reads at full speed and
+    asynchronously.
+    """
     return data.pin_memory() if device.type == "cuda" else data
 
 

@@ -1,8 +1,9 @@
-"""A backbone without its weights: the model that some config files describe, empty or filled with random numbers.
+"""A backbone without its weights: the model of some config files, empty or with random weights.
 
-On the device `meta` nothing is allocated and nothing computed, but every tensor has its shape: that is how memory and
-work are counted before anything is loaded (`counting.py`). On any other device the weights are drawn at random, which
-takes as long and as much room as the real ones (`tests/benchmarks/full_size.py`).
+On the device `meta` nothing is allocated or computed, but every tensor has its shape: this is how
+memory and work are counted before anything is loaded (`estimate/counts.py`). On other devices the
+weights are random, which takes as much time and memory as real ones
+(`tests/benchmarks/full_size.py`).
 """
 
 import dataclasses
@@ -34,11 +35,12 @@ def meta_model(
     architecture: Path,
     motion: Path | None = None,
 ) -> Backbone:
-    """A backbone of the family's own class on `model.device`; every prompt has the same random embeds.
+    """Return a backbone of the family's class on `model.device`; all prompts have the same random
+    embeddings.
 
-    `architecture` is a diffusers folder of which only the config files are read, `motion` that of AnimateDiff's motion
-    modules where it has none of its own. Style LoRAs are left out, for they are merged; so is a ControlNet. Raises
-    InputRefused if the config files cannot be used.
+    `architecture` is a diffusers folder of which only config files are read, `motion` that of
+    AnimateDiff's motion modules if separate. Style LoRAs are omitted, since they are merged; so is
+    a ControlNet.
     """
     bare = dataclasses.replace(
         model,
@@ -70,7 +72,7 @@ def meta_model(
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Generator[Any]:
-    """Put `value` in place of another library's function for a while; gives what was there."""
+    """Replace a function of another library temporarily; yields the original."""
     before = vars(owner)[name]
     setattr(owner, name, value)
     try:
@@ -81,7 +83,7 @@ def replaced(owner: Any, name: str, value: Any) -> Generator[Any]:
 
 @contextmanager
 def _made_as(device: torch.device, dtype: torch.dtype) -> Generator[None]:
-    """Modules that are made meanwhile are of that type on that device from the beginning."""
+    """Create modules with that type on that device."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -98,7 +100,9 @@ class _NoText(nn.Module):
 
 
 def _parts(cls: Any, folder: Path, motion: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a pipeline's constructor takes, by the folder's model_index.json; None where that names nothing."""
+    """Return the arguments of the pipeline's constructor from model_index.json; None for missing
+    parts.
+    """
     index = read_table(folder / "model_index.json")
     parts: dict[str, Any] = {}
     for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
@@ -129,7 +133,7 @@ def _part(folder: Path, _: str, name: str) -> Any:
 
 
 def _random_embeds(model: ModelConfig, sampler: SamplerConfig, denoiser: Any) -> Embeds:
-    """Embeds of the shape that the family's text encoders give."""
+    """Return random embeddings with the shapes of the family's text encoders."""
     device, dtype = torch.device(model.device), getattr(torch, model.dtype)
     rows = 2 if sampler.guidance_scale > 1 else 1
 

@@ -1,8 +1,9 @@
-"""Style LoRAs: other people's files, merged into the model before anything else happens to it.
+"""Style LoRAs: files of other authors, merged into the model before anything else.
 
-Merged weights cost nothing in a forward pass, and the model with them is simply another base model: the trajectory
-cache knows it by the files' fingerprints. Names (`lora_names.py`) and strengths (`lora_files.py`) are read here and not
-by diffusers, whose converters drop tensors and alphas: every tensor of a file is merged, or the file is refused.
+Merged weights cost nothing in a forward pass, and the result is another base model: the trajectory
+cache identifies it by the fingerprints of the files. Names (`lora_names.py`) and scales
+(`lora_files.py`) are read here and not by diffusers, whose converters drop tensors and alphas:
+either every tensor of a file is merged, or the file is refused.
 """
 
 import re
@@ -28,7 +29,7 @@ from pvtool_core.errors import InputRefused
 from pvtool_core.settings.schema import LoraConfig
 
 MERGE_VERSION = 2
-"""Part of the trajectory cache's key where there are LoRAs: to be raised when a file is merged in another way."""
+"""Part of the trajectory cache's key with LoRAs: increment when merging changes."""
 
 _BASES = {
     "UNetMotionModel": "Stable Diffusion 1.x",
@@ -48,7 +49,9 @@ _PAIRS: Mapping[Part, Sequence[Part]] = {
 
 @dataclass(frozen=True)
 class Base:
-    """The parts of a pipeline that LoRAs are merged into, with their parameters and all names of their layers."""
+    """The parts of a pipeline that LoRAs are merged into, with their parameters and all names of
+    their layers.
+    """
 
     model: str
     made_for: str
@@ -68,14 +71,14 @@ class Base:
         )
 
     def weights(self, target: Target) -> list[Tensor]:
-        """The rows that a layer of a file stands for, as views."""
+        """Return the rows of a layer in a file, as views."""
         return [
             self._rows(self._parameter(rows.component, rows.path, "weight"), rows)
             for rows in target
         ]
 
     def biases(self, target: Target) -> list[Tensor] | None:
-        """The same of their biases, or None if one has none."""
+        """Return the biases of a layer in a file, or None if one is missing."""
         found: list[Tensor] = []
         for rows in target:
             bias = self.parameters[rows.component].get(f"{rows.path}.bias")
@@ -94,7 +97,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Layer:
-    """What a file holds for one layer of the model; `name` is how the file calls it."""
+    """The tensors of a file for one layer of the model; `name` is the name in the file."""
 
     name: str
     target: Target
@@ -105,10 +108,11 @@ class Layer:
 def merge_style_loras(
     pipeline: Any, loras: Sequence[LoraConfig], components: Sequence[str]
 ) -> None:
-    """Add each file's weights, times its weight, to the pipeline's `components`, such as `unet` and `text_encoder`.
+    """Merge each file, scaled by its weight, into `components` such as `unet` and `text_encoder`.
 
-    The sum is made in float32 and rounded to the model's type once for each file. Raises InputRefused if a file is not
-    a LoRA, if any of its tensors has no place in the model, or if the merged weights are not finite.
+    Sums are computed in float32 and rounded to the model's type once per file. Raises InputRefused
+    if a file is not a LoRA, if any of its tensors does not fit the model, or if merged weights are
+    not finite.
     """
     if not loras:
         return
@@ -124,7 +128,10 @@ def merge_style_loras(
 
 
 def _layers(file: LoraFile, base: Base) -> list[Layer]:
-    """A file's tensors by the layers of the model. Raises InputRefused if a name is unknown or a part is missing."""
+    """Group the tensors of a file by layer.
+
+    Raises InputRefused for an unknown name or a missing part.
+    """
     named = {piece.layer: without_prefixes(piece.layer, base.table) for piece in file.pieces}
     if other := _other_base(file, base):
         raise _unfit(file, base, f"it was made for {other}.")
@@ -143,7 +150,7 @@ def _layers(file: LoraFile, base: Base) -> list[Layer]:
         for part, piece in parts.items():
             if lacking := [needed for needed in _PAIRS.get(part, ()) if needed not in parts]:
                 raise InputRefused(
-                    f"The LoRA {file.path} is incomplete: {shown(piece.key)} is without its {lacking[0]} matrix.",
+                    f"The LoRA {file.path} is incomplete: {shown(piece.key)} lacks its {lacking[0]} matrix.",
                     "Get it again from where it came.",
                 )
     return [
@@ -160,7 +167,7 @@ def _layers(file: LoraFile, base: Base) -> list[Layer]:
 
 
 def _check_sizes(file: LoraFile, layer: Layer, base: Base) -> None:
-    """Raises InputRefused for a tensor that does not have the size of the layer it belongs to."""
+    """Raise InputRefused for a tensor whose size differs from its layer."""
     rows = base.weights(layer.target)
     shape = (sum(map(len, rows)), *rows[0].shape[1:])
     biases = base.biases(layer.target)
@@ -188,7 +195,9 @@ def _check_sizes(file: LoraFile, layer: Layer, base: Base) -> None:
 
 
 def _fit(down: Tensor, up: Tensor, shape: Sequence[int]) -> bool:
-    """Whether up times down is a weight of that shape; a 1 × 1 convolution may be a matrix, and the reverse."""
+    """Return whether up times down has that shape; a 1 × 1 convolution may be a matrix, and vice
+    versa.
+    """
     if down.ndim < 2 or up.ndim < 2 or not len(down) or up.shape[:2] != (shape[0], len(down)):
         return False
     return (
@@ -207,9 +216,10 @@ def _times(shape: Iterable[int]) -> str:
 
 
 def _axis(part: Part, magnitude: Tensor, shape: Sequence[int]) -> int | None:
-    """The axis of the weight that a magnitude has a number for each index of, or None for other sizes.
+    """Return the axis of the weight that a magnitude refers to, or None for other sizes.
 
-    PEFT's has one for each output. LyCORIS and OneTrainer have (out, 1) or (1, in), which is told as ComfyUI does.
+    PEFT's has one value per output. LyCORIS and OneTrainer have (out, 1) or (1, in), which is
+    resolved as in ComfyUI.
     """
     count = magnitude.numel()
     if part == "magnitude" or (magnitude.ndim and len(magnitude) == shape[0]):
@@ -220,7 +230,9 @@ def _axis(part: Part, magnitude: Tensor, shape: Sequence[int]) -> int | None:
 def _without_place(
     file: LoraFile, base: Base, named: Mapping[str, str], strange: Sequence[str]
 ) -> InputRefused:
-    """The refusal of layers that the model lacks: another base model, another number of blocks, or an unknown name."""
+    """Return the error for layers that the model lacks: another base model, another number of
+    blocks, or unknown names.
+    """
     count = f"{len(strange)} of its {len(named)} layers"
     likely = made_for(file)
     if likely and base.made_for not in likely:
@@ -246,7 +258,7 @@ _DIGITS = re.compile(r"(?<![a-zA-Z\d])\d+")  # numbers of blocks, not that of `a
 def _unfit(file: LoraFile, base: Base, misfit: str) -> InputRefused:
     likely = made_for(file)
     if likely and base.made_for in likely:
-        likely = None  # that is no explanation
+        likely = None  # not an explanation
     looks = (
         f" It looks like one for {likely}." if likely and "it was made for" not in misfit else ""
     )
@@ -271,7 +283,7 @@ _ARCHITECTURES = (
 
 
 def made_for(file: LoraFile) -> str | None:
-    """The model that a LoRA was made for, as far as its metadata, names and sizes tell."""
+    """Return the base model of a LoRA as far as its metadata, names and sizes tell."""
     if said := _by_metadata(file):
         return said
     names = " ".join(piece.layer for piece in file.pieces)
@@ -303,9 +315,10 @@ def _by_metadata(file: LoraFile) -> str | None:
 
 
 def _other_base(file: LoraFile, base: Base) -> str | None:
-    """Another base model that the file was surely made for, although its names and sizes may fit.
+    """Return another base model that the file was certainly made for, although names and sizes may
+    fit.
 
-    FLUX is built as HunyuanVideo is, with as wide layers and the same names, but with 19 and 38 blocks of 20 and 40.
+    FLUX has the layer names and widths of HunyuanVideo, but 19 and 38 blocks instead of 20 and 40.
     """
     said = _by_metadata(file)
     if said and said != base.made_for:
@@ -365,7 +378,9 @@ def _merge(
 
 
 def _rescaled(merged: Tensor, magnitude: Tensor, axis: int) -> Tensor:
-    """DoRA: `magnitude` says how long each row (axis 0) or column (axis 1) of the merged weight is."""
+    """Apply DoRA: `magnitude` is the norm of each row (axis 0) or column (axis 1) of the merged
+    weight.
+    """
     others = [each for each in range(merged.ndim) if each != axis]
     norm = torch.linalg.vector_norm(merged, dim=others, keepdim=True)
     return merged * (magnitude.reshape(norm.shape) / norm)
@@ -374,7 +389,10 @@ def _rescaled(merged: Tensor, magnitude: Tensor, axis: int) -> Tensor:
 def _put_back(
     file: LoraFile, layer: Layer, rows: Sequence[Tensor], before: Tensor, merged: Tensor
 ) -> None:
-    """Write the merged rows into the model. Raises InputRefused if one is not finite, in the model's type."""
+    """Write the merged rows into the model.
+
+    Raises InputRefused if one is not finite in the model's type.
+    """
     for row, part in zip(rows, merged.split([len(row) for row in rows]), strict=True):
         rounded = part.to(row.dtype)
         if not torch.isfinite(rounded).all():

@@ -49,7 +49,7 @@ _TOKENS = (
 
 
 class WanLayout:
-    """Fulfils `LoraLayout` by the names of the original Wan code, which ComfyUI and diffusers both read."""
+    """`LoraLayout` with the names of the original Wan code, which ComfyUI and diffusers both read."""
 
     def pack(self, layers: Mapping[str, LoraPair]) -> dict[str, Tensor]:
         packed: dict[str, Tensor] = {}
@@ -72,9 +72,11 @@ def _original(layer: str) -> str:
 
 
 class Wan:
-    """Fulfils `Backbone`. Latents are (1, 16, (frames - 1) / 4 + 1, height / 8, width / 8) for Wan 2.1.
+    """`Backbone` for Wan.
 
-    Raises InputRefused for two transformers, and for a size that the model cannot have.
+    Latents are (1, 16, (frames - 1) / 4 + 1, height / 8, width / 8) for Wan 2.1.
+
+    Raises InputRefused for two transformers, and for an unsupported size.
     """
 
     lora_target = (
@@ -160,7 +162,7 @@ class Wan:
         )
         if (
             self.pipeline.config.expand_timesteps
-        ):  # Wan 2.2's dense model is told the time of each patch
+        ):  # Wan 2.2's dense model takes a time for each patch
             timestep = timestep[:, None].expand(-1, given[0, 0, :, ::2, ::2].numel())
         positive = self.denoiser(given, timestep, text[-len(latents) :], return_dict=False)[0]
         if not self.guided:
@@ -172,10 +174,11 @@ class Wan:
         return euler_step(self.scheduler, latents, step, output)
 
     def decode(self, latents: Latents, frames: Sequence[int]) -> Frames:
-        """As the contract says, from all latents up to the last that is needed, and no others.
+        """Decode as the interface describes, from all latents up to the last needed one.
 
-        The decoder is causal, and makes the frames of a latent with features that it kept of those before: of 38 or 39
-        of them, the depth of its convolutions in time. Clips are shorter than that, so no less would be exact.
+        The decoder is causal: the frames of a latent depend on cached features of 38 or 39 latents
+        before, the depth of its temporal convolutions. Clips are shorter than that, so fewer
+        latents would not be exact.
         """
         vae = self.pipeline.vae
         latents = latents[:, :, : self._latent(max(frames)) + 1].to(vae.dtype)
@@ -185,11 +188,11 @@ class Wan:
         return unit_range(decoded.transpose(0, 1))
 
     def decoded_with(self, frame: int) -> Sequence[int]:
-        """Those of its latent and all before them, which are made on the way."""
+        """Return the frames of the same latent and all before it, which are computed on the way."""
         return range(self._latent(frame) * self.pipeline.vae_scale_factor_temporal + 1)
 
     def _latent(self, frame: int) -> int:
-        """Which latent a frame is made of: the first has one for itself, then several share one."""
+        """Return the latent of a frame: the first frame has its own, then several share one."""
         each = self.pipeline.vae_scale_factor_temporal
         return (frame + each - 1) // each
 
@@ -202,7 +205,7 @@ class Wan:
 
 
 def _check_parts(model: ModelConfig) -> None:
-    """Raises InputRefused for two transformers, before they are loaded."""
+    """Raise InputRefused for two transformers, before they are loaded."""
     config: Any = WanPipeline.load_config(model.base_model, local_files_only=True)
     if config.get("boundary_ratio") is not None:
         raise InputRefused(
@@ -212,36 +215,42 @@ def _check_parts(model: ModelConfig) -> None:
 
 
 def _check_size(pipeline: Any, model: ModelConfig) -> None:
-    """Raises InputRefused for a size that is no whole number of patches, which the pipeline would round down."""
+    """Raise InputRefused for a size that is not a whole number of patches, which the pipeline would
+    round down.
+    """
     patch = pipeline.vae_scale_factor_spatial * pipeline.transformer.config.patch_size[-1]
     if model.width % patch or model.height % patch:
         raise InputRefused(
-            f"{model.width}×{model.height} is no size for this model.",
+            f"Invalid size {model.width}×{model.height} for this model.",
             f"Use multiples of {patch} pixels.",
         )
 
 
 def flow_levels(num_steps: int) -> NDArray[np.float64]:
-    """The noise levels of Wan's own sampler (UniPC with `use_flow_sigmas`) before they are shifted."""
+    """Return the noise levels of Wan's own sampler (UniPC with `use_flow_sigmas`) before the shift."""
     return np.linspace(1.0, 0.001, num_steps + 1)[:-1]
 
 
 def _euler(config: Mapping[str, Any], shift: float) -> Any:
-    """Euler's method on the noise levels of the folder's sampler, which names their shift in one of two ways."""
+    """Return Euler's method on the noise levels of the folder's sampler, which has two names for
+    the shift.
+    """
     shift = shift or config.get("flow_shift") or config["shift"]
     return FlowMatchEulerDiscreteScheduler(config["num_train_timesteps"], shift)
 
 
 def _mark_infinities(_module: Any, _given: Any, decoded: Tensor) -> Tensor:
-    """Turn infinities into NaN, which outlives the clamp of diffusers' autoencoder: then `unit_range` finds it."""
+    """Turn infinities into NaN, which survives the clamp of the autoencoder, so that `unit_range`
+    detects it.
+    """
     return decoded.masked_fill(decoded.isinf(), torch.nan)
 
 
 def recompute_decoder(decoder: Any) -> None:
-    """Checkpoint each call of a causal decoder, which diffusers has no switch for.
+    """Checkpoint each call of a causal decoder, which diffusers has no option for.
 
-    The list of features that a call hands to the next is changed in place; here a call gets a copy, so that it can be
-    made again.
+    The list of features passed between calls is changed in place; each call gets a copy here, so
+    that it can be repeated.
     """
     plain = decoder.forward
 

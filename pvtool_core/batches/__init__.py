@@ -1,1 +1,1 @@
-"""What to render: rows, plans, clip names, sidecars and batch folders. Imports no torch."""
+"""Rows, plans, clip names, sidecars and batch folders: which clips to render. Imports no torch."""

@@ -1,4 +1,4 @@
-"""What clips of a person can be made by: which run, which of its checkpoints, and with which settings."""
+"""Select the adapter for clips of an identity: run, checkpoint and settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,10 +22,10 @@ from pvtool_core.store.summary import job_of
 
 @dataclass(frozen=True)
 class RunAdapter:
-    """What makes clips of a person: an adapter, and the settings that it was trained with.
+    """An adapter of an identity and its training settings.
 
-    `longer` names another finished run of the person, as RUN@STEP, if that one was trained for more steps; `damaged`
-    are newer checkpoints, as RUN@STEP, that were passed over because their files are not as they were written.
+    `longer` names another finished run of the identity, as RUN@STEP, if it was trained for more
+    steps.
     """
 
     adapter: Path
@@ -38,7 +38,7 @@ class RunAdapter:
 
 
 def newest_run(person: Identity, runs: Sequence[RunFolder]) -> RunAdapter:
-    """Return the adapter of the newest finished one of the person's `runs`, which are given oldest first.
+    """Return the adapter of the newest finished run of an identity; `runs` are given oldest first.
 
     Raises Missing, naming the unfinished ones, if there is none.
     """
@@ -58,9 +58,9 @@ def newest_run(person: Identity, runs: Sequence[RunFolder]) -> RunAdapter:
 
 
 def named_run(person: Identity, words: str) -> RunAdapter:
-    """By the run, or its checkpoint, that RUN or RUN@STEP names.
+    """Return the adapter of RUN or RUN@STEP.
 
-    Raises Missing, InputRefused if the checkpoint is damaged, UsageError for another person's run.
+    Raises Missing, or UsageError for a run of another identity.
     """
     name, at, step = words.partition("@")
     run = find_run(runs_dir(), name)
@@ -80,7 +80,9 @@ def named_run(person: Identity, words: str) -> RunAdapter:
 
 
 def _longer(step: int, older: Sequence[RunFolder]) -> str:
-    """Name the longest of the older runs, as RUN@STEP, if it was trained for more than `step` steps."""
+    """Return the longest older run as RUN@STEP if it was trained for more than `step` steps,
+    otherwise "".
+    """
     steps = [(checkpoint_step(run.checkpoint_folders()[-1]), run.name) for run in older]
     most, name = max(steps, default=(0, ""))
     return f"{name}@{most}" if most > step else ""

@@ -30,7 +30,7 @@ BASE = "base"
 
 
 class Names:
-    """What the clips of one setup are called; whatever is the same for all of them is put together once."""
+    """Names of the clips of one setup; the common part is computed once."""
 
     def __init__(self, setup: Setup, upscale: int = 1) -> None:
         self._setup, self._upscale = setup, upscale
@@ -51,7 +51,10 @@ class Names:
     def path(
         self, out: Path, identity: str, prompt: str, seed: int, adapter_sha256: str = ""
     ) -> str:
-        """The clip's path without its suffix. Without an adapter `identity` is BASE and the digest empty."""
+        """Return the path of a clip without suffix.
+
+        Without an adapter `identity` is BASE and the digest empty.
+        """
         return f"{out}/{identity}/{self._folder(prompt, adapter_sha256)}/seed-{seed:06d}"
 
     @lru_cache(maxsize=1024)  # noqa: B019 - as many as are asked for in a row, with other seeds
@@ -68,14 +71,15 @@ class Names:
         return hashlib.sha256(facts.encode()).hexdigest()
 
     def fingerprint(self, item: RenderItem) -> str:
-        """Of everything that changes pixels."""
+        """Return a hash of everything that changes pixels."""
         digest = self._digest(item.prompt, item.adapter_sha256)
         return hashlib.sha256(f"{digest} {item.seed}".encode()).hexdigest()[:32]
 
     def trajectory(self, prompt: str, seed: int) -> str:
-        """The same for all clips that may share adapter-free steps: those of one prompt and seed, and of one model.
+        """Return a key shared by all clips with common adapter-free steps: one prompt, seed and
+        model.
 
-        Where the adapter begins is left out, since clips of the original model, which have none, are the same.
+        The start of the adapter is not included, since base-model clips do not depend on it.
         """
         facts = f"{self._model} {self._sampler} {seed} {prompt}"
         return hashlib.sha256(facts.encode()).hexdigest()[:32]
@@ -94,7 +98,7 @@ _PLACES = {
 
 
 def model_facts(model: ModelConfig) -> dict[str, Any]:
-    """All of the model's settings that change pixels, and no place on this machine; as JSON gives it back."""
+    """Return the model settings that change pixels, without paths, as JSON values."""
     settings = {key: value for key, value in asdict(model).items() if key not in _PLACES}
     loras = [[lora.fingerprint, lora.weight] for lora in model.loras]
     return {
@@ -105,7 +109,7 @@ def model_facts(model: ModelConfig) -> dict[str, Any]:
 
 
 def slug(prompt: str, length: int = 40) -> str:
-    """The prompt's first words in lower case, for people who look into the folder; whole words where they fit."""
+    """Return the first words of a prompt in lower case for a folder name."""
     plain = (
         unicodedata.normalize("NFKD", without_keyword(prompt))
         .encode("ascii", "ignore")
@@ -119,12 +123,12 @@ def slug(prompt: str, length: int = 40) -> str:
 
 
 def sidecar_path(clip: str | Path) -> Path:
-    """The JSON file beside a clip."""
+    """Return the path of the sidecar of a clip."""
     return Path(f"{clip}.json")
 
 
 def file_names(clip: str | Path, encoding: EncodingConfig) -> dict[str, str]:
-    """The clip's files, or folders of frames, each with all that decides how it was encoded."""
+    """Return the files (or folders of frames) of a clip, each with its encoding settings."""
     name = str(clip).rpartition("/")[2]
     return {f"{name}{_ENDS[kind]}": _how(kind, encoding) for kind in encoding.formats}
 
@@ -141,9 +145,10 @@ def _how(kind: str, encoding: EncodingConfig) -> str:
 def write_sidecar(
     clip: Path, fingerprint: str, encoding: EncodingConfig, facts: Mapping[str, Any]
 ) -> None:
-    """Call the clip's files, which must be there, whole; `facts` is all that is needed to make it again.
+    """Write the sidecar of a clip whose files exist; `facts` is everything needed to render it
+    again.
 
-    Files of other formats that are whole and of the same fingerprint stay part of the clip.
+    Complete files of other formats with the same fingerprint remain part of the clip.
     """
     names = file_names(clip, encoding)
     files = {name: {"how": how, **_state(clip.with_name(name))} for name, how in names.items()}
@@ -154,7 +159,7 @@ def write_sidecar(
 
 
 def is_whole(clip: str | Path, fingerprint: str, encoding: EncodingConfig) -> bool:
-    """Whether the clip is there in each of its formats as it was written, and was made from what is asked for."""
+    """Return whether the clip exists unchanged in each of its formats and matches the request."""
     record = read_sidecar(clip)
     return (
         record is not None
@@ -173,7 +178,7 @@ def _files_are_whole(clip: str | Path, encoding: EncodingConfig, record: Mapping
 
 
 def read_sidecar(clip: str | Path) -> dict[str, Any] | None:
-    """What lies beside a clip, or None if there is nothing, or nothing that pv wrote."""
+    """Return the content of a sidecar, or None if it is missing or invalid."""
     try:
         record = _read_record(sidecar_path(clip))
         return record if all(map(_is_file_record, record["files"].values())) else None
@@ -183,7 +188,7 @@ def read_sidecar(clip: str | Path) -> dict[str, Any] | None:
 
 
 def read_clip_record(sidecar: Path) -> dict[str, Any]:
-    """What a sidecar says of whom the clip shows, and how it was asked for. Raises InputRefused if it is none."""
+    """Return identity and request of a clip from its sidecar. Raises InputRefused if it is invalid."""
     try:
         record = _read_record(sidecar)
         told = {"run": "", **record}
@@ -201,7 +206,7 @@ _OF_A_FILE = {"how": str, "sha256": str, "size": int, "mtime_ns": int}
 
 
 def _read_record(sidecar: Path) -> dict[str, Any]:
-    """Raises ValueError if it holds no table, and OSError."""
+    """Read a sidecar. Raises ValueError if it is not a table, and OSError."""
     record: Any = orjson.loads(read_regular(sidecar, RECORD_BYTES, follow=True))
     if not isinstance(record, dict):
         raise ValueError(sidecar)
@@ -221,7 +226,9 @@ def _state(path: Path) -> dict[str, Any]:
 
 
 def _as_recorded(path: Path, recorded: Mapping[str, Any]) -> bool:
-    """By size and time where they are as they were; else, as in a copy, by contents."""
+    """Return whether a file is unchanged: by size and time, or by content if these differ, as in a
+    copy.
+    """
     try:
         found = path.stat()
         if not all(file.is_file() for file in _contents(path)):  # a pipe would make us wait
@@ -235,7 +242,7 @@ def _as_recorded(path: Path, recorded: Mapping[str, Any]) -> bool:
 
 
 def digest_of(path: Path) -> str:
-    """The sha256 of a file, or of all files of a folder by name."""
+    """Return the SHA-256 of a file, or of all files of a folder by name."""
     if path.is_file():
         return _sha256(path)
     listed = "".join(f"{file.name} {_sha256(file)}\n" for file in _contents(path))

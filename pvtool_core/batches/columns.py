@@ -40,7 +40,10 @@ Complaint = Callable[[PvError], None]
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Turn `3`, `0..3` (both ends included) and comma lists of these into seeds. Raises UsageError."""
+    """Parse `3`, `0..3` (inclusive) and comma-separated lists of these into seeds.
+
+    Raises UsageError.
+    """
     seeds: list[int] = []
     if re.fullmatch(r"\s*[1-9]\d{0,2}(,\d{3})+\s*", text) and re.search(r",0\d", text):
         raise UsageError(
@@ -51,7 +54,7 @@ def parse_seeds(text: str) -> list[int]:
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last < first + 10_000:
             raise UsageError(
-                f"{part!r} names no seeds.",
+                f"Invalid seeds {part!r}: expected 3, 0..3 or 0,5,9.",
                 "Write a number, a range such as 0..3 of at most 10000, or several with commas.",
             )
         seeds += range(first, last + 1)
@@ -59,7 +62,8 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def parse_loras(value: Any) -> list[tuple[str, ...]]:
-    """Sets of style LoRAs: `FILE:0.8,OTHER` or a list is one set, a list with lists in it several, `none` an empty one.
+    """Parse sets of style LoRAs: `FILE:0.8,OTHER` or a list is one set, a list of lists several,
+    `none` an empty one.
 
     Raises UsageError.
     """
@@ -75,7 +79,7 @@ def parse_loras(value: Any) -> list[tuple[str, ...]]:
 
 
 def _split_files(text: str) -> list[str]:
-    """LoRAs between commas; a comma belongs to a name where a file of that name exists."""
+    """Split LoRAs at commas, except within the name of an existing file."""
     parts, words = text.split(","), list[str]()
     while parts:
         several = range(len(parts), 1, -1)
@@ -98,9 +102,9 @@ def _stack(words: Iterable[Any]) -> tuple[str, ...]:
 
 
 def read_columns(table: Mapping[str, Any], complain: Complaint) -> dict[str, list[Any]]:
-    """All that a table's values stand for, by the fields and settings that they are for; `complain` hears of mistakes.
+    """Return all values of a table by field and setting; `complain` receives mistakes.
 
-    What is None was not given.
+    None values were not given.
     """
     found: dict[str, list[Any]] = {}
     for column, value in table.items():
@@ -117,7 +121,10 @@ def read_columns(table: Mapping[str, Any], complain: Complaint) -> dict[str, lis
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: empty, or as pandas and Excel write that. `none` alone says no LoRAs."""
+    """Return whether a cell is empty, also as pandas and Excel write it.
+
+    `none` means no LoRAs only.
+    """
     if isinstance(value, float):
         return math.isnan(value)
     return value is None or (
@@ -126,7 +133,10 @@ def is_missing(value: Any) -> bool:
 
 
 def as_whole(value: Any) -> Any:
-    """`20.0`, as pandas writes whole numbers beside empty cells, as 20; anything else as it is. Raises UsageError."""
+    """Return `20.0`, as pandas writes integers beside empty cells, as 20; other values unchanged.
+
+    Raises UsageError.
+    """
     if isinstance(value, float) and value.is_integer():
         value = f"{value:.1f}"
     if not isinstance(value, str) or not (match := re.fullmatch(r"\s*(-?\d{1,18})\.0*\s*", value)):
@@ -139,13 +149,11 @@ def as_whole(value: Any) -> Any:
 
 
 def unknown_column(name: str, known: Iterable[str] = ()) -> UsageError:
-    """That nothing is called `name`, and what it may have been meant to be."""
+    """Return the error for an unknown column, with the nearest known one."""
     names = list(known or READERS)
     near = difflib.get_close_matches(name, names, n=1)
     meant = f"; did you mean {near[0]!r}?" if near else "."
-    return UsageError(
-        f"{name!r} is nothing that a row can say{meant}", f"There are: {', '.join(names)}."
-    )
+    return UsageError(f"Unknown column {name!r}{meant}", f"Columns: {', '.join(names)}.")
 
 
 def _prompts(value: Any) -> list[str]:
@@ -213,7 +221,7 @@ def _settings(column: str, value: Any) -> list[Any]:
 
 @cache
 def _setting(column: str, text: str) -> Any:
-    """A setting as the settings themselves read it: of its type, and in its range."""
+    """Return a setting, converted and checked as in the settings."""
     section, _, name = SETTINGS[column].partition(".")
     try:
         return parse_overrides([f"{section}.{name}={text}"])[section][name]
@@ -245,9 +253,11 @@ SUFFIXES = {
 
 
 def parse_lora(word: str) -> Table:
-    """`FILE:0.8` or `FILE`; a colon before anything but a number is part of the name. Raises UsageError.
+    """Parse `FILE:0.8` or `FILE`; a colon before anything but a number is part of the name.
 
-    It is also where a file of the whole name exists.
+    Raises UsageError.
+
+    It is also part of the name if a file of the whole name exists.
     """
     file, colon, weight = word.rpartition(":")
     if colon and exists(Path(word).expanduser()) and not exists(Path(file).expanduser()):

@@ -41,7 +41,7 @@ class BatchFolder:
         return RunFolder(self.path / f"worker-{number}")
 
     def workers(self) -> list[RunFolder]:
-        """The engines' folders, by number."""
+        """Return the folders of the engines by number."""
         named = [
             path
             for path in self.path.glob("worker-*")
@@ -54,7 +54,10 @@ class BatchFolder:
         ]
 
     def job(self) -> RenderJob:
-        """What the first engine was told; the others differ by their device. Raises what `read_job` does."""
+        """Return the job of the first engine; others differ by device only.
+
+        Raises what `read_job` does.
+        """
         return require(read_job(self.worker(0).config), RenderJob)
 
 
@@ -67,7 +70,7 @@ def new_batch(root: Path) -> BatchFolder:
 
 
 def list_batches(root: Path) -> list[BatchFolder]:
-    """Every batch under `root`, oldest first."""
+    """Return the batches under `root`, oldest first."""
     return [
         BatchFolder(path) for path in sorted(root.glob("[!.]*")) if exists(path / "items.jsonl")
     ]
@@ -81,7 +84,7 @@ def write_items(path: Path, items: Iterable[RenderItem]) -> None:
 
 
 def read_items(path: Path) -> list[RenderItem]:
-    """What `write_items` wrote."""
+    """Read the items that `write_items` wrote."""
     return [RenderItem(**orjson.loads(line)) for line in path.read_bytes().splitlines()]
 
 
@@ -107,14 +110,16 @@ def read_refused(path: Path) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Clips that share their adapter-free steps: one setup, prompt and seed. `key` names that, whoever is in them."""
+    """Clips with common adapter-free steps: one setup, prompt and seed, identified by `key`."""
 
     key: str
     items: Sequence[RenderItem]
 
 
 def grouped(items: Iterable[RenderItem], names: Sequence[Names]) -> list[Group]:
-    """Clips in their order, but all of one setup together; `names` are the setups'."""
+    """Group clips in their order, with those of one setup together; `names` are those of the
+    setups.
+    """
     groups: dict[tuple[int, str], list[RenderItem]] = {}
     for item in items:
         key = names[item.setup].trajectory(item.prompt, item.seed)

@@ -1,4 +1,4 @@
-"""From rows to clips: who is in them, by which run and with which settings they are made, and where they will lie."""
+"""Plan a batch: turn rows into clips with run, settings and path."""
 
 import dataclasses
 import os
@@ -31,7 +31,9 @@ Pairs = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True)
 class RowContext:
-    """What was asked for besides person, prompt and seed: what a row must say for the same clip."""
+    """The part of a request besides identity, prompt and seed that a row must repeat for the same
+    clip.
+    """
 
     run: str
     loras: Loras
@@ -40,10 +42,11 @@ class RowContext:
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What the command says, for all rows that do not say it themselves.
+    """Values of the command for rows without their own.
 
-    `loras` are sets that each make a clip of their own; None is that of the run. `base` asks for the original model's
-    clips as well. `trained` is given where a clip is made again: by what, but for rows that name another run or person.
+    `loras` are sets, each with its own clip; None is that of the run. `base` also requests clips of
+    the base model. `trained` is the adapter of a clip to render again, for rows without another run
+    or identity.
     """
 
     people: tuple[str, ...] = ()
@@ -58,9 +61,9 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Shard:
-    """The `number`th of `count` parts of a batch, from 1; as text, what files of it are marked with.
+    """Part `number` of `count` parts of a batch, starting at 1; as text, the marker in file names.
 
-    What shares a trajectory is in one part.
+    Clips with a common trajectory are in one part.
     """
 
     number: int
@@ -75,10 +78,10 @@ class Shard:
 
 @dataclass
 class BatchPlan:
-    """Clips to make, each once, and the setups that they are made by; `said` tells what was asked for each of them.
+    """Clips to render, without duplicates, and their setups; `said` is the request of each clip.
 
-    `adapters` are those of the clips, by `IDENTITY RUN@STEP`; `cuts` is what the text encoders do not read of a prompt
-    and its negative prompt, by the setup's number and the prompt.
+    `adapters` are those of the clips, by `IDENTITY RUN@STEP`; `cuts` is the truncated part of a
+    prompt and its negative prompt, by setup number and prompt.
     """
 
     setups: list[Setup] = field(default_factory=list[Setup])
@@ -93,7 +96,7 @@ class BatchPlan:
         return [cut for cuts in self.cuts.values() for cut in cuts]
 
     def lost(self, item: RenderItem) -> str:
-        """Return the end of a clip's prompt that no text encoder reads; empty if all of it is read."""
+        """Return the end of a clip's prompt that no text encoder reads, or ""."""
         cuts = self.cuts.get((item.setup, item.prompt), [])
         return next((cut.lost for cut in cuts if cut.whole_loss and cut.prompt == item.prompt), "")
 
@@ -106,10 +109,12 @@ def plan(
     shard: Shard | None = None,
     mistakes: Mistakes | None = None,
 ) -> BatchPlan:
-    """The clips of all rows, in their order. Raises BatchRefused with everything that is wrong in them, UsageError for
-    a folder whose path is not UTF-8.
+    """Plan the clips of all rows in their order.
 
-    Mistakes are added to those that are given, for the caller to check; the others' clips are planned all the same.
+    Raises BatchRefused with every mistake, UsageError for a folder whose path is not UTF-8.
+
+    Mistakes are added to the given ones, for the caller to check; valid rows are planned in any
+    case.
     """
     planner = _Planner(wanted, check_utf8(out.absolute()), upscale, shard, mistakes or Mistakes())
     for row in rows:
@@ -133,7 +138,7 @@ class _Planner:
         self._clips: set[str] = set()
 
     def add(self, row: Row) -> None:
-        """Add a row's clips, or what is wrong with it."""
+        """Add the clips of a row, or its mistakes."""
         wanted = self._wanted
         people = (row.identity,) if row.identity else wanted.people
         if not people:
@@ -211,7 +216,7 @@ class _Planner:
         self.plan.said.append(said)
 
     def _run_of(self, trained: RunAdapter) -> str:
-        """What names it in a row; the one of a clip that is made again needs no name."""
+        """Return the run named in a row; a clip to render again needs none."""
         again = self._wanted.trained
         return "" if again and trained is again[1] else f"{trained.run}@{trained.step}"
 
@@ -223,18 +228,20 @@ class _Planner:
         return dataclasses.replace(found, setup=again[1].setup) if again else found
 
     def _check_length(self, number: int, prompt: str, noun: str) -> None:
-        """Raises BadPrompt if the keyword is past the text encoder's limit; what else is cut is noted in the plan."""
+        """Raise BadPrompt if the keyword is truncated; other truncated parts are recorded in the
+        plan.
+        """
         setup = self.plan.setups[number]
         if cuts := check_prompts_fit(setup.model, [prompt], setup.sampler.negative_prompt, noun):
             self.plan.cuts[number, prompt] = cuts
 
     def _newest(self, person: Identity) -> RunAdapter:
-        """The newest finished run of the person; all runs are looked at once."""
+        """Return the newest finished run of the identity; all runs are read once."""
         runs = self._once("runs", lambda: RunIndex().by_identity())
         return newest_run(person, runs.get(person.ref.fingerprint, []))
 
     def _number(self, setup: Setup, loras: Loras, pairs: Pairs) -> int:
-        """Which of the plan's setups it is; equal ones are one, whichever runs they are of."""
+        """Return the number of a setup in the plan; equal setups are shared between runs."""
         wanted = _changed(setup, loras, pairs, self._wanted.control)
         if wanted not in self._numbers:
             self._numbers[wanted] = len(self.plan.setups)
@@ -243,7 +250,7 @@ class _Planner:
         return self._numbers[wanted]
 
     def _once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gave or raised the first time."""
+        """Return or raise the first result of `make`."""
         if key not in self._known:
             try:
                 self._known[key] = make()
@@ -260,7 +267,7 @@ def _merged(usual: Pairs, own: Pairs) -> Pairs:
 
 
 def _changed(setup: Setup, loras: Loras, pairs: Pairs, control: Table | None) -> Setup:
-    """The settings with others over them. Raises SettingsError, WeightsMissing, InputRefused."""
+    """Return the settings with changes applied. Raises SettingsError, WeightsMissing, InputRefused."""
     changes: Table = {"model": {}}
     if loras is not None:
         changes["model"]["loras"] = [parse_lora(word) for word in loras]
@@ -276,16 +283,18 @@ def _changed(setup: Setup, loras: Loras, pairs: Pairs, control: Table | None) ->
 
 
 def states(planned: BatchPlan, encoding: EncodingConfig) -> list[str]:
-    """Of each clip: there, missing, stale (made from something else, or damaged) or partial (denoised, no file yet)."""
+    """Return the state of each clip: there, missing, stale (other settings, or damaged) or partial
+    (denoised, no file yet).
+    """
     names = [Names(setup, encoding.upscale) for setup in planned.setups]
     listed = lru_cache(maxsize=None)(_listed)
     return [_state(item, names[item.setup], encoding, listed) for item in planned.items]
 
 
 def estimates(planned: BatchPlan, found: Sequence[str]) -> list[float | None]:
-    """Seconds that each clip will take by what clips of its setup took before; None where that is not known.
+    """Return the expected seconds of each clip by the measured rate of its setup; None if unknown.
 
-    Of clips that share their first steps, the first one takes them.
+    Common first steps are counted for the first clip only.
     """
     rates = [estimate(setup) for setup in planned.setups]
     begun: set[tuple[int, str, int]] = set()
@@ -327,7 +336,7 @@ def _state(
 
 
 def as_row(item: RenderItem, said: RowContext) -> Row:
-    """A row that asks for this very clip."""
+    """Return a row that requests exactly this clip."""
     return Row(
         prompt=item.prompt,
         identity=item.identity,

@@ -1,6 +1,7 @@
-"""What a clip was made from, as its sidecar or its own file tells: `pv render --from CLIP` makes it again.
+"""Provenance of a clip from its sidecar or its own file, for `pv render --from CLIP`.
 
-A sidecar knows where adapter and weights lay. A file alone does not: there they are those of the run that it names.
+A sidecar has the paths of adapter and weights. A file alone does not: they are then those of the
+named run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ Facts = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Provenance:
-    """A clip that is there: what it shows, by what it was made, and what its files were."""
+    """An existing clip: its request, adapter, setup and encoding."""
 
     item: RenderItem
     setup: Setup
@@ -33,15 +34,18 @@ class Provenance:
     encoding: Table
 
     def same_bits(self, item: RenderItem, setup: Setup, upscale: int) -> bool:
-        """Whether `item` asks for this very clip, pixel by pixel."""
+        """Return whether `item` requests exactly this clip, pixel by pixel."""
         mine = Names(self.setup, self.encoding["upscale"]).fingerprint(self.item)
         return Names(setup, upscale).fingerprint(item) == mine
 
 
 def provenance_of(path: Path, run: str = "", people: Sequence[str] = ()) -> Provenance:
-    """What a clip was made from; its own adapter is not asked for where a run or only other people are named.
+    """Return the provenance of a clip; its own adapter is not required if a run or other identities
+    are given.
 
-    Raises Missing, InputRefused if pv did not make it, WeightsMissing if what made it is gone."""
+    Raises Missing, InputRefused for a clip of another program, WeightsMissing if its weights are
+    gone.
+    """
     if not path.exists():
         raise Missing(
             "clip",
@@ -60,7 +64,7 @@ def provenance_of(path: Path, run: str = "", people: Sequence[str] = ()) -> Prov
 
 
 def _facts_in(path: Path) -> Facts:
-    """What the file, or folder of frames, says itself. Raises InputRefused."""
+    """Read the metadata of a file or a folder of frames. Raises InputRefused."""
     try:
         return read_facts(path)
     except (ClipBroken, OSError, ValueError, RecursionError) as error:
@@ -99,7 +103,7 @@ def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Provenance:
 
 
 def _job_of_run(name: str) -> TrainJob | None:
-    """The settings of the run that made it, if it is still here."""
+    """Return the settings of the clip's run, if it exists."""
     try:
         return job_of(find_run(runs_dir(), name)) if name else None
     except PvError:
@@ -107,7 +111,7 @@ def _job_of_run(name: str) -> TrainJob | None:
 
 
 def _setup(facts: Facts, job: TrainJob | None) -> Setup:
-    """As the facts have it, with the places that they, or the run, know."""
+    """Return the setup of the metadata, with paths from it or from the run."""
     places: Table = {}
     if job and job.model.fingerprint == facts["model"]["fingerprint"]:
         places = {
@@ -164,7 +168,7 @@ def _control(facts: Facts, places: Table) -> Table:
 
 
 def _adapter(facts: Facts) -> Path:
-    """The very adapter, where it lay or in its run's checkpoint. Raises WeightsMissing."""
+    """Return the exact adapter, at its path or in a checkpoint of its run. Raises WeightsMissing."""
     run, step = facts["run"], facts["step"]
     checkpoint = runs_dir() / run / "checkpoints" / f"step-{step:06d}" / ADAPTER_FILE
     for file in (Path(facts.get("adapter") or checkpoint), checkpoint):
@@ -176,7 +180,7 @@ def _adapter(facts: Facts) -> Path:
 
 
 def _encoding(path: Path, facts: Facts) -> Table:
-    """What the clip's files were; only this one, where there is no sidecar."""
+    """Return the encoding of the clip's files; of the given one only, without a sidecar."""
     told = [file["how"].split() for file in facts.get("files", {}).values()]
     if not told:
         return {"formats": ["png" if path.is_dir() else path.suffix[1:]]}

@@ -18,9 +18,10 @@ from pvtool_core.settings.jobs import Setup
 
 @dataclass(frozen=True)
 class Rate:
-    """Seconds of denoising a clip: `switch` for the steps that clips of one prompt and seed share, `tail` for the rest.
+    """Seconds of denoising per clip: `switch` for the steps shared by prompt and seed, `tail` for
+    the rest.
 
-    None where nothing of that kind was measured.
+    None if not measured.
     """
 
     switch: float | None
@@ -28,7 +29,7 @@ class Rate:
 
 
 def estimate(setup: Setup) -> Rate | None:
-    """What was measured last for clips of this setup, if there were any."""
+    """Return the last measured rate of this setup, or an empty one."""
     try:
         known = orjson.loads(_path(setup).read_bytes())
         return Rate(known["switch"], known["tail"])
@@ -37,7 +38,7 @@ def estimate(setup: Setup) -> Rate | None:
 
 
 def note(setup: Setup, rate: Rate) -> None:
-    """Keep what was measured; what was not stays as it was."""
+    """Store a measured rate; unmeasured parts keep their value."""
     before = estimate(setup) or rate
     switch = before.switch if rate.switch is None else rate.switch
     tail = before.tail if rate.tail is None else rate.tail

@@ -46,10 +46,11 @@ _Line = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One line of what to render: a clip, or one for each person of the command where it names none.
+    """One row to render: a clip, or one per identity of the command if it names none.
 
-    `prompt` is checked, and `{noun}` stands in it yet. What is empty or None is the command's to say; no LoRAs are ().
-    `run` is RUN or RUN@STEP; `base` asks for the original model; `settings` are sorted ("model.width", 512) pairs.
+    `prompt` is checked and may contain `{noun}`. Empty and None values are defaults of the command;
+    () means no LoRAs. `run` is RUN or RUN@STEP; `base` requests the base model; `settings` are
+    sorted ("model.width", 512) pairs.
     """
 
     prompt: str
@@ -63,15 +64,18 @@ class Row:
 
 
 def read_row_file(path: Path, mistakes: "Mistakes | None" = None) -> list[Row]:
-    """The rows of a file. Raises Missing, BadPrompt if it is no text, and what `read_rows` does."""
+    """Return the rows of a file.
+
+    Raises Missing, BadPrompt if it is not text, and what `read_rows` does.
+    """
     return read_rows(str(path), decode_prompts(printable(path), read_prompt_bytes(path)), mistakes)
 
 
 def read_rows(source: str, text: str, mistakes: "Mistakes | None" = None) -> list[Row]:
-    """The rows of a text; `source` is its file's name, or "-" for standard input.
+    """Return the rows of a text; `source` is its file name, or "-" for standard input.
 
-    Raises BatchRefused with every mistake in it, BadPrompt if there is no row. Mistakes are added to those that are
-    given, for the caller to check; then the rows without any are given back.
+    Raises BatchRefused with every mistake, BadPrompt without rows. Mistakes are added to the given
+    ones, for the caller to check, and the valid rows are returned.
     """
     reading = _Reading(
         "standard input" if source == "-" else printable(source), mistakes or Mistakes()
@@ -83,14 +87,14 @@ def read_rows(source: str, text: str, mistakes: "Mistakes | None" = None) -> lis
         reading.mistakes.check()
     if not reading.rows and not reading.refused:
         raise BadPrompt(
-            f"There is no prompt in {reading.name}.",
+            f"No prompt in {reading.name}.",
             f"Give at least one prompt, with {KEYWORD} in it.",
         )
     return reading.rows
 
 
 def row_table(row: Row) -> _Line:
-    """The row as an object of JSON lines, which is read back as the same row."""
+    """Return a row as an object of JSON lines, which reads back as the same row."""
     columns = {key: column for column, key in SETTINGS.items()}
     told: _Line = {
         "identity": row.identity or None,
@@ -104,10 +108,10 @@ def row_table(row: Row) -> _Line:
 
 
 class Mistakes:
-    """What is wrong with lines of a batch, each told with its line; all of it at once.
+    """Invalid rows of a batch, each with its line, reported together.
 
-    Without a line it is the command's. An error that many lines share is told with the first of them. `tell` hears of
-    each as soon as it is found.
+    Without a line it is the command's. An error that many lines share is reported with the first.
+    `tell` receives each immediately.
     """
 
     def __init__(self, tell: Callable[[str, PvError], None] | None = None) -> None:
@@ -129,7 +133,9 @@ class Mistakes:
             self._first[id(error)] = source, error
 
     def check(self) -> None:
-        """Raises BatchRefused if there is any, or the error itself if it is the command's alone."""
+        """Raise BatchRefused if there is any mistake, or the error itself if it is the command's
+        only one.
+        """
         told = list(self._first.items())
         if self.count == 1 and not told[0][1][0]:
             raise told[0][1][1]
@@ -159,7 +165,7 @@ class _Reading:
         """Add the rows of a line: one for each combination of what its values stand for."""
         found = read_columns(table, lambda error: self.refuse(place, error))
         if table.get("prompt") is None:
-            self.refuse(place, BadPrompt("There is no prompt.", f"Give one, with {KEYWORD} in it."))
+            self.refuse(place, BadPrompt("Missing prompt.", f"Add a prompt with {KEYWORD}."))
         elif place not in self.refused and self._fits(place, prod(map(len, found.values()))):
             source = f"{self.name}, {place}"
             self.rows += [
@@ -176,7 +182,7 @@ class _Reading:
 
     def _fits(self, place: str, more: int) -> bool:
         if len(self.rows) + more > MAX_ROWS:
-            problem = f"There are more than {MAX_ROWS} rows."
+            problem = f"More than {MAX_ROWS} rows."
             self.refuse(
                 place, UsageError(problem, "Render them in several batches, or name fewer.")
             )
@@ -199,7 +205,7 @@ def _text(reading: _Reading, text: str) -> None:
 
 
 def _suffixed(line: str, refuse: Callable[[PvError], None]) -> _Line:
-    """A prompt with what its suffixes say."""
+    """Parse a prompt with its suffixes."""
     if "--" not in line:
         return {"prompt": line}
     prompt, *words = re.split(r"\s--([A-Za-z_]+)(?=\s|$)", line)
@@ -227,7 +233,7 @@ def _csv(reading: _Reading, text: str) -> None:
     if "prompt" not in columns:
         reading.refuse(
             "line 1",
-            BadPrompt("There is no column 'prompt'.", "Begin with a header, such as prompt,seed."),
+            BadPrompt("Missing column 'prompt'.", "Start with a header, such as prompt,seed."),
         )
         return
     for column in dict.fromkeys(columns):
@@ -237,7 +243,7 @@ def _csv(reading: _Reading, text: str) -> None:
             reading.refuse("line 1", unknown_column(column))
         elif columns.count(column) > 1:
             reading.refuse(
-                "line 1", UsageError(f"There are several columns {column!r}.", "Leave one of them.")
+                "line 1", UsageError(f"Duplicate column {column!r}.", "Keep one of them.")
             )
     named = [place for place, column in enumerate(columns) if not _unnamed(column)]
     for number, cells in lines if not reading.refused else ():
@@ -246,12 +252,12 @@ def _csv(reading: _Reading, text: str) -> None:
             continue  # Excel writes rows of nothing but commas
         stray = _stray(named, cells) if len(cells) > len(named) else ()
         if len(cells) <= named[-1] or any(column >= len(columns) for column, _ in stray):
-            problem = f"There are {len(cells)} cells, but {len(columns)} columns."
+            problem = f"{len(cells)} cells, but {len(columns)} columns."
             reading.refuse(
                 place, UsageError(problem, "Put a text that holds a comma in quotation marks.")
             )
         elif stray:
-            problem = f"Column {stray[0][0] + 1} has no name, but holds {stray[0][1]!r}."
+            problem = f"Column {stray[0][0] + 1} has no name, but contains {stray[0][1]!r}."
             reading.refuse(place, UsageError(problem, "Name the column, or empty it."))
         else:
             reading.line(
@@ -265,12 +271,14 @@ def _csv(reading: _Reading, text: str) -> None:
 
 
 def _unnamed(column: str) -> bool:
-    """Whether a column is the index of a pandas table, or of empty cells beside an Excel table."""
+    """Return whether a column is the index of a pandas table, or empty cells beside an Excel table."""
     return not column or re.fullmatch(r"unnamed: \d+", column) is not None
 
 
 def _stray(named: list[int], cells: list[str]) -> list[tuple[int, str]]:
-    """Texts in columns without a name, with the columns' numbers; numbers before the first name are an index."""
+    """Return texts in unnamed columns with their numbers; numbers before the first name are an
+    index.
+    """
     stray = [
         (place, cell.strip())
         for place, cell in enumerate(cells)
@@ -284,7 +292,7 @@ def _stray(named: list[int], cells: list[str]) -> list[tuple[int, str]]:
 
 
 def _cells(reading: _Reading, text: str) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each record, and the line on which it begins."""
+    """Yield the cells of each record and its first line."""
     excel = re.match(
         r"sep=([^\n])\n", text, re.IGNORECASE
     )  # a first line that Excel writes, and only it reads
@@ -299,7 +307,7 @@ def _cells(reading: _Reading, text: str) -> Iterator[tuple[int, list[str]]]:
     except csv.Error as error:
         reading.refuse(
             f"line {begin}",
-            BadPrompt(f"This is no CSV: {error}.", "See that each quotation mark is closed."),
+            BadPrompt(f"Invalid CSV: {error}.", "Check that each quotation mark is closed."),
         )
 
 
@@ -309,7 +317,7 @@ def _delimiter(text: str) -> str:
 
 
 def _json(reading: _Reading, text: str) -> None:
-    """An object or a text on each line, or all of them in one array, or one object over several lines."""
+    """Parse an object or a text per line, one array, or one object over several lines."""
     if re.match(r'\s*(\[\s*[{"\]]|\{\s*\n)', text):
         whole = _parsed(reading, "", text)
         values = cast("list[Any]", whole) if isinstance(whole, list) else [whole]
@@ -331,14 +339,14 @@ _ONE_A_LINE = (
 
 
 def _parsed(reading: _Reading, place: str, text: str) -> Any:
-    """A value of JSON, in which NaN, as Python writes it, is null; _NOTHING if it is refused."""
+    """Parse a JSON value; NaN, as Python writes it, is null. Return _NOTHING if it is refused."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         value = _with_nan(text)
         if value is _NOTHING:
             hint = "Write one object on each line, as `jq -c` does, or an array of objects."
-            reading.refuse(place, BadPrompt(f"This is no JSON: {error}.", hint))
+            reading.refuse(place, BadPrompt(f"Invalid JSON: {error}.", hint))
     if value is not _NOTHING and (key := _repeated(text, value)):
         reading.refuse(place, UsageError(f"{key!r} is given twice in one object.", "Give it once."))
         return _NOTHING
@@ -346,7 +354,7 @@ def _parsed(reading: _Reading, place: str, text: str) -> Any:
 
 
 def _repeated(text: str, value: Any) -> str | None:
-    """A key that an object has twice, of which parsers keep the last."""
+    """Return a key that an object contains twice, of which parsers keep the last."""
     if isinstance(value, str) or (
         isinstance(value, dict) and all(text.count(f'"{key}"') < 2 for key in value)
     ):
@@ -392,14 +400,14 @@ def _object(reading: _Reading, place: str, value: Any) -> None:
 
 
 def _is_null(column: str, value: Any) -> bool:
-    """As `is_missing`, but JSON has null: a text such as "None" is meant, and so is an empty one where it can be."""
+    """Return whether a JSON value is missing; unlike in CSV, texts such as "None" are values."""
     if isinstance(value, str) and column in _TEXTS:
         return not value.strip() and column not in ("lora", "negative")
     return is_missing(value)
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether lists and objects are within each other more often than any column allows."""
+    """Return whether lists and objects are nested deeper than any column allows."""
     inner = [value]
     for _ in range(_DEEPEST):
         inner = [each for one in inner for each in (one.values() if isinstance(one, dict) else one)]
@@ -417,7 +425,7 @@ def _toml(reading: _Reading, text: str) -> None:
     try:
         table: _Line = parse_toml(text)
     except ValueError as error:
-        reading.refuse("", BadPrompt(f"This is no TOML: {error}.", "Mend it at that place."))
+        reading.refuse("", BadPrompt(f"Invalid TOML: {error}.", "Fix the file at that position."))
         return
     prompts, grid, zips = table.pop("prompts", None), table.pop("grid", {}), table.pop("zip", [])
     table.pop("description", None)
@@ -439,7 +447,7 @@ def _toml(reading: _Reading, text: str) -> None:
 
 
 def _one_by_one(reading: _Reading, place: str, lists: Any) -> Iterator[list[_Line]]:
-    """A block for each list: all that its values stand for."""
+    """Return a block for each list with all its values."""
     for column, values in _lists(reading, place, lists):
         found = [_read(reading, place, {column: value}) for value in values]
         yield [
@@ -448,7 +456,7 @@ def _one_by_one(reading: _Reading, place: str, lists: Any) -> Iterator[list[_Lin
 
 
 def _aligned(reading: _Reading, place: str, lists: Any) -> list[_Line]:
-    """One block: the first values of all lists together, the second ones together, …"""
+    """Return one block: the first values of all lists together, then the second ones, …"""
     columns = dict(_lists(reading, place, lists))
     if len({len(values) for values in columns.values()}) > 1:
         counts = ", ".join(f"{column} has {len(values)}" for column, values in columns.items())
@@ -467,7 +475,7 @@ def _aligned(reading: _Reading, place: str, lists: Any) -> list[_Line]:
 def _lists(reading: _Reading, place: str, table: Any) -> Iterable[tuple[str, list[Any]]]:
     if not isinstance(table, dict):
         reading.refuse(
-            place, UsageError("This is no table of lists.", "Write it as docs/rendering.md shows.")
+            place, UsageError("Invalid value: expected a table of lists.", "See docs/rendering.md.")
         )
         return
     for column, values in cast(_Line, table).items():
@@ -475,7 +483,7 @@ def _lists(reading: _Reading, place: str, table: Any) -> Iterable[tuple[str, lis
             yield column, cast("list[Any]", values)
         else:
             reading.refuse(
-                place, UsageError(f"{column} is no list, or an empty one.", "Write it as [1, 2].")
+                place, UsageError(f"Invalid {column}: expected a list.", "Write it as [1, 2].")
             )
 
 
@@ -484,7 +492,7 @@ def _read(reading: _Reading, place: str, line: _Line) -> dict[str, list[Any]]:
 
 
 def _form_of(text: str) -> Callable[[_Reading, str], None]:
-    """What a text is, by its beginning."""
+    """Return the format of a text by its first characters."""
     if re.match(r'\s*("|\{\s*["}]|\[\s*[{"])', text):
         return _json
     if re.match(r"sep=[^\n]\n", text, re.IGNORECASE):

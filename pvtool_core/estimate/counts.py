@@ -1,8 +1,9 @@
-"""Counts what training takes on shapes alone: weights, work and memory of a model that need not be here.
+"""Count weights, work and memory of a training run on shapes alone; the model need not be
+installed.
 
-The backbone's own code runs on torch's meta device, where tensors have a shape and no content. So what is counted is
-what will be done: both branches of guidance, what is computed again, the window of the autoencoder. Attention counts as
-by the flash kernel, which keeps no attention matrix.
+The code of the backbone runs on torch's meta device, where tensors have shapes only. This counts
+exactly what will run: both branches of guidance, recomputation, the window of the autoencoder.
+Attention is counted as by the flash kernel, which stores no attention matrix.
 """
 
 import dataclasses
@@ -77,7 +78,7 @@ class Meter(TorchDispatchMode):
 
 
 def _storages(values: Any) -> dict[int, Any]:
-    """What holds the tensors' content, by a number that all views of it share."""
+    """Return the storages of tensors by an id that all views share."""
     storages: list[Any] = [
         leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)
     ]
@@ -86,7 +87,9 @@ def _storages(values: Any) -> dict[int, Any]:
 
 @contextmanager
 def _flash_attention() -> Generator[None]:
-    """Attention as the accelerator will do it; the meta device alone would take the way with the whole matrix."""
+    """Return attention as the accelerator computes it; the meta device would choose the full
+    matrix.
+    """
 
     def flash(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
@@ -96,14 +99,14 @@ def _flash_attention() -> Generator[None]:
 
 
 def forward(run: Callable[[], Tensor]) -> Work:
-    """What `run` takes without a gradient."""
+    """Count `run` without a gradient."""
     with _flash_attention(), torch.no_grad(), Meter() as meter:
         run()
     return Work(flops=meter.flops, kept=0, peak=meter.peak)
 
 
 def with_gradient(run: Callable[[], Tensor]) -> Work:
-    """What `run` and the way back take; `kept` lives between the two."""
+    """Count `run` and its backward pass; `kept` is alive between them."""
     with _flash_attention(), Meter() as meter:
         result = run()
         kept = meter.live
@@ -118,16 +121,16 @@ def plan(job: PlanJob, report: Report) -> None:
 
 
 def machine() -> Machine:
-    """The accelerator, if there is one, and the machine's memory."""
+    """Return the accelerator, if any, and the CPU memory."""
     gpu: Any = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     name, memory = (gpu.name, gpu.total_memory) if gpu else ("", 0)
     return Machine(name=name, memory=memory, host_memory=psutil.virtual_memory().total)
 
 
 def count(job: PlanJob) -> Counts:
-    """Everything about the job that needs the model's shapes."""
+    """Count everything that depends on the shapes of the model."""
     model = job.model
-    # bitsandbytes' layers cannot be without content: they are computed with as the linear layers that they stand for
+    # layers of bitsandbytes cannot be empty: count the linear layers that they replace
     storage = "dtype" if model.storage in _QUANTISED_BYTES else model.storage
     bare = dataclasses.replace(model, device="meta", storage=storage)
     motion = Path(job.motion) if job.motion else None
@@ -191,7 +194,9 @@ def _bytes(module: nn.Module) -> int:
 
 
 def backbone_blocks(denoiser: nn.Module) -> list[nn.Module]:
-    """The transformer blocks of a denoiser, which `storage` and `offload` are about; none in a UNet."""
+    """Return the transformer blocks of a denoiser, to which `storage` and `offload` apply; none for
+    a UNet.
+    """
     names = ("transformer_blocks", "single_transformer_blocks", "blocks")
     return [block for name in names for block in getattr(denoiser, name, ())]
 
@@ -199,7 +204,7 @@ def backbone_blocks(denoiser: nn.Module) -> list[nn.Module]:
 def sizes(
     denoiser: nn.Module, blocks: list[nn.Module], storage: str, offload: bool
 ) -> tuple[int, int]:
-    """Bytes of the denoiser's weights on the device, and of those that wait in the machine's memory."""
+    """Return the bytes of the denoiser's weights on the device and in CPU memory."""
     in_blocks = sum(_bytes(block) for block in blocks)
     rest = _bytes(denoiser) - in_blocks
     if storage in _QUANTISED_BYTES:
@@ -217,7 +222,7 @@ def sizes(
 
 
 def text_encoders(folder: Path, itemsize: int) -> int:
-    """Bytes of what reads the prompts."""
+    """Return the bytes of the text encoders."""
     total = 0
     for path in sorted(folder.glob("text_encoder*/config.json")):
         config: Any = transformers.AutoConfig.from_pretrained(path.parent)
@@ -243,7 +248,9 @@ def _clip_facts(name: str) -> Any:
 def semantic(
     config: SemanticRewardConfig, frames: int, whole: int, size: tuple[int, int], dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Weights and work of the semantic reward: of an iteration's frames with a gradient, of a whole clip without."""
+    """Count weights and work of the semantic reward: with a gradient for one iteration, without for
+    a whole clip.
+    """
     try:
         facts = _clip_facts(config.model)
         with torch.device("meta"):  # texts are read on the CPU

@@ -1,8 +1,9 @@
-"""What a training run will take: memory by phase, disk, forward passes and time, from counts made on shapes alone.
+"""Requirements of a training run: memory by phase, disk, forward passes and time, from counts on
+shapes.
 
-The counts come from `counting.py`, which needs torch; what is here is arithmetic. The passes are those of one guided
-prediction each: with N steps, of which K have the adapter, a pair of the cache costs N, and an iteration K with a
-gradient, after K without one where the chain of steps is not kept.
+Counts come from `counts.py`, which needs torch; this module is arithmetic. A pass is one guided
+prediction: with N steps, K of them active, one pair of the cache costs N, and an iteration K with a
+gradient, after K without one unless the graph of all steps is kept.
 """
 
 from dataclasses import dataclass, fields
@@ -18,7 +19,7 @@ GIB = 2**30
 SUSTAINED = 0.45
 """Share of a GPU's peak that training is taken to sustain: our assumption, not measured."""
 CUDA = round(0.8 * GIB)
-"""What CUDA and its libraries take for themselves, and what is lost between blocks: our assumption."""
+"""Memory of CUDA and its libraries, and fragmentation: an assumption."""
 RECOGNIZER = 261_000_000
 """Bytes of glintr100.onnx (ResNet-100 in float32), for a face package that is not here."""
 RECOGNIZER_FLOPS = 24.2e9
@@ -26,7 +27,7 @@ RECOGNIZER_FLOPS = 24.2e9
 RECOGNIZER_ACTIVATIONS = 180_000_000
 """What ResNet-100 keeps of one crop for its gradient, in float32."""
 
-# Dense half-precision tensor TFLOP/s with sums in float32, from the makers' data sheets; the first that fits counts.
+# Dense half-precision tensor TFLOP/s with float32 accumulation, from data sheets; first match counts.
 _PEAKS = {
     "B200": 2250,
     "H200": 989,
@@ -53,7 +54,9 @@ _PEAKS = {
 
 @dataclass(frozen=True)
 class Work:
-    """Floating-point operations, and bytes: `kept` between the way there and the way back, `peak` at the worst."""
+    """Floating-point operations, and bytes: `kept` between forward and backward pass, `peak` at the
+    maximum.
+    """
 
     flops: int
     kept: int
@@ -62,7 +65,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Machine:
-    """The accelerator's name and bytes (empty and 0 without one), and the bytes of the machine's own memory."""
+    """Name and memory in bytes of the accelerator (empty and 0 without one), and CPU memory in
+    bytes.
+    """
 
     name: str
     memory: int
@@ -71,10 +76,12 @@ class Machine:
 
 @dataclass(frozen=True)
 class Counts:
-    """Sizes in bytes, but for `parameters` of the denoiser and `adapter`, which are numbers of weights.
+    """Sizes in bytes, except `parameters` of the denoiser and `adapter`, which are numbers of
+    weights.
 
-    `denoiser` is on the device and `host` in the machine's memory. `step` is one guided prediction, `gradient` one with
-    the way back; `clip` decodes all frames, `frames` those of one iteration with a gradient; the semantic reward alike.
+    `denoiser` is on the device and `host` in CPU memory. `step` is one guided prediction,
+    `gradient` one with its backward pass; `clip` decodes all frames, `frames` those of one
+    iteration with a gradient; likewise for the semantic reward.
     """
 
     parameters: int
@@ -94,7 +101,7 @@ class Counts:
 
     @classmethod
     def of(cls, event: dict[str, Any]) -> Self:
-        """From the event that `counting.plan` reports."""
+        """Create from the event that `counts.plan` reports."""
         values: dict[str, Any] = {field.name: event[field.name] for field in fields(cls)}
         for name, value in values.items():
             if isinstance(value, dict):
@@ -104,7 +111,9 @@ class Counts:
 
 @dataclass(frozen=True)
 class Passes:
-    """Guided forward passes: without a gradient and with one in an iteration, and in the pairs of the cache."""
+    """Guided forward passes: without and with a gradient in an iteration, and for the pairs of the
+    cache.
+    """
 
     plain: int
     with_gradient: int
@@ -117,7 +126,7 @@ class Passes:
 
 
 def passes_of(settings: Settings, prompts: int) -> Passes:
-    """By the count of forwards: full keeps the chain, replay and drtune go through it once more."""
+    """Return the passes: full keeps the graph, replay and drtune run the steps once more."""
     steps, training = settings.sampler.num_inference_steps, settings.training
     acting = steps - int(settings.adapter.start * steps)
     drawn = (
@@ -134,7 +143,7 @@ def passes_of(settings: Settings, prompts: int) -> Passes:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one run takes. `tflops` is what the device sustains, 0 if that is not known."""
+    """Requirements of one run. `tflops` is the sustained throughput, 0 if unknown."""
 
     settings: Settings
     counts: Counts
@@ -143,7 +152,7 @@ class Estimate:
     tflops: float
 
     def weights(self) -> dict[str, int]:
-        """Bytes that lie on the device from the first iteration to the last."""
+        """Bytes on the device from the first iteration to the last."""
         counts = self.counts
         return {
             "denoiser": counts.denoiser,
@@ -163,7 +172,7 @@ class Estimate:
             return RECOGNIZER
 
     def phases(self) -> dict[str, int]:
-        """Bytes on the device in each phase, activations included."""
+        """Bytes on the device in each phase, including activations."""
         counts, reward = self.counts, self.settings.identity_reward
         resident = sum(self.weights().values())
         before = resident - 16 * counts.adapter
@@ -193,17 +202,19 @@ class Estimate:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the peak is within the accelerator's memory; None without one."""
+        """Whether the peak fits the accelerator's memory; None without one."""
         return self.peak[1] <= self.machine.memory if self.machine.memory else None
 
     def host(self) -> dict[str, int]:
-        """Bytes of the machine's own memory: what waits there, and the largest part while it is read from the disk."""
+        """Bytes of CPU memory: offloaded weights, and the largest part while it is loaded from
+        disk.
+        """
         counts = self.counts
         reading = max(counts.text_encoders, counts.denoiser + counts.host + counts.autoencoder)
         return {"offloaded blocks": counts.host, "while loading": reading}
 
     def disk(self) -> dict[str, int]:
-        """Bytes of the trajectory cache and of the checkpoints that are kept."""
+        """Bytes of the trajectory cache and the kept checkpoints."""
         kept = min(self.settings.training.keep_checkpoints, self.settings.training.iterations)
         return {
             "trajectories": 2 * self.counts.latents * self.passes.pairs,
@@ -223,7 +234,7 @@ class Estimate:
             + passes.with_gradient * counts.gradient.flops
             + rewards
         )
-        # scores and faces are measured one after the other, each on a clip decoded anew
+        # scores and faces are measured in turn, each on a newly decoded clip
         pair = passes.pair * counts.step.flops + 2 * counts.clip.flops + counts.semantic_clip.flops
         drawn = 1 + training.iterations // training.sample_every if training.sample_every else 0
         acting = passes.with_gradient if training.gradient != "drtune" else passes.plain
@@ -240,7 +251,7 @@ class Estimate:
         }
 
     def seconds(self) -> dict[str, float]:
-        """The same in seconds, where it is known what the device sustains; else nothing."""
+        """The same in seconds if the throughput is known, otherwise empty."""
         return (
             {name: flops / (1e12 * self.tflops) for name, flops in self.flops().items()}
             if self.tflops
@@ -249,7 +260,9 @@ class Estimate:
 
 
 def sustained(name: str, dtype: str) -> float:
-    """TFLOP/s that a GPU of that name is taken to sustain; 0 if it is not known, or not at this number format."""
+    """Return the assumed sustained TFLOP/s of a GPU by name; 0 if unknown, or for this number
+    format.
+    """
     peak = next((tflops for known, tflops in _PEAKS.items() if known in name), 0)
     return SUSTAINED * peak if dtype != "float32" else 0.0
 
@@ -268,7 +281,7 @@ def architecture_of(settings: Settings) -> tuple[Path, Path | None, bool]:
 
 
 def missing_weights(settings: Settings) -> list[WeightsMissing]:
-    """What the settings name and this machine lacks; each says how to get it."""
+    """Return the weights of the settings that are missing, each with a hint how to get it."""
     model, reward = settings.model, settings.identity_reward
     named = [
         model.base_model,

@@ -1,1 +1,1 @@
-"""Video and image files: formats, encoding, decoding, metadata and contact sheets. Imports no torch."""
+"""Videos and images: encoding, decoding, metadata and contact sheets. Imports no torch."""

@@ -24,16 +24,17 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True)
 class SheetRow:
-    """A line of a contact sheet: what it says at its left, and pictures (height, width, 3) of any size."""
+    """A row of a contact sheet: its label, and images (height, width, 3) of any size."""
 
     label: str
     pictures: Sequence[NDArray[np.uint8]]
 
 
 def write_sheets(prefix: Path, clips: Sequence[tuple[str, Path]]) -> list[Path]:
-    """A line for each clip, its label and some of its frames: prefix.png, or prefix-01.png and so on for many.
+    """Write a row with label and some frames per clip: prefix.png, or prefix-01.png and so on for
+    many.
 
-    Clips are files or folders as write_clip leaves them; one sheet's are read at a time. Raises ClipBroken.
+    Clips are files or folders written by write_clip, read one sheet at a time. Raises ClipBroken.
     """
     parts = [clips[start : start + ROWS] for start in range(0, len(clips), ROWS)]
     endings = (
@@ -61,7 +62,7 @@ def _some_frames(path: Path) -> Sequence[NDArray[np.uint8]]:
 
 
 def write_contact_sheet(path: Path, rows: Sequence[SheetRow], tile: int = 128) -> None:
-    """Rows of pictures, each fitted into a square of `tile` pixels, as one PNG."""
+    """Write rows of images, each fitted into a square of `tile` pixels, as one PNG."""
     gap, margin, words = 4, 16, 18
     columns = max(len(row.pictures) for row in rows)
     line = tile + words + gap
@@ -81,7 +82,7 @@ def write_contact_sheet(path: Path, rows: Sequence[SheetRow], tile: int = 128) -
 
 
 def _cut(label: str, font: Font, width: int) -> str:
-    """The label on one line, as much of it as there is room for."""
+    """Return the label on one line, truncated to the width."""
     line = " ".join(label[:width].split())
     if font.getlength(line) <= width:
         return line

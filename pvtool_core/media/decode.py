@@ -1,4 +1,4 @@
-"""Clips out of files. Frames are uint8 RGB, (frames, height, width, 3)."""
+"""Decode clips. Pixels are uint8 RGB, (frames, height, width, 3)."""
 
 import re
 from collections.abc import Iterator
@@ -17,12 +17,13 @@ Pixels = NDArray[np.uint8]
 
 
 def enlarge(frames: Pixels, factor: int) -> Pixels:
-    """Frames `factor` times as large, by whole pixels: nothing is invented between them."""
+    """Return pixels upscaled by an integer factor (nearest neighbour)."""
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def frames_of(path: Path, box: int = 0) -> Pixels:
-    """Every frame of a clip: an mp4, gif or webp, or a folder of png; with `box`, small enough for such a square.
+    """Return every frame of a clip: an mp4, gif or webp, or a folder of png; with `box`, fitted
+    into such a square.
 
     Raises ClipBroken.
     """
@@ -34,9 +35,11 @@ def frames_of(path: Path, box: int = 0) -> Pixels:
 
 
 def frames_of_others(path: Path, count: int) -> Pixels:
-    """The first `count` frames of an animation or video by any program, on black. Raises ClipBroken or BadPicture.
+    """Return the first `count` frames of any animation or video, on black.
 
-    Its own tags say what its colours mean, where frames_of takes them as `pv render` writes them; BT.709 without any.
+    Raises ClipBroken or BadPicture.
+
+    Its colour tags are respected, BT.709 without any; frames_of assumes what `pv render` writes.
     """
     if path.suffix.lower() in SUFFIXES:
         return np.stack([np.asarray(frame) for frame in islice(read_animation(path, BLACK), count)])
@@ -56,7 +59,7 @@ def frames_of_others(path: Path, count: int) -> Pixels:
 
 
 def _names_its_matrix(path: Path) -> bool:
-    """Whether the video says how its luma and chroma become RGB: `yuv420p(tv, bt470bg/…)`."""
+    """Return whether the video declares its colour matrix: `yuv420p(tv, bt470bg/…)`."""
     said = ffmpeg.ask(
         path, "-v", "info", "-i", str(path), "-map", "0:v:0", "-frames:v", "1", "-f", "null", "-"
     ).said
@@ -70,7 +73,7 @@ def _of_pictures(path: Path, files: list[Path], box: int) -> Pixels:
     except BadPicture as error:
         raise ClipBroken(path, error.message.rstrip(".")) from error
     if not frames:
-        raise ClipBroken(path, "there is no picture in it")
+        raise ClipBroken(path, "no image found")
     return np.stack(frames)
 
 
@@ -92,12 +95,12 @@ def _of_clip(path: Path, box: int) -> Pixels:
 def _of_video(
     path: Path, how: tuple[str, ...], pixels: str, form: str, begin: bytes
 ) -> NDArray[np.uint8]:
-    """Pictures one after the other, each with a header that says its size: `begin` matches it."""
+    """Decode to consecutive images, each with a header that contains its size and matches `begin`."""
     words = ("-pix_fmt", pixels, "-f", "image2pipe", "-c:v", form, "pipe:1")
     raw = ffmpeg.ask(path, "-i", str(path), "-map", "0:v:0", *how, *words).output
     header = re.match(begin, raw)
     if not header:
-        raise ClipBroken(path, "there is no video in it")
+        raise ClipBroken(path, "no video stream found")
     width, height, channels = int(header[1]), int(header[2]), {"rgb24": 3, "rgba": 4}[pixels]
     pictures = np.frombuffer(raw, np.uint8).reshape(-1, header.end() + height * width * channels)
     return pictures[:, header.end() :].reshape(-1, height, width, channels)

@@ -1,4 +1,4 @@
-"""Clips into files: encoded, described, signed where asked, read back, and only then given their names."""
+"""Encode clips: write, describe, sign if requested, read back, and only then rename."""
 
 import itertools
 import json
@@ -27,15 +27,15 @@ from pvtool_core.settings.jobs import EncodingConfig
 
 PLAIN = EncodingConfig()
 
-# The same file again needs a fixed number of threads: x264 writes it into the file, and x265's choices depend on it.
-# CRF 17 of x264 is the measure; the others' are where SSIM is the same.
+# Identical files need a fixed number of threads: x264 records it, and x265 depends on it.
+# CRF 17 of x264 is the reference; the other codecs have the value with equal SSIM.
 _X265 = "log-level=error:info=0:pools=4:frame-threads=1"
 _CODECS = {
     "h264": ("-crf", "17", "-preset", "medium"),
     "h265": ("-crf", "17", "-preset", "medium", "-tag:v", "hvc1", "-x265-params", _X265),
     "av1": ("-crf", "11", "-preset", "6"),
 }
-# Encoders take primaries and transfer from the frames, so that a filter must set them; the options alone are ignored.
+# Encoders read primaries and transfer from the frames, so a filter must set them.
 _TAGS = "setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
 _TO_BT709 = (
     "-vf",
@@ -53,7 +53,7 @@ _BT709 = (
 )
 _SMALL = 512 * 512  # pixels, up to which one thread is the fastest
 
-# One palette for the whole clip, so that what stands still does not flicker; an ordered pattern, so that it packs.
+# One palette per clip avoids flicker; ordered dithering compresses well.
 _GIF_COLOURS = (
     "split[a][b];[a]palettegen[palette];[b][palette]paletteuse=dither=bayer:bayer_scale=4"
 )
@@ -64,7 +64,7 @@ _TIME_UNIT = 1 / _GIF_FPS
 
 @dataclass(frozen=True)
 class ClipFile:
-    """What becomes a file: frames, how many are shown in a second, how they were made, and how they are encoded."""
+    """Content of a clip: frames, frames per second, metadata and encoding."""
 
     frames: Pixels
     fps: int
@@ -79,10 +79,10 @@ class ClipFile:
 def write_clip(
     clip: Path, frames: Pixels, fps: int, facts: Facts, encoding: EncodingConfig = PLAIN
 ) -> list[Path]:
-    """Write a clip in each of the formats, beside each other as `clip` with their suffixes; the paths written.
+    """Write a clip in each of its formats, as `clip` with their suffixes; return the paths.
 
-    Png is a folder of frames, named as the clip. Raises ClipBroken, UsageError (no such codec, odd sides, a certificate
-    that does not sign), or OSError, on a full disk as well.
+    png is a folder of frames with the name of the clip. Raises ClipBroken, UsageError (missing
+    codec, odd sides, an invalid certificate), or OSError, also on a full disk.
     """
     check_size(frames, encoding)
     credentials = (
@@ -118,7 +118,7 @@ def _write(
 
 
 def _write_mp4(path: Path, clip: ClipFile) -> None:
-    """Any player shows it while it loads; the key `pv` survives only with use_metadata_tags."""
+    """Write an mp4 that plays while it loads; the key `pv` requires use_metadata_tags."""
     tags = path.with_suffix(".tags")
     tags.write_bytes(as_tags(clip.facts))
     threads = "1" if clip.frames[0].size <= 3 * _SMALL else "4"
@@ -171,13 +171,13 @@ def _write_webp(path: Path, clip: ClipFile) -> None:
 
 
 def _milliseconds(clip: ClipFile) -> list[int]:
-    """How long each frame is shown; rounded so that no error adds up."""
+    """Return the duration of each frame, rounded without accumulating errors."""
     ends = [round(1000 * count / clip.fps) for count in range(len(clip.frames) + 1)]
     return [end - start for start, end in itertools.pairwise(ends)]
 
 
 def _write_frames(path: Path, clip: ClipFile) -> None:
-    """Numbered pictures; the first one tells how all were made."""
+    """Write numbered images; the first contains the metadata."""
     path.mkdir()
     for number, frame in enumerate(clip.frames):
         told = PngImagePlugin.PngInfo()
@@ -186,7 +186,7 @@ def _write_frames(path: Path, clip: ClipFile) -> None:
 
 
 def _check_mp4(path: Path, clip: ClipFile) -> None:
-    """One process that decodes every frame and gives back the tags."""
+    """Decode every frame in one process and return the tags."""
     outputs = ("-map", "0:v", "-f", "null", "-", "-f", "ffmetadata", "pipe:1")
     answer = ffmpeg.ask(path, "-xerror", "-progress", "pipe:2", "-i", str(path), *outputs)
     there = int(re.findall(r"^frame=\s*(\d+)", answer.said, re.MULTILINE)[-1])
@@ -196,7 +196,7 @@ def _check_mp4(path: Path, clip: ClipFile) -> None:
 
 
 def _check_pictures(path: Path, clip: ClipFile) -> None:
-    """Frames that are alike may have become one, shown for longer: what counts is the time."""
+    """Check frames by time: equal frames may have been merged into a longer one."""
     shown = 0
     with Image.open(path) as picture:
         for frame in ImageSequence.Iterator(picture):

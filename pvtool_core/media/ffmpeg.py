@@ -1,4 +1,4 @@
-"""ffmpeg, the program: what it can do, and what it says when it cannot."""
+"""Run ffmpeg, and report its errors and codecs."""
 
 import os
 import re
@@ -10,15 +10,15 @@ from pathlib import Path
 from pvtool_core.errors import NO_ROOM, NotReady, PvError, UsageError
 from pvtool_core.settings.jobs import EncodingConfig
 
-_PATIENCE = 60.0  # seconds until a program that answers nothing is no ffmpeg
+_PATIENCE = 60.0  # seconds to wait for an answer
 ENCODERS = {"h264": "libx264", "h265": "libx265", "av1": "libsvtav1"}
 
 
 class ClipBroken(PvError):
-    """A file that holds no whole clip."""
+    """A corrupt or incomplete clip."""
 
     def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(f"{path.name} is no whole clip: {problem}.", "Render it again.")
+        super().__init__(f"{path.name} is corrupt or incomplete: {problem}.", "Render it again.")
         self.problem = problem
 
 
@@ -33,14 +33,14 @@ class CodecMissing(UsageError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What ffmpeg wrote to its output, and what it said."""
+    """Output and messages of ffmpeg."""
 
     output: bytes
     said: str
 
 
 def ask(path: Path, *words: str, stdin: bytes = b"") -> Answer:
-    """Run ffmpeg on behalf of `path`. Raises ClipBroken, CodecMissing, or OSError on a full disk."""
+    """Run ffmpeg for `path`. Raises ClipBroken, CodecMissing, or OSError on a full disk."""
     quiet = {**os.environ, "SVT_LOG": "1"}  # SVT-AV1 talks past ffmpeg's own -v
     command = [executable(), "-hide_banner", "-v", "error", *words]
     try:
@@ -83,21 +83,21 @@ def require_formats(encoding: EncodingConfig) -> None:
 
 
 def require_codec(codec: str) -> None:
-    """Raises CodecMissing if ffmpeg lacks its encoder."""
+    """Raise CodecMissing if ffmpeg lacks the encoder."""
     if codec not in codecs():
         raise CodecMissing(codec)
 
 
 @cache
 def codecs() -> frozenset[str]:
-    """The codecs of mp4 files that can be written here. Raises FfmpegMissing."""
+    """Return the available codecs for mp4 files. Raises FfmpegMissing."""
     there = _encoders(executable())
     return frozenset(codec for codec, encoder in ENCODERS.items() if encoder in there)
 
 
 @cache
 def _encoders(program: str) -> frozenset[str]:
-    """Names of all encoders of an ffmpeg. Raises FfmpegMissing, also for a program that lists none."""
+    """Return the encoders of an ffmpeg. Raises FfmpegMissing, also for a program that lists none."""
     words = [program, "-hide_banner", "-encoders"]
     try:
         listed = subprocess.run(
@@ -113,7 +113,7 @@ def _encoders(program: str) -> frozenset[str]:
 
 @cache
 def executable() -> str:
-    """Return the path of ffmpeg: that of IMAGEIO_FFMPEG_EXE, or the one that comes with imageio-ffmpeg."""
+    """Return the path of ffmpeg: IMAGEIO_FFMPEG_EXE, or the one of imageio-ffmpeg."""
     from imageio_ffmpeg import get_ffmpeg_exe
 
     try:

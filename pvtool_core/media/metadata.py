@@ -1,7 +1,8 @@
-"""What a clip's file says about itself: how it was made, and that it is a machine's work.
+"""Metadata in clip files: how a clip was generated, and the AI-generated mark.
 
-An mp4 says it in its tags, `pv` for programs and `comment` for people; the pictures' formats in a packet of XMP. The
-mark of IPTC for what a trained model made is in every file, always as XMP, where those who look for it look.
+An mp4 has it in its tags, `pv` for programs and `comment` for users; image formats in an XMP
+packet. The IPTC mark for AI-generated media is in every file, always as XMP, where tools look for
+it.
 """
 
 import json
@@ -34,19 +35,21 @@ _PNG_FIRST = "0000.png"
 
 
 def xmp(facts: Facts | None = None) -> bytes:
-    """A packet with the mark of AI, and with `facts` where the format has no better place."""
+    """Return an XMP packet with the AI mark, and `facts` for formats without a better place."""
     # ASCII alone: JSON's escapes carry what XML cannot, such as half of a surrogate pair.
     told = "" if facts is None else f"\n<pv:facts>{escape(json.dumps(facts))}</pv:facts>"
     return _PACKET.format(mark=AI_MADE, facts=told).encode()
 
 
 def for_people(facts: Facts) -> str:
-    """The facts as JSON with every letter as itself, but for what is no letter in UTF-8."""
+    """Return the facts as readable JSON; invalid UTF-8 is escaped."""
     return json.dumps(facts, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 def as_tags(facts: Facts) -> bytes:
-    """The facts as ffmpeg's metadata file, which has no limit on length as command lines have."""
+    """Return the facts as an ffmpeg metadata file, which is not limited in length like command
+    lines.
+    """
     tags = {"pv": json.dumps(facts), "comment": for_people(facts), "digital_source_type": AI_MADE}
     return (
         ";FFMETADATA1\n" + "".join(f"{key}={_escaped(value)}\n" for key, value in tags.items())
@@ -58,7 +61,7 @@ def _escaped(value: str) -> str:
 
 
 def facts_of_tags(path: Path, tags: str) -> dict[str, Any]:
-    """The facts in what ffmpeg wrote as its metadata file. Raises ClipBroken."""
+    """Parse the facts from an ffmpeg metadata file. Raises ClipBroken."""
     entry = re.search(r"^pv=((?:\\[\s\S]|[^\\\n])*)$", tags, re.MULTILINE)
     if not entry:
         raise ClipBroken(path, "pv did not write it")
@@ -91,12 +94,14 @@ def _comment(text: str) -> bytes:
 
 
 def _gif_xmp(facts: Facts) -> bytes:
-    """XMP lies in a GIF as it is; the counting-down bytes lead out again whoever took its letters for lengths."""
+    """Return the XMP block of a GIF: raw text, followed by counting-down bytes that end a block
+    parser's walk.
+    """
     return b"!\xff\x0bXMP DataXMP" + xmp(facts) + b"\x01" + bytes(range(255, -1, -1)) + b"\0"
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """How a clip was made, from its file (or folder of frames) alone. Raises ClipBroken."""
+    """Read the metadata of a clip from its file (or folder of frames). Raises ClipBroken."""
     if not path.is_dir():
         _check_file(path)
     if path.suffix in (".gif", ".webp", ".png") or path.is_dir():

@@ -55,9 +55,10 @@ def read_picture(
     background: Colour = WHITE,
     warn: Warn | None = None,
 ) -> Image.Image:
-    """Return a picture as upright 8-bit sRGB, with `side` no larger than such a square.
+    """Return an image as upright 8-bit sRGB, with `side` fitted into such a square.
 
-    `warn` receives a sentence for each loss. Raises BadPicture, also for an animated file without `warn`.
+    `warn` receives a message for each loss. Raises BadPicture, also for an animated file without
+    `warn`.
     """
     with _opened(path, formats) as image:
         if side and image.mode in ("L", "RGB", "CMYK"):
@@ -73,7 +74,7 @@ def read_picture(
 
 
 def read_animation(path: Path, background: Colour = WHITE) -> Iterator[Image.Image]:
-    """Yield every picture of a file as `read_picture` returns one, one at a time. Raises BadPicture."""
+    """Yield every image of a file as `read_picture` returns it. Raises BadPicture."""
     with _opened(path, FORMATS) as image:
         for number in range(getattr(image, "n_frames", 1) if _animated(image) else 1):
             image.seek(number)
@@ -81,9 +82,9 @@ def read_animation(path: Path, background: Colour = WHITE) -> Iterator[Image.Ima
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """Return the pictures of a folder in natural order: 1, 2, … 10.
+    """Return the images of a folder in natural order: 1, 2, … 10.
 
-    Hidden files, folders and files that are not pictures, by suffix or without one by content, are left out.
+    Hidden files, folders and other files, by suffix or without one by content, are skipped.
     """
     files = [file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file()]
     return natural_order(
@@ -97,7 +98,7 @@ def natural_order(paths: Iterable[Path]) -> list[Path]:
 
 
 def _natural(text: str) -> list[str | int]:
-    """Texts and numbers in turn, beginning with a text, so that like meets like."""
+    """Split a name into texts and numbers, starting with a text, as a sort key."""
     return [int(part) if number else part.casefold() for number, part in _parts(text)]
 
 
@@ -106,7 +107,7 @@ def _parts(text: str) -> list[tuple[bool, str]]:
 
 
 def _is_picture(file: Path) -> bool:
-    """By content, whatever the name: a frame may have no suffix at all."""
+    """Return whether a file is an image by content; frames may have no suffix."""
     try:
         with _opened(file, FORMATS):
             return True
@@ -116,9 +117,12 @@ def _is_picture(file: Path) -> bool:
 
 @contextmanager
 def _opened(path: Path, formats: tuple[str, ...]) -> Generator[Image.Image]:
-    """Open a file, with its size checked and nothing decoded yet. Raises BadPicture, for what the body meets as well.
+    """Open a file and check its size before decoding.
 
-    Decoders meet hostile files with any exception there is (struct.error, IndexError, OverflowError, zlib.error …).
+    Raises BadPicture, also for errors in the body.
+
+    Decoders raise arbitrary exceptions for hostile files (struct.error, IndexError, OverflowError,
+    zlib.error …).
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block, a device would never end
@@ -142,7 +146,7 @@ def _refusal(path: Path, error: Exception) -> BadPicture:
     if isinstance(error, Image.DecompressionBombError):
         return BadPicture(path, "is absurdly large", "Scale it down.")
     if isinstance(error, Image.UnidentifiedImageError):
-        return BadPicture(path, "cannot be read: there is no picture of a known format in it")
+        return BadPicture(path, "cannot be read: unknown image format")
     if isinstance(error, PermissionError):
         return BadPicture(path, "cannot be read: permission denied", "Change its permissions.")
     if isinstance(error, OSError) and error.strerror:
@@ -174,7 +178,7 @@ def _plain(path: Path, image: Image.Image, background: Colour, warn: Warn | None
 
 
 def _check_mode(path: Path, image: Image.Image) -> None:
-    """Raises BadPicture for pixels that have no known range, or colours that Pillow cannot convert."""
+    """Raise BadPicture for pixels without a known range, or colours that Pillow cannot convert."""
     if image.mode == "F" or (
         image.mode == "I" and image.format not in ("PNG", "PPM")
     ):  # these scale to 16 bits
@@ -186,7 +190,7 @@ def _check_mode(path: Path, image: Image.Image) -> None:
 
 
 def _upper_halves(image: Image.Image) -> Image.Image:
-    """16-bit grey as 8-bit grey, as PNG readers make it: the upper 8 bits, and not what Pillow's `convert` clips."""
+    """Return 16-bit grey as 8-bit grey by the upper 8 bits, unlike Pillow's `convert`, which clips."""
     values = image.convert("I")
     grey = values.point([value >> 8 for value in range(1 << 16)], "L")
     clear = grey.info.pop("transparency", None)  # the one value of a PNG's tRNS that is transparent
@@ -196,7 +200,7 @@ def _upper_halves(image: Image.Image) -> Image.Image:
 
 
 def _srgb(path: Path, image: Image.Image, profile: bytes | None, warn: Warn | None) -> Image.Image:
-    """A picture without alpha in sRGB, by its profile; `image` is grey, CMYK, or anything else that has colours."""
+    """Convert an image without alpha to sRGB by its profile; `image` is grey, CMYK or colour."""
     if image.mode in _GREY:
         image = image.convert("L")
     elif image.mode != "CMYK":
@@ -221,9 +225,11 @@ def _srgb(path: Path, image: Image.Image, profile: bytes | None, warn: Warn | No
 
 @lru_cache(maxsize=8)
 def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """The mode that a profile is for, and the way to sRGB, None where it is sRGB: equal pixels must stay equal.
+    """Return mode and transform of a profile to sRGB; None if it is sRGB, so that equal pixels stay
+    equal.
 
-    Raises PyCMSError, OSError, KeyError or ValueError for a broken profile, or one of other colours.
+    Raises PyCMSError, OSError, KeyError or ValueError for an invalid profile or one of other
+    colours.
     """
     read = ImageCms.ImageCmsProfile(BytesIO(profile))
     space: str = cast("Any", read.profile).xcolor_space  # Pillow's types know it as a file
@@ -233,7 +239,7 @@ def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
 
 
 def _keeps_colours(transform: ImageCms.ImageCmsTransform) -> bool:
-    """Whether colours from all over the cube stay what they are."""
+    """Return whether sample colours of the whole cube are unchanged."""
     levels = range(0, 256, 15)
     before = Image.new("RGB", (len(levels) ** 2, len(levels)))
     before.putdata([(r, g, b) for r in levels for g in levels for b in levels])

@@ -115,9 +115,7 @@ def check_prompts(prompts: Iterable[str], source: str) -> tuple[str, ...]:
     """
     checked = tuple(dict.fromkeys(check_prompt(prompt) for prompt in prompts))
     if not checked:
-        raise BadPrompt(
-            f"There is no prompt in {source}.", f"Give at least one prompt, with {KEYWORD} in it."
-        )
+        raise BadPrompt(f"No prompt in {source}.", f"Add at least one prompt with {KEYWORD}.")
     return checked
 
 

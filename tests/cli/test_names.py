@@ -49,7 +49,7 @@ def test_a_photo_in_a_working_folder_that_is_not_utf_8_is_read(
     photo(tmp_path / LATIN / "ann.png")
     monkeypatch.chdir(tmp_path / LATIN)
     answer = pv("identity", "add", "ann", "ann.png", "--consent", "hers")
-    assert (answer.status, "no face to be found in ann.png" in answer.err) == (3, True)
+    assert (answer.status, "No face found in ann.png" in answer.err) == (3, True)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_lora_set_may_name_a_file_with_a_comma(pv: Pv, run: RunFolder, home: P
     answer = pv(
         "render", "mara", "<V>runs", "--lora-set", "ink, wash.safetensors:0.5,other.safetensors"
     )
-    assert (answer.status, "The weights ink are not" in answer.err) == (4, True)
+    assert (answer.status, "Weights not found: ink." in answer.err) == (4, True)
     Path("ink, wash.safetensors").write_bytes(b"x")
     answer = pv(
         "render", "mara", "<V>runs", "--lora-set", "ink, wash.safetensors:0.5,other.safetensors"

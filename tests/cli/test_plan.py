@@ -87,7 +87,7 @@ def test_a_folder_that_is_not_of_open_clip_is_refused_by_a_plan(
     (tmp_path / "open_clip_config.json").write_text(config)
     answer = pv("train", mara, "--plan", "--set", f"semantic_reward.model={tmp_path}")
     assert (answer.status, answer.out) == (3, ""), answer.err
-    assert "is no folder of an open_clip model" in answer.err
+    assert "is not an open_clip model folder" in answer.err
 
 
 def test_wrong_settings_are_refused_as_in_a_run(pv: Pv, mara: str) -> None:

@@ -92,7 +92,7 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
         (f"mara <V>{'x' * 10_000}", 3, "is longer than 1000 characters."),
         ("nora <V>runs", 4, "No identity named 'nora'."),
         ("mara,marah <V>runs", 4, "Did you mean 'mara'?"),
-        ("mara <V>runs --seed 3..1", 2, "'3..1' names no seeds."),
+        ("mara <V>runs --seed 3..1", 2, "Invalid seeds '3..1': expected"),
         ("mara <V>runs --format avi", 2, "'avi' is no format."),
         ("mara <V>runs --codec mpeg", 2, "codec: is 'mpeg', not one of h264, h265, av1"),
         ("mara <V>runs --run mara-7", 4, "No run named 'mara-7'."),

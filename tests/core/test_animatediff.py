@@ -382,7 +382,7 @@ def test_a_controlnet_for_another_base_model_is_refused(
     wide: Any = ControlNetModel(**blocks)
     wide.save_pretrained(tmp_path / "wide")
     other = replace(control, model=str(tmp_path / "wide"))
-    with pytest.raises(InputRefused, match="its text is 24 numbers wide, not 16"):
+    with pytest.raises(InputRefused, match="its text embeddings have width 24, not 16"):
         load_backbone(replace(job.model, control=other), job.sampler, [])
 
 

@@ -93,7 +93,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
     ),
     "other text": (
         lambda folder: set_json(folder / "text_encoder/config.json", hidden_size=512),
-        "512 numbers wide",
+        "has width 512",
     ),
     "another class": (
         lambda folder: set_json(
@@ -103,7 +103,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
     ),
     "cut config": (
         lambda folder: (folder / "unet/config.json").write_text("{"),
-        "config.json is no JSON",
+        "config.json is not JSON",
     ),
     "deep config": (
         lambda folder: (folder / "vae/config.json").write_text("[" * 100_000),

@@ -169,8 +169,8 @@ def test_what_cannot_sign_is_said_in_a_sentence(tmp_path: Path, studio: Studio) 
         (
             studio.certificate,
             studio.certificate,
-        ): "chain.pem cannot sign: it is no private key in PEM",
-        (studio.key, studio.key): "key.pem cannot sign: it is no certificate in PEM",
+        ): "chain.pem cannot sign: not a PEM private key",
+        (studio.key, studio.key): "key.pem cannot sign: not a PEM certificate",
         (
             tmp_path / "none.pem",
             studio.key,

@@ -161,7 +161,7 @@ def test_it_fits_or_not_and_the_time_follows_the_device(large: Estimate) -> None
     assert "is enough for" in words(large)
     assert "is not enough" not in words(large)
     laptop = dataclasses.replace(large, machine=dataclasses.replace(large.machine, host_memory=GIB))
-    assert "The machine's own memory, 1.00 GiB, is not enough" in words(laptop)
+    assert "The CPU memory of 1.00 GiB is not enough" in words(laptop)
     hours = large.seconds()["run"] / 3600
     assert 2 < hours < 6
     twice = dataclasses.replace(large, tflops=2 * large.tflops)
@@ -170,7 +170,7 @@ def test_it_fits_or_not_and_the_time_follows_the_device(large: Estimate) -> None
 
 def test_an_unknown_device_gets_no_time(small: Estimate) -> None:
     assert (small.fits, small.seconds()) == (None, {})
-    assert "give it with --tflops" in words(small)
+    assert "add --tflops for a time estimate" in words(small)
     assert sustained("Radeon", "float16") == sustained("NVIDIA A100", "float32") == 0
     assert facts(small)["tflop"]["run"] > 0
 

@@ -342,7 +342,7 @@ def test_an_imported_identity_is_synced_before_it_appears(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pvtool_core.library import Library
+from pvtool_core.store.identities import Library
 
 os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
 Library(Path(sys.argv[1])).export("mara", Path(sys.argv[2]))

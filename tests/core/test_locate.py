@@ -143,7 +143,8 @@ def test_a_base_model_that_is_not_whole_is_refused_before_a_run_exists(
 
 
 @pytest.mark.parametrize(
-    ("name", "problem"), [("style.pt", "no .safetensors file"), ("style.safetensors", "is no safe")]
+    ("name", "problem"),
+    [("style.pt", "no .safetensors file"), ("style.safetensors", "is not a safe")],
 )
 def test_a_lora_that_cannot_be_one_is_refused_before_a_run_exists(
     name: str, problem: str, tmp_path: Path

@@ -279,7 +279,7 @@ def test_an_adapter_of_another_model_is_refused_and_leaves_the_model_as_it_was(
     with pytest.raises(InputRefused, match="other layers"):
         load_adapter(exported, fresh.denoiser, r".*attn2\.to_q", fresh.lora_layout)
     (tmp_path / "text.safetensors").write_text("no tensors")
-    with pytest.raises(InputRefused, match="no adapter file"):
+    with pytest.raises(InputRefused, match="not an adapter file"):
         load_adapter(
             tmp_path / "text.safetensors", fresh.denoiser, fresh.lora_target, fresh.lora_layout
         )

@@ -453,7 +453,7 @@ def test_a_disk_that_fills_up_leaves_what_has_come(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskFull) as caught:
         fetch(Models(), "org/base", told.listener)
-    assert "goes on from what is there" in caught.value.hint
+    assert "Free disk space and run the command again" in caught.value.hint
     assert not model_folder("org/base").exists()
     monkeypatch.setattr(os, "fsync", real)
     hub.asked.clear()
@@ -511,7 +511,7 @@ def test_a_licence_that_forbids_commercial_use_is_said_before_the_download(
 
 @pytest.mark.parametrize(
     ("archive", "words"),
-    [(b"no zip", "is no zip file"), (zipped({"det.onnx": onnx()}), "pack.zip lacks 'rec.onnx'")],
+    [(b"no zip", "is not a zip file"), (zipped({"det.onnx": onnx()}), "pack.zip lacks 'rec.onnx'")],
 )
 def test_an_archive_without_what_it_should_hold_is_refused(
     hub: Hub, told: Told, tmp_path: Path, archive: bytes, words: str

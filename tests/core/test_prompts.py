@@ -159,10 +159,10 @@ def test_a_prompt_that_is_not_utf_8_is_refused() -> None:
 
 
 def test_an_empty_bank_is_refused(banks: Banks, tmp_path: Path) -> None:
-    with pytest.raises(BadPrompt, match="no prompt"):
+    with pytest.raises(BadPrompt, match="No prompt"):
         banks.create("mine", [])
     (tmp_path / "empty.txt").write_text("# nothing\n\n")
-    with pytest.raises(BadPrompt, match="no prompt"):
+    with pytest.raises(BadPrompt, match="No prompt"):
         read_prompt_file(tmp_path / "empty.txt")
 
 

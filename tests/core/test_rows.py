@@ -206,7 +206,7 @@ def test_banks_and_files_of_every_kind_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.toml", "a.jsonl", "-"])
 def test_a_file_without_a_row_is_refused(name: str) -> None:
-    with pytest.raises(BadPrompt, match="no prompt"):
+    with pytest.raises(BadPrompt, match="No prompt"):
         read_rows(name, "" if name != "a.csv" else "prompt\n")
 
 
@@ -215,28 +215,28 @@ def test_a_file_without_a_row_is_refused(name: str) -> None:
     [
         ("a.txt", "<V> runs\nruns\n", 3, "a.txt, line 2: The prompt 'runs' lacks the keyword <V>."),
         ("a.txt", f"<V> {'x' * 10_000}", 3, "longer than 1000 characters"),
-        ("a.txt", "<V> runs --x 3", 2, "line 1: 'x' is nothing that a row can say"),
+        ("a.txt", "<V> runs --x 3", 2, "line 1: Unknown column 'x'"),
         ("a.txt", "<V> runs --w", 2, "width is '', not a whole number"),
         ("a.txt", "<V> runs --w 30000", 2, "width is 30000, not between 16 and 8192."),
-        ("a.txt", "<V> runs --d 3..1", 2, "'3..1' names no seeds."),
-        ("a.csv", "seed\n3", 3, "a.csv, line 1: There is no column 'prompt'."),
+        ("a.txt", "<V> runs --d 3..1", 2, "Invalid seeds '3..1': expected"),
+        ("a.csv", "seed\n3", 3, "a.csv, line 1: Missing column 'prompt'."),
         (
             "a.csv",
             "prompt,sede\n<V> runs,3",
             2,
-            "'sede' is nothing that a row can say; did you mean 'seed'",
+            "Unknown column 'sede'; did you mean 'seed'",
         ),
-        ("a.csv", "prompt,seed,seed\n<V> runs,3,4", 2, "several columns 'seed'"),
-        ("a.csv", "prompt,seed\n<V> runs, fast,3", 2, "line 2: There are 3 cells, but 2 columns."),
-        ("a.csv", 'prompt,seed\n"<V> runs\nfast",3\n<V> runs', 2, "line 4: There are 1 cells"),
+        ("a.csv", "prompt,seed,seed\n<V> runs,3,4", 2, "Duplicate column 'seed'"),
+        ("a.csv", "prompt,seed\n<V> runs, fast,3", 2, "line 2: 3 cells, but 2 columns."),
+        ("a.csv", 'prompt,seed\n"<V> runs\nfast",3\n<V> runs', 2, "line 4: 1 cells"),
         (
             "a.csv",
             'prompt,seed\n<V> runs,3\n"<V> runs',
             3,
-            "line 3: This is no CSV: unexpected end of data.",
+            "line 3: Invalid CSV: unexpected end of data.",
         ),
-        ("a.csv", "prompt,seed\n,3", 3, "line 2: There is no prompt."),
-        ("a.jsonl", '{"prompt": "<V> runs"', 3, "line 1: This is no JSON"),
+        ("a.csv", "prompt,seed\n,3", 3, "line 2: Missing prompt."),
+        ("a.jsonl", '{"prompt": "<V> runs"', 3, "line 1: Invalid JSON"),
         ("a.jsonl", "[3]", 3, "line 1: This is neither an object nor a text."),
         (
             "a.json",
@@ -244,7 +244,7 @@ def test_a_file_without_a_row_is_refused(name: str) -> None:
             3,
             "a.json, item 2: This is neither an object nor a text.",
         ),
-        ("a.json", '[{"prompt": "<V> x"}', 3, "a.json: This is no JSON"),
+        ("a.json", '[{"prompt": "<V> x"}', 3, "a.json: Invalid JSON"),
         (
             "a.json",
             '{"prompt": {"0": "<V> x"}, "seed": {"0": 3}}',
@@ -269,7 +269,7 @@ def test_a_file_without_a_row_is_refused(name: str) -> None:
             3,
             "nested too deeply",
         ),
-        ("a.jsonl", '{"prompt": "<V> x", "seed": 3.5}', 2, "'3.5' names no seeds."),
+        ("a.jsonl", '{"prompt": "<V> x", "seed": 3.5}', 2, "Invalid seeds '3.5': expected"),
         (
             "a.jsonl",
             '{"prompt": "<V> x", "seed": 1e17}',
@@ -277,22 +277,22 @@ def test_a_file_without_a_row_is_refused(name: str) -> None:
             "100000000000000000.0 may have been rounded.",
         ),
         ("a.jsonl", '{"prompt": "<V> x", "steps": 20.5}', 2, "steps is 20.5, not a whole number"),
-        ("a.jsonl", '{"prompt": "<V> x", "width": Infinity}', 3, "This is no JSON"),
+        ("a.jsonl", '{"prompt": "<V> x", "width": Infinity}', 3, "Invalid JSON"),
         ("a.csv", 'prompt,seed\n<V> x,"1,000"', 2, "'1,000' may be one seed or several."),
-        ("a.csv", "prompt,\n<V> x,fast", 2, "line 2: Column 2 has no name, but holds 'fast'."),
-        ("a.csv", ",prompt\nann,<V> x", 2, "line 2: Column 1 has no name, but holds 'ann'."),
-        ("a.csv", "prompt,seed\n<V> x,3,,4", 2, "line 2: There are 4 cells, but 2 columns."),
-        ("a.csv", "prompt,seed,\n<V> x", 2, "line 2: There are 1 cells, but 3 columns."),
+        ("a.csv", "prompt,\n<V> x,fast", 2, "line 2: Column 2 has no name, but contains 'fast'."),
+        ("a.csv", ",prompt\nann,<V> x", 2, "line 2: Column 1 has no name, but contains 'ann'."),
+        ("a.csv", "prompt,seed\n<V> x,3,,4", 2, "line 2: 4 cells, but 2 columns."),
+        ("a.csv", "prompt,seed,\n<V> x", 2, "line 2: 1 cells, but 3 columns."),
         ("a.txt", "<V> runs --d 4 --d 5", 2, "line 1: --d gives seed a second time."),
         ("a.txt", "<V> runs --l 4 --g 5", 2, "line 1: --g gives guidance a second time."),
         (
             "a.txt",
             "<V> runs --n (ugly:1.3)",
             3,
-            "The negative prompt '(ugly:1.3)' holds '(ugly:1.3)'",
+            "The negative prompt '(ugly:1.3)' contains '(ugly:1.3)'",
         ),
-        ("a.jsonl", '{"prompt": "<V> x", "negative": "[ugly]"}', 3, "holds '[ugly]'"),
-        ("a.jsonl", '{"seed": 3}', 3, "line 1: There is no prompt."),
+        ("a.jsonl", '{"prompt": "<V> x", "negative": "[ugly]"}', 3, "contains '[ugly]'"),
+        ("a.jsonl", '{"seed": 3}', 3, "line 1: Missing prompt."),
         ("a.jsonl", '{"prompt": 3}', 3, "The prompt is 3, no text."),
         ("a.jsonl", '{"prompt": "<V> x", "width": true}', 2, "width is 'True', not a whole number"),
         (
@@ -308,27 +308,32 @@ def test_a_file_without_a_row_is_refused(name: str) -> None:
             "identity holds something empty, or no text.",
         ),
         ("a.jsonl", '{"prompt": "<V> x", "lora": {"a": 1}}', 2, "no LoRAs."),
-        ("a.toml", "prompts = 3", 2, "a.toml, prompts: prompt is no list"),
-        ("a.toml", "prompts = [", 3, "a.toml: This is no TOML"),
+        ("a.toml", "prompts = 3", 2, "a.toml, prompts: Invalid prompt: expected a list"),
+        ("a.toml", "prompts = [", 3, "a.toml: Invalid TOML"),
         (
             "a.toml",
             "prompts = " + "[" * 5000,
             3,
-            "a.toml: This is no TOML: it is nested too deeply",
+            "a.toml: Invalid TOML: it is nested too deeply",
         ),
         (
             "a.toml",
             "prompts" + ".a" * 50_000 + " = 1",
             3,
-            "a.toml: This is no TOML: a key is nested too deeply",
+            "a.toml: Invalid TOML: a key is nested too deeply",
         ),
         (
             "a.toml",
             "seed = " + "9" * 5000,
             3,
-            "a.toml: This is no TOML: a number has too many digits",
+            "a.toml: Invalid TOML: a number has too many digits",
         ),
-        ("a.toml", 'grid = 3\nprompts = ["<V> x"]', 2, "[grid]: This is no table of lists."),
+        (
+            "a.toml",
+            'grid = 3\nprompts = ["<V> x"]',
+            2,
+            "[grid]: Invalid value: expected a table of lists.",
+        ),
         (
             "a.toml",
             'prompts = ["<V> x"]\n[grid]\nprompt = ["<V> y"]',
@@ -368,9 +373,7 @@ def test_all_mistakes_are_told_at_once_and_the_first_ten_are_shown() -> None:
     assert lines[0] == "40 invalid rows:"
     assert len(lines) == 12
     assert lines[-1] == "… and 30 more."
-    assert (
-        lines[2] == "a.jsonl, line 1: 'wdith' is nothing that a row can say; did you mean 'width'?"
-    )
+    assert lines[2] == "a.jsonl, line 1: Unknown column 'wdith'; did you mean 'width'?"
 
 
 def test_what_pv_wrote_about_a_failure_is_left_out() -> None:

@@ -330,17 +330,17 @@ terminal = probe()
 prepare(terminal)
 from textual.app import App
 from pvtool.dashboard.driver import patient_driver
-from pvtool.dashboard.widgets.picture import Clip
+from pvtool.dashboard.widgets.picture import ClipView
 
 class Showing(App):
     BINDINGS = [("q", "quit", "End"), ("n", "next", "Next"), ("t", "theme", "Theme")]
     def compose(self):
-        yield Clip()
+        yield ClipView()
     def on_mount(self):
         self.terminal = terminal
-        self.query_one(Clip).show(Path(sys.argv[1]))
+        self.query_one(ClipView).show(Path(sys.argv[1]))
     def action_next(self):
-        self.query_one(Clip).show(Path(sys.argv[2]))
+        self.query_one(ClipView).show(Path(sys.argv[2]))
 Showing(driver_class=patient_driver(terminal)).run()
 """
 

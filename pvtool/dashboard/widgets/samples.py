@@ -101,7 +101,7 @@ class Samples(Widget, can_focus=True):
         clips = self._samples[step]
         return clips[self.number % len(clips)]
 
-    def on_clip_turned(self, event: ClipView.Turned) -> None:
+    def on_clip_view_turned(self, event: ClipView.Turned) -> None:
         """What was before and what is now are compared frame by frame."""
         event.stop()
         if event.clip.id == "now":
