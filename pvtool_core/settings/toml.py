@@ -66,7 +66,11 @@ def parse_toml(path: Path, most: int, follow: bool) -> Table:
 
 def to_table(value: Any) -> Table:
     """A dataclass as nested TOML tables, fields in their order."""
-    return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    return {
+        field.name: _plain(getattr(value, field.name))
+        for field in fields(value)
+        if not (field.metadata.get("omit_default") and getattr(value, field.name) == field.default)
+    }
 
 
 def _plain(value: Any) -> Any:
