@@ -42,3 +42,10 @@ OBJECTIVES: dict[str, ObjectiveInfo] = {
         },
     ),
 }
+
+
+def loss_label(name: str) -> str:
+    """Return the short label of a loss, whichever objective reports it."""
+    listed = (info.losses[name] for info in OBJECTIVES.values() if name in info.losses)
+    found = next(listed, None)
+    return found.label if found and found.label else name
