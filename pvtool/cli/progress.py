@@ -1,7 +1,7 @@
 """Turns an engine's events into progress for a person."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Self
 
 from pvtool.output import progress
@@ -10,11 +10,11 @@ from pvtool_core.store.events import Event
 
 
 class JobProgress:
-    """Shows what an engine reports."""
+    """Shows what an engine reports; of training also how many iterations there are, and these losses."""
 
-    def __init__(self, iterations: int = 0) -> None:
+    def __init__(self, iterations: int = 0, losses: Collection[str] = ()) -> None:
         self._progress = progress()
-        self._iterations, self._step = iterations, 0
+        self._iterations, self._losses, self._step = iterations, losses, 0
 
     def on_event(self, event: Event) -> None:
         """Show one event."""
@@ -27,12 +27,21 @@ class JobProgress:
             )
         elif kind == "step":
             self._step = event["step"]
-            self._progress.update("training", event["step"], self._iterations, _step_note(event))
+            self._progress.update(
+                "training", event["step"], self._iterations, self._step_note(event)
+            )
         elif kind == "run" and "step" in event:
             self._step = event["step"]
             self._say(event)
         else:
             self._say(event)
+
+    def _step_note(self, event: Event) -> str:
+        losses = {name: value for name, value in event.items() if name in self._losses}
+        numbers = [f"{name} {value:.3f}" for name, value in losses.items() if value is not None]
+        if eta := event.get("eta"):
+            numbers.append(f"{duration(eta)} left")
+        return "  ".join(numbers)
 
     def _say(self, event: Event) -> None:
         if words := _words(event):
@@ -84,17 +93,6 @@ class ClipProgress(JobProgress):
             return ""
         each = (time.monotonic() - self._began) / self._made
         return f"{3600 / each:.0f} clips an hour  {duration(each * (self._total - len(self._told)))} left"
-
-
-def _step_note(event: Event) -> str:
-    numbers = [
-        f"{name} {event[name]:.3f}"
-        for name in ("loss", "icr", "scr")
-        if event.get(name) is not None
-    ]
-    if eta := event.get("eta"):
-        numbers.append(f"{duration(eta)} left")
-    return "  ".join(numbers)
 
 
 def _words(event: Event) -> str | None:

@@ -2,7 +2,6 @@
 
 import shutil
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +33,7 @@ app = typer.Typer(
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """List runs, oldest first."""
-    rows = [asdict(run) for run in RunIndex().facts()]
+    rows = [run.table() for run in RunIndex().facts()]
     columns = ["run", "identity", "preset", "state", "step", "iterations", "started"]
     output = Output(as_json)
     output.rows("runs", rows, columns, "No runs. Start one with `pv train NAME`.")

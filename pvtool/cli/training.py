@@ -8,6 +8,7 @@ from pvtool.output import Output, on_terminal
 from pvtool_core.models.prompt_limits import check_prompts_fit
 from pvtool_core.paths import runs_dir
 from pvtool_core.settings.jobs import TrainJob, read_job, require
+from pvtool_core.settings.objectives import OBJECTIVES
 from pvtool_core.store.liveness import LIVE, State
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.store.summary import check_training
@@ -35,19 +36,20 @@ def go(folder: RunFolder, detach: bool, output: Output) -> None:
 
 def follow_training(folder: RunFolder) -> None:
     """Run the engine of a prepared run to its end, with progress. Raises what it reports."""
-    with JobProgress(_iterations(folder)) as progress:
+    with _progress(folder) as progress:
         run_to_end(folder, progress.on_event)
 
 
 def follow_other(folder: RunFolder) -> None:
     """Show the progress of a running engine to its end. Raises what it reports."""
-    with JobProgress(_iterations(folder)) as progress:
+    with _progress(folder) as progress:
         follow(folder, progress.on_event)
     raise_outcome(folder)
 
 
-def _iterations(folder: RunFolder) -> int:
-    return require(read_job(folder.config), TrainJob).training.iterations
+def _progress(folder: RunFolder) -> JobProgress:
+    training = require(read_job(folder.config), TrainJob).training
+    return JobProgress(training.iterations, OBJECTIVES[training.objective].losses)
 
 
 def watch_run(

@@ -1,1 +1,1 @@
-"""Score rendered clips with models that training did not use."""
+"""Scoring of clips by models that training did not see: metrics, and the report of their values."""

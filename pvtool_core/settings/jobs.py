@@ -38,6 +38,18 @@ class IdentityRef:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One identity in a clip: the keyword that stands for it in prompts, and its adapter.
+
+    `adapter` is a safetensors file, or empty for the base model.
+    """
+
+    identity: IdentityRef
+    keyword: str = "<V>"
+    adapter: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainJob(Settings):
     """`prompts` are resolved: `{noun}` is replaced, the keyword `<V>` is still in them.
 
@@ -53,6 +65,11 @@ class TrainJob(Settings):
     prompts: tuple[str, ...]
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     licences: tuple[str, ...] = ()
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """Who is trained: exactly one, as config.toml has room for one `[identity]`."""
+        return (Subject(identity=self.identity),)
 
     def check(self) -> Iterable[Mistake]:
         yield from super().check()
@@ -125,6 +142,12 @@ class RenderItem:
     tail_width: int = 0
     clip: str
 
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """Who is in the clip: exactly one. Only the name of the identity is known, not its folder."""
+        ref = IdentityRef(name=self.identity, folder="")
+        return (Subject(identity=ref, adapter=self.adapter),)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RenderJob:
@@ -169,6 +192,11 @@ class EvaluateJob(Settings):
     sidecars: tuple[str, ...]
     report: str
     sheet: str = ""
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """Who the clips show, one subject for each identity; each clip shows one of them."""
+        return tuple(Subject(identity=identity) for identity in self.identities)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,12 @@ resolved. The defaults are the paper's for AnimateDiff (PersonalVideo, section 7
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from pvtool_core.errors import Mistake
+from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 
 FAMILIES = ("animatediff", "hunyuan-video", "wan")
 DEVICES = re.compile(r"auto|cpu|mps|(cuda|xpu)(:(0|[1-9]\d{0,3}))?")
@@ -23,16 +24,21 @@ def setting(
     *,
     low: float | None = None,
     high: float | None = None,
-    choices: tuple[str, ...] = (),
+    choices: Collection[str] = (),
     multiple_of: int = 1,
+    omit_default: bool = False,
 ) -> Any:
-    """A field with its meaning, and the range (both ends included) or the words that it may hold."""
+    """A field with its meaning, and the range (both ends included) or the words that it may hold.
+
+    With `omit_default` files leave it out while it has its default.
+    """
     metadata = {
         "help": help,
         "low": low,
         "high": high,
         "choices": choices,
         "multiple_of": multiple_of,
+        "omit_default": omit_default,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -215,6 +221,9 @@ class TrainingConfig:
     sample_every: int = setting("iterations; 0 draws none", 50, low=0, high=1_000_000)
     sample_prompts: int = setting("prompts drawn each time", 2, low=1, high=1000)
     seed: int = setting("of everything drawn at random", 0, low=0, high=2**63 - 1)
+    objective: str = setting(
+        "what training optimises", DEFAULT_OBJECTIVE, choices=OBJECTIVES, omit_default=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,11 @@ def read_toml_file(path: Path, most: int, follow: bool) -> Table:
 
 def to_table(value: Any) -> Table:
     """Return a dataclass as nested TOML tables, with fields in their order."""
-    return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    return {
+        field.name: _plain(getattr(value, field.name))
+        for field in fields(value)
+        if not (field.metadata.get("omit_default") and getattr(value, field.name) == field.default)
+    }
 
 
 def _plain(value: Any) -> Any:

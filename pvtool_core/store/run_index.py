@@ -20,9 +20,10 @@ from pvtool_core.store.identities import Identity
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import RunFolder, list_runs
 from pvtool_core.store.summary import RunOrigin, RunSummary, run_origin, summarize_run
+from pvtool_core.store.trend import Trend
 
 _ENDED = frozenset({State.FINISHED, State.STOPPED, State.FAILED})
-_FORMAT = 2
+_FORMAT = 3
 _FEW = 100  # so many runs are read faster than anybody notices: for fewer, nothing is written
 _MAX_BYTES = 1 << 26
 Stamp = list[int]
@@ -155,6 +156,8 @@ def runs_of(person: Identity) -> list[RunFolder]:
 
 def _facts(values: dict[str, Any]) -> RunSummary:
     values["state"] = State(values["state"])
+    losses = cast("dict[str, dict[str, Any] | None]", values["losses"])
+    values["losses"] = {name: trend and Trend(**trend) for name, trend in losses.items()}
     return RunSummary(**values)
 
 

@@ -1,8 +1,8 @@
 """Summaries of runs, read without following them, for programs, tables and the dashboard."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import lru_cache, partial
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import Any
 
 from pvtool_core.errors import BrokenRun, Missing, PvError, SettingsError, UsageError
 from pvtool_core.settings.jobs import TrainJob, read_job, require
-from pvtool_core.store.events import first_event_time, newest_events
+from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
+from pvtool_core.store.events import Event, first_event_time, newest_events
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ADAPTER_FILE, RunFolder
-from pvtool_core.store.trend import RECENT_STEPS, trend_of
+from pvtool_core.store.trend import RECENT_STEPS, Trend, trend_of
 from pvtool_core.untrusted import is_file
 
 
@@ -21,8 +22,8 @@ from pvtool_core.untrusted import is_file
 class RunSummary:
     """A run at one moment. Values from corrupt files are empty, and `problem` names the file.
 
-    `icr`, `scr` and `loss` are means of the last 20 steps, since one step is the loss of one random
-    prompt. Their trends are ↑, ↓ or →, and empty before 40 steps.
+    `losses` are those of the objective, each as the mean of the last 20 steps with its trend, since one
+    step is the loss of one random prompt; None without values.
     """
 
     run: str
@@ -33,13 +34,20 @@ class RunSummary:
     iterations: int = 0
     started: str = ""
     eta: float | None = None
-    icr: float | None = None
-    scr: float | None = None
-    loss: float | None = None
-    icr_trend: str = ""
-    scr_trend: str = ""
-    loss_trend: str = ""
+    losses: Mapping[str, Trend | None] = field(
+        default_factory=lambda: dict.fromkeys(OBJECTIVES[DEFAULT_OBJECTIVE].losses)
+    )
     problem: str = ""
+
+    def table(self) -> dict[str, Any]:
+        """Return it as JSON has it: each loss by its name, and its trend as NAME_trend (↑, ↓, →, or empty)."""
+        values = asdict(self)
+        losses, problem = values.pop("losses"), values.pop("problem")
+        means = {name: trend and trend["mean"] for name, trend in losses.items()}
+        trends = {
+            f"{name}_trend": trend["arrow"] if trend else "" for name, trend in losses.items()
+        }
+        return {**values, **means, **trends, "problem": problem}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +62,14 @@ class RunOrigin:
     fingerprint: str
     preset: str
     iterations: int
+    objective: str
     created: float
     recorded: bool
 
 
 def summary_table(folder: RunFolder) -> dict[str, Any]:
     """Return the summary of a run for programs."""
-    return asdict(summarize_run(folder))
+    return summarize_run(folder).table()
 
 
 def run_origin(folder: RunFolder) -> RunOrigin:
@@ -72,6 +81,7 @@ def run_origin(folder: RunFolder) -> RunOrigin:
         fingerprint=job.identity.fingerprint,
         preset=job.preset,
         iterations=job.training.iterations,
+        objective=job.training.objective,
         created=created or folder.config.stat().st_mtime,
         recorded=created is not None,
     )
@@ -90,9 +100,13 @@ def summarize_run(
     folder: RunFolder, origin: Callable[[RunFolder], RunOrigin] = run_origin
 ) -> RunSummary:
     """Look at a run once. Whatever its files hold, this raises nothing."""
-    known: dict[str, Any] = {}
+    known: dict[str, Any] = {"losses": dict.fromkeys(OBJECTIVES[DEFAULT_OBJECTIVE].losses)}
     problems: list[str] = []
-    for look in (partial(_of_origin, origin), _of_status, _of_exit, _of_newest_steps):
+
+    def newest_steps(folder: RunFolder) -> dict[str, Any]:
+        return _of_newest_steps(folder, known["losses"])
+
+    for look in (partial(_of_origin, origin), _of_status, _of_exit, newest_steps):
         try:
             known |= look(folder)
         except PvError as error:
@@ -111,7 +125,8 @@ def _of_origin(origin: Callable[[RunFolder], RunOrigin], folder: RunFolder) -> d
     found = origin(folder)
     started = datetime.fromtimestamp(found.created).astimezone().isoformat(timespec="seconds")
     about = {"identity": found.identity, "preset": found.preset, "iterations": found.iterations}
-    return {**about, "started": started}
+    losses = dict.fromkeys(OBJECTIVES[found.objective].losses)
+    return {**about, "started": started, "losses": losses}
 
 
 def _of_status(folder: RunFolder) -> dict[str, Any]:
@@ -124,21 +139,18 @@ def _of_exit(folder: RunFolder) -> dict[str, Any]:
     return {}
 
 
-def _of_newest_steps(folder: RunFolder) -> dict[str, Any]:
-    """Return the newest estimate of the remaining time, and each loss as a mean of 20 steps with
-    its trend.
-    """
+def _of_newest_steps(folder: RunFolder, names: Iterable[str]) -> dict[str, Any]:
+    """Return the newest estimate of the remaining time, and each loss as a mean with its trend."""
     steps = newest_events(folder.events, "step", RECENT_STEPS)[::-1]
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"losses": {name: trend_of(_numbers(steps, name)) for name in names}}
     if steps and isinstance(eta := steps[-1].get("eta"), float | int):
         found["eta"] = eta
-    for name in ("icr", "scr", "loss"):
-        values = [
-            value if isinstance(value := step.get(name), float | int) else None for step in steps
-        ]
-        if trend := trend_of(values):
-            found |= {name: trend.mean, f"{name}_trend": trend.arrow}
     return found
+
+
+def _numbers(steps: Iterable[Event], name: str) -> list[float | None]:
+    values = [step.get(name) for step in steps]
+    return [value if isinstance(value, float | int) else None for value in values]
 
 
 def job_of(folder: RunFolder) -> TrainJob:

@@ -30,6 +30,8 @@ from pvtool_core.backbones import resolve_device
 from pvtool_core.backbones.interface import to_pixels
 from pvtool_core.backbones.meta_model import meta_model
 from pvtool_core.media.encode import write_clip
+from pvtool_core.objectives import personalvideo
+from pvtool_core.objectives.personalvideo import FIRST_SEED, Pair
 from pvtool_core.paths import presets_dir
 from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import IdentityRef, TrainJob
@@ -37,7 +39,7 @@ from pvtool_core.settings.overrides import parse_overrides
 from pvtool_core.settings.presets import Presets
 from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 from pvtool_core.settings.toml import Table
-from pvtool_core.trainer import Pair, Trainer
+from pvtool_core.trainer import Trainer
 from tests.benchmarks.iteration import Scheme, once, quiet, schemes
 from tests.support.iresnet import IResNet, random_iresnet
 from tests.support.small_models import (
@@ -47,6 +49,7 @@ from tests.support.small_models import (
     save_identity,
     save_recognizer,
 )
+from tests.support.training import objective_of
 
 SMALL_SIZES: dict[str, dict[str, Table]] = {
     "animatediff": {
@@ -183,7 +186,7 @@ def random_rewards(stack: ExitStack) -> None:
     def named(_: Path) -> str:
         return "random"
 
-    changes = [(training, "load_recognizer", iresnet_100), (rewards, "fingerprint", named)]
+    changes = [(personalvideo, "load_recognizer", iresnet_100), (rewards, "fingerprint", named)]
     changes += [
         (open_clip_model, name, nothing) for name in ("weights_file", "read_weights", "fill")
     ]
@@ -193,7 +196,9 @@ def random_rewards(stack: ExitStack) -> None:
 
 def chosen_schemes(words: argparse.Namespace, trainer: Trainer) -> list[Scheme]:
     """The schemes named on the command line, in their order here."""
-    plain, shared, cached, replay, drtune, few = schemes(trainer.cache, len(trainer.steps))
+    plain, shared, cached, replay, drtune, few = schemes(
+        trainer.model.cache, len(trainer.model.steps)
+    )
 
     def through_twice(n: int, k: int, g: int) -> int:
         return n + n + g * k
@@ -255,12 +260,15 @@ def timed(trainer: Trainer, row: Scheme, pair: Pair, step: int) -> tuple[float, 
 def render_clip(trainer: Trainer, pair: Pair, path: Path) -> float:
     """Seconds from cached latents to a written clip with the adapter."""
     backbone, begun = trainer.backbone, time.perf_counter()
-    switch = trainer.cache.switch(pair.prompt, pair.seed)
+    switch = trainer.model.cache.switch(pair.prompt, pair.seed)
     latents = denoise(
-        backbone, switch, backbone.prompt_embeds(pair.prompt), trainer.steps, trainer.adapter
+        backbone, switch, backbone.prompt_embeds(pair.prompt), trainer.model.steps, trainer.adapter
     )
     write_clip(
-        path, to_pixels(trainer.whole_clip(latents)), trainer.job.model.fps, {"ai_generated": True}
+        path,
+        to_pixels(trainer.model.whole_clip(latents)),
+        trainer.job.model.fps,
+        {"ai_generated": True},
     )
     return time.perf_counter() - begun
 
@@ -269,7 +277,7 @@ def report(
     words: argparse.Namespace, trainer: Trainer, rows: list[Scheme], measured: dict[str, Measured]
 ) -> str:
     """A table in Markdown, with the machine and the date."""
-    n, k, model = trainer.backbone.num_steps, len(trainer.steps), trainer.job.model
+    n, k, model = trainer.backbone.num_steps, len(trainer.model.steps), trainer.job.model
     first = next((row for row in rows if measured[row.name].fits), rows[0])
     numbers = sum(each.numel() for each in trainer.backbone.denoiser.parameters())
     kept = model.storage + (", offloaded" if model.offload else "")
@@ -324,7 +332,7 @@ def main() -> None:
             torch.set_num_threads(job.model.threads)
         trainer = random_trainer(job, words, folder)
         begun = time.perf_counter()
-        pair = trainer.prepare(job.prompts[0], training.FIRST_SEED)
+        pair = objective_of(trainer).prepare_pair(job.prompts[0], FIRST_SEED)
         assert pair, "the benchmark's detector sees a face in every picture"
         filled = time.perf_counter() - begun
         rows = chosen_schemes(words, trainer)

@@ -35,14 +35,9 @@ from pvtool_core.backbones.interface import to_pixels
 from pvtool_core.batches.adapters import newest_run
 from pvtool_core.batches.clips import Names, write_sidecar
 from pvtool_core.errors import PvError
-from pvtool_core.evaluation.evaluator import (
-    Clip,
-    Evaluator,
-    gap_alarm,
-    mean,
-    mean_numbers,
-    read_clip,
-)
+from pvtool_core.evaluation.clip import Clip, read_clip
+from pvtool_core.evaluation.evaluator import Evaluator
+from pvtool_core.evaluation.report import gap_alarm, mean, mean_numbers
 from pvtool_core.files import replace_file
 from pvtool_core.media.contact_sheet import SheetRow, write_contact_sheet
 from pvtool_core.media.decode import Pixels
@@ -81,7 +76,7 @@ PROMPTS_ON_SHEET, FRAMES_ON_SHEET = slice(None, None, 3), (1, 5)
 
 Numbers = dict[str, float]
 Row = dict[str, Any]
-"""name, noun, run, seconds (of the iterations), stranger, and under each stage the numbers of evaluation.Scores, and
+"""name, noun, run, seconds (of the iterations), stranger, and under each stage the numbers of all metrics, and
 `obeys_background` and so on in per cent."""
 
 
@@ -340,13 +335,14 @@ def completed(person: Person, run: RunFolder, out: Path, report: Mapping[str, Nu
     judge = Evaluator(EvaluateJob(**job.sections(), identities=(), sidecars=(), report=""))
     draw(person, job, out / "drawn")
     clips = clips_of(person, out)
+    (subject,) = job.subjects
     numbers = {
         **report,
-        "drawn": mean([judge.scores(each, job.identity) for each in clips["drawn"]]),
+        "drawn": mean([judge.scores(each, subject) for each in clips["drawn"]]),
     }
     crowd = Clip({"prompt": f"a {person.noun}"}, strangers(person, job.model.width))
     stages = {stage: numbers[stage] | obedience(judge, clips[stage]) for stage in STAGES}
-    return {**stages, "stranger": judge.scores(crowd, job.identity).identity_similarity}
+    return {**stages, "stranger": judge.scores(crowd, subject)["identity_similarity"]}
 
 
 def draw(person: Person, job: TrainJob, folder: Path) -> None:
@@ -402,12 +398,12 @@ def obedience(judge: Evaluator, clips: Sequence[Clip]) -> Numbers:
 
     A single frame shows little of an action: compare it with 'drawn' only.
     """
-    text = cache(judge.reader.text)
+    text = cache(judge.judges.reader.text)
     hits: dict[str, list[float]] = {kind: [] for kind in WORDS}
     for clip in clips:
         prompt, pictures = (
             without_keyword(clip.record["prompt"]),
-            judge.reader.pictures(clip.frames),
+            judge.judges.reader.pictures(clip.frames),
         )
         for kind, words in WORDS.items():
             right = named(prompt, words)

@@ -18,13 +18,16 @@ from typing import Any
 import torch
 
 from pvtool_core.models.locate import resolve_settings
+from pvtool_core.objectives.interface import generator_of
+from pvtool_core.objectives.personalvideo import Pair, bank_pairs, draw_frames
 from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import IdentityRef, TrainJob
 from pvtool_core.settings.presets import Presets
 from pvtool_core.store.prompts import Banks
-from pvtool_core.trainer import Pair, Trainer, bank_pairs, draw_frames, generator_of
+from pvtool_core.trainer import Trainer
 from pvtool_core.trajectories import TrajectoryCache
 from tests.support.small_models import random_job, save_identity, save_models
+from tests.support.training import objective_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +51,7 @@ def judge_original(trainer: Trainer, pair: Pair, latents: torch.Tensor, step: in
     frames = draw_frames(pair.faces, count, generator_of(0, step), together)
     scores = torch.zeros_like(pair.scores)
     with torch.no_grad():
-        scores[frames] = trainer.semantic.score(
+        scores[frames] = objective_of(trainer).semantic.score(
             trainer.backbone.decode(latents, frames), pair.prompt
         )
     return dataclasses.replace(pair, scores=scores)
@@ -56,8 +59,8 @@ def judge_original(trainer: Trainer, pair: Pair, latents: torch.Tensor, step: in
 
 def anew(trainer: Trainer, pair: Pair, step: int) -> Pair:
     """Both models through all their steps."""
-    backbone, first = trainer.backbone, trainer.steps.start
-    trainer.cache = TrajectoryCache(None, backbone, first, quiet)
+    backbone, first = trainer.backbone, trainer.model.steps.start
+    trainer.model.cache = TrajectoryCache(None, backbone, first, quiet)
     noise, embeds = backbone.initial_latents(pair.seed), backbone.prompt_embeds(pair.prompt)
     return judge_original(
         trainer, pair, denoise(backbone, noise, embeds, range(backbone.num_steps)), step
@@ -66,15 +69,15 @@ def anew(trainer: Trainer, pair: Pair, step: int) -> Pair:
 
 def with_shared_prefix(trainer: Trainer, pair: Pair, step: int) -> Pair:
     """One prefix for both models, in each iteration anew."""
-    trainer.cache = TrajectoryCache(
-        Path(tempfile.mkdtemp()), trainer.backbone, trainer.steps.start, quiet
+    trainer.model.cache = TrajectoryCache(
+        Path(tempfile.mkdtemp()), trainer.backbone, trainer.model.steps.start, quiet
     )
-    return judge_original(trainer, pair, trainer.cache.final(pair.prompt, pair.seed), step)
+    return judge_original(trainer, pair, trainer.model.cache.final(pair.prompt, pair.seed), step)
 
 
 def schemes(kept: TrajectoryCache, adapter_steps: int) -> list[Scheme]:
     def from_cache(trainer: Trainer, pair: Pair, step: int) -> Pair:
-        trainer.cache = kept
+        trainer.model.cache = kept
         return pair
 
     few = max(1, adapter_steps // 4)
@@ -104,11 +107,12 @@ def schemes(kept: TrajectoryCache, adapter_steps: int) -> list[Scheme]:
 
 def once(trainer: Trainer, scheme: Scheme, pair: Pair, step: int) -> float:
     """Seconds of one iteration."""
-    trainer.config = dataclasses.replace(
-        trainer.config, gradient=scheme.gradient, gradient_steps=scheme.drawn
+    objective = objective_of(trainer)
+    objective.config = dataclasses.replace(
+        objective.config, gradient=scheme.gradient, gradient_steps=scheme.drawn
     )
     begun = time.perf_counter()
-    trainer.backpropagate(scheme.prepare(trainer, pair, step), generator_of(0, step))
+    objective.backpropagate_pair(scheme.prepare(trainer, pair, step), generator_of(0, step))
     trainer.optimizer.step()
     trainer.optimizer.zero_grad()
     return time.perf_counter() - begun
@@ -149,9 +153,10 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     job = preset_job(words.preset, folder)
     trainer = Trainer(job, folder / "trajectories", quiet)
-    kept = trainer.cache
-    pair = next(pair for prompt, seed in bank_pairs(job) if (pair := trainer.prepare(prompt, seed)))
-    rows = schemes(kept, len(trainer.steps))
+    kept = trainer.model.cache
+    prepared = (objective_of(trainer).prepare_pair(*each) for each in bank_pairs(job))
+    pair = next(pair for pair in prepared if pair)
+    rows = schemes(kept, len(trainer.model.steps))
     seconds: dict[str, list[float]] = {row.name: [] for row in rows}
     for step in range(words.repeats + 1):
         for row in rows:
@@ -170,7 +175,11 @@ def main() -> None:
 def show(
     trainer: Trainer, pair: Pair, rows: list[Scheme], seconds: dict[str, float], repeats: int
 ) -> None:
-    n, k, g = trainer.backbone.num_steps, len(trainer.steps), 3 if trainer.config.recompute else 2
+    n, k, g = (
+        trainer.backbone.num_steps,
+        len(trainer.model.steps),
+        3 if trainer.config.recompute else 2,
+    )
     unit = forward_seconds(trainer, pair, min(n, 8))
     plain = seconds[rows[0].name]
     print(

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, LoraPair, load_adapter
 from pvtool_core.backbones import Backbone, joined, load_backbone
 from pvtool_core.models.locate import resolve_settings
+from pvtool_core.objectives.interface import generator_of
+from pvtool_core.objectives.personalvideo import Pair, PersonalVideo
 from pvtool_core.paths import cache_dir
 from pvtool_core.sampling import (
     AdaptedSteps,
@@ -34,10 +36,11 @@ from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.store.events import EventWriter
 from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import RunFolder
-from pvtool_core.trainer import Pair, Trainer, bank_pairs, generator_of, train
+from pvtool_core.trainer import Trainer, train
 from pvtool_core.trajectories import TrajectoryCache
 from tests.support.families import FAMILIES, Family, pipeline_call
 from tests.support.small_models import shake, with_settings
+from tests.support.training import prepared_trainer
 
 PROMPT = "a <V> woman waving"
 SWITCH, STEPS = 6, 8
@@ -479,11 +482,8 @@ def test_what_is_read_from_the_cache_is_to_the_bit_what_is_computed(
     assert TrajectoryCache(None, other, SWITCH, ignore).key(PROMPT, 7) != cache.key(PROMPT, 7)
 
 
-def new_trainer(job: TrainJob) -> tuple[Trainer, list[Pair]]:
-    trainer = Trainer(job, cache_dir() / "trajectories", ignore)
-    return trainer, [
-        pair for prompt, seed in bank_pairs(job) if (pair := trainer.prepare(prompt, seed))
-    ]
+def new_trainer(job: TrainJob) -> tuple[Trainer, PersonalVideo]:
+    return prepared_trainer(job, cache_dir() / "trajectories")
 
 
 def test_an_iteration_reaches_every_weight_whatever_saves_memory(
@@ -491,18 +491,18 @@ def test_an_iteration_reaches_every_weight_whatever_saves_memory(
 ) -> None:
     job = with_settings(job, "training", cached_pairs=1)
     saving = with_settings(with_settings(job, "model", **family.saving), "training", recompute=True)
-    (plain, pairs), (frugal, _) = new_trainer(job), new_trainer(saving)
+    (plain, rewards), (frugal, frugal_rewards) = new_trainer(job), new_trainer(saving)
     for trainer in (plain, frugal):
         shake(trainer.adapter)
     for gradient in ("full", "replay", "drtune"):
-        for trainer in (plain, frugal):
-            trainer.config = dataclasses.replace(trainer.config, gradient=gradient)
-            trainer.backpropagate(pairs[0], generator_of(0, 1))
+        for objective in (rewards, frugal_rewards):
+            objective.config = dataclasses.replace(objective.config, gradient=gradient)
+            objective.backpropagate_pair(rewards.pairs[0], generator_of(0, 1))
         ours, theirs = gradients(frugal.adapter), gradients(plain.adapter)
         assert all(gradient.abs().sum() > 0 for gradient in theirs)
         assert close(ours, theirs, within=1e-4)
     before = [weight.detach().clone() for weight in frugal.adapter.parameters()]
-    assert frugal.iterate(1, pairs)["grad_norm"] > 0
+    assert frugal.iterate(1)["grad_norm"] > 0
     assert not any(
         torch.equal(a, b) for a, b in zip(before, frugal.adapter.parameters(), strict=True)
     )
@@ -541,18 +541,17 @@ def test_an_easy_reward_is_learnt_over_200_steps(
     job = with_settings(
         job, "training", iterations=200, cached_pairs=1, gradient="full", decay_from=0.5
     )
-    trainer, pairs = new_trainer(job)
+    trainer, objective = new_trainer(job)
     shake(trainer.adapter)
+    ((prompt, seed),) = objective.samples
     with torch.no_grad():
-        wanted = trainer.backbone.decode(trainer.cache.final(pairs[0].prompt, pairs[0].seed), [0])
+        wanted = trainer.backbone.decode(trainer.model.cache.final(prompt, seed), [0])
 
-    def distance(
-        trainer: Trainer, _: Pair, latents: Tensor, *__: Any
-    ) -> tuple[Tensor, dict[str, Any]]:
+    def distance(_: Pair, latents: Tensor, *__: Any) -> tuple[Tensor, dict[str, Any]]:
         return torch.dist(trainer.backbone.decode(latents, [0]), wanted), {}
 
-    monkeypatch.setattr(Trainer, "_judge", distance)
-    losses = [trainer.iterate(step, pairs)["loss"] for step in range(1, 201)]
+    monkeypatch.setattr(objective, "_judge", distance)
+    losses = [trainer.iterate(step)["loss"] for step in range(1, 201)]
     quarters = [sum(losses[i : i + 50]) / 50 for i in range(0, 200, 50)]
     assert quarters == sorted(quarters, reverse=True)
     assert losses[-1] < losses[0] / 10

@@ -28,9 +28,8 @@ from pvtool_core.settings.presets import Presets
 from pvtool_core.settings.schema import Settings
 from pvtool_core.store.events import read_events
 from pvtool_core.store.runs import RunFolder
-from pvtool_core.trainer import Trainer, bank_pairs
-from tests.benchmarks.iteration import quiet
 from tests.support.small_models import with_settings
+from tests.support.training import prepared_trainer
 
 NOWHERE = Machine(name="", memory=0, host_memory=8 * GIB)
 
@@ -85,7 +84,7 @@ def test_an_iteration_makes_as_many_passes_as_planned(
     job: TrainJob, gradient: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = with_settings(job, "training", gradient=gradient, gradient_steps=1, base_kl_weight=1.0)
-    trainer = Trainer(job, tmp_path, quiet)
+    trainer, _ = prepared_trainer(job, tmp_path)
     made = {True: 0, False: 0}
     plain = trainer.backbone.predict
 
@@ -93,9 +92,8 @@ def test_an_iteration_makes_as_many_passes_as_planned(
         made[torch.is_grad_enabled()] += 1
         return plain(*given)
 
-    pair = next(pair for prompt, seed in bank_pairs(job) if (pair := trainer.prepare(prompt, seed)))
     monkeypatch.setattr(trainer.backbone, "predict", counted)
-    trainer.iterate(1, [pair])
+    trainer.iterate(1)
     passes = passes_of(job, len(job.prompts))
     assert (made[False], made[True]) == (passes.plain, passes.with_gradient)
 

@@ -15,14 +15,15 @@ from torch import Tensor
 from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, LoraPair, load_adapter
 from pvtool_core.backbones.hunyuan_video import FusedLayout, HunyuanVideo
 from pvtool_core.errors import InputRefused
+from pvtool_core.objectives.interface import generator_of
 from pvtool_core.sampling import AdaptedSteps, denoise, output_weights, rollout_in_memory
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import LoraConfig
-from pvtool_core.trainer import Pair, Trainer, bank_pairs, generator_of
 from pvtool_core.trajectories import TrajectoryCache
 from tests.support.families import HUNYUAN_VIDEO, pipeline_call
 from tests.support.small_hunyuan_video import transformer
 from tests.support.small_models import shake, with_settings
+from tests.support.training import prepared_trainer
 
 PROMPT = "a <V> woman waving"
 LONG = 33  # frames in nine latents: three tiles in time
@@ -225,24 +226,19 @@ def ignore(type: str, /, **values: Any) -> None:
     pass
 
 
-def new_trainer(job: TrainJob, cache: Path) -> tuple[Trainer, list[Pair]]:
-    trainer = Trainer(job, cache, ignore)
-    prepared = [trainer.prepare(prompt, seed) for prompt, seed in bank_pairs(job)]
-    return trainer, [pair for pair in prepared if pair]
-
-
 def test_straying_from_the_base_counts_by_place_also_where_latents_are_fewer_than_frames(
     small: TrainJob, tmp_path: Path
 ) -> None:
     job = with_settings(small, "training", base_kl_weight=0.5, base_kl_face=0.0, cached_pairs=1)
-    trainer: Any
-    trainer, pairs = new_trainer(job, tmp_path)
-    switch = trainer.cache.switch(pairs[0].prompt, pairs[0].seed)
-    shares = trainer._base_kl(pairs[0].faces, switch, [6, 7], generator_of(0, 1)).shares
+    objective: Any
+    trainer, objective = prepared_trainer(job, tmp_path)
+    pair = objective.pairs[0]
+    switch = trainer.model.cache.switch(pair.prompt, pair.seed)
+    shares = objective._base_kl(pair.faces, switch, [6, 7], generator_of(0, 1)).shares
     assert shares.shape == (1, 1, 3, 4, 4)
     assert shares.min() < 0.1 < 0.9 < shares.max()
     shake(trainer.adapter)
-    assert trainer.backpropagate(pairs[0], generator_of(0, 1))["base_kl"] > 0
+    assert objective.backpropagate_pair(pair, generator_of(0, 1))["base_kl"] > 0
 
 
 # Frames through the causal autoencoder

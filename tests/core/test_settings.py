@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvtool_core.errors import ExitStatus, SettingsError
-from pvtool_core.settings.jobs import IdentityRef, TrainJob, read_job, write_job
+from pvtool_core.settings.jobs import (
+    EvaluateJob,
+    IdentityRef,
+    RenderItem,
+    Subject,
+    TrainJob,
+    read_job,
+    write_job,
+)
 from pvtool_core.settings.overrides import parse_overrides, setting_help, setting_keys
 from pvtool_core.settings.schema import (
     EvaluationConfig,
@@ -19,6 +27,7 @@ from pvtool_core.settings.schema import (
     TrainingConfig,
 )
 from pvtool_core.settings.toml import Table, from_table, merge, to_table
+from pvtool_core.store.prompts import KEYWORD
 
 SETTINGS = Settings(
     model=ModelConfig(base_model="base"),
@@ -68,6 +77,31 @@ def test_a_job_that_was_written_is_read_back_the_same(
     file = tmp_path_factory.mktemp("job") / "config.toml"
     write_job(file, job)
     assert read_job(file) == job
+
+
+def test_a_job_with_one_identity_in_its_file_has_one_subject(tmp_path: Path) -> None:
+    mara = IdentityRef(name="mara", noun="woman", folder="/people/mara", fingerprint="abc")
+    job = TrainJob(**SETTINGS.sections(), run="mara-1", identity=mara, prompts=("<V> runs",))
+    write_job(tmp_path / "config.toml", job)
+    text = (tmp_path / "config.toml").read_text()
+    assert "[identity]" in text and "subjects" not in text
+    read = read_job(tmp_path / "config.toml")
+    assert isinstance(read, TrainJob)
+    assert read.subjects == (Subject(identity=mara),)
+    assert Subject(identity=mara).keyword == KEYWORD
+
+
+def test_a_render_item_has_its_identity_and_adapter_as_subject() -> None:
+    item = RenderItem(identity="mara", prompt="<V> runs", seed=1, adapter="/a.st", clip="c")
+    (subject,) = item.subjects
+    assert (subject.identity.name, subject.keyword, subject.adapter) == ("mara", KEYWORD, "/a.st")
+    assert "subjects" not in vars(item)
+
+
+def test_an_evaluation_has_a_subject_for_each_identity() -> None:
+    people = tuple(IdentityRef(name=name, folder=f"/{name}") for name in ("ann", "ben"))
+    job = EvaluateJob(**SETTINGS.sections(), identities=people, sidecars=(), report="")
+    assert [subject.identity for subject in job.subjects] == list(people)
 
 
 def test_all_mistakes_are_reported_at_once_with_the_nearest_key() -> None:

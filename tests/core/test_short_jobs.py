@@ -16,17 +16,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pvtool_core.errors import FaceRefused, InputRefused
-from pvtool_core.evaluation.evaluator import (
-    Clip,
-    PictureReader,
-    Scores,
-    comparable,
-    dense_motion,
-    gap_alarm,
-    landmark_motion,
-    left_out,
-    summary,
-)
+from pvtool_core.evaluation.clip import Clip
+from pvtool_core.evaluation.evaluator import Evaluator
+from pvtool_core.evaluation.judges import PictureReader
+from pvtool_core.evaluation.metrics import METRICS as TABLE
+from pvtool_core.evaluation.metrics.dense_motion import dense_motion
+from pvtool_core.evaluation.metrics.kernel_distance import kernel_distance
+from pvtool_core.evaluation.metrics.motion import landmark_motion
+from pvtool_core.evaluation.report import Scores, comparable, gap_alarm, left_out, summary
 from pvtool_core.faces.analyzer import Face
 from pvtool_core.faces.enroll import Portrait, check_likeness, choose
 from pvtool_core.settings.jobs import EnrollJob, EvaluateJob, IdentityRef, TrainJob
@@ -337,7 +334,7 @@ def test_a_reward_that_runs_ahead_of_the_independent_judge_raises_the_alarm() ->
     assert gap_alarm({"before": {"gap": 0.0}, "after": {"gap": 0.1}}) is None
     alarm = gap_alarm({"before": {"gap": -0.1}, "after": {"gap": 0.3}})
     assert alarm is not None
-    assert "gained 0.40 more" in alarm
+    assert "rose 0.40 more" in alarm
     assert gap_alarm({"after": {"gap": 0.9}}) is None
 
 
@@ -353,10 +350,72 @@ def test_means_before_and_after_are_over_the_prompts_and_seeds_that_both_have() 
     ben = [clip("ben", "b.safetensors", 5)]
     assert comparable([*ann, *ben]) == {"ann": {("<V> waits", 0)}, "ben": {("<V> waits", 5)}}
     assert left_out([*ann, *ben]) == 1
-    numbers = dict.fromkeys((field.name for field in dataclasses.fields(Scores)), 0.0)
-    scored = [
-        (each, Scores(**{**numbers, "prompt_score": value}))
+    numbers = dict.fromkeys((entry.make.name for entry in TABLE), 0.0)
+    scored: list[tuple[Clip, Scores]] = [
+        (each, {**numbers, "prompt_score": value})
         for each, value in zip(ann, (80, 82, 20), strict=True)
     ]
     found = summary(scored)["identities"]["ann"]
     assert (found["before"]["prompt_score"], found["after"]["prompt_score"]) == (80, 82)
+
+
+def clips_of(adapter: str, count: int) -> list[Clip]:
+    frames = np.zeros((1, 4, 4, 3), np.uint8)
+    about = {"identity": "ann", "adapter": adapter, "prompt": "<V> waits"}
+    return [Clip({**about, "seed": seed}, frames) for seed in range(count)]
+
+
+def test_metrics_of_sets_compare_the_clips_after_with_those_before() -> None:
+    scored: list[tuple[Clip, Scores]] = [
+        (clip, {"motion": 1.0}) for clip in (*clips_of("", 3), *clips_of("a.safetensors", 4))
+    ]
+    report = summary(scored, lambda clips, reference: {"sizes": 10.0 * len(clips) + len(reference)})
+    assert report["identities"]["ann"]["before"] == {"motion": 1.0}
+    assert report["identities"]["ann"]["after"] == {
+        "motion": 1.0,
+        "motion_ratio": 1.0,
+        "sizes": 33.0,
+    }
+    assert report["mean"]["after"]["sizes"] == 33.0
+
+
+@pytest.fixture
+def evaluator(job: TrainJob) -> Evaluator:
+    settings = job.sections()
+    return Evaluator(EvaluateJob(**settings, identities=(), sidecars=(), report=""))
+
+
+def test_the_kernel_distance_needs_fifty_clips_on_either_side(evaluator: Evaluator) -> None:
+    before, after = clips_of("", 50), clips_of("a.safetensors", 50)
+    assert evaluator.set_scores(after, before[:49]) == {}
+    found = evaluator.set_scores(after, before)
+    assert found == {"kernel_distance": pytest.approx(0, abs=1e-6)}
+
+
+def directions(count: int, towards: float, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randn(count, 6, generator=generator, dtype=torch.float64)
+    points[:, 0] += towards
+    return torch.nn.functional.normalize(points, dim=-1)
+
+
+def test_the_kernel_distance_is_the_unbiased_estimate_of_kid() -> None:
+    one, other = directions(7, 0.0, 1), directions(5, 1.0, 2)
+
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> float:
+        scaled = 6**0.5 * a, 6**0.5 * b
+        return float((scaled[0] @ scaled[1] / 6 + 1) ** 3)
+
+    def within(points: torch.Tensor) -> float:
+        pairs = [(a, b) for a in range(len(points)) for b in range(len(points)) if a != b]
+        return sum(kernel(points[a], points[b]) for a, b in pairs) / len(pairs)
+
+    between = sum(kernel(a, b) for a in one for b in other) / 35
+    assert kernel_distance(one, other) == pytest.approx(within(one) + within(other) - 2 * between)
+
+
+def test_the_kernel_distance_grows_with_the_difference_and_is_zero_on_average_without_one() -> None:
+    same = [kernel_distance(directions(50, 0, i), directions(50, 0, i + 100)) for i in range(50)]
+    assert abs(sum(same)) / 50 < 0.01
+    near, far = (kernel_distance(directions(50, 0, 1), directions(50, x, 2)) for x in (0.5, 2.0))
+    assert 0.01 < near < far

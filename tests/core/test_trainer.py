@@ -18,6 +18,8 @@ from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.errors import Missing, RunFailed
 from pvtool_core.media import ffmpeg
 from pvtool_core.media.ffmpeg import FfmpegMissing
+from pvtool_core.objectives.interface import Losses, generator_of
+from pvtool_core.objectives.personalvideo import PersonalVideo, bank_pairs, draw_frames
 from pvtool_core.paths import cache_dir
 from pvtool_core.sampling import BaseKl
 from pvtool_core.settings.jobs import TrainJob
@@ -25,17 +27,10 @@ from pvtool_core.settings.schema import TrainingConfig
 from pvtool_core.store.events import EventWriter, read_events
 from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import Request, RunFolder, checkpoint_facts
-from pvtool_core.trainer import (
-    Pair,
-    Trainer,
-    bank_pairs,
-    draw_frames,
-    generator_of,
-    learning_rate,
-    train,
-)
+from pvtool_core.trainer import Trainer, learning_rate, train
 from pvtool_core.trajectories import FaceTrack, Report
 from tests.support.small_models import with_settings
+from tests.support.training import ignore, objective_of, prepared_trainer
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +48,10 @@ def see_nothing(picture: Any) -> list[Any]:
     return []
 
 
-def ignore(type: str, /, **values: Any) -> None:
-    pass
-
-
 def new_trainer(
     job: TrainJob, cached: bool = True, report: Report = ignore
-) -> tuple[Trainer, list[Pair]]:
-    trainer = Trainer(job, cache_dir() / "trajectories" if cached else None, report)
-    prepared = [trainer.prepare(prompt, seed) for prompt, seed in bank_pairs(job)]
-    return trainer, [pair for pair in prepared if pair]
+) -> tuple[Trainer, PersonalVideo]:
+    return prepared_trainer(job, cache_dir() / "trajectories" if cached else None, report)
 
 
 def weights(trainer: Trainer) -> list[Tensor]:
@@ -104,13 +93,13 @@ def test_loss_and_gradient_reach_every_weight_and_are_the_same_without_the_cache
 ) -> None:
     job = with_settings(job, "training", gradient=gradient, cached_pairs=2)
     job = with_settings(job, "semantic_reward", level_weight=1.0)
-    found: list[tuple[dict[str, Any], list[Tensor]]] = []
+    found: list[tuple[Losses, list[Tensor]]] = []
     for cached in (True, True, False):
-        trainer, pairs = new_trainer(job, cached)
+        trainer, objective = new_trainer(job, cached)
         generator = torch.Generator().manual_seed(1)
         for weight in trainer.adapter.parameters():
             weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
-        measured = trainer.backpropagate(pairs[1], generator_of(0, 1))
+        measured = objective.backpropagate_pair(objective.pairs[1], generator_of(0, 1))
         found.append(
             (
                 measured,
@@ -128,24 +117,24 @@ def test_as_many_faces_are_compared_as_was_asked_for_and_only_where_the_original
     job: TrainJob,
 ) -> None:
     job = with_settings(job, "identity_reward", frames=4)
-    trainer, pairs = new_trainer(with_settings(job, "semantic_reward", frames=2))
-    faces = FaceTrack(torch.tensor([True, False, True, True]), pairs[0].faces.landmarks)
-    one_blind = dataclasses.replace(pairs[0], faces=faces)
+    _, objective = new_trainer(with_settings(job, "semantic_reward", frames=2))
+    faces = FaceTrack(torch.tensor([True, False, True, True]), objective.pairs[0].faces.landmarks)
+    one_blind = dataclasses.replace(objective.pairs[0], faces=faces)
     seen: list[Tensor] = []
-    score = trainer.identity.score
+    score = objective.identity.score
 
     def watched(*given: Any) -> Tensor:
         seen.append(score(*given))
         return seen[-1]
 
-    trainer.identity.score = watched  # type: ignore[method-assign]
-    measured = trainer.backpropagate(one_blind, generator_of(0, 1))
+    objective.identity.score = watched  # type: ignore[method-assign]
+    measured = objective.backpropagate_pair(one_blind, generator_of(0, 1))
     assert len(seen) == 3
     assert measured["icr"] == pytest.approx(1 - torch.stack(seen).mean().item())
 
 
 def test_training_and_rendering_meet_the_adapter_in_the_same_steps_only(job: TrainJob) -> None:
-    trainer, pairs = new_trainer(job)
+    trainer, _ = new_trainer(job)
     steps: set[int] = set()
     now = [0]
     timesteps: list[int] = cast(AnimateDiff, trainer.backbone).scheduler.timesteps.tolist()
@@ -159,28 +148,28 @@ def test_training_and_rendering_meet_the_adapter_in_the_same_steps_only(job: Tra
     trainer.backbone.denoiser.register_forward_pre_hook(at_step)
     for layer in trainer.adapter.layers.values():
         layer.lora_A["identity"].register_forward_hook(note)
-    trainer.iterate(1, pairs)
+    trainer.iterate(1)
     assert steps == {6, 7}
-    assert list(trainer.steps) == [6, 7]
+    assert list(trainer.model.steps) == [6, 7]
 
 
 def test_the_adapter_may_act_in_all_steps_as_in_the_paper_s_ablation(job: TrainJob) -> None:
-    trainer, pairs = new_trainer(with_settings(job, "adapter", start=0.0))
-    assert list(trainer.steps) == list(range(8))
-    assert trainer.iterate(1, pairs)["grad_norm"] > 0
+    trainer, _ = new_trainer(with_settings(job, "adapter", start=0.0))
+    assert list(trainer.model.steps) == list(range(8))
+    assert trainer.iterate(1)["grad_norm"] > 0
 
 
 def test_semantics_is_zero_before_the_first_step(job: TrainJob) -> None:
-    trainer, pairs = new_trainer(job)
-    measured = trainer.backpropagate(pairs[0], generator_of(0, 1))
+    _, objective = new_trainer(job)
+    measured = objective.backpropagate_pair(objective.pairs[0], generator_of(0, 1))
     assert measured["scr"] == pytest.approx(0, abs=1e-4)
     assert measured["score_gap"] == pytest.approx(0, abs=1e-5)
     assert measured["face_found"]
 
 
 def test_an_iteration_says_what_happened(job: TrainJob) -> None:
-    trainer, pairs = new_trainer(job)
-    said = trainer.iterate(1, pairs)
+    trainer, _ = new_trainer(job)
+    said = trainer.iterate(1)
     assert {
         "loss",
         "icr",
@@ -201,16 +190,16 @@ def test_the_weights_of_the_losses_count(job: TrainJob) -> None:
     heavy = with_settings(job, "identity_reward", weight=3.0)
     losses = []
     for each in (job, heavy):
-        trainer, pairs = new_trainer(each)
-        losses.append(trainer.backpropagate(pairs[0], generator_of(0, 1)))
+        _, objective = new_trainer(each)
+        losses.append(objective.backpropagate_pair(objective.pairs[0], generator_of(0, 1)))
     assert losses[1]["loss"] - losses[0]["loss"] == pytest.approx(2 * losses[0]["icr"], rel=1e-4)
 
 
-def shaken(trainer: Trainer) -> Trainer:
+def shaken(objective: PersonalVideo) -> PersonalVideo:
     generator = torch.Generator().manual_seed(1)
-    for weight in trainer.adapter.parameters():
+    for weight in objective.adapter.parameters():
         weight.data += torch.randn(weight.shape, generator=generator)
-    return trainer
+    return objective
 
 
 def test_staying_near_the_base_weighs_less_only_where_the_original_shows_the_face(
@@ -223,8 +212,8 @@ def test_staying_near_the_base_weighs_less_only_where_the_original_shows_the_fac
         made.append(BaseKl(*given))
         return made[-1]
 
-    monkeypatch.setattr("pvtool_core.trainer.BaseKl", watched)
-    trainer, pairs = new_trainer(job)
+    monkeypatch.setattr("pvtool_core.objectives.personalvideo.BaseKl", watched)
+    _, objective = new_trainer(job)
     size = torch.tensor([job.model.width, job.model.height])
     eyes_left = (
         torch.tensor([[0.2, 0.3], [0.35, 0.3], [0.27, 0.4], [0.22, 0.5], [0.33, 0.5]]) * size
@@ -232,7 +221,8 @@ def test_staying_near_the_base_weighs_less_only_where_the_original_shows_the_fac
     faces = FaceTrack(
         torch.tensor([True, True, False, True]), eyes_left.expand(4, 5, 2).contiguous()
     )
-    shaken(trainer).backpropagate(dataclasses.replace(pairs[0], faces=faces), generator_of(0, 1))
+    to_the_left = dataclasses.replace(objective.pairs[0], faces=faces)
+    shaken(objective).backpropagate_pair(to_the_left, generator_of(0, 1))
     (base_kl,) = made
     assert base_kl.weight == 1000.0
     assert isinstance(base_kl.shares, Tensor)
@@ -244,10 +234,10 @@ def test_staying_near_the_base_weighs_less_only_where_the_original_shows_the_fac
 
 
 def test_what_strays_from_the_base_is_in_loss_and_gradient(job: TrainJob) -> None:
-    found: list[tuple[dict[str, float], list[Tensor]]] = []
+    found: list[tuple[Losses, list[Tensor]]] = []
     for weight in (0.0, 1000.0):
-        trainer, pairs = new_trainer(with_settings(job, "training", base_kl_weight=weight))
-        measured = shaken(trainer).backpropagate(pairs[0], generator_of(0, 1))
+        trainer, objective = new_trainer(with_settings(job, "training", base_kl_weight=weight))
+        measured = shaken(objective).backpropagate_pair(objective.pairs[0], generator_of(0, 1))
         found.append(
             (
                 measured,
@@ -262,10 +252,10 @@ def test_what_strays_from_the_base_is_in_loss_and_gradient(job: TrainJob) -> Non
 
 
 def test_a_step_brings_the_loss_of_the_same_draw_down(job: TrainJob) -> None:
-    trainer, pairs = new_trainer(with_settings(job, "training", learning_rate=0.03))
+    trainer, objective = new_trainer(with_settings(job, "training", learning_rate=0.03))
     losses: list[float] = []
     for _ in range(3):
-        losses.append(trainer.backpropagate(pairs[0], generator_of(0, 1))["loss"])
+        losses.append(objective.backpropagate_pair(objective.pairs[0], generator_of(0, 1))["loss"])
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
     assert losses[0] > losses[1] > losses[2]
@@ -282,21 +272,21 @@ def test_a_gradient_that_overflows_float16_is_left_out_and_said_but_not_without_
     def hear(type: str, /, **values: Any) -> None:
         warnings.append(values.get("message", ""))
 
-    trainer, pairs = new_trainer(half, report=hear)
+    trainer, _ = new_trainer(half, report=hear)
     before = weights(trainer)
-    assert trainer.iterate(1, pairs)["grad_norm"] is None
+    assert trainer.iterate(1)["grad_norm"] is None
     assert any("The gradient of iteration 1 overflows" in each for each in warnings)
     assert all(map(torch.equal, weights(trainer), before))
     with pytest.raises(RunFailed, match="no longer a number at iteration 11"):
         for step in range(2, 20):
-            trainer.iterate(step, pairs)
+            trainer.iterate(step)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_adapter(job: TrainJob) -> None:
-    trainer, pairs = new_trainer(with_settings(job, "identity_reward", weight=float("nan")))
+    trainer, _ = new_trainer(with_settings(job, "identity_reward", weight=float("nan")))
     before = weights(trainer)
     with pytest.raises(RunFailed, match="no longer a number at iteration 1"):
-        trainer.iterate(1, pairs)
+        trainer.iterate(1)
     assert all(torch.equal(a, b) for a, b in zip(before, weights(trainer), strict=True))
 
 
@@ -306,8 +296,8 @@ def test_an_adapter_that_is_not_finite_after_the_last_step_is_a_failure_without_
 ) -> None:
     iterate = Trainer.iterate
 
-    def overflowing(trainer: Trainer, step: int, pairs: list[Pair]) -> dict[str, Any]:
-        said = iterate(trainer, step, pairs)
+    def overflowing(trainer: Trainer, step: int) -> dict[str, Any]:
+        said = iterate(trainer, step)
         next(iter(trainer.adapter.parameters())).data.view(-1)[0] = value
         return said
 
@@ -336,17 +326,17 @@ def test_a_run_without_a_working_ffmpeg_ends_before_anything_is_denoised(
 def test_where_no_face_is_found_the_original_s_place_is_used(
     job: TrainJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer, pairs = new_trainer(job)
-    monkeypatch.setattr(trainer.analyzer, "detect", see_nothing)
-    said = trainer.iterate(1, pairs)
+    trainer, objective = new_trainer(job)
+    monkeypatch.setattr(objective.analyzer, "detect", see_nothing)
+    said = trainer.iterate(1)
     assert not said["face_found"]
     assert said["grad_norm"] > 0
 
 
 def test_pairs_without_a_face_are_left_out(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Trainer(job, None, ignore)
-    monkeypatch.setattr(trainer.analyzer, "detect", see_nothing)
-    assert trainer.prepare("a <V> woman waving", 1) is None
+    objective = objective_of(Trainer(job, None, ignore))
+    monkeypatch.setattr(objective.analyzer, "detect", see_nothing)
+    assert objective.prepare_pair("a <V> woman waving", 1) is None
 
 
 def test_an_identity_that_is_gone_is_missing(job: TrainJob, tmp_path: Path) -> None:
@@ -362,8 +352,8 @@ def test_an_identity_that_is_gone_is_missing(job: TrainJob, tmp_path: Path) -> N
 def test_each_iteration_draws_anew_and_the_same_when_it_is_run_again(job: TrainJob) -> None:
     drawn: list[list[tuple[str, int]]] = []
     for _ in range(2):
-        trainer, pairs = new_trainer(job)
-        said = [trainer.iterate(step, pairs) for step in range(1, 6)]
+        trainer, _ = new_trainer(job)
+        said = [trainer.iterate(step) for step in range(1, 6)]
         drawn.append([(each["prompt"], each["seed"]) for each in said])
     assert drawn[0] == drawn[1]
     assert len(set(drawn[0])) > 1

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pvtool.dashboard.follow.run_history import RunHistory
 from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, ObjectiveInfo
 from pvtool_core.store.runs import ExitRecord
 from pvtool_core.store.summary import RunSummary
 
@@ -39,6 +40,11 @@ class RunView:
     @property
     def job(self) -> TrainJob | None:
         return self.seen.job
+
+    @property
+    def objective(self) -> ObjectiveInfo:
+        """What the run optimises; the default as long as its settings are unknown."""
+        return OBJECTIVES[self.job.training.objective if self.job else DEFAULT_OBJECTIVE]
 
 
 def references_of(job: TrainJob) -> tuple[Path, ...]:

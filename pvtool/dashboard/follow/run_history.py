@@ -4,7 +4,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from math import isfinite
 from operator import itemgetter
 from pathlib import PurePosixPath
@@ -13,13 +13,14 @@ from typing import Any
 from pvtool.dashboard.plot.series import Series
 from pvtool_core.store.events import Event
 
-CURVES = ("icr", "scr", "loss", "grad_norm", "lr", "score_gap", "base_kl", "seconds")
-SMOOTHED = frozenset({"icr", "scr", "loss", "grad_norm", "score_gap", "base_kl"})
-"""Curves that depend on the step's random prompt; the others are schedules and measurements."""
+EXACT = frozenset({"lr", "seconds"})
+"""Schedules and measurements; all other curves depend on the step's random prompt, and are smoothed."""
+_OF_TRAINER = EXACT | {"grad_norm"}
+_NOT_CURVES = frozenset({"time", "type", "step", "prompt", "seed", "eta"})
+_MOST_CURVES = 50
 GAUGES = ("memory_used", "utilisation", "temperature", "power")
 _OTHER_THINGS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 _MANY = 4
-_MUST_BE_NUMBERS = ("loss", "icr", "scr")
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class RunHistory:
         if len(events) < _MANY:
             raise ValueError
         first, last = events[0], events[-1]
-        names = ("step", "time", *(name for name in CURVES if name in first))
+        names = ("step", "time", *_curve_names(first))
         columns = [
             array("d", column) for column in zip(*map(itemgetter(*names), events), strict=True)
         ]
@@ -154,13 +155,14 @@ class RunHistory:
 
     def _take_step(self, event: Event) -> None:
         step, time = int(event["step"]), float(event["time"])
-        values = {name: _number(event[name]) for name in CURVES if name in event}
+        values = {name: _number(event[name]) for name in _curve_names(event)}
         self._take_last(event)
         self.drawn[self.prompt] += 1
         self.without_face += event.get("face_found") is False
         for name, value in values.items():
             self._curve(name).append(step, time, value)
-        if lost := [name for name in _MUST_BE_NUMBERS if name in values and values[name] is None]:
+        losses = (name for name in values if name not in _OF_TRAINER)
+        if lost := [name for name in losses if values[name] is None]:
             self.alarms.append(
                 Alarm(step, f"{', '.join(lost)} of step {step} is no number.", bad=True)
             )
@@ -177,9 +179,13 @@ class RunHistory:
         self.prompt = str(event["prompt"])
 
     def _curve(self, name: str) -> Series:
-        if name not in self.curves:
-            self.curves[name] = Series(exact=name not in SMOOTHED)
-        return self.curves[name]
+        """Return a curve; beyond the most that a screen shows, one that is not kept."""
+        known = self.curves.get(name)
+        if known is None:
+            known = Series(exact=name in EXACT)
+            if len(self.curves) < _MOST_CURVES:
+                self.curves[name] = known
+        return known
 
     def _take_gauges(self, step: int, event: Event) -> None:
         time = float(event["time"])
@@ -193,6 +199,18 @@ class RunHistory:
                 device.gauges[name].append(step, time, value)
         self.process["memory"].append(step, time, _gib(event.get("process_memory")))
         self.process["cpu"].append(step, time, _number(event.get("cpu")))
+
+
+def _curve_names(event: Event) -> list[str]:
+    """Return the names of the numbers in a step: those that its objective reports, and the trainer's."""
+    return [
+        name for name, value in event.items() if _is_curve(name) and not isinstance(value, bool)
+    ]
+
+
+@lru_cache(maxsize=256)
+def _is_curve(name: str) -> bool:
+    return name not in _NOT_CURVES and name.isascii() and name.isidentifier()
 
 
 def _within(path: Any) -> str:

@@ -17,7 +17,7 @@ from pvtool.dashboard.follow.run import RunSnapshot, RunView, references_of
 from pvtool.dashboard.follow.run_history import RunHistory
 from pvtool.dashboard.follow.tail import Tail
 from pvtool.dashboard.run_actions import RunActionsScreen
-from pvtool.dashboard.widgets.curves import Curves, panels
+from pvtool.dashboard.widgets.curves import Curves, columns, main_losses, panels, third_loss
 from pvtool.dashboard.widgets.headline import Headline
 from pvtool.dashboard.widgets.machine import MachinePane, Memory
 from pvtool.dashboard.widgets.plot import View
@@ -64,12 +64,12 @@ class Overview(Horizontal):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="left"):
-            yield Curves(self._view, ("icr", "scr"), classes="-few")
+            yield Curves(self._view, main_losses, classes="-few")
             yield CurrentPrompt()
         with Vertical(id="right"):
             yield Samples(classes="-small")
             with Vertical(id="more"):
-                yield Curves(self._view, ("loss",), classes="-few")
+                yield Curves(self._view, third_loss, classes="-few")
                 yield Memory(self._gauges)
 
     def show(self, known: RunView) -> None:
@@ -289,7 +289,7 @@ class RunScreen(RunActionsScreen):
 
         try:
             with new_files(Path.cwd(), self.folder.name, (".csv", ".png")) as (table, picture):
-                await asyncio.to_thread(write_csv, table, self.known.history.curves)
+                await asyncio.to_thread(write_csv, table, columns(self.known))
                 await asyncio.to_thread(
                     write_png, picture, self.folder.name, panels(self.known), self.view
                 )

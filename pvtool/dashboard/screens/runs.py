@@ -1,6 +1,6 @@
 """All runs: what they do, how far they are, and what can be done to them."""
 
-from dataclasses import asdict
+from itertools import islice
 from typing import TYPE_CHECKING, cast
 
 from rich.text import Text
@@ -15,26 +15,16 @@ from pvtool.dashboard.run_actions import RunActionsScreen
 from pvtool.dashboard.widgets.navigation import Navigation
 from pvtool.dashboard.widgets.table import Table
 from pvtool.text import duration, plain
+from pvtool_core.settings.objectives import loss_label
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.store.summary import RunSummary
 
 if TYPE_CHECKING:
     from pvtool.dashboard.follow.all_runs import FollowsRuns
 
-_NARROW = ("run", "identity", "state", "step", "left", "icr", "scr")
-_COLUMNS = (
-    "run",
-    "identity",
-    "preset",
-    "state",
-    "step",
-    "",
-    "left",
-    "icr",
-    "scr",
-    "loss",
-    "started",
-)
+_NARROW = ("run", "identity", "state", "step", "left")
+_COLUMNS = ("run", "identity", "preset", "state", "step", "", "left")
+_FEW_LOSSES = 2
 _WIDE = 120
 _BAR = 12
 _LONGEST_BAR = 60
@@ -63,6 +53,7 @@ class RunsScreen(RunActionsScreen):
         super().__init__()
         self._shown: list[RunSummary] = []
         self._bar = _BAR
+        self._losses: dict[str, str] = {}
 
     def compose(self) -> ComposeResult:
         yield Navigation("runs")
@@ -93,11 +84,19 @@ class RunsScreen(RunActionsScreen):
         self._shown = [run for run in facts if all(word in _searched(run) for word in words)]
         self.set_class(not self._shown, "-empty")
         self.query_one("#empty", Static).update(_FILTERED if facts else _EMPTY)
-        columns = _COLUMNS if self.size.width >= _WIDE else _NARROW
+        columns = self._columns(facts)
         self._bar = min(_LONGEST_BAR, _BAR + max(0, self.size.width - _WIDE))
         rows = {run.run: [self._cell(run, column) for column in columns] for run in self._shown}
         self.query_one(Table).show(columns, rows)
         self._tell_problem()
+
+    def _columns(self, runs: list[RunSummary]) -> list[str]:
+        """Return the columns for which there is room; `_losses` has the losses' names by column."""
+        names = dict.fromkeys(name for run in runs for name in run.losses)
+        self._losses = {loss_label(name): name for name in names}
+        if self.size.width >= _WIDE:
+            return [*_COLUMNS, *self._losses, "started"]
+        return [*_NARROW, *islice(self._losses, _FEW_LOSSES)]
 
     def _tell_problem(self) -> None:
         """Say under the table what is wrong with the run at the cursor."""
@@ -122,11 +121,10 @@ class RunsScreen(RunActionsScreen):
                 return Text(bar(run.step / run.iterations if run.iterations else 0, self._bar))
             case "left":
                 return Text(duration(run.eta) if run.eta else "", justify="right")
-            case "icr" | "scr" | "loss":
-                return Text(
-                    f"{number(getattr(run, column))} {getattr(run, f'{column}_trend'):1}",
-                    justify="right",
-                )
+            case _ if column in self._losses:
+                trend = run.losses.get(self._losses[column])
+                mean, arrow = (trend.mean, trend.arrow) if trend else (None, "")
+                return Text(f"{number(mean)} {arrow:1}", justify="right")
             case "started":
                 return Text(run.started[:16].replace("T", " "))
             case "run":
@@ -184,4 +182,4 @@ class RunsScreen(RunActionsScreen):
 
 
 def _searched(run: RunSummary) -> str:
-    return " ".join(str(value) for value in asdict(run).values()).lower()
+    return " ".join(str(value) for value in run.table().values()).lower()

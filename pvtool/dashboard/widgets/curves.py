@@ -1,29 +1,46 @@
 """Curves of a run in a grid, some or all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 
 from textual.app import ComposeResult
 from textual.containers import Grid
 
 from pvtool.dashboard.follow.run import RunView
-from pvtool.dashboard.follow.run_history import CURVES
+from pvtool.dashboard.plot.series import Series
 from pvtool.dashboard.widgets.plot import Curve, Plot, View
+from pvtool_core.settings.objectives import (
+    DEFAULT_OBJECTIVE,
+    OBJECTIVES,
+    LossInfo,
+    ObjectiveInfo,
+)
 
-TITLES = {
-    "icr": "ICR identity loss",
-    "scr": "SCR semantic loss",
-    "loss": "Loss, both weighted",
-    "grad_norm": "Gradient norm",
-    "lr": "Learning rate",
-    "score_gap": "Prompt score minus the original's",
-    "base_kl": "KL from the base model",
-    "seconds": "Seconds a step",
-}
-_BOUNDS = {"icr": (0.0, 1.0)}
+_GRADIENT = {"grad_norm": LossInfo("Gradient norm"), "lr": LossInfo("Learning rate")}
+_SPEED = {"seconds": LossInfo("Seconds a step")}
+Choose = Callable[[ObjectiveInfo, Iterable[str]], Mapping[str, LossInfo]]
+"""Which curves to show of an objective, given the names of all curves that a run has."""
+
+
+def all_curves(objective: ObjectiveInfo, names: Iterable[str]) -> dict[str, LossInfo]:
+    """Return every curve in its order; those that the objective's table does not list by their names."""
+    listed = {**objective.losses, **_GRADIENT, **objective.measures}
+    others = {name: LossInfo(name) for name in names if name not in listed | _SPEED}
+    return {**listed, **others, **_SPEED}
+
+
+def main_losses(objective: ObjectiveInfo, _: Iterable[str]) -> dict[str, LossInfo]:
+    """Return the two most telling losses."""
+    return dict(islice(objective.losses.items(), 2))
+
+
+def third_loss(objective: ObjectiveInfo, _: Iterable[str]) -> dict[str, LossInfo]:
+    """Return the third loss, if there is one."""
+    return dict(islice(objective.losses.items(), 2, 3))
 
 
 class Curves(Grid):
-    """The curves `names`, as far as the run has them; all share `view`."""
+    """The curves that `choose` names, as far as the run has them; all share `view`."""
 
     DEFAULT_CSS = """
     Curves {
@@ -35,24 +52,44 @@ class Curves(Grid):
     }
     """
 
-    def __init__(self, view: View, names: Sequence[str] = CURVES, *, classes: str = "") -> None:
+    def __init__(self, view: View, choose: Choose = all_curves, *, classes: str = "") -> None:
         super().__init__(classes=classes)
-        self._plots = {name: Plot(TITLES[name], view, _BOUNDS.get(name)) for name in names}
+        self._view, self._choose = view, choose
+        self._infos: Mapping[str, LossInfo] = {}
+        self._plots: dict[str, Plot] = {}
+        self._take(choose(OBJECTIVES[DEFAULT_OBJECTIVE], ()))
+
+    def _take(self, infos: Mapping[str, LossInfo]) -> None:
+        self._infos = infos
+        self._plots = {
+            name: Plot(info.title, self._view, info.bounds) for name, info in infos.items()
+        }
 
     def compose(self) -> ComposeResult:
         yield from self._plots.values()
 
     def show(self, known: RunView) -> None:
         """Draw what is known now; a curve that this run does not have takes no room."""
+        infos = self._choose(known.objective, known.history.curves)
+        if infos != self._infos:
+            self._take(infos)
+            self.refresh(recompose=True)
         for name, plot in self._plots.items():
             plot.display = name in known.history.curves or not known.history.curves
             plot.show(curves_of(known, name))
 
 
 def panels(known: RunView) -> dict[str, list[Curve]]:
-    """All curves that there are, by title."""
-    drawn = {title: curves_of(known, name) for name, title in TITLES.items()}
+    """Return the curves of the run and its overlay, by title."""
+    infos = all_curves(known.objective, known.history.curves)
+    drawn = {info.title: curves_of(known, name) for name, info in infos.items()}
     return {title: curves for title, curves in drawn.items() if curves}
+
+
+def columns(known: RunView) -> dict[str, Series]:
+    """Return the run's own curves by name, in the order in which they are shown."""
+    curves = known.history.curves
+    return {name: curves[name] for name in all_curves(known.objective, curves) if name in curves}
 
 
 def curves_of(known: RunView, name: str) -> list[Curve]:

@@ -69,8 +69,8 @@ def _facts(known: RunView, width: int) -> Content:
     if facts.state == State.RUNNING and history.eta:
         parts.append(Content(f"{duration(history.eta)} left"))
     figures = [
-        Content(f"{label} {number(trend.mean)}{trend.arrow}")
-        for label, name in (("ICR", "icr"), ("SCR", "scr"), ("loss", "loss"))
+        Content(f"{info.label or name} {number(trend.mean)}{trend.arrow}")
+        for name, info in known.objective.losses.items()
         if name in history.curves and (trend := history.curves[name].trend)
     ]
     for figure in figures:

@@ -61,7 +61,7 @@ class Table(DataTable[Text]):
 
 
 def _heading(name: str) -> str:
-    return name.upper() if name in {"icr", "scr"} else name.capitalize()
+    return name[:1].upper() + name[1:]
 
 
 def _width(name: str, cells: list[Text]) -> int:

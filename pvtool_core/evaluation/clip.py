@@ -1,0 +1,40 @@
+"""Clips to score, read from their files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pvtool_core.batches.clips import read_clip_record
+from pvtool_core.errors import InputRefused
+from pvtool_core.media.decode import Pixels, frames_of
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A clip and its sidecar. `frames` are (frames, height, width, 3), 8 bits."""
+
+    record: Mapping[str, Any]
+    frames: Pixels
+
+    @property
+    def stage(self) -> str:
+        """`after` for a clip with an adapter, `before` for one of the base model."""
+        return "after" if self.record["adapter"] else "before"
+
+    @property
+    def pair(self) -> tuple[str, int]:
+        """Prompt and seed: the same for the clips before and after."""
+        return self.record["prompt"], self.record["seed"]
+
+
+def read_clip(sidecar: Path) -> Clip:
+    """Read a clip. Raises InputRefused for an invalid sidecar or without an mp4, ClipBroken for a corrupt one."""
+    record = read_clip_record(sidecar)
+    video = sidecar.with_suffix(".mp4")
+    if not video.is_file():
+        raise InputRefused(
+            f"There is no {video.name} beside {sidecar}.",
+            "Only clips rendered as mp4 can be scored.",
+        )
+    return Clip(record, frames_of(video))

@@ -1,0 +1,68 @@
+"""The table of metrics: one file for each, listed here with how reports use it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from pvtool_core.evaluation.interface import Metric, SetMetric
+from pvtool_core.evaluation.metrics.consistency import Consistency
+from pvtool_core.evaluation.metrics.dense_motion import DenseMotion
+from pvtool_core.evaluation.metrics.face_share import FaceShare
+from pvtool_core.evaluation.metrics.gap import Gap
+from pvtool_core.evaluation.metrics.identity_similarity import IdentitySimilarity
+from pvtool_core.evaluation.metrics.identity_similarity_min import IdentitySimilarityMin
+from pvtool_core.evaluation.metrics.kernel_distance import KernelDistance
+from pvtool_core.evaluation.metrics.motion import Motion
+from pvtool_core.evaluation.metrics.prompt_score import PromptScore
+from pvtool_core.evaluation.metrics.reward_similarity import RewardSimilarity
+
+
+@dataclass(frozen=True)
+class Change:
+    """A further value of clips with an adapter: its key, and how it follows from before and after."""
+
+    key: str
+    of: Callable[[float, float], float | None]
+
+
+def ratio(before: float, after: float) -> float | None:
+    """Return how many times the value before the value after is; None if that is 0."""
+    return after / before if before else None
+
+
+def difference(before: float, after: float) -> float:
+    """Return what training added to a value."""
+    return after - before
+
+
+@dataclass(frozen=True)
+class MetricEntry:
+    """A metric, and how its values are summarised over the clips of one identity."""
+
+    make: type[Metric]
+    over_clips: Callable[[Sequence[float]], float] = fmean
+    change: Change | None = None
+
+
+@dataclass(frozen=True)
+class SetMetricEntry:
+    """A metric of sets, and the fewest clips that a set needs; with fewer, reports leave it out."""
+
+    make: type[SetMetric]
+    fewest: int
+
+
+METRICS: list[MetricEntry] = [
+    MetricEntry(IdentitySimilarity),
+    MetricEntry(IdentitySimilarityMin, over_clips=min),
+    MetricEntry(RewardSimilarity),
+    MetricEntry(Gap),
+    MetricEntry(FaceShare),
+    MetricEntry(Motion, change=Change("motion_ratio", ratio)),
+    MetricEntry(DenseMotion, change=Change("dense_motion_ratio", ratio)),
+    MetricEntry(PromptScore, change=Change("prompt_change", difference)),
+    MetricEntry(Consistency),
+]
+SET_METRICS: list[SetMetricEntry] = [
+    SetMetricEntry(KernelDistance, fewest=50),
+]

@@ -1,0 +1,15 @@
+"""Similarity to the identity, by the recogniser of the identity reward."""
+
+from pvtool_core.evaluation.clip import Clip
+from pvtool_core.evaluation.interface import Metric
+from pvtool_core.settings.jobs import Subject
+
+
+class RewardSimilarity(Metric):
+    """As `identity_similarity`, by the recogniser that training optimises: it never judges alone."""
+
+    name = "reward_similarity"
+
+    def measure(self, clip: Clip, subject: Subject) -> float:
+        """Return a value in [-1, 1]."""
+        return float(self.judges.likeness(clip, subject, self.judges.rewarded).mean())

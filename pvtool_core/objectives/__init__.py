@@ -1,0 +1,18 @@
+"""What training optimises: one file for each objective, and the contract between them and the trainer."""
+
+import importlib
+from typing import cast
+
+from pvtool_core.objectives.interface import AdaptedModel, Losses, MakeObjective, Objective
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.objectives import OBJECTIVES
+from pvtool_core.trajectories import Report
+
+__all__ = ["AdaptedModel", "Losses", "MakeObjective", "Objective", "load_objective"]
+
+
+def load_objective(job: TrainJob, model: AdaptedModel, report: Report) -> Objective:
+    """Return the objective that `job.training.objective` names. Raises what its class raises."""
+    module, _, name = OBJECTIVES[job.training.objective].driver.partition(":")
+    make = cast(MakeObjective, getattr(importlib.import_module(module), name))
+    return make(job, model, report)

@@ -1,0 +1,83 @@
+"""The contract of a training objective."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from pvtool_core.adapter import IdentityAdapter
+from pvtool_core.backbones import Backbone, Frames, Latents
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.trajectories import Report, TrajectoryCache
+
+Losses = Mapping[str, float | bool]
+"""Numbers by name: the loss, its parts, and what was measured with them. A bool is not shown as a curve."""
+
+
+@dataclass
+class AdaptedModel:
+    """A base model with the adapter that is trained on it; the adapter acts in `steps`.
+
+    `cache` holds the latents that enter the first of these steps.
+    """
+
+    backbone: Backbone
+    adapter: IdentityAdapter
+    steps: range
+    cache: TrajectoryCache
+
+    @torch.no_grad()
+    def whole_clip(self, latents: Latents) -> Frames:
+        """Decode every frame of a clip."""
+        return self.backbone.decode(latents, range(self.backbone.num_frames))
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What training optimises. The trainer owns optimiser, checkpoints and samples, and knows no loss by name."""
+
+    @property
+    def samples(self) -> Sequence[tuple[str, int]]:
+        """Prompts and seeds of the clips that show the progress of a run; known after `prepare`."""
+        ...
+
+    @property
+    def drawn(self) -> Mapping[str, Any]:
+        """What the newest step was computed from: at least its `prompt` and `seed`."""
+        ...
+
+    def prepare(self) -> Iterator[None]:
+        """Do all that comes before the first step, and report it as stages.
+
+        Yields before each part of the work: there the trainer may pause or stop. Raises RunFailed if nothing is left to
+        train on.
+        """
+        ...
+
+    def backpropagate(self, step: int) -> Losses:
+        """Leave the gradient of iteration `step` in the adapter's weights, and return the losses.
+
+        All randomness comes from `generator_of`, so that a resumed run takes the same steps. Losses and gradient may be
+        NaN or infinite: the trainer handles that.
+        """
+        ...
+
+
+@runtime_checkable
+class MakeObjective(Protocol):
+    """The constructor of an objective, which loads the models that only this objective needs."""
+
+    def __call__(self, job: TrainJob, model: AdaptedModel, report: Report) -> Objective: ...
+
+
+def generator_of(seed: int, step: int) -> torch.Generator:
+    """Return the random numbers of one iteration, which no other iteration can disturb."""
+    digest = hashlib.sha256(f"{seed} {step}".encode()).digest()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7]))
+
+
+def draw(count: int, generator: torch.Generator) -> int:
+    """Return a random number from 0 to `count` - 1."""
+    return int(torch.randint(count, (), generator=generator))

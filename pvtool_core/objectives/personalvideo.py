@@ -1,0 +1,297 @@
+"""PersonalVideo: two rewards on clips that the adapted model makes from pure noise.
+
+Nothing is reconstructed (section 4.1): each iteration takes a prompt and a starting noise whose adapter-free steps are
+in the trajectory cache, runs the adapted steps with a gradient, and scores decoded frames by eq. 2 and eq. 3-4.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pvtool_core.backbones import Latents
+from pvtool_core.backbones.interface import to_pixels
+from pvtool_core.errors import Missing, RunFailed
+from pvtool_core.faces.analyzer import FaceAnalyzer, largest, load_recognizer, within_crop
+from pvtool_core.media.photos import read_picture
+from pvtool_core.models.fingerprints import fingerprint
+from pvtool_core.objectives.interface import AdaptedModel, Losses, draw, generator_of
+from pvtool_core.rewards import (
+    IdentityScorer,
+    SemanticScorer,
+    level_penalty,
+    nearest_face,
+    semantic_reward,
+)
+from pvtool_core.sampling import (
+    AdaptedSteps,
+    BaseKl,
+    Rollout,
+    rollout_in_memory,
+    rollout_replayed,
+    rollout_stopped,
+)
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.trajectories import FaceTrack, Report
+
+FIRST_SEED = 1_000_000
+"""Training noises begin here, far from the seeds that users choose: rendered clips were not trained on."""
+_HALF_PRECISION_SCALE = 1024.0
+"""Keeps small gradients from vanishing in float16; a power of two changes no digit."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and a starting noise, with what was measured on the base model's clip of them."""
+
+    prompt: str
+    seed: int
+    scores: Float[Tensor, " frames"]
+    faces: FaceTrack
+
+
+class PersonalVideo:
+    """Identity and semantic consistency rewards (eq. 2-5) on the clips of a prompt bank."""
+
+    def __init__(self, job: TrainJob, model: AdaptedModel, report: Report) -> None:
+        (subject,) = job.subjects
+        self.job, self.config, self.model = job, job.training, model
+        self.backbone, self.adapter = model.backbone, model.adapter
+        self.pairs: list[Pair] = []
+        self.drawn: dict[str, Any] = {}
+        self._report = report
+        self._scale = _HALF_PRECISION_SCALE if self.backbone.dtype == torch.float16 else 1.0
+        self.semantic = SemanticScorer(job.semantic_reward, self.backbone.device)
+        self._load_faces(Path(subject.identity.folder))
+        if unscored := self.semantic.cut_prompts(job.prompts):
+            first = f"{len(unscored)} prompts, the first of which is {unscored[0]!r}."
+            message = f"The semantic reward's text encoder does not read the end of {first}"
+            report("warning", message=message)
+
+    def _load_faces(self, identity: Path) -> None:
+        reward, package = self.job.identity_reward, Path(self.job.identity_reward.package)
+        settings = (reward.detection_size, reward.detection_threshold)
+        self.analyzer = FaceAnalyzer(
+            package, reward.detector, (), *settings, self.job.model.threads
+        )
+        self.detector = f"{fingerprint(package / reward.detector)} {settings}"
+        recognizer = load_recognizer(package / reward.recognizer).to(self.backbone.device)
+        references = read_crops(identity).to(self.backbone.device)
+        self.identity = IdentityScorer(recognizer, references, reward.views)
+
+    @property
+    def samples(self) -> list[tuple[str, int]]:
+        """The pairs that are trained on."""
+        return [(pair.prompt, pair.seed) for pair in self.pairs]
+
+    def prepare(self) -> Iterator[None]:
+        """Fill the trajectory cache for each pair of the bank. Raises RunFailed if no pair shows a face."""
+        wanted = bank_pairs(self.job)
+        self.pairs = []
+        for done, (prompt, seed) in enumerate(wanted, 1):
+            yield
+            if pair := self.prepare_pair(prompt, seed):
+                self.pairs.append(pair)
+            self._report("stage", stage="caching", done=done, total=len(wanted))
+        self._check_pairs(len(wanted))
+
+    def _check_pairs(self, wanted: int) -> None:
+        """Report how many pairs were left out. Raises RunFailed if none is left."""
+        if not self.pairs:
+            raise RunFailed(
+                "The base model shows no face for any prompt of the bank.",
+                "Use prompts that show the person's face.",
+            )
+        if missing := wanted - len(self.pairs):
+            message = f"{missing} of {wanted} pairs show no face and are left out."
+            self._report("warning", message=message)
+
+    def prepare_pair(self, prompt: str, seed: int) -> Pair | None:
+        """Fill the cache for a pair and measure the base model's clip; None if it shows no face."""
+        cache = self.model.cache
+        cache.switch(prompt, seed)
+        measured = partial(cache.measured, prompt, seed)
+        scores = measured(
+            "scores", self.semantic.fingerprint, partial(self._measure_scores, prompt)
+        )["scores"]
+        faces = FaceTrack(**measured("faces", self.detector, self._measure_faces))
+        return Pair(prompt, seed, scores.to(self.backbone.device), faces) if faces.frames else None
+
+    @torch.no_grad()
+    def _measure_scores(self, prompt: str, latents: Latents) -> dict[str, Tensor]:
+        return {"scores": self.semantic.score(self.model.whole_clip(latents), prompt)}
+
+    def _measure_faces(self, latents: Latents) -> dict[str, Tensor]:
+        found = [
+            largest(self.analyzer.detect(picture))
+            for picture in to_pixels(self.model.whole_clip(latents))
+        ]
+        landmarks = [
+            torch.from_numpy(face.landmarks) if face else torch.zeros(5, 2) for face in found
+        ]
+        return {
+            "found": torch.tensor([face is not None for face in found]),
+            "landmarks": torch.stack(landmarks),
+        }
+
+    def backpropagate(self, step: int) -> Losses:
+        """Draw a pair, and leave the gradient of its loss in the adapter."""
+        generator = generator_of(self.config.seed, step)
+        pair = self.pairs[draw(len(self.pairs), generator)]
+        self.drawn = {"prompt": pair.prompt, "seed": pair.seed}
+        return self.backpropagate_pair(pair, generator)
+
+    def backpropagate_pair(self, pair: Pair, generator: torch.Generator) -> Losses:
+        """Leave the gradient of a pair's loss (eq. 5) in the adapter, and return the loss and its parts."""
+        count = max(self.job.identity_reward.frames, self.job.semantic_reward.frames)
+        frames = draw_frames(pair.faces, count, generator, self.backbone.decoded_with)
+        embeds = self.backbone.prompt_embeds(pair.prompt)
+        switch = self.model.cache.switch(pair.prompt, pair.seed)
+        taken = self._draw_steps(generator)
+        base_kl = (
+            self._base_kl(pair.faces, switch, taken, generator)
+            if self.config.base_kl_weight
+            else None
+        )
+        route = AdaptedSteps(self.backbone, self.adapter, embeds, self.model.steps, base_kl)
+        tail = self._roll_out(route, switch, taken)
+        latents = tail.latents.requires_grad_()
+        loss, measured = self._judge(pair, latents, frames, generator)
+        (gradient,) = torch.autograd.grad(self._scale * loss, latents)
+        tail.backward(gradient)
+        for weight in self.adapter.parameters():
+            weight.grad = None if weight.grad is None else weight.grad / self._scale
+        if base_kl:
+            loss = loss + self.config.base_kl_weight * tail.base_kl
+            measured["base_kl"] = tail.base_kl.item()
+        return {"loss": loss.item(), **measured}
+
+    def _draw_steps(self, generator: torch.Generator) -> list[int]:
+        """Return the steps that the gradient passes through: all, except with drtune."""
+        steps = self.model.steps
+        count = self.config.gradient_steps or len(steps)
+        if self.config.gradient != "drtune" or count >= len(steps):
+            return list(steps)
+        drawn = torch.randperm(len(steps), generator=generator)[:count].tolist()
+        return [steps[i] for i in drawn]
+
+    def _base_kl(
+        self, faces: FaceTrack, latents: Latents, steps: list[int], generator: torch.Generator
+    ) -> BaseKl:
+        """Return the penalty for leaving the base model, in one of `steps`, drawn anew each time.
+
+        It weighs less within the crop of the base model's face.
+        """
+        model, config = self.job.model, self.config
+        within = (
+            within_crop(faces.landmarks, model.height, model.width) & faces.found[:, None, None]
+        )
+        within = torch.nn.functional.interpolate(
+            within[None, None].float(), latents.shape[2:], mode="area"
+        )
+        shares = 1 - (1 - config.base_kl_face) * within
+        drawn = steps[draw(len(steps), generator)]
+        return BaseKl(self._scale * config.base_kl_weight, [drawn], shares.to(latents.device))
+
+    def _roll_out(self, route: AdaptedSteps, latents: Latents, taken: list[int]) -> Rollout:
+        """Take the adapter's steps, with the backward pass that the settings ask for."""
+        if self.config.gradient == "full":
+            return rollout_in_memory(route, latents)
+        if self.config.gradient == "replay":
+            return rollout_replayed(route, latents)
+        return rollout_stopped(route, latents, taken)
+
+    def _judge(
+        self, pair: Pair, latents: Latents, frames: list[int], generator: torch.Generator
+    ) -> tuple[Float[Tensor, ""], dict[str, float | bool]]:
+        """Return the weighted sum of both rewards' losses, and its parts; the first of `frames` shows a face."""
+        identity, semantic = self.job.identity_reward, self.job.semantic_reward
+        clip = self.backbone.decode(latents, frames)
+        with_face = [
+            (clip[i], frame)
+            for i, frame in enumerate(frames[: identity.frames])
+            if pair.faces.found[frame]
+        ]
+        faces = [
+            (picture, *self._find_face(picture, pair.faces.landmarks[frame]))
+            for picture, frame in with_face
+        ]
+        similar = [
+            self.identity.score(picture, landmarks, generator) for picture, landmarks, _ in faces
+        ]
+        icr, seen = 1 - torch.stack(similar).mean(), all(found for _, _, found in faces)
+        compared = slice(semantic.frames)
+        target, source = (
+            self.semantic.score(clip[compared], pair.prompt),
+            pair.scores[frames[compared]],
+        )
+        scr = semantic_reward(target, source, semantic.temperature)
+        level = level_penalty(target, source)
+        loss = identity.weight * icr + semantic.weight * scr + semantic.level_weight * level
+        gap = (target - source).mean()
+        return loss, {
+            "icr": icr.item(),
+            "scr": scr.item(),
+            "score_gap": gap.item(),
+            "face_found": seen,
+        }
+
+    def _find_face(
+        self, frame: Float[Tensor, "3 height width"], expected: Float[Tensor, "5 2"]
+    ) -> tuple[Float[Tensor, "5 2"], bool]:
+        """Return the landmarks of the face now, or `expected` if none is found: the prefix sets the layout.
+
+        They are constants: no gradient moves the face to please the detector.
+        """
+        (picture,) = to_pixels(
+            frame.detach()[None].nan_to_num()
+        )  # a loss that is not finite ends the iteration
+        candidates = [torch.from_numpy(face.landmarks) for face in self.analyzer.detect(picture)]
+        nearest = nearest_face(candidates, expected)
+        return (expected, False) if nearest is None else (nearest, True)
+
+
+def bank_pairs(job: TrainJob) -> list[tuple[str, int]]:
+    """Return all prompts with their first noise, then all with their second, …: the first `cached_pairs` of them.
+
+    They do not depend on the job's seed or its identity, so runs share their trajectories.
+    """
+    count = len(job.prompts)
+    pairs = [
+        (job.prompts[i % count], FIRST_SEED + i)
+        for i in range(count * job.training.seeds_per_prompt)
+    ]
+    return pairs[: job.training.cached_pairs or None]
+
+
+def draw_frames(
+    faces: FaceTrack,
+    count: int,
+    generator: torch.Generator,
+    decoded_with: Callable[[int], Sequence[int]],
+) -> list[int]:
+    """Return up to `count` frames, of which the first shows a face: eq. 2 needs one, eq. 3 takes any.
+
+    The others are among those decoded with it (see `Backbone`), and fewer where these are.
+    """
+    first = faces.frames[draw(len(faces.frames), generator)]
+    window = decoded_with(first)
+    drawn = [window[i] for i in torch.randperm(len(window), generator=generator).tolist()]
+    return [first, *[frame for frame in drawn if frame != first][: count - 1]]
+
+
+def read_crops(identity: Path) -> Float[Tensor, "photos 3 112 112"]:
+    """Read the aligned reference crops of an identity's folder, in [0, 1]. Raises Missing if there are none."""
+    files = sorted((identity / "faces").glob("*.png"))
+    if not files:
+        raise Missing(
+            "identity", identity.name, "It was removed since; add it again with `pv identity add`."
+        )
+    pictures = np.stack([np.asarray(read_picture(file)) for file in files])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255

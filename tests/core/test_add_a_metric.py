@@ -1,0 +1,86 @@
+"""A metric is one file and one row of the table: docs/add-a-metric.md."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from pvtool.cli.main import main
+from pvtool_core import supervisor
+from pvtool_core.media.encode import write_clip
+from pvtool_core.settings.jobs import TrainJob, write_job
+from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
+from pvtool_core.store.runs import RunFolder
+from tests.support import extended_engine
+from tests.support.small_models import with_settings
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/add-a-metric.md"
+
+
+@pytest.fixture
+def run(job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A run on the small models, of an identity with one photo of noise."""
+    monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+    library = Library()
+    with library.staging() as staging:
+        face = {"picture": "a.jpg", "reference": "references/000.png", "face": "faces/000.png"}
+        pixels = np.random.default_rng(0).integers(0, 255, (112, 112, 3), np.uint8)
+        for file in (face["reference"], face["face"]):
+            (staging / file).parent.mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(staging / file)
+        found = {**face, "score": 0.9, "bbox": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5}
+        save_file({"rec": np.array([[0.6, 0.8]], np.float32)}, staging / EMBEDDINGS_FILE)
+        (staging / FACES_FILE).write_text(json.dumps([found]))
+        identity = library.adopt(staging, "ann", "woman", "yes").ref
+    folder = RunFolder(tmp_path / "home/data/runs/ann-1").create()
+    about = {"name": identity.name, "folder": identity.folder}
+    write_job(folder.config, with_settings(job, "identity", **about))
+    return folder
+
+
+def draw_clips(run: RunFolder, out: Path) -> None:
+    """Write a dark clip of the base model, and a light one of the adapter."""
+    for folder, adapter, grey in (("base", "", 51), ("ann", "adapter.safetensors", 153)):
+        clip = out / folder / "waits-0123/seed-000000"
+        clip.parent.mkdir(parents=True)
+        frames = np.full((4, 64, 64, 3), grey, np.uint8)
+        write_clip(clip, frames, 8, {"ai_generated": True})
+        record = {"identity": "ann", "prompt": "<V> waits", "seed": 0, "run": run.name}
+        clip.with_suffix(".json").write_text(json.dumps({**record, "adapter": adapter}))
+
+
+def test_a_new_metric_is_in_the_table_of_pv_eval_and_in_its_report(
+    run: RunFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(supervisor, "ENGINE", extended_engine.ENGINE)
+    draw_clips(run, tmp_path / "out")
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(tmp_path / "out")])
+    shown = capfd.readouterr()
+    assert not ended.value.code, shown.err
+    report = json.loads((tmp_path / "out/report.json").read_bytes())
+    before, after = (report["identities"]["ann"][stage] for stage in ("before", "after"))
+    change = after["brightness"] - before["brightness"]
+    numbers = f"{before['brightness']:.3f} +{after['brightness']:.3f} +\\+{change:.3f}"
+    assert re.search(f"^ann +brightness +{numbers}$", shown.out, re.MULTILINE), shown.out
+    assert change == pytest.approx(0.4, abs=0.01)
+    assert after["brightness_change"] == change
+    assert report["mean"]["after"]["brightness"] == after["brightness"]
+    assert [clip["brightness"] for clip in report["clips"]] == [
+        {"before": before, "after": after}[clip["stage"]]["brightness"] for clip in report["clips"]
+    ]
+
+
+def test_the_guide_shows_the_metric_and_the_row_that_are_tested() -> None:
+    page = PAGE.read_text()
+    assert (ROOT / "tests/support/brightness.py").read_text() in page
+    (row,) = re.findall(r"MetricEntry\(Brightness.*\)", Path(extended_engine.__file__).read_text())
+    assert f"    {row.removesuffix(')')},\n" in page

@@ -1,0 +1,99 @@
+"""An objective is one file and one row of the table: docs/add-an-objective.md."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pvtool.cli.main import main
+from pvtool_core import supervisor
+from pvtool_core.errors import SettingsError
+from pvtool_core.settings.jobs import TrainJob, read_job, write_job
+from pvtool_core.settings.objectives import OBJECTIVES
+from pvtool_core.store.events import read_events
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import RunFolder
+from tests.support import extended_engine
+from tests.support.screen_text import dashboard, until_seen
+from tests.support.small_models import with_settings
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/add-an-objective.md"
+NUMBERS = {"loss", "brightness", "darkest"}
+
+
+@pytest.fixture
+def folder(job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A run with the new objective, which no engine has begun."""
+    monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(supervisor, "ENGINE", extended_engine.ENGINE)
+    monkeypatch.setitem(OBJECTIVES, "grey", OBJECTIVES["personalvideo"])  # removed afterwards
+    extended_engine.add_objective()
+    folder = RunFolder(tmp_path / "home/data/runs/ann-1").create()
+    short = {"iterations": 2, "checkpoint_every": 1, "sample_every": 0, "objective": "grey"}
+    job = dataclasses.replace(with_settings(job, "training", **short), run="ann-1")
+    write_job(folder.config, job)
+    return folder
+
+
+def pv(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[str, str]:
+    """Run a command in this process; its stdout and stderr."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    shown = capfd.readouterr()
+    assert not ended.value.code, shown.err
+    return shown.out, shown.err
+
+
+async def test_a_new_objective_trains_and_its_losses_are_shown_everywhere(
+    folder: RunFolder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, progress = pv(capfd, "runs", "resume", folder.name)
+    assert re.search(r"training 1/2  loss 0\.\d{3}", progress)
+    assert folder.state() is State.FINISHED
+    steps = [each for each in read_events(folder.events)[0] if each["type"] == "step"]
+    assert [step["step"] for step in steps] == [1, 2]
+    assert all(step.keys() > NUMBERS and "icr" not in step for step in steps)
+    first, last = (load_file(path / "adapter.safetensors") for path in folder.checkpoint_folders())
+    assert any(not torch.equal(first[name], last[name]) for name in first)
+
+    (listed,) = json.loads(pv(capfd, "runs", "list", "--json")[0])["runs"]
+    assert listed["loss"] == pytest.approx(sum(step["loss"] for step in steps) / 2)
+    assert "loss_trend" in listed and "icr" not in listed
+
+    async with dashboard(folder).run_test(size=(130, 60)) as pilot:
+        await until_seen(pilot, "Distance from grey 0.", "grey 0.")
+        await pilot.press("right_square_bracket")
+        await until_seen(pilot, "Brightness of the first frame 0.", "darkest 0.", "Gradient norm")
+
+
+def test_only_another_objective_than_the_default_is_written_to_settings(
+    folder: RunFolder, job: TrainJob, tmp_path: Path
+) -> None:
+    assert 'objective = "grey"' in folder.config.read_text()
+    read = read_job(folder.config)
+    assert isinstance(read, TrainJob)
+    assert read.training.objective == "grey"
+    write_job(tmp_path / "config.toml", job)
+    assert "objective" not in (tmp_path / "config.toml").read_text()
+    assert read_job(tmp_path / "config.toml") == job
+
+
+def test_an_unknown_objective_is_refused_with_the_known_ones(job: TrainJob, tmp_path: Path) -> None:
+    write_job(tmp_path / "config.toml", with_settings(job, "training", objective="gray"))
+    with pytest.raises(SettingsError) as refused:
+        read_job(tmp_path / "config.toml")
+    assert "training.objective: is 'gray', not one of personalvideo" in refused.value.message
+
+
+def test_the_guide_shows_the_objective_and_the_row_that_are_tested() -> None:
+    page = PAGE.read_text()
+    assert (ROOT / "tests/support/grey.py").read_text() in page
+    source = Path(extended_engine.__file__).read_text()
+    row = source[source.index("ObjectiveInfo(\n") : source.index("\n\n\nif __name__")]
+    assert f'"grey": {row.replace("tests.support", "pvtool_core.objectives")},' in page

@@ -1,0 +1,15 @@
+"""Brightness of the frames."""
+
+from pvtool_core.evaluation.clip import Clip
+from pvtool_core.evaluation.interface import Metric
+from pvtool_core.settings.jobs import Subject
+
+
+class Brightness(Metric):
+    """Mean of all pixels, from 0 to 1."""
+
+    name = "brightness"
+
+    def measure(self, clip: Clip, subject: Subject) -> float:
+        """Return the mean."""
+        return float(clip.frames.mean() / 255)

@@ -1,0 +1,33 @@
+"""An engine whose tables have one row more: the metric `brightness`, and the objective `grey`."""
+
+import runpy
+import sys
+from pathlib import Path
+
+ENGINE = (sys.executable, "-P", str(Path(__file__)))
+
+
+def add_metric() -> None:
+    """Add the row of the metric."""
+    from pvtool_core.evaluation.metrics import METRICS, Change, MetricEntry, difference
+    from tests.support.brightness import Brightness
+
+    METRICS.append(MetricEntry(Brightness, change=Change("brightness_change", difference)))
+
+
+def add_objective() -> None:
+    """Add the row of the objective; its number `darkest` is not listed."""
+    from pvtool_core.settings.objectives import OBJECTIVES, LossInfo, ObjectiveInfo
+
+    OBJECTIVES["grey"] = ObjectiveInfo(
+        driver="tests.support.grey:Grey",
+        losses={"loss": LossInfo("Distance from grey", "grey", (0.0, 0.25))},
+        measures={"brightness": LossInfo("Brightness of the first frame")},
+    )
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    add_metric()
+    add_objective()
+    runpy.run_module("pvtool_core", run_name="__main__", alter_sys=True)

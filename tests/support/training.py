@@ -1,0 +1,30 @@
+"""Trainers of the paper's objective, ready to take a step."""
+
+from pathlib import Path
+from typing import Any
+
+from pvtool_core.objectives.personalvideo import PersonalVideo
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.trainer import Trainer
+from pvtool_core.trajectories import Report
+
+
+def ignore(type: str, /, **values: Any) -> None:
+    """Report nothing."""
+
+
+def objective_of(trainer: Trainer) -> PersonalVideo:
+    """Return the trainer's objective, which is the paper's."""
+    assert isinstance(trainer.objective, PersonalVideo)
+    return trainer.objective
+
+
+def prepared_trainer(
+    job: TrainJob, cache: Path | None, report: Report = ignore
+) -> tuple[Trainer, PersonalVideo]:
+    """Return a trainer and its objective, whose pairs are prepared."""
+    trainer = Trainer(job, cache, report)
+    objective = objective_of(trainer)
+    for _ in objective.prepare():
+        pass
+    return trainer, objective
