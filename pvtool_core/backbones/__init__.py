@@ -13,7 +13,6 @@ from pvtool_core.backbones.interface import (
     Embeds,
     Frames,
     Latents,
-    joined,
     resolve_device,
 )
 from pvtool_core.errors import InputRefused, RunFailed, from_foreign
@@ -26,7 +25,6 @@ __all__ = [
     "Frames",
     "Latents",
     "backbone_class",
-    "joined",
     "load_backbone",
     "resolve_device",
 ]

@@ -8,16 +8,14 @@
 The clips themselves lie in the job's `out`. Engines of other batches, and of other machines, may work at the same ones.
 """
 
-import dataclasses
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import orjson
 
-from pvtool_core.batches.clips import Names
 from pvtool_core.files import make_private, replace_file
 from pvtool_core.settings.jobs import RenderItem, RenderJob, read_job, require
 from pvtool_core.store.runs import RunFolder
@@ -80,8 +78,15 @@ def write_items(path: Path, items: Iterable[RenderItem]) -> None:
 
 
 def read_items(path: Path) -> list[RenderItem]:
-    """What `write_items` wrote."""
-    return [RenderItem(**orjson.loads(line)) for line in path.read_bytes().splitlines()]
+    """Read what `write_items` wrote, in older versions too."""
+    return [_read_item(line) for line in path.read_bytes().splitlines()]
+
+
+def _read_item(line: bytes) -> RenderItem:
+    values = orjson.loads(line)
+    for removed in ("switch_width", "tail_width"):  # written before version 0.2
+        values.pop(removed, None)
+    return RenderItem(**values)
 
 
 def write_refused(path: Path, refused: Mapping[str, str]) -> None:
@@ -102,23 +107,3 @@ def read_refused(path: Path) -> dict[str, str]:
     if not all(isinstance(row, dict) and {"row", "reason"} <= row.keys() for row in rows):
         raise ValueError("a line lacks its row or its reason")
     return {str(row["row"]): str(row["reason"]) for row in rows}
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Clips that share their adapter-free steps: one setup, prompt and seed. `key` names that, whoever is in them."""
-
-    key: str
-    items: Sequence[RenderItem]
-
-
-def grouped(items: Iterable[RenderItem], names: Sequence[Names]) -> list[Group]:
-    """Clips in their order, but all of one setup together; `names` are the setups'."""
-    groups: dict[tuple[int, str], list[RenderItem]] = {}
-    for item in items:
-        key = names[item.setup].trajectory(item.prompt, item.seed)
-        groups.setdefault((item.setup, key), []).append(item)
-    return [
-        Group(key, members)
-        for (_, key), members in sorted(groups.items(), key=lambda pair: pair[0][0])
-    ]

@@ -1,307 +1,200 @@
-"""Render groups of clips: take a lease, denoise, hand over to the writer; retry what failed."""
+"""The rendering pipeline: claim groups of clips, load their model, denoise, write.
+
+Each stage is a generator that takes from the one before and hands on to the next. All report to `Results`.
+"""
 
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pvtool_core.batches.clips import Names, is_whole, read_sidecar
-from pvtool_core.batches.folder import Group, grouped
-from pvtool_core.errors import (
-    Interrupted,
-    NotFinite,
-    OutOfMemory,
-    PvError,
-    from_foreign,
-)
-from pvtool_core.rendering.denoise import (
-    ClipDenoiser,
-    DenoisedClip,
-    LoadedModel,
-    Width,
-    by_adapter,
-    free_memory,
-)
+from pvtool_core.errors import Interrupted, PvError, from_foreign
+from pvtool_core.rendering.denoise import ClipDenoiser, DenoisedClip, Models
 from pvtool_core.rendering.leases import Leases
-from pvtool_core.rendering.results import Report, Results
+from pvtool_core.rendering.results import Results
 from pvtool_core.rendering.write import Writer, kept_latents
-from pvtool_core.settings.jobs import RenderItem, RenderJob
-from pvtool_core.trajectories import Switch
+from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup
 
-PROMPTS_AT_ONCE = 500  # as many as a model is loaded for: their embeddings take memory
+_PROMPTS_PER_MODEL = 500  # a model is loaded for that many prompts: their embeddings take memory
 _LOOK_AGAIN_SECONDS = 0.5
 
 
-class Batch:
-    """All that this engine does for a job."""
+@dataclass(frozen=True)
+class Group:
+    """Clips of one setup, prompt and seed, which share the steps before the adapter starts.
 
-    def __init__(self, job: RenderJob, claims: Leases, report: Report, shelf: LoadedModel) -> None:
-        self.job, self._claims, self._report = job, claims, report
-        self._names = [Names(setup, job.encoding.upscale) for setup in job.setups]
-        self._since = Path(job.items).stat().st_mtime if job.overwrite else 0.0
-        self._width = Width(job.width)
-        self._finisher = Writer(job)
-        self._shelf = shelf
-        self._broken: dict[int, PvError] = {}
-        self._lost: list[RenderItem] = []
-        self._attempts_left = job.retries
+    `key` names their lease. `prompts` are those that the model is loaded for together with theirs.
+    """
 
-    def render(self, items: Sequence[RenderItem], prompts: Sequence[str] = ()) -> None:
-        """Make every clip that is not there. Raises as `render` does.
+    key: str
+    setup: Setup
+    names: Names
+    prompts: tuple[str, ...]
+    items: Sequence[RenderItem]
 
-        With `prompts`, the items are of one setup, and the model is loaded for all of these.
-        """
-        self._tally = Results(self.job, self._report, len(items))
-        self._prompts = {items[0].setup: list(prompts)} if prompts else prompts_of(items)
-        self._place = {
-            (setup, prompt): place
-            for setup, prompts in self._prompts.items()
-            for place, prompt in enumerate(prompts)
-        }
-        try:
-            self._go_through(self._grouped(items))
-            while self._tally.failures and self._attempts_left:
-                self._attempts_left -= 1
-                again = [failure.item for failure in self._tally.failures]
-                self._tally.failures.clear()
-                self._broken.clear()
-                self._go_through(self._grouped(again))
-        finally:
-            self._finisher.close()
-        self._tally.finish()
-
-    def _grouped(self, items: Iterable[RenderItem]) -> list[Group]:
-        return grouped(items, self._names)
-
-    def _go_through(self, groups: list[Group]) -> None:
-        began_with_others = False
-        while groups:
-            others: list[Group] = []
-            status = "elsewhere" if began_with_others else "skipped"
-            for chunk in self._chunks(groups, others, status):
-                self._tally.raise_fatal()
-                self._tally.progress()
-                self._make(chunk)
-            self._finisher.wait()
-            self._tally.raise_fatal()
-            others += self._grouped(self._lost)
-            self._lost.clear()
-            if len(others) == len(groups):
-                self._tally.progress()
-                time.sleep(_LOOK_AGAIN_SECONDS)
-            groups, began_with_others = others, True
-
-    def _chunks(
-        self, groups: Iterable[Group], others: list[Group], status: str
-    ) -> Iterator[list[Group]]:
-        """Groups of one setup to make together, claimed, with what is missing of them; `others` are claimed by others.
-
-        A clip that is there already has `status`.
-        """
-        chunk: list[Group] = []
-        for group in groups:
-            missing = self._missing(group, status)
-            if not missing.items:
-                continue
-            if not self._claims.take(group.key):
-                others.append(group)
-                continue
-            missing = self._missing(
-                missing, "elsewhere"
-            )  # somebody may have made it just before it became ours
-            if not missing.items:
-                self._claims.give_back(group.key)
-                continue
-            if chunk and (_apart(chunk[0], missing) or len(chunk) >= self._width_for(missing)):
-                yield chunk
-                chunk = []
-            chunk.append(missing)
-            if len(chunk) >= self._width_for(missing):
-                yield chunk
-                chunk = []
-        if chunk:
-            yield chunk
-
-    def _width_for(self, group: Group) -> int:
-        trimmed = self.job.setups[
-            group.items[0].setup
-        ].model.trim_prompt  # prompts of different lengths do not stack
-        return 1 if trimmed or group.items[0].tail_width else self._width.now
-
-    def _missing(self, group: Group, status: str) -> Group:
-        """The group without the clips that are there, which are told of."""
-        missing: list[RenderItem] = []
-        for item in group.items:
-            if self._is_there(item):
-                self._tally.done(item, status)
-            else:
-                missing.append(item)
-        return Group(group.key, missing)
-
-    def _is_there(self, item: RenderItem) -> bool:
-        if not is_whole(item.clip, self._names[item.setup].fingerprint(item), self.job.encoding):
-            return False
-        record = read_sidecar(item.clip)
-        return record is not None and record["created"] >= self._since
-
-    def _make(self, chunk: list[Group]) -> None:
-        """Make the clips of a chunk: first those whose latents an earlier attempt has left."""
-        holding = _Holding(chunk, self._claims)
-        rest: list[RenderItem] = []
-        for item in (item for group in chunk for item in group.items):
-            kept = kept_latents(item, self._names[item.setup].fingerprint(item))
-            if kept:
-                self._finish(kept, holding)
-            else:
-                rest.append(item)
-        self._denoise(rest, holding)
-
-    def _denoise(self, items: list[RenderItem], holding: "_Holding") -> None:
-        """Make clips of different prompts and seeds together; by halves where the memory is too small for them."""
-        if not items:
-            return
-        maker = self._maker_for(items[0])
-        if isinstance(maker, PvError):
-            self._fail(items, maker, holding)
-            return
-        try:
-            with self._finisher.device_in_use:
-                switches = maker.switches(items)
-        except Exception as error:
-            self._recover(items, error, holding)
-            return
-        for members in by_adapter(items):
-            self._tally.raise_fatal()
-            self._tally.progress()
-            self._denoise_tails(maker, members, switches, holding)
-        self._width.measure(maker.backbone.device)
-
-    def _denoise_tails(
-        self,
-        maker: ClipDenoiser,
-        items: list[RenderItem],
-        switches: dict[tuple[str, int], Switch],
-        holding: "_Holding",
-    ) -> None:
-        try:
-            with self._finisher.device_in_use:
-                finals = maker.tails(items, switches)
-        except Exception as error:
-            self._recover(items, error, holding)
-            return
-        for made in finals:
-            self._finish(made, holding)
-
-    def _recover(self, items: list[RenderItem], error: Exception, holding: "_Holding") -> None:
-        pairs = list(dict.fromkeys((item.prompt, item.seed) for item in items))
-        if (
-            isinstance(error, NotFinite) and len(pairs) > 1
-        ):  # one clip's, which must not fail the others
-            self._denoise_in_halves(items, pairs, holding)
-            return
-        if not isinstance(from_foreign(error), OutOfMemory) or (
-            len(pairs) == 1 and not self._finisher.busy()
-        ):
-            self._fail(items, error, holding)
-            return
-        error.__traceback__ = None  # which holds what the device is full of
-        self._finisher.wait()  # and so may a clip that is being decoded
-        free_memory()
-        if len(pairs) == 1:
-            self._denoise(items, holding)
-            return
-        self._width.halve()
-        self._denoise_in_halves(items, pairs, holding)
-
-    def _denoise_in_halves(
-        self, items: list[RenderItem], pairs: list[tuple[str, int]], holding: "_Holding"
-    ) -> None:
-        first = set(pairs[: len(pairs) // 2])
-        self._denoise([item for item in items if (item.prompt, item.seed) in first], holding)
-        self._denoise([item for item in items if (item.prompt, item.seed) not in first], holding)
-
-    def _fail(self, items: Iterable[RenderItem], error: BaseException, holding: "_Holding") -> None:
-        for item in items:
-            self._tally.failed(item, error, last=not self._attempts_left)
-            holding.over(item)
-
-    def _finish(self, made: DenoisedClip, holding: "_Holding") -> None:
-        item, began = made.item, time.monotonic()
-        if not holding.is_ours(
-            item
-        ):  # we were held up for so long that somebody else has taken it over
-            self._lost.append(item)
-            holding.over(item)
-            return
-
-        def finished(error: BaseException | None) -> None:
-            seconds = time.monotonic() - began
-            if error:
-                self._tally.failed(item, error, seconds, last=not self._attempts_left)
-            else:
-                self._tally.done(item, "done", made.seconds + seconds)
-            holding.over(item)
-
-        maker = self._maker_for(item)
-        if isinstance(maker, PvError):
-            finished(maker)
-        else:
-            self._finisher.submit(maker, made, self._names[item.setup].fingerprint(item), finished)
-
-    def _maker_for(self, item: RenderItem) -> ClipDenoiser | PvError:
-        """The model that makes this clip, loaded for its prompt and the next ones; or why it cannot be loaded."""
-        if item.setup in self._broken:
-            return self._broken[item.setup]
-        setup = self.job.setups[item.setup]
-        fresh = not self._shelf.has(setup, item.prompt)
-        if fresh:
-            self._finisher.wait()  # what is being decoded needs the model that goes
-        try:
-            first = self._place[item.setup, item.prompt] // PROMPTS_AT_ONCE * PROMPTS_AT_ONCE
-            prompts = self._prompts[item.setup][first : first + PROMPTS_AT_ONCE]
-            maker = self._shelf.take(setup, prompts, self._report, self.job.cache_gigabytes)
-            if fresh:
-                self._tally.progress()  # that it is rendering: what the clips share takes long
-            return maker
-        except Interrupted:
-            raise
-        except Exception as error:
-            traceback.print_exc(file=sys.stderr)
-            self._broken[item.setup] = from_foreign(error)
-            return self._broken[item.setup]
+    def only(self, items: Iterable[RenderItem]) -> "Group":
+        """Return the group with those of its clips that are among `items`."""
+        wanted = {item.clip for item in items}
+        return replace(self, items=[item for item in self.items if item.clip in wanted])
 
 
-def prompts_of(items: Iterable[RenderItem]) -> dict[int, list[str]]:
-    """The prompts of each setup, each once, in their order."""
-    found: dict[int, dict[str, None]] = {}
+def group_items(job: RenderJob, items: Iterable[RenderItem]) -> list[Group]:
+    """Group clips in their order, but with all groups of one setup in a row."""
+    names = [Names(setup, job.encoding.upscale) for setup in job.setups]
+    members: dict[tuple[int, str], list[RenderItem]] = {}
     for item in items:
-        found.setdefault(item.setup, {})[item.prompt] = None
-    return {setup: list(prompts) for setup, prompts in found.items()}
+        key = names[item.setup].trajectory(item.prompt, item.seed)
+        members.setdefault((item.setup, key), []).append(item)
+    ordered = sorted(members.items(), key=lambda pair: pair[0][0])
+    prompts = _prompts_per_model((setup, found[0].prompt) for (setup, _), found in ordered)
+    return [
+        Group(key, job.setups[setup], names[setup], prompts[setup, found[0].prompt], found)
+        for (setup, key), found in ordered
+    ]
 
 
-class _Holding:
-    """The claims of a chunk, each given back with the last of its clips."""
-
-    def __init__(self, chunk: Iterable[Group], claims: Leases) -> None:
-        self._claims, self._turn = claims, threading.Lock()
-        self._key = {item.clip: group.key for group in chunk for item in group.items}
-        self._left = {group.key: len(group.items) for group in chunk}
-
-    def is_ours(self, item: RenderItem) -> bool:
-        return self._claims.is_ours(self._key[item.clip])
-
-    def over(self, item: RenderItem) -> None:
-        """This clip is made, or has failed."""
-        key = self._key[item.clip]
-        with self._turn:
-            self._left[key] -= 1
-            last = not self._left[key]
-        if last:
-            self._claims.give_back(key)
+def _prompts_per_model(
+    wanted: Iterable[tuple[int, str]],
+) -> dict[tuple[int, str], tuple[str, ...]]:
+    """Return for each setup and prompt the prompts that the model is loaded for."""
+    by_setup: dict[int, dict[str, None]] = {}
+    for setup, prompt in wanted:
+        by_setup.setdefault(setup, {})[prompt] = None
+    found: dict[tuple[int, str], tuple[str, ...]] = {}
+    for setup, prompts in by_setup.items():
+        texts = list(prompts)
+        for start in range(0, len(texts), _PROMPTS_PER_MODEL):
+            block = tuple(texts[start : start + _PROMPTS_PER_MODEL])
+            found |= {(setup, prompt): block for prompt in block}
+    return found
 
 
-def _apart(one: Group, other: Group) -> bool:
-    """Whether they cannot go through a model together."""
-    return one.items[0].setup != other.items[0].setup
+def render_groups(
+    job: RenderJob, groups: Sequence[Group], leases: Leases, models: Models, results: Results
+) -> None:
+    """Render every missing clip of the groups. Raises the error that ends the batch early."""
+    with Writer(job, results) as writer:
+        while groups:
+            for denoiser, group in loaded(
+                claimed(groups, job, leases, results), models, writer, results
+            ):
+                for clip in denoise(denoiser, group, results):
+                    if leases.holds(group.key):
+                        writer.put(clip)
+                    else:  # this process was suspended, and another one has taken over
+                        writer.wait()  # this group's lease is given back before it is asked for again
+                        results.lost(clip.item)
+            writer.wait()
+            results.progress()
+            again = results.retry()
+            groups = [left for group in groups if (left := group.only(again)).items]
+
+
+def claimed(
+    groups: Sequence[Group], job: RenderJob, leases: Leases, results: Results
+) -> Iterator[Group]:
+    """Yield each group with its missing clips, once this process holds its lease.
+
+    Clips that exist are reported. Groups that another process holds are looked at again, until their clips exist or
+    that process has died. The lease is given back with the last clip of the group.
+    """
+    since = Path(job.items).stat().st_mtime if job.overwrite else 0.0
+    status = "skipped"
+    while groups:
+        waiting: list[Group] = []
+        for group in groups:
+            missing = _missing(group, job, since, status, results)
+            if not missing.items:
+                continue
+            if not leases.acquire(group.key):
+                waiting.append(missing)
+                continue
+            # Another process may have rendered it just before.
+            missing = _missing(missing, job, since, "elsewhere", results)
+            if not missing.items:
+                leases.release(group.key)
+                continue
+            results.progress()
+            results.hold(missing.items, partial(leases.release, group.key))
+            yield missing
+            if lost := results.take_lost():
+                waiting.append(missing.only(lost))
+        if len(waiting) == len(groups):
+            results.progress()
+            time.sleep(_LOOK_AGAIN_SECONDS)
+        groups, status = waiting, "elsewhere"
+
+
+def _missing(group: Group, job: RenderJob, since: float, status: str, results: Results) -> Group:
+    """Return the group without the clips that exist, which are reported with `status`."""
+    missing: list[RenderItem] = []
+    for item in group.items:
+        if _exists(item, group.names, job, since):
+            results.done(item, status)
+        else:
+            missing.append(item)
+    return replace(group, items=missing)
+
+
+def _exists(item: RenderItem, names: Names, job: RenderJob, since: float) -> bool:
+    """Return whether the clip is complete, and was made after `since`."""
+    if not is_whole(item.clip, names.fingerprint(item), job.encoding):
+        return False
+    record = read_sidecar(item.clip)
+    return record is not None and record["created"] >= since
+
+
+def loaded(
+    groups: Iterable[Group], models: Models, writer: Writer, results: Results
+) -> Iterator[tuple[ClipDenoiser, Group]]:
+    """Yield each group with its model. If that cannot be loaded, all clips of the setup fail."""
+    errors: dict[Setup, PvError] = {}
+    for group in groups:
+        denoiser = models.get(group.setup, group.prompts)
+        if denoiser is None and group.setup not in errors:
+            writer.wait()  # clips that are being decoded need the model that goes
+            try:
+                denoiser = models.load(group.setup, group.prompts)
+            except Interrupted:
+                raise
+            except Exception as error:
+                traceback.print_exc(file=sys.stderr)
+                errors[group.setup] = from_foreign(error).with_traceback(None)  # holds tensors
+            results.progress()
+        if denoiser:
+            yield denoiser, group
+        else:
+            for item in group.items:
+                results.failed(item, errors[group.setup])
+
+
+def denoise(denoiser: ClipDenoiser, group: Group, results: Results) -> Iterator[DenoisedClip]:
+    """Yield the final latents of each clip, first those that an earlier attempt kept. Report failures."""
+    missing: list[tuple[RenderItem, str]] = []
+    for item in group.items:
+        fingerprint = group.names.fingerprint(item)
+        latents = kept_latents(item, fingerprint)
+        if latents is None:
+            missing.append((item, fingerprint))
+        else:
+            yield DenoisedClip(item, fingerprint, latents, denoiser)
+    if not missing:
+        return
+    try:
+        prefix = denoiser.prefix(missing[0][0].prompt, missing[0][0].seed)
+    except Exception as error:
+        for item, _ in missing:
+            results.failed(item, error)
+        return
+    for item, fingerprint in sorted(missing, key=lambda pair: pair[0].adapter):
+        results.progress()
+        try:
+            clip = denoiser.finish(item, fingerprint, prefix)
+        except Exception as error:
+            results.failed(item, error)
+        else:
+            yield clip

@@ -1,4 +1,4 @@
-"""A batch on Ray: what its workers make is there, what they cannot make is told, and those that die are replaced."""
+"""A batch on Ray: clips are rendered, failures are reported, and killed workers are replaced."""
 
 import threading
 import time
@@ -22,7 +22,7 @@ def kill_a_worker_at_work(killed: list[int], over: threading.Event) -> None:
 
 
 @pytest.mark.slow
-def test_a_batch_on_ray_survives_a_worker_and_tells_what_failed(
+def test_a_batch_on_ray_survives_a_killed_worker_and_reports_failures(
     run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     prompts = ["a <V> woman waving", "a <V> woman asleep"]
@@ -53,9 +53,7 @@ def test_a_batch_on_ray_survives_a_worker_and_tells_what_failed(
     assert not (tmp_path / ".claims").exists()
 
 
-def test_a_cluster_that_is_not_there_is_refused_in_a_sentence(
-    run: Engine, job: TrainJob, tmp_path: Path
-) -> None:
+def test_a_missing_cluster_is_a_usage_error(run: Engine, job: TrainJob, tmp_path: Path) -> None:
     ended = run(render_job(job, item(tmp_path / "clip"), on="ray", address="nowhere:at-all"))
     assert ended.status == 2
-    assert ended.message.startswith("There is no Ray cluster at nowhere:at-all: ")
+    assert ended.message.startswith("No Ray cluster found at nowhere:at-all: ")

@@ -1,4 +1,4 @@
-"""Ray that pv starts is reachable from this machine only, and leaves nothing behind."""
+"""Ray started by pv is reachable from this machine only, and leaves no files behind."""
 
 import ipaddress
 import json
@@ -15,7 +15,7 @@ from pvtool_core.rendering import ray_cluster
 SCRIPT = """
 import json, os, psutil, ray, shutil
 os.umask(0o022)
-from pvtool_core.fanout import connect
+from pvtool_core.rendering.ray_cluster import connect
 session = connect("")
 assert ray.get(ray.remote(lambda: 1).remote()) == 1
 processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
@@ -27,7 +27,7 @@ shutil.rmtree(session)
 
 
 @pytest.mark.slow
-def test_ray_listens_on_loopback_in_a_private_folder_and_writes_nothing_into_the_home(
+def test_ray_listens_on_loopback_in_a_private_folder_and_writes_no_files_to_the_home(
     tmp_path: Path,
 ) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

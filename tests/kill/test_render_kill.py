@@ -1,4 +1,4 @@
-"""Whatever happens to the engines at work on a batch, in the end every clip is there, whole, and was made once."""
+"""Whatever happens to the engines of a batch, in the end every clip is complete and was rendered once."""
 
 import dataclasses
 import os
@@ -214,7 +214,7 @@ def test_a_full_disk_ends_a_batch_and_room_is_all_that_is_needed_to_go_on(
     assert ended is not None
     assert ended.kind == "DiskFull"
     assert ended.message.startswith("The disk is full")
-    assert ended.hint == "Make room; then the same command goes on with what is missing."
+    assert ended.hint == "Free some disk space; the same command then renders the missing clips."
     assert told([folder], "failed") == Counter()
     before = made_at(wanted)
     assert before.keys() == told([folder]).keys()
