@@ -215,7 +215,7 @@ class IdentityAdapter:
 
     def load(self, path: Path, layout: LoraLayout) -> None:
         """Take over the weights of a file that `save` wrote. Raises InputRefused if they do not fit."""
-        tensors = read_adapter(path)[0]
+        tensors = read_adapter(path)
         ours = self.pairs()
         expected = {key: tuple(weight.shape) for key, weight in layout.pack(ours).items()}
         if tensors.keys() != expected.keys():
@@ -228,10 +228,9 @@ class IdentityAdapter:
             ours[name].up.data.copy_(pair.up)
 
 
-def read_adapter(path: Path) -> tuple[dict[str, Tensor], AdapterMetadata]:
-    """The tensors and terms of an adapter file. Raises InputRefused if it is none of ours."""
-    tensors, metadata = _read(path)
-    return tensors, AdapterMetadata.of(metadata)
+def read_adapter(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of an adapter file. Raises InputRefused if pv did not write it."""
+    return _read(path)[0]
 
 
 def read_rank(path: Path) -> int:

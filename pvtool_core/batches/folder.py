@@ -11,16 +11,19 @@ The clips themselves lie in the job's `out`. Engines of other batches, and of ot
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
 
+from pvtool_core.batches.clips import Names
 from pvtool_core.files import make_private, replace_file
-from pvtool_core.settings.jobs import RenderItem, RenderJob, read_job, require
+from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup, read_job, require
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.untrusted import JOB_BYTES, exists, is_folder, read_regular
 
+_PROMPTS_PER_MODEL = 500  # a model is loaded for that many prompts: their embeddings take memory
 _WORKER = re.compile(r"worker-[0-9]{1,9}")
 
 
@@ -107,3 +110,56 @@ def read_refused(path: Path) -> dict[str, str]:
     if not all(isinstance(row, dict) and {"row", "reason"} <= row.keys() for row in rows):
         raise ValueError("a line lacks its row or its reason")
     return {str(row["row"]): str(row["reason"]) for row in rows}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Clips of one setup, prompt and seed, which share the steps before the adapter starts.
+
+    `key` names their lease, `fingerprints` holds the fingerprint of each by its path, and `prompts` are those that the
+    model is loaded for together with theirs.
+    """
+
+    key: str
+    setup: Setup
+    prompts: tuple[str, ...]
+    fingerprints: Mapping[str, str]
+    items: Sequence[RenderItem]
+
+    def only(self, items: Iterable[RenderItem]) -> "Group":
+        """Return the group with those of its clips that are among `items`."""
+        wanted = {item.clip for item in items}
+        return replace(self, items=[item for item in self.items if item.clip in wanted])
+
+
+def group_items(job: RenderJob, items: Iterable[RenderItem]) -> list[Group]:
+    """Group clips in their order, but with all groups of one setup in a row."""
+    names = [Names(setup, job.encoding.upscale) for setup in job.setups]
+    members: dict[tuple[int, str], list[RenderItem]] = {}
+    for item in items:
+        key = names[item.setup].trajectory(item.prompt, item.seed)
+        members.setdefault((item.setup, key), []).append(item)
+    ordered = sorted(members.items(), key=lambda pair: pair[0][0])
+    prompts = _prompts_per_model((setup, found[0].prompt) for (setup, _), found in ordered)
+    groups: list[Group] = []
+    for (setup, key), found in ordered:
+        fingerprints = {item.clip: names[setup].fingerprint(item) for item in found}
+        block = prompts[setup, found[0].prompt]
+        groups.append(Group(key, job.setups[setup], block, fingerprints, found))
+    return groups
+
+
+def _prompts_per_model(
+    wanted: Iterable[tuple[int, str]],
+) -> dict[tuple[int, str], tuple[str, ...]]:
+    """Return for each setup and prompt the prompts that the model is loaded for."""
+    by_setup: dict[int, dict[str, None]] = {}
+    for setup, prompt in wanted:
+        by_setup.setdefault(setup, {})[prompt] = None
+    found: dict[tuple[int, str], tuple[str, ...]] = {}
+    for setup, prompts in by_setup.items():
+        texts = list(prompts)
+        for start in range(0, len(texts), _PROMPTS_PER_MODEL):
+            block = tuple(texts[start : start + _PROMPTS_PER_MODEL])
+            found |= {(setup, prompt): block for prompt in block}
+    return found

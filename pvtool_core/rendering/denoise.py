@@ -5,9 +5,12 @@ whichever identity they show.
 """
 
 import gc
+import os
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,17 +18,28 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 
+from pvtool_core import sampling
 from pvtool_core.adapter import IdentityAdapter, load_adapter, read_rank, switch_step
 from pvtool_core.backbones import Backbone, Latents, load_backbone
+from pvtool_core.batches.folder import Group
 from pvtool_core.batches.rates import Rate, note
-from pvtool_core.errors import InputRefused, OutOfMemory, WeightsMissing, from_foreign
-from pvtool_core.files import sha256_of
+from pvtool_core.errors import (
+    InputRefused,
+    Interrupted,
+    OutOfMemory,
+    PvError,
+    WeightsMissing,
+    from_foreign,
+)
+from pvtool_core.files import replace_file, sha256_of
 from pvtool_core.media.decode import Pixels, to_pixels
 from pvtool_core.models.locate import locate_model
 from pvtool_core.models.prompt_limits import report_cuts
 from pvtool_core.paths import trajectories_dir
-from pvtool_core.sampling import denoise
+from pvtool_core.rendering.results import Results
 from pvtool_core.settings.jobs import RenderItem, Setup
 from pvtool_core.trajectories import Report, TrajectoryCache
 
@@ -36,14 +50,50 @@ T = TypeVar("T")
 class DenoisedClip:
     """Final latents of a clip, and the model that decodes them.
 
-    `fingerprint` covers everything that changes pixels. `seconds` is the time of the steps that only this clip takes.
+    `key` names the clip's lease, and `fingerprint` covers everything that changes pixels. `seconds` is the time of the
+    steps that only this clip takes. The file `kept` keeps the latents until the clip is written, so that a failure
+    there costs no denoising.
     """
 
     item: RenderItem
+    key: str
     fingerprint: str
     latents: Latents
+    kept: Path
     denoiser: "ClipDenoiser"
     seconds: float = 0.0
+
+    def decode(self) -> Pixels:
+        """Keep the latents and return every frame."""
+        keep_latents(self.kept, self.fingerprint, self.latents)
+        return self.denoiser.decode(self.latents)
+
+
+def denoise(
+    groups: Iterable[Group], models: "Models", results: Results, wait: Callable[[], None]
+) -> Iterator[DenoisedClip]:
+    """Yield the final latents of each clip, and report clips that fail.
+
+    If a model cannot be loaded, all clips of its setup fail. `wait` waits until clips that were yielded are decoded.
+    """
+    errors: dict[Setup, PvError] = {}
+    for group in groups:
+        denoiser = models.get(group.setup, group.prompts)
+        if denoiser is None and group.setup not in errors:
+            wait()  # clips that are being decoded need the model that goes
+            try:
+                denoiser = models.load(group.setup, group.prompts)
+            except Interrupted:
+                raise
+            except Exception as error:
+                traceback.print_exc(file=sys.stderr)
+                errors[group.setup] = from_foreign(error).with_traceback(None)  # holds tensors
+            results.progress()
+        if denoiser:
+            yield from denoiser.denoise(group, results)
+        else:
+            for item in group.items:
+                results.failed(item, errors[group.setup])
 
 
 class ClipDenoiser:
@@ -69,6 +119,37 @@ class ClipDenoiser:
         self._adapter_file = ""
         self._denoising, self._decoding = threading.Lock(), threading.Lock()
 
+    def denoise(self, group: Group, results: Results) -> Iterator[DenoisedClip]:
+        """Yield the latents of each clip, first those that an earlier attempt kept. Report clips that fail."""
+        missing: list[RenderItem] = []
+        for item in group.items:
+            kept, fingerprint = latents_path(item), group.fingerprints[item.clip]
+            latents = kept_latents(kept, fingerprint)
+            if latents is None:
+                missing.append(item)
+            else:
+                yield DenoisedClip(item, group.key, fingerprint, latents, kept, self)
+        if not missing:
+            return
+        try:
+            prefix = self.prefix(missing[0].prompt, missing[0].seed)
+        except Exception as error:
+            for item in missing:
+                results.failed(item, error)
+            return
+        for number, item in enumerate(sorted(missing, key=lambda item: item.adapter)):
+            if number:
+                results.progress()
+            began = time.monotonic()
+            try:
+                latents = self.finish(item, prefix)
+            except Exception as error:
+                results.failed(item, error)
+            else:
+                seconds, kept = time.monotonic() - began, latents_path(item)
+                fingerprint = group.fingerprints[item.clip]
+                yield DenoisedClip(item, group.key, fingerprint, latents, kept, self, seconds)
+
     def prefix(self, prompt: str, seed: int) -> Latents:
         """Return the latents that enter the adapter's first step, cached or denoised now."""
         began = time.monotonic()
@@ -76,21 +157,20 @@ class ClipDenoiser:
         self._prefix_seconds += self._seconds_since(began)
         return latents
 
-    def finish(self, item: RenderItem, fingerprint: str, prefix: Latents) -> DenoisedClip:
+    def finish(self, item: RenderItem, prefix: Latents) -> Latents:
         """Denoise the steps after the prefix, with the clip's adapter. Raises InputRefused for a wrong one."""
         began = time.monotonic()
         latents = self._with_room(self._denoising, lambda: self._final(item, prefix))
-        seconds = self._seconds_since(began)
-        self._rest_seconds += seconds
+        self._rest_seconds += self._seconds_since(began)
         self._clips += 1
-        return DenoisedClip(item, fingerprint, latents, self, seconds)
+        return latents
 
     def _final(self, item: RenderItem, prefix: Latents) -> Latents:
         if not item.adapter:  # training has cached some of these
             return self._cache.final(item.prompt, item.seed)
         steps = range(self._first_step, self.backbone.num_steps)
         embeds = self.backbone.prompt_embeds(item.prompt)
-        return denoise(self.backbone, prefix, embeds, steps, self._adapter_of(item))
+        return sampling.denoise(self.backbone, prefix, embeds, steps, self._adapter_of(item))
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Pixels:
@@ -205,3 +285,39 @@ def _check_adapter(file: Path, sha256: str) -> None:
 @lru_cache(maxsize=1024)
 def _sha256_of(file: Path, _changed: int) -> str:
     return sha256_of(file)
+
+
+def latents_path(item: RenderItem) -> Path:
+    """Return the file that keeps a clip's final latents while its files are written."""
+    clip = Path(item.clip)
+    return clip.with_name(f".{clip.name}.latents")
+
+
+def keep_latents(path: Path, fingerprint: str, latents: Latents) -> None:
+    """Write the latents to the file that `kept_latents` reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    tensors = {"latents": latents.cpu().contiguous()}
+    replace_file(path, save(tensors, metadata={"fingerprint": fingerprint}))
+
+
+def kept_latents(path: Path, fingerprint: str) -> Latents | None:
+    """Return the latents that an earlier attempt at the same clip kept, if they are intact."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+        if metadata.get("fingerprint") != fingerprint:
+            return None
+        latents = load_file(path)["latents"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return latents if latents.isfinite().all() else None
+
+
+def _sweep(latents: Path) -> None:
+    """Remove partial files that a killed process left beside a clip, whose lease is ours now."""
+    clip = latents.name.removeprefix(".").removesuffix(".latents")
+    begun = (f".{clip}.json.", f".{latents.name}.")
+    for found in os.scandir(latents.parent):
+        if found.name.startswith(begun) and found.name.endswith(".writing"):
+            Path(found).unlink(missing_ok=True)

@@ -23,10 +23,11 @@ import ray
 from ray._private import ray_constants
 from ray.exceptions import RayError
 
+from pvtool_core.batches.folder import Group
 from pvtool_core.errors import PvError, RunFailed, UsageError, from_foreign
 from pvtool_core.rendering.denoise import Models
 from pvtool_core.rendering.leases import FOLDER, Leases
-from pvtool_core.rendering.pipeline import Group, render_groups
+from pvtool_core.rendering.pipeline import render_groups
 from pvtool_core.rendering.results import Results
 from pvtool_core.settings.jobs import RenderJob
 from pvtool_core.store.runs import ExitRecord

@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pvtool_core.batches.clips import BASE, file_names, read_sidecar
-from pvtool_core.batches.folder import read_items
+from pvtool_core.batches.folder import group_items, read_items
 from pvtool_core.errors import DiskFull, OutOfMemory, from_foreign
 from pvtool_core.media.c2pa import read_credentials
 from pvtool_core.media.contact_sheet import write_sheets
 from pvtool_core.media.ffmpeg import require_formats
 from pvtool_core.rendering.denoise import Models
 from pvtool_core.rendering.leases import FOLDER, Leases
-from pvtool_core.rendering.pipeline import group_items, render_groups
+from pvtool_core.rendering.pipeline import render_groups
 from pvtool_core.rendering.results import Report, Results
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob
 

@@ -119,8 +119,9 @@ class Results:
     _lost: list[RenderItem] = field(default_factory=list[RenderItem])
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
-    def hold(self, items: Sequence[RenderItem], release: Callable[[], None]) -> None:
-        """Call `release` as soon as each of the clips is done, has failed or is lost."""
+    def begin(self, items: Sequence[RenderItem], release: Callable[[], None]) -> None:
+        """Report the progress, and call `release` as soon as each of the clips is done, has failed or is lost."""
+        self.progress()
         held = _Held(len(items), release)
         with self._turn:
             self._held.update(dict.fromkeys((item.clip for item in items), held))

@@ -1,6 +1,5 @@
 """Write clips from their final latents, in background threads: while one is encoded the next is denoised."""
 
-import os
 import threading
 import time
 from collections import deque
@@ -9,12 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
-
-from pvtool_core.backbones import Latents
-from pvtool_core.batches.clips import model_facts, sidecar_path, write_sidecar
-from pvtool_core.files import replace_file
+from pvtool_core.batches.clips import model_facts, write_sidecar
 from pvtool_core.media.decode import Pixels
 from pvtool_core.media.encode import write_clip
 from pvtool_core.rendering.denoise import DenoisedClip
@@ -48,8 +42,7 @@ class Writer:
 
     def _decode(self, clip: DenoisedClip, began: float) -> None:
         try:
-            keep_latents(clip)
-            pixels = clip.denoiser.decode(clip.latents)
+            pixels = clip.decode()
         except BaseException as error:
             self._end(clip, began, error)
         else:
@@ -92,7 +85,7 @@ def write(job: RenderJob, clip: DenoisedClip, pixels: Pixels, began: float) -> N
     places = {"adapter": item.adapter, **_places(job, item)}
     times = {"created": time.time(), "seconds": round(time.monotonic() - began, 3)}
     # Before the sidecar: beside a complete clip no process looks for latents.
-    latents_path(path).unlink(missing_ok=True)
+    clip.kept.unlink(missing_ok=True)
     write_sidecar(path, clip.fingerprint, job.encoding, {**facts, **places, **times})
 
 
@@ -123,39 +116,3 @@ def _places(job: RenderJob, item: RenderItem) -> dict[str, Any]:
     control = {"model": model.control.model, "frames": model.control.frames}
     parts = {"motion_adapter": model.motion_adapter, "config": model.config}
     return {"base_model": model.base_model, "places": {**parts, "loras": loras, "control": control}}
-
-
-def latents_path(clip: Path) -> Path:
-    """Return the file that keeps a clip's final latents while its files are written."""
-    return clip.with_name(f".{clip.name}.latents")
-
-
-def keep_latents(clip: DenoisedClip) -> None:
-    """Keep the latents until the clip is written, so that a failed decode costs no denoising."""
-    path = Path(clip.item.clip)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
-    tensors = {"latents": clip.latents.cpu().contiguous()}
-    replace_file(latents_path(path), save(tensors, metadata={"fingerprint": clip.fingerprint}))
-
-
-def _sweep(clip: Path) -> None:
-    """Remove partial files that a killed process left beside a clip, whose lease is ours now."""
-    begun = (f".{sidecar_path(clip).name}.", f".{latents_path(clip).name}.")
-    for found in os.scandir(clip.parent):
-        if found.name.startswith(begun) and found.name.endswith(".writing"):
-            Path(found).unlink(missing_ok=True)
-
-
-def kept_latents(item: RenderItem, fingerprint: str) -> Latents | None:
-    """Return the latents that an earlier attempt at the same clip kept, if they are intact."""
-    path = latents_path(Path(item.clip))
-    try:
-        with safe_open(path, "pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-        if metadata.get("fingerprint") != fingerprint:
-            return None
-        latents = load_file(path)["latents"]
-    except (OSError, SafetensorError, KeyError):
-        return None
-    return latents if latents.isfinite().all() else None

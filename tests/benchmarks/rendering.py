@@ -28,7 +28,7 @@ from pvtool.output import table
 from pvtool_core.adapter import IdentityAdapter, load_adapter, switch_step
 from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.batches.clips import Names
-from pvtool_core.batches.folder import write_items
+from pvtool_core.batches.folder import group_items, write_items
 from pvtool_core.batches.rates import estimate
 from pvtool_core.files import sha256_of
 from pvtool_core.media.decode import frames_of, to_pixels
@@ -36,7 +36,7 @@ from pvtool_core.media.encode import write_clip
 from pvtool_core.models.locate import locate_model, resolve_settings
 from pvtool_core.rendering.denoise import Models
 from pvtool_core.rendering.leases import FOLDER, Leases
-from pvtool_core.rendering.pipeline import group_items, render_groups
+from pvtool_core.rendering.pipeline import render_groups
 from pvtool_core.rendering.results import Results
 from pvtool_core.rendering.write import clip_facts
 from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup, write_job

@@ -2,11 +2,14 @@
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from pvtool_core.batches.folder import group_items
+from pvtool_core.rendering.ray_cluster import render_group
 from pvtool_core.settings.jobs import TrainJob
 from tests.support.render_jobs import Engine, item, render_job, whole
 
@@ -57,3 +60,19 @@ def test_a_missing_cluster_is_a_usage_error(run: Engine, job: TrainJob, tmp_path
     ended = run(render_job(job, item(tmp_path / "clip"), on="ray", address="nowhere:at-all"))
     assert ended.status == 2
     assert ended.message.startswith("No Ray cluster found at nowhere:at-all: ")
+
+
+def test_a_task_returns_events_and_the_errors_of_failed_clips(
+    run: Engine, job: TrainJob, tmp_path: Path
+) -> None:
+    clips = [item(tmp_path / "base", 5), item(tmp_path / "lost", 5, tmp_path / "gone")]
+    wanted = render_job(job, *clips)
+    (group,) = group_items(wanted, clips)
+    for expected in ("done", "skipped"):  # the worker keeps its model, but not the events
+        result = render_group(wanted, group.prompts, replace(group, prompts=()))
+        statuses = {event["path"]: event["status"] for event in result.events}
+        assert statuses == {clips[0].clip: expected, clips[1].clip: "failed"}
+        assert [(path, error.kind) for path, error in result.failed.items()] == [
+            (clips[1].clip, "WeightsMissing")
+        ]
+        assert result.ended is None

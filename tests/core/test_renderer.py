@@ -24,6 +24,7 @@ from pvtool_core.media.encode import write_clip
 from pvtool_core.media.ffmpeg import ClipBroken
 from pvtool_core.media.metadata import read_facts
 from pvtool_core.rendering.denoise import Models
+from pvtool_core.rendering.leases import Leases
 from pvtool_core.rendering.renderer import render
 from pvtool_core.settings.jobs import (
     EncodingConfig,
@@ -362,6 +363,23 @@ def test_a_model_is_released_before_the_next_one_is_loaded(
         assert models.get(setup, ["another <V> prompt"]) is None
         models.load(setup, ["another <V> prompt"])
         assert backbone() is None  # although `first` lives on
+
+
+def test_a_clip_whose_lease_was_lost_is_rendered_once_it_is_free_again(
+    run: Engine, job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a suspension, in which another process took over and died."""
+    holds, lost = Leases.holds, iter([True])
+
+    def sometimes(leases: Leases, key: str) -> bool:
+        return False if next(lost, False) else holds(leases, key)
+
+    monkeypatch.setattr(Leases, "holds", sometimes)
+    wanted = render_job(job, *(item(tmp_path / str(seed), seed) for seed in (3, 4)))
+    assert run(wanted).status == 0
+    assert run.clips() == ["done", "done"]
+    assert all(whole(wanted, tmp_path / str(seed)) for seed in (3, 4))
+    assert not (tmp_path / ".claims").exists()
 
 
 def test_jobs_and_items_of_older_versions_are_read(job: TrainJob, tmp_path: Path) -> None:
