@@ -123,7 +123,7 @@ class RenderItem:
 
 @dataclass(frozen=True, kw_only=True)
 class RenderJob:
-    """Clips to make. Several engines, here and on other machines, may work at the same ones: see claims.py.
+    """Clips to make. Several engines, here and on other machines, may work at the same ones: see leases.py.
 
     `items` is a file with a RenderItem a line (see batches.py), `out` the folder that all clips lie in.
     """

@@ -62,7 +62,7 @@ def test_a_rendered_clip_has_its_settings_in_its_sidecar_and_in_its_file(
     assert beside["adapter"] == str(adapters["strong"])
     assert str(tmp_path.parent.parent) not in json.dumps(
         inside
-    )  # where things lie here is nobody's business
+    )  # no paths of this machine in the file
 
 
 def test_existing_clips_are_skipped_and_damaged_ones_rendered_again(
@@ -76,7 +76,7 @@ def test_existing_clips_are_skipped_and_damaged_ones_rendered_again(
     assert run(wanted).status == 0
     assert sorted(run.clips()) == ["done", "skipped"]
     assert [clip.with_suffix(".mp4").read_bytes() for clip in clips] == before
-    Path(wanted.items).touch()  # what was made before this batch was asked for is made again
+    Path(wanted.items).touch()  # clips older than this batch are rendered again
     assert run(dataclasses.replace(wanted, overwrite=True)).status == 0
     assert run.clips() == ["done", "done"]
 
@@ -158,7 +158,7 @@ def test_a_clip_whose_file_could_not_be_written_is_not_denoised_again(
 
 
 def mark_latents(file: Path) -> None:
-    """Put zeros in place of kept latents, so that one sees whether they are used."""
+    """Replace kept latents by zeros, which show whether they are used."""
     from safetensors import safe_open
 
     with safe_open(file, "pt") as opened:
@@ -175,7 +175,7 @@ def test_a_stopped_batch_keeps_complete_clips(run: Engine, job: TrainJob, tmp_pa
     with pytest.raises(Interrupted):
         render(wanted, report)
     made = sorted({path.stem for path in tmp_path.glob("*.mp4")})
-    assert 1 <= len(made) <= 5  # the one that was told of, and those that were on their way
+    assert 1 <= len(made) <= 5  # the reported one, and those in work
     assert all(whole(wanted, tmp_path / name) for name in made)
     assert len(list(tmp_path.iterdir())) == 2 * len(made)
 
@@ -207,7 +207,7 @@ def quiet(type: str, /, **values: Any) -> None:
 def people(
     adapters: dict[str, Path], out: Path, prompts: Sequence[str] = (PROMPT,)
 ) -> list[RenderItem]:
-    """Clips of two people and of nobody, for each prompt."""
+    """Return clips of two identities and of the base model, for each prompt."""
     files = {"strong": adapters["strong"], "zero": adapters["zero"], "base": ""}
     return [
         item(out / name / str(number), 5, file, prompt)
