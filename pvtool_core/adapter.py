@@ -250,7 +250,7 @@ class IdentityAdapter:
 
     def load(self, path: Path, layout: LoraLayout) -> None:
         """Load the weights of a file that `save` wrote. Raises InputRefused if they do not fit."""
-        tensors = read_adapter(path)[0]
+        tensors = read_adapter(path)
         ours = self.pairs()
         expected = {key: tuple(weight.shape) for key, weight in layout.pack(ours).items()}
         if tensors.keys() != expected.keys():
@@ -263,13 +263,14 @@ class IdentityAdapter:
             ours[name].up.data.copy_(pair.up)
 
 
-def read_adapter(path: Path) -> tuple[dict[str, Tensor], AdapterMetadata]:
-    """Return tensors and metadata of an adapter file. Raises InputRefused for other files."""
+def read_adapter(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of an adapter file. Raises InputRefused for other files or invalid metadata."""
     tensors, metadata = _read(path)
     try:
-        return tensors, AdapterMetadata.of(metadata)
+        AdapterMetadata.of(metadata)
     except (KeyError, ValueError) as error:
         raise _damaged(path) from error
+    return tensors
 
 
 def read_rank(path: Path) -> int:

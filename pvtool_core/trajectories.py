@@ -1,7 +1,6 @@
 """The trajectory cache: what does not depend on the adapter is computed once and shared by all that can use it.
 
     <root>/KEY/switch.safetensors      the latents that enter the adapter's first step
-               switch-4.safetensors    the same, where four clips went through the model at once
                final.safetensors       the original model's final latents
                scores-ID.safetensors   semantic scores of the original's frames, by one model
                faces-ID.safetensors    landmarks of the original's faces, by one detector
@@ -9,15 +8,14 @@
 KEY is a hash of everything that the trajectory depends on: base model and style LoRAs, sampler and its settings,
 prompt, negative prompt, seed, size, number format, the step of the switch, libraries and kind of device. What is read
 from the cache is equal to the bit to what would be computed, so a run with it takes the same steps as one without, and
-identities, runs and renders share it. Clips that go through a model together differ in the last bits from those that
-go alone, and depend on how many there are, not on which: that number is kept with them. Everything may be deleted at
-any time, and is, the least recently used first, when the cache outgrows its limit.
+identities, runs and renders share it. Everything may be deleted at any time, and is, the least recently used first,
+when the cache outgrows its limit.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from pvtool_core.backbones import Backbone, Latents, joined
+from pvtool_core.backbones import Backbone, Latents
 from pvtool_core.errors import NO_ROOM, NotFinite
 from pvtool_core.files import replace_file
 from pvtool_core.sampling import denoise
@@ -60,14 +58,6 @@ class FaceTrack:
         return self.found.nonzero()[:, 0].tolist()
 
 
-@dataclass(frozen=True)
-class Switch:
-    """Latents at the first active step of the adapter, and how many clips were computed together."""
-
-    latents: Latents
-    width: int
-
-
 class TrajectoryCache:
     """Cache of adapter-free results; `first_step` is the first active step.
 
@@ -92,7 +82,7 @@ class TrajectoryCache:
         )
         self._limit = Limit(root, round(gigabytes * 1e9)) if root else None
         self.computed = 0
-        """How many clips' first steps were gone through and not read."""
+        """How many prefixes were denoised, and not read from the cache."""
         self._facts = {**backbone.facts(), "first_step": first_step}
 
     def key(self, prompt: str, seed: int) -> str:
@@ -103,56 +93,12 @@ class TrajectoryCache:
         """Return the latents at the first active step of the adapter."""
 
         def compute() -> Tensors:
-            backbone = self._backbone
+            backbone, steps = self._backbone, range(self._first_step)
             embeds = backbone.prompt_embeds(prompt)
-            return {
-                "latents": denoise(
-                    backbone, backbone.initial_latents(seed), embeds, range(self._first_step)
-                )
-            }
+            self.computed += 1
+            return {"latents": denoise(backbone, backbone.initial_latents(seed), embeds, steps)}
 
         return self._remember(prompt, seed, "switch", compute)["latents"].to(self._backbone.device)
-
-    def switches(self, pairs: Sequence[tuple[str, int]], width: int = 0) -> list[Switch]:
-        """The same of several clips: what is not kept is computed together.
-
-        With a `width`, only what was computed so many at a time will do, and rows are repeated to come to it.
-        """
-        found = {pair: self._kept_switch(*pair, width) for pair in pairs}
-        missing = [pair for pair, switch in found.items() if switch is None]
-        together = width or max(1, len(missing))
-        for start in range(0, len(missing), together):
-            found |= self._compute_switches(missing[start : start + together], width)
-        return [switch for pair in pairs if (switch := found[pair])]
-
-    def _compute_switches(
-        self, pairs: Sequence[tuple[str, int]], width: int
-    ) -> dict[tuple[str, int], Switch]:
-        backbone, rows = self._backbone, [*pairs, *[pairs[-1]] * (width - len(pairs))]
-        noise = torch.cat([backbone.initial_latents(seed) for _, seed in rows])
-        embeds = joined([backbone.prompt_embeds(prompt) for prompt, _ in rows])
-        latents = denoise(backbone, noise, embeds, range(self._first_step))
-        self.computed += len(rows)
-        for pair, row in zip(pairs, latents.split(1), strict=False):
-            self._keep(*pair, _switch_name(len(rows)), _on_disk({"latents": row}))
-        return {
-            pair: Switch(row, len(rows)) for pair, row in zip(pairs, latents.split(1), strict=False)
-        }
-
-    def _kept_switch(self, prompt: str, seed: int, width: int) -> Switch | None:
-        if self._root is None:
-            return None
-        folder = self._root / self.key(prompt, seed)
-        names = (
-            [_switch_name(width)]
-            if width
-            else sorted(path.stem for path in folder.glob("switch*.safetensors"))
-        )
-        for name in names:
-            if kept := self._read_kept(prompt, seed, name):
-                number = int(name.partition("-")[2] or 1)
-                return Switch(kept["latents"].to(self._backbone.device), number)
-        return None
 
     def final(self, prompt: str, seed: int) -> Latents:
         """Return the final latents of the base model."""
@@ -218,10 +164,6 @@ class TrajectoryCache:
             self._limit = None
             why = "the disk is full" if error.errno in NO_ROOM else error.strerror
             self._report("warning", message=f"Trajectories are not kept in {self._root}: {why}.")
-
-
-def _switch_name(width: int) -> str:
-    return "switch" if width == 1 else f"switch-{width}"
 
 
 def _on_disk(tensors: Tensors) -> Tensors:

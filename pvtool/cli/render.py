@@ -1,4 +1,4 @@
-"""`pv render`: plans clips, leaves out those that are there, and has engines make the others."""
+"""`pv render`: plan clips, skip those that exist, and have engines render the others."""
 
 import dataclasses
 import gc
@@ -23,7 +23,7 @@ from pvtool.cli.render_report import (
     tell_cuts,
     tell_mistake,
 )
-from pvtool.jobs.render import Outcome, clip_facts, make_batch, run_batch
+from pvtool.jobs.render import make_batch, run_batch
 from pvtool.jobs.settings import style_table, versions
 from pvtool.output import Output
 from pvtool_core.batches.columns import parse_seeds
@@ -31,9 +31,10 @@ from pvtool_core.batches.folder import write_refused
 from pvtool_core.batches.plan import BatchPlan, Defaults, plan, states
 from pvtool_core.batches.provenance import Provenance, provenance_of
 from pvtool_core.batches.rows import Mistakes, Row, read_row_file, read_rows
-from pvtool_core.errors import BadPrompt, PvError, SomeFailed, UsageError
+from pvtool_core.errors import BadPrompt, PvError, UsageError
 from pvtool_core.paths import check_utf8, exists
-from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob
+from pvtool_core.rendering.results import Outcome, clip_event
+from pvtool_core.settings.jobs import RenderItem, RenderJob
 from pvtool_core.store.identities import Library
 from pvtool_core.store.prompts import (
     KEYWORD,
@@ -49,7 +50,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command()
 def render(
     words: options.Words = None,
-    everybody: options.Everybody = False,
+    everyone: options.Everyone = False,
     sources: options.Sources = None,
     again: options.Again = None,
     seeds: Seeds = None,
@@ -76,7 +77,6 @@ def render(
     key: options.Key = None,
     overwrite: options.Overwrite = False,
     retries: options.Retries = 0,
-    at_once: options.AtOnce = "auto",
     shard: options.Part = None,
     devices: options.Devices = None,
     on: options.On = "",
@@ -86,14 +86,14 @@ def render(
     dry_run: options.DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """One clip for each person, prompt, seed and LoRA set. What is there and whole is skipped.
+    """Render a clip for each identity, prompt, seed and LoRA set; complete clips are skipped.
 
-    What a row of --prompts says wins over the options. --lora and --controlnet take the place of those that the run
-    was trained with.
+    Values in a row of --prompts override the options. --lora and --controlnet replace those that the run was trained
+    with.
     """
     part = options.parse_shard(shard)
-    check_utf8(out.absolute(), "Give another place with --out.")
-    names, prompts = options.split_words(words or [], everybody, KEYWORD)
+    check_utf8(out.absolute(), "Give another folder with --out.")
+    names, prompts = options.split_words(words or [], everyone, KEYWORD)
     origin = provenance_of(again, run, names) if again else None
     encoding = options.encoding_of(
         origin.encoding if origin else {},
@@ -121,7 +121,6 @@ def render(
         overwrite=overwrite,
         sheet=f"contact-sheet{part or ''}" if sheet else "",
         retries=retries,
-        width=options.parse_at_once(at_once),
         on=options.check_place(on, address, devices),
         address=address,
         cache_gigabytes=options.parse_gigabytes(cache_size),
@@ -129,10 +128,10 @@ def render(
     )
     engines = options.parse_devices(devices)
     output = Output(as_json)
-    people, broken = whom(names, everybody, origin)
-    for error in broken.values():
-        output.say(f"Warning: {error.message} It is left out.")
-    wanted = Defaults(
+    people, corrupt = identities_of(names, everyone, origin)
+    for error in corrupt.values():
+        output.say(f"Warning: skipped identity: {error.message}")
+    defaults = Defaults(
         people=people,
         seeds=seeds_of(seeds, origin),
         run=run,
@@ -142,7 +141,7 @@ def render(
         control=style_table(None, controlnet, control_frames).get("model", {}).get("control"),
         trained=(origin.item.identity, origin.trained) if origin else None,
     )
-    left_out = {f"identity {name}": error.message for name, error in broken.items()}
+    left_out = {f"identity {name}": error.message for name, error in corrupt.items()}
 
     def leave_out(source: str, error: PvError) -> None:
         left_out[source or error.message] = f"{error.message} {error.hint}".strip()
@@ -153,36 +152,30 @@ def render(
         rows = rows_of(prompts, sources or [], origin, mistakes)
         if not (keep_going and rows):
             mistakes.check()
-        planned = plan(rows, wanted, out, encoding.upscale, part, mistakes)
+        planned = plan(rows, defaults, out, encoding.upscale, part, mistakes)
     if not (keep_going and (planned.items or part)):
         mistakes.check()
-    if origin:
-        planned = as_before(planned, origin, encoding)
-    refused = len(mistakes.places) + len(broken)
+    refused = len(mistakes.places) + len(corrupt)
     tell_adapters(output, planned)
     tell_cuts(output, planned.all_cuts)
     if dry_run:
         list_clips(planned, encoding, output, overwrite)
-        if refused:
-            raise SomeFailed(refused, refused + len(planned.items))
+        Outcome(total=len(planned.items), refused=refused).raise_for_status()
         return
     make_folder(out)
     failures = FailureReport(planned, out, part)
-    ended = render_clips(planned, job, engines, output, left_out)
-    if ended.failed:
-        failures.write(ended.failed)
-        failures.tell(ended.failed, output)
-    elif ended.error is None:
+    outcome = render_clips(planned, job, engines, output, left_out)
+    if outcome.failed:
+        failures.write(outcome.failed)
+        failures.tell(outcome.failed, output)
+    elif outcome.error is None:
         failures.clear()
-    if refused and (ended.error is None or isinstance(ended.error, SomeFailed)):
-        raise SomeFailed(refused + len(ended.failed), refused + len(planned.items))
-    if ended.error:
-        raise ended.error
+    dataclasses.replace(outcome, refused=refused).raise_for_status()
 
 
 @contextmanager
 def nothing_collected() -> Generator[None]:
-    """Look for no garbage: of a hundred thousand rows all is kept, and looking again and again takes seconds."""
+    """Switch off garbage collection: a hundred thousand rows are all kept, and looking at them takes seconds."""
     gc.disable()
     try:
         yield
@@ -191,28 +184,28 @@ def nothing_collected() -> Generator[None]:
         gc.enable()
 
 
-def whom(
-    names: Sequence[str], everybody: bool, origin: Provenance | None
+def identities_of(
+    names: Sequence[str], everyone: bool, origin: Provenance | None
 ) -> tuple[tuple[str, ...], dict[str, PvError]]:
-    """Return the identities for rows that name none, and with --all what is wrong with each broken one.
+    """Return the identities for rows without one, and with --all the error of each corrupt one.
 
-    Raises UsageError if the library is empty, or the error itself if all of it is broken.
+    Raises UsageError if the library is empty, or the error of an identity if all are corrupt.
     """
-    if not everybody:
+    if not everyone:
         return tuple(names) or ((origin.item.identity,) if origin else ()), {}
     library = Library()
     usable: list[str] = []
-    broken: dict[str, PvError] = {}
+    corrupt: dict[str, PvError] = {}
     for name in library.names():
         try:
             usable.append(library.get(name).ref.name)
         except PvError as error:
-            broken[name] = error
-    if not usable and broken:
-        raise next(iter(broken.values()))
+            corrupt[name] = error
+    if not usable and corrupt:
+        raise next(iter(corrupt.values()))
     if not usable:
-        raise UsageError("There is nobody in the library.", "`pv identity add` adds a person.")
-    return tuple(usable), broken
+        raise UsageError("The library holds no identity.", "Add one with `pv identity add`.")
+    return tuple(usable), corrupt
 
 
 def seeds_of(text: str | None, origin: Provenance | None) -> tuple[int, ...]:
@@ -224,7 +217,7 @@ def seeds_of(text: str | None, origin: Provenance | None) -> tuple[int, ...]:
 def rows_of(
     prompts: Sequence[str], sources: Sequence[str], origin: Provenance | None, mistakes: Mistakes
 ) -> list[Row]:
-    """What is to be rendered. Raises UsageError if it is nothing; `mistakes` are what is wrong with it."""
+    """Return the rows to render, and add invalid ones to `mistakes`. Raises UsageError without any row."""
     base = origin is not None and not origin.item.adapter_sha256
     rows: list[Row] = []
     for prompt in prompts:
@@ -238,14 +231,14 @@ def rows_of(
         rows = [Row(prompt=origin.item.prompt, base=base)]
     if not rows and not mistakes.count:
         raise UsageError(
-            "There is nothing to render.",
+            "No prompts to render.",
             f"Give prompts with {KEYWORD} in them, or --prompts FILE_OR_BANK.",
         )
     return rows
 
 
 def rows_in(source: str, mistakes: Mistakes) -> list[Row]:
-    """Rows of standard input, a file, or the bank of that name where there is no such file."""
+    """Read rows from standard input, a file, or the bank of that name if no such file exists."""
     if source == "-":
         content = read_prompt_stream("standard input", sys.stdin.buffer)
         return read_rows("-", decode_prompts("standard input", content), mistakes)
@@ -257,32 +250,20 @@ def rows_in(source: str, mistakes: Mistakes) -> list[Row]:
     return read_row_file(Path(source), mistakes)
 
 
-def as_before(planned: BatchPlan, origin: Provenance, encoding: EncodingConfig) -> BatchPlan:
-    """The plan, in which the clip that is made again goes through the model in as large a company as before."""
-    widths = {"switch_width": origin.item.switch_width, "tail_width": origin.item.tail_width}
-    planned.items = [
-        dataclasses.replace(item, **widths)
-        if origin.same_bits(item, planned.setups[item.setup], encoding.upscale)
-        else item
-        for item in planned.items
-    ]
-    return planned
-
-
 def make_folder(out: Path) -> None:
-    """Raises UsageError where there cannot be a folder that clips can be written to."""
+    """Create the output folder. Raises UsageError if clips cannot be written to it."""
+    hint = "Give another folder with --out."
     try:
         out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        raise UsageError(
-            f"There can be no folder at {out}.", "Give another place with --out."
-        ) from error
     except OSError as error:
-        raise UsageError(
-            f"There can be no folder at {out}: {error.strerror}.", "Give another place with --out."
-        ) from error
+        raise UsageError(f"Cannot create output folder {out}: {_why(error)}.", hint) from error
     if not os.access(out, os.W_OK | os.X_OK):
-        raise UsageError(f"Nothing can be written to {out}.", "Give another place with --out.")
+        raise UsageError(f"Cannot write to output folder {out}: permission denied.", hint)
+
+
+def _why(error: OSError) -> str:
+    reason = error.strerror or type(error).__name__
+    return reason[:1].lower() + reason[1:]
 
 
 def render_clips(
@@ -292,9 +273,9 @@ def render_clips(
     output: Output | None = None,
     left_out: Mapping[str, str] | None = None,
 ) -> Outcome:
-    """Make the clips that are not there, and tell of each unless `output` is None. For a sheet, all are looked at.
+    """Render the missing clips, and print a line for each unless `output` is None. A sheet needs an engine for all.
 
-    `left_out` are refused rows with their reasons, for whoever watches the batch.
+    `left_out` are refused rows with their reasons, for the dashboard.
     """
     missing: list[RenderItem] = []
     lost = {item.clip: end for item in planned.items if (end := planned.lost(item))}
@@ -302,9 +283,13 @@ def render_clips(
         if job.overwrite or job.sheet or state != "there":
             missing.append(item)
         elif output:
-            tell_clip(output, clip_facts(item, "skipped", job.encoding), lost.get(item.clip, ""))
+            tell_clip(
+                output,
+                clip_event(item, job.encoding, status="skipped", seconds=0.0),
+                lost.get(item.clip, ""),
+            )
     if not missing:
-        return Outcome([], None)
+        return Outcome(total=len(planned.items))
     batch = make_batch(missing, dataclasses.replace(job, setups=tuple(planned.setups)), devices)
     if left_out:
         write_refused(batch.refused, left_out)

@@ -1,4 +1,4 @@
-"""The options of `pv render`, and what their words mean."""
+"""The options of `pv render`, and how their values are parsed."""
 
 import re
 from collections.abc import Sequence
@@ -25,107 +25,122 @@ Words = Annotated[
         metavar="[NAME[,NAME...]] [PROMPT]...", autocompletion=identity_names, show_default=False
     ),
 ]
-Everybody = Annotated[
-    bool, typer.Option("--all", help="Everybody in the library; then every word is a prompt.")
+Everyone = Annotated[
+    bool,
+    typer.Option("--all", help="All identities of the library; every argument is then a prompt."),
 ]
 Sources = Annotated[
     list[str] | None,
     typer.Option(
         "--prompts",
         metavar="FILE_OR_BANK",
-        help="Text, CSV, JSON lines or TOML, - for standard input, or a bank; may be given several times.",
+        help="Prompts from a text, CSV, JSON lines or TOML file, - for standard input, or a prompt bank; repeatable.",
         autocompletion=bank_names,
     ),
 ]
 Again = Annotated[
     Path | None,
-    typer.Option("--from", metavar="CLIP", help="Make that clip again; other options change it."),
+    typer.Option(
+        "--from",
+        metavar="CLIP",
+        help="Re-render an existing clip; other options override its settings.",
+    ),
 ]
 Run = Annotated[
     str,
     typer.Option(
         metavar="RUN[@STEP]",
         autocompletion=run_names,
-        help="The person's newest finished one, if left out.",
+        help="Run and step of the adapter. [default: newest finished run]",
+        show_default=False,
     ),
 ]
-Base = Annotated[bool, typer.Option("--base", help="Also without the adapter, to compare.")]
+Base = Annotated[bool, typer.Option("--base", help="Also render the base model, for comparison.")]
 LoraSets = Annotated[
     list[str] | None,
     typer.Option(
         "--lora-set",
         metavar="FILE[:WEIGHT],...",
-        help="LoRAs for a clip of their own, or none; repeatable.",
+        help="Style LoRAs of an additional clip, or none; repeatable.",
     ),
 ]
 Width = Annotated[
-    int | None, typer.Option(help="Pixels; that of the run, if left out, as all of these.")
+    int | None,
+    typer.Option(help="Width in pixels. [default: the run's]"),
 ]
-Height = Annotated[int | None, typer.Option(help="Pixels.")]
-Frames = Annotated[int | None, typer.Option(help="Frames of a clip.")]
-Fps = Annotated[int | None, typer.Option(help="Frames a second.")]
-Steps = Annotated[int | None, typer.Option(help="Denoising steps.")]
-Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance.")]
-Negative = Annotated[str | None, typer.Option(help="What guidance moves away from.")]
-Out = Annotated[Path, typer.Option(help="Where the clips go.")]
+Height = Annotated[int | None, typer.Option(help="Height in pixels. [default: the run's]")]
+Frames = Annotated[int | None, typer.Option(help="Number of frames. [default: the run's]")]
+Fps = Annotated[int | None, typer.Option(help="Frames per second. [default: the run's]")]
+Steps = Annotated[int | None, typer.Option(help="Number of denoising steps. [default: the run's]")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale. [default: the run's]")]
+Negative = Annotated[str | None, typer.Option(help="Negative prompt. [default: the run's]")]
+Out = Annotated[Path, typer.Option(help="Output folder.")]
 Format = Annotated[
     str | None,
-    typer.Option(metavar="FORMATS", help="mp4, gif, webp, png, with commas; usually mp4."),
+    typer.Option(
+        metavar="FORMATS",
+        help="Output formats, comma-separated: mp4, gif, webp, png. [default: mp4]",
+    ),
 ]
-Codec = Annotated[str | None, typer.Option(help="Of an mp4: h264, h265 or av1.")]
-Loop = Annotated[int | None, typer.Option(help="How often a gif or webp plays; 0 is for ever.")]
-Upscale = Annotated[int | None, typer.Option(help="Whole times that each pixel is repeated.")]
-Sheet = Annotated[bool, typer.Option("--sheet", help="Also a contact sheet of all clips.")]
+Codec = Annotated[
+    str | None, typer.Option(help="Codec of mp4 files: h264, h265 or av1. [default: h264]")
+]
+Loop = Annotated[
+    int | None,
+    typer.Option(help="Number of times a gif or webp plays; 0 loops forever. [default: 0]"),
+]
+Upscale = Annotated[
+    int | None, typer.Option(help="Integer upscaling factor (nearest neighbour). [default: 1]")
+]
+Sheet = Annotated[bool, typer.Option("--sheet", help="Also write a contact sheet of all clips.")]
 Certificate = Annotated[
     Path | None,
     typer.Option(
-        "--c2pa-cert", metavar="PEM", help="Sign content credentials with this certificate."
+        "--c2pa-cert", metavar="PEM", help="Certificate chain that signs content credentials."
     ),
 ]
 Key = Annotated[
-    Path | None, typer.Option("--c2pa-key", metavar="PEM", help="The certificate's private key.")
+    Path | None, typer.Option("--c2pa-key", metavar="PEM", help="Private key of the certificate.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make again what is there.")]
-Retries = Annotated[
-    int, typer.Option(min=0, max=100, help="How often a clip that failed is tried again.")
-]
-AtOnce = Annotated[
-    str, typer.Option("--batch", metavar="N|auto", help="Clips that go through the model at once.")
-]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Render existing clips again.")]
+Retries = Annotated[int, typer.Option(min=0, max=100, help="Number of retries of a failed clip.")]
 Part = Annotated[
     str | None,
     typer.Option(
-        "--shard", metavar="I/N", help="Only the I-th of N parts, from 1; for job arrays."
+        "--shard", metavar="I/N", help="Render only the I-th of N shards, from 1; for job arrays."
     ),
 ]
 Devices = Annotated[
     str | None,
-    typer.Option(metavar="0,1", help="GPUs that work at once, each an engine of its own."),
+    typer.Option(metavar="0,1", help="GPUs to use, each with its own engine."),
 ]
-On = Annotated[str, typer.Option(metavar="ray", help="Have a Ray cluster make the clips.")]
+On = Annotated[str, typer.Option(metavar="ray", help="Render on a Ray cluster.")]
 Address = Annotated[
-    str, typer.Option(help="Of the Ray cluster, as Ray takes it; starts one here, if left out.")
+    str,
+    typer.Option(
+        help="Address of the Ray cluster. [default: start one on this machine]", show_default=False
+    ),
 ]
-CacheSize = Annotated[str, typer.Option(metavar="SIZE", help="Limit of the trajectory cache.")]
+CacheSize = Annotated[
+    str, typer.Option(metavar="SIZE", help="Maximum size of the trajectory cache.")
+]
 KeepGoing = Annotated[
     bool,
-    typer.Option("--keep-going", help="Leave out rows that cannot be used, and make the others."),
+    typer.Option("--keep-going", help="Skip invalid rows, and render the others."),
 ]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="List the clips without rendering them.")]
 
 
-def split_words(words: Sequence[str], everybody: bool, keyword: str) -> tuple[list[str], list[str]]:
-    """Names and prompts. The first word is names, unless it is a prompt by its keyword."""
-    if everybody or not words or keyword in words[0]:
+def split_words(words: Sequence[str], everyone: bool, keyword: str) -> tuple[list[str], list[str]]:
+    """Return names and prompts. The first argument holds names, unless the keyword makes it a prompt."""
+    if everyone or not words or keyword in words[0]:
         return [], list(words)
     names = [name.strip() for name in words[0].split(",")]
     return list(dict.fromkeys(name for name in names if name)), list(words[1:])
 
 
 def setting_pairs(**columns: Any) -> Pairs:
-    """Options as the columns of rows have them, in their order. Raises UsageError, with all that is wrong."""
+    """Return options as sorted columns of rows. Raises UsageError with all mistakes."""
     mistakes = Mistakes()
     found = read_columns(columns, lambda error: mistakes.add("", error))
     mistakes.check()
@@ -133,10 +148,10 @@ def setting_pairs(**columns: Any) -> Pairs:
 
 
 def lora_sets(loras: list[str] | None, sets: list[str] | None) -> tuple[Loras, ...]:
-    """Each a clip of its own; None are the run's. Raises UsageError."""
+    """Return the LoRA sets, each for a clip of its own; None stands for those of the run. Raises UsageError."""
     if loras and sets:
         raise UsageError(
-            "--lora and --lora-set contradict each other.",
+            "--lora and --lora-set cannot be combined.",
             "Put --lora's files into each --lora-set.",
         )
     if sets:
@@ -154,10 +169,10 @@ def encoding_of(
     certificate: Path | None,
     key: Path | None,
 ) -> EncodingConfig:
-    """What becomes of frames; `usual` holds where nothing is said. Raises UsageError."""
+    """Return the encoding; `usual` holds the values of options that are not given. Raises UsageError."""
     if (certificate is None) != (key is None):
         raise UsageError(
-            "Content credentials need a certificate and its key.",
+            "Content credentials need both a certificate and its key.",
             "Give both --c2pa-cert and --c2pa-key.",
         )
     for file in (certificate, key):
@@ -165,7 +180,7 @@ def encoding_of(
             check_utf8(file.absolute())
         if file and not (exists(file) and file.is_file()):
             raise UsageError(
-                f"There is no file at {file}.", "Give PEM files with --c2pa-cert and --c2pa-key."
+                f"File not found: {file}.", "Give PEM files with --c2pa-cert and --c2pa-key."
             )
     given = {"codec": codec, "loop": loop, "upscale": upscale}
     given |= {"formats": parse_formats(formats) if formats else None}
@@ -178,56 +193,52 @@ def encoding_of(
 
 
 def parse_formats(text: str) -> list[str]:
-    """Turn `mp4,gif` into formats. Raises UsageError."""
+    """Parse formats such as `mp4,gif`. Raises UsageError."""
     formats = list(dict.fromkeys(part.strip() for part in text.split(",")))
     if unknown := [each for each in formats if each not in FORMATS]:
         raise UsageError(
-            f"{unknown[0]!r} is no format.",
-            f"Give one or more of {', '.join(FORMATS)}, with commas.",
+            f"Unknown format {unknown[0]!r}.",
+            f"Give one or more of {', '.join(FORMATS)}, separated by commas.",
         )
     return formats
 
 
 def parse_shard(text: str | None) -> Shard | None:
-    """Turn `2/8` into a part. Raises UsageError."""
+    """Parse a shard such as `2/8`. Raises UsageError."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise UsageError(f"{text!r} is no part of a batch.", "Write I/N, with I from 1 to N.")
+        raise UsageError(
+            f"Invalid shard {text!r}: expected I/N.", "Give I from 1 to N, for example 2/8."
+        )
     return Shard(int(match[1]), int(match[2]))
 
 
-def parse_at_once(text: str) -> str:
-    """Raises UsageError for anything but `auto` and whole numbers."""
-    if text != "auto" and not re.fullmatch(r"[1-9]\d{0,3}", text):
-        raise UsageError(f"{text!r} is no number of clips.", "Give a whole number from 1, or auto.")
-    return text
-
-
 def check_place(on: str, address: str, devices: str | None) -> str:
-    """Where clips are made. Raises UsageError if it is nowhere, or in two places."""
+    """Return where clips are rendered. Raises UsageError for an unknown place, or for two."""
     if on not in {"", "ray"}:
-        raise UsageError(f"{on!r} is no place to make clips.", "Give --on ray, or leave it out.")
+        raise UsageError(f"Unknown place {on!r}.", "Give --on ray, or omit the option.")
     if on and devices is not None:
         raise UsageError(
-            "--on and --devices contradict each other.", "Ray knows itself which GPUs there are."
+            "--on and --devices cannot be combined.", "Ray finds the GPUs of its cluster itself."
         )
     if address and not on:
-        raise UsageError("--address is for a Ray cluster.", "Give --on ray as well.")
+        raise UsageError("--address needs a Ray cluster.", "Also give --on ray.")
     if on and not find_spec("ray"):
         raise UsageError("Ray is not installed.", "Run `pip install pvtool[ray]`.")
     return on
 
 
 def parse_devices(text: str | None) -> list[str]:
-    """Turn `0,1` into `cuda:0` and `cuda:1`; other words are devices by name. Raises UsageError."""
+    """Parse devices: `0,1` stands for `cuda:0` and `cuda:1`, other words name devices. Raises UsageError."""
     words = [word.strip() for word in text.split(",")] if text is not None else []
     if wrong := [
         word for word in words if not re.fullmatch(r"\d{1,4}|cpu|mps|cuda(:\d{1,4})?", word)
     ]:
         raise UsageError(
-            f"{wrong[0]!r} is no device.", "Give the numbers of GPUs with commas, such as 0,1."
+            f"Invalid device {wrong[0]!r}.",
+            "Give GPU numbers separated by commas, for example 0,1.",
         )
     return [f"cuda:{word}" if word.isdecimal() else word for word in words]
 
@@ -236,8 +247,8 @@ _GIGABYTES = {"K": 1e-6, "M": 1e-3, "G": 1.0, "T": 1e3}
 
 
 def parse_gigabytes(text: str) -> float:
-    """Turn `20GB`, `500M` or `1.5T` into gigabytes. Raises UsageError."""
+    """Parse a size such as `20GB`, `500M` or `1.5T` into gigabytes. Raises UsageError."""
     match = re.fullmatch(r"\s*(\d{1,6}(?:\.\d+)?)\s*([KMGT])(?:I?B)?\s*", text, re.IGNORECASE)
     if not match:
-        raise UsageError(f"{text!r} is no size.", "Write a number with its unit, such as 20GB.")
+        raise UsageError(f"Invalid size {text!r}.", "Give a number with a unit, for example 20GB.")
     return float(match[1]) * _GIGABYTES[match[2].upper()]

@@ -1,4 +1,4 @@
-"""What `pv render` says of clips: those that would be made, those that are, and those that could not be."""
+"""Print clips of `pv render`: planned, rendered and failed ones."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from pvtool.jobs.render import clip_facts, files_of, for_programs
+from pvtool.jobs.render import files_of, for_programs
 from pvtool.output import Output
 from pvtool.text import duration, plain, shown
 from pvtool_core.batches.plan import BatchPlan, Shard, as_row, estimates, states
@@ -15,6 +15,7 @@ from pvtool_core.batches.rows import row_table
 from pvtool_core.errors import PvError
 from pvtool_core.files import replace_file
 from pvtool_core.models.prompt_limits import Cut
+from pvtool_core.rendering.results import clip_event
 from pvtool_core.settings.jobs import EncodingConfig
 
 SHOWN_FAILURES = 20
@@ -26,7 +27,7 @@ Facts = Mapping[str, Any]
 def list_clips(
     planned: BatchPlan, encoding: EncodingConfig, output: Output, overwrite: bool = False
 ) -> None:
-    """A line for each clip that would be made: its state, the time that it will take, if that is known, its path."""
+    """Print a line for each planned clip: its state, the estimated time if known, its path."""
     here = f"{Path.cwd()}/"
     found = [
         "again" if overwrite and state == "there" else state for state in states(planned, encoding)
@@ -34,8 +35,7 @@ def list_clips(
     times = estimates(planned, found)
     for item, state, seconds in zip(planned.items, found, times, strict=True):
         known = {
-            **clip_facts(item, state, encoding),
-            "seconds": seconds,
+            **clip_event(item, encoding, status=state, seconds=seconds),
             **cut_facts(planned.lost(item)),
         }
         facts = for_programs(known) if output.as_json else {}
@@ -46,22 +46,22 @@ def list_clips(
 
 
 def _in_all(times: Sequence[float | None]) -> str:
-    """The sum of what is known, and of how many clips nothing is."""
+    """Return the sum of the known times, and the number of unknown ones."""
     unknown = sum(seconds is None for seconds in times)
     known = sum(seconds for seconds in times if seconds is not None)
     if unknown and not known:
-        return "How long they will take is not known: none like them was made here yet."
-    more = f", and {unknown} of which nothing is known" if unknown else ""
-    return f"They will take about {duration(known)}{more}." if known else "There is nothing to do."
+        return "Their rendering time is unknown: no such clips were rendered here yet."
+    more = f", without {unknown} of unknown time" if unknown else ""
+    return f"Estimated time: {duration(known)}{more}." if known else "Nothing to do."
 
 
 def cut_facts(lost: str) -> Facts:
-    """What programs are told of a prompt whose end no text encoder reads."""
+    """Return the JSON field of a prompt that is too long for the text encoder: the part that is cut off."""
     return {"prompt_cut": lost} if lost else {}
 
 
 def tell_clip(output: Output, facts: dict[str, Any], lost: str = "") -> None:
-    """A line for each file of a clip for people, one with all that is known of it for programs."""
+    """Print a line for each file of a clip, or one JSON object for the clip."""
     if facts["status"] == "failed":
         lines = [plain(f"failed   {shown(Path(facts['path']))}: {facts.get('reason', '')}")]
     else:
@@ -70,7 +70,7 @@ def tell_clip(output: Output, facts: dict[str, Any], lost: str = "") -> None:
 
 
 def tell_cuts(output: Output, cuts: Iterable[Cut]) -> None:
-    """Warn of prompts whose end a text encoder does not read."""
+    """Warn about prompts that are too long for a text encoder."""
     messages = list(dict.fromkeys(cut.message for cut in cuts))
     for message in messages[:SHOWN_CUTS]:
         output.say(f"Warning: {message}")
@@ -79,7 +79,7 @@ def tell_cuts(output: Output, cuts: Iterable[Cut]) -> None:
 
 
 def tell_adapters(output: Output, planned: BatchPlan) -> None:
-    """Print which run and checkpoint makes each identity's clips, and warn where another run was trained longer."""
+    """Print the run and step used for each identity, and warn if another run was trained longer."""
     for name, trained in list(planned.adapters.items())[:SHOWN_ADAPTERS]:
         identity = name.partition(" ")[0]
         output.say(f"{identity}: using {trained.run}, step {trained.step}.")
@@ -93,23 +93,23 @@ def tell_adapters(output: Output, planned: BatchPlan) -> None:
             )
     more = len(planned.adapters) - SHOWN_ADAPTERS
     if more > 0:
-        output.say(f"… and {more} more; `--json` names the run and step of each clip.")
+        output.say(f"… and {more} more; `--json` prints the run and step of each clip.")
 
 
 def tell_mistake(output: Output, source: str, error: PvError) -> None:
-    """What is wrong with a row that is left out."""
+    """Print why a row is skipped."""
     output.say(f"{source and f'{source}: '}{error.message}")
 
 
 class FailureReport:
-    """The file in which a batch leaves what could not be made, to be given to --prompts."""
+    """The file of a batch's failed clips, which --prompts accepts."""
 
     def __init__(self, planned: BatchPlan, out: Path, shard: Shard | None) -> None:
         self.file = out / f"failed{shard or ''}.jsonl"
         self._planned = planned
 
     def write(self, failed: Sequence[Facts]) -> None:
-        """Leave the failures there."""
+        """Write the failures."""
         reasons = {facts["path"]: facts.get("reason", "") for facts in failed}
         lines = [
             {
@@ -127,12 +127,12 @@ class FailureReport:
         )
 
     def clear(self) -> None:
-        """Nothing failed."""
+        """Remove the file of an earlier batch: nothing failed."""
         self.file.unlink(missing_ok=True)
 
     def tell(self, failed: Sequence[Facts], output: Output) -> None:
-        """List them for people, the first ones at least."""
-        output.say(f"These could not be made; {shown(self.file)} can be given to --prompts:")
+        """Print the failures, or the first ones of many."""
+        output.say(f"Failed clips (retry with --prompts {shown(self.file)}):")
         for facts in failed[:SHOWN_FAILURES]:
             output.say(f"  {shown(Path(facts['path']))}: {facts.get('reason', '')}")
         if more := len(failed[SHOWN_FAILURES:]):

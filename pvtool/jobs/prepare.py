@@ -111,9 +111,7 @@ def add_identity(
     settings = locate_faces(chosen_settings(preset)[1])
     with library.staging() as staging:
         ref = IdentityRef(name=name, noun=noun, folder=str(staging))
-        job = EnrollJob(
-            **settings.sections(), identity=ref, pictures=pictures, face=face, consent=consent
-        )
+        job = EnrollJob(**settings.sections(), identity=ref, pictures=pictures, face=face)
         run_short_job("identify", job, on_event)
         return library.adopt(staging, name, noun, consent)
 

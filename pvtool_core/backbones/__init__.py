@@ -14,7 +14,6 @@ from pvtool_core.backbones.interface import (
     Embeds,
     Frames,
     Latents,
-    joined,
     resolve_device,
 )
 from pvtool_core.errors import InputRefused, RunFailed, from_foreign
@@ -27,7 +26,6 @@ __all__ = [
     "Frames",
     "Latents",
     "backbone_class",
-    "joined",
     "load_backbone",
     "refused_unless_loaded",
     "resolve_device",

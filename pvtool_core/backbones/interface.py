@@ -2,10 +2,9 @@
 
 N               num_steps, the denoising steps of one clip
 step            0 … N − 1, from pure noise to the clean clip
-latents         the clip inside the model, as it enters or leaves a step; or several clips, a row for each
+latents         the clip inside the model, as it enters or leaves a step
 embeds          the prompt inside the model: tensors by diffusers' names, each with a row for each branch (with
-                classifier-free guidance two, the negative first; else one); of several clips, all rows of the first
-                branch before those of the second (see `joined`)
+                classifier-free guidance two, the negative first; else one)
 output          what the model predicts at a step, after guidance
 """
 
@@ -87,14 +86,6 @@ class Backbone(Protocol):
         `described_sampler`).
         """
         ...
-
-
-def joined(embeds: Sequence[Embeds]) -> Embeds:
-    """Join the embeddings of several clips for one forward pass. They must have equal lengths."""
-    return {
-        name: torch.stack([each[name] for each in embeds], dim=1).flatten(0, 1)
-        for name in embeds[0]
-    }
 
 
 def unit_range(decoded: Tensor) -> Tensor:

@@ -158,12 +158,18 @@ def write_sidecar(
     replace_file(sidecar_path(clip), json.dumps(record, indent=1, ensure_ascii=False).encode())
 
 
-def is_whole(clip: str | Path, fingerprint: str, encoding: EncodingConfig) -> bool:
-    """Return whether the clip exists unchanged in each of its formats and matches the request."""
+def is_whole(
+    clip: str | Path, fingerprint: str, encoding: EncodingConfig, since: float = 0.0
+) -> bool:
+    """Return whether the clip exists in each format as it was written, of this fingerprint.
+
+    Clips made before `since`, in unix seconds, do not count.
+    """
     record = read_sidecar(clip)
     return (
         record is not None
         and record.get("fingerprint") == fingerprint
+        and (not since or record.get("created", 0.0) >= since)
         and _files_are_whole(clip, encoding, record)
     )
 

@@ -8,11 +8,11 @@
 The clips themselves lie in the job's `out`. Engines of other batches, and of other machines, may work at the same ones.
 """
 
-import dataclasses
 import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -20,10 +20,11 @@ import orjson
 from pvtool_core.batches.clips import Names
 from pvtool_core.files import replace_file
 from pvtool_core.permissions import make_private
-from pvtool_core.settings.jobs import RenderItem, RenderJob, read_job, require
+from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup, read_job, require
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.untrusted import JOB_BYTES, exists, is_folder, read_regular
 
+_PROMPTS_PER_MODEL = 500  # a model is loaded for that many prompts: their embeddings take memory
 _WORKER = re.compile(r"worker-[0-9]{1,9}")
 
 
@@ -84,8 +85,15 @@ def write_items(path: Path, items: Iterable[RenderItem]) -> None:
 
 
 def read_items(path: Path) -> list[RenderItem]:
-    """Read the items that `write_items` wrote."""
-    return [RenderItem(**orjson.loads(line)) for line in path.read_bytes().splitlines()]
+    """Read what `write_items` wrote, in older versions too."""
+    return [_read_item(line) for line in path.read_bytes().splitlines()]
+
+
+def _read_item(line: bytes) -> RenderItem:
+    values = orjson.loads(line)
+    for removed in ("switch_width", "tail_width"):  # written before version 0.2
+        values.pop(removed, None)
+    return RenderItem(**values)
 
 
 def write_refused(path: Path, refused: Mapping[str, str]) -> None:
@@ -108,23 +116,54 @@ def read_refused(path: Path) -> dict[str, str]:
     return {str(row["row"]): str(row["reason"]) for row in rows}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Group:
-    """Clips with common adapter-free steps: one setup, prompt and seed, identified by `key`."""
+    """Clips of one setup, prompt and seed, which share the steps before the adapter starts.
+
+    `key` names their lease, `fingerprints` holds the fingerprint of each by its path, and `prompts` are those that the
+    model is loaded for together with theirs.
+    """
 
     key: str
+    setup: Setup
+    prompts: tuple[str, ...]
+    fingerprints: Mapping[str, str]
     items: Sequence[RenderItem]
 
+    def only(self, items: Iterable[RenderItem]) -> "Group":
+        """Return the group with those of its clips that are among `items`."""
+        wanted = {item.clip for item in items}
+        return replace(self, items=[item for item in self.items if item.clip in wanted])
 
-def grouped(items: Iterable[RenderItem], names: Sequence[Names]) -> list[Group]:
-    """Group clips in their order, with those of one setup together; `names` are those of the
-    setups.
-    """
-    groups: dict[tuple[int, str], list[RenderItem]] = {}
+
+def group_items(job: RenderJob, items: Iterable[RenderItem]) -> list[Group]:
+    """Group clips in their order, but with all groups of one setup in a row."""
+    names = [Names(setup, job.encoding.upscale) for setup in job.setups]
+    members: dict[tuple[int, str], list[RenderItem]] = {}
     for item in items:
         key = names[item.setup].trajectory(item.prompt, item.seed)
-        groups.setdefault((item.setup, key), []).append(item)
-    return [
-        Group(key, members)
-        for (_, key), members in sorted(groups.items(), key=lambda pair: pair[0][0])
-    ]
+        members.setdefault((item.setup, key), []).append(item)
+    ordered = sorted(members.items(), key=lambda pair: pair[0][0])
+    prompts = _prompts_per_model((setup, found[0].prompt) for (setup, _), found in ordered)
+    groups: list[Group] = []
+    for (setup, key), found in ordered:
+        fingerprints = {item.clip: names[setup].fingerprint(item) for item in found}
+        block = prompts[setup, found[0].prompt]
+        groups.append(Group(key, job.setups[setup], block, fingerprints, found))
+    return groups
+
+
+def _prompts_per_model(
+    wanted: Iterable[tuple[int, str]],
+) -> dict[tuple[int, str], tuple[str, ...]]:
+    """Return for each setup and prompt the prompts that the model is loaded for."""
+    by_setup: dict[int, dict[str, None]] = {}
+    for setup, prompt in wanted:
+        by_setup.setdefault(setup, {})[prompt] = None
+    found: dict[tuple[int, str], tuple[str, ...]] = {}
+    for setup, prompts in by_setup.items():
+        texts = list(prompts)
+        for start in range(0, len(texts), _PROMPTS_PER_MODEL):
+            block = tuple(texts[start : start + _PROMPTS_PER_MODEL])
+            found |= {(setup, prompt): block for prompt in block}
+    return found

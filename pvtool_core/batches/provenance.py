@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pvtool_core.batches.adapters import RunAdapter
-from pvtool_core.batches.clips import Names, read_sidecar
+from pvtool_core.batches.clips import read_sidecar
 from pvtool_core.errors import InputRefused, Missing, PvError, WeightsMissing
 from pvtool_core.files import sha256_of
 from pvtool_core.media.ffmpeg import ClipBroken
@@ -32,11 +32,6 @@ class Provenance:
     setup: Setup
     trained: RunAdapter
     encoding: Table
-
-    def same_bits(self, item: RenderItem, setup: Setup, upscale: int) -> bool:
-        """Return whether `item` requests exactly this clip, pixel by pixel."""
-        mine = Names(self.setup, self.encoding["upscale"]).fingerprint(self.item)
-        return Names(setup, upscale).fingerprint(item) == mine
 
 
 def provenance_of(path: Path, run: str = "", people: Sequence[str] = ()) -> Provenance:
@@ -84,7 +79,6 @@ def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Provenance:
         facts["step"],
         setup,
     )
-    widths: tuple[int, int] = tuple(facts.get("widths", (0, 0)))
     item = RenderItem(
         identity=facts["identity"],
         prompt=facts["prompt"],
@@ -93,8 +87,6 @@ def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Provenance:
         adapter_sha256=facts["adapter_sha256"],
         run=facts["run"],
         step=facts["step"],
-        switch_width=widths[0],
-        tail_width=widths[1],
         clip=str(clip),
     )
     return Provenance(

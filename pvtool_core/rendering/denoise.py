@@ -1,135 +1,226 @@
-"""A loaded model that makes the final latents of clips, several at once where the memory holds them.
+"""A loaded model that denoises clips, one at a time.
 
-Clips of one prompt and seed share their adapter-free steps through the trajectory cache, whoever they show. What goes
-through the model together is of different prompts and seeds, and of one adapter.
+Clips of one prompt and seed share the steps before the adapter starts, their prefix, through the trajectory cache,
+whichever identity they show.
 """
 
 import gc
+import os
+import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 
+from pvtool_core import sampling
 from pvtool_core.adapter import IdentityAdapter, load_adapter, read_rank, switch_step
-from pvtool_core.backbones import Backbone, Latents, joined, load_backbone
+from pvtool_core.backbones import Backbone, Latents, load_backbone
 from pvtool_core.backbones.interface import to_pixels
+from pvtool_core.batches.folder import Group
 from pvtool_core.batches.rates import Rate, note
-from pvtool_core.errors import InputRefused, WeightsMissing
-from pvtool_core.files import sha256_of
+from pvtool_core.errors import (
+    InputRefused,
+    Interrupted,
+    OutOfMemory,
+    PvError,
+    WeightsMissing,
+    from_foreign,
+)
+from pvtool_core.files import replace_file, sha256_of
 from pvtool_core.media.decode import Pixels
 from pvtool_core.models.locate import locate_model
 from pvtool_core.models.prompt_limits import report_cuts
 from pvtool_core.paths import trajectories_dir
-from pvtool_core.sampling import denoise
+from pvtool_core.rendering.results import Results
 from pvtool_core.settings.jobs import RenderItem, Setup
-from pvtool_core.trajectories import Report, Switch, TrajectoryCache
+from pvtool_core.trajectories import Report, TrajectoryCache
 
-_MOST_AT_ONCE = 8
-_SHARE_OF_MEMORY = 0.8
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class DenoisedClip:
-    """A clip's final latents, and how many clips went through the model together before and after the switch."""
+    """Final latents of a clip, and the model that decodes them.
+
+    `key` names the clip's lease, and `fingerprint` covers everything that changes pixels. `seconds` is the time of the
+    steps that only this clip takes. The file `kept` keeps the latents until the clip is written, so that a failure
+    there costs no denoising.
+    """
 
     item: RenderItem
+    key: str
+    fingerprint: str
     latents: Latents
-    widths: tuple[int, int]
+    kept: Path
+    denoiser: "ClipDenoiser"
     seconds: float = 0.0
-    """This clip's share of the denoising."""
+
+    def decode(self) -> Pixels:
+        """Keep the latents and return every frame."""
+        keep_latents(self.kept, self.fingerprint, self.latents)
+        return self.denoiser.decode(self.latents)
+
+
+def denoise(
+    groups: Iterable[Group], models: "Models", results: Results, wait: Callable[[], None]
+) -> Iterator[DenoisedClip]:
+    """Yield the final latents of each clip, and report clips that fail.
+
+    If a model cannot be loaded, all clips of its setup fail. `wait` waits until clips that were yielded are decoded.
+    """
+    errors: dict[Setup, PvError] = {}
+    for group in groups:
+        denoiser = models.get(group.setup, group.prompts)
+        if denoiser is None and group.setup not in errors:
+            wait()  # clips that are being decoded need the model that goes
+            try:
+                denoiser = models.load(group.setup, group.prompts)
+            except Interrupted:
+                raise
+            except Exception as error:
+                traceback.print_exc(file=sys.stderr)
+                errors[group.setup] = from_foreign(error).with_traceback(None)  # holds tensors
+            results.progress()
+        if denoiser:
+            yield from denoiser.denoise(group, results)
+        else:
+            for item in group.items:
+                results.failed(item, errors[group.setup])
 
 
 class ClipDenoiser:
-    """One setup, loaded for `prompts`, with at most one adapter in it."""
+    """The model of one setup, loaded for `prompts`, with at most one adapter in it.
+
+    One thread may denoise while another one decodes. If the memory is too small for both, they take turns.
+    """
 
     def __init__(
         self, setup: Setup, prompts: Sequence[str], report: Report, gigabytes: float
     ) -> None:
         model = locate_model(setup.model)
         report_cuts(model, prompts, setup.sampler.negative_prompt, report)
-        self.backbone: Backbone = load_backbone(model, setup.sampler, prompts)
-        self.first_step = switch_step(setup.adapter.start, setup.sampler.num_inference_steps)
-        self.cache = TrajectoryCache(
-            trajectories_dir(), self.backbone, self.first_step, report, gigabytes
-        )
+        self.setup = setup
         self.prompts = frozenset(prompts)
-        self._setup = setup
-        self._spent, self._tails = {"switch": 0.0, "tail": 0.0}, 0
+        self.backbone: Backbone = load_backbone(model, setup.sampler, prompts)
+        self._first_step = switch_step(setup.adapter.start, setup.sampler.num_inference_steps)
+        self._cache = TrajectoryCache(
+            trajectories_dir(), self.backbone, self._first_step, report, gigabytes
+        )
+        self._prefix_seconds, self._rest_seconds, self._clips = 0.0, 0.0, 0
         self._adapter: IdentityAdapter | None = None
         self._adapter_file = ""
+        self._denoising, self._decoding = threading.Lock(), threading.Lock()
 
-    def switches(self, items: Sequence[RenderItem]) -> dict[tuple[str, int], Switch]:
-        """What the clips share, by prompt and seed."""
-        began = time.monotonic()
-        pairs = list(dict.fromkeys((item.prompt, item.seed) for item in items))
-        width = max(item.switch_width for item in items)
-        found = dict(zip(pairs, self.cache.switches(pairs, width), strict=True))
-        self._settle("switch", began)
-        return found
+    def denoise(self, group: Group, results: Results) -> Iterator[DenoisedClip]:
+        """Yield the latents of each clip, first those that an earlier attempt kept. Report clips that fail."""
+        missing: list[RenderItem] = []
+        for item in group.items:
+            kept, fingerprint = latents_path(item), group.fingerprints[item.clip]
+            latents = kept_latents(kept, fingerprint)
+            if latents is None:
+                missing.append(item)
+            else:
+                yield DenoisedClip(item, group.key, fingerprint, latents, kept, self)
+        if not missing:
+            return
+        try:
+            prefix = self.prefix(missing[0].prompt, missing[0].seed)
+        except Exception as error:
+            for item in missing:
+                results.failed(item, error)
+            return
+        for number, item in enumerate(sorted(missing, key=lambda item: item.adapter)):
+            if number:
+                results.progress()
+            began = time.monotonic()
+            try:
+                latents = self.finish(item, prefix)
+            except Exception as error:
+                results.failed(item, error)
+            else:
+                seconds, kept = time.monotonic() - began, latents_path(item)
+                fingerprint = group.fingerprints[item.clip]
+                yield DenoisedClip(item, group.key, fingerprint, latents, kept, self, seconds)
 
-    def tails(
-        self, items: Sequence[RenderItem], switches: dict[tuple[str, int], Switch]
-    ) -> list[DenoisedClip]:
-        """The final latents of clips by one adapter, or by none. Raises what is wrong with the adapter."""
-        adapter = self._loaded(items[0]) if items[0].adapter else None
+    def prefix(self, prompt: str, seed: int) -> Latents:
+        """Return the latents that enter the adapter's first step, cached or denoised now."""
         began = time.monotonic()
-        rows = [*items, *[items[-1]] * (items[0].tail_width - len(items))]
-        if (
-            adapter is None
-            and len(rows) == 1
-            and switches[items[0].prompt, items[0].seed].width == 1
-        ):
-            final = [
-                self.cache.final(items[0].prompt, items[0].seed)
-            ]  # training has made some of them
-        else:
-            entering = torch.cat([switches[item.prompt, item.seed].latents for item in rows])
-            embeds = joined([self.backbone.prompt_embeds(item.prompt) for item in rows])
-            steps = range(self.first_step, self.backbone.num_steps)
-            final = denoise(self.backbone, entering, embeds, steps, adapter).split(1)
-        seconds = self._settle("tail", began) / len(items)
-        self._tails += len(rows)
-        widths = [(switches[item.prompt, item.seed].width, len(rows)) for item in items]
-        return [DenoisedClip(*each, seconds) for each in zip(items, final, widths, strict=False)]
+        latents = self._with_room(self._denoising, lambda: self._cache.switch(prompt, seed))
+        self._prefix_seconds += self._seconds_since(began)
+        return latents
+
+    def finish(self, item: RenderItem, prefix: Latents) -> Latents:
+        """Denoise the steps after the prefix, with the clip's adapter. Raises InputRefused for a wrong one."""
+        began = time.monotonic()
+        latents = self._with_room(self._denoising, lambda: self._final(item, prefix))
+        self._rest_seconds += self._seconds_since(began)
+        self._clips += 1
+        return latents
+
+    def _final(self, item: RenderItem, prefix: Latents) -> Latents:
+        if not item.adapter:  # training has cached some of these
+            return self._cache.final(item.prompt, item.seed)
+        steps = range(self._first_step, self.backbone.num_steps)
+        embeds = self.backbone.prompt_embeds(item.prompt)
+        return sampling.denoise(self.backbone, prefix, embeds, steps, self._adapter_of(item))
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Pixels:
-        """Every frame of a clip, as pixels."""
-        return to_pixels(self.backbone.decode(latents, range(self.backbone.num_frames)))
+        """Return every frame of a clip."""
+        frames = range(self.backbone.num_frames)
+        return self._with_room(
+            self._decoding,
+            lambda: to_pixels(self.backbone.decode(latents.to(self.backbone.device), frames)),
+        )
 
-    @property
-    def seconds(self) -> float:
-        """Spent denoising."""
-        return sum(self._spent.values())
+    def close(self) -> None:
+        """Save how fast the model was, and release it even if references to this object live on."""
+        with suppress(OSError):  # it is only an estimate
+            self._note_rate()
+        del self.backbone, self._cache, self._adapter
 
-    def note_rate(self) -> None:
-        """Keep how long clips of this setup take."""
-        switches, tails = self.cache.computed, self._tails
-        switch = self._spent["switch"] / switches if switches else None
-        note(self._setup, Rate(switch, self._spent["tail"] / tails if tails else None))
+    def _note_rate(self) -> None:
+        prefixes = self._cache.computed
+        prefix = self._prefix_seconds / prefixes if prefixes else None
+        note(self.setup, Rate(prefix, self._rest_seconds / self._clips if self._clips else None))
 
-    def _settle(self, what: str, began: float) -> float:
-        """Count the time until the device is done, and not only until it knows what to do."""
+    def _with_room(self, stage: threading.Lock, work: Callable[[], T]) -> T:
+        """Do `work`; if the memory runs out, do it again while the other thread waits."""
+        try:
+            with stage:
+                return work()
+        except Exception as error:
+            if not isinstance(from_foreign(error), OutOfMemory):
+                raise
+        with self._denoising, self._decoding:
+            free_memory()
+            return work()
+
+    def _seconds_since(self, began: float) -> float:
+        """Return the time until the device is done; it works on after Python has moved on."""
         if self.backbone.device.type == "cuda":
             torch.cuda.synchronize(self.backbone.device)
-        took = time.monotonic() - began
-        self._spent[what] += took
-        return took
+        return time.monotonic() - began
 
-    def _loaded(self, item: RenderItem) -> IdentityAdapter:
+    def _adapter_of(self, item: RenderItem) -> IdentityAdapter:
         if self._adapter is None or self._adapter_file != item.adapter:
-            self._adapter = self._load(item)
+            self._adapter_file = ""
+            self._adapter = self._load(Path(item.adapter), item.adapter_sha256)
             self._adapter_file = item.adapter
         return self._adapter
 
-    def _load(self, item: RenderItem) -> IdentityAdapter:
-        file, backbone = Path(item.adapter), self.backbone
-        _check_adapter(file, item.adapter_sha256)
-        self._adapter_file = ""
+    def _load(self, file: Path, sha256: str) -> IdentityAdapter:
+        backbone = self.backbone
+        _check_adapter(file, sha256)
         if self._adapter and self._adapter.rank == read_rank(file):
             self._adapter.load(file, backbone.lora_layout)
             return self._adapter
@@ -139,44 +230,43 @@ class ClipDenoiser:
         return load_adapter(file, backbone.denoiser, backbone.lora_target, backbone.lora_layout)
 
 
-class LoadedModel:
-    """Holds the one model that is loaded, for as long as clips of its setup are wanted."""
+class Models:
+    """Keep one model loaded until clips of another setup, or of prompts that it was not loaded for, follow."""
 
-    def __init__(self) -> None:
-        self._setup: Setup | None = None
-        self._maker: ClipDenoiser | None = None
-        self._before = 0.0
+    def __init__(self, report: Report, cache_gigabytes: float) -> None:
+        self._report, self._gigabytes = report, cache_gigabytes
+        self._loaded: ClipDenoiser | None = None
 
-    @property
-    def denoising_seconds(self) -> float:
-        """Of this model and of those before it."""
-        return self._before + (self._maker.seconds if self._maker else 0.0)
+    def get(self, setup: Setup, prompts: Sequence[str]) -> ClipDenoiser | None:
+        """Return the model if it is loaded for this setup and these prompts."""
+        loaded = self._loaded
+        if loaded and loaded.setup == setup and loaded.prompts.issuperset(prompts):
+            return loaded
+        return None
 
-    def has(self, setup: Setup, prompt: str) -> bool:
-        return self._setup == setup and self._maker is not None and prompt in self._maker.prompts
-
-    def take(
-        self, setup: Setup, prompts: Sequence[str], report: Report, gigabytes: float
-    ) -> ClipDenoiser:
-        """The model of a setup, loaded for at least the first of `prompts`. Raises what is wrong with it."""
-        if self._maker is None or not self.has(setup, prompts[0]):
-            self._before = self.denoising_seconds
-            self.close()  # the old one goes before the new one comes
-            free_memory()
-            report("stage", stage="loading")
-            self._maker, self._setup = ClipDenoiser(setup, prompts, report, gigabytes), setup
-        return self._maker
+    def load(self, setup: Setup, prompts: Sequence[str]) -> ClipDenoiser:
+        """Load the model for these prompts in place of the one before. Raises WeightsMissing, InputRefused."""
+        self.close()  # the memory may be too small for both
+        free_memory()
+        self._report("stage", stage="loading")
+        self._loaded = ClipDenoiser(setup, prompts, self._report, self._gigabytes)
+        return self._loaded
 
     def close(self) -> None:
-        """Let the model go, and keep how fast it was."""
-        if self._maker:
-            with suppress(OSError):  # no more than an estimate is lost
-                self._maker.note_rate()
-        self._maker = None
+        """Release the model."""
+        if self._loaded:
+            self._loaded.close()
+        self._loaded = None
+
+    def __enter__(self) -> "Models":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def free_memory() -> None:
-    """Give back to the device what torch keeps for later."""
+    """Return the memory that torch keeps for later to the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -198,32 +288,37 @@ def _sha256_of(file: Path, _changed: int) -> str:
     return sha256_of(file)
 
 
-class Width:
-    """How many clips go through the model at once: as many as wanted, or as the memory holds; fewer once it was full.
-
-    A CPU takes them one by one: together they are no faster there.
-    """
-
-    def __init__(self, wanted: str) -> None:
-        self.now = 1 if wanted == "auto" else int(wanted)
-        self._open = wanted == "auto"
-
-    def measure(self, device: torch.device) -> None:
-        """Once a clip has gone through, see for how many there is room. Its memory is the peak so far."""
-        if not self._open or device.type != "cuda":
-            return
-        self._open = False
-        held, peak = torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
-        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - held
-        self.now = max(1, min(_MOST_AT_ONCE, int(_SHARE_OF_MEMORY * free / max(1, peak - held))))
-
-    def halve(self) -> None:
-        """As `now` were too many."""
-        self._open = False
-        self.now = max(1, self.now // 2)
+def latents_path(item: RenderItem) -> Path:
+    """Return the file that keeps a clip's final latents while its files are written."""
+    clip = Path(item.clip)
+    return clip.with_name(f".{clip.name}.latents")
 
 
-def by_adapter(items: Sequence[RenderItem]) -> Iterator[list[RenderItem]]:
-    """Clips by one adapter each, those without first."""
-    for adapter in sorted({item.adapter for item in items}):
-        yield [item for item in items if item.adapter == adapter]
+def keep_latents(path: Path, fingerprint: str, latents: Latents) -> None:
+    """Write the latents to the file that `kept_latents` reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    tensors = {"latents": latents.cpu().contiguous()}
+    replace_file(path, save(tensors, metadata={"fingerprint": fingerprint}))
+
+
+def kept_latents(path: Path, fingerprint: str) -> Latents | None:
+    """Return the latents that an earlier attempt at the same clip kept, if they are intact."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+        if metadata.get("fingerprint") != fingerprint:
+            return None
+        latents = load_file(path)["latents"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return latents if latents.isfinite().all() else None
+
+
+def _sweep(latents: Path) -> None:
+    """Remove partial files that a killed process left beside a clip, whose lease is ours now."""
+    clip = latents.name.removeprefix(".").removesuffix(".latents")
+    begun = (f".{clip}.json.", f".{latents.name}.")
+    for found in os.scandir(latents.parent):
+        if found.name.startswith(begun) and found.name.endswith(".writing"):
+            Path(found).unlink(missing_ok=True)

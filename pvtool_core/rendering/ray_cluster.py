@@ -1,8 +1,8 @@
-"""A batch on a Ray cluster: one task for each group of clips that share a trajectory.
+"""Render a batch on a Ray cluster: one task for each group of clips that share a prefix.
 
-The clips, and what they are made from, lie in folders that all machines share. A task claims its group as any engine
-does, so clusters, shards and single machines may work at the same batch. Ray repeats the tasks of workers that die, and
-a worker keeps its model loaded from one task to the next.
+The clips, and what they are rendered from, are in folders that all machines share. A task leases its group as any
+engine does, so clusters, shards and single machines may work at the same batch. Ray repeats the tasks of workers that
+die, and a worker keeps its model loaded from one task to the next.
 """
 
 import os
@@ -11,8 +11,9 @@ import shutil
 import signal
 import stat
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import chdir, contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,13 @@ import ray
 from ray._private import ray_constants
 from ray.exceptions import RayError
 
-from pvtool_core.batches.clips import Names
-from pvtool_core.batches.folder import Group, grouped
-from pvtool_core.errors import Interrupted, RunFailed, UsageError, from_foreign
-from pvtool_core.rendering.denoise import LoadedModel
-from pvtool_core.rendering.leases import Leases
-from pvtool_core.rendering.pipeline import PROMPTS_AT_ONCE, Batch, prompts_of
-from pvtool_core.rendering.results import Report, Results
-from pvtool_core.settings.jobs import RenderItem, RenderJob
+from pvtool_core.batches.folder import Group
+from pvtool_core.errors import PvError, RunFailed, UsageError, from_foreign
+from pvtool_core.rendering.denoise import Models
+from pvtool_core.rendering.leases import FOLDER, Leases
+from pvtool_core.rendering.pipeline import render_groups
+from pvtool_core.rendering.results import Results
+from pvtool_core.settings.jobs import RenderJob
 from pvtool_core.store.runs import ExitRecord
 
 _TRIES = 5
@@ -38,26 +38,23 @@ _LONGEST_FOLDER = 20
 _PASSED_ON = ("PV_HOME", "HF_HUB_OFFLINE", "TQDM_DISABLE")
 
 
-def render_on_ray(job: RenderJob, items: Sequence[RenderItem], report: Report) -> None:
-    """Make every clip of the job, as `renderer.render` does, on the cluster that the job names."""
-    report("stage", stage="loading")
-    tally = Results(job, report, len(items))
+def render_on_ray(job: RenderJob, groups: Sequence[Group], results: Results) -> None:
+    """Render every clip of the groups on the cluster that the job names."""
     session = connect(job.address)
     try:
-        _Driver(job, tally).run(items)
+        _Driver(job, results).run(groups)
     finally:
         ray.shutdown()
         if session:
             shutil.rmtree(session, ignore_errors=True)
-        with Leases(Path(job.out) / ".claims") as claims:
-            claims.clear_up()
-    tally.finish()
+        with Leases(Path(job.out) / FOLDER) as leases:
+            leases.clear_expired()
 
 
 def connect(address: str) -> Path | None:
     """Connect to a cluster, or start Ray here if `address` is empty; return the folder of that session.
 
-    Raises UsageError if there is no cluster there.
+    Raises UsageError if no cluster is found.
     """
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
@@ -70,12 +67,11 @@ def connect(address: str) -> Path | None:
     except (ConnectionError, RayError, ValueError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"There is no Ray cluster at {address}: {why}", "`ray status` shows whether it runs."
+            f"No Ray cluster found at {address}: {why}", "Check it with `ray status`."
         ) from error
     finally:
-        signal.signal(
-            signal.SIGTERM, on_sigterm
-        )  # Ray's own would end us at once, with clips in our hands
+        # Ray's own handler would end this process at once, with clips half written.
+        signal.signal(signal.SIGTERM, on_sigterm)
     return None
 
 
@@ -87,9 +83,8 @@ def _start_here() -> Path:
     """
     sweep_sessions()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault(
-        "RAY_AUTH_TOKEN", secrets.token_hex(32)
-    )  # else Ray keeps one in the user's home
+    # Without this Ray keeps a token in the user's home.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     session = Path(tempfile.mkdtemp(prefix=f"{_SESSION}{os.getpid()}-", dir=_short_folder()))
     try:
         with _without("ENABLE_RAY_CLUSTER"):
@@ -135,69 +130,59 @@ def sweep_sessions() -> None:
 
 
 class _Driver:
-    """Keeps the cluster busy, one task for each of its slots, and hears what became of the clips."""
+    """Keep the cluster busy with one task for each of its slots, and record what the tasks report."""
 
-    def __init__(self, job: RenderJob, tally: Results) -> None:
-        self._job, self._tally = ray.put(job), tally
-        self._names = [Names(setup, job.encoding.upscale) for setup in job.setups]
+    def __init__(self, job: RenderJob, results: Results) -> None:
+        self._job, self._results = ray.put(job), results
+        self._prompts: dict[tuple[str, ...], Any] = {}
         self._running: dict[Any, Group] = {}
 
-    def run(self, items: Sequence[RenderItem]) -> None:
-        """To the end, or until asked to stop: then those that run end, and no others begin."""
-        waiting = grouped(items, self._names)[::-1]
-        prompts = {
-            (setup, prompt): place
-            for setup, texts in prompts_of(items).items()
-            for place, prompt in enumerate(texts)
-        }
-        blocks = self._blocks(items)
+    def run(self, groups: Sequence[Group]) -> None:
+        """Render the groups. Once asked to stop, begin no more tasks and wait for those that run."""
+        waiting = list(groups[::-1])
         while waiting or self._running:
-            self._check()
-            while waiting and not self._tally.fatal and len(self._running) < slots():
-                group = waiting.pop()
-                setup, prompt = group.items[0].setup, group.items[0].prompt
-                block = blocks[setup, prompts[setup, prompt] // PROMPTS_AT_ONCE]
-                self._running[_task().remote(self._job, block, group.items)] = group
-            if self._tally.fatal:
+            if self._is_stopped():
                 waiting.clear()
+            while waiting and len(self._running) < slots():
+                self._start(waiting.pop())
             if self._running:
-                self._hear()
+                self._collect()
 
-    def _check(self) -> None:
+    def _is_stopped(self) -> bool:
         try:
-            self._tally.progress()
-        except Interrupted as error:
-            self._tally.fatal = error
+            self._results.progress()
+        except PvError:  # kept in the results
+            return True
+        return False
 
-    def _blocks(self, items: Sequence[RenderItem]) -> dict[tuple[int, int], Any]:
-        """The prompts that a model is loaded for at once, put where all tasks find them."""
-        return {
-            (setup, start // PROMPTS_AT_ONCE): ray.put(texts[start : start + PROMPTS_AT_ONCE])
-            for setup, texts in prompts_of(items).items()
-            for start in range(0, len(texts), PROMPTS_AT_ONCE)
-        }
+    def _start(self, group: Group) -> None:
+        if group.prompts not in self._prompts:  # put once where all tasks find them
+            self._prompts[group.prompts] = ray.put(group.prompts)
+        prompts = self._prompts[group.prompts]
+        task = _task().remote(self._job, prompts, replace(group, prompts=()))
+        self._running[task] = group
 
-    def _hear(self) -> None:
+    def _collect(self) -> None:
         for task in ray.wait(list(self._running), num_returns=1, timeout=1.0)[0]:
             group = self._running.pop(task)
             try:
-                told, ended = ray.get(task)
-                error = ended and ended.error()
+                self._record(group, ray.get(task))
             except RayError as lost:
-                told, error = (
-                    [],
-                    RunFailed(
-                        f"Ray gave it up: {type(lost).__name__}.", "Ray's own logs say more."
-                    ),
-                )
-            for event in told:
-                self._tally.pass_on(event)
-            if error:
-                self._tally.take_over(group.items, error)
+                message = f"Ray gave the task up: {type(lost).__name__}."
+                self._results.take_over(group.items, RunFailed(message, "See the logs of Ray."))
+
+    def _record(self, group: Group, result: "GroupResult") -> None:
+        for event in result.events:
+            self._results.pass_on(event)
+        for item in group.items:
+            if item.clip in result.failed and (error := result.failed[item.clip].error()):
+                self._results.failed(item, error)
+        if result.ended and (error := result.ended.error()):
+            self._results.take_over(group.items, error)
 
 
 def slots() -> int:
-    """How many tasks the cluster can do at once, now: it may grow and shrink."""
+    """Return how many tasks the cluster can run at once, now: it may grow and shrink."""
     resources = ray.cluster_resources()
     return max(1, int(resources.get("GPU", 0) or resources.get("CPU", 1)))
 
@@ -212,25 +197,43 @@ def _remote(on_gpu: bool) -> Any:
     return ray.remote(max_retries=_TRIES, **needs)(render_group)
 
 
-@cache
-def _shelf() -> LoadedModel:
-    """This worker's model, kept from task to task."""
-    return LoadedModel()
+@dataclass(frozen=True)
+class GroupResult:
+    """What a task returns: its events, the errors of failed clips by path, and the error that ended it early."""
+
+    events: Sequence[dict[str, Any]]
+    failed: Mapping[str, ExitRecord]
+    ended: ExitRecord | None
 
 
-def render_group(
-    job: RenderJob, prompts: Sequence[str], items: Sequence[RenderItem]
-) -> tuple[list[dict[str, Any]], ExitRecord | None]:
-    """What a worker does: the events of a group, and what ended it if that was more than one clip's failure."""
-    told: list[dict[str, Any]] = []
+class _Worker:
+    """What a Ray worker keeps from task to task: its model, and the events of the current task."""
 
-    def report(type: str, **values: Any) -> None:
+    def __init__(self, cache_gigabytes: float) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.models = Models(self.report, cache_gigabytes)
+
+    def report(self, type: str, **values: Any) -> None:
         if type != "stage":
-            told.append({"type": type, **values})
+            self.events.append({"type": type, **values})
 
+
+@cache
+def _worker(cache_gigabytes: float) -> _Worker:
+    return _Worker(cache_gigabytes)
+
+
+def render_group(job: RenderJob, prompts: tuple[str, ...], group: Group) -> GroupResult:
+    """Render a group in a Ray worker, with a model that is loaded for `prompts`."""
+    worker = _worker(job.cache_gigabytes)
+    worker.events.clear()
+    results = Results(job, worker.report, len(group.items), job.retries)
+    ended: ExitRecord | None = None
     try:
-        with Leases(Path(job.out) / ".claims") as claims:
-            Batch(job, claims, report, _shelf()).render(items, prompts)
+        with Leases(Path(job.out) / FOLDER) as leases:
+            groups = [replace(group, prompts=prompts)]
+            render_groups(job, groups, leases, worker.models, results)
     except Exception as error:
-        return told, ExitRecord.of_error(from_foreign(error))
-    return told, None
+        ended = ExitRecord.of_error(from_foreign(error))
+    failed = {one.item.clip: ExitRecord.of_error(one.error) for one in results.failures}
+    return GroupResult(list(worker.events), failed, ended)

@@ -1,105 +1,215 @@
-"""What became of each clip of a batch: told once, from any thread, and what failed is remembered."""
+"""Results of a batch: report each clip once, remember failures, and decide how the batch ends.
+
+Free of torch: the front end decides the end of a batch by the same rules as the engine.
+"""
 
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pvtool_core.batches.clips import BASE, file_names
-from pvtool_core.errors import DiskFull, Interrupted, PvError, SomeFailed, from_foreign
-from pvtool_core.settings.jobs import RenderItem, RenderJob
+from pvtool_core.errors import (
+    DiskFull,
+    ExitStatus,
+    Interrupted,
+    PvError,
+    SomeFailed,
+    from_foreign,
+)
+from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob
 
 Report = Callable[..., None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a batch ended: the one place that decides its error, and with it the exit status.
+
+    `total` counts the planned clips, `failed` holds the path and the reason of each that failed, and `refused` counts
+    the rows that were left out before. `stopped` ended the batch before every clip was tried. `cause` is why clips
+    failed, and matters if all of them did. `other` concerns no clip, for example a contact sheet.
+    """
+
+    total: int
+    failed: Sequence[Mapping[str, Any]] = ()
+    refused: int = 0
+    stopped: PvError | None = None
+    cause: PvError | None = None
+    other: PvError | None = None
+
+    @property
+    def error(self) -> PvError | None:
+        """Return the error that the batch ends with, or None if every clip exists."""
+        if self.stopped:
+            return self.stopped
+        if self.failed and len(self.failed) == self.total and self.cause:
+            return self.cause
+        if self.other and not self.failed:
+            return self.other
+        if failed := len(self.failed) + self.refused:
+            return SomeFailed(failed, self.total + self.refused)
+        return None
+
+    def raise_for_status(self) -> None:
+        """Raise the error that the batch ends with, if there is one."""
+        if error := self.error:
+            raise error
+
+
+def worst(errors: Iterable[PvError]) -> PvError | None:
+    """Return an interruption before a lack of memory or disk space, and that before any other error."""
+    return min(errors, key=_severity, default=None)
+
+
+def _severity(error: PvError) -> int:
+    return 0 if isinstance(error, Interrupted) else 1 if error.status == ExitStatus.RESOURCES else 2
+
+
+def clip_event(
+    item: RenderItem, encoding: EncodingConfig, *, status: str, **more: Any
+) -> dict[str, Any]:
+    """Return the values of an event about a clip; `more` are its `seconds` and the `reason` of a failure."""
+    return {
+        "path": item.clip,
+        "files": list(file_names(item.clip, encoding)),
+        "identity": item.identity if item.adapter else BASE,
+        "prompt": item.prompt,
+        "seed": item.seed,
+        "run": item.run,
+        "step": item.step,
+        "status": status,
+        **more,
+    }
+
+
 @dataclass(frozen=True)
 class Failure:
-    """A clip that could not be made."""
+    """A clip that could not be rendered."""
 
     item: RenderItem
     error: PvError
 
 
-class Results:
-    """Tells what became of each clip, from any thread, and remembers what failed."""
+@dataclass
+class _Held:
+    """Clips that are not settled yet, and what follows once they are."""
 
-    def __init__(self, job: RenderJob, report: Report, total: int) -> None:
-        self._job, self._report, self._total = job, report, total
-        self._turn = threading.Lock()
-        self._told: dict[str, str] = {}
-        self.failures: list[Failure] = []
-        self.fatal: PvError | None = None
+    left: int
+    release: Callable[[], None]
+
+
+@dataclass
+class Results:
+    """Report the status of each clip, from any thread, and remember failures.
+
+    A failure is reported once no retries are left. An error that ends the whole batch is kept in `fatal`.
+    """
+
+    job: RenderJob
+    report: Report
+    total: int
+    retries: int = 0
+    failures: list[Failure] = field(default_factory=list[Failure])
+    fatal: PvError | None = None
+    _reported: dict[str, str] = field(default_factory=dict[str, str])
+    _held: dict[str, _Held] = field(default_factory=dict[str, _Held])
+    _lost: list[RenderItem] = field(default_factory=list[RenderItem])
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self, items: Sequence[RenderItem], release: Callable[[], None]) -> None:
+        """Report the progress, and call `release` as soon as each of the clips is done, has failed or is lost."""
+        self.progress()
+        held = _Held(len(items), release)
+        with self._turn:
+            self._held.update(dict.fromkeys((item.clip for item in items), held))
 
     def done(self, item: RenderItem, status: str, seconds: float = 0.0) -> None:
-        """It is there: made now, by somebody else meanwhile, or before."""
+        """Record that the clip exists: `done` by this process now, `skipped` or made `elsewhere`."""
         self._tell(item, status=status, seconds=round(seconds, 3))
+        self._settle(item)
 
-    def failed(
-        self, item: RenderItem, error: BaseException, seconds: float = 0.0, *, last: bool = True
-    ) -> None:
-        """It could not be made; told only if it is not tried again. What ends the whole batch is kept for its end."""
+    def failed(self, item: RenderItem, error: BaseException, seconds: float = 0.0) -> None:
+        """Record a clip that could not be rendered, or the error that ends the whole batch."""
         known = from_foreign(error)
-        if known.kind in {
-            DiskFull.__name__,
-            Interrupted.__name__,
-        }:  # told again by another process, too
+        if known.kind in (DiskFull.__name__, Interrupted.__name__):  # of another process, too
             self.fatal = self.fatal or known
-            return
-        traceback.print_exception(error, file=sys.stderr)
-        with self._turn:
-            self.failures.append(Failure(item, known))
-        if last:
-            self._tell(item, status="failed", reason=known.message, seconds=round(seconds, 3))
+        else:
+            traceback.print_exception(error, file=sys.stderr)
+            known.with_traceback(None)  # its frames hold tensors
+            with self._turn:
+                self.failures.append(Failure(item, known))
+            if not self.retries:
+                self._tell(item, status="failed", reason=known.message, seconds=round(seconds, 3))
+        self._settle(item)
+
+    def lost(self, item: RenderItem) -> None:
+        """Record that another process has taken over the clip."""
+        self._lost.append(item)
+        self._settle(item)
+
+    def take_lost(self) -> list[RenderItem]:
+        """Return the clips that were lost since the last call."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def retry(self) -> list[RenderItem]:
+        """Return the failed clips to try again, and forget their failures; none once no retries are left."""
+        if not self.retries:
+            return []
+        again = [failure.item for failure in self.failures]
+        self.retries -= 1
+        self.failures.clear()
+        return again
 
     def pass_on(self, event: dict[str, Any]) -> None:
-        """What another process said."""
+        """Repeat an event that another process reported."""
         if event["type"] == "clip":
             with self._turn:
-                self._told[event["path"]] = event["status"]
+                self._reported[event["path"]] = event["status"]
         self._guarded(**event)
 
     def take_over(self, items: Iterable[RenderItem], error: PvError) -> None:
-        """What ended another process that was to make `items`: those that it did not make have failed by it."""
+        """Record the error that ended another process as the failure of its clips that it did not report."""
         for item in items:
-            if self._told.get(item.clip, "failed") == "failed":
+            if item.clip not in self._reported:
                 self.failed(item, error)
 
     def progress(self) -> None:
-        """Tell how far it is, and hear whether to stop: raises Interrupted then."""
-        self._report("stage", stage="rendering", done=len(self._told), total=self._total)
-
-    def raise_fatal(self) -> None:
+        """Report how many clips are settled. Raises the error that ends the batch, such as a request to stop."""
+        self._guarded("stage", stage="rendering", done=len(self._reported), total=self.total)
         if self.fatal:
             raise self.fatal
 
-    def finish(self) -> None:
-        """Raise what the batch ends with, if it is not all well."""
-        self.raise_fatal()
+    def finish(self) -> Outcome:
+        """Report the last progress and return the outcome. Raises the error that ended the batch early."""
         self.progress()
-        if self.failures:
-            only = len(self.failures) == self._total
-            raise self.failures[0].error if only else SomeFailed(len(self.failures), self._total)
+        failed = [
+            {"path": failure.item.clip, "reason": failure.error.message}
+            for failure in self.failures
+        ]
+        cause = self.failures[0].error if self.failures else None
+        return Outcome(total=self.total, failed=failed, cause=cause)
+
+    def _settle(self, item: RenderItem) -> None:
+        with self._turn:
+            held = self._held.pop(item.clip, None)
+            if held:
+                held.left -= 1
+        if held and not held.left:
+            held.release()
 
     def _tell(self, item: RenderItem, **more: Any) -> None:
         with self._turn:
-            if item.clip in self._told:
+            if item.clip in self._reported:
                 return
-            self._told[item.clip] = more["status"]
-        name = item.identity if item.adapter else BASE
-        files = list(file_names(item.clip, self._job.encoding))
-        about = {
-            "identity": name,
-            "prompt": item.prompt,
-            "seed": item.seed,
-            "run": item.run,
-            "step": item.step,
-        }
-        self._guarded("clip", path=item.clip, files=files, **about, **more)
+            self._reported[item.clip] = more["status"]
+        self._guarded("clip", **clip_event(item, self.job.encoding, **more))
 
     def _guarded(self, type: str, **values: Any) -> None:
         try:
-            self._report(type, **values)
+            self.report(type, **values)
         except Interrupted as error:
             self.fatal = error

@@ -24,7 +24,6 @@ from pvtool_core.settings.toml import T, from_table, read_toml_file, to_table, t
 from pvtool_core.untrusted import JOB_BYTES, SETTINGS_BYTES
 
 Noun = Literal["man", "woman", "person"]
-JobKind = Literal["train", "plan", "render", "evaluate", "identify"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +125,6 @@ class RenderItem:
 
     `adapter` is a safetensors file, or empty for the base model; `clip` is the path of the clip without its suffix
     (see clips.py), so that the face can tell what exists without starting an engine. `setup` counts the job's setups.
-    The widths are how many clips must go through the model together, before and after the switch, for the last bits to
-    be those of an earlier clip; 0 is any number.
     """
 
     identity: str
@@ -138,8 +135,6 @@ class RenderItem:
     run: str = ""
     step: int = 0
     setup: int = 0
-    switch_width: int = 0
-    tail_width: int = 0
     clip: str
 
     @property
@@ -151,10 +146,9 @@ class RenderItem:
 
 @dataclass(frozen=True, kw_only=True)
 class RenderJob:
-    """Clips to make. Several engines, here and on other machines, may work at the same ones: see claims.py.
+    """Clips to make. Several engines, here and on other machines, may work at the same ones: see leases.py.
 
-    `items` is a file with a RenderItem a line (see batches.py), `out` the folder that all clips lie in. `width` is how
-    many clips go through the model at once: a number, or auto for as many as the memory holds.
+    `items` is a file with a RenderItem a line (see batches.py), `out` the folder that all clips lie in.
     """
 
     kind: str = setting("of job", "render", choices=("render",))
@@ -167,7 +161,6 @@ class RenderJob:
         "what contact sheets of all clips are called in `out`; none are written if empty", ""
     )
     retries: int = setting("how often a clip that failed is tried again", 0, low=0, high=100)
-    width: str = "auto"
     on: str = setting("where groups of clips are made: here, or by ray", "", choices=("", "ray"))
     address: str = setting("of the Ray cluster; empty starts one here", "")
     cache_gigabytes: float = setting(
@@ -201,7 +194,7 @@ class EvaluateJob(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class EnrollJob(Settings):
-    """Find and check the face of each picture; write faces, embeddings and identity.toml into `staging`.
+    """Find and check the face of each picture; write faces and embeddings into the identity's folder.
 
     `face` counts faces from the left from 1; 0 expects exactly one face.
     """
@@ -210,7 +203,6 @@ class EnrollJob(Settings):
     identity: IdentityRef
     pictures: tuple[str, ...]
     face: int = setting("which face of each picture", 0, low=0, high=1000)
-    consent: str = ""
 
 
 Job = TrainJob | PlanJob | RenderJob | EvaluateJob | EnrollJob
@@ -235,6 +227,8 @@ def read_job(path: Path, most: int = SETTINGS_BYTES) -> Job:
         raise SettingsError(
             [Mistake("kind", f"is {told(kind)}, not one of {', '.join(_JOBS)}")], str(path)
         )
+    if cls is RenderJob:
+        table.pop("width", None)  # written before version 0.2
     return from_table(cls, table, str(path))
 
 

@@ -90,7 +90,7 @@ def from_table(cls: type[T], table: Table, source: str = "the settings") -> T:
     return value
 
 
-_WORDS_FOR_A_MODEL = {"prompts", "negative_prompt", "consent"}
+_WORDS_FOR_A_MODEL = {"prompts", "negative_prompt"}
 _FILES_OF_A_JOB = {
     "folder",
     "pictures",

@@ -73,11 +73,6 @@ def fit(
     model.eval()
 
 
-def trained_seconds(name: str, work: Path) -> float:
-    """How long the stage has trained, in seconds, over all its starts."""
-    return float(torch.load(work / f"{name}.pt", weights_only=True)["seconds"])
-
-
 def _averaging(decay: float) -> Callable[[Any, Any, Any], Any]:
     """An average that forgets its random beginning: over a ninth of the steps so far, until `decay` is longer."""
     return lambda average, current, count: (

@@ -35,7 +35,7 @@ CLOTHES = (
 )
 ACTIONS = ("waving a hand", "nodding", "shaking the head", "swaying from side to side", "jumping")
 EXPRESSIONS = ("smiling", "sad", "surprised")
-HAIR_STYLES = ("bald", "short", "afro", "flat top", "long", "bob", "bun", "curls")
+# Hair styles by number: bald, short, afro, flat top, long, bob, bun, curls.
 STYLES_OF = ((0, 1, 2, 3, 5), (2, 4, 5, 6, 7))
 
 SKINS = torch.tensor(

@@ -29,14 +29,16 @@ from pvtool_core.adapter import IdentityAdapter, load_adapter, switch_step
 from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.backbones.interface import to_pixels
 from pvtool_core.batches.clips import Names
-from pvtool_core.batches.folder import write_items
+from pvtool_core.batches.folder import group_items, write_items
+from pvtool_core.batches.rates import estimate
 from pvtool_core.files import sha256_of
 from pvtool_core.media.decode import frames_of
 from pvtool_core.media.encode import write_clip
 from pvtool_core.models.locate import locate_model, resolve_settings
-from pvtool_core.rendering.denoise import LoadedModel
-from pvtool_core.rendering.leases import Leases
-from pvtool_core.rendering.pipeline import Batch
+from pvtool_core.rendering.denoise import Models
+from pvtool_core.rendering.leases import FOLDER, Leases
+from pvtool_core.rendering.pipeline import render_groups
+from pvtool_core.rendering.results import Results
 from pvtool_core.rendering.write import clip_facts
 from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup, write_job
 from pvtool_core.settings.presets import Presets
@@ -170,9 +172,7 @@ class PlainWay:
         ).frames[0]
         acting.__exit__(None, None, None)
         Path(item.clip).parent.mkdir(parents=True, exist_ok=True)
-        write_clip(
-            Path(item.clip), to_pixels(frames), model.fps, clip_facts(self._job, item, (1, 1))
-        )
+        write_clip(Path(item.clip), to_pixels(frames), model.fps, clip_facts(self._job, item))
 
 
 def plain_way(
@@ -184,12 +184,14 @@ def plain_way(
 
 def our_way(job: RenderJob, items: Sequence[RenderItem]) -> Callable[[Sequence[RenderItem]], None]:
     """The same."""
-    prompts, shelf = list(dict.fromkeys(item.prompt for item in items)), LoadedModel()
-    shelf.take(job.setups[0], prompts, quiet, job.cache_gigabytes)
+    models = Models(quiet, job.cache_gigabytes)
+    models.load(job.setups[0], list(dict.fromkeys(item.prompt for item in items)))
 
     def make(some: Sequence[RenderItem]) -> None:
-        with Leases(Path(job.out) / ".claims") as claims:
-            Batch(job, claims, quiet, shelf).render(some, prompts)
+        results = Results(job, quiet, len(some))
+        with Leases(Path(job.out) / FOLDER) as leases:
+            render_groups(job, group_items(job, some), leases, models, results)
+        results.finish().raise_for_status()
 
     return make
 
@@ -248,7 +250,9 @@ def overhead(setup: Setup, clips: int, root: Path) -> None:
     engine = timed(lambda: _run_engine(folder))
     events, _ = read_events(folder.events)
     rendering = [event["time"] for event in events if event.get("stage") == "rendering"]
-    (denoising,) = [event["value"] for event in events if event.get("name") == "denoising_seconds"]
+    rate = estimate(setup)  # what the engine has just measured; each clip is of another prompt
+    assert rate is not None
+    denoising = clips * sum(filter(None, (rate.switch, rate.tail)))
     whole = rendering[-1] - loaded_at(events)
     taken = {
         "the denoiser alone": denoising,

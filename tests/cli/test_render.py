@@ -1,4 +1,4 @@
-"""`pv render` up to the engine: what is asked for in which form, what it would make, and what is refused."""
+"""`pv render` up to the engine: forms of input, the planned clips, and refused input."""
 
 import dataclasses
 import io
@@ -83,17 +83,25 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
 @pytest.mark.parametrize(
     ("words", "status", "sentence"),
     [
-        ("mara", 2, "There is nothing to render."),
+        ("mara", 2, "No prompts to render."),
         ("<V>runs", 2, "No person is named."),
-        ("mara <V>runs --out /dev/null", 2, "There can be no folder at /dev/null."),
-        ("mara <V>runs --out /dev/null/clips", 2, "There can be no folder at /dev/null/clips."),
-        ("mara <V>runs --out /proc/clips", 2, "There can be no folder at /proc/clips."),
+        ("mara <V>runs --out /dev/null", 2, "Cannot create output folder /dev/null: file exists."),
+        (
+            "mara <V>runs --out /dev/null/clips",
+            2,
+            "Cannot create output folder /dev/null/clips: not a directory.",
+        ),
+        (
+            "mara <V>runs --out /proc/clips",
+            2,
+            "Cannot create output folder /proc/clips: no such file or directory.",
+        ),
         ("mara runs", 3, "The prompt 'runs' lacks the keyword <V>."),
         (f"mara <V>{'x' * 10_000}", 3, "is longer than 1000 characters."),
         ("nora <V>runs", 4, "No identity named 'nora'."),
         ("mara,marah <V>runs", 4, "Did you mean 'mara'?"),
         ("mara <V>runs --seed 3..1", 2, "Invalid seeds '3..1': expected"),
-        ("mara <V>runs --format avi", 2, "'avi' is no format."),
+        ("mara <V>runs --format avi", 2, "Unknown format 'avi'."),
         ("mara <V>runs --codec mpeg", 2, "codec: is 'mpeg', not one of h264, h265, av1"),
         ("mara <V>runs --run mara-7", 4, "No run named 'mara-7'."),
         ("mara <V>runs --run mara-1@5", 4, "No checkpoint of mara-1 named '5'."),
@@ -104,14 +112,13 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
             4,
             "nothing.safetensors.",
         ),
-        ("mara <V>runs --lora a --lora-set b", 2, "--lora and --lora-set contradict each other."),
-        ("mara <V>runs --shard 0/4", 2, "'0/4' is no part of a batch."),
-        ("mara <V>runs --batch many", 2, "'many' is no number of clips."),
-        ("mara <V>runs --devices 0,x", 2, "'x' is no device."),
-        ("mara <V>runs --on slurm", 2, "'slurm' is no place to make clips."),
-        ("mara <V>runs --on ray --devices 0", 2, "--on and --devices contradict each other."),
-        ("mara <V>runs --address auto", 2, "--address is for a Ray cluster."),
-        ("mara <V>runs --cache-size big", 2, "'big' is no size."),
+        ("mara <V>runs --lora a --lora-set b", 2, "--lora and --lora-set cannot be combined."),
+        ("mara <V>runs --shard 0/4", 2, "Invalid shard '0/4': expected I/N."),
+        ("mara <V>runs --devices 0,x", 2, "Invalid device 'x'."),
+        ("mara <V>runs --on slurm", 2, "Unknown place 'slurm'."),
+        ("mara <V>runs --on ray --devices 0", 2, "--on and --devices cannot be combined."),
+        ("mara <V>runs --address auto", 2, "--address needs a Ray cluster."),
+        ("mara <V>runs --cache-size big", 2, "Invalid size 'big'."),
         ("mara <V>runs --c2pa-cert a.pem", 2, "Give both --c2pa-cert and --c2pa-key."),
         ("mara <V>runs --controlnet net", 2, "Use --controlnet and --control-frames together."),
         ("--from nothing.mp4", 4, "No clip named 'nothing.mp4'."),
@@ -122,9 +129,9 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
         (
             "mara <V>runs --c2pa-cert no.pem --c2pa-key /etc/passwd",
             2,
-            "There is no file at no.pem.",
+            "File not found: no.pem.",
         ),
-        ("mara <V>runs --c2pa-cert /etc/passwd --c2pa-key /etc", 2, "There is no file at /etc."),
+        ("mara <V>runs --c2pa-cert /etc/passwd --c2pa-key /etc", 2, "File not found: /etc."),
     ],
 )
 def test_bad_input_gets_its_sentence_and_status_and_changes_nothing(
@@ -151,7 +158,7 @@ def test_a_dry_run_names_every_clip_and_makes_none(pv: Pv, run: RunFolder, home:
     assert used == "mara: using mara-1, step 800."
     assert (
         counts
-        == "1 clips: 1 missing. How long they will take is not known: none like them was made here yet."
+        == "1 clips: 1 missing. Their rendering time is unknown: no such clips were rendered here yet."
     )
     assert everything(home.parent) == before
 
@@ -174,9 +181,7 @@ def test_clips_that_share_their_first_steps_are_expected_to_take_them_once(
     )
     assert answer.out.splitlines()[0].startswith("missing    0:40  renders/mara/runs-")
     counts = answer.err.splitlines()[-1]
-    assert (
-        counts == "2 clips: 2 missing. They will take about 0:40, and 1 of which nothing is known."
-    )
+    assert counts == "2 clips: 2 missing. Estimated time: 0:40, without 1 of unknown time."
 
 
 def test_several_people_and_everybody_are_rendered_each_by_their_own_run(
@@ -479,7 +484,7 @@ def test_failures_are_left_to_be_given_in_again_and_a_clip_is_made_again_to_the_
     *clips, error = answer.lines
     assert (answer.status, error["error"]["kind"]) == (6, "SomeFailed")
     assert sorted(clip["status"] for clip in clips) == ["done", "done", "failed", "failed"]
-    assert "These could not be made; renders/failed.jsonl can be given to --prompts:" in answer.err
+    assert "Failed clips (retry with --prompts renders/failed.jsonl):" in answer.err
     assert Path("renders/contact-sheet.png").is_file()
     failed = [json.loads(line) for line in Path("renders/failed.jsonl").read_text().splitlines()]
     assert all(row["reason"] for row in failed)

@@ -1,4 +1,4 @@
-"""Batches as the face runs them: their folders, and what several engines say of the same clips."""
+"""Batches as the front end runs them: their folders, and the results of several engines."""
 
 import os
 import time
@@ -11,16 +11,17 @@ import pytest
 from pvtool.cli import progress
 from pvtool.cli.progress import ClipProgress
 from pvtool.jobs import render
-from pvtool.jobs.render import KEPT_BATCHES, ClipResults, Outcome, drop_old_batches, run_batch
+from pvtool.jobs.render import KEPT_BATCHES, ClipResults, drop_old_batches, run_batch
 from pvtool_core.batches.folder import BatchFolder, list_batches, new_batch, write_items
-from pvtool_core.errors import DiskFull, InputRefused, PvError, RunFailed
+from pvtool_core.errors import DiskFull, InputRefused, Interrupted, PvError, RunFailed, SomeFailed
 from pvtool_core.paths import batches_dir
+from pvtool_core.rendering.results import Outcome
 from pvtool_core.settings.jobs import RenderItem
 from pvtool_core.store.runs import ExitRecord
 
 
 def begun(age: float = 0.0) -> BatchFolder:
-    """A batch whose engines have not begun yet."""
+    """Return a batch whose engines have not started yet."""
     batch = new_batch(batches_dir())
     write_items(batch.items, [])
     batch.worker(0).create()
@@ -28,7 +29,7 @@ def begun(age: float = 0.0) -> BatchFolder:
     return batch
 
 
-def test_of_old_batches_the_newest_are_kept_however_many_commands_begin_at_once(home: Path) -> None:
+def test_concurrent_commands_keep_the_newest_batches(home: Path) -> None:
     for _ in range(KEPT_BATCHES + 30):
         begun(age=86_400)
     with ThreadPoolExecutor(8) as pool:
@@ -37,7 +38,7 @@ def test_of_old_batches_the_newest_are_kept_however_many_commands_begin_at_once(
     assert len(list_batches(batches_dir())) == KEPT_BATCHES - 1
 
 
-def test_a_batch_that_is_only_just_begun_is_not_dropped_by_the_others_of_its_array(
+def test_tasks_of_a_job_array_keep_each_others_new_batches(
     home: Path,
 ) -> None:
     array = [begun() for _ in range(KEPT_BATCHES + 10)]
@@ -51,14 +52,14 @@ def clip(status: str, path: str = "clip") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("said", ["done", "skipped", "elsewhere"])
-def test_what_one_engine_could_not_make_and_another_did_has_not_failed(said: str) -> None:
+def test_a_clip_rendered_by_another_engine_has_not_failed(said: str) -> None:
     heard: list[str] = []
-    told = ClipResults(lambda facts: heard.append(facts["status"]))
+    results = ClipResults(lambda facts: heard.append(facts["status"]))
     for status in ("failed", "failed", said, "failed"):
-        told.hear(clip(status))
-    told.close()
+        results.add(clip(status))
+    results.close()
     assert heard == ["failed", "skipped" if said == "elsewhere" else said]
-    assert told.failed == []
+    assert results.failed == []
 
 
 def ended(
@@ -68,7 +69,7 @@ def ended(
     killed: bool = False,
     more: int = 0,
 ) -> Outcome:
-    """How a batch ends whose engines say this of clips, and end themselves like that; `more` were there before."""
+    """Return the outcome of a batch of which engines report these statuses and errors; `more` clips existed before."""
     batch = new_batch(batches_dir())
     for number, error in enumerate(engines):
         batch.worker(number).create()
@@ -90,7 +91,7 @@ def ended(
     return run_batch(batch, items, lambda _: None, lambda _: None, len(items) + more)
 
 
-def test_a_failure_ends_alike_whether_the_others_were_there_before_or_are_made_now(
+def test_a_failure_has_one_exit_status_whether_the_other_clips_existed_or_not(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = ended(monkeypatch, {"a": "failed"}, InputRefused("no room", ""), more=999)
@@ -103,7 +104,7 @@ def test_a_failure_ends_alike_whether_the_others_were_there_before_or_are_made_n
     assert none.error.status == 3
 
 
-def test_what_an_engine_complains_of_besides_clips_is_an_error_though_all_are_there(
+def test_an_error_besides_clips_is_reported_although_all_clips_exist(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ended(monkeypatch, {"a": "done"}, None, DiskFull("sheet.png")).error
@@ -113,7 +114,7 @@ def test_what_an_engine_complains_of_besides_clips_is_an_error_though_all_are_th
     assert not ended(monkeypatch, {"a": "done"}, None).error
 
 
-def test_what_a_killed_engine_leaves_has_failed_by_that_and_the_same_command_goes_on(
+def test_clips_left_by_a_killed_engine_have_failed(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end = ended(
@@ -124,22 +125,48 @@ def test_what_a_killed_engine_leaves_has_failed_by_that_and_the_same_command_goe
     )
     assert end.failed == [{"path": "b", "reason": "It left no word."}]
     assert end.error
-    assert end.error.hint == "The same command goes on with what is missing. See the log."
+    assert end.error.hint == "Run the same command again to render the missing clips. See the log."
     assert ended(monkeypatch, {"a": "done", "b": ""}, DiskFull()).failed == []
 
 
-def test_a_batch_that_the_dashboard_stopped_is_not_done(
+def test_a_batch_stopped_by_the_dashboard_is_interrupted(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end = ended(monkeypatch, {"a": "done", "b": "", "c": ""}, None)
     assert end.error
     assert (end.error.status, end.error.message) == (
         130,
-        "The batch was stopped; 2 of its clips are not made.",
+        "The batch was stopped; 2 of its clips are missing.",
     )
 
 
-def test_loading_is_no_part_of_the_rate(
+FAILED = {"path": "clip", "reason": "no room"}
+REFUSED, FULL = InputRefused("no room", ""), DiskFull()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (Outcome(total=3), None),
+        (Outcome(total=3, failed=[FAILED], cause=REFUSED), SomeFailed(1, 3)),
+        (Outcome(total=1, failed=[FAILED], cause=REFUSED), REFUSED),
+        (Outcome(total=1, failed=[FAILED], cause=REFUSED, refused=1), REFUSED),
+        (Outcome(total=3, failed=[FAILED], refused=2), SomeFailed(3, 5)),
+        (Outcome(total=3, refused=2), SomeFailed(2, 5)),
+        (Outcome(total=3, refused=2, other=FULL), FULL),
+        (Outcome(total=3, failed=[FAILED], other=FULL), SomeFailed(1, 3)),
+        (Outcome(total=1, failed=[FAILED], cause=REFUSED, stopped=FULL), FULL),
+        (Outcome(total=3, stopped=Interrupted("stopped")), Interrupted("stopped")),
+    ],
+)
+def test_the_outcome_decides_the_exit_status(outcome: Outcome, expected: PvError | None) -> None:
+    error = outcome.error
+    assert (error and (error.status, error.message)) == (
+        expected and (expected.status, expected.message)
+    )
+
+
+def test_the_rate_excludes_loading(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = iter([1_000.0, *[1_010.0] * 9])

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, LoraPair, load_adapter
-from pvtool_core.backbones import Backbone, joined, load_backbone
+from pvtool_core.backbones import Backbone, load_backbone
 from pvtool_core.models.locate import resolve_settings
 from pvtool_core.objectives.interface import generator_of
 from pvtool_core.objectives.personalvideo import Pair, PersonalVideo
@@ -199,21 +199,6 @@ def test_a_step_is_the_sampler_s_own_and_can_be_taken_anywhere(backbone: Any) ->
                 output.to(dtype), scheduler.timesteps[step], latents
             ).prev_sample
             assert torch.equal(backbone.advance(latents, step, output.to(dtype)), theirs)
-
-
-@torch.no_grad()
-def test_clips_that_go_through_together_come_out_as_they_do_alone(job: TrainJob) -> None:
-    prompts = [PROMPT, "a <V> woman asleep"]
-    backbone = load_backbone(job.model, job.sampler, prompts)
-    embeds = [backbone.prompt_embeds(prompt) for prompt in prompts]
-    noise = [backbone.initial_latents(seed) for seed in (7, 8)]
-    alone = [
-        denoise(backbone, latents, each, range(3))
-        for latents, each in zip(noise, embeds, strict=True)
-    ]
-    together = denoise(backbone, torch.cat(noise), joined(embeds), range(3))
-    assert not torch.allclose(alone[0], alone[1], atol=0.1)
-    assert torch.allclose(together, torch.cat(alone), atol=1e-4)
 
 
 # The adapter

@@ -55,7 +55,7 @@ def test_an_adapter_that_gives_nan_fails_its_clip_and_no_other(
     ]
 
 
-def test_one_of_several_clips_denoised_together_fails_alone(
+def test_one_seed_with_nan_fails_alone(
     run: Engine, home: Path, job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noise = AnimateDiff.initial_latents
@@ -64,9 +64,7 @@ def test_one_of_several_clips_denoised_together_fails_alone(
         return noise(backbone, seed) * (math.nan if seed == 4 else 1)
 
     monkeypatch.setattr(AnimateDiff, "initial_latents", spoiled)
-    wanted = render_job(
-        job, *(item(tmp_path / f"out/{seed}", seed) for seed in (3, 4, 5)), width="3"
-    )
+    wanted = render_job(job, *(item(tmp_path / f"out/{seed}", seed) for seed in (3, 4, 5)))
     assert run(wanted).status == 6
     assert sorted(run.clips()) == ["done", "done", "failed"]
     assert not (tmp_path / "out/4.mp4").exists()

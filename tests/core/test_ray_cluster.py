@@ -1,12 +1,15 @@
-"""A batch on Ray: what its workers make is there, what they cannot make is told, and those that die are replaced."""
+"""A batch on Ray: clips are rendered, failures are reported, and killed workers are replaced."""
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from pvtool_core.batches.folder import group_items
+from pvtool_core.rendering.ray_cluster import render_group
 from pvtool_core.settings.jobs import TrainJob
 from tests.support.render_jobs import Engine, item, render_job, whole
 
@@ -22,7 +25,7 @@ def kill_a_worker_at_work(killed: list[int], over: threading.Event) -> None:
 
 
 @pytest.mark.slow
-def test_a_batch_on_ray_survives_a_worker_and_tells_what_failed(
+def test_a_batch_on_ray_survives_a_killed_worker_and_reports_failures(
     run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     prompts = ["a <V> woman waving", "a <V> woman asleep"]
@@ -53,9 +56,23 @@ def test_a_batch_on_ray_survives_a_worker_and_tells_what_failed(
     assert not (tmp_path / ".claims").exists()
 
 
-def test_a_cluster_that_is_not_there_is_refused_in_a_sentence(
-    run: Engine, job: TrainJob, tmp_path: Path
-) -> None:
+def test_a_missing_cluster_is_a_usage_error(run: Engine, job: TrainJob, tmp_path: Path) -> None:
     ended = run(render_job(job, item(tmp_path / "clip"), on="ray", address="nowhere:at-all"))
     assert ended.status == 2
-    assert ended.message.startswith("There is no Ray cluster at nowhere:at-all: ")
+    assert ended.message.startswith("No Ray cluster found at nowhere:at-all: ")
+
+
+def test_a_task_returns_events_and_the_errors_of_failed_clips(
+    run: Engine, job: TrainJob, tmp_path: Path
+) -> None:
+    clips = [item(tmp_path / "base", 5), item(tmp_path / "lost", 5, tmp_path / "gone")]
+    wanted = render_job(job, *clips)
+    (group,) = group_items(wanted, clips)
+    for expected in ("done", "skipped"):  # the worker keeps its model, but not the events
+        result = render_group(wanted, group.prompts, replace(group, prompts=()))
+        statuses = {event["path"]: event["status"] for event in result.events}
+        assert statuses == {clips[0].clip: expected, clips[1].clip: "failed"}
+        assert [(path, error.kind) for path, error in result.failed.items()] == [
+            (clips[1].clip, "WeightsMissing")
+        ]
+        assert result.ended is None

@@ -1,4 +1,4 @@
-"""Ray that pv starts is reachable from this machine only, and leaves nothing behind."""
+"""Ray started by pv is reachable from this machine only, and leaves no files behind."""
 
 import ipaddress
 import json
@@ -27,7 +27,7 @@ shutil.rmtree(session)
 
 
 @pytest.mark.slow
-def test_ray_listens_on_loopback_in_a_private_folder_and_writes_nothing_into_the_home(
+def test_ray_listens_on_loopback_in_a_private_folder_and_writes_no_files_to_the_home(
     tmp_path: Path,
 ) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

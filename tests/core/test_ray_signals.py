@@ -1,4 +1,4 @@
-"""An engine that leads Ray's workers ends as any other when it is told to."""
+"""An engine that drives a Ray cluster handles SIGTERM like any other."""
 
 import signal
 from typing import Any
@@ -9,7 +9,7 @@ import ray
 from pvtool_core.rendering.ray_cluster import connect
 
 
-def test_ray_does_not_take_over_what_sigterm_means(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_does_not_replace_the_handler_of_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
     def init(*_: Any, **__: Any) -> None:
         signal.signal(
             signal.SIGTERM, signal.SIG_DFL

@@ -193,22 +193,3 @@ def test_the_least_recently_used_go_when_there_is_too_much(
     assert {found.path.name for found in entries(tmp_path)} == {
         small.key(PROMPT, seed) for seed in (0, 2, 3)
     }
-
-
-def test_what_was_computed_together_is_read_by_whoever_does_not_mind(
-    backbone: AnimateDiff, tmp_path: Path
-) -> None:
-    cache = TrajectoryCache(tmp_path, backbone, 6, Events())
-    pairs = [(PROMPT, 0), (PROMPT, 1)]
-    together = cache.switches(pairs)
-    assert [each.width for each in together] == [2, 2]
-    assert all(
-        torch.equal(a.latents, b.latents)
-        for a, b in zip(cache.switches(pairs[::-1])[::-1], together, strict=True)
-    )
-    assert cache.computed == 2
-    alone = cache.switch(PROMPT, 0)  # training wants exactly what it would compute itself
-    assert cache.switches(pairs[:1], width=1)[0].width == 1
-    assert torch.allclose(alone, together[0].latents, atol=1e-4)
-    (again,) = TrajectoryCache(None, backbone, 6, Events()).switches(pairs[1:], width=2)
-    assert torch.equal(again.latents, together[1].latents)

@@ -1,4 +1,4 @@
-"""Whatever happens to the engines at work on a batch, in the end every clip is there, whole, and was made once."""
+"""Whatever happens to the engines of a batch, in the end every clip is complete and was rendered once."""
 
 import dataclasses
 import os
@@ -42,7 +42,7 @@ def adapters(models: Path, job: TrainJob) -> dict[str, Path]:
 def batch(
     out: Path, adapters: dict[str, Path], people: Iterable[str] = PEOPLE, seeds: int = SEEDS
 ) -> list[RenderItem]:
-    """A clip of each person for each prompt and seed."""
+    """Return a clip of each identity for each prompt and seed."""
     return [
         dataclasses.replace(
             item(out / f"{person}/{number}/seed-{seed}", seed, adapters[person], prompt),
@@ -59,7 +59,7 @@ def job_for(job: TrainJob, out: Path, items: list[RenderItem], **changes: object
 
 
 def missing(wanted: RenderJob) -> list[str]:
-    """The clips that are not there, or not as they should be."""
+    """Return the clips that are missing or incomplete."""
     names = Names(wanted.setups[0])
     items = read_items(Path(wanted.items))
     return [
@@ -68,7 +68,7 @@ def missing(wanted: RenderJob) -> list[str]:
 
 
 def check_whole(*jobs: RenderJob) -> None:
-    """Every clip is whole and can be played, and nothing else lies in the folder."""
+    """Check that every clip is complete and can be played, and that the folder holds no other files."""
     assert [clip for job in jobs for clip in missing(job)] == []
     clips = {one.clip for job in jobs for one in read_items(Path(job.items))}
     assert all(frames_of(Path(f"{clip}.mp4")).shape == (4, 32, 32, 3) for clip in clips)
@@ -77,8 +77,8 @@ def check_whole(*jobs: RenderJob) -> None:
     assert not list(Path(jobs[0].out).rglob(".*"))
 
 
-def told(folders: Iterable[RunFolder], status: str = "done") -> Counter[str]:
-    """How often each clip was said to be made."""
+def reported(folders: Iterable[RunFolder], status: str = "done") -> Counter[str]:
+    """Return how often each clip was reported with this status."""
     events = [event for folder in folders for event in read_events(folder.events)[0]]
     return Counter(
         event["path"] for event in events if event["type"] == "clip" and event["status"] == status
@@ -86,27 +86,25 @@ def told(folders: Iterable[RunFolder], status: str = "done") -> Counter[str]:
 
 
 def made_at(wanted: RenderJob) -> dict[str, int]:
-    """When each clip that is whole became so."""
+    """Return when each complete clip was completed."""
     left = set(missing(wanted))
     clips = [one.clip for one in read_items(Path(wanted.items)) if one.clip not in left]
     return {clip: sidecar_path(clip).stat().st_mtime_ns for clip in clips}
 
 
 def at_work(wanted: RenderJob, pids: list[int]) -> list[int]:
-    """Those of the processes that have clips in their hands."""
-    with suppress(
-        FileNotFoundError, orjson.JSONDecodeError
-    ):  # given back, or only just begun to be written
+    """Return those of the processes that hold leases."""
+    with suppress(FileNotFoundError, orjson.JSONDecodeError):  # released, or being written
         owners = [
-            orjson.loads(claim.read_bytes())["pid"]
-            for claim in Path(wanted.out).glob(".claims/[!.]*")
+            orjson.loads(lease.read_bytes())["pid"]
+            for lease in Path(wanted.out).glob(".claims/[!.]*")
         ]
         return [pid for pid in owners if pid in pids]
     return []
 
 
 @pytest.mark.slow
-def test_engines_killed_again_and_again_make_every_clip_once(
+def test_engines_that_are_killed_repeatedly_render_every_clip_once(
     engines: Engines, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     draw = random.Random(1)
@@ -121,18 +119,18 @@ def test_engines_killed_again_and_again_make_every_clip_once(
         os.kill(pids[hit], signal.SIGKILL)
         engines.wait(pids[hit])
         now = made_at(wanted)
-        assert whole.items() <= now.items()  # what is whole is never made again
+        assert whole.items() <= now.items()  # complete clips are never rendered again
         whole = now
         pids[hit] = engines.start(folders[hit])
-    assert missing(wanted)  # else these kills came too late to show anything
+    assert missing(wanted)  # else these kills came too late to prove anything
     assert [engines.wait(pid) for pid in pids] == [0] * AT_ONCE, folders[0].log.read_text()
     assert whole.items() <= made_at(wanted).items()
-    assert set(told(folders).values()) == {1}
+    assert set(reported(folders).values()) == {1}
     check_whole(wanted)
 
 
 @pytest.mark.slow
-def test_batches_of_different_people_share_a_folder_and_their_trajectories(
+def test_batches_of_different_identities_share_a_folder_and_trajectories(
     engines: Engines, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -146,7 +144,7 @@ def test_batches_of_different_people_share_a_folder_and_their_trajectories(
     before = set((engines.home / "cache/trajectories").glob("*"))
     pids = [engines.start(folder) for folder in folders]
     assert [engines.wait(pid) for pid in pids] == [0, 0]
-    assert told(folders) == Counter(
+    assert reported(folders) == Counter(
         {f"{out}/{person}/{number}/seed-0": 1 for person in PEOPLE for number in range(3)}
     )
     assert len(set((engines.home / "cache/trajectories").glob("*")) - before) == len(PROMPTS)
@@ -154,18 +152,18 @@ def test_batches_of_different_people_share_a_folder_and_their_trajectories(
 
 
 @pytest.mark.slow
-def test_a_batch_told_to_end_leaves_whole_clips_only(
+def test_a_terminated_batch_leaves_complete_clips_only(
     engines: Engines, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     wanted = job_for(job, tmp_path / "out", batch(tmp_path / "out", adapters))
-    folder = engines.folder("render-told", wanted)
+    folder = engines.folder("render-terminated", wanted)
     pid = engines.start(folder)
-    wait_until(lambda: len(told([folder])) >= 2)
+    wait_until(lambda: len(reported([folder])) >= 2)
     os.kill(pid, signal.SIGTERM)
     assert engines.wait(pid) == 143
     assert folder.state() == State.STOPPED
     assert missing(wanted)
-    done = set(told([folder]))
+    done = set(reported([folder]))
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert {str(path) for path in files} == {
         f"{clip}{suffix}" for clip in done for suffix in (".mp4", ".json")
@@ -203,7 +201,7 @@ class mounted:  # noqa: N801 - used as a verb
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_a_batch_and_room_is_all_that_is_needed_to_go_on(
+def test_a_full_disk_ends_a_batch_which_continues_once_there_is_space(
     engines: Engines, job: TrainJob, adapters: dict[str, Path], small_disk: Path
 ) -> None:
     out = small_disk / "out"
@@ -214,10 +212,10 @@ def test_a_full_disk_ends_a_batch_and_room_is_all_that_is_needed_to_go_on(
     assert ended is not None
     assert ended.kind == "DiskFull"
     assert ended.message.startswith("The disk is full")
-    assert ended.hint == "Make room; then the same command goes on with what is missing."
-    assert told([folder], "failed") == Counter()
+    assert ended.hint == "Free some disk space; the same command then renders the missing clips."
+    assert reported([folder], "failed") == Counter()
     before = made_at(wanted)
-    assert before.keys() == told([folder]).keys()
+    assert before.keys() == reported([folder]).keys()
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     assert engines.run(folder) == 0, folder.log.read_text()
     assert before.items() <= made_at(wanted).items()
@@ -226,7 +224,7 @@ def test_a_full_disk_ends_a_batch_and_room_is_all_that_is_needed_to_go_on(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", ["ro", "size=8k"])
-def test_a_cache_that_cannot_be_written_costs_a_warning_and_nothing_else(
+def test_a_cache_that_cannot_be_written_only_causes_a_warning(
     engines: Engines, job: TrainJob, adapters: dict[str, Path], tmp_path: Path, options: str
 ) -> None:
     cache = engines.home / "cache/trajectories"
@@ -247,7 +245,7 @@ def warnings(folder: RunFolder) -> list[str]:
 
 
 @pytest.mark.slow
-def test_damaged_trajectories_are_computed_again_and_a_vanished_checkpoint_fails_its_clips_alone(
+def test_damaged_trajectories_are_recomputed_and_a_missing_checkpoint_fails_only_its_clips(
     engines: Engines, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     items = batch(tmp_path / "out", adapters, seeds=1)
@@ -261,7 +259,9 @@ def test_damaged_trajectories_are_computed_again_and_a_vanished_checkpoint_fails
     folder = engines.folder("render-damaged", wanted)
     assert engines.run(folder) == 6
     assert len(warnings(folder)) == len(PROMPTS)
-    assert told([folder], "failed").keys() == {one.clip for one in items if one.identity == "bob"}
+    assert reported([folder], "failed").keys() == {
+        one.clip for one in items if one.identity == "bob"
+    }
     hidden.rename(adapters["bob"])
     assert engines.run(folder) == 0
     check_whole(wanted)
