@@ -3,7 +3,7 @@
 import importlib
 from typing import cast
 
-from pvtool_core.objectives.interface import AdaptedModel, Losses, MakeObjective, Objective
+from pvtool_core.objectives.objective import AdaptedModel, Losses, MakeObjective, Objective
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.objectives import OBJECTIVES
 from pvtool_core.trajectories import Report

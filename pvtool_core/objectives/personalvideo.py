@@ -21,7 +21,7 @@ from pvtool_core.errors import Missing, RunFailed
 from pvtool_core.faces.analyzer import FaceAnalyzer, largest, load_recognizer, within_crop
 from pvtool_core.media.photos import read_picture
 from pvtool_core.models.fingerprints import fingerprint
-from pvtool_core.objectives.interface import AdaptedModel, Losses, draw, generator_of
+from pvtool_core.objectives.objective import AdaptedModel, Losses, draw, generator_of
 from pvtool_core.rewards import (
     IdentityScorer,
     SemanticScorer,

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from pvtool_core.models.locate import resolve_settings
-from pvtool_core.objectives.interface import generator_of
+from pvtool_core.objectives.objective import generator_of
 from pvtool_core.objectives.personalvideo import Pair, bank_pairs, draw_frames
 from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import IdentityRef, TrainJob

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, LoraPair, load_adapter
 from pvtool_core.backbones import Backbone, load_backbone
 from pvtool_core.models.locate import resolve_settings
-from pvtool_core.objectives.interface import generator_of
+from pvtool_core.objectives.objective import generator_of
 from pvtool_core.objectives.personalvideo import Pair, PersonalVideo
 from pvtool_core.paths import cache_dir
 from pvtool_core.sampling import (

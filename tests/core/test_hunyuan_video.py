@@ -15,7 +15,7 @@ from torch import Tensor
 from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, LoraPair, load_adapter
 from pvtool_core.backbones.hunyuan_video import FusedLayout, HunyuanVideo
 from pvtool_core.errors import InputRefused
-from pvtool_core.objectives.interface import generator_of
+from pvtool_core.objectives.objective import generator_of
 from pvtool_core.sampling import AdaptedSteps, denoise, output_weights, rollout_in_memory
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import LoraConfig

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from pvtool_core.objectives.interface import AdaptedModel, Losses, draw, generator_of
+from pvtool_core.objectives.objective import AdaptedModel, Losses, draw, generator_of
 from pvtool_core.sampling import AdaptedSteps, rollout_in_memory
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.trajectories import Report
