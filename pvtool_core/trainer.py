@@ -1,8 +1,8 @@
-"""The training loop: steps of the optimiser, checkpoints, samples, and requests from outside.
+"""The training loop: optimizer steps, checkpoints, samples and requests.
 
-What a step optimises is the objective's business: the loop knows no loss by name. All that is random in an iteration is
-drawn from a generator of its own, made of the seed and the iteration: so weights, optimiser and the iteration's number
-are the whole state, and a resumed run takes the same steps.
+The objective defines what a step optimises: the loop knows no loss by name. All randomness of an
+iteration comes from a generator seeded with the run's seed and the iteration number. Weights,
+optimizer state and that number are the complete state, and a resumed run takes the same steps.
 """
 
 import dataclasses
@@ -51,10 +51,11 @@ _OVERFLOWS = 10  # in a row
 
 
 def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> State:
-    """Train the adapter of `job` in `folder`, from its last checkpoint on; FINISHED, or STOPPED if that was asked.
+    """Train the adapter of `job` in `folder` from its last checkpoint; return FINISHED, or STOPPED
+    on request.
 
-    Raises RunFailed if a loss is no number, BadPrompt if the text encoder does not read a keyword, FfmpegMissing or
-    CodecMissing, and what the objective and the models' loaders raise.
+    Raises RunFailed if a loss is not a number, BadPrompt if the text encoder truncates a keyword,
+    FfmpegMissing or CodecMissing, and the errors of the objective and of model loading.
     """
     report, config = events.write, job.training
     job = with_recorded_threads(job, folder, report)
@@ -93,10 +94,11 @@ def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Hear
 
 
 def with_recorded_threads(job: TrainJob, folder: RunFolder, report: Report) -> TrainJob:
-    """Return the job with the number of CPU threads that the run has trained with so far, and have torch use it.
+    """Return the job with the number of CPU threads that the run has used so far, and set it in
+    torch.
 
-    Where the settings leave the number to torch it depends on machine and environment; another one rounds otherwise,
-    and a resumed run would end in other weights. A run that begins takes torch's number now.
+    Without a setting, torch's number depends on machine and environment; another number rounds
+    differently, and a resumed run would end in other weights. A new run records torch's number.
     """
     threads = job.model.threads
     if not threads and (checkpoint := folder.latest_checkpoint()):
@@ -115,7 +117,10 @@ def with_recorded_threads(job: TrainJob, folder: RunFolder, report: Report) -> T
 
 
 class Trainer:
-    """The adapted model, its optimiser and its objective. `cache` is None to compute every trajectory anew."""
+    """The adapted model, its optimizer and its objective.
+
+    Without a `cache` every trajectory is computed again.
+    """
 
     def __init__(self, job: TrainJob, cache: Path | None, report: Report) -> None:
         self.job, self.config = job, job.training
@@ -178,7 +183,7 @@ class Trainer:
         }
 
     def terms(self) -> AdapterMetadata:
-        """Return what the adapter's file says about its use."""
+        """Return the metadata of the adapter file."""
         model, sampler = self.job.model, self.job.sampler
         (subject,) = self.job.subjects
         return AdapterMetadata(
@@ -220,7 +225,9 @@ def adamw(adapter: IdentityAdapter, config: TrainingConfig) -> torch.optim.AdamW
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Of iteration `step`, counted from 1: rises over `warmup`, falls to zero from `decay_from` on."""
+    """Return the learning rate of iteration `step`, counted from 1: rises over `warmup`, falls to
+    zero after `decay_from`.
+    """
     risen = min(1.0, step / config.warmup) if config.warmup else 1.0
     left = 1 - (step - 1) / config.iterations
     fallen = min(1.0, left / (1 - config.decay_from)) if config.decay_from < 1 else 1.0
@@ -228,7 +235,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 class RunFiles:
-    """What training leaves in the run folder, each file reported once, also when a killed run makes it again."""
+    """Files of a run, each reported once, also when a resumed run writes it again."""
 
     def __init__(self, folder: RunFolder, report: Report) -> None:
         self._folder, self._report = folder, report
@@ -242,9 +249,10 @@ class RunFiles:
             self._reported.add(relative)
 
     def checkpoint(self, trainer: Trainer, step: int) -> None:
-        """Write adapter and optimiser; the step is the folder's name, and no random state is left to keep.
+        """Write adapter and optimizer state; the step is the name of the folder, and no random
+        state is needed.
 
-        Raises RunFailed, and writes nothing, if the adapter is no longer finite.
+        Raises RunFailed, and writes nothing, if the adapter is not finite.
         """
         if not all(weight.isfinite().all() for weight in trainer.adapter.parameters()):
             raise RunFailed(
@@ -261,7 +269,7 @@ class RunFiles:
         self._announce("checkpoint", folder, step)
 
     def resume(self, trainer: Trainer) -> int:
-        """Take over the newest whole checkpoint, if there is one; the step it was written at."""
+        """Load the newest complete checkpoint, if any; return its step."""
         folder = self._folder.latest_checkpoint()
         if folder is None:
             return 0
@@ -317,7 +325,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
 
 
 class RequestHandler:
-    """What people ask of the engine while it works. Requests wait here until their moment in an iteration."""
+    """Requests to the engine, which wait for the right moment in an iteration."""
 
     def __init__(self, folder: RunFolder, report: Report, heartbeat: Heartbeat) -> None:
         self._folder, self._report, self._heartbeat = folder, report, heartbeat
@@ -331,18 +339,21 @@ class RequestHandler:
                 self._asked.add(request)
 
     def take(self, request: Request) -> bool:
-        """Whether it was asked; it no longer is."""
+        """Return whether a request was pending, and remove it."""
         asked = request in self._asked
         self._asked.discard(request)
         return asked
 
     @property
     def halts(self) -> bool:
-        """Whether a pause or a stop is asked for, before which the state is to be saved."""
+        """Return whether a pause or a stop is pending, before which the state is saved."""
         return bool(self._asked & {Request.PAUSE, Request.STOP})
 
     def stops(self, step: int) -> bool:
-        """Whether to stop here; waits out a pause first. Hears only what `poll` has heard."""
+        """Return whether to stop, after waiting for the end of a pause.
+
+        Uses the requests of the last `poll`.
+        """
         if Request.PAUSE in self._asked and Request.STOP not in self._asked:
             self._rest(step)
         return Request.STOP in self._asked

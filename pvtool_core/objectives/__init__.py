@@ -1,4 +1,4 @@
-"""What training optimises: one file for each objective, and the contract between them and the trainer."""
+"""Training objectives: one file each, and their interface to the trainer."""
 
 import importlib
 from typing import cast

@@ -36,7 +36,10 @@ class AdaptedModel:
 
 @runtime_checkable
 class Objective(Protocol):
-    """What training optimises. The trainer owns optimiser, checkpoints and samples, and knows no loss by name."""
+    """A training objective.
+
+    The trainer owns optimizer, checkpoints and samples, and knows no loss by name.
+    """
 
     @property
     def samples(self) -> Sequence[tuple[str, int]]:
@@ -45,7 +48,7 @@ class Objective(Protocol):
 
     @property
     def drawn(self) -> Mapping[str, Any]:
-        """What the newest step was computed from: at least its `prompt` and `seed`."""
+        """Return the inputs of the newest step: at least its `prompt` and `seed`."""
         ...
 
     def prepare(self) -> Iterator[None]:

@@ -72,7 +72,7 @@ def render_here(job: RenderJob, items: Iterable[RenderItem], results: Results) -
 
 
 def check_encoding(encoding: EncodingConfig) -> None:
-    """Raises UsageError or NotReady if this machine cannot write such files."""
+    """Raise UsageError or NotReady if this machine cannot write such files."""
     require_formats(encoding)
     if encoding.certificate:
         read_credentials(Path(encoding.certificate), Path(encoding.key))

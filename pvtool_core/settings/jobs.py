@@ -28,7 +28,10 @@ Noun = Literal["man", "woman", "person"]
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityRef:
-    """Who a job is about; `folder` is absolute. `fingerprint` tells people of one name apart."""
+    """The identity of a job; `folder` is absolute.
+
+    `fingerprint` tells identities of the same name apart.
+    """
 
     name: str
     noun: str = setting("what prompts call them", "person", choices=typing.get_args(Noun))
@@ -50,10 +53,10 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob(Settings):
-    """`prompts` are resolved: `{noun}` is replaced, the keyword `<V>` is still in them.
+    """Train an adapter. `prompts` are resolved: `{noun}` is replaced, the keyword `<V>` is kept.
 
-    `licences` has a line for each model that pv knows the licence of: its name, the licence, who may use it.
-    `created` is when the run was made, in ISO 8601 with a time zone; empty in runs of older versions.
+    `licences` has a line for each model with a known licence: name, licence, allowed use. `created`
+    is the time of creation in ISO 8601 with a time zone; empty in runs of older versions.
     """
 
     kind: str = setting("of job", "train", choices=("train",))
@@ -80,10 +83,10 @@ class TrainJob(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanJob(Settings):
-    """Count what training with these settings takes, on shapes alone.
+    """Estimate what training with these settings requires, on shapes alone.
 
-    `architecture` is a diffusers folder whose config files are read, `motion` that of AnimateDiff's motion modules
-    where the folder has none.
+    `architecture` is a diffusers folder whose config files are read, `motion` that of AnimateDiff's
+    motion modules if separate.
     """
 
     kind: str = setting("of job", "plan", choices=("plan",))
@@ -93,7 +96,9 @@ class PlanJob(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """One base model with its sampler, as clips are made by it; of the adapter only `start` matters."""
+    """A base model with its sampler, with which clips are rendered; of the adapter only `start`
+    matters.
+    """
 
     model: ModelConfig
     sampler: SamplerConfig = SamplerConfig()  # noqa: RUF009 - frozen
@@ -105,7 +110,7 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingConfig:
-    """How frames become files. `formats` are file suffixes without the dot; png is a folder of frames."""
+    """Encoding of clips. `formats` are file suffixes without the dot; png is a folder of frames."""
 
     formats: tuple[str, ...] = setting(
         "kinds of files", ("mp4",), choices=("mp4", "gif", "webp", "png")
@@ -121,10 +126,11 @@ class EncodingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RenderItem:
-    """One clip to make.
+    """A clip to render.
 
-    `adapter` is a safetensors file, or empty for the base model; `clip` is the path of the clip without its suffix
-    (see clips.py), so that the face can tell what exists without starting an engine. `setup` counts the job's setups.
+    `adapter` is a safetensors file, or empty for the base model; `clip` is the path of the clip
+    without its suffix (see clips.py), so that the front end can check its existence without an
+    engine. `setup` is an index into the job's setups.
     """
 
     identity: str
@@ -146,9 +152,12 @@ class RenderItem:
 
 @dataclass(frozen=True, kw_only=True)
 class RenderJob:
-    """Clips to make. Several engines, here and on other machines, may work at the same ones: see leases.py.
+    """Render clips.
 
-    `items` is a file with a RenderItem a line (see batches.py), `out` the folder that all clips lie in.
+    Several engines, on several machines, may work at the same clips: see leases.py.
+
+    `items` is a file with one RenderItem per line (see batches/folder.py), `out` the folder of all
+    clips.
     """
 
     kind: str = setting("of job", "render", choices=("render",))
@@ -174,10 +183,11 @@ class RenderJob:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateJob(Settings):
-    """Score clips against the identities that they show.
+    """Evaluate clips against their identities.
 
-    `sidecars` are the JSON files beside the clips; those without an adapter are the 'before' of those with one.
-    `report` (JSON) and `sheet` (PNG) are the files to write; an empty path writes none.
+    `sidecars` are the JSON files beside the clips; those without an adapter are the base-model
+    clips of those with one. `report` (JSON) and `sheet` (PNG) are the output files; an empty path
+    writes none.
     """
 
     kind: str = setting("of job", "evaluate", choices=("evaluate",))
@@ -194,9 +204,10 @@ class EvaluateJob(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class EnrollJob(Settings):
-    """Find and check the face of each picture; write faces and embeddings into the identity's folder.
+    """Detect and check the face in each photo; write face crops and embeddings into the identity's
+    folder.
 
-    `face` counts faces from the left from 1; 0 expects exactly one face.
+    `face` counts faces from the left, starting at 1; 0 expects exactly one face.
     """
 
     kind: str = setting("of job", "identify", choices=("identify",))
@@ -216,9 +227,10 @@ _JOBS: dict[str, type[Job]] = {
 
 
 def read_job(path: Path, most: int = SETTINGS_BYTES) -> Job:
-    """Read a job's config.toml, of at most that many bytes.
+    """Read config.toml of a job, of at most that many bytes.
 
-    Raises RunFailed without one, SettingsError if it is wrong, BrokenRun if it is too large or no regular file.
+    Raises RunFailed if it is missing, SettingsError if it is invalid, BrokenRun if it is too large
+    or not a regular file.
     """
     table = read_toml_file(path, most, follow=False)
     kind = table.get("kind")
@@ -233,9 +245,10 @@ def read_job(path: Path, most: int = SETTINGS_BYTES) -> Job:
 
 
 def write_job(path: Path, job: Job) -> None:
-    """Write `job` as TOML, whole or not at all.
+    """Write `job` as TOML atomically.
 
-    Raises UsageError for a text in it that is not valid UTF-8, or if it is larger than such a job may be.
+    Raises UsageError for text that is not valid UTF-8, or if it is larger than allowed for its
+    kind.
     """
     most = SETTINGS_BYTES if isinstance(job, TrainJob) else JOB_BYTES
     try:
@@ -249,7 +262,7 @@ def write_job(path: Path, job: Job) -> None:
         ) from error
     if len(content) > most:
         raise UsageError(
-            f"The settings of this job take {len(content) >> 10} KiB, and may take {most >> 10} KiB.",
+            f"The settings of this job need {len(content) >> 10} KiB; at most {most >> 10} KiB are allowed.",
             "Give fewer prompts, or fewer files at once.",
         )
     replace_file(path, content)
@@ -264,7 +277,10 @@ def _is_time(text: str) -> bool:
 
 
 def require(job: Job, cls: type[T]) -> T:
-    """`job` as one of `cls`; for code that was handed the wrong folder. Raises UsageError."""
+    """Return `job` if it is an instance of `cls`; guards against the folder of another job.
+
+    Raises UsageError.
+    """
     if not isinstance(job, cls):
         raise UsageError(
             f"This folder holds a {job.kind} job.", "Give the folder of another kind of job."

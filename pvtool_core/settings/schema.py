@@ -1,8 +1,8 @@
-"""Settings: what there is to set, its ranges, and the way between TOML and frozen dataclasses.
+"""Settings with their descriptions and limits, as frozen dataclasses.
 
-Everything is checked at this border, and all mistakes are reported at once, each with its key and the nearest known
-key; past it, settings are plain immutable values. A job's `config.toml` is one of the `…Job` classes, complete and
-resolved. The defaults are the paper's for AnimateDiff (PersonalVideo, section 7) or, where it is silent, our own.
+They are checked when they are read, and all mistakes are reported at once, each with its key and
+the nearest known key; afterwards, settings are plain immutable values. The defaults are the paper's
+for AnimateDiff (PersonalVideo, section 7) or, where it does not say, our own.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ def setting(
     multiple_of: int = 1,
     omit_default: bool = False,
 ) -> Any:
-    """A field with its meaning, and the range (both ends included) or the words that it may hold.
+    """Define a field with its description, and its range (inclusive) or allowed values.
 
-    With `omit_default` files leave it out while it has its default.
+    With `omit_default` files omit it while it has its default.
     """
     metadata = {
         "help": help,
@@ -45,23 +45,21 @@ def setting(
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """A style LoRA: part of the model in all steps, for the original and for the target alike."""
+    """A style LoRA: part of the model in all steps, with and without the adapter."""
 
-    file: str = setting("a safetensors file of kohya's, Civitai's or diffusers' kind")
-    weight: float = setting("how strongly it acts", 1.0, low=-10.0, high=10.0)
-    fingerprint: str = setting("hash of the file; filled in when a job is made", "")
+    file: str = setting("safetensors file in kohya, Civitai or diffusers format")
+    weight: float = setting("strength", 1.0, low=-10.0, high=10.0)
+    fingerprint: str = setting("hash of the file; set when a job is created", "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ControlConfig:
     """A ControlNet and the pictures that lead it; none if `model` is empty."""
 
-    model: str = setting("a ControlNet's diffusers folder, for the same Stable Diffusion", "")
-    frames: str = setting(
-        "what it is shown: a folder of pictures or a video, one picture a frame", ""
-    )
-    weight: float = setting("how strongly it leads", 1.0, low=0.0, high=10.0)
-    fingerprint: str = setting("hash of model and frames; filled in when a job is made", "")
+    model: str = setting("diffusers folder of a ControlNet for the same Stable Diffusion", "")
+    frames: str = setting("control images: a folder or a video, one image per frame", "")
+    weight: float = setting("strength", 1.0, low=0.0, high=10.0)
+    fingerprint: str = setting("hash of model and frames; set when a job is created", "")
 
 
 _NO_CONTROL = ControlConfig()
@@ -69,17 +67,15 @@ _NO_CONTROL = ControlConfig()
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    family: str = setting("which backbone drives the model", "animatediff", choices=FAMILIES)
+    family: str = setting("model family", "animatediff", choices=FAMILIES)
     base_model: str = setting(
-        "a diffusers folder or a .safetensors file; preset:… is shipped, models:… and ORG/NAME were fetched"
+        "diffusers folder or .safetensors file; preset:… (shipped), models:… or ORG/NAME (fetched)"
     )
-    motion_adapter: str = setting(
-        "AnimateDiff's motion modules, for a base model that has none", ""
-    )
+    motion_adapter: str = setting("AnimateDiff motion modules, for a base model without them", "")
     config: str = setting(
-        "a diffusers folder with configurations and tokenizer, for a base model in one file", ""
+        "diffusers folder with configurations and tokenizer, for a single-file base model", ""
     )
-    fingerprint: str = setting("hash of the base model's files; filled in when a job is made", "")
+    fingerprint: str = setting("hash of the base model's files; set when a job is created", "")
     loras: tuple[LoraConfig, ...] = setting("style LoRAs, each {file = …, weight = …}", ())
     control: ControlConfig = setting("ControlNet; animatediff only", _NO_CONTROL)  # noqa: RUF009 - frozen
     width: int = setting("pixels", 512, low=16, high=8192, multiple_of=8)
@@ -90,21 +86,21 @@ class ModelConfig:
         "number format of the model", "float32", choices=("float32", "bfloat16", "float16")
     )
     device: str = setting(
-        "auto takes the accelerator if there is one, else the CPU; or cpu, cuda, cuda:1, mps",
+        "auto (accelerator if available, otherwise CPU), cpu, cuda, cuda:1 or mps",
         "auto",
     )
     threads: int = setting("CPU threads; 0 leaves it to torch", 0, low=0, high=1024)
     storage: str = setting(
-        "how the frozen denoiser is kept: float8 halves bfloat16, int8 and nf4 are quantised by bitsandbytes",
+        "storage of the frozen denoiser: float8 halves bfloat16, int8 and nf4 use bitsandbytes",
         "dtype",
         choices=("dtype", "float8", "int8", "nf4"),
     )
     offload: bool = setting(
-        "keep the denoiser's blocks in the machine's memory, and bring each in as it is used", False
+        "keep the denoiser's blocks in CPU memory and load each when it runs", False
     )
     vae_tiling: bool = setting("decode in overlapping tiles: less memory, seams blended", False)
     trim_prompt: bool = setting(
-        "leave out the prompt's padding, so that flash attention can be used: equal up to rounding; hunyuan-video only",
+        "omit the prompt's padding to enable flash attention: equal up to rounding; hunyuan-video only",
         False,
     )
 
@@ -235,7 +231,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that can be set; what a preset holds, and a part of every job."""
+    """All settings; the content of a preset, and part of every job."""
 
     model: ModelConfig
     sampler: SamplerConfig = SamplerConfig()
@@ -251,12 +247,12 @@ class Settings:
         yield from _contradictions(self)
 
     def sections(self) -> dict[str, Any]:
-        """The settings alone, to make another job with the same ones."""
+        """Return the settings alone, to create another job with them."""
         return {field.name: getattr(self, field.name) for field in fields(Settings)}
 
 
 def _contradictions(settings: Settings) -> Iterable[Mistake]:
-    """Settings that are fine one by one, but not together."""
+    """Yield settings that are valid one by one, but not together."""
     if settings.adapter.alpha != settings.adapter.rank:
         yield Mistake(
             "adapter.alpha",
@@ -300,7 +296,7 @@ def check_model(model: ModelConfig, sampler: SamplerConfig) -> Iterable[Mistake]
 
 
 def _misfits(model: ModelConfig) -> Iterable[Mistake]:
-    """Sizes and parts that a family of models does not have."""
+    """Yield sizes and parts that a model family does not support."""
     if model.trim_prompt and model.family != "hunyuan-video":
         yield Mistake("model.trim_prompt", "is for hunyuan-video only")
     if model.family == "animatediff":

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from pvtool_core.evaluation.interface import Metric, SetMetric
+from pvtool_core.evaluation.metric import Metric, SetMetric
 from pvtool_core.evaluation.metrics.consistency import Consistency
 from pvtool_core.evaluation.metrics.dense_motion import DenseMotion
 from pvtool_core.evaluation.metrics.face_share import FaceShare

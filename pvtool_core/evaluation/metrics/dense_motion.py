@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 
 from pvtool_core.evaluation.clip import Clip
-from pvtool_core.evaluation.interface import Metric
+from pvtool_core.evaluation.metric import Metric
 from pvtool_core.evaluation.smoothing import steadied
 from pvtool_core.media.decode import Pixels
 from pvtool_core.settings.jobs import Subject

@@ -3,7 +3,7 @@
 from statistics import fmean
 
 from pvtool_core.evaluation.clip import Clip
-from pvtool_core.evaluation.interface import Metric
+from pvtool_core.evaluation.metric import Metric
 from pvtool_core.settings.jobs import Subject
 
 

@@ -1,7 +1,7 @@
 """How much more similarity the recogniser of the reward sees than the held-out one."""
 
 from pvtool_core.evaluation.clip import Clip
-from pvtool_core.evaluation.interface import Metric
+from pvtool_core.evaluation.metric import Metric
 from pvtool_core.settings.jobs import Subject
 
 

@@ -1,7 +1,7 @@
 """Similarity to the identity, by the held-out recogniser."""
 
 from pvtool_core.evaluation.clip import Clip
-from pvtool_core.evaluation.interface import Metric
+from pvtool_core.evaluation.metric import Metric
 from pvtool_core.settings.jobs import Subject
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pvtool_core.evaluation.clip import Clip
-from pvtool_core.evaluation.interface import SetMetric
+from pvtool_core.evaluation.metric import SetMetric
 
 
 class KernelDistance(SetMetric):

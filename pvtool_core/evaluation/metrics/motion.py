@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvtool_core.evaluation.clip import Clip
-from pvtool_core.evaluation.interface import Metric
+from pvtool_core.evaluation.metric import Metric
 from pvtool_core.evaluation.smoothing import steadied
 from pvtool_core.settings.jobs import Subject
 
