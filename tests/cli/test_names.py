@@ -177,7 +177,7 @@ def test_a_lora_set_may_name_a_file_with_a_comma(pv: Pv, run: RunFolder, home: P
     answer = pv(
         "render", "mara", "<V>runs", "--lora-set", "ink, wash.safetensors:0.5,other.safetensors"
     )
-    assert (answer.status, "The weights other.safetensors are not" in answer.err) == (4, True)
+    assert (answer.status, "Weights not found: other.safetensors." in answer.err) == (4, True)
 
 
 def test_a_lora_whose_name_ends_like_a_weight_is_that_file(tmp_path: Path) -> None:

@@ -293,8 +293,8 @@ def cut_off(path: Path) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "text": (lambda path: path.write_text("text"), "no picture of a known format"),
-    "empty": (lambda path: path.touch(), "no picture of a known format"),
+    "text": (lambda path: path.write_text("text"), "unknown image format"),
+    "empty": (lambda path: path.touch(), "unknown image format"),
     "cut": (cut_off, "damaged or cut off"),
     "bomb": (bomb, "absurdly large"),
     "text-bomb": (text_bomb, "damaged or cut off"),
