@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from pvtool_core.adapter import AdapterMetadata, IdentityAdapter
 from pvtool_core.backbones import load_backbone
@@ -12,6 +13,10 @@ from pvtool_core.models import downloads
 from pvtool_core.settings.jobs import TrainJob
 from tests.support.hub import Hub, serve
 from tests.support.small_models import random_job, save_models
+
+# a busy machine is no reason to fail
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session", autouse=True)

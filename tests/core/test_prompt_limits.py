@@ -92,9 +92,7 @@ def test_a_negative_prompt_may_be_cut_and_is_named(stable_diffusion: ModelConfig
     assert "of the negative prompt 'ugly" in cut.message
 
 
-@settings(
-    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prompt=st.text(max_size=200))
 def test_prompts_are_counted_as_transformers_counts_them(
     stable_diffusion: ModelConfig, clip_tokenizer: CLIPTokenizer, prompt: str

@@ -129,7 +129,7 @@ def test_one_clip_that_fails_does_not_stop_the_others(
         if event["type"] == "clip"
     }
     assert reasons["c"] is None
-    assert "torn.safetensors is no adapter file" in str(reasons["a"])
+    assert "torn.safetensors is not an adapter file" in str(reasons["a"])
     assert "gone." in str(reasons["b"])
     assert whole(wanted, tmp_path / "c")
     assert not list(tmp_path.glob("[ab].*"))

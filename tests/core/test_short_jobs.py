@@ -98,8 +98,8 @@ def cut_off(path: Path) -> None:
 
 
 BAD_PICTURES: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "text": (lambda path: path.write_text("I am no picture"), "BadPicture", "no picture"),
-    "empty": (lambda path: path.write_bytes(b""), "BadPicture", "no picture"),
+    "text": (lambda path: path.write_text("I am no picture"), "BadPicture", "unknown image format"),
+    "empty": (lambda path: path.write_bytes(b""), "BadPicture", "unknown image format"),
     "cut-off": (cut_off, "BadPicture", "damaged or cut off"),
     "enormous": (
         lambda path: Image.new("1", (13_000, 13_000)).save(path, "PNG"),
@@ -114,7 +114,7 @@ BAD_PICTURES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a line": (
         lambda path: Image.new("RGB", (2000, 12)).save(path, "PNG"),
         "FaceRefused",
-        "no face",
+        "No face found",
     ),
     "small": (lambda path: noise(30).save(path, "PNG"), "FaceRefused", "too small"),
     "blurred": (
