@@ -64,7 +64,7 @@ def _facts_in(path: Path) -> Facts:
         return read_facts(path)
     except (ClipBroken, OSError, ValueError, RecursionError) as error:
         raise InputRefused(
-            f"{path.name} is no clip that pv made.", "Give a clip's file, or its sidecar."
+            f"{path.name} is not a clip of pv.", "Use the file of a clip or its sidecar."
         ) from error
 
 

@@ -122,9 +122,9 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
         ("mara <V>runs --c2pa-cert a.pem", 2, "Give both --c2pa-cert and --c2pa-key."),
         ("mara <V>runs --controlnet net", 2, "Use --controlnet and --control-frames together."),
         ("--from nothing.mp4", 4, "No clip named 'nothing.mp4'."),
-        ("--from /etc/passwd", 3, "passwd is no clip that pv made."),
-        ("--from /etc", 3, "etc is no clip that pv made."),
-        ("--from /dev/zero", 3, "zero is no clip that pv made."),
+        ("--from /etc/passwd", 3, "passwd is not a clip of pv."),
+        ("--from /etc", 3, "etc is not a clip of pv."),
+        ("--from /dev/zero", 3, "zero is not a clip of pv."),
         ("--prompts /dev/zero", 3, "zero is larger than"),
         (
             "mara <V>runs --c2pa-cert no.pem --c2pa-key /etc/passwd",

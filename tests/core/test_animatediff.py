@@ -288,7 +288,7 @@ WRONG_LORAS = [
     (sdxl, "It looks like one for Stable Diffusion XL"),
     (wan, "It looks like one for Wan"),
     (hunyuan, "It looks like one for HunyuanVideo or FLUX"),
-    (plain_weights, "holds no LoRA"),
+    (plain_weights, "is not a LoRA"),
     (pickled, "is not a safetensors file"),
 ]
 

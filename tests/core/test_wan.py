@@ -141,7 +141,7 @@ def test_two_transformers_that_take_turns_are_refused(job: TrainJob, tmp_path: P
 def test_a_size_that_diffusers_would_round_down_is_refused(job: TrainJob, tmp_path: Path) -> None:
     save_wan_dense(tmp_path / "dense")
     model = dataclasses.replace(job.model, base_model=str(tmp_path / "dense"), width=48)
-    with pytest.raises(InputRefused, match="48×32 is no size"):
+    with pytest.raises(InputRefused, match="Invalid size 48×32"):
         load_backbone(model, job.sampler, [PROMPT])
 
 
