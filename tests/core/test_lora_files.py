@@ -674,10 +674,10 @@ LEFT_OVER: list[tuple[dict[str, Tensor], str]] = [
     ),
     (
         {"transformer.blocks.0.attn1.to_k.lora_A.weight": torch.ones(2, 24)},
-        "is without its up matrix",
+        "lacks its up matrix",
     ),
-    ({"transformer.blocks.0.attn1.to_k.alpha": torch.ones(())}, "is without its down matrix"),
-    ({"transformer.blocks.0.attn1.to_k.dora_scale": torch.ones(24)}, "is without its down matrix"),
+    ({"transformer.blocks.0.attn1.to_k.alpha": torch.ones(())}, "lacks its down matrix"),
+    ({"transformer.blocks.0.attn1.to_k.dora_scale": torch.ones(24)}, "lacks its down matrix"),
     ({f"{Q}.lora_A.other.weight": torch.ones(2, 24)}, "holds one layer twice"),
     (
         {"diffusion_model.blocks.0.self_attn.q.lora_B.weight": torch.ones(24, 2)},
