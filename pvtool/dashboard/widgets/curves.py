@@ -1,4 +1,4 @@
-"""Curves of a run in a grid, some or all of them."""
+"""Grid of the curves of a run."""
 
 from collections.abc import Sequence
 
@@ -12,18 +12,18 @@ from pvtool.dashboard.widgets.plot import Curve, Plot, View
 TITLES = {
     "icr": "ICR identity loss",
     "scr": "SCR semantic loss",
-    "loss": "Loss, both weighted",
+    "loss": "Loss, weighted sum",
     "grad_norm": "Gradient norm",
     "lr": "Learning rate",
-    "score_gap": "Prompt score minus the original's",
+    "score_gap": "Prompt score minus base model",
     "base_kl": "KL from the base model",
-    "seconds": "Seconds a step",
+    "seconds": "Seconds per step",
 }
 _BOUNDS = {"icr": (0.0, 1.0)}
 
 
 class Curves(Grid):
-    """The curves `names`, as far as the run has them; all share `view`."""
+    """The curves `names` that the run has; all share `view`."""
 
     DEFAULT_CSS = """
     Curves {
@@ -42,26 +42,26 @@ class Curves(Grid):
     def compose(self) -> ComposeResult:
         yield from self._plots.values()
 
-    def show(self, known: RunView) -> None:
-        """Draw what is known now; a curve that this run does not have takes no room."""
+    def show(self, run: RunView) -> None:
+        """Draw the current values; missing curves are hidden."""
         for name, plot in self._plots.items():
-            plot.display = name in known.history.curves or not known.history.curves
-            plot.show(curves_of(known, name))
+            plot.display = name in run.history.curves or not run.history.curves
+            plot.show(curves_of(run, name))
 
 
-def panels(known: RunView) -> dict[str, list[Curve]]:
-    """All curves that there are, by title."""
-    drawn = {title: curves_of(known, name) for name, title in TITLES.items()}
+def panels(run: RunView) -> dict[str, list[Curve]]:
+    """Return the existing curves by title."""
+    drawn = {title: curves_of(run, name) for name, title in TITLES.items()}
     return {title: curves for title, curves in drawn.items() if curves}
 
 
-def curves_of(known: RunView, name: str) -> list[Curve]:
-    """A run's curve, and the one laid over it."""
+def curves_of(run: RunView, name: str) -> list[Curve]:
+    """Return a curve of the run, and that of the overlaid run."""
     curves = (
-        [Curve(known.facts.run, known.history.curves[name], "main")]
-        if name in known.history.curves
+        [Curve(run.summary.run, run.history.curves[name], "main")]
+        if name in run.history.curves
         else []
     )
-    if known.overlay and name in known.overlay.curves:
-        curves.append(Curve(known.overlay_name, known.overlay.curves[name], "overlay"))
+    if run.overlay and name in run.overlay.curves:
+        curves.append(Curve(run.overlay_name, run.overlay.curves[name], "overlay"))
     return curves
