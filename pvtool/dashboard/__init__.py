@@ -1,1 +1,1 @@
-"""The Textual dashboard: reads run folders, steers engines by their requests, and never imports torch."""
+"""Textual dashboard: reads run folders, controls engines by request files, never imports torch."""

@@ -1,4 +1,4 @@
-"""The application: its places, what is the same in all of them, and the look at all runs that feeds them."""
+"""Dashboard application: modes, global actions and polling of all runs."""
 
 import asyncio
 import gc
@@ -18,7 +18,7 @@ from textual.widget import Widget
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.control_filter import ControlCharacterFilter
-from pvtool.dashboard.driver import patient_driver
+from pvtool.dashboard.driver import make_driver_class
 from pvtool.dashboard.follow.all_runs import Runs
 from pvtool.dashboard.messages import OpenBatch, OpenRun
 from pvtool.dashboard.run_actions import RunActionsScreen
@@ -29,74 +29,77 @@ from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.store.summary import RunSummary
 
-LOOK_SECONDS = 1.0
-_HARMLESS = ControlCharacterFilter()
-_ENDS: dict[State, tuple[str, SeverityLevel]] = {
-    State.FINISHED: ("is finished", "information"),
+POLL_SECONDS = 1.0
+_CONTROL_FILTER = ControlCharacterFilter()
+_END_NOTICES: dict[State, tuple[str, SeverityLevel]] = {
+    State.FINISHED: ("finished", "information"),
     State.FAILED: ("failed", "error"),
-    State.LOST: ("lost its engine", "error"),
+    State.LOST: ("lost its engine process", "error"),
 }
 
 
-def _runs() -> "Screen[None]":
+def _runs_screen() -> "Screen[None]":
     from pvtool.dashboard.screens.runs import RunsScreen
 
     return RunsScreen()
 
 
-def _identities() -> "Screen[None]":
+def _identities_screen() -> "Screen[None]":
     from pvtool.dashboard.screens.identities import IdentitiesScreen
 
     return IdentitiesScreen()
 
 
-def _prompts() -> "Screen[None]":
+def _prompts_screen() -> "Screen[None]":
     from pvtool.dashboard.screens.prompts import PromptsScreen
 
     return PromptsScreen()
 
 
-def _renders() -> "Screen[None]":
+def _renders_screen() -> "Screen[None]":
     from pvtool.dashboard.screens.renders import RendersScreen
 
     return RendersScreen()
 
 
 class Dashboard(App[None]):
-    """All runs, identities, prompts and batches of one data folder. `first` is the run or batch to begin with."""
+    """Application with the runs, identities, prompts and renders of one data folder.
+
+    `first` is the run or batch to open at start.
+    """
 
     TITLE = "pv"
     BINDINGS = keys.APP
     MODES: ClassVar[dict[str, str | Callable[[], Screen[None]]]] = {
-        "runs": _runs,
-        "identities": _identities,
-        "prompts": _prompts,
-        "renders": _renders,
+        "runs": _runs_screen,
+        "identities": _identities_screen,
+        "prompts": _prompts_screen,
+        "renders": _renders_screen,
     }
     DEFAULT_MODE = "runs"
     CSS_PATH = "dashboard.tcss"
-    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012 - declared so by Textual
+    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012 - declared this way by Textual
         (0, "-narrow"),
         (110, "-wide"),
         (180, "-very-wide"),
     ]
-    VERTICAL_BREAKPOINTS = [  # noqa: RUF012 - likewise
+    VERTICAL_BREAKPOINTS = [  # noqa: RUF012 - as above
         (0, "-low"),
         (34, "-high"),
     ]
 
-    facts: var[list[RunSummary] | None] = var(None)
+    summaries: var[list[RunSummary] | None] = var(None)
 
     def __init__(
         self, terminal: Terminal, root: Path, first: RunFolder | BatchFolder | None = None
     ) -> None:
-        super().__init__(driver_class=patient_driver(terminal))
+        super().__init__(driver_class=make_driver_class(terminal))
         self.terminal = terminal
         self.runs = Runs(root)
         self._first = first
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        return (*super().get_line_filters(), _HARMLESS)
+        return (*super().get_line_filters(), _CONTROL_FILTER)
 
     def on_mount(self) -> None:
         if self.terminal.colours == "16":
@@ -105,35 +108,36 @@ class Dashboard(App[None]):
             self.open(self._first)
         elif self._first:
             self.open_batch(self._first)
-        self.look()
-        self.call_after_refresh(
-            gc.freeze
-        )  # what Textual is made of stays; looking through it costs a frame
+        self.poll_runs()
+        # Textual's own objects are never freed; scanning them would cost a frame.
+        self.call_after_refresh(gc.freeze)
 
     @work(exclusive=True, exit_on_error=False)
-    async def look(self) -> None:
-        """See what all runs do, once a second."""
-        trouble = ""
+    async def poll_runs(self) -> None:
+        """Read the summaries of all runs once per second."""
+        reported = ""
         while True:
             try:
-                self.facts = await asyncio.to_thread(self.runs.look)
-                trouble = ""
-            except Exception as error:  # whatever it is, the next look may be better; say it once
-                if str(error) != trouble:
-                    trouble = str(error)
+                self.summaries = await asyncio.to_thread(self.runs.summarize)
+                reported = ""
+            except Exception as error:  # the next attempt may succeed; report each error once
+                if str(error) != reported:
+                    reported = str(error)
                     self.notify(
-                        trouble, title="Cannot read the runs.", severity="error", markup=False
+                        reported, title="Cannot read the runs.", severity="error", markup=False
                     )
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
-    def watch_facts(self, before: list[RunSummary] | None, now: list[RunSummary] | None) -> None:
-        """Tell of runs that ended since the last look."""
+    def watch_summaries(
+        self, before: list[RunSummary] | None, now: list[RunSummary] | None
+    ) -> None:
+        """Notify the user of runs that ended since the last poll."""
         states = {run.run: run.state for run in before or []}
         for run in now or []:
-            if run.state in _ENDS and states.get(run.run, run.state) != run.state:
-                words, severity = _ENDS[run.state]
+            if run.state in _END_NOTICES and states.get(run.run, run.state) != run.state:
+                outcome, severity = _END_NOTICES[run.state]
                 self.notify(
-                    f"{run.run} {words} at step {run.step}.", severity=severity, markup=False
+                    f"{run.run} {outcome} at step {run.step}.", severity=severity, markup=False
                 )
                 self.bell()
 
@@ -141,7 +145,7 @@ class Dashboard(App[None]):
         self.open(self.runs.folder(message.run))
 
     def open(self, folder: RunFolder) -> None:
-        """Show one run, on top of the list of all."""
+        """Show a run above the list of runs."""
         from pvtool.dashboard.screens.run import RunScreen
 
         self.switch_mode("runs")
@@ -157,7 +161,7 @@ class Dashboard(App[None]):
         self.open_batch(BatchFolder(batches_dir() / message.batch))
 
     def open_batch(self, folder: BatchFolder) -> None:
-        """Show one batch, on top of the list of all."""
+        """Show a batch above the list of batches."""
         from pvtool.dashboard.screens.batch import BatchScreen
 
         self.switch_mode("renders")
@@ -166,32 +170,32 @@ class Dashboard(App[None]):
         else:
             self.push_screen(BatchScreen(folder))
 
-    def action_go(self, place: str) -> None:
-        if self.current_mode != place:
-            self.switch_mode(place)
+    def action_show_mode(self, mode: str) -> None:
+        if self.current_mode != mode:
+            self.switch_mode(mode)
         while len(self.screen_stack) > 1:
             self.pop_screen()
 
     def action_train(self) -> None:
-        """Fill in the form of a new run, and watch it."""
-        from pvtool.dashboard.screens.new_run import StartScreen
+        """Open the form for a new run, then show the run."""
+        from pvtool.dashboard.screens.new_run import NewRunScreen
 
-        self.push_screen(StartScreen(), self._started)
+        self.push_screen(NewRunScreen(), self._started)
 
     def _started(self, folder: RunFolder | None) -> None:
         if folder:
             self.open(folder)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """What the keys of this screen do, by name."""
-        for group in _groups_of(screen):
+        """Return a command for each key of the current screen."""
+        for group in _key_groups(screen):
             for binding in keys.GROUPS[group]:
                 if isinstance(binding, Binding) and not binding.action.startswith(
                     "command_palette"
                 ):
-                    act = partial(self._run_there, screen, screen.focused, binding.action)
+                    run = partial(self._run_on_target, screen, screen.focused, binding.action)
                     yield SystemCommand(
-                        binding.tooltip, f"{group}, key {keys.shown(binding.key)}", act
+                        binding.tooltip, f"{group}, key {keys.display_names(binding.key)}", run
                     )
 
         if isinstance(screen, RunActionsScreen):
@@ -200,29 +204,31 @@ class Dashboard(App[None]):
                     f"Pane: {pane}", "Show this pane of the run", partial(screen.show_pane, pane)
                 )
 
-    async def _run_there(self, screen: Screen[object], focused: Widget | None, action: str) -> None:
-        for place in (focused, screen, self):
-            if place and hasattr(place, f"action_{action.partition('(')[0].rpartition('.')[2]}"):
-                await place.run_action(action)
+    async def _run_on_target(
+        self, screen: Screen[object], focused: Widget | None, action: str
+    ) -> None:
+        for target in (focused, screen, self):
+            if target and hasattr(target, f"action_{action.partition('(')[0].rpartition('.')[2]}"):
+                await target.run_action(action)
                 return
 
     def action_help(self) -> None:
         from pvtool.dashboard.screens.help import HelpScreen
 
-        self.push_screen(HelpScreen(_groups_of(self.screen)))
+        self.push_screen(HelpScreen(_key_groups(self.screen)))
 
     def action_save_screen(self) -> None:
         try:
             path = self.save_screenshot(path=str(Path.cwd()))
-            self.notify(path, title="Saved this screen", markup=False)
+            self.notify(path, title="Screenshot saved", markup=False)
         except OSError as error:
             self.notify(
-                str(error), title="The screen is not saved.", severity="error", markup=False
+                str(error), title="Cannot save the screenshot.", severity="error", markup=False
             )
 
 
-def _groups_of(screen: Screen[object]) -> list[str]:
-    """The groups of keys that hold on this screen, the nearest to what has the focus first."""
+def _key_groups(screen: Screen[object]) -> list[str]:
+    """Return the groups of keys active on a screen, those of the focused widget first."""
     tables = [widget.BINDINGS for widget in (screen.focused, screen) if widget]
     return [
         name

@@ -1,4 +1,4 @@
-"""Copying to the clipboard: through tmux's own command inside tmux, else by the terminal's OSC 52 sequence."""
+"""Copy text to the clipboard, with tmux inside tmux and with OSC 52 otherwise."""
 
 import asyncio
 import os
@@ -7,11 +7,11 @@ from contextlib import suppress
 
 from textual.widget import Widget
 
-_SECONDS = 3.0
+_TIMEOUT = 3.0
 
 
 async def copy(widget: Widget, text: str) -> None:
-    """Copy `text`, and notify the user how it was done; the text is shown in any case, to be selected by hand."""
+    """Copy `text` and show it in a notification, which also allows selecting it by hand."""
     if "TMUX" in os.environ and await _load_into_tmux(text):
         widget.notify(
             text,
@@ -20,7 +20,7 @@ async def copy(widget: Widget, text: str) -> None:
         )
     elif _ignores_osc_52():
         widget.notify(
-            text, title="This terminal has no clipboard access. Select the path", markup=False
+            text, title="This terminal has no clipboard access. Select the text", markup=False
         )
     else:
         widget.app.copy_to_clipboard(text)
@@ -28,7 +28,10 @@ async def copy(widget: Widget, text: str) -> None:
 
 
 async def _load_into_tmux(text: str) -> bool:
-    """Set tmux's buffer; `-w` also sends it to the terminal's clipboard. Return whether tmux accepted it."""
+    """Load text into the tmux buffer and return whether tmux accepted it.
+
+    `-w` also sends it to the terminal's clipboard.
+    """
     tmux = shutil.which("tmux")
     if tmux is None:
         return False
@@ -38,7 +41,7 @@ async def _load_into_tmux(text: str) -> bool:
             tmux, "load-buffer", *options, "-", stdin=pipe, stdout=null, stderr=null
         )
         try:
-            await asyncio.wait_for(process.communicate(text.encode()), _SECONDS)
+            await asyncio.wait_for(process.communicate(text.encode()), _TIMEOUT)
         except TimeoutError:
             with suppress(ProcessLookupError):
                 process.kill()

@@ -1,7 +1,7 @@
-"""A Textual driver for slow links: it never waits for the terminal, and never takes its late answers for keys.
+"""Textual driver for slow links: writes never block, late terminal replies are not read as keys.
 
-Textual's own writer makes the event loop wait once thirty writes are under way. Here whole frames are dropped instead
-while the link stalls, and everything is painted anew once it is free.
+Textual's own writer blocks the event loop once thirty writes are queued. This driver drops whole
+frames while the link stalls and repaints the screen once it recovers.
 """
 
 import os
@@ -20,16 +20,24 @@ from textual.drivers.linux_driver import LinuxDriver
 
 from pvtool.terminal import ANSWER, ATTRIBUTES, Terminal
 
-_BEGIN_FRAME, _END_FRAME = "\x1b[?2026h", "\x1b[?2026l"  # Textual's marks of a synchronised update
-_FRAME = re.compile(r"\x1b\[\d+;\d+H")  # all that Textual paints begins by placing the cursor
+_BEGIN_FRAME, _END_FRAME = (
+    "\x1b[?2026h",
+    "\x1b[?2026l",
+)  # Textual's markers of a synchronised update
+_FRAME = re.compile(
+    r"\x1b\[\d+;\d+H"
+)  # every frame that Textual paints starts by moving the cursor
 
-_PIECE = 4096
-_STUCK_SECONDS = 0.3
-_MOST_WAITING = 128 * 1024
+_CHUNK = 4096
+_STALL_SECONDS = 0.3
+_MAX_PENDING_BYTES = 128 * 1024
 
 
 class Writer(Thread):
-    """Writes to the terminal in order; who hands something over never waits. Only frames may be lost."""
+    """Thread that writes to the terminal in order without blocking callers.
+
+    Only frames may be dropped.
+    """
 
     def __init__(self, fileno: int, repaint: Callable[[], object]) -> None:
         super().__init__(daemon=True, name="pv-terminal")
@@ -37,202 +45,209 @@ class Writer(Thread):
         self._repaint = repaint
         self._queue: deque[tuple[bytes, bool]] = deque()
         self._changed = Condition()
-        self._waiting = 0
-        self._moved_at: float | None = (
-            None  # while something is being written: when the terminal last took some of it
-        )
+        self._pending_bytes = 0
+        # Time of the last successful write while data is pending, otherwise None.
+        self._progress_at: float | None = None
         self._dropped = False
         self._closing = False
 
     @property
     def stalled(self) -> bool:
-        """Whether a frame handed over now would be lost."""
-        stuck = self._moved_at is not None and monotonic() - self._moved_at > _STUCK_SECONDS
-        return self._dropped or stuck or self._waiting > _MOST_WAITING
+        """Return whether a frame written now would be dropped."""
+        blocked = self._progress_at is not None and monotonic() - self._progress_at > _STALL_SECONDS
+        return self._dropped or blocked or self._pending_bytes > _MAX_PENDING_BYTES
 
-    def frame(self, text: str) -> None:
-        """Paint this, or drop it and what else waits to be painted."""
+    def write_frame(self, text: str) -> None:
+        """Queue a frame; if the link stalls, drop it and all queued frames."""
         with self._changed:
             if self.stalled:
                 self._drop_frames()
             else:
-                self._put(text, is_frame=True)
+                self._enqueue(text, is_frame=True)
 
-    def control(self, text: str) -> None:
-        """Write this in any case."""
+    def write_control(self, text: str) -> None:
+        """Queue a control sequence, which is never dropped."""
         with self._changed:
-            self._put(text, is_frame=False)
+            self._enqueue(text, is_frame=False)
 
-    def stop(self, patience: float) -> None:
-        """Write what must be written, for as long as `patience` seconds, and end."""
+    def stop(self, timeout: float) -> None:
+        """Write the queued control sequences, for at most `timeout` seconds, and end the thread."""
         with self._changed:
             self._drop_frames()
             self._closing = True
             self._changed.notify()
-        self.join(patience)
+        self.join(timeout)
 
     def run(self) -> None:
         try:
-            while (data := self._take()) is not None:
-                self._send(data)
+            while (data := self._dequeue()) is not None:
+                self._write(data)
                 self._repaint_if_due()
-        except OSError:  # the terminal is gone: nothing can be shown any more
+        except OSError:  # the terminal was closed
             with self._changed:
                 self._closing = True
 
-    def _put(self, text: str, is_frame: bool) -> None:
+    def _enqueue(self, text: str, is_frame: bool) -> None:
         data = text.encode("utf-8", "replace")
         self._queue.append((data, is_frame))
-        self._waiting += len(data)
+        self._pending_bytes += len(data)
         self._changed.notify()
 
     def _drop_frames(self) -> None:
-        kept = [(data, is_frame) for data, is_frame in self._queue if not is_frame]
-        self._waiting -= sum(len(data) for data, _ in self._queue) - sum(
-            len(data) for data, _ in kept
-        )
-        self._queue = deque(kept)
+        self._pending_bytes -= sum(len(data) for data, is_frame in self._queue if is_frame)
+        self._queue = deque(entry for entry in self._queue if not entry[1])
         self._dropped = True
 
-    def _take(self) -> bytes | None:
+    def _dequeue(self) -> bytes | None:
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing)
-            self._moved_at = monotonic()
+            self._progress_at = monotonic()
             return self._queue.popleft()[0] if self._queue else None
 
-    def _send(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         left = memoryview(data)
         while left:
-            written = os.write(self._fileno, left[:_PIECE])
+            written = os.write(self._fileno, left[:_CHUNK])
             left = left[written:]
             with self._changed:
-                self._waiting -= written
-                self._moved_at = monotonic()
+                self._pending_bytes -= written
+                self._progress_at = monotonic()
 
     def _repaint_if_due(self) -> None:
         with self._changed:
-            self._moved_at = monotonic() if self._queue else None
+            self._progress_at = monotonic() if self._queue else None
             due = self._dropped and not self._queue and not self._closing
             self._dropped = self._dropped and not due
         if due:
             self._repaint()
 
 
-class LateAnswers:
-    """Takes a terminal's answers out of what comes from it, until the last one has come.
+class ReplyFilter:
+    """Filter that removes the terminal's replies to `probe` from the input, until the last one.
 
-    What may be the beginning of an answer is held back: one that no key could have sent for as long as it takes, one
-    that a key could have sent until `release`.
+    A partial reply is held back: until it is complete if no key produces these characters,
+    otherwise until `release` is called.
     """
 
-    _BEGUN = re.compile(r"(\x1b_G[^\x1b]*|\x1bP[>01][^\x1b]*|\x1b\[\?[\d;]*|\x1b\[6;[\d;]*)\x1b?\Z")
-    _DOUBTFUL = re.compile(r"\x1b([_P]|\[6?)?\Z")
+    _PARTIAL_REPLY = re.compile(
+        r"(\x1b_G[^\x1b]*|\x1bP[>01][^\x1b]*|\x1b\[\?[\d;]*|\x1b\[6;[\d;]*)\x1b?\Z"
+    )
+    _PARTIAL_REPLY_OR_KEY = re.compile(r"\x1b([_P]|\[6?)?\Z")
 
     def __init__(self) -> None:
-        self.awaited = True
+        self.pending = True
         self._held = ""
 
     def filter(self, text: str) -> str:
-        """What of it was typed."""
+        """Return the part of the input that was typed."""
         text, self._held = self._held + text, ""
-        if not self.awaited:
+        if not self.pending:
             return text
-        self.awaited = not ATTRIBUTES.search(text)
+        self.pending = not ATTRIBUTES.search(text)
         typed = ANSWER.sub("", text)
-        if self.awaited and (begun := self._BEGUN.search(typed) or self._DOUBTFUL.search(typed)):
-            typed, self._held = typed[: begun.start()], begun[0]
+        if self.pending and (
+            partial := self._PARTIAL_REPLY.search(typed) or self._PARTIAL_REPLY_OR_KEY.search(typed)
+        ):
+            typed, self._held = typed[: partial.start()], partial[0]
         return typed
 
     def release(self) -> str:
-        """What was held back and is no answer, as nothing followed it."""
-        if not self._DOUBTFUL.fullmatch(self._held):
+        """Return input that was held back but turned out to be a key, as nothing followed it."""
+        if not self._PARTIAL_REPLY_OR_KEY.fullmatch(self._held):
             return ""
         typed, self._held = self._held, ""
         return typed
 
 
-class PatientDriver(LinuxDriver):
-    """Textual's driver with a writer that never makes the event loop wait."""
+class NonBlockingDriver(LinuxDriver):
+    """Textual driver that writes in a separate thread."""
 
-    answers_may_come = False
-    patience_at_exit = (
-        30.0  # as long as the link stalls nobody sees that it lasts; then the terminal is put right
-    )
+    replies_pending = False
+    # Seconds to wait for a stalled link at exit, so that the terminal's modes are restored.
+    exit_timeout = 30.0
 
     def __init__(self, app: App[Any], **options: Any) -> None:
         super().__init__(app, **options)
         self._writer: Writer | None = None
-        self._synchronised = False
-        self._lent: dict[int, str] = {}
+        self._in_synchronised_update = False
+        self._cleanups: dict[int, str] = {}
 
     @property
     def stalled(self) -> bool:
-        """Whether what is painted now would be lost."""
+        """Return whether a frame painted now would be dropped."""
         return self._writer is not None and self._writer.stalled
 
     def start_application_mode(self) -> None:
-        assert self._file is not None, "there is no stderr to draw on"
+        assert self._file is not None, "stderr is not available"
         self._writer = Writer(self._file.fileno(), self._repaint)
         self._writer.start()
         super().start_application_mode()
 
     def write(self, data: str) -> None:
-        assert self._writer is not None, "the application has not begun"
+        assert self._writer is not None, "the application is not running"
         if data in (_BEGIN_FRAME, _END_FRAME):
-            self._synchronised = data == _BEGIN_FRAME
+            self._in_synchronised_update = data == _BEGIN_FRAME
         elif _FRAME.match(data):
-            self._writer.frame(f"{_BEGIN_FRAME}{data}{_END_FRAME}" if self._synchronised else data)
+            self._writer.write_frame(
+                f"{_BEGIN_FRAME}{data}{_END_FRAME}" if self._in_synchronised_update else data
+            )
         else:
-            self._writer.control(data)
+            self._writer.write_control(data)
 
-    def lend(self, key: int, text: str, back: str) -> None:
-        """Give the terminal something that it keeps, until `back` is written: at the latest before it is left."""
-        self._lent[key] = back
+    def write_resource(self, key: int, text: str, cleanup: str) -> None:
+        """Write text that allocates a resource in the terminal.
+
+        `cleanup` is written by `free_resource`, at the latest when the dashboard exits.
+        """
+        self._cleanups[key] = cleanup
         self.write(text)
 
-    def take_back(self, key: int) -> None:
-        if back := self._lent.pop(key, None):
-            self.write(back)
+    def free_resource(self, key: int) -> None:
+        """Write the cleanup text of a resource, if it was allocated."""
+        if cleanup := self._cleanups.pop(key, None):
+            self.write(cleanup)
 
     def stop_application_mode(self) -> None:
-        for key in list(self._lent):
-            self.take_back(key)
+        for key in list(self._cleanups):
+            self.free_resource(key)
         super().stop_application_mode()
 
     def close(self) -> None:
         super().close()
         if self._writer is not None:
-            self._writer.stop(self.patience_at_exit)
+            self._writer.stop(self.exit_timeout)
 
     def _repaint(self) -> None:
         self._app.call_later(self._app.refresh)
 
     def run_input_thread(self) -> None:
-        if self.answers_may_come:
-            self._read_keys_amid_answers()
+        if self.replies_pending:
+            self._read_keys_among_replies()
         super().run_input_thread()
 
-    def _read_keys_amid_answers(self) -> None:
-        """Textual's loop over what comes from the terminal, without its answers, until the last one has come."""
-        parser, answers = XTermParser(self._debug), LateAnswers()
+    def _read_keys_among_replies(self) -> None:
+        """Run Textual's input loop without the terminal's replies, until the last reply."""
+        parser, replies = XTermParser(self._debug), ReplyFilter()
         decode = getincrementaldecoder("utf-8")("replace").decode
         with selectors.SelectSelector() as selector:
             selector.register(self.fileno, selectors.EVENT_READ)
-            while answers.awaited and not self.exit_event.is_set():
-                came = os.read(self.fileno, _PIECE) if selector.select(0.1) else None
-                if came == b"":
+            while replies.pending and not self.exit_event.is_set():
+                data = os.read(self.fileno, _CHUNK) if selector.select(0.1) else None
+                if data == b"":
                     return
-                typed = answers.release() if came is None else answers.filter(decode(came))
+                typed = replies.release() if data is None else replies.filter(decode(data))
                 for event in (*(parser.feed(typed) if typed else ()), *parser.tick()):
                     self.process_message(event)
 
 
-def patient_driver(terminal: Terminal) -> type[PatientDriver]:
-    """The driver for `App(driver_class=…)`."""
-    return type("PatientDriver", (PatientDriver,), {"answers_may_come": not terminal.answered})
+def make_driver_class(terminal: Terminal) -> type[NonBlockingDriver]:
+    """Return a driver class for `App(driver_class=…)`."""
+    return type(
+        "NonBlockingDriver", (NonBlockingDriver,), {"replies_pending": not terminal.answered}
+    )
 
 
-def driver_of(app: App[Any]) -> PatientDriver | None:
-    """The driver of a running application; None where it has another one, as under test."""
+def driver_of(app: App[Any]) -> NonBlockingDriver | None:
+    """Return the driver of a running application; None if it has another driver, as in tests."""
     driver = app._driver  # pyright: ignore[reportPrivateUsage] — Textual has no public name for it
-    return driver if isinstance(driver, PatientDriver) else None
+    return driver if isinstance(driver, NonBlockingDriver) else None

@@ -1,10 +1,10 @@
-"""What screens tell the application."""
+"""Messages from screens to the application."""
 
 from textual.message import Message
 
 
 class OpenBatch(Message):
-    """Somebody wants to see a batch of clips."""
+    """Request to show a batch of clips."""
 
     def __init__(self, batch: str) -> None:
         self.batch = batch
@@ -12,11 +12,11 @@ class OpenBatch(Message):
 
 
 class NewRun(Message):
-    """Open the form of a new run."""
+    """Request to open the form for a new run."""
 
 
 class OpenRun(Message):
-    """Somebody wants to see a run."""
+    """Request to show a run."""
 
     def __init__(self, run: str) -> None:
         self.run = run

@@ -1,4 +1,7 @@
-"""Opens the dashboard: asks the terminal what it can show before Textual is loaded, which reads its colours then."""
+"""Open the dashboard.
+
+The terminal is queried first, because Textual reads its colour settings when it is imported.
+"""
 
 from pathlib import Path
 
@@ -11,11 +14,14 @@ from pvtool_core.store.runs import RunFolder
 def open_dashboard(
     root: Path, first: RunFolder | BatchFolder | None = None, images: str | None = None
 ) -> None:
-    """Show `first`, or the runs under `root`, until the person closes it. Raises UsageError without a terminal."""
+    """Show `first`, or the runs under `root`, until the dashboard is closed.
+
+    Raises UsageError without a terminal.
+    """
     if not on_terminal():
         raise UsageError(
             "The dashboard needs a terminal.",
-            "`pv runs list` and `pv runs logs RUN --follow` tell the same in lines.",
+            "Use `pv runs list` and `pv runs logs RUN --follow` instead.",
         )
     from pvtool.terminal import prepare, probe
 

@@ -1,4 +1,4 @@
-"""What can be done to a run, or a batch, from any screen that has one at hand."""
+"""Actions on runs and batches, shared by several screens."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,80 +18,83 @@ from pvtool_core.supervisor import ask, start
 
 
 class ActionsScreen(Screen[None]):
-    """A screen whose keys do things in threads; each says what it did, or why not."""
+    """Screen that runs actions in threads and shows a notification with the result or the error."""
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
-        """Nothing that goes on behind the screen ends in silence."""
+        """Report errors of background workers."""
         if event.state is WorkerState.ERROR:
             self.notify(
                 repr(event.worker.error),
-                title="This screen stopped following.",
+                title="This screen stopped updating.",
                 severity="error",
                 markup=False,
             )
 
-    def act(self, do: Callable[[], str]) -> None:
-        """Do it, and tell the words it gives back. It may raise PvError and OSError."""
-        self.run_worker(partial(self._act, do), exit_on_error=False)
+    def perform(self, action: Callable[[], str]) -> None:
+        """Run an action in a thread and show the message it returns, or its PvError or OSError."""
+        self.run_worker(partial(self._perform, action), exit_on_error=False)
 
-    async def _act(self, do: Callable[[], str]) -> None:
+    async def _perform(self, action: Callable[[], str]) -> None:
         try:
-            self.notify(await asyncio.to_thread(do), markup=False)
+            self.notify(await asyncio.to_thread(action), markup=False)
         except (PvError, OSError) as error:
-            refusal = from_foreign(error)
-            self.notify(refusal.hint, title=refusal.message, severity="warning", markup=False)
+            known = from_foreign(error)
+            self.notify(known.hint, title=known.message, severity="warning", markup=False)
 
 
 class RunActionsScreen(ActionsScreen):
-    """A screen with a run at hand, and the actions of `keys.STEERING`."""
+    """Screen with a selected run and the actions of `keys.RUN_ACTIONS`."""
 
     panes: tuple[str, ...] = ()
-    _offered: State | None = None
+    _action_state: State | None = None
 
     @property
     def active_bindings(self) -> dict[str, ActiveBinding]:
-        """What the footer offers: nothing to pause or stop without an engine, and Resume instead of Pause."""
-        found = super().active_bindings
-        return {name: _as_offered(active, self._offered) for name, active in found.items()}
+        """Return the bindings for the footer, adapted to the state of the selected run.
 
-    def offer_for(self, state: State | None) -> None:
-        """Let the footer offer what makes sense in this state of the run at hand."""
-        if state != self._offered:
-            self._offered = state
+        Pause and Stop are hidden without an engine, and Resume replaces Pause of a paused run.
+        """
+        found = super().active_bindings
+        return {name: _adapt_to_state(active, self._action_state) for name, active in found.items()}
+
+    def show_actions_for(self, state: State | None) -> None:
+        """Adapt the footer to the state of the selected run."""
+        if state != self._action_state:
+            self._action_state = state
             self.refresh_bindings()
 
     def show_pane(self, name: str) -> None:
-        """Go to one of `panes`."""
+        """Show one of `panes`."""
         raise NotImplementedError
 
-    def run_at_hand(self) -> RunFolder | None:
-        """The run that the keys steer now."""
+    def selected_run(self) -> RunFolder | None:
+        """Return the run that the keys act on."""
         raise NotImplementedError
 
     def action_pause(self) -> None:
-        self._steer(pause_or_go_on)
+        self._run_action(toggle_pause)
 
     def action_resume(self) -> None:
-        self._steer(go_on)
+        self._run_action(resume_run)
 
     def action_stop(self) -> None:
-        self._steer(lambda folder: _asked(folder, Request.STOP, "saves a checkpoint and ends"))
+        self._run_action(lambda folder: _send(folder, Request.STOP, "saves a checkpoint and stops"))
 
     def action_checkpoint(self) -> None:
-        self._steer(lambda folder: _asked(folder, Request.CHECKPOINT, "saves a checkpoint"))
+        self._run_action(lambda folder: _send(folder, Request.CHECKPOINT, "saves a checkpoint"))
 
     def action_sample(self) -> None:
-        self._steer(lambda folder: _asked(folder, Request.SAMPLE, "draws samples"))
+        self._run_action(lambda folder: _send(folder, Request.SAMPLE, "renders samples"))
 
-    def _steer(self, act: Callable[[RunFolder], str]) -> None:
-        if folder := self.run_at_hand():
-            self.act(partial(act, folder))
+    def _run_action(self, action: Callable[[RunFolder], str]) -> None:
+        if folder := self.selected_run():
+            self.perform(partial(action, folder))
 
 
 _NEED_AN_ENGINE = {"pause", "stop", "checkpoint", "sample"}
 
 
-def _as_offered(active: ActiveBinding, state: State | None) -> ActiveBinding:
+def _adapt_to_state(active: ActiveBinding, state: State | None) -> ActiveBinding:
     binding = active.binding
     if state is not None and state not in LIVE and binding.action in _NEED_AN_ENGINE:
         return active._replace(binding=replace(binding, show=False))
@@ -102,42 +105,46 @@ def _as_offered(active: ActiveBinding, state: State | None) -> ActiveBinding:
     return active
 
 
-def _asked(folder: RunFolder, request: Request, words: str) -> str:
+def _send(folder: RunFolder, request: Request, effect: str) -> str:
+    """Send a request to the engine and return a message with its effect."""
     paused = folder.state() == State.PAUSED
     ask(folder, request)
     if paused and request == Request.STOP:
-        return f"{folder.name} ends now. Its checkpoint was saved when it paused."
+        return f"{folder.name} stops now. Its checkpoint was saved when it paused."
     if paused and request == Request.RESUME:
-        return f"{folder.name} {words} now."
-    return f"{folder.name} {words} {'after it resumes' if paused else 'when its step ends'}."
+        return f"{folder.name} {effect} now."
+    return f"{folder.name} {effect} after {'it resumes' if paused else 'the current step'}."
 
 
-def pause_or_go_on(folder: RunFolder) -> str:
-    """Hold a running engine, let a paused one go on. Raises UsageError if none lives."""
+def toggle_pause(folder: RunFolder) -> str:
+    """Pause a running engine or resume a paused one. Raises UsageError if no engine is alive."""
     if folder.state() == State.PAUSED:
-        return go_on(folder)
-    return _asked(folder, Request.PAUSE, "saves a checkpoint and holds")
+        return resume_run(folder)
+    return _send(folder, Request.PAUSE, "saves a checkpoint and pauses")
 
 
-def go_on(folder: RunFolder) -> str:
-    """Go on with a run that was paused, stopped or killed. Raises UsageError where there is nothing to go on with."""
+def resume_run(folder: RunFolder) -> str:
+    """Resume a paused, stopped or killed run. Raises UsageError if it cannot be resumed."""
     state = folder.state()
     if state == State.PAUSED:
-        return _asked(folder, Request.RESUME, "goes on")
+        return _send(folder, Request.RESUME, "resumes")
     if state in LIVE:
-        raise UsageError(f"{folder.name} is {state} already.", "There is nothing to resume.")
+        raise UsageError(f"{folder.name} is already {state}.", "Nothing to resume.")
     if state == State.FINISHED:
-        raise UsageError(f"{folder.name} is finished.", "There is nothing left to train.")
+        raise UsageError(f"{folder.name} is finished.", "No training steps are left.")
     check_training(folder)
     start(folder)
-    return f"{folder.name} goes on from its last checkpoint."
+    return f"{folder.name} resumes from its last checkpoint."
 
 
 def stop_batch(folder: BatchFolder) -> str:
-    """Ask all engines of a batch to end. Raises UsageError if none lives."""
+    """Ask all workers of a batch to stop. Raises UsageError if no worker is alive."""
     live = [worker for worker in folder.workers() if worker.state() in LIVE]
     if not live:
-        raise UsageError(f"No engine works on {folder.name}.", "There is nothing to stop.")
+        raise UsageError(f"No worker of {folder.name} is running.", "Nothing to stop.")
     for worker in live:
         ask(worker, Request.STOP)
-    return f"{folder.name} ends after the clips at hand; the same `pv render` goes on with what is missing."
+    return (
+        f"{folder.name} stops after the current clips. "
+        "Run the same `pv render` command to render the missing clips."
+    )

@@ -24,7 +24,7 @@ from textual.containers import Grid
 from textual.pilot import Pilot
 
 from pvtool.dashboard.plot.paint import Painter
-from pvtool.dashboard.plot.raster import wanted_glyphs
+from pvtool.dashboard.plot.raster import configured_glyphs
 from pvtool.dashboard.plot.series import Series
 from pvtool.dashboard.plot.view import Curve, View
 from pvtool.dashboard.widgets.plot import Plot
@@ -73,7 +73,7 @@ def two_curves(points: int) -> list[Curve]:
 
 
 def paint(curves: list[Curve], width: int, height: int) -> None:
-    Painter(curves, viewed(curves), (0, 1), False, wanted_glyphs(), width, height).paint()
+    Painter(curves, viewed(curves), (0, 1), False, configured_glyphs(), width, height).paint()
 
 
 def viewed(curves: list[Curve]) -> View:

@@ -28,7 +28,7 @@ from pvtool_core.settings.presets import Presets
 from pvtool_core.store.liveness import State, boot_id
 from pvtool_core.store.runs import RunFolder
 from tests.benchmarks.dashboard import Row, loop_row, show
-from tests.support.terminal import PlayedTerminal
+from tests.support.terminal import SimulatedTerminal
 
 STEPS = 100_000
 SIZE = (120, 40)
@@ -111,8 +111,8 @@ def write_status(folder: RunFolder, step: int) -> None:
     folder.status.write_text(json.dumps(status))
 
 
-def on_terminal(*words: str) -> PlayedTerminal:
-    return PlayedTerminal(
+def on_terminal(*words: str) -> SimulatedTerminal:
+    return SimulatedTerminal(
         PV, "dashboard", *words, size=SIZE, environ={"PV_HOME": os.environ["PV_HOME"]}
     )
 
@@ -174,7 +174,7 @@ async def long_run_rows(folder: RunFolder) -> list[Row]:
     """How long the loop is held at most by what a person does with a long run."""
     app = Dashboard(Terminal(Pictures.OFF, tmux=False, colours="truecolor"), runs_dir(), folder)
     async with app.run_test(size=SIZE) as pilot:
-        while not (isinstance(app.screen, RunScreen) and app.screen.known.history.step == STEPS):
+        while not (isinstance(app.screen, RunScreen) and app.screen.run_view.history.step == STEPS):
             await pilot.pause(0.05)
         rows: list[Row] = []
         for what, keys in {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pvtool.dashboard.follow.all_runs import Runs
-from pvtool.dashboard.run_actions import go_on
+from pvtool.dashboard.run_actions import resume_run
 from pvtool_core import supervisor
 from pvtool_core.errors import UnsafeRun, UsageError
 from pvtool_core.settings.jobs import EnrollJob, read_job, write_job
@@ -46,7 +46,7 @@ def test_a_copied_run_is_not_gone_on_with_where_it_leads_outside(
     assert answer.status == 3
     assert f"{name} is a symbolic link" in answer.err
     with pytest.raises(UnsafeRun):
-        go_on(stopped)
+        resume_run(stopped)
     outside.assert_untouched()
     assert stopped.state() == State.STOPPED
 
@@ -65,7 +65,7 @@ def test_only_a_training_is_gone_on_with(
             "Error: This folder holds a identify job.",
         )
     with pytest.raises(UsageError):
-        go_on(stopped)
+        resume_run(stopped)
     assert not stopped.log.exists()
 
 
@@ -156,7 +156,7 @@ def test_one_bad_run_hides_no_other(pv: Pv, run: RunFolder, name: str, spoil: ob
     else:
         assert name in found["bad-1"]["problem"]
         assert f"bad-1: {found['bad-1']['problem']}" in pv("runs", "list").err
-    assert {seen.run for seen in Runs(run.path.parent).look()} == {run.name, "bad-1"}
+    assert {summary.run for summary in Runs(run.path.parent).summarize()} == {run.name, "bad-1"}
     assert pv("identity", "show", "mara").status == 0
     assert pv("render", "mara", "<V> woman runs", "--dry-run").status == 0
     for words in (["show"], ["logs"], ["logs", "--engine"], ["resume"], ["stop"]):

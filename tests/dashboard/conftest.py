@@ -1,4 +1,4 @@
-"""Run folders as an engine leaves them, written in an instant: what the dashboard reads is files."""
+"""Fixtures with run folders as an engine writes them."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from tests.support.run_files import (
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """PV_HOME, and a current folder beside it; no colours or pictures of the machine that tests run on."""
+    """Set PV_HOME and the current folder, and ignore the terminal settings of the machine."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     for name in ("NO_COLOR", "SSH_CONNECTION", "PV_IMAGES", "TMUX"):
@@ -37,7 +37,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def make_run(home: Path) -> MakeRun:
-    """A run of so many steps: live, of this process, or ended."""
+    """Return a function that creates a live or ended run with a number of steps."""
 
     def make(
         name: str = "ada-1", steps: int = 300, state: State = State.RUNNING, devices: int = 0
@@ -52,14 +52,14 @@ def make_run(home: Path) -> MakeRun:
         created = datetime.fromtimestamp(
             run_files.BEGAN + len(list(folder.path.parent.iterdir())), UTC
         ).isoformat()
-        about: dict[str, Any] = {
+        details: dict[str, Any] = {
             "run": name,
             "preset": "tiny",
             "created": created,
             "identity": identity,
         }
         write_job(
-            folder.config, TrainJob(**settings.sections(), **about, prompts=PROMPTS, versions={})
+            folder.config, TrainJob(**settings.sections(), **details, prompts=PROMPTS, versions={})
         )
         write_events(
             folder, [{"time": run_files.BEGAN, "type": "run", "state": "started", "step": 0}]
@@ -73,11 +73,13 @@ def make_run(home: Path) -> MakeRun:
             )
         write_status(folder, state, steps)
         if state in {State.FINISHED, State.STOPPED, State.FAILED}:
-            bad = state == State.FAILED
+            failed = state == State.FAILED
             message, hint = (
-                ("The loss is no number.", "Lower training.learning_rate.") if bad else ("", "")
+                ("The loss is not finite.", "Lower training.learning_rate.") if failed else ("", "")
             )
-            folder.write_exit(ExitRecord(status=int(bad), state=state, message=message, hint=hint))
+            folder.write_exit(
+                ExitRecord(status=int(failed), state=state, message=message, hint=hint)
+            )
         return folder
 
     return make

@@ -1,4 +1,4 @@
-"""Few colours or none: what matters is still told apart, by signs and bold letters, in a real process on a terminal."""
+"""Dashboard with few or no colours on a simulated terminal."""
 
 import re
 import time
@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 
 from pvtool_core.store.liveness import State
-from tests.support.batches import clip_event, draw_clip, make_batch, tell
+from tests.support.batches import clip_event, draw_clip, make_batch, write_worker
 from tests.support.run_files import MakeRun
-from tests.support.terminal import PlayedTerminal
+from tests.support.terminal import SimulatedTerminal
 
-DASHBOARD = "import sys; from pvtool.cli.main import main; sys.argv = ['pv', 'dashboard', *sys.argv[1:]]; main()"
+DASHBOARD = """
+import sys
+from pvtool.cli.main import main
+sys.argv = ["pv", "dashboard", *sys.argv[1:]]
+main()
+"""
 ATTRIBUTES_ONLY = {"\x1b[c": "\x1b[?6c"}
 RUNS = {"ada-3": "● running", "ada-2": "✗ failed", "ben-1": "■ stopped", "ada-1": "✓ finished"}
 SIXTEEN = {"TERM": "xterm"}
@@ -21,7 +26,7 @@ NONE = {"NO_COLOR": "1"}
 
 @pytest.fixture
 def runs(make_run: MakeRun) -> None:
-    """A run of each kind."""
+    """Create a run in each state."""
     for name, state in [
         ("ada-1", State.FINISHED),
         ("ben-1", State.STOPPED),
@@ -31,36 +36,38 @@ def runs(make_run: MakeRun) -> None:
     make_run("ada-3", 60)
 
 
-def open_run(home: Path, environ: Mapping[str, str]) -> PlayedTerminal:
-    """`pv dashboard ada-3` on a terminal that tells nothing but that it is one."""
+def open_run(home: Path, environ: Mapping[str, str]) -> SimulatedTerminal:
+    """Run `pv dashboard ada-3` on a terminal that reports only its device attributes."""
     environ = {"PV_HOME": str(home), **environ}
-    return PlayedTerminal(
+    return SimulatedTerminal(
         DASHBOARD, "ada-3", answers=ATTRIBUTES_ONLY, size=(120, 40), environ=environ
     )
 
 
-def until(terminal: PlayedTerminal, holds: Callable[[], object], seconds: float = 30) -> None:
-    """Wait until something holds; fail with what is on the screen if it does not."""
+def until(
+    terminal: SimulatedTerminal, condition: Callable[[], object], seconds: float = 30
+) -> None:
+    """Wait until a condition holds; fail with the text on the screen otherwise."""
     end = time.monotonic() + seconds
-    while not holds():
+    while not condition():
         assert time.monotonic() < end, "\n".join(terminal.lines())
         time.sleep(0.2)
 
 
-def until_shown(terminal: PlayedTerminal, *words: str) -> None:
-    """Wait until all the words are on the screen."""
-    until(terminal, lambda: all(word in "\n".join(terminal.lines()) for word in words))
+def until_shown(terminal: SimulatedTerminal, *texts: str) -> None:
+    """Wait until all texts are on the screen."""
+    until(terminal, lambda: all(text in "\n".join(terminal.lines()) for text in texts))
 
 
-def chosen(terminal: PlayedTerminal) -> list[str]:
-    """The runs whose line in the list is bold."""
+def highlighted_runs(terminal: SimulatedTerminal) -> list[str]:
+    """Return the runs whose line in the list is bold."""
     screen = terminal.screen()
     lines = {line.split()[0]: number for number, line in enumerate(screen.display) if line.split()}
     return [name for name in RUNS if name in lines and screen.buffer[lines[name]][1].bold]
 
 
 @pytest.mark.parametrize("environ", [NONE, SIXTEEN], ids=["none", "16"])
-def test_states_curves_and_the_chosen_run_are_told_apart(
+def test_states_curves_and_selection_are_distinguishable(
     home: Path, runs: None, environ: dict[str, str]
 ) -> None:
     with open_run(home, environ) as terminal:
@@ -69,22 +76,22 @@ def test_states_curves_and_the_chosen_run_are_told_apart(
         until_shown(terminal, "A ada-3 · B ada-2")
         terminal.type("\x1b")
         until_shown(terminal, *RUNS.values())
-        until(terminal, lambda: chosen(terminal) == ["ada-3"])
+        until(terminal, lambda: highlighted_runs(terminal) == ["ada-3"])
         terminal.type("j")
-        until(terminal, lambda: chosen(terminal) == ["ada-2"])
+        until(terminal, lambda: highlighted_runs(terminal) == ["ada-2"])
 
 
-def test_a_batch_without_colours_tells_what_failed_and_who_works(home: Path) -> None:
+def test_batch_without_colours_shows_workers_and_failures(home: Path) -> None:
     batch = make_batch("night", workers=2)
-    tell(
+    write_worker(
         batch.worker(0),
         State.RUNNING,
         [clip_event(time.time(), 1), clip_event(time.time(), 2, "failed")],
     )
-    tell(batch.worker(1), State.FAILED, [], "The disk is full.")
+    write_worker(batch.worker(1), State.FAILED, [], "The disk is full.")
     draw_clip(clip_event(0, 1))
     environ = {"PV_HOME": str(home), **NONE}
-    with PlayedTerminal(
+    with SimulatedTerminal(
         DASHBOARD, "night", answers=ATTRIBUTES_ONLY, size=(80, 24), environ=environ
     ) as terminal:
         until_shown(
@@ -93,7 +100,7 @@ def test_a_batch_without_colours_tells_what_failed_and_who_works(home: Path) -> 
         until_shown(terminal, "of 4, playing", "@@@@", "ada, seed 2  The adapter of ada-1 is gone.")
 
 
-def test_a_terminal_of_16_colours_is_sent_no_others(home: Path, runs: None) -> None:
+def test_terminal_with_16_colours_receives_only_these(home: Path, runs: None) -> None:
     with open_run(home, SIXTEEN) as terminal:
         until_shown(terminal, "ICR identity loss", "● running", "1.0")
         cells = [cell for row in terminal.screen().buffer.values() for cell in row.values()]

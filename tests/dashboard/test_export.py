@@ -1,4 +1,4 @@
-"""Curves that leave the terminal: numbers for a spreadsheet, a picture for a paper."""
+"""Export of curves as CSV and PNG."""
 
 import csv
 import math
@@ -30,7 +30,7 @@ def wave(steps: int = 500, weight: float = 0.0) -> Series:
 
 
 def pixels_like(path: Path, colour: tuple[int, int, int]) -> int:
-    """How many pixels are very nearly of that colour."""
+    """Return the number of pixels with almost this colour."""
     with Image.open(path) as picture:
         found = cast(
             "list[tuple[int, tuple[int, int, int]]]", picture.convert("RGB").getcolors(1 << 24)
@@ -42,7 +42,7 @@ def pixels_like(path: Path, colour: tuple[int, int, int]) -> int:
     )
 
 
-def test_a_table_has_a_row_for_each_step_and_nothing_where_a_series_lacks_it(
+def test_csv_has_a_row_per_step_and_empty_cells_for_missing_values(
     tmp_path: Path,
 ) -> None:
     loss, gpu = series_of({1: 0.5, 2: math.nan, 3: 1 / 3}), series_of({1: 61, 4: 62.5})
@@ -57,9 +57,7 @@ def test_a_table_has_a_row_for_each_step_and_nothing_where_a_series_lacks_it(
     ]
 
 
-def test_a_table_that_cannot_be_written_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_write_keeps_the_old_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "curves.csv"
     target.write_text("old")
 
@@ -73,7 +71,7 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_sheet_has_a_plot_for_each_quantity_with_other_runs_laid_over(tmp_path: Path) -> None:
+def test_png_has_a_plot_per_quantity_with_overlays(tmp_path: Path) -> None:
     curves = [Curve("icr", wave(), "main"), Curve("anna-2", wave(400), "overlay")]
     write_png(tmp_path / "one.png", "ada-1", {"identity": curves}, View())
     write_png(tmp_path / "four.png", "ada-1", dict.fromkeys(("a", "b", "c"), curves[:1]), View())
@@ -85,18 +83,20 @@ def test_a_sheet_has_a_plot_for_each_quantity_with_other_runs_laid_over(tmp_path
     assert pixels_like(tmp_path / "four.png", ORANGE) == 0
 
 
-def test_raw_values_are_pale_behind_the_smooth_ones(tmp_path: Path) -> None:
-    view, pale = View(), (191, 220, 235)
+def test_raw_values_are_light_behind_smoothed_ones(tmp_path: Path) -> None:
+    view, light = View(), (191, 220, 235)
     noisy = series_of({step: math.sin(step * 12.9898) for step in range(500)}, 0.9)
     write_png(tmp_path / "both.png", "ada-1", {"icr": [Curve("icr", noisy)]}, view)
-    assert pixels_like(tmp_path / "both.png", pale) > 1000
+    assert pixels_like(tmp_path / "both.png", light) > 1000
     assert pixels_like(tmp_path / "both.png", BLUE) > 400
     view.raw = False
     write_png(tmp_path / "smooth.png", "ada-1", {"icr": [Curve("icr", noisy)]}, view)
-    assert pixels_like(tmp_path / "smooth.png", pale) < pixels_like(tmp_path / "both.png", pale) / 4
+    assert (
+        pixels_like(tmp_path / "smooth.png", light) < pixels_like(tmp_path / "both.png", light) / 4
+    )
 
 
-def test_a_sheet_shows_the_part_that_is_looked_at_and_marks_what_is_no_number(
+def test_png_shows_the_visible_range_and_marks_non_finite_values(
     tmp_path: Path,
 ) -> None:
     view = View()
@@ -113,14 +113,14 @@ def test_a_sheet_shows_the_part_that_is_looked_at_and_marks_what_is_no_number(
     assert (tmp_path / "all.png").read_bytes() != (tmp_path / "part.png").read_bytes()
 
 
-def test_a_run_without_values_makes_an_empty_sheet(tmp_path: Path) -> None:
+def test_run_without_values_gives_an_empty_png(tmp_path: Path) -> None:
     write_png(tmp_path / "none.png", "ada-1", {"icr": [Curve("icr", Series())]}, View())
     write_csv(tmp_path / "none.csv", {"icr": Series()})
     assert (tmp_path / "none.png").stat().st_size > 0
     assert (tmp_path / "none.csv").read_text() == "step,time,icr\n"
 
 
-def test_files_that_exist_are_never_overwritten(tmp_path: Path) -> None:
+def test_existing_files_are_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "ada-1.png").write_text("mine")
     (tmp_path / "ada-1-curves-2.csv").symlink_to("nowhere")
     with new_files(tmp_path, "ada-1", (".csv", ".png")) as paths:
@@ -129,7 +129,7 @@ def test_files_that_exist_are_never_overwritten(tmp_path: Path) -> None:
     assert not (tmp_path / "ada-1.csv").exists()
 
 
-def test_an_export_that_fails_leaves_no_empty_files(tmp_path: Path) -> None:
+def test_failed_export_removes_its_files(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="full"), new_files(tmp_path, "ada-1", (".csv", ".png")):
         raise OSError("full")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The people of the library on the screen: seen, added, renamed, removed, and trained."""
+"""Identities screen: show, add, rename, remove and train identities."""
 
 from pathlib import Path
 
@@ -7,110 +7,113 @@ from textual.pilot import Pilot
 from textual.widgets import Footer, Input, OptionList, TextArea
 
 from pvtool.dashboard.screens.identities import IdentitiesScreen
-from pvtool.dashboard.screens.identity_forms import AddPerson
-from pvtool.dashboard.screens.new_run import StartScreen
+from pvtool.dashboard.screens.identity_forms import AddIdentity
+from pvtool.dashboard.screens.new_run import NewRunScreen
 from pvtool.dashboard.widgets.navigation import Navigation
 from pvtool.dashboard.widgets.picture import ClipView
 from pvtool.jobs.prepare import choose, prepare
 from pvtool_core.store.identities import EMBEDDINGS_FILE, IDENTITY_FILE, Library
 from pvtool_core.store.summary import job_of
-from tests.support.sample_data import SAMPLES, House, add_person
-from tests.support.screen_text import seen, until, until_found, until_screen, until_seen
+from tests.support.sample_data import SAMPLES, ScreenApp, add_identity
+from tests.support.screen_text import screen_text, until, until_found, until_screen, until_seen
 
 SIZES = [(80, 24), (120, 40), (300, 80)]
-ALIKE = [(1.0, 0.0), (0.8, 0.6), (0.0, 1.0)]
+EMBEDDINGS = [(1.0, 0.0), (0.8, 0.6), (0.0, 1.0)]
 
 
-def clip(pilot: Pilot[None], id: str) -> str:
-    """Which file of a person a picture shows."""
+def shown_file(pilot: Pilot[None], id: str) -> str:
+    """Return the file of an identity that an image view shows."""
     path = pilot.app.screen.query_one(f"#{id}", ClipView).path
     return "" if path is None else str(path.relative_to(path.parents[2]))
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_person_is_shown_with_photos_likeness_consent_and_runs(
+async def test_identity_is_shown_with_photos_similarity_consent_and_runs(
     home: Path, size: tuple[int, int]
 ) -> None:
-    add_person("ada", embeddings=ALIKE)
+    add_identity("ada", embeddings=EMBEDDINGS)
     prepare(choose("ada", "tiny"))
-    async with House(IdentitiesScreen).run_test(size=size) as pilot:
+    async with ScreenApp(IdentitiesScreen).run_test(size=size) as pilot:
         await until_seen(pilot, "woman · 3 photos · 1 run", "Photo 1 of 3 · holiday-0.jpg", "0.80")
         await pilot.press("tab", "G")
-        await until_seen(pilot, "ada said yes.", "ada-1")
+        await until_seen(pilot, "ada agreed.", "ada-1")
 
 
-async def test_an_empty_library_says_what_to_do_and_the_button_does_it(home: Path) -> None:
-    async with House(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
-        await until_seen(pilot, "Nobody is in the library yet", "Add a person (a)")
-        await pilot.click("#nobody Button")
-        await until_screen(pilot, AddPerson)
+async def test_empty_library_offers_to_add_an_identity(home: Path) -> None:
+    async with ScreenApp(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "No identities yet", "Add identity (a)")
+        await pilot.click("#empty Button")
+        await until_screen(pilot, AddIdentity)
 
 
-async def test_arrows_and_vim_keys_go_through_people_and_their_photos(home: Path) -> None:
-    add_person("ada", embeddings=ALIKE)
-    add_person("ben", "man")
-    async with House(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
-        await until(pilot, lambda: clip(pilot, "reference") == "ada/references/000.png")
+async def test_arrow_and_vim_keys_select_identities_and_photos(home: Path) -> None:
+    add_identity("ada", embeddings=EMBEDDINGS)
+    add_identity("ben", "man")
+    async with ScreenApp(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: shown_file(pilot, "reference") == "ada/references/000.png")
         for keys, place in [("l", 1), ("right", 2), ("l", 0), ("h", 2), ("left", 1)]:
             await pilot.press(keys)
             await until(
                 pilot,
-                lambda place=place: clip(pilot, "reference") == f"ada/references/00{place}.png",
+                lambda place=place: (
+                    shown_file(pilot, "reference") == f"ada/references/00{place}.png"
+                ),
             )
             await until(
-                pilot, lambda place=place: clip(pilot, "face") == f"ada/faces/00{place}.png"
+                pilot, lambda place=place: shown_file(pilot, "face") == f"ada/faces/00{place}.png"
             )
         for key, name in [("j", "ben"), ("k", "ada"), ("down", "ben"), ("up", "ada")]:
             await pilot.press(key)
             await until(
-                pilot, lambda name=name: clip(pilot, "reference") == f"{name}/references/000.png"
+                pilot,
+                lambda name=name: shown_file(pilot, "reference") == f"{name}/references/000.png",
             )
         pilot.app.set_focus(None)
         await pilot.press("j")
-        await until(pilot, lambda: clip(pilot, "reference").startswith("ben"))
+        await until(pilot, lambda: shown_file(pilot, "reference").startswith("ben"))
 
 
-async def test_the_mouse_chooses_people_runs_and_places(home: Path) -> None:
-    add_person("ada")
-    add_person("ben", "man")
+async def test_mouse_selects_identities_runs_and_modes(home: Path) -> None:
+    add_identity("ada")
+    add_identity("ben", "man")
     prepare(choose("ben", "tiny"))
-    app = House(IdentitiesScreen)
+    app = ScreenApp(IdentitiesScreen)
     async with app.run_test(size=(120, 40)) as pilot:
         await until_seen(pilot, "ben")
-        await pilot.click("#people", offset=(3, 3))
+        await pilot.click("#identities", offset=(3, 3))
         await until_seen(pilot, "ben-1")
         await pilot.click("#runs", offset=(2, 0))
         await pilot.click(Navigation, offset=(8, 0))
-        await until(pilot, lambda: app.went == ["ben-1", "runs"])
+        await until(pilot, lambda: app.destinations == ["ben-1", "runs"])
 
 
-async def test_enter_goes_to_the_runs_and_opens_one(home: Path) -> None:
-    add_person("ada")
+async def test_enter_focuses_the_runs_and_opens_one(home: Path) -> None:
+    add_identity("ada")
     for _ in range(2):
         prepare(choose("ada", "tiny"))
-    app = House(IdentitiesScreen)
+    app = ScreenApp(IdentitiesScreen)
     async with app.run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "2 runs")
         await pilot.press("enter", "j", "enter")
-        await until(pilot, lambda: app.went == ["ada-2"])
+        await until(pilot, lambda: app.destinations == ["ada-2"])
 
 
-async def test_a_person_who_comes_or_goes_on_disk_is_seen(home: Path) -> None:
-    add_person("ada")
-    async with House(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
+async def test_identities_added_or_removed_on_disk_are_shown(home: Path) -> None:
+    add_identity("ada")
+    async with ScreenApp(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "ada")
-        add_person("ben", "man")
+        add_identity("ben", "man")
         await until_seen(pilot, "ben")
         Library().remove("ben")
-        await until(pilot, lambda: "ben" not in seen(pilot.app))
+        await until(pilot, lambda: "ben" not in screen_text(pilot.app))
 
 
-async def test_broken_files_of_a_person_are_said_and_others_are_still_shown(home: Path) -> None:
-    (add_person("ada").folder / EMBEDDINGS_FILE).write_bytes(b"rubbish")
-    (add_person("ben").folder / IDENTITY_FILE).write_text("rubbish")
-    (add_person("cleo").folder / EMBEDDINGS_FILE).unlink()
-    add_person("dan", "man")
-    async with House(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
+async def test_broken_identity_shows_its_problem_and_hides_no_other(home: Path) -> None:
+    (add_identity("ada").folder / EMBEDDINGS_FILE).write_bytes(b"rubbish")
+    (add_identity("ben").folder / IDENTITY_FILE).write_text("rubbish")
+    (add_identity("cleo").folder / EMBEDDINGS_FILE).unlink()
+    add_identity("dan", "man")
+    async with ScreenApp(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
         await until_seen(
             pilot, "embeddings.safetensors of ada is damaged.", "Restore it from a copy"
         )
@@ -119,27 +122,27 @@ async def test_broken_files_of_a_person_are_said_and_others_are_still_shown(home
         await pilot.press("j")
         await until_seen(pilot, "embeddings.safetensors")
         await pilot.press("j")
-        await until_seen(pilot, "One photo: there is nothing to compare it with.", "dan said yes.")
+        await until_seen(pilot, "Only one photo: nothing to compare.", "dan agreed.")
 
 
-async def test_a_photo_unlike_the_others_stands_out(home: Path) -> None:
-    add_person("ada", embeddings=[(1.0, 0.0), (0.1, 0.995)])
-    async with House(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
+async def test_dissimilar_photo_shows_its_value(home: Path) -> None:
+    add_identity("ada", embeddings=[(1.0, 0.0), (0.1, 0.995)])
+    async with ScreenApp(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
         await until_seen(pilot, "0.10")
 
 
-async def test_more_photos_than_there_is_room_for_numbers_are_shades(home: Path) -> None:
-    add_person("ada", embeddings=[(1.0, number / 10) for number in range(14)])
-    async with House(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
+async def test_similarities_without_space_for_numbers_are_shades(home: Path) -> None:
+    add_identity("ada", embeddings=[(1.0, number / 10) for number in range(14)])
+    async with ScreenApp(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "██")
         await pilot.resize_terminal(120, 40)
         await until_seen(pilot, "0.61")
 
 
-async def test_a_person_gets_another_name_and_so_do_their_runs(home: Path) -> None:
-    add_person("ada")
+async def test_rename_updates_the_runs(home: Path) -> None:
+    add_identity("ada")
     run = prepare(choose("ada", "tiny"))
-    async with House(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
+    async with ScreenApp(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "1 run")
         await pilot.press("R")
         await until_seen(pilot, "Rename ada")
@@ -152,67 +155,68 @@ async def test_a_person_gets_another_name_and_so_do_their_runs(home: Path) -> No
     assert job_of(run).identity.name == "nora"
 
 
-async def test_removing_a_person_names_what_goes_and_what_stays(home: Path) -> None:
-    folder = add_person("ada").folder
+async def test_removal_lists_deleted_files_and_kept_runs(home: Path) -> None:
+    folder = add_identity("ada").folder
     prepare(choose("ada", "tiny"))
-    async with House(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
+    async with ScreenApp(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
         await until_seen(pilot, "1 run")
         await pilot.press("delete")
         await until_seen(
-            pilot, "Delete ada?", "for good: 1 photo", "What was trained on them stays: ada-1."
+            pilot, "Delete ada?", "permanently deletes 1 photo", "Runs of this identity are kept"
         )
         await pilot.press("enter")
-        assert folder.exists(), "enter, pressed too early, must delete nobody"
+        assert folder.exists(), "enter must not confirm the deletion"
         await until_screen(pilot, IdentitiesScreen)
         await pilot.press("delete")
         await until_seen(pilot, "Delete ada?")
-        await pilot.click("#go")
-        await until_seen(pilot, "Nobody is in the library yet")
+        await pilot.click("#submit")
+        await until_seen(pilot, "No identities yet")
     assert not folder.exists()
 
 
-async def test_n_opens_the_form_of_a_new_run_for_this_person(home: Path) -> None:
-    add_person("ada")
-    add_person("ben")
-    async with House(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
+async def test_n_opens_the_new_run_form_for_the_selected_identity(home: Path) -> None:
+    add_identity("ada")
+    add_identity("ben")
+    async with ScreenApp(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "ben")
         await pilot.press("j", "n")
-        await until_screen(pilot, StartScreen)
+        await until_screen(pilot, NewRunScreen)
         await until(pilot, lambda: pilot.app.screen.query_one("#identity").value == "ben")  # type: ignore[attr-defined]
         await pilot.press("escape")
         await until_screen(pilot, IdentitiesScreen)
 
 
-async def test_the_form_offers_pictures_as_a_path_is_typed_and_names_those_that_are_not_there(
+async def test_form_completes_paths_and_reports_missing_files(
     home: Path,
 ) -> None:
-    async with House(AddPerson).run_test(size=(120, 40)) as pilot:
+    async with ScreenApp(AddIdentity).run_test(size=(120, 40)) as pilot:
         area = await until_found(pilot, TextArea)
-        offered = await until_found(pilot, OptionList, "LinesField OptionList")
+        suggestions = await until_found(pilot, OptionList, "LinesField OptionList")
         area.focus()
         area.insert(f"{SAMPLES}/be")
         await until(
-            pilot, lambda: [each.id for each in offered.options] == [f"{SAMPLES}/ben-man.png"]
+            pilot,
+            lambda: [option.id for option in suggestions.options] == [f"{SAMPLES}/ben-man.png"],
         )
         await pilot.press("tab", "enter")
         await until(pilot, lambda: "," not in area.text and area.text.endswith("\n"))
         assert area.text == f"{SAMPLES}/ben-man.png\n"
         area.insert("nobody.jpg\n.\n")
-        await until_seen(pilot, "nobody.jpg is not there.", ". is no file.")
+        await until_seen(pilot, "Not found: nobody.jpg", "Not a file: .")
         await pilot.press("ctrl+r")
         await until_seen(pilot, "Invalid name '' for an identity.")
-        assert area.text.endswith("nobody.jpg\n.\n"), "what was typed is kept"
+        assert area.text.endswith("nobody.jpg\n.\n"), "entered text is kept"
 
 
 @pytest.mark.slow
-async def test_a_person_is_added_by_path_and_a_refused_photo_is_explained(home: Path) -> None:
+async def test_identity_is_added_and_a_rejected_photo_is_explained(home: Path) -> None:
     from PIL import Image
 
     Image.new("RGB", (64, 64)).save("blank.png")
-    async with House(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
-        await until_seen(pilot, "Nobody is in the library yet")
+    async with ScreenApp(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "No identities yet")
         await pilot.press("a")
-        form = await until_screen(pilot, AddPerson)
+        form = await until_screen(pilot, AddIdentity)
         await until_found(pilot, Input, "#name")
         await pilot.press(*"ada")
         form.query_one(TextArea).insert("blank.png")
@@ -224,9 +228,9 @@ async def test_a_person_is_added_by_path_and_a_refused_photo_is_explained(home: 
         await pilot.press("ctrl+r")
         await until_seen(pilot, "Loading the face models…", seconds=60)
         await until_seen(pilot, "No face found in blank.png.", "Use a photo that shows", seconds=60)
-        assert form.query_one("#name", Input).value == "ada", "what was typed is kept"
+        assert form.query_one("#name", Input).value == "ada", "entered text is kept"
         form.query_one(TextArea).text = f"'{SAMPLES}/ada-woman.png'"
-        await pilot.click("#go")
+        await pilot.click("#submit")
         await until_seen(
             pilot, "person · 1 photo · no runs", "Photo 1 of 1 · ada-woman.png", seconds=60
         )
@@ -235,9 +239,9 @@ async def test_a_person_is_added_by_path_and_a_refused_photo_is_explained(home: 
 
 
 @pytest.mark.slow
-async def test_a_form_that_is_left_adds_nobody(home: Path) -> None:
-    async with House(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
-        await until_seen(pilot, "Nobody is in the library yet")
+async def test_cancelled_form_adds_no_identity(home: Path) -> None:
+    async with ScreenApp(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "No identities yet")
         await pilot.press("a")
         await until_found(pilot, Input, "#name")
         await pilot.press(*"ada")
@@ -250,14 +254,14 @@ async def test_a_form_that_is_left_adds_nobody(home: Path) -> None:
         await until(pilot, lambda: not list((home / "data/identities").iterdir()), seconds=60)
 
 
-def test_keys_that_are_listed_are_those_that_work() -> None:
+def test_every_listed_key_has_an_action() -> None:
     actions = [binding.action.partition("(")[0] for binding in IdentitiesScreen.BINDINGS]  # type: ignore[union-attr]
     assert all(hasattr(IdentitiesScreen, f"action_{action}") for action in actions)
 
 
-async def test_the_footer_tells_what_can_be_done(home: Path) -> None:
-    add_person("ada")
-    async with House(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
+async def test_footer_lists_the_actions(home: Path) -> None:
+    add_identity("ada")
+    async with ScreenApp(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "a Add", "n Train", "R Rename", "q Close")
         await pilot.click(Footer, offset=(2, 0))
-        await until(pilot, lambda: isinstance(pilot.app.screen, AddPerson))
+        await until(pilot, lambda: isinstance(pilot.app.screen, AddIdentity))

@@ -1,4 +1,4 @@
-"""The form of a new run: what is known beforehand, what is wrong, and a real engine at its end."""
+"""New run form: preview, invalid values, and the start of a real engine."""
 
 import asyncio
 from pathlib import Path
@@ -9,19 +9,19 @@ from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Select, TextArea
 
 from pvtool.dashboard.screens.forms import FormScreen
-from pvtool.dashboard.screens.new_run import StartScreen
+from pvtool.dashboard.screens.new_run import NewRunScreen
 from pvtool_core import supervisor
 from pvtool_core.paths import runs_dir
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import Request, RunFolder, list_runs
 from pvtool_core.store.summary import job_of
-from tests.support.sample_data import House, add_person
+from tests.support.sample_data import ScreenApp, add_identity
 from tests.support.screen_text import until, until_seen
 
 
-def choose(pilot: Pilot[None], id: str, word: str) -> None:
-    select: Any = pilot.app.screen.query_one(f"#{id}", Select)
-    select.value = word
+def select(pilot: Pilot[None], id: str, value: str) -> None:
+    field: Any = pilot.app.screen.query_one(f"#{id}", Select)
+    field.value = value
 
 
 def settings(pilot: Pilot[None]) -> TextArea:
@@ -29,21 +29,19 @@ def settings(pilot: Pilot[None]) -> TextArea:
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (300, 80)])
-async def test_a_preset_says_what_it_takes_and_whether_its_weights_are_here(
-    home: Path, size: tuple[int, int]
-) -> None:
-    add_person("ada")
-    async with House(lambda: StartScreen("ada")).run_test(size=size) as pilot:
+async def test_preset_shows_its_settings_and_its_weights(home: Path, size: tuple[int, int]) -> None:
+    add_identity("ada")
+    async with ScreenApp(lambda: NewRunScreen("ada")).run_test(size=size) as pilot:
         await until_seen(
             pilot, "ada", "tiny", "animatediff · 140 iterations · 64×64, 8 frames", "Weights: here"
         )
-        choose(pilot, "preset", "wan")
+        select(pilot, "preset", "wan")
         await until_seen(pilot, "wan · ", "`pv models fetch")
 
 
-async def test_every_wrong_setting_is_named_near_the_field_as_it_is_typed(home: Path) -> None:
-    add_person("ada")
-    async with House(lambda: StartScreen("ada")).run_test(size=(120, 40)) as pilot:
+async def test_invalid_settings_are_reported_while_typing(home: Path) -> None:
+    add_identity("ada")
+    async with ScreenApp(lambda: NewRunScreen("ada")).run_test(size=(120, 40)) as pilot:
         await until_seen(pilot, "Weights: here")
         settings(pilot).insert("training.iteration=5\nadapter.rank=x\nmodel.width=65\n")
         await until_seen(
@@ -56,15 +54,15 @@ async def test_every_wrong_setting_is_named_near_the_field_as_it_is_typed(home: 
         await until_seen(pilot, "5 iterations · 128×64")
 
 
-async def test_settings_are_offered_with_their_meaning_and_taken_from_the_list(home: Path) -> None:
-    add_person("ada")
-    async with House(lambda: StartScreen("ada")).run_test(size=(120, 40)) as pilot:
+async def test_settings_are_suggested_with_their_help(home: Path) -> None:
+    add_identity("ada")
+    async with ScreenApp(lambda: NewRunScreen("ada")).run_test(size=(120, 40)) as pilot:
         await until_seen(pilot, "model.family")
         settings(pilot).focus()
         await pilot.press(*"warm")
-        offered = pilot.app.screen.query_one("LinesField OptionList", OptionList)
+        suggestions = pilot.app.screen.query_one("LinesField OptionList", OptionList)
         await until(
-            pilot, lambda: [option.id for option in offered.options] == ["training.warmup=10"]
+            pilot, lambda: [option.id for option in suggestions.options] == ["training.warmup=10"]
         )
         await until_seen(pilot, "iterations over which the learning rate rises from zero")
         await pilot.press("tab", "enter")
@@ -86,11 +84,11 @@ async def test_settings_are_offered_with_their_meaning_and_taken_from_the_list(h
         ),
     ],
 )
-async def test_what_is_refused_is_said_and_nothing_typed_is_lost(
+async def test_invalid_values_are_reported_and_kept(
     home: Path, id: str, typed: str, message: str, hint: str
 ) -> None:
-    add_person("ada")
-    async with House(lambda: StartScreen("ada")).run_test(size=(120, 40)) as pilot:
+    add_identity("ada")
+    async with ScreenApp(lambda: NewRunScreen("ada")).run_test(size=(120, 40)) as pilot:
         await until_seen(pilot, "Weights: here")
         field = pilot.app.screen.query_one(f"#{id}", Input)
         field.value = typed
@@ -100,9 +98,9 @@ async def test_what_is_refused_is_said_and_nothing_typed_is_lost(
     assert not list_runs(runs_dir())
 
 
-async def test_a_lora_that_is_not_there_is_named(home: Path) -> None:
-    add_person("ada")
-    async with House(lambda: StartScreen("ada")).run_test(size=(120, 40)) as pilot:
+async def test_missing_lora_is_reported(home: Path) -> None:
+    add_identity("ada")
+    async with ScreenApp(lambda: NewRunScreen("ada")).run_test(size=(120, 40)) as pilot:
         await until_seen(pilot, "Weights: here")
         pilot.app.screen.query_one("#loras", TextArea).insert("ink.safetensors:0.8")
         await pilot.press("ctrl+r")
@@ -110,27 +108,27 @@ async def test_a_lora_that_is_not_there_is_named(home: Path) -> None:
     assert not list(runs_dir().glob("*"))
 
 
-async def test_without_anybody_the_form_says_what_to_do(home: Path) -> None:
-    async with House(StartScreen).run_test(size=(80, 24)) as pilot:
-        await until_seen(pilot, "Nobody is in the library yet")
+async def test_form_without_identities_shows_how_to_add_one(home: Path) -> None:
+    async with ScreenApp(NewRunScreen).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "No identities yet")
         await pilot.press("ctrl+r")
-        await until_seen(pilot, "Choose who is to be trained.")
+        await until_seen(pilot, "Select the identity to train.")
 
 
-@pytest.mark.parametrize("leave", ["escape", "click"])
-async def test_leaving_the_form_makes_nothing(home: Path, leave: str) -> None:
-    add_person("ada")
-    app = House(lambda: StartScreen("ada"))
+@pytest.mark.parametrize("close", ["escape", "click"])
+async def test_cancelled_form_creates_no_run(home: Path, close: str) -> None:
+    add_identity("ada")
+    app = ScreenApp(lambda: NewRunScreen("ada"))
     async with app.run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "Weights: here")
-        await (pilot.click("#cancel") if leave == "click" else pilot.press("escape"))
-        await until(pilot, lambda: app.given == [None])
+        await (pilot.click("#cancel") if close == "click" else pilot.press("escape"))
+        await until(pilot, lambda: app.results == [None])
     assert not list(runs_dir().glob("*"))
 
 
-async def test_a_form_left_while_its_weights_are_read_starts_nothing(home: Path) -> None:
-    add_person("ada")
-    app = House(lambda: StartScreen("ada"))
+async def test_form_closed_while_checking_weights_starts_no_run(home: Path) -> None:
+    add_identity("ada")
+    app = ScreenApp(lambda: NewRunScreen("ada"))
     async with app.run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "Weights: here")
         form = pilot.app.screen
@@ -142,18 +140,18 @@ async def test_a_form_left_while_its_weights_are_read_starts_nothing(home: Path)
 
 
 @pytest.mark.slow
-async def test_the_form_makes_the_run_and_starts_its_engine(home: Path) -> None:
-    add_person("ada")
-    app = House(lambda: StartScreen("ada"))
+async def test_form_creates_and_starts_a_run(home: Path) -> None:
+    add_identity("ada")
+    app = ScreenApp(lambda: NewRunScreen("ada"))
     async with app.run_test(size=(120, 40)) as pilot:
         await until_seen(pilot, "Weights: here")
-        choose(pilot, "bank", "tiny-unseen")
+        select(pilot, "bank", "tiny-unseen")
         pilot.app.screen.query_one("#seed", Input).value = "7"
         settings(pilot).insert("training.iterations=3\ntraining.cached_pairs=1")
         await until_seen(pilot, "3 iterations")
-        await pilot.click("#go")
-        await until(pilot, lambda: app.given, seconds=60)
-    folder = app.given[0]
+        await pilot.click("#submit")
+        await until(pilot, lambda: app.results, seconds=60)
+    folder = app.results[0]
     assert isinstance(folder, RunFolder)
     job = job_of(folder)
     assert (job.identity.name, job.training.seed, job.training.iterations, len(job.prompts)) == (

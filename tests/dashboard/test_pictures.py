@@ -1,4 +1,4 @@
-"""Clips and photos on a terminal: read from any file, drawn in any colours, played within a budget."""
+"""Images on a terminal: decoding, drawing in any colours, playback within a budget."""
 
 import asyncio
 import gc
@@ -12,102 +12,100 @@ from PIL import Image
 from textual.app import App, ComposeResult
 
 from pvtool.dashboard.images import kitty
-from pvtool.dashboard.images.decode import Box, Film, Frame, Unshowable, decode
+from pvtool.dashboard.images.decode import Box, DecodedClip, DecodeError, Frame, decode
 from pvtool.dashboard.images.half_blocks import draw
 from pvtool.dashboard.images.player import Budget, load_playback
 from pvtool.dashboard.widgets.picture import ClipView
 from pvtool.terminal import Colours, Pictures, Terminal
 from tests.support.sample_data import BLUE, RED, clip
-from tests.support.terminal import PlayedTerminal
+from tests.support.terminal import SimulatedTerminal
 
 BLOCKS = Terminal(Pictures.BLOCKS, False, "truecolor", bytes_per_second=10**9)
 
 
-def picture(
-    path: Path, colour: tuple[int, int, int] = RED, size: tuple[int, int] = (64, 48)
-) -> Path:
+def still(path: Path, colour: tuple[int, int, int] = RED, size: tuple[int, int] = (64, 48)) -> Path:
     Image.new("RGB", size, colour).save(path)
     return path
 
 
-def read(path: Path, box: Box | None = None) -> Film:
+def read(path: Path, box: Box | None = None) -> DecodedClip:
     return asyncio.run(decode(path, box or Box(40, 22)))
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif"])
-def test_a_photo_is_read_as_small_as_it_is_drawn_and_keeps_its_shape(
+def test_photo_is_decoded_at_display_size_with_its_aspect_ratio(
     tmp_path: Path, suffix: str
 ) -> None:
-    (frame,) = read(picture(tmp_path / f"a.{suffix}", size=(640, 480))).frames
+    (frame,) = read(still(tmp_path / f"a.{suffix}", size=(640, 480))).frames
     assert (frame.width, frame.height) == (29, 22)
     assert all(abs(value - wanted) < 12 for value, wanted in zip(frame.data[:3], RED, strict=True))
-    (upright,) = read(picture(tmp_path / f"b.{suffix}", size=(100, 900))).frames
+    (upright,) = read(still(tmp_path / f"b.{suffix}", size=(100, 900))).frames
     assert (upright.width, upright.height) == (2, 22)
 
 
-def test_a_tall_cell_makes_a_picture_wider_in_cells(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png", size=(100, 100))
-    assert read(path, Box(80, 40, tallness=1.25)).frames[0].width == 50
+def test_tall_cells_make_an_image_wider_in_cells(tmp_path: Path) -> None:
+    path = still(tmp_path / "a.png", size=(100, 100))
+    assert read(path, Box(80, 40, pixel_height=1.25)).frames[0].width == 50
 
 
-def test_a_clip_has_all_its_frames_and_its_rate(tmp_path: Path) -> None:
-    film = read(clip(tmp_path / "a.gif"))
-    assert (len(film.frames), film.fps, film.whole) == (6, 10.0, True)
+def test_clip_is_decoded_with_all_frames_and_its_rate(tmp_path: Path) -> None:
+    decoded = read(clip(tmp_path / "a.gif"))
+    assert (len(decoded.frames), decoded.fps, decoded.complete) == (6, 10.0, True)
 
 
-def test_what_cannot_be_shown_is_said_in_a_sentence(tmp_path: Path) -> None:
-    whole = picture(tmp_path / "whole.png", size=(300, 300)).read_bytes()
+def test_invalid_files_are_reported_with_a_reason(tmp_path: Path) -> None:
+    content = still(tmp_path / "whole.png", size=(300, 300)).read_bytes()
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "garbage.mp4").write_bytes(os.urandom(50_000))
-    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "half.png").write_bytes(content[: len(content) // 2])
     (tmp_path / "half.mp4").write_bytes(
         b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41\0\0\0\x08free\0\0\xff\xffmdat" + b"x" * 999
     )
     (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXTINF:1\n/etc/hostname\n")
     Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
     os.mkfifo(tmp_path / "pipe.mp4")
-    sentences = {
-        "vanished.mp4": "is not there any more",
+    problems = {
+        "vanished.mp4": "no longer exists",
         "empty.mp4": "is empty",
-        "garbage.mp4": "is no picture, or a broken one",
-        "half.png": "is no picture, or a broken one",
-        "half.mp4": "is no whole clip; it may still be written",
-        "list.mp4": "is no picture, or a broken one",
-        "huge.png": "is too large to be shown",
-        "pipe.mp4": "is no file",
-        "": "is no file",
+        "garbage.mp4": "is not an image or is corrupt",
+        "half.png": "is not an image or is corrupt",
+        "half.mp4": "is incomplete or still being written",
+        "list.mp4": "is not an image or is corrupt",
+        "huge.png": "is too large to display",
+        "pipe.mp4": "is not a regular file",
+        "": "is not a regular file",
     }
-    for name, sentence in sentences.items():
-        with pytest.raises(Unshowable) as refused:
+    for name, problem in problems.items():
+        with pytest.raises(DecodeError) as raised:
             read(tmp_path / name)
-        assert refused.value.message == f"{(tmp_path / name).name} {sentence}."
+        assert raised.value.message == f"{(tmp_path / name).name} {problem}."
 
 
-def test_no_file_name_means_anything_to_ffmpeg(tmp_path: Path) -> None:
+def test_special_file_names_have_no_effect_on_ffmpeg(tmp_path: Path) -> None:
     for name in ("-i %03d.png", "concat:a|b.png", "https:x.png", "a 'b'; c.png"):
-        assert len(read(picture(tmp_path / name)).frames) == 1
+        assert len(read(still(tmp_path / name)).frames) == 1
 
 
-def test_reading_is_given_up_with_its_process_when_it_is_no_longer_wanted(tmp_path: Path) -> None:
-    async def scene() -> int:
-        many = [
+def test_cancelled_decoding_ends_its_process(tmp_path: Path) -> None:
+    async def run() -> int:
+        tasks = [
             asyncio.create_task(decode(clip(tmp_path / "a.gif", 60), Box(40, 22))) for _ in range(2)
         ]
         await asyncio.sleep(0.01)
-        for task in many:
+        for task in tasks:
             task.cancel()
-        done = await asyncio.gather(*many, return_exceptions=True)
+        done = await asyncio.gather(*tasks, return_exceptions=True)
         return sum(isinstance(result, asyncio.CancelledError) for result in done)
 
-    assert asyncio.run(scene()) == 2
+    assert asyncio.run(run()) == 2
 
 
-def plain(upper: tuple[int, int, int], lower: tuple[int, int, int], width: int = 4) -> Frame:
+def two_rows(upper: tuple[int, int, int], lower: tuple[int, int, int], width: int = 4) -> Frame:
     return Frame(width, 2, bytes(upper) * width + bytes(lower) * width)
 
 
-def test_a_character_is_two_pixels_and_equal_neighbours_are_one_piece() -> None:
-    (row,) = draw(plain(RED, BLUE), "truecolor")
+def test_a_character_is_two_pixels_and_equal_neighbours_are_joined() -> None:
+    (row,) = draw(two_rows(RED, BLUE), "truecolor")
     (segment,) = row.strip
     assert (
         segment.text == "▀▀▀▀" and segment.style and segment.style.color and segment.style.bgcolor
@@ -116,15 +114,13 @@ def test_a_character_is_two_pixels_and_equal_neighbours_are_one_piece() -> None:
         assert shown.triplet and all(
             abs(a - b) <= 4 for a, b in zip(shown.triplet, wanted, strict=True)
         )
-    assert draw(plain(RED, RED), "truecolor")[0].strip.text == "    "
+    assert draw(two_rows(RED, RED), "truecolor")[0].strip.text == "    "
 
 
 @pytest.mark.parametrize(
     ("colours", "levels"), [("256", {0, 95, 135, 175, 215, 255}), ("16", {0, 85, 170, 255})]
 )
-def test_few_colours_are_mixed_so_that_the_whole_has_the_right_brightness(
-    colours: Colours, levels: set[int]
-) -> None:
+def test_dithering_keeps_the_brightness(colours: Colours, levels: set[int]) -> None:
     frame = Frame(16, 16, bytes((115, 115, 115)) * 256)
     shown = [
         channel
@@ -137,18 +133,18 @@ def test_few_colours_are_mixed_so_that_the_whole_has_the_right_brightness(
     assert abs(sum(shown) / len(shown) - 115) < 8
 
 
-def test_without_colours_a_picture_is_greys_of_characters() -> None:
+def test_image_without_colours_is_a_character_ramp() -> None:
     frame = Frame(3, 2, bytes((0, 0, 0, 128, 128, 128, 255, 255, 255)) * 2)
     (row,) = draw(frame, "none")
     assert row.strip.text == " +@" and [segment.style for segment in row.strip] == [None]
     assert draw(frame, "none", dark=False)[0].strip.text == "@= "
 
 
-def test_a_placeholder_names_picture_row_and_column_in_every_cell() -> None:
+def test_every_placeholder_encodes_image_row_and_column() -> None:
     rows = kitty.draw(0x123456, 30, 4)
     assert [row.strip.cell_length for row in rows] == [30] * 4
     (segment,) = rows[2].strip.crop(5, 7)
-    marks = kitty.marks()
+    marks = kitty.diacritics()
     assert segment.text == f"\U0010eeee{marks[2]}{marks[5]}\U0010eeee{marks[2]}{marks[6]}"
     assert (
         segment.style and segment.style.color and segment.style.color.triplet == (0x12, 0x34, 0x56)
@@ -156,31 +152,36 @@ def test_a_placeholder_names_picture_row_and_column_in_every_cell() -> None:
     assert len(set(marks)) == len(marks) == 245
 
 
-def test_a_picture_is_sent_in_pieces_and_through_tmux_as_one_wrapped_message() -> None:
+def test_image_is_sent_in_chunks_and_wrapped_for_tmux() -> None:
     frame = Frame(10, 10, os.urandom(5000))
-    said = kitty.transmission(frame, 7, 20, 5, tmux=False)
-    first, second = said.removesuffix("\x1b\\").split("\x1b\\")
+    command = kitty.transmit_command(frame, 7, 20, 5, tmux=False)
+    first, second = command.removesuffix("\x1b\\").split("\x1b\\")
     assert first.startswith("\x1b_Ga=T,U=1,f=100,t=d,i=7,c=20,r=5,q=2,m=1;") and second.startswith(
         "\x1b_Gq=2,m=0;"
     )
     assert len(first.partition(";")[2]) == 4096
-    wrapped = kitty.transmission(frame, 7, 20, 5, tmux=True)
-    assert wrapped == "\x1bPtmux;" + said.replace("\x1b", "\x1b\x1b") + "\x1b\\"
+    wrapped = kitty.transmit_command(frame, 7, 20, 5, tmux=True)
+    assert wrapped == "\x1bPtmux;" + command.replace("\x1b", "\x1b\x1b") + "\x1b\\"
 
 
-def test_a_long_clip_is_kept_whole_but_for_a_terminal_that_keeps_its_pictures(
+def test_long_clip_is_subsampled_only_for_kitty(
     tmp_path: Path,
 ) -> None:
     path = clip(tmp_path / "a.gif", 90)
-    reel = asyncio.run(load_playback(path, 60, 20, BLOCKS, dark=True))
-    assert (reel.total, reel.stride, len(reel.drawings), reel.fps) == (90, 1, 90, 10.0)
+    playback = asyncio.run(load_playback(path, 60, 20, BLOCKS, dark=True))
+    assert (playback.total, playback.stride, len(playback.drawings), playback.fps) == (
+        90,
+        1,
+        90,
+        10.0,
+    )
     kept = asyncio.run(
         load_playback(path, 60, 20, replace(BLOCKS, pictures=Pictures.KITTY), dark=True)
     )
-    assert (kept.total, kept.stride, len(kept.sheets), kept.fps) == (90, 3, 30, 10.0 / 3)
+    assert (kept.total, kept.stride, len(kept.images), kept.fps) == (90, 3, 30, 10.0 / 3)
 
 
-def test_a_budget_makes_who_spent_too_much_wait() -> None:
+def test_exceeded_budget_requires_waiting() -> None:
     budget = Budget(1000)
     assert budget.wait() == 0
     budget.spend(100)
@@ -206,7 +207,7 @@ class Gallery(App[None]):
         return "\n".join(strip.text for strip in self.screen._compositor.render_strips())  # pyright: ignore[reportPrivateUsage]
 
 
-async def settle(app: Gallery, wanted: str) -> None:
+async def wait_for(app: Gallery, wanted: str) -> None:
     for _ in range(200):
         if wanted in app.text():
             return
@@ -214,15 +215,15 @@ async def settle(app: Gallery, wanted: str) -> None:
     raise AssertionError(f"{wanted!r} is not on the screen:\n{app.text()}")
 
 
-def test_a_clip_moves_by_itself_and_holds_and_steps_when_told(tmp_path: Path) -> None:
-    async def scene() -> None:
+def test_clip_plays_pauses_and_steps(tmp_path: Path) -> None:
+    async def run() -> None:
         app = Gallery()
         async with app.run_test(size=(60, 20)) as pilot:
             app.clip.show(clip(tmp_path / "a.gif"))
-            await settle(app, "1 of 6, playing")
-            await settle(app, "4 of 6, playing")
+            await wait_for(app, "1 of 6, playing")
+            await wait_for(app, "4 of 6, playing")
             app.clip.playing = False
-            await settle(app, "held")
+            await wait_for(app, "paused")
             app.clip.frame(1)
             await pilot.pause()
             before = app.text()
@@ -235,91 +236,91 @@ def test_a_clip_moves_by_itself_and_holds_and_steps_when_told(tmp_path: Path) ->
             await pilot.click(ClipView)
             assert app.clip.playing and "step 100" in app.text() and app.clip.frames == 6
 
-    asyncio.run(scene())
+    asyncio.run(run())
 
 
-def test_only_rows_that_changed_are_painted_again(tmp_path: Path) -> None:
-    async def scene() -> None:
+def test_only_changed_rows_are_repainted(tmp_path: Path) -> None:
+    async def run() -> None:
         app = Gallery()
         async with app.run_test(size=(60, 20)) as pilot:
             app.clip.playing = False
             app.clip.show(clip(tmp_path / "a.gif"))
-            await settle(app, "1 of 6, held")
+            await wait_for(app, "1 of 6, paused")
             await pilot.pause()
             app.clip.frame(1)
             regions = app.clip._repaint_regions  # pyright: ignore[reportPrivateUsage]
             assert 0 < sum(region.height for region in regions) < 8
 
-    asyncio.run(scene())
+    asyncio.run(run())
 
 
-def test_a_still_fits_its_room_and_fits_it_again_after_a_resize(tmp_path: Path) -> None:
-    async def scene() -> None:
+def test_still_image_is_fitted_again_after_a_resize(tmp_path: Path) -> None:
+    async def run() -> None:
         app = Gallery()
         async with app.run_test(size=(60, 20)) as pilot:
-            app.clip.show(picture(tmp_path / "a.png"), title="ada.png")
-            await settle(app, "ada.png")
-            await settled_height(app, 16)
+            app.clip.show(still(tmp_path / "a.png"), title="ada.png")
+            await wait_for(app, "ada.png")
+            await wait_for_height(app, 16)
             await pilot.resize_terminal(30, 40)
-            await settled_height(app, 11)
+            await wait_for_height(app, 11)
 
-    async def settled_height(app: Gallery, height: int) -> None:
+    async def wait_for_height(app: Gallery, height: int) -> None:
         for _ in range(100):
-            reel = app.clip._reel  # pyright: ignore[reportPrivateUsage]
-            if reel and len(reel.drawings[0]) == height:
+            playback = app.clip._playback  # pyright: ignore[reportPrivateUsage]
+            if playback and len(playback.drawings[0]) == height:
                 return
             await asyncio.sleep(0.02)
-        raise AssertionError("the picture was not drawn anew")
+        raise AssertionError("the image was not drawn again")
 
-    asyncio.run(scene())
+    asyncio.run(run())
 
 
-def test_a_hidden_clip_holds_and_goes_on_when_it_is_seen_again(tmp_path: Path) -> None:
-    async def scene() -> None:
+def test_hidden_clip_pauses_until_it_is_visible(tmp_path: Path) -> None:
+    async def run() -> None:
         app = Gallery()
         async with app.run_test(size=(60, 20)):
             app.clip.show(clip(tmp_path / "a.gif"))
-            await settle(app, "2 of 6")
+            await wait_for(app, "2 of 6")
             app.clip.display = False
             await asyncio.sleep(0.1)
-            at = app.clip._at  # pyright: ignore[reportPrivateUsage]
+            index = app.clip._index  # pyright: ignore[reportPrivateUsage]
             await asyncio.sleep(0.5)
-            assert app.clip._at == at  # pyright: ignore[reportPrivateUsage]
+            assert app.clip._index == index  # pyright: ignore[reportPrivateUsage]
             app.clip.display = True
-            await settle(app, f"{(at + 2) % 6 + 1} of 6")
+            await wait_for(app, f"{(index + 2) % 6 + 1} of 6")
 
-    asyncio.run(scene())
+    asyncio.run(run())
 
 
-def test_moving_pictures_keep_to_their_bytes_a_second(tmp_path: Path) -> None:
-    async def scene() -> None:
+def test_clips_respect_the_limit_of_bytes_per_second(tmp_path: Path) -> None:
+    async def run() -> None:
         app = Gallery(replace(BLOCKS, bytes_per_second=1501))
         async with app.run_test(size=(60, 20)):
             app.clip.show(clip(tmp_path / "a.gif"))
-            await settle(app, "1 of 6")
-            await settle(app, "2 of 6")
+            await wait_for(app, "1 of 6")
+            await wait_for(app, "2 of 6")
             await asyncio.sleep(0.5)
             assert "2 of 6" in app.text() or "3 of 6" in app.text()
 
-    asyncio.run(scene())
+    asyncio.run(run())
 
 
-def test_a_broken_file_a_vanished_one_and_no_pictures_are_said_on_the_screen(
+def test_missing_files_and_disabled_images_are_reported_on_the_screen(
     tmp_path: Path,
 ) -> None:
-    async def scene() -> None:
+    async def run() -> None:
         app = Gallery()
         async with app.run_test(size=(60, 20)):
             app.clip.show(tmp_path / "gone.mp4")
-            await settle(app, "gone.mp4 is not there any more.")
+            await wait_for(app, "gone.mp4 no longer exists.")
             app.clip.show(None)
             await asyncio.sleep(0.1)
             assert "gone.mp4" not in app.text()
             app.terminal = replace(BLOCKS, pictures=Pictures.OFF)
-            app.clip.show(picture(tmp_path / "a.png"))
-            await settle(app, "Pictures are off.")
+            app.clip.show(still(tmp_path / "a.png"))
+            await wait_for(app, "Images are disabled.")
 
-    asyncio.run(scene())
+    asyncio.run(run())
 
 
 SHOWING = """
@@ -329,7 +330,7 @@ from pvtool.terminal import prepare, probe
 terminal = probe()
 prepare(terminal)
 from textual.app import App
-from pvtool.dashboard.driver import patient_driver
+from pvtool.dashboard.driver import make_driver_class
 from pvtool.dashboard.widgets.picture import ClipView
 
 class Showing(App):
@@ -341,18 +342,18 @@ class Showing(App):
         self.query_one(ClipView).show(Path(sys.argv[1]))
     def action_next(self):
         self.query_one(ClipView).show(Path(sys.argv[2]))
-Showing(driver_class=patient_driver(terminal)).run()
+Showing(driver_class=make_driver_class(terminal)).run()
 """
 
 
-def test_kitty_gets_each_picture_once_and_frees_all_before_it_is_left(tmp_path: Path) -> None:
-    moving, still = clip(tmp_path / "a.gif", 3), picture(tmp_path / "b.png")
-    with PlayedTerminal(SHOWING, str(moving), str(still)) as terminal:
+def test_kitty_receives_each_image_once_and_all_are_deleted_at_exit(tmp_path: Path) -> None:
+    animated, image = clip(tmp_path / "a.gif", 3), still(tmp_path / "b.png")
+    with SimulatedTerminal(SHOWING, str(animated), str(image)) as terminal:
         terminal.wait_for(r"3 of 3[\s\S]*1 of 3[\s\S]*3 of 3")
         terminal.type("n")
         terminal.wait_for(r"(a=T[\s\S]*){4}")
         terminal.type("q")
-        terminal.said()
+        terminal.result()
         sent = sorted(part.split(",")[4] for part in terminal.written.split("\x1b_Ga=T")[1:])
         freed = sorted(part.split(",")[2] for part in terminal.written.split("\x1b_Ga=d")[1:])
         assert len(sent) == 4 and len(set(sent)) == 4 and sent == freed
@@ -361,7 +362,7 @@ def test_kitty_gets_each_picture_once_and_frees_all_before_it_is_left(tmp_path: 
 
 
 @pytest.mark.filterwarnings("error")
-async def test_a_clip_told_of_another_file_before_it_began_on_the_first_reads_only_that(
+async def test_file_replaced_before_loading_is_never_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost: list[object] = []
@@ -369,10 +370,10 @@ async def test_a_clip_told_of_another_file_before_it_began_on_the_first_reads_on
     app = Gallery()
     async with app.run_test(size=(60, 20)):
         app.clip.show(tmp_path / "first.png")
-        app.clip.show(picture(tmp_path / "second.png"), "second")
+        app.clip.show(still(tmp_path / "second.png"), "second")
         async with asyncio.timeout(10):
             while not app.clip.frames:
                 await asyncio.sleep(0.02)
-        assert app.clip.title == "second" and "not there" not in app.text()
+        assert app.clip.title == "second" and "no longer exists" not in app.text()
     gc.collect()
     assert not lost

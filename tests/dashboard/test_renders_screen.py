@@ -1,4 +1,4 @@
-"""Batches of clips on the screen, as a person watches them."""
+"""Renders screen and batch screen."""
 
 import os
 import re
@@ -18,9 +18,9 @@ from pvtool_core.errors import Missing
 from pvtool_core.paths import runs_dir
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import Request, RunFolder
-from tests.support.batches import clip_event, draw_clip, make_batch, rendering_event, tell
+from tests.support.batches import clip_event, draw_clip, make_batch, rendering_event, write_worker
 from tests.support.run_files import MakeRun, gpu_event, write_events, write_status
-from tests.support.screen_text import seen, until, until_screen, until_seen
+from tests.support.screen_text import screen_text, until, until_screen, until_seen
 
 SIZES = [(80, 24), (120, 40), (300, 80)]
 
@@ -35,26 +35,33 @@ def dashboard(
 
 @pytest.fixture
 def batch(home: Path) -> BatchFolder:
-    """A live batch of 2000 clips by two engines: 12 of 16 made in the last minute, 1 there before, 3 failed."""
-    made = make_batch("night", clips=2000, workers=2)
+    """Create a live batch of 2000 clips with two workers.
+
+    12 of 16 clips were rendered in the last minute, 1 existed, 3 failed.
+    """
+    live_batch = make_batch("night", clips=2000, workers=2)
     now = time.time()
     clips = [clip_event(now - 60 + 4 * i, i, "failed" if i % 6 == 5 else "done") for i in range(15)]
-    begun = [rendering_event(now - 60), gpu_event(now, 1)]
-    tell(made.worker(0), State.RUNNING, [*begun, clip_event(now - 59, 100, "skipped"), *clips[::2]])
-    tell(made.worker(1), State.RUNNING, [*begun, *clips[1::2]])
-    return made
+    started = [rendering_event(now - 60), gpu_event(now, 1)]
+    write_worker(
+        live_batch.worker(0),
+        State.RUNNING,
+        [*started, clip_event(now - 59, 100, "skipped"), *clips[::2]],
+    )
+    write_worker(live_batch.worker(1), State.RUNNING, [*started, *clips[1::2]])
+    return live_batch
 
 
 def clips_shown(pilot: Pilot[None]) -> list[ClipView]:
     return [clip for clip in pilot.app.screen.query(ClipView) if clip.display]
 
 
-async def test_all_batches_are_listed_newest_first_with_what_is_there_what_failed_and_how_fast_it_goes(
+async def test_batches_are_listed_newest_first_with_progress_failures_and_rate(
     batch: BatchFolder,
 ) -> None:
     ended = make_batch("evening", clips=3)
     began = time.time() - 9000
-    tell(
+    write_worker(
         ended.worker(0),
         State.FINISHED,
         [rendering_event(began), *(clip_event(began + 9 * i, i) for i in range(3))],
@@ -63,7 +70,9 @@ async def test_all_batches_are_listed_newest_first_with_what_is_there_what_faile
     async with dashboard().run_test(size=(120, 40)) as pilot:
         await pilot.press("4")
         await until_seen(pilot, "afternoon")
-        rows = [re.split(r" {2,}", line.strip()) for line in seen(pilot.app).splitlines()[2:5]]
+        rows = [
+            re.split(r" {2,}", line.strip()) for line in screen_text(pilot.app).splitlines()[2:5]
+        ]
         assert [row[:3] for row in rows] == [
             ["night", "● running", "14/2 000"],
             ["evening", "✓ finished", "3/3"],
@@ -74,57 +83,57 @@ async def test_all_batches_are_listed_newest_first_with_what_is_there_what_faile
         assert rows[1][4] == "600"
 
 
-async def test_without_batches_it_says_what_makes_one(home: Path) -> None:
+async def test_empty_list_shows_how_to_create_a_batch(home: Path) -> None:
     async with dashboard().run_test(size=(80, 24)) as pilot:
         await pilot.press("4")
-        await until_seen(pilot, "`pv render NAME PROMPT...` makes clips")
+        await until_seen(pilot, "Each `pv render NAME PROMPT...`")
 
 
-async def test_a_batch_that_begins_goes_on_and_ends_is_followed_by_the_list(home: Path) -> None:
+async def test_list_follows_a_batch_from_start_to_end(home: Path) -> None:
     async with dashboard().run_test(size=(80, 24)) as pilot:
         await pilot.press("4")
-        await until_seen(pilot, "No batch yet")
+        await until_seen(pilot, "No batches yet")
         batch = make_batch("night", clips=3)
         await until_seen(pilot, "night", "0/3")
-        tell(batch.worker(0), State.RUNNING, [clip_event(time.time(), 0)])
+        write_worker(batch.worker(0), State.RUNNING, [clip_event(time.time(), 0)])
         await until_seen(pilot, "● running", "1/3")
-        tell(
+        write_worker(
             batch.worker(0), State.FINISHED, [clip_event(time.time(), number) for number in (1, 2)]
         )
         await until_seen(pilot, "✓ finished", "3/3")
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_one_batch_tells_how_far_and_how_fast_it_is_and_what_its_engines_are_at(
+async def test_batch_screen_shows_progress_rate_and_workers(
     batch: BatchFolder, size: tuple[int, int]
 ) -> None:
     async with dashboard(batch).run_test(size=size) as pilot:
         await until_seen(
-            pilot, "14/2 000 clips", "13 made", "1 there before", "2 failed", "1 984 to make"
+            pilot, "14/2 000 clips", "13 rendered", "1 skipped", "2 failed", "1 984 remaining"
         )
-        text = seen(pilot.app)
-        rate, left = re.findall(r"(\d+) an hour  (\S+) left", text)[0]
+        text = screen_text(pilot.app)
+        rate, left = re.findall(r"(\d+) per hour  (\S+) left", text)[0]
         assert 600 < int(rate) < 800 and left.startswith(("2:", "3:"))
         assert "● running  worker-0  cpu  ada, seed 14: <V> woman" in text
         assert "● running  worker-1  cpu  ada, seed 13: <V> woman" in text
 
 
-async def test_an_engine_that_died_is_told_and_the_others_go_on(batch: BatchFolder) -> None:
+async def test_lost_worker_is_reported(batch: BatchFolder) -> None:
     write_status(batch.worker(1), State.RUNNING, 0, pid=2**22 + 1)
     async with dashboard(batch).run_test(size=(120, 40)) as pilot:
         await until_seen(
             pilot,
             "✗ lost  worker-1",
-            "worker-1 is gone and left no word; the others make its clips.",
+            "Engine process of worker-1 lost. Other workers render the missing clips.",
         )
-        assert seen(pilot.app).startswith(" ● running  night")
+        assert screen_text(pilot.app).startswith(" ● running  night")
 
 
-async def test_failures_are_listed_with_their_reasons_and_enter_shows_all_of_one(
+async def test_failures_are_listed_and_enter_shows_the_full_reason(
     batch: BatchFolder,
 ) -> None:
     reason = (
-        "The checkpoint of ada-1 was removed while its clips were made, " * 4
+        "The checkpoint of ada-1 was removed while its clips were rendered, " * 4
         + "and that is the end of it."
     )
     write_events(batch.worker(0), [clip_event(time.time(), 77, "failed", reason=reason)])
@@ -135,7 +144,7 @@ async def test_failures_are_listed_with_their_reasons_and_enter_shows_all_of_one
             "ada, seed 77  The checkpoint of ada-1",
             "ada, seed 5  The adapter",
         )
-        assert "the end of it" not in seen(pilot.app)
+        assert "the end of it" not in screen_text(pilot.app)
         await pilot.press("f", "enter")
         await until_seen(pilot, "that is the end of it", "seed-000077")
         await pilot.press("escape")
@@ -145,7 +154,7 @@ async def test_failures_are_listed_with_their_reasons_and_enter_shows_all_of_one
 
 
 @pytest.mark.parametrize(("size", "count"), [(SIZES[0], 1), (SIZES[1], 2), (SIZES[2], 4)])
-async def test_the_newest_clips_play_as_many_as_there_is_room_for(
+async def test_newest_clips_play_side_by_side(
     batch: BatchFolder, size: tuple[int, int], count: int
 ) -> None:
     for number in (12, 13, 14, 10):
@@ -162,45 +171,45 @@ async def test_the_newest_clips_play_as_many_as_there_is_room_for(
         ]
         await until_seen(pilot, "of 4, playing")
         await pilot.press("space")
-        await until_seen(pilot, "of 4, held")
+        await until_seen(pilot, "of 4, paused")
 
 
-async def test_stopping_a_batch_asks_each_living_engine(batch: BatchFolder) -> None:
-    tell(batch.worker(1), State.FINISHED, [])
+async def test_stop_requests_every_live_worker(batch: BatchFolder) -> None:
+    write_worker(batch.worker(1), State.FINISHED, [])
     async with dashboard().run_test(size=(120, 40), notifications=True) as pilot:
         await pilot.press("4")
         await until_seen(pilot, "night")
         await pilot.press("S")
-        await until_seen(pilot, "night ends after the clips at hand")
+        await until_seen(pilot, "night stops after the current clips")
         assert batch.worker(0).take_requests() == [Request.STOP]
         assert batch.worker(1).take_requests() == []
         await pilot.press("enter")
         await until_screen(pilot, BatchScreen)
         await pilot.press("S")
         await until(pilot, lambda: batch.worker(0).take_requests() == [Request.STOP])
-        tell(batch.worker(0), State.STOPPED, [])
+        write_worker(batch.worker(0), State.STOPPED, [])
         await until_seen(pilot, "■ stopped")
         await pilot.press("S")
-        await until_seen(pilot, "No engine works on night.")
+        await until_seen(pilot, "No worker of night is running.")
 
 
-async def test_what_files_hold_is_never_taken_for_commands_to_the_terminal(home: Path) -> None:
+async def test_control_characters_in_files_are_escaped(home: Path) -> None:
     batch = make_batch("odd")
     odd = {
         "prompt": "[red]x[/]\x1b]0;mine\x07\n",
         "identity": "a\x1b[2J",
         "reason": "[/] \x1b[31m it",
     }
-    tell(batch.worker(0), State.RUNNING, [clip_event(time.time(), 1, "failed", **odd)])
+    write_worker(batch.worker(0), State.RUNNING, [clip_event(time.time(), 1, "failed", **odd)])
     batch.worker(0).log.touch()
     async with dashboard(batch).run_test(size=(120, 40)) as pilot:
         await until_seen(pilot, "[/]", "1 failed")
         await pilot.press("f", "enter")
         await until_seen(pilot, "[red]x[/]")
-        assert "\x1b" not in seen(pilot.app)
+        assert "\x1b" not in screen_text(pilot.app)
 
 
-async def test_an_unreadable_history_is_said(
+async def test_unreadable_history_is_reported(
     batch: BatchFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch.worker(0).events.unlink()
@@ -209,7 +218,7 @@ async def test_an_unreadable_history_is_said(
         await until_seen(pilot, "Cannot read events.jsonl")
 
 
-async def test_keys_go_from_batch_to_batch_and_back_to_the_list(batch: BatchFolder) -> None:
+async def test_keys_switch_between_batches_and_the_list(batch: BatchFolder) -> None:
     make_batch("evening", clips=3)
     async with dashboard(batch).run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "night")
@@ -220,9 +229,7 @@ async def test_keys_go_from_batch_to_batch_and_back_to_the_list(batch: BatchFold
         await until(pilot, lambda: not isinstance(pilot.app.screen, BatchScreen))
 
 
-def test_a_name_or_a_folder_opens_the_batch_or_else_the_run(
-    batch: BatchFolder, make_run: MakeRun
-) -> None:
+def test_name_or_folder_opens_a_batch_or_a_run(batch: BatchFolder, make_run: MakeRun) -> None:
     run = make_run("ada-1", 3)
     for name in ("night", str(batch.path), os.path.relpath(batch.path)):
         found = run_or_batch(name)
@@ -233,21 +240,21 @@ def test_a_name_or_a_folder_opens_the_batch_or_else_the_run(
         run_or_batch("nothing")
 
 
-async def test_f_says_that_no_clip_failed(home: Path) -> None:
+async def test_f_reports_that_no_clip_failed(home: Path) -> None:
     batch = make_batch("fine", clips=1)
-    tell(batch.worker(0), State.FINISHED, [clip_event(time.time(), 0)])
+    write_worker(batch.worker(0), State.FINISHED, [clip_event(time.time(), 0)])
     async with dashboard(batch).run_test(size=(120, 40), notifications=True) as pilot:
         await until_seen(pilot, "1/1 clips")
         await pilot.press("f")
-        await until_seen(pilot, "No clip of this batch failed.")
+        await until_seen(pilot, "No failed clips in this batch.")
 
 
-async def test_rows_that_were_left_out_count_as_failed_with_their_reasons(home: Path) -> None:
+async def test_refused_rows_count_as_failed(home: Path) -> None:
     batch = make_batch("bad", clips=1)
     write_refused(
         batch.refused, {"bad.csv, line 3": "Unknown identity.", "bad.csv, line 4": "No keyword."}
     )
-    tell(batch.worker(0), State.FINISHED, [clip_event(time.time(), 0)])
+    write_worker(batch.worker(0), State.FINISHED, [clip_event(time.time(), 0)])
     async with dashboard(batch).run_test(size=(120, 40)) as pilot:
         await until_seen(pilot, "1/3 clips", "2 failed", "bad.csv, line 3", "No keyword.")
         await pilot.press("f", "enter")

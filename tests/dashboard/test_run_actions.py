@@ -1,4 +1,4 @@
-"""Steering with real processes: what is begun is begun once, and readers know of it at once."""
+"""Actions on runs with real processes."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pvtool.dashboard.run_actions import go_on, pause_or_go_on
+from pvtool.dashboard.run_actions import resume_run, toggle_pause
 from pvtool_core import supervisor
 from pvtool_core.errors import UsageError
 from pvtool_core.store.liveness import State
@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parents[1] / "support/scripted_engine.py"
 
 @pytest.fixture
 def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[RunFolder]:
-    """A run that was stopped, whose next engine is a scripted one."""
+    """Create a stopped run whose next engine is a scripted one."""
     monkeypatch.setattr(supervisor, "ENGINE", (sys.executable, str(SCRIPT)))
     folder = RunFolder(tmp_path / "ada-1").create()
     folder.config.write_text("works")
@@ -29,32 +29,32 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[RunFol
         supervisor.wait_for(folder, frozenset({State.STOPPED, State.FINISHED}))
 
 
-def test_a_run_is_starting_as_soon_as_it_was_resumed_and_cannot_be_resumed_twice(
+def test_resumed_run_is_starting_and_cannot_be_resumed_twice(
     stopped: RunFolder,
 ) -> None:
-    go_on(stopped)
+    resume_run(stopped)
     assert stopped.state() in {State.STARTING, State.RUNNING}
     first = stopped.read_status()
     with pytest.raises(UsageError, match="already"):
-        go_on(stopped)
+        resume_run(stopped)
     second = stopped.read_status()
     assert first
     assert second
     assert first.pid == second.pid
 
 
-def test_an_engine_that_dies_before_its_heart_beats_is_lost_and_not_new(stopped: RunFolder) -> None:
+def test_engine_that_dies_before_its_heartbeat_is_lost(stopped: RunFolder) -> None:
     stopped.config.write_text("broken")
-    go_on(stopped)
+    resume_run(stopped)
     while stopped.state() == State.STARTING:
         time.sleep(0.05)
     assert stopped.state() == State.LOST
 
 
-def test_the_same_key_holds_a_run_and_lets_it_go_on(stopped: RunFolder) -> None:
-    go_on(stopped)
+def test_same_key_pauses_and_resumes_a_run(stopped: RunFolder) -> None:
+    resume_run(stopped)
     supervisor.wait_for(stopped, frozenset({State.RUNNING}))
-    pause_or_go_on(stopped)
+    toggle_pause(stopped)
     assert supervisor.wait_for(stopped, frozenset({State.PAUSED})) == State.PAUSED
-    pause_or_go_on(stopped)
+    toggle_pause(stopped)
     assert supervisor.wait_for(stopped, frozenset({State.RUNNING})) == State.RUNNING

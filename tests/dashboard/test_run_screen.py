@@ -1,4 +1,4 @@
-"""One run on the screen, as a person uses it."""
+"""Run screen."""
 
 import os
 import re
@@ -28,9 +28,8 @@ from tests.support.run_files import (
 )
 from tests.support.sample_data import clip
 from tests.support.screen_text import (
-    asked,
     dashboard,
-    seen,
+    screen_text,
     until,
     until_found,
     until_screen,
@@ -43,14 +42,14 @@ PANES = ["overview", "curves", "samples", "prompts", "machine", "log", "settings
 
 
 async def go_to(pilot: Pilot[None], pane: str) -> None:
-    """Go on with `]` until a pane is shown, from the overview."""
+    """Press `]` until a pane is shown, starting from the overview."""
     await until(pilot, lambda: isinstance(pilot.app.screen, RunScreen))
     await pilot.press(*["right_square_bracket"] * PANES.index(pane))
     await until(pilot, lambda: pilot.app.screen.query_one(Tabs).active == pane)
     await pilot.pause(0.2)
 
 
-async def test_it_says_state_step_and_newest_rewards_and_the_prompt_at_hand(
+async def test_headline_shows_state_step_rewards_and_current_prompt(
     make_run: MakeRun,
 ) -> None:
     folder = make_run("ada-1", 180)
@@ -61,7 +60,7 @@ async def test_it_says_state_step_and_newest_rewards_and_the_prompt_at_hand(
         await until_seen(pilot, "<V> woman is dancing in the rain", "seed 1000000")
 
 
-async def test_what_the_engine_writes_is_seen_soon(make_run: MakeRun) -> None:
+async def test_new_events_are_shown(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 3)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "step 3/400")
@@ -70,7 +69,7 @@ async def test_what_the_engine_writes_is_seen_soon(make_run: MakeRun) -> None:
         await until_seen(pilot, "step 4/400", "flies a kite")
 
 
-async def test_a_whole_history_is_there_on_reattaching_and_anew_after_a_resume(
+async def test_full_history_is_loaded_and_reloaded_after_a_resume(
     make_run: MakeRun,
 ) -> None:
     folder = make_run("ada-1", 300)
@@ -78,22 +77,20 @@ async def test_a_whole_history_is_there_on_reattaching_and_anew_after_a_resume(
         await until_seen(pilot, "step 300/400")
         screen = pilot.app.screen
         assert isinstance(screen, RunScreen)
-        await until(pilot, lambda: len(screen.known.history.curves["icr"]) == 300)
+        await until(pilot, lambda: len(screen.run_view.history.curves["icr"]) == 300)
         kept = folder.events.read_text().splitlines(keepends=True)[:200]
         (folder.path / "new").write_text("".join(kept))
         (folder.path / "new").rename(folder.events)
-        await until(pilot, lambda: len(screen.known.history.curves["icr"]) < 200)
+        await until(pilot, lambda: len(screen.run_view.history.curves["icr"]) < 200)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-async def test_every_pane_is_reached_by_keys_at_every_size(
-    make_run: MakeRun, size: tuple[int, int]
-) -> None:
+async def test_keys_open_every_pane_at_every_size(make_run: MakeRun, size: tuple[int, int]) -> None:
     folder = make_run("ada-1", 40, devices=2)
-    words = {
+    texts = {
         "overview": ["ICR"],
         "curves": ["ICR", "SCR"],
-        "samples": ["No sample yet"],
+        "samples": ["No samples yet"],
         "prompts": ["reads in a café"],
         "machine": ["GPU 0", "41.5 of 80.0 GiB", "61 °C", "412 W"],
         "log": ["events", "state=started"],
@@ -102,14 +99,14 @@ async def test_every_pane_is_reached_by_keys_at_every_size(
     async with dashboard(folder).run_test(size=size) as pilot:
         for pane in PANES:
             await until(pilot, lambda pane=pane: pilot.app.screen.query_one(Tabs).active == pane)
-            await until_seen(pilot, *words[pane])
+            await until_seen(pilot, *texts[pane])
             await pilot.press("right_square_bracket")
         await until(pilot, lambda: pilot.app.screen.query_one(Tabs).active == "overview")
         await pilot.press("left_square_bracket")
         await until(pilot, lambda: pilot.app.screen.query_one(Tabs).active == "settings")
 
 
-async def test_a_click_on_a_tab_opens_its_pane(make_run: MakeRun) -> None:
+async def test_click_on_a_tab_opens_its_pane(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 4)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "step 4/400")
@@ -117,7 +114,7 @@ async def test_a_click_on_a_tab_opens_its_pane(make_run: MakeRun) -> None:
         await until_seen(pilot, "reads in a café")
 
 
-async def test_a_resize_loses_nothing(make_run: MakeRun) -> None:
+async def test_resize_keeps_the_content(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 40)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         for width, height in [(80, 24), (40, 12), (20, 6), (300, 80), (100, 30)]:
@@ -130,16 +127,18 @@ async def test_a_resize_loses_nothing(make_run: MakeRun) -> None:
     ("key", "request_"),
     [("p", Request.PAUSE), ("S", Request.STOP), ("c", Request.CHECKPOINT), ("s", Request.SAMPLE)],
 )
-async def test_keys_steer_this_run(make_run: MakeRun, key: str, request_: Request) -> None:
+async def test_keys_send_requests_to_the_run(
+    make_run: MakeRun, key: str, request_: Request
+) -> None:
     folder = make_run("ada-1", 2)
     async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:
         await until_seen(pilot, "● running")
         await pilot.press(key)
-        await until_seen(pilot, "step ends")
-        assert asked(folder) == [request_]
+        await until_seen(pilot, "after the current step")
+        assert folder.take_requests() == [request_]
 
 
-async def test_an_engine_that_was_killed_is_shown_as_dead_with_the_way_to_resume(
+async def test_killed_engine_is_lost_and_can_be_resumed(
     make_run: MakeRun,
 ) -> None:
     folder = make_run("ada-1", 20)
@@ -150,16 +149,16 @@ async def test_an_engine_that_was_killed_is_shown_as_dead_with_the_way_to_resume
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "● running")
         write_status(folder, State.RUNNING, 20, pid=2**22 + 1)
-        await until_seen(pilot, "✗ lost", "r goes on from step 20", seconds=3)
+        await until_seen(pilot, "✗ lost", "Press r to resume from step 20", seconds=3)
 
 
-async def test_why_a_run_failed_is_said_loudly(make_run: MakeRun) -> None:
+async def test_failure_is_shown_as_an_alarm(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 20, State.FAILED)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
-        await until_seen(pilot, "✗ failed", "The loss is no number. Lower training.learning_rate.")
+        await until_seen(pilot, "✗ failed", "The loss is not finite. Lower training.learning_rate.")
 
 
-async def test_no_numbers_and_warnings_are_loud(make_run: MakeRun) -> None:
+async def test_warnings_and_non_finite_losses_are_alarms(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 20)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         write_events(
@@ -167,19 +166,19 @@ async def test_no_numbers_and_warnings_are_loud(make_run: MakeRun) -> None:
         )
         await until_seen(pilot, "3 of 12 pairs show no face.")
         write_events(folder, [step_event(21, loss=None)])
-        await until_seen(pilot, "loss of step 21 is no number.", "2 warnings in the log")
+        await until_seen(pilot, "Not a finite number at step 21: loss.", "2 warnings in the log")
 
 
-async def test_an_engine_that_hangs_is_told_from_one_that_works(make_run: MakeRun) -> None:
+async def test_hanging_engine_is_reported(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 20)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "step 20/400")
-        assert "Nothing new" not in seen(pilot.app)
+        assert "No events" not in screen_text(pilot.app)
         write_events(folder, [step_event(21, time=BEGAN - 1000)])
-        await until_seen(pilot, "Nothing new for", "the engine lives")
+        await until_seen(pilot, "No events for", "the engine is alive")
 
 
-async def test_a_history_that_ends_where_a_piece_of_reading_ends_is_shown_to_its_end(
+async def test_history_that_ends_at_a_chunk_boundary_is_complete(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_run("ada-1", 60)
@@ -197,7 +196,7 @@ async def test_a_history_that_ends_where_a_piece_of_reading_ends_is_shown_to_its
         "17",
     ],
 )
-async def test_a_heartbeat_of_other_things_than_it_should_hold_is_named_and_watching_goes_on(
+async def test_malformed_heartbeat_is_reported_and_the_run_is_still_followed(
     make_run: MakeRun, status: str
 ) -> None:
     folder = make_run("ada-1", 5)
@@ -212,7 +211,7 @@ async def test_a_heartbeat_of_other_things_than_it_should_hold_is_named_and_watc
         await until_seen(pilot, "7/400")
 
 
-async def test_what_a_log_would_do_to_the_terminal_is_not_done(make_run: MakeRun) -> None:
+async def test_control_characters_in_the_log_are_escaped(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 5)
     folder.log.write_text("before \x1b[2J\x1b[H\x07[/red] after\n")
     async with dashboard(folder).run_test(size=SIZE) as pilot:
@@ -223,7 +222,7 @@ async def test_what_a_log_would_do_to_the_terminal_is_not_done(make_run: MakeRun
         assert "\x1b" not in view.render_line(0).text
 
 
-async def test_a_log_that_begins_anew_shows_nothing_of_the_one_before(make_run: MakeRun) -> None:
+async def test_replaced_log_shows_only_the_new_content(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 5)
     folder.log.write_text("first of old\nsecond of old\n")
     async with dashboard(folder).run_test(size=SIZE) as pilot:
@@ -233,10 +232,10 @@ async def test_a_log_that_begins_anew_shows_nothing_of_the_one_before(make_run: 
         (folder.path / "new.log").write_text("one of new\ntwo of new\nthree of new\n")
         (folder.path / "new.log").rename(folder.log)
         await until_seen(pilot, "one of new", "three of new")
-        assert "of old" not in seen(pilot.app)
+        assert "of old" not in screen_text(pilot.app)
 
 
-async def test_a_run_of_garbage_is_shown_as_such_and_steers_back(make_run: MakeRun) -> None:
+async def test_corrupt_run_is_shown_with_its_problem(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 5)
     for file in (folder.config, folder.status):
         file.write_bytes(os.urandom(300))
@@ -252,7 +251,7 @@ async def test_a_run_of_garbage_is_shown_as_such_and_steers_back(make_run: MakeR
         await until_seen(pilot, "ada-1 !")
 
 
-async def test_a_run_that_vanishes_while_it_is_watched_harms_nothing(make_run: MakeRun) -> None:
+async def test_run_removed_while_shown_is_reported(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 5)
     make_run("ben-1", 7)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
@@ -263,14 +262,14 @@ async def test_a_run_that_vanishes_while_it_is_watched_harms_nothing(make_run: M
         await until_seen(pilot, "ben-1")
 
 
-async def test_a_copied_run_is_shown_from_any_folder(make_run: MakeRun, tmp_path: Path) -> None:
+async def test_copied_run_is_shown_from_any_folder(make_run: MakeRun, tmp_path: Path) -> None:
     folder = make_run("ada-1", 60, State.FINISHED)
     copied = RunFolder(folder.path.rename(tmp_path / "from-elsewhere"))
     async with dashboard(copied).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "✓ finished", "from-elsewhere", "step 60/400")
 
 
-async def test_the_next_run_and_the_one_before_are_a_key_away(make_run: MakeRun) -> None:
+async def test_keys_switch_to_the_next_and_previous_run(make_run: MakeRun) -> None:
     make_run("ada-1", 2)
     make_run("ben-1", 2)
     folder = make_run("cid-1", 2)
@@ -283,7 +282,7 @@ async def test_the_next_run_and_the_one_before_are_a_key_away(make_run: MakeRun)
         await until_seen(pilot, "cid on tiny")
 
 
-async def test_another_run_is_laid_over_its_curves_and_beside_its_settings(
+async def test_overlay_shows_curves_and_settings_of_another_run(
     make_run: MakeRun,
 ) -> None:
     other = make_run("ada-1", 30)
@@ -295,39 +294,42 @@ async def test_another_run_is_laid_over_its_curves_and_beside_its_settings(
         await go_to(pilot, "settings")
         await until_seen(pilot, "model.family")
         await pilot.press("o")
-        await until_seen(pilot, "Otherwise in ada-1:", "training.iterations", "400  ≠  500")
+        await until_seen(pilot, "Different in ada-1:", "training.iterations", "400  ≠  500")
         screen = pilot.app.screen
         assert isinstance(screen, RunScreen)
         await until(
-            pilot, lambda: screen.known.overlay and len(screen.known.overlay.curves["icr"]) == 30
+            pilot,
+            lambda: screen.run_view.overlay and len(screen.run_view.overlay.curves["icr"]) == 30,
         )
         await pilot.press("o")
-        await until(pilot, lambda: screen.known.overlay is None and "≠" not in seen(pilot.app))
+        await until(
+            pilot, lambda: screen.run_view.overlay is None and "≠" not in screen_text(pilot.app)
+        )
 
 
-async def test_curves_are_saved_as_a_table_and_a_picture(make_run: MakeRun) -> None:
+async def test_curves_are_exported_as_csv_and_png(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 25)
     async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:
         await until_seen(pilot, "step 25/400", "ICR 0.")
         await pilot.press("E")
-        await until_seen(pilot, "Saved the curves")
+        await until_seen(pilot, "Curves saved")
         rows = Path("ada-1.csv").read_text().splitlines()
         assert len(rows) == 26
         assert rows[0].startswith("step,time,")
         assert Path("ada-1.png").read_bytes().startswith(b"\x89PNG")
 
 
-async def test_the_screen_is_saved_as_a_picture(make_run: MakeRun) -> None:
+async def test_screenshot_is_saved_as_svg(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 2)
     async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:
         await until_seen(pilot, "step 2/400")
         await pilot.press("V")
-        await until_seen(pilot, "Saved this screen")
+        await until_seen(pilot, "Screenshot saved")
         (picture,) = Path.cwd().glob("*.svg")
         assert "ada-1" in picture.read_text()
 
 
-async def test_prompts_are_listed_with_how_often_each_was_drawn(make_run: MakeRun) -> None:
+async def test_prompts_are_listed_with_their_counts(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 8)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await go_to(pilot, "prompts")
@@ -336,17 +338,17 @@ async def test_prompts_are_listed_with_how_often_each_was_drawn(make_run: MakeRu
         )
 
 
-async def test_without_an_accelerator_the_engines_own_memory_is_shown(make_run: MakeRun) -> None:
+async def test_memory_of_the_engine_is_shown_without_an_accelerator(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 8)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await go_to(pilot, "machine")
-        await until_seen(pilot, "The engine", "Memory 3.00 GiB", "Load 101.0 % of a core")
-        assert "GPU" not in seen(pilot.app)
+        await until_seen(pilot, "Engine process", "Memory 3.00 GiB", "Load 101.0 % of a core")
+        assert "GPU" not in screen_text(pilot.app)
         write_events(folder, [gpu_event(BEGAN + 9, devices=1)])
         await until_seen(pilot, "GPU 0")
 
 
-async def test_the_log_is_searched_followed_and_shows_the_engines_own_words(
+async def test_log_is_searched_and_followed_and_switches_to_the_engine_output(
     make_run: MakeRun,
 ) -> None:
     folder = make_run("ada-1", 200)
@@ -357,7 +359,7 @@ async def test_the_log_is_searched_followed_and_shows_the_engines_own_words(
         await go_to(pilot, "log")
         await until_seen(pilot, "events, without steps and gauges", "2 lines")
         await pilot.press("v")
-        await until_seen(pilot, "events, every one", "step=200")
+        await until_seen(pilot, "events, all", "step=200")
         await pilot.press("slash", *"step=77", "enter")
         await until_seen(pilot, "step=77 ", "'step=77' in line")
         write_events(folder, [step_event(201)])
@@ -374,59 +376,61 @@ async def test_the_log_is_searched_followed_and_shows_the_engines_own_words(
         await pilot.press("N")
         await until_seen(pilot, "line 12 of the engine", "in line 13")
         await pilot.press("slash", *"nowhere", "enter")
-        await until_seen(pilot, "'nowhere' is nowhere in it")
+        await until_seen(pilot, "'nowhere' not found")
         await pilot.press("slash", "escape", "j", "k", "down", "up", "home", "end")
         await until_seen(pilot, "Traceback: boom")
 
 
-async def test_what_was_before_and_what_is_now_play_in_step(make_run: MakeRun) -> None:
+async def test_clips_before_training_and_now_play_in_sync(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 20)
     for step in (0, 20):
         path = folder.path / f"samples/step-{step:06}/00.gif"
         path.parent.mkdir(parents=True)
-        about = {
+        details = {
             "path": str(clip(path).relative_to(folder.path)),
             "prompt": "<V> woman runs",
             "seed": 7,
         }
-        write_events(folder, [{"time": BEGAN + step, "type": "sample", "step": step, **about}])
+        write_events(folder, [{"time": BEGAN + step, "type": "sample", "step": step, **details}])
     terminal = Terminal(Pictures.BLOCKS, tmux=False, colours="truecolor")
     async with Dashboard(terminal, runs_dir(), folder).run_test(size=SIZE) as pilot:
         await go_to(pilot, "samples")
-        await until(pilot, lambda: seen(pilot.app).count("of 6, playing") == 2)
+        await until(pilot, lambda: screen_text(pilot.app).count("of 6, playing") == 2)
         looks: list[list[str]] = []
         for _ in range(12):
             await pilot.pause(0.13)
-            looks.append(re.findall(r"(\d) of 6, playing", seen(pilot.app)))
-        together = [before for before, now in looks if before == now]
-        assert len(together) >= 10 and len(set(together)) > 2, looks
+            looks.append(re.findall(r"(\d) of 6, playing", screen_text(pilot.app)))
+        equal = [before for before, now in looks if before == now]
+        assert len(equal) >= 10 and len(set(equal)) > 2, looks
 
 
-async def test_help_names_the_keys_of_what_is_looked_at_first(make_run: MakeRun) -> None:
+async def test_help_lists_the_keys_of_the_current_pane_first(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 5)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await go_to(pilot, "log")
         await pilot.press("question_mark")
-        await until_seen(pilot, "Keys", "Search in the log", "Save a checkpoint and end the engine")
-        shown = seen(pilot.app)
+        await until_seen(
+            pilot, "Keys", "Search in the log", "Save a checkpoint and stop the engine"
+        )
+        shown = screen_text(pilot.app)
         assert shown.index("Search in the log") < shown.index(
-            "Save a checkpoint and end the engine"
+            "Save a checkpoint and stop the engine"
         )
         await pilot.press("escape")
-        await until(pilot, lambda: "Search in the log" not in seen(pilot.app))
+        await until(pilot, lambda: "Search in the log" not in screen_text(pilot.app))
 
 
-async def test_the_palette_names_what_can_be_done(make_run: MakeRun) -> None:
+async def test_command_palette_lists_the_actions(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 5)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "step 5/400")
         await pilot.press("ctrl+p", *"checkpoint now")
         await until_seen(pilot, "Save a checkpoint now")
         await pilot.press("enter")
-        await until(pilot, lambda: Request.CHECKPOINT in asked(folder))
+        await until(pilot, lambda: Request.CHECKPOINT in folder.take_requests())
 
 
-async def test_themes_are_chosen_from_a_list(make_run: MakeRun) -> None:
+async def test_theme_is_selected_from_a_list(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 5)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "step 5/400")
@@ -434,17 +438,17 @@ async def test_themes_are_chosen_from_a_list(make_run: MakeRun) -> None:
         await until(pilot, lambda: pilot.app.theme == "nord")
 
 
-async def test_the_header_shows_smoothed_figures_with_their_trend(make_run: MakeRun) -> None:
+async def test_headline_shows_smoothed_values_with_trends(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 100)
     write_events(folder, [step_event(101, icr=9.0)])
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "step 101/400")
-        assert "ICR 9" not in seen(pilot.app)
-        header = seen(pilot.app).splitlines()[0]
+        assert "ICR 9" not in screen_text(pilot.app)
+        header = screen_text(pilot.app).splitlines()[0]
         assert re.search(r"ICR \d\.\d{3}[↑↓→]", header) and "SCR" in header and "loss" in header
 
 
-async def test_the_progress_bar_survives_an_enlarged_curve(make_run: MakeRun) -> None:
+async def test_progress_bar_is_updated_while_a_curve_is_enlarged(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 100)
     async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:
         await until_seen(pilot, "25%", "━━━━━")
@@ -455,7 +459,8 @@ async def test_the_progress_bar_survives_an_enlarged_curve(make_run: MakeRun) ->
         write_status(folder, State.RUNNING, 120)
         screen = await until_screen(pilot, RunScreen)
         await until(
-            pilot, lambda: screen.known.history.step == 101 and screen.known.facts.step == 120
+            pilot,
+            lambda: screen.run_view.history.step == 101 and screen.run_view.summary.step == 120,
         )
         await pilot.press("E")
         await until(pilot, lambda: Path("ada-1.png").exists() and Path("ada-1.png").stat().st_size)
@@ -469,49 +474,52 @@ async def test_escape_leaves_the_enlarged_clip_before_the_run(make_run: MakeRun)
         await go_to(pilot, "samples")
         samples = await until_found(pilot, Samples, "#samples.pane")
         await pilot.press("z")
-        await until(pilot, lambda: samples.alone)
+        await until(pilot, lambda: samples.enlarged)
         await pilot.press("escape")
-        await until(pilot, lambda: not samples.alone)
+        await until(pilot, lambda: not samples.enlarged)
         assert isinstance(pilot.app.screen, RunScreen)
         await pilot.press("escape")
         await until(pilot, lambda: not isinstance(pilot.app.screen, RunScreen))
 
 
-async def test_saving_curves_again_makes_new_files(make_run: MakeRun) -> None:
+async def test_exporting_again_creates_new_files(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 5)
     Path("ada-1.csv").write_text("mine")
     async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:
         await until_seen(pilot, "step 5/400", "ICR 0.")
         await pilot.press("E")
-        await until_seen(pilot, "Saved the curves")
+        await until_seen(pilot, "Curves saved")
         assert Path("ada-1.csv").read_text() == "mine"
         assert Path("ada-1-curves-2.csv").stat().st_size
 
 
-async def test_an_ended_run_offers_neither_pause_nor_stop(make_run: MakeRun) -> None:
+async def test_ended_run_has_no_pause_or_stop(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 400, State.FINISHED)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "✓ finished", "ICR")
         await until(
-            pilot, lambda: "p Pause" not in seen(pilot.app) and "S Stop" not in seen(pilot.app)
+            pilot,
+            lambda: (
+                "p Pause" not in screen_text(pilot.app) and "S Stop" not in screen_text(pilot.app)
+            ),
         )
-        assert "live" not in seen(pilot.app)
+        assert "live" not in screen_text(pilot.app)
 
 
-async def test_the_log_of_an_ended_run_is_not_live(make_run: MakeRun) -> None:
+async def test_log_of_ended_run_is_not_live(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 400, State.FINISHED)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await go_to(pilot, "log")
         await until_seen(pilot, "events, without steps and gauges", "2 lines")
-        assert "live" not in seen(pilot.app)
+        assert "live" not in screen_text(pilot.app)
 
 
-async def test_stopping_a_paused_run_says_that_it_ends_now(make_run: MakeRun) -> None:
+async def test_stopping_a_paused_run_takes_effect_immediately(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 5, State.PAUSED)
     async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:
         await until_seen(pilot, "‖ paused", "p Resume")
         await pilot.press("S")
-        await until_seen(pilot, "ada-1 ends now.")
+        await until_seen(pilot, "ada-1 stops now.")
 
 
 async def test_vim_keys_scroll_the_help(make_run: MakeRun) -> None:
@@ -531,5 +539,5 @@ async def test_memory_is_drawn_from_zero_to_the_total(make_run: MakeRun) -> None
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await go_to(pilot, "machine")
         await until_seen(pilot, "Memory 41.5 GiB")
-        rows = [row[1:6].strip() for row in seen(pilot.app).splitlines()]
+        rows = [row[1:6].strip() for row in screen_text(pilot.app).splitlines()]
         assert "80" in rows and "0" in rows

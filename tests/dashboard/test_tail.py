@@ -1,4 +1,4 @@
-"""Reading what another process writes, whatever is in it."""
+"""Reading files that another process appends to."""
 
 import json
 import os
@@ -26,9 +26,7 @@ def all_lines(tail: Tail) -> list[bytes]:
     st.lists(st.binary(max_size=40).filter(lambda line: b"\n" not in line and b"\r" not in line)),
     st.randoms(),
 )
-def test_however_the_writer_is_interrupted_every_line_is_read_once(
-    lines: list[bytes], chance: random.Random
-) -> None:
+def test_interrupted_writes_are_read_once(lines: list[bytes], chance: random.Random) -> None:
     path = Path(os.environ.get("TMPDIR", "/tmp")) / f"pv-tail-{os.getpid()}"
     path.write_bytes(b"")
     tail, read = Tail(path), list[bytes]()
@@ -42,7 +40,7 @@ def test_however_the_writer_is_interrupted_every_line_is_read_once(
     assert read == lines
 
 
-def test_a_file_that_begins_anew_is_read_from_its_beginning(tmp_path: Path) -> None:
+def test_replaced_or_truncated_file_is_read_from_the_start(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text("one\ntwo\n")
     tail = Tail(path)
@@ -50,36 +48,36 @@ def test_a_file_that_begins_anew_is_read_from_its_beginning(tmp_path: Path) -> N
     (tmp_path / "new").write_text("three\nfour\nfive\n")
     (tmp_path / "new").rename(path)
     chunk = tail.read()
-    assert (chunk.anew, chunk.lines) == (True, b"three\nfour\nfive\n")
+    assert (chunk.restarted, chunk.lines) == (True, b"three\nfour\nfive\n")
     path.write_text("6\n")
-    assert tail.read().anew
+    assert tail.read().restarted
 
 
-def test_a_vanished_file_is_an_empty_one_and_may_come_back(tmp_path: Path) -> None:
+def test_missing_file_counts_as_empty_and_may_reappear(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     tail = Tail(path)
     assert tail.read().lines == b""
     path.write_text("one\n")
     assert tail.read().lines == b"one\n"
     path.unlink()
-    assert tail.read().anew
+    assert tail.read().restarted
     path.write_text("two\n")
     assert tail.read().lines == b"two\n"
 
 
-def test_a_line_without_an_end_is_gone_past(tmp_path: Path) -> None:
+def test_overlong_line_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(b"x" * (3 * CHUNK_BYTES) + b"\nlast\n")
     assert all_lines(Tail(path))[-1] == b"last"
 
 
-def test_a_pipe_in_place_of_the_file_does_not_hold_us(tmp_path: Path) -> None:
+def test_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "events.jsonl")
     with pytest.raises(OSError, match="seek"):
         Tail(tmp_path / "events.jsonl").read()
 
 
-GARBAGE = [
+MALFORMED = [
     {"time": 1.0, "type": "step"},
     {"time": 1.0, "type": "step", "step": "many", "icr": 0.5},
     {"time": 1.0, "type": "step", "step": 3, "icr": "low"},
@@ -91,8 +89,8 @@ GARBAGE = [
 ]
 
 
-@pytest.mark.parametrize("event", GARBAGE, ids=str)
-def test_an_event_of_other_things_than_it_should_hold_is_counted_and_harms_nothing(
+@pytest.mark.parametrize("event", MALFORMED, ids=str)
+def test_malformed_event_is_counted_and_skipped(
     event: dict[str, object],
 ) -> None:
     history = RunHistory()
@@ -101,14 +99,16 @@ def test_an_event_of_other_things_than_it_should_hold_is_counted_and_harms_nothi
     assert history.curves["icr"].last == step_event(2)["icr"]
 
 
-def test_a_loss_that_is_no_number_is_an_alarm_and_a_gap() -> None:
+def test_non_finite_loss_is_an_alarm_and_a_gap() -> None:
     history = RunHistory()
     history.add([step_event(1), step_event(2, loss=None, icr=None), step_event(3)])
-    assert [alarm.message for alarm in history.alarms] == ["loss, icr of step 2 is no number."]
+    assert [alarm.message for alarm in history.alarms] == [
+        "Not a finite number at step 2: loss, icr."
+    ]
     assert history.curves["loss"].last == step_event(3)["loss"]
 
 
-def test_every_accelerator_has_its_own_gauges_and_the_engine_too() -> None:
+def test_accelerators_and_engine_have_gauges() -> None:
     history = RunHistory()
     history.add([gpu_event(1.0, devices=2), gpu_event(2.0, devices=2)])
     assert sorted(history.devices) == [0, 1]
@@ -116,14 +116,14 @@ def test_every_accelerator_has_its_own_gauges_and_the_engine_too() -> None:
     assert len(history.process["memory"]) == 2
 
 
-def test_prompts_are_counted_as_they_are_drawn() -> None:
+def test_drawn_prompts_are_counted() -> None:
     history = RunHistory()
     history.add(step_event(step) for step in range(1, 8))
-    assert sum(history.drawn.values()) == 7
+    assert sum(history.prompt_counts.values()) == 7
     assert history.prompt == step_event(7)["prompt"]
 
 
-def test_the_log_leaves_out_what_every_step_writes_unless_it_is_asked(tmp_path: Path) -> None:
+def test_log_omits_frequent_events_by_default(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     warning = {"time": 9.0, "type": "warning", "message": "3 of 12 pairs show no face"}
     path.write_text(
@@ -133,7 +133,7 @@ def test_the_log_leaves_out_what_every_step_writes_unless_it_is_asked(tmp_path: 
     lines = LogLines(path, events=True)
     assert not lines.extend().more
     assert len(lines.numbers(everything=True)) == 3
-    (rare,) = lines.texts(lines.numbers(everything=False))
-    assert "3 of 12 pairs show no face" in rare
+    (line,) = lines.texts(lines.numbers(everything=False))
+    assert "3 of 12 pairs show no face" in line
     assert lines.find("NO FACE", lines.numbers(everything=True), 0, 1) == 2
     assert lines.find("nowhere", lines.numbers(everything=True), 0, 1) is None

@@ -1,4 +1,4 @@
-"""The one question before the dashboard starts: what it finds out, how long it takes, and that nothing is left over."""
+"""Query of the terminal before the dashboard starts."""
 
 import io
 import json
@@ -12,7 +12,7 @@ import pytest
 from pvtool.cli import doctor
 from pvtool.terminal import Pictures, Terminal, prepare, probe
 from pvtool_core.errors import UsageError
-from tests.support.terminal import KITTY, XTERM, PlayedTerminal
+from tests.support.terminal import KITTY, XTERM, SimulatedTerminal
 
 PROBE = """
 import json, select, sys, time
@@ -31,7 +31,7 @@ terminal = probe()
 prepare(terminal)
 from textual.app import App
 from textual.widgets import Input
-from pvtool.dashboard.driver import patient_driver
+from pvtool.dashboard.driver import make_driver_class
 
 class Typing(App):
     BINDINGS = [("ctrl+t", "quit", "End")]
@@ -41,51 +41,51 @@ class Typing(App):
         self.exit_at = None
     def action_quit(self):
         self.exit(self.query_one(Input).value)
-print(repr(Typing(driver_class=patient_driver(terminal)).run()))
+print(repr(Typing(driver_class=make_driver_class(terminal)).run()))
 """
 
 
-def probed(terminal: PlayedTerminal) -> dict[str, object]:
+def probed(terminal: SimulatedTerminal) -> dict[str, object]:
     with terminal:
-        return json.loads(terminal.said())
+        return json.loads(terminal.result())
 
 
-def test_kitty_is_found_at_once_with_its_cells_and_colours() -> None:
-    found = probed(PlayedTerminal(PROBE))
+def test_kitty_is_detected_immediately_with_cell_size_and_colours() -> None:
+    found = probed(SimulatedTerminal(PROBE))
     assert (found["pictures"], found["colours"], found["cell"]) == ("kitty", "truecolor", [9, 18])
     assert found["answered"] and not found["left"] and not found["textual"]
     assert float(str(found["took"])) < 0.2
 
 
 @pytest.mark.parametrize("delay", [0.15, 0.8])
-def test_a_slow_link_is_waited_for_and_leaves_nothing_to_be_typed(delay: float) -> None:
-    found = probed(PlayedTerminal(PROBE, delay=delay))
+def test_replies_on_a_slow_link_are_awaited_and_consumed(delay: float) -> None:
+    found = probed(SimulatedTerminal(PROBE, delay=delay))
     assert found["pictures"] == "kitty" and found["answered"] and not found["left"]
     assert delay <= float(str(found["took"])) < delay + 0.4
 
 
-def test_a_terminal_that_never_answers_gets_half_blocks_after_a_second_and_a_half() -> None:
-    found = probed(PlayedTerminal(PROBE, delay=None))
+def test_terminal_without_replies_uses_half_blocks_after_a_timeout() -> None:
+    found = probed(SimulatedTerminal(PROBE, delay=None))
     assert (found["pictures"], found["colours"], found["answered"]) == ("blocks", "256", False)
     assert 1.4 < float(str(found["took"])) < 2.2
 
 
-def test_a_terminal_without_placeholders_gets_half_blocks_though_it_has_kittys_graphics() -> None:
+def test_kitty_graphics_without_placeholders_are_not_used() -> None:
     wezterm = {**KITTY, "\x1b[>0q": "\x1bP>|WezTerm 20240203\x1b\\"}
     old_kitty = {**KITTY, "\x1b[>0q": "\x1bP>|kitty(0.21.2)\x1b\\"}
-    assert probed(PlayedTerminal(PROBE, answers=wezterm))["pictures"] == "blocks"
-    assert probed(PlayedTerminal(PROBE, answers=old_kitty))["pictures"] == "blocks"
+    assert probed(SimulatedTerminal(PROBE, answers=wezterm))["pictures"] == "blocks"
+    assert probed(SimulatedTerminal(PROBE, answers=old_kitty))["pictures"] == "blocks"
 
 
-def test_true_colour_is_known_without_colorterm_by_an_answer_or_by_a_name() -> None:
+def test_true_colour_is_detected_from_replies_and_names() -> None:
     def colours(**environ: str) -> object:
         return probed(
-            PlayedTerminal(PROBE, delay=0.0, answers={"\x1b[c": "\x1b[?62c"}, environ=environ)
+            SimulatedTerminal(PROBE, delay=0.0, answers={"\x1b[c": "\x1b[?62c"}, environ=environ)
         )["colours"]
 
-    assert probed(PlayedTerminal(PROBE, answers=XTERM))["colours"] == "truecolor"
+    assert probed(SimulatedTerminal(PROBE, answers=XTERM))["colours"] == "truecolor"
     assert (
-        probed(PlayedTerminal(PROBE, answers={k: KITTY[k] for k in ("\x1bP$qm", "\x1b[c")}))[
+        probed(SimulatedTerminal(PROBE, answers={k: KITTY[k] for k in ("\x1bP$qm", "\x1b[c")}))[
             "colours"
         ]
         == "truecolor"
@@ -97,33 +97,33 @@ def test_true_colour_is_known_without_colorterm_by_an_answer_or_by_a_name() -> N
     assert colours(TERM="xterm") == "16"
 
 
-def test_no_color_is_obeyed_unless_it_is_empty() -> None:
-    found = probed(PlayedTerminal(PROBE, environ={"NO_COLOR": "1"}))
+def test_no_color_is_respected_unless_it_is_empty() -> None:
+    found = probed(SimulatedTerminal(PROBE, environ={"NO_COLOR": "1"}))
     assert (found["colours"], found["pictures"]) == ("none", "blocks")
-    assert probed(PlayedTerminal(PROBE, environ={"NO_COLOR": ""}))["colours"] == "truecolor"
+    assert probed(SimulatedTerminal(PROBE, environ={"NO_COLOR": ""}))["colours"] == "truecolor"
 
 
-def test_a_multiplexer_and_the_console_are_not_asked_what_they_would_show_as_text() -> None:
+def test_multiplexers_and_the_console_are_not_queried() -> None:
     for term in ("screen-256color", "tmux-256color", "linux"):
-        with PlayedTerminal(PROBE, environ={"TERM": term}) as terminal:
-            found = json.loads(terminal.said())
+        with SimulatedTerminal(PROBE, environ={"TERM": term}) as terminal:
+            found = json.loads(terminal.result())
             assert terminal.written == "" and found["pictures"] == "blocks"
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.15, 0.8, 3.0, None])
-def test_no_answer_ever_lands_in_an_input_and_every_key_does(delay: float | None) -> None:
-    with PlayedTerminal(TYPING, answers=XTERM, delay=delay) as terminal:
+def test_late_replies_never_reach_an_input(delay: float | None) -> None:
+    with SimulatedTerminal(TYPING, answers=XTERM, delay=delay) as terminal:
         terminal.wait_for(r"\x1b\[\?1049h[\s\S]*\x1b\[\d+;\d+H")
         for character in "ab cd":
             terminal.type(character)
             if delay == 3.0:
-                sleep(0.5)  # so that the answer comes amid them
+                sleep(0.5)  # so that the reply arrives among the keys
         terminal.type("\x14")
-        assert terminal.said() == "'ab cd'\n"
+        assert terminal.result() == "'ab cd'\n"
         assert "\x1b[?1049l" in terminal.written
 
 
-def test_pictures_are_chosen_by_argument_then_by_the_environment(
+def test_images_are_selected_by_argument_or_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PV_IMAGES", "off")
@@ -136,11 +136,11 @@ def test_pictures_are_chosen_by_argument_then_by_the_environment(
         probe()
 
 
-def test_what_moving_pictures_may_send_is_set_by_the_link_or_by_hand(
+def test_byte_rate_depends_on_the_link_and_can_be_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def rate(**environ: str) -> object:
-        return probed(PlayedTerminal(PROBE, environ=environ))["bytes_per_second"]
+        return probed(SimulatedTerminal(PROBE, environ=environ))["bytes_per_second"]
 
     assert rate() == 200_000
     assert rate(SSH_CONNECTION="10.0.0.1 1 10.0.0.2 22") == 60_000
@@ -150,7 +150,7 @@ def test_what_moving_pictures_may_send_is_set_by_the_link_or_by_hand(
         probe()
 
 
-def test_without_a_terminal_nothing_is_asked_and_nothing_shown(
+def test_images_are_off_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("PV_IMAGES", raising=False)
@@ -159,7 +159,7 @@ def test_without_a_terminal_nothing_is_asked_and_nothing_shown(
         assert probe() == Terminal(Pictures.OFF, False, "none")
 
 
-def test_textual_is_told_the_colours_and_an_empty_no_color_is_taken_away(
+def test_prepare_sets_the_colours_and_removes_an_empty_no_color(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "")
@@ -168,16 +168,16 @@ def test_textual_is_told_the_colours_and_an_empty_no_color_is_taken_away(
     assert os.environ["TEXTUAL_COLOR_SYSTEM"] == "standard" and "NO_COLOR" not in os.environ
 
 
-def test_tmux_is_asked_by_its_command_what_it_lets_through(tmp_path: Path) -> None:
+def test_tmux_is_queried_by_its_command(tmp_path: Path) -> None:
     def found(answer: str) -> dict[str, object]:
         (tmp_path / "tmux").write_text(f"#!/bin/sh\necho '{answer}'\n")
         (tmp_path / "tmux").chmod(0o755)
         path = f"{tmp_path}:{os.environ['PATH']}"
         environ = {"TMUX": f"{tmp_path}/socket,1,0", "TERM": "tmux-256color", "PATH": path}
-        with PlayedTerminal(PROBE, environ=environ) as terminal:
-            said = json.loads(terminal.said())
+        with SimulatedTerminal(PROBE, environ=environ) as terminal:
+            result = json.loads(terminal.result())
             assert terminal.written == ""
-            return said
+            return result
 
     kitty = found("on|xterm-kitty kitty(0.42.1)|256,RGB,title")
     assert (kitty["pictures"], kitty["colours"], kitty["tmux"]) == ("kitty", "truecolor", True)
@@ -188,13 +188,13 @@ def test_tmux_is_asked_by_its_command_what_it_lets_through(tmp_path: Path) -> No
     assert found("")["colours"] == "256"
 
 
-def test_doctor_says_what_pictures_this_terminal_can_show() -> None:
+def test_doctor_shows_the_capabilities_of_the_terminal() -> None:
     script = "import json; from pvtool.cli import doctor; print(json.dumps(doctor.terminal()))"
-    with PlayedTerminal(script) as terminal:
-        said = json.loads(terminal.said())
+    with SimulatedTerminal(script) as terminal:
+        result = json.loads(terminal.result())
     assert (
-        said["pictures"] == "kitty"
-        and said["colours"] == "truecolor"
-        and said["cell"] == "9 × 18 pixels"
+        result["pictures"] == "kitty"
+        and result["colours"] == "truecolor"
+        and result["cell"] == "9 × 18 pixels"
     )
     assert doctor.terminal()["terminal"] in (True, False)

@@ -1,4 +1,4 @@
-"""The dashboard as it is used: in tmux, with real processes and a real engine on the tiny preset."""
+"""Dashboard in tmux, with real processes and a real engine on the tiny preset."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from pvtool_core.store.runs import RunFolder
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("tmux") is None, reason="there is no tmux on this machine"),
+    pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed"),
 ]
 
 PV = f"{sys.executable} -P -m pvtool.cli.main"
@@ -31,80 +31,80 @@ SHORT = {
 
 
 class Tmux:
-    """A tmux server of its own, with one window that runs one command."""
+    """Separate tmux server with one window that runs one command."""
 
     def __init__(self, folder: Path) -> None:
-        self._words = ["tmux", "-S", str(folder / "socket"), "-f", "/dev/null"]
+        self._command = ["tmux", "-S", str(folder / "socket"), "-f", "/dev/null"]
         self._folder = folder
-        self._shots = 0
+        self._screens = 0
 
     def run(self, command: str) -> None:
-        """Run a command in a new window of 120 × 40; what it leaves is its exit status."""
-        left = self._folder / "left"
-        left.unlink(missing_ok=True)
-        words = [
-            *self._words,
+        """Run a command in a new window of 120 × 40 cells and store its exit status."""
+        status = self._folder / "status"
+        status.unlink(missing_ok=True)
+        arguments = [
+            *self._command,
             "new-session",
             "-d",
             "-x",
             "120",
             "-y",
             "40",
-            f"{command}; echo $? > {left}",
+            f"{command}; echo $? > {status}",
         ]
-        subprocess.run(words, check=True)
+        subprocess.run(arguments, check=True)
 
     def press(self, *keys: str) -> None:
-        subprocess.run([*self._words, "send-keys", *keys], check=True)
+        subprocess.run([*self._command, "send-keys", *keys], check=True)
 
     def screen(self) -> str:
-        words = [*self._words, "capture-pane", "-p"]
-        return subprocess.run(words, check=False, capture_output=True, text=True).stdout
+        command = [*self._command, "capture-pane", "-p"]
+        return subprocess.run(command, check=False, capture_output=True, text=True).stdout
 
-    def until(self, *words: str, seconds: float = 180) -> str:
-        """Wait until all words are on the screen; keep it as a record of the drive."""
+    def until(self, *texts: str, seconds: float = 180) -> str:
+        """Wait until all texts are on the screen, and store the screen for debugging."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            shown = self.screen()
-            if all(word in shown for word in words):
-                self._shots += 1
-                (self._folder / f"{self._shots:02}.txt").write_text(shown)
-                return shown
+            screen = self.screen()
+            if all(text in screen for text in texts):
+                self._screens += 1
+                (self._folder / f"{self._screens:02}.txt").write_text(screen)
+                return screen
             time.sleep(0.2)
-        raise AssertionError(f"{words} in vain:\n{self.screen()}")
+        raise AssertionError(f"timed out waiting for {texts}:\n{self.screen()}")
 
     def status(self, seconds: float = 30) -> int:
-        """The exit status of the command, once it has ended."""
+        """Return the exit status of the command after its end."""
         end = time.monotonic() + seconds
-        while not (self._folder / "left").exists() and time.monotonic() < end:
+        while not (self._folder / "status").exists() and time.monotonic() < end:
             time.sleep(0.1)
-        return int((self._folder / "left").read_text())
+        return int((self._folder / "status").read_text())
 
     def kill(self) -> None:
-        """What a lost connection without tmux would do: the terminal is gone."""
-        subprocess.run([*self._words, "kill-server"], check=False, capture_output=True)
+        """Kill the server, which closes the terminal like a lost connection."""
+        subprocess.run([*self._command, "kill-server"], check=False, capture_output=True)
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home to be copied, in which Ada was added by the command."""
-    home = tmp_path_factory.mktemp("house")
+def home_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Create a home folder with the identity ada, to be copied."""
+    home = tmp_path_factory.mktemp("home")
     photo = presets_dir() / "tiny/samples/ada-woman.png"
-    words = [*PV.split(), "identity", "add", "ada", str(photo), "--consent", "a cartoon person"]
+    command = [*PV.split(), "identity", "add", "ada", str(photo), "--consent", "a cartoon person"]
     environment = {**os.environ, "PV_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    subprocess.run(words, check=True, capture_output=True, env=environment)
+    subprocess.run(command, check=True, capture_output=True, env=environment)
     return home
 
 
 @pytest.fixture
-def home(house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """PV_HOME with Ada in it."""
+def home(home_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Set PV_HOME to a home folder with the identity ada."""
     for name in ("TMUX", "NO_COLOR", "SSH_CONNECTION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
-    return shutil.copytree(house, tmp_path / "home")
+    return shutil.copytree(home_template, tmp_path / "home")
 
 
 @pytest.fixture
@@ -120,16 +120,14 @@ def step_of(folder: RunFolder) -> int:
     return status.step
 
 
-def test_a_run_is_started_watched_steered_left_found_killed_and_resumed(
-    tmux: Tmux, home: Path
-) -> None:
+def test_run_is_started_watched_paused_killed_resumed_and_stopped(tmux: Tmux, home: Path) -> None:
     folder = RunFolder(home / "data/runs/ada-1")
     sets = " ".join(f"--set training.{name}={value}" for name, value in SHORT.items())
     try:
         tmux.run(f"{PV} train ada --watch {sets}")
         tmux.until("ada-1", "Overview", "Samples", seconds=30)
         tmux.until("● running", "ICR 0.", "SCR ")
-        pause_and_go_on(tmux, folder)
+        pause_and_resume(tmux, folder)
         tmux.press("s")
         tmux.press("]", "]")
         tmux.until("newest", "playing", "samples/step-")
@@ -143,7 +141,7 @@ def test_a_run_is_started_watched_steered_left_found_killed_and_resumed(
         kill_and_resume(tmux, folder)
         tmux.kill()
         time.sleep(0.5)
-        assert folder.state() == State.RUNNING, "a lost terminal ended the run"
+        assert folder.state() == State.RUNNING, "closing the terminal must not end the run"
 
         tmux.run(f"{PV} dashboard")
         tmux.until("ada-1", "● running")
@@ -155,47 +153,47 @@ def test_a_run_is_started_watched_steered_left_found_killed_and_resumed(
         tmux.press("q")
         assert tmux.status() == 0
     finally:
-        end(folder)
+        kill_engine(folder)
 
 
-def pause_and_go_on(tmux: Tmux, folder: RunFolder) -> None:
-    """Nothing moves while a run is held."""
+def pause_and_resume(tmux: Tmux, folder: RunFolder) -> None:
+    """Check that a paused run makes no progress."""
     tmux.press("p")
     tmux.until("‖ paused")
-    held = step_of(folder)
+    paused_at = step_of(folder)
     time.sleep(1.0)
-    assert step_of(folder) == held
+    assert step_of(folder) == paused_at
     tmux.press("p")
     tmux.until("● running")
 
 
 def kill_and_resume(tmux: Tmux, folder: RunFolder) -> None:
-    """A killed engine is shown as dead within seconds, and a key brings it back."""
+    """Check that a killed engine is shown as lost and can be resumed by a key."""
     tmux.press("c")
     while not folder.checkpoint_folders():
         time.sleep(0.1)
     status = folder.read_status()
     assert status
     os.kill(status.pid, 9)
-    tmux.until("✗ lost", "r goes on from step", seconds=5)
+    tmux.until("✗ lost", "Press r to resume from step", seconds=5)
     tmux.press("r")
     tmux.until("● running", "ICR 0.")
 
 
-def test_without_a_terminal_watching_is_plain_lines_to_the_end(home: Path) -> None:
+def test_watch_without_a_terminal_prints_lines(home: Path) -> None:
     sets = [f"--set=training.{name}={value}" for name, value in {**SHORT, "iterations": 3}.items()]
-    words = [*PV.split(), "train", "ada", "--watch", *sets]
-    left = subprocess.run(
-        words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    command = [*PV.split(), "train", "ada", "--watch", *sets]
+    result = subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
     )
-    assert left.returncode == 0, left.stderr
-    assert "training" in left.stderr
-    assert "\x1b" not in left.stderr + left.stdout
-    assert left.stdout.startswith("ada-1 is finished: ")
+    assert result.returncode == 0, result.stderr
+    assert "training" in result.stderr
+    assert "\x1b" not in result.stderr + result.stdout
+    assert result.stdout.startswith("ada-1 is finished: ")
 
 
-def end(folder: RunFolder) -> None:
-    """Leave no engine behind."""
+def kill_engine(folder: RunFolder) -> None:
+    """Kill the engine of a run."""
     try:
         status = folder.read_status()
     except PvError:

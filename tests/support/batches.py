@@ -1,4 +1,4 @@
-"""Batch folders as engines leave them, written in an instant."""
+"""Batch folders as workers write them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,9 +20,9 @@ PROMPT = "<V> woman reads in a café"
 def clip_event(
     time: float, number: int, status: str = "done", identity: str = "ada", **more: Any
 ) -> dict[str, Any]:
-    """What an engine tells of one clip."""
+    """Return the event of a clip."""
     path = str(batches_dir().parent / f"clips/{identity}/reads-1234abcd/seed-{number:06}")
-    about = {
+    details = {
         "identity": identity,
         "prompt": PROMPT,
         "seed": number,
@@ -35,19 +35,19 @@ def clip_event(
         "type": "clip",
         "path": path,
         "files": [f"seed-{number:06}.gif"],
-        **about,
+        **details,
         **reason,
         **more,
     }
 
 
 def rendering_event(time: float) -> dict[str, Any]:
-    """What an engine tells before its first clips."""
+    """Return the event at the start of rendering."""
     return {"time": time, "type": "stage", "stage": "rendering", "done": 0, "total": 9}
 
 
 def draw_clip(event: dict[str, Any], frames: int = 4) -> None:
-    """Make the file that the event tells of, a moving one."""
+    """Write the animated clip of an event."""
     path = Path(event["path"]).with_name(event["files"][0])
     path.parent.mkdir(parents=True, exist_ok=True)
     images = [Image.linear_gradient("L").convert("RGB").rotate(90 * turn) for turn in range(frames)]
@@ -55,7 +55,7 @@ def draw_clip(event: dict[str, Any], frames: int = 4) -> None:
 
 
 def make_batch(name: str, clips: int = 9, workers: int = 1) -> BatchFolder:
-    """A batch of so many clips, whose engines have not begun."""
+    """Create a batch whose workers have not started."""
     batch = BatchFolder(batches_dir() / name)
     batch.path.mkdir(parents=True)
     items = [
@@ -73,10 +73,10 @@ def make_batch(name: str, clips: int = 9, workers: int = 1) -> BatchFolder:
     return batch
 
 
-def tell(
+def write_worker(
     worker: RunFolder, state: State, events: Iterable[dict[str, Any]], message: str = ""
 ) -> None:
-    """What an engine has told until now, and how it is."""
+    """Write the events and the state of a worker."""
     write_events(worker, events)
     write_status(worker, state, 0)
     if state in {State.FINISHED, State.STOPPED, State.FAILED}:

@@ -1,4 +1,4 @@
-"""Run folders as an engine leaves them, and the events in them."""
+"""Run folders and events as an engine writes them."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ PROMPTS = (
 
 
 def step_event(step: int, **changes: Any) -> dict[str, Any]:
-    """What training reports of one iteration: rewards that fall, with some noise."""
+    """Return the event of a training step, with decreasing rewards and some noise."""
     noise = math.sin(step * 12.9898) * 0.5
     icr, scr = 0.9 * math.exp(-step / 120) + 0.05 + 0.03 * noise, 0.02 + 0.01 * abs(noise)
     values = {
@@ -33,7 +33,7 @@ def step_event(step: int, **changes: Any) -> dict[str, Any]:
         "score_gap": 0.01 * noise,
         "face_found": True,
     }
-    about = {
+    details = {
         "grad_norm": 1 + 0.3 * noise,
         "lr": 1e-4,
         "prompt": PROMPTS[step % 3],
@@ -44,23 +44,23 @@ def step_event(step: int, **changes: Any) -> dict[str, Any]:
         "type": "step",
         "step": step,
         **values,
-        **about,
+        **details,
         "seconds": 0.4,
         "eta": 1.0,
     } | changes
 
 
 def gpu_event(time: float, devices: int = 0) -> dict[str, Any]:
-    """What the gauges report."""
+    """Return an event with gauges."""
     gauges = {"memory_used": 41.5 * 2**30, "memory_total": 80 * 2**30, "utilisation": 97.0}
-    facts = [
+    entries = [
         {"index": i, "name": "NVIDIA H100", **gauges, "temperature": 61.0, "power": 412.0}
         for i in range(devices)
     ]
     return {
         "time": time,
         "type": "gpu",
-        "devices": facts,
+        "devices": entries,
         "process_memory": 3 * 2**30,
         "cpu": 101.0,
     }
@@ -73,15 +73,21 @@ def write_events(folder: RunFolder, events: Iterable[dict[str, Any]]) -> None:
 
 
 def write_status(folder: RunFolder, state: State, step: int, **changes: Any) -> None:
-    """A heartbeat of this very process, so that the run counts as alive."""
+    """Write a heartbeat of the current process, so that the run counts as alive."""
     process = psutil.Process()
-    facts = {
+    process_details = {
         "pid": process.pid,
         "started": process.create_time(),
         "boot": boot_id(),
         "host": socket.gethostname(),
     }
-    status = {"state": state, "step": step, "total": 400, "time": BEGAN + step, **facts} | changes
+    status = {
+        "state": state,
+        "step": step,
+        "total": 400,
+        "time": BEGAN + step,
+        **process_details,
+    } | changes
     folder.status.write_text(json.dumps(status))
 
 
@@ -91,7 +97,7 @@ MakeRun = Callable[..., RunFolder]
 def finished_run(
     name: str, steps: int = 400, state: State = State.FINISHED, **changes: Any
 ) -> RunFolder:
-    """A run as `pv train` makes it, that has ended with one checkpoint."""
+    """Return a finished run with one checkpoint, as created by `pv train`."""
     folder = prepare(choose(name, "tiny"))
     if changes:
         job = read_job(folder.config)

@@ -1,4 +1,4 @@
-"""An application around one screen, and people to show in it."""
+"""Application for a single screen, and sample identities and clips."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -19,8 +19,8 @@ from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Identity, 
 SAMPLES = presets_dir() / "tiny/samples"
 
 
-class House(App[None]):
-    """Stands for the dashboard: remembers where it was asked to go, and what a form gave."""
+class ScreenApp(App[None]):
+    """Application with one screen that records navigation and the results of forms."""
 
     TITLE = "pv"
     BINDINGS = keys.APP
@@ -28,47 +28,47 @@ class House(App[None]):
     def __init__(self, screen: Callable[[], Screen[Any]]) -> None:
         super().__init__()
         self._first = screen
-        self.went: list[str] = []
-        self.given: list[object] = []
+        self.destinations: list[str] = []
+        self.results: list[object] = []
 
     def on_mount(self) -> None:
-        """Show the one screen."""
-        self.push_screen(self._first(), self.given.append)
+        """Show the screen."""
+        self.push_screen(self._first(), self.results.append)
 
-    def action_go(self, place: str) -> None:
-        """Remember the place."""
-        self.went.append(place)
+    def action_show_mode(self, mode: str) -> None:
+        """Record the mode."""
+        self.destinations.append(mode)
 
     def on_open_run(self, message: OpenRun) -> None:
-        """Remember the run."""
-        self.went.append(message.run)
+        """Record the run."""
+        self.destinations.append(message.run)
 
 
-def add_person(
+def add_identity(
     name: str, noun: str = "woman", embeddings: Sequence[Sequence[float]] = ((1.0, 0.0),)
 ) -> Identity:
-    """Somebody with a photo for each embedding, as an identify job leaves them, in an instant."""
+    """Add an identity with a photo per embedding, as an enroll job writes it, without an engine."""
     library = Library()
     with library.staging() as staging:
         faces = [_face(number) for number in range(len(embeddings))]
-        for file in (each[key] for each in faces for key in ("reference", "face")):
+        for file in (face[key] for face in faces for key in ("reference", "face")):
             (staging / file).parent.mkdir(exist_ok=True)
             Image.open(SAMPLES / "ada-woman.png").convert("RGB").resize((64, 64)).save(
                 staging / file
             )
         save_file({"rec": torch.tensor(embeddings)}, staging / EMBEDDINGS_FILE)
         (staging / FACES_FILE).write_text(json.dumps(faces))
-        return library.adopt(staging, name, noun, f"{name} said yes.")
+        return library.adopt(staging, name, noun, f"{name} agreed.")
 
 
 def _face(number: int) -> dict[str, Any]:
     files = {"reference": f"references/{number:03d}.png", "face": f"faces/{number:03d}.png"}
-    where = {"score": 0.9, "bbox": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5}
-    return {"picture": f"holiday-{number}.jpg", **files, **where}
+    detection = {"score": 0.9, "bbox": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5}
+    return {"picture": f"holiday-{number}.jpg", **files, **detection}
 
 
 def clip(path: Path, frames: int = 6, size: tuple[int, int] = (64, 48)) -> Path:
-    """A blue bar that wanders down over red, over a background that never changes."""
+    """Write a clip of a blue bar that moves down a constant red background."""
     images = [Image.new("RGB", size, RED) for _ in range(frames)]
     for number, image in enumerate(images):
         top = number * 4 % size[1]

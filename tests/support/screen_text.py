@@ -1,4 +1,4 @@
-"""Reads what a person would see on the dashboard's screen."""
+"""Helpers to wait for and read the text on the dashboard's screen."""
 
 import html
 import re
@@ -15,20 +15,20 @@ from textual.widget import Widget
 from pvtool.dashboard.app import Dashboard
 from pvtool.terminal import Pictures, Terminal
 from pvtool_core.paths import runs_dir
-from pvtool_core.store.runs import Request, RunFolder
+from pvtool_core.store.runs import RunFolder
 
 S = TypeVar("S", bound=Screen[Any])
 W = TypeVar("W", bound=Widget)
 
 _TEXT = re.compile(
     r'<text [^>]*?x="([\d.]+)" y="([\d.]+)"[^>]*clip-path[^>]*>(.*?)</text>'
-)  # not the window's title
+)  # except the title of the window
 _CELL_WIDTH = 12.2
 _CELL_HEIGHT = 24.4
 
 
-def seen(app: App[None]) -> str:
-    """The text on the screen, row by row, each word at its column."""
+def screen_text(app: App[None]) -> str:
+    """Return the text on the screen, row by row, with words at their columns."""
     rows = [""] * app.size.height
     for x, y, text in _TEXT.findall(app.export_screenshot()):
         row = int(float(y) / _CELL_HEIGHT)
@@ -39,20 +39,20 @@ def seen(app: App[None]) -> str:
 
 
 async def until(pilot: Pilot[None], holds: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait until something holds; fail with what is on the screen if it does not.
+    """Wait until a condition holds; fail with the text on the screen otherwise.
 
-    A widget that is not there, or is below a dialog, is not there yet.
+    Missing widgets, or widgets below a dialog, count as not ready.
     """
     for _ in range(round(seconds / 0.05)):
         with suppress(NoMatches):
             if holds():
                 return
         await pilot.pause(0.05)
-    raise AssertionError(f"in vain: {seen(pilot.app)}")
+    raise AssertionError(f"timed out; on the screen:\n{screen_text(pilot.app)}")
 
 
 async def until_screen(pilot: Pilot[None], kind: type[S]) -> S:
-    """Wait until a screen of that kind is on top."""
+    """Wait until a screen of this class is on top, and return it."""
     await until(pilot, lambda: isinstance(pilot.app.screen, kind))
     screen = pilot.app.screen
     assert isinstance(screen, kind)
@@ -60,7 +60,7 @@ async def until_screen(pilot: Pilot[None], kind: type[S]) -> S:
 
 
 async def until_found(pilot: Pilot[None], kind: type[W], selector: str = "") -> W:
-    """Wait until the screen on top has such a widget."""
+    """Wait until the top screen has a matching widget, and return it."""
     await until(pilot, lambda: _found(pilot, kind, selector))
     return _found(pilot, kind, selector)
 
@@ -71,18 +71,13 @@ def _found(pilot: Pilot[None], kind: type[W], selector: str) -> W:
     )
 
 
-async def until_seen(pilot: Pilot[None], *words: str, seconds: float = 10.0) -> None:
-    """Wait until all the words are on the screen."""
-    await until(pilot, lambda: all(word in seen(pilot.app) for word in words), seconds)
+async def until_seen(pilot: Pilot[None], *texts: str, seconds: float = 10.0) -> None:
+    """Wait until all texts are on the screen."""
+    await until(pilot, lambda: all(text in screen_text(pilot.app) for text in texts), seconds)
 
 
 def dashboard(run: RunFolder | None = None) -> Dashboard:
-    """The dashboard of this test's home, without pictures."""
+    """Return the dashboard of the test's home, without images."""
     return Dashboard(
         Terminal(Pictures.OFF, tmux=False, colours="truecolor", cell=(10, 20)), runs_dir(), run
     )
-
-
-def asked(folder: RunFolder) -> list[Request]:
-    """What the dashboard has asked of the engine since the last look."""
-    return folder.take_requests()

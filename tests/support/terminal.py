@@ -1,4 +1,4 @@
-"""A terminal played by a test: it answers after a while, stops reading when told, and shows what was painted."""
+"""Simulated terminal for tests: it answers with a delay, can stall, and records its output."""
 
 import fcntl
 import os
@@ -34,18 +34,25 @@ _CONTROLLING = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
 
 
 def _environ(size: tuple[int, int]) -> dict[str, str]:
-    """As little as a shell has. The size is said, as stdout, which Textual would ask for it, is no terminal here."""
+    """Return a minimal environment.
+
+    The size is passed in variables because Textual asks stdout for it, which is not a terminal
+    here.
+    """
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     return {**kept, "TERM": "xterm-256color", "COLUMNS": str(size[0]), "LINES": str(size[1])}
 
 
-class PlayedTerminal:
-    """Runs a piece of Python on a terminal of its own. `delay` is how late the terminal answers; None is never."""
+class SimulatedTerminal:
+    """Python script running on a simulated terminal.
+
+    `delay` is the time until the terminal answers queries, or None to never answer.
+    """
 
     def __init__(
         self,
         script: str,
-        *words: str,
+        *arguments: str,
         answers: Mapping[str, str] = KITTY,
         delay: float | None = 0.0,
         size: tuple[int, int] = (80, 24),
@@ -60,7 +67,7 @@ class PlayedTerminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", size[1], size[0], 0, 0))
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CONTROLLING + script, *words],
+            [sys.executable, "-c", _CONTROLLING + script, *arguments],
             stdin=slave,
             stdout=subprocess.PIPE,
             stderr=slave,
@@ -90,26 +97,29 @@ class PlayedTerminal:
         os.write(self._master, text.encode())
 
     def wait_for(self, pattern: str, seconds: float = 15.0) -> None:
-        """Until something like this was written."""
+        """Wait until the output matches a pattern."""
         deadline = monotonic() + seconds
         while not re.search(pattern, self.written):
             assert monotonic() < deadline, (
-                f"{pattern!r} did not come; the last of it: {self.written[-500:]!r}"
+                f"{pattern!r} was not written; last output: {self.written[-500:]!r}"
             )
             sleep(0.02)
 
-    def said(self, seconds: float = 20.0) -> str:
-        """What the script printed, once it has ended."""
+    def result(self, seconds: float = 20.0) -> str:
+        """Return the stdout of the script after its end."""
         output, _ = self._process.communicate(timeout=seconds)
         assert self._process.returncode == 0, self.written[-2000:]
         return output.decode()
 
     def lines(self) -> list[str]:
-        """What is on the screen."""
+        """Return the lines on the screen."""
         return list(self.screen().display)
 
     def screen(self) -> pyte.Screen:
-        """It with its styles; pyte knows no commands to programs and prints their text, so they are left out."""
+        """Return the screen with styles.
+
+        Control strings that pyte does not support, and would print, are removed.
+        """
         self._screen.reset()
         text = re.sub(
             r"\x1b[_P][^\x1b]*\x1b\\|\x1b\[[<>=?]?[\d;]*(?:u|\$p|t|q)|\x1b\[>\d+q", "", self.written
@@ -130,12 +140,12 @@ class PlayedTerminal:
 
     def _answer(self) -> None:
         if self._delay is not None and "\x1b[c" in self.written and self._answers:
-            said = "".join(
+            answers = "".join(
                 answer for question, answer in self._answers.items() if question in self.written
             )
             self._answers = {}
-            Thread(target=self._answer_later, args=(self._delay, said), daemon=True).start()
+            Thread(target=self._answer_later, args=(self._delay, answers), daemon=True).start()
 
-    def _answer_later(self, delay: float, said: str) -> None:
+    def _answer_later(self, delay: float, answers: str) -> None:
         sleep(delay)
-        self.type(said)
+        self.type(answers)

@@ -1,4 +1,4 @@
-"""Looks at all runs of a data folder, again and again, and only at what may have changed."""
+"""Summaries of all runs of a data folder, reading only files that may have changed."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,10 @@ from pvtool_core.store.summary import RunSummary
 
 @dataclass
 class Runs:
-    """The runs under `root`. `look` reads files, so it belongs into a thread; one at a time."""
+    """Runs under `root`.
+
+    `summarize` reads files: call it in a thread, one call at a time.
+    """
 
     root: Path
     _index: RunIndex = field(init=False)
@@ -19,16 +22,16 @@ class Runs:
     def __post_init__(self) -> None:
         self._index = RunIndex(self.root)
 
-    def look(self) -> list[RunSummary]:
-        """Every run there is, newest first."""
+    def summarize(self) -> list[RunSummary]:
+        """Return the summaries of all runs, newest first."""
         return list(reversed(self._index.facts()))
 
     def folder(self, name: str) -> RunFolder:
         return RunFolder(self.root / name)
 
 
-class FollowsRuns(Protocol):
-    """The application as screens see it: all runs and the newest summaries of them."""
+class RunsApp(Protocol):
+    """Application with all runs and their newest summaries, as screens use it."""
 
     runs: Runs
-    facts: list[RunSummary] | None
+    summaries: list[RunSummary] | None

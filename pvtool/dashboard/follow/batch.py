@@ -1,4 +1,4 @@
-"""One batch as files tell of it: what its engines do, and their events, read on piece by piece."""
+"""Snapshots of a batch and its history of events, read incrementally from files."""
 
 import asyncio
 import os
@@ -16,13 +16,13 @@ from pvtool_core.untrusted import open_regular
 
 LIVE = (State.RUNNING, State.PAUSED, State.STARTING)
 _STATES = (*LIVE, State.LOST, State.FAILED, State.STOPPED, State.FINISHED)
-_PIECE = 1 << 20
-_EVENTS_AT_ONCE = 1_000  # added up before the loop may do something else: a few milliseconds
+_CHUNK_BYTES = 1 << 20
+_EVENTS_PER_TURN = 1_000  # processed before yielding to the event loop: a few milliseconds
 
 
 @dataclass(frozen=True)
 class Worker:
-    """One engine of a batch; `problem` is how it ended badly, or what cannot be read of it."""
+    """Worker of a batch; `problem` is its failure or an error reading its files."""
 
     name: str
     state: State
@@ -32,8 +32,11 @@ class Worker:
 
 @dataclass(frozen=True)
 class BatchSnapshot:
-    """What one look at a batch found. `expected` is how many clips it lists, `out` where they are to lie,
-    `refused` the rows that were left out, each with its reason."""
+    """State of a batch at one moment.
+
+    `expected` is the number of listed clips, `out` the output folder, `refused` the omitted rows
+    with their reasons.
+    """
 
     name: str
     state: State = State.NEW
@@ -45,20 +48,20 @@ class BatchSnapshot:
 
     @property
     def live(self) -> bool:
-        """Whether an engine works on it."""
+        """Return whether a worker is alive."""
         return self.state in LIVE
 
 
-def look_at(folder: BatchFolder) -> BatchSnapshot:
-    """Look at a batch once. Whatever its files hold, this raises nothing."""
-    looks = [_worker(worker) for worker in folder.workers()]
-    workers = tuple(worker for worker, _ in looks)
+def take_snapshot(folder: BatchFolder) -> BatchSnapshot:
+    """Read the state of a batch. Raises nothing, whatever its files contain."""
+    found = [_read_worker(worker) for worker in folder.workers()]
+    workers = tuple(worker for worker, _ in found)
     states = {worker.state for worker in workers}
     state = next((state for state in _STATES if state in states), State.NEW)
-    out = next((job.out for _, job in looks if job), "")
+    out = next((job.out for _, job in found if job), "")
     problem = ""
     try:
-        expected = _lines(folder.items)
+        expected = _count_lines(folder.items)
     except OSError as error:
         expected, problem = 0, f"Cannot read items.jsonl: {error.strerror}."
     refused: dict[str, str] = {}
@@ -71,51 +74,56 @@ def look_at(folder: BatchFolder) -> BatchSnapshot:
     )
 
 
-def _worker(folder: RunFolder) -> tuple[Worker, RenderJob | None]:
+def _read_worker(folder: RunFolder) -> tuple[Worker, RenderJob | None]:
     device, problem, job = "", "", None
     try:
         job = require(read_job(folder.config), RenderJob)
         device = job.setups[0].model.device if job.setups else ""
-        ended = folder.read_exit()
-        problem = f"{ended.message} {ended.hint}".strip() if ended and ended.status else ""
+        exit_record = folder.read_exit()
+        problem = (
+            f"{exit_record.message} {exit_record.hint}".strip()
+            if exit_record and exit_record.status
+            else ""
+        )
     except PvError as error:
         problem = error.message
-    except OSError as error:  # removed, or made unreadable, while we look
+    except OSError as error:  # removed or made unreadable meanwhile
         problem = f"{error.strerror}: {error.filename}"
     return Worker(folder.name, folder.state(), device, problem), job
 
 
-def _lines(path: Path) -> int:
+def _count_lines(path: Path) -> int:
     with os.fdopen(open_regular(path), "rb") as file:
-        return sum(piece.count(b"\n") for piece in iter(lambda: file.read(_PIECE), b""))
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK_BYTES), b""))
 
 
 class BatchFollower:
-    """Reads the events of all engines of a batch into a `Rendering`; files that begin anew make a new one.
+    """Reader of the events of all workers of a batch into a `BatchHistory`.
 
-    Only files are read in a thread: a piece is added up in milliseconds, and two threads would hold each other up.
+    A truncated or replaced file starts a new history. Only files are read in a thread: processing a
+    chunk takes milliseconds, and two threads would block each other.
     """
 
     def __init__(self, folder: BatchFolder) -> None:
-        self.rendering = BatchHistory()
+        self.history = BatchHistory()
         self._folder = folder
         self._tails: dict[str, Tail] = {}
 
     async def read(self) -> tuple[bool, bool]:
-        """Take in the next piece of each engine; whether there was something new, and whether there is more.
+        """Read the next chunk of each worker.
 
-        Raises OSError.
+        Return whether new events were read and whether more follow. Raises OSError.
         """
         new = more = False
         for worker in await asyncio.to_thread(self._folder.workers):
             tail = self._tails.setdefault(worker.name, Tail(worker.events))
             chunk = await asyncio.to_thread(tail.read)
-            if chunk.anew:
-                self.rendering, self._tails = BatchHistory(), {}
+            if chunk.restarted:
+                self.history, self._tails = BatchHistory(), {}
                 return True, True
             events = chunk.events()
-            for first in range(0, len(events), _EVENTS_AT_ONCE):
+            for first in range(0, len(events), _EVENTS_PER_TURN):
                 await asyncio.sleep(0)
-                self.rendering.add(worker.name, events[first : first + _EVENTS_AT_ONCE])
+                self.history.add(worker.name, events[first : first + _EVENTS_PER_TURN])
             new, more = new or bool(events), more or chunk.more
         return new, more

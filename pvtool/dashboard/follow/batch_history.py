@@ -1,4 +1,4 @@
-"""What the events of one batch's engines add up to: what became of each clip, the newest ones, and how fast it goes."""
+"""History of a batch from the events of its workers: outcome of each clip, newest clips, rate."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from pvtool_core.store.events import Event
 
 RATE_SECONDS = 300.0
-_NEWEST = 16
-_OTHER_THINGS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+_KEPT_CLIPS = 16
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 class ClipState(IntEnum):
-    """What became of a clip; of what several engines say, the greatest holds."""
+    """Outcome of a clip; the greatest of several workers' outcomes counts."""
 
     FAILED = 0
     ELSEWHERE = 1
@@ -29,7 +29,10 @@ _OUTCOMES = {outcome.name.lower(): outcome for outcome in ClipState}
 
 
 class ClipEvent(NamedTuple):
-    """A clip as an engine told of it; `path` has no suffix, `reason` is why it failed."""
+    """Clip event of a worker.
+
+    `path` has no suffix; `reason` is the cause of a failure.
+    """
 
     path: str
     files: tuple[str, ...]
@@ -40,85 +43,88 @@ class ClipEvent(NamedTuple):
     reason: str = ""
 
     @property
-    def who(self) -> str:
-        """Whose clip it is, or which row."""
+    def label(self) -> str:
+        """Return identity and seed, or the name of a refused row."""
         return f"{self.identity}, seed {self.seed}" if self.identity else self.path
 
     @property
-    def film(self) -> Path:
-        """What of it can be played, if anything."""
+    def playable_path(self) -> Path:
+        """Return the path of the file to play, preferably a moving image."""
         names = sorted(self.files, key=lambda name: not name.endswith((".mp4", ".gif", ".webp")))
         return Path(self.path).with_name(names[0] if names else Path(self.path).name)
 
 
 @dataclass
 class WorkerProgress:
-    """What one engine is at. `began` is when it first rendered, `told` when it last said anything of its work."""
+    """Progress of a worker.
+
+    `started` is the time when rendering began, `last_update` that of the newest clip or stage.
+    """
 
     stage: tuple[str, int, int] = ("", 0, 0)
     newest: ClipEvent | None = None
-    began: float | None = None
-    told: float = 0.0
+    started: float | None = None
+    last_update: float = 0.0
     devices: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     warnings: list[str] = field(default_factory=list[str])
-    made: deque[ClipEvent] = field(default_factory=lambda: deque[ClipEvent](maxlen=_NEWEST))
-    found: deque[ClipEvent] = field(default_factory=lambda: deque[ClipEvent](maxlen=_NEWEST))
-    times: deque[float] = field(default_factory=deque[float])
+    rendered: deque[ClipEvent] = field(default_factory=lambda: deque[ClipEvent](maxlen=_KEPT_CLIPS))
+    existing: deque[ClipEvent] = field(default_factory=lambda: deque[ClipEvent](maxlen=_KEPT_CLIPS))
+    render_times: deque[float] = field(default_factory=deque[float])
 
 
 class BatchHistory:
-    """All that the events of a batch's engines tell, as far as they were read. `expected`: how many clips it lists."""
+    """State of a batch after all events read so far.
+
+    `expected` is the number of listed clips.
+    """
 
     def __init__(self) -> None:
         self.expected = 0
         self.refused: tuple[tuple[str, str], ...] = ()
-        self.hands: dict[str, WorkerProgress] = {}
+        self.workers: dict[str, WorkerProgress] = {}
         self.counts = dict.fromkeys(ClipState, 0)
         self.failures: dict[str, ClipEvent] = {}
         self.unreadable = 0
         self._outcomes: dict[str, ClipState] = {}
 
     def add(self, worker: str, events: Iterable[Event]) -> None:
-        """Take in more events of one engine, in their order; what holds other things than it should is left out."""
-        hand = self.hands.setdefault(worker, WorkerProgress())
+        """Add events of a worker, in order; malformed events are skipped and counted."""
+        progress = self.workers.setdefault(worker, WorkerProgress())
         for event in events:
             try:
-                self._take(hand, event)
-            except _OTHER_THINGS:
+                self._add_event(progress, event)
+            except _MALFORMED:
                 self.unreadable += 1
 
-    def _take(self, hand: WorkerProgress, event: Event) -> None:
+    def _add_event(self, progress: WorkerProgress, event: Event) -> None:
         match event["type"]:
             case "clip":
-                self._take_clip(hand, event)
+                self._add_clip(progress, event)
             case "stage":
-                hand.stage = (
+                progress.stage = (
                     str(event["stage"]),
                     int(event.get("done", 0)),
                     int(event.get("total", 0)),
                 )
-                hand.told = float(event["time"])
-                if hand.stage[0] == "rendering" and hand.began is None:
-                    hand.began = hand.told
-            case "run" if event["state"] in {
-                "started",
-                "resumed",
-            }:  # maybe long after the last one ended
-                hand.began = None
+                progress.last_update = float(event["time"])
+                if progress.stage[0] == "rendering" and progress.started is None:
+                    progress.started = progress.last_update
+            case "run" if event["state"] in {"started", "resumed"}:
+                progress.started = None  # the previous engine may have ended long before
             case "gpu":
-                hand.devices = [dict(device) for device in event["devices"]]
+                progress.devices = [dict(device) for device in event["devices"]]
             case "warning":
-                hand.warnings.append(str(event["message"]))
+                progress.warnings.append(str(event["message"]))
             case "unreadable":
                 self.unreadable += 1
             case _:
-                pass  # told by the engine's state
+                pass  # shown as the worker's state
 
-    def _take_clip(self, hand: WorkerProgress, event: Event) -> None:
+    def _add_clip(self, progress: WorkerProgress, event: Event) -> None:
         path, outcome, time = str(event["path"]), _OUTCOMES[event["status"]], float(event["time"])
         names = tuple(map(str, event.get("files", ())))
         reason = str(event["reason"]) if outcome is ClipState.FAILED else ""
-        told = ClipEvent(
+        clip = ClipEvent(
             path,
             names,
             str(event["identity"]),
@@ -127,84 +133,85 @@ class BatchHistory:
             time,
             reason,
         )
-        hand.newest, hand.told = told, max(hand.told, time)
+        progress.newest, progress.last_update = clip, max(progress.last_update, time)
         if outcome is ClipState.DONE:
-            hand.made.append(told)
-            hand.times.append(time)
-            while hand.times[0] < time - RATE_SECONDS:
-                hand.times.popleft()
+            progress.rendered.append(clip)
+            progress.render_times.append(time)
+            while progress.render_times[0] < time - RATE_SECONDS:
+                progress.render_times.popleft()
         elif outcome is not ClipState.FAILED:
-            hand.found.append(told)
-        self._settle(told, outcome)
+            progress.existing.append(clip)
+        self._count(clip, outcome)
 
-    def _settle(self, told: ClipEvent, outcome: ClipState) -> None:
-        before = self._outcomes.get(told.path)
+    def _count(self, clip: ClipEvent, outcome: ClipState) -> None:
+        before = self._outcomes.get(clip.path)
         if before is None or outcome > before:
-            self._outcomes[told.path] = outcome
+            self._outcomes[clip.path] = outcome
             self.counts[outcome] += 1
             if before is not None:
                 self.counts[before] -= 1
-            self.failures.pop(told.path, None)
-        if outcome is ClipState.FAILED and self._outcomes[told.path] is ClipState.FAILED:
-            self.failures[told.path] = told
+            self.failures.pop(clip.path, None)
+        if outcome is ClipState.FAILED and self._outcomes[clip.path] is ClipState.FAILED:
+            self.failures[clip.path] = clip
 
     @property
     def total(self) -> int:
-        """How many clips there are to be: as many as are listed, or as were told of where the list is gone."""
+        """Return the number of clips: listed ones, or reported ones if the list is missing."""
         return max(self.expected, len(self._outcomes)) + len(self.refused)
 
     @property
     def failed(self) -> int:
-        """How many clips failed or were refused, as `pv render` counts them."""
+        """Return the number of failed and refused clips, as `pv render` counts them."""
         return self.counts[ClipState.FAILED] + len(self.refused)
 
     @property
     def all_failures(self) -> list[ClipEvent]:
-        """Failed clips and refused rows, oldest first."""
+        """Return failed clips and refused rows, oldest first."""
         rows = [ClipEvent(row, (), "", "", 0, 0.0, reason) for row, reason in self.refused]
         return rows + sorted(self.failures.values(), key=attrgetter("time"))
 
     @property
-    def left(self) -> int:
-        """How many clips nothing was told of yet."""
+    def remaining(self) -> int:
+        """Return the number of clips without an outcome."""
         return self.total - len(self._outcomes) - len(self.refused)
 
     @property
-    def there(self) -> int:
-        """How many clips are there, whoever made them."""
+    def existing(self) -> int:
+        """Return the number of existing clips, rendered by any worker."""
         return len(self._outcomes) - self.counts[ClipState.FAILED]
 
     @property
-    def told(self) -> float:
-        """When an engine last said anything of its work."""
-        return max((hand.told for hand in self.hands.values()), default=0.0)
+    def last_update(self) -> float:
+        """Return the time of the newest clip or stage of any worker."""
+        return max((worker.last_update for worker in self.workers.values()), default=0.0)
 
     def newest(self, count: int) -> list[ClipEvent]:
-        """The clips that were made last, the newest first; those that were found where too few were made."""
-        made = nlargest(
+        """Return the newest rendered clips, newest first, filled up with existing clips."""
+        rendered = nlargest(
             count,
-            (told for hand in self.hands.values() for told in hand.made),
+            (clip for worker in self.workers.values() for clip in worker.rendered),
             key=attrgetter("time"),
         )
-        known = {told.path for told in made}
-        found = {
-            told.path: told
-            for hand in self.hands.values()
-            for told in hand.found
-            if told.path not in known
+        paths = {clip.path for clip in rendered}
+        existing = {
+            clip.path: clip
+            for worker in self.workers.values()
+            for clip in worker.existing
+            if clip.path not in paths
         }
-        return made + nlargest(count - len(made), found.values(), key=attrgetter("time"))
+        return rendered + nlargest(count - len(rendered), existing.values(), key=attrgetter("time"))
 
     def rate(self, now: float) -> float | None:
-        """Clips an hour over the last minutes before `now`; None before one was made, or where none is any more."""
-        began = min(
-            (hand.began for hand in self.hands.values() if hand.began is not None), default=now
+        """Return the clips per hour in the last minutes before `now`; None without any."""
+        workers = self.workers.values()
+        started = min(
+            (worker.started for worker in workers if worker.started is not None), default=now
         )
-        since = max(now - RATE_SECONDS, began)
-        made = sum(since <= time <= now for hand in self.hands.values() for time in hand.times)
-        return 3600 * made / (now - since) if made and now > since else None
+        since = max(now - RATE_SECONDS, started)
+        count = sum(since <= time <= now for worker in workers for time in worker.render_times)
+        return 3600 * count / (now - since) if count and now > since else None
 
     def eta(self, now: float) -> float | None:
-        """Seconds until the last clip, at this rate."""
+        """Return the seconds until the last clip at the current rate."""
         rate = self.rate(now)
-        return 3600 * self.left / rate if rate else None
+        return 3600 * self.remaining / rate if rate else None

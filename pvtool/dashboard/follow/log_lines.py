@@ -1,4 +1,4 @@
-"""Where the lines of a growing file begin, so that a file of any length is shown without being kept in memory."""
+"""Index of the lines of a growing file, so that files of any length are shown from disk."""
 
 import os
 from array import array
@@ -10,43 +10,46 @@ from pvtool.text import describe, plain
 from pvtool_core.store.events import parse_events
 from pvtool_core.untrusted import open_regular
 
-_OFTEN = (b'"type": "step"', b'"type": "gpu"')
-_HEAD_BYTES = 80
-_LONGEST = 2000
+_FREQUENT_EVENTS = (b'"type": "step"', b'"type": "gpu"')
+_TYPE_BYTES = 80
+_MAX_CHARS = 2000
 
 
 class LogLines:
-    """The lines of events.jsonl (`events`) or of a plain log. Its methods read files: call them in a thread."""
+    """Lines of events.jsonl (`events`) or of a plain log.
+
+    The methods read files: call them in a thread.
+    """
 
     def __init__(self, path: Path, *, events: bool) -> None:
         self.path = path
         self._events = events
         self._tail = Tail(path)
         self._starts = array("Q", [0])
-        self._rare = array("Q")
+        self._infrequent = array("Q")
 
     def extend(self) -> Chunk:
-        """Take in what was written since, a chunk of it. Raises OSError if it is unreadable."""
+        """Index the next chunk of new lines. Raises OSError if the file is unreadable."""
         chunk = self._tail.read()
-        if chunk.anew:
-            self._starts, self._rare = array("Q", [0]), array("Q")
-        self._take(chunk)
+        if chunk.restarted:
+            self._starts, self._infrequent = array("Q", [0]), array("Q")
+        self._add(chunk)
         return chunk
 
-    def _take(self, chunk: Chunk) -> None:
-        at = chunk.start
+    def _add(self, chunk: Chunk) -> None:
+        end = chunk.start
         for line in chunk.lines.splitlines(keepends=True):
-            if not (self._events and any(word in line[:_HEAD_BYTES] for word in _OFTEN)):
-                self._rare.append(len(self._starts) - 1)
-            at += len(line)
-            self._starts.append(at)
+            if not (self._events and any(kind in line[:_TYPE_BYTES] for kind in _FREQUENT_EVENTS)):
+                self._infrequent.append(len(self._starts) - 1)
+            end += len(line)
+            self._starts.append(end)
 
     def numbers(self, everything: bool) -> Sequence[int]:
-        """The numbers of all lines, or of those that are not written at every step."""
-        return range(len(self._starts) - 1) if everything else self._rare
+        """Return the numbers of all lines, or of those without events of every step."""
+        return range(len(self._starts) - 1) if everything else self._infrequent
 
     def texts(self, numbers: Sequence[int]) -> list[str]:
-        """The lines of these numbers as people read them; empty if the file is gone."""
+        """Return lines by number, formatted for display; empty lines if the file is missing."""
         try:
             descriptor = open_regular(self.path)
         except OSError:
@@ -59,22 +62,26 @@ class LogLines:
     def _text(self, descriptor: int, number: int) -> str:
         start, end = self._starts[number], self._starts[number + 1]
         line = os.pread(descriptor, min(end - start, CHUNK_BYTES), start)
-        told = (
+        text = (
             " ".join(map(describe, parse_events(line)))
             if self._events
             else line.decode(errors="replace")
         )
-        return plain(told.rstrip().expandtabs())[:_LONGEST]
+        return plain(text.rstrip().expandtabs())[:_MAX_CHARS]
 
-    def find(self, words: str, numbers: Sequence[int], begin: int, by: int) -> int | None:
-        """The index in `numbers`, from `begin` on towards `by` and around, of a line that holds `words`."""
-        wanted = words.lower()
+    def find(self, text: str, numbers: Sequence[int], start: int, direction: int) -> int | None:
+        """Return the index in `numbers` of the next line that contains `text`, ignoring case.
+
+        The search begins at `start`, moves by `direction` (1 or -1) and wraps around.
+        """
+        wanted = text.lower()
         for done in range(0, len(numbers), 256):
             indices = [
-                (begin + by * i) % len(numbers) for i in range(done, min(done + 256, len(numbers)))
+                (start + direction * i) % len(numbers)
+                for i in range(done, min(done + 256, len(numbers)))
             ]
             texts = self.texts([numbers[i] for i in indices])
-            for index, text in zip(indices, texts, strict=True):
-                if wanted in text.lower():
+            for index, line in zip(indices, texts, strict=True):
+                if wanted in line.lower():
                     return index
         return None

@@ -1,4 +1,4 @@
-"""All that a run's screen knows at one moment, handed to each of its panes."""
+"""Data of a run's screen, passed to each of its panes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,34 +12,40 @@ from pvtool_core.store.summary import RunSummary
 
 @dataclass(frozen=True)
 class RunSnapshot:
-    """What one look at a run found. `job` and `ended` are None where they are not there, or cannot be read."""
+    """State of a run at one moment.
 
-    facts: RunSummary
+    `job` and `exit_record` are None if they are missing or unreadable.
+    """
+
+    summary: RunSummary
     job: TrainJob | None = None
-    ended: ExitRecord | None = None
+    exit_record: ExitRecord | None = None
     references: tuple[Path, ...] = ()
 
 
 @dataclass
 class RunView:
-    """`overlay` is another run's history; `read` is whether the events have been read to their end once."""
+    """A run as shown on its screen.
+
+    `overlay` is the history of another run; `loaded` is true once all events have been read.
+    """
 
     path: Path
-    seen: RunSnapshot
+    snapshot: RunSnapshot
     history: RunHistory
     overlay: RunHistory | None = None
     overlay_name: str = ""
     overlay_job: TrainJob | None = None
-    trouble: str = ""
-    read: bool = False
+    read_error: str = ""
+    loaded: bool = False
 
     @property
-    def facts(self) -> RunSummary:
-        return self.seen.facts
+    def summary(self) -> RunSummary:
+        return self.snapshot.summary
 
     @property
     def job(self) -> TrainJob | None:
-        return self.seen.job
+        return self.snapshot.job
 
     @property
     def objective(self) -> ObjectiveInfo:
@@ -48,5 +54,8 @@ class RunView:
 
 
 def references_of(job: TrainJob) -> tuple[Path, ...]:
-    """The photos of a run's person, where this machine has them. Reads a folder: call it in a thread."""
+    """Return the reference photos of a run's identity, if they are on this machine.
+
+    Reads a folder: call it in a thread.
+    """
     return tuple(sorted((Path(job.identity.folder) / "references").glob("[!.]*")))

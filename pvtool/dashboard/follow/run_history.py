@@ -1,4 +1,7 @@
-"""What the events of one run add up to: curves, samples, prompts drawn, warnings. Lives on the loop of the screen."""
+"""History of a run from its events: curves, samples, prompts, warnings.
+
+Used on the event loop only.
+"""
 
 from array import array
 from collections import Counter
@@ -19,13 +22,13 @@ _OF_TRAINER = EXACT | {"grad_norm"}
 _NOT_CURVES = frozenset({"time", "type", "step", "prompt", "seed", "eta"})
 _MOST_CURVES = 50
 GAUGES = ("memory_used", "utilisation", "temperature", "power")
-_OTHER_THINGS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
-_MANY = 4
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+_MIN_UNIFORM_STEPS = 4
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A clip drawn while training; `path` is relative to the run folder."""
+    """Sample clip rendered during training; `path` is relative to the run folder."""
 
     step: int
     path: str
@@ -35,16 +38,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Alarm:
-    """A warning of the engine's, or a number that is none, which is `bad`."""
+    """Warning of the engine, or a non-finite value, which is an error."""
 
     step: int
     message: str
-    bad: bool = False
+    is_error: bool = False
 
 
 @dataclass
 class Device:
-    """One accelerator over time; GiB, per cent, °C, W."""
+    """Gauges of an accelerator over time, in GiB, %, °C and W."""
 
     name: str
     memory_total: float | None
@@ -54,7 +57,10 @@ class Device:
 
 
 class RunHistory:
-    """All that is known of a run from its events, as far as they have been read."""
+    """State of a run after all events read so far.
+
+    `last_update` is the time of the newest step or stage: a hanging engine still writes gauges.
+    """
 
     def __init__(self) -> None:
         self.curves: dict[str, Series] = {}
@@ -63,20 +69,17 @@ class RunHistory:
         self.samples: list[Sample] = []
         self.checkpoints: list[int] = []
         self.alarms: list[Alarm] = []
-        self.drawn: Counter[str] = Counter()
+        self.prompt_counts: Counter[str] = Counter()
         self.prompt, self.seed = "", 0
         self.stage: tuple[str, int, int] = ("", 0, 0)
         self.step = 0
         self.eta: float | None = None
-        self.told = 0.0
-        self.without_face = 0
+        self.last_update = 0.0
+        self.steps_without_face = 0
         self.unreadable = 0
 
     def add(self, events: Iterable[Event]) -> None:
-        """Take in more events, in their order; one that holds other things than it should is counted as unreadable.
-
-        `told` is when the newest step or stage was written: gauges come also from an engine that hangs.
-        """
+        """Add events, in order; malformed events are skipped and counted as unreadable."""
         steps: list[Event] = []
         others: list[tuple[Any, Event]] = []
         for event in events:
@@ -84,23 +87,23 @@ class RunHistory:
                 steps.append(event)
             else:
                 others.append((steps[-1].get("step") if steps else self.step, event))
-        self._take_steps(steps)
+        self._add_steps(steps)
         for step, event in others:
-            self._try(partial(self._take, step), event)
+            self._try(partial(self._add_event, step), event)
 
-    def _try(self, take: Callable[[Event], None], event: Event) -> None:
+    def _try(self, add: Callable[[Event], None], event: Event) -> None:
         try:
-            take(event)
-        except _OTHER_THINGS:
+            add(event)
+        except _MALFORMED:
             self.unreadable += 1
 
-    def _take(self, step: int, event: Event) -> None:
-        """Anything but a step, told after `step`."""
+    def _add_event(self, step: int, event: Event) -> None:
+        """Add an event other than a step, written after `step`."""
         match event["type"]:
             case "gpu":
-                self._take_gauges(int(step), event)
+                self._add_gauges(int(step), event)
             case "stage":
-                self.told = max(self.told, float(event["time"]))
+                self.last_update = max(self.last_update, float(event["time"]))
                 self.stage = (
                     str(event["stage"]),
                     int(event.get("done", 0)),
@@ -110,7 +113,7 @@ class RunHistory:
                 self.samples.append(
                     Sample(
                         int(event["step"]),
-                        _within(event["path"]),
+                        _relative_path(event["path"]),
                         str(event["prompt"]),
                         int(event["seed"]),
                     )
@@ -122,19 +125,22 @@ class RunHistory:
             case "unreadable":
                 self.unreadable += 1
             case _:
-                pass  # told in the log, and by the run's state
+                pass  # shown in the log and as the run's state
 
-    def _take_steps(self, events: list[Event]) -> None:
-        """Take many at once where they are as they should be: a long run is to be there at once."""
+    def _add_steps(self, events: list[Event]) -> None:
+        """Add steps together if they are uniform, to load long runs quickly."""
         try:
-            self._take_alike(events)
-        except _OTHER_THINGS:
+            self._add_uniform_steps(events)
+        except _MALFORMED:
             for event in events:
-                self._try(self._take_step, event)
+                self._try(self._add_step, event)
 
-    def _take_alike(self, events: list[Event]) -> None:
-        """Raises, and has changed nothing, if one lacks what the first one has, or a value is no number."""
-        if len(events) < _MANY:
+    def _add_uniform_steps(self, events: list[Event]) -> None:
+        """Add steps that have the same fields and finite values.
+
+        Raises, without any change, if fields differ or a value is not finite.
+        """
+        if len(events) < _MIN_UNIFORM_STEPS:
             raise ValueError
         first, last = events[0], events[-1]
         names = ("step", "time", *_curve_names(first))
@@ -145,37 +151,37 @@ class RunHistory:
             isfinite(sum(column)) for column in columns
         ):
             raise ValueError
-        drawn = Counter(str(event["prompt"]) for event in events)
+        prompts = Counter(str(event["prompt"]) for event in events)
         without_face = sum(event.get("face_found") is False for event in events)
-        self._take_last(last)
-        self.drawn.update(drawn)
-        self.without_face += without_face
+        self._set_newest(last)
+        self.prompt_counts.update(prompts)
+        self.steps_without_face += without_face
         for name, column in zip(names[2:], columns[2:], strict=True):
             self._curve(name).extend(columns[0], columns[1], column)
 
-    def _take_step(self, event: Event) -> None:
+    def _add_step(self, event: Event) -> None:
         step, time = int(event["step"]), float(event["time"])
         values = {name: _number(event[name]) for name in _curve_names(event)}
-        self._take_last(event)
-        self.drawn[self.prompt] += 1
-        self.without_face += event.get("face_found") is False
+        self._set_newest(event)
+        self.prompt_counts[self.prompt] += 1
+        self.steps_without_face += event.get("face_found") is False
         for name, value in values.items():
             self._curve(name).append(step, time, value)
         losses = (name for name in values if name not in _OF_TRAINER)
-        if lost := [name for name in losses if values[name] is None]:
+        if bad := [name for name in losses if values[name] is None]:
             self.alarms.append(
-                Alarm(step, f"{', '.join(lost)} of step {step} is no number.", bad=True)
+                Alarm(step, f"Not a finite number at step {step}: {', '.join(bad)}.", is_error=True)
             )
 
-    def _take_last(self, event: Event) -> None:
-        """What only the newest step tells."""
-        step, told, seed, eta = (
+    def _set_newest(self, event: Event) -> None:
+        """Set the attributes of the newest step."""
+        step, time, seed, eta = (
             int(event["step"]),
             float(event["time"]),
             int(event["seed"]),
             _number(event["eta"]),
         )
-        self.step, self.told, self.seed, self.eta = step, told, seed, eta
+        self.step, self.last_update, self.seed, self.eta = step, time, seed, eta
         self.prompt = str(event["prompt"])
 
     def _curve(self, name: str) -> Series:
@@ -187,15 +193,15 @@ class RunHistory:
                 self.curves[name] = known
         return known
 
-    def _take_gauges(self, step: int, event: Event) -> None:
+    def _add_gauges(self, step: int, event: Event) -> None:
         time = float(event["time"])
-        for facts in event["devices"]:
-            index = int(facts["index"])
+        for entry in event["devices"]:
+            index = int(entry["index"])
             if index not in self.devices:
-                self.devices[index] = Device(str(facts["name"]), _gib(facts.get("memory_total")))
+                self.devices[index] = Device(str(entry["name"]), _gib(entry.get("memory_total")))
             device = self.devices[index]
-            values = {name: _number(facts.get(name)) for name in GAUGES}
-            for name, value in {**values, "memory_used": _gib(facts.get("memory_used"))}.items():
+            values = {name: _number(entry.get(name)) for name in GAUGES}
+            for name, value in {**values, "memory_used": _gib(entry.get("memory_used"))}.items():
                 device.gauges[name].append(step, time, value)
         self.process["memory"].append(step, time, _gib(event.get("process_memory")))
         self.process["cpu"].append(step, time, _number(event.get("cpu")))
@@ -213,8 +219,8 @@ def _is_curve(name: str) -> bool:
     return name not in _NOT_CURVES and name.isascii() and name.isidentifier()
 
 
-def _within(path: Any) -> str:
-    """A path in the run folder. Raises ValueError if it leads out of it."""
+def _relative_path(path: Any) -> str:
+    """Return a path relative to the run folder. Raises ValueError if it leads out of the folder."""
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts:
         raise ValueError(path)
@@ -227,5 +233,5 @@ def _gib(value: Any) -> float | None:
 
 
 def _number(value: Any) -> float | None:
-    """JSON has no NaN: what is no number is null there."""
+    """Return a finite number or None; JSON has no NaN and writes null instead."""
     return float(value) if value is not None and isfinite(value) else None

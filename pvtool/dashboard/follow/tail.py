@@ -1,4 +1,4 @@
-"""Follows a file that another process appends to, also over a network: no notification is relied on, only reading."""
+"""Follow a file that another process appends to, by reading, which also works on network drives."""
 
 import os
 from dataclasses import dataclass
@@ -12,11 +12,14 @@ CHUNK_BYTES = 1 << 19
 
 @dataclass(frozen=True)
 class Chunk:
-    """What is new in a file. `anew` if it is not the file that was read before; `more` if this was not all."""
+    """New lines of a file.
+
+    `restarted` means that the file was truncated or replaced; `more` that more can be read.
+    """
 
     lines: bytes
     start: int
-    anew: bool = False
+    restarted: bool = False
     more: bool = False
 
     def events(self) -> list[Event]:
@@ -24,7 +27,7 @@ class Chunk:
 
 
 class Tail:
-    """Whole new lines at each reading; a half-written last line waits until it is whole."""
+    """Incremental reader of complete lines; an incomplete last line is read once it ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -32,16 +35,16 @@ class Tail:
         self._offset = 0
 
     def read(self) -> Chunk:
-        """Read on, at most CHUNK_BYTES. A missing file is an empty one. Raises OSError if it cannot be read."""
+        """Read at most CHUNK_BYTES. A missing file counts as empty. Raises OSError."""
         try:
             descriptor = open_regular(self._path)
         except FileNotFoundError:
-            return self._begin(None, Chunk(b"", 0))
+            return self._restart(None, Chunk(b"", 0))
         try:
-            facts = os.fstat(descriptor)
-            identity = (facts.st_dev, facts.st_ino)
-            if identity != self._file or facts.st_size < self._offset:
-                chunk = self._begin(identity, _read(descriptor, 0))
+            status = os.fstat(descriptor)
+            identity = (status.st_dev, status.st_ino)
+            if identity != self._file or status.st_size < self._offset:
+                chunk = self._restart(identity, _read(descriptor, 0))
             else:
                 chunk = _read(descriptor, self._offset)
             self._offset = chunk.start + len(chunk.lines)
@@ -49,17 +52,15 @@ class Tail:
         finally:
             os.close(descriptor)
 
-    def _begin(self, identity: tuple[int, int] | None, chunk: Chunk) -> Chunk:
-        known, self._file, self._offset = self._offset > 0, identity, 0
-        return Chunk(chunk.lines, chunk.start, anew=known, more=chunk.more)
+    def _restart(self, identity: tuple[int, int] | None, chunk: Chunk) -> Chunk:
+        restarted, self._file, self._offset = self._offset > 0, identity, 0
+        return Chunk(chunk.lines, chunk.start, restarted=restarted, more=chunk.more)
 
 
 def _read(descriptor: int, offset: int) -> Chunk:
     content = os.pread(descriptor, CHUNK_BYTES, offset)
     full = len(content) == CHUNK_BYTES
     end = content.rfind(b"\n") + 1
-    if (
-        full and not end
-    ):  # no line of ours is as long; go past it, or we would wait for its end for ever
+    if full and not end:  # no valid line is as long: skip it instead of waiting for its end
         end = len(content)
     return Chunk(content[:end], offset, more=full)

@@ -1,6 +1,6 @@
-"""Clips and photos out of their files, as small as they are drawn, by ffmpeg in a process of its own.
+"""Decode clips and photos at display size with ffmpeg in a separate process.
 
-Whatever is in a file, it costs a bounded time and memory; what cannot be shown is said in a sentence.
+Time and memory are limited whatever the file contains; failures have a message for the user.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from typing import BinaryIO, Literal
 
 from pvtool_core.errors import PvError
 
-MOST_FRAMES = 400
-_MOST_PIXELS = 100_000_000
-_SECONDS = 30.0
+MAX_FRAMES = 400
+_MAX_PIXELS = 100_000_000
+_TIMEOUT = 30.0
 _PNG_END = b"IEND\xaeB`\x82"
 
 
-class Unshowable(PvError):
-    """A file of which no picture can be shown."""
+class DecodeError(PvError):
+    """A file that cannot be shown."""
 
     def __init__(self, path: Path, problem: str, hint: str = "") -> None:
         super().__init__(f"{path.name} {problem}.", hint)
@@ -31,16 +31,19 @@ class Unshowable(PvError):
 
 @dataclass(frozen=True)
 class Box:
-    """Room for a picture: pixels across and down, and how many times as high as wide a pixel is."""
+    """Available size of an image.
+
+    `width` and `height` in pixels; `pixel_height` is the height of a pixel relative to its width.
+    """
 
     width: int
     height: int
-    tallness: float = 1.0
+    pixel_height: float = 1.0
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture: raw RGB, row by row, or the bytes of a PNG file."""
+    """An image: raw RGB, row by row, or the bytes of a PNG file."""
 
     width: int
     height: int
@@ -48,42 +51,45 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Film:
-    """A file's pictures in their order; `whole` is false where the file broke off."""
+class DecodedClip:
+    """Frames of a file in order; `complete` is false if the file is truncated."""
 
     frames: tuple[Frame, ...]
     fps: float
-    whole: bool = True
+    complete: bool = True
 
 
-async def decode(path: Path, box: Box, form: Literal["raw", "png"] = "raw") -> Film:
-    """Read a file's pictures, fitted into `box`; a PNG is never larger than its source. Raises Unshowable."""
+async def decode(path: Path, box: Box, form: Literal["raw", "png"] = "raw") -> DecodedClip:
+    """Decode the frames of a file, scaled to fit into `box`.
+
+    A PNG is never larger than its source. Raises DecodeError.
+    """
     ffmpeg = await asyncio.to_thread(_ffmpeg, path)
     with await asyncio.to_thread(_open, path) as file:
-        code, output, said = await _run(
-            path, ffmpeg, file, _to_raw(box) if form == "raw" else _to_png(box)
+        status, output, log = await _run_ffmpeg(
+            path, ffmpeg, file, _raw_options(box) if form == "raw" else _png_options(box)
         )
     frames = tuple(_raw_frames(output) if form == "raw" else _png_frames(output))
     if not frames:
-        raise Unshowable(path, _problem(said))
-    rate = re.search(r"Video: .*?, ([\d.]+)(k?) fps", said)
+        raise DecodeError(path, _describe_failure(log))
+    rate = re.search(r"Video: .*?, ([\d.]+)(k?) fps", log)
     fps = float(rate[1]) * (1000 if rate[2] else 1) if rate else 0.0
-    return Film(frames, fps or 8.0, whole=code == 0)
+    return DecodedClip(frames, fps or 8.0, complete=status == 0)
 
 
 def _open(path: Path) -> BinaryIO:
-    """A file that can be read now: no folder, and no pipe that would make the reader wait."""
+    """Open a regular file; folders and pipes, which could block the reader, are rejected."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise Unshowable(path, "is no file")
+            raise DecodeError(path, "is not a regular file")
         if not status.st_size:
-            raise Unshowable(path, "is empty")
+            raise DecodeError(path, "is empty")
         return path.open("rb")
     except FileNotFoundError:
-        raise Unshowable(path, "is not there any more") from None
+        raise DecodeError(path, "no longer exists") from None
     except OSError as error:
-        raise Unshowable(path, f"cannot be read: {error.strerror}") from None
+        raise DecodeError(path, f"cannot be read: {error.strerror}") from None
 
 
 @cache
@@ -97,30 +103,33 @@ def _ffmpeg(path: Path) -> str:
     try:
         return _find_ffmpeg()
     except (ImportError, RuntimeError):
-        raise Unshowable(
-            path, "cannot be shown: there is no ffmpeg", "`pv doctor` says what is missing."
-        ) from None
+        raise DecodeError(path, "cannot be decoded: ffmpeg not found", "Run `pv doctor`.") from None
 
 
-def _to_raw(box: Box) -> list[str]:
-    """As many pixels as are drawn, an even number down: a character is two of them."""
+def _raw_options(box: Box) -> list[str]:
+    """Return ffmpeg options for raw frames at display size, with an even number of rows."""
     scale = (
-        f"scale=w='max(1,min({box.width},round({box.height}*{box.tallness:.4f}*dar)))'"
-        f":h='2*max(1,round(min({box.height},{box.width}/(dar*{box.tallness:.4f}))/2))':flags=area"
+        f"scale=w='max(1,min({box.width},round({box.height}*{box.pixel_height:.4f}*dar)))'"
+        f":h='2*max(1,round(min({box.height},{box.width}/(dar*{box.pixel_height:.4f}))/2))':flags=area"
     )
     return ["-vf", scale, "-c:v", "ppm"]
 
 
-def _to_png(box: Box) -> list[str]:
-    """In 256 colours, chosen for each picture: a third of the bytes, hard to tell from all of them."""
+def _png_options(box: Box) -> list[str]:
+    """Return ffmpeg options for PNGs with a palette of 256 colours, a third of the full size."""
     shrink = f"min(1,min({box.width}/(iw*sar),{box.height}/ih))"
     fit = f"scale=w='max(1,round({shrink}*iw*sar))':h='max(1,round({shrink}*ih))'"
-    palette = "split[a][b];[a]palettegen=stats_mode=single:reserve_transparent=0[p];[b][p]paletteuse=new=1:dither=bayer"
-    return ["-vf", f"{fit}:flags=area,setsar=1,{palette}:bayer_scale=4", "-c:v", "png"]
+    palette = (
+        "split[a][b];[a]palettegen=stats_mode=single:reserve_transparent=0[p];"
+        "[b][p]paletteuse=new=1:dither=bayer:bayer_scale=4"
+    )
+    return ["-vf", f"{fit}:flags=area,setsar=1,{palette}", "-c:v", "png"]
 
 
-async def _run(path: Path, ffmpeg: str, file: BinaryIO, how: list[str]) -> tuple[int, bytes, str]:
-    """ffmpeg gets the file open, not by name, so that no name can mean anything else to it."""
+async def _run_ffmpeg(
+    path: Path, ffmpeg: str, file: BinaryIO, options: list[str]
+) -> tuple[int, bytes, str]:
+    """Run ffmpeg on an open file, so that special characters in its name have no effect."""
     limits = [
         "-hide_banner",
         "-nostdin",
@@ -129,22 +138,23 @@ async def _run(path: Path, ffmpeg: str, file: BinaryIO, how: list[str]) -> tuple
         "-threads",
         "1",
         "-max_pixels",
-        str(_MOST_PIXELS),
+        str(_MAX_PIXELS),
     ]
-    what = ["-i", "fd:", "-map", "0:v:0", "-frames:v", str(MOST_FRAMES), "-fps_mode", "passthrough"]
-    words = [ffmpeg, *limits, *what, *how, "-f", "image2pipe", "pipe:1"]
-    process = await asyncio.create_subprocess_exec(*words, stdin=file, stdout=PIPE, stderr=PIPE)
+    source = ["-i", "fd:", "-map", "0:v:0"]
+    frames = ["-frames:v", str(MAX_FRAMES), "-fps_mode", "passthrough"]
+    command = [ffmpeg, *limits, *source, *frames, *options, "-f", "image2pipe", "pipe:1"]
+    process = await asyncio.create_subprocess_exec(*command, stdin=file, stdout=PIPE, stderr=PIPE)
     try:
-        output, said = await asyncio.wait_for(process.communicate(), _SECONDS)
+        output, log = await asyncio.wait_for(process.communicate(), _TIMEOUT)
     except TimeoutError:
-        raise Unshowable(path, f"took longer than {_SECONDS:.0f} seconds to read") from None
+        raise DecodeError(path, f"took more than {_TIMEOUT:.0f} seconds to decode") from None
     finally:
-        await _end(process)
-    return process.returncode or 0, output, said.decode(errors="replace")
+        await _terminate(process)
+    return process.returncode or 0, output, log.decode(errors="replace")
 
 
-async def _end(process: Process) -> None:
-    """Not before it is gone: nothing must be left over when its picture is no longer wanted."""
+async def _terminate(process: Process) -> None:
+    """Kill the process if it is still running, and wait for its end."""
     if process.returncode is None:
         with suppress(ProcessLookupError):
             process.kill()
@@ -152,13 +162,13 @@ async def _end(process: Process) -> None:
 
 
 def _raw_frames(output: bytes) -> Iterator[Frame]:
-    """PPM files one after another: `P6 width height 255`, and the pixels."""
-    at = 0
-    while header := re.compile(rb"P6\s+(\d+)\s+(\d+)\s+255\s").match(output, at):
+    """Split concatenated PPM files: `P6 width height 255`, followed by the pixels."""
+    end = 0
+    while header := re.compile(rb"P6\s+(\d+)\s+(\d+)\s+255\s").match(output, end):
         width, height = int(header[1]), int(header[2])
-        at = header.end() + width * height * 3
-        if at <= len(output):
-            yield Frame(width, height, output[header.end() : at])
+        end = header.end() + width * height * 3
+        if end <= len(output):
+            yield Frame(width, height, output[header.end() : end])
 
 
 def _png_frames(output: bytes) -> Iterator[Frame]:
@@ -166,18 +176,16 @@ def _png_frames(output: bytes) -> Iterator[Frame]:
         yield Frame(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]), data + _PNG_END)
 
 
-_PROBLEMS = {
-    "moov atom not found": "is no whole clip; it may still be written",
-    "max_pixels": "is too large to be shown",
-    "Picture size": "is too large to be shown",
-    "Invalid data found": "is no picture, or a broken one",
-    "matches no streams": "holds no picture",
-    "End of file": "is no picture, or a broken one",
+_INVALID = "is not an image or is corrupt"
+_FAILURES = {
+    "moov atom not found": "is incomplete or still being written",
+    "max_pixels": "is too large to display",
+    "Picture size": "is too large to display",
+    "Invalid data found": _INVALID,
+    "matches no streams": "contains no images",
+    "End of file": _INVALID,
 }
 
 
-def _problem(said: str) -> str:
-    return next(
-        (words for sign, words in _PROBLEMS.items() if sign in said),
-        "is no picture, or a broken one",
-    )
+def _describe_failure(log: str) -> str:
+    return next((problem for text, problem in _FAILURES.items() if text in log), _INVALID)

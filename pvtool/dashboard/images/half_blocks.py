@@ -1,7 +1,8 @@
-"""Pictures as rows of characters: half blocks, which are two pixels each, or a ramp of greys where there is no colour.
+"""Draw images as rows of half blocks, two pixels each, or as a ramp of grey characters.
 
-A colour costs bytes at each repaint, and a row is sent again if any pixel of it changed; so colours are rounded to what
-the eye tells apart, or to what the terminal has, by an ordered dither that is the same for every frame.
+Colours cost bytes at each repaint, and a row is sent again if any of its pixels changed. Colours
+are therefore rounded to distinguishable or supported ones, by an ordered dither that is the same
+for every frame.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,10 +21,10 @@ from pvtool.terminal import Colours
 
 @dataclass(frozen=True, slots=True)
 class CellRow:
-    """A line of a picture: what tells whether it changed, about how many bytes it sends, and what draws it.
+    """Row of an image: its pixels, its approximate size in bytes, and its drawing function.
 
-    It is drawn when it is painted: a clip that is kept drawn is so many objects that Python's search for garbage among
-    them would stop the screen for a tenth of a second.
+    Pixels are compared to detect changes. A row is drawn when it is painted: keeping drawn clips
+    would create so many objects that garbage collection blocks the screen for a tenth of a second.
     """
 
     pixels: object
@@ -48,29 +49,31 @@ _SYSTEMS = {
     "16": ColorSystem.STANDARD,
 }
 _RAMP = " .:-=+*#%@"
-_SENT = {"truecolor": 42, "256": 25, "16": 15, "none": 0}
+_BYTES_PER_SEGMENT = {"truecolor": 42, "256": 25, "16": 15, "none": 0}
 
 
 def draw(frame: Frame, colours: Colours, dark: bool = True) -> Drawing:
-    """Half blocks in these colours, or a ramp of characters where there are none."""
+    """Draw a frame as half blocks in the given colours, or as a character ramp without colours."""
     if colours == "none":
         return tuple(_ramp(frame, dark))
     return tuple(_half_blocks(frame, colours))
 
 
 def _half_blocks(frame: Frame, colours: Colours) -> Iterator[CellRow]:
-    toned = _toned(frame, colours)
+    quantized = _quantize(frame, colours)
     line = frame.width * 3
     for top in range(0, frame.height * line, 2 * line):
-        pixels = toned[top : top + 2 * line]
-        pieces = 1 + sum(left != right for left, right in pairwise(_cells(pixels)))
+        pixels = quantized[top : top + 2 * line]
+        segments = 1 + sum(left != right for left, right in pairwise(_cells(pixels)))
         yield CellRow(
-            pixels, pieces * _SENT[colours] + 3 * frame.width, partial(_strip, pixels, colours)
+            pixels,
+            segments * _BYTES_PER_SEGMENT[colours] + 3 * frame.width,
+            partial(_strip, pixels, colours),
         )
 
 
 def _strip(pixels: bytes, colours: Colours) -> Strip:
-    """Neighbours of the same colours are one piece of text; where upper and lower are the same it is spaces."""
+    """Join equal neighbours into segments; cells with two equal pixels become spaces."""
     segments = [
         Segment((" " if cell[0] == cell[1] else "▀") * len(list(run)), _style(*cell, colours))
         for cell, run in groupby(_cells(pixels))
@@ -87,9 +90,9 @@ def _triplets(line: bytes) -> Iterator[Pixel]:
     return zip(line[0::3], line[1::3], line[2::3], strict=True)
 
 
-@lru_cache(1 << 14)  # the styles of a whole clip, so that they are made in its first round only
+@lru_cache(1 << 14)  # holds the styles of a whole clip
 def _style(above: Pixel, below: Pixel, colours: Colours) -> Style:
-    """A style that knows already what it sends, so that painting does not work that out."""
+    """Return a style with its escape sequence already computed, for fast painting."""
     style = Style.from_color(None if above == below else _colour(above), _colour(below))
     Strip.render_ansi(style, _SYSTEMS[colours])
     return style
@@ -100,14 +103,14 @@ def _colour(pixel: Pixel) -> Color:
     return Color.from_rgb(*pixel)
 
 
-def _toned(frame: Frame, colours: Colours) -> bytes:
+def _quantize(frame: Frame, colours: Colours) -> bytes:
     if colours == "truecolor":
         return frame.data.translate(_nearest(_TRUE_LEVELS))
-    return _dithered(frame, _CUBE_LEVELS if colours == "256" else _COARSE_LEVELS)
+    return _dither(frame, _CUBE_LEVELS if colours == "256" else _COARSE_LEVELS)
 
 
-def _dithered(frame: Frame, levels: tuple[int, ...]) -> bytes:
-    """Each channel at one of `levels`: the lower or the upper neighbour, by a threshold that depends on the place."""
+def _dither(frame: Frame, levels: tuple[int, ...]) -> bytes:
+    """Round each channel to one of the two nearest `levels`, by a position-dependent threshold."""
     line = frame.width * 3
     out = bytearray(frame.data)
     for y in range(frame.height):
@@ -126,7 +129,7 @@ def _nearest(levels: tuple[int, ...]) -> bytes:
 
 @cache
 def _threshold(levels: tuple[int, ...], rank: int) -> bytes:
-    def chosen(value: int) -> int:
+    def quantize(value: int) -> int:
         below = max(level for level in levels if level <= value)
         above = min(level for level in levels if level >= value)
         return (
@@ -135,17 +138,18 @@ def _threshold(levels: tuple[int, ...], rank: int) -> bytes:
             else below
         )
 
-    return bytes(chosen(value) for value in range(256))
+    return bytes(quantize(value) for value in range(256))
 
 
 def _ramp(frame: Frame, dark: bool) -> Iterator[CellRow]:
-    """A denser character where more of the reader's ink is wanted: light on dark, dark on light."""
+    """Draw with a ramp of characters: dense is bright on a dark theme and dark on a light one."""
     ramp = _RAMP if dark else _RAMP[::-1]
     line = frame.width * 3
     for y in range(frame.height // 2):
         top = y * 2 * line
         pixels = zip(
-            *(_triplets(frame.data[at : at + line]) for at in (top, top + line)), strict=True
+            *(_triplets(frame.data[start : start + line]) for start in (top, top + line)),
+            strict=True,
         )
         text = "".join(
             ramp[_brightness(*above, *below) * len(ramp) // 256] for above, below in pixels
@@ -154,5 +158,5 @@ def _ramp(frame: Frame, dark: bool) -> Iterator[CellRow]:
 
 
 def _brightness(*channels: int) -> int:
-    red, green, blue = (channels[at] + channels[at + 3] for at in range(3))
+    red, green, blue = (channels[i] + channels[i + 3] for i in range(3))
     return (299 * red + 587 * green + 114 * blue) // 2000

@@ -1,4 +1,4 @@
-"""A clip as it is played: its frames made ready for a room of a given size, and the budget that all clips share."""
+"""Load clips for playback at display size, and limit the bytes that all clips send together."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,84 +9,98 @@ from time import monotonic
 from typing import TypeVar
 
 from pvtool.dashboard.images import half_blocks, kitty
-from pvtool.dashboard.images.decode import Box, Film, Frame, decode
+from pvtool.dashboard.images.decode import Box, DecodedClip, Frame, decode
 from pvtool.terminal import Pictures, Terminal
 
-_MOST_NUMBERS = 32
+_MAX_KITTY_FRAMES = 32
 _STILLS = {".png", ".jpg", ".jpeg", ".webp"}
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """What the terminal is given once for a frame: a number for it, what sends it, and what frees it."""
+class KittyImage:
+    """A frame stored in the terminal: its id and the commands that send and delete it."""
 
-    number: int
-    transmission: str
-    removal: str
+    image_id: int
+    transmit: str
+    delete: str
 
 
 @dataclass(frozen=True)
 class Playback:
-    """Frames ready to draw. Of the file's `total` frames every `stride`-th is here; `fps` is the rate of those here."""
+    """Frames ready to draw.
+
+    `total` is the number of frames in the file; every `stride`-th is included, and `fps` is the
+    rate of these.
+    """
 
     drawings: Sequence[half_blocks.Drawing]
     fps: float
     total: int
     stride: int
-    whole: bool
-    sheets: Sequence[Sheet] = ()
+    complete: bool
+    images: Sequence[KittyImage] = ()
 
 
 async def load_playback(
     path: Path, columns: int, rows: int, terminal: Terminal, dark: bool
 ) -> Playback:
-    """Read and draw a file for so many cells. Raises Unshowable."""
+    """Decode a file for an area of cells. Raises DecodeError."""
     if terminal.pictures is Pictures.KITTY:
-        return await _wind_sheets(
-            path, min(columns, len(kitty.marks())), min(rows, len(kitty.marks())), terminal
+        return await _load_kitty(
+            path,
+            min(columns, len(kitty.diacritics())),
+            min(rows, len(kitty.diacritics())),
+            terminal,
         )
     width, height = terminal.cell
-    film = await decode(path, Box(columns, 2 * rows, height / 2 / width))
+    decoded = await decode(path, Box(columns, 2 * rows, height / 2 / width))
     drawings = await asyncio.to_thread(
-        lambda: [half_blocks.draw(frame, terminal.colours, dark) for frame in film.frames]
+        lambda: [half_blocks.draw(frame, terminal.colours, dark) for frame in decoded.frames]
     )
-    return _reel(film, 1, drawings)
+    return _playback(decoded, 1, drawings)
 
 
-async def _wind_sheets(path: Path, columns: int, rows: int, terminal: Terminal) -> Playback:
-    """A clip at half the sharpness of the screen, a still at all of it: a clip is many pictures to send."""
+async def _load_kitty(path: Path, columns: int, rows: int, terminal: Terminal) -> Playback:
+    """Load a clip at half the resolution of the screen, or a still image at full resolution.
+
+    A clip consists of many images to send.
+    """
     width, height = terminal.cell
-    part = 1 if path.suffix.lower() in _STILLS else 2
-    film = await decode(path, Box(columns * width // part, rows * height // part), "png")
-    frames, stride = _thinned(film.frames, _MOST_NUMBERS)
+    scale = 1 if path.suffix.lower() in _STILLS else 2
+    decoded = await decode(path, Box(columns * width // scale, rows * height // scale), "png")
+    frames, stride = _subsample(decoded.frames, _MAX_KITTY_FRAMES)
     size = _cells(frames[0], columns, rows, terminal.cell)
-    numbers = [kitty.new_number() for _ in frames]
-    sheets = [
-        Sheet(
-            number,
-            kitty.transmission(frame, number, *size, terminal.tmux),
-            kitty.removal(number, terminal.tmux),
+    ids = [kitty.new_image_id() for _ in frames]
+    images = [
+        KittyImage(
+            image_id,
+            kitty.transmit_command(frame, image_id, *size, terminal.tmux),
+            kitty.delete_command(image_id, terminal.tmux),
         )
-        for number, frame in zip(numbers, frames, strict=True)
+        for image_id, frame in zip(ids, frames, strict=True)
     ]
-    return _reel(film, stride, [kitty.draw(number, *size) for number in numbers], sheets)
+    return _playback(decoded, stride, [kitty.draw(image_id, *size) for image_id in ids], images)
 
 
-def _reel(
-    film: Film, stride: int, drawings: Sequence[half_blocks.Drawing], sheets: Sequence[Sheet] = ()
+def _playback(
+    decoded: DecodedClip,
+    stride: int,
+    drawings: Sequence[half_blocks.Drawing],
+    images: Sequence[KittyImage] = (),
 ) -> Playback:
-    return Playback(drawings, film.fps / stride, len(film.frames), stride, film.whole, sheets)
+    fps, total = decoded.fps / stride, len(decoded.frames)
+    return Playback(drawings, fps, total, stride, decoded.complete, images)
 
 
-def _thinned(frames: Sequence[_T], most: int) -> tuple[Sequence[_T], int]:
-    """No more than `most` frames, evenly out of all of them, and the distance between them."""
-    stride = -(-len(frames) // max(1, most))
+def _subsample(frames: Sequence[_T], limit: int) -> tuple[Sequence[_T], int]:
+    """Return at most `limit` evenly spaced frames, and the distance between them."""
+    stride = -(-len(frames) // max(1, limit))
     return frames[::stride], stride
 
 
 def _cells(frame: Frame, columns: int, rows: int, cell: tuple[int, int]) -> tuple[int, int]:
-    """How many columns and rows a picture takes in that room."""
+    """Return the columns and rows that an image takes within the available size."""
     scale = min(columns * cell[0] / frame.width, rows * cell[1] / frame.height)
     across, down = (
         max(1, round(frame.width * scale / cell[0])),
@@ -96,14 +110,14 @@ def _cells(frame: Frame, columns: int, rows: int, cell: tuple[int, int]) -> tupl
 
 
 class Budget:
-    """Bytes a second for all moving pictures together."""
+    """Limit of the bytes per second of all moving images together."""
 
     def __init__(self, rate: int) -> None:
         self.rate = rate
         self._free_at = 0.0
 
     def wait(self) -> float:
-        """Seconds until something may be sent."""
+        """Return the seconds until the next bytes may be sent."""
         return max(0.0, self._free_at - monotonic())
 
     def spend(self, size: int) -> None:
@@ -112,5 +126,5 @@ class Budget:
 
 @cache
 def budget(rate: int) -> Budget:
-    """The one budget of this process."""
+    """Return the budget shared by the whole process."""
     return Budget(rate)

@@ -1,1 +1,1 @@
-"""Plots in text: axes, series, rasterizing, painting and export."""
+"""Text plots: axes, series, rasterizing, painting and export."""

@@ -1,4 +1,4 @@
-"""Scales, their ticks, and numbers in few letters."""
+"""Scales, ticks and number formats of plots."""
 
 import math
 from collections.abc import Sequence
@@ -31,32 +31,32 @@ _PREFIXES = ((9, "G"), (6, "M"), (3, "k"))
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to a fraction of the height, and where the ticks are."""
+    """Scale that maps values to fractions of the height, with its ticks."""
 
     low: float
     high: float
     log: bool
     ticks: Sequence[float]
-    unit: float  # of which all ticks are multiples
+    unit: float  # all ticks are multiples of it
 
-    def raised(self, value: float) -> float:
-        """How high `value` lies, in units of its own."""
+    def transform(self, value: float) -> float:
+        """Return the position of `value` in units of the scale: the value or its logarithm."""
         return math.log10(value) if self.log else value
 
     def fraction(self, value: float) -> float:
-        base = self.raised(self.low)
-        return (self.raised(value) - base) / (self.raised(self.high) - base)
+        base = self.transform(self.low)
+        return (self.transform(value) - base) / (self.transform(self.high) - base)
 
     def labels(self) -> list[str]:
         return (
-            [exponent(tick) for tick in self.ticks]
+            [format_exponent(tick) for tick in self.ticks]
             if self.log
             else tick_labels(self.ticks, self.unit)
         )
 
 
 def fit(extent: Extent, bounds: Extent | None, log: bool, intervals: int) -> Scale:
-    """A scale of round numbers around `extent`, and around `bounds` where they make sense."""
+    """Return a scale with round limits around `extent`, and around `bounds` if it is linear."""
     return _log_scale(extent, intervals) if log else _linear_scale(extent, bounds, intervals)
 
 
@@ -77,7 +77,7 @@ def _linear_scale(extent: Extent, bounds: Extent | None, intervals: int) -> Scal
 
 
 def _log_scale(extent: Extent, intervals: int) -> Scale:
-    """Whole decades, or 1-2-5 within them where there are few."""
+    """Return a scale of full decades, or of 1-2-5 steps for a short range."""
     first, last = math.floor(math.log10(extent[0]) + 1e-9), math.ceil(math.log10(extent[1]) - 1e-9)
     last = max(last, first + 1)
     every = -(-(last - first) // intervals)
@@ -92,7 +92,7 @@ def _log_scale(extent: Extent, intervals: int) -> Scale:
 
 
 def round_step(least: float) -> float:
-    """The smallest 1, 2 or 5 times a power of ten that is no less than `least`."""
+    """Return the smallest 1, 2 or 5 times a power of ten that is at least `least`."""
     power = math.floor(math.log10(least))
     return next(
         step for m in (1, 2, 5, 10) if (step := float(f"{m}e{power}")) >= least * (1 - 1e-9)
@@ -100,19 +100,19 @@ def round_step(least: float) -> float:
 
 
 def _multiple(k: int, step: float) -> float:
-    """`k` steps, rounded to the step's own decimals, so that three times 0.1 is 0.3."""
+    """Return `k` times `step`, rounded to the decimals of the step, so that 3 × 0.1 is 0.3."""
     return round(k * step, max(0, -math.floor(math.log10(step))))
 
 
 def ticks_along(first: float, last: float, axis: Axis, most: int) -> list[float]:
-    """Round places from `first` to `last` along a step or a time axis, at most `most` or so."""
+    """Return at most about `most` round positions from `first` to `last` on an axis."""
     least = (last - first) / most
     step = max(1.0, round_step(least)) if axis == "step" else _round_seconds(least)
     return _multiples(first, last, step)
 
 
 def _multiples(first: float, last: float, step: float) -> list[float]:
-    """All multiples of `step` from `first` to `last`."""
+    """Return all multiples of `step` from `first` to `last`."""
     return [
         _multiple(k, step)
         for k in range(math.ceil(first / step - 1e-9), math.floor(last / step + 1e-9) + 1)
@@ -126,17 +126,18 @@ def _round_seconds(least: float) -> float:
     return float(found) if found else _DAY * max(1.0, round_step(least / _DAY))
 
 
-def along(x: float, axis: Axis) -> str:
-    """A place on the axis in words: `1 240` or `1h05m`."""
-    return grouped(x) if axis == "step" else duration(x)
+def position_label(x: float, axis: Axis) -> str:
+    """Format a position on the axis: `1 240` or `1h05m`."""
+    return group_digits(x) if axis == "step" else format_elapsed(x)
 
 
-def grouped(number: float) -> str:
+def group_digits(number: float) -> str:
+    """Format a number with thousands separated by spaces."""
     return f"{number:,.0f}".replace(",", " ")
 
 
-def duration(seconds: float) -> str:
-    """`45s`, `1h30m`, `2d06h`: from the largest unit that is there to the smallest."""
+def format_elapsed(seconds: float) -> str:
+    """Format seconds as `45s`, `1h30m` or `2d06h`, without trailing zero units."""
     left, sign = abs(round(seconds)), "-" if round(seconds) < 0 else ""
     parts: list[tuple[int, str]] = []
     for size, letter in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "m"), (1, "s")):
@@ -150,10 +151,10 @@ def duration(seconds: float) -> str:
 
 
 def tick_labels(ticks: Sequence[float], unit: float) -> list[str]:
-    """All ticks with the same decimals, no more than their unit has."""
+    """Format all ticks with the same number of decimals, no more than their unit has."""
     largest = max(abs(ticks[0]), abs(ticks[-1]))
     if largest >= 1e12 or largest < 1e-3:
-        return [exponent(tick) for tick in ticks]
+        return [format_exponent(tick) for tick in ticks]
     fitting = (
         (power, letter)
         for power, letter in _PREFIXES
@@ -164,18 +165,18 @@ def tick_labels(ticks: Sequence[float], unit: float) -> list[str]:
     return [f"{tick / 10**power:.{decimals}f}{letter}" for tick in ticks]
 
 
-def exponent(number: float) -> str:
-    """`1e-4` rather than `0.0001`, and plainly where that is short."""
+def format_exponent(number: float) -> str:
+    """Format a number as `1e-4` instead of `0.0001`, and plainly if that is short."""
     if number == 0 or 1e-2 <= abs(number) < 1e4:
         return f"{number:g}"
     mantissa, power = f"{number:.2e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(power)}"
 
 
-def short(number: float) -> str:
-    """A value to read: three figures or so."""
+def format_value(number: float) -> str:
+    """Format a value with about three significant digits."""
     size = abs(number)
     if size >= 1e6 or 0 < size < 1e-3:
-        return exponent(number)
+        return format_exponent(number)
     decimals = 3 if size < 1 else 2 if size < 10 else 1 if size < 1000 else 0
     return f"{number:,.{decimals}f}".replace(",", " ")

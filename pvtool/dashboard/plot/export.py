@@ -1,4 +1,4 @@
-"""Curves on paper: numbers as CSV, and a sheet of small plots as PNG, drawn at twice its size."""
+"""Export curves: numbers as CSV and plots as PNG at twice the display size."""
 
 import csv
 import io
@@ -25,42 +25,39 @@ if TYPE_CHECKING:
     Font = FreeTypeFont | ImageFont
 
 _SCALE = 2
-_FINER = 2  # drawn finer than it is kept, for smooth edges
+_OVERSAMPLING = 2  # for smooth edges
 _PANEL = (460, 250)
-_MARGIN = (58, 34, 14, 30)  # left, top, right, bottom of the curves within a panel
-_INK, _FAINT, _GRID, _GAP = "#333333", "#777777", "#e4e4e4", "#c0392b"
-_COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-)  # told apart by all eyes, after Okabe and Ito
+_MARGIN = (58, 34, 14, 30)  # left, top, right, bottom of the axes within a panel
+_INK, _MUTED, _GRID, _GAP = "#333333", "#777777", "#e4e4e4", "#c0392b"
+# Palette for all kinds of colour vision by Okabe and Ito.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 
 @contextmanager
 def new_files(folder: Path, stem: str, suffixes: Sequence[str]) -> Generator[list[Path]]:
-    """Reserve new files `stem` + suffix, or `stem-curves-2` and so on if one exists: nothing is overwritten.
+    """Create new empty files `stem` + suffix, or `stem-curves-2` and so on if one exists.
 
-    They are removed if the body fails. Raises OSError.
+    Existing files are never overwritten. The new files are removed if the body fails. Raises
+    OSError.
     """
     for number in count(1):
         name = stem if number == 1 else f"{stem}-curves-{number}"
         paths = [folder / f"{name}{suffix}" for suffix in suffixes]
-        made: list[Path] = []
+        created: list[Path] = []
         try:
             for path in paths:
                 path.open("x").close()
-                made.append(path)
+                created.append(path)
         except FileExistsError:
-            _remove(made)
+            _remove(created)
             continue
         except OSError:
-            _remove(made)
+            _remove(created)
             raise
         try:
             yield paths
         except BaseException:
-            _remove(made)
+            _remove(created)
             raise
         return
 
@@ -71,15 +68,15 @@ def _remove(paths: Sequence[Path]) -> None:
 
 
 def write_csv(path: Path, series: Mapping[str, Series]) -> None:
-    """A row for each step with its time, a column for each series: its last number there, or nothing.
+    """Write a row per step with its time and a column per series, empty without a value.
 
-    The time is that of the first of the series that has the step. The series may grow meanwhile.
+    The time is that of the first series with the step. The series may grow meanwhile.
     """
-    kept = deepcopy(dict(series))
-    columns = [dict(zip(each.steps, each.raw.values, strict=False)) for each in kept.values()]
+    snapshot = deepcopy(dict(series))
+    columns = [dict(zip(one.steps, one.raw.values, strict=False)) for one in snapshot.values()]
     times: dict[float, float] = {}
-    for each in reversed(kept.values()):
-        times |= zip(reversed(each.steps), reversed(each.times), strict=False)
+    for one in reversed(snapshot.values()):
+        times |= zip(reversed(one.steps), reversed(one.times), strict=False)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["step", "time", *series])
@@ -97,63 +94,67 @@ def _plain(number: float | None) -> str:
 
 
 def write_png(path: Path, title: str, panels: Mapping[str, Sequence[Curve]], view: View) -> None:
-    """A sheet with one plot for each of `panels`: the part and the axis of `view`, smoothed as the series are.
+    """Draw one plot per panel, with range, axis and smoothing of the view and the series.
 
     The series may grow meanwhile.
     """
-    kept = deepcopy(dict(panels))
+    snapshot = deepcopy(dict(panels))
     drawn = {
-        name: curves for name, curves in kept.items() if any(len(curve.series) for curve in curves)
+        name: curves
+        for name, curves in snapshot.items()
+        if any(len(curve.series) for curve in curves)
     }
-    across = 1 if len(drawn) == 1 else 2
-    sheet = _Sheet(across * _PANEL[0], 44 + max(-(-len(drawn) // across), 1) * _PANEL[1])
+    columns = 1 if len(drawn) == 1 else 2
+    sheet = _Sheet(columns * _PANEL[0], 44 + max(-(-len(drawn) // columns), 1) * _PANEL[1])
     sheet.write((16, 12), title, 17, _INK)
     smoothed = any(curve.series.smoothed for curves in drawn.values() for curve in curves)
-    about = [
+    caption = [
         "by step" if view.axis == "step" else "by time",
         *([f"smoothed {view.weight:g}"] if smoothed else []),
     ]
-    sheet.write((sheet.width - 14, 16), " · ".join(about), 11, _FAINT, "ra")
+    sheet.write((sheet.width - 14, 16), " · ".join(caption), 11, _MUTED, "ra")
     for index, (name, curves) in enumerate(drawn.items()):
-        corner = index % across * _PANEL[0], 44 + index // across * _PANEL[1]
+        corner = index % columns * _PANEL[0], 44 + index // columns * _PANEL[1]
         _Panel(sheet, corner, view).draw(name, curves)
     replace_file(path, sheet.png())
 
 
 class _Sheet:
-    """A white picture, measured in points of the finished size."""
+    """White image, measured in points of the final size."""
 
     def __init__(self, width: int, height: int) -> None:
         from PIL import Image, ImageDraw
 
         self.width = width
-        self._fine = _SCALE * _FINER
-        self._image = Image.new("RGB", (width * self._fine, height * self._fine), "white")
+        self._pixels_per_point = _SCALE * _OVERSAMPLING
+        self._image = Image.new(
+            "RGB", (width * self._pixels_per_point, height * self._pixels_per_point), "white"
+        )
         self._draw = ImageDraw.Draw(self._image)
 
     def write(
-        self, at: tuple[float, float], words: str, size: float, colour: str, anchor: str = "la"
+        self, at: tuple[float, float], text: str, size: float, colour: str, anchor: str = "la"
     ) -> float:
-        """Write `words`, and say how wide they are."""
-        font = _font(size * self._fine)
-        self._draw.text(self._points(at), words, colour, font, anchor)
-        return self._draw.textlength(words, font) / self._fine
+        """Draw text and return its width."""
+        font = _font(size * self._pixels_per_point)
+        self._draw.text(self._to_pixels(at), text, colour, font, anchor)
+        return self._draw.textlength(text, font) / self._pixels_per_point
 
     def line(self, points: Sequence[tuple[float, float]], colour: str, width: float) -> None:
-        fine = [self._points(point) for point in points]
-        self._draw.line(fine, colour, round(width * self._fine), "curve")
+        pixels = [self._to_pixels(point) for point in points]
+        self._draw.line(pixels, colour, round(width * self._pixels_per_point), "curve")
 
     def png(self) -> bytes:
-        written = io.BytesIO()
-        self._image.reduce(_FINER).save(written, "PNG")
-        return written.getvalue()
+        buffer = io.BytesIO()
+        self._image.reduce(_OVERSAMPLING).save(buffer, "PNG")
+        return buffer.getvalue()
 
-    def _points(self, at: tuple[float, float]) -> tuple[float, float]:
-        return at[0] * self._fine, at[1] * self._fine
+    def _to_pixels(self, at: tuple[float, float]) -> tuple[float, float]:
+        return at[0] * self._pixels_per_point, at[1] * self._pixels_per_point
 
 
 class _Panel:
-    """One small plot, at `corner` of the sheet."""
+    """Plot at `corner` of the sheet."""
 
     def __init__(self, sheet: _Sheet, corner: tuple[int, int], view: View) -> None:
         self.sheet, self.view = sheet, view
@@ -171,29 +172,29 @@ class _Panel:
                 _COLOURS[index % len(_COLOURS)],
                 curve,
                 track,
-                pale,
+                light,
                 self._spans(curve.series, track, first, last, columns, mean),
             )
             for index, curve in enumerate(curves)
-            for track, pale, mean in self._tracks(curve, first, last, columns)
+            for track, light, mean in self._tracks(curve, first, last, columns)
         ]
         scale = _scale([span for *_, spans in lines for span in spans if span])
         if scale is None:
             return
         self._axes(scale, first, last)
         self._gaps(curves, first, last, columns)
-        for colour, curve, _, pale, spans in sorted(lines, key=lambda line: not line[3]):
+        for colour, curve, _, light, spans in sorted(lines, key=lambda line: not line[3]):
             self._curve(
                 spans,
                 scale,
-                _paler(colour) if pale else colour,
-                curve.kind == "overlay" and not pale,
-                pale,
+                _lighten(colour) if light else colour,
+                curve.kind == "overlay" and not light,
+                light,
             )
         self._legend(name, curves)
 
     def _range(self, curves: Sequence[Curve]) -> Extent:
-        """What the view shows, or all of these curves."""
+        """Return the visible range of the view, or the range of these curves."""
         found = [extent for curve in curves if (extent := curve.series.extent(self.view.axis))]
         first, last = self.view.range or (
             min(low for low, _ in found),
@@ -204,7 +205,7 @@ class _Panel:
     def _tracks(
         self, curve: Curve, first: float, last: float, columns: int
     ) -> Iterator[tuple[Track, bool, bool]]:
-        """What to draw of a curve; whether palely, behind; and whether as the mean of each column."""
+        """Yield the tracks to draw: track, whether it is light, whether columns are averaged."""
         series, smooth = curve.series, curve.series.smoothed
         axis = self.view.axis
         dense = raster.is_dense(series.positions(axis), series.zero(axis), (first, last), columns)
@@ -215,19 +216,19 @@ class _Panel:
     def _spans(
         self, series: Series, track: Track, first: float, last: float, columns: int, mean: bool
     ) -> list[Span]:
-        positions, zero, at = self._edges(series, first, last, columns)
+        positions, zero, edges = self._edges(series, first, last, columns)
         return raster.spans(
-            track, positions, at, first + zero, (last - first) / columns, log=False, mean=mean
+            track, positions, edges, first + zero, (last - first) / columns, log=False, mean=mean
         )
 
     def _edges(
         self, series: Series, first: float, last: float, count: int
     ) -> tuple["array[float]", float, list[int]]:
         positions, zero = series.positions(self.view.axis), series.zero(self.view.axis)
-        return positions, zero, raster.edges(positions, first + zero, last + zero, count)
+        return positions, zero, raster.column_edges(positions, first + zero, last + zero, count)
 
     def _gaps(self, curves: Sequence[Curve], first: float, last: float, count: int) -> None:
-        """A red cross on the axis wherever a value is no number."""
+        """Mark values that are not finite by red crosses on the axis."""
         for curve in curves:
             for column in raster.gap_columns(
                 curve.series.raw, self._edges(curve.series, first, last, count)[2]
@@ -238,32 +239,32 @@ class _Panel:
 
     def _axes(self, scale: Scale, first: float, last: float) -> None:
         for tick, label in zip(scale.ticks, scale.labels(), strict=True):
-            y = self._height(scale, tick)
+            y = self._y(scale, tick)
             self.sheet.line([(self.left, y), (self.right, y)], _GRID, 0.75)
-            self.sheet.write((self.left - 7, y), label, 10, _FAINT, "rm")
+            self.sheet.write((self.left - 7, y), label, 10, _MUTED, "rm")
         for tick in axes.ticks_along(first, last, self.view.axis, 5):
             x = self.left + (tick - first) / (last - first) * (self.right - self.left)
-            self.sheet.line([(x, self.bottom), (x, self.bottom + 4)], _FAINT, 0.75)
+            self.sheet.line([(x, self.bottom), (x, self.bottom + 4)], _MUTED, 0.75)
             self.sheet.write(
-                (x, self.bottom + 7), axes.along(tick, self.view.axis), 10, _FAINT, "ma"
+                (x, self.bottom + 7), axes.position_label(tick, self.view.axis), 10, _MUTED, "ma"
             )
-        self.sheet.line([(self.left, self.bottom), (self.right, self.bottom)], _FAINT, 0.75)
+        self.sheet.line([(self.left, self.bottom), (self.right, self.bottom)], _MUTED, 0.75)
 
     def _curve(
-        self, spans: list[Span], scale: Scale, colour: str, dashed: bool, pale: bool
+        self, spans: list[Span], scale: Scale, colour: str, dashed: bool, light: bool
     ) -> None:
-        """Up and down through each column's extremes; broken at gaps, and in dashes for another run."""
-        for there, columns in groupby(
-            enumerate(spans), lambda item: item[1] is not None and _inked(item[0], dashed)
+        """Draw a line through the extremes of each column; gaps are left out, other runs dashed."""
+        for drawn, columns in groupby(
+            enumerate(spans), lambda item: item[1] is not None and _in_dash(item[0], dashed)
         ):
-            if not there:
+            if not drawn:
                 continue
             points: list[tuple[float, float]] = []
             for column, span in columns:
                 x = self.left + (column + 0.5) / _SCALE
-                points += [(x, self._height(scale, value)) for value in dict.fromkeys(span or ())]
+                points += [(x, self._y(scale, value)) for value in dict.fromkeys(span or ())]
             self.sheet.line(
-                points if len(points) > 1 else [*points, *points], colour, 0.75 if pale else 1.5
+                points if len(points) > 1 else [*points, *points], colour, 0.75 if light else 1.5
             )
 
     def _legend(self, name: str, curves: Sequence[Curve]) -> None:
@@ -273,9 +274,9 @@ class _Panel:
             colour = _COLOURS[index % len(_COLOURS)]
             for start in (0, 6, 12) if curve.kind == "overlay" else (0, 4, 8, 12):
                 self.sheet.line([(x + start, y), (x + start + 4, y)], colour, 1.5)
-            x += self.sheet.write((x + 21, y), curve.label, 11, _FAINT, "lm") + 33
+            x += self.sheet.write((x + 21, y), curve.label, 11, _MUTED, "lm") + 33
 
-    def _height(self, scale: Scale, value: float) -> float:
+    def _y(self, scale: Scale, value: float) -> float:
         return self.bottom - scale.fraction(value) * (self.bottom - self.top)
 
 
@@ -292,9 +293,9 @@ def _scale(found: Sequence[Extent]) -> Scale | None:
     return axes.fit((min(low for low, _ in found), max(high for _, high in found)), None, False, 4)
 
 
-def _inked(column: int, dashed: bool) -> bool:
+def _in_dash(column: int, dashed: bool) -> bool:
     return not dashed or column // 6 % 2 == 0
 
 
-def _paler(colour: str) -> str:
+def _lighten(colour: str) -> str:
     return "#" + "".join(f"{(int(colour[at : at + 2], 16) + 3 * 255) // 4:02x}" for at in (1, 3, 5))

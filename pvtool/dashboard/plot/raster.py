@@ -1,7 +1,7 @@
-"""Curves as characters: the extremes within every column of dots, columns of dots as bits, bits as Braille.
+"""Rasterize curves: extremes per column of dots, columns of dots as bits, bits as characters.
 
-A cell is one byte of bits, a column of cells one number: a vertical stroke is the difference of two masks, and laying
-one curve over another is arithmetic on the whole picture at once.
+A cell is one byte of bits and a column of cells one number: a vertical stroke is the difference of
+two masks, and drawing one curve over another is arithmetic on the whole image.
 """
 
 import math
@@ -20,12 +20,15 @@ from pvtool_core.errors import UsageError
 
 Span = Extent | None
 Stroke = tuple[int, int] | None
-_DENSE = 4  # points per column of dots
+_DENSE_POINTS = 4  # per column of dots
 
 
 @dataclass(frozen=True)
 class Glyphs:
-    """The characters of one way to draw; `columns` holds the bits of each column of dots in a cell, bottom up."""
+    """Character set of a plot style.
+
+    `columns` holds the bits of each column of dots in a cell, bottom up.
+    """
 
     columns: tuple[tuple[int, ...], ...]
     solid: str
@@ -37,22 +40,22 @@ class Glyphs:
     gap: str
 
     @property
-    def across(self) -> int:
+    def dot_columns(self) -> int:
         return len(self.columns)
 
     @property
-    def up(self) -> int:
+    def dot_rows(self) -> int:
         return len(self.columns[0])
 
 
-def _left(bits: int) -> int:
-    """Braille bits with the right column laid on the left one."""
+def _merge_left(bits: int) -> int:
+    """Return Braille bits with the right column merged into the left one."""
     return bits & 0x47 | (bits & 0x38) >> 3 | (bits & 0x80) >> 1
 
 
 def _braille() -> Glyphs:
     solid = "".join(chr(0x2800 + bits) for bits in range(256))
-    dotted = "".join(chr(0x2800 + _left(bits)) for bits in range(256))
+    dotted = "".join(chr(0x2800 + _merge_left(bits)) for bits in range(256))
     return Glyphs(((0x40, 4, 2, 1), (0x80, 0x20, 0x10, 8)), solid, dotted, "─", "·", "│", "●", "×")
 
 
@@ -64,26 +67,24 @@ def _ascii() -> Glyphs:
     return Glyphs(((1, 2, 4),), " .-|'|||", " ,~:`:::", "-", " ", "|", "o", "x")
 
 
-_WAYS = {"braille": _braille, "blocks": _blocks, "ascii": _ascii}
+_GLYPHS = {"braille": _braille, "blocks": _blocks, "ascii": _ascii}
 
 
 @lru_cache
 def glyphs_named(name: str) -> Glyphs:
-    """One of the ways to draw. Raises UsageError if there is none of that name."""
-    if name not in _WAYS:
-        raise UsageError(
-            f"PV_PLOT is {name!r}, which is no way to draw.", f"Set it to {', '.join(_WAYS)}."
-        )
-    return _WAYS[name]()
+    """Return the glyphs of a plot style. Raises UsageError if the name is unknown."""
+    if name not in _GLYPHS:
+        raise UsageError(f"Invalid PV_PLOT {name!r}.", f"Use {', '.join(_GLYPHS)}.")
+    return _GLYPHS[name]()
 
 
-def wanted_glyphs() -> Glyphs:
-    """What the environment asks for: Braille, unless `PV_PLOT` says that the font lacks it."""
+def configured_glyphs() -> Glyphs:
+    """Return the glyphs selected by PV_PLOT. [default: braille]"""
     return glyphs_named(os.environ.get("PV_PLOT") or "braille")
 
 
-def edges(positions: "array[float]", first: float, last: float, count: int) -> list[int]:
-    """Where each of `count` columns begins among the points, and where the last one ends."""
+def column_edges(positions: "array[float]", first: float, last: float, count: int) -> list[int]:
+    """Return the index of the first point of each of `count` columns, and the end of the last."""
     width, found = (last - first) / count, [bisect_left(positions, first)]
     for column in range(1, count):
         found.append(bisect_left(positions, first + column * width, found[-1]))
@@ -91,31 +92,31 @@ def edges(positions: "array[float]", first: float, last: float, count: int) -> l
 
 
 def is_dense(positions: "array[float]", zero: float, shown: Extent, count: int) -> bool:
-    """Return whether `count` columns hold so many points that the extremes of noise would fill them."""
-    start, stop = edges(positions, shown[0] + zero, shown[1] + zero, 1)
-    return stop - start >= _DENSE * count
+    """Return whether `count` columns have too many points to draw their extremes."""
+    start, stop = column_edges(positions, shown[0] + zero, shown[1] + zero, 1)
+    return stop - start >= _DENSE_POINTS * count
 
 
 def spans(
     track: Track,
     positions: "array[float]",
-    at: list[int],
+    edges: list[int],
     first: float,
     width: float,
     log: bool,
     mean: bool = False,
 ) -> list[Span]:
-    """The least and greatest value in each column, or twice their `mean`.
+    """Return minimum and maximum of each column, or the mean twice.
 
-    In a column without points it is where the line passes through it.
+    Columns without points contain the interpolated line.
     """
     done = len(track)
     within = _mean if mean else Track.extent
     return [
         (within(track, start, min(stop, done), log) if start < done else None)
         if start < stop
-        else _between(track.values, positions, start, first + (column + 0.5) * width, log)
-        for column, (start, stop) in enumerate(pairwise(at))
+        else _interpolate(track.values, positions, start, first + (column + 0.5) * width, log)
+        for column, (start, stop) in enumerate(pairwise(edges))
     ]
 
 
@@ -130,10 +131,10 @@ def _mean(track: Track, start: int, stop: int, positive: bool) -> Span:
     return (mean, mean) if numbers and (mean > 0 or not positive) else None
 
 
-def _between(
+def _interpolate(
     values: "array[float]", positions: "array[float]", index: int, x: float, log: bool
 ) -> Span:
-    """The line from the point before `index` to the one there, at `x`; None beside a gap and past the ends."""
+    """Return the value at `x`, just before point `index`; None at gaps and beyond the ends."""
     if not 0 < index < len(values):
         return None
     before, after = values[index - 1], values[index]
@@ -145,23 +146,23 @@ def _between(
     return None if math.isnan(y) else (y, y)
 
 
-def gap_columns(track: Track, at: list[int]) -> set[int]:
-    """The columns that hold a gap."""
-    if not track.has_gap(at[0], at[-1]):
+def gap_columns(track: Track, edges: list[int]) -> set[int]:
+    """Return the columns with gaps."""
+    if not track.has_gap(edges[0], edges[-1]):
         return set()
     return {
-        column for column, (start, stop) in enumerate(pairwise(at)) if track.has_gap(start, stop)
+        column for column, (start, stop) in enumerate(pairwise(edges)) if track.has_gap(start, stop)
     }
 
 
 def strokes(found: Sequence[Span], scale: Scale, height: int, broken: set[int]) -> list[Stroke]:
-    """Each column's dots, lowest and highest, counted from the bottom, so that neighbours touch unless `broken` off.
+    """Return the lowest and highest dot of each column, counted from the bottom.
 
-    The scale holds all of them.
+    Neighbouring columns are connected except after `broken` columns. The scale contains all spans.
     """
     base, factor = (
-        scale.raised(scale.low),
-        (height - 1) / (scale.raised(scale.high) - scale.raised(scale.low)),
+        scale.transform(scale.low),
+        (height - 1) / (scale.transform(scale.high) - scale.transform(scale.low)),
     )
     drawn: list[Stroke] = []
     before: Stroke = None
@@ -180,7 +181,7 @@ def strokes(found: Sequence[Span], scale: Scale, height: int, broken: set[int]) 
 
 @lru_cache(maxsize=64)
 def _masks(bits: tuple[int, ...], rows: int) -> list[int]:
-    """For each height in dots, a column of cells that is full below it; the lowest byte is the bottom cell."""
+    """Return a column of cells filled up to each height in dots; the lowest byte is the bottom."""
     masks = [0]
     for row in range(rows):
         for bit in bits:
@@ -189,12 +190,12 @@ def _masks(bits: tuple[int, ...], rows: int) -> list[int]:
 
 
 def layer(drawn: Sequence[Stroke], glyphs: Glyphs, rows: int) -> bytes:
-    """One curve's cells, column by column, each from the top."""
+    """Return the cells of a curve, column by column, each from the top."""
     masks = [_masks(bits, rows) for bits in glyphs.columns]
     columns = bytearray()
-    for start in range(0, len(drawn), glyphs.across):
+    for start in range(0, len(drawn), glyphs.dot_columns):
         cells = 0
-        for mask, stroke in zip(masks, drawn[start : start + glyphs.across], strict=True):
+        for mask, stroke in zip(masks, drawn[start : start + glyphs.dot_columns], strict=True):
             if stroke:
                 cells |= mask[stroke[1] + 1] ^ mask[stroke[0]]
         columns += cells.to_bytes(rows, "big")
@@ -202,33 +203,33 @@ def layer(drawn: Sequence[Stroke], glyphs: Glyphs, rows: int) -> bytes:
 
 
 class Canvas:
-    """Layers of cells, of which the later hide the earlier: a cell has one colour."""
+    """Stack of layers of cells; later layers cover earlier ones, as a cell has one colour."""
 
     def __init__(self, columns: int, rows: int) -> None:
         self._columns, self._rows = columns, rows
         self._cells = self._owners = 0
 
     def put(self, cells: bytes, owner: int) -> None:
-        """Lay `cells` over what is there, as those of `owner`, who is a number above zero."""
+        """Draw `cells` over the canvas as those of `owner`, a number above zero."""
         covered = int.from_bytes(cells.translate(b"\0" + b"\xff" * 255), "big")
         owned = int.from_bytes(cells.translate(b"\0" + bytes([owner]) * 255), "big")
         self._cells = self._cells & ~covered | int.from_bytes(cells, "big")
         self._owners = self._owners & ~covered | owned
 
-    def runs(self) -> Iterator[list[tuple[int, int, bytes]]]:
-        """For each row from the top, its runs of cells: owner (zero where nothing is), first column, cells."""
+    def segments(self) -> Iterator[list[tuple[int, int, bytes]]]:
+        """Yield the segments of each row from the top: owner (0 if empty), first column, cells."""
         size = self._columns * self._rows
         cells, owners = self._cells.to_bytes(size, "big"), self._owners.to_bytes(size, "big")
         for row in range(self._rows):
             inside = cells[row :: self._rows]
             yield [
                 (match[0][0], match.start(), inside[match.start() : match.end()])
-                for match in _RUN.finditer(owners[row :: self._rows])
+                for match in _SEGMENT.finditer(owners[row :: self._rows])
             ]
 
 
-_RUN = re.compile(rb"(.)\1*", re.DOTALL)
+_SEGMENT = re.compile(rb"(.)\1*", re.DOTALL)
 
 
-def text(cells: bytes, characters: str) -> str:
+def cell_text(cells: bytes, characters: str) -> str:
     return "".join(map(characters.__getitem__, cells))

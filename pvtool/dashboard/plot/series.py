@@ -1,4 +1,4 @@
-"""Numbers over the steps of a run: kept small, smoothed, and asked for extremes without a look at each."""
+"""Values over the steps of a run: compact, smoothed, with fast extremes of any range."""
 
 from array import array
 from bisect import bisect_left
@@ -11,13 +11,13 @@ from pvtool_core.store.trend import RECENT_STEPS, Trend, trend_of
 Axis = Literal["step", "time"]
 Extent = tuple[float, float]
 
-# what a model's float32 holds: more is as little a number as infinity, less is zero
+# limits of float32: larger values count as infinite, smaller ones as zero
 LARGEST, SMALLEST = 1e38, 1e-37
 _BLOCK = 32
 
 
 class Track:
-    """Values in order, NaN for gaps, with the extremes of every block of them."""
+    """Values in order, with NaN for gaps and the extremes of each block."""
 
     def __init__(self, code: Literal["d", "f"]) -> None:
         self.values = array(code)
@@ -29,8 +29,8 @@ class Track:
         return len(self.values)
 
     def extent(self, start: int, stop: int, positive: bool = False) -> Extent | None:
-        """The least and the greatest of the values from `start` to before `stop`, of those above zero if `positive`."""
-        self.note_blocks()
+        """Return minimum and maximum of values[start:stop], of positive values if `positive`."""
+        self.update_blocks()
         first, last = -(-start // _BLOCK), stop // _BLOCK
         if first < last:
             edges = self._numbers(start, first * _BLOCK) + self._numbers(last * _BLOCK, stop)
@@ -45,8 +45,8 @@ class Track:
     def has_gap(self, start: int, stop: int) -> bool:
         return bool(self.gaps) and bisect_left(self.gaps, start) < bisect_left(self.gaps, stop)
 
-    def note_blocks(self) -> None:
-        """Note the extremes of the blocks that were filled since the last call; asking for an extent does it, too."""
+    def update_blocks(self) -> None:
+        """Compute the extremes of blocks filled since the last call; `extent` does this, too."""
         if len(self.values) < (len(self._lows) + 1) * _BLOCK:
             return
         for block in range(len(self._lows), len(self.values) // _BLOCK):
@@ -62,7 +62,7 @@ class Track:
 
 
 class Smoothing:
-    """TensorBoard's exponential average without its bias to zero at the beginning; a gap stays one."""
+    """Exponential moving average without bias, as in TensorBoard; gaps remain gaps."""
 
     def __init__(self, weight: float) -> None:
         self.weight = weight
@@ -71,7 +71,7 @@ class Smoothing:
         self._norm = 0.0
 
     def advance(self, values: "array[float]", limit: int) -> bool:
-        """Go on by at most `limit` values; whether all are done."""
+        """Process at most `limit` more values and return whether all are processed."""
         done, weight, last, norm = len(self.track), self.weight, self._last, self._norm
         add = self.track.values.append
         for index, value in enumerate(values[done : done + limit], done):
@@ -82,14 +82,15 @@ class Smoothing:
                 last, norm = last * weight + value, norm * weight + 1
                 add(last / norm)
         self._last, self._norm = last, norm
-        self.track.note_blocks()
+        self.track.update_blocks()
         return len(self.track) == len(values)
 
 
 class Series:
-    """What one quantity was at each step. Steps come in order; `origin` is the time from which elapsed time counts.
+    """Values of one quantity, in the order of steps.
 
-    An `exact` series is a schedule or a measurement: it is never smoothed.
+    `origin` is the time zero of elapsed time. An `exact` series is a schedule or a measurement and
+    is never smoothed.
     """
 
     def __init__(self, origin: float | None = None, *, exact: bool = False) -> None:
@@ -100,13 +101,16 @@ class Series:
         self.last: float | None = None
         self.origin = origin
         self.smoothed: Smoothing | None = None
-        self._coming: Smoothing | None = None
+        self._pending: Smoothing | None = None
 
     def __len__(self) -> int:
         return len(self.raw)
 
     def append(self, step: float, time: float, value: float | None) -> None:
-        """Add a point; None, or what is no finite number, is a gap. A clock that was set back stands still a while."""
+        """Add a point; None and non-finite values are gaps.
+
+        Times never decrease, even if the clock is set back.
+        """
         if value is None or not abs(value) <= LARGEST:
             value = nan
             self.raw.gaps.append(len(self.raw.values))
@@ -121,7 +125,7 @@ class Series:
         self.raw.values.append(value)
 
     def extend(self, steps: "array[float]", times: "array[float]", values: "array[float]") -> None:
-        """Add many points at once, all values finite; where one is too large or a clock goes back, one by one."""
+        """Add points with finite values; unusual values or times are added one by one."""
         early = bool(self.times) and times[0] < self.times[-1]
         tiny = min(map(abs, filter(None, values)), default=1.0) < SMALLEST
         if (
@@ -142,19 +146,19 @@ class Series:
 
     @property
     def trend(self) -> Trend | None:
-        """Mean and direction of the newest steps."""
+        """Return mean and direction of the newest steps."""
         return trend_of(self.raw.values[-RECENT_STEPS:])
 
     def positions(self, axis: Axis) -> "array[float]":
-        """Where the points lie, ascending; times are not yet counted from the origin."""
+        """Return the positions of the points, ascending; times are absolute."""
         return self.steps if axis == "step" else self.times
 
     def zero(self, axis: Axis) -> float:
-        """Which of the `positions` is the axis's zero."""
+        """Return the position of the zero of the axis."""
         return self.origin or 0.0 if axis == "time" else 0.0
 
     def extent(self, axis: Axis) -> Extent | None:
-        """Where it begins and ends along the axis."""
+        """Return the first and last position on the axis."""
         positions, zero = self.positions(axis), self.zero(axis)
         return (positions[0] - zero, positions[-1] - zero) if len(self) else None
 
@@ -162,26 +166,26 @@ class Series:
         return self.positions(axis)[index] - self.zero(axis)
 
     def nearest(self, x: float, axis: Axis) -> int:
-        """The index of the point nearest to `x` along the axis; there is at least one."""
+        """Return the index of the point nearest to `x` on the axis. The series must have points."""
         positions, x = self.positions(axis), x + self.zero(axis)
         after = min(bisect_left(positions, x), len(self) - 1)
         before = max(after - 1, 0)
         return before if x - positions[before] < positions[after] - x else after
 
     def smooth(self, weight: float, limit: int) -> bool:
-        """Bring `smoothed` nearer to all values at that weight, by at most `limit` values; whether it is there.
+        """Update `smoothed` by at most `limit` values and return whether it is complete.
 
-        Until a new weight is there, the old one stays to be looked at.
+        The previous weight remains available until the new one is complete.
         """
         if self.exact or not weight:
-            self.smoothed = self._coming = None
+            self.smoothed = self._pending = None
             return True
         if self.smoothed and self.smoothed.weight == weight:
-            self._coming = None
+            self._pending = None
             return self.smoothed.advance(self.raw.values, limit)
-        if self._coming is None or self._coming.weight != weight:
-            self._coming = Smoothing(weight)
-        if not self._coming.advance(self.raw.values, limit):
+        if self._pending is None or self._pending.weight != weight:
+            self._pending = Smoothing(weight)
+        if not self._pending.advance(self.raw.values, limit):
             return False
-        self.smoothed, self._coming = self._coming, None
+        self.smoothed, self._pending = self._pending, None
         return True

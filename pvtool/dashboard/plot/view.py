@@ -1,4 +1,4 @@
-"""What all plots of a screen share: which part is looked at, along which axis, how smooth, and where one reads."""
+"""View shared by all plots of a screen: visible range, axis, smoothing and cursor."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -10,13 +10,13 @@ from pvtool.dashboard.plot.axes import round_step
 from pvtool.dashboard.plot.series import Axis, Extent, Series
 
 WEIGHTS = (0.0, 0.6, 0.9, 0.97, 0.99)
-_NEAREST = 4.0  # steps, or seconds
-_ROOMS = 40  # what follows a run grows by such a part of what is shown, or less
+_MIN_RANGE = 4.0  # steps or seconds
+_GROWTH_STEPS = 40  # a live view grows by at most this fraction of its range
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A series with its name; an overlay is another run's, drawn so that it differs without colour."""
+    """A labelled series; an overlay belongs to another run and is drawn with another pattern."""
 
     label: str
     series: Series
@@ -24,13 +24,13 @@ class Curve:
 
 
 class Viewer(Protocol):
-    """Whoever draws by a view."""
+    """Plot that is drawn with a shared view."""
 
     @property
     def curves(self) -> Sequence[Curve]: ...
 
     @property
-    def in_sight(self) -> bool: ...
+    def on_current_pane(self) -> bool: ...
 
     def view_changed(self) -> None: ...
 
@@ -40,7 +40,10 @@ class Viewer(Protocol):
 
 
 class View:
-    """A range of None is all there is, and whatever comes. Each change is told to all who draw."""
+    """Shared state of plots, which are notified of changes.
+
+    Without a range, all values are shown and new ones are followed.
+    """
 
     def __init__(self, axis: Axis = "step", weight: float = 0.9) -> None:
         self.range: Extent | None = None
@@ -49,25 +52,28 @@ class View:
         self.raw = True
         self.live = True  # values may still come
         self.cursor: float | None = None
-        self.turn = asyncio.Lock()  # long work is for one viewer at a time
+        self.smoothing_lock = asyncio.Lock()  # one viewer at a time
         self._viewers: list[Viewer] = []
 
-    def join(self, viewer: Viewer) -> None:
+    def add_viewer(self, viewer: Viewer) -> None:
         self._viewers.append(viewer)
 
-    def leave(self, viewer: Viewer) -> None:
+    def remove_viewer(self, viewer: Viewer) -> None:
         self._viewers.remove(viewer)
 
-    def shown(self) -> Extent:
-        """The range that is drawn. What follows a run has some room for what comes: it moves only when that is full."""
-        first, last = self.range or self.whole()
+    def visible_range(self) -> Extent:
+        """Return the visible range.
+
+        A live view has some space for new values and moves only when it is full.
+        """
+        first, last = self.range or self.full_range()
         if self.range is None and last > first:
-            room = round_step((last - first) / _ROOMS)
+            room = round_step((last - first) / _GROWTH_STEPS)
             last = first + ceil((last - first) / room) * room
         return (first, last) if last > first else (first - 0.5, first + 0.5)
 
-    def whole(self) -> Extent:
-        """From the first to the last point of any curve."""
+    def full_range(self) -> Extent:
+        """Return the range from the first to the last point of all curves."""
         found = [extent for series in self._series() if (extent := series.extent(self.axis))]
         return (
             (min(first for first, _ in found), max(last for _, last in found))
@@ -75,93 +81,93 @@ class View:
             else (0.0, 1.0)
         )
 
-    def look(self, first: float, last: float) -> None:
-        """Show that range, or as much of it as there are points; all of it is what `fit` does."""
-        low, high = self.whole()
-        size = max(last - first, min(_NEAREST, high - low))
+    def show_range(self, first: float, last: float) -> None:
+        """Show a range, limited to the existing points; the full range is the same as `fit`."""
+        low, high = self.full_range()
+        size = max(last - first, min(_MIN_RANGE, high - low))
         first = min(max(first, low), high - size)
         self.range = None if size >= high - low else (first, first + size)
         self._changed()
 
     def fit(self) -> None:
-        """Show everything and follow what comes; stop reading."""
+        """Show all values, follow new ones and remove the cursor."""
         self.range = self.cursor = None
         self._changed()
 
     def zoom(self, factor: float, around: float | None = None) -> None:
-        """Show `1 / factor` of the range, keeping `around` (the cursor, or else the newest point) in its place."""
-        first, last = self.shown()
+        """Show `1 / factor` of the range around `around`, the cursor, or the newest point."""
+        first, last = self.visible_range()
         anchor = (
             around
             if around is not None
             else self.cursor
             if self.cursor is not None
-            else self.whole()[1]
+            else self.full_range()[1]
         )
         anchor = min(max(anchor, first), last)
-        self.look(anchor - (anchor - first) / factor, anchor + (last - anchor) / factor)
+        self.show_range(anchor - (anchor - first) / factor, anchor + (last - anchor) / factor)
 
     def pan(self, share: float) -> None:
-        """Move by that share of the range."""
-        first, last = self.shown()
+        """Move by a fraction of the range."""
+        first, last = self.visible_range()
         if self.range:
-            self.look(first + share * (last - first), last + share * (last - first))
+            self.show_range(first + share * (last - first), last + share * (last - first))
 
-    def turn_axis(self) -> None:
-        """From steps to time or back, looking at the same points."""
+    def toggle_axis(self) -> None:
+        """Switch between steps and time, keeping the same points visible."""
         old, new = self.axis, self._other_axis()
         longest = max(self._series(), key=len, default=None)
 
-        def turned(x: float) -> float:
-            assert longest is not None  # there is no range and no cursor without a point
+        def converted(x: float) -> float:
+            assert longest is not None  # range and cursor need points
             return longest.position(longest.nearest(x, old), new)
 
         self.axis = new
-        self.cursor = None if self.cursor is None else turned(self.cursor)
+        self.cursor = None if self.cursor is None else converted(self.cursor)
         if self.range:
-            self.look(turned(self.range[0]), turned(self.range[1]))
+            self.show_range(converted(self.range[0]), converted(self.range[1]))
         self._changed()
 
-    def smooth_more(self) -> None:
-        """The next of the weights, and after the last none."""
+    def increase_smoothing(self) -> None:
+        """Select the next smoothing weight; after the last, none."""
         self.weight = next((weight for weight in WEIGHTS if weight > self.weight), 0.0)
         for viewer in self._viewers:
             viewer.weight_changed()
 
-    def turn_raw(self) -> None:
+    def toggle_raw(self) -> None:
         self.raw = not self.raw
         self._changed()
 
-    def read(self, x: float | None) -> None:
-        """Put the cursor there, or take it away."""
+    def move_cursor(self, x: float | None) -> None:
+        """Move the cursor to `x`, or remove it."""
         if x != self.cursor:
             self.cursor = x
             for viewer in self._viewers:
                 viewer.cursor_moved()
 
     def step_cursor(self, direction: int, curves: Sequence[Curve], cell: float) -> None:
-        """Read the next value, or the one about a `cell` on where values lie closer than that.
+        """Move the cursor to the next value, at least about one `cell` further.
 
-        The first is the newest in view, or the one at the edge where the cursor went out of view. The view follows
-        the cursor.
+        The first position is the newest visible value, or the edge where the cursor left the view.
+        The view follows the cursor.
         """
         series = next((curve.series for curve in curves if len(curve.series)), None)
         if series is None:
             return
-        first, last = self.shown()
+        first, last = self.visible_range()
         if self.cursor is not None and first <= self.cursor <= last:
             x = self._next(series, self.cursor, direction, cell)
         else:
             x = self._in_view(
                 series, first if self.cursor is not None and self.cursor < first else last
             )
-        self.read(x)
+        self.move_cursor(x)
         if not first <= x <= last:
             self._reveal(x)
 
     def _in_view(self, series: Series, edge: float) -> float:
-        """Return the point nearest to an edge of the view, an inner one if there is any."""
-        first, last = self.shown()
+        """Return the point nearest to an edge of the view, preferably inside."""
+        first, last = self.visible_range()
         index = series.nearest(edge, self.axis)
         found = (
             series.position(i, self.axis)
@@ -172,11 +178,11 @@ class View:
         return next((x for x in points if first <= x <= last), points[0])
 
     def _reveal(self, x: float) -> None:
-        """Move the view so that `x` lies a quarter of it from the edge that it was beyond."""
-        first, last = self.shown()
+        """Move the view so that `x` is a quarter of the range away from the edge it was beyond."""
+        first, last = self.visible_range()
         size = last - first
         start = x - size / 4 if x < first else x - 3 * size / 4
-        self.look(start, start + size)
+        self.show_range(start, start + size)
 
     def _next(self, series: Series, x: float, direction: int, cell: float) -> float:
         now = series.nearest(x, self.axis)
@@ -189,7 +195,7 @@ class View:
 
     def _series(self) -> Iterator[Series]:
         for viewer in self._viewers:
-            for curve in viewer.curves if viewer.in_sight else ():
+            for curve in viewer.curves if viewer.on_current_pane else ():
                 if len(curve.series):
                     yield curve.series
 

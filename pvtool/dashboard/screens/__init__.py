@@ -1,1 +1,1 @@
-"""One file a screen."""
+"""Screens of the dashboard, one module per screen."""

@@ -1,26 +1,26 @@
-"""What screens of files have in common: they look at these again and again, as others may change them."""
+"""Base class of screens that poll files, which other processes may change."""
 
 from textual.screen import Screen
 
-LOOK_SECONDS = 3.0
+POLL_SECONDS = 3.0
 
 
 class PollingScreen(Screen[None]):
-    """Looks when it is shown and every few seconds; nothing is read for a screen that is hidden."""
+    """Screen that reads its files when it is shown and every few seconds, but not while hidden."""
 
     def on_mount(self) -> None:
-        """Begin to look."""
-        self.set_interval(LOOK_SECONDS, self.look)
+        """Start polling."""
+        self.set_interval(POLL_SECONDS, self.poll)
 
     def on_screen_resume(self) -> None:
-        """See what has changed meanwhile."""
-        self.look()
+        """Poll immediately."""
+        self.poll()
 
-    def look(self) -> None:
-        """Look now, unless another screen lies in front."""
+    def poll(self) -> None:
+        """Read the files, unless another screen is in front."""
         if self.app.screen is self:
-            self.read_again()
+            self.reload()
 
-    def read_again(self) -> object:
-        """Read the files, in a thread, and show what is otherwise."""
+    def reload(self) -> object:
+        """Read the files in a thread and show changes."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""One batch of clips: how far it is and how fast, its engines, what failed, and the newest clips playing."""
+"""Screen of a batch of clips: progress, rate, workers, failures, and the newest clips."""
 
 import asyncio
 import time
@@ -12,26 +12,26 @@ from textual.widgets import Footer, OptionList, Static
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.clipboard import copy
-from pvtool.dashboard.follow.batch import BatchFollower, BatchSnapshot, look_at
+from pvtool.dashboard.follow.batch import BatchFollower, BatchSnapshot, take_snapshot
 from pvtool.dashboard.follow.batch_history import ClipEvent
 from pvtool.dashboard.run_actions import ActionsScreen, stop_batch
 from pvtool.dashboard.widgets.batch_panels import (
     BatchProgress,
     BatchView,
     FailureList,
-    Newest,
+    NewestClips,
     Workers,
 )
 from pvtool.text import plain
 from pvtool_core.batches.folder import BatchFolder, list_batches
 from pvtool_core.paths import batches_dir
 
-LOOK_SECONDS = 1.0
-_PLAYED_SECONDS = 6.0  # a batch may make clips faster than anybody can look at them
+POLL_SECONDS = 1.0
+_CLIP_SECONDS = 6.0  # minimum time that a clip is shown
 
 
 class BatchScreen(ActionsScreen):
-    """Follows one batch's folder, wherever its engines are, and shows it."""
+    """Screen that follows the folder of a batch, on whatever machine its workers run."""
 
     BINDINGS = keys.BATCH
     AUTO_FOCUS = ""
@@ -39,13 +39,13 @@ class BatchScreen(ActionsScreen):
     def __init__(self, folder: BatchFolder) -> None:
         super().__init__()
         self.folder = folder
-        self.known = BatchView(folder.path, BatchSnapshot(folder.name))
-        self._turned_at = -inf
+        self.batch_view = BatchView(folder.path, BatchSnapshot(folder.name))
+        self._clips_changed_at = -inf
 
     def compose(self) -> ComposeResult:
         yield BatchProgress()
         yield Workers()
-        yield Newest()
+        yield NewestClips()
         yield FailureList()
         yield Footer(show_command_palette=False, compact=True)
 
@@ -56,46 +56,46 @@ class BatchScreen(ActionsScreen):
         self.call_after_refresh(self._show)
 
     def on_resize(self) -> None:
-        self._turned_at = -inf
+        self._clips_changed_at = -inf
         self.call_after_refresh(self._show)
 
     async def _watch(self) -> None:
-        """Follow the batch for as long as the screen is there; a long history is shown now and then on the way."""
+        """Follow the batch while the screen exists; show long histories at intervals on the way."""
         follower = BatchFollower(self.folder)
         shown_at = -inf
         while True:
-            self.known.seen = await asyncio.to_thread(look_at, self.folder)
+            self.batch_view.snapshot = await asyncio.to_thread(take_snapshot, self.folder)
             more = True
             while more:
                 more = await self._read(follower)
-                if not more or time.monotonic() - shown_at >= LOOK_SECONDS:
+                if not more or time.monotonic() - shown_at >= POLL_SECONDS:
                     shown_at = time.monotonic()
                     self._show()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _read(self, follower: BatchFollower) -> bool:
-        """Read on; whether there is more."""
-        known = self.known
+        """Read the next events; return whether more can be read."""
+        batch, snapshot = self.batch_view, self.batch_view.snapshot
         try:
             _, more = await follower.read()
-            known.trouble = ""
+            batch.read_error = ""
         except OSError as error:
-            known.trouble, more = f"Cannot read events.jsonl: {error.strerror}.", False
-        known.rendering, known.read = follower.rendering, known.read or not more
-        known.rendering.expected, known.rendering.refused = known.seen.expected, known.seen.refused
-        known.now = time.time() if known.seen.live else known.rendering.told
+            batch.read_error, more = f"Cannot read events.jsonl: {error.strerror}.", False
+        batch.history, batch.loaded = follower.history, batch.loaded or not more
+        batch.history.expected, batch.history.refused = snapshot.expected, snapshot.refused
+        batch.now = time.time() if snapshot.live else batch.history.last_update
         return more
 
     def _show(self) -> None:
         if self.app.screen is not self:
             return
-        self.query_one(BatchProgress).show(self.known)
-        self.query_one(Workers).show(self.known)
-        self.query_one(FailureList).show(self.known.rendering)
-        if self.known.read and time.monotonic() - self._turned_at >= _PLAYED_SECONDS:
-            self._turned_at = time.monotonic()
-            newest = self.query_one(Newest)
-            newest.show(self.known.rendering.newest(newest.room))
+        self.query_one(BatchProgress).show(self.batch_view)
+        self.query_one(Workers).show(self.batch_view)
+        self.query_one(FailureList).show(self.batch_view.history)
+        if self.batch_view.loaded and time.monotonic() - self._clips_changed_at >= _CLIP_SECONDS:
+            self._clips_changed_at = time.monotonic()
+            newest = self.query_one(NewestClips)
+            newest.show(self.batch_view.history.newest(newest.capacity))
 
     def action_back(self) -> None:
         """Leave the list of failures, or else the batch."""
@@ -105,20 +105,20 @@ class BatchScreen(ActionsScreen):
             self.app.pop_screen()
 
     def action_stop(self) -> None:
-        self.act(lambda: stop_batch(self.folder))
+        self.perform(lambda: stop_batch(self.folder))
 
     def action_failures(self) -> None:
         failures = self.query_one(FailureList)
         if not failures.display:
-            self.notify("No clip of this batch failed.")
+            self.notify("No failed clips in this batch.")
         self.set_focus(None if failures.has_focus or not failures.display else failures)
 
     def action_play(self) -> None:
-        self.query_one(Newest).play()
+        self.query_one(NewestClips).play()
 
     def action_copy_path(self) -> None:
-        for told in self.known.rendering.newest(1):
-            self.run_worker(copy(self, str(told.film)), group="copy", exit_on_error=False)
+        for clip in self.batch_view.history.newest(1):
+            self.run_worker(copy(self, str(clip.playable_path)), group="copy", exit_on_error=False)
 
     async def action_other_batch(self, by: int) -> None:
         folders = await asyncio.to_thread(lambda: list_batches(batches_dir())[::-1])
@@ -129,18 +129,18 @@ class BatchScreen(ActionsScreen):
             )
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        for told in self.known.rendering.all_failures:
-            if told.path == event.option.id:
-                self.app.push_screen(ReasonScreen(told))
+        for clip in self.batch_view.history.all_failures:
+            if clip.path == event.option.id:
+                self.app.push_screen(FailureScreen(clip))
                 return
 
 
-class ReasonScreen(ModalScreen[None]):
-    """All that is known of a clip that failed."""
+class FailureScreen(ModalScreen[None]):
+    """Dialog with the details of a failed clip or a refused row."""
 
-    BINDINGS = keys.REASON
+    BINDINGS = keys.FAILURE
     DEFAULT_CSS = """
-    ReasonScreen {
+    FailureScreen {
         align: center middle;
         VerticalScroll {
             width: 90%; max-width: 100; height: auto; max-height: 90%;
@@ -149,22 +149,22 @@ class ReasonScreen(ModalScreen[None]):
     }
     """
 
-    def __init__(self, told: ClipEvent) -> None:
+    def __init__(self, clip: ClipEvent) -> None:
         super().__init__()
-        self._told = told
+        self._clip = clip
 
     def compose(self) -> ComposeResult:
-        """The whole sentence, the clip it is about, and when it was."""
-        told = self._told
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told.time))
+        """Yield the reason, prompt, path and time."""
+        clip = self._clip
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(clip.time))
         with VerticalScroll() as scroll:
-            scroll.border_title = Content(plain(told.who))
+            scroll.border_title = Content(plain(clip.label))
             scroll.border_subtitle = "esc closes"
-            yield Static(Content.styled(plain(told.reason), "$text-error"))
+            yield Static(Content.styled(plain(clip.reason), "$text-error"))
             yield Static(
                 Content("\n").join(
-                    [Content(), Content(plain(told.prompt)), Content(plain(told.path))]
+                    [Content(), Content(plain(clip.prompt)), Content(plain(clip.path))]
                 )
             )
-            if told.time:
+            if clip.time:
                 yield Static(Content.styled(when, "$text-muted"))

@@ -1,4 +1,4 @@
-"""What all forms have in common: they do their job in a thread, and keep what was typed until it is done."""
+"""Base classes of forms: jobs run in a thread, and entered values are kept until they succeed."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class FormScreen(ModalScreen[T | None], Generic[T]):
-    """A form over the screen it belongs to; gives what its job made, or None if it was left."""
+    """Modal form that returns the result of its job, or None if it was cancelled."""
 
     DEFAULT_CSS = """
     FormScreen { align: center middle; }
@@ -30,7 +30,8 @@ class FormScreen(ModalScreen[T | None], Generic[T]):
         border: round $primary; border-title-color: $accent; border-title-style: bold;
         background: $surface; padding: 1 2 0 2;
     }
-    FormScreen #fields { height: auto; max-height: 100%; scrollbar-size-vertical: 1; scrollbar-gutter: stable; }
+    FormScreen #fields { height: auto; max-height: 100%; }
+    FormScreen #fields { scrollbar-size-vertical: 1; scrollbar-gutter: stable; }
     FormScreen #end { height: auto; dock: bottom; }
     FormScreen #outcome { margin-top: 1; }
     FormScreen #buttons { height: 1; margin-top: 1; }
@@ -41,17 +42,17 @@ class FormScreen(ModalScreen[T | None], Generic[T]):
     BINDINGS = keys.FORM
     VERTICAL_BREAKPOINTS = HEIGHTS
     HEADING = ""
-    VERB = "Do it"
-    DOING = "Working…"
+    VERB = "Submit"
+    PROGRESS = "Working…"
     VARIANT: ButtonVariant = "primary"
 
     def __init__(self) -> None:
         super().__init__()
-        self.left = Event()
-        """Set when the form is left: what its thread has begun is to be undone."""
+        self.closed = Event()
+        """Set when the form is closed, so that its thread cleans up."""
 
     def compose(self) -> ComposeResult:
-        """Fields, what came of them, and the two ways out."""
+        """Yield the fields, the outcome and the buttons."""
         with Vertical(id="form") as form:
             form.border_title = self.HEADING
             with VerticalScroll(id="fields", can_focus=False):
@@ -62,75 +63,75 @@ class FormScreen(ModalScreen[T | None], Generic[T]):
                     yield Button(
                         f"{self.VERB} (ctrl+r)",
                         self.VARIANT,
-                        id="go",
-                        action="screen.go",
+                        id="submit",
+                        action="screen.submit",
                         compact=True,
                     )
                     yield Button("Cancel (esc)", id="cancel", action="screen.cancel", compact=True)
 
     def fields(self) -> ComposeResult:
-        """What is to be filled in."""
+        """Yield the fields."""
         raise NotImplementedError
 
     def job(self) -> Callable[[], T]:
-        """From what was typed to the work to be done in a thread. Both may raise PvErrors."""
+        """Return the job to run in a thread. This method and the job may raise PvError."""
         raise NotImplementedError
 
     def on_unmount(self) -> None:
-        self.left.set()
+        self.closed.set()
 
     def action_cancel(self) -> None:
-        """Leave the form."""
-        self.left.set()
+        """Close the form."""
+        self.closed.set()
         self.dismiss(None)
 
-    def action_go(self) -> None:
-        """Do it, unless it is being done."""
-        go = self.query_one("#go", Button)
-        if not go.disabled:
-            go.disabled = True
-            self.outcome.say(self.DOING)
-            self._carry_out()
+    def action_submit(self) -> None:
+        """Run the job, unless it is running."""
+        button = self.query_one("#submit", Button)
+        if not button.disabled:
+            button.disabled = True
+            self.outcome.show_text(self.PROGRESS)
+            self._run_job()
 
     @property
     def outcome(self) -> Note:
-        """Where it is said how the job goes."""
+        """Return the note with the progress and errors of the job."""
         return self.query_one("#outcome", Note)
 
     @work(exit_on_error=False)
-    async def _carry_out(self) -> None:
+    async def _run_job(self) -> None:
         try:
             self.dismiss(await asyncio.to_thread(self.job()))
         except Exception as error:
-            self.outcome.complain(from_foreign(error))
-            self.query_one("#go", Button).disabled = False
+            self.outcome.show_error(from_foreign(error))
+            self.query_one("#submit", Button).disabled = False
 
 
 class Confirm(FormScreen[str]):
-    """Says what will be gone, and does it once that is confirmed; gives `name`."""
+    """Confirmation dialog that runs an action and returns `name`."""
 
     VARIANT = "error"
 
     def __init__(
-        self, heading: str, words: list[str], verb: str, act: Callable[[], object], name: str
+        self, heading: str, lines: list[str], verb: str, action: Callable[[], object], name: str
     ) -> None:
         super().__init__()
         self.HEADING, self.VERB = heading, verb
-        self._words, self._act, self._about = words, act, name
+        self._lines, self._action, self._name_confirmed = lines, action, name
 
     def fields(self) -> ComposeResult:
-        """What goes, and what stays."""
-        yield from (Static(line, markup=False) for line in self._words)
+        """Yield the description of the action."""
+        yield from (Static(line, markup=False) for line in self._lines)
 
     def on_mount(self) -> None:
-        """Enter, pressed too early, deletes nothing."""
+        """Focus Cancel, so that pressing enter deletes nothing."""
         self.query_one("#cancel").focus()
 
     def job(self) -> Callable[[], str]:
-        """Do it."""
+        """Return the action."""
 
-        def act() -> str:
-            self._act()
-            return self._about
+        def run() -> str:
+            self._action()
+            return self._name_confirmed
 
-        return act
+        return run

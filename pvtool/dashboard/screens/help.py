@@ -1,4 +1,4 @@
-"""The keys, made from the table that dispatches them."""
+"""Help screen, generated from the table of keys."""
 
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -11,7 +11,7 @@ from pvtool.dashboard import keys
 
 
 class HelpScreen(ModalScreen[None]):
-    """Every key, group by group; those of the place behind come first."""
+    """Dialog with all keys in groups, those of the current screen first."""
 
     BINDINGS = keys.HELP
     DEFAULT_CSS = """
@@ -39,7 +39,7 @@ class HelpScreen(ModalScreen[None]):
                 yield from (Static(_group(name)) for name in self._groups)
 
     def action_line(self, by: int) -> None:
-        """Scroll by a line."""
+        """Scroll by one line."""
         self.query_one(VerticalScroll).scroll_relative(y=by, animate=False)
 
     def action_top(self) -> None:
@@ -57,4 +57,6 @@ def _group(name: str) -> Content:
 
 
 def _line(binding: Binding) -> Content:
-    return Content.assemble(f"  {keys.shown(binding.key):<12}", (binding.tooltip, "$text-muted"))
+    return Content.assemble(
+        f"  {keys.display_names(binding.key):<12}", (binding.tooltip, "$text-muted")
+    )

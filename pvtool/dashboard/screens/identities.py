@@ -1,4 +1,4 @@
-"""The people of the library: their photos, how alike these are, consent, and the runs trained on them."""
+"""Screen of the identities in the library: photos, similarities, consent and runs."""
 
 import asyncio
 from typing import ClassVar
@@ -14,8 +14,12 @@ from textual.widgets.option_list import Option
 from pvtool.dashboard import keys
 from pvtool.dashboard.messages import OpenRun
 from pvtool.dashboard.screens.base import PollingScreen
-from pvtool.dashboard.screens.identity_forms import AddPerson, RenamePerson, remove_person
-from pvtool.dashboard.screens.new_run import StartScreen
+from pvtool.dashboard.screens.identity_forms import (
+    AddIdentity,
+    RenameIdentity,
+    confirm_identity_removal,
+)
+from pvtool.dashboard.screens.new_run import NewRunScreen
 from pvtool.dashboard.widgets.choices import Choices
 from pvtool.dashboard.widgets.fields import Note
 from pvtool.dashboard.widgets.identity_list import (
@@ -33,8 +37,8 @@ from pvtool_core.store.run_index import RunIndex
 from pvtool_core.store.runs import RunFolder
 
 
-class About(VerticalScroll, can_focus=True, inherit_bindings=False):
-    """All about one person; left and right are for their photos."""
+class IdentityDetails(VerticalScroll, can_focus=True, inherit_bindings=False):
+    """Details of an identity; left and right are for its photos."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j,down", "scroll_down", show=False),
@@ -47,34 +51,36 @@ class About(VerticalScroll, can_focus=True, inherit_bindings=False):
 
 
 class IdentitiesScreen(PollingScreen):
-    """Everybody in the library, and all about one of them."""
+    """List of the identities and details of the selected one."""
 
-    AUTO_FOCUS = "#people"
+    AUTO_FOCUS = "#identities"
 
     DEFAULT_CSS = """
-    IdentitiesScreen #people { width: 31; height: 100%; padding: 1 1 0 1; border-right: solid $panel; }
+    IdentitiesScreen #identities { width: 31; height: 100%; padding: 1 1 0 1; }
+    IdentitiesScreen #identities { border-right: solid $panel; }
     IdentitiesScreen.-narrow #both { layout: vertical; }
-    IdentitiesScreen.-narrow #people { width: 100%; height: 30%; border-right: none; border-bottom: solid $panel; }
-    IdentitiesScreen.-wide #people { width: 36; }
-    IdentitiesScreen #about { padding: 1 2 0 2; scrollbar-size-vertical: 1; }
-    IdentitiesScreen #who { height: auto; }
+    IdentitiesScreen.-narrow #identities { width: 100%; height: 30%; }
+    IdentitiesScreen.-narrow #identities { border-right: none; border-bottom: solid $panel; }
+    IdentitiesScreen.-wide #identities { width: 36; }
+    IdentitiesScreen #details { padding: 1 2 0 2; scrollbar-size-vertical: 1; }
+    IdentitiesScreen #summary { height: auto; }
     IdentitiesScreen #pictures { height: 18vw; }
     IdentitiesScreen #pictures ClipView { width: 1fr; height: 1fr; }
     IdentitiesScreen #reference { margin-right: 1; }
     IdentitiesScreen #caption { color: $text-muted; height: auto; }
-    IdentitiesScreen #words { height: auto; }
+    IdentitiesScreen #facts { height: auto; }
     IdentitiesScreen .heading { color: $text-muted; text-style: bold; margin-top: 1; }
     IdentitiesScreen #runs { height: auto; max-height: 12; }
     IdentitiesScreen.-wide #beside { layout: horizontal; height: auto; }
-    IdentitiesScreen.-wide #seen { width: 1fr; max-width: 200; }
-    IdentitiesScreen.-wide #words { width: 60; margin-left: 3; }
+    IdentitiesScreen.-wide #photo { width: 1fr; max-width: 200; }
+    IdentitiesScreen.-wide #facts { width: 60; margin-left: 3; }
     IdentitiesScreen.-wide #pictures { height: 17vw; }
     IdentitiesScreen.-short #pictures { height: 11; }
-    IdentitiesScreen #beside, IdentitiesScreen #seen { height: auto; }
-    IdentitiesScreen #nobody { padding: 1 2; height: auto; display: none; }
-    IdentitiesScreen #nobody Button { margin-top: 1; }
-    IdentitiesScreen.-empty #nobody { display: block; }
-    IdentitiesScreen.-empty #people, IdentitiesScreen.-empty #about { display: none; }
+    IdentitiesScreen #beside, IdentitiesScreen #photo { height: auto; }
+    IdentitiesScreen #empty { padding: 1 2; height: auto; display: none; }
+    IdentitiesScreen #empty Button { margin-top: 1; }
+    IdentitiesScreen.-empty #empty { display: block; }
+    IdentitiesScreen.-empty #identities, IdentitiesScreen.-empty #details { display: none; }
     """
     BINDINGS = keys.IDENTITIES
     HORIZONTAL_BREAKPOINTS = WIDTHS
@@ -82,42 +88,40 @@ class IdentitiesScreen(PollingScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self._people: dict[str, IdentityItem] = {}
-        self._seen: object = None
+        self._identities: dict[str, IdentityItem] = {}
+        self._file_times: object = None
         self._wanted: str | None = None
         self._shown: IdentityItem | None = None
-        self._place = 0
-        self._likeness: SimilarityMatrix = ()
+        self._photo_index = 0
+        self._similarities: SimilarityMatrix = ()
 
     def compose(self) -> ComposeResult:
-        """The list at the left, the person at the right."""
+        """Yield the list on the left and the details on the right."""
         yield Navigation("identities")
-        yield Note(id="trouble")
-        with Vertical(id="nobody"):
-            yield Static(
-                "Nobody is in the library yet.\n\nOne photo is enough: it stays on this machine."
-            )
-            yield Button("Add a person (a)", "primary", action="screen.add", compact=True)
+        yield Note(id="error")
+        with Vertical(id="empty"):
+            yield Static("No identities yet.\n\nOne photo is enough. Photos stay on this machine.")
+            yield Button("Add identity (a)", "primary", action="screen.add", compact=True)
         with Horizontal(id="both"):
-            yield Choices(id="people")
-            with About(id="about"):
-                yield Static(id="who")
+            yield Choices(id="identities")
+            with IdentityDetails(id="details"):
+                yield Static(id="summary")
                 with Vertical(id="beside"):
-                    yield from self._compose_pictures()
-                    yield from self._compose_words()
+                    yield from self._compose_photo()
+                    yield from self._compose_facts()
         yield Footer(show_command_palette=False, compact=True)
 
-    def _compose_pictures(self) -> ComposeResult:
-        with Vertical(id="seen"):
+    def _compose_photo(self) -> ComposeResult:
+        with Vertical(id="photo"):
             with Horizontal(id="pictures"):
                 yield ClipView("Photo", id="reference")
                 yield ClipView("Face", id="face")
             yield Static(id="caption")
 
-    def _compose_words(self) -> ComposeResult:
-        with Vertical(id="words"):
-            yield Label("Likeness of the photos", classes="heading")
-            yield Note(id="unlike")
+    def _compose_facts(self) -> ComposeResult:
+        with Vertical(id="facts"):
+            yield Label("Similarity of the photos", classes="heading")
+            yield Note(id="similarity-error")
             yield SimilarityTable()
             yield Label("Consent", classes="heading")
             yield Static(id="consent", markup=False)
@@ -125,145 +129,147 @@ class IdentitiesScreen(PollingScreen):
             yield Note(id="no-runs")
             yield Choices(id="runs")
 
-    @work(exclusive=True, group="look", exit_on_error=False)
-    async def read_again(self) -> None:
+    @work(exclusive=True, group="reload", exit_on_error=False)
+    async def reload(self) -> None:
         try:
-            seen = await asyncio.to_thread(_traces)
-            if seen == self._seen and not self._wanted:
-                self.query_one("#trouble", Note).say("")
+            file_times = await asyncio.to_thread(_read_file_times)
+            if file_times == self._file_times and not self._wanted:
+                self.query_one("#error", Note).show_text("")
                 return
-            people = await asyncio.to_thread(_read_people)
+            identities = await asyncio.to_thread(_read_identities)
         except Exception as error:
-            self.query_one("#trouble", Note).complain(from_foreign(error))
+            self.query_one("#error", Note).show_error(from_foreign(error))
             return
-        self._seen = seen
-        self.query_one("#trouble", Note).say("")
-        self._list(people)
+        self._file_times = file_times
+        self.query_one("#error", Note).show_text("")
+        self._list(identities)
 
-    def _list(self, people: list[IdentityItem]) -> None:
-        self._people = {person.name: person for person in people}
-        self.set_class(not people, "-empty")
-        self.query_one("#people", Choices).fill(
-            (person.option() for person in people), self._wanted
+    def _list(self, identities: list[IdentityItem]) -> None:
+        self._identities = {identity.name: identity for identity in identities}
+        self.set_class(not identities, "-empty")
+        self.query_one("#identities", Choices).fill(
+            (identity.option() for identity in identities), self._wanted
         )
         self._wanted = None
-        if not people:
+        if not identities:
             self._shown = None
 
-    @on(OptionList.OptionHighlighted, "#people")
+    @on(OptionList.OptionHighlighted, "#identities")
     def show(self, event: OptionList.OptionHighlighted) -> None:
-        """Show whom the list points at."""
-        person = self._people.get(event.option.id or "")
-        if person is None or person == self._shown:  # it may have gone since it was listed
+        """Show the highlighted identity."""
+        identity = self._identities.get(event.option.id or "")
+        if identity is None or identity == self._shown:  # removed meanwhile
             return
-        if self._shown is None or person.name != self._shown.name:
-            self._place = 0
-        self._shown, self._likeness = person, ()
-        self._show_words(person)
+        if self._shown is None or identity.name != self._shown.name:
+            self._photo_index = 0
+        self._shown, self._similarities = identity, ()
+        self._show_facts(identity)
         self._show_photo()
-        self._compare(person)
+        self._compare(identity)
 
-    def _show_words(self, person: IdentityItem) -> None:
-        about = f"{person.noun} · {person.photos_in_words} · added {_day(person.created)}"
-        who = (
-            (f"cannot be read: {person.problem}", "$text-error")
-            if person.problem
-            else (about, "dim")
+    def _show_facts(self, identity: IdentityItem) -> None:
+        summary = f"{identity.noun} · {identity.photo_count} · added {_day(identity.created)}"
+        status = (
+            (f"cannot be read: {identity.problem}", "$text-error")
+            if identity.problem
+            else (summary, "dim")
         )
-        self.query_one("#who", Static).update(Content.assemble((person.name, "bold"), "  ", who))
-        self.query_one("#consent", Static).update(person.consent or "Nothing was written down.")
-        self.query_one("#no-runs", Note).say(
-            "" if person.runs else "None yet: `n` trains this person."
+        self.query_one("#summary", Static).update(
+            Content.assemble((identity.name, "bold"), "  ", status)
         )
-        self.query_one("#runs", Choices).fill(Option(Content(run), id=run) for run in person.runs)
-        self.query_one("#runs").display = bool(person.runs)
-        self.query_one("#beside").display = not person.problem
+        self.query_one("#consent", Static).update(identity.consent or "No consent record.")
+        self.query_one("#no-runs", Note).show_text(
+            "" if identity.runs else "No runs yet. Press n to train this identity."
+        )
+        self.query_one("#runs", Choices).fill(Option(Content(run), id=run) for run in identity.runs)
+        self.query_one("#runs").display = bool(identity.runs)
+        self.query_one("#beside").display = not identity.problem
 
     def _show_photo(self) -> None:
         photos = self._shown.photos if self._shown else ()
-        photo = photos[self._place % len(photos)] if photos else None
+        photo = photos[self._photo_index % len(photos)] if photos else None
         self.query_one("#reference", ClipView).show(photo.reference if photo else None)
         self.query_one("#face", ClipView).show(photo.face if photo else None)
-        words = (
-            f"Photo {self._place + 1} of {len(photos)} · {photo.name} · face {photo.score:.2f}"
-            if photo
-            else ""
-        )
-        self.query_one("#caption", Static).update(Content(words))
-        if self._likeness:
-            self.query_one(SimilarityTable).show(self._likeness, self._place)
+        caption = ""
+        if photo:
+            number = f"Photo {self._photo_index + 1} of {len(photos)}"
+            caption = f"{number} · {photo.name} · face {photo.score:.2f}"
+        self.query_one("#caption", Static).update(Content(caption))
+        if self._similarities:
+            self.query_one(SimilarityTable).show(self._similarities, self._photo_index)
 
     @work(exclusive=True, group="compare", exit_on_error=False)
-    async def _compare(self, person: IdentityItem) -> None:
-        note, likeness = self.query_one("#unlike", Note), self.query_one(SimilarityTable)
-        likeness.display = False
-        if person.problem:
+    async def _compare(self, identity: IdentityItem) -> None:
+        note = self.query_one("#similarity-error", Note)
+        table = self.query_one(SimilarityTable)
+        table.display = False
+        if identity.problem:
             return
         try:
-            self._likeness = await asyncio.to_thread(
-                lambda: Library().get(person.name).similarities()
+            self._similarities = await asyncio.to_thread(
+                lambda: Library().get(identity.name).similarities()
             )
         except Exception as error:
-            note.complain(from_foreign(error))
+            note.show_error(from_foreign(error))
             return
-        note.say("")
-        likeness.display = True
-        likeness.show(self._likeness, self._place)
+        note.show_text("")
+        table.display = True
+        table.show(self._similarities, self._photo_index)
 
-    @on(OptionList.OptionSelected, "#people")
+    @on(OptionList.OptionSelected, "#identities")
     def action_open(self) -> None:
-        """From the person to their runs."""
+        """Focus the runs of the identity."""
         if self._shown and self._shown.runs:
             self.query_one("#runs").focus()
 
     @on(OptionList.OptionSelected, "#runs")
     def open_run(self, event: OptionList.OptionSelected) -> None:
-        """Ask for this run to be shown."""
+        """Request to show the selected run."""
         self.post_message(OpenRun(event.option.id or ""))
 
     def action_photo(self, by: int) -> None:
-        """The next photo, or the one before."""
+        """Show the next or the previous photo."""
         if self._shown and self._shown.photos:
-            self._place = (self._place + by) % len(self._shown.photos)
+            self._photo_index = (self._photo_index + by) % len(self._shown.photos)
             self._show_photo()
 
     def action_down(self) -> None:
-        """The next person."""
-        self.query_one("#people", Choices).action_cursor_down()
+        """Select the next identity."""
+        self.query_one("#identities", Choices).action_cursor_down()
 
     def action_first(self) -> None:
-        """The first one."""
-        self.query_one("#people", Choices).action_first()
+        """Select the first identity."""
+        self.query_one("#identities", Choices).action_first()
 
     def action_last(self) -> None:
-        """The last one."""
-        self.query_one("#people", Choices).action_last()
+        """Select the last identity."""
+        self.query_one("#identities", Choices).action_last()
 
     def action_up(self) -> None:
-        """The person before."""
-        self.query_one("#people", Choices).action_cursor_up()
+        """Select the previous identity."""
+        self.query_one("#identities", Choices).action_cursor_up()
 
     def action_add(self) -> None:
-        """Add a person, and show them."""
-        self.app.push_screen(AddPerson(), self._changed)
+        """Open the form that adds an identity, and show it."""
+        self.app.push_screen(AddIdentity(), self._changed)
 
     def action_rename(self) -> None:
-        """Give this person another name."""
+        """Open the form that renames this identity."""
         if self._shown:
-            self.app.push_screen(RenamePerson(self._shown), self._changed)
+            self.app.push_screen(RenameIdentity(self._shown), self._changed)
 
     def action_remove(self) -> None:
-        """Delete this person, once that is confirmed."""
+        """Ask for confirmation and delete this identity."""
         if self._shown:
-            self.app.push_screen(remove_person(self._shown), self._changed)
+            self.app.push_screen(confirm_identity_removal(self._shown), self._changed)
 
     def _changed(self, name: str | None) -> None:
         self._wanted = name
-        self.look()
+        self.poll()
 
     def action_train(self) -> None:
-        """Start a run of this person, and ask for it to be shown."""
-        self.app.push_screen(StartScreen(self._shown.name if self._shown else None), self._started)
+        """Open the form for a new run of this identity, and request to show the run."""
+        self.app.push_screen(NewRunScreen(self._shown.name if self._shown else None), self._started)
 
     def _started(self, run: RunFolder | None) -> None:
         if run:
@@ -274,8 +280,8 @@ def _day(created: str) -> str:
     return created[:10]
 
 
-def _traces() -> list[tuple[str, int]]:
-    """What changes when anybody comes, goes or is trained."""
+def _read_file_times() -> list[tuple[str, int]]:
+    """Return the modification times of all identities and runs."""
     files = [
         *identities_dir().glob(f"[!.]*/{IDENTITY_FILE}"),
         *runs_dir().glob("[!.]*/config.toml"),
@@ -283,13 +289,13 @@ def _traces() -> list[tuple[str, int]]:
     return sorted((str(file), file.stat().st_mtime_ns) for file in files)
 
 
-def _read_people() -> list[IdentityItem]:
+def _read_identities() -> list[IdentityItem]:
     library, runs = Library(), RunIndex().by_identity()
-    return [_read_person(library, name, runs) for name in library.names()]
+    return [_read_identity(library, name, runs) for name in library.names()]
 
 
-def _read_person(library: Library, name: str, runs: dict[str, list[RunFolder]]) -> IdentityItem:
-    """Somebody whose files are broken is listed too, with what is wrong."""
+def _read_identity(library: Library, name: str, runs: dict[str, list[RunFolder]]) -> IdentityItem:
+    """Return an identity for the list, with the problem if its files are broken."""
     try:
         identity = library.get(name)
         trained = runs.get(identity.ref.fingerprint, [])
@@ -315,6 +321,6 @@ def _read_person(library: Library, name: str, runs: dict[str, list[RunFolder]]) 
 def _photos(identity: Identity) -> tuple[ReferencePhoto, ...]:
     files = zip(identity.references, identity.faces, identity.record.faces, strict=True)
     return tuple(
-        ReferencePhoto(reference=one, face=face, name=each.picture, score=each.score)
-        for one, face, each in files
+        ReferencePhoto(reference=photo, face=face, name=record.picture, score=record.score)
+        for photo, face, record in files
     )

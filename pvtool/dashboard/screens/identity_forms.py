@@ -1,4 +1,4 @@
-"""The forms that add a person to the library, give them another name, and remove them."""
+"""Forms that add, rename and remove identities."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,68 +15,67 @@ from pvtool.dashboard.widgets.fields import Field, LinesField
 from pvtool.dashboard.widgets.identity_list import IdentityItem
 from pvtool.jobs.prepare import CONSENT_EXAMPLE, add_identity, rename_identity
 from pvtool_core.errors import Interrupted, UsageError
+from pvtool_core.paths import user_path
 from pvtool_core.settings.jobs import Noun
 from pvtool_core.store.events import Event
 from pvtool_core.store.identities import Library
 
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-MOST_OFFERED = 200
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+MAX_SUGGESTIONS = 200
 
 
-class AddPerson(FormScreen[str]):
-    """Takes photos by their paths into the library; gives the person's name."""
+class AddIdentity(FormScreen[str]):
+    """Form that adds an identity from the paths of photos; returns its name."""
 
-    HEADING = "Add a person"
+    HEADING = "Add identity"
     VERB = "Add"
-    DOING = "Starting…"
+    PROGRESS = "Starting…"
 
     def fields(self) -> ComposeResult:
-        """Everything that `pv identity add` can be told."""
+        """Yield the options of `pv identity add`."""
         nouns = Select.from_values(
             Noun.__args__, value="person", allow_blank=False, compact=True, id="noun"
         )
-        yield Field(
-            "Name", Input(compact=True, id="name", placeholder="what to call the person here")
-        )
-        yield Field("Class", nouns, "What prompts call the person.")
+        yield Field("Name", Input(compact=True, id="name", placeholder="name in the library"))
+        yield Field("Class noun", nouns, "Word for the identity in prompts.")
         yield Field(
             "Face",
             Input(
                 type="integer",
                 compact=True,
                 id="face",
-                placeholder="which, from the left from 1, of several",
+                placeholder="position from the left, if a photo has several faces",
             ),
         )
         yield Field(
             "Consent",
             Input(compact=True, id="consent", placeholder=CONSENT_EXAMPLE),
-            "Required: who agreed, when, and to what. Kept with the photos.",
+            "Required: who agreed, when, and to what. Stored with the photos.",
         )
         yield Field(
             "Photos",
-            LinesField("path of a photo, one a line; one is enough", next_line=True, id="photos"),
+            LinesField("path of a photo, one per line", next_line=True, id="photos"),
         )
 
     def on_mount(self) -> None:
-        """Begin with what is here."""
-        self._look("", [])
+        """Suggest the files of the current folder."""
+        self._check("", [])
 
     @on(LinesField.Changed)
-    def look(self, event: LinesField.Changed) -> None:
-        """Say which photos are not there, and what the path under the cursor may become."""
-        self._look(event.line, event.lines.written)
+    def check(self, event: LinesField.Changed) -> None:
+        """Show missing files, and completions of the path at the cursor."""
+        self._check(event.line, event.lines.entered)
 
-    @work(exclusive=True, group="look", exit_on_error=False)
-    async def _look(self, line: str, written: list[str]) -> None:
+    @work(exclusive=True, group="check", exit_on_error=False)
+    async def _check(self, line: str, entered: list[str]) -> None:
         options, problems = await asyncio.to_thread(
-            lambda: (_completions(line), _problems(written, line))
+            lambda: (_completions(line), _problems(entered, line))
         )
-        self.query_one(LinesField).offer(options)
-        self.query_one(LinesField).complain(problems)
+        self.query_one(LinesField).suggest(options)
+        self.query_one(LinesField).show_problems(problems)
 
     def job(self) -> Callable[[], str]:
-        """Look at the photos in an engine, and take them in."""
+        """Return the job that enrolls the identity from the entered photos."""
         name, face = (
             self.query_one("#name", Input).value.strip(),
             self.query_one("#face", Input).value,
@@ -85,62 +84,69 @@ class AddPerson(FormScreen[str]):
             str(self.query_one("#noun", Select).value),
             self.query_one("#consent", Input).value,
         )
-        photos = [_path(line) for line in self.query_one(LinesField).written]
+        photos = [_path(line) for line in self.query_one(LinesField).entered]
         if not photos:
-            raise UsageError(
-                "There is no photo.", "Give the path of at least one, each on a line of its own."
-            )
+            raise UsageError("No photo given.", "Enter at least one path, one per line.")
         if face and not face.isdecimal():
             raise UsageError(
-                f"The face {face!r} is no number.", "Count from the left from 1, or leave it empty."
+                f"Invalid face {face!r}.",
+                "Enter its position from the left, starting at 1, or leave the field empty.",
             )
         return lambda: (
             add_identity(name, photos, noun, int(face or 0), consent, None, self._on_event).name
         )
 
     def _on_event(self, event: Event) -> None:
-        """In the job's thread: show how it goes, or break it off if the form was left."""
-        if self.left.is_set():
-            raise Interrupted("The form was left.")
+        """Show the progress, or interrupt the job if the form is closed.
+
+        Called in the job's thread.
+        """
+        if self.closed.is_set():
+            raise Interrupted("The form was closed.")
         if event["type"] == "stage":
-            self.app.call_from_thread(self.outcome.say, _progress(event))
+            self.app.call_from_thread(self.outcome.show_text, _progress(event))
 
 
 def _progress(event: Event) -> str:
     if event["stage"] == "looking":
-        return f"Looking at photo {event['done'] + 1} of {event['total']}…"
+        return f"Detecting the face in photo {event['done'] + 1} of {event['total']}…"
     return "Loading the face models…"
 
 
 def _path(line: str) -> Path:
-    """A line as a path; quoted as files dropped on a terminal are, or with a tilde."""
-    return Path(line.strip().strip("'\"")).expanduser()
+    """Return the path in a line, without quotes and with `~` expanded.
+
+    Terminals quote the paths of dropped files.
+    """
+    return user_path(line.strip().strip("'\""))
 
 
-def _problems(written: list[str], line: str) -> list[str]:
-    """What is wrong with the paths, but for the one that is being typed."""
-    wrong = [path for path in written if path != line.strip() and not _path(path).is_file()]
-    return [f"{path} is {'no file' if _path(path).exists() else 'not there'}." for path in wrong]
+def _problems(entered: list[str], line: str) -> list[str]:
+    """Return the problems of all paths except the one at the cursor."""
+    wrong = [path for path in entered if path != line.strip() and not _path(path).is_file()]
+    return [f"{'Not a file' if _path(path).exists() else 'Not found'}: {path}" for path in wrong]
 
 
 def _completions(line: str) -> list[Option]:
-    """Folders and pictures that begin as the line does."""
+    """Return the folders and images that start with the line."""
     typed = line.strip().strip("'\"")
-    folder, beginning = (
-        (Path(typed).expanduser(), "")
+    folder, prefix = (
+        (user_path(typed), "")
         if typed.endswith("/")
         else (_path(typed).parent, _path(typed).name)
     )
     try:
         found = sorted(
-            path for path in folder.iterdir() if path.name.lower().startswith(beginning.lower())
+            path for path in folder.iterdir() if path.name.lower().startswith(prefix.lower())
         )
     except OSError:
         return []
-    wanted = [path for path in found if beginning.startswith(".") or not path.name.startswith(".")]
+    wanted = [path for path in found if prefix.startswith(".") or not path.name.startswith(".")]
     return [
-        _completion(path) for path in wanted if path.is_dir() or path.suffix.lower() in PICTURES
-    ][:MOST_OFFERED]
+        _completion(path)
+        for path in wanted
+        if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
+    ][:MAX_SUGGESTIONS]
 
 
 def _completion(path: Path) -> Option:
@@ -151,46 +157,48 @@ def _completion(path: Path) -> Option:
     )
 
 
-class RenamePerson(FormScreen[str]):
-    """Gives a person another name."""
+class RenameIdentity(FormScreen[str]):
+    """Form that renames an identity; returns the new name."""
 
     VERB = "Rename"
 
-    def __init__(self, person: IdentityItem) -> None:
+    def __init__(self, identity: IdentityItem) -> None:
         super().__init__()
-        self._person = person
-        self.HEADING = f"Rename {person.name}"
+        self._identity = identity
+        self.HEADING = f"Rename {identity.name}"
 
     def fields(self) -> ComposeResult:
-        """The new name."""
-        about = (
-            "Runs go on under the new name, and keep their own names." if self._person.runs else ""
+        """Yield the field for the new name."""
+        note = (
+            "Its runs refer to the new name; names of runs do not change."
+            if self._identity.runs
+            else ""
         )
-        yield Field("New name", Input(self._person.name, compact=True, id="name"), about)
+        yield Field("New name", Input(self._identity.name, compact=True, id="name"), note)
 
     def on_input_submitted(self) -> None:
-        """Enter does it: there is nothing else to fill in."""
-        self.action_go()
+        """Submit the form on enter: it has a single field."""
+        self.action_submit()
 
     def job(self) -> Callable[[], str]:
-        """Rename the person, and in their runs."""
+        """Return the job that renames the identity, also in its runs."""
         new = self.query_one("#name", Input).value.strip()
-        return lambda: rename_identity(self._person.name, new).name
+        return lambda: rename_identity(self._identity.name, new).name
 
 
-def remove_person(person: IdentityItem) -> Confirm:
-    """Deletes a person, once it was said what goes and what stays."""
-    gone = f"{person.photos_in_words}, the face in each, and what was computed from them"
-    words = [
-        f"This deletes what is kept of {person.name} for good: {gone}.",
-        f"It lies in {person.folder}.",
+def confirm_identity_removal(identity: IdentityItem) -> Confirm:
+    """Return the dialog that deletes an identity after confirmation."""
+    lines = [
+        f"This permanently deletes {identity.photo_count}, face crops and embeddings of "
+        f"{identity.name}.",
+        f"Folder: {identity.folder}",
     ]
-    if person.runs:
-        words.append(f"What was trained on them stays: {', '.join(person.runs)}.")
+    if identity.runs:
+        lines.append(f"Runs of this identity are kept: {', '.join(identity.runs)}.")
     return Confirm(
-        f"Delete {person.name}?",
-        words,
+        f"Delete {identity.name}?",
+        lines,
         "Delete",
-        lambda: Library().remove(person.name),
-        person.name,
+        lambda: Library().remove(identity.name),
+        identity.name,
     )

@@ -1,4 +1,4 @@
-"""The form of a new run: whom, on what, with which prompts and settings."""
+"""Form for a new run: identity, preset, prompts and settings."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ from pvtool_core.store.runs import RunFolder
 
 @dataclass(frozen=True)
 class FormInput:
-    """What the form holds. None leaves it to the preset."""
+    """Values of the form; None means the value of the preset."""
 
     identity: str | None
     preset: str | None
@@ -41,14 +41,14 @@ class FormInput:
     base_model: str | None
     loras: list[str]
 
-    def choice(self) -> tuple[str | None, str | None, list[str], int | None, dict[str, Any]]:
-        """As `choose` takes it, but for the identity."""
+    def options(self) -> tuple[str | None, str | None, list[str], int | None, dict[str, Any]]:
+        """Return the arguments of `choose` after identity and preset."""
         return self.base_model, self.bank, self.sets, self.seed, style_table(self.loras, None, None)
 
 
 @dataclass(frozen=True)
 class FormCheck:
-    """What is known of a choice before it is made."""
+    """Preview of a run: preset, settings, weights and invalid settings."""
 
     preset: Preset
     settings: Settings
@@ -56,107 +56,111 @@ class FormCheck:
     mistakes: tuple[str, ...] = ()
 
 
-class StartScreen(FormScreen[RunFolder]):
-    """Chooses a run, makes its folder and starts its engine; gives the folder."""
+class NewRunScreen(FormScreen[RunFolder]):
+    """Form that creates and starts a run; returns its folder."""
 
-    HEADING = "Train somebody"
+    HEADING = "New run"
     VERB = "Start"
-    DOING = "Reading the weights and making the run…"
+    PROGRESS = "Checking the weights and creating the run…"
     DEFAULT_CSS = """
-    StartScreen #fields { height: 1fr; }
-    StartScreen #form { height: 100%; max-height: 44; }
-    StartScreen TextArea#loras { height: auto; max-height: 4; }
+    NewRunScreen #fields { height: 1fr; }
+    NewRunScreen #form { height: 100%; max-height: 44; }
+    NewRunScreen TextArea#loras { height: auto; max-height: 4; }
     """
 
     def __init__(self, identity: str | None = None) -> None:
         super().__init__()
         self._identity = identity
-        self._options: list[tuple[str, Content]] = []
+        self._suggestions: list[tuple[str, Content]] = []
 
     def fields(self) -> ComposeResult:
-        """Everything that `pv train` can be told."""
-        yield Field("Person", Select[str]([], prompt="Choose", compact=True, id="identity"))
+        """Yield the options of `pv train`."""
+        yield Field("Identity", Select[str]([], prompt="Select", compact=True, id="identity"))
         yield Field(
             "Preset",
-            Select[str]([], prompt="By the base model", compact=True, id="preset"),
-            id="of-preset",
+            Select[str]([], prompt="default of the base model", compact=True, id="preset"),
+            id="preset-field",
         )
-        yield Field("Prompts", Select[str]([], prompt="The preset's bank", compact=True, id="bank"))
         yield Field(
-            "Seed", Input(type="integer", compact=True, id="seed", placeholder="the preset's")
+            "Prompts", Select[str]([], prompt="bank of the preset", compact=True, id="bank")
+        )
+        yield Field(
+            "Seed", Input(type="integer", compact=True, id="seed", placeholder="seed of the preset")
         )
         yield Field(
             "Base model",
-            Input(compact=True, id="base", placeholder="the preset's; or a folder, a file, a name"),
+            Input(
+                compact=True,
+                id="base",
+                placeholder="model of the preset; or a folder, file or name",
+            ),
         )
         yield Field(
             "Style LoRAs",
-            TextArea(compact=True, id="loras", placeholder="none; or FILE:WEIGHT, one a line"),
+            TextArea(compact=True, id="loras", placeholder="none; or FILE:WEIGHT, one per line"),
         )
-        lines = LinesField("none; or KEY=VALUE, one a line", next_line=False, id="sets")
+        lines = LinesField("none; or KEY=VALUE, one per line", next_line=False, id="sets")
         yield Field("Settings", lines)
 
     async def on_mount(self) -> None:
-        """Offer what there is."""
-        people, presets, banks, usual = await asyncio.to_thread(_offers)
-        self._offer("identity", people, self._identity)
-        self._offer("preset", presets, usual)
-        self._offer("bank", banks, None)
-        if not people:
-            self.outcome.say(
-                "Nobody is in the library yet: add a person first, with `a` among the identities."
-            )
+        """Fill the selection lists."""
+        identities, presets, banks, default = await asyncio.to_thread(_read_names)
+        self._fill("identity", identities, self._identity)
+        self._fill("preset", presets, default)
+        self._fill("bank", banks, None)
+        if not identities:
+            self.outcome.show_text("No identities yet. Add one first: press escape, 2, a.")
         self.query_one("#preset" if self._identity else "#identity").focus()
 
-    def _offer(self, name: str, words: list[str], chosen: str | None) -> None:
+    def _fill(self, name: str, values: list[str], selected: str | None) -> None:
         select = self.query_one(f"#{name}", Select)
-        select.set_options((word, word) for word in words)
-        if chosen in words:
-            select.value = chosen
+        select.set_options((value, value) for value in values)
+        if selected in values:
+            select.value = selected
 
     @on(Select.Changed)
     @on(Input.Changed)
     @on(TextArea.Changed)
-    def foresee(self) -> None:
-        """See anew what the choice comes to."""
-        self._foresee()
+    def check(self) -> None:
+        """Update the preview."""
+        self._check()
 
-    @work(exclusive=True, group="foresee", exit_on_error=False)
-    async def _foresee(self) -> None:
+    @work(exclusive=True, group="check", exit_on_error=False)
+    async def _check(self) -> None:
         try:
-            outlook = await asyncio.to_thread(_outlook, self.typed())
+            check = await asyncio.to_thread(_check_input, self.entered())
         except Exception as error:
-            self.query_one("#of-preset", Field).note.complain(from_foreign(error))
+            self.query_one("#preset-field", Field).note.show_error(from_foreign(error))
             return
-        self.query_one("#of-preset", Field).note.say(_words(outlook))
-        self.query_one(LinesField).complain(outlook.mistakes)
-        self._options = _settings(outlook.settings)
-        self.narrow()
+        self.query_one("#preset-field", Field).note.show_text(_preview(check))
+        self.query_one(LinesField).show_problems(check.mistakes)
+        self._suggestions = _setting_lines(check.settings)
+        self.suggest()
 
     @on(LinesField.Changed)
-    def narrow(self) -> None:
-        """Offer the settings that the line under the cursor may mean."""
+    def suggest(self) -> None:
+        """Suggest the settings that match the line at the cursor."""
         lines = self.query_one(LinesField)
         key = lines.line.partition("=")[0].strip()
-        lines.offer(
+        lines.suggest(
             [
-                Option(words, id=line)
-                for line, words in self._options
+                Option(content, id=line)
+                for line, content in self._suggestions
                 if key in line.partition("=")[0]
             ]
         )
 
-    def typed(self) -> FormInput:
-        """What the form holds now. Raises UsageError for a seed that is no number."""
+    def entered(self) -> FormInput:
+        """Return the values of the form. Raises UsageError for an invalid seed."""
         seed = self.query_one("#seed", Input).value
         if seed and not seed.lstrip("-").isdecimal():
-            raise UsageError(f"The seed {seed!r} is no number.", "Give a whole number.")
+            raise UsageError(f"Invalid seed {seed!r}.", "Enter a whole number.")
         return FormInput(
-            identity=self._chosen("identity"),
-            preset=self._chosen("preset"),
-            bank=self._chosen("bank"),
+            identity=self._selected("identity"),
+            preset=self._selected("preset"),
+            bank=self._selected("bank"),
             seed=int(seed) if seed else None,
-            sets=self.query_one(LinesField).written,
+            sets=self.query_one(LinesField).entered,
             base_model=self.query_one("#base", Input).value.strip() or None,
             loras=[
                 line.strip()
@@ -165,75 +169,73 @@ class StartScreen(FormScreen[RunFolder]):
             ],
         )
 
-    def _chosen(self, name: str) -> str | None:
+    def _selected(self, name: str) -> str | None:
         select = self.query_one(f"#{name}", Select)
         return None if select.is_blank() else str(select.value)
 
     def job(self) -> Callable[[], RunFolder]:
-        """Make the run and start its engine."""
-        typed = self.typed()
-        name = typed.identity
+        """Return the job that creates and starts the run."""
+        entered = self.entered()
+        name = entered.identity
         if name is None:
-            raise UsageError("Nobody is chosen.", "Choose who is to be trained.")
-        return lambda: self._begin(name, typed)
+            raise UsageError("No identity selected.", "Select the identity to train.")
+        return lambda: self._start(name, entered)
 
-    def _begin(self, name: str, typed: FormInput) -> RunFolder:
-        folder = prepare(choose(name, typed.preset, *typed.choice()))
-        if self.left.is_set():
+    def _start(self, name: str, entered: FormInput) -> RunFolder:
+        folder = prepare(choose(name, entered.preset, *entered.options()))
+        if self.closed.is_set():
             shutil.rmtree(folder.path)
         else:
             supervisor.start(folder)
         return folder
 
 
-def _offers() -> tuple[list[str], list[str], list[str], str | None]:
+def _read_names() -> tuple[list[str], list[str], list[str], str | None]:
     presets = Presets().names()
     try:
-        usual = chosen_settings()[0].name
-    except (
-        PvError
-    ):  # the user's own settings are wrong: what they are is said once a preset is chosen
-        usual = None
-    return Library().names(), presets, Banks().names(), usual
+        default = chosen_settings()[0].name
+    except PvError:  # invalid user settings: reported once a preset is selected
+        default = None
+    return Library().names(), presets, Banks().names(), default
 
 
-def _outlook(typed: FormInput) -> FormCheck:
-    """Raises PvErrors that are not about the settings: those are its `mistakes`."""
-    base, _, sets, seed, style = typed.choice()
+def _check_input(entered: FormInput) -> FormCheck:
+    """Check the values of the form. Raises PvError except for invalid settings (`mistakes`)."""
+    base, _, sets, seed, style = entered.options()
     options = merge(option_table(model__base_model=base, training__seed=seed), style)
     try:
-        preset, settings = chosen_settings(typed.preset, sets, options)
+        preset, settings = chosen_settings(entered.preset, sets, options)
         return FormCheck(preset, settings, weights_here(settings))
     except SettingsError as error:
-        preset, settings = chosen_settings(typed.preset)
+        preset, settings = chosen_settings(entered.preset)
         return FormCheck(preset, settings, weights_here(settings), tuple(map(str, error.mistakes)))
 
 
-def _words(outlook: FormCheck) -> Content:
-    model, training = outlook.settings.model, outlook.settings.training
+def _preview(check: FormCheck) -> Content:
+    model, training = check.settings.model, check.settings.training
     size = f"{model.width}×{model.height}, {model.num_frames} frames"
     weights = Content.styled(
-        f"Weights: {outlook.weights}",
-        "$text-success" if outlook.weights == HERE else "$text-warning",
+        f"Weights: {check.weights}",
+        "$text-success" if check.weights == HERE else "$text-warning",
     )
     lines = [
-        outlook.preset.description,
+        check.preset.description,
         f"{model.family} · {training.iterations} iterations · {size}",
         weights,
     ]
     return Content("\n").join(Content(line) if isinstance(line, str) else line for line in lines)
 
 
-def _settings(settings: Settings) -> list[tuple[str, Content]]:
-    """Every setting as the line that would set it, and as words about it; not tables, which have no such line."""
-    meanings = setting_help()
+def _setting_lines(settings: Settings) -> list[tuple[str, Content]]:
+    """Return every setting as the line that sets it and as its description; tables have no line."""
+    descriptions = setting_help()
     flat = {
         f"{section}.{key}": value
         for section, keys in to_table(settings).items()
         for key, value in keys.items()
     }
     return [
-        (f"{key}={_text(value)}", _about(key, _text(value), meanings[key]))
+        (f"{key}={_text(value)}", _describe(key, _text(value), descriptions[key]))
         for key, value in flat.items()
         if not isinstance(value, dict)
     ]
@@ -243,5 +245,5 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _about(key: str, value: str, meaning: str) -> Content:
-    return Content.assemble((key, "bold"), f" = {value}\n", (f"  {meaning}", "dim"))
+def _describe(key: str, value: str, description: str) -> Content:
+    return Content.assemble((key, "bold"), f" = {value}\n", (f"  {description}", "dim"))

@@ -1,4 +1,4 @@
-"""The forms that begin a bank, write its prompts, and delete it."""
+"""Forms that create, edit and delete prompt banks."""
 
 from collections.abc import Callable
 
@@ -7,92 +7,91 @@ from textual.widgets import Input, TextArea
 
 from pvtool.dashboard.screens.forms import Confirm, FormScreen
 from pvtool.dashboard.widgets.fields import Field
-from pvtool.dashboard.widgets.identity_list import counted
+from pvtool.dashboard.widgets.identity_list import count_noun
 from pvtool_core.store.prompts import Bank, Banks
 
-HOW = "<V> stands for the person, {noun} becomes man, woman or person. One prompt a line."
+HELP = "<V> stands for the identity; {noun} becomes man, woman or person. One prompt per line."
 
 
-def _area(text: str = "") -> TextArea:
+def _text_area(text: str = "") -> TextArea:
     return TextArea(text, compact=True, id="prompts", highlight_cursor_line=False)
 
 
 class NewBank(FormScreen[str]):
-    """Begins a bank of the user's own, if wanted with the prompts of another; gives its name."""
+    """Form that creates a user's prompt bank, optionally from another bank; returns its name."""
 
-    HEADING = "A bank of your own"
-    VERB = "Begin"
+    HEADING = "New prompt bank"
+    VERB = "Create"
     DEFAULT_CSS = "NewBank TextArea { height: auto; min-height: 4; max-height: 12; }"
 
-    def __init__(self, model: Bank | None, reason: str = "") -> None:
-        """`model` gives its prompts; `reason` says why this form is there."""
+    def __init__(self, source: Bank | None, reason: str = "") -> None:
+        """Create the form with the prompts of `source`; `reason` is shown as a note."""
         super().__init__()
-        self._model, self._reason = model, reason
+        self._source, self._reason = source, reason
 
     def fields(self) -> ComposeResult:
-        """Name, description and prompts."""
+        """Yield name, description and prompts."""
         yield Field("Name", Input(compact=True, id="name"), self._reason)
-        description = self._model.description if self._model else ""
+        description = self._source.description if self._source else ""
         yield Field(
-            "About",
-            Input(
-                description, compact=True, id="about", placeholder="what its prompts have in common"
-            ),
+            "Description",
+            Input(description, compact=True, id="description", placeholder="topic of the prompts"),
         )
-        yield Field("Prompts", _area("\n".join(self._model.prompts) if self._model else ""), HOW)
+        yield Field(
+            "Prompts", _text_area("\n".join(self._source.prompts) if self._source else ""), HELP
+        )
 
     def job(self) -> Callable[[], str]:
-        """Write the bank."""
-        name, about = (
-            self.query_one("#name", Input).value.strip(),
-            self.query_one("#about", Input).value.strip(),
-        )
+        """Return the job that creates the bank."""
+        name = self.query_one("#name", Input).value.strip()
+        description = self.query_one("#description", Input).value.strip()
         prompts = _lines(self.query_one(TextArea))
-        return lambda: Banks().create(name, prompts, about).name
+        return lambda: Banks().create(name, prompts, description).name
 
 
-class WritePrompts(FormScreen[str]):
-    """Adds prompts to a bank, or changes one of them; gives the bank's name."""
+class EditPrompts(FormScreen[str]):
+    """Form that adds prompts to a bank or edits a prompt; returns the name of the bank."""
 
     VERB = "Save"
-    DEFAULT_CSS = "WritePrompts TextArea { height: auto; min-height: 4; max-height: 12; }"
+    DEFAULT_CSS = "EditPrompts TextArea { height: auto; min-height: 4; max-height: 12; }"
 
     def __init__(self, bank: str, old: str | None = None) -> None:
         super().__init__()
         self._bank, self._old = bank, old
-        self.HEADING = f"Change a prompt of {bank}" if old else f"Add prompts to {bank}"
+        self.HEADING = f"Edit a prompt of {bank}" if old else f"Add prompts to {bank}"
 
     def fields(self) -> ComposeResult:
-        """The prompt, or the prompts."""
-        yield Field("Prompt" if self._old else "Prompts", _area(self._old or ""), HOW)
+        """Yield the prompts."""
+        yield Field("Prompt" if self._old else "Prompts", _text_area(self._old or ""), HELP)
 
     def job(self) -> Callable[[], str]:
-        """Write the bank anew."""
+        """Return the job that writes the bank."""
         bank, old, prompts = self._bank, self._old, _lines(self.query_one(TextArea))
 
         def write() -> str:
-            banks, new = Banks(), prompts or [""]  # nothing at all is refused as an empty prompt is
+            banks, new = Banks(), prompts or [""]  # no prompts are rejected like an empty prompt
             return (banks.exchange(bank, old, new) if old else banks.extend(bank, new)).name
 
         return write
 
 
-def remove_bank(bank: Bank) -> Confirm:
-    """Deletes a bank of the user's own, once it was said what goes."""
-    what = (
-        f"This deletes the bank {bank.name} with {counted(len(bank.prompts), 'prompt')} for good."
-    )
-    words = [what, "Runs keep the prompts that they began with."]
+def confirm_bank_removal(bank: Bank) -> Confirm:
+    """Return the dialog that deletes a user's bank after confirmation."""
+    lines = [
+        f"This permanently deletes the bank {bank.name} with "
+        f"{count_noun(len(bank.prompts), 'prompt')}.",
+        "Existing runs keep their prompts.",
+    ]
     return Confirm(
-        f"Delete {bank.name}?", words, "Delete", lambda: Banks().remove(bank.name), bank.name
+        f"Delete {bank.name}?", lines, "Delete", lambda: Banks().remove(bank.name), bank.name
     )
 
 
-def remove_prompt(bank: str, prompt: str) -> Confirm:
-    """Takes a prompt out of a bank of the user's own."""
-    words = [prompt, f"It goes out of {bank}; runs keep the prompts that they began with."]
+def confirm_prompt_removal(bank: str, prompt: str) -> Confirm:
+    """Return the dialog that removes a prompt from a user's bank after confirmation."""
+    lines = [prompt, f"This removes the prompt from {bank}. Existing runs keep their prompts."]
     return Confirm(
-        "Take this prompt out?", words, "Take out", lambda: Banks().exchange(bank, prompt, []), bank
+        "Remove this prompt?", lines, "Remove", lambda: Banks().exchange(bank, prompt, []), bank
     )
 
 

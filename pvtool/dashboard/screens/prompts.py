@@ -1,4 +1,4 @@
-"""Prompt banks: those that came with pv and the user's own, which can be written here."""
+"""Screen of the prompt banks, shipped and the user's own; own banks can be edited."""
 
 import asyncio
 
@@ -10,17 +10,27 @@ from textual.widgets import Footer, Input, OptionList, Static
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.screens.base import PollingScreen
-from pvtool.dashboard.screens.prompt_forms import NewBank, WritePrompts, remove_bank, remove_prompt
+from pvtool.dashboard.screens.prompt_forms import (
+    EditPrompts,
+    NewBank,
+    confirm_bank_removal,
+    confirm_prompt_removal,
+)
 from pvtool.dashboard.widgets.choices import Choices
 from pvtool.dashboard.widgets.fields import Note
 from pvtool.dashboard.widgets.navigation import WIDTHS, Navigation
-from pvtool.dashboard.widgets.prompt_list import BrokenBank, bank_option, having, prompt_option
+from pvtool.dashboard.widgets.prompt_list import (
+    BrokenBank,
+    bank_option,
+    matching_prompts,
+    prompt_option,
+)
 from pvtool_core.errors import PvError, from_foreign
 from pvtool_core.store.prompts import Bank, Banks
 
 
 class PromptsScreen(PollingScreen):
-    """All banks, and the prompts of one of them."""
+    """List of the banks and the prompts of the selected one."""
 
     AUTO_FOCUS = "#banks"
 
@@ -28,11 +38,12 @@ class PromptsScreen(PollingScreen):
     PromptsScreen #banks { width: 28; height: 100%; padding: 1 1 0 1; border-right: solid $panel; }
     PromptsScreen.-wide #banks { width: 40; }
     PromptsScreen.-narrow #both { layout: vertical; }
-    PromptsScreen.-narrow #banks { width: 100%; height: 30%; border-right: none; border-bottom: solid $panel; }
+    PromptsScreen.-narrow #banks { width: 100%; height: 30%; }
+    PromptsScreen.-narrow #banks { border-right: none; border-bottom: solid $panel; }
     PromptsScreen #bank { padding: 1 2 0 2; }
-    PromptsScreen #about { height: auto; margin-bottom: 1; }
+    PromptsScreen #summary { height: auto; margin-bottom: 1; }
     PromptsScreen #filter { display: none; margin-bottom: 1; background: $boost; }
-    PromptsScreen #filter.-on { display: block; }
+    PromptsScreen #filter.-shown { display: block; }
     PromptsScreen #prompts { height: 1fr; max-width: 160; }
     """
     BINDINGS = keys.PROMPTS
@@ -44,146 +55,148 @@ class PromptsScreen(PollingScreen):
         self._wanted: str | None = None
 
     def compose(self) -> ComposeResult:
-        """Banks at the left, prompts at the right."""
+        """Yield the banks on the left and the prompts on the right."""
         yield Navigation("prompts")
-        yield Note(id="trouble")
+        yield Note(id="error")
         with Horizontal(id="both"):
             yield Choices(id="banks")
             with Vertical(id="bank"):
-                yield Static(id="about")
-                yield Input(id="filter", compact=True, placeholder="words that the prompts have")
-                yield Note(id="none")
+                yield Static(id="summary")
+                yield Input(id="filter", compact=True, placeholder="filter words")
+                yield Note(id="no-match")
                 yield Choices(id="prompts")
         yield Footer(show_command_palette=False, compact=True)
 
-    @work(exclusive=True, group="look", exit_on_error=False)
-    async def read_again(self) -> None:
+    @work(exclusive=True, group="reload", exit_on_error=False)
+    async def reload(self) -> None:
         try:
             banks = await asyncio.to_thread(_read_banks)
         except Exception as error:
-            self.query_one("#trouble", Note).complain(from_foreign(error))
+            self.query_one("#error", Note).show_error(from_foreign(error))
             return
-        self.query_one("#trouble", Note).say("")
+        self.query_one("#error", Note).show_text("")
         if banks != list(self._banks.values()) or self._wanted:
-            self._banks = {each.name: each for each in banks}
+            self._banks = {bank.name: bank for bank in banks}
             self.query_one("#banks", Choices).fill(map(bank_option, banks), self._wanted)
             self._wanted = None
             self._show()
 
     @on(OptionList.OptionHighlighted, "#banks")
     def show(self) -> None:
-        """Show the bank that the list points at."""
+        """Show the highlighted bank."""
         self._show()
 
     @on(Input.Changed, "#filter")
-    def narrow(self) -> None:
-        """Show the prompts that have these words."""
+    def apply_filter(self) -> None:
+        """Show the prompts that match the filter."""
         self._show()
 
     def _show(self) -> None:
         bank = self.bank
         words = self.query_one("#filter", Input).value
-        prompts = having(bank.prompts, words) if isinstance(bank, Bank) else []
-        self.query_one("#about", Static).update(_about(bank, len(prompts)))
-        self.query_one("#none", Note).say(
-            "" if prompts or not words else "No prompt has these words."
+        prompts = matching_prompts(bank.prompts, words) if isinstance(bank, Bank) else []
+        self.query_one("#summary", Static).update(_summary(bank, len(prompts)))
+        self.query_one("#no-match", Note).show_text(
+            "" if prompts or not words else "No matching prompts."
         )
         self.query_one("#prompts", Choices).fill(map(prompt_option, prompts))
 
     @property
     def bank(self) -> Bank | BrokenBank | None:
-        """The bank that is shown."""
-        return self._banks.get(self.query_one("#banks", Choices).chosen or "")
+        """Return the shown bank."""
+        return self._banks.get(self.query_one("#banks", Choices).selected_id or "")
 
     @property
     def prompt(self) -> str | None:
-        """The prompt that is pointed at."""
-        return self.query_one("#prompts", Choices).chosen
+        """Return the highlighted prompt."""
+        return self.query_one("#prompts", Choices).selected_id
 
     @on(OptionList.OptionSelected, "#banks")
     def action_other_list(self) -> None:
-        """From the banks to the prompts, and back."""
+        """Move the focus between banks and prompts."""
         self.query_one("#prompts" if self.query_one("#banks").has_focus else "#banks").focus()
 
     @on(OptionList.OptionSelected, "#prompts")
     def action_edit(self) -> None:
-        """Change the prompt pointed at."""
+        """Open the form that edits the highlighted prompt."""
         prompt = self.prompt
         if prompt and (bank := self._own_bank()):
-            self.app.push_screen(WritePrompts(bank.name, prompt), self._changed)
+            self.app.push_screen(EditPrompts(bank.name, prompt), self._changed)
 
     def action_add(self) -> None:
-        """Add prompts to the bank shown."""
+        """Open the form that adds prompts to the shown bank."""
         if bank := self._own_bank():
-            self.app.push_screen(WritePrompts(bank.name), self._changed)
+            self.app.push_screen(EditPrompts(bank.name), self._changed)
 
     def action_new(self) -> None:
-        """Begin a bank, with the prompts of the one shown."""
+        """Open the form for a new bank with the prompts of the shown one."""
         self.app.push_screen(
             NewBank(self.bank if isinstance(self.bank, Bank) else None), self._changed
         )
 
     def action_remove(self) -> None:
-        """Take the prompt pointed at out of its bank; or, among the banks, delete the bank."""
+        """Ask for confirmation and remove the highlighted prompt, or the focused bank."""
         prompt = self.prompt
         if not (bank := self._own_bank()):
             return
         if self.query_one("#banks").has_focus:
-            self.app.push_screen(remove_bank(bank), self._changed)
+            self.app.push_screen(confirm_bank_removal(bank), self._changed)
         elif prompt:
-            self.app.push_screen(remove_prompt(bank.name, prompt), self._changed)
+            self.app.push_screen(confirm_prompt_removal(bank.name, prompt), self._changed)
 
     def _own_bank(self) -> Bank | None:
-        """The bank shown, if it can be written; for a shipped one, offer to begin another with its prompts."""
+        """Return the shown bank if it can be edited; otherwise open the form for a copy."""
         bank = self.bank
         if not isinstance(bank, Bank):
             return None
         if bank.own:
             return bank
-        reason = f"{bank.name} came with pv and stays as it is. This begins a bank of your own with its prompts."
+        reason = (
+            f"{bank.name} is shipped with pv and cannot be changed. This creates your own copy."
+        )
         self.app.push_screen(NewBank(bank, reason), self._changed)
         return None
 
     def _changed(self, name: str | None) -> None:
         self._wanted = name
-        self.look()
+        self.poll()
 
     def action_filter(self) -> None:
-        """Ask for words that the prompts must have."""
-        self.query_one("#filter").add_class("-on").focus()
+        """Show and focus the filter."""
+        self.query_one("#filter").add_class("-shown").focus()
 
     @on(Input.Submitted, "#filter")
     def filtered(self) -> None:
-        """Go to what was found."""
+        """Focus the matching prompts."""
         self.query_one("#prompts").focus()
 
     def action_clear(self) -> None:
-        """Show all prompts again."""
+        """Clear the filter."""
         box = self.query_one("#filter", Input)
-        if box.has_class("-on"):
-            box.remove_class("-on").clear()
+        if box.has_class("-shown"):
+            box.remove_class("-shown").clear()
             self.query_one("#prompts").focus()
 
     def action_down(self) -> None:
-        """The next bank."""
+        """Select the next bank."""
         self.query_one("#banks", Choices).action_cursor_down()
 
     def action_first(self) -> None:
-        """The first one."""
+        """Select the first bank."""
         self.query_one("#banks", Choices).action_first()
 
     def action_last(self) -> None:
-        """The last one."""
+        """Select the last bank."""
         self.query_one("#banks", Choices).action_last()
 
     def action_up(self) -> None:
-        """The bank before."""
+        """Select the previous bank."""
         self.query_one("#banks", Choices).action_cursor_up()
 
 
-def _about(bank: Bank | BrokenBank | None, shown: int) -> Content:
+def _summary(bank: Bank | BrokenBank | None, shown: int) -> Content:
     if bank is None:
-        return Content("No bank is there: `n` begins one.")
+        return Content("No prompt banks. Press n to create one.")
     if isinstance(bank, BrokenBank):
         return Content.assemble((bank.name, "bold"), "  ", (bank.problem, "$text-error"))
     count = (
@@ -202,7 +215,7 @@ def _read_banks() -> list[Bank | BrokenBank]:
 
 
 def _read_bank(banks: Banks, name: str) -> Bank | BrokenBank:
-    """A bank whose file is wrong is listed too, with what is wrong."""
+    """Return a bank for the list, or its problem if its file is invalid."""
     try:
         return banks.get(name)
     except (PvError, OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""All batches of clips: how far they are, what failed, how fast they go, and where the clips lie."""
+"""Screen of all batches of clips: progress, failures, rate and output folder."""
 
 import asyncio
 import time
@@ -11,47 +11,48 @@ from textual.app import ComposeResult
 from textual.widgets import DataTable, Footer, Static
 
 from pvtool.dashboard import keys
-from pvtool.dashboard.follow.batch import BatchFollower, BatchSnapshot, look_at
+from pvtool.dashboard.follow.batch import BatchFollower, BatchSnapshot, take_snapshot
 from pvtool.dashboard.follow.batch_history import BatchHistory
 from pvtool.dashboard.marks import bar, cell, state_cell
 from pvtool.dashboard.messages import OpenBatch
 from pvtool.dashboard.run_actions import ActionsScreen, stop_batch
-from pvtool.dashboard.widgets.batch_panels import grouped, hourly
+from pvtool.dashboard.widgets.batch_panels import format_rate, group_digits
 from pvtool.dashboard.widgets.navigation import Navigation
 from pvtool.dashboard.widgets.table import Table
 from pvtool.text import duration, plain, shown
 from pvtool_core.batches.folder import BatchFolder, list_batches
 from pvtool_core.paths import batches_dir
 
-LOOK_SECONDS = 1.0
-_NARROW = ("batch", "state", "clips", "failed", "an hour", "left")
-_COLUMNS = ("batch", "state", "clips", "", "failed", "an hour", "left", "folder")
+POLL_SECONDS = 1.0
+_NARROW = ("batch", "state", "clips", "failed", "per hour", "left")
+_COLUMNS = ("batch", "state", "clips", "", "failed", "per hour", "left", "folder")
 _WIDE = 110
 _BAR = 12
-_BESIDE = 92  # what the other columns take
-_EMPTY = "No batch yet. `pv render NAME PROMPT...` makes clips; each command is a batch."
+_OTHER_COLUMNS = 93  # width of all columns but the folder
+_EMPTY = "No batches yet. Each `pv render NAME PROMPT...` command creates one."
 
 
 @dataclass(frozen=True)
 class BatchRow:
-    """A batch as it was when it was last looked at and read."""
+    """A batch as of the last poll."""
 
-    seen: BatchSnapshot
-    there: int
+    snapshot: BatchSnapshot
+    existing: int
     total: int
     failed: int
     rate: float | None
     eta: float | None
 
     @classmethod
-    def of(cls, seen: BatchSnapshot, rendering: BatchHistory) -> "BatchRow":
-        now = time.time() if seen.live else rendering.told
-        counts = rendering.there, rendering.total, rendering.failed
-        return cls(seen, *counts, rendering.rate(now), rendering.eta(now) if seen.live else None)
+    def of(cls, snapshot: BatchSnapshot, history: BatchHistory) -> "BatchRow":
+        now = time.time() if snapshot.live else history.last_update
+        counts = history.existing, history.total, history.failed
+        eta = history.eta(now) if snapshot.live else None
+        return cls(snapshot, *counts, history.rate(now), eta)
 
 
 class RendersScreen(ActionsScreen):
-    """A table of batches, newest first, kept true for as long as it is looked at."""
+    """Table of batches, newest first, updated while visible."""
 
     BINDINGS = keys.RENDERS
     DEFAULT_CSS = """
@@ -88,39 +89,40 @@ class RendersScreen(ActionsScreen):
         self._show()
 
     async def _watch(self) -> None:
-        """Look at all batches again and again; nothing is read while another screen lies in front."""
+        """Poll all batches while this screen is in front."""
         while True:
             if self.app.screen is self:
-                await self._look()
-            await asyncio.sleep(LOOK_SECONDS)
+                await self._poll()
+            await asyncio.sleep(POLL_SECONDS)
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         folders = await asyncio.to_thread(lambda: list_batches(batches_dir())[::-1])
-        there = {folder.name for folder in folders}
-        self._rows = {name: row for name, row in self._rows.items() if name in there}
+        names = {folder.name for folder in folders}
+        self._rows = {name: row for name, row in self._rows.items() if name in names}
         for folder in folders:
-            await self._look_at(folder)
+            await self._poll_batch(folder)
         order = [folder.name for folder in folders]
         self._rows = {name: self._rows[name] for name in order}
         self._show()
 
-    async def _look_at(self, folder: BatchFolder) -> None:
-        """See how a batch is; one that has ended and was read to its end is left alone until it goes on."""
-        seen = await asyncio.to_thread(look_at, folder)
+    async def _poll_batch(self, folder: BatchFolder) -> None:
+        """Read a batch; a batch that ended and was read completely is skipped until it changes."""
+        snapshot = await asyncio.to_thread(take_snapshot, folder)
         row = self._rows.get(folder.name)
-        if row and row.seen == seen and folder.name not in self._followers:
+        if row and row.snapshot == snapshot and folder.name not in self._followers:
             return
         follower = self._followers.setdefault(folder.name, BatchFollower(folder))
         more = True
         while more:
             try:
                 _, more = await follower.read()
-            except OSError:  # the batch's own screen says so; the others go on
+            except OSError:  # shown on the screen of the batch
                 more = False
-        follower.rendering.expected, follower.rendering.refused = seen.expected, seen.refused
-        self._rows[folder.name] = BatchRow.of(seen, follower.rendering)
-        if not seen.live:
-            del self._followers[folder.name]  # a row is enough of what will not change
+        history = follower.history
+        history.expected, history.refused = snapshot.expected, snapshot.refused
+        self._rows[folder.name] = BatchRow.of(snapshot, history)
+        if not snapshot.live:
+            del self._followers[folder.name]  # the row is kept and will not change
 
     def _show(self) -> None:
         if not self.is_mounted or self.app.screen is not self:
@@ -132,45 +134,47 @@ class RendersScreen(ActionsScreen):
             for name, row in self._rows.items()
         }
         self.query_one(Table).show(columns, rows)
-        self._tell_problem()
+        self._show_problem()
 
     def _cell(self, row: BatchRow, column: str) -> Text:
         match column:
             case "batch":
-                return Text(row.seen.name + (" !" if _problem(row) else ""))
+                return Text(row.snapshot.name + (" !" if _problem(row) else ""))
             case "state":
-                return state_cell(row.seen.state, self.app.theme_variables)
+                return state_cell(row.snapshot.state, self.app.theme_variables)
             case "clips":
-                return Text(f"{grouped(row.there)}/{grouped(row.total)}", justify="right")
+                return Text(
+                    f"{group_digits(row.existing)}/{group_digits(row.total)}", justify="right"
+                )
             case "":
-                return Text(bar(row.there / row.total if row.total else 0, _BAR))
+                return Text(bar(row.existing / row.total if row.total else 0, _BAR))
             case "failed":
-                words = cell(
-                    grouped(row.failed) if row.failed else "",
+                failed = cell(
+                    group_digits(row.failed) if row.failed else "",
                     "text-error",
                     self.app.theme_variables,
                 )
-                words.justify = "right"
-                return words
-            case "an hour":
-                return Text(hourly(row.rate) if row.rate else "–", justify="right")
+                failed.justify = "right"
+                return failed
+            case "per hour":
+                return Text(format_rate(row.rate) if row.rate else "–", justify="right")
             case "left":
                 return Text(duration(row.eta) if row.eta is not None else "", justify="right")
             case _:
-                return Text(_end_of(row.seen.out, self.size.width - _BESIDE))
+                return Text(_shorten_path(row.snapshot.out, self.size.width - _OTHER_COLUMNS))
 
-    def _tell_problem(self) -> None:
-        """Say under the table what is wrong with the batch at the cursor."""
-        row = self._rows.get(self._at_cursor() or "")
-        words = _problem(row) if row else ""
+    def _show_problem(self) -> None:
+        """Show the problem of the selected batch under the table."""
+        row = self._rows.get(self._selected() or "")
+        problem = _problem(row) if row else ""
         field = self.query_one("#problem", Static)
-        field.display = bool(words)
-        field.update(plain(words))
+        field.display = bool(problem)
+        field.update(plain(problem))
 
     def on_data_table_row_highlighted(self, _: DataTable.RowHighlighted) -> None:
-        self._tell_problem()
+        self._show_problem()
 
-    def _at_cursor(self) -> str | None:
+    def _selected(self) -> str | None:
         names, row = list(self._rows), self.query_one(Table).cursor_row
         return names[row] if 0 <= row < len(names) else None
 
@@ -178,12 +182,12 @@ class RendersScreen(ActionsScreen):
         self.action_open()
 
     def action_open(self) -> None:
-        if name := self._at_cursor():
+        if name := self._selected():
             self.post_message(OpenBatch(name))
 
     def action_stop(self) -> None:
-        if name := self._at_cursor():
-            self.act(lambda: stop_batch(BatchFolder(batches_dir() / name)))
+        if name := self._selected():
+            self.perform(lambda: stop_batch(BatchFolder(batches_dir() / name)))
 
     def action_down(self) -> None:
         self.query_one(Table).action_cursor_down()
@@ -199,13 +203,13 @@ class RendersScreen(ActionsScreen):
 
 
 def _problem(row: BatchRow) -> str:
-    """What is wrong with a batch, of itself or of one of its engines."""
-    return row.seen.problem or next(
-        (worker.problem for worker in row.seen.workers if worker.problem), ""
+    """Return the problem of a batch or of one of its workers."""
+    return row.snapshot.problem or next(
+        (worker.problem for worker in row.snapshot.workers if worker.problem), ""
     )
 
 
-def _end_of(out: str, room: int) -> str:
-    """As much of a folder's path as there is room for: its end tells more than its beginning."""
+def _shorten_path(out: str, width: int) -> str:
+    """Return the path of a folder, or its end if it does not fit into `width` cells."""
     path = plain(shown(Path(out))) if out else ""
-    return path if len(path) <= room else f"…{path[1 - max(room, 2) :]}"
+    return path if len(path) <= width else f"…{path[1 - max(width, 2) :]}"

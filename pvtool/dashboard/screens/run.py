@@ -1,4 +1,4 @@
-"""One run: its headline, and panes that show what is known of it, live or long finished."""
+"""Screen of one run: headline and panes, for live and ended runs."""
 
 import asyncio
 import time
@@ -29,24 +29,24 @@ from pvtool_core.store.runs import RunFolder
 from pvtool_core.store.summary import RunSummary, job_of, summarize_run
 
 if TYPE_CHECKING:
-    from pvtool.dashboard.follow.all_runs import FollowsRuns
+    from pvtool.dashboard.follow.all_runs import RunsApp
 
 T = TypeVar("T")
 
-LOOK_SECONDS = 1.0
-_SHOW_SECONDS = 30.0
+POLL_SECONDS = 1.0
+_REDRAW_SECONDS = 30.0
 _PANES = ("overview", "curves", "samples", "prompts", "machine", "log", "settings")
 
 
 @runtime_checkable
-class Shows(Protocol):
-    """A part of the screen that is drawn from what is known."""
+class RunPanel(Protocol):
+    """Widget that shows a run."""
 
-    def show(self, known: RunView) -> None: ...
+    def show(self, run: RunView) -> None: ...
 
 
 class Overview(Horizontal):
-    """The rewards, the newest sample and the prompt at hand, as far as there is room."""
+    """Overview: reward curves, the newest sample and the current prompt, as far as they fit."""
 
     DEFAULT_CSS = """
     Overview {
@@ -72,15 +72,15 @@ class Overview(Horizontal):
                 yield Curves(self._view, third_loss, classes="-few")
                 yield Memory(self._gauges)
 
-    def show(self, known: RunView) -> None:
-        """Draw the parts that have room."""
+    def show(self, run: RunView) -> None:
+        """Draw the visible parts."""
         for part in self.query("Curves, CurrentPrompt, Samples, Memory"):
-            if isinstance(part, Shows) and (part.is_on_screen or part.region):
-                part.show(known)
+            if isinstance(part, RunPanel) and (part.is_on_screen or part.region):
+                part.show(run)
 
 
 class RunScreen(RunActionsScreen):
-    """Follows one run folder, wherever its engine is, and shows it."""
+    """Screen that follows a run folder, on whatever machine its engine runs."""
 
     BINDINGS = keys.RUN
     panes = _PANES
@@ -96,13 +96,13 @@ class RunScreen(RunActionsScreen):
         super().__init__()
         self.folder = folder
         self.view, self.gauges = View(), View("time", weight=0.0)
-        self.known = RunView(
+        self.run_view = RunView(
             folder.path, RunSnapshot(RunSummary(run=folder.name, state=State.NEW)), RunHistory()
         )
 
     @property
-    def dashboard(self) -> "FollowsRuns":
-        return cast("FollowsRuns", self.app)
+    def dashboard(self) -> "RunsApp":
+        return cast("RunsApp", self.app)
 
     def compose(self) -> ComposeResult:
         yield Headline()
@@ -119,19 +119,17 @@ class RunScreen(RunActionsScreen):
     async def _open_pane(self, name: str) -> None:
         switcher = self.query_one("#panes", ContentSwitcher)
         if not switcher.query(f"#{name}"):
-            pane = self._pane(name)
+            pane = self._create_pane(name)
             pane.id = name
             pane.add_class("pane")
             await switcher.mount(pane)
         switcher.current = name
         self._show_pane()
-        self.call_after_refresh(
-            self._show_pane
-        )  # some parts are drawn by the room that they then have
+        self.call_after_refresh(self._show_pane)  # some parts depend on their size
         self.call_after_refresh(self._focus_pane)
 
-    def _pane(self, name: str) -> Widget:
-        """The pane of that name; made when it is first looked at."""
+    def _create_pane(self, name: str) -> Widget:
+        """Return a new pane, created when it is first opened."""
         match name:
             case "overview":
                 return Overview(self.view, self.gauges)
@@ -153,29 +151,29 @@ class RunScreen(RunActionsScreen):
                 return SettingsPane()
 
     def _focus_pane(self) -> None:
-        """Give the keys to the pane that is looked at."""
-        pane = self._current()
+        """Focus the first widget of the current pane."""
+        pane = self._current_pane()
         if pane is None:
             return
         focusable = [pane, *pane.query("*")]
         first = next((widget for widget in focusable if widget.focusable and widget.display), None)
         self.set_focus(first, scroll_visible=False)
 
-    def _current(self) -> Widget | None:
+    def _current_pane(self) -> Widget | None:
         return self.query_one("#panes", ContentSwitcher).visible_content
 
     def _show_pane(self) -> None:
-        pane = self._current()
-        if isinstance(pane, Shows):
-            pane.show(self.known)
+        pane = self._current_pane()
+        if isinstance(pane, RunPanel):
+            pane.show(self.run_view)
 
     def _show(self) -> None:
         if self.app.screen is self:
-            live = self.known.facts.state in {*LIVE, State.NEW}
+            live = self.run_view.summary.state in {*LIVE, State.NEW}
             self.view.live = self.gauges.live = live
-            self.query_one(Headline).show(self.known)
+            self.query_one(Headline).show(self.run_view)
             self._show_pane()
-            self.offer_for(self.known.facts.state)
+            self.show_actions_for(self.run_view.summary.state)
 
     def on_screen_resume(self) -> None:
         self.call_after_refresh(self._show)
@@ -184,101 +182,106 @@ class RunScreen(RunActionsScreen):
         self.call_after_refresh(self._show)
 
     async def _watch(self) -> None:
-        """Follow the run for as long as the screen is there, and show it when there is something new.
+        """Follow the run while the screen exists, and show changes.
 
-        A long history is shown now and then while it is read; what time alone changes, twice a minute.
+        A long history is shown at intervals while it is read, elapsed times twice per minute.
         """
-        follower = Follower(self.folder)
-        looked_at = shown_at = -inf
+        follower = RunFollower(self.folder)
+        polled_at = shown_at = -inf
         new = False
         while True:
-            if time.monotonic() - looked_at >= LOOK_SECONDS:
-                looked_at = time.monotonic()
-                new |= await self._look() or looked_at - shown_at > _SHOW_SECONDS
-            told, more = await self._read(follower)
-            new |= told
-            self.known.read = self.known.read or not more
-            self.known.history = follower.history
-            if new and (not more or time.monotonic() - shown_at >= LOOK_SECONDS):
+            if time.monotonic() - polled_at >= POLL_SECONDS:
+                polled_at = time.monotonic()
+                new |= await self._poll() or polled_at - shown_at > _REDRAW_SECONDS
+            new_events, more = await self._read(follower)
+            new |= new_events
+            self.run_view.loaded = self.run_view.loaded or not more
+            self.run_view.history = follower.history
+            if new and (not more or time.monotonic() - shown_at >= POLL_SECONDS):
                 new, shown_at = False, time.monotonic()
                 self._show()
-            await asyncio.sleep(0 if more else LOOK_SECONDS)
+            await asyncio.sleep(0 if more else POLL_SECONDS)
 
-    async def _look(self) -> bool:
-        """See how the run is; whether it is otherwise than before."""
-        known, before = self.known, self.known.seen
-        known.seen = await asyncio.to_thread(_look_at, self.folder)
-        return known.seen != before
+    async def _poll(self) -> bool:
+        """Read the state of the run; return whether it changed."""
+        run, before = self.run_view, self.run_view.snapshot
+        run.snapshot = await asyncio.to_thread(_take_snapshot, self.folder)
+        return run.snapshot != before
 
-    async def _read(self, follower: "Follower") -> tuple[bool, bool]:
-        before = self.known.trouble
+    async def _read(self, follower: "RunFollower") -> tuple[bool, bool]:
+        before = self.run_view.read_error
         try:
             new, more = await follower.read()
-            self.known.trouble = ""
+            self.run_view.read_error = ""
         except OSError as error:
-            self.known.trouble = f"Cannot read events.jsonl: {error.strerror}."
+            self.run_view.read_error = f"Cannot read events.jsonl: {error.strerror}."
             new = more = False
-        return new or self.known.trouble != before, more
+        return new or self.run_view.read_error != before, more
 
     def show_pane(self, name: str) -> None:
         self.query_one(Tabs).active = name
 
-    def run_at_hand(self) -> RunFolder | None:
+    def selected_run(self) -> RunFolder | None:
         return self.folder
 
     def action_back(self) -> None:
         """Leave the enlarged clip, or else the run."""
-        pane = self._current()
-        if isinstance(pane, Samples) and pane.alone:
+        pane = self._current_pane()
+        if isinstance(pane, Samples) and pane.enlarged:
             pane.action_enlarge()
         else:
             self.app.pop_screen()
 
     def action_pane(self, by: int) -> None:
         tabs = self.query_one(Tabs)
-        at = _PANES.index(tabs.active) if tabs.active in _PANES else 0
-        tabs.active = _PANES[(at + by) % len(_PANES)]
+        index = _PANES.index(tabs.active) if tabs.active in _PANES else 0
+        tabs.active = _PANES[(index + by) % len(_PANES)]
 
     def action_other_run(self, by: int) -> None:
-        names = [run.run for run in self.dashboard.facts or []]
+        names = [run.run for run in self.dashboard.summaries or []]
         if self.folder.name in names and len(names) > 1:
             other = names[(names.index(self.folder.name) + by) % len(names)]
             self.app.switch_screen(RunScreen(self.dashboard.runs.folder(other)))
 
     def action_overlay(self) -> None:
-        """Lay the next of the other runs over this one, or none after the last."""
-        names = [run.run for run in self.dashboard.facts or [] if run.run != self.folder.name]
-        wanted = [*names, ""]
-        at = wanted.index(self.known.overlay_name) if self.known.overlay_name in wanted else -1
-        name = wanted[(at + 1) % len(wanted)]
-        self.known.overlay, self.known.overlay_name, self.known.overlay_job = None, name, None
+        """Overlay the next of the other runs, or none after the last."""
+        names = [run.run for run in self.dashboard.summaries or [] if run.run != self.folder.name]
+        choices = [*names, ""]
+        current = self.run_view.overlay_name
+        index = choices.index(current) if current in choices else -1
+        name = choices[(index + 1) % len(choices)]
+        self.run_view.overlay, self.run_view.overlay_name, self.run_view.overlay_job = (
+            None,
+            name,
+            None,
+        )
         self.workers.cancel_group(self, "overlay")
         if name:
             self.run_worker(
-                self._lay_over(self.dashboard.runs.folder(name)),
+                self._follow_overlay(self.dashboard.runs.folder(name)),
                 group="overlay",
                 exit_on_error=False,
             )
         self._show()
 
-    async def _lay_over(self, folder: RunFolder) -> None:
-        follower = Follower(folder)
-        self.known.overlay_job = (await asyncio.to_thread(_look_at, folder)).job
+    async def _follow_overlay(self, folder: RunFolder) -> None:
+        follower = RunFollower(folder)
+        self.run_view.overlay_job = (await asyncio.to_thread(_take_snapshot, folder)).job
         self._show()
         new = False
         while True:
-            told, more = await self._read_other(follower)
-            new |= told
-            self.known.overlay = follower.history
+            new_events, more = await self._read_overlay(follower)
+            new |= new_events
+            self.run_view.overlay = follower.history
             if new and not more:
                 new = False
                 self._show()
-            await asyncio.sleep(0 if more else LOOK_SECONDS)
+            await asyncio.sleep(0 if more else POLL_SECONDS)
 
-    async def _read_other(self, follower: "Follower") -> tuple[bool, bool]:
+    async def _read_overlay(self, follower: "RunFollower") -> tuple[bool, bool]:
         try:
             return await follower.read()
-        except OSError:  # the other run's own screen says so
+        except OSError:  # shown on the screen of the other run
             return False, False
 
     def action_export(self) -> None:
@@ -289,22 +292,21 @@ class RunScreen(RunActionsScreen):
 
         try:
             with new_files(Path.cwd(), self.folder.name, (".csv", ".png")) as (table, picture):
-                await asyncio.to_thread(write_csv, table, columns(self.known))
+                await asyncio.to_thread(write_csv, table, columns(self.run_view))
                 await asyncio.to_thread(
-                    write_png, picture, self.folder.name, panels(self.known), self.view
+                    write_png, picture, self.folder.name, panels(self.run_view), self.view
                 )
         except OSError as error:
-            self.notify(
-                str(error), title="The curves are not saved.", severity="error", markup=False
-            )
+            self.notify(str(error), title="Cannot save the curves.", severity="error", markup=False)
         else:
-            self.notify(f"{table}\n{picture}", title="Saved the curves", markup=False)
+            self.notify(f"{table}\n{picture}", title="Curves saved", markup=False)
 
 
-class Follower:
-    """Reads a run's events, piece by piece, into a history; a file that begins anew makes a new one.
+class RunFollower:
+    """Reader of the events of a run into a `RunHistory`.
 
-    Only the file is read in a thread: a piece is parsed in milliseconds, and two threads would hold each other up.
+    A truncated or replaced file starts a new history. Only the file is read in a thread: parsing a
+    chunk takes milliseconds, and two threads would block each other.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -312,23 +314,26 @@ class Follower:
         self._tail = Tail(folder.events)
 
     async def read(self) -> tuple[bool, bool]:
-        """Take in the next piece; whether there was something new, and whether there is more. Raises OSError."""
+        """Read the next chunk. Raises OSError.
+
+        Return whether new events were read and whether more follow.
+        """
         chunk = await asyncio.to_thread(self._tail.read)
         events = chunk.events()
-        if chunk.anew:
+        if chunk.restarted:
             self.history = RunHistory()
         self.history.add(events)
-        return bool(events) or chunk.anew, chunk.more
+        return bool(events) or chunk.restarted, chunk.more
 
 
-def _look_at(folder: RunFolder) -> RunSnapshot:
-    facts, job = summarize_run(folder), _or_none(lambda: job_of(folder))
+def _take_snapshot(folder: RunFolder) -> RunSnapshot:
+    summary, job = summarize_run(folder), _or_none(lambda: job_of(folder))
     references = _or_none(lambda: references_of(job)) if job else None
-    return RunSnapshot(facts, job, _or_none(folder.read_exit), references or ())
+    return RunSnapshot(summary, job, _or_none(folder.read_exit), references or ())
 
 
 def _or_none(read: Callable[[], T]) -> T | None:
-    """What cannot be read is in the facts' `problem` already."""
+    """Return the result, or None if it cannot be read, as the summary already has the problem."""
     try:
         return read()
     except (PvError, OSError):

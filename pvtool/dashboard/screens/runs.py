@@ -1,4 +1,4 @@
-"""All runs: what they do, how far they are, and what can be done to them."""
+"""Screen of all runs with their state and progress, and actions on them."""
 
 from itertools import islice
 from typing import TYPE_CHECKING, cast
@@ -20,7 +20,7 @@ from pvtool_core.store.runs import RunFolder
 from pvtool_core.store.summary import RunSummary
 
 if TYPE_CHECKING:
-    from pvtool.dashboard.follow.all_runs import FollowsRuns
+    from pvtool.dashboard.follow.all_runs import RunsApp
 
 _NARROW = ("run", "identity", "state", "step", "left")
 _COLUMNS = ("run", "identity", "preset", "state", "step", "", "left")
@@ -28,18 +28,19 @@ _FEW_LOSSES = 2
 _WIDE = 120
 _BAR = 12
 _LONGEST_BAR = 60
-_EMPTY = "No run yet. Press n to train somebody, or 2 to add a person first."
-_FILTERED = "No run has these words. Press escape to see all."
+_EMPTY = "No runs yet. Press n to start one, or 2 to add an identity first."
+_FILTERED = "No matching runs. Press escape to show all."
 
 
 class RunsScreen(RunActionsScreen):
-    """A table of runs, newest first, kept true."""
+    """Table of runs, newest first, updated automatically."""
 
     BINDINGS = keys.RUNS
     DEFAULT_CSS = """
     RunsScreen {
         #runs { height: 1fr; background: $background; }
-        #filter { display: none; height: 1; border: none; padding: 0 1; &.-shown { display: block; } }
+        #filter { display: none; height: 1; border: none; padding: 0 1; }
+        #filter.-shown { display: block; }
         #empty { height: 1fr; content-align: center middle; color: $text-muted; display: none; }
         #problem { display: none; height: auto; max-height: 3; padding: 0 1; }
         #problem { color: $text-error; background: $error-muted; }
@@ -57,38 +58,40 @@ class RunsScreen(RunActionsScreen):
 
     def compose(self) -> ComposeResult:
         yield Navigation("runs")
-        yield Input(placeholder="words to look for", id="filter", compact=True)
+        yield Input(placeholder="filter words", id="filter", compact=True)
         yield Table(id="runs")
         yield Static(_EMPTY, id="empty")
         yield Static(id="problem", markup=False)
         yield Footer(show_command_palette=False, compact=True)
 
     @property
-    def dashboard(self) -> "FollowsRuns":
-        return cast("FollowsRuns", self.app)
+    def dashboard(self) -> "RunsApp":
+        return cast("RunsApp", self.app)
 
     def on_mount(self) -> None:
-        self.watch(self.app, "facts", self._show)
+        self.watch(self.app, "summaries", self._show)
 
     def on_resize(self, _: events.Resize) -> None:
-        self._show(self.dashboard.facts)
+        self._show(self.dashboard.summaries)
 
     def on_screen_resume(self) -> None:
-        self._show(self.dashboard.facts)
+        self._show(self.dashboard.summaries)
 
-    def _show(self, facts: list[RunSummary] | None) -> None:
-        """Show these runs, or those of them that the filter leaves; None before the first look."""
-        if facts is None or not self.is_mounted or self.app.screen is not self:
+    def _show(self, summaries: list[RunSummary] | None) -> None:
+        """Show the runs that match the filter; None before the first poll."""
+        if summaries is None or not self.is_mounted or self.app.screen is not self:
             return
         words = self.query_one("#filter", Input).value.lower().split()
-        self._shown = [run for run in facts if all(word in _searched(run) for word in words)]
+        self._shown = [
+            run for run in summaries if all(word in _searchable_text(run) for word in words)
+        ]
         self.set_class(not self._shown, "-empty")
-        self.query_one("#empty", Static).update(_FILTERED if facts else _EMPTY)
-        columns = self._columns(facts)
+        self.query_one("#empty", Static).update(_FILTERED if summaries else _EMPTY)
+        columns = self._columns(summaries)
         self._bar = min(_LONGEST_BAR, _BAR + max(0, self.size.width - _WIDE))
         rows = {run.run: [self._cell(run, column) for column in columns] for run in self._shown}
         self.query_one(Table).show(columns, rows)
-        self._tell_problem()
+        self._show_problem()
 
     def _columns(self, runs: list[RunSummary]) -> list[str]:
         """Return the columns for which there is room; `_losses` has the losses' names by column."""
@@ -98,16 +101,16 @@ class RunsScreen(RunActionsScreen):
             return [*_COLUMNS, *self._losses, "started"]
         return [*_NARROW, *islice(self._losses, _FEW_LOSSES)]
 
-    def _tell_problem(self) -> None:
-        """Say under the table what is wrong with the run at the cursor."""
-        run = self._at_cursor()
-        self.offer_for(run.state if run else None)
+    def _show_problem(self) -> None:
+        """Show the problem of the selected run under the table."""
+        run = self._selected()
+        self.show_actions_for(run.state if run else None)
         field = self.query_one("#problem", Static)
         field.display = bool(run and run.problem)
         field.update(plain(run.problem) if run else "")
 
     def on_data_table_row_highlighted(self, _: DataTable.RowHighlighted) -> None:
-        self._tell_problem()
+        self._show_problem()
 
     def _cell(self, run: RunSummary, column: str) -> Text:
         match column:
@@ -132,11 +135,11 @@ class RunsScreen(RunActionsScreen):
             case _:
                 return Text(str(getattr(run, column)))
 
-    def run_at_hand(self) -> RunFolder | None:
-        run = self._at_cursor()
+    def selected_run(self) -> RunFolder | None:
+        run = self._selected()
         return self.dashboard.runs.folder(run.run) if run else None
 
-    def _at_cursor(self) -> RunSummary | None:
+    def _selected(self) -> RunSummary | None:
         row = self.query_one(Table).cursor_row
         return self._shown[row] if 0 <= row < len(self._shown) else None
 
@@ -144,7 +147,7 @@ class RunsScreen(RunActionsScreen):
         self.action_open()
 
     def action_open(self) -> None:
-        if folder := self.run_at_hand():
+        if folder := self.selected_run():
             self.post_message(OpenRun(folder.name))
 
     def action_new(self) -> None:
@@ -168,7 +171,7 @@ class RunsScreen(RunActionsScreen):
         field.focus()
 
     def on_input_changed(self, _: Input.Changed) -> None:
-        self._show(self.dashboard.facts)
+        self._show(self.dashboard.summaries)
 
     def on_input_submitted(self, _: Input.Submitted) -> None:
         self.query_one(Table).focus()
@@ -181,5 +184,5 @@ class RunsScreen(RunActionsScreen):
             self.query_one(Table).focus()
 
 
-def _searched(run: RunSummary) -> str:
+def _searchable_text(run: RunSummary) -> str:
     return " ".join(str(value) for value in run.table().values()).lower()

@@ -1,1 +1,4 @@
-"""One file a region of a screen. Widgets know neither supervisor nor engine: they get values and send messages."""
+"""Widgets, one module per region of a screen: they receive values and send messages.
+
+Widgets import neither the supervisor nor the engine.
+"""

@@ -1,4 +1,4 @@
-"""What a batch of clips looks like: how far it is, its engines, what failed, and the newest clips."""
+"""Panels of a batch of clips: progress, workers, failures and the newest clips."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from textual.widgets.option_list import Option
 from pvtool.dashboard import keys
 from pvtool.dashboard.follow.batch import BatchSnapshot, Worker
 from pvtool.dashboard.follow.batch_history import BatchHistory, ClipEvent, ClipState, WorkerProgress
-from pvtool.dashboard.marks import prompt_words, state_words
+from pvtool.dashboard.marks import prompt_content, state_content
 from pvtool.dashboard.widgets.choices import Choices
 from pvtool.dashboard.widgets.picture import ClipView
 from pvtool.dashboard.widgets.progress import ProgressLine
@@ -21,30 +21,33 @@ from pvtool.text import duration, plain, shown
 from pvtool_core.store.liveness import State
 
 _CLIP_COLUMNS = 60
-_MOST_CLIPS = 4
-_MOST_FAILURES = 500
-_COUNTED = {
-    ClipState.DONE: "made",
-    ClipState.SKIPPED: "there before",
-    ClipState.ELSEWHERE: "made elsewhere",
+_MAX_CLIPS = 4
+_MAX_FAILURES = 500
+_LABELS = {
+    ClipState.DONE: "rendered",
+    ClipState.SKIPPED: "skipped",
+    ClipState.ELSEWHERE: "rendered elsewhere",
     ClipState.FAILED: "failed",
 }
 
 
 @dataclass
 class BatchView:
-    """All that a batch's screen knows at one moment. `now` is what the rate is of: the end, once it has ended."""
+    """A batch as shown on its screen.
+
+    `now` is the time for the rate: the time of the last event once the batch has ended.
+    """
 
     path: Path
-    seen: BatchSnapshot
-    rendering: BatchHistory = field(default_factory=BatchHistory)
+    snapshot: BatchSnapshot
+    history: BatchHistory = field(default_factory=BatchHistory)
     now: float = 0.0
-    trouble: str = ""
-    read: bool = False
+    read_error: str = ""
+    loaded: bool = False
 
 
 class BatchProgress(Vertical):
-    """One batch in three lines, and what is wrong with it in a fourth."""
+    """Progress of a batch in three lines, with a fourth for problems."""
 
     DEFAULT_CSS = """
     BatchProgress {
@@ -60,97 +63,94 @@ class BatchProgress(Vertical):
     """
 
     def compose(self) -> ComposeResult:
-        yield Static(classes="line", id="facts")
+        yield Static(classes="line", id="summary")
         yield ProgressLine(classes="line", id="bar")
         yield Static(classes="line", id="counts")
         yield Static(id="alarm", markup=False)
 
-    def show(self, known: BatchView) -> None:
-        """Say what is known now."""
-        self.query_one("#facts", Static).update(_facts(known), layout=False)
-        self.query_one(ProgressLine).show(*_bar(known.rendering))
-        self.query_one("#counts", Static).update(_counts(known), layout=False)
-        bad, words = alarm(known)
+    def show(self, batch: BatchView) -> None:
+        """Show the current state."""
+        self.query_one("#summary", Static).update(_summary(batch), layout=False)
+        self.query_one(ProgressLine).show(*_bar(batch.history))
+        self.query_one("#counts", Static).update(_counts(batch), layout=False)
+        is_error, message = alarm(batch)
         field = self.query_one("#alarm", Static)
-        field.set_class(bool(words), "-shown").set_class(not bad, "-mild")
-        field.update(plain(words))
+        field.set_class(bool(message), "-shown").set_class(not is_error, "-mild")
+        field.update(plain(message))
 
 
-def _facts(known: BatchView) -> Content:
-    seen, rendering = known.seen, known.rendering
-    parts = [state_words(seen.state), Content.styled(seen.name, "bold")]
-    parts.append(Content(f"{grouped(rendering.there)}/{grouped(rendering.total)} clips"))
-    if rate := rendering.rate(known.now):
-        parts.append(Content(f"{hourly(rate)} an hour"))
-    if seen.live and (left := rendering.eta(known.now)) is not None:
-        parts.append(Content(f"{duration(left)} left"))
+def _summary(batch: BatchView) -> Content:
+    snapshot, history = batch.snapshot, batch.history
+    parts = [state_content(snapshot.state), Content.styled(snapshot.name, "bold")]
+    parts.append(Content(f"{group_digits(history.existing)}/{group_digits(history.total)} clips"))
+    if rate := history.rate(batch.now):
+        parts.append(Content(f"{format_rate(rate)} per hour"))
+    if snapshot.live and (eta := history.eta(batch.now)) is not None:
+        parts.append(Content(f"{duration(eta)} left"))
     return Content("  ").join(parts)
 
 
-def _bar(rendering: BatchHistory) -> tuple[float, str]:
-    share = rendering.there / rendering.total if rendering.total else 0.0
-    return share, f" {int(100 * share)}%"  # 100 only when all are there
+def _bar(history: BatchHistory) -> tuple[float, str]:
+    fraction = history.existing / history.total if history.total else 0.0
+    return fraction, f" {int(100 * fraction)}%"  # 100 only if all clips exist
 
 
-def _counts(known: BatchView) -> Content:
-    rendering = known.rendering
+def _counts(batch: BatchView) -> Content:
+    history = batch.history
     parts = [
         Content.styled(
-            f"{grouped(count)} {words}", "$text-error" if outcome is ClipState.FAILED else ""
+            f"{group_digits(count)} {label}", "$text-error" if outcome is ClipState.FAILED else ""
         )
-        for outcome, words in _COUNTED.items()
-        if (count := rendering.failed if outcome is ClipState.FAILED else rendering.counts[outcome])
+        for outcome, label in _LABELS.items()
+        if (count := history.failed if outcome is ClipState.FAILED else history.counts[outcome])
         or outcome is ClipState.DONE
     ]
-    parts += [Content(f"{grouped(rendering.left)} to make")] if rendering.left else []
+    if history.remaining:
+        parts.append(Content(f"{group_digits(history.remaining)} remaining"))
     parts += (
-        [Content.styled(f"in {plain(shown(Path(known.seen.out)))}", "$text-muted")]
-        if known.seen.out
+        [Content.styled(f"in {plain(shown(Path(batch.snapshot.out)))}", "$text-muted")]
+        if batch.snapshot.out
         else []
     )
     return Content("  ").join(parts)
 
 
-def alarm(known: BatchView) -> tuple[bool, str]:
-    """What a person should know at once, and whether it is bad; empty words if all is well."""
-    seen = known.seen
-    if known.trouble or seen.problem:
-        return True, f"{known.trouble} {seen.problem}".strip()
-    if lost := [worker.name for worker in seen.workers if worker.state is State.LOST]:
-        rest = (
-            "the others make its clips"
-            if seen.live
-            else "the same `pv render` goes on with what is missing"
+def alarm(batch: BatchView) -> tuple[bool, str]:
+    """Return whether the most urgent problem is an error, and its message (empty without one)."""
+    snapshot, history = batch.snapshot, batch.history
+    if batch.read_error or snapshot.problem:
+        return True, f"{batch.read_error} {snapshot.problem}".strip()
+    if lost := [worker.name for worker in snapshot.workers if worker.state is State.LOST]:
+        consequence = (
+            "Other workers render the missing clips."
+            if snapshot.live
+            else "Run the same `pv render` command to render the missing clips."
         )
-        return True, f"{', '.join(lost)} is gone and left no word; {rest}."
+        return True, f"Engine process of {', '.join(lost)} lost. {consequence}"
     if failed := [
-        worker for worker in seen.workers if worker.state is State.FAILED and worker.problem
+        worker for worker in snapshot.workers if worker.state is State.FAILED and worker.problem
     ]:
-        return True, f"{failed[0].name}: {failed[0].problem}" if len(seen.workers) > 1 else failed[
-            0
-        ].problem
-    if warnings := [words for hand in known.rendering.hands.values() for words in hand.warnings]:
+        worker = f"{failed[0].name}: " if len(snapshot.workers) > 1 else ""
+        return True, worker + failed[0].problem
+    if warnings := [warning for worker in history.workers.values() for warning in worker.warnings]:
         return False, warnings[-1] + (f" ({len(warnings)} warnings)" if len(warnings) > 1 else "")
-    if known.rendering.unreadable:
-        return (
-            False,
-            f"{known.rendering.unreadable} lines of events.jsonl are unreadable, and left out.",
-        )
+    if history.unreadable:
+        return False, f"Unreadable lines in events.jsonl skipped: {history.unreadable}."
     return False, ""
 
 
-def grouped(number: int) -> str:
-    """`12345` as `12 345`."""
+def group_digits(number: int) -> str:
+    """Format a number with thousands separated by spaces: `12345` as `12 345`."""
     return f"{number:,}".replace(",", " ")
 
 
-def hourly(rate: float) -> str:
-    """Clips an hour, with a decimal only where there are few."""
-    return f"{rate:.1f}" if rate < 10 else grouped(round(rate))
+def format_rate(rate: float) -> str:
+    """Format clips per hour, with a decimal below 10."""
+    return f"{rate:.1f}" if rate < 10 else group_digits(round(rate))
 
 
 class Workers(VerticalScroll):
-    """One line an engine: how it is, on what, and what it is at."""
+    """List of workers with state, device and current clip."""
 
     DEFAULT_CSS = """
     Workers { height: auto; max-height: 4; padding: 0 1; }
@@ -163,77 +163,80 @@ class Workers(VerticalScroll):
     def compose(self) -> ComposeResult:
         yield Static()
 
-    def show(self, known: BatchView) -> None:
-        """List the engines."""
-        hands, workers = known.rendering.hands, known.seen.workers
+    def show(self, batch: BatchView) -> None:
+        """List the workers."""
+        progress, workers = batch.history.workers, batch.snapshot.workers
         lines = [
-            _worker_line(worker, hands.get(worker.name, WorkerProgress())) for worker in workers
+            _worker_line(worker, progress.get(worker.name, WorkerProgress())) for worker in workers
         ]
         self.query_one(Static).update(
-            Content("\n").join(lines) if lines else "No engine has begun yet."
+            Content("\n").join(lines) if lines else "No worker has started yet."
         )
 
 
-def _worker_line(worker: Worker, hand: WorkerProgress) -> Content:
+def _worker_line(worker: Worker, progress: WorkerProgress) -> Content:
     parts = [
-        state_words(worker.state),
+        state_content(worker.state),
         Content(worker.name),
-        Content.styled(_device(worker, hand), "$text-muted"),
+        Content.styled(_device(worker, progress), "$text-muted"),
     ]
-    if worker.state in {State.STARTING, State.RUNNING} and hand.stage[0] == "loading":
+    if worker.state in {State.STARTING, State.RUNNING} and progress.stage[0] == "loading":
         parts.append(Content("loading the model"))
-    elif hand.newest:
+    elif progress.newest:
         parts.append(
-            Content(f"{hand.newest.identity}, seed {hand.newest.seed}: ")
-            + prompt_words(hand.newest.prompt)
+            Content(f"{progress.newest.identity}, seed {progress.newest.seed}: ")
+            + prompt_content(progress.newest.prompt)
         )
     return Content("  ").join(parts)
 
 
-def _device(worker: Worker, hand: WorkerProgress) -> str:
-    """What it computes on, with its newest figures where there is an accelerator."""
+def _device(worker: Worker, progress: WorkerProgress) -> str:
+    """Return the device of a worker, with memory and utilisation of an accelerator."""
     index = int(number) if (number := worker.device.partition(":")[2]).isdecimal() else 0
-    for device in hand.devices if worker.device != "cpu" else ():
+    for device in progress.devices if worker.device != "cpu" else ():
         used, total, load = (
             device.get(name) for name in ("memory_used", "memory_total", "utilisation")
         )
         if device.get("index") == index and used is not None and total:
             busy = f" {load:.0f} %" if load is not None else ""
-            return f"{worker.device} {device.get('name', '')} {used / 2**30:.1f}/{total / 2**30:.0f} GiB{busy}"
+            memory = f"{used / 2**30:.1f}/{total / 2**30:.0f} GiB"
+            return f"{worker.device} {device.get('name', '')} {memory}{busy}"
     return worker.device
 
 
-class Newest(Horizontal):
-    """The clips that were made last, playing, as many as there is room for."""
+class NewestClips(Horizontal):
+    """The newest clips, playing side by side."""
 
     DEFAULT_CSS = """
-    Newest { height: 1fr; min-height: 6; }
-    Newest ClipView { margin: 0 1; }
-    Newest #none { width: 1fr; height: 1fr; content-align: center middle; color: $text-muted; }
+    NewestClips { height: 1fr; min-height: 6; }
+    NewestClips ClipView { margin: 0 1; }
+    NewestClips #none { width: 1fr; height: 1fr; content-align: center middle; color: $text-muted; }
     """
 
     def compose(self) -> ComposeResult:
-        yield Static("No clip yet.", id="none")
-        for number in range(_MOST_CLIPS):
+        yield Static("No clips yet.", id="none")
+        for number in range(_MAX_CLIPS):
             clip = ClipView(id=f"clip-{number}")
             clip.display = False
             yield clip
 
     @property
-    def room(self) -> int:
-        """How many clips fit beside one another."""
-        return max(1, min(_MOST_CLIPS, self.size.width // _CLIP_COLUMNS))
+    def capacity(self) -> int:
+        """Return the number of clips that fit side by side."""
+        return max(1, min(_MAX_CLIPS, self.size.width // _CLIP_COLUMNS))
 
     def show(self, clips: Sequence[ClipEvent]) -> None:
-        """Play these; one that plays already goes on where it is."""
+        """Play these clips; clips that are already shown continue."""
         self.query_one("#none").display = not clips
-        for clip, told in zip(self.query(ClipView), [*clips, *[None] * _MOST_CLIPS], strict=False):
-            clip.display = told is not None
-            if told and (clip.path != told.film or not clip.frames):
-                clip.show(told.film, plain(f"{told.identity}, seed {told.seed}: {told.prompt}"))
+        views = self.query(ClipView)
+        for view, clip in zip(views, [*clips, *[None] * _MAX_CLIPS], strict=False):
+            view.display = clip is not None
+            if clip and (view.path != clip.playable_path or not view.frames):
+                title = f"{clip.identity}, seed {clip.seed}: {clip.prompt}"
+                view.show(clip.playable_path, plain(title))
 
     def play(self) -> None:
-        """Play all, or hold all."""
+        """Play or pause all clips."""
         clips = [clip for clip in self.query(ClipView) if clip.display]
         playing = not any(clip.playing for clip in clips)
         for clip in clips:
@@ -241,35 +244,36 @@ class Newest(Horizontal):
 
 
 class FailureList(Choices):
-    """The clips that failed, the newest first, each with its reason."""
+    """Failed clips with their reasons, newest first."""
 
     BINDINGS = keys.FAILURES
     DEFAULT_CSS = """
-    FailureList { height: auto; max-height: 6; display: none; border-top: solid $panel; padding: 0 1; }
+    FailureList { height: auto; max-height: 6; display: none; padding: 0 1; }
+    FailureList { border-top: solid $panel; }
     FailureList { border-title-color: $text-error; text-wrap: nowrap; text-overflow: ellipsis; }
     FailureList:focus { border-top: solid $accent; }
-    FailureList.-some { display: block; }
+    FailureList.-filled { display: block; }
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._listed: tuple[int, str] = (0, "")
 
-    def show(self, rendering: BatchHistory) -> None:
-        """List them, unless they are the same as before."""
-        failures = rendering.all_failures
+    def show(self, history: BatchHistory) -> None:
+        """List the failures if they changed."""
+        failures = history.all_failures
         state = (len(failures), failures[-1].path if failures else "")
         if state == self._listed:
             return
         self._listed = state
-        self.set_class(bool(failures), "-some")
-        self.fill(map(_failure, reversed(failures[-_MOST_FAILURES:])))
-        more = (
-            f", the newest {_MOST_FAILURES} of them here" if len(failures) > _MOST_FAILURES else ""
+        self.set_class(bool(failures), "-filled")
+        self.fill(map(_failure, reversed(failures[-_MAX_FAILURES:])))
+        more = f", newest {_MAX_FAILURES} shown" if len(failures) > _MAX_FAILURES else ""
+        self.border_title = (
+            f"{group_digits(len(failures))} failed{more}; enter shows the full reason"
         )
-        self.border_title = f"{grouped(len(failures))} failed{more}; enter shows all of a reason"
 
 
-def _failure(told: ClipEvent) -> Option:
-    who = Content.styled(plain(told.who), "bold")
-    return Option(Content.assemble(who, "  ", plain(told.reason)), id=told.path)
+def _failure(clip: ClipEvent) -> Option:
+    label = Content.styled(plain(clip.label), "bold")
+    return Option(Content.assemble(label, "  ", plain(clip.reason)), id=clip.path)

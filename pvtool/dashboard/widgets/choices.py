@@ -1,4 +1,4 @@
-"""A list to choose from, which keeps its place when what it lists changes."""
+"""List that keeps its selection when its entries change."""
 
 from collections.abc import Iterable
 from typing import ClassVar
@@ -9,7 +9,7 @@ from textual.widgets.option_list import Option
 
 
 class Choices(OptionList):
-    """An OptionList for vim's fingers."""
+    """OptionList with vim keys."""
 
     DEFAULT_CSS = """
     Choices { border: none; padding: 0; background: transparent; scrollbar-size-vertical: 1; }
@@ -25,16 +25,17 @@ class Choices(OptionList):
     ]
 
     @property
-    def chosen(self) -> str | None:
-        """The `id` of what is highlighted."""
+    def selected_id(self) -> str | None:
+        """Return the id of the highlighted entry."""
         return self.highlighted_option.id if self.highlighted_option else None
 
-    def fill(self, options: Iterable[Option], chosen: str | None = None) -> None:
-        """List these; `chosen`, or else what was highlighted, stays so if it is still there, else its place does."""
-        wanted, place = chosen or self.chosen, self.highlighted or 0
+    def fill(self, options: Iterable[Option], selected: str | None = None) -> None:
+        """Replace the entries and highlight `selected` or the previously highlighted entry.
+
+        If that entry is missing, the position of the highlight is kept.
+        """
+        wanted, position = selected or self.selected_id, self.highlighted or 0
         self.set_options(options)
-        there = [option.id for option in self.options]
-        if there:
-            self.highlighted = (
-                there.index(wanted) if wanted in there else min(place, len(there) - 1)
-            )
+        ids = [option.id for option in self.options]
+        if ids:
+            self.highlighted = ids.index(wanted) if wanted in ids else min(position, len(ids) - 1)

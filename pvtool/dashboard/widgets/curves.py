@@ -1,4 +1,4 @@
-"""Curves of a run in a grid, some or all of them."""
+"""Grid of the curves of a run."""
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
@@ -17,7 +17,7 @@ from pvtool_core.settings.objectives import (
 )
 
 _GRADIENT = {"grad_norm": LossInfo("Gradient norm"), "lr": LossInfo("Learning rate")}
-_SPEED = {"seconds": LossInfo("Seconds a step")}
+_SPEED = {"seconds": LossInfo("Seconds per step")}
 Choose = Callable[[ObjectiveInfo, Iterable[str]], Mapping[str, LossInfo]]
 """Which curves to show of an objective, given the names of all curves that a run has."""
 
@@ -68,37 +68,37 @@ class Curves(Grid):
     def compose(self) -> ComposeResult:
         yield from self._plots.values()
 
-    def show(self, known: RunView) -> None:
-        """Draw what is known now; a curve that this run does not have takes no room."""
-        infos = self._choose(known.objective, known.history.curves)
+    def show(self, run: RunView) -> None:
+        """Draw the current values; missing curves are hidden."""
+        infos = self._choose(run.objective, run.history.curves)
         if infos != self._infos:
             self._take(infos)
             self.refresh(recompose=True)
         for name, plot in self._plots.items():
-            plot.display = name in known.history.curves or not known.history.curves
-            plot.show(curves_of(known, name))
+            plot.display = name in run.history.curves or not run.history.curves
+            plot.show(curves_of(run, name))
 
 
-def panels(known: RunView) -> dict[str, list[Curve]]:
+def panels(run: RunView) -> dict[str, list[Curve]]:
     """Return the curves of the run and its overlay, by title."""
-    infos = all_curves(known.objective, known.history.curves)
-    drawn = {info.title: curves_of(known, name) for name, info in infos.items()}
+    infos = all_curves(run.objective, run.history.curves)
+    drawn = {info.title: curves_of(run, name) for name, info in infos.items()}
     return {title: curves for title, curves in drawn.items() if curves}
 
 
-def columns(known: RunView) -> dict[str, Series]:
+def columns(run: RunView) -> dict[str, Series]:
     """Return the run's own curves by name, in the order in which they are shown."""
-    curves = known.history.curves
-    return {name: curves[name] for name in all_curves(known.objective, curves) if name in curves}
+    curves = run.history.curves
+    return {name: curves[name] for name in all_curves(run.objective, curves) if name in curves}
 
 
-def curves_of(known: RunView, name: str) -> list[Curve]:
-    """A run's curve, and the one laid over it."""
+def curves_of(run: RunView, name: str) -> list[Curve]:
+    """Return a curve of the run, and that of the overlaid run."""
     curves = (
-        [Curve(known.facts.run, known.history.curves[name], "main")]
-        if name in known.history.curves
+        [Curve(run.summary.run, run.history.curves[name], "main")]
+        if name in run.history.curves
         else []
     )
-    if known.overlay and name in known.overlay.curves:
-        curves.append(Curve(known.overlay_name, known.overlay.curves[name], "overlay"))
+    if run.overlay and name in run.overlay.curves:
+        curves.append(Curve(run.overlay_name, run.overlay.curves[name], "overlay"))
     return curves

@@ -1,4 +1,4 @@
-"""What forms are made of: a field with its name, and notes that say what is known or wrong."""
+"""Form elements: labelled fields, notes and multi-line fields with suggestions."""
 
 from collections.abc import Sequence
 
@@ -15,31 +15,31 @@ from pvtool_core.errors import PvError
 
 
 class Note(Static):
-    """A few lines that say what is known, or what is wrong; no room is taken while there is nothing to say."""
+    """Note with information or an error, hidden while empty."""
 
     DEFAULT_CSS = """
     Note { height: auto; color: $text-muted; display: none; }
-    Note.-said { display: block; }
-    Note.-wrong { color: $text-error; }
+    Note.-shown { display: block; }
+    Note.-error { color: $text-error; }
     """
 
-    def say(self, words: Content | str) -> None:
-        """Show what is known."""
-        self.set_class(bool(words), "-said").remove_class("-wrong")
-        self.update(words if isinstance(words, Content) else Content(words))
+    def show_text(self, text: Content | str) -> None:
+        """Show information, or hide the note if `text` is empty."""
+        self.set_class(bool(text), "-shown").remove_class("-error")
+        self.update(text if isinstance(text, Content) else Content(text))
 
-    def complain(self, error: PvError) -> None:
-        """Show what is wrong, and what to do about it."""
-        self.say(
+    def show_error(self, error: PvError) -> None:
+        """Show the message and the hint of an error."""
+        self.show_text(
             Content("\n").join(
                 filter(None, [Content(error.message), Content.styled(error.hint, "dim")])
             )
         )
-        self.add_class("-wrong")
+        self.add_class("-error")
 
 
 class Field(Vertical):
-    """Something to be filled in, with its name and a note of its own."""
+    """Labelled control with a note."""
 
     DEFAULT_CSS = """
     Field { layout: grid; grid-size: 2; grid-columns: 12 1fr; grid-rows: auto; height: auto; }
@@ -49,7 +49,9 @@ class Field(Vertical):
     Field Input { padding: 0 1 !important; }
     Field Input, Field TextArea { background: $boost; }
     Field Input:focus, Field TextArea:focus { background: $surface-lighten-2; }
-    Field Input:ansi > .input--placeholder, Field TextArea:ansi .text-area--placeholder { color: ansi_bright_black; }
+    Field Input:ansi > .input--placeholder, Field TextArea:ansi .text-area--placeholder {
+        color: ansi_bright_black;
+    }
     Field Select > SelectCurrent { background: $boost; padding: 0 1 !important; }
     """
 
@@ -57,34 +59,34 @@ class Field(Vertical):
         self, name: str, control: Widget, note: str = "", *, id: str | None = None
     ) -> None:
         super().__init__(id=id)
-        self._label, self._control, self._words = name, control, note
+        self._label, self._control, self._text = name, control, note
 
     def compose(self) -> ComposeResult:
-        """The name, what is filled in, and the note beneath."""
+        """Yield the label, the control and the note."""
         yield Label(self._label)
         yield self._control
         yield Note()
 
     def on_mount(self) -> None:
-        """What the note says from the beginning."""
-        self.note.say(self._words)
+        """Show the initial note."""
+        self.note.show_text(self._text)
 
     def on_descendant_focus(self) -> None:
-        """Mark the name: a class does it at once, where the pseudo-class :focus-within misses some changes."""
+        """Highlight the label; the pseudo-class :focus-within misses some changes of the focus."""
         self.add_class("-focused")
 
     def on_descendant_blur(self) -> None:
-        """Mark it no more."""
+        """Remove the highlight."""
         self.remove_class("-focused")
 
     @property
     def note(self) -> Note:
-        """What is said about this field."""
+        """Return the note of this field."""
         return self.query_one("Field > Note", Note)
 
 
 class LinesField(Vertical):
-    """Several lines of text, and beneath them what the line under the cursor may become."""
+    """Multi-line text field with suggestions for the line at the cursor."""
 
     DEFAULT_CSS = """
     LinesField { height: auto; }
@@ -100,7 +102,7 @@ class LinesField(Vertical):
     """
 
     class Changed(Message):
-        """The lines, or the place in them, are others; `line` is the one under the cursor."""
+        """The text or the cursor moved; `line` is the line at the cursor."""
 
         def __init__(self, lines: "LinesField", line: str) -> None:
             self.lines, self.line = lines, line
@@ -108,55 +110,58 @@ class LinesField(Vertical):
 
         @property
         def control(self) -> "LinesField":
-            """Which one it is."""
+            """Return the sender."""
             return self.lines
 
     def __init__(self, placeholder: str, *, next_line: bool, id: str) -> None:
-        """`next_line`: what was chosen is complete, and the cursor goes on to a line of its own."""
+        """Create the field; with `next_line`, the cursor moves to a new line after a suggestion."""
         super().__init__(id=id)
         self._placeholder, self._next_line = placeholder, next_line
 
     def compose(self) -> ComposeResult:
-        """The lines, what is wrong with them, and what is offered."""
+        """Yield the text area, the note and the suggestions."""
         yield TextArea(compact=True, placeholder=self._placeholder, highlight_cursor_line=False)
         yield Note()
         yield Choices()
 
-    def complain(self, problems: Sequence[str]) -> None:
-        """Name all that is wrong with the lines, or nothing."""
+    def show_problems(self, problems: Sequence[str]) -> None:
+        """Show the problems of the lines, or hide the note without problems."""
         note = self.query_one(Note)
-        note.complain(PvError("\n".join(problems))) if problems else note.say("")
+        if problems:
+            note.show_error(PvError("\n".join(problems)))
+        else:
+            note.show_text("")
 
     @property
-    def written(self) -> list[str]:
-        """The lines that hold anything."""
+    def entered(self) -> list[str]:
+        """Return the lines that are not empty."""
         return [line.strip() for line in self.query_one(TextArea).text.splitlines() if line.strip()]
 
     @property
     def line(self) -> str:
-        """What the line under the cursor holds."""
+        """Return the line at the cursor."""
         area = self.query_one(TextArea)
         return area.document.get_line(area.cursor_location[0])
 
-    def offer(self, options: list[Option]) -> None:
-        """What the line under the cursor may become, each with it as its `id`."""
+    def suggest(self, options: list[Option]) -> None:
+        """Show suggestions; the id of each is the text that replaces the line at the cursor."""
         self.query_one(Choices).fill(options)
 
     def write(self, text: str) -> None:
-        """Put `text` in place of the line under the cursor."""
+        """Replace the line at the cursor."""
         area = self.query_one(TextArea)
         row = area.cursor_location[0]
-        complete = self._next_line and not text.endswith("/")  # a folder is on the way to a file
+        complete = self._next_line and not text.endswith("/")  # after a folder, a file follows
         area.replace(text + "\n" * complete, (row, 0), (row, len(self.line)))
         area.focus()
 
     def on_text_area_changed(self) -> None:
-        """What can be offered is another."""
+        """Report a changed text or cursor."""
         self.post_message(self.Changed(self, self.line))
 
     on_text_area_selection_changed = on_text_area_changed
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Take what was offered."""
+        """Insert the selected suggestion."""
         event.stop()
         self.write(event.option.id or "")

@@ -1,4 +1,4 @@
-"""One run in two lines, and what is wrong with it in a third that nobody overlooks."""
+"""Headline of a run: two lines, and a third for problems."""
 
 import time
 
@@ -9,16 +9,16 @@ from textual.widgets import Static
 
 from pvtool.dashboard.follow.run import RunView
 from pvtool.dashboard.follow.run_history import RunHistory
-from pvtool.dashboard.marks import number, state_words
+from pvtool.dashboard.marks import number, state_content
 from pvtool.dashboard.widgets.progress import ProgressLine
 from pvtool.text import duration, plain
 from pvtool_core.store.liveness import State
 
-_PATIENCE = 600.0
+_SILENCE_SECONDS = 600.0
 
 
 class Headline(Vertical):
-    """State, name, step, time left, newest figures; and alarms."""
+    """State, name, step, remaining time, newest values, and alarms."""
 
     DEFAULT_CSS = """
     Headline {
@@ -35,42 +35,40 @@ class Headline(Vertical):
 
     def __init__(self) -> None:
         super().__init__()
-        self._said = (False, "")
+        self._alarm = (False, "")
 
     def compose(self) -> ComposeResult:
-        yield Static(classes="line", id="facts")
+        yield Static(classes="line", id="summary")
         yield ProgressLine(classes="line", id="progress")
         yield Static(id="alarm", markup=False)
 
-    def show(self, known: RunView) -> None:
-        """Say what is known now."""
-        self.query_one("#facts", Static).update(
-            _facts(known, self.app.size.width - 2), layout=False
+    def show(self, run: RunView) -> None:
+        """Show the current state."""
+        self.query_one("#summary", Static).update(
+            _summary(run, self.app.size.width - 2), layout=False
         )
-        self.query_one(ProgressLine).show(*_progress(known))
-        if (
-            said := alarm(known)
-        ) != self._said:  # the line below it moves, and all is laid out anew
-            self._said = bad, words = said
+        self.query_one(ProgressLine).show(*_progress(run))
+        if (current := alarm(run)) != self._alarm:  # a change causes a layout of the whole screen
+            self._alarm = is_error, message = current
             field = self.query_one("#alarm", Static)
-            field.update(plain(words))
-            field.set_class(bool(words), "-shown")
-            field.set_class(not bad, "-mild")
+            field.update(plain(message))
+            field.set_class(bool(message), "-shown")
+            field.set_class(not is_error, "-mild")
 
 
-def _facts(known: RunView, width: int) -> Content:
-    """State, name, step, and as many of the smoothed figures as fit into `width` cells."""
-    facts, history = known.facts, known.history
-    step = max(facts.step, history.step)
-    parts = [state_words(facts.state), Content.styled(facts.run, "bold")]
-    if facts.identity:
-        parts.append(Content(f"{facts.identity} on {facts.preset}"))
-    parts.append(Content(f"step {step}/{facts.iterations}"))
-    if facts.state == State.RUNNING and history.eta:
+def _summary(run: RunView, width: int) -> Content:
+    """Return state, name, step, and as many smoothed values as fit into `width` cells."""
+    summary, history = run.summary, run.history
+    step = max(summary.step, history.step)
+    parts = [state_content(summary.state), Content.styled(summary.run, "bold")]
+    if summary.identity:
+        parts.append(Content(f"{summary.identity} on {summary.preset}"))
+    parts.append(Content(f"step {step}/{summary.iterations}"))
+    if summary.state == State.RUNNING and history.eta:
         parts.append(Content(f"{duration(history.eta)} left"))
     figures = [
         Content(f"{info.label or name} {number(trend.mean)}{trend.arrow}")
-        for name, info in known.objective.losses.items()
+        for name, info in run.objective.losses.items()
         if name in history.curves and (trend := history.curves[name].trend)
     ]
     for figure in figures:
@@ -81,55 +79,49 @@ def _facts(known: RunView, width: int) -> Content:
     return Content("  ").join(parts)
 
 
-def _progress(known: RunView) -> tuple[float, str]:
-    """Share that is done, from 0 to 1, and the words behind the bar."""
-    stage, done, total = known.history.stage
-    facts = known.facts
-    if facts.state in {State.STARTING, State.RUNNING} and stage and stage != "training":
-        share, words = (
-            (done / total if total else 0.0),
-            f" {stage} {done}/{total}" if total else f" {stage}",
-        )
+def _progress(run: RunView) -> tuple[float, str]:
+    """Return the completed fraction from 0 to 1, and the text after the bar."""
+    stage, done, total = run.history.stage
+    summary = run.summary
+    if summary.state in {State.STARTING, State.RUNNING} and stage and stage != "training":
+        fraction = done / total if total else 0.0
+        text = f" {stage} {done}/{total}" if total else f" {stage}"
     else:
-        share = facts.step / facts.iterations if facts.iterations else 0.0
-        words = f" {share:.0%}"
-    return share, words
+        fraction = summary.step / summary.iterations if summary.iterations else 0.0
+        text = f" {fraction:.0%}"
+    return fraction, text
 
 
-def alarm(known: RunView) -> tuple[bool, str]:
-    """What a person should know at once, and whether it is bad; empty words if all is well."""
-    facts, ended, history = known.facts, known.seen.ended, known.history
-    if known.trouble or facts.problem:
-        return True, f"{known.trouble} {facts.problem}".strip()
-    if facts.state == State.LOST:
-        return (
-            True,
-            f"The engine is gone and left no word. r goes on {_from_where(known)}; its log tells more.",
-        )
-    if facts.state == State.FAILED and ended:
-        return True, f"{ended.message or ended.reason} {ended.hint}".strip()
-    if facts.state == State.RUNNING and (quiet := time.time() - history.told) > _patience(history):
-        return (
-            False,
-            f"Nothing new for {quiet // 60:.0f} minutes; the engine lives. Its log may tell why.",
-        )
+def alarm(run: RunView) -> tuple[bool, str]:
+    """Return whether the most urgent problem is an error, and its message (empty without one)."""
+    summary, exit_record, history = run.summary, run.snapshot.exit_record, run.history
+    if run.read_error or summary.problem:
+        return True, f"{run.read_error} {summary.problem}".strip()
+    if summary.state == State.LOST:
+        resume = f"Press r to resume {_resume_point(run)}."
+        return True, f"Engine process lost. {resume} Check the engine output in the log."
+    if summary.state == State.FAILED and exit_record:
+        return True, f"{exit_record.message or exit_record.reason} {exit_record.hint}".strip()
+    silence = time.time() - history.last_update
+    if summary.state == State.RUNNING and silence > _max_silence(history):
+        minutes = f"{silence // 60:.0f}"
+        return False, f"No events for {minutes} minutes; the engine is alive. Check its log."
     if history.alarms:
         newest, count = history.alarms[-1], len(history.alarms)
-        return newest.bad, newest.message + (f" ({count} warnings in the log)" if count > 1 else "")
+        more = f" ({count} warnings in the log)" if count > 1 else ""
+        return newest.is_error, newest.message + more
     if history.unreadable:
-        return (
-            False,
-            f"{history.unreadable} lines of events.jsonl are unreadable, and left out; the log shows them.",
-        )
+        skipped = f"Unreadable lines in events.jsonl skipped: {history.unreadable}."
+        return False, f"{skipped} The log shows them."
     return False, ""
 
 
-def _patience(history: RunHistory) -> float:
-    """How long an engine may be silent, in seconds: ten minutes, or five of its steps where these take longer."""
+def _max_silence(history: RunHistory) -> float:
+    """Return the seconds without events before a warning: ten minutes, or five slower steps."""
     seconds = history.curves["seconds"].last if "seconds" in history.curves else None
-    return max(_PATIENCE, 5 * (seconds or 0.0))
+    return max(_SILENCE_SECONDS, 5 * (seconds or 0.0))
 
 
-def _from_where(known: RunView) -> str:
-    steps = known.history.checkpoints
+def _resume_point(run: RunView) -> str:
+    steps = run.history.checkpoints
     return f"from step {steps[-1]}" if steps else "from the beginning"

@@ -1,4 +1,4 @@
-"""The people of the library: a list of them, and how alike the photos of one are."""
+"""Identities of the library: list entries, and the similarity table of the photos."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +9,12 @@ from textual.widgets.option_list import Option
 
 SimilarityMatrix = tuple[tuple[float, ...], ...]
 LOW = 0.2
-"""Below this, `pv identity add` takes a photo for another person's."""
+"""Similarity below which `pv identity add` assumes another identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferencePhoto:
-    """A reference photo: its file, the face cut out of it, what the user called it, the detector's score."""
+    """Reference photo: file, face crop, original file name and detection score."""
 
     reference: Path
     face: Path
@@ -24,7 +24,7 @@ class ReferencePhoto:
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityItem:
-    """Somebody in the library. What a broken file keeps from us is empty, and `problem` says so."""
+    """Identity in the library; if a file is broken, `problem` is set and other fields are empty."""
 
     name: str
     folder: Path
@@ -36,31 +36,31 @@ class IdentityItem:
     problem: str = ""
 
     @property
-    def photos_in_words(self) -> str:
-        """How many photos are kept."""
-        return counted(len(self.photos), "photo")
+    def photo_count(self) -> str:
+        """Return the number of photos, with its noun."""
+        return count_noun(len(self.photos), "photo")
 
     def option(self) -> Option:
-        """As a line of the list."""
+        """Return an entry of the list."""
         if self.problem:
             return Option(
                 Content.assemble((self.name, "bold"), "\n", ("cannot be read", "$text-error")),
                 id=self.name,
             )
-        runs = counted(len(self.runs), "run")
-        about = f"{self.noun} · {self.photos_in_words} · {runs}"
-        return Option(Content.assemble((self.name, "bold"), "\n", (about, "dim")), id=self.name)
+        runs = count_noun(len(self.runs), "run")
+        details = f"{self.noun} · {self.photo_count} · {runs}"
+        return Option(Content.assemble((self.name, "bold"), "\n", (details, "dim")), id=self.name)
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 run`, `2 runs`, `no runs`."""
+def count_noun(number: int, noun: str) -> str:
+    """Format a number with its noun: `1 run`, `2 runs`, `no runs`."""
     return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
 
 
 class SimilarityTable(Static):
-    """How alike the photos are, each with each: numbers on a shade, the photo shown marked."""
+    """Pairwise similarities of the photos, as numbers on shades; the shown photo is marked."""
 
-    DEFAULT_CSS = "Likeness { height: auto; }"
+    DEFAULT_CSS = "SimilarityTable { height: auto; }"
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,33 +68,33 @@ class SimilarityTable(Static):
         self._current = 0
 
     def show(self, rows: SimilarityMatrix, current: int) -> None:
-        """Show similarities; `current` is the place of the photo shown."""
+        """Show similarities; `current` is the index of the shown photo."""
         self._rows, self._current = rows, current
-        self.update(self._drawn())
+        self.update(self._table())
 
     def on_resize(self) -> None:
-        """As many numbers as fit."""
-        self.update(self._drawn())
+        """Show as many numbers as fit."""
+        self.update(self._table())
 
-    def _drawn(self) -> Content:
+    def _table(self) -> Content:
         if len(self._rows) == 1:
-            return Content.styled("One photo: there is nothing to compare it with.", "dim")
+            return Content.styled("Only one photo: nothing to compare.", "dim")
         numbers = 5 * len(self._rows) + 5 <= self.size.width
         lines = [
-            Content.assemble(self._mark(place), *(_cell(value, numbers) for value in row))
-            for place, row in enumerate(self._rows)
+            Content.assemble(self._row_label(row), *(_cell(value, numbers) for value in values))
+            for row, values in enumerate(self._rows)
         ]
-        head = [_head(len(self._rows), self._current)] if numbers else []
-        return Content("\n").join([*head, *lines])
+        header = [_header(len(self._rows), self._current)] if numbers else []
+        return Content("\n").join([*header, *lines])
 
-    def _mark(self, place: int) -> Content:
-        here = place == self._current
+    def _row_label(self, row: int) -> Content:
+        current = row == self._current
         return Content.styled(
-            f"{'▸' if here else ' '}{place + 1:>2} ", "bold $text-accent" if here else "dim"
+            f"{'▸' if current else ' '}{row + 1:>2} ", "bold $text-accent" if current else "dim"
         )
 
 
-def _head(count: int, current: int) -> Content:
+def _header(count: int, current: int) -> Content:
     cells = [
         Content.styled(f"{n + 1:^5}", "bold $text-accent" if n == current else "dim")
         for n in range(count)

@@ -1,4 +1,4 @@
-"""The log of a run: its events or the engine's own words, of any length, followed and searched."""
+"""Log of a run: events or engine output of any length, followed and searched."""
 
 import asyncio
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from pvtool.dashboard.follow.run import RunView
 from pvtool_core.store.liveness import ENDED, State
 from pvtool_core.store.runs import RunFolder
 
-_SECONDS = 0.5
-_KEPT = 4000
+_POLL_SECONDS = 0.5
+_MAX_CACHED = 4000
 
 
 class Log(Vertical):
-    """The log, and a field for what to look for."""
+    """The log with a search field."""
 
     DEFAULT_CSS = """
     Log {
@@ -36,36 +36,36 @@ class Log(Vertical):
 
     def compose(self) -> ComposeResult:
         yield LogView()
-        yield Input(placeholder="words to look for", compact=True)
+        yield Input(placeholder="search text", compact=True)
 
-    def show(self, known: RunView) -> None:
+    def show(self, run: RunView) -> None:
         """Follow the log of this run."""
         self.query_one(LogView).follow(
-            RunFolder(known.path), known.facts.state not in {*ENDED, State.LOST}
+            RunFolder(run.path), run.summary.state not in {*ENDED, State.LOST}
         )
 
-    def ask(self) -> None:
-        """Let the person type what to look for."""
+    def open_search(self) -> None:
+        """Show and focus the search field."""
         field = self.query_one(Input)
         field.add_class("-shown")
         field.focus()
 
     async def on_input_submitted(self, event: Input.Submitted) -> None:
-        self._leave()
-        self.query_one(LogView).look_for(event.value)
+        self._close_search()
+        self.query_one(LogView).search(event.value)
 
     def on_key(self, event: events.Key) -> None:
         if event.key == "escape" and self.query_one(Input).has_focus:
             event.stop()
-            self._leave()
+            self._close_search()
 
-    def _leave(self) -> None:
+    def _close_search(self) -> None:
         self.query_one(Input).remove_class("-shown")
         self.query_one(LogView).focus()
 
 
 class LogView(ScrollView, can_focus=True):
-    """Lines of a file; only those on the screen are read."""
+    """Lines of a file; only visible lines are read."""
 
     BINDINGS = keys.LOG
     COMPONENT_CLASSES: ClassVar[set[str]] = {"log--found", "log--loud"}
@@ -85,18 +85,21 @@ class LogView(ScrollView, can_focus=True):
         super().__init__()
         self._folder: RunFolder | None = None
         self._lines: LogLines | None = None
-        self._of_engine = self._everything = False
+        self._shows_engine_log = self._shows_all_events = False
         self._texts: dict[int, str] = {}
-        self._words, self._found = "", -1
+        self._search_text, self._found = "", -1
         self._following = self._live = True
         self._reading = False
-        self._heading = self._said = ""
+        self._heading = self._status = ""
 
     def on_mount(self) -> None:
-        self.set_interval(_SECONDS, self._read_on)
+        self.set_interval(_POLL_SECONDS, self._poll)
 
     def follow(self, folder: RunFolder, live: bool) -> None:
-        """Show this run's log; what is shown already stays where it is. `live` means that lines may still come."""
+        """Show the log of this run; a log that is already shown keeps its position.
+
+        `live` means that the log may grow.
+        """
         self._live = live
         if self._folder is None or self._folder.path != folder.path:
             self._folder = folder
@@ -105,15 +108,19 @@ class LogView(ScrollView, can_focus=True):
     def _open(self) -> None:
         if self._folder is None:
             return
-        path = self._folder.log if self._of_engine else self._folder.events
-        self._lines = LogLines(path, events=not self._of_engine)
+        path = self._folder.log if self._shows_engine_log else self._folder.events
+        self._lines = LogLines(path, events=not self._shows_engine_log)
         self._texts, self._found, self._following = {}, -1, True
-        self._read_on()
+        self._poll()
 
     def _numbers(self) -> Sequence[int]:
-        return self._lines.numbers(self._everything or self._of_engine) if self._lines else ()
+        return (
+            self._lines.numbers(self._shows_all_events or self._shows_engine_log)
+            if self._lines
+            else ()
+        )
 
-    def _read_on(self) -> None:
+    def _poll(self) -> None:
         if self._lines and self.is_on_screen and not self._reading:
             self.run_worker(self._extend(self._lines), group="extend", exit_on_error=False)
 
@@ -124,17 +131,17 @@ class LogView(ScrollView, can_focus=True):
             while more and lines is self._lines:
                 chunk = await asyncio.to_thread(lines.extend)
                 more = chunk.more
-                if chunk.anew:
+                if chunk.restarted:
                     self._texts, self._found = {}, -1
                     self.refresh()
-                self._measure()
+                self._update_size()
         except OSError as error:
-            self._say(f"{error.strerror}: {lines.path.name}")
+            self._show_status(f"{error.strerror}: {lines.path.name}")
         finally:
             self._reading = False
 
-    def _measure(self) -> None:
-        """Fit the scrollbars to what there is, and stay at the end if that is what is looked at."""
+    def _update_size(self) -> None:
+        """Adapt the scrollbars to the number of lines, and stay at the end if it is followed."""
         count = len(self._numbers())
         width = max((len(text) for text in self._texts.values()), default=0)
         if self.virtual_size != (width, count):
@@ -142,26 +149,26 @@ class LogView(ScrollView, can_focus=True):
             if self._following:
                 self.call_after_refresh(self.scroll_end, animate=False)
         self._load()
-        name = "engine.log" if self._of_engine else "events"
+        name = "engine.log" if self._shows_engine_log else "events"
         kind = (
             ""
-            if self._of_engine
-            else ", every one"
-            if self._everything
+            if self._shows_engine_log
+            else ", all"
+            if self._shows_all_events
             else ", without steps and gauges"
         )
         self._heading = (
             f" {name}{kind}  {count} lines{'  live' if self._live and self._following else ''} "
         )
-        self._say(self._said)
+        self._show_status(self._status)
 
-    def _say(self, words: str) -> None:
-        """Beside the heading: what was found, or what is wrong."""
-        self._said = words
-        self.border_title = Content(f"{self._heading}{f'  {words} ' if words else ''}")
+    def _show_status(self, status: str) -> None:
+        """Show the result of a search or an error beside the heading."""
+        self._status = status
+        self.border_title = Content(f"{self._heading}{f'  {status} ' if status else ''}")
 
     def _load(self) -> None:
-        """Read the lines on the screen, unless they are known."""
+        """Read the visible lines that are not cached."""
         numbers, top = self._numbers(), self.scroll_offset.y
         wanted = [
             number for number in numbers[top : top + self.size.height] if number not in self._texts
@@ -177,10 +184,10 @@ class LogView(ScrollView, can_focus=True):
     async def _fetch(self, lines: LogLines, wanted: list[int]) -> None:
         texts = await asyncio.to_thread(lines.texts, wanted)
         if lines is self._lines:
-            if len(self._texts) > _KEPT:
+            if len(self._texts) > _MAX_CACHED:
                 self._texts = {}
             self._texts.update(zip(wanted, texts, strict=True))
-            self._measure()
+            self._update_size()
             self.refresh()
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
@@ -207,44 +214,46 @@ class LogView(ScrollView, can_focus=True):
 
     def action_search(self) -> None:
         if isinstance(self.parent, Log):
-            self.parent.ask()
+            self.parent.open_search()
 
-    def look_for(self, words: str) -> None:
-        """Go to the first line with `words` from here on; n and N go to the others."""
-        self._words, self._found = words, max(-1, self.scroll_offset.y - 1)
-        self.action_found(1)
+    def search(self, text: str) -> None:
+        """Go to the first visible or later line that contains `text`."""
+        self._search_text, self._found = text, max(-1, self.scroll_offset.y - 1)
+        self.action_next_match(1)
 
-    def action_found(self, by: int) -> None:
-        if self._words and self._lines and len(self._numbers()):
+    def action_next_match(self, direction: int) -> None:
+        if self._search_text and self._lines and len(self._numbers()):
             self.run_worker(
-                partial(self._find, self._lines, by),
+                partial(self._find, self._lines, direction),
                 group="find",
                 exclusive=True,
                 exit_on_error=False,
             )
 
-    async def _find(self, lines: LogLines, by: int) -> None:
+    async def _find(self, lines: LogLines, direction: int) -> None:
         numbers = self._numbers()
-        found = await asyncio.to_thread(lines.find, self._words, numbers, self._found + by, by)
+        found = await asyncio.to_thread(
+            lines.find, self._search_text, numbers, self._found + direction, direction
+        )
         if lines is not self._lines:
             return
         if found is None:
-            self._say(f"{self._words!r} is nowhere in it")
+            self._show_status(f"{self._search_text!r} not found")
             return
         self._found, self._following = found, False
-        self._say(f"{self._words!r} in line {found + 1}")
+        self._show_status(f"{self._search_text!r} in line {found + 1}")
         self.scroll_to_region(Region(0, found, 1, 1), animate=False, center=True)
         self.refresh()
 
     def action_engine(self) -> None:
-        self._of_engine = not self._of_engine
+        self._shows_engine_log = not self._shows_engine_log
         self._open()
 
     def action_steps(self) -> None:
-        self._everything = not self._everything
+        self._shows_all_events = not self._shows_all_events
         self._found = -1
         self._following = True
-        self._measure()
+        self._update_size()
         self.refresh()
 
     def action_top(self) -> None:

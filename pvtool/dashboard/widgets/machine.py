@@ -1,4 +1,4 @@
-"""What the run's machine does: each accelerator over time, and the engine itself."""
+"""Gauges of a run's machine: each accelerator over time, and the engine process."""
 
 from collections.abc import Mapping
 
@@ -18,11 +18,11 @@ _GAUGES = {
     "power": ("Power", "W", None),
 }
 _PROCESS = {"memory": ("Memory", "GiB", None), "cpu": ("Load", "% of a core", None)}
-_NONE_YET = "No measurement yet; the engine takes one every few seconds."
+_NONE_YET = "No measurements yet; the engine takes one every few seconds."
 
 
 class MachinePane(VerticalScroll):
-    """A row of plots for each accelerator, and one for the engine."""
+    """Rows of plots, one for each accelerator and one for the engine process."""
 
     DEFAULT_CSS = """
     MachinePane {
@@ -41,17 +41,17 @@ class MachinePane(VerticalScroll):
     def compose(self) -> ComposeResult:
         yield Static(_NONE_YET, id="none")
 
-    def show(self, known: RunView) -> None:
-        """Draw what is known now."""
-        history = known.history
+    def show(self, run: RunView) -> None:
+        """Draw the current values."""
+        history = run.history
         for index, device in sorted(history.devices.items()):
             row = self._row(index)
             curves = {name: Curve(name, device.gauges[name], "main") for name in _GAUGES}
-            row.show(curves, words(index, device), _up_to(device.memory_total))
+            row.show(curves, device_summary(index, device), _from_zero_to(device.memory_total))
         if len(history.process["memory"]):
             row = self._row(-1)
             curves = {name: Curve(name, series, "main") for name, series in history.process.items()}
-            row.show(curves, "The engine")
+            row.show(curves, "Engine process")
         self.query_one("#none").display = not self._rows
 
     def _row(self, index: int) -> "DevicePlots":
@@ -63,7 +63,7 @@ class MachinePane(VerticalScroll):
 
 
 class Memory(Vertical):
-    """What is in the memory of the accelerators, or of the engine where there is none."""
+    """Used memory of the accelerators, or of the engine process without one."""
 
     def __init__(self, view: View) -> None:
         super().__init__()
@@ -72,27 +72,27 @@ class Memory(Vertical):
     def compose(self) -> ComposeResult:
         yield self._plot
 
-    def show(self, known: RunView) -> None:
-        """Draw what is known now."""
+    def show(self, run: RunView) -> None:
+        """Draw the current values."""
         devices = [
             (f"GPU {i}", device.gauges["memory_used"])
-            for i, device in sorted(known.history.devices.items())
+            for i, device in sorted(run.history.devices.items())
         ]
-        memory = devices or [("engine", known.history.process["memory"])]
-        totals = [device.memory_total or 0.0 for device in known.history.devices.values()]
+        memory = devices or [("engine", run.history.process["memory"])]
+        totals = [device.memory_total or 0.0 for device in run.history.devices.values()]
         self._plot.show(
             [Curve(label, series, "main") for label, series in memory],
-            _up_to(max(totals, default=None)),
+            _from_zero_to(max(totals, default=None)),
         )
 
 
-def _up_to(total: float | None) -> Extent | None:
-    """Scale of a memory gauge: from 0 to the total, where it is known."""
+def _from_zero_to(total: float | None) -> Extent | None:
+    """Return the range of a memory gauge, if the total is known."""
     return (0.0, total) if total else None
 
 
 class DevicePlots(Vertical):
-    """One heading, and a plot for each gauge."""
+    """Heading and a plot for each gauge of a device."""
 
     def __init__(self, view: View, gauges: Mapping[str, tuple[str, str, Extent | None]]) -> None:
         super().__init__()
@@ -106,15 +106,15 @@ class DevicePlots(Vertical):
         with Grid():
             yield from self._plots.values()
 
-    def show(self, curves: dict[str, Curve], words: str, memory: Extent | None = None) -> None:
-        """Draw the gauges' curves under `words`; `memory` is the range of the memory's scale."""
-        self._heading.update(words, layout=False)
+    def show(self, curves: dict[str, Curve], heading: str, memory: Extent | None = None) -> None:
+        """Draw the curves of the gauges; `memory` is the range of the memory plot."""
+        self._heading.update(heading, layout=False)
         for name, curve in curves.items():
             self._plots[name].show([curve], memory if name == "memory_used" else None)
 
 
-def words(index: int, device: Device) -> str:
-    """An accelerator and its newest figures in a line."""
+def device_summary(index: int, device: Device) -> str:
+    """Return an accelerator and its newest values in one line."""
     used, total = device.gauges["memory_used"].last, device.memory_total
     parts = [f"GPU {index}  {device.name}"]
     if used is not None:

@@ -1,16 +1,16 @@
-"""The line at the top of every full screen: where one is, and where else one can go."""
+"""Navigation bar at the top of the main screens."""
 
 from textual.content import Content
 from textual.widgets import Static
 
-PLACES = ("runs", "identities", "prompts", "renders")
+MODES = ("runs", "identities", "prompts", "renders")
 WIDTHS = [(0, "-narrow"), (66, "-normal"), (150, "-wide")]
 HEIGHTS = [(0, "-short"), (30, "-tall")]
-"""From how many cells on screens are laid out otherwise."""
+"""Minimum sizes, in cells, of the layout classes."""
 
 
 class Navigation(Static):
-    """The application's name and the places; a click on one goes there."""
+    """Application name and modes; a click on a mode opens it."""
 
     DEFAULT_CSS = """
     Navigation {
@@ -31,16 +31,16 @@ class Navigation(Static):
         super().__init__()
 
     def on_mount(self) -> None:
-        """The application's name is known from here on."""
+        """Show the application name, which is available after mounting."""
         name = Content.styled(f" {self.app.title} ", "bold $text-accent")
         self.update(
             Content("  ").join(
-                [name, *(self._place(*numbered) for numbered in enumerate(PLACES, 1))]
+                [name, *(self._entry(number, mode) for number, mode in enumerate(MODES, 1))]
             )
         )
 
-    def _place(self, number: int, place: str) -> Content:
-        words = f" {number} {place.capitalize()} "
-        if place == self.current:
-            return Content.styled(words, "bold underline $text on $surface")
-        return Content(words).stylize(f"@click=app.go('{place}')")
+    def _entry(self, number: int, mode: str) -> Content:
+        label = f" {number} {mode.capitalize()} "
+        if mode == self.current:
+            return Content.styled(label, "bold underline $text on $surface")
+        return Content(label).stylize(f"@click=app.show_mode('{mode}')")

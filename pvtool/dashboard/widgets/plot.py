@@ -1,4 +1,4 @@
-"""Curves of a run over its steps or over time: live, smoothed, zoomed, read by cursor or mouse."""
+"""Plot of curves over steps or time: live, smoothed, zoomable, with a cursor for keys and mouse."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from textual.widget import Widget
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.plot import captions
-from pvtool.dashboard.plot.paint import COLOURS, LETTERS, Painter, Picture, Run, colour
-from pvtool.dashboard.plot.raster import wanted_glyphs
+from pvtool.dashboard.plot.paint import COLOURS, LETTERS, Painter, Picture, StyledText, colour
+from pvtool.dashboard.plot.raster import configured_glyphs
 from pvtool.dashboard.plot.series import Extent
 from pvtool.dashboard.plot.view import Curve, View
 
@@ -23,11 +23,15 @@ __all__ = ["Curve", "Plot", "View"]
 
 _ZOOM = 1.5
 _PAN = 1 / 8
-_PIECE = 5_000  # values smoothed before the loop may do something else: under a millisecond
+_VALUES_PER_TURN = 5_000  # smoothed before yielding to the event loop: under a millisecond
 
 
 class Plot(Widget, can_focus=True):
-    """One plot. `bounds` is what its scale shows at least, until `a` is pressed; all plots of a screen share `view`."""
+    """Plot of one or more curves.
+
+    `bounds` is the minimum range of the scale, until `a` is pressed; all plots of a screen share
+    `view`.
+    """
 
     BINDINGS = keys.PLOT
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -78,26 +82,26 @@ class Plot(Widget, can_focus=True):
         self.log_scale = False
         self.autoscaled = False
         self._title, self._bounds, self._unit = title, bounds, unit
-        self._glyphs = wanted_glyphs()
+        self._glyphs = configured_glyphs()
         self._picture: Picture | None = None
         self._strips: list[Strip] = []
         self._cursor_cell: int | None = None
         self._due = False
-        self._dragged: tuple[int, Extent] | None = None
+        self._drag: tuple[int, Extent] | None = None
 
     @property
-    def in_sight(self) -> bool:
-        """Whether it is on the pane that is looked at: what others show has no say in the range."""
+    def on_current_pane(self) -> bool:
+        """Return whether the plot is on the current pane; hidden plots do not affect the range."""
         return all(node.display for node in self.ancestors_with_self if isinstance(node, Widget))
 
     def show(self, curves: Sequence[Curve], bounds: Extent | None = None) -> None:
-        """Draw these; those laid over come after the run's own. `bounds` replaces the scale's range, if given."""
+        """Draw the curves, the run's own first; `bounds` replaces the range of the scale."""
         self._bounds = bounds or self._bounds
         self.curves = tuple(curves)
         self.refresh_data()
 
     def refresh_data(self) -> None:
-        """Values were added to the curves: draw them."""
+        """Draw values that were added to the curves."""
         if self.is_attached:
             self.view_changed()
 
@@ -106,14 +110,14 @@ class Plot(Widget, can_focus=True):
         self._repaint()
 
     def weight_changed(self) -> None:
-        """What is drawn stays until the other smoothing is there, at once if the curves are short."""
-        if self._smooth_a_piece():
+        """Smooth again: immediately if the curves are short, otherwise in the background."""
+        if self._smooth_some():
             self._repaint()
         else:
             self.run_worker(self._smooth, group="smoothing", exclusive=True)
 
     def cursor_moved(self) -> None:
-        """Repaint no more than two columns and the axis, so that a slow link can follow."""
+        """Repaint at most two columns and the axis, for slow links."""
         if self._picture is None:
             self.refresh()
             return
@@ -125,9 +129,7 @@ class Plot(Widget, can_focus=True):
         self.refresh(*changed, Region(0, rows, self.size.width, 1))
 
     def render_line(self, y: int) -> Strip:
-        if (
-            not self._strips
-        ):  # the first time each plot paints in a turn of its own, as many may come at once
+        if not self._strips:  # first paint: later, one plot at a time
             self._repaint()
             return Strip.blank(self.size.width, self.rich_style)
         picture = self._picture or self._paint()
@@ -137,7 +139,9 @@ class Plot(Widget, can_focus=True):
             return self._strips[y]
         cell = self._cursor_cell
         return (
-            self._with_reading(cell) if y == picture.height else self._with_cursor(picture, cell, y)
+            self._axis_with_values(cell)
+            if y == picture.height
+            else self._row_with_cursor(picture, cell, y)
         )
 
     def notify_style_update(self) -> None:
@@ -145,15 +149,15 @@ class Plot(Widget, can_focus=True):
         self._picture = None
 
     def on_mount(self) -> None:
-        self.view.join(self)
+        self.view.add_viewer(self)
         self.view_changed()
 
     def on_unmount(self) -> None:
-        self.view.leave(self)
+        self.view.remove_viewer(self)
 
     def on_resize(self) -> None:
         self._picture = None
-        self._repaint()  # the screen was drawn at the new size before this was told
+        self._repaint()  # the screen was already drawn at the new size
 
     def watch_has_focus(self, focused: bool) -> None:
         super().watch_has_focus(focused)
@@ -166,24 +170,24 @@ class Plot(Widget, can_focus=True):
         self._zoom_at(event, 1 / _ZOOM)
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
-        self._dragged = event.screen_x, self.view.shown()
+        self._drag = event.screen_x, self.view.visible_range()
         self.capture_mouse()
 
     def on_mouse_up(self) -> None:
-        self._dragged = None
+        self._drag = None
         self.release_mouse()
 
     def on_mouse_move(self, event: events.MouseMove) -> None:
-        if self._dragged and self._picture:
-            begun, (first, last) = self._dragged
-            moved = (begun - event.screen_x) / self._picture.columns * (last - first)
+        if self._drag and self._picture:
+            start, (first, last) = self._drag
+            moved = (start - event.screen_x) / self._picture.columns * (last - first)
             if moved and self.view.range:
-                self.view.look(first + moved, last + moved)
-        elif self._picture and (at := event.get_content_offset(self)):
-            self.view.read(self._picture.x_of(at.x))
+                self.view.show_range(first + moved, last + moved)
+        elif self._picture and (offset := event.get_content_offset(self)):
+            self.view.move_cursor(self._picture.x_of(offset.x))
 
     def on_leave(self) -> None:
-        self.view.read(None)
+        self.view.move_cursor(None)
 
     def action_zoom(self, direction: int) -> None:
         self.view.zoom(_ZOOM**direction)
@@ -195,13 +199,13 @@ class Plot(Widget, can_focus=True):
         self.view.fit()
 
     def action_axis(self) -> None:
-        self.view.turn_axis()
+        self.view.toggle_axis()
 
     def action_smooth(self) -> None:
-        self.view.smooth_more()
+        self.view.increase_smoothing()
 
     def action_raw(self) -> None:
-        self.view.turn_raw()
+        self.view.toggle_raw()
 
     def action_log(self) -> None:
         self.log_scale = not self.log_scale
@@ -212,9 +216,9 @@ class Plot(Widget, can_focus=True):
         self._repaint()
 
     def action_cursor(self, direction: int) -> None:
-        if shown := self._picture:
+        if picture := self._picture:
             self.view.step_cursor(
-                direction, self.curves, (shown.last - shown.first) / shown.columns
+                direction, self.curves, (picture.last - picture.first) / picture.columns
             )
 
     def action_enlarge(self) -> None:
@@ -228,32 +232,32 @@ class Plot(Widget, can_focus=True):
         if self._picture:
             self.view.zoom(factor, self._picture.x_of(event.get_content_offset_capture(self).x))
 
-    def _smooth_a_piece(self) -> bool:
-        return all(curve.series.smooth(self.view.weight, _PIECE) for curve in self.curves)
+    def _smooth_some(self) -> bool:
+        return all(curve.series.smooth(self.view.weight, _VALUES_PER_TURN) for curve in self.curves)
 
     async def _smooth(self) -> None:
-        """Take long curves in pieces, and turn to the keys between them."""
-        async with self.view.turn:
-            while not self._smooth_a_piece():
+        """Smooth long curves in parts, yielding to the event loop between them."""
+        async with self.view.smoothing_lock:
+            while not self._smooth_some():
                 await asyncio.sleep(0)
         self._repaint()
 
     def _repaint(self) -> None:
-        """Paint soon, each plot in a turn of its own, and once for many changes, so that keys are answered between."""
+        """Schedule one paint for several changes, so that keys are handled between plots."""
         if not self._due:
-            self._due = self.call_later(self._renew)
+            self._due = self.call_later(self._paint_changes)
 
-    def _renew(self) -> None:
-        """Paint, and send only what is otherwise than before: most of a long curve stays as it was."""
+    def _paint_changes(self) -> None:
+        """Paint, and send only cells that changed: most of a long curve stays the same."""
         self._due = False
         before = self._strips if self._picture else []
         self._picture = None
         if self.size:
             self._paint()
-        heading = Content(captions.heading(self._title, self.curves, self.view, self._unit))
+        heading = Content(captions.title_caption(self._title, self.curves, self.view, self._unit))
         legend = self._legend()
         if len(before) == len(self._strips) and legend == self._border_subtitle:
-            self._border_title = heading  # the public name would send all of the plot
+            self._border_title = heading  # the public attribute would repaint the whole plot
             self.refresh(Region(0, -1, self.size.width, 1), *_changes(before, self._strips))
         else:
             self.border_title, self.border_subtitle = heading, legend
@@ -263,15 +267,17 @@ class Plot(Widget, can_focus=True):
         bounds = None if self.autoscaled else self._bounds
         painter = Painter(self.curves, self.view, bounds, self.log_scale, self._glyphs, *self.size)
         self._picture = painter.paint()
-        self._strips = [self._strip(runs) for runs in self._picture.rows]
+        self._strips = [self._strip(segments) for segments in self._picture.rows]
         self._cursor_cell = self._find_cursor(self._picture)
         return self._picture
 
-    def _strip(self, runs: Sequence[Run]) -> Strip:
-        return Strip([Segment(text, self.get_component_rich_style(style)) for text, style in runs])
+    def _strip(self, segments: Sequence[StyledText]) -> Strip:
+        return Strip(
+            [Segment(text, self.get_component_rich_style(style)) for text, style in segments]
+        )
 
     def _legend(self) -> Content:
-        """Which letter is which curve, if there are several; where keys go, also how what is drawn was changed."""
+        """Return the legend: letters of several curves, and the options of the focused plot."""
         named = [
             Content.assemble(
                 (LETTERS[index % len(LETTERS)], f".{colour(index)}"), f" {curve.label}"
@@ -279,42 +285,42 @@ class Plot(Widget, can_focus=True):
             for index, curve in enumerate(self.curves)
         ]
         smooth = self.view.weight and not all(curve.series.exact for curve in self.curves)
-        words = [f"smoothed {self.view.weight:g}"] if smooth and self.has_focus else []
-        words += ["log"] if self.log_scale else []
-        return Content(" · ").join([*(named if len(named) > 1 else []), *map(Content, words)])
+        options = [f"smoothed {self.view.weight:g}"] if smooth and self.has_focus else []
+        options += ["log"] if self.log_scale else []
+        return Content(" · ").join([*(named if len(named) > 1 else []), *map(Content, options)])
 
     def _find_cursor(self, picture: Picture) -> int | None:
         return None if self.view.cursor is None else picture.cell_of(self.view.cursor)
 
-    def _with_cursor(self, picture: Picture, cell: int, y: int) -> Strip:
-        """The row with a thin line where one reads, and a point where the line meets a curve."""
+    def _row_with_cursor(self, picture: Picture, cell: int, y: int) -> Strip:
+        """Return a row with the cursor line, or a point where it meets a curve."""
         strip = self._strips[y]
         mark = strip.crop(cell, cell + 1)
-        met = [
+        curves_here = [
             index
-            for index, level in captions.levels(self.curves, self.view)
-            if self._row_of(picture, level) == y
+            for index, value in captions.cursor_values(self.curves, self.view)
+            if self._row_of(picture, value) == y
         ]
-        if met:
-            mark = self._strip([(self._glyphs.point, colour(met[0]))])
+        if curves_here:
+            mark = self._strip([(self._glyphs.point, colour(curves_here[0]))])
         elif mark.text in (" ", self._glyphs.grid):
             mark = self._strip([(self._glyphs.cursor, "plot--cursor")])
         return Strip.join([strip.crop(0, cell), mark, strip.crop(cell + 1)])
 
-    def _row_of(self, picture: Picture, level: float) -> int | None:
-        return picture.row_of(level, self._glyphs)
+    def _row_of(self, picture: Picture, value: float) -> int | None:
+        return picture.row_of(value, self._glyphs)
 
-    def _with_reading(self, cell: int) -> Strip:
-        """The axis with the values at the cursor written into it."""
+    def _axis_with_values(self, cell: int) -> Strip:
+        """Return the axis row with the values at the cursor."""
         strip, width = self._strips[-1], self.size.width
-        words = f" {captions.reading(self.curves, self.view, self._unit, width - 2)} "
-        start = min(max(cell - len(words) // 2, 0), width - len(words))
-        said = self._strip([(words, "plot--cursor")])
-        return Strip.join([strip.crop(0, start), said, strip.crop(start + len(words))])
+        text = f" {captions.cursor_caption(self.curves, self.view, self._unit, width - 2)} "
+        start = min(max(cell - len(text) // 2, 0), width - len(text))
+        caption = self._strip([(text, "plot--cursor")])
+        return Strip.join([strip.crop(0, start), caption, strip.crop(start + len(text))])
 
 
 def _changes(before: Sequence[Strip], now: Sequence[Strip]) -> list[Region]:
-    """In each row the cells from the first to the last that differ; every character takes one."""
+    """Return, for each row, the region from the first to the last cell that differs."""
     regions: list[Region] = []
     for y, (old, new) in enumerate(zip(before, now, strict=True)):
         differing = [

@@ -1,4 +1,4 @@
-"""Progress bar that is as wide as its place when it is painted."""
+"""Progress bar with the width of its widget."""
 
 from textual.content import Content
 from textual.widgets import Static
@@ -7,18 +7,18 @@ from pvtool.dashboard.marks import bar
 
 
 class ProgressLine(Static):
-    """A thin bar with words behind it, drawn at render time: hidden widgets have no width to draw for."""
+    """Thin bar followed by a text, drawn at render time because hidden widgets have no width."""
 
     def __init__(self, *, id: str, classes: str = "") -> None:
         super().__init__(id=id, classes=classes)
-        self._share, self._words = 0.0, ""
+        self._fraction, self._text = 0.0, ""
 
-    def show(self, share: float, words: str) -> None:
-        """Show `share` (0 to 1) and the words after the bar."""
-        if (share, words) != (self._share, self._words):
-            self._share, self._words = share, words
+    def show(self, fraction: float, text: str) -> None:
+        """Show a fraction from 0 to 1 and the text after the bar."""
+        if (fraction, text) != (self._fraction, self._text):
+            self._fraction, self._text = fraction, text
             self.refresh()
 
     def render(self) -> Content:
-        """Return the bar at the present width."""
-        return Content(bar(self._share, max(0, self.size.width - len(self._words))) + self._words)
+        """Return the bar at the current width."""
+        return Content(bar(self._fraction, max(0, self.size.width - len(self._text))) + self._text)

@@ -1,4 +1,4 @@
-"""Clips drawn while training, step by step, beside the person's photo and what the model made before."""
+"""Sample clips of a run, step by step, beside a reference photo and the clip before training."""
 
 from pathlib import Path
 
@@ -13,87 +13,86 @@ from pvtool.dashboard import keys
 from pvtool.dashboard.clipboard import copy
 from pvtool.dashboard.follow.run import RunView
 from pvtool.dashboard.follow.run_history import Sample
-from pvtool.dashboard.marks import prompt_words
+from pvtool.dashboard.marks import prompt_content
 from pvtool.dashboard.widgets.picture import ClipView
 
-_NONE = "No sample yet. s draws some now; training.sample_every draws them by itself."
+_NONE = "No samples yet. Press s to render some now, or set training.sample_every."
 
 
 class Samples(Widget, can_focus=True):
-    """Reference, before training, and a step's clip of one prompt; the newest step until another one is chosen."""
+    """Reference photo, first clip and current clip of a prompt, at the newest step by default."""
 
-    BINDINGS = keys.CLIPS
+    BINDINGS = keys.SAMPLES
     DEFAULT_CSS = """
     Samples {
         height: 1fr;
         layout: vertical;
         Horizontal { height: 1fr; }
         ClipView { width: 1fr; height: 1fr; margin: 0 1; }
-        #words { height: 2; padding: 0 1; text-overflow: ellipsis; }
-        &.-alone #reference, &.-alone #before { display: none; }
-        &:focus #words { color: $text-accent; }
+        #caption { height: 2; padding: 0 1; text-overflow: ellipsis; }
+        &.-enlarged #reference, &.-enlarged #before { display: none; }
+        &:focus #caption { color: $text-accent; }
     }
     """
     step: var[int | None] = var(None)
-    """The step that was chosen; None follows the newest."""
+    """The selected step; None follows the newest."""
     number: var[int] = var(0)
-    """Which of the step's clips."""
+    """Index of the clip within the step."""
 
     def __init__(self, *, classes: str = "") -> None:
         super().__init__(classes=classes)
         self._samples: dict[int, list[Sample]] = {}
         self._path = Path()
-        self._read = False
+        self._loaded = False
 
     def compose(self) -> ComposeResult:
-        yield Static(id="words")
+        yield Static(id="caption")
         with Horizontal():
             yield ClipView("reference", id="reference")
-            yield ClipView("before training", id="before", led=True)
+            yield ClipView("before training", id="before", follower=True)
             yield ClipView("now", id="now")
 
-    def show(self, known: RunView) -> None:
-        """Take in the samples that there are now."""
-        self._path, self._read = known.path, known.read
+    def show(self, run: RunView) -> None:
+        """Show the current samples."""
+        self._path, self._loaded = run.path, run.loaded
         self._samples = {}
-        for sample in known.history.samples:
+        for sample in run.history.samples:
             self._samples.setdefault(sample.step, []).append(sample)
-        references = known.seen.references
-        self._put("#reference", references[0] if references else None, "reference")
+        references = run.snapshot.references
+        self._show_clip("#reference", references[0] if references else None, "reference")
         self._draw()
 
     def _draw(self) -> None:
-        sample = self._chosen()
+        sample = self._selected_sample()
         if sample is None:
-            self.query_one("#words", Static).update(
-                _NONE if self._read else "Reading…", layout=False
+            self.query_one("#caption", Static).update(
+                _NONE if self._loaded else "Reading…", layout=False
             )
             return
         first = self._sample(min(self._samples))
         steps = sorted(self._samples)
-        place = "newest" if self.step is None else f"{steps.index(sample.step) + 1} of {len(steps)}"
-        self._put("#now", self._path / sample.path, f"step {sample.step}, {place}")
-        self._put(
+        position = (
+            "newest" if self.step is None else f"{steps.index(sample.step) + 1} of {len(steps)}"
+        )
+        self._show_clip("#now", self._path / sample.path, f"step {sample.step}, {position}")
+        self._show_clip(
             "#before",
             self._path / first.path,
             "before training" if first.step == 0 else f"step {first.step}",
         )
         count = len(self._samples[sample.step])
-        about = f"  clip {self.number % count + 1} of {count}, seed {sample.seed}  {sample.path}"
-        self.query_one("#words", Static).update(
-            Content.assemble(prompt_words(sample.prompt), (about, "$text-muted")), layout=False
+        details = f"  clip {self.number % count + 1} of {count}, seed {sample.seed}  {sample.path}"
+        self.query_one("#caption", Static).update(
+            Content.assemble(prompt_content(sample.prompt), (details, "$text-muted")), layout=False
         )
 
-    def _put(self, name: str, path: Path | None, title: str) -> None:
-        """Show a file, unless it is shown already: reading it costs a process."""
+    def _show_clip(self, name: str, path: Path | None, title: str) -> None:
+        """Show a file unless it is shown already, as decoding it starts a process."""
         clip = self.query_one(name, ClipView)
-        if (clip.path, clip.title) != (
-            path,
-            title,
-        ) or not clip.frames:  # it may have been on its way when it was tried
+        if (clip.path, clip.title) != (path, title) or not clip.frames:  # retry incomplete files
             clip.show(path, title)
 
-    def _chosen(self) -> Sample | None:
+    def _selected_sample(self) -> Sample | None:
         step = self.step if self.step in self._samples else max(self._samples, default=None)
         return None if step is None else self._sample(step)
 
@@ -101,8 +100,8 @@ class Samples(Widget, can_focus=True):
         clips = self._samples[step]
         return clips[self.number % len(clips)]
 
-    def on_clip_view_turned(self, event: ClipView.Turned) -> None:
-        """What was before and what is now are compared frame by frame."""
+    def on_clip_view_frame_changed(self, event: ClipView.FrameChanged) -> None:
+        """Show both clips at the same frame."""
         event.stop()
         if event.clip.id == "now":
             self.query_one("#before", ClipView).follow(event.frame)
@@ -111,8 +110,8 @@ class Samples(Widget, can_focus=True):
         steps = sorted(self._samples)
         if not steps:
             return
-        at = steps.index(self.step) if self.step in steps else len(steps) - 1
-        wanted = max(0, min(len(steps) - 1, at + by))
+        index = steps.index(self.step) if self.step in steps else len(steps) - 1
+        wanted = max(0, min(len(steps) - 1, index + by))
         self.step = None if wanted == len(steps) - 1 else steps[wanted]
         self._draw()
 
@@ -131,15 +130,15 @@ class Samples(Widget, can_focus=True):
             clip.frame(by)
 
     @property
-    def alone(self) -> bool:
-        """Whether the clip is enlarged."""
-        return self.has_class("-alone")
+    def enlarged(self) -> bool:
+        """Return whether the clip is enlarged."""
+        return self.has_class("-enlarged")
 
     def action_enlarge(self) -> None:
-        self.toggle_class("-alone")
+        self.toggle_class("-enlarged")
 
     def action_copy_path(self) -> None:
-        if sample := self._chosen():
+        if sample := self._selected_sample():
             self.run_worker(
                 copy(self, str(self._path / sample.path)), group="copy", exit_on_error=False
             )

@@ -1,4 +1,4 @@
-"""A run's settings as they are in its file, and where another run's differ."""
+"""Settings of a run, and the differences from another run."""
 
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
@@ -11,7 +11,7 @@ from pvtool_core.settings.toml import Table, to_table
 
 
 class SettingsPane(VerticalScroll):
-    """Every setting, resolved; with a run laid over, first those that differ, its value beside each."""
+    """All resolved settings; with an overlaid run, the differences first."""
 
     DEFAULT_CSS = """
     SettingsPane { padding: 0 1; }
@@ -20,16 +20,16 @@ class SettingsPane(VerticalScroll):
     def compose(self) -> ComposeResult:
         yield Static(markup=False)
 
-    def show(self, known: RunView) -> None:
+    def show(self, run: RunView) -> None:
         """List the settings."""
-        if known.job is None:
-            self.query_one(Static).update(known.facts.problem or "No settings yet.")
+        if run.job is None:
+            self.query_one(Static).update(run.summary.problem or "No settings yet.")
             return
-        other = flat(known.overlay_job) if known.overlay_job else None
-        own = flat(known.job)
-        lines = [Content.styled(str(known.path / "config.toml"), "$text-muted")]
+        other = flat(run.overlay_job) if run.overlay_job else None
+        own = flat(run.job)
+        lines = [Content.styled(str(run.path / "config.toml"), "$text-muted")]
         if other is not None:
-            lines.append(Content.styled(f"Otherwise in {known.overlay_name}:", "$text-warning"))
+            lines.append(Content.styled(f"Different in {run.overlay_name}:", "$text-warning"))
             lines += [
                 _line(key, own, other) for key in {**own, **other} if own.get(key) != other.get(key)
             ]
@@ -39,7 +39,7 @@ class SettingsPane(VerticalScroll):
 
 
 def flat(job: TrainJob) -> dict[str, str]:
-    """Settings by their dotted names, as `--set` takes them; prompts are shown in a pane of their own."""
+    """Return settings by their dotted names, as used by `--set`; prompts have their own pane."""
     table = to_table(job)
     table.pop("prompts", None)
     return dict(_leaves("", table))
@@ -58,11 +58,11 @@ def _leaves(prefix: str, table: Table) -> list[tuple[str, str]]:
 
 def _line(key: str, own: dict[str, str], other: dict[str, str]) -> Content:
     line = Content.assemble(
-        (f"  {key:<38}", "$text-muted"), own.get(key, "absent") or ("–", "$text-muted")
+        (f"  {key:<38}", "$text-muted"), own.get(key, "not set") or ("–", "$text-muted")
     )
     differs = own.get(key) != other.get(key)
     return (
-        line + Content.styled(f"  ≠  {other.get(key, 'absent')}", "$text-warning")
+        line + Content.styled(f"  ≠  {other.get(key, 'not set')}", "$text-warning")
         if differs
         else line
     )

@@ -1,4 +1,4 @@
-"""A table that is shown again and again, and changes only where it must."""
+"""Table that updates only cells that changed."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -10,10 +10,10 @@ from textual.widgets import DataTable
 
 
 class Table(DataTable[Text]):
-    """A table that changes only the cells that changed, and keeps its cursor on its row."""
+    """DataTable that updates only changed cells and keeps its cursor on the same row."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select_cursor", "Open", tooltip="Open the row at the cursor"),
+        Binding("enter", "select_cursor", "Open", tooltip="Open the selected row"),
         Binding("g,home", "first", show=False),
         Binding("G,end", "last", show=False),
     ]
@@ -32,32 +32,32 @@ class Table(DataTable[Text]):
         self._rows: dict[str, list[Text]] = {}
 
     def show(self, columns: Sequence[str], rows: dict[str, list[Text]]) -> None:
-        """Show `rows`, by their names, under `columns`."""
+        """Show `rows`, by name, under `columns`."""
         widths = {
             name: _width(name, [row[i] for row in rows.values()]) for i, name in enumerate(columns)
         }
         before, self._rows = self._rows, rows
         if (widths, list(rows)) == (self._widths, list(before)):
-            self._change(before)
+            self._update_cells(before)
         else:
             self._widths = widths
             self._build(list(before))
 
-    def _change(self, before: dict[str, list[Text]]) -> None:
+    def _update_cells(self, before: dict[str, list[Text]]) -> None:
         for row, cells in self._rows.items():
             for name, cell, old in zip(self._widths, cells, before[row], strict=True):
                 if cell != old:
                     self.update_cell(row, name, cell)
 
     def _build(self, before: list[str]) -> None:
-        at = before[self.cursor_row] if 0 <= self.cursor_row < len(before) else None
+        current = before[self.cursor_row] if 0 <= self.cursor_row < len(before) else None
         self.clear(columns=True)
         for name, width in self._widths.items():
             self.add_column(_heading(name), key=name, width=width)
         for row, cells in self._rows.items():
             self.add_row(*cells, key=row)
-        if at in self._rows:
-            self.move_cursor(row=list(self._rows).index(at))
+        if current in self._rows:
+            self.move_cursor(row=list(self._rows).index(current))
 
 
 def _heading(name: str) -> str:
@@ -65,5 +65,5 @@ def _heading(name: str) -> str:
 
 
 def _width(name: str, cells: list[Text]) -> int:
-    """Of a column, in cells: as wide as its widest word."""
+    """Return the width of a column in cells."""
     return max(map(cell_len, [_heading(name), *map(str, cells)]))
