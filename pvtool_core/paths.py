@@ -83,7 +83,7 @@ def is_private(path: Path) -> bool:
 def _home(part: str) -> Path | None:
     home = os.environ.get("PV_HOME")
     return (
-        check_utf8(Path(home).expanduser().resolve(), "Set PV_HOME to another folder.") / part
+        check_utf8(user_path(home).resolve(), "Set PV_HOME to another folder.") / part
         if home
         else None
     )
@@ -121,6 +121,11 @@ def exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):
         return False
+
+
+def user_path(text: str) -> Path:
+    """Return a path as the user wrote it, with `~` and `~USER` expanded if that user exists."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser raises for unknown users
 
 
 def check_name(what: str, name: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pvtool_core.errors import BadPrompt, PvError, SettingsError, UsageError
-from pvtool_core.paths import exists
+from pvtool_core.paths import exists, user_path
 from pvtool_core.settings.overrides import parse_overrides
 from pvtool_core.settings.toml import Table
 from pvtool_core.store.prompts import KEYWORD, check_prompt, check_syntax
@@ -93,7 +93,7 @@ def _split_files(text: str) -> list[str]:
 
 def _names_file(word: str) -> bool:
     names = (word, re.sub(r":\s*[-+]?[\d.]+$", "", word))
-    return any(name and exists(Path(name).expanduser()) for name in names)
+    return any(name and exists(user_path(name)) for name in names)
 
 
 def _stack(words: Iterable[Any]) -> tuple[str, ...]:
@@ -260,7 +260,7 @@ def parse_lora(word: str) -> Table:
     It is also part of the name if a file of the whole name exists.
     """
     file, colon, weight = word.rpartition(":")
-    if colon and exists(Path(word).expanduser()) and not exists(Path(file).expanduser()):
+    if colon and exists(user_path(word)) and not exists(user_path(file)):
         return {"file": word}
     try:
         return {"file": file, "weight": float(weight)} if colon else {"file": word}

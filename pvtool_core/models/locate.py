@@ -17,7 +17,7 @@ from pvtool_core.models.installed import missing_models
 from pvtool_core.models.integrity import problem_of, read_table
 from pvtool_core.models.onnx_files import missing_external
 from pvtool_core.models.registry import Registry, is_hub_id, model_folder, model_name
-from pvtool_core.paths import check_utf8, exists, models_dir, presets_dir
+from pvtool_core.paths import check_utf8, exists, models_dir, presets_dir, user_path
 from pvtool_core.settings.schema import ModelConfig, Settings
 
 
@@ -30,7 +30,7 @@ def resolve(name: str) -> Path:
     """
     scheme, colon, rest = name.partition(":")
     roots = {"preset": presets_dir(), "models": models_dir()}
-    path = roots[scheme] / rest if colon and scheme in roots else Path(name).expanduser().absolute()
+    path = roots[scheme] / rest if colon and scheme in roots else user_path(name).absolute()
     check_utf8(path)
     if not exists(path) and is_hub_id(name):
         path = model_folder(name)

@@ -300,7 +300,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "text-bomb": (text_bomb, "damaged or cut off"),
     "script": (
         lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
-        "known format",
+        "unknown image format",
     ),
     "pipe": (os.mkfifo, "is not a regular file"),
     "device": (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),

@@ -490,3 +490,8 @@ def test_a_comma_belongs_to_the_name_of_a_lora_where_there_is_such_a_file(
         ("x", f"{tmp_path}/a,b,c.safetensors")
     ]
     assert parse_loras("a,b.safetensors:1") == [("a", "b.safetensors:1")]
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name", "~nobody:0.5", "~"])
+def test_lora_name_with_a_tilde_is_a_file_or_a_home(name: str) -> None:
+    assert parse_loras(name)
