@@ -134,7 +134,7 @@ async def test_keys_send_requests_to_the_run(
     async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:
         await until_seen(pilot, "● running")
         await pilot.press(key)
-        await until_seen(pilot, "after the current step")
+        await until_seen(pilot, "current", "step.")
         assert folder.take_requests() == [request_]
 
 

@@ -107,7 +107,7 @@ async def test_keys_send_requests_to_the_selected_run(
     async with dashboard().run_test(size=WIDE, notifications=True) as pilot:
         await until_seen(pilot, "ben-1")
         await pilot.press(key)
-        await until_seen(pilot, "after the current step")
+        await until_seen(pilot, "current", "step.")
         assert folder.take_requests() == [request_]
         assert other.take_requests() == []
 

@@ -131,9 +131,7 @@ def _completions(line: str) -> list[Option]:
     """Return the folders and images that start with the line."""
     typed = line.strip().strip("'\"")
     folder, prefix = (
-        (user_path(typed), "")
-        if typed.endswith("/")
-        else (_path(typed).parent, _path(typed).name)
+        (user_path(typed), "") if typed.endswith("/") else (_path(typed).parent, _path(typed).name)
     )
     try:
         found = sorted(
