@@ -9,10 +9,12 @@ CHECKS = (
     ("ruff", "format", "--check", "."),
     ("lint-imports",),
     ("pyright",),
+    ("mkdocs", "build", "--strict", "--quiet"),
     ("pytest", "--numprocesses=2", "--dist=worksteal", "--durations=10"),
 )
 ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "",  # each of the many engines would translate all of torch anew
+    "NO_MKDOCS_2_WARNING": "1",
     "HF_HUB_OFFLINE": "1",  # a test that would download something fails instead
     "OMP_NUM_THREADS": "1",  # the models are small: a second thread only waits for the first
 }

@@ -1,4 +1,6 @@
-"""Make presets/tiny anew: python -m pvtool_core.tinyworld --work DIR [--stage NAME] [--scale S].
+"""Train the models of presets/tiny.
+
+    python -m pvtool_core.tinyworld --work DIR [--stage NAME] [--scale S]
 
 About four hours on two CPU cores. Every stage can be killed and goes on where it was; what is trained stays in
 `--work`. The stages of one line can run at the same time, each on one core:
