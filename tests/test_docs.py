@@ -100,6 +100,12 @@ def test_schemas_describe_recorded_output() -> None:
     assert json.loads(json.dumps(json_reference.event_document()))["oneOf"]
 
 
+def test_the_glossary_is_sorted() -> None:
+    rows = re.findall(r"^\| (.+?) \| .+ \|$", (DOCS / "glossary.md").read_text(), re.MULTILINE)
+    assert len(rows) > 40
+    assert rows[1:] == sorted(rows[1:], key=str.lower)
+
+
 @pytest.mark.parametrize(("text", "named"), [("{}/build", True), ("pvtool{}", False)])
 def test_pages_with_a_local_path_are_recognised(text: str, named: bool) -> None:
     assert hooks.names_local_folder(f"<p>{text.format(ROOT)}</p>") is named

@@ -1,6 +1,7 @@
 """The distribution contains what it needs, and declares what it imports."""
 
 import ast
+import os
 import subprocess
 import sys
 import tomllib
@@ -59,3 +60,24 @@ def test_the_wheel_holds_two_packages_with_presets_and_types(tmp_path: Path) -> 
         "pvtool/dashboard/dashboard.tcss",
     } <= set(names)
     assert [name for name in names if "tinyworld" in name] == []
+    assert presets_of_installed(wheel, tmp_path / "installed") == "pvtool_core/presets"
+
+
+def presets_of_installed(wheel: Path, folder: Path) -> str:
+    """Unpack the wheel as an installer does, and return where a program finds the presets there."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    code = "from pvtool_core.paths import presets_dir; print(presets_dir())"
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, check=True, capture_output=True
+    )
+    path = Path(found.stdout.decode().strip())
+    assert (path / "tiny.toml").is_file()
+    return path.relative_to(folder.resolve()).as_posix()
+
+
+def test_citation_and_changelog_name_the_version() -> None:
+    version = PROJECT["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text()
