@@ -1,8 +1,7 @@
-"""The only module that prints: results to stdout, as JSON for programs; messages and progress to
-stderr.
+"""The only module that prints.
 
-Terminal escapes in names, imported fields and file contents are escaped in everything that is
-printed as text.
+Results go to stdout, as JSON for programs; messages and progress go to stderr. Terminal escapes in
+names, imported fields and file contents are escaped in everything that is printed as text.
 """
 
 import io
@@ -49,9 +48,9 @@ class Output:
         self.result(value, text)
         sys.stdout.flush()
 
-    def say(self, words: str) -> None:
+    def say(self, text: str) -> None:
         """Print one line to stderr, which is never part of the result."""
-        print(plain(words), file=sys.stderr, flush=True)
+        print(plain(text), file=sys.stderr, flush=True)
 
     def error(self, error: PvError) -> None:
         """Print message and hint of an error; for programs also as an object."""
@@ -70,13 +69,13 @@ class Output:
             self.say(error.hint)
 
     def usage(self, text: str, words: Sequence[str]) -> None:
-        """Print typer's message about the command line `words`, each of which stays on its line."""
+        """Print Typer's message about the command line `words`, escaped."""
         for word in words:
             text = text.replace(word, plain(word)) if word else text
         print(plain_lines(text), file=sys.stderr, end="", flush=True)
 
     def trace(self, error: BaseException) -> None:
-        """Print where an error happened, for `--debug`."""
+        """Print the traceback of an error, for `--debug`."""
         import traceback  # only here: start-up time
 
         text = "".join(traceback.format_exception(error))
@@ -94,8 +93,9 @@ def _lines(error: PvError) -> Sequence[str]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format columns with a heading, as wide as needed; nothing is truncated, for searching and
-    piping.
+    """Format columns with a heading, as wide as needed.
+
+    Nothing is truncated, for searching and piping.
     """
     lines = [
         [column.upper().replace("_", " ") for column in columns],
@@ -116,7 +116,7 @@ def colour_wanted() -> bool:
 
 
 def on_terminal() -> bool:
-    """Return whether there is a terminal for input and output; the dashboard draws on stderr."""
+    """Return whether stdin and stderr are terminals; the dashboard draws on stderr."""
     return sys.stdin.isatty() and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -132,10 +132,8 @@ def _is_utf8(encoding: str) -> bool:
     return encoding.replace("-", "").lower() == "utf8"
 
 
-def print_anything() -> None:
-    """Make stdout and stderr escape characters that their encoding lacks, such as `\xe9`, instead
-    of failing.
-    """
+def escape_unencodable() -> None:
+    """Make stdout and stderr escape characters that their encoding lacks instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -146,18 +144,16 @@ def _write(text: str) -> None:
 
 
 class Progress(Protocol):
-    """Shows how far something is. `note` is a phrase beside it, such as the newest loss."""
+    """Progress display; `note` is shown beside it, such as the newest loss."""
 
     def update(self, stage: str, done: int, total: int, note: str = "") -> None: ...
-    def say(self, words: str) -> None: ...
+    def say(self, text: str) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
 
 
 def progress() -> Progress:
-    """Return a progress bar on a terminal, otherwise a line at the start of each stage and now and
-    then.
-    """
+    """Return a progress bar on a terminal, otherwise progress as lines."""
     return (
         BarProgress()
         if sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
@@ -166,7 +162,7 @@ def progress() -> Progress:
 
 
 class LineProgress:
-    """For logs and pipes: one line when a stage begins, at each tenth of it, and at its end."""
+    """Progress for logs and pipes: lines at the start, at each tenth and at the end of a stage."""
 
     def __init__(self) -> None:
         self._last: tuple[str, int] = ("", -1)
@@ -178,8 +174,8 @@ class LineProgress:
             count = f" {done}/{total}" if total else ""
             self.say(f"{stage}{count}{f'  {note}' if note else ''}")
 
-    def say(self, words: str) -> None:
-        print(plain(words), file=sys.stderr, flush=True)
+    def say(self, text: str) -> None:
+        print(plain(text), file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         return self
@@ -216,7 +212,7 @@ class BarProgress:
                 markup=False,
                 no_color=not colour_wanted(),
             ),
-            redirect_stdout=sys.stdout.isatty(),  # results scroll above the bar, and still reach a pipe
+            redirect_stdout=sys.stdout.isatty(),  # results scroll above the bar, or go to pipes
             redirect_stderr=False,
         )
         self._stage = ""
@@ -226,14 +222,12 @@ class BarProgress:
         stage, note = plain(stage), plain(note)
         if stage != self._stage:
             self._stage = stage
-            self._bar.remove_task(
-                self._task
-            )  # a task keeps its old total where the new stage has none
+            self._bar.remove_task(self._task)  # a task keeps its total if the new stage has none
             self._task = self._bar.add_task(stage, total=total or None, completed=done, note=note)
         self._bar.update(self._task, completed=done, total=total or None, note=note)
 
-    def say(self, words: str) -> None:
-        self._bar.console.print(plain(words))
+    def say(self, text: str) -> None:
+        self._bar.console.print(plain(text))
 
     def __enter__(self) -> Self:
         self._bar.start()

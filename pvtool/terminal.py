@@ -1,9 +1,9 @@
-"""Query the capabilities of the terminal, once, before Textual is imported and reads its colour
-settings.
+"""Query the capabilities of the terminal before Textual is imported.
 
-All queries go out in one write and end with one that every terminal answers (device attributes), so
-that a fast terminal costs milliseconds and a slow link one round trip. tmux is queried by its own
-command, since it misinterprets some queries.
+Textual reads its colour settings when it is imported. All queries go out in one write and end with
+one that every terminal replies to (device attributes), so that a fast terminal costs milliseconds
+and a slow link one round trip. tmux is queried by its own command, since it misinterprets some
+queries.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ class Pictures(StrEnum):
 class Terminal:
     """Capabilities of the terminal.
 
-    `cell` is width and height of a character in pixels; `answered` is false if answers may still
+    `cell` is width and height of a character in pixels; `replied` is false if replies may still
     arrive among the keys; `bytes_per_second` is the limit for all images together.
     """
 
@@ -47,42 +47,44 @@ class Terminal:
     tmux: bool
     colours: Colours
     cell: tuple[int, int] = (10, 20)
-    answered: bool = True
+    replied: bool = True
     bytes_per_second: int = 200_000
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """Results of the queries: graphics with placeholders, true colour, a name such as
-    `kitty(0.42.1)`, cell size.
+class _Capabilities:
+    """Results of the queries.
+
+    `kitty` means graphics with placeholders; `cell` is the size of a character in pixels.
     """
 
     kitty: bool = False
     truecolor: bool = False
     cell: tuple[int, int] | None = None
-    answered: bool = True
+    replied: bool = True
 
 
-PATIENCE = 1.5
-ATTRIBUTES = re.compile(r"\x1b\[\?[\d;]*c")
-ANSWER = re.compile(
-    rf"\x1b_G[^\x1b]*\x1b\\|\x1bP[>01][^\x1b]*\x1b\\|\x1b\[6;\d+;\d+t|{ATTRIBUTES.pattern}"
+QUERY_TIMEOUT = 1.5
+DEVICE_ATTRIBUTES = re.compile(r"\x1b\[\?[\d;]*c")
+REPLY = re.compile(
+    rf"\x1b_G[^\x1b]*\x1b\\|\x1bP[>01][^\x1b]*\x1b\\|\x1b\[6;\d+;\d+t|{DEVICE_ATTRIBUTES.pattern}"
 )
 
 _GRAPHICS = "\x1b_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\"
 _NAME = "\x1b[>0q"
 _CELL = "\x1b[16t"
 _DIRECT_COLOUR = "\x1b[48;2;1;2;3m\x1bP$qm\x1b\\\x1b[0m"
-_QUESTIONS = f"{_GRAPHICS}{_NAME}{_CELL}{_DIRECT_COLOUR}\x1b[c"
-_WIPE = "\r\x1b[K"  # what a terminal may have printed that does not know one of the questions
+_QUERIES = f"{_GRAPHICS}{_NAME}{_CELL}{_DIRECT_COLOUR}\x1b[c"
+_ERASE_LINE = "\r\x1b[K"  # erase the text that a terminal may print for an unknown query
 _TMUX_FORMAT = "#{allow-passthrough}|#{client_termname} #{client_termtype}|#{client_termfeatures}"
 _TRUE_COLOUR_NAMES = re.compile(
-    r"\b(kitty|ghostty|wezterm|foot|konsole|iterm|contour|alacritty|vscode|mintty|vte|xterm\(|rio\b|warp|direct)"
+    r"\b(kitty|ghostty|wezterm|foot|konsole|iterm|contour|alacritty|vscode|mintty|vte|xterm\(|"
+    r"rio\b|warp|direct)"
 )
 _TRUE_COLOUR_WORDS = {"truecolor", "24bit"}
 
 
-def probe(wanted: str | None = None, patience: float = PATIENCE) -> Terminal:
+def probe(wanted: str | None = None, timeout: float = QUERY_TIMEOUT) -> Terminal:
     """Query the terminal.
 
     `wanted` is auto, kitty, blocks or off; None reads PV_IMAGES. Raises UsageError.
@@ -91,14 +93,20 @@ def probe(wanted: str | None = None, patience: float = PATIENCE) -> Terminal:
     if not (_are_terminals() and os.environ.get("TERM", "dumb") != "dumb"):
         return Terminal(Pictures.OFF if chosen == "auto" else Pictures(chosen), False, "none")
     tmux = "TMUX" in os.environ
-    facts = _ask_tmux() if tmux else _ask(patience) if _can_be_asked(os.environ) else _Facts()
-    colours = _colours(os.environ, facts, chosen == "kitty")
+    capabilities = (
+        _query_tmux()
+        if tmux
+        else _query(timeout)
+        if _can_be_queried(os.environ)
+        else _Capabilities()
+    )
+    colours = _colours(os.environ, capabilities, chosen == "kitty")
     return Terminal(
-        _pictures(chosen, facts, colours),
+        _pictures(chosen, capabilities, colours),
         tmux,
         colours,
-        facts.cell or _cell(),
-        facts.answered,
+        capabilities.cell or _cell(),
+        capabilities.replied,
         rate,
     )
 
@@ -125,15 +133,15 @@ def choice(wanted: str | None = None) -> str:
 
 
 def _bytes_per_second(environ: Mapping[str, str]) -> int:
-    asked = environ.get("PV_BYTES_PER_SECOND") or (
+    value = environ.get("PV_BYTES_PER_SECOND") or (
         "60000" if environ.get("SSH_CONNECTION") else "200000"
     )
-    if not asked.isdecimal() or not int(asked):
+    if not value.isdecimal() or not int(value):
         raise UsageError(
-            f"Invalid PV_BYTES_PER_SECOND {asked!r}.",
+            f"Invalid PV_BYTES_PER_SECOND {value!r}.",
             "Use a whole number of bytes, such as 200000.",
         )
-    return int(asked)
+    return int(value)
 
 
 def _are_terminals() -> bool:
@@ -142,9 +150,10 @@ def _are_terminals() -> bool:
     return all(stream is not None and not stream.closed and stream.isatty() for stream in streams)
 
 
-def _can_be_asked(environ: Mapping[str, str]) -> bool:
-    """Return whether queries are safe: not in a multiplexer, on the kernel console or in the
-    background.
+def _can_be_queried(environ: Mapping[str, str]) -> bool:
+    """Return whether queries are safe.
+
+    They are not in a multiplexer, on the kernel console or in the background.
     """
     return (
         not (environ["TERM"].startswith(("screen", "tmux", "linux")) or "STY" in environ)
@@ -155,72 +164,72 @@ def _can_be_asked(environ: Mapping[str, str]) -> bool:
 def _in_foreground() -> bool:
     try:
         return os.tcgetpgrp(0) == os.getpgrp()
-    except OSError:  # no controlling terminal: nothing stops who writes
+    except OSError:  # no controlling terminal
         return True
 
 
-def _pictures(choice: str, facts: _Facts, colours: Colours) -> Pictures:
+def _pictures(choice: str, capabilities: _Capabilities, colours: Colours) -> Pictures:
     if choice != "auto" and not (choice == "kitty" and colours == "none"):
         return Pictures(choice)
-    return Pictures.KITTY if facts.kitty and colours == "truecolor" else Pictures.BLOCKS
+    return Pictures.KITTY if capabilities.kitty and colours == "truecolor" else Pictures.BLOCKS
 
 
-def _colours(environ: Mapping[str, str], facts: _Facts, kitty: bool) -> Colours:
-    """Return the number of colours; with `kitty` true colour is required, since it encodes the
-    image number.
+def _colours(environ: Mapping[str, str], capabilities: _Capabilities, kitty: bool) -> Colours:
+    """Return the colours to use.
+
+    `kitty` requires true colour, which encodes the image id.
     """
     if environ.get("NO_COLOR"):
         return "none"
     names = " ".join(
         environ.get(key, "") for key in ("TERM", "TERM_PROGRAM", "LC_TERMINAL")
     ).lower()
-    multiplexed = (
-        "TMUX" in environ or "STY" in environ
-    )  # COLORTERM then tells of the terminal that began it
+    # In a multiplexer, COLORTERM describes the terminal in which it was started.
+    multiplexed = "TMUX" in environ or "STY" in environ
     by_name = not multiplexed and bool(
         _TRUE_COLOUR_NAMES.search(names) or environ.get("COLORTERM") in _TRUE_COLOUR_WORDS
     )
-    if kitty or facts.truecolor or by_name:
+    if kitty or capabilities.truecolor or by_name:
         return "truecolor"
     return "256" if "256" in names else "16"
 
 
-def _ask(patience: float) -> _Facts:
-    answers = _answers(patience)
-    name = (re.search(r"\x1bP>\|([^\x1b]*)", answers) or ["", ""])[1].lower()
-    cell = re.search(r"\x1b\[6;(\d+);(\d+)t", answers)
-    direct = re.search(r"\x1bP1\$r[^\x1b]*48[:;]2[:;]{1,2}1[:;]2[:;]3", answers)
-    return _Facts(
-        kitty="\x1b_Gi=31;OK" in answers and _has_placeholders(name),
+def _query(timeout: float) -> _Capabilities:
+    replies = _read_replies(timeout)
+    name = (re.search(r"\x1bP>\|([^\x1b]*)", replies) or ["", ""])[1].lower()
+    cell = re.search(r"\x1b\[6;(\d+);(\d+)t", replies)
+    direct = re.search(r"\x1bP1\$r[^\x1b]*48[:;]2[:;]{1,2}1[:;]2[:;]3", replies)
+    return _Capabilities(
+        kitty="\x1b_Gi=31;OK" in replies and _has_placeholders(name),
         truecolor=bool(direct or _TRUE_COLOUR_NAMES.search(name)),
         cell=(int(cell[2]), int(cell[1])) if cell and int(cell[1]) and int(cell[2]) else None,
-        answered=bool(ATTRIBUTES.search(answers)),
+        replied=bool(DEVICE_ATTRIBUTES.search(replies)),
     )
 
 
 def _has_placeholders(name: str) -> bool:
-    """Return whether a terminal of this name, such as kitty(0.42.1), supports image placeholders."""
+    """Return whether a terminal of this name, such as kitty(0.42.1), has image placeholders."""
     if kitty := re.search(r"kitty\((\d+)\.(\d+)", name):
         return (int(kitty[1]), int(kitty[2])) >= (0, 28)
     return "ghostty" in name or "xterm-kitty" in name
 
 
-def _answers(patience: float) -> str:
+def _read_replies(timeout: float) -> str:
     keyboard, screen = sys.__stdin__.fileno(), sys.__stderr__.fileno()  # type: ignore[union-attr]
-    deadline = time.monotonic() + patience
-    with _unechoed(keyboard):
-        if not select.select([], [screen], [], patience)[1]:
-            return ""  # the link stalls: even a question would wait
-        os.write(screen, _QUESTIONS.encode())
-        said = _read_until(ATTRIBUTES, keyboard, deadline)
-        os.write(screen, _WIPE.encode())
-        if not ATTRIBUTES.search(said):
+    deadline = time.monotonic() + timeout
+    with _without_echo(keyboard):
+        if not select.select([], [screen], [], timeout)[1]:
+            return ""  # the link stalls
+        os.write(screen, _QUERIES.encode())
+        received = _read_until(DEVICE_ATTRIBUTES, keyboard, deadline)
+        os.write(screen, _ERASE_LINE.encode())
+        if not DEVICE_ATTRIBUTES.search(received):
             termios.tcflush(keyboard, termios.TCIFLUSH)
-        return said
+        return received
 
 
 @contextlib.contextmanager
-def _unechoed(keyboard: int) -> Generator[None]:
+def _without_echo(keyboard: int) -> Generator[None]:
     before = termios.tcgetattr(keyboard)
     quiet = termios.tcgetattr(keyboard)
     quiet[3] &= ~(termios.ECHO | termios.ICANON)
@@ -232,33 +241,33 @@ def _unechoed(keyboard: int) -> Generator[None]:
 
 
 def _read_until(end: re.Pattern[str], keyboard: int, deadline: float) -> str:
-    said = ""
-    while not end.search(said) and (left := deadline - time.monotonic()) > 0:
+    received = ""
+    while not end.search(received) and (left := deadline - time.monotonic()) > 0:
         if select.select([keyboard], [], [], left)[0]:
             piece = os.read(keyboard, 4096)
             if not piece:
                 break
-            said += piece.decode("latin-1")
-    return said
+            received += piece.decode("latin-1")
+    return received
 
 
-def _ask_tmux() -> _Facts:
+def _query_tmux() -> _Capabilities:
     """Ask tmux for the terminal around it, and whether it lets images through."""
     tmux = shutil.which("tmux")
     if not tmux:
-        return _Facts()
+        return _Capabilities()
     pane = ["-t", os.environ["TMUX_PANE"]] if "TMUX_PANE" in os.environ else []
     with contextlib.suppress(subprocess.TimeoutExpired):
-        asked = [tmux, "display-message", "-p", *pane, _TMUX_FORMAT]
-        said = subprocess.run(
-            asked, capture_output=True, text=True, timeout=PATIENCE, check=False
+        command = [tmux, "display-message", "-p", *pane, _TMUX_FORMAT]
+        received = subprocess.run(
+            command, capture_output=True, text=True, timeout=QUERY_TIMEOUT, check=False
         ).stdout.strip()
-        passthrough, name, features = [*said.split("|"), "", "", ""][:3]
+        passthrough, name, features = [*received.split("|"), "", "", ""][:3]
         through = passthrough not in {"", "0", "off"}
-        return _Facts(
+        return _Capabilities(
             kitty=through and _has_placeholders(name.lower()), truecolor="RGB" in features
         )
-    return _Facts()
+    return _Capabilities()
 
 
 def _cell() -> tuple[int, int]:

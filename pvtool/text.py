@@ -32,28 +32,30 @@ def shown(path: Path) -> str:
     """Format a path relative to the current folder if it is below it."""
     try:
         here = Path.cwd()
-    except FileNotFoundError:  # deleted meanwhile
+    except FileNotFoundError:  # the current folder was deleted
         return plain(str(path))
     return plain(str(path.relative_to(here)) if path.is_relative_to(here) else str(path))
 
 
 _CONTROLS = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # C0, DEL, C1: ESC and CSI among them
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # change the order in which a line is shown
-    "\xad\u180e\u200b\u2028\u2029\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb"  # invisible, or line ends
-    "\ud800-\udfff\U000e0000-\U000e007f]"  # bytes of a name that is not UTF-8; invisible tags
-    "|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"  # joiners belong into emoji and some scripts
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # change the display order of a line
+    # invisible characters and line separators
+    "\xad\u180e\u200b\u2028\u2029\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"  # undecodable bytes of a file name; invisible tags
+    # joiners next to ASCII; emoji and some scripts need them
+    "|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
 )
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def plain(text: str) -> str:
-    """Return one line of text with every character escaped that a terminal would execute or that reorders the line."""
+    """Escape the characters that a terminal would execute or that reorder the line."""
     return _CONTROLS.sub(_escape, text)
 
 
 def plain_lines(text: str) -> str:
-    """Return text of several lines, each of them as `plain` returns it; tabs become spaces."""
+    """Apply `plain` to each line of a text; tabs become spaces."""
     return "\n".join(plain(line.expandtabs()) for line in text.split("\n"))
 
 

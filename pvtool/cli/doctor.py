@@ -137,7 +137,7 @@ def terminal() -> dict[str, Any]:
 
     Late answers would reach the shell, so the timeout is long.
     """
-    found = probe(patience=4.0)
+    found = probe(timeout=4.0)
     width, height = found.cell
     return {
         "terminal": sys.stderr.isatty(),

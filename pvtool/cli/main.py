@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from pvtool.output import Output, print_anything
+from pvtool.output import Output, escape_unencodable
 from pvtool_core.errors import ExitStatus, PvError, UsageError, from_foreign, is_utf8, printable
 from pvtool_core.permissions import tighten_home
 
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    print_anything()
+    escape_unencodable()
     output = Output(as_json="--json" in words)
     try:
         _check_working_folder()

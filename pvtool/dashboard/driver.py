@@ -18,15 +18,11 @@ from textual._xterm_parser import XTermParser
 from textual.app import App
 from textual.drivers.linux_driver import LinuxDriver
 
-from pvtool.terminal import ANSWER, ATTRIBUTES, Terminal
+from pvtool.terminal import DEVICE_ATTRIBUTES, REPLY, Terminal
 
-_BEGIN_FRAME, _END_FRAME = (
-    "\x1b[?2026h",
-    "\x1b[?2026l",
-)  # Textual's markers of a synchronised update
-_FRAME = re.compile(
-    r"\x1b\[\d+;\d+H"
-)  # every frame that Textual paints starts by moving the cursor
+# Textual's markers of a synchronised update, and the start of a frame: a cursor movement.
+_BEGIN_FRAME, _END_FRAME = "\x1b[?2026h", "\x1b[?2026l"
+_FRAME = re.compile(r"\x1b\[\d+;\d+H")
 
 _CHUNK = 4096
 _STALL_SECONDS = 0.3
@@ -143,8 +139,8 @@ class ReplyFilter:
         text, self._held = self._held + text, ""
         if not self.pending:
             return text
-        self.pending = not ATTRIBUTES.search(text)
-        typed = ANSWER.sub("", text)
+        self.pending = not DEVICE_ATTRIBUTES.search(text)
+        typed = REPLY.sub("", text)
         if self.pending and (
             partial := self._PARTIAL_REPLY.search(typed) or self._PARTIAL_REPLY_OR_KEY.search(typed)
         ):
@@ -243,7 +239,7 @@ class NonBlockingDriver(LinuxDriver):
 def make_driver_class(terminal: Terminal) -> type[NonBlockingDriver]:
     """Return a driver class for `App(driver_class=…)`."""
     return type(
-        "NonBlockingDriver", (NonBlockingDriver,), {"replies_pending": not terminal.answered}
+        "NonBlockingDriver", (NonBlockingDriver,), {"replies_pending": not terminal.replied}
     )
 
 

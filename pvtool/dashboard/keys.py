@@ -76,7 +76,7 @@ RUN: Keys = [
         "o",
         "overlay",
         "Overlay",
-        "Overlay the curves of another run; press again for the next",
+        "Overlay another run; press again for the next one",
         show=False,
     ),
     key("E", "export", "Export", "Save the curves as CSV and PNG", show=False),
@@ -97,7 +97,7 @@ PLOT: Keys = [
         "a",
         "autoscale",
         "Scale",
-        "Switch between the full range of a reward and the range of the curve",
+        "Scale to the bounds of a reward or to the curve",
         show=False,
     ),
     key(

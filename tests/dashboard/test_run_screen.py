@@ -124,17 +124,22 @@ async def test_resize_keeps_the_content(make_run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "request_"),
-    [("p", Request.PAUSE), ("S", Request.STOP), ("c", Request.CHECKPOINT), ("s", Request.SAMPLE)],
+    ("key", "request_", "effect"),
+    [
+        ("p", Request.PAUSE, "and pauses"),
+        ("S", Request.STOP, "and stops"),
+        ("c", Request.CHECKPOINT, "saves a checkpoint"),
+        ("s", Request.SAMPLE, "renders samples"),
+    ],
 )
 async def test_keys_send_requests_to_the_run(
-    make_run: MakeRun, key: str, request_: Request
+    make_run: MakeRun, key: str, request_: Request, effect: str
 ) -> None:
     folder = make_run("ada-1", 2)
     async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:
         await until_seen(pilot, "● running")
         await pilot.press(key)
-        await until_seen(pilot, "current", "step.")
+        await until_seen(pilot, effect)
         assert folder.take_requests() == [request_]
 
 

@@ -97,17 +97,22 @@ async def test_click_selects_a_run_and_second_click_opens_it(make_run: MakeRun) 
 
 
 @pytest.mark.parametrize(
-    ("key", "request_"),
-    [("p", Request.PAUSE), ("S", Request.STOP), ("c", Request.CHECKPOINT), ("s", Request.SAMPLE)],
+    ("key", "request_", "effect"),
+    [
+        ("p", Request.PAUSE, "and pauses"),
+        ("S", Request.STOP, "and stops"),
+        ("c", Request.CHECKPOINT, "saves a checkpoint"),
+        ("s", Request.SAMPLE, "renders samples"),
+    ],
 )
 async def test_keys_send_requests_to_the_selected_run(
-    make_run: MakeRun, key: str, request_: Request
+    make_run: MakeRun, key: str, request_: Request, effect: str
 ) -> None:
     other, folder = make_run("ada-1", 2), make_run("ben-1", 2)
     async with dashboard().run_test(size=WIDE, notifications=True) as pilot:
         await until_seen(pilot, "ben-1")
         await pilot.press(key)
-        await until_seen(pilot, "current", "step.")
+        await until_seen(pilot, effect)
         assert folder.take_requests() == [request_]
         assert other.take_requests() == []
 

@@ -53,20 +53,20 @@ def probed(terminal: SimulatedTerminal) -> dict[str, object]:
 def test_kitty_is_detected_immediately_with_cell_size_and_colours() -> None:
     found = probed(SimulatedTerminal(PROBE))
     assert (found["pictures"], found["colours"], found["cell"]) == ("kitty", "truecolor", [9, 18])
-    assert found["answered"] and not found["left"] and not found["textual"]
+    assert found["replied"] and not found["left"] and not found["textual"]
     assert float(str(found["took"])) < 0.2
 
 
 @pytest.mark.parametrize("delay", [0.15, 0.8])
 def test_replies_on_a_slow_link_are_awaited_and_consumed(delay: float) -> None:
     found = probed(SimulatedTerminal(PROBE, delay=delay))
-    assert found["pictures"] == "kitty" and found["answered"] and not found["left"]
+    assert found["pictures"] == "kitty" and found["replied"] and not found["left"]
     assert delay <= float(str(found["took"])) < delay + 0.4
 
 
 def test_terminal_without_replies_uses_half_blocks_after_a_timeout() -> None:
     found = probed(SimulatedTerminal(PROBE, delay=None))
-    assert (found["pictures"], found["colours"], found["answered"]) == ("blocks", "256", False)
+    assert (found["pictures"], found["colours"], found["replied"]) == ("blocks", "256", False)
     assert 1.4 < float(str(found["took"])) < 2.2
 
 

@@ -49,7 +49,7 @@ class RunView:
 
     @property
     def objective(self) -> ObjectiveInfo:
-        """What the run optimises; the default as long as its settings are unknown."""
+        """Return the objective of the run; the default one until its settings are read."""
         return OBJECTIVES[self.job.training.objective if self.job else DEFAULT_OBJECTIVE]
 
 

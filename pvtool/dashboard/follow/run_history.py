@@ -17,10 +17,10 @@ from pvtool.dashboard.plot.series import Series
 from pvtool_core.store.events import Event
 
 EXACT = frozenset({"lr", "seconds"})
-"""Schedules and measurements; all other curves depend on the step's random prompt, and are smoothed."""
-_OF_TRAINER = EXACT | {"grad_norm"}
+"""Schedules and measurements; other curves depend on the random prompt of a step."""
+_TRAINER_CURVES = EXACT | {"grad_norm"}
 _NOT_CURVES = frozenset({"time", "type", "step", "prompt", "seed", "eta"})
-_MOST_CURVES = 50
+_MAX_CURVES = 50
 GAUGES = ("memory_used", "utilisation", "temperature", "power")
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 _MIN_UNIFORM_STEPS = 4
@@ -167,7 +167,7 @@ class RunHistory:
         self.steps_without_face += event.get("face_found") is False
         for name, value in values.items():
             self._curve(name).append(step, time, value)
-        losses = (name for name in values if name not in _OF_TRAINER)
+        losses = (name for name in values if name not in _TRAINER_CURVES)
         if bad := [name for name in losses if values[name] is None]:
             self.alarms.append(
                 Alarm(step, f"Not a finite number at step {step}: {', '.join(bad)}.", is_error=True)
@@ -185,13 +185,13 @@ class RunHistory:
         self.prompt = str(event["prompt"])
 
     def _curve(self, name: str) -> Series:
-        """Return a curve; beyond the most that a screen shows, one that is not kept."""
-        known = self.curves.get(name)
-        if known is None:
-            known = Series(exact=name in EXACT)
-            if len(self.curves) < _MOST_CURVES:
-                self.curves[name] = known
-        return known
+        """Return a curve; beyond the limit, one that is discarded."""
+        curve = self.curves.get(name)
+        if curve is None:
+            curve = Series(exact=name in EXACT)
+            if len(self.curves) < _MAX_CURVES:
+                self.curves[name] = curve
+        return curve
 
     def _add_gauges(self, step: int, event: Event) -> None:
         time = float(event["time"])
@@ -208,7 +208,7 @@ class RunHistory:
 
 
 def _curve_names(event: Event) -> list[str]:
-    """Return the names of the numbers in a step: those that its objective reports, and the trainer's."""
+    """Return the names of the numbers in a step, from the objective and the trainer."""
     return [
         name for name, value in event.items() if _is_curve(name) and not isinstance(value, bool)
     ]

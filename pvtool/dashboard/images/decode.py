@@ -110,7 +110,8 @@ def _raw_options(box: Box) -> list[str]:
     """Return ffmpeg options for raw frames at display size, with an even number of rows."""
     scale = (
         f"scale=w='max(1,min({box.width},round({box.height}*{box.pixel_height:.4f}*dar)))'"
-        f":h='2*max(1,round(min({box.height},{box.width}/(dar*{box.pixel_height:.4f}))/2))':flags=area"
+        f":h='2*max(1,round(min({box.height},{box.width}/(dar*{box.pixel_height:.4f}))/2))'"
+        ":flags=area"
     )
     return ["-vf", scale, "-c:v", "ppm"]
 

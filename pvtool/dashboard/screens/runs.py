@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _NARROW = ("run", "identity", "state", "step", "left")
 _COLUMNS = ("run", "identity", "preset", "state", "step", "", "left")
-_FEW_LOSSES = 2
+_NARROW_LOSSES = 2
 _WIDE = 120
 _BAR = 12
 _LONGEST_BAR = 60
@@ -94,12 +94,12 @@ class RunsScreen(RunActionsScreen):
         self._show_problem()
 
     def _columns(self, runs: list[RunSummary]) -> list[str]:
-        """Return the columns for which there is room; `_losses` has the losses' names by column."""
+        """Return the columns that fit; `_losses` maps column titles to names of losses."""
         names = dict.fromkeys(name for run in runs for name in run.losses)
         self._losses = {loss_label(name): name for name in names}
         if self.size.width >= _WIDE:
             return [*_COLUMNS, *self._losses, "started"]
-        return [*_NARROW, *islice(self._losses, _FEW_LOSSES)]
+        return [*_NARROW, *islice(self._losses, _NARROW_LOSSES)]
 
     def _show_problem(self) -> None:
         """Show the problem of the selected run under the table."""

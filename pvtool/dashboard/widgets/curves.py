@@ -18,29 +18,29 @@ from pvtool_core.settings.objectives import (
 
 _GRADIENT = {"grad_norm": LossInfo("Gradient norm"), "lr": LossInfo("Learning rate")}
 _SPEED = {"seconds": LossInfo("Seconds per step")}
-Choose = Callable[[ObjectiveInfo, Iterable[str]], Mapping[str, LossInfo]]
-"""Which curves to show of an objective, given the names of all curves that a run has."""
+SelectCurves = Callable[[ObjectiveInfo, Iterable[str]], Mapping[str, LossInfo]]
+"""Function that selects the curves of an objective, given the names of the run's curves."""
 
 
 def all_curves(objective: ObjectiveInfo, names: Iterable[str]) -> dict[str, LossInfo]:
-    """Return every curve in its order; those that the objective's table does not list by their names."""
+    """Return all curves in order; curves missing in the objective's table use their names."""
     listed = {**objective.losses, **_GRADIENT, **objective.measures}
     others = {name: LossInfo(name) for name in names if name not in listed | _SPEED}
     return {**listed, **others, **_SPEED}
 
 
 def main_losses(objective: ObjectiveInfo, _: Iterable[str]) -> dict[str, LossInfo]:
-    """Return the two most telling losses."""
+    """Return the two main losses."""
     return dict(islice(objective.losses.items(), 2))
 
 
 def third_loss(objective: ObjectiveInfo, _: Iterable[str]) -> dict[str, LossInfo]:
-    """Return the third loss, if there is one."""
+    """Return the third loss, if it exists."""
     return dict(islice(objective.losses.items(), 2, 3))
 
 
 class Curves(Grid):
-    """The curves that `choose` names, as far as the run has them; all share `view`."""
+    """The curves that `select` returns and the run has; all share `view`."""
 
     DEFAULT_CSS = """
     Curves {
@@ -52,14 +52,14 @@ class Curves(Grid):
     }
     """
 
-    def __init__(self, view: View, choose: Choose = all_curves, *, classes: str = "") -> None:
+    def __init__(self, view: View, select: SelectCurves = all_curves, *, classes: str = "") -> None:
         super().__init__(classes=classes)
-        self._view, self._choose = view, choose
+        self._view, self._select = view, select
         self._infos: Mapping[str, LossInfo] = {}
         self._plots: dict[str, Plot] = {}
-        self._take(choose(OBJECTIVES[DEFAULT_OBJECTIVE], ()))
+        self._create_plots(select(OBJECTIVES[DEFAULT_OBJECTIVE], ()))
 
-    def _take(self, infos: Mapping[str, LossInfo]) -> None:
+    def _create_plots(self, infos: Mapping[str, LossInfo]) -> None:
         self._infos = infos
         self._plots = {
             name: Plot(info.title, self._view, info.bounds) for name, info in infos.items()
@@ -70,9 +70,9 @@ class Curves(Grid):
 
     def show(self, run: RunView) -> None:
         """Draw the current values; missing curves are hidden."""
-        infos = self._choose(run.objective, run.history.curves)
+        infos = self._select(run.objective, run.history.curves)
         if infos != self._infos:
-            self._take(infos)
+            self._create_plots(infos)
             self.refresh(recompose=True)
         for name, plot in self._plots.items():
             plot.display = name in run.history.curves or not run.history.curves
@@ -87,7 +87,7 @@ def panels(run: RunView) -> dict[str, list[Curve]]:
 
 
 def columns(run: RunView) -> dict[str, Series]:
-    """Return the run's own curves by name, in the order in which they are shown."""
+    """Return the run's own curves by name, in display order."""
     curves = run.history.curves
     return {name: curves[name] for name in all_curves(run.objective, curves) if name in curves}
 
