@@ -12,12 +12,59 @@ Symbols, as in the paper and in diffusers:
 Frames are (frames, 3, height, width) in [0, 1], RGB, float32; pixels (frames, height, width, 3), uint8. Landmarks are
 (5, 2), x before y, in pixels; crops are aligned faces, (faces, 3, 112, 112) in [0, 1]. Embeddings have length 1.
 
-Importing the package itself loads no torch; its torch-free modules are errors, paths, config, library, prompts, runs,
-weights and clips. It switches off the usage reports of the libraries that it is built on, unless the environment
-already says otherwise: photos are biometric data, and nothing about their use leaves the machine.
+The public API is what `__all__` names. It loads no torch: training, rendering and evaluation run in engine
+processes. Importing the package switches off the usage reports of the libraries that it is built on, unless the
+environment already sets them: photos are biometric data, and nothing about their use leaves the machine.
 """
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pvtool_core.api.batch import Rendering, render
+    from pvtool_core.api.enrollment import enroll
+    from pvtool_core.api.evaluate import evaluate
+    from pvtool_core.api.training import TrainingRun, train
+    from pvtool_core.errors import PvError
+    from pvtool_core.settings.presets import Preset, Presets
+    from pvtool_core.store.identities import Identity, Library
+
+__all__ = [
+    "Identity",
+    "Library",
+    "Preset",
+    "Presets",
+    "PvError",
+    "Rendering",
+    "TrainingRun",
+    "enroll",
+    "evaluate",
+    "render",
+    "train",
+]
+
+_MODULES = {
+    "Identity": "store.identities",
+    "Library": "store.identities",
+    "Preset": "settings.presets",
+    "Presets": "settings.presets",
+    "PvError": "errors",
+    "Rendering": "api.batch",
+    "TrainingRun": "api.training",
+    "enroll": "api.enrollment",
+    "evaluate": "api.evaluate",
+    "render": "api.batch",
+    "train": "api.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use: an engine process needs few of them."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
 
 _NO_REPORTS = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime 1.29 and newer keep a device id and an event store

@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 
-from pvtool.jobs.render import files_of, for_programs
 from pvtool.output import Output
 from pvtool.text import duration, plain, shown
 from pvtool_core.batches.plan import BatchPlan, Shard, as_row, estimates, states
@@ -38,7 +37,7 @@ def list_clips(
             **clip_event(item, encoding, status=state, seconds=seconds),
             **cut_facts(planned.lost(item)),
         }
-        facts = for_programs(known) if output.as_json else {}
+        facts = _for_programs(known) if output.as_json else {}
         time = "?" if seconds is None else duration(seconds)
         output.result(facts, plain(f"{state:8} {time:>6}  {item.clip.removeprefix(here)}"))
     counts = ", ".join(f"{count} {state}" for state, count in Counter(found).most_common())
@@ -60,13 +59,25 @@ def cut_facts(lost: str) -> Facts:
     return {"prompt_cut": lost} if lost else {}
 
 
+def _files_of(facts: dict[str, Any]) -> list[str]:
+    """Return the paths of a clip's files, existing or not."""
+    folder = facts["path"].rpartition("/")[0]
+    return [f"{folder}/{name}" for name in facts["files"]]
+
+
+def _for_programs(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return a clip event with the paths of its files; `path` is the first one's."""
+    files = _files_of(facts)
+    return {**facts, "path": files[0], "files": files}
+
+
 def tell_clip(output: Output, facts: dict[str, Any], lost: str = "") -> None:
     """Print a line for each file of a clip, or one JSON object for the clip."""
     if facts["status"] == "failed":
         lines = [plain(f"failed   {shown(Path(facts['path']))}: {facts.get('reason', '')}")]
     else:
-        lines = [f"{facts['status']:8} {shown(Path(file))}" for file in files_of(facts)]
-    output.stream(for_programs({**facts, **cut_facts(lost)}), "\n".join(lines))
+        lines = [f"{facts['status']:8} {shown(Path(file))}" for file in _files_of(facts)]
+    output.stream(_for_programs({**facts, **cut_facts(lost)}), "\n".join(lines))
 
 
 def tell_cuts(output: Output, cuts: Iterable[Cut]) -> None:

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pvtool.cli.confirm import confirm
-from pvtool.cli.dashboard import Images
-from pvtool.cli.options import Json, RunName, Yes
+from pvtool.cli.options import Images, Json, RunName, Yes
 from pvtool.cli.training import go, watch_run
 from pvtool.output import Output, table
 from pvtool.text import describe, shown

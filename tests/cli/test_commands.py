@@ -12,7 +12,7 @@ import pytest
 
 from pvtool.cli.demo import newest_demo_run
 from pvtool.jobs.prepare import choose, prepare
-from pvtool.jobs.render import make_batch
+from pvtool_core.api.batch import make_batch
 from pvtool_core.paths import presets_dir
 from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup
 from pvtool_core.settings.schema import ModelConfig

@@ -10,8 +10,9 @@ import pytest
 
 from pvtool.cli import progress
 from pvtool.cli.progress import ClipProgress
-from pvtool.jobs import render
-from pvtool.jobs.render import KEPT_BATCHES, ClipResults, drop_old_batches, run_batch
+from pvtool_core.api import batch as rendered
+from pvtool_core.api.batch import KEPT_BATCHES, drop_old_batches, run_batch
+from pvtool_core.api.outcome import ClipResults
 from pvtool_core.batches.folder import BatchFolder, list_batches, new_batch, write_items
 from pvtool_core.errors import DiskFull, InputRefused, Interrupted, PvError, RunFailed, SomeFailed
 from pvtool_core.paths import batches_dir
@@ -83,7 +84,7 @@ def ended(
                 on_event(clip(status, path))
         return list(engines)
 
-    monkeypatch.setattr(render, "run_together", engines_say)
+    monkeypatch.setattr(rendered, "run_together", engines_say)
     items = [
         RenderItem(identity="mara", prompt="<V>", seed=0, adapter="", clip=path)
         for path in statuses

@@ -13,7 +13,8 @@ from textual.widgets.option_list import Option
 from pvtool.dashboard.screens.forms import Confirm, FormScreen
 from pvtool.dashboard.widgets.fields import Field, LinesField
 from pvtool.dashboard.widgets.identity_list import IdentityItem
-from pvtool.jobs.prepare import CONSENT_EXAMPLE, add_identity, rename_identity
+from pvtool.jobs.prepare import add_identity, rename_identity
+from pvtool_core.api.enrollment import CONSENT_EXAMPLE
 from pvtool_core.errors import Interrupted, UsageError
 from pvtool_core.paths import user_path
 from pvtool_core.settings.jobs import Noun

@@ -1,77 +1,15 @@
-"""Have engines render a batch of clips, and collect the result of each."""
+"""Collect the results of a batch from its engines, and decide how it ended."""
 
-import dataclasses
-import shutil
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
-from pvtool.jobs.devices import check_devices
-from pvtool_core.batches.folder import BatchFolder, list_batches, new_batch, write_items
 from pvtool_core.errors import Interrupted, PvError, RunFailed, SomeFailed
-from pvtool_core.media.ffmpeg import require_formats
-from pvtool_core.paths import batches_dir
 from pvtool_core.rendering.results import Outcome, worst
-from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup, write_job
+from pvtool_core.settings.jobs import RenderItem
 from pvtool_core.store.events import Event
-from pvtool_core.store.liveness import LIVE
 from pvtool_core.store.runs import RunFolder
-from pvtool_core.supervisor import OnEvent, run_together
 
-KEPT_BATCHES = 50
-_BEGUN_SECONDS = 3600.0
 OnClip = Callable[[dict[str, Any]], None]
-
-
-def make_batch(
-    items: Sequence[RenderItem], job: RenderJob, devices: Sequence[str] = ()
-) -> BatchFolder:
-    """Create the folder of a batch, with an engine's folder for each device, and delete old batches.
-
-    Raises FfmpegMissing or CodecMissing if this machine cannot write such clips.
-    """
-    require_formats(job.encoding)
-    if not job.on:  # Ray's workers may be on machines with other devices
-        check_devices(devices or [setup.model.device for setup in job.setups])
-    drop_old_batches()
-    batch = new_batch(batches_dir())
-    write_items(batch.items, items)
-    for number, device in enumerate(devices or [""]):
-        folder = batch.worker(number)
-        folder.path.mkdir(mode=0o700)
-        own: dict[str, Any] = {
-            "setups": _on(device, job.setups),
-            "sheet": "" if number else job.sheet,
-        }
-        write_job(folder.config, dataclasses.replace(job, items=str(batch.items), **own))
-    return batch
-
-
-def _on(device: str, setups: Sequence[Setup]) -> tuple[Setup, ...]:
-    if not device:
-        return tuple(setups)
-    return tuple(
-        dataclasses.replace(setup, model=dataclasses.replace(setup.model, device=device))
-        for setup in setups
-    )
-
-
-def drop_old_batches() -> None:
-    """Delete the records of all but the newest batches; clips are elsewhere."""
-    for batch in list_batches(batches_dir())[: -KEPT_BATCHES + 1]:
-        if not _is_begun_or_live(batch):
-            # The tasks of a job array all delete the same ones.
-            shutil.rmtree(batch.path, ignore_errors=True)
-
-
-def _is_begun_or_live(batch: BatchFolder) -> bool:
-    """Return whether a batch is in use: its engines live, or have not started yet."""
-    with suppress(OSError):  # another process has just deleted it, or permission is denied
-        if abs(time.time() - batch.items.lstat().st_mtime) < _BEGUN_SECONDS:
-            return True
-        return any(worker.state() in LIVE for worker in batch.workers())
-    return False
 
 
 class ClipResults:
@@ -124,27 +62,18 @@ class ClipResults:
         return error.kind == SomeFailed.__name__ or error.message in self._reasons
 
 
-def run_batch(
-    batch: BatchFolder,
+def outcome_of(
+    engines: Sequence[RunFolder],
+    errors: Sequence[PvError | None],
+    results: ClipResults,
     items: Sequence[RenderItem],
-    on_event: OnEvent,
-    on_clip: OnClip,
     planned: int = 0,
 ) -> Outcome:
-    """Render the clips of a batch, which are the missing ones of `planned` clips (0: of these).
+    """Return how a batch ended, from the error and the results of each engine.
 
-    The batch succeeds if every clip exists, even if engines were killed, and no engine reports another error.
+    It succeeded if every clip exists, even if engines were killed, and none reports another error.
     """
-    results = ClipResults(on_clip)
-
-    def on_any(event: Event) -> None:
-        if event["type"] == "clip":
-            results.add(event)
-        else:
-            on_event(event)
-
-    engines = batch.workers()
-    ended = list(zip(engines, run_together(engines, on_any), strict=True))
+    ended = list(zip(engines, errors, strict=True))
     results.close()
     left = [item for item in items if item not in results]
     killed = _killed_with(ended, left)
@@ -153,7 +82,7 @@ def run_batch(
         for engine, error in ended
         if error and _is_reported(engine, error) and not results.explains(error)
     ]
-    error = worst(error for _, error in ended if error)
+    error = worst(error for error in errors if error)
     return Outcome(
         total=planned or len(items),
         failed=[*results.failed, *killed],
@@ -185,15 +114,3 @@ def _stopped(error: PvError | None, left: Sequence[RenderItem], killed: bool) ->
 def _is_reported(engine: RunFolder, error: PvError) -> bool:
     """Return whether the engine itself reported the error; one that came after the last clip does not count."""
     return engine.read_exit() is not None and not isinstance(error, Interrupted)
-
-
-def files_of(facts: dict[str, Any]) -> list[str]:
-    """Return the paths of a clip's files, existing or not."""
-    folder = facts["path"].rpartition("/")[0]
-    return [f"{folder}/{name}" for name in facts["files"]]
-
-
-def for_programs(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return a clip event with the paths of its files; `path` is the first one's."""
-    files = files_of(facts)
-    return {**facts, "path": files[0], "files": files}
