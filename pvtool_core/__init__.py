@@ -28,16 +28,36 @@ if TYPE_CHECKING:
     from pvtool_core.api.training import TrainingRun, train
     from pvtool_core.errors import PvError
     from pvtool_core.settings.presets import Preset, Presets
+    from pvtool_core.store.events import (
+        CheckpointEvent,
+        ClipEvent,
+        Event,
+        RunEvent,
+        SampleEvent,
+        StageEvent,
+        StepEvent,
+        TelemetryEvent,
+        WarningEvent,
+    )
     from pvtool_core.store.identities import Identity, Library
 
 __all__ = [
+    "CheckpointEvent",
+    "ClipEvent",
+    "Event",
     "Identity",
     "Library",
     "Preset",
     "Presets",
     "PvError",
     "Rendering",
+    "RunEvent",
+    "SampleEvent",
+    "StageEvent",
+    "StepEvent",
+    "TelemetryEvent",
     "TrainingRun",
+    "WarningEvent",
     "enroll",
     "evaluate",
     "render",
@@ -45,13 +65,22 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CheckpointEvent": "store.events",
+    "ClipEvent": "store.events",
+    "Event": "store.events",
     "Identity": "store.identities",
     "Library": "store.identities",
     "Preset": "settings.presets",
     "Presets": "settings.presets",
     "PvError": "errors",
     "Rendering": "api.batch",
+    "RunEvent": "store.events",
+    "SampleEvent": "store.events",
+    "StageEvent": "store.events",
+    "StepEvent": "store.events",
+    "TelemetryEvent": "store.events",
     "TrainingRun": "api.training",
+    "WarningEvent": "store.events",
     "enroll": "api.enrollment",
     "evaluate": "api.evaluate",
     "render": "api.batch",

@@ -24,7 +24,8 @@ from pvtool_core.errors import (
 )
 from pvtool_core.paths import jobs_dir
 from pvtool_core.settings.jobs import Job, write_job
-from pvtool_core.store.events import Event, events_end, read_events
+from pvtool_core.store.event_log import events_end, read_events
+from pvtool_core.store.events import Event
 from pvtool_core.store.liveness import LIVE, State
 from pvtool_core.store.runs import Request, RunFolder
 from pvtool_core.store.scratch import held_folder, keep
@@ -35,10 +36,6 @@ POLL_SECONDS = 0.1
 ANSWER_SECONDS = 600.0
 """A step of the largest models takes minutes, and a checkpoint comes after it."""
 OnEvent = Callable[[Event], None]
-
-
-def ignore(_: Event) -> None:
-    """Ignore an event: the default of functions that report events."""
 
 
 def start(

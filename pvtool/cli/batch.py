@@ -1,7 +1,6 @@
 """Render the missing clips of a batch, with progress and a line for each clip."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pvtool.cli.progress import ClipProgress
 from pvtool.cli.render_report import tell_clip
@@ -11,6 +10,7 @@ from pvtool_core.batches.folder import write_refused
 from pvtool_core.batches.plan import BatchPlan
 from pvtool_core.rendering.results import Outcome, clip_event
 from pvtool_core.settings.jobs import RenderJob
+from pvtool_core.store.events import ClipEvent
 
 
 def render_clips(
@@ -39,9 +39,9 @@ def render_clips(
         write_refused(batch.refused, refused)
     with ClipProgress(len(missing)) as progress:
 
-        def on_clip(facts: dict[str, Any]) -> None:
-            progress.on_clip(facts)
+        def on_clip(event: ClipEvent) -> None:
+            progress.on_clip(event)
             if output:
-                tell_clip(output, facts, cuts.get(facts["path"], ""))
+                tell_clip(output, event, cuts.get(event.path, ""))
 
         return run_batch(batch, missing, progress.on_event, on_clip, len(planned.items))

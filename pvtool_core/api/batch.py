@@ -20,12 +20,12 @@ from pvtool_core.paths import batches_dir, check_utf8, runs_dir
 from pvtool_core.rendering.results import Outcome
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob, Setup, write_job
 from pvtool_core.settings.toml import Table, from_table
-from pvtool_core.store.events import Event
+from pvtool_core.store.events import ClipEvent, Event, ignore
 from pvtool_core.store.liveness import LIVE
 from pvtool_core.store.prompts import check_prompt
 from pvtool_core.store.runs import find_run
 from pvtool_core.store.summary import job_of
-from pvtool_core.supervisor import Engines, OnEvent, ignore, run_together
+from pvtool_core.supervisor import Engines, OnEvent, run_together
 
 KEPT_BATCHES = 50
 _BEGUN_SECONDS = 3600.0
@@ -113,7 +113,7 @@ class Rendering:
         """
         results = ClipResults(ignore)
         for event in self.events():
-            if event["type"] == "clip":
+            if isinstance(event, ClipEvent):
                 results.add(event)
         errors = self._engines.errors()
         outcome_of(
@@ -228,7 +228,7 @@ def run_batch(
     results = ClipResults(on_clip)
 
     def on_any(event: Event) -> None:
-        if event["type"] == "clip":
+        if isinstance(event, ClipEvent):
             results.add(event)
         else:
             on_event(event)

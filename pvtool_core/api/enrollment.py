@@ -10,8 +10,9 @@ from pvtool_core.settings.jobs import EnrollJob, IdentityRef
 from pvtool_core.settings.presets import Preset, preset_of
 from pvtool_core.settings.schema import Settings
 from pvtool_core.settings.toml import Table
+from pvtool_core.store.events import ignore
 from pvtool_core.store.identities import Identity, Library
-from pvtool_core.supervisor import OnEvent, ignore, run_short_job
+from pvtool_core.supervisor import OnEvent, run_short_job
 
 CONSENT_EXAMPLE = "ann agreed on 3 May 2026 to videos of her for the spring campaign"
 

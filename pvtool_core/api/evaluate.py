@@ -14,10 +14,11 @@ from pvtool_core.batches.rows import Row
 from pvtool_core.paths import runs_dir
 from pvtool_core.settings.jobs import EvaluateJob, IdentityRef
 from pvtool_core.settings.schema import Settings
+from pvtool_core.store.events import ignore
 from pvtool_core.store.prompts import Banks
 from pvtool_core.store.runs import RunFolder, find_run
 from pvtool_core.store.summary import job_of
-from pvtool_core.supervisor import OnEvent, ignore, run_short_job
+from pvtool_core.supervisor import OnEvent, run_short_job
 
 REPORT, SHEET = "report.json", "contact-sheet.png"
 Report = dict[str, Any]

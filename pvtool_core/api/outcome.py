@@ -1,15 +1,15 @@
 """Collect the results of a batch from its engines, and decide how it ended."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
 
 from pvtool_core.errors import Interrupted, PvError, RunFailed, SomeFailed
 from pvtool_core.rendering.results import Outcome, worst
 from pvtool_core.settings.jobs import RenderItem
-from pvtool_core.store.events import Event
+from pvtool_core.store.events import ClipEvent
 from pvtool_core.store.runs import RunFolder
 
-OnClip = Callable[[dict[str, Any]], None]
+OnClip = Callable[[ClipEvent], None]
 
 
 class ClipResults:
@@ -17,42 +17,41 @@ class ClipResults:
 
     def __init__(self, on_clip: OnClip) -> None:
         self._on_clip = on_clip
-        self._elsewhere: dict[str, dict[str, Any]] = {}
+        self._elsewhere: dict[str, ClipEvent] = {}
         self._reported: set[str] = set()
-        self._failed: dict[str, dict[str, Any]] = {}
+        self._failed: dict[str, ClipEvent] = {}
         self._reasons: set[str] = set()
 
     @property
-    def failed(self) -> list[dict[str, Any]]:
+    def failed(self) -> list[ClipEvent]:
         """The clips that no engine could render."""
         return list(self._failed.values())
 
-    def add(self, event: Event) -> None:
-        """Add a clip event. A clip made elsewhere may yet be reported by another engine of this batch.
+    def add(self, event: ClipEvent) -> None:
+        """Add the result of a clip. One made elsewhere may yet be reported by another engine.
 
         A clip that one engine could not render is reported again if another one can.
         """
-        facts = {key: value for key, value in event.items() if key not in {"time", "type"}}
-        if facts["status"] == "elsewhere":
-            self._elsewhere[facts["path"]] = facts
-        elif facts["path"] not in self._reported or (
-            facts["path"] in self._failed and facts["status"] != "failed"
+        if event.status == "elsewhere":
+            self._elsewhere[event.path] = event
+        elif event.path not in self._reported or (
+            event.path in self._failed and event.status != "failed"
         ):
-            self._report(facts)
+            self._report(event)
 
     def close(self) -> None:
         """Report the clips made elsewhere, once all engines have ended."""
-        for path, facts in self._elsewhere.items():
+        for path, event in self._elsewhere.items():
             if path not in self._reported or path in self._failed:
-                self._report({**facts, "status": "skipped"})
+                self._report(replace(event, status="skipped"))
 
-    def _report(self, facts: dict[str, Any]) -> None:
-        self._reported.add(facts["path"])
-        self._failed.pop(facts["path"], None)
-        if facts["status"] == "failed":
-            self._failed[facts["path"]] = facts
-            self._reasons.add(facts.get("reason", ""))
-        self._on_clip(facts)
+    def _report(self, event: ClipEvent) -> None:
+        self._reported.add(event.path)
+        self._failed.pop(event.path, None)
+        if event.status == "failed":
+            self._failed[event.path] = event
+            self._reasons.add(event.reason)
+        self._on_clip(event)
 
     def __contains__(self, item: RenderItem) -> bool:
         return item.clip in self._reported
@@ -94,13 +93,13 @@ def outcome_of(
 
 def _killed_with(
     ended: Sequence[tuple[RunFolder, PvError | None]], left: Sequence[RenderItem]
-) -> list[dict[str, Any]]:
+) -> list[ClipEvent]:
     """Return the clips left by an engine that was killed, unless a worse error ended the batch."""
     error = worst(error for _, error in ended if error)
     killed = any(one is error and engine.read_exit() is None for engine, one in ended)
     if not isinstance(error, RunFailed) or not killed:
         return []
-    return [{"path": item.clip, "reason": error.message} for item in left]
+    return [ClipEvent(path=item.clip, status="failed", reason=error.message) for item in left]
 
 
 def _stopped(error: PvError | None, left: Sequence[RenderItem], killed: bool) -> PvError:

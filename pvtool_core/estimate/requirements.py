@@ -6,6 +6,7 @@ prediction: with N steps, K of them active, one pair of the cache costs N, and a
 gradient, after K without one unless the graph of all steps is kept.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -100,9 +101,9 @@ class Counts:
     semantic_clip: Work
 
     @classmethod
-    def of(cls, event: dict[str, Any]) -> Self:
+    def of(cls, counted: Mapping[str, Any]) -> Self:
         """Create from the event that `counts.plan` reports."""
-        values: dict[str, Any] = {field.name: event[field.name] for field in fields(cls)}
+        values: dict[str, Any] = {field.name: counted[field.name] for field in fields(cls)}
         for name, value in values.items():
             if isinstance(value, dict):
                 values[name] = Work(**value)

@@ -7,7 +7,7 @@ the front end can warn before an engine is started.
 import html
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from pvtool_core.errors import BadPrompt, WeightsMissing
 from pvtool_core.models.locate import resolve
 from pvtool_core.paths import presets_dir
 from pvtool_core.settings.schema import ModelConfig
+from pvtool_core.store.events import Report, WarningEvent
 from pvtool_core.store.prompts import KEYWORD
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ def report_cuts(
     model: ModelConfig,
     prompts: Iterable[str],
     negative: str,
-    report: Callable[..., None],
+    report: Report,
     noun: str = "",
 ) -> None:
     """Report a warning for each truncated prompt, or one if the tokens of a loaded model cannot be
@@ -257,18 +258,15 @@ def report_cuts(
     if prompt_limits(model) is None:
         folder = f"{model.config or model.base_model}/tokenizer"
         message = f"Prompt lengths are not checked: no readable tokenizer in {folder}."
-        report("warning", message=message)
+        report(WarningEvent(message=message))
         return
     cuts = check_prompts_fit(model, prompts, negative, noun)
     for cut in cuts[:_REPORTED]:
-        report("warning", message=cut.message, cut=cut.lost)
+        report(WarningEvent(message=cut.message, cut=cut.lost))
     if len(cuts) > _REPORTED:
         rest = cuts[_REPORTED:]
-        report(
-            "warning",
-            message=f"The ends of {len(rest)} more prompts are cut off.",
-            cut=rest[0].lost,
-        )
+        message = f"The ends of {len(rest)} more prompts are cut off."
+        report(WarningEvent(message=message, cut=rest[0].lost))
 
 
 @lru_cache(maxsize=1)

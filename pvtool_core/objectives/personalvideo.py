@@ -38,7 +38,8 @@ from pvtool_core.sampling import (
     rollout_stopped,
 )
 from pvtool_core.settings.jobs import TrainJob
-from pvtool_core.trajectories import FaceTrack, Report
+from pvtool_core.store.events import Report, StageEvent, WarningEvent
+from pvtool_core.trajectories import FaceTrack
 
 FIRST_SEED = 1_000_000
 """Training noises begin here, far from the seeds that users choose: rendered clips were not trained on."""
@@ -72,7 +73,7 @@ class PersonalVideo:
         if unscored := self.semantic.cut_prompts(job.prompts):
             first = f"{len(unscored)} prompts, the first of which is {unscored[0]!r}."
             message = f"The semantic reward's text encoder does not read the end of {first}"
-            report("warning", message=message)
+            report(WarningEvent(message=message))
 
     def _load_faces(self, identity: Path) -> None:
         reward, package = self.job.identity_reward, Path(self.job.identity_reward.package)
@@ -98,7 +99,7 @@ class PersonalVideo:
             yield
             if pair := self.prepare_pair(prompt, seed):
                 self.pairs.append(pair)
-            self._report("stage", stage="caching", done=done, total=len(wanted))
+            self._report(StageEvent(stage="caching", done=done, total=len(wanted)))
         self._check_pairs(len(wanted))
 
     def _check_pairs(self, wanted: int) -> None:
@@ -110,7 +111,7 @@ class PersonalVideo:
             )
         if missing := wanted - len(self.pairs):
             message = f"{missing} of {wanted} pairs show no face and are left out."
-            self._report("warning", message=message)
+            self._report(WarningEvent(message=message))
 
     def prepare_pair(self, prompt: str, seed: int) -> Pair | None:
         """Fill the cache for a pair and measure the base model's clip; None if it shows no face."""

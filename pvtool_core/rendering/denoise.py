@@ -42,7 +42,8 @@ from pvtool_core.models.prompt_limits import report_cuts
 from pvtool_core.paths import trajectories_dir
 from pvtool_core.rendering.results import Results
 from pvtool_core.settings.jobs import RenderItem, Setup
-from pvtool_core.trajectories import Report, TrajectoryCache
+from pvtool_core.store.events import Report, StageEvent
+from pvtool_core.trajectories import TrajectoryCache
 
 T = TypeVar("T")
 
@@ -248,7 +249,7 @@ class Models:
         """Load the model for these prompts in place of the one before. Raises WeightsMissing, InputRefused."""
         self.close()  # the memory may be too small for both
         free_memory()
-        self._report("stage", stage="loading")
+        self._report(StageEvent(stage="loading"))
         self._loaded = ClipDenoiser(setup, prompts, self._report, self._gigabytes)
         return self._loaded
 

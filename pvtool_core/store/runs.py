@@ -41,7 +41,7 @@ from pvtool_core.files import replace_file, sha256_of, sync_folder
 from pvtool_core.paths import check_name, nearest
 from pvtool_core.permissions import make_private, tighten
 from pvtool_core.settings.toml import from_table
-from pvtool_core.store.events import open_descriptor
+from pvtool_core.store.event_log import open_descriptor
 from pvtool_core.store.liveness import (
     CHANGED_SECONDS,
     CLOCK_SECONDS,

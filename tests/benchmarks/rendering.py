@@ -42,7 +42,8 @@ from pvtool_core.rendering.results import Results
 from pvtool_core.rendering.write import clip_facts
 from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup, write_job
 from pvtool_core.settings.presets import Presets
-from pvtool_core.store.events import read_events
+from pvtool_core.store.event_log import read_records
+from pvtool_core.store.events import ignore
 from pvtool_core.store.prompts import Banks
 from pvtool_core.store.runs import RunFolder
 from tests.support.adapters import save_random_adapters
@@ -118,10 +119,6 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def quiet(type: str, /, **values: Any) -> None:
-    pass
-
-
 class PlainWay:
     """diffusers' pipeline, loaded once, with each person's adapter in turn."""
 
@@ -184,11 +181,11 @@ def plain_way(
 
 def our_way(job: RenderJob, items: Sequence[RenderItem]) -> Callable[[Sequence[RenderItem]], None]:
     """The same."""
-    models = Models(quiet, job.cache_gigabytes)
+    models = Models(ignore, job.cache_gigabytes)
     models.load(job.setups[0], list(dict.fromkeys(item.prompt for item in items)))
 
     def make(some: Sequence[RenderItem]) -> None:
-        results = Results(job, quiet, len(some))
+        results = Results(job, ignore, len(some))
         with Leases(Path(job.out) / FOLDER) as leases:
             render_groups(job, group_items(job, some), leases, models, results)
         results.finish().raise_for_status()
@@ -248,7 +245,7 @@ def overhead(setup: Setup, clips: int, root: Path) -> None:
     folder = RunFolder(root / "engine").create()
     write_job(folder.config, job_for(setup, items, folder.path, root / "solo"))
     engine = timed(lambda: _run_engine(folder))
-    events, _ = read_events(folder.events)
+    events, _ = read_records(folder.events)
     rendering = [event["time"] for event in events if event.get("stage") == "rendering"]
     rate = estimate(setup)  # what the engine has just measured; each clip is of another prompt
     assert rate is not None

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pvtool.cli.progress import ClipProgress
+from pvtool_core.store.events import WarningEvent
 from pvtool_core.store.runs import RunFolder
 from tests.support.commands import Pv
 from tests.support.run_files import finished_run
@@ -93,10 +94,8 @@ def test_what_planning_has_said_of_a_prompt_is_not_said_again_for_each_engine(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with ClipProgress(2) as progress:
-        progress.on_event(
-            {"time": 1.0, "type": "warning", "message": "a prompt is cut off", "cut": "asleep"}
-        )
-        progress.on_event({"time": 1.0, "type": "warning", "message": "the cache is full"})
+        progress.on_event(WarningEvent(message="a prompt is cut off", cut="asleep"))
+        progress.on_event(WarningEvent(message="the cache is full"))
     said = capsys.readouterr().err
     assert "cut off" not in said
     assert "the cache is full" in said

@@ -11,6 +11,7 @@ import pvtool_core
 from pvtool_core import Presets, render, train
 from pvtool_core.errors import Interrupted, Missing, SettingsError
 from pvtool_core.paths import runs_dir
+from pvtool_core.store.events import ClipEvent, StepEvent
 from pvtool_core.store.liveness import State
 from pvtool_core.store.prompts import Banks
 
@@ -60,7 +61,7 @@ def test_example_runs_and_its_engines_can_be_stopped(home: Path) -> None:
 
     run = train("ada", prompts=["<V> {noun} runs"])
     for event in run.events():
-        if event["type"] == "step":
+        if isinstance(event, StepEvent):
             run.stop()
     assert run.wait() == State.STOPPED
     assert run.adapter.is_file()
@@ -70,7 +71,7 @@ def test_example_runs_and_its_engines_can_be_stopped(home: Path) -> None:
         render(run, ["<V> runs"], "clips", overrides={"sampler": {"step": 3}})
     rendering = render(run, ["<V> {noun} runs"], "clips", seeds=range(9))
     for event in rendering.events():
-        if event["type"] == "clip":
+        if isinstance(event, ClipEvent):
             rendering.stop()
     with pytest.raises(Interrupted):
         rendering.wait()

@@ -18,6 +18,7 @@ from pvtool_core.errors import DiskFull, InputRefused, Interrupted, PvError, Run
 from pvtool_core.paths import batches_dir
 from pvtool_core.rendering.results import Outcome
 from pvtool_core.settings.jobs import RenderItem
+from pvtool_core.store.events import ClipEvent
 from pvtool_core.store.runs import ExitRecord
 
 
@@ -47,15 +48,14 @@ def test_tasks_of_a_job_array_keep_each_others_new_batches(
     assert all(batch.items.exists() for batch in array)
 
 
-def clip(status: str, path: str = "clip") -> dict[str, Any]:
-    reason = {"reason": "no room"} if status == "failed" else {}
-    return {"time": 1.0, "type": "clip", "path": path, "status": status, **reason}
+def clip(status: str, path: str = "clip") -> ClipEvent:
+    return ClipEvent(path=path, status=status, reason="no room" if status == "failed" else "")
 
 
 @pytest.mark.parametrize("said", ["done", "skipped", "elsewhere"])
 def test_a_clip_rendered_by_another_engine_has_not_failed(said: str) -> None:
     heard: list[str] = []
-    results = ClipResults(lambda facts: heard.append(facts["status"]))
+    results = ClipResults(lambda event: heard.append(event.status))
     for status in ("failed", "failed", said, "failed"):
         results.add(clip(status))
     results.close()
@@ -124,7 +124,7 @@ def test_clips_left_by_a_killed_engine_have_failed(
         RunFailed("It left no word.", "See the log."),
         killed=True,
     )
-    assert end.failed == [{"path": "b", "reason": "It left no word."}]
+    assert end.failed == [ClipEvent(path="b", status="failed", reason="It left no word.")]
     assert end.error
     assert end.error.hint == "Run the same command again to render the missing clips. See the log."
     assert ended(monkeypatch, {"a": "done", "b": ""}, DiskFull()).failed == []
@@ -141,7 +141,7 @@ def test_a_batch_stopped_by_the_dashboard_is_interrupted(
     )
 
 
-FAILED = {"path": "clip", "reason": "no room"}
+FAILED = clip("failed")
 REFUSED, FULL = InputRefused("no room", ""), DiskFull()
 
 

@@ -12,7 +12,8 @@ import pytest
 from pvtool_core.paths import run_index_file
 from pvtool_core.settings.jobs import read_job
 from pvtool_core.store import run_index, summary
-from pvtool_core.store.events import EventWriter
+from pvtool_core.store.event_log import EventWriter
+from pvtool_core.store.events import StepEvent
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord
@@ -228,7 +229,7 @@ def test_a_long_log_is_counted_and_shown_without_holding_it_in_memory(pv: Pv, ma
     padding = "x" * 2000
     with EventWriter(run.events) as events:
         for step in range(1, 1501):  # more than one block
-            events.write("step", step=step, prompt=padding, face_found=step % 3 != 0)
+            events.write(StepEvent(step=step, prompt=padding, face_found=step % 3 != 0))
     with run.events.open("ab") as file:
         file.write(b'{"time": 1.0, "type": "step", "step": 9')
     shown = pv("runs", "show", run.name, "--json").json
@@ -295,13 +296,8 @@ def test_losses_of_a_run_are_means_of_twenty_steps_with_a_trend(pv: Pv, mara: st
     with EventWriter(run.events) as events:
         for step in range(1, 61):
             noise = 0.5 if step % 2 else -0.5
-            events.write(
-                "step",
-                step=step,
-                icr=1.0 + noise if step <= 40 else 0.6 + noise,
-                scr=float("nan"),
-                eta=1.0,
-            )
+            icr = 1.0 + noise if step <= 40 else 0.6 + noise
+            events.write(StepEvent(step=step, scalars={"icr": icr, "scr": float("nan")}))
     (row,) = listed(pv)
     assert row["icr"] == pytest.approx(0.6)
     assert row["icr_trend"] == "↓"

@@ -33,7 +33,8 @@ from pvtool_core.sampling import (
     rollout_stopped,
 )
 from pvtool_core.settings.jobs import TrainJob
-from pvtool_core.store.events import EventWriter
+from pvtool_core.store.event_log import EventWriter
+from pvtool_core.store.events import ignore
 from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.trainer import Trainer, train
@@ -450,10 +451,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def home(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PV_HOME", str(shared))
-
-
-def ignore(type: str, /, **values: Any) -> None:
-    pass
 
 
 def test_what_is_read_from_the_cache_is_to_the_bit_what_is_computed(

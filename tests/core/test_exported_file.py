@@ -28,6 +28,7 @@ from pvtool_core.errors import InputRefused
 from pvtool_core.files import sha256_of
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import ControlConfig, LoraConfig
+from pvtool_core.store.events import ignore
 from pvtool_core.trainer import Trainer
 from tests.support.families import FAMILIES, Family
 from tests.support.small_models import with_settings
@@ -184,10 +185,6 @@ def test_an_adapter_that_acts_in_all_steps_needs_no_keyframe(
 
 
 # What else the metadata says
-
-
-def ignore(type: str, /, **values: Any) -> None:
-    pass
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)

@@ -19,6 +19,7 @@ from pvtool_core.objectives.objective import generator_of
 from pvtool_core.sampling import AdaptedSteps, denoise, output_weights, rollout_in_memory
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import LoraConfig
+from pvtool_core.store.events import ignore
 from pvtool_core.trajectories import TrajectoryCache
 from tests.support.families import HUNYUAN_VIDEO, pipeline_call
 from tests.support.small_hunyuan_video import transformer
@@ -220,10 +221,6 @@ def test_recomputed_activations_are_those_of_one_tile_and_the_gradient_is_the_sa
         found.append([gradient, *gradients(route.adapter)])
     assert all(torch.dist(a, b) <= 1e-12 * b.norm() for a, b in zip(*found, strict=True))
     assert kept[1] < kept[0] / 4
-
-
-def ignore(type: str, /, **values: Any) -> None:
-    pass
 
 
 def test_straying_from_the_base_counts_by_place_also_where_latents_are_fewer_than_frames(
