@@ -1,4 +1,4 @@
-"""Small random models of the real classes, in the real files' formats: made once a session, nothing downloaded."""
+"""Fixtures: small random models of the real classes and file formats, created once per session."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,20 +14,20 @@ from pvtool_core.settings.jobs import TrainJob
 from tests.support.hub import Hub, serve
 from tests.support.small_models import random_job, save_models
 
-# a busy machine is no reason to fail
+# tests must not fail on a busy machine
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Models this small only wait for each other on several threads."""
+    """Use one thread: models of this size are slower with several."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub on this machine that pv asks in place of the real one, and a home without models."""
+    """Return a local hub that pv uses instead of the real one, and a home without models."""
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -41,8 +41,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the models: `animatediff` (and its parts as `still` and `motion`), `faces` (detector and
-    recogniser), `clip`; and with a person, `identity`.
+    """Return a folder with the models and an identity.
+
+    It has `animatediff` (its parts as `still` and `motion`), `faces` (detector and recogniser),
+    `clip`, and a person in `identity`.
     """
     root = tmp_path_factory.mktemp("models")
     save_models(root)
@@ -56,7 +58,7 @@ def job(models: Path) -> TrainJob:
 
 @pytest.fixture(scope="session")
 def adapters(models: Path, job: TrainJob) -> dict[str, Path]:
-    """Adapter files for the small model: `zero` changes nothing, `strong` does."""
+    """Return adapter files for the small model: `zero` changes nothing, `strong` does."""
     torch.manual_seed(0)
     backbone = load_backbone(job.model, job.sampler, [])
     facts = backbone.facts()

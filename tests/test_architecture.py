@@ -1,4 +1,4 @@
-"""The documents describe the code as it is."""
+"""Documents describe the current code."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def test_module_names_of_the_engine_are_unique() -> None:
 def test_the_architecture_page_maps_every_module() -> None:
     if os.environ.get("PV_WRITE_GOLDEN"):
         PAGE.write_text(page_with_map())
-    assert PAGE.read_text() == page_with_map(), "PV_WRITE_GOLDEN=1 draws the map again"
+    assert PAGE.read_text() == page_with_map(), "PV_WRITE_GOLDEN=1 rewrites the map"
 
 
 def test_the_readme_is_short_and_its_links_exist() -> None:

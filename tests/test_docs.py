@@ -1,4 +1,7 @@
-"""The documentation site describes the program as it is. `python -m tests` builds it with --strict."""
+"""The documentation site describes the current program.
+
+`python -m tests` builds it with --strict.
+"""
 
 import ast
 import json
@@ -50,12 +53,12 @@ def test_the_settings_reference_has_every_section() -> None:
 @pytest.mark.parametrize(
     "preset", sorted(presets_dir().glob("*.toml")), ids=lambda preset: preset.stem
 )
-def test_shipped_presets_fulfil_the_schema(preset: Path) -> None:
+def test_shipped_presets_match_the_schema(preset: Path) -> None:
     check(tomllib.loads(preset.read_text()), settings_reference.preset_schema(), preset.stem)
 
 
 def check(value: Any, schema: dict[str, Any], place: str) -> None:
-    """Assert that a value fulfils the parts of JSON schema that the preset schema uses."""
+    """Assert that a value matches the parts of JSON schema that the preset schema uses."""
     kinds = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int}
     assert issubclass(type(value), kinds.get(schema["type"], (int, float))), place
     assert value in schema.get("enum", [value]), place

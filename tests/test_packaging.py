@@ -1,4 +1,4 @@
-"""The distribution contains what it needs, and declares what it imports."""
+"""The distribution contains all needed files and declares all imports."""
 
 import ast
 import os
@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOADED_BY_OTHERS = {"hpsv2"}
-"""Declared without an import: the extra `hps` installs it for its checkpoints' licence and tools."""
+"""Declared without an import: the extra `hps` installs its checkpoints' licence and tools."""
 
 
 def declared() -> set[str]:
@@ -26,7 +26,7 @@ def declared() -> set[str]:
 
 
 def imported() -> set[str]:
-    """Distributions that the packages import, also inside functions and in code for other processes."""
+    """Return distributions that the packages import, also inside functions and in subprocesses."""
     names: set[str] = set()
     for package in ("pvtool", "pvtool_core"):
         for path in (ROOT / package).rglob("*.py"):

@@ -1,4 +1,4 @@
-"""What made `presets/tiny`: a procedural world of cartoon people and the training of every weight in that preset.
+"""Make the tiny preset: draw a procedural world of cartoon people and train all weights on it.
 
-Nothing at run time imports this package. `python -m pvtool_core.tinyworld` makes the whole preset again.
+No other package imports this one. `python -m pvtool_core.tinyworld` makes the whole preset again.
 """

@@ -2,8 +2,9 @@
 
     python -m pvtool_core.tinyworld --work DIR [--stage NAME] [--scale S]
 
-About four hours on two CPU cores. Every stage can be killed and goes on where it was; what is trained stays in
-`--work`. The stages of one line can run at the same time, each on one core:
+
+All stages take about four hours on two CPU cores. A killed stage resumes from its last checkpoint
+in `--work`. The stages on one line can run at the same time, each on one core:
 
     vae | clip
     latents
@@ -63,7 +64,7 @@ IMAGE_SHARDS, CLIP_SHARDS = 24, 14
 
 
 class World:
-    """Every part, trained when first asked for."""
+    """Models and data of all stages, each trained or loaded at its first use."""
 
     def __init__(self, work: Path, scale: float = 1.0) -> None:
         self.work, self.scale = work, scale
@@ -144,7 +145,7 @@ class World:
         return self.recognizer("reward")
 
     def save(self, out: Path) -> None:
-        """Everything as the large models have it: a pipeline folder, an open_clip folder, a model package, samples."""
+        """Write the preset: diffusers and open_clip folders, a face model package, samples."""
         shutil.rmtree(out / "animatediff", ignore_errors=True)
         generator.save_pipeline(
             out / "animatediff", self.vae, self.text, self.tokenizer, self.motion
@@ -158,7 +159,7 @@ class World:
         samples.save_prompts(out.parent / "prompts")
 
     def measure(self, out: Path) -> None:
-        """Judge the judges, on people that no stage has seen."""
+        """Measure the judges on people that no stage was trained on."""
         looks = {
             "drawn": crowd.drawn(64),
             "sharp": crowd.drawn(256),
@@ -173,17 +174,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--work", type=Path, required=True, help="checkpoints, logs and data of the stages"
+        "--work", type=Path, required=True, help="folder for checkpoints, logs and data"
     )
     parser.add_argument("--out", type=Path, default=Path("presets/tiny"))
     parser.add_argument(
-        "--stage", choices=STAGES, action="append", help="only these; all, if left out"
+        "--stage", choices=STAGES, action="append", help="run this stage; repeatable [default: all]"
     )
     parser.add_argument(
         "--scale",
         type=float,
         default=1.0,
-        help="share of the steps and of the data: 0.01 to try it all",
+        help="fraction of the steps and of the data, for example 0.01 for a quick test",
     )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

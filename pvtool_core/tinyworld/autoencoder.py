@@ -1,4 +1,7 @@
-"""Stage "vae": an AutoencoderKL from 64 × 64 pictures to 16 × 16 latents of 8 channels, with most care for faces."""
+"""Stage "vae": train an AutoencoderKL, 64 × 64 pictures to 16 × 16 latents of 8 channels.
+
+Errors within faces have a larger weight.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,11 @@ from pvtool_core.tinyworld.world import draw_people, draw_scenes, still
 BATCH = 8
 FACE_WEIGHT = 3.0
 AT_ONCE = 16
-"""Pictures a pass: what a layer leaves then fits the processor's cache, which is 2.8 times as fast as 128."""
+"""Pictures per pass. The activations then fit the CPU cache: 2.8 times as fast as 128 pictures."""
 
 
 def train_autoencoder(work: Path, steps: int) -> AutoencoderKL:
-    """Train or resume, and give back the autoencoder with its scaling factor measured."""
+    """Train or resume the autoencoder and return it with its scaling factor measured."""
     vae: AutoencoderKL = new_autoencoder().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     fit(
         "vae",
@@ -50,7 +53,10 @@ def new_autoencoder() -> AutoencoderKL:
 
 @torch.no_grad()
 def encode(vae: Any, pictures: Tensor) -> Tensor:
-    """Latents `(n, 8, 16, 16)` of standard deviation about 1, from pictures `(n, 3, 64, 64)` in [0, 1]."""
+    """Return latents `(n, 8, 16, 16)` of standard deviation about 1.
+
+    `pictures` are `(n, 3, 64, 64)` in [0, 1].
+    """
     parts = (pictures * 2 - 1).split(AT_ONCE)
     return (
         torch.cat([vae.encode(part).latent_dist.mean for part in parts]) * vae.config.scaling_factor
@@ -59,14 +65,14 @@ def encode(vae: Any, pictures: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode(vae: Any, latents: Tensor) -> Tensor:
-    """Pictures in [0, 1] from latents as `encode` gives them."""
+    """Return pictures `(n, 3, 64, 64)` in [0, 1] from latents of `encode`."""
     parts = (latents / vae.config.scaling_factor).split(AT_ONCE)
     return (torch.cat([vae.decode(part).sample for part in parts]) / 2 + 0.5).clamp(0, 1)
 
 
 @torch.no_grad()
 def measured_scaling_factor(vae: Any) -> float:
-    """1 / the standard deviation of the latents, as in latent diffusion."""
+    """Return 1 / the standard deviation of the latents, as in latent diffusion."""
     pictures, _ = _stills(128, Generator().manual_seed(1))
     return round(float(1 / vae.encode(pictures * 2 - 1).latent_dist.mean.std()), 4)
 
@@ -77,7 +83,10 @@ def _stills(count: int, generator: Generator) -> tuple[Tensor, Tensor]:
 
 
 def _losses(vae: Any, generator: Generator) -> Losses:
-    """L1, MSE and the difference of gradients, weighted over the face, and a little KL to keep latents in bounds."""
+    """Return L1, MSE and gradient differences, weighted over the face, and a small KL term.
+
+    The KL term keeps the latents bounded.
+    """
     with torch.no_grad():
         pictures, landmarks = _stills(BATCH, generator)
     target, weight = pictures * 2 - 1, 1 + FACE_WEIGHT * face_mask(landmarks)
@@ -98,7 +107,10 @@ def _losses(vae: Any, generator: Generator) -> Losses:
 
 
 def face_mask(landmarks: Tensor, size: int = 64) -> Tensor:
-    """`(n, 1, size, size)`: 1 within a circle around the landmarks `(n, 5, 2)`, falling to 0 around it."""
+    """Return `(n, 1, size, size)`: 1 in a circle around the landmarks, falling to 0 outside.
+
+    `landmarks` are `(n, 5, 2)` in pixels.
+    """
     middle, axis = landmarks.mean(1), torch.arange(size) + 0.5
     distance = torch.hypot(
         axis.view(1, 1, -1) - middle[:, 0].view(-1, 1, 1),
@@ -108,5 +120,5 @@ def face_mask(landmarks: Tensor, size: int = 64) -> Tensor:
 
 
 def psnr(pictures: Tensor, others: Tensor) -> float:
-    """Peak signal to noise in decibels, of pictures in [0, 1]."""
+    """Return the peak signal-to-noise ratio in decibels of pictures in [0, 1]."""
     return float(-10 * torch.log10(functional.mse_loss(pictures, others)))

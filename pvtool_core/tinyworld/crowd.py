@@ -1,6 +1,7 @@
-"""Thousands of people, each seen often: as drawn, as the autoencoder and as the generator show them.
+"""Thousands of people, each in several views: drawn, reconstructed by the autoencoder, denoised.
 
-What the detector and the recognisers learn from, so that a score cannot be raised by what only a drawing never has.
+The detector and the recognisers are trained on all three, so that a score cannot rise because of
+features that only drawings have.
 """
 
 from collections.abc import Callable
@@ -22,21 +23,24 @@ from pvtool_core.tinyworld.world import People, captions, draw_people, draw_scen
 IDENTITIES = 4000
 BATCH = 100
 STEPS, LAST = 16, 4
-"""The generator shows a person by the last 4 of 16 steps, from a drawing noised as much as it is there."""
+"""The generator denoises a noised drawing in the last 4 of 16 steps."""
 
 Looks = Callable[[People, Generator], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """Frames `(identities, views, 3, side, side)` as bytes, and landmarks `(identities, views, 5, 2)` in pixels."""
+    """Frames `(identities, views, 3, side, side)` as bytes and their landmarks.
+
+    Landmarks are `(identities, views, 5, 2)` in pixels.
+    """
 
     frames: Tensor
     landmarks: Tensor
 
 
 def crowd_of(work: Path, name: str, views: int, looks: Looks) -> Crowd:
-    """`views` pictures of each of the 4000 identities by `looks`, from `work` if they were made before."""
+    """Return `views` pictures of 4000 identities, made by `looks` or loaded from `work`."""
     path = work / f"crowd-{name}.pt"
     if not path.is_file():
         people = draw_people(IDENTITIES, Generator().manual_seed(3_000_000))
@@ -54,7 +58,7 @@ def crowd_of(work: Path, name: str, views: int, looks: Looks) -> Crowd:
 
 
 def drawn(size: int) -> Looks:
-    """As the renderer draws them, `size` pixels wide."""
+    """Return a function that draws people, `size` pixels wide."""
 
     def looks(people: People, generator: Generator) -> tuple[Tensor, Tensor]:
         scenes = draw_scenes(len(people), generator)
@@ -66,7 +70,7 @@ def drawn(size: int) -> Looks:
 
 
 def reconstructed(vae: AutoencoderKL) -> Looks:
-    """As the autoencoder gives them back."""
+    """Return a function that draws people and passes them through the autoencoder."""
 
     def looks(people: People, generator: Generator) -> tuple[Tensor, Tensor]:
         pictures, landmarks = drawn(64)(people, generator)
@@ -78,7 +82,7 @@ def reconstructed(vae: AutoencoderKL) -> Looks:
 def denoised(
     vae: AutoencoderKL, unet: UNet2DConditionModel, text: CLIPTextModel, tokenizer: CLIPTokenizer
 ) -> Looks:
-    """As the generator's last one to four steps make them out of a noised drawing."""
+    """Return a function that noises drawings and denoises them in the last one to four steps."""
     scheduler: Any = new_scheduler()
     scheduler.set_timesteps(STEPS)
 

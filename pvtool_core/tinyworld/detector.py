@@ -1,4 +1,7 @@
-"""Stage "detector": a small SCRFD, whose nine outputs insightface decodes: scores, boxes, landmarks at 3 strides."""
+"""Stage "detector": train a small SCRFD face detector and export it for insightface.
+
+It has nine outputs: scores, boxes and landmarks at 3 strides.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,12 @@ SIDE = 128
 STRIDES = (8, 16, 32)
 ANCHORS = 2
 LARGEST = (16.0, 26.0, 40.0, 58.0, 80.0, 1e9)
-"""Which anchor a face is for, by the height of its box in pixels: two a stride, the smaller first."""
+"""Largest box height in pixels of each anchor, two anchors per stride, the smaller one first."""
 BATCH = 32
 
 
 class Detector(nn.Module):
-    """Takes `(n, 3, height, width)` in [−1, 1], RGB, sides divisible by 32."""
+    """SCRFD for pictures `(n, 3, height, width)` in [−1, 1], RGB, with sides divisible by 32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +41,11 @@ class Detector(nn.Module):
             nn.init.constant_(bias[:ANCHORS], -4.0)
 
     def levels(self, pictures: Tensor) -> list[Tensor]:
-        """For each stride `(n, cells, anchors, 15)`: score before the sigmoid, box (4), landmarks (10), in strides."""
+        """Return `(n, cells, anchors, 15)` for each stride.
+
+        The 15 values are the score before the sigmoid, the box (4) and the landmarks (10), in
+        strides.
+        """
         first = self.stem(pictures)
         second = self.middle(first)
         third = self.deep(second)
@@ -59,7 +66,10 @@ class Detector(nn.Module):
         return found
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
-        """Scores, boxes and landmarks of one picture, each for strides 8, 16, 32: what SCRFD's exported model gives."""
+        """Return scores, boxes and landmarks of one picture for strides 8, 16 and 32.
+
+        These are the outputs of an exported SCRFD model.
+        """
         found = [level.flatten(0, 2) for level in self.levels(pictures)]
         scores, boxes, points = (
             [each[:, :1].sigmoid() for each in found],
@@ -76,7 +86,7 @@ def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 def train_detector(work: Path, crowds: list[Crowd], steps: int) -> Detector:
-    """Train or resume, on pictures scaled and placed at random, one, two or no face in each."""
+    """Train or resume on pictures with two, one or no face, scaled and placed at random."""
     detector = Detector()
     fit(
         "detector",
@@ -91,7 +101,7 @@ def train_detector(work: Path, crowds: list[Crowd], steps: int) -> Detector:
 
 
 def export_detector(detector: Detector, path: Path) -> None:
-    """ONNX with any height and width."""
+    """Export to ONNX with dynamic height and width."""
     names = [f"{kind}_{stride}" for kind in ("score", "bbox", "kps") for stride in STRIDES]
     torch.onnx.export(
         detector.eval(),
@@ -109,7 +119,10 @@ def export_detector(detector: Detector, path: Path) -> None:
 
 
 def box_of(landmarks: Tensor) -> Tensor:
-    """The head's box `(..., 4)`, left, top, right, bottom, from landmarks `(..., 5, 2)`: it spans chin to hairline."""
+    """Return the box `(..., 4)` of a head, from chin to hairline: left, top, right, bottom.
+
+    `landmarks` are `(..., 5, 2)`.
+    """
     eyes, mouth = landmarks[..., :2, :].mean(-2), landmarks[..., 3:, :].mean(-2)
     down = mouth - eyes
     middle, unit = eyes + down * (2.5 / 11.5), down.norm(dim=-1, keepdim=True) / 11.5
@@ -127,7 +140,7 @@ def _losses(detector: Detector, crowds: list[Crowd], generator: Generator) -> Lo
     positive, negative = (
         targets[..., 0] > 0.5,
         targets[..., 0] < 0.5,
-    )  # 0.5 itself: near a face, left alone
+    )  # exactly 0.5: near a face, ignored
     chance = score.sigmoid()
     hit = -(0.9 * (1 - chance) ** 2 * functional.logsigmoid(score))[positive].sum()
     false = -(0.25 * chance**2 * functional.logsigmoid(-score))[negative].sum()
@@ -143,7 +156,7 @@ def _losses(detector: Detector, crowds: list[Crowd], generator: Generator) -> Lo
 
 
 def _canvases(crowds: list[Crowd], generator: Generator) -> tuple[Tensor, list[Tensor]]:
-    """Pictures `(32, 3, 128, 128)` and the landmarks of the faces in each."""
+    """Return pictures `(32, 3, 128, 128)` and the landmarks of the faces in each."""
     pictures, landmarks = _picked(crowds, 2 * BATCH, generator)
     canvases = _backdrops(generator)
     faces: list[Tensor] = []
@@ -195,7 +208,7 @@ def _picked(crowds: list[Crowd], count: int, generator: Generator) -> tuple[Tens
 
 
 def _backdrops(generator: Generator) -> Tensor:
-    """What is no face: heads without features, pictures blurred beyond recognition, noise, plain colour."""
+    """Return negatives: heads without features, strongly blurred pictures, noise, plain colours."""
     people, scenes = draw_people(BATCH, generator), draw_scenes(BATCH, generator)
     blank, _ = still(people, scenes, 0, features=False)
     kind = torch.randint(4, (BATCH, 1, 1, 1), generator=generator)
@@ -220,7 +233,11 @@ def _backdrops(generator: Generator) -> Tensor:
 def _place(
     canvas: Tensor, picture: Tensor, landmarks: Tensor, size: float, half: int, generator: Generator
 ) -> Tensor:
-    """Paste the picture: whole (`size` 1), in the left or right half (0.5), or at a random size and place (0)."""
+    """Paste the picture and return its landmarks.
+
+    The picture fills the canvas (`size` 1), its left or right half (0.5), or a random place at a
+    random size (0).
+    """
     low, high = (0.3, 0.5) if size == 0.5 else (0.3, 1.5)
     scale = 1.0 if size == 1.0 else low + (high - low) * float(torch.rand((), generator=generator))
     side = round(SIDE * scale)
@@ -237,7 +254,10 @@ def _place(
 
 
 def _targets(faces: list[Tensor]) -> Tensor:
-    """`(pictures, anchors, 15)`: 1 for a face, 0.5 for near one, 0 for none; then box and landmarks in strides."""
+    """Return `(pictures, anchors, 15)`: score, then box and landmarks in strides.
+
+    The score is 1 for a face, 0.5 near a face, 0 elsewhere.
+    """
     grids = []
     for stride in STRIDES:
         axis = torch.arange(SIDE // stride) * float(stride)
@@ -259,7 +279,7 @@ def _targets(faces: list[Tensor]) -> Tensor:
             distance = (centers - middle).abs().amax(-1)
             near = (distance < 0.375 * size) & (
                 (anchor - own).abs() <= 1
-            )  # of other sizes, an eye is no face
+            )  # an eye is not a face of another size
             target[near & (target[:, 0] == 0), 0] = 0.5
             hit = (anchor == own) & (distance <= 0.75 * strides)
             offsets = torch.cat(

@@ -1,8 +1,9 @@
-"""Stages "latents", "images" and "motion": an AnimateDiff trained as the paper of that name does it.
+"""Stages "latents", "images" and "motion": train an AnimateDiff model as its paper describes.
 
-First a UNet2DConditionModel on single pictures, then motion modules on clips with all that is spatial frozen. Both
-predict velocity, on a schedule whose last signal is zero and that has about a quarter of the signal left when the last
-quarter of the steps begins: there, large models at their own size still decide about hair and skin.
+A UNet2DConditionModel is trained on single pictures, then motion modules on clips with all spatial
+layers frozen. Both predict velocity. The schedule ends at zero signal and has about a quarter of
+the signal left where the last quarter of the steps begins: at this noise level, large models at
+their own size still determine hair and skin colour.
 """
 
 from collections.abc import Sequence
@@ -28,16 +29,19 @@ from pvtool_core.tinyworld.world import captions, clip, draw_people, draw_scenes
 FRAMES = 8
 SHARD = 1024
 FRAME_SHARDS = 6
-"""So many shards of clips also serve as single pictures."""
+"""Number of clip shards whose frames also serve as single pictures."""
 IMAGE_BATCH, CLIP_BATCH = 48, 6
 UNPROMPTED = 0.1
-"""The share of the training prompts that are empty, for classifier-free guidance."""
+"""Fraction of empty training prompts, for classifier-free guidance."""
 FACE_WEIGHT = 1.5
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Encoded pictures `(n, frames, 8, 16, 16)` in float16, their prompts, and the loss's weight at each place."""
+    """Encoded pictures `(n, frames, 8, 16, 16)` in float16, their prompts and loss weights.
+
+    The weights are per latent pixel.
+    """
 
     latents: Tensor
     weights: Tensor
@@ -45,7 +49,7 @@ class Latents:
 
 
 def encode_shards(work: Path, vae: AutoencoderKL, kind: str, shards: Sequence[int]) -> None:
-    """Draw and encode shards of 1024 single pictures (`images`) or clips (`clips`); those on disk stay as they are."""
+    """Draw and encode missing shards of 1024 single pictures (`images`) or clips (`clips`)."""
     for index in shards:
         path = work / f"{kind}-{index:03}.pt"
         if not path.is_file():
@@ -80,7 +84,7 @@ def _encoded(vae: AutoencoderKL, kind: str, index: int) -> dict[str, Any]:
 
 
 def load_shards(work: Path, kind: str, most: int | None = None) -> Latents:
-    """The shards of a kind that are on disk, or the first of them, as one."""
+    """Load and join all shards of a kind, or the first ones."""
     parts = [
         torch.load(path, weights_only=True) for path in sorted(work.glob(f"{kind}-*.pt"))[:most]
     ]
@@ -89,7 +93,7 @@ def load_shards(work: Path, kind: str, most: int | None = None) -> Latents:
 
 
 def single_pictures(work: Path) -> Latents:
-    """Single pictures, and every frame of the first clips as a picture of its own."""
+    """Load the single pictures, and the frames of the first clips as pictures."""
     images, clips = load_shards(work, "images"), load_shards(work, "clips", FRAME_SHARDS)
     latents, weights = (each.flatten(0, 1).unsqueeze(1) for each in (clips.latents, clips.weights))
     prompts = images.prompts + [prompt for prompt in clips.prompts for _ in range(FRAMES)]
@@ -99,7 +103,10 @@ def single_pictures(work: Path) -> Latents:
 
 
 def new_scheduler() -> DDIMScheduler:
-    """Linear, shifted towards noise: at t = 249, where the last quarter begins, a share of .27 is signal."""
+    """Return a linear schedule shifted towards noise, with 0.27 of the signal left at t = 249.
+
+    The last quarter of the steps begins at t = 249.
+    """
     return DDIMScheduler(
         beta_start=0.0045,
         beta_end=0.0085,
@@ -141,7 +148,7 @@ def new_motion_adapter() -> MotionAdapter:
 def train_images(
     work: Path, data: Latents, text: CLIPTextModel, tokenizer: CLIPTokenizer, steps: int
 ) -> UNet2DConditionModel:
-    """Text to image: the weights that the adapter will later sit on."""
+    """Train text to image: the weights to which the adapter is later applied."""
     unet, scheduler, states = (
         new_unet(),
         new_scheduler(),
@@ -168,7 +175,7 @@ def train_motion(
     tokenizer: CLIPTokenizer,
     steps: int,
 ) -> UNetMotionModel:
-    """Text to video: motion modules between the frozen spatial layers."""
+    """Train text to video: motion modules between the frozen spatial layers."""
     model: Any = UNetMotionModel.from_unet2d(unet, new_motion_adapter())
     model.freeze_unet2d_params()
     scheduler, states = new_scheduler(), _TextStates(text, tokenizer, data.prompts)
@@ -196,7 +203,7 @@ def _noised(
 
 
 class _TextStates:
-    """Hidden states of all prompts, computed once, some left out by chance."""
+    """Hidden states of all prompts, computed once; some are replaced by the empty prompt."""
 
     @torch.no_grad()
     def __init__(
@@ -218,7 +225,7 @@ def save_pipeline(
     tokenizer: CLIPTokenizer,
     model: UNetMotionModel,
 ) -> None:
-    """The diffusers folder that `AnimateDiffPipeline.from_pretrained` loads, in float16."""
+    """Write the diffusers folder that `AnimateDiffPipeline.from_pretrained` loads, in float16."""
     parts: list[nn.Module] = [vae, text, model]
     for part in parts:
         part.half()

@@ -1,4 +1,7 @@
-"""Stage "clip": an open_clip model of the world's pictures and prompts; its text tower conditions the generator."""
+"""Stage "clip": train an open_clip model on pictures and prompts of the tiny world.
+
+Its text tower conditions the generator.
+"""
 
 import json
 import shutil
@@ -31,14 +34,21 @@ CONTEXT, TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS, EMBEDDING = 32, 64, 2, 4, 64
 PICTURE_MEAN, PICTURE_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 BATCH = 96
 OTHER_WORDS = (  # noqa: SIM905 - a list of 45 quoted words is harder to read
-    "person portrait walking running singing eating reading happy old young video photo of the and with near "
-    "street house garden mountain river car dog cat tree sun rain day black white orange pink dress hat very slowly"
+    "person portrait walking running singing eating reading happy old young video photo of the "
+    "and with near street house garden mountain river car dog cat tree sun rain day black white "
+    "orange pink dress hat very slowly"
 ).split()
-"""Words that say nothing here: sprinkled over the training prompts, so that a user's own words do no harm."""
+"""Words without meaning in this world.
+
+Some training prompts contain them, so that unknown words in a user's prompt have little effect.
+"""
 
 
 def train_image_text(work: Path, steps: int) -> nn.Module:
-    """Train or resume the image-text model; `work/clip` is its open_clip folder, with the tokenizer."""
+    """Train or resume the image-text model.
+
+    `work/clip` is its open_clip folder, with the tokenizer.
+    """
     folder = work / "clip"
     folder.mkdir(exist_ok=True)
     tokenizer = new_tokenizer(folder)
@@ -70,7 +80,7 @@ def train_image_text(work: Path, steps: int) -> nn.Module:
 
 
 def model_config(vocabulary: int) -> dict[str, Any]:
-    """The `model_cfg` of open_clip: a ResNet for pictures of 64 pixels, a transformer for prompts of 32 tokens."""
+    """Return the `model_cfg` of open_clip: a ResNet for 64 × 64 pictures, 32 text tokens."""
     return {
         "embed_dim": EMBEDDING,
         "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64},
@@ -86,9 +96,9 @@ def model_config(vocabulary: int) -> dict[str, Any]:
 
 
 def new_tokenizer(folder: Path) -> CLIPTokenizer:
-    """CLIP's tokenizer with byte pairs learnt from the world's prompts: each of its words is one token.
+    """Train or load CLIP's tokenizer; each word of the tiny world's prompts is one token.
 
-    Learnt once: the order of equally frequent pairs is chance.
+    The byte pairs are learnt once and saved: the order of equally frequent pairs is random.
     """
     if (folder / "vocab.json").is_file():
         return CLIPTokenizer.from_pretrained(folder)
@@ -127,7 +137,7 @@ def _all_words() -> list[str]:
 
 
 def text_encoder(model: Any, vocabulary: int) -> CLIPTextModel:
-    """The text tower in transformers' class, for the generator: equal hidden states."""
+    """Return the text tower as transformers' class, for the generator: equal hidden states."""
     config = CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=TEXT_WIDTH,
@@ -172,7 +182,10 @@ def text_encoder(model: Any, vocabulary: int) -> CLIPTextModel:
 
 
 class _WithHeads(nn.Module):
-    """The model, and linear heads on both embeddings that read off each attribute: they make it learn in minutes."""
+    """The model with linear heads on both embeddings that predict each attribute.
+
+    With these auxiliary losses the model learns in minutes.
+    """
 
     def __init__(self, clip: nn.Module) -> None:
         super().__init__()
@@ -209,7 +222,7 @@ class _WithHeads(nn.Module):
 
 
 def labels_of(people: People, scenes: Scenes) -> tuple[Tensor, ...]:
-    """What a prompt says, as indices: noun, background, clothes, action, expression."""
+    """Return the noun, background, clothes, action and expression of a prompt as indices."""
     return people.woman, scenes.background, scenes.clothes, scenes.action, scenes.expression
 
 
@@ -223,14 +236,14 @@ def _losses(model: _WithHeads, tokenizer: CLIPTokenizer, generator: Generator) -
 
 
 def tokenized(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
-    """Token ids `(texts, 32)`, ended and padded by the end token."""
+    """Return token ids `(texts, 32)`, ended and padded by the end token."""
     return tokenizer(
         list(texts), padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
     ).input_ids
 
 
 def sprinkled(texts: Sequence[str], generator: Generator, share: float = 0.25) -> list[str]:
-    """The prompts, of which a `share` got one to three words that mean nothing in this world."""
+    """Return the prompts, with one to three words without effect in a `share` of them."""
     result: list[str] = []
     for text in texts:
         words = text.split()
@@ -247,7 +260,10 @@ def sprinkled(texts: Sequence[str], generator: Generator, share: float = 0.25) -
 
 @torch.no_grad()
 def accuracy(model: Any, tokenizer: CLIPTokenizer, count: int = 256) -> dict[str, float]:
-    """How often, on unseen pictures, the right word beats its rivals in a prompt that is right otherwise."""
+    """Return how often the right word scores above its alternatives in an otherwise right prompt.
+
+    Pictures are unseen; the fraction is per attribute.
+    """
     generator = Generator().manual_seed(7_000_000)
     people, scenes, pictures, _ = draw_stills(count, generator)
     image = functional.normalize(model.encode_image((pictures - 0.5) / 0.5), dim=-1)

@@ -1,4 +1,4 @@
-"""Scores of the saved preset on people and scenes that no training saw: `scores.json`, for the model card."""
+"""Measure the saved preset on unseen people and scenes: `scores.json`, for the model card."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ SEED = 9_500_000
 def measure(
     out: Path, vae: Any, clip: nn.Module, tokenizer: Any, looks: dict[str, Looks]
 ) -> dict[str, Any]:
-    """Measure every judge, each way a person can be seen (`looks`), and write the scores down."""
+    """Measure every judge with each rendering of people in `looks`, and write the scores."""
     _, _, pictures, _ = draw_stills(PEOPLE, Generator().manual_seed(SEED))
     again = decode(vae, encode(vae, pictures))
     scores: dict[str, Any] = {
@@ -45,7 +45,10 @@ def measure(
 
 
 def detection(faces: Path, look: Looks) -> dict[str, float]:
-    """Share of the pictures in which one face is found, and how far its landmarks are off, in 64ths of the frame."""
+    """Return the fraction of pictures with exactly one detected face, and the landmark error.
+
+    The error is in 64ths of the frame.
+    """
     pictures, landmarks = look(
         draw_people(PEOPLE, Generator().manual_seed(SEED)), Generator().manual_seed(SEED + 1)
     )
@@ -62,7 +65,7 @@ def detection(faces: Path, look: Looks) -> dict[str, float]:
 
 
 def false_faces(faces: Path) -> dict[str, float]:
-    """Share of heads without features, and of smears, in which a face is seen."""
+    """Return the fraction of heads without features, and of smears, in which a face is detected."""
     generator = Generator().manual_seed(SEED)
     people, scenes = draw_people(PEOPLE, generator), draw_scenes(PEOPLE, generator)
     blank, _ = still(people, scenes, 0, features=False)
@@ -82,7 +85,10 @@ def false_faces(faces: Path) -> dict[str, float]:
 
 @torch.no_grad()
 def verification(recognizer: nn.Module, reference: Looks, look: Looks) -> dict[str, float]:
-    """Of a drawn reference and another view of each person: cosine of the same, of others; area under the curve."""
+    """Return the mean cosine of the same person, of different people, and the area under the curve.
+
+    A drawn reference is compared with another view of each person.
+    """
     people = draw_people(PEOPLE, Generator().manual_seed(SEED))
     sides: list[Tensor] = []
     for index, view in enumerate((reference, look)):
@@ -102,7 +108,10 @@ def verification(recognizer: nn.Module, reference: Looks, look: Looks) -> dict[s
 
 @torch.no_grad()
 def washed_out(recognizer: nn.Module) -> float:
-    """Mean cosine of a person's reference with the same head without features: what a fooled score would reward."""
+    """Return the mean cosine of a person's reference with the same head without features.
+
+    A high value means that washed-out faces could raise the reward.
+    """
     generator = Generator().manual_seed(SEED)
     people, scenes = draw_people(PEOPLE, generator), draw_scenes(PEOPLE, generator)
     whole, landmarks = still(people, scenes, 0)
@@ -119,7 +128,7 @@ def _analyzer(faces: Path) -> FaceAnalyzer:
 
 
 def _detected(analyzer: FaceAnalyzer, picture: Tensor) -> Any:
-    """The landmarks, if exactly one face is found."""
+    """Return the landmarks, or None unless exactly one face is found."""
     found = _faces(analyzer, picture)
     return found[0].landmarks if len(found) == 1 else None
 

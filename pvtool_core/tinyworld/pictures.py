@@ -1,4 +1,4 @@
-"""Pictures as the models will meet them: drawn ones, and drawn ones that were blurred, shrunk, noised or washed out."""
+"""Training pictures of the judges: drawn ones, some blurred, shrunk, noised or recoloured."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,10 @@ Damage = Callable[[Tensor, Generator], Tensor]
 def draw_stills(
     count: int, generator: Generator, people: People | None = None
 ) -> tuple[People, Scenes, Tensor, Tensor]:
-    """Random people in random scenes at random frames: pictures `(count, 3, 64, 64)`, landmarks `(count, 5, 2)`."""
+    """Draw random people in random scenes at random frames.
+
+    Returns pictures `(count, 3, 64, 64)` and landmarks `(count, 5, 2)`.
+    """
     people = draw_people(count, generator) if people is None else people
     scenes = draw_scenes(count, generator)
     pictures, landmarks = still(people, scenes, torch.randint(8, (count,), generator=generator))
@@ -22,7 +25,7 @@ def draw_stills(
 
 
 def damaged(pictures: Tensor, generator: Generator, share: float = 0.6) -> Tensor:
-    """A `share` of the pictures, each harmed in one mild way: what a diffusion model's flaws look like."""
+    """Degrade a `share` of the pictures mildly, each in one way, like a diffusion model's flaws."""
     result = pictures.clone()
     which = torch.rand(len(pictures), generator=generator)
     kinds: tuple[Damage, ...] = (_noised, _blurred, _shrunk, _recoloured)

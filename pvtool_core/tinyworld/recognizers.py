@@ -1,7 +1,8 @@
-"""Stages "reward" and "metric": two ArcFace recognisers that share no weights, no layout and no random numbers.
+"""Stages "reward" and "metric": train two ArcFace recognisers, one of them held out.
 
-One is the identity reward; the other only ever judges. Both also learn what is no face, as a class of its own, so that
-a washed-out head is near nobody.
+They share no weights, layout or random numbers: one is the identity reward, the other is used for
+evaluation only. Both have one more class for crops without a face, so that a washed-out head is
+similar to no identity.
 """
 
 import math
@@ -21,11 +22,11 @@ WIDTH = 128
 BATCH, JUNK = 56, 8
 MARGIN, SCALE = 0.25, 20.0
 LANDMARK_NOISE = 0.012
-"""Standard deviation of what a detector gets wrong, as a share of the frame's side."""
+"""Standard deviation of a detector's landmark error, as a fraction of the frame's side."""
 
 
 class _Block(nn.Module):
-    """IResNet's: batch norm first, PReLU between two convolutions."""
+    """IResNet block: batch norm first, PReLU between two convolutions."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -46,9 +47,10 @@ class _Block(nn.Module):
 
 
 def new_recognizer(name: str) -> nn.Module:
-    """Takes crops `(n, 3, 112, 112)` in [−1, 1], gives embeddings `(n, 128)`, not normalised.
+    """Return a model from crops `(n, 3, 112, 112)` in [−1, 1] to embeddings `(n, 128)`.
 
-    `reward` is an IResNet with a fully connected end; `metric` is wider, with plain ReLU and an average at its end.
+    The embeddings are not normalised. `reward` is an IResNet with a fully connected last layer;
+    `metric` is wider, with ReLU and average pooling.
     """
     if name == "reward":
         stem = [nn.Conv2d(3, 24, 5, 4, 2, bias=False), nn.BatchNorm2d(24), nn.PReLU(24)]
@@ -82,7 +84,7 @@ def new_recognizer(name: str) -> nn.Module:
 
 
 class _Classifier(nn.Module):
-    """ArcFace: an angular margin between the identities, and one class more for what is no face."""
+    """ArcFace head: an angular margin between identities, and one more class for non-faces."""
 
     def __init__(self, recognizer: nn.Module) -> None:
         super().__init__()
@@ -119,7 +121,7 @@ def train_recognizer(name: str, work: Path, crowds: list[Crowd], steps: int) -> 
 
 
 def export_recognizer(recognizer: nn.Module, path: Path) -> None:
-    """ONNX as insightface's ArcFace models are: one input of 112 × 112, one embedding."""
+    """Export to ONNX like insightface's ArcFace models: one 112 × 112 input, one embedding."""
     axes = {"input": {0: "batch"}, "embedding": {0: "batch"}}
     torch.onnx.export(
         recognizer.eval(),
@@ -151,7 +153,10 @@ def _batch(crowds: list[Crowd], generator: Generator) -> tuple[Tensor, Tensor]:
 
 
 def aligned(frames: Tensor, landmarks: Tensor, generator: Generator, harm: bool = True) -> Tensor:
-    """Crops `(n, 3, 112, 112)` by landmarks that are a little off, from frames of which some are `damaged`."""
+    """Crop frames, some of them `damaged`, by landmarks with a random error.
+
+    Returns `(n, 3, 112, 112)`.
+    """
     if harm:
         frames = damaged(frames, generator)
         landmarks = landmarks + LANDMARK_NOISE * frames.shape[-1] * torch.randn(
@@ -161,7 +166,7 @@ def aligned(frames: Tensor, landmarks: Tensor, generator: Generator, harm: bool 
 
 
 def _junk(generator: Generator) -> Tensor:
-    """Crops of heads without features, of faces blurred to a smear, and of what lies beside a face."""
+    """Return crops of heads without features, of faces blurred to a smear, and beside faces."""
     people, scenes = draw_people(JUNK, generator), draw_scenes(JUNK, generator)
     blank, landmarks = still(people, scenes, 0, features=False)
     smear, _ = still(people, scenes, 0)
@@ -184,7 +189,10 @@ def _junk(generator: Generator) -> Tensor:
 
 @torch.no_grad()
 def verification(recognizer: nn.Module, first: Tensor, second: Tensor) -> dict[str, float]:
-    """Of two crops of each person: cosine of the same, cosine of different people, and the area under the curve."""
+    """Return the mean cosine of the same person, of different people, and the area under the curve.
+
+    Two crops of each person are compared.
+    """
     one, two = (functional.normalize(recognizer(each * 2 - 1), dim=-1) for each in (first, second))
     similarity = one @ two.T
     same = similarity.diagonal()

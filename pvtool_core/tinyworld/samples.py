@@ -1,4 +1,4 @@
-"""What the tiny preset shows besides weights: sample people, and the prompt banks for training and for evaluation."""
+"""Other contents of the tiny preset: sample people, and the prompt banks."""
 
 from pathlib import Path
 
@@ -21,11 +21,11 @@ from pvtool_core.tinyworld.world import (
 SAMPLES = ("ada-woman", "ben-man", "cleo-woman", "dan-man", "eve-woman", "finn-man")
 SIZE = 256
 FIRST_SEED = 8_000_000
-"""Far from the seeds that any model was trained on."""
+"""Far from the seeds of all training data."""
 
 
 def save_samples(folder: Path) -> None:
-    """One photo of each sample person, 256 × 256, the hands out of the picture."""
+    """Write one photo of each sample person, 256 × 256, without hands."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(SAMPLES):
         generator = Generator().manual_seed(FIRST_SEED + index)
@@ -41,7 +41,10 @@ def save_samples(folder: Path) -> None:
 
 
 def save_prompts(folder: Path) -> None:
-    """50 prompts to train on and 8 to judge by; the 8 pair backgrounds with clothes that the 50 never pair."""
+    """Write 50 training prompts and 8 evaluation prompts.
+
+    The 8 combine backgrounds with clothes in pairs that none of the 50 has.
+    """
     places, garments = len(BACKGROUNDS), len(CLOTHES)
     held_out = [(place, (place + 2) % garments) for place in range(places)] + [(0, 5), (3, 1)]
     free = [
@@ -53,11 +56,11 @@ def save_prompts(folder: Path) -> None:
     rows = {
         "tiny": (
             [free[index % len(free)] for index in range(50)],
-            "50 simulated prompts in the words of the tiny world",
+            "50 prompts in the vocabulary of the tiny world",
         ),
         "tiny-unseen": (
             held_out,
-            "Prompts that training with the bank `tiny` never sees, for evaluation",
+            "Evaluation prompts for models trained with the bank `tiny`, which has none of them",
         ),
     }
     for name, (pairs, description) in rows.items():

@@ -1,4 +1,4 @@
-"""The training loop that every model of the tiny world shares: seeded by the step, and resumable at any moment."""
+"""Training loop of all models of the tiny world: seeded by the step, resumable at any time."""
 
 import json
 import logging
@@ -31,11 +31,12 @@ def fit(
     ema: float = 0.0,
     weight_decay: float = 1e-2,
 ) -> None:
-    """Train `model`'s trainable weights with AdamW on the sum of `losses_of` for `steps` steps, and leave it trained.
+    """Train `model` with AdamW on the sum of `losses_of` for `steps` steps.
 
-    Each step draws from a generator seeded by its own number, so a run that was killed goes on as if it had not been.
-    The learning rate warms up, then falls along a half cosine; `ema` is the decay of an average of the weights, which
-    replaces them at the end. `work/NAME.pt` is the checkpoint, `work/NAME.jsonl` the log.
+    Each step draws from a generator seeded by its number, so a resumed run equals an uninterrupted
+    one. The learning rate warms up, then follows a half cosine to 0. `ema` is the decay of the
+    averaged weights, which replace the trained ones at the end. `work/NAME.pt` is the checkpoint,
+    `work/NAME.jsonl` the log.
     """
     weights = [each for each in model.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -74,7 +75,10 @@ def fit(
 
 
 def _averaging(decay: float) -> Callable[[Any, Any, Any], Any]:
-    """An average that forgets its random beginning: over a ninth of the steps so far, until `decay` is longer."""
+    """Return an average whose window is a ninth of the steps so far, limited by `decay`.
+
+    It therefore does not include the random initial weights.
+    """
     return lambda average, current, count: (
         average + (current - average) * max(1 - decay, 9 / (10 + int(count)))
     )

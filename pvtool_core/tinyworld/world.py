@@ -1,9 +1,9 @@
-"""A seeded world of cartoon people: who they are (`People`), what a prompt says of them (`Scenes`), and how they look.
+"""A seeded world of cartoon people: identities (`People`), scenes (`Scenes`) and their drawing.
 
-Lengths are in units of a 64-pixel picture; angles in radians; colours in [0, 1]. Every attribute is a tensor over
-people or scenes, so that thousands are drawn at once. The picture is painted back to front by signed distances, and the
-five landmarks (left eye, right eye, nose, left and right corner of the mouth, as seen in the picture) come from the
-same numbers.
+Lengths are in units of a 64-pixel picture, angles in radians, colours in [0, 1]. Every attribute is
+a tensor over people or scenes, so that thousands are drawn at once. Pictures are painted back to
+front by signed distances. The five landmarks (left eye, right eye, nose, left and right corner of
+the mouth, as seen in the picture) are computed from the same numbers.
 """
 
 import dataclasses
@@ -73,7 +73,7 @@ SHIRTS = torch.tensor(
 
 
 class Indexed:
-    """A bundle of tensors over the same first axis, indexed and joined as one."""
+    """Dataclass of tensors over the same first axis, indexed and joined together."""
 
     def __getitem__(self, index: Tensor | slice) -> Self:
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
@@ -85,7 +85,10 @@ class Indexed:
 
 @dataclass(frozen=True)
 class People(Indexed):
-    """Identities, each field over people. Integers index the palettes above; floats are sizes or factors around 1."""
+    """Identities, each field over people.
+
+    Integers index the palettes above; floats are sizes or factors around 1.
+    """
 
     woman: Tensor
     skin: Tensor
@@ -111,7 +114,10 @@ class People(Indexed):
 
 @dataclass(frozen=True)
 class Scenes(Indexed):
-    """What the prompt names (indices into the tuples above) and what it leaves to chance (floats)."""
+    """Scenes: attributes that the prompt names (indices) and random ones (floats).
+
+    The indices refer to the tuples above.
+    """
 
     background: Tensor
     clothes: Tensor
@@ -125,7 +131,7 @@ class Scenes(Indexed):
 
 
 def draw_people(count: int, generator: Generator, noun: str | None = None) -> People:
-    """`count` random identities; only men or only women when `noun` says so."""
+    """Draw `count` random identities; `noun` limits them to men or women."""
 
     def whole(high: int) -> Tensor:
         return torch.randint(high, (count,), generator=generator)
@@ -158,7 +164,7 @@ def draw_people(count: int, generator: Generator, noun: str | None = None) -> Pe
 
 
 def draw_scenes(count: int, generator: Generator) -> Scenes:
-    """`count` random scenes."""
+    """Draw `count` random scenes."""
 
     def whole(high: int) -> Tensor:
         return torch.randint(high, (count,), generator=generator)
@@ -187,17 +193,24 @@ def still(
     size: int = 64,
     features: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """One frame (its index, or one index for each scene) of each person in its scene; without `features`, no eyes, nose
-    or mouth: the washed-out head that no detector may take for a face.
+    """Draw one frame of each person in its scene.
 
-    Returns pictures `(people, 3, size, size)` in [0, 1] and landmarks `(people, 5, 2)` in pixels, x before y.
+    The frame is one index, or one for each scene. Without `features` the head has no eyes, nose or
+    mouth: a washed-out head, a negative for the detector.
+
+    Returns pictures `(people, 3, size, size)` in [0, 1] and landmarks `(people, 5, 2)` in pixels, x
+    before y.
     """
     time = 2 * math.pi * torch.as_tensor(frame, dtype=torch.float32) / frames + scenes.phase
     return _Painter(people, scenes, time, size).paint(features)
 
 
 def clip(people: People, scenes: Scenes, frames: int = 8, size: int = 64) -> tuple[Tensor, Tensor]:
-    """Clips `(people, frames, 3, size, size)` in [0, 1] and their landmarks `(people, frames, 5, 2)` in pixels."""
+    """Draw clips and return them with their landmarks.
+
+    Clips are `(people, frames, 3, size, size)` in [0, 1], landmarks `(people, frames, 5, 2)` in
+    pixels.
+    """
     drawn = [still(people, scenes, frame, frames, size) for frame in range(frames)]
     return torch.stack([picture for picture, _ in drawn], 1), torch.stack(
         [points for _, points in drawn], 1
@@ -205,7 +218,10 @@ def clip(people: People, scenes: Scenes, frames: int = 8, size: int = 64) -> tup
 
 
 class _Painter:
-    """Paints one batch back to front. `self.u, self.v` are the head's own coordinates: from its middle, y downwards."""
+    """Paints one batch back to front.
+
+    `self.u, self.v` are coordinates of the head: relative to its middle, y downwards.
+    """
 
     def __init__(self, people: People, scenes: Scenes, time: Tensor, size: int) -> None:
         self.people, self.scenes, self.size = people, scenes, size
@@ -219,7 +235,7 @@ class _Painter:
         self._move(torch.sin(time), torch.cos(time))
 
     def _move(self, swing: Tensor, lift: Tensor) -> None:
-        """Poses body, head and features for the moment: the five actions, as offsets in units and a tilt."""
+        """Set body, head and features for the frame: the five actions as offsets and a tilt."""
         doing = [self.scenes.action == index for index in range(len(ACTIONS))]
         wave, nod, shake, sway, jump = (flag.float() for flag in doing)
         self.body_x = 32 + self.scenes.x + 5 * sway * swing
@@ -251,7 +267,10 @@ class _Painter:
     def _lay(
         self, distance: Tensor, color: Tensor, where: Tensor | None = None, opacity: float = 1.0
     ) -> None:
-        """Paints `color` (one, or one a picture) where `distance` in units is negative, in the pictures `where`."""
+        """Paint `color` where `distance` is negative, in the pictures selected by `where`.
+
+        `color` is one colour, or one per picture; distances are in units.
+        """
         alpha = (0.5 - distance / self.softness).clamp(0, 1) * opacity
         if where is not None:
             alpha = alpha * _per_picture(where.float())
@@ -476,14 +495,14 @@ def _color(red: float, green: float, blue: float) -> Tensor:
 
 
 def _ellipse(x: Tensor, y: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
-    """Distance to an axis-aligned ellipse, right at its border up to first order."""
+    """Return the signed distance to an axis-aligned ellipse, exact at its border to first order."""
     inner = torch.sqrt((x / a) ** 2 + (y / b) ** 2 + 1e-8)
     slope = torch.sqrt((x / (a * a)) ** 2 + (y / (b * b)) ** 2 + 1e-8)
     return inner * (inner - 1) / slope
 
 
 def _box(x: Tensor, y: Tensor, a: Tensor | float, b: Tensor | float, corner: float) -> Tensor:
-    """Distance to a box with half sides `a`, `b` and rounded corners."""
+    """Return the signed distance to a box with half sides `a`, `b` and rounded corners."""
     dx, dy = x.abs() - a + corner, y.abs() - b + corner
     return (
         torch.hypot(dx.clamp_min(0), dy.clamp_min(0)) + torch.maximum(dx, dy).clamp_max(0) - corner
@@ -505,7 +524,10 @@ WORD_ORDERS: tuple[Callable[[str, str, str, str, str], str], ...] = (
 def captions(
     people: People, scenes: Scenes, generator: Generator, keyword: float = 0.5
 ) -> list[str]:
-    """A prompt for each person in its scene, in one of four word orders, with `<V>` in a share `keyword` of them."""
+    """Write a prompt for each person in its scene, in one of four word orders.
+
+    A fraction `keyword` of the prompts contains `<V>`.
+    """
     orders = torch.randint(len(WORD_ORDERS), (len(people),), generator=generator).tolist()
     marked = (torch.rand(len(people), generator=generator) < keyword).tolist()
     return [
@@ -515,7 +537,7 @@ def captions(
 
 
 def caption(woman: Tensor, scene: Scenes, order: int, keyword: str) -> str:
-    """The prompt for one scene."""
+    """Write the prompt for one scene."""
     return WORD_ORDERS[order](
         keyword + NOUNS[int(woman)],
         CLOTHES[int(scene.clothes)],

@@ -1,8 +1,9 @@
-"""What the dashboard costs: milliseconds on the loop that also answers the keys, and memory.
+"""Measure the dashboard: milliseconds during which it cannot handle keys, and memory.
 
     python -m tests.benchmarks.dashboard
 
-Medians of several turns; each row names the most that it may be. Textual runs without a terminal.
+
+Values are medians of several repeats; each row shows its limit. Textual runs without a terminal.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ TURNS = 7
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what was measured, how much of which unit, and how much it may be."""
+    """One row of the table: the measured quantity, its value, unit and limit."""
 
     what: str
     value: float
@@ -65,7 +66,7 @@ def milliseconds(turn: Callable[[], object]) -> float:
 
 
 def two_curves(points: int) -> list[Curve]:
-    """A curve and another laid over it."""
+    """Return a curve and an overlaid one."""
     return [
         Curve("icr", smoothed(noisy_series(points, 1))),
         Curve("other", smoothed(noisy_series(points, 2)), "overlay"),
@@ -84,7 +85,7 @@ def viewed(curves: list[Curve]) -> View:
 
 def paint_rows(points: int, most: float) -> list[Row]:
     curves = two_curves(points)
-    paint(curves, 38, 7)  # the extremes of blocks are noted once
+    paint(curves, 38, 7)  # computes the extremes of all blocks, once
     what = f"paint 2 curves of {points:.0e} steps"
     return [
         Row(f"{what}, {size[0]}×{size[1]}", milliseconds(partial(paint, curves, *size)), "ms", most)
@@ -140,8 +141,8 @@ class Plots(App[None]):
 
 
 @asynccontextmanager
-async def held_up() -> AsyncGenerator[list[float]]:
-    """How many milliseconds the loop was away at a time, noted every millisecond or as often as it came back."""
+async def blocked_times() -> AsyncGenerator[list[float]]:
+    """Measure how long the event loop is blocked, in milliseconds, about every millisecond."""
     away: list[float] = []
 
     async def watch() -> None:
@@ -160,10 +161,10 @@ async def held_up() -> AsyncGenerator[list[float]]:
 async def loop_row(
     what: str, pilot: Pilot[None], do: Callable[[], Awaitable[object]], most: float
 ) -> Row:
-    """The longest that the loop was held while `do` had its effects, the median of several turns."""
+    """Measure the longest blocking of the event loop after `do`, as median of several repeats."""
     worst: list[float] = []
     for _ in range(TURNS):
-        async with held_up() as away:
+        async with blocked_times() as away:
             await do()
             await asyncio.sleep(1.0)
             worst.append(max(away))
@@ -177,7 +178,7 @@ async def six_plots(points: int) -> list[Row]:
         await pilot.pause(2)
         title = f"six plots of 2 × {points:.0e} steps, 300×80"
         return [
-            await loop_row(f"{title}: other smoothing", pilot, lambda: pilot.press("m"), 100),
+            await loop_row(f"{title}: change smoothing", pilot, lambda: pilot.press("m"), 100),
             await loop_row(f"{title}: zoom", pilot, lambda: pilot.press("plus"), 100),
             await loop_row(f"{title}: cursor", pilot, lambda: pilot.press("comma"), 100),
         ]
@@ -185,8 +186,8 @@ async def six_plots(points: int) -> list[Row]:
 
 def show(rows: list[Row]) -> None:
     for row in rows:
-        verdict = "" if row.value <= row.most else "  too much"
-        print(f"{row.what:58} {row.value:9.2f} {row.unit:3} of {row.most:g}{verdict}")
+        verdict = "" if row.value <= row.most else "  over the limit"
+        print(f"{row.what:58} {row.value:9.2f} {row.unit:3} (limit {row.most:g}){verdict}")
 
 
 def main() -> None:

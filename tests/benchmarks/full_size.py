@@ -1,11 +1,13 @@
-"""Seconds an iteration and peak memory of models at full size, the plain loop beside ours, with random weights.
+"""Measure seconds per iteration and peak memory at full size, with random weights.
 
     python -m tests.benchmarks.full_size --family animatediff --scale full
 
-Nothing is read from files but the sizes in presets/architectures: denoiser and autoencoder are drawn at random on the
-device, the text encoder is left out, and so are both rewards' weights. All schemes take turns in one process, and at
-the end one clip is rendered. `--scale small` runs the same classes, narrow and few, in under a minute on a CPU. What is
-printed is a table for docs/performance.md.
+
+The plain loop is compared with the cached ones. Only the config files in presets/architectures are
+read: the denoiser and the autoencoder get random weights on the device, so do both rewards, and
+there is no text encoder. All schemes take turns in one process; at the end one clip is rendered.
+`--scale small` runs the same classes, smaller and with fewer layers, in under a minute on a CPU.
+The output is a Markdown table for docs/performance.md.
 """
 
 import argparse
@@ -88,7 +90,7 @@ SMALL_SIZES: dict[str, dict[str, Table]] = {
         "vae": {"base_dim": 16},
     },
 }
-"""What the small scale changes in the config files of each family."""
+"""Changes of the small scale to the config files of each family."""
 
 SMALL: Table = {
     "model": {
@@ -103,11 +105,11 @@ SMALL: Table = {
     "adapter": {"rank": 4, "alpha": 4},
     "semantic_reward": {"frames": 2},
 }
-"""Over the family's preset: a clip of seconds on a CPU."""
+"""Settings of the small scale: they replace those of the family's preset."""
 
 
 def architecture(family: str, scale: str, folder: Path) -> Path:
-    """The config files of the family's usual model, or a copy of them with the small sizes."""
+    """Return the folder of the family's config files, or of a copy with the small sizes."""
     usual = presets_dir() / "architectures" / family
     if scale == "full":
         return usual
@@ -120,7 +122,7 @@ def architecture(family: str, scale: str, folder: Path) -> Path:
 
 
 def benchmark_job(words: argparse.Namespace, folder: Path) -> TrainJob:
-    """The family's preset, at the scale asked for, about a made-up face; its rewards are random models."""
+    """Return a job of the family's preset for a random identity, with random reward models."""
     chosen = parse_overrides(
         [*words.sets, *([f"model.storage={words.storage}"] if words.storage else [])]
     )
@@ -157,7 +159,7 @@ def benchmark_job(words: argparse.Namespace, folder: Path) -> TrainJob:
 
 
 def random_trainer(job: TrainJob, words: argparse.Namespace, folder: Path) -> Trainer:
-    """A trainer on a model that is drawn at random; at full size its rewards are, too."""
+    """Return a trainer whose base model has random weights; at full size the rewards too."""
     sizes = architecture(words.family, words.scale, folder / "architecture")
 
     def build(model: ModelConfig, sampler: SamplerConfig, _: Any, recompute: bool = False) -> Any:
@@ -176,7 +178,7 @@ def random_trainer(job: TrainJob, words: argparse.Namespace, folder: Path) -> Tr
 
 
 def random_rewards(stack: ExitStack) -> None:
-    """Let ResNet-100 and ViT-H-14 be as they are made, and no file be read."""
+    """Patch the loaders: ResNet-100 and ViT-H-14 keep their initial weights."""
 
     def iresnet_100(_: Path) -> IResNet:
         return random_iresnet((3, 13, 30, 3))
@@ -196,7 +198,7 @@ def random_rewards(stack: ExitStack) -> None:
 
 
 def chosen_schemes(words: argparse.Namespace, trainer: Trainer) -> list[Scheme]:
-    """The schemes named on the command line, in their order here."""
+    """Return the schemes named on the command line, in that order."""
     plain, shared, cached, replay, drtune, few = schemes(
         trainer.model.cache, len(trainer.model.steps)
     )
@@ -221,7 +223,7 @@ def chosen_schemes(words: argparse.Namespace, trainer: Trainer) -> list[Scheme]:
 
 @dataclasses.dataclass
 class Measured:
-    """What one scheme took: seconds of each iteration, and the device's bytes at the worst (0 on a CPU)."""
+    """Result of one scheme: seconds of each iteration, and peak memory in bytes (0 on a CPU)."""
 
     seconds: list[float] = dataclasses.field(default_factory=list[float])
     peak: int = 0
@@ -229,7 +231,10 @@ class Measured:
 
 
 def measure(trainer: Trainer, rows: list[Scheme], pair: Pair, repeats: int) -> dict[str, Measured]:
-    """All schemes in turns; the first round warms up. One that the memory is too small for is left out from then on."""
+    """Measure all schemes in turns, after one round of warm-up.
+
+    A scheme that runs out of memory is skipped from then on.
+    """
     measured = {row.name: Measured() for row in rows}
     for step in range(repeats + 1):
         for row in rows:
@@ -249,7 +254,7 @@ def measure(trainer: Trainer, rows: list[Scheme], pair: Pair, repeats: int) -> d
 
 
 def timed(trainer: Trainer, row: Scheme, pair: Pair, step: int) -> tuple[float, int]:
-    """Seconds and peak bytes of one iteration, whose last value has left the device."""
+    """Return the seconds and peak bytes of one iteration, including all work on the device."""
     on_gpu = trainer.backbone.device.type == "cuda"
     if on_gpu:
         torch.cuda.empty_cache()
@@ -259,7 +264,7 @@ def timed(trainer: Trainer, row: Scheme, pair: Pair, step: int) -> tuple[float, 
 
 
 def render_clip(trainer: Trainer, pair: Pair, path: Path) -> float:
-    """Seconds from cached latents to a written clip with the adapter."""
+    """Return the seconds from cached latents to a written clip with the adapter."""
     backbone, begun = trainer.backbone, time.perf_counter()
     switch = trainer.model.cache.switch(pair.prompt, pair.seed)
     latents = denoise(
@@ -277,17 +282,19 @@ def render_clip(trainer: Trainer, pair: Pair, path: Path) -> float:
 def report(
     words: argparse.Namespace, trainer: Trainer, rows: list[Scheme], measured: dict[str, Measured]
 ) -> str:
-    """A table in Markdown, with the machine and the date."""
+    """Return a table in Markdown, with the machine and the date."""
     n, k, model = trainer.backbone.num_steps, len(trainer.model.steps), trainer.job.model
     first = next((row for row in rows if measured[row.name].fits), rows[0])
     numbers = sum(each.numel() for each in trainer.backbone.denoiser.parameters())
     kept = model.storage + (", offloaded" if model.offload else "")
     lines = [
-        f"{words.family}, {words.scale} scale: {numbers / 1e6:.1f} M weights ({model.dtype}, kept as {kept}), "
-        f"{model.num_frames} frames of {model.width}×{model.height}, N = {n} steps, K = {k} with the adapter, "
-        f"median of {words.repeats}. {machine(trainer.backbone.device)}, {datetime.now(UTC):%d %B %Y}.",
+        f"{words.family}, {words.scale} scale: {numbers / 1e6:.1f} M weights ({model.dtype}, "
+        f"stored as {kept}), {model.num_frames} frames of {model.width}×{model.height}, "
+        f"N = {n} steps, K = {k} with the adapter, median of {words.repeats}. "
+        f"{machine(trainer.backbone.device)}, "
+        f"{datetime.now(UTC):%d %B %Y}.",
         "",
-        "| scheme | s/iteration | ratio | counted | peak GiB |",
+        "| scheme | s/iteration | speed-up | estimated speed-up | peak GiB |",
         "|---|---|---|---|---|",
     ]
     for row in rows:
@@ -323,7 +330,7 @@ def main() -> None:
     parser.add_argument("--offload", action="store_true")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument(
-        "--out", type=Path, help="folder for the clip; else it is made and thrown away"
+        "--out", type=Path, help="folder for the clip [default: a temporary folder]"
     )
     words = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -334,14 +341,15 @@ def main() -> None:
         trainer = random_trainer(job, words, folder)
         begun = time.perf_counter()
         pair = objective_of(trainer).prepare_pair(job.prompts[0], FIRST_SEED)
-        assert pair, "the benchmark's detector sees a face in every picture"
+        assert pair, "the benchmark's detector finds a face in every picture"
         filled = time.perf_counter() - begun
         rows = chosen_schemes(words, trainer)
         print(report(words, trainer, rows, measure(trainer, rows, pair, words.repeats)))
         clip = render_clip(trainer, pair, (words.out or folder) / f"{words.family}.mp4")
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"\nA pair of the cache took {filled:.1f} s, a clip from it {clip:.1f} s; the process {rss:.1f} GiB at most."
+        f"\nFilling the cache with one pair: {filled:.1f} s; rendering a clip from it: "
+        f"{clip:.1f} s; peak RAM of the process: {rss:.1f} GiB."
     )
 
 

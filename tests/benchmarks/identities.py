@@ -1,12 +1,16 @@
-"""Whether the method learns people it has never seen, and honestly: before and after training, against the ceiling.
+"""Measure how well the method learns unseen people: similarity before and after training.
 
-    python -m tests.benchmarks.identities --people 6 --out DIR [--set section.key=value]... [--jobs 2] [--resume]
+    python -m tests.benchmarks.identities --people 6 --out DIR [--set section.key=value]...
+        [--jobs 2] [--resume]
 
-Each person goes through the commands as a user's would: one drawn photo, `pv identity add`, `pv train`, `pv render`
-with and without the adapter on prompts and seeds that training never saw, `pv eval`. The ceiling ('drawn') is the same
-person drawn by the renderer in what those prompts say, scored from the same kind of file by the same judge; `stranger`
-is what other drawn people of the same noun score. All lies in DIR, a PV_HOME of its own with one cache for all; look at
-people.png before believing results.json. `--preset random` takes the tests' small random models, to try it out.
+
+Each person goes through the same commands as a user's identity: one drawn photo, `pv identity add`,
+`pv train`, `pv render` with and without the adapter on unseen prompts and seeds, `pv eval`. The
+ceiling (`drawn`) is the same person drawn in the scenes of these prompts, saved to the same file
+format and scored by the same held-out recogniser. `stranger` is the score of other drawn people
+with the same class noun. All files are in DIR, which is a PV_HOME with one cache for all people;
+look at people.png before you trust results.json. `--preset random` uses the small random models of
+the tests.
 """
 
 import argparse
@@ -61,7 +65,7 @@ from pvtool_core.tinyworld import world
 from tests.support.small_models import random_job, save_models
 
 FIRST_SEED = 9_000_000
-"""Far from the seeds that any model was trained on."""
+"""Far from the seeds of all training data."""
 
 STAGES = ("before", "after", "drawn")
 WORDS = {
@@ -76,13 +80,16 @@ PROMPTS_ON_SHEET, FRAMES_ON_SHEET = slice(None, None, 3), (1, 5)
 
 Numbers = dict[str, float]
 Row = dict[str, Any]
-"""name, noun, run, seconds (of the iterations), stranger, and under each stage the numbers of all metrics, and
-`obeys_background` and so on in per cent."""
+"""Results of a person.
+
+Keys: name, noun, run, seconds (of the iterations), stranger, and for each stage a dict of all
+metrics, and `obeys_background` and so on in per cent.
+"""
 
 
 @dataclass(frozen=True)
 class Person:
-    """One unseen identity, as the world draws it."""
+    """One unseen identity of the tiny world."""
 
     name: str
     noun: str
@@ -99,8 +106,8 @@ class Person:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What to train with, and where everything lies."""
+class Benchmark:
+    """Preset and settings of the benchmark, and its folder."""
 
     out: Path
     preset: str
@@ -109,36 +116,36 @@ class Asked:
 
 
 class CommandFailed(Exception):
-    """A command's words and what it said."""
+    """A command failed; the message has its arguments and its error."""
 
 
 def main() -> None:
-    options = parsed()
+    options = parse_arguments()
     out: Path = options.out.absolute()
-    settle(out, options.cache)
+    set_home(out, options.cache)
     if options.preset == "random":
         save_random_preset(out)
-    asked = Asked(out, options.preset, tuple(options.sets), options.seed)
-    check_resumable(asked, options.resume)
+    benchmark = Benchmark(out, options.preset, tuple(options.sets), options.seed)
+    check_resumable(benchmark, options.resume)
     people = [Person.unseen(options.first + index) for index in range(options.people)]
-    with ThreadPoolExecutor(options.jobs) as pool:  # each waits for the processes of its commands
+    with ThreadPoolExecutor(options.jobs) as pool:  # each waits for its subprocesses
         try:
             rows = list(
-                collected({pool.submit(row_of, person, asked): person for person in people})
+                collected({pool.submit(row_of, person, benchmark): person for person in people})
             )
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     rows.sort(key=lambda row: [person.name for person in people].index(row["name"]))
     if rows:
-        tell(rows, asked)
+        report(rows, benchmark)
     if len(rows) < len(people):
         sys.exit(
-            f"{len(people) - len(rows)} of {len(people)} people failed; they are missing in the mean."
+            f"{len(people) - len(rows)} of {len(people)} people failed; the mean is without them."
         )
 
 
-def parsed() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -148,7 +155,7 @@ def parsed() -> argparse.Namespace:
         "--first",
         type=int,
         default=0,
-        help="skip so many people: others than a setting was chosen on",
+        help="skip this many people, for example those that settings were tuned on",
     )
     parser.add_argument("--preset", default="tiny")
     parser.add_argument(
@@ -157,25 +164,25 @@ def parsed() -> argparse.Namespace:
         default=[],
         dest="sets",
         metavar="KEY=VALUE",
-        help="as of pv train",
+        help="setting of pv train; repeatable",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the training; the people stay the same"
+        "--seed", type=int, default=0, help="random seed of the training; the people stay the same"
     )
     parser.add_argument(
-        "--jobs", type=int, default=1, help="people at the same time, one thread each"
+        "--jobs", type=int, default=1, help="people in parallel, with one thread each"
     )
     parser.add_argument(
         "--cache",
         type=Path,
-        help="a cache to share with other benchmarks; DIR/home/cache otherwise",
+        help="cache shared with other benchmarks [default: DIR/home/cache]",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with what DIR holds")
+    parser.add_argument("--resume", action="store_true", help="continue the benchmark in DIR")
     return parser.parse_args()
 
 
-def settle(out: Path, shared_cache: Path | None) -> None:
-    """Make the home in `out` that of this process and of all that it starts, each with one thread."""
+def set_home(out: Path, shared_cache: Path | None) -> None:
+    """Set PV_HOME and one thread for this process and its subprocesses."""
     home = out / "home"
     home.mkdir(parents=True, exist_ok=True)
     if shared_cache and not (home / "cache").exists():
@@ -188,7 +195,7 @@ def settle(out: Path, shared_cache: Path | None) -> None:
 
 
 def save_random_preset(out: Path) -> None:
-    """A preset of the user's own with the tests' models, of the tiny world's prompts."""
+    """Write a preset with the small random models and the tiny world's prompts."""
     if not (out / "models").is_dir():
         (out / "models").mkdir()
         save_models(out / "models")
@@ -200,29 +207,29 @@ def save_random_preset(out: Path) -> None:
     )
 
 
-def check_resumable(asked: Asked, resume: bool) -> None:
-    """Leave, if the folder holds another benchmark, or one that nobody asked to resume."""
+def check_resumable(benchmark: Benchmark, resume: bool) -> None:
+    """Exit if the folder has another benchmark, or one to continue without `--resume`."""
     try:
-        settings = resolve_settings(chosen_settings(asked.preset, list(asked.sets))[1])
+        settings = resolve_settings(chosen_settings(benchmark.preset, list(benchmark.sets))[1])
     except PvError as error:
         sys.exit(f"{error.message} {error.hint}")
     judges = (settings.identity_reward.package, settings.semantic_reward.model)
     weights = [settings.model.fingerprint, *(fingerprint(Path(each)) for each in judges)]
     wanted = json.dumps(
-        {"settings": to_table(settings), "weights": weights, "seed": asked.seed}, indent=1
+        {"settings": to_table(settings), "weights": weights, "seed": benchmark.seed}, indent=1
     )
-    note = asked.out / "asked.json"
+    note = benchmark.out / "benchmark.json"
     if note.exists() and not resume:
         sys.exit(
-            f"{asked.out} holds a benchmark: --resume goes on with it, or choose another folder."
+            f"{benchmark.out} has a benchmark: continue it with --resume, or choose another folder."
         )
     if note.exists() and note.read_text() != wanted:
-        sys.exit(f"{asked.out} holds a benchmark with other settings or weights: {note}")
+        sys.exit(f"{benchmark.out} has a benchmark with other settings or weights: {note}")
     note.write_text(wanted)
 
 
 def collected(futures: Mapping[Future[Row], Person]) -> Iterator[Row]:
-    """Each person's row as soon as it is there; what failed is said and left out."""
+    """Yield the row of each person when it is finished; report failed ones on stderr."""
     for future in as_completed(futures):
         person = futures[future]
         if isinstance(error := future.exception(), CommandFailed):
@@ -234,14 +241,14 @@ def collected(futures: Mapping[Future[Row], Person]) -> Iterator[Row]:
         yield row
 
 
-def row_of(person: Person, asked: Asked) -> Row:
-    """Train, render and score one person, or read what was found when that was done before."""
-    done = asked.out / f"rows/{person.name}.json"
+def row_of(person: Person, benchmark: Benchmark) -> Row:
+    """Train, render and score one person, or load an earlier result."""
+    done = benchmark.out / f"rows/{person.name}.json"
     if not done.is_file():
         done.parent.mkdir(exist_ok=True)
-        add(person, asked)
-        run = trained(person, asked)
-        report = rendered_and_scored(person, run, asked.out / "clips" / person.name)
+        add(person, benchmark)
+        run = trained(person, benchmark)
+        report = rendered_and_scored(person, run, benchmark.out / "clips" / person.name)
         row = {
             "name": person.name,
             "noun": person.noun,
@@ -249,26 +256,31 @@ def row_of(person: Person, asked: Asked) -> Row:
             "seconds": seconds_of(run),
         }
         with JUDGING:
-            row |= completed(person, run, asked.out, report)
+            row |= completed(person, run, benchmark.out, report)
         replace_file(done, json.dumps(row, indent=1).encode())
     return json.loads(done.read_bytes())
 
 
 def pv(*words: str) -> str:
-    """What a command prints on stdout. Raises CommandFailed with what it says of its error."""
+    """Run a command and return its stdout.
+
+    Raises CommandFailed with its error message.
+    """
     command = [sys.executable, "-P", "-m", "pvtool.cli.main", *words]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
-        said = ended.stderr[max(ended.stderr.rfind("Error: "), 0) :].strip()
-        raise CommandFailed(f"`pv {' '.join(words)}` ended with status {ended.returncode}.\n{said}")
+        text = ended.stderr[max(ended.stderr.rfind("Error: "), 0) :].strip()
+        raise CommandFailed(
+            f"`pv {' '.join(words)}` failed with exit status {ended.returncode}.\n{text}"
+        )
     return ended.stdout
 
 
-def add(person: Person, asked: Asked) -> None:
-    """One photo, 256 × 256 pixels, the hand out of the picture, into the library."""
+def add(person: Person, benchmark: Benchmark) -> None:
+    """Add the person to the library with one photo, 256 × 256 pixels, without hands."""
     if person.name in Library().names():
         return
-    photo = photo_of(person, asked.out)
+    photo = photo_of(person, benchmark.out)
     photo.parent.mkdir(exist_ok=True)
     scene = world.draw_scenes(1, Generator().manual_seed(FIRST_SEED + 500_000 + person.index))
     scene.action.clamp_(min=1)
@@ -278,9 +290,9 @@ def add(person: Person, asked: Asked) -> None:
         "--class",
         person.noun,
         "--consent",
-        "Drawn by a program; nobody is shown.",
+        "Drawn by a program; not a real person.",
         "--preset",
-        asked.preset,
+        benchmark.preset,
     )
     pv("identity", "add", person.name, str(photo), *about)
 
@@ -289,12 +301,12 @@ def photo_of(person: Person, out: Path) -> Path:
     return out / f"photos/{person.name}.png"
 
 
-def trained(person: Person, asked: Asked) -> RunFolder:
-    """The person's run at its end; one that was interrupted goes on."""
+def trained(person: Person, benchmark: Benchmark) -> RunFolder:
+    """Return the person's finished run; start or resume it if necessary."""
     runs = runs_of(Library().get(person.name))
     if not runs:
-        sets = [word for each in asked.sets for word in ("--set", each)]
-        pv("train", person.name, "--preset", asked.preset, "--seed", str(asked.seed), *sets)
+        sets = [word for each in benchmark.sets for word in ("--set", each)]
+        pv("train", person.name, "--preset", benchmark.preset, "--seed", str(benchmark.seed), *sets)
     elif runs[-1].state() in LIVE:
         follow(runs[-1], lambda event: None)
     elif runs[-1].state() != State.FINISHED:
@@ -304,12 +316,12 @@ def trained(person: Person, asked: Asked) -> RunFolder:
 
 
 def seconds_of(run: RunFolder) -> float:
-    """What the iterations took, without loading and caching."""
+    """Return the seconds of all iterations, without loading and caching."""
     return sum(event["seconds"] for event in read_records(run.events)[0] if event["type"] == "step")
 
 
 def rendered_and_scored(person: Person, run: RunFolder, clips: Path) -> dict[str, Numbers]:
-    """The product's own scores, before and after."""
+    """Render with and without the adapter and return the scores of `pv eval`."""
     evaluation = job_of(run).evaluation
     bank, seeds = (
         presets_dir() / f"prompts/{evaluation.prompts}.toml",
@@ -330,7 +342,7 @@ def rendered_and_scored(person: Person, run: RunFolder, clips: Path) -> dict[str
 
 
 def completed(person: Person, run: RunFolder, out: Path, report: Mapping[str, Numbers]) -> Row:
-    """The stages with obedience, the ceiling and the stranger, by the very judge that scored the generated clips."""
+    """Add prompt accuracy, the ceiling and the stranger, scored by the same judges."""
     job = job_of(run)
     judge = Evaluator(EvaluateJob(**job.sections(), identities=(), sidecars=(), report=""))
     draw(person, job, out / "drawn")
@@ -341,12 +353,12 @@ def completed(person: Person, run: RunFolder, out: Path, report: Mapping[str, Nu
         "drawn": mean([judge.scores(each, subject) for each in clips["drawn"]]),
     }
     crowd = Clip({"prompt": f"a {person.noun}"}, strangers(person, job.model.width))
-    stages = {stage: numbers[stage] | obedience(judge, clips[stage]) for stage in STAGES}
+    stages = {stage: numbers[stage] | prompt_accuracy(judge, clips[stage]) for stage in STAGES}
     return {**stages, "stranger": judge.scores(crowd, subject)["identity_similarity"]}
 
 
 def draw(person: Person, job: TrainJob, folder: Path) -> None:
-    """The person as the renderer draws them for every prompt and seed; in files, as generated clips are."""
+    """Write the person's drawn clips for every prompt and seed, in the format of rendered clips."""
     texts = Banks().get(job.evaluation.prompts).fill(job.identity.noun)
     names = Names(Setup(model=job.model, sampler=job.sampler, adapter=job.adapter))
     for prompt, seed in [(text, seed) for text in texts for seed in job.evaluation.seeds]:
@@ -361,7 +373,10 @@ def draw(person: Person, job: TrainJob, folder: Path) -> None:
 
 
 def clips_of(person: Person, out: Path, seeds: str = "*") -> dict[str, list[Clip]]:
-    """What `pv render` made and what `draw` drew, by stage; `seeds` is a pattern of their six digits."""
+    """Return rendered and drawn clips by stage.
+
+    `seeds` is a glob pattern of their six digits.
+    """
     made, drawn = (
         [read_clip(path) for path in sorted(folder.rglob(f"seed-{seeds}.json"))]
         for folder in (out / "clips" / person.name, out / "drawn" / person.name)
@@ -373,7 +388,10 @@ def clips_of(person: Person, out: Path, seeds: str = "*") -> dict[str, list[Clip
 
 
 def scene_of(prompt: str, seed: int) -> world.Scenes:
-    """The scene that a prompt of the tiny world names; what it leaves to chance is drawn from the seed."""
+    """Return the scene of a prompt of the tiny world.
+
+    Attributes that the prompt does not mention are random, by the seed.
+    """
     scene = world.draw_scenes(1, Generator().manual_seed(FIRST_SEED + seed))
     for kind, words in WORDS.items():
         getattr(scene, kind)[0] = words.index(named(prompt, words))
@@ -381,22 +399,22 @@ def scene_of(prompt: str, seed: int) -> world.Scenes:
 
 
 def named(prompt: str, words: Sequence[str]) -> str:
-    """The one of `words` that a prompt names."""
+    """Return the one of `words` that the prompt contains."""
     (word,) = [word for word in words if word in prompt]
     return word
 
 
 def strangers(person: Person, size: int) -> Pixels:
-    """Other people of the same noun, each in one frame."""
+    """Draw other people with the same class noun, one frame of each."""
     generator = Generator().manual_seed(FIRST_SEED + 600_000 + person.index)
     people = world.draw_people(STRANGERS, generator, person.noun)
     return to_pixels(world.still(people, world.draw_scenes(STRANGERS, generator), 0, size=size)[0])
 
 
-def obedience(judge: Evaluator, clips: Sequence[Clip]) -> Numbers:
-    """How often the prompt's word beats the others of its kind, over all frames, in per cent.
+def prompt_accuracy(judge: Evaluator, clips: Sequence[Clip]) -> Numbers:
+    """Return how often the prompt's word scores best of its kind, over all frames, in per cent.
 
-    A single frame shows little of an action: compare it with 'drawn' only.
+    A single frame shows little of an action: compare that value with `drawn` only.
     """
     text = cache(judge.judges.reader.text)
     hits: dict[str, list[float]] = {kind: [] for kind in WORDS}
@@ -413,25 +431,24 @@ def obedience(judge: Evaluator, clips: Sequence[Clip]) -> Numbers:
     return {f"obeys_{kind}": 100 * fmean(each) for kind, each in hits.items()}
 
 
-def tell(rows: Sequence[Row], asked: Asked) -> None:
+def report(rows: Sequence[Row], benchmark: Benchmark) -> None:
     """Print the tables; write results.json and people.png."""
     average = average_of(rows)
     replace_file(
-        asked.out / "results.json", json.dumps({"people": rows, "mean": average}, indent=1).encode()
+        benchmark.out / "results.json",
+        json.dumps({"people": rows, "mean": average}, indent=1).encode(),
     )
     people = [Person.unseen(int(row["name"].rpartition("-")[2])) for row in rows]
     write_contact_sheet(
-        asked.out / "people.png", [sheet_row(person, asked.out) for person in people]
+        benchmark.out / "people.png", [sheet_row(person, benchmark.out) for person in people]
     )
-    print(f"Likeness, {len(rows)} people\n{likeness_table([*rows, average])}\n")
-    print(
-        "Motion in % of the width a frame, prompt score, frames in % that show what the prompt says:"
-    )
+    print(f"Similarity, {len(rows)} people\n{similarity_table([*rows, average])}\n")
+    print("Motion in % of the width per frame, prompt score, % of frames that match the prompt:")
     print(f"before → after (drawn)\n{faithfulness_table([*rows, average])}\n")
     for row in rows:
         if alarm := gap_alarm(row):
             print(f"{row['name']}: {alarm}")
-    print(asked.out / "people.png")
+    print(benchmark.out / "people.png")
 
 
 def average_of(rows: Sequence[Row]) -> Row:
@@ -443,10 +460,11 @@ def average_of(rows: Sequence[Row]) -> Row:
     }
 
 
-def likeness_table(rows: Sequence[Row]) -> str:
-    """Cosines by the metric recogniser and by the reward's; frames with a face in %; seconds of the iterations.
+def similarity_table(rows: Sequence[Row]) -> str:
+    """Return cosines by both recognisers, frames with a face in %, and seconds.
 
-    `share` is that of the way from before to the ceiling; in the last line, of the means.
+    `share` is the gain relative to the distance from `before` to the ceiling; in the last line it
+    is that of the means.
     """
     columns = [
         "",
@@ -459,10 +477,10 @@ def likeness_table(rows: Sequence[Row]) -> str:
         "reward_after",
     ]
     columns += ["faces_before", "faces_after", "seconds"]
-    return table(columns, [[row["name"], *likeness_cells(row)] for row in rows])
+    return table(columns, [[row["name"], *similarity_cells(row)] for row in rows])
 
 
-def likeness_cells(row: Row) -> list[str]:
+def similarity_cells(row: Row) -> list[str]:
     before, after, ceiling = (row[stage]["identity_similarity"] for stage in STAGES)
     share = (after - before) / (ceiling - before) if ceiling != before else float("nan")
     rewards = [row[stage]["reward_similarity"] for stage in ("before", "after")]
@@ -489,7 +507,7 @@ def faithfulness_table(rows: Sequence[Row]) -> str:
 
 
 def faithfulness_cells(row: Row, shown: Mapping[str, int]) -> Iterator[str]:
-    """Each metric with so many digits; after a motion, how it changed, in per cent."""
+    """Yield each metric with its digits, and after a motion its change in per cent."""
     for metric, digits in shown.items():
         values = [row[stage].get(metric) for stage in STAGES]
         before, after, ceiling = (
@@ -505,7 +523,7 @@ def faithfulness_cells(row: Row, shown: Mapping[str, int]) -> Iterator[str]:
 
 
 def sheet_row(person: Person, out: Path) -> SheetRow:
-    """Photo | frames before | frames after | the person as the renderer draws them, all for the same prompts."""
+    """Return the row: photo, frames before, frames after, drawings of the same prompts."""
     seed = min(
         path.stem for path in (out / "drawn" / person.name).rglob("seed-*.json")
     ).removeprefix("seed-")

@@ -1,9 +1,11 @@
-"""Seconds of one training iteration, from the plain loop to the cached ones, next to what the count of forwards says.
+"""Measure seconds per training iteration: the plain loop and the cached ones.
 
     python -m tests.benchmarks.iteration --preset tiny
 
-All schemes run in one process on the same pair, taking turns, so that a busy machine slows them alike; the median is
-shown. `--preset random` takes the tests' small random models, which need no weights.
+
+The estimate counts forward passes. All schemes run in one process on the same pair, in turns, so
+that other load slows them equally; the median is shown. `--preset random` uses the small random
+models of the tests, which need no weights.
 """
 
 import argparse
@@ -32,7 +34,11 @@ from tests.support.training import objective_of
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-    """`units` counts guided forward passes, given N steps, K of the adapter, and g for one with gradient."""
+    """A way to run an iteration.
+
+    `units` returns its number of guided forward passes, given N steps, K of the adapter, and g for
+    a pass with gradient.
+    """
 
     name: str
     gradient: str
@@ -42,7 +48,7 @@ class Scheme:
 
 
 def judge_original(trainer: Trainer, pair: Pair, latents: torch.Tensor, step: int) -> Pair:
-    """The pair with the original's scores in the frames that the iteration will draw, and in no other."""
+    """Return the pair with the original's scores in the frames of this iteration, 0 elsewhere."""
     count, together = trainer.job.semantic_reward.frames, trainer.backbone.decoded_with
     frames = draw_frames(pair.faces, count, generator_of(0, step), together)
     scores = torch.zeros_like(pair.scores)
@@ -53,8 +59,8 @@ def judge_original(trainer: Trainer, pair: Pair, latents: torch.Tensor, step: in
     return dataclasses.replace(pair, scores=scores)
 
 
-def anew(trainer: Trainer, pair: Pair, step: int) -> Pair:
-    """Both models through all their steps."""
+def without_cache(trainer: Trainer, pair: Pair, step: int) -> Pair:
+    """Run all steps of both models."""
     backbone, first = trainer.backbone, trainer.model.steps.start
     trainer.model.cache = TrajectoryCache(None, backbone, first, ignore)
     noise, embeds = backbone.initial_latents(pair.seed), backbone.prompt_embeds(pair.prompt)
@@ -64,7 +70,7 @@ def anew(trainer: Trainer, pair: Pair, step: int) -> Pair:
 
 
 def with_shared_prefix(trainer: Trainer, pair: Pair, step: int) -> Pair:
-    """One prefix for both models, in each iteration anew."""
+    """Run one prefix for both models, not cached between iterations."""
     trainer.model.cache = TrajectoryCache(
         Path(tempfile.mkdtemp()), trainer.backbone, trainer.model.steps.start, ignore
     )
@@ -83,7 +89,7 @@ def schemes(kept: TrajectoryCache, adapter_steps: int) -> list[Scheme]:
             "full",
             0,
             lambda n, k, g: n + (n - k) + g * k,
-            anew,
+            without_cache,
         ),
         Scheme("shared prefix", "full", 0, lambda n, k, g: n + g * k, with_shared_prefix),
         Scheme("cached pairs", "full", 0, lambda n, k, g: g * k, from_cache),
@@ -102,7 +108,7 @@ def schemes(kept: TrajectoryCache, adapter_steps: int) -> list[Scheme]:
 
 
 def once(trainer: Trainer, scheme: Scheme, pair: Pair, step: int) -> float:
-    """Seconds of one iteration."""
+    """Return the seconds of one iteration."""
     objective = objective_of(trainer)
     objective.config = dataclasses.replace(
         objective.config, gradient=scheme.gradient, gradient_steps=scheme.drawn
@@ -115,7 +121,7 @@ def once(trainer: Trainer, scheme: Scheme, pair: Pair, step: int) -> float:
 
 
 def forward_seconds(trainer: Trainer, pair: Pair, repeats: int) -> float:
-    """Seconds of one guided forward pass, the unit of the count."""
+    """Return the seconds of one guided forward pass, the unit of the estimate."""
     embeds, noise = trainer.backbone.prompt_embeds(pair.prompt), trainer.backbone.initial_latents(0)
     begun = time.perf_counter()
     denoise(trainer.backbone, noise, embeds, range(repeats))
@@ -123,7 +129,7 @@ def forward_seconds(trainer: Trainer, pair: Pair, repeats: int) -> float:
 
 
 def preset_job(name: str, folder: Path) -> TrainJob:
-    """A job of that preset about a made-up face."""
+    """Return a job of the preset for a random identity."""
     if name == "random":
         save_models(folder)
         return random_job(folder)
@@ -179,19 +185,21 @@ def show(
     unit = forward_seconds(trainer, pair, min(n, 8))
     plain = seconds[rows[0].name]
     print(
-        f"N = {n} steps, K = {k} with the adapter, {repeats} repeats; one guided forward takes {unit:.3f} s,"
+        f"N = {n} steps, K = {k} with the adapter, {repeats} repeats; one guided forward pass "
+        f"takes {unit:.3f} s,"
     )
     print(
-        f"one with gradient counts {g} ({'with' if g == 3 else 'without'} recomputation). Decoding and rewards are in"
+        f"one with gradient counts as {g} ({'with' if g == 3 else 'without'} recomputation). "
+        "The seconds include decoding and rewards,"
     )
-    print("the seconds but not in the count.\n")
-    print(f"{'':36} {'s/iteration':>12} {'ratio':>7} {'counted':>8} {'N=50, K=13, g=3':>16}")
+    print("the estimate does not.\n")
+    print(f"{'':36} {'s/iteration':>12} {'speed-up':>8} {'estimated':>9} {'N=50, K=13, g=3':>16}")
     for row in rows:
         counted = rows[0].units(n, k, g) / row.units(n, k, g)
         paper = rows[0].units(50, 13, 3) / row.units(50, 13, 3) if row.drawn == 0 else float("nan")
         shown = "" if paper != paper else f"{paper:.1f}x"
         taken = seconds[row.name]
-        print(f"{row.name:36} {taken:12.3f} {plain / taken:6.1f}x {counted:7.1f}x {shown:>16}")
+        print(f"{row.name:36} {taken:12.3f} {plain / taken:7.1f}x {counted:8.1f}x {shown:>16}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Thousands of clips while whoever makes them is killed: in the end each is there, whole, and was made once.
+"""Render thousands of clips while workers are killed: each clip must be complete and made once.
 
     python -m tests.benchmarks.killing [--clips 2000] [--processes 4] [--ray] [--out DIR]
 
-The tiny preset's model with few steps, frames and pixels makes clips of several people, in a batch on which several
-processes are at work; one of them, drawn at random, is killed with SIGKILL again and again, and followed by a new one.
-With --ray one process leads Ray's workers here, and those are killed; never what holds the cluster together. After
-each kill all clips that are whole are noted: none of them may ever be made again. With --out, the same command goes on
-with what DIR holds.
+
+Several workers render a batch of several identities with the tiny model at few steps, frames and
+pixels. Again and again one of them, chosen at random, is killed with SIGKILL and replaced. With
+`--ray` one engine starts a Ray cluster, and its render workers are killed, not the processes of the
+cluster. After each kill the complete clips are recorded: none of them may be rendered again. With
+`--out` the same command continues the benchmark in DIR.
 """
 
 import argparse
@@ -38,18 +39,18 @@ from tests.support.engines import Engines
 
 SIDE, FRAMES, STEPS = 32, 4, 4
 PEOPLE, PROMPTS = 5, 20
-WORKER = "ray::render_group"  # as Ray calls a worker that is at work on a group
+WORKER = "ray::render_group"  # process title of a Ray worker that renders a group
 
 
 @dataclass
 class Watch:
-    """What is known of the clips while they are made."""
+    """State of the clips during the benchmark."""
 
     job: RenderJob
     items: Sequence[RenderItem]
     kills: int = 0
-    in_hands: set[str] = field(default_factory=set[str])
-    """The groups that killed processes held."""
+    held_by_killed: set[str] = field(default_factory=set[str])
+    """Groups whose lease a killed process held."""
     idle_kills: int = 0
     made_at: dict[str, int] = field(default_factory=dict[str, int])
     made_again: Counter[str] = field(default_factory=Counter[str])
@@ -58,16 +59,16 @@ class Watch:
         self._names = Names(self.job.setups[0])
 
     def kill(self, process: psutil.Process) -> None:
-        """End it at once, and note what it held and what is whole."""
+        """Kill the process, record the groups that it held and the complete clips."""
         process.send_signal(signal.SIGKILL)
         held = self._held_by(process.pid)
         self.kills += 1
         self.idle_kills += not held
-        self.in_hands |= held
+        self.held_by_killed |= held
         self.look()
 
     def look(self) -> None:
-        """See what is whole, and whether what was whole before is still the same."""
+        """Record complete clips, and those that were rendered again."""
         for item in self.items:
             if not self._is_whole(item):
                 continue
@@ -78,8 +79,8 @@ class Watch:
     def missing(self) -> list[str]:
         return [item.clip for item in self.items if not self._is_whole(item)]
 
-    def was_in_hands(self, item: RenderItem) -> bool:
-        return self._names.trajectory(item.prompt, item.seed) in self.in_hands
+    def was_held(self, item: RenderItem) -> bool:
+        return self._names.trajectory(item.prompt, item.seed) in self.held_by_killed
 
     def _is_whole(self, item: RenderItem) -> bool:
         return is_whole(item.clip, self._names.fingerprint(item), self.job.encoding)
@@ -93,13 +94,13 @@ class Watch:
             except (
                 FileNotFoundError,
                 orjson.JSONDecodeError,
-            ):  # given back, or only just begun to be written
+            ):  # released, or incompletely written
                 continue
         return found
 
 
 class Processes:
-    """Engines on one batch, each with a folder of its own."""
+    """Engines on one batch, each with its own run folder."""
 
     between_kills = (1.0, 8.0)
 
@@ -116,7 +117,7 @@ class Processes:
         return self.living()
 
     def follow(self, victim: psutil.Process) -> None:
-        """Start the one that takes the place of one that was killed."""
+        """Start a replacement of a killed process."""
         place = self._pids.index(victim.pid)
         self._engines.wait(victim.pid)
         self._pids[place] = self._engines.start(self._folders[place])
@@ -126,7 +127,7 @@ class Processes:
             yield from read_records(folder.events)[0]
 
     def end(self) -> list[int]:
-        """Their exit statuses, once all have ended."""
+        """Wait for all and return their exit statuses."""
         statuses = [self._engines.wait(pid) for pid in self._pids]
         self._engines.close()
         return statuses
@@ -137,9 +138,12 @@ class Processes:
 
 
 class Ray(Processes):
-    """One engine that leads; the victims are the workers of its cluster, which Ray itself replaces."""
+    """One engine with a Ray cluster.
 
-    between_kills = (10.0, 30.0)  # a worker takes seconds to import what it needs
+    The render workers are killed; Ray replaces them.
+    """
+
+    between_kills = (10.0, 30.0)  # a worker needs seconds for its imports
 
     def __init__(self, job: RenderJob, root: Path, count: int) -> None:
         super().__init__(replace(job, on="ray"), root, 1)
@@ -170,7 +174,7 @@ def _folder(path: Path, job: RenderJob) -> RunFolder:
 
 
 def make(watch: Watch, crew: Processes, draw: random.Random) -> None:
-    """Let them work, and kill one after another until all have ended."""
+    """Kill one worker after another until all have finished."""
     try:
         while crew.living():
             time.sleep(draw.uniform(*crew.between_kills))
@@ -185,28 +189,28 @@ def make(watch: Watch, crew: Processes, draw: random.Random) -> None:
                 )
         statuses = crew.end()
         watch.look()
-        print(f"the engines' exit statuses: {statuses}")
+        print(f"exit statuses of the engines: {statuses}")
     except BaseException:
         crew.stop()
         raise
 
 
-def tell(watch: Watch, crew: Processes, minutes: float) -> int:
-    """Print the table; give back how much of it is not as it should be."""
+def report(watch: Watch, crew: Processes, minutes: float) -> int:
+    """Print the table and return the number of errors."""
     done = Counter(str(event["path"]) for event in crew.events() if event.get("status") == "done")
     twice = {
         clip for clip in {**done, **watch.made_again} if done[clip] > 1 or watch.made_again[clip]
     }
-    held = {item.clip for item in watch.items if watch.was_in_hands(item)}
+    held = {item.clip for item in watch.items if watch.was_held(item)}
     unreadable = [item.clip for item in watch.items if not _plays(item)]
     left = leftovers(watch)
     facts = {
         "clips": len(watch.items),
         "kills": watch.kills,
-        "… of processes with clips in their hands": watch.kills - watch.idle_kills,
-        "clips in killed processes' hands": len(held),
-        "made again though whole": len(twice),
-        "… of those in killed processes' hands": len(twice & held),
+        "kills of processes that held a lease": watch.kills - watch.idle_kills,
+        "clips whose lease a killed process held": len(held),
+        "complete clips rendered again": len(twice),
+        "those whose lease a killed process held": len(twice & held),
         "missing": len(watch.missing()),
         "unreadable": len(unreadable),
         "leftovers": len(left),
@@ -226,7 +230,7 @@ def _plays(item: RenderItem) -> bool:
 
 
 def leftovers(watch: Watch) -> list[str]:
-    """Whatever lies in the folder and belongs to no clip."""
+    """Return files and folders in the output folder that belong to no clip."""
     wanted = {f"{item.clip}{suffix}" for item in watch.items for suffix in (".mp4", ".json")}
     folders = {str(parent) for item in watch.items for parent in Path(item.clip).parents}
     found = {str(path) for path in Path(watch.job.out).rglob("*")}
@@ -241,7 +245,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--ray", action="store_true")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--seed", type=int, default=0, help="of when and whom to kill")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the kills")
     words = parser.parse_args()
     root = (words.out or Path(tempfile.mkdtemp(prefix="pv-killing-"))).absolute()
     os.environ |= {"PV_HOME": str(root / "home"), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
@@ -259,7 +263,7 @@ def main() -> None:
     print(f"{root}: {len(items)} clips", flush=True)
     began = time.monotonic()
     make(watch, crew, random.Random(words.seed))
-    sys.exit(1 if tell(watch, crew, (time.monotonic() - began) / 60) else 0)
+    sys.exit(1 if report(watch, crew, (time.monotonic() - began) / 60) else 0)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""What batch rendering saves next to the plain way, and what it costs besides denoising.
+"""Compare batch rendering with plain diffusers, and measure its overhead over denoising.
 
     python -m tests.benchmarks.rendering [--identities 1 4 20] [--prompts 2] [--clips 100]
 
-First k identities × p prompts, by our engine and by the plain way: diffusers' pipeline loaded once, one call a clip,
-the adapter switched on for the last steps by a callback, and the same encoder. With 16 steps and an adapter that acts
-in the last quarter, ours should take (¾ + ¼k) / k of the plain way's denoising. They take turns, prompt by prompt, so
-that a busy machine slows them alike; loading is left out on both sides, and the files must be the same to the byte.
 
-Then one identity and many prompts, by a real engine process: its time next to that of the denoiser alone.
+The first part renders k identities × p prompts with our engine and with plain diffusers: the
+pipeline loaded once, one call per clip, the adapter enabled for the last steps by a callback, and
+the same encoder. With 16 steps and an adapter in the last quarter, ours should need (¾ + ¼k) / k of
+the denoising. They take turns, prompt by prompt, so that other load slows them equally. Loading is
+not measured, and the files must be identical byte for byte.
+
+The second part renders one identity with many prompts in a real engine process, and compares its
+time with that of the denoiser alone.
 """
 
 import argparse
@@ -52,7 +55,7 @@ SEED = 7
 
 
 def preset_setup(**changes: dict[str, Any]) -> Setup:
-    """The tiny preset's model and sampler, with some settings of each section changed."""
+    """Return the tiny preset's model, sampler and adapter settings, with changes by section."""
     settings = resolve_settings(Presets().get("tiny").settings(changes))
     return Setup(model=settings.model, sampler=settings.sampler, adapter=settings.adapter)
 
@@ -60,7 +63,10 @@ def preset_setup(**changes: dict[str, Any]) -> Setup:
 def items_of(
     setup: Setup, adapters: dict[str, Path], prompts: Iterable[str], seeds: Sequence[int], out: Path
 ) -> list[RenderItem]:
-    """A clip of each person for each prompt and seed, in the order of `pv render`: a person's all together."""
+    """Return a clip of each identity, prompt and seed, in the order of `pv render`.
+
+    The clips of an identity follow each other.
+    """
     names, digests = Names(setup), {name: sha256_of(file) for name, file in adapters.items()}
     return [
         RenderItem(
@@ -80,7 +86,7 @@ def items_of(
 
 
 def job_for(setup: Setup, items: Sequence[RenderItem], folder: Path, out: Path) -> RenderJob:
-    """A job with its list of clips in `folder`."""
+    """Return a job with its list of clips in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_items(folder / "items.jsonl", items)
     return RenderJob(
@@ -92,14 +98,14 @@ def job_for(setup: Setup, items: Sequence[RenderItem], folder: Path, out: Path) 
 
 
 def bank(count: int) -> list[str]:
-    """So many different prompts."""
+    """Return this many different prompts."""
     texts = [text for noun in ("man", "woman", "person") for text in Banks().get("tiny").fill(noun)]
     return texts[:count]
 
 
 @dataclass(frozen=True)
 class Taken:
-    """Seconds by the clock, and of all cores, encoders included."""
+    """Elapsed seconds, and CPU seconds of all cores, including encoders."""
 
     wall: float
     cpu: float
@@ -120,7 +126,7 @@ def cpu_seconds() -> float:
 
 
 class PlainWay:
-    """diffusers' pipeline, loaded once, with each person's adapter in turn."""
+    """diffusers' pipeline, loaded once, with each identity's adapter in turn."""
 
     def __init__(self, job: RenderJob, items: Sequence[RenderItem]) -> None:
         (setup,) = job.setups
@@ -175,12 +181,12 @@ class PlainWay:
 def plain_way(
     job: RenderJob, items: Sequence[RenderItem]
 ) -> Callable[[Sequence[RenderItem]], None]:
-    """Makes clips; the model is loaded."""
+    """Load the model and return a function that renders clips with plain diffusers."""
     return PlainWay(job, items).render
 
 
 def our_way(job: RenderJob, items: Sequence[RenderItem]) -> Callable[[Sequence[RenderItem]], None]:
-    """The same."""
+    """Load the model and return a function that renders clips with our engine."""
     models = Models(ignore, job.cache_gigabytes)
     models.load(job.setups[0], list(dict.fromkeys(item.prompt for item in items)))
 
@@ -194,7 +200,7 @@ def our_way(job: RenderJob, items: Sequence[RenderItem]) -> Callable[[Sequence[R
 
 
 def compare(setup: Setup, people: int, prompts: int, root: Path) -> list[str]:
-    """A row: what both ways took for so many people, prompt by prompt in turn, next to what the passes say."""
+    """Return a row: time of both ways, prompt by prompt in turns, and the expected speed-up."""
     adapters = save_random_adapters(
         root / "adapters", setup, [f"p{number}" for number in range(people)], 0.05
     )
@@ -239,7 +245,7 @@ def same_frames(one: RenderItem, other: RenderItem) -> bool:
 
 
 def overhead(setup: Setup, clips: int, root: Path) -> None:
-    """Print what a real engine takes for a batch, and how much of it is denoising."""
+    """Print the time of a real engine for a batch, and its overhead over denoising."""
     adapters = save_random_adapters(root / "adapters", setup, ["solo"], 0.05)
     items = items_of(setup, adapters, bank(clips), [SEED], root / "solo")
     folder = RunFolder(root / "engine").create()
@@ -247,14 +253,14 @@ def overhead(setup: Setup, clips: int, root: Path) -> None:
     engine = timed(lambda: _run_engine(folder))
     events, _ = read_records(folder.events)
     rendering = [event["time"] for event in events if event.get("stage") == "rendering"]
-    rate = estimate(setup)  # what the engine has just measured; each clip is of another prompt
+    rate = estimate(setup)  # measured by the engine; each clip has another prompt
     assert rate is not None
     denoising = clips * sum(filter(None, (rate.switch, rate.tail)))
     whole = rendering[-1] - loaded_at(events)
     taken = {
-        "the denoiser alone": denoising,
-        "from the first clip to the last": whole,
-        "the process, loading included": engine.wall,
+        "denoiser only": denoising,
+        "first to last clip": whole,
+        "whole process with loading": engine.wall,
     }
     over = {what: seconds - denoising for what, seconds in taken.items()}
     shown = [
@@ -267,13 +273,14 @@ def overhead(setup: Setup, clips: int, root: Path) -> None:
         for what in taken
     ]
     print(
-        f"\n1 identity × {clips} prompts; CPU time of all {engine.cpu:.1f} s, {engine.cpu / engine.wall:.2f} cores\n"
+        f"\n1 identity × {clips} prompts; CPU time {engine.cpu:.1f} s, "
+        f"{engine.cpu / engine.wall:.2f} cores\n"
     )
     print(table(["", "seconds", "over_%", "over_ms/clip"], shown))
 
 
 def loaded_at(events: Sequence[dict[str, Any]]) -> float:
-    """When the model was there: the stage after the last loading."""
+    """Return the time at which the model was loaded: the start of the stage after loading."""
     stages = [event for event in events if event["type"] == "stage"]
     loading = max(place for place, event in enumerate(stages) if event["stage"] == "loading")
     return stages[loading + 1]["time"]
@@ -292,7 +299,7 @@ def main() -> None:
     parser.add_argument("--identities", type=int, nargs="*", default=[1, 4, 20])
     parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument(
-        "--clips", type=int, default=100, help="of the measure of the overhead; 0 leaves it out"
+        "--clips", type=int, default=100, help="clips of the overhead measurement; 0 skips it"
     )
     words = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -307,7 +314,7 @@ def main() -> None:
             "ours/h",
             "ratio",
             "ratio_CPU",
-            "in_passes",
+            "expected",
             "same",
         ]
         print(table(columns, rows), flush=True)

@@ -1,9 +1,11 @@
-"""What it costs to watch runs: a real `pv dashboard` on a played terminal, and the application with a long run.
+"""Measure `pv dashboard` on a simulated terminal, and the application with a long run.
 
     python -m tests.benchmarks.watching
 
-First paint, opening a run of 100,000 steps, how long the loop is held by what a person does there, load and memory of a
-dashboard left open over a live run. Each row names the most that it may be; a busy machine shows in the first line.
+
+Measured are the time to the first paint, the time to open a run of 100,000 steps, how long key
+presses there block the event loop, and CPU load and memory of a dashboard that shows a live run.
+Each row shows its limit; the first line shows the load of the machine.
 """
 
 import asyncio
@@ -39,7 +41,7 @@ PV = "import sys; sys.argv = ['pv', *sys.argv[1:]]; from pvtool.cli.main import 
 
 
 def step_line(step: int, prompt: str) -> str:
-    """What training writes of an iteration, as long as it really is."""
+    """Return the event of a training step, with its real length."""
     wave = (step * 7919 % 1000) / 1000
     rewards = {
         "icr": 0.9 - 0.5 * step / STEPS + 0.1 * wave,
@@ -80,7 +82,7 @@ def gauge_line(step: int) -> str:
 
 
 def make_run(name: str, steps: int) -> RunFolder:
-    """A live run of this process, with so many steps behind it."""
+    """Create a live run of this process with this many finished steps."""
     folder = RunFolder(runs_dir() / name).create()
     prompts = tuple(
         f"<V> woman does the thing with number {number} in the rain" for number in range(50)
@@ -118,7 +120,10 @@ def on_terminal(*words: str) -> SimulatedTerminal:
 
 
 def seconds_until(pattern: str, *words: str) -> float:
-    """From starting `pv dashboard` until this is on its terminal, the median of several turns."""
+    """Return the seconds from starting `pv dashboard` until `pattern` is on its terminal.
+
+    The value is a median of several repeats.
+    """
     taken: list[float] = []
     for _ in range(TURNS):
         begun = time.perf_counter()
@@ -130,7 +135,7 @@ def seconds_until(pattern: str, *words: str) -> float:
 
 @contextmanager
 def training(folder: RunFolder, begin: int) -> Generator[None]:
-    """A step each second, a heartbeat each second, gauges every five: what a run on a large model writes."""
+    """Write a step and a heartbeat each second, and gauges every five, like a large model's run."""
     done = threading.Event()
 
     def write() -> None:
@@ -152,7 +157,7 @@ def training(folder: RunFolder, begin: int) -> Generator[None]:
 
 
 def idle_rows(what: str, folder: RunFolder, steps: int) -> list[Row]:
-    """A dashboard that nobody touches, over a live run."""
+    """Measure a dashboard without input while it shows a live run."""
     with on_terminal(folder.name) as terminal, training(folder, steps):
         terminal.wait_for("very end", seconds=60)
         time.sleep(5.0)
@@ -164,34 +169,34 @@ def idle_rows(what: str, folder: RunFolder, steps: int) -> list[Row]:
         sent = (len(terminal.written) - written) / IDLE_SECONDS
         memory = process.memory_info().rss / 1e6
     return [
-        Row(f"{what}: load of a core", 100 * used, "%", 3),
+        Row(f"{what}: CPU load of one core", 100 * used, "%", 3),
         Row(f"{what}: memory", memory, "MB", 150),
         Row(f"{what}: sent to the terminal", sent / 1000, "kB/s", 15),
     ]
 
 
 async def long_run_rows(folder: RunFolder) -> list[Row]:
-    """How long the loop is held at most by what a person does with a long run."""
+    """Measure how long key presses block the event loop with a long run."""
     app = Dashboard(Terminal(Pictures.OFF, tmux=False, colours="truecolor"), runs_dir(), folder)
     async with app.run_test(size=SIZE) as pilot:
         while not (isinstance(app.screen, RunScreen) and app.screen.run_view.history.step == STEPS):
             await pilot.pause(0.05)
         rows: list[Row] = []
         for what, keys in {
-            "go to the curves": "right_square_bracket",
+            "show curves": "right_square_bracket",
             "zoom": "plus",
             "pan": "h",
-            "other smoothing": "m",
+            "change smoothing": "m",
             "time axis": "t",
-            "all of it": "0",
+            "reset zoom": "0",
             "read a value": "comma",
-            "go to the samples": "right_square_bracket",
-            "go to the prompts": "right_square_bracket",
-            "go to the machine": "right_square_bracket",
-            "go to the log": "right_square_bracket",
-            "all lines of the log": "v",
-            "the log's beginning": "g",
-            "the log's end": "G",
+            "show samples": "right_square_bracket",
+            "show prompts": "right_square_bracket",
+            "show gauges": "right_square_bracket",
+            "show log": "right_square_bracket",
+            "show all lines of the log": "v",
+            "start of the log": "g",
+            "end of the log": "G",
         }.items():
             rows.append(
                 await loop_row(
@@ -210,9 +215,9 @@ def main() -> None:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         print(f"{os.cpu_count()} cores, load {psutil.getloadavg()[0]:.1f}; medians of {TURNS}\n")
         short = make_run("ada-1", 200)
-        show([Row("start to first paint, the list of runs", seconds_until("1 Runs"), "s", 0.7)])
+        show([Row("start to first paint, list of runs", seconds_until("1 Runs"), "s", 0.7)])
         show([Row("start to first paint, a run", seconds_until("Overview", "ada-1"), "s", 0.7)])
-        show(idle_rows("left open over a live run", short, 200))
+        show(idle_rows("idle with a live run", short, 200))
         long = make_run("ada-2", STEPS)
         print(f"{long.events.stat().st_size / 1e6:.0f} MB of events")
         show(
@@ -226,7 +231,7 @@ def main() -> None:
             ]
         )
         show(asyncio.run(long_run_rows(long)))
-        show(idle_rows("left open over 100,000 steps", long, STEPS))
+        show(idle_rows("idle with 100,000 steps", long, STEPS))
 
 
 if __name__ == "__main__":

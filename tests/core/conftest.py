@@ -1,4 +1,4 @@
-"""Jobs run as an engine runs them."""
+"""Run jobs like an engine."""
 
 from pathlib import Path
 
@@ -11,5 +11,5 @@ from tests.support.render_jobs import Engine
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path) -> Engine:
     monkeypatch.setenv(
         "PV_HOME", str(models / "home")
-    )  # one trajectory cache for all tests, as for all jobs of a user
+    )  # one trajectory cache for all tests, like that of a user's jobs
     return Engine(tmp_path / "jobs")

@@ -1,4 +1,4 @@
-"""A metric is one file and one row of the table: docs/add-a-metric.md."""
+"""Tests of docs/add-a-metric.md: a metric is one file and one row of the table."""
 
 import json
 import re
@@ -24,7 +24,7 @@ PAGE = ROOT / "docs/add-a-metric.md"
 
 @pytest.fixture
 def run(job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """A run on the small models, of an identity with one photo of noise."""
+    """Return a run of the small models, of an identity with one photo of noise."""
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
     library = Library()
     with library.staging() as staging:
@@ -54,7 +54,7 @@ def draw_clips(run: RunFolder, out: Path) -> None:
         clip.with_suffix(".json").write_text(json.dumps({**record, "adapter": adapter}))
 
 
-def test_a_new_metric_is_in_the_table_of_pv_eval_and_in_its_report(
+def test_new_metric_is_in_table_and_report_of_pv_eval(
     run: RunFolder,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -79,7 +79,7 @@ def test_a_new_metric_is_in_the_table_of_pv_eval_and_in_its_report(
     ]
 
 
-def test_the_guide_shows_the_metric_and_the_row_that_are_tested() -> None:
+def test_guide_shows_the_tested_metric() -> None:
     page = PAGE.read_text()
     assert (ROOT / "tests/support/brightness.py").read_text() in page
     (row,) = re.findall(r"MetricEntry\(Brightness.*\)", Path(extended_engine.__file__).read_text())

@@ -1,4 +1,4 @@
-"""An objective is one file and one row of the table: docs/add-an-objective.md."""
+"""Tests of docs/add-an-objective.md: an objective is one file and one row of the table."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ NUMBERS = {"loss", "brightness", "darkest"}
 
 @pytest.fixture
 def folder(job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """A run with the new objective, which no engine has begun."""
+    """Return a new run with the objective of the guide."""
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(supervisor, "ENGINE", extended_engine.ENGINE)
     monkeypatch.setitem(OBJECTIVES, "grey", OBJECTIVES["personalvideo"])  # removed afterwards
@@ -41,7 +41,7 @@ def folder(job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ru
 
 
 def pv(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[str, str]:
-    """Run a command in this process; its stdout and stderr."""
+    """Run a command in this process and return its stdout and stderr."""
     capfd.readouterr()
     with pytest.raises(SystemExit) as ended:
         main(words)
@@ -50,7 +50,7 @@ def pv(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[str, str]:
     return shown.out, shown.err
 
 
-async def test_a_new_objective_trains_and_its_losses_are_shown_everywhere(
+async def test_new_objective_trains_and_its_losses_are_shown(
     folder: RunFolder, capfd: pytest.CaptureFixture[str]
 ) -> None:
     _, progress = pv(capfd, "runs", "resume", folder.name)
@@ -72,7 +72,7 @@ async def test_a_new_objective_trains_and_its_losses_are_shown_everywhere(
         await until_seen(pilot, "Brightness of the first frame 0.", "darkest 0.", "Gradient norm")
 
 
-def test_only_another_objective_than_the_default_is_written_to_settings(
+def test_default_objective_is_not_written_to_settings(
     folder: RunFolder, job: TrainJob, tmp_path: Path
 ) -> None:
     assert 'objective = "grey"' in folder.config.read_text()
@@ -84,14 +84,14 @@ def test_only_another_objective_than_the_default_is_written_to_settings(
     assert read_job(tmp_path / "config.toml") == job
 
 
-def test_an_unknown_objective_is_refused_with_the_known_ones(job: TrainJob, tmp_path: Path) -> None:
+def test_error_for_unknown_objective_lists_known_ones(job: TrainJob, tmp_path: Path) -> None:
     write_job(tmp_path / "config.toml", with_settings(job, "training", objective="gray"))
     with pytest.raises(SettingsError) as refused:
         read_job(tmp_path / "config.toml")
     assert "training.objective: is 'gray', not one of personalvideo" in refused.value.message
 
 
-def test_the_guide_shows_the_objective_and_the_row_that_are_tested() -> None:
+def test_guide_shows_the_tested_objective() -> None:
     page = PAGE.read_text()
     assert (ROOT / "tests/support/grey.py").read_text() in page
     source = Path(extended_engine.__file__).read_text()

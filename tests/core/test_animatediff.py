@@ -1,4 +1,4 @@
-"""AnimateDiff from what users have: a Stable Diffusion folder or file, a motion adapter, LoRAs, a ControlNet."""
+"""AnimateDiff with users' files: Stable Diffusion, a motion adapter, LoRAs, a ControlNet."""
 
 import re
 from dataclasses import replace
@@ -29,7 +29,7 @@ from tests.support.small_models import FRAMES, UNET_BLOCKS, with_settings
 
 
 def call(pipeline: Any, job: TrainJob, **more: Any) -> Tensor:
-    """The same clip by a pipeline of diffusers' own."""
+    """Render the same clip with a pipeline of diffusers."""
     pipeline.set_progress_bar_config(disable=True)
     sizes = {"num_frames": FRAMES, "height": job.model.height, "width": job.model.width}
     steps = {
@@ -50,14 +50,14 @@ def call(pipeline: Any, job: TrainJob, **more: Any) -> Tensor:
 
 @pytest.fixture
 def still(job: TrainJob, models: Path) -> ModelConfig:
-    """Stable Diffusion in a folder, with a motion adapter."""
+    """Return a Stable Diffusion folder without motion modules."""
     return replace(
         job.model, base_model=str(models / "still"), motion_adapter=str(models / "motion")
     )
 
 
 def as_diffusers_documents_it(models: Path) -> Any:
-    """The pipeline of a Stable Diffusion and a motion adapter, put together by hand."""
+    """Return diffusers' pipeline of a Stable Diffusion model and a motion adapter."""
     motion: Any = MotionAdapter.from_pretrained(models / "motion")
     pipeline: Any = AnimateDiffPipeline.from_pretrained(models / "still", motion_adapter=motion)
     sampler: dict[str, Any] = {
@@ -72,13 +72,13 @@ def as_diffusers_documents_it(models: Path) -> Any:
     return pipeline
 
 
-def test_a_stable_diffusion_folder_and_a_motion_adapter_make_diffusers_own_clip(
+def test_folder_with_motion_adapter_renders_the_same_clip_as_diffusers(
     still: ModelConfig, job: TrainJob, models: Path
 ) -> None:
     assert torch.equal(clip(still, job), call(as_diffusers_documents_it(models), job))
 
 
-def test_a_stable_diffusion_in_one_file_makes_the_same_clip_as_its_folder(
+def test_single_file_renders_the_same_clip_as_its_folder(
     still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path
 ) -> None:
     save_file(original_names(models / "still"), tmp_path / "realistic.safetensors")
@@ -88,14 +88,14 @@ def test_a_stable_diffusion_in_one_file_makes_the_same_clip_as_its_folder(
     assert torch.equal(clip(file, job), clip(still, job))
 
 
-def test_a_base_model_without_motion_is_refused_until_it_gets_an_adapter(
+def test_base_model_without_motion_modules_needs_a_motion_adapter(
     job: TrainJob, models: Path
 ) -> None:
     with pytest.raises(InputRefused, match=r"holds Stable Diffusion alone\."):
         resolve_settings(with_settings(job, "model", base_model=str(models / "still")))
 
 
-def test_a_folder_that_has_its_own_motion_modules_leaves_the_presets_adapter_alone(
+def test_motion_adapter_of_the_preset_is_ignored_for_a_folder_with_motion_modules(
     job: TrainJob,
 ) -> None:
     settings = resolve_settings(
@@ -116,7 +116,7 @@ def test_the_fingerprint_covers_the_motion_adapter(
 
 
 @pytest.mark.parametrize("damage", ["cut", "not tensors", "another class"])
-def test_a_base_model_that_cannot_be_loaded_is_refused_in_a_sentence(
+def test_error_for_unloadable_base_model(
     damage: str, still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path
 ) -> None:
     import shutil
@@ -139,7 +139,7 @@ def test_a_base_model_that_cannot_be_loaded_is_refused_in_a_sentence(
 def kohya_lora(
     path: Path, models: Path, attention: str = "attn1", width: int | None = None
 ) -> LoraConfig:
-    """A style for the queries of all spatial attention and of the text encoder, as kohya's tools save it."""
+    """Write a LoRA of spatial attention queries and the text encoder in kohya's format."""
     torch.manual_seed(5)
     tensors: dict[str, Tensor] = {}
     for folder, prefix, pattern in (
@@ -157,7 +157,7 @@ def kohya_lora(
     return LoraConfig(file=str(path), weight=0.5)
 
 
-def test_a_kohya_lora_acts_as_in_diffusers_own_pipeline(
+def test_kohya_lora_has_the_same_effect_as_in_diffusers(
     still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path
 ) -> None:
     style = kohya_lora(tmp_path / "style.safetensors", models)
@@ -169,7 +169,7 @@ def test_a_kohya_lora_acts_as_in_diffusers_own_pipeline(
     assert not torch.allclose(ours, clip(still, job), atol=1e-2)
 
 
-def test_two_loras_add_up_and_none_is_left_in_the_model(
+def test_two_loras_add_up_and_are_unloaded_after_merging(
     still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path
 ) -> None:
     styles = [
@@ -183,7 +183,7 @@ def test_two_loras_add_up_and_none_is_left_in_the_model(
     assert not any(torch.allclose(both, each, atol=1e-2) for each in alone)
 
 
-def test_the_trajectory_knows_which_loras_act_and_how_strongly(
+def test_trajectory_key_depends_on_loras_and_strengths(
     job: TrainJob, models: Path, tmp_path: Path
 ) -> None:
     style = kohya_lora(tmp_path / "style.safetensors", models)
@@ -201,7 +201,7 @@ def test_the_trajectory_knows_which_loras_act_and_how_strongly(
     assert len({each.model.fingerprint for each in settings}) == 1
 
 
-def test_a_lora_that_was_changed_since_the_job_was_made_is_refused(
+def test_lora_file_changed_after_the_job_was_created_is_refused(
     job: TrainJob, models: Path, tmp_path: Path
 ) -> None:
     style = kohya_lora(tmp_path / "style.safetensors", models)
@@ -215,10 +215,10 @@ def test_a_lora_that_was_changed_since_the_job_was_made_is_refused(
         load_backbone(settings.model, settings.sampler, [])
 
 
-def test_the_names_that_diffusers_had_before_peft_are_read_too(
+def test_older_layer_names_of_diffusers_are_read(
     still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path
 ) -> None:
-    """Motion LoRAs were converted to them."""
+    """Motion LoRAs were converted to these names."""
     tensors: dict[str, Tensor] = {}
     for name, weight in load_file(
         models / "animatediff/unet/diffusion_pytorch_model.safetensors"
@@ -232,7 +232,7 @@ def test_the_names_that_diffusers_had_before_peft_are_read_too(
     assert not torch.allclose(moved, clip(still, job), atol=1e-2)
 
 
-def test_a_lora_of_which_a_layer_has_no_place_is_refused(
+def test_lora_with_unknown_layer_is_refused(
     still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path
 ) -> None:
     style = kohya_lora(tmp_path / "style.safetensors", models)
@@ -294,7 +294,7 @@ WRONG_LORAS = [
 
 
 @pytest.mark.parametrize(("write", "words"), WRONG_LORAS)
-def test_a_lora_for_another_model_is_refused_by_its_name(
+def test_error_names_the_model_that_a_lora_was_made_for(
     write: Any, words: str, still: ModelConfig, job: TrainJob, tmp_path: Path
 ) -> None:
     write(tmp_path / "other.safetensors")
@@ -306,7 +306,7 @@ def test_a_lora_for_another_model_is_refused_by_its_name(
         )
 
 
-def test_a_lora_of_other_widths_is_refused(
+def test_lora_with_other_layer_sizes_is_refused(
     still: ModelConfig, job: TrainJob, models: Path, tmp_path: Path
 ) -> None:
     style = kohya_lora(tmp_path / "wide.safetensors", models, width=24)
@@ -331,7 +331,7 @@ def control(models: Path, tmp_path: Path) -> ControlConfig:
         net.controlnet_mid_block,
         net.controlnet_cond_embedding.conv_out,
     ]:
-        nn.init.normal_(layer.weight, std=0.3)  # they begin as zero; these must show
+        nn.init.normal_(layer.weight, std=0.3)  # zeros would have no effect
     net.save_pretrained(tmp_path / "controlnet")
     (tmp_path / "shown").mkdir()
     for number in range(FRAMES):
@@ -342,23 +342,23 @@ def control(models: Path, tmp_path: Path) -> ControlConfig:
     )
 
 
-def test_a_controlnet_leads_as_in_diffusers_own_pipeline(
+def test_controlnet_has_the_same_effect_as_in_diffusers(
     still: ModelConfig, job: TrainJob, models: Path, control: ControlConfig
 ) -> None:
     plain = as_diffusers_documents_it(models)
     net: Any = ControlNetModel.from_pretrained(control.model)
-    net.requires_grad_(False)  # torch multiplies by a frozen matrix in another order of additions
+    net.requires_grad_(False)  # torch adds in another order for frozen matrices
     pipeline = AnimateDiffControlNetPipeline(**plain.components, controlnet=net)
     shown = [Image.open(file) for file in sorted(Path(control.frames).iterdir())]
     theirs = call(pipeline, job, conditioning_frames=shown, controlnet_conditioning_scale=0.7)
     ours = clip(replace(still, control=control), job)
     assert torch.allclose(
         ours, theirs, rtol=1e-5, atol=2e-4
-    )  # values up to 60: some processors round otherwise
+    )  # values up to 60: rounding differs between CPUs
     assert not torch.allclose(theirs, clip(still, job), atol=1e-2)
 
 
-def test_what_the_controlnet_is_shown_is_in_the_trajectorys_key(
+def test_trajectory_key_depends_on_control_frames(
     job: TrainJob, control: ControlConfig, tmp_path: Path
 ) -> None:
     def facts(control: ControlConfig) -> str:
@@ -386,7 +386,7 @@ def test_a_controlnet_for_another_base_model_is_refused(
         load_backbone(replace(job.model, control=other), job.sampler, [])
 
 
-def test_too_few_or_unreadable_pictures_are_refused(
+def test_too_few_or_unreadable_control_frames_are_refused(
     job: TrainJob, control: ControlConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "shown/3.png").write_text("no picture")

@@ -1,7 +1,8 @@
-"""The laws of the contract in pvtool_core/backbones/interface.py, for every family of tests/support/families.py.
+"""Laws of the contract in pvtool_core/backbones/interface.py, for each family.
 
-They say that a backbone is diffusers' own pipeline taken step by step, and that all that the engine does with one
-(adapter, gradients, cache, training) holds for it. What is special about one family is tested beside it.
+A backbone equals diffusers' pipeline run step by step, and everything that the engine does with it
+(adapter, gradients, cache, training) works with it. The families are in tests/support/families.py;
+tests of one family only are in separate files.
 """
 
 import dataclasses
@@ -47,8 +48,8 @@ PROMPT = "a <V> woman waving"
 SWITCH, STEPS = 6, 8
 
 
-def those(has: Callable[[Family], Any]) -> Any:
-    """Hold the law for the families that have what it speaks of."""
+def only_for(has: Callable[[Family], Any]) -> Any:
+    """Limit a test to the families to which it applies."""
     return pytest.mark.parametrize(
         "family", [*filter(has, FAMILIES)], ids=lambda family: family.name, indirect=True
     )
@@ -79,19 +80,19 @@ def trained_adapter(backbone: Backbone) -> IdentityAdapter:
     return adapter
 
 
-def steps_of(
+def final_latents_with_adapter(
     backbone: Backbone, adapter: IdentityAdapter | None = None, start: int = SWITCH
 ) -> Tensor:
-    """The final latents of a clip, with the adapter in its steps from `start` on."""
+    """Return the final latents of a clip, with the adapter in its steps from `start` on."""
     embeds = backbone.prompt_embeds(PROMPT)
     switch = denoise(backbone, backbone.initial_latents(7), embeds, range(start))
     return denoise(backbone, switch, embeds, range(start, STEPS), adapter)
 
 
-# A clip is diffusers' own
+# Equality with diffusers
 
 
-def test_the_class_fulfils_the_contract(job: TrainJob) -> None:
+def test_class_implements_the_contract(job: TrainJob) -> None:
     model = resolve_settings(job).model
     backbone = load_backbone(model, job.sampler, [])
     assert isinstance(backbone, Backbone)
@@ -108,7 +109,7 @@ GUIDANCE = [
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("family", "settings"), GUIDANCE, indirect=["family"])
-def test_with_the_adapter_off_latents_and_frames_are_diffusers_own_to_the_bit(
+def test_without_adapter_latents_and_frames_equal_diffusers_exactly(
     dtype: str, settings: dict[str, Any], family: Family, job: TrainJob
 ) -> None:
     job = with_settings(with_settings(job, "sampler", **settings), "model", dtype=dtype)
@@ -133,8 +134,8 @@ def test_with_the_adapter_off_latents_and_frames_are_diffusers_own_to_the_bit(
         )
 
 
-@those(lambda family: family.encoders)
-def test_the_text_encoders_are_gone_before_the_denoiser_comes(
+@only_for(lambda family: family.encoders)
+def test_text_encoders_are_released_before_the_denoiser_is_loaded(
     family: Family, job: TrainJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[set[str]] = []
@@ -154,7 +155,7 @@ def test_the_text_encoders_are_gone_before_the_denoiser_comes(
         return pipeline
 
     monkeypatch.setattr(family.pipeline, "from_pretrained", watched)
-    gc.disable()  # at once, not when the collector comes round
+    gc.disable()  # must be released at once, not by the garbage collector
     try:
         load(job)
     finally:
@@ -163,8 +164,10 @@ def test_the_text_encoders_are_gone_before_the_denoiser_comes(
 
 
 @torch.no_grad()
-def test_a_few_frames_are_those_of_the_whole_clip(family: Family, backbone: Backbone) -> None:
-    latents = steps_of(backbone)
+def test_single_decoded_frames_equal_those_of_the_whole_clip(
+    family: Family, backbone: Backbone
+) -> None:
+    latents = final_latents_with_adapter(backbone)
     whole = backbone.decode(latents, range(backbone.num_frames))
     windows = [backbone.decoded_with(frame) for frame in range(backbone.num_frames)]
     assert all(frame in window for frame, window in enumerate(windows))
@@ -173,12 +176,12 @@ def test_a_few_frames_are_those_of_the_whole_clip(family: Family, backbone: Back
         assert torch.allclose(some, whole[list(frames)], rtol=0, atol=family.frame_error)
 
 
-def test_frames_lead_the_gradient_to_the_latents(backbone: Any) -> None:
+def test_gradient_of_frames_reaches_the_latents(backbone: Any) -> None:
     def loss(latents: Tensor) -> Tensor:
         return weighted(backbone.decode(latents, [3]).double())
 
     backbone.pipeline.vae.double()
-    latents = steps_of(backbone).double().requires_grad_()
+    latents = final_latents_with_adapter(backbone).double().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(latents), latents)
     little = 5e-4 * gradient / gradient.norm()
     with torch.no_grad():
@@ -186,7 +189,7 @@ def test_frames_lead_the_gradient_to_the_latents(backbone: Any) -> None:
     assert rise.item() == pytest.approx(1e-3 * gradient.norm().item(), rel=0.01)
 
 
-def test_a_step_is_the_sampler_s_own_and_can_be_taken_anywhere(backbone: Any) -> None:
+def test_step_equals_the_sampler_and_can_start_at_any_step(backbone: Any) -> None:
     scheduler, embeds = backbone.scheduler, backbone.prompt_embeds(PROMPT)
     latents = backbone.initial_latents(7)
     for dtype in (torch.float32, torch.bfloat16):
@@ -205,9 +208,7 @@ def test_a_step_is_the_sampler_s_own_and_can_be_taken_anywhere(backbone: Any) ->
 # The adapter
 
 
-def test_the_adapter_sits_on_its_layers_and_nowhere_else(
-    family: Family, backbone: Backbone
-) -> None:
+def test_adapter_has_exactly_its_target_layers(family: Family, backbone: Backbone) -> None:
     wanted = {
         f"{attention}.to_{projection}" for attention in family.adapted for projection in "qkv"
     }
@@ -220,19 +221,21 @@ def test_the_adapter_sits_on_its_layers_and_nowhere_else(
     assert all("lora_" in name for name in trained)
 
 
-def test_a_new_adapter_changes_nothing_and_a_trained_one_only_while_it_acts(
+def test_new_adapter_has_no_effect_and_a_trained_one_only_while_active(
     backbone: Backbone,
 ) -> None:
-    before = steps_of(backbone)
+    before = final_latents_with_adapter(backbone)
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2)
-    assert torch.equal(steps_of(backbone, adapter, start=0), before)
+    assert torch.equal(final_latents_with_adapter(backbone, adapter, start=0), before)
     shake(adapter)
-    assert torch.equal(steps_of(backbone), before)
-    assert not torch.equal(steps_of(backbone, adapter), before)
-    assert not torch.allclose(steps_of(backbone, adapter, start=0), before, atol=0.1)
+    assert torch.equal(final_latents_with_adapter(backbone), before)
+    assert not torch.equal(final_latents_with_adapter(backbone, adapter), before)
+    assert not torch.allclose(
+        final_latents_with_adapter(backbone, adapter, start=0), before, atol=0.1
+    )
 
 
-def test_rendering_calls_the_adapter_in_its_steps_only(
+def test_rendering_uses_the_adapter_in_active_steps_only(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = trained_adapter(backbone)
@@ -254,7 +257,7 @@ def test_rendering_calls_the_adapter_in_its_steps_only(
     backbone.denoiser.register_forward_pre_hook(denoises)
     for layer in adapter.layers.values():
         layer.lora_A["identity"].register_forward_hook(calls)
-    steps_of(backbone, adapter)
+    final_latents_with_adapter(backbone, adapter)
     assert set(denoised) == set(range(STEPS))
     for step in range(STEPS):
         assert called.count(step) == (
@@ -262,7 +265,7 @@ def test_rendering_calls_the_adapter_in_its_steps_only(
         )
 
 
-def test_the_layout_of_its_file_loses_nothing(backbone: Backbone) -> None:
+def test_conversion_to_the_file_layout_is_lossless(backbone: Backbone) -> None:
     pairs = trained_adapter(backbone).pairs()
     packed = backbone.lora_layout.pack(pairs)
     again = backbone.lora_layout.unpack(packed, pairs)
@@ -275,15 +278,15 @@ def test_the_layout_of_its_file_loses_nothing(backbone: Backbone) -> None:
 
 @pytest.fixture
 def exported(backbone: Backbone, tmp_path: Path) -> tuple[Path, Tensor]:
-    """An adapter's file, and the final latents that it makes."""
+    """Return an adapter's file and the final latents with it."""
     adapter, facts = trained_adapter(backbone), backbone.facts()
     terms = AdapterMetadata(0.75, STEPS, 3.0, sampler=facts["sampler"], base_model=facts["base"])
     adapter.save(tmp_path / "adapter.safetensors", backbone.lora_layout, terms)
-    return tmp_path / "adapter.safetensors", steps_of(backbone, adapter)
+    return tmp_path / "adapter.safetensors", final_latents_with_adapter(backbone, adapter)
 
 
-@those(lambda family: family.file_at_any_width)
-def test_the_file_gives_the_same_pixels_in_a_fresh_diffusers_pipeline(
+@only_for(lambda family: family.file_at_any_width)
+def test_exported_file_gives_the_same_pixels_in_diffusers(
     exported: tuple[Path, Tensor], family: Family, backbone: Backbone, job: TrainJob
 ) -> None:
     file, latents = exported
@@ -301,20 +304,20 @@ def test_the_file_gives_the_same_pixels_in_a_fresh_diffusers_pipeline(
         assert torch.equal(backbone.decode(latents, range(backbone.num_frames)), theirs)
 
 
-def test_the_file_loads_into_our_own_renderer_with_the_same_result(
+def test_exported_file_gives_the_same_clip_in_pv(
     exported: tuple[Path, Tensor], job: TrainJob
 ) -> None:
     file, latents = exported
     fresh = load(job)
     loaded = load_adapter(file, fresh.denoiser, fresh.lora_target, fresh.lora_layout)
-    assert torch.equal(steps_of(fresh, loaded), latents)
+    assert torch.equal(final_latents_with_adapter(fresh, loaded), latents)
 
 
 # The gradient
 
 
 def exact_route(backbone: Any) -> tuple[AdaptedSteps, Tensor]:
-    """The adapter's steps in float64, where two ways of one computation agree to many digits."""
+    """Return the adapter's steps in float64, in which two methods agree to many digits."""
     backbone.denoiser.double()
     backbone.pipeline.vae.double()
     adapter = trained_adapter(backbone)
@@ -335,7 +338,7 @@ def weighted(frames: Tensor) -> Tensor:
 
 
 def loss_of(family: Family, backbone: Any, latents: Tensor) -> Tensor:
-    """A loss on decoded frames, without the rounding to float32 of `decode`."""
+    """Return a loss on decoded frames, without the rounding to float32 in `decode`."""
     return weighted(family.decoder(backbone.pipeline.vae, latents))
 
 
@@ -360,11 +363,11 @@ def gradient_by(
 
 
 def close(ours: list[Tensor], theirs: list[Tensor], within: float) -> bool:
-    """Within a share of the gradient's length."""
+    """Compare up to a fraction of the gradient's norm."""
     return all(torch.dist(a, b) <= within * b.norm() for a, b in zip(ours, theirs, strict=True))
 
 
-def test_both_exact_gradients_equal_back_propagation_through_the_whole_chain(
+def test_exact_gradient_modes_equal_back_propagation_through_all_steps(
     family: Family, backbone: Backbone
 ) -> None:
     route, switch = exact_route(backbone)
@@ -379,10 +382,10 @@ def test_both_exact_gradients_equal_back_propagation_through_the_whole_chain(
         assert close(gradient_by(tail_of, route, switch, family), whole, family.exact)
 
 
-def test_the_stopped_gradient_is_that_of_autograd_and_of_drawn_steps_on_average(
+def test_stopped_gradient_equals_autograd_and_sampled_steps_are_unbiased(
     family: Family, backbone: Backbone
 ) -> None:
-    """DRTune as its paper draws it: the model's input is detached, the sampler's is not."""
+    """DRTune as in its paper: the model's input is detached, the sampler's is not."""
     route, switch = exact_route(backbone)
     every = gradient_by(rollout_stopped, route, switch, family)
     latents = switch
@@ -401,7 +404,7 @@ def test_the_stopped_gradient_is_that_of_autograd_and_of_drawn_steps_on_average(
     assert set(output_weights(backbone, route.steps)) == {6, 7}
 
 
-def test_recomputed_activations_give_the_same_gradient_and_are_fewer(job: TrainJob) -> None:
+def test_recomputation_gives_the_same_gradient_and_stores_fewer_activations(job: TrainJob) -> None:
     found: list[list[Tensor]] = []
     kept: list[tuple[int, int]] = []
     for recompute in (False, True):
@@ -428,7 +431,7 @@ def test_recomputed_activations_give_the_same_gradient_and_are_fewer(job: TrainJ
 
 
 def kept_bytes(compute: Callable[[], Any]) -> tuple[Any, int]:
-    """What `compute` gives, and how much it keeps for the way back."""
+    """Return the result of `compute`, and the bytes that it stores for the backward pass."""
     sizes: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -444,7 +447,7 @@ def kept_bytes(compute: Callable[[], Any]) -> tuple[Any, int]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose trajectories all these tests share, as runs do."""
+    """Return a home whose trajectory cache all these tests share."""
     return tmp_path_factory.mktemp("home")
 
 
@@ -453,10 +456,10 @@ def home(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PV_HOME", str(shared))
 
 
-def test_what_is_read_from_the_cache_is_to_the_bit_what_is_computed(
+def test_cached_latents_equal_computed_ones_exactly(
     job: TrainJob, backbone: Backbone, tmp_path: Path
 ) -> None:
-    final = steps_of(backbone)
+    final = final_latents_with_adapter(backbone)
     for _ in ("computed", "read"):
         cache = TrajectoryCache(tmp_path / "trajectories", backbone, SWITCH, ignore)
         assert torch.equal(cache.final(PROMPT, 7), final)
@@ -468,7 +471,7 @@ def new_trainer(job: TrainJob) -> tuple[Trainer, PersonalVideo]:
     return prepared_trainer(job, cache_dir() / "trajectories")
 
 
-def test_an_iteration_reaches_every_weight_whatever_saves_memory(
+def test_every_weight_gets_a_gradient_with_all_memory_options(
     family: Family, job: TrainJob
 ) -> None:
     job = with_settings(job, "training", cached_pairs=1)
@@ -491,7 +494,7 @@ def test_an_iteration_reaches_every_weight_whatever_saves_memory(
 
 
 def run(job: TrainJob, path: Path) -> dict[str, Tensor]:
-    """Train until the job's last iteration; the adapter that is left."""
+    """Train until the job's last iteration and return the adapter's weights."""
     folder = RunFolder(path)
     if not path.exists():
         folder.create()
@@ -502,21 +505,21 @@ def run(job: TrainJob, path: Path) -> dict[str, Tensor]:
     return load_file(checkpoint / "adapter.safetensors")
 
 
-def test_a_resumed_run_takes_the_same_steps(job: TrainJob, tmp_path: Path) -> None:
+def test_resumed_run_equals_uninterrupted_one(job: TrainJob, tmp_path: Path) -> None:
     job = with_settings(job, "training", cached_pairs=2, sample_every=4)
     whole = run(job, tmp_path / "whole")
     run(with_settings(job, "training", iterations=2), tmp_path / "halves")
     halves = run(job, tmp_path / "halves")
     assert whole.keys() == halves.keys()
     assert all(torch.equal(whole[key], halves[key]) for key in whole)
-    assert len(list((tmp_path / "whole").rglob("*.mp4"))) == 2  # the original's and step 4's
+    assert len(list((tmp_path / "whole").rglob("*.mp4"))) == 2  # of the base model and of step 4
 
 
 @pytest.mark.slow
-def test_an_easy_reward_is_learnt_over_200_steps(
+def test_simple_reward_is_learnt_in_200_steps(
     job: TrainJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An adapter that was led astray is to make the original's first frame again."""
+    """A disturbed adapter learns to reproduce the base model's first frame."""
     job = with_settings(job, "model", width=16, height=16, num_frames=5)
     job = with_settings(job, "sampler", num_inference_steps=4, guidance_scale=1.0)
     job = with_settings(job, "adapter", start=0.5)

@@ -1,4 +1,4 @@
-"""Weights that are not what they are named as are refused by a sentence that says what they are."""
+"""Unusable weights are refused with an error that says what they are."""
 
 import dataclasses
 import os
@@ -32,7 +32,7 @@ def faces(models: Path) -> Path:
 def one_node(
     path: Path, operation: str, shape: Sequence[int | str], outputs: int = 1, **attributes: Any
 ) -> Path:
-    """A whole ONNX model of one operation, repeated for each output."""
+    """Return an ONNX model with one operation, repeated for each output."""
     node = helper.make_node
     nodes = [
         node(operation, ["input"], [f"out_{number}"], **attributes) for number in range(outputs)
@@ -55,7 +55,7 @@ def one_node(
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
 @pytest.mark.parametrize("open_it", [open_detector, open_recognizer, load_recognizer])
-def test_a_part_of_an_onnx_file_is_refused(
+def test_truncated_onnx_file_is_refused(
     open_it: Callable[[Path], object], share: float, faces: Path, tmp_path: Path
 ) -> None:
     whole = (faces / "rec.onnx").read_bytes()
@@ -65,13 +65,13 @@ def test_a_part_of_an_onnx_file_is_refused(
     assert refusal.value.hint == "Fetch it again, and compare its size."
 
 
-def test_a_file_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
+def test_other_file_instead_of_onnx_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rec.onnx").write_text("<html>You are not logged in</html>")
     with pytest.raises(InputRefused, match=r"rec\.onnx is not a complete ONNX model"):
         load_recognizer(tmp_path / "rec.onnx")
 
 
-def test_a_detector_named_as_recogniser_is_refused(faces: Path) -> None:
+def test_detector_instead_of_recogniser_is_refused(faces: Path) -> None:
     with pytest.raises(
         InputRefused, match=r"det\.onnx is a face detector, not a face recogniser\."
     ) as refusal:
@@ -79,7 +79,7 @@ def test_a_detector_named_as_recogniser_is_refused(faces: Path) -> None:
     assert "identity_reward.recognizer" in refusal.value.hint
 
 
-def test_a_recogniser_named_as_detector_is_refused(faces: Path) -> None:
+def test_recogniser_instead_of_detector_is_refused(faces: Path) -> None:
     with pytest.raises(
         InputRefused, match=r"rec\.onnx is a face recogniser, not a face detector\."
     ) as refusal:
@@ -87,7 +87,7 @@ def test_a_recogniser_named_as_detector_is_refused(faces: Path) -> None:
     assert "identity_reward.detector" in refusal.value.hint
 
 
-def test_other_models_of_a_package_are_refused_by_what_they_are(tmp_path: Path) -> None:
+def test_error_describes_other_models_of_a_package(tmp_path: Path) -> None:
     named = {(192, 192): "a model of a face's landmarks", (96, 96): "a model of gender and age"}
     for size, what in named.items():
         path = one_node(tmp_path / "other.onnx", "Flatten", [1, 3, *size])
@@ -101,7 +101,7 @@ def test_other_models_of_a_package_are_refused_by_what_they_are(tmp_path: Path) 
             open_recognizer(path)
 
 
-def test_a_recogniser_of_other_crops_or_without_an_embedding_is_refused(tmp_path: Path) -> None:
+def test_recogniser_with_other_crop_size_or_output_is_refused(tmp_path: Path) -> None:
     path = one_node(tmp_path / "rec.onnx", "Flatten", [1, 3, 128, 128])
     with pytest.raises(InputRefused, match="wants faces of 128 × 128 pixels, and pv has 112 × 112"):
         open_recognizer(path)
@@ -117,7 +117,7 @@ def test_a_detector_without_landmarks_is_refused(tmp_path: Path) -> None:
     assert "bnkps" in refusal.value.hint
 
 
-def test_a_recogniser_with_a_layer_that_has_no_gradient_here_is_refused_for_the_reward_alone(
+def test_recogniser_without_gradient_is_refused_as_reward_only(
     tmp_path: Path,
 ) -> None:
     path = one_node(tmp_path / "rec.onnx", "Flatten", [1, 3, 112, 112])
@@ -131,7 +131,7 @@ def test_a_recogniser_with_a_layer_that_has_no_gradient_here_is_refused_for_the_
 
 
 def checkpoint_of(models: Path, path: Path, **changes: Any) -> Path:
-    """The small model's weights in HPSv2's layout, some of them changed."""
+    """Write the small model's weights in HPSv2's format, some of them changed."""
     torch.save(
         {"state_dict": load_file(models / "clip" / "open_clip_model.safetensors") | changes}, path
     )
@@ -139,7 +139,7 @@ def checkpoint_of(models: Path, path: Path, **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_a_part_of_a_checkpoint_is_refused(share: float, models: Path, tmp_path: Path) -> None:
+def test_truncated_checkpoint_is_refused(share: float, models: Path, tmp_path: Path) -> None:
     whole = checkpoint_of(models, tmp_path / "HPS_v2.1_compressed.pt").read_bytes()
     for suffix in (".pt", ".safetensors"):
         (tmp_path / f"cut{suffix}").write_bytes(whole[: int(share * len(whole))])
@@ -147,9 +147,7 @@ def test_a_part_of_a_checkpoint_is_refused(share: float, models: Path, tmp_path:
             read_weights(tmp_path / f"cut{suffix}")
 
 
-def test_a_checkpoint_with_code_in_it_is_refused_and_the_code_is_not_run(
-    models: Path, tmp_path: Path
-) -> None:
+def test_code_in_a_checkpoint_is_refused_and_not_run(models: Path, tmp_path: Path) -> None:
     class Code:
         def __reduce__(self) -> tuple[Any, ...]:
             return os.mkdir, (str(tmp_path / "done"),)
@@ -178,7 +176,7 @@ def test_a_checkpoint_without_tensors_is_refused(tmp_path: Path) -> None:
         (["fc.weight"], r"it lacks positional_embedding and \d+ others"),
     ],
 )
-def test_a_checkpoint_of_another_kind_is_refused_by_what_it_is(
+def test_error_describes_a_checkpoint_of_another_kind(
     names: list[str], why: str, models: Path, tmp_path: Path
 ) -> None:
     config = folder_model(models, tmp_path, {name: torch.zeros(2, 2) for name in names})
@@ -198,7 +196,7 @@ def test_a_checkpoint_of_another_kind_is_refused_by_what_it_is(
         ({"logit_scale": torch.zeros(1)}, r"its logit_scale is 1 and not a number\."),
     ],
 )
-def test_a_checkpoint_of_another_architecture_is_refused_by_what_differs(
+def test_error_names_the_difference_of_another_architecture(
     changed: dict[str, torch.Tensor], why: str, models: Path, tmp_path: Path
 ) -> None:
     weights = load_file(models / "clip" / "open_clip_model.safetensors")
@@ -209,13 +207,13 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_what_differs(
 def folder_model(
     models: Path, folder: Path, weights: dict[str, torch.Tensor]
 ) -> SemanticRewardConfig:
-    """The small model with other weights."""
+    """Write the small model as an open_clip folder with other weights."""
     shutil.copy(models / "clip" / "open_clip_config.json", folder)
     save_file(weights, folder / "open_clip_model.safetensors")
     return SemanticRewardConfig(model=str(folder))
 
 
-def test_a_model_that_open_clip_does_not_know_is_refused(models: Path, tmp_path: Path) -> None:
+def test_unknown_open_clip_model_is_refused(models: Path, tmp_path: Path) -> None:
     checkpoint = str(checkpoint_of(models, tmp_path / "hps.pt"))
     with pytest.raises(InputRefused, match="open_clip knows no model of the name 'ViT-X-14'"):
         ImageText(
@@ -223,7 +221,7 @@ def test_a_model_that_open_clip_does_not_know_is_refused(models: Path, tmp_path:
         )
 
 
-def test_a_folder_that_is_no_open_clip_model_s_is_refused(models: Path, tmp_path: Path) -> None:
+def test_folder_without_open_clip_model_is_refused(models: Path, tmp_path: Path) -> None:
     config = SemanticRewardConfig(model=str(tmp_path))
     with pytest.raises(InputRefused, match="No weights in"):
         ImageText(config, torch.device("cpu"))
@@ -235,15 +233,13 @@ def test_a_folder_that_is_no_open_clip_model_s_is_refused(models: Path, tmp_path
             ImageText(config, torch.device("cpu"))
 
 
-def test_a_name_without_a_checkpoint_is_refused_rather_than_random() -> None:
+def test_model_name_without_checkpoint_is_refused() -> None:
     with pytest.raises(InputRefused, match="No checkpoint '' for RN50") as refusal:
         ImageText(SemanticRewardConfig(model="RN50"), torch.device("cpu"))
     assert "semantic_reward.checkpoint" in refusal.value.hint
 
 
-def test_a_run_on_such_weights_ends_with_the_status_of_refused_input(
-    job: TrainJob, tmp_path: Path
-) -> None:
+def test_run_with_unusable_weights_exits_with_status_refused(job: TrainJob, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
     wrong = with_settings(job, "identity_reward", recognizer="det.onnx")

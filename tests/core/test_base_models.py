@@ -1,4 +1,4 @@
-"""Base models that cannot be used are refused before a run exists, whichever way they come in."""
+"""Unusable base models are refused before a run is created, however they are given."""
 
 import json
 import os
@@ -141,9 +141,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("damage", BROKEN)
-def test_a_folder_that_cannot_be_used_is_refused_by_add_and_by_settings(
-    damage: str, home: Path
-) -> None:
+def test_unusable_folder_is_refused_by_add_and_by_settings(damage: str, home: Path) -> None:
     change, words = BROKEN[damage]
     base = pipeline_folder(home / "base")
     change(base)
@@ -156,7 +154,7 @@ def test_a_folder_that_cannot_be_used_is_refused_by_add_and_by_settings(
     assert Models().state("mine") is ModelState.MISSING
 
 
-def test_a_folder_of_pickles_alone_names_the_file_and_the_cure(home: Path) -> None:
+def test_error_for_pickled_weights_names_the_file_and_the_solution(home: Path) -> None:
     base = pipeline_folder(home / "base")
     (base / UNET).unlink()
     torch.save({"weight": torch.zeros(2)}, base / "unet/diffusion_pytorch_model.bin")
@@ -169,7 +167,7 @@ def test_a_folder_of_pickles_alone_names_the_file_and_the_cure(home: Path) -> No
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_folder_of_fp16_variants_loads_as_its_plain_twin(
+def test_folder_of_fp16_variants_loads_like_one_without_variants(
     family: Any, models: Path, tmp_path: Path
 ) -> None:
     job = family.job(models)
@@ -188,7 +186,7 @@ def test_a_folder_of_fp16_variants_loads_as_its_plain_twin(
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_what_diffusers_saves_passes_the_check(family: Any, models: Path) -> None:
+def test_folder_saved_by_diffusers_is_accepted(family: Any, models: Path) -> None:
     check_base_model(Path(family.job(models).model.base_model))
 
 
@@ -223,9 +221,7 @@ def only(*prefixes: str) -> dict[str, tuple[int, ...]]:
         ({"blocks.0.self_attn.q.weight": (4, 8)}, "does not hold a Stable Diffusion checkpoint"),
     ],
 )
-def test_a_file_that_is_no_whole_stable_diffusion_is_refused(
-    shapes: Any, words: str, tmp_path: Path
-) -> None:
+def test_incomplete_single_file_is_refused(shapes: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match=words):
         family_of(checkpoint(tmp_path / "sd.safetensors", shapes))
 
@@ -233,9 +229,7 @@ def test_a_file_that_is_no_whole_stable_diffusion_is_refused(
 @pytest.mark.parametrize(
     ("suffix", "words"), [("ckpt", "pickled checkpoint"), ("gguf", "GGUF"), ("txt", "is not a")]
 )
-def test_a_file_in_another_format_is_refused_by_its_name(
-    suffix: str, words: str, tmp_path: Path
-) -> None:
+def test_error_names_the_format_of_other_files(suffix: str, words: str, tmp_path: Path) -> None:
     (tmp_path / f"sd.{suffix}").write_bytes(b"GGUF")
     with pytest.raises(InputRefused, match=words):
         family_of(tmp_path / f"sd.{suffix}")
@@ -272,7 +266,7 @@ def test_an_incomplete_single_file_is_not_added(home: Path) -> None:
         ),
     ],
 )
-def test_a_file_says_what_it_predicts(
+def test_prediction_type_is_read_from_the_file(
     keys: Any, metadata: Any, kind: Any, zero: bool, tmp_path: Path
 ) -> None:
     file = checkpoint(
@@ -282,7 +276,7 @@ def test_a_file_says_what_it_predicts(
     assert prediction.zero_terminal_snr is zero
 
 
-def test_an_unknown_or_contradictory_prediction_is_refused(tmp_path: Path) -> None:
+def test_unknown_or_contradictory_prediction_type_is_refused(tmp_path: Path) -> None:
     for metadata, keys, words in (
         ("sample", (), "'sample'"),
         ("epsilon", ("ztsnr",), "exclude each other"),
@@ -294,7 +288,7 @@ def test_an_unknown_or_contradictory_prediction_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("zero", [False, True])
-def test_a_v_prediction_file_makes_the_clip_of_its_v_prediction_folder(
+def test_v_prediction_file_renders_the_same_clip_as_its_folder(
     zero: bool, job: TrainJob, models: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(models / "still", tmp_path / "still")
@@ -372,7 +366,7 @@ def test_control_frames_that_are_not_a_file_are_refused(name: str, tmp_path: Pat
         (without_file("diffusion_pytorch_model.safetensors"), "has no weights"),
     ],
 )
-def test_a_motion_adapter_is_checked_before_a_run_exists(
+def test_motion_adapter_is_checked_before_a_run_is_created(
     change: Change, words: str, tmp_path: Path
 ) -> None:
     base = pipeline_folder(tmp_path / "base")
@@ -386,7 +380,7 @@ def test_a_motion_adapter_is_checked_before_a_run_exists(
         locate_model(model)
 
 
-def test_the_whole_small_models_still_pass(job: TrainJob, models: Path) -> None:
+def test_complete_small_models_are_accepted(job: TrainJob, models: Path) -> None:
     assert load_file(models / "still/unet/diffusion_pytorch_model.safetensors")
     still = replace(
         job.model, base_model=str(models / "still"), motion_adapter=str(models / "motion")

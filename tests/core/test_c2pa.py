@@ -1,4 +1,4 @@
-"""Content credentials: who signed a clip can be read from the file, and a file that was changed gives itself away."""
+"""Content credentials: a reader sees the signer of a clip, and detects changed files."""
 
 import json
 import sys
@@ -51,7 +51,7 @@ def certificate(
     vouches: bool,
     days: int = 30,
 ) -> x509.Certificate:
-    """One certificate of a chain as C2PA wants it: what it may be used for is said in it."""
+    """Return one certificate of a chain, with the extensions that C2PA requires."""
     begins = datetime.now(UTC) - timedelta(60)
     number = x509.random_serial_number()
     made = x509.CertificateBuilder(
@@ -70,12 +70,12 @@ def certificate(
 
 
 def pem(key: Any, lock: KeySerializationEncryption | None = None) -> bytes:
-    """As openssl writes it by default."""
+    """Return the key in OpenSSL's default format."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock or NoEncryption())
 
 
 class Studio:
-    """Somebody with a certificate, a key, and an authority that vouches for them."""
+    """A signer with a certificate, a key, and a certificate authority."""
 
     def __init__(self, folder: Path, key: Any) -> None:
         folder.mkdir(parents=True)
@@ -91,7 +91,7 @@ class Studio:
         return EncodingConfig(formats=formats, certificate=str(self.certificate), key=str(self.key))
 
     def read(self, file: Path) -> tuple[str | None, dict[str, Any]]:
-        """What is said of a signed file by one who trusts the studio's authority: the verdict, and the statement."""
+        """Return the validation state and the manifest, for a reader that trusts the authority."""
         trust = {"trust": {"user_anchors": self.root.decode()}, "verify": {"verify_trust": True}}
         with Reader(file, context=Context(Settings.from_dict(trust))) as reader:
             told = json.loads(reader.json())
@@ -104,7 +104,7 @@ def studio(tmp_path: Path) -> Studio:
 
 
 @pytest.mark.parametrize("suffix", SIGNED)
-def test_a_signed_clip_says_who_made_it_and_how(
+def test_signed_clip_contains_signer_and_settings(
     tmp_path: Path, studio: Studio, suffix: str
 ) -> None:
     (path,) = write_clip(
@@ -138,15 +138,13 @@ def test_a_signed_clip_says_who_made_it_and_how(
     ],
     ids=["P-384", "RSA", "Ed25519"],
 )
-def test_the_usual_kinds_of_keys_sign(tmp_path: Path, key: Any) -> None:
+def test_common_key_types_can_sign(tmp_path: Path, key: Any) -> None:
     studio = Studio(tmp_path / "studio", key)
     (path,) = write_clip(tmp_path / "clip", moving_square(), 8, FACTS, studio.encoding("webp"))
     assert studio.read(path)[0] == "Trusted"
 
 
-def test_a_clip_that_was_changed_after_signing_gives_itself_away(
-    tmp_path: Path, studio: Studio
-) -> None:
+def test_change_after_signing_is_detected(tmp_path: Path, studio: Studio) -> None:
     (path,) = write_clip(tmp_path / "clip", moving_square(), 8, FACTS, studio.encoding("mp4"))
     content = path.read_bytes()
     middle = content.index(b"mdat") + 100
@@ -154,7 +152,7 @@ def test_a_clip_that_was_changed_after_signing_gives_itself_away(
     assert studio.read(path)[0] == "Invalid"
 
 
-def test_what_cannot_sign_is_said_in_a_sentence(tmp_path: Path, studio: Studio) -> None:
+def test_errors_for_unusable_keys_and_certificates(tmp_path: Path, studio: Studio) -> None:
     other = Studio(tmp_path / "other", ec.generate_private_key(ec.SECP256R1()))
     koblitz = Studio(tmp_path / "koblitz", ec.generate_private_key(ec.SECP256K1()))
     alone = tmp_path / "alone.pem"
@@ -186,7 +184,7 @@ def test_what_cannot_sign_is_said_in_a_sentence(tmp_path: Path, studio: Studio) 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_certificate_that_has_run_out_is_refused(tmp_path: Path) -> None:
+def test_expired_certificate_is_refused(tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     own = certificate("Signer", "Signer", key.public_key(), key, vouches=False, days=-1)
     (tmp_path / "own.pem").write_bytes(own.public_bytes(Encoding.PEM))
@@ -200,7 +198,7 @@ def test_a_certificate_that_has_run_out_is_refused(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_without_the_library_the_way_to_it_is_named(
+def test_error_without_c2pa_says_how_to_install_it(
     tmp_path: Path, studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "c2pa", None)

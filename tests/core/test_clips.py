@@ -1,4 +1,4 @@
-"""Clips: what changes a file changes its name, and only a whole clip counts."""
+"""Clips: settings that change a file change its name, and only complete clips count."""
 
 import os
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def names(settings: Settings, upscale: int = 1) -> Names:
     )
 
 
-def test_a_clip_lies_where_people_find_it() -> None:
+def test_clip_path_is_readable() -> None:
     assert path().parent.name.startswith("man-runs-")
     assert (path().parent.parent, path().name) == (Path("out/mara"), "seed-000003")
 
@@ -54,11 +54,11 @@ def test_a_clip_lies_where_people_find_it() -> None:
         {"adapter": {"start": 0.5}},
     ],
 )
-def test_what_changes_the_file_changes_the_name(change: dict[str, Any]) -> None:
+def test_name_depends_on_settings_that_change_the_file(change: dict[str, Any]) -> None:
     assert path(settings(**change)) != path()
 
 
-def test_another_adapter_or_a_prompt_of_the_same_words_is_another_clip() -> None:
+def test_name_depends_on_adapter_and_exact_prompt() -> None:
     assert len({path(), path(adapter="cd"), path(adapter=""), path(prompt="<V> man, runs")}) == 4
 
 
@@ -70,11 +70,11 @@ def test_another_adapter_or_a_prompt_of_the_same_words_is_another_clip() -> None
         {"semantic_reward": {"weight": 0.5}},
     ],
 )
-def test_what_does_not_change_the_file_does_not_change_the_name(change: dict[str, Any]) -> None:
+def test_name_does_not_depend_on_other_settings(change: dict[str, Any]) -> None:
     assert path(settings(**change)) == path()
 
 
-def test_where_the_adapter_begins_does_not_matter_without_one() -> None:
+def test_name_of_base_clip_does_not_depend_on_start() -> None:
     assert path(settings(adapter={"start": 0.5}), adapter="") == path(adapter="")
 
 
@@ -82,7 +82,7 @@ MP4 = EncodingConfig()
 BOTH = EncodingConfig(formats=("mp4", "gif"))
 
 
-def test_only_a_clip_with_all_its_files_as_written_is_whole(tmp_path: Path) -> None:
+def test_clip_is_complete_only_with_all_files_unchanged(tmp_path: Path) -> None:
     clip = tmp_path / "seed-000003"
     mp4, gif = (clip.with_name(f"{clip.name}.{suffix}") for suffix in ("mp4", "gif"))
     mp4.write_bytes(b"video")
@@ -99,7 +99,7 @@ def test_only_a_clip_with_all_its_files_as_written_is_whole(tmp_path: Path) -> N
     assert not is_whole(clip, "f", EncodingConfig(formats=("gif",)))
 
 
-def test_a_clip_made_from_something_else_or_in_another_way_is_not_whole(tmp_path: Path) -> None:
+def test_clip_with_other_inputs_or_settings_is_not_complete(tmp_path: Path) -> None:
     clip = tmp_path / "seed-000003"
     clip.with_suffix(".mp4").write_bytes(b"video")
     write_sidecar(clip, "f", MP4, {"seed": 3})
@@ -107,7 +107,7 @@ def test_a_clip_made_from_something_else_or_in_another_way_is_not_whole(tmp_path
     assert not is_whole(clip, "f", EncodingConfig(codec="av1"))
 
 
-def test_a_folder_of_frames_is_whole_with_all_its_frames(tmp_path: Path) -> None:
+def test_folder_of_frames_is_complete_with_all_frames(tmp_path: Path) -> None:
     clip, png = tmp_path / "seed-000003", EncodingConfig(formats=("png",))
     frames = tmp_path / "seed-000003"
     frames.mkdir()
@@ -120,7 +120,7 @@ def test_a_folder_of_frames_is_whole_with_all_its_frames(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"files": 3}', '{"fingerprint": "f"}'])
-def test_a_sidecar_that_pv_did_not_write_makes_no_clip_whole(content: str, tmp_path: Path) -> None:
+def test_clip_with_invalid_sidecar_is_not_complete(content: str, tmp_path: Path) -> None:
     sidecar_path(tmp_path / "clip").write_text(content)
     assert not is_whole(tmp_path / "clip", "f", MP4)
 
@@ -133,7 +133,7 @@ def test_seed_prompt_adapter_and_upscaling_are_in_the_fingerprint() -> None:
     assert len(marks) == 5
 
 
-def test_only_what_shares_its_first_steps_shares_a_trajectory() -> None:
+def test_clips_share_a_trajectory_only_with_equal_prefix() -> None:
     ours = names(settings())
     assert ours.trajectory("p", 3) == names(settings(), upscale=2).trajectory("p", 3)
     others = {
@@ -144,8 +144,8 @@ def test_only_what_shares_its_first_steps_shares_a_trajectory() -> None:
     assert ours.trajectory("p", 3) not in others
 
 
-def test_a_clip_of_the_original_model_is_one_and_the_same_wherever_adapters_begin() -> None:
-    """So that it is claimed by one engine, and part of one shard."""
+def test_base_clip_is_the_same_for_all_starts() -> None:
+    """It therefore belongs to one lease and one shard."""
     later = names(settings(adapter={"start": 0.5}))
     assert later.path(Path("out"), "base", "p", 3) == names(settings()).path(
         Path("out"), "base", "p", 3
@@ -155,7 +155,7 @@ def test_a_clip_of_the_original_model_is_one_and_the_same_wherever_adapters_begi
 
 
 def written(tmp_path: Path, kind: str = "mp4") -> tuple[Path, EncodingConfig]:
-    """A clip with its sidecar."""
+    """Write a clip with its sidecar."""
     clip, encoding = tmp_path / "seed-000003", EncodingConfig(formats=(kind,))
     if kind == "png":
         clip.mkdir()
@@ -181,7 +181,7 @@ SIDECARS = [
 
 
 @pytest.mark.parametrize("content", SIDECARS, ids=range(len(SIDECARS)))
-def test_a_clip_whose_sidecar_nobody_wrote_is_not_whole_and_cannot_be_scored(
+def test_clip_with_foreign_sidecar_is_not_complete_and_cannot_be_scored(
     tmp_path: Path, content: bytes
 ) -> None:
     clip, encoding = written(tmp_path)
@@ -192,7 +192,7 @@ def test_a_clip_whose_sidecar_nobody_wrote_is_not_whole_and_cannot_be_scored(
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, link_to_device])
-def test_nobody_waits_for_a_clip_or_a_sidecar_that_is_no_file(
+def test_pipe_instead_of_clip_or_sidecar_does_not_block(
     tmp_path: Path, make: Callable[[Path], None], deadline: None
 ) -> None:
     for kind, name in (

@@ -1,4 +1,4 @@
-"""Contact sheets: every clip has its line, and no batch is too large."""
+"""Contact sheets: one row per clip, for batches of any size."""
 
 from pathlib import Path
 
@@ -30,11 +30,11 @@ def pixels_of(sheet: Path) -> Pixels:
 
 
 def area(sheet: Path, colour: tuple[int, int, int]) -> int:
-    """How many pixels are about as red or green as this."""
+    """Return the number of pixels with about this red and green."""
     return int((np.abs(pixels_of(sheet).astype(int) - colour) < 12).all(-1).sum())
 
 
-def test_a_contact_sheet_shows_every_row_from_its_reference_on(tmp_path: Path) -> None:
+def test_each_row_starts_with_its_reference(tmp_path: Path) -> None:
     (reference,) = plain(GREEN, 1)
     clip = plain(RED, 4, 48, 72)
     rows = [
@@ -47,7 +47,7 @@ def test_a_contact_sheet_shows_every_row_from_its_reference_on(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sheet.png"]
 
 
-def test_a_label_of_any_length_takes_one_line_and_no_room_of_the_pictures(tmp_path: Path) -> None:
+def test_long_label_stays_on_one_line(tmp_path: Path) -> None:
     row = [*plain(GREEN, 2)]
     write_contact_sheet(tmp_path / "short.png", [SheetRow("", row)])
     write_contact_sheet(tmp_path / "long.png", [SheetRow("a word\n" * 5000, row)])
@@ -58,11 +58,11 @@ def test_a_label_of_any_length_takes_one_line_and_no_room_of_the_pictures(tmp_pa
     assert (right == 255).all()
 
 
-def test_a_batch_is_shown_from_whatever_files_it_became(tmp_path: Path) -> None:
+def test_sheet_reads_all_output_formats(tmp_path: Path) -> None:
     paths: list[Path] = []
     for suffix in ("mp4", "gif", "webp", "png"):
         frames = plain(GREEN, 20, 256, 128)
-        frames[::2] += 4  # or a webp would hold one frame
+        frames[::2] += 4  # a webp would merge equal frames
         paths += write_clip(
             tmp_path / f"as-{suffix}", frames, 8, {}, EncodingConfig(formats=(suffix,))
         )

@@ -1,4 +1,4 @@
-"""What the engine's log leaves out: a line of bitsandbytes that is no problem of the run's, and nothing else."""
+"""The engine's log omits one irrelevant line of bitsandbytes, and no other."""
 
 import logging
 from pathlib import Path
@@ -8,10 +8,10 @@ import pytest
 from pvtool_core import __main__ as engine
 
 
-def test_the_line_about_an_optional_kernel_is_left_out_and_others_stay(
+def test_log_omits_the_line_about_an_optional_kernel_only(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine.main([str(tmp_path)])  # a folder without settings: it fails, with its log prepared
+    engine.main([str(tmp_path)])  # a folder without settings: it fails after opening its log
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
     with caplog.at_level(logging.WARNING):
         logger.warning(

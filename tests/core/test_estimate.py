@@ -1,4 +1,4 @@
-"""What `pv train --plan` says is what training does: the same passes, the same operations, the same bytes."""
+"""`pv train --plan` equals training in passes, operations and bytes."""
 
 import dataclasses
 from pathlib import Path
@@ -41,14 +41,14 @@ def plan_job(settings: Settings) -> PlanJob:
 
 @pytest.fixture(scope="module")
 def small(job: TrainJob) -> Estimate:
-    """Of the small random models, as they lie on the disk."""
+    """Return the plan of the small random models on disk."""
     counts = count(plan_job(job))
     return Estimate(job, counts, passes_of(job, len(job.prompts)), NOWHERE, 0)
 
 
 @pytest.fixture(scope="module")
 def large() -> Estimate:
-    """Of the preset animatediff, without its weights."""
+    """Return the plan of the preset animatediff, without its weights."""
     settings = Presets().get("animatediff").settings()
     a100 = Machine(name="NVIDIA A100-SXM4-80GB", memory=80 * GIB, host_memory=64 * GIB)
     return Estimate(
@@ -75,12 +75,12 @@ def preset(**training: Any) -> Settings:
         ({"gradient": "full", "cached_pairs": 24}, Passes(0, 13, 50, 24)),
     ],
 )
-def test_passes_are_those_of_the_count(training: dict[str, Any], passes: Passes) -> None:
+def test_number_of_passes(training: dict[str, Any], passes: Passes) -> None:
     assert passes_of(preset(**training), prompts=50) == passes
 
 
 @pytest.mark.parametrize("gradient", ["full", "replay", "drtune"])
-def test_an_iteration_makes_as_many_passes_as_planned(
+def test_iteration_runs_the_planned_number_of_passes(
     job: TrainJob, gradient: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = with_settings(job, "training", gradient=gradient, gradient_steps=1, base_kl_weight=1.0)
@@ -98,7 +98,7 @@ def test_an_iteration_makes_as_many_passes_as_planned(
     assert (made[False], made[True]) == (passes.plain, passes.with_gradient)
 
 
-def test_sizes_and_operations_are_those_of_the_model_on_the_disk(
+def test_sizes_and_operations_equal_those_of_the_installed_model(
     small: Estimate, job: TrainJob
 ) -> None:
     backbone = load_backbone(job.model, job.sampler, job.prompts)
@@ -108,15 +108,15 @@ def test_sizes_and_operations_are_those_of_the_model_on_the_disk(
     assert small.counts.parameters == sum(each.numel() for each in backbone.denoiser.parameters())
     with torch.no_grad(), Meter() as meter:
         backbone.predict(latents, 7, embeds)
-    text = 32 * 16 * 2 * 4  # the small prompts have 40 tokens where the plan takes CLIP's 77
+    text = 32 * 16 * 2 * 4  # the small prompts have 40 tokens, the plan assumes CLIP's 77
     assert small.counts.step.flops == pytest.approx(meter.flops, rel=0.05)
     assert small.counts.step.peak == pytest.approx(meter.peak + text, rel=0.1)
 
 
-def test_the_meter_sees_what_lives_at_once() -> None:
+def test_meter_measures_peak_memory() -> None:
     def run() -> torch.Tensor:
         first = torch.ones(1000)
-        second = first * 2  # both live
+        second = first * 2  # both are in memory
         del first
         return second + 1
 
@@ -124,7 +124,7 @@ def test_the_meter_sees_what_lives_at_once() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_animatediff_is_counted_before_it_is_here(large: Estimate) -> None:
+def test_animatediff_is_planned_without_weights(large: Estimate) -> None:
     counts = large.counts
     assert counts.parameters == pytest.approx(1.277e9, rel=0.01)
     assert counts.step.flops == pytest.approx(35.5e12, rel=0.02)
@@ -133,17 +133,17 @@ def test_animatediff_is_counted_before_it_is_here(large: Estimate) -> None:
     assert counts.adapter == 32 * 74_880
     assert counts.gradient.flops == pytest.approx(
         3 * counts.step.flops, rel=0.05
-    )  # there, again, and back
+    )  # forward, recomputed forward, backward
     assert 2 * GIB < counts.gradient.kept < 4 * GIB
     assert large.peak[1] < 14 * GIB  # on a GPU of 16 GB
 
 
-def test_without_recomputation_a_step_keeps_forty_gib() -> None:
+def test_step_without_recomputation_stores_40_gib() -> None:
     settings = preset(recompute=False)
     assert count(plan_job(settings)).gradient.kept / GIB == pytest.approx(40.4, rel=0.15)
 
 
-def test_a_chain_that_is_kept_needs_all_its_steps_at_once(large: Estimate) -> None:
+def test_full_gradient_needs_memory_for_all_steps(large: Estimate) -> None:
     kept = dataclasses.replace(
         large, settings=preset(gradient="full"), passes=Passes(0, 13, 50, 200)
     )
@@ -151,7 +151,7 @@ def test_a_chain_that_is_kept_needs_all_its_steps_at_once(large: Estimate) -> No
     assert more == 13 * large.counts.gradient.kept
 
 
-def test_it_fits_or_not_and_the_time_follows_the_device(large: Estimate) -> None:
+def test_fit_and_time_depend_on_the_device(large: Estimate) -> None:
     assert large.fits
     assert not dataclasses.replace(
         large, machine=dataclasses.replace(large.machine, memory=8 * GIB)
@@ -166,14 +166,14 @@ def test_it_fits_or_not_and_the_time_follows_the_device(large: Estimate) -> None
     assert twice.seconds()["run"] == pytest.approx(large.seconds()["run"] / 2)
 
 
-def test_an_unknown_device_gets_no_time(small: Estimate) -> None:
+def test_unknown_device_has_no_time_estimate(small: Estimate) -> None:
     assert (small.fits, small.seconds()) == (None, {})
     assert "add --tflops for a time estimate" in words(small)
     assert sustained("Radeon", "float16") == sustained("NVIDIA A100", "float32") == 0
     assert facts(small)["tflop"]["run"] > 0
 
 
-def test_the_engine_reports_a_plan_of_weights_that_are_not_here(
+def test_engine_reports_plan_of_missing_weights(
     tmp_path: Path, small: Estimate, job: TrainJob
 ) -> None:
     folder = RunFolder(tmp_path)
@@ -185,7 +185,7 @@ def test_the_engine_reports_a_plan_of_weights_that_are_not_here(
     assert found["machine"]["host_memory"] > 0
 
 
-def test_what_is_missing_is_named_with_what_brings_it(
+def test_missing_models_are_listed_with_download_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path))
@@ -197,7 +197,7 @@ def test_what_is_missing_is_named_with_what_brings_it(
 
 
 @pytest.mark.parametrize(("width", "height", "tflop"), [(768, 512, 792), (1280, 720, 3254)])
-def test_hunyuan_video_is_counted_at_both_of_the_papers_sizes(
+def test_hunyuan_video_is_planned_at_both_sizes_of_the_paper(
     width: int, height: int, tflop: float
 ) -> None:
     size = {"width": width, "height": height, "trim_prompt": False}
@@ -213,7 +213,7 @@ def test_hunyuan_video_is_counted_at_both_of_the_papers_sizes(
     )
 
 
-def test_weights_wait_in_the_machines_memory_or_take_fewer_bytes() -> None:
+def test_offload_and_storage_reduce_gpu_memory() -> None:
     block = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False), torch.nn.LayerNorm(64)).to(
         torch.bfloat16
     )

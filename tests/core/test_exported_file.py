@@ -1,4 +1,4 @@
-"""An exported adapter's file: when it acts in ComfyUI, its sampler and styles, and its bytes."""
+"""Exported adapter files: their schedule in ComfyUI, sampler, styles and bytes."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def euler(shift: float) -> Mapping[str, Any]:
     return {"class": "FlowMatchEulerDiscreteScheduler", "shift": shift}
 
 
-# ComfyUI's formulas, written anew from comfy/model_sampling.py and comfy/samplers.py
+# ComfyUI's formulas, reimplemented from comfy/model_sampling.py and comfy/samplers.py
 
 
 class StableDiffusion:
@@ -52,7 +52,7 @@ class StableDiffusion:
         self.levels = ((1 - kept) / kept).sqrt().float()
 
     def level(self, time: Tensor) -> Tensor:
-        """The level of a time in 0 … 999, between two of them by their logarithms."""
+        """Return the noise level at a time in 0 … 999, interpolated by the logarithm."""
         low, high, part = time.floor().long(), time.ceil().long(), time.frac()
         logs = self.levels.log()
         return ((1 - part) * logs[low] + part * logs[high]).exp()
@@ -87,14 +87,17 @@ class Flow:
         ]
 
 
-def acts_from(percent: float, model: Any, levels: list[float]) -> int:
-    """The first step in which a keyframe at `percent` acts: a level at or below that of the percent."""
+def first_active_step(percent: float, model: Any, levels: list[float]) -> int:
+    """Return the first step in which a keyframe at `percent` is active.
+
+    Its level is at or below that of the percent.
+    """
     start = model.percent_to_sigma(percent)
     return next(step for step, level in enumerate(levels) if start >= level)
 
 
 def percent_in_file(first: int, steps: int, sampler: Mapping[str, Any], scheduler: str) -> float:
-    """The percent that an adapter's metadata gives, which names the scheduler and has it in its instructions."""
+    """Return the percent in an adapter's metadata, checked against its instructions."""
     terms = AdapterMetadata((first + 0.5) / steps, steps, 5.0, sampler, "base")
     assert switch_step(terms.start, steps) == first
     metadata = terms.metadata()
@@ -106,7 +109,7 @@ def percent_in_file(first: int, steps: int, sampler: Mapping[str, Any], schedule
 
 
 def switches() -> Iterator[tuple[int, int]]:
-    """Numbers of steps, each with first steps of the adapter: all of them up to 100 steps, some beyond."""
+    """Return numbers of steps, each with first active steps: all up to 100 steps, some beyond."""
     for steps in range(2, 101):
         yield from ((steps, first) for first in range(1, steps))
     for steps in (250, 333, 334, 499, 500, 501, 750, 997, 1000):
@@ -114,27 +117,30 @@ def switches() -> Iterator[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 7.0, 12.0])
-def test_in_comfyui_a_flow_model_s_adapter_begins_in_its_first_step(shift: float) -> None:
+def test_flow_model_adapter_starts_at_its_first_active_step_in_comfyui(shift: float) -> None:
     model = Flow(shift)
     levels = {steps: model.simple(steps) for steps, _ in switches()}
     for steps, first in switches():
         assert (
-            acts_from(percent_in_file(first, steps, euler(shift), "simple"), model, levels[steps])
+            first_active_step(
+                percent_in_file(first, steps, euler(shift), "simple"), model, levels[steps]
+            )
             == first
         )
 
 
-def test_in_comfyui_a_stable_diffusion_adapter_begins_in_its_first_step() -> None:
+def test_stable_diffusion_adapter_starts_at_its_first_active_step_in_comfyui() -> None:
     model = StableDiffusion()
     levels = {steps: model.normal(steps) for steps, _ in switches()}
     for steps, first in switches():
         assert (
-            acts_from(percent_in_file(first, steps, DDIM, "normal"), model, levels[steps]) == first
+            first_active_step(percent_in_file(first, steps, DDIM, "normal"), model, levels[steps])
+            == first
         )
 
 
 @pytest.mark.parametrize("sampler", [DDIM, euler(3.0)])
-def test_the_percent_survives_the_node_s_rounding_to_thousandths(
+def test_percent_is_valid_after_rounding_to_thousandths(
     sampler: Mapping[str, Any],
 ) -> None:
     model, scheduler = (StableDiffusion(), "normal") if sampler is DDIM else (Flow(3.0), "simple")
@@ -142,19 +148,21 @@ def test_the_percent_survives_the_node_s_rounding_to_thousandths(
         levels = getattr(model, scheduler)(steps)
         for first in range(1, steps):
             percent = round(percent_in_file(first, steps, sampler, scheduler), 3)
-            assert acts_from(percent, model, levels) == first
+            assert first_active_step(percent, model, levels) == first
 
 
-def test_the_paper_s_50_steps_have_the_percents_that_comfyui_was_measured_with() -> None:
+def test_percents_of_50_steps_equal_those_measured_in_comfyui() -> None:
     flow, still = Flow(7.0), StableDiffusion()
     assert percent_in_file(37, 50, euler(7.0), "simple") == 0.73
     assert percent_in_file(37, 50, DDIM, "normal") == 0.745
-    assert acts_from(0.75, flow, flow.simple(50)) == 38  # the share of the steps is a step late,
-    assert acts_from(0.75, still, still.normal(50)) == 37
-    assert acts_from(0.75, still, still.karras(50)) == 30  # and no value holds for every scheduler
+    assert first_active_step(0.75, flow, flow.simple(50)) == 38  # the fraction is one step late,
+    assert first_active_step(0.75, still, still.normal(50)) == 37
+    assert (
+        first_active_step(0.75, still, still.karras(50)) == 30
+    )  # and there is no value for all schedulers
 
 
-def test_the_recipe_has_all_that_comfyui_needs() -> None:
+def test_instructions_are_complete() -> None:
     wan = AdapterMetadata(0.75, 50, 5.0, euler(3.0), "base").metadata()["how_to_use"]
     for words in (
         "ModelSamplingSD3 with shift 3",
@@ -174,7 +182,7 @@ def test_the_recipe_has_all_that_comfyui_needs() -> None:
 
 @pytest.mark.parametrize("steps", [1, 50])
 @pytest.mark.parametrize("sampler", [DDIM, euler(3.0)])
-def test_an_adapter_that_acts_in_all_steps_needs_no_keyframe(
+def test_adapter_active_in_all_steps_needs_no_keyframe(
     sampler: Mapping[str, Any], steps: int
 ) -> None:
     metadata = AdapterMetadata(0.0, steps, 5.0, sampler, "base").metadata()
@@ -184,7 +192,7 @@ def test_an_adapter_that_acts_in_all_steps_needs_no_keyframe(
     assert "callback" not in metadata["how_to_use"]
 
 
-# What else the metadata says
+# Other metadata
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
@@ -197,7 +205,7 @@ def test_the_noise_levels_of_flow_matching_are_in_the_file(family: Family, model
     backbone: Any = load_backbone(job.model, job.sampler, [])
     facts = json.loads(json.dumps(backbone.sampler_facts()))
     assert facts["class"] == type(backbone.scheduler).__name__
-    assert backbone.facts()["sampler"].items() <= facts.items()  # the cache's key stays as it was
+    assert backbone.facts()["sampler"].items() <= facts.items()  # the cache key is unchanged
     if facts["class"] == "DDIMScheduler":
         return
     assert facts["noise_levels"] == backbone.scheduler.sigmas.tolist()
@@ -235,7 +243,7 @@ def metadata_of(path: Path) -> AdapterMetadata:
         return AdapterMetadata.of(file.metadata())
 
 
-def test_a_file_of_an_older_version_is_read(adapters: dict[str, Path], tmp_path: Path) -> None:
+def test_older_file_version_is_read(adapters: dict[str, Path], tmp_path: Path) -> None:
     with safe_open(adapters["zero"], "pt") as file:
         metadata = file.metadata()
     old = {key: metadata[key] for key in (
@@ -249,7 +257,7 @@ def test_a_file_of_an_older_version_is_read(adapters: dict[str, Path], tmp_path:
     )
 
 
-# Equal adapters are equal files
+# Reproducible files
 
 SAVE = """
 import sys
@@ -259,10 +267,12 @@ from torch import nn
 from pvtool_core.adapter import AdapterMetadata, IdentityAdapter
 from pvtool_core.backbones.animatediff import KohyaLayout
 
-denoiser = nn.ModuleDict({f"block_{n}": nn.ModuleDict({"to_q": nn.Linear(4, 4)}) for n in range(12)})
+blocks = {f"block_{n}": nn.ModuleDict({"to_q": nn.Linear(4, 4)}) for n in range(12)}
+denoiser = nn.ModuleDict(blocks)
 adapter = IdentityAdapter(denoiser, r".*to_q", rank=2, seed=3)
 sampler = {"class": "DDIMScheduler", "beta_start": 0.1, "note": "größer ≥ \\\\ \\"\\x7f\\n"}
-adapter.save(Path(sys.argv[1]), KohyaLayout(), AdapterMetadata(0.75, 50, 7.5, sampler, "base", negative_prompt="ugly"))
+metadata = AdapterMetadata(0.75, 50, 7.5, sampler, "base", negative_prompt="ugly")
+adapter.save(Path(sys.argv[1]), KohyaLayout(), metadata)
 """
 
 
@@ -276,7 +286,7 @@ def test_equal_adapters_are_equal_bytes_in_every_process(tmp_path: Path) -> None
     assert len(read_adapter(files[0])) == 36
 
 
-def test_equal_adapters_are_equal_bytes_however_often_they_are_saved(tmp_path: Path) -> None:
+def test_saving_an_adapter_again_gives_equal_bytes(tmp_path: Path) -> None:
     denoiser = torch.nn.ModuleDict({"to_q": torch.nn.Linear(4, 4)})
     adapter = IdentityAdapter(denoiser, "to_q", rank=2)
     terms = AdapterMetadata(0.75, 50, 7.5, DDIM, "base")

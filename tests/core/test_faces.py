@@ -1,4 +1,4 @@
-"""Faces in torch are cut out as insightface cuts them out, and a gradient reaches the pixels."""
+"""Face crops in torch equal insightface's, and gradients reach the pixels."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from pvtool_core.faces.analyzer import TEMPLATE, align, align_differentiable, wi
 
 
 def smooth_picture(height: int, width: int, seed: int = 0) -> Tensor:
-    """A picture (3, height, width) in [0, 1] without detail finer than a few pixels, as photos are."""
+    """Return a picture (3, height, width) in [0, 1] without details of a few pixels."""
     coarse = torch.rand(
         1, 3, height // 8, width // 8, generator=torch.Generator().manual_seed(seed)
     )
@@ -17,7 +17,7 @@ def smooth_picture(height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def landmarks_at(scale: float, angle: float, x: float, y: float) -> Tensor:
-    """The template's five points (5, 2), turned, scaled, moved, and each a little off."""
+    """Return the template's five points (5, 2), turned, scaled, moved, with small errors."""
     points = torch.tensor(TEMPLATE) - 56
     turn = torch.tensor(
         [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], dtype=torch.float32
@@ -34,11 +34,11 @@ def pixels(picture: Tensor) -> np.ndarray:
 @pytest.mark.parametrize(
     ("size", "scale", "x", "y"),
     [
-        ((64, 64), 0.3, 32, 30),  # a face in a small clip, scaled up
-        ((64, 64), 0.5, 10, 20),  # reaching out of the picture
+        ((64, 64), 0.3, 32, 30),  # a face in a small clip, enlarged
+        ((64, 64), 0.5, 10, 20),  # partly outside the picture
         ((128, 96), 0.6, 48, 64),
         ((300, 400), 1.0, 200, 150),
-        ((300, 400), 1.0, 395, 296),  # in a corner, most of it outside
+        ((300, 400), 1.0, 395, 296),  # in a corner, mostly outside
         ((480, 832), 1.8, 30, 240),  # over the left border
         ((512, 512), 2.5, 256, 256),
         ((720, 640), 3.2, 320, 360),
@@ -66,13 +66,13 @@ def test_each_frame_is_aligned_by_its_own_landmarks() -> None:
     assert not torch.allclose(together[0], together[1], atol=0.05)
 
 
-def test_what_lies_within_a_crop_is_what_the_crop_shows() -> None:
+def test_gradient_of_a_crop_is_limited_to_its_pixels() -> None:
     landmarks = torch.stack([landmarks_at(0.4, 0.3, 20, 10), landmarks_at(0.5, -0.2, 30, 25)])
     seen = within_crop(landmarks, 70, 90)
     assert seen.shape == (2, 70, 90)
     frames = torch.ones(2, 3, 70, 90, requires_grad=True)
     align_differentiable(frames, landmarks).sum().backward()
     assert frames.grad is not None
-    shown = frames.grad[:, 0] > 0.5  # a pixel at the edge of the crop counts for a part of one
+    shown = frames.grad[:, 0] > 0.5  # pixels at the edge of the crop have smaller weights
     assert (seen == shown).float().mean() > 0.97
     assert 0.05 < seen.float().mean() < 0.5

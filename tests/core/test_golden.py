@@ -1,6 +1,7 @@
-"""What users and scripts depend on, compared with files in tests/golden: names, hashes, fields, events.
+"""Names, hashes, fields and events that users and scripts depend on.
 
-A difference is a change of the contract. `PV_WRITE_GOLDEN=1` writes the files anew; review their diff.
+They are compared with files in tests/golden; a difference is a change of the contract.
+`PV_WRITE_GOLDEN=1` rewrites the files; review their diff.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ ADAPTER = "a" * 64
 
 
 def setups() -> dict[str, Setup]:
-    """One setup for each kind of thing that a clip's name depends on."""
+    """Return one setup for each setting that a clip's name depends on."""
     plain = Setup(model=ModelConfig(base_model="/somewhere", fingerprint="base"))
     loras = (LoraConfig(file="/ink.safetensors", weight=0.7, fingerprint="ink"),)
     control = ControlConfig(model="/pose", frames="/frames", weight=0.5, fingerprint="pose")

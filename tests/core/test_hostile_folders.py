@@ -1,4 +1,4 @@
-"""A run folder that was copied from anywhere: nothing in it leads out of it, and nothing makes its reader wait."""
+"""Run folders from untrusted sources: they cannot redirect writes or block readers."""
 
 import json
 import math
@@ -61,16 +61,14 @@ FOLDERS = (
 @pytest.mark.parametrize(
     "name", [*FILES, *FOLDERS, ".status.json.77.writing", "control/stop", "notes"]
 )
-def test_an_engine_touches_nothing_outside_its_folder(
-    folder: RunFolder, outside: Outside, name: str
-) -> None:
+def test_engine_writes_only_to_its_folder(folder: RunFolder, outside: Outside, name: str) -> None:
     outside.put_in_place_of(folder.path / name)
     assert engine.main([str(folder.path)]) == ExitStatus.REFUSED
     outside.assert_untouched()
 
 
 @pytest.mark.parametrize("name", ["engine.log", "events.jsonl", ".ballast"])
-def test_what_is_written_into_has_no_other_name(
+def test_file_with_a_second_hard_link_is_not_written_to(
     folder: RunFolder, outside: Outside, name: str
 ) -> None:
     os.link(outside.file, folder.path / name)
@@ -78,7 +76,7 @@ def test_what_is_written_into_has_no_other_name(
     outside.assert_untouched()
 
 
-def test_a_run_may_be_reached_through_a_link(folder: RunFolder, tmp_path: Path) -> None:
+def test_run_can_be_opened_through_a_link(folder: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to(folder.path.parent)
     reached = RunFolder(tmp_path / "data/mara-1")
     reached.check()
@@ -98,7 +96,7 @@ def test_a_request_is_not_written_through_a_link(folder: RunFolder, outside: Out
     outside.assert_untouched()
 
 
-def test_only_requests_are_taken_away(folder: RunFolder) -> None:
+def test_only_request_files_are_removed(folder: RunFolder) -> None:
     (folder.control / "letter.txt").write_text("mine")
     (folder.control / "stop").mkdir()
     for path in folder.control.iterdir():
@@ -112,7 +110,7 @@ def test_only_requests_are_taken_away(folder: RunFolder) -> None:
 @pytest.mark.parametrize(
     "name", ["checkpoints", "checkpoints/step-000002", "checkpoints/.step-000002.writing"]
 )
-def test_no_checkpoint_is_written_or_dropped_through_a_link(
+def test_checkpoints_are_not_written_or_deleted_through_a_link(
     folder: RunFolder, outside: Outside, name: str
 ) -> None:
     outside.put_in_place_of(folder.path / name)
@@ -124,7 +122,7 @@ def test_no_checkpoint_is_written_or_dropped_through_a_link(
     outside.assert_untouched()
 
 
-def test_a_link_of_a_temporary_name_is_not_written_through(
+def test_link_with_a_temporary_name_is_not_written_through(
     tmp_path: Path, outside: Outside
 ) -> None:
     (tmp_path / f".file.{os.getpid()}.writing").symlink_to(outside.file)
@@ -148,9 +146,7 @@ MANIFESTS = [
 @pytest.mark.parametrize(
     "content", [*MANIFESTS, b'{"sha256": {"adapter": 7}}', b'{"sha256": {"nothing": "0"}}']
 )
-def test_a_checkpoint_whose_manifest_is_none_does_not_count(
-    folder: RunFolder, content: bytes
-) -> None:
+def test_checkpoint_with_invalid_manifest_is_ignored(folder: RunFolder, content: bytes) -> None:
     first = folder.write_checkpoint(1, {"adapter": b"one"})
     second = folder.write_checkpoint(2, {"adapter": b"two"})
     (second / "manifest.json").write_bytes(content)
@@ -158,7 +154,7 @@ def test_a_checkpoint_whose_manifest_is_none_does_not_count(
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "adapter"])
-def test_a_checkpoint_with_a_pipe_or_a_device_does_not_count(folder: RunFolder, name: str) -> None:
+def test_checkpoint_with_a_pipe_or_a_device_is_ignored(folder: RunFolder, name: str) -> None:
     first = folder.write_checkpoint(1, {"adapter": b"one"})
     for step, put in ((2, os.mkfifo), (3, link_to_device)):
         checkpoint = folder.write_checkpoint(step, {"adapter": b"two"})
@@ -179,7 +175,7 @@ def valid_status(**changes: object) -> bytes:
     return json.dumps({**facts, **changes}).encode()
 
 
-def test_the_status_that_the_others_are_changes_of_is_believed(folder: RunFolder) -> None:
+def test_valid_status_is_accepted(folder: RunFolder) -> None:
     folder.status.write_bytes(valid_status())
     assert folder.state() == State.RUNNING
 
@@ -202,7 +198,7 @@ STATUSES = [
 
 
 @pytest.mark.parametrize("content", STATUSES, ids=range(len(STATUSES)))
-def test_a_status_that_no_engine_wrote_is_a_broken_run(folder: RunFolder, content: bytes) -> None:
+def test_run_with_invalid_status_is_broken(folder: RunFolder, content: bytes) -> None:
     folder.status.write_bytes(content)
     with pytest.raises(BrokenRun):
         folder.read_status()
@@ -219,7 +215,7 @@ RECORDS = [
 
 
 @pytest.mark.parametrize("content", RECORDS, ids=range(len(RECORDS)))
-def test_a_last_word_that_no_engine_said_is_a_broken_run(folder: RunFolder, content: bytes) -> None:
+def test_run_with_invalid_exit_record_is_broken(folder: RunFolder, content: bytes) -> None:
     folder.exit.write_bytes(content)
     with pytest.raises(BrokenRun):
         folder.read_exit()
@@ -248,7 +244,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("reader", READERS, ids=range(len(READERS)))
 @pytest.mark.parametrize("what", [*MAKERS, "socket"])
-def test_what_is_no_file_is_refused_at_once(
+def test_pipes_and_devices_are_refused_immediately(
     folder: RunFolder, reader: Callable[[RunFolder], object], what: str
 ) -> None:
     for path in (folder.status, folder.exit, folder.log, folder.config, folder.events):
@@ -282,7 +278,7 @@ TOMLS = [
 
 
 @pytest.mark.parametrize("content", TOMLS, ids=range(len(TOMLS)))
-def test_settings_that_nobody_wrote_are_refused_soon_and_in_a_sentence(
+def test_invalid_settings_are_refused_quickly_with_one_message(
     folder: RunFolder, content: bytes
 ) -> None:
     folder.config.write_bytes(content)
@@ -292,14 +288,14 @@ def test_settings_that_nobody_wrote_are_refused_soon_and_in_a_sentence(
     assert caught.value.message.isprintable()
 
 
-def test_settings_of_any_length_are_refused(folder: RunFolder) -> None:
+def test_oversized_settings_are_refused(folder: RunFolder) -> None:
     with folder.config.open("wb") as file:
         file.truncate(1 << 34)
     with pytest.raises(BrokenRun, match="it is larger than"):
         read_job(folder.config)
 
 
-def test_one_bad_folder_hides_no_other(folder: RunFolder, tmp_path: Path) -> None:
+def test_invalid_folder_does_not_hide_valid_ones(folder: RunFolder, tmp_path: Path) -> None:
     folder.config.write_text("")
     root = folder.path.parent
     (root / "pipe").mkdir()
@@ -310,7 +306,7 @@ def test_one_bad_folder_hides_no_other(folder: RunFolder, tmp_path: Path) -> Non
     assert sorted(run.name for run in list_runs(root)) == ["loop", "mara-1", "pipe"]
 
 
-def test_a_batch_counts_only_folders_of_engines(tmp_path: Path) -> None:
+def test_batch_counts_engine_folders_only(tmp_path: Path) -> None:
     batch = tmp_path / "20260101-000000-0000"
     for name in ("worker-0", "worker-0 (copy)", "worker-", "worker-x", "worker-1"):
         (batch / name).mkdir(parents=True)
@@ -321,7 +317,7 @@ def test_a_batch_counts_only_folders_of_engines(tmp_path: Path) -> None:
     assert [found.name for found in list_batches(tmp_path)] == [batch.name]
 
 
-def test_events_of_other_types_than_they_should_be_are_dropped_or_kept_without_ado(
+def test_events_with_wrong_types_do_not_cause_errors(
     folder: RunFolder,
 ) -> None:
     lines = [{"time": 1, "type": "step", "step": step} for step in ("x", None, [], 10**30, 1, 3)]
@@ -330,7 +326,7 @@ def test_events_of_other_types_than_they_should_be_are_dropped_or_kept_without_a
     assert 1 in [event["step"] for event in read_records(folder.events)[0]]
 
 
-def test_a_long_torn_line_is_cut_off_at_once(folder: RunFolder) -> None:
+def test_long_incomplete_line_is_removed_quickly(folder: RunFolder) -> None:
     folder.events.write_bytes(b'{"time": 1, "type": "step"}\n' + b"x" * (1 << 25))
     EventWriter(folder.events).close()
     assert folder.events.read_bytes() == b'{"time": 1, "type": "step"}\n'
@@ -342,7 +338,7 @@ def begun_by(folder: RunFolder, pid: int) -> Path:
     return path
 
 
-def test_what_a_living_process_has_begun_to_write_is_not_swept(folder: RunFolder) -> None:
+def test_partial_files_of_live_processes_are_kept(folder: RunFolder) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         living = begun_by(folder, other.pid)
         folder.sweep()
@@ -356,7 +352,7 @@ def test_what_a_living_process_has_begun_to_write_is_not_swept(folder: RunFolder
     assert not reused.exists()
 
 
-def test_what_was_begun_through_a_link_is_not_swept(folder: RunFolder, outside: Outside) -> None:
+def test_partial_files_behind_a_link_are_kept(folder: RunFolder, outside: Outside) -> None:
     (outside.folder / ".a.1.writing").write_text("theirs")
     for name in ("samples/step-000001", "control", "checkpoints"):
         outside.put_in_place_of(folder.path / name)
@@ -370,7 +366,7 @@ def heartbeat_of(host: str, at: float) -> Status:
     return replace(ours, host=host)
 
 
-def test_a_heartbeat_from_another_hosts_future_is_no_sign_of_life() -> None:
+def test_future_heartbeat_of_another_host_does_not_mean_alive() -> None:
     now = time.time()
     assert alive(heartbeat_of("elsewhere", now))
     assert alive(heartbeat_of("elsewhere", now + 10))
@@ -379,15 +375,15 @@ def test_a_heartbeat_from_another_hosts_future_is_no_sign_of_life() -> None:
     assert not alive(heartbeat_of("elsewhere", math.inf))
 
 
-def test_a_clock_that_is_set_later_kills_nobody() -> None:
-    """Both times were written by a clock that was an hour behind."""
+def test_clock_change_does_not_make_a_run_dead() -> None:
+    """Both times were written while the clock was an hour behind."""
     here = heartbeat_of(socket.gethostname(), time.time())
     assert alive(replace(here, started=here.started - 3600, booted=here.booted - 3600))
     assert not alive(replace(here, started=here.started - 3600))
     assert process_lives(here.pid, here.started)
 
 
-def test_an_engine_says_how_it_ended_even_where_its_log_of_events_was_swapped(
+def test_engine_writes_exit_record_even_if_its_event_log_was_replaced(
     folder: RunFolder, outside: Outside
 ) -> None:
     class Beats:

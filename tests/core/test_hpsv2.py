@@ -1,4 +1,4 @@
-"""Our semantic scores are hpsv2's own, on the same checkpoint and pictures, and float16 changes little about them."""
+"""Semantic scores equal those of hpsv2 for the same checkpoint, in float16 approximately."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ PROMPT = "a woman in a red coat, walking her dog"
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    """hpsv2's model, and its preparation of pictures."""
+    """Return hpsv2's model and its preprocessing."""
     register("ViT-small-14", SMALL_VIT_H, tmp_path_factory.mktemp("configs"))
     torch.manual_seed(0)
     return new_reference_model("ViT-small-14")
@@ -42,7 +42,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 def checkpoint(
     request: pytest.FixtureRequest, theirs: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """As published: a pickle of `{"state_dict": …}` in float16."""
+    """Write a checkpoint like the published one: a pickle of `{"state_dict": …}` in float16."""
     generator = torch.Generator().manual_seed(len(request.param))
     weights = {
         name: (value + 0.05 * torch.randn(value.shape, generator=generator)).half()
@@ -58,7 +58,7 @@ def settings(checkpoint: Path) -> SemanticRewardConfig:
 
 
 def pictures() -> list[Image.Image]:
-    """Of every shape, with edges as sharp as noise has them."""
+    """Return noise of several shapes, which has sharp edges."""
     random = np.random.default_rng(0)
     return [Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8)) for size in SIZES]
 
@@ -67,7 +67,7 @@ def frame(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 255
 
 
-def test_our_scores_are_those_of_hpsv2(checkpoint: Path, theirs: tuple[Any, Any]) -> None:
+def test_scores_equal_hpsv2(checkpoint: Path, theirs: tuple[Any, Any]) -> None:
     expected = torch.tensor(reference_scores(*theirs, pictures(), PROMPT, checkpoint))
     scorer = SemanticScorer(settings(checkpoint), torch.device("cpu"))
     ours = torch.cat([scorer.score(frame(picture), PROMPT) for picture in pictures()])
@@ -75,7 +75,7 @@ def test_our_scores_are_those_of_hpsv2(checkpoint: Path, theirs: tuple[Any, Any]
     assert expected.std() > 1e-2
 
 
-def test_pictures_are_prepared_as_hpsv2_does(theirs: tuple[Any, Any]) -> None:
+def test_preprocessing_equals_hpsv2(theirs: tuple[Any, Any]) -> None:
     *preparation, normalize = theirs[1].transforms
     for picture in pictures():
         prepared: Any = picture
@@ -85,7 +85,7 @@ def test_pictures_are_prepared_as_hpsv2_does(theirs: tuple[Any, Any]) -> None:
     assert tuple(normalize.normalize.mean) == (0.48145466, 0.4578275, 0.40821073)
 
 
-def test_a_gradient_reaches_the_picture_and_not_what_lies_beside_it(checkpoint: Path) -> None:
+def test_gradient_reaches_the_picture_and_not_the_padding(checkpoint: Path) -> None:
     scorer = SemanticScorer(settings(checkpoint), torch.device("cpu"))
     wide = frame(pictures()[0]).requires_grad_()
     scorer.score(wide, PROMPT).sum().backward()
@@ -93,7 +93,7 @@ def test_a_gradient_reaches_the_picture_and_not_what_lies_beside_it(checkpoint: 
     assert (wide.grad != 0).float().mean() > 0.99
 
 
-def test_in_float16_scores_stay_and_are_float32(checkpoint: Path) -> None:
+def test_float16_model_returns_nearly_equal_float32_scores(checkpoint: Path) -> None:
     exact, _ = score_and_gradient(checkpoint, torch.float32, 1.0)
     ours, _ = score_and_gradient(checkpoint, torch.float16, 1.0)
     assert ours.dtype == torch.float32
@@ -101,8 +101,8 @@ def test_in_float16_scores_stay_and_are_float32(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("weight", [1e-6, 1.0, 1e4])
-def test_in_float16_no_gradient_is_too_small_or_too_large(checkpoint: Path, weight: float) -> None:
-    """Float16 ends at 6e-8 and at 65504, and what a frame gets of a small difference of scores is less than that."""
+def test_float16_gradient_neither_underflows_nor_overflows(checkpoint: Path, weight: float) -> None:
+    """The gradient of a small difference of scores is below 6e-8, the smallest float16."""
     _, exact = score_and_gradient(checkpoint, torch.float32, weight)
     _, ours = score_and_gradient(checkpoint, torch.float16, weight)
     assert torch.cosine_similarity(ours.flatten(), exact.flatten(), dim=0) > 0.999
@@ -112,7 +112,7 @@ def test_in_float16_no_gradient_is_too_small_or_too_large(checkpoint: Path, weig
 def score_and_gradient(
     checkpoint: Path, dtype: torch.dtype, weight: float
 ) -> tuple[Tensor, Tensor]:
-    """Scores (2,), and the gradient of their weighted difference for the pictures."""
+    """Return scores (2,) and the gradient of their weighted difference for the pictures."""
     reader = ImageText(settings(checkpoint), torch.device("cpu"), dtype)
     shown = torch.randn(
         2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""What is HunyuanVideo's alone; the laws that it shares with every backbone are in test_backbones.py."""
+"""Tests of HunyuanVideo only; the laws of all backbones are in test_backbones.py."""
 
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,14 @@ def backbone(small: TrainJob) -> HunyuanVideo:
 
 @pytest.fixture
 def adapter(backbone: HunyuanVideo) -> IdentityAdapter:
-    """One that has been trained: its up projections are not zero."""
+    """Return an adapter with nonzero up projections, like a trained one."""
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2, seed=3)
     shake(adapter)
     return adapter
 
 
 def clip_of(backbone: HunyuanVideo) -> Tensor:
-    """All steps of the clip that the pipeline makes of seed 7."""
+    """Return the result of all steps for the pipeline's clip of seed 7."""
     return denoise(
         backbone,
         backbone.initial_latents(7),
@@ -58,10 +58,10 @@ def clip_of(backbone: HunyuanVideo) -> Tensor:
     )
 
 
-# Its sampler
+# Sampler
 
 
-def test_the_shift_of_the_settings_takes_the_place_of_the_folder_s(
+def test_shift_of_the_settings_replaces_that_of_the_folder(
     small: TrainJob, backbone: HunyuanVideo
 ) -> None:
     job = with_settings(small, "sampler", shift=3.0)
@@ -75,7 +75,7 @@ def test_the_shift_of_the_settings_takes_the_place_of_the_folder_s(
     assert (backbone.facts()["sampler"]["shift"], shifted.facts()["sampler"]["shift"]) == (7.0, 3.0)
 
 
-def test_a_sampler_with_a_memory_is_refused(small: TrainJob, tmp_path: Path) -> None:
+def test_multistep_sampler_is_refused(small: TrainJob, tmp_path: Path) -> None:
     from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
     pipeline = HUNYUAN_VIDEO.fresh_pipeline(small)
@@ -86,7 +86,7 @@ def test_a_sampler_with_a_memory_is_refused(small: TrainJob, tmp_path: Path) -> 
         HunyuanVideo(job.model, job.sampler, [])
 
 
-# A prompt without its padding
+# Trimmed prompts
 
 
 def test_a_trimmed_prompt_gives_the_same_latents_up_to_rounding(
@@ -105,7 +105,7 @@ def test_a_trimmed_prompt_gives_the_same_latents_up_to_rounding(
     assert trimmed.facts() != backbone.facts()
 
 
-def test_with_a_trimmed_prompt_the_streams_attend_without_a_mask(
+def test_trimmed_prompt_needs_no_attention_mask(
     small: TrainJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     masks: list[Any] = []
@@ -125,10 +125,10 @@ def test_with_a_trimmed_prompt_the_streams_attend_without_a_mask(
         assert [mask is None for mask in masks] == [trim] * 4
 
 
-# A style LoRA
+# Style LoRA
 
 
-def test_a_style_lora_is_part_of_the_weights_before_they_are_stored_in_fewer_bits(
+def test_style_lora_is_merged_before_quantisation(
     small: TrainJob, backbone: HunyuanVideo, tmp_path: Path
 ) -> None:
     layer = "single_transformer_blocks.0.attn.to_q"
@@ -146,10 +146,10 @@ def test_a_style_lora_is_part_of_the_weights_before_they_are_stored_in_fewer_bit
         assert torch.dist(weight, expected) < within * expected.norm()
 
 
-# Where the adapter sits, and when
+# Layers of the adapter
 
 
-def test_on_the_paper_s_model_the_adapter_has_180_layers() -> None:
+def test_adapter_of_the_full_model_has_180_layers() -> None:
     with torch.device("meta"):
         adapter = IdentityAdapter(
             HunyuanVideoTransformer3DModel(), HunyuanVideo.lora_target, rank=16
@@ -165,7 +165,7 @@ def test_on_the_paper_s_model_the_adapter_has_180_layers() -> None:
 
 
 def exact_backbone(job: TrainJob, recompute: bool = False) -> HunyuanVideo:
-    """The model in float64, where two ways of one computation agree to many digits."""
+    """Return the model in float64, in which two ways of one computation agree to many digits."""
     backbone = HunyuanVideo(job.model, job.sampler, [PROMPT], recompute)
     backbone.denoiser.double()
     backbone.pipeline.vae.double()
@@ -190,14 +190,14 @@ def gradients(adapter: IdentityAdapter) -> list[Tensor]:
     return found
 
 
-def test_the_weights_of_the_outputs_are_the_steps_of_flow_matching(backbone: HunyuanVideo) -> None:
+def test_output_weights_are_the_flow_matching_steps(backbone: HunyuanVideo) -> None:
     linear = [1 - i / 8 for i in range(9)]
     sigmas = [7 * sigma / (1 + 6 * sigma) for sigma in linear]
     expected = {step: sigmas[step + 1] - sigmas[step] for step in (6, 7)}
     assert output_weights(backbone, range(6, 8)) == pytest.approx(expected, rel=1e-6)
 
 
-def test_recomputed_activations_are_those_of_one_tile_and_the_gradient_is_the_same(
+def test_recomputation_per_tile_gives_the_same_gradient(
     small: TrainJob,
 ) -> None:
     found: list[list[Tensor]] = []
@@ -223,9 +223,7 @@ def test_recomputed_activations_are_those_of_one_tile_and_the_gradient_is_the_sa
     assert kept[1] < kept[0] / 4
 
 
-def test_straying_from_the_base_counts_by_place_also_where_latents_are_fewer_than_frames(
-    small: TrainJob, tmp_path: Path
-) -> None:
+def test_base_distance_is_weighted_by_latent_position(small: TrainJob, tmp_path: Path) -> None:
     job = with_settings(small, "training", base_kl_weight=0.5, base_kl_face=0.0, cached_pairs=1)
     objective: Any
     trainer, objective = prepared_trainer(job, tmp_path)
@@ -238,7 +236,7 @@ def test_straying_from_the_base_counts_by_place_also_where_latents_are_fewer_tha
     assert objective.backpropagate_pair(pair, generator_of(0, 1))["base_kl"] > 0
 
 
-# Frames through the causal autoencoder
+# Decoding with the causal autoencoder
 
 
 @pytest.fixture
@@ -247,14 +245,14 @@ def long(small: TrainJob) -> HunyuanVideo:
 
 
 def decoding(job: TrainJob, num_frames: int = LONG, **changes: Any) -> TrainJob:
-    """The job with many small frames."""
+    """Return the job with many small frames."""
     return with_settings(
         job, "model", **{"num_frames": num_frames, "width": 16, "height": 16, **changes}
     )
 
 
 def whole_clip(backbone: HunyuanVideo, latents: Tensor) -> Tensor:
-    """As diffusers decodes it, all at once."""
+    """Decode all frames at once with diffusers."""
     vae = backbone.pipeline.vae
     vae.use_framewise_decoding = True
     whole = vae.decode(latents / vae.config.scaling_factor).sample[0].transpose(0, 1)
@@ -264,7 +262,7 @@ def whole_clip(backbone: HunyuanVideo, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [1, 5, 13, 17, 21, 25, 29, LONG])
-def test_each_frame_alone_is_to_the_bit_that_of_the_whole_clip(
+def test_each_frame_decoded_alone_equals_that_of_the_whole_clip(
     small: TrainJob, frames: int
 ) -> None:
     backbone = HunyuanVideo(decoding(small, frames).model, small.sampler, [])
@@ -278,7 +276,7 @@ def test_each_frame_alone_is_to_the_bit_that_of_the_whole_clip(
 
 
 @torch.no_grad()
-def test_so_it_is_with_tiles_in_space(small: TrainJob) -> None:
+def test_each_frame_decoded_alone_is_equal_with_spatial_tiles(small: TrainJob) -> None:
     backbone = HunyuanVideo(decoding(small, height=32, vae_tiling=True).model, small.sampler, [])
     latents, vae = backbone.initial_latents(7), backbone.pipeline.vae
     in_one = backbone.decode(latents, [20])
@@ -290,7 +288,7 @@ def test_so_it_is_with_tiles_in_space(small: TrainJob) -> None:
     assert not torch.equal(backbone.decode(latents, [20]), in_one)
 
 
-def test_a_frame_costs_one_tile_or_two_where_they_are_blended(long: HunyuanVideo) -> None:
+def test_decoding_a_frame_needs_one_tile_or_two_blended_ones(long: HunyuanVideo) -> None:
     sizes: list[int] = []
 
     def measure(_: Any, given: Any) -> None:
@@ -305,7 +303,7 @@ def test_a_frame_costs_one_tile_or_two_where_they_are_blended(long: HunyuanVideo
     assert max(sizes) == 5
 
 
-def test_the_frames_named_as_decoded_together_need_no_more_tiles(long: HunyuanVideo) -> None:
+def test_frames_of_one_window_need_no_more_tiles(long: HunyuanVideo) -> None:
     assert list(long.decoded_with(3)) == list(range(13))
     assert list(long.decoded_with(20)) == list(range(17, 25))
     assert list(long.decoded_with(14)) == list(range(25))
@@ -325,7 +323,7 @@ def test_the_frames_named_as_decoded_together_need_no_more_tiles(long: HunyuanVi
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("frames", [[3, 5], [14], [20, 14, 2]])
-def test_the_gradient_of_some_frames_is_that_of_the_whole_clip(
+def test_gradient_of_some_frames_equals_that_of_the_whole_clip(
     small: TrainJob, frames: list[int], recompute: bool
 ) -> None:
     backbone = exact_backbone(decoding(small), recompute)
@@ -336,7 +334,7 @@ def test_the_gradient_of_some_frames_is_that_of_the_whole_clip(
     assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
-# The adapter travels
+# Exported files
 
 
 def terms_of(backbone: HunyuanVideo) -> AdapterMetadata:
@@ -352,11 +350,9 @@ def exported(backbone: HunyuanVideo, adapter: IdentityAdapter, tmp_path: Path) -
     return tmp_path / "adapter.safetensors"
 
 
-def test_the_file_has_the_fused_matrices_that_comfyui_reads(
-    exported: Path, adapter: IdentityAdapter
-) -> None:
+def test_file_has_the_fused_matrices_of_comfyui(exported: Path, adapter: IdentityAdapter) -> None:
     with safe_open(exported, "pt") as file:
-        shapes = {key: tuple(file.get_tensor(key).shape) for key in file.keys()}  # noqa: SIM118 - no mapping
+        shapes = {key: tuple(file.get_tensor(key).shape) for key in file.keys()}  # noqa: SIM118 - not a mapping
     double = {f"transformer.double_blocks.{n}.img_attn_qkv": (3 * 32,) for n in range(2)}
     single = {f"transformer.single_blocks.{n}.linear1": (3 * 32 + 128,) for n in range(2)}
     downs = {f"{name}.lora_A.weight": (6, 32) for name in [*double, *single]}
@@ -364,7 +360,7 @@ def test_the_file_has_the_fused_matrices_that_comfyui_reads(
     assert shapes == {**downs, **ups}
 
 
-def test_a_fused_matrix_is_the_sum_of_what_it_was_fused_from_and_nothing_for_the_mlp(
+def test_fused_matrix_equals_its_parts_and_is_zero_for_the_mlp(
     backbone: HunyuanVideo, adapter: IdentityAdapter
 ) -> None:
     pairs, input = adapter.pairs(), torch.randn(32)
@@ -381,7 +377,7 @@ def test_a_fused_matrix_is_the_sum_of_what_it_was_fused_from_and_nothing_for_the
         assert torch.allclose(whole, torch.cat([*parts, torch.zeros(more)]), atol=1e-6)
 
 
-def test_diffusers_reads_the_file_back_as_the_same_adapter_at_the_paper_s_width() -> None:
+def test_diffusers_loads_the_same_adapter_at_full_width() -> None:
     names = [
         f"{kind}.0.attn.to_{each}"
         for kind in ("transformer_blocks", "single_transformer_blocks")
@@ -399,13 +395,14 @@ def test_diffusers_reads_the_file_back_as_the_same_adapter_at_the_paper_s_width(
 
 
 @pytest.mark.slow
-def test_a_whole_pipeline_of_the_paper_s_width_loads_the_file_and_predicts_the_same(
+def test_pipeline_of_full_width_loads_the_file_and_predicts_the_same(
     tmp_path: Path, exported: Path, backbone: HunyuanVideo
 ) -> None:
-    """One block of each kind, with a narrow MLP; diffusers takes a width of 3072 for granted."""
+    """The model has one block of each kind and a narrow MLP; diffusers assumes a width of 3072."""
     with torch.device("meta"):
         wide: Any = transformer(
-            num_attention_heads=24, attention_head_dim=128, num_layers=1, num_single_layers=1, num_refiner_layers=0,
+            num_attention_heads=24, attention_head_dim=128,
+            num_layers=1, num_single_layers=1, num_refiner_layers=0,
             mlp_ratio=0.01, rope_axes_dim=(16, 56, 56),
         )  # fmt: skip
     wide = wide.to_empty(device="cpu").eval().requires_grad_(False)
@@ -458,7 +455,7 @@ def test_an_adapter_of_another_model_is_refused(exported: Path, small: TrainJob)
 @pytest.mark.parametrize(
     "change", [{"trim_prompt": True}, {"storage": "float8"}, {"dtype": "bfloat16"}]
 )
-def test_what_changes_a_trajectory_is_in_its_key(
+def test_trajectory_key_depends_on_all_settings_that_change_it(
     change: dict[str, Any], small: TrainJob, backbone: HunyuanVideo
 ) -> None:
     job = with_settings(small, "model", **change)

@@ -1,4 +1,4 @@
-"""The library: an identity is there whole, or it is not there; and nothing gets out of its folder."""
+"""The identity library: identities are complete or absent, and no file leaves the library."""
 
 import errno
 import io
@@ -40,7 +40,7 @@ def library(tmp_path: Path) -> Library:
 
 
 def add(library: Library, name: str = "mara") -> Identity:
-    """What an identify job leaves behind, taken in."""
+    """Add an identity from the result of an identify job."""
     with library.staging() as staging:
         for folder, side in (("references", 64), ("faces", 112)):
             (staging / folder).mkdir()
@@ -62,7 +62,7 @@ def snapshot(root: Path) -> dict[str, bytes]:
     }
 
 
-def test_an_added_identity_is_whole_private_and_found_again(library: Library) -> None:
+def test_added_identity_is_complete_private_and_readable(library: Library) -> None:
     add(library)
     identity = library.get("mara")
     assert (identity.noun, identity.record.consent) == ("woman", "said yes")
@@ -75,7 +75,7 @@ def test_an_added_identity_is_whole_private_and_found_again(library: Library) ->
     assert [path.name for path in library.root.iterdir()] == ["mara"]
 
 
-def test_nothing_is_left_of_an_identity_that_was_refused(library: Library) -> None:
+def test_refused_identity_leaves_no_files(library: Library) -> None:
     with pytest.raises(NameTaken), library.staging() as staging:
         (staging / "references").mkdir()
         raise NameTaken("an identity", "mara")
@@ -85,7 +85,7 @@ def test_nothing_is_left_of_an_identity_that_was_refused(library: Library) -> No
 @pytest.mark.parametrize(
     "name", ["../mara", "/etc", "a/b", "..", ".", "", ".mara", "a\0b", "a\nb", "mara.", "x" * 65]
 )
-def test_a_name_cannot_reach_out_of_the_library(library: Library, name: str) -> None:
+def test_name_cannot_escape_the_library(library: Library, name: str) -> None:
     add(library)
     before = snapshot(library.root)
     for attempt in (
@@ -100,7 +100,7 @@ def test_a_name_cannot_reach_out_of_the_library(library: Library, name: str) -> 
 
 
 @given(st.text(max_size=70))
-def test_every_accepted_name_is_one_folder_of_its_own(name: str) -> None:
+def test_each_accepted_name_has_its_own_folder(name: str) -> None:
     try:
         accepted = check_name("an identity", name)
     except BadName:
@@ -109,7 +109,7 @@ def test_every_accepted_name_is_one_folder_of_its_own(name: str) -> None:
     assert not accepted.startswith((".", "-"))
 
 
-def test_an_existing_name_is_refused_and_nothing_changes(library: Library) -> None:
+def test_existing_name_is_refused_without_changes(library: Library) -> None:
     add(library)
     add(library, "nora")
     before = snapshot(library.root)
@@ -134,7 +134,7 @@ def test_a_removed_identity_leaves_nothing(library: Library) -> None:
         library.remove("mara")
 
 
-def test_a_missing_identity_names_the_nearest(library: Library) -> None:
+def test_error_for_missing_identity_suggests_the_nearest(library: Library) -> None:
     add(library)
     with pytest.raises(Missing, match="Did you mean 'mara'"):
         library.get("marah")
@@ -155,7 +155,7 @@ def test_an_exported_identity_is_the_same_on_another_machine(
 
 
 def repacked(archive: Path, **change: bytes | None) -> Path:
-    """The archive with members replaced, added, or (None) left out."""
+    """Return the archive with members replaced, added, or (None) removed."""
     with tarfile.open(archive) as tar:
         content: dict[str, bytes | None] = {
             member.name: file.read()
@@ -189,7 +189,7 @@ def repacked(archive: Path, **change: bytes | None) -> Path:
         {"manifest.json": b"{"},
     ],
 )
-def test_a_damaged_or_hostile_archive_is_refused_and_nothing_changes(
+def test_damaged_or_hostile_archive_is_refused_without_changes(
     library: Library, tmp_path: Path, change: dict[str, bytes | None]
 ) -> None:
     add(library)
@@ -203,7 +203,7 @@ def test_a_damaged_or_hostile_archive_is_refused_and_nothing_changes(
 
 
 def resealed(archive: Path, **change: bytes | None) -> Path:
-    """The archive with files replaced, added, or (None) left out, and a manifest that fits them."""
+    """Return the archive with files replaced, added, or (None) removed, and a matching manifest."""
     with tarfile.open(archive) as tar:
         content: dict[str, bytes | None] = {
             member.name: file.read()
@@ -263,7 +263,7 @@ landmarks = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]
         {"identity.toml": RECORD.encode() + b"#" * (1 << 20)},
     ],
 )
-def test_an_archive_whose_files_do_not_make_a_whole_identity_is_refused(
+def test_archive_with_incomplete_identity_is_refused(
     library: Library, tmp_path: Path, change: dict[str, bytes | None]
 ) -> None:
     add(library)
@@ -278,7 +278,7 @@ def test_an_archive_whose_files_do_not_make_a_whole_identity_is_refused(
     assert library.names() == ["mara"]
 
 
-def test_an_archive_that_was_only_repacked_is_taken(library: Library, tmp_path: Path) -> None:
+def test_repacked_archive_is_accepted(library: Library, tmp_path: Path) -> None:
     add(library)
     library.export("mara", tmp_path / "mara.tar")
     assert library.import_(resealed(tmp_path / "mara.tar"), "nora").name == "nora"
@@ -300,7 +300,7 @@ def test_an_archive_that_was_only_repacked_is_taken(library: Library, tmp_path: 
         {"path": "x" * 300},
     ],
 )
-def test_an_archive_that_claims_impossible_sizes_or_names_is_refused(
+def test_archive_with_impossible_sizes_or_names_is_refused(
     library: Library, tmp_path: Path, header: dict[str, str]
 ) -> None:
     add(library)
@@ -315,7 +315,7 @@ def test_an_archive_that_claims_impossible_sizes_or_names_is_refused(
     assert library.names() == ["mara"]
 
 
-def test_an_imported_identity_is_synced_before_it_appears(
+def test_imported_identity_is_synced_before_it_is_visible(
     library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(library)
@@ -349,7 +349,7 @@ Library(Path(sys.argv[1])).export("mara", Path(sys.argv[2]))
 """
 
 
-def test_an_export_that_is_killed_leaves_no_photos(library: Library, tmp_path: Path) -> None:
+def test_killed_export_leaves_no_photos(library: Library, tmp_path: Path) -> None:
     add(library)
     (tmp_path / "out").mkdir()
     command = [sys.executable, "-c", KILLED, str(library.root), str(tmp_path / "out/mara.tar")]
@@ -358,7 +358,7 @@ def test_an_export_that_is_killed_leaves_no_photos(library: Library, tmp_path: P
 
 
 @pytest.mark.parametrize("missing", ["O_TMPFILE", "link"])
-def test_an_export_is_whole_and_private_where_files_need_a_name(
+def test_export_is_complete_and_private_without_anonymous_files(
     library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     def refused(*_: object, **__: object) -> None:
@@ -385,7 +385,7 @@ def test_an_archive_with_a_link_is_refused(library: Library, tmp_path: Path) -> 
 
 
 @given(st.binary(max_size=2000))
-def test_no_file_makes_import_fail_but_in_words(
+def test_import_of_any_file_fails_with_a_message(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("import")
@@ -395,13 +395,13 @@ def test_no_file_makes_import_fail_but_in_words(
 
 
 def embedded(library: Library, **embeddings: torch.Tensor) -> Identity:
-    """A person of one photo, with these embeddings by recogniser."""
+    """Return an identity of one photo with these embeddings by recogniser."""
     identity = add(library)
     save_file(embeddings, identity.folder / EMBEDDINGS_FILE)
     return identity
 
 
-def test_the_similarity_of_photos_is_the_mean_cosine_of_what_the_recognisers_kept(
+def test_similarity_of_photos_is_the_mean_cosine_of_embeddings(
     library: Library,
 ) -> None:
     add(library)
@@ -442,8 +442,6 @@ def test_damaged_embeddings_are_named(library: Library, content: bytes | None) -
         torch.ones(1, 8, dtype=torch.half),
     ],
 )
-def test_embeddings_that_cannot_be_this_persons_are_named(
-    library: Library, rows: torch.Tensor
-) -> None:
+def test_embeddings_of_another_identity_are_reported(library: Library, rows: torch.Tensor) -> None:
     with pytest.raises(BrokenIdentity):
         embedded(library, rec=rows).similarities()

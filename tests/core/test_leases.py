@@ -40,7 +40,7 @@ def theirs(tmp_path: Path) -> Iterator[Leases]:
 
 
 def age(folder: Path, seconds: float) -> None:
-    """Set the time at which every lease was renewed to that long ago."""
+    """Change the renewal time of every lease to this many seconds ago."""
     for lease in folder.glob(".claims/*"):
         os.utime(lease, (time.time() - seconds, time.time() - seconds))
 
@@ -63,7 +63,7 @@ def test_one_of_many_concurrent_processes_gets_the_lease(tmp_path: Path) -> None
 
 
 def leave_lease(folder: Path) -> None:
-    """Leave a lease behind, as a killed process does."""
+    """Leave a lease like a killed process."""
     subprocess.run([sys.executable, "-c", TAKE, str(folder)], check=True)
 
 
@@ -145,7 +145,8 @@ def test_the_last_process_may_remove_the_folder_while_another_one_starts(
 
 
 def test_leases_import_neither_torch_nor_numpy() -> None:
-    words = "import sys, pvtool_core.rendering.leases; assert not {'torch', 'numpy'} & sys.modules.keys()"
+    words = "import sys, pvtool_core.rendering.leases as leases; "
+    words += "assert not {'torch', 'numpy'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", words], check=True)
 
 

@@ -1,4 +1,4 @@
-"""Presets and the weights that they name."""
+"""Presets and the weights that they refer to."""
 
 import json
 from dataclasses import replace
@@ -20,7 +20,7 @@ def model_folder(path: Path) -> Path:
     return pipeline_folder(path, "AnimateDiffPipeline")
 
 
-def test_animatediff_trains_with_the_papers_figures() -> None:
+def test_animatediff_preset_has_the_values_of_the_paper() -> None:
     settings = Presets().get("animatediff").settings()
     training, model = settings.training, settings.model
     assert (model.width, model.height, model.num_frames) == (512, 512, 16)
@@ -30,7 +30,7 @@ def test_animatediff_trains_with_the_papers_figures() -> None:
     assert settings.adapter.start == 0.75
 
 
-def test_an_own_preset_hides_a_shipped_one_and_sets_only_what_it_says(tmp_path: Path) -> None:
+def test_user_preset_replaces_a_shipped_one_of_the_same_name(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(
         '[preset]\ndescription = "mine"\n[model]\nbase_model = "x"\n'
         '[identity_reward]\npackage = "y"\n[evaluation]\nrecognizer = "z"\n'
@@ -42,7 +42,7 @@ def test_an_own_preset_hides_a_shipped_one_and_sets_only_what_it_says(tmp_path: 
 
 
 def models_of(settings: Settings) -> list[tuple[str, str]]:
-    """Each model that the settings name, with the file in it that they mean, if they mean one."""
+    """Return each model in the settings, with its file if the setting names one."""
     rewards, judge = settings.identity_reward, settings.evaluation.recognizer
     faces = [f"{rewards.package}/{file}" for file in (rewards.detector, rewards.recognizer, judge)]
     named = [
@@ -59,7 +59,7 @@ def models_of(settings: Settings) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("preset", Presets().names())
-def test_what_a_preset_names_is_what_pv_models_fetches(preset: str) -> None:
+def test_models_of_presets_can_be_downloaded(preset: str) -> None:
     registry = Registry()
     for model, file in models_of(Presets().get(preset).settings()):
         assert not file or file in registry.get(model).required()
@@ -68,18 +68,18 @@ def test_what_a_preset_names_is_what_pv_models_fetches(preset: str) -> None:
 @pytest.mark.parametrize(
     "content", ["[preset]\nname = 'x'", "[preset]\nprompts = 3", "[model]\nwidht = 3"]
 )
-def test_a_wrong_preset_is_refused(tmp_path: Path, content: str) -> None:
+def test_invalid_preset_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "mine.toml").write_text(content)
     with pytest.raises(SettingsError):
         Presets(own=tmp_path).get("mine").settings()
 
 
-def test_a_missing_preset_names_the_nearest() -> None:
+def test_error_for_missing_preset_suggests_the_nearest() -> None:
     with pytest.raises(Missing, match="Did you mean 'animatediff'"):
         Presets().get("animatedif")
 
 
-def test_a_fingerprint_follows_the_files_and_not_their_place(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_files_and_not_on_their_path(tmp_path: Path) -> None:
     first, second = model_folder(tmp_path / "a"), model_folder(tmp_path / "b/c")
     assert fingerprint(first) == fingerprint(second)
     (second / "README.md").write_text("words")
@@ -113,7 +113,7 @@ def test_a_large_file_is_read_once_until_it_changes(
         assert fingerprint(tmp_path / "large.safetensors") == first
 
 
-def test_names_lead_to_what_is_shipped_fetched_or_given(
+def test_names_resolve_to_shipped_downloaded_or_given_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path))
@@ -131,7 +131,7 @@ def test_names_lead_to_what_is_shipped_fetched_or_given(
     ("content", "problem"),
     [(b"weights", "is not a safetensors file"), (safetensors(bytes(64))[:-1], "is truncated")],
 )
-def test_a_base_model_that_is_not_whole_is_refused_before_a_run_exists(
+def test_incomplete_base_model_is_refused_before_a_run_is_created(
     content: bytes, problem: str, tmp_path: Path
 ) -> None:
     base = model_folder(tmp_path / "base")
@@ -146,7 +146,7 @@ def test_a_base_model_that_is_not_whole_is_refused_before_a_run_exists(
     ("name", "problem"),
     [("style.pt", "no .safetensors file"), ("style.safetensors", "is not a safe")],
 )
-def test_a_lora_that_cannot_be_one_is_refused_before_a_run_exists(
+def test_invalid_lora_is_refused_before_a_run_is_created(
     name: str, problem: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(b"pickle")
@@ -158,7 +158,7 @@ def test_a_lora_that_cannot_be_one_is_refused_before_a_run_exists(
         resolve_settings(Presets().get("animatediff").settings({"model": model}))
 
 
-def test_a_photo_needs_the_face_models_alone(tmp_path: Path) -> None:
+def test_adding_a_photo_needs_the_face_models_only(tmp_path: Path) -> None:
     settings = (
         Presets().get("animatediff").settings({"identity_reward": {"package": str(tmp_path)}})
     )
@@ -169,7 +169,7 @@ def test_a_photo_needs_the_face_models_alone(tmp_path: Path) -> None:
     assert locate_faces(settings).identity_reward.package == str(tmp_path)
 
 
-def test_a_job_gets_absolute_paths_and_the_fingerprint_or_the_name_of_what_is_missing(
+def test_job_has_absolute_paths_and_fingerprints_or_missing_names(
     tmp_path: Path,
 ) -> None:
     base = model_folder(tmp_path / "base")
@@ -197,7 +197,7 @@ def test_a_job_gets_absolute_paths_and_the_fingerprint_or_the_name_of_what_is_mi
     assert resolved.semantic_reward.model == "ViT-H-14"
 
 
-def test_a_preset_that_extends_another_changes_only_what_it_says(tmp_path: Path) -> None:
+def test_extending_preset_changes_only_its_settings(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(
         '[preset]\nextends = "tiny"\ndescription = "mine"\n[training]\niterations = 5\n'
     )
@@ -207,7 +207,7 @@ def test_a_preset_that_extends_another_changes_only_what_it_says(tmp_path: Path)
 
 
 @pytest.mark.parametrize("parent", ["nothing", "animatediff-12gb", "mine"])
-def test_a_preset_extends_only_a_shipped_one_that_stands_alone(tmp_path: Path, parent: str) -> None:
+def test_preset_can_extend_only_a_shipped_one_without_base(tmp_path: Path, parent: str) -> None:
     (tmp_path / "mine.toml").write_text(f'[preset]\nextends = "{parent}"\n')
     with pytest.raises(SettingsError, match=r"preset\.extends"):
         Presets(own=tmp_path).get("mine")

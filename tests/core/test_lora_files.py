@@ -1,4 +1,7 @@
-"""Style LoRAs in every dialect: each tensor arrives at its strength, by hand-computed sums, or the file is refused."""
+"""Style LoRAs in all formats: each tensor has the right effect, or the file is refused.
+
+The expected effects are computed by hand.
+"""
 
 import copy
 import functools
@@ -39,7 +42,7 @@ WEIGHT = 0.5
 
 
 class Styled:
-    """The small pipelines, and what a LoRA makes of them."""
+    """The small pipelines, and the effect of a LoRA on them."""
 
     def __init__(self, models: Path, folder: Path) -> None:
         self.folder = folder
@@ -51,7 +54,7 @@ class Styled:
         return _layer(self.pipelines[family.name], name)
 
     def merge(self, family: Family, tensors: Tensors, **metadata: Any) -> Any:
-        """A pipeline with these tensors merged at half their strength."""
+        """Return a pipeline with these tensors merged at strength 0.5."""
         words = {
             key: value if isinstance(value, str) else json.dumps(value)
             for key, value in metadata.items()
@@ -71,7 +74,7 @@ class Styled:
         return styled
 
     def changes(self, family: Family, styled: Any) -> Tensors:
-        """What was added to each parameter that is another one now, by its name."""
+        """Return the difference of each changed parameter, by its name."""
         found: Tensors = {}
         for part in PARTS[family.name]:
             before = dict(getattr(self.pipelines[family.name], part).named_parameters())
@@ -99,7 +102,7 @@ def styled(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Styled:
 
 
 def pair(weights: Iterable[Tensor], rank: int) -> tuple[Tensor, Tensor]:
-    """Random matrices for the concatenation of these weights."""
+    """Return random matrices for the concatenation of these weights."""
     shapes = [weight.shape for weight in weights]
     kernel = (1,) * (len(shapes[0]) - 2)
     return torch.randn(rank, *shapes[0][1:]), torch.randn(
@@ -158,7 +161,7 @@ DIALECTS: dict[str, Dialect] = {
             ],
             "lora_unet_time_embedding_linear_1": ["unet.time_embedding.linear_1"],
             "lora_te_text_model_encoder_layers_0_self_attn_q_proj": [f"{TEXT}.self_attn.q_proj"],
-            "lora_te_text_model_encoder_layers_0_mlp_fc1": [f"{TEXT}.mlp.fc1"],  # and no out_proj
+            "lora_te_text_model_encoder_layers_0_mlp_fc1": [f"{TEXT}.mlp.fc1"],  # without out_proj
         },
     ),
     "LyCORIS LoCon": (
@@ -231,9 +234,8 @@ DIALECTS: dict[str, Dialect] = {
         ANIMATEDIFF,
         PROCESSOR,
         {
-            "mid_block.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.1.processor.to_k": [
-                f"{MOTION}.attn2.to_k"
-            ],
+            "mid_block.motion_modules.0.temporal_transformer.transformer_blocks.0."
+            "attention_blocks.1.processor.to_k": [f"{MOTION}.attn2.to_k"],
             f"{MOTION}.attn1.processor.to_out": [f"{MOTION}.attn1.to_out.0"],
         },
     ),
@@ -380,8 +382,9 @@ DIALECTS: dict[str, Dialect] = {
 def written(
     styled: Styled, dialect: Dialect, with_alpha: bool = True
 ) -> tuple[Tensors, Tensors, list[float]]:
-    """A file in that dialect, each layer of another rank and alpha; the changes that it makes at rank = alpha; and the
-    scale of each layer.
+    """Write a file in this format, with another rank and alpha for each layer.
+
+    Returns the file, the changes at rank = alpha, and the scale of each layer.
     """
     family, names, layers = dialect
     tensors, changes, scales = {}, {}, []
@@ -403,9 +406,7 @@ def written(
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_each_layer_is_merged_at_its_own_alpha_in_every_dialect(
-    dialect: str, styled: Styled
-) -> None:
+def test_each_layer_is_merged_with_its_alpha_in_every_format(dialect: str, styled: Styled) -> None:
     tensors, changes, scales = written(styled, DIALECTS[dialect])
     expected = {
         name: WEIGHT * scale * change
@@ -416,7 +417,7 @@ def test_each_layer_is_merged_at_its_own_alpha_in_every_dialect(
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_without_an_alpha_it_is_the_rank(dialect: str, styled: Styled) -> None:
+def test_missing_alpha_defaults_to_the_rank(dialect: str, styled: Styled) -> None:
     tensors, changes, _ = written(styled, DIALECTS[dialect], with_alpha=False)
     expected = {name: WEIGHT * change for name, change in changes.items()}
     family = DIALECTS[dialect][0]
@@ -432,7 +433,7 @@ def test_files_in_fewer_bits_are_merged_in_float32(dtype: torch.dtype, styled: S
     assert_changes(styled.changes(WAN, styled.merge(WAN, tensors)), {f"{layer}.weight": expected})
 
 
-def test_a_matrix_for_a_1x1_convolution_and_the_reverse_are_merged(styled: Styled) -> None:
+def test_matrices_and_1x1_convolutions_are_interchangeable(styled: Styled) -> None:
     conv, linear = "unet.down_blocks.0.attentions.0.proj_in", f"{BLOCK}.attn1.to_q"
     tensors: Tensors = {}
     expected: Tensors = {}
@@ -447,7 +448,7 @@ def test_a_matrix_for_a_1x1_convolution_and_the_reverse_are_merged(styled: Style
     assert_changes(styled.changes(ANIMATEDIFF, styled.merge(ANIMATEDIFF, tensors)), expected)
 
 
-def test_the_last_modulation_of_hunyuan_video_has_its_halves_the_other_way_round(
+def test_halves_of_hunyuan_videos_last_modulation_are_swapped(
     styled: Styled,
 ) -> None:
     weight = styled.layer(HUNYUAN_VIDEO, "transformer.norm_out.linear").weight
@@ -461,7 +462,7 @@ def test_the_last_modulation_of_hunyuan_video_has_its_halves_the_other_way_round
     assert_changes(found, {"transformer.norm_out.linear.weight": torch.cat([scale, shift])})
 
 
-# Alpha elsewhere in the file
+# Alpha in other places
 
 Q, OUT = "transformer.blocks.0.attn1.to_q", "transformer.blocks.1.attn2.to_out.0"
 WHERE: list[tuple[dict[str, Any], str, float, float]] = [
@@ -503,7 +504,7 @@ WHERE: list[tuple[dict[str, Any], str, float, float]] = [
         PEFT,
         1,
         1,
-    ),  # a converter has multiplied it in
+    ),  # already multiplied by a converter
 ]
 
 
@@ -525,7 +526,7 @@ def test_alpha_is_read_from_the_metadata(
     assert_changes(styled.changes(WAN, styled.merge(WAN, tensors, **metadata)), expected)
 
 
-def test_kohya_s_other_alpha_of_3x3_convolutions_is_read_from_the_metadata(styled: Styled) -> None:
+def test_kohyas_alpha_of_3x3_convolutions_is_read_from_the_metadata(styled: Styled) -> None:
     conv = styled.layer(ANIMATEDIFF, "unet.conv_in").weight
     down, up = pair([conv], rank=4)
     tensors = {"lora_unet_conv_in.lora_down.weight": down, "lora_unet_conv_in.lora_up.weight": up}
@@ -538,9 +539,7 @@ def test_kohya_s_other_alpha_of_3x3_convolutions_is_read_from_the_metadata(style
     assert_changes(styled.changes(ANIMATEDIFF, merged), {"unet.conv_in.weight": expected})
 
 
-def test_peft_s_settings_beside_the_file_count_for_its_strength_and_its_fingerprint(
-    styled: Styled, tmp_path: Path
-) -> None:
+def test_peft_config_affects_strength_and_fingerprint(styled: Styled, tmp_path: Path) -> None:
     weight = styled.layer(WAN, Q).weight
     down, up = pair([weight], rank=4)
     file, name = (
@@ -570,9 +569,7 @@ def test_peft_s_settings_beside_the_file_count_for_its_strength_and_its_fingerpr
         {"ss_network_alpha": "Dynamic"},
     ],
 )
-def test_a_strength_that_cannot_be_understood_is_refused(
-    metadata: dict[str, Any], styled: Styled
-) -> None:
+def test_unknown_alpha_convention_is_refused(metadata: dict[str, Any], styled: Styled) -> None:
     tensors = {
         "lora_unet_blocks_0_self_attn_q.lora_down.weight": torch.ones(2, 24),
         "lora_unet_blocks_0_self_attn_q.lora_up.weight": torch.ones(24, 2),
@@ -586,11 +583,11 @@ def test_a_lora_trained_from_changed_base_weights_is_refused(styled: Styled) -> 
     assert "pissa" in styled.refusal(WAN, tensors, **said)
 
 
-# Every tensor arrives
+# No tensor is ignored
 
 
-def test_norms_biases_and_modulations_of_a_distillation_arrive(styled: Styled) -> None:
-    """As lightx2v and Kijai's extractions have them: low rank for matrices, differences for all else."""
+def test_norms_biases_and_modulations_of_a_distillation_are_merged(styled: Styled) -> None:
+    """lightx2v and Kijai write low rank for matrices, differences for all other tensors."""
     parameters = dict(styled.pipelines["wan"].transformer.named_parameters())
     places = {
         "blocks.0.self_attn.norm_q.diff": "blocks.0.attn1.norm_q.weight",
@@ -637,7 +634,7 @@ def test_differences_of_fused_layers_and_their_biases_are_split(styled: Styled) 
     assert_changes(styled.changes(HUNYUAN_VIDEO, merged), expected)
 
 
-def test_a_bias_of_peft_s_up_projection_has_the_layer_s_strength(styled: Styled) -> None:
+def test_bias_of_pefts_up_projection_is_scaled_like_the_layer(styled: Styled) -> None:
     weight = styled.layer(WAN, Q).weight
     down, up = pair([weight], rank=4)
     bias = torch.randn(len(weight))
@@ -650,7 +647,7 @@ def test_a_bias_of_peft_s_up_projection_has_the_layer_s_strength(styled: Styled)
     assert_changes(styled.changes(WAN, merged), expected)
 
 
-def test_an_empty_tensor_that_marks_the_file_is_no_hindrance(styled: Styled) -> None:
+def test_empty_marker_tensor_is_ignored(styled: Styled) -> None:
     tensors, changes, _ = written(styled, DIALECTS["DiffSynth"], with_alpha=False)
     assert (
         styled.changes(WAN, styled.merge(WAN, {**tensors, "v_pred": torch.empty(0)})).keys()
@@ -699,7 +696,7 @@ LEFT_OVER: list[tuple[dict[str, Tensor], str]] = [
 
 
 @pytest.mark.parametrize(("extra", "words"), LEFT_OVER)
-def test_a_tensor_without_a_place_is_named_in_a_refusal(
+def test_error_names_an_unknown_tensor(
     extra: dict[str, Tensor], words: str, styled: Styled
 ) -> None:
     said = styled.refusal(WAN, with_other(extra))
@@ -714,9 +711,7 @@ ENDINGS = ["", ".diff", ".alpha", ".lora_A.weight"]
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(name=st.text(st.characters(codec="utf-8"), max_size=40), ending=st.sampled_from(ENDINGS))
-def test_whatever_else_a_file_holds_is_refused_and_never_left_out(
-    name: str, ending: str, styled: Styled
-) -> None:
+def test_other_tensors_are_refused_and_not_ignored(name: str, ending: str, styled: Styled) -> None:
     key = f"{name}{ending}"
     if key not in with_other({}):
         assert styled.refusal(WAN, with_other({key: torch.ones(2, 3)}))
@@ -757,7 +752,7 @@ def test_any_layers_ranks_and_alphas_are_merged_as_computed_by_hand(
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])
-def test_a_dora_by_kohya_and_one_by_peft_are_merged_as_peft_does(kind: str, styled: Styled) -> None:
+def test_dora_of_kohya_and_peft_is_merged_like_in_peft(kind: str, styled: Styled) -> None:
     name = {"linear": f"{BLOCK}.attn1.to_q", "conv": "unet.down_blocks.0.resnets.0.conv1"}[kind]
     layer = copy.deepcopy(styled.layer(ANIMATEDIFF, name))
     down, up = pair([layer.weight], rank=2)
@@ -795,8 +790,8 @@ def test_a_dora_by_kohya_and_one_by_peft_are_merged_as_peft_does(kind: str, styl
         assert torch.allclose(_layer(merged, name).weight, expected, atol=1e-5)
 
 
-def test_a_dora_with_a_magnitude_for_each_input_is_merged_along_that_axis(styled: Styled) -> None:
-    """As LyCORIS and OneTrainer have it, (1, in)."""
+def test_dora_with_input_magnitudes_is_merged_along_that_axis(styled: Styled) -> None:
+    """LyCORIS and OneTrainer write magnitudes of shape (1, in)."""
     name = "transformer.blocks.0.ffn.net.0.proj"
     weight = styled.layer(WAN, name).weight
     down, up = pair([weight], rank=2)
@@ -830,7 +825,7 @@ def test_the_magnitude_of_a_fused_layer_is_split_with_it(styled: Styled) -> None
         assert torch.allclose(_layer(merged, name).weight, part, atol=1e-5)
 
 
-# What a refusal says
+# Error messages
 
 
 KEY = "lora_unet_blocks_0_self_attn_q"
@@ -848,7 +843,9 @@ LYCORIS: list[tuple[tuple[str, ...], str]] = [
 
 
 @pytest.mark.parametrize(("parts", "words"), LYCORIS)
-def test_each_kind_of_lycoris_is_named(parts: tuple[str, ...], words: str, styled: Styled) -> None:
+def test_error_names_the_kind_of_lycoris(
+    parts: tuple[str, ...], words: str, styled: Styled
+) -> None:
     said = styled.refusal(WAN, {f"{KEY}.{part}": torch.ones(2, 2) for part in parts})
     assert words in said
     assert "looks like" not in said
@@ -856,7 +853,7 @@ def test_each_kind_of_lycoris_is_named(parts: tuple[str, ...], words: str, style
 
 
 def flux(names: str) -> Tensors:
-    """All blocks of FLUX, whose layers are as wide as HunyuanVideo's."""
+    """Return all blocks of FLUX, whose layers have the width of HunyuanVideo's."""
     found: Tensors = {}
     for kind, count in (("transformer_blocks", 19), ("single_transformer_blocks", 38)):
         for number in range(count):
@@ -869,19 +866,24 @@ def flux(names: str) -> Tensors:
 
 
 OTHERS: list[tuple[Family, Tensors, dict[str, Any], str]] = [
-    (WAN, {"transformer.double_blocks.0.img_attn_qkv.diff": torch.ones(6, 2)}, {}, "HunyuanVideo or FLUX"),
-    (HUNYUAN_VIDEO, {"diffusion_model.blocks.0.self_attn.q.diff": torch.ones(6, 6)}, {}, "looks like one for Wan"),
-    (WAN, {"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.diff": torch.ones(6, 6)},
+    (WAN, {"transformer.double_blocks.0.img_attn_qkv.diff": torch.ones(6, 2)}, {},
+     "HunyuanVideo or FLUX"),
+    (HUNYUAN_VIDEO, {"diffusion_model.blocks.0.self_attn.q.diff": torch.ones(6, 6)}, {},
+     "looks like one for Wan"),
+    (WAN,
+     {"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.diff":
+      torch.ones(6, 6)},
      {"ss_base_model_version": "sdxl_base_v1-0"}, "made for Stable Diffusion XL"),
     (HUNYUAN_VIDEO, {"lora_unet_double_blocks_0_img_attn_qkv.diff": torch.ones(96, 32)},
      {"modelspec.architecture": "flux-1-dev/lora"}, "made for FLUX"),
-    (HUNYUAN_VIDEO, {"lora_unet_double_blocks_0_img_mlp_0.diff": torch.ones(96, 32)}, {}, "looks like one for FLUX"),
+    (HUNYUAN_VIDEO, {"lora_unet_double_blocks_0_img_mlp_0.diff": torch.ones(96, 32)}, {},
+     "looks like one for FLUX"),
     (HUNYUAN_VIDEO, flux("lora"), {}, "made for FLUX"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("family", "tensors", "metadata", "words"), OTHERS)
-def test_the_other_base_model_is_named(
+def test_error_names_the_other_base_model(
     family: Family, tensors: Tensors, metadata: dict[str, Any], words: str, styled: Styled
 ) -> None:
     said = styled.refusal(family, tensors, **metadata)
@@ -889,7 +891,7 @@ def test_the_other_base_model_is_named(
     assert "Give a LoRA that was made for this base model." in said
 
 
-def test_another_size_of_the_same_model_is_told_by_its_sizes(styled: Styled) -> None:
+def test_error_for_another_model_size_shows_the_sizes(styled: Styled) -> None:
     said = styled.refusal(
         WAN, {f"{Q}.lora_A.weight": torch.ones(2, 40), f"{Q}.lora_B.weight": torch.ones(40, 2)}
     )
@@ -902,15 +904,13 @@ def test_another_size_of_the_same_model_is_told_by_its_sizes(styled: Styled) -> 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("part", ["lora_A.weight", "alpha", "diff_b"])
-def test_a_value_that_is_not_finite_is_refused_by_its_place(
-    value: float, part: str, styled: Styled
-) -> None:
+def test_error_names_the_tensor_that_is_not_finite(value: float, part: str, styled: Styled) -> None:
     tensors = with_other({f"{Q}.alpha": torch.tensor(2.0), f"{Q}.diff_b": torch.zeros(24)})
     tensors[f"{Q}.{part}"].flatten()[-1] = value
     assert f"'{Q}.{part}'" in styled.refusal(WAN, tensors)
 
 
-def test_weights_that_are_not_finite_once_merged_are_refused_by_their_layer(styled: Styled) -> None:
+def test_error_names_the_layer_that_is_not_finite_after_merging(styled: Styled) -> None:
     tensors = {
         f"{Q}.lora_A.weight": torch.full((2, 24), 3e38),
         f"{Q}.lora_B.weight": torch.full((24, 2), 3e38),
@@ -918,9 +918,7 @@ def test_weights_that_are_not_finite_once_merged_are_refused_by_their_layer(styl
     assert f"weights of '{Q}' that are not finite in float32" in styled.refusal(WAN, tensors)
 
 
-def test_weights_that_only_the_model_s_type_cannot_hold_are_refused_as_well(
-    models: Path, tmp_path: Path
-) -> None:
+def test_overflow_in_the_models_type_is_refused(models: Path, tmp_path: Path) -> None:
     save_file({f"{Q}.diff": torch.full((24, 24), 1e6)}, tmp_path / "style.safetensors")
     job = with_settings(
         WAN.job(models), "model", loras=(LoraConfig(file=str(tmp_path / "style.safetensors")),)
@@ -929,13 +927,13 @@ def test_weights_that_only_the_model_s_type_cannot_hold_are_refused_as_well(
         load_backbone(replace(job.model, dtype="float16"), job.sampler, [])
 
 
-# In the model
+# Merged models
 
 
 @pytest.mark.parametrize(
     ("family", "storages"), [(WAN, ["dtype", "float8"]), (HUNYUAN_VIDEO, ["dtype", "float8"])]
 )
-def test_layers_of_different_alphas_are_part_of_the_model_however_it_is_stored(
+def test_different_alphas_are_merged_for_every_storage(
     family: Family, storages: list[str], models: Path, styled: Styled
 ) -> None:
     dialect = next(each for each in DIALECTS.values() if each[0] is family and each[1] is KOHYA)
@@ -963,9 +961,7 @@ def test_layers_of_different_alphas_are_part_of_the_model_however_it_is_stored(
             ), name
 
 
-def test_trajectories_of_an_older_merge_are_not_taken_for_those_of_this_one(
-    models: Path, styled: Styled
-) -> None:
+def test_trajectories_of_an_older_merge_are_not_reused(models: Path, styled: Styled) -> None:
     tensors, _, _ = written(styled, DIALECTS["DiffSynth"])
     save_file(tensors, styled.folder / "key.safetensors")
     job: TrainJob = WAN.job(models)
@@ -978,7 +974,7 @@ def test_trajectories_of_an_older_merge_are_not_taken_for_those_of_this_one(
     assert "lora_merge" not in without
 
 
-# Files that are something else
+# Invalid files
 
 
 def header(text: bytes, content: bytes = b"") -> bytes:
@@ -1018,7 +1014,7 @@ HOSTILE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_hostile_file_is_refused_in_one_sentence(
+def test_hostile_file_is_refused_with_one_message(
     kind: str, styled: Styled, tmp_path: Path
 ) -> None:
     file = tmp_path / "hostile.safetensors"
@@ -1059,13 +1055,13 @@ def test_a_file_with_one_wrong_byte_is_merged_or_refused(
 
 
 @pytest.mark.parametrize("name", ["style.pt", "style.ckpt", "style.bin", "style"])
-def test_a_pickled_lora_is_refused_without_being_read(name: str, tmp_path: Path) -> None:
+def test_pickled_lora_is_refused_unread(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(HOSTILE["pickle"])
     with pytest.raises(InputRefused, match=r"is no \.safetensors file"):
         located(tmp_path / name)
 
 
-def test_a_folder_or_a_pipe_in_place_of_a_lora_is_refused(tmp_path: Path) -> None:
+def test_folder_or_pipe_instead_of_lora_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.safetensors").mkdir()
     os.mkfifo(tmp_path / "pipe.safetensors")
     for name in ("folder", "pipe"):

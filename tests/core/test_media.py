@@ -1,4 +1,4 @@
-"""Clips in files: all frames come back, with all that was said about them, or there is no file."""
+"""Clip files: frames and metadata can be read back, or no file is written."""
 
 import errno
 import json
@@ -51,14 +51,14 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def said_of(path: Path) -> str:
+def facts_of(path: Path) -> str:
     return subprocess.run(
         [get_ffmpeg_exe(), "-i", str(path)], capture_output=True, text=True, check=False
     ).stderr
 
 
 def shown_for(path: Path) -> list[int]:
-    """How long each frame of a gif or webp is shown, in milliseconds."""
+    """Return how long each frame of a gif or webp is shown, in milliseconds."""
     shown: list[int] = []
     with Image.open(path) as image:
         for frame in ImageSequence.Iterator(image):
@@ -78,7 +78,7 @@ def shown_for(path: Path) -> list[int]:
         ("png", "", 0),
     ],
 )
-def test_frames_come_back_nearly_as_they_were_and_the_file_is_the_same_each_time(
+def test_encoding_is_nearly_lossless_and_reproducible(
     tmp_path: Path, suffix: str, codec: str, most: float
 ) -> None:
     clip = enlarge(moving_square(), 2)
@@ -89,7 +89,7 @@ def test_frames_come_back_nearly_as_they_were_and_the_file_is_the_same_each_time
     assert back.shape == clip.shape
     assert (
         np.abs(back.astype(int) - clip).mean() <= most
-    )  # a wrong colour matrix is off by 5 and more
+    )  # a wrong colour matrix has errors of 5 and more
     assert np.abs(back[3, :16].astype(int).mean((0, 1)) - clip[3, :16].mean((0, 1))).max() < 3
     pairs = (
         zip(path.iterdir(), again.iterdir(), strict=True) if suffix == "png" else [(path, again)]
@@ -97,7 +97,7 @@ def test_frames_come_back_nearly_as_they_were_and_the_file_is_the_same_each_time
     assert all(one.read_bytes() == other.read_bytes() for one, other in pairs)
 
 
-def test_a_clip_is_written_in_every_format_asked_for(tmp_path: Path) -> None:
+def test_clip_is_written_in_all_selected_formats(tmp_path: Path) -> None:
     paths = write_clip(
         tmp_path / "far" / "clip.v2", moving_square(3), 8, FACTS, encoding(*FORMATS, upscale=2)
     )
@@ -123,16 +123,14 @@ long = 'She said: "it\'s 5 < 6 && 7 > 2"; \\n#=\r\n\t速い 👩🏽‍🚀 \x00
     facts=st.dictionaries(anything, anything | st.floats(allow_nan=False) | st.none(), max_size=5)
 )
 @example(facts={"prompt": long, "negative": "half a pair: \ud83d"})
-def test_whatever_is_said_of_a_clip_comes_back_from_its_file(
-    tmp_path: Path, facts: dict[str, object]
-) -> None:
+def test_metadata_of_any_text_can_be_read_back(tmp_path: Path, facts: dict[str, object]) -> None:
     for path in write_clip(
         tmp_path / "clip", moving_square(2, 32, 32), 8, facts, encoding(*FORMATS)
     ):
         assert read_facts(path) == json.loads(json.dumps(facts))
 
 
-def test_every_file_says_that_a_machine_made_it(tmp_path: Path) -> None:
+def test_every_file_has_the_watermark(tmp_path: Path) -> None:
     mp4, gif, webp, png = write_clip(
         tmp_path / "clip", moving_square(2), 8, FACTS, encoding(*FORMATS)
     )
@@ -161,22 +159,20 @@ def test_every_file_says_that_a_machine_made_it(tmp_path: Path) -> None:
             assert mark in image.info["xmp"].decode()
 
 
-def test_people_can_read_the_facts_with_other_programs(tmp_path: Path) -> None:
+def test_other_programs_can_read_the_metadata(tmp_path: Path) -> None:
     mp4, gif = write_clip(tmp_path / "clip", moving_square(2), 8, FACTS, encoding("mp4", "gif"))
-    assert "速い" in said_of(mp4)
+    assert "速い" in facts_of(mp4)
     with Image.open(gif) as image:
         assert json.loads(image.info["comment"]) == FACTS
 
 
 @pytest.mark.parametrize(("codec", "tag"), [("h264", "avc1"), ("h265", "hvc1"), ("av1", "av01")])
-def test_an_mp4_says_what_players_need_and_can_be_shown_while_it_loads(
-    tmp_path: Path, codec: str, tag: str
-) -> None:
+def test_mp4_has_player_metadata_and_can_be_streamed(tmp_path: Path, codec: str, tag: str) -> None:
     (path,) = write_clip(tmp_path / "clip", moving_square(), 8, FACTS, encoding("mp4", codec=codec))
     content = path.read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
     assert all(
-        words in said_of(path) for words in (f"{tag} /", "yuv420p(tv, bt709", "72x48", "8 fps")
+        words in facts_of(path) for words in (f"{tag} /", "yuv420p(tv, bt709", "72x48", "8 fps")
     )
 
 
@@ -185,7 +181,7 @@ def test_an_mp4_names_its_matrix_primaries_and_transfer_in_stream_and_container(
     tmp_path: Path, codec: str
 ) -> None:
     (path,) = write_clip(tmp_path / "clip", moving_square(), 8, FACTS, encoding("mp4", codec=codec))
-    assert "yuv420p(tv, bt709, progressive)" in said_of(path) or "yuv420p(tv, bt709)" in said_of(
+    assert "yuv420p(tv, bt709, progressive)" in facts_of(path) or "yuv420p(tv, bt709)" in facts_of(
         path
     )
     content = path.read_bytes()
@@ -196,14 +192,14 @@ def test_an_mp4_names_its_matrix_primaries_and_transfer_in_stream_and_container(
     raw = tmp_path / {"h264": "raw.h264", "h265": "raw.h265", "av1": "raw.ivf"}[codec]
     copy = (get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-c", "copy", str(raw))
     subprocess.run(copy, check=True)
-    assert "(tv, bt709" in said_of(raw)
-    assert "unknown" not in said_of(raw)
+    assert "(tv, bt709" in facts_of(raw)
+    assert "unknown" not in facts_of(raw)
 
 
 @pytest.mark.parametrize(
     "program", ["nowhere/ffmpeg", "/etc/passwd", "/bin/false", "/bin/true", "/tmp"]
 )
-def test_an_ffmpeg_that_does_not_run_is_found_before_anything_is_made(
+def test_ffmpeg_that_does_not_run_is_reported_before_rendering(
     monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", program)
@@ -224,7 +220,7 @@ def test_an_ffmpeg_that_does_not_run_is_found_before_anything_is_made(
 @pytest.mark.parametrize(
     ("lacking", "lists"), [("h265", "libx264"), ("gif", "libx264"), ("h264", "libx264rgb")]
 )
-def test_an_ffmpeg_that_lacks_the_chosen_encoder_is_found_before_anything_is_made(
+def test_missing_encoder_is_reported_before_rendering(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
@@ -247,10 +243,11 @@ def test_an_ffmpeg_that_lacks_the_chosen_encoder_is_found_before_anything_is_mad
 
 
 @pytest.mark.parametrize("codec", ["h264", "h265", "av1"])
-def test_luma_and_chroma_are_by_the_matrix_and_range_that_the_tags_name(
-    tmp_path: Path, codec: str
-) -> None:
-    """BT.709, limited range: Y = 16 + 219 (0.2126 R + 0.7152 G + 0.0722 B), and C = 128 + 224 of the differences."""
+def test_luma_and_chroma_match_the_tagged_matrix_and_range(tmp_path: Path, codec: str) -> None:
+    """BT.709, limited range: Y = 16 + 219 (0.2126 R + 0.7152 G + 0.0722 B).
+
+    C = 128 + 224 of the differences.
+    """
     for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)):
         clip = np.full((2, 32, 32, 3), colour, np.uint8)
         (path,) = write_clip(
@@ -279,7 +276,7 @@ def test_luma_and_chroma_are_by_the_matrix_and_range_that_the_tags_name(
 
 @pytest.mark.parametrize("suffix", ["gif", "webp"])
 @pytest.mark.parametrize(("fps", "frames"), [(8, 8), (24, 13), (30, 9), (1, 2), (8, 1)])
-def test_frames_are_shown_at_their_time(tmp_path: Path, suffix: str, fps: int, frames: int) -> None:
+def test_frames_have_their_durations(tmp_path: Path, suffix: str, fps: int, frames: int) -> None:
     (path,) = write_clip(tmp_path / "clip", moving_square(frames), fps, FACTS, encoding(suffix))
     assert frames_of(path).shape[0] == frames
     if frames > 1:
@@ -287,13 +284,13 @@ def test_frames_are_shown_at_their_time(tmp_path: Path, suffix: str, fps: int, f
         assert max(shown_for(path)) - min(shown_for(path)) <= 10
 
 
-def test_a_gif_is_never_so_fast_that_browsers_slow_it_down(tmp_path: Path) -> None:
+def test_gif_frame_rate_is_limited_to_that_of_browsers(tmp_path: Path) -> None:
     (path,) = write_clip(tmp_path / "clip", moving_square(12), 120, FACTS, encoding("gif"))
     assert set(shown_for(path)) == {20}
     assert sum(shown_for(path)) == 100
 
 
-def test_a_clip_in_which_nothing_moves_is_whole_in_any_format(tmp_path: Path) -> None:
+def test_still_clip_is_complete_in_any_format(tmp_path: Path) -> None:
     still = moving_square(1).repeat(8, axis=0)
     shown = {
         path: frames_of(path)
@@ -304,24 +301,24 @@ def test_a_clip_in_which_nothing_moves_is_whole_in_any_format(tmp_path: Path) ->
         8,
         1,
         8,
-    ]  # webp makes it a plain picture
+    ]  # webp becomes a single picture
     assert all(np.abs(frames[-1].astype(int) - still[0]).mean() < 3 for frames in shown.values())
 
 
 @pytest.mark.parametrize(("loop", "gif_repeats"), [(0, 0), (1, None), (3, 2)])
-def test_a_clip_plays_as_often_as_asked(tmp_path: Path, loop: int, gif_repeats: int | None) -> None:
+def test_number_of_loops(tmp_path: Path, loop: int, gif_repeats: int | None) -> None:
     gif, webp = write_clip(
         tmp_path / "clip", moving_square(3), 8, FACTS, encoding("gif", "webp", loop=loop)
     )
     with Image.open(gif) as image:
         assert (
             image.info.get("loop") == gif_repeats
-        )  # the format counts what comes after the first time
+        )  # the format counts repetitions after the first time
     with Image.open(webp) as image:
         assert image.info["loop"] == loop
 
 
-def test_odd_sides_are_refused_for_mp4_alone(tmp_path: Path) -> None:
+def test_odd_sizes_are_refused_for_mp4_only(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"71×47 pixels: its sides must be even") as refusal:
         write_clip(tmp_path / "clip", moving_square(2, 47, 71), 8, FACTS, encoding("gif", "mp4"))
     assert refusal.value.status is ExitStatus.USAGE
@@ -333,7 +330,7 @@ def test_odd_sides_are_refused_for_mp4_alone(tmp_path: Path) -> None:
     write_clip(tmp_path / "clip", moving_square(2, 47, 71), 8, FACTS, encoding("mp4", upscale=2))
 
 
-def test_a_codec_that_ffmpeg_lacks_is_named() -> None:
+def test_error_names_missing_codec() -> None:
     assert "h264" in ffmpeg.codecs()
     ffmpeg.require_codec("h264")
     with pytest.raises(CodecMissing, match="cannot write vp8"):
@@ -343,7 +340,7 @@ def test_a_codec_that_ffmpeg_lacks_is_named() -> None:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_cut_off_file_is_no_clip(tmp_path: Path, suffix: str) -> None:
+def test_truncated_file_is_not_a_clip(tmp_path: Path, suffix: str) -> None:
     (path,) = write_clip(tmp_path / "clip", moving_square(), 8, FACTS, encoding(suffix))
     file = path / "0003.png" if suffix == "png" else path
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 4])
@@ -352,7 +349,7 @@ def test_a_cut_off_file_is_no_clip(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "gif", "webp", "png"])
-def test_a_file_of_another_program_has_no_facts(tmp_path: Path, suffix: str) -> None:
+def test_file_of_another_program_has_no_metadata(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"other.{suffix}"
     one = ("-frames:v", "1", "-update", "1") if suffix == "png" else ()
     subprocess.run([get_ffmpeg_exe(), "-v", "error", *TESTSRC, *one, str(path)], check=True)
@@ -361,7 +358,7 @@ def test_a_file_of_another_program_has_no_facts(tmp_path: Path, suffix: str) -> 
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_clip_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, suffix: str) -> None:
+def test_failed_write_leaves_no_files(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / ("clip" if suffix == "png" else f"clip.{suffix}")
     with pytest.raises((ClipBroken, ValueError, SystemError)):
         write_clip(tmp_path / "clip", moving_square(height=0), 8, FACTS, encoding(suffix))
@@ -381,7 +378,7 @@ def test_a_folder_of_frames_is_replaced_by_another(tmp_path: Path) -> None:
     assert names(tmp_path / "clip") == ["0000.png", "0001.png", "0002.png"]
 
 
-def test_a_full_disk_is_known_by_what_ffmpeg_says() -> None:
+def test_full_disk_is_recognised_from_ffmpegs_output() -> None:
     with pytest.raises(OSError, match=r"clip\.mp4") as full:
         ffmpeg.ask(Path("clip.mp4"), *TESTSRC, "-f", "matroska", "-y", "/dev/full")
     assert full.value.errno == errno.ENOSPC
@@ -399,7 +396,7 @@ def dying_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 
 @pytest.mark.usefixtures("dying_ffmpeg")
-def test_an_ffmpeg_that_dies_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_killed_ffmpeg_leaves_no_files(tmp_path: Path) -> None:
     with pytest.raises(ClipBroken, match="ffmpeg gave no reason"):
         write_clip(tmp_path / "out" / "clip", enlarge(moving_square(), 8), 8, FACTS)
     assert names(tmp_path / "out") == []
@@ -416,7 +413,7 @@ with working_folder(Path(sys.argv[1])) as folder:
 """
 
 
-def test_what_a_killed_process_left_goes_with_the_next_attempt_and_a_living_ones_stays(
+def test_partial_files_of_killed_processes_are_removed_and_those_of_live_ones_kept(
     tmp_path: Path,
 ) -> None:
     writing = subprocess.Popen(
@@ -454,7 +451,7 @@ def test_processes_that_write_the_same_clip_do_not_disturb_each_other(tmp_path: 
     assert (tmp_path / "clip" / "0000.png").read_bytes() == b"whole"
 
 
-def test_nothing_is_seen_of_files_that_are_not_finished(tmp_path: Path) -> None:
+def test_unfinished_files_are_not_visible(tmp_path: Path) -> None:
     with working_folder(tmp_path / "clip") as folder:
         (folder / "clip.mp4").touch()
         assert all(name.startswith(".") for name in names(tmp_path))
@@ -462,14 +459,14 @@ def test_nothing_is_seen_of_files_that_are_not_finished(tmp_path: Path) -> None:
     assert names(tmp_path) == ["clip.mp4"]
 
 
-def test_frames_of_a_model_become_pixels() -> None:
+def test_frames_are_converted_to_pixels() -> None:
     frames = torch.tensor([0.0, 0.5, 1.2]).view(1, 3, 1, 1).expand(2, 3, 4, 6)
     pixels = to_pixels(frames)
     assert pixels.shape == (2, 4, 6, 3)
     assert pixels[0, 0, 0].tolist() == [0, 128, 255]
 
 
-def test_enlarging_invents_nothing() -> None:
+def test_upscaling_repeats_pixels() -> None:
     clip = moving_square()
     large = enlarge(clip, 3)
     assert large.shape == (8, 144, 216, 3)
@@ -477,7 +474,7 @@ def test_enlarging_invents_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "frames/0000.png"])
-def test_a_pipe_in_place_of_a_clip_is_refused_and_not_waited_for(name: str, tmp_path: Path) -> None:
+def test_pipe_instead_of_clip_is_refused_without_blocking(name: str, tmp_path: Path) -> None:
     (tmp_path / "frames").mkdir()
     os.mkfifo(tmp_path / name)
     path = tmp_path / name.split("/", maxsplit=1)[0]

@@ -1,4 +1,4 @@
-"""What saves memory changes neither what the model computes nor its gradient, beyond what fewer bits must change."""
+"""Memory options change neither outputs nor gradients, except for rounding of quantised weights."""
 
 import importlib
 import importlib.util
@@ -51,7 +51,7 @@ def forward(model: Any) -> Tensor:
 
 
 def output_and_gradients(model: Any, recompute: bool = False) -> list[Tensor]:
-    """What the model says with a trained adapter, and the gradients of the adapter's weights."""
+    """Return the model's output with a trained adapter, and the adapter's gradients."""
     if recompute:
         model.enable_gradient_checkpointing()
     adapter = IdentityAdapter(model, HunyuanVideo.lora_target, rank=2)
@@ -73,14 +73,14 @@ def equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:
 
 
 def apart(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """The largest distance, as a share of what it is a distance from."""
+    """Return the largest difference, relative to the largest expected value."""
     return max(float(torch.dist(a, b) / b.norm()) for a, b in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("storage", ["dtype", "float8"])
-def test_blocks_that_are_brought_in_as_used_give_the_same_output_and_gradient_to_the_bit(
+def test_offloaded_blocks_give_exactly_the_same_output_and_gradient(
     storage: str, dtype: torch.dtype, recompute: bool
 ) -> None:
     staying = output_and_gradients(settled(storage, dtype=dtype), recompute)
@@ -90,7 +90,7 @@ def test_blocks_that_are_brought_in_as_used_give_the_same_output_and_gradient_to
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_a_block_has_copies_while_it_works_and_rests_on_what_is_kept(recompute: bool) -> None:
+def test_offloaded_block_has_copies_only_while_it_runs(recompute: bool) -> None:
     model = settled(offload=True)
     kept = {
         id(weight): weight.data_ptr() for block in blocks_of(model) for weight in block.parameters()
@@ -106,16 +106,16 @@ def test_a_block_has_copies_while_it_works_and_rests_on_what_is_kept(recompute: 
     output_and_gradients(model, recompute)
     in_block = {
         len(list(block.parameters())) - 6 for block in blocks_of(model)
-    }  # less the adapter's six
+    }  # without the adapter's six
     assert {len(kept) - each for each in resting} == in_block
     assert len(resting) == (
         8 if recompute else 4
-    )  # nothing stays behind when checkpointing breaks off a forward
+    )  # no copies remain when checkpointing interrupts a forward pass
     count()
     assert resting[-1] == len(kept)
 
 
-def test_the_adapter_goes_where_the_rest_of_the_model_is_and_not_where_its_blocks_wait() -> None:
+def test_adapter_of_offloaded_blocks_is_on_the_gpu() -> None:
     model = denoiser()
     for name, part in model.named_children():
         if "transformer_blocks" not in name:
@@ -126,7 +126,7 @@ def test_the_adapter_goes_where_the_rest_of_the_model_is_and_not_where_its_block
 
 
 def rounded_to_float8() -> Any:
-    """The model with its matrices rounded to float8 in advance, each row scaled to the type's range."""
+    """Return the model with weight matrices rounded to float8, scaled by row."""
     model = denoiser()
     for block in blocks_of(model):
         for name, layer in block.named_modules():
@@ -139,7 +139,7 @@ def rounded_to_float8() -> Any:
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_float8_is_the_model_with_rounded_weights_in_output_and_gradient_to_the_bit(
+def test_float8_equals_a_model_with_rounded_weights_exactly(
     recompute: bool,
 ) -> None:
     ours = output_and_gradients(settled("float8"), recompute)
@@ -147,9 +147,7 @@ def test_float8_is_the_model_with_rounded_weights_in_output_and_gradient_to_the_
     assert 0.001 < apart(ours, output_and_gradients(denoiser())) < 0.2
 
 
-def test_float8_takes_a_byte_for_a_weight_of_the_blocks_and_leaves_modulation_and_adapter_as_they_are() -> (
-    None
-):
+def test_float8_stores_blocks_in_one_byte_per_weight_without_modulation_and_adapter() -> None:
     model = settled("float8", dtype=torch.bfloat16)
     adapter = IdentityAdapter(model, HunyuanVideo.lora_target, rank=2)
     stored = {name: weight.dtype for name, weight in model.named_parameters() if weight.dim() == 2}
@@ -161,7 +159,7 @@ def test_float8_takes_a_byte_for_a_weight_of_the_blocks_and_leaves_modulation_an
 
 
 def dequantised(model: Any) -> Any:
-    """A plain model with the weights that a quantised one stands for."""
+    """Return a plain model with the dequantised weights of a quantised one."""
     functional: Any = importlib.import_module("bitsandbytes.functional")
     plain = denoiser()
     for name, layer in model.named_modules():
@@ -178,10 +176,10 @@ def dequantised(model: Any) -> Any:
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize(("storage", "rounding"), [("nf4", 1e-5), ("int8", 0.05)])
-def test_a_quantised_model_is_the_one_with_the_weights_that_it_stands_for(
+def test_quantised_model_equals_one_with_dequantised_weights(
     storage: str, rounding: float, recompute: bool
 ) -> None:
-    """int8 only nearly so: bitsandbytes rounds what goes into a layer as well."""
+    """int8 is equal only approximately: bitsandbytes also rounds the inputs of a layer."""
     model = settled(storage)
     plain = dequantised(model)
     ours = output_and_gradients(model, recompute)
@@ -190,7 +188,7 @@ def test_a_quantised_model_is_the_one_with_the_weights_that_it_stands_for(
 
 
 @pytest.mark.parametrize(("storage", "bytes_a_weight"), [("nf4", 0.5), ("int8", 1)])
-def test_each_linear_layer_of_the_blocks_is_quantised_and_none_besides(
+def test_exactly_the_linear_layers_of_blocks_are_quantised(
     storage: str, bytes_a_weight: float
 ) -> None:
     model, plain = settled(storage), denoiser()
@@ -202,7 +200,7 @@ def test_each_linear_layer_of_the_blocks_is_quantised_and_none_besides(
             assert shrunk == ("transformer_blocks." in name), name
 
 
-def test_a_missing_bitsandbytes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # type: ignore[misc]
     with pytest.raises(InputRefused, match="bitsandbytes") as refused:
         settled("nf4")

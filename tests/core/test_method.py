@@ -1,7 +1,8 @@
-"""It is the method: what makes the engine PersonalVideo's, whatever the model, shown on AnimateDiff.
+"""The method of PersonalVideo, tested with AnimateDiff.
 
-The adapter acts in the last quarter and beside other LoRAs; how far it strays from the base counts without bias; its
-file says when it acts, and fits no other model. What each model owes the method is in core/test_backbones.py.
+The adapter is active in the last quarter of the steps and together with other LoRAs; the distance
+from the base model is estimated without bias; the exported file contains the schedule, and cannot
+be loaded into another model. Laws of all backbones are in core/test_backbones.py.
 """
 
 import dataclasses
@@ -41,15 +42,13 @@ def backbone(job: TrainJob) -> AnimateDiff:
 
 @pytest.fixture
 def adapter(backbone: AnimateDiff) -> IdentityAdapter:
-    """One that has been trained: its up projections are not zero."""
+    """Return an adapter with nonzero up projections, like a trained one."""
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2, seed=3)
     shake(adapter)
     return adapter
 
 
-def test_on_the_paper_s_model_the_adapter_has_48_layers(
-    job: TrainJob, backbone: AnimateDiff
-) -> None:
+def test_adapter_of_the_papers_model_has_48_layers(job: TrainJob, backbone: AnimateDiff) -> None:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
 
@@ -65,7 +64,7 @@ def test_the_last_quarter_begins_at_37_of_50_steps() -> None:
     assert [switch_step(0.75, steps) for steps in (50, 16, 8, 4)] == [37, 12, 6, 3]
 
 
-def test_other_loras_go_on_acting_and_stay_frozen(backbone: AnimateDiff) -> None:
+def test_other_loras_stay_active_and_frozen(backbone: AnimateDiff) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     style = LoraConfig(
@@ -94,7 +93,7 @@ def test_other_loras_go_on_acting_and_stay_frozen(backbone: AnimateDiff) -> None
 
 @pytest.fixture
 def exact(job: TrainJob) -> AnimateDiff:
-    """The model in float64, where two ways of one computation agree to many digits."""
+    """Return the model in float64, in which two methods agree to many digits."""
     backbone = AnimateDiff(job.model, job.sampler, [PROMPT])
     backbone.denoiser.double()
     backbone.pipeline.vae.double()
@@ -102,7 +101,7 @@ def exact(job: TrainJob) -> AnimateDiff:
 
 
 def loss_of(backbone: Any, latents: Tensor) -> Tensor:
-    """A loss on decoded frames."""
+    """Return a loss on decoded frames."""
     vae = backbone.pipeline.vae
     frames = vae.decode(latents[0].transpose(0, 1)).sample
     return (
@@ -141,7 +140,7 @@ def close(ours: list[Tensor], theirs: list[Tensor]) -> bool:
     )
 
 
-def test_the_exact_gradients_agree_on_staying_near_the_base_model(exact: AnimateDiff) -> None:
+def test_exact_gradients_agree_with_base_penalty(exact: AnimateDiff) -> None:
     route, switch = exact_route(exact, BaseKl(0.5, range(6, 8)))
     near = gradient_by(rollout_in_memory, route, switch)
     assert close(gradient_by(rollout_replayed, route, switch), near)
@@ -150,7 +149,7 @@ def test_the_exact_gradients_agree_on_staying_near_the_base_model(exact: Animate
     )
 
 
-def test_staying_near_the_base_in_one_step_drawn_at_random_has_the_mean_of_all_steps(
+def test_base_penalty_of_one_random_step_is_unbiased(
     exact: AnimateDiff,
 ) -> None:
     route, switch = exact_route(exact)
@@ -163,7 +162,7 @@ def test_staying_near_the_base_in_one_step_drawn_at_random_has_the_mean_of_all_s
     assert close([(a + b) / 2 for a, b in zip(*gradients_of[1:], strict=True)], gradients_of[0])
 
 
-def test_with_the_stopped_gradient_too_the_mean_over_the_drawn_step_is_that_of_all(
+def test_base_penalty_of_one_random_step_is_unbiased_with_stopped_gradient(
     exact: AnimateDiff,
 ) -> None:
     plain, switch = exact_route(exact)
@@ -179,7 +178,7 @@ def test_with_the_stopped_gradient_too_the_mean_over_the_drawn_step_is_that_of_a
     assert not close(gradient_by(rollout_stopped, plain, switch), both)
 
 
-def test_where_a_place_has_no_share_straying_from_the_base_is_free(exact: AnimateDiff) -> None:
+def test_base_penalty_ignores_pixels_of_zero_weight(exact: AnimateDiff) -> None:
     route, switch = exact_route(exact)
     left = torch.zeros_like(switch)
     left[..., : switch.shape[-1] // 2] = 1
@@ -193,7 +192,7 @@ def test_where_a_place_has_no_share_straying_from_the_base_is_free(exact: Animat
     assert torch.allclose(half + other, whole)
 
 
-def test_the_distance_from_the_base_is_none_for_a_new_adapter(backbone: AnimateDiff) -> None:
+def test_base_penalty_of_a_new_adapter_is_zero(backbone: AnimateDiff) -> None:
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2)
     route = AdaptedSteps(
         backbone, adapter, backbone.prompt_embeds(PROMPT), range(6, 8), BaseKl(1.0, [6, 7])
@@ -203,7 +202,7 @@ def test_the_distance_from_the_base_is_none_for_a_new_adapter(backbone: AnimateD
     assert rollout_replayed(route, backbone.initial_latents(7)).base_kl > 0
 
 
-def test_the_weights_of_the_outputs_are_those_of_ddim(backbone: AnimateDiff) -> None:
+def test_output_weights_equal_ddim(backbone: AnimateDiff) -> None:
     scheduler: Any = backbone.scheduler
     kept = [float(scheduler.alphas_cumprod[t]) for t in scheduler.timesteps] + [
         float(scheduler.final_alpha_cumprod)
@@ -217,7 +216,7 @@ def test_the_weights_of_the_outputs_are_those_of_ddim(backbone: AnimateDiff) -> 
     assert output_weights(backbone, range(6, 8)) == pytest.approx({6: a_7 * b_6, 7: b_7}, rel=1e-5)
 
 
-def test_a_sampler_that_clips_is_refused_by_the_stopped_gradient(
+def test_stopped_gradient_refuses_a_clipping_sampler(
     backbone: AnimateDiff, adapter: IdentityAdapter
 ) -> None:
     backbone.scheduler.register_to_config(clip_sample=True)
@@ -226,7 +225,7 @@ def test_a_sampler_that_clips_is_refused_by_the_stopped_gradient(
         rollout_stopped(route, backbone.initial_latents(7))
 
 
-# The adapter travels
+# Exported files
 
 
 def terms_of(backbone: AnimateDiff) -> AdapterMetadata:
@@ -242,7 +241,7 @@ def exported(backbone: AnimateDiff, adapter: IdentityAdapter, tmp_path: Path) ->
     return tmp_path / "adapter.safetensors"
 
 
-def test_the_keys_are_those_that_comfyui_maps_for_stable_diffusion(
+def test_keys_are_those_of_comfyui_for_stable_diffusion(
     exported: Path, backbone: AnimateDiff, adapter: IdentityAdapter
 ) -> None:
     with safe_open(exported, "pt") as file:
@@ -258,7 +257,7 @@ def test_the_keys_are_those_that_comfyui_maps_for_stable_diffusion(
     assert rank == adapter.rank
 
 
-def test_the_file_says_when_it_acts_and_on_what(exported: Path, backbone: AnimateDiff) -> None:
+def test_file_contains_schedule_and_base_model(exported: Path, backbone: AnimateDiff) -> None:
     with safe_open(exported, "pt") as file:
         metadata = file.metadata()
     assert AdapterMetadata.of(metadata) == terms_of(backbone)
@@ -271,7 +270,7 @@ def test_the_file_says_when_it_acts_and_on_what(exported: Path, backbone: Animat
     assert "KSamplerAdvanced 0-6" in metadata["how_to_use"]
 
 
-def test_an_adapter_of_another_model_is_refused_and_leaves_the_model_as_it_was(
+def test_adapter_of_another_model_is_refused_without_changes(
     exported: Path, job: TrainJob, tmp_path: Path
 ) -> None:
     fresh = AnimateDiff(job.model, job.sampler, [PROMPT])

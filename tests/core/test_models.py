@@ -1,4 +1,4 @@
-"""Weights come whole or not at all, from a hub, an address or the user's own files."""
+"""Models from a hub, an address or files: complete, verified, or not installed."""
 
 import errno
 import hashlib
@@ -42,7 +42,7 @@ from tests.support.hub import COMMIT, Hub, serve
 from tests.support.pipelines import pipeline
 from tests.support.weight_files import onnx, safetensors
 
-LARGE = 3 * 2**20 + 17  # bytes: several pieces of a download
+LARGE = 3 * 2**20 + 17  # bytes: several chunks of a download
 
 
 def zipped(files: dict[str, bytes]) -> bytes:
@@ -60,30 +60,30 @@ def pickled(content: Any) -> bytes:
 
 
 class Code:
-    """What a pickle may hold, and run when it is loaded."""
+    """An object whose pickle runs code when it is loaded."""
 
     def __reduce__(self) -> Any:
         return (os.remove, ("somebody's file",))
 
 
-class Told(NamedTuple):
+class Recorder(NamedTuple):
     sentences: list[str]
     listener: Listener
 
 
 @pytest.fixture
-def told() -> Told:
+def recorder() -> Recorder:
     sentences: list[str] = []
-    return Told(sentences, Listener(sentences.append, lambda file, done, total: None))
+    return Recorder(sentences, Listener(sentences.append, lambda file, done, total: None))
 
 
 def known(tmp_path: Path, text: str) -> Models:
-    """Models with a registry of the user's own."""
+    """Return models with a user's registry."""
     (tmp_path / "models.toml").write_text(text)
     return Models(Registry(shipped=tmp_path / "none.toml", own=tmp_path / "models.toml"))
 
 
-def test_every_shipped_entry_says_whose_it_is_and_where_it_comes_from() -> None:
+def test_shipped_entries_have_licences_and_sources() -> None:
     registry = Registry()
     entries = [registry.get(name) for name in registry.names()]
     assert {"realistic-vision", "antelopev2", "buffalo_l", "hpsv2", "hpsv2.1", "hunyuan-video"} <= {
@@ -99,7 +99,7 @@ def test_every_shipped_entry_says_whose_it_is_and_where_it_comes_from() -> None:
     }
 
 
-def test_the_registry_is_not_taken_for_a_preset() -> None:
+def test_registry_is_not_a_preset() -> None:
     assert not {"registry", "models"} & {*Presets().names()}
 
 
@@ -113,23 +113,21 @@ def test_the_registry_is_not_taken_for_a_preset() -> None:
         "[a]\ntitel='x'",
     ],
 )
-def test_a_wrong_entry_of_the_users_is_named(tmp_path: Path, text: str) -> None:
+def test_error_names_the_users_invalid_entry(tmp_path: Path, text: str) -> None:
     with pytest.raises(SettingsError):
         known(tmp_path, text)
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b/c", "a/../b", "/a", "a--b/c", "..", ".fetching"])
-def test_no_name_leads_out_of_the_models(name: str) -> None:
+def test_name_cannot_escape_the_models_folder(name: str) -> None:
     with pytest.raises(BadName):
         model_folder(name)
 
 
-def test_a_repository_comes_with_the_weights_that_are_needed_and_no_others(
-    hub: Hub, told: Told
-) -> None:
+def test_only_needed_weights_of_a_repository_are_fetched(hub: Hub, recorder: Recorder) -> None:
     hub.repositories["org/base"] = pipeline()
     models = Models()
-    assert fetch(models, "org/base", told.listener)
+    assert fetch(models, "org/base", recorder.listener)
     folder = resolve("org/base")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert there == {"model_index.json", "unet/config.json", "unet/model.safetensors"}
@@ -143,30 +141,32 @@ def test_a_repository_comes_with_the_weights_that_are_needed_and_no_others(
     assert models.state("org/base") is ModelState.HERE
 
 
-def test_the_only_variant_of_a_part_takes_the_plain_name_and_the_place_of_its_pickle(
-    hub: Hub, told: Told
+def test_only_variant_of_a_component_is_used_instead_of_its_pickle(
+    hub: Hub, recorder: Recorder
 ) -> None:
     files = pipeline()
     del files["unet/model.safetensors"]
     hub.repositories["org/half"] = files
-    fetch(Models(), "org/half", told.listener)
+    fetch(Models(), "org/half", recorder.listener)
     folder = resolve("org/half") / "unet"
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
     assert (folder / "model.safetensors").read_bytes() == files["unet/model.fp16.safetensors"]
 
 
-def test_a_pipeline_of_pickles_is_refused_before_anything_is_fetched(hub: Hub, told: Told) -> None:
+def test_a_pipeline_of_pickles_is_refused_before_anything_is_fetched(
+    hub: Hub, recorder: Recorder
+) -> None:
     files = pipeline()
     hub.repositories["org/pickled"] = {
         name: file for name, file in files.items() if "unet/model" not in name
     }
     hub.repositories["org/pickled"]["unet/model.bin"] = b"pickle"
     with pytest.raises(InputRefused, match=r"org/pickled has no \.safetensors in unet"):
-        fetch(Models(), "org/pickled", told.listener)
+        fetch(Models(), "org/pickled", recorder.listener)
     assert not any("model.bin" in each for each in map(str, hub.asked))
 
 
-def test_what_a_killed_attempt_left_is_seen_and_does_not_become_part_of_the_next(
+def test_files_of_a_killed_installation_are_reported_and_not_reused(
     hub: Hub, tmp_path: Path
 ) -> None:
     models = Models()
@@ -179,53 +179,51 @@ def test_what_a_killed_attempt_left_is_seen_and_does_not_become_part_of_the_next
     assert [path.name for path in model_folder("mine").iterdir()] == ["small.safetensors"]
 
 
-def test_what_is_whole_is_not_fetched_again_and_needs_no_network(
-    hub: Hub, told: Told, monkeypatch: pytest.MonkeyPatch
+def test_complete_model_needs_no_network(
+    hub: Hub, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.repositories["org/base"] = pipeline()
     models = Models()
-    fetch(models, "org/base", told.listener)
+    fetch(models, "org/base", recorder.listener)
     asked = len(hub.asked)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert not fetch(models, "org/base", told.listener)
+    assert not fetch(models, "org/base", recorder.listener)
     assert len(hub.asked) == asked
     assert models.verify("org/base")
     with pytest.raises(Unreachable, match="HF_HUB_OFFLINE"):
-        fetch(models, "org/other", told.listener)
+        fetch(models, "org/other", recorder.listener)
 
 
-def test_a_cut_connection_goes_on_where_it_was(hub: Hub, told: Told) -> None:
+def test_interrupted_download_resumes(hub: Hub, recorder: Recorder) -> None:
     hub.repositories["org/base"] = {"model.safetensors": safetensors(os.urandom(LARGE))}
     hub.cut_after = [2**20, 2**20]
-    fetch(Models(), "org/base", told.listener)
+    fetch(Models(), "org/base", recorder.listener)
     assert [wanted for _, wanted in hub.asked] == ["", f"bytes={2**20}-", f"bytes={2**21}-"]
     assert Models().verify("org/base")
 
 
-def test_a_server_without_ranges_begins_anew(hub: Hub, told: Told) -> None:
+def test_download_restarts_without_range_support(hub: Hub, recorder: Recorder) -> None:
     hub.repositories["org/base"] = {"model.safetensors": safetensors(os.urandom(LARGE))}
     hub.cut_after, hub.knows_ranges = [2**20], False
-    fetch(Models(), "org/base", told.listener)
+    fetch(Models(), "org/base", recorder.listener)
     assert Models().verify("org/base")
 
 
-def test_a_connection_that_brings_nothing_is_given_up_and_the_next_fetch_goes_on(
-    hub: Hub, told: Told
-) -> None:
+def test_stalled_download_times_out_and_resumes_next_time(hub: Hub, recorder: Recorder) -> None:
     hub.repositories["org/base"] = {"model.safetensors": safetensors(os.urandom(LARGE))}
     hub.cut_after = [2**20, *[0] * downloads.TRIES]
     models = Models()
     with pytest.raises(Unreachable, match=r"the connection ended after 1048576 of"):
-        fetch(models, "org/base", told.listener)
+        fetch(models, "org/base", recorder.listener)
     assert (models.state("org/base"), models.size("org/base")) == (ModelState.PARTIAL, 2**20)
     with pytest.raises(WeightsMissing):
         resolve("org/base")
     hub.asked.clear()
-    assert fetch(models, "org/base", told.listener)
+    assert fetch(models, "org/base", recorder.listener)
     assert [wanted for _, wanted in hub.asked] == [f"bytes={2**20}-"]
 
 
-def test_a_killed_fetch_goes_on_in_another_process(hub: Hub, told: Told) -> None:
+def test_killed_fetch_resumes_in_another_process(hub: Hub, recorder: Recorder) -> None:
     hub.repositories["org/base"] = {
         "config.json": b"{}",
         "model.safetensors": safetensors(os.urandom(8 * LARGE)),
@@ -243,33 +241,33 @@ def test_a_killed_fetch_goes_on_in_another_process(hub: Hub, told: Told) -> None
     reached = part.stat().st_size
     hub.slow = 0
     hub.asked.clear()
-    assert fetch(Models(), "org/base", told.listener)
+    assert fetch(Models(), "org/base", recorder.listener)
     assert [(path.rsplit("/", 1)[-1], wanted) for path, wanted in hub.asked] == [
         ("model.safetensors", f"bytes={reached}-")
     ]
     assert Models().verify("org/base")
 
 
-def test_what_is_not_what_was_published_is_not_kept(hub: Hub, told: Told) -> None:
+def test_file_with_wrong_hash_is_deleted(hub: Hub, recorder: Recorder) -> None:
     hub.repositories["org/base"] = pipeline()
     for name, algorithm in (("config.json", "git"), ("model.safetensors", "sha256")):
         hub.wrong = {name}
         with pytest.raises(BrokenWeights, match=f"{name} does not have the published {algorithm}"):
-            fetch(Models(), "org/base", told.listener)
+            fetch(Models(), "org/base", recorder.listener)
         assert not model_folder("org/base").exists()
         assert not list(Models().root.rglob(f"{name}*"))
     hub.wrong = set()
-    assert fetch(Models(), "org/base", told.listener)
+    assert fetch(Models(), "org/base", recorder.listener)
 
 
-def test_a_hash_of_the_registry_holds_against_the_hubs_own(
-    hub: Hub, told: Told, tmp_path: Path
+def test_hash_in_the_registry_has_priority_over_the_hubs(
+    hub: Hub, recorder: Recorder, tmp_path: Path
 ) -> None:
     hub.repositories["org/reward"] = {"model.safetensors": safetensors(bytes(64))}
     source = "sources=[{hub='org/reward', files=['model.safetensors']}]"
     text = f"[reward]\ntitle='x'\n{source}\n[reward.md5]\n'model.safetensors'='{'0' * 32}'"
     with pytest.raises(BrokenWeights, match="published md5"):
-        fetch(known(tmp_path, text), "reward", told.listener)
+        fetch(known(tmp_path, text), "reward", recorder.listener)
 
 
 @pytest.mark.parametrize(
@@ -282,16 +280,16 @@ def test_a_hash_of_the_registry_holds_against_the_hubs_own(
         (safetensors(bytes(64)) + b"more", "longer than its header"),
     ],
 )
-def test_a_repository_that_holds_a_broken_file_is_refused(
-    hub: Hub, told: Told, content: bytes, words: str
+def test_repository_with_a_corrupt_file_is_refused(
+    hub: Hub, recorder: Recorder, content: bytes, words: str
 ) -> None:
     hub.repositories["org/base"] = {"model.safetensors": content}
     with pytest.raises(BrokenWeights, match=words):
-        fetch(Models(), "org/base", told.listener)
+        fetch(Models(), "org/base", recorder.listener)
     assert not model_folder("org/base").exists()
 
 
-def test_a_shard_or_a_part_that_is_not_there_is_named(hub: Hub, told: Told) -> None:
+def test_error_names_missing_shard_or_component(hub: Hub, recorder: Recorder) -> None:
     index = json.dumps(
         {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     ).encode()
@@ -300,41 +298,41 @@ def test_a_shard_or_a_part_that_is_not_there_is_named(hub: Hub, told: Told) -> N
         "model-1.safetensors": safetensors(bytes(64)),
     }
     with pytest.raises(BrokenWeights, match=r"model-2.safetensors is not in the repository"):
-        fetch(Models(), "org/base", told.listener)
+        fetch(Models(), "org/base", recorder.listener)
     hub.repositories["org/base"]["model-2.safetensors"] = safetensors(bytes(64))
-    assert fetch(Models(), "org/base", told.listener)
+    assert fetch(Models(), "org/base", recorder.listener)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_hub_that_says_no_is_told_with_what_to_do(hub: Hub, told: Told, status: int) -> None:
+def test_error_of_the_hub_says_what_to_do(hub: Hub, recorder: Recorder, status: int) -> None:
     hub.refusals["/api/models/org/base/revision/main"] = status
     with pytest.raises(Unreachable, match=f"\\({status}\\)") as caught:
-        fetch(Models(), "org/base", told.listener)
+        fetch(Models(), "org/base", recorder.listener)
     assert ("HF_TOKEN" in caught.value.hint) == (status != 404)
     assert caught.value.status is ExitStatus.MISSING
 
 
-def test_a_hub_that_cannot_be_reached_is_told_with_what_to_do(hub: Hub, told: Told) -> None:
+def test_error_for_unreachable_hub_says_what_to_do(hub: Hub, recorder: Recorder) -> None:
     with pytest.raises(
         Unreachable, match=r"Cannot reach http://127.0.0.1:9: Connection refused"
     ) as caught:
-        fetch(Models(), "org/base", told.listener, "http://127.0.0.1:9/")
+        fetch(Models(), "org/base", recorder.listener, "http://127.0.0.1:9/")
     assert "pv models add" in caught.value.hint
 
 
-def test_an_address_that_is_no_hub_is_told(hub: Hub, told: Told) -> None:
+def test_error_for_address_that_is_not_a_hub(hub: Hub, recorder: Recorder) -> None:
     hub.files["/api/models/x"] = b""
     with pytest.raises(Unreachable):
-        fetch(Models(), "org/base", told.listener, f"{hub.address}/somewhere")
+        fetch(Models(), "org/base", recorder.listener, f"{hub.address}/somewhere")
 
 
 @pytest.mark.parametrize("explicit", [False, True])
-def test_the_users_token_goes_to_a_mirror_only_when_asked_for(
-    explicit: bool, hub: Hub, told: Told, monkeypatch: pytest.MonkeyPatch
+def test_token_is_sent_to_a_mirror_only_if_enabled(
+    explicit: bool, hub: Hub, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     hub.repositories["org/base"] = pipeline()
-    fetch(Models(), "org/base", told.listener, send_token=explicit)
+    fetch(Models(), "org/base", recorder.listener, send_token=explicit)
     assert hub.tokens == ({"Bearer secret"} if explicit else {""})
 
 
@@ -353,29 +351,29 @@ def test_the_users_token_goes_to_a_mirror_only_when_asked_for(
         ("https://[", False),
     ],
 )
-def test_the_hubs_own_hosts_are_known_exactly(address: str, own: bool) -> None:
+def test_hosts_of_the_hub_are_matched_exactly(address: str, own: bool) -> None:
     assert is_the_hub(address) is own
 
 
-def test_only_web_addresses_are_fetched(hub: Hub, told: Told, tmp_path: Path) -> None:
+def test_only_web_addresses_are_fetched(hub: Hub, recorder: Recorder, tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
     local = (tmp_path / "secret").as_uri()
     with pytest.raises(Unreachable, match="only http and https"):
-        fetch(Models(), "org/base", told.listener, local)
+        fetch(Models(), "org/base", recorder.listener, local)
     hub.repositories["org/base"] = {"model.safetensors": safetensors(bytes(64))}
     hub.redirects[f"/org/base/resolve/{COMMIT}/model.safetensors"] = local.replace("file:", "ftp:")
     with pytest.raises(Unreachable, match="which is not fetched"):
-        fetch(Models(), "org/base", told.listener)
+        fetch(Models(), "org/base", recorder.listener)
 
 
 @pytest.mark.parametrize(
     "answer",
     [b"[" * 100_000, b"[]", b'{"sha": "x", "siblings": [{"rfilename": "a", "size": "b"}]}'],
 )
-def test_a_hostile_listing_is_told_as_no_hub(answer: bytes, hub: Hub, told: Told) -> None:
+def test_hostile_listing_is_refused(answer: bytes, hub: Hub, recorder: Recorder) -> None:
     hub.files["/mirror/api/models/org/base/revision/main"] = answer
     with pytest.raises(Unreachable, match="does not answer as a hub"):
-        fetch(Models(), "org/base", told.listener, f"{hub.address}/mirror")
+        fetch(Models(), "org/base", recorder.listener, f"{hub.address}/mirror")
 
 
 @pytest.mark.parametrize(
@@ -393,15 +391,15 @@ def test_a_hostile_listing_is_told_as_no_hub(answer: bytes, hub: Hub, told: Told
         "{address='https://x/y.zip', files=['../../x.onnx']}",
     ],
 )
-def test_a_source_that_leads_out_of_the_models_or_the_web_is_refused(
+def test_source_outside_the_models_folder_or_the_web_is_refused(
     source: str, tmp_path: Path
 ) -> None:
     with pytest.raises(SettingsError, match="invalid"):
         known(tmp_path, f"[a]\ntitle='x'\nsources=[{source}]")
 
 
-def test_the_users_token_goes_to_nobody_whom_the_hub_sends_us_on_to(
-    hub: Hub, told: Told, monkeypatch: pytest.MonkeyPatch
+def test_token_is_not_sent_after_a_redirect(
+    hub: Hub, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     content = safetensors(os.urandom(LARGE))
@@ -410,27 +408,27 @@ def test_the_users_token_goes_to_nobody_whom_the_hub_sends_us_on_to(
         elsewhere.files["/blob"] = content
         elsewhere.cut_after = [2**20]
         hub.redirects[f"/org/base/resolve/{COMMIT}/model.safetensors"] = f"{elsewhere.address}/blob"
-        fetch(Models(), "org/base", told.listener, send_token=True)
+        fetch(Models(), "org/base", recorder.listener, send_token=True)
         assert [wanted for _, wanted in elsewhere.asked] == ["", f"bytes={2**20}-"]
         assert (hub.tokens, elsewhere.tokens) == ({"Bearer secret"}, {""})
 
 
-def test_a_path_that_leads_out_of_the_folder_is_left_alone(hub: Hub, told: Told) -> None:
+def test_file_outside_the_folder_is_not_written(hub: Hub, recorder: Recorder) -> None:
     hub.repositories["org/base"] = {
         "../../../evil.safetensors": safetensors(bytes(64)),
         "model.safetensors": safetensors(bytes(64)),
     }
-    fetch(Models(), "org/base", told.listener)
+    fetch(Models(), "org/base", recorder.listener)
     assert hub.fetched() == ["model.safetensors"]
 
 
-def test_too_small_a_disk_is_said_before_anything_is_fetched(
-    hub: Hub, told: Told, monkeypatch: pytest.MonkeyPatch
+def test_missing_disk_space_is_reported_before_the_download(
+    hub: Hub, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.repositories["org/base"] = pipeline()
     monkeypatch.setattr("shutil.disk_usage", lambda _: _Usage(10, 9, 1))  # pyright: ignore[reportUnknownLambdaType]
     with pytest.raises(DiskFull) as caught:
-        fetch(Models(), "org/base", told.listener)
+        fetch(Models(), "org/base", recorder.listener)
     assert "org/base needs" in caught.value.hint
     assert hub.asked == []
 
@@ -441,8 +439,8 @@ class _Usage(NamedTuple):
     free: int
 
 
-def test_a_disk_that_fills_up_leaves_what_has_come(
-    hub: Hub, told: Told, monkeypatch: pytest.MonkeyPatch
+def test_full_disk_keeps_the_downloaded_part(
+    hub: Hub, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.repositories["org/base"] = {"model.safetensors": safetensors(os.urandom(LARGE))}
     real = os.fsync
@@ -452,12 +450,12 @@ def test_a_disk_that_fills_up_leaves_what_has_come(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskFull) as caught:
-        fetch(Models(), "org/base", told.listener)
+        fetch(Models(), "org/base", recorder.listener)
     assert "Free disk space and run the command again" in caught.value.hint
     assert not model_folder("org/base").exists()
     monkeypatch.setattr(os, "fsync", real)
     hub.asked.clear()
-    assert fetch(Models(), "org/base", told.listener)
+    assert fetch(Models(), "org/base", recorder.listener)
     assert hub.asked == []
 
 
@@ -473,7 +471,8 @@ def face_models(hub: Hub, tmp_path: Path, archive: bytes, digest: str = "") -> M
     hub.files["/judge.onnx"] = onnx(70)
     digest = digest or hashlib.sha256(archive).hexdigest()
     files = "['det.onnx', 'rec.onnx']"
-    pack = f"{{address='{hub.address}/pack.zip', size={len(archive)}, sha256='{digest}', files={files}}}"
+    about = f"size={len(archive)}, sha256='{digest}', files={files}"
+    pack = f"{{address='{hub.address}/pack.zip', {about}}}"
     rest = "licence='theirs'\ncommercial='no'\nterms='research only'"
     return known(
         tmp_path,
@@ -482,49 +481,49 @@ def face_models(hub: Hub, tmp_path: Path, archive: bytes, digest: str = "") -> M
 
 
 def test_an_archive_is_unpacked_flat_beside_files_from_elsewhere(
-    hub: Hub, told: Told, tmp_path: Path
+    hub: Hub, recorder: Recorder, tmp_path: Path
 ) -> None:
     models = face_models(hub, tmp_path, zipped(FACES))
-    fetch(models, "faces", told.listener)
+    fetch(models, "faces", recorder.listener)
     there = {path.name: path.read_bytes() for path in resolve("models:faces").iterdir()}
     assert there == {"det.onnx": onnx(50), "rec.onnx": onnx(60), "judge.onnx": onnx(70)}
     assert {file.path: file.published for file in models.verify("faces")} == {
         "det.onnx": True,
-        "judge.onnx": False,  # nobody published its hash: what first came is what is compared with
+        "judge.onnx": False,  # without a published hash the first download is the reference
         "rec.onnx": True,
     }
 
 
-def test_a_licence_that_forbids_commercial_use_is_said_before_the_download(
-    hub: Hub, told: Told, tmp_path: Path
+def test_non_commercial_licence_is_shown_before_the_download(
+    hub: Hub, recorder: Recorder, tmp_path: Path
 ) -> None:
     models = face_models(hub, tmp_path, zipped(FACES), digest="0" * 64)
     with pytest.raises(BrokenWeights):
-        fetch(models, "faces", told.listener)
-    assert told.sentences == [
+        fetch(models, "faces", recorder.listener)
+    assert recorder.sentences == [
         "The licence of faces: theirs (research only). It forbids commercial use."
     ]
     hub.licence, hub.repositories["org/base"] = "cc-by-nc-4.0", pipeline()
-    fetch(Models(), "org/base", told.listener)
-    assert "It forbids commercial use." in told.sentences[-1]
+    fetch(Models(), "org/base", recorder.listener)
+    assert "It forbids commercial use." in recorder.sentences[-1]
 
 
 @pytest.mark.parametrize(
     ("archive", "words"),
     [(b"no zip", "is not a zip file"), (zipped({"det.onnx": onnx()}), "pack.zip lacks 'rec.onnx'")],
 )
-def test_an_archive_without_what_it_should_hold_is_refused(
-    hub: Hub, told: Told, tmp_path: Path, archive: bytes, words: str
+def test_archive_without_the_expected_files_is_refused(
+    hub: Hub, recorder: Recorder, tmp_path: Path, archive: bytes, words: str
 ) -> None:
     with pytest.raises(BrokenWeights, match=words):
-        fetch(face_models(hub, tmp_path, archive), "faces", told.listener)
+        fetch(face_models(hub, tmp_path, archive), "faces", recorder.listener)
     assert not model_folder("faces").exists()
 
 
-def test_only_what_is_broken_or_gone_is_fetched_again(hub: Hub, told: Told) -> None:
+def test_only_corrupt_or_missing_files_are_fetched_again(hub: Hub, recorder: Recorder) -> None:
     hub.repositories["org/base"] = pipeline()
     models = Models()
-    fetch(models, "org/base", told.listener)
+    fetch(models, "org/base", recorder.listener)
     folder = resolve("org/base")
     weights = folder / "unet/model.safetensors"
     content = weights.read_bytes()
@@ -539,15 +538,15 @@ def test_only_what_is_broken_or_gone_is_fetched_again(hub: Hub, told: Told) -> N
         models.verify("org/base")
     assert models.state("org/base") is ModelState.PARTIAL
     hub.asked.clear()
-    fetch(models, "org/base", told.listener)
+    fetch(models, "org/base", recorder.listener)
     assert sorted(hub.fetched()) == ["model.safetensors", "model_index.json"]
     assert models.verify("org/base")
 
 
-def test_verify_tells_what_is_gone_from_what_is_wrong(hub: Hub, told: Told) -> None:
+def test_verify_distinguishes_missing_and_corrupt_files(hub: Hub, recorder: Recorder) -> None:
     hub.repositories["org/base"] = pipeline()
     models = Models()
-    fetch(models, "org/base", told.listener)
+    fetch(models, "org/base", recorder.listener)
     (resolve("org/base") / "unet/config.json").unlink()
     with pytest.raises(WeightsMissing, match=r"org/base/unet/config.json"):
         models.verify("org/base")
@@ -557,13 +556,13 @@ def test_verify_tells_what_is_gone_from_what_is_wrong(hub: Hub, told: Told) -> N
         models.verify("nothing")
 
 
-def test_two_processes_do_not_fetch_one_model_at_once(hub: Hub, told: Told) -> None:
+def test_two_processes_do_not_fetch_the_same_model(hub: Hub, recorder: Recorder) -> None:
     hub.repositories["org/base"] = pipeline()
     with Models().lock("org/base"), pytest.raises(Busy):
-        fetch(Models(), "org/base", told.listener)
+        fetch(Models(), "org/base", recorder.listener)
 
 
-def test_a_folder_of_ones_own_is_copied_or_linked(hub: Hub, tmp_path: Path) -> None:
+def test_users_folder_is_copied_or_linked(hub: Hub, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     (mine / "unet").mkdir(parents=True)
     (mine / "unet/model.safetensors").write_bytes(safetensors(bytes(64)))
@@ -581,19 +580,21 @@ def test_a_folder_of_ones_own_is_copied_or_linked(hub: Hub, tmp_path: Path) -> N
     assert not {"linked", "copied"} & {*models.names()}
 
 
-def test_a_known_model_may_be_added_file_by_file_and_fetched_for_the_rest(
-    hub: Hub, told: Told, tmp_path: Path
+def test_known_model_can_be_added_partly_and_fetched_for_the_rest(
+    hub: Hub, recorder: Recorder, tmp_path: Path
 ) -> None:
     models = face_models(hub, tmp_path, zipped(FACES))
     (tmp_path / "judge.onnx").write_bytes(onnx(70))
     assert add(models, "faces", [tmp_path / "judge.onnx"]) == ["det.onnx", "rec.onnx"]
     assert models.state("faces") is ModelState.PARTIAL
-    fetch(models, "faces", told.listener)
+    fetch(models, "faces", recorder.listener)
     assert hub.fetched() == ["pack.zip"]
     assert models.state("faces") is ModelState.HERE
 
 
-def test_files_of_a_known_model_must_be_the_published_ones(hub: Hub, tmp_path: Path) -> None:
+def test_added_files_of_a_known_model_must_have_the_published_hash(
+    hub: Hub, tmp_path: Path
+) -> None:
     digest = hashlib.sha256(onnx(70)).hexdigest()
     models = known(
         tmp_path,
@@ -615,8 +616,8 @@ def test_files_of_a_known_model_must_be_the_published_ones(hub: Hub, tmp_path: P
         add(models, "faces", [tmp_path / "rec.onnx"])
 
 
-def test_a_pickle_is_taken_only_if_it_holds_nothing_but_tensors(
-    hub: Hub, told: Told, tmp_path: Path
+def test_pickle_is_accepted_only_with_tensors_only(
+    hub: Hub, recorder: Recorder, tmp_path: Path
 ) -> None:
     models = Models()
     (tmp_path / "good.pt").write_bytes(
@@ -634,12 +635,12 @@ def test_a_pickle_is_taken_only_if_it_holds_nothing_but_tensors(
     assert add(models, "good", [tmp_path / "good.pt"]) == []
     hub.repositories["org/code"] = {"model.bin": pickled({"weight": Code()})}
     with pytest.raises(BrokenWeights, match="could run code when loaded"):
-        fetch(models, "org/code", told.listener)
+        fetch(models, "org/code", recorder.listener)
     assert not model_folder("org/code").exists()
 
 
 @pytest.mark.parametrize("cut", [1, 3, 30])
-def test_a_truncated_file_of_ones_own_is_refused(hub: Hub, tmp_path: Path, cut: int) -> None:
+def test_users_truncated_file_is_refused(hub: Hub, tmp_path: Path, cut: int) -> None:
     for name, content in (
         ("a.onnx", onnx()),
         ("a.safetensors", safetensors(bytes(64))),
@@ -685,7 +686,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_hostile_header_is_refused_in_a_sentence(kind: str, hub: Hub, tmp_path: Path) -> None:
+def test_hostile_header_is_refused(kind: str, hub: Hub, tmp_path: Path) -> None:
     content, words = HOSTILE[kind]
     (tmp_path / "a.safetensors").write_bytes(content)
     with pytest.raises(BrokenWeights, match=words):
@@ -704,9 +705,7 @@ def test_a_hostile_header_is_refused_in_a_sentence(kind: str, hub: Hub, tmp_path
         ("a.index.json", b'{"weight_map": {"a": "../../evil.safetensors"}}'),
     ],
 )
-def test_hostile_json_is_refused_in_a_sentence(
-    name: str, content: bytes, hub: Hub, tmp_path: Path
-) -> None:
+def test_hostile_json_is_refused(name: str, content: bytes, hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / name).write_bytes(content)
@@ -720,8 +719,8 @@ def test_a_pipe_is_not_read(hub: Hub, tmp_path: Path) -> None:
         add(Models(), "mine", [tmp_path / "a.safetensors"])
 
 
-def test_what_is_put_there_by_hand_counts_once_it_is_complete(
-    hub: Hub, told: Told, tmp_path: Path
+def test_manually_copied_files_count_once_complete(
+    hub: Hub, recorder: Recorder, tmp_path: Path
 ) -> None:
     models = face_models(hub, tmp_path, zipped(FACES))
     folder = model_folder("faces")
@@ -736,7 +735,7 @@ def test_what_is_put_there_by_hand_counts_once_it_is_complete(
     assert len(models.verify("faces")) == 4
 
 
-def test_settings_name_their_models_licences_and_what_is_missing(hub: Hub, tmp_path: Path) -> None:
+def test_settings_list_licences_and_missing_models(hub: Hub, tmp_path: Path) -> None:
     settings = Presets().get("animatediff").settings({"model": {"base_model": "org/base"}})
     assert missing_models(settings) == [
         "org/base",
@@ -760,7 +759,7 @@ def test_settings_name_their_models_licences_and_what_is_missing(hub: Hub, tmp_p
     assert licences(Presets().get("tiny").settings()) == ()
 
 
-def test_a_missing_model_names_the_command_that_brings_it(hub: Hub) -> None:
+def test_error_for_missing_model_names_the_download_command(hub: Hub) -> None:
     for name, command in (
         ("models:hpsv2/x.pt", "pv models fetch hpsv2`"),
         ("org/base", "pv models fetch org/base`"),

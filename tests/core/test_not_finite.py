@@ -1,4 +1,4 @@
-"""NaN and infinity are failures with a reason, and nothing is published: not in clips, samples or the cache."""
+"""NaN and infinity are errors with a reason; no clip, sample or cache entry is written."""
 
 import dataclasses
 import math
@@ -25,12 +25,12 @@ REASON = "not finite"
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Engine) -> Path:
-    """A home without trajectories."""
+    """Return a home without cached trajectories."""
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
 
-def test_an_adapter_that_gives_nan_fails_its_clip_and_no_other(
+def test_nan_of_an_adapter_fails_its_clip_only(
     run: Engine, home: Path, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.safetensors"
@@ -55,7 +55,7 @@ def test_an_adapter_that_gives_nan_fails_its_clip_and_no_other(
     ]
 
 
-def test_one_seed_with_nan_fails_alone(
+def test_nan_of_a_seed_fails_its_clip_only(
     run: Engine, home: Path, job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noise = AnimateDiff.initial_latents
@@ -71,7 +71,7 @@ def test_one_seed_with_nan_fails_alone(
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_frames_that_are_not_finite_are_no_clip(
+def test_frames_that_are_not_finite_are_not_written(
     run: Engine,
     home: Path,
     job: TrainJob,
@@ -101,7 +101,7 @@ def test_pixels_of_values_that_are_not_finite_are_refused(value: float) -> None:
         to_pixels(frames)
 
 
-def test_an_infinite_output_of_the_decoder_does_not_pass_for_white_or_black() -> None:
+def test_infinite_decoder_output_is_not_clamped_to_white_or_black() -> None:
     decoded = torch.tensor(
         [-2.0, -1.0, 1.0, 3.0, math.inf, -math.inf, math.nan], dtype=torch.float16
     )
@@ -110,7 +110,7 @@ def test_an_infinite_output_of_the_decoder_does_not_pass_for_white_or_black() ->
     assert frames[4:].isnan().all()
 
 
-def test_the_cache_neither_keeps_nor_uses_latents_that_are_not_finite(
+def test_cache_neither_stores_nor_loads_latents_that_are_not_finite(
     run: Engine, home: Path, job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict = AnimateDiff.predict
@@ -125,7 +125,7 @@ def test_the_cache_neither_keeps_nor_uses_latents_that_are_not_finite(
     assert run(render_job(job, item(tmp_path / "out/clip"))).status == 0
 
 
-def test_a_sample_that_is_not_finite_is_a_warning_and_no_file(
+def test_sample_that_is_not_finite_causes_a_warning_and_no_file(
     run: Engine, home: Path, job: TrainJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = AnimateDiff.decode
@@ -159,7 +159,7 @@ def header_of(file: Path) -> dict[str, str]:
         return opened.metadata()
 
 
-def test_a_style_lora_with_nan_publishes_nothing(
+def test_style_lora_with_nan_writes_no_files(
     run: Engine, home: Path, job: TrainJob, tmp_path: Path
 ) -> None:
     name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"

@@ -1,4 +1,4 @@
-"""Pictures of every kind become upright 8-bit sRGB, or are refused in a sentence."""
+"""Photos of every kind become upright 8-bit sRGB, or are refused with a message."""
 
 import io
 import os
@@ -30,7 +30,7 @@ def pixels(path: Path, **how: object) -> NDArray[np.uint8]:
 
 
 def grey(path: Path) -> NDArray[np.uint8]:
-    """One channel, where all three are the same."""
+    """Return one channel, after checking that all three are equal."""
     found = pixels(path)
     assert (found == found[..., :1]).all()
     return found[..., 0]
@@ -46,7 +46,7 @@ def test_16_bit_grey_keeps_its_upper_bits(tmp_path: Path, suffix: str, scale: in
     assert (grey(tmp_path / f"depth.{suffix}") == RAMP).all()
 
 
-def test_16_bit_grey_of_other_byte_orders_and_programs_is_scaled_alike(tmp_path: Path) -> None:
+def test_16_bit_grey_of_other_byte_orders_and_programs_is_scaled_equally(tmp_path: Path) -> None:
     wide = RAMP.astype(np.uint16) * 257
     (tmp_path / "a.pgm").write_bytes(b"P5 16 16 65535\n" + wide.astype(">u2").tobytes())
     Image.frombytes("I;16B", (16, 16), wide.astype(">u2").tobytes()).save(tmp_path / "b.tif")
@@ -55,7 +55,7 @@ def test_16_bit_grey_of_other_byte_orders_and_programs_is_scaled_alike(tmp_path:
 
 
 def png(colour_type: int, rows: NDArray[np.uint16], *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of 16 bits a channel, which Pillow cannot write."""
+    """Return a PNG with 16 bits per channel, which Pillow cannot write."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return (
@@ -83,7 +83,7 @@ def test_16_bit_colour_keeps_its_upper_bits_with_and_without_alpha(tmp_path: Pat
     assert (pixels(tmp_path / "rgba.png") == NOISE).all()
 
 
-def test_the_transparent_value_of_16_bit_grey_is_the_background(tmp_path: Path) -> None:
+def test_transparent_value_of_16_bit_grey_becomes_the_background(tmp_path: Path) -> None:
     wide = RAMP.astype(np.uint16) * 257
     (tmp_path / "a.png").write_bytes(png(0, wide, (b"tRNS", struct.pack(">H", 100 * 257))))
     assert (grey(tmp_path / "a.png") == np.where(RAMP == 100, 255, RAMP)).all()
@@ -100,7 +100,7 @@ def test_pixels_without_a_known_range_are_refused(tmp_path: Path, kind: type, wo
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK"])
-def test_opaque_pictures_without_a_profile_are_as_pillow_converts_them(
+def test_opaque_pictures_without_profile_equal_pillows_conversion(
     tmp_path: Path, mode: str
 ) -> None:
     picture = Image.fromarray(NOISE).convert(mode)
@@ -109,7 +109,7 @@ def test_opaque_pictures_without_a_profile_are_as_pillow_converts_them(
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-def test_a_plain_photo_is_exactly_what_its_file_holds(tmp_path: Path, suffix: str) -> None:
+def test_plain_photo_is_read_exactly(tmp_path: Path, suffix: str) -> None:
     large = np.random.default_rng(1).integers(0, 256, (40, 2100, 3), np.uint8)
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for name, profile in (("plain", None), ("tagged", srgb)):
@@ -123,7 +123,7 @@ def test_a_plain_photo_is_exactly_what_its_file_holds(tmp_path: Path, suffix: st
 
 
 def with_alpha(mode: str) -> Image.Image:
-    """Left half opaque, right half transparent with garbage in it."""
+    """Return a picture with an opaque left half and a transparent right half of random colours."""
     picture = Image.fromarray(NOISE).convert("RGBA")
     alpha = np.full(NOISE.shape[:2], 255, np.uint8)
     alpha[:, 16:] = 0
@@ -138,7 +138,7 @@ def with_alpha(mode: str) -> Image.Image:
 
 @pytest.mark.parametrize("background", [(255, 255, 255), BLACK])
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_nothing_is_kept_of_colours_under_a_transparent_pixel(
+def test_colours_of_transparent_pixels_are_removed(
     tmp_path: Path, mode: str, background: tuple[int, int, int]
 ) -> None:
     picture = with_alpha(mode)
@@ -152,7 +152,7 @@ def test_nothing_is_kept_of_colours_under_a_transparent_pixel(
 
 
 @pytest.mark.parametrize(("mode", "clear"), [("L", 100), ("RGB", (1, 2, 3)), ("P", 5)])
-def test_a_transparent_colour_is_the_background(
+def test_transparent_colour_becomes_the_background(
     tmp_path: Path, mode: str, clear: int | tuple[int, ...]
 ) -> None:
     picture = Image.new(mode, (8, 8), clear)
@@ -165,7 +165,7 @@ def test_a_transparent_colour_is_the_background(
     assert (found[1:] == 255).all()
 
 
-def test_half_transparent_pixels_are_mixed_with_the_background(tmp_path: Path) -> None:
+def test_semitransparent_pixels_are_blended_with_the_background(tmp_path: Path) -> None:
     Image.new("RGBA", (8, 8), (200, 100, 0, 128)).save(
         tmp_path / "a.webp", lossless=True, exact=True
     )
@@ -177,7 +177,7 @@ def test_half_transparent_pixels_are_mixed_with_the_background(tmp_path: Path) -
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("mode", ["RGB", "L", "I;16", "RGBA"])
-def test_a_picture_is_turned_as_exif_says(tmp_path: Path, mode: str, orientation: int) -> None:
+def test_picture_is_rotated_by_its_orientation(tmp_path: Path, mode: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     plain = Image.fromarray(RAMP.astype(np.uint16) * 257 if mode == "I;16" else RAMP)
@@ -189,7 +189,7 @@ def test_a_picture_is_turned_as_exif_says(tmp_path: Path, mode: str, orientation
 
 
 def profile_of(gamma: float, primaries: tuple[float, ...]) -> bytes:
-    """An RGB profile of a matrix and one gamma, such as Adobe RGB."""
+    """Return an RGB profile with a matrix and one gamma, such as Adobe RGB."""
 
     def s15(*numbers: float) -> bytes:
         return b"".join(struct.pack(">i", round(number * 65536)) for number in numbers)
@@ -232,12 +232,12 @@ def test_colours_of_another_profile_become_srgb(tmp_path: Path, suffix: str) -> 
         tmp_path / f"a.{suffix}", icc_profile=ADOBE, quality=100
     )
     r, g, b = (int(value) for value in read_photo(tmp_path / f"a.{suffix}")[8, 8])
-    assert abs(r - 70) < 12  # a green that Adobe RGB names with less green than sRGB
+    assert abs(r - 70) < 12  # Adobe RGB has a smaller green value for this colour than sRGB
     assert abs(g - 151) < 6
     assert b < 60
 
 
-def test_alpha_and_grey_go_with_a_profile(tmp_path: Path) -> None:
+def test_profiles_of_pictures_with_alpha_or_grey_are_applied(tmp_path: Path) -> None:
     picture = Image.new("RGBA", (16, 16), (100, 150, 60, 255))
     picture.paste((100, 150, 60, 0), (8, 0, 16, 16))
     picture.save(tmp_path / "a.png", icc_profile=ADOBE)
@@ -249,7 +249,7 @@ def test_alpha_and_grey_go_with_a_profile(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("profile", [b"no profile", ADOBE[:200], bytes(128)])
-def test_a_profile_that_cannot_be_used_is_reported(tmp_path: Path, profile: bytes) -> None:
+def test_unusable_profile_is_reported(tmp_path: Path, profile: bytes) -> None:
     Image.fromarray(NOISE).save(tmp_path / "a.png", icc_profile=profile)
     said: list[str] = []
     assert (read_photo(tmp_path / "a.png", said.append) == NOISE).all()
@@ -260,7 +260,7 @@ def test_a_profile_that_cannot_be_used_is_reported(tmp_path: Path, profile: byte
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp"])
-def test_only_the_first_picture_of_an_animated_photo_is_used_and_that_is_said(
+def test_first_picture_of_an_animated_photo_is_used_with_a_warning(
     tmp_path: Path, suffix: str
 ) -> None:
     first, second = Image.fromarray(NOISE), Image.fromarray(NOISE[::-1])
@@ -310,7 +310,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_whatever_is_no_picture_is_refused_in_a_sentence(tmp_path: Path, kind: str) -> None:
+def test_files_that_are_not_pictures_are_refused(tmp_path: Path, kind: str) -> None:
     make, words = BAD[kind]
     make(tmp_path / f"{kind}.png")
     with pytest.raises(BadPicture, match=words) as refused:
@@ -344,7 +344,7 @@ def shown(source: Path, count: int) -> list[NDArray[np.uint8]]:
     ]
 
 
-def test_names_are_sorted_with_their_numbers_by_value() -> None:
+def test_file_names_are_sorted_by_numeric_value() -> None:
     wanted = [
         "1.png",
         "02.png",
@@ -375,13 +375,13 @@ def test_frames_of_a_folder_are_its_pictures_in_natural_order(tmp_path: Path) ->
         (tmp_path / other).write_text("no picture")
     (tmp_path / "0.png").mkdir()
     assert [int(frame[0, 0, 0]) for frame in shown(tmp_path, 12)] == list(range(1, 13))
-    Image.new("L", (8, 8), 13).save(tmp_path / "13", "PNG")  # no suffix: known by its content
+    Image.new("L", (8, 8), 13).save(tmp_path / "13", "PNG")  # no suffix: recognised by its content
     assert [path.name for path in pictures_in(tmp_path)][-1] == "13"
     with pytest.raises(InputRefused, match="has 13 pictures for 14 frames"):
         shown(tmp_path, 14)
 
 
-def test_the_fingerprint_of_frames_is_of_the_pictures_in_their_order(tmp_path: Path) -> None:
+def test_fingerprint_of_frames_depends_on_pictures_and_order(tmp_path: Path) -> None:
     for number in range(1, 12):
         Image.new("L", (8, 8), number).save(tmp_path / f"{number}.png")
     before = frames_fingerprint(tmp_path)
@@ -410,7 +410,7 @@ VIDEOS = {
 
 
 @pytest.mark.parametrize("kind", VIDEOS)
-def test_control_videos_of_any_depth_and_range_keep_their_ramp(tmp_path: Path, kind: str) -> None:
+def test_control_videos_of_any_depth_and_range_keep_their_values(tmp_path: Path, kind: str) -> None:
     suffix, codec, form = VIDEOS[kind]
     path = tmp_path / f"depth.{suffix}"
     raw = ("-f", "rawvideo", "-pix_fmt", "gray16le", "-s", "256x16", "-r", "8", "-i", "pipe:0")
@@ -450,7 +450,7 @@ def test_transparent_pixels_of_a_control_video_are_black(tmp_path: Path, codec: 
     assert (first[:, :16] == NOISE[:, :16]).all()
 
 
-def test_a_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_not_a_video_is_refused(tmp_path: Path) -> None:
     for name in ("a.mp4", "a.gif", "a"):
         (tmp_path / name).write_text("no video")
         with pytest.raises(BadPicture, match="cannot be read") as refused:

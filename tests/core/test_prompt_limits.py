@@ -1,4 +1,4 @@
-"""What a text encoder does not read of a prompt is named, and a keyword in that part is refused."""
+"""Prompts longer than a text encoder's limit cause a warning; a truncated keyword is refused."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ from pvtool_core.settings.schema import ModelConfig
 from tests.support.families import FAMILIES, HUNYUAN_VIDEO, WAN, Family
 from tests.support.render_jobs import Engine, item, render_job
 
-CLIP = presets_dir() / "tiny/clip"  # CLIP's own vocabulary
+CLIP = presets_dir() / "tiny/clip"  # the vocabulary of CLIP
 
 
 def limit_of(model: ModelConfig) -> PromptLimit:
@@ -41,7 +41,7 @@ def limit_of(model: ModelConfig) -> PromptLimit:
 
 @pytest.fixture(scope="module")
 def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
-    """Tokenizer files as Stable Diffusion 1.5 has them."""
+    """Write the tokenizer files of Stable Diffusion 1.5."""
     folder = tmp_path_factory.mktemp("sd")
     (folder / "tokenizer").mkdir()
     for name in ("vocab.json", "merges.txt"):
@@ -55,7 +55,7 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(str(CLIP / "vocab.json"), str(CLIP / "merges.txt"))
 
 
-def test_two_prompts_that_differ_past_the_limit_are_named_with_the_part_that_is_cut(
+def test_warning_shows_the_truncated_part_of_prompts(
     stable_diffusion: ModelConfig,
 ) -> None:
     beginning = "a <V> woman " + "red " * 70
@@ -66,15 +66,15 @@ def test_two_prompts_that_differ_past_the_limit_are_named_with_the_part_that_is_
     assert all("75 tokens" in cut.message and repr(cut.lost) in cut.message for cut in cuts)
 
 
-def test_a_keyword_past_the_limit_is_refused(stable_diffusion: ModelConfig) -> None:
-    for words in (80, 74, 73):  # wholly, or with its last character
+def test_keyword_beyond_the_limit_is_refused(stable_diffusion: ModelConfig) -> None:
+    for words in (80, 74, 73):  # the whole keyword or its last character is truncated
         with pytest.raises(BadPrompt, match="keyword <V> is cut off") as refusal:
             check_prompts_fit(stable_diffusion, ["red " * words + "<V>"])
         assert refusal.value.status is ExitStatus.REFUSED
     assert check_prompts_fit(stable_diffusion, ["red " * 72 + "<V>"]) == []
 
 
-def test_a_noun_after_the_keyword_that_is_cut_is_refused_as_the_keyword_is(
+def test_truncated_noun_after_the_keyword_is_refused(
     stable_diffusion: ModelConfig,
 ) -> None:
     prompt = "red " * 72 + "<V> woman waving"
@@ -86,7 +86,7 @@ def test_a_noun_after_the_keyword_that_is_cut_is_refused_as_the_keyword_is(
     assert cut.lost == "waving"
 
 
-def test_a_negative_prompt_may_be_cut_and_is_named(stable_diffusion: ModelConfig) -> None:
+def test_truncated_negative_prompt_causes_a_warning(stable_diffusion: ModelConfig) -> None:
     (cut,) = check_prompts_fit(stable_diffusion, ["a <V> man"], "ugly " * 80 + "<V>")
     assert cut.lost.startswith("ugly")
     assert "of the negative prompt 'ugly" in cut.message
@@ -94,7 +94,7 @@ def test_a_negative_prompt_may_be_cut_and_is_named(stable_diffusion: ModelConfig
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prompt=st.text(max_size=200))
-def test_prompts_are_counted_as_transformers_counts_them(
+def test_token_counts_equal_those_of_transformers(
     stable_diffusion: ModelConfig, clip_tokenizer: CLIPTokenizer, prompt: str
 ) -> None:
     limit = limit_of(stable_diffusion)
@@ -103,7 +103,7 @@ def test_prompts_are_counted_as_transformers_counts_them(
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_what_is_named_as_cut_changes_nothing_in_the_model_and_what_is_not_does(
+def test_exactly_the_reported_part_has_no_effect_on_the_embeddings(
     family: Family, models: Path
 ) -> None:
     job = family.job(models)
@@ -119,13 +119,13 @@ def test_what_is_named_as_cut_changes_nothing_in_the_model_and_what_is_not_does(
     assert not torch.equal(embeds[0], embeds[2])
 
 
-def test_the_template_of_hunyuan_video_is_that_of_diffusers() -> None:
+def test_template_of_hunyuan_video_equals_diffusers() -> None:
     template, start = DEFAULT_PROMPT_TEMPLATE["template"], DEFAULT_PROMPT_TEMPLATE["crop_start"]
     assert template == f"{LLAMA_BEFORE}{{}}{LLAMA_AFTER}"
     assert 256 + int(start) == LLAMA_TOKENS
 
 
-def test_what_the_second_text_encoder_of_hunyuan_video_does_not_read_is_named_and_not_refused(
+def test_truncation_in_hunyuan_videos_second_encoder_is_a_warning(
     models: Path,
 ) -> None:
     job = HUNYUAN_VIDEO.job(models)
@@ -147,26 +147,26 @@ def test_what_the_second_text_encoder_of_hunyuan_video_does_not_read_is_named_an
         check_prompts_fit(job.model, [words * 10 + "<V> woman"])
 
 
-def test_wan_counts_what_its_pipeline_makes_of_a_prompt(models: Path) -> None:
+def test_wan_counts_the_preprocessed_prompt(models: Path) -> None:
     limit = limit_of(WAN.job(models).model)
-    assert limit.cut("<V> " + "&lt;" * 300) is None  # 300 characters for the tokenizer
+    assert limit.cut("<V> " + "&lt;" * 300) is None  # 300 characters in the tokenizer
     cut = limit.cut("<V> " + "&lt;" * 600)
     assert cut is not None
     assert set(cut.lost) == {"<"}
 
 
-def test_text_that_grows_in_the_tokenizer_is_counted_as_it_is_read() -> None:
+def test_normalised_text_is_counted() -> None:
     letters = Tokenizer(Unigram([("<unk>", 0.0), ("a", -1.0), ("m", -1.0), (".", -1.0)], 0))
     letters.normalizer = normalizers.NFKC()  # pyright: ignore[reportAttributeAccessIssue]
     assert (
         PromptLimit(letters, 30).cut("\u33c2" * 7) is None
-    )  # a.m. in one character of three bytes
+    )  # "a.m." as one character of three bytes
     cut = PromptLimit(letters, 30).cut("\u33c2" * 9)
     assert cut is not None
     assert cut.lost == "\u33c2" * 2
 
 
-def test_a_batch_engine_warns_of_prompts_that_are_cut_and_makes_them(
+def test_batch_warns_of_truncated_prompts_and_renders_them(
     run: Engine, job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
@@ -182,7 +182,7 @@ def test_a_batch_engine_warns_of_prompts_that_are_cut_and_makes_them(
     assert long.endswith(warning["cut"])
 
 
-def test_training_warns_of_prompts_that_are_cut(run: Engine, job: TrainJob) -> None:
+def test_training_warns_of_truncated_prompts(run: Engine, job: TrainJob) -> None:
     long = "a <V> woman waving " + "and waving " * 10
     short = dataclasses.replace(job.training, iterations=1)
     assert run(dataclasses.replace(job, prompts=(*job.prompts, long), training=short)).status == 0
@@ -191,7 +191,7 @@ def test_training_warns_of_prompts_that_are_cut(run: Engine, job: TrainJob) -> N
     assert any("semantic reward" in warning for warning in warnings)
 
 
-def test_a_model_without_a_tokenizer_is_left_to_its_loader(tmp_path: Path) -> None:
+def test_model_without_tokenizer_is_not_checked(tmp_path: Path) -> None:
     assert prompt_limits(ModelConfig(base_model=str(tmp_path))) is None
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer/tokenizer.json").write_text("{")

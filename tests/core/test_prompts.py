@@ -1,4 +1,4 @@
-"""Prompt banks: what is shipped can be used, and what cannot is refused before anything is written."""
+"""Prompt banks: shipped banks are usable, and invalid prompts are refused before a write."""
 
 import re
 from pathlib import Path
@@ -33,19 +33,19 @@ def banks(tmp_path: Path) -> Banks:
     return Banks(own=tmp_path / "prompts")
 
 
-def test_the_default_bank_holds_50_different_prompts_with_the_keyword_and_the_noun() -> None:
+def test_default_bank_has_50_different_prompts_with_keyword_and_noun() -> None:
     bank = Banks().get("default")
     assert len(set(bank.prompts)) == 50
     assert all("<V> woman" in prompt for prompt in bank.fill("woman"))
 
 
-def test_no_evaluation_prompt_is_trained_on() -> None:
+def test_evaluation_prompts_are_not_in_training_banks() -> None:
     banks = Banks()
     assert not set(banks.get("default").prompts) & set(banks.get("default-unseen").prompts)
 
 
 @given(st.lists(prompts, min_size=1))
-def test_a_bank_that_was_made_is_read_back_the_same(
+def test_saved_bank_is_read_back_unchanged(
     tmp_path_factory: pytest.TempPathFactory, given: list[str]
 ) -> None:
     own = tmp_path_factory.mktemp("home") / "prompts"
@@ -54,7 +54,7 @@ def test_a_bank_that_was_made_is_read_back_the_same(
     assert set(made.prompts) == {" ".join(prompt.split()) for prompt in given}
 
 
-def test_an_own_bank_grows_and_a_shipped_one_does_not(banks: Banks) -> None:
+def test_prompts_can_be_added_to_user_banks_only(banks: Banks) -> None:
     banks.create("mine", ["<V> {noun} runs"])
     assert banks.extend("mine", ["<V> sleeps", "<V> {noun} runs"]).prompts == (
         "<V> {noun} runs",
@@ -64,7 +64,7 @@ def test_an_own_bank_grows_and_a_shipped_one_does_not(banks: Banks) -> None:
         banks.extend("default", ["<V> sleeps"])
 
 
-def test_a_prompt_of_an_own_bank_is_changed_where_it_stands_and_taken_out(banks: Banks) -> None:
+def test_prompt_of_a_user_bank_can_be_changed_and_removed(banks: Banks) -> None:
     banks.create("mine", ["<V> runs", "<V> sleeps", "<V> eats"], "daily")
     assert banks.exchange("mine", "<V> sleeps", ["<V>  dreams", "<V> wakes"]).prompts[1:3] == (
         "<V> dreams",
@@ -84,7 +84,7 @@ def test_a_prompt_of_an_own_bank_is_changed_where_it_stands_and_taken_out(banks:
         ("tiny", "<V> runs", ["<V> falls"], NameTaken),
     ],
 )
-def test_a_change_that_is_refused_changes_nothing(
+def test_refused_change_leaves_the_bank_unchanged(
     banks: Banks, bank: str, old: str, new: list[str], refusal: type[Exception]
 ) -> None:
     banks.create("mine", ["<V> runs"])
@@ -94,7 +94,7 @@ def test_a_change_that_is_refused_changes_nothing(
     assert [banks.get(name) for name in banks.names()] == before
 
 
-def test_an_own_bank_can_be_deleted_and_a_shipped_one_cannot(banks: Banks) -> None:
+def test_user_banks_only_can_be_deleted(banks: Banks) -> None:
     banks.create("mine", ["<V> runs"])
     banks.remove("mine")
     assert "mine" not in banks.names()
@@ -106,7 +106,7 @@ def test_an_own_bank_can_be_deleted_and_a_shipped_one_cannot(banks: Banks) -> No
     "prompt",
     ["", "  ", "<V>", "a man runs", "<v> man runs", "<V> " + "x" * 1000, "<V> {name} runs"],
 )
-def test_a_prompt_that_cannot_be_used_is_refused(banks: Banks, prompt: str) -> None:
+def test_invalid_prompt_is_refused(banks: Banks, prompt: str) -> None:
     with pytest.raises(BadPrompt):
         banks.create("mine", ["<V> runs", prompt])
     assert "mine" not in banks.names()
@@ -131,7 +131,7 @@ def test_a_prompt_that_cannot_be_used_is_refused(banks: Banks, prompt: str) -> N
         ("{red|blue} coat", "Only {noun} is replaced"),
     ],
 )
-def test_syntax_of_other_programs_is_refused_and_not_read_as_text(syntax: str, hint: str) -> None:
+def test_prompt_syntax_of_other_programs_is_refused(syntax: str, hint: str) -> None:
     with pytest.raises(
         BadPrompt, match=re.escape(repr(syntax)[1:].split()[0].rstrip("'"))
     ) as refused:
@@ -149,7 +149,7 @@ def test_syntax_of_other_programs_is_refused_and_not_read_as_text(syntax: str, h
         "<V> in C++, 35mm, f/1.8, snake_case -- and how, 3 < 4 > 2",
     ],
 )
-def test_ordinary_text_is_no_syntax(prompt: str) -> None:
+def test_ordinary_text_is_not_refused_as_syntax(prompt: str) -> None:
     assert check_prompt(prompt) == prompt
 
 
@@ -169,14 +169,14 @@ def test_an_empty_bank_is_refused(banks: Banks, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["../mine", "a/b", "", ".hidden", "a..b", "x" * 65, "tab\tbed", "-rf"]
 )
-def test_a_bank_cannot_be_named_out_of_its_folder(banks: Banks, name: str) -> None:
+def test_bank_name_cannot_escape_its_folder(banks: Banks, name: str) -> None:
     with pytest.raises(BadName):
         banks.create(name, ["<V> runs"])
     with pytest.raises(BadName):
         banks.get(name)
 
 
-def test_a_name_that_is_taken_stays_as_it_is(banks: Banks) -> None:
+def test_existing_bank_is_not_overwritten(banks: Banks) -> None:
     banks.create("mine", ["<V> runs"])
     for name in ("mine", "default"):
         before = banks.get(name)
@@ -185,7 +185,7 @@ def test_a_name_that_is_taken_stays_as_it_is(banks: Banks) -> None:
         assert banks.get(name) == before
 
 
-def test_a_missing_bank_names_the_nearest(banks: Banks) -> None:
+def test_error_for_missing_bank_suggests_the_nearest(banks: Banks) -> None:
     with pytest.raises(Missing, match="Did you mean 'default'"):
         banks.get("defalt")
 
@@ -204,14 +204,14 @@ def test_a_missing_bank_names_the_nearest(banks: Banks) -> None:
     ],
 )
 @pytest.mark.usefixtures("deadline")
-def test_a_file_of_no_prompts_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+def test_file_without_prompts_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadPrompt):
         read_prompt_file(tmp_path / name)
 
 
 @pytest.mark.usefixtures("deadline")
-def test_a_device_without_an_end_is_refused() -> None:
+def test_endless_device_is_refused() -> None:
     with pytest.raises(BadPrompt, match="is larger than"):
         read_prompt_file(Path("/dev/zero"))
 
@@ -223,18 +223,18 @@ def test_a_bank_that_is_not_utf_8_is_refused(banks: Banks) -> None:
         banks.get("mine")
 
 
-def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:
+def test_text_file_has_one_prompt_per_line(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("\ufeff# mine\n<V> runs \n\n<V> sleeps\n", encoding="utf-8")
     assert read_prompt_file(tmp_path / "p.txt") == ("<V> runs", "<V> sleeps")
 
 
-def test_the_keyword_is_left_out_of_what_is_scored() -> None:
+def test_keyword_is_removed_from_scored_text() -> None:
     assert without_keyword("a photo of <V> man, <V> smiling") == "a photo of man, smiling"
     assert fill("<V> {noun} and {noun}", "man") == "<V> man and man"
 
 
 @given(anything)
-def test_a_prompt_is_accepted_with_its_keyword_or_refused_in_words(prompt: str) -> None:
+def test_any_prompt_is_accepted_or_refused_with_a_message(prompt: str) -> None:
     try:
         assert KEYWORD in check_prompt(prompt)
     except BadPrompt as error:

@@ -19,8 +19,10 @@ from pvtool_core.rendering.ray_cluster import connect
 session = connect("")
 assert ray.get(ray.remote(lambda: 1).remote()) == 1
 processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-found = [c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-print(json.dumps({"listening": found, "session": str(session), "mode": session.stat().st_mode & 0o777}), flush=True)
+connections = [c for p in processes for c in p.net_connections("inet")]
+found = [c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN]
+mode = session.stat().st_mode & 0o777
+print(json.dumps({"listening": found, "session": str(session), "mode": mode}), flush=True)
 ray.shutdown()
 shutil.rmtree(session)
 """
@@ -44,7 +46,7 @@ def test_ray_listens_on_loopback_in_a_private_folder_and_writes_no_files_to_the_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sessions_of_killed_engines_are_swept_and_others_are_not(
+def test_session_folders_of_killed_engines_only_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_cluster, "_short_folder", lambda: str(tmp_path))

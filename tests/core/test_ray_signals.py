@@ -13,7 +13,7 @@ def test_ray_does_not_replace_the_handler_of_sigterm(monkeypatch: pytest.MonkeyP
     def init(*_: Any, **__: Any) -> None:
         signal.signal(
             signal.SIGTERM, signal.SIG_DFL
-        )  # as ray.init puts a handler that ends the process
+        )  # like ray.init, which sets a handler that exits
 
     def ours(*_: Any) -> None:
         pass

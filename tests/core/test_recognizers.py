@@ -1,4 +1,4 @@
-"""Recognisers in torch embed as insightface does with the same file, however that file was exported."""
+"""Recognisers in torch return the embeddings of insightface for files of every exporter."""
 
 import shutil
 from collections.abc import Callable
@@ -36,7 +36,7 @@ NARROW: dict[str, Any] = {"widths": (8, 8, 16, 24, 32), "dimensions": 64}
 
 @pytest.fixture(scope="module")
 def crops() -> list[Picture]:
-    """Aligned RGB crops of noise, and of the faces that the tiny preset finds in its sample photos."""
+    """Return aligned RGB crops of noise, and of faces in the tiny preset's sample photos."""
     analyzer = FaceAnalyzer(TINY / "faces", "det_tiny.onnx", (), 128, 0.5, threads=1)
     found: list[Picture] = [
         np.random.default_rng(seed).integers(0, 256, (112, 112, 3), np.uint8) for seed in (0, 1)
@@ -56,7 +56,10 @@ def in_unit_range(crops: list[Picture]) -> Tensor:
 
 
 def largest_distance(onnx: Path, crops: list[Picture]) -> float:
-    """Of our embeddings from insightface's own, as 1 - cosine; all crops go through ours at once."""
+    """Return the largest 1 - cosine between our embeddings and insightface's.
+
+    Our model embeds all crops in one batch.
+    """
     model = open_recognizer(onnx, threads=1)
     theirs = torch.from_numpy(
         np.concatenate([model.get_feat(crop[..., ::-1]) for crop in crops])
@@ -65,7 +68,9 @@ def largest_distance(onnx: Path, crops: list[Picture]) -> float:
         ours = load_recognizer(onnx)(in_unit_range(crops)).double()
     assert ours.shape == theirs.shape
     apart = torch.cosine_similarity(theirs[:1], theirs[1:]).max()
-    assert apart < 1 - 1e-4, "these weights tell no crops apart, so that nothing would be compared"
+    assert apart < 1 - 1e-4, (
+        "all crops have the same embedding: the comparison would be meaningless"
+    )
     return float((1 - torch.cosine_similarity(ours, theirs)).max())
 
 
@@ -82,12 +87,12 @@ def older(path: Path) -> None:
 
 
 def oldest(path: Path) -> None:
-    """Without a version of batch norm that onnx2torch knows, and with the weights among the inputs."""
+    """Export batch norm in a version unknown to onnx2torch, with the weights among the inputs."""
     export(random_iresnet(**NARROW), path, opset=8, keep_initializers_as_inputs=True)
 
 
 def alike() -> nn.Module:
-    """With layers of equal weights, as they are before training: the exporter keeps one of each."""
+    """Export layers of equal weights, as before training: the exporter stores them once."""
     model = random_iresnet(**NARROW)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -100,7 +105,7 @@ def shared_by_identity_nodes(path: Path) -> None:
     from onnx2torch import convert
 
     export(alike(), path)
-    with pytest.raises(KeyError):  # why the file is not given to onnx2torch as it is
+    with pytest.raises(KeyError):  # the reason for converting the file before onnx2torch
         convert(load(str(path)))
 
 
@@ -133,7 +138,7 @@ EXPORTS = [
 
 
 @pytest.mark.parametrize("write", EXPORTS)
-def test_a_recogniser_in_torch_sees_what_insightface_sees(
+def test_embeddings_equal_those_of_insightface(
     write: Callable[[Path], None], tmp_path: Path, crops: list[Picture]
 ) -> None:
     write(tmp_path / "rec.onnx")
@@ -141,18 +146,22 @@ def test_a_recogniser_in_torch_sees_what_insightface_sees(
 
 
 @pytest.mark.parametrize("name", ["rec_reward.onnx", "rec_metric.onnx"])
-def test_so_do_the_recognisers_of_the_tiny_preset(name: str, crops: list[Picture]) -> None:
+def test_embeddings_of_the_tiny_preset_equal_those_of_insightface(
+    name: str, crops: list[Picture]
+) -> None:
     assert largest_distance(TINY / "faces" / name, crops) < 1e-6
 
 
 @pytest.mark.slow
-def test_so_does_a_whole_iresnet_100(tmp_path: Path, crops: list[Picture]) -> None:
+def test_embeddings_of_a_full_iresnet_100_equal_those_of_insightface(
+    tmp_path: Path, crops: list[Picture]
+) -> None:
     export(random_iresnet((3, 13, 30, 3)), tmp_path / "rec.onnx", opset=11)
     assert largest_distance(tmp_path / "rec.onnx", crops[1:3]) < 1e-6
 
 
-def test_a_recogniser_that_normalises_inside_gets_the_same_pixels_as_others(tmp_path: Path) -> None:
-    """The numbers that reach the first layer, and not only the angle between embeddings."""
+def test_recogniser_with_normalisation_inside_gets_the_same_pixels(tmp_path: Path) -> None:
+    """Compares the input of the first layer, not only the angle between embeddings."""
     normalised_inside(tmp_path / "rec.onnx")
     model = load_recognizer(tmp_path / "rec.onnx")
     assert (model.mean, model.std) == (0, 1 / 255)
@@ -161,20 +170,21 @@ def test_a_recogniser_that_normalises_inside_gets_the_same_pixels_as_others(tmp_
 
 
 @pytest.mark.parametrize("write", [not_folded, made_for_one_crop, normalised_inside])
-def test_its_gradient_is_that_of_finite_differences(
-    write: Callable[[Path], None], tmp_path: Path
-) -> None:
+def test_gradient_equals_finite_differences(write: Callable[[Path], None], tmp_path: Path) -> None:
     write(tmp_path / "rec.onnx")
     assert gradient_error(tmp_path / "rec.onnx") < 1e-6
 
 
 @pytest.mark.parametrize("name", ["rec_reward.onnx", "rec_metric.onnx"])
-def test_so_is_that_of_the_tiny_preset_s(name: str) -> None:
+def test_gradient_of_the_tiny_preset_equals_finite_differences(name: str) -> None:
     assert gradient_error(TINY / "faces" / name) < 1e-6
 
 
 def gradient_error(onnx: Path) -> float:
-    """Relative, of the derivative of a similarity along a random direction that is not too flat, in float64."""
+    """Return the relative error of a directional derivative of a similarity, in float64.
+
+    The direction is random, but not one with a nearly zero derivative.
+    """
     recognizer = load_recognizer(onnx).double()
     generator = torch.Generator().manual_seed(0)
     faces, person, part = (
@@ -192,7 +202,7 @@ def gradient_error(onnx: Path) -> float:
     return abs(float((gradient * way).sum()) - numeric) / abs(numeric)
 
 
-def test_a_recogniser_is_frozen_and_its_statistics_never_move(tmp_path: Path) -> None:
+def test_recogniser_is_frozen_with_its_running_statistics(tmp_path: Path) -> None:
     not_folded(tmp_path / "rec.onnx")
     recognizer = load_recognizer(tmp_path / "rec.onnx")
     before = {name: value.clone() for name, value in recognizer.state_dict().items()}
@@ -207,13 +217,14 @@ def test_a_recogniser_is_frozen_and_its_statistics_never_move(tmp_path: Path) ->
     assert all(torch.equal(value, before[name]) for name, value in recognizer.state_dict().items())
 
 
-# Files as torch's exporter writes them since 2.9: opset 18 or newer, `allowzero`, weights in a file beside the model
+# Files of torch's exporter since 2.9: opset 18 or newer, `allowzero`, weights in a second file
 
 
 def by_todays_exporter(path: Path, opset: int = 18, beside: bool = True) -> None:
-    """What `torch.onnx.export(dynamo=True)` makes of an IResNet, from the older exporter's file and without onnxscript.
+    """Convert an older exporter's file to that of `torch.onnx.export(dynamo=True)`.
 
-    Batch norms are folded, Flatten is a Reshape with allowzero=1, and all weights are in `rec.onnx.data`.
+    This works without onnxscript. Batch norms are folded, Flatten is a Reshape with allowzero=1,
+    and all weights are in `rec.onnx.data`.
     """
     export(random_iresnet(**NARROW), path)
     model = onnx.load(str(path))
@@ -238,7 +249,7 @@ def by_todays_exporter(path: Path, opset: int = 18, beside: bool = True) -> None
 
 @pytest.mark.parametrize("opset", [18, 19, 20, 21, 22, 23])
 @pytest.mark.parametrize("beside", [True, False])
-def test_a_recogniser_by_todays_exporter_embeds_as_in_onnxruntime(
+def test_embeddings_of_the_newest_exporter_equal_those_of_onnxruntime(
     opset: int, beside: bool, tmp_path: Path, crops: list[Picture]
 ) -> None:
     by_todays_exporter(tmp_path / "rec.onnx", opset, beside)
@@ -246,7 +257,7 @@ def test_a_recogniser_by_todays_exporter_embeds_as_in_onnxruntime(
     assert largest_distance(tmp_path / "rec.onnx", crops) < 1e-5
 
 
-def test_gradients_pass_through_a_file_of_todays_exporter(tmp_path: Path) -> None:
+def test_gradient_of_the_newest_exporter_equals_finite_differences(tmp_path: Path) -> None:
     by_todays_exporter(tmp_path / "rec.onnx")
     crops = torch.rand(2, 3, 112, 112, requires_grad=True)
     load_recognizer(tmp_path / "rec.onnx")(crops).sum().backward()
@@ -254,8 +265,8 @@ def test_gradients_pass_through_a_file_of_todays_exporter(tmp_path: Path) -> Non
     assert crops.grad.abs().sum() > 0
 
 
-def test_newer_layers_are_written_in_older_ones(tmp_path: Path, crops: list[Picture]) -> None:
-    """Averages with their axes as an input (opset 18), Gelu (20) and CastLike, as for a small vision network."""
+def test_newer_operators_are_converted_to_older_ones(tmp_path: Path, crops: list[Picture]) -> None:
+    """Averages with axes as an input (opset 18), Gelu (20) and CastLike, in a small network."""
     generator = np.random.default_rng(0)
     weights = {
         "filters": generator.standard_normal((16, 3, 16, 16)).astype(np.float32) / 16,
@@ -284,7 +295,7 @@ def test_newer_layers_are_written_in_older_ones(tmp_path: Path, crops: list[Pict
     assert largest_distance(tmp_path / "rec.onnx", crops) < 1e-5
 
 
-def test_a_layer_without_a_gradient_is_named(tmp_path: Path) -> None:
+def test_error_names_a_layer_without_gradient(tmp_path: Path) -> None:
     by_todays_exporter(tmp_path / "rec.onnx", beside=False)
     model = onnx.load(str(tmp_path / "rec.onnx"))
     last = model.graph.node[-1]
@@ -297,7 +308,7 @@ def test_a_layer_without_a_gradient_is_named(tmp_path: Path) -> None:
 
 
 def moved(path: Path, location: str) -> None:
-    """The weights' file under another name in the model."""
+    """Rename the weights file in the model."""
     model = onnx.load(str(path), load_external_data=False)
     for entry in (entry for tensor in model.graph.initializer for entry in tensor.external_data):
         if entry.key == "location":
@@ -321,9 +332,7 @@ def test_weights_outside_the_models_folder_are_not_read(location: str, tmp_path:
 @pytest.mark.parametrize(
     ("key", "value"), [("offset", "+0"), ("offset", " 0"), ("length", "x"), ("offset", "9" * 30)]
 )
-def test_an_invalid_place_of_weights_is_named_as_the_reason(
-    key: str, value: str, tmp_path: Path
-) -> None:
+def test_error_for_invalid_location_of_weights(key: str, value: str, tmp_path: Path) -> None:
     path = tmp_path / "rec.onnx"
     by_todays_exporter(path)
     model = onnx.load(str(path), load_external_data=False)
@@ -339,7 +348,7 @@ def test_an_invalid_place_of_weights_is_named_as_the_reason(
             attempt()
 
 
-def test_missing_and_truncated_weights_beside_a_model_are_told_as_what_they_are(
+def test_errors_for_missing_and_truncated_weights_files(
     tmp_path: Path,
 ) -> None:
     by_todays_exporter(tmp_path / "rec.onnx")
@@ -361,7 +370,7 @@ def test_missing_and_truncated_weights_beside_a_model_are_told_as_what_they_are(
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_the_weights_beside_a_model_are_added_and_verified_with_it(
+def test_weights_file_is_added_and_verified_with_its_model(
     link: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))

@@ -57,9 +57,8 @@ def test_a_rendered_clip_has_its_settings_in_its_sidecar_and_in_its_file(
     )
     assert inside["generated_by_ai"] is True
     assert inside.items() <= beside.items()
-    assert (inside["prompt"], inside["seed"], inside["run"], inside["sampler"]["num_inference_steps"]) == (
-        PROMPT, 3, "ann-1", 8
-    )  # fmt: skip
+    assert (inside["prompt"], inside["seed"], inside["run"]) == (PROMPT, 3, "ann-1")
+    assert inside["sampler"]["num_inference_steps"] == 8
     assert beside["adapter"] == str(adapters["strong"])
     assert str(tmp_path.parent.parent) not in json.dumps(
         inside
@@ -96,7 +95,7 @@ def test_a_clip_with_other_settings_and_the_same_name_is_rendered_again(
     assert plain.shape == (4, 32, 32, 3)
 
 
-def test_an_adapter_changes_the_clip_and_one_of_zeros_does_not(
+def test_adapter_changes_the_clip_and_one_of_zeros_does_not(
     run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     files = {"strong": adapters["strong"], "base": "", "zero": adapters["zero"]}
@@ -136,7 +135,7 @@ def test_one_clip_that_fails_does_not_stop_the_others(
     assert not list(tmp_path.glob("[ab].*"))
 
 
-def test_if_every_clip_fails_the_job_ends_with_their_error(
+def test_job_fails_with_the_error_of_its_clips_if_all_fail(
     run: Engine, job: TrainJob, tmp_path: Path
 ) -> None:
     ended = run(render_job(job, item(tmp_path / "b", adapter=tmp_path / "gone")))
@@ -146,7 +145,7 @@ def test_if_every_clip_fails_the_job_ends_with_their_error(
 def test_a_clip_whose_file_could_not_be_written_is_not_denoised_again(
     run: Engine, job: TrainJob, tmp_path: Path
 ) -> None:
-    (tmp_path / "clip.mp4").mkdir()  # where the file is to go
+    (tmp_path / "clip.mp4").mkdir()  # a folder with the name of the file
     wanted = render_job(job, item(tmp_path / "clip"))
     assert run(wanted).status == 1
     (kept,) = tmp_path.glob(".clip.latents")
@@ -155,11 +154,11 @@ def test_a_clip_whose_file_could_not_be_written_is_not_denoised_again(
     assert run(wanted).status == 0
     assert not kept.exists()
     frames = frames_of(tmp_path / "clip.mp4").astype(int)
-    assert np.abs(frames - frames[:1]).max() <= 2  # latents of zeros show the same in every frame
+    assert np.abs(frames - frames[:1]).max() <= 2  # all frames of zero latents are equal
 
 
 def mark_latents(file: Path) -> None:
-    """Replace kept latents by zeros, which show whether they are used."""
+    """Replace cached latents by zeros, which show whether they are used."""
     from safetensors import safe_open
 
     with safe_open(file, "pt") as opened:
@@ -176,13 +175,13 @@ def test_a_stopped_batch_keeps_complete_clips(run: Engine, job: TrainJob, tmp_pa
     with pytest.raises(Interrupted):
         render(wanted, report)
     made = sorted({path.stem for path in tmp_path.glob("*.mp4")})
-    assert 1 <= len(made) <= 5  # the reported one, and those in work
+    assert 1 <= len(made) <= 5  # the reported one, and those being rendered
     assert all(whole(wanted, tmp_path / name) for name in made)
     assert len(list(tmp_path.iterdir())) == 2 * len(made)
 
 
 class Passes:
-    """Counts passes through the model. Those that `full` is true for run out of memory."""
+    """Counts forward passes. Those for which `full` returns true run out of memory."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, full: Callable[[int], bool]) -> None:
         self.count = 0
@@ -228,7 +227,7 @@ def test_clips_of_one_prompt_and_seed_share_the_steps_before_the_adapter(
     assert passes.count == 6 + 4 * 2
 
 
-def test_a_clip_that_is_too_large_for_the_memory_fails_and_says_what_to_change(
+def test_error_of_a_clip_that_runs_out_of_memory_says_what_to_change(
     run: Engine, job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
@@ -237,7 +236,7 @@ def test_a_clip_that_is_too_large_for_the_memory_fails_and_says_what_to_change(
     assert (ended.status, ended.kind) == (5, "OutOfMemory")
     assert ended.hint == "Use fewer frames or a smaller size."
     assert run.clips() == ["failed"]
-    assert passes.count == 2  # the second one with the device to itself
+    assert passes.count == 2  # the second attempt runs alone on the device
 
 
 def test_clips_of_a_larger_size_fail_and_the_others_are_rendered(
@@ -318,10 +317,10 @@ def test_partial_files_of_a_killed_engine_are_removed_with_the_next_render(
     assert sorted(path.name for path in tmp_path.glob("*") if path.is_file()) == left
 
 
-def test_a_clip_waits_for_the_memory_that_another_one_is_decoded_in(
+def test_clip_is_retried_after_another_ones_decoding_frees_memory(
     job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One thread decodes when another one, denoising, runs out of memory: it is tried again once that has ended."""
+    """A thread decodes while another one runs out of memory; it is retried after that has ended."""
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
     setup = Setup(model=job.model, sampler=job.sampler, adapter=job.adapter)
     decode, decoding, full, over = (
@@ -349,7 +348,7 @@ def test_a_clip_waits_for_the_memory_that_another_one_is_decoded_in(
         assert decoding.wait(60)
         passes = Passes(monkeypatch, is_full)
         assert denoiser.prefix(PROMPT, 4).isfinite().all()
-        assert passes.count in (6, 7)  # the second begins again if the first one ran out of memory
+        assert passes.count in (6, 7)  # the second one is retried if the first ran out of memory
         assert pixels.result().shape == (4, 32, 32, 3)
 
 
@@ -364,13 +363,13 @@ def test_a_model_is_released_before_the_next_one_is_loaded(
         assert models.get(setup, [PROMPT]) is first
         assert models.get(setup, ["another <V> prompt"]) is None
         models.load(setup, ["another <V> prompt"])
-        assert backbone() is None  # although `first` lives on
+        assert backbone() is None  # although `first` still exists
 
 
-def test_a_clip_whose_lease_was_lost_is_rendered_once_it_is_free_again(
+def test_clip_with_a_lost_lease_is_rendered_when_it_is_free_again(
     run: Engine, job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a suspension, in which another process took over and died."""
+    """As after a suspension, in which another process took the lease and died."""
     holds, lost = Leases.holds, iter([True])
 
     def sometimes(leases: Leases, key: str) -> bool:
@@ -396,11 +395,11 @@ def test_jobs_and_items_of_older_versions_are_read(job: TrainJob, tmp_path: Path
     assert read_job(tmp_path / "config.toml") == wanted
 
 
-def test_a_folder_in_place_of_kept_latents_fails_the_clip(
+def test_folder_instead_of_cached_latents_fails_the_clip(
     run: Engine, job: TrainJob, tmp_path: Path
 ) -> None:
     (tmp_path / ".clip.latents").mkdir()
     assert (
         run(render_job(job, item(tmp_path / "clip", 5))).status == 1
-    )  # it cannot be replaced by a file
+    )  # a folder cannot be replaced by a file
     assert run.clips() == ["failed"]

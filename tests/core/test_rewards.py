@@ -1,4 +1,4 @@
-"""The rewards: eq. 2 to 4 as they are written, their preparation of pictures, and gradients down to the pixels."""
+"""The rewards: eq. 2 to 4 of the paper, preprocessing, and gradients of pixels."""
 
 import math
 from typing import Any
@@ -41,18 +41,18 @@ def test_semantics_is_the_divergence_of_target_from_source() -> None:
     assert semantic_reward(SCORES, target, 100.0) != pytest.approx(expected, rel=1e-2)
 
 
-def test_semantics_is_zero_for_equal_scores_for_one_frame_and_for_a_common_drop() -> None:
+def test_semantics_is_zero_for_equal_scores_one_frame_or_a_common_drop() -> None:
     assert semantic_reward(SCORES, SCORES, 100.0) == 0
     assert semantic_reward(SCORES[:1], SCORES[1:2], 100.0) == 0
     assert semantic_reward(SCORES - 0.1, SCORES, 100.0) == pytest.approx(0, abs=1e-5)
 
 
-def test_the_level_penalty_sees_a_common_drop_and_forgives_a_rise() -> None:
+def test_level_penalty_grows_with_a_common_drop_and_not_with_a_rise() -> None:
     assert level_penalty(SCORES - 0.1, SCORES) == pytest.approx(0.1, abs=1e-6)
     assert level_penalty(SCORES + 0.1, SCORES) == 0
 
 
-def test_without_a_temperature_semantics_would_do_nothing() -> None:
+def test_semantics_is_nearly_zero_without_temperature() -> None:
     target = SCORES.flip(0)
     assert (
         semantic_reward(target, SCORES, 1.0) < 1e-3 < 0.1 < semantic_reward(target, SCORES, 100.0)
@@ -60,9 +60,7 @@ def test_without_a_temperature_semantics_would_do_nothing() -> None:
 
 
 @pytest.mark.parametrize("word", ["waving ", "速", "wave,"])
-def test_texts_longer_than_the_context_are_known_with_and_without_spaces(
-    job: TrainJob, word: str
-) -> None:
+def test_texts_longer_than_the_context_are_detected(job: TrainJob, word: str) -> None:
     scorer = SemanticScorer(job.semantic_reward, torch.device("cpu"))
     counts = [count for count in range(1, 80) if not scorer.cut_prompts(["<V> " + word * count])]
     longest = len(counts)
@@ -81,9 +79,7 @@ def semantic(job: TrainJob) -> SemanticScorer:
     return SemanticScorer(job.semantic_reward, torch.device("cpu"))
 
 
-def test_a_score_is_the_cosine_of_open_clip_s_features(
-    semantic: SemanticScorer, job: TrainJob
-) -> None:
+def test_score_is_the_cosine_of_open_clip_features(semantic: SemanticScorer, job: TrainJob) -> None:
     import open_clip
 
     frames = torch.rand(2, 3, 16, 16, generator=generator())
@@ -100,7 +96,7 @@ def test_a_score_is_the_cosine_of_open_clip_s_features(
     assert torch.allclose(semantic.score(frames, "a <V> woman waving"), expected, atol=1e-6)
 
 
-def test_the_keyword_is_left_out_of_the_scored_text(semantic: SemanticScorer) -> None:
+def test_keyword_is_removed_from_scored_text(semantic: SemanticScorer) -> None:
     frames = torch.rand(2, 3, 32, 32, generator=generator())
     assert torch.equal(semantic.score(frames, "a <V> woman"), semantic.score(frames, "a woman"))
     assert not torch.equal(semantic.score(frames, "a woman"), semantic.score(frames, "a man"))
@@ -121,7 +117,7 @@ def test_a_semantic_gradient_reaches_every_pixel_and_no_weight(semantic: Semanti
     assert (frames.grad != 0).float().mean() > 0.99
 
 
-def test_jitter_changes_colours_within_range_and_is_drawn_from_the_generator() -> None:
+def test_jitter_stays_in_range_and_uses_the_generator() -> None:
     crops = torch.rand(2, 3, 112, 112, generator=generator())
     once, again, other = (colour_jitter(crops, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(once, again)
@@ -131,13 +127,13 @@ def test_jitter_changes_colours_within_range_and_is_drawn_from_the_generator() -
 
 
 class Pixels(nn.Module):
-    """A recogniser that goes by a few pixels, so that a face equals itself."""
+    """A recogniser that returns a few pixels, so that equal faces have equal embeddings."""
 
     def forward(self, crops: Tensor) -> Tensor:
         return crops[:, :, 8::16, 8::16].flatten(1) - 0.5
 
 
-def test_identity_compares_the_aligned_face_and_passes_the_gradient() -> None:
+def test_identity_compares_aligned_faces_and_has_a_gradient() -> None:
     from pvtool_core.faces.analyzer import TEMPLATE
 
     face, stranger = (
@@ -157,14 +153,14 @@ def test_identity_compares_the_aligned_face_and_passes_the_gradient() -> None:
     assert frame.grad.abs().sum() > 0
 
 
-def test_of_several_faces_the_one_where_the_original_s_was_is_meant() -> None:
+def test_face_at_the_originals_position_is_used_among_several() -> None:
     expected = torch.full((5, 2), 10.0)
     near, far = expected + 1, expected + 20
     assert nearest_face([far, near], expected) is near
     assert nearest_face([], expected) is None
 
 
-def test_several_views_of_a_face_are_each_a_little_off_in_place_and_colour(
+def test_views_of_a_face_differ_in_position_and_colour(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from pvtool_core.faces.analyzer import TEMPLATE
@@ -174,7 +170,7 @@ def test_several_views_of_a_face_are_each_a_little_off_in_place_and_colour(
         torch.rand(3, 112, 112, generator=generator()),
         torch.rand(1, 3, 112, 112, generator=generator(9)),
     )
-    assert (views_of(frame, photo, 1)[0] - frame).abs().mean() > 0.01  # its colours
+    assert (views_of(frame, photo, 1)[0] - frame).abs().mean() > 0.01  # change of colours
     with monkeypatch.context() as patched:
         patched.setattr("pvtool_core.rewards.colour_jitter", unchanged)
         assert torch.allclose(views_of(frame, photo, 1)[0], frame, atol=1e-3)
@@ -202,7 +198,7 @@ def differ(crops: Tensor) -> bool:
 
 
 def views_of(frame: Tensor, photo: Tensor, views: int) -> Tensor:
-    """The crops of the frame that the recogniser sees, whose mean similarity must be the score."""
+    """Return the crops that the recogniser gets; the score must be their mean similarity."""
     from pvtool_core.faces.analyzer import TEMPLATE
 
     seen: list[Tensor] = []

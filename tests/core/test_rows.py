@@ -1,4 +1,4 @@
-"""What to render, as it is written down: every form is read back as it was meant, and every mistake is told at once."""
+"""Rows of what to render: every format is read correctly, and all mistakes are reported."""
 
 import csv
 import io
@@ -54,13 +54,13 @@ def rows(draw: st.DrawFn) -> Row:
 many_rows = st.lists(rows(), min_size=1, max_size=8)
 
 
-def meant(read: Iterable[Row]) -> list[dict[str, Any]]:
-    """Rows without the places that they were read from."""
+def without_source(read: Iterable[Row]) -> list[dict[str, Any]]:
+    """Return rows without their source positions."""
     return [row_table(row) for row in read]
 
 
 def cells(row: Row) -> dict[str, str]:
-    """A row as texts: a LoRA set has commas, no LoRA is `none`."""
+    """Return a row as texts: a set of LoRAs has commas, no LoRA is `none`."""
     table = row_table(row)
     if "lora" in table:
         table["lora"] = ",".join(table["lora"]) or "none"
@@ -70,7 +70,11 @@ def cells(row: Row) -> dict[str, str]:
 @given(many_rows)
 def test_rows_written_as_json_lines_are_read_back_the_same(given: list[Row]) -> None:
     text = "\n".join(json.dumps(row_table(row)) for row in given)
-    assert meant(read_rows("batch.jsonl", text)) == meant(read_rows("-", text)) == meant(given)
+    assert (
+        without_source(read_rows("batch.jsonl", text))
+        == without_source(read_rows("-", text))
+        == without_source(given)
+    )
 
 
 @given(many_rows, st.sampled_from(",;\t"))
@@ -81,9 +85,9 @@ def test_rows_written_as_csv_are_read_back_the_same(given: list[Row], delimiter:
     table.writeheader()
     table.writerows(cells(row) for row in given)
     assert (
-        meant(read_rows("batch.csv", file.getvalue()))
-        == meant(read_rows("-", file.getvalue()))
-        == meant(given)
+        without_source(read_rows("batch.csv", file.getvalue()))
+        == without_source(read_rows("-", file.getvalue()))
+        == without_source(given)
     )
 
 
@@ -93,7 +97,7 @@ def test_rows_written_as_text_with_suffixes_are_read_back_the_same(given: list[R
         " ".join([texts.pop("prompt"), *(f"--{column} {text}" for column, text in texts.items())])
         for texts in map(cells, given)
     ]
-    assert meant(read_rows("batch.txt", "\n".join(lines))) == meant(given)
+    assert without_source(read_rows("batch.txt", "\n".join(lines))) == without_source(given)
 
 
 @given(
@@ -120,8 +124,9 @@ def test_a_grid_is_a_product_and_a_zip_is_aligned(
     assert all(dict(row.settings)["model.fps"] == 8 for row in read)
 
 
-def test_kohyas_suffixes_are_understood() -> None:
-    line = "<V> {noun} runs --w 640 --h 360 --f 24 --s 20 --d 1..2 --n blurry, ugly --l 6 --fs 3  # not a comment"
+def test_kohyas_suffixes_are_read() -> None:
+    line = "<V> {noun} runs --w 640 --h 360 --f 24 --s 20 --d 1..2 "
+    line += "--n blurry, ugly --l 6 --fs 3  # not a comment"
     line = line.removesuffix("  # not a comment")
     first, second = read_rows("p.txt", f"# mine\n\n{line}\n")
     assert (first.prompt, first.seed, second.seed, first.source) == (
@@ -153,15 +158,13 @@ def test_kohyas_suffixes_are_understood() -> None:
         (["with, comma"], [("with, comma",)]),
     ],
 )
-def test_a_lora_is_one_set_a_list_is_a_stack_and_a_list_of_lists_is_several(
-    value: Any, loras: list[Any]
-) -> None:
+def test_lora_cells_are_a_set_or_a_list_of_sets(value: Any, loras: list[Any]) -> None:
     assert [
         row.loras for row in read_rows("b.jsonl", json.dumps({"prompt": "<V>x", "lora": value}))
     ] == loras
 
 
-def test_a_line_that_names_several_people_and_seeds_is_a_row_for_each() -> None:
+def test_line_with_several_identities_and_seeds_is_a_row_for_each() -> None:
     text = json.dumps({"prompt": "<V> runs", "identity": "alice,bob", "seed": [0, "5..6"]})
     read = read_rows("-", text)
     assert [(row.identity, row.seed) for row in read] == [
@@ -182,7 +185,7 @@ def test_a_line_that_names_several_people_and_seeds_is_a_row_for_each() -> None:
         ("<V> runs\r<V> sleeps -- and how", ["<V> runs", "<V> sleeps -- and how"]),
     ],
 )
-def test_standard_input_is_known_by_its_beginning(text: str, prompts: list[str]) -> None:
+def test_format_of_standard_input_is_detected(text: str, prompts: list[str]) -> None:
     assert [row.prompt for row in read_rows("-", text)] == prompts
 
 
@@ -205,7 +208,7 @@ def test_banks_and_files_of_every_kind_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.toml", "a.jsonl", "-"])
-def test_a_file_without_a_row_is_refused(name: str) -> None:
+def test_file_without_rows_is_refused(name: str) -> None:
     with pytest.raises(BadPrompt, match="No prompt"):
         read_rows(name, "" if name != "a.csv" else "prompt\n")
 
@@ -356,9 +359,7 @@ def test_a_file_without_a_row_is_refused(name: str) -> None:
         ),
     ],
 )
-def test_what_cannot_be_used_is_told_with_its_line(
-    name: str, text: str, status: int, told: str
-) -> None:
+def test_errors_have_line_numbers(name: str, text: str, status: int, told: str) -> None:
     with pytest.raises(BatchRefused) as refused:
         read_rows(name, text)
     assert told in refused.value.message
@@ -366,7 +367,7 @@ def test_what_cannot_be_used_is_told_with_its_line(
     assert refused.value.hint
 
 
-def test_all_mistakes_are_told_at_once_and_the_first_ten_are_shown() -> None:
+def test_first_ten_mistakes_are_reported_together() -> None:
     with pytest.raises(BatchRefused) as refused:
         read_rows("a.jsonl", "\n".join('{"prompt": "runs", "wdith": 3}' for _ in range(20)))
     lines = refused.value.message.splitlines()
@@ -376,13 +377,14 @@ def test_all_mistakes_are_told_at_once_and_the_first_ten_are_shown() -> None:
     assert lines[2] == "a.jsonl, line 1: Unknown column 'wdith'; did you mean 'width'?"
 
 
-def test_what_pv_wrote_about_a_failure_is_left_out() -> None:
-    text = '{"prompt": "<V> runs", "seed": 3, "reason": "no memory", "path": "a/b", "status": "failed"}'
-    assert meant(read_rows("failed.jsonl", text)) == [{"prompt": "<V> runs", "seed": 3}]
+def test_columns_of_failed_jsonl_are_ignored() -> None:
+    text = '{"prompt": "<V> runs", "seed": 3, "reason": "no memory", '
+    text += '"path": "a/b", "status": "failed"}'
+    assert without_source(read_rows("failed.jsonl", text)) == [{"prompt": "<V> runs", "seed": 3}]
 
 
 @given(st.text(max_size=80), st.sampled_from(["-", "a.txt", "a.csv", "a.jsonl", "a.toml"]))
-def test_any_text_is_read_or_refused_in_words(text: str, name: str) -> None:
+def test_any_text_is_read_or_refused_with_a_message(text: str, name: str) -> None:
     try:
         assert all("<V>" in row.prompt for row in read_rows(name, text))
     except (BatchRefused, BadPrompt) as error:
@@ -391,7 +393,7 @@ def test_any_text_is_read_or_refused_in_words(text: str, name: str) -> None:
 
 
 @given(st.integers(0, 1000), st.integers(1, 50))
-def test_a_range_of_seeds_holds_both_its_ends(first: int, count: int) -> None:
+def test_seed_range_includes_both_ends(first: int, count: int) -> None:
     assert parse_seeds(f"{first}..{first + count - 1}") == list(range(first, first + count))
 
 
@@ -404,7 +406,7 @@ def test_seeds_are_read(text: str, seeds: list[int]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a", "-1", "3..1", "0..", "1.5", "0..99999999", "1,,2"])
-def test_what_names_no_seeds_is_refused(text: str) -> None:
+def test_invalid_seeds_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_seeds(text)
 
@@ -412,42 +414,55 @@ def test_what_names_no_seeds_is_refused(text: str) -> None:
 BOTH = [{"prompt": "<V> runs", "seed": 3.0}, {"prompt": "<V> sleeps", "seed": 4.0}]
 TABLES = {
     "pandas' index": ("a.csv", ",prompt,seed\n0,<V> runs,3\n1,<V> sleeps,4\n"),
-    "pandas' index read and written again": ("a.csv", "Unnamed: 0,prompt,seed\n0,<V> runs,3\n1,<V> sleeps,4\n"),
+    "pandas' index read and written again": (
+        "a.csv", "Unnamed: 0,prompt,seed\n0,<V> runs,3\n1,<V> sleeps,4\n"
+    ),
     "floats beside NaN": ("a.csv", "prompt,seed,steps\n<V> runs,3.0,NaN\n<V> sleeps,4.0,\n"),
     "na_rep": ("a.csv", "prompt,seed,negative,identity,run,lora,base\n" + "".join(
-        f"{prompt},{seed},None,<NA>,nan,NaN,null\n" for prompt, seed in (("<V> runs", "3.0"), ("<V> sleeps", "4.00"))
+        f"{prompt},{seed},None,<NA>,nan,NaN,null\n"
+        for prompt, seed in (("<V> runs", "3.0"), ("<V> sleeps", "4.00"))
     )),
-    "Excel's empty columns and rows": ("a.csv", "prompt;seed;;\n<V> runs;3;;\n<V> sleeps;4;;\n;;;\n \n"),
+    "Excel's empty columns and rows": (
+        "a.csv", "prompt;seed;;\n<V> runs;3;;\n<V> sleeps;4;;\n;;;\n \n"
+    ),
     "Excel's empty cells beside the table": ("a.csv", "prompt,seed\n<V> runs,3,,\n<V> sleeps,4,\n"),
     "Excel's separator": ("a.csv", "\ufeffsep=;\r\nPrompt;Seed\r\n<V> runs;3\r\n<V> sleeps;4\r\n"),
-    "Excel's separator on standard input": ("-", "sep=\t\nprompt\tseed\n<V> runs\t3\n<V> sleeps\t4\n"),
+    "Excel's separator on standard input": (
+        "-", "sep=\t\nprompt\tseed\n<V> runs\t3\n<V> sleeps\t4\n"
+    ),
     "an index on standard input": ("-", ",prompt,seed,\n0,<V> runs,3,\n1,<V> sleeps,4,\n"),
-    "an array": ("a.json", '[{"prompt": "<V> runs", "seed": 3}, {"prompt": "<V> sleeps", "seed": 4}]'),
+    "an array": (
+        "a.json", '[{"prompt": "<V> runs", "seed": 3}, {"prompt": "<V> sleeps", "seed": 4}]'
+    ),
     "an indented array": ("a.json", json.dumps(BOTH, indent=2)),
-    "an array on standard input": ("-", ' [ {"prompt": "<V> runs", "seed": 3}, {"prompt": "<V> sleeps", "seed": 4} ]'),
+    "an array on standard input": (
+        "-", ' [ {"prompt": "<V> runs", "seed": 3}, {"prompt": "<V> sleeps", "seed": 4} ]'
+    ),
     "Python's NaN": (
         "a.jsonl",
         '{"prompt": "<V> runs", "seed": 3.0, "steps": NaN}\n{"prompt": "<V> sleeps", "seed": 4}'
     ),
     "nulls": (
         "a.jsonl",
-        '{"prompt": "<V> runs", "seed": 3, "lora": null, "": 0}\n{"prompt": "<V> sleeps", "seed": "4.0"}'
+        '{"prompt": "<V> runs", "seed": 3, "lora": null, "": 0}\n'
+        '{"prompt": "<V> sleeps", "seed": "4.0"}'
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_what_pandas_excel_and_python_write_is_read_as_it_was_meant(name: str) -> None:
-    found = meant(read_rows(*TABLES[name]))
+def test_files_of_pandas_excel_and_python_are_read(name: str) -> None:
+    found = without_source(read_rows(*TABLES[name]))
     assert found == [{"prompt": "<V> runs", "seed": 3}, {"prompt": "<V> sleeps", "seed": 4}]
 
 
-def test_whole_numbers_with_a_point_are_whole() -> None:
+def test_whole_numbers_with_decimal_point_are_integers() -> None:
     text = "prompt,seed,width,frames,steps,fps,guidance\n<V> runs,3.0,512.0,16.,20.00,8.0,7.5\n"
     (row,) = read_rows("a.csv", text)
     assert row.seed == 3
     assert dict(row.settings) == {
-        "model.width": 512, "model.num_frames": 16, "sampler.num_inference_steps": 20, "model.fps": 8,
+        "model.width": 512, "model.num_frames": 16,
+        "sampler.num_inference_steps": 20, "model.fps": 8,
         "sampler.guidance_scale": 7.5,
     }  # fmt: skip
     (row,) = read_rows(
@@ -456,9 +471,10 @@ def test_whole_numbers_with_a_point_are_whole() -> None:
     assert dict(row.settings) == {"model.width": 512, "sampler.negative_prompt": "20.0"}
 
 
-def test_in_json_null_means_nothing_was_given_and_text_is_text() -> None:
-    text = '{"prompt": "<V> x", "negative": "None", "identity": "", "run": null, "steps": "NaN", "lora": ""}'
-    assert meant(read_rows("a.jsonl", text)) == [
+def test_json_null_is_a_missing_value_and_text_stays_text() -> None:
+    text = '{"prompt": "<V> x", "negative": "None", "identity": "", '
+    text += '"run": null, "steps": "NaN", "lora": ""}'
+    assert without_source(read_rows("a.jsonl", text)) == [
         {"prompt": "<V> x", "lora": [], "negative": "None"}
     ]
     (row,) = read_rows("a.jsonl", '{"prompt": "<V> x", "negative": ""}')
@@ -466,18 +482,18 @@ def test_in_json_null_means_nothing_was_given_and_text_is_text() -> None:
 
 
 @pytest.mark.parametrize("text", ["TRUE", "True", "1", "1.0", "yes", " true "])
-def test_spreadsheets_write_true_in_many_ways(text: str) -> None:
+def test_all_spellings_of_true_are_read(text: str) -> None:
     assert read_rows("a.csv", f"prompt,base\n<V> runs,{text}\n")[0].base
     assert not read_rows("a.csv", "prompt,base\n<V> runs,0.0\n")[0].base
     assert read_rows("a.jsonl", '{"prompt": "<V> runs", "base": 1.0}')[0].base
 
 
-def test_the_line_of_a_mistake_is_right_below_a_separator_line() -> None:
+def test_line_numbers_count_a_separator_line() -> None:
     with pytest.raises(BatchRefused, match=r"a\.csv, line 4: The prompt 'runs' lacks"):
         read_rows("a.csv", "sep=,\nprompt,seed\n<V> runs,3\nruns,4\n")
 
 
-def test_a_comma_belongs_to_the_name_of_a_lora_where_there_is_such_a_file(
+def test_comma_is_part_of_an_existing_loras_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -493,5 +509,5 @@ def test_a_comma_belongs_to_the_name_of_a_lora_where_there_is_such_a_file(
 
 
 @pytest.mark.parametrize("name", ["~nobody-of-that-name", "~nobody:0.5", "~"])
-def test_lora_name_with_a_tilde_is_a_file_or_a_home(name: str) -> None:
+def test_lora_with_a_tilde_is_a_file_or_in_the_home_folder(name: str) -> None:
     assert parse_loras(name)

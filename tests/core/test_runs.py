@@ -1,4 +1,4 @@
-"""The run folder: readers see whole things only, whatever happens to the writer."""
+"""Run folders: readers see complete files only, even if the writer is killed."""
 
 import errno
 import json
@@ -59,7 +59,7 @@ def write_events(path: Path, *events: dict[str, Any]) -> None:
 
 
 @given(values=st.lists(json_values, max_size=5), cut=st.integers(0, 400))
-def test_a_log_cut_anywhere_reads_as_its_whole_lines_and_can_be_gone_on_with(
+def test_truncated_log_has_its_complete_lines_and_can_be_continued(
     tmp_path_factory: pytest.TempPathFactory, values: list[Any], cut: int
 ) -> None:
     path = tmp_path_factory.mktemp("log") / "events.jsonl"
@@ -77,7 +77,7 @@ def test_a_log_cut_anywhere_reads_as_its_whole_lines_and_can_be_gone_on_with(
 
 
 @given(st.lists(st.integers(1, 60), max_size=20))
-def test_a_log_read_in_pieces_gives_every_event_once(
+def test_log_read_in_parts_returns_every_event_once(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
 ) -> None:
     folder = tmp_path_factory.mktemp("log")
@@ -92,11 +92,11 @@ def test_a_log_read_in_pieces_gives_every_event_once(
     assert steps == list(range(5))
 
 
-def test_a_missing_log_holds_no_events(tmp_path: Path) -> None:
+def test_missing_log_has_no_events(tmp_path: Path) -> None:
     assert read_records(tmp_path / "events.jsonl") == ([], 0)
 
 
-def test_numbers_that_json_cannot_hold_become_null(folder: RunFolder) -> None:
+def test_numbers_that_are_not_finite_become_null(folder: RunFolder) -> None:
     write_events(folder.events, {"type": "step", "loss": float("nan"), "all": [float("inf"), 1.0]})
     assert "NaN" not in folder.events.read_text()
     (event,) = read_records(folder.events)[0]
@@ -121,7 +121,7 @@ def test_a_full_disk_leaves_no_half_line(
     assert folder.events.read_bytes().endswith(b"\n")
 
 
-def test_what_a_resumed_engine_will_report_again_is_dropped_and_nothing_else(
+def test_only_events_after_the_checkpoint_are_removed_on_resume(
     folder: RunFolder,
 ) -> None:
     events = [
@@ -166,7 +166,7 @@ def test_a_second_engine_is_refused_even_from_another_process(folder: RunFolder)
             pass
 
 
-def test_a_checkpoint_is_whole_or_it_does_not_count(folder: RunFolder) -> None:
+def test_incomplete_checkpoint_is_ignored(folder: RunFolder) -> None:
     first = folder.write_checkpoint(50, {"adapter.safetensors": b"one"})
     second = folder.write_checkpoint(
         100, {"adapter.safetensors": lambda path: path.write_bytes(b"two")}
@@ -178,7 +178,7 @@ def test_a_checkpoint_is_whole_or_it_does_not_count(folder: RunFolder) -> None:
     assert folder.latest_checkpoint() is None
 
 
-def test_a_checkpoint_that_could_not_be_written_leaves_the_last_one(folder: RunFolder) -> None:
+def test_failed_checkpoint_keeps_the_last_one(folder: RunFolder) -> None:
     def no_space(path: Path) -> None:
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -199,7 +199,7 @@ def test_only_the_newest_checkpoints_are_kept_and_one_can_be_written_again(
     assert folder.latest_checkpoint() == folder.checkpoint_folders()[-1]
 
 
-def test_requests_are_taken_once_and_in_their_order(folder: RunFolder) -> None:
+def test_requests_are_read_once_and_in_order(folder: RunFolder) -> None:
     for request in (Request.PAUSE, Request.SAMPLE, Request.SAMPLE, Request.STOP):
         folder.request(request)
         time.sleep(0.01)
@@ -208,7 +208,7 @@ def test_requests_are_taken_once_and_in_their_order(folder: RunFolder) -> None:
     assert folder.take_requests() == []
 
 
-def test_a_heartbeat_tells_the_living_from_the_dead(folder: RunFolder) -> None:
+def test_heartbeat_distinguishes_live_and_dead_engines(folder: RunFolder) -> None:
     assert folder.state() == State.NEW
     with Heartbeat(folder.status, total=10) as heartbeat:
         heartbeat.update(State.RUNNING, step=3)
@@ -223,13 +223,14 @@ def test_a_heartbeat_tells_the_living_from_the_dead(folder: RunFolder) -> None:
     assert not alive(replace(status, host="elsewhere", time=status.time - 3600))
 
 
-def test_an_engine_that_was_killed_is_lost_and_one_that_ended_is_what_it_said(
+def test_killed_engine_is_lost_and_others_have_their_recorded_state(
     folder: RunFolder,
 ) -> None:
     code = (
         "import sys, pathlib, time; from pvtool_core.store.runs import *; "
         "from pvtool_core.store.liveness import Heartbeat; "
-        "Heartbeat(RunFolder(pathlib.Path(sys.argv[1])).status).__enter__(); print('beats', flush=True); time.sleep(60)"
+        "Heartbeat(RunFolder(pathlib.Path(sys.argv[1])).status).__enter__(); "
+        "print('beats', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(folder.path)], stdout=subprocess.PIPE
@@ -243,7 +244,7 @@ def test_an_engine_that_was_killed_is_lost_and_one_that_ended_is_what_it_said(
     assert folder.state() == State.FINISHED
 
 
-def test_an_error_reaches_the_reader_of_the_exit_record_as_it_was(folder: RunFolder) -> None:
+def test_error_in_an_exit_record_is_read_unchanged(folder: RunFolder) -> None:
     folder.write_exit(ExitRecord.of_error(DiskFull("events.jsonl")))
     record = folder.read_exit()
     assert record is not None
@@ -264,14 +265,14 @@ def test_runs_are_counted_listed_and_found(tmp_path: Path) -> None:
         find_run(tmp_path, "mara-11")
 
 
-def test_an_exit_record_is_json_that_others_can_read(folder: RunFolder) -> None:
+def test_exit_record_is_valid_json(folder: RunFolder) -> None:
     folder.write_exit(ExitRecord.of_error(RunFailed("It broke.")))
     record = json.loads(folder.exit.read_text())
     assert {"status": 1, "state": "failed", "reason": "It broke."}.items() <= record.items()
 
 
 @given(st.binary(max_size=200))
-def test_a_line_that_is_no_event_is_told_as_unreadable_and_harms_no_other(garbage: bytes) -> None:
+def test_invalid_line_is_counted_as_unreadable_only(garbage: bytes) -> None:
     around = b'{"time": 7.0, "type": "step", "step": 1}\n'
     line = garbage.replace(b"\n", b"")
     first, middle, last = parse_lines(around + line + b"\n" + around)
@@ -281,9 +282,7 @@ def test_a_line_that_is_no_event_is_told_as_unreadable_and_harms_no_other(garbag
 
 
 @pytest.mark.parametrize("line", [b"", b"\r", b"{\r\r", b"\r\n\r", b"\n\n"])
-def test_carriage_returns_and_empty_lines_between_events_are_skipped_over(
-    folder: RunFolder, line: bytes
-) -> None:
+def test_carriage_returns_and_empty_lines_are_skipped(folder: RunFolder, line: bytes) -> None:
     events = [b'{"time": 7.0, "type": "step", "step": %d}\n' % step for step in (1, 2)]
     folder.events.write_bytes(line + b"\n" + events[0] + line + b"\n" + events[1])
     assert [event["step"] for event in newest_records(folder.events, "step", 3)] == [2, 1]
@@ -294,9 +293,7 @@ def test_carriage_returns_and_empty_lines_between_events_are_skipped_over(
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b'{"state": "running"}', b"\xff\x00"])
-def test_broken_files_make_a_lost_run_with_a_name_for_what_is_broken(
-    folder: RunFolder, content: bytes
-) -> None:
+def test_broken_files_make_a_run_lost_with_a_reason(folder: RunFolder, content: bytes) -> None:
     folder.status.write_bytes(content)
     assert folder.state() == State.LOST
     with pytest.raises(BrokenRun, match=r"status\.json of mara-1"):
@@ -322,12 +319,12 @@ def test_the_newest_event_of_a_type_is_found_from_the_end(folder: RunFolder) -> 
     ]
 
 
-def test_a_folder_among_the_checkpoints_that_is_none_is_left_alone(folder: RunFolder) -> None:
+def test_other_folder_among_the_checkpoints_is_kept(folder: RunFolder) -> None:
     (folder.checkpoints / "step-copy").mkdir()
     assert folder.checkpoint_folders() == []
 
 
-def test_an_engine_forgets_what_was_asked_of_one_before_it_and_hears_what_was_asked_of_itself(
+def test_engine_ignores_requests_to_an_earlier_engine(
     folder: RunFolder,
 ) -> None:
     folder.request(Request.STOP)

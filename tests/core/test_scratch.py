@@ -1,4 +1,4 @@
-"""What a killed command leaves of people is deleted by the next one, and what belongs to a live one never is."""
+"""Temporary files of killed commands are deleted by the next one; those of live ones are kept."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ with Library(Path(sys.argv[1])).staging() as folder:
 """
 
 
-def test_what_a_killed_command_leaves_is_deleted_by_the_next_use_and_not_before(
+def test_files_of_a_killed_command_are_deleted_by_the_next_one(
     tmp_path: Path,
 ) -> None:
     library = Library(tmp_path)
@@ -39,7 +39,7 @@ def test_what_a_killed_command_leaves_is_deleted_by_the_next_use_and_not_before(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_earlier_versions_have_left_is_deleted(tmp_path: Path) -> None:
+def test_files_of_earlier_versions_are_deleted(tmp_path: Path) -> None:
     for name in (".adding-x", ".removing-y/mara"):
         (tmp_path / name / "faces").mkdir(parents=True)
         (tmp_path / name / "faces/000.png").write_bytes(b"a face")
@@ -48,7 +48,7 @@ def test_what_earlier_versions_have_left_is_deleted(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mara"]
 
 
-def test_working_folders_of_jobs_are_swept_with_the_library(
+def test_working_folders_of_jobs_are_deleted_with_the_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path))
@@ -56,14 +56,14 @@ def test_working_folders_of_jobs_are_swept_with_the_library(
     with held_folder(jobs, "identify-") as live:
         for name in ("identify-dead", "identify-at-work", "plan-dead"):
             (jobs / name).mkdir()
-        with RunFolder(jobs / "identify-at-work").lock():  # its pv is dead, its engine is not
+        with RunFolder(jobs / "identify-at-work").lock():  # its pv was killed, its engine is alive
             Library().names()
             assert {path.name for path in jobs.iterdir()} == {live.name, "identify-at-work"}
     Library().names()
     assert list(jobs.iterdir()) == []
 
 
-def test_a_log_that_explains_a_failure_is_kept_for_some_days(tmp_path: Path) -> None:
+def test_log_of_a_failed_job_is_kept_for_some_days(tmp_path: Path) -> None:
     with held_folder(tmp_path, "identify-") as folder:
         keep(folder)
     sweep(tmp_path, "identify-")
@@ -74,7 +74,7 @@ def test_a_log_that_explains_a_failure_is_kept_for_some_days(tmp_path: Path) -> 
     assert not folder.exists()
 
 
-def test_a_link_is_removed_and_not_followed(tmp_path: Path) -> None:
+def test_link_is_removed_without_its_target(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/file").write_text("mine")
     (tmp_path / "library").mkdir()

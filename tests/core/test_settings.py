@@ -1,4 +1,4 @@
-"""Settings: what is read is what was written, and every mistake is named at once."""
+"""Settings are read back as written, and all mistakes are reported together."""
 
 import math
 from dataclasses import replace
@@ -55,7 +55,7 @@ def mistakes(broken: Table) -> dict[str, str]:
     seeds=st.lists(st.integers(0, 2**62)).map(tuple),
     path=words,
 )
-def test_a_job_that_was_written_is_read_back_the_same(
+def test_saved_job_is_read_back_unchanged(
     tmp_path_factory: pytest.TempPathFactory,
     prompts: tuple[str, ...],
     learning_rate: float,
@@ -157,7 +157,7 @@ def test_settings_that_contradict_each_other_are_refused(change: Table, key: str
     assert key in mistakes(merge(table(), change))
 
 
-def test_what_has_no_default_must_be_given() -> None:
+def test_settings_without_default_are_required() -> None:
     broken = table()
     del broken["identity_reward"]
     del broken["model"]["base_model"]
@@ -167,7 +167,7 @@ def test_what_has_no_default_must_be_given() -> None:
     }
 
 
-def test_a_whole_number_does_for_a_number_and_not_the_other_way_round() -> None:
+def test_integer_is_accepted_as_float_and_not_the_reverse() -> None:
     assert from_table(Settings, merge(table(), {"adapter": {"start": 0}})).adapter.start == 0.0
     assert mistakes(merge(table(), {"adapter": {"rank": 16.0}})) == {
         "adapter.rank": "is 16.0, not a whole number"
@@ -184,11 +184,11 @@ def test_a_whole_number_does_for_a_number_and_not_the_other_way_round() -> None:
         (" adapter.start = 0.5 ", {"adapter": {"start": 0.5}}),
     ],
 )
-def test_an_override_is_typed_by_its_setting(word: str, expected: Table) -> None:
+def test_override_is_parsed_by_the_type_of_its_setting(word: str, expected: Table) -> None:
     assert parse_overrides([word]) == expected
 
 
-def test_every_wrong_override_is_named() -> None:
+def test_every_invalid_override_is_reported() -> None:
     with pytest.raises(SettingsError) as caught:
         parse_overrides(
             [
@@ -211,7 +211,7 @@ def test_every_wrong_override_is_named() -> None:
 
 
 @pytest.mark.parametrize("value", ["[" * 4000, "9" * 5000, "{a" + ".a" * 5000 + "=1}"])
-def test_an_override_of_any_size_is_refused_in_few_words(value: str) -> None:
+def test_error_for_long_override_is_short(value: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_overrides([f"training.iterations={value}"])
     assert "training.iterations: is '" in caught.value.message
@@ -219,7 +219,7 @@ def test_an_override_of_any_size_is_refused_in_few_words(value: str) -> None:
 
 
 @given(words)
-def test_no_override_breaks_anything_but_with_a_settings_error(word: str) -> None:
+def test_any_override_is_accepted_or_a_settings_error(word: str) -> None:
     for text in (
         word,
         f"training.iterations={word}",
@@ -232,12 +232,12 @@ def test_no_override_breaks_anything_but_with_a_settings_error(word: str) -> Non
             assert error.mistakes
 
 
-def test_every_setting_says_what_it_means() -> None:
+def test_every_setting_has_a_description() -> None:
     assert set(setting_help()) == set(setting_keys())
     assert all(setting_help().values())
 
 
-def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
+def test_invalid_toml_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("kind = ")
     with pytest.raises(SettingsError, match="syntax"):
         read_job(tmp_path / "config.toml")

@@ -1,4 +1,4 @@
-"""Identify, render and evaluate jobs, each run as an engine runs it: a folder in, files and a word about them out."""
+"""Identify, render and evaluate jobs, run like an engine: from a run folder to results."""
 
 import dataclasses
 import io
@@ -31,7 +31,7 @@ from tests.support.render_jobs import PROMPT, Engine, item, render_job
 
 
 def noise(side: int = 128, seed: int = 0) -> Image.Image:
-    """A picture full of sharp detail, in which the small detector sees a face: it does in any."""
+    """Return a picture of noise, in which the small detector finds a face, as in any picture."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (side, side, 3), np.uint8))
 
 
@@ -50,7 +50,7 @@ def identify_job(job: TrainJob, tmp_path: Path) -> Callable[..., EnrollJob]:
     return make
 
 
-def test_a_photo_becomes_a_reference_a_crop_and_an_embedding_by_each_recogniser(
+def test_photo_gets_a_crop_and_an_embedding_of_each_recogniser(
     run: Engine, identify_job: Callable[..., EnrollJob], tmp_path: Path
 ) -> None:
     noise().save(tmp_path / "ann.png")
@@ -68,11 +68,11 @@ def test_a_photo_becomes_a_reference_a_crop_and_an_embedding_by_each_recogniser(
     assert all(torch.allclose(tensor.norm(dim=-1), torch.ones(1)) for tensor in embeddings.values())
 
 
-def test_a_photo_is_kept_upright_and_without_what_it_tells_of_place_and_time(
+def test_stored_photo_is_upright_and_without_place_and_time(
     run: Engine, identify_job: Callable[..., EnrollJob], tmp_path: Path
 ) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # lies on its side
+    exif[0x0112] = 6  # rotated by 90°
     exif[0x010F] = "the camera's maker"
     exif.get_ifd(0x8825)[2] = (48.0, 12.0, 30.0)
     wide = noise().crop((0, 0, 128, 96))
@@ -126,7 +126,7 @@ BAD_PICTURES: dict[str, tuple[Callable[[Path], object], str, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_PICTURES)
-def test_a_picture_that_cannot_be_used_is_refused_in_a_sentence_and_nothing_is_kept(
+def test_unusable_picture_is_refused_and_leaves_no_files(
     run: Engine, identify_job: Callable[..., EnrollJob], tmp_path: Path, name: str
 ) -> None:
     make, kind, words = BAD_PICTURES[name]
@@ -154,7 +154,7 @@ def faces_at(*lefts: float) -> list[Face]:
     ]
 
 
-def test_of_several_faces_one_must_be_named() -> None:
+def test_one_of_several_faces_must_be_selected() -> None:
     with pytest.raises(FaceRefused, match=r"Several faces found in group\.png \(2 were found\)"):
         choose(Path("group.png"), faces_at(0, 60), 0)
     assert choose(Path("group.png"), faces_at(0, 60), 2).bbox[0] == 60
@@ -164,7 +164,7 @@ def test_of_several_faces_one_must_be_named() -> None:
         choose(Path("group.png"), faces_at(0), 2)
 
 
-def test_the_photo_of_somebody_else_is_refused() -> None:
+def test_photo_of_another_person_is_refused() -> None:
     face, empty = faces_at(0)[0], np.zeros((2, 2, 3), np.uint8)
     portraits = [
         Portrait(Path(f"{name}.png"), empty, face, empty) for name in ("a", "b", "odd", "c")
@@ -186,7 +186,7 @@ def scored(
     adapters: dict[str, Path],
     tmp_path: Path,
 ) -> Callable[..., dict[str, Any]]:
-    """Render before and after, score them, give back the report."""
+    """Render with and without the adapter, score the clips and return the report."""
 
     def score(adapter: str, threshold: float = 0.5) -> dict[str, Any]:
         noise().save(tmp_path / "ann.png")
@@ -220,12 +220,13 @@ def scored(
 
 
 METRICS = {
-    "identity_similarity", "identity_similarity_min", "reward_similarity", "gap", "face_share", "motion",
+    "identity_similarity", "identity_similarity_min", "reward_similarity",
+    "gap", "face_share", "motion",
     "dense_motion", "prompt_score", "consistency",
 }  # fmt: skip
 
 
-def test_clips_are_scored_before_and_after(
+def test_clips_are_scored_with_and_without_adapter(
     scored: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     report = scored("strong")
@@ -242,14 +243,14 @@ def test_clips_are_scored_before_and_after(
         assert sheet.height > 2 * 128
 
 
-def test_what_did_not_change_scores_the_same(scored: Callable[..., dict[str, Any]]) -> None:
+def test_equal_clips_have_equal_scores(scored: Callable[..., dict[str, Any]]) -> None:
     stages = scored("zero")["identities"]["ann"]
     assert {key: stages["after"][key] for key in METRICS} == stages["before"]
     assert stages["after"]["prompt_change"] == 0
     assert stages["after"]["dense_motion_ratio"] == 1
 
 
-def test_a_score_that_is_not_finite_is_a_failure_and_no_report(
+def test_score_that_is_not_finite_fails_without_report(
     scored: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(reader: PictureReader, frames: Any) -> torch.Tensor:
@@ -264,7 +265,7 @@ def test_a_score_that_is_not_finite_is_a_failure_and_no_report(
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
-def test_a_recogniser_whose_embedding_is_no_direction_is_a_failure(
+def test_embedding_that_is_not_finite_fails(
     run: Engine,
     identify_job: Callable[..., EnrollJob],
     tmp_path: Path,
@@ -283,7 +284,7 @@ def test_a_recogniser_whose_embedding_is_no_direction_is_a_failure(
     assert not (tmp_path / "staging/embeddings.safetensors").exists()
 
 
-def test_the_end_of_a_prompt_that_is_not_scored_is_said(
+def test_warning_for_prompts_that_are_not_scored_completely(
     run: Engine, scored: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.core.test_short_jobs.PROMPTS", ("<V> woman " + "waving " * 80,))
@@ -292,7 +293,7 @@ def test_the_end_of_a_prompt_that_is_not_scored_is_said(
     assert "prompt_score does not count the end of 1 prompts" in warning
 
 
-def test_where_there_is_no_face_there_is_no_likeness(scored: Callable[..., dict[str, Any]]) -> None:
+def test_frames_without_face_have_no_similarity(scored: Callable[..., dict[str, Any]]) -> None:
     before = scored("strong", threshold=0.95)["identities"]["ann"]["before"]
     assert (before["face_share"], before["identity_similarity"], before["reward_similarity"]) == (
         0,
@@ -302,7 +303,7 @@ def test_where_there_is_no_face_there_is_no_likeness(scored: Callable[..., dict[
     assert "motion" not in before
 
 
-def test_motion_is_how_far_the_face_goes_whatever_the_size_of_the_clip() -> None:
+def test_motion_of_the_face_is_relative_to_the_clip_size() -> None:
     still = np.array([[10, 10], [20, 10], [15, 15], [11, 20], [19, 20]], np.float32)
     moving = [still + frame * np.array([3, 4], np.float32) for frame in range(5)]
     assert landmark_motion([still] * 4, 64) == 0
@@ -311,12 +312,12 @@ def test_motion_is_how_far_the_face_goes_whatever_the_size_of_the_clip() -> None
     assert landmark_motion([*moving[:3], None, *moving[:3]], 100) is None
 
 
-def test_a_trembling_face_does_not_move() -> None:
+def test_motion_ignores_jitter() -> None:
     still = np.array([[10, 10], [20, 10], [15, 15], [11, 20], [19, 20]], np.float32)
     assert landmark_motion([still, still + 1] * 4, 64) == 0
 
 
-def test_flicker_is_no_motion() -> None:
+def test_motion_ignores_flicker() -> None:
     rng = np.random.default_rng(0)
     scene = np.asarray(noise().convert("RGB").resize((80, 64), Image.Resampling.BICUBIC))
     standing = np.stack([scene[:, :64]] * 8)
@@ -330,7 +331,7 @@ def test_flicker_is_no_motion() -> None:
     assert dense_motion(moving[:3]) is None
 
 
-def test_a_reward_that_runs_ahead_of_the_independent_judge_raises_the_alarm() -> None:
+def test_reward_hacking_is_reported() -> None:
     assert gap_alarm({"before": {"gap": 0.0}, "after": {"gap": 0.1}}) is None
     alarm = gap_alarm({"before": {"gap": -0.1}, "after": {"gap": 0.3}})
     assert alarm is not None
@@ -338,7 +339,7 @@ def test_a_reward_that_runs_ahead_of_the_independent_judge_raises_the_alarm() ->
     assert gap_alarm({"after": {"gap": 0.9}}) is None
 
 
-def test_means_before_and_after_are_over_the_prompts_and_seeds_that_both_have() -> None:
+def test_means_use_prompts_and_seeds_of_both_stages_only() -> None:
     frames = np.zeros((1, 4, 4, 3), np.uint8)
 
     def clip(identity: str, adapter: str, seed: int) -> Clip:
@@ -365,7 +366,7 @@ def clips_of(adapter: str, count: int) -> list[Clip]:
     return [Clip({**about, "seed": seed}, frames) for seed in range(count)]
 
 
-def test_metrics_of_sets_compare_the_clips_after_with_those_before() -> None:
+def test_set_metrics_compare_clips_with_and_without_adapter() -> None:
     scored: list[tuple[Clip, Scores]] = [
         (clip, {"motion": 1.0}) for clip in (*clips_of("", 3), *clips_of("a.safetensors", 4))
     ]
@@ -385,7 +386,7 @@ def evaluator(job: TrainJob) -> Evaluator:
     return Evaluator(EvaluateJob(**settings, identities=(), sidecars=(), report=""))
 
 
-def test_the_kernel_distance_needs_fifty_clips_on_either_side(evaluator: Evaluator) -> None:
+def test_kernel_distance_needs_fifty_clips_of_each_set(evaluator: Evaluator) -> None:
     before, after = clips_of("", 50), clips_of("a.safetensors", 50)
     assert evaluator.set_scores(after, before[:49]) == {}
     found = evaluator.set_scores(after, before)
@@ -399,7 +400,7 @@ def directions(count: int, towards: float, seed: int) -> torch.Tensor:
     return torch.nn.functional.normalize(points, dim=-1)
 
 
-def test_the_kernel_distance_is_the_unbiased_estimate_of_kid() -> None:
+def test_kernel_distance_is_the_unbiased_kid_estimate() -> None:
     one, other = directions(7, 0.0, 1), directions(5, 1.0, 2)
 
     def kernel(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -414,7 +415,7 @@ def test_the_kernel_distance_is_the_unbiased_estimate_of_kid() -> None:
     assert kernel_distance(one, other) == pytest.approx(within(one) + within(other) - 2 * between)
 
 
-def test_the_kernel_distance_grows_with_the_difference_and_is_zero_on_average_without_one() -> None:
+def test_kernel_distance_grows_with_the_difference_and_is_zero_for_equal_sets() -> None:
     same = [kernel_distance(directions(50, 0, i), directions(50, 0, i + 100)) for i in range(50)]
     assert abs(sum(same)) / 50 < 0.01
     near, far = (kernel_distance(directions(50, 0, 1), directions(50, x, 2)) for x in (0.5, 2.0))

@@ -1,4 +1,4 @@
-"""What the machine does, as its own tools tell it."""
+"""GPU and CPU gauges, read from the system's tools."""
 
 import time
 from pathlib import Path
@@ -20,7 +20,7 @@ def put_tool(folder: Path, script: str) -> None:
     (folder / "nvidia-smi").chmod(0o755)
 
 
-def test_each_device_is_read_with_what_it_can_measure(
+def test_each_device_has_the_values_that_it_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_tool(tmp_path, f"echo '{TWO_DEVICES.strip()}'")
@@ -48,7 +48,7 @@ def test_a_tool_without_a_driver_means_no_device(
     assert accelerators() == []
 
 
-def test_an_engine_tells_of_itself_as_soon_as_it_works_and_again(
+def test_engine_reports_gauges_at_its_start_and_repeatedly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(telemetry, "SECONDS", 0.05)
@@ -61,7 +61,7 @@ def test_an_engine_tells_of_itself_as_soon_as_it_works_and_again(
     assert (last.cpu or 0) >= 0
 
 
-def test_a_full_disk_does_not_silence_the_gauges(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gauges_continue_after_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "SECONDS", 0.01)
     tries: list[str] = []
 
@@ -74,7 +74,7 @@ def test_a_full_disk_does_not_silence_the_gauges(monkeypatch: pytest.MonkeyPatch
     assert len(tries) >= 2
 
 
-def test_the_first_load_of_an_engine_is_unknown_and_not_a_thousand_per_cent() -> None:
+def test_first_cpu_load_is_unknown() -> None:
     watch = Telemetry(ignore)
     assert watch.measure().cpu is None
     assert watch.measure().cpu is not None

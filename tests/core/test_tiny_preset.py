@@ -1,4 +1,4 @@
-"""The preset that everybody has: its files are what the libraries themselves load, and they do what they are for."""
+"""The tiny preset: other libraries load its files, and its models have the expected quality."""
 
 import tomllib
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_it_stays_small() -> None:
     assert sum(path.stat().st_size for path in TINY.rglob("*") if path.is_file()) < LARGEST
 
 
-def test_insightface_itself_loads_the_package_and_finds_each_sample_person(tmp_path: Path) -> None:
+def test_insightface_loads_the_package_and_finds_each_sample_person(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models/tiny").symlink_to(TINY / "faces")
     app = FaceAnalysis("tiny", root=str(tmp_path), providers=["CPUExecutionProvider"])
@@ -46,7 +46,7 @@ def test_insightface_itself_loads_the_package_and_finds_each_sample_person(tmp_p
         assert face.embedding.shape == (128,)
 
 
-def test_both_recognisers_know_a_person_again_and_a_stranger_apart() -> None:
+def test_both_recognisers_distinguish_people() -> None:
     names = ("rec_reward.onnx", "rec_metric.onnx")
     analyzer = FaceAnalyzer(TINY / "faces", "det_tiny.onnx", names, 128, 0.5, threads=1)
     people = draw_people(12, torch.Generator().manual_seed(9_700_000))
@@ -63,7 +63,7 @@ def test_both_recognisers_know_a_person_again_and_a_stranger_apart() -> None:
 
 
 @pytest.mark.slow
-def test_diffusers_itself_loads_the_pipeline_and_it_does_what_the_prompt_says() -> None:
+def test_diffusers_loads_the_pipeline_and_clips_match_their_prompts() -> None:
     pipeline = AnimateDiffPipeline.from_pretrained(
         TINY / "animatediff", dtype=torch.float32, local_files_only=True
     )
@@ -90,7 +90,7 @@ def test_diffusers_itself_loads_the_pipeline_and_it_does_what_the_prompt_says() 
     )
 
 
-def test_the_unseen_prompts_pair_places_with_clothes_as_no_training_prompt_does() -> None:
+def test_evaluation_prompts_have_pairs_of_place_and_clothes_not_in_training() -> None:
     seen, unseen = (
         tomllib.loads((presets_dir() / f"prompts/{name}.toml").read_text())["prompts"]
         for name in ("tiny", "tiny-unseen")

@@ -1,4 +1,4 @@
-"""Training as a whole: what it writes, that the cache changes nothing, and that a resumed run is the same run."""
+"""Training: its output files, equality with and without cache, and of resumed runs."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ from tests.support.training import objective_of, prepared_trainer
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose trajectories all these tests share, as runs do."""
+    """Return a home whose trajectory cache all these tests share."""
     return tmp_path_factory.mktemp("home")
 
 
@@ -45,7 +45,7 @@ def home(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PV_HOME", str(shared))
 
 
-def see_nothing(picture: Any) -> list[Any]:
+def find_no_faces(picture: Any) -> list[Any]:
     return []
 
 
@@ -89,7 +89,7 @@ def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("gradient", ["full", "replay", "drtune"])
-def test_loss_and_gradient_reach_every_weight_and_are_the_same_without_the_cache(
+def test_every_weight_gets_a_gradient_which_is_the_same_without_cache(
     gradient: str, job: TrainJob
 ) -> None:
     job = with_settings(job, "training", gradient=gradient, cached_pairs=2)
@@ -114,7 +114,7 @@ def test_loss_and_gradient_reach_every_weight_and_are_the_same_without_the_cache
         assert all(torch.equal(a, b) for a, b in zip(gradients, found[0][1], strict=True))
 
 
-def test_as_many_faces_are_compared_as_was_asked_for_and_only_where_the_original_shows_one(
+def test_identity_compares_the_set_number_of_frames_with_a_face(
     job: TrainJob,
 ) -> None:
     job = with_settings(job, "identity_reward", frames=4)
@@ -134,7 +134,7 @@ def test_as_many_faces_are_compared_as_was_asked_for_and_only_where_the_original
     assert measured["icr"] == pytest.approx(1 - torch.stack(seen).mean().item())
 
 
-def test_training_and_rendering_meet_the_adapter_in_the_same_steps_only(job: TrainJob) -> None:
+def test_training_and_rendering_use_the_same_active_steps(job: TrainJob) -> None:
     trainer, _ = new_trainer(job)
     steps: set[int] = set()
     now = [0]
@@ -154,7 +154,7 @@ def test_training_and_rendering_meet_the_adapter_in_the_same_steps_only(job: Tra
     assert list(trainer.model.steps) == [6, 7]
 
 
-def test_the_adapter_may_act_in_all_steps_as_in_the_paper_s_ablation(job: TrainJob) -> None:
+def test_adapter_can_be_active_in_all_steps(job: TrainJob) -> None:
     trainer, _ = new_trainer(with_settings(job, "adapter", start=0.0))
     assert list(trainer.model.steps) == list(range(8))
     assert trainer.iterate(1)["grad_norm"] > 0
@@ -168,7 +168,7 @@ def test_semantics_is_zero_before_the_first_step(job: TrainJob) -> None:
     assert measured["face_found"]
 
 
-def test_an_iteration_says_what_happened(job: TrainJob) -> None:
+def test_iteration_reports_its_values(job: TrainJob) -> None:
     trainer, _ = new_trainer(job)
     said = trainer.iterate(1)
     assert {
@@ -187,7 +187,7 @@ def test_an_iteration_says_what_happened(job: TrainJob) -> None:
     assert said["grad_norm"] > 0
 
 
-def test_the_weights_of_the_losses_count(job: TrainJob) -> None:
+def test_loss_weights_have_effect(job: TrainJob) -> None:
     heavy = with_settings(job, "identity_reward", weight=3.0)
     losses = []
     for each in (job, heavy):
@@ -203,7 +203,7 @@ def shaken(objective: PersonalVideo) -> PersonalVideo:
     return objective
 
 
-def test_staying_near_the_base_weighs_less_only_where_the_original_shows_the_face(
+def test_base_penalty_is_smaller_at_the_originals_face_only(
     job: TrainJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = with_settings(job, "training", base_kl_weight=1000.0, base_kl_face=0.25)
@@ -234,7 +234,7 @@ def test_staying_near_the_base_weighs_less_only_where_the_original_shows_the_fac
     assert (shares[2] == 1).all()
 
 
-def test_what_strays_from_the_base_is_in_loss_and_gradient(job: TrainJob) -> None:
+def test_base_penalty_is_in_loss_and_gradient(job: TrainJob) -> None:
     found: list[tuple[Losses, list[Tensor]]] = []
     for weight in (0.0, 1000.0):
         trainer, objective = new_trainer(with_settings(job, "training", base_kl_weight=weight))
@@ -252,7 +252,7 @@ def test_what_strays_from_the_base_is_in_loss_and_gradient(job: TrainJob) -> Non
     )
 
 
-def test_a_step_brings_the_loss_of_the_same_draw_down(job: TrainJob) -> None:
+def test_step_reduces_the_loss_of_the_same_sample(job: TrainJob) -> None:
     trainer, objective = new_trainer(with_settings(job, "training", learning_rate=0.03))
     losses: list[float] = []
     for _ in range(3):
@@ -262,7 +262,7 @@ def test_a_step_brings_the_loss_of_the_same_draw_down(job: TrainJob) -> None:
     assert losses[0] > losses[1] > losses[2]
 
 
-def test_a_gradient_that_overflows_float16_is_left_out_and_said_but_not_without_end(
+def test_float16_overflow_skips_a_step_and_fails_after_several(
     job: TrainJob,
 ) -> None:
     half = with_settings(
@@ -284,7 +284,7 @@ def test_a_gradient_that_overflows_float16_is_left_out_and_said_but_not_without_
             trainer.iterate(step)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_adapter(job: TrainJob) -> None:
+def test_nan_loss_stops_the_run_and_keeps_the_adapter(job: TrainJob) -> None:
     trainer, _ = new_trainer(with_settings(job, "identity_reward", weight=float("nan")))
     before = weights(trainer)
     with pytest.raises(RunFailed, match="no longer a number at iteration 1"):
@@ -293,7 +293,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_adapter(job: Trai
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_an_adapter_that_is_not_finite_after_the_last_step_is_a_failure_without_a_checkpoint(
+def test_adapter_that_is_not_finite_after_the_last_step_fails_without_checkpoint(
     job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     iterate = Trainer.iterate
@@ -310,7 +310,7 @@ def test_an_adapter_that_is_not_finite_after_the_last_step_is_a_failure_without_
     assert RunFolder(tmp_path / "run").latest_checkpoint() is None
 
 
-def test_a_run_without_a_working_ffmpeg_ends_before_anything_is_denoised(
+def test_run_without_ffmpeg_fails_before_denoising(
     job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     for known in (ffmpeg.codecs, ffmpeg.executable):
@@ -325,33 +325,33 @@ def test_a_run_without_a_working_ffmpeg_ends_before_anything_is_denoised(
     }
 
 
-def test_where_no_face_is_found_the_original_s_place_is_used(
+def test_originals_landmarks_are_used_if_no_face_is_found(
     job: TrainJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer, objective = new_trainer(job)
-    monkeypatch.setattr(objective.analyzer, "detect", see_nothing)
+    monkeypatch.setattr(objective.analyzer, "detect", find_no_faces)
     said = trainer.iterate(1)
     assert not said["face_found"]
     assert said["grad_norm"] > 0
 
 
-def test_pairs_without_a_face_are_left_out(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_without_a_face_are_skipped(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     objective = objective_of(Trainer(job, None, ignore))
-    monkeypatch.setattr(objective.analyzer, "detect", see_nothing)
+    monkeypatch.setattr(objective.analyzer, "detect", find_no_faces)
     assert objective.prepare_pair("a <V> woman waving", 1) is None
 
 
-def test_an_identity_that_is_gone_is_missing(job: TrainJob, tmp_path: Path) -> None:
+def test_error_for_deleted_identity(job: TrainJob, tmp_path: Path) -> None:
     with pytest.raises(Missing, match="ann"):
         Trainer(
             with_settings(job, "identity", name="ann", folder=str(tmp_path / "ann")), None, ignore
         )
 
 
-# What is drawn
+# Random samples
 
 
-def test_each_iteration_draws_anew_and_the_same_when_it_is_run_again(job: TrainJob) -> None:
+def test_random_samples_differ_by_iteration_and_are_reproducible(job: TrainJob) -> None:
     drawn: list[list[tuple[str, int]]] = []
     for _ in range(2):
         trainer, _ = new_trainer(job)
@@ -361,7 +361,7 @@ def test_each_iteration_draws_anew_and_the_same_when_it_is_run_again(job: TrainJ
     assert len(set(drawn[0])) > 1
 
 
-def test_eq_2_gets_a_frame_with_a_face_and_eq_3_as_many_frames_as_asked() -> None:
+def test_number_of_frames_for_eq_2_and_eq_3() -> None:
     faces = FaceTrack(torch.tensor([False, True, False, True]), torch.zeros(4, 5, 2))
     for step in range(20):
         frames = draw_frames(faces, 3, generator_of(0, step), lambda _: range(4))
@@ -384,7 +384,7 @@ def test_the_frames_of_eq_3_are_decoded_in_one_window_with_the_face() -> None:
     assert {tuple(sorted(frames)) for frames in windows} == {(0, 1, 2), (3, 4, 5)}
 
 
-def test_pairs_are_each_prompt_with_its_own_noises_and_do_not_depend_on_who_is_trained(
+def test_pairs_have_seeds_by_prompt_and_do_not_depend_on_the_identity(
     job: TrainJob,
 ) -> None:
     pairs = bank_pairs(job)
@@ -395,7 +395,7 @@ def test_pairs_are_each_prompt_with_its_own_noises_and_do_not_depend_on_who_is_t
     assert bank_pairs(with_settings(job, "training", cached_pairs=3)) == pairs[:3]
 
 
-def test_the_learning_rate_rises_stays_and_falls_to_zero() -> None:
+def test_learning_rate_schedule() -> None:
     config = TrainingConfig(iterations=10, learning_rate=1.0, warmup=2, decay_from=0.5)
     rates = [learning_rate(config, step) for step in range(1, 11)]
     assert rates[:6] == [0.5, 1, 1, 1, 1, 1]
@@ -406,7 +406,7 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero() -> None:
 # A whole run
 
 
-def test_a_run_leaves_events_checkpoints_and_samples(job: TrainJob, tmp_path: Path) -> None:
+def test_run_writes_events_checkpoints_and_samples(job: TrainJob, tmp_path: Path) -> None:
     state, folder = run(with_settings(job, "training", sample_every=2), tmp_path / "run")
     assert state is State.FINISHED
     assert [event["step"] for event in events_of(folder, "step")] == [1, 2, 3, 4]
@@ -428,7 +428,7 @@ def test_a_run_leaves_events_checkpoints_and_samples(job: TrainJob, tmp_path: Pa
     ]
 
 
-def test_a_resumed_run_takes_the_same_steps(job: TrainJob, tmp_path: Path) -> None:
+def test_resumed_run_equals_uninterrupted_one(job: TrainJob, tmp_path: Path) -> None:
     _, whole = run(job, tmp_path / "whole")
 
     def stop_after_the_first_step(folder: RunFolder) -> None:
@@ -454,13 +454,13 @@ def test_a_resumed_run_takes_the_same_steps(job: TrainJob, tmp_path: Path) -> No
     assert ours == theirs
 
 
-def test_another_seed_takes_other_steps(job: TrainJob, tmp_path: Path) -> None:
+def test_other_seed_gives_other_steps(job: TrainJob, tmp_path: Path) -> None:
     _, one = run(job, tmp_path / "one")
     _, other = run(with_settings(job, "training", seed=1), tmp_path / "other")
     assert not same(final_weights(one), final_weights(other))
 
 
-def test_a_paused_run_waits_with_its_state_saved_and_goes_on(job: TrainJob, tmp_path: Path) -> None:
+def test_paused_run_saves_its_state_and_continues(job: TrainJob, tmp_path: Path) -> None:
     seen: list[Any] = []
 
     def pause_and_resume(folder: RunFolder) -> None:
@@ -480,7 +480,7 @@ def test_a_paused_run_waits_with_its_state_saved_and_goes_on(job: TrainJob, tmp_
     assert len(events_of(folder, "step")) == 4
 
 
-def test_checkpoint_and_sample_are_made_when_asked(job: TrainJob, tmp_path: Path) -> None:
+def test_checkpoint_and_sample_on_request(job: TrainJob, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run").create()
     folder.request(Request.SAMPLE)
     folder.request(Request.CHECKPOINT)
@@ -497,7 +497,10 @@ def test_only_the_newest_checkpoints_are_kept(job: TrainJob, tmp_path: Path) -> 
 
 
 class Machine:
-    """Stands for torch's number of threads: really two of them on a busy machine wait for each other for minutes."""
+    """Replaces torch's number of threads.
+
+    Real threads on a busy machine would wait for each other for minutes.
+    """
 
     threads = 1
 
@@ -513,7 +516,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return machine
 
 
-def test_a_run_resumes_with_the_threads_that_it_began_with(
+def test_run_resumes_with_its_original_number_of_threads(
     job: TrainJob, tmp_path: Path, machine: Machine
 ) -> None:
     job = with_settings(job, "model", threads=0)
@@ -532,7 +535,7 @@ def test_a_run_resumes_with_the_threads_that_it_began_with(
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_a_number_of_threads_that_was_set_stays_as_it_was_set(
+def test_configured_number_of_threads_is_kept(
     job: TrainJob, tmp_path: Path, machine: Machine
 ) -> None:
     job = with_settings(job, "model", threads=1)

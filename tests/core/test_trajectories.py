@@ -1,4 +1,4 @@
-"""The trajectory cache: equal to the bit to what would be computed, and never used for anything else."""
+"""Trajectory cache: cached values equal computed ones exactly, and keys are complete."""
 
 import math
 import os
@@ -42,7 +42,7 @@ def refuse(*_: Any) -> dict[str, Tensor]:
     raise AssertionError("it was computed again")
 
 
-def test_what_is_read_is_to_the_bit_what_is_computed(
+def test_cached_latents_equal_computed_ones_exactly(
     cache: TrajectoryCache, backbone: AnimateDiff, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embeds = backbone.prompt_embeds(PROMPT)
@@ -55,15 +55,13 @@ def test_what_is_read_is_to_the_bit_what_is_computed(
     assert torch.equal(again.final(PROMPT, SEED), final)
 
 
-def test_without_a_folder_everything_is_computed_anew(
-    cache: TrajectoryCache, backbone: AnimateDiff
-) -> None:
+def test_nothing_is_cached_without_a_folder(cache: TrajectoryCache, backbone: AnimateDiff) -> None:
     anew = TrajectoryCache(None, backbone, 6, Events())
     assert torch.equal(anew.switch(PROMPT, SEED), cache.switch(PROMPT, SEED))
     assert torch.equal(anew.final(PROMPT, SEED), cache.final(PROMPT, SEED))
 
 
-def test_measurements_are_kept_for_each_that_measures(cache: TrajectoryCache) -> None:
+def test_measurements_are_cached_by_their_name(cache: TrajectoryCache) -> None:
     def mean(latents: Tensor) -> dict[str, Tensor]:
         return {"mean": latents.mean()}
 
@@ -74,7 +72,7 @@ def test_measurements_are_kept_for_each_that_measures(cache: TrajectoryCache) ->
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_measured_and_not_finite_is_neither_kept_nor_used(
+def test_measurements_that_are_not_finite_are_neither_stored_nor_loaded(
     cache: TrajectoryCache, tmp_path: Path, value: float
 ) -> None:
     def broken(latents: Tensor) -> dict[str, Tensor]:
@@ -100,7 +98,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("section", "change"), CHANGES)
-def test_all_that_a_trajectory_depends_on_is_in_its_key(
+def test_key_depends_on_all_settings_of_a_trajectory(
     section: str, change: dict[str, Any], job: TrainJob, cache: TrajectoryCache, tmp_path: Path
 ) -> None:
     other = with_settings(job, section, **change)
@@ -110,7 +108,7 @@ def test_all_that_a_trajectory_depends_on_is_in_its_key(
     assert others.key(PROMPT, SEED) != cache.key(PROMPT, SEED)
 
 
-def test_weights_that_are_not_the_jobs_are_refused_before_they_reach_the_cache(
+def test_other_weights_than_those_of_the_job_are_refused(
     job: TrainJob,
 ) -> None:
     whole = with_settings(job, "model", fingerprint=fingerprint(Path(job.model.base_model)))
@@ -122,7 +120,7 @@ def test_weights_that_are_not_the_jobs_are_refused_before_they_reach_the_cache(
         load_backbone(other.model, other.sampler, [])
 
 
-def test_prompt_seed_sampler_and_switch_are_in_the_key(
+def test_key_depends_on_prompt_seed_sampler_and_start(
     cache: TrajectoryCache, backbone: AnimateDiff
 ) -> None:
     keys = {
@@ -136,14 +134,14 @@ def test_prompt_seed_sampler_and_switch_are_in_the_key(
     assert len(keys) == 5
 
 
-def test_who_is_trained_and_how_is_not_in_the_key(job: TrainJob, cache: TrajectoryCache) -> None:
+def test_key_does_not_depend_on_identity_or_training(job: TrainJob, cache: TrajectoryCache) -> None:
     other = with_settings(with_settings(job, "training", seed=9), "adapter", rank=4, alpha=4)
     others = TrajectoryCache(None, AnimateDiff(other.model, other.sampler, [PROMPT]), 6, Events())
     assert others.key(PROMPT, SEED) == cache.key(PROMPT, SEED)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_entry_is_computed_again_and_said(
+def test_corrupt_entry_is_recomputed_with_a_warning(
     damage: str, backbone: AnimateDiff, tmp_path: Path
 ) -> None:
     events = Events()
@@ -159,7 +157,7 @@ def test_a_damaged_entry_is_computed_again_and_said(
     assert len(events) == 1
 
 
-def test_a_full_disk_costs_time_and_leaves_nothing_half_written(
+def test_full_disk_disables_the_cache_without_partial_files(
     cache: TrajectoryCache, backbone: AnimateDiff, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed = cache.switch(PROMPT, SEED)
@@ -177,7 +175,7 @@ def test_a_full_disk_costs_time_and_leaves_nothing_half_written(
     assert not [path for path in (tmp_path / "full").rglob("*") if path.is_file()]
 
 
-def test_the_least_recently_used_go_when_there_is_too_much(
+def test_least_recently_used_entries_are_deleted_first(
     backbone: AnimateDiff, tmp_path: Path
 ) -> None:
     one = TrajectoryCache(tmp_path, backbone, 6, Events())
@@ -186,7 +184,7 @@ def test_the_least_recently_used_go_when_there_is_too_much(
     small = TrajectoryCache(tmp_path, backbone, 6, Events(), gigabytes=3.5 * entry.bytes / 1e9)
     for seed in (1, 2):
         small.switch(PROMPT, seed)
-    for age, seed in enumerate((0, 2, 1)):  # 0 is the one that was read last
+    for age, seed in enumerate((0, 2, 1)):  # 0 was read last
         os.utime(tmp_path / small.key(PROMPT, seed) / "switch.safetensors", (1e9 - age, 1e9 - age))
     small.switch(PROMPT, 0)
     small.switch(PROMPT, 3)

@@ -1,4 +1,4 @@
-"""Smoothed figures of a run, and their direction."""
+"""Smoothed values of a run, and their trend."""
 
 import math
 import random
@@ -8,7 +8,7 @@ import pytest
 from pvtool_core.store.trend import Trend, trend_of
 
 
-def test_a_figure_is_the_mean_of_the_last_20_steps_and_not_the_last_step() -> None:
+def test_value_is_the_mean_of_the_last_20_steps() -> None:
     values = [*[9.0] * 5, *[0.5] * 19, 1.5]
     trend = trend_of(values)
     assert trend and trend.mean == pytest.approx(0.55) and trend.arrow == ""
@@ -21,13 +21,13 @@ def test_the_arrow_compares_with_the_20_steps_before(slope: float, arrow: str) -
     assert trend.mean == pytest.approx(1 + slope * 49.5)
 
 
-def test_noise_alone_is_rarely_taken_for_a_trend() -> None:
+def test_noise_is_rarely_reported_as_a_trend() -> None:
     draw = random.Random(7)
     arrows = [trend_of([draw.gauss(0, 1) for _ in range(40)]) for _ in range(300)]
     assert sum(trend is not None and trend.arrow == "→" for trend in arrows) > 180
 
 
-def test_values_that_are_not_finite_are_left_out() -> None:
+def test_values_that_are_not_finite_are_ignored() -> None:
     assert trend_of([1.0, None, math.nan, math.inf, 3.0]) == Trend(2.0, "")
     assert trend_of([]) is None
     assert trend_of([None, math.nan]) is None

@@ -1,4 +1,4 @@
-"""The scripts of docs/using-the-adapter.md run as they stand, and give the pictures that pv gives."""
+"""The scripts of docs/using-the-adapter.md run unchanged, with the same pictures as pv."""
 
 import inspect
 import re
@@ -28,7 +28,7 @@ TITLES = {"AnimateDiff": ANIMATEDIFF, "HunyuanVideo": HUNYUAN_VIDEO, "Wan": WAN}
 
 
 def scripts_of(page: str) -> dict[str, str]:
-    """The Python blocks of a page by the heading that each stands under."""
+    """Return the Python blocks of a page by their headings."""
     scripts: dict[str, str] = {}
     title = ""
     block: list[str] | None = None
@@ -49,9 +49,9 @@ SCRIPTS = scripts_of(PAGE.read_text())
 
 
 def job_of(family: Family, models: Path) -> TrainJob:
-    """A job of the kind that the page's script is for."""
+    """Return a job for the page's script of a family."""
     job = family.job(models)
-    if family is ANIMATEDIFF:  # the paper's: Stable Diffusion, with motion modules from elsewhere
+    if family is ANIMATEDIFF:  # the paper's model: Stable Diffusion with a separate motion adapter
         still, motion = str(models / "still"), str(models / "motion")
         job = with_settings(job, "model", base_model=still, motion_adapter=motion)
     if family is not HUNYUAN_VIDEO:
@@ -60,12 +60,12 @@ def job_of(family: Family, models: Path) -> TrainJob:
 
 
 def export(job: TrainJob, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Write an adapter's file as a run does; pv's pictures with the adapter in its steps, and without it."""
+    """Write an adapter file like a run, and return pv's pictures with and without it."""
     backbone = load_backbone(job.model, job.sampler, [PROMPT])
     adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, rank=2, seed=3)
     shake(adapter)
     for weight in adapter.parameters():
-        weight.data *= 4  # so that it shows in a random model's last two steps
+        weight.data *= 4  # for a visible effect in a random model's last two steps
     terms = AdapterMetadata(
         job.adapter.start,
         job.sampler.num_inference_steps,
@@ -85,7 +85,7 @@ def export(job: TrainJob, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uin
 
 
 def run_script(script: str, folder: Path, **names: str) -> NDArray[np.uint8]:
-    """Run a script with other values for the names at its top; the pictures that it wrote."""
+    """Run a script with other values of the variables at its top, and return its pictures."""
     for name, value in {**names, "OUT": repr(str(folder / "{:04d}.png"))}.items():
         script, count = re.subn(
             rf"^{name} = .*$", lambda _, n=name, v=value: f"{n} = {v}", script, flags=re.M
@@ -112,7 +112,7 @@ def values_of(job: TrainJob, adapter: Path) -> dict[str, str]:
 
 @pytest.fixture
 def any_width(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Have diffusers split HunyuanVideo's fused matrices at another width than 3072, its only one."""
+    """Let diffusers split HunyuanVideo's fused matrices at other widths than 3072."""
 
     def patch(width: int) -> None:
         name = "_convert_hunyuan_video_lora_to_diffusers"
@@ -130,7 +130,7 @@ def test_the_page_has_a_script_for_each_family() -> None:
 
 
 @pytest.mark.parametrize("title", TITLES)
-def test_the_page_s_script_gives_pv_s_pictures(
+def test_script_gives_the_same_pictures_as_pv(
     title: str, models: Path, tmp_path: Path, any_width: Callable[[int], None]
 ) -> None:
     family = TITLES[title]
@@ -141,11 +141,13 @@ def test_the_page_s_script_gives_pv_s_pictures(
     theirs = run_script(SCRIPTS[title], tmp_path, **values_of(job, tmp_path / "ada.safetensors"))
     assert (
         np.abs(theirs.astype(int) - ours).max() <= 1
-    )  # merged matrices round otherwise on some CPUs
-    assert (ours != plain).mean() > 0.05  # the adapter shows
+    )  # rounding of merged matrices differs between CPUs
+    assert (ours != plain).mean() > 0.05  # the adapter has an effect
 
 
-def test_wans_levels_come_from_the_file_for_another_shift_too(models: Path, tmp_path: Path) -> None:
+def test_wans_noise_levels_are_read_from_the_file_for_other_shifts(
+    models: Path, tmp_path: Path
+) -> None:
     job = with_settings(job_of(WAN, models), "sampler", shift=5.0, num_inference_steps=7)
     job = with_settings(job, "adapter", start=6 / 7)
     ours, _ = export(job, tmp_path / "ada.safetensors")

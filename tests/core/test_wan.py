@@ -1,4 +1,4 @@
-"""What is Wan's alone; the laws that it shares with every backbone are in test_backbones.py."""
+"""Tests of Wan only; the laws of all backbones are in test_backbones.py."""
 
 import dataclasses
 import math
@@ -44,7 +44,7 @@ def final_latents(backbone: Wan) -> Tensor:
 
 
 @pytest.mark.parametrize(("heads", "layers", "count"), [(12, 30, 90), (40, 40, 120)])
-def test_at_full_size_the_adapter_has_three_layers_a_block(
+def test_adapter_of_the_full_model_has_three_layers_per_block(
     heads: int, layers: int, count: int
 ) -> None:
     with torch.device("meta"):
@@ -54,7 +54,7 @@ def test_at_full_size_the_adapter_has_three_layers_a_block(
     assert sum(weight.numel() for weight in adapter.parameters()) == count * 2 * 32 * heads * 128
 
 
-def test_the_keys_are_those_of_the_original_code_which_comfyui_maps() -> None:
+def test_keys_are_those_of_the_original_code_and_comfyui() -> None:
     pair = LoraPair(torch.ones(2, 8), torch.ones(8, 2))
     assert set(WanLayout().pack({"blocks.3.attn1.to_q": pair})) == {
         "diffusion_model.blocks.3.self_attn.q.lora_A.weight",
@@ -62,7 +62,7 @@ def test_the_keys_are_those_of_the_original_code_which_comfyui_maps() -> None:
     }
 
 
-def test_the_multistep_sampler_of_the_folder_gives_way_to_euler_with_its_shift(
+def test_multistep_sampler_is_replaced_by_euler_with_its_shift(
     job: TrainJob,
 ) -> None:
     own, other = load(job), load(with_settings(job, "sampler", shift=5.0))
@@ -73,7 +73,7 @@ def test_the_multistep_sampler_of_the_folder_gives_way_to_euler_with_its_shift(
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0, 5.0])
-def test_the_noise_levels_are_those_of_wans_own_sampler(shift: float, job: TrainJob) -> None:
+def test_noise_levels_equal_those_of_wans_sampler(shift: float, job: TrainJob) -> None:
     backbone = load(
         with_settings(with_settings(job, "sampler", num_inference_steps=50), "sampler", shift=shift)
     )
@@ -84,12 +84,12 @@ def test_the_noise_levels_are_those_of_wans_own_sampler(shift: float, job: Train
     assert torch.allclose(backbone.scheduler.sigmas, own.sigmas, atol=1e-6)
 
 
-def test_in_half_precision_too_some_weights_stay_as_diffusers_keeps_them(job: TrainJob) -> None:
+def test_some_weights_stay_in_float32_as_in_diffusers(job: TrainJob) -> None:
     backbone = load(with_settings(job, "model", dtype="bfloat16"))
     assert backbone.denoiser.blocks[0].scale_shift_table.dtype == torch.float32
 
 
-def test_frames_are_decoded_from_no_latent_past_their_own(job: TrainJob) -> None:
+def test_frames_are_decoded_without_later_latents(job: TrainJob) -> None:
     backbone = load(job)
     latents = final_latents(backbone).requires_grad_()
     for frame, counting in ((0, 1), (1, 2), (4, 2), (5, 3), (8, 3)):
@@ -120,9 +120,7 @@ def test_a_recomputed_decoder_gives_the_same_frames_and_gradient() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def test_the_dense_model_of_wan_2_2_is_diffusers_own_to_the_bit(
-    job: TrainJob, tmp_path: Path
-) -> None:
+def test_dense_wan_2_2_model_equals_diffusers_exactly(job: TrainJob, tmp_path: Path) -> None:
     save_wan_dense(tmp_path / "dense")
     job = with_settings(job, "model", base_model=str(tmp_path / "dense"), width=64, height=64)
     backbone = load(job)
@@ -131,7 +129,7 @@ def test_the_dense_model_of_wan_2_2_is_diffusers_own_to_the_bit(
         assert torch.equal(backbone.decode(final_latents(backbone), range(9)), theirs)
 
 
-def test_two_transformers_that_take_turns_are_refused(job: TrainJob, tmp_path: Path) -> None:
+def test_model_with_two_transformers_is_refused(job: TrainJob, tmp_path: Path) -> None:
     save_wan(tmp_path / "experts", boundary_ratio=0.9)
     model = dataclasses.replace(job.model, base_model=str(tmp_path / "experts"))
     with pytest.raises(InputRefused, match="two transformers"):
@@ -146,7 +144,7 @@ def test_a_size_that_diffusers_would_round_down_is_refused(job: TrainJob, tmp_pa
 
 
 @pytest.mark.parametrize("changes", [{"storage": "float8"}, {"offload": True}])
-def test_the_denoiser_may_be_stored_otherwise(changes: dict[str, Any], job: TrainJob) -> None:
+def test_denoiser_can_be_quantised(changes: dict[str, Any], job: TrainJob) -> None:
     plain, stored = load(job), load(with_settings(job, "model", **changes))
     ours, theirs = final_latents(stored), final_latents(plain)
     assert torch.equal(ours, theirs) == ("offload" in changes)
@@ -155,10 +153,10 @@ def test_the_denoiser_may_be_stored_otherwise(changes: dict[str, Any], job: Trai
 
 @pytest.mark.parametrize("tiling", [False, True])
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
-def test_an_autoencoder_that_overflows_gives_no_white_or_black_frames(
+def test_overflow_of_the_autoencoder_is_not_clamped_to_white_or_black(
     job: TrainJob, value: float, tiling: bool
 ) -> None:
-    """The autoencoder of diffusers clamps its output, infinities as well."""
+    """diffusers clamps the autoencoder's output, including infinities."""
     backbone = load(with_settings(job, "model", vae_tiling=tiling))
     last: Any = backbone.pipeline.vae.decoder.conv_out
     last.bias.data[1] = value
