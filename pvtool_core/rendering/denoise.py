@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,7 +34,8 @@ from pvtool_core.errors import (
     WeightsMissing,
     from_foreign,
 )
-from pvtool_core.files import replace_file, sha256_of
+from pvtool_core.files import WRITING, replace_file
+from pvtool_core.hashes import cached_sha256
 from pvtool_core.media.decode import Pixels
 from pvtool_core.models.locate import locate_model
 from pvtool_core.models.prompt_limits import report_cuts
@@ -278,15 +278,10 @@ def _check_adapter(file: Path, sha256: str) -> None:
         raise WeightsMissing(
             str(file), "Its run was removed or has dropped that checkpoint; render a newer one."
         )
-    if _sha256_of(file, file.stat().st_mtime_ns) != sha256:
+    if cached_sha256(file) != sha256:
         raise InputRefused(
             f"The adapter {file} is not the one that was asked for.", "Give the same command again."
         )
-
-
-@lru_cache(maxsize=1024)
-def _sha256_of(file: Path, _changed: int) -> str:
-    return sha256_of(file)
 
 
 def latents_path(item: RenderItem) -> Path:
@@ -321,5 +316,5 @@ def _sweep(latents: Path) -> None:
     clip = latents.name.removeprefix(".").removesuffix(".latents")
     begun = (f".{clip}.json.", f".{latents.name}.")
     for found in os.scandir(latents.parent):
-        if found.name.startswith(begun) and found.name.endswith(".writing"):
+        if found.name.startswith(begun) and found.name.endswith(WRITING):
             Path(found).unlink(missing_ok=True)

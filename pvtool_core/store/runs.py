@@ -37,7 +37,8 @@ from pvtool_core.errors import (
     SettingsError,
     UnsafeRun,
 )
-from pvtool_core.files import replace_file, sha256_of, sync_folder
+from pvtool_core.files import WRITING, replace_file, sync_folder
+from pvtool_core.hashes import sha256_of
 from pvtool_core.paths import check_name, nearest
 from pvtool_core.permissions import make_private, tighten
 from pvtool_core.settings.toml import from_table
@@ -73,7 +74,7 @@ FileContent = bytes | Callable[[Path], object]
 ADAPTER_FILE = "adapter.safetensors"
 MANIFEST_FILE = "manifest.json"
 _CHECKPOINT = re.compile(r"step-[0-9]{1,18}")
-_WRITING = re.compile(r"\..+\.([0-9]{1,18})\.writing")
+_UNFINISHED = re.compile(rf"\..+\.([0-9]{{1,18}}){re.escape(WRITING)}")
 
 
 class Request(StrEnum):
@@ -307,8 +308,8 @@ class RunFolder:
             *_hidden(self.checkpoints),
             *chain(*map(_hidden, _folders_in(self.samples))),
         ]
-        for begun in [*self.path.glob(".*.writing"), *within]:
-            if begun.name.endswith(".writing") and not writer_lives(begun):
+        for begun in [*self.path.glob(f".*{WRITING}"), *within]:
+            if begun.name.endswith(WRITING) and not writer_lives(begun):
                 remove(begun)
 
     def write_checkpoint(
@@ -325,7 +326,7 @@ class RunFolder:
         to the manifest.
         """
         final = own_folder(self.checkpoints) / f"step-{step:06d}"
-        temporary = self.checkpoints / f".{final.name}.writing"
+        temporary = self.checkpoints / f".{final.name}{WRITING}"
         remove(temporary)
         temporary.mkdir()
         try:
@@ -422,7 +423,7 @@ def writer_lives(begun: Path) -> bool:
     """Return whether the process whose id is in the name of an unfinished file is alive and old
     enough to be its writer.
     """
-    named = _WRITING.fullmatch(begun.name)
+    named = _UNFINISHED.fullmatch(begun.name)
     if not named:  # only the engine writes files without a process id, and it has not started
         return False
     try:

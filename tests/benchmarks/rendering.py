@@ -34,7 +34,7 @@ from pvtool_core.backbones.interface import to_pixels
 from pvtool_core.batches.clips import Names
 from pvtool_core.batches.folder import group_items, write_items
 from pvtool_core.batches.rates import estimate
-from pvtool_core.files import sha256_of
+from pvtool_core.hashes import sha256_of
 from pvtool_core.media.decode import frames_of
 from pvtool_core.media.encode import write_clip
 from pvtool_core.models.locate import locate_model, resolve_settings

@@ -18,7 +18,7 @@ from pvtool_core.batches.clips import Names, model_facts, sidecar_path, write_si
 from pvtool_core.batches.plan import Shard
 from pvtool_core.batches.provenance import provenance_of
 from pvtool_core.batches.rates import Rate, note
-from pvtool_core.files import sha256_of
+from pvtool_core.hashes import sha256_of
 from pvtool_core.settings.jobs import (
     EncodingConfig,
     RenderItem,

@@ -25,7 +25,7 @@ from pvtool_core.adapter import (
 from pvtool_core.backbones import load_backbone
 from pvtool_core.backbones.animatediff import KohyaLayout
 from pvtool_core.errors import InputRefused
-from pvtool_core.files import sha256_of
+from pvtool_core.hashes import sha256_of
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import ControlConfig, LoraConfig
 from pvtool_core.store.events import ignore

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pvtool_core import hashes
 from pvtool_core.errors import InputRefused, Missing, SettingsError, WeightsMissing
-from pvtool_core.models import digests
 from pvtool_core.models.fingerprints import fingerprint
 from pvtool_core.models.locate import locate_faces, resolve, resolve_settings
 from pvtool_core.models.registry import Registry
@@ -94,11 +94,11 @@ def test_a_large_file_is_read_once_until_it_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path))
-    monkeypatch.setattr(digests, "LARGE", 4)
+    monkeypatch.setattr(hashes, "LARGE", 4)
     (tmp_path / "large.safetensors").write_bytes(b"content")
     first = fingerprint(tmp_path / "large.safetensors")
     with monkeypatch.context() as reading:
-        reading.setattr(digests, "digest_of", None)
+        reading.setattr(hashes, "hash_of", None)
         assert fingerprint(tmp_path / "large.safetensors") == first
     (tmp_path / "large.safetensors").write_bytes(b"Content")
     assert fingerprint(tmp_path / "large.safetensors") != first

@@ -8,7 +8,7 @@ from typing import Any
 from pvtool_core import __main__ as engine
 from pvtool_core.batches.clips import Names, is_whole
 from pvtool_core.batches.folder import read_items, write_items
-from pvtool_core.files import sha256_of
+from pvtool_core.hashes import sha256_of
 from pvtool_core.settings.jobs import (
     EncodingConfig,
     Job,
