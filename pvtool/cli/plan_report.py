@@ -12,10 +12,10 @@ from pvtool_core.estimate.requirements import (
     Estimate,
     Machine,
     architecture_of,
-    missing_weights,
     passes_of,
     sustained,
 )
+from pvtool_core.models.locate import missing_weights
 from pvtool_core.settings.jobs import PlanJob
 from pvtool_core.settings.schema import Settings
 from pvtool_core.store.events import CountsEvent, Event, MachineEvent

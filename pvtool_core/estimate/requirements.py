@@ -279,24 +279,3 @@ def architecture_of(settings: Settings) -> tuple[Path, Path | None, bool]:
         return presets_dir() / "architectures" / settings.model.family, None, False
     motion = Path(model.motion_adapter) if model.motion_adapter else None
     return Path(model.config or model.base_model), motion, True
-
-
-def missing_weights(settings: Settings) -> list[WeightsMissing]:
-    """Return the weights of the settings that are missing, each with a hint how to get it."""
-    model, reward = settings.model, settings.identity_reward
-    named = [
-        model.base_model,
-        model.motion_adapter,
-        *(lora.file for lora in model.loras),
-        reward.package,
-    ]
-    missing = [_missing(name) for name in [*named, settings.semantic_reward.checkpoint] if name]
-    return [each for each in missing if each]
-
-
-def _missing(name: str) -> WeightsMissing | None:
-    try:
-        resolve(name)
-    except WeightsMissing as error:
-        return error
-    return None

@@ -18,7 +18,7 @@ from pvtool_core.models.integrity import problem_of, read_table
 from pvtool_core.models.onnx_files import missing_external
 from pvtool_core.models.registry import Registry, is_hub_id, model_folder, model_name
 from pvtool_core.paths import check_utf8, exists, models_dir, presets_dir, user_path
-from pvtool_core.settings.schema import ModelConfig, Settings
+from pvtool_core.settings.schema import ModelConfig, Settings, is_path, named_weights
 
 
 def resolve(name: str) -> Path:
@@ -216,7 +216,18 @@ def resolve_settings(settings: Settings) -> Settings:
 
 def _resolve_if_path(name: str) -> str:
     """Resolve a path; names of open_clip models such as ViT-H-14 are returned unchanged."""
-    return str(resolve(name)) if ":" in name or "/" in name else name
+    return str(resolve(name)) if is_path(name) else name
+
+
+def missing_weights(settings: Settings) -> list[WeightsMissing]:
+    """Return all missing weights of the settings, each with a hint how to get it."""
+    missing: list[WeightsMissing] = []
+    for name in named_weights(settings):
+        try:
+            resolve(name)
+        except WeightsMissing as error:
+            missing.append(error)
+    return missing
 
 
 HERE = "here"

@@ -7,9 +7,9 @@ for AnimateDiff (PersonalVideo, section 7) or, where it does not say, our own.
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import Any, cast
 
 from pvtool_core.errors import Mistake
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
@@ -27,10 +27,12 @@ def setting(
     choices: Collection[str] = (),
     multiple_of: int = 1,
     omit_default: bool = False,
+    weights: Callable[[Any], bool] | None = None,
 ) -> Any:
     """Define a field with its description, and its range (inclusive) or allowed values.
 
-    With `omit_default` files omit it while it has its default.
+    With `omit_default` files omit it while it has its default. `weights` marks a setting that names
+    model weights, and returns for its section whether they are used.
     """
     metadata = {
         "help": help,
@@ -39,15 +41,26 @@ def setting(
         "choices": choices,
         "multiple_of": multiple_of,
         "omit_default": omit_default,
+        "weights": weights,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def always(_: Any) -> bool:
+    """Return True, for weights that are used wherever they are named."""
+    return True
+
+
+def is_path(name: str) -> bool:
+    """Return whether a model is named by a path or by `models:…`, not by its open_clip name."""
+    return ":" in name or "/" in name
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
     """A style LoRA: part of the model in all steps, with and without the adapter."""
 
-    file: str = setting("safetensors file in kohya, Civitai or diffusers format")
+    file: str = setting("safetensors file in kohya, Civitai or diffusers format", weights=always)
     weight: float = setting("strength", 1.0, low=-10.0, high=10.0)
     fingerprint: str = setting("hash of the file; set when a job is created", "")
 
@@ -56,7 +69,9 @@ class LoraConfig:
 class ControlConfig:
     """A ControlNet and the pictures that lead it; none if `model` is empty."""
 
-    model: str = setting("diffusers folder of a ControlNet for the same Stable Diffusion", "")
+    model: str = setting(
+        "diffusers folder of a ControlNet for the same Stable Diffusion", "", weights=always
+    )
     frames: str = setting("control images: a folder or a video, one image per frame", "")
     weight: float = setting("strength", 1.0, low=0.0, high=10.0)
     fingerprint: str = setting("hash of model and frames; set when a job is created", "")
@@ -69,11 +84,16 @@ _NO_CONTROL = ControlConfig()
 class ModelConfig:
     family: str = setting("model family", "animatediff", choices=FAMILIES)
     base_model: str = setting(
-        "diffusers folder or .safetensors file; preset:… (shipped), models:… or ORG/NAME (fetched)"
+        "diffusers folder or .safetensors file; preset:… (shipped), models:… or ORG/NAME (fetched)",
+        weights=always,
     )
-    motion_adapter: str = setting("AnimateDiff motion modules, for a base model without them", "")
+    motion_adapter: str = setting(
+        "AnimateDiff motion modules, for a base model without them", "", weights=always
+    )
     config: str = setting(
-        "diffusers folder with configurations and tokenizer, for a single-file base model", ""
+        "diffusers folder with configurations and tokenizer, for a single-file base model",
+        "",
+        weights=lambda model: model.base_model.endswith(".safetensors"),
     )
     fingerprint: str = setting("hash of the base model's files; set when a job is created", "")
     loras: tuple[LoraConfig, ...] = setting("style LoRAs, each {file = …, weight = …}", ())
@@ -134,7 +154,7 @@ class AdapterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityRewardConfig:
-    package: str = setting("folder of an insightface model package, or preset:…")
+    package: str = setting("folder of an insightface model package, or preset:…", weights=always)
     recognizer: str = setting("ONNX file in it whose similarity is the reward", "glintr100.onnx")
     detector: str = setting(
         "ONNX file in it that finds faces and their five landmarks", "scrfd_10g_bnkps.onnx"
@@ -159,8 +179,16 @@ class IdentityRewardConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticRewardConfig:
-    model: str = setting("an open_clip model's name, a folder, or preset:…", "ViT-H-14")
-    checkpoint: str = setting("its weights, where the model is given by name", "")
+    model: str = setting(
+        "an open_clip model's name, a folder, or preset:…",
+        "ViT-H-14",
+        weights=lambda reward: is_path(reward.model),
+    )
+    checkpoint: str = setting(
+        "its weights, where the model is given by name",
+        "",
+        weights=lambda reward: is_path(reward.checkpoint) and not is_path(reward.model),
+    )
     frames: int = setting("frames compared in an iteration (M of eq. 3)", 4, low=1, high=1024)
     temperature: float = setting(
         "multiplies the scores before the softmax over frames", 100.0, low=0.0, high=10000.0
@@ -249,6 +277,23 @@ class Settings:
     def sections(self) -> dict[str, Any]:
         """Return the settings alone, to create another job with them."""
         return {field.name: getattr(self, field.name) for field in fields(Settings)}
+
+
+def named_weights(value: Any) -> Iterator[str]:
+    """Yield the names of all weights that settings, or a part of them, use.
+
+    They are those of the settings marked with `weights`, in the order of the settings.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            used, inner = field.metadata.get("weights"), getattr(value, field.name)
+            if used is None:
+                yield from named_weights(inner)
+            elif inner and used(value):
+                yield inner
+    elif isinstance(value, tuple):
+        for item in cast("tuple[Any, ...]", value):
+            yield from named_weights(item)
 
 
 def _contradictions(settings: Settings) -> Iterable[Mistake]:

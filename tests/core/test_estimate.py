@@ -19,10 +19,10 @@ from pvtool_core.estimate.requirements import (
     Machine,
     Passes,
     architecture_of,
-    missing_weights,
     passes_of,
     sustained,
 )
+from pvtool_core.models.locate import missing_weights
 from pvtool_core.settings.jobs import PlanJob, TrainJob, write_job
 from pvtool_core.settings.presets import Presets
 from pvtool_core.settings.schema import Settings
