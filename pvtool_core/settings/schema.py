@@ -12,9 +12,9 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, cast
 
 from pvtool_core.errors import Mistake
+from pvtool_core.settings.families import FAMILIES, supporting
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 
-FAMILIES = ("animatediff", "hunyuan-video", "wan")
 DEVICES = re.compile(r"auto|cpu|mps|(cuda|xpu)(:(0|[1-9]\d{0,3}))?")
 
 
@@ -330,42 +330,30 @@ def check_model(model: ModelConfig, sampler: SamplerConfig) -> Iterable[Mistake]
         yield Mistake(
             "model.device", f"is {model.device!r}; expected auto, cpu, cuda, cuda:1 or mps"
         )
-    yield from _misfits(model)
-    if model.family == "animatediff" and sampler.shift:
-        yield Mistake("sampler.shift", "is for flow matching, which animatediff does not do")
-    if model.family == "hunyuan-video" and sampler.negative_prompt:
-        yield Mistake(
-            "sampler.negative_prompt",
-            "must be empty: the guidance of hunyuan-video is part of the model",
-        )
-
-
-def _misfits(model: ModelConfig) -> Iterable[Mistake]:
-    """Yield sizes and parts that a model family does not support."""
-    if model.trim_prompt and model.family != "hunyuan-video":
-        yield Mistake("model.trim_prompt", "is for hunyuan-video only")
-    if model.family == "animatediff":
-        if model.storage != "dtype" or model.offload:
-            yield Mistake(
-                "model.storage",
-                "and model.offload are for the large transformers; this model is small",
-            )
-        return
+    family = FAMILIES[model.family]
+    for key in sorted({key for each in FAMILIES.values() for key in each.options}):
+        if key not in family.options and not _is_default(key, model=model, sampler=sampler):
+            names = ", ".join(supporting(key))
+            yield Mistake(key, f"is not supported by {family.name}, only by {names}")
     if model.offload and model.storage in {"int8", "nf4"}:
         yield Mistake(
             "model.offload", f"is not for {model.storage}, which bitsandbytes keeps on the device"
         )
     for key in ("width", "height"):
-        if getattr(model, key) % 16:
-            yield Mistake(f"model.{key}", f"is {getattr(model, key)}, not a multiple of 16")
-    if model.num_frames % 4 != 1:
+        if (size := getattr(model, key)) % family.size_multiple:
+            yield Mistake(f"model.{key}", f"is {size}, not a multiple of {family.size_multiple}")
+    if (model.num_frames - 1) % family.frames_multiple:
         yield Mistake(
-            "model.num_frames", f"is {model.num_frames}, not one more than a multiple of 4"
+            "model.num_frames",
+            f"is {model.num_frames}, not one more than a multiple of {family.frames_multiple}",
         )
-    if model.control.model:
-        yield Mistake("model.control", "is for animatediff only")
-    if model.motion_adapter:
-        yield Mistake("model.motion_adapter", "is for animatediff only")
+
+
+def _is_default(key: str, **sections: ModelConfig | SamplerConfig) -> bool:
+    """Return whether the setting `section.name` has its default value."""
+    section, _, name = key.partition(".")
+    (default,) = (field.default for field in fields(sections[section]) if field.name == name)
+    return getattr(sections[section], name) == default
 
 
 def shortened(text: str) -> str:
