@@ -12,6 +12,7 @@ import tomli_w
 
 from pvtool_core.errors import Mistake, SettingsError, UsageError, printable
 from pvtool_core.files import replace_file
+from pvtool_core.settings.formats import FORMATS
 from pvtool_core.settings.schema import (
     AdapterConfig,
     ModelConfig,
@@ -110,11 +111,9 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingConfig:
-    """Encoding of clips. `formats` are file suffixes without the dot; png is a folder of frames."""
+    """Encoding of clips. `formats` are names in `settings/formats.py`; png is a folder of images."""
 
-    formats: tuple[str, ...] = setting(
-        "kinds of files", ("mp4",), choices=("mp4", "gif", "webp", "png")
-    )
+    formats: tuple[str, ...] = setting("output formats", ("mp4",), choices=FORMATS)
     codec: str = setting("of mp4", "h264", choices=("h264", "h265", "av1"))
     loop: int = setting("how many times a gif or webp plays; 0 is for ever", 0, low=0, high=65535)
     upscale: int = setting("whole times that each pixel is repeated", 1, low=1, high=16)

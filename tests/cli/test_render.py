@@ -247,8 +247,8 @@ def test_every_mistake_of_a_batch_is_told_with_its_line_before_anything_is_made(
         "batch.jsonl, line 1 (and 1 more): No identity named 'nora'.",
         "batch.jsonl, line 2: No run named 'mara-9'. Did you mean 'mara-1'?",
         "batch.jsonl, line 4: Weights not found: gone.safetensors.",
-        "batch.jsonl, line 5: Cannot use what is to be rendered: sampler.shift: is for flow matching, "
-        "which animatediff does not do.",
+        "batch.jsonl, line 5: Cannot use what is to be rendered: sampler.shift: is not supported "
+        "by animatediff, only by hunyuan-video, wan.",
     ]
     assert not Path("renders").exists()
 
