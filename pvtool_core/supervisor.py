@@ -29,25 +29,25 @@ from pvtool_core.store.runs import Request, RunFolder
 from pvtool_core.store.scratch import held_folder, keep
 
 ENGINE = (sys.executable, "-P", "-m", "pvtool_core")
-"""-P: Python files of the folder that one works in are not for the engine."""
+"""With -P the engine does not import Python files of the current folder."""
 POLL_SECONDS = 0.1
 ANSWER_SECONDS = 600.0
-"""A step of the largest models takes minutes, and a checkpoint comes after it."""
+"""A step of the largest models takes minutes, and a checkpoint follows."""
 OnEvent = Callable[[Event], None]
 
 
 def start(
     folder: RunFolder, engines: list[subprocess.Popen[bytes]] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start an engine in its own session: a lost terminal does not end it, and Ctrl-C reaches it
-    only through this process.
+    """Start an engine in its own session and add it to `engines`.
 
-    It is added to `engines` as soon as the process exists, and ended again if that fails. Its
-    output goes to its log. The exit record of an earlier engine is removed. Raises UnsafeRun,
-    before anything is written, if for example a link leads out of the folder.
+    A closed terminal does not end it, and Ctrl-C reaches it only through this process. It is added
+    as soon as the process exists, and ended again if that fails. Its output goes to its log. The
+    exit record of an earlier engine is removed. Raises UnsafeRun, before anything is written, if
+    for example a link leads out of the folder.
     """
     folder.check()
-    idle = folder.state() not in LIVE  # else the one that lives will send this one away
+    idle = folder.state() not in LIVE  # otherwise the live engine will refuse this one
     ended = folder.exit_mark()
     with os.fdopen(folder.open_log(), "ab") as log:
         engine = subprocess.Popen(
@@ -63,7 +63,7 @@ def start(
             engines.append(engine)
         if idle:
             folder.announce(engine.pid)
-            if folder.exit_mark() == ended:  # else the new engine has ended already
+            if folder.exit_mark() == ended:  # otherwise the new engine has already ended
                 folder.clear_exit()
     except BaseException:
         _end([engine])
@@ -109,7 +109,7 @@ def run_to_end(folder: RunFolder, on_event: OnEvent) -> None:
 
 
 def run_together(folders: Sequence[RunFolder], on_event: OnEvent) -> list[PvError | None]:
-    """Start an engine in each folder and follow them all to their ends; return what each reports.
+    """Start an engine in each folder and follow all to their ends; return their outcomes.
 
     Signals are forwarded as in `run_to_end`.
     """
@@ -119,7 +119,7 @@ def run_together(folders: Sequence[RunFolder], on_event: OnEvent) -> list[PvErro
         with _forwarded_signals(engines) as received:
             for folder in folders:
                 engine = start(folder, engines)
-                if received:  # during its start, when it may have missed the signal
+                if received:  # it may have missed a signal during its start
                     engine.terminate()
             following = [
                 _follow(folder, begun[folder.path], partial(_is_running, engine))
@@ -161,7 +161,10 @@ def follow(folder: RunFolder, on_event: OnEvent, offset: int = 0) -> None:
 
 
 def ask(folder: RunFolder, request: Request) -> None:
-    """Put a request to a live engine; it answers by an event. Raises UsageError if none lives."""
+    """Send a request to a live engine, which answers by an event.
+
+    Raises UsageError if it is not running.
+    """
     state = folder.state()
     if state not in LIVE:
         finished = state == State.FINISHED
@@ -178,7 +181,7 @@ def _follow(folder: RunFolder, offset: int, lives: Callable[[], bool]) -> Iterat
     """Yield the new events at each poll, until the engine has ended."""
     more = True
     while more:
-        more = lives()  # checked before reading, so that the last events of a dead engine are read
+        more = lives()  # checked before reading, to read the last events of a dead engine
         events, offset = read_events(folder.events, offset)
         yield events
 
@@ -230,10 +233,10 @@ class EngineLog(Exception):
 def raise_outcome(
     folder: RunFolder, received: signal.Signals | None = None, returncode: int | None = None
 ) -> None:
-    """Raise the error that the engine reported, if any; `received` is the signal that this process
-    forwarded.
+    """Raise the error that the engine reported, if any.
 
-    `returncode` is known for child processes only.
+    `received` is the signal that this process forwarded; `returncode` is known for child processes
+    only.
     """
     _raise_with_log(folder, _outcome(folder, received, returncode))
 
@@ -246,7 +249,7 @@ def _raise_with_log(folder: RunFolder, error: PvError | None) -> None:
 def _said(folder: RunFolder) -> str:
     try:
         return folder.read_log()
-    except (PvError, OSError):  # it is about another error
+    except (PvError, OSError):  # the log is shown for another error
         return ""
 
 

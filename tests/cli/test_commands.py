@@ -1,4 +1,4 @@
-"""Commands that need no engine, and everything that is refused before one is started."""
+"""Commands without an engine, and input that is refused before an engine is started."""
 
 import dataclasses
 import errno
@@ -93,7 +93,7 @@ from tests.support.commands import Pv, everything
         ("runs list --nonsense", 2, "No such option"),
     ],
 )
-def test_bad_input_gets_its_sentence_and_status_and_changes_nothing(
+def test_invalid_input_is_refused_without_changes(
     pv: Pv, run: RunFolder, home: Path, words: str, status: int, sentence: str
 ) -> None:
     before = everything(home)
@@ -104,7 +104,7 @@ def test_bad_input_gets_its_sentence_and_status_and_changes_nothing(
     assert everything(home) == before
 
 
-def test_programs_get_an_error_as_one_object(pv: Pv) -> None:
+def test_errors_are_one_json_object(pv: Pv) -> None:
     answer = pv("identity", "show", "nora", "--json")
     assert (answer.json["error"]["kind"], answer.json["error"]["status"], answer.status) == (
         "Missing",
@@ -113,19 +113,19 @@ def test_programs_get_an_error_as_one_object(pv: Pv) -> None:
     )
 
 
-def test_a_run_tells_in_how_many_iterations_no_face_was_found(pv: Pv, run: RunFolder) -> None:
+def test_run_shows_the_iterations_without_face(pv: Pv, run: RunFolder) -> None:
     with EventWriter(run.events) as events:
         for step, found in enumerate((True, False, False), 1):
             events.write("step", step=step, loss=1.0, face_found=found)
     assert pv("runs", "show", run.name, "--json").json["iterations_without_face"] == 2
 
 
-def test_a_traceback_is_shown_only_when_asked_for(pv: Pv) -> None:
+def test_traceback_is_shown_with_debug_only(pv: Pv) -> None:
     assert "Traceback" not in pv("identity", "show", "nora").err
     assert "Traceback" in pv("identity", "show", "nora", "--debug").err
 
 
-def test_an_empty_prompt_bank_of_ones_own_is_refused(pv: Pv, mara: str, home: Path) -> None:
+def test_users_empty_prompt_bank_is_refused(pv: Pv, mara: str, home: Path) -> None:
     (home / "config/prompts").mkdir(parents=True)
     (home / "config/prompts/empty.toml").write_text("prompts = []")
     before = everything(home)
@@ -134,9 +134,7 @@ def test_an_empty_prompt_bank_of_ones_own_is_refused(pv: Pv, mara: str, home: Pa
     assert everything(home) == before
 
 
-def test_a_wrong_setting_in_the_users_own_files_is_named_with_its_key(
-    pv: Pv, mara: str, home: Path
-) -> None:
+def test_error_names_the_invalid_key_of_user_settings(pv: Pv, mara: str, home: Path) -> None:
     (home / "config/presets").mkdir(parents=True)
     (home / "config/presets/mine.toml").write_text("[model]\nwidht = 3\n")
     answer = pv("presets", "show", "mine")
@@ -152,7 +150,7 @@ def test_a_wrong_setting_in_the_users_own_files_is_named_with_its_key(
     )
 
 
-def test_an_identity_goes_through_its_life(pv: Pv, mara: str, home: Path) -> None:
+def test_life_cycle_of_an_identity(pv: Pv, mara: str, home: Path) -> None:
     assert [each["name"] for each in pv("identity", "list", "--json").json["identities"]] == [
         "mara"
     ]
@@ -164,11 +162,11 @@ def test_an_identity_goes_through_its_life(pv: Pv, mara: str, home: Path) -> Non
     assert pv("identity", "import", "nora.tar", "--name", "again", "--json").json["name"] == "again"
 
 
-def test_a_removed_identity_names_what_was_trained_on_it(pv: Pv, run: RunFolder) -> None:
+def test_removing_an_identity_lists_its_runs(pv: Pv, run: RunFolder) -> None:
     assert "mara-1" in pv("identity", "remove", "mara", "--yes").err
 
 
-def test_a_removed_identity_names_demo_clips_batches_and_renders(
+def test_removing_an_identity_lists_its_clips_and_batches(
     pv: Pv, run: RunFolder, home: Path
 ) -> None:
     demo, out = home / "data/demo" / run.name, home / "elsewhere"
@@ -199,7 +197,7 @@ def test_a_removed_identity_names_demo_clips_batches_and_renders(
     assert str(other.path) not in answer.err
 
 
-def test_a_bank_of_ones_own_goes_through_its_life(pv: Pv) -> None:
+def test_life_cycle_of_a_prompt_bank(pv: Pv) -> None:
     assert pv("prompts", "add", "mine", "<V> {noun} runs").status == 0
     assert pv("prompts", "add", "mine", "<V> {noun} sleeps").out == "mine has 2 prompts.\n"
     assert pv("prompts", "show", "mine").out == "<V> {noun} runs\n<V> {noun} sleeps\n"
@@ -216,7 +214,7 @@ def test_every_shipped_preset_can_be_shown(pv: Pv) -> None:
         assert shown["settings"]["training"]["iterations"] > 0
 
 
-def test_a_broken_run_hides_no_other(pv: Pv, run: RunFolder, mara: str) -> None:
+def test_broken_run_does_not_hide_others(pv: Pv, run: RunFolder, mara: str) -> None:
     broken = new_run(run.path.parent, mara)
     broken.config.write_text("no toml")
     broken.status.write_text("{")
@@ -228,11 +226,11 @@ def test_a_broken_run_hides_no_other(pv: Pv, run: RunFolder, mara: str) -> None:
     assert pv("identity", "show", mara, "--json").json["runs"] == ["mara-1"]
 
 
-def test_watching_an_ended_run_without_a_terminal_says_how_it_ended(pv: Pv, run: RunFolder) -> None:
+def test_watching_a_finished_run_without_terminal_prints_its_result(pv: Pv, run: RunFolder) -> None:
     assert pv("runs", "watch", run.name).out == "mara-1 is finished.\n"
 
 
-def test_a_run_can_be_looked_at_exported_and_removed(pv: Pv, run: RunFolder) -> None:
+def test_run_can_be_shown_exported_and_removed(pv: Pv, run: RunFolder) -> None:
     assert [each["run"] for each in pv("runs", "list", "--json").json["runs"]] == ["mara-1"]
     shown = pv("runs", "show", "mara-1", "--json").json
     assert (shown["state"], shown["checkpoints"], shown["settings"]["prompts"]) == (
@@ -247,9 +245,7 @@ def test_a_run_can_be_looked_at_exported_and_removed(pv: Pv, run: RunFolder) -> 
     assert not run.path.exists()
 
 
-def test_an_exported_adapter_is_for_its_owner_only_even_if_its_source_is_not(
-    pv: Pv, run: RunFolder
-) -> None:
+def test_exported_adapter_is_private(pv: Pv, run: RunFolder) -> None:
     (source,) = run.checkpoints.rglob("adapter.safetensors")
     source.chmod(0o644)
     before = os.umask(0o022)
@@ -261,7 +257,7 @@ def test_an_exported_adapter_is_for_its_owner_only_even_if_its_source_is_not(
 
 
 @pytest.mark.parametrize("there", ["file", "dangling link", "folder"])
-def test_an_export_never_replaces_what_is_there(
+def test_export_does_not_overwrite_files(
     pv: Pv, run: RunFolder, tmp_path: Path, there: str
 ) -> None:
     target = tmp_path / "mine.safetensors"
@@ -278,7 +274,7 @@ def test_an_export_never_replaces_what_is_there(
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_file_that_appears_while_an_export_is_written_stays(
+def test_export_does_not_overwrite_a_file_created_meanwhile(
     pv: Pv, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "mine.safetensors"
@@ -293,7 +289,7 @@ def test_a_file_that_appears_while_an_export_is_written_stays(
     assert not list(tmp_path.glob(".*writing"))
 
 
-def test_an_export_that_fails_leaves_nothing(
+def test_failed_export_leaves_no_files(
     pv: Pv, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fills_up(content: Any, file: Any) -> None:
@@ -306,7 +302,7 @@ def test_an_export_that_fails_leaves_nothing(
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_an_export_works_where_there_are_no_hard_links(
+def test_export_works_without_hard_links(
     pv: Pv, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: Any, **__: Any) -> None:
@@ -320,13 +316,13 @@ def test_an_export_works_where_there_are_no_hard_links(
     assert pv("runs", "export", "mara-1", str(target)).status == 3
 
 
-def test_a_run_that_another_engine_holds_cannot_be_removed(pv: Pv, run: RunFolder) -> None:
+def test_live_run_cannot_be_removed(pv: Pv, run: RunFolder) -> None:
     with run.lock():
         answer = pv("runs", "remove", "mara-1", "--yes")
     assert (answer.status, run.path.exists()) == (75, True)
 
 
-def test_the_real_process_leaves_with_the_status_and_keeps_stdout_for_results(home: Path) -> None:
+def test_process_has_the_exit_status_and_errors_on_stderr(home: Path) -> None:
     pv = Path(sys.executable).with_name("pv")
     env = {**os.environ, "PV_HOME": str(home)}
     left = subprocess.run(
@@ -337,9 +333,7 @@ def test_the_real_process_leaves_with_the_status_and_keeps_stdout_for_results(ho
     assert "\x1b" not in left.stderr
 
 
-def test_a_demo_run_made_with_other_weights_than_those_shipped_is_left_alone(
-    run: RunFolder, mara: str
-) -> None:
+def test_demo_run_with_other_weights_is_not_reused(run: RunFolder, mara: str) -> None:
     person = Library().get(mara)
     assert newest_demo_run(person) is None
     ours = prepare(choose(mara, "tiny"))
@@ -348,7 +342,7 @@ def test_a_demo_run_made_with_other_weights_than_those_shipped_is_left_alone(
     assert found.path == ours.path
 
 
-def test_a_run_says_the_licences_of_the_models_it_uses(pv: Pv, mara: str) -> None:
+def test_run_shows_the_licences_of_its_models(pv: Pv, mara: str) -> None:
     faces = str(presets_dir() / "tiny/faces")
     assert (
         pv("models", "add", "faces", faces, "--link", "--licence", "theirs, research only").status
@@ -360,7 +354,7 @@ def test_a_run_says_the_licences_of_the_models_it_uses(pv: Pv, mara: str) -> Non
     ]
 
 
-def test_runs_follow_a_person_who_is_renamed(pv: Pv, run: RunFolder, mara: str) -> None:
+def test_runs_are_kept_when_an_identity_is_renamed(pv: Pv, run: RunFolder, mara: str) -> None:
     began = pv("runs", "show", run.name, "--json").json["started"]
     os.utime(run.config, (1e9, 1e9))
     assert pv("identity", "rename", mara, "nora").status == 0
@@ -371,7 +365,7 @@ def test_runs_follow_a_person_who_is_renamed(pv: Pv, run: RunFolder, mara: str) 
     assert pv("runs", "show", run.name, "--json").json["identity"] == "nora"
 
 
-def test_a_rename_that_was_killed_half_way_is_finished_by_the_same_command(
+def test_interrupted_rename_is_completed_by_the_same_command(
     pv: Pv, run: RunFolder, mara: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as killed:
@@ -390,7 +384,7 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_new_person_of_an_old_name_does_not_get_the_old_one_s_adapter(
+def test_new_identity_with_an_old_name_does_not_get_the_old_adapter(
     pv: Pv, run: RunFolder, mara: str
 ) -> None:
     library = Library()
@@ -406,6 +400,6 @@ def test_a_new_person_of_an_old_name_does_not_get_the_old_one_s_adapter(
     assert "another person of that name" in refused.err
 
 
-def test_what_is_exported_is_for_its_owner_only(pv: Pv, mara: str, tmp_path: Path) -> None:
+def test_exports_are_private(pv: Pv, mara: str, tmp_path: Path) -> None:
     assert pv("identity", "export", mara, str(tmp_path / "mara.tar")).status == 0
     assert (tmp_path / "mara.tar").stat().st_mode & 0o777 == 0o600

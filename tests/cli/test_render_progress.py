@@ -38,7 +38,7 @@ def test_concurrent_commands_keep_the_newest_batches(home: Path) -> None:
     assert len(list_batches(batches_dir())) == KEPT_BATCHES - 1
 
 
-def test_tasks_of_a_job_array_keep_each_others_new_batches(
+def test_tasks_of_a_job_array_do_not_delete_new_batches_of_each_other(
     home: Path,
 ) -> None:
     array = [begun() for _ in range(KEPT_BATCHES + 10)]
@@ -69,7 +69,10 @@ def ended(
     killed: bool = False,
     more: int = 0,
 ) -> Outcome:
-    """Return the outcome of a batch of which engines report these statuses and errors; `more` clips existed before."""
+    """Return the outcome of a batch whose engines report these statuses and errors.
+
+    `more` clips existed before.
+    """
     batch = new_batch(batches_dir())
     for number, error in enumerate(engines):
         batch.worker(number).create()
@@ -91,7 +94,7 @@ def ended(
     return run_batch(batch, items, lambda _: None, lambda _: None, len(items) + more)
 
 
-def test_a_failure_has_one_exit_status_whether_the_other_clips_existed_or_not(
+def test_exit_status_of_a_failure_does_not_depend_on_existing_clips(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = ended(monkeypatch, {"a": "failed"}, InputRefused("no room", ""), more=999)

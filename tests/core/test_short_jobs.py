@@ -290,7 +290,7 @@ def test_warning_for_prompts_that_are_not_scored_completely(
     monkeypatch.setattr("tests.core.test_short_jobs.PROMPTS", ("<V> woman " + "waving " * 80,))
     scored("zero")
     (warning,) = [event["message"] for event in run.events if event["type"] == "warning"]
-    assert "prompt_score does not count the end of 1 prompts" in warning
+    assert "prompt_score ignores the end of 1 prompts" in warning
 
 
 def test_frames_without_face_have_no_similarity(scored: Callable[..., dict[str, Any]]) -> None:

@@ -170,7 +170,7 @@ def test_full_disk_disables_the_cache_without_partial_files(
     assert torch.equal(full_cache.switch(PROMPT, SEED), computed)
     full_cache.final(PROMPT, SEED)
     assert [event["message"] for event in events] == [
-        f"Trajectories are not kept in {tmp_path / 'full'}: the disk is full."
+        f"Trajectories are not cached in {tmp_path / 'full'}: the disk is full."
     ]
     assert not [path for path in (tmp_path / "full").rglob("*") if path.is_file()]
 
