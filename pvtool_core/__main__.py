@@ -226,7 +226,7 @@ def stop_on_signal(folder: RunFolder) -> Generator[list[signal.Signals]]:
 
 @contextmanager
 def ballast(folder: RunFolder) -> Generator[Callable[[], None]]:
-    """Reserve disk space, to be released when the disk is full so that the outcome can be recorded."""
+    """Reserve disk space, and release it when the disk is full, to record the outcome."""
 
     def drop() -> None:
         remove(folder.ballast)

@@ -83,11 +83,15 @@ class AdapterMetadata:
         prompt = f"Prompts name the person by the literal text {self.keyword}."
         comfyui = recipe(first, steps, self.sampler)
         if first == 0:
-            return f"Acts in all {steps} denoising steps. {prompt} diffusers: load_lora_weights. {comfyui}"
+            return (
+                f"Acts in all {steps} denoising steps. "
+                f"{prompt} diffusers: load_lora_weights. {comfyui}"
+            )
         return (
-            f"Acts in denoising steps {first} to {steps - 1} of {steps} only (steps count from 0); off before. "
-            f"{prompt} diffusers: load_lora_weights, set_adapters weight 0, and weight 1 from "
-            f"callback_on_step_end after step {first - 1}, with the scheduler in `sampler`. {comfyui}"
+            f"Acts in denoising steps {first} to {steps - 1} of {steps} only (steps count from 0); "
+            f"off before. {prompt} diffusers: load_lora_weights, set_adapters weight 0, and weight "
+            f"1 from callback_on_step_end after step {first - 1}, with the scheduler in `sampler`. "
+            f"{comfyui}"
         )
 
     @classmethod
@@ -206,8 +210,7 @@ class IdentityAdapter:
 
     @contextmanager
     def acting(self, on: bool = True) -> Generator[None]:
-        """Activate the adapter, in forward passes and their backward pass; or deactivate it within
-        that.
+        """Activate the adapter in forward and backward passes, or deactivate it.
 
         Nothing is rebuilt and `requires_grad` is unchanged: only the list of active adapters of our
         own layers changes, so that other LoRAs stay active.
@@ -263,7 +266,10 @@ class IdentityAdapter:
 
 
 def read_adapter(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of an adapter file. Raises InputRefused for other files or invalid metadata."""
+    """Return the tensors of an adapter file.
+
+    Raises InputRefused for other files or invalid metadata.
+    """
     tensors, metadata = _read(path)
     try:
         AdapterMetadata.of(metadata)

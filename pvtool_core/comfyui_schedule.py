@@ -65,8 +65,8 @@ def recipe(first: int, num_steps: int, sampler: Mapping[str, Any]) -> str:
     )
     two_samplers = (
         f"KSamplerAdvanced 0-{first} on the plain model (add_noise enable, "
-        f"return_with_leftover_noise enable) and {first}-{num_steps} with the LoRA (add_noise disable, "
-        f"return_with_leftover_noise disable), both with {num_steps} steps, sampler euler and the "
-        "same scheduler."
+        f"return_with_leftover_noise enable) and {first}-{num_steps} with the LoRA "
+        f"(add_noise disable, return_with_leftover_noise disable), both with {num_steps} steps, "
+        "sampler euler and the same scheduler."
     )
     return f"ComfyUI: {common}. {hooks} Or, without hooks, {two_samplers}"

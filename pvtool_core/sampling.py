@@ -202,7 +202,7 @@ def step_coefficients(backbone: Backbone, step: int) -> tuple[float, float]:
     far = float(backbone.advance(1e3 * one, step, -1e3 * one))
     if abs(far - 1e3 * (a - b)) > 1e-6 * abs(far) + 1e-9:
         raise RunFailed(
-            "This model's sampler clips its predictions, which the drtune gradient does not support.",
+            "This sampler clips its predictions, which the drtune gradient does not support.",
             "Use --set training.gradient=replay.",
         )
     return a, b

@@ -80,7 +80,7 @@ def _end(engines: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def run_short_job(kind: str, job: Job, on_event: OnEvent) -> None:
-    """Run a job in a temporary folder to its end. Raises what the engine reports.
+    """Run a job in a temporary folder to its end. Raises the engine's error.
 
     The folder is deleted, but kept for some days after an unexpected failure, for its log.
     """
@@ -99,7 +99,7 @@ def run_short_job(kind: str, job: Job, on_event: OnEvent) -> None:
 
 
 def run_to_end(folder: RunFolder, on_event: OnEvent) -> None:
-    """Start an engine and follow it to its end. Raises what it reports.
+    """Start an engine and follow it to its end. Raises its error.
 
     SIGINT and SIGTERM are forwarded once, and the engine saves its state and exits; a second one
     ends it immediately. A hang-up ends this process only.
@@ -130,9 +130,9 @@ def run_together(folders: Sequence[RunFolder], on_event: OnEvent) -> list[PvErro
     except BaseException:  # the caller stopped following
         _end(engines)
         raise
-    told = received[0] if received else None
+    forwarded = received[0] if received else None
     return [
-        _outcome(folder, told, engine.returncode)
+        _outcome(folder, forwarded, engine.returncode)
         for folder, engine in zip(folders, engines, strict=True)
     ]
 
@@ -142,9 +142,9 @@ def _is_running(engine: subprocess.Popen[bytes]) -> bool:
 
 
 def start_detached(folder: RunFolder) -> None:
-    """Start an engine and leave it after its first heartbeat.
+    """Start an engine and return after its first heartbeat.
 
-    Raises what it reports if it ends before.
+    Raises the engine's error if it ends before.
     """
     engine = start(folder)
     announced = folder.read_status()
@@ -243,10 +243,10 @@ def raise_outcome(
 
 def _raise_with_log(folder: RunFolder, error: PvError | None) -> None:
     if error:
-        raise error from EngineLog(f"the engine's log:\n{_said(folder)}")
+        raise error from EngineLog(f"the engine's log:\n{_log_text(folder)}")
 
 
-def _said(folder: RunFolder) -> str:
+def _log_text(folder: RunFolder) -> str:
     try:
         return folder.read_log()
     except (PvError, OSError):  # the log is shown for another error
@@ -265,7 +265,7 @@ def _outcome(
         )
         return Interrupted(
             "Interrupted; the state is saved.",
-            f"{resume} goes on.",
+            f"{resume} continues.",
             terminated=received == signal.SIGTERM,
         )
     if ended is None:

@@ -1,6 +1,6 @@
 """The training loop: optimizer steps, checkpoints, samples and requests.
 
-The objective defines what a step optimises: the loop knows no loss by name. All randomness of an
+The objective defines the losses, and the loop knows none by name. All randomness of an
 iteration comes from a generator seeded with the run's seed and the iteration number. Weights,
 optimizer state and that number are the complete state, and a resumed run takes the same steps.
 """
@@ -51,11 +51,11 @@ _OVERFLOWS = 10  # overflows in a row
 
 
 def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> State:
-    """Train the adapter of `job` in `folder` from its last checkpoint; return FINISHED, or STOPPED
-    on request.
+    """Train the adapter of `job` in `folder` from its last checkpoint.
 
-    Raises RunFailed if a loss is not a number, BadPrompt if the text encoder truncates a keyword,
-    FfmpegMissing or CodecMissing, and the errors of the objective and of model loading.
+    Returns FINISHED, or STOPPED on request. Raises RunFailed if a loss is not a number, BadPrompt
+    if the text encoder truncates a keyword, FfmpegMissing or CodecMissing, and the errors of the
+    objective and of model loading.
     """
     report, config = events.write, job.training
     job = with_recorded_threads(job, folder, report)
@@ -106,8 +106,9 @@ def with_recorded_threads(job: TrainJob, folder: RunFolder, report: Report) -> T
         if not threads:
             report(
                 "warning",
-                message=f"{checkpoint.name} does not record the number of threads; training continues with "
-                f"{torch.get_num_threads()}, and the weights may differ in their last digits.",
+                message=f"{checkpoint.name} does not record the number of threads; training "
+                f"continues with {torch.get_num_threads()}, and the weights may differ in "
+                "their last digits.",
             )
     threads = threads or torch.get_num_threads()
     if threads != torch.get_num_threads():
@@ -240,8 +241,8 @@ class RunFiles:
 
     def __init__(self, folder: RunFolder, report: Report) -> None:
         self._folder, self._report = folder, report
-        told = (event.get("path") for event in iter_events(folder.events))
-        self._reported = {path for path in told if isinstance(path, str)}
+        paths = (event.get("path") for event in iter_events(folder.events))
+        self._reported = {path for path in paths if isinstance(path, str)}
 
     def _announce(self, type: str, path: Path, step: int, **values: Any) -> None:
         relative = path.relative_to(self._folder.path).as_posix()
@@ -278,7 +279,8 @@ class RunFiles:
         load_optimizer(trainer.optimizer, folder / OPTIMIZER_FILE)
         before, now = checkpoint_facts(folder).get("device"), trainer.backbone.device.type
         if before not in (None, now):
-            message = f"This run was trained on {before} and continues on {now}: weights will differ slightly."
+            message = f"This run was trained on {before} and continues on {now}: "
+            message += "the weights will differ slightly."
             self._report("warning", message=message)
         self._announce(
             "checkpoint", folder, checkpoint_step(folder)

@@ -1,6 +1,6 @@
-"""JSON schemas of events, records and `--json`, generated from the recorded contracts in tests/golden.
+"""JSON schemas of events, records and `--json`, from the contracts in tests/golden.
 
-Tests compare those files with what pv writes, so the schemas describe what scripts receive.
+Tests compare these files with the output of pv, so the schemas describe it.
 """
 
 import json
@@ -15,7 +15,10 @@ _RECORDS = ("status.json", "exit.json", "checkpoints/step-000002/manifest.json")
 
 
 def schema_of(shape: Any) -> dict[str, Any]:
-    """Return the JSON schema of a recorded structure. A value recorded as null may have any type."""
+    """Return the JSON schema of a recorded structure.
+
+    A value recorded as null may have any type.
+    """
     if isinstance(shape, Mapping):
         properties = {
             name: schema_of(value) for name, value in cast("Mapping[str, Any]", shape).items()
@@ -50,7 +53,7 @@ def command_schemas() -> dict[str, dict[str, Any]]:
 
 
 def record_schemas() -> dict[str, dict[str, Any]]:
-    """Return the schemas of the JSON files of a run folder and of a clip's sidecar, by file name."""
+    """Return the schemas of the JSON files of a run folder and of sidecars, by file name."""
     run = _golden("training-run")
     schemas = {name: schema_of(run[name]) for name in _RECORDS}
     return {**schemas, "sidecar of a clip": schema_of(_golden("batch")["sidecar"])}
@@ -77,7 +80,7 @@ def run_files() -> str:
 
 
 def event_document() -> dict[str, Any]:
-    """Return one schema that any recorded event fulfils."""
+    """Return one schema that any recorded event matches."""
     return {"$schema": DIALECT, "title": "pv event", "oneOf": list(event_schemas().values())}
 
 

@@ -1,4 +1,4 @@
-"""`pv eval`: scores a run on prompts and seeds that training never saw, or a folder of clips."""
+"""`pv eval`: evaluate a run with its evaluation prompts and seeds, or a folder of clips."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import typer
 from pvtool.cli.options import Json, run_names
 from pvtool.cli.progress import JobProgress
 from pvtool.cli.render import render_clips
-from pvtool.cli.render_report import tell_cuts
+from pvtool.cli.render_report import warn_of_cuts
 from pvtool.jobs.devices import check_devices
 from pvtool.jobs.settings import chosen_settings, versions
 from pvtool.output import Output, table
@@ -41,7 +41,7 @@ def evaluate(
     ],
     as_json: Json = False,
 ) -> None:
-    """Evaluate likeness, motion and prompt following before and after training.
+    """Evaluate identity similarity, motion and prompt following, with and without the adapter.
 
     A run is first rendered with its evaluation prompts and seeds; existing clips are reused.
     """
@@ -57,13 +57,14 @@ def evaluate(
             folder = find_run(runs_dir(), target)
             out = folder.path / "evaluation"
             report = evaluate_run(folder, out)
-        tell(output, target, out, report)
+        print_report(output, target, out, report)
 
 
 def evaluate_run(folder: RunFolder, out: Path, prompts: int = 0, seeds: int = 0) -> dict[str, Any]:
-    """Render a run's evaluation prompts and seeds, with and without the adapter, into `out` and score them.
+    """Render a run's evaluation prompts and seeds into `out`, score them and return the report.
 
-    `prompts` and `seeds` take only so many of each; 0 takes all. Gives back the report.
+    They are rendered with and without the adapter. `prompts` and `seeds` limit the number of each;
+    0 uses all.
     """
     job = job_of(folder)
     texts = Banks().get(job.evaluation.prompts).prompts[: prompts or None]
@@ -74,7 +75,7 @@ def evaluate_run(folder: RunFolder, out: Path, prompts: int = 0, seeds: int = 0)
         base=True,
     )
     planned = plan([Row(prompt=text) for text in texts], wanted, out)
-    tell_cuts(Output(), planned.all_cuts)
+    warn_of_cuts(Output(), planned.all_cuts)
     ended = render_clips(
         planned, RenderJob(items="", setups=(), out=str(out.absolute()), versions=versions())
     )
@@ -84,7 +85,7 @@ def evaluate_run(folder: RunFolder, out: Path, prompts: int = 0, seeds: int = 0)
 
 
 def evaluate_folder(out: Path) -> dict[str, Any]:
-    """Score every clip under `out`, by the settings of the run that made the first of them."""
+    """Score every clip under `out`, with the settings of the first clip's run."""
     sidecars = sorted(out.glob("*/*/seed-*.json"))
     if not sidecars:
         raise Missing(
@@ -101,7 +102,7 @@ def evaluate_folder(out: Path) -> dict[str, Any]:
 def score(
     settings: Settings, people: Sequence[IdentityRef], sidecars: Sequence[Path], out: Path
 ) -> dict[str, Any]:
-    """Have an engine score clips; the report and the contact sheet lie in `out`."""
+    """Run an engine that scores clips and writes report and contact sheet to `out`."""
     check_devices([settings.model.device])
     job = EvaluateJob(
         **settings.sections(),
@@ -115,17 +116,18 @@ def score(
     return json.loads((out / REPORT).read_bytes())
 
 
-def tell(output: Output, target: str, out: Path, report: Mapping[str, Any]) -> None:
-    """The report for programs; for people a table of each identity's metrics before and after."""
+def print_report(output: Output, target: str, out: Path, report: Mapping[str, Any]) -> None:
+    """Print the report: as JSON, or as a table of each identity's metrics before and after."""
     value = {"target": target, "report": str(out / REPORT), "sheet": str(out / SHEET), **report}
     output.stream(
         value,
-        f"{metrics_table(report)}\n\nReport: {shown(out / REPORT)}\nContact sheet: {shown(out / SHEET)}",
+        f"{metrics_table(report)}\n\n"
+        f"Report: {shown(out / REPORT)}\nContact sheet: {shown(out / SHEET)}",
     )
 
 
 def metrics_table(report: Mapping[str, Any]) -> str:
-    """A line for each identity and metric: before, after, and what training changed."""
+    """Return a row for each identity and metric: value before, after, and change."""
     people: dict[str, dict[str, dict[str, float]]] = report["identities"]
     rows: list[list[str]] = []
     for name, stages in people.items():

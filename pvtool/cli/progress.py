@@ -1,4 +1,4 @@
-"""Turns an engine's events into progress for a person."""
+"""Show an engine's events as progress for users."""
 
 import time
 from collections.abc import Collection, Mapping
@@ -10,7 +10,7 @@ from pvtool_core.store.events import Event
 
 
 class JobProgress:
-    """Shows what an engine reports; of training also how many iterations there are, and these losses."""
+    """Shows the progress of an engine, in training with these losses."""
 
     def __init__(self, iterations: int = 0, losses: Collection[str] = ()) -> None:
         self._progress = progress()
@@ -56,14 +56,12 @@ class JobProgress:
 
 
 class ClipProgress(JobProgress):
-    """Shows how many clips of a batch exist, whichever engine rendered them, and the remaining
-    time.
-    """
+    """Shows how many clips of a batch exist, by any engine, and the remaining time."""
 
     def __init__(self, total: int) -> None:
         super().__init__()
         self._total, self._made = total, 0
-        self._told: set[str] = set()
+        self._counted: set[str] = set()
         self._began = 0.0
 
     def on_event(self, event: Event) -> None:
@@ -74,25 +72,29 @@ class ClipProgress(JobProgress):
             super().on_event(event)
         elif event["stage"] == "rendering":
             self._show()
-        elif not self._told:
+        elif not self._counted:
             super().on_event(event)
 
     def on_clip(self, facts: Mapping[str, Any]) -> None:
-        """Count a clip that was made, found or given up; one that was given up may be made yet."""
-        self._told.add(facts["path"])
+        """Count a clip that was rendered, found or failed.
+
+        A failed one may be rendered later by another engine.
+        """
+        self._counted.add(facts["path"])
         if facts["status"] == "done":
-            self._made += bool(self._began)  # what comes before the first one is mostly loading
+            self._made += bool(self._began)  # the time before the first clip is mostly loading
             self._began = self._began or time.monotonic()
         self._show()
 
     def _show(self) -> None:
-        self._progress.update("rendering", len(self._told), self._total, self._note())
+        self._progress.update("rendering", len(self._counted), self._total, self._note())
 
     def _note(self) -> str:
         if not self._made:
             return ""
         each = (time.monotonic() - self._began) / self._made
-        return f"{3600 / each:.0f} clips an hour  {duration(each * (self._total - len(self._told)))} left"
+        left = duration(each * (self._total - len(self._counted)))
+        return f"{3600 / each:.0f} clips per hour  {left} left"
 
 
 def _words(event: Event) -> str | None:

@@ -1,4 +1,4 @@
-"""`pv render`: plan clips, skip those that exist, and have engines render the others."""
+"""`pv render`: plan clips, skip existing ones, and run engines for missing ones."""
 
 import dataclasses
 import gc
@@ -18,10 +18,10 @@ from pvtool.cli.progress import ClipProgress
 from pvtool.cli.render_report import (
     FailureReport,
     list_clips,
-    tell_adapters,
-    tell_clip,
-    tell_cuts,
-    tell_mistake,
+    print_adapters,
+    print_clip,
+    print_mistake,
+    warn_of_cuts,
 )
 from pvtool.jobs.render import make_batch, run_batch
 from pvtool.jobs.settings import style_table, versions
@@ -88,11 +88,11 @@ def render(
 ) -> None:
     """Render a clip for each identity, prompt, seed and LoRA set; complete clips are skipped.
 
-    Values in a row of --prompts override the options. --lora and --controlnet replace those that the run was trained
-    with.
+    Values in rows of --prompts override the options. --lora and --controlnet replace those of the
+    training run.
     """
     part = options.parse_shard(shard)
-    check_utf8(out.absolute(), "Give another folder with --out.")
+    check_utf8(out.absolute(), "Use another folder with --out.")
     names, prompts = options.split_words(words or [], everyone, KEYWORD)
     origin = provenance_of(again, run, names) if again else None
     encoding = options.encoding_of(
@@ -145,7 +145,7 @@ def render(
 
     def leave_out(source: str, error: PvError) -> None:
         left_out[source or error.message] = f"{error.message} {error.hint}".strip()
-        tell_mistake(output, source, error)
+        print_mistake(output, source, error)
 
     mistakes = Mistakes(leave_out if keep_going else None)
     with nothing_collected():
@@ -156,8 +156,8 @@ def render(
     if not (keep_going and (planned.items or part)):
         mistakes.check()
     refused = len(mistakes.places) + len(corrupt)
-    tell_adapters(output, planned)
-    tell_cuts(output, planned.all_cuts)
+    print_adapters(output, planned)
+    warn_of_cuts(output, planned.all_cuts)
     if dry_run:
         list_clips(planned, encoding, output, overwrite)
         Outcome(total=len(planned.items), refused=refused).raise_for_status()
@@ -167,7 +167,7 @@ def render(
     outcome = render_clips(planned, job, engines, output, left_out)
     if outcome.failed:
         failures.write(outcome.failed)
-        failures.tell(outcome.failed, output)
+        failures.show(outcome.failed, output)
     elif outcome.error is None:
         failures.clear()
     dataclasses.replace(outcome, refused=refused).raise_for_status()
@@ -175,7 +175,7 @@ def render(
 
 @contextmanager
 def nothing_collected() -> Generator[None]:
-    """Switch off garbage collection: a hundred thousand rows are all kept, and looking at them takes seconds."""
+    """Disable garbage collection, which takes seconds with a hundred thousand rows."""
     gc.disable()
     try:
         yield
@@ -204,7 +204,7 @@ def identities_of(
     if not usable and corrupt:
         raise next(iter(corrupt.values()))
     if not usable:
-        raise UsageError("The library holds no identity.", "Add one with `pv identity add`.")
+        raise UsageError("The library has no identities.", "Add one with `pv identity add`.")
     return tuple(usable), corrupt
 
 
@@ -217,7 +217,10 @@ def seeds_of(text: str | None, origin: Provenance | None) -> tuple[int, ...]:
 def rows_of(
     prompts: Sequence[str], sources: Sequence[str], origin: Provenance | None, mistakes: Mistakes
 ) -> list[Row]:
-    """Return the rows to render, and add invalid ones to `mistakes`. Raises UsageError without any row."""
+    """Return the rows to render, and add invalid ones to `mistakes`.
+
+    Raises UsageError without any row.
+    """
     base = origin is not None and not origin.item.adapter_sha256
     rows: list[Row] = []
     for prompt in prompts:
@@ -232,7 +235,7 @@ def rows_of(
     if not rows and not mistakes.count:
         raise UsageError(
             "No prompts to render.",
-            f"Give prompts with {KEYWORD} in them, or --prompts FILE_OR_BANK.",
+            f"Add prompts with {KEYWORD}, or use --prompts FILE_OR_BANK.",
         )
     return rows
 
@@ -252,7 +255,7 @@ def rows_in(source: str, mistakes: Mistakes) -> list[Row]:
 
 def make_folder(out: Path) -> None:
     """Create the output folder. Raises UsageError if clips cannot be written to it."""
-    hint = "Give another folder with --out."
+    hint = "Use another folder with --out."
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -273,9 +276,10 @@ def render_clips(
     output: Output | None = None,
     left_out: Mapping[str, str] | None = None,
 ) -> Outcome:
-    """Render the missing clips, and print a line for each unless `output` is None. A sheet needs an engine for all.
+    """Render the missing clips, and print a line for each unless `output` is None.
 
-    `left_out` are refused rows with their reasons, for the dashboard.
+    A contact sheet runs an engine even if all clips exist. `left_out` are refused rows with their
+    reasons, for the dashboard.
     """
     missing: list[RenderItem] = []
     lost = {item.clip: end for item in planned.items if (end := planned.lost(item))}
@@ -283,7 +287,7 @@ def render_clips(
         if job.overwrite or job.sheet or state != "there":
             missing.append(item)
         elif output:
-            tell_clip(
+            print_clip(
                 output,
                 clip_event(item, job.encoding, status="skipped", seconds=0.0),
                 lost.get(item.clip, ""),
@@ -298,6 +302,6 @@ def render_clips(
         def on_clip(facts: dict[str, Any]) -> None:
             progress.on_clip(facts)
             if output:
-                tell_clip(output, facts, lost.get(facts["path"], ""))
+                print_clip(output, facts, lost.get(facts["path"], ""))
 
         return run_batch(batch, missing, progress.on_event, on_clip, len(planned.items))

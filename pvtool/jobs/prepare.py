@@ -25,7 +25,7 @@ from pvtool_core.store.summary import job_of, run_origin
 from pvtool_core.supervisor import OnEvent, run_short_job
 
 Choice = tuple[Identity, Preset, tuple[str, ...], Settings]
-"""Whom, on what, with which prompts and settings."""
+"""Identity, preset, prompts and settings of a new run."""
 
 CONSENT_EXAMPLE = "ann agreed on 3 May 2026 to videos of her for the spring campaign"
 
@@ -98,9 +98,7 @@ def add_identity(
 ) -> Identity:
     """Run an enrolment job on `images` and add the result to the library.
 
-    Raises the errors of both.
-
-    Raises UsageError if the consent statement is empty.
+    Raises the errors of both, and UsageError if the consent statement is empty.
     """
     library = Library()
     name = library.check_free(name)
@@ -117,10 +115,10 @@ def add_identity(
 
 
 def check_consent(statement: str) -> None:
-    """Raise UsageError without a statement of who agreed, when, and to what."""
+    """Raise UsageError without a consent statement: who agreed, when, and to what."""
     if not statement.strip():
         raise UsageError(
-            "A statement of consent is required: who agreed, when, and to what.",
+            "A consent statement is required: who agreed, when, and to what.",
             f'Pass it with --consent, for example --consent "{CONSENT_EXAMPLE}".',
         )
 
@@ -130,7 +128,7 @@ def rename_identity(old: str, new: str) -> Identity:
     library = Library()
     person, free = library.get(old), library.check_free(new)
     moved = dataclasses.replace(person.ref, name=free, folder=str(library.root / free))
-    for run in runs_of(person):  # the runs first, so that a killed call can be repeated
+    for run in runs_of(person):  # runs first, so that an interrupted call can be repeated
         created = datetime.fromtimestamp(run_origin(run).created, UTC).isoformat(
             timespec="microseconds"
         )
@@ -140,7 +138,7 @@ def rename_identity(old: str, new: str) -> Identity:
 
 def _existing(image: Path) -> Path:
     if not exists(image):
-        raise BadPicture(image, "is not there")
+        raise BadPicture(image, "not found")
     if not image.is_file():
         kind = "a folder" if image.is_dir() else "not a regular file"
         raise BadPicture(image, f"is {kind}", "Use image files, for example photos/*.jpg.")

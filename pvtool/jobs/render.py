@@ -1,4 +1,4 @@
-"""Have engines render a batch of clips, and collect the result of each."""
+"""Run engines that render a batch of clips, and collect the result of each clip."""
 
 import dataclasses
 import shutil
@@ -27,12 +27,12 @@ OnClip = Callable[[dict[str, Any]], None]
 def make_batch(
     items: Sequence[RenderItem], job: RenderJob, devices: Sequence[str] = ()
 ) -> BatchFolder:
-    """Create the folder of a batch, with an engine's folder for each device, and delete old batches.
+    """Create the folder of a batch, with a run folder for each device; delete old batches.
 
     Raises FfmpegMissing or CodecMissing if this machine cannot write such clips.
     """
     require_formats(job.encoding)
-    if not job.on:  # Ray's workers may be on machines with other devices
+    if not job.on:  # Ray workers may have other devices
         check_devices(devices or [setup.model.device for setup in job.setups])
     drop_old_batches()
     batch = new_batch(batches_dir())
@@ -61,13 +61,13 @@ def drop_old_batches() -> None:
     """Delete the records of all but the newest batches; clips are elsewhere."""
     for batch in list_batches(batches_dir())[: -KEPT_BATCHES + 1]:
         if not _is_begun_or_live(batch):
-            # The tasks of a job array all delete the same ones.
+            # Tasks of a job array all delete the same batches.
             shutil.rmtree(batch.path, ignore_errors=True)
 
 
 def _is_begun_or_live(batch: BatchFolder) -> bool:
-    """Return whether a batch is in use: its engines live, or have not started yet."""
-    with suppress(OSError):  # another process has just deleted it, or permission is denied
+    """Return whether a batch is in use: its engines run, or have not started yet."""
+    with suppress(OSError):  # deleted by another process, or permission denied
         if abs(time.time() - batch.items.lstat().st_mtime) < _BEGUN_SECONDS:
             return True
         return any(worker.state() in LIVE for worker in batch.workers())
@@ -75,7 +75,7 @@ def _is_begun_or_live(batch: BatchFolder) -> bool:
 
 
 class ClipResults:
-    """The results that engines report: each clip once, whichever engine rendered it."""
+    """Results that engines report: each clip once, by any engine."""
 
     def __init__(self, on_clip: OnClip) -> None:
         self._on_clip = on_clip
@@ -90,9 +90,10 @@ class ClipResults:
         return list(self._failed.values())
 
     def add(self, event: Event) -> None:
-        """Add a clip event. A clip made elsewhere may yet be reported by another engine of this batch.
+        """Add a clip event.
 
-        A clip that one engine could not render is reported again if another one can.
+        A clip rendered elsewhere may still be reported by another engine of this batch. A clip that
+        one engine could not render is reported again if another one can.
         """
         facts = {key: value for key, value in event.items() if key not in {"time", "type"}}
         if facts["status"] == "elsewhere":
@@ -103,7 +104,7 @@ class ClipResults:
             self._report(facts)
 
     def close(self) -> None:
-        """Report the clips made elsewhere, once all engines have ended."""
+        """Report the clips rendered elsewhere, once all engines have ended."""
         for path, facts in self._elsewhere.items():
             if path not in self._reported or path in self._failed:
                 self._report({**facts, "status": "skipped"})
@@ -120,7 +121,7 @@ class ClipResults:
         return item.clip in self._reported
 
     def explains(self, error: PvError) -> bool:
-        """Return whether the error only repeats what was reported of clips."""
+        """Return whether the error only repeats reported failures of clips."""
         return error.kind == SomeFailed.__name__ or error.message in self._reasons
 
 
@@ -131,9 +132,10 @@ def run_batch(
     on_clip: OnClip,
     planned: int = 0,
 ) -> Outcome:
-    """Render the clips of a batch, which are the missing ones of `planned` clips (0: of these).
+    """Render the clips of a batch, the missing ones of `planned` clips (0: of these).
 
-    The batch succeeds if every clip exists, even if engines were killed, and no engine reports another error.
+    The batch succeeds if every clip exists, even if engines were killed, and no engine reports
+    another error.
     """
     results = ClipResults(on_clip)
 
@@ -183,7 +185,10 @@ def _stopped(error: PvError | None, left: Sequence[RenderItem], killed: bool) ->
 
 
 def _is_reported(engine: RunFolder, error: PvError) -> bool:
-    """Return whether the engine itself reported the error; one that came after the last clip does not count."""
+    """Return whether the engine reported the error itself.
+
+    One that came after the last clip does not count.
+    """
     return engine.read_exit() is not None and not isinstance(error, Interrupted)
 
 

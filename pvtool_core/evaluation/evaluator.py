@@ -33,13 +33,19 @@ class Evaluator:
         self._set_metrics = [(entry.make(self.judges), entry.fewest) for entry in SET_METRICS]
 
     def scores(self, clip: Clip, subject: Subject) -> Scores:
-        """Return the value of each metric by its name. Raises NotFinite if one is NaN or infinite."""
+        """Return the value of each metric by its name.
+
+        Raises NotFinite if one is NaN or infinite.
+        """
         scores = {metric.name: metric.measure(clip, subject) for metric in self._metrics}
         _check_finite("scores of a clip", scores)
         return scores
 
     def set_scores(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, float]:
-        """Return the value of each metric for which both sets are large enough. Raises NotFinite."""
+        """Return the value of each metric for which both sets are large enough.
+
+        Raises NotFinite.
+        """
         size = min(len(clips), len(reference))
         scores = {
             metric.name: metric.measure(clips, reference)

@@ -10,12 +10,13 @@ from pvtool_core.paths import cache_dir
 from pvtool_core.untrusted import RECORD_BYTES, parse_json, read_regular
 
 LARGE = 64 * 2**20
-"""Bytes from which a file's hash is remembered."""
+"""Smallest size in bytes of files whose hash is cached."""
 
 
 def sha256_remembered(file: Path) -> str:
-    """Return the SHA-256 of a file; that of a large file is cached while size, time and inode are
-    unchanged.
+    """Return the SHA-256 of a file; for a large file from the cache if it is unchanged.
+
+    A file is unchanged if size, time and inode are.
     """
     now = file.stat()
     if now.st_size < LARGE:
@@ -28,7 +29,7 @@ def sha256_remembered(file: Path) -> str:
     _file().parent.mkdir(parents=True, exist_ok=True)
     replace_file(
         _file(), json.dumps({**_read(), path: [*state, digest]}).encode()
-    )  # read anew: it took a while
+    )  # read again: other processes may have added hashes
     return digest
 
 
@@ -39,6 +40,6 @@ def _file() -> Path:
 def _read() -> dict[str, Any]:
     try:
         known = parse_json(read_regular(_file(), RECORD_BYTES))
-    except (OSError, ValueError):  # it may be deleted at any time
+    except (OSError, ValueError):  # it can be deleted at any time
         return {}
     return known if isinstance(known, dict) else {}

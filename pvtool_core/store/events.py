@@ -147,10 +147,9 @@ def _unreadable(line: bytes, time: float) -> Event:
 
 
 def iter_events(path: Path, end: int | None = None) -> Generator[Event]:
-    """Yield the events before byte `end` (default: the end of the file), reading one block at a
-    time.
+    """Yield the events before byte `end`, reading one block at a time.
 
-    Raises UnsafeRun.
+    The default is the end of the file. Raises UnsafeRun.
     """
     left = events_end(path) if end is None else end
     if not left:

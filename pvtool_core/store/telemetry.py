@@ -19,7 +19,7 @@ class WriteEvent(Protocol):
 
 
 class Telemetry:
-    """Writes a `gpu` event every few seconds from a thread of its own, and one when it begins."""
+    """Writes a `gpu` event every few seconds from its own thread, the first one immediately."""
 
     def __init__(self, write: WriteEvent) -> None:
         self._write = write
@@ -30,14 +30,15 @@ class Telemetry:
 
     def _watch(self) -> None:
         while True:
-            with suppress(OSError):  # a full disk is for the engine's own writes to report
+            with suppress(OSError):  # a full disk is reported by other writes of the engine
                 self._write("gpu", **self.measure())
             if self._done.wait(SECONDS):
                 return
 
     def measure(self) -> dict[str, Any]:
-        """Return accelerators (bytes, percent, °C, W) and memory (bytes) and load (percent of one
-        core) of this process.
+        """Return gauges of accelerators and of this process.
+
+        Accelerators: bytes, percent, °C, W. Process: memory (bytes) and load (percent of one core).
         """
         return {
             "devices": accelerators(),

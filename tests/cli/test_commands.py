@@ -27,7 +27,7 @@ from tests.support.commands import Pv, everything
     [
         ("identity add ../mara photo.png", 3, "Invalid name '../mara' for an identity."),
         ("identity add mara photo.png", 3, "An identity named 'mara' already exists."),
-        ("identity add nora photo.png", 3, "photo.png is not there."),
+        ("identity add nora photo.png", 3, "photo.png not found."),
         ("identity add nora photo.png --class cat", 2, "'cat' is not one of"),
         ("identity show nora", 4, "No identity named 'nora'."),
         ("identity show marah", 4, "Did you mean 'mara'?"),
@@ -80,7 +80,7 @@ from tests.support.commands import Pv, everything
         ("dashboard", 2, "The dashboard needs a terminal."),
         ("dashboard mara-9", 4, "No run named 'mara-9'. Did you mean 'mara-1'?"),
         ("dashboard no/where", 4, "No folder named 'no/where'."),
-        ("train mara --watch --detach", 2, "--watch and --detach contradict each other."),
+        ("train mara --watch --detach", 2, "--watch and --detach cannot be combined."),
         ("runs remove mara-1", 2, "Add --yes."),
         ("eval nothing", 4, "No run named 'nothing'."),
         ("eval no/thing", 4, "No folder named 'no/thing'."),
@@ -88,7 +88,7 @@ from tests.support.commands import Pv, everything
         ("identity export mara no/where.tar", 4, "No folder named"),
         ("train mara --preset tiny --base-model .", 3, "is not a diffusers folder."),
         ("eval .", 4, "No clip in the folder"),
-        ("demo --sample nobody", 4, "No sample named 'nobody'."),
+        ("demo --sample zoe", 4, "No sample named 'zoe'."),
         ("dance", 2, "No such command 'dance'."),
         ("runs list --nonsense", 2, "No such option"),
     ],
@@ -138,7 +138,7 @@ def test_error_names_the_invalid_key_of_user_settings(pv: Pv, mara: str, home: P
     (home / "config/presets").mkdir(parents=True)
     (home / "config/presets/mine.toml").write_text("[model]\nwidht = 3\n")
     answer = pv("presets", "show", "mine")
-    assert (answer.status, "model.widht: is no setting; did you mean 'width'?" in answer.err) == (
+    assert (answer.status, "model.widht: unknown setting; did you mean 'width'?" in answer.err) == (
         2,
         True,
     )
@@ -397,7 +397,7 @@ def test_new_identity_with_an_old_name_does_not_get_the_old_adapter(
     assert pv("render", mara, "<V> woman runs", "--dry-run").status == 4
     refused = pv("render", mara, "<V> woman runs", "--dry-run", "--run", run.name)
     assert refused.status == 2
-    assert "another person of that name" in refused.err
+    assert "another identity of that name" in refused.err
 
 
 def test_exports_are_private(pv: Pv, mara: str, tmp_path: Path) -> None:

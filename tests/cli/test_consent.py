@@ -20,7 +20,7 @@ def test_identity_is_not_added_without_statement_or_terminal(
     before = everything(home.parent)
     answer = pv("identity", "add", "ann", "photo.png", *words)
     assert answer.status == 2
-    assert "A statement of consent is required: who agreed, when, and to what." in answer.err
+    assert "A consent statement is required: who agreed, when, and to what." in answer.err
     assert '--consent "ann agreed on' in answer.err
     assert everything(home.parent) == before
 

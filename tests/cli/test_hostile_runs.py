@@ -62,7 +62,7 @@ def test_only_training_runs_are_resumed(
         answer = pv("runs", "resume", stopped.name, *words)
         assert (answer.status, answer.err.splitlines()[0]) == (
             2,
-            "Error: This folder holds a identify job.",
+            "Error: Wrong kind of job in this folder: identify.",
         )
     with pytest.raises(UsageError):
         resume_run(stopped)
@@ -140,7 +140,7 @@ def test_invalid_run_does_not_hide_others(pv: Pv, run: RunFolder, name: str, spo
     bad = RunFolder(run.path.with_name("bad-1"))
     shutil.copytree(run.path, bad.path)
     if spoil is endless and name == "events.jsonl":
-        pytest.skip("a long log is no bad one")
+        pytest.skip("a long log is not a corrupt one")
     spoil(bad.path / name)  # pyright: ignore[reportCallIssue]
     answer = pv("runs", "list", "--json")
     assert answer.status == 0

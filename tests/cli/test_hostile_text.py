@@ -89,7 +89,7 @@ def test_prompts_of_a_bank_are_escaped_on_one_line_each(pv: Pv, home: Path) -> N
 def test_errors_of_a_batch_are_escaped_on_one_line_each(capfd: pytest.CaptureFixture[str]) -> None:
     mistakes = [
         ("rows.csv, line 1", InputRefused(HOSTILE)),
-        (HOSTILE, BadPicture(HOSTILE, "is not there")),
+        (HOSTILE, BadPicture(HOSTILE, "not found")),
     ]
     Output().error(BatchRefused(mistakes, 2))
     captured = capfd.readouterr()

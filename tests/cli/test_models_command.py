@@ -27,7 +27,7 @@ def base(hub: Hub, pv: Pv) -> str:
         ("show antelope", 4, "Did you mean 'antelopev2'?"),
         ("show ../x", 3, "Invalid name '../x' for a model."),
         ("fetch nothing", 4, "No model named 'nothing'."),
-        ("fetch org/nothing", 4, "is not there (404)."),
+        ("fetch org/nothing", 4, "not found (404)."),
         (
             "fetch org/base --from http://127.0.0.1:9",
             4,
@@ -37,11 +37,11 @@ def base(hub: Hub, pv: Pv) -> str:
         ("add mine nothing.pt", 4, "No file or folder named 'nothing.pt'."),
         ("add mine page.safetensors", 3, "page.safetensors is not a safetensors file."),
         ("add a/b/c page.safetensors", 3, "Invalid name 'a/b/c' for a model."),
-        ("add hpsv2 page.safetensors", 3, "page.safetensors is none of the files of hpsv2."),
+        ("add hpsv2 page.safetensors", 3, "page.safetensors is not a file of hpsv2."),
         (
             "verify hpsv2",
             4,
-            "Weights not found: hpsv2.\n`pv models fetch hpsv2` brings them.",
+            "Weights not found: hpsv2.\nDownload them with `pv models fetch hpsv2`.",
         ),
         ("remove hpsv2", 4, "No model on this machine named 'hpsv2'."),
     ],
@@ -63,7 +63,7 @@ def test_life_cycle_of_a_model(pv: Pv, hub: Hub, base: str) -> None:
     assert (row["state"], row["commercial"], row["licence"]) == (
         "here",
         "conditions",
-        "mit (as its card says)",
+        "mit (by its card)",
     )
     assert row["size"] == sum(
         path.stat().st_size for path in model_folder(base).rglob("*") if path.is_file()
@@ -92,7 +92,7 @@ def test_corrupt_file_is_reported_and_fetched_again(pv: Pv, hub: Hub, base: str)
     answer = pv("models", "verify", base)
     assert answer.status == 3
     assert "org/base/unet/model.safetensors is truncated" in answer.err
-    assert "`pv models fetch org/base` brings them." in answer.err
+    assert "Download them with `pv models fetch org/base`." in answer.err
     weights.unlink()
     assert pv("models", "verify", base).status == 4
     assert pv("models", "fetch", base, "--json").json["fetched"] is True
@@ -133,11 +133,10 @@ def test_progress_and_licence_are_printed_to_stderr(pv: Pv, hub: Hub) -> None:
     hub.repositories["org/base"] = {"model.safetensors": safetensors(bytes(3 * 2**20))}
     hub.licence = "cc-by-nc-4.0"
     answer = pv("models", "fetch", "org/base", "--json")
-    assert answer.json["licence"] == "cc-by-nc-4.0 (as its card says)"
+    assert answer.json["licence"] == "cc-by-nc-4.0 (by its card)"
     said = answer.err.splitlines()
     assert (
-        said[0]
-        == "The licence of org/base: cc-by-nc-4.0 (as its card says). It forbids commercial use."
+        said[0] == "The licence of org/base: cc-by-nc-4.0 (by its card). It forbids commercial use."
     )
     assert said[-1].startswith("org/base, MiB 3/3")
 
@@ -167,13 +166,10 @@ def test_doctor_names_the_download_command_for_each_preset(pv: Pv, hub: Hub, hom
         "[evaluation]\nrecognizer = 'w600k_r50.onnx'\n"
     )
     assert doctor.weights()["tiny"] == "here"
-    assert (
-        "`pv models fetch realistic-vision antelopev2 hpsv2` brings them"
-        in doctor.weights()["mine"]
-    )
+    assert "run `pv models fetch realistic-vision antelopev2 hpsv2`" in doctor.weights()["mine"]
     model_folder("hpsv2").mkdir(parents=True)
     (model_folder("hpsv2") / "HPS_v2_compressed.pt").write_bytes(b"weights")
-    assert "`pv models fetch realistic-vision antelopev2` brings them" in doctor.weights()["mine"]
+    assert "run `pv models fetch realistic-vision antelopev2`" in doctor.weights()["mine"]
 
 
 def test_doctor_names_the_system_package_that_opencv_needs() -> None:

@@ -60,9 +60,9 @@ def test_a_photo_in_a_working_folder_that_is_not_utf_8_is_read(
         ("/", "/ is a folder."),
         ("photos/", "photos is a folder."),
         ("/dev/null", "null is not a regular file."),
-        ("none.png", "none.png is not there."),
-        ("x" * 300 + ".png", ".png is not there."),
-        (os.fsdecode(b"andr\xe9.png"), r"andr\xe9.png is not there."),
+        ("none.png", "none.png not found."),
+        ("x" * 300 + ".png", ".png not found."),
+        (os.fsdecode(b"andr\xe9.png"), r"andr\xe9.png not found."),
     ],
 )
 def test_invalid_photo_is_reported_before_an_engine_starts(pv: Pv, given: str, told: str) -> None:

@@ -1,4 +1,4 @@
-"""From a photo to clips with commands, on small random models of the supported classes."""
+"""Test the commands from a photo to clips on small random models of the supported classes."""
 
 import json
 import os

@@ -84,7 +84,7 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
     ("words", "status", "sentence"),
     [
         ("mara", 2, "No prompts to render."),
-        ("<V>runs", 2, "No person is named."),
+        ("<V>runs", 2, "Missing identity."),
         ("mara <V>runs --out /dev/null", 2, "Cannot create output folder /dev/null: file exists."),
         (
             "mara <V>runs --out /dev/null/clips",
@@ -117,9 +117,9 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
         ("mara <V>runs --devices 0,x", 2, "Invalid device 'x'."),
         ("mara <V>runs --on slurm", 2, "Unknown place 'slurm'."),
         ("mara <V>runs --on ray --devices 0", 2, "--on and --devices cannot be combined."),
-        ("mara <V>runs --address auto", 2, "--address needs a Ray cluster."),
+        ("mara <V>runs --address auto", 2, "--address requires --on ray."),
         ("mara <V>runs --cache-size big", 2, "Invalid size 'big'."),
-        ("mara <V>runs --c2pa-cert a.pem", 2, "Give both --c2pa-cert and --c2pa-key."),
+        ("mara <V>runs --c2pa-cert a.pem", 2, "Use both --c2pa-cert and --c2pa-key."),
         ("mara <V>runs --controlnet net", 2, "Use --controlnet and --control-frames together."),
         ("--from nothing.mp4", 4, "No clip named 'nothing.mp4'."),
         ("--from /etc/passwd", 3, "passwd is not a clip of pv."),
@@ -157,8 +157,7 @@ def test_dry_run_lists_every_clip_and_renders_none(pv: Pv, run: RunFolder, home:
     used, counts = answer.err.splitlines()
     assert used == "mara: using mara-1, step 800."
     assert (
-        counts
-        == "1 clips: 1 missing. Their rendering time is unknown: no such clips were rendered here yet."
+        counts == "1 clips: 1 missing. Unknown rendering time: no similar clips were rendered yet."
     )
     assert everything(home.parent) == before
 
@@ -224,7 +223,7 @@ def test_identities_can_be_omitted_if_every_row_has_one(pv: Pv, run: RunFolder) 
         rows_file({"prompt": "<V> runs", "identity": "mara"}, {"prompt": "<V> swims"}),
     )
     assert refused.status == 2
-    assert "batch.jsonl, line 2: No person is named." in refused.err
+    assert "batch.jsonl, line 2: Missing identity." in refused.err
 
 
 def test_all_errors_of_rows_are_reported_with_lines_before_rendering(
@@ -245,8 +244,8 @@ def test_all_errors_of_rows_are_reported_with_lines_before_rendering(
         "batch.jsonl, line 1 (and 1 more): No identity named 'nora'.",
         "batch.jsonl, line 2: No run named 'mara-9'. Did you mean 'mara-1'?",
         "batch.jsonl, line 4: Weights not found: gone.safetensors.",
-        "batch.jsonl, line 5: Cannot use what is to be rendered: sampler.shift: is for flow matching, "
-        "which animatediff does not do.",
+        "batch.jsonl, line 5: Cannot use the settings of the clip: sampler.shift: is for flow "
+        "matching, which animatediff does not use.",
     ]
     assert not Path("renders").exists()
 
@@ -298,8 +297,8 @@ def test_newest_finished_run_is_the_default(pv: Pv, run: RunFolder) -> None:
     refused = pv("render", "mara", "<V> runs", "--dry-run")
     assert refused.status == 4
     assert (
-        "No finished run of the identity named 'mara'.\n--run can be mara-2 (stopped)."
-        in refused.err
+        "No finished run of the identity named 'mara'.\n"
+        "Unfinished runs can be used with --run: mara-2 (stopped)." in refused.err
     )
 
 

@@ -112,7 +112,11 @@ def test_an_error_besides_clips_is_reported_although_all_clips_exist(
 ) -> None:
     assert ended(monkeypatch, {"a": "done"}, None, DiskFull("sheet.png")).error
     assert not ended(
-        monkeypatch, {"a": "done"}, None, RunFailed("The engine left no word."), killed=True
+        monkeypatch,
+        {"a": "done"},
+        None,
+        RunFailed("The engine ended without a record."),
+        killed=True,
     ).error
     assert not ended(monkeypatch, {"a": "done"}, None).error
 
@@ -123,10 +127,10 @@ def test_clips_left_by_a_killed_engine_have_failed(
     end = ended(
         monkeypatch,
         {"a": "done", "b": ""},
-        RunFailed("It left no word.", "See the log."),
+        RunFailed("It ended without a record.", "See the log."),
         killed=True,
     )
-    assert end.failed == [{"path": "b", "reason": "It left no word."}]
+    assert end.failed == [{"path": "b", "reason": "It ended without a record."}]
     assert end.error
     assert end.error.hint == "Run the same command again to render the missing clips. See the log."
     assert ended(monkeypatch, {"a": "done", "b": ""}, DiskFull()).failed == []
@@ -178,4 +182,6 @@ def test_the_rate_excludes_loading(
         shown.on_clip(clip("skipped", "a"))
         shown.on_clip(clip("done", "b"))
         shown.on_clip(clip("done", "c"))
-    assert capsys.readouterr().err.splitlines()[-1] == "rendering 3/4  360 clips an hour  0:10 left"
+    assert (
+        capsys.readouterr().err.splitlines()[-1] == "rendering 3/4  360 clips per hour  0:10 left"
+    )

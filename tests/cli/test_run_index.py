@@ -134,7 +134,7 @@ def test_corrupt_checkpoint_is_skipped_with_a_warning_and_refused_if_selected(
     (newer.checkpoint_folders()[-1] / ADAPTER_FILE).write_bytes(b"other")
     answer = pv("render", mara, "<V> runs", "--dry-run")
     assert f"mara: using {newer.name}, step 400." in answer.err
-    assert f"Warning: the checkpoint {newer.name}@800 is damaged and not used." in answer.err
+    assert f"Warning: the checkpoint {newer.name}@800 is corrupt and not used." in answer.err
     refused = pv("render", mara, "<V> runs", "--dry-run", "--run", f"{newer.name}@800")
     assert (refused.status, f"The checkpoint {newer.name}@800 is damaged." in refused.err) == (
         3,

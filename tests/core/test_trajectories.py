@@ -114,7 +114,7 @@ def test_other_weights_than_those_of_the_job_are_refused(
     assert load_backbone(whole.model, whole.sampler, []).facts()["base"] == whole.model.fingerprint
     other = with_settings(job, "model", fingerprint="0123456789abcdef")
     with pytest.raises(
-        InputRefused, match=r"The base model in .* is not the one that this job was made for"
+        InputRefused, match=r"The base model in .* is not the one that this job was created for"
     ):
         load_backbone(other.model, other.sampler, [])
 

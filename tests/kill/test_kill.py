@@ -82,7 +82,7 @@ def test_killed_run_resumes_to_the_same_weights(
 def kill_within_steps(folder: RunFolder, pid: int, draw: random.Random) -> bool:
     """Kill the engine within the next few steps or, one time in four, before training.
 
-    Return False if it ended first. Most engines live for more steps than there are between two
+    Return False if it ended first. Most engines live for more steps than between two
     checkpoints, so the run makes progress even on a slow machine.
     """
     wanted, resumed_at = draw.randrange(1, 7), checkpoint_step(folder)

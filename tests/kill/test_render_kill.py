@@ -68,7 +68,7 @@ def missing(wanted: RenderJob) -> list[str]:
 
 
 def check_whole(*jobs: RenderJob) -> None:
-    """Check that every clip is complete and playable, and that there are no other files."""
+    """Check that every clip is complete and playable, without any other files."""
     assert [clip for job in jobs for clip in missing(job)] == []
     clips = {one.clip for job in jobs for one in read_items(Path(job.items))}
     assert all(frames_of(Path(f"{clip}.mp4")).shape == (4, 32, 32, 3) for clip in clips)

@@ -140,7 +140,7 @@ def wan_transformer() -> WanTransformer3DModel:
     for block in transformer.blocks:
         own, text = cast("list[Any]", [block.attn1, block.attn2])
         own.to_out[0].weight.data *= 5  # a random adapter has little effect,
-        text.to_out[0].weight.data *= 30  # and the prompt none: guidance would have no effect
+        text.to_out[0].weight.data *= 30  # and the prompt none: guidance would not matter
     return transformer
 
 

@@ -1,4 +1,4 @@
-"""Hostile files in folders, and checks that they have no effect."""
+"""Hostile files in folders, and checks that they are harmless."""
 
 import signal
 from collections.abc import Generator

@@ -17,8 +17,8 @@ COMMIT = "c0ffee" * 6
 class Hub:
     """State of the hub.
 
-    `repositories` maps org/repo to files, `files` plain paths to bytes. The others are faults, and
-    recorded requests.
+    `repositories` maps org/repo to files, `files` plain paths to bytes. Other fields are faults,
+    and recorded requests.
     """
 
     address: str = ""

@@ -50,7 +50,7 @@ def save_hunyuan_video(folder: Path) -> None:
 def llama_tokenizer() -> PreTrainedTokenizerFast:
     """Return a tokenizer for the pipeline's template, which must have about 95 tokens.
 
-    It has the words of the template, and spells all others.
+    It has the words of the template, and spells all other words.
     """
     spelling = Tokenizer(BPE(unk_token="?"))
     spelling.pre_tokenizer = Whitespace()  # type: ignore[assignment]

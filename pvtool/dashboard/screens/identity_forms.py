@@ -108,7 +108,7 @@ class AddIdentity(FormScreen[str]):
 
 
 def _progress(event: Event) -> str:
-    if event["stage"] == "looking":
+    if event["stage"] == "detecting":
         return f"Detecting the face in photo {event['done'] + 1} of {event['total']}…"
     return "Loading the face models…"
 
