@@ -29,7 +29,8 @@ _ASK_TORCH = """
 import json, torch
 devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
 gpus = [{"name": d.name, "memory_gib": round(d.total_memory / 2**30, 1)} for d in devices]
-print(json.dumps({"gpus": gpus, "mps": torch.backends.mps.is_available(), "threads": torch.get_num_threads()}))
+mps, threads = torch.backends.mps.is_available(), torch.get_num_threads()
+print(json.dumps({"gpus": gpus, "mps": mps, "threads": threads}))
 """
 _ASK_OPENCV = """
 import json, cv2
@@ -39,9 +40,9 @@ _ASK_CODECS = """
 import json, subprocess, sys, imageio_ffmpeg
 path = imageio_ffmpeg.get_ffmpeg_exe()
 asked = subprocess.run([path, "-hide_banner", "-encoders"], capture_output=True, check=True)
-listed = [line.split()[1] for line in asked.stdout.decode(errors="replace").splitlines() if line[1:].split()[1:]]
-encoders = json.loads(sys.argv[1])
-print(json.dumps({"ffmpeg": path, **{name: encoder in listed for name, encoder in encoders.items()}}))
+listed = asked.stdout.decode(errors="replace").split()
+found = {name: encoder in listed for name, encoder in json.loads(sys.argv[1]).items()}
+print(json.dumps({"ffmpeg": path, **found}))
 """
 
 
@@ -49,7 +50,7 @@ print(json.dumps({"ffmpeg": path, **{name: encoder in listed for name, encoder i
 def doctor(as_json: Json = False) -> None:
     """Check GPU, memory, disk, weights, codecs and terminal.
 
-    The exit status is 4 if the default preset lacks something.
+    The exit status is 4 if a requirement of the default preset is missing.
     """
     report = examine()
     rows = [
@@ -128,7 +129,7 @@ def _free(path: Path) -> str:
 
 
 def weights() -> dict[str, str]:
-    """Return for each preset `here`, or the missing models and the command that fetches them."""
+    """Return `here` for each preset, or the missing models and the download command."""
     presets = Presets()
     return {name: _weights_of(presets, name) for name in presets.names()}
 
@@ -136,16 +137,14 @@ def weights() -> dict[str, str]:
 def _weights_of(presets: Presets, name: str) -> str:
     try:
         return weights_here(presets.get(name).settings())
-    except (
-        PvError
-    ) as error:  # a preset of the user's that is wrong must not hide the rest of the report
+    except PvError as error:  # an invalid preset of the user must not hide the rest of the report
         return f"cannot be used: {error.message}"
 
 
 def terminal() -> dict[str, Any]:
-    """Return the terminal's capabilities, as the dashboard finds them.
+    """Return the terminal's capabilities for the dashboard.
 
-    Late answers would reach the shell, so the timeout is long.
+    Late replies would reach the shell, so the timeout is long.
     """
     found = probe(timeout=4.0)
     width, height = found.cell

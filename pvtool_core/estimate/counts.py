@@ -1,5 +1,4 @@
-"""Count weights, work and memory of a training run on shapes alone; the model need not be
-installed.
+"""Count weights, work and memory of a training run on shapes only, without its weights.
 
 The code of the backbone runs on torch's meta device, where tensors have shapes only. This counts
 exactly what will run: both branches of guidance, recomputation, the window of the autoencoder.
@@ -87,9 +86,7 @@ def _storages(values: Any) -> dict[int, Any]:
 
 @contextmanager
 def _flash_attention() -> Generator[None]:
-    """Return attention as the accelerator computes it; the meta device would choose the full
-    matrix.
-    """
+    """Return attention as on the accelerator; the meta device would use the full matrix."""
 
     def flash(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
@@ -194,9 +191,7 @@ def _bytes(module: nn.Module) -> int:
 
 
 def backbone_blocks(denoiser: nn.Module) -> list[nn.Module]:
-    """Return the transformer blocks of a denoiser, to which `storage` and `offload` apply; none for
-    a UNet.
-    """
+    """Return the transformer blocks for `storage` and `offload`; none for a UNet."""
     names = ("transformer_blocks", "single_transformer_blocks", "blocks")
     return [block for name in names for block in getattr(denoiser, name, ())]
 
@@ -236,7 +231,10 @@ def text_encoders(folder: Path, itemsize: int) -> int:
 
 
 def _clip_facts(name: str) -> Any:
-    """The configuration of an open_clip model, of its folder or by its name; ViT-H-14 where the folder is not here."""
+    """Return the configuration of an open_clip model by folder or name.
+
+    It is that of ViT-H-14 if the folder is missing.
+    """
     if (facts := open_clip.get_model_config(name)) is not None:
         return facts
     try:
@@ -248,8 +246,9 @@ def _clip_facts(name: str) -> Any:
 def semantic(
     config: SemanticRewardConfig, frames: int, whole: int, size: tuple[int, int], dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Count weights and work of the semantic reward: with a gradient for one iteration, without for
-    a whole clip.
+    """Count weights and work of the semantic reward.
+
+    Once with a gradient for one iteration, and once without for a whole clip.
     """
     try:
         facts = _clip_facts(config.model)

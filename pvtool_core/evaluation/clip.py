@@ -14,7 +14,7 @@ from pvtool_core.untrusted import exists
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A clip and its sidecar. `frames` are (frames, height, width, 3), 8 bits."""
+    """A clip and its sidecar; `frames` are (frames, height, width, 3), uint8."""
 
     record: Mapping[str, Any]
     frames: Pixels
@@ -26,7 +26,7 @@ class Clip:
 
     @property
     def pair(self) -> tuple[str, int]:
-        """Prompt and seed: the same for the clips before and after."""
+        """Prompt and seed: equal for the clips with and without adapter."""
         return self.record["prompt"], self.record["seed"]
 
 

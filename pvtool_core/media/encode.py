@@ -41,7 +41,8 @@ _CODECS = {
 _TAGS = "setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
 _TO_BT709 = (
     "-vf",
-    f"scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int,format=yuv420p,{_TAGS}",
+    "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int,"
+    f"format=yuv420p,{_TAGS}",
 )
 _BT709 = (
     "-colorspace",
@@ -53,13 +54,13 @@ _BT709 = (
     "-color_range",
     "tv",
 )
-_SMALL = 512 * 512  # pixels, up to which one thread is the fastest
+_SMALL = 512 * 512  # pixels up to which one thread is fastest
 
 # One palette per clip avoids flicker; ordered dithering compresses well.
 _GIF_COLOURS = (
     "split[a][b];[a]palettegen[palette];[b][palette]paletteuse=dither=bayer:bayer_scale=4"
 )
-_GIF_FPS = 50  # browsers show anything faster at 10
+_GIF_FPS = 50  # browsers show faster ones at 10
 _WEBP_QUALITY = 90
 _TIME_UNIT = 1 / _GIF_FPS
 
@@ -136,9 +137,9 @@ def write_mp4(path: Path, clip: ClipFile) -> None:
         "yuv420p",
         *_BT709,
     )
-    told = ("-f", "ffmetadata", "-i", str(tags), "-map", "0:v", "-map_metadata", "1")
+    metadata = ("-f", "ffmetadata", "-i", str(tags), "-map", "0:v", "-map_metadata", "1")
     form = ("-movflags", "+faststart+use_metadata_tags", "-f", "mp4")
-    _encode(path, clip, *told, *_TO_BT709, *codec, "-threads", threads, *form)
+    _encode(path, clip, *metadata, *_TO_BT709, *codec, "-threads", threads, *form)
     mark_mp4(path)
 
 
@@ -172,9 +173,15 @@ def _encode(path: Path, clip: ClipFile, *how: str) -> None:
 def write_webp(path: Path, clip: ClipFile) -> None:
     """Write an animated WebP."""
     first, *others = [Image.fromarray(frame) for frame in clip.frames]
-    told = {"xmp": xmp(clip.facts), "loop": clip.encoding.loop, "duration": _milliseconds(clip)}
+    options = {"xmp": xmp(clip.facts), "loop": clip.encoding.loop, "duration": _milliseconds(clip)}
     first.save(
-        path, "WEBP", save_all=True, append_images=others, quality=_WEBP_QUALITY, method=4, **told
+        path,
+        "WEBP",
+        save_all=True,
+        append_images=others,
+        quality=_WEBP_QUALITY,
+        method=4,
+        **options,
     )
 
 
@@ -188,16 +195,16 @@ def write_images(path: Path, clip: ClipFile) -> None:
     """Write numbered images; the first contains the metadata."""
     path.mkdir()
     for number, frame in enumerate(clip.frames):
-        told = PngImagePlugin.PngInfo()
-        told.add_itxt("XML:com.adobe.xmp", xmp(None if number else clip.facts).decode())
-        Image.fromarray(frame).save(path / f"{number:04d}.png", pnginfo=told)
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", xmp(None if number else clip.facts).decode())
+        Image.fromarray(frame).save(path / f"{number:04d}.png", pnginfo=info)
 
 
 def check_mp4(path: Path, clip: ClipFile) -> None:
     """Decode every frame in one process and return the tags."""
     outputs = ("-map", "0:v", "-f", "null", "-", "-f", "ffmetadata", "pipe:1")
     answer = ffmpeg.ask(path, "-xerror", "-progress", "pipe:2", "-i", str(path), *outputs)
-    there = int(re.findall(r"^frame=\s*(\d+)", answer.said, re.MULTILINE)[-1])
+    there = int(re.findall(r"^frame=\s*(\d+)", answer.messages, re.MULTILINE)[-1])
     if there != len(clip.frames):
         raise ClipBroken(path, f"it holds {there} of {len(clip.frames)} frames")
     _check_facts(path, facts_of_tags(path, answer.output.decode()), clip)
@@ -210,9 +217,7 @@ def check_animation(path: Path, clip: ClipFile) -> None:
         for frame in ImageSequence.Iterator(picture):
             frame.load()
             shown += frame.info.get("duration", 0)
-    moving = bool(
-        (clip.frames != clip.frames[:1]).any()
-    )  # a webp in which nothing moves becomes a plain picture
+    moving = bool((clip.frames != clip.frames[:1]).any())  # a still webp becomes a single image
     if moving and abs(shown / 1000 - clip.seconds) > _TIME_UNIT:
         raise ClipBroken(path, f"it lasts {shown / 1000:g} of {clip.seconds:g} seconds")
     _check_facts(path, read_facts(path), clip)

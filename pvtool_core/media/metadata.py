@@ -31,16 +31,16 @@ _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 _FACTS = re.compile(rb"<pv:facts>(.*?)</pv:facts>", re.DOTALL)
 _XMP_BOX = bytes.fromhex(
     "be7acfcb97a942e89c71999491e3afac"
-)  # the uuid that XMP's specification gives it in MPEG-4
+)  # the uuid of XMP in MPEG-4, by its specification
 _GIF_BLOCK = 255
 _PNG_FIRST = "0000.png"
 
 
 def xmp(facts: Facts | None = None) -> bytes:
     """Return an XMP packet with the AI mark, and `facts` for formats without a better place."""
-    # ASCII alone: JSON's escapes carry what XML cannot, such as half of a surrogate pair.
-    told = "" if facts is None else f"\n<pv:facts>{escape(json.dumps(facts))}</pv:facts>"
-    return _PACKET.format(mark=AI_MADE, facts=told).encode()
+    # ASCII only: JSON escapes can represent what XML cannot, such as half of a surrogate pair.
+    text = "" if facts is None else f"\n<pv:facts>{escape(json.dumps(facts))}</pv:facts>"
+    return _PACKET.format(mark=AI_MADE, facts=text).encode()
 
 
 def for_people(facts: Facts) -> str:
@@ -49,9 +49,7 @@ def for_people(facts: Facts) -> str:
 
 
 def as_tags(facts: Facts) -> bytes:
-    """Return the facts as an ffmpeg metadata file, which is not limited in length like command
-    lines.
-    """
+    """Return the facts as an ffmpeg metadata file of any length."""
     tags = {"pv": json.dumps(facts), "comment": for_people(facts), "digital_source_type": AI_MADE}
     return (
         ";FFMETADATA1\n" + "".join(f"{key}={_escaped(value)}\n" for key, value in tags.items())
@@ -96,8 +94,9 @@ def _comment(text: str) -> bytes:
 
 
 def _gif_xmp(facts: Facts) -> bytes:
-    """Return the XMP block of a GIF: raw text, followed by counting-down bytes that end a block
-    parser's walk.
+    """Return the XMP block of a GIF: raw text, followed by descending bytes.
+
+    Wherever a parser of blocks lands in them, it reaches the end.
     """
     return b"!\xff\x0bXMP DataXMP" + xmp(facts) + b"\x01" + bytes(range(255, -1, -1)) + b"\0"
 
@@ -124,9 +123,7 @@ def read_packet_of_images(path: Path) -> dict[str, Any]:
 
 
 def _check_file(path: Path) -> None:
-    if (
-        path.exists() and not path.is_file()
-    ):  # a pipe would be waited for, a device read without end
+    if path.exists() and not path.is_file():  # a pipe would block, a device never end
         raise ClipBroken(path, "it is not a regular file")
 
 

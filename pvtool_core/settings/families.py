@@ -1,6 +1,6 @@
 """The table of model families: one row each, with all that the rest of the program knows of it.
 
-It imports no torch: classes and functions are named as `module:name` and imported where they are used.
+It imports no torch: classes and functions are named as `module:name`, and imported at their use.
 """
 
 import importlib

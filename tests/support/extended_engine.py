@@ -1,4 +1,4 @@
-"""An engine whose tables have one row more: metric, objective, family and format."""
+"""An engine with one more metric, objective, family and format."""
 
 import runpy
 import sys
@@ -16,7 +16,7 @@ def add_metric() -> None:
 
 
 def add_objective() -> None:
-    """Add the row of the objective; its number `darkest` is not listed."""
+    """Add the row of the objective; its number `darkest` is not declared."""
     from pvtool_core.settings.objectives import OBJECTIVES, LossInfo, ObjectiveInfo
 
     OBJECTIVES["grey"] = ObjectiveInfo(

@@ -62,7 +62,7 @@ async def load_playback(
 
 
 def _moves(path: Path) -> bool:
-    """Return whether a file is an animation; False also if it cannot be read, which `decode` reports."""
+    """Return whether a file is an animation; False for an unreadable file, reported by `decode`."""
     try:
         return is_moving(path)
     except OSError:
