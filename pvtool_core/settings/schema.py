@@ -332,10 +332,10 @@ def check_model(model: ModelConfig, sampler: SamplerConfig) -> Iterable[Mistake]
         )
     family = FAMILIES[model.family]
     for key in sorted({key for each in FAMILIES.values() for key in each.options}):
-        if key not in family.options and not _is_default(key, model=model, sampler=sampler):
+        if key not in family.options and not _is_unused(key, model=model, sampler=sampler):
             names = ", ".join(supporting(key))
             yield Mistake(key, f"is not supported by {family.name}, only by {names}")
-    if model.offload and model.storage in {"int8", "nf4"}:
+    if "model.offload" in family.options and model.offload and model.storage in {"int8", "nf4"}:
         yield Mistake(
             "model.offload", f"is not for {model.storage}, which bitsandbytes keeps on the device"
         )
@@ -349,11 +349,14 @@ def check_model(model: ModelConfig, sampler: SamplerConfig) -> Iterable[Mistake]
         )
 
 
-def _is_default(key: str, **sections: ModelConfig | SamplerConfig) -> bool:
-    """Return whether the setting `section.name` has its default value."""
+def _is_unused(key: str, **sections: ModelConfig | SamplerConfig) -> bool:
+    """Return whether the setting `section.name` has no effect; a ControlNet without model has none."""
     section, _, name = key.partition(".")
+    value = getattr(sections[section], name)
+    if isinstance(value, ControlConfig):
+        return not value.model
     (default,) = (field.default for field in fields(sections[section]) if field.name == name)
-    return getattr(sections[section], name) == default
+    return value == default
 
 
 def shortened(text: str) -> str:
