@@ -99,6 +99,7 @@ FAMILIES: dict[str, Family] = {
     )
 }
 """All families, by name."""
+DEFAULT_FAMILY = "animatediff"
 SINGLE_FILE = FAMILIES["animatediff"]
 """The family of a Stable Diffusion checkpoint in a single file."""
 
@@ -116,6 +117,11 @@ def known_pipelines() -> list[str]:
 def supporting(option: str) -> list[str]:
     """Return the names of the families that support an option."""
     return [family.name for family in FAMILIES.values() if option in family.options]
+
+
+def only(option: str) -> str:
+    """Return for help texts which families support an option."""
+    return f"{', '.join(supporting(option))} only"
 
 
 def load_named(reference: str) -> Any:

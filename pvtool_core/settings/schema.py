@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, cast
 
 from pvtool_core.errors import Mistake
-from pvtool_core.settings.families import FAMILIES, supporting
+from pvtool_core.settings.families import DEFAULT_FAMILY, FAMILIES, only, supporting
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 
 DEVICES = re.compile(r"auto|cpu|mps|(cuda|xpu)(:(0|[1-9]\d{0,3}))?")
@@ -82,7 +82,7 @@ _NO_CONTROL = ControlConfig()
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    family: str = setting("model family", "animatediff", choices=FAMILIES)
+    family: str = setting("model family", DEFAULT_FAMILY, choices=FAMILIES)
     base_model: str = setting(
         "diffusers folder or .safetensors file; preset:… (shipped), models:… or ORG/NAME (fetched)",
         weights=always,
@@ -97,7 +97,7 @@ class ModelConfig:
     )
     fingerprint: str = setting("hash of the base model's files; set when a job is created", "")
     loras: tuple[LoraConfig, ...] = setting("style LoRAs, each {file = …, weight = …}", ())
-    control: ControlConfig = setting("ControlNet; animatediff only", _NO_CONTROL)  # noqa: RUF009 - frozen
+    control: ControlConfig = setting(f"ControlNet; {only('model.control')}", _NO_CONTROL)  # noqa: RUF009 - frozen
     width: int = setting("pixels", 512, low=16, high=8192, multiple_of=8)
     height: int = setting("pixels", 512, low=16, high=8192, multiple_of=8)
     num_frames: int = setting("frames of a clip", 16, low=1, high=1024)
@@ -120,7 +120,8 @@ class ModelConfig:
     )
     vae_tiling: bool = setting("decode in overlapping tiles: less memory, seams blended", False)
     trim_prompt: bool = setting(
-        "omit the prompt's padding to enable flash attention: equal up to rounding; hunyuan-video only",
+        "omit the prompt's padding to enable flash attention: equal up to rounding; "
+        + only("model.trim_prompt"),
         False,
     )
 
