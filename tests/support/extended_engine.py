@@ -37,6 +37,8 @@ def add_family() -> None:
         parts=("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
         prompt_limits="pvtool_core.models.prompt_limits:clip_limits",
         options=frozenset({"sampler.negative_prompt"}),
+        lora_base="Stable Diffusion 1.x",
+        lora_names={"unet": "pvtool_core.backbones.lora_names:unet_names"},
     )
 
 
