@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pvtool_core.store.events import Event
+    from pvtool_core.store.events import Record
 
 
-def describe(event: "Event") -> str:
-    """Format an event as a line of a log."""
-    rest = {key: value for key, value in event.items() if key not in {"time", "type"}}
+def describe(record: "Record") -> str:
+    """Format an event, given as its JSON object, as a line of a log."""
+    rest = {key: value for key, value in record.items() if key not in {"time", "type"}}
     values = "  ".join(f"{key}={_short(value)}" for key, value in rest.items())
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
-    return plain(f"{when}  {event['type']:<10}  {values}")
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["time"]))
+    return plain(f"{when}  {record['type']:<10}  {values}")
 
 
 def _short(value: Any) -> str:

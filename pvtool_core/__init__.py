@@ -18,13 +18,88 @@ Tensors and arrays:
     crops       aligned faces, (faces, 3, 112, 112) in [0, 1]
     embeddings  (faces, dimensions), of length 1
 
-Importing this package does not import torch, nor do the packages settings, store, models, batches
-and media and the modules errors, paths, files, permissions, untrusted and supervisor. Usage reports
-of other libraries are disabled unless the environment enables them: photos are biometric data, and
-nothing about their use leaves the machine.
+The public API is `__all__`. Importing it does not import torch: training, rendering and evaluation
+run in engine processes. Usage reports of other libraries are disabled unless the environment
+enables them: photos are biometric data, and nothing about their use leaves the machine.
 """
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pvtool_core.api.batch import Rendering, render
+    from pvtool_core.api.enrollment import enroll
+    from pvtool_core.api.evaluate import evaluate
+    from pvtool_core.api.training import TrainingRun, train
+    from pvtool_core.errors import PvError
+    from pvtool_core.settings.presets import Preset, Presets
+    from pvtool_core.store.events import (
+        CheckpointEvent,
+        ClipEvent,
+        Event,
+        RunEvent,
+        SampleEvent,
+        StageEvent,
+        StepEvent,
+        TelemetryEvent,
+        WarningEvent,
+    )
+    from pvtool_core.store.identities import Identity, Library
+
+__all__ = [
+    "CheckpointEvent",
+    "ClipEvent",
+    "Event",
+    "Identity",
+    "Library",
+    "Preset",
+    "Presets",
+    "PvError",
+    "Rendering",
+    "RunEvent",
+    "SampleEvent",
+    "StageEvent",
+    "StepEvent",
+    "TelemetryEvent",
+    "TrainingRun",
+    "WarningEvent",
+    "enroll",
+    "evaluate",
+    "render",
+    "train",
+]
+
+_MODULES = {
+    "CheckpointEvent": "store.events",
+    "ClipEvent": "store.events",
+    "Event": "store.events",
+    "Identity": "store.identities",
+    "Library": "store.identities",
+    "Preset": "settings.presets",
+    "Presets": "settings.presets",
+    "PvError": "errors",
+    "Rendering": "api.batch",
+    "RunEvent": "store.events",
+    "SampleEvent": "store.events",
+    "StageEvent": "store.events",
+    "StepEvent": "store.events",
+    "TelemetryEvent": "store.events",
+    "TrainingRun": "api.training",
+    "WarningEvent": "store.events",
+    "enroll": "api.enrollment",
+    "evaluate": "api.evaluate",
+    "render": "api.batch",
+    "train": "api.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use: an engine process needs few of them."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
 
 _NO_REPORTS = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime 1.29 and newer store a device id and events

@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from pvtool_core.errors import BrokenRun, Busy, ExitStatus, Interrupted, from_foreign
 from pvtool_core.models.locate import locate_faces, locate_weights
@@ -31,7 +30,8 @@ from pvtool_core.settings.jobs import (
     read_job,
 )
 from pvtool_core.settings.schema import Settings
-from pvtool_core.store.events import EventWriter, drop_events_after
+from pvtool_core.store.event_log import EventWriter, drop_events_after
+from pvtool_core.store.events import Event, Report, RunEvent
 from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import ExitRecord, Request, RunFolder, checkpoint_step
 from pvtool_core.store.telemetry import Telemetry
@@ -54,9 +54,9 @@ class SharedEvents(EventWriter):
         super().__init__(path)
         self._turn = threading.Lock()
 
-    def write(self, type: str, **values: Any) -> None:
+    def write(self, event: Event) -> None:
         with self._turn:
-            super().write(type, **values)
+            super().write(event)
 
 
 def main(words: list[str]) -> int:
@@ -121,7 +121,7 @@ def work(folder: RunFolder, heartbeat: Heartbeat) -> ExitRecord:
     )  # before the writer opens the file, since this may replace it
     with SharedEvents(folder.events) as events:
         job = read_job(folder.config, JOB_BYTES)
-        events.write("run", state="resumed" if known else "started", step=step)
+        events.write(RunEvent(state="resumed" if known else "started", step=step))
         if isinstance(job, TrainJob):
             heartbeat.update(step=step, total=job.training.iterations)
         check_weights(job)
@@ -185,15 +185,15 @@ def use_threads(settings: Settings | Setup) -> None:
         torch.set_num_threads(settings.model.threads)
 
 
-def reporter(folder: RunFolder, events: EventWriter) -> Callable[..., None]:
+def reporter(folder: RunFolder, events: EventWriter) -> Report:
     """Return the function to which short jobs report events.
 
     It raises Interrupted after a request to stop, in the main thread only: work of other threads is
     completed.
     """
 
-    def report(type: str, **values: Any) -> None:
-        events.write(type, **values)
+    def report(event: Event) -> None:
+        events.write(event)
         if (
             threading.current_thread() is threading.main_thread()
             and Request.STOP in folder.take_requests()
@@ -251,9 +251,8 @@ def record_outcome(folder: RunFolder, heartbeat: Heartbeat, record: ExitRecord) 
     """
     with suppress(OSError):
         folder.write_exit(record)
-    reason = {"reason": record.reason} if record.reason else {}
     with suppress(OSError, BrokenRun), EventWriter(folder.events) as events:
-        events.write("run", state=record.state, **reason)
+        events.write(RunEvent(state=record.state, reason=record.reason))
     with suppress(OSError):
         heartbeat.update(State(record.state))
 

@@ -1,10 +1,9 @@
-"""Files: atomic replacement, publishing of finished files, and hashes.
+"""Files: atomic replacement, and publishing of finished files.
 
 A reader sees the old file or the new one, never a part of one.
 """
 
 import errno
-import hashlib
 import itertools
 import os
 import re
@@ -21,10 +20,9 @@ import psutil
 
 from pvtool_core.errors import NameTaken
 from pvtool_core.paths import check_new_file, is_private
-from pvtool_core.untrusted import (
-    open_regular,
-)
 
+WRITING = ".writing"
+"""Suffix of unfinished files and folders, whose names begin with a dot."""
 _STALE_SECONDS = 3600.0
 
 
@@ -33,7 +31,7 @@ def working_folder(clip: Path) -> Generator[Path]:
     """Create a hidden folder of this process for a clip, and delete those of dead processes."""
     for folder in _left_behind(clip):
         shutil.rmtree(folder, ignore_errors=True)  # another attempt may be clearing up as well
-    folder = clip.with_name(f".{clip.name}.{socket.gethostname()}.{os.getpid()}.writing")
+    folder = clip.with_name(f".{clip.name}.{socket.gethostname()}.{os.getpid()}{WRITING}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -46,7 +44,7 @@ def _left_behind(clip: Path) -> list[Path]:
     """Return folders of processes that ended on this machine, and old folders of other machines."""
     if not clip.parent.is_dir():
         return []
-    mine = re.compile(rf"\.{re.escape(clip.name)}\.(?P<host>.+)\.(?P<pid>\d+)\.writing")
+    mine = re.compile(rf"\.{re.escape(clip.name)}\.(?P<host>.+)\.(?P<pid>\d+){re.escape(WRITING)}")
     with os.scandir(clip.parent) as entries:
         found = [(entry, name) for entry in entries if (name := mine.fullmatch(entry.name))]
     return [
@@ -108,15 +106,6 @@ def _sync(file: Path) -> None:
         os.fsync(opened.fileno())
 
 
-def sha256_of(path: Path, follow: bool = True) -> str:
-    """Return the SHA-256 of a regular file; `follow` allows a link.
-
-    Raises Irregular, and OSError as `open`.
-    """
-    with os.fdopen(open_regular(path, follow=follow), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def replace_file(
     path: Path,
     content: bytes | Iterable[bytes],
@@ -132,7 +121,7 @@ def replace_file(
     """
     if is_private(path):
         mode &= 0o600
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{WRITING}")
     temporary.unlink(missing_ok=True)
     try:
         with open(
@@ -218,7 +207,7 @@ def _write_unnamed(target: Path, content: BinaryIO) -> bool:
 
 def _write_hidden(target: Path, content: BinaryIO) -> None:
     descriptor, name = tempfile.mkstemp(
-        prefix=".pv-", suffix=".writing", dir=target.parent
+        prefix=".pv-", suffix=WRITING, dir=target.parent
     )  # mode 0600
     try:
         with os.fdopen(descriptor, "wb") as file:

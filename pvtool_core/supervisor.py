@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
+from typing import Self
 
 from pvtool_core.errors import (
     Busy,
@@ -23,7 +24,8 @@ from pvtool_core.errors import (
 )
 from pvtool_core.paths import jobs_dir
 from pvtool_core.settings.jobs import Job, write_job
-from pvtool_core.store.events import Event, events_end, read_events
+from pvtool_core.store.event_log import events_end, read_events
+from pvtool_core.store.events import Event
 from pvtool_core.store.liveness import LIVE, State
 from pvtool_core.store.runs import Request, RunFolder
 from pvtool_core.store.scratch import held_folder, keep
@@ -108,33 +110,69 @@ def run_to_end(folder: RunFolder, on_event: OnEvent) -> None:
     _raise_with_log(folder, error)
 
 
+class Engines:
+    """Engines that this process starts together, one in each folder."""
+
+    def __init__(self, folders: Sequence[RunFolder]) -> None:
+        self.folders = tuple(folders)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._offsets = [events_end(folder.events) for folder in folders]
+
+    def start(self, stop: Callable[[], bool] = lambda: False) -> Self:
+        """Start all engines; those that start once `stop` is true are stopped again.
+
+        Raises what `start` raises, after the engines already started have ended.
+        """
+        try:
+            for folder in self.folders:
+                engine = start(folder, self.processes)
+                if stop():
+                    engine.terminate()
+        except BaseException:
+            _end(self.processes)
+            raise
+        return self
+
+    def events(self) -> Iterator[Event]:
+        """Yield the events of all engines as they come, until all have ended."""
+        return _in_turn(
+            [
+                _follow(folder, offset, partial(_is_running, process))
+                for folder, offset, process in zip(
+                    self.folders, self._offsets, self.processes, strict=True
+                )
+            ]
+        )
+
+    def stop(self) -> None:
+        """Ask all engines to save their state and exit."""
+        for folder, process in zip(self.folders, self.processes, strict=True):
+            if _is_running(process):
+                folder.request(Request.STOP)
+
+    def errors(self, received: signal.Signals | None = None) -> list[PvError | None]:
+        """Return each engine's error once all have ended; `received` is the forwarded signal."""
+        return [
+            _outcome(folder, received, process.wait())
+            for folder, process in zip(self.folders, self.processes, strict=True)
+        ]
+
+
 def run_together(folders: Sequence[RunFolder], on_event: OnEvent) -> list[PvError | None]:
     """Start an engine in each folder and follow all to their ends; return their outcomes.
 
     Signals are forwarded as in `run_to_end`.
     """
-    begun = {folder.path: events_end(folder.events) for folder in folders}
-    engines: list[subprocess.Popen[bytes]] = []
+    engines = Engines(folders)
     try:
-        with _forwarded_signals(engines) as received:
-            for folder in folders:
-                engine = start(folder, engines)
-                if received:  # it may have missed a signal during its start
-                    engine.terminate()
-            following = [
-                _follow(folder, begun[folder.path], partial(_is_running, engine))
-                for folder, engine in zip(folders, engines, strict=True)
-            ]
-            for event in _in_turn(following):
+        with _forwarded_signals(engines.processes) as received:
+            engines.start(stop=lambda: bool(received))
+            for event in engines.events():
                 on_event(event)
     except BaseException:  # the caller stopped following
-        _end(engines)
+        _end(engines.processes)
         raise
-    forwarded = received[0] if received else None
-    return [
-        _outcome(folder, forwarded, engine.returncode)
-        for folder, engine in zip(folders, engines, strict=True)
-    ]
+    return engines.errors(received[0] if received else None)
 
 
 def _is_running(engine: subprocess.Popen[bytes]) -> bool:

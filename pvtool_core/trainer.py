@@ -9,7 +9,7 @@ import dataclasses
 import math
 import time
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -28,7 +28,17 @@ from pvtool_core.paths import trajectories_dir
 from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import ControlConfig, TrainingConfig
-from pvtool_core.store.events import EventWriter, iter_events
+from pvtool_core.store.event_log import EventWriter, iter_records
+from pvtool_core.store.events import (
+    CheckpointEvent,
+    Report,
+    RunEvent,
+    SampleEvent,
+    StageEvent,
+    StepEvent,
+    WarningEvent,
+    parse_event,
+)
 from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import (
     ADAPTER_FILE,
@@ -38,7 +48,7 @@ from pvtool_core.store.runs import (
     checkpoint_step,
     own_folder,
 )
-from pvtool_core.trajectories import Report, TrajectoryCache
+from pvtool_core.trajectories import TrajectoryCache
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 
@@ -61,7 +71,7 @@ def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Hear
     job = with_recorded_threads(job, folder, report)
     control = RequestHandler(folder, report, heartbeat)
     heartbeat.update(state=State.RUNNING, total=config.iterations)
-    report("stage", stage="loading")
+    report(StageEvent(stage="loading"))
     report_cuts(job.model, job.prompts, job.sampler.negative_prompt, report, job.identity.noun)
     require_formats(PLAIN)  # the format of samples
     trainer = Trainer(job, trajectories_dir(), report)
@@ -76,9 +86,9 @@ def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Hear
 
     if start == 0 and config.sample_every:
         files.sample(trainer, 0)
-    report("stage", stage="training")
+    report(StageEvent(stage="training"))
     for step in range(start + 1, config.iterations + 1):
-        report("step", step=step, **trainer.iterate(step))
+        report(StepEvent.of(step, trainer.iterate(step)))
         heartbeat.update(step=step)
         control.poll()
         if control.take(Request.SAMPLE) or (
@@ -104,12 +114,11 @@ def with_recorded_threads(job: TrainJob, folder: RunFolder, report: Report) -> T
         recorded = checkpoint_facts(checkpoint).get("threads")
         threads = recorded if isinstance(recorded, int) and 0 < recorded <= _MOST_THREADS else 0
         if not threads:
-            report(
-                "warning",
-                message=f"{checkpoint.name} does not record the number of threads; training "
-                f"continues with {torch.get_num_threads()}, and the weights may differ in "
-                "their last digits.",
+            message = (
+                f"{checkpoint.name} does not record the number of threads; training continues "
+                f"with {torch.get_num_threads()}, and the weights may differ in their last digits."
             )
+            report(WarningEvent(message=message))
     threads = threads or torch.get_num_threads()
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
@@ -164,11 +173,8 @@ class Trainer:
                 NOT_FINITE_HINT,
             )
         if overflows:
-            self._report(
-                "warning",
-                step=step,
-                message=f"The gradient of iteration {step} overflows; the step is skipped.",
-            )
+            message = f"The gradient of iteration {step} overflows; the step is skipped."
+            self._report(WarningEvent(step=step, message=message))
         else:
             self.optimizer.step()
         self.optimizer.zero_grad()
@@ -241,14 +247,18 @@ class RunFiles:
 
     def __init__(self, folder: RunFolder, report: Report) -> None:
         self._folder, self._report = folder, report
-        paths = (event.get("path") for event in iter_events(folder.events))
-        self._reported = {path for path in paths if isinstance(path, str)}
+        events = map(parse_event, iter_records(folder.events))
+        self._reported = {
+            event.path for event in events if isinstance(event, CheckpointEvent | SampleEvent)
+        }
 
-    def _announce(self, type: str, path: Path, step: int, **values: Any) -> None:
-        relative = path.relative_to(self._folder.path).as_posix()
-        if relative not in self._reported:
-            self._report(type, step=step, path=relative, **values)
-            self._reported.add(relative)
+    def _report_once(self, event: CheckpointEvent | SampleEvent) -> None:
+        if event.path not in self._reported:
+            self._report(event)
+            self._reported.add(event.path)
+
+    def _relative(self, path: Path) -> PurePosixPath:
+        return PurePosixPath(path.relative_to(self._folder.path))
 
     def checkpoint(self, trainer: Trainer, step: int) -> None:
         """Write adapter and optimizer state to a folder named by the step.
@@ -268,7 +278,7 @@ class RunFiles:
         }
         facts = {"threads": torch.get_num_threads(), "device": trainer.backbone.device.type}
         folder = self._folder.write_checkpoint(step, files, trainer.config.keep_checkpoints, facts)
-        self._announce("checkpoint", folder, step)
+        self._report_once(CheckpointEvent(step=step, path=self._relative(folder)))
 
     def resume(self, trainer: Trainer) -> int:
         """Load the newest complete checkpoint, if any; return its step."""
@@ -281,11 +291,11 @@ class RunFiles:
         if before not in (None, now):
             message = f"This run was trained on {before} and continues on {now}: "
             message += "the weights will differ slightly."
-            self._report("warning", message=message)
-        self._announce(
-            "checkpoint", folder, checkpoint_step(folder)
-        )  # the engine may have been killed between file and event
-        return checkpoint_step(folder)
+            self._report(WarningEvent(message=message))
+        step = checkpoint_step(folder)
+        # the engine may have been killed between file and event
+        self._report_once(CheckpointEvent(step=step, path=self._relative(folder)))
+        return step
 
     def sample(self, trainer: Trainer, step: int) -> None:
         """Render the first of the objective's sample clips with the current adapter."""
@@ -299,12 +309,14 @@ class RunFiles:
                 pictures = to_pixels(model.whole_clip(latents))
             except NotFinite as error:
                 message = f"The sample {prompt!r} at step {step} was not written. {error.message}"
-                self._report("warning", step=step, message=message)
+                self._report(WarningEvent(step=step, message=message))
                 continue
             facts = {"prompt": prompt, "seed": seed, "step": step, "run": self._folder.name}
             facts["ai_generated"] = True
             (path,) = write_clip(folder / f"{number:02d}", pictures, trainer.job.model.fps, facts)
-            self._announce("sample", path, step, prompt=prompt, seed=seed)
+            self._report_once(
+                SampleEvent(step=step, path=self._relative(path), prompt=prompt, seed=seed)
+            )
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
@@ -363,10 +375,10 @@ class RequestHandler:
 
     def _rest(self, step: int) -> None:
         self._heartbeat.update(state=State.PAUSED)
-        self._report("run", state=State.PAUSED, step=step)
+        self._report(RunEvent(state=State.PAUSED, step=step))
         while Request.PAUSE in self._asked and Request.STOP not in self._asked:
             time.sleep(0.2)
             self.poll()
         if Request.STOP not in self._asked:
             self._heartbeat.update(state=State.RUNNING)
-            self._report("run", state="resumed", step=step)
+            self._report(RunEvent(state="resumed", step=step))

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -32,16 +31,10 @@ from pvtool_core.backbones import Backbone, Latents
 from pvtool_core.errors import NO_ROOM, NotFinite
 from pvtool_core.files import replace_file
 from pvtool_core.sampling import denoise
+from pvtool_core.store.events import Report, WarningEvent
 from pvtool_core.store.trajectory_cache import Limit
 
 Tensors = dict[str, Tensor]
-
-
-@runtime_checkable
-class Report(Protocol):
-    """Receives events, as `EventWriter.write` does."""
-
-    def __call__(self, type: str, /, **values: Any) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -141,10 +134,8 @@ class TrajectoryCache:
         except FileNotFoundError:
             return None
         if kept is None:
-            self._report(
-                "warning",
-                message=f"A cached trajectory is corrupt and is computed again: {path.name}.",
-            )
+            message = f"A cached trajectory is corrupt and is computed again: {path.name}."
+            self._report(WarningEvent(message=message))
         with suppress(OSError):  # deleted meanwhile, or owned by another user
             os.utime(path)
         return kept
@@ -163,7 +154,8 @@ class TrajectoryCache:
         except OSError as error:
             self._limit = None
             why = "the disk is full" if error.errno in NO_ROOM else error.strerror
-            self._report("warning", message=f"Trajectories are not cached in {self._root}: {why}.")
+            message = f"Trajectories are not cached in {self._root}: {why}."
+            self._report(WarningEvent(message=message))
 
 
 def _on_disk(tensors: Tensors) -> Tensors:

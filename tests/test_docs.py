@@ -85,7 +85,20 @@ def test_every_error_of_the_engine_is_listed_with_its_status() -> None:
     assert sorted(map(int, statuses)) == sorted(ExitStatus)
 
 
-def test_every_recorded_event_is_explained() -> None:
+def test_recorded_events_fulfil_the_schemas_of_their_classes() -> None:
+    names = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
+    for file in ("batch", "training-run"):
+        recorded = json.loads((ROOT / f"tests/golden/{file}.json").read_text())["events"]
+        for name, shape in recorded.items():
+            schema = json_reference.event_schemas()[name]
+            assert set(schema["required"]) <= shape.keys(), name
+            for key, kind in shape.items():
+                known = schema["properties"].get(key) or schema["additionalProperties"]
+                if isinstance(kind, str) and "type" in known:
+                    assert names[kind] in known["type"] or known["type"] == "number", (name, key)
+
+
+def test_every_event_is_explained() -> None:
     page = (DOCS / "reference/events.md").read_text()
     rows = re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
     explained = {name for row in rows for name in re.findall(r"`(\w+)`", row)}

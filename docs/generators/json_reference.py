@@ -3,13 +3,26 @@
 Tests compare these files with the output of pv, so the schemas describe it.
 """
 
+import inspect
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import fields, is_dataclass
+from pathlib import Path, PurePosixPath
+from types import NoneType
+from typing import Any, cast, get_args, get_origin, get_type_hints
+
+from pvtool_core.store.events import EVENTS, Event
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_JSON_TYPES: dict[Any, str] = {
+    str: "string",
+    PurePosixPath: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    NoneType: "null",
+}
 _TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 _RECORDS = ("status.json", "exit.json", "checkpoints/step-000002/manifest.json")
 
@@ -31,12 +44,42 @@ def schema_of(shape: Any) -> dict[str, Any]:
 
 
 def event_schemas() -> dict[str, dict[str, Any]]:
-    """Return the schema of each recorded type of event, by its name."""
-    recorded = {**_golden("batch")["events"], **_golden("training-run")["events"]}
-    schemas = {name: schema_of(shape) for name, shape in sorted(recorded.items())}
-    for name, schema in schemas.items():
-        schema["properties"]["type"] = {"const": name}
-    return schemas
+    """Return the schema of each type of event, by its name, from the classes of events."""
+    return {name: _event_schema(cls) for name, cls in sorted(EVENTS.items())}
+
+
+def _event_schema(cls: type[Event]) -> dict[str, Any]:
+    """Return the schema of the JSON objects of a class of events, described by its docstring."""
+    properties = _properties(cls)
+    required = [one.name for one in fields(cls) if "omitted" not in one.metadata]
+    schema: dict[str, Any] = {
+        "type": "object",
+        "description": inspect.cleandoc(cls.__doc__ or ""),
+        "properties": {"type": {"const": cls.type}, **properties},
+    }
+    for spread in properties.keys() & {"scalars", "values"}:  # fields of their own
+        del properties[spread]
+        del schema["properties"][spread]
+        required.remove(spread)
+        schema["additionalProperties"] = {"type": ["number", "null"]} if spread == "scalars" else {}
+    return {**schema, "required": sorted(["type", *required])}
+
+
+def _properties(cls: type) -> dict[str, dict[str, Any]]:
+    hints = get_type_hints(cls)
+    return {one.name: _value_schema(hints[one.name]) for one in fields(cls)}
+
+
+def _value_schema(hint: Any) -> dict[str, Any]:
+    """Return the schema of a field by its annotation."""
+    if get_origin(hint) is tuple:
+        return {"type": "array", "items": _value_schema(get_args(hint)[0])}
+    if is_dataclass(hint):
+        properties = _properties(cast("type", hint))
+        return {"type": "object", "properties": properties, "required": sorted(properties)}
+    if args := get_args(hint):
+        return {"type": [_JSON_TYPES.get(arg, "object") for arg in args]}
+    return {"type": _JSON_TYPES[hint]} if hint in _JSON_TYPES else {}
 
 
 def command_schemas() -> dict[str, dict[str, Any]]:

@@ -5,21 +5,13 @@ from typing import Annotated
 
 import typer
 
-from pvtool.cli.options import run_names
+from pvtool.cli.options import Images, run_names
 from pvtool_core.batches.folder import BatchFolder, list_batches
 from pvtool_core.errors import Missing
 from pvtool_core.paths import batches_dir, check_utf8, runs_dir
 from pvtool_core.store.runs import RunFolder, find_run
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-
-Images = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KIND",
-        help="Image protocol: kitty, blocks, off or auto. [default: auto]",
-    ),
-]
 
 
 @app.command()

@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from pvtool.cli.evaluate import REPORT, SHEET, evaluate_run, metrics_table
 from pvtool.cli.options import Json
 from pvtool.cli.progress import JobProgress
+from pvtool.cli.scores import evaluate_run, metrics_table
 from pvtool.cli.training import follow_other, follow_training
 from pvtool.jobs.prepare import add_identity, choose, prepare
 from pvtool.jobs.settings import chosen_settings
 from pvtool.output import Output
 from pvtool.text import shown
+from pvtool_core.api.evaluate import REPORT, SHEET
 from pvtool_core.errors import Missing
 from pvtool_core.models.locate import resolve_settings
 from pvtool_core.paths import data_dir, presets_dir

@@ -12,9 +12,9 @@ from typing import Any
 import typer
 
 from pvtool.cli.options import Json
-from pvtool.jobs.settings import versions
 from pvtool.output import Output, table
 from pvtool.terminal import probe
+from pvtool_core.api.machine import versions
 from pvtool_core.errors import NotReady, PvError
 from pvtool_core.models.locate import HERE, weights_here
 from pvtool_core.paths import cache_dir, config_dir, data_dir

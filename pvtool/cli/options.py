@@ -76,3 +76,10 @@ ControlFrames = Annotated[
         "--control-frames", metavar="DIR_OR_VIDEO", help="Control images: a folder or a video."
     ),
 ]
+Images = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="Image protocol: kitty, blocks, off or auto. [default: auto]",
+    ),
+]

@@ -1,5 +1,6 @@
 """`pv train --plan`: estimate the requirements of a run, without starting it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pvtool.output import Output, table
@@ -11,13 +12,13 @@ from pvtool_core.estimate.requirements import (
     Estimate,
     Machine,
     architecture_of,
-    missing_weights,
     passes_of,
     sustained,
 )
+from pvtool_core.models.locate import missing_weights
 from pvtool_core.settings.jobs import PlanJob
 from pvtool_core.settings.schema import Settings
-from pvtool_core.store.events import Event
+from pvtool_core.store.events import CountsEvent, Event, MachineEvent
 from pvtool_core.supervisor import run_short_job
 
 
@@ -28,8 +29,13 @@ def plan_of(settings: Settings, prompts: int, tflops: float | None) -> Estimate:
     """
     folder, motion, _ = architecture_of(settings)
     job = PlanJob(**settings.sections(), architecture=str(folder), motion=str(motion or ""))
-    found: dict[str, Event] = {}
-    run_short_job("plan", job, lambda event: found.update({event["type"]: event}))
+    found: dict[str, Mapping[str, Any]] = {}
+
+    def keep(event: Event) -> None:
+        if isinstance(event, MachineEvent | CountsEvent):
+            found[event.type] = event.values
+
+    run_short_job("plan", job, keep)
     machine = Machine(**{name: found["machine"][name] for name in Machine.__dataclass_fields__})
     rate = sustained(machine.name, settings.model.dtype) if tflops is None else tflops
     return Estimate(

@@ -4,37 +4,34 @@ import dataclasses
 import gc
 import os
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from pvtool.cli import render_options as options
+from pvtool.cli.batch import render_clips
 from pvtool.cli.options import ControlFrames, ControlNet, Json, Seeds
 from pvtool.cli.options import Loras as LoraWords
-from pvtool.cli.progress import ClipProgress
 from pvtool.cli.render_report import (
     FailureReport,
     list_clips,
     print_adapters,
-    print_clip,
     print_mistake,
     warn_of_cuts,
 )
-from pvtool.jobs.render import make_batch, run_batch
-from pvtool.jobs.settings import style_table, versions
+from pvtool.jobs.settings import style_table
 from pvtool.output import Output
+from pvtool_core.api.machine import versions
 from pvtool_core.batches.columns import parse_seeds
-from pvtool_core.batches.folder import write_refused
-from pvtool_core.batches.plan import BatchPlan, Defaults, plan, states
+from pvtool_core.batches.plan import Defaults, plan
 from pvtool_core.batches.provenance import Provenance, provenance_of
 from pvtool_core.batches.rows import Mistakes, Row, read_row_file, read_rows
 from pvtool_core.errors import BadPrompt, PvError, UsageError
 from pvtool_core.paths import check_utf8, exists
-from pvtool_core.rendering.results import Outcome, clip_event
-from pvtool_core.settings.jobs import RenderItem, RenderJob
+from pvtool_core.rendering.results import Outcome
+from pvtool_core.settings.jobs import RenderJob
 from pvtool_core.store.identities import Library
 from pvtool_core.store.prompts import (
     KEYWORD,
@@ -267,41 +264,3 @@ def make_folder(out: Path) -> None:
 def _why(error: OSError) -> str:
     reason = error.strerror or type(error).__name__
     return reason[:1].lower() + reason[1:]
-
-
-def render_clips(
-    planned: BatchPlan,
-    job: RenderJob,
-    devices: Sequence[str] = (),
-    output: Output | None = None,
-    left_out: Mapping[str, str] | None = None,
-) -> Outcome:
-    """Render the missing clips, and print a line for each unless `output` is None.
-
-    A contact sheet runs an engine even if all clips exist. `left_out` are refused rows with their
-    reasons, for the dashboard.
-    """
-    missing: list[RenderItem] = []
-    lost = {item.clip: end for item in planned.items if (end := planned.lost(item))}
-    for item, state in zip(planned.items, states(planned, job.encoding), strict=True):
-        if job.overwrite or job.sheet or state != "there":
-            missing.append(item)
-        elif output:
-            print_clip(
-                output,
-                clip_event(item, job.encoding, status="skipped", seconds=0.0),
-                lost.get(item.clip, ""),
-            )
-    if not missing:
-        return Outcome(total=len(planned.items))
-    batch = make_batch(missing, dataclasses.replace(job, setups=tuple(planned.setups)), devices)
-    if left_out:
-        write_refused(batch.refused, left_out)
-    with ClipProgress(len(missing)) as progress:
-
-        def on_clip(facts: dict[str, Any]) -> None:
-            progress.on_clip(facts)
-            if output:
-                print_clip(output, facts, lost.get(facts["path"], ""))
-
-        return run_batch(batch, missing, progress.on_event, on_clip, len(planned.items))

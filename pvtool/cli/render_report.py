@@ -1,13 +1,12 @@
 """Print clips of `pv render`: planned, rendered and failed ones."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from pvtool.jobs.render import files_of, for_programs
 from pvtool.output import Output
 from pvtool.text import duration, plain, shown
 from pvtool_core.batches.plan import BatchPlan, Shard, as_row, estimates, states
@@ -17,11 +16,11 @@ from pvtool_core.files import replace_file
 from pvtool_core.models.prompt_limits import Cut
 from pvtool_core.rendering.results import clip_event
 from pvtool_core.settings.jobs import EncodingConfig
+from pvtool_core.store.events import ClipEvent
 
 SHOWN_FAILURES = 20
 SHOWN_ADAPTERS = 20
 SHOWN_CUTS = 20
-Facts = Mapping[str, Any]
 
 
 def list_clips(
@@ -34,13 +33,10 @@ def list_clips(
     ]
     times = estimates(planned, found)
     for item, state, seconds in zip(planned.items, found, times, strict=True):
-        known = {
-            **clip_event(item, encoding, status=state, seconds=seconds),
-            **cut_facts(planned.lost(item)),
-        }
-        facts = for_programs(known) if output.as_json else {}
+        event = clip_event(item, encoding, status=state, seconds=seconds)
+        value = _clip_table(event, planned.lost(item)) if output.as_json else {}
         time = "?" if seconds is None else duration(seconds)
-        output.result(facts, plain(f"{state:8} {time:>6}  {item.clip.removeprefix(here)}"))
+        output.result(value, plain(f"{state:8} {time:>6}  {item.clip.removeprefix(here)}"))
     counts = ", ".join(f"{count} {state}" for state, count in Counter(found).most_common())
     output.say(f"{len(found)} clips: {counts or 'none'}. {_in_all(times)}")
 
@@ -55,21 +51,30 @@ def _in_all(times: Sequence[float | None]) -> str:
     return f"Estimated time: {duration(known)}{more}." if known else "Nothing to do."
 
 
-def cut_facts(lost: str) -> Facts:
-    """Return the JSON field of a prompt that is too long for the text encoder.
+def _files_of(event: ClipEvent) -> list[str]:
+    """Return the paths of a clip's files, existing or not."""
+    folder = event.path.rpartition("/")[0]
+    return [f"{folder}/{name}" for name in event.files]
 
-    It has the truncated part.
+
+def _clip_table(event: ClipEvent, cut: str) -> dict[str, Any]:
+    """Return a clip for programs.
+
+    `path` is the first of its `files`, `prompt_cut` the truncated end.
     """
-    return {"prompt_cut": lost} if lost else {}
+    files = _files_of(event)
+    table = {**event.record(), "path": files[0], "files": files}
+    del table["time"], table["type"]
+    return {**table, "prompt_cut": cut} if cut else table
 
 
-def print_clip(output: Output, facts: dict[str, Any], lost: str = "") -> None:
+def print_clip(output: Output, event: ClipEvent, cut: str = "") -> None:
     """Print a line for each file of a clip, or one JSON object per clip."""
-    if facts["status"] == "failed":
-        lines = [plain(f"failed   {shown(Path(facts['path']))}: {facts.get('reason', '')}")]
+    if event.status == "failed":
+        lines = [plain(f"failed   {shown(Path(event.path))}: {event.reason}")]
     else:
-        lines = [f"{facts['status']:8} {shown(Path(file))}" for file in files_of(facts)]
-    output.stream(for_programs({**facts, **cut_facts(lost)}), "\n".join(lines))
+        lines = [f"{event.status:8} {shown(Path(file))}" for file in _files_of(event)]
+    output.stream(_clip_table(event, cut), "\n".join(lines))
 
 
 def warn_of_cuts(output: Output, cuts: Iterable[Cut]) -> None:
@@ -111,9 +116,9 @@ class FailureReport:
         self.file = out / f"failed{shard or ''}.jsonl"
         self._planned = planned
 
-    def write(self, failed: Sequence[Facts]) -> None:
+    def write(self, failed: Sequence[ClipEvent]) -> None:
         """Write the failures."""
-        reasons = {facts["path"]: facts.get("reason", "") for facts in failed}
+        reasons = {event.path: event.reason for event in failed}
         lines = [
             {
                 **row_table(as_row(item, context)),
@@ -133,10 +138,10 @@ class FailureReport:
         """Remove the file of an earlier batch, if no clip failed."""
         self.file.unlink(missing_ok=True)
 
-    def show(self, failed: Sequence[Facts], output: Output) -> None:
+    def show(self, failed: Sequence[ClipEvent], output: Output) -> None:
         """Print the failures, or the first ones of many."""
         output.say(f"Failed clips (retry with --prompts {shown(self.file)}):")
-        for facts in failed[:SHOWN_FAILURES]:
-            output.say(f"  {shown(Path(facts['path']))}: {facts.get('reason', '')}")
+        for event in failed[:SHOWN_FAILURES]:
+            output.say(f"  {shown(Path(event.path))}: {event.reason}")
         if more := len(failed[SHOWN_FAILURES:]):
             output.say(f"  … and {more} more.")

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pvtool.cli.confirm import confirm
-from pvtool.cli.dashboard import Images
-from pvtool.cli.options import Json, RunName, Yes
+from pvtool.cli.options import Images, Json, RunName, Yes
 from pvtool.cli.training import go, watch_run
 from pvtool.output import Output, table
 from pvtool.text import describe, shown
@@ -17,7 +16,8 @@ from pvtool_core.errors import Busy, UsageError
 from pvtool_core.files import copy_private
 from pvtool_core.paths import runs_dir
 from pvtool_core.settings.toml import to_table
-from pvtool_core.store.events import Event, events_end, iter_events
+from pvtool_core.store.event_log import events_end, iter_records
+from pvtool_core.store.events import Record
 from pvtool_core.store.liveness import State
 from pvtool_core.store.run_index import RunIndex
 from pvtool_core.store.runs import Request, checkpoint_step, find_run
@@ -46,12 +46,12 @@ def list_(as_json: Json = False) -> None:
 def show(run: RunName, as_json: Json = False) -> None:
     """Show state, losses, checkpoints, outcome and settings of a run."""
     folder = find_run(runs_dir(), run)
-    newest: Event | None = None
+    newest: Record | None = None
     without_face = 0
-    for event in iter_events(folder.events):
-        if event["type"] == "step":
-            newest = event
-            without_face += event.get("face_found") is False
+    for record in iter_records(folder.events):
+        if record["type"] == "step":
+            newest = record
+            without_face += record.get("face_found") is False
     ended = folder.read_exit()
     checkpoints = [checkpoint_step(path) for path in folder.checkpoint_folders()]
     value: dict[str, Any] = {
@@ -94,15 +94,15 @@ def logs(
         output.result({"run": run, "log": text}, text)
         return
 
-    def print_event(event: Event) -> None:
-        if as_json or event["type"] != "gpu":  # written every few seconds, not useful as text
-            output.stream(event, describe(event))
+    def show(record: Record) -> None:
+        if as_json or record["type"] != "gpu":  # written every few seconds, not useful as text
+            output.stream(record, describe(record))
 
     end = events_end(folder.events)
-    for event in iter_events(folder.events, end):
-        print_event(event)
+    for record in iter_records(folder.events, end):
+        show(record)
     if follow_on:
-        follow(folder, print_event, end)
+        follow(folder, lambda event: show(event.record()), end)
 
 
 @app.command()

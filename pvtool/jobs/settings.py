@@ -1,6 +1,5 @@
 """Merge settings: preset, then <config>/config.toml, then command-line options."""
 
-from importlib.metadata import version
 from typing import Any
 
 from pvtool_core.batches.columns import parse_lora
@@ -12,7 +11,6 @@ from pvtool_core.settings.schema import Settings
 from pvtool_core.settings.toml import Table, merge, read_toml
 
 DEFAULT_PRESET = "tiny"
-_PACKAGES = ("pvtool", "torch", "diffusers", "transformers", "peft", "onnxruntime")
 
 
 def chosen_settings(
@@ -63,8 +61,3 @@ def style_table(
     return option_table(
         model__loras=[parse_lora(word) for word in loras] if loras else None, model__control=control
     )
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of packages that affect pixels, without importing them."""
-    return {package: version(package) for package in _PACKAGES}

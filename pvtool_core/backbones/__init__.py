@@ -1,7 +1,6 @@
 """Video models: one file per family, and the interface between them and the rest."""
 
 import dataclasses
-import importlib
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +17,7 @@ from pvtool_core.backbones.interface import (
 )
 from pvtool_core.errors import InputRefused, RunFailed, from_foreign
 from pvtool_core.models.fingerprints import with_fingerprints
+from pvtool_core.settings.families import FAMILIES, load_named
 from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 
 __all__ = [
@@ -31,18 +31,10 @@ __all__ = [
     "resolve_device",
 ]
 
-_FAMILIES = {
-    "animatediff": ("animatediff", "AnimateDiff"),
-    "hunyuan-video": ("hunyuan_video", "HunyuanVideo"),
-    "wan": ("wan", "Wan"),
-}
-"""Module and class of each family; only the used one is imported."""
-
 
 def backbone_class(family: str) -> Any:
-    """Return the class that drives the models of a family."""
-    module, name = _FAMILIES[family]
-    return getattr(importlib.import_module(f"pvtool_core.backbones.{module}"), name)
+    """Return the class that drives the models of a family; no other family's module is imported."""
+    return load_named(FAMILIES[family].backbone)
 
 
 def load_backbone(

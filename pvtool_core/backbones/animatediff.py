@@ -37,8 +37,7 @@ from pvtool_core.models.base_models import model_variant, pipeline_variant, pred
 from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 
 _RECOMPUTED = re.compile(r".*\.(resnets|attentions|motion_modules)\.\d+")
-
-
+_TOKENS = 77  # of CLIP, to which the pipeline pads
 _FRAMES_AT_ONCE = 16  # as diffusers' pipeline decodes them
 
 
@@ -118,6 +117,12 @@ class AnimateDiff:
 
     def prompt_embeds(self, prompt: str) -> Embeds:
         return self._embeds[prompt]
+
+    def random_embeds(self) -> Embeds:
+        """Return random embeddings with the shapes of the text encoder's, for `--plan`."""
+        config: Any = self.denoiser.config
+        shape = (2 if self.guided else 1, _TOKENS, config.cross_attention_dim)
+        return {"prompt_embeds": torch.randn(shape, device=self.device, dtype=self.dtype)}
 
     def initial_latents(self, seed: int) -> Latents:
         factor = self.pipeline.vae_scale_factor

@@ -38,6 +38,9 @@ from pvtool_core.errors import InputRefused
 from pvtool_core.models.base_models import pipeline_variant
 from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 
+_TRIMMED_TOKENS = 64
+"""Upper bound of the tokens of a prompt of the shipped banks without padding."""
+
 
 class FusedLayout:
     """`LoraLayout` with q, k and v in one matrix, as in HunyuanVideo's own code and ComfyUI.
@@ -156,6 +159,16 @@ class HunyuanVideo:
 
     def prompt_embeds(self, prompt: str) -> Embeds:
         return {name: tensor.to(self.device) for name, tensor in self._embeds[prompt].items()}
+
+    def random_embeds(self) -> Embeds:
+        """Return random embeddings with the shapes of the text encoder's, for `--plan`."""
+        config, tokens = self.denoiser.config, _TRIMMED_TOKENS if self.model.trim_prompt else 256
+        random = functools.partial(torch.randn, device=self.device, dtype=self.dtype)
+        return {
+            "prompt_embeds": random(1, tokens, config.text_embed_dim),
+            "pooled_prompt_embeds": random(1, config.pooled_projection_dim),
+            "prompt_attention_mask": torch.ones(1, tokens, device=self.device, dtype=self.dtype),
+        }
 
     def initial_latents(self, seed: int) -> Latents:
         space, time = (

@@ -56,6 +56,13 @@ class Backbone(Protocol):
         """Return the embeddings of a loaded prompt, on the model's device, without gradient."""
         ...
 
+    def random_embeds(self) -> Embeds:
+        """Return random embeddings with the shapes of a prompt's, on the model's device.
+
+        `pv train --plan` counts the work of a model without weights and text encoders with them.
+        """
+        ...
+
     def initial_latents(self, seed: int) -> Latents:
         """Return Gaussian noise, drawn on the CPU: the same on every device."""
         ...

@@ -8,7 +8,7 @@ weights are random, which takes as much time and memory as real ones
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,12 @@ import diffusers
 import torch
 from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from torch import Tensor, nn
+from torch import nn
 
 from pvtool_core.backbones import backbone_class, refused_unless_loaded
 from pvtool_core.backbones.interface import Backbone, Embeds
 from pvtool_core.models.integrity import read_table
 from pvtool_core.settings.schema import ControlConfig, ModelConfig, SamplerConfig
-
-TRIMMED_TOKENS = 64
-"""Largest number of tokens of prompts in the shipped banks, without padding."""
 
 
 def meta_model(
@@ -60,7 +57,7 @@ def meta_model(
         replaced(DiffusionPipeline, "from_pretrained", classmethod(build)),
     ):
         backbone: Any = backbone_class(model.family)(bare, sampler, (), recompute)
-    embeds = _random_embeds(bare, sampler, backbone.denoiser.config)
+    embeds = backbone.random_embeds()
 
     def the_same(_: str) -> Embeds:
         return embeds
@@ -130,30 +127,3 @@ def _part(folder: Path, _: str, name: str) -> Any:
     )  # diffusers interprets other values as the name of a model
     with torch.device("cpu") if samples else nullcontext():
         return cls.from_config(config)
-
-
-def _random_embeds(model: ModelConfig, sampler: SamplerConfig, denoiser: Any) -> Embeds:
-    """Return random embeddings with the shapes of the family's text encoders."""
-    device, dtype = torch.device(model.device), getattr(torch, model.dtype)
-    rows = 2 if sampler.guidance_scale > 1 else 1
-
-    def text(*shape: int) -> Tensor:
-        return torch.randn(*shape, device=device, dtype=dtype)
-
-    def of_hunyuan_video() -> Embeds:
-        tokens = TRIMMED_TOKENS if model.trim_prompt else 256
-        mask = torch.ones(1, tokens, device=device, dtype=dtype)
-        pooled = text(1, denoiser.pooled_projection_dim)
-        long = text(1, tokens, denoiser.text_embed_dim)
-        return {
-            "prompt_embeds": long,
-            "pooled_prompt_embeds": pooled,
-            "prompt_attention_mask": mask,
-        }
-
-    shapes: dict[str, Callable[[], Embeds]] = {
-        "animatediff": lambda: {"prompt_embeds": text(rows, 77, denoiser.cross_attention_dim)},
-        "hunyuan-video": of_hunyuan_video,
-        "wan": lambda: {"prompt_embeds": text(rows, 512, denoiser.text_dim)},
-    }
-    return shapes[model.family]()

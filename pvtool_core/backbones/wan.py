@@ -141,6 +141,11 @@ class Wan:
     def prompt_embeds(self, prompt: str) -> Embeds:
         return {name: tensor.to(self.device) for name, tensor in self._embeds[prompt].items()}
 
+    def random_embeds(self) -> Embeds:
+        """Return random embeddings with the shapes of the text encoder's, for `--plan`."""
+        shape = (2 if self.guided else 1, _TOKENS, self.denoiser.config.text_dim)
+        return {"prompt_embeds": torch.randn(shape, device=self.device, dtype=self.dtype)}
+
     def initial_latents(self, seed: int) -> Latents:
         space = self.pipeline.vae_scale_factor_spatial
         size = (

@@ -23,6 +23,7 @@ import orjson
 
 from pvtool_core.errors import InputRefused
 from pvtool_core.files import replace_file
+from pvtool_core.hashes import hash_of, sha256_of_folder
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup
 from pvtool_core.settings.schema import ModelConfig
 from pvtool_core.store.prompts import without_keyword
@@ -234,7 +235,7 @@ def _is_file_record(facts: Any) -> bool:
 def _state(path: Path) -> dict[str, Any]:
     found = path.stat()
     size = sum(file.stat().st_size for file in _contents(path))
-    return {"sha256": digest_of(path), "size": size, "mtime_ns": found.st_mtime_ns}
+    return {"sha256": clip_sha256(path), "size": size, "mtime_ns": found.st_mtime_ns}
 
 
 def _as_recorded(path: Path, recorded: Mapping[str, Any]) -> bool:
@@ -249,23 +250,15 @@ def _as_recorded(path: Path, recorded: Mapping[str, Any]) -> bool:
         if sum(file.stat().st_size for file in _contents(path)) != recorded["size"]:
             return False
         same_time = found.st_mtime_ns == recorded["mtime_ns"]
-        return (same_time and path.is_file()) or digest_of(path) == recorded["sha256"]
+        return (same_time and path.is_file()) or clip_sha256(path) == recorded["sha256"]
     except OSError:
         return False
 
 
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file, or of all files of a folder by name."""
-    if path.is_file():
-        return _sha256(path)
-    listed = "".join(f"{file.name} {_sha256(file)}\n" for file in _contents(path))
-    return hashlib.sha256(listed.encode()).hexdigest()
+def clip_sha256(path: Path) -> str:
+    """Return the SHA-256 of a clip's file, or of its folder of frames."""
+    return hash_of(path, "sha256") if path.is_file() else sha256_of_folder(path)
 
 
 def _contents(path: Path) -> Iterable[Path]:
     return sorted(path.iterdir()) if path.is_dir() else [path]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,7 @@ from typing import Any, cast
 from pvtool_core.batches.adapters import RunAdapter
 from pvtool_core.batches.clips import read_sidecar
 from pvtool_core.errors import InputRefused, Missing, PvError, WeightsMissing
-from pvtool_core.files import sha256_of
+from pvtool_core.hashes import sha256_of
 from pvtool_core.media.ffmpeg import ClipBroken
 from pvtool_core.media.metadata import read_facts
 from pvtool_core.paths import runs_dir

@@ -32,7 +32,7 @@ from pvtool_core.open_clip_model import NOT_A_MODEL, not_a_folder
 from pvtool_core.rewards import letterbox
 from pvtool_core.settings.jobs import PlanJob
 from pvtool_core.settings.schema import SemanticRewardConfig
-from pvtool_core.trajectories import Report
+from pvtool_core.store.events import CountsEvent, MachineEvent, Report
 
 _QUANTISED_BYTES = {
     "int8": 1.0,
@@ -113,8 +113,8 @@ def with_gradient(run: Callable[[], Tensor]) -> Work:
 
 def plan(job: PlanJob, report: Report) -> None:
     """Report the job's `counts`, and the `machine` that it would run on."""
-    report("machine", **dataclasses.asdict(machine()))
-    report("counts", **dataclasses.asdict(count(job)))
+    report(MachineEvent(values=dataclasses.asdict(machine())))
+    report(CountsEvent(values=dataclasses.asdict(count(job))))
 
 
 def machine() -> Machine:

@@ -5,6 +5,7 @@ prediction: with N steps, K of them active, one pair of the cache costs N, and a
 gradient, after K without one unless the graph of all steps is kept.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -100,9 +101,9 @@ class Counts:
     semantic_clip: Work
 
     @classmethod
-    def of(cls, event: dict[str, Any]) -> Self:
+    def of(cls, counted: Mapping[str, Any]) -> Self:
         """Create from the event that `counts.plan` reports."""
-        values: dict[str, Any] = {field.name: event[field.name] for field in fields(cls)}
+        values: dict[str, Any] = {field.name: counted[field.name] for field in fields(cls)}
         for name, value in values.items():
             if isinstance(value, dict):
                 values[name] = Work(**value)
@@ -276,24 +277,3 @@ def architecture_of(settings: Settings) -> tuple[Path, Path | None, bool]:
         return presets_dir() / "architectures" / settings.model.family, None, False
     motion = Path(model.motion_adapter) if model.motion_adapter else None
     return Path(model.config or model.base_model), motion, True
-
-
-def missing_weights(settings: Settings) -> list[WeightsMissing]:
-    """Return the weights of the settings that are missing, each with a hint how to get it."""
-    model, reward = settings.model, settings.identity_reward
-    named = [
-        model.base_model,
-        model.motion_adapter,
-        *(lora.file for lora in model.loras),
-        reward.package,
-    ]
-    missing = [_missing(name) for name in [*named, settings.semantic_reward.checkpoint] if name]
-    return [each for each in missing if each]
-
-
-def _missing(name: str) -> WeightsMissing | None:
-    try:
-        resolve(name)
-    except WeightsMissing as error:
-        return error
-    return None

@@ -7,7 +7,7 @@ recogniser is reported beside it, to detect reward hacking.
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pvtool_core.errors import NotFinite
@@ -18,10 +18,9 @@ from pvtool_core.evaluation.report import Scores, gap_alarm, left_out, sheet_row
 from pvtool_core.files import replace_file
 from pvtool_core.media.contact_sheet import write_contact_sheet
 from pvtool_core.settings.jobs import EvaluateJob, Subject
+from pvtool_core.store.events import Report, StageEvent, WarningEvent
 
 SCORERS = "Check the face recognisers and the image-text model: `pv models verify`."
-
-Report = Callable[..., None]
 
 
 class Evaluator:
@@ -64,27 +63,27 @@ def _check_finite(what: str, scores: Scores) -> None:
 
 def evaluate(job: EvaluateJob, report: Report) -> None:
     """Score the clips of the job; write its report and its contact sheet."""
-    report("stage", stage="loading")
+    report(StageEvent(stage="loading"))
     evaluator = Evaluator(job)
     subjects = {subject.identity.name: subject for subject in job.subjects}
     scored: list[tuple[Clip, Scores]] = []
     for number, sidecar in enumerate(map(Path, job.sidecars)):
-        report("stage", stage="scoring", done=number, total=len(job.sidecars))
+        report(StageEvent(stage="scoring", done=number, total=len(job.sidecars)))
         clip = read_clip(sidecar)
         scored.append((clip, evaluator.scores(clip, subjects[clip.record["identity"]])))
-    report("stage", stage="scoring", done=len(job.sidecars), total=len(job.sidecars))
+    report(StageEvent(stage="scoring", done=len(job.sidecars), total=len(job.sidecars)))
     clips = [clip for clip, _ in scored]
     if cut := evaluator.judges.reader.cut_prompts(clip.record["prompt"] for clip in clips):
         message = (
             f"prompt_score ignores the end of {len(cut)} prompts: the image-text model truncates it"
         )
-        report("warning", message=f"{message}; the first is {cut[0]!r}.")
+        report(WarningEvent(message=f"{message}; the first is {cut[0]!r}."))
     found = summary(scored, evaluator.set_scores)
     if lonely := left_out(clips):
-        report("warning", message=f"Clips without a counterpart, not in the means: {lonely}.")
+        report(WarningEvent(message=f"Clips without a counterpart, not in the means: {lonely}."))
     for name, stages in found["identities"].items():
         if alarm := gap_alarm(stages):
-            report("warning", message=f"{name}: {alarm}")
+            report(WarningEvent(message=f"{name}: {alarm}"))
     if job.report:
         replace_file(Path(job.report), json.dumps(found, indent=1, ensure_ascii=False).encode())
     if job.sheet:

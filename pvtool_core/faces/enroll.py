@@ -5,7 +5,7 @@ embedding by each recogniser are stored beside it. If one photo is refused, all 
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,12 @@ from pvtool_core.faces.analyzer import Face, FaceAnalyzer, Picture, align
 from pvtool_core.media.photos import PHOTO_FORMATS, Warn, read_picture
 from pvtool_core.paths import path_of
 from pvtool_core.settings.jobs import EnrollJob
+from pvtool_core.store.events import Report, StageEvent, WarningEvent
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, LARGEST_SIDE
 
 SMALLEST_EYE_DISTANCE = 10.0
 MOST_BLUR = 0.65
 LEAST_LIKENESS = 0.2
-
-Report = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def enroll(job: EnrollJob, report: Report) -> None:
     """
     rewards = job.identity_reward
     recognizers = (rewards.recognizer, job.evaluation.recognizer)
-    report("stage", stage="loading")
+    report(StageEvent(stage="loading"))
     size, threshold = rewards.detection_size, rewards.detection_threshold
     analyzer = FaceAnalyzer(
         Path(rewards.package),
@@ -59,11 +58,11 @@ def enroll(job: EnrollJob, report: Report) -> None:
     )
 
     def warn(message: str) -> None:
-        report("warning", message=message)
+        report(WarningEvent(message=message))
 
     portraits: list[Portrait] = []
     for number, path in enumerate(map(path_of, job.pictures)):
-        report("stage", stage="detecting", done=number, total=len(job.pictures))
+        report(StageEvent(stage="detecting", done=number, total=len(job.pictures)))
         portraits.append(portrait(analyzer, path, job.face, warn))
     crops = [each.crop for each in portraits]
     embeddings = {name: torch.from_numpy(analyzer.embed(crops, name)) for name in recognizers}

@@ -11,29 +11,14 @@ from typing import Any
 
 from pvtool_core.errors import InputRefused
 from pvtool_core.models.integrity import Header, missing_parts, read_header, read_table
+from pvtool_core.settings.families import family_of_pipeline, known_pipelines
 
 Files = Mapping[str, Path]
 """Files of a model by their path in its folder."""
 
-FAMILIES = {
-    "AnimateDiffPipeline": "animatediff",
-    "StableDiffusionPipeline": "animatediff",
-    "HunyuanVideoPipeline": "hunyuan-video",
-    "WanPipeline": "wan",
-}
-"""The family of each pipeline class."""
-
 VARIANTS = ("fp16", "bf16", "fp32", "non_ema", "ema")
 """Variants of weights that diffusers loads by name, in the order in which they are tried."""
 
-_PARTS = {
-    "animatediff": ("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
-    "hunyuan-video": (
-        *("transformer", "vae", "text_encoder", "tokenizer"),
-        *("text_encoder_2", "tokenizer_2", "scheduler"),
-    ),
-    "wan": ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"),
-}
 _DENOISERS = ("unet", "transformer")
 _ENCODERS = {"text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
 _WORDS = {"unet": "UNet", "vae": "VAE", "tokenizer_2": "second tokenizer", **_ENCODERS}
@@ -73,12 +58,12 @@ def check_taken_in(files: Files, name: str, weights: bool = True) -> None:
             raise InputRefused(f"{name}/{path} is a GGUF file, which pv cannot load.", _NO_GGUF)
     if "model_index.json" in files:
         pipeline = _class_of(files["model_index.json"])
-        if pipeline in FAMILIES:
+        if family_of_pipeline(pipeline):
             check_pipeline(files, name, weights)
         elif re.fullmatch(r"\w+Pipeline", pipeline):
             raise InputRefused(
                 f"{name} holds a {pipeline}.",
-                f"Give a folder that holds one of {', '.join(FAMILIES)}.",
+                f"Give a folder that holds one of {', '.join(known_pipelines())}.",
             )
     elif len(files) == 1:
         (file,) = files.values()
@@ -104,19 +89,20 @@ def check_pipeline(files: Files, name: str, weights: bool = True) -> None:
     Raises InputRefused.
     """
     index = _table(files["model_index.json"])
-    family = FAMILIES[_class_of(files["model_index.json"])]
+    family = family_of_pipeline(_class_of(files["model_index.json"]))
+    assert family, "the caller has checked the class"
     if index.get("boundary_ratio") is not None:
         raise InputRefused(
             f"{name} is two transformers that take turns, which pv cannot train yet.",
             "Use Wan 2.1, or the dense model of Wan 2.2 (TI2V-5B).",
         )
-    lacking = [part for part in _PARTS[family] if not _has_part(files, index, part)]
+    lacking = [part for part in family.parts if not _has_part(files, index, part)]
     if lacking:
         listed = ", ".join(f"{_WORDS.get(part, part)} ({part}/)" for part in lacking)
         raise InputRefused(f"{name} is incomplete: missing {listed}.", _GET)
     _check_configs(files, index, name)
     if weights:
-        parts = [part for part in _PARTS[family] if part in (*_DENOISERS, "vae", *_ENCODERS)]
+        parts = [part for part in family.parts if part in (*_DENOISERS, "vae", *_ENCODERS)]
         for part in (*parts, *_others(index, parts)):
             _check_weights(files, f"{part}/", name, _stem(index, part))
         if shards := [path for path in missing_parts(files) if path.count("/") == 1]:
@@ -303,7 +289,8 @@ def check_config_folder(folder: Path) -> None:
     Raises InputRefused.
     """
     files = files_of(folder) if folder.is_dir() else {}
-    if "model_index.json" not in files or _class_of(files["model_index.json"]) not in FAMILIES:
+    index = files.get("model_index.json")
+    if index is None or not family_of_pipeline(_class_of(index)):
         raise InputRefused(
             f"{folder} is not a diffusers folder of Stable Diffusion.", "Set model.config."
         )

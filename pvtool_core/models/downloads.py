@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pvtool_core.errors import BrokenWeights, Unreachable
-from pvtool_core.models.integrity import PART, digest_of
+from pvtool_core.hashes import hash_of
+from pvtool_core.models.integrity import PART
 
 TIMEOUT = 30.0  # seconds without a byte
 TRIES = 3  # consecutive attempts without new bytes
@@ -171,7 +172,7 @@ def _check(remote: Remote, part: Path, name: str) -> None:
         else None
     )
     for algorithm, digest in remote.checks.items() if problem is None else ():
-        if digest_of(part, algorithm) != digest:
+        if hash_of(part, algorithm) != digest:
             problem = f"{name} does not have the published {algorithm}"
     if problem:
         part.unlink()

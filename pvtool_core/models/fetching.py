@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pvtool_core.errors import BrokenWeights, InputRefused, Unreachable
+from pvtool_core.hashes import hash_of
 from pvtool_core.models.base_models import check_taken_in
 from pvtool_core.models.downloads import Remote, download, part_of
 from pvtool_core.models.hub import (
@@ -26,7 +27,7 @@ from pvtool_core.models.installed import (
     is_intact,
     room_errors,
 )
-from pvtool_core.models.integrity import digest_of, missing_parts, problems_of
+from pvtool_core.models.integrity import missing_parts, problems_of
 from pvtool_core.models.registry import RegistryEntry, Source, is_hub_id, model_folder
 
 
@@ -227,7 +228,7 @@ def _is_right(path: Path, size: int | None, checks: Mapping[str, str]) -> bool:
     """Return whether a file has the published hash; without one any file is accepted."""
     if not path.is_file() or (size is not None and path.stat().st_size != size):
         return False
-    return all(digest_of(path, algorithm) == digest for algorithm, digest in checks.items())
+    return all(hash_of(path, algorithm) == digest for algorithm, digest in checks.items())
 
 
 def _unpack(archive: Path, brings: Sequence[str], folder: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
-from pvtool_core.models.digests import sha256_remembered
+from pvtool_core.hashes import cached_sha256
 from pvtool_core.settings.schema import ModelConfig
 
 _MODEL_FILES = {".json", ".safetensors", ".onnx", ".txt", ".model", ".bin"}
@@ -71,7 +71,7 @@ def fingerprint(path: Path, of: Collection[str] | None = _MODEL_FILES) -> str:
     found = [path] if path.is_file() else sorted(path.rglob("*"))
     files = [file for file in found if file == path or of is None or file.suffix in of]
     index = [
-        (str(file.relative_to(path)), file.stat().st_size, sha256_remembered(file))
+        (str(file.relative_to(path)), file.stat().st_size, cached_sha256(file))
         for file in files
         if file.is_file()
     ]
@@ -90,5 +90,5 @@ def frames_fingerprint(path: Path) -> str:
     from pvtool_core.media.photos import pictures_in
 
     files = pictures_in(path) if path.is_dir() else [path]
-    index = [_FRAMES_READ, *(sha256_remembered(file) for file in files)]
+    index = [_FRAMES_READ, *(cached_sha256(file) for file in files)]
     return hashlib.sha256(json.dumps(index).encode()).hexdigest()[:16]

@@ -21,7 +21,8 @@ import tomli_w
 
 from pvtool_core.errors import NO_ROOM, BrokenWeights, Busy, DiskFull, Missing, WeightsMissing
 from pvtool_core.files import replace_file, sync_folder
-from pvtool_core.models.integrity import PART, digest_of, missing_parts, problems_of
+from pvtool_core.hashes import hash_of
+from pvtool_core.models.integrity import PART, missing_parts, problems_of
 from pvtool_core.models.registry import (
     Registry,
     RegistryEntry,
@@ -296,7 +297,7 @@ def hash_problems(entry: RegistryEntry, files: Mapping[str, Path]) -> dict[str, 
     wrong = [
         (name, algorithm)
         for name, algorithm, digest in wanted
-        if digest_of(files[name], algorithm) != digest
+        if hash_of(files[name], algorithm) != digest
     ]
     return {name: f"does not have the published {algorithm}" for name, algorithm in wrong}
 
@@ -334,10 +335,10 @@ def _change(folder: Path, file: FileRecord) -> str | None:
     if size != file.size:
         problem = "truncated" if size < file.size else "too long"
         return f"is {problem}: it has {size} bytes, not {file.size}"
-    return None if digest_of(path, "sha256") == file.sha256 else "does not have its original sha256"
+    return None if hash_of(path, "sha256") == file.sha256 else "does not have its original sha256"
 
 
 def _record(name: str, path: Path, digests: Mapping[str, str]) -> FileRecord:
     """Return the record of a file; its hash is reused if it was just computed."""
-    digest = digests.get(name) or digest_of(path, "sha256")
+    digest = digests.get(name) or hash_of(path, "sha256")
     return FileRecord(path=name, size=path.stat().st_size, sha256=digest, published=name in digests)

@@ -3,7 +3,6 @@
 Pickles are the exception: torch checks in a separate process whether they contain only tensors.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -83,17 +82,6 @@ def _pickle_problems(files: Mapping[str, Path]) -> dict[str, str]:
         return dict.fromkeys(pickles, "does not load as a file of tensors")
     answers: dict[str, str] = json.loads(checked.stdout.splitlines()[-1])
     return {name: answers[str(path)] for name, path in pickles.items() if str(path) in answers}
-
-
-def digest_of(path: Path, algorithm: str) -> str:
-    """Return the hex digest of a file; `git` is the hash of small files in git and the hub."""
-    with path.open("rb") as file:
-        if algorithm != "git":
-            return hashlib.file_digest(file, algorithm).hexdigest()
-        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-        return digest.hexdigest()
 
 
 def _spoken_of(name: PurePosixPath, path: Path) -> Iterable[str]:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from pvtool_core.errors import InputRefused, PvError, WeightsMissing
 from pvtool_core.models.base_models import (
-    FAMILIES,
     check_base_model,
     check_config_folder,
     check_controlnet,
@@ -18,7 +17,8 @@ from pvtool_core.models.integrity import problem_of, read_table
 from pvtool_core.models.onnx_files import missing_external
 from pvtool_core.models.registry import Registry, is_hub_id, model_folder, model_name
 from pvtool_core.paths import check_utf8, exists, models_dir, presets_dir, user_path
-from pvtool_core.settings.schema import ModelConfig, Settings
+from pvtool_core.settings.families import SINGLE_FILE, family_of_pipeline, known_pipelines
+from pvtool_core.settings.schema import ModelConfig, Settings, is_path, named_weights
 
 
 def resolve(name: str) -> Path:
@@ -166,29 +166,31 @@ def _check_tensors(given: Path) -> None:
             raise InputRefused(f"{file} {problem}.", "Download it again.")
 
 
-_STILL = "StableDiffusionPipeline"
-
-
 def family_of(base_model: Path) -> str:
-    """Return the family of a diffusers folder or a single-file checkpoint.
+    """Return the name of the family of a diffusers folder or a single-file checkpoint.
 
     Raises InputRefused for anything else.
     """
     if base_model.is_file():
         check_single_file(base_model)
-        return FAMILIES[_STILL]
+        return SINGLE_FILE.name
     pipeline = _pipeline_of(base_model)
-    if pipeline not in FAMILIES:
+    family = family_of_pipeline(pipeline)
+    if family is None:
         known = f"holds a {pipeline}" if pipeline else "is not a diffusers folder"
         raise InputRefused(
-            f"{base_model} {known}.", f"Use a folder that holds one of {', '.join(FAMILIES)}."
+            f"{base_model} {known}.",
+            f"Give a folder that holds one of {', '.join(known_pipelines())}.",
         )
-    return FAMILIES[pipeline]
+    return family.name
 
 
 def _is_still(base_model: Path) -> bool:
     """Return whether it generates images only, so that the motion modules are separate."""
-    return base_model.is_file() or _pipeline_of(base_model) == _STILL
+    if base_model.is_file():
+        return True
+    family = family_of_pipeline(_pipeline_of(base_model))
+    return family is not None and _pipeline_of(base_model) in family.image_pipelines
 
 
 def _pipeline_of(folder: Path) -> str:
@@ -216,7 +218,18 @@ def resolve_settings(settings: Settings) -> Settings:
 
 def _resolve_if_path(name: str) -> str:
     """Resolve a path; names of open_clip models such as ViT-H-14 are returned unchanged."""
-    return str(resolve(name)) if ":" in name or "/" in name else name
+    return str(resolve(name)) if is_path(name) else name
+
+
+def missing_weights(settings: Settings) -> list[WeightsMissing]:
+    """Return all missing weights of the settings, each with a hint how to get it."""
+    missing: list[WeightsMissing] = []
+    for name in named_weights(settings):
+        try:
+            resolve(name)
+        except WeightsMissing as error:
+            missing.append(error)
+    return missing
 
 
 HERE = "here"

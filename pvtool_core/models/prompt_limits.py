@@ -7,7 +7,7 @@ the front end can warn before an engine is started.
 import html
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from pvtool_core.errors import BadPrompt, WeightsMissing
 from pvtool_core.models.locate import resolve
 from pvtool_core.paths import presets_dir
+from pvtool_core.settings.families import FAMILIES, load_named
 from pvtool_core.settings.schema import ModelConfig
+from pvtool_core.store.events import Report, WarningEvent
 from pvtool_core.store.prompts import KEYWORD
 
 if TYPE_CHECKING:
@@ -165,22 +167,36 @@ def prompt_limits(model: ModelConfig) -> Limits | None:
 @lru_cache(maxsize=64)
 def _limits_of(family: str, base: Path) -> Limits | None:
     try:
-        tokenizer = _tokenizer(base / "tokenizer")
-        second = _tokenizer(base / "tokenizer_2") if family == "hunyuan-video" else None
+        return load_named(FAMILIES[family].prompt_limits)(base)
     # `tokenizers` raises plain Exception; the engine reports the problem when it loads the model
     except Exception:
         return None
+
+
+def clip_limits(base: Path) -> Limits | None:
+    """Return the limits of the CLIP text encoder in a model folder; None without a tokenizer."""
+    tokenizer = _tokenizer(base / "tokenizer")
     if tokenizer is None:
         return None
-    if family == "hunyuan-video":
-        tokens = LLAMA_TOKENS - tokenizer.num_special_tokens_to_add(False)
-        llama = PromptLimit(tokenizer, tokens, LLAMA_BEFORE, LLAMA_AFTER)
-        return Limits(llama, PromptLimit(second, _CLIP_TOKENS - 2) if second else None)
-    if family == "wan":
-        return Limits(PromptLimit(tokenizer, _UMT5_TOKENS - 1, unescapes=True))
     positions = _number(base / "text_encoder/config.json", "max_position_embeddings")
     longest = _number(base / "tokenizer/tokenizer_config.json", "model_max_length")
     return Limits(PromptLimit(tokenizer, min(positions, longest) - 2))
+
+
+def llama_limits(base: Path) -> Limits | None:
+    """Return the limits of HunyuanVideo's LLaMA and CLIP; None without the first tokenizer."""
+    tokenizer, second = _tokenizer(base / "tokenizer"), _tokenizer(base / "tokenizer_2")
+    if tokenizer is None:
+        return None
+    tokens = LLAMA_TOKENS - tokenizer.num_special_tokens_to_add(False)
+    llama = PromptLimit(tokenizer, tokens, LLAMA_BEFORE, LLAMA_AFTER)
+    return Limits(llama, PromptLimit(second, _CLIP_TOKENS - 2) if second else None)
+
+
+def umt5_limits(base: Path) -> Limits | None:
+    """Return the limits of Wan's UMT5; None without its tokenizer."""
+    tokenizer = _tokenizer(base / "tokenizer")
+    return Limits(PromptLimit(tokenizer, _UMT5_TOKENS - 1, unescapes=True)) if tokenizer else None
 
 
 def _number(file: Path, key: str) -> int:
@@ -249,7 +265,7 @@ def report_cuts(
     model: ModelConfig,
     prompts: Iterable[str],
     negative: str,
-    report: Callable[..., None],
+    report: Report,
     noun: str = "",
 ) -> None:
     """Report a warning for each truncated prompt.
@@ -260,18 +276,15 @@ def report_cuts(
     if prompt_limits(model) is None:
         folder = f"{model.config or model.base_model}/tokenizer"
         message = f"Prompt lengths are not checked: no readable tokenizer in {folder}."
-        report("warning", message=message)
+        report(WarningEvent(message=message))
         return
     cuts = check_prompts_fit(model, prompts, negative, noun)
     for cut in cuts[:_REPORTED]:
-        report("warning", message=cut.message, cut=cut.lost)
+        report(WarningEvent(message=cut.message, cut=cut.lost))
     if len(cuts) > _REPORTED:
         rest = cuts[_REPORTED:]
-        report(
-            "warning",
-            message=f"The ends of {len(rest)} more prompts are cut off.",
-            cut=rest[0].lost,
-        )
+        message = f"The ends of {len(rest)} more prompts are cut off."
+        report(WarningEvent(message=message, cut=rest[0].lost))
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pvtool_core.errors import BadName, Missing, Mistake, SettingsError
 from pvtool_core.paths import check_name, config_dir, models_dir, presets_dir
-from pvtool_core.settings.schema import Settings, setting
+from pvtool_core.settings.schema import Settings, named_weights, setting
 from pvtool_core.settings.toml import from_table, merge, read_toml
 
 REGISTRY_FILE = "models/registry.toml"
@@ -202,22 +202,7 @@ def model_name(folder: str) -> str:
 
 def models_named_in(settings: Settings) -> list[str]:
     """Return the models in settings: `models:NAME…`, org/repo, or a downloaded model's path."""
-    model, rewards, semantic = settings.model, settings.identity_reward, settings.semantic_reward
-    config = (
-        model.config if model.base_model.endswith(".safetensors") else ""
-    )  # a folder has its own
-    named = [
-        model.base_model,
-        config,
-        model.motion_adapter,
-        *(lora.file for lora in model.loras),
-        model.control.model,
-    ]
-    found = [
-        _model_of(value)
-        for value in (*named, rewards.package, semantic.model, semantic.checkpoint)
-        if value
-    ]
+    found = map(_model_of, named_weights(settings))
     return list(dict.fromkeys(name for name in found if name))
 
 

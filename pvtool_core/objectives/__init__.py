@@ -6,7 +6,7 @@ from typing import cast
 from pvtool_core.objectives.objective import AdaptedModel, Losses, MakeObjective, Objective
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.objectives import OBJECTIVES
-from pvtool_core.trajectories import Report
+from pvtool_core.store.events import Report
 
 __all__ = ["AdaptedModel", "Losses", "MakeObjective", "Objective", "load_objective"]
 

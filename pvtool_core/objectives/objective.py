@@ -10,7 +10,8 @@ import torch
 from pvtool_core.adapter import IdentityAdapter
 from pvtool_core.backbones import Backbone, Frames, Latents
 from pvtool_core.settings.jobs import TrainJob
-from pvtool_core.trajectories import Report, TrajectoryCache
+from pvtool_core.store.events import Report
+from pvtool_core.trajectories import TrajectoryCache
 
 Losses = Mapping[str, float | bool]
 """Numbers by name: the loss, its parts, and other measurements.

@@ -39,7 +39,8 @@ from pvtool_core.sampling import (
     rollout_stopped,
 )
 from pvtool_core.settings.jobs import TrainJob
-from pvtool_core.trajectories import FaceTrack, Report
+from pvtool_core.store.events import Report, StageEvent, WarningEvent
+from pvtool_core.trajectories import FaceTrack
 
 FIRST_SEED = 1_000_000
 """First seed of training, far from the seeds of users: rendered clips are not trained on."""
@@ -73,7 +74,7 @@ class PersonalVideo:
         if unscored := self.semantic.cut_prompts(job.prompts):
             first = f"{len(unscored)} prompts, the first of which is {unscored[0]!r}."
             message = f"The semantic reward's text encoder truncates {first}"
-            report("warning", message=message)
+            report(WarningEvent(message=message))
 
     def _load_faces(self, identity: Path) -> None:
         reward, package = self.job.identity_reward, Path(self.job.identity_reward.package)
@@ -102,7 +103,7 @@ class PersonalVideo:
             yield
             if pair := self.prepare_pair(prompt, seed):
                 self.pairs.append(pair)
-            self._report("stage", stage="caching", done=done, total=len(wanted))
+            self._report(StageEvent(stage="caching", done=done, total=len(wanted)))
         self._check_pairs(len(wanted))
 
     def _check_pairs(self, wanted: int) -> None:
@@ -114,7 +115,7 @@ class PersonalVideo:
             )
         if missing := wanted - len(self.pairs):
             message = f"{missing} of {wanted} pairs show no face and are skipped."
-            self._report("warning", message=message)
+            self._report(WarningEvent(message=message))
 
     def prepare_pair(self, prompt: str, seed: int) -> Pair | None:
         """Fill the cache for a pair and measure the base model's clip.

@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,14 +34,16 @@ from pvtool_core.errors import (
     WeightsMissing,
     from_foreign,
 )
-from pvtool_core.files import replace_file, sha256_of
+from pvtool_core.files import WRITING, replace_file
+from pvtool_core.hashes import cached_sha256
 from pvtool_core.media.decode import Pixels
 from pvtool_core.models.locate import locate_model
 from pvtool_core.models.prompt_limits import report_cuts
 from pvtool_core.paths import trajectories_dir
 from pvtool_core.rendering.results import Results
 from pvtool_core.settings.jobs import RenderItem, Setup
-from pvtool_core.trajectories import Report, TrajectoryCache
+from pvtool_core.store.events import Report, StageEvent
+from pvtool_core.trajectories import TrajectoryCache
 
 T = TypeVar("T")
 
@@ -256,7 +257,7 @@ class Models:
         """
         self.close()  # the memory may be too small for both
         free_memory()
-        self._report("stage", stage="loading")
+        self._report(StageEvent(stage="loading"))
         self._loaded = ClipDenoiser(setup, prompts, self._report, self._gigabytes)
         return self._loaded
 
@@ -283,16 +284,11 @@ def free_memory() -> None:
 def _check_adapter(file: Path, sha256: str) -> None:
     if not file.is_file():
         raise WeightsMissing(str(file), "Its run or this checkpoint was deleted; use a newer one.")
-    if _sha256_of(file, file.stat().st_mtime_ns) != sha256:
+    if cached_sha256(file) != sha256:
         raise InputRefused(
             f"The adapter {file} has changed since the batch was planned.",
             "Run the same command again.",
         )
-
-
-@lru_cache(maxsize=1024)
-def _sha256_of(file: Path, _changed: int) -> str:
-    return sha256_of(file)
 
 
 def latents_path(item: RenderItem) -> Path:
@@ -327,5 +323,5 @@ def _sweep(latents: Path) -> None:
     clip = latents.name.removeprefix(".").removesuffix(".latents")
     begun = (f".{clip}.json.", f".{latents.name}.")
     for found in os.scandir(latents.parent):
-        if found.name.startswith(begun) and found.name.endswith(".writing"):
+        if found.name.startswith(begun) and found.name.endswith(WRITING):
             Path(found).unlink(missing_ok=True)

@@ -30,6 +30,7 @@ from pvtool_core.rendering.leases import FOLDER, Leases
 from pvtool_core.rendering.pipeline import render_groups
 from pvtool_core.rendering.results import Results
 from pvtool_core.settings.jobs import RenderJob
+from pvtool_core.store.events import Event, StageEvent
 from pvtool_core.store.runs import ExitRecord
 
 _TRIES = 5
@@ -204,7 +205,7 @@ def _remote(on_gpu: bool) -> Any:
 class GroupResult:
     """Result of a task: its events, the errors of failed clips by path, and its own error."""
 
-    events: Sequence[dict[str, Any]]
+    events: Sequence[Event]
     failed: Mapping[str, ExitRecord]
     ended: ExitRecord | None
 
@@ -213,12 +214,12 @@ class _Worker:
     """State of a Ray worker between tasks: its model, and the events of the current task."""
 
     def __init__(self, cache_gigabytes: float) -> None:
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Event] = []
         self.models = Models(self.report, cache_gigabytes)
 
-    def report(self, type: str, **values: Any) -> None:
-        if type != "stage":
-            self.events.append({"type": type, **values})
+    def report(self, event: Event) -> None:
+        if not isinstance(event, StageEvent):
+            self.events.append(event)
 
 
 @cache

@@ -18,8 +18,9 @@ from pvtool_core.media.ffmpeg import require_formats
 from pvtool_core.rendering.denoise import Models
 from pvtool_core.rendering.leases import FOLDER, Leases
 from pvtool_core.rendering.pipeline import render_groups
-from pvtool_core.rendering.results import Report, Results
+from pvtool_core.rendering.results import Results
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob
+from pvtool_core.store.events import Report, StageEvent
 
 
 def render(job: RenderJob, report: Report) -> None:
@@ -44,7 +45,7 @@ def render(job: RenderJob, report: Report) -> None:
 def _render(job: RenderJob, report: Report) -> None:
     check_encoding(job.encoding)
     items = read_items(Path(job.items))
-    report("stage", stage="loading")
+    report(StageEvent(stage="loading"))
     if job.on == "ray":
         from pvtool_core.rendering.ray_cluster import render_on_ray
 
@@ -55,7 +56,7 @@ def _render(job: RenderJob, report: Report) -> None:
         render_here(job, items, results)
     outcome = results.finish()
     if job.sheet:
-        report("stage", stage="contact sheet")
+        report(StageEvent(stage="contact sheet"))
         write_sheet(job, items)
     outcome.raise_for_status()
 

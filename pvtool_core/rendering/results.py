@@ -6,9 +6,8 @@ Imports no torch: the front end uses the same rules as the engine.
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pvtool_core.batches.clips import BASE, file_names
 from pvtool_core.errors import (
@@ -20,8 +19,7 @@ from pvtool_core.errors import (
     from_foreign,
 )
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob
-
-Report = Callable[..., None]
+from pvtool_core.store.events import ClipEvent, Event, Report, StageEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +33,7 @@ class Outcome:
     """
 
     total: int
-    failed: Sequence[Mapping[str, Any]] = ()
+    failed: Sequence[ClipEvent] = ()
     refused: int = 0
     stopped: PvError | None = None
     cause: PvError | None = None
@@ -70,23 +68,29 @@ def _severity(error: PvError) -> int:
 
 
 def clip_event(
-    item: RenderItem, encoding: EncodingConfig, *, status: str, **more: Any
-) -> dict[str, Any]:
+    item: RenderItem,
+    encoding: EncodingConfig,
+    *,
+    status: str,
+    seconds: float | None = 0.0,
+    reason: str = "",
+) -> ClipEvent:
     """Return the values of an event about a clip.
 
     `more` are its `seconds` and the `reason` of a failure.
     """
-    return {
-        "path": item.clip,
-        "files": list(file_names(item.clip, encoding)),
-        "identity": item.identity if item.adapter else BASE,
-        "prompt": item.prompt,
-        "seed": item.seed,
-        "run": item.run,
-        "step": item.step,
-        "status": status,
-        **more,
-    }
+    return ClipEvent(
+        path=item.clip,
+        files=tuple(file_names(item.clip, encoding)),
+        identity=item.identity if item.adapter else BASE,
+        prompt=item.prompt,
+        seed=item.seed,
+        run=item.run,
+        step=item.step,
+        status=status,
+        seconds=seconds,
+        reason=reason,
+    )
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ class Results:
 
     def done(self, item: RenderItem, status: str, seconds: float = 0.0) -> None:
         """Record that the clip exists: `done` by this process, `skipped`, or done `elsewhere`."""
-        self._tell(item, status=status, seconds=round(seconds, 3))
+        self._report_clip(item, status, seconds)
         self._settle(item)
 
     def failed(self, item: RenderItem, error: BaseException, seconds: float = 0.0) -> None:
@@ -147,7 +151,7 @@ class Results:
             with self._turn:
                 self.failures.append(Failure(item, known))
             if not self.retries:
-                self._tell(item, status="failed", reason=known.message, seconds=round(seconds, 3))
+                self._report_clip(item, "failed", seconds, known.message)
         self._settle(item)
 
     def lost(self, item: RenderItem) -> None:
@@ -169,12 +173,12 @@ class Results:
         self.failures.clear()
         return again
 
-    def pass_on(self, event: dict[str, Any]) -> None:
+    def pass_on(self, event: Event) -> None:
         """Repeat an event of another process."""
-        if event["type"] == "clip":
+        if isinstance(event, ClipEvent):
             with self._turn:
-                self._reported[event["path"]] = event["status"]
-        self._guarded(**event)
+                self._reported[event.path] = event.status
+        self._guarded(event)
 
     def take_over(self, items: Iterable[RenderItem], error: PvError) -> None:
         """Record the error of another process as the failure of its unreported clips."""
@@ -187,7 +191,7 @@ class Results:
 
         Raises the error that ends the batch, such as a request to stop.
         """
-        self._guarded("stage", stage="rendering", done=len(self._reported), total=self.total)
+        self._guarded(StageEvent(stage="rendering", done=len(self._reported), total=self.total))
         if self.fatal:
             raise self.fatal
 
@@ -198,7 +202,9 @@ class Results:
         """
         self.progress()
         failed = [
-            {"path": failure.item.clip, "reason": failure.error.message}
+            clip_event(
+                failure.item, self.job.encoding, status="failed", reason=failure.error.message
+            )
             for failure in self.failures
         ]
         cause = self.failures[0].error if self.failures else None
@@ -212,15 +218,18 @@ class Results:
         if held and not held.left:
             held.release()
 
-    def _tell(self, item: RenderItem, **more: Any) -> None:
+    def _report_clip(self, item: RenderItem, status: str, seconds: float, reason: str = "") -> None:
         with self._turn:
             if item.clip in self._reported:
                 return
-            self._reported[item.clip] = more["status"]
-        self._guarded("clip", **clip_event(item, self.job.encoding, **more))
+            self._reported[item.clip] = status
+        seconds = round(seconds, 3)
+        self._guarded(
+            clip_event(item, self.job.encoding, status=status, seconds=seconds, reason=reason)
+        )
 
-    def _guarded(self, type: str, **values: Any) -> None:
+    def _guarded(self, event: Event) -> None:
         try:
-            self.report(type, **values)
+            self.report(event)
         except Interrupted as error:
             self.fatal = error

@@ -83,6 +83,11 @@ class Presets:
         return table
 
 
+def preset_of(preset: Preset | str) -> Preset:
+    """Return a preset, or the one of that name. Raises what `Presets.get` raises."""
+    return Presets().get(preset) if isinstance(preset, str) else preset
+
+
 def _about(path: Path, about: Mapping[str, Any]) -> dict[str, str]:
     """Return the [preset] table. Raises SettingsError."""
     wrong = [

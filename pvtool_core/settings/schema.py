@@ -7,14 +7,14 @@ if it does not state them, our own.
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import Any, cast
 
 from pvtool_core.errors import Mistake
+from pvtool_core.settings.families import FAMILIES, supporting
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 
-FAMILIES = ("animatediff", "hunyuan-video", "wan")
 DEVICES = re.compile(r"auto|cpu|mps|(cuda|xpu)(:(0|[1-9]\d{0,3}))?")
 
 
@@ -27,6 +27,7 @@ def setting(
     choices: Collection[str] = (),
     multiple_of: int = 1,
     omit_default: bool = False,
+    weights: Callable[[Any], bool] | None = None,
 ) -> Any:
     """Define a field with its description, and its range (inclusive) or allowed values.
 
@@ -39,15 +40,26 @@ def setting(
         "choices": choices,
         "multiple_of": multiple_of,
         "omit_default": omit_default,
+        "weights": weights,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def always(_: Any) -> bool:
+    """Return True, for weights that are used wherever they are named."""
+    return True
+
+
+def is_path(name: str) -> bool:
+    """Return whether a model is named by a path or by `models:…`, not by its open_clip name."""
+    return ":" in name or "/" in name
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
     """A style LoRA: part of the model in all steps, with and without the adapter."""
 
-    file: str = setting("safetensors file in kohya, Civitai or diffusers format")
+    file: str = setting("safetensors file in kohya, Civitai or diffusers format", weights=always)
     weight: float = setting("strength", 1.0, low=-10.0, high=10.0)
     fingerprint: str = setting("hash of the file; set when a job is created", "")
 
@@ -56,7 +68,9 @@ class LoraConfig:
 class ControlConfig:
     """A ControlNet and its control images; none if `model` is empty."""
 
-    model: str = setting("diffusers folder of a ControlNet for the same Stable Diffusion", "")
+    model: str = setting(
+        "diffusers folder of a ControlNet for the same Stable Diffusion", "", weights=always
+    )
     frames: str = setting("control images: a folder or a video, one image per frame", "")
     weight: float = setting("strength", 1.0, low=0.0, high=10.0)
     fingerprint: str = setting("hash of model and frames; set when a job is created", "")
@@ -69,11 +83,16 @@ _NO_CONTROL = ControlConfig()
 class ModelConfig:
     family: str = setting("model family", "animatediff", choices=FAMILIES)
     base_model: str = setting(
-        "diffusers folder or .safetensors file; preset:… (shipped), models:… or ORG/NAME (fetched)"
+        "diffusers folder or .safetensors file; preset:… (shipped), models:… or ORG/NAME (fetched)",
+        weights=always,
     )
-    motion_adapter: str = setting("AnimateDiff motion modules, for a base model without them", "")
+    motion_adapter: str = setting(
+        "AnimateDiff motion modules, for a base model without them", "", weights=always
+    )
     config: str = setting(
-        "diffusers folder with configurations and tokenizer, for a single-file base model", ""
+        "diffusers folder with configurations and tokenizer, for a single-file base model",
+        "",
+        weights=lambda model: model.base_model.endswith(".safetensors"),
     )
     fingerprint: str = setting("hash of the base model's files; set when a job is created", "")
     loras: tuple[LoraConfig, ...] = setting("style LoRAs, each {file = …, weight = …}", ())
@@ -138,7 +157,7 @@ class AdapterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityRewardConfig:
-    package: str = setting("folder of an insightface model package, or preset:…")
+    package: str = setting("folder of an insightface model package, or preset:…", weights=always)
     recognizer: str = setting(
         "ONNX file of the recogniser for the reward, in this folder", "glintr100.onnx"
     )
@@ -165,8 +184,16 @@ class IdentityRewardConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticRewardConfig:
-    model: str = setting("name of an open_clip model, folder, or preset:…", "ViT-H-14")
-    checkpoint: str = setting("weights of a model given by name", "")
+    model: str = setting(
+        "name of an open_clip model, folder, or preset:…",
+        "ViT-H-14",
+        weights=lambda reward: is_path(reward.model),
+    )
+    checkpoint: str = setting(
+        "weights of a model given by name",
+        "",
+        weights=lambda reward: is_path(reward.checkpoint) and not is_path(reward.model),
+    )
     frames: int = setting("frames compared in an iteration (M of eq. 3)", 4, low=1, high=1024)
     temperature: float = setting(
         "factor of the scores before the softmax over frames", 100.0, low=0.0, high=10000.0
@@ -267,6 +294,23 @@ class Settings:
         return {field.name: getattr(self, field.name) for field in fields(Settings)}
 
 
+def named_weights(value: Any) -> Iterator[str]:
+    """Yield the names of all weights that settings, or a part of them, use.
+
+    They are those of the settings marked with `weights`, in the order of the settings.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            used, inner = field.metadata.get("weights"), getattr(value, field.name)
+            if used is None:
+                yield from named_weights(inner)
+            elif inner and used(value):
+                yield inner
+    elif isinstance(value, tuple):
+        for item in cast("tuple[Any, ...]", value):
+            yield from named_weights(item)
+
+
 def _contradictions(settings: Settings) -> Iterable[Mistake]:
     """Yield settings that are valid separately, but not together."""
     if settings.adapter.alpha != settings.adapter.rank:
@@ -301,42 +345,30 @@ def check_model(model: ModelConfig, sampler: SamplerConfig) -> Iterable[Mistake]
         yield Mistake(
             "model.device", f"is {model.device!r}; expected auto, cpu, cuda, cuda:1 or mps"
         )
-    yield from _misfits(model)
-    if model.family == "animatediff" and sampler.shift:
-        yield Mistake("sampler.shift", "is for flow matching, which animatediff does not use")
-    if model.family == "hunyuan-video" and sampler.negative_prompt:
-        yield Mistake(
-            "sampler.negative_prompt",
-            "must be empty: the guidance of hunyuan-video is part of the model",
-        )
-
-
-def _misfits(model: ModelConfig) -> Iterable[Mistake]:
-    """Yield sizes and parts that a model family does not support."""
-    if model.trim_prompt and model.family != "hunyuan-video":
-        yield Mistake("model.trim_prompt", "is for hunyuan-video only")
-    if model.family == "animatediff":
-        if model.storage != "dtype" or model.offload:
-            yield Mistake(
-                "model.storage",
-                "and model.offload are for the large transformers; this model is small",
-            )
-        return
+    family = FAMILIES[model.family]
+    for key in sorted({key for each in FAMILIES.values() for key in each.options}):
+        if key not in family.options and not _is_default(key, model=model, sampler=sampler):
+            names = ", ".join(supporting(key))
+            yield Mistake(key, f"is not supported by {family.name}, only by {names}")
     if model.offload and model.storage in {"int8", "nf4"}:
         yield Mistake(
             "model.offload", f"is not for {model.storage}, which bitsandbytes keeps on the device"
         )
     for key in ("width", "height"):
-        if getattr(model, key) % 16:
-            yield Mistake(f"model.{key}", f"is {getattr(model, key)}, not a multiple of 16")
-    if model.num_frames % 4 != 1:
+        if (size := getattr(model, key)) % family.size_multiple:
+            yield Mistake(f"model.{key}", f"is {size}, not a multiple of {family.size_multiple}")
+    if (model.num_frames - 1) % family.frames_multiple:
         yield Mistake(
-            "model.num_frames", f"is {model.num_frames}, not one more than a multiple of 4"
+            "model.num_frames",
+            f"is {model.num_frames}, not one more than a multiple of {family.frames_multiple}",
         )
-    if model.control.model:
-        yield Mistake("model.control", "is for animatediff only")
-    if model.motion_adapter:
-        yield Mistake("model.motion_adapter", "is for animatediff only")
+
+
+def _is_default(key: str, **sections: ModelConfig | SamplerConfig) -> bool:
+    """Return whether the setting `section.name` has its default value."""
+    section, _, name = key.partition(".")
+    (default,) = (field.default for field in fields(sections[section]) if field.name == name)
+    return getattr(sections[section], name) == default
 
 
 def shortened(text: str) -> str:

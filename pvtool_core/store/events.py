@@ -1,232 +1,404 @@
-"""Events of a run: append them to events.jsonl, and read them."""
+"""Events of an engine: one class for each type, written by engines and parsed once by readers.
 
-import errno
-import itertools
-import json
-import math
-import os
-import time
-from collections.abc import Generator, Mapping
-from pathlib import Path
-from typing import Any, Self, cast
+In events.jsonl an event is a JSON object with `time`, `type` and the fields of its class. Fields
+that are None or empty are omitted where the class allows it.
+"""
 
-import orjson
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from pathlib import PurePosixPath
+from typing import Any, ClassVar, Self, cast, get_type_hints
 
-from pvtool_core.errors import UnsafeRun
-from pvtool_core.files import replace_file
-from pvtool_core.untrusted import (
-    Irregular,
-    exists,
-    open_regular,
-)
-
-Event = dict[str, Any]
+Record = dict[str, Any]
+"""An event as a JSON object."""
+Number = float | None
 _END_OF_TIME = 1e11  # seconds since 1970; beyond the range of calendars
-_NEWEST_BYTES = 1 << 16
-_BLOCK_BYTES = 1 << 20
-_TORN_BYTES = 1 << 16
-_SHOWN_BYTES = 200
-_REPLAYED = frozenset({"step", "sample", "checkpoint", "metric"})
+_LARGEST = 1e300
 
 
-def open_descriptor(path: Path, flags: int = os.O_RDONLY, alone: bool = False) -> int:
-    """Open a regular file of a run, as `open_regular` does. Raises UnsafeRun."""
-    try:
-        return open_regular(path, flags, alone=alone)
-    except Irregular as error:
-        raise UnsafeRun(path, error.problem) from error
+def _omitted(default: Any) -> Any:
+    """Return a field that is not written while it has its default value."""
+    return field(default=default, metadata={"omitted": True})
 
 
-class EventWriter:
-    """Append events to events.jsonl, one write per line.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base class of all events. `time` is in seconds since 1970, set when the event is written."""
 
-    An incomplete last line, left by a kill or a full disk, is cut off first.
+    type: ClassVar[str] = ""
+    time: float = 0.0
 
-    Raises UnsafeRun if the file is not a regular file with a single name.
+    @classmethod
+    def parse(cls, record: Mapping[str, Any]) -> Self:
+        """Return the event of a JSON object; invalid ones raise ValueError, TypeError, KeyError."""
+        values: dict[str, Any] = {}
+        for name, convert, required in _readers(cls):
+            if required or name in record:
+                values[name] = convert(record[name])
+        return cls(**values)
+
+    def record(self) -> Record:
+        """Return the event as a JSON object."""
+        record: Record = {"time": self.time, "type": self.type}
+        for name, default, omitted in _writers(type(self)):
+            value = getattr(self, name)
+            if not (omitted and value == default):
+                record[name] = value
+        return record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEvent(Event):
+    """State change of the engine: started, resumed, paused, finished, stopped or failed."""
+
+    type = "run"
+    state: str
+    step: int | None = _omitted(None)
+    reason: str = _omitted("")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageEvent(Event):
+    """A phase begins or advances: `done` of `total` items, if they are counted."""
+
+    type = "stage"
+    stage: str
+    done: int | None = _omitted(None)
+    total: int | None = _omitted(None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepEvent(Event):
+    """One training iteration.
+
+    `eta` is the remaining time in seconds. `scalars` are separate fields in the JSON object: the
+    losses of the objective, the learning rate `lr`, `grad_norm` and `seconds`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._descriptor = open_descriptor(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, alone=True)
-        _cut_torn_line(self._descriptor)
+    type = "step"
+    step: int
+    prompt: str = ""
+    seed: int = 0
+    eta: Number = None
+    face_found: bool | None = _omitted(None)
+    scalars: Mapping[str, Number] = field(default_factory=dict[str, Number])
 
-    def write(self, type: str, **values: Any) -> None:
-        """Append an event.
+    @classmethod
+    def parse(cls, record: Mapping[str, Any]) -> Self:
+        """Return the event of a JSON object; invalid ones raise ValueError, TypeError, KeyError."""
+        return cls.of(record["step"], record, record["time"])
 
-        NaN and infinities become null, since JSON cannot represent them. Raises OSError on a full
-        disk.
-        """
-        event = {"time": time.time(), "type": type, **values}
-        line = (json.dumps(_finite(event), ensure_ascii=False, allow_nan=False) + "\n").encode()
-        size = os.fstat(self._descriptor).st_size
-        if os.write(self._descriptor, line) < len(line):
-            os.ftruncate(self._descriptor, size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "events.jsonl")
+    @classmethod
+    def of(cls, step: int, values: Mapping[str, Any], time: float = 0.0) -> Self:
+        """Return the event of an iteration with these values. Raises ValueError or TypeError."""
+        scalars = {
+            name: None if value is None else _number(value)
+            for name, value in values.items()
+            if name not in _STEP_FIELDS
+        }
+        get = values.get
+        return cls(
+            time=time,
+            step=_integer(step),
+            prompt=_text(get("prompt", "")),
+            seed=_integer(get("seed", 0)),
+            eta=_optional_number(get("eta")),
+            face_found=_optional_bool(get("face_found")),
+            scalars=scalars,
+        )
 
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _cut_torn_line(descriptor: int) -> None:
-    size = os.fstat(descriptor).st_size
-    end = size
-    while end:
-        start = max(0, end - _TORN_BYTES)
-        if newline := os.pread(descriptor, end - start, start).rfind(b"\n") + 1:
-            end = start + newline
-            break
-        end = start
-    if end < size:
-        os.ftruncate(descriptor, end)
+    def record(self) -> Record:
+        """Return the event as a JSON object."""
+        record = Event.record(self)
+        scalars = record.pop("scalars")
+        return record | scalars
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in cast("Mapping[str, Any]", value).items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in cast("list[Any]", value)]
+_STEP_FIELDS = frozenset({"time", "type", "step", "prompt", "seed", "eta", "face_found"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleEvent(Event):
+    """A sample clip was written to `path`, relative to the run folder."""
+
+    type = "sample"
+    step: int
+    path: PurePosixPath
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointEvent(Event):
+    """A checkpoint was written to `path`, relative to the run folder."""
+
+    type = "checkpoint"
+    step: int
+    path: PurePosixPath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipEvent(Event):
+    """Result of one clip of a batch.
+
+    `path` is the path of the clip without suffix, `files` are the names of its files. `status` is
+    done, skipped (it exists), elsewhere (another engine renders it) or failed, with the `reason`.
+    `run` and `step` are those of its adapter; `seconds` is the rendering time.
+    """
+
+    type = "clip"
+    path: str
+    files: tuple[str, ...] = ()
+    identity: str = ""
+    prompt: str = ""
+    seed: int = 0
+    run: str = ""
+    step: int = 0
+    status: str
+    seconds: Number = 0.0
+    reason: str = _omitted("")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarningEvent(Event):
+    """A message for the user. `cut` is the end of a prompt that a text encoder cannot read."""
+
+    type = "warning"
+    message: str
+    step: int | None = _omitted(None)
+    cut: str = _omitted("")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceReading:
+    """Measured values of an accelerator: bytes, percent, °C and W; None if it reports none."""
+
+    index: int
+    name: str
+    memory_used: Number = None
+    memory_total: Number = None
+    utilisation: Number = None
+    temperature: Number = None
+    power: Number = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetryEvent(Event):
+    """Telemetry, every few seconds: accelerators, and memory (bytes) and load of the engine.
+
+    `cpu` is in percent of one core.
+    """
+
+    type = "gpu"
+    devices: tuple[DeviceReading, ...]
+    process_memory: Number = None
+    cpu: Number = None
+
+    @classmethod
+    def parse(cls, record: Mapping[str, Any]) -> Self:
+        """Return the event of a JSON object; invalid ones raise ValueError, TypeError, KeyError."""
+        devices = tuple(
+            DeviceReading(
+                **{
+                    name: convert(device[name])
+                    for name, convert, required in _readers(DeviceReading)
+                    if required or name in device
+                }
+            )
+            for device in record["devices"]
+        )
+        return cls(
+            time=record["time"],
+            devices=devices,
+            process_memory=_optional_number(record.get("process_memory")),
+            cpu=_optional_number(record.get("cpu")),
+        )
+
+    def record(self) -> Record:
+        """Return the event as a JSON object."""
+        devices = [
+            {name: getattr(device, name) for name, _, _ in _writers(DeviceReading)}
+            for device in self.devices
+        ]
+        return {**Event.record(self), "devices": devices}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValuesEvent(Event):
+    """Base class of events whose `values` are fields of their own in the JSON object."""
+
+    values: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, record: Mapping[str, Any]) -> Self:
+        """Return the event of a JSON object."""
+        rest = {name: value for name, value in record.items() if name not in {"time", "type"}}
+        return cls(time=record["time"], values=rest)
+
+    def record(self) -> Record:
+        """Return the event as a JSON object."""
+        return {"time": self.time, "type": self.type, **self.values}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineEvent(ValuesEvent):
+    """Devices of the machine, for `pv train --plan`."""
+
+    type = "machine"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountsEvent(ValuesEvent):
+    """Counted operations and memory of a model, for `pv train --plan`."""
+
+    type = "counts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownEvent(Event):
+    """An event of a type that this version does not know; `fields` is the whole JSON object."""
+
+    fields: Mapping[str, Any]
+
+    def record(self) -> Record:
+        """Return the event as a JSON object."""
+        return dict(self.fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableEvent(Event):
+    """A line that is not a valid event, with the beginning of its `text`."""
+
+    type = "unreadable"
+    text: str
+
+
+Report = Callable[[Event], None]
+"""Function to which the parts of an engine report events."""
+
+
+def ignore(_: Event) -> None:
+    """Ignore an event."""
+
+
+EVENTS: dict[str, type[Event]] = {
+    cls.type: cls
+    for cls in (
+        RunEvent,
+        StageEvent,
+        StepEvent,
+        SampleEvent,
+        CheckpointEvent,
+        ClipEvent,
+        WarningEvent,
+        TelemetryEvent,
+        MachineEvent,
+        CountsEvent,
+    )
+}
+"""The class of each type of event that engines write."""
+
+
+def parse_event(record: Record) -> Event:
+    """Return the event of a JSON object; an UnreadableEvent if fields are missing or invalid."""
+    cls = EVENTS.get(record["type"])
+    if record["type"] == UnreadableEvent.type:
+        return UnreadableEvent(time=record["time"], text=str(record.get("text", "")))
+    if cls is None:
+        return UnknownEvent(time=record["time"], fields=record)
+    try:
+        return cls.parse(record)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        text = f"{record['type']}: {type(error).__name__} {error}"
+        return UnreadableEvent(time=record["time"], text=text[:200])
+
+
+def is_record(value: Any) -> bool:
+    """Return whether a JSON value has the type and the time of an event."""
+    if not isinstance(value, dict):
+        return False
+    record = cast("Record", value)
+    kind, time = record.get("type"), record.get("time")
+    return isinstance(kind, str) and isinstance(time, int | float) and 0 <= time < _END_OF_TIME
+
+
+@cache
+def _readers(cls: type) -> tuple[tuple[str, Callable[[Any], Any], bool], ...]:
+    """Return name, converter and whether it is required, for each field."""
+    hints = get_type_hints(cls)
+    return tuple(
+        (
+            one.name,
+            _CONVERTERS[hints[one.name]],
+            one.default is MISSING and one.default_factory is MISSING,
+        )
+        for one in fields(cls)
+    )
+
+
+@cache
+def _writers(cls: type) -> tuple[tuple[str, Any, bool], ...]:
+    """Return name, default and whether the default is omitted, for each field but `time`."""
+    return tuple(
+        (one.name, one.default, "omitted" in one.metadata)
+        for one in fields(cls)
+        if one.name != "time"
+    )
+
+
+def _integer(value: Any) -> int:
+    number = int(value)
+    if isinstance(value, bool | str) or number != value:
+        raise ValueError(f"{value!r} is not an integer")
+    return number
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not -_LARGEST < value < _LARGEST:
+        raise ValueError(f"{value!r} is not a number")
     return value
 
 
-def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
-    """Return the events from byte `offset` on, and the offset at which to continue.
-
-    An incomplete last line is read by the next call.
-
-    If the file is shorter than `offset`, as after `drop_events_after`, it is read from the start.
-    Raises UnsafeRun.
-    """
-    try:
-        with os.fdopen(open_descriptor(path), "rb") as file:
-            file.seek(offset if offset <= os.fstat(file.fileno()).st_size else 0)
-            start = file.tell()
-            content = file.read()
-    except FileNotFoundError:
-        return [], 0
-    whole = content[: content.rfind(b"\n") + 1]
-    return parse_events(whole), start + len(whole)
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text")
+    return value
 
 
-def parse_events(lines: bytes) -> list[Event]:
-    """Return one event per line; lines end with a line feed, which the last one may lack.
-
-    An invalid line becomes an event of type `unreadable` with its `text` and the time of the event
-    before it.
-    """
-    events: list[Event] = []
-    time = 0.0
-    for line in lines.removesuffix(b"\n").split(b"\n") if lines else ():
-        events.append(_parse_event(line, time))
-        time = events[-1]["time"]
-    return events
+def _optional_number(value: Any) -> Number:
+    return None if value is None else _number(value)
 
 
-def _parse_event(line: bytes, time: float = 0.0) -> Event:
-    try:
-        event = orjson.loads(line)
-        if not (isinstance(event["type"], str) and 0 <= event["time"] < _END_OF_TIME):
-            raise ValueError
-    except (ValueError, TypeError, KeyError):
-        return _unreadable(line, time)
-    return event
+def _optional_integer(value: Any) -> int | None:
+    return None if value is None else _integer(value)
 
 
-def _unreadable(line: bytes, time: float) -> Event:
-    return {
-        "time": time,
-        "type": "unreadable",
-        "text": line[:_SHOWN_BYTES].decode(errors="replace"),
-    }
+def _optional_bool(value: Any) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{value!r} is not true or false")
+    return value
 
 
-def iter_events(path: Path, end: int | None = None) -> Generator[Event]:
-    """Yield the events before byte `end`, reading one block at a time.
-
-    The default is the end of the file. Raises UnsafeRun.
-    """
-    left = events_end(path) if end is None else end
-    if not left:
-        return
-    with os.fdopen(open_descriptor(path), "rb") as file:
-        rest = b""
-        while left and (block := file.read(min(left, _BLOCK_BYTES))):
-            left -= len(block)
-            lines, newline, rest = (rest + block).rpartition(b"\n")
-            yield from parse_events(lines + newline)
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(map(_text, value))
 
 
-def events_end(path: Path) -> int:
-    """Return the offset after the last complete line, at which `read_events` continues.
-
-    Raises UnsafeRun.
-    """
-    try:
-        with os.fdopen(open_descriptor(path), "rb") as file:
-            position = os.fstat(file.fileno()).st_size
-            while position:
-                start = max(0, position - _NEWEST_BYTES)
-                file.seek(start)
-                newline = file.read(position - start).rfind(b"\n")
-                if newline >= 0:
-                    return start + newline + 1
-                position = start
-    except FileNotFoundError:
-        pass
-    return 0
+def _relative_path(value: Any) -> PurePosixPath:
+    """Return a path below the run folder. Raises ValueError if it leads out of it."""
+    path = PurePosixPath(_text(value))
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{value!r} is not below the run folder")
+    return path
 
 
-def newest_events(path: Path, type: str, count: int) -> list[Event]:
-    """Return up to `count` events of one type from the last 64 KiB of the file, newest first.
-
-    Raises UnsafeRun.
-    """
-    try:
-        with os.fdopen(open_descriptor(path), "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _NEWEST_BYTES))
-            content = file.read(_NEWEST_BYTES)
-    except FileNotFoundError:
-        return []
-    parsed = map(_parse_event, reversed(content[: content.rfind(b"\n") + 1].split(b"\n")))
-    return list(itertools.islice((event for event in parsed if event["type"] == type), count))
-
-
-def first_event_time(path: Path) -> float | None:
-    """Return the time of the first event in seconds since 1970, or None if it is not readable."""
-    try:
-        with os.fdopen(open_descriptor(path), "rb") as file:
-            line = file.readline(_NEWEST_BYTES)
-    except FileNotFoundError:
-        return None
-    event = _parse_event(line) if line.endswith(b"\n") else None
-    return event["time"] if event and event["type"] != "unreadable" else None
-
-
-def drop_events_after(path: Path, step: int) -> None:
-    """Remove the events of steps after `step`, which a resumed engine will report again."""
-    if exists(path) and any(_is_replayed(line, step) for line in _lines(path)):
-        replace_file(path, (line for line in _lines(path) if not _is_replayed(line, step)))
-
-
-def _lines(path: Path) -> Generator[bytes]:
-    """Yield complete lines; a half-written last one is left out."""
-    with os.fdopen(open_descriptor(path), "rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield line
-
-
-def _is_replayed(line: bytes, step: int) -> bool:
-    event = _parse_event(line)
-    return event["type"] in _REPLAYED and _step_of(event) > step
-
-
-def _step_of(event: Event) -> float:
-    step = event.get("step", 0)
-    return step if isinstance(step, int | float) else 0
+_CONVERTERS: dict[Any, Callable[[Any], Any]] = {
+    float: _number,
+    int: _integer,
+    str: _text,
+    Number: _optional_number,
+    int | None: _optional_integer,
+    bool | None: _optional_bool,
+    tuple[str, ...]: _texts,
+    PurePosixPath: _relative_path,
+}

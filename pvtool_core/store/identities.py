@@ -195,6 +195,8 @@ def _mean(values: Sequence[float]) -> float:
 
 
 class Library:
+    """The identity library: a folder for each identity, by default in the data folder."""
+
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or identities_dir()
 

@@ -37,11 +37,12 @@ from pvtool_core.errors import (
     SettingsError,
     UnsafeRun,
 )
-from pvtool_core.files import replace_file, sha256_of, sync_folder
+from pvtool_core.files import WRITING, replace_file, sync_folder
+from pvtool_core.hashes import sha256_of
 from pvtool_core.paths import check_name, nearest
 from pvtool_core.permissions import make_private, tighten
 from pvtool_core.settings.toml import from_table
-from pvtool_core.store.events import open_descriptor
+from pvtool_core.store.event_log import open_descriptor
 from pvtool_core.store.liveness import (
     CHANGED_SECONDS,
     CLOCK_SECONDS,
@@ -73,7 +74,7 @@ FileContent = bytes | Callable[[Path], object]
 ADAPTER_FILE = "adapter.safetensors"
 MANIFEST_FILE = "manifest.json"
 _CHECKPOINT = re.compile(r"step-[0-9]{1,18}")
-_WRITING = re.compile(r"\..+\.([0-9]{1,18})\.writing")
+_UNFINISHED = re.compile(rf"\..+\.([0-9]{{1,18}}){re.escape(WRITING)}")
 
 
 class Request(StrEnum):
@@ -305,8 +306,8 @@ class RunFolder:
             *_hidden(self.checkpoints),
             *chain(*map(_hidden, _folders_in(self.samples))),
         ]
-        for begun in [*self.path.glob(".*.writing"), *within]:
-            if begun.name.endswith(".writing") and not writer_lives(begun):
+        for begun in [*self.path.glob(f".*{WRITING}"), *within]:
+            if begun.name.endswith(WRITING) and not writer_lives(begun):
                 remove(begun)
 
     def write_checkpoint(
@@ -322,7 +323,7 @@ class RunFolder:
         or to functions that write to a given path. `facts` are added to the manifest.
         """
         final = own_folder(self.checkpoints) / f"step-{step:06d}"
-        temporary = self.checkpoints / f".{final.name}.writing"
+        temporary = self.checkpoints / f".{final.name}{WRITING}"
         remove(temporary)
         temporary.mkdir()
         try:
@@ -418,7 +419,7 @@ def writer_lives(begun: Path) -> bool:
 
     Its process id is in the file's name; a process that started later is another one.
     """
-    named = _WRITING.fullmatch(begun.name)
+    named = _UNFINISHED.fullmatch(begun.name)
     if not named:  # files without a process id are of an engine, which has not started
         return False
     try:

@@ -11,7 +11,8 @@ from typing import Any
 from pvtool_core.errors import BrokenRun, Missing, PvError, SettingsError, UsageError
 from pvtool_core.settings.jobs import TrainJob, read_job, require
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
-from pvtool_core.store.events import Event, first_event_time, newest_events
+from pvtool_core.store.event_log import first_event_time, newest_records
+from pvtool_core.store.events import Record
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ADAPTER_FILE, RunFolder
 from pvtool_core.store.trend import RECENT_STEPS, Trend, trend_of
@@ -146,14 +147,14 @@ def _of_exit(folder: RunFolder) -> dict[str, Any]:
 
 def _of_newest_steps(folder: RunFolder, names: Iterable[str]) -> dict[str, Any]:
     """Return the newest estimate of the remaining time, and each loss as a mean with its trend."""
-    steps = newest_events(folder.events, "step", RECENT_STEPS)[::-1]
+    steps = newest_records(folder.events, "step", RECENT_STEPS)[::-1]
     found: dict[str, Any] = {"losses": {name: trend_of(_numbers(steps, name)) for name in names}}
     if steps and isinstance(eta := steps[-1].get("eta"), float | int):
         found["eta"] = eta
     return found
 
 
-def _numbers(steps: Iterable[Event], name: str) -> list[float | None]:
+def _numbers(steps: Iterable[Record], name: str) -> list[float | None]:
     values = [step.get(name) for step in steps]
     return [value if isinstance(value, float | int) else None for value in values]
 

@@ -5,23 +5,21 @@ import shutil
 import subprocess
 import threading
 from contextlib import suppress
-from typing import Any, Protocol, Self
+from typing import Self
 
 import psutil
+
+from pvtool_core.store.events import DeviceReading, Report, TelemetryEvent
 
 SECONDS = 5.0
 _QUERY = "index,name,memory.used,memory.total,utilization.gpu,temperature.gpu,power.draw"
 _MEBIBYTE = 1 << 20
 
 
-class WriteEvent(Protocol):
-    def __call__(self, type: str, **values: Any) -> None: ...
-
-
 class Telemetry:
     """Writes a `gpu` event every few seconds from its own thread, the first one immediately."""
 
-    def __init__(self, write: WriteEvent) -> None:
+    def __init__(self, write: Report) -> None:
         self._write = write
         self._process = psutil.Process()
         self._measured = False
@@ -31,20 +29,20 @@ class Telemetry:
     def _watch(self) -> None:
         while True:
             with suppress(OSError):  # a full disk is reported by other writes of the engine
-                self._write("gpu", **self.measure())
+                self._write(self.measure())
             if self._done.wait(SECONDS):
                 return
 
-    def measure(self) -> dict[str, Any]:
+    def measure(self) -> TelemetryEvent:
         """Return gauges of accelerators and of this process.
 
         Accelerators: bytes, percent, °C, W. Process: memory (bytes) and load (percent of one core).
         """
-        return {
-            "devices": accelerators(),
-            "process_memory": self._process.memory_info().rss,
-            "cpu": self._load(),
-        }
+        return TelemetryEvent(
+            devices=tuple(accelerators()),
+            process_memory=self._process.memory_info().rss,
+            cpu=self._load(),
+        )
 
     def _load(self) -> float | None:
         """Return the load since the last call; None at the first call."""
@@ -61,7 +59,7 @@ class Telemetry:
         self._thread.join()
 
 
-def accelerators() -> list[dict[str, Any]]:
+def accelerators() -> list[DeviceReading]:
     """Return the NVIDIA devices as nvidia-smi reports them; empty without the tool or a driver."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
@@ -76,18 +74,18 @@ def accelerators() -> list[dict[str, Any]]:
     return [_device(row) for row in csv.reader(answer.splitlines(), skipinitialspace=True)]
 
 
-def _device(row: list[str]) -> dict[str, Any]:
+def _device(row: list[str]) -> DeviceReading:
     index, name, *words = row
     used, total, utilisation, temperature, power = (_number(word) for word in words)
-    return {
-        "index": int(index),
-        "name": name,
-        "memory_used": used and used * _MEBIBYTE,
-        "memory_total": total and total * _MEBIBYTE,
-        "utilisation": utilisation,
-        "temperature": temperature,
-        "power": power,
-    }
+    return DeviceReading(
+        index=int(index),
+        name=name,
+        memory_used=used and used * _MEBIBYTE,
+        memory_total=total and total * _MEBIBYTE,
+        utilisation=utilisation,
+        temperature=temperature,
+        power=power,
+    )
 
 
 def _number(word: str) -> float | None:

@@ -41,8 +41,9 @@ from pvtool_core.settings.overrides import parse_overrides
 from pvtool_core.settings.presets import Presets
 from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 from pvtool_core.settings.toml import Table
+from pvtool_core.store.events import ignore
 from pvtool_core.trainer import Trainer
-from tests.benchmarks.iteration import Scheme, once, quiet, schemes
+from tests.benchmarks.iteration import Scheme, once, schemes
 from tests.support.iresnet import IResNet, random_iresnet
 from tests.support.small_models import (
     DETECTION_SIDE,
@@ -173,7 +174,7 @@ def random_trainer(job: TrainJob, words: argparse.Namespace, folder: Path) -> Tr
         stack.enter_context(patch.object(training, "load_backbone", build))
         if words.scale == "full":
             random_rewards(stack)
-        return Trainer(job, folder / "trajectories", quiet)
+        return Trainer(job, folder / "trajectories", ignore)
 
 
 def random_rewards(stack: ExitStack) -> None:

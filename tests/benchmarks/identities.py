@@ -53,7 +53,7 @@ from pvtool_core.paths import config_dir, presets_dir, runs_dir
 from pvtool_core.settings.jobs import EncodingConfig, EvaluateJob, Setup, TrainJob
 from pvtool_core.settings.schema import Settings
 from pvtool_core.settings.toml import to_table
-from pvtool_core.store.events import read_events
+from pvtool_core.store.event_log import read_records
 from pvtool_core.store.identities import Library
 from pvtool_core.store.liveness import LIVE, State
 from pvtool_core.store.prompts import Banks, without_keyword
@@ -317,7 +317,7 @@ def trained(person: Person, benchmark: Benchmark) -> RunFolder:
 
 def seconds_of(run: RunFolder) -> float:
     """Return the seconds of all iterations, without loading and caching."""
-    return sum(event["seconds"] for event in read_events(run.events)[0] if event["type"] == "step")
+    return sum(event["seconds"] for event in read_records(run.events)[0] if event["type"] == "step")
 
 
 def rendered_and_scored(person: Person, run: RunFolder, clips: Path) -> dict[str, Numbers]:

@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,6 +24,7 @@ from pvtool_core.objectives.personalvideo import Pair, bank_pairs, draw_frames
 from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import IdentityRef, TrainJob
 from pvtool_core.settings.presets import Presets
+from pvtool_core.store.events import ignore
 from pvtool_core.store.prompts import Banks
 from pvtool_core.trainer import Trainer
 from pvtool_core.trajectories import TrajectoryCache
@@ -47,10 +47,6 @@ class Scheme:
     prepare: Callable[[Trainer, Pair, int], Pair]
 
 
-def quiet(type: str, /, **values: Any) -> None:
-    pass
-
-
 def judge_original(trainer: Trainer, pair: Pair, latents: torch.Tensor, step: int) -> Pair:
     """Return the pair with the original's scores in the frames of this iteration, 0 elsewhere."""
     count, together = trainer.job.semantic_reward.frames, trainer.backbone.decoded_with
@@ -66,7 +62,7 @@ def judge_original(trainer: Trainer, pair: Pair, latents: torch.Tensor, step: in
 def without_cache(trainer: Trainer, pair: Pair, step: int) -> Pair:
     """Run all steps of both models."""
     backbone, first = trainer.backbone, trainer.model.steps.start
-    trainer.model.cache = TrajectoryCache(None, backbone, first, quiet)
+    trainer.model.cache = TrajectoryCache(None, backbone, first, ignore)
     noise, embeds = backbone.initial_latents(pair.seed), backbone.prompt_embeds(pair.prompt)
     return judge_original(
         trainer, pair, denoise(backbone, noise, embeds, range(backbone.num_steps)), step
@@ -76,7 +72,7 @@ def without_cache(trainer: Trainer, pair: Pair, step: int) -> Pair:
 def with_shared_prefix(trainer: Trainer, pair: Pair, step: int) -> Pair:
     """Run one prefix for both models, not cached between iterations."""
     trainer.model.cache = TrajectoryCache(
-        Path(tempfile.mkdtemp()), trainer.backbone, trainer.model.steps.start, quiet
+        Path(tempfile.mkdtemp()), trainer.backbone, trainer.model.steps.start, ignore
     )
     return judge_original(trainer, pair, trainer.model.cache.final(pair.prompt, pair.seed), step)
 
@@ -158,7 +154,7 @@ def main() -> None:
     torch.set_num_threads(words.threads)
     folder = Path(tempfile.mkdtemp())
     job = preset_job(words.preset, folder)
-    trainer = Trainer(job, folder / "trajectories", quiet)
+    trainer = Trainer(job, folder / "trajectories", ignore)
     kept = trainer.model.cache
     prepared = (objective_of(trainer).prepare_pair(*each) for each in bank_pairs(job))
     pair = next(pair for pair in prepared if pair)

@@ -31,7 +31,7 @@ from pvtool_core.batches.clips import Names, is_whole, sidecar_path
 from pvtool_core.errors import PvError
 from pvtool_core.media.decode import frames_of
 from pvtool_core.settings.jobs import RenderItem, RenderJob, write_job
-from pvtool_core.store.events import read_events
+from pvtool_core.store.event_log import read_records
 from pvtool_core.store.runs import RunFolder
 from tests.benchmarks.rendering import bank, items_of, job_for, preset_setup
 from tests.support.adapters import save_random_adapters
@@ -124,7 +124,7 @@ class Processes:
 
     def events(self) -> Iterator[dict[str, object]]:
         for folder in self._folders:
-            yield from read_events(folder.events)[0]
+            yield from read_records(folder.events)[0]
 
     def end(self) -> list[int]:
         """Wait for all and return their exit statuses."""

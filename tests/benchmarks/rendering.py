@@ -34,7 +34,7 @@ from pvtool_core.backbones.interface import to_pixels
 from pvtool_core.batches.clips import Names
 from pvtool_core.batches.folder import group_items, write_items
 from pvtool_core.batches.rates import estimate
-from pvtool_core.files import sha256_of
+from pvtool_core.hashes import sha256_of
 from pvtool_core.media.decode import frames_of
 from pvtool_core.media.encode import write_clip
 from pvtool_core.models.locate import locate_model, resolve_settings
@@ -45,7 +45,8 @@ from pvtool_core.rendering.results import Results
 from pvtool_core.rendering.write import clip_facts
 from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup, write_job
 from pvtool_core.settings.presets import Presets
-from pvtool_core.store.events import read_events
+from pvtool_core.store.event_log import read_records
+from pvtool_core.store.events import ignore
 from pvtool_core.store.prompts import Banks
 from pvtool_core.store.runs import RunFolder
 from tests.support.adapters import save_random_adapters
@@ -124,10 +125,6 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def quiet(type: str, /, **values: Any) -> None:
-    pass
-
-
 class PlainWay:
     """diffusers' pipeline, loaded once, with each identity's adapter in turn."""
 
@@ -190,11 +187,11 @@ def plain_way(
 
 def our_way(job: RenderJob, items: Sequence[RenderItem]) -> Callable[[Sequence[RenderItem]], None]:
     """Load the model and return a function that renders clips with our engine."""
-    models = Models(quiet, job.cache_gigabytes)
+    models = Models(ignore, job.cache_gigabytes)
     models.load(job.setups[0], list(dict.fromkeys(item.prompt for item in items)))
 
     def make(some: Sequence[RenderItem]) -> None:
-        results = Results(job, quiet, len(some))
+        results = Results(job, ignore, len(some))
         with Leases(Path(job.out) / FOLDER) as leases:
             render_groups(job, group_items(job, some), leases, models, results)
         results.finish().raise_for_status()
@@ -254,7 +251,7 @@ def overhead(setup: Setup, clips: int, root: Path) -> None:
     folder = RunFolder(root / "engine").create()
     write_job(folder.config, job_for(setup, items, folder.path, root / "solo"))
     engine = timed(lambda: _run_engine(folder))
-    events, _ = read_events(folder.events)
+    events, _ = read_records(folder.events)
     rendering = [event["time"] for event in events if event.get("stage") == "rendering"]
     rate = estimate(setup)  # measured by the engine; each clip has another prompt
     assert rate is not None

@@ -12,11 +12,12 @@ import pytest
 
 from pvtool.cli.demo import newest_demo_run
 from pvtool.jobs.prepare import choose, prepare
-from pvtool.jobs.render import make_batch
+from pvtool_core.api.batch import make_batch
 from pvtool_core.paths import presets_dir
 from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup
 from pvtool_core.settings.schema import ModelConfig
-from pvtool_core.store.events import EventWriter
+from pvtool_core.store.event_log import EventWriter
+from pvtool_core.store.events import StepEvent
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.store.runs import RunFolder, new_run
 from tests.support.commands import Pv, everything
@@ -116,7 +117,7 @@ def test_errors_are_one_json_object(pv: Pv) -> None:
 def test_run_shows_the_iterations_without_face(pv: Pv, run: RunFolder) -> None:
     with EventWriter(run.events) as events:
         for step, found in enumerate((True, False, False), 1):
-            events.write("step", step=step, loss=1.0, face_found=found)
+            events.write(StepEvent(step=step, face_found=found))
     assert pv("runs", "show", run.name, "--json").json["iterations_without_face"] == 2
 
 

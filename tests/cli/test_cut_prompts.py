@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pvtool.cli.progress import ClipProgress
+from pvtool_core.store.events import WarningEvent
 from pvtool_core.store.runs import RunFolder
 from tests.support.commands import Pv
 from tests.support.run_files import finished_run
@@ -91,10 +92,8 @@ def test_prompt_warnings_are_printed_once_for_all_engines(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with ClipProgress(2) as progress:
-        progress.on_event(
-            {"time": 1.0, "type": "warning", "message": "a prompt is cut off", "cut": "asleep"}
-        )
-        progress.on_event({"time": 1.0, "type": "warning", "message": "the cache is full"})
+        progress.on_event(WarningEvent(message="a prompt is cut off", cut="asleep"))
+        progress.on_event(WarningEvent(message="the cache is full"))
     said = capsys.readouterr().err
     assert "cut off" not in said
     assert "the cache is full" in said

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pvtool.jobs.devices import check_devices
 from pvtool.jobs.settings import chosen_settings
+from pvtool_core.api.machine import check_devices
 from pvtool_core.errors import ExitStatus, InputRefused, SettingsError, UsageError
 from pvtool_core.settings.schema import DEVICES
 from tests.support.commands import Pv

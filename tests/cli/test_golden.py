@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from pvtool_core.store.events import EventWriter
+from pvtool_core.store.event_log import EventWriter
+from pvtool_core.store.events import RunEvent, StepEvent
 from pvtool_core.store.runs import RunFolder
 from tests.golden import compare, shape
 from tests.support.commands import Pv
@@ -59,17 +60,16 @@ def words(command: str) -> list[str]:
 
 def test_keys_of_json_output(pv: Pv, run: RunFolder) -> None:
     with EventWriter(run.events) as events:
-        events.write("run", state="started", step=0)
+        events.write(RunEvent(state="started", step=0))
         events.write(
-            "step",
-            step=1,
-            loss=0.5,
-            icr=0.4,
-            scr=0.1,
-            eta=1.0,
-            prompt="<V> runs",
-            seed=1,
-            face_found=True,
+            StepEvent(
+                step=1,
+                prompt="<V> runs",
+                seed=1,
+                eta=1.0,
+                face_found=True,
+                scalars={"loss": 0.5, "icr": 0.4, "scr": 0.1},
+            )
         )
     run.log.write_text("engine\n")
     found: dict[str, Any] = {}

@@ -11,7 +11,8 @@ from pvtool.output import BarProgress, LineProgress, Output
 from pvtool.text import plain, plain_lines
 from pvtool_core.errors import BadPicture, BatchRefused, InputRefused, PvError
 from pvtool_core.settings.toml import read_toml
-from pvtool_core.store.events import EventWriter
+from pvtool_core.store.event_log import EventWriter
+from pvtool_core.store.events import WarningEvent
 from pvtool_core.store.identities import Library
 from pvtool_core.store.runs import RunFolder
 from tests.support.commands import Answer, Pv
@@ -45,7 +46,7 @@ def test_fields_of_a_run_are_escaped(pv: Pv, run: RunFolder) -> None:
 
 def test_events_and_the_engines_log_are_escaped(pv: Pv, run: RunFolder) -> None:
     with EventWriter(run.events) as events:
-        events.write("warning", message=HOSTILE)
+        events.write(WarningEvent(message=HOSTILE))
     check(pv("runs", "logs", run.name))
     run.log.write_text("before \x1b[2J\x07 after\nnext line\n")
     answer = pv("runs", "logs", run.name, "--engine")

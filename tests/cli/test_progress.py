@@ -8,6 +8,7 @@ from pvtool.cli.main import main
 from pvtool.cli.progress import JobProgress
 from pvtool.output import BarProgress
 from pvtool_core.errors import UsageError
+from pvtool_core.store.events import StageEvent
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ExitRecord, Request, RunFolder
 from pvtool_core.supervisor import ask
@@ -17,8 +18,8 @@ def test_training_counts_iterations_before_its_first_step(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with JobProgress(400) as progress:
-        progress.on_event({"time": 0, "type": "stage", "stage": "caching", "done": 24, "total": 24})
-        progress.on_event({"time": 0, "type": "stage", "stage": "training"})
+        progress.on_event(StageEvent(stage="caching", done=24, total=24))
+        progress.on_event(StageEvent(stage="training"))
     assert "training 0/400" in capsys.readouterr().err
 
 

@@ -18,7 +18,7 @@ from pvtool_core.batches.clips import Names, model_facts, sidecar_path, write_si
 from pvtool_core.batches.plan import Shard
 from pvtool_core.batches.provenance import provenance_of
 from pvtool_core.batches.rates import Rate, note
-from pvtool_core.files import sha256_of
+from pvtool_core.hashes import sha256_of
 from pvtool_core.settings.jobs import (
     EncodingConfig,
     RenderItem,
@@ -244,8 +244,8 @@ def test_all_errors_of_rows_are_reported_with_lines_before_rendering(
         "batch.jsonl, line 1 (and 1 more): No identity named 'nora'.",
         "batch.jsonl, line 2: No run named 'mara-9'. Did you mean 'mara-1'?",
         "batch.jsonl, line 4: Weights not found: gone.safetensors.",
-        "batch.jsonl, line 5: Cannot use the settings of the clip: sampler.shift: is for flow "
-        "matching, which animatediff does not use.",
+        "batch.jsonl, line 5: Cannot use the settings of the clip: sampler.shift: is not supported "
+        "by animatediff, only by hunyuan-video, wan.",
     ]
     assert not Path("renders").exists()
 

@@ -10,13 +10,15 @@ import pytest
 
 from pvtool.cli import progress
 from pvtool.cli.progress import ClipProgress
-from pvtool.jobs import render
-from pvtool.jobs.render import KEPT_BATCHES, ClipResults, drop_old_batches, run_batch
+from pvtool_core.api import batch as rendered
+from pvtool_core.api.batch import KEPT_BATCHES, drop_old_batches, run_batch
+from pvtool_core.api.outcome import ClipResults
 from pvtool_core.batches.folder import BatchFolder, list_batches, new_batch, write_items
 from pvtool_core.errors import DiskFull, InputRefused, Interrupted, PvError, RunFailed, SomeFailed
 from pvtool_core.paths import batches_dir
 from pvtool_core.rendering.results import Outcome
 from pvtool_core.settings.jobs import RenderItem
+from pvtool_core.store.events import ClipEvent
 from pvtool_core.store.runs import ExitRecord
 
 
@@ -46,15 +48,14 @@ def test_tasks_of_a_job_array_do_not_delete_new_batches_of_each_other(
     assert all(batch.items.exists() for batch in array)
 
 
-def clip(status: str, path: str = "clip") -> dict[str, Any]:
-    reason = {"reason": "no room"} if status == "failed" else {}
-    return {"time": 1.0, "type": "clip", "path": path, "status": status, **reason}
+def clip(status: str, path: str = "clip") -> ClipEvent:
+    return ClipEvent(path=path, status=status, reason="no room" if status == "failed" else "")
 
 
 @pytest.mark.parametrize("said", ["done", "skipped", "elsewhere"])
 def test_a_clip_rendered_by_another_engine_has_not_failed(said: str) -> None:
     heard: list[str] = []
-    results = ClipResults(lambda facts: heard.append(facts["status"]))
+    results = ClipResults(lambda event: heard.append(event.status))
     for status in ("failed", "failed", said, "failed"):
         results.add(clip(status))
     results.close()
@@ -86,7 +87,7 @@ def ended(
                 on_event(clip(status, path))
         return list(engines)
 
-    monkeypatch.setattr(render, "run_together", engines_say)
+    monkeypatch.setattr(rendered, "run_together", engines_say)
     items = [
         RenderItem(identity="mara", prompt="<V>", seed=0, adapter="", clip=path)
         for path in statuses
@@ -130,7 +131,7 @@ def test_clips_left_by_a_killed_engine_have_failed(
         RunFailed("It ended without a record.", "See the log."),
         killed=True,
     )
-    assert end.failed == [{"path": "b", "reason": "It ended without a record."}]
+    assert end.failed == [ClipEvent(path="b", status="failed", reason="It ended without a record.")]
     assert end.error
     assert end.error.hint == "Run the same command again to render the missing clips. See the log."
     assert ended(monkeypatch, {"a": "done", "b": ""}, DiskFull()).failed == []
@@ -147,7 +148,7 @@ def test_a_batch_stopped_by_the_dashboard_is_interrupted(
     )
 
 
-FAILED = {"path": "clip", "reason": "no room"}
+FAILED = clip("failed")
 REFUSED, FULL = InputRefused("no room", ""), DiskFull()
 
 

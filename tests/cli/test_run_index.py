@@ -12,7 +12,8 @@ import pytest
 from pvtool_core.paths import run_index_file
 from pvtool_core.settings.jobs import read_job
 from pvtool_core.store import run_index, summary
-from pvtool_core.store.events import EventWriter
+from pvtool_core.store.event_log import EventWriter
+from pvtool_core.store.events import StepEvent
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord
@@ -143,7 +144,7 @@ def test_corrupt_checkpoint_is_skipped_with_a_warning_and_refused_if_selected(
     (newer.checkpoint_folders()[0] / ADAPTER_FILE).unlink()
     answer = pv("render", mara, "<V> runs", "--dry-run")
     assert f"mara: using {older.name}, step 400." in answer.err
-    assert [f"{newer.name}@{step} is damaged" in answer.err for step in (800, 400)] == [True, True]
+    assert [f"{newer.name}@{step} is corrupt" in answer.err for step in (800, 400)] == [True, True]
 
 
 def test_clips_of_the_base_model_name_no_run(pv: Pv, mara: str) -> None:
@@ -226,7 +227,7 @@ def test_long_log_is_read_in_blocks(pv: Pv, mara: str) -> None:
     padding = "x" * 2000
     with EventWriter(run.events) as events:
         for step in range(1, 1501):  # more than one block
-            events.write("step", step=step, prompt=padding, face_found=step % 3 != 0)
+            events.write(StepEvent(step=step, prompt=padding, face_found=step % 3 != 0))
     with run.events.open("ab") as file:
         file.write(b'{"time": 1.0, "type": "step", "step": 9')
     shown = pv("runs", "show", run.name, "--json").json
@@ -291,13 +292,8 @@ def test_losses_of_a_run_are_means_of_20_steps_with_a_trend(pv: Pv, mara: str) -
     with EventWriter(run.events) as events:
         for step in range(1, 61):
             noise = 0.5 if step % 2 else -0.5
-            events.write(
-                "step",
-                step=step,
-                icr=1.0 + noise if step <= 40 else 0.6 + noise,
-                scr=float("nan"),
-                eta=1.0,
-            )
+            icr = 1.0 + noise if step <= 40 else 0.6 + noise
+            events.write(StepEvent(step=step, scalars={"icr": icr, "scr": float("nan")}))
     (row,) = listed(pv)
     assert row["icr"] == pytest.approx(0.6)
     assert row["icr_trend"] == "↓"

@@ -14,7 +14,7 @@ import pytest
 
 from pvtool_core import supervisor
 from pvtool_core.errors import Busy, ExitStatus, Interrupted, NoAnswer, PvError, RunFailed
-from pvtool_core.store.events import Event
+from pvtool_core.store.events import Event, StepEvent
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import Request, RunFolder
 from tests.support.hostile import to_end
@@ -48,7 +48,7 @@ def wait_until_running(folder: RunFolder) -> int:
 def test_every_event_is_reported_once(tmp_path: Path) -> None:
     told: list[Event] = []
     supervisor.run_to_end(prepared(tmp_path, "ends"), told.append)
-    assert [event["type"] for event in told] == ["stage", "step"]
+    assert [event.type for event in told] == ["stage", "step"]
 
 
 def test_events_of_an_earlier_engine_are_not_reported(tmp_path: Path) -> None:
@@ -162,7 +162,8 @@ def test_another_process_can_follow_a_run(tmp_path: Path) -> None:
             folder.request(Request.STOP)
 
     supervisor.follow(folder, stop_after_ten)
-    assert [event["step"] for event in told] == list(range(1, len(told) + 1))
+    steps = [event.step for event in told if isinstance(event, StepEvent)]
+    assert steps == list(range(1, len(told) + 1))
     assert folder.state() == State.STOPPED
 
 

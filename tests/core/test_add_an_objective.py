@@ -14,7 +14,7 @@ from pvtool_core import supervisor
 from pvtool_core.errors import SettingsError
 from pvtool_core.settings.jobs import TrainJob, read_job, write_job
 from pvtool_core.settings.objectives import OBJECTIVES
-from pvtool_core.store.events import read_events
+from pvtool_core.store.event_log import read_records
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import RunFolder
 from tests.support import extended_engine
@@ -56,7 +56,7 @@ async def test_new_objective_trains_and_its_losses_are_shown(
     _, progress = pv(capfd, "runs", "resume", folder.name)
     assert re.search(r"training 1/2  loss 0\.\d{3}", progress)
     assert folder.state() is State.FINISHED
-    steps = [each for each in read_events(folder.events)[0] if each["type"] == "step"]
+    steps = [each for each in read_records(folder.events)[0] if each["type"] == "step"]
     assert [step["step"] for step in steps] == [1, 2]
     assert all(step.keys() > NUMBERS and "icr" not in step for step in steps)
     first, last = (load_file(path / "adapter.safetensors") for path in folder.checkpoint_folders())

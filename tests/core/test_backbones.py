@@ -34,7 +34,8 @@ from pvtool_core.sampling import (
     rollout_stopped,
 )
 from pvtool_core.settings.jobs import TrainJob
-from pvtool_core.store.events import EventWriter
+from pvtool_core.store.event_log import EventWriter
+from pvtool_core.store.events import ignore
 from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.trainer import Trainer, train
@@ -453,10 +454,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def home(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PV_HOME", str(shared))
-
-
-def ignore(type: str, /, **values: Any) -> None:
-    pass
 
 
 def test_cached_latents_equal_computed_ones_exactly(

@@ -19,14 +19,14 @@ from pvtool_core.estimate.requirements import (
     Machine,
     Passes,
     architecture_of,
-    missing_weights,
     passes_of,
     sustained,
 )
+from pvtool_core.models.locate import missing_weights
 from pvtool_core.settings.jobs import PlanJob, TrainJob, write_job
 from pvtool_core.settings.presets import Presets
 from pvtool_core.settings.schema import Settings
-from pvtool_core.store.events import read_events
+from pvtool_core.store.event_log import read_records
 from pvtool_core.store.runs import RunFolder
 from tests.support.small_models import with_settings
 from tests.support.training import prepared_trainer
@@ -180,7 +180,7 @@ def test_engine_reports_plan_of_missing_weights(
     away = with_settings(job, "identity_reward", package="models:nowhere")
     write_job(folder.config, plan_job(away))
     assert engine.main([str(tmp_path)]) == 0
-    found = {event["type"]: event for event in read_events(folder.events)[0]}
+    found = {event["type"]: event for event in read_records(folder.events)[0]}
     assert Counts.of(found["counts"]) == small.counts
     assert found["machine"]["host_memory"] > 0
 

@@ -25,9 +25,10 @@ from pvtool_core.adapter import (
 from pvtool_core.backbones import load_backbone
 from pvtool_core.backbones.animatediff import KohyaLayout
 from pvtool_core.errors import InputRefused
-from pvtool_core.files import sha256_of
+from pvtool_core.hashes import sha256_of
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import ControlConfig, LoraConfig
+from pvtool_core.store.events import ignore
 from pvtool_core.trainer import Trainer
 from tests.support.families import FAMILIES, Family
 from tests.support.small_models import with_settings
@@ -192,10 +193,6 @@ def test_adapter_active_in_all_steps_needs_no_keyframe(
 
 
 # Other metadata
-
-
-def ignore(type: str, /, **values: Any) -> None:
-    pass
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)

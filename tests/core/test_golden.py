@@ -25,7 +25,8 @@ from pvtool_core.settings.schema import (
     ModelConfig,
     SamplerConfig,
 )
-from pvtool_core.store.events import read_events
+from pvtool_core.store.event_log import read_records
+from pvtool_core.store.events import ignore
 from pvtool_core.trajectories import TrajectoryCache
 from tests.golden import compare, shape
 from tests.support.families import FAMILIES, Family
@@ -81,10 +82,6 @@ def test_clip_paths_and_hashes() -> None:
     compare("clip-names", found)
 
 
-def ignore(type: str, /, **values: Any) -> None:
-    pass
-
-
 def test_trajectory_cache_keys(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = load_backbone(job.model, job.sampler, [])
     facts = {"base": "abc", "sampler": {"class": "DDIM"}, "dtype": "float32"}
@@ -128,7 +125,7 @@ def test_files_and_events_of_a_training_run(
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     events = {
         event["type"]: shape(event)
-        for event in read_events(folder / "events.jsonl")[0]
+        for event in read_records(folder / "events.jsonl")[0]
         if event["type"] != "gpu"
     }
     with safe_open(folder / "checkpoints/step-000002/adapter.safetensors", "pt") as file:

@@ -18,7 +18,8 @@ from pvtool_core.batches.folder import BatchFolder, list_batches
 from pvtool_core.errors import BrokenRun, ExitStatus, SettingsError, UnsafeRun
 from pvtool_core.files import replace_file
 from pvtool_core.settings.jobs import read_job
-from pvtool_core.store.events import EventWriter, drop_events_after, newest_events, read_events
+from pvtool_core.store.event_log import EventWriter, drop_events_after, newest_records, read_records
+from pvtool_core.store.events import StepEvent
 from pvtool_core.store.liveness import State, Status, process_facts, process_lives
 from pvtool_core.store.runs import ExitRecord, Request, RunFolder, alive, list_runs
 from tests.support.hostile import DEEP_JSON, Outside, deadline, link_to_device, link_to_itself
@@ -80,7 +81,7 @@ def test_run_can_be_opened_through_a_link(folder: RunFolder, tmp_path: Path) -> 
     reached = RunFolder(tmp_path / "data/mara-1")
     reached.check()
     with reached.lock(), EventWriter(reached.events) as events:
-        events.write("step", step=1)
+        events.write(StepEvent(step=1))
     reached.request(Request.STOP)
     assert reached.write_checkpoint(1, {"adapter": b"one"}) == reached.latest_checkpoint()
     assert folder.take_requests() == [Request.STOP]
@@ -226,8 +227,8 @@ READERS: list[Callable[[RunFolder], object]] = [
     RunFolder.read_exit,
     RunFolder.read_log,
     lambda folder: read_job(folder.config),
-    lambda folder: read_events(folder.events),
-    lambda folder: newest_events(folder.events, "step", 1),
+    lambda folder: read_records(folder.events),
+    lambda folder: newest_records(folder.events, "step", 1),
     lambda folder: EventWriter(folder.events),
     RunFolder.open_log,
 ]
@@ -322,7 +323,7 @@ def test_events_with_wrong_types_do_not_cause_errors(
     lines = [{"time": 1, "type": "step", "step": step} for step in ("x", None, [], 10**30, 1, 3)]
     folder.events.write_text("".join(json.dumps(line) + "\n" for line in lines))
     drop_events_after(folder.events, 2)
-    assert 1 in [event["step"] for event in read_events(folder.events)[0]]
+    assert 1 in [event["step"] for event in read_records(folder.events)[0]]
 
 
 def test_long_incomplete_line_is_removed_quickly(folder: RunFolder) -> None:

@@ -19,6 +19,7 @@ from pvtool_core.objectives.objective import generator_of
 from pvtool_core.sampling import AdaptedSteps, denoise, output_weights, rollout_in_memory
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import LoraConfig
+from pvtool_core.store.events import ignore
 from pvtool_core.trajectories import TrajectoryCache
 from tests.support.families import HUNYUAN_VIDEO, pipeline_call
 from tests.support.small_hunyuan_video import transformer
@@ -220,10 +221,6 @@ def test_recomputation_per_tile_gives_the_same_gradient(
         found.append([gradient, *gradients(route.adapter)])
     assert all(torch.dist(a, b) <= 1e-12 * b.norm() for a, b in zip(*found, strict=True))
     assert kept[1] < kept[0] / 4
-
-
-def ignore(type: str, /, **values: Any) -> None:
-    pass
 
 
 def test_base_distance_is_weighted_by_latent_position(small: TrainJob, tmp_path: Path) -> None:

@@ -6,13 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from pvtool_core import hashes
 from pvtool_core.errors import InputRefused, Missing, SettingsError, WeightsMissing
-from pvtool_core.models import digests
 from pvtool_core.models.fingerprints import fingerprint
-from pvtool_core.models.locate import locate_faces, resolve, resolve_settings
-from pvtool_core.models.registry import Registry
+from pvtool_core.models.locate import (
+    locate_faces,
+    locate_weights,
+    missing_weights,
+    resolve,
+    resolve_settings,
+)
+from pvtool_core.models.registry import Registry, models_named_in
+from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.presets import Presets
-from pvtool_core.settings.schema import Settings
+from pvtool_core.settings.schema import ControlConfig, LoraConfig, Settings, named_weights
+from tests.support.small_models import with_settings
 from tests.support.weight_files import pipeline_folder, safetensors
 
 
@@ -94,11 +102,11 @@ def test_a_large_file_is_read_once_until_it_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path))
-    monkeypatch.setattr(digests, "LARGE", 4)
+    monkeypatch.setattr(hashes, "LARGE", 4)
     (tmp_path / "large.safetensors").write_bytes(b"content")
     first = fingerprint(tmp_path / "large.safetensors")
     with monkeypatch.context() as reading:
-        reading.setattr(digests, "digest_of", None)
+        reading.setattr(hashes, "hash_of", None)
         assert fingerprint(tmp_path / "large.safetensors") == first
     (tmp_path / "large.safetensors").write_bytes(b"Content")
     assert fingerprint(tmp_path / "large.safetensors") != first
@@ -219,3 +227,30 @@ def test_every_shipped_preset_can_be_used(name: str) -> None:
     assert preset.settings().training.iterations
     assert preset.description
     assert preset.licence
+
+
+def test_every_setting_that_names_weights_is_known_and_located(models: Path, job: TrainJob) -> None:
+    """The walk over the settings finds what `locate_weights` makes absolute, and nothing else."""
+    located = locate_weights(job)
+    assert list(named_weights(located)) == [
+        str(models / "animatediff"),
+        str(models / "faces"),
+        str(models / "clip"),
+    ]
+    styled = with_settings(
+        job,
+        "model",
+        base_model="models:base/model.safetensors",
+        config="models:config",
+        motion_adapter="models:motion",
+        loras=(LoraConfig(file="models:style/style.safetensors"),),
+        control=ControlConfig(model="models:depth", frames="frames"),
+    )
+    named = with_settings(
+        styled, "semantic_reward", model="ViT-H-14", checkpoint="models:hps/hps.pt"
+    )
+    expected = ["base", "motion", "config", "style", "depth", "hps"]
+    assert models_named_in(named) == expected
+    missing = [error.message for error in missing_weights(named)]
+    assert len(missing) == len(expected)
+    assert all(name in message for name, message in zip(expected, missing, strict=True))

@@ -15,7 +15,7 @@ from pvtool_core.backbones.interface import to_pixels, unit_range
 from pvtool_core.errors import NotFinite
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import LoraConfig
-from pvtool_core.store.events import read_events
+from pvtool_core.store.event_log import read_records
 from pvtool_core.trainer import RunFiles
 from tests.support.render_jobs import Engine, item, render_job
 from tests.support.small_models import with_settings
@@ -149,7 +149,7 @@ def test_sample_that_is_not_finite_causes_a_warning_and_no_file(
     assert run(short).status == 0
     folder = run.root / "train-0"
     assert list((folder / "samples").rglob("*.mp4")) == []
-    events, _ = read_events(folder / "events.jsonl")
+    events, _ = read_records(folder / "events.jsonl")
     warnings = [event["message"] for event in events if event["type"] == "warning"]
     assert [REASON in warning for warning in warnings] == [True, True]
 

@@ -11,6 +11,7 @@ import pytest
 from pvtool_core.batches.folder import group_items
 from pvtool_core.rendering.ray_cluster import render_group
 from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.store.events import ClipEvent
 from tests.support.render_jobs import Engine, item, render_job, whole
 
 
@@ -70,7 +71,8 @@ def test_a_task_returns_events_and_the_errors_of_failed_clips(
     (group,) = group_items(wanted, clips)
     for expected in ("done", "skipped"):  # the worker keeps its model, but not the events
         result = render_group(wanted, group.prompts, replace(group, prompts=()))
-        statuses = {event["path"]: event["status"] for event in result.events}
+        clip_events = [event for event in result.events if isinstance(event, ClipEvent)]
+        statuses = {event.path: event.status for event in clip_events}
         assert statuses == {clips[0].clip: expected, clips[1].clip: "failed"}
         assert [(path, error.kind) for path, error in result.failed.items()] == [
             (clips[1].clip, "WeightsMissing")

@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from pvtool_core.settings.jobs import (
     read_job,
     write_job,
 )
+from pvtool_core.store.events import ClipEvent, Event, ignore
 from tests.support.render_jobs import PROMPT, Engine, item, render_job, whole
 
 
@@ -166,8 +167,8 @@ def mark_latents(file: Path) -> None:
 
 
 def test_a_stopped_batch_keeps_complete_clips(run: Engine, job: TrainJob, tmp_path: Path) -> None:
-    def report(type: str, **values: Any) -> None:
-        if type == "clip":
+    def report(event: Event) -> None:
+        if isinstance(event, ClipEvent):
             raise Interrupted("asked to stop")
 
     wanted = render_job(job, *(item(tmp_path / f"clip-{seed}", seed) for seed in range(9)))
@@ -197,10 +198,6 @@ class Passes:
 
 def never(_: int) -> bool:
     return False
-
-
-def quiet(type: str, /, **values: Any) -> None:
-    pass
 
 
 def people(
@@ -326,7 +323,12 @@ def test_clip_is_retried_after_another_ones_decoding_frees_memory(
     """A thread decodes while another one runs out of memory; it is retried after that has ended."""
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
     setup = Setup(model=job.model, sampler=job.sampler, adapter=job.adapter)
-    decode, decoding, full, over = AnimateDiff.decode, Event(), Event(), Event()
+    decode, decoding, full, over = (
+        AnimateDiff.decode,
+        threading.Event(),
+        threading.Event(),
+        threading.Event(),
+    )
 
     def slowly(backbone: AnimateDiff, latents: Any, frames: Any) -> Any:
         decoding.set()
@@ -338,7 +340,7 @@ def test_clip_is_retried_after_another_ones_decoding_frees_memory(
         full.set()
         return not over.is_set()
 
-    with Models(quiet, 1.0) as models, ThreadPoolExecutor(1) as pool:
+    with Models(ignore, 1.0) as models, ThreadPoolExecutor(1) as pool:
         denoiser = models.load(setup, [PROMPT])
         latents = denoiser.prefix(PROMPT, 3)
         monkeypatch.setattr(AnimateDiff, "decode", slowly)
@@ -355,7 +357,7 @@ def test_a_model_is_released_before_the_next_one_is_loaded(
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
     setup = Setup(model=job.model, sampler=job.sampler, adapter=job.adapter)
-    with Models(quiet, 1.0) as models:
+    with Models(ignore, 1.0) as models:
         first = models.load(setup, [PROMPT])
         backbone = weakref.ref(first.backbone)
         assert models.get(setup, [PROMPT]) is first

@@ -16,14 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvtool_core.errors import BrokenRun, Busy, DiskFull, ExitStatus, Missing, RunFailed
-from pvtool_core.store.events import (
+from pvtool_core.store.event_log import (
     EventWriter,
     drop_events_after,
     first_event_time,
-    newest_events,
-    parse_events,
-    read_events,
+    newest_records,
+    parse_lines,
+    read_records,
 )
+from pvtool_core.store.events import StepEvent, TelemetryEvent
 from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import (
     ExitRecord,
@@ -54,7 +55,7 @@ def folder(tmp_path: Path) -> RunFolder:
 def write_events(path: Path, *events: dict[str, Any]) -> None:
     with EventWriter(path) as writer:
         for event in events:
-            writer.write(**event)
+            writer.append({"time": 1.0, **event})
 
 
 @given(values=st.lists(json_values, max_size=5), cut=st.integers(0, 400))
@@ -63,13 +64,13 @@ def test_truncated_log_has_its_complete_lines_and_can_be_continued(
 ) -> None:
     path = tmp_path_factory.mktemp("log") / "events.jsonl"
     write_events(path, *({"type": "metric", "value": value} for value in values))
-    whole, _ = read_events(path)
+    whole, _ = read_records(path)
     assert [event["value"] for event in whole] == values
     os.truncate(path, max(0, path.stat().st_size - cut))
-    left, _ = read_events(path)
+    left, _ = read_records(path)
     assert left == whole[: len(left)]
     write_events(path, {"type": "metric", "value": "after"})
-    assert [event["value"] for event in read_events(path)[0]] == [
+    assert [event["value"] for event in read_records(path)[0]] == [
         *(event["value"] for event in left),
         "after",
     ]
@@ -86,19 +87,19 @@ def test_log_read_in_parts_returns_every_event_once(
     offset = 0
     for end in [*(sum(sizes[:i]) for i in range(len(sizes))), len(content)]:
         (folder / "growing").write_bytes(content[:end])
-        events, offset = read_events(folder / "growing", offset)
+        events, offset = read_records(folder / "growing", offset)
         steps += [event["step"] for event in events]
     assert steps == list(range(5))
 
 
 def test_missing_log_has_no_events(tmp_path: Path) -> None:
-    assert read_events(tmp_path / "events.jsonl") == ([], 0)
+    assert read_records(tmp_path / "events.jsonl") == ([], 0)
 
 
 def test_numbers_that_are_not_finite_become_null(folder: RunFolder) -> None:
     write_events(folder.events, {"type": "step", "loss": float("nan"), "all": [float("inf"), 1.0]})
     assert "NaN" not in folder.events.read_text()
-    (event,) = read_events(folder.events)[0]
+    (event,) = read_records(folder.events)[0]
     assert (event["loss"], event["all"]) == (None, [None, 1.0])
 
 
@@ -106,7 +107,7 @@ def test_a_full_disk_leaves_no_half_line(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = EventWriter(folder.events)
-    writer.write("step", step=1)
+    writer.write(StepEvent(step=1))
     real_write = os.write
 
     def write_a_part(descriptor: int, data: bytes) -> int:
@@ -114,9 +115,9 @@ def test_a_full_disk_leaves_no_half_line(
 
     monkeypatch.setattr(os, "write", write_a_part)
     with pytest.raises(OSError) as caught:
-        writer.write("step", step=2)
+        writer.write(StepEvent(step=2))
     assert caught.value.errno == errno.ENOSPC
-    assert [event["step"] for event in read_events(folder.events)[0]] == [1]
+    assert [event["step"] for event in read_records(folder.events)[0]] == [1]
     assert folder.events.read_bytes().endswith(b"\n")
 
 
@@ -134,7 +135,7 @@ def test_only_events_after_the_checkpoint_are_removed_on_resume(
     ]
     write_events(folder.events, *events)
     drop_events_after(folder.events, 2)
-    left = read_events(folder.events)[0]
+    left = read_records(folder.events)[0]
     assert [(event["type"], event.get("step")) for event in left] == [
         ("run", None),
         ("step", 1),
@@ -274,7 +275,7 @@ def test_exit_record_is_valid_json(folder: RunFolder) -> None:
 def test_invalid_line_is_counted_as_unreadable_only(garbage: bytes) -> None:
     around = b'{"time": 7.0, "type": "step", "step": 1}\n'
     line = garbage.replace(b"\n", b"")
-    first, middle, last = parse_events(around + line + b"\n" + around)
+    first, middle, last = parse_lines(around + line + b"\n" + around)
     assert first == last == {"time": 7.0, "type": "step", "step": 1}
     assert middle["type"] == "unreadable"
     assert middle["time"] == 7.0
@@ -284,10 +285,10 @@ def test_invalid_line_is_counted_as_unreadable_only(garbage: bytes) -> None:
 def test_carriage_returns_and_empty_lines_are_skipped(folder: RunFolder, line: bytes) -> None:
     events = [b'{"time": 7.0, "type": "step", "step": %d}\n' % step for step in (1, 2)]
     folder.events.write_bytes(line + b"\n" + events[0] + line + b"\n" + events[1])
-    assert [event["step"] for event in newest_events(folder.events, "step", 3)] == [2, 1]
+    assert [event["step"] for event in newest_records(folder.events, "step", 3)] == [2, 1]
     assert first_event_time(folder.events) is None
     drop_events_after(folder.events, 1)
-    assert [event["step"] for event in newest_events(folder.events, "step", 3)] == [1]
+    assert [event["step"] for event in newest_records(folder.events, "step", 3)] == [1]
     assert folder.events.read_bytes() == line + b"\n" + events[0] + line + b"\n"
 
 
@@ -304,14 +305,14 @@ def test_broken_files_make_a_run_lost_with_a_reason(folder: RunFolder, content: 
 
 
 def test_the_newest_event_of_a_type_is_found_from_the_end(folder: RunFolder) -> None:
-    assert newest_events(folder.events, "step", 3) == []
+    assert newest_records(folder.events, "step", 3) == []
     with EventWriter(folder.events) as writer:
         for step in range(5000):
-            writer.write("step", step=step)
-        writer.write("gpu", devices=[])
+            writer.write(StepEvent(step=step))
+        writer.write(TelemetryEvent(devices=()))
     with folder.events.open("ab") as file:
         file.write(b'{"time": 1.0, "type": "step", "step": 9')
-    assert [event["step"] for event in newest_events(folder.events, "step", 3)] == [
+    assert [event["step"] for event in newest_records(folder.events, "step", 3)] == [
         4999,
         4998,
         4997,

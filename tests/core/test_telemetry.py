@@ -2,11 +2,11 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pvtool_core.store import telemetry
+from pvtool_core.store.events import DeviceReading, Event, TelemetryEvent, ignore
 from pvtool_core.store.telemetry import Telemetry, accelerators
 
 TWO_DEVICES = """\
@@ -26,21 +26,17 @@ def test_each_device_has_the_values_that_it_measures(
     put_tool(tmp_path, f"echo '{TWO_DEVICES.strip()}'")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     first, second = accelerators()
-    assert first == {
-        "index": 0,
-        "name": "NVIDIA H200",
-        "memory_used": 2048 * 2**20,
-        "memory_total": 143771 * 2**20,
-        "utilisation": 37,
-        "temperature": 41,
-        "power": 122.5,
-    }
-    assert (second["index"], second["utilisation"], second["temperature"], second["power"]) == (
-        1,
-        None,
-        55,
-        None,
+    assert first == DeviceReading(
+        index=0,
+        name="NVIDIA H200",
+        memory_used=2048 * 2**20,
+        memory_total=143771 * 2**20,
+        utilisation=37,
+        temperature=41,
+        power=122.5,
     )
+    values = (second.index, second.utilisation, second.temperature, second.power)
+    assert values == (1, None, 55, None)
 
 
 @pytest.mark.parametrize("script", ["exit 9", "echo 'No devices were found' >&2; exit 6"])
@@ -56,21 +52,21 @@ def test_engine_reports_gauges_at_its_start_and_repeatedly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(telemetry, "SECONDS", 0.05)
-    told: list[dict[str, Any]] = []
-    with Telemetry(lambda type, **values: told.append({"type": type, **values})):
+    written: list[Event] = []
+    with Telemetry(written.append):
         time.sleep(0.5)
-    assert len(told) >= 2
-    assert told[0]["type"] == "gpu"
-    assert told[0]["process_memory"] > 2**20
-    assert told[-1]["cpu"] >= 0
+    first, *_, last = written
+    assert isinstance(first, TelemetryEvent) and isinstance(last, TelemetryEvent)
+    assert (first.process_memory or 0) > 2**20
+    assert (last.cpu or 0) >= 0
 
 
 def test_gauges_continue_after_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "SECONDS", 0.01)
     tries: list[str] = []
 
-    def write(type: str, **values: Any) -> None:
-        tries.append(type)
+    def write(event: Event) -> None:
+        tries.append(event.type)
         raise OSError(28, "No space left on device")
 
     with Telemetry(write):
@@ -79,6 +75,6 @@ def test_gauges_continue_after_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_first_cpu_load_is_unknown() -> None:
-    watch = Telemetry(lambda type, **values: None)
-    assert watch.measure()["cpu"] is None
-    assert watch.measure()["cpu"] is not None
+    watch = Telemetry(ignore)
+    assert watch.measure().cpu is None
+    assert watch.measure().cpu is not None

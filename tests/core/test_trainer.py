@@ -24,13 +24,14 @@ from pvtool_core.paths import cache_dir
 from pvtool_core.sampling import BaseKl
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import TrainingConfig
-from pvtool_core.store.events import EventWriter, read_events
+from pvtool_core.store.event_log import EventWriter, read_records
+from pvtool_core.store.events import Event, Report, WarningEvent, ignore
 from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import Request, RunFolder, checkpoint_facts
 from pvtool_core.trainer import Trainer, learning_rate, train
-from pvtool_core.trajectories import FaceTrack, Report
+from pvtool_core.trajectories import FaceTrack
 from tests.support.small_models import with_settings
-from tests.support.training import ignore, objective_of, prepared_trainer
+from tests.support.training import objective_of, prepared_trainer
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def run(
 
 
 def events_of(folder: RunFolder, type: str) -> list[dict[str, Any]]:
-    return [event for event in read_events(folder.events)[0] if event["type"] == type]
+    return [event for event in read_records(folder.events)[0] if event["type"] == type]
 
 
 def final_weights(folder: RunFolder) -> dict[str, Tensor]:
@@ -269,8 +270,9 @@ def test_float16_overflow_skips_a_step_and_fails_after_several(
     )
     warnings: list[str] = []
 
-    def hear(type: str, /, **values: Any) -> None:
-        warnings.append(values.get("message", ""))
+    def hear(event: Event) -> None:
+        if isinstance(event, WarningEvent):
+            warnings.append(event.message)
 
     trainer, _ = new_trainer(half, report=hear)
     before = weights(trainer)

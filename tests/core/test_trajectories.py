@@ -15,6 +15,7 @@ from pvtool_core.errors import InputRefused, NotFinite
 from pvtool_core.models.fingerprints import fingerprint
 from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.store.events import Event, WarningEvent
 from pvtool_core.store.trajectory_cache import entries
 from pvtool_core.trajectories import TrajectoryCache
 from tests.support.small_models import with_settings
@@ -22,9 +23,9 @@ from tests.support.small_models import with_settings
 PROMPT, SEED = "a <V> woman waving", 3
 
 
-class Events(list[dict[str, Any]]):
-    def __call__(self, type: str, /, **values: Any) -> None:
-        self.append({"type": type, **values})
+class Events(list[Event]):
+    def __call__(self, event: Event) -> None:
+        self.append(event)
 
 
 @pytest.fixture
@@ -151,7 +152,7 @@ def test_corrupt_entry_is_recomputed_with_a_warning(
     content[-5] ^= 1
     path.write_bytes({"cut": content[:-40], "flipped": content, "empty": b""}[damage])
     assert torch.equal(cache.switch(PROMPT, SEED), whole)
-    assert [event["type"] for event in events] == ["warning"]
+    assert [event.type for event in events] == ["warning"]
     assert torch.equal(cache.switch(PROMPT, SEED), whole)
     assert len(events) == 1
 
@@ -169,9 +170,8 @@ def test_full_disk_disables_the_cache_without_partial_files(
     full_cache = TrajectoryCache(tmp_path / "full", backbone, 6, events)
     assert torch.equal(full_cache.switch(PROMPT, SEED), computed)
     full_cache.final(PROMPT, SEED)
-    assert [event["message"] for event in events] == [
-        f"Trajectories are not cached in {tmp_path / 'full'}: the disk is full."
-    ]
+    message = f"Trajectories are not cached in {tmp_path / 'full'}: the disk is full."
+    assert events == [WarningEvent(message=message)]
     assert not [path for path in (tmp_path / "full").rglob("*") if path.is_file()]
 
 

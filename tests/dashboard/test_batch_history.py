@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import orjson
 import pytest
 
 from pvtool.dashboard.follow.batch import BatchFollower, take_snapshot
-from pvtool.dashboard.follow.batch_history import BatchHistory, ClipState
+from pvtool.dashboard.follow.batch_history import BatchHistory, ClipState, playable_path
+from pvtool_core.store.events import Record, parse_event
 from pvtool_core.store.liveness import State
 from tests.support.batches import clip_event, make_batch, rendering_event, write_worker
 from tests.support.run_files import gpu_event
@@ -19,14 +21,21 @@ BEGAN = 1_790_000_000.0
 MAX_BLOCKED_SECONDS = 0.02
 
 
+def add(history: BatchHistory, worker: str, records: Iterable[Record]) -> None:
+    """Add events given as JSON objects."""
+    history.add(worker, map(parse_event, records))
+
+
 def test_best_outcome_of_several_workers_counts(home: Path) -> None:
     history = BatchHistory()
     history.expected = 5
-    history.add(
+    add(
+        history,
         "worker-0",
         [clip_event(1, 1, "failed"), clip_event(2, 2, "skipped"), clip_event(3, 3, "done")],
     )
-    history.add(
+    add(
+        history,
         "worker-1",
         [clip_event(4, 1, "done"), clip_event(5, 3, "elsewhere"), clip_event(6, 4, "failed")],
     )
@@ -45,7 +54,7 @@ def test_rate_and_remaining_time_use_the_last_minutes(home: Path) -> None:
     history.expected = 500
     slow = [clip_event(BEGAN + 60 * i, i) for i in range(10)]
     fast = [clip_event(BEGAN + 600 + 3 * i, 100 + i) for i in range(100)]
-    history.add("worker-0", [rendering_event(BEGAN), *slow, *fast])
+    add(history, "worker-0", [rendering_event(BEGAN), *slow, *fast])
     now = BEGAN + 900
     assert history.rate(now) == pytest.approx(1200)
     assert history.eta(now) == pytest.approx(390 * 3)
@@ -63,7 +72,7 @@ def test_rate_excludes_model_loading_and_time_between_engines(
         ended = {"time": began + 111, "type": "run", "state": "finished"}
         return [run, loading, rendering_event(began + 100), clip_event(began + 110, number), ended]
 
-    history.add("worker-0", [*engine(BEGAN, 1), *engine(BEGAN + 150, 2)])
+    add(history, "worker-0", [*engine(BEGAN, 1), *engine(BEGAN + 150, 2)])
     assert history.rate(BEGAN + 260) == pytest.approx(360)
 
 
@@ -71,8 +80,9 @@ def test_newest_clips_of_all_workers_are_filled_up_with_existing_clips(
     home: Path,
 ) -> None:
     history = BatchHistory()
-    history.add("worker-0", [clip_event(i, i) for i in range(3)] + [clip_event(9, 90, "skipped")])
-    history.add(
+    add(history, "worker-0", [clip_event(i, i) for i in range(3)] + [clip_event(9, 90, "skipped")])
+    add(
+        history,
         "worker-1",
         [clip_event(i + 0.5, 10 + i) for i in range(2)] + [clip_event(8, 1, "elsewhere")],
     )
@@ -83,9 +93,9 @@ def test_newest_clips_of_all_workers_are_filled_up_with_existing_clips(
 @pytest.mark.parametrize("files", [["a.png", "a.mp4"], ["a", "a.gif"], ["a.webp"]])
 def test_moving_image_is_preferred_for_playback(home: Path, files: list[str]) -> None:
     history = BatchHistory()
-    history.add("worker-0", [clip_event(1, 1, files=files)])
+    add(history, "worker-0", [clip_event(1, 1, files=files)])
     (clip,) = history.newest(1)
-    assert clip.playable_path.name == files[-1]
+    assert playable_path(clip).name == files[-1]
 
 
 def test_malformed_events_are_skipped_and_counted(home: Path) -> None:
@@ -95,7 +105,7 @@ def test_malformed_events_are_skipped_and_counted(home: Path) -> None:
         clip_event(1, 1, "lost"),
         {"time": 1.0, "type": "gpu", "devices": 3},
     ]
-    history.add("worker-0", [*broken, clip_event(2, 2)])
+    add(history, "worker-0", [*broken, clip_event(2, 2)])
     assert (history.unreadable, history.existing) == (3, 1)
 
 

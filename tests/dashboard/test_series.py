@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pvtool.dashboard.follow.run_history import RunHistory
 from pvtool.dashboard.plot import axes, raster
 from pvtool.dashboard.plot.series import SMALLEST, Axis, Series
+from pvtool_core.store.events import parse_event
 from tests.support.run_files import gpu_event, step_event
 
 numbers = st.floats(-1e6, 1e6)
@@ -236,7 +237,7 @@ def test_values_have_three_significant_digits(number: float, expected: str) -> N
 @pytest.mark.parametrize("name", ["lr", "seconds"])
 def test_schedules_and_durations_are_not_smoothed(name: str) -> None:
     history = RunHistory()
-    history.add([step_event(step) for step in range(1, 50)])
+    history.add(map(parse_event, [step_event(step) for step in range(1, 50)]))
     for curve in history.curves.values():
         assert curve.smooth(0.9, 1000)
     assert history.curves[name].smoothed is None
@@ -245,7 +246,7 @@ def test_schedules_and_durations_are_not_smoothed(name: str) -> None:
 
 def test_gauges_are_not_smoothed() -> None:
     history = RunHistory()
-    history.add([gpu_event(step, 2) for step in range(50)])
+    history.add(map(parse_event, [gpu_event(step, 2) for step in range(50)]))
     gauges = [
         *history.process.values(),
         *(gauge for device in history.devices.values() for gauge in device.gauges.values()),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pvtool.dashboard.follow.log_lines import LogLines
 from pvtool.dashboard.follow.run_history import RunHistory
 from pvtool.dashboard.follow.tail import CHUNK_BYTES, Tail
+from pvtool_core.store.events import parse_event
 from tests.support.run_files import gpu_event, step_event
 
 
@@ -94,14 +95,16 @@ def test_malformed_event_is_counted_and_skipped(
     event: dict[str, object],
 ) -> None:
     history = RunHistory()
-    history.add([step_event(1), event, step_event(2)])
+    history.add(map(parse_event, [step_event(1), event, step_event(2)]))
     assert history.unreadable == 1
     assert history.curves["icr"].last == step_event(2)["icr"]
 
 
 def test_non_finite_loss_is_an_alarm_and_a_gap() -> None:
     history = RunHistory()
-    history.add([step_event(1), step_event(2, loss=None, icr=None), step_event(3)])
+    history.add(
+        map(parse_event, [step_event(1), step_event(2, loss=None, icr=None), step_event(3)])
+    )
     assert [alarm.message for alarm in history.alarms] == [
         "Not a finite number at step 2: loss, icr."
     ]
@@ -110,7 +113,7 @@ def test_non_finite_loss_is_an_alarm_and_a_gap() -> None:
 
 def test_accelerators_and_engine_have_gauges() -> None:
     history = RunHistory()
-    history.add([gpu_event(1.0, devices=2), gpu_event(2.0, devices=2)])
+    history.add(map(parse_event, [gpu_event(1.0, devices=2), gpu_event(2.0, devices=2)]))
     assert sorted(history.devices) == [0, 1]
     assert history.devices[1].gauges["temperature"].last == 61.0
     assert len(history.process["memory"]) == 2
@@ -118,7 +121,7 @@ def test_accelerators_and_engine_have_gauges() -> None:
 
 def test_drawn_prompts_are_counted() -> None:
     history = RunHistory()
-    history.add(step_event(step) for step in range(1, 8))
+    history.add(parse_event(step_event(step)) for step in range(1, 8))
     assert sum(history.prompt_counts.values()) == 7
     assert history.prompt == step_event(7)["prompt"]
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from pvtool_core.media.decode import frames_of
 from pvtool_core.settings.jobs import TrainJob
-from pvtool_core.store.events import read_events
+from pvtool_core.store.event_log import read_records
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import Request, RunFolder, checkpoint_is_whole
 from tests.support.engines import Engines, wait_until
@@ -39,13 +39,13 @@ def weights(folder: RunFolder) -> dict[str, bytes]:
 
 def story(folder: RunFolder) -> list[tuple[str, object, object]]:
     """Return the events without times: each step with its loss, each checkpoint and sample."""
-    events, _ = read_events(folder.events)
+    events, _ = read_records(folder.events)
     told = [event for event in events if event["type"] in {"step", "checkpoint", "sample"}]
     return [(event["type"], event["step"], event.get("loss", event.get("path"))) for event in told]
 
 
 def steps_done(folder: RunFolder) -> int:
-    events, _ = read_events(folder.events)
+    events, _ = read_records(folder.events)
     return max((event["step"] for event in events if event["type"] == "step"), default=0)
 
 
@@ -126,7 +126,7 @@ def test_engine_saves_a_checkpoint_on_sigterm(
     assert checkpoint.name == f"step-{steps_done(folder):06d}"
     assert engines.run(folder) == 0
     assert weights(folder) == weights(uninterrupted)
-    steps = [event["step"] for event in read_events(folder.events)[0] if event["type"] == "step"]
+    steps = [event["step"] for event in read_records(folder.events)[0] if event["type"] == "step"]
     assert steps == list(range(1, STEPS + 1))
 
 
@@ -188,7 +188,7 @@ def check_full_disk(folder: RunFolder) -> None:
     assert ended.message.startswith("The disk is full")
     assert all(checkpoint_is_whole(checkpoint) for checkpoint in folder.checkpoint_folders())
     assert not list(folder.checkpoints.glob(".*"))
-    failed = [event for event in read_events(folder.events)[0] if event.get("state") == "failed"]
+    failed = [event for event in read_records(folder.events)[0] if event.get("state") == "failed"]
     assert [event["reason"] for event in failed] == [ended.message]
 
 

@@ -19,7 +19,7 @@ from pvtool_core.batches.clips import Names, is_whole, sidecar_path
 from pvtool_core.batches.folder import read_items
 from pvtool_core.media.decode import frames_of
 from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup, TrainJob
-from pvtool_core.store.events import read_events
+from pvtool_core.store.event_log import read_records
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import RunFolder
 from tests.support.adapters import save_random_adapters
@@ -79,7 +79,7 @@ def check_whole(*jobs: RenderJob) -> None:
 
 def reported(folders: Iterable[RunFolder], status: str = "done") -> Counter[str]:
     """Return how often each clip was reported with this status."""
-    events = [event for folder in folders for event in read_events(folder.events)[0]]
+    events = [event for folder in folders for event in read_records(folder.events)[0]]
     return Counter(
         event["path"] for event in events if event["type"] == "clip" and event["status"] == status
     )
@@ -240,7 +240,7 @@ def test_a_cache_that_cannot_be_written_only_causes_a_warning(
 
 def warnings(folder: RunFolder) -> list[str]:
     return [
-        event["message"] for event in read_events(folder.events)[0] if event["type"] == "warning"
+        event["message"] for event in read_records(folder.events)[0] if event["type"] == "warning"
     ]
 
 

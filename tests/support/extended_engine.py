@@ -26,8 +26,23 @@ def add_objective() -> None:
     )
 
 
+def add_family() -> None:
+    """Add the row of the model family."""
+    from pvtool_core.settings.families import FAMILIES, Family
+
+    FAMILIES["mirror"] = Family(
+        name="mirror",
+        backbone="tests.support.mirror:Mirror",
+        pipelines=("MirrorPipeline",),
+        parts=("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
+        prompt_limits="pvtool_core.models.prompt_limits:clip_limits",
+        options=frozenset({"sampler.negative_prompt"}),
+    )
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
     add_metric()
     add_objective()
+    add_family()
     runpy.run_module("pvtool_core", run_name="__main__", alter_sys=True)

@@ -7,7 +7,7 @@ import torch
 from pvtool_core.objectives.objective import AdaptedModel, Losses, draw, generator_of
 from pvtool_core.sampling import AdaptedSteps, rollout_in_memory
 from pvtool_core.settings.jobs import TrainJob
-from pvtool_core.trajectories import Report
+from pvtool_core.store.events import Report, StageEvent
 
 
 class Grey:
@@ -23,7 +23,7 @@ class Grey:
         for done, (prompt, seed) in enumerate(self.samples, 1):
             yield
             self.model.cache.switch(prompt, seed)
-            self.report("stage", stage="caching", done=done, total=len(self.samples))
+            self.report(StageEvent(stage="caching", done=done, total=len(self.samples)))
 
     def backpropagate(self, step: int) -> Losses:
         """Leave the gradient of one prompt's clip in the adapter."""

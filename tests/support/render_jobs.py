@@ -8,7 +8,7 @@ from typing import Any
 from pvtool_core import __main__ as engine
 from pvtool_core.batches.clips import Names, is_whole
 from pvtool_core.batches.folder import read_items, write_items
-from pvtool_core.files import sha256_of
+from pvtool_core.hashes import sha256_of
 from pvtool_core.settings.jobs import (
     EncodingConfig,
     Job,
@@ -18,7 +18,7 @@ from pvtool_core.settings.jobs import (
     TrainJob,
     write_job,
 )
-from pvtool_core.store.events import read_events
+from pvtool_core.store.event_log import read_records
 from pvtool_core.store.runs import ExitRecord, RunFolder
 
 PROMPT = "a <V> woman waving"
@@ -37,7 +37,7 @@ class Engine:
         folder.path.mkdir(parents=True)
         write_job(folder.config, job)
         status = engine.main([str(folder.path)])
-        self.events, _ = read_events(folder.events)
+        self.events, _ = read_records(folder.events)
         ended = folder.read_exit()
         assert ended is not None
         assert ended.status == status

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from pvtool_core.errors import Busy, FaceRefused, RunFailed
-from pvtool_core.store.events import EventWriter
+from pvtool_core.store.event_log import EventWriter
+from pvtool_core.store.events import StageEvent, StepEvent
 from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import ExitRecord, Request, RunFolder
 
@@ -31,7 +32,7 @@ def work(folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> ExitRe
             return ExitRecord(
                 status=143 if told else 0, state=State.STOPPED, reason="asked to stop"
             )
-        events.write("step", step=step, loss=0.5)
+        events.write(StepEvent(step=step, scalars={"loss": 0.5}))
         time.sleep(0.01)
     return ExitRecord(status=0, state=State.FINISHED)
 
@@ -55,8 +56,8 @@ def main() -> int:
         elif script == "works":
             record = work(folder, events, heartbeat)
         else:
-            events.write("stage", stage="loading")
-            events.write("step", step=1, loss=0.5)
+            events.write(StageEvent(stage="loading"))
+            events.write(StepEvent(step=1, scalars={"loss": 0.5}))
             record = ExitRecord(status=0, state=State.FINISHED)
         folder.write_exit(record)
     return record.status

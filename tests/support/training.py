@@ -1,16 +1,11 @@
 """Trainers of the paper's objective, ready to take a step."""
 
 from pathlib import Path
-from typing import Any
 
 from pvtool_core.objectives.personalvideo import PersonalVideo
 from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.store.events import Report, ignore
 from pvtool_core.trainer import Trainer
-from pvtool_core.trajectories import Report
-
-
-def ignore(type: str, /, **values: Any) -> None:
-    """Report nothing."""
 
 
 def objective_of(trainer: Trainer) -> PersonalVideo:

@@ -7,13 +7,20 @@ from enum import IntEnum
 from heapq import nlargest
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from pvtool_core.store.events import Event
+from pvtool_core.store.events import (
+    ClipEvent,
+    DeviceReading,
+    Event,
+    RunEvent,
+    StageEvent,
+    TelemetryEvent,
+    UnreadableEvent,
+    WarningEvent,
+)
 
 RATE_SECONDS = 300.0
 _KEPT_CLIPS = 16
-_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 class ClipState(IntEnum):
@@ -28,30 +35,15 @@ class ClipState(IntEnum):
 _OUTCOMES = {outcome.name.lower(): outcome for outcome in ClipState}
 
 
-class ClipEvent(NamedTuple):
-    """Clip event of a worker.
+def clip_label(clip: ClipEvent) -> str:
+    """Return identity and seed, or the name of a refused row."""
+    return f"{clip.identity}, seed {clip.seed}" if clip.identity else clip.path
 
-    `path` has no suffix; `reason` is the cause of a failure.
-    """
 
-    path: str
-    files: tuple[str, ...]
-    identity: str
-    prompt: str
-    seed: int
-    time: float
-    reason: str = ""
-
-    @property
-    def label(self) -> str:
-        """Return identity and seed, or the name of a refused row."""
-        return f"{self.identity}, seed {self.seed}" if self.identity else self.path
-
-    @property
-    def playable_path(self) -> Path:
-        """Return the path of the file to play, preferably a moving image."""
-        names = sorted(self.files, key=lambda name: not name.endswith((".mp4", ".gif", ".webp")))
-        return Path(self.path).with_name(names[0] if names else Path(self.path).name)
+def playable_path(clip: ClipEvent) -> Path:
+    """Return the path of the file to play, preferably a moving image."""
+    names = sorted(clip.files, key=lambda name: not name.endswith((".mp4", ".gif", ".webp")))
+    return Path(clip.path).with_name(names[0] if names else Path(clip.path).name)
 
 
 @dataclass
@@ -65,7 +57,7 @@ class WorkerProgress:
     newest: ClipEvent | None = None
     started: float | None = None
     last_update: float = 0.0
-    devices: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    devices: tuple[DeviceReading, ...] = ()
     warnings: list[str] = field(default_factory=list[str])
     rendered: deque[ClipEvent] = field(default_factory=lambda: deque[ClipEvent](maxlen=_KEPT_CLIPS))
     existing: deque[ClipEvent] = field(default_factory=lambda: deque[ClipEvent](maxlen=_KEPT_CLIPS))
@@ -88,56 +80,39 @@ class BatchHistory:
         self._outcomes: dict[str, ClipState] = {}
 
     def add(self, worker: str, events: Iterable[Event]) -> None:
-        """Add events of a worker, in order; malformed events are skipped and counted."""
+        """Add events of a worker, in order; unreadable ones are counted."""
         progress = self.workers.setdefault(worker, WorkerProgress())
         for event in events:
-            try:
-                self._add_event(progress, event)
-            except _MALFORMED:
-                self.unreadable += 1
+            self._add_event(progress, event)
 
     def _add_event(self, progress: WorkerProgress, event: Event) -> None:
-        match event["type"]:
-            case "clip":
+        match event:
+            case ClipEvent() if event.status in _OUTCOMES:
                 self._add_clip(progress, event)
-            case "stage":
-                progress.stage = (
-                    str(event["stage"]),
-                    int(event.get("done", 0)),
-                    int(event.get("total", 0)),
-                )
-                progress.last_update = float(event["time"])
-                if progress.stage[0] == "rendering" and progress.started is None:
-                    progress.started = progress.last_update
-            case "run" if event["state"] in {"started", "resumed"}:
+            case StageEvent():
+                progress.stage = (event.stage, event.done or 0, event.total or 0)
+                progress.last_update = event.time
+                if event.stage == "rendering" and progress.started is None:
+                    progress.started = event.time
+            case RunEvent(state="started" | "resumed"):
                 progress.started = None  # the previous engine may have ended long before
-            case "gpu":
-                progress.devices = [dict(device) for device in event["devices"]]
-            case "warning":
-                progress.warnings.append(str(event["message"]))
-            case "unreadable":
+            case TelemetryEvent():
+                progress.devices = event.devices
+            case WarningEvent():
+                progress.warnings.append(event.message)
+            case ClipEvent() | UnreadableEvent():
                 self.unreadable += 1
             case _:
                 pass  # shown as the worker's state
 
-    def _add_clip(self, progress: WorkerProgress, event: Event) -> None:
-        path, outcome, time = str(event["path"]), _OUTCOMES[event["status"]], float(event["time"])
-        names = tuple(map(str, event.get("files", ())))
-        reason = str(event["reason"]) if outcome is ClipState.FAILED else ""
-        clip = ClipEvent(
-            path,
-            names,
-            str(event["identity"]),
-            str(event["prompt"]),
-            int(event["seed"]),
-            time,
-            reason,
-        )
-        progress.newest, progress.last_update = clip, max(progress.last_update, time)
+    def _add_clip(self, progress: WorkerProgress, clip: ClipEvent) -> None:
+        outcome = _OUTCOMES[clip.status]
+        progress.newest = clip
+        progress.last_update = max(progress.last_update, clip.time)
         if outcome is ClipState.DONE:
             progress.rendered.append(clip)
-            progress.render_times.append(time)
-            while progress.render_times[0] < time - RATE_SECONDS:
+            progress.render_times.append(clip.time)
+            while progress.render_times[0] < clip.time - RATE_SECONDS:
                 progress.render_times.popleft()
         elif outcome is not ClipState.FAILED:
             progress.existing.append(clip)
@@ -167,7 +142,7 @@ class BatchHistory:
     @property
     def all_failures(self) -> list[ClipEvent]:
         """Return failed clips and refused rows, oldest first."""
-        rows = [ClipEvent(row, (), "", "", 0, 0.0, reason) for row, reason in self.refused]
+        rows = [ClipEvent(path=row, status="failed", reason=reason) for row, reason in self.refused]
         return rows + sorted(self.failures.values(), key=attrgetter("time"))
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pvtool.dashboard.follow.tail import CHUNK_BYTES, Chunk, Tail
 from pvtool.text import describe, plain
-from pvtool_core.store.events import parse_events
+from pvtool_core.store.event_log import parse_lines
 from pvtool_core.untrusted import open_regular
 
 _FREQUENT_EVENTS = (b'"type": "step"', b'"type": "gpu"')
@@ -63,7 +63,7 @@ class LogLines:
         start, end = self._starts[number], self._starts[number + 1]
         line = os.pread(descriptor, min(end - start, CHUNK_BYTES), start)
         text = (
-            " ".join(map(describe, parse_events(line)))
+            " ".join(map(describe, parse_lines(line)))
             if self._events
             else line.decode(errors="replace")
         )

@@ -5,35 +5,28 @@ Used on the event loop only.
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from math import isfinite
-from operator import itemgetter
-from pathlib import PurePosixPath
-from typing import Any
+from functools import lru_cache
 
 from pvtool.dashboard.plot.series import Series
-from pvtool_core.store.events import Event
+from pvtool_core.store.events import (
+    CheckpointEvent,
+    Event,
+    SampleEvent,
+    StageEvent,
+    StepEvent,
+    TelemetryEvent,
+    UnreadableEvent,
+    WarningEvent,
+)
 
 EXACT = frozenset({"lr", "seconds"})
 """Schedules and measurements; other curves depend on the random prompt of a step."""
 _TRAINER_CURVES = EXACT | {"grad_norm"}
-_NOT_CURVES = frozenset({"time", "type", "step", "prompt", "seed", "eta"})
 _MAX_CURVES = 50
 GAUGES = ("memory_used", "utilisation", "temperature", "power")
-_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 _MIN_UNIFORM_STEPS = 4
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Sample clip rendered during training; `path` is relative to the run folder."""
-
-    step: int
-    path: str
-    prompt: str
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ class RunHistory:
         self.curves: dict[str, Series] = {}
         self.devices: dict[int, Device] = {}
         self.process = {name: Series(exact=True) for name in ("memory", "cpu")}
-        self.samples: list[Sample] = []
+        self.samples: list[SampleEvent] = []
         self.checkpoints: list[int] = []
         self.alarms: list[Alarm] = []
         self.prompt_counts: Counter[str] = Counter()
@@ -79,110 +72,69 @@ class RunHistory:
         self.unreadable = 0
 
     def add(self, events: Iterable[Event]) -> None:
-        """Add events, in order; malformed events are skipped and counted as unreadable."""
-        steps: list[Event] = []
-        others: list[tuple[Any, Event]] = []
+        """Add events, in order; unreadable ones are counted."""
+        steps: list[StepEvent] = []
+        others: list[tuple[int, Event]] = []
         for event in events:
-            if event["type"] == "step":
+            if isinstance(event, StepEvent):
                 steps.append(event)
             else:
-                others.append((steps[-1].get("step") if steps else self.step, event))
+                others.append((steps[-1].step if steps else self.step, event))
         self._add_steps(steps)
         for step, event in others:
-            self._try(partial(self._add_event, step), event)
-
-    def _try(self, add: Callable[[Event], None], event: Event) -> None:
-        try:
-            add(event)
-        except _MALFORMED:
-            self.unreadable += 1
+            self._add_event(step, event)
 
     def _add_event(self, step: int, event: Event) -> None:
         """Add an event other than a step, written after `step`."""
-        match event["type"]:
-            case "gpu":
-                self._add_gauges(int(step), event)
-            case "stage":
-                self.last_update = max(self.last_update, float(event["time"]))
-                self.stage = (
-                    str(event["stage"]),
-                    int(event.get("done", 0)),
-                    int(event.get("total", 0)),
-                )
-            case "sample":
-                self.samples.append(
-                    Sample(
-                        int(event["step"]),
-                        _relative_path(event["path"]),
-                        str(event["prompt"]),
-                        int(event["seed"]),
-                    )
-                )
-            case "checkpoint":
-                self.checkpoints.append(int(event["step"]))
-            case "warning":
-                self.alarms.append(Alarm(int(event.get("step", step)), str(event["message"])))
-            case "unreadable":
+        match event:
+            case TelemetryEvent():
+                self._add_telemetry(step, event)
+            case StageEvent():
+                self.last_update = max(self.last_update, event.time)
+                self.stage = (event.stage, event.done or 0, event.total or 0)
+            case SampleEvent():
+                self.samples.append(event)
+            case CheckpointEvent():
+                self.checkpoints.append(event.step)
+            case WarningEvent():
+                at = step if event.step is None else event.step
+                self.alarms.append(Alarm(at, event.message))
+            case UnreadableEvent():
                 self.unreadable += 1
             case _:
                 pass  # shown in the log and as the run's state
 
-    def _add_steps(self, events: list[Event]) -> None:
-        """Add steps together if they are uniform, to load long runs quickly."""
-        try:
-            self._add_uniform_steps(events)
-        except _MALFORMED:
+    def _add_steps(self, events: Sequence[StepEvent]) -> None:
+        """Add steps; together if all have the same finite scalars, to load long runs quickly."""
+        if not events:
+            return
+        columns = _columns(events) if len(events) >= _MIN_UNIFORM_STEPS else None
+        if columns is None:
             for event in events:
-                self._try(self._add_step, event)
+                self._add_scalars(event)
+        else:
+            steps = array("d", [event.step for event in events])
+            times = array("d", [event.time for event in events])
+            for name, column in columns.items():
+                self._curve(name).extend(steps, times, column)
+        self.prompt_counts.update(event.prompt for event in events)
+        self.steps_without_face += sum(event.face_found is False for event in events)
+        newest = events[-1]
+        self.step, self.last_update = newest.step, newest.time
+        self.prompt, self.seed, self.eta = newest.prompt, newest.seed, newest.eta
 
-    def _add_uniform_steps(self, events: list[Event]) -> None:
-        """Add steps that have the same fields and finite values.
-
-        Raises, without any change, if fields differ or a value is not finite.
-        """
-        if len(events) < _MIN_UNIFORM_STEPS:
-            raise ValueError
-        first, last = events[0], events[-1]
-        names = ("step", "time", *_curve_names(first))
-        columns = [
-            array("d", column) for column in zip(*map(itemgetter(*names), events), strict=True)
+    def _add_scalars(self, event: StepEvent) -> None:
+        for name, value in event.scalars.items():
+            if _is_curve(name):
+                self._curve(name).append(event.step, event.time, value)
+        bad = [
+            name
+            for name, value in event.scalars.items()
+            if value is None and name not in _TRAINER_CURVES and _is_curve(name)
         ]
-        if any(len(event) != len(first) for event in events) or not all(
-            isfinite(sum(column)) for column in columns
-        ):
-            raise ValueError
-        prompts = Counter(str(event["prompt"]) for event in events)
-        without_face = sum(event.get("face_found") is False for event in events)
-        self._set_newest(last)
-        self.prompt_counts.update(prompts)
-        self.steps_without_face += without_face
-        for name, column in zip(names[2:], columns[2:], strict=True):
-            self._curve(name).extend(columns[0], columns[1], column)
-
-    def _add_step(self, event: Event) -> None:
-        step, time = int(event["step"]), float(event["time"])
-        values = {name: _number(event[name]) for name in _curve_names(event)}
-        self._set_newest(event)
-        self.prompt_counts[self.prompt] += 1
-        self.steps_without_face += event.get("face_found") is False
-        for name, value in values.items():
-            self._curve(name).append(step, time, value)
-        losses = (name for name in values if name not in _TRAINER_CURVES)
-        if bad := [name for name in losses if values[name] is None]:
-            self.alarms.append(
-                Alarm(step, f"Not a finite number at step {step}: {', '.join(bad)}.", is_error=True)
-            )
-
-    def _set_newest(self, event: Event) -> None:
-        """Set the attributes of the newest step."""
-        step, time, seed, eta = (
-            int(event["step"]),
-            float(event["time"]),
-            int(event["seed"]),
-            _number(event["eta"]),
-        )
-        self.step, self.last_update, self.seed, self.eta = step, time, seed, eta
-        self.prompt = str(event["prompt"])
+        if bad:
+            message = f"Not a finite number at step {event.step}: {', '.join(bad)}."
+            self.alarms.append(Alarm(event.step, message, is_error=True))
 
     def _curve(self, name: str) -> Series:
         """Return a curve; beyond the limit, one that is discarded."""
@@ -193,45 +145,34 @@ class RunHistory:
                 self.curves[name] = curve
         return curve
 
-    def _add_gauges(self, step: int, event: Event) -> None:
-        time = float(event["time"])
-        for entry in event["devices"]:
-            index = int(entry["index"])
-            if index not in self.devices:
-                self.devices[index] = Device(str(entry["name"]), _gib(entry.get("memory_total")))
-            device = self.devices[index]
-            values = {name: _number(entry.get(name)) for name in GAUGES}
-            for name, value in {**values, "memory_used": _gib(entry.get("memory_used"))}.items():
-                device.gauges[name].append(step, time, value)
-        self.process["memory"].append(step, time, _gib(event.get("process_memory")))
-        self.process["cpu"].append(step, time, _number(event.get("cpu")))
+    def _add_telemetry(self, step: int, event: TelemetryEvent) -> None:
+        for reading in event.devices:
+            if reading.index not in self.devices:
+                self.devices[reading.index] = Device(reading.name, _gib(reading.memory_total))
+            gauges = self.devices[reading.index].gauges
+            gauges["memory_used"].append(step, event.time, _gib(reading.memory_used))
+            for name in GAUGES[1:]:
+                gauges[name].append(step, event.time, getattr(reading, name))
+        self.process["memory"].append(step, event.time, _gib(event.process_memory))
+        self.process["cpu"].append(step, event.time, event.cpu)
 
 
-def _curve_names(event: Event) -> list[str]:
-    """Return the names of the numbers in a step, from the objective and the trainer."""
-    return [
-        name for name, value in event.items() if _is_curve(name) and not isinstance(value, bool)
-    ]
+def _columns(events: Sequence[StepEvent]) -> dict[str, "array[float]"] | None:
+    """Return each scalar over the steps; None if names differ or a value is missing."""
+    names = events[0].scalars.keys()
+    columns: dict[str, array[float]] = {}
+    for name in filter(_is_curve, names):
+        values = [event.scalars.get(name) for event in events]
+        if None in values:
+            return None
+        columns[name] = array("d", [value for value in values if value is not None])
+    return columns if all(len(event.scalars) == len(names) for event in events) else None
 
 
 @lru_cache(maxsize=256)
 def _is_curve(name: str) -> bool:
-    return name not in _NOT_CURVES and name.isascii() and name.isidentifier()
+    return name.isascii() and name.isidentifier()
 
 
-def _relative_path(path: Any) -> str:
-    """Return a path relative to the run folder. Raises ValueError if it leads out of the folder."""
-    parts = PurePosixPath(path)
-    if parts.is_absolute() or ".." in parts.parts:
-        raise ValueError(path)
-    return str(path)
-
-
-def _gib(value: Any) -> float | None:
-    number = _number(value)
-    return None if number is None else number / 2**30
-
-
-def _number(value: Any) -> float | None:
-    """Return a finite number or None; JSON has no NaN and writes null instead."""
-    return float(value) if value is not None and isfinite(value) else None
+def _gib(value: float | None) -> float | None:
+    return None if value is None else value / 2**30

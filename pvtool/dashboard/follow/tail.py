@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvtool_core.store.events import Event, parse_events
+from pvtool_core.store.event_log import parse_lines
+from pvtool_core.store.events import Event, parse_event
 from pvtool_core.untrusted import open_regular
 
 CHUNK_BYTES = 1 << 19
@@ -23,7 +24,8 @@ class Chunk:
     more: bool = False
 
     def events(self) -> list[Event]:
-        return parse_events(self.lines)
+        """Return the events of the lines."""
+        return list(map(parse_event, parse_lines(self.lines)))
 
 
 class Tail:

@@ -13,7 +13,7 @@ from textual.widgets import Footer, OptionList, Static
 from pvtool.dashboard import keys
 from pvtool.dashboard.clipboard import copy
 from pvtool.dashboard.follow.batch import BatchFollower, BatchSnapshot, take_snapshot
-from pvtool.dashboard.follow.batch_history import ClipEvent
+from pvtool.dashboard.follow.batch_history import clip_label, playable_path
 from pvtool.dashboard.run_actions import ActionsScreen, stop_batch
 from pvtool.dashboard.widgets.batch_panels import (
     BatchProgress,
@@ -25,6 +25,7 @@ from pvtool.dashboard.widgets.batch_panels import (
 from pvtool.text import plain
 from pvtool_core.batches.folder import BatchFolder, list_batches
 from pvtool_core.paths import batches_dir
+from pvtool_core.store.events import ClipEvent
 
 POLL_SECONDS = 1.0
 _CLIP_SECONDS = 6.0  # minimum time that a clip is shown
@@ -118,7 +119,7 @@ class BatchScreen(ActionsScreen):
 
     def action_copy_path(self) -> None:
         for clip in self.batch_view.history.newest(1):
-            self.run_worker(copy(self, str(clip.playable_path)), group="copy", exit_on_error=False)
+            self.run_worker(copy(self, str(playable_path(clip))), group="copy", exit_on_error=False)
 
     async def action_other_batch(self, by: int) -> None:
         folders = await asyncio.to_thread(lambda: list_batches(batches_dir())[::-1])
@@ -158,7 +159,7 @@ class FailureScreen(ModalScreen[None]):
         clip = self._clip
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(clip.time))
         with VerticalScroll() as scroll:
-            scroll.border_title = Content(plain(clip.label))
+            scroll.border_title = Content(plain(clip_label(clip)))
             scroll.border_subtitle = "esc closes"
             yield Static(Content.styled(plain(clip.reason), "$text-error"))
             yield Static(

@@ -13,11 +13,12 @@ from textual.widgets.option_list import Option
 from pvtool.dashboard.screens.forms import Confirm, FormScreen
 from pvtool.dashboard.widgets.fields import Field, LinesField
 from pvtool.dashboard.widgets.identity_list import IdentityItem
-from pvtool.jobs.prepare import CONSENT_EXAMPLE, add_identity, rename_identity
+from pvtool.jobs.prepare import add_identity, rename_identity
+from pvtool_core.api.enrollment import CONSENT_EXAMPLE
 from pvtool_core.errors import Interrupted, UsageError
 from pvtool_core.paths import user_path
 from pvtool_core.settings.jobs import Noun
-from pvtool_core.store.events import Event
+from pvtool_core.store.events import Event, StageEvent
 from pvtool_core.store.identities import Library
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
@@ -103,13 +104,13 @@ class AddIdentity(FormScreen[str]):
         """
         if self.closed.is_set():
             raise Interrupted("The form was closed.")
-        if event["type"] == "stage":
+        if isinstance(event, StageEvent):
             self.app.call_from_thread(self.outcome.show_text, _progress(event))
 
 
-def _progress(event: Event) -> str:
-    if event["stage"] == "detecting":
-        return f"Detecting the face in photo {event['done'] + 1} of {event['total']}…"
+def _progress(event: StageEvent) -> str:
+    if event.done is not None:
+        return f"Detecting the face in photo {event.done + 1} of {event.total}…"
     return "Loading the face models…"
 
 

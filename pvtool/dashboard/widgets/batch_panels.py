@@ -12,12 +12,19 @@ from textual.widgets.option_list import Option
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.follow.batch import BatchSnapshot, Worker
-from pvtool.dashboard.follow.batch_history import BatchHistory, ClipEvent, ClipState, WorkerProgress
+from pvtool.dashboard.follow.batch_history import (
+    BatchHistory,
+    ClipState,
+    WorkerProgress,
+    clip_label,
+    playable_path,
+)
 from pvtool.dashboard.marks import prompt_content, state_content
 from pvtool.dashboard.widgets.choices import Choices
 from pvtool.dashboard.widgets.picture import ClipView
 from pvtool.dashboard.widgets.progress import ProgressLine
 from pvtool.text import duration, plain, shown
+from pvtool_core.store.events import ClipEvent
 from pvtool_core.store.liveness import State
 
 _CLIP_COLUMNS = 60
@@ -194,13 +201,11 @@ def _device(worker: Worker, progress: WorkerProgress) -> str:
     """Return the device of a worker, with memory and utilisation of an accelerator."""
     index = int(number) if (number := worker.device.partition(":")[2]).isdecimal() else 0
     for device in progress.devices if worker.device != "cpu" else ():
-        used, total, load = (
-            device.get(name) for name in ("memory_used", "memory_total", "utilisation")
-        )
-        if device.get("index") == index and used is not None and total:
+        used, total, load = device.memory_used, device.memory_total, device.utilisation
+        if device.index == index and used is not None and total:
             busy = f" {load:.0f} %" if load is not None else ""
             memory = f"{used / 2**30:.1f}/{total / 2**30:.0f} GiB"
-            return f"{worker.device} {device.get('name', '')} {memory}{busy}"
+            return f"{worker.device} {device.name} {memory}{busy}"
     return worker.device
 
 
@@ -231,9 +236,9 @@ class NewestClips(Horizontal):
         views = self.query(ClipView)
         for view, clip in zip(views, [*clips, *[None] * _MAX_CLIPS], strict=False):
             view.display = clip is not None
-            if clip and (view.path != clip.playable_path or not view.frames):
+            if clip and (view.path != playable_path(clip) or not view.frames):
                 title = f"{clip.identity}, seed {clip.seed}: {clip.prompt}"
-                view.show(clip.playable_path, plain(title))
+                view.show(playable_path(clip), plain(title))
 
     def play(self) -> None:
         """Play or pause all clips."""
@@ -275,5 +280,5 @@ class FailureList(Choices):
 
 
 def _failure(clip: ClipEvent) -> Option:
-    label = Content.styled(plain(clip.label), "bold")
+    label = Content.styled(plain(clip_label(clip)), "bold")
     return Option(Content.assemble(label, "  ", plain(clip.reason)), id=clip.path)

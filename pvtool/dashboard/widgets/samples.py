@@ -1,4 +1,4 @@
-"""Sample clips of a run, step by step, beside a reference photo and the clip before training."""
+"""Samples of a run by step, beside a reference photo and the base model's clip."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from textual.widgets import Static
 from pvtool.dashboard import keys
 from pvtool.dashboard.clipboard import copy
 from pvtool.dashboard.follow.run import RunView
-from pvtool.dashboard.follow.run_history import Sample
 from pvtool.dashboard.marks import prompt_content
 from pvtool.dashboard.widgets.picture import ClipView
+from pvtool_core.store.events import SampleEvent
 
 _NONE = "No samples yet. Press s to render some now, or set training.sample_every."
 
@@ -41,7 +41,7 @@ class Samples(Widget, can_focus=True):
 
     def __init__(self, *, classes: str = "") -> None:
         super().__init__(classes=classes)
-        self._samples: dict[int, list[Sample]] = {}
+        self._samples: dict[int, list[SampleEvent]] = {}
         self._path = Path()
         self._loaded = False
 
@@ -92,11 +92,11 @@ class Samples(Widget, can_focus=True):
         if (clip.path, clip.title) != (path, title) or not clip.frames:  # retry incomplete files
             clip.show(path, title)
 
-    def _selected_sample(self) -> Sample | None:
+    def _selected_sample(self) -> SampleEvent | None:
         step = self.step if self.step in self._samples else max(self._samples, default=None)
         return None if step is None else self._sample(step)
 
-    def _sample(self, step: int) -> Sample:
+    def _sample(self, step: int) -> SampleEvent:
         clips = self._samples[step]
         return clips[self.number % len(clips)]
 

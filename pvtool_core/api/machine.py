@@ -1,14 +1,16 @@
-"""Check that the devices of a job exist, before anything is created."""
+"""This machine: its devices, checked before a job is created, and its package versions."""
 
 import json
 import subprocess
 import sys
 from collections.abc import Iterable
+from importlib.metadata import version
 
 from pvtool_core.errors import InputRefused, NotReady, UsageError
 from pvtool_core.settings.schema import DEVICES
 
 _ALWAYS = {"auto", "cpu"}
+_PACKAGES = ("pvtool", "torch", "diffusers", "transformers", "peft", "onnxruntime")
 
 
 def check_devices(names: Iterable[str]) -> None:
@@ -31,3 +33,8 @@ def check_devices(names: Iterable[str]) -> None:
         raise InputRefused(
             problem, "Set model.device to auto or cpu; `pv doctor` shows the devices."
         )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of packages that affect pixels, without importing them."""
+    return {package: version(package) for package in _PACKAGES}

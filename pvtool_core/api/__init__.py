@@ -1,0 +1,1 @@
+"""The public functions: they prepare jobs, start engine processes, and return handles. No torch."""

@@ -1,0 +1,238 @@
+"""Render batches of clips on engines, and collect the result of each clip."""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pvtool_core.api.machine import check_devices, versions
+from pvtool_core.api.outcome import ClipResults, OnClip, outcome_of
+from pvtool_core.api.training import TrainingRun
+from pvtool_core.batches.clips import file_names
+from pvtool_core.batches.folder import BatchFolder, list_batches, new_batch, write_items
+from pvtool_core.batches.plan import BatchPlan, Defaults, plan, states
+from pvtool_core.batches.rows import Row
+from pvtool_core.media.ffmpeg import require_formats
+from pvtool_core.paths import batches_dir, check_utf8, runs_dir
+from pvtool_core.rendering.results import Outcome
+from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob, Setup, write_job
+from pvtool_core.settings.toml import Table, from_table
+from pvtool_core.store.events import ClipEvent, Event, ignore
+from pvtool_core.store.liveness import LIVE
+from pvtool_core.store.prompts import check_prompt
+from pvtool_core.store.runs import find_run
+from pvtool_core.store.summary import job_of
+from pvtool_core.supervisor import Engines, OnEvent, run_together
+
+KEPT_BATCHES = 50
+_BEGUN_SECONDS = 3600.0
+
+
+def make_batch(
+    items: Sequence[RenderItem], job: RenderJob, devices: Sequence[str] = ()
+) -> BatchFolder:
+    """Create the folder of a batch, with a run folder for each device; delete old batches.
+
+    Raises FfmpegMissing or CodecMissing if this machine cannot write such clips.
+    """
+    require_formats(job.encoding)
+    if not job.on:  # Ray's workers may be on machines with other devices
+        check_devices(devices or [setup.model.device for setup in job.setups])
+    drop_old_batches()
+    batch = new_batch(batches_dir())
+    write_items(batch.items, items)
+    for number, device in enumerate(devices or [""]):
+        folder = batch.worker(number)
+        folder.path.mkdir(mode=0o700)
+        own: dict[str, Any] = {
+            "setups": _on(device, job.setups),
+            "sheet": "" if number else job.sheet,
+        }
+        write_job(folder.config, dataclasses.replace(job, items=str(batch.items), **own))
+    return batch
+
+
+def _on(device: str, setups: Sequence[Setup]) -> tuple[Setup, ...]:
+    if not device:
+        return tuple(setups)
+    return tuple(
+        dataclasses.replace(setup, model=dataclasses.replace(setup.model, device=device))
+        for setup in setups
+    )
+
+
+def drop_old_batches() -> None:
+    """Delete the records of all but the newest batches; clips are elsewhere."""
+    for batch in list_batches(batches_dir())[: -KEPT_BATCHES + 1]:
+        if not _is_begun_or_live(batch):
+            # The tasks of a job array all delete the same ones.
+            shutil.rmtree(batch.path, ignore_errors=True)
+
+
+def _is_begun_or_live(batch: BatchFolder) -> bool:
+    """Return whether a batch is in use: its engines live, or have not started yet."""
+    with suppress(OSError):  # another process has just deleted it, or permission is denied
+        if abs(time.time() - batch.items.lstat().st_mtime) < _BEGUN_SECONDS:
+            return True
+        return any(worker.state() in LIVE for worker in batch.workers())
+    return False
+
+
+class Rendering:
+    """Clips that engine processes render; they continue if this process ends.
+
+    Attributes:
+        files: The files of all clips, in the order of prompts and seeds.
+    """
+
+    def __init__(self, planned: BatchPlan, job: RenderJob, devices: Sequence[str] = ()) -> None:
+        self.files = [
+            Path(item.clip).with_name(name)
+            for item in planned.items
+            for name in file_names(item.clip, job.encoding)
+        ]
+        self._missing, self._planned = missing_clips(planned, job), len(planned.items)
+        batch = (
+            make_batch(self._missing, with_setups(job, planned), devices) if self._missing else None
+        )
+        self._engines = Engines(batch.workers() if batch else ()).start()
+
+    def events(self) -> Iterator[Event]:
+        """Yield the events of the engines as they come, until all have ended."""
+        return self._engines.events()
+
+    def wait(self) -> list[Path]:
+        """Wait until the engines have ended; return `files`, which then all exist.
+
+        Raises:
+            SomeFailed: Some clips could not be rendered; the error of the clips if none could.
+            Interrupted: The batch was stopped.
+        """
+        results = ClipResults(ignore)
+        for event in self.events():
+            if isinstance(event, ClipEvent):
+                results.add(event)
+        errors = self._engines.errors()
+        outcome_of(
+            self._engines.folders, errors, results, self._missing, self._planned
+        ).raise_for_status()
+        return self.files
+
+    def stop(self) -> None:
+        """Stop the engines after their current clips; `wait` then raises Interrupted."""
+        self._engines.stop()
+
+
+def render(
+    run: TrainingRun | str,
+    prompts: Iterable[str],
+    out: str | Path,
+    *,
+    seeds: Iterable[int] = (0,),
+    base: bool = False,
+    overrides: Table | None = None,
+    formats: Sequence[str] = ("mp4",),
+    devices: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Rendering:
+    """Start rendering a clip for each prompt and seed with the adapter of a run.
+
+    Existing complete clips are skipped.
+
+    Args:
+        run: A training run or its name, or `RUN@STEP` for the checkpoint of a step.
+        prompts: Prompts with the keyword `<V>`; `{noun}` becomes the class noun.
+        out: Output folder.
+        seeds: Random seeds.
+        base: Also render the base model, for comparison.
+        overrides: Settings of model and sampler that differ from the run's, as tables by section,
+            for example `{"sampler": {"steps": 30}}`.
+        formats: Output formats, by file suffix without the dot.
+        devices: Devices such as `cuda:0`, with an engine on each. [default: the device of the run]
+        overwrite: Render existing clips again.
+
+    Raises:
+        Missing: The run does not exist or has no checkpoint.
+        BadPrompt, SettingsError: A prompt or a setting is invalid.
+        BatchRefused: There are several such mistakes; the message lists them.
+        WeightsMissing: Model weights are not installed.
+    """
+    name = run if isinstance(run, str) else run.name
+    identity = job_of(find_run(runs_dir(), name.partition("@")[0])).identity
+    pairs = tuple(
+        (f"{section}.{key}", value)
+        for section, table in (overrides or {}).items()
+        for key, value in table.items()
+    )
+    defaults = Defaults(
+        people=(identity.name,), seeds=tuple(seeds), run=name, base=base, settings=pairs
+    )
+    target = Path(out).absolute()
+    job = render_job(target, formats=tuple(formats), overwrite=overwrite)
+    planned = plan([Row(prompt=check_prompt(prompt)) for prompt in prompts], defaults, target)
+    return Rendering(planned, job, devices)
+
+
+def render_job(
+    out: Path, formats: tuple[str, ...] = ("mp4",), overwrite: bool = False
+) -> RenderJob:
+    """Return a job; clips and setups are added when it starts. Raises SettingsError."""
+    encoding = from_table(EncodingConfig, {"formats": list(formats)}, "render")
+    return RenderJob(
+        items="",
+        setups=(),
+        out=str(check_utf8(out)),
+        encoding=encoding,
+        overwrite=overwrite,
+        versions=versions(),
+    )
+
+
+def with_setups(job: RenderJob, planned: BatchPlan) -> RenderJob:
+    """Return the job with the setups of the plan."""
+    return dataclasses.replace(job, setups=tuple(planned.setups))
+
+
+def missing_clips(planned: BatchPlan, job: RenderJob) -> list[RenderItem]:
+    """Return the clips to render; a contact sheet needs an engine for all of them."""
+    return [
+        item
+        for item, state in zip(planned.items, states(planned, job.encoding), strict=True)
+        if job.overwrite or job.sheet or state != "there"
+    ]
+
+
+def render_missing(planned: BatchPlan, job: RenderJob, on_event: OnEvent) -> Outcome:
+    """Render the missing clips of a plan on one engine, to the end."""
+    missing = missing_clips(planned, job)
+    if not missing:
+        return Outcome(total=len(planned.items))
+    batch = make_batch(missing, with_setups(job, planned))
+    return run_batch(batch, missing, on_event, ignore, len(planned.items))
+
+
+def run_batch(
+    batch: BatchFolder,
+    items: Sequence[RenderItem],
+    on_event: OnEvent,
+    on_clip: OnClip,
+    planned: int = 0,
+) -> Outcome:
+    """Render the clips of a batch to the end, forwarding signals as `run_to_end` does.
+
+    `items` are the missing ones of `planned` clips (0: of these).
+    """
+    results = ClipResults(on_clip)
+
+    def on_any(event: Event) -> None:
+        if isinstance(event, ClipEvent):
+            results.add(event)
+        else:
+            on_event(event)
+
+    engines = batch.workers()
+    errors = run_together(engines, on_any)
+    return outcome_of(engines, errors, results, items, planned)

@@ -1,0 +1,125 @@
+"""Tests of docs/add-a-backbone.md: a model family is one file and one row of the table."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+from PIL import Image
+from safetensors.numpy import save_file
+from textual.widgets import Select
+
+from pvtool.cli.doctor import weights
+from pvtool.cli.main import main
+from pvtool.dashboard.screens.new_run import NewRunScreen
+from pvtool_core import supervisor
+from pvtool_core.errors import SettingsError
+from pvtool_core.media.decode import frames_of
+from pvtool_core.models.locate import HERE, family_of
+from pvtool_core.settings.families import FAMILIES
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.presets import Presets
+from pvtool_core.settings.toml import to_table
+from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
+from tests.support import extended_engine
+from tests.support.sample_data import ScreenApp
+from tests.support.screen_text import until_seen
+from tests.support.small_models import with_settings
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/add-a-backbone.md"
+
+
+@pytest.fixture
+def base(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a model of the new family; its preset has the name of the family."""
+    monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(supervisor, "ENGINE", extended_engine.ENGINE)
+    monkeypatch.setitem(FAMILIES, "mirror", FAMILIES["animatediff"])  # removed afterwards
+    extended_engine.add_family()
+    base = tmp_path / "base"
+    shutil.copytree(models / "animatediff", base)
+    index = json.loads((base / "model_index.json").read_bytes())
+    (base / "model_index.json").write_text(json.dumps({**index, "_class_name": "MirrorPipeline"}))
+    return base
+
+
+@pytest.fixture
+def preset(base: Path, job: TrainJob) -> str:
+    """Write the preset, and an identity with one photo of noise."""
+    short = {"iterations": 1, "checkpoint_every": 1, "sample_every": 0, "seeds_per_prompt": 1}
+    job = with_settings(with_settings(job, "training", **short), "model", family="mirror")
+    job = with_settings(job, "model", base_model=str(base))
+    table: dict[str, Any] = {name: to_table(part) for name, part in job.sections().items()}
+    about = {"description": "a mirrored model", "prompts": "tiny"}
+    own = Presets().own
+    own.mkdir(parents=True)
+    (own / "mirror.toml").write_text(tomli_w.dumps({"preset": about, **table}))
+    library = Library()
+    with library.staging() as staging:
+        face = {"picture": "a.jpg", "reference": "references/000.png", "face": "faces/000.png"}
+        pixels = np.random.default_rng(0).integers(0, 255, (112, 112, 3), np.uint8)
+        for file in (face["reference"], face["face"]):
+            (staging / file).parent.mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(staging / file)
+        found = {**face, "score": 0.9, "bbox": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5}
+        save_file({"rec": np.array([[0.6, 0.8]], np.float32)}, staging / EMBEDDINGS_FILE)
+        (staging / FACES_FILE).write_text(json.dumps([found]))
+        library.adopt(staging, "ann", "woman", "yes")
+    return "mirror"
+
+
+def pv(capfd: pytest.CaptureFixture[str], *words: str) -> Any:
+    """Run a command in this process and return its JSON output."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main((*words, "--json"))
+    shown = capfd.readouterr()
+    assert not ended.value.code, shown.err
+    return json.loads(shown.out.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_new_family_is_planned_trained_and_rendered(
+    base: Path, preset: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert family_of(base) == preset
+    assert weights()[preset] == HERE
+
+    plan = pv(capfd, "train", "ann", "--base-model", str(base), "--plan")
+    assert not plan["assumed"] and plan["missing"] == []
+    assert plan["peak"]["bytes"] > 0
+
+    assert pv(capfd, "train", "ann", "--base-model", str(base))["state"] == "finished"
+    pv(capfd, "render", "ann", "<V> woman waits", "--base", "--out", "mirrored")
+    (clip,) = Path("mirrored/base").glob("*/*.mp4")
+    assert len(frames_of(clip)) == Presets().get(preset).settings().model.num_frames
+
+
+async def test_form_of_the_dashboard_offers_the_new_family(preset: str) -> None:
+    async with ScreenApp(lambda: NewRunScreen("ann")).run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "Weights: here")
+        field: Any = pilot.app.screen.query_one("#preset", Select)
+        field.value = preset
+        await until_seen(pilot, "mirror · 1 iterations · 32×32, 4 frames", "Weights: here")
+
+
+def test_option_that_the_new_family_does_not_support_is_refused(preset: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Presets().get(preset).settings({"sampler": {"shift": 3.0}})
+    assert "sampler.shift: is not supported by mirror, only by hunyuan-video, wan" in str(
+        refused.value
+    )
+
+
+def test_guide_shows_the_tested_family() -> None:
+    page = PAGE.read_text()
+    assert (ROOT / "tests/support/mirror.py").read_text() in page
+    source = Path(extended_engine.__file__).read_text()
+    row = source[source.index("Family(\n") : source.index("\n\n\nif __name__")]
+    row = row.replace("tests.support", "pvtool_core.backbones").replace("\n    ", "\n")
+    assert row in page
