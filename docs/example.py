@@ -1,4 +1,4 @@
-"""Run all steps for one identity: `python example.py PHOTO ITERATIONS`."""
+"""Enroll, train, render and evaluate: `python example.py PHOTO ITERATIONS`."""
 
 import sys
 

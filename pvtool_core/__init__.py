@@ -18,9 +18,9 @@ Tensors and arrays:
     crops       aligned faces, (faces, 3, 112, 112) in [0, 1]
     embeddings  (faces, dimensions), of length 1
 
-The public API is `__all__`. Importing it does not import torch: training, rendering and evaluation
-run in engine processes. Usage reports of other libraries are disabled unless the environment
-enables them: photos are biometric data, and nothing about their use leaves the machine.
+The public API is in `__all__`. It imports no torch: training, rendering and evaluation run in
+engine processes. Usage reports of other libraries are disabled unless the environment enables them:
+photos are biometric data, and nothing about their use leaves the machine.
 """
 
 import importlib

@@ -46,10 +46,7 @@ def sha256_of_folder(folder: Path) -> str:
 
 
 def cached_sha256(file: Path) -> str:
-    """Return the SHA-256 of a file; for a large file from the cache if it is unchanged.
-
-    A file is unchanged if size, time and inode are.
-    """
+    """Return the SHA-256 of a file; large files are cached by size, time and inode."""
     now = file.stat()
     if now.st_size < LARGE:
         return hash_of(file, "sha256")

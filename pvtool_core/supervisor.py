@@ -151,7 +151,7 @@ class Engines:
                 folder.request(Request.STOP)
 
     def errors(self, received: signal.Signals | None = None) -> list[PvError | None]:
-        """Return each engine's error once all have ended; `received` is the forwarded signal."""
+        """Return the error of each engine once all have ended; `received` is a forwarded signal."""
         return [
             _outcome(folder, received, process.wait())
             for folder, process in zip(self.folders, self.processes, strict=True)

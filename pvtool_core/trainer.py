@@ -115,8 +115,8 @@ def with_recorded_threads(job: TrainJob, folder: RunFolder, report: Report) -> T
         threads = recorded if isinstance(recorded, int) and 0 < recorded <= _MOST_THREADS else 0
         if not threads:
             message = (
-                f"{checkpoint.name} does not record the number of threads; training continues "
-                f"with {torch.get_num_threads()}, and the weights may differ in their last digits."
+                f"{checkpoint.name} does not record the number of threads; training continues with "
+                f"{torch.get_num_threads()}, and the weights may differ in their last digits."
             )
             report(WarningEvent(message=message))
     threads = threads or torch.get_num_threads()

@@ -1,6 +1,6 @@
-"""JSON schemas of events, records and `--json`, from the contracts in tests/golden.
+"""JSON schemas of events, from their classes, and of records and `--json`, from tests/golden.
 
-Tests compare these files with the output of pv, so the schemas describe it.
+Tests compare the files in tests/golden with those that pv writes.
 """
 
 import inspect
@@ -123,7 +123,7 @@ def run_files() -> str:
 
 
 def event_document() -> dict[str, Any]:
-    """Return one schema that any recorded event matches."""
+    """Return one schema that any event fulfils."""
     return {"$schema": DIALECT, "title": "pv event", "oneOf": list(event_schemas().values())}
 
 

@@ -16,8 +16,11 @@ from pvtool.output import Output, table
 from pvtool.terminal import probe
 from pvtool_core.api.machine import versions
 from pvtool_core.errors import NotReady, PvError
+from pvtool_core.media.ffmpeg import ENCODERS
 from pvtool_core.models.locate import HERE, weights_here
 from pvtool_core.paths import cache_dir, config_dir, data_dir
+from pvtool_core.settings.formats import FORMATS
+from pvtool_core.settings.jobs import EncodingConfig
 from pvtool_core.settings.presets import Presets
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -34,11 +37,12 @@ import json, cv2
 print(json.dumps({"opencv": cv2.__version__}))
 """
 _ASK_CODECS = """
-import json, subprocess, imageio_ffmpeg
+import json, subprocess, sys, imageio_ffmpeg
 path = imageio_ffmpeg.get_ffmpeg_exe()
-answer = subprocess.run([path, "-hide_banner", "-encoders"], capture_output=True, check=True)
-listed = answer.stdout.decode(errors="replace")
-print(json.dumps({"ffmpeg": path, "h264": "libx264" in listed, "gif": " gif " in listed}))
+asked = subprocess.run([path, "-hide_banner", "-encoders"], capture_output=True, check=True)
+listed = asked.stdout.decode(errors="replace").split()
+found = {name: encoder in listed for name, encoder in json.loads(sys.argv[1]).items()}
+print(json.dumps({"ffmpeg": path, **found}))
 """
 
 
@@ -70,7 +74,7 @@ def examine() -> dict[str, dict[str, Any]]:
         "compute": {**_ask(_ASK_TORCH), **_memory()},
         "disk": {name: _free(path()) for name, path in _FOLDERS.items()},
         "weights": weights(),
-        "codecs": _ask(_ASK_CODECS),
+        "codecs": _ask(_ASK_CODECS, json.dumps(_encoders())),
         "pictures": _ask(_ASK_OPENCV),
         "terminal": terminal(),
     }
@@ -94,8 +98,14 @@ def cures(report: dict[str, dict[str, Any]]) -> list[str]:
     return []
 
 
-def _ask(question: str) -> dict[str, Any]:
-    words = [sys.executable, "-P", "-c", question]
+def _encoders() -> dict[str, str]:
+    """Return the encoder of ffmpeg that each output format needs with default settings."""
+    names = [form.encoder.format(codec=EncodingConfig().codec) for form in FORMATS.values()]
+    return {name: ENCODERS.get(name, name) for name in names if name}
+
+
+def _ask(question: str, *arguments: str) -> dict[str, Any]:
+    words = [sys.executable, "-P", "-c", question, *arguments]
     answer = subprocess.run(
         words, capture_output=True, encoding="utf-8", errors="replace", check=False
     )

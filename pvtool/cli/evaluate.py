@@ -55,7 +55,7 @@ def evaluate(
 
 
 def evaluate_folder(out: Path) -> Report:
-    """Score every clip under `out`, with the settings of the first clip's run."""
+    """Score every clip under `out` with the settings of the first run among their sidecars."""
     sidecars = sorted(out.glob("*/*/seed-*.json"))
     if not sidecars:
         raise Missing(

@@ -7,6 +7,7 @@ import typer
 from pvtool.text import plain
 from pvtool_core.models.installed import Models
 from pvtool_core.paths import runs_dir
+from pvtool_core.settings.families import only
 from pvtool_core.settings.presets import Presets
 from pvtool_core.store.identities import Library
 from pvtool_core.store.prompts import Banks
@@ -68,7 +69,9 @@ Loras = Annotated[
 ]
 ControlNet = Annotated[
     str | None,
-    typer.Option("--controlnet", metavar="MODEL", help="ControlNet folder; animatediff only."),
+    typer.Option(
+        "--controlnet", metavar="MODEL", help=f"ControlNet folder; {only('model.control')}."
+    ),
 ]
 ControlFrames = Annotated[
     str | None,

@@ -83,13 +83,10 @@ class ClipProgress(JobProgress):
                 super().on_event(event)
 
     def on_clip(self, event: ClipEvent) -> None:
-        """Count a clip that was rendered, found or failed.
-
-        A failed one may be rendered later by another engine.
-        """
+        """Count a clip that was made, found or given up; one that was given up may be made yet."""
         self._reported.add(event.path)
         if event.status == "done":
-            self._made += bool(self._began)  # the time before the first clip is mostly loading
+            self._made += bool(self._began)  # what comes before the first one is mostly loading
             self._began = self._began or time.monotonic()
         self._show()
 

@@ -14,10 +14,9 @@ from pvtool_core.batches.plan import Loras, Pairs, Shard
 from pvtool_core.batches.rows import Mistakes
 from pvtool_core.errors import UsageError
 from pvtool_core.paths import check_utf8, exists
+from pvtool_core.settings.formats import FORMATS
 from pvtool_core.settings.jobs import EncodingConfig
 from pvtool_core.settings.toml import Table, from_table
-
-FORMATS = ("mp4", "gif", "webp", "png")
 
 Words = Annotated[
     list[str] | None,
@@ -80,7 +79,7 @@ Format = Annotated[
     str | None,
     typer.Option(
         metavar="FORMATS",
-        help="Output formats, comma-separated: mp4, gif, webp, png. [default: mp4]",
+        help=f"Output formats, comma-separated: {', '.join(FORMATS)}. [default: mp4]",
     ),
 ]
 Codec = Annotated[

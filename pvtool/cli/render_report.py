@@ -58,10 +58,7 @@ def _files_of(event: ClipEvent) -> list[str]:
 
 
 def _clip_table(event: ClipEvent, cut: str) -> dict[str, Any]:
-    """Return a clip for programs.
-
-    `path` is the first of its `files`, `prompt_cut` the truncated end.
-    """
+    """Return a clip as JSON: `path` is the first of `files`, `prompt_cut` the truncated part."""
     files = _files_of(event)
     table = {**event.record(), "path": files[0], "files": files}
     del table["time"], table["type"]
@@ -69,7 +66,7 @@ def _clip_table(event: ClipEvent, cut: str) -> dict[str, Any]:
 
 
 def print_clip(output: Output, event: ClipEvent, cut: str = "") -> None:
-    """Print a line for each file of a clip, or one JSON object per clip."""
+    """Print a line for each file of a clip, or one JSON object for the clip."""
     if event.status == "failed":
         lines = [plain(f"failed   {shown(Path(event.path))}: {event.reason}")]
     else:

@@ -94,15 +94,15 @@ def logs(
         output.result({"run": run, "log": text}, text)
         return
 
-    def show(record: Record) -> None:
+    def print_record(record: Record) -> None:
         if as_json or record["type"] != "gpu":  # written every few seconds, not useful as text
             output.stream(record, describe(record))
 
     end = events_end(folder.events)
     for record in iter_records(folder.events, end):
-        show(record)
+        print_record(record)
     if follow_on:
-        follow(folder, lambda event: show(event.record()), end)
+        follow(folder, lambda event: print_record(event.record()), end)
 
 
 @app.command()

@@ -70,10 +70,7 @@ def add_identity(
     preset: str | None,
     on_event: OnEvent,
 ) -> Identity:
-    """Run an enrolment job on `images` and add the result to the library.
-
-    Raises the errors of both, and UsageError if the consent statement is empty.
-    """
+    """Enroll with the face models of a preset and of config.toml. Raises what `enroll` raises."""
     settings = chosen_settings(preset)[1]
     return enroll_with(settings, name, images, consent, noun, face, on_event)
 

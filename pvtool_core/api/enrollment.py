@@ -75,7 +75,7 @@ def enroll_with(
 
 
 def check_consent(statement: str) -> None:
-    """Raise UsageError without a statement of who agreed, when, and to what."""
+    """Raise UsageError without a consent statement: who agreed, when, and to what."""
     if not statement.strip():
         raise UsageError(
             "A consent statement is required: who agreed, when, and to what.",

@@ -32,7 +32,7 @@ from pvtool_core.backbones.interface import (
     trajectory_facts,
     unit_range,
 )
-from pvtool_core.backbones.memory import place
+from pvtool_core.backbones.memory import blocks_of, place
 from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.errors import InputRefused
 from pvtool_core.models.base_models import pipeline_variant
@@ -118,7 +118,7 @@ class HunyuanVideo:
         self._embeds = self._encode(prompts) if prompts else {}
         without_text = dict.fromkeys(["text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"])
         self.pipeline: Any = self._load(**without_text)
-        merge_style_loras(self.pipeline, model.loras, ("transformer",))
+        merge_style_loras(self.pipeline, model)
         self.pipeline.vae.to(self.device)
         for part in (self.pipeline.transformer, self.pipeline.vae):
             part.eval().requires_grad_(False)
@@ -130,7 +130,7 @@ class HunyuanVideo:
         if model.vae_tiling:
             self.pipeline.vae.enable_tiling()
         self.denoiser: Any = self.pipeline.transformer
-        blocks = [*self.denoiser.transformer_blocks, *self.denoiser.single_transformer_blocks]
+        blocks = blocks_of(self.denoiser, model)
         place(self.denoiser, blocks, model, self.device)
         if model.trim_prompt:
             for block in blocks:

@@ -7,10 +7,12 @@ musubi-tuner and LyCORIS write them.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
+
+from pvtool_core.settings.families import load_named
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,17 @@ _PREFIXES = (
 _MOST_PREFIXES = 6
 
 
-def layer_names(components: Mapping[str, nn.Module]) -> Table:
-    """Map every name of a layer in any dialect, without prefixes, to its rows."""
+def layer_names(components: Mapping[str, nn.Module], originals: Mapping[str, str]) -> Table:
+    """Map every name of a layer in any dialect, without prefixes, to its rows.
+
+    `originals` has for each component the function for its original names; see `Family.lora_names`.
+    """
     table: Table = {}
     for component, model in components.items():
         sizes = _sizes(model)
         own = [(path, (Rows(component, path),)) for path in sizes]
-        original = [*_DIALECTS[type(model).__name__](component, sizes)]
+        named = load_named(originals[component]) if originals[component] else None
+        original: list[tuple[str, Target]] = [*named(component, sizes)] if named else []
         shortened = [
             (name.removesuffix(".0"), rows) for name, rows in own if name.endswith(".to_out.0")
         ]
@@ -131,7 +137,7 @@ _MOTION: Renames = (
 )
 
 
-def _unet(component: str, sizes: Sizes) -> Names:
+def unet_names(component: str, sizes: Sizes) -> Names:
     """Yield names of the original Stable Diffusion code and of AnimateDiff's."""
     layers = 1 + max(
         int(found[1])
@@ -172,7 +178,7 @@ def _in_original_unet(found: re.Match[str], layers: int, attention: bool) -> str
 _ATTENTION_OF_TEXT: Renames = ((r"\.([qkv])_proj$", r".to_\1"), (r"\.out_proj$", ".to_out"))
 
 
-def _clip(component: str, sizes: Sizes) -> Names:
+def clip_names(component: str, sizes: Sizes) -> Names:
     """Yield names with and without `text_model`, and diffusers' old names of CLIP's attention.
 
     The old names are those before PEFT.
@@ -211,7 +217,8 @@ _WAN: Renames = (
 )
 
 
-def _wan(component: str, sizes: Sizes) -> Names:
+def wan_names(component: str, sizes: Sizes) -> Names:
+    """Yield names of the original Wan code."""
     for path in sizes:
         yield _renamed(path, _WAN), (Rows(component, path),)
 
@@ -286,7 +293,8 @@ _FUSED: Sequence[tuple[str, str, Sequence[str]]] = (
 _LAST_MODULATION = "norm_out.linear"
 
 
-def _hunyuan_video(component: str, sizes: Sizes) -> Names:
+def hunyuan_video_names(component: str, sizes: Sizes) -> Names:
+    """Yield names of the original HunyuanVideo code."""
     for path, rows in sizes.items():
         if path == _LAST_MODULATION:  # shift and scale, which diffusers has in reverse order
             halves = (Rows(component, path, rows // 2), Rows(component, path, 0, rows // 2))
@@ -328,11 +336,3 @@ def _in_comfyui(name: str) -> str:
     FLUX layer.
     """
     return _renamed(name, _COMFYUI)
-
-
-_DIALECTS: Mapping[str, Callable[[str, Sizes], Names]] = {
-    "UNetMotionModel": _unet,
-    "CLIPTextModel": _clip,
-    "WanTransformer3DModel": _wan,
-    "HunyuanVideoTransformer3DModel": _hunyuan_video,
-}

@@ -17,9 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from pvtool_core.errors import InputRefused
+from pvtool_core.settings.families import FAMILIES
 from pvtool_core.settings.schema import ModelConfig
 
 _LARGEST = torch.finfo(torch.float8_e4m3fn).max
+
+
+def blocks_of(denoiser: Any, model: ModelConfig) -> list[Any]:
+    """Return the transformer blocks of a denoiser, which `place` stores; none in a small model."""
+    lists = FAMILIES[model.family].blocks
+    return [block for name in lists for block in getattr(denoiser, name)]
 
 
 def place(

@@ -26,16 +26,12 @@ from pvtool_core.backbones.lora_files import (
 )
 from pvtool_core.backbones.lora_names import Rows, Table, Target, layer_names, without_prefixes
 from pvtool_core.errors import InputRefused
-from pvtool_core.settings.schema import LoraConfig
+from pvtool_core.settings.families import FAMILIES, Family
+from pvtool_core.settings.schema import ModelConfig
 
 MERGE_VERSION = 2
 """Part of the trajectory cache's key with LoRAs: increment when merging changes."""
 
-_BASES = {
-    "UNetMotionModel": "Stable Diffusion 1.x",
-    "WanTransformer3DModel": "Wan",
-    "HunyuanVideoTransformer3DModel": "HunyuanVideo",
-}
 _PAIRS: Mapping[Part, Sequence[Part]] = {
     "down": ("up",),
     "up": ("down",),
@@ -57,15 +53,14 @@ class Base:
     table: Table
 
     @classmethod
-    def of(cls, pipeline: Any, components: Sequence[str]) -> "Base":
-        parts: dict[str, nn.Module] = {name: getattr(pipeline, name) for name in components}
-        made_for = next(filter(None, (_BASES.get(type(part).__name__) for part in parts.values())))
+    def of(cls, pipeline: Any, family: Family) -> "Base":
+        parts: dict[str, nn.Module] = {name: getattr(pipeline, name) for name in family.lora_names}
         parameters = {name: dict(part.named_parameters()) for name, part in parts.items()}
         return cls(
             type(pipeline).__name__.removesuffix("Pipeline"),
-            made_for,
+            family.lora_base,
             parameters,
-            layer_names(parts),
+            layer_names(parts, family.lora_names),
         )
 
     def weights(self, target: Target) -> list[Tensor]:
@@ -103,19 +98,17 @@ class Layer:
 
 
 @torch.no_grad()
-def merge_style_loras(
-    pipeline: Any, loras: Sequence[LoraConfig], components: Sequence[str]
-) -> None:
-    """Merge each file, scaled by its weight, into `components` such as `unet` and `text_encoder`.
+def merge_style_loras(pipeline: Any, model: ModelConfig) -> None:
+    """Merge each style LoRA of the settings, scaled by its weight, into the parts of the pipeline.
 
     Sums are computed in float32 and rounded to the model's type once per file. Raises InputRefused
     if a file is not a LoRA, if any of its tensors does not fit the model, or if merged weights are
     not finite.
     """
-    if not loras:
+    if not model.loras:
         return
-    base = Base.of(pipeline, components)
-    for lora in loras:
+    base = Base.of(pipeline, FAMILIES[model.family])
+    for lora in model.loras:
         file = read_lora(Path(lora.file))
         layers = _layers(file, base)
         scale = scale_of(file, lambda name: without_prefixes(name, base.table))

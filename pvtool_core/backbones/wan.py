@@ -38,7 +38,7 @@ from pvtool_core.backbones.interface import (
     trajectory_facts,
     unit_range,
 )
-from pvtool_core.backbones.memory import place
+from pvtool_core.backbones.memory import blocks_of, place
 from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.errors import InputRefused
 from pvtool_core.models.base_models import pipeline_variant
@@ -107,7 +107,7 @@ class Wan:
         gc.collect()  # the text encoder's 11 GB are needed for the denoiser
         self.pipeline: Any = self._load(text_encoder=None, tokenizer=None)
         _check_size(self.pipeline, model)
-        merge_style_loras(self.pipeline, model.loras, ["transformer"])
+        merge_style_loras(self.pipeline, model)
         vae, self.denoiser = self.pipeline.vae.to(self.device), self.pipeline.transformer
         for part in (vae, self.denoiser):
             part.eval().requires_grad_(False)
@@ -117,7 +117,7 @@ class Wan:
         if recompute:
             self.denoiser.enable_gradient_checkpointing()
             recompute_decoder(vae.decoder)
-        place(self.denoiser, [*self.denoiser.blocks], model, self.device)
+        place(self.denoiser, blocks_of(self.denoiser, model), model, self.device)
         self.scheduler = _euler(self.pipeline.scheduler.config, sampler.shift)
         self.scheduler.set_timesteps(sigmas=flow_levels(self.num_steps), device=self.device)
 

@@ -24,6 +24,7 @@ import orjson
 from pvtool_core.errors import InputRefused
 from pvtool_core.files import replace_file
 from pvtool_core.hashes import hash_of, sha256_of_folder
+from pvtool_core.settings.formats import FORMATS, Format
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup
 from pvtool_core.settings.schema import ModelConfig
 from pvtool_core.store.prompts import without_keyword
@@ -134,16 +135,29 @@ def sidecar_path(clip: str | Path) -> Path:
 def file_names(clip: str | Path, encoding: EncodingConfig) -> dict[str, str]:
     """Return the files (or folders of frames) of a clip, each with its encoding settings."""
     name = str(clip).rpartition("/")[2]
-    return {f"{name}{_ENDS[kind]}": _how(kind, encoding) for kind in encoding.formats}
-
-
-_ENDS = {"mp4": ".mp4", "gif": ".gif", "webp": ".webp", "png": ""}
+    forms = [FORMATS[kind] for kind in encoding.formats]
+    return {f"{name}{form.suffix}": _how(form, encoding) for form in forms}
 
 
 @cache
-def _how(kind: str, encoding: EncodingConfig) -> str:
-    own = {"mp4": f" {encoding.codec}", "png": ""}.get(kind, f" loop {encoding.loop}")
-    return kind + own + (" signed" if encoding.certificate else "")
+def _how(form: Format, encoding: EncodingConfig) -> str:
+    """Return the encoding settings of a file: `mp4 h264`, `gif loop 0`, `webp loop 0 signed`."""
+    option = f" {form.option_label}{getattr(encoding, form.option)}" if form.option else ""
+    return form.name + option + (" signed" if encoding.certificate else "")
+
+
+def encoding_of_how(words: Iterable[str]) -> dict[str, Any]:
+    """Return the formats and options that the `how` of a clip's files record."""
+    table: dict[str, Any] = {"formats": []}
+    for how in words:
+        name, *rest = how.split()
+        form = FORMATS[name]
+        table["formats"].append(name)
+        if form.option:
+            value = rest[len(form.option_label.split())]
+            default = getattr(EncodingConfig(), form.option)
+            table[form.option] = type(default)(value)
+    return table
 
 
 def write_sidecar(

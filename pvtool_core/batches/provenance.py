@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from pvtool_core.batches.adapters import RunAdapter
-from pvtool_core.batches.clips import read_sidecar
+from pvtool_core.batches.clips import encoding_of_how, read_sidecar
 from pvtool_core.errors import InputRefused, Missing, PvError, WeightsMissing
 from pvtool_core.hashes import sha256_of
 from pvtool_core.media.ffmpeg import ClipBroken
 from pvtool_core.media.metadata import read_facts
 from pvtool_core.paths import runs_dir
+from pvtool_core.settings.formats import FORMATS, format_of
 from pvtool_core.settings.jobs import RenderItem, Setup, TrainJob
 from pvtool_core.settings.toml import Table, from_table, to_table
 from pvtool_core.store.runs import ADAPTER_FILE, find_run
@@ -44,7 +45,7 @@ def provenance_of(path: Path, run: str = "", people: Sequence[str] = ()) -> Prov
         raise Missing(
             "clip",
             str(path),
-            "Use an mp4, gif, webp or folder of frames rendered by pv, or its sidecar.",
+            f"Use a clip rendered by pv ({', '.join(FORMATS)}), or its sidecar.",
         )
     clip = path.with_suffix("")
     facts = read_sidecar(clip) or ({} if path.suffix == ".json" else _facts_in(path))
@@ -175,13 +176,8 @@ def _adapter(facts: Facts) -> Path:
 
 def _encoding(path: Path, facts: Facts) -> Table:
     """Return the encoding of the clip's files; without a sidecar that of the given file only."""
-    files = [file["how"].split() for file in facts.get("files", {}).values()]
-    if not files:
-        return {"formats": ["png" if path.is_dir() else path.suffix[1:]]}
-    table: Table = {"formats": [words[0] for words in files]}
-    for kind, *more in files:
-        if kind == "mp4":
-            table["codec"] = more[0]
-        elif more[:1] == ["loop"]:
-            table["loop"] = int(more[1])
-    return table
+    recorded = [file["how"] for file in facts.get("files", {}).values()]
+    form = format_of(path)
+    if recorded or form is None:
+        return encoding_of_how(recorded)
+    return {"formats": [form.name]}

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 
 from pvtool_core.adapter import IdentityAdapter
 from pvtool_core.backbones import refused_unless_loaded
+from pvtool_core.backbones.memory import blocks_of
 from pvtool_core.backbones.meta_model import meta_model, replaced
 from pvtool_core.errors import WeightsMissing
 from pvtool_core.estimate.requirements import Counts, Machine, Work
@@ -136,7 +137,7 @@ def count(job: PlanJob) -> Counts:
     )
     with refused_unless_loaded(job.architecture, model.family):
         encoders = text_encoders(Path(job.architecture), backbone.dtype.itemsize)
-    blocks = backbone_blocks(backbone.denoiser)
+    blocks = blocks_of(backbone.denoiser, model)
     weights, host = sizes(backbone.denoiser, blocks, model.storage, model.offload)
     latents, embeds = backbone.initial_latents(0), backbone.prompt_embeds("")
 
@@ -188,12 +189,6 @@ def _bytes(module: nn.Module) -> int:
     return sum(
         each.numel() * each.element_size() for each in (*module.parameters(), *module.buffers())
     )
-
-
-def backbone_blocks(denoiser: nn.Module) -> list[nn.Module]:
-    """Return the transformer blocks for `storage` and `offload`; none for a UNet."""
-    names = ("transformer_blocks", "single_transformer_blocks", "blocks")
-    return [block for name in names for block in getattr(denoiser, name, ())]
 
 
 def sizes(

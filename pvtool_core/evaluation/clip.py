@@ -8,6 +8,8 @@ from typing import Any
 from pvtool_core.batches.clips import read_clip_record
 from pvtool_core.errors import InputRefused
 from pvtool_core.media.decode import Pixels, frames_of
+from pvtool_core.settings.formats import FORMATS
+from pvtool_core.untrusted import exists
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,15 +31,12 @@ class Clip:
 
 
 def read_clip(sidecar: Path) -> Clip:
-    """Read a clip.
+    """Read a clip in the first format in which it exists.
 
-    Raises InputRefused for an invalid sidecar or without an mp4, ClipBroken for a corrupt one.
+    Raises InputRefused for an invalid sidecar or without a file, ClipBroken for a corrupt file.
     """
     record = read_clip_record(sidecar)
-    video = sidecar.with_suffix(".mp4")
-    if not video.is_file():
-        raise InputRefused(
-            f"{video.name} not found beside {sidecar}.",
-            "Only clips rendered as mp4 can be scored.",
-        )
-    return Clip(record, frames_of(video))
+    for form in FORMATS.values():
+        if exists(file := form.path(sidecar.with_suffix(""))):
+            return Clip(record, frames_of(file))
+    raise InputRefused(f"No clip found beside {sidecar}.", "Render the clip again.")

@@ -15,7 +15,6 @@ from typing import Any
 from pvtool_core.errors import UsageError
 from pvtool_core.media.metadata import AI_MADE
 
-_KINDS = {".mp4": "video/mp4", ".gif": "image/gif", ".webp": "image/webp", ".png": "image/png"}
 _SETTINGS = {
     "builder": {"thumbnail": {"enabled": False}}
 }  # a thumbnail would be several times larger than a gif or webp
@@ -114,14 +113,17 @@ def _algorithm(path: Path, key: Any) -> str:
     )
 
 
-def sign(file: Path, credentials: Credentials, title: str) -> None:
-    """Add the signed statement to a finished mp4, gif, webp or png. Raises CredentialsRefused."""
+def sign(file: Path, credentials: Credentials, title: str, kind: str) -> None:
+    """Add the signed statement to a finished file of media type `kind`.
+
+    Raises CredentialsRefused.
+    """
     from c2pa import Builder, C2paError, C2paSignerInfo, Context, Settings, Signer
 
     how = C2paSignerInfo(
         credentials.algorithm, credentials.chain.encode(), credentials.key.encode(), None
     )
-    signed, kind = file.with_name(f"{file.name}.signed"), _KINDS[file.suffix]
+    signed = file.with_name(f"{file.name}.signed")
     with file.open("rb") as source, signed.open("w+b") as target:
         try:
             settings = Context(Settings.from_dict(_SETTINGS))

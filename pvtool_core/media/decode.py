@@ -12,6 +12,8 @@ from pvtool_core.errors import BadPicture
 from pvtool_core.media import ffmpeg
 from pvtool_core.media.ffmpeg import ClipBroken
 from pvtool_core.media.photos import BLACK, SUFFIXES, natural_order, read_animation
+from pvtool_core.settings.families import load_named
+from pvtool_core.settings.formats import FORMATS, format_of
 
 Pixels = NDArray[np.uint8]
 
@@ -22,15 +24,25 @@ def enlarge(frames: Pixels, factor: int) -> Pixels:
 
 
 def frames_of(path: Path, box: int = 0) -> Pixels:
-    """Return every frame of a clip: an mp4, gif or webp, or a folder of png.
+    """Return every frame of a clip in one of our formats; with `box`, fitted into such a square.
 
     With `box`, frames are fitted into such a square. Raises ClipBroken.
     """
-    if path.is_dir():
-        return _of_pictures(path, natural_order(path.glob("[!.]*.png")), box)
-    return (
-        _of_pictures(path, [path], box) if path.suffix in (".gif", ".webp") else _of_clip(path, box)
-    )
+    form = format_of(path)
+    if form is None:
+        raise ClipBroken(path, f"its format is not one of {', '.join(FORMATS)}")
+    return load_named(form.decoder)(path, box)
+
+
+def decode_animation(path: Path, box: int) -> Pixels:
+    """Return the frames of a GIF or WebP. Raises ClipBroken."""
+    return _of_pictures(path, [path], box)
+
+
+def decode_images(path: Path, box: int) -> Pixels:
+    """Return the images of a folder, in natural order, or one image. Raises ClipBroken."""
+    files = natural_order(path.glob("[!.]*.png")) if path.is_dir() else [path]
+    return _of_pictures(path, files, box)
 
 
 def frames_of_any(path: Path, count: int) -> Pixels:
@@ -82,7 +94,8 @@ def _pictures(file: Path, box: int) -> Iterator[Pixels]:
         yield np.asarray(picture)
 
 
-def _of_clip(path: Path, box: int) -> Pixels:
+def decode_video(path: Path, box: int) -> Pixels:
+    """Return the frames of a video that pv wrote, by ffmpeg. Raises ClipBroken."""
     smaller = (
         f":w='min(iw,{box})':h='min(ih,{box})':force_original_aspect_ratio=decrease" if box else ""
     )

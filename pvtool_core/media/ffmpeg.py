@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from pvtool_core.errors import NO_ROOM, NotReady, PvError, UsageError
+from pvtool_core.settings.formats import FORMATS
 from pvtool_core.settings.jobs import EncodingConfig
 
 _PATIENCE = 60.0  # seconds to wait for an answer
@@ -75,20 +76,11 @@ class FfmpegMissing(NotReady):
 
 
 def require_formats(encoding: EncodingConfig) -> None:
-    """Check that clips can be written with `encoding`.
-
-    Raises FfmpegMissing or CodecMissing.
-    """
-    if "gif" in encoding.formats and "gif" not in _encoders(executable()):
-        raise CodecMissing("gif")
-    if "mp4" in encoding.formats:
-        require_codec(encoding.codec)
-
-
-def require_codec(codec: str) -> None:
-    """Raise CodecMissing if ffmpeg lacks the encoder."""
-    if codec not in codecs():
-        raise CodecMissing(codec)
+    """Check that clips can be written with `encoding`. Raises FfmpegMissing or CodecMissing."""
+    needed = [FORMATS[name].encoder.format(codec=encoding.codec) for name in encoding.formats]
+    for codec in filter(None, needed):
+        if ENCODERS.get(codec, codec) not in _encoders(executable()):
+            raise CodecMissing(codec)
 
 
 @cache

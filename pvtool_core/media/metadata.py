@@ -14,6 +14,8 @@ from typing import Any
 
 from pvtool_core.media import ffmpeg
 from pvtool_core.media.ffmpeg import ClipBroken
+from pvtool_core.settings.families import load_named
+from pvtool_core.settings.formats import FORMATS, format_of
 
 Facts = Mapping[str, Any]
 
@@ -103,11 +105,21 @@ def read_facts(path: Path) -> dict[str, Any]:
     """Read the metadata of a clip from its file (or folder of frames). Raises ClipBroken."""
     if not path.is_dir():
         _check_file(path)
-    if path.suffix in (".gif", ".webp", ".png") or path.is_dir():
-        return _facts_of_packet(path / _PNG_FIRST if path.is_dir() else path)
-    return facts_of_tags(
-        path, ffmpeg.ask(path, "-i", str(path), "-f", "ffmetadata", "pipe:1").output.decode()
-    )
+    form = format_of(path)
+    if form is None:
+        raise ClipBroken(path, f"its format is not one of {', '.join(FORMATS)}")
+    return load_named(form.facts_reader)(path)
+
+
+def read_tags(path: Path) -> dict[str, Any]:
+    """Read the metadata in the tags of a video, by ffmpeg. Raises ClipBroken."""
+    answer = ffmpeg.ask(path, "-i", str(path), "-f", "ffmetadata", "pipe:1")
+    return facts_of_tags(path, answer.output.decode())
+
+
+def read_packet_of_images(path: Path) -> dict[str, Any]:
+    """Read the metadata in the first image of a folder, or in an image. Raises ClipBroken."""
+    return read_packet(path / _PNG_FIRST if path.is_dir() else path)
 
 
 def _check_file(path: Path) -> None:
@@ -115,7 +127,8 @@ def _check_file(path: Path) -> None:
         raise ClipBroken(path, "it is not a regular file")
 
 
-def _facts_of_packet(path: Path) -> dict[str, Any]:
+def read_packet(path: Path) -> dict[str, Any]:
+    """Read the metadata in the XMP packet of an image file. Raises ClipBroken."""
     _check_file(path)
     packet = _FACTS.search(path.read_bytes())
     if not packet:

@@ -180,7 +180,7 @@ def family_of(base_model: Path) -> str:
         known = f"holds a {pipeline}" if pipeline else "is not a diffusers folder"
         raise InputRefused(
             f"{base_model} {known}.",
-            f"Give a folder that holds one of {', '.join(known_pipelines())}.",
+            f"Use a folder that holds one of {', '.join(known_pipelines())}.",
         )
     return family.name
 

@@ -26,10 +26,10 @@ from pvtool_core.store.events import ClipEvent, Event, Report, StageEvent
 class Outcome:
     """The end of a batch: it determines the error, and with it the exit status.
 
-    `total` counts the planned clips, `failed` has the path and the reason of each failed one, and
-    `refused` counts the rows that were skipped. `stopped` ended the batch before every clip was
-    tried. `cause` is the cause of the failures, reported if all clips failed. `other` concerns no
-    clip, for example a contact sheet.
+    `total` counts the planned clips, `failed` are those that failed, and `refused` counts the rows
+    that were skipped. `stopped` ended the batch before every clip was tried. `cause` is the cause
+    of the failures, reported if all clips failed. `other` concerns no clip, for example a contact
+    sheet.
     """
 
     total: int
@@ -75,10 +75,7 @@ def clip_event(
     seconds: float | None = 0.0,
     reason: str = "",
 ) -> ClipEvent:
-    """Return the values of an event about a clip.
-
-    `more` are its `seconds` and the `reason` of a failure.
-    """
+    """Return the event of a clip."""
     return ClipEvent(
         path=item.clip,
         files=tuple(file_names(item.clip, encoding)),

@@ -1,9 +1,10 @@
 """The table of model families: one row each, with all that the rest of the program knows of it.
 
-It imports no torch: classes and functions are named as `module:name` and imported where used.
+It imports no torch: classes and functions are named as `module:name`, and imported at their use.
 """
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,11 @@ class Family:
         options: Settings that not all families support, and this one does.
         size_multiple: Width and height are multiples of it.
         frames_multiple: The number of frames is one more than a multiple of it.
+        blocks: Lists of the denoiser's transformer blocks, to which `model.storage` and
+            `model.offload` apply.
+        lora_base: Base model that style LoRAs for the family name.
+        lora_names: Parts that style LoRAs are merged into, each with the function for its layer
+            names in the original code, as `module:name`; empty without any.
     """
 
     name: str
@@ -35,9 +41,13 @@ class Family:
     options: frozenset[str] = field(default_factory=frozenset[str])
     size_multiple: int = 8
     frames_multiple: int = 1
+    blocks: tuple[str, ...] = ()
+    lora_base: str
+    lora_names: Mapping[str, str]
 
 
 _LIMITS = "pvtool_core.models.prompt_limits"
+_LORA_NAMES = "pvtool_core.backbones.lora_names"
 _LARGE = frozenset({"model.storage", "model.offload", "sampler.shift"})
 
 FAMILIES: dict[str, Family] = {
@@ -51,6 +61,11 @@ FAMILIES: dict[str, Family] = {
             parts=("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
             prompt_limits=f"{_LIMITS}:clip_limits",
             options=frozenset({"model.control", "model.motion_adapter", "sampler.negative_prompt"}),
+            lora_base="Stable Diffusion 1.x",
+            lora_names={
+                "unet": f"{_LORA_NAMES}:unet_names",
+                "text_encoder": f"{_LORA_NAMES}:clip_names",
+            },
         ),
         Family(
             name="hunyuan-video",
@@ -64,6 +79,9 @@ FAMILIES: dict[str, Family] = {
             options=_LARGE | {"model.trim_prompt"},
             size_multiple=16,
             frames_multiple=4,
+            blocks=("transformer_blocks", "single_transformer_blocks"),
+            lora_base="HunyuanVideo",
+            lora_names={"transformer": f"{_LORA_NAMES}:hunyuan_video_names"},
         ),
         Family(
             name="wan",
@@ -74,10 +92,14 @@ FAMILIES: dict[str, Family] = {
             options=_LARGE | {"sampler.negative_prompt"},
             size_multiple=16,
             frames_multiple=4,
+            blocks=("blocks",),
+            lora_base="Wan",
+            lora_names={"transformer": f"{_LORA_NAMES}:wan_names"},
         ),
     )
 }
 """All families, by name."""
+DEFAULT_FAMILY = "animatediff"
 SINGLE_FILE = FAMILIES["animatediff"]
 """The family of a Stable Diffusion checkpoint in a single file."""
 
@@ -95,6 +117,11 @@ def known_pipelines() -> list[str]:
 def supporting(option: str) -> list[str]:
     """Return the names of the families that support an option."""
     return [family.name for family in FAMILIES.values() if option in family.options]
+
+
+def only(option: str) -> str:
+    """Return for help texts which families support an option."""
+    return f"{', '.join(supporting(option))} only"
 
 
 def load_named(reference: str) -> Any:

@@ -12,6 +12,7 @@ import tomli_w
 
 from pvtool_core.errors import Mistake, SettingsError, UsageError, printable
 from pvtool_core.files import replace_file
+from pvtool_core.settings.formats import FORMATS
 from pvtool_core.settings.schema import (
     AdapterConfig,
     ModelConfig,
@@ -108,14 +109,9 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingConfig:
-    """Encoding of clips; `formats` are file suffixes without the dot.
+    """Encoding of clips. `formats` are names of FORMATS; png is a folder of images."""
 
-    png is a folder of frames.
-    """
-
-    formats: tuple[str, ...] = setting(
-        "output formats", ("mp4",), choices=("mp4", "gif", "webp", "png")
-    )
+    formats: tuple[str, ...] = setting("output formats", ("mp4",), choices=FORMATS)
     codec: str = setting("of mp4", "h264", choices=("h264", "h265", "av1"))
     loop: int = setting("number of plays of a gif or webp; 0 loops forever", 0, low=0, high=65535)
     upscale: int = setting("integer upscaling factor (nearest neighbour)", 1, low=1, high=16)

@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, cast
 
 from pvtool_core.errors import Mistake
-from pvtool_core.settings.families import FAMILIES, supporting
+from pvtool_core.settings.families import DEFAULT_FAMILY, FAMILIES, only, supporting
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 
 DEVICES = re.compile(r"auto|cpu|mps|(cuda|xpu)(:(0|[1-9]\d{0,3}))?")
@@ -31,7 +31,8 @@ def setting(
 ) -> Any:
     """Define a field with its description, and its range (inclusive) or allowed values.
 
-    With `omit_default`, files omit the field if it has its default.
+    With `omit_default`, files omit the field if it has its default. `weights` marks a setting that
+    names model weights, and returns for its section whether they are used.
     """
     metadata = {
         "help": help,
@@ -81,7 +82,7 @@ _NO_CONTROL = ControlConfig()
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    family: str = setting("model family", "animatediff", choices=FAMILIES)
+    family: str = setting("model family", DEFAULT_FAMILY, choices=FAMILIES)
     base_model: str = setting(
         "diffusers folder or .safetensors file; preset:… (shipped), models:… or ORG/NAME (fetched)",
         weights=always,
@@ -96,7 +97,7 @@ class ModelConfig:
     )
     fingerprint: str = setting("hash of the base model's files; set when a job is created", "")
     loras: tuple[LoraConfig, ...] = setting("style LoRAs, each {file = …, weight = …}", ())
-    control: ControlConfig = setting("ControlNet; animatediff only", _NO_CONTROL)  # noqa: RUF009 - frozen
+    control: ControlConfig = setting(f"ControlNet; {only('model.control')}", _NO_CONTROL)  # noqa: RUF009 - frozen
     width: int = setting("pixels", 512, low=16, high=8192, multiple_of=8)
     height: int = setting("pixels", 512, low=16, high=8192, multiple_of=8)
     num_frames: int = setting("number of frames of a clip", 16, low=1, high=1024)
@@ -120,7 +121,7 @@ class ModelConfig:
     vae_tiling: bool = setting("decode in overlapping tiles: less memory, seams blended", False)
     trim_prompt: bool = setting(
         "omit the prompt's padding to enable flash attention: equal up to rounding; "
-        "hunyuan-video only",
+        + only("model.trim_prompt"),
         False,
     )
 
@@ -347,10 +348,10 @@ def check_model(model: ModelConfig, sampler: SamplerConfig) -> Iterable[Mistake]
         )
     family = FAMILIES[model.family]
     for key in sorted({key for each in FAMILIES.values() for key in each.options}):
-        if key not in family.options and not _is_default(key, model=model, sampler=sampler):
+        if key not in family.options and not _is_unused(key, model=model, sampler=sampler):
             names = ", ".join(supporting(key))
             yield Mistake(key, f"is not supported by {family.name}, only by {names}")
-    if model.offload and model.storage in {"int8", "nf4"}:
+    if "model.offload" in family.options and model.offload and model.storage in {"int8", "nf4"}:
         yield Mistake(
             "model.offload", f"is not for {model.storage}, which bitsandbytes keeps on the device"
         )
@@ -364,11 +365,17 @@ def check_model(model: ModelConfig, sampler: SamplerConfig) -> Iterable[Mistake]
         )
 
 
-def _is_default(key: str, **sections: ModelConfig | SamplerConfig) -> bool:
-    """Return whether the setting `section.name` has its default value."""
+def _is_unused(key: str, **sections: ModelConfig | SamplerConfig) -> bool:
+    """Return whether the setting `section.name` has no effect.
+
+    A ControlNet without model has none.
+    """
     section, _, name = key.partition(".")
+    value = getattr(sections[section], name)
+    if isinstance(value, ControlConfig):
+        return not value.model
     (default,) = (field.default for field in fields(sections[section]) if field.name == name)
-    return getattr(sections[section], name) == default
+    return value == default
 
 
 def shortened(text: str) -> str:

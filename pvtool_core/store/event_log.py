@@ -190,7 +190,7 @@ def events_end(path: Path) -> int:
 def newest_records(path: Path, type: str, count: int) -> list[Record]:
     """Return up to `count` events of one type as JSON objects, newest first.
 
-    They are from the last 64 KiB of the file. Raises UnsafeRun.
+    Only the last 64 KiB of the file are read. Raises UnsafeRun.
     """
     try:
         with os.fdopen(open_descriptor(path), "rb") as file:

@@ -120,6 +120,6 @@ def test_guide_shows_the_tested_family() -> None:
     page = PAGE.read_text()
     assert (ROOT / "tests/support/mirror.py").read_text() in page
     source = Path(extended_engine.__file__).read_text()
-    row = source[source.index("Family(\n") : source.index("\n\n\nif __name__")]
+    row = source[source.index("Family(\n") : source.index("\n\n\ndef add_format")]
     row = row.replace("tests.support", "pvtool_core.backbones").replace("\n    ", "\n")
     assert row in page

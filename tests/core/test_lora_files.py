@@ -70,7 +70,8 @@ class Styled:
         pipeline = self.pipelines[family.name]
         parts = {name: copy.deepcopy(getattr(pipeline, name)) for name in PARTS[family.name]}
         styled = type(family.pipeline.__name__, (), parts)()
-        merge_style_loras(styled, [LoraConfig(file=str(file), weight=WEIGHT)], PARTS[family.name])
+        lora = LoraConfig(file=str(file), weight=WEIGHT)
+        merge_style_loras(styled, ModelConfig(base_model="", family=family.name, loras=(lora,)))
         return styled
 
     def changes(self, family: Family, styled: Any) -> Tensors:

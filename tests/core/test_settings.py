@@ -20,11 +20,14 @@ from pvtool_core.settings.jobs import (
 )
 from pvtool_core.settings.overrides import parse_overrides, setting_help, setting_keys
 from pvtool_core.settings.schema import (
+    ControlConfig,
     EvaluationConfig,
     IdentityRewardConfig,
     ModelConfig,
+    SamplerConfig,
     Settings,
     TrainingConfig,
+    check_model,
 )
 from pvtool_core.settings.toml import Table, from_table, merge, to_table
 from pvtool_core.store.prompts import KEYWORD
@@ -155,6 +158,20 @@ def test_a_value_out_of_its_range_is_refused(section: str, key: str, value: obje
 )
 def test_settings_that_contradict_each_other_are_refused(change: Table, key: str) -> None:
     assert key in mistakes(merge(table(), change))
+
+
+def test_control_settings_without_a_controlnet_are_accepted_for_every_family() -> None:
+    wan = ModelConfig(base_model="", family="wan", num_frames=17)
+    unused, used = (ControlConfig(model=model, weight=0.5) for model in ("", "/net"))
+    assert not [*check_model(replace(wan, control=unused), SamplerConfig())]
+    (found,) = check_model(replace(wan, control=used), SamplerConfig())
+    assert str(found) == "model.control: is not supported by wan, only by animatediff"
+
+
+def test_unsupported_offload_is_reported_once() -> None:
+    model = ModelConfig(base_model="", storage="int8", offload=True)
+    found = [mistake.key for mistake in check_model(model, SamplerConfig())]
+    assert found == ["model.offload", "model.storage"]
 
 
 def test_settings_without_default_are_required() -> None:

@@ -1,4 +1,4 @@
-"""An engine with one more metric, `brightness`, and one more objective, `grey`."""
+"""An engine with one more metric, objective, family and format."""
 
 import runpy
 import sys
@@ -37,6 +37,25 @@ def add_family() -> None:
         parts=("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
         prompt_limits="pvtool_core.models.prompt_limits:clip_limits",
         options=frozenset({"sampler.negative_prompt"}),
+        lora_base="Stable Diffusion 1.x",
+        lora_names={"unet": "pvtool_core.backbones.lora_names:unet_names"},
+    )
+
+
+def add_format() -> None:
+    """Add the row of the output format."""
+    from pvtool_core.settings.formats import FORMATS, Format
+    from tests.support.apng import is_animated
+
+    FORMATS["apng"] = Format(
+        name="apng",
+        suffix=".apng",
+        media_type="image/apng",
+        writer="tests.support.apng:write_apng",
+        checker="pvtool_core.media.encode:check_animation",
+        decoder="pvtool_core.media.decode:decode_animation",
+        facts_reader="pvtool_core.media.metadata:read_packet",
+        is_moving=is_animated,
     )
 
 
@@ -45,4 +64,5 @@ if __name__ == "__main__":
     add_metric()
     add_objective()
     add_family()
+    add_format()
     runpy.run_module("pvtool_core", run_name="__main__", alter_sys=True)

@@ -1,4 +1,4 @@
-"""Samples of a run by step, beside a reference photo and the base model's clip."""
+"""Sample clips of a run, step by step, beside a reference photo and the clip before training."""
 
 from pathlib import Path
 
