@@ -1,4 +1,4 @@
-"""Enroll an identity, train an adapter, render and evaluate: `python example.py PHOTO ITERATIONS`."""
+"""Enroll, train, render and evaluate: `python example.py PHOTO ITERATIONS`."""
 
 import sys
 

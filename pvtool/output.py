@@ -63,8 +63,8 @@ class Output:
             }
             _write(_compact({"error": facts}))
         red, normal = ("\x1b[31m", "\x1b[0m") if colour_wanted() else ("", "")
-        said = "\n".join(map(plain, _lines(error)))
-        print(f"{red}Error:{normal} {said}", file=sys.stderr, flush=True)
+        text = "\n".join(map(plain, _lines(error)))
+        print(f"{red}Error:{normal} {text}", file=sys.stderr, flush=True)
         if error.hint:
             self.say(error.hint)
 
@@ -76,7 +76,7 @@ class Output:
 
     def trace(self, error: BaseException) -> None:
         """Print the traceback of an error, for `--debug`."""
-        import traceback  # only here: start-up time
+        import traceback  # imported here for a fast start
 
         text = "".join(traceback.format_exception(error))
         raised: BaseException | None = error

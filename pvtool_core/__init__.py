@@ -2,19 +2,25 @@
 
 Symbols, as in the paper and in diffusers:
 
-    N, K                 denoising steps of a clip; those in which the adapter acts, the last N − int(start · N)
-    M                    frames whose semantic scores are compared (eq. 3)
-    z_T, latents         the clip inside the model, (1, channels, frames, height / 8, width / 8)
-    switch               the latents that enter the adapter's first step; what comes before never sees the adapter
-    original, source     the clip of the model without the adapter; target: the one with it
-    ICR, SCR             identity consistency reward (eq. 2) and semantic consistency reward (eq. 3-4), both as losses
+    N, K        denoising steps of a clip; active steps of the adapter, the last N − int(start · N)
+    M           frames whose semantic scores are compared (eq. 3)
+    latents     a clip inside the model, (1, channels, latent frames, height / 8, width / 8)
+    z_T         the initial latents: Gaussian noise
+    switch      the latents at the first active step; they do not depend on the adapter
+    source      the clip of the base model (the original); target: the clip with the adapter
+    ICR, SCR    identity consistency reward (eq. 2), semantic consistency reward (eq. 3-4): losses
 
-Frames are (frames, 3, height, width) in [0, 1], RGB, float32; pixels (frames, height, width, 3), uint8. Landmarks are
-(5, 2), x before y, in pixels; crops are aligned faces, (faces, 3, 112, 112) in [0, 1]. Embeddings have length 1.
+Tensors and arrays:
 
-The public API is what `__all__` names. It loads no torch: training, rendering and evaluation run in engine
-processes. Importing the package switches off the usage reports of the libraries that it is built on, unless the
-environment already sets them: photos are biometric data, and nothing about their use leaves the machine.
+    frames      (frames, 3, height, width) in [0, 1], RGB, float32
+    pixels      (frames, height, width, 3), RGB, uint8
+    landmarks   (5, 2), x before y, in pixels
+    crops       aligned faces, (faces, 3, 112, 112) in [0, 1]
+    embeddings  (faces, dimensions), of length 1
+
+The public API is in `__all__`. It imports no torch: training, rendering and evaluation run in
+engine processes. Usage reports of other libraries are disabled unless the environment enables them:
+photos are biometric data, and nothing about their use leaves the machine.
 """
 
 import importlib
@@ -96,7 +102,7 @@ def __getattr__(name: str) -> Any:
 
 
 _NO_REPORTS = {
-    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime 1.29 and newer keep a device id and an event store
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime 1.29 and newer store a device id and events
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "DO_NOT_TRACK": "1",

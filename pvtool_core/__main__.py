@@ -39,18 +39,16 @@ from pvtool_core.untrusted import JOB_BYTES, remove
 
 _QUANTISER = "bitsandbytes.backends.cpu.ops"
 _BALLAST_BYTES = 1 << 16
-_users_umask: int | None = None  # set in a process of its own
+_users_umask: int | None = None  # set in a separate process only
 
 
 def _is_not_kernel_message(record: logging.LogRecord) -> bool:
-    """Filter out a message of bitsandbytes about an optional CPU kernel, which it logs in every
-    run.
-    """
+    """Filter out a message of bitsandbytes about an optional CPU kernel."""
     return "gemm_4bit_forward" not in record.msg
 
 
 class SharedEvents(EventWriter):
-    """An EventWriter that the engine and its gauges write to at once."""
+    """An EventWriter that the engine and its gauges use at the same time."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -62,9 +60,9 @@ class SharedEvents(EventWriter):
 
 
 def main(words: list[str]) -> int:
-    """Run the job in the folder that `words` name; give back the exit status."""
+    """Run the job in the folder that `words` name; return the exit status."""
     if len(words) != 1 or not Path(words[0]).is_dir():
-        print("usage: python -m pvtool_core DIR", file=sys.stderr)  # noqa: T201 - a separate process without the front end
+        print("usage: python -m pvtool_core DIR", file=sys.stderr)  # noqa: T201 - not in the front end
         return ExitStatus.USAGE
     folder = RunFolder(Path(words[0]).absolute())
     logging.getLogger(_QUANTISER).addFilter(_is_not_kernel_message)
@@ -76,7 +74,7 @@ def main(words: list[str]) -> int:
         Busy,
         BrokenRun,
         OSError,
-    ) as error:  # it is another engine's, leads elsewhere, or cannot be written to
+    ) as error:  # the folder is in use, has unsafe links, or cannot be written to
         refusal = from_foreign(error)
         print(refusal.message, file=sys.stderr)  # noqa: T201 - no other place to report it
         return refusal.status
@@ -102,7 +100,7 @@ def run(folder: RunFolder) -> int:
             record = ExitRecord(status=ExitStatus.DONE, state=State.STOPPED, reason=stopped.message)
         except BaseException as error:
             drop_ballast()
-            with suppress(OSError):  # the log may be on the disk that is full
+            with suppress(OSError):  # the log may be on the full disk
                 traceback.print_exc()
             record = ExitRecord.of_error(from_foreign(error))
         if record.state == State.STOPPED and received:
@@ -120,7 +118,7 @@ def work(folder: RunFolder, heartbeat: Heartbeat) -> ExitRecord:
     step = checkpoint_step(checkpoint) if checkpoint else 0
     drop_events_after(
         folder.events, step
-    )  # before the writer opens the file, for this may replace it
+    )  # before the writer opens the file, since this may replace it
     with SharedEvents(folder.events) as events:
         job = read_job(folder.config, JOB_BYTES)
         events.write(RunEvent(state="resumed" if known else "started", step=step))
@@ -136,13 +134,14 @@ def check_weights(job: Job) -> None:
     """Check that the weights of the job still exist. Raises WeightsMissing, InputRefused."""
     if isinstance(job, EnrollJob):
         locate_faces(job)
-    elif not isinstance(job, PlanJob | RenderJob):  # not yet needed, or by some of the clips only
+    elif not isinstance(job, PlanJob | RenderJob):  # not needed yet, or needed by some clips only
         locate_weights(job)
 
 
 def dispatch(job: Job, folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> State:
-    """Run the job with the function for its class; importing that function's module, and torch, is
-    deferred to here.
+    """Run the job with the function for its class.
+
+    The function's module, and torch, are imported here.
     """
     if _users_umask is not None:
         use_umask_for(_out_of(job), _users_umask)
@@ -189,9 +188,8 @@ def use_threads(settings: Settings | Setup) -> None:
 def reporter(folder: RunFolder, events: EventWriter) -> Report:
     """Return the function to which short jobs report events.
 
-    It raises Interrupted after a request to stop.
-
-    It raises in the main thread only: work of other threads is completed.
+    It raises Interrupted after a request to stop, in the main thread only: work of other threads is
+    completed.
     """
 
     def report(event: Event) -> None:
@@ -228,16 +226,16 @@ def stop_on_signal(folder: RunFolder) -> Generator[list[signal.Signals]]:
 
 @contextmanager
 def ballast(folder: RunFolder) -> Generator[Callable[[], None]]:
-    """Reserve disk space, to be released when the disk is full so that the outcome can be recorded."""
+    """Reserve disk space, and release it when the disk is full, to record the outcome."""
 
     def drop() -> None:
         remove(folder.ballast)
 
-    drop()  # that of an engine that was killed; whatever has its name is not written to
+    drop()  # left by a killed engine; an existing file is never written to
     with (
         suppress(OSError),
         folder.ballast.open("xb") as file,
-    ):  # full: then the job will find that out and fail
+    ):  # disk full: the job itself will fail
         file.write(bytes(_BALLAST_BYTES))
 
     try:
@@ -264,9 +262,11 @@ if __name__ == "__main__":
     _users_umask = os.umask(0o077)
     os.environ.setdefault(
         "HF_HUB_OFFLINE", "1"
-    )  # weights come by `pv models` alone, whatever other libraries try
-    os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' progress bars would fill the log
+    )  # only `pv models` downloads weights, not other libraries
+    os.environ.setdefault(
+        "TQDM_DISABLE", "1"
+    )  # progress bars of other libraries would fill the log
     os.environ.setdefault(
         "PYTHONSAFEPATH", "1"
-    )  # Python files of the current folder are not for our children, either
+    )  # subprocesses must not import modules of the current folder either
     sys.exit(main(sys.argv[1:]))

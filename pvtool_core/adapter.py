@@ -1,8 +1,8 @@
 """The Isolated Identity Adapter (section 4.4): its layers, its active steps, and its file.
 
 LoRA on the q, k and v projections of spatial self-attention, W + A_down A_up, active in the last
-part of the denoising steps only, in training and in rendering alike. It is off outside `acting()`,
-where the model is bit for bit the base model.
+denoising steps only, both in training and in rendering. Outside `acting()` it is off, and the model
+equals the base model bit by bit.
 """
 
 import json
@@ -30,21 +30,22 @@ _FORMAT = "pv adapter 1"
 
 
 def switch_step(start: float, num_steps: int) -> int:
-    """Return the first active step of the adapter: for the last quarter of 50 steps, int(0.75 · 50)
-    = 37.
+    """Return the first active step of the adapter.
+
+    For the last quarter of 50 steps this is int(0.75 · 50) = 37.
     """
     return int(start * num_steps)
 
 
 @dataclass(frozen=True)
 class AdapterMetadata:
-    """Metadata of an adapter file: active steps, sampler and base model, without which it is not
-    usable.
+    """Metadata of an adapter file: active steps, sampler and base model.
 
-    `sampler` is the configuration of the scheduler with its `class` and, for flow matching, its
-    noise levels (see `Backbone.sampler_facts`); `base_model` is the fingerprint of the weights.
-    `style_loras` and `control` are those of the training run, each with file name, weight and
-    fingerprint; `keyword` is the literal text that stands for the identity in a prompt.
+    The file cannot be used without them. `sampler` is the configuration of the scheduler with its
+    `class` and, for flow matching, its noise levels (see `Backbone.sampler_facts`); `base_model` is
+    the fingerprint of the weights. `style_loras` and `control` are those of the training run, each
+    with file name, weight and fingerprint; `keyword` is the literal text that stands for the
+    identity in a prompt.
     """
 
     start: float
@@ -58,9 +59,7 @@ class AdapterMetadata:
     keyword: str = KEYWORD
 
     def metadata(self) -> dict[str, str]:
-        """Return the texts of the safetensors header, with a description for users of other
-        programs.
-        """
+        """Return the texts of the safetensors header, described for other programs' users."""
         first, steps = switch_step(self.start, self.num_inference_steps), self.num_inference_steps
         return {
             "format": _FORMAT,
@@ -84,11 +83,15 @@ class AdapterMetadata:
         prompt = f"Prompts name the person by the literal text {self.keyword}."
         comfyui = recipe(first, steps, self.sampler)
         if first == 0:
-            return f"Acts in all {steps} denoising steps. {prompt} diffusers: load_lora_weights. {comfyui}"
+            return (
+                f"Acts in all {steps} denoising steps. "
+                f"{prompt} diffusers: load_lora_weights. {comfyui}"
+            )
         return (
-            f"Acts in denoising steps {first} to {steps - 1} of {steps} only (steps count from 0); off before. "
-            f"{prompt} diffusers: load_lora_weights, set_adapters weight 0, and weight 1 from "
-            f"callback_on_step_end after step {first - 1}, with the scheduler in `sampler`. {comfyui}"
+            f"Acts in denoising steps {first} to {steps - 1} of {steps} only (steps count from 0); "
+            f"off before. {prompt} diffusers: load_lora_weights, set_adapters weight 0, and weight "
+            f"1 from callback_on_step_end after step {first - 1}, with the scheduler in `sampler`. "
+            f"{comfyui}"
         )
 
     @classmethod
@@ -119,7 +122,7 @@ def _json(value: Any) -> str:
 
 
 def _table(text: str) -> dict[str, Any]:
-    """Return the object that a JSON text holds. Raises ValueError for anything else."""
+    """Return the object in a JSON text. Raises ValueError for anything else."""
     return _object(parse_json(text))
 
 
@@ -207,8 +210,7 @@ class IdentityAdapter:
 
     @contextmanager
     def acting(self, on: bool = True) -> Generator[None]:
-        """Activate the adapter, in forward passes and their backward pass; or deactivate it within
-        that.
+        """Activate the adapter in forward and backward passes, or deactivate it.
 
         Nothing is rebuilt and `requires_grad` is unchanged: only the list of active adapters of our
         own layers changes, so that other LoRAs stay active.
@@ -264,7 +266,10 @@ class IdentityAdapter:
 
 
 def read_adapter(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of an adapter file. Raises InputRefused for other files or invalid metadata."""
+    """Return the tensors of an adapter file.
+
+    Raises InputRefused for other files or invalid metadata.
+    """
     tensors, metadata = _read(path)
     try:
         AdapterMetadata.of(metadata)
@@ -294,7 +299,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError:
         metadata, tensors = {}, {}
     if metadata.get("format") != _FORMAT:

@@ -1,4 +1,4 @@
-"""`python -m pvtool_core.devices NAME...`: report devices that torch cannot use, as a line of JSON."""
+"""Report devices that torch cannot use: `python -m pvtool_core.devices NAME...` prints JSON."""
 
 import json
 import sys

@@ -40,13 +40,19 @@ from typing import Literal
 
 
 def printable(path: Path | str, whole: bool = False) -> str:
-    """Return a file's name, or its `whole` path, with control characters and invalid UTF-8 escaped."""
-    text = str(path) if whole else Path(path).name or str(path)  # "." and "/" have no name
+    """Return a file's name, or its `whole` path, with special characters escaped.
+
+    Escaped are control characters and invalid UTF-8.
+    """
+    text = str(path) if whole else Path(path).name or str(path)  # the name of "." and "/" is empty
     return "".join(map(_escaped, text))
 
 
 def _escaped(letter: str) -> str:
-    """Escape one character. Bytes that are not UTF-8 are surrogates from U+DC80; U+200D joins emoji."""
+    """Escape one character.
+
+    Bytes that are not UTF-8 are surrogates from U+DC80; U+200D joins emoji.
+    """
     if "\udc80" <= letter <= "\udcff":
         return f"\\x{ord(letter) - 0xDC00:02x}"
     return letter if letter.isprintable() or letter == "\u200d" else repr(letter)[1:-1]
@@ -73,7 +79,7 @@ class ExitStatus(IntEnum):
 
 
 class PvError(Exception):
-    """An error for the user: `message` says what is wrong, `hint` what to do."""
+    """An error for the user: `message` describes the problem, `hint` the solution."""
 
     status = ExitStatus.FAILED
 
@@ -89,7 +95,7 @@ class PvError(Exception):
 
 
 class Reported(PvError):
-    """An error of another process, with the status, name and sentences that it reported."""
+    """An error of another process, with its status, name, message and hint."""
 
     def __init__(self, status: int, kind: str, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
@@ -121,7 +127,7 @@ class RunFailed(PvError):
 
 
 class NotFinite(RunFailed):
-    """Latents, frames or scores with NaN or infinity; `what` names them."""
+    """Latents, frames or scores with NaN or infinity; `what` describes them."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(
@@ -235,7 +241,7 @@ class BadPicture(InputRefused):
     """A file that is not an image, or is too large to open safely."""
 
     def __init__(
-        self, picture: Path | str, problem: str, hint: str = "Give a JPEG, PNG or WebP photo."
+        self, picture: Path | str, problem: str, hint: str = "Use a JPEG, PNG or WebP photo."
     ) -> None:
         super().__init__(f"{printable(picture)} {problem}.", hint)
 
@@ -346,7 +352,7 @@ class DiskFull(OutOfResources):
     def __init__(
         self,
         path: str | None = None,
-        hint: str = "Free disk space, then resume from the last checkpoint with `pv runs resume RUN`.",
+        hint: str = "Free disk space, then resume with `pv runs resume RUN`.",
     ) -> None:
         super().__init__(f"The disk is full{f' while writing {path}' if path else ''}.", hint)
 

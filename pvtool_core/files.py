@@ -28,9 +28,7 @@ _STALE_SECONDS = 3600.0
 
 @contextmanager
 def working_folder(clip: Path) -> Generator[Path]:
-    """Create a hidden folder of this process for the files of a clip, and delete those of dead
-    processes.
-    """
+    """Create a hidden folder of this process for a clip, and delete those of dead processes."""
     for folder in _left_behind(clip):
         shutil.rmtree(folder, ignore_errors=True)  # another attempt may be clearing up as well
     folder = clip.with_name(f".{clip.name}.{socket.gethostname()}.{os.getpid()}{WRITING}")
@@ -68,8 +66,9 @@ def _is_over(host: str, pid: int, folder: Path) -> bool:
 
 
 def publish(made: Iterable[Path], folder: Path) -> list[Path]:
-    """Move finished files and folders into `folder`, safe against a power failure; return their new
-    paths.
+    """Move finished files and folders into `folder`, and return their new paths.
+
+    This is safe against a power failure.
     """
     places = [_put(each, folder / each.name) for each in made]
     sync_folder(folder)
@@ -87,8 +86,9 @@ def _put(made: Path, place: Path) -> Path:
 
 
 def _put_folder(made: Path, place: Path) -> Path:
-    """Move a folder to its place; an existing one is moved away first, since a rename cannot
-    replace it.
+    """Move a folder to its place.
+
+    An existing one is moved away first, since a rename cannot replace it.
     """
     attempts = itertools.count()
     while True:
@@ -97,7 +97,7 @@ def _put_folder(made: Path, place: Path) -> Path:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        with suppress(FileNotFoundError):  # another process was as quick
+        with suppress(FileNotFoundError):  # created by another process meanwhile
             place.replace(made.with_name(f"{made.name}.{next(attempts)}.old"))
 
 
@@ -112,12 +112,12 @@ def replace_file(
     mode: int = 0o666,
     unless: Callable[[], bool] | None = None,
 ) -> None:
-    """Write `content` to a temporary name, sync it and rename it to `path`: readers see the old or
-    the new file.
+    """Write `content` to a temporary name, sync it and rename it to `path`.
 
-    `mode` is the mode of a new file before the umask; in the data folder and the cache it is 0600.
-    `unless` is called last: if it returns true, the old file stays. A link with the temporary name,
-    which another user may have created, is replaced and not followed.
+    Readers see the old or the new file. `mode` is the mode of a new file before the umask; in the
+    data folder and the cache it is 0600. `unless` is called last: if it returns true, the old file
+    stays. A link with the temporary name, which another user may have created, is replaced and not
+    followed.
     """
     if is_private(path):
         mode &= 0o600
@@ -141,10 +141,9 @@ def replace_file(
 
 
 def copy_private(source: Path, target: Path) -> None:
-    """Copy a file to a new path: `target` appears complete, readable by its owner only, or not at
-    all.
+    """Copy a file to a new path, complete or not at all, readable by its owner only.
 
-    Raises NameTaken if it exists, Missing without its folder, and OSError as copying does.
+    Raises NameTaken if it exists, Missing without its folder, and OSError of the copy.
     """
     with source.open("rb") as content:
         write_private(target, content)
@@ -162,7 +161,7 @@ def _rename_to_new(temporary: Path, target: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` last through a power cut."""
+    """Sync renames in `folder` to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -171,7 +170,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_private(target: Path, content: BinaryIO) -> None:
-    """Write a stream to a new file as `copy_private` does.
+    """Write a stream to a new file, like `copy_private`.
 
     If the file system supports unnamed files, a killed process leaves nothing behind.
     """
@@ -186,7 +185,7 @@ def write_private(target: Path, content: BinaryIO) -> None:
 
 
 def _write_unnamed(target: Path, content: BinaryIO) -> bool:
-    """Write a file without a name, then link it; return False if the file system does not support it."""
+    """Write a file without a name, then link it; return False if this is not supported."""
     try:
         descriptor = os.open(target.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except (OSError, AttributeError):

@@ -46,7 +46,7 @@ def sha256_of_folder(folder: Path) -> str:
 
 
 def cached_sha256(file: Path) -> str:
-    """Return the SHA-256 of a file; that of a large one is cached while size, time and inode stay."""
+    """Return the SHA-256 of a file; large files are cached by size, time and inode."""
     now = file.stat()
     if now.st_size < LARGE:
         return hash_of(file, "sha256")

@@ -47,7 +47,7 @@ class ImageText:
             dtype or (torch.float32 if device.type == "cpu" else torch.float16),
         )
         file = weights_file(config)
-        weights = read_weights(file)  # first, for a large model takes long to make
+        weights = read_weights(file)  # before the large model, which takes time to create
         self._model: Any = new_model(name)
         fill(self._model, weights, file)
         self._model.eval().requires_grad_(False).visual.to(device, self.dtype)
@@ -59,9 +59,7 @@ class ImageText:
     def side(self) -> int:
         """Side of the square input images in pixels."""
         size = self.preparation["size"]
-        return (
-            size if isinstance(size, int) else size[0]
-        )  # a folder with settings of its own gives one number
+        return size if isinstance(size, int) else size[0]  # a folder's settings may have one number
 
     def of_pictures(self, pictures: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n width"]:
         """Return features of normalised images; differentiable."""
@@ -79,19 +77,19 @@ class ImageText:
         return self._texts[text]
 
     def cuts(self, text: str) -> bool:
-        """Return whether the end of a text is past the model's context and so does not count."""
+        """Return whether a text is longer than the model's context, which truncates it."""
         read: Tensor = self._tokenizer([text])[0]
-        room = len(read) + 4 * len(text.encode())  # for all of it, and padding after it
+        room = len(read) + 4 * len(text.encode())  # for the whole text with padding
         whole: Tensor = self._tokenizer([text], context_length=room)[0]
         beyond = whole[len(read) :]
         return not torch.equal(whole[: len(read)], read) or bool((beyond != beyond[-1]).any())
 
 
 def keep_in_range(start: Tensor, end: Tensor) -> None:
-    """Pass gradients from `end` to `start`, both float32, without underflow in the float16 part
-    between them.
+    """Pass gradients from `end` to `start` without underflow in the float16 part between.
 
-    They are scaled to a largest element of 1 on entry, and scaled back on exit.
+    Both are float32. The gradients are scaled to a largest element of 1 on entry, and scaled back
+    on exit.
     """
     largest: list[Tensor] = []
 
@@ -131,10 +129,8 @@ def new_model(name: str) -> Any:
         hint = (
             "Set semantic_reward.model to a folder or an open_clip model name; HPSv2 is ViT-H-14."
         )
-        raise InputRefused(f"open_clip knows no model of the name {name!r}.", hint)
-    logging.disable(
-        logging.WARNING
-    )  # it would say that its weights are random, which lasts no longer than a moment
+        raise InputRefused(f"Unknown open_clip model {name!r}.", hint)
+    logging.disable(logging.WARNING)  # it would warn of random weights, which are replaced below
     try:
         return open_clip.create_model(name, load_weights=False, pretrained_text=False)
     except NOT_A_MODEL as error:
@@ -144,9 +140,7 @@ def new_model(name: str) -> Any:
 
 
 def weights_file(config: SemanticRewardConfig) -> Path:
-    """Return the weights file: in the folder of the model, or the checkpoint for a model given by
-    name.
-    """
+    """Return the weights file: of the model's folder, or the checkpoint for a model name."""
     folder = Path(config.model)
     if folder.is_dir():
         found = [folder / name for name in FOLDER_WEIGHTS if (folder / name).is_file()]
@@ -154,7 +148,8 @@ def weights_file(config: SemanticRewardConfig) -> Path:
             raise InputRefused(f"No weights in {folder}.", f"Put {FOLDER_WEIGHTS[0]} there.")
         return found[0]
     if not Path(config.checkpoint).is_file():
-        hint = "Set semantic_reward.checkpoint to a file, such as models:hpsv2.1/HPS_v2.1_compressed.pt for ViT-H-14."
+        hint = "Set semantic_reward.checkpoint to a file; that of ViT-H-14 is "
+        hint += "models:hpsv2.1/HPS_v2.1_compressed.pt."
         raise InputRefused(f"No checkpoint {config.checkpoint!r} for {config.model}.", hint)
     return Path(config.checkpoint)
 
@@ -163,7 +158,8 @@ def fill(model: Any, weights: Weights, file: Path) -> None:
     """Load the weights of the file into the model. Raises InputRefused unless all of them fit."""
     if misfit := why_not(weights, model.state_dict()):
         raise InputRefused(
-            f"{file.name} does not hold the weights of semantic_reward.model: {misfit}.", _SETTINGS
+            f"{file.name} does not contain the weights of semantic_reward.model: {misfit}.",
+            _SETTINGS,
         )
     model.load_state_dict(weights)
 
@@ -186,7 +182,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             "Use a checkpoint that contains tensors only: loading a pickle can run arbitrary code."
         )
         raise InputRefused(
-            f"{file.name} holds code ({code[1]}) beside its tensors.", hint
+            f"{file.name} contains code ({code[1]}) besides tensors.", hint
         ) from error
     except (
         SafetensorError,
@@ -199,7 +195,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     ) as error:
         raise _no_checkpoint(file) from error
     except OSError as error:
-        if error.errno != errno.EINVAL:  # what torch makes of a zip archive that was cut off
+        if error.errno != errno.EINVAL:  # torch's error for a truncated zip archive
             raise
         raise _no_checkpoint(file) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
@@ -214,7 +210,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def _no_checkpoint(file: Path) -> InputRefused:
-    hint = "Fetch it again, and compare its size."
+    hint = "Download it again, and compare its size."
     return InputRefused(f"{file.name} is not a complete checkpoint.", hint)
 
 
@@ -232,7 +228,7 @@ def why_not(weights: Weights, expected: Weights) -> str:
     for names, verb in ((lacking, "lacks"), (needless, "also has")):
         if names:
             return f"it {verb} {names[0]}" + (
-                f" and {len(names) - 1} others" if len(names) > 1 else ""
+                f" and {len(names) - 1} more" if len(names) > 1 else ""
             )
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:

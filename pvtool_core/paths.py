@@ -12,31 +12,30 @@ import platformdirs
 from pvtool_core.errors import BadName, Missing, NameTaken, UsageError, is_utf8, printable
 
 _NAME = re.compile(r"[^\W_][\w.-]{0,63}")
-_NAME_BYTES = 200  # a file system's 255, less what temporary names and numbers of runs add
+_NAME_BYTES = 200  # 255, without suffixes of temporary names and run numbers
 _FILE_URL = "file://"
 
 
 def data_dir() -> Path:
-    """Return the folder of identities and runs: PV_HOME/data, or the user data folder of the
-    platform.
-    """
+    """Return the folder of identities and runs: PV_HOME/data, or the platform's."""
     return _home("data") or check_utf8(Path(platformdirs.user_data_dir("pv", appauthor=False)))
 
 
 def cache_dir() -> Path:
-    """Return the folder of reproducible files: PV_HOME/cache, or the cache folder of the platform."""
+    """Return the folder of reproducible files: PV_HOME/cache, or the platform's."""
     return _home("cache") or check_utf8(Path(platformdirs.user_cache_dir("pv", appauthor=False)))
 
 
 def config_dir() -> Path:
-    """Return the folder of the user's settings, presets and prompt banks: PV_HOME/config, or the
-    platform's.
+    """Return the folder of the user's settings, presets and prompt banks.
+
+    It is PV_HOME/config, or the platform's.
     """
     return _home("config") or check_utf8(Path(platformdirs.user_config_dir("pv", appauthor=False)))
 
 
 def presets_dir() -> Path:
-    """Return the folder of shipped presets: inside the package if installed, beside it in a checkout."""
+    """Return the folder of shipped presets: inside the package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent
     inside = package / "presets"
     return inside if inside.is_dir() else package.parent / "presets"
@@ -55,7 +54,7 @@ def batches_dir() -> Path:
 
 
 def models_dir() -> Path:
-    """Return the folder of fetched weights, one folder per model."""
+    """Return the folder of downloaded weights, one folder per model."""
     return cache_dir() / "models"
 
 
@@ -89,8 +88,8 @@ def _home(part: str) -> Path | None:
     )
 
 
-def check_utf8(path: Path, hint: str = "Rename it, or choose another place.") -> Path:
-    """Give back a path that can be written into records, which are UTF-8. Raises UsageError."""
+def check_utf8(path: Path, hint: str = "Rename it, or choose another location.") -> Path:
+    """Return a path that can be written into records, which are UTF-8. Raises UsageError."""
     if not is_utf8(str(path)):
         raise UsageError(
             f"Cannot use {printable(path, whole=True)}: its path is not valid UTF-8.", hint
@@ -114,8 +113,9 @@ def path_of(text: str) -> Path:
 
 
 def exists(path: Path) -> bool:
-    """Return whether a file or folder exists; false for invalid paths, such as a text that is too
-    long.
+    """Return whether a file or folder exists; false for invalid paths.
+
+    A too long text is an invalid path.
     """
     try:
         return path.exists()
@@ -124,16 +124,14 @@ def exists(path: Path) -> bool:
 
 
 def user_path(text: str) -> Path:
-    """Return a path as the user wrote it, with `~` and `~USER` expanded if that user exists."""
+    """Return a path as the user wrote it, with `~` and `~USER` expanded if possible."""
     return Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser raises for unknown users
 
 
 def check_name(what: str, name: str) -> str:
-    """Return `name` in Unicode's composed form if it is a valid file name on every platform.
+    """Return `name` in Unicode's composed form if it is a valid file name everywhere.
 
-    Raises BadName.
-
-    `what` is the noun with its article, such as "an identity".
+    `what` is the noun with its article, such as "an identity". Raises BadName.
     """
     composed = unicodedata.normalize("NFC", name)
     fits = len(composed.encode(errors="replace")) <= _NAME_BYTES
@@ -151,7 +149,7 @@ def check_new_file(path: Path) -> Path:
     if exists(path):
         raise NameTaken("a file", printable(path))
     if not path.parent.is_dir():
-        raise Missing("folder", str(path.parent), "Make it first.")
+        raise Missing("folder", str(path.parent), "Create it first.")
     return path
 
 

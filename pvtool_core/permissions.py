@@ -21,14 +21,15 @@ def make_private(folder: Path) -> None:
 
 
 def use_umask_for(out: Path | None, users: int) -> None:
-    """Set the umask of a process that writes to `out`: the user's own if the user chose that
-    folder.
+    """Set the umask of a process that writes to `out`.
+
+    It is the user's own if the user chose that folder.
     """
     os.umask(users if out is not None and not is_private(out) else _OTHERS)
 
 
 def tighten_home() -> None:
-    """Tighten permissions below the data folder and the cache if other users can enter one of them."""
+    """Tighten permissions of the data folder and the cache if other users have access."""
     for root in (data_dir(), cache_dir()):
         with suppress(OSError):
             if root.stat().st_mode & _OTHERS:
@@ -36,8 +37,9 @@ def tighten_home() -> None:
 
 
 def tighten(root: Path) -> None:
-    """Remove all permissions of other users on a folder and its content; links and files of other
-    owners are skipped.
+    """Remove all permissions of other users on a folder and its content.
+
+    Links and files of other owners are skipped.
     """
     for folder, _, files in os.walk(root):
         for path in (*(os.path.join(folder, name) for name in files), folder):  # noqa: PTH118 - many

@@ -25,14 +25,13 @@ Scores = Float[Tensor, " frames"]
 JITTER = 0.2
 """Range around 1 of brightness, contrast and saturation in augmented crops."""
 SHIFT = 0.05
-"""How far a landmark strays (standard deviation), in distances between the eyes."""
+"""Standard deviation of landmark jitter, in distances between the eyes."""
 
 
 def identity_reward(
     face: Float[Tensor, " width"], references: Float[Tensor, "photos width"]
 ) -> Scalar:
-    """PersonalVideo eq. 2: cosine similarity of the generated face with the mean reference
-    embedding.
+    """Return PersonalVideo eq. 2: cosine similarity with the mean reference embedding.
 
     All embeddings have length 1. The paper says that the similarity is minimised; its negative is
     meant.
@@ -41,9 +40,10 @@ def identity_reward(
 
 
 def semantic_reward(target: Scores, source: Scores, temperature: float) -> Scalar:
-    """PersonalVideo eq. 3-4: KL(V_target ‖ V_source), V the softmax over frames of the scaled scores; a loss.
+    """Return PersonalVideo eq. 3-4: KL(V_target ‖ V_source), a loss.
 
-    Zero for equal scores, for one frame, and for a difference that all frames have in common.
+    V is the softmax over frames of the scaled scores. The loss is zero for equal scores, for one
+    frame, and for a difference that all frames have in common.
     """
     log_target, log_source = (
         functional.log_softmax(temperature * each, dim=0) for each in (target, source)
@@ -52,16 +52,17 @@ def semantic_reward(target: Scores, source: Scores, temperature: float) -> Scala
 
 
 def level_penalty(target: Scores, source: Scores) -> Scalar:
-    """Return the drop of the mean score, to which `semantic_reward` is invariant; zero if it rose.
+    """Return the decrease of the mean score; zero if it rose.
 
-    Not in the paper.
+    `semantic_reward` does not depend on it. Not in the paper.
     """
     return functional.relu(source.mean() - target.mean())
 
 
 def colour_jitter(crops: Crops, generator: torch.Generator) -> Crops:
-    """Return crops in [0, 1] with brightness, contrast and saturation drawn once for all;
-    differentiable.
+    """Return crops in [0, 1] with random brightness, contrast and saturation, the same for all.
+
+    Differentiable.
     """
     brightness, contrast, saturation = (
         1 + JITTER * (2 * torch.rand(3, generator=generator) - 1)
@@ -74,19 +75,19 @@ def colour_jitter(crops: Crops, generator: torch.Generator) -> Crops:
 def landmark_jitter(
     landmarks: Float[Tensor, "5 2"], count: int, generator: torch.Generator
 ) -> Float[Tensor, "n 5 2"]:
-    """Return `count` copies with independent noise on each point, as of a detector: crops shift,
-    rotate and scale.
+    """Return `count` copies with independent noise on each point, like a detector's.
+
+    The crops are shifted, rotated and scaled.
     """
     between_eyes = (landmarks[1] - landmarks[0]).norm()
     return landmarks + SHIFT * between_eyes * torch.randn(count, 5, 2, generator=generator)
 
 
 class IdentityScorer:
-    """Compares generated faces with reference crops by a frozen recogniser that takes crops in [0,
-    1].
+    """Compares generated faces with reference crops by a frozen recogniser.
 
-    Of each face it takes `views` crops, all slightly jittered if there are several: their common
-    gradient draws facial features rather than noise.
+    The recogniser takes crops in [0, 1]. Each face gives `views` crops, all slightly jittered if
+    there are several: their common gradient changes facial features rather than noise.
     """
 
     def __init__(self, recognizer: nn.Module, references: Crops, views: int = 1) -> None:
@@ -98,8 +99,9 @@ class IdentityScorer:
         landmarks: Float[Tensor, "5 2"],
         generator: torch.Generator,
     ) -> Scalar:
-        """Return the mean similarity of the views, in [−1, 1]; references and views are augmented
-        independently.
+        """Return the mean similarity of the views, in [−1, 1].
+
+        References and views are augmented independently.
         """
         with torch.no_grad():
             references = self._embed(colour_jitter(self._references, generator))
@@ -117,7 +119,7 @@ class IdentityScorer:
 
 
 class SemanticScorer:
-    """HPSv2: how well a picture fits a prompt, by an open_clip model."""
+    """HPSv2: agreement of a picture with a prompt, by an open_clip model."""
 
     def __init__(self, config: SemanticRewardConfig, device: torch.device) -> None:
         """Load the model. Raises InputRefused if it does not exist or its weights do not fit."""
@@ -131,8 +133,9 @@ class SemanticScorer:
         self.fingerprint = f"{known_by} {self._reader.dtype}"
 
     def score(self, frames: Float[Tensor, "frames 3 height width"], prompt: str) -> Scores:
-        """Return the cosine similarity of each frame with the prompt without the keyword, in
-        float32.
+        """Return the cosine similarity of each frame with the prompt, in float32.
+
+        The keyword is removed from the prompt.
         """
         reader = self._reader
         pictures = letterbox(frames.to(reader.device, torch.float32), reader.side)
@@ -142,17 +145,16 @@ class SemanticScorer:
         return reader.of_pictures(pictures) @ reader.of_text(without_keyword(prompt))
 
     def cut_prompts(self, prompts: Iterable[str]) -> list[str]:
-        """Return the prompts that exceed the context of the model, whose end is not scored."""
+        """Return the prompts longer than the model's context, whose end is not scored."""
         return [prompt for prompt in prompts if self._reader.cuts(without_keyword(prompt))]
 
 
 def letterbox(
     frames: Float[Tensor, "frames 3 height width"], side: int
 ) -> Float[Tensor, "frames 3 {side} {side}"]:
-    """Return HPSv2's preprocessing: the long side becomes `side` (bicubic, antialiased), the rest
-    is black.
+    """Return HPSv2's preprocessing: the long side becomes `side`, and the margins black.
 
-    As in HPSv2, edges overshoot 0 and 1 slightly.
+    Resizing is bicubic with antialiasing. As in HPSv2, edges overshoot 0 and 1 slightly.
     """
     height, width = frames.shape[-2:]
     scale = side / max(height, width)
@@ -166,5 +168,5 @@ def letterbox(
 def nearest_face(
     candidates: Sequence[Float[Tensor, "5 2"]], expected: Float[Tensor, "5 2"]
 ) -> Float[Tensor, "5 2"] | None:
-    """Return the detection with landmarks nearest to the face in the base model's frame, or None."""
+    """Return the detection nearest to the base model's face by landmarks, or None."""
     return min(candidates, key=lambda points: float((points - expected).norm()), default=None)

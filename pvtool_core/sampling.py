@@ -29,8 +29,7 @@ def denoise(
     steps: range,
     adapter: IdentityAdapter | None = None,
 ) -> Latents:
-    """Return the latents after `steps`, in all of which `adapter` is active; without one, those of
-    the base model.
+    """Return the latents after `steps`, with `adapter` active in all of them, or the base model's.
 
     Raises NotFinite if they contain NaN or infinity.
     """
@@ -58,11 +57,11 @@ class Rollout:
 
 @dataclass(frozen=True)
 class BaseKl:
-    """Penalty on the distance to the base model: added to the loss with `weight`; the base model is
-    a constant.
+    """Penalty on the distance to the base model, added to the loss with `weight`.
 
-    Each of `steps` costs one more forward pass; a single one drawn at random has the mean of all.
-    `shares`, of any shape that broadcasts to the latents, weights each position.
+    The base model is a constant. Each of `steps` costs one more forward pass; a single random one
+    has the mean of all. `shares`, of any shape that broadcasts to the latents, weights each
+    position.
     """
 
     weight: float
@@ -98,8 +97,9 @@ class AdaptedSteps:
     def push_back(
         self, result: Tensor, gradient: Tensor, strayed: Scalar, share: float = 1.0
     ) -> None:
-        """Back-propagate `share` of the loss with the given gradient of `result`, and all of
-        `strayed`.
+        """Back-propagate `share` of the loss with the given gradient of `result`.
+
+        All of `strayed` is back-propagated too.
         """
         loss = share * (result * gradient).sum()
         if self.base_kl:
@@ -108,9 +108,7 @@ class AdaptedSteps:
 
 
 def rollout_in_memory(route: AdaptedSteps, latents: Latents) -> Rollout:
-    """Roll out with `full`: keep the graph of all steps, as plain back-propagation through time
-    does.
-    """
+    """Roll out with `full`: keep the graph of all steps for back-propagation through time."""
     strayed = latents.new_zeros(())
     with route.adapter.acting():
         for step in route.steps:
@@ -125,8 +123,9 @@ def rollout_in_memory(route: AdaptedSteps, latents: Latents) -> Rollout:
 
 
 def rollout_replayed(route: AdaptedSteps, latents: Latents) -> Rollout:
-    """Roll out with `replay`: run the steps without a graph, then backwards with the graph of one
-    step at a time; the same gradient.
+    """Roll out with `replay`: run without a graph, then backwards one step at a time.
+
+    Only one step's graph is in memory. The gradient is the same.
     """
     entering, final, strayed = _roll_out(route, latents)
 
@@ -144,13 +143,12 @@ def rollout_replayed(route: AdaptedSteps, latents: Latents) -> Rollout:
 def rollout_stopped(
     route: AdaptedSteps, latents: Latents, drawn: Sequence[int] | None = None
 ) -> Rollout:
-    """Roll out with `drtune`: no gradient through the model's input (DRTune, Wu et al. 2024), so
-    steps are independent.
+    """Roll out with `drtune`: no gradient through the model's input (Wu et al. 2024).
 
-    The sampler is linear, x' = a x + b output: the gradient of the output of step k is b_k times
-    the product of all later a. Only the steps in `drawn` are used, weighted so that their
-    expectation is that of all; `base_kl` counts in those of its own steps that are among them.
-    Raises RunFailed if the sampler clips its predictions.
+    Steps are then independent. The sampler is linear, x' = a x + b output: the gradient of the
+    output of step k is b_k times the product of all later a. Only the steps in `drawn` are used,
+    weighted so that their expectation is that of all; `base_kl` counts in those of its own steps
+    that are among them. Raises RunFailed if the sampler clips its predictions.
     """
     entering, final, strayed = _roll_out(route, latents)
     weights = output_weights(route.backbone, route.steps)
@@ -204,7 +202,7 @@ def step_coefficients(backbone: Backbone, step: int) -> tuple[float, float]:
     far = float(backbone.advance(1e3 * one, step, -1e3 * one))
     if abs(far - 1e3 * (a - b)) > 1e-6 * abs(far) + 1e-9:
         raise RunFailed(
-            "This model's sampler clips its predictions, which the drtune gradient cannot account for.",
+            "This sampler clips its predictions, which the drtune gradient does not support.",
             "Use --set training.gradient=replay.",
         )
     return a, b

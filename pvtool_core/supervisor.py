@@ -31,25 +31,25 @@ from pvtool_core.store.runs import Request, RunFolder
 from pvtool_core.store.scratch import held_folder, keep
 
 ENGINE = (sys.executable, "-P", "-m", "pvtool_core")
-"""-P: Python files of the folder that one works in are not for the engine."""
+"""With -P the engine does not import Python files of the current folder."""
 POLL_SECONDS = 0.1
 ANSWER_SECONDS = 600.0
-"""A step of the largest models takes minutes, and a checkpoint comes after it."""
+"""A step of the largest models takes minutes, and a checkpoint follows."""
 OnEvent = Callable[[Event], None]
 
 
 def start(
     folder: RunFolder, engines: list[subprocess.Popen[bytes]] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start an engine in its own session: a lost terminal does not end it, and Ctrl-C reaches it
-    only through this process.
+    """Start an engine in its own session and add it to `engines`.
 
-    It is added to `engines` as soon as the process exists, and ended again if that fails. Its
-    output goes to its log. The exit record of an earlier engine is removed. Raises UnsafeRun,
-    before anything is written, if for example a link leads out of the folder.
+    A closed terminal does not end it, and Ctrl-C reaches it only through this process. It is added
+    as soon as the process exists, and ended again if that fails. Its output goes to its log. The
+    exit record of an earlier engine is removed. Raises UnsafeRun, before anything is written, if
+    for example a link leads out of the folder.
     """
     folder.check()
-    idle = folder.state() not in LIVE  # else the one that lives will send this one away
+    idle = folder.state() not in LIVE  # otherwise the live engine will refuse this one
     ended = folder.exit_mark()
     with os.fdopen(folder.open_log(), "ab") as log:
         engine = subprocess.Popen(
@@ -65,7 +65,7 @@ def start(
             engines.append(engine)
         if idle:
             folder.announce(engine.pid)
-            if folder.exit_mark() == ended:  # else the new engine has ended already
+            if folder.exit_mark() == ended:  # otherwise the new engine has already ended
                 folder.clear_exit()
     except BaseException:
         _end([engine])
@@ -82,7 +82,7 @@ def _end(engines: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def run_short_job(kind: str, job: Job, on_event: OnEvent) -> None:
-    """Run a job in a temporary folder to its end. Raises what the engine reports.
+    """Run a job in a temporary folder to its end. Raises the engine's error.
 
     The folder is deleted, but kept for some days after an unexpected failure, for its log.
     """
@@ -101,7 +101,7 @@ def run_short_job(kind: str, job: Job, on_event: OnEvent) -> None:
 
 
 def run_to_end(folder: RunFolder, on_event: OnEvent) -> None:
-    """Start an engine and follow it to its end. Raises what it reports.
+    """Start an engine and follow it to its end. Raises its error.
 
     SIGINT and SIGTERM are forwarded once, and the engine saves its state and exits; a second one
     ends it immediately. A hang-up ends this process only.
@@ -151,7 +151,7 @@ class Engines:
                 folder.request(Request.STOP)
 
     def errors(self, received: signal.Signals | None = None) -> list[PvError | None]:
-        """Return what each engine reports once all have ended; `received` is the forwarded signal."""
+        """Return the error of each engine once all have ended; `received` is a forwarded signal."""
         return [
             _outcome(folder, received, process.wait())
             for folder, process in zip(self.folders, self.processes, strict=True)
@@ -159,7 +159,7 @@ class Engines:
 
 
 def run_together(folders: Sequence[RunFolder], on_event: OnEvent) -> list[PvError | None]:
-    """Start an engine in each folder and follow them all to their ends; return what each reports.
+    """Start an engine in each folder and follow all to their ends; return their outcomes.
 
     Signals are forwarded as in `run_to_end`.
     """
@@ -180,9 +180,9 @@ def _is_running(engine: subprocess.Popen[bytes]) -> bool:
 
 
 def start_detached(folder: RunFolder) -> None:
-    """Start an engine and leave it after its first heartbeat.
+    """Start an engine and return after its first heartbeat.
 
-    Raises what it reports if it ends before.
+    Raises the engine's error if it ends before.
     """
     engine = start(folder)
     announced = folder.read_status()
@@ -199,7 +199,10 @@ def follow(folder: RunFolder, on_event: OnEvent, offset: int = 0) -> None:
 
 
 def ask(folder: RunFolder, request: Request) -> None:
-    """Put a request to a live engine; it answers by an event. Raises UsageError if none lives."""
+    """Send a request to a live engine, which answers by an event.
+
+    Raises UsageError if it is not running.
+    """
     state = folder.state()
     if state not in LIVE:
         finished = state == State.FINISHED
@@ -216,7 +219,7 @@ def _follow(folder: RunFolder, offset: int, lives: Callable[[], bool]) -> Iterat
     """Yield the new events at each poll, until the engine has ended."""
     more = True
     while more:
-        more = lives()  # checked before reading, so that the last events of a dead engine are read
+        more = lives()  # checked before reading, to read the last events of a dead engine
         events, offset = read_events(folder.events, offset)
         yield events
 
@@ -268,23 +271,23 @@ class EngineLog(Exception):
 def raise_outcome(
     folder: RunFolder, received: signal.Signals | None = None, returncode: int | None = None
 ) -> None:
-    """Raise the error that the engine reported, if any; `received` is the signal that this process
-    forwarded.
+    """Raise the error that the engine reported, if any.
 
-    `returncode` is known for child processes only.
+    `received` is the signal that this process forwarded; `returncode` is known for child processes
+    only.
     """
     _raise_with_log(folder, _outcome(folder, received, returncode))
 
 
 def _raise_with_log(folder: RunFolder, error: PvError | None) -> None:
     if error:
-        raise error from EngineLog(f"the engine's log:\n{_said(folder)}")
+        raise error from EngineLog(f"the engine's log:\n{_log_text(folder)}")
 
 
-def _said(folder: RunFolder) -> str:
+def _log_text(folder: RunFolder) -> str:
     try:
         return folder.read_log()
-    except (PvError, OSError):  # it is about another error
+    except (PvError, OSError):  # the log is shown for another error
         return ""
 
 
@@ -300,7 +303,7 @@ def _outcome(
         )
         return Interrupted(
             "Interrupted; the state is saved.",
-            f"{resume} goes on.",
+            f"{resume} continues.",
             terminated=received == signal.SIGTERM,
         )
     if ended is None:

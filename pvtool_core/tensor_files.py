@@ -1,8 +1,8 @@
 """Write safetensors files whose bytes depend on their content only.
 
-The library keeps metadata in a hash map, so that two files with equal content differ in the order of its keys. Digests
-of such files are compared and go into the names of clips, so the keys are sorted here. Tensors are in a fixed order
-already, and nothing changes its length: offsets stay right.
+The library keeps metadata in a hash map: two files with equal content can differ in the order of
+its keys. Digests of such files are compared and are part of clip names, so the keys are sorted
+here. Tensors already have a fixed order, and no length changes, so offsets stay valid.
 """
 
 import json

@@ -1,6 +1,6 @@
 """The training loop: optimizer steps, checkpoints, samples and requests.
 
-The objective defines what a step optimises: the loop knows no loss by name. All randomness of an
+The objective defines the losses, and the loop knows none by name. All randomness of an
 iteration comes from a generator seeded with the run's seed and the iteration number. Weights,
 optimizer state and that number are the complete state, and a resumed run takes the same steps.
 """
@@ -54,18 +54,18 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 
 NOT_FINITE_HINT = (
     "Lower training.learning_rate, or use --set model.dtype=bfloat16 or float32; "
-    "checkpoints before it are whole."
+    "earlier checkpoints are valid."
 )
-_MOST_THREADS = 1024  # as of model.threads
-_OVERFLOWS = 10  # in a row
+_MOST_THREADS = 1024  # the limit of model.threads
+_OVERFLOWS = 10  # overflows in a row
 
 
 def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> State:
-    """Train the adapter of `job` in `folder` from its last checkpoint; return FINISHED, or STOPPED
-    on request.
+    """Train the adapter of `job` in `folder` from its last checkpoint.
 
-    Raises RunFailed if a loss is not a number, BadPrompt if the text encoder truncates a keyword,
-    FfmpegMissing or CodecMissing, and the errors of the objective and of model loading.
+    Returns FINISHED, or STOPPED on request. Raises RunFailed if a loss is not a number, BadPrompt
+    if the text encoder truncates a keyword, FfmpegMissing or CodecMissing, and the errors of the
+    objective and of model loading.
     """
     report, config = events.write, job.training
     job = with_recorded_threads(job, folder, report)
@@ -73,7 +73,7 @@ def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Hear
     heartbeat.update(state=State.RUNNING, total=config.iterations)
     report(StageEvent(stage="loading"))
     report_cuts(job.model, job.prompts, job.sampler.negative_prompt, report, job.identity.noun)
-    require_formats(PLAIN)  # of samples
+    require_formats(PLAIN)  # the format of samples
     trainer = Trainer(job, trajectories_dir(), report)
     files = RunFiles(folder, report)
     start = files.resume(trainer)
@@ -104,11 +104,10 @@ def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Hear
 
 
 def with_recorded_threads(job: TrainJob, folder: RunFolder, report: Report) -> TrainJob:
-    """Return the job with the number of CPU threads that the run has used so far, and set it in
-    torch.
+    """Set and return the number of CPU threads that the run has used so far.
 
-    Without a setting, torch's number depends on machine and environment; another number rounds
-    differently, and a resumed run would end in other weights. A new run records torch's number.
+    Without a setting, torch's number depends on machine and environment. Rounding depends on it,
+    and a resumed run would end in other weights. A new run records torch's number.
     """
     threads = job.model.threads
     if not threads and (checkpoint := folder.latest_checkpoint()):
@@ -151,10 +150,11 @@ class Trainer:
         self._report, self._overflows = report, 0
 
     def iterate(self, step: int) -> dict[str, Any]:
-        """Take one step of the optimiser, and return the values of its `step` event.
+        """Take one optimizer step and return the values of its `step` event.
 
-        A gradient that overflows float16 is left out. Raises RunFailed, and then the adapter is as it was, if a loss is
-        no number, or the gradient in any other number format, or in too many iterations in a row.
+        A step whose gradient overflows float16 is skipped. Raises RunFailed, with an unchanged
+        adapter, if a loss is NaN or infinite, or the gradient in another number format, or in too
+        many iterations in a row.
         """
         begun = time.perf_counter()
         rate = learning_rate(self.config, step)
@@ -173,7 +173,7 @@ class Trainer:
                 NOT_FINITE_HINT,
             )
         if overflows:
-            message = f"The gradient of iteration {step} overflows, and is left out."
+            message = f"The gradient of iteration {step} overflows; the step is skipped."
             self._report(WarningEvent(step=step, message=message))
         else:
             self.optimizer.step()
@@ -214,7 +214,7 @@ class Trainer:
 
 
 def control_facts(control: ControlConfig) -> dict[str, Any]:
-    """Return the ControlNet of a run without the paths of this machine; empty if there is none."""
+    """Return the ControlNet of a run without local paths; empty without ControlNet."""
     if not control.model:
         return {}
     names = {"model": Path(control.model).name, "frames": Path(control.frames).name}
@@ -232,8 +232,9 @@ def adamw(adapter: IdentityAdapter, config: TrainingConfig) -> torch.optim.AdamW
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Return the learning rate of iteration `step`, counted from 1: rises over `warmup`, falls to
-    zero after `decay_from`.
+    """Return the learning rate of iteration `step`, counted from 1.
+
+    It rises over `warmup`, and falls to zero after `decay_from`.
     """
     risen = min(1.0, step / config.warmup) if config.warmup else 1.0
     left = 1 - (step - 1) / config.iterations
@@ -260,10 +261,10 @@ class RunFiles:
         return PurePosixPath(path.relative_to(self._folder.path))
 
     def checkpoint(self, trainer: Trainer, step: int) -> None:
-        """Write adapter and optimizer state; the step is the name of the folder, and no random
-        state is needed.
+        """Write adapter and optimizer state to a folder named by the step.
 
-        Raises RunFailed, and writes nothing, if the adapter is not finite.
+        Random state is not needed. Raises RunFailed, and writes nothing, if the adapter is not
+        finite.
         """
         if not all(weight.isfinite().all() for weight in trainer.adapter.parameters()):
             raise RunFailed(
@@ -288,15 +289,16 @@ class RunFiles:
         load_optimizer(trainer.optimizer, folder / OPTIMIZER_FILE)
         before, now = checkpoint_facts(folder).get("device"), trainer.backbone.device.type
         if before not in (None, now):
-            message = f"This run was trained on {before} and continues on {now}: the weights will differ slightly."
+            message = f"This run was trained on {before} and continues on {now}: "
+            message += "the weights will differ slightly."
             self._report(WarningEvent(message=message))
         step = checkpoint_step(folder)
-        # a kill may have come between file and event
+        # the engine may have been killed between file and event
         self._report_once(CheckpointEvent(step=step, path=self._relative(folder)))
         return step
 
     def sample(self, trainer: Trainer, step: int) -> None:
-        """Render the first of the objective's sample clips as they are now."""
+        """Render the first of the objective's sample clips with the current adapter."""
         folder = own_folder(own_folder(self._folder.samples) / f"step-{step:06d}")
         model, count = trainer.model, trainer.config.sample_prompts
         for number, (prompt, seed) in enumerate(trainer.objective.samples[:count]):
@@ -306,7 +308,7 @@ class RunFiles:
                 latents = denoise(model.backbone, latents, embeds, model.steps, model.adapter)
                 pictures = to_pixels(model.whole_clip(latents))
             except NotFinite as error:
-                message = f"The sample {prompt!r} at step {step} is not written. {error.message}"
+                message = f"The sample {prompt!r} at step {step} was not written. {error.message}"
                 self._report(WarningEvent(step=step, message=message))
                 continue
             facts = {"prompt": prompt, "seed": seed, "step": step, "run": self._folder.name}
@@ -338,7 +340,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
 
 
 class RequestHandler:
-    """Requests to the engine, which wait for the right moment in an iteration."""
+    """Requests to the engine, handled at fixed points of an iteration."""
 
     def __init__(self, folder: RunFolder, report: Report, heartbeat: Heartbeat) -> None:
         self._folder, self._report, self._heartbeat = folder, report, heartbeat

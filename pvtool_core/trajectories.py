@@ -1,15 +1,16 @@
-"""The trajectory cache: what does not depend on the adapter is computed once and shared by all that can use it.
+"""The trajectory cache: results that do not depend on the adapter, shared by all jobs.
 
-    <root>/KEY/switch.safetensors      the latents that enter the adapter's first step
-               final.safetensors       the original model's final latents
-               scores-ID.safetensors   semantic scores of the original's frames, by one model
-               faces-ID.safetensors    landmarks of the original's faces, by one detector
+    <root>/KEY/switch.safetensors      latents at the adapter's first active step
+               final.safetensors       final latents of the base model
+               scores-ID.safetensors   semantic scores of the base model's frames, by one model
+               faces-ID.safetensors    landmarks of the base model's faces, by one detector
 
-KEY is a hash of everything that the trajectory depends on: base model and style LoRAs, sampler and its settings,
-prompt, negative prompt, seed, size, number format, the step of the switch, libraries and kind of device. What is read
-from the cache is equal to the bit to what would be computed, so a run with it takes the same steps as one without, and
-identities, runs and renders share it. Everything may be deleted at any time, and is, the least recently used first,
-when the cache outgrows its limit.
+
+KEY is a hash of everything that the trajectory depends on: base model and style LoRAs, sampler and
+its settings, prompt, negative prompt, seed, size, number format, first active step, libraries and
+kind of device. Cached values equal computed ones bit by bit: a run with the cache takes the same
+steps as one without, and identities, runs and renders share it. Entries can be deleted at any time;
+the least recently used are deleted when the cache exceeds its size limit.
 """
 
 import hashlib
@@ -38,16 +39,14 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class FaceTrack:
-    """The largest face of each frame: whether one was found, and its landmarks in pixels (zeros
-    without one).
-    """
+    """The largest face of each frame: found or not, and landmarks in pixels (zeros if not)."""
 
     found: Bool[Tensor, " frames"]
     landmarks: Float[Tensor, "frames 5 2"]
 
     @property
     def frames(self) -> list[int]:
-        """The frames with a face."""
+        """Indices of frames with a face."""
         return self.found.nonzero()[:, 0].tolist()
 
 
@@ -75,7 +74,7 @@ class TrajectoryCache:
         )
         self._limit = Limit(root, round(gigabytes * 1e9)) if root else None
         self.computed = 0
-        """How many prefixes were denoised, and not read from the cache."""
+        """Number of prefixes that were denoised and not read from the cache."""
         self._facts = {**backbone.facts(), "first_step": first_step}
 
     def key(self, prompt: str, seed: int) -> str:
@@ -106,8 +105,9 @@ class TrajectoryCache:
     def measured(
         self, prompt: str, seed: int, what: str, by: str, measure: Callable[[Latents], Tensors]
     ) -> Tensors:
-        """Return what `measure` computes from the base model's final latents; `by` identifies its
-        parameters.
+        """Return the result of `measure` for the base model's final latents.
+
+        `by` identifies the parameters of `measure`.
         """
         name = f"{what}-{hashlib.sha256(by.encode()).hexdigest()[:16]}"
         return self._remember(prompt, seed, name, lambda: measure(self.final(prompt, seed)))
@@ -134,9 +134,9 @@ class TrajectoryCache:
         except FileNotFoundError:
             return None
         if kept is None:
-            message = f"A cached trajectory was damaged and is computed again: {path.name}."
+            message = f"A cached trajectory is corrupt and is computed again: {path.name}."
             self._report(WarningEvent(message=message))
-        with suppress(OSError):  # removed meanwhile, or owned by another user
+        with suppress(OSError):  # deleted meanwhile, or owned by another user
             os.utime(path)
         return kept
 
@@ -154,7 +154,7 @@ class TrajectoryCache:
         except OSError as error:
             self._limit = None
             why = "the disk is full" if error.errno in NO_ROOM else error.strerror
-            message = f"Trajectories are not kept in {self._root}: {why}."
+            message = f"Trajectories are not cached in {self._root}: {why}."
             self._report(WarningEvent(message=message))
 
 

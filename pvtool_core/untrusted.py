@@ -17,32 +17,33 @@ from pathlib import Path
 from typing import Any
 
 SMALL_BYTES = 1 << 16
-"""More than any heartbeat or claim takes."""
+"""Limit for heartbeats and leases."""
 RECORD_BYTES = 1 << 20
-"""More than any exit record, manifest or sidecar takes."""
+"""Limit for exit records, manifests and sidecars."""
 SETTINGS_BYTES = 1 << 20
-"""More than the settings of a run take: its prompts are most of them."""
+"""Limit for the settings of a run, mostly prompts."""
 JOB_BYTES = 1 << 28
-"""More than any other job takes: it lists the files that it is about."""
+"""Limit for other jobs, which list files."""
 
 _NEVER_WAIT = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe, where nobody can seek",
+    stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-# More dotted names than any setting has: tomllib needs their square in time and memory.
+# More dotted names than in any setting: tomllib needs quadratic time and memory for them.
 _DEEP_KEY = re.compile(
     r"""(?<![\w.\-"'])(?:(?:[\w-]++|"(?:[^"\\\n]++|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){8}"""
 )
 
 
 class Irregular(OSError):
-    """Not a regular file, or one with several names where that matters; `problem` is a phrase that
-    follows its name.
+    """Not a regular file, or one with several names where that matters.
+
+    `problem` is a phrase that follows its name.
     """
 
     def __init__(self, path: Path, problem: str) -> None:
@@ -61,16 +62,15 @@ class TooLarge(OSError):
 def open_regular(
     path: Path, flags: int = os.O_RDONLY, *, follow: bool = False, alone: bool = False
 ) -> int:
-    """Return a descriptor of a regular file, opened without blocking; `follow` allows `path` to be
-    a link to one.
+    """Return a descriptor of a regular file, opened without blocking.
 
-    With `alone`, for writing, the file must have a single name. Raises Irregular, and OSError as
-    `os.open`.
+    `follow` allows `path` to be a link to one. With `alone`, for writing, the file must have a
+    single name. Raises Irregular, and OSError as `os.open`.
     """
     try:
         _check(
             path, path.stat(follow_symlinks=follow), alone
-        )  # before opening, which some devices already notice
+        )  # before opening, which has side effects on some devices
     except FileNotFoundError:
         if not flags & os.O_CREAT:
             raise
@@ -91,7 +91,7 @@ def _check(path: Path, found: os.stat_result, alone: bool) -> None:
 def problem_of(found: os.stat_result, alone: bool = False) -> str:
     """Return why this is not a regular file, as a phrase that follows its name; empty if it is."""
     if not stat.S_ISREG(found.st_mode):
-        return f"is {_KINDS.get(stat.S_IFMT(found.st_mode), 'no regular file')}"
+        return f"is {_KINDS.get(stat.S_IFMT(found.st_mode), 'not a regular file')}"
     return "is a hard link: the same file has another name" if alone and found.st_nlink > 1 else ""
 
 
@@ -127,7 +127,7 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from error
     except tomllib.TOMLDecodeError:
         raise
-    except ValueError as error:  # of Python's int(), with a hint for programmers
+    except ValueError as error:  # of Python's int(), with an irrelevant hint
         raise ValueError("a number has too many digits") from error
 
 
@@ -159,8 +159,7 @@ def is_file(path: Path) -> bool:
 
 
 def foreign_things(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield everything under a folder, at any depth, that is neither a file nor a folder, with a
-    phrase that describes it.
+    """Yield everything under a folder that is neither a file nor a folder, with a description.
 
     Links are not followed, but the folder itself may be reached through one.
     """
@@ -169,7 +168,7 @@ def foreign_things(folder: Path) -> Iterator[tuple[Path, str]]:
         for path in _entries(waiting.pop()):
             try:
                 found = path.lstat()
-            except FileNotFoundError:  # an engine that lives writes and removes
+            except FileNotFoundError:  # a live engine writes and removes files
                 continue
             if stat.S_ISDIR(found.st_mode):
                 waiting.append(path)

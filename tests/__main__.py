@@ -1,4 +1,4 @@
-"""All that must hold before a commit goes out: `python -m tests` runs it, and stops at the first that fails."""
+"""Run all checks that must pass before a commit: `python -m tests`; stop at the first failure."""
 
 import os
 import subprocess
@@ -13,10 +13,10 @@ CHECKS = (
     ("pytest", "--numprocesses=2", "--dist=worksteal", "--durations=10"),
 )
 ENVIRONMENT = {
-    "PYTHONDONTWRITEBYTECODE": "",  # each of the many engines would translate all of torch anew
+    "PYTHONDONTWRITEBYTECODE": "",  # otherwise each engine would compile all of torch again
     "NO_MKDOCS_2_WARNING": "1",
-    "HF_HUB_OFFLINE": "1",  # a test that would download something fails instead
-    "OMP_NUM_THREADS": "1",  # the models are small: a second thread only waits for the first
+    "HF_HUB_OFFLINE": "1",  # downloads fail
+    "OMP_NUM_THREADS": "1",  # small models are slower with several threads
 }
 
 

@@ -1,4 +1,4 @@
-"""The constraints file pins what pyproject.toml asks for, and names no registry."""
+"""The constraints file pins the dependencies of pyproject.toml without naming a registry."""
 
 import re
 import tomllib

@@ -11,7 +11,7 @@ MODULES_WITH_ERRORS = ("pvtool_core.media.c2pa", "pvtool_core.media.ffmpeg")
 
 
 def exit_statuses() -> str:
-    """Return a table of exit statuses with the errors that end with each."""
+    """Return a table of exit statuses with their errors."""
     rows = [
         [f"`{status.value}`", status.name.lower(), ", ".join(map(_link, _kinds(status)))]
         for status in ExitStatus

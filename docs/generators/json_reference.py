@@ -28,7 +28,10 @@ _RECORDS = ("status.json", "exit.json", "checkpoints/step-000002/manifest.json")
 
 
 def schema_of(shape: Any) -> dict[str, Any]:
-    """Return the JSON schema of a recorded structure. A value recorded as null may have any type."""
+    """Return the JSON schema of a recorded structure.
+
+    A value recorded as null may have any type.
+    """
     if isinstance(shape, Mapping):
         properties = {
             name: schema_of(value) for name, value in cast("Mapping[str, Any]", shape).items()
@@ -93,7 +96,7 @@ def command_schemas() -> dict[str, dict[str, Any]]:
 
 
 def record_schemas() -> dict[str, dict[str, Any]]:
-    """Return the schemas of the JSON files of a run folder and of a clip's sidecar, by file name."""
+    """Return the schemas of the JSON files of a run folder and of sidecars, by file name."""
     run = _golden("training-run")
     schemas = {name: schema_of(run[name]) for name in _RECORDS}
     return {**schemas, "sidecar of a clip": schema_of(_golden("batch")["sidecar"])}

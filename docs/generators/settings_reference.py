@@ -14,7 +14,7 @@ _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
 def shipped_presets() -> list[Preset]:
-    """Return the presets that pv ships, whatever the user of this machine has added."""
+    """Return the presets shipped with pv, without those of this machine's user."""
     with tempfile.TemporaryDirectory() as empty:
         presets = Presets(own=Path(empty))
         return [presets.get(name) for name in presets.names()]
@@ -37,7 +37,7 @@ def settings() -> str:
 
 
 def section_types(kind: type[Any], prefix: str = "") -> dict[str, type[Any]]:
-    """Return the dataclass of each table of settings, nested ones after the one that holds them."""
+    """Return the dataclass of each table of settings, nested ones after their parents."""
     found: dict[str, type[Any]] = {}
     for name, value in get_type_hints(kind).items():
         if section := _dataclass_of(value):
@@ -47,7 +47,7 @@ def section_types(kind: type[Any], prefix: str = "") -> dict[str, type[Any]]:
 
 
 def _dataclass_of(kind: Any) -> type[Any] | None:
-    """Return the dataclass that a field holds, alone or in a tuple; None for other types."""
+    """Return the dataclass of a field, alone or in a tuple; None for other types."""
     item = get_args(kind)[0] if get_origin(kind) is tuple else kind
     return item if isinstance(item, type) and dataclasses.is_dataclass(item) else None
 
@@ -113,7 +113,7 @@ def _preset_keys() -> set[str]:
 
 
 def _schema(kind: Any) -> dict[str, Any]:
-    """Return the schema of a field's type. Keys may be missing, since presets can extend others."""
+    """Return the schema of a field's type; keys are optional, since presets can extend others."""
     if get_origin(kind) is tuple:
         return {"type": "array", "items": _schema(get_args(kind)[0])}
     if kind in _TYPES:

@@ -1,1 +1,1 @@
-"""The commands of pv, one file a noun; main.py names them and loads only the one that is called."""
+"""The commands of pv, one file for each noun; main.py imports only the called one."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from pvtool.cli.progress import ClipProgress
-from pvtool.cli.render_report import tell_clip
+from pvtool.cli.render_report import print_clip
 from pvtool.output import Output
 from pvtool_core.api.batch import make_batch, missing_clips, run_batch, with_setups
 from pvtool_core.batches.folder import write_refused
@@ -31,7 +31,7 @@ def render_clips(
         for item in planned.items:
             if item.clip not in waiting:
                 event = clip_event(item, job.encoding, status="skipped", seconds=0.0)
-                tell_clip(output, event, cuts.get(item.clip, ""))
+                print_clip(output, event, cuts.get(item.clip, ""))
     if not missing:
         return Outcome(total=len(planned.items))
     batch = make_batch(missing, with_setups(job, planned), devices)
@@ -42,6 +42,6 @@ def render_clips(
         def on_clip(event: ClipEvent) -> None:
             progress.on_clip(event)
             if output:
-                tell_clip(output, event, cuts.get(event.path, ""))
+                print_clip(output, event, cuts.get(event.path, ""))
 
         return run_batch(batch, missing, progress.on_event, on_clip, len(planned.items))

@@ -1,4 +1,4 @@
-"""`pv cache`: what training and rendering have computed once for all."""
+"""`pv cache`: the trajectory cache, shared by training and rendering."""
 
 import time
 
@@ -12,7 +12,7 @@ from pvtool_core.paths import trajectories_dir
 from pvtool_core.store.trajectory_cache import CacheEntry, clear, entries
 
 app = typer.Typer(
-    help="Denoising that training and rendering share.",
+    help="Trajectory cache, shared by training and rendering.",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
@@ -48,9 +48,9 @@ def clear_(yes: Yes = False, as_json: Json = False) -> None:
     if kept:
         confirm(f"Delete {_counted(kept)} ({in_words(_bytes(kept))})?", yes)
     gone = clear(trajectories_dir())
-    said = f"Deleted {_counted(gone)}, {in_words(_bytes(gone))}." if gone else "The cache is empty."
+    text = f"Deleted {_counted(gone)}, {in_words(_bytes(gone))}." if gone else "The cache is empty."
     output.result(
-        {"path": str(trajectories_dir()), "removed": len(gone), "bytes": _bytes(gone)}, said
+        {"path": str(trajectories_dir()), "removed": len(gone), "bytes": _bytes(gone)}, text
     )
 
 

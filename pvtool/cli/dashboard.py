@@ -53,5 +53,5 @@ def folder_of(run: str) -> RunFolder:
     if "/" not in run and not (path / "config.toml").is_file():
         return find_run(runs_dir(), run)
     if not path.is_dir():
-        raise Missing("folder", run, "Give a run's name, or the folder of one.")
+        raise Missing("folder", run, "Use a run's name, or the folder of one.")
     return RunFolder(check_utf8(path.absolute()))

@@ -1,4 +1,4 @@
-"""`pv demo`: the full pipeline on files that are shipped with pv."""
+"""`pv demo`: the full pipeline with the shipped models and sample photos."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +26,7 @@ from pvtool_core.store.summary import job_of
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 PRESET = "tiny"
-CONSENT = "A cartoon character drawn by a program; it shows no real person."
+CONSENT = "A cartoon character drawn by a program; not a real person."
 PROMPTS, SEEDS = 4, 2
 
 
@@ -43,16 +43,14 @@ def demo(
     """
     output = Output(as_json)
     picture, name, noun = find_sample(sample)
-    output.say(f"1/4  The person: {name}, from one picture, {shown(picture)}")
+    output.say(f"1/4  Enrolling {name} from one photo: {shown(picture)}")
     if name not in Library().names():
         with JobProgress() as progress:
             add_identity(name, [picture], noun, 0, CONSENT, PRESET, progress.on_event)
-    output.say("2/4  Training the person's adapter")
+    output.say(f"2/4  Training an adapter for {name}")
     folder = trained_run(name, output)
     out = data_dir() / "demo" / folder.name
-    output.say(
-        f"3/4  Rendering and evaluating {PROMPTS} unseen prompts × {SEEDS} seeds, before and after"
-    )
+    output.say(f"3/4  Rendering and evaluating {PROMPTS} evaluation prompts × {SEEDS} seeds")
     report = evaluate_run(folder, out, PROMPTS, SEEDS)
     output.say("4/4  Done")
     places = {"identity": Library().get(name).folder, "run": folder.path, "clips": out / name}
@@ -65,7 +63,10 @@ def demo(
 
 
 def find_sample(wanted: str | None) -> tuple[Path, str, str]:
-    """Return photo, name and class noun of a sample, whose file is NAME-NOUN.png. Raises Missing."""
+    """Return photo, name and class noun of a sample; its file is NAME-NOUN.png.
+
+    Raises Missing.
+    """
     samples = {
         path.stem.rpartition("-")[0]: path
         for path in sorted((presets_dir() / "tiny/samples").glob("*-*.png"))
@@ -77,13 +78,11 @@ def find_sample(wanted: str | None) -> tuple[Path, str, str]:
 
 
 def trained_run(name: str, output: Output) -> RunFolder:
-    """Return the newest demo run of the identity, resumed if unfinished; a new one if there is
-    none.
-    """
+    """Return the newest demo run of the identity, resumed if unfinished, or a new one."""
     folder = newest_demo_run(Library().get(name)) or prepare(choose(name, PRESET))
     state = folder.state()
     if state == State.FINISHED:
-        output.say(f"     {folder.name} is trained already.")
+        output.say(f"     {folder.name} is already trained.")
     elif state in LIVE:
         follow_other(folder)
     else:
@@ -92,8 +91,9 @@ def trained_run(name: str, output: Output) -> RunFolder:
 
 
 def newest_demo_run(person: Identity) -> RunFolder | None:
-    """Return the newest run of the identity on the shipped weights; runs on older weights cannot be
-    resumed.
+    """Return the newest run of the identity on the shipped weights.
+
+    Runs on older weights cannot be resumed.
     """
     shipped = resolve_settings(chosen_settings(PRESET)[1]).model.fingerprint
     for run in reversed(runs_of(person)):

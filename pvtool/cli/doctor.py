@@ -16,8 +16,11 @@ from pvtool.output import Output, table
 from pvtool.terminal import probe
 from pvtool_core.api.machine import versions
 from pvtool_core.errors import NotReady, PvError
+from pvtool_core.media.ffmpeg import ENCODERS
 from pvtool_core.models.locate import HERE, weights_here
 from pvtool_core.paths import cache_dir, config_dir, data_dir
+from pvtool_core.settings.formats import FORMATS
+from pvtool_core.settings.jobs import EncodingConfig
 from pvtool_core.settings.presets import Presets
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -26,18 +29,20 @@ _ASK_TORCH = """
 import json, torch
 devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
 gpus = [{"name": d.name, "memory_gib": round(d.total_memory / 2**30, 1)} for d in devices]
-print(json.dumps({"gpus": gpus, "mps": torch.backends.mps.is_available(), "threads": torch.get_num_threads()}))
+mps, threads = torch.backends.mps.is_available(), torch.get_num_threads()
+print(json.dumps({"gpus": gpus, "mps": mps, "threads": threads}))
 """
 _ASK_OPENCV = """
 import json, cv2
 print(json.dumps({"opencv": cv2.__version__}))
 """
 _ASK_CODECS = """
-import json, subprocess, imageio_ffmpeg
+import json, subprocess, sys, imageio_ffmpeg
 path = imageio_ffmpeg.get_ffmpeg_exe()
 asked = subprocess.run([path, "-hide_banner", "-encoders"], capture_output=True, check=True)
-listed = asked.stdout.decode(errors="replace")
-print(json.dumps({"ffmpeg": path, "h264": "libx264" in listed, "gif": " gif " in listed}))
+listed = asked.stdout.decode(errors="replace").split()
+found = {name: encoder in listed for name, encoder in json.loads(sys.argv[1]).items()}
+print(json.dumps({"ffmpeg": path, **found}))
 """
 
 
@@ -45,7 +50,7 @@ print(json.dumps({"ffmpeg": path, "h264": "libx264" in listed, "gif": " gif " in
 def doctor(as_json: Json = False) -> None:
     """Check GPU, memory, disk, weights, codecs and terminal.
 
-    The exit status is 4 if the default preset lacks something.
+    The exit status is 4 if a requirement of the default preset is missing.
     """
     report = examine()
     rows = [
@@ -69,7 +74,7 @@ def examine() -> dict[str, dict[str, Any]]:
         "compute": {**_ask(_ASK_TORCH), **_memory()},
         "disk": {name: _free(path()) for name, path in _FOLDERS.items()},
         "weights": weights(),
-        "codecs": _ask(_ASK_CODECS),
+        "codecs": _ask(_ASK_CODECS, json.dumps(_encoders())),
         "pictures": _ask(_ASK_OPENCV),
         "terminal": terminal(),
     }
@@ -93,8 +98,14 @@ def cures(report: dict[str, dict[str, Any]]) -> list[str]:
     return []
 
 
-def _ask(question: str) -> dict[str, Any]:
-    words = [sys.executable, "-P", "-c", question]
+def _encoders() -> dict[str, str]:
+    """Return the encoder of ffmpeg that each output format needs with default settings."""
+    names = [form.encoder.format(codec=EncodingConfig().codec) for form in FORMATS.values()]
+    return {name: ENCODERS.get(name, name) for name in names if name}
+
+
+def _ask(question: str, *arguments: str) -> dict[str, Any]:
+    words = [sys.executable, "-P", "-c", question, *arguments]
     answer = subprocess.run(
         words, capture_output=True, encoding="utf-8", errors="replace", check=False
     )
@@ -118,7 +129,7 @@ def _free(path: Path) -> str:
 
 
 def weights() -> dict[str, str]:
-    """Return for each preset `here`, or the missing models and the command that fetches them."""
+    """Return `here` for each preset, or the missing models and the download command."""
     presets = Presets()
     return {name: _weights_of(presets, name) for name in presets.names()}
 
@@ -126,16 +137,14 @@ def weights() -> dict[str, str]:
 def _weights_of(presets: Presets, name: str) -> str:
     try:
         return weights_here(presets.get(name).settings())
-    except (
-        PvError
-    ) as error:  # a preset of the user's that is wrong must not hide the rest of the report
+    except PvError as error:  # an invalid preset of the user must not hide the rest of the report
         return f"cannot be used: {error.message}"
 
 
 def terminal() -> dict[str, Any]:
-    """Return the terminal's capabilities, as the dashboard finds them.
+    """Return the terminal's capabilities for the dashboard.
 
-    Late answers would reach the shell, so the timeout is long.
+    Late replies would reach the shell, so the timeout is long.
     """
     found = probe(timeout=4.0)
     width, height = found.cell

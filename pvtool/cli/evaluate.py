@@ -1,4 +1,4 @@
-"""`pv eval`: evaluate a run on prompts and seeds not used in training, or a folder of clips."""
+"""`pv eval`: evaluate a run with its evaluation prompts and seeds, or a folder of clips."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,7 +30,7 @@ def evaluate(
     ],
     as_json: Json = False,
 ) -> None:
-    """Evaluate likeness, motion and prompt following before and after training.
+    """Evaluate identity similarity, motion and prompt following, with and without the adapter.
 
     A run is first rendered with its evaluation prompts and seeds; existing clips are reused.
     """

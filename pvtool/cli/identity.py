@@ -1,4 +1,4 @@
-"""`pv identity`: the local library of people."""
+"""`pv identity`: the identity library."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -43,7 +43,7 @@ def add(
     name: Annotated[str, typer.Argument(help="Name of the identity.", show_default=False)],
     images: Annotated[
         list[Path],
-        typer.Argument(metavar="IMAGE...", help="Photos; one is enough.", show_default=False),
+        typer.Argument(metavar="IMAGE...", help="Photos; one is sufficient.", show_default=False),
     ],
     noun: Annotated[Noun, typer.Option("--class", help="Class noun in prompts.")] = "person",
     face: Annotated[
@@ -54,19 +54,19 @@ def add(
         typer.Option(
             metavar="TEXT",
             show_default=False,
-            help="Consent statement, stored with the photos: who agreed, when, to what. Asked on a terminal, "
-            "required otherwise.",
+            help="Consent statement, stored with the photos: who agreed, when, to what. Asked on a "
+            "terminal, required otherwise.",
         ),
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(autocompletion=preset_names, help="Preset whose face models are used."),
+        typer.Option(autocompletion=preset_names, help="Preset with the face models to use."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find and check the face in each photo, and keep it.
+    """Detect and check the face in each photo, and store an identity.
 
-    Nothing is kept if one photo is refused.
+    If one photo is refused, nothing is stored.
     """
     Library().check_free(name)
     statement = ask_for_consent() if consent is None else consent
@@ -145,7 +145,9 @@ def remove(name: IdentityName, yes: Yes = False, as_json: Json = False) -> None:
 
 def _say_what_is_left(left: IdentityUsage, output: Output) -> None:
     if left.runs:
-        output.say(f"Runs that still exist: {', '.join(left.runs)}. `pv runs remove` deletes them.")
+        output.say(
+            f"Runs that still exist: {', '.join(left.runs)}. Delete them with `pv runs remove`."
+        )
     for what, folders in (
         ("Demo clips", left.demos),
         ("Batch records", left.batches),
@@ -164,7 +166,7 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a person into one file, for another machine."""
+    """Write an identity to one file, for another machine."""
     identity = Library().get(name)
     archive = (file or Path(f"{identity.name}.tar")).absolute()
     Library().export(identity.name, archive)
@@ -181,6 +183,6 @@ def import_(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Take in a person from an exported file."""
+    """Import an identity from an exported file."""
     identity = Library().import_(file, name)
     Output(as_json).result(facts(identity), f"Imported {identity.name}: {identity.folder}")

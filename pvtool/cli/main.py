@@ -1,5 +1,6 @@
-"""`pv`: the list of commands, loaded one at a time; the only place that turns errors into exit
-statuses.
+"""`pv`: the list of commands, and the conversion of errors to exit statuses.
+
+Only the called command is imported.
 """
 
 import importlib
@@ -19,7 +20,7 @@ from pvtool_core.errors import ExitStatus, PvError, UsageError, from_foreign, is
 from pvtool_core.permissions import tighten_home
 
 if TYPE_CHECKING:
-    from typer import _click as click  # pyright: ignore[reportPrivateUsage]  # the types of TyperGroup's own methods
+    from typer import _click as click  # pyright: ignore[reportPrivateUsage]  # types of TyperGroup's methods
 
 COMMANDS = {
     "demo": "Run the full pipeline on a sample identity: train, render, evaluate.",
@@ -28,7 +29,8 @@ COMMANDS = {
     "presets": "Presets and their settings: list, show.",
     "models": "Model weights: list, show, fetch, add, verify, remove.",
     "train": "Train an adapter for an identity.",
-    "runs": "Training runs: list, show, logs, watch, pause, resume, stop, checkpoint, sample, export, remove.",
+    "runs": "Training runs: list, show, logs, watch, pause, resume, stop, checkpoint, sample, "
+    "export, remove.",
     "dashboard": "Show and control runs and batches in the terminal.",
     "render": "Render clips of identities from prompts and seeds.",
     "eval": "Evaluate a run or a folder of clips.",
@@ -40,7 +42,10 @@ EPILOG = "Add --debug to any command for tracebacks."
 
 
 class LazyCommands(TyperGroup):
-    """Commands with one line of help each; the module of a command is imported when it is called."""
+    """Commands with one line of help each.
+
+    The module of a command is imported when it is called.
+    """
 
     def list_commands(self, ctx: "click.Context") -> list[str]:
         return list(COMMANDS)
@@ -99,11 +104,11 @@ def pv(
         ),
     ] = False,
 ) -> None:
-    """The options of `pv` itself."""
+    """Options of `pv` itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and leave with its exit status."""
+    """Run one command and exit with its status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -111,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     output = Output(as_json="--json" in words)
     try:
         _check_working_folder()
-        tighten_home()  # what earlier versions have left readable for others
+        tighten_home()  # files of earlier versions may be readable for other users
         _check_words(words)
         status = app(words, prog_name="pv", standalone_mode=False)
     except typer.Abort:
@@ -121,8 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _leave_for_usage(output, error, words)
         _leave(output, error, debug)
     finally:
-        with suppress(PvError, OSError, RuntimeError):  # PV_HOME names no folder, as was said above
-            tighten_home()  # folders that this command was the first to make
+        with suppress(PvError, OSError, RuntimeError):  # PV_HOME is invalid, as reported above
+            tighten_home()  # folders created by this command
     sys.exit(status or ExitStatus.DONE)
 
 
@@ -131,9 +136,9 @@ def _leave_for_usage(output: Output, error: Exception, words: Sequence[str]) -> 
     show, status = getattr(error, "show", None), getattr(error, "exit_code", None)
     if show is None or status is None:
         return
-    said = io.StringIO()
-    show(file=said)
-    output.usage(said.getvalue(), words)
+    message = io.StringIO()
+    show(file=message)
+    output.usage(message.getvalue(), words)
     sys.exit(status)
 
 
@@ -148,10 +153,13 @@ def _check_working_folder() -> None:
 
 
 def _check_words(words: Sequence[str]) -> None:
-    """Raise UsageError for an argument that is not UTF-8, except names of photos, which are copied."""
+    """Raise UsageError for an argument that is not UTF-8.
+
+    Names of photos are allowed, since photos are copied.
+    """
     for word in words:
         if not is_utf8(word) and list(words[:2]) != ["identity", "add"]:
-            hint = "Rename the file or folder, or give the text in UTF-8."
+            hint = "Rename the file or folder, or use UTF-8."
             raise UsageError(
                 f"Cannot use '{printable(word, whole=True)}': it is not valid UTF-8.", hint
             )

@@ -21,7 +21,7 @@ _COMMERCIAL = {"yes": "yes", "no": "no", "conditions": "on conditions"}
 
 
 def facts(models: Models, name: str) -> dict[str, Any]:
-    """Return a model as a table for programs; `size` is that of all its files, or null if unknown."""
+    """Return a model as a table for programs; `size` is null if unknown."""
     entry, state = models.entry(name), models.state(name)
     size = models.size(name) if state is ModelState.HERE else entry.size
     about = {"name": name, "state": str(state), "size": size or None, "licence": entry.licence_line}
@@ -35,7 +35,7 @@ def list_(as_json: Json = False) -> None:
     rows = [facts(models, name) for name in models.names()]
     shown = rows if as_json else [{**row, "size": _size(row["size"])} for row in rows]
     Output(as_json).rows(
-        "models", shown, ["name", "state", "size", "purpose", "licence"], "No model is known."
+        "models", shown, ["name", "state", "size", "purpose", "licence"], "No models."
     )
 
 
@@ -93,7 +93,7 @@ def fetch(
     ] = None,
     send_token: Annotated[
         bool,
-        typer.Option("--send-token", help="Send HF_TOKEN to the mirror as well."),
+        typer.Option("--send-token", help="Also send HF_TOKEN to the mirror."),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -145,7 +145,7 @@ def add(
     given: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE_OR_FOLDER...", help="One folder, or files.", show_default=False
+            metavar="FILE_OR_FOLDER...", help="One folder, or several files.", show_default=False
         ),
     ],
     link: Annotated[bool, typer.Option("--link", help="Link instead of copying.")] = False,
@@ -154,15 +154,17 @@ def add(
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Add local weights under a name of `pv models list` or a new one; they are checked like
-    fetched ones.
+    """Add local weights under a name of `pv models list` or a new one.
+
+    They are checked like downloaded ones.
     """
     from pvtool_core.models.adding import add as add_model
 
     models = Models()
     lacking = add_model(models, name, given, link, licence)
     text = (
-        f"{name} still lacks {', '.join(lacking)}. Fetch them with `pv models fetch {name}`."
+        f"{name} is incomplete: missing {', '.join(lacking)}. "
+        f"Fetch them with `pv models fetch {name}`."
         if lacking
         else f"Added {name}: {model_folder(name)}"
     )
@@ -184,7 +186,7 @@ def verify(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Read every file again and compare it with what came."""
+    """Read every file again and compare its hash."""
     output = Output(as_json)
     models = Models()
     chosen = names or [name for name in models.names() if model_folder(name).exists()]
@@ -203,11 +205,11 @@ def _verify_one(models: Models, name: str, output: Output) -> PvError | None:
     except PvError as error:
         return error
     published = sum(file.published for file in files)
-    count = "its one file is" if len(files) == 1 else f"its {len(files)} files are"
+    count = "its file is" if len(files) == 1 else f"its {len(files)} files are"
     words = (
         "as published"
         if published == len(files)
-        else f"what came ({published} with a published hash)"
+        else f"unchanged ({published} with a published hash)"
     )
     output.stream(
         {"name": name, "files": len(files), "published": published}, f"{name}: {count} {words}."
@@ -217,7 +219,7 @@ def _verify_one(models: Models, name: str, output: Output) -> PvError | None:
 
 @app.command()
 def remove(name: ModelName, yes: Yes = False, as_json: Json = False) -> None:
-    """Delete a model; of a linked one, only the link."""
+    """Delete a model; for a linked one, only the link."""
     models = Models()
     models.check_here(name)
     confirm(f"Delete {name} ({_size(models.size(name))})?", yes)

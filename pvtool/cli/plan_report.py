@@ -1,4 +1,4 @@
-"""`pv train --plan`: estimate what a run requires, without starting it."""
+"""`pv train --plan`: estimate the requirements of a run, without starting it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -44,13 +44,14 @@ def plan_of(settings: Settings, prompts: int, tflops: float | None) -> Estimate:
 
 
 def show(plan: Estimate, output: Output) -> None:
-    """Print the estimate as tables, or as one object for programs, and report missing weights."""
+    """Print the estimate as tables, or as JSON, and report missing weights."""
     own, missing = architecture_of(plan.settings)[2], missing_weights(plan.settings)
     lacking = [error.message for error in missing]
     output.result({**facts(plan), "assumed": not own, "missing": lacking}, words(plan))
     if not own:
         output.say(
-            f"{plan.settings.model.base_model} is not installed: estimated with the default model of its family."
+            f"{plan.settings.model.base_model} is not installed: estimated with the default "
+            "model of its family."
         )
     for error in missing:
         output.say(f"{error.message} {error.hint}")
@@ -88,7 +89,7 @@ def words(plan: Estimate) -> str:
         [[name, gib(size)] for name, size in part.items()] for part in (plan.host(), plan.disk())
     )
     memory = [
-        ["held all the time", gib(sum(plan.weights().values()))],
+        ["held throughout the run", gib(sum(plan.weights().values()))],
         *held,
         *phases,
         [f"peak ({phase})", gib(peak)],
@@ -103,7 +104,7 @@ def words(plan: Estimate) -> str:
 
 
 def work(plan: Estimate) -> list[list[str]]:
-    """Return a row for an iteration, for each part of the run, and for all of it."""
+    """Return a row for an iteration, for each part of the run, and for the whole run."""
     passes, seconds = plan.passes, plan.seconds()
     counted = {
         "iteration": f"{passes.plain} + {passes.with_gradient} with gradient",
@@ -130,11 +131,13 @@ def verdict(plan: Estimate) -> str:
         answer = "is enough" if plan.fits else "is not enough"
         fits = f"{machine.name} has {gib(machine.memory)} GiB, which {answer} for {peak} GiB."
     if (loading := max(plan.host().values())) > machine.host_memory:
-        fits += f"\nThe CPU memory of {gib(machine.host_memory)} GiB is not enough for {gib(loading)} GiB."
+        fits += (
+            f"\nCPU memory of {gib(machine.host_memory)} GiB is not enough for {gib(loading)} GiB."
+        )
     if not plan.tflops:
         return f"{fits}\nUnknown throughput: add --tflops for a time estimate."
     source = (
-        f"{SUSTAINED:.0%} of the data sheet's peak, an assumption" if machine.name else "as given"
+        f"assumed to be {SUSTAINED:.0%} of the data sheet's peak" if machine.name else "as given"
     )
     return f"{fits}\nTime at {plan.tflops:.0f} TFLOP/s: {source}."
 

@@ -52,8 +52,9 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def show(name: PresetName, as_json: Json = False) -> None:
-    """Show the settings of a preset with their descriptions; change one with `pv train --set
-    KEY=VALUE`.
+    """Show the settings of a preset with their descriptions.
+
+    Change one with `pv train --set KEY=VALUE`.
     """
     preset = Presets().get(name)
     settings = to_table(preset.settings())

@@ -1,4 +1,4 @@
-"""Turns an engine's events into progress for a person."""
+"""Show an engine's events as progress for users."""
 
 import time
 from collections.abc import Collection
@@ -18,7 +18,7 @@ from pvtool_core.store.events import (
 
 
 class JobProgress:
-    """Shows what an engine reports; of training also how many iterations there are, and these losses."""
+    """Shows the progress of an engine, in training with these losses."""
 
     def __init__(self, iterations: int = 0, losses: Collection[str] = ()) -> None:
         self._progress = progress()
@@ -62,9 +62,7 @@ class JobProgress:
 
 
 class ClipProgress(JobProgress):
-    """Shows how many clips of a batch exist, whichever engine rendered them, and the remaining
-    time.
-    """
+    """Shows how many clips of a batch exist, by any engine, and the remaining time."""
 
     def __init__(self, total: int) -> None:
         super().__init__()
@@ -99,7 +97,8 @@ class ClipProgress(JobProgress):
         if not self._made:
             return ""
         each = (time.monotonic() - self._began) / self._made
-        return f"{3600 / each:.0f} clips an hour  {duration(each * (self._total - len(self._reported)))} left"
+        left = duration(each * (self._total - len(self._reported)))
+        return f"{3600 / each:.0f} clips per hour  {left} left"
 
 
 def _message_of(event: Event) -> str | None:

@@ -1,4 +1,4 @@
-"""`pv prompts`: banks of simulated prompts."""
+"""`pv prompts`: prompt banks."""
 
 import dataclasses
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from pvtool.cli.options import BankName, Json
-from pvtool.cli.render_report import tell_cuts
+from pvtool.cli.render_report import warn_of_cuts
 from pvtool.output import Output
 from pvtool.text import plain
 from pvtool_core.store.prompts import Bank, Banks, read_prompt_file
@@ -28,13 +28,13 @@ def facts(bank: Bank) -> dict[str, Any]:
     }
 
 
-def _tell_long(bank: Bank) -> None:
+def _warn_of_long(bank: Bank) -> None:
     """Warn of prompts that are too long for at least one model family."""
     from pvtool_core.models.prompt_limits import shortest_limit
 
     limit = shortest_limit()
     cuts = [cut for prompt in bank.fill("person") if (cut := limit.cut(prompt))]
-    tell_cuts(
+    warn_of_cuts(
         Output(), (dataclasses.replace(cut, encoder="text encoder of AnimateDiff") for cut in cuts)
     )
 
@@ -45,7 +45,7 @@ def list_(as_json: Json = False) -> None:
     banks = Banks()
     rows = [facts(banks.get(name)) for name in banks.names()]
     Output(as_json).rows(
-        "banks", rows, ["name", "origin", "prompts", "description"], "No bank is there."
+        "banks", rows, ["name", "origin", "prompts", "description"], "No prompt banks."
     )
 
 
@@ -72,7 +72,7 @@ def add(
         if name in banks.names()
         else banks.create(name, prompts, description)
     )
-    _tell_long(bank)
+    _warn_of_long(bank)
     Output(as_json).result(facts(bank), f"{bank.name} has {len(bank.prompts)} prompts.")
 
 
@@ -88,7 +88,7 @@ def import_(
     description: Annotated[str, typer.Option(help="Description of the new bank.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Make a new bank from a file."""
+    """Create a bank from a file."""
     bank = Banks().create(name, read_prompt_file(file), description)
-    _tell_long(bank)
+    _warn_of_long(bank)
     Output(as_json).result(facts(bank), f"{bank.name} has {len(bank.prompts)} prompts.")

@@ -1,4 +1,4 @@
-"""`pv render`: plan clips, skip those that exist, and have engines render the others."""
+"""`pv render`: plan clips, skip existing ones, and run engines for missing ones."""
 
 import dataclasses
 import gc
@@ -17,9 +17,9 @@ from pvtool.cli.options import Loras as LoraWords
 from pvtool.cli.render_report import (
     FailureReport,
     list_clips,
-    tell_adapters,
-    tell_cuts,
-    tell_mistake,
+    print_adapters,
+    print_mistake,
+    warn_of_cuts,
 )
 from pvtool.jobs.settings import style_table
 from pvtool.output import Output
@@ -85,11 +85,11 @@ def render(
 ) -> None:
     """Render a clip for each identity, prompt, seed and LoRA set; complete clips are skipped.
 
-    Values in a row of --prompts override the options. --lora and --controlnet replace those that the run was trained
-    with.
+    Values in rows of --prompts override the options. --lora and --controlnet replace those of the
+    training run.
     """
     part = options.parse_shard(shard)
-    check_utf8(out.absolute(), "Give another folder with --out.")
+    check_utf8(out.absolute(), "Use another folder with --out.")
     names, prompts = options.split_words(words or [], everyone, KEYWORD)
     origin = provenance_of(again, run, names) if again else None
     encoding = options.encoding_of(
@@ -142,7 +142,7 @@ def render(
 
     def leave_out(source: str, error: PvError) -> None:
         left_out[source or error.message] = f"{error.message} {error.hint}".strip()
-        tell_mistake(output, source, error)
+        print_mistake(output, source, error)
 
     mistakes = Mistakes(leave_out if keep_going else None)
     with nothing_collected():
@@ -153,8 +153,8 @@ def render(
     if not (keep_going and (planned.items or part)):
         mistakes.check()
     refused = len(mistakes.places) + len(corrupt)
-    tell_adapters(output, planned)
-    tell_cuts(output, planned.all_cuts)
+    print_adapters(output, planned)
+    warn_of_cuts(output, planned.all_cuts)
     if dry_run:
         list_clips(planned, encoding, output, overwrite)
         Outcome(total=len(planned.items), refused=refused).raise_for_status()
@@ -164,7 +164,7 @@ def render(
     outcome = render_clips(planned, job, engines, output, left_out)
     if outcome.failed:
         failures.write(outcome.failed)
-        failures.tell(outcome.failed, output)
+        failures.show(outcome.failed, output)
     elif outcome.error is None:
         failures.clear()
     dataclasses.replace(outcome, refused=refused).raise_for_status()
@@ -172,7 +172,7 @@ def render(
 
 @contextmanager
 def nothing_collected() -> Generator[None]:
-    """Switch off garbage collection: a hundred thousand rows are all kept, and looking at them takes seconds."""
+    """Disable garbage collection, which takes seconds with a hundred thousand rows."""
     gc.disable()
     try:
         yield
@@ -201,7 +201,7 @@ def identities_of(
     if not usable and corrupt:
         raise next(iter(corrupt.values()))
     if not usable:
-        raise UsageError("The library holds no identity.", "Add one with `pv identity add`.")
+        raise UsageError("The library has no identities.", "Add one with `pv identity add`.")
     return tuple(usable), corrupt
 
 
@@ -214,7 +214,10 @@ def seeds_of(text: str | None, origin: Provenance | None) -> tuple[int, ...]:
 def rows_of(
     prompts: Sequence[str], sources: Sequence[str], origin: Provenance | None, mistakes: Mistakes
 ) -> list[Row]:
-    """Return the rows to render, and add invalid ones to `mistakes`. Raises UsageError without any row."""
+    """Return the rows to render, and add invalid ones to `mistakes`.
+
+    Raises UsageError without any row.
+    """
     base = origin is not None and not origin.item.adapter_sha256
     rows: list[Row] = []
     for prompt in prompts:
@@ -229,7 +232,7 @@ def rows_of(
     if not rows and not mistakes.count:
         raise UsageError(
             "No prompts to render.",
-            f"Give prompts with {KEYWORD} in them, or --prompts FILE_OR_BANK.",
+            f"Add prompts with {KEYWORD}, or use --prompts FILE_OR_BANK.",
         )
     return rows
 
@@ -249,7 +252,7 @@ def rows_in(source: str, mistakes: Mistakes) -> list[Row]:
 
 def make_folder(out: Path) -> None:
     """Create the output folder. Raises UsageError if clips cannot be written to it."""
-    hint = "Give another folder with --out."
+    hint = "Use another folder with --out."
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

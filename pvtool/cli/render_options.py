@@ -1,4 +1,4 @@
-"""The options of `pv render`, and how their values are parsed."""
+"""Options of `pv render`, and the parsing of their values."""
 
 import re
 from collections.abc import Sequence
@@ -14,10 +14,9 @@ from pvtool_core.batches.plan import Loras, Pairs, Shard
 from pvtool_core.batches.rows import Mistakes
 from pvtool_core.errors import UsageError
 from pvtool_core.paths import check_utf8, exists
+from pvtool_core.settings.formats import FORMATS
 from pvtool_core.settings.jobs import EncodingConfig
 from pvtool_core.settings.toml import Table, from_table
-
-FORMATS = ("mp4", "gif", "webp", "png")
 
 Words = Annotated[
     list[str] | None,
@@ -34,7 +33,8 @@ Sources = Annotated[
     typer.Option(
         "--prompts",
         metavar="FILE_OR_BANK",
-        help="Prompts from a text, CSV, JSON lines or TOML file, - for standard input, or a prompt bank; repeatable.",
+        help="Prompts from a text, CSV, JSON lines or TOML file, - for standard input, or a prompt "
+        "bank; repeatable.",
         autocompletion=bank_names,
     ),
 ]
@@ -79,7 +79,7 @@ Format = Annotated[
     str | None,
     typer.Option(
         metavar="FORMATS",
-        help="Output formats, comma-separated: mp4, gif, webp, png. [default: mp4]",
+        help=f"Output formats, comma-separated: {', '.join(FORMATS)}. [default: mp4]",
     ),
 ]
 Codec = Annotated[
@@ -95,9 +95,7 @@ Upscale = Annotated[
 Sheet = Annotated[bool, typer.Option("--sheet", help="Also write a contact sheet of all clips.")]
 Certificate = Annotated[
     Path | None,
-    typer.Option(
-        "--c2pa-cert", metavar="PEM", help="Certificate chain that signs content credentials."
-    ),
+    typer.Option("--c2pa-cert", metavar="PEM", help="Certificate chain for content credentials."),
 ]
 Key = Annotated[
     Path | None, typer.Option("--c2pa-key", metavar="PEM", help="Private key of the certificate.")
@@ -132,7 +130,10 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="List the clips without 
 
 
 def split_words(words: Sequence[str], everyone: bool, keyword: str) -> tuple[list[str], list[str]]:
-    """Return names and prompts. The first argument holds names, unless the keyword makes it a prompt."""
+    """Return names and prompts.
+
+    The first argument has names, unless it contains the keyword.
+    """
     if everyone or not words or keyword in words[0]:
         return [], list(words)
     names = [name.strip() for name in words[0].split(",")]
@@ -148,11 +149,14 @@ def setting_pairs(**columns: Any) -> Pairs:
 
 
 def lora_sets(loras: list[str] | None, sets: list[str] | None) -> tuple[Loras, ...]:
-    """Return the LoRA sets, each for a clip of its own; None stands for those of the run. Raises UsageError."""
+    """Return the LoRA sets, each for its own clip; None stands for those of the run.
+
+    Raises UsageError.
+    """
     if loras and sets:
         raise UsageError(
             "--lora and --lora-set cannot be combined.",
-            "Put --lora's files into each --lora-set.",
+            "Add the files of --lora to each --lora-set.",
         )
     if sets:
         return tuple(dict.fromkeys(stack for text in sets for stack in parse_loras(text)))
@@ -169,18 +173,21 @@ def encoding_of(
     certificate: Path | None,
     key: Path | None,
 ) -> EncodingConfig:
-    """Return the encoding; `usual` holds the values of options that are not given. Raises UsageError."""
+    """Return the encoding; `usual` has the values of omitted options.
+
+    Raises UsageError.
+    """
     if (certificate is None) != (key is None):
         raise UsageError(
             "Content credentials need both a certificate and its key.",
-            "Give both --c2pa-cert and --c2pa-key.",
+            "Use both --c2pa-cert and --c2pa-key.",
         )
     for file in (certificate, key):
         if file:
             check_utf8(file.absolute())
         if file and not (exists(file) and file.is_file()):
             raise UsageError(
-                f"File not found: {file}.", "Give PEM files with --c2pa-cert and --c2pa-key."
+                f"File not found: {file}.", "Use PEM files for --c2pa-cert and --c2pa-key."
             )
     given = {"codec": codec, "loop": loop, "upscale": upscale}
     given |= {"formats": parse_formats(formats) if formats else None}
@@ -198,7 +205,7 @@ def parse_formats(text: str) -> list[str]:
     if unknown := [each for each in formats if each not in FORMATS]:
         raise UsageError(
             f"Unknown format {unknown[0]!r}.",
-            f"Give one or more of {', '.join(FORMATS)}, separated by commas.",
+            f"Use one or more of {', '.join(FORMATS)}, separated by commas.",
         )
     return formats
 
@@ -210,35 +217,41 @@ def parse_shard(text: str | None) -> Shard | None:
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise UsageError(
-            f"Invalid shard {text!r}: expected I/N.", "Give I from 1 to N, for example 2/8."
+            f"Invalid shard {text!r}: expected I/N.", "Use I from 1 to N, for example 2/8."
         )
     return Shard(int(match[1]), int(match[2]))
 
 
 def check_place(on: str, address: str, devices: str | None) -> str:
-    """Return where clips are rendered. Raises UsageError for an unknown place, or for two."""
+    """Return where clips are rendered.
+
+    Raises UsageError for an unknown place, or for two.
+    """
     if on not in {"", "ray"}:
-        raise UsageError(f"Unknown place {on!r}.", "Give --on ray, or omit the option.")
+        raise UsageError(f"Unknown place {on!r}.", "Use --on ray, or omit the option.")
     if on and devices is not None:
         raise UsageError(
-            "--on and --devices cannot be combined.", "Ray finds the GPUs of its cluster itself."
+            "--on and --devices cannot be combined.", "Ray uses the GPUs of its cluster."
         )
     if address and not on:
-        raise UsageError("--address needs a Ray cluster.", "Also give --on ray.")
+        raise UsageError("--address requires --on ray.", "Add --on ray.")
     if on and not find_spec("ray"):
         raise UsageError("Ray is not installed.", "Run `pip install pvtool[ray]`.")
     return on
 
 
 def parse_devices(text: str | None) -> list[str]:
-    """Parse devices: `0,1` stands for `cuda:0` and `cuda:1`, other words name devices. Raises UsageError."""
+    """Parse devices: `0,1` stands for `cuda:0` and `cuda:1`, other words name devices.
+
+    Raises UsageError.
+    """
     words = [word.strip() for word in text.split(",")] if text is not None else []
     if wrong := [
         word for word in words if not re.fullmatch(r"\d{1,4}|cpu|mps|cuda(:\d{1,4})?", word)
     ]:
         raise UsageError(
             f"Invalid device {wrong[0]!r}.",
-            "Give GPU numbers separated by commas, for example 0,1.",
+            "Use GPU numbers separated by commas, for example 0,1.",
         )
     return [f"cuda:{word}" if word.isdecimal() else word for word in words]
 
@@ -250,5 +263,5 @@ def parse_gigabytes(text: str) -> float:
     """Parse a size such as `20GB`, `500M` or `1.5T` into gigabytes. Raises UsageError."""
     match = re.fullmatch(r"\s*(\d{1,6}(?:\.\d+)?)\s*([KMGT])(?:I?B)?\s*", text, re.IGNORECASE)
     if not match:
-        raise UsageError(f"Invalid size {text!r}.", "Give a number with a unit, for example 20GB.")
+        raise UsageError(f"Invalid size {text!r}.", "Add a unit, for example 20GB.")
     return float(match[1]) * _GIGABYTES[match[2].upper()]

@@ -46,7 +46,7 @@ def _in_all(times: Sequence[float | None]) -> str:
     unknown = sum(seconds is None for seconds in times)
     known = sum(seconds for seconds in times if seconds is not None)
     if unknown and not known:
-        return "Their rendering time is unknown: no such clips were rendered here yet."
+        return "Unknown rendering time: no similar clips were rendered yet."
     more = f", without {unknown} of unknown time" if unknown else ""
     return f"Estimated time: {duration(known)}{more}." if known else "Nothing to do."
 
@@ -58,14 +58,14 @@ def _files_of(event: ClipEvent) -> list[str]:
 
 
 def _clip_table(event: ClipEvent, cut: str) -> dict[str, Any]:
-    """Return a clip for programs: `path` is the first of its `files`, `prompt_cut` the unread end."""
+    """Return a clip as JSON: `path` is the first of `files`, `prompt_cut` the truncated part."""
     files = _files_of(event)
     table = {**event.record(), "path": files[0], "files": files}
     del table["time"], table["type"]
     return {**table, "prompt_cut": cut} if cut else table
 
 
-def tell_clip(output: Output, event: ClipEvent, cut: str = "") -> None:
+def print_clip(output: Output, event: ClipEvent, cut: str = "") -> None:
     """Print a line for each file of a clip, or one JSON object for the clip."""
     if event.status == "failed":
         lines = [plain(f"failed   {shown(Path(event.path))}: {event.reason}")]
@@ -74,7 +74,7 @@ def tell_clip(output: Output, event: ClipEvent, cut: str = "") -> None:
     output.stream(_clip_table(event, cut), "\n".join(lines))
 
 
-def tell_cuts(output: Output, cuts: Iterable[Cut]) -> None:
+def warn_of_cuts(output: Output, cuts: Iterable[Cut]) -> None:
     """Warn about prompts that are too long for a text encoder."""
     messages = list(dict.fromkeys(cut.message for cut in cuts))
     for message in messages[:SHOWN_CUTS]:
@@ -83,26 +83,26 @@ def tell_cuts(output: Output, cuts: Iterable[Cut]) -> None:
         output.say(f"Warning: the ends of {len(messages) - SHOWN_CUTS} more prompts are cut off.")
 
 
-def tell_adapters(output: Output, planned: BatchPlan) -> None:
+def print_adapters(output: Output, planned: BatchPlan) -> None:
     """Print the run and step used for each identity, and warn if another run was trained longer."""
     for name, trained in list(planned.adapters.items())[:SHOWN_ADAPTERS]:
         identity = name.partition(" ")[0]
         output.say(f"{identity}: using {trained.run}, step {trained.step}.")
         for checkpoint in trained.damaged:
-            output.say(f"Warning: the checkpoint {checkpoint} is damaged and not used.")
+            output.say(f"Warning: the checkpoint {checkpoint} is corrupt and not used.")
         if trained.longer:
             run = trained.longer.partition("@")[0]
             output.say(
                 f"Warning: {run} was trained longer ({trained.longer.partition('@')[2]} steps). "
-                f"`--run {run}` renders with it."
+                f"Use it with `--run {run}`."
             )
     more = len(planned.adapters) - SHOWN_ADAPTERS
     if more > 0:
         output.say(f"… and {more} more; `--json` prints the run and step of each clip.")
 
 
-def tell_mistake(output: Output, source: str, error: PvError) -> None:
-    """Print why a row is skipped."""
+def print_mistake(output: Output, source: str, error: PvError) -> None:
+    """Print the reason why a row is skipped."""
     output.say(f"{source and f'{source}: '}{error.message}")
 
 
@@ -118,12 +118,12 @@ class FailureReport:
         reasons = {event.path: event.reason for event in failed}
         lines = [
             {
-                **row_table(as_row(item, said)),
+                **row_table(as_row(item, context)),
                 "path": item.clip,
                 "status": "failed",
                 "reason": reasons[item.clip],
             }
-            for item, said in zip(self._planned.items, self._planned.said, strict=True)
+            for item, context in zip(self._planned.items, self._planned.contexts, strict=True)
             if item.clip in reasons
         ]
         replace_file(
@@ -132,10 +132,10 @@ class FailureReport:
         )
 
     def clear(self) -> None:
-        """Remove the file of an earlier batch: nothing failed."""
+        """Remove the file of an earlier batch, if no clip failed."""
         self.file.unlink(missing_ok=True)
 
-    def tell(self, failed: Sequence[ClipEvent], output: Output) -> None:
+    def show(self, failed: Sequence[ClipEvent], output: Output) -> None:
         """Print the failures, or the first ones of many."""
         output.say(f"Failed clips (retry with --prompts {shown(self.file)}):")
         for event in failed[:SHOWN_FAILURES]:

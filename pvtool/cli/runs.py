@@ -94,20 +94,20 @@ def logs(
         output.result({"run": run, "log": text}, text)
         return
 
-    def show(record: Record) -> None:
-        if as_json or record["type"] != "gpu":  # every few seconds, and not for reading
+    def print_record(record: Record) -> None:
+        if as_json or record["type"] != "gpu":  # written every few seconds, not useful as text
             output.stream(record, describe(record))
 
     end = events_end(folder.events)
     for record in iter_records(folder.events, end):
-        show(record)
+        print_record(record)
     if follow_on:
-        follow(folder, lambda event: show(event.record()), end)
+        follow(folder, lambda event: print_record(event.record()), end)
 
 
 @app.command()
 def watch(run: RunName, images: Images = None, as_json: Json = False) -> None:
-    """Show a run in the dashboard; without a terminal, as lines until it ends."""
+    """Show a run in the dashboard; without a terminal, print lines until it ends."""
     watch_run(find_run(runs_dir(), run), Output(as_json), images)
 
 
@@ -116,7 +116,7 @@ Wait = Annotated[float, typer.Option("--wait", min=0.0, help="Timeout in seconds
 
 @app.command()
 def pause(run: RunName, wait: Wait = ANSWER_SECONDS, as_json: Json = False) -> None:
-    """Hold a running engine; it keeps its memory."""
+    """Pause a running engine; it keeps its memory."""
     _ask(run, Request.PAUSE, {State.PAUSED}, wait, as_json)
 
 
@@ -128,13 +128,13 @@ def stop(run: RunName, wait: Wait = ANSWER_SECONDS, as_json: Json = False) -> No
 
 @app.command()
 def checkpoint(run: RunName, as_json: Json = False) -> None:
-    """Ask a running engine for a checkpoint now; do not wait for it."""
+    """Request a checkpoint from a running engine, without waiting for it."""
     _request(run, Request.CHECKPOINT, as_json)
 
 
 @app.command()
 def sample(run: RunName, as_json: Json = False) -> None:
-    """Ask a running engine for sample clips now; do not wait for them."""
+    """Request sample clips from a running engine, without waiting for them."""
     _request(run, Request.SAMPLE, as_json)
 
 
@@ -148,7 +148,7 @@ def _request(run: str, request: Request, as_json: bool) -> None:
 
 
 def _ask(run: str, request: Request, wanted: set[State], wait: float, as_json: bool) -> None:
-    """Put a request to a live engine and wait until it has answered."""
+    """Send a request to a live engine and wait for its answer."""
     output = Output(as_json)
     folder = find_run(runs_dir(), run)
     state = folder.state()
@@ -171,7 +171,7 @@ def resume(
 ) -> None:
     """Resume a run that was paused, stopped or killed.
 
-    Without a live engine it continues from the last checkpoint, to the same weights as an
+    Without a live engine it continues from the last checkpoint, with the same weights as an
     uninterrupted run.
     """
     output = Output(as_json)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pvtool.cli.batch import render_clips
 from pvtool.cli.progress import JobProgress
-from pvtool.cli.render_report import tell_cuts
+from pvtool.cli.render_report import warn_of_cuts
 from pvtool.output import Output, table
 from pvtool_core.api.batch import render_job
 from pvtool_core.api.evaluate import Report, evaluation_plan, score_plan
@@ -16,7 +16,7 @@ from pvtool_core.store.runs import RunFolder
 def evaluate_run(folder: RunFolder, out: Path, prompts: int = 0, seeds: int = 0) -> Report:
     """Render a run's evaluation clips into `out` and score them, as `pvtool_core.evaluate` does."""
     planned = evaluation_plan(folder, out, prompts, seeds)
-    tell_cuts(Output(), planned.all_cuts)
+    warn_of_cuts(Output(), planned.all_cuts)
     render_clips(planned, render_job(out.absolute())).raise_for_status()
     with JobProgress() as progress:
         return score_plan(folder, planned, out, progress.on_event)

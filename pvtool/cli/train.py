@@ -1,4 +1,4 @@
-"""`pv train`: makes a run and starts an engine on it."""
+"""`pv train`: create a run and start its engine."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from pvtool.cli.options import (
     bank_names,
     preset_names,
 )
-from pvtool.cli.render_report import tell_cuts
+from pvtool.cli.render_report import warn_of_cuts
 from pvtool.cli.training import go
 from pvtool.jobs.prepare import choose, prepare
 from pvtool.jobs.settings import style_table
@@ -69,7 +69,7 @@ def train(
 ) -> None:
     """Train an adapter for an identity.
 
-    Ctrl-C saves a checkpoint and stops; a lost terminal has no effect.
+    Ctrl-C saves a checkpoint and stops; closing the terminal does not affect the run.
     """
     output = Output(as_json)
     chosen = (
@@ -85,7 +85,7 @@ def train(
         from pvtool.cli.plan_report import plan_of, show
 
         person, _, bank, settings = choose(*chosen, only_planned=True)
-        tell_cuts(
+        warn_of_cuts(
             output,
             check_prompts_fit(settings.model, bank, settings.sampler.negative_prompt, person.noun),
         )
@@ -93,14 +93,14 @@ def train(
         return
     if watch and detach:
         raise UsageError(
-            "--watch and --detach contradict each other.",
-            "`pv runs watch RUN` shows a detached run.",
+            "--watch and --detach cannot be combined.",
+            "Show a detached run with `pv runs watch RUN`.",
         )
     watched = watch and on_terminal()
     if watched:
         from pvtool.terminal import choice
 
-        choice()  # raises before a run exists
+        choice()  # raises before a run is created
     folder = prepare(choose(*chosen))
     output.say(f"Run {folder.name}: {folder.path}")
     if watched:

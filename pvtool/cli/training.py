@@ -3,7 +3,7 @@
 import subprocess
 
 from pvtool.cli.progress import JobProgress
-from pvtool.cli.render_report import tell_cuts
+from pvtool.cli.render_report import warn_of_cuts
 from pvtool.output import Output, on_terminal
 from pvtool_core.models.prompt_limits import check_prompts_fit
 from pvtool_core.paths import runs_dir
@@ -16,13 +16,13 @@ from pvtool_core.supervisor import follow, raise_outcome, run_to_end, start_deta
 
 
 def go(folder: RunFolder, detach: bool, output: Output) -> None:
-    """Start or resume the engine of a prepared run, and follow it unless it is to be left alone."""
+    """Start or resume the engine of a prepared run, and follow it unless it is detached."""
     value = {"run": folder.name, "path": str(folder.path)}
     check_training(folder)
-    if detach:  # else the engine's own warnings are shown
+    if detach:  # otherwise the engine's warnings are shown
         job = require(read_job(folder.config), TrainJob)
         negative, noun = job.sampler.negative_prompt, job.identity.noun
-        tell_cuts(output, check_prompts_fit(job.model, job.prompts, negative, noun))
+        warn_of_cuts(output, check_prompts_fit(job.model, job.prompts, negative, noun))
         start_detached(folder)
         text = f"{folder.name} is training. Follow it with `pv runs logs {folder.name} --follow`."
         output.result({**value, "state": folder.state()}, text)
@@ -35,13 +35,16 @@ def go(folder: RunFolder, detach: bool, output: Output) -> None:
 
 
 def follow_training(folder: RunFolder) -> None:
-    """Run the engine of a prepared run to its end, with progress. Raises what it reports."""
+    """Run the engine of a prepared run to its end, with progress.
+
+    Raises the engine's error.
+    """
     with _progress(folder) as progress:
         run_to_end(folder, progress.on_event)
 
 
 def follow_other(folder: RunFolder) -> None:
-    """Show the progress of a running engine to its end. Raises what it reports."""
+    """Show the progress of a running engine to its end. Raises the engine's error."""
     with _progress(folder) as progress:
         follow(folder, progress.on_event)
     raise_outcome(folder)
@@ -58,10 +61,10 @@ def watch_run(
     images: str | None = None,
     engine: subprocess.Popen[bytes] | None = None,
 ) -> None:
-    """Show a run in the dashboard until it is closed; without a terminal, as lines until the run
-    ends.
+    """Show a run in the dashboard until it is closed.
 
-    `engine` is its process, if it is a child. Raises the error of a run that failed meanwhile.
+    Without a terminal, print lines until the run ends. `engine` is its process, if it is a child.
+    Raises the error of a run that failed meanwhile.
     """
     from pvtool.dashboard.opening import open_dashboard
 

@@ -21,7 +21,10 @@ class IdentityUsage:
 
 
 def usage_of(person: Identity) -> IdentityUsage:
-    """Return what exists of a person elsewhere. Exported files and copies are recorded nowhere."""
+    """Return what exists of an identity elsewhere.
+
+    Exported files and copies are not recorded.
+    """
     runs = tuple(run.name for run in runs_of(person))
     demos = [data_dir() / "demo" / run for run in runs]
     found = [
@@ -57,5 +60,5 @@ def _renders(batch: BatchFolder, person: Identity, runs: tuple[str, ...]) -> set
         OSError,
         ValueError,
         TypeError,
-    ):  # a broken batch: it is named, for it may hold the person
+    ):  # a corrupt batch is listed: it may contain the identity
         return {batch.path}

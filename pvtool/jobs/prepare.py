@@ -80,7 +80,7 @@ def rename_identity(old: str, new: str) -> Identity:
     library = Library()
     person, free = library.get(old), library.check_free(new)
     moved = dataclasses.replace(person.ref, name=free, folder=str(library.root / free))
-    for run in runs_of(person):  # the runs first, so that a killed call can be repeated
+    for run in runs_of(person):  # runs first, so that an interrupted call can be repeated
         created = datetime.fromtimestamp(run_origin(run).created, UTC).isoformat(
             timespec="microseconds"
         )

@@ -19,11 +19,10 @@ def chosen_settings(
     options: Table | None = None,
     usual: str = DEFAULT_PRESET,
 ) -> tuple[Preset, Settings]:
-    """Return the preset and the settings after all overrides; `options` take precedence over
-    `overrides`.
+    """Return the preset and the settings after all overrides.
 
-    `usual` is the preset if neither the command nor config.toml names one. Raises Missing for an
-    unknown preset, SettingsError for invalid settings.
+    `options` take precedence over `overrides`. `usual` is the preset if neither the command nor
+    config.toml names one. Raises Missing for an unknown preset, SettingsError for invalid settings.
     """
     user = _user_config()
     preset = Presets().get(preset_name or user.get("preset", usual))

@@ -34,7 +34,7 @@ _BEGUN_SECONDS = 3600.0
 def make_batch(
     items: Sequence[RenderItem], job: RenderJob, devices: Sequence[str] = ()
 ) -> BatchFolder:
-    """Create the folder of a batch, with an engine's folder for each device, and delete old batches.
+    """Create the folder of a batch, with one worker per device, and delete old batches.
 
     Raises FfmpegMissing or CodecMissing if this machine cannot write such clips.
     """
@@ -122,7 +122,7 @@ class Rendering:
         return self.files
 
     def stop(self) -> None:
-        """Ask the engines to finish their current clips and exit; `wait` then raises Interrupted."""
+        """Ask the engines to finish their current clips; `wait` then raises Interrupted."""
         self._engines.stop()
 
 
@@ -179,7 +179,7 @@ def render(
 def render_job(
     out: Path, formats: tuple[str, ...] = ("mp4",), overwrite: bool = False
 ) -> RenderJob:
-    """Return a job without clips and setups, which are added when it starts. Raises SettingsError."""
+    """Return a job without clips and setups. Raises SettingsError for unknown formats."""
     encoding = from_table(EncodingConfig, {"formats": list(formats)}, "render")
     return RenderJob(
         items="",

@@ -75,17 +75,17 @@ def enroll_with(
 
 
 def check_consent(statement: str) -> None:
-    """Raise UsageError without a statement of who agreed, when, and to what."""
+    """Raise UsageError without a consent statement: who agreed, when, and to what."""
     if not statement.strip():
         raise UsageError(
-            "A statement of consent is required: who agreed, when, and to what.",
+            "A consent statement is required: who agreed, when, and to what.",
             f'Pass it with --consent, for example --consent "{CONSENT_EXAMPLE}".',
         )
 
 
 def _existing(photo: Path) -> Path:
     if not exists(photo):
-        raise BadPicture(photo, "is not there")
+        raise BadPicture(photo, "not found")
     if not photo.is_file():
         kind = "a folder" if photo.is_dir() else "not a regular file"
         raise BadPicture(photo, f"is {kind}", "Use image files, for example photos/*.jpg.")

@@ -60,7 +60,10 @@ def evaluate(
 
 
 def evaluation_plan(folder: RunFolder, out: Path, prompts: int = 0, seeds: int = 0) -> BatchPlan:
-    """Plan the evaluation clips of a run, with and without its adapter; 0 takes all prompts or seeds."""
+    """Plan the evaluation clips of a run, with and without its adapter.
+
+    `prompts` and `seeds` limit the number of each; 0 uses all.
+    """
     job = job_of(folder)
     texts = Banks().get(job.evaluation.prompts).prompts[: prompts or None]
     defaults = Defaults(
@@ -73,7 +76,7 @@ def evaluation_plan(folder: RunFolder, out: Path, prompts: int = 0, seeds: int =
 
 
 def score_plan(folder: RunFolder, planned: BatchPlan, out: Path, on_event: OnEvent) -> Report:
-    """Score the clips of `evaluation_plan`; the report and the contact sheet are written to `out`."""
+    """Score the clips of `evaluation_plan`, and write report and contact sheet to `out`."""
     job = job_of(folder)
     sidecars = [sidecar_path(item.clip) for item in planned.items]
     return score(job, [job.identity], sidecars, out, on_event)

@@ -111,5 +111,5 @@ def _stopped(error: PvError | None, left: Sequence[RenderItem], killed: bool) ->
 
 
 def _is_reported(engine: RunFolder, error: PvError) -> bool:
-    """Return whether the engine itself reported the error; one that came after the last clip does not count."""
+    """Return whether the engine reported the error; one after the last clip does not count."""
     return engine.read_exit() is not None and not isinstance(error, Interrupted)

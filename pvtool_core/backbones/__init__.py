@@ -42,7 +42,7 @@ def load_backbone(
 ) -> Backbone:
     """Load the model of the settings for these prompts.
 
-    `recompute` keeps almost no activations for the backward pass and recomputes them: slower, in a
+    With `recompute`, activations are not stored but recomputed in the backward pass: slower, in a
     tenth of the memory, with the same gradient. Raises InputRefused if the files differ from those
     that the job was created for: a resumed run would continue from other weights, and the
     trajectory cache would store them under the wrong key.
@@ -50,14 +50,14 @@ def load_backbone(
     if model.fingerprint:
         _check_unchanged(model)
     for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()  # the engine does not print for users
+        library.utils.logging.disable_progress_bar()  # the engine prints no progress bars
     with refused_unless_loaded(model.base_model, model.family):
         return backbone_class(model.family)(model, sampler, prompts, recompute)
 
 
 @contextmanager
 def refused_unless_loaded(base_model: str, family: str) -> Generator[None]:
-    """Raise InputRefused, naming the base model, for any unknown error of the libraries that load it."""
+    """Raise InputRefused with the base model's name for errors of the loading libraries."""
     try:
         yield
     except Exception as error:
@@ -79,6 +79,6 @@ def _check_unchanged(model: ModelConfig) -> None:
     }
     if changed := [part for part, same in parts.items() if not same]:
         raise InputRefused(
-            f"The {changed[0]} is not the one that this job was made for.",
-            "Bring its files back as they were, or start a new run.",
+            f"The {changed[0]} is not the one that this job was created for.",
+            "Restore its files, or start a new run.",
         )

@@ -42,9 +42,7 @@ _FRAMES_AT_ONCE = 16  # as diffusers' pipeline decodes them
 
 
 class KohyaLayout:
-    """`LoraLayout` with kohya's names for the layers of a Stable Diffusion UNet; alpha equals the
-    rank.
-    """
+    """`LoraLayout` with kohya's layer names of a Stable Diffusion UNet; alpha equals the rank."""
 
     def pack(self, layers: Mapping[str, LoraPair]) -> dict[str, Tensor]:
         packed: dict[str, Tensor] = {}
@@ -174,10 +172,10 @@ class AnimateDiff:
 
 
 def _load_pipeline(model: ModelConfig, dtype: torch.dtype) -> Any:
-    """Load the pipeline of a folder, or of Stable Diffusion 1.5 (folder or single file) with a
-    motion adapter.
+    """Load the pipeline of a folder, or of Stable Diffusion 1.5 with a motion adapter.
 
-    Raises InputRefused for a sampler other than DDIM.
+    Stable Diffusion may be a folder or a single file. Raises InputRefused for a sampler other than
+    DDIM.
     """
     load: Any = functools.partial(dict, dtype=dtype, local_files_only=True, use_safetensors=True)
     base = Path(model.base_model)
@@ -234,9 +232,7 @@ def _motion_sampler(of_images: Any, **more: Any) -> Any:
 
 
 def _as_trained(checkpoint: Path, of_images: Any) -> Any:
-    """Return the sampler for the prediction type recorded in the checkpoint, otherwise that of
-    model.config.
-    """
+    """Return the sampler for the prediction type in the checkpoint, or that of model.config."""
     prediction = prediction_of(checkpoint)
     said: dict[str, Any] = {"prediction_type": prediction.kind} if prediction.kind else {}
     if prediction.zero_terminal_snr:
@@ -247,11 +243,10 @@ def _as_trained(checkpoint: Path, of_images: Any) -> Any:
 
 
 def recompute_activations(denoiser: nn.Module) -> None:
-    """Checkpoint each resnet, attention and motion module; diffusers' own option covers the resnets
-    only.
+    """Checkpoint each resnet, attention and motion module.
 
-    A denoising step of 16 frames at 512 × 512 then keeps 3.4 GiB instead of 40 (21 with diffusers'
-    option).
+    diffusers' own option covers the resnets only. A denoising step of 16 frames at 512 × 512 then
+    stores 3.4 GiB instead of 40 (21 with diffusers' option).
     """
     for name, module in denoiser.named_modules():
         if _RECOMPUTED.fullmatch(name):

@@ -1,4 +1,4 @@
-"""ControlNet for AnimateDiff: pictures, one a frame, that lead the layout of the clip."""
+"""ControlNet for AnimateDiff: control images, one per frame, that determine the layout."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from pvtool_core.errors import BadPicture, InputRefused
-from pvtool_core.media.decode import frames_of_others
+from pvtool_core.media.decode import frames_of_any
 from pvtool_core.media.ffmpeg import ClipBroken
 from pvtool_core.media.photos import BLACK, pictures_in, read_picture
 from pvtool_core.models.base_models import model_variant
 from pvtool_core.settings.schema import ControlConfig, ModelConfig
 
-_HINT = "Give a video, an animation, or a folder of pictures."
+_HINT = "Use a video, an animation, or a folder of pictures."
 
 
 class ControlNet:
@@ -74,10 +74,10 @@ class ControlNet:
 
 
 def read_frames(config: ControlConfig, count: int) -> list[Image.Image]:
-    """Return the first `count` images of a video, an animation or a folder in natural order, on
-    black.
+    """Return the first `count` images of a video, an animation or a folder, on black.
 
-    Raises InputRefused if there are fewer, BadPicture for an unreadable file.
+    A folder is read in natural order. Raises InputRefused for fewer images, BadPicture for an
+    unreadable file.
     """
     source = Path(config.frames)
     try:
@@ -87,7 +87,7 @@ def read_frames(config: ControlConfig, count: int) -> list[Image.Image]:
     if len(pictures) < count:
         raise InputRefused(
             f"{source} has {len(pictures)} pictures for {count} frames.",
-            "Give one for each, or set model.num_frames.",
+            "Use one for each frame, or set model.num_frames.",
         )
     return pictures
 
@@ -97,4 +97,4 @@ def _in_folder(folder: Path, count: int) -> list[Image.Image]:
 
 
 def _in_file(file: Path, count: int) -> list[Image.Image]:
-    return [Image.fromarray(frame) for frame in frames_of_others(file, count)]
+    return [Image.fromarray(frame) for frame in frames_of_any(file, count)]

@@ -1,4 +1,4 @@
-"""Flow matching: Euler steps from noise to clip, as large video transformers are sampled.
+"""Flow matching: Euler steps from noise to clip, the sampler of large video transformers.
 
 The scheduler of diffusers counts its own steps; here a step is a function of its number, so that
 any can be repeated.
@@ -13,10 +13,9 @@ from pvtool_core.backbones.interface import Latents, described_sampler
 
 
 def euler_step(scheduler: Any, latents: Latents, step: int, output: Latents) -> Latents:
-    """Return the step of `FlowMatchEulerDiscreteScheduler.step`, bit for bit: x' = x + (σ' − σ)
-    output.
+    """Return the step of `FlowMatchEulerDiscreteScheduler.step`, bit for bit.
 
-    As there, the sum is computed in float32 or better and has the type of the output. The
+    x' = x + (σ' − σ) output, computed in float32 or better, in the type of the output. The
     stochastic variant is not supported.
     """
     change = (scheduler.sigmas[step + 1] - scheduler.sigmas[step]).to(latents.device)

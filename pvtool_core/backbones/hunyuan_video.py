@@ -1,9 +1,8 @@
-"""HunyuanVideo: a transformer of 13B weights with embedded guidance, flow matching and a causal 3D
-autoencoder.
+"""HunyuanVideo: a transformer of 13B weights with embedded guidance and flow matching.
 
-Built on the diffusers pipeline, from a folder in its format. This code repeats
-`HunyuanVideoPipeline.__call__` step by step, because no pipeline starts in the middle of a schedule
-or is differentiable.
+Its autoencoder is a causal 3D one. Built on the diffusers pipeline, from a folder in its format.
+This code repeats `HunyuanVideoPipeline.__call__` step by step, because no pipeline starts in the
+middle of a schedule or is differentiable.
 """
 
 import functools
@@ -80,7 +79,7 @@ class FusedLayout:
         return pairs
 
     def _fused(self, block: str) -> tuple[str, int]:
-        """Return the name of a block's fused matrix, and its number of rows other than q, k and v."""
+        """Return the name of a block's fused matrix, and its number of rows besides q, k and v."""
         kind, _, number = block.rpartition(".")
         if kind == "single_transformer_blocks":
             return f"transformer.single_blocks.{number}.linear1", self._mlp_width
@@ -126,7 +125,7 @@ class HunyuanVideo:
             if recompute:
                 part.enable_gradient_checkpointing()
         self.pipeline.vae.use_framewise_decoding = (
-            False  # `decode` takes the tiles in time one by one
+            False  # `decode` processes temporal tiles one by one
         )
         if model.vae_tiling:
             self.pipeline.vae.enable_tiling()
@@ -207,14 +206,14 @@ class HunyuanVideo:
         latents = latents.to(vae.dtype) / vae.config.scaling_factor
         needed = sorted({tile for frame in frames for tile in into.tiles_of(frame)})
         decode = vae.decode
-        if self.recompute and len(needed) > 1:  # then keep no more than one tile's activations
+        if self.recompute and len(needed) > 1:  # store the activations of one tile only
             decode = functools.partial(checkpoint, decode, use_reentrant=False)
         tiles: dict[int, Tensor] = {}
         for tile in needed:
             decoded: Any = decode(latents[:, :, into.latents_of(tile)]).sample
             tiles[tile] = (
                 decoded[:, :, 1:] if tile else decoded
-            )  # only the clip's first latent stands for one frame
+            )  # only the clip's first latent has one frame
             if tile - 1 in tiles:
                 vae.blend_t(tiles[tile - 1], tiles[tile], into.blended)
         chosen = [tiles[into.tiles_of(frame)[-1]][0, :, into.place_of(frame)] for frame in frames]
@@ -241,10 +240,10 @@ class HunyuanVideo:
 
 
 class TilesInTime:
-    """Temporal tiling of diffusers' `AutoencoderKLHunyuanVideo`: tiles of latents overlap, and the
-    first frames of each are blended with the last of the previous one.
+    """Temporal tiling of diffusers' `AutoencoderKLHunyuanVideo`.
 
-    A tile is the smallest unit with identical pixels, although the autoencoder is causal: its
+    Tiles of latents overlap, and the first frames of each are blended with the last of the previous
+    one. A tile is the smallest unit with identical pixels, although the autoencoder is causal: its
     normalisation averages over all latents in the tile. With the paper's autoencoder tile k has the
     latents 3k to 3k + 4 and provides the frames 12k + 1 to 12k + 12 (also the first frame for k =
     0), of which the first four are blended.
@@ -255,7 +254,7 @@ class TilesInTime:
         self._stride = vae.tile_sample_stride_num_frames
         self._latent_stride = self._stride // vae.temporal_compression_ratio
         self.blended = vae.tile_sample_min_num_frames - self._stride
-        """How many frames of a tile are blended into the one before."""
+        """Number of frames of a tile that are blended with the previous one."""
 
     def tiles_of(self, frame: int) -> range:
         """Return the one or two tiles of a frame."""
@@ -272,8 +271,9 @@ class TilesInTime:
 
 
 class _WithoutMask(HunyuanVideoAttnProcessor2_0):
-    """Attention over a prompt without padding, which needs no mask; a mask would prevent flash
-    attention.
+    """Attention over a prompt without padding, which needs no mask.
+
+    A mask would prevent flash attention.
     """
 
     def __call__(
@@ -295,7 +295,7 @@ def _scheduler(of_folder: Any, sampler: SamplerConfig, device: torch.device) -> 
     config: Any = of_folder.config
     if type(of_folder) is not FlowMatchEulerDiscreteScheduler or config.stochastic_sampling:
         raise InputRefused(
-            f"The sampler of the base model is {type(of_folder).__name__}, which is multistep or stochastic.",
+            f"The base model's sampler {type(of_folder).__name__} is multistep or stochastic.",
             "Save the pipeline with FlowMatchEulerDiscreteScheduler and stochastic_sampling=False.",
         )
     scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(

@@ -1,11 +1,11 @@
-"""What training and rendering need of a video model: the contract that each backbone fulfils.
+"""The interface of video models for training and rendering, which each backbone implements.
 
 N               num_steps, the denoising steps of one clip
 step            0 … N − 1, from pure noise to the clean clip
 latents         the clip inside the model, as it enters or leaves a step
-embeds          the prompt inside the model: tensors by diffusers' names, each with a row for each branch (with
-                classifier-free guidance two, the negative first; else one)
-output          what the model predicts at a step, after guidance
+embeds          the prompt inside the model: tensors by diffusers' names, with a row per branch (two
+                with classifier-free guidance, the negative first; otherwise one)
+output          the model's prediction at a step, after guidance
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ Frames = Float[Tensor, "chosen 3 height width"]
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A frozen text-to-video model with its sampler, taken step by step.
+    """A frozen text-to-video model with its sampler, run step by step.
 
     It is loaded for given prompts: they are encoded first, and the text encoders are released. If
     they are the largest part of the model, this happens before the denoiser is loaded.
@@ -42,18 +42,18 @@ class Backbone(Protocol):
     """
 
     denoiser: nn.Module
-    """The network that the adapter sits in."""
+    """The network to which the adapter is added."""
     lora_target: str
-    """Full-match expression for the q, k and v projections of spatial self-attention (section 4.4)."""
+    """Regular expression for the q, k, v projections of spatial self-attention (section 4.4)."""
     lora_layout: LoraLayout
-    """How the adapter's file names its layers."""
+    """Layer names in the adapter's file."""
     num_steps: int
     num_frames: int
     device: torch.device
     dtype: torch.dtype
 
     def prompt_embeds(self, prompt: str) -> Embeds:
-        """Return the embeddings of one of the loaded prompts, on the model's device; no gradient."""
+        """Return the embeddings of a loaded prompt, on the model's device, without gradient."""
         ...
 
     def random_embeds(self) -> Embeds:
@@ -76,7 +76,7 @@ class Backbone(Protocol):
         ...
 
     def decode(self, latents: Latents, frames: Sequence[int]) -> Frames:
-        """Return the selected frames of one clip in [0, 1], float32; gradients reach the latents."""
+        """Return the selected frames of one clip in [0, 1], float32, with gradients."""
         ...
 
     def decoded_with(self, frame: int) -> Sequence[int]:
@@ -84,13 +84,14 @@ class Backbone(Protocol):
         ...
 
     def facts(self) -> Mapping[str, Any]:
-        """Return everything that a trajectory depends on besides prompt and seed, as plain values."""
+        """Return all dependencies of a trajectory except prompt and seed, as plain values."""
         ...
 
     def sampler_facts(self) -> Mapping[str, Any]:
-        """Return everything needed to rebuild the scheduler in diffusers, as plain values: `class`,
-        configuration and, unless the class determines them, the noise levels (see
-        `described_sampler`).
+        """Return everything needed to rebuild the scheduler in diffusers, as plain values.
+
+        These are `class`, configuration and, unless the class determines them, the noise levels
+        (see `described_sampler`).
         """
         ...
 
@@ -107,7 +108,7 @@ def unit_range(decoded: Tensor) -> Tensor:
 
 def resolve_device(name: str) -> torch.device:
     """Return the device of a setting; `auto` is the accelerator, if any. Raises InputRefused."""
-    if name == "meta":  # shapes alone, for counting
+    if name == "meta":  # shapes only, for estimates
         return torch.device(name)
     if name != "auto":
         problem = problem_of(name) if DEVICES.fullmatch(name) else f"Invalid device {name!r}."
@@ -120,8 +121,9 @@ def resolve_device(name: str) -> torch.device:
 
 
 def described_sampler(scheduler: Any) -> dict[str, Any]:
-    """Return class and configuration of a diffusers scheduler, without machine- or
-    version-dependent values.
+    """Return class and configuration of a diffusers scheduler, as stable plain values.
+
+    Machine- or version-dependent values are omitted.
     """
     config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
     return {"class": type(scheduler).__name__, **config}
@@ -156,7 +158,10 @@ def trajectory_facts(
 
 
 def to_pixels(frames: Tensor) -> Pixels:
-    """Return frames (n, 3, height, width) in [0, 1] as uint8 (n, height, width, 3). Raises NotFinite."""
+    """Return frames (n, 3, height, width) in [0, 1] as uint8 (n, height, width, 3).
+
+    Raises NotFinite.
+    """
     if not frames.isfinite().all():
         raise NotFinite("decoded frames")
     return (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -1,6 +1,6 @@
-"""LoRA files: their tensors, sorted by layer and part, and the strength that each layer was trained with.
+"""LoRA files: their tensors by layer and part, and the trained strength of each layer.
 
-A file says its alpha in one of these places, which are looked at in this order; without any it is the rank:
+Alpha is in one of these places, searched in this order; without any it is the rank:
 
 * a tensor of the layer, such as `NAME.alpha`: kohya-ss, musubi-tuner, LyCORIS, ComfyUI
 * `lora_adapter_metadata` or `network_alphas` in the file's metadata: diffusers
@@ -93,12 +93,12 @@ def read_lora(path: Path) -> LoraFile:
         if any(map(pattern.search, tensors)):
             raise InputRefused(
                 f"The LoRA {path} is {kind}, a kind of LyCORIS that cannot be merged.",
-                "Give a plain LoRA, LoCon or DoRA.",
+                "Use a plain LoRA, LoCon or DoRA.",
             )
     pieces = tuple(piece for key, tensor in tensors.items() if (piece := piece_of(key, tensor)))
     markers = {
         key for key, tensor in tensors.items() if not tensor.numel()
-    }  # such as `v_pred`: the name says it all
+    }  # a marker such as `v_pred`, whose name is its content
     known = {piece.key for piece in pieces} | markers
     if not any(piece.part != "alpha" for piece in pieces):
         raise InputRefused(
@@ -106,9 +106,9 @@ def read_lora(path: Path) -> LoraFile:
         )
     if unknown := [key for key in tensors if key not in known]:
         raise InputRefused(
-            f"The LoRA {path} contains unknown tensors ({len(unknown)} of {len(tensors)}), for example "
-            f"{shown(unknown[0])}.",
-            "Give a plain LoRA, LoCon or DoRA.",
+            f"The LoRA {path} contains unknown tensors ({len(unknown)} of {len(tensors)}), "
+            f"for example {shown(unknown[0])}.",
+            "Use a plain LoRA, LoCon or DoRA.",
         )
     for piece in pieces:
         if piece.tensor.dtype not in (_NUMBERS if piece.part == "alpha" else _FLOATS):
@@ -120,7 +120,7 @@ def read_lora(path: Path) -> LoraFile:
         if not torch.isfinite(piece.tensor.float()).all():
             raise InputRefused(
                 f"The LoRA {path} holds values that are not finite numbers, in {shown(piece.key)}.",
-                "Give another LoRA; this one was damaged in training.",
+                "Use another LoRA; this one was damaged in training.",
             )
     return LoraFile(path, metadata, pieces)
 
@@ -139,12 +139,12 @@ def shown(name: str) -> str:
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    hint = "Get it again from where it came; pickled files are refused."
+    hint = "Download it again; pickled files are refused."
     try:
         if problem := problem_of(path):
             raise InputRefused(f"The LoRA {path} {problem}.", hint)
         with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118  (no mapping)
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a mapping
     except (
         SafetensorError,
         OSError,
@@ -157,15 +157,15 @@ def _load(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
         raise InputRefused(f"The LoRA {path} cannot be read: {shown(words)}.", hint) from error
 
 
-# The strength that layers were trained with
+# Strength of layers in training
 
 
 @dataclass(frozen=True)
 class Training:
-    """A layer as the rules for its strength see it."""
+    """A layer, as the rules for its strength need it."""
 
     names: Sequence[str]
-    """By the file, and by our model."""
+    """Names in the file and in our model."""
     component: str
     rank: int
     is_3x3: bool
@@ -199,8 +199,9 @@ def scale_of(
 
 
 def _of_peft(file: LoraFile) -> Scale | None:
-    """Return the scale by PEFT's configuration: in the metadata, per file or component, or beside
-    the file.
+    """Return the scale by PEFT's configuration.
+
+    It is in the metadata, per file or component, or beside the file.
     """
     beside = peft_config_beside(file.path)
     where, text = "lora_adapter_metadata", file.metadata.get("lora_adapter_metadata", "")
@@ -213,7 +214,8 @@ def _of_peft(file: LoraFile) -> Scale | None:
         _TRAINED_FROM_OTHER_WEIGHTS
     ):
         raise InputRefused(
-            f"The LoRA {file.path} was trained from changed base weights (init_lora_weights {start}).",
+            f"The LoRA {file.path} was trained from changed base weights "
+            f"(init_lora_weights {start}).",
             "Convert it to a plain LoRA with PEFT first.",
         )
 
@@ -242,8 +244,9 @@ _SIMPLE = re.compile(r"(?:[\w.\\^$|-]|\[[\w-]+\]|[*+](?![*+?{]))*")
 
 
 def _matches(file: LoraFile, pattern: str, name: str) -> bool:
-    """Return whether a layer matches a key of alpha_pattern as in PEFT; expressions that might not
-    terminate are refused.
+    """Return whether a layer matches a key of alpha_pattern, like PEFT.
+
+    Regular expressions that might not terminate are refused.
     """
     simple = _PLAIN.fullmatch(pattern) or (
         _SIMPLE.fullmatch(pattern) and len(re.findall("[*+]", pattern)) <= 2
@@ -257,9 +260,7 @@ def _matches(file: LoraFile, pattern: str, name: str) -> bool:
 
 
 def _of_network_alphas(file: LoraFile, named: Callable[[str], str]) -> Scale | None:
-    """Return the scale by `network_alphas`, one alpha per layer, which diffusers stores in the
-    metadata.
-    """
+    """Return the scale by `network_alphas`, one alpha per layer, in diffusers' metadata."""
     text = file.metadata.get("network_alphas", "")
     if not text:
         return None

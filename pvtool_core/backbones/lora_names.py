@@ -17,9 +17,7 @@ from pvtool_core.settings.families import load_named
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a layer, all or `start` to `stop`; `path` is the layer's, or that of a single
-    parameter.
-    """
+    """Rows of a layer, all or `start` to `stop`; `path` is the layer's or a parameter's."""
 
     component: str
     path: str
@@ -181,8 +179,9 @@ _ATTENTION_OF_TEXT: Renames = ((r"\.([qkv])_proj$", r".to_\1"), (r"\.out_proj$",
 
 
 def clip_names(component: str, sizes: Sizes) -> Names:
-    """Yield names with and without `text_model`, and diffusers' names of CLIP's attention before
-    PEFT.
+    """Yield names with and without `text_model`, and diffusers' old names of CLIP's attention.
+
+    The old names are those before PEFT.
     """
     for path in sizes:
         bare, rows = path.removeprefix("text_model."), (Rows(component, path),)
@@ -297,7 +296,7 @@ _LAST_MODULATION = "norm_out.linear"
 def hunyuan_video_names(component: str, sizes: Sizes) -> Names:
     """Yield names of the original HunyuanVideo code."""
     for path, rows in sizes.items():
-        if path == _LAST_MODULATION:  # shift and scale, which diffusers has the other way round
+        if path == _LAST_MODULATION:  # shift and scale, which diffusers has in reverse order
             halves = (Rows(component, path, rows // 2), Rows(component, path, 0, rows // 2))
             yield "final_layer.adaLN_modulation.1", halves
         elif (name := _renamed(path, _HUNYUAN)) != path:
@@ -333,7 +332,7 @@ _COMFYUI: Renames = (
 def _in_comfyui(name: str) -> str:
     """Return ComfyUI's name of a HunyuanVideo layer; other names are unchanged.
 
-    They are not supported flattened: `double_blocks_0_img_mlp_0` is kohya-ss's name of a FLUX
-    layer.
+    ComfyUI's names are not supported flattened: `double_blocks_0_img_mlp_0` is kohya-ss's name of a
+    FLUX layer.
     """
     return _renamed(name, _COMFYUI)

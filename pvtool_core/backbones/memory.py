@@ -1,5 +1,4 @@
-"""Store the frozen denoiser of a large model in fewer bits, or outside the device and loaded block
-by block.
+"""Store the frozen denoiser of a large model in fewer bits, or offload it block by block.
 
 This happens once, after style LoRAs are merged and before the adapter is added: the adapter's
 weights are in float32 and on the device.
@@ -33,8 +32,7 @@ def blocks_of(denoiser: Any, model: ModelConfig) -> list[Any]:
 def place(
     denoiser: nn.Module, blocks: Sequence[nn.Module], model: ModelConfig, device: torch.device
 ) -> None:
-    """Store a frozen `denoiser` according to `model.storage` and `model.offload`, and move it to
-    `device`.
+    """Store a frozen `denoiser` by `model.storage` and `model.offload`, and move it to `device`.
 
     `blocks` are its transformer blocks, which contain nearly all weights; the rest is unchanged.
     Raises InputRefused if bitsandbytes is required and missing.
@@ -46,7 +44,7 @@ def place(
             _quantise(block, model.storage)
             block.to(
                 device
-            )  # which is when bitsandbytes does its work: no second copy of the whole model
+            )  # bitsandbytes quantises here: without a second copy of the whole model
     if model.offload:
         _offload(denoiser, blocks, device)
     else:
@@ -62,7 +60,10 @@ def _linear_layers(block: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear
 
 
 def _store_in_float8(block: nn.Module) -> None:
-    """Store matrices as e4m3 with one scale per row, except modulations, which affect whole blocks."""
+    """Store matrices as e4m3 with one scale per row, except modulations.
+
+    Modulations affect whole blocks.
+    """
     for parent, _, layer in _linear_layers(block):
         if "Norm" in type(parent).__name__:
             continue
@@ -80,7 +81,7 @@ def _forward_from_float8(layer: Any, input: Tensor) -> Tensor:
 
 
 def _quantise(block: nn.Module, storage: str) -> None:
-    """Put bitsandbytes' layers in place of the linear ones."""
+    """Replace linear layers by those of bitsandbytes."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise InputRefused(
             f"model.storage={storage} needs the package bitsandbytes, which is not installed.",
@@ -130,9 +131,7 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 
 def _pinned(data: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor in page-locked memory, which the device reads at full speed and
-    asynchronously.
-    """
+    """Return a tensor in page-locked memory, for asynchronous copies at full speed."""
     return data.pin_memory() if device.type == "cuda" else data
 
 

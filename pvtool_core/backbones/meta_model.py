@@ -1,7 +1,7 @@
-"""A backbone without its weights: the model of some config files, empty or with random weights.
+"""A backbone without weight files: the model of config files, empty or with random weights.
 
-On the device `meta` nothing is allocated or computed, but every tensor has its shape: this is how
-memory and work are counted before anything is loaded (`estimate/counts.py`). On other devices the
+On the device `meta` nothing is allocated or computed, but every tensor has its shape: memory and
+work are estimated this way before weights are loaded (`estimate/counts.py`). On other devices the
 weights are random, which takes as much time and memory as real ones
 (`tests/benchmarks/full_size.py`).
 """
@@ -32,12 +32,11 @@ def meta_model(
     architecture: Path,
     motion: Path | None = None,
 ) -> Backbone:
-    """Return a backbone of the family's class on `model.device`; all prompts have the same random
-    embeddings.
+    """Return a backbone of the family's class on `model.device`.
 
-    `architecture` is a diffusers folder of which only config files are read, `motion` that of
-    AnimateDiff's motion modules if separate. Style LoRAs are omitted, since they are merged; so is
-    a ControlNet.
+    All prompts have the same random embeddings. `architecture` is a diffusers folder of which only
+    config files are read, `motion` that of AnimateDiff's motion modules if separate. Style LoRAs
+    are omitted, since they are merged; so is a ControlNet.
     """
     bare = dataclasses.replace(
         model,
@@ -80,7 +79,7 @@ def replaced(owner: Any, name: str, value: Any) -> Generator[Any]:
 
 @contextmanager
 def _made_as(device: torch.device, dtype: torch.dtype) -> Generator[None]:
-    """Create modules with that type on that device."""
+    """Create modules with this type on this device."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -91,14 +90,15 @@ def _made_as(device: torch.device, dtype: torch.dtype) -> Generator[None]:
 
 
 class _NoText(nn.Module):
-    """Stands where a text encoder does, and reads nothing."""
+    """Replaces a text encoder; it cannot be called."""
 
     dtype = torch.float32
 
 
 def _parts(cls: Any, folder: Path, motion: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of the pipeline's constructor from model_index.json; None for missing
-    parts.
+    """Return the arguments of the pipeline's constructor from model_index.json.
+
+    Missing parts are None.
     """
     index = read_table(folder / "model_index.json")
     parts: dict[str, Any] = {}
@@ -121,9 +121,9 @@ def _parts(cls: Any, folder: Path, motion: Path | None, given: Mapping[str, Any]
 
 def _part(folder: Path, _: str, name: str) -> Any:
     cls: Any = getattr(diffusers, name)
-    samples = "Scheduler" in name  # its numbers are needed
+    samples = "Scheduler" in name  # schedulers need real numbers
     config = read_table(
         folder / cls.config_name
-    )  # of anything but an object, diffusers takes the name of a model
+    )  # diffusers interprets other values as the name of a model
     with torch.device("cpu") if samples else nullcontext():
         return cls.from_config(config)

@@ -40,14 +40,12 @@ _PAIRS: Mapping[Part, Sequence[Part]] = {
     "magnitude": ("down", "up"),
     "dora_scale": ("down", "up"),
 }
-"""What else must be there for a part to mean something."""
+"""Other parts that a part requires."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """The parts of a pipeline that LoRAs are merged into, with their parameters and all names of
-    their layers.
-    """
+    """Components of a pipeline for LoRAs, with their parameters and all names of their layers."""
 
     model: str
     made_for: str
@@ -136,15 +134,16 @@ def _layers(file: LoraFile, base: Base) -> list[Layer]:
         if piece.part in parts:
             twice = f"{shown(parts[piece.part].key)} and {shown(piece.key)}"
             raise InputRefused(
-                f"The LoRA {file.path} holds one layer twice: {twice}.", "Give one adapter a file."
+                f"The LoRA {file.path} holds one layer twice: {twice}.", "Use one adapter per file."
             )
         parts[piece.part] = piece
     for parts in grouped.values():
         for part, piece in parts.items():
             if lacking := [needed for needed in _PAIRS.get(part, ()) if needed not in parts]:
                 raise InputRefused(
-                    f"The LoRA {file.path} is incomplete: {shown(piece.key)} lacks its {lacking[0]} matrix.",
-                    "Get it again from where it came.",
+                    f"The LoRA {file.path} is incomplete: {shown(piece.key)} lacks its "
+                    f"{lacking[0]} matrix.",
+                    "Download it again.",
                 )
     return [
         Layer(
@@ -156,7 +155,7 @@ def _layers(file: LoraFile, base: Base) -> list[Layer]:
     ]
 
 
-# What does not fit
+# Mismatches
 
 
 def _check_sizes(file: LoraFile, layer: Layer, base: Base) -> None:
@@ -182,15 +181,13 @@ def _check_sizes(file: LoraFile, layer: Layer, base: Base) -> None:
             raise _unfit(
                 file,
                 base,
-                f"its layers have other sizes. {shown(layer.name)} is {_times(theirs)} in the file and "
-                f"{_times(shape)} in the model.",
+                f"its layers have other sizes. {shown(layer.name)} is {_times(theirs)} in the file "
+                f"and {_times(shape)} in the model.",
             )
 
 
 def _fit(down: Tensor, up: Tensor, shape: Sequence[int]) -> bool:
-    """Return whether up times down has that shape; a 1 × 1 convolution may be a matrix, and vice
-    versa.
-    """
+    """Return whether up times down has this shape; matrices equal 1 × 1 convolutions."""
     if down.ndim < 2 or up.ndim < 2 or not len(down) or up.shape[:2] != (shape[0], len(down)):
         return False
     return (
@@ -223,8 +220,9 @@ def _axis(part: Part, magnitude: Tensor, shape: Sequence[int]) -> int | None:
 def _without_place(
     file: LoraFile, base: Base, named: Mapping[str, str], strange: Sequence[str]
 ) -> InputRefused:
-    """Return the error for layers that the model lacks: another base model, another number of
-    blocks, or unknown names.
+    """Return the error for layers that are missing in the model.
+
+    The LoRA is for another base model or number of blocks, or has unknown names.
     """
     count = f"{len(strange)} of its {len(named)} layers"
     likely = made_for(file)
@@ -239,9 +237,10 @@ def _without_place(
         )
     unknown = next(layer for layer in strange if _DIGITS.sub("#", named[layer]) not in patterns)
     return InputRefused(
-        f"The LoRA {file.path} does not fit this {base.model} model: {count} have unknown names, for example "
-        f"{shown(unknown)}.",
-        f"Give a LoRA for {base.made_for} with the names of diffusers, PEFT, kohya-ss, ComfyUI or the original code.",
+        f"The LoRA {file.path} does not fit this {base.model} model: {count} have unknown names, "
+        f"for example {shown(unknown)}.",
+        f"Use a LoRA for {base.made_for} with the names of diffusers, PEFT, kohya-ss, "
+        "ComfyUI or the original code.",
     )
 
 
@@ -251,17 +250,17 @@ _DIGITS = re.compile(r"(?<![a-zA-Z\d])\d+")  # numbers of blocks, not that of `a
 def _unfit(file: LoraFile, base: Base, misfit: str) -> InputRefused:
     likely = made_for(file)
     if likely and base.made_for in likely:
-        likely = None  # not an explanation
+        likely = None  # would not explain the mismatch
     looks = (
         f" It looks like one for {likely}." if likely and "it was made for" not in misfit else ""
     )
     return InputRefused(
         f"The LoRA {file.path} does not fit this {base.model} model: {misfit}{looks}",
-        "Give a LoRA that was made for this base model.",
+        "Use a LoRA that was made for this base model.",
     )
 
 
-# Which base model a file was made for
+# Base model of a file
 
 _ARCHITECTURES = (
     (r"sdxl|stable-diffusion-xl", "Stable Diffusion XL"),
@@ -276,7 +275,7 @@ _ARCHITECTURES = (
 
 
 def made_for(file: LoraFile) -> str | None:
-    """Return the base model of a LoRA as far as its metadata, names and sizes tell."""
+    """Return the base model of a LoRA, from its metadata, names and sizes."""
     if said := _by_metadata(file):
         return said
     names = " ".join(piece.layer for piece in file.pieces)
@@ -308,10 +307,10 @@ def _by_metadata(file: LoraFile) -> str | None:
 
 
 def _other_base(file: LoraFile, base: Base) -> str | None:
-    """Return another base model that the file was certainly made for, although names and sizes may
-    fit.
+    """Return another base model for which the file was certainly made.
 
-    FLUX has the layer names and widths of HunyuanVideo, but 19 and 38 blocks instead of 20 and 40.
+    Names and sizes can fit both: FLUX has the layer names and widths of HunyuanVideo, but 19 and 38
+    blocks instead of 20 and 40.
     """
     said = _by_metadata(file)
     if said and said != base.made_for:
@@ -371,9 +370,7 @@ def _merge(
 
 
 def _rescaled(merged: Tensor, magnitude: Tensor, axis: int) -> Tensor:
-    """Apply DoRA: `magnitude` is the norm of each row (axis 0) or column (axis 1) of the merged
-    weight.
-    """
+    """Apply DoRA: `magnitude` is the norm of each merged row (axis 0) or column (axis 1)."""
     others = [each for each in range(merged.ndim) if each != axis]
     norm = torch.linalg.vector_norm(merged, dim=others, keepdim=True)
     return merged * (magnitude.reshape(norm.shape) / norm)
@@ -392,12 +389,12 @@ def _put_back(
             dtype = str(row.dtype).removeprefix("torch.")
             if not torch.isfinite(before).all():
                 raise InputRefused(
-                    f"The base model's weights are not finite numbers in {shown(layer.name)}, which the LoRA "
-                    f"{file.path} is to be merged into.",
-                    "Fetch the base model again.",
+                    f"The base model's weights are not finite numbers in {shown(layer.name)}, "
+                    f"into which the LoRA {file.path} would be merged.",
+                    "Download the base model again.",
                 )
             raise InputRefused(
-                f"The LoRA {file.path} makes weights of {shown(layer.name)} that are not finite in {dtype}.",
-                "Give the LoRA a smaller weight, or use another one.",
+                f"The LoRA {file.path} makes weights of {shown(layer.name)} not finite in {dtype}.",
+                "Use a smaller weight for the LoRA, or another LoRA.",
             )
         row.copy_(rounded)

@@ -1,12 +1,13 @@
-"""Wan 2.x: a diffusion transformer with a causal 3D autoencoder, and classifier-free guidance in two passes.
+"""Wan 2.x: a diffusion transformer with a causal 3D autoencoder and classifier-free guidance.
 
-Built on the parts of diffusers' `WanPipeline`, from a folder in its format. Its own sampler, UniPC, is a multistep
-solver: it carries a history from step to step, which the trajectory cache would lose. `FlowMatchEulerDiscreteScheduler`
-on the same noise levels takes its place, with the folder's shift (the model card: 3 for 480p, 5 for 720p) unless the
-settings name another. A clip equals the pipeline's with that sampler and those levels put in.
+Built on the parts of diffusers' `WanPipeline`, from a folder in its format. Its own sampler, UniPC,
+is a multistep solver: it has a history, which the trajectory cache would lose. It is replaced by
+`FlowMatchEulerDiscreteScheduler` on the same noise levels, with the shift of the settings or else
+of the folder (the model card: 3 for 480p, 5 for 720p). A clip equals that of the pipeline with this
+sampler and these levels.
 
-Supported are Wan 2.1 and the dense model of Wan 2.2 (TI2V-5B, as text-to-video). Wan 2.2 A14B is two transformers that
-take turns, and is refused.
+Supported are Wan 2.1 and the dense model of Wan 2.2 (TI2V-5B, as text-to-video). Wan 2.2 A14B has
+two transformers for different steps, and is refused.
 """
 
 import functools
@@ -43,13 +44,11 @@ from pvtool_core.errors import InputRefused
 from pvtool_core.models.base_models import pipeline_variant
 from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 
-_TOKENS = (
-    512  # to which the pipeline's call pads a prompt; its `encode_prompt` alone would cut at 226
-)
+_TOKENS = 512  # padding of the pipeline's call; its `encode_prompt` alone would truncate at 226
 
 
 class WanLayout:
-    """`LoraLayout` with the names of the original Wan code, which ComfyUI and diffusers both read."""
+    """`LoraLayout` with the names of the original Wan code, read by ComfyUI and diffusers."""
 
     def pack(self, layers: Mapping[str, LoraPair]) -> dict[str, Tensor]:
         packed: dict[str, Tensor] = {}
@@ -80,7 +79,7 @@ class Wan:
     """
 
     lora_target = (
-        r"blocks\.\d+\.attn1\.to_[qkv]"  # attn1 is self-attention over all of the clip's patches
+        r"blocks\.\d+\.attn1\.to_[qkv]"  # attn1 is self-attention over all patches of the clip
     )
     lora_layout: LoraLayout = WanLayout()
 
@@ -105,7 +104,7 @@ class Wan:
         )
         _check_parts(model)
         self._embeds = self._encode(prompts) if prompts else {}
-        gc.collect()  # the text encoder has 11 GB, which the denoiser needs now
+        gc.collect()  # the text encoder's 11 GB are needed for the denoiser
         self.pipeline: Any = self._load(text_encoder=None, tokenizer=None)
         _check_size(self.pipeline, model)
         merge_style_loras(self.pipeline, model)
@@ -165,9 +164,7 @@ class Wan:
             latents.to(text.dtype),
             self.scheduler.timesteps[step].expand(len(latents)),
         )
-        if (
-            self.pipeline.config.expand_timesteps
-        ):  # Wan 2.2's dense model takes a time for each patch
+        if self.pipeline.config.expand_timesteps:  # Wan 2.2's dense model has a timestep per patch
             timestep = timestep[:, None].expand(-1, given[0, 0, :, ::2, ::2].numel())
         positive = self.denoiser(given, timestep, text[-len(latents) :], return_dict=False)[0]
         if not self.guided:
@@ -214,15 +211,13 @@ def _check_parts(model: ModelConfig) -> None:
     config: Any = WanPipeline.load_config(model.base_model, local_files_only=True)
     if config.get("boundary_ratio") is not None:
         raise InputRefused(
-            f"{model.base_model} is two transformers that take turns, which pv cannot train yet.",
+            f"{model.base_model} has two transformers for different steps, which is not supported.",
             "Use Wan 2.1, or the dense model of Wan 2.2 (TI2V-5B).",
         )
 
 
 def _check_size(pipeline: Any, model: ModelConfig) -> None:
-    """Raise InputRefused for a size that is not a whole number of patches, which the pipeline would
-    round down.
-    """
+    """Raise InputRefused for a size that the pipeline would round down to whole patches."""
     patch = pipeline.vae_scale_factor_spatial * pipeline.transformer.config.patch_size[-1]
     if model.width % patch or model.height % patch:
         raise InputRefused(
@@ -232,27 +227,26 @@ def _check_size(pipeline: Any, model: ModelConfig) -> None:
 
 
 def flow_levels(num_steps: int) -> NDArray[np.float64]:
-    """Return the noise levels of Wan's own sampler (UniPC with `use_flow_sigmas`) before the shift."""
+    """Return the noise levels of Wan's sampler (UniPC, `use_flow_sigmas`) before the shift."""
     return np.linspace(1.0, 0.001, num_steps + 1)[:-1]
 
 
 def _euler(config: Mapping[str, Any], shift: float) -> Any:
-    """Return Euler's method on the noise levels of the folder's sampler, which has two names for
-    the shift.
+    """Return Euler's method on the noise levels of the folder's sampler.
+
+    That sampler has two names for the shift.
     """
     shift = shift or config.get("flow_shift") or config["shift"]
     return FlowMatchEulerDiscreteScheduler(config["num_train_timesteps"], shift)
 
 
 def _mark_infinities(_module: Any, _given: Any, decoded: Tensor) -> Tensor:
-    """Turn infinities into NaN, which survives the clamp of the autoencoder, so that `unit_range`
-    detects it.
-    """
+    """Turn infinities into NaN, which `unit_range` detects after the autoencoder's clamp."""
     return decoded.masked_fill(decoded.isinf(), torch.nan)
 
 
 def recompute_decoder(decoder: Any) -> None:
-    """Checkpoint each call of a causal decoder, which diffusers has no option for.
+    """Checkpoint each call of a causal decoder, for lack of an option in diffusers.
 
     The list of features passed between calls is changed in place; each call gets a copy here, so
     that it can be repeated.

@@ -38,9 +38,9 @@ class RunAdapter:
 
 
 def newest_run(person: Identity, runs: Sequence[RunFolder]) -> RunAdapter:
-    """Return the adapter of the newest finished run of an identity; `runs` are given oldest first.
+    """Return the adapter of the newest finished run of an identity.
 
-    Raises Missing, naming the unfinished ones, if there is none.
+    `runs` are given oldest first. Raises Missing, with the unfinished runs, if none is finished.
     """
     with_adapter = [run for run in reversed(runs) if run.checkpoint_folders()]
     finished = [run for run in with_adapter if run.state() == State.FINISHED]
@@ -52,8 +52,10 @@ def newest_run(person: Identity, runs: Sequence[RunFolder]) -> RunAdapter:
                 found, longer=_longer(found.step, older), damaged=(*damaged, *found.damaged)
             )
         damaged.extend(_named(run, folder) for folder in reversed(run.checkpoint_folders()))
-    others = ", ".join(f"{run.name} ({run.state()})" for run in with_adapter)
-    hint = f"--run can be {others}." if others else f"`pv train {person.name}` makes one."
+    unfinished = ", ".join(f"{run.name} ({run.state()})" for run in with_adapter)
+    hint = f"Train one with `pv train {person.name}`."
+    if unfinished:
+        hint = f"Unfinished runs can be used with --run: {unfinished}."
     raise Missing("finished run of the identity", person.name, hint)
 
 
@@ -67,29 +69,27 @@ def named_run(person: Identity, words: str) -> RunAdapter:
     identity = job_of(run).identity
     if identity.fingerprint != person.ref.fingerprint:
         other = (
-            "another person of that name" if identity.name == person.name else repr(identity.name)
+            "another identity of that name" if identity.name == person.name else repr(identity.name)
         )
         raise UsageError(
-            f"{run.name} was trained on {other}.", f"Give a run of {person.name}, or none."
+            f"{run.name} was trained on {other}.", f"Use a run of {person.name}, or omit --run."
         )
     if at:
         return _adapter_at(run, step)
     if found := _newest_adapter(run):
         return found
-    raise Missing("checkpoint of the run", run.name, f"`pv runs resume {run.name}` trains it.")
+    raise Missing("checkpoint of the run", run.name, f"Train it with `pv runs resume {run.name}`.")
 
 
 def _longer(step: int, older: Sequence[RunFolder]) -> str:
-    """Return the longest older run as RUN@STEP if it was trained for more than `step` steps,
-    otherwise "".
-    """
+    """Return the longest older run as RUN@STEP if it has more than `step` steps, otherwise ""."""
     steps = [(checkpoint_step(run.checkpoint_folders()[-1]), run.name) for run in older]
     most, name = max(steps, default=(0, ""))
     return f"{name}@{most}" if most > step else ""
 
 
 def _newest_adapter(run: RunFolder) -> RunAdapter | None:
-    """Return the adapter of the newest checkpoint in which it is as it was written."""
+    """Return the adapter of the newest checkpoint whose adapter is unchanged."""
     damaged: list[str] = []
     for folder in reversed(run.checkpoint_folders()):
         if found := _trained_by(run, folder):
@@ -111,7 +111,8 @@ def _adapter_at(run: RunFolder, step: str) -> RunAdapter:
         raise InputRefused(
             f"The checkpoint {_named(run, folder)} is damaged.", f"Use another: {', '.join(there)}."
         )
-    raise Missing(f"checkpoint of {run.name}", step, f"There are: {', '.join(there) or 'none'}.")
+    hint = f"Existing checkpoints: {', '.join(there) or 'none'}."
+    raise Missing(f"checkpoint of {run.name}", step, hint)
 
 
 def _trained_by(run: RunFolder, checkpoint: Path) -> RunAdapter | None:

@@ -1,10 +1,12 @@
-"""What a rendered clip is called, what lies beside it, and when it counts as whole.
+"""Names of rendered clips, their sidecars, and the check that a clip is complete.
 
     OUT/IDENTITY/PROMPT-SLUG-HASH/seed-000003.mp4  seed-000003.gif  seed-000003.json
 
-The hash covers everything that changes pixels, so that a changed setting never meets an old clip, and the same command
-twice renders nothing. The sidecar is written last, with a fingerprint of all that the clip was made from: a clip
-without one, of another fingerprint, or with files other than it says, is made again.
+
+The hash covers everything that changes pixels: clips with other settings have other names, and the
+same command twice renders nothing. The sidecar is written last, with a fingerprint of everything
+that the clip was rendered from: a clip without it, with another fingerprint, or with changed files,
+is rendered again.
 """
 
 import hashlib
@@ -22,6 +24,7 @@ import orjson
 from pvtool_core.errors import InputRefused
 from pvtool_core.files import replace_file
 from pvtool_core.hashes import hash_of, sha256_of_folder
+from pvtool_core.settings.formats import FORMATS, Format
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup
 from pvtool_core.settings.schema import ModelConfig
 from pvtool_core.store.prompts import without_keyword
@@ -38,7 +41,7 @@ class Names:
 
     @cached_property
     def setup_key(self) -> str:
-        """The same for setups that make the same clips."""
+        """A key that is equal for setups with equal clips."""
         return f"{self._model} {self._sampler} {self._setup.adapter.start}"
 
     @cached_property
@@ -58,7 +61,7 @@ class Names:
         """
         return f"{out}/{identity}/{self._folder(prompt, adapter_sha256)}/seed-{seed:06d}"
 
-    @lru_cache(maxsize=1024)  # noqa: B019 - as many as are asked for in a row, with other seeds
+    @lru_cache(maxsize=1024)  # noqa: B019 - consecutive calls differ by seed
     def _folder(self, prompt: str, adapter_sha256: str) -> str:
         return f"{slug(prompt)}-{self._digest(prompt, adapter_sha256)[:12]}"
 
@@ -66,8 +69,9 @@ class Names:
         start = json.dumps(self._setup.adapter.start if adapter_sha256 else None)
         upscale = f', "upscale": {self._upscale}' if self._upscale > 1 else ""
         facts = (
-            f'{{"adapter": "{adapter_sha256}", "model": {self._model}, "prompt": {json.dumps(prompt)}, '
-            f'"sampler": {self._sampler}, "start": {start}{upscale}}}'
+            f'{{"adapter": "{adapter_sha256}", "model": {self._model}, '
+            f'"prompt": {json.dumps(prompt)}, "sampler": {self._sampler}, '
+            f'"start": {start}{upscale}}}'
         )
         return hashlib.sha256(facts.encode()).hexdigest()
 
@@ -77,10 +81,10 @@ class Names:
         return hashlib.sha256(f"{digest} {item.seed}".encode()).hexdigest()[:32]
 
     def trajectory(self, prompt: str, seed: int) -> str:
-        """Return a key shared by all clips with common adapter-free steps: one prompt, seed and
-        model.
+        """Return a key shared by all clips with common adapter-free steps.
 
-        The start of the adapter is not included, since base-model clips do not depend on it.
+        These have one prompt, seed and model. The start of the adapter is not included, since
+        base-model clips do not depend on it.
         """
         facts = f"{self._model} {self._sampler} {seed} {prompt}"
         return hashlib.sha256(facts.encode()).hexdigest()[:32]
@@ -131,25 +135,38 @@ def sidecar_path(clip: str | Path) -> Path:
 def file_names(clip: str | Path, encoding: EncodingConfig) -> dict[str, str]:
     """Return the files (or folders of frames) of a clip, each with its encoding settings."""
     name = str(clip).rpartition("/")[2]
-    return {f"{name}{_ENDS[kind]}": _how(kind, encoding) for kind in encoding.formats}
-
-
-_ENDS = {"mp4": ".mp4", "gif": ".gif", "webp": ".webp", "png": ""}
+    forms = [FORMATS[kind] for kind in encoding.formats]
+    return {f"{name}{form.suffix}": _how(form, encoding) for form in forms}
 
 
 @cache
-def _how(kind: str, encoding: EncodingConfig) -> str:
-    own = {"mp4": f" {encoding.codec}", "png": ""}.get(kind, f" loop {encoding.loop}")
-    return kind + own + (" signed" if encoding.certificate else "")
+def _how(form: Format, encoding: EncodingConfig) -> str:
+    """Return the encoding settings of a file: `mp4 h264`, `gif loop 0`, `webp loop 0 signed`."""
+    option = f" {form.option_label}{getattr(encoding, form.option)}" if form.option else ""
+    return form.name + option + (" signed" if encoding.certificate else "")
+
+
+def encoding_of_how(words: Iterable[str]) -> dict[str, Any]:
+    """Return the formats and options that the `how` of a clip's files record."""
+    table: dict[str, Any] = {"formats": []}
+    for how in words:
+        name, *rest = how.split()
+        form = FORMATS[name]
+        table["formats"].append(name)
+        if form.option:
+            value = rest[len(form.option_label.split())]
+            default = getattr(EncodingConfig(), form.option)
+            table[form.option] = type(default)(value)
+    return table
 
 
 def write_sidecar(
     clip: Path, fingerprint: str, encoding: EncodingConfig, facts: Mapping[str, Any]
 ) -> None:
-    """Write the sidecar of a clip whose files exist; `facts` is everything needed to render it
-    again.
+    """Write the sidecar of a clip whose files exist.
 
-    Complete files of other formats with the same fingerprint remain part of the clip.
+    `facts` is everything needed to render it again. Complete files of other formats with the same
+    fingerprint remain part of the clip.
     """
     names = file_names(clip, encoding)
     files = {name: {"how": how, **_state(clip.with_name(name))} for name, how in names.items()}
@@ -162,9 +179,9 @@ def write_sidecar(
 def is_whole(
     clip: str | Path, fingerprint: str, encoding: EncodingConfig, since: float = 0.0
 ) -> bool:
-    """Return whether the clip exists in each format as it was written, of this fingerprint.
+    """Return whether the clip exists unchanged in each format, with this fingerprint.
 
-    Clips made before `since`, in unix seconds, do not count.
+    Clips rendered before `since`, in unix seconds, do not count.
     """
     record = read_sidecar(clip)
     return (
@@ -189,22 +206,25 @@ def read_sidecar(clip: str | Path) -> dict[str, Any] | None:
     try:
         record = _read_record(sidecar_path(clip))
         return record if all(map(_is_file_record, record["files"].values())) else None
-    # What cannot be read is made again, and that will say why it cannot be.
+    # An unreadable clip is rendered again, which reports the problem if it persists.
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def read_clip_record(sidecar: Path) -> dict[str, Any]:
-    """Return identity and request of a clip from its sidecar. Raises InputRefused if it is invalid."""
+    """Return identity and request of a clip from its sidecar.
+
+    Raises InputRefused if it is invalid.
+    """
     try:
         record = _read_record(sidecar)
-        told = {"run": "", **record}
-        if all(type(told.get(key)) is kind for key, kind in _OF_A_CLIP.items()):
+        complete = {"run": "", **record}
+        if all(type(complete.get(key)) is kind for key, kind in _OF_A_CLIP.items()):
             return record
         raise ValueError(sidecar)
     except (OSError, ValueError) as error:
         raise InputRefused(
-            f"{sidecar} is no sidecar that pv wrote.", "Remove it, or render the clip again."
+            f"{sidecar} is not a sidecar of pv.", "Remove it, or render the clip again."
         ) from error
 
 
@@ -233,12 +253,13 @@ def _state(path: Path) -> dict[str, Any]:
 
 
 def _as_recorded(path: Path, recorded: Mapping[str, Any]) -> bool:
-    """Return whether a file is unchanged: by size and time, or by content if these differ, as in a
-    copy.
+    """Return whether a file is unchanged: by size and time or, if these differ, by content.
+
+    They differ for example in a copy.
     """
     try:
         found = path.stat()
-        if not all(file.is_file() for file in _contents(path)):  # a pipe would make us wait
+        if not all(file.is_file() for file in _contents(path)):  # a pipe would block
             return False
         if sum(file.stat().st_size for file in _contents(path)) != recorded["size"]:
             return False

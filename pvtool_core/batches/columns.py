@@ -1,7 +1,8 @@
-"""What a row can say: the columns of CSV, the keys of JSON and TOML, kohya's suffixes, and the values that they hold.
+"""Columns of rows: columns of CSV, keys of JSON and TOML, kohya's suffixes, and their values.
 
-A value can stand for several: `0..3` are four seeds, `alice,bob` two people, a list of lists of LoRAs several sets.
-Each reader here gives all that its value stands for, and raises BadPrompt or UsageError where it cannot be used.
+A value can stand for several: `0..3` are four seeds, `alice,bob` two identities, a list of lists of
+LoRAs several sets. Each reader returns all of them, and raises BadPrompt or UsageError for an
+invalid value.
 """
 
 import difflib
@@ -28,12 +29,12 @@ SETTINGS = {
     "negative": "sampler.negative_prompt",
     "shift": "sampler.shift",
 }
-IGNORED = frozenset({"reason", "path", "status"})  # of a failed.jsonl, which is to be fed back in
+IGNORED = frozenset({"reason", "path", "status"})  # of failed.jsonl
 NO_LORA = "none"
 
 _MISSING = frozenset("NaN nan <NA> NaT None null NULL #N/A N/A n/a".split())  # noqa: SIM905
 _EXACT = 2**53
-"""Up to which every whole number is a float of its own."""
+"""Largest number up to which every integer is an exact float."""
 
 Reader = Callable[[Any], Iterable[Any]]
 Complaint = Callable[[PvError], None]
@@ -47,7 +48,8 @@ def parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     if re.fullmatch(r"\s*[1-9]\d{0,2}(,\d{3})+\s*", text) and re.search(r",0\d", text):
         raise UsageError(
-            f"{text!r} may be one seed or several.", "Write a seed without commas, several as 1, 0."
+            f"Ambiguous seeds {text!r}: one seed or several.",
+            "Write a seed without commas, several as 1, 0.",
         )
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,18})(?:\.\.(\d{1,18}))?\s*", part)
@@ -62,17 +64,15 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def parse_loras(value: Any) -> list[tuple[str, ...]]:
-    """Parse sets of style LoRAs: `FILE:0.8,OTHER` or a list is one set, a list of lists several,
-    `none` an empty one.
+    """Parse sets of style LoRAs.
 
-    Raises UsageError.
+    `FILE:0.8,OTHER` or a list is one set, a list of lists several, `none` an empty one. Raises
+    UsageError.
     """
     if isinstance(value, str):
         return [_stack(_split_files(value))] if value.strip() else [()]
     if not isinstance(value, list):
-        raise UsageError(
-            f"lora is {value!r}, no LoRAs.", "Write 'FILE:0.8', a list of such, or 'none'."
-        )
+        raise UsageError(f"Invalid lora {value!r}.", "Write 'FILE:0.8', a list of such, or 'none'.")
     if any(isinstance(each, list) for each in value):
         return [stack for each in value for stack in parse_loras(each)]
     return [_stack(value)]
@@ -121,9 +121,9 @@ def read_columns(table: Mapping[str, Any], complain: Complaint) -> dict[str, lis
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a cell is empty, also as pandas and Excel write it.
+    """Return whether a cell is empty, including the empty values of pandas and Excel.
 
-    `none` means no LoRAs only.
+    `none` is not empty: it means no LoRAs.
     """
     if isinstance(value, float):
         return math.isnan(value)
@@ -133,9 +133,9 @@ def is_missing(value: Any) -> bool:
 
 
 def as_whole(value: Any) -> Any:
-    """Return `20.0`, as pandas writes integers beside empty cells, as 20; other values unchanged.
+    """Return `20.0`, as pandas writes integers beside empty cells, as 20.
 
-    Raises UsageError.
+    Other values are unchanged. Raises UsageError.
     """
     if isinstance(value, float) and value.is_integer():
         value = f"{value:.1f}"
@@ -152,15 +152,15 @@ def unknown_column(name: str, known: Iterable[str] = ()) -> UsageError:
     """Return the error for an unknown column, with the nearest known one."""
     names = list(known or READERS)
     near = difflib.get_close_matches(name, names, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else "."
-    return UsageError(f"Unknown column {name!r}{meant}", f"Columns: {', '.join(names)}.")
+    suggestion = f"; did you mean {near[0]!r}?" if near else "."
+    return UsageError(f"Unknown column {name!r}{suggestion}", f"Columns: {', '.join(names)}.")
 
 
 def _prompts(value: Any) -> list[str]:
     if not isinstance(value, str):
         raise BadPrompt(
-            f"The prompt is {value!r}, no text.",
-            f"Write what happens, with {KEYWORD} for the person.",
+            f"Invalid prompt {value!r}: expected a text.",
+            f"Describe the clip, with {KEYWORD} for the identity.",
         )
     return [check_prompt(value)]
 
@@ -188,12 +188,12 @@ _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, 
 
 
 def _booleans(value: Any) -> list[bool]:
-    told = _BOOLEANS.get(str(as_whole(value)).strip().lower())
-    if told is None:
+    flag = _BOOLEANS.get(str(as_whole(value)).strip().lower())
+    if flag is None:
         raise UsageError(
-            f"base is {value!r}, not true or false.", "Write true for the original model."
+            f"Invalid base {value!r}: expected true or false.", "true requests the base model."
         )
-    return [told]
+    return [flag]
 
 
 def _texts(column: str, words: Any, hint: str) -> tuple[str, ...]:
@@ -203,14 +203,15 @@ def _texts(column: str, words: Any, hint: str) -> tuple[str, ...]:
         else [""]
     )
     if not all(texts):
-        raise UsageError(f"{column} holds something empty, or no text.", hint)
+        raise UsageError(f"Invalid {column}: empty, or not a text.", hint)
     return tuple(texts)
 
 
 def _settings(column: str, value: Any) -> list[Any]:
     if column == "negative" and not isinstance(value, str):
         raise UsageError(
-            f"negative is {value!r}, no text.", "Write what guidance is to move away from."
+            f"Invalid negative prompt {value!r}: expected a text.",
+            "Write a negative prompt, for example blurry, ugly.",
         )
     if column == "negative":
         check_syntax("negative prompt", value)
@@ -253,11 +254,9 @@ SUFFIXES = {
 
 
 def parse_lora(word: str) -> Table:
-    """Parse `FILE:0.8` or `FILE`; a colon before anything but a number is part of the name.
+    """Parse `FILE:0.8` or `FILE`; a colon not before a number is part of the name.
 
-    Raises UsageError.
-
-    It is also part of the name if a file of the whole name exists.
+    It is also part of the name if a file of the whole name exists. Raises UsageError.
     """
     file, colon, weight = word.rpartition(":")
     if colon and exists(user_path(word)) and not exists(user_path(file)):
@@ -267,6 +266,7 @@ def parse_lora(word: str) -> Table:
     except ValueError:
         if exists(Path(file)):
             raise UsageError(
-                f"The weight of the LoRA {file} is {weight!r}, no number.", "Write FILE:0.8."
+                f"Invalid weight {weight!r} of the LoRA {file}: expected a number.",
+                "Write FILE:0.8.",
             ) from None
         return {"file": word}

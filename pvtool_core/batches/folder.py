@@ -1,11 +1,13 @@
-"""The folder of a batch of clips: what is to be made, by which engines, and what failed.
+"""The folder of a batch: clips to render, engines and failures.
 
-    items.jsonl    every clip to make, a RenderItem a line
-    refused.jsonl  rows that --keep-going left out, each with the reason
-    failed.jsonl   those that could not be made, with the reason
-    worker-0/      one engine's run folder (see runs.py); more of them with several devices
+    items.jsonl    every clip to render, one RenderItem per line
+    refused.jsonl  rows skipped by --keep-going, each with the reason
+    failed.jsonl   clips that failed, with the reason
+    worker-0/      the run folder of an engine (see runs.py); one for each device
 
-The clips themselves lie in the job's `out`. Engines of other batches, and of other machines, may work at the same ones.
+
+The clips are in the job's `out`. Engines of other batches, and on other machines, may render the
+same clips.
 """
 
 import re
@@ -24,12 +26,12 @@ from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup, read_job, re
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.untrusted import JOB_BYTES, exists, is_folder, read_regular
 
-_PROMPTS_PER_MODEL = 500  # a model is loaded for that many prompts: their embeddings take memory
+_PROMPTS_PER_MODEL = 500  # prompts for which a model is loaded; their embeddings take memory
 _WORKER = re.compile(r"worker-[0-9]{1,9}")
 
 
 class BatchFolder:
-    """One batch's folder."""
+    """The folder of a batch."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,13 +59,13 @@ class BatchFolder:
     def job(self) -> RenderJob:
         """Return the job of the first engine; others differ by device only.
 
-        Raises what `read_job` does.
+        Raises what `read_job` raises.
         """
         return require(read_job(self.worker(0).config), RenderJob)
 
 
 def new_batch(root: Path) -> BatchFolder:
-    """Make the folder of a new batch, named after the time."""
+    """Create the folder of a new batch, named by the time."""
     folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     make_private(root)
     folder.mkdir(mode=0o700)
@@ -78,14 +80,14 @@ def list_batches(root: Path) -> list[BatchFolder]:
 
 
 def write_items(path: Path, items: Iterable[RenderItem]) -> None:
-    """Write clips to make, whole or not at all."""
+    """Write the list of clips to render, completely or not at all."""
     replace_file(
         path, b"".join(orjson.dumps(vars(item), option=orjson.OPT_APPEND_NEWLINE) for item in items)
     )
 
 
 def read_items(path: Path) -> list[RenderItem]:
-    """Read what `write_items` wrote, in older versions too."""
+    """Read a file of `write_items`, also of older versions."""
     return [_read_item(line) for line in path.read_bytes().splitlines()]
 
 
@@ -97,7 +99,7 @@ def _read_item(line: bytes) -> RenderItem:
 
 
 def write_refused(path: Path, refused: Mapping[str, str]) -> None:
-    """Write rows that were left out, by their place, with the reason."""
+    """Write skipped rows, by their position, with the reason."""
     rows = [{"row": row, "reason": reason} for row, reason in refused.items()]
     replace_file(
         path, b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
@@ -105,7 +107,7 @@ def write_refused(path: Path, refused: Mapping[str, str]) -> None:
 
 
 def read_refused(path: Path) -> dict[str, str]:
-    """Read what `write_refused` wrote; empty without a file. Raises OSError and ValueError."""
+    """Read a file of `write_refused`; empty without a file. Raises OSError and ValueError."""
     try:
         lines = read_regular(path, JOB_BYTES).splitlines()
     except FileNotFoundError:
@@ -118,10 +120,10 @@ def read_refused(path: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Group:
-    """Clips of one setup, prompt and seed, which share the steps before the adapter starts.
+    """Clips of one setup, prompt and seed, which share the prefix.
 
-    `key` names their lease, `fingerprints` holds the fingerprint of each by its path, and `prompts` are those that the
-    model is loaded for together with theirs.
+    `key` names their lease, `fingerprints` has the fingerprint of each by its path, and `prompts`
+    are those for which the model is loaded together with theirs.
     """
 
     key: str
@@ -131,13 +133,13 @@ class Group:
     items: Sequence[RenderItem]
 
     def only(self, items: Iterable[RenderItem]) -> "Group":
-        """Return the group with those of its clips that are among `items`."""
+        """Return the group with only its clips in `items`."""
         wanted = {item.clip for item in items}
         return replace(self, items=[item for item in self.items if item.clip in wanted])
 
 
 def group_items(job: RenderJob, items: Iterable[RenderItem]) -> list[Group]:
-    """Group clips in their order, but with all groups of one setup in a row."""
+    """Group clips in their order, with all groups of one setup together."""
     names = [Names(setup, job.encoding.upscale) for setup in job.setups]
     members: dict[tuple[int, str], list[RenderItem]] = {}
     for item in items:
@@ -156,7 +158,7 @@ def group_items(job: RenderJob, items: Iterable[RenderItem]) -> list[Group]:
 def _prompts_per_model(
     wanted: Iterable[tuple[int, str]],
 ) -> dict[tuple[int, str], tuple[str, ...]]:
-    """Return for each setup and prompt the prompts that the model is loaded for."""
+    """Return for each setup and prompt the prompts for which the model is loaded."""
     by_setup: dict[int, dict[str, None]] = {}
     for setup, prompt in wanted:
         by_setup.setdefault(setup, {})[prompt] = None

@@ -31,9 +31,7 @@ Pairs = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True)
 class RowContext:
-    """The part of a request besides identity, prompt and seed that a row must repeat for the same
-    clip.
-    """
+    """The fields of a request, besides identity, prompt and seed, that reproduce the clip."""
 
     run: str
     loras: Loras
@@ -78,25 +76,26 @@ class Shard:
 
 @dataclass
 class BatchPlan:
-    """Clips to render, without duplicates, and their setups; `said` is the request of each clip.
+    """Clips to render, without duplicates, and their setups.
 
-    `adapters` are those of the clips, by `IDENTITY RUN@STEP`; `cuts` is the truncated part of a
-    prompt and its negative prompt, by setup number and prompt.
+    `contexts` has the request of each clip. `adapters` are those of the clips, by `IDENTITY
+    RUN@STEP`; `cuts` is the truncated part of a prompt and its negative prompt, by setup number and
+    prompt.
     """
 
     setups: list[Setup] = field(default_factory=list[Setup])
     items: list[RenderItem] = field(default_factory=list[RenderItem])
-    said: list[RowContext] = field(default_factory=list[RowContext])
+    contexts: list[RowContext] = field(default_factory=list[RowContext])
     adapters: dict[str, RunAdapter] = field(default_factory=dict[str, RunAdapter])
     cuts: dict[tuple[int, str], list[Cut]] = field(default_factory=dict[tuple[int, str], list[Cut]])
 
     @property
     def all_cuts(self) -> list[Cut]:
-        """All of them, in the order of the rows."""
+        """All truncated parts, in the order of the rows."""
         return [cut for cuts in self.cuts.values() for cut in cuts]
 
     def lost(self, item: RenderItem) -> str:
-        """Return the end of a clip's prompt that no text encoder reads, or ""."""
+        """Return the part of a clip's prompt that every text encoder truncates, or ""."""
         cuts = self.cuts.get((item.setup, item.prompt), [])
         return next((cut.lost for cut in cuts if cut.whole_loss and cut.prompt == item.prompt), "")
 
@@ -111,10 +110,9 @@ def plan(
 ) -> BatchPlan:
     """Plan the clips of all rows in their order.
 
-    Raises BatchRefused with every mistake, UsageError for a folder whose path is not UTF-8.
-
-    Mistakes are added to the given ones, for the caller to check; valid rows are planned in any
-    case.
+    Raises BatchRefused with every mistake, UsageError for a folder whose path is not UTF-8. If
+    `mistakes` is given, mistakes are added to it, for the caller to check, and valid rows are
+    planned in any case.
     """
     planner = _Planner(wanted, check_utf8(out.absolute()), upscale, shard, mistakes or Mistakes())
     for row in rows:
@@ -125,7 +123,7 @@ def plan(
 
 
 class _Planner:
-    """Adds row after row; what many rows have in common is looked up once."""
+    """Adds rows one by one; values that many rows share are looked up once."""
 
     def __init__(
         self, wanted: Defaults, out: Path, upscale: int, shard: Shard | None, mistakes: Mistakes
@@ -144,13 +142,15 @@ class _Planner:
         if not people:
             self.mistakes.add(
                 row.source,
-                UsageError("No person is named.", "Name one there, or before the prompts."),
+                UsageError(
+                    "Missing identity.", "Add one to the row, or give one before the prompts."
+                ),
             )
         for name in people:
             try:
                 for loras in wanted.loras if row.loras is None else (row.loras,):
                     self._add(row, name, row.run or wanted.run, loras)
-            except BadPrompt as error:  # the row's own, whoever it is about
+            except BadPrompt as error:  # the prompt is invalid for every identity
                 self.mistakes.add(row.source, error)
             except PvError as error:
                 own = row.identity or row.run or row.loras is not None or row.settings
@@ -165,8 +165,8 @@ class _Planner:
         number = self._once(
             ("setup", name, run, loras, pairs), lambda: self._number(trained.setup, loras, pairs)
         )
-        said = self._once(
-            ("said", name, run, loras, pairs),
+        context = self._once(
+            ("context", name, run, loras, pairs),
             lambda: RowContext(self._run_of(trained), loras, pairs),
         )
         if not row.base:
@@ -180,9 +180,9 @@ class _Planner:
             if self._shard and not self._shard.holds(self._names[number].trajectory(prompt, seed)):
                 continue
             if row.base or self._wanted.base:
-                self._clip(person.name, prompt, seed, number, None, said)
+                self._clip(person.name, prompt, seed, number, None, context)
             if not row.base:
-                self._clip(person.name, prompt, seed, number, trained, said)
+                self._clip(person.name, prompt, seed, number, trained, context)
 
     def _clip(
         self,
@@ -191,7 +191,7 @@ class _Planner:
         seed: int,
         number: int,
         by: RunAdapter | None,
-        said: RowContext,
+        context: RowContext,
     ) -> None:
         digest = by.sha256 if by else ""
         clip = self._names[number].path(self._out, person if by else BASE, prompt, seed, digest)
@@ -213,10 +213,10 @@ class _Planner:
                 "step": by.step,
             }
         self.plan.items.append(RenderItem(**about))
-        self.plan.said.append(said)
+        self.plan.contexts.append(context)
 
     def _run_of(self, trained: RunAdapter) -> str:
-        """Return the run named in a row; a clip to render again needs none."""
+        """Return the run of a row; a clip to render again needs none."""
         again = self._wanted.trained
         return "" if again and trained is again[1] else f"{trained.run}@{trained.step}"
 
@@ -228,8 +228,9 @@ class _Planner:
         return dataclasses.replace(found, setup=again[1].setup) if again else found
 
     def _check_length(self, number: int, prompt: str, noun: str) -> None:
-        """Raise BadPrompt if the keyword is truncated; other truncated parts are recorded in the
-        plan.
+        """Raise BadPrompt if the keyword is truncated.
+
+        Other truncated parts are recorded in the plan.
         """
         setup = self.plan.setups[number]
         if cuts := check_prompts_fit(setup.model, [prompt], setup.sampler.negative_prompt, noun):
@@ -267,7 +268,10 @@ def _merged(usual: Pairs, own: Pairs) -> Pairs:
 
 
 def _changed(setup: Setup, loras: Loras, pairs: Pairs, control: Table | None) -> Setup:
-    """Return the settings with changes applied. Raises SettingsError, WeightsMissing, InputRefused."""
+    """Return the settings with changes applied.
+
+    Raises SettingsError, WeightsMissing, InputRefused.
+    """
     changes: Table = {"model": {}}
     if loras is not None:
         changes["model"]["loras"] = [parse_lora(word) for word in loras]
@@ -276,15 +280,16 @@ def _changed(setup: Setup, loras: Loras, pairs: Pairs, control: Table | None) ->
     for key, value in pairs:
         section, _, name = key.partition(".")
         changes.setdefault(section, {})[name] = value
-    changed = from_table(Setup, merge(to_table(setup), changes), "what is to be rendered")
+    changed = from_table(Setup, merge(to_table(setup), changes), "the settings of the clip")
     if loras or control:
         changed = dataclasses.replace(changed, model=with_fingerprints(locate_style(changed.model)))
     return changed
 
 
 def states(planned: BatchPlan, encoding: EncodingConfig) -> list[str]:
-    """Return the state of each clip: there, missing, stale (other settings, or damaged) or partial
-    (denoised, no file yet).
+    """Return the state of each clip: there, missing, stale or partial.
+
+    Stale clips have other settings or are corrupt; partial ones are denoised and have no file yet.
     """
     names = [Names(setup, encoding.upscale) for setup in planned.setups]
     listed = lru_cache(maxsize=None)(_listed)
@@ -292,9 +297,9 @@ def states(planned: BatchPlan, encoding: EncodingConfig) -> list[str]:
 
 
 def estimates(planned: BatchPlan, found: Sequence[str]) -> list[float | None]:
-    """Return the expected seconds of each clip by the measured rate of its setup; None if unknown.
+    """Return the expected seconds of each clip by the measured rate of its setup.
 
-    Common first steps are counted for the first clip only.
+    None if unknown. Shared prefixes are counted for the first clip only.
     """
     rates = [estimate(setup) for setup in planned.setups]
     begun: set[tuple[int, str, int]] = set()
@@ -316,7 +321,7 @@ def estimates(planned: BatchPlan, found: Sequence[str]) -> list[float | None]:
 
 def _listed(folder: str) -> frozenset[str]:
     try:
-        return frozenset(os.listdir(folder))  # noqa: PTH208 - a hundred thousand paths take seconds
+        return frozenset(os.listdir(folder))  # noqa: PTH208 - pathlib takes seconds for many files
     except OSError:
         return frozenset()
 
@@ -335,14 +340,14 @@ def _state(
     return "partial" if f".{name}.latents" in listed(folder) else "missing"
 
 
-def as_row(item: RenderItem, said: RowContext) -> Row:
+def as_row(item: RenderItem, context: RowContext) -> Row:
     """Return a row that requests exactly this clip."""
     return Row(
         prompt=item.prompt,
         identity=item.identity,
         seed=item.seed,
-        run=said.run,
+        run=context.run,
         base=not item.adapter,
-        loras=said.loras,
-        settings=said.settings,
+        loras=context.loras,
+        settings=context.settings,
     )

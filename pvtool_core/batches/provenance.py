@@ -1,7 +1,7 @@
 """Provenance of a clip from its sidecar or its own file, for `pv render --from CLIP`.
 
-A sidecar has the paths of adapter and weights. A file alone does not: they are then those of the
-named run.
+A sidecar has the paths of adapter and weights. A file does not: the paths are then those of the run
+in its metadata.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from pvtool_core.batches.adapters import RunAdapter
-from pvtool_core.batches.clips import read_sidecar
+from pvtool_core.batches.clips import encoding_of_how, read_sidecar
 from pvtool_core.errors import InputRefused, Missing, PvError, WeightsMissing
 from pvtool_core.hashes import sha256_of
 from pvtool_core.media.ffmpeg import ClipBroken
 from pvtool_core.media.metadata import read_facts
 from pvtool_core.paths import runs_dir
+from pvtool_core.settings.formats import FORMATS, format_of
 from pvtool_core.settings.jobs import RenderItem, Setup, TrainJob
 from pvtool_core.settings.toml import Table, from_table, to_table
 from pvtool_core.store.runs import ADAPTER_FILE, find_run
@@ -35,17 +36,16 @@ class Provenance:
 
 
 def provenance_of(path: Path, run: str = "", people: Sequence[str] = ()) -> Provenance:
-    """Return the provenance of a clip; its own adapter is not required if a run or other identities
-    are given.
+    """Return the provenance of a clip.
 
-    Raises Missing, InputRefused for a clip of another program, WeightsMissing if its weights are
-    gone.
+    Its own adapter is not required if a run or other identities are given. Raises Missing,
+    InputRefused for a clip of another program, WeightsMissing if its weights are missing.
     """
     if not path.exists():
         raise Missing(
             "clip",
             str(path),
-            "Give an mp4, gif, webp or folder of frames that pv made, or its sidecar.",
+            f"Use a clip rendered by pv ({', '.join(FORMATS)}), or its sidecar.",
         )
     clip = path.with_suffix("")
     facts = read_sidecar(clip) or ({} if path.suffix == ".json" else _facts_in(path))
@@ -54,7 +54,7 @@ def provenance_of(path: Path, run: str = "", people: Sequence[str] = ()) -> Prov
         return _origin(path, clip, facts, by_other)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputRefused(
-            f"{path.name} does not say how it was made.", "Give a clip that pv made."
+            f"{path.name} lacks metadata about its rendering.", "Use a clip rendered by pv."
         ) from error
 
 
@@ -112,27 +112,27 @@ def _setup(facts: Facts, job: TrainJob | None) -> Setup:
     places |= _places(facts)
     if not places.get("base_model"):
         problem = f"the base model of {facts['identity']}'s clip"
-        raise WeightsMissing(
-            problem, "Give the clip with its sidecar, or bring back the run that made it."
-        )
+        raise WeightsMissing(problem, "Use the clip with its sidecar, or restore its run.")
     loras = _loras(facts, job)
     control = _control(facts, places.pop("control", {}))
     model = {**facts["model"], **places, "loras": loras, "control": control}
     start = facts["adapter_start"]
-    if start is None and job:  # a clip of the original model, which may be asked of the person
+    if (
+        start is None and job
+    ):  # a clip of the base model, which may be rendered again with an adapter
         start = job.adapter.start
     adapter = {} if start is None else {"start": start}
     return from_table(
         Setup,
         {"model": model, "sampler": facts["sampler"], "adapter": adapter},
-        "that clip's settings",
+        "the settings of the clip",
     )
 
 
 def _places(facts: Facts) -> Table:
-    told = {"base_model": facts.get("base_model"), **facts.get("places", {})}
-    told.pop("loras", None)
-    return {key: value for key, value in told.items() if value}
+    places = {"base_model": facts.get("base_model"), **facts.get("places", {})}
+    places.pop("loras", None)
+    return {key: value for key, value in places.items() if value}
 
 
 def _loras(facts: Facts, job: TrainJob | None) -> list[Table]:
@@ -145,7 +145,7 @@ def _loras(facts: Facts, job: TrainJob | None) -> list[Table]:
     if unknown := [
         fingerprint for fingerprint, _ in facts["model"]["loras"] if fingerprint not in known
     ]:
-        raise WeightsMissing(f"of a LoRA ({unknown[0]})", "Give the clip with its sidecar.")
+        raise WeightsMissing(f"of a LoRA ({unknown[0]})", "Use the clip with its sidecar.")
     return [
         {"file": known[fingerprint], "weight": weight, "fingerprint": fingerprint}
         for fingerprint, weight in facts["model"]["loras"]
@@ -155,31 +155,29 @@ def _loras(facts: Facts, job: TrainJob | None) -> list[Table]:
 def _control(facts: Facts, places: Table) -> Table:
     fingerprint, weight = facts["model"]["control"]
     if fingerprint and not places.get("model"):
-        raise WeightsMissing("of the clip's ControlNet", "Give the clip with its sidecar.")
+        raise WeightsMissing("of the clip's ControlNet", "Use the clip with its sidecar.")
     return {"model": "", "frames": "", **places, "fingerprint": fingerprint, "weight": weight}
 
 
 def _adapter(facts: Facts) -> Path:
-    """Return the exact adapter, at its path or in a checkpoint of its run. Raises WeightsMissing."""
+    """Return the exact adapter, at its path or in a checkpoint of its run.
+
+    Raises WeightsMissing.
+    """
     run, step = facts["run"], facts["step"]
     checkpoint = runs_dir() / run / "checkpoints" / f"step-{step:06d}" / ADAPTER_FILE
     for file in (Path(facts.get("adapter") or checkpoint), checkpoint):
         if file.is_file() and sha256_of(file) == facts["adapter_sha256"]:
             return file
     raise WeightsMissing(
-        f"{run}@{step}", "Its run was removed or has dropped that checkpoint; --run names another."
+        f"{run}@{step}", "Its run or this checkpoint was deleted; use another one with --run."
     )
 
 
 def _encoding(path: Path, facts: Facts) -> Table:
-    """Return the encoding of the clip's files; of the given one only, without a sidecar."""
-    told = [file["how"].split() for file in facts.get("files", {}).values()]
-    if not told:
-        return {"formats": ["png" if path.is_dir() else path.suffix[1:]]}
-    table: Table = {"formats": [words[0] for words in told]}
-    for kind, *more in told:
-        if kind == "mp4":
-            table["codec"] = more[0]
-        elif more[:1] == ["loop"]:
-            table["loop"] = int(more[1])
-    return table
+    """Return the encoding of the clip's files; without a sidecar that of the given file only."""
+    recorded = [file["how"] for file in facts.get("files", {}).values()]
+    form = format_of(path)
+    if recorded or form is None:
+        return encoding_of_how(recorded)
+    return {"formats": [form.name]}

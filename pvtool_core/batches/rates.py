@@ -1,6 +1,7 @@
-"""How long clips took on this machine, so that the next batch can say how long it will take.
+"""Measured rendering times on this machine, for estimates of the next batch.
 
 <cache>/rates/KEY.json      one for each setup and device
+
 """
 
 import hashlib
@@ -18,10 +19,9 @@ from pvtool_core.settings.jobs import Setup
 
 @dataclass(frozen=True)
 class Rate:
-    """Seconds of denoising per clip: `switch` for the steps shared by prompt and seed, `tail` for
-    the rest.
+    """Seconds of denoising per clip; None if not measured.
 
-    None if not measured.
+    `switch` is for the prefix shared by prompt and seed, `tail` for the active steps.
     """
 
     switch: float | None

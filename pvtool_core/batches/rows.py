@@ -1,12 +1,15 @@
-"""What to render, row by row, as people and programs write it down.
+"""Read rows of what to render from text, CSV, JSON and TOML.
 
-    text         a prompt a line, '#' comments; kohya's suffixes: <V> {noun} runs --w 512 --d 0..3 --n blurry
-    CSV          a header of columns, `prompt` among them; an empty cell says nothing
-    JSON lines   an object a line, or a prompt in quotation marks
-    TOML         keys for all rows, [grid] of lists = their product, [[zip]] of lists of one length = aligned;
-                 and prompt banks, `prompts = […]`
+    text         a prompt per line, '#' comments; kohya's suffixes:
+                 <V> {noun} runs --w 512 --d 0..3 --n blurry
+    CSV          a header of columns, including `prompt`; empty cells are missing values
+    JSON lines   an object per line, or a prompt in quotation marks
+    TOML         keys for all rows, [grid] of lists = their product, [[zip]] of lists of equal
+                 length = aligned; and prompt banks, `prompts = […]`
 
-A file's name tells which it is; of standard input, and other names, the beginning does. columns.py knows the columns.
+
+The format is chosen by the file's suffix; of standard input and other files, by the first
+characters. The columns are in columns.py.
 """
 
 import csv
@@ -38,7 +41,7 @@ from pvtool_core.store.prompts import KEYWORD, decode_prompts, read_prompt_bytes
 from pvtool_core.untrusted import parse_toml
 
 MAX_ROWS = 1_000_000
-_TOLD = 10
+_MOST_REPORTED = 10
 _DEEPEST = 8
 _TEXTS = ("prompt", "identity", "run", "lora", "negative")
 _Line = dict[str, Any]
@@ -88,7 +91,7 @@ def read_rows(source: str, text: str, mistakes: "Mistakes | None" = None) -> lis
     if not reading.rows and not reading.refused:
         raise BadPrompt(
             f"No prompt in {reading.name}.",
-            f"Give at least one prompt, with {KEYWORD} in it.",
+            f"Add at least one prompt, with {KEYWORD} in it.",
         )
     return reading.rows
 
@@ -96,52 +99,51 @@ def read_rows(source: str, text: str, mistakes: "Mistakes | None" = None) -> lis
 def row_table(row: Row) -> _Line:
     """Return a row as an object of JSON lines, which reads back as the same row."""
     columns = {key: column for column, key in SETTINGS.items()}
-    told: _Line = {
+    values: _Line = {
         "identity": row.identity or None,
         "seed": row.seed,
         "run": row.run or None,
         "base": row.base or None,
     }
-    told["lora"] = None if row.loras is None else list(row.loras)
-    given = {column: value for column, value in told.items() if value is not None}
+    values["lora"] = None if row.loras is None else list(row.loras)
+    given = {column: value for column, value in values.items() if value is not None}
     return {"prompt": row.prompt, **given, **{columns[key]: value for key, value in row.settings}}
 
 
 class Mistakes:
     """Invalid rows of a batch, each with its line, reported together.
 
-    Without a line it is the command's. An error that many lines share is reported with the first.
-    `tell` receives each immediately.
+    A mistake without a line is one of the command. An error that many lines share is reported with
+    the first. `report` receives each immediately.
     """
 
-    def __init__(self, tell: Callable[[str, PvError], None] | None = None) -> None:
+    def __init__(self, report: Callable[[str, PvError], None] | None = None) -> None:
         self.places: set[str] = set()
-        self._tell = tell
+        self._report = report
         self._first: dict[int, tuple[str, PvError]] = {}
         self._again: Counter[int] = Counter()
         self.count = 0
 
     def add(self, source: str, error: PvError) -> None:
-        if self._tell and (source or error.message not in self.places):
-            self._tell(source, error)
+        if self._report and (source or error.message not in self.places):
+            self._report(source, error)
         self.places.add(source or error.message)
         if id(error) in self._first:
             self._again[id(error)] += 1
             return
         self.count += 1
-        if self.count <= _TOLD:
+        if self.count <= _MOST_REPORTED:
             self._first[id(error)] = source, error
 
     def check(self) -> None:
-        """Raise BatchRefused if there is any mistake, or the error itself if it is the command's
-        only one.
-        """
-        told = list(self._first.items())
-        if self.count == 1 and not told[0][1][0]:
-            raise told[0][1][1]
-        if told:
+        """Raise BatchRefused for any mistakes, or the command's error if it is the only one."""
+        reported = list(self._first.items())
+        if self.count == 1 and not reported[0][1][0]:
+            raise reported[0][1][1]
+        if reported:
             raise BatchRefused(
-                [(self._places(key, source), error) for key, (source, error) in told], self.count
+                [(self._places(key, source), error) for key, (source, error) in reported],
+                self.count,
             )
 
     def _places(self, key: int, source: str) -> str:
@@ -149,7 +151,7 @@ class Mistakes:
 
 
 class _Reading:
-    """The rows of one source, as far as it was read."""
+    """The rows of one source that have been read."""
 
     def __init__(self, name: str, mistakes: Mistakes) -> None:
         self.name = name
@@ -162,7 +164,7 @@ class _Reading:
         self.mistakes.add(f"{self.name}{place and ', '}{place}", error)
 
     def line(self, place: str, table: Mapping[str, Any]) -> None:
-        """Add the rows of a line: one for each combination of what its values stand for."""
+        """Add the rows of a line: one for each combination of its values."""
         found = read_columns(table, lambda error: self.refuse(place, error))
         if table.get("prompt") is None:
             self.refuse(place, BadPrompt("Missing prompt.", f"Add a prompt with {KEYWORD}."))
@@ -174,7 +176,7 @@ class _Reading:
             ]
 
     def blocks(self, blocks: list[list[_Line]]) -> None:
-        """Add the product of blocks; each holds alternatives for the columns that it speaks of."""
+        """Add the product of blocks; each has alternatives for its columns."""
         if self._fits("", prod(map(len, blocks))):
             for number, parts in enumerate(product(*blocks), 1):
                 line = {key: value for part in parts for key, value in part.items()}
@@ -183,9 +185,7 @@ class _Reading:
     def _fits(self, place: str, more: int) -> bool:
         if len(self.rows) + more > MAX_ROWS:
             problem = f"More than {MAX_ROWS} rows."
-            self.refuse(
-                place, UsageError(problem, "Render them in several batches, or name fewer.")
-            )
+            self.refuse(place, UsageError(problem, "Use several batches, or fewer rows."))
         return len(self.rows) + more <= MAX_ROWS
 
 
@@ -217,8 +217,8 @@ def _suffixed(line: str, refuse: Callable[[PvError], None]) -> _Line:
         elif column in table:
             refuse(
                 UsageError(
-                    f"--{suffix} gives {column} a second time.",
-                    "Give it once; several seeds as 4,5.",
+                    f"Duplicate {column}: --{suffix}.",
+                    "Use it once; write several seeds as 4,5.",
                 )
             )
         else:
@@ -249,13 +249,11 @@ def _csv(reading: _Reading, text: str) -> None:
     for number, cells in lines if not reading.refused else ():
         place = f"line {number}"
         if not any(cell.strip() for cell in cells):
-            continue  # Excel writes rows of nothing but commas
+            continue  # Excel writes rows of commas only
         stray = _stray(named, cells) if len(cells) > len(named) else ()
         if len(cells) <= named[-1] or any(column >= len(columns) for column, _ in stray):
             problem = f"{len(cells)} cells, but {len(columns)} columns."
-            reading.refuse(
-                place, UsageError(problem, "Put a text that holds a comma in quotation marks.")
-            )
+            reading.refuse(place, UsageError(problem, "Put texts with commas in quotation marks."))
         elif stray:
             problem = f"Column {stray[0][0] + 1} has no name, but contains {stray[0][1]!r}."
             reading.refuse(place, UsageError(problem, "Name the column, or empty it."))
@@ -271,13 +269,14 @@ def _csv(reading: _Reading, text: str) -> None:
 
 
 def _unnamed(column: str) -> bool:
-    """Return whether a column is the index of a pandas table, or empty cells beside an Excel table."""
+    """Return whether a column is the index of a pandas table, or empty cells of an Excel table."""
     return not column or re.fullmatch(r"unnamed: \d+", column) is not None
 
 
 def _stray(named: list[int], cells: list[str]) -> list[tuple[int, str]]:
-    """Return texts in unnamed columns with their numbers; numbers before the first name are an
-    index.
+    """Return texts in unnamed columns with their numbers.
+
+    Numbers before the first named column are an index.
     """
     stray = [
         (place, cell.strip())
@@ -293,9 +292,7 @@ def _stray(named: list[int], cells: list[str]) -> list[tuple[int, str]]:
 
 def _cells(reading: _Reading, text: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the cells of each record and its first line."""
-    excel = re.match(
-        r"sep=([^\n])\n", text, re.IGNORECASE
-    )  # a first line that Excel writes, and only it reads
+    excel = re.match(r"sep=([^\n])\n", text, re.IGNORECASE)  # a first line for Excel only
     text, above = (text[excel.end() :], 1) if excel else (text, 0)
     delimiter = excel[1] if excel else _delimiter(text)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -339,7 +336,7 @@ _ONE_A_LINE = (
 
 
 def _parsed(reading: _Reading, place: str, text: str) -> Any:
-    """Parse a JSON value; NaN, as Python writes it, is null. Return _NOTHING if it is refused."""
+    """Parse a JSON value; Python's NaN is null. Return _NOTHING if it is refused."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -348,24 +345,24 @@ def _parsed(reading: _Reading, place: str, text: str) -> Any:
             hint = "Write one object on each line, as `jq -c` does, or an array of objects."
             reading.refuse(place, BadPrompt(f"Invalid JSON: {error}.", hint))
     if value is not _NOTHING and (key := _repeated(text, value)):
-        reading.refuse(place, UsageError(f"{key!r} is given twice in one object.", "Give it once."))
+        reading.refuse(place, UsageError(f"{key!r} is given twice in one object.", "Use it once."))
         return _NOTHING
     return value
 
 
 def _repeated(text: str, value: Any) -> str | None:
-    """Return a key that an object contains twice, of which parsers keep the last."""
+    """Return a duplicate key of an object, of which parsers use the last."""
     if isinstance(value, str) or (
         isinstance(value, dict) and all(text.count(f'"{key}"') < 2 for key in value)
     ):
-        return None  # a glance is enough, as for almost every line of a hundred thousand
+        return None  # a quick check, sufficient for almost all lines
     found: list[str] = []
 
     def look(pairs: list[tuple[str, Any]]) -> None:
         keys = [key for key, _ in pairs]
         found.extend(key for key in keys if keys.count(key) > 1)
 
-    with suppress(RecursionError):  # of so deep a value nothing is used
+    with suppress(RecursionError):  # such a deep value is refused anyway
         json.loads(text, object_pairs_hook=look)
     return found[0] if found else None
 
@@ -383,20 +380,20 @@ def _object(reading: _Reading, place: str, value: Any) -> None:
     if isinstance(value, str):
         reading.line(place, {"prompt": value})
     elif isinstance(value, dict | list) and _is_deep(value):
-        reading.refuse(place, BadPrompt("This is nested too deeply.", _ONE_A_LINE))
+        reading.refuse(place, BadPrompt("Invalid row: nested too deeply.", _ONE_A_LINE))
     elif not isinstance(value, dict):
-        reading.refuse(place, BadPrompt("This is neither an object nor a text.", _ONE_A_LINE))
+        reading.refuse(place, BadPrompt("Invalid row: expected an object or a text.", _ONE_A_LINE))
     elif isinstance(cast(_Line, value).get("prompt"), dict | list):
         reading.refuse(
-            place, BadPrompt("These are columns or a list of prompts, not a row.", _ONE_A_LINE)
+            place, BadPrompt("Invalid row: it contains columns or a list of prompts.", _ONE_A_LINE)
         )
     else:
-        told = {
+        values = {
             key: each
             for key, each in cast(_Line, value).items()
             if not (_unnamed(key.lower()) and _index(each))
         }
-        reading.line(place, {key: each for key, each in told.items() if not _is_null(key, each)})
+        reading.line(place, {key: each for key, each in values.items() if not _is_null(key, each)})
 
 
 def _is_null(column: str, value: Any) -> bool:
@@ -438,9 +435,9 @@ def _toml(reading: _Reading, text: str) -> None:
         blocks.append(_aligned(reading, f"[[zip]] {number}", aligned))
     columns = [column for block in blocks for column in (block[0] if block else {})]
     if twice := {column for column in columns if columns.count(column) > 1}:
-        problem = f"{', '.join(sorted(twice))} is given in several places."
+        problem = f"Duplicate keys: {', '.join(sorted(twice))}."
         reading.refuse(
-            "", UsageError(problem, "Give it for all rows, in [grid] or in one [[zip]].")
+            "", UsageError(problem, "Use each key once: for all rows, in [grid] or in one [[zip]].")
         )
     if not reading.refused and "prompt" in columns:
         reading.blocks(blocks)
@@ -462,7 +459,9 @@ def _aligned(reading: _Reading, place: str, lists: Any) -> list[_Line]:
         counts = ", ".join(f"{column} has {len(values)}" for column, values in columns.items())
         reading.refuse(
             place,
-            UsageError(f"The lists are not of one length: {counts}.", "Give as many of each."),
+            UsageError(
+                f"The lists have different lengths: {counts}.", "Use lists of equal length."
+            ),
         )
         return []
     block: list[_Line] = []

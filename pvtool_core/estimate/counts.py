@@ -1,5 +1,4 @@
-"""Count weights, work and memory of a training run on shapes alone; the model need not be
-installed.
+"""Count weights, work and memory of a training run on shapes only, without its weights.
 
 The code of the backbone runs on torch's meta device, where tensors have shapes only. This counts
 exactly what will run: both branches of guidance, recomputation, the window of the autoencoder.
@@ -88,9 +87,7 @@ def _storages(values: Any) -> dict[int, Any]:
 
 @contextmanager
 def _flash_attention() -> Generator[None]:
-    """Return attention as the accelerator computes it; the meta device would choose the full
-    matrix.
-    """
+    """Return attention as on the accelerator; the meta device would use the full matrix."""
 
     def flash(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
@@ -229,7 +226,10 @@ def text_encoders(folder: Path, itemsize: int) -> int:
 
 
 def _clip_facts(name: str) -> Any:
-    """The configuration of an open_clip model, of its folder or by its name; ViT-H-14 where the folder is not here."""
+    """Return the configuration of an open_clip model by folder or name.
+
+    It is that of ViT-H-14 if the folder is missing.
+    """
     if (facts := open_clip.get_model_config(name)) is not None:
         return facts
     try:
@@ -241,8 +241,9 @@ def _clip_facts(name: str) -> Any:
 def semantic(
     config: SemanticRewardConfig, frames: int, whole: int, size: tuple[int, int], dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Count weights and work of the semantic reward: with a gradient for one iteration, without for
-    a whole clip.
+    """Count weights and work of the semantic reward.
+
+    Once with a gradient for one iteration, and once without for a whole clip.
     """
     try:
         facts = _clip_facts(config.model)

@@ -1,5 +1,4 @@
-"""Requirements of a training run: memory by phase, disk, forward passes and time, from counts on
-shapes.
+"""Requirements of a training run by counts on shapes: memory, disk, passes and time.
 
 Counts come from `counts.py`, which needs torch; this module is arithmetic. A pass is one guided
 prediction: with N steps, K of them active, one pair of the cache costs N, and an iteration K with a
@@ -18,17 +17,17 @@ from pvtool_core.settings.schema import Settings
 
 GIB = 2**30
 SUSTAINED = 0.45
-"""Share of a GPU's peak that training is taken to sustain: our assumption, not measured."""
+"""Assumed fraction of a GPU's peak that training sustains."""
 CUDA = round(0.8 * GIB)
 """Memory of CUDA and its libraries, and fragmentation: an assumption."""
 RECOGNIZER = 261_000_000
-"""Bytes of glintr100.onnx (ResNet-100 in float32), for a face package that is not here."""
+"""Bytes of glintr100.onnx (ResNet-100 in float32), used if the face package is missing."""
 RECOGNIZER_FLOPS = 24.2e9
 """Forward pass of ResNet-100 on one crop of 112 × 112."""
 RECOGNIZER_ACTIVATIONS = 180_000_000
-"""What ResNet-100 keeps of one crop for its gradient, in float32."""
+"""Activations of ResNet-100 stored for the gradient of one crop, in float32."""
 
-# Dense half-precision tensor TFLOP/s with float32 accumulation, from data sheets; first match counts.
+# Dense half-precision tensor TFLOP/s with float32 accumulation, from data sheets; first match.
 _PEAKS = {
     "B200": 2250,
     "H200": 989,
@@ -55,8 +54,9 @@ _PEAKS = {
 
 @dataclass(frozen=True)
 class Work:
-    """Floating-point operations, and bytes: `kept` between forward and backward pass, `peak` at the
-    maximum.
+    """Floating-point operations, and bytes.
+
+    `kept` is stored between forward and backward pass, `peak` is the maximum.
     """
 
     flops: int
@@ -66,8 +66,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Machine:
-    """Name and memory in bytes of the accelerator (empty and 0 without one), and CPU memory in
-    bytes.
+    """Name and memory in bytes of the accelerator, and CPU memory in bytes.
+
+    Without an accelerator the name is empty, and its memory 0.
     """
 
     name: str
@@ -77,12 +78,11 @@ class Machine:
 
 @dataclass(frozen=True)
 class Counts:
-    """Sizes in bytes, except `parameters` of the denoiser and `adapter`, which are numbers of
-    weights.
+    """Sizes in bytes, except `parameters` and `adapter`, which are numbers of weights.
 
-    `denoiser` is on the device and `host` in CPU memory. `step` is one guided prediction,
-    `gradient` one with its backward pass; `clip` decodes all frames, `frames` those of one
-    iteration with a gradient; likewise for the semantic reward.
+    `parameters` are those of the denoiser. `denoiser` is on the device and `host` in CPU memory.
+    `step` is one guided prediction, `gradient` one with its backward pass; `clip` decodes all
+    frames, `frames` those of one iteration with a gradient; likewise for the semantic reward.
     """
 
     parameters: int
@@ -112,9 +112,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Passes:
-    """Guided forward passes: without and with a gradient in an iteration, and for the pairs of the
-    cache.
-    """
+    """Guided forward passes: in an iteration, with and without a gradient, and for the cache."""
 
     plain: int
     with_gradient: int
@@ -203,13 +201,11 @@ class Estimate:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the peak fits the accelerator's memory; None without one."""
+        """True if the peak fits the accelerator's memory; None without an accelerator."""
         return self.peak[1] <= self.machine.memory if self.machine.memory else None
 
     def host(self) -> dict[str, int]:
-        """Bytes of CPU memory: offloaded weights, and the largest part while it is loaded from
-        disk.
-        """
+        """Bytes of CPU memory: offloaded weights, and the largest part while it is loaded."""
         counts = self.counts
         reading = max(counts.text_encoders, counts.denoiser + counts.host + counts.autoencoder)
         return {"offloaded blocks": counts.host, "while loading": reading}
@@ -261,17 +257,19 @@ class Estimate:
 
 
 def sustained(name: str, dtype: str) -> float:
-    """Return the assumed sustained TFLOP/s of a GPU by name; 0 if unknown, or for this number
-    format.
+    """Return the assumed sustained TFLOP/s of a GPU by name; 0 if unknown.
+
+    Some number formats are also unknown.
     """
     peak = next((tflops for known, tflops in _PEAKS.items() if known in name), 0)
     return SUSTAINED * peak if dtype != "float32" else 0.0
 
 
 def architecture_of(settings: Settings) -> tuple[Path, Path | None, bool]:
-    """The folder of config files to count by, that of the motion modules, and whether it is the model's own.
+    """Return the folder of config files, that of the motion modules, and whether it is the model's.
 
-    Where the model is not here, the family's usual one stands in for it. Raises InputRefused for another thing.
+    If the model is missing, the family's default one is used. Raises InputRefused for files of
+    another kind.
     """
     try:
         model = locate_base(settings.model)

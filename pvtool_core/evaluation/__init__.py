@@ -1,1 +1,1 @@
-"""Scoring of clips by models that training did not see: metrics, and the report of their values."""
+"""Scoring of clips by models that training does not use: metrics, and the report."""

@@ -8,11 +8,13 @@ from typing import Any
 from pvtool_core.batches.clips import read_clip_record
 from pvtool_core.errors import InputRefused
 from pvtool_core.media.decode import Pixels, frames_of
+from pvtool_core.settings.formats import FORMATS
+from pvtool_core.untrusted import exists
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A clip and its sidecar. `frames` are (frames, height, width, 3), 8 bits."""
+    """A clip and its sidecar; `frames` are (frames, height, width, 3), uint8."""
 
     record: Mapping[str, Any]
     frames: Pixels
@@ -24,17 +26,17 @@ class Clip:
 
     @property
     def pair(self) -> tuple[str, int]:
-        """Prompt and seed: the same for the clips before and after."""
+        """Prompt and seed: equal for the clips with and without adapter."""
         return self.record["prompt"], self.record["seed"]
 
 
 def read_clip(sidecar: Path) -> Clip:
-    """Read a clip. Raises InputRefused for an invalid sidecar or without an mp4, ClipBroken for a corrupt one."""
+    """Read a clip in the first format in which it exists.
+
+    Raises InputRefused for an invalid sidecar or without a file, ClipBroken for a corrupt file.
+    """
     record = read_clip_record(sidecar)
-    video = sidecar.with_suffix(".mp4")
-    if not video.is_file():
-        raise InputRefused(
-            f"There is no {video.name} beside {sidecar}.",
-            "Only clips rendered as mp4 can be scored.",
-        )
-    return Clip(record, frames_of(video))
+    for form in FORMATS.values():
+        if exists(file := form.path(sidecar.with_suffix(""))):
+            return Clip(record, frames_of(file))
+    raise InputRefused(f"No clip found beside {sidecar}.", "Render the clip again.")

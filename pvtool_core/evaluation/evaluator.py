@@ -1,8 +1,8 @@
-"""Scores clips with every metric of the table, and writes a report and a contact sheet.
+"""Score clips with every metric of the table, and write a report and a contact sheet.
 
-The clips come from a render job, with the adapter and without. Evaluation shares no code with the rewards but the
-loading of models. Identity is judged by a recogniser that training never saw; the reward's own is reported beside it,
-since a reward that runs ahead of the held-out one may be hacked.
+The clips are those of a render job, with and without adapter. Evaluation shares no code with the
+rewards except model loading. Identity is measured with a held-out recogniser; the reward's
+recogniser is reported beside it, to detect reward hacking.
 """
 
 import json
@@ -32,13 +32,19 @@ class Evaluator:
         self._set_metrics = [(entry.make(self.judges), entry.fewest) for entry in SET_METRICS]
 
     def scores(self, clip: Clip, subject: Subject) -> Scores:
-        """Return the value of each metric by its name. Raises NotFinite if one is NaN or infinite."""
+        """Return the value of each metric by its name.
+
+        Raises NotFinite if one is NaN or infinite.
+        """
         scores = {metric.name: metric.measure(clip, subject) for metric in self._metrics}
         _check_finite("scores of a clip", scores)
         return scores
 
     def set_scores(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> dict[str, float]:
-        """Return the value of each metric for which both sets are large enough. Raises NotFinite."""
+        """Return the value of each metric for which both sets are large enough.
+
+        Raises NotFinite.
+        """
         size = min(len(clips), len(reference))
         scores = {
             metric.name: metric.measure(clips, reference)
@@ -68,13 +74,13 @@ def evaluate(job: EvaluateJob, report: Report) -> None:
     report(StageEvent(stage="scoring", done=len(job.sidecars), total=len(job.sidecars)))
     clips = [clip for clip, _ in scored]
     if cut := evaluator.judges.reader.cut_prompts(clip.record["prompt"] for clip in clips):
-        message = f"prompt_score does not count the end of {len(cut)} prompts, which the image-text model does not read"
+        message = (
+            f"prompt_score ignores the end of {len(cut)} prompts: the image-text model truncates it"
+        )
         report(WarningEvent(message=f"{message}; the first is {cut[0]!r}."))
     found = summary(scored, evaluator.set_scores)
     if lonely := left_out(clips):
-        report(
-            WarningEvent(message=f"Clips without a counterpart, left out of the means: {lonely}.")
-        )
+        report(WarningEvent(message=f"Clips without a counterpart, not in the means: {lonely}."))
     for name, stages in found["identities"].items():
         if alarm := gap_alarm(stages):
             report(WarningEvent(message=f"{name}: {alarm}"))

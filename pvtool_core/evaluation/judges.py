@@ -1,4 +1,4 @@
-"""The models that metrics share. Each looks at a clip once, whichever metrics ask for it."""
+"""Models that metrics share; each processes a clip once."""
 
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
@@ -25,9 +25,9 @@ T = TypeVar("T")
 
 
 class Judges:
-    """Face detector, recognisers and image-text model, with what each found in the clips seen so far.
+    """Face detector, recognisers and image-text model, with their results for recent clips.
 
-    `held_out` is the recogniser that training never sees, `rewarded` that of the identity reward.
+    `held_out` is the recogniser that training does not use, `rewarded` that of the identity reward.
     """
 
     def __init__(self, job: EvaluateJob) -> None:
@@ -51,7 +51,10 @@ class Judges:
         return self._once((clip, "faces"), detect)
 
     def likeness(self, clip: Clip, subject: Subject, recognizer: str) -> NDArray[np.float32]:
-        """Return the cosine of each frame's face with the identity's mean embedding, 0 without a face."""
+        """Return the cosine of each frame's face with the identity's mean embedding.
+
+        The value is 0 for a frame without a face.
+        """
 
         def compare() -> NDArray[np.float32]:
             faces = self.faces(clip)
@@ -95,7 +98,7 @@ class Judges:
 
 
 class PictureReader:
-    """An open_clip model: unit embeddings of pictures and texts, each prepared as the model expects."""
+    """An open_clip model: unit embeddings of pictures and texts with its preprocessing."""
 
     def __init__(self, config: SemanticRewardConfig, device: torch.device) -> None:
         """Load the model. Raises InputRefused if it is unknown, or if the weights do not fit."""

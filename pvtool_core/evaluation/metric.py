@@ -1,4 +1,4 @@
-"""The contracts of metrics: each is a class that says so by its base, `Metric` or `SetMetric`."""
+"""Base classes of metrics."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Protocol
@@ -9,7 +9,10 @@ from pvtool_core.settings.jobs import Subject
 
 
 class Metric(Protocol):
-    """One number for each clip. `name` is its key in reports; `judges` are the models shared by all metrics."""
+    """One number for each clip.
+
+    `name` is its key in reports; `judges` are the models shared by all metrics.
+    """
 
     name: ClassVar[str]
     judges: Judges
@@ -23,7 +26,7 @@ class Metric(Protocol):
 
 
 class SetMetric(Protocol):
-    """One number for a set of clips, compared with another set. Otherwise as `Metric`."""
+    """One number for a set of clips, compared with another set; otherwise like `Metric`."""
 
     name: ClassVar[str]
     judges: Judges
@@ -32,5 +35,8 @@ class SetMetric(Protocol):
         self.judges = judges
 
     def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> float:
-        """Return the value of `clips`, those with an adapter; `reference` are the base model's."""
+        """Return the value of `clips`, those with an adapter.
+
+        `reference` are the base model's clips.
+        """
         ...

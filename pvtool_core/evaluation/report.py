@@ -1,4 +1,7 @@
-"""The report of an evaluation: means before and after, their comparison, the alarm, the rows of the contact sheet."""
+"""The report of an evaluation: means with and without adapter, their comparison, warnings.
+
+Also the rows of its contact sheet.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +23,10 @@ CLIPS_ON_SHEET = 8
 STAGES = ("before", "after")
 
 Scores = Mapping[str, float | None]
-"""The value of each metric of one clip; None where it cannot be measured."""
+"""The value of each metric of one clip; None if it cannot be measured."""
 Means = dict[str, float]
 Stages = dict[str, Means]
-"""Means of the clips before (the base model's) and after (with the adapter)."""
+"""Means of the clips before (of the base model) and after (with the adapter)."""
 MeasureSets = Callable[[Sequence[Clip], Sequence[Clip]], Mapping[str, float]]
 Groups = Mapping[str, Sequence[tuple[Clip, Scores]]]
 
@@ -36,10 +39,11 @@ def no_sets(clips: Sequence[Clip], reference: Sequence[Clip]) -> Mapping[str, fl
 def summary(
     scored: Sequence[tuple[Clip, Scores]], measure_sets: MeasureSets = no_sets
 ) -> dict[str, Any]:
-    """Return the report: means by identity and stage, their mean over identities, and every clip.
+    """Return the report: means by identity and stage, their mean over identities, and all clips.
 
-    Where an identity has clips of both stages, its means are over the prompts and seeds that both have. Metrics of sets
-    compare its clips after with those before, and in the mean over identities all clips after with all before.
+    If an identity has clips of both stages, its means are over the prompts and seeds of both.
+    Metrics of sets compare its clips after with those before, and in the mean over identities all
+    clips after with all before.
     """
     groups: dict[str, dict[str, list[tuple[Clip, Scores]]]] = defaultdict(lambda: defaultdict(list))
     pairs = comparable([clip for clip, _ in scored])
@@ -78,7 +82,10 @@ def _of_sets(group: Groups, measure_sets: MeasureSets) -> Mapping[str, float]:
 
 
 def comparable(clips: Sequence[Clip]) -> dict[str, set[tuple[str, int]]]:
-    """Return for each identity the prompts and seeds that both stages have; all, if one stage is missing."""
+    """Return for each identity the prompts and seeds of both stages.
+
+    If one stage is missing, they are all of the other stage.
+    """
     found: dict[str, dict[str, set[tuple[str, int]]]] = defaultdict(
         lambda: {"before": set(), "after": set()}
     )
@@ -90,7 +97,7 @@ def comparable(clips: Sequence[Clip]) -> dict[str, set[tuple[str, int]]]:
 
 
 def left_out(clips: Sequence[Clip]) -> int:
-    """Return how many clips are in no mean, since the other stage lacks their prompt and seed."""
+    """Return the number of clips that are in no mean, for lack of a counterpart."""
     pairs = comparable(clips)
     return sum(clip.pair not in pairs[clip.record["identity"]] for clip in clips)
 
@@ -104,7 +111,7 @@ def facts_of(clip: Clip) -> dict[str, Any]:
 
 
 def mean(scores: Sequence[Scores]) -> Means:
-    """Return each metric over clips, as the table of metrics says: the mean, or for some another summary."""
+    """Return the mean of each metric over clips, or its other summary in the table of metrics."""
     summaries = {entry.make.name: entry.over_clips for entry in METRICS}
     return {name: summaries.get(name, fmean)(column) for name, column in _columns(scores).items()}
 
@@ -122,7 +129,7 @@ def _columns(rows: Sequence[Scores]) -> dict[str, list[float]]:
 
 
 def changes(stages: Mapping[str, Means]) -> Means:
-    """Return what the table of metrics compares between before and after."""
+    """Return the comparisons of before and after in the table of metrics."""
     before, after = (stages.get(stage, {}) for stage in STAGES)
     found: Means = {}
     for entry in METRICS:
@@ -134,20 +141,26 @@ def changes(stages: Mapping[str, Means]) -> Means:
 
 
 def gap_alarm(stages: Mapping[str, Mapping[str, float]]) -> str | None:
-    """Return a warning if similarity rose far more by the reward's recogniser than by the held-out one."""
+    """Return a warning if similarity rose far more by the reward's recogniser.
+
+    It is compared with the held-out recogniser.
+    """
     if not set(STAGES) <= stages.keys():
         return None
     grown = stages["after"]["gap"] - stages["before"]["gap"]
     if grown < GAP_ALARM:
         return None
     return (
-        f"possible reward hacking: similarity rose {grown:.2f} more by the reward recogniser than by the held-out one. "
-        "Check the contact sheet."
+        f"possible reward hacking: similarity rose {grown:.2f} more by the reward recogniser "
+        "than by the held-out one. Check the contact sheet."
     )
 
 
 def sheet_rows(clips: Sequence[Clip], subjects: Sequence[Subject]) -> list[SheetRow]:
-    """Return two rows, before and after, for each identity's first prompts and seeds; a reference photo first."""
+    """Return two rows, before and after, for each identity's first prompts and seeds.
+
+    The first picture is a reference photo.
+    """
     rows: list[SheetRow] = []
     for subject in subjects:
         own = [clip for clip in clips if clip.record["identity"] == subject.identity.name]

@@ -62,9 +62,7 @@ def largest(faces: Iterable[Face]) -> Face | None:
 
 
 class FaceAnalyzer:
-    """A detector and any number of recognisers of an insightface package folder, by their ONNX file
-    names.
-    """
+    """A detector and recognisers of an insightface package, by their ONNX file names."""
 
     def __init__(
         self,
@@ -86,7 +84,7 @@ class FaceAnalyzer:
     def detect(self, picture: Picture) -> list[Face]:
         """Return every face in an RGB image (height, width, 3), from left to right."""
         if min(picture.shape[:2]) * self._detection_size < max(picture.shape[:2]):
-            return []  # the shorter side vanishes when scaled for the detector
+            return []  # the shorter side would be 0 after scaling for the detector
         boxes, landmarks = self._detector.detect(np.ascontiguousarray(picture[..., ::-1]))
         faces = [
             Face(box[:4], float(box[4]), points)
@@ -113,9 +111,7 @@ class FaceAnalyzer:
 
 
 def align(picture: Picture, landmarks: Points) -> Picture:
-    """Return the aligned face: an RGB crop (112, 112, 3), rotated and scaled as recognisers expect
-    it.
-    """
+    """Return the aligned face: an RGB crop (112, 112, 3), rotated and scaled for recognisers."""
     from insightface.utils.face_align import norm_crop
 
     return np.asarray(norm_crop(picture, landmarks, CROP), np.uint8)
@@ -138,10 +134,10 @@ def similarity_to_template(landmarks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def align_differentiable(frames: Tensor, landmarks: Tensor) -> Tensor:
-    """Align faces in frames (n, 3, height, width) in [0, 1] by landmarks (n, 5, 2): crops (n, 3,
-    112, 112).
+    """Align faces in frames (n, 3, height, width) in [0, 1] by landmarks (n, 5, 2).
 
-    Gradients reach the frames. Equals insightface's norm_crop up to interpolation rounding.
+    Returns crops (n, 3, 112, 112). Gradients reach the frames. Equals insightface's norm_crop up to
+    interpolation rounding.
     """
     height, width = frames.shape[-2:]
     a, b = similarity_to_template(landmarks.to(frames.device, torch.float32))
@@ -158,9 +154,7 @@ def align_differentiable(frames: Tensor, landmarks: Tensor) -> Tensor:
 def within_crop(
     landmarks: Float[Tensor, "n 5 2"], height: int, width: int
 ) -> Bool[Tensor, "n {height} {width}"]:
-    """Return a mask of the pixels that `align` uses for faces with those landmarks, in frames of
-    that size.
-    """
+    """Return a mask of the pixels in frames of this size that `align` uses for these landmarks."""
     a, b = similarity_to_template(landmarks.float())
     pixels = torch.complex(
         *torch.meshgrid(torch.arange(float(width)), torch.arange(float(height)), indexing="xy")
@@ -170,15 +164,16 @@ def within_crop(
 
 
 _EQUAL = 1e-3
-"""Relative distance of embeddings in torch and onnxruntime; rounding leaves 1e-5, or more in float16."""
+"""Tolerance of embeddings in torch and onnxruntime; rounding leaves 1e-5, or more in float16."""
 
 
 class Recognizer(nn.Module):
-    """A face recogniser in torch that prepares its crops as insightface does for the same file."""
+    """A face recogniser in torch with insightface's preprocessing for the same file."""
 
     def __init__(self, network: nn.Module, mean: float, std: float) -> None:
-        """Wrap `network`, which takes crops (n, 3, 112, 112) after subtracting `mean` and dividing
-        by `std` (0 to 255).
+        """Wrap `network`, which takes crops (n, 3, 112, 112) of 0 to 255 after normalisation.
+
+        `mean` is subtracted, and the result divided by `std`.
         """
         super().__init__()
         self.network, self.mean, self.std = network, mean / 255, std / 255
@@ -193,9 +188,7 @@ class Recognizer(nn.Module):
 
 @torch.no_grad()
 def _takes_several(network: nn.Module) -> bool:
-    """Return whether a batch works; some exporters fix the batch size of their example, one, in the
-    graph.
-    """
+    """Return whether a batch works; some exporters fix the batch size to one."""
     try:
         return len(network(torch.zeros(2, 3, CROP, CROP))) == 2
     except RuntimeError:
@@ -203,16 +196,16 @@ def _takes_several(network: nn.Module) -> bool:
 
 
 def load_recognizer(onnx: Path) -> Recognizer:
-    """Load the recogniser of an ONNX file in torch, frozen and in eval mode; gradients reach its
-    crops.
+    """Load the recogniser of an ONNX file in torch, frozen and in eval mode.
 
-    Raises InputRefused if the file is not a recogniser, or has a layer without a gradient.
+    Gradients reach its crops. Raises InputRefused if the file is not a recogniser, or has a layer
+    without a gradient.
     """
     theirs = open_recognizer(onnx)
     try:
         ours = Recognizer(in_torch(onnx), theirs.input_mean, theirs.input_std).eval()
     except NotImplementedError as error:
-        hint = "Name another recogniser in identity_reward.recognizer; this one can only judge."
+        hint = "Set identity_reward.recognizer to another file; this one is for evaluation only."
         words = f"{onnx.name} has a layer without a gradient in torch: {_layer_of(error)}."
         raise InputRefused(words, hint) from error
     _check_equal(onnx, ours, theirs)

@@ -1,7 +1,7 @@
 """Enrolment: read and check reference photos, and write face crops and embeddings.
 
-The stored photo is upright and without EXIF data (place, time, camera), beside the aligned face and
-its embedding by each recogniser. One refused photo refuses all.
+The stored photo is upright and without EXIF data (place, time, camera). The aligned face and its
+embedding by each recogniser are stored beside it. If one photo is refused, all are.
 """
 
 import json
@@ -31,7 +31,7 @@ LEAST_LIKENESS = 0.2
 
 @dataclass(frozen=True)
 class Portrait:
-    """A photo that passed: the kept picture, the face in it, and its aligned crop (112, 112, 3)."""
+    """An accepted photo: the stored picture, its face, and the aligned crop (112, 112, 3)."""
 
     path: Path
     picture: Picture
@@ -62,7 +62,7 @@ def enroll(job: EnrollJob, report: Report) -> None:
 
     portraits: list[Portrait] = []
     for number, path in enumerate(map(path_of, job.pictures)):
-        report(StageEvent(stage="looking", done=number, total=len(job.pictures)))
+        report(StageEvent(stage="detecting", done=number, total=len(job.pictures)))
         portraits.append(portrait(analyzer, path, job.face, warn))
     crops = [each.crop for each in portraits]
     embeddings = {name: torch.from_numpy(analyzer.embed(crops, name)) for name in recognizers}
@@ -73,9 +73,7 @@ def enroll(job: EnrollJob, report: Report) -> None:
 def read_photo(path: Path, warn: Warn | None = None) -> Picture:
     """Read an upright sRGB image (height, width, 3), no side longer than LARGEST_SIDE.
 
-    Raises BadPicture.
-
-    `warn` receives a message for each loss.
+    `warn` receives a message for each loss of information. Raises BadPicture.
     """
     return np.asarray(
         read_picture(path, formats=PHOTO_FORMATS, side=LARGEST_SIDE, warn=warn or _ignore)
@@ -87,10 +85,10 @@ def _ignore(_: str) -> None:
 
 
 def portrait(analyzer: FaceAnalyzer, path: Path, wanted: int, warn: Warn | None = None) -> Portrait:
-    """Read a photo and check its face; `wanted` counts from the left, starting at 1; 0 expects a
-    single face.
+    """Read a photo and check its face; `wanted` is its number from the left.
 
-    Raises BadPicture, FaceRefused, or InputRefused if there are fewer faces than `wanted`.
+    0 expects a single face. Raises BadPicture, FaceRefused, or InputRefused for fewer faces than
+    `wanted`.
     """
     picture = read_photo(path, warn)
     face = choose(path, analyzer.detect(picture), wanted)
@@ -108,19 +106,17 @@ def choose(path: Path, faces: Sequence[Face], wanted: int) -> Face:
     if not wanted and len(faces) > 1:
         raise FaceRefused(path, "several", f"{len(faces)} were found")
     if wanted > len(faces):
-        there = "is only one face" if len(faces) == 1 else f"are only {len(faces)} faces"
-        hint = f"Give --face 1 to {len(faces)}, counted from the left."
-        raise InputRefused(f"There {there} in {printable(path)}.", hint)
+        problem = f"No face {wanted} in {printable(path)}: {len(faces)} found."
+        raise InputRefused(problem, f"Use --face 1 to {len(faces)}, counted from the left.")
     return faces[max(wanted, 1) - 1]
 
 
 def blur(picture: Picture, face: Face) -> float:
-    """Return the blur of a face, from 0 (sharp) to 1 (Crété et al. 2007): how little further
-    blurring changes it.
+    """Return the blur of a face, from 0 (sharp) to 1 (Crété et al. 2007).
 
-    The face is scaled to at most 64 pixels, since recognisers ignore finer detail and the score
-    then does not depend on the photo's size. A face blurred by a twentieth of its width scores
-    0.65, a sharp one 0.2 to 0.45.
+    It measures how little further blurring changes the face. The face is scaled to at most 64
+    pixels, since recognisers ignore finer detail and the score then does not depend on the photo's
+    size. A face blurred by a twentieth of its width scores 0.65, a sharp one 0.2 to 0.45.
     """
     from skimage.measure import blur_effect
 
@@ -131,8 +127,9 @@ def blur(picture: Picture, face: Face) -> float:
 
 
 def check_likeness(portraits: Sequence[Portrait], embeddings: np.ndarray) -> None:
-    """Raise FaceRefused for the photo least similar to the others, by unit embeddings (photos,
-    dimensions).
+    """Raise FaceRefused for the photo least similar to the others.
+
+    Photos are compared by unit embeddings (photos, dimensions).
     """
     if len(portraits) < 2:
         return

@@ -10,7 +10,7 @@ from pvtool_core.errors import InputRefused
 from pvtool_core.models.onnx_files import external_files, external_problem, missing_external
 
 CROP = 112
-"""Side of the crops that recognisers see, in pixels."""
+"""Side of the crops for recognisers, in pixels."""
 
 
 def open_detector(onnx: Path, threads: int = 0) -> Any:
@@ -28,7 +28,7 @@ def open_detector(onnx: Path, threads: int = 0) -> Any:
         hint = (
             "Set identity_reward.detector to one with landmarks ('bnkps' in insightface's names)."
         )
-        raise InputRefused(f"{onnx.name} finds faces, but not their landmarks.", hint)
+        raise InputRefused(f"{onnx.name} detects faces without landmarks.", hint)
     return model
 
 
@@ -38,7 +38,8 @@ def open_recognizer(onnx: Path, threads: int = 0) -> Any:
     Raises InputRefused for other files or crop sizes.
     """
     model = _open(onnx, threads)
-    hint = "Set identity_reward.recognizer and evaluation.recognizer to ArcFace files, such as glintr100.onnx."
+    hint = "Set identity_reward.recognizer and evaluation.recognizer to ArcFace files, "
+    hint += "such as glintr100.onnx."
     if type(model).__name__ != "ArcFaceONNX":
         raise InputRefused(f"{onnx.name} is {_kind(model)}, not a face recogniser.", hint)
     if len(model.output_shape) != 2:
@@ -46,7 +47,7 @@ def open_recognizer(onnx: Path, threads: int = 0) -> Any:
     if model.input_size != (CROP, CROP):
         width, height = model.input_size
         raise InputRefused(
-            f"{onnx.name} wants faces of {width} × {height} pixels, and pv has {CROP} × {CROP}.",
+            f"{onnx.name} expects faces of {width} × {height} pixels, but pv uses {CROP} × {CROP}.",
             hint,
         )
     if (kind := model.session.get_inputs()[0].type) != "tensor(float)":
@@ -66,16 +67,12 @@ _KINDS = {
 
 
 def _kind(model: Any) -> str:
-    """Return the name of the class that insightface chose for a file; it gives None for unknown
-    files.
-    """
+    """Return a description of a file, by the class that insightface chose for it."""
     return _KINDS.get(type(model).__name__, "a model that insightface does not know")
 
 
 def _check_external(onnx: Path) -> None:
-    """Raise InputRefused if the model's weights are in a file that is missing, incomplete or
-    elsewhere.
-    """
+    """Raise InputRefused if the model's weights file is missing, incomplete or elsewhere."""
     if not onnx.is_file():
         return
     if problem := external_problem(onnx):
@@ -90,13 +87,14 @@ def _check_external(onnx: Path) -> None:
 
 
 def _open(onnx: Path, threads: int) -> Any:
-    """Open an ONNX file with insightface, by the shapes of its inputs and outputs; None for unknown
-    shapes.
+    """Open an ONNX file with insightface, by the shapes of its inputs and outputs.
+
+    Return None for unknown shapes.
     """
     _check_external(onnx)
     path = (
         onnx.resolve() if external_files(onnx) else onnx
-    )  # onnx follows no links to weights beside the model
+    )  # onnx does not follow links to a weights file
     import onnxruntime
     from insightface.model_zoo import get_model
 
@@ -115,7 +113,7 @@ def _open(onnx: Path, threads: int) -> Any:
     except (refusals.InvalidProtobuf, refusals.InvalidArgument) as error:
         raise InputRefused(
             f"{onnx.name} is not a complete ONNX model.",
-            "Fetch it again, and compare its size.",
+            "Download it again, and compare its size.",
         ) from error
     except (
         refusals.Fail,
@@ -123,7 +121,7 @@ def _open(onnx: Path, threads: int) -> Any:
         refusals.NotImplemented,
         refusals.RuntimeException,
     ) as error:
-        hint = "Fetch or export it again; `--debug` shows the error of onnxruntime."
+        hint = "Download or export it again; `--debug` shows the error of onnxruntime."
         raise InputRefused(
             f"{onnx.name} is an ONNX model that onnxruntime cannot run.", hint
         ) from error
@@ -132,5 +130,5 @@ def _open(onnx: Path, threads: int) -> Any:
         IndexError,
         TypeError,
         ValueError,
-    ):  # from inputs or outputs that insightface never saw
+    ):  # raised for inputs or outputs unknown to insightface
         return None

@@ -28,26 +28,26 @@ OLDEST_OPSET, MODERN_OPSET, NEWEST_OPSET = 9, 13, 17
 
 
 def in_torch(onnx: Path) -> nn.Module:
-    """Return the graph of a file as a torch module, frozen and in eval mode; gradients reach its
-    input.
+    """Return the graph of a file as a torch module, frozen and in eval mode.
 
-    Raises NotImplementedError with the name of a layer that onnx2torch does not support.
+    Gradients reach its input. Raises NotImplementedError with the name of a layer that onnx2torch
+    does not support.
     """
     from onnx2torch import convert
 
-    model = load(str(onnx.resolve()))  # onnx follows no links to weights beside the model
+    model = load(str(onnx.resolve()))  # onnx does not follow links to a weights file
     if any(
         each.domain in ("", "ai.onnx") and each.version < OLDEST_OPSET
         for each in model.opset_import
     ):
         model = version_converter.convert_version(model, MODERN_OPSET)
     model = as_known_opset(with_plain_weights(with_known_layers(model)))
-    module = convert(model)  # given a path, it writes a file beside the model
+    module = convert(model)  # given a path, it would write a file beside the model
     return module.eval().requires_grad_(False)
 
 
 def with_known_layers(model: ModelProto) -> ModelProto:
-    """Return the model without layers that onnx2torch does not support: CastLike, Gelu, allowzero."""
+    """Return the model without CastLike, Gelu and allowzero, unknown to onnx2torch."""
     types = _types(model)
     nodes = [
         other
@@ -76,7 +76,7 @@ def _known(node: NodeProto, number: int, types: Mapping[str, int]) -> list[NodeP
         return _gelu(node.input[0], node.output[0], f"gelu_{number}")
     if (
         node.op_type == "Reshape"
-    ):  # a size of 0 would be an empty tensor, and a network of faces has none
+    ):  # a size of 0 would be an empty tensor, which recognisers do not have
         kept = [each for each in node.attribute if each.name != "allowzero"]
         del node.attribute[:]
         node.attribute.extend(kept)
@@ -159,9 +159,9 @@ def _axes_as_attribute(node: NodeProto, weights: Mapping[str, TensorProto]) -> N
         axes = numpy_helper.to_array(weights[node.input.pop()]).tolist()
     noop = any(each.name == "noop_with_empty_axes" and each.i for each in node.attribute)
     if axes or not noop:
-        others = [each for each in node.attribute if each.name != "noop_with_empty_axes"]
+        kept = [each for each in node.attribute if each.name != "noop_with_empty_axes"]
         del node.attribute[:]
-        node.attribute.extend([*others, *([helper.make_attribute("axes", axes)] if axes else [])])
+        node.attribute.extend([*kept, *([helper.make_attribute("axes", axes)] if axes else [])])
 
 
 def _check_known(node: NodeProto) -> None:
@@ -183,16 +183,14 @@ def with_plain_weights(model: ModelProto) -> ModelProto:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     inputs = [
         each for each in graph.input if each.name not in weights
-    ]  # old files list the weights there as well
-    constant, others = _parted(graph.node, weights)
+    ]  # old files list the weights there too
+    constant, kept = _parted(graph.node, weights)
     weights |= _computed(constant, weights, model.opset_import)
     own = [
-        tensor
-        for number, node in enumerate(others)
-        for tensor in _own_weights(node, number, weights)
+        tensor for number, node in enumerate(kept) for tensor in _own_weights(node, number, weights)
     ]
     plain = helper.make_graph(
-        others, graph.name, inputs, graph.output, own, value_info=graph.value_info
+        kept, graph.name, inputs, graph.output, own, value_info=graph.value_info
     )
     return helper.make_model(plain, opset_imports=model.opset_import, ir_version=model.ir_version)
 
@@ -200,8 +198,8 @@ def with_plain_weights(model: ModelProto) -> ModelProto:
 def _parted(
     nodes: Iterable[NodeProto], weights: Iterable[str]
 ) -> tuple[list[NodeProto], list[NodeProto]]:
-    """Split nodes into those that depend on weights only, and all others."""
-    known = {*weights, ""}  # the empty name stands for an optional input that is left out
+    """Split nodes into those that depend on weights only, and the kept."""
+    known = {*weights, ""}  # the empty name stands for an omitted optional input
     parts: tuple[list[NodeProto], list[NodeProto]] = ([], [])
     for node in nodes:
         constant = known.issuperset(node.input)

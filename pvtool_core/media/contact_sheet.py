@@ -1,4 +1,4 @@
-"""Contact sheets: pictures of many clips at once."""
+"""Contact sheets: one image with frames of many clips."""
 
 from bisect import bisect
 from collections.abc import Iterator, Sequence
@@ -31,8 +31,7 @@ class SheetRow:
 
 
 def write_sheets(prefix: Path, clips: Sequence[tuple[str, Path]]) -> list[Path]:
-    """Write a row with label and some frames per clip: prefix.png, or prefix-01.png and so on for
-    many.
+    """Write a row with label and some frames per clip: prefix.png, or prefix-01.png and so on.
 
     Clips are files or folders written by write_clip, read one sheet at a time. Raises ClipBroken.
     """

@@ -12,6 +12,8 @@ from pvtool_core.errors import BadPicture
 from pvtool_core.media import ffmpeg
 from pvtool_core.media.ffmpeg import ClipBroken
 from pvtool_core.media.photos import BLACK, SUFFIXES, natural_order, read_animation
+from pvtool_core.settings.families import load_named
+from pvtool_core.settings.formats import FORMATS, format_of
 
 Pixels = NDArray[np.uint8]
 
@@ -22,24 +24,32 @@ def enlarge(frames: Pixels, factor: int) -> Pixels:
 
 
 def frames_of(path: Path, box: int = 0) -> Pixels:
-    """Return every frame of a clip: an mp4, gif or webp, or a folder of png; with `box`, fitted
-    into such a square.
+    """Return every frame of a clip in one of our formats; with `box`, fitted into such a square.
 
-    Raises ClipBroken.
+    With `box`, frames are fitted into such a square. Raises ClipBroken.
     """
-    if path.is_dir():
-        return _of_pictures(path, natural_order(path.glob("[!.]*.png")), box)
-    return (
-        _of_pictures(path, [path], box) if path.suffix in (".gif", ".webp") else _of_clip(path, box)
-    )
+    form = format_of(path)
+    if form is None:
+        raise ClipBroken(path, f"its format is not one of {', '.join(FORMATS)}")
+    return load_named(form.decoder)(path, box)
 
 
-def frames_of_others(path: Path, count: int) -> Pixels:
+def decode_animation(path: Path, box: int) -> Pixels:
+    """Return the frames of a GIF or WebP. Raises ClipBroken."""
+    return _of_pictures(path, [path], box)
+
+
+def decode_images(path: Path, box: int) -> Pixels:
+    """Return the images of a folder, in natural order, or one image. Raises ClipBroken."""
+    files = natural_order(path.glob("[!.]*.png")) if path.is_dir() else [path]
+    return _of_pictures(path, files, box)
+
+
+def frames_of_any(path: Path, count: int) -> Pixels:
     """Return the first `count` frames of any animation or video, on black.
 
+    Colour tags are respected, with BT.709 as the default; frames_of assumes files of `pv render`.
     Raises ClipBroken or BadPicture.
-
-    Its colour tags are respected, BT.709 without any; frames_of assumes what `pv render` writes.
     """
     if path.suffix.lower() in SUFFIXES:
         return np.stack([np.asarray(frame) for frame in islice(read_animation(path, BLACK), count)])
@@ -60,10 +70,10 @@ def frames_of_others(path: Path, count: int) -> Pixels:
 
 def _names_its_matrix(path: Path) -> bool:
     """Return whether the video declares its colour matrix: `yuv420p(tv, bt470bg/…)`."""
-    said = ffmpeg.ask(
+    messages = ffmpeg.ask(
         path, "-v", "info", "-i", str(path), "-map", "0:v:0", "-frames:v", "1", "-f", "null", "-"
-    ).said
-    facts = re.search(r"Video: [^\n]*?, \w+\(([^()]*)\)", said)
+    ).messages
+    facts = re.search(r"Video: [^\n]*?, \w+\(([^()]*)\)", messages)
     return bool(facts and re.search(r"bt\d|smpte|fcc|ycgco|gbr", facts[1]))
 
 
@@ -84,7 +94,8 @@ def _pictures(file: Path, box: int) -> Iterator[Pixels]:
         yield np.asarray(picture)
 
 
-def _of_clip(path: Path, box: int) -> Pixels:
+def decode_video(path: Path, box: int) -> Pixels:
+    """Return the frames of a video that pv wrote, by ffmpeg. Raises ClipBroken."""
     smaller = (
         f":w='min(iw,{box})':h='min(ih,{box})':force_original_aspect_ratio=decrease" if box else ""
     )
@@ -95,7 +106,7 @@ def _of_clip(path: Path, box: int) -> Pixels:
 def _of_video(
     path: Path, how: tuple[str, ...], pixels: str, form: str, begin: bytes
 ) -> NDArray[np.uint8]:
-    """Decode to consecutive images, each with a header that contains its size and matches `begin`."""
+    """Decode to consecutive images; each header contains the size and matches `begin`."""
     words = ("-pix_fmt", pixels, "-f", "image2pipe", "-c:v", form, "pipe:1")
     raw = ffmpeg.ask(path, "-i", str(path), "-map", "0:v:0", *how, *words).output
     header = re.match(begin, raw)

@@ -23,6 +23,8 @@ from pvtool_core.media.metadata import (
     read_facts,
     xmp,
 )
+from pvtool_core.settings.families import load_named
+from pvtool_core.settings.formats import FORMATS, Format
 from pvtool_core.settings.jobs import EncodingConfig
 
 PLAIN = EncodingConfig()
@@ -39,7 +41,8 @@ _CODECS = {
 _TAGS = "setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
 _TO_BT709 = (
     "-vf",
-    f"scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int,format=yuv420p,{_TAGS}",
+    "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int,"
+    f"format=yuv420p,{_TAGS}",
 )
 _BT709 = (
     "-colorspace",
@@ -51,13 +54,13 @@ _BT709 = (
     "-color_range",
     "tv",
 )
-_SMALL = 512 * 512  # pixels, up to which one thread is the fastest
+_SMALL = 512 * 512  # pixels up to which one thread is fastest
 
 # One palette per clip avoids flicker; ordered dithering compresses well.
 _GIF_COLOURS = (
     "split[a][b];[a]palettegen[palette];[b][palette]paletteuse=dither=bayer:bayer_scale=4"
 )
-_GIF_FPS = 50  # browsers show anything faster at 10
+_GIF_FPS = 50  # browsers show faster ones at 10
 _WEBP_QUALITY = 90
 _TIME_UNIT = 1 / _GIF_FPS
 
@@ -92,32 +95,36 @@ def write_clip(
     )
     what = ClipFile(enlarge(frames, encoding.upscale), fps, facts, encoding)
     with working_folder(clip) as folder:
-        made = [_write(folder, clip.name, suffix, what, credentials) for suffix in encoding.formats]
+        made = [
+            _write(folder / clip.name, FORMATS[name], what, credentials)
+            for name in encoding.formats
+        ]
         return publish(made, clip.parent)
 
 
 def check_size(frames: Pixels, encoding: EncodingConfig) -> None:
+    """Check that each format can hold frames of this size. Raises UsageError."""
     height, width = (side * encoding.upscale for side in frames.shape[1:3])
-    if "mp4" in encoding.formats and (height % 2 or width % 2):
-        raise UsageError(
-            f"An mp4 cannot hold {width}×{height} pixels: its sides must be even.",
-            "Choose gif, webp or png.",
-        )
+    for name in encoding.formats:
+        if FORMATS[name].even_sides and (height % 2 or width % 2):
+            others = [other.name for other in FORMATS.values() if not other.even_sides]
+            raise UsageError(
+                f"Format {name} cannot hold {width}×{height} pixels: its sides must be even.",
+                f"Use one of {', '.join(others)}.",
+            )
 
 
-def _write(
-    folder: Path, name: str, suffix: str, clip: ClipFile, credentials: Credentials | None
-) -> Path:
-    path = folder / (name if suffix == "png" else f"{name}.{suffix}")
-    _WRITERS[suffix](path, clip)
+def _write(clip: Path, form: Format, what: ClipFile, credentials: Credentials | None) -> Path:
+    path = form.path(clip)
+    load_named(form.writer)(path, what)
     if credentials:
-        for file in sorted(path.iterdir()) if suffix == "png" else (path,):
-            sign(file, credentials, title=f"{name}.{suffix}")
-    _CHECKS[suffix](path, clip)
+        for file in sorted(path.iterdir()) if path.is_dir() else (path,):
+            sign(file, credentials, f"{clip.name}.{form.name}", form.media_type)
+    load_named(form.checker)(path, what)
     return path
 
 
-def _write_mp4(path: Path, clip: ClipFile) -> None:
+def write_mp4(path: Path, clip: ClipFile) -> None:
     """Write an mp4 that plays while it loads; the key `pv` requires use_metadata_tags."""
     tags = path.with_suffix(".tags")
     tags.write_bytes(as_tags(clip.facts))
@@ -130,13 +137,14 @@ def _write_mp4(path: Path, clip: ClipFile) -> None:
         "yuv420p",
         *_BT709,
     )
-    told = ("-f", "ffmetadata", "-i", str(tags), "-map", "0:v", "-map_metadata", "1")
+    metadata = ("-f", "ffmetadata", "-i", str(tags), "-map", "0:v", "-map_metadata", "1")
     form = ("-movflags", "+faststart+use_metadata_tags", "-f", "mp4")
-    _encode(path, clip, *told, *_TO_BT709, *codec, "-threads", threads, *form)
+    _encode(path, clip, *metadata, *_TO_BT709, *codec, "-threads", threads, *form)
     mark_mp4(path)
 
 
-def _write_gif(path: Path, clip: ClipFile) -> None:
+def write_gif(path: Path, clip: ClipFile) -> None:
+    """Write an animated GIF with one palette."""
     slower = f"fps={_GIF_FPS}," if clip.fps > _GIF_FPS else ""
     loop = {0: "0", 1: "-1"}.get(
         clip.encoding.loop, str(clip.encoding.loop - 1)
@@ -162,11 +170,18 @@ def _encode(path: Path, clip: ClipFile, *how: str) -> None:
     ffmpeg.ask(path, *raw, *how, "-y", str(path), stdin=clip.frames.tobytes())
 
 
-def _write_webp(path: Path, clip: ClipFile) -> None:
+def write_webp(path: Path, clip: ClipFile) -> None:
+    """Write an animated WebP."""
     first, *others = [Image.fromarray(frame) for frame in clip.frames]
-    told = {"xmp": xmp(clip.facts), "loop": clip.encoding.loop, "duration": _milliseconds(clip)}
+    options = {"xmp": xmp(clip.facts), "loop": clip.encoding.loop, "duration": _milliseconds(clip)}
     first.save(
-        path, "WEBP", save_all=True, append_images=others, quality=_WEBP_QUALITY, method=4, **told
+        path,
+        "WEBP",
+        save_all=True,
+        append_images=others,
+        quality=_WEBP_QUALITY,
+        method=4,
+        **options,
     )
 
 
@@ -176,41 +191,40 @@ def _milliseconds(clip: ClipFile) -> list[int]:
     return [end - start for start, end in itertools.pairwise(ends)]
 
 
-def _write_frames(path: Path, clip: ClipFile) -> None:
+def write_images(path: Path, clip: ClipFile) -> None:
     """Write numbered images; the first contains the metadata."""
     path.mkdir()
     for number, frame in enumerate(clip.frames):
-        told = PngImagePlugin.PngInfo()
-        told.add_itxt("XML:com.adobe.xmp", xmp(None if number else clip.facts).decode())
-        Image.fromarray(frame).save(path / f"{number:04d}.png", pnginfo=told)
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", xmp(None if number else clip.facts).decode())
+        Image.fromarray(frame).save(path / f"{number:04d}.png", pnginfo=info)
 
 
-def _check_mp4(path: Path, clip: ClipFile) -> None:
+def check_mp4(path: Path, clip: ClipFile) -> None:
     """Decode every frame in one process and return the tags."""
     outputs = ("-map", "0:v", "-f", "null", "-", "-f", "ffmetadata", "pipe:1")
     answer = ffmpeg.ask(path, "-xerror", "-progress", "pipe:2", "-i", str(path), *outputs)
-    there = int(re.findall(r"^frame=\s*(\d+)", answer.said, re.MULTILINE)[-1])
+    there = int(re.findall(r"^frame=\s*(\d+)", answer.messages, re.MULTILINE)[-1])
     if there != len(clip.frames):
         raise ClipBroken(path, f"it holds {there} of {len(clip.frames)} frames")
     _check_facts(path, facts_of_tags(path, answer.output.decode()), clip)
 
 
-def _check_pictures(path: Path, clip: ClipFile) -> None:
+def check_animation(path: Path, clip: ClipFile) -> None:
     """Check frames by time: equal frames may have been merged into a longer one."""
     shown = 0
     with Image.open(path) as picture:
         for frame in ImageSequence.Iterator(picture):
             frame.load()
             shown += frame.info.get("duration", 0)
-    moving = bool(
-        (clip.frames != clip.frames[:1]).any()
-    )  # a webp in which nothing moves becomes a plain picture
+    moving = bool((clip.frames != clip.frames[:1]).any())  # a still webp becomes a single image
     if moving and abs(shown / 1000 - clip.seconds) > _TIME_UNIT:
         raise ClipBroken(path, f"it lasts {shown / 1000:g} of {clip.seconds:g} seconds")
     _check_facts(path, read_facts(path), clip)
 
 
-def _check_frames(path: Path, clip: ClipFile) -> None:
+def check_images(path: Path, clip: ClipFile) -> None:
+    """Decode every image of a folder, and compare number and metadata."""
     files = sorted(path.iterdir())
     for file in files:
         with Image.open(file) as picture:
@@ -223,7 +237,3 @@ def _check_frames(path: Path, clip: ClipFile) -> None:
 def _check_facts(path: Path, there: Facts, clip: ClipFile) -> None:
     if there != json.loads(json.dumps(clip.facts)):
         raise ClipBroken(path, "its metadata are lost")
-
-
-_WRITERS = {"mp4": _write_mp4, "gif": _write_gif, "webp": _write_webp, "png": _write_frames}
-_CHECKS = {"mp4": _check_mp4, "gif": _check_pictures, "webp": _check_pictures, "png": _check_frames}

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from pvtool_core.errors import NO_ROOM, NotReady, PvError, UsageError
+from pvtool_core.settings.formats import FORMATS
 from pvtool_core.settings.jobs import EncodingConfig
 
 _PATIENCE = 60.0  # seconds to wait for an answer
@@ -36,28 +37,28 @@ class Answer:
     """Output and messages of ffmpeg."""
 
     output: bytes
-    said: str
+    messages: str
 
 
 def ask(path: Path, *words: str, stdin: bytes = b"") -> Answer:
     """Run ffmpeg for `path`. Raises ClipBroken, CodecMissing, or OSError on a full disk."""
-    quiet = {**os.environ, "SVT_LOG": "1"}  # SVT-AV1 talks past ffmpeg's own -v
+    quiet = {**os.environ, "SVT_LOG": "1"}  # SVT-AV1 ignores ffmpeg's -v
     command = [executable(), "-hide_banner", "-v", "error", *words]
     try:
         done = subprocess.run(command, input=stdin, capture_output=True, check=False, env=quiet)
     except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
         raise FfmpegMissing(command[0]) from error
-    said = done.stderr.decode(errors="replace")
+    messages = done.stderr.decode(errors="replace")
     if done.returncode:
-        raise _complaint(path, said)
-    return Answer(done.stdout, said)
+        raise _error_of(path, messages)
+    return Answer(done.stdout, messages)
 
 
-def _complaint(path: Path, said: str) -> Exception:
-    last = (said.strip().splitlines() or ["ffmpeg gave no reason"])[-1]
-    if full := next((number for number in NO_ROOM if os.strerror(number) in said), None):
+def _error_of(path: Path, messages: str) -> Exception:
+    last = (messages.strip().splitlines() or ["ffmpeg gave no reason"])[-1]
+    if full := next((number for number in NO_ROOM if os.strerror(number) in messages), None):
         return OSError(full, last, str(path))
-    if unknown := re.search(r"Unknown encoder '(\w+)'", said):
+    if unknown := re.search(r"Unknown encoder '(\w+)'", messages):
         return CodecMissing(
             next((codec for codec, name in ENCODERS.items() if name == unknown[1]), unknown[1])
         )
@@ -65,7 +66,7 @@ def _complaint(path: Path, said: str) -> Exception:
 
 
 class FfmpegMissing(NotReady):
-    """No ffmpeg that runs."""
+    """No working ffmpeg was found."""
 
     def __init__(self, path: str) -> None:
         where = f"ffmpeg ({path} cannot be run)" if path else "ffmpeg"
@@ -75,17 +76,11 @@ class FfmpegMissing(NotReady):
 
 
 def require_formats(encoding: EncodingConfig) -> None:
-    """Check that clips can be written as `encoding` says. Raises FfmpegMissing or CodecMissing."""
-    if "gif" in encoding.formats and "gif" not in _encoders(executable()):
-        raise CodecMissing("gif")
-    if "mp4" in encoding.formats:
-        require_codec(encoding.codec)
-
-
-def require_codec(codec: str) -> None:
-    """Raise CodecMissing if ffmpeg lacks the encoder."""
-    if codec not in codecs():
-        raise CodecMissing(codec)
+    """Check that clips can be written with `encoding`. Raises FfmpegMissing or CodecMissing."""
+    needed = [FORMATS[name].encoder.format(codec=encoding.codec) for name in encoding.formats]
+    for codec in filter(None, needed):
+        if ENCODERS.get(codec, codec) not in _encoders(executable()):
+            raise CodecMissing(codec)
 
 
 @cache
@@ -97,7 +92,7 @@ def codecs() -> frozenset[str]:
 
 @cache
 def _encoders(program: str) -> frozenset[str]:
-    """Return the encoders of an ffmpeg. Raises FfmpegMissing, also for a program that lists none."""
+    """Return the encoders of an ffmpeg. Raises FfmpegMissing, also if it lists none."""
     words = [program, "-hide_banner", "-encoders"]
     try:
         listed = subprocess.run(

@@ -14,6 +14,8 @@ from typing import Any
 
 from pvtool_core.media import ffmpeg
 from pvtool_core.media.ffmpeg import ClipBroken
+from pvtool_core.settings.families import load_named
+from pvtool_core.settings.formats import FORMATS, format_of
 
 Facts = Mapping[str, Any]
 
@@ -29,16 +31,16 @@ _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 _FACTS = re.compile(rb"<pv:facts>(.*?)</pv:facts>", re.DOTALL)
 _XMP_BOX = bytes.fromhex(
     "be7acfcb97a942e89c71999491e3afac"
-)  # the uuid that XMP's specification gives it in MPEG-4
+)  # the uuid of XMP in MPEG-4, by its specification
 _GIF_BLOCK = 255
 _PNG_FIRST = "0000.png"
 
 
 def xmp(facts: Facts | None = None) -> bytes:
     """Return an XMP packet with the AI mark, and `facts` for formats without a better place."""
-    # ASCII alone: JSON's escapes carry what XML cannot, such as half of a surrogate pair.
-    told = "" if facts is None else f"\n<pv:facts>{escape(json.dumps(facts))}</pv:facts>"
-    return _PACKET.format(mark=AI_MADE, facts=told).encode()
+    # ASCII only: JSON escapes can represent what XML cannot, such as half of a surrogate pair.
+    text = "" if facts is None else f"\n<pv:facts>{escape(json.dumps(facts))}</pv:facts>"
+    return _PACKET.format(mark=AI_MADE, facts=text).encode()
 
 
 def for_people(facts: Facts) -> str:
@@ -47,9 +49,7 @@ def for_people(facts: Facts) -> str:
 
 
 def as_tags(facts: Facts) -> bytes:
-    """Return the facts as an ffmpeg metadata file, which is not limited in length like command
-    lines.
-    """
+    """Return the facts as an ffmpeg metadata file of any length."""
     tags = {"pv": json.dumps(facts), "comment": for_people(facts), "digital_source_type": AI_MADE}
     return (
         ";FFMETADATA1\n" + "".join(f"{key}={_escaped(value)}\n" for key, value in tags.items())
@@ -94,8 +94,9 @@ def _comment(text: str) -> bytes:
 
 
 def _gif_xmp(facts: Facts) -> bytes:
-    """Return the XMP block of a GIF: raw text, followed by counting-down bytes that end a block
-    parser's walk.
+    """Return the XMP block of a GIF: raw text, followed by descending bytes.
+
+    Wherever a parser of blocks lands in them, it reaches the end.
     """
     return b"!\xff\x0bXMP DataXMP" + xmp(facts) + b"\x01" + bytes(range(255, -1, -1)) + b"\0"
 
@@ -104,21 +105,30 @@ def read_facts(path: Path) -> dict[str, Any]:
     """Read the metadata of a clip from its file (or folder of frames). Raises ClipBroken."""
     if not path.is_dir():
         _check_file(path)
-    if path.suffix in (".gif", ".webp", ".png") or path.is_dir():
-        return _facts_of_packet(path / _PNG_FIRST if path.is_dir() else path)
-    return facts_of_tags(
-        path, ffmpeg.ask(path, "-i", str(path), "-f", "ffmetadata", "pipe:1").output.decode()
-    )
+    form = format_of(path)
+    if form is None:
+        raise ClipBroken(path, f"its format is not one of {', '.join(FORMATS)}")
+    return load_named(form.facts_reader)(path)
+
+
+def read_tags(path: Path) -> dict[str, Any]:
+    """Read the metadata in the tags of a video, by ffmpeg. Raises ClipBroken."""
+    answer = ffmpeg.ask(path, "-i", str(path), "-f", "ffmetadata", "pipe:1")
+    return facts_of_tags(path, answer.output.decode())
+
+
+def read_packet_of_images(path: Path) -> dict[str, Any]:
+    """Read the metadata in the first image of a folder, or in an image. Raises ClipBroken."""
+    return read_packet(path / _PNG_FIRST if path.is_dir() else path)
 
 
 def _check_file(path: Path) -> None:
-    if (
-        path.exists() and not path.is_file()
-    ):  # a pipe would be waited for, a device read without end
+    if path.exists() and not path.is_file():  # a pipe would block, a device never end
         raise ClipBroken(path, "it is not a regular file")
 
 
-def _facts_of_packet(path: Path) -> dict[str, Any]:
+def read_packet(path: Path) -> dict[str, Any]:
+    """Read the metadata in the XMP packet of an image file. Raises ClipBroken."""
     _check_file(path)
     packet = _FACTS.search(path.read_bytes())
     if not packet:

@@ -1,12 +1,15 @@
-"""The one reader of picture files: every mode, depth, orientation and colour profile becomes upright 8-bit sRGB.
+"""Read image files of every mode, depth, orientation and colour profile as upright 8-bit sRGB.
 
-    16 bit        the upper 8 bits of each value; floating point and 32-bit integers have no known range: refused
+    16 bit        the upper 8 bits of each value; floating point and 32-bit integers have no
+                  known range and are refused
     orientation   of EXIF, applied
-    profile       ICC, converted to sRGB; one that cannot be used is reported, and the colours are taken as sRGB
-    alpha         composited on a background (white, or black for ControlNet); hidden colours are not kept
-    animation     `read_picture` takes the first picture and reports that, `read_animation` all of them
+    profile       ICC, converted to sRGB; an unusable one is reported, and ignored
+    alpha         composited on a background (white, or black for ControlNet); hidden colours
+                  are discarded
+    animation     `read_picture` returns the first image with a warning, `read_animation` all
 
-Sizes are checked before anything is decoded: a small file can hold an enormous picture.
+
+Sizes are checked before decoding: a small file can contain an enormous image.
 """
 
 import re
@@ -40,11 +43,11 @@ _ANIMATED = (
     "PNG",
     "TIFF",
     "WEBP",
-)  # an MPO's other pictures are depth or gain maps of the first
-_SAME = 2  # of 255: how far a profile's colours may be from sRGB's and still be taken for sRGB
+)  # other images of an MPO are depth or gain maps of the first
+_SAME = 2  # of 255: largest difference from sRGB of a profile that counts as sRGB
 _GREY = ("1", "L", "LA", "La")
 _SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
-_warnings_turn = threading.Lock()  # warnings.catch_warnings is not for several threads at once
+_warnings_lock = threading.Lock()  # warnings.catch_warnings is not thread-safe
 
 
 def read_picture(
@@ -62,11 +65,11 @@ def read_picture(
     """
     with _opened(path, formats) as image:
         if side and image.mode in ("L", "RGB", "CMYK"):
-            image.draft(image.mode, (side, side))  # JPEG alone: decode a fraction of the pixels
+            image.draft(image.mode, (side, side))  # JPEG only: decode a fraction of the pixels
         if _animated(image):
             if warn is None:
-                raise BadPicture(path, "is animated", "Leave only still pictures in the folder.")
-            warn(f"{printable(path)} is animated: only its first picture is used.")
+                raise BadPicture(path, "is animated", "Remove animations from the folder.")
+            warn(f"{printable(path)} is animated: only its first image is used.")
         picture = _plain(path, image, background, warn)
     if side:
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -84,7 +87,8 @@ def read_animation(path: Path, background: Colour = WHITE) -> Iterator[Image.Ima
 def pictures_in(folder: Path) -> list[Path]:
     """Return the images of a folder in natural order: 1, 2, … 10.
 
-    Hidden files, folders and other files, by suffix or without one by content, are skipped.
+    Hidden files, folders and files that are not images (by suffix, or by content without one) are
+    skipped.
     """
     files = [file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file()]
     return natural_order(
@@ -107,7 +111,7 @@ def _parts(text: str) -> list[tuple[bool, str]]:
 
 
 def _is_picture(file: Path) -> bool:
-    """Return whether a file is an image by content; frames may have no suffix."""
+    """Return whether a file is an image, by its content; frames may have no suffix."""
     try:
         with _opened(file, FORMATS):
             return True
@@ -127,13 +131,13 @@ def _opened(path: Path, formats: tuple[str, ...]) -> Generator[Image.Image]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block, a device would never end
             raise BadPicture(path, "is a folder" if path.is_dir() else "is not a regular file")
-        with _warnings_turn, warnings.catch_warnings():
+        with _warnings_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path, formats=formats)
         with image:
             if image.width * image.height > MOST_PIXELS:
                 raise BadPicture(
-                    path, f"is absurdly large ({image.width} × {image.height})", "Scale it down."
+                    path, f"is too large ({image.width} × {image.height})", "Scale it down."
                 )
             yield image
     except (PvError, MemoryError):
@@ -144,14 +148,14 @@ def _opened(path: Path, formats: tuple[str, ...]) -> Generator[Image.Image]:
 
 def _refusal(path: Path, error: Exception) -> BadPicture:
     if isinstance(error, Image.DecompressionBombError):
-        return BadPicture(path, "is absurdly large", "Scale it down.")
+        return BadPicture(path, "is too large", "Scale it down.")
     if isinstance(error, Image.UnidentifiedImageError):
         return BadPicture(path, "cannot be read: unknown image format")
     if isinstance(error, PermissionError):
         return BadPicture(path, "cannot be read: permission denied", "Change its permissions.")
     if isinstance(error, OSError) and error.strerror:
         return BadPicture(path, f"cannot be read: {error.strerror}")
-    return BadPicture(path, "cannot be read: it is damaged or cut off")
+    return BadPicture(path, "cannot be read: it is corrupt or truncated")
 
 
 def _animated(image: Image.Image) -> bool:
@@ -181,19 +185,19 @@ def _check_mode(path: Path, image: Image.Image) -> None:
     """Raise BadPicture for pixels without a known range, or colours that Pillow cannot convert."""
     if image.mode == "F" or (
         image.mode == "I" and image.format not in ("PNG", "PPM")
-    ):  # these scale to 16 bits
+    ):  # these are scaled to 16 bits
         kind = "floating-point" if image.mode == "F" else "32-bit"
-        hint = "Save it with 8 or 16 bits a channel, scaled to that range."
-        raise BadPicture(path, f"has {kind} pixels, whose range is not known", hint)
+        hint = "Save it with 8 or 16 bits per channel."
+        raise BadPicture(path, f"has {kind} pixels without a known range", hint)
     if image.mode == "LAB":
         raise BadPicture(path, "has Lab colours", "Save it as RGB.")
 
 
 def _upper_halves(image: Image.Image) -> Image.Image:
-    """Return 16-bit grey as 8-bit grey by the upper 8 bits, unlike Pillow's `convert`, which clips."""
+    """Return the upper 8 bits of 16-bit grey; Pillow's `convert` would clip."""
     values = image.convert("I")
     grey = values.point([value >> 8 for value in range(1 << 16)], "L")
-    clear = grey.info.pop("transparency", None)  # the one value of a PNG's tRNS that is transparent
+    clear = grey.info.pop("transparency", None)  # the transparent value in a PNG's tRNS
     if isinstance(clear, int):
         grey.putalpha(values.point([0 if value == clear else 255 for value in range(1 << 16)], "L"))
     return grey
@@ -217,22 +221,19 @@ def _srgb(path: Path, image: Image.Image, profile: bytes | None, warn: Warn | No
     except (ImageCms.PyCMSError, OSError, ValueError, KeyError):
         pass
     if warn:
-        warn(
-            f"The colour profile of {printable(path)} cannot be used: its colours are taken as sRGB."
-        )
+        warn(f"The colour profile of {printable(path)} cannot be used; sRGB is assumed.")
     return image.convert("RGB")
 
 
 @lru_cache(maxsize=8)
 def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """Return mode and transform of a profile to sRGB; None if it is sRGB, so that equal pixels stay
-    equal.
+    """Return mode and transform of a profile to sRGB; None if it is sRGB.
 
-    Raises PyCMSError, OSError, KeyError or ValueError for an invalid profile or one of other
-    colours.
+    Equal pixels then stay equal. Raises PyCMSError, OSError, KeyError or ValueError for an invalid
+    profile or one of other colours.
     """
     read = ImageCms.ImageCmsProfile(BytesIO(profile))
-    space: str = cast("Any", read.profile).xcolor_space  # Pillow's types know it as a file
+    space: str = cast("Any", read.profile).xcolor_space  # declared as a file by Pillow
     mode = _SPACES[space.strip()]
     transform = ImageCms.buildTransform(read, ImageCms.createProfile("sRGB"), mode, "RGB")
     return mode, None if mode == "RGB" and _keeps_colours(transform) else transform

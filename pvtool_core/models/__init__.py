@@ -1,10 +1,11 @@
-"""The weights that users bring: a registry of what there is, and how it comes here, is checked, and goes.
+"""Models of users: the registry, downloads, additions, checks and removal.
 
-store       what is on this machine        registry    what is known: sources, hashes, licences
-fetching    from the hub or an address     adding      from a file or folder of the user's
-downloads   one file                       hub         a repository's list of files
-digests     hashes of large files
-integrity   whole and what they are called pickles     whether they hold nothing but tensors
+    installed     models on this machine          registry     sources, hashes, licences
+    fetching      from the hub or an address      adding       from files of the user
+    downloads     one file                        hub          list of files in a repository
+    digests       hashes of large files           locate       paths of weights in settings
+    integrity     checks of files                 pickles      check of their content
 
-Nothing here imports torch but `pickles`, which is a process of its own.
+
+Only `pickles`, which runs as a separate process, imports torch.
 """

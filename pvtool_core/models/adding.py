@@ -1,4 +1,4 @@
-"""Taking in weights that the user has: checked as fetched ones are, copied or linked."""
+"""Add weights of the user: checked like downloaded ones, copied or linked."""
 
 import dataclasses
 import shutil
@@ -27,7 +27,7 @@ def add(
     """
     folder = model_folder(name)
     if folder.exists() or folder.is_symlink():
-        raise NameTaken("a model", name, f"`pv models remove {name}` takes it away.")
+        raise NameTaken("a model", name, f"Remove it with `pv models remove {name}`.")
     entry = models.registry.find(name) or RegistryEntry(name=name, title="of your own", sources=())
     entry = dataclasses.replace(entry, licence=licence, terms="") if licence else entry
     files = _given_files(entry, given)
@@ -55,14 +55,17 @@ def add(
 
 
 def _given_files(entry: RegistryEntry, given: Sequence[Path]) -> dict[str, Path]:
-    """Return the source of each file by its path in the model folder. Raises Missing, InputRefused."""
+    """Return the source of each file by its path in the model folder.
+
+    Raises Missing, InputRefused.
+    """
     if gone := [path for path in given if not path.exists()]:
-        raise Missing("file or folder", str(gone[0]), "Give a local file or folder.")
+        raise Missing("file or folder", str(gone[0]), "Use a local file or folder.")
     if len(given) > 1 and any(path.is_dir() for path in given):
-        raise InputRefused("A model is one folder, or some files.", "Give one folder alone.")
+        raise InputRefused("Several paths, one of them a folder.", "Use one folder, or only files.")
     files = files_under(given[0]) if given[0].is_dir() else _single_files(entry, given)
     if not files:
-        raise InputRefused(f"No file in {given[0]}.", "Give the folder that contains the weights.")
+        raise InputRefused(f"No files in {given[0]}.", "Use the folder that contains the weights.")
     if wrong := next((path for path in files if not is_utf8(path)), None):
         raise InputRefused(
             f"The name of {printable(wrong, whole=True)} is not valid UTF-8.", "Rename it."
@@ -71,7 +74,10 @@ def _given_files(entry: RegistryEntry, given: Sequence[Path]) -> dict[str, Path]
 
 
 def _single_files(entry: RegistryEntry, given: Sequence[Path]) -> dict[str, Path]:
-    """Return single files, and for ONNX models the files with their weights. Raises InputRefused."""
+    """Return single files, and for ONNX models the files with their weights.
+
+    Raises InputRefused.
+    """
     beside = {
         path.parent / name
         for path in given
@@ -86,9 +92,7 @@ def _single_files(entry: RegistryEntry, given: Sequence[Path]) -> dict[str, Path
         files[place] = path
         for name in external_files(path) if path.suffix == ".onnx" else ():
             if not is_inside(name):
-                words = (
-                    f"{path.name} names a file outside its folder for its weights: {name[:80]!r}"
-                )
+                words = f"{path.name} has its weights in a file outside its folder: {name[:80]!r}"
                 raise BrokenWeights([words], "Export it again, with its weights beside it.")
             if not (path.parent / name).is_file():
                 hint = "Put the file beside it, or export the model with external_data=False."
@@ -100,11 +104,11 @@ def _single_files(entry: RegistryEntry, given: Sequence[Path]) -> dict[str, Path
 
 
 def _path_of(file: Path, entry: RegistryEntry) -> str:
-    """Return the destination of a single file: its path in the registry, or the top of the folder."""
+    """Return the destination of a single file: its registered path, or the top of the folder."""
     known = {PurePosixPath(path).name: path for path in entry.required()}
     if known and file.name not in known:
-        hint = f"It has {', '.join(known)}. Under another name for the model, `pv models add` takes any file."
-        raise InputRefused(f"{file.name} is none of the files of {entry.name}.", hint)
+        hint = f"Its files are {', '.join(known)}. To add any file, use another model name."
+        raise InputRefused(f"{file.name} is not a file of {entry.name}.", hint)
     return known.get(file.name, file.name)
 
 
@@ -112,13 +116,13 @@ def _check_complete(folder: Path, lacking: Sequence[str], name: str) -> None:
     if lacking:
         raise InputRefused(
             f"{folder} lacks {', '.join(lacking)}.",
-            f"`pv models show {name}` says what belongs to it.",
+            f"`pv models show {name}` lists its files.",
         )
 
 
 def _take(models: Models, name: str, files: Mapping[str, Path], link: bool) -> None:
     staging = models.staging(name)
-    if models.registry.find(name) is None:  # what came before was of an attempt that was killed
+    if models.registry.find(name) is None:  # existing files are those of a killed attempt
         shutil.rmtree(staging, ignore_errors=True)
     check_room(
         models.root, 0 if link else sum(path.stat().st_size for path in files.values()), name

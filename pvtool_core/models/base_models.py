@@ -1,7 +1,6 @@
-"""Checks of base models, motion adapters and ControlNets, for `fetch`, `add`, settings and engine
-alike.
+"""Checks of base models, motion adapters and ControlNets, for downloads, settings and engine.
 
-Only headers and JSON files are read, so that an unusable model is refused before a run exists.
+Only headers and JSON files are read, so that an unusable model is refused before a run is created.
 """
 
 import re
@@ -44,9 +43,7 @@ _CONVERT = (
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """Return the files of a folder and its direct subfolders, which contain all parts of a
-    pipeline.
-    """
+    """Return the files of a folder and its direct subfolders: all parts of a pipeline."""
     found = (path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file())
     return {path.relative_to(folder).as_posix(): path for path in found}
 
@@ -115,7 +112,7 @@ def check_pipeline(files: Files, name: str, weights: bool = True) -> None:
 
 
 def _check_configs(files: Files, index: Mapping[str, Any], name: str) -> None:
-    """Check that libraries and configurations are such as diffusers can load without more. Raises InputRefused."""
+    """Check that diffusers can load the libraries and configurations. Raises InputRefused."""
     for part, value in index.items():
         if _is_named(index, part) and value[0] not in _LIBRARIES:
             raise InputRefused(
@@ -140,9 +137,7 @@ def _has_part(files: Files, index: Mapping[str, Any], part: str) -> bool:
 
 
 def _is_named(index: Mapping[str, Any], part: str) -> bool:
-    """Return whether the index has library and class of a part; [null, null] means that the part is
-    omitted.
-    """
+    """Return whether the index has library and class of a part; [null, null] omits the part."""
     value = index.get(part)
     return (
         isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value)
@@ -203,10 +198,10 @@ def _forms(files: Files, prefix: str, stem: str) -> set[str]:
 
 
 def variant_of(files: Files, name: str) -> str | None:
-    """Return the variant with which to load a pipeline: that of the parts without plain weights;
-    None without any.
+    """Return the variant with which to load a pipeline, None for plain weights.
 
-    Raises InputRefused if no variant has all of them.
+    It is that of the parts without plain weights. Raises InputRefused if no variant has all of
+    them.
     """
     index = _table(files["model_index.json"])
     parts = [
@@ -219,7 +214,8 @@ def variant_of(files: Files, name: str) -> str | None:
 
 
 def model_variant(folder: Path) -> str | None:
-    """Return the variant with which to load a single diffusers model, such as a motion adapter;
+    """Return the variant for a single diffusers model, such as a motion adapter.
+
     None for plain weights.
     """
     return _variant([_forms(files_of(folder), "", "diffusion_pytorch_model")], str(folder))
@@ -274,7 +270,7 @@ def _check_input(name: str, channels: Any, latents: Any) -> None:
             else "is unknown"
         )
         raise InputRefused(
-            f"{name} {what}: its denoiser takes {channels} channels, but its latents have {latents}.",
+            f"{name} {what}: its denoiser has {channels} channels, but its latents {latents}.",
             "Use a text-to-image or text-to-video model.",
         )
 
@@ -314,7 +310,8 @@ def check_motion_adapter(folder: Path, base: Path) -> None:
     )
     if widths and own and widths != own:
         raise InputRefused(
-            f"The motion adapter {folder} has blocks of {own} channels, and the UNet of the base model {widths}.",
+            f"The motion adapter {folder} has blocks of {own} channels, and the UNet of the base "
+            f"model {widths}.",
             "Use a motion adapter for Stable Diffusion 1.5.",
         )
 
@@ -328,7 +325,8 @@ def check_controlnet(folder: Path, base: Path) -> None:
     width, text = config.get("cross_attention_dim", 1280), unet.get("cross_attention_dim", 1280)
     if width != text:
         raise InputRefused(
-            f"{folder} is a ControlNet for another base model: its text embeddings have width {width}, not {text}.",
+            f"{folder} is a ControlNet for another base model: its text embeddings have width "
+            f"{width}, not {text}.",
             "Use one for Stable Diffusion 1.5.",
         )
 
@@ -436,10 +434,10 @@ _KINDS = {
 
 
 def prediction_of(file: Path) -> Prediction:
-    """Read the prediction type from the header of a checkpoint: keys `v_pred` and `ztsnr`, or
-    metadata.
+    """Read the prediction type from the header of a checkpoint.
 
-    Raises InputRefused for a type that the sampler of AnimateDiff does not support.
+    It is in the keys `v_pred` and `ztsnr`, or in the metadata. Raises InputRefused for a type that
+    the sampler of AnimateDiff does not support.
     """
     shapes, metadata = _header(file)
     said = metadata.get("modelspec.prediction_type", "").strip().lower().replace("-", "_")
@@ -453,7 +451,7 @@ def prediction_of(file: Path) -> Prediction:
     zero = "ztsnr" in shapes or _is_true(metadata.get("ss_zero_terminal_snr"))
     if zero and kind == "epsilon":
         raise InputRefused(
-            f"{file} names both epsilon prediction and a zero terminal SNR, which exclude each other.",
+            f"{file} has epsilon prediction and a zero terminal SNR, which exclude each other.",
             "Correct modelspec.prediction_type in its metadata.",
         )
     return Prediction(kind or ("v_prediction" if zero else None), zero)

@@ -17,11 +17,11 @@ from pvtool_core.hashes import hash_of
 from pvtool_core.models.integrity import PART
 
 TIMEOUT = 30.0  # seconds without a byte
-TRIES = 3  # in a row that bring nothing
-PAUSE = 1.0  # seconds after the first of them, more after the next
+TRIES = 3  # consecutive attempts without new bytes
+PAUSE = 1.0  # seconds after the first attempt, increasing
 _CHUNK = 2**20
-_LARGEST_ANSWER = 64 * 2**20  # bytes of a listing; that of a repository of 100,000 files has 30 MB
-_BY_HAND = "Try again later, or take files that you have with `pv models add NAME FILE_OR_FOLDER`."
+_LARGEST_ANSWER = 64 * 2**20  # bytes of a listing; 100,000 files need 30 MB
+_BY_HAND = "Try again later, or add local files with `pv models add NAME FILE_OR_FOLDER`."
 _NETWORK = (
     urllib.error.URLError,
     http.client.HTTPException,
@@ -35,7 +35,10 @@ Report = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Remote:
-    """A file to download. `checks` maps algorithms (sha256, md5, git) to the published hex digests."""
+    """A file to download.
+
+    `checks` maps algorithms (sha256, md5, git) to the published hex digests.
+    """
 
     address: str
     size: int | None = None
@@ -44,7 +47,7 @@ class Remote:
 
 
 class _WebOnly(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect to anything but http and https, nor from https to http."""
+    """Redirect handler that allows http and https only, and not from https to http."""
 
     def redirect_request(
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -55,7 +58,7 @@ class _WebOnly(urllib.request.HTTPRedirectHandler):
             else ("https://", "http://")
         )
         if not newurl.lower().startswith(allowed):
-            raise Unreachable(f"{req.full_url} leads to {newurl}, which is not fetched.", _BY_HAND)
+            raise Unreachable(f"{req.full_url} redirects to {newurl}: not allowed.", _BY_HAND)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -63,7 +66,7 @@ _OPENER = urllib.request.build_opener(_WebOnly)
 
 
 class _Cut(ConnectionError):
-    """The connection ended before the file did."""
+    """The connection ended before the end of the file."""
 
 
 def download(remote: Remote, path: Path, report: Report) -> None:
@@ -74,7 +77,7 @@ def download(remote: Remote, path: Path, report: Report) -> None:
     """
     part = part_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not remote.checks:  # without a hash, the rest might belong to another file
+    if not remote.checks:  # without a hash, the rest could be of another file
         part.unlink(missing_ok=True)
     failures = 0
     while not _is_full(part, remote):
@@ -117,22 +120,22 @@ def fetch_json(address: str, token: str = "") -> Any:
         raise Unreachable(f"Cannot reach {_host(address)}: {_words(error)}.", _BY_HAND) from error
     except (ValueError, RecursionError) as error:
         raise Unreachable(
-            f"{_host(address)} does not answer as a hub does.", "See HF_ENDPOINT, or --from."
+            f"{_host(address)} is not a hub: unexpected response.", "Check HF_ENDPOINT, or --from."
         ) from error
 
 
 def _open(address: str, token: str, first: int = 0) -> Any:
     if not address.lower().startswith(("http://", "https://")):
-        hint = "Use an address that starts with https://. For a local file use `pv models add NAME FILE`."
+        hint = "Use an https:// address. For a local file use `pv models add NAME FILE`."
         raise Unreachable(f"Cannot fetch {address}: only http and https are fetched.", hint)
     try:
-        request = urllib.request.Request(address, headers={"User-Agent": "pv"})  # noqa: S310  # checked just now
+        request = urllib.request.Request(address, headers={"User-Agent": "pv"})  # noqa: S310
     except ValueError as error:
         raise Unreachable(f"Cannot fetch {address}: invalid address.", _BY_HAND) from error
     if token:
         request.add_unredirected_header(
             "Authorization", f"Bearer {token}"
-        )  # not for whom the hub sends us on to
+        )  # not sent after redirects
     if first:
         request.add_header("Range", f"bytes={first}-")
     return _OPENER.open(request, timeout=TIMEOUT)
@@ -197,14 +200,14 @@ def _raise_refusal(error: Exception, address: str) -> None:
         return
     if error.code in {401, 403}:
         hint = (
-            "Check the name. If its page asks for consent, give it there and set HF_TOKEN to your "
-            "access token."
+            "Check the name. If the model's page asks for consent, give it, and set HF_TOKEN to "
+            "your access token."
         )
         raise Unreachable(
-            f"{_host(address)} does not let you have {address} ({error.code}).", hint
+            f"{_host(address)} refused access to {address} ({error.code}).", hint
         ) from error
     raise Unreachable(
-        f"{address} is not there ({error.code}).", f"See that the name is right. {_BY_HAND}"
+        f"{address} not found ({error.code}).", f"Check the name. {_BY_HAND}"
     ) from error
 
 

@@ -33,8 +33,9 @@ from pvtool_core.models.registry import RegistryEntry, Source, is_hub_id, model_
 
 @dataclass(frozen=True)
 class Listener:
-    """Receives progress: `say` a message; `update` a file name, and the bytes done and in total for
-    the whole model.
+    """Receives progress.
+
+    `say` gets a message; `update` a file, and the model's bytes so far and in total.
     """
 
     say: Callable[[str], None]
@@ -43,9 +44,7 @@ class Listener:
 
 @dataclass(frozen=True)
 class WantedFile:
-    """A file to fetch, and the paths that it provides in the model folder: itself, or files of a
-    .zip archive.
-    """
+    """A file to fetch, and the paths that it provides: itself, or files of a .zip archive."""
 
     path: str
     remote: Remote
@@ -81,8 +80,8 @@ def fetch(
     entry = models.registry.get(name)
     if model_folder(name).is_symlink():
         raise InputRefused(
-            f"{name} is a link to a folder of yours.",
-            f"`pv models remove {name}` takes the link away.",
+            f"{name} is a link to your folder.",
+            f"`pv models remove {name}` removes the link.",
         )
     with models.lock(name), room_errors(name):
         check_online()
@@ -109,7 +108,7 @@ def _plan(entry: RegistryEntry, endpoint: str | None, send_token: bool) -> _Plan
             repository = read_repository(source, endpoint, send_token)
             origins.append(f"{source.hub}@{repository.commit}")
             found = _in_repository(source, entry, repository.files)
-            if is_hub_id(entry.name):  # only its card says whose it is
+            if is_hub_id(entry.name):  # its licence is known from its card only
                 forbids = "-nc" in repository.licence or "noncommercial" in repository.licence
                 commercial = "no" if forbids else entry.commercial
                 entry = dataclasses.replace(
@@ -147,7 +146,7 @@ def _in_repository(
         what = ", ".join(lacking) or "any weights"
         raise Unreachable(
             f"{source.hub} does not hold {what}.",
-            "Its files were changed: see its page on the hub.",
+            "Its files have changed: see its page on the hub.",
         )
     check_loadable(source.hub, [stored_as(name, names) for name in names])
     found: list[WantedFile] = []
@@ -196,8 +195,9 @@ def _fetch_one(wanted: WantedFile, staging: Path, report: Callable[[int], None])
 
 
 def _forget_others(staging: Path, wanted: Iterable[WantedFile]) -> None:
-    """Delete partial downloads of an earlier fetch that this one does not need, because the source
-    changed.
+    """Delete partial downloads of an earlier fetch that this one does not need.
+
+    They remain if the source changed.
     """
     known = {path for each in wanted for path in (each.path, *each.brings)}
     for name, path in files_under(staging).items():
@@ -225,14 +225,14 @@ def _is_here(models: Models, entry: RegistryEntry, wanted: WantedFile, path: str
 
 
 def _is_right(path: Path, size: int | None, checks: Mapping[str, str]) -> bool:
-    """Return whether a file has the published hash; without one, any file of that name is accepted."""
+    """Return whether a file has the published hash; without one any file is accepted."""
     if not path.is_file() or (size is not None and path.stat().st_size != size):
         return False
     return all(hash_of(path, algorithm) == digest for algorithm, digest in checks.items())
 
 
 def _unpack(archive: Path, brings: Sequence[str], folder: Path) -> None:
-    """Extract files from a .zip archive by name, regardless of their folder. Raises BrokenWeights."""
+    """Extract files from a .zip archive by name, regardless of folders. Raises BrokenWeights."""
     try:
         with zipfile.ZipFile(archive) as opened:
             members = {PurePosixPath(member).name: member for member in opened.namelist()}
@@ -247,18 +247,19 @@ def _unpack(archive: Path, brings: Sequence[str], folder: Path) -> None:
         EOFError,
         KeyError,
         RuntimeError,
-    ) as error:  # the last: encrypted, unknown
+    ) as error:  # the last one: encrypted, or an unknown method
         archive.unlink()
         problem = "cannot be unpacked: it is corrupt or encrypted"
         if isinstance(error, zipfile.BadZipFile | KeyError):
             problem = f"lacks {error}" if isinstance(error, KeyError) else "is not a zip file"
-        hint = "It was not kept. Take the files from elsewhere: `pv models add NAME FILE...`."
+        hint = "It was deleted. Add the files from another source: `pv models add NAME FILE...`."
         raise BrokenWeights([f"{archive.name} {problem}"], hint) from error
 
 
 def _check_whole(models: Models, name: str, weights: bool) -> None:
-    """Raise BrokenWeights for unusable files, which are deleted, or InputRefused for another kind
-    of model.
+    """Raise BrokenWeights for corrupt files, which are deleted, or InputRefused.
+
+    InputRefused means another kind of model.
     """
     staged = files_under(models.staging(name))
     problems = problems_of(staged)
@@ -268,17 +269,18 @@ def _check_whole(models: Models, name: str, weights: bool) -> None:
     if problems:
         words = [f"{path} {problem}" for path, problem in problems.items()]
         raise BrokenWeights(
-            words, "They were not kept. Take the model from elsewhere: --from, or `pv models add`."
+            words, "They were deleted. Use another source: --from, or `pv models add`."
         )
     if lacking:
-        words = [f"{path} is not in the repository, though other files name it" for path in lacking]
-        raise BrokenWeights(words, "Take the model from elsewhere: --from, or `pv models add`.")
+        words = [f"{path}, which other files use, is missing in the repository" for path in lacking]
+        raise BrokenWeights(words, "Use another source: --from, or `pv models add`.")
     check_taken_in({**files_under(model_folder(name)), **staged}, name, weights)
 
 
 def _digests(plan: _Plan) -> dict[str, str]:
-    """Return the published SHA-256 of each path; empty if only another hash, or that of the
-    archive, is published.
+    """Return the published SHA-256 of each path.
+
+    Empty if only another hash, or that of the archive, is published.
     """
     published = [(path, each) for each in plan.wanted for path in each.brings]
     return {

@@ -1,4 +1,4 @@
-"""Fingerprints of weights: hashes that change with any file that has an effect on pixels."""
+"""Fingerprints of weights: hashes that change with any file that affects pixels."""
 
 import dataclasses
 import hashlib
@@ -13,8 +13,9 @@ _MODEL_FILES = {".json", ".safetensors", ".onnx", ".txt", ".model", ".bin"}
 
 
 def with_fingerprints(model: ModelConfig) -> ModelConfig:
-    """Return the model settings with fingerprints of LoRAs and ControlNet, and of the base model
-    unless it is set.
+    """Return the model settings with fingerprints of LoRAs, ControlNet and base model.
+
+    A fingerprint of the base model that is set is kept.
     """
     loras = tuple(
         dataclasses.replace(lora, fingerprint=_fingerprint_of_lora(Path(lora.file)))
@@ -30,8 +31,9 @@ def with_fingerprints(model: ModelConfig) -> ModelConfig:
 
 
 def peft_config_beside(lora: Path) -> Path | None:
-    """Return the PEFT configuration of a LoRA, which contains its scale, if it is in a folder as
-    PEFT saves it.
+    """Return the PEFT configuration of a LoRA, or None.
+
+    It contains the scale, and is in the LoRA's folder if PEFT saved it.
     """
     config = lora.with_name("adapter_config.json")
     return config if lora.stem == "adapter_model" and config.is_file() else None
@@ -61,10 +63,10 @@ def fingerprint_of(model: ModelConfig) -> str:
 
 
 def fingerprint(path: Path, of: Collection[str] | None = _MODEL_FILES) -> str:
-    """Return 16 hex digits that depend on the content of all model files under `path`, not on its
-    location or times.
+    """Return 16 hex digits of the content of all model files under `path`.
 
-    `of` are the file suffixes that count; None counts every file.
+    They do not depend on location or times. `of` are the file suffixes that count; None counts
+    every file.
     """
     found = [path] if path.is_file() else sorted(path.rglob("*"))
     files = [file for file in found if file == path or of is None or file.suffix in of]
@@ -80,10 +82,12 @@ _FRAMES_READ = 2  # increment when the same files decode to other images
 
 
 def frames_fingerprint(path: Path) -> str:
-    """Return 16 hex digits of a video, or of the images in a folder in their order; file names do
-    not count.
+    """Return 16 hex digits of a video, or of the images in a folder in their order.
+
+    File names do not count.
     """
-    from pvtool_core.media.photos import pictures_in  # with Pillow, which most commands do not need
+    # imports Pillow, which most commands do not need
+    from pvtool_core.media.photos import pictures_in
 
     files = pictures_in(path) if path.is_dir() else [path]
     index = [_FRAMES_READ, *(cached_sha256(file) for file in files)]

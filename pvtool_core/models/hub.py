@@ -1,4 +1,4 @@
-"""Repositories of the Hugging Face hub or a mirror: their files, and which of them a model needs."""
+"""Repositories of the Hugging Face hub or a mirror: their files, and those that a model needs."""
 
 import os
 import re
@@ -38,7 +38,7 @@ _PICKLED = (".bin", ".bin.index.json", ".ckpt", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class Repository:
-    """One commit of a repository: its files by path, and the licence that its card names."""
+    """One commit of a repository: its files by path, and its licence by its card."""
 
     commit: str
     licence: str
@@ -50,9 +50,8 @@ def read_repository(
 ) -> Repository:
     """List the files of `source` on the hub.
 
-    Honours HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. Raises Unreachable.
-
-    The user's token is sent to the hub only; to a mirror with `send_token`.
+    Honours HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE. The user's token is sent to the hub only; to a
+    mirror with `send_token`. Raises Unreachable.
     """
     check_online()
     base = (endpoint or os.environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
@@ -70,13 +69,14 @@ def read_repository(
         return Repository(commit=answer["sha"], licence=", ".join(licences), files=files)
     except (KeyError, TypeError, AttributeError) as error:
         raise Unreachable(
-            f"{base} does not answer as a hub does.", "See HF_ENDPOINT, or --from."
+            f"{base} is not a hub: unexpected response.", "Check HF_ENDPOINT, or --from."
         ) from error
 
 
 def is_the_hub(address: str) -> bool:
-    """Return whether an address is an https address of the hub itself, which may receive the user's
-    token.
+    """Return whether an address is an https address of the hub itself.
+
+    Only the hub may receive the user's token.
     """
     try:
         parts = urllib.parse.urlsplit(address)
@@ -90,8 +90,8 @@ def is_the_hub(address: str) -> bool:
 def check_online() -> None:
     """Raise Unreachable if the environment forbids downloads."""
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE:
-        hint = "Unset it, or take files that you have with `pv models add NAME FILE_OR_FOLDER`."
-        raise Unreachable("HF_HUB_OFFLINE is set, so nothing is fetched.", hint)
+        hint = "Unset it, or add local files with `pv models add NAME FILE_OR_FOLDER`."
+        raise Unreachable("HF_HUB_OFFLINE is set: downloads are disabled.", hint)
 
 
 def _remote(at: str, file: Mapping[str, Any], token: str) -> Remote:
@@ -106,7 +106,7 @@ def _remote(at: str, file: Mapping[str, Any], token: str) -> Remote:
 
 
 def _token() -> str:
-    """Return HF_TOKEN, or the token that the login of the hub's own tool stored."""
+    """Return HF_TOKEN, or the token stored by the login of the hub's own tool."""
     if token := os.environ.get("HF_TOKEN"):
         return token.strip()
     home = os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface"
@@ -146,7 +146,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _is_spare(name: str, named: Iterable[str]) -> bool:
-    """Return whether other files in the same folder hold the same weights in a better format."""
+    """Return whether other files in the same folder have the same weights in a better format."""
     path = PurePosixPath(name)
     beside = [
         other
@@ -162,17 +162,16 @@ def _is_spare(name: str, named: Iterable[str]) -> bool:
 
 
 def stored_as(name: str, wanted: Iterable[str]) -> str:
-    """Return the local name of a file: the only variant of a part gets the plain name, under which
-    it is loaded.
+    """Return the local name of a file.
+
+    The only variant of a part gets the plain name, under which it is loaded.
     """
     plain = _LONE_VARIANT.sub(".safetensors", name)
     return name if plain in wanted else plain
 
 
 def check_loadable(hub: str, stored: Iterable[str]) -> None:
-    """Raise InputRefused for a pipeline with a part without safetensors weights, which could not be
-    loaded.
-    """
+    """Raise InputRefused for a pipeline that has a part without safetensors weights."""
     paths = [PurePosixPath(name) for name in stored]
     if PurePosixPath("model_index.json") not in paths:
         return
@@ -180,6 +179,6 @@ def check_loadable(hub: str, stored: Iterable[str]) -> None:
     safe = {path.parent for path in paths if path.suffix == ".safetensors"}
     if lacking := sorted(map(str, weighty - safe)):
         raise InputRefused(
-            f"{hub} has no .safetensors in {', '.join(lacking)}, and pv loads nothing else.",
+            f"{hub} has no .safetensors in {', '.join(lacking)}, and pv loads no other format.",
             "Save it with diffusers' save_pretrained and add the folder with `pv models add`.",
         )

@@ -1,8 +1,10 @@
-"""The weights on this machine: what is here, whether it is still what came, and how it goes.
+"""The models on this machine: their state, verification and removal.
 
-<cache>/models/NAME/                 what presets and `models:NAME` name; it comes here only when it is whole
-<cache>/models/.fetching/NAME/       what has come so far
-<cache>/models/.manifests/NAME.toml  what it holds, by hash, and its licence; apart, because NAME may be a link
+<cache>/models/NAME/                 complete models, for presets and `models:NAME`
+<cache>/models/.fetching/NAME/       partial downloads
+<cache>/models/.manifests/NAME.toml  files with hashes, and the licence; kept separately,
+                                     because NAME can be a link
+
 """
 
 import dataclasses
@@ -43,7 +45,7 @@ class ModelState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """A fetched or added file. `published` is true if its hash was known beforehand."""
+    """A downloaded or added file; `published` is true if its hash was published."""
 
     path: str
     size: int
@@ -70,7 +72,7 @@ class Manifest:
 
 
 class Models:
-    """All models: those of the registry, and what else was fetched or added."""
+    """All models: registered, downloaded and added ones."""
 
     def __init__(self, registry: Registry | None = None) -> None:
         self.registry = registry or Registry()
@@ -111,7 +113,7 @@ class Models:
         return ModelState.PARTIAL if self.lacking(name) else ModelState.HERE
 
     def lacking(self, name: str) -> list[str]:
-        """Return paths that are missing or were found corrupt, as far as known."""
+        """Return paths that are missing or known to be corrupt."""
         folder, entry = model_folder(name), self.registry.find(name)
         if folder.exists() and (manifest := self.manifest(name)):
             return [file.path for file in manifest.files if not is_intact(folder, file, manifest)]
@@ -119,21 +121,19 @@ class Models:
         return [path for path in (entry.required() if entry else ()) if path not in there]
 
     def size(self, name: str) -> int:
-        """Return the bytes on this machine, partial downloads included."""
+        """Return the bytes on this machine, including partial downloads."""
         roots = (model_folder(name), self.staging(name))
         return sum(path.stat().st_size for root in roots for path in files_under(root).values())
 
     def verify(self, name: str) -> list[FileRecord]:
         """Read and check every file of a model; return its manifest.
 
-        Corrupt files are recorded, so that `fetch` replaces them.
-
-        Raises WeightsMissing for missing files, BrokenWeights for corrupt ones, Missing or BadName
-        for an unknown model.
+        Corrupt files are recorded, so that `fetch` replaces them. Raises WeightsMissing for missing
+        files, BrokenWeights for corrupt ones, Missing or BadName for an unknown model.
         """
         folder = model_folder(name)
         mend = (
-            f"`pv models fetch {name}` brings them."
+            f"Download them with `pv models fetch {name}`."
             if self.registry.find(name)
             else "Add the model again."
         )
@@ -167,7 +167,7 @@ class Models:
             raise BrokenWeights(
                 [f"{name}/{path} {words}" for path, words in problems.items()], mend
             )
-        return self.record(entry, "put there by hand", entry.digests())
+        return self.record(entry, "copied by hand", entry.digests())
 
     def remove(self, name: str) -> None:
         """Delete a model, complete or partial; for a linked folder, only the link.
@@ -195,12 +195,13 @@ class Models:
             )
 
     def finish(self, entry: RegistryEntry, origin: str, digests: Mapping[str, str]) -> Manifest:
-        """Move a complete model to its place and write its manifest; `digests` are the verified
-        published hashes.
+        """Move a complete model to its place and write its manifest.
+
+        `digests` are the verified published hashes.
         """
         staging, folder = self.staging(entry.name), model_folder(entry.name)
         for name, path in files_under(staging).items():
-            if name.endswith(PART):  # begun by one that was killed, and not wanted since
+            if name.endswith(PART):  # left by a killed fetch, and not needed any more
                 path.unlink()
         if folder.exists():  # only the missing files were fetched
             for name, path in files_under(staging).items():
@@ -241,9 +242,7 @@ class Models:
 
     @contextmanager
     def lock(self, name: str) -> Generator[None]:
-        """Hold a model for one process; the lock is released when the process ends, however it
-        ends. Raises Busy.
-        """
+        """Hold a model for one process, until it ends in any way. Raises Busy."""
         path = self.root / ".locks" / model_folder(name).name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
@@ -251,13 +250,15 @@ class Models:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise Busy(
-                    name, "Another pv is fetching, adding or removing", "Wait for it."
+                    name,
+                    "Another process is fetching, adding or removing",
+                    "Wait until it has finished.",
                 ) from error
             yield
 
 
 def licences(settings: Settings) -> tuple[str, ...]:
-    """Return `name: licence (allowed use)` for each model of the settings whose licence is known."""
+    """Return `name: licence (allowed use)` for each model of the settings with a known licence."""
     models = Models()
     known = [
         name
@@ -268,14 +269,14 @@ def licences(settings: Settings) -> tuple[str, ...]:
 
 
 def missing_models(settings: Settings) -> list[str]:
-    """Return the models of the settings that are incomplete and that `pv models fetch` can fetch."""
+    """Return incomplete models of the settings that `pv models fetch` can download."""
     models = Models()
     used = [name for name in models_named_in(settings) if models.registry.find(name)]
     return [name for name in used if models.state(name) is not ModelState.HERE]
 
 
 def files_under(folder: Path) -> dict[str, Path]:
-    """Return every file under a folder, or under the target of a link, by its relative path."""
+    """Return every file under a folder, or a link to one, by its relative path."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path for path in found}
 
@@ -307,7 +308,7 @@ def check_room(folder: Path, needed: int, name: str) -> None:
     free = shutil.disk_usage(there).free
     if needed > free:
         figures = (
-            f"{name} needs {in_words(needed)} more in {folder}, and {in_words(free)} are free."
+            f"{name} needs {in_words(needed)} more in {folder}, but only {in_words(free)} are free."
         )
         raise DiskFull(hint=f"{figures} {_ROOM_HINT}")
 
@@ -332,10 +333,9 @@ def _change(folder: Path, file: FileRecord) -> str | None:
     path = folder / file.path
     size = path.stat().st_size
     if size != file.size:
-        return f"is {'truncated' if size < file.size else 'too long'}: it has {size} bytes, not {file.size}"
-    return (
-        None if hash_of(path, "sha256") == file.sha256 else "does not have the sha256 it came with"
-    )
+        problem = "truncated" if size < file.size else "too long"
+        return f"is {problem}: it has {size} bytes, not {file.size}"
+    return None if hash_of(path, "sha256") == file.sha256 else "does not have its original sha256"
 
 
 def _record(name: str, path: Path, digests: Mapping[str, str]) -> FileRecord:

@@ -1,6 +1,6 @@
-"""Check that model files are complete and of their kind, without loading them.
+"""Check that model files are complete and of the right format, without loading them.
 
-Pickles are the exception: torch decides, in a separate process, whether they contain only tensors.
+Pickles are the exception: torch checks in a separate process whether they contain only tensors.
 """
 
 import json
@@ -35,34 +35,31 @@ _BITS = {
     "F6_E3M2": 6,
     "F4": 4,
 }
-"""Bits of a number by its format, as safetensors names them."""
+"""Bits of a number by its format in safetensors."""
 _CHUNK = 2**22
-# Parts of a pipeline that may be named in model_index.json and left out of the folder.
+# Parts of a pipeline that can be in model_index.json and missing in the folder.
 _OPTIONAL = {"safety_checker", "feature_extractor", "image_encoder"}
 
 
 def problem_of(path: Path) -> str | None:
-    """Return the problem of a file of that suffix, as a phrase that follows its name; None if none
-    is found.
-    """
-    if not path.is_file():  # a pipe or a device would never end
+    """Return the problem of a file of this suffix, as a phrase after its name; None if valid."""
+    if not path.is_file():  # a pipe or a device could be endless
         return "is not a regular file"
     check = _CHECKS.get(path.suffix)
     return check(path) if check else None
 
 
 def problems_of(files: Mapping[str, Path]) -> dict[str, str]:
-    """Return the problems of a model's files by their path; pickles are examined only if nothing
-    else is wrong.
+    """Return the problems of a model's files by their path.
+
+    Pickles are checked only if no other file has problems.
     """
     found = {name: problem for name, path in files.items() if (problem := problem_of(path))}
     return found or _pickle_problems(files)
 
 
 def missing_parts(files: Mapping[str, Path]) -> list[str]:
-    """Return paths that the files of a model refer to and that are missing: parts of a pipeline,
-    shards of weights.
-    """
+    """Return missing paths that the files of a model refer to: components, shards of weights."""
     there = {
         str(parent)
         for name in files
@@ -75,22 +72,20 @@ def missing_parts(files: Mapping[str, Path]) -> list[str]:
 
 
 def _pickle_problems(files: Mapping[str, Path]) -> dict[str, str]:
-    """Return which of `files` are pickles with more than tensors; one process examines them all."""
+    """Return which of `files` are pickles with more than tensors, with one process for all."""
     pickles = {name: path for name, path in files.items() if path.suffix in PICKLES}
     if not pickles:
         return {}
     words = [sys.executable, "-P", "-m", "pvtool_core.models.pickles", *map(str, pickles.values())]
-    asked = subprocess.run(words, capture_output=True, text=True, check=False)
-    if asked.returncode:  # a file that ends the process that reads it
+    checked = subprocess.run(words, capture_output=True, text=True, check=False)
+    if checked.returncode:  # a file that crashes the process that reads it
         return dict.fromkeys(pickles, "does not load as a file of tensors")
-    answers: dict[str, str] = json.loads(asked.stdout.splitlines()[-1])
+    answers: dict[str, str] = json.loads(checked.stdout.splitlines()[-1])
     return {name: answers[str(path)] for name, path in pickles.items() if str(path) in answers}
 
 
 def _spoken_of(name: PurePosixPath, path: Path) -> Iterable[str]:
-    """Return parts named in model_index.json, shards named in an index, and external files of an
-    ONNX model.
-    """
+    """Return paths in model_index.json, shards in an index, and external files of an ONNX model."""
     if name.suffix == ".onnx":
         yield from (str(name.parent / file) for file in external_files(path))
     if name.name != "model_index.json" and not _INDEX.search(name.name):
@@ -98,7 +93,7 @@ def _spoken_of(name: PurePosixPath, path: Path) -> Iterable[str]:
     try:
         table = read_table(path)
         _check_weight_map(path, table)
-    except ValueError:  # `problem_of` says so
+    except ValueError:  # reported by `problem_of`
         return
     if name.name == "model_index.json":
         yield from (
@@ -113,7 +108,10 @@ def _is_part(name: str, value: Any) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file. Raises ValueError if it is invalid, too large or too deep."""
+    """Return the content of a JSON file.
+
+    Raises ValueError if it is invalid, too large or too deep.
+    """
     with path.open("rb") as file:
         content = file.read(_LARGEST_JSON + 1)
     if len(content) > _LARGEST_JSON:
@@ -122,7 +120,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds. Raises ValueError if it holds anything else."""
+    """Return the object in a JSON file. Raises ValueError for other values."""
     table = read_json(path)
     if not isinstance(table, dict):
         raise ValueError("is not a JSON object")
@@ -166,10 +164,8 @@ class Header(NamedTuple):
 def read_header(path: Path) -> Header:
     """Return the header of a .safetensors file.
 
-    Raises ValueError, a phrase that follows the file name.
-
     As the format requires, tensors fill the rest of the file: no gap, no overlap, nothing after the
-    last one.
+    last one. Raises ValueError, a phrase that follows the file name.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -227,7 +223,7 @@ def _check_places(
             raise ValueError(f"is corrupt: its tensors {what} at {name[:80]!r}")
         reached = end
     if room < reached:
-        raise ValueError(f"is truncated: {size} of {size - room + reached} bytes are there")
+        raise ValueError(f"is truncated: {size} of {size - room + reached} bytes exist")
     if room > reached:
         raise ValueError(f"is {room - reached} bytes longer than its header says")
 
@@ -241,7 +237,7 @@ def _check_safetensors(path: Path) -> str | None:
 
 
 def _check_onnx(path: Path) -> str | None:
-    """Check that the fields of the protobuf message, by their lengths, end at the end of the file."""
+    """Check that the fields of the protobuf message end at the end of the file."""
     size = path.stat().st_size
     if not size:
         return "is empty"

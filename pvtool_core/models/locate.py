@@ -1,4 +1,4 @@
-"""Locate the weights that settings name on this machine."""
+"""Locate the weights in settings on this machine."""
 
 import dataclasses
 from pathlib import Path
@@ -22,11 +22,11 @@ from pvtool_core.settings.schema import ModelConfig, Settings, is_path, named_we
 
 
 def resolve(name: str) -> Path:
-    """Return the file or folder that a setting names.
+    """Return the file or folder of a setting.
 
-    `preset:tiny/faces` is in the shipped presets, `models:NAME` among the fetched weights; anything
-    else is a path, or a fetched repository of the hub. Raises WeightsMissing if it does not exist,
-    UsageError if its path is not UTF-8.
+    `preset:tiny/faces` is in the shipped presets, `models:NAME` among the downloaded models;
+    anything else is a path, or a downloaded repository of the hub. Raises WeightsMissing if it does
+    not exist, UsageError if its path is not UTF-8.
     """
     scheme, colon, rest = name.partition(":")
     roots = {"preset": presets_dir(), "models": models_dir()}
@@ -40,15 +40,16 @@ def resolve(name: str) -> Path:
 
 
 def how_to_get(name: str, path: Path) -> str:
-    """Return a hint how to obtain the weights that a setting names, or that belong at `path`."""
+    """Return a hint how to get the weights of a setting, or those expected at `path`."""
     model = name.removeprefix("models:").split("/")[0] if name.startswith("models:") else name
     if path.is_relative_to(models_dir()) and path != models_dir():
         model = model_name(path.relative_to(models_dir()).parts[0])
     if is_hub_id(model) or model in Registry().names():
         return (
-            f"`pv models fetch {model}` brings them; `pv models add {model}` takes what you have."
+            f"Download them with `pv models fetch {model}`, or add your own with "
+            f"`pv models add {model}`."
         )
-    return f"Put them at {path}, or name another folder."
+    return f"Put them at {path}, or set another folder."
 
 
 def locate_weights(settings: Settings) -> Settings:
@@ -80,7 +81,7 @@ def locate_faces(settings: Settings) -> Settings:
             raise WeightsMissing(f"{rewards.package}/{file}", how_to_get(rewards.package, package))
         if missing := missing_external(package / file):
             raise WeightsMissing(
-                f"{rewards.package}/{missing[0]}", f"{file} keeps its weights there; put it beside."
+                f"{rewards.package}/{missing[0]}", f"Put this file with weights beside {file}."
             )
     return dataclasses.replace(
         settings, identity_reward=dataclasses.replace(rewards, package=str(package))
@@ -105,7 +106,7 @@ def locate_base(model: ModelConfig) -> ModelConfig:
     needed = {"motion_adapter": _is_still(base), "config": base.is_file()}
     if any(needs and not getattr(model, part) for part, needs in needed.items()):
         raise InputRefused(
-            f"{base} holds Stable Diffusion alone.",
+            f"{base} is Stable Diffusion without motion modules.",
             f"Set {' and '.join(f'model.{part}' for part, needs in needed.items() if needs)}.",
         )
     _check_tensors(base)
@@ -130,11 +131,11 @@ def locate_style(model: ModelConfig) -> ModelConfig:
     for lora in loras:
         if not lora.file.endswith(".safetensors"):
             raise InputRefused(
-                f"The LoRA {lora.file} is no .safetensors file.", "Pickled files are refused."
+                f"The LoRA {lora.file} is not a .safetensors file.", "Pickled files are refused."
             )
-        if not Path(lora.file).is_file():  # a folder, or a pipe that would be waited for
+        if not Path(lora.file).is_file():  # a folder, or a pipe, which would block
             raise InputRefused(
-                f"The LoRA {lora.file} is not a regular file.", "Give a .safetensors file."
+                f"The LoRA {lora.file} is not a regular file.", "Use a .safetensors file."
             )
         _check_tensors(Path(lora.file))
     control = model.control
@@ -144,7 +145,7 @@ def locate_style(model: ModelConfig) -> ModelConfig:
         )
         if not Path(control.frames).is_file() and not Path(control.frames).is_dir():
             raise InputRefused(
-                f"{control.frames} is not a regular file.", "Give a video or a folder of pictures."
+                f"{control.frames} is not a regular file.", "Use a video or a folder of pictures."
             )
         _check_tensors(Path(control.model))
         check_controlnet(Path(control.model), _unet_folder(model))
@@ -158,13 +159,11 @@ def _unet_folder(model: ModelConfig) -> Path:
 
 
 def _check_tensors(given: Path) -> None:
-    """Raise InputRefused for a .safetensors file, or one in a folder, that is incomplete by its
-    header.
-    """
+    """Raise InputRefused for .safetensors files that are incomplete by their header."""
     files = [given] if given.is_file() else sorted(given.rglob("*.safetensors"))
     for file in files:
         if problem := problem_of(file):
-            raise InputRefused(f"{file} {problem}.", "Get it again from where it came.")
+            raise InputRefused(f"{file} {problem}.", "Download it again.")
 
 
 def family_of(base_model: Path) -> str:
@@ -181,7 +180,7 @@ def family_of(base_model: Path) -> str:
         known = f"holds a {pipeline}" if pipeline else "is not a diffusers folder"
         raise InputRefused(
             f"{base_model} {known}.",
-            f"Give a folder that holds one of {', '.join(known_pipelines())}.",
+            f"Use a folder that holds one of {', '.join(known_pipelines())}.",
         )
     return family.name
 
@@ -205,13 +204,14 @@ def _pipeline_of(folder: Path) -> str:
     try:
         return str(read_table(index).get("_class_name", ""))
     except (OSError, ValueError) as error:
-        raise InputRefused(
-            f"{index} cannot be used: it {error}.", "Get it again from where it came."
-        ) from error
+        raise InputRefused(f"{index} cannot be used: it {error}.", "Download it again.") from error
 
 
 def resolve_settings(settings: Settings) -> Settings:
-    """Return `locate_weights` with fingerprints of everything that affects pixels, for config.toml."""
+    """Return `locate_weights` with fingerprints of everything that affects pixels.
+
+    The result is written to config.toml.
+    """
     located = locate_weights(settings)
     return dataclasses.replace(located, model=with_fingerprints(located.model))
 
@@ -236,14 +236,10 @@ HERE = "here"
 
 
 def weights_here(settings: Settings) -> str:
-    """Return `here`, or the missing models and the command that fetches them, or why the weights
-    are unusable.
-    """
+    """Return `here`, or the missing models with a command, or the reason of their refusal."""
     try:
         if missing := missing_models(settings):
-            return (
-                f"missing: {', '.join(missing)}; `pv models fetch {' '.join(missing)}` brings them"
-            )
+            return f"missing: {', '.join(missing)}; run `pv models fetch {' '.join(missing)}`"
         locate_weights(settings)
     except WeightsMissing as error:
         return f"{error.message} {error.hint}"

@@ -1,4 +1,4 @@
-"""External weight files of ONNX models, such as `rec.onnx.data`, found without loading the model."""
+"""External weight files of ONNX models, such as `rec.onnx.data`, without loading the model."""
 
 import mmap
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Final
 
 from pvtool_core.models.registry import is_inside
 
-# Fields of ONNX's protobuf messages on the way to tensors.
+# Fields of ONNX's protobuf messages that lead to tensors.
 _MODEL: Final = {7: "graph", 20: "training", 25: "function"}
 _TRAINING: Final = {1: "graph", 2: "graph"}
 _GRAPH: Final = {1: "node", 5: "tensor", 15: "sparse"}
@@ -29,17 +29,18 @@ _DEEPEST = 40
 _EXTERNAL = 13
 
 
-_INVALID = "names an invalid place for its weights"
+_INVALID = "has an invalid location for its weights"
 
 
 class InvalidPlaces(ValueError):
-    """An ONNX model that does not say properly where its tensors are."""
+    """An ONNX model with an invalid location of tensors."""
 
 
 @dataclass(frozen=True)
 class External:
-    """Location of a tensor in another file, relative to the model's folder; `length` 0 means not
-    given.
+    """Location of a tensor in another file, relative to the model's folder.
+
+    `length` 0 means that it is not given.
     """
 
     location: str
@@ -67,23 +68,23 @@ def external_files(onnx: Path) -> list[str]:
 
 
 def external_problem(onnx: Path) -> str | None:
-    """Return the problem of a model's external files as a phrase; missing files are not considered."""
+    """Return the problem of a model's external files as a phrase, except missing files."""
     try:
         found = external_data(onnx)
     except InvalidPlaces as error:
         return str(error)
-    except ValueError:  # whether it is ONNX at all is asked elsewhere
+    except ValueError:  # invalid ONNX files are reported elsewhere
         return None
     for each in found:
         if not is_inside(each.location):
-            return f"names a file outside its folder for its weights: {each.location[:80]!r}"
+            return f"has its weights in a file outside its folder: {each.location[:80]!r}"
         path = onnx.parent / each.location
         if not path.exists():
             continue
         if not path.is_file():
             return f"keeps its weights in {each.location}, which is not a regular file"
         if not _is_beside(each.location, path, onnx):
-            return f"keeps its weights in {each.location}, which is a link to another place"
+            return f"keeps its weights in {each.location}, which is a link out of its folder"
         if path.stat().st_size < each.offset + each.length:
             return f"keeps its weights in {each.location}, which is truncated"
     return None
@@ -95,8 +96,9 @@ def missing_external(onnx: Path) -> list[str]:
 
 
 def _is_beside(location: str, path: Path, onnx: Path) -> bool:
-    """Return whether a file is not a link; if the model is a link itself, whether both targets
-    share a folder.
+    """Return whether a file is in the model's folder and not a link.
+
+    If the model is a link itself, both targets must share a folder.
     """
     return path.resolve() == onnx.resolve().parent / location
 
@@ -142,9 +144,7 @@ def _entry(content: mmap.mmap, start: int, end: int) -> tuple[str, str]:
 
 
 def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield number, first byte and end of each field with a length in a message; other fields are
-    skipped.
-    """
+    """Yield number, first byte and end of each field with a length; other fields are skipped."""
     at = start
     while at < end:
         tag, at = _varint(content, at, end)

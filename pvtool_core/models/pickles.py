@@ -1,8 +1,7 @@
-"""`python -m pvtool_core.models.pickles FILE...`: report pickles with more than tensors, as a line
-of JSON.
+"""Report pickles with more than tensors: `python -m pvtool_core.models.pickles FILE...`.
 
-The weights-only reader of torch runs no code of the file: it accepts tensors and plain containers
-only.
+The result is a line of JSON. The weights-only reader of torch runs no code of the file: it accepts
+tensors and plain containers only.
 """
 
 import json
@@ -14,15 +13,13 @@ import torch
 
 
 def problem_of(path: Path) -> str | None:
-    """Return the problem of a pickle as a phrase that follows its name; None if it contains only
-    tensors.
-    """
+    """Return the problem of a pickle as a phrase after its name; None if it has only tensors."""
     try:
         torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None
         )
-    except Exception as error:  # whatever a foreign file brings about is a reason not to take it
-        if "GLOBAL " in str(error):  # the name of something other than a tensor
+    except Exception as error:  # an untrusted file can raise any exception, and is refused
+        if "GLOBAL " in str(error):  # an object other than a tensor
             return "is a pickle that holds more than tensors, and could run code when loaded"
         return "does not load as a file of tensors"
     return None

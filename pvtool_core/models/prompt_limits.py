@@ -24,17 +24,19 @@ from pvtool_core.store.prompts import KEYWORD
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_REPORTED = 50  # as many as a shipped bank has prompts
+_REPORTED = 50  # the number of prompts in a shipped bank
 _CLIP_TOKENS = 77
-_UMT5_TOKENS = 512  # to which WanPipeline cuts and pads
+_UMT5_TOKENS = 512  # length to which WanPipeline truncates and pads
 LLAMA_TOKENS = (
     256 + 95
-)  # of HunyuanVideoPipeline.encode_prompt: the prompt's, and those before it in the template
+)  # of HunyuanVideoPipeline.encode_prompt: the prompt, and the template before it
 LLAMA_BEFORE = (
-    "<|start_header_id|>system<|end_header_id|>\n\nDescribe the video by detailing the following aspects: "
+    "<|start_header_id|>system<|end_header_id|>\n\nDescribe the video by detailing the "
+    "following aspects: "
     "1. The main content and theme of the video."
     "2. The color, shape, size, texture, quantity, text, and spatial relationships of the objects."
-    "3. Actions, events, behaviors temporal relationships, physical movement changes of the objects."
+    "3. Actions, events, behaviors temporal relationships, physical movement changes of the "
+    "objects."
     "4. background environment, light, style and atmosphere."
     "5. camera angles, movements, and transitions used in the video:<|eot_id|>"
     "<|start_header_id|>user<|end_header_id|>\n\n"
@@ -47,10 +49,10 @@ _CLIP_WORDS = (
 
 @dataclass(frozen=True)
 class Cut:
-    """A prompt or negative prompt that an encoder truncates: the part `lost` is beyond `room`
-    tokens.
+    """A prompt or negative prompt that an encoder truncates.
 
-    Without `whole_loss`, another text encoder of the model reads that part.
+    The part `lost` is beyond `room` tokens. Without `whole_loss`, another text encoder of the model
+    reads that part.
     """
 
     prompt: str
@@ -62,19 +64,21 @@ class Cut:
 
     @property
     def message(self) -> str:
-        """One sentence that names the part that is cut."""
+        """A sentence with the truncated part."""
         start = self.prompt if len(self.prompt) <= 60 else f"{self.prompt[:57]}…"
         end = (
             "this part is cut off"
             if self.whole_loss
             else "this part is read by the first text encoder only"
         )
-        return f"The {self.encoder} reads {self.room} tokens of the {self.what} {start!r}; {end}: {self.lost!r}."
+        read = f"The {self.encoder} reads {self.room} tokens of the {self.what} {start!r}"
+        return f"{read}; {end}: {self.lost!r}."
 
 
 class PromptLimit:
-    """The limit of one text encoder: `tokens`, without special tokens, some of which the text
-    `before` a prompt takes.
+    """The limit of one text encoder.
+
+    `tokens` is without special tokens; the text `before` a prompt takes some of them.
     """
 
     def __init__(
@@ -93,7 +97,7 @@ class PromptLimit:
         """Return the truncated part of a prompt, or None."""
         if (
             prompt.isascii() and len(prompt) < self.room
-        ):  # a token has a character, but one may stand for the beginning
+        ):  # a token has at least one character, except one for the start
             return None
         text = self._text(prompt)
         offsets = self._offsets(self._before + text + self._after)
@@ -135,7 +139,7 @@ class PromptLimit:
 class Limits:
     """Limits of all text encoders of a model.
 
-    The `second` one of HunyuanVideo, CLIP, gives one pooled vector.
+    HunyuanVideo's `second` one, CLIP, returns one pooled vector.
     """
 
     first: PromptLimit
@@ -153,7 +157,7 @@ class Limits:
 
 
 def prompt_limits(model: ModelConfig) -> Limits | None:
-    """Return the limits of a base model; None if it is missing or has no readable tokenizer."""
+    """Return the limits of a base model; None without a readable tokenizer."""
     try:
         return _limits_of(model.family, resolve(model.config or model.base_model))
     except WeightsMissing:
@@ -164,7 +168,8 @@ def prompt_limits(model: ModelConfig) -> Limits | None:
 def _limits_of(family: str, base: Path) -> Limits | None:
     try:
         return load_named(FAMILIES[family].prompt_limits)(base)
-    except Exception:  # `tokenizers` raises plain Exception; the engine reports the problem when it loads the model
+    # `tokenizers` raises plain Exception; the engine reports the problem when it loads the model
+    except Exception:
         return None
 
 
@@ -223,9 +228,7 @@ def _tokenizer(folder: Path) -> "Tokenizer | None":
 
 
 def _clip_tokenizer(folder: Path) -> "Tokenizer":
-    """Build the CLIP tokenizer from vocab.json and merges.txt, as CLIPTokenizer of transformers
-    does.
-    """
+    """Build the CLIP tokenizer from vocab.json and merges.txt, like transformers."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     words = models.BPE.from_file(
@@ -265,10 +268,10 @@ def report_cuts(
     report: Report,
     noun: str = "",
 ) -> None:
-    """Report a warning for each truncated prompt, or one if the tokens of a loaded model cannot be
-    counted.
+    """Report a warning for each truncated prompt.
 
-    Raises BadPrompt as `check_prompts_fit` does.
+    If the tokens of a loaded model cannot be counted, one warning says so. Raises BadPrompt as
+    `check_prompts_fit` does.
     """
     if prompt_limits(model) is None:
         folder = f"{model.config or model.base_model}/tokenizer"
@@ -286,9 +289,10 @@ def report_cuts(
 
 @lru_cache(maxsize=1)
 def shortest_limit() -> PromptLimit:
-    """Return the limit of Stable Diffusion's text encoder, the shortest of all families, with
-    CLIP's vocabulary.
+    """Return the limit of Stable Diffusion's text encoder, the shortest of all families.
+
+    The vocabulary is CLIP's.
     """
     tokenizer = _tokenizer(presets_dir() / "tiny/clip")
-    assert tokenizer is not None, "pv ships it"
+    assert tokenizer is not None, "shipped with pv"
     return PromptLimit(tokenizer, _CLIP_TOKENS - 2)

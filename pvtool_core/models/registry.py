@@ -22,14 +22,14 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A repository of the hub, or the address of one file; out of a .zip, `files` are taken."""
+    """A repository of the hub, or the address of one file; of a .zip, `files` are extracted."""
 
     hub: str = setting("organisation/repository", "")
     revision: str = setting("branch, tag or commit", "main")
     address: str = setting("https://… of one file", "")
-    files: tuple[str, ...] = setting("which files; names or patterns", ())
-    skip: tuple[str, ...] = setting("which not, though `files` names them", ())
-    into: str = setting("subfolder that they go into", "")
+    files: tuple[str, ...] = setting("file names or patterns", ())
+    skip: tuple[str, ...] = setting("exceptions from `files`", ())
+    into: str = setting("subfolder for the files", "")
     size: int = setting("bytes of the file at the address", 0, low=0, high=2**63 - 1)
     sha256: str = setting("of the file at the address", "")
 
@@ -48,8 +48,8 @@ class RegistryEntry:
     commercial: str = setting(
         "whether commercial use is allowed", "conditions", choices=("yes", "no", "conditions")
     )
-    terms: str = setting("who may use it, in a phrase", "")
-    size: int = setting("bytes of all files; 0 is not known", 0, low=0, high=2**63 - 1)
+    terms: str = setting("allowed use, as a phrase", "")
+    size: int = setting("bytes of all files; 0 if unknown", 0, low=0, high=2**63 - 1)
     sources: tuple[Source, ...]
     sha256: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     md5: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
@@ -59,7 +59,7 @@ class RegistryEntry:
         return f"{self.licence} ({self.terms})" if self.terms else self.licence
 
     def required(self) -> list[str]:
-        """Return the paths that the entry names; only the hub knows what its patterns match."""
+        """Return the paths in the entry; only the hub knows the matches of its patterns."""
         return sorted(
             {
                 str(PurePosixPath(source.into, file))
@@ -74,7 +74,7 @@ class RegistryEntry:
         return {algorithm: digest.lower() for algorithm, digest in known.items() if digest}
 
     def digests(self) -> dict[str, str]:
-        """Return the SHA-256 of every file with a published hash; empty if that is another hash."""
+        """Return the SHA-256 of every file with a published one."""
         return {path: self.sha256.get(path, "").lower() for path in (*self.sha256, *self.md5)}
 
 
@@ -85,7 +85,7 @@ def _plain(source: Source) -> Iterable[str]:
 
 
 class Registry:
-    """The shipped entries and the user's own; an own entry hides a shipped one of its name."""
+    """The shipped entries and the user's; the latter replace shipped ones of the same name."""
 
     def __init__(self, shipped: Path | None = None, own: Path | None = None) -> None:
         own = own or config_dir() / "models.toml"
@@ -101,14 +101,12 @@ class Registry:
         return sorted(self._entries)
 
     def find(self, name: str) -> RegistryEntry | None:
-        """Return the entry of that name, or an empty one for a repository of the hub; otherwise
-        None.
-        """
+        """Return the entry of a name, or an empty one for a repository of the hub; else None."""
         if is_hub_id(name):
             return RegistryEntry(
                 name=name,
                 title=f"{name} on the hub",
-                terms="as its card says",
+                terms="by its card",
                 sources=(Source(hub=name),),
             )
         return self._entries.get(name)
@@ -117,7 +115,7 @@ class Registry:
         """Return the entry as `find` does. Raises Missing."""
         if (entry := self.find(name)) is None:
             near = next(iter(difflib.get_close_matches(name, self._entries, n=1)), None)
-            hint = "See `pv models list`; name a repository of the hub as organisation/repository."
+            hint = "See `pv models list`; write a repository of the hub as organisation/repository."
             raise Missing("model", name, hint, near)
         return entry
 
@@ -143,8 +141,9 @@ def _read_entry(name: str, table: Any) -> RegistryEntry:
 
 
 def _problems_of(source: Source) -> Iterable[str]:
-    """Return the problems of a source: it must name one location, and files inside the model
-    folder.
+    """Return the problems of a source.
+
+    It must have one location, and files inside the model folder.
     """
     address = source.address
     if bool(source.hub) == bool(address) or (address.endswith(".zip") and not source.files):
@@ -159,7 +158,7 @@ def _problems_of(source: Source) -> Iterable[str]:
 
 
 def is_web_address(address: str) -> bool:
-    """Return whether an address is an http or https address of a file; others are never fetched."""
+    """Return whether an address is an http or https address of a file."""
     try:
         parts = urllib.parse.urlsplit(address)
         host = parts.hostname
@@ -182,9 +181,7 @@ def is_inside(path: str) -> bool:
 
 
 def is_hub_id(name: str) -> bool:
-    """Return whether `name` has the form organisation/repository; the hub allows neither -- nor ..
-    in it.
-    """
+    """Return whether `name` has the form organisation/repository, without -- and .. in it."""
     return bool(_HUB_ID.fullmatch(name)) and "--" not in name and ".." not in name
 
 
@@ -204,9 +201,7 @@ def model_name(folder: str) -> str:
 
 
 def models_named_in(settings: Settings) -> list[str]:
-    """Return the models that the settings use: `models:NAME…`, org/repo, or a path of a fetched
-    model.
-    """
+    """Return the models in settings: `models:NAME…`, org/repo, or a downloaded model's path."""
     found = map(_model_of, named_weights(settings))
     return list(dict.fromkeys(name for name in found if name))
 

@@ -12,7 +12,7 @@ __all__ = ["AdaptedModel", "Losses", "MakeObjective", "Objective", "load_objecti
 
 
 def load_objective(job: TrainJob, model: AdaptedModel, report: Report) -> Objective:
-    """Return the objective that `job.training.objective` names. Raises what its class raises."""
+    """Return the objective of `job.training.objective`. Raises what its class raises."""
     module, _, name = OBJECTIVES[job.training.objective].driver.partition(":")
     make = cast(MakeObjective, getattr(importlib.import_module(module), name))
     return make(job, model, report)

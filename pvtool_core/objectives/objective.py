@@ -1,4 +1,4 @@
-"""The contract of a training objective."""
+"""The interface of training objectives."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +14,17 @@ from pvtool_core.store.events import Report
 from pvtool_core.trajectories import TrajectoryCache
 
 Losses = Mapping[str, float | bool]
-"""Numbers by name: the loss, its parts, and what was measured with them. A bool is not shown as a curve."""
+"""Numbers by name: the loss, its parts, and other measurements.
+
+A bool is not shown as a curve.
+"""
 
 
 @dataclass
 class AdaptedModel:
-    """A base model with the adapter that is trained on it; the adapter acts in `steps`.
+    """A base model with the adapter being trained, which is active in `steps`.
 
-    `cache` holds the latents that enter the first of these steps.
+    `cache` has the latents at the first of these steps.
     """
 
     backbone: Backbone
@@ -44,7 +47,7 @@ class Objective(Protocol):
 
     @property
     def samples(self) -> Sequence[tuple[str, int]]:
-        """Prompts and seeds of the clips that show the progress of a run; known after `prepare`."""
+        """Prompts and seeds of the clips that show the progress of a run, set by `prepare`."""
         ...
 
     @property
@@ -53,31 +56,31 @@ class Objective(Protocol):
         ...
 
     def prepare(self) -> Iterator[None]:
-        """Do all that comes before the first step, and report it as stages.
+        """Do all work before the first step, and report it as stages.
 
-        Yields before each part of the work: there the trainer may pause or stop. Raises RunFailed if nothing is left to
-        train on.
+        Yields before each part of the work: the trainer may pause or stop there. Raises RunFailed
+        if nothing is left to train on.
         """
         ...
 
     def backpropagate(self, step: int) -> Losses:
-        """Leave the gradient of iteration `step` in the adapter's weights, and return the losses.
+        """Add the gradient of iteration `step` to the adapter's weights, and return the losses.
 
-        All randomness comes from `generator_of`, so that a resumed run takes the same steps. Losses and gradient may be
-        NaN or infinite: the trainer handles that.
+        All randomness comes from `generator_of`, so that a resumed run takes the same steps. Losses
+        and gradient may be NaN or infinite: the trainer handles that.
         """
         ...
 
 
 @runtime_checkable
 class MakeObjective(Protocol):
-    """The constructor of an objective, which loads the models that only this objective needs."""
+    """Constructor of an objective, which loads the models of this objective only."""
 
     def __call__(self, job: TrainJob, model: AdaptedModel, report: Report) -> Objective: ...
 
 
 def generator_of(seed: int, step: int) -> torch.Generator:
-    """Return the random numbers of one iteration, which no other iteration can disturb."""
+    """Return the random generator of one iteration, independent of other iterations."""
     digest = hashlib.sha256(f"{seed} {step}".encode()).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7]))
 

@@ -1,7 +1,8 @@
-"""PersonalVideo: two rewards on clips that the adapted model makes from pure noise.
+"""PersonalVideo: two rewards on clips that the adapted model generates from pure noise.
 
-Nothing is reconstructed (section 4.1): each iteration takes a prompt and a starting noise whose adapter-free steps are
-in the trajectory cache, runs the adapted steps with a gradient, and scores decoded frames by eq. 2 and eq. 3-4.
+Nothing is reconstructed (section 4.1): each iteration takes a prompt and an initial noise whose
+prefix is in the trajectory cache, runs the active steps with a gradient, and scores decoded frames
+by eq. 2 and eq. 3-4.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -42,14 +43,14 @@ from pvtool_core.store.events import Report, StageEvent, WarningEvent
 from pvtool_core.trajectories import FaceTrack
 
 FIRST_SEED = 1_000_000
-"""Training noises begin here, far from the seeds that users choose: rendered clips were not trained on."""
+"""First seed of training, far from the seeds of users: rendered clips are not trained on."""
 _HALF_PRECISION_SCALE = 1024.0
-"""Keeps small gradients from vanishing in float16; a power of two changes no digit."""
+"""Prevents underflow of small gradients in float16; a power of two is exact."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt and a starting noise, with what was measured on the base model's clip of them."""
+    """A prompt and an initial noise, with measurements of the base model's clip."""
 
     prompt: str
     seed: int
@@ -72,7 +73,7 @@ class PersonalVideo:
         self._load_faces(Path(subject.identity.folder))
         if unscored := self.semantic.cut_prompts(job.prompts):
             first = f"{len(unscored)} prompts, the first of which is {unscored[0]!r}."
-            message = f"The semantic reward's text encoder does not read the end of {first}"
+            message = f"The semantic reward's text encoder truncates {first}"
             report(WarningEvent(message=message))
 
     def _load_faces(self, identity: Path) -> None:
@@ -88,11 +89,14 @@ class PersonalVideo:
 
     @property
     def samples(self) -> list[tuple[str, int]]:
-        """The pairs that are trained on."""
+        """The pairs of the training."""
         return [(pair.prompt, pair.seed) for pair in self.pairs]
 
     def prepare(self) -> Iterator[None]:
-        """Fill the trajectory cache for each pair of the bank. Raises RunFailed if no pair shows a face."""
+        """Fill the trajectory cache for each pair of the bank.
+
+        Raises RunFailed if no pair shows a face.
+        """
         wanted = bank_pairs(self.job)
         self.pairs = []
         for done, (prompt, seed) in enumerate(wanted, 1):
@@ -103,18 +107,21 @@ class PersonalVideo:
         self._check_pairs(len(wanted))
 
     def _check_pairs(self, wanted: int) -> None:
-        """Report how many pairs were left out. Raises RunFailed if none is left."""
+        """Report how many pairs are skipped. Raises RunFailed if none is left."""
         if not self.pairs:
             raise RunFailed(
                 "The base model shows no face for any prompt of the bank.",
                 "Use prompts that show the person's face.",
             )
         if missing := wanted - len(self.pairs):
-            message = f"{missing} of {wanted} pairs show no face and are left out."
+            message = f"{missing} of {wanted} pairs show no face and are skipped."
             self._report(WarningEvent(message=message))
 
     def prepare_pair(self, prompt: str, seed: int) -> Pair | None:
-        """Fill the cache for a pair and measure the base model's clip; None if it shows no face."""
+        """Fill the cache for a pair and measure the base model's clip.
+
+        Return None if it shows no face.
+        """
         cache = self.model.cache
         cache.switch(prompt, seed)
         measured = partial(cache.measured, prompt, seed)
@@ -142,14 +149,14 @@ class PersonalVideo:
         }
 
     def backpropagate(self, step: int) -> Losses:
-        """Draw a pair, and leave the gradient of its loss in the adapter."""
+        """Choose a pair at random, and add the gradient of its loss to the adapter's."""
         generator = generator_of(self.config.seed, step)
         pair = self.pairs[draw(len(self.pairs), generator)]
         self.drawn = {"prompt": pair.prompt, "seed": pair.seed}
         return self.backpropagate_pair(pair, generator)
 
     def backpropagate_pair(self, pair: Pair, generator: torch.Generator) -> Losses:
-        """Leave the gradient of a pair's loss (eq. 5) in the adapter, and return the loss and its parts."""
+        """Add the gradient of a pair's loss (eq. 5) to the adapter's; return loss and parts."""
         count = max(self.job.identity_reward.frames, self.job.semantic_reward.frames)
         frames = draw_frames(pair.faces, count, generator, self.backbone.decoded_with)
         embeds = self.backbone.prompt_embeds(pair.prompt)
@@ -174,7 +181,7 @@ class PersonalVideo:
         return {"loss": loss.item(), **measured}
 
     def _draw_steps(self, generator: torch.Generator) -> list[int]:
-        """Return the steps that the gradient passes through: all, except with drtune."""
+        """Return the steps with a gradient: all, except with drtune."""
         steps = self.model.steps
         count = self.config.gradient_steps or len(steps)
         if self.config.gradient != "drtune" or count >= len(steps):
@@ -185,9 +192,9 @@ class PersonalVideo:
     def _base_kl(
         self, faces: FaceTrack, latents: Latents, steps: list[int], generator: torch.Generator
     ) -> BaseKl:
-        """Return the penalty for leaving the base model, in one of `steps`, drawn anew each time.
+        """Return the penalty on the distance to the base model, in a random one of `steps`.
 
-        It weighs less within the crop of the base model's face.
+        It has a smaller weight within the crop of the base model's face.
         """
         model, config = self.job.model, self.config
         within = (
@@ -201,7 +208,7 @@ class PersonalVideo:
         return BaseKl(self._scale * config.base_kl_weight, [drawn], shares.to(latents.device))
 
     def _roll_out(self, route: AdaptedSteps, latents: Latents, taken: list[int]) -> Rollout:
-        """Take the adapter's steps, with the backward pass that the settings ask for."""
+        """Run the active steps, with the backward pass of the settings."""
         if self.config.gradient == "full":
             return rollout_in_memory(route, latents)
         if self.config.gradient == "replay":
@@ -211,7 +218,10 @@ class PersonalVideo:
     def _judge(
         self, pair: Pair, latents: Latents, frames: list[int], generator: torch.Generator
     ) -> tuple[Float[Tensor, ""], dict[str, float | bool]]:
-        """Return the weighted sum of both rewards' losses, and its parts; the first of `frames` shows a face."""
+        """Return the weighted sum of both rewards' losses, and its parts.
+
+        The first of `frames` shows a face.
+        """
         identity, semantic = self.job.identity_reward, self.job.semantic_reward
         clip = self.backbone.decode(latents, frames)
         with_face = [
@@ -246,20 +256,21 @@ class PersonalVideo:
     def _find_face(
         self, frame: Float[Tensor, "3 height width"], expected: Float[Tensor, "5 2"]
     ) -> tuple[Float[Tensor, "5 2"], bool]:
-        """Return the landmarks of the face now, or `expected` if none is found: the prefix sets the layout.
+        """Return the landmarks of the face, or `expected` if none is found.
 
-        They are constants: no gradient moves the face to please the detector.
+        The prefix determines the layout, so the base model's face is a good estimate. Landmarks are
+        constants: no gradient moves the face to please the detector.
         """
         (picture,) = to_pixels(
             frame.detach()[None].nan_to_num()
-        )  # a loss that is not finite ends the iteration
+        )  # a loss that is not finite is handled later
         candidates = [torch.from_numpy(face.landmarks) for face in self.analyzer.detect(picture)]
         nearest = nearest_face(candidates, expected)
         return (expected, False) if nearest is None else (nearest, True)
 
 
 def bank_pairs(job: TrainJob) -> list[tuple[str, int]]:
-    """Return all prompts with their first noise, then all with their second, …: the first `cached_pairs` of them.
+    """Return the first `cached_pairs` pairs: all prompts with their first noise, then the second, …
 
     They do not depend on the job's seed or its identity, so runs share their trajectories.
     """
@@ -277,9 +288,10 @@ def draw_frames(
     generator: torch.Generator,
     decoded_with: Callable[[int], Sequence[int]],
 ) -> list[int]:
-    """Return up to `count` frames, of which the first shows a face: eq. 2 needs one, eq. 3 takes any.
+    """Return up to `count` frames, of which the first shows a face, for eq. 2.
 
-    The others are among those decoded with it (see `Backbone`), and fewer where these are.
+    Eq. 3 uses any frames. They are among those decoded with the first (see `Backbone`), and fewer
+    if these are fewer.
     """
     first = faces.frames[draw(len(faces.frames), generator)]
     window = decoded_with(first)
@@ -288,11 +300,14 @@ def draw_frames(
 
 
 def read_crops(identity: Path) -> Float[Tensor, "photos 3 112 112"]:
-    """Read the aligned reference crops of an identity's folder, in [0, 1]. Raises Missing if there are none."""
+    """Read the aligned reference crops of an identity's folder, in [0, 1].
+
+    Raises Missing without crops.
+    """
     files = sorted((identity / "faces").glob("*.png"))
     if not files:
         raise Missing(
-            "identity", identity.name, "It was removed since; add it again with `pv identity add`."
+            "identity", identity.name, "It was removed; add it again with `pv identity add`."
         )
     pictures = np.stack([np.asarray(read_picture(file)) for file in files])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255

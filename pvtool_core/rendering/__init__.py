@@ -1,1 +1,1 @@
-"""How to render: leases, denoising, decoding, encoding and results."""
+"""Rendering: leases, denoising, decoding, encoding and results."""

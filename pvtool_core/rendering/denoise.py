@@ -1,7 +1,7 @@
 """A loaded model that denoises clips, one at a time.
 
-Clips of one prompt and seed share the steps before the adapter starts, their prefix, through the trajectory cache,
-whichever identity they show.
+Clips of one prompt and seed share the prefix, the steps before the adapter is active, through the
+trajectory cache, for all identities.
 """
 
 import gc
@@ -52,9 +52,9 @@ T = TypeVar("T")
 class DenoisedClip:
     """Final latents of a clip, and the model that decodes them.
 
-    `key` names the clip's lease, and `fingerprint` covers everything that changes pixels. `seconds` is the time of the
-    steps that only this clip takes. The file `kept` keeps the latents until the clip is written, so that a failure
-    there costs no denoising.
+    `key` names the clip's lease, and `fingerprint` covers everything that changes pixels. `seconds`
+    is the time of the steps of this clip only. The file `kept` stores the latents until the clip is
+    written, so that a failure does not repeat the denoising.
     """
 
     item: RenderItem
@@ -66,7 +66,7 @@ class DenoisedClip:
     seconds: float = 0.0
 
     def decode(self) -> Pixels:
-        """Keep the latents and return every frame."""
+        """Store the latents and return every frame."""
         keep_latents(self.kept, self.fingerprint, self.latents)
         return self.denoiser.decode(self.latents)
 
@@ -76,20 +76,21 @@ def denoise(
 ) -> Iterator[DenoisedClip]:
     """Yield the final latents of each clip, and report clips that fail.
 
-    If a model cannot be loaded, all clips of its setup fail. `wait` waits until clips that were yielded are decoded.
+    If a model cannot be loaded, all clips of its setup fail. `wait` waits until yielded clips are
+    decoded.
     """
     errors: dict[Setup, PvError] = {}
     for group in groups:
         denoiser = models.get(group.setup, group.prompts)
         if denoiser is None and group.setup not in errors:
-            wait()  # clips that are being decoded need the model that goes
+            wait()  # clips being decoded need the model that is released
             try:
                 denoiser = models.load(group.setup, group.prompts)
             except Interrupted:
                 raise
             except Exception as error:
                 traceback.print_exc(file=sys.stderr)
-                errors[group.setup] = from_foreign(error).with_traceback(None)  # holds tensors
+                errors[group.setup] = from_foreign(error).with_traceback(None)  # frees tensors
             results.progress()
         if denoiser:
             yield from denoiser.denoise(group, results)
@@ -99,9 +100,10 @@ def denoise(
 
 
 class ClipDenoiser:
-    """The model of one setup, loaded for `prompts`, with at most one adapter in it.
+    """The model of one setup, loaded for `prompts`, with at most one adapter.
 
-    One thread may denoise while another one decodes. If the memory is too small for both, they take turns.
+    One thread may denoise while another one decodes. If the memory is too small for both, they
+    alternate.
     """
 
     def __init__(
@@ -122,7 +124,10 @@ class ClipDenoiser:
         self._denoising, self._decoding = threading.Lock(), threading.Lock()
 
     def denoise(self, group: Group, results: Results) -> Iterator[DenoisedClip]:
-        """Yield the latents of each clip, first those that an earlier attempt kept. Report clips that fail."""
+        """Yield the latents of each clip, first those stored by an earlier attempt.
+
+        Clips that fail are reported.
+        """
         missing: list[RenderItem] = []
         for item in group.items:
             kept, fingerprint = latents_path(item), group.fingerprints[item.clip]
@@ -153,14 +158,14 @@ class ClipDenoiser:
                 yield DenoisedClip(item, group.key, fingerprint, latents, kept, self, seconds)
 
     def prefix(self, prompt: str, seed: int) -> Latents:
-        """Return the latents that enter the adapter's first step, cached or denoised now."""
+        """Return the latents at the first active step, from the cache or computed."""
         began = time.monotonic()
         latents = self._with_room(self._denoising, lambda: self._cache.switch(prompt, seed))
         self._prefix_seconds += self._seconds_since(began)
         return latents
 
     def finish(self, item: RenderItem, prefix: Latents) -> Latents:
-        """Denoise the steps after the prefix, with the clip's adapter. Raises InputRefused for a wrong one."""
+        """Run the active steps with the clip's adapter. Raises InputRefused for a wrong one."""
         began = time.monotonic()
         latents = self._with_room(self._denoising, lambda: self._final(item, prefix))
         self._rest_seconds += self._seconds_since(began)
@@ -168,7 +173,7 @@ class ClipDenoiser:
         return latents
 
     def _final(self, item: RenderItem, prefix: Latents) -> Latents:
-        if not item.adapter:  # training has cached some of these
+        if not item.adapter:  # training may have cached this clip
             return self._cache.final(item.prompt, item.seed)
         steps = range(self._first_step, self.backbone.num_steps)
         embeds = self.backbone.prompt_embeds(item.prompt)
@@ -184,8 +189,8 @@ class ClipDenoiser:
         )
 
     def close(self) -> None:
-        """Save how fast the model was, and release it even if references to this object live on."""
-        with suppress(OSError):  # it is only an estimate
+        """Save the measured rate and release the model, even if this object is still referenced."""
+        with suppress(OSError):  # the rate is only for estimates
             self._note_rate()
         del self.backbone, self._cache, self._adapter
 
@@ -195,7 +200,7 @@ class ClipDenoiser:
         note(self.setup, Rate(prefix, self._rest_seconds / self._clips if self._clips else None))
 
     def _with_room(self, stage: threading.Lock, work: Callable[[], T]) -> T:
-        """Do `work`; if the memory runs out, do it again while the other thread waits."""
+        """Run `work`; if memory runs out, repeat it while the other thread waits."""
         try:
             with stage:
                 return work()
@@ -207,7 +212,7 @@ class ClipDenoiser:
             return work()
 
     def _seconds_since(self, began: float) -> float:
-        """Return the time until the device is done; it works on after Python has moved on."""
+        """Return the elapsed time after synchronising the device."""
         if self.backbone.device.type == "cuda":
             torch.cuda.synchronize(self.backbone.device)
         return time.monotonic() - began
@@ -232,7 +237,7 @@ class ClipDenoiser:
 
 
 class Models:
-    """Keep one model loaded until clips of another setup, or of prompts that it was not loaded for, follow."""
+    """Keeps one model loaded until clips of another setup or of other prompts follow."""
 
     def __init__(self, report: Report, cache_gigabytes: float) -> None:
         self._report, self._gigabytes = report, cache_gigabytes
@@ -246,7 +251,10 @@ class Models:
         return None
 
     def load(self, setup: Setup, prompts: Sequence[str]) -> ClipDenoiser:
-        """Load the model for these prompts in place of the one before. Raises WeightsMissing, InputRefused."""
+        """Load the model for these prompts in place of the previous one.
+
+        Raises WeightsMissing, InputRefused.
+        """
         self.close()  # the memory may be too small for both
         free_memory()
         self._report(StageEvent(stage="loading"))
@@ -267,7 +275,7 @@ class Models:
 
 
 def free_memory() -> None:
-    """Return the memory that torch keeps for later to the device."""
+    """Release torch's cached memory of the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -275,17 +283,16 @@ def free_memory() -> None:
 
 def _check_adapter(file: Path, sha256: str) -> None:
     if not file.is_file():
-        raise WeightsMissing(
-            str(file), "Its run was removed or has dropped that checkpoint; render a newer one."
-        )
+        raise WeightsMissing(str(file), "Its run or this checkpoint was deleted; use a newer one.")
     if cached_sha256(file) != sha256:
         raise InputRefused(
-            f"The adapter {file} is not the one that was asked for.", "Give the same command again."
+            f"The adapter {file} has changed since the batch was planned.",
+            "Run the same command again.",
         )
 
 
 def latents_path(item: RenderItem) -> Path:
-    """Return the file that keeps a clip's final latents while its files are written."""
+    """Return the file that stores a clip's final latents while its files are written."""
     clip = Path(item.clip)
     return clip.with_name(f".{clip.name}.latents")
 
@@ -299,7 +306,7 @@ def keep_latents(path: Path, fingerprint: str, latents: Latents) -> None:
 
 
 def kept_latents(path: Path, fingerprint: str) -> Latents | None:
-    """Return the latents that an earlier attempt at the same clip kept, if they are intact."""
+    """Return the latents that an earlier attempt at the same clip stored, if they are valid."""
     try:
         with safe_open(path, "pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
@@ -312,7 +319,7 @@ def kept_latents(path: Path, fingerprint: str) -> Latents | None:
 
 
 def _sweep(latents: Path) -> None:
-    """Remove partial files that a killed process left beside a clip, whose lease is ours now."""
+    """Remove partial files of a clip left by a killed process; this process holds the lease."""
     clip = latents.name.removeprefix(".").removesuffix(".latents")
     begun = (f".{clip}.json.", f".{latents.name}.")
     for found in os.scandir(latents.parent):

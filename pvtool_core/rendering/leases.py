@@ -2,11 +2,12 @@
 
     OUT/.claims/KEY.0    KEY.1 …
 
-A lease is a file that only one process can create, and whose time it renews. The newest lease of a key counts. If its
-owner is dead, as seen on the owner's machine, or has not renewed it for a minute, the next lease may follow: that
-file, too, only one process can create. So this needs no lock, and no file system that supports locks. Times are
-compared with that of a file written just now to the same folder, so clocks need not agree. Other files in the folder,
-such as those that some systems put into every folder, are not leases, and stay.
+A lease is a file that only one process can create, and whose time it renews. The newest lease of a
+key counts. If its owner is dead, as seen on the owner's machine, or has not renewed it for a
+minute, another process can create the next lease, again exclusively. This needs no file locks.
+Times are compared with that of a file just written to the same folder, so clocks may differ. Other
+files in the folder, such as those that some systems create in every folder, are not leases, and are
+kept.
 """
 
 import os
@@ -33,7 +34,10 @@ _BEGIN = b'{"pid":'
 
 
 class Leases:
-    """The leases of this process in a folder, renewed while the context is open, and released at its end."""
+    """The leases of this process in a folder, renewed while the context is open.
+
+    They are released at its end.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -44,7 +48,10 @@ class Leases:
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def acquire(self, key: str) -> bool:
-        """Try to lease `key`; return False if another process holds it. Call `release` in the end."""
+        """Try to lease `key`; return False if another process holds it.
+
+        Call `release` in the end.
+        """
         newest = self._newest(key)
         if newest is not None and not self._expired(newest):
             return False
@@ -56,7 +63,7 @@ class Leases:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(self._me)
-        except BaseException:  # even a full disk has room for an empty lease, which would count
+        except BaseException:  # an empty lease, possible on a full disk, would count
             mine.unlink()
             raise
         with self._turn:
@@ -64,7 +71,10 @@ class Leases:
         return True
 
     def _next(self, key: str, newest: Path | None) -> Path:
-        """Return the first path after the newest lease's that nothing else has, such as a folder."""
+        """Return the first unused path after that of the newest lease.
+
+        Paths can be taken by other things, such as a folder.
+        """
         number = 0 if newest is None else _number(newest) + 1
         while exists(self._folder / f"{key}.{number}") and not _may_be_lease(
             self._folder / f"{key}.{number}"
@@ -76,38 +86,41 @@ class Leases:
         while True:
             try:
                 return os.open(lease, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            except FileNotFoundError:  # another process was the last, and removed the folder
+            except FileNotFoundError:  # another process, the last one, removed the folder
                 self._make_folder()
 
     def _make_folder(self) -> None:
-        """Create the folder, which may come and go at any moment.
+        """Create the folder, which other processes may create and remove at any time.
 
-        `mkdir(exist_ok=True)` looks twice, and fails if the folder goes in between.
+        `mkdir(exist_ok=True)` checks twice, and fails if the folder is removed in between.
         """
         self._folder.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             self._folder.mkdir()
-        with suppress(FileNotFoundError):  # it has gone again
+        with suppress(FileNotFoundError):  # it was removed again
             if not stat.S_ISDIR(self._folder.lstat().st_mode):
                 raise InputRefused(
-                    f"{self._folder} is not a folder of its own.",
+                    f"{self._folder} is not a folder.",
                     "Remove it; the next render creates it again.",
                 )
 
     def holds(self, key: str) -> bool:
-        """Return whether this process still holds the lease: one suspended for over a minute may have lost it."""
+        """Return whether this process still holds the lease.
+
+        A process suspended for over a minute may have lost it.
+        """
         return self._newest(key) == self._held.get(key)
 
     def release(self, key: str) -> None:
         """Release a lease, so that other processes can acquire it."""
         with self._turn:
             mine = self._held.pop(key)
-        for lease in self._found(key):  # older ones first, so that none of them is ever the newest
+        for lease in self._found(key):  # oldest first, so that none of them becomes the newest
             if _number(lease) <= _number(mine):
                 lease.unlink(missing_ok=True)
 
     def clear_expired(self) -> None:
-        """Remove the files of dead processes: leases of rendered clips, which no process acquires any more."""
+        """Remove the files of dead processes: leases that no process needs any more."""
         for path in self._entries():
             lease = _LEASE.fullmatch(path.name)
             if path.name.startswith(_PROBE):
@@ -120,7 +133,7 @@ class Leases:
         return next(reversed(self._found(key)), None)
 
     def _found(self, key: str) -> list[Path]:
-        """Return the leases of a key by number, without other files and folders of such a name."""
+        """Return the leases of a key by number, without other files and folders."""
         named = [
             path
             for path in self._entries()
@@ -131,21 +144,21 @@ class Leases:
     def _entries(self) -> list[Path]:
         try:
             return [Path(entry) for entry in os.scandir(self._folder)]
-        except FileNotFoundError:  # another process was the last, and removed the folder
+        except FileNotFoundError:  # another process, the last one, removed the folder
             return []
 
     def _expired(self, lease: Path) -> bool:
         content = b""
         try:
             age = self._now() - lease.lstat().st_mtime
-            with suppress(PermissionError):  # another user's, and only that user can read the owner
+            with suppress(PermissionError):  # of another user, unreadable
                 content = read_regular(lease, SMALL_BYTES)
-        except FileNotFoundError:  # released meanwhile: the next call will find it free
+        except FileNotFoundError:  # released meanwhile: the next call can acquire it
             return False
         return abs(age) > EXPIRED_SECONDS or _is_dead(content)
 
     def _now(self) -> float:
-        """Return the time by the clock that sets the times of the lease files."""
+        """Return the time of the clock that sets the times of the lease files."""
         probe = self._folder / f"{_PROBE}{socket.gethostname()}-{os.getpid()}"
         with probe.open("wb") as file:
             try:
@@ -158,7 +171,7 @@ class Leases:
             with self._turn:
                 held = list(self._held.values())
             for lease in held:
-                with suppress(OSError):  # removed by hand, or a file server that does not respond
+                with suppress(OSError):  # removed by hand, or the file server does not respond
                     os.utime(lease)
 
     def __enter__(self) -> Self:
@@ -171,7 +184,7 @@ class Leases:
         self._thread.join()
         for key in list(self._held):
             self.release(key)
-        with suppress(OSError):  # other processes are at work
+        with suppress(OSError):  # used by other processes
             self._folder.rmdir()
 
 
@@ -188,10 +201,10 @@ def _number(lease: Path) -> int:
 
 
 def _may_be_lease(path: Path) -> bool:
-    """Return whether the file is a lease, or the beginning of one that is being written."""
+    """Return whether the file is a lease, possibly still being written."""
     try:
         content = read_regular(path, SMALL_BYTES)
-    except PermissionError:  # another user's
+    except PermissionError:  # of another user
         return is_file(path)
     except OSError:
         return False
@@ -202,7 +215,7 @@ def _is_dead(content: bytes) -> bool:
     """Return whether the owner is invalid, or a process of this machine that no longer runs."""
     try:
         owner: Any = orjson.loads(content)
-    except orjson.JSONDecodeError:  # it is being written
+    except orjson.JSONDecodeError:  # being written
         return False
     try:
         place = owner["host"], owner["boot"], owner["namespace"]

@@ -1,6 +1,6 @@
-"""The rendering pipeline: claim groups of clips, denoise, write.
+"""The rendering pipeline: acquire groups of clips, denoise, write.
 
-Each stage is a generator that takes from the one before and hands on to the next. All report to `Results`.
+Each stage is a generator that takes items from the previous one. All report to `Results`.
 """
 
 import time
@@ -30,8 +30,8 @@ def render_groups(
             for clip in denoise(ours, models, results, writer.wait):
                 if leases.holds(clip.key):
                     writer.put(clip)
-                else:  # this process was suspended, and another one has taken over
-                    writer.wait()  # so that the lease is released before it is asked for again
+                else:  # this process was suspended, and another one took the lease
+                    writer.wait()  # to release the lease before it is acquired again
                     results.lost(clip.item)
             writer.wait()
             results.progress()
@@ -44,8 +44,8 @@ def claimed(
 ) -> Iterator[Group]:
     """Yield each group with its missing clips, once this process holds its lease.
 
-    Clips that exist are reported. Groups that another process holds are looked at again, until their clips exist or
-    that process has died. The lease is released with the last clip of the group.
+    Existing clips are reported. Groups of other processes are checked repeatedly, until their clips
+    exist or the process has died. The lease is released with the last clip of the group.
     """
     since = Path(job.items).stat().st_mtime if job.overwrite else 0.0
     status = "skipped"

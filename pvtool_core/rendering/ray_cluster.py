@@ -1,8 +1,8 @@
 """Render a batch on a Ray cluster: one task for each group of clips that share a prefix.
 
-The clips, and what they are rendered from, are in folders that all machines share. A task leases its group as any
-engine does, so clusters, shards and single machines may work at the same batch. Ray repeats the tasks of workers that
-die, and a worker keeps its model loaded from one task to the next.
+The clips and all input files are in folders that all machines share. A task leases its group like
+any engine, so clusters, shards and single machines may render the same batch. Ray repeats the tasks
+of dead workers, and a worker keeps its model loaded between tasks.
 """
 
 import os
@@ -40,7 +40,7 @@ _PASSED_ON = ("PV_HOME", "HF_HUB_OFFLINE", "TQDM_DISABLE")
 
 
 def render_on_ray(job: RenderJob, groups: Sequence[Group], results: Results) -> None:
-    """Render every clip of the groups on the cluster that the job names."""
+    """Render every clip of the groups on the job's cluster."""
     session = connect(job.address)
     try:
         _Driver(job, results).run(groups)
@@ -53,13 +53,13 @@ def render_on_ray(job: RenderJob, groups: Sequence[Group], results: Results) -> 
 
 
 def connect(address: str) -> Path | None:
-    """Connect to a cluster, or start Ray here if `address` is empty; return the folder of that session.
+    """Connect to a cluster, or start Ray here if `address` is empty; return its session folder.
 
     Raises UsageError if no cluster is found.
     """
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        # Workers import modules from the current folder. `uv run` must not make Ray copy that folder to them.
+        # Workers import modules from the current folder; `uv run` must not make Ray copy it.
         with chdir("/"), _without("RAY_ENABLE_UV_RUN_RUNTIME_ENV"):
             if not address:
                 return _start_here()
@@ -71,20 +71,20 @@ def connect(address: str) -> Path | None:
             f"No Ray cluster found at {address}: {why}", "Check it with `ray status`."
         ) from error
     finally:
-        # Ray's own handler would end this process at once, with clips half written.
+        # Ray's handler would end this process immediately, with incomplete clips.
         signal.signal(signal.SIGTERM, on_sigterm)
     return None
 
 
 def _start_here() -> Path:
-    """Start Ray for this process alone: on the loopback interface, with a token and a private folder of its own.
+    """Start Ray for this process only: on the loopback interface, with a token.
 
-    Ray replaces 127.0.0.1 by an address of the network wherever clusters are possible, and opens the folder that it
-    is given to all users; hence a folder in a private one.
+    It has a private folder. Ray replaces 127.0.0.1 by a network address if it supports clusters,
+    and opens its folder to all users; hence a folder in a private one.
     """
     sweep_sessions()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Without this Ray keeps a token in the user's home.
+    # Otherwise Ray stores a token in the user's home.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     session = Path(tempfile.mkdtemp(prefix=f"{_SESSION}{os.getpid()}-", dir=_short_folder()))
     try:
@@ -105,7 +105,7 @@ def _start_here() -> Path:
 
 @contextmanager
 def _without(flag: str) -> Generator[None]:
-    """Switch off a flag of Ray, which reads its environment variable only once, when it is imported."""
+    """Disable a flag of Ray, which reads its environment variable only once, at import."""
     before = getattr(ray_constants, flag)
     setattr(ray_constants, flag, False)
     try:
@@ -131,7 +131,7 @@ def sweep_sessions() -> None:
 
 
 class _Driver:
-    """Keep the cluster busy with one task for each of its slots, and record what the tasks report."""
+    """Keeps the cluster busy with one task per slot, and records the tasks' reports."""
 
     def __init__(self, job: RenderJob, results: Results) -> None:
         self._job, self._results = ray.put(job), results
@@ -139,7 +139,10 @@ class _Driver:
         self._running: dict[Any, Group] = {}
 
     def run(self, groups: Sequence[Group]) -> None:
-        """Render the groups. Once asked to stop, begin no more tasks and wait for those that run."""
+        """Render the groups.
+
+        After a request to stop, start no more tasks and wait for running ones.
+        """
         waiting = list(groups[::-1])
         while waiting or self._running:
             if self._is_stopped():
@@ -152,12 +155,12 @@ class _Driver:
     def _is_stopped(self) -> bool:
         try:
             self._results.progress()
-        except PvError:  # kept in the results
+        except PvError:  # recorded in the results
             return True
         return False
 
     def _start(self, group: Group) -> None:
-        if group.prompts not in self._prompts:  # put once where all tasks find them
+        if group.prompts not in self._prompts:  # stored once for all tasks
             self._prompts[group.prompts] = ray.put(group.prompts)
         prompts = self._prompts[group.prompts]
         task = _task().remote(self._job, prompts, replace(group, prompts=()))
@@ -169,7 +172,7 @@ class _Driver:
             try:
                 self._record(group, ray.get(task))
             except RayError as lost:
-                message = f"Ray gave the task up: {type(lost).__name__}."
+                message = f"The Ray task failed: {type(lost).__name__}."
                 self._results.take_over(group.items, RunFailed(message, "See the logs of Ray."))
 
     def _record(self, group: Group, result: "GroupResult") -> None:
@@ -183,7 +186,7 @@ class _Driver:
 
 
 def slots() -> int:
-    """Return how many tasks the cluster can run at once, now: it may grow and shrink."""
+    """Return the number of tasks that the cluster can run now; it may grow and shrink."""
     resources = ray.cluster_resources()
     return max(1, int(resources.get("GPU", 0) or resources.get("CPU", 1)))
 
@@ -200,7 +203,7 @@ def _remote(on_gpu: bool) -> Any:
 
 @dataclass(frozen=True)
 class GroupResult:
-    """What a task returns: its events, the errors of failed clips by path, and the error that ended it early."""
+    """Result of a task: its events, the errors of failed clips by path, and its own error."""
 
     events: Sequence[Event]
     failed: Mapping[str, ExitRecord]
@@ -208,7 +211,7 @@ class GroupResult:
 
 
 class _Worker:
-    """What a Ray worker keeps from task to task: its model, and the events of the current task."""
+    """State of a Ray worker between tasks: its model, and the events of the current task."""
 
     def __init__(self, cache_gigabytes: float) -> None:
         self.events: list[Event] = []
@@ -225,7 +228,7 @@ def _worker(cache_gigabytes: float) -> _Worker:
 
 
 def render_group(job: RenderJob, prompts: tuple[str, ...], group: Group) -> GroupResult:
-    """Render a group in a Ray worker, with a model that is loaded for `prompts`."""
+    """Render a group in a Ray worker, with a model loaded for `prompts`."""
     worker = _worker(job.cache_gigabytes)
     worker.events.clear()
     results = Results(job, worker.report, len(group.items), job.retries)

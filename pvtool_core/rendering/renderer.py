@@ -1,8 +1,9 @@
-"""Render a batch of clips: existing clips are skipped, and a clip that fails does not stop the others.
+"""Render a batch: existing clips are skipped, and a failed clip does not stop the others.
 
-Clips are rendered in groups of one prompt, seed and setup, which share the steps before the adapter starts. A group is
-leased before it is rendered (leases.py), so any number of engines may work at the same batch or in the same folder. An
-engine that finds every group rendered or leased waits for the others, and takes over the groups of those that die.
+Clips are rendered in groups of one prompt, seed and setup, which share the steps before the adapter
+starts. A group is leased before it is rendered (leases.py), so any number of engines may render the
+same batch or in the same folder. An engine that finds every group rendered or leased waits for the
+other engines, and takes over the groups of those that die.
 """
 
 from collections.abc import Iterable
@@ -25,8 +26,8 @@ from pvtool_core.store.events import Report, StageEvent
 def render(job: RenderJob, report: Report) -> None:
     """Render every clip of the job and report each.
 
-    Raises SomeFailed if some clips failed and their error if all did, and immediately an error that would end the
-    others too: a full disk, or a request to stop.
+    Raises SomeFailed if some clips failed, their error if all did, and immediately an error that
+    would affect all: a full disk, or a request to stop.
     """
     try:
         _render(job, report)

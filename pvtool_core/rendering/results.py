@@ -1,6 +1,6 @@
-"""Results of a batch: report each clip once, remember failures, and decide how the batch ends.
+"""Results of a batch: report each clip once, remember failures, and decide how it ends.
 
-Free of torch: the front end decides the end of a batch by the same rules as the engine.
+Imports no torch: the front end uses the same rules as the engine.
 """
 
 import sys
@@ -24,11 +24,12 @@ from pvtool_core.store.events import ClipEvent, Event, Report, StageEvent
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a batch ended: the one place that decides its error, and with it the exit status.
+    """The end of a batch: it determines the error, and with it the exit status.
 
-    `total` counts the planned clips, `failed` are those that failed, and `refused` counts
-    the rows that were left out before. `stopped` ended the batch before every clip was tried. `cause` is why clips
-    failed, and matters if all of them did. `other` concerns no clip, for example a contact sheet.
+    `total` counts the planned clips, `failed` are those that failed, and `refused` counts the rows
+    that were skipped. `stopped` ended the batch before every clip was tried. `cause` is the cause
+    of the failures, reported if all clips failed. `other` concerns no clip, for example a contact
+    sheet.
     """
 
     total: int
@@ -40,7 +41,7 @@ class Outcome:
 
     @property
     def error(self) -> PvError | None:
-        """Return the error that the batch ends with, or None if every clip exists."""
+        """Return the error of the batch, or None if every clip exists."""
         if self.stopped:
             return self.stopped
         if self.failed and len(self.failed) == self.total and self.cause:
@@ -52,13 +53,13 @@ class Outcome:
         return None
 
     def raise_for_status(self) -> None:
-        """Raise the error that the batch ends with, if there is one."""
+        """Raise the error of the batch, if any."""
         if error := self.error:
             raise error
 
 
 def worst(errors: Iterable[PvError]) -> PvError | None:
-    """Return an interruption before a lack of memory or disk space, and that before any other error."""
+    """Return the most severe error: interruption, lack of memory or disk space, or any other."""
     return min(errors, key=_severity, default=None)
 
 
@@ -99,7 +100,7 @@ class Failure:
 
 @dataclass
 class _Held:
-    """Clips that are not settled yet, and what follows once they are."""
+    """Clips that are not settled yet, and the action once they are."""
 
     left: int
     release: Callable[[], None]
@@ -107,9 +108,10 @@ class _Held:
 
 @dataclass
 class Results:
-    """Report the status of each clip, from any thread, and remember failures.
+    """Reports the status of each clip, from any thread, and remembers failures.
 
-    A failure is reported once no retries are left. An error that ends the whole batch is kept in `fatal`.
+    A failure is reported once no retries are left. An error that ends the whole batch is kept in
+    `fatal`.
     """
 
     job: RenderJob
@@ -124,25 +126,25 @@ class Results:
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, items: Sequence[RenderItem], release: Callable[[], None]) -> None:
-        """Report the progress, and call `release` as soon as each of the clips is done, has failed or is lost."""
+        """Report the progress, and call `release` once each clip is done, has failed or is lost."""
         self.progress()
         held = _Held(len(items), release)
         with self._turn:
             self._held.update(dict.fromkeys((item.clip for item in items), held))
 
     def done(self, item: RenderItem, status: str, seconds: float = 0.0) -> None:
-        """Record that the clip exists: `done` by this process now, `skipped` or made `elsewhere`."""
+        """Record that the clip exists: `done` by this process, `skipped`, or done `elsewhere`."""
         self._report_clip(item, status, seconds)
         self._settle(item)
 
     def failed(self, item: RenderItem, error: BaseException, seconds: float = 0.0) -> None:
         """Record a clip that could not be rendered, or the error that ends the whole batch."""
         known = from_foreign(error)
-        if known.kind in (DiskFull.__name__, Interrupted.__name__):  # of another process, too
+        if known.kind in (DiskFull.__name__, Interrupted.__name__):  # also in another process
             self.fatal = self.fatal or known
         else:
             traceback.print_exception(error, file=sys.stderr)
-            known.with_traceback(None)  # its frames hold tensors
+            known.with_traceback(None)  # its frames keep tensors alive
             with self._turn:
                 self.failures.append(Failure(item, known))
             if not self.retries:
@@ -150,7 +152,7 @@ class Results:
         self._settle(item)
 
     def lost(self, item: RenderItem) -> None:
-        """Record that another process has taken over the clip."""
+        """Record that another process took over the clip."""
         self._lost.append(item)
         self._settle(item)
 
@@ -160,7 +162,7 @@ class Results:
         return lost
 
     def retry(self) -> list[RenderItem]:
-        """Return the failed clips to try again, and forget their failures; none once no retries are left."""
+        """Return the failed clips to retry, and forget their failures."""
         if not self.retries:
             return []
         again = [failure.item for failure in self.failures]
@@ -169,26 +171,32 @@ class Results:
         return again
 
     def pass_on(self, event: Event) -> None:
-        """Repeat an event that another process reported."""
+        """Repeat an event of another process."""
         if isinstance(event, ClipEvent):
             with self._turn:
                 self._reported[event.path] = event.status
         self._guarded(event)
 
     def take_over(self, items: Iterable[RenderItem], error: PvError) -> None:
-        """Record the error that ended another process as the failure of its clips that it did not report."""
+        """Record the error of another process as the failure of its unreported clips."""
         for item in items:
             if item.clip not in self._reported:
                 self.failed(item, error)
 
     def progress(self) -> None:
-        """Report how many clips are settled. Raises the error that ends the batch, such as a request to stop."""
+        """Report how many clips are settled.
+
+        Raises the error that ends the batch, such as a request to stop.
+        """
         self._guarded(StageEvent(stage="rendering", done=len(self._reported), total=self.total))
         if self.fatal:
             raise self.fatal
 
     def finish(self) -> Outcome:
-        """Report the last progress and return the outcome. Raises the error that ended the batch early."""
+        """Report the last progress and return the outcome.
+
+        Raises the error that ended the batch early.
+        """
         self.progress()
         failed = [
             clip_event(

@@ -1,4 +1,4 @@
-"""Write clips from their final latents, in background threads: while one is encoded the next is denoised."""
+"""Write clips from their final latents in background threads, while the next is denoised."""
 
 import threading
 import time
@@ -15,13 +15,13 @@ from pvtool_core.rendering.denoise import DenoisedClip
 from pvtool_core.rendering.results import Results
 from pvtool_core.settings.jobs import RenderItem, RenderJob
 
-_WAITING = 3  # clips whose latents or frames are in memory at once
+_WAITING = 3  # clips with latents or frames in memory at the same time
 
 
 class Writer:
-    """Decode, encode and describe clips, and report each as done or failed.
+    """Decodes, encodes and describes clips, and reports each as done or failed.
 
-    On a CPU decoding happens in the caller's thread: a second one would only share the cores.
+    On a CPU, decoding happens in the caller's thread: a second one would only share the cores.
     """
 
     def __init__(self, job: RenderJob, results: Results) -> None:
@@ -29,11 +29,11 @@ class Writer:
         self._decoding = ThreadPoolExecutor(1, "decoding")
         self._encoding = ThreadPoolExecutor(2, "encoding")
         self._room = threading.BoundedSemaphore(_WAITING)
-        # Older futures than these have ended: there was no room for more.
+        # Older futures have finished: their number is limited.
         self._begun: deque[Future[None]] = deque(maxlen=8 * _WAITING)
 
     def put(self, clip: DenoisedClip) -> None:
-        """Write a clip in the background. Waits while several are in work."""
+        """Write a clip in the background; wait while several are being written."""
         self._room.acquire()
         if clip.denoiser.backbone.device.type == "cpu":
             self._decode(clip, time.monotonic())
@@ -78,19 +78,22 @@ class Writer:
 
 
 def write(job: RenderJob, clip: DenoisedClip, pixels: Pixels, began: float) -> None:
-    """Write the clip's files, then its sidecar; `began` is when work on them began, by the monotonic clock."""
+    """Write the clip's files, then its sidecar.
+
+    `began` is the start of its rendering, by the monotonic clock.
+    """
     item, path = clip.item, Path(clip.item.clip)
     facts = clip_facts(job, item)
     write_clip(path, pixels, job.setups[item.setup].model.fps, facts, job.encoding)
     places = {"adapter": item.adapter, **_places(job, item)}
     times = {"created": time.time(), "seconds": round(time.monotonic() - began, 3)}
-    # Before the sidecar: beside a complete clip no process looks for latents.
+    # Before the sidecar: no process removes the latents of a complete clip.
     clip.kept.unlink(missing_ok=True)
     write_sidecar(path, clip.fingerprint, job.encoding, {**facts, **places, **times})
 
 
 def clip_facts(job: RenderJob, item: RenderItem) -> dict[str, Any]:
-    """Return everything needed to render the clip again, without paths: it is stored inside the files."""
+    """Return everything needed to render the clip again, without paths, for its files."""
     setup = job.setups[item.setup]
     return {
         "schema": "pv clip 2",
@@ -110,7 +113,7 @@ def clip_facts(job: RenderJob, item: RenderItem) -> dict[str, Any]:
 
 
 def _places(job: RenderJob, item: RenderItem) -> dict[str, Any]:
-    """Return where the weights were, to render the clip again on this machine."""
+    """Return the paths of the weights, to render the clip again on this machine."""
     model = job.setups[item.setup].model
     loras = [lora.file for lora in model.loras]
     control = {"model": model.control.model, "frames": model.control.frames}

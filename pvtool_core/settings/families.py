@@ -1,6 +1,6 @@
 """The table of model families: one row each, with all that the rest of the program knows of it.
 
-It imports no torch: classes and functions are named as `module:name` and imported where they are used.
+It imports no torch: classes and functions are named as `module:name`, and imported at their use.
 """
 
 import importlib
@@ -29,7 +29,7 @@ class Family:
             `model.offload` apply.
         lora_base: Base model that style LoRAs for the family name.
         lora_names: Parts that style LoRAs are merged into, each with the function for its layer
-            names in the original code, as `module:name`; empty if there are only those of diffusers.
+            names in the original code, as `module:name`; empty if only those of diffusers exist.
     """
 
     name: str

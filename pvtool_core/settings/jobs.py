@@ -12,6 +12,7 @@ import tomli_w
 
 from pvtool_core.errors import Mistake, SettingsError, UsageError, printable
 from pvtool_core.files import replace_file
+from pvtool_core.settings.formats import FORMATS
 from pvtool_core.settings.schema import (
     AdapterConfig,
     ModelConfig,
@@ -20,7 +21,7 @@ from pvtool_core.settings.schema import (
     check_model,
     setting,
 )
-from pvtool_core.settings.toml import T, from_table, read_toml_file, to_table, told
+from pvtool_core.settings.toml import T, from_table, read_toml_file, shown_value, to_table
 from pvtool_core.untrusted import JOB_BYTES, SETTINGS_BYTES
 
 Noun = Literal["man", "woman", "person"]
@@ -30,11 +31,11 @@ Noun = Literal["man", "woman", "person"]
 class IdentityRef:
     """The identity of a job; `folder` is absolute.
 
-    `fingerprint` tells identities of the same name apart.
+    `fingerprint` distinguishes identities of the same name.
     """
 
     name: str
-    noun: str = setting("what prompts call them", "person", choices=typing.get_args(Noun))
+    noun: str = setting("class noun in prompts", "person", choices=typing.get_args(Noun))
     folder: str
     fingerprint: str = ""
 
@@ -70,7 +71,7 @@ class TrainJob(Settings):
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
-        """Who is trained: exactly one, as config.toml has room for one `[identity]`."""
+        """The identity being trained: exactly one, as in config.toml."""
         return (Subject(identity=self.identity),)
 
     def check(self) -> Iterable[Mistake]:
@@ -83,7 +84,7 @@ class TrainJob(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanJob(Settings):
-    """Estimate what training with these settings requires, on shapes alone.
+    """Estimate the requirements of training with these settings, from shapes only.
 
     `architecture` is a diffusers folder whose config files are read, `motion` that of AnimateDiff's
     motion modules if separate.
@@ -96,9 +97,7 @@ class PlanJob(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """A base model with its sampler, with which clips are rendered; of the adapter only `start`
-    matters.
-    """
+    """A base model with its sampler for rendering; of the adapter only `start` matters."""
 
     model: ModelConfig
     sampler: SamplerConfig = SamplerConfig()  # noqa: RUF009 - frozen
@@ -110,16 +109,14 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingConfig:
-    """Encoding of clips. `formats` are file suffixes without the dot; png is a folder of frames."""
+    """Encoding of clips. `formats` are names of FORMATS; png is a folder of images."""
 
-    formats: tuple[str, ...] = setting(
-        "kinds of files", ("mp4",), choices=("mp4", "gif", "webp", "png")
-    )
+    formats: tuple[str, ...] = setting("output formats", ("mp4",), choices=FORMATS)
     codec: str = setting("of mp4", "h264", choices=("h264", "h265", "av1"))
-    loop: int = setting("how many times a gif or webp plays; 0 is for ever", 0, low=0, high=65535)
-    upscale: int = setting("whole times that each pixel is repeated", 1, low=1, high=16)
+    loop: int = setting("number of plays of a gif or webp; 0 loops forever", 0, low=0, high=65535)
+    upscale: int = setting("integer upscaling factor (nearest neighbour)", 1, low=1, high=16)
     certificate: str = setting(
-        "PEM file with the chain that signs content credentials (C2PA); none if empty", ""
+        "PEM file with the certificate chain for content credentials (C2PA); none if empty", ""
     )
     key: str = setting("PEM file with the private key of that certificate", "")
 
@@ -145,7 +142,7 @@ class RenderItem:
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
-        """Who is in the clip: exactly one. Only the name of the identity is known, not its folder."""
+        """The identity in the clip: exactly one. Only its name is known, not its folder."""
         ref = IdentityRef(name=self.identity, folder="")
         return (Subject(identity=ref, adapter=self.adapter),)
 
@@ -166,14 +163,17 @@ class RenderJob:
     out: str
     encoding: EncodingConfig = EncodingConfig()
     overwrite: bool = False
-    sheet: str = setting(
-        "what contact sheets of all clips are called in `out`; none are written if empty", ""
+    sheet: str = setting("file name of contact sheets in `out`; none are written if empty", "")
+    retries: int = setting("number of retries of a failed clip", 0, low=0, high=100)
+    on: str = setting(
+        "where groups of clips are rendered: on this machine, or by ray", "", choices=("", "ray")
     )
-    retries: int = setting("how often a clip that failed is tried again", 0, low=0, high=100)
-    on: str = setting("where groups of clips are made: here, or by ray", "", choices=("", "ray"))
-    address: str = setting("of the Ray cluster; empty starts one here", "")
+    address: str = setting("address of the Ray cluster; empty starts one on this machine", "")
     cache_gigabytes: float = setting(
-        "of trajectories kept; the least recently used go first", 20.0, low=0.0, high=1e6
+        "size limit of the trajectory cache; the least recently used entries are deleted first",
+        20.0,
+        low=0.0,
+        high=1e6,
     )
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
@@ -198,14 +198,13 @@ class EvaluateJob(Settings):
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
-        """Who the clips show, one subject for each identity; each clip shows one of them."""
+        """The identities in the clips; each clip shows one of them."""
         return tuple(Subject(identity=identity) for identity in self.identities)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnrollJob(Settings):
-    """Detect and check the face in each photo; write face crops and embeddings into the identity's
-    folder.
+    """Check the face in each photo; write face crops and embeddings to the identity's folder.
 
     `face` counts faces from the left, starting at 1; 0 expects exactly one face.
     """
@@ -213,7 +212,12 @@ class EnrollJob(Settings):
     kind: str = setting("of job", "identify", choices=("identify",))
     identity: IdentityRef
     pictures: tuple[str, ...]
-    face: int = setting("which face of each picture", 0, low=0, high=1000)
+    face: int = setting(
+        "number of the face in each photo, from the left; 0 expects exactly one",
+        0,
+        low=0,
+        high=1000,
+    )
 
 
 Job = TrainJob | PlanJob | RenderJob | EvaluateJob | EnrollJob
@@ -227,7 +231,7 @@ _JOBS: dict[str, type[Job]] = {
 
 
 def read_job(path: Path, most: int = SETTINGS_BYTES) -> Job:
-    """Read config.toml of a job, of at most that many bytes.
+    """Read config.toml of a job, with a size limit.
 
     Raises RunFailed if it is missing, SettingsError if it is invalid, BrokenRun if it is too large
     or not a regular file.
@@ -237,7 +241,7 @@ def read_job(path: Path, most: int = SETTINGS_BYTES) -> Job:
     cls = _JOBS.get(kind) if isinstance(kind, str) else None
     if cls is None:
         raise SettingsError(
-            [Mistake("kind", f"is {told(kind)}, not one of {', '.join(_JOBS)}")], str(path)
+            [Mistake("kind", f"is {shown_value(kind)}, not one of {', '.join(_JOBS)}")], str(path)
         )
     if cls is RenderJob:
         table.pop("width", None)  # written before version 0.2
@@ -247,7 +251,7 @@ def read_job(path: Path, most: int = SETTINGS_BYTES) -> Job:
 def write_job(path: Path, job: Job) -> None:
     """Write `job` as TOML atomically.
 
-    Raises UsageError for text that is not valid UTF-8, or if it is larger than allowed for its
+    Raises UsageError for text that is not valid UTF-8, or if it is larger than the limit of its
     kind.
     """
     most = SETTINGS_BYTES if isinstance(job, TrainJob) else JOB_BYTES
@@ -256,14 +260,14 @@ def write_job(path: Path, job: Job) -> None:
     except UnicodeEncodeError as error:
         text: str = error.object
         line = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
-        hint = "Rename the file or folder, or give another text."
+        hint = "Rename the file or folder, or use another text."
         raise UsageError(
             f"Cannot record {printable(line, whole=True)}: it is not valid UTF-8.", hint
         ) from error
     if len(content) > most:
         raise UsageError(
-            f"The settings of this job need {len(content) >> 10} KiB; at most {most >> 10} KiB are allowed.",
-            "Give fewer prompts, or fewer files at once.",
+            f"The settings of this job have {len(content) >> 10} KiB; the limit is {most >> 10}.",
+            "Use fewer prompts or files.",
         )
     replace_file(path, content)
 
@@ -283,6 +287,7 @@ def require(job: Job, cls: type[T]) -> T:
     """
     if not isinstance(job, cls):
         raise UsageError(
-            f"This folder holds a {job.kind} job.", "Give the folder of another kind of job."
+            f"Wrong kind of job in this folder: {job.kind}.",
+            "Use the folder of another kind of job.",
         )
     return job

@@ -1,4 +1,4 @@
-"""The table of training objectives: the class of each, and how the front end shows what it reports."""
+"""Table of training objectives: the class of each, and how the front end shows its losses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class LossInfo:
-    """How one number of an objective is shown: its title, a short label, and the range of its plot."""
+    """Display of one number of an objective: its title, short label and plot range."""
 
     title: str
     label: str = ""
@@ -18,8 +18,9 @@ class ObjectiveInfo:
     """One objective.
 
     `driver` is its class, as MODULE:CLASS; the module is imported when the objective is used.
-    `losses` are shown in progress lines, tables of runs and the dashboard, the most telling first;
-    `measures` are further numbers, shown as curves only. Their names are the keys of `step` events.
+    `losses` are shown in progress lines, tables of runs and the dashboard, the most important
+    first; `measures` are further numbers, shown as curves only. Their names are the keys of `step`
+    events.
     """
 
     driver: str
@@ -45,7 +46,7 @@ OBJECTIVES: dict[str, ObjectiveInfo] = {
 
 
 def loss_label(name: str) -> str:
-    """Return the short label of a loss, whichever objective reports it."""
+    """Return the short label of a loss of any objective."""
     listed = (info.losses[name] for info in OBJECTIVES.values() if name in info.losses)
     found = next(listed, None)
     return found.label if found and found.label else name

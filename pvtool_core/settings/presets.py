@@ -34,7 +34,7 @@ class Preset:
 
 
 class Presets:
-    """The shipped presets and the user's own; an own preset hides a shipped one of its name."""
+    """The shipped presets and the user's; the latter replace shipped ones of the same name."""
 
     def __init__(self, shipped: Path | None = None, own: Path | None = None) -> None:
         self.shipped = shipped or presets_dir()
@@ -90,7 +90,9 @@ def preset_of(preset: Preset | str) -> Preset:
 
 def _about(path: Path, about: Mapping[str, Any]) -> dict[str, str]:
     """Return the [preset] table. Raises SettingsError."""
-    wrong = [Mistake(f"preset.{key}", "is no setting") for key in about if key not in _PRESET_KEYS]
+    wrong = [
+        Mistake(f"preset.{key}", "unknown setting") for key in about if key not in _PRESET_KEYS
+    ]
     wrong += [
         Mistake(f"preset.{key}", "is not text")
         for key, value in about.items()

@@ -1,8 +1,8 @@
 """Settings with their descriptions and limits, as frozen dataclasses.
 
-They are checked when they are read, and all mistakes are reported at once, each with its key and
-the nearest known key; afterwards, settings are plain immutable values. The defaults are the paper's
-for AnimateDiff (PersonalVideo, section 7) or, where it does not say, our own.
+They are checked when they are read, and all mistakes are reported together, each with its key and
+the nearest known key. The defaults are the paper's for AnimateDiff (PersonalVideo, section 7) or,
+if it does not state them, our own.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ def setting(
 ) -> Any:
     """Define a field with its description, and its range (inclusive) or allowed values.
 
-    With `omit_default` files omit it while it has its default. `weights` marks a setting that names
-    model weights, and returns for its section whether they are used.
+    With `omit_default`, files omit the field if it has its default. `weights` marks a setting that
+    names model weights, and returns for its section whether they are used.
     """
     metadata = {
         "help": help,
@@ -67,7 +67,7 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ControlConfig:
-    """A ControlNet and the pictures that lead it; none if `model` is empty."""
+    """A ControlNet and its control images; none if `model` is empty."""
 
     model: str = setting(
         "diffusers folder of a ControlNet for the same Stable Diffusion", "", weights=always
@@ -100,8 +100,8 @@ class ModelConfig:
     control: ControlConfig = setting(f"ControlNet; {only('model.control')}", _NO_CONTROL)  # noqa: RUF009 - frozen
     width: int = setting("pixels", 512, low=16, high=8192, multiple_of=8)
     height: int = setting("pixels", 512, low=16, high=8192, multiple_of=8)
-    num_frames: int = setting("frames of a clip", 16, low=1, high=1024)
-    fps: int = setting("frames a second in the written file", 8, low=1, high=120)
+    num_frames: int = setting("number of frames of a clip", 16, low=1, high=1024)
+    fps: int = setting("frames per second of clips", 8, low=1, high=120)
     dtype: str = setting(
         "number format of the model", "float32", choices=("float32", "bfloat16", "float16")
     )
@@ -109,7 +109,7 @@ class ModelConfig:
         "auto (accelerator if available, otherwise CPU), cpu, cuda, cuda:1 or mps",
         "auto",
     )
-    threads: int = setting("CPU threads; 0 leaves it to torch", 0, low=0, high=1024)
+    threads: int = setting("CPU threads; 0 uses torch's default", 0, low=0, high=1024)
     storage: str = setting(
         "storage of the frozen denoiser: float8 halves bfloat16, int8 and nf4 use bitsandbytes",
         "dtype",
@@ -130,9 +130,9 @@ class ModelConfig:
 class SamplerConfig:
     num_inference_steps: int = setting("denoising steps", 50, low=1, high=1000)
     guidance_scale: float = setting("classifier-free guidance", 7.5, low=1.0, high=100.0)
-    negative_prompt: str = setting("what guidance moves away from", "")
+    negative_prompt: str = setting("negative prompt", "")
     shift: float = setting(
-        "of a flow-matching schedule towards its noisy end; 0 is the base model's own",
+        "shift of the flow-matching schedule towards noise; 0 uses the base model's",
         0.0,
         low=0.0,
         high=100.0,
@@ -149,54 +149,59 @@ class AdapterConfig:
         high=1024,
     )
     start: float = setting(
-        "fraction of the denoising steps after which the adapter acts", 0.75, low=0.0, high=0.999
+        "fraction of the denoising steps after which the adapter is active",
+        0.75,
+        low=0.0,
+        high=0.999,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityRewardConfig:
     package: str = setting("folder of an insightface model package, or preset:…", weights=always)
-    recognizer: str = setting("ONNX file in it whose similarity is the reward", "glintr100.onnx")
+    recognizer: str = setting(
+        "ONNX file of the recogniser for the reward, in this folder", "glintr100.onnx"
+    )
     detector: str = setting(
-        "ONNX file in it that finds faces and their five landmarks", "scrfd_10g_bnkps.onnx"
+        "ONNX file of the detector with five landmarks, in this folder", "scrfd_10g_bnkps.onnx"
     )
     detection_size: int = setting(
-        "side of the square that the detector sees", 640, low=32, high=4096, multiple_of=32
+        "side of the detector's square input in pixels", 640, low=32, high=4096, multiple_of=32
     )
     detection_threshold: float = setting(
-        "score from which something is a face", 0.5, low=0.0, high=1.0
+        "smallest detection score of a face", 0.5, low=0.0, high=1.0
     )
     frames: int = setting(
-        "frames whose faces are compared in an iteration; the paper takes one", 1, low=1, high=1024
+        "frames whose faces are compared in an iteration; one in the paper", 1, low=1, high=1024
     )
     views: int = setting(
-        "crops of each face that are compared; several are each a little off in place",
+        "crops of each face that are compared; several are jittered",
         1,
         low=1,
         high=64,
     )
-    weight: float = setting("of this reward in the loss", 1.0, low=0.0, high=1000.0)
+    weight: float = setting("weight of this reward in the loss", 1.0, low=0.0, high=1000.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticRewardConfig:
     model: str = setting(
-        "an open_clip model's name, a folder, or preset:…",
+        "name of an open_clip model, folder, or preset:…",
         "ViT-H-14",
         weights=lambda reward: is_path(reward.model),
     )
     checkpoint: str = setting(
-        "its weights, where the model is given by name",
+        "weights of a model given by name",
         "",
         weights=lambda reward: is_path(reward.checkpoint) and not is_path(reward.model),
     )
     frames: int = setting("frames compared in an iteration (M of eq. 3)", 4, low=1, high=1024)
     temperature: float = setting(
-        "multiplies the scores before the softmax over frames", 100.0, low=0.0, high=10000.0
+        "factor of the scores before the softmax over frames", 100.0, low=0.0, high=10000.0
     )
-    weight: float = setting("of this reward in the loss", 1.0, low=0.0, high=1000.0)
+    weight: float = setting("weight of this reward in the loss", 1.0, low=0.0, high=1000.0)
     level_weight: float = setting(
-        "of a drop that all frames have in common, which eq. 4 is blind to",
+        "weight of the penalty on a drop of the mean score, which eq. 4 does not depend on",
         0.0,
         low=0.0,
         high=1000.0,
@@ -218,44 +223,54 @@ class TrainingConfig:
         "fraction of the iterations after which it falls linearly to zero", 1.0, low=0.0, high=1.0
     )
     max_grad_norm: float = setting(
-        "larger gradients are scaled down to this norm", 1.0, low=0.0, high=1_000_000.0
+        "maximum gradient norm; larger gradients are scaled down", 1.0, low=0.0, high=1_000_000.0
     )
     gradient: str = setting(
-        "full keeps the chain of steps in memory, replay needs the memory of one step, drtune is cheaper and biased",
+        "full keeps the graph of all steps in memory, replay needs the memory of one step, "
+        "drtune is cheaper and biased",
         "full",
         choices=("full", "replay", "drtune"),
     )
-    gradient_steps: int = setting("steps that drtune draws; 0 takes all", 0, low=0, high=1000)
+    gradient_steps: int = setting(
+        "number of random steps of drtune; 0 uses all", 0, low=0, high=1000
+    )
     recompute: bool = setting(
-        "keep few activations and compute them again: slower, in a tenth of the memory", False
+        "recompute activations in the backward pass: slower, with a tenth of the memory", False
     )
     seeds_per_prompt: int = setting(
-        "starting noises for each prompt of the bank", 4, low=1, high=10_000
+        "number of seeds for each prompt of the bank", 4, low=1, high=10_000
     )
     cached_pairs: int = setting(
-        "prompt and seed pairs used; 0 is all of them", 0, low=0, high=1_000_000
+        "number of prompt and seed pairs; 0 uses all", 0, low=0, high=1_000_000
     )
     base_kl_weight: float = setting(
-        "of staying near the base model's noise prediction", 0.0, low=0.0, high=1000.0
+        "weight of the penalty on the distance to the base model's prediction",
+        0.0,
+        low=0.0,
+        high=1000.0,
     )
     base_kl_face: float = setting(
-        "share of that weight within the crop of the original's face", 1.0, low=0.0, high=1.0
+        "fraction of this weight within the base model's face", 1.0, low=0.0, high=1.0
     )
     checkpoint_every: int = setting("iterations", 50, low=1, high=1_000_000)
-    keep_checkpoints: int = setting("how many of the newest are kept", 3, low=1, high=1_000_000)
-    sample_every: int = setting("iterations; 0 draws none", 50, low=0, high=1_000_000)
-    sample_prompts: int = setting("prompts drawn each time", 2, low=1, high=1000)
-    seed: int = setting("of everything drawn at random", 0, low=0, high=2**63 - 1)
+    keep_checkpoints: int = setting(
+        "number of newest checkpoints to keep", 3, low=1, high=1_000_000
+    )
+    sample_every: int = setting(
+        "iterations between samples; 0 renders none", 50, low=0, high=1_000_000
+    )
+    sample_prompts: int = setting("number of prompts of each sample", 2, low=1, high=1000)
+    seed: int = setting("random seed", 0, low=0, high=2**63 - 1)
     objective: str = setting(
-        "what training optimises", DEFAULT_OBJECTIVE, choices=OBJECTIVES, omit_default=True
+        "training objective", DEFAULT_OBJECTIVE, choices=OBJECTIVES, omit_default=True
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    recognizer: str = setting("ONNX file in the identity package that training never sees")
-    seeds: tuple[int, ...] = setting("starting noises of the clips that are scored", (1000, 1001))
-    prompts: str = setting("bank of the prompts that are scored", "evaluation")
+    recognizer: str = setting("ONNX file of the held-out recogniser, in the identity package")
+    seeds: tuple[int, ...] = setting("seeds of the evaluated clips", (1000, 1001))
+    prompts: str = setting("bank of the evaluation prompts", "evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,12 +286,12 @@ class Settings:
     evaluation: EvaluationConfig
 
     def check(self) -> Iterable[Mistake]:
-        """Yield settings that are valid one by one, but not together."""
+        """Yield settings that are valid separately, but not together."""
         yield from check_model(self.model, self.sampler)
         yield from _contradictions(self)
 
     def sections(self) -> dict[str, Any]:
-        """Return the settings alone, to create another job with them."""
+        """Return the sections of settings only, to create another job with them."""
         return {field.name: getattr(self, field.name) for field in fields(Settings)}
 
 
@@ -298,7 +313,7 @@ def named_weights(value: Any) -> Iterator[str]:
 
 
 def _contradictions(settings: Settings) -> Iterable[Mistake]:
-    """Yield settings that are valid one by one, but not together."""
+    """Yield settings that are valid separately, but not together."""
     if settings.adapter.alpha != settings.adapter.rank:
         yield Mistake(
             "adapter.alpha",
@@ -321,12 +336,12 @@ def _contradictions(settings: Settings) -> Iterable[Mistake]:
     ):
         yield Mistake(
             "evaluation.recognizer",
-            "must be another one than identity_reward.recognizer, which training sees",
+            "must differ from identity_reward.recognizer, which is used in training",
         )
 
 
 def check_model(model: ModelConfig, sampler: SamplerConfig) -> Iterable[Mistake]:
-    """Yield settings with which a family of models cannot render."""
+    """Yield settings with which a model family cannot render."""
     if not DEVICES.fullmatch(model.device):
         yield Mistake(
             "model.device", f"is {model.device!r}; expected auto, cpu, cuda, cuda:1 or mps"
@@ -351,7 +366,7 @@ def check_model(model: ModelConfig, sampler: SamplerConfig) -> Iterable[Mistake]
 
 
 def _is_unused(key: str, **sections: ModelConfig | SamplerConfig) -> bool:
-    """Return whether the setting `section.name` has no effect; a ControlNet without model has none."""
+    """Return whether the setting `section.name` has no effect, as a ControlNet without model."""
     section, _, name = key.partition(".")
     value = getattr(sections[section], name)
     if isinstance(value, ControlConfig):

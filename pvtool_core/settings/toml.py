@@ -21,13 +21,16 @@ Table = dict[str, Any]
 
 @runtime_checkable
 class Checked(Protocol):
-    """A dataclass whose values are checked together, and whose texts contain no control characters."""
+    """A dataclass with joint checks, whose texts contain no control characters."""
 
     def check(self) -> Iterable[Mistake]: ...
 
 
 def read_toml(path: Path) -> Table:
-    """Parse a TOML file. Raises RunFailed if it cannot be read, SettingsError if it is not TOML."""
+    """Parse a TOML file.
+
+    Raises RunFailed if it cannot be read, SettingsError if it is not TOML.
+    """
     try:
         return read_toml_file(path, SETTINGS_BYTES, follow=True)
     except BrokenRun as error:
@@ -37,8 +40,8 @@ def read_toml(path: Path) -> Table:
 def read_toml_file(path: Path, most: int, follow: bool) -> Table:
     """Parse a TOML file of at most `most` bytes; a symbolic link is refused unless `follow`.
 
-    Raises RunFailed if it cannot be read, UnsafeRun or BrokenRun for another kind of file or a larger one, and
-    SettingsError if it is not TOML.
+    Raises RunFailed if it cannot be read, UnsafeRun or BrokenRun for another kind of file or a
+    larger one, and SettingsError if it is not TOML.
     """
     try:
         text = (
@@ -56,7 +59,7 @@ def read_toml_file(path: Path, most: int, follow: bool) -> Table:
         raise BrokenRun(path, f"it {error.problem}") from error
     except OSError as error:
         raise RunFailed(
-            f"Cannot read {path}: {error.strerror}.", "See that it exists and is yours to read."
+            f"Cannot read {path}: {error.strerror}.", "Check that it exists, and its permissions."
         ) from error
 
 
@@ -80,7 +83,10 @@ def _plain(value: Any) -> Any:
 
 
 def from_table(cls: type[T], table: Table, source: str = "the settings") -> T:
-    """Build the dataclass `cls` from TOML tables. Raises SettingsError with every mistake in them."""
+    """Build the dataclass `cls` from TOML tables.
+
+    Raises SettingsError with every mistake in them.
+    """
     mistakes: list[Mistake] = []
     value = _read_dataclass(cls, table, "", mistakes)
     if not mistakes and isinstance(value, Checked):
@@ -98,16 +104,16 @@ _FILES_OF_A_JOB = {
     "report",
     "sheet",
     "out",
-}  # pv itself fills these in
+}  # set by pv
 _FREE_TEXT = _WORDS_FOR_A_MODEL | _FILES_OF_A_JOB
-"""What may hold any character, for people do give such names to their folders and photos."""
+"""Fields that may contain any character, like names of the user's files."""
 
 
 def _with_control_characters(value: Any, prefix: str = "") -> Iterable[Mistake]:
     """Yield names and paths with line breaks or escapes, which would forge lines in logs."""
     if isinstance(value, str):
         if any(unicodedata.category(letter) in {"Cc", "Zl", "Zp"} for letter in value):
-            yield Mistake(prefix, f"is {told(value)}, which contains control characters")
+            yield Mistake(prefix, f"is {shown_value(value)}, which contains control characters")
     elif dataclasses.is_dataclass(value):
         for field in fields(value):
             if field.name not in _FREE_TEXT:
@@ -131,7 +137,7 @@ def _read_dataclass(cls: type[T], table: Table, prefix: str, mistakes: list[Mist
     known = {field.name: field for field in fields(typing.cast(Any, cls))}
     strange = [key for key in table if key not in known]
     mistakes += [Mistake(prefix + key, unknown(key, known)) for key in strange[:_SUGGESTED]]
-    mistakes += [Mistake(prefix + key, "is no setting") for key in strange[_SUGGESTED:]]
+    mistakes += [Mistake(prefix + key, "unknown setting") for key in strange[_SUGGESTED:]]
     values: Table = {}
     for name, field in known.items():
         if name in table:
@@ -145,12 +151,12 @@ def _read_dataclass(cls: type[T], table: Table, prefix: str, mistakes: list[Mist
     return cls(**values) if not mistakes else typing.cast(T, None)
 
 
-_SUGGESTED = 20  # looking for a near key takes a while
+_SUGGESTED = 20  # the search for similar keys is slow
 
 
 def unknown(key: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(key, list(known), n=1)
-    return f"is no setting; did you mean {near[0]!r}?" if near else "is no setting"
+    return f"unknown setting; did you mean {near[0]!r}?" if near else "unknown setting"
 
 
 _SHOWN = reprlib.Repr()
@@ -158,12 +164,12 @@ _SHOWN.maxlevel = 2
 _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 300
 
 
-def told(value: Any) -> str:
+def shown_value(value: Any) -> str:
     """Format an invalid value for a message; the middle of a long one is omitted."""
     try:
         return _SHOWN.repr(value)
-    except ValueError:  # Python writes no number of so many digits
-        return "a number that is too long to show"
+    except ValueError:  # Python does not print numbers of so many digits
+        return "a number too long to show"
 
 
 WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -176,7 +182,7 @@ def read_value(
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, dict):
             return _read_dataclass(hint, typing.cast(Table, value), key + ".", mistakes)
-        mistakes.append(Mistake(key, f"is {told(value)}, not a table"))
+        mistakes.append(Mistake(key, f"is {shown_value(value)}, not a table"))
     elif origin is tuple:
         if isinstance(value, list | tuple):
             item = typing.get_args(hint)[0]
@@ -185,13 +191,13 @@ def read_value(
                 read_value(item, each, f"{key}[{i}]", limits, mistakes)
                 for i, each in enumerate(items)
             )
-        mistakes.append(Mistake(key, f"is {told(value)}, not a list"))
+        mistakes.append(Mistake(key, f"is {shown_value(value)}, not a list"))
     elif isinstance(origin, type) and issubclass(origin, Mapping):
         if isinstance(value, dict) and all(
             isinstance(item, str) for item in typing.cast(Table, value).values()
         ):
             return dict(typing.cast(Table, value))
-        mistakes.append(Mistake(key, f"is {told(value)}, not a table of texts"))
+        mistakes.append(Mistake(key, f"is {shown_value(value)}, not a table of texts"))
     else:
         return _read_scalar(typing.cast(type, hint), value, key, limits, mistakes)
     return None
@@ -204,9 +210,9 @@ def _read_scalar(
         with suppress(OverflowError):  # a number that is too large stays an int and is refused
             value = float(value)
     if type(value) is not hint:
-        mistakes.append(Mistake(key, f"is {told(value)}, not {WORDS[hint]}"))
+        mistakes.append(Mistake(key, f"is {shown_value(value)}, not {WORDS[hint]}"))
     elif problem := _out_of_limits(value, limits):
-        mistakes.append(Mistake(key, f"is {told(value)}, {problem}"))
+        mistakes.append(Mistake(key, f"is {shown_value(value)}, {problem}"))
     return value
 
 

@@ -152,10 +152,9 @@ def _parse_line(line: bytes, time: float = 0.0) -> Record:
 
 
 def iter_records(path: Path, end: int | None = None) -> Generator[Record]:
-    """Yield the events as JSON objects before byte `end` (default: the end of the file), reading one block at a
-    time.
+    """Yield the events before byte `end` as JSON objects, reading one block at a time.
 
-    Raises UnsafeRun.
+    The default is the end of the file. Raises UnsafeRun.
     """
     left = events_end(path) if end is None else end
     if not left:
@@ -189,9 +188,9 @@ def events_end(path: Path) -> int:
 
 
 def newest_records(path: Path, type: str, count: int) -> list[Record]:
-    """Return up to `count` events of one type as JSON objects, from the last 64 KiB of the file, newest first.
+    """Return up to `count` events of one type as JSON objects, newest first.
 
-    Raises UnsafeRun.
+    Only the last 64 KiB of the file are read. Raises UnsafeRun.
     """
     try:
         with os.fdopen(open_descriptor(path), "rb") as file:

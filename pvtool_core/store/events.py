@@ -1,7 +1,7 @@
 """Events of an engine: one class for each type, written by engines and parsed once by readers.
 
-In events.jsonl an event is a JSON object with `time`, `type` and the fields of its class. Fields that
-are None or empty are omitted where the class allows it.
+In events.jsonl an event is a JSON object with `time`, `type` and the fields of its class. Fields
+that are None or empty are omitted where the class allows it.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ class Event:
 
     @classmethod
     def parse(cls, record: Mapping[str, Any]) -> Self:
-        """Return the event of a JSON object. Raises ValueError, TypeError or KeyError if invalid."""
+        """Return the event of a JSON object. Raises ValueError, TypeError or KeyError."""
         values: dict[str, Any] = {}
         for name, convert, required in _readers(cls):
             if required or name in record:
@@ -72,8 +72,8 @@ class StageEvent(Event):
 class StepEvent(Event):
     """One training iteration.
 
-    `eta` is the remaining time in seconds. `scalars` are fields of their own in the JSON object: the
-    losses of the objective, the learning rate `lr`, `grad_norm` and `seconds`.
+    `eta` is the remaining time in seconds. `scalars` are fields of their own in the JSON object:
+    the losses of the objective, the learning rate `lr`, `grad_norm` and `seconds`.
     """
 
     type = "step"
@@ -86,7 +86,7 @@ class StepEvent(Event):
 
     @classmethod
     def parse(cls, record: Mapping[str, Any]) -> Self:
-        """Return the event of a JSON object. Raises ValueError, TypeError or KeyError if invalid."""
+        """Return the event of a JSON object. Raises ValueError, TypeError or KeyError."""
         return cls.of(record["step"], record, record["time"])
 
     @classmethod
@@ -197,7 +197,7 @@ class TelemetryEvent(Event):
 
     @classmethod
     def parse(cls, record: Mapping[str, Any]) -> Self:
-        """Return the event of a JSON object. Raises ValueError, TypeError or KeyError if invalid."""
+        """Return the event of a JSON object. Raises ValueError, TypeError or KeyError."""
         devices = tuple(
             DeviceReading(
                 **{

@@ -47,9 +47,9 @@ IDENTITY_FILE = "identity.toml"
 EMBEDDINGS_FILE = "embeddings.safetensors"
 FACES_FILE = "faces.json"
 CROP_SIDE = 112
-"""Of aligned faces, in pixels."""
+"""Side of aligned faces in pixels."""
 LARGEST_SIDE = 2048
-"""Of the photos that are kept, in pixels."""
+"""Largest side of stored photos in pixels."""
 _MAX_RECORD_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 16
 _NOT_EMBEDDINGS = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
@@ -57,8 +57,7 @@ _NOT_EMBEDDINGS = (ValueError, TypeError, KeyError, AttributeError, RecursionErr
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFace:
-    """One photo of an identity: the stored copy, the aligned face crop and the position of the
-    face.
+    """One photo of an identity: the stored copy, the face crop and the face's position.
 
     `bbox` is left, top, right, bottom; `landmarks` are eyes, nose and mouth corners, x and y in
     turn; both in pixels of `reference`. `picture` is the name of the user's file.
@@ -76,7 +75,7 @@ class StoredFace:
 class Record:
     """Content of identity.toml."""
 
-    noun: str = setting("what prompts call them", "person", choices=("man", "woman", "person"))
+    noun: str = setting("class noun in prompts", "person", choices=("man", "woman", "person"))
     consent: str = ""
     created: str
     faces: tuple[StoredFace, ...]
@@ -111,24 +110,24 @@ class Identity:
 
     @property
     def references(self) -> list[Path]:
-        """The kept photos, in the order in which they were given."""
+        """The stored photos, in the order in which they were given."""
         return [self.folder / face.reference for face in self.record.faces]
 
     @property
     def faces(self) -> list[Path]:
-        """The aligned 112 × 112 crops, in the same order; also that of the rows of the embeddings."""
+        """The aligned 112 × 112 crops, in the same order as the rows of the embeddings."""
         return [self.folder / face.face for face in self.record.faces]
 
     def similarities(self) -> tuple[tuple[float, ...], ...]:
-        """Return the pairwise similarity of the photos: the cosine of their embeddings, averaged
-        over all recognisers, one row per photo.
+        """Return the pairwise similarity of the photos, one row per photo.
 
-        Raises BrokenIdentity if the embeddings are damaged or belong to other photos.
+        It is the cosine of their embeddings, averaged over all recognisers. Raises BrokenIdentity
+        if the embeddings are damaged or belong to other photos.
         """
         path = self.folder / EMBEDDINGS_FILE
         each = [_cosines(rows) for rows in _read_embeddings(path).values()]
         if any(len(matrix) != len(self.faces) for matrix in each):
-            raise BrokenIdentity(path, "is not about the photos that are kept")
+            raise BrokenIdentity(path, "does not belong to the stored photos")
         return tuple(
             tuple(_mean(values) for values in zip(*rows, strict=True))
             for rows in zip(*each, strict=True)
@@ -136,8 +135,7 @@ class Identity:
 
 
 def _read_embeddings(path: Path) -> dict[str, list[Sequence[float]]]:
-    """Read unit vectors per recogniser, one row per photo, from a safetensors file without that
-    library.
+    """Read unit vectors per recogniser, one row per photo, without the safetensors library.
 
     The first eight bytes are the length of the JSON header, which describes where each tensor is.
     """
@@ -168,7 +166,10 @@ def _parse_embeddings(content: bytes) -> dict[str, list[Sequence[float]]]:
 
 
 def _rows(content: bytes, about: dict[str, Any]) -> list[Sequence[float]]:
-    """Return one tensor (photos, dimensions) as unit vectors. Raises ValueError if it is invalid."""
+    """Return one tensor (photos, dimensions) as unit vectors.
+
+    Raises ValueError if it is invalid.
+    """
     (count, length), (begin, end) = about["shape"], about["data_offsets"]
     values = array("f", content[begin:end])
     if sys.byteorder == "big":
@@ -220,7 +221,7 @@ class Library:
         return Identity(folder.name, folder, _stored_record(folder / IDENTITY_FILE))
 
     def check_free(self, name: str) -> str:
-        """Give back a name that a new identity may have. Raises BadName or NameTaken."""
+        """Return a name that a new identity may have. Raises BadName or NameTaken."""
         name = check_name("an identity", name)
         if (self.root / name).exists():
             raise NameTaken(
@@ -230,8 +231,9 @@ class Library:
 
     @contextmanager
     def staging(self) -> Generator[Path]:
-        """Create a private folder in which to prepare an identity; deleted on exit unless it was
-        adopted.
+        """Create a private folder in which to prepare an identity.
+
+        It is deleted on exit unless it was adopted.
         """
         self.sweep()
         with held_folder(self.root, ".adding-") as folder:
@@ -247,9 +249,9 @@ class Library:
             sweep(jobs_dir(), "")
 
     def adopt(self, staging: Path, name: str, noun: str, consent: str) -> Identity:
-        """Turn the result of an enrolment job in `staging` into the identity `name`, in one rename.
+        """Turn the result of an enrolment job in `staging` into the identity `name`.
 
-        Raises NameTaken.
+        This is one rename. Raises NameTaken.
         """
         found: list[dict[str, Any]] = json.loads((staging / FACES_FILE).read_bytes())
         faces = tuple(from_table(StoredFace, _flat(face)) for face in found)
@@ -278,7 +280,7 @@ class Library:
         return self._take_in(self.get(old).folder, new)
 
     def remove(self, name: str) -> None:
-        """Delete the identity and everything kept of the person. Raises Missing."""
+        """Delete the identity and all its files. Raises Missing."""
         folder = self.get(name).folder
         with held_folder(self.root, ".removing-") as hidden:
             folder.rename(hidden / folder.name)
@@ -310,7 +312,7 @@ class Library:
 def _stored_record(path: Path) -> Record:
     try:
         if path.stat().st_size > _MAX_RECORD_BYTES:
-            raise BrokenIdentity(path, "is far too large")
+            raise BrokenIdentity(path, "is too large")
         return from_table(Record, read_toml(path), str(path.parent))
     except (SettingsError, RunFailed) as error:
         raise BrokenIdentity(path, f"cannot be used: {error.message.rstrip('.')}") from error
@@ -335,21 +337,21 @@ def _check_content(archive: Path, content: Mapping[str, bytes]) -> None:
         raise BadArchive(archive, problem)
     if set(content) != {IDENTITY_FILE, EMBEDDINGS_FILE, *named}:
         other = sorted(set(content) ^ {IDENTITY_FILE, EMBEDDINGS_FILE, *named})[0]
-        raise BadArchive(archive, f"has or lacks {other!r}, against its own list")
+        raise BadArchive(archive, f"has an unlisted file or lacks a listed one: {other!r}")
     for face in record.faces:
         _check_picture(archive, face.reference, content[face.reference])
         _check_picture(archive, face.face, content[face.face], (CROP_SIDE, CROP_SIDE))
     try:
         embeddings = _parse_embeddings(content[EMBEDDINGS_FILE])
     except _NOT_EMBEDDINGS as error:
-        raise BadArchive(archive, "holds damaged embeddings") from error
+        raise BadArchive(archive, "contains corrupt embeddings") from error
     if not embeddings or any(len(rows) != len(record.faces) for rows in embeddings.values()):
-        raise BadArchive(archive, "holds embeddings of other photos than its own")
+        raise BadArchive(archive, "contains embeddings of other photos")
 
 
 def _read_record(archive: Path, content: bytes) -> Record:
     if len(content) > _MAX_RECORD_BYTES:
-        raise BadArchive(archive, "holds a record that is far too large")
+        raise BadArchive(archive, "holds a record that is too large")
     try:
         return from_table(Record, parse_toml(content.decode()), archive.name)
     except (ValueError, SettingsError) as error:
@@ -361,11 +363,9 @@ def _problem_of(face: StoredFace) -> str:
     if not re.fullmatch(r"references/\w[\w.-]*\.png", face.reference) or not re.fullmatch(
         r"faces/\w[\w.-]*\.png", face.face
     ):
-        return (
-            f"names the files {face.reference[:60]!r} and {face.face[:60]!r}, which no identity has"
-        )
+        return f"names the files {face.reference[:60]!r} and {face.face[:60]!r}, invalid names"
     if len(face.bbox) != 4 or len(face.landmarks) != 10:
-        return "holds a face without its place"
+        return "contains a face without its position"
     return (
         ""
         if all(map(math.isfinite, (face.score, *face.bbox, *face.landmarks)))
@@ -383,13 +383,13 @@ def _check_picture(
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             if max(image.size) > LARGEST_SIDE or (size and image.size != size):
                 raise BadArchive(
-                    archive, f"holds {name!r} of {image.width} × {image.height} pixels"
+                    archive, f"contains {name!r} of {image.width} × {image.height} pixels"
                 )
             if image.mode != "RGB":
-                raise BadArchive(archive, f"holds {name!r}, which is not an RGB picture")
+                raise BadArchive(archive, f"contains {name!r}, which is not an RGB picture")
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadArchive(archive, f"holds {name!r}, which is not a PNG picture") from error
+        raise BadArchive(archive, f"contains {name!r}, which is not a PNG picture") from error
 
 
 def _write_all(folder: Path, content: Mapping[str, bytes]) -> None:
@@ -400,7 +400,7 @@ def _write_all(folder: Path, content: Mapping[str, bytes]) -> None:
 
 
 def _sync_all(folder: Path) -> None:
-    """Make everything in a folder last through a power cut."""
+    """Sync everything in a folder to disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

@@ -18,7 +18,7 @@ MANIFEST = "manifest.json"
 _FORMAT = "pv identity 1"
 _MAX_BYTES = 1 << 30
 _MAX_MANIFEST_BYTES = 1 << 20
-_MAX_FILES = 2003  # of a thousand photos
+_MAX_FILES = 2003  # for a thousand photos
 _MAX_NAME = 100
 
 
@@ -44,7 +44,7 @@ def unpack(archive: Path) -> tuple[str, dict[str, bytes]]:
     try:
         text = content.pop(MANIFEST)
         if len(text) > _MAX_MANIFEST_BYTES:
-            raise BadArchive(archive, "has a manifest that is far too large")
+            raise BadArchive(archive, "has a manifest that is too large")
         manifest: dict[str, Any] = json.loads(text)
         name, expected, form = manifest["name"], manifest["sha256"], manifest["format"]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -59,15 +59,15 @@ def unpack(archive: Path) -> tuple[str, dict[str, bytes]]:
 def _read(archive: Path) -> dict[str, bytes]:
     """Return the contents of all members. Raises Missing, BadArchive."""
     if not archive.is_file():
-        raise Missing("file", str(archive), "Give a file written by `pv identity export`.")
+        raise Missing("file", str(archive), "Use a file written by `pv identity export`.")
     if archive.stat().st_size > _MAX_BYTES:
-        raise BadArchive(archive, "is far too large for an identity")
+        raise BadArchive(archive, "is too large for an identity")
     content: dict[str, bytes] = {}
     try:
         with tarfile.open(archive, mode="r:") as tar:
             for member in tar:
                 if len(content) >= _MAX_FILES:
-                    raise BadArchive(archive, "holds too many files for an identity")
+                    raise BadArchive(archive, "contains too many files for an identity")
                 name = _name_of(archive, member, content)
                 content[name] = _data_of(archive, tar, member)
     except (
@@ -79,7 +79,7 @@ def _read(archive: Path) -> dict[str, bytes]:
         MemoryError,
     ) as error:
         raise BadArchive(archive, "is not a tar file, or is damaged") from error
-    except OSError as error:  # seeking to a size that cannot be
+    except OSError as error:  # seeking to an impossible size
         raise BadArchive(archive, "is not a tar file, or is damaged") from error
     return content
 
@@ -90,13 +90,13 @@ def _name_of(archive: Path, member: tarfile.TarInfo, known: Mapping[str, bytes])
     allowed = len(name) <= _MAX_NAME and name == "/".join(parts) and len(parts) <= 2
     hidden = any(part.startswith(".") for part in parts)
     if not allowed or hidden or name in known or not member.isreg() or member.issparse():
-        raise BadArchive(archive, f"holds {name[:_MAX_NAME]!r}, which no identity has")
+        raise BadArchive(archive, f"contains {name[:_MAX_NAME]!r}, not a file of an identity")
     return name
 
 
 def _data_of(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     if not 0 <= member.size <= _MAX_BYTES:
-        raise BadArchive(archive, f"holds {member.name!r} of an impossible size")
+        raise BadArchive(archive, f"contains {member.name!r} of an impossible size")
     file = tar.extractfile(member)
     data = file.read() if file else b""
     if len(data) != member.size:

@@ -17,10 +17,8 @@ from pvtool_core.files import replace_file
 
 HEARTBEAT_SECONDS = 1.0
 FOREIGN_HEARTBEAT_SECONDS = 30.0
-CLOCK_SECONDS = 0.05  # by which a file's time may lag behind the clock
-CHANGED_SECONDS = (
-    1.5  # by which two sights of one process's start may differ: a clock is read to the second
-)
+CLOCK_SECONDS = 0.05  # largest delay of a file's time against the clock
+CHANGED_SECONDS = 1.5  # largest difference between two readings of a process's start time
 _MOST_STEPS = 1 << 53
 
 
@@ -41,15 +39,15 @@ class State(StrEnum):
 
 
 ENDED = frozenset({State.FINISHED, State.STOPPED, State.FAILED})
-"""What an engine's last word can say."""
+"""Final states in exit records."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """A heartbeat. `started` is the start time of the process, which detects a reused process id.
+    """A heartbeat.
 
-    `booted` is the boot time by the same clock: their difference stays valid if the clock is set
-    later.
+    `started` is the start time of the process, which detects a reused process id. `booted` is the
+    boot time by the same clock: their difference stays valid if the clock is set later.
     """
 
     state: str
@@ -73,8 +71,9 @@ class Status:
 
 
 class Heartbeat:
-    """Writes status.json every second from its own thread, so that a long step does not look like a
-    dead engine.
+    """Writes status.json every second from its own thread.
+
+    A long step then does not look like a dead engine.
     """
 
     def __init__(self, path: Path, total: int = 0) -> None:
@@ -129,15 +128,15 @@ def process_facts(pid: int) -> dict[str, Any]:
 
 
 def boot_id() -> str:
-    """Return an id of the current boot, which tells process ids before and after a restart apart."""
+    """Return an id of the current boot, to distinguish process ids before and after a restart."""
     linux = Path("/proc/sys/kernel/random/boot_id")
     return linux.read_text().strip() if linux.exists() else f"{psutil.boot_time():.0f}"
 
 
 def process_lives(pid: int, started: float, booted: float = 0.0) -> bool:
-    """Return whether the process with that id is still the one that started then.
+    """Return whether the process with this id is still the one that started then.
 
-    With `booted`, the boot time by the clock of that moment, a clock that was set since does not
+    With `booted`, the boot time by the clock at that time, later changes of the clock do not
     matter.
     """
     try:
@@ -145,7 +144,7 @@ def process_lives(pid: int, started: float, booted: float = 0.0) -> bool:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
         since = process.create_time() - (psutil.boot_time() if booted else 0.0)
-    except (psutil.NoSuchProcess, ValueError):  # there cannot be one of that number
+    except (psutil.NoSuchProcess, ValueError):  # an impossible process id
         return False
     return abs(since - (started - booted)) < CHANGED_SECONDS
 

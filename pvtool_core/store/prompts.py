@@ -35,28 +35,26 @@ class Bank:
     own: bool = False
 
     def fill(self, noun: str) -> tuple[str, ...]:
-        """Return the prompts for an identity of that class noun."""
+        """Return the prompts for an identity with this class noun."""
         return tuple(fill(prompt, noun) for prompt in self.prompts)
 
 
 def fill(prompt: str, noun: str) -> str:
-    """Put the identity's noun into a prompt."""
+    """Replace `{noun}` in a prompt."""
     return prompt.replace(NOUN, noun)
 
 
 def without_keyword(prompt: str) -> str:
-    """Return the prompt without the keyword, as HPSv2 scores it: the keyword has no meaning for
-    that model.
-    """
+    """Return the prompt without the keyword, for HPSv2, which does not know it."""
     return " ".join(prompt.replace(KEYWORD, " ").split())
 
 
 def check_prompt(prompt: str) -> str:
-    """Give back the prompt without needless white space. Raises BadPrompt if it cannot be used."""
+    """Return the prompt without extra white space. Raises BadPrompt if it is invalid."""
     plain = " ".join(prompt.split())
     shown = plain if len(plain) <= 60 else plain[:57] + "…"
     if not without_keyword(plain):
-        raise BadPrompt("A prompt is empty.", f"Write what happens, with {KEYWORD} for the person.")
+        raise BadPrompt("Empty prompt.", f"Describe the clip, with {KEYWORD} for the identity.")
     if KEYWORD not in plain:
         raise BadPrompt(
             f"The prompt {shown!r} lacks the keyword {KEYWORD}.",
@@ -70,35 +68,36 @@ def check_prompt(prompt: str) -> str:
         unknown := [field for field in re.findall(r"\{[^{}]*\}", plain) if field != NOUN]
     ):
         raise BadPrompt(
-            f"The prompt {shown!r} holds {unknown[0]!r}.", f"Only {NOUN} is replaced; write it out."
+            f"The prompt {shown!r} contains {unknown[0]!r}.", f"Only {NOUN} is replaced."
         )
     check_syntax("prompt", plain)
     return plain
 
 
-_NO_WEIGHTS = "Weights are not supported: write the words alone."
+_NO_WEIGHTS = "Weights are not supported: write the words only."
 _FOREIGN = (
-    (r"<(?:lora|lyco|lycoris|hypernet|embedding):[^<>]*>?", "Give LoRAs with --lora FILE:0.8."),
-    (r"\bembedding:[^\s,]+", "Textual inversion is not supported: leave it out."),
+    (r"<(?:lora|lyco|lycoris|hypernet|embedding):[^<>]*>?", "Use --lora FILE:0.8 for LoRAs."),
+    (r"\bembedding:[^\s,]+", "Textual inversion is not supported: remove it."),
     (r"\(?[^()]{0,60}:\s*[-+]?\d*\.\d+\s*\)", _NO_WEIGHTS),
     (r"\([^()]{0,60}[^\d\s:]:\s*\d+\s*\)", _NO_WEIGHTS),  # but not (16:9)
     (r"\([^()]{0,60}\)(?:\d?\.\d+|\++(?!\w))", _NO_WEIGHTS),
-    (r"\[[^\[\]]{0,60}\w[^\[\]]{0,60}\]", "Brackets have no meaning here: remove them."),
+    (r"\[[^\[\]]{0,60}\w[^\[\]]{0,60}\]", "Brackets are not supported: remove them."),
     (r"\{[^{}|]*\|[^{}]*\}", "Alternatives are not supported: write a prompt for each."),
-    (r"(?<!\S)BREAK(?!\S)", "Chunks are not supported: leave it out, or write it in lower case."),
+    (r"(?<!\S)BREAK(?!\S)", "Chunks are not supported: remove it, or write it in lower case."),
     (r"(?<!\S)AND(?!\S)", "Composition is not supported: write 'and', or a prompt for each part."),
 )
 """Syntax of other programs, which the text encoder would read as text."""
 
 
 def check_syntax(what: str, text: str) -> None:
-    """Raise BadPrompt for syntax of other programs, such as `<lora:…>`, `(x:1.3)`, `[x]` or AND,
-    and for invalid UTF-8.
+    """Raise BadPrompt for syntax of other programs, and for invalid UTF-8.
+
+    Examples are `<lora:…>`, `(x:1.3)`, `[x]` and AND.
     """
     shown = text if len(text) <= 60 else text[:57] + "…"
     if not is_utf8(text):
         raise BadPrompt(
-            f"The {what} '{printable(text, whole=True)}' is not valid UTF-8.", "Give it in UTF-8."
+            f"The {what} '{printable(text, whole=True)}' is not valid UTF-8.", "Use UTF-8."
         )
     for pattern, hint in _FOREIGN:
         if found := re.search(pattern, text):
@@ -120,10 +119,10 @@ def check_prompts(prompts: Iterable[str], source: str) -> tuple[str, ...]:
 
 
 def read_prompt_file(path: Path) -> tuple[str, ...]:
-    """Return the prompts of a bank (.toml) or of a text file with one prompt per line; lines
-    starting with '#' are skipped.
+    """Return the prompts of a bank (.toml), or of a text file with one prompt per line.
 
-    Raises BadPrompt if it is missing, unreadable, empty or invalid.
+    Lines starting with '#' are skipped. Raises BadPrompt if the file is missing, unreadable, empty
+    or invalid.
     """
     text = decode_prompts(printable(path), read_prompt_bytes(path))
     if path.suffix == ".toml":
@@ -143,11 +142,11 @@ def read_prompt_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             return read_prompt_stream(printable(path), file)
     except FileNotFoundError as error:
-        hint = "Give a text file with one prompt a line or a bank; `pv prompts list` shows the banks there are."
+        hint = "Use a text file with one prompt per line, or a bank; see `pv prompts list`."
         raise Missing("prompt file", str(path), hint) from error
     except OSError as error:
         problem = f"Cannot read {printable(path)}: {error.strerror}."
-        raise BadPrompt(problem, "See that it is a file of yours.") from error
+        raise BadPrompt(problem, "Check its permissions.") from error
 
 
 def read_prompt_stream(name: str, stream: BinaryIO) -> bytes:
@@ -155,7 +154,8 @@ def read_prompt_stream(name: str, stream: BinaryIO) -> bytes:
     content = stream.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
         raise BadPrompt(
-            f"{name} is larger than {_MOST_BYTES >> 20} MiB.", "Give the prompts in several files."
+            f"{name} is larger than {_MOST_BYTES >> 20} MiB.",
+            "Split the prompts into several files.",
         )
     return content
 
@@ -165,7 +165,7 @@ def decode_prompts(name: str, content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadPrompt(f"Cannot read {name} as text.", "Give it in UTF-8.") from error
+        raise BadPrompt(f"Cannot read {name} as text.", "Use UTF-8.") from error
 
 
 def _parse_bank(name: str, text: str, path: Path, own: bool = False) -> Bank:
@@ -178,13 +178,13 @@ def _parse_bank(name: str, text: str, path: Path, own: bool = False) -> Bank:
     prompts = table.get("prompts")
     if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
         raise BadPrompt(
-            f"{path.name} lacks a list of texts named prompts.", "Write prompts = ['…', '…']."
+            f"{path.name} has no list of texts named prompts.", "Write prompts = ['…', '…']."
         )
     return Bank(name, str(table.get("description", "")), check_prompts(prompts, path.name), own)
 
 
 class Banks:
-    """The shipped banks and the user's own; an own bank hides a shipped one of its name."""
+    """The shipped banks and the user's; the latter replace shipped ones of the same name."""
 
     def __init__(self, shipped: Path | None = None, own: Path | None = None) -> None:
         self.shipped = shipped or presets_dir() / "prompts"
@@ -218,11 +218,9 @@ class Banks:
             raise NameTaken(
                 "a prompt bank",
                 name,
-                f"Choose another name, or `pv prompts add {name}` for one of yours.",
+                f"Choose another name, or `pv prompts add {name}` to extend yours.",
             )
-        return self._write(
-            Bank(name, description, check_prompts(prompts, "what was given"), own=True)
-        )
+        return self._write(Bank(name, description, check_prompts(prompts, "the input"), own=True))
 
     def extend(self, name: str, prompts: Sequence[str]) -> Bank:
         """Add prompts to a bank of the user.
@@ -233,21 +231,21 @@ class Banks:
         return self._rewrite(bank, [*bank.prompts, *prompts])
 
     def exchange(self, name: str, old: str, new: Sequence[str]) -> Bank:
-        """Replace the prompt `old` by the prompts `new`, which may be none, in a bank of the user.
+        """Replace the prompt `old` by the prompts `new` in a bank of the user.
 
-        Raises as `extend` does, and Missing if `old` is not in the bank, which another process may
-        have changed.
+        `new` may be empty. Raises as `extend` does, and Missing if `old` is not in the bank, which
+        another process may have changed.
         """
         bank = self._own(name)
         if old not in bank.prompts:
             raise Missing(
-                f"prompt in {name}", old, "The bank was changed meanwhile; look at it again."
+                f"prompt in {name}", old, "The bank was changed meanwhile; check it and try again."
             )
         place = bank.prompts.index(old)
         return self._rewrite(bank, [*bank.prompts[:place], *new, *bank.prompts[place + 1 :]])
 
     def remove(self, name: str) -> None:
-        """Delete one of the user's own banks. Raises NameTaken for a shipped one, Missing."""
+        """Delete a bank of the user. Raises NameTaken for a shipped one, Missing."""
         self._own(name)
         (self.own / f"{name}.toml").unlink()
 
@@ -257,7 +255,7 @@ class Banks:
             raise NameTaken(
                 "a shipped prompt bank",
                 name,
-                "Shipped banks stay as they are; choose another name.",
+                "Shipped banks cannot be changed; choose another name.",
             )
         return bank
 

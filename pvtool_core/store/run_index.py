@@ -1,4 +1,4 @@
-"""An index of all runs in the order of their creation, which re-reads only those that changed.
+"""An index of all runs in the order of their creation, which reads changed runs only.
 
 The recorded settings of runs and the summaries of ended runs are stored in `<cache>/runs.json`,
 with the time and size of the files that they were read from. The file is a cache: without it
@@ -24,7 +24,7 @@ from pvtool_core.store.trend import Trend
 
 _ENDED = frozenset({State.FINISHED, State.STOPPED, State.FAILED})
 _FORMAT = 3
-_FEW = 100  # so many runs are read faster than anybody notices: for fewer, nothing is written
+_FEW = 100  # below this number of runs, reading them is fast and no index is written
 _MAX_BYTES = 1 << 26
 Stamp = list[int]
 
@@ -63,7 +63,7 @@ class RunIndex:
         }
 
     def _folders(self) -> list[RunFolder]:
-        """List the runs, and forget those that are gone."""
+        """List the runs, and remove deleted ones from the index."""
         folders = list_runs(self.root)
         names = {str(folder.path) for folder in folders}
         for known in (self._origins, self._facts):
@@ -82,7 +82,7 @@ class RunIndex:
     def _origin_or_none(self, folder: RunFolder) -> RunOrigin | None:
         try:
             return self._origin(folder)
-        except (PvError, OSError):  # named as the run's problem in `facts`
+        except (PvError, OSError):  # reported as the run's problem in `facts`
             return None
 
     def _origin(self, folder: RunFolder) -> RunOrigin:
@@ -92,13 +92,13 @@ class RunIndex:
         if known and known[0] == stamp:
             return known[1]
         origin = run_origin(folder)
-        if origin.recorded:  # otherwise the first event, still to come, has the time
+        if origin.recorded:  # otherwise the time is that of the first event, not written yet
             self._origins[name] = stamp, origin
             self._unsaved += 1
         return origin
 
     def _facts_of(self, folder: RunFolder) -> RunSummary:
-        """Return the summary of a run, from the index if it has ended and its files are unchanged."""
+        """Return the summary of a run, from the index if it has ended and is unchanged."""
         name = str(folder.path)
         files = (folder.config, folder.exit, folder.status, folder.events)
         stamps = [_stamp(file) for file in files]
@@ -129,7 +129,7 @@ class RunIndex:
                 }
 
     def _save(self) -> None:
-        """Save the index if enough entries are new. A cache that cannot be written is not an error."""
+        """Save the index if enough entries are new. Errors of writing are ignored."""
         if self._unsaved < _FEW:
             return
         self._unsaved = 0
@@ -148,8 +148,9 @@ class RunIndex:
 
 
 def runs_of(person: Identity) -> list[RunFolder]:
-    """Return the runs trained on this identity, oldest first, without those of another identity of
-    the same name.
+    """Return the runs trained on this identity, oldest first.
+
+    Those of another identity of the same name are excluded.
     """
     return RunIndex().by_identity().get(person.ref.fingerprint, [])
 
@@ -162,7 +163,7 @@ def _facts(values: dict[str, Any]) -> RunSummary:
 
 
 def _stamp(file: Path) -> Stamp:
-    """Return what changes whenever a file does; nothing for a file that does not exist."""
+    """Return a value that changes with the file; nothing for a missing file."""
     try:
         found = os.stat(file)  # noqa: PTH116 - thousands of files
     except OSError:

@@ -89,8 +89,9 @@ class Request(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ExitRecord:
-    """Outcome of an engine; `message` and `hint` are for users, `kind` is the name of the error, if
-    any.
+    """Outcome of an engine.
+
+    `message` and `hint` are for users, `kind` is the name of the error, if any.
     """
 
     status: int
@@ -151,8 +152,9 @@ class RunFolder:
         return self
 
     def check(self) -> None:
-        """Check, before anything is written, that the folder contains regular files and folders
-        only. Raises UnsafeRun.
+        """Check that the folder contains regular files and folders only, before a write.
+
+        Raises UnsafeRun.
         """
         for path, problem in foreign_things(self.path):
             raise UnsafeRun(path, problem)
@@ -162,8 +164,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Generator[None]:
-        """Hold the folder for one engine; the lock is released when the process ends, however it
-        ends.
+        """Hold the folder for one engine, until the process ends in any way.
 
         Raises Busy, or UnsafeRun if the lock is not a regular file in the folder.
         """
@@ -190,10 +191,9 @@ class RunFolder:
             return ""
 
     def announce(self, pid: int) -> None:
-        """Record that process `pid`, just started, is the engine of this folder, until its first
-        heartbeat.
+        """Record that process `pid`, just started, is the engine of this folder.
 
-        Writes nothing if it has sent a heartbeat already.
+        The record is valid until its first heartbeat; if there is one already, nothing is written.
         """
         try:
             before = self.read_status()
@@ -232,9 +232,7 @@ class RunFolder:
         replace_file(self.exit, json.dumps({**asdict(record), "time": time.time()}).encode())
 
     def clear_exit(self) -> None:
-        """Remove the exit record of an earlier engine; the next engine calls this while it holds
-        the lock.
-        """
+        """Remove the exit record of an earlier engine, while holding the lock."""
         self.exit.unlink(missing_ok=True)
 
     def exit_mark(self) -> tuple[int, int, int] | None:
@@ -246,7 +244,8 @@ class RunFolder:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def state(self) -> State:
-        """Return the current state of the job, from its files and the processes of this machine;
+        """Return the state of the job, from its files and the processes of this machine.
+
         LOST if they are invalid.
         """
         try:
@@ -260,7 +259,7 @@ class RunFolder:
             return State.LOST
 
     def request(self, what: Request) -> None:
-        """Send a request to the engine. Repeating it before the engine responds has no effect."""
+        """Send a request to the engine. It need not be repeated before a response."""
         replace_file(own_folder(self.control) / what.value, b"")
 
     def take_requests(self) -> list[Request]:
@@ -283,10 +282,10 @@ class RunFolder:
         )
 
     def forget_requests(self) -> None:
-        """Remove requests to an earlier engine that died before it responded; the engine calls this
-        when it starts.
+        """Remove requests to an earlier engine that died before it responded.
 
-        Requests made after this engine was announced are kept.
+        The engine calls this when it starts. Requests made after this engine was announced are
+        kept.
         """
         try:
             status = self.read_status()
@@ -298,8 +297,7 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove unfinished files of killed processes; the engine calls this while it holds the
-        lock.
+        """Remove unfinished files of killed processes, while holding the lock.
 
         Unfinished files of live processes stay: one may be the process that started this engine.
         """
@@ -319,11 +317,10 @@ class RunFolder:
         keep: int | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Write a checkpoint that is complete or absent, even after a kill or on a full disk, and
-        keep the `keep` newest.
+        """Write a checkpoint, and keep the `keep` newest.
 
-        `files` maps names to bytes, or to functions that write to a given path. `facts` are added
-        to the manifest.
+        It is complete or absent, even after a kill or on a full disk. `files` maps names to bytes,
+        or to functions that write to a given path. `facts` are added to the manifest.
         """
         final = own_folder(self.checkpoints) / f"step-{step:06d}"
         temporary = self.checkpoints / f".{final.name}{WRITING}"
@@ -335,9 +332,7 @@ class RunFolder:
         except BaseException:
             shutil.rmtree(temporary)
             raise
-        if exists(
-            final
-        ):  # an engine that was killed after this step had written it, and a broken one may be replaced
+        if exists(final):  # written by an engine that was killed after this step, or corrupt
             remove(final)
         temporary.rename(final)
         sync_folder(self.checkpoints)
@@ -420,11 +415,12 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def writer_lives(begun: Path) -> bool:
-    """Return whether the process whose id is in the name of an unfinished file is alive and old
-    enough to be its writer.
+    """Return whether the writer of an unfinished file is alive.
+
+    Its process id is in the file's name; a process that started later is another one.
     """
     named = _UNFINISHED.fullmatch(begun.name)
-    if not named:  # only the engine writes files without a process id, and it has not started
+    if not named:  # files without a process id are of an engine, which has not started
         return False
     try:
         process = psutil.Process(int(named[1]))
@@ -505,7 +501,7 @@ def find_run(root: Path, name: str) -> RunFolder:
 
 
 def new_run(root: Path, identity: str) -> RunFolder:
-    """Make the folder of a new run of `identity`, named after it and counted from 1."""
+    """Create the folder of a new run of `identity`, named after it and counted from 1."""
     number = 1
     while True:
         try:

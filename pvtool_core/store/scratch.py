@@ -1,5 +1,4 @@
-"""Temporary folders that are deleted with their process, or by a later one if the process was
-killed.
+"""Temporary folders that are deleted with their process, or later if it was killed.
 
 A killed process may leave photos and embeddings behind. A held folder is locked, and the lock ends
 with the process. The parent folder is locked while a folder is created or swept, so that none is
@@ -23,7 +22,10 @@ _KEPT = ".kept"
 
 @contextmanager
 def held_folder(parent: Path, prefix: str) -> Generator[Path]:
-    """Create a private folder in `parent` and hold it; the caller moves or deletes it before exit."""
+    """Create a private folder in `parent` and hold it until this process ends.
+
+    The caller moves or deletes it before.
+    """
     make_private(parent)
     with _locked(parent):
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
@@ -35,13 +37,12 @@ def held_folder(parent: Path, prefix: str) -> Generator[Path]:
 
 
 def keep(folder: Path) -> None:
-    """Let a folder whose log explains a failure be swept only after `LOG_DAYS` days."""
+    """Keep a folder with the log of a failure for `LOG_DAYS` days."""
     (folder / _KEPT).touch(mode=0o600)
 
 
 def sweep(parent: Path, *prefixes: str) -> None:
-    """Delete the folders in `parent` that start with one of `prefixes` and whose processes are
-    dead.
+    """Delete the folders in `parent` with one of `prefixes` whose processes are dead.
 
     Never raises: folders that cannot be deleted are deleted by a later call.
     """
@@ -68,7 +69,7 @@ def _sweep_one(folder: Path) -> None:
     try:
         held.extend(_lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB) for file in locks)
         shutil.rmtree(folder, ignore_errors=True)
-    except OSError:  # its process, or the engine that works in it, is alive
+    except OSError:  # its process, or the engine that uses it, is alive
         return
     finally:
         for descriptor in held:

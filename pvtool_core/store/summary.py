@@ -1,4 +1,4 @@
-"""Summaries of runs, read without following them, for programs, tables and the dashboard."""
+"""Summaries of runs at one moment, for programs, tables and the dashboard."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -21,10 +21,11 @@ from pvtool_core.untrusted import is_file
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """A run at one moment. Values from corrupt files are empty, and `problem` names the file.
+    """A run at one moment.
 
-    `losses` are those of the objective, each as the mean of the last 20 steps with its trend, since one
-    step is the loss of one random prompt; None without values.
+    Values from corrupt files are empty, and `problem` names the file. `losses` are those of the
+    objective, each as the mean of the last 20 steps with its trend, since one step is the loss of
+    one random prompt; None without values.
     """
 
     run: str
@@ -41,7 +42,10 @@ class RunSummary:
     problem: str = ""
 
     def table(self) -> dict[str, Any]:
-        """Return it as JSON has it: each loss by its name, and its trend as NAME_trend (↑, ↓, →, or empty)."""
+        """Return it as a table for JSON.
+
+        Each loss has its name as the key, and its trend the key NAME_trend (↑, ↓, →, or empty).
+        """
         values = asdict(self)
         losses, problem = values.pop("losses"), values.pop("problem")
         means = {name: trend and trend["mean"] for name, trend in losses.items()}
@@ -53,10 +57,10 @@ class RunSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOrigin:
-    """The identity of a run and its time of creation (seconds since 1970), as config.toml records
-    them.
+    """The identity of a run and its time of creation (seconds since 1970).
 
-    `recorded` is false if no file records the time; it is then the time of config.toml.
+    Both are recorded in config.toml. `recorded` is false if no file records the time; it is then
+    the time of config.toml.
     """
 
     identity: str
@@ -89,8 +93,9 @@ def run_origin(folder: RunFolder) -> RunOrigin:
 
 
 def _recorded_creation(folder: RunFolder) -> float | None:
-    """Return the creation time in the settings; for runs of older versions, that of the first
-    event.
+    """Return the creation time in the settings.
+
+    For runs of older versions it is that of the first event.
     """
     if recorded := job_of(folder).created:
         return datetime.fromisoformat(recorded).timestamp()
@@ -100,7 +105,7 @@ def _recorded_creation(folder: RunFolder) -> float | None:
 def summarize_run(
     folder: RunFolder, origin: Callable[[RunFolder], RunOrigin] = run_origin
 ) -> RunSummary:
-    """Look at a run once. Whatever its files hold, this raises nothing."""
+    """Summarise a run; never raises, whatever its files contain."""
     known: dict[str, Any] = {"losses": dict.fromkeys(OBJECTIVES[DEFAULT_OBJECTIVE].losses)}
     problems: list[str] = []
 
@@ -112,9 +117,9 @@ def summarize_run(
             known |= look(folder)
         except PvError as error:
             problems.append(error.message)
-        except OSError as error:  # removed, or made unreadable, while we look
+        except OSError as error:  # removed, or made unreadable, meanwhile
             problems.append(f"{error.strerror}: {error.filename}")
-        except (ValueError, OverflowError) as error:  # such as a time that no calendar has
+        except (ValueError, OverflowError) as error:  # such as a time outside the calendar
             problems.append(f"{folder.name} cannot be read: {error}.")
     state = folder.state()
     if state not in {State.RUNNING, State.PAUSED}:
@@ -175,7 +180,7 @@ def _job_of(config: Path, _changed: int) -> TrainJob | PvError:
 
 
 def check_training(folder: RunFolder) -> None:
-    """Check that a run to resume is a training job: other jobs write to paths of their own choice.
+    """Check that a run to resume is a training job: other jobs write to any path.
 
     Invalid settings are left to the engine. Raises UsageError, BrokenRun.
     """
@@ -188,7 +193,7 @@ def adapter_of(folder: RunFolder) -> Path:
     checkpoint = folder.latest_checkpoint()
     if checkpoint is None:
         raise Missing(
-            "checkpoint of the run", folder.name, f"`pv runs resume {folder.name}` trains it."
+            "checkpoint of the run", folder.name, f"Train it with `pv runs resume {folder.name}`."
         )
     return adapter_in(checkpoint)
 

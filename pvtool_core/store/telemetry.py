@@ -17,7 +17,7 @@ _MEBIBYTE = 1 << 20
 
 
 class Telemetry:
-    """Writes a `gpu` event every few seconds from a thread of its own, and one when it begins."""
+    """Writes a `gpu` event every few seconds from its own thread, the first one immediately."""
 
     def __init__(self, write: Report) -> None:
         self._write = write
@@ -28,7 +28,7 @@ class Telemetry:
 
     def _watch(self) -> None:
         while True:
-            with suppress(OSError):  # a full disk is for the engine's own writes to report
+            with suppress(OSError):  # a full disk is reported by other writes of the engine
                 self._write(self.measure())
             if self._done.wait(SECONDS):
                 return

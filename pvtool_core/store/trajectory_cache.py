@@ -6,12 +6,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-_TRIMMED_TO = 0.9  # of the limit, so that the next one to come does not trim again
+_TRIMMED_TO = 0.9  # of the limit, so that the next entry does not trim again
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """`used` is when one of its files was last written or marked as used, in unix seconds."""
+    """One trajectory; `used` is the last write or use of one of its files, in unix seconds."""
 
     path: Path
     bytes: int
@@ -50,23 +50,23 @@ def _entry(folder: Path) -> CacheEntry | None:
 
 
 def clear(root: Path) -> list[CacheEntry]:
-    """Delete all entries; gives back those that were there."""
+    """Delete all entries and return them."""
     gone = entries(root)
     remove(root, gone)
     return gone
 
 
 def remove(root: Path, unwanted: list[CacheEntry]) -> None:
-    """Delete these entries: each is whole or absent, also for who reads it just now."""
+    """Delete these entries, each at once for concurrent readers."""
     if not unwanted:
         return
     with tempfile.TemporaryDirectory(prefix=".removing-", dir=root) as bin:
         for entry in unwanted:
             try:
                 entry.path.rename(Path(bin) / entry.path.name)
-            except FileNotFoundError:  # another process was faster
+            except FileNotFoundError:  # deleted by another process
                 continue
-    for left in root.glob(".removing-*"):  # by one that was killed on the way
+    for left in root.glob(".removing-*"):  # left by a killed process
         shutil.rmtree(left, ignore_errors=True)
 
 
@@ -85,9 +85,9 @@ class Limit:
 
     def _trim(self) -> None:
         found = entries(self._root)
-        self._bytes = sum(entry.bytes for entry in found)  # other processes write and remove, too
+        self._bytes = sum(entry.bytes for entry in found)  # other processes also write and remove
         unwanted: list[CacheEntry] = []
-        for entry in found[:-1]:  # never the newest, which is about to be used
+        for entry in found[:-1]:  # never the newest, which will be used
             if self._bytes <= _TRIMMED_TO * self._most:
                 break
             unwanted.append(entry)

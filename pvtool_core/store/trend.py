@@ -11,7 +11,10 @@ RECENT_STEPS = 2 * TREND_STEPS
 
 @dataclass(frozen=True)
 class Trend:
-    """Mean of the newest steps, and its direction: ↑, ↓, → (within the noise), or empty if unknown."""
+    """Mean of the newest steps, and its direction.
+
+    The direction is ↑, ↓, → (within the noise), or empty if unknown.
+    """
 
     mean: float
     arrow: str = ""

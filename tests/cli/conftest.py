@@ -1,4 +1,4 @@
-"""The command line as a user meets it: words in, status and two streams out, with a home of its own."""
+"""Run commands like a user: arguments in, exit status and output out, in a temporary home."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.support.commands import Answer, Pv
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """PV_HOME, and a current folder beside it."""
+    """Set PV_HOME, and a current folder beside it."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
@@ -42,7 +42,7 @@ def pv(home: Path, capfd: pytest.CaptureFixture[str]) -> Pv:
 
 @pytest.fixture
 def mara(home: Path) -> str:
-    """An identity as an identify job leaves it, with pictures of nothing: no engine looks at them here."""
+    """Add an identity like an identify job, with empty pictures."""
     library = Library()
     with library.staging() as staging:
         face = {"picture": "a.jpg", "reference": "references/000.png", "face": "faces/000.png"}
@@ -58,7 +58,7 @@ def mara(home: Path) -> str:
 
 @pytest.fixture
 def run(home: Path, mara: str) -> RunFolder:
-    """A run that ended with one checkpoint."""
+    """Create a finished run with one checkpoint."""
     folder = new_run(home / "data/runs", mara)
     job = TrainJob(
         model=ModelConfig(base_model="base"),

@@ -1,4 +1,4 @@
-"""`pv cache`: how much the shared trajectories take up, and how to be rid of them."""
+"""`pv cache`: size of the trajectory cache, and how to clear it."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ DAY = 86_400.0
 
 @pytest.fixture
 def kept(home: Path) -> Path:
-    """Three trajectories, used a day apart; and a folder that one is about to be written to."""
+    """Create three trajectories, used a day apart, and a folder that is being written."""
     root = home / "cache/trajectories"
     for day in range(3):
         for name, size in (("switch", 3 << 20), ("final", 1 << 20)):
@@ -25,7 +25,7 @@ def kept(home: Path) -> Path:
     return root
 
 
-def test_what_is_kept_is_counted(pv: Pv, kept: Path) -> None:
+def test_show_counts_cached_trajectories(pv: Pv, kept: Path) -> None:
     shown = pv("cache", "show", "--json").json
     assert shown == {
         "path": str(kept),
@@ -38,7 +38,7 @@ def test_what_is_kept_is_counted(pv: Pv, kept: Path) -> None:
     assert str(kept) in words and "12.0 MiB" in words and "1970-01-03" in words
 
 
-def test_what_was_used_longest_ago_comes_first(kept: Path) -> None:
+def test_least_recently_used_trajectories_come_first(kept: Path) -> None:
     os.utime(kept / "key-0/switch.safetensors", (0, 9 * DAY))
     assert [entry.path.name for entry in trajectory_cache.entries(kept)] == [
         "key-1",
@@ -47,7 +47,7 @@ def test_what_was_used_longest_ago_comes_first(kept: Path) -> None:
     ]
 
 
-def test_clearing_deletes_all_of_it_and_nothing_else(pv: Pv, kept: Path, home: Path) -> None:
+def test_clear_deletes_trajectories_only(pv: Pv, kept: Path, home: Path) -> None:
     (kept.parent / "models").mkdir()
     (kept.parent / "models/weights").write_bytes(b"x")
     answer = pv("cache", "clear", "--yes", "--json")
@@ -56,21 +56,21 @@ def test_clearing_deletes_all_of_it_and_nothing_else(pv: Pv, kept: Path, home: P
     assert pv("cache", "clear").out == "The cache is empty.\n"
 
 
-def test_nothing_is_deleted_unasked(pv: Pv, kept: Path, home: Path) -> None:
+def test_clear_asks_for_confirmation(pv: Pv, kept: Path, home: Path) -> None:
     before = everything(home)
     answer = pv("cache", "clear")
     assert (answer.status, everything(home)) == (2, before)
     assert "--yes" in answer.err
 
 
-def test_a_cache_that_never_was_is_empty(pv: Pv, home: Path) -> None:
+def test_missing_cache_is_empty(pv: Pv, home: Path) -> None:
     shown = pv("cache", "show", "--json").json
     assert (shown["entries"], shown["bytes"], shown["oldest_use"]) == (0, 0, None)
     assert pv("cache", "show").out.splitlines()[2].split() == ["trajectories", "0"]
     assert not home.exists()
 
 
-def test_what_another_process_removed_meanwhile_is_no_error(kept: Path) -> None:
+def test_entries_removed_by_another_process_cause_no_error(kept: Path) -> None:
     found = trajectory_cache.entries(kept)
     assert len(trajectory_cache.clear(kept)) == 3
     trajectory_cache.remove(kept, found)

@@ -1,4 +1,4 @@
-"""Commands that need no engine, and everything that is refused before one is started."""
+"""Commands without an engine, and input that is refused before an engine is started."""
 
 import dataclasses
 import errno
@@ -28,7 +28,7 @@ from tests.support.commands import Pv, everything
     [
         ("identity add ../mara photo.png", 3, "Invalid name '../mara' for an identity."),
         ("identity add mara photo.png", 3, "An identity named 'mara' already exists."),
-        ("identity add nora photo.png", 3, "photo.png is not there."),
+        ("identity add nora photo.png", 3, "photo.png not found."),
         ("identity add nora photo.png --class cat", 2, "'cat' is not one of"),
         ("identity show nora", 4, "No identity named 'nora'."),
         ("identity show marah", 4, "Did you mean 'mara'?"),
@@ -81,7 +81,7 @@ from tests.support.commands import Pv, everything
         ("dashboard", 2, "The dashboard needs a terminal."),
         ("dashboard mara-9", 4, "No run named 'mara-9'. Did you mean 'mara-1'?"),
         ("dashboard no/where", 4, "No folder named 'no/where'."),
-        ("train mara --watch --detach", 2, "--watch and --detach contradict each other."),
+        ("train mara --watch --detach", 2, "--watch and --detach cannot be combined."),
         ("runs remove mara-1", 2, "Add --yes."),
         ("eval nothing", 4, "No run named 'nothing'."),
         ("eval no/thing", 4, "No folder named 'no/thing'."),
@@ -89,12 +89,12 @@ from tests.support.commands import Pv, everything
         ("identity export mara no/where.tar", 4, "No folder named"),
         ("train mara --preset tiny --base-model .", 3, "is not a diffusers folder."),
         ("eval .", 4, "No clip in the folder"),
-        ("demo --sample nobody", 4, "No sample named 'nobody'."),
+        ("demo --sample zoe", 4, "No sample named 'zoe'."),
         ("dance", 2, "No such command 'dance'."),
         ("runs list --nonsense", 2, "No such option"),
     ],
 )
-def test_bad_input_gets_its_sentence_and_status_and_changes_nothing(
+def test_invalid_input_is_refused_without_changes(
     pv: Pv, run: RunFolder, home: Path, words: str, status: int, sentence: str
 ) -> None:
     before = everything(home)
@@ -105,7 +105,7 @@ def test_bad_input_gets_its_sentence_and_status_and_changes_nothing(
     assert everything(home) == before
 
 
-def test_programs_get_an_error_as_one_object(pv: Pv) -> None:
+def test_errors_are_one_json_object(pv: Pv) -> None:
     answer = pv("identity", "show", "nora", "--json")
     assert (answer.json["error"]["kind"], answer.json["error"]["status"], answer.status) == (
         "Missing",
@@ -114,19 +114,19 @@ def test_programs_get_an_error_as_one_object(pv: Pv) -> None:
     )
 
 
-def test_a_run_tells_in_how_many_iterations_no_face_was_found(pv: Pv, run: RunFolder) -> None:
+def test_run_shows_the_iterations_without_face(pv: Pv, run: RunFolder) -> None:
     with EventWriter(run.events) as events:
         for step, found in enumerate((True, False, False), 1):
             events.write(StepEvent(step=step, face_found=found))
     assert pv("runs", "show", run.name, "--json").json["iterations_without_face"] == 2
 
 
-def test_a_traceback_is_shown_only_when_asked_for(pv: Pv) -> None:
+def test_traceback_is_shown_with_debug_only(pv: Pv) -> None:
     assert "Traceback" not in pv("identity", "show", "nora").err
     assert "Traceback" in pv("identity", "show", "nora", "--debug").err
 
 
-def test_an_empty_prompt_bank_of_ones_own_is_refused(pv: Pv, mara: str, home: Path) -> None:
+def test_users_empty_prompt_bank_is_refused(pv: Pv, mara: str, home: Path) -> None:
     (home / "config/prompts").mkdir(parents=True)
     (home / "config/prompts/empty.toml").write_text("prompts = []")
     before = everything(home)
@@ -135,13 +135,11 @@ def test_an_empty_prompt_bank_of_ones_own_is_refused(pv: Pv, mara: str, home: Pa
     assert everything(home) == before
 
 
-def test_a_wrong_setting_in_the_users_own_files_is_named_with_its_key(
-    pv: Pv, mara: str, home: Path
-) -> None:
+def test_error_names_the_invalid_key_of_user_settings(pv: Pv, mara: str, home: Path) -> None:
     (home / "config/presets").mkdir(parents=True)
     (home / "config/presets/mine.toml").write_text("[model]\nwidht = 3\n")
     answer = pv("presets", "show", "mine")
-    assert (answer.status, "model.widht: is no setting; did you mean 'width'?" in answer.err) == (
+    assert (answer.status, "model.widht: unknown setting; did you mean 'width'?" in answer.err) == (
         2,
         True,
     )
@@ -153,7 +151,7 @@ def test_a_wrong_setting_in_the_users_own_files_is_named_with_its_key(
     )
 
 
-def test_an_identity_goes_through_its_life(pv: Pv, mara: str, home: Path) -> None:
+def test_life_cycle_of_an_identity(pv: Pv, mara: str, home: Path) -> None:
     assert [each["name"] for each in pv("identity", "list", "--json").json["identities"]] == [
         "mara"
     ]
@@ -165,11 +163,11 @@ def test_an_identity_goes_through_its_life(pv: Pv, mara: str, home: Path) -> Non
     assert pv("identity", "import", "nora.tar", "--name", "again", "--json").json["name"] == "again"
 
 
-def test_a_removed_identity_names_what_was_trained_on_it(pv: Pv, run: RunFolder) -> None:
+def test_removing_an_identity_lists_its_runs(pv: Pv, run: RunFolder) -> None:
     assert "mara-1" in pv("identity", "remove", "mara", "--yes").err
 
 
-def test_a_removed_identity_names_demo_clips_batches_and_renders(
+def test_removing_an_identity_lists_its_clips_and_batches(
     pv: Pv, run: RunFolder, home: Path
 ) -> None:
     demo, out = home / "data/demo" / run.name, home / "elsewhere"
@@ -200,7 +198,7 @@ def test_a_removed_identity_names_demo_clips_batches_and_renders(
     assert str(other.path) not in answer.err
 
 
-def test_a_bank_of_ones_own_goes_through_its_life(pv: Pv) -> None:
+def test_life_cycle_of_a_prompt_bank(pv: Pv) -> None:
     assert pv("prompts", "add", "mine", "<V> {noun} runs").status == 0
     assert pv("prompts", "add", "mine", "<V> {noun} sleeps").out == "mine has 2 prompts.\n"
     assert pv("prompts", "show", "mine").out == "<V> {noun} runs\n<V> {noun} sleeps\n"
@@ -217,7 +215,7 @@ def test_every_shipped_preset_can_be_shown(pv: Pv) -> None:
         assert shown["settings"]["training"]["iterations"] > 0
 
 
-def test_a_broken_run_hides_no_other(pv: Pv, run: RunFolder, mara: str) -> None:
+def test_broken_run_does_not_hide_others(pv: Pv, run: RunFolder, mara: str) -> None:
     broken = new_run(run.path.parent, mara)
     broken.config.write_text("no toml")
     broken.status.write_text("{")
@@ -229,11 +227,11 @@ def test_a_broken_run_hides_no_other(pv: Pv, run: RunFolder, mara: str) -> None:
     assert pv("identity", "show", mara, "--json").json["runs"] == ["mara-1"]
 
 
-def test_watching_an_ended_run_without_a_terminal_says_how_it_ended(pv: Pv, run: RunFolder) -> None:
+def test_watching_a_finished_run_without_terminal_prints_its_result(pv: Pv, run: RunFolder) -> None:
     assert pv("runs", "watch", run.name).out == "mara-1 is finished.\n"
 
 
-def test_a_run_can_be_looked_at_exported_and_removed(pv: Pv, run: RunFolder) -> None:
+def test_run_can_be_shown_exported_and_removed(pv: Pv, run: RunFolder) -> None:
     assert [each["run"] for each in pv("runs", "list", "--json").json["runs"]] == ["mara-1"]
     shown = pv("runs", "show", "mara-1", "--json").json
     assert (shown["state"], shown["checkpoints"], shown["settings"]["prompts"]) == (
@@ -248,9 +246,7 @@ def test_a_run_can_be_looked_at_exported_and_removed(pv: Pv, run: RunFolder) -> 
     assert not run.path.exists()
 
 
-def test_an_exported_adapter_is_for_its_owner_only_even_if_its_source_is_not(
-    pv: Pv, run: RunFolder
-) -> None:
+def test_exported_adapter_is_private(pv: Pv, run: RunFolder) -> None:
     (source,) = run.checkpoints.rglob("adapter.safetensors")
     source.chmod(0o644)
     before = os.umask(0o022)
@@ -262,7 +258,7 @@ def test_an_exported_adapter_is_for_its_owner_only_even_if_its_source_is_not(
 
 
 @pytest.mark.parametrize("there", ["file", "dangling link", "folder"])
-def test_an_export_never_replaces_what_is_there(
+def test_export_does_not_overwrite_files(
     pv: Pv, run: RunFolder, tmp_path: Path, there: str
 ) -> None:
     target = tmp_path / "mine.safetensors"
@@ -279,7 +275,7 @@ def test_an_export_never_replaces_what_is_there(
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_file_that_appears_while_an_export_is_written_stays(
+def test_export_does_not_overwrite_a_file_created_meanwhile(
     pv: Pv, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "mine.safetensors"
@@ -294,7 +290,7 @@ def test_a_file_that_appears_while_an_export_is_written_stays(
     assert not list(tmp_path.glob(".*writing"))
 
 
-def test_an_export_that_fails_leaves_nothing(
+def test_failed_export_leaves_no_files(
     pv: Pv, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fills_up(content: Any, file: Any) -> None:
@@ -307,7 +303,7 @@ def test_an_export_that_fails_leaves_nothing(
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_an_export_works_where_there_are_no_hard_links(
+def test_export_works_without_hard_links(
     pv: Pv, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: Any, **__: Any) -> None:
@@ -321,13 +317,13 @@ def test_an_export_works_where_there_are_no_hard_links(
     assert pv("runs", "export", "mara-1", str(target)).status == 3
 
 
-def test_a_run_that_another_engine_holds_cannot_be_removed(pv: Pv, run: RunFolder) -> None:
+def test_live_run_cannot_be_removed(pv: Pv, run: RunFolder) -> None:
     with run.lock():
         answer = pv("runs", "remove", "mara-1", "--yes")
     assert (answer.status, run.path.exists()) == (75, True)
 
 
-def test_the_real_process_leaves_with_the_status_and_keeps_stdout_for_results(home: Path) -> None:
+def test_process_has_the_exit_status_and_errors_on_stderr(home: Path) -> None:
     pv = Path(sys.executable).with_name("pv")
     env = {**os.environ, "PV_HOME": str(home)}
     left = subprocess.run(
@@ -338,9 +334,7 @@ def test_the_real_process_leaves_with_the_status_and_keeps_stdout_for_results(ho
     assert "\x1b" not in left.stderr
 
 
-def test_a_demo_run_made_with_other_weights_than_those_shipped_is_left_alone(
-    run: RunFolder, mara: str
-) -> None:
+def test_demo_run_with_other_weights_is_not_reused(run: RunFolder, mara: str) -> None:
     person = Library().get(mara)
     assert newest_demo_run(person) is None
     ours = prepare(choose(mara, "tiny"))
@@ -349,7 +343,7 @@ def test_a_demo_run_made_with_other_weights_than_those_shipped_is_left_alone(
     assert found.path == ours.path
 
 
-def test_a_run_says_the_licences_of_the_models_it_uses(pv: Pv, mara: str) -> None:
+def test_run_shows_the_licences_of_its_models(pv: Pv, mara: str) -> None:
     faces = str(presets_dir() / "tiny/faces")
     assert (
         pv("models", "add", "faces", faces, "--link", "--licence", "theirs, research only").status
@@ -361,7 +355,7 @@ def test_a_run_says_the_licences_of_the_models_it_uses(pv: Pv, mara: str) -> Non
     ]
 
 
-def test_runs_follow_a_person_who_is_renamed(pv: Pv, run: RunFolder, mara: str) -> None:
+def test_runs_are_kept_when_an_identity_is_renamed(pv: Pv, run: RunFolder, mara: str) -> None:
     began = pv("runs", "show", run.name, "--json").json["started"]
     os.utime(run.config, (1e9, 1e9))
     assert pv("identity", "rename", mara, "nora").status == 0
@@ -372,7 +366,7 @@ def test_runs_follow_a_person_who_is_renamed(pv: Pv, run: RunFolder, mara: str) 
     assert pv("runs", "show", run.name, "--json").json["identity"] == "nora"
 
 
-def test_a_rename_that_was_killed_half_way_is_finished_by_the_same_command(
+def test_interrupted_rename_is_completed_by_the_same_command(
     pv: Pv, run: RunFolder, mara: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as killed:
@@ -391,7 +385,7 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_new_person_of_an_old_name_does_not_get_the_old_one_s_adapter(
+def test_new_identity_with_an_old_name_does_not_get_the_old_adapter(
     pv: Pv, run: RunFolder, mara: str
 ) -> None:
     library = Library()
@@ -404,9 +398,9 @@ def test_a_new_person_of_an_old_name_does_not_get_the_old_one_s_adapter(
     assert pv("render", mara, "<V> woman runs", "--dry-run").status == 4
     refused = pv("render", mara, "<V> woman runs", "--dry-run", "--run", run.name)
     assert refused.status == 2
-    assert "another person of that name" in refused.err
+    assert "another identity of that name" in refused.err
 
 
-def test_what_is_exported_is_for_its_owner_only(pv: Pv, mara: str, tmp_path: Path) -> None:
+def test_exports_are_private(pv: Pv, mara: str, tmp_path: Path) -> None:
     assert pv("identity", "export", mara, str(tmp_path / "mara.tar")).status == 0
     assert (tmp_path / "mara.tar").stat().st_mode & 0o777 == 0o600

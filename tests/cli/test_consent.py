@@ -1,4 +1,4 @@
-"""Nobody is added to the library without a statement of consent that somebody made."""
+"""No identity is added without a consent statement."""
 
 import os
 import pty
@@ -13,20 +13,20 @@ from tests.support.commands import Pv, everything
 
 
 @pytest.mark.parametrize("words", [(), ("--consent", ""), ("--consent", "  ")])
-def test_without_a_terminal_and_a_statement_nothing_is_added(
+def test_identity_is_not_added_without_statement_or_terminal(
     pv: Pv, home: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     Path("photo.png").write_bytes(b"x")
     before = everything(home.parent)
     answer = pv("identity", "add", "ann", "photo.png", *words)
     assert answer.status == 2
-    assert "A statement of consent is required: who agreed, when, and to what." in answer.err
+    assert "A consent statement is required: who agreed, when, and to what." in answer.err
     assert '--consent "ann agreed on' in answer.err
     assert everything(home.parent) == before
 
 
 def on_a_terminal(home: Path, answer: bytes) -> tuple[int, str]:
-    """`pv identity add` on a terminal, with `answer` typed; its status and what it showed."""
+    """Run `pv identity add` on a terminal with a typed answer; return its status and output."""
     controller, terminal = pty.openpty()
     command = [sys.executable, "-P", "-m", "pvtool.cli.main", "identity", "add", "ann", "photo.png"]
     env = {**os.environ, "PV_HOME": str(home), "TERM": "dumb"}
@@ -51,7 +51,7 @@ def on_a_terminal(home: Path, answer: bytes) -> tuple[int, str]:
     return process.returncode, shown.decode(errors="replace")
 
 
-def test_on_a_terminal_the_statement_is_shown_and_a_no_adds_nothing(home: Path) -> None:
+def test_terminal_shows_the_statement_and_no_adds_nothing(home: Path) -> None:
     Path("photo.png").write_bytes(b"x")
     status, shown = on_a_terminal(home, b"n\n")
     assert "has agreed to have videos generated of them" in shown
@@ -60,7 +60,7 @@ def test_on_a_terminal_the_statement_is_shown_and_a_no_adds_nothing(home: Path) 
     assert Library().names() == []
 
 
-def test_on_a_terminal_a_yes_goes_on_to_the_photo(home: Path) -> None:
+def test_yes_on_a_terminal_continues_with_the_photo(home: Path) -> None:
     Path("photo.png").write_bytes(b"x")
     status, shown = on_a_terminal(home, b"y\n")
     assert status == 3

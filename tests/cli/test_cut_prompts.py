@@ -1,4 +1,4 @@
-"""What a text encoder does not read of a prompt, as commands tell it: on stderr, in JSON, and row by row."""
+"""Commands report truncated prompts: on stderr, in JSON, and by row."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ RAIN = "dancing in the rain at night " * 10
 LONG = f"<V> woman {RAIN}in a blue coat"
 
 
-def test_json_names_the_end_of_a_prompt_that_is_not_read(pv: Pv, mara: str) -> None:
+def test_json_contains_the_truncated_part_of_a_prompt(pv: Pv, mara: str) -> None:
     finished_run(mara)
     cut, whole = pv("render", mara, LONG, "<V> woman waving", "--dry-run", "--json").lines
     assert cut["prompt_cut"].endswith("in a blue coat")
@@ -23,7 +23,7 @@ def test_json_names_the_end_of_a_prompt_that_is_not_read(pv: Pv, mara: str) -> N
     assert "prompt_cut" not in whole
 
 
-def test_a_row_whose_keyword_or_noun_is_cut_is_named_and_the_others_are_made(
+def test_row_with_truncated_keyword_or_noun_is_reported_and_others_rendered(
     pv: Pv, mara: str
 ) -> None:
     finished_run(mara)
@@ -46,7 +46,7 @@ def test_a_row_whose_keyword_or_noun_is_cut_is_named_and_the_others_are_made(
     assert rows[1] not in [clip["prompt"] for clip in others.lines if "prompt" in clip]
 
 
-def test_a_negative_prompt_that_is_cut_is_named_as_such_and_once(pv: Pv, mara: str) -> None:
+def test_truncated_negative_prompt_is_reported_once(pv: Pv, mara: str) -> None:
     finished_run(mara)
     answer = pv(
         "render",
@@ -61,9 +61,7 @@ def test_a_negative_prompt_that_is_cut_is_named_as_such_and_once(pv: Pv, mara: s
     assert answer.err.count("of the negative prompt 'ugly") == 1
 
 
-def test_a_bank_with_prompts_that_one_family_reads_only_in_part_is_kept_with_a_warning(
-    pv: Pv, home: Path
-) -> None:
+def test_bank_with_too_long_prompts_is_saved_with_a_warning(pv: Pv, home: Path) -> None:
     Path("bank.txt").write_text(
         f"<V> {{noun}} waving\n<V> {{noun}} {'dancing in the rain ' * 20}in a blue coat\n"
     )
@@ -74,7 +72,7 @@ def test_a_bank_with_prompts_that_one_family_reads_only_in_part_is_kept_with_a_w
     assert pv("prompts", "add", "short", "<V> {noun} waving").err == ""
 
 
-def test_a_detached_run_is_started_with_the_warnings_of_its_prompts(
+def test_starting_a_detached_run_prints_warnings_of_its_prompts(
     pv: Pv, mara: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[RunFolder] = []
@@ -90,7 +88,7 @@ def test_a_detached_run_is_started_with_the_warnings_of_its_prompts(
     assert "in a blue coat'" in answer.err
 
 
-def test_what_planning_has_said_of_a_prompt_is_not_said_again_for_each_engine(
+def test_prompt_warnings_are_printed_once_for_all_engines(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with ClipProgress(2) as progress:

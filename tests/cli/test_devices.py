@@ -1,4 +1,4 @@
-"""A device that is not here is refused before anything is made for it."""
+"""Unknown or missing devices are refused before a run is created."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from tests.support.commands import Pv
 @pytest.mark.parametrize(
     "name", ["nonsense", "cuda:", "cuda:-1", "cuda:x", "gpu", "", "CUDA", "cpu:0\n", "meta"]
 )
-def test_a_name_that_no_device_has_is_a_wrong_setting(name: str) -> None:
+def test_invalid_device_name_is_a_settings_error(name: str) -> None:
     with pytest.raises(SettingsError, match=r"model\.device"):
         chosen_settings("tiny", [f"model.device={json.dumps(name)}"])
     with pytest.raises(UsageError, match="Invalid device"):
@@ -24,7 +24,7 @@ def test_a_name_that_no_device_has_is_a_wrong_setting(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["auto", "cpu", "cuda", "cuda:9", "mps", "xpu:1"])
-def test_names_of_devices_are_known(name: str) -> None:
+def test_valid_device_names(name: str) -> None:
     assert DEVICES.fullmatch(name)
 
 
@@ -34,7 +34,7 @@ def test_no_process_is_started_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_device_beyond_those_that_torch_sees_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as on a machine without a GPU
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # like on a machine without a GPU
     for name in ("cuda", "cuda:9"):
         with pytest.raises(InputRefused, match=f"torch sees no GPU here for {name}") as refusal:
             check_devices([name])
@@ -63,7 +63,7 @@ def test_the_working_folders_modules_are_not_run(
         check_devices(["cuda"])
 
 
-def test_training_on_a_device_that_is_not_here_makes_no_run(
+def test_training_on_a_missing_device_creates_no_run(
     pv: Pv, mara: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -1,4 +1,4 @@
-"""Python files of the folder that one works in are the user's own business: no child of pv runs them."""
+"""Python files in the current folder are never run by subprocesses of pv."""
 
 import ast
 import os
@@ -30,7 +30,7 @@ PV = Path(sys.executable).with_name("pv")
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A folder whose modules leave a mark when they are imported, and then do as if they were the real ones."""
+    """Create a folder whose modules record that they are imported, and act like the real ones."""
     folder = tmp_path / "downloads"
     folder.mkdir()
     for name in MODULES:
@@ -74,8 +74,8 @@ def test_the_doctor_runs_no_code_of_the_current_folder(hostile: Path) -> None:
     assert "error" not in asked.stdout
 
 
-def test_every_python_that_pv_starts_leaves_out_the_current_folder() -> None:
-    """Whoever adds another child: `-P` comes first."""
+def test_every_python_subprocess_excludes_the_current_folder() -> None:
+    """New subprocesses must start with `-P`."""
     started = 0
     for package in (pvtool, pvtool_core):
         for path in Path(str(package.__file__)).parent.rglob("*.py"):

@@ -1,4 +1,4 @@
-"""The keys that `--json` prints, command by command, and exit statuses: compared with files in tests/golden."""
+"""Keys of `--json` output by command, and exit statuses, compared with tests/golden."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Commands over run folders that others made: nothing outside is touched, and one bad folder hides no other."""
+"""Commands on untrusted run folders: no file outside is changed, and valid runs stay visible."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def stopped(run: RunFolder) -> RunFolder:
 @pytest.mark.parametrize(
     "name", ["control", ".ballast", "engine.log", "engine.lock", "events.jsonl", "samples/step-1"]
 )
-def test_a_copied_run_is_not_gone_on_with_where_it_leads_outside(
+def test_copied_run_with_links_outside_is_not_resumed(
     pv: Pv, stopped: RunFolder, outside: Outside, name: str
 ) -> None:
     outside.put_in_place_of(stopped.path / name)
@@ -51,10 +51,10 @@ def test_a_copied_run_is_not_gone_on_with_where_it_leads_outside(
     assert stopped.state() == State.STOPPED
 
 
-def test_only_a_training_is_gone_on_with(
+def test_only_training_runs_are_resumed(
     pv: Pv, stopped: RunFolder, mara: str, tmp_path: Path
 ) -> None:
-    """Other jobs write files wherever their settings say."""
+    """Other jobs write files at any path in their settings."""
     training = read_job(stopped.config)
     sections = training.sections()  # pyright: ignore[reportAttributeAccessIssue]
     write_job(stopped.config, EnrollJob(**sections, identity=training.identity, pictures=()))  # pyright: ignore
@@ -62,15 +62,15 @@ def test_only_a_training_is_gone_on_with(
         answer = pv("runs", "resume", stopped.name, *words)
         assert (answer.status, answer.err.splitlines()[0]) == (
             2,
-            "Error: This folder holds a identify job.",
+            "Error: Wrong kind of job in this folder: identify.",
         )
     with pytest.raises(UsageError):
         resume_run(stopped)
     assert not stopped.log.exists()
 
 
-def test_names_and_paths_with_line_ends_are_no_settings(pv: Pv, stopped: RunFolder) -> None:
-    """A traceback would write them into engine.log, line by line."""
+def test_names_and_paths_with_line_breaks_are_refused(pv: Pv, stopped: RunFolder) -> None:
+    """A traceback would write them to engine.log, line by line."""
     text = stopped.config.read_text()
     stopped.config.write_text(
         text.replace('base_model = "base"', r'base_model = "a\nssh-rsa AAAA\u001b[2J"')
@@ -81,7 +81,9 @@ def test_names_and_paths_with_line_ends_are_no_settings(pv: Pv, stopped: RunFold
     assert pv("train", "mara", "--preset", "tiny", "--set", "model.device=cpu\nx").status == 2
 
 
-def test_removing_a_run_leaves_what_it_links_to(pv: Pv, run: RunFolder, outside: Outside) -> None:
+def test_removing_a_run_keeps_targets_of_its_links(
+    pv: Pv, run: RunFolder, outside: Outside
+) -> None:
     for name in ("control", "samples", "engine.lock", "checkpoints/step-000900"):
         outside.put_in_place_of(run.path / name)
     assert pv("runs", "remove", run.name, "--yes").status == 0
@@ -98,7 +100,9 @@ def test_a_run_that_is_itself_a_link_is_not_deleted(pv: Pv, run: RunFolder, tmp_
     assert run.config.is_file()
 
 
-def test_an_export_is_a_file_of_the_run(pv: Pv, run: RunFolder, outside: Outside) -> None:
+def test_export_does_not_follow_links_outside_the_run(
+    pv: Pv, run: RunFolder, outside: Outside
+) -> None:
     (checkpoint,) = run.checkpoint_folders()
     (checkpoint / ADAPTER_FILE).unlink()
     (checkpoint / ADAPTER_FILE).symlink_to("/dev/zero")
@@ -132,11 +136,11 @@ def endless(path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [pipe, device, deep, dotted, endless])
 @pytest.mark.parametrize("name", ["status.json", "exit.json", "config.toml", "events.jsonl"])
-def test_one_bad_run_hides_no_other(pv: Pv, run: RunFolder, name: str, spoil: object) -> None:
+def test_invalid_run_does_not_hide_others(pv: Pv, run: RunFolder, name: str, spoil: object) -> None:
     bad = RunFolder(run.path.with_name("bad-1"))
     shutil.copytree(run.path, bad.path)
     if spoil is endless and name == "events.jsonl":
-        pytest.skip("a long log is no bad one")
+        pytest.skip("a long log is not a corrupt one")
     spoil(bad.path / name)  # pyright: ignore[reportCallIssue]
     answer = pv("runs", "list", "--json")
     assert answer.status == 0
@@ -151,7 +155,7 @@ def test_one_bad_run_hides_no_other(pv: Pv, run: RunFolder, name: str, spoil: ob
     if name == "events.jsonl" and spoil in (
         deep,
         dotted,
-    ):  # one line that is no event; the log shows it
+    ):  # one invalid line; the log shows it
         assert found["bad-1"]["problem"] == ""
     else:
         assert name in found["bad-1"]["problem"]
@@ -163,9 +167,7 @@ def test_one_bad_run_hides_no_other(pv: Pv, run: RunFolder, name: str, spoil: ob
         assert "Traceback" not in pv("runs", *words, "bad-1").err
 
 
-def test_an_engine_that_does_not_answer_is_not_waited_for_without_end(
-    pv: Pv, run: RunFolder
-) -> None:
+def test_waiting_for_an_unresponsive_engine_times_out(pv: Pv, run: RunFolder) -> None:
     run.clear_exit()
     facts = {
         **process_facts(os.getpid()),
@@ -180,7 +182,7 @@ def test_an_engine_that_does_not_answer_is_not_waited_for_without_end(
     assert f"{run.name} is still running" in answer.err
 
 
-def test_a_heartbeat_from_the_future_is_not_waited_for(pv: Pv, run: RunFolder) -> None:
+def test_future_heartbeat_is_not_waited_for(pv: Pv, run: RunFolder) -> None:
     run.clear_exit()
     facts = {**process_facts(os.getpid()), "host": f"not-{socket.gethostname()}"}
     run.status.write_text(
@@ -191,7 +193,7 @@ def test_a_heartbeat_from_the_future_is_not_waited_for(pv: Pv, run: RunFolder) -
     assert "is not running: it is lost" in answer.err
 
 
-def test_a_last_word_that_says_that_it_goes_on_is_not_waited_for(pv: Pv, run: RunFolder) -> None:
+def test_exit_record_of_a_running_state_is_not_waited_for(pv: Pv, run: RunFolder) -> None:
     run.exit.write_text('{"status": 0, "state": "running"}')
     assert pv("runs", "stop", run.name).status == 2
     assert run.state() not in supervisor.LIVE

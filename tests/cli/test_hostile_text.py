@@ -1,4 +1,4 @@
-"""Whatever files, names and options hold, nothing that people are shown commands their terminal or reorders a line."""
+"""Files, names and options cannot send control sequences to the terminal or reorder text."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def check(answer: Answer) -> None:
     assert "\nError: faked" not in shown
 
 
-def test_control_characters_are_shown_escaped_and_everything_else_is_kept() -> None:
+def test_control_characters_only_are_escaped() -> None:
     assert plain("\x1b[2J\n\u202e\udcff\U000e0041") == "\\x1b[2J\\n\\u202e\\xff\\U000e0041"
     kept = "né 日本 👩\u200d🚀 می\u200cخواهم 🏳\ufe0f"
     assert plain(kept) == kept
@@ -36,10 +36,10 @@ def test_control_characters_are_shown_escaped_and_everything_else_is_kept() -> N
     assert plain_lines("one\ttwo\n\x1b[0m") == "one     two\n\\x1b[0m"
 
 
-def test_hostile_fields_of_a_run_are_escaped_where_they_are_quoted(pv: Pv, run: RunFolder) -> None:
+def test_fields_of_a_run_are_escaped(pv: Pv, run: RunFolder) -> None:
     table = read_toml(run.config)
     run.config.write_text(tomli_w.dumps({**table, "preset": HOSTILE}))
-    check(pv("runs", "list"))  # settings with control characters are refused, and quoted
+    check(pv("runs", "list"))  # settings with control characters are refused with a quotation
     check(pv("runs", "show", run.name))
     assert pv("runs", "list", "--json").json["runs"][0]["preset"] == ""
 
@@ -73,11 +73,11 @@ def test_names_of_files_and_options_are_escaped_in_errors(pv: Pv, mara: str) -> 
     check(pv("identity", "add", "nora", photo, "--face", HOSTILE))
 
 
-def test_prompts_of_a_bank_are_escaped_and_stay_one_a_line(pv: Pv, home: Path) -> None:
+def test_prompts_of_a_bank_are_escaped_on_one_line_each(pv: Pv, home: Path) -> None:
     (home / "config/prompts").mkdir(parents=True)
     without_brackets = HOSTILE.replace("[", "").replace(
         "]", ""
-    )  # which are refused as another program's syntax
+    )  # which are refused as syntax of another program
     bank = {"description": HOSTILE, "prompts": [f"<V> {without_brackets}", "<V> two"]}
     (home / "config/prompts/mine.toml").write_text(tomli_w.dumps(bank))
     check(pv("prompts", "list"))
@@ -87,10 +87,10 @@ def test_prompts_of_a_bank_are_escaped_and_stay_one_a_line(pv: Pv, home: Path) -
     assert len(shown.out.splitlines()) == 2
 
 
-def test_mistakes_of_a_batch_are_escaped_one_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_a_batch_are_escaped_on_one_line_each(capfd: pytest.CaptureFixture[str]) -> None:
     mistakes = [
         ("rows.csv, line 1", InputRefused(HOSTILE)),
-        (HOSTILE, BadPicture(HOSTILE, "is not there")),
+        (HOSTILE, BadPicture(HOSTILE, "not found")),
     ]
     Output().error(BatchRefused(mistakes, 2))
     captured = capfd.readouterr()
@@ -100,7 +100,7 @@ def test_mistakes_of_a_batch_are_escaped_one_a_line(capfd: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("kind", [LineProgress, BarProgress])
-def test_progress_escapes_what_engines_report_and_reads_no_markup(
+def test_progress_escapes_events_and_ignores_markup(
     kind: type[LineProgress] | type[BarProgress],
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -119,7 +119,7 @@ def test_progress_escapes_what_engines_report_and_reads_no_markup(
     assert "[bold]said[/] :skull:" in shown
 
 
-def test_errors_keep_their_sentences_and_programs_get_them_unchanged(
+def test_errors_are_escaped_on_the_terminal_and_unchanged_in_json(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     Output(as_json=True).error(PvError(HOSTILE, "Do this."))

@@ -1,4 +1,4 @@
-"""`pv models` and what `pv doctor` says of weights, as a user and as a script meet them."""
+"""`pv models`, and the models section of `pv doctor`, as text and JSON."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.support.weight_files import onnx, safetensors
 
 @pytest.fixture
 def base(hub: Hub, pv: Pv) -> str:
-    """A model that was fetched."""
+    """Return a downloaded model."""
     hub.repositories["org/base"] = pipeline()
     assert pv("models", "fetch", "org/base").status == 0
     return "org/base"
@@ -27,7 +27,7 @@ def base(hub: Hub, pv: Pv) -> str:
         ("show antelope", 4, "Did you mean 'antelopev2'?"),
         ("show ../x", 3, "Invalid name '../x' for a model."),
         ("fetch nothing", 4, "No model named 'nothing'."),
-        ("fetch org/nothing", 4, "is not there (404)."),
+        ("fetch org/nothing", 4, "not found (404)."),
         (
             "fetch org/base --from http://127.0.0.1:9",
             4,
@@ -37,16 +37,16 @@ def base(hub: Hub, pv: Pv) -> str:
         ("add mine nothing.pt", 4, "No file or folder named 'nothing.pt'."),
         ("add mine page.safetensors", 3, "page.safetensors is not a safetensors file."),
         ("add a/b/c page.safetensors", 3, "Invalid name 'a/b/c' for a model."),
-        ("add hpsv2 page.safetensors", 3, "page.safetensors is none of the files of hpsv2."),
+        ("add hpsv2 page.safetensors", 3, "page.safetensors is not a file of hpsv2."),
         (
             "verify hpsv2",
             4,
-            "Weights not found: hpsv2.\n`pv models fetch hpsv2` brings them.",
+            "Weights not found: hpsv2.\nDownload them with `pv models fetch hpsv2`.",
         ),
         ("remove hpsv2", 4, "No model on this machine named 'hpsv2'."),
     ],
 )
-def test_bad_input_gets_its_sentence_and_status_and_changes_nothing(
+def test_invalid_input_is_refused_without_changes(
     pv: Pv, hub: Hub, home: Path, words: str, status: int, sentence: str
 ) -> None:
     Path("page.safetensors").write_text("<html>")
@@ -58,12 +58,12 @@ def test_bad_input_gets_its_sentence_and_status_and_changes_nothing(
     assert {name for name in everything(home) if "/.locks/" not in name} == set(before)
 
 
-def test_a_model_goes_through_its_life(pv: Pv, hub: Hub, base: str) -> None:
+def test_life_cycle_of_a_model(pv: Pv, hub: Hub, base: str) -> None:
     (row,) = [row for row in pv("models", "list", "--json").json["models"] if row["name"] == base]
     assert (row["state"], row["commercial"], row["licence"]) == (
         "here",
         "conditions",
-        "mit (as its card says)",
+        "mit (by its card)",
     )
     assert row["size"] == sum(
         path.stat().st_size for path in model_folder(base).rglob("*") if path.is_file()
@@ -85,21 +85,21 @@ def test_a_model_goes_through_its_life(pv: Pv, hub: Hub, base: str) -> None:
     assert base not in pv("models", "list").out
 
 
-def test_a_broken_file_is_named_and_fetched_anew(pv: Pv, hub: Hub, base: str) -> None:
+def test_corrupt_file_is_reported_and_fetched_again(pv: Pv, hub: Hub, base: str) -> None:
     weights = model_folder(base) / "unet/model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1])
     answer = pv("models", "verify", base)
     assert answer.status == 3
     assert "org/base/unet/model.safetensors is truncated" in answer.err
-    assert "`pv models fetch org/base` brings them." in answer.err
+    assert "Download them with `pv models fetch org/base`." in answer.err
     weights.unlink()
     assert pv("models", "verify", base).status == 4
     assert pv("models", "fetch", base, "--json").json["fetched"] is True
     assert weights.read_bytes() == content
 
 
-def test_wrong_bytes_are_refused_with_status_3_and_a_full_disk_with_5(
+def test_exit_status_for_wrong_hash_is_3_and_for_full_disk_5(
     pv: Pv, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.repositories["org/base"] = pipeline()
@@ -114,11 +114,11 @@ def test_wrong_bytes_are_refused_with_status_3_and_a_full_disk_with_5(
 
 
 def huge_listing(hub: Hub, path: str) -> dict[str, object]:
-    """A repository that no disk has room for."""
+    """Return a repository larger than any disk."""
     return {"sha": "0" * 40, "siblings": [{"rfilename": "model.safetensors", "size": 2**50}]}
 
 
-def test_one_of_several_that_fails_leaves_the_others(pv: Pv, hub: Hub) -> None:
+def test_failure_of_one_model_keeps_the_others(pv: Pv, hub: Hub) -> None:
     hub.repositories["org/base"] = pipeline()
     answer = pv("models", "fetch", "org/nothing", "org/base")
     assert (answer.status, "1 of 2 failed." in answer.err, "org/nothing: " in answer.err) == (
@@ -129,22 +129,19 @@ def test_one_of_several_that_fails_leaves_the_others(pv: Pv, hub: Hub) -> None:
     assert model_folder("org/base").is_dir()
 
 
-def test_progress_and_licence_are_words_for_people(pv: Pv, hub: Hub) -> None:
+def test_progress_and_licence_are_printed_to_stderr(pv: Pv, hub: Hub) -> None:
     hub.repositories["org/base"] = {"model.safetensors": safetensors(bytes(3 * 2**20))}
     hub.licence = "cc-by-nc-4.0"
     answer = pv("models", "fetch", "org/base", "--json")
-    assert answer.json["licence"] == "cc-by-nc-4.0 (as its card says)"
+    assert answer.json["licence"] == "cc-by-nc-4.0 (by its card)"
     said = answer.err.splitlines()
     assert (
-        said[0]
-        == "The licence of org/base: cc-by-nc-4.0 (as its card says). It forbids commercial use."
+        said[0] == "The licence of org/base: cc-by-nc-4.0 (by its card). It forbids commercial use."
     )
     assert said[-1].startswith("org/base, MiB 3/3")
 
 
-def test_weights_of_ones_own_are_trained_on_under_their_licence(
-    pv: Pv, hub: Hub, home: Path
-) -> None:
+def test_training_on_users_weights_shows_their_licence(pv: Pv, hub: Hub, home: Path) -> None:
     Path("w600k_r50.onnx").write_bytes(onnx())
     answer = pv("models", "add", "antelopev2", "w600k_r50.onnx")
     assert (answer.status, "does not have the published sha256" in answer.err) == (3, True)
@@ -160,26 +157,22 @@ def test_weights_of_ones_own_are_trained_on_under_their_licence(
     }
 
 
-def test_doctor_names_for_each_preset_the_command_that_brings_what_is_missing(
-    pv: Pv, hub: Hub, home: Path
-) -> None:
+def test_doctor_names_the_download_command_for_each_preset(pv: Pv, hub: Hub, home: Path) -> None:
     (home / "config/presets").mkdir(parents=True)
     (home / "config/presets/mine.toml").write_text(
-        "[model]\nbase_model = 'models:realistic-vision'\n[identity_reward]\npackage = 'models:antelopev2'\n"
+        "[model]\nbase_model = 'models:realistic-vision'\n"
+        "[identity_reward]\npackage = 'models:antelopev2'\n"
         "[semantic_reward]\ncheckpoint = 'models:hpsv2/HPS_v2_compressed.pt'\n"
         "[evaluation]\nrecognizer = 'w600k_r50.onnx'\n"
     )
     assert doctor.weights()["tiny"] == "here"
-    assert (
-        "`pv models fetch realistic-vision antelopev2 hpsv2` brings them"
-        in doctor.weights()["mine"]
-    )
+    assert "run `pv models fetch realistic-vision antelopev2 hpsv2`" in doctor.weights()["mine"]
     model_folder("hpsv2").mkdir(parents=True)
     (model_folder("hpsv2") / "HPS_v2_compressed.pt").write_bytes(b"weights")
-    assert "`pv models fetch realistic-vision antelopev2` brings them" in doctor.weights()["mine"]
+    assert "run `pv models fetch realistic-vision antelopev2`" in doctor.weights()["mine"]
 
 
-def test_doctor_names_the_package_that_opencv_lacks() -> None:
+def test_doctor_names_the_system_package_that_opencv_needs() -> None:
     whole = {"compute": {}, "codecs": {}, "weights": {"tiny": "here"}}
     error = "ImportError: libGL.so.1: cannot open shared object file: No such file or directory"
     assert doctor.problems({**whole, "pictures": {"opencv": "4.12.0"}}) == []

@@ -1,4 +1,4 @@
-"""Names of files that are no ordinary names: not UTF-8, too long, with commas, line ends or escapes."""
+"""Unusual file names: not UTF-8, too long, with commas, line breaks or escapes."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ LATIN = os.fsdecode(b"cl\xe9s")
 
 
 def photo(path: Path) -> Path:
-    """A picture without a face: an engine that has read it says so."""
+    """Write a picture without a face, which an engine reports after reading it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (64, 64), "white").save(path, "PNG")
     return path
@@ -33,7 +33,7 @@ def photo(path: Path) -> Path:
         ("𠀀".encode() * 60 + b".png", "𠀀" * 60 + ".png"),
     ],
 )
-def test_a_photo_of_any_name_is_read_and_named_in_plain_letters(
+def test_photo_of_any_name_is_read_and_its_name_printed_safely(
     pv: Pv, name: bytes, told: str
 ) -> None:
     photo(Path(os.fsdecode(name)))
@@ -60,12 +60,12 @@ def test_a_photo_in_a_working_folder_that_is_not_utf_8_is_read(
         ("/", "/ is a folder."),
         ("photos/", "photos is a folder."),
         ("/dev/null", "null is not a regular file."),
-        ("none.png", "none.png is not there."),
-        ("x" * 300 + ".png", ".png is not there."),
-        (os.fsdecode(b"andr\xe9.png"), r"andr\xe9.png is not there."),
+        ("none.png", "none.png not found."),
+        ("x" * 300 + ".png", ".png not found."),
+        (os.fsdecode(b"andr\xe9.png"), r"andr\xe9.png not found."),
     ],
 )
-def test_what_is_no_photo_is_named_before_an_engine_starts(pv: Pv, given: str, told: str) -> None:
+def test_invalid_photo_is_reported_before_an_engine_starts(pv: Pv, given: str, told: str) -> None:
     Path("photos").mkdir()
     answer = pv("identity", "add", "ann", given, "--consent", "hers", "--json")
     assert (answer.status, answer.json["error"]["kind"]) == (3, "BadPicture")
@@ -92,7 +92,7 @@ NOT_UTF_8 = [
 
 
 @pytest.mark.parametrize("words", NOT_UTF_8)
-def test_other_words_that_are_not_utf_8_are_refused_before_anything_is_written(
+def test_arguments_that_are_not_utf_8_are_refused_before_a_write(
     pv: Pv, run: RunFolder, tmp_path: Path, words: str
 ) -> None:
     (tmp_path / "here" / LATIN).mkdir()
@@ -140,7 +140,7 @@ def test_a_home_that_is_not_utf_8_is_refused(
     assert not (tmp_path / LATIN).exists()
 
 
-def test_a_path_of_any_bytes_comes_back_from_a_record() -> None:
+def test_path_of_any_bytes_can_be_stored_in_a_record() -> None:
     for name in (b"/a/b.png", b"/andr\xe9/%41 #?.png", b"/\xff\n.png", "/\U00020000".encode()):
         path = Path(os.fsdecode(name))
         text = path_text(path)
@@ -151,7 +151,7 @@ def test_a_path_of_any_bytes_comes_back_from_a_record() -> None:
         check_utf8(Path("/") / LATIN)
 
 
-def test_a_name_must_fit_into_a_file_name_with_what_is_added_to_it(tmp_path: Path) -> None:
+def test_name_with_suffixes_must_fit_into_a_file_name(tmp_path: Path) -> None:
     for name in ("𠀀" * 64, "漢" * 67, "é" * 65):
         with pytest.raises(BadName):
             check_name("an identity", name)
@@ -161,14 +161,14 @@ def test_a_name_must_fit_into_a_file_name_with_what_is_added_to_it(tmp_path: Pat
         (library.root / f"{name}-1000").mkdir(parents=True)
 
 
-def test_errors_about_pictures_hold_no_control_characters() -> None:
+def test_errors_about_pictures_contain_no_control_characters() -> None:
     hostile = Path("/x/\x1b]0;owned\x07\n\u202e.png")
     for error in (BadPicture(hostile, "is damaged"), FaceRefused(hostile, "none")):
         assert error.message.isprintable()
     assert printable("/a/👩\u200d🚀 é.png") == "👩\u200d🚀 é.png"
 
 
-def test_a_lora_set_may_name_a_file_with_a_comma(pv: Pv, run: RunFolder, home: Path) -> None:
+def test_lora_file_name_can_contain_a_comma(pv: Pv, run: RunFolder, home: Path) -> None:
     answer = pv(
         "render", "mara", "<V>runs", "--lora-set", "ink, wash.safetensors:0.5,other.safetensors"
     )
@@ -180,7 +180,7 @@ def test_a_lora_set_may_name_a_file_with_a_comma(pv: Pv, run: RunFolder, home: P
     assert (answer.status, "Weights not found: other.safetensors." in answer.err) == (4, True)
 
 
-def test_a_lora_whose_name_ends_like_a_weight_is_that_file(tmp_path: Path) -> None:
+def test_lora_file_name_can_end_like_a_strength(tmp_path: Path) -> None:
     (tmp_path / "style:2").touch()
     assert parse_lora(f"{tmp_path}/style:2") == {"file": f"{tmp_path}/style:2"}
     (tmp_path / "style").touch()

@@ -1,4 +1,4 @@
-"""What is kept of people is for their owner only, whatever the umask."""
+"""Files about identities are readable by their owner only, with any umask."""
 
 import os
 import stat
@@ -16,7 +16,7 @@ PV = Path(sys.executable).with_name("pv")
 
 
 def loose(root: Path) -> list[str]:
-    """Return every path from `root` down that others may use, but for links."""
+    """Return every path from `root` down that other users may access, except links."""
     paths = [path for path in (root, *root.rglob("*")) if not path.is_symlink()]
     return [str(path) for path in paths if stat.S_IMODE(path.stat().st_mode) & 0o077]
 
@@ -42,15 +42,13 @@ def test_an_added_identity_is_private_at_a_usual_umask(tmp_path: Path) -> None:
     assert loose(home / "data") + loose(home / "cache") == []
 
 
-def test_runs_and_batches_are_private_from_the_moment_they_are_made(
-    home: Path, run: RunFolder
-) -> None:
+def test_runs_and_batches_are_created_private(home: Path, run: RunFolder) -> None:
     batch = new_batch(home / "data/batches")
     write_items(batch.items, [])
     assert loose(run.path) + loose(batch.path) == []
 
 
-def test_only_clips_in_a_folder_that_the_user_chose_follow_the_users_umask(home: Path) -> None:
+def test_only_clips_in_a_chosen_folder_follow_the_umask(home: Path) -> None:
     before = os.umask(0o022)
     try:
         for out, mask in (
@@ -64,7 +62,7 @@ def test_only_clips_in_a_folder_that_the_user_chose_follow_the_users_umask(home:
         os.umask(before)
 
 
-def test_folders_that_others_could_read_are_tightened_by_the_next_command(
+def test_permissions_of_readable_folders_are_corrected_by_the_next_command(
     pv: Pv, home: Path, mara: str
 ) -> None:
     sample, outside = home / "data/runs/mara-1/samples/step-1/0.mp4", home.parent / "theirs.txt"

@@ -1,4 +1,4 @@
-"""`pv train --plan`, with the engine that counts."""
+"""`pv train --plan` with a real engine."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from pvtool_core.paths import presets_dir
 from tests.support.commands import Pv
 
 
-def test_a_plan_is_one_object_and_starts_nothing(pv: Pv, home: Path, mara: str) -> None:
+def test_plan_is_one_json_object_and_creates_no_run(pv: Pv, home: Path, mara: str) -> None:
     answer = pv(
         "train", mara, "--plan", "--tflops", "0.02", "--base-model", "models:elsewhere", "--json"
     )
@@ -66,9 +66,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_base_model_that_cannot_be_used_is_refused_by_a_plan(
-    name: str, pv: Pv, mara: str, tmp_path: Path
-) -> None:
+def test_plan_refuses_unusable_base_model(name: str, pv: Pv, mara: str, tmp_path: Path) -> None:
     change, words = HOSTILE[name]
     base = tmp_path / "base"
     shutil.copytree(presets_dir() / "tiny/animatediff", base)
@@ -81,7 +79,7 @@ def test_a_base_model_that_cannot_be_used_is_refused_by_a_plan(
 @pytest.mark.parametrize(
     "config", ["[" * 30_000, "[]", "{}", '{"model_cfg": 5}', '{"model_cfg": {"embed_dim": NaN}}']
 )
-def test_a_folder_that_is_not_of_open_clip_is_refused_by_a_plan(
+def test_plan_refuses_invalid_open_clip_folder(
     config: str, pv: Pv, mara: str, tmp_path: Path
 ) -> None:
     (tmp_path / "open_clip_config.json").write_text(config)
@@ -90,7 +88,7 @@ def test_a_folder_that_is_not_of_open_clip_is_refused_by_a_plan(
     assert "is not an open_clip model folder" in answer.err
 
 
-def test_wrong_settings_are_refused_as_in_a_run(pv: Pv, mara: str) -> None:
+def test_plan_refuses_invalid_settings_like_training(pv: Pv, mara: str) -> None:
     answer = pv("train", mara, "--plan", "--set", "training.iterations=0")
     assert (answer.status, answer.out) == (2, "")
     assert "training.iterations: is 0" in answer.err

@@ -1,4 +1,4 @@
-"""What is left behind on the machine: nothing but what is in PV_HOME, and no usage reports of other libraries."""
+"""No files outside PV_HOME, and no usage reports of other libraries."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ def test_adding_an_identity_writes_nothing_outside_of_pv_home(tmp_path: Path) ->
     assert [path for folder in (home, scratch) for path in folder.rglob("*")] == []
 
 
-def test_usage_reports_are_off_wherever_the_engine_is_imported_unless_the_user_wants_them() -> None:
+def test_usage_reports_are_disabled_unless_the_user_enables_them() -> None:
     code = f"import os, pvtool_core; print([os.environ[name] for name in {SWITCHES!r}])"
     env = {name: value for name, value in os.environ.items() if name not in SWITCHES}
     found = [

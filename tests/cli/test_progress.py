@@ -1,4 +1,4 @@
-"""Progress and hints on the terminal: totals belong to their stage, and advice is possible to follow."""
+"""Progress and hints on the terminal."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def test_training_counts_iterations_before_its_first_step(
     assert "training 0/400" in capsys.readouterr().err
 
 
-def test_a_bar_forgets_the_total_of_the_stage_before() -> None:
+def test_progress_bar_resets_its_total_between_stages() -> None:
     bar = BarProgress()
     bar.update("caching", 24, 24)
     bar.update("training", 0, 0)
@@ -34,7 +34,7 @@ def test_a_bar_forgets_the_total_of_the_stage_before() -> None:
 @pytest.mark.parametrize(
     ("typed", "meant"), [("trian", "train"), ("run", "runs"), ("rendr", "render")]
 )
-def test_a_mistyped_command_is_answered_with_the_nearest(
+def test_error_for_unknown_command_suggests_the_nearest(
     typed: str, meant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -44,7 +44,7 @@ def test_a_mistyped_command_is_answered_with_the_nearest(
     assert f"No such command '{typed}'." in said and f"`pv {meant}`" in said
 
 
-def test_a_finished_run_is_not_advised_to_be_resumed(tmp_path: Path) -> None:
+def test_hint_for_a_finished_run_is_not_to_resume(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "ada-1").create()
     folder.write_exit(ExitRecord(status=0, state=State.FINISHED))
     with pytest.raises(UsageError) as refused:

@@ -1,4 +1,4 @@
-"""From a photo to clips through the commands, on small random models of the classes that users bring."""
+"""Test the commands from a photo to clips on small random models of the supported classes."""
 
 import json
 import os
@@ -21,7 +21,7 @@ Shell = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    """Run `pv … --json` as a process of its own, in a home where Ada was added; what it printed, a line each."""
+    """Run `pv … --json` as a process, in a home with the identity Ada; return its output lines."""
     home = tmp_path_factory.mktemp("home")
 
     def run(*words: str) -> Any:
@@ -45,7 +45,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
 
 
 def small_rewards(models: Path) -> dict[str, Any]:
-    """Judges that see one face in the middle of whatever they are shown, as a random model paints none."""
+    """Write a detector that finds a face in any picture, since random models draw none."""
     return {
         "identity_reward.package": models / "faces",
         "identity_reward.detector": "det.onnx",
@@ -66,7 +66,7 @@ STEPS = {
 
 
 @pytest.mark.slow
-def test_a_stable_diffusion_folder_goes_from_photo_to_clips(
+def test_stable_diffusion_folder_from_photo_to_clips(
     shell: Shell, models: Path, tmp_path: Path
 ) -> None:
     motion = {"model.motion_adapter": models / "motion"}
@@ -75,7 +75,7 @@ def test_a_stable_diffusion_folder_goes_from_photo_to_clips(
 
 
 @pytest.mark.slow
-def test_a_hunyuan_video_folder_goes_from_photo_to_clips(
+def test_hunyuan_video_folder_from_photo_to_clips(
     shell: Shell, models: Path, tmp_path: Path
 ) -> None:
     keys = train_and_render(shell, models, tmp_path, folder_of(HUNYUAN_VIDEO, models), {}, frames=5)
@@ -86,7 +86,7 @@ def test_a_hunyuan_video_folder_goes_from_photo_to_clips(
 
 
 @pytest.mark.slow
-def test_a_wan_folder_goes_from_photo_to_clips(shell: Shell, models: Path, tmp_path: Path) -> None:
+def test_wan_folder_from_photo_to_clips(shell: Shell, models: Path, tmp_path: Path) -> None:
     keys = train_and_render(shell, models, tmp_path, folder_of(WAN, models), {}, frames=5)
     names = [f"blocks.{n}.self_attn.{projection}" for n in range(2) for projection in "qkv"]
     assert keys == {f"diffusion_model.{name}.lora_{part}.weight" for name in names for part in "AB"}
@@ -99,7 +99,7 @@ def folder_of(family: Family, models: Path) -> Path:
 def train_and_render(
     shell: Shell, models: Path, folder: Path, base_model: Path, more: dict[str, Any], frames: int
 ) -> set[str]:
-    """8 iterations on a base model, a clip beside that of the original, and the names in the adapter's file."""
+    """Train 8 iterations, render with and without adapter; return the names in its file."""
     sizes = {"model.width": 32, "model.height": 32, "model.num_frames": frames}
     sets = [
         f"--set={key}={value}"
@@ -109,7 +109,7 @@ def train_and_render(
     assert trained["state"] == "finished"
     (run,) = shell("runs", "show", trained["run"])
     assert (run["step"], run["checkpoints"]) == (8, [4, 8])
-    assert len(list(Path(trained["path"]).rglob("*.mp4"))) == 2  # the original's and step 8's
+    assert len(list(Path(trained["path"]).rglob("*.mp4"))) == 2  # of the base model and of step 8
     words = (
         "a <V> woman dancing",
         "--run",

@@ -1,4 +1,4 @@
-"""`pv render` up to the engine: forms of input, the planned clips, and refused input."""
+"""`pv render` up to the engine: forms of input, planned clips, and refused input."""
 
 import dataclasses
 import io
@@ -39,7 +39,7 @@ Add = Callable[[str], RunFolder]
 
 @pytest.fixture
 def add(home: Path, run: RunFolder) -> Add:
-    """Add another person, and a finished run with the settings of Mara's."""
+    """Add another identity, and a finished run with the settings of Mara's."""
 
     def person(name: str) -> RunFolder:
         library = Library()
@@ -53,7 +53,7 @@ def add(home: Path, run: RunFolder) -> Add:
 
 
 def another_run(name: str, *, finished: bool = True) -> RunFolder:
-    """A newer run of a person, with a checkpoint at step 400."""
+    """Add a newer run of an identity, with a checkpoint at step 400."""
     person = Library().get(name)
     root = person.folder.parent.parent / "runs"
     folder = new_run(root, name)
@@ -84,7 +84,7 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
     ("words", "status", "sentence"),
     [
         ("mara", 2, "No prompts to render."),
-        ("<V>runs", 2, "No person is named."),
+        ("<V>runs", 2, "Missing identity."),
         ("mara <V>runs --out /dev/null", 2, "Cannot create output folder /dev/null: file exists."),
         (
             "mara <V>runs --out /dev/null/clips",
@@ -117,9 +117,9 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
         ("mara <V>runs --devices 0,x", 2, "Invalid device 'x'."),
         ("mara <V>runs --on slurm", 2, "Unknown place 'slurm'."),
         ("mara <V>runs --on ray --devices 0", 2, "--on and --devices cannot be combined."),
-        ("mara <V>runs --address auto", 2, "--address needs a Ray cluster."),
+        ("mara <V>runs --address auto", 2, "--address requires --on ray."),
         ("mara <V>runs --cache-size big", 2, "Invalid size 'big'."),
-        ("mara <V>runs --c2pa-cert a.pem", 2, "Give both --c2pa-cert and --c2pa-key."),
+        ("mara <V>runs --c2pa-cert a.pem", 2, "Use both --c2pa-cert and --c2pa-key."),
         ("mara <V>runs --controlnet net", 2, "Use --controlnet and --control-frames together."),
         ("--from nothing.mp4", 4, "No clip named 'nothing.mp4'."),
         ("--from /etc/passwd", 3, "passwd is not a clip of pv."),
@@ -134,7 +134,7 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
         ("mara <V>runs --c2pa-cert /etc/passwd --c2pa-key /etc", 2, "File not found: /etc."),
     ],
 )
-def test_bad_input_gets_its_sentence_and_status_and_changes_nothing(
+def test_invalid_input_is_refused_without_changes(
     pv: Pv, run: RunFolder, home: Path, words: str, status: int, sentence: str
 ) -> None:
     before = everything(home.parent)
@@ -145,7 +145,7 @@ def test_bad_input_gets_its_sentence_and_status_and_changes_nothing(
     assert everything(home.parent) == before
 
 
-def test_a_dry_run_names_every_clip_and_makes_none(pv: Pv, run: RunFolder, home: Path) -> None:
+def test_dry_run_lists_every_clip_and_renders_none(pv: Pv, run: RunFolder, home: Path) -> None:
     before = everything(home.parent)
     clips = planned(pv, "mara", "<V> {noun} runs", "<V> swims", "--seed", "0..2", "--base")
     assert len({clip["path"] for clip in clips}) == 2 * 3 * 2
@@ -157,15 +157,12 @@ def test_a_dry_run_names_every_clip_and_makes_none(pv: Pv, run: RunFolder, home:
     used, counts = answer.err.splitlines()
     assert used == "mara: using mara-1, step 800."
     assert (
-        counts
-        == "1 clips: 1 missing. Their rendering time is unknown: no such clips were rendered here yet."
+        counts == "1 clips: 1 missing. Unknown rendering time: no similar clips were rendered yet."
     )
     assert everything(home.parent) == before
 
 
-def test_clips_that_share_their_first_steps_are_expected_to_take_them_once(
-    pv: Pv, run: RunFolder
-) -> None:
+def test_estimate_counts_shared_prefixes_once(pv: Pv, run: RunFolder) -> None:
     job = read_job(run.config)
     assert isinstance(job, TrainJob)
     note(Setup(model=job.model, sampler=job.sampler), Rate(30.0, 10.0))
@@ -184,7 +181,7 @@ def test_clips_that_share_their_first_steps_are_expected_to_take_them_once(
     assert counts == "2 clips: 2 missing. Estimated time: 0:40, without 1 of unknown time."
 
 
-def test_several_people_and_everybody_are_rendered_each_by_their_own_run(
+def test_several_or_all_identities_are_rendered_with_their_runs(
     pv: Pv, run: RunFolder, add: Add
 ) -> None:
     add("abel")
@@ -202,7 +199,7 @@ def test_several_people_and_everybody_are_rendered_each_by_their_own_run(
     ]
 
 
-def test_a_rows_own_words_win_over_the_commands(pv: Pv, run: RunFolder, add: Add) -> None:
+def test_rows_override_options(pv: Pv, run: RunFolder, add: Add) -> None:
     add("bob")
     file = rows_file(
         {"prompt": "<V> runs", "identity": "bob", "seed": "3..4", "steps": 9},
@@ -218,7 +215,7 @@ def test_a_rows_own_words_win_over_the_commands(pv: Pv, run: RunFolder, add: Add
     assert paths(pv, "mara", "<V> swims", "--seed", "7") != [clips[2]["path"]]
 
 
-def test_names_may_be_left_out_where_every_row_has_one(pv: Pv, run: RunFolder) -> None:
+def test_identities_can_be_omitted_if_every_row_has_one(pv: Pv, run: RunFolder) -> None:
     assert len(paths(pv, "--prompts", rows_file({"prompt": "<V> runs", "identity": "mara"}))) == 1
     refused = pv(
         "render",
@@ -226,10 +223,10 @@ def test_names_may_be_left_out_where_every_row_has_one(pv: Pv, run: RunFolder) -
         rows_file({"prompt": "<V> runs", "identity": "mara"}, {"prompt": "<V> swims"}),
     )
     assert refused.status == 2
-    assert "batch.jsonl, line 2: No person is named." in refused.err
+    assert "batch.jsonl, line 2: Missing identity." in refused.err
 
 
-def test_every_mistake_of_a_batch_is_told_with_its_line_before_anything_is_made(
+def test_all_errors_of_rows_are_reported_with_lines_before_rendering(
     pv: Pv, run: RunFolder
 ) -> None:
     file = rows_file(
@@ -247,15 +244,13 @@ def test_every_mistake_of_a_batch_is_told_with_its_line_before_anything_is_made(
         "batch.jsonl, line 1 (and 1 more): No identity named 'nora'.",
         "batch.jsonl, line 2: No run named 'mara-9'. Did you mean 'mara-1'?",
         "batch.jsonl, line 4: Weights not found: gone.safetensors.",
-        "batch.jsonl, line 5: Cannot use what is to be rendered: sampler.shift: is for flow matching, "
-        "which animatediff does not do.",
+        "batch.jsonl, line 5: Cannot use the settings of the clip: sampler.shift: is not supported "
+        "by animatediff, only by hunyuan-video, wan.",
     ]
     assert not Path("renders").exists()
 
 
-def test_rows_that_cannot_be_used_are_told_and_left_out_where_the_others_are_to_go_on(
-    pv: Pv, run: RunFolder
-) -> None:
+def test_keep_going_reports_and_skips_invalid_rows(pv: Pv, run: RunFolder) -> None:
     file = rows_file(
         {"prompt": "<V> runs"},
         {"prompt": f"<V>{'x' * 10_000}"},
@@ -277,7 +272,7 @@ def test_rows_that_cannot_be_used_are_told_and_left_out_where_the_others_are_to_
     assert not Path("renders").exists()
 
 
-def test_standard_input_files_and_banks_can_be_given_together(
+def test_standard_input_files_and_banks_can_be_combined(
     pv: Pv, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pv("prompts", "add", "mine", "<V> {noun} runs", "<V> {noun} waits")
@@ -290,9 +285,7 @@ def test_standard_input_files_and_banks_can_be_given_together(
     assert told == [("sleeps", 0), ("woman runs", 0), ("woman waits", 0), ("swims", 4), ("sits", 0)]
 
 
-def test_the_newest_finished_run_is_taken_and_others_by_name_and_step(
-    pv: Pv, run: RunFolder
-) -> None:
+def test_newest_finished_run_is_the_default(pv: Pv, run: RunFolder) -> None:
     by_first = paths(pv, "mara", "<V> runs")
     stopped = another_run("mara", finished=False)
     assert paths(pv, "mara", "<V> runs") == by_first
@@ -304,19 +297,19 @@ def test_the_newest_finished_run_is_taken_and_others_by_name_and_step(
     refused = pv("render", "mara", "<V> runs", "--dry-run")
     assert refused.status == 4
     assert (
-        "No finished run of the identity named 'mara'.\n--run can be mara-2 (stopped)."
-        in refused.err
+        "No finished run of the identity named 'mara'.\n"
+        "Unfinished runs can be used with --run: mara-2 (stopped)." in refused.err
     )
 
 
-def test_another_adapter_makes_another_clip(pv: Pv, run: RunFolder) -> None:
+def test_clip_path_depends_on_the_adapter(pv: Pv, run: RunFolder) -> None:
     base, before = paths(pv, "mara", "<V> runs", "--base")
     run.write_checkpoint(900, {ADAPTER_FILE: b"other weights"})
     assert paths(pv, "mara", "<V> runs", "--base") == [base, paths(pv, "mara", "<V> runs")[0]]
     assert paths(pv, "mara", "<V> runs") != [before]
 
 
-def test_a_row_of_the_original_model_is_one_clip(pv: Pv, run: RunFolder, add: Add) -> None:
+def test_row_of_the_base_model_is_one_clip(pv: Pv, run: RunFolder, add: Add) -> None:
     add("bob")
     base, _ = paths(pv, "mara", "<V> runs", "--base")
     rows = [
@@ -325,7 +318,7 @@ def test_a_row_of_the_original_model_is_one_clip(pv: Pv, run: RunFolder, add: Ad
     assert paths(pv, "--prompts", rows_file(*rows)) == [base]
 
 
-def test_each_lora_set_is_a_clip_of_its_own(pv: Pv, run: RunFolder, home: Path) -> None:
+def test_each_lora_set_is_a_separate_clip(pv: Pv, run: RunFolder, home: Path) -> None:
     job = read_job(run.config)
     assert isinstance(job, TrainJob)
     styled = dataclasses.replace(
@@ -342,7 +335,7 @@ def test_each_lora_set_is_a_clip_of_its_own(pv: Pv, run: RunFolder, home: Path) 
     assert paths(pv, "mara", "--prompts", rows) == [*without, *as_trained]
 
 
-def test_sizes_and_guidance_make_other_clips_and_the_same_ones_twice_are_one(
+def test_clip_path_depends_on_size_and_guidance_and_duplicates_are_merged(
     pv: Pv, run: RunFolder
 ) -> None:
     plain = paths(pv, "mara", "<V> runs")
@@ -362,7 +355,7 @@ def test_sizes_and_guidance_make_other_clips_and_the_same_ones_twice_are_one(
     assert paths(pv, "mara", "<V> runs", "<V>  runs", "--seed", "0,0") == plain
 
 
-def test_clips_that_are_there_and_whole_start_no_engine(pv: Pv, run: RunFolder) -> None:
+def test_complete_clips_start_no_engine(pv: Pv, run: RunFolder) -> None:
     Path("renders").mkdir()
     Path("renders/failed.jsonl").write_text("of another time")
     (wanted,) = planned(pv, "mara", "<V> runs")
@@ -387,7 +380,7 @@ def test_clips_that_are_there_and_whole_start_no_engine(pv: Pv, run: RunFolder) 
     assert [clip["status"] for clip in planned(pv, "mara", "<V> runs")] == ["partial"]
 
 
-def test_a_clip_of_several_files_is_one_line_for_programs(pv: Pv, run: RunFolder) -> None:
+def test_clip_of_several_files_is_one_json_line(pv: Pv, run: RunFolder) -> None:
     (clip,) = planned(pv, "mara", "<V> runs", "--format", "gif,mp4,png")
     assert [Path(file).suffix for file in clip["files"]] == [".gif", ".mp4", ""]
     assert clip["path"] == clip["files"][0]
@@ -397,7 +390,7 @@ def test_a_clip_of_several_files_is_one_line_for_programs(pv: Pv, run: RunFolder
 
 
 def write_clip_of(run: RunFolder, video: Path) -> Path:
-    """A video and its sidecar, as if Mara's run had made it from the prompt '<V> runs' and seed 0."""
+    """Write a video and its sidecar, like Mara's run for the prompt '<V> runs' and seed 0."""
     job = read_job(run.config)
     adapter = run.latest_checkpoint()
     assert isinstance(job, TrainJob)
@@ -427,7 +420,7 @@ def write_clip_of(run: RunFolder, video: Path) -> Path:
     return video
 
 
-def test_parts_of_a_batch_are_together_the_whole_and_keep_shared_trajectories_together(
+def test_shards_are_disjoint_and_complete_and_share_no_trajectories(
     pv: Pv, run: RunFolder, add: Add
 ) -> None:
     add("bob")
@@ -440,7 +433,7 @@ def test_parts_of_a_batch_are_together_the_whole_and_keep_shared_trajectories_to
 
 
 @given(st.integers(1, 50), st.text("0123456789abcdef", min_size=32, max_size=32))
-def test_a_trajectory_is_in_one_part(count: int, trajectory: str) -> None:
+def test_trajectory_belongs_to_one_shard(count: int, trajectory: str) -> None:
     assert sum(Shard(number, count).holds(trajectory) for number in range(1, count + 1)) == 1
 
 
@@ -456,7 +449,7 @@ def test_sizes_of_the_cache_are_read(text: str, gigabytes: float) -> None:
 def real(
     home: Path, mara: str, models: Path, job: TrainJob, adapters: dict[str, Path]
 ) -> RunFolder:
-    """A finished run on the small random model."""
+    """Return a finished run on the small random model."""
     folder = new_run(home / "data/runs", mara)
     write_job(
         folder.config, dataclasses.replace(job, run=folder.name, identity=Library().get(mara).ref)
@@ -466,7 +459,7 @@ def real(
     return folder
 
 
-def test_a_clip_of_its_own_person_named_again_is_by_its_own_adapter(pv: Pv, run: RunFolder) -> None:
+def test_rerender_with_the_same_identity_uses_the_recorded_adapter(pv: Pv, run: RunFolder) -> None:
     video = write_clip_of(run, Path(paths(pv, "mara", "<V> runs")[0]))
     for words in (("mara",), ("mara,mara",), ()):
         (clip,) = planned(pv, "--from", str(video), *words, "--seed", "9")
@@ -475,10 +468,8 @@ def test_a_clip_of_its_own_person_named_again_is_by_its_own_adapter(pv: Pv, run:
 
 
 @pytest.mark.slow
-def test_failures_are_left_to_be_given_in_again_and_a_clip_is_made_again_to_the_bit(
-    pv: Pv, real: RunFolder
-) -> None:
-    bad = {"prompt": "<V> {noun} runs", "frames": 12}  # the model knows eight frames only
+def test_failed_rows_can_be_repeated_and_clips_rerendered_exactly(pv: Pv, real: RunFolder) -> None:
+    bad = {"prompt": "<V> {noun} runs", "frames": 12}  # the model supports eight frames only
     words = ("mara", "<V> {noun} waits", "--prompts", rows_file(bad), "--seed", "5", "--steps", "4")
     answer = pv("render", *words, "--base", "--retries", "1", "--sheet", "--json")
     *clips, error = answer.lines
@@ -496,11 +487,14 @@ def test_failures_are_left_to_be_given_in_again_and_a_clip_is_made_again_to_the_
         for clip in clips
         if clip["status"] == "done" and clip["identity"] == "mara"
     ]
-    made_again_to_the_bit(pv, real, video)
+    check_rerender(pv, real, video)
 
 
-def made_again_to_the_bit(pv: Pv, run: RunFolder, video: Path) -> None:
-    """From the file alone; other options change it, and what made it must be there."""
+def check_rerender(pv: Pv, run: RunFolder, video: Path) -> None:
+    """Check that a clip can be rendered again from its sidecar, and that options override it.
+
+    The files that it was rendered with must exist.
+    """
     alone = shutil.copy(video, "alone.mp4")
     (again,) = pv("render", "--from", alone, "--out", "again", "--json").lines
     assert again["status"] == "done"

@@ -40,7 +40,7 @@ def test_concurrent_commands_keep_the_newest_batches(home: Path) -> None:
     assert len(list_batches(batches_dir())) == KEPT_BATCHES - 1
 
 
-def test_tasks_of_a_job_array_keep_each_others_new_batches(
+def test_tasks_of_a_job_array_do_not_delete_new_batches_of_each_other(
     home: Path,
 ) -> None:
     array = [begun() for _ in range(KEPT_BATCHES + 10)]
@@ -70,7 +70,10 @@ def ended(
     killed: bool = False,
     more: int = 0,
 ) -> Outcome:
-    """Return the outcome of a batch of which engines report these statuses and errors; `more` clips existed before."""
+    """Return the outcome of a batch whose engines report these statuses and errors.
+
+    `more` clips existed before.
+    """
     batch = new_batch(batches_dir())
     for number, error in enumerate(engines):
         batch.worker(number).create()
@@ -92,7 +95,7 @@ def ended(
     return run_batch(batch, items, lambda _: None, lambda _: None, len(items) + more)
 
 
-def test_a_failure_has_one_exit_status_whether_the_other_clips_existed_or_not(
+def test_exit_status_of_a_failure_does_not_depend_on_existing_clips(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = ended(monkeypatch, {"a": "failed"}, InputRefused("no room", ""), more=999)
@@ -110,7 +113,11 @@ def test_an_error_besides_clips_is_reported_although_all_clips_exist(
 ) -> None:
     assert ended(monkeypatch, {"a": "done"}, None, DiskFull("sheet.png")).error
     assert not ended(
-        monkeypatch, {"a": "done"}, None, RunFailed("The engine left no word."), killed=True
+        monkeypatch,
+        {"a": "done"},
+        None,
+        RunFailed("The engine ended without a record."),
+        killed=True,
     ).error
     assert not ended(monkeypatch, {"a": "done"}, None).error
 
@@ -121,10 +128,10 @@ def test_clips_left_by_a_killed_engine_have_failed(
     end = ended(
         monkeypatch,
         {"a": "done", "b": ""},
-        RunFailed("It left no word.", "See the log."),
+        RunFailed("It ended without a record.", "See the log."),
         killed=True,
     )
-    assert end.failed == [ClipEvent(path="b", status="failed", reason="It left no word.")]
+    assert end.failed == [ClipEvent(path="b", status="failed", reason="It ended without a record.")]
     assert end.error
     assert end.error.hint == "Run the same command again to render the missing clips. See the log."
     assert ended(monkeypatch, {"a": "done", "b": ""}, DiskFull()).failed == []
@@ -176,4 +183,6 @@ def test_the_rate_excludes_loading(
         shown.on_clip(clip("skipped", "a"))
         shown.on_clip(clip("done", "b"))
         shown.on_clip(clip("done", "c"))
-    assert capsys.readouterr().err.splitlines()[-1] == "rendering 3/4  360 clips an hour  0:10 left"
+    assert (
+        capsys.readouterr().err.splitlines()[-1] == "rendering 3/4  360 clips per hour  0:10 left"
+    )

@@ -1,4 +1,4 @@
-"""Which run is the newest, and what listing many runs costs: recorded times, and each file read once."""
+"""The run index: order of runs by recorded times, and each file read once."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_a_renamed_identity_keeps_the_order_of_its_runs(pv: Pv, mara: str) -> No
 @pytest.mark.parametrize(
     "created", ["yesterday", "2026-11-27T12:00:00", "0001-01-01T00:00:00+00:00"]
 )
-def test_an_invalid_time_of_creation_is_named_and_hides_no_other_run(
+def test_invalid_creation_time_is_reported_and_other_runs_are_listed(
     pv: Pv, mara: str, created: str
 ) -> None:
     good, bad = finished_run(mara), finished_run(mara, created=created)
@@ -103,9 +103,7 @@ def test_an_invalid_time_of_creation_is_named_and_hides_no_other_run(
     assert rendered_by(pv) == f"{good.name}@400"
 
 
-def test_render_says_which_run_it_uses_and_warns_if_another_was_trained_longer(
-    pv: Pv, mara: str
-) -> None:
+def test_render_prints_its_run_and_warns_if_another_was_trained_longer(pv: Pv, mara: str) -> None:
     long, short = finished_run(mara, steps=400), finished_run(mara, steps=8)
     answer = pv("render", mara, "<V> runs", "--dry-run")
     assert f"mara: using {short.name}, step 8." in answer.err
@@ -129,7 +127,7 @@ def test_a_longer_run_that_is_older_or_equal_or_unfinished_gives_no_warning(
     assert "Warning" not in pv("render", mara, "<V> runs", "--dry-run").err
 
 
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning_and_refused_by_name(
+def test_corrupt_checkpoint_is_skipped_with_a_warning_and_refused_if_selected(
     pv: Pv, mara: str
 ) -> None:
     older, newer = finished_run(mara, steps=400), finished_run(mara, steps=400)
@@ -137,7 +135,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning_and_refused_by_name(
     (newer.checkpoint_folders()[-1] / ADAPTER_FILE).write_bytes(b"other")
     answer = pv("render", mara, "<V> runs", "--dry-run")
     assert f"mara: using {newer.name}, step 400." in answer.err
-    assert f"Warning: the checkpoint {newer.name}@800 is damaged and not used." in answer.err
+    assert f"Warning: the checkpoint {newer.name}@800 is corrupt and not used." in answer.err
     refused = pv("render", mara, "<V> runs", "--dry-run", "--run", f"{newer.name}@800")
     assert (refused.status, f"The checkpoint {newer.name}@800 is damaged." in refused.err) == (
         3,
@@ -158,7 +156,7 @@ def test_clips_of_the_base_model_name_no_run(pv: Pv, mara: str) -> None:
     }
 
 
-def test_of_many_identities_each_run_is_read_once_and_only_the_first_adapters_are_named(
+def test_rendering_many_identities_reads_each_run_once(
     pv: Pv, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     people = [add_identity(f"p{number}") for number in range(25)]
@@ -176,7 +174,7 @@ def test_of_many_identities_each_run_is_read_once_and_only_the_first_adapters_ar
     assert max(reads[run.config] for run in runs) == 1
 
 
-def test_listed_runs_that_ended_are_not_read_again_until_a_file_changes(
+def test_finished_runs_are_read_again_only_after_a_change(
     pv: Pv, mara: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_index, "_FEW", 1)
@@ -207,14 +205,14 @@ def read_again(*_: object) -> None:
         b"[" * 100_000,
     ],
 )
-def test_a_damaged_index_is_read_anew(pv: Pv, mara: str, content: bytes) -> None:
+def test_corrupt_index_is_rebuilt(pv: Pv, mara: str, content: bytes) -> None:
     run = finished_run(mara)
     run_index_file().parent.mkdir(parents=True, exist_ok=True)
     run_index_file().write_bytes(content)
     assert names(pv) == [run.name]
 
 
-def test_an_index_that_cannot_be_written_is_no_failure(
+def test_index_that_cannot_be_written_causes_no_error(
     pv: Pv, home: Path, mara: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_index, "_FEW", 1)
@@ -224,7 +222,7 @@ def test_an_index_that_cannot_be_written_is_no_failure(
     assert names(pv) == [run.name]
 
 
-def test_a_long_log_is_counted_and_shown_without_holding_it_in_memory(pv: Pv, mara: str) -> None:
+def test_long_log_is_read_in_blocks(pv: Pv, mara: str) -> None:
     run = finished_run(mara)
     padding = "x" * 2000
     with EventWriter(run.events) as events:
@@ -247,9 +245,7 @@ def test_runs_of_one_identity_are_listed_in_natural_order_where_times_are_equal(
     assert names(pv) == [f"mara-{number}" for number in range(1, 12)]
 
 
-def test_a_prompt_that_the_model_reads_only_in_part_is_named_and_one_whose_keyword_is_cut_refused(
-    pv: Pv, mara: str
-) -> None:
+def test_truncated_prompt_is_a_warning_and_truncated_keyword_an_error(pv: Pv, mara: str) -> None:
     finished_run(mara)
     long = "<V> woman " + "dancing in the rain at night " * 10 + "in a blue coat"
     answer = pv("render", mara, long, "--dry-run")
@@ -261,7 +257,7 @@ def test_a_prompt_that_the_model_reads_only_in_part_is_named_and_one_whose_keywo
     assert "The keyword <V> is cut off" in refused.err
 
 
-def test_training_is_refused_before_a_run_exists_if_a_keyword_is_cut(
+def test_training_with_truncated_keyword_is_refused_before_a_run_is_created(
     pv: Pv, home: Path, mara: str
 ) -> None:
     Path("bank.txt").write_text("dancing in the rain at night " * 10 + "<V> {noun}\n")
@@ -271,7 +267,7 @@ def test_training_is_refused_before_a_run_exists_if_a_keyword_is_cut(
     assert list((home / "data").glob("runs/*")) == []
 
 
-def test_one_broken_identity_fails_alone(pv: Pv, home: Path, mara: str) -> None:
+def test_broken_identity_does_not_affect_others(pv: Pv, home: Path, mara: str) -> None:
     finished_run(mara)
     for name, file in (("nora", EMBEDDINGS_FILE), ("rosa", "identity.toml")):
         add_identity(name)
@@ -291,7 +287,7 @@ def test_one_broken_identity_fails_alone(pv: Pv, home: Path, mara: str) -> None:
     assert "embeddings.safetensors of nora" in shown.err
 
 
-def test_losses_of_a_run_are_means_of_twenty_steps_with_a_trend(pv: Pv, mara: str) -> None:
+def test_losses_of_a_run_are_means_of_20_steps_with_a_trend(pv: Pv, mara: str) -> None:
     run = finished_run(mara)
     with EventWriter(run.events) as events:
         for step in range(1, 61):

@@ -1,4 +1,4 @@
-"""The face answers at once: what it must not import, and what it says of itself."""
+"""Commands start quickly: modules that must not be imported, help, and completion."""
 
 import json
 import os
@@ -27,7 +27,7 @@ HEAVY = (
 
 
 def modules_after(words: list[str], home: Path) -> set[str]:
-    """Names of the modules that a real `pv` process had imported when it left."""
+    """Return the modules that a real `pv` process had imported at its end."""
     code = (
         "import sys, atexit; sys.argv = ['pv', *sys.argv[1:]]; "
         "atexit.register(lambda: print('MODULES', *sys.modules, file=sys.stderr)); "
@@ -54,11 +54,11 @@ def modules_after(words: list[str], home: Path) -> set[str]:
     ],
     ids=" ".join,
 )
-def test_no_command_that_only_reads_loads_a_heavy_library(words: list[str], home: Path) -> None:
+def test_reading_commands_import_no_heavy_library(words: list[str], home: Path) -> None:
     assert not modules_after(words, home) & {*HEAVY, "rich", "textual"}
 
 
-def test_help_loads_no_command_and_no_rich(home: Path) -> None:
+def test_help_imports_neither_commands_nor_rich(home: Path) -> None:
     loaded = modules_after(["--help"], home)
     assert not {
         name for name in loaded if name.startswith("pvtool.cli.") and name != "pvtool.cli.main"
@@ -67,13 +67,11 @@ def test_help_loads_no_command_and_no_rich(home: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_named_in_the_help_loads_and_helps_without_a_heavy_library(
-    command: str, home: Path
-) -> None:
+def test_help_of_every_command_imports_no_heavy_library(command: str, home: Path) -> None:
     assert not modules_after([command, "--help"], home) & set(HEAVY)
 
 
-def test_the_shell_is_offered_the_names_there_are(home: Path) -> None:
+def test_shell_completion_offers_existing_names(home: Path) -> None:
     (home / "config/prompts").mkdir(parents=True)
     (home / "config/prompts/seaside.toml").write_text("prompts = ['<V> swims']")
     env = {
@@ -89,7 +87,7 @@ def test_the_shell_is_offered_the_names_there_are(home: Path) -> None:
 
 
 def run_pv(words: list[str], folder: Path, **changes: str) -> subprocess.CompletedProcess[bytes]:
-    """A real `pv` process."""
+    """Run a real `pv` process."""
     code = "from pvtool.cli.main import main; main()"
     env = {**os.environ, "PV_HOME": str(folder / "home"), **changes}
     return subprocess.run(
@@ -100,16 +98,14 @@ def run_pv(words: list[str], folder: Path, **changes: str) -> subprocess.Complet
 @pytest.mark.parametrize(
     "changes", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
 )
-def test_an_output_that_knows_ascii_only_is_no_error(
-    tmp_path: Path, changes: dict[str, str]
-) -> None:
+def test_ascii_output_causes_no_error(tmp_path: Path, changes: dict[str, str]) -> None:
     (tmp_path / "home/config/presets").mkdir(parents=True)
     shown = run_pv(["presets", "show", "tiny"], tmp_path, **changes)
     assert (shown.returncode, b"Traceback" in shown.stderr) == (0, False)
     listed = run_pv(["presets", "list", "--json"], tmp_path, **changes)
     assert listed.returncode == 0
     assert json.loads(listed.stdout.decode("ascii"))["presets"]
-    if "LC_ALL" in changes:  # a name in UTF-8 is not one there
+    if "LC_ALL" in changes:  # a UTF-8 name is invalid there
         return
     refused = run_pv(["identity", "show", "Zo\u00eb", "--json"], tmp_path, **changes)
     assert refused.returncode == 4
@@ -117,12 +113,11 @@ def test_an_output_that_knows_ascii_only_is_no_error(
 
 
 @pytest.mark.parametrize("home", ["here", "~nobody-of-that-name/home", "/dev/null/home"])
-def test_a_home_that_cannot_be_found_in_a_deleted_folder_gives_no_traceback(
-    tmp_path: Path, home: str
-) -> None:
+def test_missing_home_in_a_deleted_folder_gives_no_traceback(tmp_path: Path, home: str) -> None:
     gone = tmp_path / "gone"
     code = (
-        "import os, sys; folder = sys.argv.pop(1); os.mkdir(folder); os.chdir(folder); os.rmdir(folder); "
+        "import os, sys; folder = sys.argv.pop(1); "
+        "os.mkdir(folder); os.chdir(folder); os.rmdir(folder); "
         "from pvtool.cli.main import main; main()"
     )
     words = [sys.executable, "-c", code, str(gone), "runs", "list"]
@@ -133,7 +128,7 @@ def test_a_home_that_cannot_be_found_in_a_deleted_folder_gives_no_traceback(
     assert "Traceback" not in left.stderr
 
 
-def test_a_path_is_shown_whole_where_the_current_folder_was_deleted_meanwhile(
+def test_absolute_path_is_shown_if_the_current_folder_was_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gone").mkdir()
@@ -142,10 +137,11 @@ def test_a_path_is_shown_whole_where_the_current_folder_was_deleted_meanwhile(
     assert shown(tmp_path / "clip.mp4") == str(tmp_path / "clip.mp4")
 
 
-def test_a_current_folder_that_was_deleted_is_named(tmp_path: Path) -> None:
+def test_error_for_deleted_current_folder(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     code = (
-        "import os, sys; folder = sys.argv.pop(1); os.mkdir(folder); os.chdir(folder); os.rmdir(folder); "
+        "import os, sys; folder = sys.argv.pop(1); "
+        "os.mkdir(folder); os.chdir(folder); os.rmdir(folder); "
         "from pvtool.cli.main import main; main()"
     )
     words = [

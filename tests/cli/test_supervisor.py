@@ -1,4 +1,4 @@
-"""The supervisor: starts, follows and ends engines, and tells how they ended, by their folders alone."""
+"""The supervisor starts, follows and stops engines, using run folders only."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def prepared(tmp_path: Path, script: str) -> RunFolder:
 
 
 def ignore(event: Event) -> None:
-    """For tests that look at the end only."""
+    """Ignore an event, for tests that check the end only."""
 
 
 def wait_until_running(folder: RunFolder) -> int:
@@ -45,13 +45,13 @@ def wait_until_running(folder: RunFolder) -> int:
     return status.pid
 
 
-def test_every_event_is_told_once_up_to_the_last(tmp_path: Path) -> None:
+def test_every_event_is_reported_once(tmp_path: Path) -> None:
     told: list[Event] = []
     supervisor.run_to_end(prepared(tmp_path, "ends"), told.append)
     assert [event.type for event in told] == ["stage", "step"]
 
 
-def test_events_of_an_earlier_engine_are_not_told_again(tmp_path: Path) -> None:
+def test_events_of_an_earlier_engine_are_not_reported(tmp_path: Path) -> None:
     folder = prepared(tmp_path, "ends")
     supervisor.run_to_end(folder, ignore)
     told: list[Event] = []
@@ -59,14 +59,14 @@ def test_events_of_an_earlier_engine_are_not_told_again(tmp_path: Path) -> None:
     assert len(told) == 2
 
 
-def test_what_an_engine_refuses_is_refused_here_with_the_same_words(tmp_path: Path) -> None:
+def test_error_of_an_engine_is_raised_unchanged(tmp_path: Path) -> None:
     with pytest.raises(PvError) as caught:
         supervisor.run_to_end(prepared(tmp_path, "refuses"), ignore)
     assert (caught.value.status, caught.value.kind) == (ExitStatus.REFUSED, "FaceRefused")
     assert caught.value.message == "No face found in photo.png."
 
 
-def test_a_failed_engine_s_hint_is_kept_before_the_place_of_its_log(tmp_path: Path) -> None:
+def test_hint_of_a_failed_engine_precedes_the_path_of_its_log(tmp_path: Path) -> None:
     folder = prepared(tmp_path, "diverges")
     with pytest.raises(RunFailed, match="no longer a number") as caught:
         supervisor.run_to_end(folder, ignore)
@@ -75,7 +75,7 @@ def test_a_failed_engine_s_hint_is_kept_before_the_place_of_its_log(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("script", "how"), [("broken", "status 1"), ("killed", "signal 9")])
-def test_an_engine_that_leaves_no_word_is_a_failure_that_names_its_log(
+def test_engine_without_exit_record_is_a_failure_with_its_log(
     tmp_path: Path, script: str, how: str
 ) -> None:
     folder = prepared(tmp_path, script)
@@ -84,7 +84,7 @@ def test_an_engine_that_leaves_no_word_is_a_failure_that_names_its_log(
     assert str(folder.log) in caught.value.hint
 
 
-def test_of_an_engine_that_others_started_and_that_is_gone_no_status_is_made_up(
+def test_vanished_engine_of_another_process_has_no_status(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(RunFailed) as caught:
@@ -92,13 +92,13 @@ def test_of_an_engine_that_others_started_and_that_is_gone_no_status_is_made_up(
     assert caught.value.message == "The engine ended unexpectedly."
 
 
-def test_a_detached_engine_that_cannot_start_is_told_of_at_once(tmp_path: Path) -> None:
+def test_detached_engine_that_cannot_start_is_reported_immediately(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="status 1"):
         supervisor.start_detached(prepared(tmp_path, "broken"))
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_is_handed_on_and_the_engine_saves_and_goes(
+def test_signal_is_forwarded_and_the_engine_saves(
     tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
     folder = prepared(tmp_path, "works")
@@ -118,7 +118,8 @@ def test_a_signal_is_handed_on_and_the_engine_saves_and_goes(
 def test_a_lost_terminal_leaves_the_engine_running(tmp_path: Path) -> None:
     folder = prepared(tmp_path, "works")
     code = (
-        "import sys, pathlib, signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # nohup would hand down its own
+        # nohup would set its own handler
+        "import sys, pathlib, signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); "
         "from pvtool_core import supervisor; from pvtool_core.store.runs import RunFolder; "
         f"supervisor.ENGINE = (sys.executable, {str(SCRIPT)!r}); "
         "supervisor.run_to_end(RunFolder(pathlib.Path(sys.argv[1])), print)"
@@ -134,7 +135,7 @@ def test_a_lost_terminal_leaves_the_engine_running(tmp_path: Path) -> None:
     assert supervisor.wait_for(folder, frozenset({State.STOPPED})) == State.STOPPED
 
 
-def test_a_detached_engine_lives_on_can_be_held_and_asked_to_stop(tmp_path: Path) -> None:
+def test_detached_engine_can_be_paused_and_stopped(tmp_path: Path) -> None:
     folder = prepared(tmp_path, "works")
     supervisor.start_detached(folder)
     pid = wait_until_running(folder)
@@ -150,7 +151,7 @@ def test_a_detached_engine_lives_on_can_be_held_and_asked_to_stop(tmp_path: Path
         assert supervisor.wait_for(folder, frozenset({state})) == state
 
 
-def test_a_run_can_be_followed_by_somebody_who_did_not_start_it(tmp_path: Path) -> None:
+def test_another_process_can_follow_a_run(tmp_path: Path) -> None:
     folder = prepared(tmp_path, "works")
     supervisor.start_detached(folder)
     told: list[Event] = []
@@ -171,7 +172,7 @@ REAL_ENGINE = (sys.executable, "-P", "-m", "pvtool_core")
 
 @pytest.fixture
 def slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """A run whose engine has come to its end before what we write about it is on the disk."""
+    """Create a run whose engine ends before our files about it are written."""
     folder = prepared(tmp_path, "kind = 'nothing'")
     real_fsync = os.fsync
 
@@ -187,7 +188,7 @@ def slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
 
 
 @pytest.mark.parametrize("begin", [to_end, supervisor.start_detached])
-def test_an_engine_that_is_faster_than_our_disk_is_heard_to_its_last_word(
+def test_all_events_of_a_fast_engine_are_reported(
     slow_disk: RunFolder, monkeypatch: pytest.MonkeyPatch, begin: Callable[[RunFolder], None]
 ) -> None:
     monkeypatch.setattr(supervisor, "ENGINE", REAL_ENGINE)
@@ -200,7 +201,7 @@ def test_an_engine_that_is_faster_than_our_disk_is_heard_to_its_last_word(
 
 
 @pytest.mark.parametrize("begin", [to_end, supervisor.start_detached])
-def test_no_engine_is_left_behind_that_nobody_could_be_told_of(
+def test_engine_is_stopped_if_its_start_cannot_be_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: Callable[[RunFolder], None]
 ) -> None:
     pids: list[int] = []
@@ -216,7 +217,7 @@ def test_no_engine_is_left_behind_that_nobody_could_be_told_of(
     assert not psutil.pid_exists(pid)
 
 
-def test_a_signal_that_comes_while_engines_are_started_reaches_all_of_them(
+def test_signal_during_start_reaches_all_engines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     announce, pids = RunFolder.announce, list[int]()
@@ -234,7 +235,7 @@ def test_a_signal_that_comes_while_engines_are_started_reaches_all_of_them(
     assert not any(map(psutil.pid_exists, pids))
 
 
-def test_waiting_for_an_engine_that_does_not_answer_has_an_end(tmp_path: Path) -> None:
+def test_waiting_for_an_unresponsive_engine_times_out(tmp_path: Path) -> None:
     folder = prepared(tmp_path, "works")
     supervisor.start_detached(folder)
     with pytest.raises(NoAnswer, match="mara-1 is still running"):

@@ -48,7 +48,7 @@ def base(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def preset(base: Path, job: TrainJob) -> str:
-    """Write the preset of the family, which has its name, and an identity with one photo of noise."""
+    """Write the preset of the family, and an identity with one photo of noise."""
     short = {"iterations": 1, "checkpoint_every": 1, "sample_every": 0, "seeds_per_prompt": 1}
     job = with_settings(job, "training", **short)
     job = with_settings(job, "model", family="flipbook", base_model=str(base))
@@ -137,6 +137,6 @@ def test_guide_shows_the_tested_family() -> None:
     page = PAGE.read_text()
     assert (ROOT / "tests/support/flipbook.py").read_text() in page
     source = Path(extended_engine.__file__).read_text()
-    row = source[source.index("Family(\n") : source.index("\n\n\nif __name__")]
+    row = source[source.index("Family(\n") : source.index("\n\n\ndef add_format")]
     row = row.replace("tests.support", "pvtool_core.backbones").replace("\n    ", "\n")
     assert row in page

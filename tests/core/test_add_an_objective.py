@@ -95,5 +95,5 @@ def test_guide_shows_the_tested_objective() -> None:
     page = PAGE.read_text()
     assert (ROOT / "tests/support/grey.py").read_text() in page
     source = Path(extended_engine.__file__).read_text()
-    row = source[source.index("ObjectiveInfo(\n") : source.index("\n\n\nif __name__")]
+    row = source[source.index("ObjectiveInfo(\n") : source.index("\n\n\ndef add_family")]
     assert f'"grey": {row.replace("tests.support", "pvtool_core.objectives")},' in page

@@ -91,7 +91,7 @@ def test_single_file_renders_the_same_clip_as_its_folder(
 def test_base_model_without_motion_modules_needs_a_motion_adapter(
     job: TrainJob, models: Path
 ) -> None:
-    with pytest.raises(InputRefused, match=r"holds Stable Diffusion alone\."):
+    with pytest.raises(InputRefused, match=r"is Stable Diffusion without motion modules\."):
         resolve_settings(with_settings(job, "model", base_model=str(models / "still")))
 
 
@@ -210,7 +210,7 @@ def test_lora_file_changed_after_the_job_was_created_is_refused(
     kohya_lora(tmp_path / "style.safetensors", models, "attn2")
     with pytest.raises(
         InputRefused,
-        match=r"The LoRA .*style\.safetensors is not the one that this job was made for",
+        match=r"The LoRA .*style\.safetensors is not the one that this job was created for",
     ):
         load_backbone(settings.model, settings.sampler, [])
 
@@ -331,7 +331,7 @@ def control(models: Path, tmp_path: Path) -> ControlConfig:
         net.controlnet_mid_block,
         net.controlnet_cond_embedding.conv_out,
     ]:
-        nn.init.normal_(layer.weight, std=0.3)  # zeros would have no effect
+        nn.init.normal_(layer.weight, std=0.3)  # zeros would not show
     net.save_pretrained(tmp_path / "controlnet")
     (tmp_path / "shown").mkdir()
     for number in range(FRAMES):

@@ -1,4 +1,4 @@
-"""Unusable weights are refused with an error that says what they are."""
+"""Unusable weights are refused with a description of their kind."""
 
 import dataclasses
 import os
@@ -62,7 +62,7 @@ def test_truncated_onnx_file_is_refused(
     (tmp_path / "rec.onnx").write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(InputRefused, match=r"rec\.onnx is not a complete ONNX model\.") as refusal:
         open_it(tmp_path / "rec.onnx")
-    assert refusal.value.hint == "Fetch it again, and compare its size."
+    assert refusal.value.hint == "Download it again, and compare its size."
 
 
 def test_other_file_instead_of_onnx_is_refused(tmp_path: Path) -> None:
@@ -103,7 +103,9 @@ def test_error_describes_other_models_of_a_package(tmp_path: Path) -> None:
 
 def test_recogniser_with_other_crop_size_or_output_is_refused(tmp_path: Path) -> None:
     path = one_node(tmp_path / "rec.onnx", "Flatten", [1, 3, 128, 128])
-    with pytest.raises(InputRefused, match="wants faces of 128 × 128 pixels, and pv has 112 × 112"):
+    with pytest.raises(
+        InputRefused, match="expects faces of 128 × 128 pixels, but pv uses 112 × 112"
+    ):
         open_recognizer(path)
     path = one_node(tmp_path / "rec.onnx", "Relu", [1, 3, 112, 112])
     with pytest.raises(InputRefused, match="returns no embedding"):
@@ -112,7 +114,7 @@ def test_recogniser_with_other_crop_size_or_output_is_refused(tmp_path: Path) ->
 
 def test_a_detector_without_landmarks_is_refused(tmp_path: Path) -> None:
     path = one_node(tmp_path / "det.onnx", "Flatten", [1, 3, 64, 64], outputs=6)
-    with pytest.raises(InputRefused, match="finds faces, but not their landmarks") as refusal:
+    with pytest.raises(InputRefused, match="detects faces without landmarks") as refusal:
         open_detector(path)
     assert "bnkps" in refusal.value.hint
 
@@ -154,7 +156,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(models: Path, tmp_path: Pat
 
     checkpoint_of(models, tmp_path / "hps.pt", extra=Code())
     with pytest.raises(
-        InputRefused, match=r"hps\.pt holds code \(posix\.mkdir\) beside its tensors\."
+        InputRefused, match=r"hps\.pt contains code \(posix\.mkdir\) besides tensors\."
     ) as refusal:
         read_weights(tmp_path / "hps.pt")
     assert "tensors only" in refusal.value.hint
@@ -173,7 +175,7 @@ def test_a_checkpoint_without_tensors_is_refused(tmp_path: Path) -> None:
         (["unet.attn1.to_q.lora_A.weight"], "it is a LoRA"),
         (["model.diffusion_model.input_blocks.0.0.weight"], "it is a diffusion model"),
         (["down_blocks.0.resnets.0.conv1.weight"], "it is a diffusion model"),
-        (["fc.weight"], r"it lacks positional_embedding and \d+ others"),
+        (["fc.weight"], r"it lacks positional_embedding and \d+ more"),
     ],
 )
 def test_error_describes_a_checkpoint_of_another_kind(
@@ -181,7 +183,7 @@ def test_error_describes_a_checkpoint_of_another_kind(
 ) -> None:
     config = folder_model(models, tmp_path, {name: torch.zeros(2, 2) for name in names})
     with pytest.raises(
-        InputRefused, match=rf"does not hold the weights of semantic_reward\.model: {why}\."
+        InputRefused, match=rf"does not contain the weights of semantic_reward\.model: {why}\."
     ) as refusal:
         ImageText(config, torch.device("cpu"))
     assert refusal.value.message.startswith("open_clip_model.safetensors ")
@@ -215,7 +217,7 @@ def folder_model(
 
 def test_unknown_open_clip_model_is_refused(models: Path, tmp_path: Path) -> None:
     checkpoint = str(checkpoint_of(models, tmp_path / "hps.pt"))
-    with pytest.raises(InputRefused, match="open_clip knows no model of the name 'ViT-X-14'"):
+    with pytest.raises(InputRefused, match="Unknown open_clip model 'ViT-X-14'"):
         ImageText(
             SemanticRewardConfig(model="ViT-X-14", checkpoint=checkpoint), torch.device("cpu")
         )

@@ -174,7 +174,7 @@ def test_errors_for_unusable_keys_and_certificates(tmp_path: Path, studio: Studi
             studio.key,
         ): r"none.pem cannot sign: it cannot be read \(No such file",
         (studio.certificate, tmp_path): r"cannot sign: it cannot be read \(Is a directory",
-        (koblitz.certificate, koblitz.key): "key.pem cannot sign: C2PA knows no such key",
+        (koblitz.certificate, koblitz.key): "key.pem cannot sign: unsupported key type",
     }
     for (chain, key), sentence in wrong.items():
         how = EncodingConfig(certificate=str(chain), key=str(key))

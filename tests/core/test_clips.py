@@ -187,7 +187,7 @@ def test_clip_with_foreign_sidecar_is_not_complete_and_cannot_be_scored(
     clip, encoding = written(tmp_path)
     sidecar_path(clip).write_bytes(content)
     assert not is_whole(clip, "f", encoding)
-    with pytest.raises(InputRefused, match=r"seed-000003\.json is no sidecar that pv wrote"):
+    with pytest.raises(InputRefused, match=r"seed-000003\.json is not a sidecar of pv"):
         read_clip_record(sidecar_path(clip))
 
 

@@ -159,7 +159,7 @@ def test_percents_of_50_steps_equal_those_measured_in_comfyui() -> None:
     assert first_active_step(0.75, still, still.normal(50)) == 37
     assert (
         first_active_step(0.75, still, still.karras(50)) == 30
-    )  # and there is no value for all schedulers
+    )  # and other schedulers need other values
 
 
 def test_instructions_are_complete() -> None:

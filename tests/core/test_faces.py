@@ -54,7 +54,7 @@ def test_crops_with_a_gradient_equal_those_of_insightface(
     ours = align_differentiable(picture[None], points[None])[0].permute(1, 2, 0).numpy() * 255
     assert np.abs(ours - theirs).mean() < 0.5
     assert np.abs(ours - theirs).max() < 8
-    assert theirs.max() > 50, "the face lies outside, so that nothing would be compared"
+    assert theirs.max() > 50, "the face is outside, so that nothing would be compared"
 
 
 def test_each_frame_is_aligned_by_its_own_landmarks() -> None:

@@ -152,7 +152,7 @@ def test_incomplete_base_model_is_refused_before_a_run_is_created(
 
 @pytest.mark.parametrize(
     ("name", "problem"),
-    [("style.pt", "no .safetensors file"), ("style.safetensors", "is not a safe")],
+    [("style.pt", "not a .safetensors file"), ("style.safetensors", "is not a safe")],
 )
 def test_invalid_lora_is_refused_before_a_run_is_created(
     name: str, problem: str, tmp_path: Path

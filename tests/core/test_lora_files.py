@@ -889,7 +889,7 @@ def test_error_names_the_other_base_model(
 ) -> None:
     said = styled.refusal(family, tensors, **metadata)
     assert words in said
-    assert "Give a LoRA that was made for this base model." in said
+    assert "Use a LoRA that was made for this base model." in said
 
 
 def test_error_for_another_model_size_shows_the_sizes(styled: Styled) -> None:
@@ -995,7 +995,7 @@ HOSTILE: dict[str, bytes] = {
     "deep metadata": header(b'{"__metadata__":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
     "offset beyond all numbers": entry("[0,1e400]"),
     "offset with 5000 digits": entry(f"[0,{'9' * 5000}]"),
-    "offset that is no number": entry("[0,NaN]"),
+    "offset that is not a number": entry("[0,NaN]"),
     "negative offset": entry("[-4,4]"),
     "text for offset": entry('["0","4"]'),
     "shape beyond all numbers": entry("[0,4]", "[1e400]"),
@@ -1004,7 +1004,7 @@ HOSTILE: dict[str, bytes] = {
     "type of half a byte": entry("[0,4]", "[8]", "F4"),
     "no utf-8": header(b'{"\xff\xfe":1}'),
     "list for header": header(b"[1,2,3]"),
-    "metadata that is no text": header(b'{"__metadata__":{"a":1}}'),
+    "metadata that is not text": header(b'{"__metadata__":{"a":1}}'),
     "huge length": struct.pack("<Q", 2**63) + b"{}",
     "overlap": header(
         b'{"a.lora_A.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
@@ -1058,7 +1058,7 @@ def test_a_file_with_one_wrong_byte_is_merged_or_refused(
 @pytest.mark.parametrize("name", ["style.pt", "style.ckpt", "style.bin", "style"])
 def test_pickled_lora_is_refused_unread(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(HOSTILE["pickle"])
-    with pytest.raises(InputRefused, match=r"is no \.safetensors file"):
+    with pytest.raises(InputRefused, match=r"is not a \.safetensors file"):
         located(tmp_path / name)
 
 

@@ -332,9 +332,9 @@ def test_odd_sizes_are_refused_for_mp4_only(tmp_path: Path) -> None:
 
 def test_error_names_missing_codec() -> None:
     assert "h264" in ffmpeg.codecs()
-    ffmpeg.require_codec("h264")
+    ffmpeg.require_formats(EncodingConfig(codec="h264"))
     with pytest.raises(CodecMissing, match="cannot write vp8"):
-        ffmpeg.require_codec("vp8")
+        ffmpeg.require_formats(EncodingConfig(codec="vp8"))
     with pytest.raises(CodecMissing, match="cannot write libnone"):
         ffmpeg.ask(Path("clip.mp4"), *TESTSRC, "-c:v", "libnone", "-f", "mp4", "-y", "/dev/null")
 

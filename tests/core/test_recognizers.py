@@ -323,9 +323,9 @@ def test_weights_outside_the_models_folder_are_not_read(location: str, tmp_path:
     by_todays_exporter(path)
     shutil.copy(tmp_path / "in/rec.onnx.data", tmp_path)
     moved(path, location)
-    with pytest.raises(InputRefused, match="outside its folder for its weights"):
+    with pytest.raises(InputRefused, match="has its weights in a file outside its folder"):
         load_recognizer(path)
-    with pytest.raises(InputRefused, match="outside its folder for its weights"):
+    with pytest.raises(InputRefused, match="has its weights in a file outside its folder"):
         add(Models(), "mine", [path])
 
 
@@ -344,7 +344,7 @@ def test_error_for_invalid_location_of_weights(key: str, value: str, tmp_path: P
     entry.key, entry.value = key, value
     path.write_bytes(model.SerializeToString())
     for attempt in (partial(load_recognizer, path), partial(add, Models(), "mine", [path])):
-        with pytest.raises(InputRefused, match="names an invalid place for its weights"):
+        with pytest.raises(InputRefused, match="has an invalid location for its weights"):
             attempt()
 
 

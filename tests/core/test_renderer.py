@@ -369,7 +369,7 @@ def test_a_model_is_released_before_the_next_one_is_loaded(
 def test_clip_with_a_lost_lease_is_rendered_when_it_is_free_again(
     run: Engine, job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a suspension, in which another process took the lease and died."""
+    """This happens after a suspension, if another process took the lease and died."""
     holds, lost = Leases.holds, iter([True])
 
     def sometimes(leases: Leases, key: str) -> bool:

@@ -100,7 +100,7 @@ def cut_off(path: Path) -> None:
 BAD_PICTURES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "text": (lambda path: path.write_text("I am no picture"), "BadPicture", "unknown image format"),
     "empty": (lambda path: path.write_bytes(b""), "BadPicture", "unknown image format"),
-    "cut-off": (cut_off, "BadPicture", "damaged or cut off"),
+    "cut-off": (cut_off, "BadPicture", "corrupt or truncated"),
     "enormous": (
         lambda path: Image.new("1", (13_000, 13_000)).save(path, "PNG"),
         "BadPicture",
@@ -109,7 +109,7 @@ BAD_PICTURES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "bomb": (
         lambda path: Image.new("1", (30_000, 30_000)).save(path, "PNG"),
         "BadPicture",
-        "absurdly large",
+        "too large",
     ),
     "a line": (
         lambda path: Image.new("RGB", (2000, 12)).save(path, "PNG"),
@@ -158,9 +158,9 @@ def test_one_of_several_faces_must_be_selected() -> None:
     with pytest.raises(FaceRefused, match=r"Several faces found in group\.png \(2 were found\)"):
         choose(Path("group.png"), faces_at(0, 60), 0)
     assert choose(Path("group.png"), faces_at(0, 60), 2).bbox[0] == 60
-    with pytest.raises(InputRefused, match=r"There are only 2 faces in group\.png"):
+    with pytest.raises(InputRefused, match=r"No face 3 in group\.png: 2 found"):
         choose(Path("group.png"), faces_at(0, 60), 3)
-    with pytest.raises(InputRefused, match=r"There is only one face in group\.png"):
+    with pytest.raises(InputRefused, match=r"No face 2 in group\.png: 1 found"):
         choose(Path("group.png"), faces_at(0), 2)
 
 
@@ -290,7 +290,7 @@ def test_warning_for_prompts_that_are_not_scored_completely(
     monkeypatch.setattr("tests.core.test_short_jobs.PROMPTS", ("<V> woman " + "waving " * 80,))
     scored("zero")
     (warning,) = [event["message"] for event in run.events if event["type"] == "warning"]
-    assert "prompt_score does not count the end of 1 prompts" in warning
+    assert "prompt_score ignores the end of 1 prompts" in warning
 
 
 def test_frames_without_face_have_no_similarity(scored: Callable[..., dict[str, Any]]) -> None:

@@ -115,7 +115,7 @@ def test_other_weights_than_those_of_the_job_are_refused(
     assert load_backbone(whole.model, whole.sampler, []).facts()["base"] == whole.model.fingerprint
     other = with_settings(job, "model", fingerprint="0123456789abcdef")
     with pytest.raises(
-        InputRefused, match=r"The base model in .* is not the one that this job was made for"
+        InputRefused, match=r"The base model in .* is not the one that this job was created for"
     ):
         load_backbone(other.model, other.sampler, [])
 
@@ -170,7 +170,7 @@ def test_full_disk_disables_the_cache_without_partial_files(
     full_cache = TrajectoryCache(tmp_path / "full", backbone, 6, events)
     assert torch.equal(full_cache.switch(PROMPT, SEED), computed)
     full_cache.final(PROMPT, SEED)
-    message = f"Trajectories are not kept in {tmp_path / 'full'}: the disk is full."
+    message = f"Trajectories are not cached in {tmp_path / 'full'}: the disk is full."
     assert events == [WarningEvent(message=message)]
     assert not [path for path in (tmp_path / "full").rglob("*") if path.is_file()]
 

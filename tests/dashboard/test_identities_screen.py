@@ -221,9 +221,7 @@ async def test_identity_is_added_and_a_rejected_photo_is_explained(home: Path) -
         await pilot.press(*"ada")
         form.query_one(TextArea).insert("blank.png")
         await pilot.press("ctrl+r")
-        await until_seen(
-            pilot, "A statement of consent is required: who agreed, when, and to what."
-        )
+        await until_seen(pilot, "A consent statement is required: who agreed, when, and to what.")
         form.query_one("#consent", Input).value = "a cartoon person"
         await pilot.press("ctrl+r")
         await until_seen(pilot, "Loading the face models…", seconds=60)

@@ -46,7 +46,7 @@ async def test_invalid_settings_are_reported_while_typing(home: Path) -> None:
         settings(pilot).insert("training.iteration=5\nadapter.rank=x\nmodel.width=65\n")
         await until_seen(
             pilot,
-            "training.iteration: is no setting; did you mean",
+            "training.iteration: unknown setting; did you mean",
             "adapter.rank: is 'x', not a whole number",
             "model.width: is 65, not a multiple of 8",
         )

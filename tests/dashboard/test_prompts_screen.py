@@ -108,7 +108,7 @@ async def test_empty_input_is_reported(bank: None) -> None:
         await pilot.press(*TO_MINE, "a")
         await until_found(pilot, TextArea)
         await pilot.press("ctrl+r")
-        await until_seen(pilot, "A prompt is empty.")
+        await until_seen(pilot, "Empty prompt.")
 
 
 async def test_enter_edits_a_prompt(bank: None) -> None:

@@ -9,7 +9,10 @@ FOLDER = Path(__file__).parent
 
 
 def compare(name: str, found: Any) -> None:
-    """Assert that `found` equals the recorded `name`.json; with PV_WRITE_GOLDEN=1, record it instead."""
+    """Assert that `found` equals the recorded `name`.json.
+
+    With PV_WRITE_GOLDEN=1 it is recorded instead.
+    """
     file = FOLDER / f"{name}.json"
     text = json.dumps(found, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     if os.environ.get("PV_WRITE_GOLDEN"):
@@ -20,7 +23,10 @@ def compare(name: str, found: Any) -> None:
 
 
 def shape(value: Any) -> Any:
-    """Return the structure of a JSON value: keys and types, without values; of a list, the structure of its first."""
+    """Return the structure of a JSON value: keys and types, without values.
+
+    The structure of a list is that of its first item.
+    """
     if isinstance(value, dict):
         return {str(key): shape(item) for key, item in cast("dict[Any, Any]", value).items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Real engines in processes of their own, on the small models, in a home of their own."""
+"""Real engine processes on the small models, in a temporary home."""
 
 import dataclasses
 from collections.abc import Generator
@@ -19,7 +19,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Generator[Engines]:
 
 @pytest.fixture(scope="session")
 def training(job: TrainJob) -> TrainJob:
-    """A run of 15 short iterations with a checkpoint after each third and a sample after each fifth."""
+    """Return a job of 15 short iterations, a checkpoint every 3 and a sample every 5."""
     changes = {
         "iterations": 15,
         "checkpoint_every": 3,
@@ -34,7 +34,7 @@ def training(job: TrainJob) -> TrainJob:
 
 @pytest.fixture(scope="session")
 def uninterrupted(engines: Engines, training: TrainJob) -> RunFolder:
-    """That run, left alone from its start to its end."""
+    """Return that run, finished without interruption."""
     folder = engines.folder("uninterrupted", training)
     assert engines.run(folder) == 0, folder.log.read_text()
     return folder

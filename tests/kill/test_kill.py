@@ -1,4 +1,4 @@
-"""Nothing is lost: whenever an engine is killed, and whatever it lacks, the run goes on as if nothing had happened."""
+"""Killed, stopped and failed runs resume without loss."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ STEPS = 15
 
 
 def weights(folder: RunFolder) -> dict[str, bytes]:
-    """What the newest checkpoint holds: the tensors of adapter and optimizer, to the bit (headers have no order)."""
+    """Return the tensors of adapter and optimizer in the newest checkpoint."""
     checkpoint = folder.latest_checkpoint()
     assert checkpoint is not None, folder.log.read_text()
     files = {path.name: load_file(path) for path in checkpoint.glob("*.safetensors")}
@@ -38,7 +38,7 @@ def weights(folder: RunFolder) -> dict[str, bytes]:
 
 
 def story(folder: RunFolder) -> list[tuple[str, object, object]]:
-    """What happened, without the times: every step with its loss, every checkpoint and sample."""
+    """Return the events without times: each step with its loss, each checkpoint and sample."""
     events, _ = read_records(folder.events)
     told = [event for event in events if event["type"] in {"step", "checkpoint", "sample"}]
     return [(event["type"], event["step"], event.get("loss", event.get("path"))) for event in told]
@@ -50,7 +50,7 @@ def steps_done(folder: RunFolder) -> int:
 
 
 def check_whole(folder: RunFolder) -> None:
-    """No file is half-written under its own name: each event line, checkpoint, sample and the heartbeat."""
+    """Check that all event lines, checkpoints, samples and the heartbeat are complete."""
     lines = folder.events.read_bytes().splitlines(keepends=True)
     assert all(json.loads(line) for line in lines if line.endswith(b"\n"))
     assert all(checkpoint_is_whole(checkpoint) for checkpoint in folder.checkpoint_folders())
@@ -60,7 +60,7 @@ def check_whole(folder: RunFolder) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_ends_as_one_that_was_left_alone(
+def test_killed_run_resumes_to_the_same_weights(
     engines: Engines, training: TrainJob, uninterrupted: RunFolder
 ) -> None:
     draw = random.Random(0)
@@ -80,10 +80,10 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_left_alone(
 
 
 def kill_within_steps(folder: RunFolder, pid: int, draw: random.Random) -> bool:
-    """Kill the engine at a random moment within the next few steps or, one time in four, before it trains.
+    """Kill the engine within the next few steps or, one time in four, before training.
 
-    Return False if it ended first. Most engines live for longer than there are steps between two checkpoints, so that
-    the run gets on, however slow the machine is.
+    Return False if it ended first. Most engines live for more steps than between two
+    checkpoints, so the run makes progress even on a slow machine.
     """
     wanted, resumed_at = draw.randrange(1, 7), checkpoint_step(folder)
     if draw.random() < 0.25:
@@ -92,7 +92,7 @@ def kill_within_steps(folder: RunFolder, pid: int, draw: random.Random) -> bool:
         wait_until(
             lambda: steps_done(folder) >= resumed_at + wanted or folder.read_exit() is not None
         )
-    time.sleep(draw.uniform(0, 0.3))  # not a wait for anything: any moment will do
+    time.sleep(draw.uniform(0, 0.3))  # a random moment, not a wait for a condition
     if folder.read_exit() or steps_done(folder) == STEPS:
         return False
     os.kill(pid, signal.SIGKILL)
@@ -106,7 +106,7 @@ def checkpoint_step(folder: RunFolder) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_means_save_then_go(
+def test_engine_saves_a_checkpoint_on_sigterm(
     engines: Engines,
     training: TrainJob,
     uninterrupted: RunFolder,
@@ -131,7 +131,7 @@ def test_a_signal_means_save_then_go(
 
 
 @pytest.mark.slow
-def test_a_lost_terminal_changes_nothing(
+def test_engine_continues_after_its_terminal_closes(
     engines: Engines, training: TrainJob, uninterrupted: RunFolder
 ) -> None:
     folder = engines.folder("hung-up", training)
@@ -143,7 +143,7 @@ def test_a_lost_terminal_changes_nothing(
 
 
 @pytest.mark.slow
-def test_the_second_engine_on_a_run_is_refused_and_the_first_is_not_disturbed(
+def test_second_engine_of_a_run_is_refused_without_effect_on_the_first(
     engines: Engines, training: TrainJob, uninterrupted: RunFolder
 ) -> None:
     folder = engines.folder("wanted-twice", training)
@@ -160,7 +160,7 @@ def test_the_second_engine_on_a_run_is_refused_and_the_first_is_not_disturbed(
 
 
 @pytest.mark.slow
-def test_a_paused_run_goes_on_where_it_was_and_a_stopped_one_ends_well(
+def test_paused_run_continues_and_stopped_run_ends_normally(
     engines: Engines, training: TrainJob, uninterrupted: RunFolder
 ) -> None:
     folder = engines.folder("paused", training)
@@ -181,7 +181,7 @@ def test_a_paused_run_goes_on_where_it_was_and_a_stopped_one_ends_well(
 
 
 def check_full_disk(folder: RunFolder) -> None:
-    """One clear error, and the last checkpoint as it was."""
+    """Check for one error message and an unchanged last checkpoint."""
     ended = folder.read_exit()
     assert ended is not None, folder.log.read_text()
     assert (ended.status, ended.kind, ended.state) == (5, "DiskFull", State.FAILED)
@@ -194,7 +194,7 @@ def check_full_disk(folder: RunFolder) -> None:
 
 @pytest.fixture
 def small_disk(engines: Engines) -> Generator[Path]:
-    """A file system of 300 kB where the runs lie; only root may make one."""
+    """Mount a file system of 300 kB for the runs; this needs root."""
     place = engines.home / "data/runs/small-disk"
     place.mkdir(parents=True)
     mount = shutil.which("mount")
@@ -205,15 +205,13 @@ def small_disk(engines: Engines) -> Generator[Path]:
     )
     if not made or made.returncode:
         place.rmdir()
-        pytest.skip(
-            "this user may not mount a file system; the test with a limit on file sizes covers the rest"
-        )
+        pytest.skip("mounting needs root; another test limits the size of files")
     yield place
     subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.mark.slow
-def test_a_full_disk_gives_one_clear_error_and_room_is_all_that_is_needed_to_go_on(
+def test_run_resumes_after_a_full_disk_once_there_is_space(
     engines: Engines, training: TrainJob, uninterrupted: RunFolder, small_disk: Path
 ) -> None:
     often = dataclasses.replace(
@@ -229,7 +227,7 @@ def test_a_full_disk_gives_one_clear_error_and_room_is_all_that_is_needed_to_go_
 
 
 @pytest.mark.slow
-def test_a_file_that_cannot_be_written_to_its_end_leaves_the_checkpoint_before_it(
+def test_failed_checkpoint_keeps_the_previous_one(
     engines: Engines, training: TrainJob, uninterrupted: RunFolder
 ) -> None:
     folder = engines.folder("limited", training)
@@ -252,9 +250,7 @@ def test_a_file_that_cannot_be_written_to_its_end_leaves_the_checkpoint_before_i
 
 
 @pytest.mark.slow
-def test_an_engine_says_in_a_sentence_which_weights_are_gone(
-    engines: Engines, training: TrainJob
-) -> None:
+def test_error_names_missing_weights(engines: Engines, training: TrainJob) -> None:
     gone = dataclasses.replace(training.model, base_model=str(engines.home / "nowhere"))
     folder = engines.folder("no-weights", dataclasses.replace(training, model=gone))
     assert engines.second(folder).returncode == 4
@@ -265,7 +261,7 @@ def test_an_engine_says_in_a_sentence_which_weights_are_gone(
 
 
 @pytest.mark.slow
-def test_an_engine_refuses_settings_that_are_wrong(engines: Engines, training: TrainJob) -> None:
+def test_engine_refuses_invalid_settings(engines: Engines, training: TrainJob) -> None:
     folder = engines.folder("wrong", training)
     folder.config.write_text(folder.config.read_text().replace("learning_rate", "learning_rat"))
     assert engines.second(folder).returncode == 2

@@ -1,4 +1,4 @@
-"""Whatever happens to the engines of a batch, in the end every clip is complete and was rendered once."""
+"""Batches whose engines are killed: in the end every clip is complete and was rendered once."""
 
 import dataclasses
 import os
@@ -68,7 +68,7 @@ def missing(wanted: RenderJob) -> list[str]:
 
 
 def check_whole(*jobs: RenderJob) -> None:
-    """Check that every clip is complete and can be played, and that the folder holds no other files."""
+    """Check that every clip is complete and playable, without any other files."""
     assert [clip for job in jobs for clip in missing(job)] == []
     clips = {one.clip for job in jobs for one in read_items(Path(job.items))}
     assert all(frames_of(Path(f"{clip}.mp4")).shape == (4, 32, 32, 3) for clip in clips)
@@ -93,7 +93,7 @@ def made_at(wanted: RenderJob) -> dict[str, int]:
 
 
 def at_work(wanted: RenderJob, pids: list[int]) -> list[int]:
-    """Return those of the processes that hold leases."""
+    """Return the processes that hold leases."""
     with suppress(FileNotFoundError, orjson.JSONDecodeError):  # released, or being written
         owners = [
             orjson.loads(lease.read_bytes())["pid"]
@@ -122,7 +122,7 @@ def test_engines_that_are_killed_repeatedly_render_every_clip_once(
         assert whole.items() <= now.items()  # complete clips are never rendered again
         whole = now
         pids[hit] = engines.start(folders[hit])
-    assert missing(wanted)  # else these kills came too late to prove anything
+    assert missing(wanted)  # otherwise the kills came too late for this test
     assert [engines.wait(pid) for pid in pids] == [0] * AT_ONCE, folders[0].log.read_text()
     assert whole.items() <= made_at(wanted).items()
     assert set(reported(folders).values()) == {1}
@@ -173,7 +173,7 @@ def test_a_terminated_batch_leaves_complete_clips_only(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Generator[Path]:
-    """A file system of 60 kB for clips; only root may make one."""
+    """Mount a file system of 60 kB for clips; this needs root."""
     place = tmp_path / "small-disk"
     place.mkdir()
     with mounted(place, "size=60k"):
@@ -181,7 +181,7 @@ def small_disk(tmp_path: Path) -> Generator[Path]:
 
 
 class mounted:  # noqa: N801 - used as a verb
-    """A file system in memory at a folder."""
+    """Context manager: a file system in memory, mounted at a folder."""
 
     def __init__(self, place: Path, options: str) -> None:
         self._place = place
@@ -191,7 +191,7 @@ class mounted:  # noqa: N801 - used as a verb
             not mount
             or subprocess.run([mount, *words], capture_output=True, check=False).returncode
         ):
-            pytest.skip("this user may not mount a file system")
+            pytest.skip("mounting needs root")
 
     def __enter__(self) -> None:
         pass
@@ -235,7 +235,7 @@ def test_a_cache_that_cannot_be_written_only_causes_a_warning(
         assert engines.run(folder) == 0, folder.log.read_text()
     check_whole(wanted)
     assert len(warnings(folder)) == 1
-    assert warnings(folder)[0].startswith(f"Trajectories are not kept in {cache}: ")
+    assert warnings(folder)[0].startswith(f"Trajectories are not cached in {cache}: ")
 
 
 def warnings(folder: RunFolder) -> list[str]:

@@ -1,4 +1,4 @@
-"""Adapters that show and that nobody trained, for tests and benchmarks of rendering."""
+"""Adapters with random weights and a visible effect, for tests and benchmarks of rendering."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ from pvtool_core.settings.jobs import Setup
 def save_random_adapters(
     folder: Path, setup: Setup, names: Iterable[str], strength: float
 ) -> dict[str, Path]:
-    """A file in `folder` for each name, all of the setup's rank and each of other weights."""
+    """Write an adapter file for each name in `folder`, with the setup's rank and random weights."""
     folder.mkdir(parents=True, exist_ok=True)
     backbone = load_backbone(locate_model(setup.model), setup.sampler, [])
     facts, sampler = backbone.facts(), setup.sampler

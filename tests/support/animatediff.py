@@ -15,7 +15,7 @@ PROMPT = "a <V> woman waving"
 
 
 def clip(model: ModelConfig, job: TrainJob) -> Tensor:
-    """The final latents of a clip by that model."""
+    """Return the final latents of a clip rendered with this model."""
     backbone = load_backbone(model, job.sampler, [PROMPT])
     return denoise(
         backbone,
@@ -26,7 +26,7 @@ def clip(model: ModelConfig, job: TrainJob) -> Tensor:
 
 
 def original_names(folder: Path) -> dict[str, Tensor]:
-    """A diffusers folder as the one file that Stable Diffusion came in, with its own names and shapes."""
+    """Convert a diffusers folder to a single file with the original names and shapes."""
     tensors = load_file(folder / "text_encoder/model.safetensors")
     found = {
         f"cond_stage_model.transformer.text_model.{name}": tensor
@@ -43,7 +43,10 @@ def original_names(folder: Path) -> dict[str, Tensor]:
 
 
 def original_unet_name(name: str) -> str:
-    """For one layer a block, of which the first down and the last up have attention."""
+    """Return the original name, for one layer per block and the small model's attention blocks.
+
+    The first down block and the last up block have attention.
+    """
     for plain, original in (
         ("norm1", "in_layers.0"),
         ("conv1", "in_layers.2"),

@@ -26,7 +26,7 @@ Pv = Callable[..., Answer]
 
 
 def everything(root: Path) -> dict[str, bytes]:
-    """Every file under `root`, to see that nothing has changed."""
+    """Return the contents of all files under `root`, to check that nothing has changed."""
     return {
         str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
     }

@@ -1,4 +1,4 @@
-"""Start, stop and kill engines in processes of their own."""
+"""Start, stop and kill engine processes."""
 
 import os
 import resource
@@ -13,7 +13,7 @@ from pvtool_core.store.runs import RunFolder
 
 
 class Engines:
-    """Starts engines, each forked from a process that has imported all they need."""
+    """Starts engines, each forked from a process that has imported all modules."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -24,20 +24,20 @@ class Engines:
         )
 
     def folder(self, name: str, job: Job) -> RunFolder:
-        """A new run folder with the job in it."""
+        """Create a run folder with the job."""
         folder = RunFolder(self.home / "data/runs" / name).create()
         write_job(folder.config, job)
         return folder
 
     def start(self, folder: RunFolder) -> int:
-        """Start an engine; its pid."""
+        """Start an engine and return its pid."""
         self._newest = self._ask("start", folder.path)
         return self._newest
 
     def wait(self, pid: int = 0) -> int:
-        """Wait for an engine's end, or the newest one's; its status, or minus the number of the signal that killed it.
+        """Wait until an engine (default: the newest one) ends and return its exit status.
 
-        Nobody else can be started meanwhile.
+        The status is minus the signal number if it was killed. No engine can be started meanwhile.
         """
         return self._ask("wait", pid or self._newest)
 
@@ -46,14 +46,14 @@ class Engines:
         return self.wait()
 
     def second(self, folder: RunFolder) -> subprocess.CompletedProcess[str]:
-        """Run an engine as the face starts it, while another may be at work."""
+        """Run an engine like the front end does, while another one may be running."""
         words = [sys.executable, "-P", "-m", "pvtool_core", str(folder.path)]
         return subprocess.run(
             words, env=self.environment, capture_output=True, text=True, timeout=120, check=False
         )
 
     def limit_file_size(self, size: int) -> None:
-        """Let no engine write a file larger than `size` bytes, from now on; -1 lifts that."""
+        """Limit the size of files that engines write, in bytes; -1 removes the limit."""
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.prlimit(self._server.pid, resource.RLIMIT_FSIZE, (size, hard))
 

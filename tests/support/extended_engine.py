@@ -1,4 +1,4 @@
-"""An engine whose tables have one row more: metric `brightness`, objective `grey`, family `flipbook`."""
+"""An engine with one more metric, objective, family and format."""
 
 import runpy
 import sys
@@ -16,7 +16,7 @@ def add_metric() -> None:
 
 
 def add_objective() -> None:
-    """Add the row of the objective; its number `darkest` is not listed."""
+    """Add the row of the objective; its number `darkest` is not declared."""
     from pvtool_core.settings.objectives import OBJECTIVES, LossInfo, ObjectiveInfo
 
     OBJECTIVES["grey"] = ObjectiveInfo(
@@ -45,9 +45,27 @@ def add_family() -> None:
     )
 
 
+def add_format() -> None:
+    """Add the row of the output format."""
+    from pvtool_core.settings.formats import FORMATS, Format
+    from tests.support.apng import is_animated
+
+    FORMATS["apng"] = Format(
+        name="apng",
+        suffix=".apng",
+        media_type="image/apng",
+        writer="tests.support.apng:write_apng",
+        checker="pvtool_core.media.encode:check_animation",
+        decoder="pvtool_core.media.decode:decode_animation",
+        facts_reader="pvtool_core.media.metadata:read_packet",
+        is_moving=is_animated,
+    )
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
     add_metric()
     add_objective()
     add_family()
+    add_format()
     runpy.run_module("pvtool_core", run_name="__main__", alter_sys=True)

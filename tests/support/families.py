@@ -1,4 +1,4 @@
-"""The families of models that the laws of tests/core/test_backbones.py are checked on; a new backbone is one more."""
+"""Families of models for the laws in tests/core/test_backbones.py; a new backbone is added here."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -37,15 +37,17 @@ IN_TWO_PASSES = tuple(
 
 @dataclass(frozen=True)
 class Family:
-    """What the laws need to know of a family.
+    """Properties of a family for the laws.
 
-    `save` writes a small random model as a folder of diffusers, of which `pipeline` is the class; `sampler` is what
-    takes the place of the folder's own. `encoders` are the parts that are gone before the others are loaded. `adapted`
-    are the attentions whose q, k and v the adapter is to sit on, and no others. `size` are the settings of the model's
-    clips, `guidance` the settings of the sampler in which guidance may differ, and `saving` those of the model that
-    save memory. `decoder` is diffusers' own way from all latents to frames. `frame_error` is how far a frame that is
-    decoded with fewer others may be from itself in the whole clip, and `exact` how near two ways of one gradient come
-    in float64. Without `file_at_any_width`, diffusers reads the adapter's file at the full model's width only.
+    `save` writes a small random model as a diffusers folder of the class `pipeline`; `sampler`
+    replaces that of the folder. `encoders` are the components that are released before the others
+    are loaded. `adapted` are the attention modules whose q, k and v the adapter must have, and no
+    others. `size` are the settings of the clips, `guidance` those of the sampler that may change
+    guidance, and `saving` those of the model that save memory. `decoder` is diffusers' decoder of
+    all latents. `frame_error` is the tolerance between a frame decoded with fewer others and the
+    same frame in the whole clip; `exact` is the tolerance between two methods for a gradient in
+    float64. Without `file_at_any_width`, diffusers reads the adapter's file at the full model's
+    width only.
     """
 
     name: str
@@ -63,7 +65,7 @@ class Family:
     file_at_any_width: bool = True
 
     def job(self, models: Path) -> TrainJob:
-        """A training job on the small models: 8 steps, of which the adapter acts in 6 and 7."""
+        """Return a training job on the small models: 8 steps, active steps 6 and 7."""
         folder = models / self.name
         if not folder.exists():
             torch.manual_seed(0)
@@ -80,14 +82,15 @@ class Family:
         pipeline.set_progress_bar_config(disable=True)
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
-                part.requires_grad_(
-                    False
-                )  # torch multiplies by a frozen matrix in another order of additions
+                part.requires_grad_(False)  # torch adds in another order for frozen matrices
         return pipeline
 
 
 def pipeline_call(pipeline: Any, job: TrainJob, prompt: str, **more: Any) -> Tensor:
-    """What diffusers' pipeline makes of seed 7 with the job's settings: final latents, or frames if `more` says so."""
+    """Return the result of diffusers' pipeline for seed 7 and the job's settings.
+
+    The result is final latents, or frames if `more` asks for them.
+    """
     model, sampler = job.model, job.sampler
     words = {"prompt": prompt, "negative_prompt": sampler.negative_prompt}
     sizes = {"num_frames": model.num_frames, "height": model.height, "width": model.width}
@@ -100,7 +103,7 @@ def pipeline_call(pipeline: Any, job: TrainJob, prompt: str, **more: Any) -> Ten
 
 
 def save_wan(folder: Path, boundary_ratio: float | None = None) -> None:
-    """Wan 2.1 with two narrow blocks; with a `boundary_ratio`, Wan 2.2's two transformers."""
+    """Write Wan 2.1 with two narrow blocks; with `boundary_ratio`, Wan 2.2's two transformers."""
     torch.manual_seed(0)
     experts = {"transformer_2": wan_transformer()} if boundary_ratio else {}
     wan_pipeline(
@@ -109,7 +112,7 @@ def save_wan(folder: Path, boundary_ratio: float | None = None) -> None:
 
 
 def save_wan_dense(folder: Path) -> None:
-    """Wan 2.2 TI2V: a time for each patch, and an autoencoder of another build that shrinks frames 16 times."""
+    """Write Wan 2.2 TI2V: one timestep per patch, and another autoencoder with factor 16."""
     torch.manual_seed(0)
     patches: dict[str, Any] = {
         "patch_size": 2,
@@ -136,8 +139,8 @@ def wan_transformer() -> WanTransformer3DModel:
     )
     for block in transformer.blocks:
         own, text = cast("list[Any]", [block.attn1, block.attn2])
-        own.to_out[0].weight.data *= 5  # at random an adapter hardly shows,
-        text.to_out[0].weight.data *= 30  # and the prompt does not: every guidance were the same
+        own.to_out[0].weight.data *= 5  # a random adapter has little effect,
+        text.to_out[0].weight.data *= 30  # and the prompt none: guidance would not matter
     return transformer
 
 
@@ -160,7 +163,7 @@ def wan_pipeline(
 
 
 def t5_tokenizer() -> PreTrainedTokenizerFast:
-    """SentencePiece's kind of tokenizer, as T5 has it, with letters for words."""
+    """Return a tokenizer like T5's (SentencePiece), with letters as words."""
     pieces = ["<pad>", "</s>", "<unk>", "▁", *LETTERS, "V"]
     tokenizer = Tokenizer(Unigram([(piece, -float(i)) for i, piece in enumerate(pieces)], unk_id=2))
     tokenizer.pre_tokenizer = Metaspace()  # type: ignore[assignment]
@@ -170,19 +173,22 @@ def t5_tokenizer() -> PreTrainedTokenizerFast:
 
 
 class EulerOnWansLevels(FlowMatchEulerDiscreteScheduler):
-    """Euler where Wan's pipeline, which asks for a number of steps alone, would have its own sampler."""
+    """Euler sampler with Wan's noise levels.
+
+    Wan's pipeline passes only the number of steps, and expects its own sampler.
+    """
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:  # type: ignore[override]
         super().set_timesteps(sigmas=flow_levels(num_inference_steps).tolist(), device=device)
 
 
 def euler_of(own: Any) -> Any:
-    """The sampler that takes the place of Wan's own, on the folder's shift."""
+    """Return the replacement of Wan's sampler, with the folder's shift."""
     return EulerOnWansLevels(shift=own.config.flow_shift)
 
 
 def decode_one_by_one(vae: Any, latents: Tensor) -> Tensor:
-    """By an autoencoder of pictures."""
+    """Decode with an image autoencoder."""
     return vae.decode(latents[0].transpose(0, 1)).sample
 
 
@@ -203,7 +209,7 @@ ANIMATEDIFF = Family(
     guidance=IN_TWO_PASSES,
     saving={},
     decoder=decode_one_by_one,
-    frame_error=1e-6,  # pictures of a batch are rounded otherwise than one alone
+    frame_error=1e-6,  # rounding differs between a batch and single pictures
 )
 HUNYUAN_VIDEO = Family(
     name="hunyuan-video",
@@ -218,7 +224,7 @@ HUNYUAN_VIDEO = Family(
     size={"num_frames": 9},
     guidance=({"guidance_scale": 1.0}, {"guidance_scale": 6.0}),
     saving={"offload": True},
-    exact=1e-6,  # the rotary embedding counts in float32
+    exact=1e-6,  # the rotary embedding is computed in float32
     file_at_any_width=False,
 )
 WAN = Family(

@@ -1,8 +1,8 @@
-"""Starts engines quickly: imports what they need once, then forks one for each folder named on stdin.
+"""Start engines quickly: import their modules once, then fork for each folder named on stdin.
 
-Each is a process of its own that runs the engine's main and can be killed as such; only the seconds that importing
-torch takes are shared. Answers `start FOLDER` with the engine's pid, and `wait PID` with its exit status once it is
-gone.
+Each engine is a process that runs the engine's main and can be killed; they share only the seconds
+of importing torch. The server answers `start FOLDER` with the engine's pid, and `wait PID` with its
+exit status after its end.
 """
 
 import os

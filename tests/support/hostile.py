@@ -1,4 +1,4 @@
-"""What attackers leave in folders, and how tests see that nothing came of it."""
+"""Hostile files in folders, and checks that they are harmless."""
 
 import signal
 from collections.abc import Generator
@@ -15,15 +15,15 @@ _SECONDS = 60
 
 
 class Outside:
-    """A folder and a file in it that nobody may touch, and links that lead there."""
+    """A folder and a file outside, and links to them; neither may be changed."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.file = folder, folder / "stop"  # as a request is called
+        self.folder, self.file = folder, folder / "stop"  # the name of a request file
         folder.mkdir()
         self.file.write_text("precious")
 
     def put_in_place_of(self, path: Path) -> None:
-        """A link to the file, or to the folder where `path` is to be one."""
+        """Replace `path` by a link to the file, or to the folder if `path` is a folder."""
         is_folder = path.is_dir() or (
             not path.suffix and path.parent.name in {"samples", "checkpoints", "mara-1"}
         )
@@ -38,12 +38,12 @@ class Outside:
 
 
 def to_end(folder: RunFolder) -> None:
-    """Have an engine run to its end, whatever it tells."""
+    """Run an engine to its end and ignore its output."""
     supervisor.run_to_end(folder, list[Event]().append)
 
 
 def link_to_device(path: Path) -> None:
-    """To one that can be read without end."""
+    """Create a link to an endless device."""
     path.symlink_to("/dev/zero")
 
 
@@ -53,7 +53,7 @@ def link_to_itself(path: Path) -> None:
 
 @pytest.fixture
 def deadline() -> Generator[None]:
-    """Nobody waits for a pipe or reads a device to its end: such a test fails, and does not hang."""
+    """Fail the test after some seconds: it must not block on a pipe or read a device forever."""
 
     def too_late(*_: object) -> None:
         raise TimeoutError("this takes too long")

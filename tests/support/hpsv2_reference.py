@@ -1,8 +1,8 @@
-"""hpsv2 itself, to compare our scores with: the one place that knows what is wrong with its package.
+"""hpsv2 as a reference for our scores, with workarounds for its package.
 
-It comes without its tokenizer's vocabulary, imports `turtle` (which needs tkinter) without using it, loads 4 GB of
-weights from the network before it loads the checkpoint over them, and its `hpsv2.score` takes no checkpoint. Its own
-`img_score.score` does take one, and is what `hpsv2.score` calls.
+It lacks its tokenizer's vocabulary, imports `turtle` (which needs tkinter) without using it,
+downloads 4 GB of weights before it loads the checkpoint over them, and `hpsv2.score` has no
+argument for a checkpoint. `img_score.score` has one, and is called by `hpsv2.score`.
 """
 
 import gzip
@@ -23,7 +23,7 @@ VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 
 @cache
 def reference() -> Any:
-    """The module `hpsv2.img_score`."""
+    """Return the module `hpsv2.img_score`."""
     own = Path(open_clip.__file__).with_name(VOCABULARY)
     opened = gzip.open
 
@@ -39,7 +39,7 @@ def reference() -> Any:
 
 
 def register(name: str, config: dict[str, Any], folder: Path) -> None:
-    """Make an architecture known under `name` to hpsv2 and to open_clip."""
+    """Register an architecture as `name` in hpsv2 and open_clip."""
     (folder / f"{name}.json").write_text(json.dumps(config))
     reference()
     from hpsv2.src.open_clip import add_model_config
@@ -49,7 +49,10 @@ def register(name: str, config: dict[str, Any], folder: Path) -> None:
 
 
 def new_reference_model(name: str) -> tuple[Any, Any]:
-    """hpsv2's model of random weights, and its preparation of pictures, made as `initialize_model` makes them."""
+    """Return hpsv2's model with random weights, and its preprocessing.
+
+    Both are created like in `initialize_model`.
+    """
     return reference().create_model_and_transforms(
         name, None, precision="amp", device="cpu", light_augmentation=True, output_dict=True
     )[::2]
@@ -58,7 +61,7 @@ def new_reference_model(name: str) -> tuple[Any, Any]:
 def reference_scores(
     model: Any, prepare: Any, pictures: Sequence[Image.Image], prompt: str, file: Path
 ) -> list[float]:
-    """What `hpsv2.score` gives for the checkpoint."""
+    """Return the result of `hpsv2.score` for the checkpoint."""
     scoring = reference()
     with patch.dict(scoring.model_dict, {"model": model, "preprocess_val": prepare}):
         return [float(score) for score in scoring.score(list(pictures), prompt, cp=str(file))]

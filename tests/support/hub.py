@@ -1,4 +1,4 @@
-"""A hub on this machine, as large as a test needs: repositories and plain addresses, with Range, and faults on call."""
+"""A local hub: repositories and plain addresses, with Range requests and faults."""
 
 import hashlib
 import json
@@ -15,7 +15,11 @@ COMMIT = "c0ffee" * 6
 
 @dataclass
 class Hub:
-    """`repositories` maps org/repo to files, `files` plain paths to bytes. The rest are faults, and what was asked."""
+    """State of the hub.
+
+    `repositories` maps org/repo to files, `files` plain paths to bytes. Other fields are faults,
+    and recorded requests.
+    """
 
     address: str = ""
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict[str, dict[str, bytes]])
@@ -23,21 +27,19 @@ class Hub:
     licence: str = "mit"
     cut_after: list[int] = field(
         default_factory=list[int]
-    )  # bytes of each next answer, then the connection ends
-    wrong: set[str] = field(
-        default_factory=set[str]
-    )  # names that come with their last byte changed
+    )  # bytes of the next answers, after which the connection ends
+    wrong: set[str] = field(default_factory=set[str])  # names of files with a changed last byte
     refusals: dict[str, int] = field(default_factory=dict[str, int])  # path and status
     redirects: dict[str, str] = field(default_factory=dict[str, str])  # path and address
     knows_ranges: bool = True
-    slow: float = 0.0  # seconds between pieces of 64 KiB
+    slow: float = 0.0  # seconds between chunks of 64 KiB
     asked: list[tuple[str, str]] = field(
         default_factory=list[tuple[str, str]]
-    )  # path and Range of each file asked for
+    )  # path and Range of each request for a file
     tokens: set[str] = field(default_factory=set[str])
 
     def fetched(self) -> list[str]:
-        """The last part of the path of every file that was asked for."""
+        """Return the last part of the path of each requested file."""
         return [path.rsplit("/", 1)[-1] for path, _ in self.asked]
 
     def content(self, path: str) -> bytes | None:
@@ -56,7 +58,7 @@ class Hub:
 
 
 def _sibling(name: str, content: bytes) -> dict[str, Any]:
-    """As the hub tells of a file: large ones with their sha256, small ones with what git calls them."""
+    """Return the hub's entry of a file: large files have a sha256, small ones a git hash."""
     about = {"rfilename": name, "size": len(content)}
     if name.endswith(".json"):
         return {**about, "blobId": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()}
@@ -69,7 +71,7 @@ def _sibling(name: str, content: bytes) -> dict[str, Any]:
 
 @contextmanager
 def serve() -> Generator[Hub]:
-    """A hub that answers for as long as the block lasts."""
+    """Run a hub while the block runs."""
     hub = Hub()
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""ArcFace's network as insightface trains it, with random weights, and the ways in which people export it."""
+"""ArcFace's network as in insightface, with random weights, and its common exports."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +32,10 @@ class Block(nn.Module):
 
 
 class IResNet(nn.Module):
-    """IResNet-100 is `layers` = (3, 13, 30, 3) at the default widths. `examples` is a batch written into the graph."""
+    """Network with blocks per stage in `layers`: (3, 13, 30, 3) is IResNet-100.
+
+    `examples` is the batch size in the exported graph.
+    """
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class IResNet(nn.Module):
 
 
 def random_iresnet(layers: Sequence[int] = (1, 2, 1, 1), **sizes: Any) -> IResNet:
-    """With statistics and slopes as training leaves them: of every channel its own."""
+    """Return a network with random statistics and slopes per channel, like a trained one."""
     torch.manual_seed(0)
     model = IResNet(layers, **sizes)
     for module in model.modules():
@@ -82,7 +85,7 @@ def random_iresnet(layers: Sequence[int] = (1, 2, 1, 1), **sizes: Any) -> IResNe
 def export(
     model: nn.Module, path: Path, opset: int = 17, dynamic: bool = True, **options: Any
 ) -> Path:
-    """As insightface's own exporter does: the input is `input.1`, the output one embedding."""
+    """Export like insightface: the input is `input.1`, the output one embedding."""
     options |= (
         {"dynamic_axes": {"input.1": {0: "batch"}, "embedding": {0: "batch"}}} if dynamic else {}
     )
@@ -95,7 +98,10 @@ def export(
 
 
 def without_identity_nodes(path: Path) -> int:
-    """What graph optimisers do: equal weights become one initialiser with several uses. How many nodes that saved."""
+    """Merge equal weights into one initialiser, like graph optimisers.
+
+    Returns how many nodes this removed.
+    """
     model = onnx.load(str(path))
     weights = {each.name for each in model.graph.initializer}
     alias = {
@@ -117,7 +123,7 @@ def without_identity_nodes(path: Path) -> int:
 
 
 def normalise_inside(path: Path) -> None:
-    """As files that came from MXNet: they take 0 to 255, and their first nodes make that -1 to 1."""
+    """Convert to inputs of 0 to 255, like files from MXNet: the first nodes map them to -1 to 1."""
     model = onnx.load(str(path))
     for node in model.graph.node:
         node.input[:] = ["prepared" if name == "input.1" else name for name in node.input]

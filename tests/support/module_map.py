@@ -37,7 +37,7 @@ def imports() -> dict[str, set[str]]:
 
 
 def cycles() -> list[list[str]]:
-    """Return groups of modules that import each other, directly or through others."""
+    """Return groups of modules that import each other, directly or indirectly."""
     graph = imports()
     reached = {name: _reachable(graph, name) for name in graph}
     groups = {

@@ -6,7 +6,7 @@ from tests.support.weight_files import safetensors
 
 
 def pipeline() -> dict[str, bytes]:
-    """A diffusers folder in which all is there that may be: variants, pickles, pictures, one-file checkpoints."""
+    """Write a diffusers folder with variants, pickles, pictures and one-file checkpoints."""
     index = {
         "_class_name": "Pipeline",
         "unet": ["diffusers", "UNet"],

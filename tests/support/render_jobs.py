@@ -1,4 +1,4 @@
-"""How tests run a job as an engine does: a folder in, files and a word about them out."""
+"""Run jobs like an engine: from a run folder to files and an exit record."""
 
 import dataclasses
 import tempfile
@@ -27,7 +27,7 @@ MP4 = EncodingConfig()
 
 @dataclasses.dataclass
 class Engine:
-    """Runs jobs in folders of their own; `events` are those of the last."""
+    """Runs jobs in new folders; `events` are those of the last one."""
 
     root: Path
     events: list[dict[str, Any]] = dataclasses.field(default_factory=list[dict[str, Any]])
@@ -50,7 +50,7 @@ class Engine:
 def render_job(
     job: TrainJob, *items: RenderItem, encoding: EncodingConfig = MP4, **changes: Any
 ) -> RenderJob:
-    """A job whose clips lie in one folder; the list of them is somewhere else."""
+    """Return a job with all clips in one folder, and its list of clips elsewhere."""
     folder = Path(tempfile.mkdtemp())
     write_items(folder / "items.jsonl", items)
     setups = (Setup(model=job.model, sampler=job.sampler, adapter=job.adapter),)
@@ -65,7 +65,7 @@ def render_job(
 
 
 def whole(wanted: RenderJob, clip: Path) -> bool:
-    """Whether one of the job's clips is whole."""
+    """Return whether one of the job's clips is complete."""
     (found,) = [item for item in read_items(Path(wanted.items)) if item.clip == str(clip)]
     names = Names(wanted.setups[found.setup], wanted.encoding.upscale)
     return is_whole(clip, names.fingerprint(found), wanted.encoding)

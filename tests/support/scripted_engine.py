@@ -1,6 +1,6 @@
-"""Keeps an engine's side of the run folder without a model, so that the supervisor meets every way an engine can end.
+"""Simulate an engine without a model: it writes a run folder and ends in every possible way.
 
-What it does is the first word of the folder's config.toml.
+The first word of the folder's config.toml selects the behaviour.
 """
 
 import os
@@ -17,7 +17,7 @@ from pvtool_core.store.runs import ExitRecord, Request, RunFolder
 
 
 def work(folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> ExitRecord:
-    """Steps of a hundredth of a second, answering requests and signals, until 500 are done."""
+    """Run steps of 10 ms, answering requests and signals, until 500 are done."""
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
     heartbeat.update(State.RUNNING)

@@ -1,4 +1,4 @@
-"""A small flip book, and its whole pipeline in one call, with which the laws compare the backbone."""
+"""A small flip book, and a pipeline for it that the backbone is compared with."""
 
 from collections.abc import Callable
 from pathlib import Path

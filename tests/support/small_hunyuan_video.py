@@ -1,4 +1,4 @@
-"""A small random HunyuanVideo of the real classes: two blocks of each kind, Llama, CLIP, the 3D autoencoder."""
+"""A small random HunyuanVideo: two blocks of each kind, Llama, CLIP, the 3D autoencoder."""
 
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,11 @@ def save_hunyuan_video(folder: Path) -> None:
         vocab_size=len(words),
         hidden_size=16,
         intermediate_size=32,
-        num_hidden_layers=3,  # the text is taken from the third layer from the end
+        num_hidden_layers=3,  # the text embeddings are those of the third-last layer
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=512,
-        pad_token_id=0,  # as the tokenizer has it
+        pad_token_id=0,  # the tokenizer's value
     )
     pipeline: Any = HunyuanVideoPipeline(
         text_encoder=LlamaModel(llama),
@@ -48,7 +48,10 @@ def save_hunyuan_video(folder: Path) -> None:
 
 
 def llama_tokenizer() -> PreTrainedTokenizerFast:
-    """Knows the words of the pipeline's template, which it wants to be about 95, and spells all others."""
+    """Return a tokenizer for the pipeline's template, which must have about 95 tokens.
+
+    It has the words of the template, and spells all other words.
+    """
     spelling = Tokenizer(BPE(unk_token="?"))
     spelling.pre_tokenizer = Whitespace()  # type: ignore[assignment]
     template, letters = DEFAULT_PROMPT_TEMPLATE["template"], "abcdefghijklmnopqrstuvwxyz<>V"

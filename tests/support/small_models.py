@@ -38,7 +38,7 @@ SIDE, FRAMES, DETECTION_SIDE = 32, 4, 64
 
 
 def save_models(root: Path) -> None:
-    """Write every model, and a person, under `root`."""
+    """Write every model and an identity to `root`."""
     torch.manual_seed(0)
     save_animatediff(root / "animatediff")
     (root / "faces").mkdir()
@@ -50,7 +50,7 @@ def save_models(root: Path) -> None:
 
 
 def random_job(models: Path) -> TrainJob:
-    """A training job on the small models: 8 steps, of which the adapter acts in 6 and 7."""
+    """Return a training job on the small models: 8 steps, active steps 6 and 7."""
     return TrainJob(
         run="test",
         identity=IdentityRef(name="ann", noun="woman", folder=str(models / "identity")),
@@ -85,21 +85,24 @@ def random_job(models: Path) -> TrainJob:
 
 
 def with_settings(job: TrainJob, section: str, **changes: Any) -> TrainJob:
-    """The job with some settings of one section changed."""
+    """Return the job with some settings of one section changed."""
     return dataclasses.replace(
         job, **{section: dataclasses.replace(getattr(job, section), **changes)}
     )
 
 
 def shake(adapter: IdentityAdapter) -> None:
-    """As training does: up projections are not zero any more."""
+    """Set random up projections, as after training."""
     generator = torch.Generator().manual_seed(1)
     for weight in adapter.parameters():
         weight.data += 0.3 * torch.randn(weight.shape, generator=generator)
 
 
 def save_animatediff(folder: Path) -> None:
-    """An AnimateDiff pipeline; beside it `still`, the Stable Diffusion in it, and `motion`, its motion adapter."""
+    """Write an AnimateDiff pipeline, and its parts `still` and `motion`.
+
+    `still` is the Stable Diffusion model in it, `motion` the motion adapter.
+    """
     unet = UNet2DConditionModel(
         sample_size=8,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -113,9 +116,7 @@ def save_animatediff(folder: Path) -> None:
         motion_num_attention_heads=2,
         motion_max_seq_length=8,
     )
-    for (
-        module
-    ) in motion.modules():  # motion modules begin as nothing; these must show in the frames
+    for module in motion.modules():  # motion modules are initialised with zeros, without effect
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.1)
     levels: dict[str, Any] = {
@@ -156,7 +157,10 @@ TOKENS = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>",
 
 
 def tokenizer(folder: Path) -> CLIPTokenizer:
-    """CLIP's own tokenizer with letters for words; the end has the highest id, which is where CLIP pools."""
+    """Return CLIP's tokenizer with letters as words.
+
+    The end token has the highest id, since CLIP pools there.
+    """
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(TOKENS)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     return CLIPTokenizer(
@@ -180,7 +184,7 @@ def text_encoder(positions: int = 40) -> CLIPTextModel:
 
 
 def save_recognizer(path: Path) -> None:
-    """The layers of an IResNet, few and narrow."""
+    """Write a small IResNet."""
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=4, padding=1),
         nn.BatchNorm2d(8),
@@ -201,7 +205,7 @@ def save_recognizer(path: Path) -> None:
 
 
 def save_detector(path: Path) -> None:
-    """SCRFD's nine outputs, that see one face in the middle of whatever they are shown."""
+    """Write a detector with SCRFD's nine outputs that finds one face in any picture."""
     face = (
         np.array([(38, 52), (74, 52), (56, 72), (42, 92), (71, 92)], np.float32) / 112 * 40 + 12
     ) / 8
@@ -236,7 +240,7 @@ def save_detector(path: Path) -> None:
 
 
 def save_clip(folder: Path) -> None:
-    """An open_clip folder: a ViT on 16 × 16 pixels and a text tower with CLIP's own words."""
+    """Write an open_clip folder: a ViT on 16 × 16 pixels and a text tower with CLIP's words."""
     folder.mkdir()
     config: dict[str, Any] = {
         "embed_dim": 8,

@@ -1,4 +1,4 @@
-"""The smallest files that are what their suffix says."""
+"""Minimal valid files of each format."""
 
 import json
 import math
@@ -9,19 +9,22 @@ from typing import Any
 
 
 def safetensors(content: bytes) -> bytes:
-    """A file of one tensor."""
+    """Return a file of one tensor."""
     tensor = {"dtype": "U8", "shape": [len(content)], "data_offsets": [0, len(content)]}
     header = json.dumps({"weight": tensor}).encode()
     return struct.pack("<Q", len(header)) + header + content
 
 
 def onnx(size: int = 64) -> bytes:
-    """The two outermost fields of an ONNX file: its version, and a graph of `size` bytes, at most 127."""
+    """Return a minimal ONNX file: its version, and a graph of `size` bytes, at most 127."""
     return bytes([0x08, 8, 0x3A, size]) + b"g" * size
 
 
 def checkpoint(path: Path, shapes: Mapping[str, Sequence[int]], **metadata: str) -> Path:
-    """A .safetensors file of float16 zeros with those shapes; dots in the metadata's keys are written as `__`."""
+    """Write a .safetensors file of float16 zeros with these shapes.
+
+    Dots in the metadata's keys are written as `__`.
+    """
     header: dict[str, Any] = {
         "__metadata__": {key.replace("__", "."): value for key, value in metadata.items()}
     }
@@ -36,7 +39,7 @@ def checkpoint(path: Path, shapes: Mapping[str, Sequence[int]], **metadata: str)
 
 
 def pipeline_folder(path: Path, kind: str = "StableDiffusionPipeline") -> Path:
-    """The least that is a complete pipeline on paper: configurations, and a tensor for each part's weights."""
+    """Write a minimal complete pipeline: configurations, and one tensor per component."""
     encoder, tokens = ["transformers", "CLIPTextModel"], ["transformers", "CLIPTokenizer"]
     parts = {"vae": ["diffusers", "AutoencoderKL"], "text_encoder": encoder, "tokenizer": tokens}
     parts |= {

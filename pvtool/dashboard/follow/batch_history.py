@@ -8,6 +8,7 @@ from heapq import nlargest
 from operator import attrgetter
 from pathlib import Path
 
+from pvtool_core.settings.formats import FORMATS
 from pvtool_core.store.events import (
     ClipEvent,
     DeviceReading,
@@ -42,7 +43,8 @@ def clip_label(clip: ClipEvent) -> str:
 
 def playable_path(clip: ClipEvent) -> Path:
     """Return the path of the file to play, preferably a moving image."""
-    names = sorted(clip.files, key=lambda name: not name.endswith((".mp4", ".gif", ".webp")))
+    suffixes = tuple(form.suffix for form in FORMATS.values() if form.suffix)
+    names = sorted(clip.files, key=lambda name: not name.endswith(suffixes))
     return Path(clip.path).with_name(names[0] if names else Path(clip.path).name)
 
 

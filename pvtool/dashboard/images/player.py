@@ -11,9 +11,9 @@ from typing import TypeVar
 from pvtool.dashboard.images import half_blocks, kitty
 from pvtool.dashboard.images.decode import Box, DecodedClip, Frame, decode
 from pvtool.terminal import Pictures, Terminal
+from pvtool_core.settings.formats import is_moving
 
 _MAX_KITTY_FRAMES = 32
-_STILLS = {".png", ".jpg", ".jpeg", ".webp"}
 _T = TypeVar("_T")
 
 
@@ -61,13 +61,21 @@ async def load_playback(
     return _playback(decoded, 1, drawings)
 
 
+def _moves(path: Path) -> bool:
+    """Return whether a file is an animation; False for an unreadable file, reported by `decode`."""
+    try:
+        return is_moving(path)
+    except OSError:
+        return False
+
+
 async def _load_kitty(path: Path, columns: int, rows: int, terminal: Terminal) -> Playback:
     """Load a clip at half the resolution of the screen, or a still image at full resolution.
 
     A clip consists of many images to send.
     """
     width, height = terminal.cell
-    scale = 1 if path.suffix.lower() in _STILLS else 2
+    scale = 2 if await asyncio.to_thread(_moves, path) else 1
     decoded = await decode(path, Box(columns * width // scale, rows * height // scale), "png")
     frames, stride = _subsample(decoded.frames, _MAX_KITTY_FRAMES)
     size = _cells(frames[0], columns, rows, terminal.cell)

@@ -1,4 +1,4 @@
-"""SampleEvent clips of a run, step by step, beside a reference photo and the clip before training."""
+"""Sample clips of a run, step by step, beside a reference photo and the clip before training."""
 
 from pathlib import Path
 

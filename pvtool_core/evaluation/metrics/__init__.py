@@ -1,4 +1,4 @@
-"""The table of metrics: one file for each, listed here with how reports use it."""
+"""Table of metrics: one file for each, listed here with its use in reports."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ from pvtool_core.evaluation.metrics.reward_similarity import RewardSimilarity
 
 @dataclass(frozen=True)
 class Change:
-    """A further value of clips with an adapter: its key, and how it follows from before and after."""
+    """A value derived from those before and after: its key and function."""
 
     key: str
     of: Callable[[float, float], float | None]
 
 
 def ratio(before: float, after: float) -> float | None:
-    """Return how many times the value before the value after is; None if that is 0."""
+    """Return the value after divided by the value before; None if the latter is 0."""
     return after / before if before else None
 
 
 def difference(before: float, after: float) -> float:
-    """Return what training added to a value."""
+    """Return the value after minus the value before."""
     return after - before
 
 
@@ -46,7 +46,10 @@ class MetricEntry:
 
 @dataclass(frozen=True)
 class SetMetricEntry:
-    """A metric of sets, and the fewest clips that a set needs; with fewer, reports leave it out."""
+    """A metric of sets, and its minimum number of clips per set.
+
+    With fewer clips, reports omit the metric.
+    """
 
     make: type[SetMetric]
     fewest: int

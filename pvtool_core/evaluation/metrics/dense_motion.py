@@ -22,10 +22,10 @@ class DenseMotion(Metric):
 
 
 def dense_motion(frames: Pixels) -> float | None:
-    """Return the mean optical flow between neighbouring smoothed frames, in per cent of the width.
+    """Return the mean optical flow between neighbouring smoothed frames, in % of the width.
 
-    None for fewer than four frames. Farnebäck 2003, with the settings of OpenCV's own example: its wide window follows
-    shapes rather than noise.
+    None for fewer than four frames. Farnebäck 2003, with the settings of OpenCV's example: its wide
+    window follows shapes rather than noise.
     """
     import cv2
 

@@ -13,5 +13,5 @@ class FaceShare(Metric):
     name = "face_share"
 
     def measure(self, clip: Clip, subject: Subject) -> float:
-        """Return the share, whoever the face is."""
+        """Return the share of frames with any face."""
         return fmean(face is not None for face in self.judges.faces(clip))

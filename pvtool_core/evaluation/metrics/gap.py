@@ -1,4 +1,4 @@
-"""How much more similarity the recogniser of the reward sees than the held-out one."""
+"""Difference between the similarity by the reward's recogniser and by the held-out one."""
 
 from pvtool_core.evaluation.clip import Clip
 from pvtool_core.evaluation.metric import Metric
@@ -6,7 +6,7 @@ from pvtool_core.settings.jobs import Subject
 
 
 class Gap(Metric):
-    """`reward_similarity` minus `identity_similarity`; if training raises it, the reward may be hacked."""
+    """`reward_similarity` minus `identity_similarity`: a rise can mean reward hacking."""
 
     name = "gap"
 

@@ -6,7 +6,10 @@ from pvtool_core.settings.jobs import Subject
 
 
 class IdentitySimilarity(Metric):
-    """Mean over frames of the cosine with the identity's mean embedding; 0 for a frame without a face."""
+    """Mean over frames of the cosine with the identity's mean embedding.
+
+    The value is 0 for a frame without a face.
+    """
 
     name = "identity_similarity"
 

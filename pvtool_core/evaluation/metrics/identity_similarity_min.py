@@ -6,7 +6,10 @@ from pvtool_core.settings.jobs import Subject
 
 
 class IdentitySimilarityMin(Metric):
-    """The lowest similarity of all frames, by the held-out recogniser; 0 for a frame without a face."""
+    """The lowest similarity of all frames, by the held-out recogniser.
+
+    The value is 0 for a frame without a face.
+    """
 
     name = "identity_similarity_min"
 

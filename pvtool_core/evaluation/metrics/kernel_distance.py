@@ -10,7 +10,7 @@ from pvtool_core.evaluation.metric import SetMetric
 
 
 class KernelDistance(SetMetric):
-    """Kernel distance of clips with the adapter from the base model's, on embeddings of clips.
+    """Kernel distance between clips with the adapter and the base model's, on their embeddings.
 
     The embedding of a clip is the mean of its frames' unit embeddings, scaled to unit length.
     """
@@ -18,7 +18,10 @@ class KernelDistance(SetMetric):
     name = "kernel_distance"
 
     def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> float:
-        """Return the distance: 0 on average for two sets of the same distribution, and also below 0."""
+        """Return the distance.
+
+        Its mean is 0 for two sets of the same distribution, so it can be negative.
+        """
         return kernel_distance(self._embeddings(clips), self._embeddings(reference))
 
     def _embeddings(self, clips: Sequence[Clip]) -> Tensor:
@@ -27,10 +30,10 @@ class KernelDistance(SetMetric):
 
 
 def kernel_distance(one: Tensor, other: Tensor) -> float:
-    """Return the unbiased squared maximum mean discrepancy of two sets of unit vectors, (items, dimensions).
+    """Return the unbiased squared maximum mean discrepancy of two sets of unit vectors.
 
-    The kernel is (cosine + 1)³: that of KID (Bińkowski et al. 2018), (x·y / d + 1)³, for vectors of length √d. Each set
-    needs two items.
+    The sets are (items, dimensions), with at least two items. The kernel is (cosine + 1)³: that of
+    KID (Bińkowski et al. 2018), (x·y / d + 1)³, for vectors of length √d.
     """
     within = [_kernel(each, each) for each in (one, other)]
     means = [

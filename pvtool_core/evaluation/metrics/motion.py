@@ -13,7 +13,7 @@ from pvtool_core.settings.jobs import Subject
 
 
 class Motion(Metric):
-    """Mean distance that landmarks move from frame to frame, in per cent of the width, without flicker."""
+    """Mean motion of landmarks from frame to frame, in % of the width, without flicker."""
 
     name = "motion"
 
@@ -24,7 +24,7 @@ class Motion(Metric):
 
 
 def landmark_motion(points: Sequence[NDArray[np.float32] | None], width: int) -> float | None:
-    """Return how far landmarks (5, 2) move from one smoothed frame to the next, in per cent of the width.
+    """Return the motion of landmarks (5, 2) between smoothed frames, in per cent of the width.
 
     None without four frames in a row that have them.
     """
@@ -35,6 +35,6 @@ def landmark_motion(points: Sequence[NDArray[np.float32] | None], width: int) ->
 
 
 def _complete(row: Sequence[NDArray[np.float32] | None]) -> list[NDArray[np.float32]]:
-    """Return the row, or nothing if a frame of it has no face."""
+    """Return the row, or nothing if one of its frames has no face."""
     found = [points for points in row if points is not None]
     return found if len(found) == len(row) else []

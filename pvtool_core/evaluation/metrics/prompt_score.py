@@ -6,7 +6,10 @@ from pvtool_core.settings.jobs import Subject
 
 
 class PromptScore(Metric):
-    """100 times the mean cosine of the frames' embeddings with that of the prompt without its keyword."""
+    """100 times the mean cosine of frames and prompt, by their embeddings.
+
+    The keyword is removed from the prompt.
+    """
 
     name = "prompt_score"
 

@@ -6,7 +6,10 @@ from pvtool_core.settings.jobs import Subject
 
 
 class RewardSimilarity(Metric):
-    """As `identity_similarity`, by the recogniser that training optimises: it never judges alone."""
+    """Like `identity_similarity`, by the recogniser that training optimises.
+
+    It must not be used alone to judge results.
+    """
 
     name = "reward_similarity"
 
