@@ -1,7 +1,7 @@
 """Tests of docs/add-a-backbone.md: a model family is one file and one row of the table."""
 
 import json
-import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tomli_w
 from PIL import Image
+from safetensors import safe_open
 from safetensors.numpy import save_file
 from textual.widgets import Select
 
@@ -27,6 +28,7 @@ from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
 from tests.support import extended_engine
 from tests.support.sample_data import ScreenApp
 from tests.support.screen_text import until_seen
+from tests.support.small_flipbook import FLIPBOOK
 from tests.support.small_models import with_settings
 
 ROOT = Path(__file__).parents[2]
@@ -35,30 +37,26 @@ PAGE = ROOT / "docs/add-a-backbone.md"
 
 @pytest.fixture
 def base(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a model of the new family; its preset has the name of the family."""
+    """Return a model of the new family, which is in the table of this process and of engines."""
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(supervisor, "ENGINE", extended_engine.ENGINE)
-    monkeypatch.setitem(FAMILIES, "mirror", FAMILIES["animatediff"])  # removed afterwards
+    monkeypatch.setitem(FAMILIES, "flipbook", FAMILIES["animatediff"])  # removed afterwards
     extended_engine.add_family()
-    base = tmp_path / "base"
-    shutil.copytree(models / "animatediff", base)
-    index = json.loads((base / "model_index.json").read_bytes())
-    (base / "model_index.json").write_text(json.dumps({**index, "_class_name": "MirrorPipeline"}))
-    return base
+    return Path(FLIPBOOK.job(models).model.base_model)
 
 
 @pytest.fixture
 def preset(base: Path, job: TrainJob) -> str:
-    """Write the preset, and an identity with one photo of noise."""
+    """Write the preset of the family, and an identity with one photo of noise."""
     short = {"iterations": 1, "checkpoint_every": 1, "sample_every": 0, "seeds_per_prompt": 1}
-    job = with_settings(with_settings(job, "training", **short), "model", family="mirror")
-    job = with_settings(job, "model", base_model=str(base))
+    job = with_settings(job, "training", **short)
+    job = with_settings(job, "model", family="flipbook", base_model=str(base))
     table: dict[str, Any] = {name: to_table(part) for name, part in job.sections().items()}
-    about = {"description": "a mirrored model", "prompts": "tiny"}
+    about = {"description": "a flip book", "prompts": "tiny"}
     own = Presets().own
     own.mkdir(parents=True)
-    (own / "mirror.toml").write_text(tomli_w.dumps({"preset": about, **table}))
+    (own / "flipbook.toml").write_text(tomli_w.dumps({"preset": about, **table}))
     library = Library()
     with library.staging() as staging:
         face = {"picture": "a.jpg", "reference": "references/000.png", "face": "faces/000.png"}
@@ -70,7 +68,7 @@ def preset(base: Path, job: TrainJob) -> str:
         save_file({"rec": np.array([[0.6, 0.8]], np.float32)}, staging / EMBEDDINGS_FILE)
         (staging / FACES_FILE).write_text(json.dumps([found]))
         library.adopt(staging, "ann", "woman", "yes")
-    return "mirror"
+    return "flipbook"
 
 
 def pv(capfd: pytest.CaptureFixture[str], *words: str) -> Any:
@@ -94,10 +92,17 @@ def test_new_family_is_planned_trained_and_rendered(
     assert not plan["assumed"] and plan["missing"] == []
     assert plan["peak"]["bytes"] > 0
 
-    assert pv(capfd, "train", "ann", "--base-model", str(base))["state"] == "finished"
-    pv(capfd, "render", "ann", "<V> woman waits", "--base", "--out", "mirrored")
-    (clip,) = Path("mirrored/base").glob("*/*.mp4")
-    assert len(frames_of(clip)) == Presets().get(preset).settings().model.num_frames
+    trained = pv(capfd, "train", "ann", "--base-model", str(base))
+    assert trained["state"] == "finished"
+    pv(capfd, "render", "ann", "<V> woman waits", "--run", trained["run"], "--base", "--out", "out")
+    clips = {path.parts[1]: frames_of(path) for path in Path("out").glob("*/*/*.mp4")}
+    assert clips.keys() == {"ann", "base"}
+    assert all(len(frames) == FLIPBOOK.size["num_frames"] for frames in clips.values())
+
+    pv(capfd, "runs", "export", trained["run"], "ann.safetensors")
+    layers = [f"unet.{layer}.to_{each}" for layer in FLIPBOOK.adapted for each in "qkv"]
+    with safe_open("ann.safetensors", "np") as file:
+        assert set(file.keys()) == {f"{layer}.lora_{ab}.weight" for layer in layers for ab in "AB"}
 
 
 async def test_form_of_the_dashboard_offers_the_new_family(preset: str) -> None:
@@ -105,20 +110,32 @@ async def test_form_of_the_dashboard_offers_the_new_family(preset: str) -> None:
         await until_seen(pilot, "Weights: here")
         field: Any = pilot.app.screen.query_one("#preset", Select)
         field.value = preset
-        await until_seen(pilot, "mirror · 1 iterations · 32×32, 4 frames", "Weights: here")
+        await until_seen(pilot, "flipbook · 1 iterations · 32×32, 4 frames", "Weights: here")
 
 
 def test_option_that_the_new_family_does_not_support_is_refused(preset: str) -> None:
     with pytest.raises(SettingsError) as refused:
         Presets().get(preset).settings({"sampler": {"shift": 3.0}})
-    assert "sampler.shift: is not supported by mirror, only by hunyuan-video, wan" in str(
+    assert "sampler.shift: is not supported by flipbook, only by hunyuan-video, wan" in str(
         refused.value
     )
 
 
+def test_example_and_all_backbones_are_independent_of_each_other() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (held,) = (
+        contract["modules"]
+        for contract in contracts["contracts"]
+        if contract["name"].startswith("Backbones are independent of each other")
+    )
+    assert set(held) == {family.backbone.partition(":")[0] for family in FAMILIES.values()}
+    example = (ROOT / "tests/support/flipbook.py").read_text()
+    assert not [module for module in held if module in example]
+
+
 def test_guide_shows_the_tested_family() -> None:
     page = PAGE.read_text()
-    assert (ROOT / "tests/support/mirror.py").read_text() in page
+    assert (ROOT / "tests/support/flipbook.py").read_text() in page
     source = Path(extended_engine.__file__).read_text()
     row = source[source.index("Family(\n") : source.index("\n\n\ndef add_format")]
     row = row.replace("tests.support", "pvtool_core.backbones").replace("\n    ", "\n")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, LoraPair, load_adapter
@@ -33,30 +33,39 @@ from pvtool_core.sampling import (
     rollout_replayed,
     rollout_stopped,
 )
+from pvtool_core.settings import families
 from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.schema import LoraConfig
 from pvtool_core.store.event_log import EventWriter
 from pvtool_core.store.events import ignore
 from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.trainer import Trainer, train
 from pvtool_core.trajectories import TrajectoryCache
+from tests.support import extended_engine
 from tests.support.families import FAMILIES, Family, pipeline_call
+from tests.support.small_flipbook import FLIPBOOK
 from tests.support.small_models import shake, with_settings
 from tests.support.training import prepared_trainer
 
 PROMPT = "a <V> woman waving"
 SWITCH, STEPS = 6, 8
+LAWFUL = (*FAMILIES, FLIPBOOK)
+"""All families, and the example in docs/add-a-backbone.md."""
 
 
 def only_for(has: Callable[[Family], Any]) -> Any:
     """Limit a test to the families to which it applies."""
     return pytest.mark.parametrize(
-        "family", [*filter(has, FAMILIES)], ids=lambda family: family.name, indirect=True
+        "family", [*filter(has, LAWFUL)], ids=lambda family: family.name, indirect=True
     )
 
 
-@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
-def family(request: pytest.FixtureRequest) -> Family:
+@pytest.fixture(params=LAWFUL, ids=lambda family: family.name)
+def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Family:
+    if request.param is FLIPBOOK:
+        monkeypatch.setitem(families.FAMILIES, FLIPBOOK.name, families.FAMILIES["animatediff"])
+        extended_engine.add_family()  # removed afterwards
     return request.param
 
 
@@ -102,7 +111,7 @@ def test_class_implements_the_contract(job: TrainJob) -> None:
 
 GUIDANCE = [
     pytest.param(family, settings, id=f"{family.name}-{'-'.join(map(str, settings.values()))}")
-    for family in FAMILIES
+    for family in LAWFUL
     for settings in family.guidance
 ]
 
@@ -203,6 +212,21 @@ def test_step_equals_the_sampler_and_can_start_at_any_step(backbone: Any) -> Non
                 output.to(dtype), scheduler.timesteps[step], latents
             ).prev_sample
             assert torch.equal(backbone.advance(latents, step, output.to(dtype)), theirs)
+
+
+def test_style_lora_changes_the_clip_through_each_part_of_the_table(
+    family: Family, job: TrainJob, backbone: Backbone, tmp_path: Path
+) -> None:
+    plain, pipeline = final_latents_with_adapter(backbone), family.fresh_pipeline(job)
+    for part in families.FAMILIES[family.name].lora_names:
+        layers = getattr(pipeline, part).named_modules()
+        path, layer = next(each for each in layers if isinstance(each[1], nn.Linear))
+        pair = {"A": torch.ones(1, layer.in_features), "B": torch.ones(layer.out_features, 1)}
+        tensors = {f"{part}.{path}.lora_{name}.weight": pair[name] for name in "AB"}
+        save_file(tensors, tmp_path / f"{part}.safetensors")
+        lora = LoraConfig(file=str(tmp_path / f"{part}.safetensors"))
+        styled = load(with_settings(job, "model", loras=(lora,)))
+        assert not torch.equal(final_latents_with_adapter(styled), plain), part
 
 
 # The adapter

@@ -30,15 +30,18 @@ def add_family() -> None:
     """Add the row of the model family."""
     from pvtool_core.settings.families import FAMILIES, Family
 
-    FAMILIES["mirror"] = Family(
-        name="mirror",
-        backbone="tests.support.mirror:Mirror",
-        pipelines=("MirrorPipeline",),
+    FAMILIES["flipbook"] = Family(
+        name="flipbook",
+        backbone="tests.support.flipbook:Flipbook",
+        pipelines=("FlipbookPipeline",),
         parts=("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
         prompt_limits="pvtool_core.models.prompt_limits:clip_limits",
         options=frozenset({"sampler.negative_prompt"}),
         lora_base="Stable Diffusion 1.x",
-        lora_names={"unet": "pvtool_core.backbones.lora_names:unet_names"},
+        lora_names={
+            "unet": "pvtool_core.backbones.lora_names:unet_names",
+            "text_encoder": "pvtool_core.backbones.lora_names:clip_names",
+        },
     )
 
 
