@@ -40,6 +40,8 @@ class Format:
         decoder: Function from a path and a box to pixels (frames, height, width, 3).
         facts_reader: Function from a path to the metadata in the file.
         is_moving: Whether a file that begins with these bytes is an animation.
+        rate_reader: Function from a path to frames per second, if not every ffmpeg can decode the
+            format; the dashboard then reads frames with `decoder`.
         option: Setting of `EncodingConfig` that changes the file, if any.
         option_label: Word before its value in `how`.
         encoder: Name of the encoder that ffmpeg needs, `{codec}` for the chosen codec; empty if it
@@ -56,6 +58,7 @@ class Format:
     decoder: str
     facts_reader: str
     is_moving: Callable[[bytes], bool]
+    rate_reader: str = ""
     option: str = ""
     option_label: str = ""
     encoder: str = ""
@@ -107,6 +110,7 @@ FORMATS: dict[str, Format] = {
             decoder=f"{_DECODE}:decode_animation",
             facts_reader=f"{_METADATA}:read_packet",
             is_moving=_is_animated_webp,
+            rate_reader="pvtool_core.media.stream:animation_rate",
             option="loop",
             option_label="loop ",
         ),

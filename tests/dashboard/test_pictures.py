@@ -1,8 +1,10 @@
 """Images on a terminal: decoding, drawing in any colours, playback within a budget."""
 
 import asyncio
+import base64
 import gc
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +55,42 @@ def test_clip_is_decoded_with_all_frames_and_its_rate(tmp_path: Path) -> None:
     assert (len(decoded.frames), decoded.fps, decoded.complete) == (6, 10.0, True)
 
 
+@pytest.mark.parametrize("milliseconds", [100, 40])
+def test_animated_webp_is_decoded_with_all_frames_and_its_rate(
+    tmp_path: Path, milliseconds: int
+) -> None:
+    decoded = read(clip(tmp_path / "a.webp", milliseconds=milliseconds))
+    assert (len(decoded.frames), decoded.fps, decoded.complete) == (6, 1000 / milliseconds, True)
+    assert len({frame.data for frame in decoded.frames}) == 6
+    size = {(frame.width, frame.height) for frame in decoded.frames}
+    assert size == {(frame.width, frame.height) for frame in read(clip(tmp_path / "a.gif")).frames}
+
+
+def test_cut_off_animated_webp_is_reported(tmp_path: Path) -> None:
+    path = clip(tmp_path / "a.webp")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DecodeError, match=r"a\.webp is not an image or is corrupt"):
+        read(path)
+
+
+def test_kitty_shows_photos_at_full_resolution_and_clips_at_half(tmp_path: Path) -> None:
+    terminal = replace(BLOCKS, pictures=Pictures.KITTY)
+    sizes = {}
+    for name in ("photo.webp", "clip.webp", "photo.png", "clip.gif"):
+        path = tmp_path / name
+        clip(path, 1 if name.startswith("photo") else 3, size=(640, 480))
+        image = asyncio.run(load_playback(path, 20, 20, terminal, dark=True)).images[0]
+        png = base64.b64decode("".join(re.findall(r"m=[01];([^\x1b]+)", image.transmit)))
+        sizes[name] = int.from_bytes(png[16:20])
+    width = 20 * terminal.cell[0]
+    assert sizes == {
+        "photo.webp": width,
+        "clip.webp": width // 2,
+        "photo.png": width,
+        "clip.gif": width // 2,
+    }
+
+
 def test_invalid_files_are_reported_with_a_reason(tmp_path: Path) -> None:
     content = still(tmp_path / "whole.png", size=(300, 300)).read_bytes()
     (tmp_path / "empty.mp4").touch()
@@ -82,7 +120,7 @@ def test_invalid_files_are_reported_with_a_reason(tmp_path: Path) -> None:
 
 
 def test_special_file_names_have_no_effect_on_ffmpeg(tmp_path: Path) -> None:
-    for name in ("-i %03d.png", "concat:a|b.png", "https:x.png", "a 'b'; c.png"):
+    for name in ("-i %03d.png", "concat:a|b.png", "https:x.png", "a 'b'; c.png", "-c.webp"):
         assert len(read(still(tmp_path / name)).frames) == 1
 
 
@@ -215,11 +253,12 @@ async def wait_for(app: Gallery, wanted: str) -> None:
     raise AssertionError(f"{wanted!r} is not on the screen:\n{app.text()}")
 
 
-def test_clip_plays_pauses_and_steps(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_clip_plays_pauses_and_steps(tmp_path: Path, suffix: str) -> None:
     async def run() -> None:
         app = Gallery()
         async with app.run_test(size=(60, 20)) as pilot:
-            app.clip.show(clip(tmp_path / "a.gif"))
+            app.clip.show(clip(tmp_path / f"a.{suffix}"))
             await wait_for(app, "1 of 6, playing")
             await wait_for(app, "4 of 6, playing")
             app.clip.playing = False

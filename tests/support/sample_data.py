@@ -67,13 +67,15 @@ def _face(number: int) -> dict[str, Any]:
     return {"picture": f"holiday-{number}.jpg", **files, **detection}
 
 
-def clip(path: Path, frames: int = 6, size: tuple[int, int] = (64, 48)) -> Path:
+def clip(
+    path: Path, frames: int = 6, size: tuple[int, int] = (64, 48), milliseconds: int = 100
+) -> Path:
     """Write a clip of a blue bar that moves down a constant red background."""
     images = [Image.new("RGB", size, RED) for _ in range(frames)]
     for number, image in enumerate(images):
         top = number * 4 % size[1]
         image.paste(BLUE, (0, top, size[0], top + 4))
-    images[0].save(path, save_all=True, append_images=images[1:], duration=100, loop=0)
+    images[0].save(path, save_all=True, append_images=images[1:], duration=milliseconds, loop=0)
     return path
 
 

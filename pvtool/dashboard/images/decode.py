@@ -1,21 +1,27 @@
 """Decode clips and photos at display size with ffmpeg in a separate process.
 
+A second process reads the formats that ffmpeg cannot read, and passes their frames to ffmpeg.
+
 Time and memory are limited whatever the file contains; failures have a message for the user.
 """
 
 import asyncio
+import os
 import re
 import stat
-from asyncio.subprocess import PIPE, Process
-from collections.abc import Iterator
-from contextlib import suppress
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from pvtool_core.errors import PvError
+from pvtool_core.settings.formats import format_of, is_moving
 
+READER = (sys.executable, "-P", "-m", "pvtool_core.media.stream")
 MAX_FRAMES = 400
 _MAX_PIXELS = 100_000_000
 _TIMEOUT = 30.0
@@ -65,10 +71,19 @@ async def decode(path: Path, box: Box, form: Literal["raw", "png"] = "raw") -> D
     A PNG is never larger than its source. Raises DecodeError.
     """
     ffmpeg = await asyncio.to_thread(_ffmpeg, path)
+    options = _raw_options(box) if form == "raw" else _png_options(box)
     with await asyncio.to_thread(_open, path) as file:
-        status, output, log = await _run_ffmpeg(
-            path, ffmpeg, file, _raw_options(box) if form == "raw" else _png_options(box)
-        )
+        form_of_clip = format_of(path)
+        readable = form_of_clip is None or not form_of_clip.rate_reader or not is_moving(path)
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                if readable:
+                    status, output, log = await _run_ffmpeg(ffmpeg, file, options)
+                else:
+                    status, output, log = await _run_reader(path, ffmpeg, options)
+        except TimeoutError:
+            problem = f"took more than {_TIMEOUT:.0f} seconds to decode"
+            raise DecodeError(path, problem) from None
     frames = tuple(_raw_frames(output) if form == "raw" else _png_frames(output))
     if not frames:
         raise DecodeError(path, _describe_failure(log))
@@ -127,8 +142,24 @@ def _png_options(box: Box) -> list[str]:
     return ["-vf", f"{fit}:flags=area,setsar=1,{palette}", "-c:v", "png"]
 
 
+async def _run_reader(path: Path, ffmpeg: str, options: list[str]) -> tuple[int, bytes, str]:
+    """Run the reader of a format, and ffmpeg on its frames; return status, output and log."""
+    receiving, sending = os.pipe()
+    with os.fdopen(receiving, "rb") as frames:
+        with os.fdopen(sending, "wb") as pipe:
+            command = (*READER, str(path.absolute()), str(MAX_FRAMES))
+            reader = await asyncio.create_subprocess_exec(
+                *command, stdin=DEVNULL, stdout=pipe, stderr=PIPE
+            )
+        async with _ended(reader):
+            status, output, log = await _run_ffmpeg(ffmpeg, frames, options, "ppm_pipe")
+            frames.close()  # a reader that has more frames ends
+            _, told = await reader.communicate()
+    return status or reader.returncode or 0, output, told.decode(errors="replace") + log
+
+
 async def _run_ffmpeg(
-    path: Path, ffmpeg: str, file: BinaryIO, options: list[str]
+    ffmpeg: str, file: BinaryIO, options: list[str], demuxer: str = ""
 ) -> tuple[int, bytes, str]:
     """Run ffmpeg on an open file, so that special characters in its name have no effect."""
     limits = [
@@ -141,25 +172,25 @@ async def _run_ffmpeg(
         "-max_pixels",
         str(_MAX_PIXELS),
     ]
-    source = ["-i", "fd:", "-map", "0:v:0"]
+    source = [*(["-f", demuxer] if demuxer else []), "-i", "fd:", "-map", "0:v:0"]
     frames = ["-frames:v", str(MAX_FRAMES), "-fps_mode", "passthrough"]
     command = [ffmpeg, *limits, *source, *frames, *options, "-f", "image2pipe", "pipe:1"]
     process = await asyncio.create_subprocess_exec(*command, stdin=file, stdout=PIPE, stderr=PIPE)
-    try:
-        output, log = await asyncio.wait_for(process.communicate(), _TIMEOUT)
-    except TimeoutError:
-        raise DecodeError(path, f"took more than {_TIMEOUT:.0f} seconds to decode") from None
-    finally:
-        await _terminate(process)
+    async with _ended(process):
+        output, log = await process.communicate()
     return process.returncode or 0, output, log.decode(errors="replace")
 
 
-async def _terminate(process: Process) -> None:
-    """Kill the process if it is still running, and wait for its end."""
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+@asynccontextmanager
+async def _ended(process: Process) -> AsyncGenerator[None]:
+    """Kill the process in the end if it is still running, and wait for its end."""
+    try:
+        yield
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
 
 def _raw_frames(output: bytes) -> Iterator[Frame]:
