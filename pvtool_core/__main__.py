@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pvtool_core.errors import BrokenRun, Busy, ExitStatus, Interrupted, from_foreign
+from pvtool_core.imports import hide_unused_libraries, quick_imports
 from pvtool_core.models.locate import locate_faces, locate_weights
 from pvtool_core.permissions import tighten, use_umask_for
 from pvtool_core.settings.jobs import (
@@ -145,28 +146,29 @@ def dispatch(job: Job, folder: RunFolder, events: EventWriter, heartbeat: Heartb
     """
     if _users_umask is not None:
         use_umask_for(_out_of(job), _users_umask)
+        hide_unused_libraries()
     use_threads(job.setups[0] if isinstance(job, RenderJob) else job)
     report = reporter(folder, events)
     if isinstance(job, TrainJob):
-        from pvtool_core.trainer import train
-
+        with quick_imports():
+            from pvtool_core.trainer import train
         return train(job, folder, events, heartbeat)
     heartbeat.update(State.RUNNING)
     if isinstance(job, EnrollJob):
-        from pvtool_core.faces.enroll import enroll
-
+        with quick_imports():
+            from pvtool_core.faces.enroll import enroll
         enroll(job, report)
     elif isinstance(job, PlanJob):
-        from pvtool_core.estimate.counts import plan
-
+        with quick_imports():
+            from pvtool_core.estimate.counts import plan
         plan(job, report)
     elif isinstance(job, RenderJob):
-        from pvtool_core.rendering.renderer import render
-
+        with quick_imports():
+            from pvtool_core.rendering.renderer import render
         render(job, report)
     else:
-        from pvtool_core.evaluation.evaluator import evaluate
-
+        with quick_imports():
+            from pvtool_core.evaluation.evaluator import evaluate
         evaluate(job, report)
     return State.FINISHED
 

@@ -2,6 +2,13 @@
 
 import json
 import sys
+from typing import TYPE_CHECKING
+
+from pvtool_core.errors import InputRefused
+from pvtool_core.settings.schema import DEVICES
+
+if TYPE_CHECKING:
+    import torch
 
 
 def problem_of(name: str) -> str | None:
@@ -24,6 +31,22 @@ def problem_of(name: str) -> str | None:
     if int(number or 0) >= count:
         return f"Device {name} not found: torch sees {count}, numbered from 0."
     return None
+
+
+def resolve_device(name: str) -> "torch.device":
+    """Return the device of a setting; `auto` is the accelerator, if any. Raises InputRefused."""
+    import torch
+
+    if name == "meta":  # shapes alone, for counting
+        return torch.device(name)
+    if name != "auto":
+        problem = problem_of(name) if DEVICES.fullmatch(name) else f"Invalid device {name!r}."
+        if problem:
+            raise InputRefused(
+                problem, "Set model.device to auto or cpu; `pv doctor` shows the devices."
+            )
+        return torch.device(name)
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 if __name__ == "__main__":

@@ -5,17 +5,9 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import diffusers
-import transformers
-
-from pvtool_core.backbones.interface import (
-    Backbone,
-    Embeds,
-    Frames,
-    Latents,
-    resolve_device,
-)
+from pvtool_core.backbones.interface import Backbone, Embeds, Frames, Latents
 from pvtool_core.errors import InputRefused, RunFailed, from_foreign
+from pvtool_core.imports import quick_imports
 from pvtool_core.models.fingerprints import with_fingerprints
 from pvtool_core.settings.families import FAMILIES, load_named
 from pvtool_core.settings.schema import ModelConfig, SamplerConfig
@@ -28,7 +20,6 @@ __all__ = [
     "backbone_class",
     "load_backbone",
     "refused_unless_loaded",
-    "resolve_device",
 ]
 
 
@@ -49,10 +40,15 @@ def load_backbone(
     """
     if model.fingerprint:
         _check_unchanged(model)
+    with quick_imports():
+        import diffusers
+        import transformers
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()  # the engine prints no progress bars
     with refused_unless_loaded(model.base_model, model.family):
-        return backbone_class(model.family)(model, sampler, prompts, recompute)
+        with quick_imports():
+            backbone = backbone_class(model.family)
+        return backbone(model, sampler, prompts, recompute)
 
 
 @contextmanager

@@ -27,11 +27,11 @@ from pvtool_core.backbones.interface import (
     Frames,
     Latents,
     described_sampler,
-    resolve_device,
     trajectory_facts,
     unit_range,
 )
 from pvtool_core.backbones.style_loras import merge_style_loras
+from pvtool_core.devices import resolve_device
 from pvtool_core.errors import InputRefused
 from pvtool_core.models.base_models import model_variant, pipeline_variant, prediction_of
 from pvtool_core.settings.schema import ModelConfig, SamplerConfig

@@ -28,12 +28,12 @@ from pvtool_core.backbones.interface import (
     Embeds,
     Frames,
     Latents,
-    resolve_device,
     trajectory_facts,
     unit_range,
 )
 from pvtool_core.backbones.memory import blocks_of, place
 from pvtool_core.backbones.style_loras import merge_style_loras
+from pvtool_core.devices import resolve_device
 from pvtool_core.errors import InputRefused
 from pvtool_core.models.base_models import pipeline_variant
 from pvtool_core.settings.schema import ModelConfig, SamplerConfig

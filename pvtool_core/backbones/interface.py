@@ -11,19 +11,16 @@ output          the model's prediction at a step, after guidance
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import diffusers
 import torch
-import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pvtool_core.adapter import LoraLayout
 from pvtool_core.backbones.style_loras import MERGE_VERSION
-from pvtool_core.devices import problem_of
-from pvtool_core.errors import InputRefused, NotFinite
+from pvtool_core.errors import NotFinite
 from pvtool_core.media.decode import Pixels
 from pvtool_core.models.fingerprints import fingerprint_of
-from pvtool_core.settings.schema import DEVICES, ModelConfig, SamplerConfig
+from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 
 Latents = Float[Tensor, "clips channels frames latent_height latent_width"]
 Embeds = Mapping[str, Tensor]
@@ -106,20 +103,6 @@ def unit_range(decoded: Tensor) -> Tensor:
     return frames.masked_fill(frames.isinf(), torch.nan).clamp(0, 1)
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device of a setting; `auto` is the accelerator, if any. Raises InputRefused."""
-    if name == "meta":  # shapes only, for estimates
-        return torch.device(name)
-    if name != "auto":
-        problem = problem_of(name) if DEVICES.fullmatch(name) else f"Invalid device {name!r}."
-        if problem:
-            raise InputRefused(
-                problem, "Set model.device to auto or cpu; `pv doctor` shows the devices."
-            )
-        return torch.device(name)
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-
-
 def described_sampler(scheduler: Any) -> dict[str, Any]:
     """Return class and configuration of a diffusers scheduler, as stable plain values.
 
@@ -133,6 +116,9 @@ def trajectory_facts(
     model: ModelConfig, sampler: SamplerConfig, scheduler: Any, device: torch.device, guided: bool
 ) -> dict[str, Any]:
     """Return the part of `Backbone.facts` that all models share."""
+    import diffusers
+    import transformers
+
     merged = {"lora_merge": MERGE_VERSION} if model.loras else {}
     return {
         **merged,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pvtool_core.errors import InputRefused
+from pvtool_core.imports import reveal
 from pvtool_core.settings.families import FAMILIES
 from pvtool_core.settings.schema import ModelConfig
 
@@ -81,6 +82,8 @@ def _forward_from_float8(layer: Any, input: Tensor) -> Tensor:
 
 
 def _quantise(block: nn.Module, storage: str) -> None:
+    """Put bitsandbytes' layers in place of the linear ones."""
+    reveal("bitsandbytes")
     """Replace linear layers by those of bitsandbytes."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise InputRefused(

@@ -14,6 +14,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,11 +66,13 @@ class BatchFolder:
 
 
 def new_batch(root: Path) -> BatchFolder:
-    """Create the folder of a new batch, named by the time."""
-    folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    """Create the folder of a new batch, named after the time."""
     make_private(root)
-    folder.mkdir(mode=0o700)
-    return BatchFolder(folder)
+    while True:
+        folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        with suppress(FileExistsError):  # of another process in the same second
+            folder.mkdir(mode=0o700)
+            return BatchFolder(folder)
 
 
 def list_batches(root: Path) -> list[BatchFolder]:

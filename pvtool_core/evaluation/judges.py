@@ -11,7 +11,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 
-from pvtool_core.backbones import resolve_device
+from pvtool_core.devices import resolve_device
 from pvtool_core.evaluation.clip import Clip
 from pvtool_core.faces.analyzer import Face, FaceAnalyzer, align, largest
 from pvtool_core.media.decode import Pixels

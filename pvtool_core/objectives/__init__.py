@@ -3,6 +3,7 @@
 import importlib
 from typing import cast
 
+from pvtool_core.imports import quick_imports
 from pvtool_core.objectives.objective import AdaptedModel, Losses, MakeObjective, Objective
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.objectives import OBJECTIVES
@@ -14,5 +15,6 @@ __all__ = ["AdaptedModel", "Losses", "MakeObjective", "Objective", "load_objecti
 def load_objective(job: TrainJob, model: AdaptedModel, report: Report) -> Objective:
     """Return the objective of `job.training.objective`. Raises what its class raises."""
     module, _, name = OBJECTIVES[job.training.objective].driver.partition(":")
-    make = cast(MakeObjective, getattr(importlib.import_module(module), name))
+    with quick_imports():
+        make = cast(MakeObjective, getattr(importlib.import_module(module), name))
     return make(job, model, report)

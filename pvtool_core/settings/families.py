@@ -29,7 +29,7 @@ class Family:
             `model.offload` apply.
         lora_base: Base model that style LoRAs for the family name.
         lora_names: Parts that style LoRAs are merged into, each with the function for its layer
-            names in the original code, as `module:name`; empty if only those of diffusers exist.
+            names in the original code, as `module:name`; empty without any.
     """
 
     name: str

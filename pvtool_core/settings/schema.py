@@ -366,7 +366,10 @@ def check_model(model: ModelConfig, sampler: SamplerConfig) -> Iterable[Mistake]
 
 
 def _is_unused(key: str, **sections: ModelConfig | SamplerConfig) -> bool:
-    """Return whether the setting `section.name` has no effect, as a ControlNet without model."""
+    """Return whether the setting `section.name` has no effect.
+
+    A ControlNet without model has none.
+    """
     section, _, name = key.partition(".")
     value = getattr(sections[section], name)
     if isinstance(value, ControlConfig):

@@ -34,7 +34,10 @@ class Telemetry:
                 return
 
     def measure(self) -> TelemetryEvent:
-        """Return the present values of all accelerators and of this process."""
+        """Return gauges of accelerators and of this process.
+
+        Accelerators: bytes, percent, °C, W. Process: memory (bytes) and load (percent of one core).
+        """
         return TelemetryEvent(
             devices=tuple(accelerators()),
             process_memory=self._process.memory_info().rss,

@@ -28,9 +28,9 @@ import torch
 
 from pvtool_core import open_clip_model, rewards
 from pvtool_core import trainer as training
-from pvtool_core.backbones import resolve_device
 from pvtool_core.backbones.interface import to_pixels
 from pvtool_core.backbones.meta_model import meta_model
+from pvtool_core.devices import resolve_device
 from pvtool_core.media.encode import write_clip
 from pvtool_core.objectives import personalvideo
 from pvtool_core.objectives.personalvideo import FIRST_SEED, Pair

@@ -144,7 +144,7 @@ def test_corrupt_checkpoint_is_skipped_with_a_warning_and_refused_if_selected(
     (newer.checkpoint_folders()[0] / ADAPTER_FILE).unlink()
     answer = pv("render", mara, "<V> runs", "--dry-run")
     assert f"mara: using {older.name}, step 400." in answer.err
-    assert [f"{newer.name}@{step} is damaged" in answer.err for step in (800, 400)] == [True, True]
+    assert [f"{newer.name}@{step} is corrupt" in answer.err for step in (800, 400)] == [True, True]
 
 
 def test_clips_of_the_base_model_name_no_run(pv: Pv, mara: str) -> None:

@@ -18,11 +18,11 @@ from pvtool_core.backbones.interface import (
     Frames,
     Latents,
     described_sampler,
-    resolve_device,
     trajectory_facts,
     unit_range,
 )
 from pvtool_core.backbones.style_loras import merge_style_loras
+from pvtool_core.devices import resolve_device
 from pvtool_core.models.base_models import pipeline_variant
 from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 

@@ -8,15 +8,19 @@ exit status after its end.
 import os
 import sys
 
-import insightface.model_zoo
-import onnx.reference
-import onnx2torch
-import transformers
+from pvtool_core.imports import hide_unused_libraries
 
-from pvtool_core import __main__ as engine
-from pvtool_core import trainer
-from pvtool_core.backbones.animatediff import AnimateDiff
-from pvtool_core.rendering import renderer
+hide_unused_libraries()  # as an engine of its own does
+
+import insightface.model_zoo  # noqa: E402
+import onnx.reference  # noqa: E402
+import onnx2torch  # noqa: E402
+import transformers  # noqa: E402
+
+from pvtool_core import __main__ as engine  # noqa: E402
+from pvtool_core import trainer  # noqa: E402
+from pvtool_core.backbones.animatediff import AnimateDiff  # noqa: E402
+from pvtool_core.rendering import renderer  # noqa: E402
 
 IMPORTED = (
     insightface.model_zoo.get_model,

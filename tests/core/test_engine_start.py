@@ -1,0 +1,69 @@
+"""Engines load only what their kind of job uses; hidden libraries load once they are needed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.startup import starts
+
+UNUSED = {
+    "bitsandbytes",
+    "ray",
+    "scipy.stats",
+    "torch._dynamo.convert_frame",
+    "torch._inductor",
+    "torch.distributed.tensor",
+}
+FACES = {"cv2", "insightface", "onnx", "skimage"}
+UNUSED_BY = {
+    "enrol": UNUSED | {"diffusers", "open_clip", "peft", "transformers"},
+    "train": UNUSED,
+    "render": UNUSED | FACES | {"open_clip"},
+    "evaluate": UNUSED | {"diffusers", "peft"},
+}
+
+
+def test_no_engine_loads_a_large_library_that_its_job_does_not_use(tmp_path: Path) -> None:
+    started = starts(tmp_path)
+    assert started.keys() == UNUSED_BY.keys()
+    loaded = {kind: started[kind].modules & unused for kind, unused in UNUSED_BY.items()}
+    assert not any(loaded.values()), loaded
+    assert "diffusers" in started["train"].modules
+    assert "insightface" in started["evaluate"].modules
+
+
+def in_an_engine(code: str) -> str:
+    """Return the output of code in a process with hidden libraries, as in an engine."""
+    hide = "from pvtool_core.imports import hide_unused_libraries; hide_unused_libraries()\n"
+    words = [sys.executable, "-P", "-c", hide + code]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.strip()
+
+
+def test_an_engine_quantises_with_the_hidden_bitsandbytes() -> None:
+    code = """
+import torch
+from diffusers.utils import is_bitsandbytes_available
+from pvtool_core.backbones.memory import place
+from pvtool_core.settings.schema import ModelConfig
+for storage in ("nf4", "int8"):
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64)).requires_grad_(False)
+    place(model, [model], ModelConfig(base_model="", storage=storage), torch.device("cpu"))
+    assert model(torch.ones(1, 64)).isfinite().all()
+    print(type(model[0]).__name__, is_bitsandbytes_available())
+"""
+    assert in_an_engine(code).splitlines() == ["Linear4bit False", "Linear8bitLt False"]
+
+
+def test_a_postponed_module_is_loaded_when_it_is_needed() -> None:
+    code = """
+import torch
+from torch._dynamo import disable
+assert disable(len) is len
+print(torch.compile(lambda x: 2 * x, backend="eager")(torch.ones(1)).item())
+print(torch._dynamo.disable is disable)
+import scipy.stats
+print(scipy.stats.norm.cdf(0))
+"""
+    assert in_an_engine(code).splitlines() == ["2.0", "False", "0.5"]
