@@ -14,12 +14,15 @@ import threading
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pvtool_core.errors import BrokenRun, Busy, ExitStatus, Interrupted, from_foreign
 from pvtool_core.imports import hide_unused_libraries, quick_imports
 from pvtool_core.models.locate import locate_faces, locate_weights
 from pvtool_core.permissions import tighten, use_umask_for
+from pvtool_core.settings.families import load_named
 from pvtool_core.settings.jobs import (
     EnrollJob,
     EvaluateJob,
@@ -125,59 +128,79 @@ def work(folder: RunFolder, heartbeat: Heartbeat) -> ExitRecord:
         events.write(RunEvent(state="resumed" if known else "started", step=step))
         if isinstance(job, TrainJob):
             heartbeat.update(step=step, total=job.training.iterations)
-        check_weights(job)
+        JOBS[type(job)].check(job)
         with Telemetry(events.write):
-            state = dispatch(job, folder, events, heartbeat)
+            state = dispatch(job, Context(folder, events, heartbeat))
     return ExitRecord(status=ExitStatus.DONE, state=state)
 
 
-def check_weights(job: Job) -> None:
-    """Check that the weights of the job still exist. Raises WeightsMissing, InputRefused."""
-    if isinstance(job, EnrollJob):
-        locate_faces(job)
-    elif not isinstance(job, PlanJob | RenderJob):  # not needed yet, or needed by some clips only
-        locate_weights(job)
+@dataclass(frozen=True)
+class Context:
+    """The folder, events and heartbeat of a running job."""
+
+    folder: RunFolder
+    events: EventWriter
+    heartbeat: Heartbeat
 
 
-def dispatch(job: Job, folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> State:
-    """Run the job with the function for its class.
+@dataclass(frozen=True)
+class JobKind:
+    """How jobs of a class are run.
 
-    The function's module, and torch, are imported here.
+    Attributes:
+        run: Runs the job and returns its last state.
+        check: Raises WeightsMissing or InputRefused if weights of the job do not exist any more.
+        out: Returns the folder that the job writes to besides its own and the cache.
     """
+
+    run: Callable[[Any, Context], State]
+    check: Callable[[Any], object] = lambda _: None
+    out: Callable[[Any], Path | None] = lambda _: None
+
+
+def run_training(job: TrainJob, context: Context) -> State:
+    """Train, or continue training."""
+    with quick_imports():
+        from pvtool_core.trainer import train
+    return train(job, context.folder, context.events, context.heartbeat)
+
+
+def short_job(function: str) -> Callable[[Job, Context], State]:
+    """Return how a job without checkpoints is run; `function` is named as `module:name`."""
+
+    def run(job: Job, context: Context) -> State:
+        context.heartbeat.update(State.RUNNING)
+        with quick_imports():
+            work = load_named(function)
+        work(job, reporter(context.folder, context.events))
+        return State.FINISHED
+
+    return run
+
+
+JOBS: dict[type[Job], JobKind] = {
+    TrainJob: JobKind(run_training, check=locate_weights),
+    EnrollJob: JobKind(short_job("pvtool_core.faces.enroll:enroll"), check=locate_faces),
+    PlanJob: JobKind(short_job("pvtool_core.estimate.counts:plan")),
+    RenderJob: JobKind(  # each clip checks its weights
+        short_job("pvtool_core.rendering.renderer:render"), out=lambda job: Path(job.out)
+    ),
+    EvaluateJob: JobKind(
+        short_job("pvtool_core.evaluation.evaluator:evaluate"),
+        check=locate_weights,
+        out=lambda job: Path(job.report).parent,
+    ),
+}
+
+
+def dispatch(job: Job, context: Context) -> State:
+    """Run the job as JOBS says; its modules, and torch, are imported here."""
+    kind = JOBS[type(job)]
     if _users_umask is not None:
-        use_umask_for(_out_of(job), _users_umask)
+        use_umask_for(kind.out(job), _users_umask)
         hide_unused_libraries()
     use_threads(job.setups[0] if isinstance(job, RenderJob) else job)
-    report = reporter(folder, events)
-    if isinstance(job, TrainJob):
-        with quick_imports():
-            from pvtool_core.trainer import train
-        return train(job, folder, events, heartbeat)
-    heartbeat.update(State.RUNNING)
-    if isinstance(job, EnrollJob):
-        with quick_imports():
-            from pvtool_core.faces.enroll import enroll
-        enroll(job, report)
-    elif isinstance(job, PlanJob):
-        with quick_imports():
-            from pvtool_core.estimate.counts import plan
-        plan(job, report)
-    elif isinstance(job, RenderJob):
-        with quick_imports():
-            from pvtool_core.rendering.renderer import render
-        render(job, report)
-    else:
-        with quick_imports():
-            from pvtool_core.evaluation.evaluator import evaluate
-        evaluate(job, report)
-    return State.FINISHED
-
-
-def _out_of(job: Job) -> Path | None:
-    """Return the folder that the job writes to besides its own and the cache."""
-    if isinstance(job, RenderJob):
-        return Path(job.out)
-    return Path(job.report).parent if isinstance(job, EvaluateJob) else None
+    return kind.run(job, context)
 
 
 def use_threads(settings: Settings | Setup) -> None:
