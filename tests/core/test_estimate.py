@@ -159,7 +159,7 @@ def test_fit_and_time_depend_on_the_device(large: Estimate) -> None:
     assert "is enough for" in words(large)
     assert "is not enough" not in words(large)
     laptop = dataclasses.replace(large, machine=dataclasses.replace(large.machine, host_memory=GIB))
-    assert "The CPU memory of 1.00 GiB is not enough" in words(laptop)
+    assert "CPU memory of 1.00 GiB is not enough" in words(laptop)
     hours = large.seconds()["run"] / 3600
     assert 2 < hours < 6
     twice = dataclasses.replace(large, tflops=2 * large.tflops)
