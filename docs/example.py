@@ -5,13 +5,13 @@ import sys
 from pvtool_core import StepEvent, enroll, evaluate, render, train
 
 photo, iterations = sys.argv[1], int(sys.argv[2])
-identity = enroll("ada", [photo], noun="woman", consent="ada agreed on 3 May 2026 to this test")
+identity = enroll("ada", photo, noun="woman", consent="ada agreed on 3 May 2026 to this test")
 run = train(identity, "tiny", overrides={"training": {"iterations": iterations}})
 for event in run.events():
     if isinstance(event, StepEvent):
         print(f"step {event.step}: loss {event.scalars['loss']:.3f}")
 run.wait()
-rendering = render(run, ["<V> {noun} waves on a beach"], "clips", seeds=range(2), base=True)
+rendering = render(run, "<V> {noun} waves on a beach", "clips", seeds=range(2), base=True)
 print(*rendering.wait(), sep="\n")
 for stage, metrics in evaluate(run, prompts=2, seeds=1)["identities"]["ada"].items():
     print(stage, metrics)

@@ -128,7 +128,7 @@ class Rendering:
 
 def render(
     run: TrainingRun | str,
-    prompts: Iterable[str],
+    prompts: str | Iterable[str],
     out: str | Path,
     *,
     seeds: Iterable[int] = (0,),
@@ -144,7 +144,7 @@ def render(
 
     Args:
         run: A training run or its name, or `RUN@STEP` for the checkpoint of a step.
-        prompts: Prompts with the keyword `<V>`; `{noun}` becomes the class noun.
+        prompts: A prompt with the keyword `<V>`, or several; `{noun}` becomes the class noun.
         out: Output folder.
         seeds: Random seeds.
         base: Also render the base model, for comparison.
@@ -172,7 +172,8 @@ def render(
     )
     target = Path(out).absolute()
     job = render_job(target, formats=tuple(formats), overwrite=overwrite)
-    planned = plan([Row(prompt=check_prompt(prompt)) for prompt in prompts], defaults, target)
+    texts = [prompts] if isinstance(prompts, str) else prompts
+    planned = plan([Row(prompt=check_prompt(text)) for text in texts], defaults, target)
     return Rendering(planned, job, devices)
 
 

@@ -19,7 +19,7 @@ CONSENT_EXAMPLE = "ann agreed on 3 May 2026 to videos of her for the spring camp
 
 def enroll(
     name: str,
-    photos: Sequence[str | Path],
+    photos: str | Path | Sequence[str | Path],
     *,
     consent: str,
     noun: str = "person",
@@ -32,7 +32,7 @@ def enroll(
 
     Args:
         name: Name of the new identity.
-        photos: Image files; one is enough.
+        photos: An image file, or several.
         consent: Statement of who agreed, when, and to what. It is stored with the photos.
         noun: Class noun in prompts: man, woman or person.
         face: Which face of each photo, counted from the left, from 1; 0 expects exactly one.
@@ -46,8 +46,9 @@ def enroll(
         WeightsMissing: The face models are not installed.
         UsageError: The consent statement is empty.
     """
+    files = [photos] if isinstance(photos, str | Path) else photos
     settings = preset_of(preset).settings(overrides or {})
-    return enroll_with(settings, name, photos, consent, noun, face, on_event)
+    return enroll_with(settings, name, files, consent, noun, face, on_event)
 
 
 def enroll_with(
