@@ -45,11 +45,12 @@ def test_importing_the_api_loads_neither_torch_nor_the_front_end() -> None:
 
 @pytest.mark.slow
 def test_example_runs_and_its_engines_can_be_stopped(home: Path) -> None:
-    """The models are real; a bank of the user hides the preset's, which has more prompts."""
-    bank = Presets().get("tiny").prompts
-    text = 'description = "two prompts"\nprompts = ["<V> {noun} runs", "<V> {noun} dances"]\n'
-    Banks().own.mkdir(parents=True)
-    (Banks().own / f"{bank}.toml").write_text(text)
+    """The models are real; a preset of the user hides the shipped one, which has more prompts."""
+    about = '[preset]\nextends = "tiny"\ndescription = "short"\nprompts = "two"\n'
+    short = "[training]\nseeds_per_prompt = 1\nsample_every = 0\n"
+    Presets().own.mkdir(parents=True)
+    (Presets().own / "tiny.toml").write_text(about + short)
+    Banks().create("two", ["<V> {noun} runs", "<V> {noun} dances"])
     words = [sys.executable, str(EXAMPLE), str(PHOTO), "1"]
     answer = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ})
     assert answer.returncode == 0, answer.stderr
