@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Generator, Mapping
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Self, cast
 
 import orjson
@@ -91,8 +91,6 @@ def _cut_torn_line(descriptor: int) -> None:
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, PurePosixPath):
-        return str(value)
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in cast("Mapping[str, Any]", value).items()}
     if isinstance(value, list | tuple):

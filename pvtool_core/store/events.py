@@ -44,7 +44,7 @@ class Event:
         for name, default, omitted in _writers(type(self)):
             value = getattr(self, name)
             if not (omitted and value == default):
-                record[name] = value
+                record[name] = str(value) if isinstance(value, PurePosixPath) else value
         return record
 
 
