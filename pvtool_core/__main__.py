@@ -22,7 +22,6 @@ from pvtool_core.errors import BrokenRun, Busy, ExitStatus, Interrupted, from_fo
 from pvtool_core.imports import hide_unused_libraries, quick_imports
 from pvtool_core.models.locate import locate_faces, locate_weights
 from pvtool_core.permissions import tighten, use_umask_for
-from pvtool_core.settings.families import load_named
 from pvtool_core.settings.jobs import (
     EnrollJob,
     EvaluateJob,
@@ -33,6 +32,7 @@ from pvtool_core.settings.jobs import (
     TrainJob,
     read_job,
 )
+from pvtool_core.settings.references import load_named
 from pvtool_core.settings.schema import Settings
 from pvtool_core.store.event_log import EventWriter, drop_events_after
 from pvtool_core.store.events import Event, Report, RunEvent

@@ -9,7 +9,8 @@ from pvtool_core.backbones.interface import Backbone, Embeds, Frames, Latents
 from pvtool_core.errors import InputRefused, RunFailed, from_foreign
 from pvtool_core.imports import quick_imports
 from pvtool_core.models.fingerprints import with_fingerprints
-from pvtool_core.settings.families import FAMILIES, load_named
+from pvtool_core.settings.families import FAMILIES
+from pvtool_core.settings.references import load_named
 from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 
 __all__ = [

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pvtool_core.settings.families import load_named
+from pvtool_core.settings.references import load_named
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pvtool_core.errors import BadPicture
 from pvtool_core.media import ffmpeg
 from pvtool_core.media.ffmpeg import ClipBroken
 from pvtool_core.media.photos import BLACK, SUFFIXES, natural_order, read_animation
-from pvtool_core.settings.families import load_named
 from pvtool_core.settings.formats import FORMATS, format_of
+from pvtool_core.settings.references import load_named
 
 Pixels = NDArray[np.uint8]
 

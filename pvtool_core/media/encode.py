@@ -23,9 +23,9 @@ from pvtool_core.media.metadata import (
     read_facts,
     xmp,
 )
-from pvtool_core.settings.families import load_named
 from pvtool_core.settings.formats import FORMATS, Format
 from pvtool_core.settings.jobs import EncodingConfig
+from pvtool_core.settings.references import load_named
 
 PLAIN = EncodingConfig()
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from pvtool_core.media import ffmpeg
 from pvtool_core.media.ffmpeg import ClipBroken
-from pvtool_core.settings.families import load_named
 from pvtool_core.settings.formats import FORMATS, format_of
+from pvtool_core.settings.references import load_named
 
 Facts = Mapping[str, Any]
 

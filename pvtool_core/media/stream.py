@@ -11,8 +11,8 @@ from PIL import Image
 
 from pvtool_core.media.decode import frames_of
 from pvtool_core.media.ffmpeg import ClipBroken
-from pvtool_core.settings.families import load_named
 from pvtool_core.settings.formats import format_of
+from pvtool_core.settings.references import load_named
 
 
 def animation_rate(path: Path) -> float:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pvtool_core.errors import BadPrompt, WeightsMissing
 from pvtool_core.models.locate import resolve
 from pvtool_core.paths import presets_dir
-from pvtool_core.settings.families import FAMILIES, load_named
+from pvtool_core.settings.families import FAMILIES
+from pvtool_core.settings.references import load_named
 from pvtool_core.settings.schema import ModelConfig
 from pvtool_core.store.events import Report, WarningEvent
 from pvtool_core.store.prompts import KEYWORD

@@ -3,10 +3,8 @@
 It imports no torch: classes and functions are named as `module:name`, and imported at their use.
 """
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +120,3 @@ def supporting(option: str) -> list[str]:
 def only(option: str) -> str:
     """Return for help texts which families support an option."""
     return f"{', '.join(supporting(option))} only"
-
-
-def load_named(reference: str) -> Any:
-    """Import what `module:name` names."""
-    module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)

@@ -5,12 +5,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tomli_w
-from PIL import Image
 from safetensors import safe_open
-from safetensors.numpy import save_file
 from textual.widgets import Select
 
 from pvtool.cli.doctor import weights
@@ -24,9 +21,8 @@ from pvtool_core.settings.families import FAMILIES
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.presets import Presets
 from pvtool_core.settings.toml import to_table
-from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
 from tests.support import extended_engine
-from tests.support.sample_data import ScreenApp
+from tests.support.sample_data import ScreenApp, add_identity_of_noise
 from tests.support.screen_text import until_seen
 from tests.support.small_flipbook import FLIPBOOK
 from tests.support.small_models import with_settings
@@ -57,17 +53,7 @@ def preset(base: Path, job: TrainJob) -> str:
     own = Presets().own
     own.mkdir(parents=True)
     (own / "flipbook.toml").write_text(tomli_w.dumps({"preset": about, **table}))
-    library = Library()
-    with library.staging() as staging:
-        face = {"picture": "a.jpg", "reference": "references/000.png", "face": "faces/000.png"}
-        pixels = np.random.default_rng(0).integers(0, 255, (112, 112, 3), np.uint8)
-        for file in (face["reference"], face["face"]):
-            (staging / file).parent.mkdir(exist_ok=True)
-            Image.fromarray(pixels).save(staging / file)
-        found = {**face, "score": 0.9, "bbox": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5}
-        save_file({"rec": np.array([[0.6, 0.8]], np.float32)}, staging / EMBEDDINGS_FILE)
-        (staging / FACES_FILE).write_text(json.dumps([found]))
-        library.adopt(staging, "ann", "woman", "yes")
+    add_identity_of_noise("ann")
     return "flipbook"
 
 

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from safetensors.numpy import save_file
 
 from pvtool.cli.main import main
 from pvtool_core import supervisor
 from pvtool_core.media.encode import write_clip
 from pvtool_core.settings.jobs import TrainJob, write_job
-from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.store.runs import RunFolder
 from tests.support import extended_engine
+from tests.support.sample_data import add_identity_of_noise
 from tests.support.small_models import with_settings
 
 ROOT = Path(__file__).parents[2]
@@ -26,17 +24,7 @@ PAGE = ROOT / "docs/add-a-metric.md"
 def run(job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """Return a run of the small models, of an identity with one photo of noise."""
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
-    library = Library()
-    with library.staging() as staging:
-        face = {"picture": "a.jpg", "reference": "references/000.png", "face": "faces/000.png"}
-        pixels = np.random.default_rng(0).integers(0, 255, (112, 112, 3), np.uint8)
-        for file in (face["reference"], face["face"]):
-            (staging / file).parent.mkdir(exist_ok=True)
-            Image.fromarray(pixels).save(staging / file)
-        found = {**face, "score": 0.9, "bbox": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5}
-        save_file({"rec": np.array([[0.6, 0.8]], np.float32)}, staging / EMBEDDINGS_FILE)
-        (staging / FACES_FILE).write_text(json.dumps([found]))
-        identity = library.adopt(staging, "ann", "woman", "yes").ref
+    identity = add_identity_of_noise("ann").ref
     folder = RunFolder(tmp_path / "home/data/runs/ann-1").create()
     about = {"name": identity.name, "folder": identity.folder}
     write_job(folder.config, with_settings(job, "identity", **about))

@@ -61,6 +61,22 @@ def add_identity(
         return library.adopt(staging, name, noun, f"{name} agreed.")
 
 
+def add_identity_of_noise(name: str) -> Identity:
+    """Add an identity with one photo of noise, in which the random detector finds a face."""
+    library = Library()
+    with library.staging() as staging:
+        files = {"reference": "references/000.png", "face": "faces/000.png"}
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 255, (112, 112, 3), dtype=torch.uint8, generator=generator)
+        for file in files.values():
+            (staging / file).parent.mkdir(exist_ok=True)
+            Image.fromarray(pixels.numpy()).save(staging / file)
+        found = {"score": 0.9, "bbox": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5}
+        save_file({"rec": torch.tensor([[0.6, 0.8]])}, staging / EMBEDDINGS_FILE)
+        (staging / FACES_FILE).write_text(json.dumps([{"picture": "a.jpg", **files, **found}]))
+        return library.adopt(staging, name, "woman", "yes")
+
+
 def _face(number: int) -> dict[str, Any]:
     files = {"reference": f"references/{number:03d}.png", "face": f"faces/{number:03d}.png"}
     detection = {"score": 0.9, "bbox": [0, 0, 9, 9], "landmarks": [[1, 1]] * 5}
