@@ -7,7 +7,7 @@ All stages take about four hours on two CPU cores. A killed stage resumes from i
 in `--work`. The stages on one line can run at the same time, each on one core:
 
     vae | clip
-    latents
+    latents | judge
     images | detector
     motion | metric, reward        (these two need `images`)
     save
@@ -42,6 +42,7 @@ from pvtool_core.tinyworld import (
 STAGES = (
     "vae",
     "clip",
+    "judge",
     "latents",
     "images",
     "detector",
@@ -54,6 +55,7 @@ STAGES = (
 STEPS = {
     "vae": 4800,
     "clip": 2000,
+    "judge": 2400,
     "images": 4400,
     "motion": 2000,
     "detector": 1500,
@@ -77,7 +79,11 @@ class World:
 
     @cached_property
     def clip(self) -> nn.Module:
-        return image_text.train_image_text(self.work, self.steps["clip"])
+        return image_text.train_image_text(image_text.REWARD, self.work, self.steps["clip"])
+
+    @cached_property
+    def judge(self) -> nn.Module:
+        return image_text.train_image_text(image_text.JUDGE, self.work, self.steps["judge"])
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
@@ -150,7 +156,8 @@ class World:
         generator.save_pipeline(
             out / "animatediff", self.vae, self.text, self.tokenizer, self.motion
         )
-        image_text.copy_folder(self.work / "clip", out / "clip")
+        for design in (image_text.REWARD, image_text.JUDGE):
+            image_text.copy_folder(self.work / design.name, out / design.name)
         (out / "faces").mkdir(parents=True, exist_ok=True)
         detector.export_detector(self.detector, out / "faces/det_tiny.onnx")
         recognizers.export_recognizer(self.reward, out / "faces/rec_reward.onnx")
@@ -166,7 +173,8 @@ class World:
             "recon": crowd.reconstructed(self.vae),
         }
         looks["denoised"] = self.as_generated
-        measure.measure(out, self.vae, self.clip, self.tokenizer, looks)
+        image_text_models = {"clip": self.clip, "judge": self.judge}
+        measure.measure(out, self.vae, image_text_models, self.tokenizer, looks)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pvtool_core.tinyworld.autoencoder import encode, face_mask
-from pvtool_core.tinyworld.image_text import TEXT_WIDTH, sprinkled, tokenized
+from pvtool_core.tinyworld.image_text import REWARD, sprinkled, tokenized
 from pvtool_core.tinyworld.pictures import draw_stills
 from pvtool_core.tinyworld.training import Losses, fit
 from pvtool_core.tinyworld.world import captions, clip, draw_people, draw_scenes
@@ -128,7 +128,7 @@ def new_unet() -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         block_out_channels=(64, 96),
         layers_per_block=1,
-        cross_attention_dim=TEXT_WIDTH,
+        cross_attention_dim=REWARD.text_width,
         attention_head_dim=4,
         norm_num_groups=16,
     )

@@ -1,11 +1,13 @@
-"""Stage "clip": train an open_clip model on pictures and prompts of the tiny world.
+"""Stages "clip" and "judge": two open_clip models of pictures and prompts of the tiny world.
 
-Its text tower conditions the generator.
+The text tower of the first conditions the generator, and the first is the semantic reward. The
+second evaluates prompt following: it has another architecture, and other random numbers.
 """
 
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,27 @@ from pvtool_core.tinyworld.world import (
     captions,
 )
 
-CONTEXT, TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS, EMBEDDING = 32, 64, 2, 4, 64
+CONTEXT = 32
+
+
+@dataclass(frozen=True)
+class Design:
+    """The architecture of an image-text model; `name` is its stage and its folder.
+
+    `layers` and `width` are those of CLIP's ResNet, the others of its text transformer.
+    """
+
+    name: str
+    layers: tuple[int, int, int, int]
+    width: int
+    text_width: int
+    text_layers: int
+    text_heads: int
+    embedding: int
+
+
+REWARD = Design("clip", (1, 1, 1, 1), 16, 64, 2, 4, 64)
+JUDGE = Design("judge", (2, 2, 1, 1), 12, 48, 3, 3, 48)
 PICTURE_MEAN, PICTURE_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 BATCH = 96
 OTHER_WORDS = (  # noqa: SIM905 - a list of 45 quoted words is harder to read
@@ -44,18 +66,18 @@ Some training prompts contain them, so that unknown words in a user's prompt hav
 """
 
 
-def train_image_text(work: Path, steps: int) -> nn.Module:
-    """Train or resume the image-text model.
+def train_image_text(design: Design, work: Path, steps: int) -> nn.Module:
+    """Train or resume an image-text model.
 
-    `work/clip` is its open_clip folder, with the tokenizer.
+    `work/NAME` is its open_clip folder, with the tokenizer.
     """
-    folder = work / "clip"
+    folder = work / design.name
     folder.mkdir(exist_ok=True)
     tokenizer = new_tokenizer(folder)
-    config = model_config(len(tokenizer))
-    model = _WithHeads(open_clip.CLIP(**config))
+    config = model_config(design, len(tokenizer))
+    model = _WithHeads(open_clip.CLIP(**config), design.embedding)
     fit(
-        "clip",
+        design.name,
         work,
         model,
         lambda generator: _losses(model, tokenizer, generator),
@@ -79,17 +101,22 @@ def train_image_text(work: Path, steps: int) -> nn.Module:
     return model.clip
 
 
-def model_config(vocabulary: int) -> dict[str, Any]:
+def model_config(design: Design, vocabulary: int) -> dict[str, Any]:
     """Return the `model_cfg` of open_clip: a ResNet for 64 × 64 pictures, 32 text tokens."""
     return {
-        "embed_dim": EMBEDDING,
-        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64},
+        "embed_dim": design.embedding,
+        "vision_cfg": {
+            "image_size": 64,
+            "layers": list(design.layers),
+            "width": design.width,
+            "head_width": design.embedding,
+        },
         "text_cfg": {
             "context_length": CONTEXT,
             "vocab_size": vocabulary,
-            "width": TEXT_WIDTH,
-            "heads": TEXT_HEADS,
-            "layers": TEXT_LAYERS,
+            "width": design.text_width,
+            "heads": design.text_heads,
+            "layers": design.text_layers,
             "hf_tokenizer_name": "tokenizer",
         },
     }
@@ -137,16 +164,16 @@ def _all_words() -> list[str]:
 
 
 def text_encoder(model: Any, vocabulary: int) -> CLIPTextModel:
-    """Return the text tower as transformers' class, for the generator: equal hidden states."""
+    """Return the text tower of the reward's model as transformers' class, for the generator: equal hidden states."""
     config = CLIPTextConfig(
         vocab_size=vocabulary,
-        hidden_size=TEXT_WIDTH,
-        intermediate_size=4 * TEXT_WIDTH,
-        num_hidden_layers=TEXT_LAYERS,
-        num_attention_heads=TEXT_HEADS,
+        hidden_size=REWARD.text_width,
+        intermediate_size=4 * REWARD.text_width,
+        num_hidden_layers=REWARD.text_layers,
+        num_attention_heads=REWARD.text_heads,
         max_position_embeddings=CONTEXT,
         hidden_act="gelu",
-        projection_dim=EMBEDDING,
+        projection_dim=REWARD.embedding,
         bos_token_id=vocabulary - 2,
         eos_token_id=vocabulary - 1,
         pad_token_id=vocabulary - 1,
@@ -187,11 +214,11 @@ class _WithHeads(nn.Module):
     With these auxiliary losses the model learns in minutes.
     """
 
-    def __init__(self, clip: nn.Module) -> None:
+    def __init__(self, clip: nn.Module, embedding: int) -> None:
         super().__init__()
         self.clip: Any = clip
         sizes = (len(NOUNS), len(BACKGROUNDS), len(CLOTHES), len(ACTIONS), len(EXPRESSIONS))
-        self.heads = nn.ModuleList(nn.Linear(EMBEDDING, size) for size in sizes)
+        self.heads = nn.ModuleList(nn.Linear(embedding, size) for size in sizes)
 
     def losses(self, pictures: Tensor, tokens: Tensor, labels: Sequence[Tensor]) -> Losses:
         image = functional.normalize(self.clip.encode_image((pictures - 0.5) / 0.5), dim=-1)

@@ -22,14 +22,18 @@ SEED = 9_500_000
 
 
 def measure(
-    out: Path, vae: Any, clip: nn.Module, tokenizer: Any, looks: dict[str, Looks]
+    out: Path,
+    vae: Any,
+    image_text_models: dict[str, nn.Module],
+    tokenizer: Any,
+    looks: dict[str, Looks],
 ) -> dict[str, Any]:
     """Measure every judge with each rendering of people in `looks`, and write the scores."""
     _, _, pictures, _ = draw_stills(PEOPLE, Generator().manual_seed(SEED))
     again = decode(vae, encode(vae, pictures))
     scores: dict[str, Any] = {
         "vae": {"psnr": psnr(again, pictures)},
-        "clip": accuracy(clip, tokenizer),
+        **{name: accuracy(model, tokenizer) for name, model in image_text_models.items()},
         "detector": {name: detection(out / "faces", look) for name, look in looks.items()},
         "false_faces": false_faces(out / "faces"),
     }
