@@ -188,7 +188,7 @@ JOBS: dict[type[Job], JobKind] = {
     EvaluateJob: JobKind(
         short_job("pvtool_core.evaluation.evaluator:evaluate"),
         check=locate_weights,
-        out=lambda job: Path(job.report).parent,
+        out=lambda job: Path(job.out),
     ),
 }
 

@@ -13,10 +13,10 @@ from pvtool.jobs.prepare import add_identity, choose, prepare
 from pvtool.jobs.settings import chosen_settings
 from pvtool.output import Output
 from pvtool.text import shown
-from pvtool_core.api.evaluate import REPORT, SHEET
 from pvtool_core.errors import Missing
 from pvtool_core.models.locate import resolve_settings
 from pvtool_core.paths import data_dir, presets_dir
+from pvtool_core.settings.jobs import REPORT, SHEET
 from pvtool_core.store.identities import Identity, Library
 from pvtool_core.store.liveness import LIVE, State
 from pvtool_core.store.run_index import runs_of

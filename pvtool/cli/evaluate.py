@@ -1,23 +1,31 @@
-"""`pv eval`: evaluate a run with its evaluation prompts and seeds, or a folder of clips."""
+"""`pv eval`: evaluate runs, folders of rendered clips, and clips of other programs."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pvtool.cli.options import Json, run_names
-from pvtool.cli.progress import JobProgress
-from pvtool.cli.scores import evaluate_run, metrics_table
+from pvtool.cli.options import Json, preset_names, run_names
+from pvtool.cli.render_options import Part, parse_shard
+from pvtool.cli.scores import evaluate_run, metrics_table, render_evaluation, score_clips
 from pvtool.jobs.settings import chosen_settings
 from pvtool.output import Output
 from pvtool.text import shown
-from pvtool_core.api.evaluate import REPORT, SHEET, Report, score
-from pvtool_core.batches.clips import read_clip_record
-from pvtool_core.errors import Missing
+from pvtool_core.api.evaluate import (
+    Choices,
+    Report,
+    folder_clips,
+    identities_of,
+    reference_clips,
+)
+from pvtool_core.batches.manifest import read_manifest
+from pvtool_core.errors import Missing, UsageError
 from pvtool_core.models.locate import resolve_settings
 from pvtool_core.paths import check_utf8, exists, runs_dir
+from pvtool_core.settings.jobs import PAGE, REPORT, SHEET, ClipFile
+from pvtool_core.settings.schema import Settings
 from pvtool_core.store.identities import Library
-from pvtool_core.store.runs import find_run
+from pvtool_core.store.runs import RunFolder, find_run
 from pvtool_core.store.summary import job_of
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -26,46 +34,150 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command()
 def evaluate(
     targets: Annotated[
-        list[str], typer.Argument(metavar="RUN_OR_DIR...", autocompletion=run_names)
-    ],
+        list[str] | None,
+        typer.Argument(metavar="[RUN_OR_DIR]...", autocompletion=run_names, show_default=False),
+    ] = None,
+    clips: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of clips of any program.")
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV", help="What they show: columns file, identity, prompt, seed, method."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Output folder. [default: with the clips]")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Compute only these metrics.")
+    ] = None,
+    fvd_reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Videos that FVD compares with. [default: the base model's clips]"
+        ),
+    ] = None,
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="Evaluate every checkpoint of the run.")
+    ] = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Also write a page with the tables and the clips.")
+    ] = False,
+    shard: Part = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(autocompletion=preset_names, help="Models that judge clips without a run."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate identity similarity, motion and prompt following, with and without the adapter.
+    """Evaluate likeness, motion and prompt following, with 95 % intervals.
 
-    A run is first rendered with its evaluation prompts and seeds; existing clips are reused.
+    A run is first rendered with its evaluation prompts and seeds, with and without the adapter.
+    Existing clips and scores are reused. Clips of other programs are compared in the same table.
     """
     output = Output(as_json)
+    if bool(clips) != bool(manifest):
+        raise UsageError("--clips and --manifest belong together.", "Give both.")
+    if not targets and not clips:
+        raise UsageError("Nothing to evaluate.", "Name a run or a folder, or use --clips.")
+    if checkpoints and clips:
+        raise UsageError("--checkpoints evaluates a run only.", "Omit --clips.")
+    part = parse_shard(shard)
+    choices = Choices(
+        metrics=tuple(filter(None, (metrics or "").replace(" ", "").split(","))),
+        fvd_reference=reference_clips(fvd_reference.absolute()) if fvd_reference else (),
+        page=html,
+        shard=part.number if part else 1,
+        shards=part.count if part else 1,
+    )
+    if clips and manifest:
+        report, place = evaluate_foreign(targets or [], clips, manifest, out, preset, choices)
+        show(output, str(clips), place, report, html)
+        return
+    for target in targets or []:
+        report, place = evaluate_target(target, out, preset, checkpoints, choices)
+        show(output, target, place, report, html)
+
+
+def show(output: Output, target: str, place: Path, report: Report, page: bool) -> None:
+    """Print a report; a shard has none."""
+    if not report:
+        output.say("Scored this shard. Run `pv eval` without --shard for the report.")
+        return
+    files = {"report": REPORT, "sheet": SHEET, **({"page": PAGE} if page else {})}
+    paths = {key: place / name for key, name in files.items()}
+    words = {"report": "Report", "sheet": "Contact sheet", "page": "Page"}
+    lines = [f"{words[key]}: {shown(path)}" for key, path in paths.items()]
+    text = "\n".join([metrics_table(report), "", *lines])
+    facts = {key: str(path) for key, path in paths.items()}
+    output.stream({"target": target, **facts, **report}, text)
+
+
+def evaluate_target(
+    target: str, out: Path | None, preset: str | None, checkpoints: bool, choices: Choices
+) -> tuple[Report, Path]:
+    """Evaluate a run or a folder; return the report and its folder."""
+    if folder := _folder(target):
+        if checkpoints:
+            raise UsageError("--checkpoints evaluates a run only.", "Name a run.")
+        clips, run = folder_clips(folder)
+        place = out.absolute() if out else folder
+        settings = _settings(run, preset)
+        return score_clips(settings, identities_of(clips), clips, place, choices), place
+    run_folder = find_run(runs_dir(), target)
+    place = out.absolute() if out else _place(run_folder, checkpoints)
+    return evaluate_run(run_folder, place, checkpoints=checkpoints, choices=choices), place
+
+
+def evaluate_foreign(
+    targets: list[str],
+    folder: Path,
+    manifest: Path,
+    out: Path | None,
+    preset: str | None,
+    choices: Choices,
+) -> tuple[Report, Path]:
+    """Evaluate the clips of a manifest beside those of runs and folders of pv."""
+    if not folder.is_dir():
+        raise Missing("folder", str(folder), "Use the folder of the clips.")
+    foreign = read_manifest(manifest, folder.absolute(), Library().names())
+    output = Output()
+    for name in foreign.ignored:
+        output.say(f"Warning: the column {name!r} of {shown(manifest)} is unknown and ignored.")
+    for where, reason in foreign.refused.items():
+        output.say(f"Warning: {where}: {reason}; the row is skipped.")
+    clips: list[ClipFile] = []
+    run = ""
     for target in targets:
-        out = Path(target).absolute()
-        if exists(out) and out.is_dir():
-            check_utf8(out)
-            report = evaluate_folder(out)
-        elif "/" in target:
-            raise Missing("folder", target, "Use a run, or a folder written by `pv render`.")
+        if own := _folder(target):
+            found, named = folder_clips(own)
         else:
-            folder = find_run(runs_dir(), target)
-            out = folder.path / "evaluation"
-            report = evaluate_run(folder, out)
-        paths = {"report": str(out / REPORT), "sheet": str(out / SHEET)}
-        text = (
-            f"{metrics_table(report)}\n\n"
-            f"Report: {shown(out / REPORT)}\nContact sheet: {shown(out / SHEET)}"
-        )
-        output.stream({"target": target, **paths, **report}, text)
+            run_folder, named = find_run(runs_dir(), target), target
+            found = render_evaluation(run_folder, _place(run_folder, False))
+        clips.extend(found)
+        run = run or named
+    clips.extend(foreign.clips)
+    place = out.absolute() if out else folder.absolute()
+    return score_clips(_settings(run, preset), identities_of(clips), clips, place, choices), place
 
 
-def evaluate_folder(out: Path) -> Report:
-    """Score every clip under `out` with the settings of the first run among their sidecars."""
-    sidecars = sorted(out.glob("*/*/seed-*.json"))
-    if not sidecars:
-        raise Missing(
-            "clip in the folder", str(out), "Use a run, or a folder written by `pv render`."
-        )
-    records = [read_clip_record(path) for path in sidecars]
-    library = Library()
-    people = [library.get(name) for name in sorted({record["identity"] for record in records})]
-    run = next((record["run"] for record in records if record.get("run")), None)
-    settings = job_of(find_run(runs_dir(), run)) if run else resolve_settings(chosen_settings()[1])
-    with JobProgress() as progress:
-        identities = [person.ref for person in people]
-        return score(settings, identities, sidecars, out, progress.on_event)
+def _folder(target: str) -> Path | None:
+    """Return the folder that a target names, or None for a run. Raises Missing."""
+    path = Path(target).absolute()
+    if exists(path) and path.is_dir():
+        return check_utf8(path)
+    if "/" in target:
+        raise Missing("folder", target, "Use a run, or a folder written by `pv render`.")
+    return None
+
+
+def _place(run: RunFolder, checkpoints: bool) -> Path:
+    return run.path / ("evaluation-checkpoints" if checkpoints else "evaluation")
+
+
+def _settings(run: str, preset: str | None) -> Settings:
+    """Return the settings of a run, or of a preset; the judges are part of them."""
+    if run and not preset:
+        return job_of(find_run(runs_dir(), run))
+    return resolve_settings(chosen_settings(preset)[1])

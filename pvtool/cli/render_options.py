@@ -105,7 +105,7 @@ Retries = Annotated[int, typer.Option(min=0, max=100, help="Number of retries of
 Part = Annotated[
     str | None,
     typer.Option(
-        "--shard", metavar="I/N", help="Render only the I-th of N shards, from 1; for job arrays."
+        "--shard", metavar="I/N", help="Only the I-th of N shards, from 1; for job arrays."
     ),
 ]
 Devices = Annotated[

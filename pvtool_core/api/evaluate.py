@@ -1,27 +1,58 @@
-"""Evaluate: render the evaluation prompts of a run, and score the clips."""
+"""Evaluate: render the evaluation prompts of a run, and score clips of pv and of other programs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pvtool_core.api.batch import render_job, render_missing
 from pvtool_core.api.machine import check_devices
 from pvtool_core.api.training import TrainingRun
-from pvtool_core.batches.clips import sidecar_path
+from pvtool_core.batches.clips import read_clip_record
 from pvtool_core.batches.plan import BatchPlan, Defaults, plan
+from pvtool_core.batches.rates import scoring_seconds
 from pvtool_core.batches.rows import Row
-from pvtool_core.paths import runs_dir
-from pvtool_core.settings.jobs import EvaluateJob, IdentityRef
+from pvtool_core.errors import Missing
+from pvtool_core.paths import exists, runs_dir
+from pvtool_core.settings.formats import FORMATS
+from pvtool_core.settings.jobs import (
+    ADAPTER_METHOD,
+    BASE_METHOD,
+    REPORT,
+    ClipFile,
+    EvaluateJob,
+    IdentityRef,
+)
 from pvtool_core.settings.schema import Settings
 from pvtool_core.store.events import ignore
+from pvtool_core.store.identities import Library
 from pvtool_core.store.prompts import Banks
-from pvtool_core.store.runs import RunFolder, find_run
+from pvtool_core.store.runs import RunFolder, checkpoint_step, find_run
 from pvtool_core.store.summary import job_of
 from pvtool_core.supervisor import OnEvent, run_short_job
 
-REPORT, SHEET = "report.json", "contact-sheet.png"
 Report = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What an evaluation computes and writes.
+
+    Attributes:
+        metrics: Names of metrics; empty computes all whose weights are installed.
+        fvd_reference: Clips that FVD and KVD compare with; empty uses those of the base model.
+        page: Also write a web page with the tables and the clips.
+        shard: Number of this shard, starting at 1.
+        shards: With more than one, only this shard's clips are scored, and no report is written;
+            an evaluation without shards then uses the scores.
+    """
+
+    metrics: tuple[str, ...] = ()
+    fvd_reference: tuple[ClipFile, ...] = ()
+    page: bool = False
+    shard: int = 1
+    shards: int = 1
 
 
 def evaluate(
@@ -30,11 +61,13 @@ def evaluate(
     *,
     prompts: int = 0,
     seeds: int = 0,
+    metrics: Sequence[str] = (),
+    page: bool = False,
     on_event: OnEvent = ignore,
 ) -> Report:
     """Render a run's evaluation prompts and seeds, before and after training, and score the clips.
 
-    Existing clips are reused.
+    Existing clips and scores are reused.
 
     Args:
         run: A training run or its name.
@@ -42,27 +75,35 @@ def evaluate(
             folder]
         prompts: Use the first prompts only; 0 uses all.
         seeds: Use the first seeds only; 0 uses all.
+        metrics: Names of metrics; empty computes all whose weights are installed.
+        page: Also write report.html, a page with the tables and the clips.
         on_event: Called with each event of the engine processes.
 
     Returns:
-        The contents of report.json: the mean of each metric, by identity and stage.
+        The contents of report.json: means, intervals and differences by method and metric.
 
     Raises:
         Missing: The run, its identity or its prompt bank does not exist.
-        WeightsMissing: Weights of a metric are not installed.
+        WeightsMissing: Weights of the base model or of a reward are not installed.
+        InputRefused: A model that judges has the weights of a reward.
         SomeFailed: A clip could not be rendered.
     """
     folder = find_run(runs_dir(), run) if isinstance(run, str) else run.folder
     target = Path(out or folder.path / "evaluation").absolute()
     planned = evaluation_plan(folder, target, prompts, seeds)
     render_missing(planned, render_job(target), on_event).raise_for_status()
-    return score_plan(folder, planned, target, on_event)
+    job = job_of(folder)
+    choices = Choices(metrics=tuple(metrics), page=page)
+    return score(job, [job.identity], planned_clips(planned), target, choices, on_event)
 
 
-def evaluation_plan(folder: RunFolder, out: Path, prompts: int = 0, seeds: int = 0) -> BatchPlan:
+def evaluation_plan(
+    folder: RunFolder, out: Path, prompts: int = 0, seeds: int = 0, checkpoints: bool = False
+) -> BatchPlan:
     """Plan the evaluation clips of a run, with and without its adapter.
 
-    `prompts` and `seeds` limit the number of each; 0 uses all.
+    `prompts` and `seeds` limit the number of each; 0 uses all. `checkpoints` plans a clip for each
+    checkpoint of the run instead of the newest only.
     """
     job = job_of(folder)
     texts = Banks().get(job.evaluation.prompts).prompts[: prompts or None]
@@ -72,31 +113,133 @@ def evaluation_plan(folder: RunFolder, out: Path, prompts: int = 0, seeds: int =
         run=folder.name,
         base=True,
     )
-    return plan([Row(prompt=text) for text in texts], defaults, out)
+    steps = [checkpoint_step(each) for each in folder.checkpoint_folders()] if checkpoints else []
+    runs = [f"{folder.name}@{step}" for step in steps] or [""]
+    return plan([Row(prompt=text, run=run) for run in runs for text in texts], defaults, out)
 
 
-def score_plan(folder: RunFolder, planned: BatchPlan, out: Path, on_event: OnEvent) -> Report:
-    """Score the clips of `evaluation_plan`, and write report and contact sheet to `out`."""
-    job = job_of(folder)
-    sidecars = [sidecar_path(item.clip) for item in planned.items]
-    return score(job, [job.identity], sidecars, out, on_event)
+def planned_clips(planned: BatchPlan, checkpoints: bool = False) -> tuple[ClipFile, ...]:
+    """Return the clips of a plan, to score them after rendering.
+
+    With `checkpoints`, each step is a method.
+    """
+    return tuple(
+        ClipFile(
+            file=_file_of(Path(item.clip)),
+            identity=item.identity,
+            prompt=item.prompt,
+            seed=item.seed,
+            method=BASE_METHOD
+            if not item.adapter
+            else f"step {item.step}"
+            if checkpoints
+            else ADAPTER_METHOD,
+            fps=float(planned.setups[item.setup].model.fps),
+        )
+        for item in planned.items
+    )
+
+
+def folder_clips(out: Path) -> tuple[tuple[ClipFile, ...], str]:
+    """Return the clips of a folder written by `pv render`, and the name of one of their runs.
+
+    An identity with clips of several adapters has a method for each: RUN@STEP. Raises Missing
+    without clips, InputRefused for an invalid sidecar or a clip without files.
+    """
+    sidecars = sorted(out.glob("*/*/seed-*.json"))
+    if not sidecars:
+        raise Missing(
+            "clip in the folder", str(out), "Use a run, or a folder written by `pv render`."
+        )
+    records = [(path, read_clip_record(path)) for path in sidecars]
+    adapters: dict[str, set[str]] = {}
+    for _, record in records:
+        if record["adapter"]:
+            adapters.setdefault(record["identity"], set()).add(record["adapter"])
+    clips: list[ClipFile] = []
+    for path, record in records:
+        several = len(adapters.get(record["identity"], ())) > 1
+        own = f"{record.get('run')}@{record.get('step')}" if several else ADAPTER_METHOD
+        clips.append(
+            ClipFile(
+                file=_file_of(path.with_suffix("")),
+                identity=record["identity"],
+                prompt=record["prompt"],
+                seed=record["seed"],
+                method=own if record["adapter"] else BASE_METHOD,
+                fps=_rate_of(record),
+            )
+        )
+    run = next((record["run"] for _, record in records if record.get("run")), "")
+    return tuple(clips), run
+
+
+_OLD_RATE = 8.0
+"""Frames per second of clips whose sidecars do not record it."""
+
+
+def _rate_of(record: dict[str, Any]) -> float:
+    try:
+        return float(record["model"]["fps"])
+    except (KeyError, TypeError, ValueError):
+        return _OLD_RATE
+
+
+def _file_of(clip: Path) -> str:
+    """Return the clip in the first format in which it exists, or would be rendered."""
+    forms = [form.path(clip) for form in FORMATS.values()]
+    return str(next((path for path in forms if exists(path)), forms[0]))
+
+
+VIDEO_SUFFIXES = frozenset(".mp4 .mov .mkv .webm .avi .m4v .gif .webp .apng".split())  # noqa: SIM905
+
+
+def reference_clips(folder: Path) -> tuple[ClipFile, ...]:
+    """Return all videos under a folder, as a reference of FVD and KVD. Raises Missing."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    if not files:
+        raise Missing("video in the folder", str(folder), "Use a folder of videos.")
+    return tuple(
+        ClipFile(file=str(path.absolute()), identity="", prompt="", seed=0, method="reference")
+        for path in files
+    )
+
+
+def identities_of(clips: Iterable[ClipFile]) -> list[IdentityRef]:
+    """Return the identities in clips. Raises Missing if one is not in the library."""
+    library = Library()
+    return [library.get(name).ref for name in sorted({clip.identity for clip in clips})]
+
+
+def expected_seconds(settings: Settings, clips: Sequence[ClipFile]) -> float | None:
+    """Return how long scoring is expected to take, from earlier ones; None if unknown."""
+    rate = scoring_seconds(settings)
+    return None if rate is None else rate * len(clips)
 
 
 def score(
     settings: Settings,
     identities: Sequence[IdentityRef],
-    sidecars: Sequence[Path],
+    clips: Sequence[ClipFile],
     out: Path,
+    choices: Choices,
     on_event: OnEvent,
 ) -> Report:
-    """Score clips by their sidecars; the report and the contact sheet are written to `out`."""
+    """Score clips; the report and the contact sheet are written to `out`.
+
+    Returns the report, or an empty one for a shard.
+    """
     check_devices([settings.model.device])
     job = EvaluateJob(
         **settings.sections(),
         identities=tuple(identities),
-        sidecars=tuple(map(str, sidecars)),
-        report=str(out / REPORT),
-        sheet=str(out / SHEET),
+        clips=tuple(clips),
+        out=str(out),
+        metrics=choices.metrics,
+        fvd_reference=choices.fvd_reference,
+        page=choices.page,
+        shard=choices.shard,
+        shards=choices.shards,
     )
     run_short_job("evaluate", job, on_event)
-    return json.loads((out / REPORT).read_bytes())
+    return {} if choices.shards > 1 else json.loads((out / REPORT).read_bytes())

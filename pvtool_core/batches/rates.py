@@ -1,4 +1,4 @@
-"""Measured rendering times on this machine, for estimates of the next batch.
+"""Measured times of rendering and scoring on this machine, for estimates of the next batch.
 
 <cache>/rates/KEY.json      one for each setup and device
 
@@ -15,6 +15,7 @@ from pvtool_core.batches.clips import Names
 from pvtool_core.files import replace_file
 from pvtool_core.paths import cache_dir
 from pvtool_core.settings.jobs import Setup
+from pvtool_core.settings.schema import Settings
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,25 @@ def note(setup: Setup, rate: Rate) -> None:
 def _path(setup: Setup) -> Path:
     key = f"{Names(setup).setup_key} {setup.model.device} {setup.model.threads}"
     return cache_dir() / "rates" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+
+
+def scoring_seconds(settings: Settings) -> float | None:
+    """Return the last measured seconds per clip of an evaluation with these models, or None."""
+    try:
+        return float(orjson.loads(_scoring_path(settings).read_bytes())["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def note_scoring(settings: Settings, seconds: float) -> None:
+    """Store the measured seconds per clip of an evaluation."""
+    path = _scoring_path(settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps({"seconds": seconds}).encode())
+
+
+def _scoring_path(settings: Settings) -> Path:
+    model, judges = settings.model, asdict(settings.evaluation)
+    facts = [judges, model.width, model.height, model.num_frames, model.device, model.threads]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+    return cache_dir() / "rates" / f"scoring-{key}.json"

@@ -1,6 +1,8 @@
-"""Models that metrics share; each processes a clip once."""
+"""Models that metrics share, each loaded once; a clip is processed once by each."""
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,89 +14,254 @@ from PIL import Image
 from torch import Tensor
 
 from pvtool_core.devices import resolve_device
+from pvtool_core.errors import InputRefused, WeightsMissing
 from pvtool_core.evaluation.clip import Clip
+from pvtool_core.evaluation.i3d import VideoFeatures
+from pvtool_core.evaluation.optical_flow import OpticalFlow
 from pvtool_core.faces.analyzer import Face, FaceAnalyzer, align, largest
+from pvtool_core.hashes import cached_sha256
 from pvtool_core.media.decode import Pixels
 from pvtool_core.media.photos import read_picture
-from pvtool_core.open_clip_model import ImageText
+from pvtool_core.models.locate import locate_judges, resolve
+from pvtool_core.open_clip_model import ImageText, weights_file
 from pvtool_core.settings.jobs import EvaluateJob, Subject
 from pvtool_core.settings.schema import SemanticRewardConfig
 from pvtool_core.store.prompts import without_keyword
 
 T = TypeVar("T")
+Crops = Sequence[Pixels]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Why a metric is skipped, as a sentence, and what makes it available."""
+
+    reason: str
+    command: str
 
 
 class Judges:
-    """Face detector, recognisers and image-text model, with their results for recent clips.
+    """The models of `evaluation` settings, and those of the rewards for comparison.
 
-    `held_out` is the recogniser that training does not use, `rewarded` that of the identity reward.
+    `held_out` and `second` are recognisers that training does not use, `rewarded` is that of the
+    identity reward.
     """
 
     def __init__(self, job: EvaluateJob) -> None:
-        rewards = job.identity_reward
-        self.held_out, self.rewarded = job.evaluation.recognizer, rewards.recognizer
-        size, threshold = rewards.detection_size, rewards.detection_threshold
-        recognizers = (self.held_out, self.rewarded)
-        package, threads = Path(rewards.package), job.model.threads
-        self.analyzer = FaceAnalyzer(
-            package, rewards.detector, recognizers, size, threshold, threads
+        """Prepare the models; each is loaded when a metric uses it.
+
+        Raises InputRefused if a judge has the weights of a reward.
+        """
+        self._job, self._rewards = job, job.identity_reward
+        self.settings = locate_judges(job.evaluation)
+        self.held_out = self.settings.recognizer
+        self.second = self.settings.second_recognizer
+        self.rewarded = self._rewards.recognizer
+        self._device = resolve_device(job.model.device)
+        self._of_clip: dict[Hashable, Any] = {}
+        self._of_identity: dict[Hashable, Any] = {}
+        self._refuse_rewards()
+
+    def _refuse_rewards(self) -> None:
+        """Raise InputRefused if a judge has the weights of a reward, by their hash."""
+        rewards = {
+            sha256: key
+            for key in ("identity_reward", "semantic_reward")
+            for sha256 in self.weights(key).values()
+        }
+        for key in ("recognizer", "second_recognizer", "text_model", "second_text_model"):
+            if self.missing(key):
+                continue
+            for sha256 in self.weights(key).values():
+                if sha256 in rewards:
+                    raise InputRefused(
+                        f"evaluation.{key} has the weights of {rewards[sha256]}, which training "
+                        "optimises: it cannot judge the result.",
+                        f"Set evaluation.{key} to another model, or to an empty text.",
+                    )
+
+    def missing(self, model: str) -> Skipped | None:
+        """Return why a model is not available, by its name in `evaluation`, or None if it is."""
+        if model in ("recognizer", "identity_reward", "semantic_reward"):
+            return None
+        name = getattr(self.settings, model)
+        if not name:
+            return Skipped(f"evaluation.{model} is not set.", "")
+        try:
+            resolve(name)
+        except WeightsMissing as error:
+            return Skipped(error.message, error.hint)
+        return None
+
+    def weights(self, model: str) -> dict[str, str]:
+        """Return the SHA-256 of a model's weights by file name."""
+        return {file.name: cached_sha256(file) for file in self._files(model)}
+
+    def _files(self, model: str) -> list[Path]:
+        package = Path(self._rewards.package)
+        match model:
+            case "recognizer":
+                return [package / self.held_out]
+            case "identity_reward":
+                return [package / self.rewarded]
+            case "semantic_reward":
+                return [weights_file(self._job.semantic_reward)]
+            case "text_model" | "second_text_model":
+                return [weights_file(self._folder(model))]
+            case _:
+                return [Path(getattr(self.settings, model))]
+
+    def _folder(self, model: str) -> SemanticRewardConfig:
+        return SemanticRewardConfig(model=getattr(self.settings, model))
+
+    @cached_property
+    def analyzer(self) -> FaceAnalyzer:
+        """The face detector, and every available recogniser."""
+        rewards = self._rewards
+        second = [] if self.missing("second_recognizer") else [self.second]
+        return FaceAnalyzer(
+            Path(rewards.package),
+            rewards.detector,
+            [self.held_out, self.rewarded, *second],
+            rewards.detection_size,
+            rewards.detection_threshold,
+            self._job.model.threads,
         )
-        self.reader = PictureReader(job.semantic_reward, resolve_device(job.model.device))
-        self._found: dict[Hashable, Any] = {}
 
-    def faces(self, clip: Clip) -> list[Face | None]:
-        """Return the largest face of each frame."""
+    def reader(self, model: str) -> "PictureReader":
+        """Return an image-text model of the `evaluation` settings, or `semantic_reward`."""
 
-        def detect() -> list[Face | None]:
-            return [largest(self.analyzer.detect(frame)) for frame in clip.frames]
+        def load() -> PictureReader:
+            own = model == "semantic_reward"
+            config = self._job.semantic_reward if own else self._folder(model)
+            return PictureReader(config, self._device)
 
-        return self._once((clip, "faces"), detect)
+        return self._once(self._of_identity, ("reader", model), load)
+
+    @cached_property
+    def optical_flow(self) -> OpticalFlow:
+        return OpticalFlow(Path(self.settings.optical_flow), self._device)
+
+    @cached_property
+    def video_features(self) -> VideoFeatures:
+        return VideoFeatures(Path(self.settings.video_model), self._device)
+
+    def faces(self, clip: Clip) -> list[list[Face]]:
+        """Return all faces of each frame, from left to right."""
+        return self._once(
+            self._of_clip, "faces", lambda: [self.analyzer.detect(frame) for frame in clip.frames]
+        )
+
+    def main_faces(self, clip: Clip) -> list[Face | None]:
+        """Return the largest face of each frame, which counts as the person's."""
+        return [largest(faces) for faces in self.faces(clip)]
+
+    def face_crops(self, clip: Clip) -> list[Pixels]:
+        """Return the aligned largest face of each frame that has one, (112, 112, 3)."""
+
+        def cut() -> list[Pixels]:
+            pairs = zip(clip.frames, self.main_faces(clip), strict=True)
+            return [align(frame, face.landmarks) for frame, face in pairs if face]
+
+        return self._once(self._of_clip, "crops", cut)
+
+    def embeddings(self, clip: Clip, recognizer: str) -> NDArray[np.float32]:
+        """Return the unit embedding of each of `face_crops`, (faces, dimensions)."""
+        return self._once(
+            self._of_clip,
+            ("embeddings", recognizer),
+            lambda: self._embed(self.face_crops(clip), recognizer),
+        )
 
     def likeness(self, clip: Clip, subject: Subject, recognizer: str) -> NDArray[np.float32]:
         """Return the cosine of each frame's face with the identity's mean embedding.
 
-        The value is 0 for a frame without a face.
+        The value is NaN for a frame without a face.
         """
+        found = np.asarray([face is not None for face in self.main_faces(clip)])
+        likeness = np.full(len(found), np.nan, np.float32)
+        if found.any():
+            likeness[found] = self.embeddings(clip, recognizer) @ self.reference(
+                subject, recognizer
+            )
+        return likeness
 
-        def compare() -> NDArray[np.float32]:
-            faces = self.faces(clip)
-            pairs = zip(clip.frames, faces, strict=True)
-            crops = [align(frame, face.landmarks) for frame, face in pairs if face]
-            likeness = np.zeros(len(faces), np.float32)
-            if crops:
-                found = np.asarray([face is not None for face in faces])
-                reference = self._reference(subject, recognizer)
-                likeness[found] = self.analyzer.embed(crops, recognizer) @ reference
-            return likeness
+    def other_faces(self, clip: Clip, subject: Subject, recognizer: str) -> list[float]:
+        """Return for each frame with several faces the highest likeness of the others."""
+        highest: list[float] = []
+        for frame, faces in zip(clip.frames, self.faces(clip), strict=True):
+            main = largest(faces)
+            if others := [align(frame, face.landmarks) for face in faces if face is not main]:
+                likeness = self._embed(others, recognizer) @ self.reference(subject, recognizer)
+                highest.append(float(likeness.max()))
+        return highest
 
-        return self._once((clip, subject, recognizer), compare)
-
-    def _reference(self, subject: Subject, recognizer: str) -> NDArray[np.float32]:
-        """Return an identity's mean embedding, of unit length.
+    def reference(self, subject: Subject, recognizer: str) -> NDArray[np.float32]:
+        """Return the mean embedding of the photos used in training, of unit length.
 
         It is computed from the crops: stored embeddings may be of another recogniser.
         """
+        middle = self.photos(subject, recognizer)[0].mean(0)
+        return middle / np.linalg.norm(middle)
 
-        def embed() -> NDArray[np.float32]:
-            faces = sorted((Path(subject.identity.folder) / "faces").glob("*.png"))
-            crops = [np.asarray(read_picture(path)) for path in faces]
-            middle = self.analyzer.embed(crops, recognizer).mean(0)
-            return middle / np.linalg.norm(middle)
+    def photos(
+        self, subject: Subject, recognizer: str
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return unit embeddings of the photos used in training, and of those held out."""
 
-        return self._once((subject, recognizer), embed)
+        def embed() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            embedded = self._embed(self._pictures_of(subject, "faces"), recognizer)
+            held_out = self._rewards.held_out_photos
+            used = max(len(embedded) - held_out, 1)
+            return embedded[:used], embedded[used:]
 
-    def pictures(self, clip: Clip) -> Tensor:
-        """Return the unit embedding of each frame, (frames, dimensions)."""
-        return self._once((clip, "pictures"), lambda: self.reader.pictures(clip.frames))
+        return self._once(self._of_identity, ("photos", subject, recognizer), embed)
 
-    def text(self, clip: Clip) -> Tensor:
+    def photo_pictures(self, subject: Subject, kind: str, model: str) -> Tensor:
+        """Return unit embeddings of the photos by an image-text model.
+
+        `kind` is `faces`, the aligned crops, or `references`, the whole photos.
+        """
+        return self._once(
+            self._of_identity,
+            ("pictures", subject, kind, model),
+            lambda: self.reader(model).pictures(self._pictures_of(subject, kind)),
+        )
+
+    def _pictures_of(self, subject: Subject, kind: str) -> list[Pixels]:
+        files = sorted((Path(subject.identity.folder) / kind).glob("*.png"))
+        return [np.asarray(read_picture(path)) for path in files]
+
+    def _embed(self, crops: Crops, recognizer: str) -> NDArray[np.float32]:
+        return self.analyzer.embed(crops, recognizer)
+
+    def pictures(self, clip: Clip, model: str) -> Tensor:
+        """Return the unit embedding of each frame by an image-text model, (frames, dimensions)."""
+        return self._once(
+            self._of_clip, ("pictures", model), lambda: self.reader(model).pictures(clip.frames)
+        )
+
+    def text(self, clip: Clip, model: str) -> Tensor:
         """Return the unit embedding of a clip's prompt without its keyword, (dimensions,)."""
-        return self.reader.text(without_keyword(clip.record["prompt"]))
+        return self.reader(model).text(without_keyword(clip.about.prompt))
 
-    def _once(self, key: Hashable, compute: Callable[[], T]) -> T:
-        if key not in self._found:
-            self._found[key] = compute()
-        return self._found[key]
+    def motion(self, clip: Clip) -> NDArray[np.float32]:
+        """Return the largest motion between neighbouring frames in pixels, by optical flow."""
+        return self._once(
+            self._of_clip,
+            "motion",
+            lambda: self.optical_flow.largest_motion(clip.frames, clip.fps),
+        )
+
+    def forget_clip(self) -> None:
+        """Drop the results of a clip, before the next one."""
+        self._of_clip.clear()
+
+    @staticmethod
+    def _once(known: dict[Hashable, Any], key: Hashable, compute: Callable[[], T]) -> T:
+        if key not in known:
+            known[key] = compute()
+        return known[key]
 
 
 class PictureReader:
@@ -108,7 +275,7 @@ class PictureReader:
         )
 
     @torch.no_grad()
-    def pictures(self, frames: Pixels) -> Tensor:
+    def pictures(self, frames: Iterable[Pixels]) -> Tensor:
         """Return the embeddings of pictures, (pictures, dimensions)."""
         prepared = torch.stack([self._prepare(Image.fromarray(frame)) for frame in frames])
         return self._reader.of_pictures(prepared).cpu()

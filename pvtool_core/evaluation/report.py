@@ -1,180 +1,220 @@
-"""The report of an evaluation: means with and without adapter, their comparison, warnings.
-
-Also the rows of its contact sheet.
-"""
+"""The report of an evaluation: means with intervals by method, and their differences."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from pvtool_core.evaluation.clip import Clip
-from pvtool_core.evaluation.metrics import METRICS
+from pvtool_core.evaluation.alarms import alarms
+from pvtool_core.evaluation.intervals import Interval, Value, interval
+from pvtool_core.evaluation.judges import Judges, Skipped
+from pvtool_core.evaluation.metric import AnyMetric, Features, SetMetric
+from pvtool_core.evaluation.metrics import METRICS, SET_METRICS
+from pvtool_core.evaluation.scores import ClipScores
 from pvtool_core.media.contact_sheet import SheetRow
 from pvtool_core.media.photos import read_picture
-from pvtool_core.settings.jobs import Subject
+from pvtool_core.settings.jobs import BASE_METHOD, Subject
 from pvtool_core.store.prompts import without_keyword
 
-GAP_ALARM = 0.2
+VERSION = 2
 CLIPS_ON_SHEET = 8
-STAGES = ("before", "after")
 
-Scores = Mapping[str, float | None]
-"""The value of each metric of one clip; None if it cannot be measured."""
-Means = dict[str, float]
-Stages = dict[str, Means]
-"""Means of the clips before (of the base model) and after (with the adapter)."""
-MeasureSets = Callable[[Sequence[Clip], Sequence[Clip]], Mapping[str, float]]
-Groups = Mapping[str, Sequence[tuple[Clip, Scores]]]
+Pair = tuple[str, str, int]
+"""Identity, prompt and seed: equal for clips that are compared."""
 
 
-def no_sets(clips: Sequence[Clip], reference: Sequence[Clip]) -> Mapping[str, float]:
-    """Measure nothing on sets of clips."""
-    return {}
-
-
-def summary(
-    scored: Sequence[tuple[Clip, Scores]], measure_sets: MeasureSets = no_sets
+def report(
+    scored: Sequence[ClipScores],
+    subjects: Sequence[Subject],
+    judges: Judges,
+    skipped: Mapping[str, Skipped],
+    failed: Mapping[str, str],
+    set_values: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
-    """Return the report: means by identity and stage, their mean over identities, and all clips.
+    """Return the report as JSON values; docs/evaluation.md describes them.
 
-    If an identity has clips of both stages, its means are over the prompts and seeds of both.
-    Metrics of sets compare its clips after with those before, and in the mean over identities all
-    clips after with all before.
+    `failed` are the reasons of clips that could not be scored, by file; `set_values` are the values
+    of the metrics of sets by method.
     """
-    groups: dict[str, dict[str, list[tuple[Clip, Scores]]]] = defaultdict(lambda: defaultdict(list))
-    pairs = comparable([clip for clip, _ in scored])
-    for clip, scores in scored:
-        if clip.pair in pairs[clip.record["identity"]]:
-            groups[clip.record["identity"]][clip.stage].append((clip, scores))
-    identities = {name: _stages(group, measure_sets) for name, group in groups.items()}
-    overall = {
-        stage: mean_numbers([by[stage] for by in identities.values() if stage in by])
-        for stage in STAGES
-        if any(stage in by for by in identities.values())
-    }
-    if "after" in overall:
-        together = {
-            stage: [each for group in groups.values() for each in group[stage]] for stage in STAGES
+    by_method = grouped(scored)
+    methods = {
+        name: {
+            **summary(clips, by_method.get(BASE_METHOD, ()) if name != BASE_METHOD else ()),
+            "sets": dict(set_values.get(name, {})),
         }
-        overall["after"] |= _of_sets(together, measure_sets)
-    clips = [{**facts_of(clip), **scores} for clip, scores in scored]
-    return {"identities": identities, "mean": overall, "clips": clips}
-
-
-def _stages(group: Groups, measure_sets: MeasureSets) -> Stages:
-    """Return the means of one identity's clips before and after, compared."""
-    means = {
-        stage: mean([scores for _, scores in group[stage]]) for stage in STAGES if group.get(stage)
+        for name, clips in by_method.items()
     }
-    if "after" in means:
-        means["after"] |= changes(means) | dict(_of_sets(group, measure_sets))
+    described = {
+        each.name: definition(each, judges)
+        for each in (*METRICS, *SET_METRICS)
+        if each.name not in skipped
+    }
+    empty = _without_values(methods, described)
+    return {
+        "version": VERSION,
+        "reference": BASE_METHOD if BASE_METHOD in methods else None,
+        "methods": methods,
+        "identities": {
+            subject.identity.name: {
+                "methods": _means_of(by_method, subject.identity.name),
+                "photos": {"ceiling": ceiling(judges, subject)},
+            }
+            for subject in subjects
+        },
+        "metrics": {name: each for name, each in described.items() if name not in empty},
+        "skipped": {name: asdict(each) for name, each in {**skipped, **empty}.items()},
+        "alarms": alarms(methods),
+        "clips": [each.facts() for each in scored],
+        "failed": [{"file": file, "reason": reason} for file, reason in failed.items()],
+    }
+
+
+def grouped(scored: Sequence[ClipScores]) -> dict[str, list[ClipScores]]:
+    """Return the clips by method, the base model first."""
+    methods: dict[str, list[ClipScores]] = defaultdict(list)
+    for each in scored:
+        methods[each.clip.method].append(each)
+    return dict(sorted(methods.items(), key=lambda item: item[0] != BASE_METHOD))
+
+
+def summary(clips: Sequence[ClipScores], reference: Sequence[ClipScores]) -> dict[str, Any]:
+    """Return the number of clips, their means, and the differences from the reference clips.
+
+    Differences are over the pairs of equal identity, prompt and seed, and are absent without any.
+    """
+    found: dict[str, Any] = {"clips": len(clips), "means": {}}
+    names = dict.fromkeys(name for each in clips for name in each.scores)
+    other = {pair(each): each for each in reference}
+    differences: dict[str, Any] = {}
+    for name in names:
+        own = [(each, value) for each in clips if (value := each.scores[name]) is not None]
+        if not own:
+            continue
+        values = [Value(each.clip.identity, each.clip.prompt, value) for each, value in own]
+        found["means"][name] = {**asdict(interval(values)), "clips": len(values)}
+        changes = [
+            Value(each.clip.identity, each.clip.prompt, value - before)
+            for each, value in own
+            if (base := other.get(pair(each))) and (before := base.scores.get(name)) is not None
+        ]
+        if changes:
+            differences[name] = _difference(interval(changes), len(changes))
+    return {**found, "differences": differences} if reference else found
+
+
+def _difference(change: Interval, pairs: int) -> dict[str, Any]:
+    return {**asdict(change), "pairs": pairs, "significant": change.excludes_zero}
+
+
+def pair(scored: ClipScores) -> Pair:
+    return scored.clip.identity, scored.clip.prompt, scored.clip.seed
+
+
+def _means_of(by_method: Mapping[str, Sequence[ClipScores]], identity: str) -> dict[str, Any]:
+    """Return the means of one identity's clips by method and metric."""
+    means: dict[str, dict[str, float]] = {}
+    for method, clips in by_method.items():
+        own = [each.scores for each in clips if each.clip.identity == identity]
+        names = dict.fromkeys(name for scores in own for name in scores)
+        columns = {
+            name: [value for scores in own if (value := scores.get(name)) is not None]
+            for name in names
+        }
+        if own:
+            means[method] = {name: fmean(values) for name, values in columns.items() if values}
     return means
 
 
-def _of_sets(group: Groups, measure_sets: MeasureSets) -> Mapping[str, float]:
-    """Return the values of the metrics of sets, clips after against clips before."""
-    before, after = ([clip for clip, _ in group.get(stage, ())] for stage in STAGES)
-    return measure_sets(after, before)
-
-
-def comparable(clips: Sequence[Clip]) -> dict[str, set[tuple[str, int]]]:
-    """Return for each identity the prompts and seeds of both stages.
-
-    If one stage is missing, they are all of the other stage.
-    """
-    found: dict[str, dict[str, set[tuple[str, int]]]] = defaultdict(
-        lambda: {"before": set(), "after": set()}
-    )
-    for clip in clips:
-        found[clip.record["identity"]][clip.stage].add(clip.pair)
+def definition(metric: type[AnyMetric], judges: Judges) -> dict[str, Any]:
+    """Return what a value means, so that it can be compared with other reports or rejected."""
+    weights: dict[str, str] = {}
+    for model in metric.models:
+        weights |= judges.weights(model)
     return {
-        name: by["before"] & by["after"] or by["before"] | by["after"] for name, by in found.items()
+        "label": metric.label,
+        "description": metric.description(),
+        "better": metric.better,
+        "reward": metric.rewarded,
+        "weights": weights,
     }
 
 
-def left_out(clips: Sequence[Clip]) -> int:
-    """Return the number of clips that are in no mean, for lack of a counterpart."""
-    pairs = comparable(clips)
-    return sum(clip.pair not in pairs[clip.record["identity"]] for clip in clips)
+def _without_values(
+    methods: Mapping[str, Mapping[str, Any]], described: Mapping[str, Any]
+) -> dict[str, Skipped]:
+    """Return the metrics that no clip has, with their condition."""
+    found = {name for each in methods.values() for name in (*each["means"], *each["sets"])}
+    empty: dict[str, Skipped] = {}
+    for metric in (*METRICS, *SET_METRICS):
+        if metric.name in described and metric.name not in found:
+            empty[metric.name] = Skipped(f"It needs {_condition(metric)}.", "")
+    return empty
 
 
-def facts_of(clip: Clip) -> dict[str, Any]:
-    """Return stage, identity, prompt and seed of a clip."""
-    return {
-        "stage": clip.stage,
-        **{key: clip.record[key] for key in ("identity", "prompt", "seed")},
+def _condition(metric: type[AnyMetric]) -> str:
+    sizes = {each.name: each.fewest for each in SET_METRICS}
+    if metric.name not in sizes:
+        return metric.condition or "other clips"
+    words = f"{sizes[metric.name]} clips of a method and as many of the reference"
+    return f"{words}, {metric.condition}" if metric.condition else words
+
+
+def ceiling(judges: Judges, subject: Subject) -> float | None:
+    """Return the mean cosine between the person's own photos, by the held-out recogniser.
+
+    More likeness than that means copying. None for a single photo.
+    """
+    photos = np.concatenate(judges.photos(subject, judges.held_out))
+    if len(photos) < 2:
+        return None
+    return float((photos @ photos.T)[~np.eye(len(photos), dtype=bool)].mean())
+
+
+def set_values(
+    features: Mapping[str, Mapping[str, Sequence[Features]]],
+    reference: Mapping[str, Sequence[Features]],
+    metrics: Sequence[SetMetric],
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Return the values of metrics of sets by method, and warnings about small sets.
+
+    `features` are by method and metric; `reference` are those of the reference clips by metric.
+    """
+    values: dict[str, dict[str, float]] = defaultdict(dict)
+    warnings: list[str] = []
+    for metric in metrics:
+        known = reference.get(metric.name, ())
+        for method, own in features.items():
+            size = min(len(own.get(metric.name, ())), len(known))
+            if size < metric.fewest:
+                continue
+            values[method][metric.name] = metric.distance(own[metric.name], known)
+            if size < metric.advised:
+                warnings.append(
+                    f"{metric.label} of {method} is from {size} clips; it is comparable from "
+                    f"{metric.advised} on."
+                )
+    return dict(values), warnings
+
+
+def sheet_rows(
+    frames: Mapping[Pair, Mapping[str, np.ndarray]], subjects: Sequence[Subject]
+) -> list[SheetRow]:
+    """Return a row for each method of the first clips, after a reference photo."""
+    photos = {
+        subject.identity.name: np.asarray(
+            read_picture(Path(subject.identity.folder) / "references/000.png")
+        )
+        for subject in subjects
     }
-
-
-def mean(scores: Sequence[Scores]) -> Means:
-    """Return the mean of each metric over clips, or its other summary in the table of metrics."""
-    summaries = {entry.make.name: entry.over_clips for entry in METRICS}
-    return {name: summaries.get(name, fmean)(column) for name, column in _columns(scores).items()}
-
-
-def mean_numbers(rows: Sequence[Scores]) -> Means:
-    """Return the mean of each key over the rows that have a number for it."""
-    return {name: fmean(column) for name, column in _columns(rows).items()}
-
-
-def _columns(rows: Sequence[Scores]) -> dict[str, list[float]]:
-    """Return the numbers of each key, for keys that have any."""
-    keys = dict.fromkeys(key for row in rows for key in row)
-    columns = {key: [value for row in rows if (value := row.get(key)) is not None] for key in keys}
-    return {key: column for key, column in columns.items() if column}
-
-
-def changes(stages: Mapping[str, Means]) -> Means:
-    """Return the comparisons of before and after in the table of metrics."""
-    before, after = (stages.get(stage, {}) for stage in STAGES)
-    found: Means = {}
-    for entry in METRICS:
-        name = entry.make.name
-        if entry.change and name in before and name in after:
-            value = entry.change.of(before[name], after[name])
-            found |= {} if value is None else {entry.change.key: value}
-    return found
-
-
-def gap_alarm(stages: Mapping[str, Mapping[str, float]]) -> str | None:
-    """Return a warning if similarity rose far more by the reward's recogniser.
-
-    It is compared with the held-out recogniser.
-    """
-    if not set(STAGES) <= stages.keys():
-        return None
-    grown = stages["after"]["gap"] - stages["before"]["gap"]
-    if grown < GAP_ALARM:
-        return None
-    return (
-        f"possible reward hacking: similarity rose {grown:.2f} more by the reward recogniser "
-        "than by the held-out one. Check the contact sheet."
-    )
-
-
-def sheet_rows(clips: Sequence[Clip], subjects: Sequence[Subject]) -> list[SheetRow]:
-    """Return two rows, before and after, for each identity's first prompts and seeds.
-
-    The first picture is a reference photo.
-    """
-    rows: list[SheetRow] = []
-    for subject in subjects:
-        own = [clip for clip in clips if clip.record["identity"] == subject.identity.name]
-        photo = Path(subject.identity.folder) / "references/000.png"
-        reference = np.asarray(read_picture(photo))
-        for pair in list(dict.fromkeys(clip.pair for clip in own))[:CLIPS_ON_SHEET]:
-            both = sorted(
-                (clip for clip in own if clip.pair == pair), key=lambda clip: clip.stage != "before"
-            )
-            rows += [SheetRow(label(clip), [reference, *clip.frames]) for clip in both]
-    return rows
-
-
-def label(clip: Clip) -> str:
-    """Return the label of a clip's row on the contact sheet."""
-    prompt, seed = clip.pair
-    return f"{clip.record['identity']}, {clip.stage}, seed {seed}: {without_keyword(prompt)}"
+    return [
+        SheetRow(
+            f"{identity}, {method}, seed {seed}: {without_keyword(prompt)}",
+            [photos[identity], *pictures],
+        )
+        for (identity, prompt, seed), methods in frames.items()
+        for method, pictures in methods.items()
+    ]

@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterator
-from itertools import islice
+from dataclasses import dataclass
+from itertools import islice, pairwise
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pvtool_core.errors import BadPicture
 from pvtool_core.media import ffmpeg
@@ -55,6 +58,7 @@ def frames_of_any(path: Path, count: int) -> Pixels:
         return np.stack([np.asarray(frame) for frame in islice(read_animation(path, BLACK), count)])
     matrix = "" if _names_its_matrix(path) else ":in_color_matrix=bt709"
     how = ("-vf", f"scale=flags=accurate_rnd+full_chroma_inp{matrix}", "-frames:v", str(count))
+    how += ("-fps_mode", "passthrough")
     frames = _of_video(
         path,
         how,
@@ -66,6 +70,86 @@ def frames_of_any(path: Path, count: int) -> Pixels:
     if (alpha == 255).all():
         return colours
     return ((colours.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Footage:
+    """Frames of a video of any program, and its mean frames per second.
+
+    `notes` are what the user should know, as sentences.
+    """
+
+    frames: Pixels
+    fps: float
+    notes: tuple[str, ...] = ()
+
+
+MOST_FRAMES = 1024
+MOST_BYTES = 2 << 30
+"""Limits of a decoded clip; what is beyond is cut, with a note."""
+
+
+def footage_of(path: Path) -> Footage:
+    """Return the frames of any animation or video at their own rate, without repeated frames.
+
+    Raises ClipBroken or BadPicture.
+    """
+    if path.is_dir():
+        raise ClipBroken(path, "a folder of images has no frame rate; encode it as a video")
+    if path.suffix.lower() in SUFFIXES:
+        times = _animation_times(path)
+        frames = frames_of_any(path, MOST_FRAMES)
+        cut = len(times) > MOST_FRAMES
+    else:
+        height, width = frames_of_any(path, 1).shape[1:3]
+        count = max(2, min(MOST_FRAMES, MOST_BYTES // (4 * height * width)))
+        times = _video_times(path, count + 1)
+        frames, cut = frames_of_any(path, count), len(times) > count
+    fps, notes = _rate(times[: len(frames) + 1])
+    if cut:
+        notes += (f"{path.name} has more than {len(frames)} frames; the rest is not scored.",)
+    return Footage(frames, fps, tuple(notes))
+
+
+_UNKNOWN_RATE = 8.0
+_EVEN = 0.2
+"""Largest relative deviation of a frame's duration from the mean at a constant rate."""
+
+
+def _rate(times: list[float]) -> tuple[float, tuple[str, ...]]:
+    """Return frames per second from the times of the frames in seconds, and notes."""
+    steps = [after - before for before, after in pairwise(times)]
+    if not steps or min(steps) <= 0:
+        if len(times) < 2:
+            return _UNKNOWN_RATE, ()
+        return _UNKNOWN_RATE, (f"The frame rate is unknown; {_UNKNOWN_RATE:g} per second assumed.",)
+    mean = fmean(steps)
+    if max(abs(step - mean) for step in steps) <= _EVEN * mean + 1e-3:
+        return 1 / mean, ()
+    note = (
+        f"The frame rate varies from {1 / max(steps):.3g} to {1 / min(steps):.3g} per second; "
+        f"its mean of {1 / mean:.3g} is used, and motion is not comparable."
+    )
+    return 1 / mean, (note,)
+
+
+def _video_times(path: Path, count: int) -> list[float]:
+    """Return the times of the first `count` frames in seconds, by ffmpeg."""
+    how = ("-map", "0:v:0", "-fps_mode", "passthrough", "-frames:v", str(count))
+    words = ("-v", "info", "-i", str(path), *how, "-vf", "showinfo", "-f", "null", "-")
+    messages = ffmpeg.ask(path, *words).messages
+    return [float(time) for time in re.findall(r" pts_time:([-\d.e]+)", messages)]
+
+
+def _animation_times(path: Path) -> list[float]:
+    """Return the times of the frames of an animated image in seconds, and of its end."""
+    times = [0.0]
+    with Image.open(path) as image:
+        for number in range(getattr(image, "n_frames", 1)):
+            image.seek(number)
+            image.load()
+            times.append(times[-1] + image.info.get("duration", 0) / 1000)
+    return times
 
 
 def _names_its_matrix(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Locate the weights in settings on this machine."""
 
 import dataclasses
+from contextlib import suppress
 from pathlib import Path
 
 from pvtool_core.errors import InputRefused, PvError, WeightsMissing
@@ -18,7 +19,13 @@ from pvtool_core.models.onnx_files import missing_external
 from pvtool_core.models.registry import Registry, is_hub_id, model_folder, model_name
 from pvtool_core.paths import check_utf8, exists, models_dir, presets_dir, user_path
 from pvtool_core.settings.families import SINGLE_FILE, family_of_pipeline, known_pipelines
-from pvtool_core.settings.schema import ModelConfig, Settings, is_path, named_weights
+from pvtool_core.settings.schema import (
+    EvaluationConfig,
+    ModelConfig,
+    Settings,
+    is_path,
+    named_weights,
+)
 
 
 def resolve(name: str) -> Path:
@@ -219,6 +226,20 @@ def resolve_settings(settings: Settings) -> Settings:
 def _resolve_if_path(name: str) -> str:
     """Resolve a path; names of open_clip models such as ViT-H-14 are returned unchanged."""
     return str(resolve(name)) if is_path(name) else name
+
+
+def locate_judges(evaluation: EvaluationConfig) -> EvaluationConfig:
+    """Return the settings with absolute paths of the optional weights that are installed.
+
+    The names of missing ones are unchanged.
+    """
+    found: dict[str, str] = {}
+    for field in dataclasses.fields(evaluation):
+        name = getattr(evaluation, field.name)
+        if field.metadata.get("optional") and name:
+            with suppress(WeightsMissing):
+                found[field.name] = str(resolve(name))
+    return dataclasses.replace(evaluation, **found)
 
 
 def missing_weights(settings: Settings) -> list[WeightsMissing]:

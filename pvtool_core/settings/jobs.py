@@ -182,19 +182,45 @@ class RenderJob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClipFile:
+    """A clip to evaluate: an absolute path, and what the clip shows.
+
+    `method` is the column of the report; BASE_METHOD is the base model. `fps` is 0 if the file says
+    it, as videos of other programs do.
+    """
+
+    file: str
+    identity: str
+    prompt: str
+    seed: int
+    method: str
+    fps: float = 0.0
+
+
+BASE_METHOD, ADAPTER_METHOD = "base", "adapter"
+REPORT, SHEET, PAGE = "report.json", "contact-sheet.png", "report.html"
+"""Files that an evaluation writes to its folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateJob(Settings):
     """Evaluate clips against their identities.
 
-    `sidecars` are the JSON files beside the clips; those without an adapter are the base-model
-    clips of those with one. `report` (JSON) and `sheet` (PNG) are the output files; an empty path
-    writes none.
+    `out` gets the report, the contact sheet, the scores of each clip and, with `page`, a web page.
+    `metrics` are names; empty computes all. `fvd_reference` are the clips that FVD and KVD compare
+    with; empty uses those of the base model. With several `shards`, only the clips of this one are
+    scored, and there is no report.
     """
 
     kind: str = setting("of job", "evaluate", choices=("evaluate",))
     identities: tuple[IdentityRef, ...]
-    sidecars: tuple[str, ...]
-    report: str
-    sheet: str = ""
+    clips: tuple[ClipFile, ...]
+    out: str
+    metrics: tuple[str, ...] = ()
+    fvd_reference: tuple[ClipFile, ...] = ()
+    page: bool = False
+    shard: int = setting("number of this shard, starting at 1", 1, low=1, high=100_000)
+    shards: int = setting("number of shards", 1, low=1, high=100_000)
 
     @property
     def subjects(self) -> tuple[Subject, ...]:

@@ -28,11 +28,13 @@ def setting(
     multiple_of: int = 1,
     omit_default: bool = False,
     weights: Callable[[Any], bool] | None = None,
+    optional: bool = False,
 ) -> Any:
     """Define a field with its description, and its range (inclusive) or allowed values.
 
     With `omit_default`, files omit the field if it has its default. `weights` marks a setting that
-    names model weights, and returns for its section whether they are used.
+    names model weights, and returns for its section whether they are used; `optional` ones can be
+    missing, which disables some metrics only.
     """
     metadata = {
         "help": help,
@@ -42,6 +44,7 @@ def setting(
         "multiple_of": multiple_of,
         "omit_default": omit_default,
         "weights": weights,
+        "optional": optional,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -181,6 +184,13 @@ class IdentityRewardConfig:
         high=64,
     )
     weight: float = setting("weight of this reward in the loss", 1.0, low=0.0, high=1000.0)
+    held_out_photos: int = setting(
+        "number of the newest photos that training does not use, to evaluate copying",
+        0,
+        low=0,
+        high=1000,
+        omit_default=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,9 +276,32 @@ class TrainingConfig:
     )
 
 
+def _judge(help: str, default: str) -> Any:
+    return setting(help, default, weights=always, optional=True, omit_default=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     recognizer: str = setting("ONNX file of the held-out recogniser, in the identity package")
+    second_recognizer: str = _judge(
+        "ONNX file of another held-out recogniser; none if empty",
+        "models:adaface-ir101/adaface_ir_101.onnx",
+    )
+    text_model: str = _judge(
+        "open_clip folder of the image-text model that scores prompts; none if empty",
+        "models:clip-vit-l-14",
+    )
+    second_text_model: str = _judge(
+        "open_clip folder of another image-text model; none if empty", "models:clip-vit-b-32"
+    )
+    optical_flow: str = _judge(
+        "weights of torchvision's raft_large; none if empty",
+        "models:raft-large/raft_large_C_T_V1-22a6c225.pth",
+    )
+    video_model: str = _judge(
+        "weights of I3D on Kinetics-400, for FVD; none if empty",
+        "models:i3d-kinetics-400/i3d_pretrained_400.pt",
+    )
     seeds: tuple[int, ...] = setting("seeds of the evaluated clips", (1000, 1001))
     prompts: str = setting("bank of the evaluation prompts", "evaluation")
 
@@ -295,21 +328,22 @@ class Settings:
         return {field.name: getattr(self, field.name) for field in fields(Settings)}
 
 
-def named_weights(value: Any) -> Iterator[str]:
+def named_weights(value: Any, optional: bool = False) -> Iterator[str]:
     """Yield the names of all weights that settings, or a part of them, use.
 
-    They are those of the settings marked with `weights`, in the order of the settings.
+    They are those of the settings marked with `weights`, in the order of the settings; `optional`
+    selects those that can be missing instead of those that are required.
     """
     if is_dataclass(value) and not isinstance(value, type):
         for field in fields(value):
             used, inner = field.metadata.get("weights"), getattr(value, field.name)
             if used is None:
-                yield from named_weights(inner)
-            elif inner and used(value):
+                yield from named_weights(inner, optional)
+            elif inner and used(value) and field.metadata["optional"] == optional:
                 yield inner
     elif isinstance(value, tuple):
         for item in cast("tuple[Any, ...]", value):
-            yield from named_weights(item)
+            yield from named_weights(item, optional)
 
 
 def _contradictions(settings: Settings) -> Iterable[Mistake]:

@@ -164,7 +164,10 @@ def _all_words() -> list[str]:
 
 
 def text_encoder(model: Any, vocabulary: int) -> CLIPTextModel:
-    """Return the text tower of the reward's model as transformers' class, for the generator: equal hidden states."""
+    """Return the text tower of the reward's model as transformers' class, for the generator.
+
+    Its hidden states are equal.
+    """
     config = CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=REWARD.text_width,

@@ -1,71 +1,54 @@
-"""Table of metrics: one file for each, listed here with its use in reports."""
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+"""The table of metrics, in their order in reports; each file has one subject."""
 
 from pvtool_core.evaluation.metric import Metric, SetMetric
-from pvtool_core.evaluation.metrics.consistency import Consistency
+from pvtool_core.evaluation.metrics.bystanders import Bystander
+from pvtool_core.evaluation.metrics.copying import CopyPaste, LikenessHeldOutPhoto
 from pvtool_core.evaluation.metrics.dense_motion import DenseMotion
-from pvtool_core.evaluation.metrics.face_share import FaceShare
-from pvtool_core.evaluation.metrics.gap import Gap
-from pvtool_core.evaluation.metrics.identity_similarity import IdentitySimilarity
-from pvtool_core.evaluation.metrics.identity_similarity_min import IdentitySimilarityMin
+from pvtool_core.evaluation.metrics.dynamic_degree import DynamicFlow, DynamicShare
+from pvtool_core.evaluation.metrics.frechet_video_distance import FrechetVideoDistance
+from pvtool_core.evaluation.metrics.image_alignment import ClipI, ClipIWhole
 from pvtool_core.evaluation.metrics.kernel_distance import KernelDistance
+from pvtool_core.evaluation.metrics.likeness import (
+    FacesFound,
+    Gap,
+    Likeness,
+    LikenessFound,
+    LikenessMin,
+    LikenessReward,
+    LikenessSecond,
+)
+from pvtool_core.evaluation.metrics.likeness_by_pose import (
+    LikenessFrontal,
+    LikenessProfile,
+    LikenessTurned,
+)
 from pvtool_core.evaluation.metrics.motion import Motion
-from pvtool_core.evaluation.metrics.prompt_score import PromptScore
-from pvtool_core.evaluation.metrics.reward_similarity import RewardSimilarity
+from pvtool_core.evaluation.metrics.temporal_consistency import TemporalConsistency
+from pvtool_core.evaluation.metrics.text_alignment import ClipT, ClipTSecond, HumanPreference
 
-
-@dataclass(frozen=True)
-class Change:
-    """A value derived from those before and after: its key and function."""
-
-    key: str
-    of: Callable[[float, float], float | None]
-
-
-def ratio(before: float, after: float) -> float | None:
-    """Return the value after divided by the value before; None if the latter is 0."""
-    return after / before if before else None
-
-
-def difference(before: float, after: float) -> float:
-    """Return the value after minus the value before."""
-    return after - before
-
-
-@dataclass(frozen=True)
-class MetricEntry:
-    """A metric, and how its values are summarised over the clips of one identity."""
-
-    make: type[Metric]
-    over_clips: Callable[[Sequence[float]], float] = fmean
-    change: Change | None = None
-
-
-@dataclass(frozen=True)
-class SetMetricEntry:
-    """A metric of sets, and its minimum number of clips per set.
-
-    With fewer clips, reports omit the metric.
-    """
-
-    make: type[SetMetric]
-    fewest: int
-
-
-METRICS: list[MetricEntry] = [
-    MetricEntry(IdentitySimilarity),
-    MetricEntry(IdentitySimilarityMin, over_clips=min),
-    MetricEntry(RewardSimilarity),
-    MetricEntry(Gap),
-    MetricEntry(FaceShare),
-    MetricEntry(Motion, change=Change("motion_ratio", ratio)),
-    MetricEntry(DenseMotion, change=Change("dense_motion_ratio", ratio)),
-    MetricEntry(PromptScore, change=Change("prompt_change", difference)),
-    MetricEntry(Consistency),
+METRICS: list[type[Metric]] = [
+    Likeness,
+    LikenessSecond,
+    LikenessFound,
+    LikenessMin,
+    FacesFound,
+    LikenessFrontal,
+    LikenessTurned,
+    LikenessProfile,
+    LikenessHeldOutPhoto,
+    CopyPaste,
+    Bystander,
+    DynamicShare,
+    DynamicFlow,
+    Motion,
+    DenseMotion,
+    ClipT,
+    ClipTSecond,
+    ClipI,
+    ClipIWhole,
+    TemporalConsistency,
+    LikenessReward,
+    Gap,
+    HumanPreference,
 ]
-SET_METRICS: list[SetMetricEntry] = [
-    SetMetricEntry(KernelDistance, fewest=50),
-]
+SET_METRICS: list[type[SetMetric]] = [FrechetVideoDistance, KernelDistance]

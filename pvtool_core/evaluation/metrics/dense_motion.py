@@ -12,9 +12,13 @@ from pvtool_core.settings.jobs import Subject
 
 
 class DenseMotion(Metric):
-    """Mean optical flow from frame to frame, in per cent of the width, without flicker."""
+    """Mean optical flow (Farnebäck) from frame to frame, in % of the width.
 
-    name = "dense_motion"
+    Frames are averaged with their neighbours first, against flicker.
+    """
+
+    name, label = "dense_motion", "Motion of all pixels"
+    condition = "at least four frames"
 
     def measure(self, clip: Clip, subject: Subject) -> float | None:
         """Return the motion; None for fewer than four frames."""

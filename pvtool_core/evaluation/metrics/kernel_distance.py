@@ -1,32 +1,38 @@
-"""Distance between two sets of clips, for sets too small for FVD."""
+"""Kernel distance between two sets of clips, for sets too small for FVD."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pvtool_core.evaluation.clip import Clip
-from pvtool_core.evaluation.metric import SetMetric
+from pvtool_core.evaluation.metric import Features, SetMetric
 
 
 class KernelDistance(SetMetric):
-    """Kernel distance between clips with the adapter and the base model's, on their embeddings.
+    """Unbiased kernel distance of the clips' embeddings to those of the reference clips.
 
-    The embedding of a clip is the mean of its frames' unit embeddings, scaled to unit length.
+    The embedding of a clip is the mean of its frames' unit embeddings by `evaluation.text_model`,
+    scaled to unit length. The kernel is that of KID (Bińkowski et al. 2018).
     """
 
-    name = "kernel_distance"
+    name, label, better = "kvd", "Kernel distance", "lower"
+    models = ("text_model",)
+    fewest = 50
 
-    def measure(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> float:
+    def features(self, clip: Clip) -> Features:
+        """Return the embedding of a clip, (dimensions,)."""
+        mean = self.judges.pictures(clip, "text_model").double().mean(0)
+        return torch.nn.functional.normalize(mean, dim=-1).float().numpy()
+
+    def distance(self, features: Sequence[Features], reference: Sequence[Features]) -> float:
         """Return the distance.
 
         Its mean is 0 for two sets of the same distribution, so it can be negative.
         """
-        return kernel_distance(self._embeddings(clips), self._embeddings(reference))
-
-    def _embeddings(self, clips: Sequence[Clip]) -> Tensor:
-        means = torch.stack([self.judges.pictures(clip).double().mean(0) for clip in clips])
-        return torch.nn.functional.normalize(means, dim=-1)
+        one, other = (torch.from_numpy(np.stack(each)).double() for each in (features, reference))
+        return kernel_distance(one, other)
 
 
 def kernel_distance(one: Tensor, other: Tensor) -> float:

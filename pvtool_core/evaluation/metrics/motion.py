@@ -13,13 +13,17 @@ from pvtool_core.settings.jobs import Subject
 
 
 class Motion(Metric):
-    """Mean motion of landmarks from frame to frame, in % of the width, without flicker."""
+    """Mean motion of the face's landmarks from frame to frame, in % of the width.
 
-    name = "motion"
+    Frames are averaged with their neighbours first, against flicker and jitter of the detector.
+    """
+
+    name, label = "motion", "Motion of the face"
+    condition = "four frames in a row with a face"
 
     def measure(self, clip: Clip, subject: Subject) -> float | None:
         """Return the motion; None if no four frames in a row have a face."""
-        points = [face.landmarks if face else None for face in self.judges.faces(clip)]
+        points = [face.landmarks if face else None for face in self.judges.main_faces(clip)]
         return landmark_motion(points, clip.frames.shape[2])
 
 
