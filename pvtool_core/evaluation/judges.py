@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pvtool_core.devices import resolve_device
 from pvtool_core.evaluation.clip import Clip
-from pvtool_core.faces.analyzer import Face, FaceAnalyzer, align, largest
+from pvtool_core.faces.analyzer import Face, FaceAnalyzer
+from pvtool_core.faces.likeness import Reference, face_cosines, read_reference, subject_face
 from pvtool_core.media.decode import Pixels
-from pvtool_core.media.photos import read_picture
 from pvtool_core.open_clip_model import ImageText
 from pvtool_core.settings.jobs import EvaluateJob, Subject
 from pvtool_core.settings.schema import SemanticRewardConfig
@@ -43,10 +43,10 @@ class Judges:
         self._found: dict[Hashable, Any] = {}
 
     def faces(self, clip: Clip) -> list[Face | None]:
-        """Return the largest face of each frame."""
+        """Return the face of each frame that is compared with the identity, the largest."""
 
         def detect() -> list[Face | None]:
-            return [largest(self.analyzer.detect(frame)) for frame in clip.frames]
+            return [subject_face(self.analyzer.detect(frame)) for frame in clip.frames]
 
         return self._once((clip, "faces"), detect)
 
@@ -57,31 +57,18 @@ class Judges:
         """
 
         def compare() -> NDArray[np.float32]:
-            faces = self.faces(clip)
-            pairs = zip(clip.frames, faces, strict=True)
-            crops = [align(frame, face.landmarks) for frame, face in pairs if face]
-            likeness = np.zeros(len(faces), np.float32)
-            if crops:
-                found = np.asarray([face is not None for face in faces])
-                reference = self._reference(subject, recognizer)
-                likeness[found] = self.analyzer.embed(crops, recognizer) @ reference
-            return likeness
+            faces, mean = self.faces(clip), self.reference(subject, recognizer).mean
+            found = face_cosines(self.analyzer, recognizer, clip.frames, faces, mean)
+            return np.asarray([cosine or 0.0 for cosine in found], np.float32)
 
         return self._once((clip, subject, recognizer), compare)
 
-    def _reference(self, subject: Subject, recognizer: str) -> NDArray[np.float32]:
-        """Return an identity's mean embedding, of unit length.
-
-        It is computed from the crops: stored embeddings may be of another recogniser.
-        """
-
-        def embed() -> NDArray[np.float32]:
-            faces = sorted((Path(subject.identity.folder) / "faces").glob("*.png"))
-            crops = [np.asarray(read_picture(path)) for path in faces]
-            middle = self.analyzer.embed(crops, recognizer).mean(0)
-            return middle / np.linalg.norm(middle)
-
-        return self._once((subject, recognizer), embed)
+    def reference(self, subject: Subject, recognizer: str) -> Reference:
+        """Return the embeddings of an identity's photos."""
+        folder = Path(subject.identity.folder)
+        return self._once(
+            (subject, recognizer), lambda: read_reference(self.analyzer, folder, recognizer)
+        )
 
     def pictures(self, clip: Clip) -> Tensor:
         """Return the unit embedding of each frame, (frames, dimensions)."""
