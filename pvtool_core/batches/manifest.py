@@ -60,9 +60,15 @@ def read_manifest(manifest: Path, folder: Path, identities: Collection[str]) -> 
         if problem := _problem(row, folder, identities):
             refused[f"{manifest.name}:{number}"] = problem
         else:
-            about = {key: row[key] for key in ("identity", "prompt", "method")}
-            path = str((folder / row["file"]).absolute())
-            clips.append(ClipFile(file=path, seed=int(row["seed"]), **about))
+            clips.append(
+                ClipFile(
+                    file=str((folder / row["file"]).absolute()),
+                    identity=row["identity"],
+                    prompt=row["prompt"],
+                    seed=int(row["seed"]),
+                    method=row["method"],
+                )
+            )
     if not clips:
         first = next(iter(refused.values()), "it has no rows")
         raise UsageError(f"No usable clip in {manifest}: {first}.", "Correct the manifest.")

@@ -18,7 +18,8 @@ from pvtool_core.errors import InputRefused, WeightsMissing
 from pvtool_core.evaluation.clip import Clip
 from pvtool_core.evaluation.i3d import VideoFeatures
 from pvtool_core.evaluation.optical_flow import OpticalFlow
-from pvtool_core.faces.analyzer import Face, FaceAnalyzer, align, largest
+from pvtool_core.faces.analyzer import Face, FaceAnalyzer, align
+from pvtool_core.faces.likeness import read_reference, subject_face
 from pvtool_core.hashes import cached_sha256
 from pvtool_core.media.decode import Pixels
 from pvtool_core.media.photos import read_picture
@@ -153,11 +154,11 @@ class Judges:
         )
 
     def main_faces(self, clip: Clip) -> list[Face | None]:
-        """Return the largest face of each frame, which counts as the person's."""
-        return [largest(faces) for faces in self.faces(clip)]
+        """Return the face of each frame that is compared with the identity: the largest."""
+        return [subject_face(faces) for faces in self.faces(clip)]
 
     def face_crops(self, clip: Clip) -> list[Pixels]:
-        """Return the aligned largest face of each frame that has one, (112, 112, 3)."""
+        """Return the aligned `main_faces` of the frames that have one, (112, 112, 3)."""
 
         def cut() -> list[Pixels]:
             pairs = zip(clip.frames, self.main_faces(clip), strict=True)
@@ -190,7 +191,7 @@ class Judges:
         """Return for each frame with several faces the highest likeness of the others."""
         highest: list[float] = []
         for frame, faces in zip(clip.frames, self.faces(clip), strict=True):
-            main = largest(faces)
+            main = subject_face(faces)
             if others := [align(frame, face.landmarks) for face in faces if face is not main]:
                 likeness = self._embed(others, recognizer) @ self.reference(subject, recognizer)
                 highest.append(float(likeness.max()))
@@ -210,7 +211,8 @@ class Judges:
         """Return unit embeddings of the photos used in training, and of those held out."""
 
         def embed() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            embedded = self._embed(self._pictures_of(subject, "faces"), recognizer)
+            folder = Path(subject.identity.folder)
+            embedded = read_reference(self.analyzer, folder, recognizer).photos
             held_out = self._rewards.held_out_photos
             used = max(len(embedded) - held_out, 1)
             return embedded[:used], embedded[used:]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pvtool_core.backbones import Latents
 from pvtool_core.backbones.interface import to_pixels
-from pvtool_core.errors import Missing, RunFailed
+from pvtool_core.errors import Missing, RunFailed, UsageError
 from pvtool_core.faces.analyzer import FaceAnalyzer, largest, load_recognizer, within_crop
 from pvtool_core.media.photos import read_picture
 from pvtool_core.models.fingerprints import fingerprint
@@ -84,7 +84,7 @@ class PersonalVideo:
         )
         self.detector = f"{fingerprint(package / reward.detector)} {settings}"
         recognizer = load_recognizer(package / reward.recognizer).to(self.backbone.device)
-        references = read_crops(identity).to(self.backbone.device)
+        references = read_crops(identity, reward.held_out_photos).to(self.backbone.device)
         self.identity = IdentityScorer(recognizer, references, reward.views)
 
     @property
@@ -299,15 +299,21 @@ def draw_frames(
     return [first, *[frame for frame in drawn if frame != first][: count - 1]]
 
 
-def read_crops(identity: Path) -> Float[Tensor, "photos 3 112 112"]:
+def read_crops(identity: Path, held_out: int = 0) -> Float[Tensor, "photos 3 112 112"]:
     """Read the aligned reference crops of an identity's folder, in [0, 1].
 
-    Raises Missing without crops.
+    The newest `held_out` ones are left out. Raises Missing without crops, UsageError if none is
+    left.
     """
     files = sorted((identity / "faces").glob("*.png"))
     if not files:
         raise Missing(
             "identity", identity.name, "It was removed; add it again with `pv identity add`."
         )
-    pictures = np.stack([np.asarray(read_picture(file)) for file in files])
+    if not (used := files[: len(files) - held_out]):
+        raise UsageError(
+            f"{identity.name} has {len(files)} photos, and none is left for training.",
+            f"Set identity_reward.held_out_photos, which is {held_out}, to a smaller number.",
+        )
+    pictures = np.stack([np.asarray(read_picture(file)) for file in used])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255

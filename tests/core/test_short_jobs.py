@@ -1,4 +1,4 @@
-"""Identify, render and evaluate jobs, run like an engine: from a run folder to results."""
+"""Jobs that check photos, run like an engine: from a run folder to results."""
 
 import dataclasses
 import io
@@ -16,18 +16,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pvtool_core.errors import FaceRefused, InputRefused
-from pvtool_core.evaluation.clip import Clip
-from pvtool_core.evaluation.evaluator import Evaluator
-from pvtool_core.evaluation.judges import PictureReader
-from pvtool_core.evaluation.metrics import METRICS as TABLE
-from pvtool_core.evaluation.metrics.dense_motion import dense_motion
-from pvtool_core.evaluation.metrics.kernel_distance import kernel_distance
-from pvtool_core.evaluation.metrics.motion import landmark_motion
-from pvtool_core.evaluation.report import Scores, comparable, gap_alarm, left_out, summary
 from pvtool_core.faces.analyzer import Face
 from pvtool_core.faces.enroll import Portrait, check_likeness, choose
-from pvtool_core.settings.jobs import EnrollJob, EvaluateJob, IdentityRef, TrainJob
-from tests.support.render_jobs import PROMPT, Engine, item, render_job
+from pvtool_core.settings.jobs import EnrollJob, IdentityRef, TrainJob
+from tests.support.render_jobs import Engine
 
 
 def noise(side: int = 128, seed: int = 0) -> Image.Image:
@@ -175,95 +167,6 @@ def test_photo_of_another_person_is_refused() -> None:
         check_likeness(portraits, np.stack([same, same, other, same]))
 
 
-PROMPTS = (PROMPT,)
-
-
-@pytest.fixture
-def scored(
-    run: Engine,
-    job: TrainJob,
-    identify_job: Callable[..., EnrollJob],
-    adapters: dict[str, Path],
-    tmp_path: Path,
-) -> Callable[..., dict[str, Any]]:
-    """Render with and without the adapter, score the clips and return the report."""
-
-    def score(adapter: str, threshold: float = 0.5) -> dict[str, Any]:
-        noise().save(tmp_path / "ann.png")
-        assert run(identify_job(tmp_path / "ann.png")).status == 0
-        (prompt,) = PROMPTS
-        before, after = (
-            item(tmp_path / "before"),
-            item(tmp_path / "after", adapter=adapters[adapter]),
-        )
-        clips = [dataclasses.replace(clip, prompt=prompt) for clip in (before, after)]
-        assert run(render_job(job, *clips)).status == 0
-        settings = job.sections()
-        settings["identity_reward"] = dataclasses.replace(
-            job.identity_reward, detection_threshold=threshold
-        )
-        ended = run(
-            EvaluateJob(
-                **settings,
-                identities=(
-                    IdentityRef(name="ann", noun="woman", folder=str(tmp_path / "staging")),
-                ),
-                sidecars=(str(tmp_path / "before.json"), str(tmp_path / "after.json")),
-                report=str(tmp_path / "report.json"),
-                sheet=str(tmp_path / "sheet.png"),
-            )
-        )
-        assert ended.status == 0, ended
-        return json.loads((tmp_path / "report.json").read_text())
-
-    return score
-
-
-METRICS = {
-    "identity_similarity", "identity_similarity_min", "reward_similarity",
-    "gap", "face_share", "motion",
-    "dense_motion", "prompt_score", "consistency",
-}  # fmt: skip
-
-
-def test_clips_are_scored_with_and_without_adapter(
-    scored: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
-    report = scored("strong")
-    before, after = report["identities"]["ann"]["before"], report["identities"]["ann"]["after"]
-    assert before.keys() == METRICS
-    assert after.keys() >= METRICS | {"prompt_change"}
-    assert before["face_share"] == 1
-    assert -1 <= after["identity_similarity_min"] <= after["identity_similarity"] <= 1
-    assert before["prompt_score"] != after["prompt_score"]
-    assert report["mean"]["after"] == after
-    assert [clip["stage"] for clip in report["clips"]] == ["before", "after"]
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.width > 5 * 128
-        assert sheet.height > 2 * 128
-
-
-def test_equal_clips_have_equal_scores(scored: Callable[..., dict[str, Any]]) -> None:
-    stages = scored("zero")["identities"]["ann"]
-    assert {key: stages["after"][key] for key in METRICS} == stages["before"]
-    assert stages["after"]["prompt_change"] == 0
-    assert stages["after"]["dense_motion_ratio"] == 1
-
-
-def test_score_that_is_not_finite_fails_without_report(
-    scored: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(reader: PictureReader, frames: Any) -> torch.Tensor:
-        return torch.full((len(frames), 8), math.nan)
-
-    monkeypatch.setattr(PictureReader, "pictures", broken)
-    with pytest.raises(
-        AssertionError, match=r"scores of a clip \(prompt_score, consistency\) are not finite"
-    ):
-        scored("zero")
-    assert not (tmp_path / "report.json").exists()
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
 def test_embedding_that_is_not_finite_fails(
     run: Engine,
@@ -282,141 +185,3 @@ def test_embedding_that_is_not_finite_fails(
     assert ended.status == 1
     assert "embeddings by rec.onnx are not finite" in ended.message
     assert not (tmp_path / "staging/embeddings.safetensors").exists()
-
-
-def test_warning_for_prompts_that_are_not_scored_completely(
-    run: Engine, scored: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tests.core.test_short_jobs.PROMPTS", ("<V> woman " + "waving " * 80,))
-    scored("zero")
-    (warning,) = [event["message"] for event in run.events if event["type"] == "warning"]
-    assert "prompt_score ignores the end of 1 prompts" in warning
-
-
-def test_frames_without_face_have_no_similarity(scored: Callable[..., dict[str, Any]]) -> None:
-    before = scored("strong", threshold=0.95)["identities"]["ann"]["before"]
-    assert (before["face_share"], before["identity_similarity"], before["reward_similarity"]) == (
-        0,
-        0,
-        0,
-    )
-    assert "motion" not in before
-
-
-def test_motion_of_the_face_is_relative_to_the_clip_size() -> None:
-    still = np.array([[10, 10], [20, 10], [15, 15], [11, 20], [19, 20]], np.float32)
-    moving = [still + frame * np.array([3, 4], np.float32) for frame in range(5)]
-    assert landmark_motion([still] * 4, 64) == 0
-    assert landmark_motion([*moving], 100) == pytest.approx(5)
-    assert landmark_motion([2 * points for points in moving], 200) == pytest.approx(5)
-    assert landmark_motion([*moving[:3], None, *moving[:3]], 100) is None
-
-
-def test_motion_ignores_jitter() -> None:
-    still = np.array([[10, 10], [20, 10], [15, 15], [11, 20], [19, 20]], np.float32)
-    assert landmark_motion([still, still + 1] * 4, 64) == 0
-
-
-def test_motion_ignores_flicker() -> None:
-    rng = np.random.default_rng(0)
-    scene = np.asarray(noise().convert("RGB").resize((80, 64), Image.Resampling.BICUBIC))
-    standing = np.stack([scene[:, :64]] * 8)
-    moving = np.stack([scene[:, frame : frame + 64] for frame in range(8)])
-    flickering = np.clip(standing + rng.normal(0, 10, standing.shape), 0, 255).astype(np.uint8)
-    moved, flickered = dense_motion(moving), dense_motion(flickering)
-    assert moved == pytest.approx(100 / 64, rel=0.2)
-    assert flickered is not None
-    assert flickered < 0.1 * 100 / 64
-    assert dense_motion(standing) == pytest.approx(0, abs=0.01)
-    assert dense_motion(moving[:3]) is None
-
-
-def test_reward_hacking_is_reported() -> None:
-    assert gap_alarm({"before": {"gap": 0.0}, "after": {"gap": 0.1}}) is None
-    alarm = gap_alarm({"before": {"gap": -0.1}, "after": {"gap": 0.3}})
-    assert alarm is not None
-    assert "rose 0.40 more" in alarm
-    assert gap_alarm({"after": {"gap": 0.9}}) is None
-
-
-def test_means_use_prompts_and_seeds_of_both_stages_only() -> None:
-    frames = np.zeros((1, 4, 4, 3), np.uint8)
-
-    def clip(identity: str, adapter: str, seed: int) -> Clip:
-        return Clip(
-            {"identity": identity, "adapter": adapter, "prompt": "<V> waits", "seed": seed}, frames
-        )
-
-    ann = [clip("ann", "", 0), clip("ann", "a.safetensors", 0), clip("ann", "a.safetensors", 1)]
-    ben = [clip("ben", "b.safetensors", 5)]
-    assert comparable([*ann, *ben]) == {"ann": {("<V> waits", 0)}, "ben": {("<V> waits", 5)}}
-    assert left_out([*ann, *ben]) == 1
-    numbers = dict.fromkeys((entry.make.name for entry in TABLE), 0.0)
-    scored: list[tuple[Clip, Scores]] = [
-        (each, {**numbers, "prompt_score": value})
-        for each, value in zip(ann, (80, 82, 20), strict=True)
-    ]
-    found = summary(scored)["identities"]["ann"]
-    assert (found["before"]["prompt_score"], found["after"]["prompt_score"]) == (80, 82)
-
-
-def clips_of(adapter: str, count: int) -> list[Clip]:
-    frames = np.zeros((1, 4, 4, 3), np.uint8)
-    about = {"identity": "ann", "adapter": adapter, "prompt": "<V> waits"}
-    return [Clip({**about, "seed": seed}, frames) for seed in range(count)]
-
-
-def test_set_metrics_compare_clips_with_and_without_adapter() -> None:
-    scored: list[tuple[Clip, Scores]] = [
-        (clip, {"motion": 1.0}) for clip in (*clips_of("", 3), *clips_of("a.safetensors", 4))
-    ]
-    report = summary(scored, lambda clips, reference: {"sizes": 10.0 * len(clips) + len(reference)})
-    assert report["identities"]["ann"]["before"] == {"motion": 1.0}
-    assert report["identities"]["ann"]["after"] == {
-        "motion": 1.0,
-        "motion_ratio": 1.0,
-        "sizes": 33.0,
-    }
-    assert report["mean"]["after"]["sizes"] == 33.0
-
-
-@pytest.fixture
-def evaluator(job: TrainJob) -> Evaluator:
-    settings = job.sections()
-    return Evaluator(EvaluateJob(**settings, identities=(), sidecars=(), report=""))
-
-
-def test_kernel_distance_needs_fifty_clips_of_each_set(evaluator: Evaluator) -> None:
-    before, after = clips_of("", 50), clips_of("a.safetensors", 50)
-    assert evaluator.set_scores(after, before[:49]) == {}
-    found = evaluator.set_scores(after, before)
-    assert found == {"kernel_distance": pytest.approx(0, abs=1e-6)}
-
-
-def directions(count: int, towards: float, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    points = torch.randn(count, 6, generator=generator, dtype=torch.float64)
-    points[:, 0] += towards
-    return torch.nn.functional.normalize(points, dim=-1)
-
-
-def test_kernel_distance_is_the_unbiased_kid_estimate() -> None:
-    one, other = directions(7, 0.0, 1), directions(5, 1.0, 2)
-
-    def kernel(a: torch.Tensor, b: torch.Tensor) -> float:
-        scaled = 6**0.5 * a, 6**0.5 * b
-        return float((scaled[0] @ scaled[1] / 6 + 1) ** 3)
-
-    def within(points: torch.Tensor) -> float:
-        pairs = [(a, b) for a in range(len(points)) for b in range(len(points)) if a != b]
-        return sum(kernel(points[a], points[b]) for a, b in pairs) / len(pairs)
-
-    between = sum(kernel(a, b) for a in one for b in other) / 35
-    assert kernel_distance(one, other) == pytest.approx(within(one) + within(other) - 2 * between)
-
-
-def test_kernel_distance_grows_with_the_difference_and_is_zero_for_equal_sets() -> None:
-    same = [kernel_distance(directions(50, 0, i), directions(50, 0, i + 100)) for i in range(50)]
-    assert abs(sum(same)) / 50 < 0.01
-    near, far = (kernel_distance(directions(50, 0, 1), directions(50, x, 2)) for x in (0.5, 2.0))
-    assert 0.01 < near < far

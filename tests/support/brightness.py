@@ -8,7 +8,7 @@ from pvtool_core.settings.jobs import Subject
 class Brightness(Metric):
     """Mean of all pixels, from 0 to 1."""
 
-    name = "brightness"
+    name, label = "brightness", "Brightness"
 
     def measure(self, clip: Clip, subject: Subject) -> float:
         """Return the mean."""

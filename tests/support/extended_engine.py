@@ -9,10 +9,10 @@ ENGINE = (sys.executable, "-P", str(Path(__file__)))
 
 def add_metric() -> None:
     """Add the row of the metric."""
-    from pvtool_core.evaluation.metrics import METRICS, Change, MetricEntry, difference
+    from pvtool_core.evaluation.metrics import METRICS
     from tests.support.brightness import Brightness
 
-    METRICS.append(MetricEntry(Brightness, change=Change("brightness_change", difference)))
+    METRICS.append(Brightness)
 
 
 def add_objective() -> None:

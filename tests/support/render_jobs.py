@@ -10,6 +10,9 @@ from pvtool_core.batches.clips import Names, is_whole
 from pvtool_core.batches.folder import read_items, write_items
 from pvtool_core.hashes import sha256_of
 from pvtool_core.settings.jobs import (
+    ADAPTER_METHOD,
+    BASE_METHOD,
+    ClipFile,
     EncodingConfig,
     Job,
     RenderItem,
@@ -83,4 +86,16 @@ def item(clip: Path, seed: int = 3, adapter: Path | str = "", prompt: str = PROM
         adapter_sha256=digest,
         run=run,
         step=step,
+    )
+
+
+def clip_file(item: RenderItem, fps: float = 8.0) -> ClipFile:
+    """Return a rendered clip, to score it."""
+    return ClipFile(
+        file=f"{item.clip}.mp4",
+        identity=item.identity,
+        prompt=item.prompt,
+        seed=item.seed,
+        method=ADAPTER_METHOD if item.adapter else BASE_METHOD,
+        fps=fps,
     )

@@ -46,6 +46,7 @@ def save_models(root: Path) -> None:
     save_recognizer(root / "faces" / "other.onnx")
     save_detector(root / "faces" / "det.onnx")
     save_clip(root / "clip")
+    save_clip(root / "judge")
     save_identity(root / "identity")
 
 
@@ -80,7 +81,9 @@ def random_job(models: Path) -> TrainJob:
             sample_every=0,
             sample_prompts=1,
         ),
-        evaluation=EvaluationConfig(recognizer="other.onnx"),
+        evaluation=EvaluationConfig(
+            recognizer="other.onnx", text_model=str(models / "judge"), second_text_model=""
+        ),
     )
 
 

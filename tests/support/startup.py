@@ -14,7 +14,7 @@ from pvtool_core.paths import presets_dir
 from pvtool_core.settings.jobs import EnrollJob, EvaluateJob, IdentityRef, Job, TrainJob, write_job
 from pvtool_core.settings.presets import Presets
 from pvtool_core.store.runs import RunFolder
-from tests.support.render_jobs import item, render_job
+from tests.support.render_jobs import clip_file, item, render_job
 
 PROBE = Path(__file__).with_name("startup_probe.py")
 PHOTO = presets_dir() / "tiny/samples/ada-woman.png"
@@ -41,7 +41,7 @@ def starts(root: Path, changes: Mapping[str, Any] | None = None) -> dict[str, St
         "train": train,
         "render": render_job(train, clip),
         "evaluate": EvaluateJob(
-            identities=(ann,), sidecars=(f"{clip.clip}.json",), report="", **sections
+            identities=(ann,), clips=(clip_file(clip),), out=str(root / "report"), **sections
         ),
     }
     return {kind: start(RunFolder(root / kind), job) for kind, job in jobs.items()}
