@@ -4,29 +4,22 @@ HPSv2 is one: its checkpoints, `{"state_dict": …}` of ViT-H-14 in float16, hav
 and shapes.
 """
 
-import errno
 import logging
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
 from pvtool_core.errors import InputRefused
 from pvtool_core.settings.schema import SemanticRewardConfig
+from pvtool_core.tensor_files import fill, read_weights
 
 FOLDER_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _SETTINGS = "Set semantic_reward.checkpoint to another file, or semantic_reward.model to its model."
-
-Weights = Mapping[str, Tensor]
 
 
 class ImageText:
@@ -49,7 +42,7 @@ class ImageText:
         file = weights_file(config)
         weights = read_weights(file)  # before the large model, which takes time to create
         self._model: Any = new_model(name)
-        fill(self._model, weights, file)
+        fill(self._model, weights, file, "semantic_reward.model", _SETTINGS)
         self._model.eval().requires_grad_(False).visual.to(device, self.dtype)
         self._tokenizer = open_clip.get_tokenizer(name)
         self._texts: dict[str, Tensor] = {}
@@ -152,89 +145,3 @@ def weights_file(config: SemanticRewardConfig) -> Path:
         hint += "models:hpsv2.1/HPS_v2.1_compressed.pt."
         raise InputRefused(f"No checkpoint {config.checkpoint!r} for {config.model}.", hint)
     return Path(config.checkpoint)
-
-
-def fill(model: Any, weights: Weights, file: Path) -> None:
-    """Load the weights of the file into the model. Raises InputRefused unless all of them fit."""
-    if misfit := why_not(weights, model.state_dict()):
-        raise InputRefused(
-            f"{file.name} does not contain the weights of semantic_reward.model: {misfit}.",
-            _SETTINGS,
-        )
-    model.load_state_dict(weights)
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint by open_clip's names, without running code of the file.
-
-    Raises InputRefused.
-    """
-    try:
-        loaded: Any = (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
-    except UnpicklingError as error:
-        if not (code := re.search(r"GLOBAL (\S+)", str(error))):
-            raise _no_checkpoint(file) from error
-        hint = (
-            "Use a checkpoint that contains tensors only: loading a pickle can run arbitrary code."
-        )
-        raise InputRefused(
-            f"{file.name} contains code ({code[1]}) besides tensors.", hint
-        ) from error
-    except (
-        SafetensorError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        OverflowError,
-    ) as error:
-        raise _no_checkpoint(file) from error
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # torch's error for a truncated zip archive
-            raise
-        raise _no_checkpoint(file) from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    weights = {
-        str(key).removeprefix("module."): value
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
-    if not weights:
-        raise InputRefused(f"No tensors in {file.name}.", _SETTINGS)
-    return weights
-
-
-def _no_checkpoint(file: Path) -> InputRefused:
-    hint = "Download it again, and compare its size."
-    return InputRefused(f"{file.name} is not a complete checkpoint.", hint)
-
-
-def why_not(weights: Weights, expected: Weights) -> str:
-    """Return why the weights do not fit, as a phrase; empty if they do."""
-    lacking = [name for name in expected if name not in weights]
-    needless = [name for name in weights if name not in expected]
-    if any("lora" in name.lower() for name in needless):
-        return "it is a LoRA"
-    if any(
-        name.startswith(("model.diffusion_model.", "down_blocks.", "transformer_blocks."))
-        for name in needless
-    ):
-        return "it is a diffusion model"
-    for names, verb in ((lacking, "lacks"), (needless, "also has")):
-        if names:
-            return f"it {verb} {names[0]}" + (
-                f" and {len(names) - 1} more" if len(names) > 1 else ""
-            )
-    for name, tensor in weights.items():
-        if tensor.shape != expected[name].shape:
-            return f"its {name} is {_size(tensor)} and not {_size(expected[name])}"
-    return ""
-
-
-def _size(tensor: Tensor) -> str:
-    return " × ".join(map(str, tensor.shape)) or "a number"

@@ -17,10 +17,11 @@ from pvtool_core import __main__ as engine
 from pvtool_core.errors import ExitStatus, InputRefused
 from pvtool_core.faces.analyzer import FaceAnalyzer, load_recognizer
 from pvtool_core.faces.insightface_models import open_detector, open_recognizer
-from pvtool_core.open_clip_model import ImageText, read_weights
+from pvtool_core.open_clip_model import ImageText
 from pvtool_core.settings.jobs import TrainJob, write_job
 from pvtool_core.settings.schema import SemanticRewardConfig
 from pvtool_core.store.runs import RunFolder
+from pvtool_core.tensor_files import read_weights
 from tests.support.small_models import with_settings
 
 
