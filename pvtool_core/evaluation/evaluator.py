@@ -155,7 +155,7 @@ def evaluate(job: EvaluateJob, report_event: Report) -> None:
     _warn_of_cut_prompts(evaluator, job, report_event)
     for warning in warnings:
         report_event(WarningEvent(message=warning))
-    found = report(scored, job.subjects, evaluator.judges, evaluator.skipped, run.failed, values)
+    found = report(scored, job.subjects, evaluator, run.failed, values)
     for alarm in found["alarms"]:
         report_event(WarningEvent(message=alarm))
     replace_file(out / REPORT, json.dumps(found, indent=1, ensure_ascii=False).encode())

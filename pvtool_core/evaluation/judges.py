@@ -17,7 +17,7 @@ from pvtool_core.devices import resolve_device
 from pvtool_core.errors import InputRefused, WeightsMissing
 from pvtool_core.evaluation.clip import Clip
 from pvtool_core.evaluation.i3d import VideoFeatures
-from pvtool_core.evaluation.optical_flow import OpticalFlow
+from pvtool_core.evaluation.optical_flow import Motion, OpticalFlow
 from pvtool_core.faces.analyzer import Face, FaceAnalyzer, align
 from pvtool_core.faces.likeness import read_reference, subject_face
 from pvtool_core.hashes import cached_sha256
@@ -247,7 +247,7 @@ class Judges:
         """Return the unit embedding of a clip's prompt without its keyword, (dimensions,)."""
         return self.reader(model).text(without_keyword(clip.about.prompt))
 
-    def motion(self, clip: Clip) -> NDArray[np.float32]:
+    def motion(self, clip: Clip) -> Motion:
         """Return the largest motion between neighbouring frames in pixels, by optical flow."""
         return self._once(
             self._of_clip,

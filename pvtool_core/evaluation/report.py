@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,6 +23,15 @@ from pvtool_core.store.prompts import without_keyword
 VERSION = 2
 CLIPS_ON_SHEET = 8
 
+
+class Evaluated(Protocol):
+    """What the report needs of the evaluator: `digests` are by computed metric."""
+
+    judges: Judges
+    skipped: dict[str, Skipped]
+    digests: dict[str, str]
+
+
 Pair = tuple[str, str, int]
 """Identity, prompt and seed: equal for clips that are compared."""
 
@@ -30,8 +39,7 @@ Pair = tuple[str, str, int]
 def report(
     scored: Sequence[ClipScores],
     subjects: Sequence[Subject],
-    judges: Judges,
-    skipped: Mapping[str, Skipped],
+    evaluator: Evaluated,
     failed: Mapping[str, str],
     set_values: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
@@ -40,7 +48,7 @@ def report(
     `failed` are the reasons of clips that could not be scored, by file; `set_values` are the values
     of the metrics of sets by method.
     """
-    by_method = grouped(scored)
+    judges, by_method = evaluator.judges, grouped(scored)
     methods = {
         name: {
             **summary(clips, by_method.get(BASE_METHOD, ()) if name != BASE_METHOD else ()),
@@ -51,7 +59,7 @@ def report(
     described = {
         each.name: definition(each, judges)
         for each in (*METRICS, *SET_METRICS)
-        if each.name not in skipped
+        if each.name in evaluator.digests
     }
     empty = _without_values(methods, described)
     return {
@@ -66,7 +74,7 @@ def report(
             for subject in subjects
         },
         "metrics": {name: each for name, each in described.items() if name not in empty},
-        "skipped": {name: asdict(each) for name, each in {**skipped, **empty}.items()},
+        "skipped": {name: asdict(each) for name, each in {**evaluator.skipped, **empty}.items()},
         "alarms": alarms(methods),
         "clips": [each.facts() for each in scored],
         "failed": [{"file": file, "reason": reason} for file, reason in failed.items()],

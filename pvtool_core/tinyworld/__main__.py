@@ -55,7 +55,7 @@ STAGES = (
 STEPS = {
     "vae": 4800,
     "clip": 2000,
-    "judge": 2400,
+    "judge": 1500,
     "images": 4400,
     "motion": 2000,
     "detector": 1500,

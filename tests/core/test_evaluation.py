@@ -280,7 +280,8 @@ def clip_of(frames: Pixels, fps: float = 8.0) -> Clip:
 def face(left: float, size: float) -> Face:
     points = np.array([[3, 3], [7, 3], [5, 5], [3, 7], [7, 7]], np.float32)
     box = np.array([left, 0, left + size, size], np.float32)
-    return Face(box, 0.9, points * size / 10 + np.array([left, 0], np.float32))
+    landmarks = points * size / 10 + np.array([left, 0])
+    return Face(box, 0.9, landmarks.astype(np.float32))
 
 
 def test_bystanders_are_the_faces_that_are_not_the_largest(
@@ -288,7 +289,11 @@ def test_bystanders_are_the_faces_that_are_not_the_largest(
 ) -> None:
     frames = np.stack([noise(128, seed) for seed in range(2)])
     found = iter([[face(0, 60), face(64, 30), face(96, 20)], [face(0, 60)]])
-    monkeypatch.setattr(FaceAnalyzer, "detect", lambda *_: next(found))
+
+    def detect(analyzer: FaceAnalyzer, picture: Pixels) -> list[Face]:
+        return next(found)
+
+    monkeypatch.setattr(FaceAnalyzer, "detect", detect)
     subject = Subject(identity=save_person(tmp_path / "ann"))
     others = evaluator.judges.other_faces(clip_of(frames), subject, "other.onnx")
     crops = [align(frames[0], face(64, 30).landmarks), align(frames[0], face(96, 20).landmarks)]

@@ -21,8 +21,8 @@ class DynamicShare(Metric):
     def measure(self, clip: Clip, subject: Subject) -> float | None:
         """Return 0 or 1; None for a single frame."""
         motion = self.judges.motion(clip)
-        height, width = clip.frames.shape[1:3]
-        return float(dynamic_flag(motion, height, width)) if len(motion) else None
+        flag = dynamic_flag(motion, len(motion) + 1, *clip.frames.shape[1:3])
+        return None if flag is None else float(flag)
 
 
 class DynamicFlow(Metric):
@@ -37,5 +37,4 @@ class DynamicFlow(Metric):
 
     def measure(self, clip: Clip, subject: Subject) -> float | None:
         """Return pixels of the clip; None for a single frame."""
-        motion = self.judges.motion(clip)
-        return dynamic_flow(motion) if len(motion) else None
+        return dynamic_flow(self.judges.motion(clip))

@@ -6,6 +6,7 @@ import numpy as np
 
 from pvtool_core.evaluation.clip import Clip
 from pvtool_core.evaluation.frechet import frechet_distance
+from pvtool_core.evaluation.i3d import FEWEST_FRAMES
 from pvtool_core.evaluation.metric import Features, SetMetric
 
 
@@ -24,6 +25,8 @@ class FrechetVideoDistance(SetMetric):
 
     def features(self, clip: Clip) -> Features | None:
         """Return the logits (400,); None for fewer than 10 frames."""
+        if len(clip.frames) < FEWEST_FRAMES:
+            return None
         return self.judges.video_features.features(clip.frames)
 
     def distance(self, features: Sequence[Features], reference: Sequence[Features]) -> float:
