@@ -10,6 +10,7 @@ from pvtool_core.files import replace_file
 from pvtool_core.paths import cache_dir
 from pvtool_core.untrusted import RECORD_BYTES, open_regular, parse_json, read_regular
 
+SHA256_DIGITS = 64
 LARGE = 64 * 2**20
 """Size in bytes from which a hash is cached on disk."""
 _CHUNK_BYTES = 1 << 20
@@ -27,6 +28,11 @@ def hash_of(path: Path, algorithm: str) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
         return digest.hexdigest()
+
+
+def has_digest(path: Path, algorithm: str, digest: str) -> bool:
+    """Return whether a file has a hex digest by `hash_of`, of which the first digits are enough."""
+    return hash_of(path, algorithm).startswith(digest)
 
 
 def sha256_of(path: Path, follow: bool = True) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pvtool_core.errors import BrokenWeights, Unreachable
-from pvtool_core.hashes import hash_of
+from pvtool_core.hashes import has_digest
 from pvtool_core.models.integrity import PART
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -37,7 +37,8 @@ Report = Callable[[int], None]
 class Remote:
     """A file to download.
 
-    `checks` maps algorithms (sha256, md5, git) to the published hex digests.
+    `checks` maps algorithms (sha256, md5, git) to the published hex digests or their
+    first digits.
     """
 
     address: str
@@ -172,7 +173,7 @@ def _check(remote: Remote, part: Path, name: str) -> None:
         else None
     )
     for algorithm, digest in remote.checks.items() if problem is None else ():
-        if hash_of(part, algorithm) != digest:
+        if not has_digest(part, algorithm, digest):
             problem = f"{name} does not have the published {algorithm}"
     if problem:
         part.unlink()

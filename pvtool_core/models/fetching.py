@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pvtool_core.errors import BrokenWeights, InputRefused, Unreachable
-from pvtool_core.hashes import hash_of
+from pvtool_core.hashes import SHA256_DIGITS, has_digest
 from pvtool_core.models.base_models import check_taken_in
 from pvtool_core.models.downloads import Remote, download, part_of
 from pvtool_core.models.hub import (
@@ -228,7 +228,7 @@ def _is_right(path: Path, size: int | None, checks: Mapping[str, str]) -> bool:
     """Return whether a file has the published hash; without one any file is accepted."""
     if not path.is_file() or (size is not None and path.stat().st_size != size):
         return False
-    return all(hash_of(path, algorithm) == digest for algorithm, digest in checks.items())
+    return all(has_digest(path, algorithm, digest) for algorithm, digest in checks.items())
 
 
 def _unpack(archive: Path, brings: Sequence[str], folder: Path) -> None:
@@ -280,12 +280,13 @@ def _check_whole(models: Models, name: str, weights: bool) -> None:
 def _digests(plan: _Plan) -> dict[str, str]:
     """Return the published SHA-256 of each path.
 
-    Empty if only another hash, or that of the archive, is published.
+    Empty if only another hash, its first digits, or that of the archive is published.
     """
     published = [(path, each) for each in plan.wanted for path in each.brings]
-    return {
-        path: plan.entry.checks(path).get("sha256")
-        or (each.remote.checks.get("sha256", "") if path == each.path else "")
-        for path, each in published
-        if each.remote.checks or plan.entry.checks(path)
-    }
+    found: dict[str, str] = {}
+    for path, each in published:
+        if each.remote.checks or plan.entry.checks(path):
+            hub = each.remote.checks.get("sha256", "") if path == each.path else ""
+            whole = hub if len(hub) == SHA256_DIGITS else ""
+            found[path] = plan.entry.digests().get(path) or whole
+    return found

@@ -21,7 +21,7 @@ import tomli_w
 
 from pvtool_core.errors import NO_ROOM, BrokenWeights, Busy, DiskFull, Missing, WeightsMissing
 from pvtool_core.files import replace_file, sync_folder
-from pvtool_core.hashes import hash_of
+from pvtool_core.hashes import has_digest, hash_of
 from pvtool_core.models.integrity import PART, missing_parts, problems_of
 from pvtool_core.models.registry import (
     Registry,
@@ -297,7 +297,7 @@ def hash_problems(entry: RegistryEntry, files: Mapping[str, Path]) -> dict[str, 
     wrong = [
         (name, algorithm)
         for name, algorithm, digest in wanted
-        if hash_of(files[name], algorithm) != digest
+        if not has_digest(files[name], algorithm, digest)
     ]
     return {name: f"does not have the published {algorithm}" for name, algorithm in wrong}
 

@@ -11,12 +11,23 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pvtool_core.errors import BadName, Missing, Mistake, SettingsError
+from pvtool_core.hashes import SHA256_DIGITS
 from pvtool_core.paths import check_name, config_dir, models_dir, presets_dir
 from pvtool_core.settings.schema import Settings, named_weights, setting
 from pvtool_core.settings.toml import from_table, merge, read_toml
 
 REGISTRY_FILE = "models/registry.toml"
-PURPOSES = ("base model", "motion adapter", "face package", "semantic reward", "configs", "other")
+PURPOSES = (
+    "base model",
+    "motion adapter",
+    "face package",
+    "semantic reward",
+    "evaluation",
+    "configs",
+    "other",
+)
+_FEWEST_DIGITS = 8
+_SHA256 = re.compile(rf"[0-9a-fA-F]{{{_FEWEST_DIGITS},{SHA256_DIGITS}}}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
@@ -38,7 +49,8 @@ class Source:
 class RegistryEntry:
     """One model.
 
-    `sha256` and `md5` map paths in its folder to published hashes; the registry sets `name`.
+    `sha256`, `md5` and `git` (the hash of a blob) map paths in its folder to published hashes, or
+    to the first digits of a SHA-256. The registry sets `name`.
     """
 
     name: str = ""
@@ -53,6 +65,7 @@ class RegistryEntry:
     sources: tuple[Source, ...]
     sha256: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     md5: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    git: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
     @property
     def licence_line(self) -> str:
@@ -70,12 +83,14 @@ class RegistryEntry:
 
     def checks(self, path: str) -> dict[str, str]:
         """Return the published hashes of a file by algorithm."""
-        known = {"sha256": self.sha256.get(path), "md5": self.md5.get(path)}
+        tables = {"sha256": self.sha256, "md5": self.md5, "git": self.git}
+        known = {algorithm: table.get(path) for algorithm, table in tables.items()}
         return {algorithm: digest.lower() for algorithm, digest in known.items() if digest}
 
     def digests(self) -> dict[str, str]:
-        """Return the SHA-256 of every file with a published one."""
-        return {path: self.sha256.get(path, "").lower() for path in (*self.sha256, *self.md5)}
+        """Return the SHA-256 of every file with a published hash; empty if that is another."""
+        whole = {path: each for path, each in self.sha256.items() if len(each) == SHA256_DIGITS}
+        return {path: whole.get(path, "").lower() for path in (*self.sha256, *self.md5, *self.git)}
 
 
 def _plain(source: Source) -> Iterable[str]:
@@ -135,9 +150,17 @@ def _read_entry(name: str, table: Any) -> RegistryEntry:
         for i, each in enumerate(entry.sources)
         for problem in _problems_of(each)
     ]
+    mistakes += [Mistake(f"{name}.{key}", problem) for key, problem in _problems_of_files(entry)]
     if mistakes:
         raise SettingsError(mistakes, source)
     return entry
+
+
+def _problems_of_files(entry: RegistryEntry) -> Iterable[tuple[str, str]]:
+    """Return problems of hashes, by their key."""
+    for path, digest in entry.sha256.items():
+        if not _SHA256.fullmatch(digest):
+            yield f"sha256.{path}", f"is {digest!r}: expected {_FEWEST_DIGITS} to 64 hex digits"
 
 
 def _problems_of(source: Source) -> Iterable[str]:

@@ -90,8 +90,10 @@ def test_shipped_entries_have_licences_and_sources() -> None:
         *registry.names()
     }
     assert all(entry.sources and entry.terms and entry.licence != "not known" for entry in entries)
-    assert all(len(digest) == 64 for entry in entries for digest in entry.sha256.values())
+    published = [item for entry in entries for item in entry.sha256.items()]
+    assert all(len(digest) == 64 or f"-{digest}." in path for path, digest in published)
     assert all(len(digest) == 32 for entry in entries for digest in entry.md5.values())
+    assert all(len(digest) == 40 for entry in entries for digest in entry.git.values())
     assert all(path in entry.required() for entry in entries for path in entry.digests())
     assert {entry.name for entry in entries if entry.commercial == "no"} == {
         "antelopev2",
@@ -103,6 +105,9 @@ def test_registry_is_not_a_preset() -> None:
     assert not {"registry", "models"} & {*Presets().names()}
 
 
+HUB_ENTRY = "[a]\ntitle='x'\nsources=[{hub='x/y'}]"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -111,6 +116,7 @@ def test_registry_is_not_a_preset() -> None:
         "[a]\ntitle='x'\nsources=[{address='http://x/y.zip'}]",
         "a=1",
         "[a]\ntitel='x'",
+        f"{HUB_ENTRY}\nsha256={{'y.onnx'='1234567'}}",
     ],
 )
 def test_error_names_the_users_invalid_entry(tmp_path: Path, text: str) -> None:
@@ -592,6 +598,25 @@ def test_known_model_can_be_added_partly_and_fetched_for_the_rest(
     fetch(models, "faces", recorder.listener)
     assert hub.fetched() == ["pack.zip"]
     assert models.state("faces") is ModelState.HERE
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "git"])
+def test_first_digits_of_a_sha256_and_the_hash_of_a_blob_are_checked(
+    algorithm: str, hub: Hub, recorder: Recorder, tmp_path: Path
+) -> None:
+    content = onnx(70)
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    digest = {"sha256": hashlib.sha256(content).hexdigest()[:8], "git": blob}[algorithm]
+    source = f"sources=[{{address='{hub.address}/rec.onnx'}}]"
+    models = known(tmp_path, f"[a]\ntitle='x'\n{source}\n{algorithm}={{'rec.onnx'='{digest}'}}")
+    hub.files["/rec.onnx"] = onnx(71)
+    with pytest.raises(BrokenWeights, match=f"published {algorithm}"):
+        fetch(models, "a", recorder.listener)
+    hub.files["/rec.onnx"] = content
+    assert fetch(models, "a", recorder.listener)
+    (record,) = models.verify("a")
+    assert record.sha256 == hashlib.sha256(content).hexdigest()
+    assert record.published
 
 
 def test_added_files_of_a_known_model_must_have_the_published_hash(
