@@ -20,6 +20,7 @@ from pvtool_core.settings.jobs import (
     ADAPTER_METHOD,
     BASE_METHOD,
     REPORT,
+    STEP_METHOD,
     ClipFile,
     EvaluateJob,
     IdentityRef,
@@ -131,7 +132,7 @@ def planned_clips(planned: BatchPlan, checkpoints: bool = False) -> tuple[ClipFi
             seed=item.seed,
             method=BASE_METHOD
             if not item.adapter
-            else f"step {item.step}"
+            else f"{STEP_METHOD}{item.step}"
             if checkpoints
             else ADAPTER_METHOD,
             fps=float(planned.setups[item.setup].model.fps),
