@@ -224,10 +224,7 @@ def sheet_rows(
 ) -> list[SheetRow]:
     """Return a row for each method of the first clips, after a reference photo."""
     photos = {
-        subject.identity.name: np.asarray(
-            read_picture(Path(subject.identity.folder) / "references/000.png")
-        )
-        for subject in subjects
+        name: np.asarray(read_picture(path)) for name, path in reference_photos(subjects).items()
     }
     return [
         SheetRow(
@@ -237,3 +234,11 @@ def sheet_rows(
         for (identity, prompt, seed), methods in frames.items()
         for method, pictures in methods.items()
     ]
+
+
+def reference_photos(subjects: Sequence[Subject]) -> dict[str, Path]:
+    """Return the first photo of each identity by its name."""
+    return {
+        subject.identity.name: Path(subject.identity.folder) / "references/000.png"
+        for subject in subjects
+    }
