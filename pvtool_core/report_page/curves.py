@@ -15,6 +15,7 @@ from pvtool_core.report_page.report_format import (
 WIDTH, HEIGHT = 340, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 26
 _TICKS = 4
+_SAME = 1e-9  # smaller differences are those of rounding
 
 Point = tuple[int, Interval]
 
@@ -138,7 +139,9 @@ def step_ticks(first: int, last: int) -> list[int]:
 
 def nice_ticks(low: float, high: float) -> list[float]:
     """Return at least two round values that enclose both: multiples of 1, 2 or 5 times 10^n."""
-    width = (high - low) or abs(high) or 1.0
+    size = max(abs(low), abs(high))
+    width = high - low if high - low > _SAME * size else size
+    width = width if width > _SAME else 1.0
     scale = 10.0 ** math.floor(math.log10(width / _TICKS))
     step = next(factor * scale for factor in (1, 2, 5, 10) if factor * scale * _TICKS >= width)
     first, last = math.floor(low / step), math.ceil(high / step)

@@ -66,12 +66,10 @@ def embed_clip(path: Path, fps: float) -> EmbeddedClip:
 
 def _first_frame(path: Path) -> tuple[str, bool]:
     """Return the first frame as a JPEG, and whether browsers decode the video."""
-    side = f"min({_POSTER_SIDE},iw)"
-    picture = ("-vf", f"scale='{side}':-2", "-frames:v", "1", "-c:v", "mjpeg", "-q:v", "4")
-    answer = ffmpeg.ask(
-        path, "-v", "info", *_CONTAINERS, "-i", str(path), "-map", "0:v:0", *picture,
-        "-f", "image2pipe", "pipe:1",
-    )  # fmt: skip
+    given = (*_CONTAINERS, "-threads", "1", "-i", str(path), "-map", "0:v:0")
+    small = ("-vf", f"scale='min({_POSTER_SIDE},iw)':-2", "-frames:v", "1")
+    form = ("-c:v", "mjpeg", "-q:v", "4", "-f", "image2pipe", "pipe:1")
+    answer = ffmpeg.ask(path, "-v", "info", *given, *small, *form)
     if not answer.output:
         raise ClipBroken(path, "it has no frames")
     return data_uri("image/jpeg", answer.output), bool(_CODECS.search(answer.messages))

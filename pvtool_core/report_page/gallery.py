@@ -3,11 +3,13 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
 from pvtool_core.errors import PvError, printable
+from pvtool_core.media.ffmpeg import ClipBroken, CodecMissing
 from pvtool_core.report_page import tables
 from pvtool_core.report_page.embed import EmbeddedClip, embed_clip
 from pvtool_core.report_page.markup import Html, element, join
@@ -23,6 +25,7 @@ from pvtool_core.report_page.report_format import (
 )
 
 _DEFAULT_FPS = 8.0
+_READERS = 4
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,19 @@ def spread(count: int) -> Iterator[int]:
 
 
 def _embed(group: Group, unplayable: dict[str, str]) -> dict[str, EmbeddedClip]:
-    embedded: dict[str, EmbeddedClip] = {}
-    for clip in group.clips:
+    def attempt(clip: ScoredClip) -> EmbeddedClip | PvError:
         try:
-            path = Path(clip["file"])
-            embedded[clip["file"]] = embed_clip(path, clip["fps"] or _DEFAULT_FPS)
-        except PvError as error:
-            unplayable[clip["file"]] = error.message
+            return embed_clip(Path(clip["file"]), clip["fps"] or _DEFAULT_FPS)
+        except (ClipBroken, CodecMissing) as error:
+            return error
+
+    embedded: dict[str, EmbeddedClip] = {}
+    with ThreadPoolExecutor(_READERS) as pool:
+        for clip, outcome in zip(group.clips, pool.map(attempt, group.clips), strict=True):
+            if isinstance(outcome, EmbeddedClip):
+                embedded[clip["file"]] = outcome
+            else:
+                unplayable[clip["file"]] = outcome.message
     return embedded
 
 

@@ -243,7 +243,7 @@
     const article = event.target.closest?.(".group");
     if (article) select(of.get(article));
   });
-  addEventListener("beforeprint", () => $$("details").forEach((each) => { each.open = true; }));
+  addEventListener("beforeprint", () => $$(".definitions, .note details").forEach((each) => { each.open = true; }));
 
   $("#play-all").onclick = () => playAll();
   $("#open-help").onclick = () => $("#help").showModal();

@@ -303,8 +303,12 @@ def _definition(name: str, info: MetricInfo) -> Html:
             element("dt", info["label"], " ", element("code", name)),
             element(
                 "dd",
-                " ".join(f"{part.rstrip('.')}." for part in (info["description"], *facts) if part),
+                " ".join(map(_sentence, filter(None, (info["description"], *facts)))),
                 element("ul", *weights) if weights else "",
             ),
         ]
     )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."

@@ -17,7 +17,7 @@ from pvtool_core.report_page import write_page
 from pvtool_core.report_page.curves import nice_ticks
 from pvtool_core.report_page.gallery import spread
 from pvtool_core.report_page.report_format import EvaluationReport, Mean
-from tests.support.browser import Tab, chromium, needs_browser
+from tests.support.chromium import Tab, chromium, needs_browser
 from tests.support.reports import (
     FPS,
     FRAMES,
