@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from pvtool_core import supervisor
 from pvtool_core.adapter import AdapterMetadata, IdentityAdapter
 from pvtool_core.backbones import load_backbone
 from pvtool_core.models import downloads
 from pvtool_core.settings.jobs import TrainJob
 from tests.support.hub import Hub, serve
+from tests.support.in_process import start_engine
 from tests.support.small_models import random_job, save_models
 
 # tests must not fail on a busy machine
@@ -23,6 +25,12 @@ settings.load_profile("patient")
 def _one_thread() -> None:
     """Use one thread: models of this size are slower with several."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def engines_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the engines that pv starts in the process of the test."""
+    monkeypatch.setattr(supervisor, "start", start_engine)
 
 
 @pytest.fixture
