@@ -53,7 +53,7 @@ def flow_of(network: nn.Module, first: Pixels, second: Pixels) -> NDArray[np.flo
 
 
 def test_largest_motion_equals_numpy_on_the_flow_of_raft(raft: Any) -> None:
-    """Compares two pairs of three frames kept from five, padded from 130 × 133. Costs 5 s."""
+    """Compares two pairs of three frames kept from five, padded from 130 × 133. Costs 3 s."""
     network, ours, _ = raft
     frames = noise(5, 130, 133, 3)
     expected: list[float] = []
@@ -154,7 +154,7 @@ def test_i3d_has_the_names_and_shapes_of_the_public_file(i3d_weights: dict[str, 
 def test_features_equal_a_second_implementation_of_i3d(
     i3d_weights: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    """Compares a clip of 10 frames. Costs 6 s."""
+    """Compares a clip of 10 frames. Costs 3 s."""
     torch.save(i3d_weights, tmp_path / "i3d.pt")
     frames = noise(10, 40, 56, 3)
     features = VideoFeatures(tmp_path / "i3d.pt", CPU).features(frames)
@@ -237,7 +237,7 @@ def test_weights_of_another_network_are_refused_as_i3d(
 
 
 def test_clip_of_a_folder_equals_open_clip(tmp_path: Path) -> None:
-    """Compares ViT-B-32 with QuickGELU, as registered. ViT-L-14 would cost 13 s, this costs 5 s."""
+    """Compares ViT-B-32 with QuickGELU, as registered. ViT-L-14 would cost 13 s, this costs 3 s."""
     torch.manual_seed(0)
     name = "ViT-B-32-quickgelu"
     reference: Any = open_clip.create_model(name, load_weights=False).eval()
