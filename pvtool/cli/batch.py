@@ -6,10 +6,12 @@ from pvtool.cli.progress import ClipProgress
 from pvtool.cli.render_report import print_clip
 from pvtool.output import Output
 from pvtool_core.api.batch import make_batch, missing_clips, run_batch, with_setups
+from pvtool_core.batches.clips import read_sidecar
 from pvtool_core.batches.folder import write_refused
 from pvtool_core.batches.plan import BatchPlan
 from pvtool_core.rendering.results import Outcome, clip_event
 from pvtool_core.settings.jobs import RenderJob
+from pvtool_core.store.clip_likeness import likeness_in
 from pvtool_core.store.events import ClipEvent
 
 
@@ -30,7 +32,8 @@ def render_clips(
         waiting = {item.clip for item in missing}
         for item in planned.items:
             if item.clip not in waiting:
-                event = clip_event(item, job.encoding, status="skipped", seconds=0.0)
+                likeness = likeness_in(read_sidecar(item.clip)) if output.as_json else None
+                event = clip_event(item, job.encoding, status="skipped", likeness=likeness)
                 print_clip(output, event, cuts.get(item.clip, ""))
     if not missing:
         return Outcome(total=len(planned.items))

@@ -101,6 +101,13 @@ Key = Annotated[
     Path | None, typer.Option("--c2pa-key", metavar="PEM", help="Private key of the certificate.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Render existing clips again.")]
+Likeness = Annotated[
+    bool,
+    typer.Option(
+        "--likeness/--no-likeness",
+        help="Measure the similarity of each clip's faces to the identity.",
+    ),
+]
 Retries = Annotated[int, typer.Option(min=0, max=100, help="Number of retries of a failed clip.")]
 Part = Annotated[
     str | None,

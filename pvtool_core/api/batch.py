@@ -137,6 +137,7 @@ def render(
     formats: Sequence[str] = ("mp4",),
     devices: Sequence[str] = (),
     overwrite: bool = False,
+    likeness: bool = True,
 ) -> Rendering:
     """Start rendering a clip for each prompt and seed with the adapter of a run.
 
@@ -153,6 +154,7 @@ def render(
         formats: Output formats, by file suffix without the dot.
         devices: Devices such as `cuda:0`, with an engine on each. [default: the device of the run]
         overwrite: Render existing clips again.
+        likeness: Measure the similarity of each clip's faces to the identity, for its sidecar.
 
     Raises:
         Missing: The run does not exist or has no checkpoint.
@@ -171,14 +173,17 @@ def render(
         people=(identity.name,), seeds=tuple(seeds), run=name, base=base, settings=pairs
     )
     target = Path(out).absolute()
-    job = render_job(target, formats=tuple(formats), overwrite=overwrite)
+    job = render_job(target, tuple(formats), overwrite, likeness)
     texts = [prompts] if isinstance(prompts, str) else prompts
     planned = plan([Row(prompt=check_prompt(text)) for text in texts], defaults, target)
     return Rendering(planned, job, devices)
 
 
 def render_job(
-    out: Path, formats: tuple[str, ...] = ("mp4",), overwrite: bool = False
+    out: Path,
+    formats: tuple[str, ...] = ("mp4",),
+    overwrite: bool = False,
+    likeness: bool = True,
 ) -> RenderJob:
     """Return a job without clips and setups. Raises SettingsError for unknown formats."""
     encoding = from_table(EncodingConfig, {"formats": list(formats)}, "render")
@@ -188,6 +193,7 @@ def render_job(
         out=str(check_utf8(out)),
         encoding=encoding,
         overwrite=overwrite,
+        likeness=likeness,
         versions=versions(),
     )
 

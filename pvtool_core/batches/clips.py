@@ -166,13 +166,15 @@ def write_sidecar(
     """Write the sidecar of a clip whose files exist.
 
     `facts` is everything needed to render it again. Complete files of other formats with the same
-    fingerprint remain part of the clip.
+    fingerprint remain part of the clip, and so does its likeness if it was not measured again.
     """
     names = file_names(clip, encoding)
     files = {name: {"how": how, **_state(clip.with_name(name))} for name, how in names.items()}
     before = read_sidecar(clip)
-    kept = before["files"] if before and before.get("fingerprint") == fingerprint else {}
-    record = {**facts, "fingerprint": fingerprint, "files": {**kept, **files}}
+    same = before if before and before.get("fingerprint") == fingerprint else {"files": {}}
+    measured = {key: same[key] for key in ("likeness",) if key in same}
+    all_files = {**same["files"], **files}
+    record = {**measured, **facts, "fingerprint": fingerprint, "files": all_files}
     replace_file(sidecar_path(clip), json.dumps(record, indent=1, ensure_ascii=False).encode())
 
 
@@ -183,13 +185,21 @@ def is_whole(
 
     Clips rendered before `since`, in unix seconds, do not count.
     """
+    return whole_record(clip, fingerprint, encoding, since) is not None
+
+
+def whole_record(
+    clip: str | Path, fingerprint: str, encoding: EncodingConfig, since: float = 0.0
+) -> dict[str, Any] | None:
+    """Return the sidecar of a clip that `is_whole`, otherwise None."""
     record = read_sidecar(clip)
-    return (
+    whole = (
         record is not None
         and record.get("fingerprint") == fingerprint
         and (not since or record.get("created", 0.0) >= since)
         and _files_are_whole(clip, encoding, record)
     )
+    return record if whole else None
 
 
 def _files_are_whole(clip: str | Path, encoding: EncodingConfig, record: Mapping[str, Any]) -> bool:

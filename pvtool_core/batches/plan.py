@@ -180,13 +180,13 @@ class _Planner:
             if self._shard and not self._shard.holds(self._names[number].trajectory(prompt, seed)):
                 continue
             if row.base or self._wanted.base:
-                self._clip(person.name, prompt, seed, number, None, context)
+                self._clip(person, prompt, seed, number, None, context)
             if not row.base:
-                self._clip(person.name, prompt, seed, number, trained, context)
+                self._clip(person, prompt, seed, number, trained, context)
 
     def _clip(
         self,
-        person: str,
+        person: Identity,
         prompt: str,
         seed: int,
         number: int,
@@ -194,16 +194,18 @@ class _Planner:
         context: RowContext,
     ) -> None:
         digest = by.sha256 if by else ""
-        clip = self._names[number].path(self._out, person if by else BASE, prompt, seed, digest)
+        owner = person.name if by else BASE
+        clip = self._names[number].path(self._out, owner, prompt, seed, digest)
         if clip in self._clips:
             return
         self._clips.add(clip)
         about: dict[str, Any] = {
-            "identity": person,
+            "identity": person.name,
             "prompt": prompt,
             "seed": seed,
             "setup": number,
             "clip": clip,
+            "folder": str(person.folder),
         }
         if by:
             about |= {
@@ -225,7 +227,10 @@ class _Planner:
         if again and not run and person.name == again[0]:
             return again[1]
         found = named_run(person, run) if run else self._newest(person)
-        return dataclasses.replace(found, setup=again[1].setup) if again else found
+        if not again:
+            return found
+        setup = dataclasses.replace(again[1].setup, likeness=found.setup.likeness)
+        return dataclasses.replace(found, setup=setup)
 
     def _check_length(self, number: int, prompt: str, noun: str) -> None:
         """Raise BadPrompt if the keyword is truncated.

@@ -9,13 +9,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pvtool_core.batches.clips import is_whole
+from pvtool_core.batches.clips import whole_record
 from pvtool_core.batches.folder import Group
 from pvtool_core.rendering.denoise import Models, denoise
 from pvtool_core.rendering.leases import Leases
 from pvtool_core.rendering.results import Results
 from pvtool_core.rendering.write import Writer
 from pvtool_core.settings.jobs import RenderItem, RenderJob
+from pvtool_core.store.clip_likeness import likeness_in
 
 _LOOK_AGAIN_SECONDS = 0.5
 
@@ -24,7 +25,7 @@ def render_groups(
     job: RenderJob, groups: Sequence[Group], leases: Leases, models: Models, results: Results
 ) -> None:
     """Render every missing clip of the groups. Raises the error that ends the batch early."""
-    with Writer(job, results) as writer:
+    with Writer(job, results, models.scorer) as writer:
         while groups:
             ours = claimed(groups, job, leases, results)
             for clip in denoise(ours, models, results, writer.wait):
@@ -77,8 +78,9 @@ def _missing(group: Group, job: RenderJob, since: float, status: str, results: R
     """Return the group without the clips that exist, which are reported with `status`."""
     missing: list[RenderItem] = []
     for item in group.items:
-        if is_whole(item.clip, group.fingerprints[item.clip], job.encoding, since):
-            results.done(item, status)
-        else:
+        record = whole_record(item.clip, group.fingerprints[item.clip], job.encoding, since)
+        if record is None:
             missing.append(item)
+        else:
+            results.done(item, status, likeness=likeness_in(record))
     return replace(group, items=missing)

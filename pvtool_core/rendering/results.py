@@ -19,7 +19,8 @@ from pvtool_core.errors import (
     from_foreign,
 )
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob
-from pvtool_core.store.events import ClipEvent, Event, Report, StageEvent
+from pvtool_core.store.clip_likeness import ClipLikeness
+from pvtool_core.store.events import ClipEvent, Event, Report, StageEvent, WarningEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ def clip_event(
     status: str,
     seconds: float | None = 0.0,
     reason: str = "",
+    likeness: ClipLikeness | None = None,
 ) -> ClipEvent:
     """Return the event of a clip."""
     return ClipEvent(
@@ -87,6 +89,7 @@ def clip_event(
         status=status,
         seconds=seconds,
         reason=reason,
+        likeness=likeness,
     )
 
 
@@ -132,10 +135,20 @@ class Results:
         with self._turn:
             self._held.update(dict.fromkeys((item.clip for item in items), held))
 
-    def done(self, item: RenderItem, status: str, seconds: float = 0.0) -> None:
+    def done(
+        self,
+        item: RenderItem,
+        status: str,
+        seconds: float = 0.0,
+        likeness: ClipLikeness | None = None,
+    ) -> None:
         """Record that the clip exists: `done` by this process, `skipped`, or done `elsewhere`."""
-        self._report_clip(item, status, seconds)
+        self._report_clip(item, status, seconds, likeness=likeness)
         self._settle(item)
+
+    def warn(self, message: str) -> None:
+        """Report a problem that fails no clip."""
+        self._guarded(WarningEvent(message=message))
 
     def failed(self, item: RenderItem, error: BaseException, seconds: float = 0.0) -> None:
         """Record a clip that could not be rendered, or the error that ends the whole batch."""
@@ -215,14 +228,27 @@ class Results:
         if held and not held.left:
             held.release()
 
-    def _report_clip(self, item: RenderItem, status: str, seconds: float, reason: str = "") -> None:
+    def _report_clip(
+        self,
+        item: RenderItem,
+        status: str,
+        seconds: float,
+        reason: str = "",
+        likeness: ClipLikeness | None = None,
+    ) -> None:
         with self._turn:
             if item.clip in self._reported:
                 return
             self._reported[item.clip] = status
-        seconds = round(seconds, 3)
         self._guarded(
-            clip_event(item, self.job.encoding, status=status, seconds=seconds, reason=reason)
+            clip_event(
+                item,
+                self.job.encoding,
+                status=status,
+                seconds=round(seconds, 3),
+                reason=reason,
+                likeness=likeness,
+            )
         )
 
     def _guarded(self, event: Event) -> None:

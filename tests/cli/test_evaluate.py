@@ -25,7 +25,11 @@ def run(home: Path, job: TrainJob) -> RunFolder:
     """Return a run of the small models, of an identity with one photo of noise."""
     identity = add_identity_of_noise("ann").ref
     folder = RunFolder(home / "data/runs/ann-1").create()
-    about = {"name": identity.name, "folder": identity.folder}
+    about = {
+        "name": identity.name,
+        "folder": identity.folder,
+        "fingerprint": identity.fingerprint,
+    }
     job = with_settings(
         with_settings(job, "identity", **about), "evaluation", prompts="tiny-unseen"
     )
