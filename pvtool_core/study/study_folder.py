@@ -26,9 +26,9 @@ from pvtool_core.store.identities import Library
 from pvtool_core.store.prompts import without_keyword
 from pvtool_core.study.design import Design, design
 from pvtool_core.study.method_clips import MethodClip, read_method
-from pvtool_core.study.page import page
 from pvtool_core.study.study_items import CLIPS, FORMAT, PAGE, PHOTOS, STUDY
 from pvtool_core.study.study_key import Item, StudyKey, key_path, write_key
+from pvtool_core.study.study_page import page
 from pvtool_core.untrusted import exists
 
 _PHOTO_SIDE = 768

@@ -150,7 +150,7 @@ def test_several_adapters_of_a_person_are_methods_of_their_own(tmp_path: Path) -
 
 def test_each_checkpoint_of_a_run_is_a_method(run: RunFolder, tmp_path: Path) -> None:
     for step in (2, 4):
-        run.write_checkpoint(step, {ADAPTER_FILE: b"adapter"})
+        run.write_checkpoint(step, {ADAPTER_FILE: f"adapter {step}".encode()})
     planned = evaluation_plan(run, tmp_path, prompts=1, seeds=1, checkpoints=True)
     clips = planned_clips(planned, checkpoints=True)
     assert sorted(clip.method for clip in clips) == ["base", "step 2", "step 4"]
