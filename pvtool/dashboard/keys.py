@@ -203,6 +203,14 @@ LIKENESS: Keys = [
     key("G,end", "last", "Last", "Go to the highest likeness", show=False),
 ]
 FAILURE: Keys = [key("escape,q,enter", "dismiss", "Close", "Close the details")]
+RATING: Keys = [
+    key("1", "answer('left')", "Left", "Choose the left clip"),
+    key("2", "answer('tie')", "Equal", "Choose neither clip"),
+    key("3", "answer('right')", "Right", "Choose the right clip"),
+    key("backspace", "undo", "Back", "Answer the question before again"),
+    key("space", "pause", "Pause", "Pause both clips, or play them"),
+    key("q,ctrl+c", "quit", "Stop", "Stop; the same command continues"),
+]
 HELP: Keys = [
     key("escape,q,question_mark", "dismiss", "Close", "Close the help"),
     key("j,down", "line(1)", "Down", "Scroll down", show=False),
