@@ -1,28 +1,39 @@
-"""Fixtures: small random models of the real classes and file formats, created once per session."""
+"""Fixtures: small random models of the real classes and file formats, created once per session.
 
+torch is imported by the fixtures that need it, not here: the process that distributes the tests to
+others imports this file, and so do tests of the front end alone.
+"""
+
+import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 
-from pvtool_core.adapter import AdapterMetadata, IdentityAdapter
-from pvtool_core.backbones import load_backbone
+from pvtool_core import supervisor
 from pvtool_core.models import downloads
 from pvtool_core.settings.jobs import TrainJob
 from tests.support.hub import Hub, serve
-from tests.support.small_models import random_job, save_models
+from tests.support.in_process import start_engine
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models of this size are slower with several
 
 # tests must not fail on a busy machine
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Use one thread: models of this size are slower with several."""
-    torch.set_num_threads(1)
+def pytest_collection_finish() -> None:
+    """Exclude the imported libraries from all later searches for garbage."""
+    gc.freeze()
+
+
+@pytest.fixture
+def engines_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the engines that pv starts in the process of the test."""
+    monkeypatch.setattr(supervisor, "start", start_engine)
 
 
 @pytest.fixture
@@ -46,6 +57,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     It has `animatediff` (its parts as `still` and `motion`), `faces` (detector and recogniser),
     `clip`, and a person in `identity`.
     """
+    from tests.support.small_models import save_models
+
     root = tmp_path_factory.mktemp("models")
     save_models(root)
     return root
@@ -53,12 +66,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def job(models: Path) -> TrainJob:
+    from tests.support.small_models import random_job
+
     return random_job(models)
 
 
 @pytest.fixture(scope="session")
 def adapters(models: Path, job: TrainJob) -> dict[str, Path]:
     """Return adapter files for the small model: `zero` changes nothing, `strong` does."""
+    import torch
+
+    from pvtool_core.adapter import AdapterMetadata, IdentityAdapter
+    from pvtool_core.backbones import load_backbone
+
     torch.manual_seed(0)
     backbone = load_backbone(job.model, job.sampler, [])
     facts = backbone.facts()

@@ -58,6 +58,8 @@ def test_the_wheel_holds_two_packages_with_presets_and_types(tmp_path: Path) -> 
         "pvtool_core/py.typed",
         "pvtool_core/presets/tiny.toml",
         "pvtool/dashboard/dashboard.tcss",
+        "pvtool_core/report_page/page.css",
+        "pvtool_core/report_page/page.js",
     } <= set(names)
     assert [name for name in names if "tinyworld" in name] == []
     assert presets_of_installed(wheel, tmp_path / "installed") == "pvtool_core/presets"

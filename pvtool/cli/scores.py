@@ -96,10 +96,10 @@ def metrics_table(report: Mapping[str, Any]) -> str:
                 changes = [methods[name].get("differences", {}) for name in others]
                 row += [_difference(each.get(key)) for each in changes]
             rows.append(row)
-    notes = [
-        f"Skipped: {key}: {each['reason']} {each['command']}".rstrip()
-        for key, each in report["skipped"].items()
-    ]
+    reasons: dict[str, list[str]] = {}
+    for key, each in report["skipped"].items():
+        reasons.setdefault(f"{each['reason']} {each['command']}".rstrip(), []).append(key)
+    notes = [f"Skipped {', '.join(keys)}: {reason}" for reason, keys in reasons.items()]
     notes += [f"Not scored: {each['file']}: {each['reason']}" for each in report["failed"]]
     notes += [f"Alarm: {alarm}" for alarm in report["alarms"]]
     return "\n".join([table(header, rows), "", *_of_identities(report), *notes]).rstrip()

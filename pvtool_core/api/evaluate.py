@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pvtool_core.settings.jobs import (
     ADAPTER_METHOD,
     BASE_METHOD,
     REPORT,
+    STEP_METHOD,
     ClipFile,
     EvaluateJob,
     IdentityRef,
@@ -131,7 +132,7 @@ def planned_clips(planned: BatchPlan, checkpoints: bool = False) -> tuple[ClipFi
             seed=item.seed,
             method=BASE_METHOD
             if not item.adapter
-            else f"step {item.step}"
+            else f"{STEP_METHOD}{item.step}"
             if checkpoints
             else ADAPTER_METHOD,
             fps=float(planned.setups[item.setup].model.fps),
@@ -144,34 +145,56 @@ def folder_clips(out: Path) -> tuple[tuple[ClipFile, ...], str]:
     """Return the clips of a folder written by `pv render`, and the name of one of their runs.
 
     An identity with clips of several adapters has a method for each: RUN@STEP. Raises Missing
-    without clips, InputRefused for an invalid sidecar or a clip without files.
+    without clips, InputRefused for an invalid sidecar.
     """
     sidecars = sorted(out.glob("*/*/seed-*.json"))
     if not sidecars:
         raise Missing(
             "clip in the folder", str(out), "Use a run, or a folder written by `pv render`."
         )
-    records = [(path, read_clip_record(path)) for path in sidecars]
-    adapters: dict[str, set[str]] = {}
-    for _, record in records:
-        if record["adapter"]:
-            adapters.setdefault(record["identity"], set()).add(record["adapter"])
     clips: list[ClipFile] = []
-    for path, record in records:
-        several = len(adapters.get(record["identity"], ())) > 1
-        own = f"{record.get('run')}@{record.get('step')}" if several else ADAPTER_METHOD
+    adapters: dict[str, set[str]] = {}
+    run = ""
+    for path in sidecars:
+        record = read_clip_record(path)
+        method = BASE_METHOD
+        if record["adapter"]:
+            method = f"{record.get('run')}@{record.get('step')}"
+            adapters.setdefault(record["identity"], set()).add(method)
+            run = run or record.get("run", "")
         clips.append(
             ClipFile(
                 file=_file_of(path.with_suffix("")),
                 identity=record["identity"],
                 prompt=record["prompt"],
                 seed=record["seed"],
-                method=own if record["adapter"] else BASE_METHOD,
+                method=method,
                 fps=_rate_of(record),
             )
         )
-    run = next((record["run"] for _, record in records if record.get("run")), "")
-    return tuple(clips), run
+    single = {name for name, own in adapters.items() if len(own) == 1}
+    adapted = [
+        replace(clip, method=ADAPTER_METHOD) if clip.identity in single else clip
+        for clip in clips
+        if clip.method != BASE_METHOD
+    ]
+    base = [clip for clip in clips if clip.method == BASE_METHOD]
+    return (*_for_each_identity(base, adapted), *adapted), run
+
+
+def _for_each_identity(base: Sequence[ClipFile], adapted: Sequence[ClipFile]) -> list[ClipFile]:
+    """Return the base model's clips, repeated for each identity with the same prompt and seed.
+
+    Identities of the same class share them; the sidecar names the one they were rendered for.
+    """
+    shown: dict[tuple[str, int], list[str]] = {}
+    for clip in adapted:
+        shown.setdefault((clip.prompt, clip.seed), []).append(clip.identity)
+    return [
+        replace(clip, identity=identity)
+        for clip in base
+        for identity in dict.fromkeys(shown.get((clip.prompt, clip.seed), [clip.identity]))
+    ]
 
 
 _OLD_RATE = 8.0

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import cast
 
 import numpy as np
 
@@ -20,13 +21,24 @@ from pvtool_core.evaluation.clip import Clip, read_clip
 from pvtool_core.evaluation.judges import Judges, Skipped
 from pvtool_core.evaluation.metric import AnyMetric, Features
 from pvtool_core.evaluation.metrics import METRICS, SET_METRICS
-from pvtool_core.evaluation.report import CLIPS_ON_SHEET, Pair, pair, report, set_values, sheet_rows
+from pvtool_core.evaluation.report import (
+    CLIPS_ON_SHEET,
+    Pair,
+    pair,
+    reference_photos,
+    report,
+    set_values,
+    sheet_rows,
+)
 from pvtool_core.evaluation.scores import ClipScores, ScoreFiles, WorstFrame
 from pvtool_core.files import replace_file
 from pvtool_core.media.contact_sheet import write_contact_sheet
 from pvtool_core.media.decode import Pixels
+from pvtool_core.report_page.page import write_page
+from pvtool_core.report_page.report_format import EvaluationReport
 from pvtool_core.settings.jobs import (
     BASE_METHOD,
+    PAGE,
     REPORT,
     SHEET,
     ClipFile,
@@ -160,6 +172,9 @@ def evaluate(job: EvaluateJob, report_event: Report) -> None:
         report_event(WarningEvent(message=alarm))
     replace_file(out / REPORT, json.dumps(found, indent=1, ensure_ascii=False).encode())
     write_contact_sheet(out / SHEET, sheet_rows(_sheet_frames(scored), job.subjects))
+    if job.page:
+        report_event(StageEvent(stage="writing the page"))
+        write_page(cast("EvaluationReport", found), reference_photos(job.subjects), out / PAGE)
 
 
 def _features(scored: Sequence[ClipScores]) -> dict[str, list[Features]]:

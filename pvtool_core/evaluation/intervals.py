@@ -39,7 +39,8 @@ def interval(values: Sequence[Value]) -> Interval:
     The bootstrap draws identities with replacement, then prompts of each; all clips of a drawn
     prompt count. With one identity it draws prompts only, so the interval is about that identity.
     The percentile interval of few clusters is too narrow: its distances from the mean are scaled by
-    t(n − 1) / z · √(n / (n − 1)) for n clusters. The result is the same in each call.
+    t(n − 1) / z · √(n / (n − 1)) for n clusters, and end at the smallest and largest value. The
+    result is the same in each call.
     """
     groups: dict[str, dict[str, list[float]]] = {}
     for each in values:
@@ -54,7 +55,12 @@ def interval(values: Sequence[Value]) -> Interval:
     low, high = np.quantile(drawn, [tail, 1 - tail])
     scale = stdtrit(clusters - 1, 1 - tail) / stdtrit(np.inf, 1 - tail)
     scale *= np.sqrt(clusters / (clusters - 1))
-    return Interval(mean, mean - scale * (mean - float(low)), mean + scale * (float(high) - mean))
+    every = [each.value for each in values]
+    return Interval(
+        mean,
+        max(mean - scale * (mean - float(low)), min(every)),
+        min(mean + scale * (float(high) - mean), max(every)),
+    )
 
 
 def _bootstrap(groups: Sequence[Sequence[Sequence[float]]]) -> NDArray[np.float64]:

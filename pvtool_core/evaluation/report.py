@@ -17,7 +17,7 @@ from pvtool_core.evaluation.metrics import METRICS, SET_METRICS
 from pvtool_core.evaluation.scores import ClipScores
 from pvtool_core.media.contact_sheet import SheetRow
 from pvtool_core.media.photos import read_picture
-from pvtool_core.settings.jobs import BASE_METHOD, Subject
+from pvtool_core.settings.jobs import BASE_METHOD, STEP_METHOD, Subject
 from pvtool_core.store.prompts import without_keyword
 
 VERSION = 2
@@ -78,7 +78,18 @@ def report(
         "alarms": alarms(methods),
         "clips": [each.facts() for each in scored],
         "failed": [{"file": file, "reason": reason} for file, reason in failed.items()],
+        "checkpoints": _checkpoints(methods),
     }
+
+
+def _checkpoints(methods: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the means of methods that are steps of a training, in their order."""
+    steps = {
+        int(name.removeprefix(STEP_METHOD)): method["means"]
+        for name, method in methods.items()
+        if name.startswith(STEP_METHOD)
+    }
+    return [{"step": step, "means": steps[step]} for step in sorted(steps)]
 
 
 def grouped(scored: Sequence[ClipScores]) -> dict[str, list[ClipScores]]:
@@ -213,10 +224,7 @@ def sheet_rows(
 ) -> list[SheetRow]:
     """Return a row for each method of the first clips, after a reference photo."""
     photos = {
-        subject.identity.name: np.asarray(
-            read_picture(Path(subject.identity.folder) / "references/000.png")
-        )
-        for subject in subjects
+        name: np.asarray(read_picture(path)) for name, path in reference_photos(subjects).items()
     }
     return [
         SheetRow(
@@ -226,3 +234,11 @@ def sheet_rows(
         for (identity, prompt, seed), methods in frames.items()
         for method, pictures in methods.items()
     ]
+
+
+def reference_photos(subjects: Sequence[Subject]) -> dict[str, Path]:
+    """Return the first photo of each identity by its name."""
+    return {
+        subject.identity.name: Path(subject.identity.folder) / "references/000.png"
+        for subject in subjects
+    }

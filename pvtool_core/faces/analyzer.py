@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pvtool_core.errors import InputRefused, NotFinite
-from pvtool_core.faces.insightface_models import CROP, open_detector, open_recognizer
+from pvtool_core.faces.insightface_models import CROP, OnnxRecognizer, open_detector
 from pvtool_core.faces.onnx_torch import in_torch
 
 # Landmarks in a crop of 112 × 112 (insightface/utils/face_align.py, arcface_dst).
@@ -62,7 +61,7 @@ def largest(faces: Iterable[Face]) -> Face | None:
 
 
 class FaceAnalyzer:
-    """A detector and recognisers of an insightface package, by their ONNX file names."""
+    """A detector and recognisers: ONNX files of an insightface package, or at absolute paths."""
 
     def __init__(
         self,
@@ -79,7 +78,7 @@ class FaceAnalyzer:
         self._detector.prepare(
             -1, input_size=(detection_size, detection_size), det_thresh=threshold
         )
-        self._recognizers = {name: open_recognizer(package / name, threads) for name in recognizers}
+        self._recognizers = {name: OnnxRecognizer(package / name, threads) for name in recognizers}
 
     def detect(self, picture: Picture) -> list[Face]:
         """Return every face in an RGB image (height, width, 3), from left to right."""
@@ -95,10 +94,10 @@ class FaceAnalyzer:
     def embed(self, crops: Sequence[Picture], recognizer: str) -> Points:
         """Return unit embeddings (crops, dimensions) of aligned RGB crops (112, 112, 3).
 
-        Raises NotFinite.
+        `recognizer` is one of the names or paths given. Raises NotFinite.
         """
         model = self._recognizers[recognizer]
-        found = [model.get_feat(crop[..., ::-1]).ravel() for crop in crops]
+        found = [model.embed(crop).ravel() for crop in crops]
         with np.errstate(invalid="ignore"):  # invalid results are handled below
             embeddings = np.stack([each / np.linalg.norm(each) for each in found]).astype(
                 np.float32
@@ -170,18 +169,22 @@ _EQUAL = 1e-3
 class Recognizer(nn.Module):
     """A face recogniser in torch with insightface's preprocessing for the same file."""
 
-    def __init__(self, network: nn.Module, mean: float, std: float) -> None:
+    def __init__(self, network: nn.Module, mean: float, std: float, order: str = "rgb") -> None:
         """Wrap `network`, which takes crops (n, 3, 112, 112) of 0 to 255 after normalisation.
 
-        `mean` is subtracted, and the result divided by `std`.
+        `mean` is subtracted, and the result divided by `std`. `order` is that of its channels, rgb
+        or bgr.
         """
         super().__init__()
         self.network, self.mean, self.std = network, mean / 255, std / 255
+        self.order = order
         self.takes_several = _takes_several(network)
 
     def forward(self, crops: Float[Tensor, "n 3 112 112"]) -> Float[Tensor, "n width"]:
         """Return embeddings of RGB crops in [0, 1], not normalised."""
         prepared = (crops - self.mean) / self.std
+        if self.order == "bgr":
+            prepared = prepared.flip(1)
         parts = [prepared] if self.takes_several else prepared.split(1)
         return torch.cat([self.network(part) for part in parts])
 
@@ -201,9 +204,10 @@ def load_recognizer(onnx: Path) -> Recognizer:
     Gradients reach its crops. Raises InputRefused if the file is not a recogniser, or has a layer
     without a gradient.
     """
-    theirs = open_recognizer(onnx)
+    theirs = OnnxRecognizer(onnx)
     try:
-        ours = Recognizer(in_torch(onnx), theirs.input_mean, theirs.input_std).eval()
+        network = in_torch(onnx, theirs.output)
+        ours = Recognizer(network, theirs.mean, theirs.std, theirs.order).eval()
     except NotImplementedError as error:
         hint = "Set identity_reward.recognizer to another file; this one is for evaluation only."
         words = f"{onnx.name} has a layer without a gradient in torch: {_layer_of(error)}."
@@ -219,10 +223,10 @@ def _layer_of(error: NotImplementedError) -> str:
 
 
 @torch.no_grad()
-def _check_equal(onnx: Path, ours: Recognizer, theirs: Any) -> None:
+def _check_equal(onnx: Path, ours: Recognizer, theirs: OnnxRecognizer) -> None:
     """Raise InputRefused if the network gives another embedding in torch than in onnxruntime."""
     crop = np.random.default_rng(0).integers(0, 256, (CROP, CROP, 3), np.uint8)
-    wanted = torch.from_numpy(theirs.get_feat(crop[..., ::-1])).double()
+    wanted = torch.from_numpy(theirs.embed(crop)).double()
     found = ours(torch.from_numpy(crop).permute(2, 0, 1)[None] / 255).double()
     if found.shape != wanted.shape or not (found - wanted).norm() <= _EQUAL * wanted.norm():
         hint = "Export it with another opset, or set identity_reward.recognizer to another file."

@@ -6,8 +6,12 @@ insightface recognises a model by the shapes of its inputs and outputs.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pvtool_core.errors import InputRefused
 from pvtool_core.models.onnx_files import external_files, external_problem, missing_external
+from pvtool_core.models.registry import Registry
 
 CROP = 112
 """Side of the crops for recognisers, in pixels."""
@@ -32,10 +36,33 @@ def open_detector(onnx: Path, threads: int = 0) -> Any:
     return model
 
 
-def open_recognizer(onnx: Path, threads: int = 0) -> Any:
-    """Open a recogniser as insightface's ArcFaceONNX.
+class OnnxRecognizer:
+    """A recogniser in onnxruntime.
 
-    Raises InputRefused for other files or crop sizes.
+    It gets its channels in the order that the registry of models has for the file's content.
+    `mean` is subtracted from pixels of 0 to 255, and the result divided by `std`; `output` is the
+    name of the embedding in the graph.
+    """
+
+    def __init__(self, onnx: Path, threads: int = 0) -> None:
+        """Open the file. Raises InputRefused as `open_recognizer`."""
+        self._model = open_recognizer(onnx, threads)
+        self.order = Registry().channels(onnx)
+        self.mean: float = self._model.input_mean
+        self.std: float = self._model.input_std
+        self.output: str = self._model.output_names[0]
+
+    def embed(self, crop: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the embedding (1, dimensions) of an RGB crop (112, 112, 3), not normalised."""
+        reverse = crop if self.order == "bgr" else crop[..., ::-1]
+        return self._model.get_feat(reverse)  # which reverses the channels
+
+
+def open_recognizer(onnx: Path, threads: int = 0) -> Any:
+    """Open a recogniser as insightface's ArcFaceONNX, which expects BGR and reverses the channels.
+
+    Of two outputs, as AdaFace's embedding and its norm, the embedding is used. Raises InputRefused
+    for other files or crop sizes.
     """
     model = _open(onnx, threads)
     hint = "Set identity_reward.recognizer and evaluation.recognizer to ArcFace files, "
@@ -125,10 +152,32 @@ def _open(onnx: Path, threads: int) -> Any:
         raise InputRefused(
             f"{onnx.name} is an ONNX model that onnxruntime cannot run.", hint
         ) from error
+    except AssertionError:  # several outputs
+        return _with_embedding_only(path, options)
     except (
-        AssertionError,
         IndexError,
         TypeError,
         ValueError,
     ):  # raised for inputs or outputs unknown to insightface
         return None
+
+
+class _OneOutput:
+    """A session of onnxruntime of which one output is visible."""
+
+    def __init__(self, session: Any, output: Any) -> None:
+        self._output = output
+        self.get_inputs, self.run = session.get_inputs, session.run
+
+    def get_outputs(self) -> list[Any]:
+        return [self._output]
+
+
+def _with_embedding_only(path: Path, options: Any) -> Any:
+    """Open a recogniser with outputs besides its embedding; None if they cannot be told apart."""
+    import onnxruntime
+    from insightface.model_zoo.arcface_onnx import ArcFaceONNX
+
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    wide = [each for each in session.get_outputs() if len(each.shape) == 2 and each.shape[1] != 1]
+    return ArcFaceONNX(str(path), _OneOutput(session, wide[0])) if len(wide) == 1 else None

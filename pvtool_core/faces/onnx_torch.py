@@ -27,8 +27,8 @@ from torch import nn
 OLDEST_OPSET, MODERN_OPSET, NEWEST_OPSET = 9, 13, 17
 
 
-def in_torch(onnx: Path) -> nn.Module:
-    """Return the graph of a file as a torch module, frozen and in eval mode.
+def in_torch(onnx: Path, output: str) -> nn.Module:
+    """Return the graph of a file as a torch module that returns `output`, frozen and in eval mode.
 
     Gradients reach its input. Raises NotImplementedError with the name of a layer that onnx2torch
     does not support.
@@ -36,6 +36,8 @@ def in_torch(onnx: Path) -> nn.Module:
     from onnx2torch import convert
 
     model = load(str(onnx.resolve()))  # onnx does not follow links to a weights file
+    for other in [each for each in model.graph.output if each.name != output]:
+        model.graph.output.remove(other)
     if any(
         each.domain in ("", "ai.onnx") and each.version < OLDEST_OPSET
         for each in model.opset_import

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pvtool_core.errors import BadName, Missing, Mistake, SettingsError
-from pvtool_core.hashes import SHA256_DIGITS
+from pvtool_core.hashes import SHA256_DIGITS, cached_sha256
 from pvtool_core.paths import check_name, config_dir, models_dir, presets_dir
 from pvtool_core.settings.schema import Settings, named_weights, setting
 from pvtool_core.settings.toml import from_table, merge, read_toml
@@ -26,6 +26,7 @@ PURPOSES = (
     "configs",
     "other",
 )
+CHANNELS = ("rgb", "bgr")
 _FEWEST_DIGITS = 8
 _SHA256 = re.compile(rf"[0-9a-fA-F]{{{_FEWEST_DIGITS},{SHA256_DIGITS}}}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -50,7 +51,8 @@ class RegistryEntry:
     """One model.
 
     `sha256`, `md5` and `git` (the hash of a blob) map paths in its folder to published hashes, or
-    to the first digits of a SHA-256. The registry sets `name`.
+    to the first digits of a SHA-256; `channels` maps recognisers to the order of their input, which
+    is rgb for others. The registry sets `name`.
     """
 
     name: str = ""
@@ -66,6 +68,7 @@ class RegistryEntry:
     sha256: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     md5: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     git: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    channels: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
     @property
     def licence_line(self) -> str:
@@ -109,8 +112,13 @@ class Registry:
             for path in (shipped or presets_dir() / REGISTRY_FILE, own)
             if path.is_file()
         ]
-        merged = {name: table for each in tables for name, table in each.items()}
-        self._entries = {name: _read_entry(name, table) for name, table in merged.items()}
+        entries = [_read_entry(name, table) for each in tables for name, table in each.items()]
+        self._entries = {entry.name: entry for entry in entries}
+        self._channels = {
+            entry.digests()[path]: order
+            for entry in entries
+            for path, order in entry.channels.items()
+        }
 
     def names(self) -> list[str]:
         return sorted(self._entries)
@@ -125,6 +133,13 @@ class Registry:
                 sources=(Source(hub=name),),
             )
         return self._entries.get(name)
+
+    def channels(self, recognizer: Path) -> str:
+        """Return the order of a recogniser's input channels, rgb or bgr, by the file's content.
+
+        It is rgb for files that no entry describes.
+        """
+        return self._channels.get(cached_sha256(recognizer), "rgb")
 
     def get(self, name: str) -> RegistryEntry:
         """Return the entry as `find` does. Raises Missing."""
@@ -157,10 +172,18 @@ def _read_entry(name: str, table: Any) -> RegistryEntry:
 
 
 def _problems_of_files(entry: RegistryEntry) -> Iterable[tuple[str, str]]:
-    """Return problems of hashes, by their key."""
+    """Return problems of hashes and channels, by their key.
+
+    The order of channels is known for a file of that hash, wherever it is.
+    """
     for path, digest in entry.sha256.items():
         if not _SHA256.fullmatch(digest):
             yield f"sha256.{path}", f"is {digest!r}: expected {_FEWEST_DIGITS} to 64 hex digits"
+    for path, order in entry.channels.items():
+        if order not in CHANNELS:
+            yield f"channels.{path}", f"is {order!r}: expected {' or '.join(CHANNELS)}"
+        if not entry.digests().get(path):
+            yield f"channels.{path}", "needs the file's sha256"
 
 
 def _problems_of(source: Source) -> Iterable[str]:

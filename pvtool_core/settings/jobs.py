@@ -197,7 +197,8 @@ class ClipFile:
     fps: float = 0.0
 
 
-BASE_METHOD, ADAPTER_METHOD = "base", "adapter"
+BASE_METHOD, ADAPTER_METHOD, STEP_METHOD = "base", "adapter", "step "
+"""Methods of pv's own clips; the last one is followed by the training step of a checkpoint."""
 REPORT, SHEET, PAGE = "report.json", "contact-sheet.png", "report.html"
 """Files that an evaluation writes to its folder."""
 

@@ -23,6 +23,7 @@ def photo(path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("engines_in_process")
 @pytest.mark.parametrize(
     ("name", "told"),
     [

@@ -1,4 +1,4 @@
-"""`pv train --plan` with a real engine."""
+"""`pv train --plan` with the job of a real engine."""
 
 import json
 import re
@@ -11,6 +11,8 @@ import pytest
 
 from pvtool_core.paths import presets_dir
 from tests.support.commands import Pv
+
+pytestmark = pytest.mark.usefixtures("engines_in_process")
 
 
 def test_plan_is_one_json_object_and_creates_no_run(pv: Pv, home: Path, mara: str) -> None:

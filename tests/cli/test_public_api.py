@@ -1,6 +1,6 @@
 """The public API: the example script of the documentation, and handles of engine processes."""
 
-import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 import pvtool_core
-from pvtool_core import Presets, render, train
+from pvtool_core import Presets, render, supervisor, train
 from pvtool_core.errors import Interrupted, Missing, SettingsError
 from pvtool_core.paths import runs_dir
 from pvtool_core.store.events import ClipEvent, StepEvent
 from pvtool_core.store.liveness import State
 from pvtool_core.store.prompts import Banks
+from tests.support.in_process import start_engine
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs/example.py"
@@ -43,18 +44,27 @@ def test_importing_the_api_loads_neither_torch_nor_the_front_end() -> None:
     assert answer.stdout.strip() == "[]"
 
 
-@pytest.mark.slow
-def test_example_runs_and_its_engines_can_be_stopped(home: Path) -> None:
-    """The models are real; a preset of the user hides the shipped one, which has more prompts."""
+@pytest.fixture
+def short_preset(home: Path) -> None:
+    """Hide the shipped preset by a shorter one of the user, with the same models."""
     about = '[preset]\nextends = "tiny"\ndescription = "short"\nprompts = "two"\n'
     short = "[training]\nseeds_per_prompt = 1\nsample_every = 0\n"
     Presets().own.mkdir(parents=True)
-    (Presets().own / "tiny.toml").write_text(about + short)
+    (Presets().own / "tiny.toml").write_text(about + short + "[sampler]\nnum_inference_steps = 4\n")
     Banks().create("two", ["<V> {noun} runs", "<V> {noun} dances"])
-    words = [sys.executable, str(EXAMPLE), str(PHOTO), "1"]
-    answer = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ})
-    assert answer.returncode == 0, answer.stderr
-    lines = answer.stdout.splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_preset")
+def test_example_runs_and_engines_can_be_stopped(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The models are real. The engines of the example run in this process, the others do not."""
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(PHOTO), "1"])
+    with monkeypatch.context() as during_the_example:
+        during_the_example.setattr(supervisor, "start", start_engine)
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    lines = capfd.readouterr().out.splitlines()
     assert lines[0].startswith("step 1: loss ")
     clips = [Path(line) for line in lines if line.endswith(".mp4")]
     assert len(clips) == 4 and all(clip.stat().st_size for clip in clips)

@@ -1,9 +1,5 @@
-"""Test the commands from a photo to clips on small random models of the supported classes."""
+"""The commands from a photo to clips, on small random models of the supported classes."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,34 +9,24 @@ from safetensors import safe_open
 
 from pvtool_core.media.decode import frames_of
 from pvtool_core.paths import presets_dir
+from tests.support.commands import Pv
 from tests.support.families import HUNYUAN_VIDEO, WAN, Family
 from tests.support.small_models import DETECTION_SIDE
 
 Shell = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    """Run `pv … --json` as a process, in a home with the identity Ada; return its output lines."""
-    home = tmp_path_factory.mktemp("home")
+@pytest.fixture
+def shell(pv: Pv, engines_in_process: None) -> Shell:
+    """Run `pv … --json` in a home with the identity Ada; return its output lines."""
 
     def run(*words: str) -> Any:
-        command = [sys.executable, "-P", "-m", "pvtool.cli.main", *words, "--json"]
-        environment = {**os.environ, "PV_HOME": str(home)}
-        done = subprocess.run(
-            command, check=False, capture_output=True, text=True, env=environment, cwd=home
-        )
-        assert done.returncode == 0, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        answer = pv(*words, "--json")
+        assert answer.status == 0, answer.err
+        return answer.lines
 
-    run(
-        "identity",
-        "add",
-        "ada",
-        str(presets_dir() / "tiny/samples/ada-woman.png"),
-        "--consent",
-        "hers",
-    )
+    photo = presets_dir() / "tiny/samples/ada-woman.png"
+    run("identity", "add", "ada", str(photo), "--consent", "hers")
     return run
 
 

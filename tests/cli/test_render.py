@@ -468,6 +468,7 @@ def test_rerender_with_the_same_identity_uses_the_recorded_adapter(pv: Pv, run: 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("engines_in_process")
 def test_failed_rows_can_be_repeated_and_clips_rerendered_exactly(pv: Pv, real: RunFolder) -> None:
     bad = {"prompt": "<V> {noun} runs", "frames": 12}  # the model supports eight frames only
     words = ("mara", "<V> {noun} waits", "--prompts", rows_file(bad), "--seed", "5", "--steps", "4")

@@ -13,7 +13,6 @@ from textual.widgets import Select
 from pvtool.cli.doctor import weights
 from pvtool.cli.main import main
 from pvtool.dashboard.screens.new_run import NewRunScreen
-from pvtool_core import supervisor
 from pvtool_core.errors import SettingsError
 from pvtool_core.media.decode import frames_of
 from pvtool_core.models.locate import HERE, family_of
@@ -32,11 +31,12 @@ PAGE = ROOT / "docs/add-a-backbone.md"
 
 
 @pytest.fixture
-def base(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a model of the new family, which is in the table of this process and of engines."""
+def base(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engines_in_process: None
+) -> Path:
+    """Return a model of the new family, which is in the table of this process and its engines."""
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(supervisor, "ENGINE", extended_engine.ENGINE)
     monkeypatch.setitem(FAMILIES, "flipbook", FAMILIES["animatediff"])  # removed afterwards
     extended_engine.add_family()
     return Path(FLIPBOOK.job(models).model.base_model)

@@ -55,20 +55,19 @@ def test_new_metric_is_in_table_and_report_of_pv_eval(
     shown = capfd.readouterr()
     assert not ended.value.code, shown.err
     report = json.loads((tmp_path / "out/report.json").read_bytes())
-    before, after = (report["identities"]["ann"][stage] for stage in ("before", "after"))
-    change = after["brightness"] - before["brightness"]
-    numbers = f"{before['brightness']:.3f} +{after['brightness']:.3f} +\\+{change:.3f}"
-    assert re.search(f"^ann +brightness +{numbers}$", shown.out, re.MULTILINE), shown.out
+    base, adapter = (report["methods"][name]["means"]["brightness"] for name in ("base", "adapter"))
+    change = report["methods"]["adapter"]["differences"]["brightness"]["mean"]
+    numbers = f"{base['mean']:.3f} +{adapter['mean']:.3f} +\\+{change:.3f} n.s."
+    assert re.search(f"^Brightness +{numbers}$", shown.out, re.MULTILINE), shown.out
     assert change == pytest.approx(0.4, abs=0.01)
-    assert after["brightness_change"] == change
-    assert report["mean"]["after"]["brightness"] == after["brightness"]
-    assert [clip["brightness"] for clip in report["clips"]] == [
-        {"before": before, "after": after}[clip["stage"]]["brightness"] for clip in report["clips"]
+    assert report["metrics"]["brightness"]["description"] == "Mean of all pixels, from 0 to 1."
+    assert [clip["scores"]["brightness"] for clip in report["clips"]] == [
+        base["mean"],
+        adapter["mean"],
     ]
 
 
 def test_guide_shows_the_tested_metric() -> None:
     page = PAGE.read_text()
     assert (ROOT / "tests/support/brightness.py").read_text() in page
-    (row,) = re.findall(r"MetricEntry\(Brightness.*\)", Path(extended_engine.__file__).read_text())
-    assert f"    {row.removesuffix(')')},\n" in page
+    assert "    Brightness,\n" in page

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from pvtool.cli.main import main
-from pvtool_core import supervisor
 from pvtool_core.errors import SettingsError
 from pvtool_core.settings.jobs import TrainJob, read_job, write_job
 from pvtool_core.settings.objectives import OBJECTIVES
@@ -27,10 +26,11 @@ NUMBERS = {"loss", "brightness", "darkest"}
 
 
 @pytest.fixture
-def folder(job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+def folder(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engines_in_process: None
+) -> RunFolder:
     """Return a new run with the objective of the guide."""
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(supervisor, "ENGINE", extended_engine.ENGINE)
     monkeypatch.setitem(OBJECTIVES, "grey", OBJECTIVES["personalvideo"])  # removed afterwards
     extended_engine.add_objective()
     folder = RunFolder(tmp_path / "home/data/runs/ann-1").create()

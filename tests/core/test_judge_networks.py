@@ -3,15 +3,19 @@
 Each test states what it costs on one core, so that the sum stays in view.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from numpy.typing import NDArray
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from safetensors.torch import save_model
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.optical_flow import raft_large
@@ -20,6 +24,8 @@ from pvtool_core.errors import InputRefused
 from pvtool_core.evaluation.i3d import VideoFeatures, i3d, pad_same
 from pvtool_core.evaluation.optical_flow import OpticalFlow
 from pvtool_core.media.decode import Pixels
+from pvtool_core.open_clip_model import ImageText
+from pvtool_core.settings.schema import SemanticRewardConfig
 
 CPU = torch.device("cpu")
 
@@ -47,7 +53,7 @@ def flow_of(network: nn.Module, first: Pixels, second: Pixels) -> NDArray[np.flo
 
 
 def test_largest_motion_equals_numpy_on_the_flow_of_raft(raft: Any) -> None:
-    """Compares two pairs of three frames kept from five, padded from 130 × 133. Costs 5 s."""
+    """Compares two pairs of three frames kept from five, padded from 130 × 133. Costs 3 s."""
     network, ours, _ = raft
     frames = noise(5, 130, 133, 3)
     expected: list[float] = []
@@ -148,7 +154,7 @@ def test_i3d_has_the_names_and_shapes_of_the_public_file(i3d_weights: dict[str, 
 def test_features_equal_a_second_implementation_of_i3d(
     i3d_weights: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    """Compares a clip of 10 frames. Costs 6 s."""
+    """Compares a clip of 10 frames. Costs 3 s."""
     torch.save(i3d_weights, tmp_path / "i3d.pt")
     frames = noise(10, 40, 56, 3)
     features = VideoFeatures(tmp_path / "i3d.pt", CPU).features(frames)
@@ -228,3 +234,24 @@ def test_weights_of_another_network_are_refused_as_i3d(
     problem = r"its logits\.conv3d\.weight is 600 × 1024 × 1 × 1 × 1 and not 400 × 1024"
     with pytest.raises(InputRefused, match=problem):
         VideoFeatures(tmp_path / "i3d.pt", CPU)
+
+
+def test_clip_of_a_folder_equals_open_clip(tmp_path: Path) -> None:
+    """Compares ViT-B-32 with QuickGELU, as registered. ViT-L-14 would cost 13 s, this costs 3 s."""
+    torch.manual_seed(0)
+    name = "ViT-B-32-quickgelu"
+    reference: Any = open_clip.create_model(name, load_weights=False).eval()
+    save_model(reference, str(tmp_path / "open_clip_model.safetensors"))
+    preparation = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD}
+    config = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": preparation}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    reader = ImageText(SemanticRewardConfig(model=str(tmp_path)), CPU)
+    pictures = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        expected = functional.normalize(reference.encode_image(pictures), dim=-1)
+        words = open_clip.get_tokenizer(name)(["a red coat"])
+        text = functional.normalize(reference.encode_text(words), dim=-1)[0]
+        assert torch.allclose(reader.of_pictures(pictures), expected, atol=1e-5)
+    assert torch.allclose(reader.of_text("a red coat"), text, atol=1e-5)
+    assert reader.side == 224
+    assert not torch.allclose(expected[0], expected[1], atol=1e-3)

@@ -96,6 +96,7 @@ def test_shipped_entries_have_licences_and_sources() -> None:
     assert all(len(digest) == 40 for entry in entries for digest in entry.git.values())
     assert all(path in entry.required() for entry in entries for path in entry.digests())
     assert {entry.name for entry in entries if entry.commercial == "no"} == {
+        "adaface-ir101",
         "antelopev2",
         "buffalo_l",
     }
@@ -117,6 +118,9 @@ HUB_ENTRY = "[a]\ntitle='x'\nsources=[{hub='x/y'}]"
         "a=1",
         "[a]\ntitel='x'",
         f"{HUB_ENTRY}\nsha256={{'y.onnx'='1234567'}}",
+        f"{HUB_ENTRY}\nchannels={{'y.onnx'='bgr'}}",
+        f"{HUB_ENTRY}\nsha256={{'y.onnx'='12345678'}}\nchannels={{'y.onnx'='bgr'}}",
+        f"{HUB_ENTRY}\nsha256={{'y.onnx'='{'0' * 64}'}}\nchannels={{'y.onnx'='brg'}}",
     ],
 )
 def test_error_names_the_users_invalid_entry(tmp_path: Path, text: str) -> None:

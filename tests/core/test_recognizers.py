@@ -1,5 +1,6 @@
 """Recognisers in torch return the embeddings of insightface for files of every exporter."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
@@ -26,9 +28,15 @@ from pvtool_core.faces.analyzer import (
 from pvtool_core.faces.insightface_models import open_recognizer
 from pvtool_core.models.adding import add
 from pvtool_core.models.installed import Models
-from pvtool_core.models.registry import model_folder
-from pvtool_core.paths import presets_dir
-from tests.support.iresnet import export, normalise_inside, random_iresnet, without_identity_nodes
+from pvtool_core.models.registry import Registry, model_folder
+from pvtool_core.paths import config_dir, presets_dir
+from tests.support.iresnet import (
+    export,
+    normalise_inside,
+    random_iresnet,
+    with_norm,
+    without_identity_nodes,
+)
 
 TINY = presets_dir() / "tiny"
 NARROW: dict[str, Any] = {"widths": (8, 8, 16, 24, 32), "dimensions": 64}
@@ -158,6 +166,81 @@ def test_embeddings_of_a_full_iresnet_100_equal_those_of_insightface(
 ) -> None:
     export(random_iresnet((3, 13, 30, 3)), tmp_path / "rec.onnx", opset=11)
     assert largest_distance(tmp_path / "rec.onnx", crops[1:3]) < 1e-6
+
+
+@pytest.fixture
+def adaface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a small recogniser with AdaFace's outputs, registered as taking BGR."""
+    path = tmp_path / "elsewhere" / "adaface.onnx"
+    path.parent.mkdir()
+    export(random_iresnet(**NARROW), path)
+    with_norm(path)
+    monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+    register_as_bgr(path)
+    return path
+
+
+def test_registered_recogniser_of_bgr_gets_bgr_wherever_it_is(
+    adaface: Path, crops: list[Picture]
+) -> None:
+    """Compares with onnxruntime on reversed channels; the file is given by an absolute path."""
+    analyzer = FaceAnalyzer(
+        TINY / "faces", "det_tiny.onnx", ("rec_reward.onnx", str(adaface)), 128, 0.5, threads=1
+    )
+    ours = analyzer.embed(crops, str(adaface))
+    assert np.allclose(ours, embeddings(adaface, crops, "bgr"), atol=1e-5)
+    assert not np.allclose(ours, embeddings(adaface, crops, "rgb"), atol=1e-2)
+    tiny = TINY / "faces/rec_reward.onnx"
+    plain = analyzer.embed(crops, "rec_reward.onnx")
+    assert np.allclose(plain, embeddings(tiny, crops, "rgb"), atol=1e-5)
+
+
+def test_registered_recogniser_of_bgr_gets_bgr_in_torch(
+    adaface: Path, crops: list[Picture]
+) -> None:
+    with torch.no_grad():
+        ours = load_recognizer(adaface)(in_unit_range(crops))
+    assert np.allclose(ours.numpy(), embeddings(adaface, crops, "bgr"), atol=1e-5)
+
+
+def test_users_entry_of_the_same_name_keeps_the_order_of_the_shipped_file(
+    tmp_path: Path,
+) -> None:
+    """A user's mirror of AdaFace without `channels` would otherwise swap them silently."""
+    (tmp_path / "rec.onnx").write_bytes(b"adaface")
+    digest = hashlib.sha256(b"adaface").hexdigest()
+    entry = "[a]\ntitle='x'\nsources=[{address='http://x/rec.onnx'}]\n"
+    known = f"sha256={{'rec.onnx'='{digest}'}}\nchannels={{'rec.onnx'='bgr'}}"
+    (tmp_path / "shipped.toml").write_text(entry + known)
+    (tmp_path / "own.toml").write_text(entry)
+    registry = Registry(tmp_path / "shipped.toml", tmp_path / "own.toml")
+    assert registry.channels(tmp_path / "rec.onnx") == "bgr"
+    (tmp_path / "rec.onnx").write_bytes(b"another")
+    assert registry.channels(tmp_path / "rec.onnx") == "rgb"
+
+
+def register_as_bgr(path: Path) -> None:
+    """Write a user's registry with the recogniser."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    config_dir().mkdir(parents=True)
+    (config_dir() / "models.toml").write_text(
+        f"[judge]\ntitle='x'\nsources=[{{address='http://x/judge.onnx'}}]\n"
+        f"sha256={{'judge.onnx'='{digest}'}}\nchannels={{'judge.onnx'='bgr'}}"
+    )
+
+
+def embeddings(path: Path, crops: list[Picture], order: str) -> Any:
+    """Return unit embeddings (crops, dimensions) by onnxruntime."""
+    session: Any = onnxruntime.InferenceSession(str(path))
+    wanted = [each.name for each in session.get_outputs() if each.shape[1] != 1]
+    pixels = np.stack(crops).astype(np.float32) / 127.5 - 1
+    pixels = pixels[..., ::-1] if order == "bgr" else pixels
+    name = session.get_inputs()[0].name
+    found = [
+        session.run(wanted, {name: np.ascontiguousarray(each.transpose(2, 0, 1)[None])})[0][0]
+        for each in pixels
+    ]
+    return np.stack([each / np.linalg.norm(each) for each in found])
 
 
 def test_recogniser_with_normalisation_inside_gets_the_same_pixels(tmp_path: Path) -> None:

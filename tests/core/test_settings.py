@@ -103,7 +103,7 @@ def test_a_render_item_has_its_identity_and_adapter_as_subject() -> None:
 
 def test_an_evaluation_has_a_subject_for_each_identity() -> None:
     people = tuple(IdentityRef(name=name, folder=f"/{name}") for name in ("ann", "ben"))
-    job = EvaluateJob(**SETTINGS.sections(), identities=people, sidecars=(), report="")
+    job = EvaluateJob(**SETTINGS.sections(), identities=people, clips=(), out="")
     assert [subject.identity for subject in job.subjects] == list(people)
 
 

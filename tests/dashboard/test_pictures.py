@@ -5,7 +5,6 @@ import base64
 import gc
 import os
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -400,19 +399,16 @@ def test_kitty_receives_each_image_once_and_all_are_deleted_at_exit(tmp_path: Pa
         assert "\U0010eeee" in terminal.written
 
 
-@pytest.mark.filterwarnings("error")
 async def test_file_replaced_before_loading_is_never_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    lost: list[object] = []
-    monkeypatch.setattr(sys, "unraisablehook", lost.append)
     app = Gallery()
     async with app.run_test(size=(60, 20)):
         app.clip.show(tmp_path / "first.png")
         app.clip.show(still(tmp_path / "second.png"), "second")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not app.clip.frames:
                 await asyncio.sleep(0.02)
         assert app.clip.title == "second" and "no longer exists" not in app.text()
-    gc.collect()
-    assert not lost
+    gc.collect()  # objects of other tests may warn, too
+    assert not [one for one in recwarn if "'ClipView._load' was never" in str(one.message)]

@@ -97,6 +97,23 @@ def export(
     return path
 
 
+def with_norm(path: Path) -> None:
+    """Convert to the outputs of AdaFace: the norm of the embedding, and the unit embedding."""
+    model = onnx.load(str(path))
+    (embedding,) = model.graph.output
+    for node in model.graph.node:
+        node.output[:] = ["raw" if name == embedding.name else name for name in node.output]
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceL2", ["raw"], ["norm"], axes=[1], keepdims=1),
+            helper.make_node("Div", ["raw", "norm"], [embedding.name]),
+        ]
+    )
+    norm = helper.make_tensor_value_info("norm", onnx.TensorProto.FLOAT, ["batch", 1])
+    model.graph.output.insert(0, norm)
+    onnx.save(model, str(path))
+
+
 def without_identity_nodes(path: Path) -> int:
     """Merge equal weights into one initialiser, like graph optimisers.
 

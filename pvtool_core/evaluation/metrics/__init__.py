@@ -8,7 +8,12 @@ from pvtool_core.evaluation.metrics.dynamic_degree import DynamicFlow, DynamicSh
 from pvtool_core.evaluation.metrics.frechet_video_distance import FrechetVideoDistance
 from pvtool_core.evaluation.metrics.image_alignment import ClipI, ClipIWhole
 from pvtool_core.evaluation.metrics.kernel_distance import KernelDistance
-from pvtool_core.evaluation.metrics.likeness import (
+from pvtool_core.evaluation.metrics.likeness_by_pose import (
+    LikenessFrontal,
+    LikenessProfile,
+    LikenessTurned,
+)
+from pvtool_core.evaluation.metrics.likeness_to_photos import (
     FacesFound,
     Gap,
     Likeness,
@@ -16,11 +21,6 @@ from pvtool_core.evaluation.metrics.likeness import (
     LikenessMin,
     LikenessReward,
     LikenessSecond,
-)
-from pvtool_core.evaluation.metrics.likeness_by_pose import (
-    LikenessFrontal,
-    LikenessProfile,
-    LikenessTurned,
 )
 from pvtool_core.evaluation.metrics.motion import Motion
 from pvtool_core.evaluation.metrics.temporal_consistency import TemporalConsistency

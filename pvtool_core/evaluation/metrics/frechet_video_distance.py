@@ -13,9 +13,10 @@ from pvtool_core.evaluation.metric import Features, SetMetric
 class FrechetVideoDistance(SetMetric):
     """Fréchet distance of the logits of I3D (Kinetics-400) to those of the reference clips.
 
-    Clips have at least 10 frames, resized to 224 × 224. The reference is the base model's clips of
-    the same prompts and seeds, or the folder of `--fvd-reference`. The value depends on the number
-    of clips.
+    Clips have at least 10 frames, resized to 224 × 224 without antialiasing. I3D's batch
+    normalisation has ε = 0.001, as in the original; other ports use 1e-5. The reference is the base
+    model's clips of the same prompts and seeds, or the folder of `--fvd-reference`. The value
+    depends on the number of clips.
     """
 
     name, label, better = "fvd", "FVD", "lower"

@@ -1,0 +1,87 @@
+"""Clips of the methods of a study, read from the sidecars of `pv render`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pvtool_core.batches.clips import read_clip_record
+from pvtool_core.errors import InputRefused, Missing, printable
+from pvtool_core.settings.formats import FORMATS
+from pvtool_core.untrusted import exists
+
+_FPS = 8  # the default of `model.fps`, for sidecars without settings of the model
+
+
+class SetKey(NamedTuple):
+    """What the clips of a set have in common."""
+
+    identity: str
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class MethodClip:
+    """A clip of a method: its file or folder of images, and its frames per second."""
+
+    file: Path
+    fps: int
+
+
+@dataclass
+class MethodClips:
+    """Clips of a method.
+
+    A clip of the base model belongs to every identity: `pv render --base` renders it once for all
+    with the same prompt.
+    """
+
+    name: str
+    own: dict[SetKey, MethodClip] = field(default_factory=dict[SetKey, MethodClip])
+    shared: dict[tuple[str, int], MethodClip] = field(
+        default_factory=dict[tuple[str, int], MethodClip]
+    )
+
+    def find(self, key: SetKey) -> MethodClip | None:
+        return self.own.get(key) or self.shared.get((key.prompt, key.seed))
+
+
+def read_method(name: str, folder: Path) -> MethodClips:
+    """Read the clips below a folder.
+
+    Raises Missing without clips, InputRefused for an invalid sidecar, for a sidecar without a clip,
+    and for two clips of the same identity, prompt and seed.
+    """
+    found = MethodClips(name)
+    for sidecar in sorted(folder.rglob("seed-*.json")):
+        record = read_clip_record(sidecar)
+        key = SetKey(record["identity"], record["prompt"], record["seed"])
+        if key in found.own:
+            raise InputRefused(
+                f"{printable(folder, whole=True)} has two clips of {key.identity}, "
+                f"seed {key.seed}, and the prompt {key.prompt!r}.",
+                "Use a folder with the clips of one method, such as DIR/base or DIR/IDENTITY.",
+            )
+        clip = MethodClip(_file_of(sidecar), _fps(record))
+        found.own[key] = clip
+        if not record["adapter"]:
+            found.shared[key.prompt, key.seed] = clip
+    if not found.own:
+        raise Missing("clip in the folder", str(folder), "Use a folder written by `pv render`.")
+    return found
+
+
+def _file_of(sidecar: Path) -> Path:
+    for form in FORMATS.values():
+        if exists(file := form.path(sidecar.with_suffix(""))):
+            return file
+    raise InputRefused(
+        f"No clip found beside {printable(sidecar, whole=True)}.", "Render the clip again."
+    )
+
+
+def _fps(record: Mapping[str, Any]) -> int:
+    model: Any = record.get("model")
+    fps: Any = model.get("fps") if isinstance(model, dict) else None
+    return fps if type(fps) is int and 1 <= fps <= 120 else _FPS
