@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pvtool_core.errors import BrokenRun, Busy, ExitStatus, Interrupted, from_foreign
 from pvtool_core.imports import hide_unused_libraries, quick_imports
@@ -40,6 +40,9 @@ from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import ExitRecord, Request, RunFolder, checkpoint_step
 from pvtool_core.store.telemetry import Telemetry
 from pvtool_core.untrusted import JOB_BYTES, remove
+
+if TYPE_CHECKING:
+    from pvtool_core.evaluation.sample_judges import SampleJudges
 
 _QUANTISER = "bitsandbytes.backends.cpu.ops"
 _BALLAST_BYTES = 1 << 16
@@ -130,8 +133,7 @@ def work(folder: RunFolder, heartbeat: Heartbeat) -> ExitRecord:
             heartbeat.update(step=step, total=job.training.iterations)
         JOBS[type(job)].check(job)
         with Telemetry(events.write):
-            state = dispatch(job, Context(folder, events, heartbeat))
-    return ExitRecord(status=ExitStatus.DONE, state=state)
+            return dispatch(job, Context(folder, events, heartbeat))
 
 
 @dataclass(frozen=True)
@@ -148,32 +150,38 @@ class JobKind:
     """How jobs of a class are run.
 
     Attributes:
-        run: Runs the job and returns its last state.
+        run: Runs the job and returns its outcome.
         check: Raises WeightsMissing or InputRefused if weights of the job do not exist any more.
         out: Returns the folder that the job writes to besides its own and the cache.
     """
 
-    run: Callable[[Any, Context], State]
+    run: Callable[[Any, Context], ExitRecord]
     check: Callable[[Any], object] = lambda _: None
     out: Callable[[Any], Path | None] = lambda _: None
 
 
-def run_training(job: TrainJob, context: Context) -> State:
-    """Train, or continue training."""
+def run_training(job: TrainJob, context: Context) -> ExitRecord:
+    """Train, or continue training; the models that score samples are imported with the first."""
     with quick_imports():
         from pvtool_core.trainer import train
-    return train(job, context.folder, context.events, context.heartbeat)
+
+    def load_judge(job: TrainJob, report: Report) -> "SampleJudges":
+        with quick_imports():
+            from pvtool_core.evaluation.sample_judges import SampleJudges
+        return SampleJudges(job, report)
+
+    return train(job, context.folder, context.events, context.heartbeat, load_judge)
 
 
-def short_job(function: str) -> Callable[[Job, Context], State]:
+def short_job(function: str) -> Callable[[Job, Context], ExitRecord]:
     """Return how a job without checkpoints is run; `function` is named as `module:name`."""
 
-    def run(job: Job, context: Context) -> State:
+    def run(job: Job, context: Context) -> ExitRecord:
         context.heartbeat.update(State.RUNNING)
         with quick_imports():
             work = load_named(function)
         work(job, reporter(context.folder, context.events))
-        return State.FINISHED
+        return ExitRecord(status=ExitStatus.DONE, state=State.FINISHED)
 
     return run
 
@@ -193,7 +201,7 @@ JOBS: dict[type[Job], JobKind] = {
 }
 
 
-def dispatch(job: Job, context: Context) -> State:
+def dispatch(job: Job, context: Context) -> ExitRecord:
     """Run the job as JOBS says; its modules, and torch, are imported here."""
     kind = JOBS[type(job)]
     if _users_umask is not None:

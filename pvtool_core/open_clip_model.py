@@ -46,6 +46,7 @@ class ImageText:
         self._model.eval().requires_grad_(False).visual.to(device, self.dtype)
         self._tokenizer = open_clip.get_tokenizer(name)
         self._texts: dict[str, Tensor] = {}
+        self._parked = False
         self.preparation: dict[str, Any] = open_clip.get_model_preprocess_cfg(self._model)
 
     @property
@@ -56,11 +57,19 @@ class ImageText:
 
     def of_pictures(self, pictures: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n width"]:
         """Return features of normalised images; differentiable."""
+        if self._parked:
+            self._model.visual.to(self.device)
+            self._parked = False
         pictures = pictures.to(self.device).view_as(pictures)
         features = self._model.encode_image(pictures.to(self.dtype)).float()
         if self.dtype == torch.float16 and features.requires_grad:
             keep_in_range(pictures, features)
         return functional.normalize(features, dim=-1)
+
+    def park(self) -> None:
+        """Move the image encoder to CPU memory until `of_pictures` needs it again."""
+        self._model.visual.to("cpu")
+        self._parked = True
 
     @torch.no_grad()
     def of_text(self, text: str) -> Float[Tensor, " width"]:

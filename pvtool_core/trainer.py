@@ -19,14 +19,16 @@ from torch import Tensor
 from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, switch_step
 from pvtool_core.backbones import load_backbone
 from pvtool_core.backbones.interface import to_pixels
-from pvtool_core.errors import NotFinite, RunFailed
+from pvtool_core.errors import ExitStatus, NotFinite, RunFailed
 from pvtool_core.media.encode import PLAIN, write_clip
 from pvtool_core.media.ffmpeg import require_formats
 from pvtool_core.models.prompt_limits import report_cuts
 from pvtool_core.objectives import AdaptedModel, load_objective
 from pvtool_core.paths import trajectories_dir
+from pvtool_core.sample_scoring import LoadJudge, SampleScoring
 from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.sample_metrics import LIKENESS
 from pvtool_core.settings.schema import ControlConfig, TrainingConfig
 from pvtool_core.store.event_log import EventWriter, iter_records
 from pvtool_core.store.events import (
@@ -34,6 +36,7 @@ from pvtool_core.store.events import (
     Report,
     RunEvent,
     SampleEvent,
+    ScoresEvent,
     StageEvent,
     StepEvent,
     WarningEvent,
@@ -42,12 +45,15 @@ from pvtool_core.store.events import (
 from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import (
     ADAPTER_FILE,
+    BestCheckpoint,
+    ExitRecord,
     Request,
     RunFolder,
     checkpoint_facts,
     checkpoint_step,
     own_folder,
 )
+from pvtool_core.store.sample_scores import SampleScores
 from pvtool_core.trajectories import TrajectoryCache
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -60,12 +66,20 @@ _MOST_THREADS = 1024  # the limit of model.threads
 _OVERFLOWS = 10  # overflows in a row
 
 
-def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> State:
+def train(
+    job: TrainJob,
+    folder: RunFolder,
+    events: EventWriter,
+    heartbeat: Heartbeat,
+    load_judge: LoadJudge | None = None,
+) -> ExitRecord:
     """Train the adapter of `job` in `folder` from its last checkpoint.
 
-    Returns FINISHED, or STOPPED on request. Raises RunFailed if a loss is not a number, BadPrompt
-    if the text encoder truncates a keyword, FfmpegMissing or CodecMissing, and the errors of the
-    objective and of model loading.
+    `load_judge` loads the models that score samples; without it they are not scored.
+
+    Returns the outcome: FINISHED, with a reason if that is early, or STOPPED on request. Raises
+    RunFailed if a loss is not a number, BadPrompt if the text encoder truncates a keyword,
+    FfmpegMissing or CodecMissing, and the errors of the objective and of model loading.
     """
     report, config = events.write, job.training
     job = with_recorded_threads(job, folder, report)
@@ -76,18 +90,22 @@ def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Hear
     require_formats(PLAIN)  # the format of samples
     trainer = Trainer(job, trajectories_dir(), report)
     files = RunFiles(folder, report)
+    if load_judge and config.score_samples:
+        files.scoring = SampleScoring(job, trainer.model, load_judge, report)
     start = files.resume(trainer)
     heartbeat.update(step=start)
 
     for _ in trainer.objective.prepare():
         control.poll()
         if control.stops(start):
-            return State.STOPPED
+            return _ended(State.STOPPED)
 
     if start == 0 and config.sample_every:
         files.sample(trainer, 0)
     report(StageEvent(stage="training"))
     for step in range(start + 1, config.iterations + 1):
+        if reason := files.reason_to_end(config):
+            return _ended(State.FINISHED, reason)
         report(StepEvent.of(step, trainer.iterate(step)))
         heartbeat.update(step=step)
         control.poll()
@@ -96,11 +114,16 @@ def train(job: TrainJob, folder: RunFolder, events: EventWriter, heartbeat: Hear
         ):
             files.sample(trainer, step)
         due = step % config.checkpoint_every == 0 or step == config.iterations
+        due = due or files.is_best(step) or bool(files.reason_to_end(config))
         if control.take(Request.CHECKPOINT) or due or control.halts:
             files.checkpoint(trainer, step)
         if control.stops(step):
-            return State.STOPPED
-    return State.FINISHED
+            return _ended(State.STOPPED)
+    return _ended(State.FINISHED)
+
+
+def _ended(state: State, reason: str = "") -> ExitRecord:
+    return ExitRecord(status=ExitStatus.DONE, state=state, reason=reason)
 
 
 def with_recorded_threads(job: TrainJob, folder: RunFolder, report: Report) -> TrainJob:
@@ -243,14 +266,23 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 class RunFiles:
-    """Files of a run, each reported once, also when a resumed run writes it again."""
+    """Files of a run, each reported once, also when a resumed run writes it again.
+
+    Attributes:
+        scoring: Scores the samples; None if they are not scored.
+        scores: Scores of all samples so far.
+    """
 
     def __init__(self, folder: RunFolder, report: Report) -> None:
         self._folder, self._report = folder, report
-        events = map(parse_event, iter_records(folder.events))
-        self._reported = {
-            event.path for event in events if isinstance(event, CheckpointEvent | SampleEvent)
-        }
+        self._reported: set[PurePosixPath] = set()
+        self.scoring: SampleScoring | None = None
+        self.scores = SampleScores()
+        for event in map(parse_event, iter_records(folder.events)):
+            if isinstance(event, CheckpointEvent | SampleEvent):
+                self._reported.add(event.path)
+            elif isinstance(event, ScoresEvent):
+                self.scores.add(event)
 
     def _report_once(self, event: CheckpointEvent | SampleEvent) -> None:
         if event.path not in self._reported:
@@ -277,13 +309,38 @@ class RunFiles:
             OPTIMIZER_FILE: partial(save_optimizer, trainer.optimizer),
         }
         facts = {"threads": torch.get_num_threads(), "device": trainer.backbone.device.type}
-        folder = self._folder.write_checkpoint(step, files, trainer.config.keep_checkpoints, facts)
+        folder = self._folder.write_checkpoint(step, files, facts)
         self._report_once(CheckpointEvent(step=step, path=self._relative(folder)))
+        self._keep_best(trainer.config)
+
+    def _keep_best(self, config: TrainingConfig) -> None:
+        """Record the best checkpoint, then remove old ones: a kill in between leaves one more."""
+        best = self.scores.best
+        record = best and BestCheckpoint(step=best.step, likeness=best.scores[LIKENESS])
+        self._folder.write_best(record)
+        self._folder.remove_checkpoints(config.keep_checkpoints)
+
+    def is_best(self, step: int) -> bool:
+        """Return whether the samples of `step` are the best so far."""
+        return self.scores.best is not None and self.scores.best.step == step
+
+    def reason_to_end(self, config: TrainingConfig) -> str:
+        """Return why training ends early; empty if it does not."""
+        best = self.scores.best
+        if not config.patience or best is None:
+            return ""
+        if self.scores.since_best(config.sample_every) < config.patience:
+            return ""
+        return (
+            f"No higher held-out likeness in {config.patience} samples: the best is "
+            f"{best.scores[LIKENESS]:.3f} at step {best.step}."
+        )
 
     def resume(self, trainer: Trainer) -> int:
         """Load the newest complete checkpoint, if any; return its step."""
         folder = self._folder.latest_checkpoint()
         if folder is None:
+            self._folder.write_best(None)
             return 0
         trainer.adapter.load(folder / ADAPTER_FILE, trainer.backbone.lora_layout)
         load_optimizer(trainer.optimizer, folder / OPTIMIZER_FILE)
@@ -295,10 +352,14 @@ class RunFiles:
         step = checkpoint_step(folder)
         # the engine may have been killed between file and event
         self._report_once(CheckpointEvent(step=step, path=self._relative(folder)))
+        self._keep_best(trainer.config)
         return step
 
     def sample(self, trainer: Trainer, step: int) -> None:
-        """Render the first of the objective's sample clips with the current adapter."""
+        """Render and score the first of the objective's sample clips with the current adapter.
+
+        Raises RunFailed if training may end early and the likeness cannot be measured.
+        """
         folder = own_folder(own_folder(self._folder.samples) / f"step-{step:06d}")
         model, count = trainer.model, trainer.config.sample_prompts
         for number, (prompt, seed) in enumerate(trainer.objective.samples[:count]):
@@ -316,6 +377,23 @@ class RunFiles:
             (path,) = write_clip(folder / f"{number:02d}", pictures, trainer.job.model.fps, facts)
             self._report_once(
                 SampleEvent(step=step, path=self._relative(path), prompt=prompt, seed=seed)
+            )
+            if self.scoring and step not in self.scores:
+                self.scoring.add(pictures, prompt, seed)
+        if self.scoring and step not in self.scores:
+            self._report_scores(self.scoring.take(step), trainer.config)
+
+    def _report_scores(self, event: ScoresEvent | None, config: TrainingConfig) -> None:
+        if event is None:
+            return
+        if event.scores:
+            self._report(event)
+            self.scores.add(event)
+        if config.patience and LIKENESS not in event.scores:
+            raise RunFailed(
+                "The likeness of the samples cannot be measured, on which training.patience "
+                "depends.",
+                "See the warnings of the run, or set training.patience = 0.",
             )
 
 

@@ -77,6 +77,9 @@ def _value_schema(hint: Any) -> dict[str, Any]:
     if is_dataclass(hint):
         properties = _properties(cast("type", hint))
         return {"type": "object", "properties": properties, "required": sorted(properties)}
+    if get_origin(hint) is Mapping:
+        values = _value_schema(get_args(hint)[1])
+        return {"type": "object", "additionalProperties": values}
     if args := get_args(hint):
         return {"type": [_JSON_TYPES.get(arg, "object") for arg in args]}
     return {"type": _JSON_TYPES[hint]} if hint in _JSON_TYPES else {}

@@ -255,6 +255,12 @@ class Judges:
             lambda: self.optical_flow.largest_motion(clip.frames, clip.fps),
         )
 
+    def park(self) -> None:
+        """Free the accelerator's memory until an image-text model is used again."""
+        for known in self._of_identity.values():
+            if isinstance(known, PictureReader):
+                known.park()
+
     def forget_clip(self) -> None:
         """Drop the results of a clip, before the next one."""
         self._of_clip.clear()
@@ -281,6 +287,10 @@ class PictureReader:
         """Return the embeddings of pictures, (pictures, dimensions)."""
         prepared = torch.stack([self._prepare(Image.fromarray(frame)) for frame in frames])
         return self._reader.of_pictures(prepared).cpu()
+
+    def park(self) -> None:
+        """Move the model to CPU memory until it is used again."""
+        self._reader.park()
 
     def text(self, prompt: str) -> Tensor:
         """Return the embedding of a text, (dimensions,)."""

@@ -264,12 +264,24 @@ class TrainingConfig:
     )
     checkpoint_every: int = setting("iterations", 50, low=1, high=1_000_000)
     keep_checkpoints: int = setting(
-        "number of newest checkpoints to keep", 3, low=1, high=1_000_000
+        "number of newest checkpoints to keep, besides the best", 3, low=1, high=1_000_000
     )
     sample_every: int = setting(
         "iterations between samples; 0 renders none", 50, low=0, high=1_000_000
     )
     sample_prompts: int = setting("number of prompts of each sample", 2, low=1, high=1000)
+    score_samples: bool = setting(
+        "score samples by the held-out models of evaluation, and keep the best checkpoint",
+        True,
+        omit_default=True,
+    )
+    patience: int = setting(
+        "regular samples without a higher held-out likeness after which training ends; 0: never",
+        0,
+        low=0,
+        high=1_000_000,
+        omit_default=True,
+    )
     seed: int = setting("random seed", 0, low=0, high=2**63 - 1)
     objective: str = setting(
         "training objective", DEFAULT_OBJECTIVE, choices=OBJECTIVES, omit_default=True
@@ -358,6 +370,11 @@ def _contradictions(settings: Settings) -> Iterable[Mistake]:
             "training.recompute",
             "must be true with model.offload, or the gradient keeps every block on the device",
         )
+    if settings.training.patience:
+        if not settings.training.sample_every:
+            yield Mistake("training.patience", "needs samples: set training.sample_every above 0")
+        if not settings.training.score_samples:
+            yield Mistake("training.patience", "needs training.score_samples = true")
     if settings.semantic_reward.frames > settings.model.num_frames:
         frames = settings.model.num_frames
         yield Mistake(

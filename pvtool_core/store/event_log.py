@@ -26,7 +26,7 @@ _NEWEST_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 20
 _TORN_BYTES = 1 << 16
 _SHOWN_BYTES = 200
-_REPLAYED = frozenset({"step", "sample", "checkpoint"})
+_REPLAYED = frozenset({"step", "sample", "scores", "checkpoint"})
 
 
 def open_descriptor(path: Path, flags: int = os.O_RDONLY, alone: bool = False) -> int:

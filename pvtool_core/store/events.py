@@ -132,6 +132,22 @@ class SampleEvent(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoresEvent(Event):
+    """Scores of the samples of a step, by models that training does not use.
+
+    `scores` are means over the `clips` sample clips by metric, `base` those of the base model's
+    clips of the same prompts and seeds. A clip without a value, such as the motion of a face that
+    is not found, is left out of both means.
+    """
+
+    type = "scores"
+    step: int
+    clips: int
+    scores: Mapping[str, float]
+    base: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointEvent(Event):
     """A checkpoint was written to `path`, relative to the run folder."""
 
@@ -300,6 +316,7 @@ EVENTS: dict[str, type[Event]] = {
         StageEvent,
         StepEvent,
         SampleEvent,
+        ScoresEvent,
         CheckpointEvent,
         ClipEvent,
         WarningEvent,
@@ -395,6 +412,10 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(map(_text, value))
 
 
+def _numbers(value: Any) -> dict[str, float]:
+    return {_text(name): _number(each) for name, each in value.items()}
+
+
 def _relative_path(value: Any) -> PurePosixPath:
     """Return a path below the run folder. Raises ValueError if it leads out of it."""
     path = PurePosixPath(_text(value))
@@ -411,6 +432,7 @@ _CONVERTERS: dict[Any, Callable[[Any], Any]] = {
     int | None: _optional_integer,
     bool | None: _optional_bool,
     tuple[str, ...]: _texts,
+    Mapping[str, float]: _numbers,
     PurePosixPath: _relative_path,
     ClipLikeness | None: ClipLikeness.parse,
 }

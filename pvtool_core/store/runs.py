@@ -1,6 +1,6 @@
 """The run folder: the only interface between an engine and other processes.
 
-    config.toml  events.jsonl  status.json  exit.json  engine.log  engine.lock
+    config.toml  events.jsonl  status.json  exit.json  best.json  engine.log  engine.lock
     checkpoints/step-000400/  samples/  control/
 
 A run folder may be a copy from anywhere: links, pipes and devices in it are never followed, opened
@@ -126,6 +126,18 @@ class ExitRecord:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class BestCheckpoint:
+    """The checkpoint whose samples have the highest held-out likeness so far."""
+
+    step: int
+    likeness: float
+
+    def is_possible(self) -> bool:
+        """Return whether the values are possible."""
+        return self.step > 0 and math.isfinite(self.likeness)
+
+
 class RunFolder:
     """Folder of one job. `path` need not exist before `create`."""
 
@@ -136,6 +148,7 @@ class RunFolder:
         self.events = path / "events.jsonl"
         self.status = path / "status.json"
         self.exit = path / "exit.json"
+        self.best = path / "best.json"
         self.log = path / "engine.log"
         self.lock_file = path / "engine.lock"
         self.checkpoints = path / "checkpoints"
@@ -310,14 +323,34 @@ class RunFolder:
             if begun.name.endswith(WRITING) and not writer_lives(begun):
                 remove(begun)
 
+    def read_best(self) -> BestCheckpoint | None:
+        """Return the best checkpoint; None if no samples were scored.
+
+        Raises BrokenRun if the file is invalid.
+        """
+        return _read_record(self.best, BestCheckpoint, SMALL_BYTES)
+
+    def write_best(self, best: BestCheckpoint | None) -> None:
+        """Record the best checkpoint, which must exist; None removes the record."""
+        if best is None:
+            self.best.unlink(missing_ok=True)
+        else:
+            replace_file(self.best, json.dumps(asdict(best)).encode())
+
+    def remove_checkpoints(self, keep: int) -> None:
+        """Remove all checkpoints but the `keep` newest and the best. Raises BrokenRun."""
+        best = self.read_best()
+        for old in self.checkpoint_folders()[:-keep]:
+            if best is None or checkpoint_step(old) != best.step:
+                shutil.rmtree(old)
+
     def write_checkpoint(
         self,
         step: int,
         files: Mapping[str, FileContent],
-        keep: int | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Write a checkpoint, and keep the `keep` newest.
+        """Write a checkpoint.
 
         It is complete or absent, even after a kill or on a full disk. `files` maps names to bytes,
         or to functions that write to a given path. `facts` are added to the manifest.
@@ -336,9 +369,6 @@ class RunFolder:
             remove(final)
         temporary.rename(final)
         sync_folder(self.checkpoints)
-        if keep is not None:
-            for old in self.checkpoint_folders()[:-keep]:
-                shutil.rmtree(old)
         return final
 
     def checkpoint_folders(self) -> list[Path]:

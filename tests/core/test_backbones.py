@@ -523,7 +523,7 @@ def run(job: TrainJob, path: Path) -> dict[str, Tensor]:
     if not path.exists():
         folder.create()
     with EventWriter(folder.events) as events, Heartbeat(folder.status) as heartbeat:
-        assert train(job, folder, events, heartbeat) is State.FINISHED
+        assert train(job, folder, events, heartbeat).state == State.FINISHED
     checkpoint = folder.latest_checkpoint()
     assert checkpoint is not None
     return load_file(checkpoint / "adapter.safetensors")

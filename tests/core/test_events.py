@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, get_type_hints
 
@@ -33,6 +34,7 @@ strategies: dict[Any, st.SearchStrategy[Any]] = {
     int | None: st.none() | st.integers(0, 2**53),
     bool | None: st.none() | st.booleans(),
     tuple[str, ...]: st.lists(st.text()).map(tuple),
+    Mapping[str, float]: st.dictionaries(st.text(), st.floats(-1e9, 1e9)),
     PurePosixPath: st.from_regex(r"[a-z]{1,9}/[a-z]{1,9}", fullmatch=True).map(PurePosixPath),
 }
 worst_frames = st.builds(

@@ -116,9 +116,10 @@ def test_checkpoints_are_not_written_or_deleted_through_a_link(
     outside.put_in_place_of(folder.path / name)
     if name == "checkpoints":
         with pytest.raises(UnsafeRun):
-            folder.write_checkpoint(2, {"adapter": b"two"}, keep=1)
+            folder.write_checkpoint(2, {"adapter": b"two"})
     else:
-        assert folder.write_checkpoint(2, {"adapter": b"two"}, keep=1) == folder.latest_checkpoint()
+        assert folder.write_checkpoint(2, {"adapter": b"two"}) == folder.latest_checkpoint()
+    folder.remove_checkpoints(keep=1)
     outside.assert_untouched()
 
 

@@ -69,7 +69,7 @@ def run(
     with EventWriter(folder.events) as events, Heartbeat(folder.status) as heartbeat:
         if during:
             threading.Thread(target=during, args=(folder,), daemon=True).start()
-        return train(job, folder, events, heartbeat), folder
+        return State(train(job, folder, events, heartbeat).state), folder
 
 
 def events_of(folder: RunFolder, type: str) -> list[dict[str, Any]]:

@@ -38,15 +38,23 @@ def weights(folder: RunFolder) -> dict[str, bytes]:
 
 
 def story(folder: RunFolder) -> list[tuple[str, object, object]]:
-    """Return the events without times: each step with its loss, each checkpoint and sample."""
+    """Return the events without times: each step with its loss, checkpoints, samples, scores."""
     events, _ = read_records(folder.events)
-    told = [event for event in events if event["type"] in {"step", "checkpoint", "sample"}]
-    return [(event["type"], event["step"], event.get("loss", event.get("path"))) for event in told]
+    told = {"step": "loss", "checkpoint": "path", "sample": "path", "scores": "scores"}
+    return [
+        (event["type"], event["step"], event[told[event["type"]]])
+        for event in events
+        if event["type"] in told
+    ]
 
 
 def steps_done(folder: RunFolder) -> int:
     events, _ = read_records(folder.events)
     return max((event["step"] for event in events if event["type"] == "step"), default=0)
+
+
+def checkpoints(folder: RunFolder) -> list[str]:
+    return [path.name for path in folder.checkpoint_folders()]
 
 
 def check_whole(folder: RunFolder) -> None:
@@ -76,6 +84,8 @@ def test_killed_run_resumes_to_the_same_weights(
         assert engines.wait() == 0, folder.log.read_text()
         assert weights(folder) == weights(uninterrupted)
         assert story(folder) == story(uninterrupted)
+        assert folder.read_best() == uninterrupted.read_best()
+        assert checkpoints(folder) == checkpoints(uninterrupted)
         assert sorted(path.name for path in folder.path.rglob("*writing*")) == []
 
 

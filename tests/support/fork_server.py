@@ -20,6 +20,7 @@ import transformers  # noqa: E402
 from pvtool_core import __main__ as engine  # noqa: E402
 from pvtool_core import trainer  # noqa: E402
 from pvtool_core.backbones.animatediff import AnimateDiff  # noqa: E402
+from pvtool_core.evaluation.sample_judges import SampleJudges  # noqa: E402
 from pvtool_core.rendering import renderer  # noqa: E402
 
 IMPORTED = (
@@ -30,6 +31,7 @@ IMPORTED = (
     trainer.train,
     renderer.render,
     AnimateDiff,
+    SampleJudges,
 )
 
 
