@@ -27,6 +27,7 @@ from pvtool_core.hashes import hash_of, sha256_of_folder
 from pvtool_core.settings.formats import FORMATS, Format
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup
 from pvtool_core.settings.schema import ModelConfig
+from pvtool_core.store.clip_likeness import ClipLikeness
 from pvtool_core.store.prompts import without_keyword
 from pvtool_core.untrusted import RECORD_BYTES, read_regular
 
@@ -59,7 +60,7 @@ class Names:
 
         Without an adapter `identity` is BASE and the digest empty.
         """
-        return f"{out}/{identity}/{self._folder(prompt, adapter_sha256)}/seed-{seed:06d}"
+        return f"{out}/{identity}/{self._folder(prompt, adapter_sha256)}/{seed_name(seed)}"
 
     @lru_cache(maxsize=1024)  # noqa: B019 - consecutive calls differ by seed
     def _folder(self, prompt: str, adapter_sha256: str) -> str:
@@ -88,6 +89,11 @@ class Names:
         """
         facts = f"{self._model} {self._sampler} {seed} {prompt}"
         return hashlib.sha256(facts.encode()).hexdigest()[:32]
+
+
+def seed_name(seed: int) -> str:
+    """Return the name of a clip, without suffix, in the folder of its prompt."""
+    return f"seed-{seed:06d}"
 
 
 _PLACES = {
@@ -174,7 +180,16 @@ def write_sidecar(
     same = before if before and before.get("fingerprint") == fingerprint else {"files": {}}
     measured = {key: same[key] for key in ("likeness",) if key in same}
     all_files = {**same["files"], **files}
-    record = {**measured, **facts, "fingerprint": fingerprint, "files": all_files}
+    _write_record(clip, {**measured, **facts, "fingerprint": fingerprint, "files": all_files})
+
+
+def record_likeness(clip: str | Path, likeness: ClipLikeness) -> None:
+    """Change the likeness in the sidecar of an existing clip, whose lease this process holds."""
+    if record := read_sidecar(clip):
+        _write_record(clip, {**record, "likeness": likeness.record()})
+
+
+def _write_record(clip: str | Path, record: Mapping[str, Any]) -> None:
     replace_file(sidecar_path(clip), json.dumps(record, indent=1, ensure_ascii=False).encode())
 
 

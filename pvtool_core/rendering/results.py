@@ -18,6 +18,7 @@ from pvtool_core.errors import (
     SomeFailed,
     from_foreign,
 )
+from pvtool_core.rendering.tries import Tries
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob
 from pvtool_core.store.clip_likeness import ClipLikeness
 from pvtool_core.store.events import ClipEvent, Event, Report, StageEvent, WarningEvent
@@ -128,6 +129,9 @@ class Results:
     _lost: list[RenderItem] = field(default_factory=list[RenderItem])
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
+    def __post_init__(self) -> None:
+        self.tries = Tries(self.job.tries)
+
     def begin(self, items: Sequence[RenderItem], release: Callable[[], None]) -> None:
         """Report the progress, and call `release` once each clip is done, has failed or is lost."""
         self.progress()
@@ -236,20 +240,24 @@ class Results:
         reason: str = "",
         likeness: ClipLikeness | None = None,
     ) -> None:
-        with self._turn:
-            if item.clip in self._reported:
-                return
-            self._reported[item.clip] = status
-        self._guarded(
-            clip_event(
-                item,
-                self.job.encoding,
-                status=status,
-                seconds=round(seconds, 3),
-                reason=reason,
-                likeness=likeness,
-            )
+        event = clip_event(
+            item,
+            self.job.encoding,
+            status=status,
+            seconds=round(seconds, 3),
+            reason=reason,
+            likeness=likeness,
         )
+        if final := self.tries.add(item, event):
+            self.settled(final)
+
+    def settled(self, event: ClipEvent) -> None:
+        """Report the result of a planned clip, once."""
+        with self._turn:
+            if event.path in self._reported:
+                return
+            self._reported[event.path] = event.status
+        self._guarded(event)
 
     def _guarded(self, event: Event) -> None:
         try:

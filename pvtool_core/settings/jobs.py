@@ -181,6 +181,17 @@ class RenderItem:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TriesConfig:
+    """Further seeds for clips with a low likeness: see seed_tries.py."""
+
+    min_likeness: float = setting(
+        "smallest mean likeness of a clip; 0 tries no further seeds", 0.0, low=0.0, high=1.0
+    )
+    max_tries: int = setting("largest number of seeds of a clip, with its own", 4, low=1, high=1000)
+    seed_step: int = setting("difference between the seeds of two tries", 10**6, low=1, high=10**18)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RenderJob:
     """Render clips.
 
@@ -197,6 +208,7 @@ class RenderJob:
     encoding: EncodingConfig = EncodingConfig()
     overwrite: bool = False
     likeness: bool = setting("measure the likeness of each clip", True)
+    tries: TriesConfig = TriesConfig()
     sheet: str = setting("file name of contact sheets in `out`; none are written if empty", "")
     retries: int = setting("number of retries of a failed clip", 0, low=0, high=100)
     on: str = setting(

@@ -17,12 +17,22 @@ class WorstFrame:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Try:
+    """A clip of one seed among several: its mean likeness, and its name in the same folder."""
+
+    seed: int
+    mean: float
+    clip: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClipLikeness:
     """Similarity of a clip's faces to its identity, by a recogniser that training does not use.
 
     `mean` counts frames without a face as 0, `found` is the mean over frames with a face, null
     without any; `faces_found` is the share of frames with a face. `frames` is the number of scored
-    frames: all, or evenly spaced ones of a long clip.
+    frames: all, or evenly spaced ones of a long clip. `tries` are the seeds rendered for
+    `--min-likeness`, the clip's own first; none if it was the only one.
     """
 
     mean: float
@@ -31,6 +41,12 @@ class ClipLikeness:
     worst: WorstFrame
     recognizer: str
     frames: int
+    tries: tuple[Try, ...] = ()
+
+    @property
+    def best(self) -> Try | None:
+        """The try with the highest mean; None without tries."""
+        return max(self.tries, key=lambda one: one.mean, default=None)
 
     @classmethod
     def parse(cls, record: Mapping[str, Any]) -> Self:
@@ -47,11 +63,16 @@ class ClipLikeness:
             ),
             recognizer=str(record["recognizer"]),
             frames=int(_number(record["frames"])),
+            tries=tuple(
+                Try(seed=int(one["seed"]), mean=_number(one["mean"]), clip=str(one["clip"]))
+                for one in record.get("tries", ())
+            ),
         )
 
     def record(self) -> dict[str, Any]:
         """Return the likeness as a JSON object."""
-        worst = self.worst
+        worst, best = self.worst, self.best
+        tries = [{"seed": one.seed, "mean": one.mean, "clip": one.clip} for one in self.tries]
         return {
             "mean": self.mean,
             "found": self.found,
@@ -59,6 +80,7 @@ class ClipLikeness:
             "worst": {"frame": worst.frame, "time": worst.time, "value": worst.value},
             "recognizer": self.recognizer,
             "frames": self.frames,
+            **({"tries": tries, "best": best.clip} if best else {}),
         }
 
 

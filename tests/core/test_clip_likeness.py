@@ -135,3 +135,52 @@ def test_clip_of_a_removed_identity_is_rendered_without_likeness(
     assert "likeness" not in sidecar(tmp_path / "a")
     assert "likeness" in sidecar(tmp_path / "b")
     assert len(warnings(run)) == 1
+
+
+def tried(job: RenderJob, least: float, most: int) -> RenderJob:
+    tries = dataclasses.replace(job.tries, min_likeness=least, max_tries=most)
+    return dataclasses.replace(job, tries=tries)
+
+
+def test_further_seeds_are_rendered_until_the_likeness_or_the_number_of_tries_is_reached(
+    run: Engine, tiny: TrainJob, adapter: Path, tmp_path: Path
+) -> None:
+    clip, base = tmp_path / "ann/seed-000003", tmp_path / "base/seed-000003"
+    planned = clip_of(tiny, clip, adapter=adapter)
+    job = render_job(tiny, planned, clip_of(tiny, base))
+    assert run(tried(job, 1.0, 3)).status == 0
+    assert run.clips() == ["done", "done"]  # one event for each planned clip
+    seeds = [3, 1_000_003, 2_000_003]
+    likeness = sidecar(clip)["likeness"]
+    assert [one["seed"] for one in likeness["tries"]] == seeds
+    files = [clip.with_name(one["clip"]) for one in likeness["tries"]]
+    means = [sidecar(file)["likeness"]["mean"] for file in files]
+    assert [one["mean"] for one in likeness["tries"]] == means
+    assert likeness["best"] == files[means.index(max(means))].name
+    assert likeness in reported(run)
+    assert [path.name for path in base.parent.glob("*.json")] == ["seed-000003.json"]
+
+    made = {path: path.stat().st_mtime_ns for path in clip.parent.iterdir()}
+    assert run(tried(job, 1.0, 3)).status == 0
+    assert run.clips() == ["skipped"] * 2
+    assert made == {path: path.stat().st_mtime_ns for path in clip.parent.iterdir()}
+
+    # killed after the second try: the first two are kept, and a clip without likeness is measured
+    for path in clip.parent.glob("seed-2000003*"):
+        path.unlink()
+    untried = {key: value for key, value in sidecar(clip).items() if key != "likeness"}
+    clip.with_suffix(".json").write_text(json.dumps(untried))
+    assert run(tried(job, 1.0, 3)).status == 0
+    assert sorted(run.clips()) == ["done", "skipped"]
+    again = sidecar(clip)["likeness"]["tries"]
+    assert again[1:] == likeness["tries"][1:]
+    assert again[0]["mean"] == pytest.approx(means[0], abs=0.05)  # of the compressed file
+    (kept,) = clip.parent.glob("seed-1000003.mp4")
+    assert made[kept] == kept.stat().st_mtime_ns
+
+    least = max(mean for mean in (*means[1:], again[0]["mean"]))
+    enough = next(n for n, one in enumerate(again, 1) if one["mean"] >= least)
+    other = tmp_path / "other/seed-000003"
+    job = render_job(tiny, clip_of(tiny, other, adapter=adapter))
+    assert run(tried(job, max(least - 0.02, 0.0), 9)).status == 0
+    assert len(list(other.parent.glob("*.mp4"))) == enough
