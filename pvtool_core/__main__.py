@@ -194,7 +194,7 @@ JOBS: dict[type[Job], JobKind] = {
         short_job("pvtool_core.rendering.renderer:render"), out=lambda job: Path(job.out)
     ),
     EvaluateJob: JobKind(
-        short_job("pvtool_core.evaluation.evaluator:evaluate"),
+        short_job("pvtool_core.evaluation.evaluation_job:evaluate"),
         check=locate_weights,
         out=lambda job: Path(job.out),
     ),

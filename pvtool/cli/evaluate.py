@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pvtool.cli.options import Json, preset_names, run_names
-from pvtool.cli.render_options import Part, parse_shard
+from pvtool.cli.render_options import Address, On, Part, check_place, parse_shard
 from pvtool.cli.scores import evaluate_run, metrics_table, render_evaluation, score_clips
 from pvtool.jobs.settings import chosen_settings
 from pvtool.output import Output
@@ -65,6 +65,8 @@ def evaluate(
         bool, typer.Option("--html", help="Also write a page with the tables and the clips.")
     ] = False,
     shard: Part = None,
+    on: On = "",
+    address: Address = "",
     preset: Annotated[
         str | None,
         typer.Option(autocompletion=preset_names, help="Models that judge clips without a run."),
@@ -90,6 +92,8 @@ def evaluate(
         page=html,
         shard=part.number if part else 1,
         shards=part.count if part else 1,
+        on=check_place(on, address, None),
+        address=address,
     )
     if clips and manifest:
         report, place = evaluate_foreign(targets or [], clips, manifest, out, preset, choices)

@@ -138,7 +138,7 @@ Devices = Annotated[
     str | None,
     typer.Option(metavar="0,1", help="GPUs to use, each with its own engine."),
 ]
-On = Annotated[str, typer.Option(metavar="ray", help="Render on a Ray cluster.")]
+On = Annotated[str, typer.Option(metavar="ray", help="Use a Ray cluster.")]
 Address = Annotated[
     str,
     typer.Option(

@@ -47,6 +47,7 @@ class Choices:
         shard: Number of this shard, starting at 1.
         shards: With more than one, only this shard's clips are scored, and no report is written;
             an evaluation without shards then uses the scores.
+        on: `ray` scores on a Ray cluster, at `address` or started on this machine.
     """
 
     metrics: tuple[str, ...] = ()
@@ -54,6 +55,8 @@ class Choices:
     page: bool = False
     shard: int = 1
     shards: int = 1
+    on: str = ""
+    address: str = ""
 
 
 def evaluate(
@@ -263,6 +266,8 @@ def score(
         page=choices.page,
         shard=choices.shard,
         shards=choices.shards,
+        on=choices.on,
+        address=choices.address,
     )
     run_short_job("evaluate", job, on_event)
     return {} if choices.shards > 1 else json.loads((out / REPORT).read_bytes())

@@ -5,26 +5,18 @@ any engine, so clusters, shards and single machines may render the same batch. R
 of dead workers, and a worker keeps its model loaded between tasks.
 """
 
-import os
-import secrets
-import shutil
-import signal
-import stat
-import tempfile
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import chdir, contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
-from ray._private import ray_constants
 from ray.exceptions import RayError
 
 from pvtool_core.batches.folder import Group
-from pvtool_core.errors import PvError, RunFailed, UsageError, from_foreign
+from pvtool_core.errors import PvError, RunFailed, from_foreign
+from pvtool_core.ray_session import ray_session, remote, slots
 from pvtool_core.rendering.denoise import Models
 from pvtool_core.rendering.leases import FOLDER, Leases
 from pvtool_core.rendering.pipeline import render_groups
@@ -33,101 +25,15 @@ from pvtool_core.settings.jobs import RenderJob
 from pvtool_core.store.events import Event, StageEvent
 from pvtool_core.store.runs import ExitRecord
 
-_TRIES = 5
-_SESSION = "pv-ray-"
-_LONGEST_FOLDER = 20
-_PASSED_ON = ("PV_HOME", "HF_HUB_OFFLINE", "TQDM_DISABLE")
-
 
 def render_on_ray(job: RenderJob, groups: Sequence[Group], results: Results) -> None:
     """Render every clip of the groups on the job's cluster."""
-    session = connect(job.address)
     try:
-        _Driver(job, results).run(groups)
+        with ray_session(job.address):
+            _Driver(job, results).run(groups)
     finally:
-        ray.shutdown()
-        if session:
-            shutil.rmtree(session, ignore_errors=True)
         with Leases(Path(job.out) / FOLDER) as leases:
             leases.clear_expired()
-
-
-def connect(address: str) -> Path | None:
-    """Connect to a cluster, or start Ray here if `address` is empty; return its session folder.
-
-    Raises UsageError if no cluster is found.
-    """
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        # Workers import modules from the current folder; `uv run` must not make Ray copy it.
-        with chdir("/"), _without("RAY_ENABLE_UV_RUN_RUNTIME_ENV"):
-            if not address:
-                return _start_here()
-            environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-            ray.init(address, runtime_env={"env_vars": environment}, log_to_driver=False)
-    except (ConnectionError, RayError, ValueError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(
-            f"No Ray cluster found at {address}: {why}", "Check it with `ray status`."
-        ) from error
-    finally:
-        # Ray's handler would end this process immediately, with incomplete clips.
-        signal.signal(signal.SIGTERM, on_sigterm)
-    return None
-
-
-def _start_here() -> Path:
-    """Start Ray for this process only: on the loopback interface, with a token.
-
-    It has a private folder. Ray replaces 127.0.0.1 by a network address if it supports clusters,
-    and opens its folder to all users; hence a folder in a private one.
-    """
-    sweep_sessions()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Otherwise Ray stores a token in the user's home.
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    session = Path(tempfile.mkdtemp(prefix=f"{_SESSION}{os.getpid()}-", dir=_short_folder()))
-    try:
-        with _without("ENABLE_RAY_CLUSTER"):
-            ray.init(
-                "local",
-                log_to_driver=False,
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(session / "ray"),
-            )
-    except BaseException:
-        ray.shutdown()
-        shutil.rmtree(session, ignore_errors=True)
-        raise
-    return session
-
-
-@contextmanager
-def _without(flag: str) -> Generator[None]:
-    """Disable a flag of Ray, which reads its environment variable only once, at import."""
-    before = getattr(ray_constants, flag)
-    setattr(ray_constants, flag, False)
-    try:
-        yield
-    finally:
-        setattr(ray_constants, flag, before)
-
-
-def _short_folder() -> str:
-    """Return the folder for Ray's sockets, whose paths may have 107 bytes at most."""
-    return found if len(found := tempfile.gettempdir()) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108
-
-
-def sweep_sessions() -> None:
-    """Delete the session folders of this user's engines that were killed."""
-    for folder in Path(_short_folder()).glob(f"{_SESSION}*-*"):
-        number = folder.name.removeprefix(_SESSION).partition("-")[0]
-        with suppress(OSError):
-            about = folder.lstat()
-            ours = stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid()
-            if ours and number.isdecimal() and not psutil.pid_exists(int(number)):
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Driver:
@@ -163,7 +69,7 @@ class _Driver:
         if group.prompts not in self._prompts:  # stored once for all tasks
             self._prompts[group.prompts] = ray.put(group.prompts)
         prompts = self._prompts[group.prompts]
-        task = _task().remote(self._job, prompts, replace(group, prompts=()))
+        task = remote(render_group).remote(self._job, prompts, replace(group, prompts=()))
         self._running[task] = group
 
     def _collect(self) -> None:
@@ -183,22 +89,6 @@ class _Driver:
                 self._results.failed(item, error)
         if result.ended and (error := result.ended.error()):
             self._results.take_over(group.items, error)
-
-
-def slots() -> int:
-    """Return the number of tasks that the cluster can run now; it may grow and shrink."""
-    resources = ray.cluster_resources()
-    return max(1, int(resources.get("GPU", 0) or resources.get("CPU", 1)))
-
-
-def _task() -> Any:
-    return _remote(on_gpu=ray.cluster_resources().get("GPU", 0) > 0)
-
-
-@cache
-def _remote(on_gpu: bool) -> Any:
-    needs: dict[str, Any] = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}
-    return ray.remote(max_retries=_TRIES, **needs)(render_group)
 
 
 @dataclass(frozen=True)

@@ -268,6 +268,8 @@ class EvaluateJob(Settings):
     page: bool = False
     shard: int = setting("number of this shard, starting at 1", 1, low=1, high=100_000)
     shards: int = setting("number of shards", 1, low=1, high=100_000)
+    on: str = setting("where clips are scored: here, or by ray", "", choices=("", "ray"))
+    address: str = setting("address of the Ray cluster; empty starts one on this machine", "")
 
     @property
     def subjects(self) -> tuple[Subject, ...]:

@@ -28,8 +28,9 @@ from pvtool_core.evaluation.report import set_values, summary
 from pvtool_core.evaluation.scores import ClipScores
 from pvtool_core.faces.analyzer import Face, FaceAnalyzer, align
 from pvtool_core.media.decode import Pixels
-from pvtool_core.settings.jobs import ClipFile, EvaluateJob, IdentityRef, Subject, TrainJob
+from pvtool_core.settings.jobs import ClipFile, EvaluateJob, Subject, TrainJob
 from pvtool_core.settings.schema import EvaluationConfig
+from tests.support.people import noise, save_person
 from tests.support.render_jobs import PROMPT, Engine, clip_file, item, render_job
 from tests.support.small_models import with_settings
 
@@ -40,20 +41,6 @@ HERE = {
 }  # fmt: skip
 """The metrics with the small models, whose clips show one turned face."""
 POSES = {"likeness_frontal", "likeness_turned", "likeness_profile"}
-
-
-def noise(side: int = 128, seed: int = 0) -> Pixels:
-    """Return a picture of noise, in which the small detector finds a face, as in any picture."""
-    return np.random.default_rng(seed).integers(0, 255, (side, side, 3), np.uint8)
-
-
-def save_person(folder: Path, photos: int = 1) -> IdentityRef:
-    """Write an identity whose photos and face crops are noise."""
-    for kind, side in (("faces", 112), ("references", 128)):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-        for number in range(photos):
-            Image.fromarray(noise(side, number)).save(folder / kind / f"{number:03}.png")
-    return IdentityRef(name="ann", noun="woman", folder=str(folder), fingerprint=f"{photos}")
 
 
 @pytest.fixture

@@ -12,14 +12,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
+from pvtool_core import ray_session
 from pvtool_core.batches.folder import group_items
-from pvtool_core.rendering import ray_cluster
+from pvtool_core.evaluation.ray_scores import score_part
+from pvtool_core.media.encode import write_clip
 from pvtool_core.rendering.ray_cluster import render_group
-from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.jobs import ClipFile, EvaluateJob, TrainJob
 from pvtool_core.store.events import ClipEvent
+from tests.support.people import save_person
 from tests.support.render_jobs import Engine, item, render_job, whole
 
 
@@ -106,11 +110,11 @@ def test_a_batch_on_ray_is_private_survives_a_killed_worker_and_reports_failures
 def test_session_folders_of_killed_engines_only_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_cluster, "_short_folder", lambda: str(tmp_path))
+    monkeypatch.setattr(ray_session, "_short_folder", lambda: str(tmp_path))
     dead = next(number for number in range(2**22, 0, -1) if not psutil.pid_exists(number))
     for name in (f"pv-ray-{dead}-x", f"pv-ray-{os.getpid()}-y", "pv-ray-nobody-z"):
         (tmp_path / name / "ray").mkdir(parents=True)
-    ray_cluster.sweep_sessions()
+    ray_session.sweep_sessions()
     assert {path.name for path in tmp_path.iterdir()} == {
         f"pv-ray-{os.getpid()}-y",
         "pv-ray-nobody-z",
@@ -138,3 +142,23 @@ def test_a_task_returns_events_and_the_errors_of_failed_clips(
             (clips[1].clip, "WeightsMissing")
         ]
         assert result.ended is None
+
+
+def test_clips_are_scored_in_tasks_with_their_failures(job: TrainJob, tmp_path: Path) -> None:
+    """What a task does, in this process."""
+    person = save_person(tmp_path / "ann")
+    write_clip(tmp_path / "clip", np.zeros((4, 64, 64, 3), np.uint8), 8, {})
+    clip = ClipFile(
+        file=f"{tmp_path}/clip.mp4", identity="ann", prompt="<V>", seed=0, method="base", fps=8
+    )
+    lost = replace(clip, file=f"{tmp_path}/lost.mp4")
+    wanted = EvaluateJob(
+        **job.sections(), identities=(person,), clips=(clip, lost), out=str(tmp_path)
+    )
+    results, warnings, error = score_part(wanted, wanted.clips)
+    assert error is None
+    assert results.scored[clip].scores.keys() >= {"likeness", "clip_t"}
+    assert "lost.mp4" in results.failed[lost.file]
+    assert "lost.mp4" in warnings[0].message
+    broken = replace(wanted, metrics=("no metric",))
+    assert "Unknown metric" in str(score_part(broken, wanted.clips)[2])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import ray
 
-from pvtool_core.rendering.ray_cluster import connect
+from pvtool_core.ray_session import connect
 
 
 def test_ray_does_not_replace_the_handler_of_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
