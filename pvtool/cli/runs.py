@@ -54,8 +54,9 @@ def show(run: RunName, as_json: Json = False) -> None:
         if record["type"] == "step":
             newest = record
             without_face += record.get("face_found") is False
-        elif isinstance(event := parse_event(record), ScoresEvent):
-            scores = event
+        elif record["type"] == ScoresEvent.type:
+            event = parse_event(record)
+            scores = event if isinstance(event, ScoresEvent) else scores
     ended = folder.read_exit()
     checkpoints = [checkpoint_step(path) for path in folder.checkpoint_folders()]
     value: dict[str, Any] = {
