@@ -13,5 +13,5 @@ for event in run.events():
 run.wait()
 rendering = render(run, "<V> {noun} waves on a beach", "clips", seeds=range(2), base=True)
 print(*rendering.wait(), sep="\n")
-for stage, metrics in evaluate(run, prompts=2, seeds=1)["identities"]["ada"].items():
-    print(stage, metrics)
+for method, found in evaluate(run, prompts=2, seeds=1)["methods"].items():
+    print(method, found["means"]["likeness"])

@@ -186,7 +186,9 @@ def start_detached(folder: RunFolder) -> None:
     """
     engine = start(folder)
     announced = folder.read_status()
-    while engine.poll() is None and folder.read_status() == announced:
+    while engine.poll() is None and (
+        folder.read_status() == announced or folder.exit.exists()  # ended but for its process
+    ):
         time.sleep(POLL_SECONDS)
     if engine.returncode is not None:
         raise_outcome(folder, returncode=engine.returncode)

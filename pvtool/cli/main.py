@@ -34,6 +34,7 @@ COMMANDS = {
     "dashboard": "Show and control runs and batches in the terminal.",
     "render": "Render clips of identities from prompts and seeds.",
     "eval": "Evaluate a run or a folder of clips.",
+    "study": "Blind human study: make, take, report.",
     "cache": "Trajectory cache: show, clear.",
     "doctor": "Check GPU, memory, disk, weights and codecs.",
 }

@@ -69,13 +69,20 @@ class ClipProgress(JobProgress):
         super().__init__()
         self._total, self._made = total, 0
         self._reported: set[str] = set()
+        self._warned: set[str] = set()
         self._began = 0.0
 
     def on_event(self, event: Event) -> None:
-        """Show one event; steps and truncated prompts are ignored."""
+        """Show one event; steps and truncated prompts are ignored.
+
+        A warning of several engines is shown once.
+        """
         match event:
-            case WarningEvent() if event.cut:
+            case WarningEvent() if event.cut or event.message in self._warned:
                 pass
+            case WarningEvent():
+                self._warned.add(event.message)
+                super().on_event(event)
             case StageEvent(stage="rendering"):
                 self._show()
             case StageEvent() if self._reported:

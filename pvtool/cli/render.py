@@ -73,6 +73,9 @@ def render(
     certificate: options.Certificate = None,
     key: options.Key = None,
     overwrite: options.Overwrite = False,
+    likeness: options.Likeness = True,
+    min_likeness: options.MinLikeness = None,
+    max_tries: options.MaxTries = None,
     retries: options.Retries = 0,
     shard: options.Part = None,
     devices: options.Devices = None,
@@ -116,6 +119,8 @@ def render(
         out=str(out.absolute()),
         encoding=encoding,
         overwrite=overwrite,
+        likeness=likeness,
+        tries=options.parse_tries(likeness, min_likeness, max_tries),
         sheet=f"contact-sheet{part or ''}" if sheet else "",
         retries=retries,
         on=options.check_place(on, address, devices),
@@ -156,7 +161,7 @@ def render(
     print_adapters(output, planned)
     warn_of_cuts(output, planned.all_cuts)
     if dry_run:
-        list_clips(planned, encoding, output, overwrite)
+        list_clips(planned, job, output)
         Outcome(total=len(planned.items), refused=refused).raise_for_status()
         return
     make_folder(out)

@@ -15,7 +15,7 @@ from pvtool_core.batches.rows import Mistakes
 from pvtool_core.errors import UsageError
 from pvtool_core.paths import check_utf8, exists
 from pvtool_core.settings.formats import FORMATS
-from pvtool_core.settings.jobs import EncodingConfig
+from pvtool_core.settings.jobs import EncodingConfig, TriesConfig
 from pvtool_core.settings.toml import Table, from_table
 
 Words = Annotated[
@@ -102,6 +102,32 @@ Key = Annotated[
     Path | None, typer.Option("--c2pa-key", metavar="PEM", help="Private key of the certificate.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Render existing clips again.")]
+Likeness = Annotated[
+    bool,
+    typer.Option(
+        "--likeness/--no-likeness",
+        help="Measure the similarity of each clip's faces to the identity.",
+    ),
+]
+MinLikeness = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Render further seeds of each clip until it has this mean likeness, or --max-tries is "
+        "reached. [default: none]",
+        show_default=False,
+    ),
+]
+MaxTries = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1000,
+        help="Number of seeds for --min-likeness, with the clip's own. [default: 4]",
+        show_default=False,
+    ),
+]
 Retries = Annotated[int, typer.Option(min=0, max=100, help="Number of retries of a failed clip.")]
 Part = Annotated[
     str | None,
@@ -209,6 +235,18 @@ def parse_formats(text: str) -> list[str]:
             f"Use one or more of {', '.join(FORMATS)}, separated by commas.",
         )
     return formats
+
+
+def parse_tries(likeness: bool, least: float | None, most: int | None) -> TriesConfig:
+    """Return the settings of further seeds. Raises UsageError."""
+    if least is None:
+        if most is not None:
+            raise UsageError("--max-tries requires --min-likeness.", "Add --min-likeness 0.5.")
+        return TriesConfig()
+    if not likeness:
+        raise UsageError("--min-likeness and --no-likeness cannot be combined.", "Omit one.")
+    usual = TriesConfig().max_tries
+    return TriesConfig(min_likeness=least, max_tries=usual if most is None else most)
 
 
 def parse_shard(text: str | None) -> Shard | None:

@@ -15,30 +15,35 @@ from pvtool_core.errors import PvError
 from pvtool_core.files import replace_file
 from pvtool_core.models.prompt_limits import Cut
 from pvtool_core.rendering.results import clip_event
-from pvtool_core.settings.jobs import EncodingConfig
+from pvtool_core.settings.jobs import RenderJob, TriesConfig
 from pvtool_core.store.events import ClipEvent
 
 SHOWN_FAILURES = 20
 SHOWN_ADAPTERS = 20
 SHOWN_CUTS = 20
+SHOWN_MISSED = 20
 
 
-def list_clips(
-    planned: BatchPlan, encoding: EncodingConfig, output: Output, overwrite: bool = False
-) -> None:
+def list_clips(planned: BatchPlan, job: RenderJob, output: Output) -> None:
     """Print a line for each planned clip: its state, the estimated time if known, its path."""
     here = f"{Path.cwd()}/"
     found = [
-        "again" if overwrite and state == "there" else state for state in states(planned, encoding)
+        "again" if job.overwrite and state in {"there", "unlike"} else state
+        for state in states(planned, job.encoding, job.tries)
     ]
     times = estimates(planned, found)
     for item, state, seconds in zip(planned.items, found, times, strict=True):
-        event = clip_event(item, encoding, status=state, seconds=seconds)
+        event = clip_event(item, job.encoding, status=state, seconds=seconds)
         value = _clip_table(event, planned.lost(item)) if output.as_json else {}
         time = "?" if seconds is None else duration(seconds)
         output.result(value, plain(f"{state:8} {time:>6}  {item.clip.removeprefix(here)}"))
     counts = ", ".join(f"{count} {state}" for state, count in Counter(found).most_common())
     output.say(f"{len(found)} clips: {counts or 'none'}. {_in_all(times)}")
+    if job.tries.min_likeness:
+        output.say(
+            f"Clips below likeness {job.tries.min_likeness:.2f} need more time: up to "
+            f"{job.tries.max_tries} seeds each."
+        )
 
 
 def _in_all(times: Sequence[float | None]) -> str:
@@ -72,6 +77,28 @@ def print_clip(output: Output, event: ClipEvent, cut: str = "") -> None:
     else:
         lines = [f"{event.status:8} {shown(Path(file))}" for file in _files_of(event)]
     output.stream(_clip_table(event, cut), "\n".join(lines))
+
+
+def missed(event: ClipEvent, tries: TriesConfig) -> str:
+    """Return how a clip missed the required likeness; empty if it did not."""
+    found = event.likeness
+    if not (tries.min_likeness and found and event.run):
+        return ""
+    seed, mean = (found.best.seed, found.best.mean) if found.best else (event.seed, found.mean)
+    if mean >= tries.min_likeness:
+        return ""
+    count = max(1, len(found.tries))
+    kept = f"kept the best (seed {seed})" if count > 1 else "kept"
+    after = f"after {count} {'tries' if count > 1 else 'try'}"
+    return f"likeness {mean:.2f} < {tries.min_likeness:.2f} {after}: {kept}"
+
+
+def warn_of_missed(output: Output, found: Sequence[tuple[str, str]]) -> None:
+    """Warn about clips, by path, that missed the required likeness."""
+    for path, message in found[:SHOWN_MISSED]:
+        output.say(f"Warning: {shown(Path(path))}: {message}.")
+    if more := len(found[SHOWN_MISSED:]):
+        output.say(f"Warning: the likeness of {more} more clips is too low.")
 
 
 def warn_of_cuts(output: Output, cuts: Iterable[Cut]) -> None:

@@ -182,6 +182,7 @@ BATCH: Keys = [
         "Stop after the current clips; the same command continues",
     ),
     key("f", "failures", "Failures", "Focus the list of failures, or leave it"),
+    key("l", "likeness", "Likeness", "List the clips with the lowest likeness, or close the list"),
     key("space", "play", "Play", "Play or pause the newest clips"),
     key("Y", "copy_path", "Copy path", "Copy the path of the newest clip", show=False),
     key("J", "other_batch(1)", "Next batch", "Show the next batch", show=False),
@@ -194,7 +195,22 @@ FAILURES: Keys = [
     key("g,home", "first", "First", "Go to the newest failure", show=False),
     key("G,end", "last", "Last", "Go to the oldest failure", show=False),
 ]
+LIKENESS: Keys = [
+    key("enter", "select", "Details", "Show the details of the selected clip"),
+    key("j,down", "cursor_down", "Down", "Select the next entry", show=False),
+    key("k,up", "cursor_up", "Up", "Select the previous entry", show=False),
+    key("g,home", "first", "First", "Go to the lowest likeness", show=False),
+    key("G,end", "last", "Last", "Go to the highest likeness", show=False),
+]
 FAILURE: Keys = [key("escape,q,enter", "dismiss", "Close", "Close the details")]
+RATING: Keys = [
+    key("1", "answer('left')", "Left", "Choose the left clip"),
+    key("2", "answer('tie')", "Equal", "Choose neither clip"),
+    key("3", "answer('right')", "Right", "Choose the right clip"),
+    key("backspace", "undo", "Back", "Answer the question before again"),
+    key("space", "pause", "Pause", "Pause both clips, or play them"),
+    key("q,ctrl+c", "quit", "Stop", "Stop; the same command continues"),
+]
 HELP: Keys = [
     key("escape,q,question_mark", "dismiss", "Close", "Close the help"),
     key("j,down", "line(1)", "Down", "Scroll down", show=False),
@@ -219,6 +235,7 @@ GROUPS = {
     "Renders": RENDERS,
     "Batch": BATCH,
     "Failures": FAILURES,
+    "Likeness": LIKENESS,
     "Forms": FORM,
 }
 

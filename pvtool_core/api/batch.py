@@ -15,10 +15,20 @@ from pvtool_core.batches.clips import file_names
 from pvtool_core.batches.folder import BatchFolder, list_batches, new_batch, write_items
 from pvtool_core.batches.plan import BatchPlan, Defaults, plan, states
 from pvtool_core.batches.rows import Row
+from pvtool_core.batches.seed_tries import seed_step
+from pvtool_core.errors import InputRefused
 from pvtool_core.media.ffmpeg import require_formats
+from pvtool_core.models.locate import locate_package
 from pvtool_core.paths import batches_dir, check_utf8, runs_dir
 from pvtool_core.rendering.results import Outcome
-from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob, Setup, write_job
+from pvtool_core.settings.jobs import (
+    EncodingConfig,
+    RenderItem,
+    RenderJob,
+    Setup,
+    TriesConfig,
+    write_job,
+)
 from pvtool_core.settings.toml import Table, from_table
 from pvtool_core.store.events import ClipEvent, Event, ignore
 from pvtool_core.store.liveness import LIVE
@@ -39,6 +49,8 @@ def make_batch(
     Raises FfmpegMissing or CodecMissing if this machine cannot write such clips.
     """
     require_formats(job.encoding)
+    if job.tries.min_likeness:
+        check_face_models(job.setups)
     if not job.on:  # Ray's workers may be on machines with other devices
         check_devices(devices or [setup.model.device for setup in job.setups])
     drop_old_batches()
@@ -53,6 +65,17 @@ def make_batch(
         }
         write_job(folder.config, dataclasses.replace(job, items=str(batch.items), **own))
     return batch
+
+
+def check_face_models(setups: Sequence[Setup]) -> None:
+    """Raise WeightsMissing, or InputRefused, if the likeness of clips cannot be measured."""
+    for judge in {setup.likeness for setup in setups}:
+        if not judge.package:
+            raise InputRefused(
+                "The likeness of these clips cannot be measured: their run was deleted.",
+                "Add --run, or omit --min-likeness.",
+            )
+        locate_package(judge.package, (judge.detector, judge.recognizer))
 
 
 def _on(device: str, setups: Sequence[Setup]) -> tuple[Setup, ...]:
@@ -137,6 +160,9 @@ def render(
     formats: Sequence[str] = ("mp4",),
     devices: Sequence[str] = (),
     overwrite: bool = False,
+    likeness: bool = True,
+    min_likeness: float = 0.0,
+    max_tries: int = 4,
 ) -> Rendering:
     """Start rendering a clip for each prompt and seed with the adapter of a run.
 
@@ -153,6 +179,11 @@ def render(
         formats: Output formats, by file suffix without the dot.
         devices: Devices such as `cuda:0`, with an engine on each. [default: the device of the run]
         overwrite: Render existing clips again.
+        likeness: Measure the similarity of each clip's faces to the identity, for its sidecar.
+        min_likeness: Render further seeds of each clip with the adapter until its mean likeness is
+            reached; 0 renders none. All of them are kept, and `likeness` of the clip's event and
+            sidecar names the best.
+        max_tries: Largest number of seeds of a clip, with its own.
 
     Raises:
         Missing: The run does not exist or has no checkpoint.
@@ -171,14 +202,21 @@ def render(
         people=(identity.name,), seeds=tuple(seeds), run=name, base=base, settings=pairs
     )
     target = Path(out).absolute()
-    job = render_job(target, formats=tuple(formats), overwrite=overwrite)
+    tries = from_table(
+        TriesConfig, {"min_likeness": float(min_likeness), "max_tries": max_tries}, "render"
+    )
+    job = render_job(target, tuple(formats), overwrite, likeness or bool(min_likeness))
+    job = dataclasses.replace(job, tries=tries)
     texts = [prompts] if isinstance(prompts, str) else prompts
     planned = plan([Row(prompt=check_prompt(text)) for text in texts], defaults, target)
     return Rendering(planned, job, devices)
 
 
 def render_job(
-    out: Path, formats: tuple[str, ...] = ("mp4",), overwrite: bool = False
+    out: Path,
+    formats: tuple[str, ...] = ("mp4",),
+    overwrite: bool = False,
+    likeness: bool = True,
 ) -> RenderJob:
     """Return a job without clips and setups. Raises SettingsError for unknown formats."""
     encoding = from_table(EncodingConfig, {"formats": list(formats)}, "render")
@@ -188,20 +226,28 @@ def render_job(
         out=str(check_utf8(out)),
         encoding=encoding,
         overwrite=overwrite,
+        likeness=likeness,
         versions=versions(),
     )
 
 
 def with_setups(job: RenderJob, planned: BatchPlan) -> RenderJob:
-    """Return the job with the setups of the plan."""
-    return dataclasses.replace(job, setups=tuple(planned.setups))
+    """Return the job with the setups of the plan, and seeds for tries that it does not contain.
+
+    Raises UsageError for seeds that are too large for them.
+    """
+    tries = job.tries
+    if tries.min_likeness:
+        step = seed_step(planned.largest_seed, tries.max_tries)
+        tries = dataclasses.replace(tries, seed_step=step)
+    return dataclasses.replace(job, setups=tuple(planned.setups), tries=tries)
 
 
 def missing_clips(planned: BatchPlan, job: RenderJob) -> list[RenderItem]:
     """Return the clips to render; a contact sheet needs an engine for all of them."""
     return [
         item
-        for item, state in zip(planned.items, states(planned, job.encoding), strict=True)
+        for item, state in zip(planned.items, states(planned, job.encoding, job.tries), strict=True)
         if job.overwrite or job.sheet or state != "there"
     ]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pvtool_core.errors import InputRefused, Missing, UsageError
 from pvtool_core.paths import runs_dir
-from pvtool_core.settings.jobs import Setup
+from pvtool_core.settings.jobs import LikenessConfig, Setup
 from pvtool_core.settings.schema import AdapterConfig
 from pvtool_core.store.identities import Identity
 from pvtool_core.store.liveness import State
@@ -134,7 +134,9 @@ def _trained_by(run: RunFolder, checkpoint: Path) -> RunAdapter | None:
         return None
     job = job_of(run)
     start = AdapterConfig(start=job.adapter.start)
-    setup = Setup(model=job.model, sampler=job.sampler, adapter=start)
+    setup = Setup(
+        model=job.model, sampler=job.sampler, adapter=start, likeness=LikenessConfig.of(job)
+    )
     return RunAdapter(
         checkpoint / ADAPTER_FILE, digest, run.name, checkpoint_step(checkpoint), setup
     )

@@ -27,6 +27,7 @@ from pvtool_core.hashes import hash_of, sha256_of_folder
 from pvtool_core.settings.formats import FORMATS, Format
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup
 from pvtool_core.settings.schema import ModelConfig
+from pvtool_core.store.clip_likeness import ClipLikeness
 from pvtool_core.store.prompts import without_keyword
 from pvtool_core.untrusted import RECORD_BYTES, read_regular
 
@@ -59,7 +60,7 @@ class Names:
 
         Without an adapter `identity` is BASE and the digest empty.
         """
-        return f"{out}/{identity}/{self._folder(prompt, adapter_sha256)}/seed-{seed:06d}"
+        return f"{out}/{identity}/{self._folder(prompt, adapter_sha256)}/{seed_name(seed)}"
 
     @lru_cache(maxsize=1024)  # noqa: B019 - consecutive calls differ by seed
     def _folder(self, prompt: str, adapter_sha256: str) -> str:
@@ -88,6 +89,11 @@ class Names:
         """
         facts = f"{self._model} {self._sampler} {seed} {prompt}"
         return hashlib.sha256(facts.encode()).hexdigest()[:32]
+
+
+def seed_name(seed: int) -> str:
+    """Return the name of a clip, without suffix, in the folder of its prompt."""
+    return f"seed-{seed:06d}"
 
 
 _PLACES = {
@@ -166,13 +172,24 @@ def write_sidecar(
     """Write the sidecar of a clip whose files exist.
 
     `facts` is everything needed to render it again. Complete files of other formats with the same
-    fingerprint remain part of the clip.
+    fingerprint remain part of the clip, and so does its likeness if it was not measured again.
     """
     names = file_names(clip, encoding)
     files = {name: {"how": how, **_state(clip.with_name(name))} for name, how in names.items()}
     before = read_sidecar(clip)
-    kept = before["files"] if before and before.get("fingerprint") == fingerprint else {}
-    record = {**facts, "fingerprint": fingerprint, "files": {**kept, **files}}
+    same = before if before and before.get("fingerprint") == fingerprint else {"files": {}}
+    measured = {key: same[key] for key in ("likeness",) if key in same}
+    all_files = {**same["files"], **files}
+    _write_record(clip, {**measured, **facts, "fingerprint": fingerprint, "files": all_files})
+
+
+def record_likeness(clip: str | Path, likeness: ClipLikeness) -> None:
+    """Change the likeness in the sidecar of an existing clip, whose lease this process holds."""
+    if record := read_sidecar(clip):
+        _write_record(clip, {**record, "likeness": likeness.record()})
+
+
+def _write_record(clip: str | Path, record: Mapping[str, Any]) -> None:
     replace_file(sidecar_path(clip), json.dumps(record, indent=1, ensure_ascii=False).encode())
 
 
@@ -183,13 +200,21 @@ def is_whole(
 
     Clips rendered before `since`, in unix seconds, do not count.
     """
+    return whole_record(clip, fingerprint, encoding, since) is not None
+
+
+def whole_record(
+    clip: str | Path, fingerprint: str, encoding: EncodingConfig, since: float = 0.0
+) -> dict[str, Any] | None:
+    """Return the sidecar of a clip that `is_whole`, otherwise None."""
     record = read_sidecar(clip)
-    return (
+    whole = (
         record is not None
         and record.get("fingerprint") == fingerprint
         and (not since or record.get("created", 0.0) >= since)
         and _files_are_whole(clip, encoding, record)
     )
+    return record if whole else None
 
 
 def _files_are_whole(clip: str | Path, encoding: EncodingConfig, record: Mapping[str, Any]) -> bool:

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pvtool_core.batches.adapters import RunAdapter, named_run, newest_run
-from pvtool_core.batches.clips import BASE, Names, is_whole
+from pvtool_core.batches.clips import BASE, Names, is_whole, read_sidecar
 from pvtool_core.batches.columns import parse_lora
 from pvtool_core.batches.rates import estimate
 from pvtool_core.batches.rows import Mistakes, Row
+from pvtool_core.batches.seed_tries import applies_to, is_settled
 from pvtool_core.errors import BadPrompt, PvError, UsageError
 from pvtool_core.models.fingerprints import with_fingerprints
 from pvtool_core.models.locate import locate_style
 from pvtool_core.models.prompt_limits import Cut, check_prompts_fit
 from pvtool_core.paths import check_utf8
-from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup
+from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup, TriesConfig
 from pvtool_core.settings.toml import Table, from_table, merge, to_table
+from pvtool_core.store.clip_likeness import likeness_in
 from pvtool_core.store.identities import Identity, Library
 from pvtool_core.store.prompts import fill
 from pvtool_core.store.run_index import RunIndex
@@ -80,13 +82,14 @@ class BatchPlan:
 
     `contexts` has the request of each clip. `adapters` are those of the clips, by `IDENTITY
     RUN@STEP`; `cuts` is the truncated part of a prompt and its negative prompt, by setup number and
-    prompt.
+    prompt. `largest_seed` is that of all shards.
     """
 
     setups: list[Setup] = field(default_factory=list[Setup])
     items: list[RenderItem] = field(default_factory=list[RenderItem])
     contexts: list[RowContext] = field(default_factory=list[RowContext])
     adapters: dict[str, RunAdapter] = field(default_factory=dict[str, RunAdapter])
+    largest_seed: int = 0
     cuts: dict[tuple[int, str], list[Cut]] = field(default_factory=dict[tuple[int, str], list[Cut]])
 
     @property
@@ -177,16 +180,17 @@ class _Planner:
             lambda: self._check_length(number, prompt, person.noun),
         )
         for seed in self._wanted.seeds if row.seed is None else (row.seed,):
+            self.plan.largest_seed = max(seed, self.plan.largest_seed)
             if self._shard and not self._shard.holds(self._names[number].trajectory(prompt, seed)):
                 continue
             if row.base or self._wanted.base:
-                self._clip(person.name, prompt, seed, number, None, context)
+                self._clip(person, prompt, seed, number, None, context)
             if not row.base:
-                self._clip(person.name, prompt, seed, number, trained, context)
+                self._clip(person, prompt, seed, number, trained, context)
 
     def _clip(
         self,
-        person: str,
+        person: Identity,
         prompt: str,
         seed: int,
         number: int,
@@ -194,16 +198,18 @@ class _Planner:
         context: RowContext,
     ) -> None:
         digest = by.sha256 if by else ""
-        clip = self._names[number].path(self._out, person if by else BASE, prompt, seed, digest)
+        owner = person.name if by else BASE
+        clip = self._names[number].path(self._out, owner, prompt, seed, digest)
         if clip in self._clips:
             return
         self._clips.add(clip)
         about: dict[str, Any] = {
-            "identity": person,
+            "identity": person.name,
             "prompt": prompt,
             "seed": seed,
             "setup": number,
             "clip": clip,
+            "folder": str(person.folder),
         }
         if by:
             about |= {
@@ -225,7 +231,10 @@ class _Planner:
         if again and not run and person.name == again[0]:
             return again[1]
         found = named_run(person, run) if run else self._newest(person)
-        return dataclasses.replace(found, setup=again[1].setup) if again else found
+        if not again:
+            return found
+        setup = dataclasses.replace(again[1].setup, likeness=found.setup.likeness)
+        return dataclasses.replace(found, setup=setup)
 
     def _check_length(self, number: int, prompt: str, noun: str) -> None:
         """Raise BadPrompt if the keyword is truncated.
@@ -286,14 +295,27 @@ def _changed(setup: Setup, loras: Loras, pairs: Pairs, control: Table | None) ->
     return changed
 
 
-def states(planned: BatchPlan, encoding: EncodingConfig) -> list[str]:
-    """Return the state of each clip: there, missing, stale or partial.
+def states(
+    planned: BatchPlan, encoding: EncodingConfig, tries: TriesConfig | None = None
+) -> list[str]:
+    """Return the state of each clip: there, missing, stale, partial or unlike.
 
     Stale clips have other settings or are corrupt; partial ones are denoised and have no file yet.
+    Unlike ones exist, and `tries` asks for further seeds, or for their likeness.
     """
     names = [Names(setup, encoding.upscale) for setup in planned.setups]
     listed = lru_cache(maxsize=None)(_listed)
-    return [_state(item, names[item.setup], encoding, listed) for item in planned.items]
+    found = [_state(item, names[item.setup], encoding, listed) for item in planned.items]
+    if tries is None or not tries.min_likeness:
+        return found
+    return [
+        "unlike" if state == "there" and _is_unlike(item, tries) else state
+        for item, state in zip(planned.items, found, strict=True)
+    ]
+
+
+def _is_unlike(item: RenderItem, tries: TriesConfig) -> bool:
+    return applies_to(item, tries) and not is_settled(likeness_in(read_sidecar(item.clip)), tries)
 
 
 def estimates(planned: BatchPlan, found: Sequence[str]) -> list[float | None]:

@@ -17,7 +17,7 @@ from pvtool_core.media.ffmpeg import ClipBroken
 from pvtool_core.media.metadata import read_facts
 from pvtool_core.paths import runs_dir
 from pvtool_core.settings.formats import FORMATS, format_of
-from pvtool_core.settings.jobs import RenderItem, Setup, TrainJob
+from pvtool_core.settings.jobs import LikenessConfig, RenderItem, Setup, TrainJob
 from pvtool_core.settings.toml import Table, from_table, to_table
 from pvtool_core.store.runs import ADAPTER_FILE, find_run
 from pvtool_core.store.summary import job_of
@@ -122,9 +122,10 @@ def _setup(facts: Facts, job: TrainJob | None) -> Setup:
     ):  # a clip of the base model, which may be rendered again with an adapter
         start = job.adapter.start
     adapter = {} if start is None else {"start": start}
+    likeness = to_table(LikenessConfig.of(job)) if job else {}
     return from_table(
         Setup,
-        {"model": model, "sampler": facts["sampler"], "adapter": adapter},
+        {"model": model, "sampler": facts["sampler"], "adapter": adapter, "likeness": likeness},
         "the settings of the clip",
     )
 

@@ -1,12 +1,42 @@
-"""Signs that training has optimised its rewards at the expense of what they stand for."""
+"""Signs that training has optimised its rewards at the expense of what they stand for.
+
+Each rule compares the interval of a difference from the base model with a limit, so that chance
+alone raises no alarm. The limits are what a viewer sees at once; they were checked on clean runs of
+the tiny preset, and on runs without its penalties and with five times its learning rate.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pvtool_core.settings.jobs import BASE_METHOD
 
-GAP_ALARM = 0.2
-"""Rise of the reward's likeness above that of the held-out recogniser, as a cosine."""
+
+@dataclass(frozen=True)
+class Rule:
+    """An alarm for a metric whose change is beyond a limit, with its whole interval.
+
+    `limit` is negative for a fall; with `relative` it is a fraction of the base model's mean.
+    """
+
+    metric: str
+    limit: float
+    words: str
+    relative: bool = False
+
+
+RULES = (
+    Rule(
+        "gap",
+        0.2,
+        "likeness rose much more by the reward's recogniser than by the held-out one",
+    ),
+    Rule("faces_found", -0.1, "faces are found in fewer frames"),
+    Rule("clip_t", -0.05, "the clips follow their prompts less", relative=True),
+    Rule("dense_motion", -0.3, "the clips move less", relative=True),
+    Rule("dynamic_flow", -0.3, "the clips move less by optical flow", relative=True),
+    Rule("temporal_consistency", -0.05, "neighbouring frames differ more: flicker"),
+)
 
 
 def alarms(methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -14,18 +44,39 @@ def alarms(methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
     `methods` are those of the report.
     """
+    base = methods.get(BASE_METHOD, {}).get("means", {})
     found: list[str] = []
     for name, method in methods.items():
-        if name != BASE_METHOD:
-            found += [f"{name}: {each}" for each in _alarms_of(method.get("differences", {}))]
+        changes = method.get("differences", {})
+        found += [
+            f"{name}: {rule.words} ({_numbers(base, changes, rule.metric)})."
+            for rule in RULES
+            if rule.metric in changes and _applies(rule, base, changes[rule.metric])
+        ]
+        if _reward_alone(changes):
+            numbers = _numbers(base, changes, "likeness_reward")
+            words = "likeness rose by the reward's recogniser only"
+            found.append(f"{name}: {words} ({numbers}).")
     return found
 
 
-def _alarms_of(changes: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    found: list[str] = []
-    if (gap := changes.get("gap")) and gap["mean"] > GAP_ALARM:
-        found.append(
-            f"likeness rose {gap['mean']:.2f} more by the reward's recogniser than by the held-out "
-            "one, a sign of reward hacking."
-        )
-    return found
+def _applies(rule: Rule, base: Mapping[str, Any], change: Mapping[str, Any]) -> bool:
+    """Return whether the whole interval of a change is beyond the limit."""
+    if change["low"] is None:
+        return False
+    limit = rule.limit * abs(base[rule.metric]["mean"]) if rule.relative else rule.limit
+    return change["high"] < limit if limit < 0 else change["low"] > limit
+
+
+def _reward_alone(changes: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return whether likeness rose by the reward's recogniser and not by the held-out one."""
+    rewarded, held_out = (changes.get(name) for name in ("likeness_reward", "likeness"))
+    if not rewarded or not held_out or rewarded["low"] is None:
+        return False
+    return rewarded["low"] > 0 and held_out["low"] <= 0
+
+
+def _numbers(base: Mapping[str, Any], changes: Mapping[str, Any], metric: str) -> str:
+    """Return `clip_t 84.611 → 10.589`, the means of the compared pairs up to rounding."""
+    before = base[metric]["mean"]
+    return f"{metric} {before:.3f} → {before + changes[metric]['mean']:.3f}"

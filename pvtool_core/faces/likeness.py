@@ -8,7 +8,9 @@ import numpy as np
 
 from pvtool_core.errors import InputRefused
 from pvtool_core.faces.analyzer import Face, FaceAnalyzer, Picture, Points, align, largest
+from pvtool_core.media.decode import Pixels
 from pvtool_core.media.photos import read_picture
+from pvtool_core.store.clip_likeness import WorstFrame
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +69,6 @@ def face_cosines(
 
 
 @dataclass(frozen=True)
-class WorstFrame:
-    """The frame with the lowest cosine: its index in the clip, its time in seconds, the value."""
-
-    frame: int
-    time: float
-    value: float
-
-
-@dataclass(frozen=True)
 class Likeness:
     """Cosine of each scored frame's face with an identity's mean embedding.
 
@@ -109,21 +102,21 @@ class Likeness:
         value, frame = min(
             (cosine or 0.0, frame) for frame, cosine in zip(self.frames, self.cosines, strict=True)
         )
-        return WorstFrame(frame, frame / self.fps, value)
+        return WorstFrame(frame=frame, time=frame / self.fps, value=value)
 
 
 def measure_likeness(
     analyzer: FaceAnalyzer,
     recognizer: str,
-    pixels: Sequence[Picture],
+    pixels: Pixels,
     mean: Points,
     fps: float,
     most: int = 0,
 ) -> Likeness:
     """Return the likeness of a clip to the identity with the mean embedding `mean`.
 
-    `pixels` are its frames, RGB (height, width, 3). At most `most` evenly spaced frames are scored;
-    0 scores all. Raises NotFinite.
+    `pixels` are its frames, RGB (frames, height, width, 3). At most `most` evenly spaced frames are
+    scored; 0 scores all. Raises NotFinite.
     """
     frames = spaced(len(pixels), most)
     pictures = [pixels[frame] for frame in frames]

@@ -1,6 +1,7 @@
 """Locate the weights in settings on this machine."""
 
 import dataclasses
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -82,17 +83,27 @@ def locate_faces(settings: Settings) -> Settings:
     Raises WeightsMissing.
     """
     rewards = settings.identity_reward
-    package = resolve(rewards.package)
-    for file in (rewards.detector, rewards.recognizer, settings.evaluation.recognizer):
-        if not (package / file).is_file():
-            raise WeightsMissing(f"{rewards.package}/{file}", how_to_get(rewards.package, package))
-        if missing := missing_external(package / file):
-            raise WeightsMissing(
-                f"{rewards.package}/{missing[0]}", f"Put this file with weights beside {file}."
-            )
+    files = (rewards.detector, rewards.recognizer, settings.evaluation.recognizer)
+    package = locate_package(rewards.package, files)
     return dataclasses.replace(
         settings, identity_reward=dataclasses.replace(rewards, package=str(package))
     )
+
+
+def locate_package(name: str, files: Iterable[str]) -> Path:
+    """Return the folder of a package of face models that has these files.
+
+    Raises WeightsMissing.
+    """
+    package = resolve(name)
+    for file in files:
+        if not (package / file).is_file():
+            raise WeightsMissing(f"{name}/{file}", how_to_get(name, package))
+        if missing := missing_external(package / file):
+            raise WeightsMissing(
+                f"{name}/{missing[0]}", f"Put this file with weights beside {file}."
+            )
+    return package
 
 
 def locate_model(model: ModelConfig) -> ModelConfig:

@@ -40,6 +40,7 @@ from pvtool_core.media.decode import Pixels
 from pvtool_core.models.locate import locate_model
 from pvtool_core.models.prompt_limits import report_cuts
 from pvtool_core.paths import trajectories_dir
+from pvtool_core.rendering.likeness_scorer import LikenessScorer
 from pvtool_core.rendering.results import Results
 from pvtool_core.settings.jobs import RenderItem, Setup
 from pvtool_core.store.events import Report, StageEvent
@@ -237,9 +238,13 @@ class ClipDenoiser:
 
 
 class Models:
-    """Keeps one model loaded until clips of another setup or of other prompts follow."""
+    """Keeps one model loaded until clips of another setup or of other prompts follow.
+
+    `scorer` keeps the face models of all setups.
+    """
 
     def __init__(self, report: Report, cache_gigabytes: float) -> None:
+        self.scorer = LikenessScorer()
         self._report, self._gigabytes = report, cache_gigabytes
         self._loaded: ClipDenoiser | None = None
 

@@ -18,8 +18,10 @@ from pvtool_core.errors import (
     SomeFailed,
     from_foreign,
 )
+from pvtool_core.rendering.tries import Tries
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob
-from pvtool_core.store.events import ClipEvent, Event, Report, StageEvent
+from pvtool_core.store.clip_likeness import ClipLikeness
+from pvtool_core.store.events import ClipEvent, Event, Report, StageEvent, WarningEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,7 @@ def clip_event(
     status: str,
     seconds: float | None = 0.0,
     reason: str = "",
+    likeness: ClipLikeness | None = None,
 ) -> ClipEvent:
     """Return the event of a clip."""
     return ClipEvent(
@@ -87,6 +90,7 @@ def clip_event(
         status=status,
         seconds=seconds,
         reason=reason,
+        likeness=likeness,
     )
 
 
@@ -125,6 +129,9 @@ class Results:
     _lost: list[RenderItem] = field(default_factory=list[RenderItem])
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
+    def __post_init__(self) -> None:
+        self.tries = Tries(self.job.tries)
+
     def begin(self, items: Sequence[RenderItem], release: Callable[[], None]) -> None:
         """Report the progress, and call `release` once each clip is done, has failed or is lost."""
         self.progress()
@@ -132,10 +139,20 @@ class Results:
         with self._turn:
             self._held.update(dict.fromkeys((item.clip for item in items), held))
 
-    def done(self, item: RenderItem, status: str, seconds: float = 0.0) -> None:
+    def done(
+        self,
+        item: RenderItem,
+        status: str,
+        seconds: float = 0.0,
+        likeness: ClipLikeness | None = None,
+    ) -> None:
         """Record that the clip exists: `done` by this process, `skipped`, or done `elsewhere`."""
-        self._report_clip(item, status, seconds)
+        self._report_clip(item, status, seconds, likeness=likeness)
         self._settle(item)
+
+    def warn(self, message: str) -> None:
+        """Report a problem that fails no clip."""
+        self._guarded(WarningEvent(message=message))
 
     def failed(self, item: RenderItem, error: BaseException, seconds: float = 0.0) -> None:
         """Record a clip that could not be rendered, or the error that ends the whole batch."""
@@ -215,15 +232,32 @@ class Results:
         if held and not held.left:
             held.release()
 
-    def _report_clip(self, item: RenderItem, status: str, seconds: float, reason: str = "") -> None:
-        with self._turn:
-            if item.clip in self._reported:
-                return
-            self._reported[item.clip] = status
-        seconds = round(seconds, 3)
-        self._guarded(
-            clip_event(item, self.job.encoding, status=status, seconds=seconds, reason=reason)
+    def _report_clip(
+        self,
+        item: RenderItem,
+        status: str,
+        seconds: float,
+        reason: str = "",
+        likeness: ClipLikeness | None = None,
+    ) -> None:
+        event = clip_event(
+            item,
+            self.job.encoding,
+            status=status,
+            seconds=round(seconds, 3),
+            reason=reason,
+            likeness=likeness,
         )
+        if final := self.tries.add(item, event):
+            self.settled(final)
+
+    def settled(self, event: ClipEvent) -> None:
+        """Report the result of a planned clip, once."""
+        with self._turn:
+            if event.path in self._reported:
+                return
+            self._reported[event.path] = event.status
+        self._guarded(event)
 
     def _guarded(self, event: Event) -> None:
         try:

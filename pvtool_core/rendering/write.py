@@ -12,20 +12,22 @@ from pvtool_core.batches.clips import model_facts, write_sidecar
 from pvtool_core.media.decode import Pixels
 from pvtool_core.media.encode import write_clip
 from pvtool_core.rendering.denoise import DenoisedClip
+from pvtool_core.rendering.likeness_scorer import LikenessScorer
 from pvtool_core.rendering.results import Results
 from pvtool_core.settings.jobs import RenderItem, RenderJob
+from pvtool_core.store.clip_likeness import ClipLikeness
 
 _WAITING = 3  # clips with latents or frames in memory at the same time
 
 
 class Writer:
-    """Decodes, encodes and describes clips, and reports each as done or failed.
+    """Decodes, encodes, scores and describes clips, and reports each as done or failed.
 
     On a CPU, decoding happens in the caller's thread: a second one would only share the cores.
     """
 
-    def __init__(self, job: RenderJob, results: Results) -> None:
-        self._job, self._results = job, results
+    def __init__(self, job: RenderJob, results: Results, scorer: LikenessScorer) -> None:
+        self._job, self._results, self._scorer = job, results, scorer
         self._decoding = ThreadPoolExecutor(1, "decoding")
         self._encoding = ThreadPoolExecutor(2, "encoding")
         self._room = threading.BoundedSemaphore(_WAITING)
@@ -50,19 +52,32 @@ class Writer:
 
     def _encode(self, clip: DenoisedClip, pixels: Pixels, began: float) -> None:
         try:
-            write(self._job, clip, pixels, began)
+            likeness = self._score(clip.item, pixels)
+            write(self._job, clip, pixels, likeness, began)
         except BaseException as error:
             self._end(clip, began, error)
         else:
-            self._end(clip, began)
+            self._end(clip, began, likeness=likeness)
 
-    def _end(self, clip: DenoisedClip, began: float, error: BaseException | None = None) -> None:
+    def _score(self, item: RenderItem, pixels: Pixels) -> ClipLikeness | None:
+        if not self._job.likeness:
+            return None
+        setup = self._job.setups[item.setup]
+        return self._scorer.measure(item, setup, pixels, self._results.warn)
+
+    def _end(
+        self,
+        clip: DenoisedClip,
+        began: float,
+        error: BaseException | None = None,
+        likeness: ClipLikeness | None = None,
+    ) -> None:
         self._room.release()
         seconds = time.monotonic() - began
         if error:
             self._results.failed(clip.item, error, seconds)
         else:
-            self._results.done(clip.item, "done", clip.seconds + seconds)
+            self._results.done(clip.item, "done", clip.seconds + seconds, likeness)
 
     def wait(self) -> None:
         """Wait until every clip is written or has failed."""
@@ -77,7 +92,13 @@ class Writer:
         self._encoding.shutdown()
 
 
-def write(job: RenderJob, clip: DenoisedClip, pixels: Pixels, began: float) -> None:
+def write(
+    job: RenderJob,
+    clip: DenoisedClip,
+    pixels: Pixels,
+    likeness: ClipLikeness | None,
+    began: float,
+) -> None:
     """Write the clip's files, then its sidecar.
 
     `began` is the start of its rendering, by the monotonic clock.
@@ -89,7 +110,8 @@ def write(job: RenderJob, clip: DenoisedClip, pixels: Pixels, began: float) -> N
     times = {"created": time.time(), "seconds": round(time.monotonic() - began, 3)}
     # Before the sidecar: no process removes the latents of a complete clip.
     clip.kept.unlink(missing_ok=True)
-    write_sidecar(path, clip.fingerprint, job.encoding, {**facts, **places, **times})
+    scores = {"likeness": likeness.record()} if likeness else {}
+    write_sidecar(path, clip.fingerprint, job.encoding, {**facts, **places, **times, **scores})
 
 
 def clip_facts(job: RenderJob, item: RenderItem) -> dict[str, Any]:

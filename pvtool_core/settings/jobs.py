@@ -96,12 +96,43 @@ class PlanJob(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LikenessConfig:
+    """Face models that measure the likeness of rendered clips; none without a `package`."""
+
+    package: str = setting("folder of an insightface model package; empty measures nothing", "")
+    recognizer: str = setting("ONNX file of the held-out recogniser, in this folder", "")
+    detector: str = setting("ONNX file of the detector with five landmarks, in this folder", "")
+    detection_size: int = setting(
+        "side of the detector's square input in pixels", 640, low=32, high=4096, multiple_of=32
+    )
+    detection_threshold: float = setting(
+        "smallest detection score of a face", 0.5, low=0.0, high=1.0
+    )
+
+    @classmethod
+    def of(cls, settings: Settings) -> "LikenessConfig":
+        """Return the detector of the identity reward, with the recogniser of the evaluation."""
+        reward = settings.identity_reward
+        return cls(
+            package=reward.package,
+            recognizer=settings.evaluation.recognizer,
+            detector=reward.detector,
+            detection_size=reward.detection_size,
+            detection_threshold=reward.detection_threshold,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Setup:
-    """A base model with its sampler for rendering; of the adapter only `start` matters."""
+    """A base model with its sampler for rendering; of the adapter only `start` matters.
+
+    `likeness` does not change pixels, and is not part of the names of clips.
+    """
 
     model: ModelConfig
     sampler: SamplerConfig = SamplerConfig()  # noqa: RUF009 - frozen
     adapter: AdapterConfig = AdapterConfig()  # noqa: RUF009 - frozen
+    likeness: LikenessConfig = LikenessConfig()
 
     def check(self) -> Iterable[Mistake]:
         return check_model(self.model, self.sampler)
@@ -127,7 +158,8 @@ class RenderItem:
 
     `adapter` is a safetensors file, or empty for the base model; `clip` is the path of the clip
     without its suffix (see clips.py), so that the front end can check its existence without an
-    engine. `setup` is an index into the job's setups.
+    engine. `setup` is an index into the job's setups. `folder` is that of the identity, whose
+    photos the clip is compared with; batches of older versions lack it.
     """
 
     identity: str
@@ -139,12 +171,24 @@ class RenderItem:
     step: int = 0
     setup: int = 0
     clip: str
+    folder: str = ""
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
-        """The identity in the clip: exactly one. Only its name is known, not its folder."""
-        ref = IdentityRef(name=self.identity, folder="")
+        """The identity in the clip: exactly one."""
+        ref = IdentityRef(name=self.identity, folder=self.folder)
         return (Subject(identity=ref, adapter=self.adapter),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriesConfig:
+    """Further seeds for clips with a low likeness: see seed_tries.py."""
+
+    min_likeness: float = setting(
+        "smallest mean likeness of a clip; 0 tries no further seeds", 0.0, low=0.0, high=1.0
+    )
+    max_tries: int = setting("largest number of seeds of a clip, with its own", 4, low=1, high=1000)
+    seed_step: int = setting("difference between the seeds of two tries", 10**6, low=1, high=10**18)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +207,8 @@ class RenderJob:
     out: str
     encoding: EncodingConfig = EncodingConfig()
     overwrite: bool = False
+    likeness: bool = setting("measure the likeness of each clip", True)
+    tries: TriesConfig = TriesConfig()
     sheet: str = setting("file name of contact sheets in `out`; none are written if empty", "")
     retries: int = setting("number of retries of a failed clip", 0, low=0, high=100)
     on: str = setting(

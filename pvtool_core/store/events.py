@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Self, cast, get_type_hints
 
+from pvtool_core.store.clip_likeness import ClipLikeness
+
 Record = dict[str, Any]
 """An event as a JSON object."""
 Number = float | None
@@ -160,7 +162,8 @@ class ClipEvent(Event):
 
     `path` is the path of the clip without suffix, `files` are the names of its files. `status` is
     done, skipped (it exists), elsewhere (another engine renders it) or failed, with the `reason`.
-    `run` and `step` are those of its adapter; `seconds` is the rendering time.
+    `run` and `step` are those of its adapter; `seconds` is the rendering time. `likeness` is that
+    to the identity, if it was measured.
     """
 
     type = "clip"
@@ -174,6 +177,14 @@ class ClipEvent(Event):
     status: str
     seconds: Number = 0.0
     reason: str = _omitted("")
+    likeness: ClipLikeness | None = _omitted(None)  # noqa: RUF009 - a field
+
+    def record(self) -> Record:
+        """Return the event as a JSON object."""
+        record = Event.record(self)
+        if self.likeness:
+            record["likeness"] = self.likeness.record()
+        return record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -423,4 +434,5 @@ _CONVERTERS: dict[Any, Callable[[Any], Any]] = {
     tuple[str, ...]: _texts,
     Mapping[str, float]: _numbers,
     PurePosixPath: _relative_path,
+    ClipLikeness | None: ClipLikeness.parse,
 }

@@ -1,11 +1,12 @@
-"""Clips of the methods of a study, read from the sidecars of `pv render`."""
+"""Clips of the methods of a study, from the sidecars of `pv render` or from a manifest."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pvtool_core.batches.clips import read_clip_record
+from pvtool_core.batches.manifest import read_manifest
 from pvtool_core.errors import InputRefused, Missing, printable
 from pvtool_core.settings.formats import FORMATS
 from pvtool_core.untrusted import exists
@@ -23,7 +24,10 @@ class SetKey(NamedTuple):
 
 @dataclass(frozen=True)
 class MethodClip:
-    """A clip of a method: its file or folder of images, and its frames per second."""
+    """A clip of a method: its file or folder of images, and its frames per second.
+
+    They are 0 for a clip of another program, whose file says them.
+    """
 
     file: Path
     fps: int
@@ -47,13 +51,27 @@ class MethodClips:
         return self.own.get(key) or self.shared.get((key.prompt, key.seed))
 
 
-def read_method(name: str, folder: Path) -> MethodClips:
+MANIFEST = "clips.csv"
+"""A folder with this file has clips of other programs."""
+
+
+def read_method(name: str, folder: Path, identities: Collection[str] = ()) -> MethodClips:
     """Read the clips below a folder.
 
-    Raises Missing without clips, InputRefused for an invalid sidecar, for a sidecar without a clip,
-    and for two clips of the same identity, prompt and seed.
+    A folder with a manifest has clips of other programs, of these `identities`: the rows whose
+    method is `name`. Raises what `read_manifest` does, Missing without clips, InputRefused for an
+    invalid sidecar, for a sidecar without a clip, and for two clips of the same identity, prompt
+    and seed.
     """
     found = MethodClips(name)
+    if exists(manifest := folder / MANIFEST):
+        for clip in read_manifest(manifest, folder, identities).clips:
+            if clip.method == name:
+                key = SetKey(clip.identity, clip.prompt, clip.seed)
+                found.own[key] = MethodClip(Path(clip.file), 0)
+        if not found.own:
+            raise Missing("method in the manifest", name, f"Use a method of {manifest}.")
+        return found
     for sidecar in sorted(folder.rglob("seed-*.json")):
         record = read_clip_record(sidecar)
         key = SetKey(record["identity"], record["prompt"], record["seed"])

@@ -18,7 +18,7 @@ from typing import Any
 
 from pvtool_core.errors import Missing, NameTaken, PvError, printable
 from pvtool_core.files import working_folder
-from pvtool_core.media.decode import frames_of
+from pvtool_core.media.decode import footage_of, frames_of
 from pvtool_core.media.encode import write_clip
 from pvtool_core.media.photos import PHOTO_FORMATS, read_picture
 from pvtool_core.permissions import make_private, tighten
@@ -26,9 +26,9 @@ from pvtool_core.store.identities import Library
 from pvtool_core.store.prompts import without_keyword
 from pvtool_core.study.design import Design, design
 from pvtool_core.study.method_clips import MethodClip, read_method
-from pvtool_core.study.page import page
 from pvtool_core.study.study_items import CLIPS, FORMAT, PAGE, PHOTOS, STUDY
 from pvtool_core.study.study_key import Item, StudyKey, key_path, write_key
+from pvtool_core.study.study_page import page
 from pvtool_core.untrusted import exists
 
 _PHOTO_SIDE = 768
@@ -55,7 +55,8 @@ def make_study(
     for path in (out, key_path(out)):
         if exists(path):
             raise NameTaken("a file or folder", printable(path), "Choose another output folder.")
-    methods = [read_method(name, folder) for name, folder in folders.items()]
+    identities = {*Library().names(), *(photos or {})}
+    methods = [read_method(name, folder, identities) for name, folder in folders.items()]
     plan = design(methods, count, seed)
     make_private(out.parent)
     with working_folder(out) as parent:
@@ -124,8 +125,13 @@ def _write_clips(folder: Path, originals: Mapping[str, MethodClip], on_clip: OnC
     folder.mkdir()
     for number, name in enumerate(sorted(originals)):
         on_clip(number, len(originals))
-        frames = frames_of(originals[name].file)
+        clip = originals[name]
+        if clip.fps:
+            frames, fps = frames_of(clip.file), clip.fps
+        else:
+            footage = footage_of(clip.file)
+            frames, fps = footage.frames, max(round(footage.fps), 1)
         height, width = (side // 2 * 2 for side in frames.shape[1:3])
         even = frames[:, :height, :width]
-        write_clip(folder / name.removesuffix(".mp4"), even, originals[name].fps, {})
+        write_clip(folder / name.removesuffix(".mp4"), even, fps, {})
     on_clip(len(originals), len(originals))

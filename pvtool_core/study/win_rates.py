@@ -42,12 +42,12 @@ def win_rate(votes: Votes, seed: int = 0, draws: int = DRAWS) -> WinRate | None:
     votes, there = votes[there.any(1)][:, there.any(0)], there[there.any(1)][:, there.any(0)]
     if not there.any():
         return None
-    points, counts = np.where(there, votes, 0.0), there.astype(float)
     raters, sets = votes.shape
+    if min(raters, sets) < 2 or np.ptp(votes[there]) == 0:
+        return WinRate(float(votes[there].mean()), None, None)
+    points, counts = np.where(there, votes, 0.0), there.astype(float)
     rates, variances = _estimates(points, counts, np.ones((1, raters)), np.ones((1, sets)))
     rate, variance = float(rates[0]), float(variances[0])
-    if min(raters, sets) < 2 or variance <= 0 or not 0 < rate < 1:
-        return WinRate(rate, None, None)
     generator = np.random.default_rng(seed)
     parts = [
         _estimates(points, counts, *(_draw(generator, size, count) for count in (raters, sets)))
@@ -75,8 +75,8 @@ def _estimates(
 ) -> tuple[_Floats, _Floats]:
     """Return win rate and its two-way cluster-robust variance for draws of raters and of sets.
 
-    `raters` and `sets` are draws × raters and draws × sets: how often each was drawn. A draw
-    without votes, as of a study with missing ones, has the rate NaN.
+    `raters` and `sets` are draws × raters and draws × sets: how often each was drawn. Both results
+    are NaN for a draw without votes, as of a study with missing ones.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         votes = _total(counts, raters, sets)
@@ -90,7 +90,11 @@ def _estimates(
         by_set = small[1] * (sets * of_sets**2).sum(1) / votes**2
     both = by_rater + by_set - small[0] * small[1] * single
     # The difference can be negative by chance: no less than the largest of its parts allows.
-    return rates, np.maximum(both, np.maximum(single, np.maximum(by_rater, by_set) / 2))
+    least = np.maximum(single, np.maximum(by_rater, by_set) / 2)
+    # A draw of equal votes has no variance, and no logit if all are wins or all are losses: it
+    # counts as independent votes, a quarter of one of which differs.
+    near = np.clip(rates, 1 / (4 * votes), 1 - 1 / (4 * votes))
+    return near, np.where(least > 0, np.maximum(both, least), near * (1 - near) / votes)
 
 
 def _total(values: _Floats, raters: _Floats, sets: _Floats) -> _Floats:
@@ -99,12 +103,7 @@ def _total(values: _Floats, raters: _Floats, sets: _Floats) -> _Floats:
 
 def _studentised(drawn: _Floats, spread: _Floats, rate: float) -> _Floats:
     """Return the draws' distance from `rate` in standard errors, both on the logit scale."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        distance = _logits(drawn) - _logit(rate)
-        scale = np.sqrt(spread) / (drawn * (1 - drawn))
-        ratio = distance / scale
-    # A rate of 0 or 1 has an infinite logit and no variance: it is further than all others.
-    ratio = np.where(drawn <= 0, -np.inf, np.where(drawn >= 1, np.inf, ratio))
+    ratio = (_logits(drawn) - _logit(rate)) * drawn * (1 - drawn) / np.sqrt(spread)
     return ratio[~np.isnan(ratio)]
 
 

@@ -25,6 +25,7 @@ CASES = {
     "15 × 50, a third of votes": (15, 50, World(missing=2 / 3)),
     "8 × 20": (8, 20, World()),
     "5 × 12": (5, 12, World()),
+    "5 × 12, 85 % wins": (5, 12, World(1.2, 0.3, 0.5, 0.2)),
 }
 
 

@@ -35,10 +35,9 @@ def test_no_process_is_started_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_device_beyond_those_that_torch_sees_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # like on a machine without a GPU
-    for name in ("cuda", "cuda:9"):
-        with pytest.raises(InputRefused, match=f"torch sees no GPU here for {name}") as refusal:
-            check_devices([name])
-        assert "model.device" in refusal.value.hint
+    with pytest.raises(InputRefused, match="torch sees no GPU here for cuda:9") as refusal:
+        check_devices(["cuda:9"])
+    assert "model.device" in refusal.value.hint
 
 
 def test_a_device_is_counted_from_zero(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +58,7 @@ def test_the_working_folders_modules_are_not_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert sys.executable
-    with pytest.raises(InputRefused):
+    with pytest.raises(InputRefused, match="torch sees no GPU here for cuda"):
         check_devices(["cuda"])
 
 

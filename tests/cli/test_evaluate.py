@@ -25,7 +25,11 @@ def run(home: Path, job: TrainJob) -> RunFolder:
     """Return a run of the small models, of an identity with one photo of noise."""
     identity = add_identity_of_noise("ann").ref
     folder = RunFolder(home / "data/runs/ann-1").create()
-    about = {"name": identity.name, "folder": identity.folder}
+    about = {
+        "name": identity.name,
+        "folder": identity.folder,
+        "fingerprint": identity.fingerprint,
+    }
     job = with_settings(
         with_settings(job, "identity", **about), "evaluation", prompts="tiny-unseen"
     )
@@ -146,7 +150,7 @@ def test_several_adapters_of_a_person_are_methods_of_their_own(tmp_path: Path) -
 
 def test_each_checkpoint_of_a_run_is_a_method(run: RunFolder, tmp_path: Path) -> None:
     for step in (2, 4):
-        run.write_checkpoint(step, {ADAPTER_FILE: b"adapter"})
+        run.write_checkpoint(step, {ADAPTER_FILE: f"adapter {step}".encode()})
     planned = evaluation_plan(run, tmp_path, prompts=1, seeds=1, checkpoints=True)
     clips = planned_clips(planned, checkpoints=True)
     assert sorted(clip.method for clip in clips) == ["base", "step 2", "step 4"]

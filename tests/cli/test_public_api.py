@@ -68,7 +68,7 @@ def test_example_runs_and_engines_can_be_stopped(
     assert lines[0].startswith("step 1: loss ")
     clips = [Path(line) for line in lines if line.endswith(".mp4")]
     assert len(clips) == 4 and all(clip.stat().st_size for clip in clips)
-    assert [line.split()[0] for line in lines[-2:]] == ["before", "after"]
+    assert [line.split()[0] for line in lines[-2:]] == ["base", "adapter"]
     assert (runs_dir() / "ada-1/evaluation/report.json").is_file()
 
     run = train("ada", prompts=["<V> {noun} runs"])

@@ -124,6 +124,13 @@ def rows_file(*rows: dict[str, Any], name: str = "batch.jsonl") -> str:
         ("mara <V>runs --on slurm", 2, "Unknown place 'slurm'."),
         ("mara <V>runs --on ray --devices 0", 2, "--on and --devices cannot be combined."),
         ("mara <V>runs --address auto", 2, "--address requires --on ray."),
+        ("mara <V>runs --max-tries 3", 2, "--max-tries requires --min-likeness."),
+        (
+            "mara <V>runs --no-likeness --min-likeness 0.5",
+            2,
+            "--min-likeness and --no-likeness cannot be combined.",
+        ),
+        ("mara <V>runs --min-likeness 0.5", 4, "faces"),
         ("mara <V>runs --cache-size big", 2, "Invalid size 'big'."),
         ("mara <V>runs --c2pa-cert a.pem", 2, "Use both --c2pa-cert and --c2pa-key."),
         ("mara <V>runs --controlnet net", 2, "Use --controlnet and --control-frames together."),

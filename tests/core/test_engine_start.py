@@ -4,6 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from pvtool_core.settings.jobs import write_job
+from pvtool_core.store.runs import RunFolder
+from tests.support.families import HUNYUAN_VIDEO, WAN
+from tests.support.small_models import with_settings
 from tests.support.startup import starts
 
 UNUSED = {
@@ -39,6 +45,19 @@ def in_an_engine(code: str) -> str:
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.strip()
+
+
+def test_engines_train_all_model_families_without_the_hidden_libraries(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other tests train AnimateDiff so; one process trains the others, one after the other."""
+    monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
+    for family in (HUNYUAN_VIDEO, WAN):
+        job = with_settings(family.job(models), "training", iterations=1, cached_pairs=1)
+        write_job(RunFolder(tmp_path / family.name).create().config, job)
+    folders = [str(tmp_path / family.name) for family in (HUNYUAN_VIDEO, WAN)]
+    code = f"from pvtool_core.__main__ import main; print(*(main([each]) for each in {folders}))"
+    assert in_an_engine(code) == "0 0"
 
 
 def test_an_engine_quantises_with_the_hidden_bitsandbytes() -> None:

@@ -384,13 +384,42 @@ def test_difference_that_may_be_chance_is_not_significant() -> None:
     assert (sure["significant"], unsure["significant"]) == (True, False)
 
 
-def test_reward_hacking_is_reported() -> None:
-    def of(rise: float) -> dict[str, Any]:
-        return {"adapter": {"differences": {"gap": {"mean": rise}}}}
+def changed(metric: str, base: float, low: float, high: float) -> dict[str, Any]:
+    """Return the methods of a report in which one metric changed by an interval."""
+    change = {"mean": (low + high) / 2, "low": low, "high": high, "significant": True}
+    means = {metric: {"mean": base}}
+    return {"base": {"means": means}, "adapter": {"differences": {metric: change}}}
 
-    assert alarms({"base": {}, **of(0.1)}) == []
-    (alarm,) = alarms({"base": {}, **of(0.4)})
-    assert alarm.startswith("adapter: likeness rose 0.40 more by the reward's recogniser")
+
+@pytest.mark.parametrize(
+    ("metric", "base", "low", "high", "words"),
+    [
+        ("gap", 0.0, 0.25, 0.35, "likeness rose much more by the reward's recogniser"),
+        ("gap", 0.0, 0.1, 0.35, ""),
+        ("faces_found", 1.0, -0.5, -0.2, "faces are found in fewer frames"),
+        ("faces_found", 1.0, -0.09, -0.01, ""),
+        ("clip_t", 80.0, -9.0, -5.0, "follow their prompts less (clip_t 80.000 → 73.000)"),
+        ("clip_t", 80.0, -9.0, -3.0, ""),
+        ("dense_motion", 2.0, -1.5, -0.8, "the clips move less"),
+        ("temporal_consistency", 0.9, -0.2, -0.1, "flicker"),
+        ("likeness", 0.1, -0.2, -0.1, ""),
+    ],
+)
+def test_reward_hacking_is_reported(
+    metric: str, base: float, low: float, high: float, words: str
+) -> None:
+    found = alarms(changed(metric, base, low, high))
+    assert len(found) == bool(words)
+    assert all(alarm.startswith("adapter: ") and words in alarm for alarm in found)
+
+
+def test_likeness_that_only_the_reward_sees_is_reported() -> None:
+    both = changed("likeness_reward", 0.1, 0.2, 0.4)
+    both["adapter"]["differences"]["likeness"] = {"mean": 0.1, "low": -0.1, "high": 0.3}
+    (alarm,) = alarms(both)
+    assert "by the reward's recogniser only" in alarm
+    both["adapter"]["differences"]["likeness"]["low"] = 0.01
+    assert alarms(both) == []
 
 
 def test_sets_that_are_too_small_have_no_distance(evaluator: Evaluator) -> None:

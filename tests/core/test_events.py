@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pvtool_core.store.clip_likeness import ClipLikeness, WorstFrame
 from pvtool_core.store.event_log import EventWriter, read_events, read_records
 from pvtool_core.store.events import (
     EVENTS,
@@ -36,6 +37,18 @@ strategies: dict[Any, st.SearchStrategy[Any]] = {
     Mapping[str, float]: st.dictionaries(st.text(), st.floats(-1e9, 1e9)),
     PurePosixPath: st.from_regex(r"[a-z]{1,9}/[a-z]{1,9}", fullmatch=True).map(PurePosixPath),
 }
+worst_frames = st.builds(
+    WorstFrame, frame=st.integers(0, 10**6), time=st.floats(0, 1e6), value=st.floats(-1, 1)
+)
+strategies[ClipLikeness | None] = st.none() | st.builds(
+    ClipLikeness,
+    mean=st.floats(-1, 1),
+    found=st.none() | st.floats(-1, 1),
+    faces_found=st.floats(0, 1),
+    worst=worst_frames,
+    recognizer=st.text(),
+    frames=st.integers(1, 100),
+)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
     lambda inner: (

@@ -142,9 +142,8 @@ def test_sidecars_and_events_of_a_batch(
 ) -> None:
     clip = tmp_path / "out/ann/waving-0123/seed-000003"
     formats = EncodingConfig(formats=("mp4", "gif", "webp", "png"))
-    assert (
-        run(render_job(job, item(clip, adapter=adapters["strong"]), encoding=formats)).status == 0
-    )
+    wanted = item(clip, adapter=adapters["strong"], folder=job.identity.folder)
+    assert run(render_job(job, wanted, encoding=formats)).status == 0
     files = sorted(
         str(path.relative_to(tmp_path / "out"))
         for path in (tmp_path / "out").rglob("*")

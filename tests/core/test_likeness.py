@@ -58,7 +58,7 @@ def test_likeness_is_the_cosine_with_the_mean_of_the_identitys_photos(
         Image.fromarray(crop).save(tmp_path / f"faces/00{number}.png")
     reference = read_reference(analyzer, tmp_path, RECOGNIZER)
     assert np.linalg.norm(reference.mean) == pytest.approx(1)
-    frames = [ada, ben, np.zeros_like(ada)]
+    frames = np.stack([ada, ben, np.zeros_like(ada)])
     likeness = measure_likeness(analyzer, RECOGNIZER, frames, reference.mean, fps=2)
     expected = (analyzer.embed(crops, RECOGNIZER) @ reference.mean).tolist()
     assert likeness.cosines == (pytest.approx(expected[0]), pytest.approx(expected[1]), None)

@@ -40,7 +40,7 @@ def observe_and_kill_a_worker(observed: Observed, over: threading.Event) -> None
     while not observed.killed and not over.is_set():
         time.sleep(0.05)
         with suppress(psutil.NoSuchProcess):
-            processes = psutil.Process().children(recursive=True)
+            processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
             at_work = [one for one in processes if one.name().startswith("ray::render_group")]
             if not at_work:
                 continue

@@ -8,11 +8,13 @@ from typing import Any
 
 import choix
 import evalica
+import imageio.v3 as iio
 import numpy as np
 import pandas as pd
 import pytest
 
 from pvtool_core.errors import InputRefused, Missing, UsageError
+from pvtool_core.media.encode import write_clip
 from pvtool_core.study.agreement import alpha
 from pvtool_core.study.answers import Answers, read_all_answers, write_answers
 from pvtool_core.study.design import design
@@ -26,7 +28,7 @@ from pvtool_core.study.study_key import CHECKS, Kind, StudyKey, key_path
 from pvtool_core.study.study_report import study_report
 from pvtool_core.study.win_rates import sign_test, win_rate
 from tests.support.raters import simulate, true_rate
-from tests.support.study import answer, photos, prefers, write_render
+from tests.support.study import PROMPT, answer, photos, prefers, write_render
 
 STRENGTHS = {"ours": 4.0, "lora": 2.0, "base": 1.0}
 
@@ -351,3 +353,22 @@ def test_answers_of_another_study_do_not_fit(tmp_path: Path) -> None:
     write_answers(tmp_path / "a.json", given)
     with pytest.raises(InputRefused, match="belongs to another study"):
         read_all_answers([tmp_path / "a.json"], other)
+
+
+def test_method_of_another_program_has_a_manifest(tmp_path: Path) -> None:
+    ours, theirs = write_render(tmp_path / "ours", seeds=1), tmp_path / "theirs"
+    rows = ["file,identity,prompt,seed,method"]
+    for number, identity in enumerate(("ada", "mara")):
+        clip = theirs / f"{number}"
+        theirs.mkdir(exist_ok=True)
+        write_clip(clip, np.full((4, 32, 48, 3), 200, np.uint8), 12, {})
+        rows.append(f"{number}.mp4,{identity},{PROMPT},0,MagicMe")
+    (theirs / "clips.csv").write_text("\n".join(rows))
+    key = make_study(
+        tmp_path / "out", {"ours": ours, "MagicMe": theirs}, 2, photos=photos(tmp_path)
+    )
+    assert key.methods == ("ours", "MagicMe")
+    sizes = {iio.imread(clip).shape for clip in (tmp_path / "out/clips").glob("*.mp4")}
+    assert (4, 32, 48, 3) in sizes
+    with pytest.raises(Missing, match="method in the manifest"):
+        make_study(tmp_path / "again", {"ours": ours, "other": theirs}, 2, photos=photos(tmp_path))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -268,6 +269,7 @@ def test_float16_overflow_skips_a_step_and_fails_after_several(
     half = with_settings(
         with_settings(job, "identity_reward", weight=1e30), "model", dtype="float16"
     )
+    half = with_settings(half, "training", cached_pairs=1)
     warnings: list[str] = []
 
     def hear(event: Event) -> None:
@@ -545,17 +547,28 @@ def test_configured_number_of_threads_is_kept(
     assert checkpoint_facts(folder.checkpoints / "step-000002")["threads"] == 1
 
 
+@pytest.fixture(scope="module")
+def two_iterations(
+    shared: Path, job: TrainJob, tmp_path_factory: pytest.TempPathFactory
+) -> RunFolder:
+    """Return a run after two iterations, to be copied."""
+    short = with_settings(with_settings(job, "model", threads=0), "training", iterations=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PV_HOME", str(shared))
+        return run(short, tmp_path_factory.mktemp("two") / "run")[1]
+
+
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("recorded", [None, 0, -1, 10**9, "2"])
 def test_a_checkpoint_without_a_number_of_threads_is_resumed_with_a_warning(
-    recorded: Any, job: TrainJob, tmp_path: Path
+    recorded: Any, job: TrainJob, two_iterations: RunFolder, tmp_path: Path
 ) -> None:
-    job = with_settings(job, "model", threads=0)
-    _, folder = run(with_settings(job, "training", iterations=2), tmp_path / "run")
+    job = with_settings(with_settings(job, "model", threads=0), "training", iterations=3)
+    folder = RunFolder(shutil.copytree(two_iterations.path, tmp_path / "run"))
     manifest = folder.checkpoints / "step-000002/manifest.json"
     kept = {**json.loads(manifest.read_bytes()), "threads": recorded, "device": "cuda"}
     manifest.write_text(json.dumps(kept))
-    assert run(job, tmp_path / "run")[0] is State.FINISHED
+    assert run(job, folder.path)[0] is State.FINISHED
     threads, device = [event["message"] for event in events_of(folder, "warning")]
     assert "step-000002 does not record the number of threads" in threads
     assert "trained on cuda and continues on cpu" in device

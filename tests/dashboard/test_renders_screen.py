@@ -18,7 +18,14 @@ from pvtool_core.errors import Missing
 from pvtool_core.paths import runs_dir
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import Request, RunFolder
-from tests.support.batches import clip_event, draw_clip, make_batch, rendering_event, write_worker
+from tests.support.batches import (
+    clip_event,
+    draw_clip,
+    likeness_record,
+    make_batch,
+    rendering_event,
+    write_worker,
+)
 from tests.support.run_files import MakeRun, gpu_event, write_events, write_status
 from tests.support.screen_text import screen_text, until, until_screen, until_seen
 
@@ -81,6 +88,29 @@ async def test_batches_are_listed_newest_first_with_progress_failures_and_rate(
         assert rows[0][4] == "2"
         assert 600 < int(rows[0][5]) < 800
         assert rows[1][4] == "600"
+
+
+async def test_clips_with_the_lowest_likeness_are_listed_first(home: Path) -> None:
+    live = make_batch("night", clips=9)
+    means = {1: 0.61, 2: -0.07, 3: 0.36}
+    clips = [
+        clip_event(time.time(), seed, likeness=likeness_record(mean))
+        for seed, mean in means.items()
+    ]
+    write_worker(live.worker(0), State.RUNNING, [rendering_event(time.time()), *clips])
+    async with dashboard().run_test(size=(120, 40)) as pilot:
+        await pilot.press("4")
+        await until_seen(pilot, "Likeness", "0.30")
+        await pilot.press("enter")
+        await until_seen(pilot, "mean likeness 0.30")
+        await pilot.press("l")
+        await until_seen(pilot, "Lowest likeness")
+        listed = re.findall(r"likeness (\S+) +faces 100%.*seed (\d)", screen_text(pilot.app))
+        assert listed == [("-0.07", "2"), ("0.36", "3"), ("0.61", "1")]
+        await pilot.press("enter")
+        await until_seen(pilot, "lowest -0.17 at 0.50 s", "measured on 8 frames")
+        await pilot.press("escape", "escape")
+        await until(pilot, lambda: "Lowest likeness" not in screen_text(pilot.app))
 
 
 async def test_empty_list_shows_how_to_create_a_batch(home: Path) -> None:

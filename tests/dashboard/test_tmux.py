@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from pvtool.cli.main import main
+from pvtool_core import enroll, supervisor
 from pvtool_core.errors import PvError
 from pvtool_core.paths import presets_dir
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import RunFolder
+from tests.support.in_process import start_engine
 
 pytestmark = [
     pytest.mark.slow,
@@ -89,10 +92,10 @@ class Tmux:
 def home_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Create a home folder with the identity ada, to be copied."""
     home = tmp_path_factory.mktemp("home")
-    photo = presets_dir() / "tiny/samples/ada-woman.png"
-    command = [*PV.split(), "identity", "add", "ada", str(photo), "--consent", "a cartoon person"]
-    environment = {**os.environ, "PV_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PV_HOME", str(home))
+        patch.setattr(supervisor, "start", start_engine)
+        enroll("ada", presets_dir() / "tiny/samples/ada-woman.png", consent="a cartoon person")
     return home
 
 
@@ -180,16 +183,18 @@ def kill_and_resume(tmux: Tmux, folder: RunFolder) -> None:
     tmux.until("● running", "ICR 0.")
 
 
-def test_watch_without_a_terminal_prints_lines(home: Path) -> None:
-    sets = [f"--set=training.{name}={value}" for name, value in {**SHORT, "iterations": 3}.items()]
-    command = [*PV.split(), "train", "ada", "--watch", *sets]
-    result = subprocess.run(
-        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert "training" in result.stderr
-    assert "\x1b" not in result.stderr + result.stdout
-    assert result.stdout.startswith("ada-1 is finished: ")
+@pytest.mark.usefixtures("home", "engines_in_process")
+def test_watch_without_a_terminal_prints_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    short = {f"training.{name}": value for name, value in {**SHORT, "iterations": 3}.items()}
+    short["sampler.num_inference_steps"] = 4
+    sets = [f"--set={name}={value}" for name, value in short.items()]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "ada", "--watch", *sets])
+    out, err = capfd.readouterr()
+    assert not ended.value.code, err
+    assert "training" in err
+    assert "\x1b" not in err + out
+    assert out.startswith("ada-1 is finished: ")
 
 
 def kill_engine(folder: RunFolder) -> None:

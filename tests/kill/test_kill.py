@@ -21,7 +21,7 @@ from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import Request, RunFolder, checkpoint_is_whole
 from tests.support.engines import Engines, wait_until
 
-KILLS = 20
+KILLS = 12
 STEPS = 15
 
 

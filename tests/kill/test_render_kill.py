@@ -18,7 +18,7 @@ import pytest
 from pvtool_core.batches.clips import Names, is_whole, sidecar_path
 from pvtool_core.batches.folder import read_items
 from pvtool_core.media.decode import frames_of
-from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup, TrainJob
+from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup, TrainJob, TriesConfig
 from pvtool_core.store.event_log import read_records
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import RunFolder
@@ -266,3 +266,28 @@ def test_damaged_trajectories_are_recomputed_and_a_missing_checkpoint_fails_only
     assert engines.run(folder) == 0
     check_whole(wanted)
     assert clips == {clip: Path(f"{clip}.mp4").read_bytes() for clip in clips}
+
+
+def test_tries_of_a_killed_engine_are_continued_by_another(
+    engines: Engines, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out/ann"
+    clips = [
+        item(out / f"seed-{seed:06d}", seed, adapters["ann"], folder=job.identity.folder)
+        for seed in (3, 4)
+    ]
+    tries = TriesConfig(min_likeness=1.0, max_tries=3)
+    wanted = job_for(job, tmp_path / "out", clips, tries=tries)
+    folders = [engines.folder(f"render-{number}", wanted) for number in range(2)]
+    first, second = (engines.start(folder) for folder in folders)
+    wait_until((out / "seed-1000003.json").exists)
+    os.kill(first, signal.SIGKILL)
+    engines.wait(first)
+    assert engines.wait(second) == 0
+    for seed in (3, 4):
+        record = orjson.loads((out / f"seed-{seed:06d}.json").read_bytes())
+        seeds = [one["seed"] for one in record["likeness"]["tries"]]
+        assert seeds == [seed, 1_000_000 + seed, 2_000_000 + seed]
+    assert len(list(out.glob("*.mp4"))) == 6
+    assert not list((tmp_path / "out").rglob(".*"))
+    assert reported(folders).keys() <= {clip.clip for clip in clips}

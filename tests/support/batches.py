@@ -41,6 +41,13 @@ def clip_event(
     }
 
 
+def likeness_record(mean: float, worst: int = 4) -> dict[str, Any]:
+    """Return a likeness as in events and sidecars; the worst of 8 frames is that number."""
+    lowest = {"frame": worst, "time": worst / 8, "value": round(mean - 0.1, 4)}
+    about = {"recognizer": "rec_metric.onnx", "frames": 8}
+    return {"mean": mean, "found": mean, "faces_found": 1.0, "worst": lowest, **about}
+
+
 def rendering_event(time: float) -> dict[str, Any]:
     """Return the event at the start of rendering."""
     return {"time": time, "type": "stage", "stage": "rendering", "done": 0, "total": 9}

@@ -15,6 +15,7 @@ from pvtool_core.settings.jobs import (
     ClipFile,
     EncodingConfig,
     Job,
+    LikenessConfig,
     RenderItem,
     RenderJob,
     Setup,
@@ -56,7 +57,8 @@ def render_job(
     """Return a job with all clips in one folder, and its list of clips elsewhere."""
     folder = Path(tempfile.mkdtemp())
     write_items(folder / "items.jsonl", items)
-    setups = (Setup(model=job.model, sampler=job.sampler, adapter=job.adapter),)
+    likeness = LikenessConfig.of(job)
+    setups = (Setup(model=job.model, sampler=job.sampler, adapter=job.adapter, likeness=likeness),)
     return RenderJob(
         items=str(folder / "items.jsonl"),
         setups=setups,
@@ -74,7 +76,10 @@ def whole(wanted: RenderJob, clip: Path) -> bool:
     return is_whole(clip, names.fingerprint(found), wanted.encoding)
 
 
-def item(clip: Path, seed: int = 3, adapter: Path | str = "", prompt: str = PROMPT) -> RenderItem:
+def item(
+    clip: Path, seed: int = 3, adapter: Path | str = "", prompt: str = PROMPT, folder: str = ""
+) -> RenderItem:
+    """Return a clip of Ann; with the `folder` of her photos its likeness is measured."""
     run, step = ("ann-1", 4) if adapter else ("", 0)
     digest = sha256_of(Path(adapter)) if adapter and Path(adapter).is_file() else ""
     return RenderItem(
@@ -82,6 +87,7 @@ def item(clip: Path, seed: int = 3, adapter: Path | str = "", prompt: str = PROM
         prompt=prompt,
         seed=seed,
         clip=str(clip),
+        folder=folder,
         adapter=str(adapter),
         adapter_sha256=digest,
         run=run,

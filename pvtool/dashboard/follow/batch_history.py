@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from heapq import nlargest
+from heapq import heappush, heappushpop, nlargest
 from operator import attrgetter
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from pvtool_core.store.events import (
 
 RATE_SECONDS = 300.0
 _KEPT_CLIPS = 16
+_KEPT_UNLIKE = 200
 
 
 class ClipState(IntEnum):
@@ -80,6 +81,8 @@ class BatchHistory:
         self.failures: dict[str, ClipEvent] = {}
         self.unreadable = 0
         self._outcomes: dict[str, ClipState] = {}
+        self._likeness: dict[str, float] = {}
+        self._unlike: list[tuple[float, str, ClipEvent]] = []  # a heap, the most like clip first
 
     def add(self, worker: str, events: Iterable[Event]) -> None:
         """Add events of a worker, in order; unreadable ones are counted."""
@@ -119,6 +122,14 @@ class BatchHistory:
         elif outcome is not ClipState.FAILED:
             progress.existing.append(clip)
         self._count(clip, outcome)
+        self._add_likeness(clip)
+
+    def _add_likeness(self, clip: ClipEvent) -> None:
+        if not clip.likeness or clip.path in self._likeness:
+            return
+        mean = self._likeness[clip.path] = clip.likeness.mean
+        keep = heappush if len(self._unlike) < _KEPT_UNLIKE else heappushpop
+        keep(self._unlike, (-mean, clip.path, clip))
 
     def _count(self, clip: ClipEvent, outcome: ClipState) -> None:
         before = self._outcomes.get(clip.path)
@@ -140,6 +151,16 @@ class BatchHistory:
     def failed(self) -> int:
         """Return the number of failed and refused clips, as `pv render` counts them."""
         return self.counts[ClipState.FAILED] + len(self.refused)
+
+    @property
+    def mean_likeness(self) -> float | None:
+        """Return the mean likeness of all clips for which it was measured; None without any."""
+        return sum(self._likeness.values()) / len(self._likeness) if self._likeness else None
+
+    @property
+    def least_like(self) -> list[ClipEvent]:
+        """Return the clips with the lowest likeness, the lowest first; not all of a large batch."""
+        return [clip for *_, clip in sorted(self._unlike, reverse=True)]
 
     @property
     def all_failures(self) -> list[ClipEvent]:

@@ -19,8 +19,10 @@ from pvtool.dashboard.widgets.batch_panels import (
     BatchProgress,
     BatchView,
     FailureList,
+    LikenessList,
     NewestClips,
     Workers,
+    likeness_text,
 )
 from pvtool.text import plain
 from pvtool_core.batches.folder import BatchFolder, list_batches
@@ -48,6 +50,7 @@ class BatchScreen(ActionsScreen):
         yield Workers()
         yield NewestClips()
         yield FailureList()
+        yield LikenessList()
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
@@ -93,14 +96,17 @@ class BatchScreen(ActionsScreen):
         self.query_one(BatchProgress).show(self.batch_view)
         self.query_one(Workers).show(self.batch_view)
         self.query_one(FailureList).show(self.batch_view.history)
+        self.query_one(LikenessList).show(self.batch_view.history)
         if self.batch_view.loaded and time.monotonic() - self._clips_changed_at >= _CLIP_SECONDS:
             self._clips_changed_at = time.monotonic()
             newest = self.query_one(NewestClips)
             newest.show(self.batch_view.history.newest(newest.capacity))
 
     def action_back(self) -> None:
-        """Leave the list of failures, or else the batch."""
-        if self.query_one(FailureList).has_focus:
+        """Leave the list of failures or close that of likeness, or else leave the batch."""
+        if self.query_one(LikenessList).has_class("-open"):
+            self.action_likeness()
+        elif self.query_one(FailureList).has_focus:
             self.set_focus(None)
         else:
             self.app.pop_screen()
@@ -113,6 +119,15 @@ class BatchScreen(ActionsScreen):
         if not failures.display:
             self.notify("No failed clips in this batch.")
         self.set_focus(None if failures.has_focus or not failures.display else failures)
+
+    def action_likeness(self) -> None:
+        clips = self.query_one(LikenessList)
+        is_open = clips.has_class("-open")
+        if not (is_open or clips.option_count):
+            self.notify("No clip of this batch has a measured likeness.")
+            return
+        clips.set_class(not is_open, "-open")
+        self.set_focus(None if is_open else clips)
 
     def action_play(self) -> None:
         self.query_one(NewestClips).play()
@@ -130,38 +145,44 @@ class BatchScreen(ActionsScreen):
             )
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        for clip in self.batch_view.history.all_failures:
+        history = self.batch_view.history
+        in_likeness = isinstance(event.option_list, LikenessList)
+        for clip in history.least_like if in_likeness else history.all_failures:
             if clip.path == event.option.id:
-                self.app.push_screen(FailureScreen(clip))
+                self.app.push_screen(ClipScreen(clip))
                 return
 
 
-class FailureScreen(ModalScreen[None]):
-    """Dialog with the details of a failed clip or a refused row."""
+class ClipScreen(ModalScreen[None]):
+    """Dialog with the details of a clip: the reason of its failure, or its likeness."""
 
     BINDINGS = keys.FAILURE
     DEFAULT_CSS = """
-    FailureScreen {
+    ClipScreen {
         align: center middle;
         VerticalScroll {
             width: 90%; max-width: 100; height: auto; max-height: 90%;
-            border: round $error; background: $surface; padding: 0 2;
+            border: round $primary; background: $surface; padding: 0 2;
         }
+        &.-failed VerticalScroll { border: round $error; }
     }
     """
 
     def __init__(self, clip: ClipEvent) -> None:
-        super().__init__()
+        super().__init__(classes="-failed" if clip.reason else "")
         self._clip = clip
 
     def compose(self) -> ComposeResult:
-        """Yield the reason, prompt, path and time."""
+        """Yield the reason or the likeness, the prompt, path and time."""
         clip = self._clip
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(clip.time))
         with VerticalScroll() as scroll:
             scroll.border_title = Content(plain(clip_label(clip)))
             scroll.border_subtitle = "esc closes"
-            yield Static(Content.styled(plain(clip.reason), "$text-error"))
+            if clip.reason:
+                yield Static(Content.styled(plain(clip.reason), "$text-error"))
+            if clip.likeness:
+                yield Static(Content(_likeness_details(clip)))
             yield Static(
                 Content("\n").join(
                     [Content(), Content(plain(clip.prompt)), Content(plain(clip.path))]
@@ -169,3 +190,13 @@ class FailureScreen(ModalScreen[None]):
             )
             if clip.time:
                 yield Static(Content.styled(when, "$text-muted"))
+
+
+def _likeness_details(clip: ClipEvent) -> str:
+    """Return the likeness of a clip, and how it was measured."""
+    found = clip.likeness
+    if not found:
+        return ""
+    with_face = "" if found.found is None else f"  {found.found:.2f} over frames with a face"
+    measured = f"measured on {found.frames} frames by {found.recognizer}"
+    return "\n".join(map(plain, (f"{likeness_text(clip)}{with_face}", measured)))

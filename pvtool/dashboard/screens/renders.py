@@ -25,10 +25,10 @@ from pvtool_core.paths import batches_dir
 
 POLL_SECONDS = 1.0
 _NARROW = ("batch", "state", "clips", "failed", "per hour", "left")
-_COLUMNS = ("batch", "state", "clips", "", "failed", "per hour", "left", "folder")
+_COLUMNS = ("batch", "state", "clips", "", "failed", "likeness", "per hour", "left", "folder")
 _WIDE = 110
 _BAR = 12
-_OTHER_COLUMNS = 93  # width of all columns but the folder
+_OTHER_COLUMNS = 103  # width of all columns but the folder
 _EMPTY = "No batches yet. Each `pv render NAME PROMPT...` command creates one."
 
 
@@ -40,6 +40,7 @@ class BatchRow:
     existing: int
     total: int
     failed: int
+    likeness: float | None
     rate: float | None
     eta: float | None
 
@@ -48,7 +49,7 @@ class BatchRow:
         now = time.time() if snapshot.live else history.last_update
         counts = history.existing, history.total, history.failed
         eta = history.eta(now) if snapshot.live else None
-        return cls(snapshot, *counts, history.rate(now), eta)
+        return cls(snapshot, *counts, history.mean_likeness, history.rate(now), eta)
 
 
 class RendersScreen(ActionsScreen):
@@ -156,6 +157,9 @@ class RendersScreen(ActionsScreen):
                 )
                 failed.justify = "right"
                 return failed
+            case "likeness":
+                likeness = "" if row.likeness is None else f"{row.likeness:.2f}"
+                return Text(likeness, justify="right")
             case "per hour":
                 return Text(format_rate(row.rate) if row.rate else "–", justify="right")
             case "left":

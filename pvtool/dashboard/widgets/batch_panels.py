@@ -114,6 +114,8 @@ def _counts(batch: BatchView) -> Content:
     ]
     if history.remaining:
         parts.append(Content(f"{group_digits(history.remaining)} remaining"))
+    if (mean := history.mean_likeness) is not None:
+        parts.append(Content(f"mean likeness {mean:.2f}"))
     parts += (
         [Content.styled(f"in {plain(shown(Path(batch.snapshot.out)))}", "$text-muted")]
         if batch.snapshot.out
@@ -237,7 +239,8 @@ class NewestClips(Horizontal):
         for view, clip in zip(views, [*clips, *[None] * _MAX_CLIPS], strict=False):
             view.display = clip is not None
             if clip and (view.path != playable_path(clip) or not view.frames):
-                title = f"{clip.identity}, seed {clip.seed}: {clip.prompt}"
+                likeness = f", likeness {clip.likeness.mean:.2f}" if clip.likeness else ""
+                title = f"{clip.identity}, seed {clip.seed}{likeness}: {clip.prompt}"
                 view.show(playable_path(clip), plain(title))
 
     def play(self) -> None:
@@ -277,6 +280,46 @@ class FailureList(Choices):
         self.border_title = (
             f"{group_digits(len(failures))} failed{more}; enter shows the full reason"
         )
+
+
+class LikenessList(Choices):
+    """Clips by likeness, the lowest first; shown on request."""
+
+    BINDINGS = keys.LIKENESS
+    DEFAULT_CSS = """
+    LikenessList { height: auto; max-height: 12; display: none; padding: 0 1; }
+    LikenessList { border-top: solid $panel; text-wrap: nowrap; text-overflow: ellipsis; }
+    LikenessList:focus { border-top: solid $accent; }
+    LikenessList.-open { display: block; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._listed: list[str] = []
+
+    def show(self, history: BatchHistory) -> None:
+        """List the clips if they changed."""
+        clips = history.least_like
+        paths = [clip.path for clip in clips]
+        if paths == self._listed:
+            return
+        self._listed = paths
+        self.fill(map(_unlike, clips))
+        self.border_title = "Lowest likeness; enter shows the details"
+
+
+def _unlike(clip: ClipEvent) -> Option:
+    label = Content.styled(plain(clip_label(clip)), "bold")
+    numbers = plain(likeness_text(clip))
+    return Option(Content.assemble(numbers, "  ", label, "  ", plain(clip.prompt)), id=clip.path)
+
+
+def likeness_text(clip: ClipEvent) -> str:
+    """Return the likeness of a clip in words; empty if it was not measured."""
+    if not (found := clip.likeness):
+        return ""
+    worst = f"lowest {found.worst.value:.2f} at {found.worst.time:.2f} s"
+    return f"likeness {found.mean:.2f}  faces {found.faces_found:.0%}  {worst}"
 
 
 def _failure(clip: ClipEvent) -> Option:
