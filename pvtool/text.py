@@ -2,8 +2,11 @@
 
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pvtool_core.settings.sample_metrics import LIKENESS, SAMPLE_METRICS
 
 if TYPE_CHECKING:
     from pvtool_core.store.events import Record
@@ -19,6 +22,22 @@ def describe(record: "Record") -> str:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def describe_scores(scores: Mapping[str, float], base: Mapping[str, float]) -> str:
+    """Format the scores of samples, beside or against those of the base model's clips."""
+    parts: list[str] = []
+    for name, metric in SAMPLE_METRICS.items():
+        value = metric.shown(scores.get(name), base.get(name))
+        if value is None:
+            continue
+        number = {"ratio": f"{value:.2f} of base", "difference": f"{value:+.2f} from base"}.get(
+            metric.against, f"{value:.3f}"
+        )
+        parts.append(f"{metric.info.label} {number}")
+        if name == LIKENESS and name in base:
+            parts[-1] += f" (base {base[name]:.3f})"
+    return "  ".join(parts)
 
 
 def duration(seconds: float) -> str:

@@ -5,12 +5,13 @@ from collections.abc import Collection
 from typing import Any, Self
 
 from pvtool.output import progress
-from pvtool.text import duration
+from pvtool.text import describe_scores, duration
 from pvtool_core.store.events import (
     ClipEvent,
     Event,
     RunEvent,
     SampleEvent,
+    ScoresEvent,
     StageEvent,
     StepEvent,
     WarningEvent,
@@ -114,6 +115,10 @@ def _message_of(event: Event) -> str | None:
             return f"Warning: {event.message}"
         case SampleEvent():
             return f"Sample at step {event.step}: {event.path}"
+        case ScoresEvent():
+            return f"Scores at step {event.step}: {describe_scores(event.scores, event.base)}"
+        case RunEvent(state="finished") if event.reason:
+            return f"Training ended early. {event.reason}"
         case RunEvent(state="resumed" | "paused"):
             place = "" if event.step is None else f" at step {event.step}"
             return f"The run is {event.state}{place}."

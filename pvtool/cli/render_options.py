@@ -49,9 +49,10 @@ Again = Annotated[
 Run = Annotated[
     str,
     typer.Option(
-        metavar="RUN[@STEP]",
+        metavar="RUN[@STEP|@best]",
         autocompletion=run_names,
-        help="Run and step of the adapter. [default: newest finished run]",
+        help="Run and step of the adapter; best: highest held-out likeness. "
+        "[default: newest finished run]",
         show_default=False,
     ),
 ]

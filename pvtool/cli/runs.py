@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,13 +12,13 @@ from pvtool.cli.confirm import confirm
 from pvtool.cli.options import Images, Json, RunName, Yes
 from pvtool.cli.training import go, watch_run
 from pvtool.output import Output, table
-from pvtool.text import describe, shown
+from pvtool.text import describe, describe_scores, shown
 from pvtool_core.errors import Busy, UsageError
 from pvtool_core.files import copy_private
 from pvtool_core.paths import runs_dir
 from pvtool_core.settings.toml import to_table
 from pvtool_core.store.event_log import events_end, iter_records
-from pvtool_core.store.events import Record
+from pvtool_core.store.events import Record, ScoresEvent, parse_event
 from pvtool_core.store.liveness import State
 from pvtool_core.store.run_index import RunIndex
 from pvtool_core.store.runs import Request, checkpoint_step, find_run
@@ -44,33 +45,38 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def show(run: RunName, as_json: Json = False) -> None:
-    """Show state, losses, checkpoints, outcome and settings of a run."""
+    """Show state, losses, scores of samples, checkpoints, outcome and settings of a run."""
     folder = find_run(runs_dir(), run)
     newest: Record | None = None
+    scores: ScoresEvent | None = None
     without_face = 0
     for record in iter_records(folder.events):
         if record["type"] == "step":
             newest = record
             without_face += record.get("face_found") is False
+        elif record["type"] == ScoresEvent.type:
+            event = parse_event(record)
+            scores = event if isinstance(event, ScoresEvent) else scores
     ended = folder.read_exit()
     checkpoints = [checkpoint_step(path) for path in folder.checkpoint_folders()]
     value: dict[str, Any] = {
         **summary_table(folder),
         "path": str(folder.path),
         "checkpoints": checkpoints,
-        "newest": newest,
     }
     value["iterations_without_face"] = without_face
     value["reason"] = ended.reason if ended else ""
     if ended and ended.hint:
         value["hint"] = ended.hint
     settings = to_table(job_of(folder))
-    pairs = [
-        [key, str(item)]
-        for key, item in value.items()
-        if item not in (None, "", []) and key != "newest"
-    ]
+    pairs = [[key, str(item)] for key, item in value.items() if item not in (None, "", [])]
     pairs += [["newest", describe(newest)]] if newest else []
+    if scores:
+        text = describe_scores(scores.scores, scores.base)
+        pairs += [["samples", f"step {scores.step}: {text}"]]
+    if best := folder.read_best():
+        pairs += [["best", f"{run}@best, step {best.step}: likeness {best.likeness:.3f}"]]
+    value |= {"newest": newest, "scores": scores and scores.record(), "best": best and asdict(best)}
     pairs += [["settings", str(folder.config)]]
     Output(as_json).result({**value, "settings": settings}, table(["", ""], pairs).lstrip("\n"))
 

@@ -169,7 +169,7 @@ def render(
     Existing complete clips are skipped.
 
     Args:
-        run: A training run or its name, or `RUN@STEP` for the checkpoint of a step.
+        run: A training run or its name, `RUN@STEP` for the checkpoint of a step, or `RUN@best`.
         prompts: A prompt with the keyword `<V>`, or several; `{noun}` becomes the class noun.
         out: Output folder.
         seeds: Random seeds.

@@ -19,6 +19,9 @@ from pvtool_core.store.runs import (
 )
 from pvtool_core.store.summary import job_of
 
+BEST = "best"
+"""Stands for a step in RUN@best: that of the checkpoint with the highest held-out likeness."""
+
 
 @dataclass(frozen=True)
 class RunAdapter:
@@ -60,7 +63,7 @@ def newest_run(person: Identity, runs: Sequence[RunFolder]) -> RunAdapter:
 
 
 def named_run(person: Identity, words: str) -> RunAdapter:
-    """Return the adapter of RUN or RUN@STEP.
+    """Return the adapter of RUN, RUN@STEP or RUN@best.
 
     Raises Missing, or UsageError for a run of another identity.
     """
@@ -104,6 +107,15 @@ def _named(run: RunFolder, checkpoint: Path) -> str:
 
 def _adapter_at(run: RunFolder, step: str) -> RunAdapter:
     there = {str(checkpoint_step(folder)): folder for folder in run.checkpoint_folders()}
+    if step == BEST:
+        best = run.read_best()
+        if best is None:
+            raise Missing(
+                "best checkpoint of the run",
+                run.name,
+                "It needs samples scored in training; use RUN or RUN@STEP.",
+            )
+        step = str(best.step)
     folder = there.get(step.lstrip("0") or step)
     if folder and (found := _trained_by(run, folder)):
         return found

@@ -181,7 +181,7 @@ def _seeds(value: Any) -> list[int]:
 
 
 def _runs(value: Any) -> list[str]:
-    return list(_texts("run", [value], "Write RUN or RUN@STEP."))
+    return list(_texts("run", [value], "Write RUN, RUN@STEP or RUN@best."))
 
 
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}

@@ -52,8 +52,8 @@ class Row:
     """One row to render: a clip, or one per identity of the command if it names none.
 
     `prompt` is checked and may contain `{noun}`. Empty and None values are defaults of the command;
-    () means no LoRAs. `run` is RUN or RUN@STEP; `base` requests the base model; `settings` are
-    sorted ("model.width", 512) pairs.
+    () means no LoRAs. `run` is RUN, RUN@STEP or RUN@best; `base` requests the base model;
+    `settings` are sorted ("model.width", 512) pairs.
     """
 
     prompt: str

@@ -211,8 +211,10 @@ class Estimate:
         return {"offloaded blocks": counts.host, "while loading": reading}
 
     def disk(self) -> dict[str, int]:
-        """Bytes of the trajectory cache and the kept checkpoints."""
-        kept = min(self.settings.training.keep_checkpoints, self.settings.training.iterations)
+        """Bytes of the trajectory cache and the kept checkpoints, the best among them."""
+        training = self.settings.training
+        best = bool(training.sample_every and training.score_samples)
+        kept = min(training.keep_checkpoints + best, training.iterations)
         return {
             "trajectories": 2 * self.counts.latents * self.passes.pairs,
             "checkpoints": 12

@@ -15,10 +15,12 @@ class SampleMetric:
         info: Display of the curve, and its label in messages.
         against: How values are compared with those of the base model's clips: `ratio` and
             `difference` are shown instead of the value; empty shows the value itself.
+        curve: Whether the dashboard draws it; all are exported.
     """
 
     info: LossInfo
     against: Literal["", "ratio", "difference"] = ""
+    curve: bool = False
 
     def shown(self, value: float | None, base: float | None) -> float | None:
         """Return the shown number; None without a value or without one to compare with."""
@@ -34,14 +36,14 @@ class SampleMetric:
 LIKENESS, GAP = "likeness", "gap"
 """Names of the metric that selects the best checkpoint, and of the reward's excess over it."""
 SAMPLE_METRICS: Mapping[str, SampleMetric] = {
-    LIKENESS: SampleMetric(info=LossInfo("Likeness of samples", "likeness", (0.0, 1.0))),
+    LIKENESS: SampleMetric(info=LossInfo("Likeness", "likeness", (0.0, 1.0)), curve=True),
     GAP: SampleMetric(info=LossInfo("Reward's recogniser minus held-out", "gap")),
-    "faces_found": SampleMetric(info=LossInfo("Sample frames with a face", "faces", (0.0, 1.0))),
+    "faces_found": SampleMetric(info=LossInfo("Frames with a face", "faces", (0.0, 1.0))),
     "motion": SampleMetric(
-        info=LossInfo("Motion of samples / base model's", "motion", (0.0, 1.0)), against="ratio"
+        info=LossInfo("Motion / base model's", "motion", (0.0, 1.0)), against="ratio", curve=True
     ),
     "clip_t": SampleMetric(
-        info=LossInfo("CLIP-T of samples - base model's", "CLIP-T"), against="difference"
+        info=LossInfo("CLIP-T - base model's", "CLIP-T"), against="difference", curve=True
     ),
 }
 

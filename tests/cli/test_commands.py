@@ -17,9 +17,9 @@ from pvtool_core.paths import presets_dir
 from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup
 from pvtool_core.settings.schema import ModelConfig
 from pvtool_core.store.event_log import EventWriter
-from pvtool_core.store.events import StepEvent
+from pvtool_core.store.events import ScoresEvent, StepEvent
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
-from pvtool_core.store.runs import RunFolder, new_run
+from pvtool_core.store.runs import BestCheckpoint, RunFolder, new_run
 from tests.support.commands import Pv, everything
 
 
@@ -119,6 +119,21 @@ def test_run_shows_the_iterations_without_face(pv: Pv, run: RunFolder) -> None:
         for step, found in enumerate((True, False, False), 1):
             events.write(StepEvent(step=step, face_found=found))
     assert pv("runs", "show", run.name, "--json").json["iterations_without_face"] == 2
+
+
+def test_run_shows_its_newest_scores_and_its_best_checkpoint(pv: Pv, run: RunFolder) -> None:
+    assert pv("runs", "show", run.name, "--json").json["best"] is None
+    with EventWriter(run.events) as events:
+        for step, likeness in ((50, 0.42), (100, 0.31)):
+            scores = {"likeness": likeness}
+            events.write(ScoresEvent(step=step, clips=2, scores=scores, base={"likeness": 0.1}))
+    run.write_best(BestCheckpoint(step=50, likeness=0.42))
+    text = pv("runs", "show", run.name).out
+    assert "step 100: likeness 0.310 (base 0.100)" in text
+    assert "mara-1@best, step 50: likeness 0.420" in text
+    shown = pv("runs", "show", run.name, "--json").json
+    assert shown["best"] == {"step": 50, "likeness": 0.42}
+    assert shown["scores"]["scores"] == {"likeness": 0.31}
 
 
 def test_traceback_is_shown_with_debug_only(pv: Pv) -> None:

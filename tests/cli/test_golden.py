@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from pvtool_core.store.event_log import EventWriter
-from pvtool_core.store.events import RunEvent, StepEvent
-from pvtool_core.store.runs import RunFolder
+from pvtool_core.store.events import RunEvent, ScoresEvent, StepEvent
+from pvtool_core.store.runs import BestCheckpoint, RunFolder
 from tests.golden import compare, shape
 from tests.support.commands import Pv
 
@@ -71,6 +71,9 @@ def test_keys_of_json_output(pv: Pv, run: RunFolder) -> None:
                 scalars={"loss": 0.5, "icr": 0.4, "scr": 0.1},
             )
         )
+        scores = {"likeness": 0.4}
+        events.write(ScoresEvent(step=1, clips=1, scores=scores, base=scores))
+    run.write_best(BestCheckpoint(step=1, likeness=0.4))
     run.log.write_text("engine\n")
     found: dict[str, Any] = {}
     for command in COMMANDS:

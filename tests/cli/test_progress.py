@@ -8,7 +8,7 @@ from pvtool.cli.main import main
 from pvtool.cli.progress import JobProgress
 from pvtool.output import BarProgress
 from pvtool_core.errors import UsageError
-from pvtool_core.store.events import StageEvent
+from pvtool_core.store.events import RunEvent, ScoresEvent, StageEvent
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ExitRecord, Request, RunFolder
 from pvtool_core.supervisor import ask
@@ -21,6 +21,20 @@ def test_training_counts_iterations_before_its_first_step(
         progress.on_event(StageEvent(stage="caching", done=24, total=24))
         progress.on_event(StageEvent(stage="training"))
     assert "training 0/400" in capsys.readouterr().err
+
+
+def test_scores_of_samples_and_an_early_end_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    base = {"likeness": 0.1, "motion": 0.8, "clip_t": 25.0}
+    scores = {"likeness": 0.412, "motion": 0.72, "clip_t": 24.5, "faces_found": 1.0}
+    with JobProgress(400) as progress:
+        progress.on_event(ScoresEvent(step=50, clips=2, scores=scores, base=base))
+        progress.on_event(RunEvent(state="finished", reason="No higher likeness."))
+    told = capsys.readouterr().err
+    assert (
+        "Scores at step 50: likeness 0.412 (base 0.100)  faces 1.000  motion 0.90 of base  "
+        "CLIP-T -0.50 from base" in told
+    )
+    assert "Training ended early. No higher likeness." in told
 
 
 def test_progress_bar_resets_its_total_between_stages() -> None:

@@ -31,7 +31,13 @@ from pvtool_core.settings.schema import LoraConfig
 from pvtool_core.settings.toml import to_table
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.store.liveness import State
-from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord, RunFolder, new_run
+from pvtool_core.store.runs import (
+    ADAPTER_FILE,
+    BestCheckpoint,
+    ExitRecord,
+    RunFolder,
+    new_run,
+)
 from tests.support.commands import Pv, everything
 
 Add = Callable[[str], RunFolder]
@@ -307,6 +313,19 @@ def test_newest_finished_run_is_the_default(pv: Pv, run: RunFolder) -> None:
         "No finished run of the identity named 'mara'.\n"
         "Unfinished runs can be used with --run: mara-2 (stopped)." in refused.err
     )
+
+
+def test_best_checkpoint_of_a_run_can_be_named(pv: Pv, run: RunFolder) -> None:
+    run.write_checkpoint(400, {ADAPTER_FILE: b"earlier"})
+    by_step = paths(pv, "mara", "<V> runs", "--run", "mara-1@400")
+    assert paths(pv, "mara", "<V> runs", "--run", "mara-1") != by_step
+    refused = pv("render", "mara", "<V> runs", "--run", "mara-1@best", "--dry-run")
+    assert refused.status == 4
+    assert "No best checkpoint of the run named 'mara-1'." in refused.err
+    run.write_best(BestCheckpoint(step=400, likeness=0.4))
+    assert paths(pv, "mara", "<V> runs", "--run", "mara-1@best") == by_step
+    row = {"prompt": "<V> runs", "identity": "mara", "run": "mara-1@best"}
+    assert paths(pv, "--prompts", rows_file(row)) == by_step
 
 
 def test_clip_path_depends_on_the_adapter(pv: Pv, run: RunFolder) -> None:

@@ -45,6 +45,7 @@ FILES = (
     "events.jsonl",
     "status.json",
     "exit.json",
+    "best.json",
     "config.toml",
     ".ballast",
 )

@@ -1,5 +1,6 @@
 """Run screen."""
 
+import csv
 import os
 import re
 from pathlib import Path
@@ -17,11 +18,12 @@ from pvtool.dashboard.widgets.samples import Samples
 from pvtool.terminal import Pictures, Terminal
 from pvtool_core.paths import runs_dir
 from pvtool_core.store.liveness import State
-from pvtool_core.store.runs import Request, RunFolder
+from pvtool_core.store.runs import ExitRecord, Request, RunFolder
 from tests.support.run_files import (
     BEGAN,
     MakeRun,
     gpu_event,
+    scores_event,
     step_event,
     write_events,
     write_status,
@@ -322,6 +324,38 @@ async def test_curves_are_exported_as_csv_and_png(make_run: MakeRun) -> None:
         assert len(rows) == 26
         assert rows[0].startswith("step,time,")
         assert Path("ada-1.png").read_bytes().startswith(b"\x89PNG")
+
+
+async def test_scores_of_samples_are_drawn_with_a_mark_each_and_exported(
+    make_run: MakeRun,
+) -> None:
+    folder = make_run("ada-1", 100)
+    write_events(folder, [scores_event(0), scores_event(50, 0.4, gap=0.2, motion=0.6)])
+    async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:
+        await until_seen(pilot, "held-out 0.400", "Likeness · live")
+        await go_to(pilot, "curves")
+        await until_seen(pilot, "Likeness · live · held-out 0.400 · reward 0.600")
+        await until_seen(pilot, "Motion / base model's 0.750", "CLIP-T - base model's 0")
+        before = screen_text(pilot.app).count("●")
+        write_events(folder, [scores_event(100, 0.3, gap=0.5, motion=None)])
+        await until_seen(pilot, "held-out 0.300 · reward 0.800", "Motion / base model's 0.750")
+        await until(pilot, lambda: screen_text(pilot.app).count("●") == before + 3)
+        await pilot.press("E")
+        await until_seen(pilot, "Curves saved")
+    header, *rows = csv.reader(Path("ada-1.csv").read_text().splitlines())
+    table = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    assert table["50"]["samples.likeness"] == "0.4"
+    assert float(table["50"]["samples.likeness_reward"]) == pytest.approx(0.6)
+    assert float(table["50"]["samples.motion"]) == pytest.approx(0.75)
+    assert table["100"]["samples.motion"] == ""
+    assert table["50"]["icr"]
+
+
+async def test_reason_of_an_early_end_is_shown(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 100, State.FINISHED)
+    folder.write_exit(ExitRecord(status=0, state=State.FINISHED, reason="No higher likeness."))
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "Training ended early. No higher likeness.")
 
 
 async def test_screenshot_is_saved_as_svg(make_run: MakeRun) -> None:

@@ -27,7 +27,7 @@ from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import RunFolder
 from tests.support import run_files
 from tests.support.batches import clip_event, make_batch, rendering_event, write_worker
-from tests.support.run_files import PROMPTS, MakeRun, gpu_event, write_events
+from tests.support.run_files import PROMPTS, MakeRun, gpu_event, scores_event, write_events
 from tests.support.sample_data import add_identity
 from tests.support.screen_text import screen_text, until_seen
 
@@ -110,13 +110,23 @@ def _add_batches(home: Path) -> None:
 
 
 def _with_samples(run: RunFolder) -> RunFolder:
-    """Add samples as still images, as the frame of a clip depends on the time."""
-    for step in (0, 100):
+    """Add scored samples as still images, as the frame of a clip depends on the time.
+
+    In the last ones, the likeness rises by the reward's recogniser only.
+    """
+    scores = {
+        0: scores_event(0),
+        50: scores_event(50, 0.31, gap=0.09, motion=0.78, clip_t=25.4),
+        100: scores_event(100, 0.42, gap=0.16, motion=0.71, clip_t=24.8),
+        150: scores_event(150, 0.38, gap=0.37, motion=0.52, clip_t=23.1),
+    }
+    for step, scored in scores.items():
         path = run.path / f"samples/step-{step:06}/00.png"
         path.parent.mkdir(parents=True)
         draw(path)
         details = {"path": str(path.relative_to(run.path)), "prompt": PROMPTS[0], "seed": 7}
-        write_events(run, [{"time": BEGAN + step, "type": "sample", "step": step, **details}])
+        sample = {"time": BEGAN + step, "type": "sample", "step": step, **details}
+        write_events(run, [sample, scored])
     return run
 
 
@@ -152,7 +162,7 @@ async def capture_run_screen(pilot: Pilot[None], capture: Capture) -> None:
     await capture("overview", "step 180/400", "ICR identity loss 0.2", PROMPTS[0].partition(",")[0])
     for pane, texts in [
         ("curves", ["SCR semantic loss 0.0"]),
-        ("samples", ["step 100, newest"]),
+        ("samples", ["step 150, newest"]),
         ("prompts", ["reads in a café"]),
         ("machine", ["GPU 0", "41.5 of 80.0 GiB"]),
         ("log", ["events, without", "live", "state=started"]),

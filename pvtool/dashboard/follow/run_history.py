@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from pvtool.dashboard.plot.series import Series
+from pvtool_core.settings.sample_metrics import GAP, LIKENESS, compared
 from pvtool_core.store.events import (
     CheckpointEvent,
     Event,
     SampleEvent,
+    ScoresEvent,
     StageEvent,
     StepEvent,
     TelemetryEvent,
@@ -24,6 +26,9 @@ from pvtool_core.store.events import (
 EXACT = frozenset({"lr", "seconds"})
 """Schedules and measurements; other curves depend on the random prompt of a step."""
 _TRAINER_CURVES = EXACT | {"grad_norm"}
+_SAMPLES = "samples."
+"""Prefix of the curves of sample scores; names of other curves have no dots."""
+LIKENESS_CURVE, REWARD_LIKENESS_CURVE = f"{_SAMPLES}{LIKENESS}", f"{_SAMPLES}likeness_reward"
 _MAX_CURVES = 50
 GAUGES = ("memory_used", "utilisation", "temperature", "power")
 _MIN_UNIFORM_STEPS = 4
@@ -94,6 +99,8 @@ class RunHistory:
                 self.stage = (event.stage, event.done or 0, event.total or 0)
             case SampleEvent():
                 self.samples.append(event)
+            case ScoresEvent():
+                self._add_scores(event)
             case CheckpointEvent():
                 self.checkpoints.append(event.step)
             case WarningEvent():
@@ -136,11 +143,23 @@ class RunHistory:
             message = f"Not a finite number at step {event.step}: {', '.join(bad)}."
             self.alarms.append(Alarm(event.step, message, is_error=True))
 
+    def _add_scores(self, event: ScoresEvent) -> None:
+        shown = compared(event.scores, event.base)
+        values = {sample_curve(name): value for name, value in shown.items()}
+        if {LIKENESS, GAP} <= event.scores.keys():
+            values[REWARD_LIKENESS_CURVE] = event.scores[LIKENESS] + event.scores[GAP]
+        for name, value in values.items():
+            self._curve(name).append(event.step, event.time, value)
+
     def _curve(self, name: str) -> Series:
         """Return a curve; beyond the limit, one that is discarded."""
         curve = self.curves.get(name)
         if curve is None:
-            curve = Series(exact=name in EXACT)
+            sampled = name.startswith(_SAMPLES)
+            began = next((other.origin for other in self.curves.values()), None)
+            curve = Series(
+                began if sampled else None, exact=sampled or name in EXACT, marked=sampled
+            )
             if len(self.curves) < _MAX_CURVES:
                 self.curves[name] = curve
         return curve
@@ -167,6 +186,11 @@ def _columns(events: Sequence[StepEvent]) -> dict[str, "array[float]"] | None:
             return None
         columns[name] = array("d", [value for value in values if value is not None])
     return columns if all(len(event.scalars) == len(names) for event in events) else None
+
+
+def sample_curve(metric: str) -> str:
+    """Return the name of the curve of a metric of samples."""
+    return f"{_SAMPLES}{metric}"
 
 
 @lru_cache(maxsize=256)

@@ -144,6 +144,11 @@ class _Sheet:
         pixels = [self._to_pixels(point) for point in points]
         self._draw.line(pixels, colour, round(width * self._pixels_per_point), "curve")
 
+    def dot(self, at: tuple[float, float], colour: str, radius: float) -> None:
+        x, y = self._to_pixels(at)
+        size = radius * self._pixels_per_point
+        self._draw.ellipse((x - size, y - size, x + size, y + size), colour)
+
     def png(self) -> bytes:
         buffer = io.BytesIO()
         self._image.reduce(_OVERSAMPLING).save(buffer, "PNG")
@@ -191,7 +196,18 @@ class _Panel:
                 curve.kind == "overlay" and not light,
                 light,
             )
+        for index, curve in enumerate(curves):
+            if curve.series.marked:
+                self._dots(curve.series, scale, _COLOURS[index % len(_COLOURS)], first, last)
         self._legend(name, curves)
+
+    def _dots(self, series: Series, scale: Scale, colour: str, first: float, last: float) -> None:
+        """Mark each point in the visible range."""
+        for index, value in enumerate(series.raw.values):
+            share = (series.position(index, self.view.axis) - first) / (last - first)
+            if 0 <= share <= 1 and not isnan(value):
+                x = self.left + share * (self.right - self.left)
+                self.sheet.dot((x, self._y(scale, value)), colour, 2.5)
 
     def _range(self, curves: Sequence[Curve]) -> Extent:
         """Return the visible range of the view, or the range of these curves."""

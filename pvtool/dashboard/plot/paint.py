@@ -1,8 +1,9 @@
 """Paint a plot as rows of styled text, independently of the widget."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import isnan
 
 from pvtool.dashboard.plot import axes, raster
 from pvtool.dashboard.plot.axes import Scale
@@ -187,16 +188,42 @@ class Painter:
             canvas.put(raster.layer(strokes, self.glyphs, rows), owner)
         ticks = self._ticks(scale, rows)
         letters = self._curve_letters(drawn, found, scale, rows)
+        marks = self._marks(drawn, scale, columns)
         for row, segments in enumerate(canvas.segments()):
             grid = (self.glyphs.grid.ljust(_GRID) if row in ticks else " ") * columns
             yield [
                 (f"{ticks.get(row, ''):>{gutter}} ", "plot--axis"),
-                *(
-                    self._segment(drawn, owner, cells, grid[start:])
-                    for owner, start, cells in segments
+                *marked(
+                    [
+                        self._segment(drawn, owner, cells, grid[start:])
+                        for owner, start, cells in segments
+                    ],
+                    marks.get(row, {}),
+                    self.glyphs.point,
                 ),
                 *letters.get(row, [("  ", "plot--axis")] if len(self.curves) > 1 else []),
             ]
+
+    def _marks(
+        self, drawn: Sequence[Line], scale: Scale, columns: int
+    ) -> dict[int, dict[int, str]]:
+        """Return the cells of the points of marked series: their styles by row and column.
+
+        Without marks if there are more points than cells between them.
+        """
+        first, last = self.view.visible_range()
+        picture = Picture([], scale, first, last, 0, columns, self._curve_rows)
+        found: dict[int, dict[int, str]] = {}
+        for line in drawn:
+            series = line.series
+            if not series.marked or 2 * len(series) > columns:
+                continue
+            for index, value in enumerate(series.raw.values):
+                column = picture.cell_of(series.position(index, self.view.axis))
+                row = None if isnan(value) else picture.row_of(value, self.glyphs)
+                if column is not None and row is not None:
+                    found.setdefault(row, {})[column] = line.style
+        return found
 
     def _segment(self, drawn: Sequence[Line], owner: int, cells: bytes, grid: str) -> StyledText:
         if not owner:
@@ -271,6 +298,19 @@ class Painter:
                 else (letters, "plot--axis")
             )
         return segments
+
+
+def marked(segments: Sequence[StyledText], marks: Mapping[int, str], sign: str) -> list[StyledText]:
+    """Return the segments of a row with `sign` at some columns, whose styles are `marks`."""
+    if not marks:
+        return list(segments)
+    cells = [(letter, style) for text, style in segments for letter in text]
+    for column, style in marks.items():
+        cells[column] = (sign, style)
+    return [
+        ("".join(letter for letter, _ in group), style)
+        for style, group in groupby(cells, lambda cell: cell[1])
+    ]
 
 
 def spread(wanted: Sequence[int], rows: int) -> list[int]:

@@ -90,11 +90,13 @@ class Series:
     """Values of one quantity, in the order of steps.
 
     `origin` is the time zero of elapsed time. An `exact` series is a schedule or a measurement and
-    is never smoothed.
+    is never smoothed. Each point of a `marked` series is drawn as a mark, since it has few.
     """
 
-    def __init__(self, origin: float | None = None, *, exact: bool = False) -> None:
-        self.exact = exact
+    def __init__(
+        self, origin: float | None = None, *, exact: bool = False, marked: bool = False
+    ) -> None:
+        self.exact, self.marked = exact, marked
         self.steps = array("d")
         self.times = array("d")
         self.raw = Track("d")

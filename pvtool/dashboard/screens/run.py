@@ -17,7 +17,13 @@ from pvtool.dashboard.follow.run import RunSnapshot, RunView, references_of
 from pvtool.dashboard.follow.run_history import RunHistory
 from pvtool.dashboard.follow.tail import Tail
 from pvtool.dashboard.run_actions import RunActionsScreen
-from pvtool.dashboard.widgets.curves import Curves, columns, main_losses, panels, third_loss
+from pvtool.dashboard.widgets.curves import (
+    Curves,
+    columns,
+    likeness_or_third_loss,
+    main_losses,
+    panels,
+)
 from pvtool.dashboard.widgets.headline import Headline
 from pvtool.dashboard.widgets.machine import MachinePane, Memory
 from pvtool.dashboard.widgets.plot import View
@@ -69,7 +75,7 @@ class Overview(Horizontal):
         with Vertical(id="right"):
             yield Samples(classes="-small")
             with Vertical(id="more"):
-                yield Curves(self._view, third_loss, classes="-few")
+                yield Curves(self._view, likeness_or_third_loss, classes="-few")
                 yield Memory(self._gauges)
 
     def show(self, run: RunView) -> None:

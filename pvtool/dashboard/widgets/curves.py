@@ -7,6 +7,11 @@ from textual.app import ComposeResult
 from textual.containers import Grid
 
 from pvtool.dashboard.follow.run import RunView
+from pvtool.dashboard.follow.run_history import (
+    LIKENESS_CURVE,
+    REWARD_LIKENESS_CURVE,
+    sample_curve,
+)
 from pvtool.dashboard.plot.series import Series
 from pvtool.dashboard.widgets.plot import Curve, Plot, View
 from pvtool_core.settings.objectives import (
@@ -15,7 +20,13 @@ from pvtool_core.settings.objectives import (
     LossInfo,
     ObjectiveInfo,
 )
+from pvtool_core.settings.sample_metrics import SAMPLE_METRICS
 
+_SAMPLES = {
+    sample_curve(name): metric.info for name, metric in SAMPLE_METRICS.items() if metric.curve
+}
+_EXPORTED = (*map(sample_curve, SAMPLE_METRICS), REWARD_LIKENESS_CURVE)
+"""Curves of sample scores; those that are not in _SAMPLES have no plot of their own."""
 _GRADIENT = {"grad_norm": LossInfo("Gradient norm"), "lr": LossInfo("Learning rate")}
 _SPEED = {"seconds": LossInfo("Seconds per step")}
 SelectCurves = Callable[[ObjectiveInfo, Iterable[str]], Mapping[str, LossInfo]]
@@ -24,8 +35,11 @@ SelectCurves = Callable[[ObjectiveInfo, Iterable[str]], Mapping[str, LossInfo]]
 
 def all_curves(objective: ObjectiveInfo, names: Iterable[str]) -> dict[str, LossInfo]:
     """Return all curves in order; curves missing in the objective's table use their names."""
-    listed = {**objective.losses, **_GRADIENT, **objective.measures}
-    others = {name: LossInfo(name) for name in names if name not in listed | _SPEED}
+    names = list(names)
+    samples = {name: info for name, info in _SAMPLES.items() if name in names}
+    listed = {**objective.losses, **samples, **_GRADIENT, **objective.measures}
+    known = {*listed, *_SPEED, *_EXPORTED}
+    others = {name: LossInfo(name) for name in names if name not in known}
     return {**listed, **others, **_SPEED}
 
 
@@ -34,8 +48,10 @@ def main_losses(objective: ObjectiveInfo, _: Iterable[str]) -> dict[str, LossInf
     return dict(islice(objective.losses.items(), 2))
 
 
-def third_loss(objective: ObjectiveInfo, _: Iterable[str]) -> dict[str, LossInfo]:
-    """Return the third loss, if it exists."""
+def likeness_or_third_loss(objective: ObjectiveInfo, names: Iterable[str]) -> dict[str, LossInfo]:
+    """Return the held-out likeness of samples; the third loss if the run has none."""
+    if LIKENESS_CURVE in names:
+        return {LIKENESS_CURVE: _SAMPLES[LIKENESS_CURVE]}
     return dict(islice(objective.losses.items(), 2, 3))
 
 
@@ -89,16 +105,20 @@ def panels(run: RunView) -> dict[str, list[Curve]]:
 def columns(run: RunView) -> dict[str, Series]:
     """Return the run's own curves by name, in display order."""
     curves = run.history.curves
-    return {name: curves[name] for name in all_curves(run.objective, curves) if name in curves}
+    names = dict.fromkeys([*all_curves(run.objective, curves), *_EXPORTED])
+    return {name: curves[name] for name in names if name in curves}
 
 
 def curves_of(run: RunView, name: str) -> list[Curve]:
-    """Return a curve of the run, and that of the overlaid run."""
-    curves = (
-        [Curve(run.summary.run, run.history.curves[name], "main")]
-        if name in run.history.curves
-        else []
-    )
+    """Return a curve of the run, and that of the overlaid run.
+
+    The held-out likeness of samples is followed by that of the reward's recogniser.
+    """
+    known = run.history.curves
+    curves = [Curve(run.summary.run, known[name], "main")] if name in known else []
+    if name == LIKENESS_CURVE in known and REWARD_LIKENESS_CURVE in known:
+        rewarded = Curve("reward", known[REWARD_LIKENESS_CURVE], "main")
+        curves = [Curve("held-out", known[name], "main"), rewarded]
     if run.overlay and name in run.overlay.curves:
         curves.append(Curve(run.overlay_name, run.overlay.curves[name], "overlay"))
     return curves

@@ -8,7 +8,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from pvtool.dashboard.follow.run import RunView
-from pvtool.dashboard.follow.run_history import RunHistory
+from pvtool.dashboard.follow.run_history import LIKENESS_CURVE, RunHistory
 from pvtool.dashboard.marks import number, state_content
 from pvtool.dashboard.widgets.progress import ProgressLine
 from pvtool.text import duration, plain
@@ -71,6 +71,8 @@ def _summary(run: RunView, width: int) -> Content:
         for name, info in run.objective.losses.items()
         if name in history.curves and (trend := history.curves[name].trend)
     ]
+    if LIKENESS_CURVE in history.curves:
+        figures.append(Content(f"held-out {number(history.curves[LIKENESS_CURVE].last)}"))
     for figure in figures:
         longer = Content("  ").join([*parts, figure])
         if longer.cell_length > width:
@@ -102,6 +104,8 @@ def alarm(run: RunView) -> tuple[bool, str]:
         return True, f"Engine process lost. {resume} Check the engine output in the log."
     if summary.state == State.FAILED and exit_record:
         return True, f"{exit_record.message or exit_record.reason} {exit_record.hint}".strip()
+    if summary.state == State.FINISHED and exit_record and exit_record.reason:
+        return False, f"Training ended early. {exit_record.reason}"
     silence = time.time() - history.last_update
     if summary.state == State.RUNNING and silence > _max_silence(history):
         minutes = f"{silence // 60:.0f}"
