@@ -49,13 +49,9 @@ def report(
     of the metrics of sets by method.
     """
     judges, by_method = evaluator.judges, grouped(scored)
-    methods = {
-        name: {
-            **summary(clips, by_method.get(BASE_METHOD, ()) if name != BASE_METHOD else ()),
-            "sets": dict(set_values.get(name, {})),
-        }
-        for name, clips in by_method.items()
-    }
+    methods = _compared(by_method)
+    for name, method in methods.items():
+        method["sets"] = dict(set_values.get(name, {}))
     described = {
         each.name: definition(each, judges)
         for each in (*METRICS, *SET_METRICS)
@@ -70,6 +66,7 @@ def report(
             subject.identity.name: {
                 "methods": _means_of(by_method, subject.identity.name),
                 "photos": {"ceiling": ceiling(judges, subject)},
+                "alarms": alarms(_compared(_of_identity(by_method, subject.identity.name))),
             }
             for subject in subjects
         },
@@ -98,6 +95,25 @@ def grouped(scored: Sequence[ClipScores]) -> dict[str, list[ClipScores]]:
     for each in scored:
         methods[each.clip.method].append(each)
     return dict(sorted(methods.items(), key=lambda item: item[0] != BASE_METHOD))
+
+
+def _compared(by_method: Mapping[str, Sequence[ClipScores]]) -> dict[str, dict[str, Any]]:
+    """Return the summary of each method, compared with the base model's clips."""
+    base = by_method.get(BASE_METHOD, ())
+    return {
+        name: summary(clips, base if name != BASE_METHOD else ())
+        for name, clips in by_method.items()
+    }
+
+
+def _of_identity(
+    by_method: Mapping[str, Sequence[ClipScores]], identity: str
+) -> dict[str, list[ClipScores]]:
+    own = {
+        method: [each for each in clips if each.clip.identity == identity]
+        for method, clips in by_method.items()
+    }
+    return {method: clips for method, clips in own.items() if clips}
 
 
 def summary(clips: Sequence[ClipScores], reference: Sequence[ClipScores]) -> dict[str, Any]:
@@ -136,15 +152,14 @@ def pair(scored: ClipScores) -> Pair:
 def _means_of(by_method: Mapping[str, Sequence[ClipScores]], identity: str) -> dict[str, Any]:
     """Return the means of one identity's clips by method and metric."""
     means: dict[str, dict[str, float]] = {}
-    for method, clips in by_method.items():
-        own = [each.scores for each in clips if each.clip.identity == identity]
+    for method, clips in _of_identity(by_method, identity).items():
+        own = [each.scores for each in clips]
         names = dict.fromkeys(name for scores in own for name in scores)
         columns = {
             name: [value for scores in own if (value := scores.get(name)) is not None]
             for name in names
         }
-        if own:
-            means[method] = {name: fmean(values) for name, values in columns.items() if values}
+        means[method] = {name: fmean(values) for name, values in columns.items() if values}
     return means
 
 

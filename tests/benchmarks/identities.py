@@ -118,7 +118,8 @@ def main() -> None:
     print(f"{fmean(map(seconds_of, runs)):.0f} s for the iterations of a person")
     print(out / "report/report.html")
     if options.write:
-        replace_file(options.write, results_page(report, benchmark, len(people)).encode())
+        page = results_page(report, benchmark, len(people), options.other)
+        replace_file(options.write, page.encode())
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -155,6 +156,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--resume", action="store_true", help="continue the benchmark in DIR")
     parser.add_argument("--write", type=Path, help="write the table to this Markdown file")
+    parser.add_argument(
+        "--other",
+        type=Path,
+        action="append",
+        default=[],
+        help="also list the alarms of a finished benchmark in this folder; repeatable",
+    )
     return parser.parse_args()
 
 
@@ -343,25 +351,27 @@ def named(prompt: str, words: Sequence[str]) -> str:
     return word
 
 
-def results_page(report: dict[str, Any], benchmark: Benchmark, people: int) -> str:
-    """Return docs/results.md: the table of the report in Markdown."""
+def results_page(
+    report: dict[str, Any], benchmark: Benchmark, people: int, others: Sequence[Path]
+) -> str:
+    """Return docs/results.md: the tables of the report in Markdown, and the alarms of others."""
     methods = report["methods"]
-    lines = [
-        "| metric | base model | with adapter | change | drawn |",
-        "|---|---|---|---|---|",
-    ]
+    lines = ["| metric | base model | with adapter | change | drawn |", "|---|---|---|---|---|"]
     for key, metric in report["metrics"].items():
         cells = [value_of(methods[name]["means"].get(key)) for name in ("base", "adapter")]
         cells.append(change_of(methods["adapter"]["differences"].get(key)))
         cells.append(value_of(methods["drawn"]["means"].get(key)))
         label = f"{metric['label']} (reward)" if metric["reward"] else metric["label"]
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    identities = ["| person | base model | with adapter | drawn |", "|---|---|---|---|"]
+    identities = [
+        "| person | base model | with adapter | drawn | alarms |",
+        "|---|---|---|---|---|",
+    ]
     for name, each in report["identities"].items():
         own = each["methods"]
         cells = [f"{own[method]['likeness']:.3f}" for method in ("base", "adapter", "drawn")]
+        cells.append("<br>".join(of_adapter(each["alarms"])) or "none")
         identities.append(f"| {name} | {' | '.join(cells)} |")
-    alarms = [f"- {alarm}" for alarm in report["alarms"]] or ["- none"]
     command = f"python -m tests.benchmarks.identities --people {people} --first 10 --out DIR"
     command += "".join(f" --set {each}" for each in benchmark.sets)
     return PAGE.format(
@@ -370,8 +380,33 @@ def results_page(report: dict[str, Any], benchmark: Benchmark, people: int) -> s
         people=people,
         table="\n".join(lines),
         identities="\n".join(identities),
-        alarms="\n".join(alarms),
+        alarms="\n".join(f"- {each}" for each in of_adapter(report["alarms"])) or "None.",
+        others="\n".join(alarms_of_other(benchmark.out, each.absolute()) for each in others),
     )
+
+
+def of_adapter(alarms: Sequence[str]) -> list[str]:
+    return [alarm for alarm in alarms if alarm.startswith("adapter: ")]
+
+
+def alarms_of_other(clean: Path, other: Path) -> str:
+    """Return the settings in which another benchmark differs, and the alarms of each person."""
+    ours, theirs = (
+        json.loads((folder / "benchmark.json").read_text())["settings"] for folder in (clean, other)
+    )
+    changed = [
+        f"`{section}.{key} = {value}`"
+        for section, table in theirs.items()
+        for key, value in table.items()
+        if ours.get(section, {}).get(key) != value
+    ]
+    report = json.loads((other / "report/report.json").read_bytes())
+    lines = [f"\nWith {', '.join(changed)}:\n"]
+    for name, each in report["identities"].items():
+        lines += [f"- {name}: {alarm}" for alarm in of_adapter(each["alarms"])] or [
+            f"- {name}: none"
+        ]
+    return "\n".join(lines)
 
 
 def value_of(number: dict[str, Any] | None) -> str:
@@ -409,7 +444,8 @@ models on real people.
 
 ## Alarms
 
-{alarms}
+Of all people together: {alarms}
+{others}
 """
 
 
