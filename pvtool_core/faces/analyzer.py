@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from pvtool_core.errors import InputRefused, NotFinite
 from pvtool_core.faces.insightface_models import CROP, OnnxRecognizer, open_detector
-from pvtool_core.faces.onnx_torch import in_torch
 
 # Landmarks in a crop of 112 × 112 (insightface/utils/face_align.py, arcface_dst).
 TEMPLATE = (
@@ -204,6 +203,8 @@ def load_recognizer(onnx: Path) -> Recognizer:
     Gradients reach its crops. Raises InputRefused if the file is not a recogniser, or has a layer
     without a gradient.
     """
+    from pvtool_core.faces.onnx_torch import in_torch  # imports onnx, which only rewards need
+
     theirs = OnnxRecognizer(onnx)
     try:
         network = in_torch(onnx, theirs.output)
