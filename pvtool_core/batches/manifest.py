@@ -5,6 +5,7 @@ Columns: file (relative to the folder of clips), identity, prompt, seed, method.
 
 import csv
 import io
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -48,7 +49,7 @@ def read_manifest(manifest: Path, folder: Path, identities: Collection[str]) -> 
     header = [name.strip() for name in rows[0]] if rows else []
     if lacking := [name for name in COLUMNS if name not in header]:
         raise InputRefused(
-            f"{manifest} lacks {', '.join(lacking)}.",
+            f"{manifest} has no column {', '.join(lacking)}.",
             f"Its first line must name the columns {', '.join(COLUMNS)}.",
         )
     clips: list[ClipFile] = []
@@ -82,13 +83,17 @@ def _problem(row: Mapping[str, str], folder: Path, identities: Collection[str]) 
         return f"{', '.join(empty)} is empty"
     if long := [name for name in COLUMNS if len(row[name]) > _LONGEST]:
         return f"{long[0]} is longer than {_LONGEST} characters"
+    if strange := [name for name in COLUMNS if not row[name].isprintable()]:
+        return f"{strange[0]} contains control characters"
     file = PurePosixPath(row["file"])
     if file.is_absolute() or ".." in file.parts:
         return f"{printable(row['file'])} is not a path within {folder}"
-    if not row["seed"].isdecimal() or len(row["seed"]) > 19:
-        return f"the seed {printable(row['seed'])} is not a whole number"
+    if not re.fullmatch(r"[0-9]{1,18}", row["seed"]):
+        return f"the seed {printable(row['seed'])} is not a whole number below 10^18"
     if row["identity"] not in identities:
-        return f"there is no identity {printable(row['identity'])} in the library"
+        return f"unknown identity {printable(row['identity'])}"
     if not exists(folder / file):
         return f"{printable(row['file'])} does not exist"
+    if not (folder / file).is_file():
+        return f"{printable(row['file'])} is not a regular file"
     return ""

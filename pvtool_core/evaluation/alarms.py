@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pvtool_core.settings.jobs import BASE_METHOD
-
 
 @dataclass(frozen=True)
 class Rule:
@@ -44,39 +42,42 @@ def alarms(methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
     `methods` are those of the report.
     """
-    base = methods.get(BASE_METHOD, {}).get("means", {})
     found: list[str] = []
     for name, method in methods.items():
         changes = method.get("differences", {})
         found += [
-            f"{name}: {rule.words} ({_numbers(base, changes, rule.metric)})."
+            f"{name}: {rule.words} ({_numbers(changes, rule.metric)})."
             for rule in RULES
-            if rule.metric in changes and _applies(rule, base, changes[rule.metric])
+            if rule.metric in changes and _applies(rule, changes[rule.metric])
         ]
         if _reward_alone(changes):
-            numbers = _numbers(base, changes, "likeness_reward")
+            numbers = _numbers(changes, "likeness_reward")
             words = "likeness rose by the reward's recogniser only"
             found.append(f"{name}: {words} ({numbers}).")
     return found
 
 
-def _applies(rule: Rule, base: Mapping[str, Any], change: Mapping[str, Any]) -> bool:
+def _applies(rule: Rule, change: Mapping[str, Any]) -> bool:
     """Return whether the whole interval of a change is beyond the limit."""
     if change["low"] is None:
         return False
-    limit = rule.limit * abs(base[rule.metric]["mean"]) if rule.relative else rule.limit
+    limit = rule.limit * abs(change["base"]) if rule.relative else rule.limit
     return change["high"] < limit if limit < 0 else change["low"] > limit
 
 
 def _reward_alone(changes: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Return whether likeness rose by the reward's recogniser and not by the held-out one."""
-    rewarded, held_out = (changes.get(name) for name in ("likeness_reward", "likeness"))
-    if not rewarded or not held_out or rewarded["low"] is None:
+    """Return whether likeness rose by the reward's recogniser and not by the held-out one.
+
+    The rise of their difference must be significant too.
+    """
+    names = ("likeness_reward", "gap", "likeness")
+    rewarded, gap, held_out = (changes.get(name) for name in names)
+    if not rewarded or not gap or not held_out or gap["low"] is None:
         return False
-    return rewarded["low"] > 0 and held_out["low"] <= 0
+    return rewarded["low"] > 0 and gap["low"] > 0 and held_out["low"] <= 0
 
 
-def _numbers(base: Mapping[str, Any], changes: Mapping[str, Any], metric: str) -> str:
-    """Return `clip_t 84.611 → 10.589`, the means of the compared pairs up to rounding."""
-    before = base[metric]["mean"]
+def _numbers(changes: Mapping[str, Any], metric: str) -> str:
+    """Return `clip_t 84.611 → 10.589`, the means of the compared pairs."""
+    before = changes[metric]["base"]
     return f"{metric} {before:.3f} → {before + changes[metric]['mean']:.3f}"

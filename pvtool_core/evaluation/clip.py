@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pvtool_core.errors import InputRefused
 from pvtool_core.media.decode import Pixels, footage_of, frames_of
 from pvtool_core.settings.jobs import ClipFile
-from pvtool_core.untrusted import exists
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +28,9 @@ class Clip:
 def read_clip(about: ClipFile) -> Clip:
     """Read the frames of a clip.
 
-    Raises InputRefused if the file does not exist, ClipBroken if it cannot be decoded.
+    Raises ClipBroken or BadPicture if it cannot be decoded, OSError if it cannot be read.
     """
     path = Path(about.file)
-    if not exists(path):
-        raise InputRefused(f"{path} does not exist.", "Check the path, or render the clip again.")
     if about.fps:
         return Clip(about, frames_of(path), about.fps)
     footage = footage_of(path)

@@ -1,16 +1,25 @@
 """Score clips one after the other, and keep the scores in files and the reasons of failures."""
 
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pvtool_core.errors import NotFinite, PvError
+from pvtool_core.errors import (
+    InputRefused,
+    Interrupted,
+    NotFinite,
+    OutOfResources,
+    PvError,
+    from_foreign,
+)
 from pvtool_core.evaluation.clip import read_clip
 from pvtool_core.evaluation.evaluator import Evaluator
 from pvtool_core.evaluation.scores import ClipScores, ScoreFiles
 from pvtool_core.settings.jobs import ClipFile, EvaluateJob
 from pvtool_core.store.events import Report, StageEvent, WarningEvent
+from pvtool_core.untrusted import exists
 
 
 @dataclass
@@ -32,10 +41,9 @@ class Results:
         self.seconds += other.seconds
         self.error = other.error or self.error
 
-    def fail(self, clip: ClipFile, error: Exception) -> None:
-        self.failed[clip.file] = str(error)
-        if isinstance(error, PvError):
-            self.error = error
+    def fail(self, clip: ClipFile, error: PvError) -> None:
+        self.failed[clip.file] = error.message
+        self.error = error
 
 
 class ClipScorer:
@@ -56,24 +64,31 @@ class ClipScorer:
             self._report(StageEvent(stage="scoring", done=number, total=len(clips)))
             try:
                 results.scored[clip] = self._score_one(clip, results.seconds)
-            except NotFinite:
+            except (NotFinite, Interrupted):
                 raise
-            except (PvError, OSError) as error:
-                results.fail(clip, error)
-                self._report(WarningEvent(message=f"Not scored: {clip.file}: {error}"))
+            except Exception as error:  # a hostile file makes decoders raise anything
+                problem = from_foreign(error)
+                if isinstance(problem, OutOfResources):
+                    raise
+                if problem is not error:
+                    traceback.print_exc()
+                results.fail(clip, problem)
+                self._report(WarningEvent(message=f"Not scored: {clip.file}: {problem.message}"))
         self._report(StageEvent(stage="scoring", done=len(clips), total=len(clips)))
         return results
 
     def _score_one(self, clip: ClipFile, seconds: list[float]) -> ClipScores:
         subject = self._subjects.get(clip.identity)
+        if not exists(Path(clip.file)):
+            raise InputRefused(f"{clip.file} does not exist.", "Check the path.")
         path = self._files.path(clip, subject.identity if subject else None)
         known = self._files.read(path, clip)
         if known and self._evaluator.is_complete(known, of_a_set=subject is None):
+            self._say(clip, known.notes)
             return known
         began = time.monotonic()
         decoded = read_clip(clip)
-        for note in decoded.notes:
-            self._report(WarningEvent(message=f"{clip.file}: {note}"))
+        self._say(clip, decoded.notes)
         if subject:
             scored = self._evaluator.score(decoded, subject, known)
         else:
@@ -81,3 +96,7 @@ class ClipScorer:
         self._files.write(path, scored)
         seconds.append(time.monotonic() - began)
         return scored
+
+    def _say(self, clip: ClipFile, notes: Sequence[str]) -> None:
+        for note in notes:
+            self._report(WarningEvent(message=f"{clip.file}: {note}"))

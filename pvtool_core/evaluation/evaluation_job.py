@@ -1,7 +1,7 @@
 """The job of `pv eval`: score clips, and write a report, a contact sheet and a page."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import cast
@@ -9,13 +9,12 @@ from typing import cast
 import numpy as np
 
 from pvtool_core.batches.rates import note_scoring
-from pvtool_core.errors import UsageError
+from pvtool_core.errors import PvError, UsageError
 from pvtool_core.evaluation.clip import read_clip
 from pvtool_core.evaluation.clip_scorer import ClipScorer, Results
 from pvtool_core.evaluation.evaluator import Evaluator
 from pvtool_core.evaluation.metric import Features
 from pvtool_core.evaluation.report import (
-    CLIPS_ON_SHEET,
     Pair,
     pair,
     reference_photos,
@@ -25,8 +24,9 @@ from pvtool_core.evaluation.report import (
 )
 from pvtool_core.evaluation.scores import ClipScores
 from pvtool_core.files import replace_file
-from pvtool_core.media.contact_sheet import write_contact_sheet
+from pvtool_core.media.contact_sheet import FRAMES, TILE, write_contact_sheet
 from pvtool_core.media.decode import Pixels
+from pvtool_core.media.photos import read_picture
 from pvtool_core.report_page.page import write_page
 from pvtool_core.report_page.report_format import EvaluationReport
 from pvtool_core.settings.jobs import (
@@ -38,6 +38,9 @@ from pvtool_core.settings.jobs import (
     EvaluateJob,
 )
 from pvtool_core.store.events import Report, StageEvent, WarningEvent
+
+CLIPS_ON_SHEET, MOST_ON_SHEET = 8, 40
+"""Number of clips on the contact sheet, of an identity and in all, each by every method."""
 
 
 def evaluate(job: EvaluateJob, report_event: Report) -> None:
@@ -67,9 +70,12 @@ def _write_report(
 ) -> None:
     out = Path(job.out)
     scored = [results.scored[clip] for clip in job.clips if clip in results.scored]
-    reference = [results.scored[clip] for clip in job.fvd_reference if clip in results.scored]
-    if not reference:
+    if job.fvd_reference:
+        reference = [results.scored[clip] for clip in job.fvd_reference if clip in results.scored]
+        named = f"{len(reference)} videos of --fvd-reference"
+    else:
         reference = [each for each in scored if each.clip.method == BASE_METHOD]
+        named = BASE_METHOD
     values, warnings = set_values(
         {
             method: _features([each for each in scored if each.clip.method == method])
@@ -82,20 +88,33 @@ def _write_report(
     _warn_of_cut_prompts(evaluator, job, report_event)
     for warning in warnings:
         report_event(WarningEvent(message=warning))
-    found = report(scored, job.subjects, evaluator, results.failed, values)
+    found = report(scored, job.subjects, evaluator, results.failed, values, named)
     for alarm in found["alarms"]:
         report_event(WarningEvent(message=alarm))
     replace_file(out / REPORT, json.dumps(found, indent=1, ensure_ascii=False).encode())
-    write_contact_sheet(out / SHEET, sheet_rows(_sheet_frames(scored), job.subjects))
+    photos = reference_photos(job.subjects)
+    write_contact_sheet(out / SHEET, sheet_rows(_sheet_frames(scored), _read(photos, report_event)))
     if job.page:
         report_event(StageEvent(stage="writing the page"))
-        write_page(cast("EvaluationReport", found), reference_photos(job.subjects), out / PAGE)
+        write_page(cast("EvaluationReport", found), photos, out / PAGE)
+
+
+def _read(photos: Mapping[str, Path], report_event: Report) -> dict[str, Pixels]:
+    """Return the photos that can be read, and warn of the others."""
+    found: dict[str, Pixels] = {}
+    for name, path in photos.items():
+        try:
+            found[name] = np.asarray(read_picture(path))
+        except (PvError, OSError) as error:
+            report_event(WarningEvent(message=f"No photo of {name} on the sheet: {error}"))
+    return found
 
 
 def _features(scored: Sequence[ClipScores]) -> dict[str, list[Features]]:
     """Return the features of clips by metric of sets, of the clips that have any."""
     found: dict[str, list[Features]] = {}
-    for each in scored:
+    different = {each.clip.file: each for each in scored}  # identities share base clips
+    for each in different.values():
         for name, values in each.features.items():
             if values:
                 found.setdefault(name, []).append(np.asarray(values, np.float32))
@@ -103,20 +122,28 @@ def _features(scored: Sequence[ClipScores]) -> dict[str, list[Features]]:
 
 
 def _sheet_frames(scored: Sequence[ClipScores]) -> dict[Pair, dict[str, Pixels]]:
-    """Return the frames of the first clips of each identity, by what they show and by method."""
+    """Return some frames of the first clips of each identity, by what they show and by method."""
     chosen: dict[Pair, dict[str, ClipFile]] = {}
     counts: dict[str, int] = {}
     for each in sorted(scored, key=lambda each: each.clip.method != BASE_METHOD):
         key, identity = pair(each), each.clip.identity
-        if key not in chosen and counts.get(identity, 0) < CLIPS_ON_SHEET:
+        room = counts.get(identity, 0) < CLIPS_ON_SHEET and len(chosen) < MOST_ON_SHEET
+        if key not in chosen and room:
             counts[identity] = counts.get(identity, 0) + 1
             chosen[key] = {}
         if key in chosen:
             chosen[key][each.clip.method] = each.clip
     return {
-        key: {method: read_clip(clip).frames for method, clip in methods.items()}
+        key: {method: _spaced(read_clip(clip).frames) for method, clip in methods.items()}
         for key, methods in chosen.items()
     }
+
+
+def _spaced(frames: Pixels) -> Pixels:
+    """Return FRAMES evenly spaced frames, in the size of the sheet's tiles or up to twice that."""
+    places = np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int)
+    every = max(1, min(frames.shape[1:3]) // TILE)
+    return frames[places, ::every, ::every].copy()
 
 
 def _warn_of_cut_prompts(evaluator: Evaluator, job: EvaluateJob, report_event: Report) -> None:

@@ -42,7 +42,8 @@ class Evaluator:
         self._metrics = [each(self.judges) for each in METRICS if self._is_wanted(each, job)]
         self.set_metrics = [each(self.judges) for each in SET_METRICS if self._is_wanted(each, job)]
         rewards = job.identity_reward
-        common = [rewards.detector, rewards.detection_size, rewards.detection_threshold]
+        detection = [rewards.detection_size, rewards.detection_threshold, rewards.held_out_photos]
+        common = [self.judges.weights("detector"), *detection]
         self.digests = {
             each.name: self._digest(each, common) for each in (*self._metrics, *self.set_metrics)
         }
@@ -58,7 +59,7 @@ class Evaluator:
 
     def _digest(self, metric: AnyMetric, common: Sequence[object]) -> str:
         """Return a hash of how the values of a metric are computed."""
-        weights = [self.judges.weights(model) for model in metric.models]
+        weights = [self.judges.content(model) for model in metric.models]
         facts = json.dumps([metric.description(), weights, *common])
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 

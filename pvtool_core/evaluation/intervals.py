@@ -38,9 +38,8 @@ def interval(values: Sequence[Value]) -> Interval:
 
     The bootstrap draws identities with replacement, then prompts of each; all clips of a drawn
     prompt count. With one identity it draws prompts only, so the interval is about that identity.
-    The percentile interval of few clusters is too narrow: its distances from the mean are scaled by
-    t(n − 1) / z · √(n / (n − 1)) for n clusters, and end at the smallest and largest value. The
-    result is the same in each call.
+    Percentiles of few clusters are too narrow: the interval is the mean ± t(n − 1) · √(n / (n − 1))
+    standard deviations of the drawn means, for n clusters. The result is the same in each call.
     """
     groups: dict[str, dict[str, list[float]]] = {}
     for each in values:
@@ -50,17 +49,9 @@ def interval(values: Sequence[Value]) -> Interval:
     clusters = len(own) if len(own) > 1 else len(own[0])
     if clusters < 2:
         return Interval(mean, None, None)
-    drawn = _bootstrap(own)
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    scale = stdtrit(clusters - 1, 1 - tail) / stdtrit(np.inf, 1 - tail)
-    scale *= np.sqrt(clusters / (clusters - 1))
-    every = [each.value for each in values]
-    return Interval(
-        mean,
-        max(mean - scale * (mean - float(low)), min(every)),
-        min(mean + scale * (float(high) - mean), max(every)),
-    )
+    quantile = float(stdtrit(clusters - 1, (1 + LEVEL) / 2))
+    spread = float(_bootstrap(own).std()) * (clusters / (clusters - 1)) ** 0.5
+    return Interval(mean, mean - quantile * spread, mean + quantile * spread)
 
 
 def _bootstrap(groups: Sequence[Sequence[Sequence[float]]]) -> NDArray[np.float64]:

@@ -23,11 +23,17 @@ from pvtool_core.faces.likeness import read_reference, subject_face
 from pvtool_core.hashes import cached_sha256
 from pvtool_core.media.decode import Pixels
 from pvtool_core.media.photos import read_picture
+from pvtool_core.models.fingerprints import fingerprint
 from pvtool_core.models.locate import locate_judges, resolve
 from pvtool_core.open_clip_model import ImageText, weights_file
 from pvtool_core.settings.jobs import EvaluateJob, Subject
 from pvtool_core.settings.schema import SemanticRewardConfig
 from pvtool_core.store.prompts import without_keyword
+
+_REQUIRED = ("detector", "recognizer", "identity_reward", "semantic_reward")
+_TEXT_MODELS = ("text_model", "second_text_model")
+_BATCH = 32
+"""Frames that an image-text model embeds at a time."""
 
 T = TypeVar("T")
 Crops = Sequence[Pixels]
@@ -83,31 +89,40 @@ class Judges:
 
     def missing(self, model: str) -> Skipped | None:
         """Return why a model is not available, by its name in `evaluation`, or None if it is."""
-        if model in ("recognizer", "identity_reward", "semantic_reward"):
+        if model in _REQUIRED:
             return None
         name = getattr(self.settings, model)
         if not name:
             return Skipped(f"evaluation.{model} is not set.", "")
         try:
             resolve(name)
-        except WeightsMissing as error:
+            self._files(model)
+        except (WeightsMissing, InputRefused) as error:
             return Skipped(error.message, error.hint)
         return None
 
     def weights(self, model: str) -> dict[str, str]:
-        """Return the SHA-256 of a model's weights by file name."""
+        """Return the SHA-256 of a model's weights by file name; `detector` is one too."""
         return {file.name: cached_sha256(file) for file in self._files(model)}
+
+    def content(self, model: str) -> dict[str, str]:
+        """Return `weights`, and a fingerprint of the configuration and tokenizer beside them."""
+        folder = self._files(model)[0].parent
+        beside = {folder.name: fingerprint(folder)} if model in _TEXT_MODELS else {}
+        return {**self.weights(model), **beside}
 
     def _files(self, model: str) -> list[Path]:
         package = Path(self._rewards.package)
         match model:
+            case "detector":
+                return [package / self._rewards.detector]
             case "recognizer":
                 return [package / self.held_out]
             case "identity_reward":
                 return [package / self.rewarded]
             case "semantic_reward":
                 return [weights_file(self._job.semantic_reward)]
-            case "text_model" | "second_text_model":
+            case _ if model in _TEXT_MODELS:
                 return [weights_file(self._folder(model))]
             case _:
                 return [Path(getattr(self.settings, model))]
@@ -285,8 +300,9 @@ class PictureReader:
     @torch.no_grad()
     def pictures(self, frames: Iterable[Pixels]) -> Tensor:
         """Return the embeddings of pictures, (pictures, dimensions)."""
-        prepared = torch.stack([self._prepare(Image.fromarray(frame)) for frame in frames])
-        return self._reader.of_pictures(prepared).cpu()
+        prepared = [self._prepare(Image.fromarray(frame)) for frame in frames]
+        parts = torch.stack(prepared).split(_BATCH)
+        return torch.cat([self._reader.of_pictures(part).cpu() for part in parts])
 
     def park(self) -> None:
         """Move the model to CPU memory until it is used again."""

@@ -16,13 +16,13 @@ Features = NDArray[np.float32]
 
 
 class AnyMetric(Protocol):
-    """What metrics of clips and of sets have in common.
+    """Common part of metrics of clips and of sets.
 
     Attributes:
         name: Key in reports.
         label: Name in tables.
         better: Which change is an improvement; empty if neither is.
-        models: Models that it uses, by their names in the `evaluation` settings, or
+        models: Models that it uses, by their names in the `evaluation` settings, or `detector`,
             `identity_reward` and `semantic_reward`. Without one of them the metric is skipped.
         rewarded: Whether training optimises it: it is shown, and does not judge.
         condition: What a clip or an identity must have for a value, for the report.

@@ -1,7 +1,8 @@
 """The report of an evaluation: means with intervals by method, and their differences."""
 
+import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pvtool_core.errors import PvError
 from pvtool_core.evaluation.alarms import alarms
 from pvtool_core.evaluation.intervals import Interval, Value, interval
 from pvtool_core.evaluation.judges import Judges, Skipped
@@ -16,12 +18,11 @@ from pvtool_core.evaluation.metric import AnyMetric, Features, SetMetric
 from pvtool_core.evaluation.metrics import METRICS, SET_METRICS
 from pvtool_core.evaluation.scores import ClipScores
 from pvtool_core.media.contact_sheet import SheetRow
-from pvtool_core.media.photos import read_picture
+from pvtool_core.media.decode import Pixels
 from pvtool_core.settings.jobs import BASE_METHOD, STEP_METHOD, Subject
 from pvtool_core.store.prompts import without_keyword
 
 VERSION = 2
-CLIPS_ON_SHEET = 8
 
 
 class Evaluated(Protocol):
@@ -42,11 +43,12 @@ def report(
     evaluator: Evaluated,
     failed: Mapping[str, str],
     set_values: Mapping[str, Mapping[str, float]],
+    fvd_reference: str,
 ) -> dict[str, Any]:
     """Return the report as JSON values; docs/evaluation.md describes them.
 
     `failed` are the reasons of clips that could not be scored, by file; `set_values` are the values
-    of the metrics of sets by method.
+    of the metrics of sets by method, against the clips that `fvd_reference` names.
     """
     judges, by_method = evaluator.judges, grouped(scored)
     methods = _compared(by_method)
@@ -73,6 +75,7 @@ def report(
         "metrics": {name: each for name, each in described.items() if name not in empty},
         "skipped": {name: asdict(each) for name, each in {**evaluator.skipped, **empty}.items()},
         "alarms": alarms(methods),
+        "fvd_reference": fvd_reference,
         "clips": [each.facts() for each in scored],
         "failed": [{"file": file, "reason": reason} for file, reason in failed.items()],
         "checkpoints": _checkpoints(methods),
@@ -82,9 +85,9 @@ def report(
 def _checkpoints(methods: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the means of methods that are steps of a training, in their order."""
     steps = {
-        int(name.removeprefix(STEP_METHOD)): method["means"]
+        int(found[1]): method["means"]
         for name, method in methods.items()
-        if name.startswith(STEP_METHOD)
+        if (found := re.fullmatch(rf"{STEP_METHOD}(0|[1-9]\d{{0,8}})", name, re.ASCII))
     }
     return [{"step": step, "means": steps[step]} for step in sorted(steps)]
 
@@ -131,18 +134,35 @@ def summary(clips: Sequence[ClipScores], reference: Sequence[ClipScores]) -> dic
             continue
         values = [Value(each.clip.identity, each.clip.prompt, value) for each, value in own]
         found["means"][name] = {**asdict(interval(values)), "clips": len(values)}
-        changes = [
-            Value(each.clip.identity, each.clip.prompt, value - before)
+        pairs = [
+            (each, value, before)
             for each, value in own
             if (base := other.get(pair(each))) and (before := base.scores.get(name)) is not None
         ]
-        if changes:
-            differences[name] = _difference(interval(changes), len(changes))
+        if pairs:
+            differences[name] = _difference(pairs)
     return {**found, "differences": differences} if reference else found
 
 
-def _difference(change: Interval, pairs: int) -> dict[str, Any]:
-    return {**asdict(change), "pairs": pairs, "significant": change.excludes_zero}
+def _difference(pairs: Sequence[tuple[ClipScores, float, float]]) -> dict[str, Any]:
+    """Return the change of pairs (clip, value, value of the base model), and their base mean."""
+
+    def of(kind: Callable[[float, float], float]) -> Interval:
+        return interval(
+            [
+                Value(each.clip.identity, each.clip.prompt, kind(value, before))
+                for each, value, before in pairs
+            ]
+        )
+
+    change = of(lambda value, before: value - before)
+    base = of(lambda _, before: before).mean
+    return {
+        **asdict(change),
+        "base": base,
+        "pairs": len(pairs),
+        "significant": change.excludes_zero,
+    }
 
 
 def pair(scored: ClipScores) -> Pair:
@@ -202,7 +222,10 @@ def ceiling(judges: Judges, subject: Subject) -> float | None:
 
     More likeness than that means copying. None for a single photo.
     """
-    photos = np.concatenate(judges.photos(subject, judges.held_out))
+    try:
+        photos = np.concatenate(judges.photos(subject, judges.held_out))
+    except PvError:  # of a damaged or removed identity; its clips are reported as failed
+        return None
     if len(photos) < 2:
         return None
     return float((photos @ photos.T)[~np.eye(len(photos), dtype=bool)].mean())
@@ -235,16 +258,13 @@ def set_values(
 
 
 def sheet_rows(
-    frames: Mapping[Pair, Mapping[str, np.ndarray]], subjects: Sequence[Subject]
+    frames: Mapping[Pair, Mapping[str, Pixels]], photos: Mapping[str, Pixels]
 ) -> list[SheetRow]:
-    """Return a row for each method of the first clips, after a reference photo."""
-    photos = {
-        name: np.asarray(read_picture(path)) for name, path in reference_photos(subjects).items()
-    }
+    """Return a row for each method of some clips, after the reference photo if there is one."""
     return [
         SheetRow(
             f"{identity}, {method}, seed {seed}: {without_keyword(prompt)}",
-            [photos[identity], *pictures],
+            [*([photos[identity]] if identity in photos else []), *pictures],
         )
         for (identity, prompt, seed), methods in frames.items()
         for method, pictures in methods.items()

@@ -3,18 +3,17 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from pvtool_core.errors import BadPicture
 from pvtool_core.media import ffmpeg
-from pvtool_core.media.ffmpeg import ClipBroken
-from pvtool_core.media.photos import BLACK, SUFFIXES, natural_order, read_animation
+from pvtool_core.media.ffmpeg import CONTAINERS, ClipBroken
+from pvtool_core.media.photos import BLACK, SUFFIXES, durations, natural_order, read_animation
 from pvtool_core.settings.formats import FORMATS, format_of
 from pvtool_core.settings.references import load_named
 
@@ -96,17 +95,17 @@ def footage_of(path: Path) -> Footage:
     """
     if path.is_dir():
         raise ClipBroken(path, "a folder of images has no frame rate; encode it as a video")
+    height, width = frames_of_any(path, 1).shape[1:3]
+    count = max(2, min(MOST_FRAMES, MOST_BYTES // (4 * height * width)))
     if path.suffix.lower() in SUFFIXES:
-        times = _animation_times(path)
-        frames = frames_of_any(path, MOST_FRAMES)
-        cut = len(times) > MOST_FRAMES
+        times = [0.0, *accumulate(durations(path))]
+        total = len(times) - 1
     else:
-        height, width = frames_of_any(path, 1).shape[1:3]
-        count = max(2, min(MOST_FRAMES, MOST_BYTES // (4 * height * width)))
         times = _video_times(path, count + 1)
-        frames, cut = frames_of_any(path, count), len(times) > count
+        total = len(times)
+    frames = frames_of_any(path, count)
     fps, notes = _rate(times[: len(frames) + 1])
-    if cut:
+    if total > len(frames):
         notes += (f"{path.name} has more than {len(frames)} frames; the rest is not scored.",)
     return Footage(frames, fps, tuple(notes))
 
@@ -136,27 +135,17 @@ def _rate(times: list[float]) -> tuple[float, tuple[str, ...]]:
 def _video_times(path: Path, count: int) -> list[float]:
     """Return the times of the first `count` frames in seconds, by ffmpeg."""
     how = ("-map", "0:v:0", "-fps_mode", "passthrough", "-frames:v", str(count))
-    words = ("-v", "info", "-i", str(path), *how, "-vf", "showinfo", "-f", "null", "-")
+    words = ("-v", "info", *CONTAINERS, "-i", str(path), *how, "-vf", "showinfo", "-f", "null", "-")
     messages = ffmpeg.ask(path, *words).messages
     return [float(time) for time in re.findall(r" pts_time:([-\d.e]+)", messages)]
-
-
-def _animation_times(path: Path) -> list[float]:
-    """Return the times of the frames of an animated image in seconds, and of its end."""
-    times = [0.0]
-    with Image.open(path) as image:
-        for number in range(getattr(image, "n_frames", 1)):
-            image.seek(number)
-            image.load()
-            times.append(times[-1] + image.info.get("duration", 0) / 1000)
-    return times
 
 
 def _names_its_matrix(path: Path) -> bool:
     """Return whether the video declares its colour matrix: `yuv420p(tv, bt470bg/…)`."""
     messages = ffmpeg.ask(
-        path, "-v", "info", "-i", str(path), "-map", "0:v:0", "-frames:v", "1", "-f", "null", "-"
-    ).messages
+        path, "-v", "info", *CONTAINERS, "-i", str(path),
+        "-map", "0:v:0", "-frames:v", "1", "-f", "null", "-",
+    ).messages  # fmt: skip
     facts = re.search(r"Video: [^\n]*?, \w+\(([^()]*)\)", messages)
     return bool(facts and re.search(r"bt\d|smpte|fcc|ycgco|gbr", facts[1]))
 
@@ -192,7 +181,7 @@ def _of_video(
 ) -> NDArray[np.uint8]:
     """Decode to consecutive images; each header contains the size and matches `begin`."""
     words = ("-pix_fmt", pixels, "-f", "image2pipe", "-c:v", form, "pipe:1")
-    raw = ffmpeg.ask(path, "-i", str(path), "-map", "0:v:0", *how, *words).output
+    raw = ffmpeg.ask(path, *CONTAINERS, "-i", str(path), "-map", "0:v:0", *how, *words).output
     header = re.match(begin, raw)
     if not header:
         raise ClipBroken(path, "no video stream found")

@@ -12,6 +12,8 @@ from pvtool_core.settings.formats import FORMATS
 from pvtool_core.settings.jobs import EncodingConfig
 
 _PATIENCE = 60.0  # seconds to wait for an answer
+# Files of these kinds contain their frames themselves; playlists name other files or addresses.
+CONTAINERS = ("-format_whitelist", "mov,matroska,webm,avi,mpeg,mpegts,ogg,asf,flv,ivf,y4m,h264")
 ENCODERS = {"h264": "libx264", "h265": "libx265", "av1": "libsvtav1"}
 
 

@@ -84,6 +84,17 @@ def read_animation(path: Path, background: Colour = WHITE) -> Iterator[Image.Ima
             yield _plain(path, image, background, None)
 
 
+def durations(path: Path) -> list[float]:
+    """Return the seconds for which each image of a file is shown. Raises BadPicture."""
+    found: list[float] = []
+    with _opened(path, FORMATS) as image:
+        for number in range(getattr(image, "n_frames", 1) if _animated(image) else 1):
+            image.seek(number)
+            image.load()
+            found.append(image.info.get("duration", 0) / 1000)
+    return found
+
+
 def pictures_in(folder: Path) -> list[Path]:
     """Return the images of a folder in natural order: 1, 2, … 10.
 

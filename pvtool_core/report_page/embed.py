@@ -17,7 +17,7 @@ from PIL import Image
 
 from pvtool_core.errors import BadPicture
 from pvtool_core.media import ffmpeg
-from pvtool_core.media.ffmpeg import ClipBroken
+from pvtool_core.media.ffmpeg import CONTAINERS, ClipBroken
 from pvtool_core.media.photos import BLACK, SUFFIXES, natural_order, read_animation, read_picture
 from pvtool_core.untrusted import Irregular, TooLarge, read_regular
 
@@ -26,8 +26,6 @@ _POSTER_SIDE = 384
 _CLIP_BYTES = 1 << 28
 _PLAYABLE = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm"}
 _CODECS = re.compile(r"Video: (?:h264|av1|vp8|vp9)\b[^\n]*?, yuvj?420p[(,]")
-# Files of these kinds contain their frames themselves; playlists name other files or addresses.
-_CONTAINERS = ("-format_whitelist", "mov,matroska,webm,avi,mpeg,mpegts,ogg,asf,flv,ivf,y4m,h264")
 _H264 = ("-c:v", "libx264", "-crf", "17", "-preset", "medium", "-pix_fmt", "yuv420p")
 _EVEN = ("-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2")
 
@@ -60,13 +58,13 @@ def embed_clip(path: Path, fps: float) -> EmbeddedClip:
     poster, playable = _first_frame(path)
     if kind and playable:
         return EmbeddedClip(data_uri(kind, content), poster, recoded=False)
-    recoded = _encode(path, b"", *_CONTAINERS, "-i", str(path), "-map", "0:v:0")
+    recoded = _encode(path, b"", *CONTAINERS, "-i", str(path), "-map", "0:v:0")
     return EmbeddedClip(recoded, poster, recoded=True)
 
 
 def _first_frame(path: Path) -> tuple[str, bool]:
     """Return the first frame as a JPEG, and whether browsers decode the video."""
-    given = (*_CONTAINERS, "-threads", "1", "-i", str(path), "-map", "0:v:0")
+    given = (*CONTAINERS, "-threads", "1", "-i", str(path), "-map", "0:v:0")
     small = ("-vf", f"scale='min({_POSTER_SIDE},iw)':-2", "-frames:v", "1")
     form = ("-c:v", "mjpeg", "-q:v", "4", "-f", "image2pipe", "pipe:1")
     answer = ffmpeg.ask(path, "-v", "info", *given, *small, *form)

@@ -171,17 +171,33 @@ def test_interrupted_evaluation_continues_with_the_scored_clips(
     score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = score()
+    detect, read = FaceAnalyzer.detect, list[str]()
 
-    def never(*_: Any) -> Any:
-        raise AssertionError("scored again")
+    def counted(analyzer: FaceAnalyzer, picture: Pixels) -> list[Face]:
+        read.append("frame")
+        return detect(analyzer, picture)
 
-    monkeypatch.setattr(FaceAnalyzer, "detect", never)
+    monkeypatch.setattr(FaceAnalyzer, "detect", counted)
     assert score() == first
-    files = list((tmp_path / "scores").glob("*.json"))
-    assert len(files) == 2
-    files[0].write_text("{")
-    with pytest.raises(AssertionError, match="scored again"):
-        score()
+    assert not read
+    (damaged, _) = (tmp_path / "scores").glob("*.json")
+    damaged.write_text(damaged.read_text().replace('"likeness": ', '"likeness": "', 1))
+    assert score() == first
+    frames = len(read)
+    assert frames
+    save_person(tmp_path / "ann", 2)
+    assert score(photos=2) != first
+    assert len(read) == 3 * frames
+
+
+def test_scores_of_metrics_that_are_not_selected_are_kept(
+    score: Score, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = score()
+    worst = first["clips"][0]["worst_frame"]
+    assert score(metrics=("clip_t",))["clips"][0]["worst_frame"] is None
+    monkeypatch.setattr(FaceAnalyzer, "detect", None)
+    assert score()["clips"][0]["worst_frame"] == worst
 
 
 def test_shards_score_their_clips_and_the_report_uses_them(
@@ -373,9 +389,8 @@ def test_difference_that_may_be_chance_is_not_significant() -> None:
 
 def changed(metric: str, base: float, low: float, high: float) -> dict[str, Any]:
     """Return the methods of a report in which one metric changed by an interval."""
-    change = {"mean": (low + high) / 2, "low": low, "high": high, "significant": True}
-    means = {metric: {"mean": base}}
-    return {"base": {"means": means}, "adapter": {"differences": {metric: change}}}
+    change = {"mean": (low + high) / 2, "low": low, "high": high, "base": base}
+    return {"base": {}, "adapter": {"differences": {metric: change}}}
 
 
 @pytest.mark.parametrize(
@@ -402,10 +417,13 @@ def test_reward_hacking_is_reported(
 
 def test_likeness_that_only_the_reward_sees_is_reported() -> None:
     both = changed("likeness_reward", 0.1, 0.2, 0.4)
-    both["adapter"]["differences"]["likeness"] = {"mean": 0.1, "low": -0.1, "high": 0.3}
+    changes = both["adapter"]["differences"]
+    changes["likeness"] = {"mean": 0.1, "low": -0.1, "high": 0.3, "base": 0.1}
+    assert alarms(both) == []
+    changes["gap"] = {"mean": 0.1, "low": 0.02, "high": 0.2, "base": 0.0}
     (alarm,) = alarms(both)
     assert "by the reward's recogniser only" in alarm
-    both["adapter"]["differences"]["likeness"]["low"] = 0.01
+    changes["likeness"]["low"] = 0.01
     assert alarms(both) == []
 
 
@@ -455,5 +473,6 @@ def test_every_metric_is_described() -> None:
         assert metric.label
         assert metric.description().endswith("."), metric.name
         assert set(metric.models) <= {
-            *EvaluationConfig.__dataclass_fields__, "identity_reward", "semantic_reward",
+            *EvaluationConfig.__dataclass_fields__,
+            "detector", "identity_reward", "semantic_reward",
         }  # fmt: skip

@@ -49,9 +49,12 @@ def test_manifest_says_what_each_clip_shows(read: Read, tmp_path: Path) -> None:
         ("b.mp4,ann,walks,0,x", "b.mp4 does not exist"),
         ("../a.mp4,ann,walks,0,x", "is not a path within"),
         ("/etc/passwd,ann,walks,0,x", "is not a path within"),
-        ("a.mp4,eve,walks,0,x", "there is no identity eve"),
+        ("a.mp4,eve,walks,0,x", "unknown identity eve"),
         ("a.mp4,ann,walks,1.5,x", "the seed 1.5 is not a whole number"),
         ("a.mp4,ann,walks,²,x", "is not a whole number"),
+        ("a.mp4,ann,walks,9999999999999999999,x", "is not a whole number below"),
+        ("a\0.mp4,ann,walks,0,x", "file contains control characters"),
+        (".,ann,walks,0,x", "is not a regular file"),
         ("a.mp4,ann,,0,x", "prompt is empty"),
         ("a.mp4,ann", "prompt, seed, method is empty"),
         (f"a.mp4,ann,{'w' * 10_001},0,x", "prompt is longer than 10000 characters"),
@@ -72,8 +75,8 @@ def test_unknown_columns_are_ignored_by_name(read: Read) -> None:
 @pytest.mark.parametrize(
     ("text", "error", "words"),
     [
-        ("", InputRefused, "lacks file, identity, prompt, seed, method"),
-        ("file,identity\n", InputRefused, "lacks prompt, seed, method"),
+        ("", InputRefused, "has no column file, identity, prompt, seed, method"),
+        ("file,identity\n", InputRefused, "has no column prompt, seed, method"),
         (HEADER, UsageError, "it has no rows"),
         (f"{HEADER}b.mp4,ann,walks,0,x\n", UsageError, "b.mp4 does not exist"),
         (f'{HEADER}"a.mp4', InputRefused, "is not CSV"),
@@ -158,6 +161,19 @@ def test_file_that_is_no_video_is_refused(tmp_path: Path, content: bytes) -> Non
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(ClipBroken):
         footage_of(tmp_path / "a.mp4")
+
+
+def test_playlist_is_not_followed(tmp_path: Path) -> None:
+    iio.imwrite(tmp_path / "secret.mp4", colours(2), plugin="FFMPEG", fps=8, macro_block_size=1)
+    (tmp_path / "a.mp4").write_text(f"ffconcat version 1.0\nfile {tmp_path}/secret.mp4\n")
+    with pytest.raises(ClipBroken):
+        footage_of(tmp_path / "a.mp4")
+
+
+def test_image_that_claims_to_be_enormous_is_refused(tmp_path: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "a.gif")
+    with pytest.raises(PvError):
+        footage_of(tmp_path / "a.gif")
 
 
 def test_folder_of_images_has_no_rate(tmp_path: Path) -> None:

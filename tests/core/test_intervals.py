@@ -26,13 +26,24 @@ def test_intervals_contain_the_true_mean_in_95_percent_of_samples(identities: in
     assert 0.92 <= np.mean(hits) <= 0.99
 
 
+@pytest.mark.parametrize("prompts", [2, 3, 5])
+def test_intervals_of_few_clips_are_wide_enough(prompts: int) -> None:
+    random = np.random.default_rng(prompts)
+    hits = 0
+    for _ in range(400):
+        found = interval([Value("ann", f"{n}", random.normal()) for n in range(prompts)])
+        hits += not found.excludes_zero
+    assert hits / 400 >= 0.92
+
+
 def test_one_identity_has_the_interval_of_its_prompts() -> None:
     values = [Value("ann", f"{n}", value) for n, value in enumerate([0.1, 0.3, 0.2, 0.4])]
     found = interval(values)
     assert found.mean == pytest.approx(0.25)
     assert found.low is not None
     assert found.high is not None
-    assert 0 < found.low < 0.25 < found.high < 0.5
+    assert found.high - 0.25 == pytest.approx(3.182 * np.std([1, 3, 2, 4], ddof=1) / 20, rel=0.05)
+    assert found.low == pytest.approx(0.5 - found.high)
     assert found == interval(values)
 
 

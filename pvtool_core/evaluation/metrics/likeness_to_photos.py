@@ -10,8 +10,8 @@ from pvtool_core.settings.jobs import Subject
 class Likeness(Metric):
     """Mean over all frames of the cosine between the largest face and the mean of the photos.
 
-    By the held-out recogniser (`evaluation.recognizer`). A frame without a face counts as 0. Papers
-    give 100 times this value.
+    The photos are those used in training, the recogniser is the held-out one
+    (`evaluation.recognizer`). A frame without a face counts as 0. Papers give 100 times this value.
     """
 
     name, label, better = "likeness", "Likeness", "higher"
@@ -64,6 +64,7 @@ class FacesFound(Metric):
     """Fraction of the frames with any face."""
 
     name, label, better = "faces_found", "Frames with a face", "higher"
+    models = ("detector",)
 
     def measure(self, clip: Clip, subject: Subject) -> float:
         """Return a value in [0, 1]."""
