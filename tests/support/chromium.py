@@ -32,6 +32,7 @@ _NAMED: Mapping[str, Mapping[str, Any]] = {
     "Tab": {"windowsVirtualKeyCode": 9},
     "Enter": {"windowsVirtualKeyCode": 13, "text": "\r"},
     "Escape": {"windowsVirtualKeyCode": 27},
+    "ArrowDown": {"windowsVirtualKeyCode": 40},
 }
 _CODES = {" ": "Space", ",": "Comma", ".": "Period", "?": "Slash"}
 
