@@ -15,7 +15,7 @@ from pvtool_core.study.answers import write_answers
 from pvtool_core.study.session import Session
 from pvtool_core.study.study_items import read_study
 from pvtool_core.study.study_key import Kind, read_key
-from tests.support.browser import BACKSPACE, ENTER, MISSING, Browser, browser
+from tests.support.chromium import Tab, chromium, needs_browser
 from tests.support.commands import Pv
 from tests.support.study import answer, photos, prefers, write_render
 
@@ -43,10 +43,10 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def answer_pair(window: Browser, study: Path) -> None:
+def answer_pair(tab: Tab, study: Path) -> None:
     """Answer the shown pair by keys: ours is better, and the known answer in checks."""
-    window.until("left.currentTime > 0 && right.currentTime > 0")
-    shown = window.run("return [left.src, right.src].map((name) => name.split('/').pop())")
+    tab.wait_for("left.currentTime > 0 && right.currentTime > 0")
+    shown = tab.evaluate("[left.src, right.src].map((name) => name.split('/').pop())")
     item = next(
         item
         for item in read_key(study.with_name("out.key.json")).items
@@ -54,46 +54,48 @@ def answer_pair(window: Browser, study: Path) -> None:
     )
     best = item.right or next(name for name, method in item.clips.items() if method == "ours")
     chosen = "2" if item.kind is Kind.IDENTICAL else "1" if shown[0] == best else "3"
-    window.press(*chosen * 4)
+    tab.press(*chosen * 4)
 
 
-@pytest.mark.skipif(MISSING, reason="chromium and chromedriver are not installed")
+@needs_browser
 def test_the_page_is_answered_by_keys_to_the_end(pv: Pv, study: Path, tmp_path: Path) -> None:
     saved = tmp_path / "downloads"
     saved.mkdir()
-    with browser(saved) as window:
-        window.open(study / "index.html")
-        window.press(ENTER)
-        window.until("count.textContent === '1 of 5'")
-        playing = "return [left, right].every((view) => view.muted && view.loop && !view.paused)"
-        window.press(ENTER)  # refused: no question is answered
-        answer_pair(window, study)
-        assert window.run(playing)
-        assert window.run("return window.problem.textContent") == ""
-        window.press(ENTER)
-        window.until("count.textContent === '2 of 5'")
-        window.press("2")
-        order = window.run("return order.map((each) => [each.item.name, each.left])")
-        window.reload()
-        window.until("count.textContent === '2 of 5'")
-        assert window.run("return order.map((each) => [each.item.name, each.left])") == order
-        assert window.run("return document.querySelectorAll(':checked').length") == 1
-        window.press(BACKSPACE)
-        window.until("count.textContent === '1 of 5'")
-        assert window.run("return document.querySelectorAll(':checked').length") == 4
-        window.press(ENTER)
+    with chromium(tmp_path / "profile") as tab:
+        tab.download_to(saved)
+        tab.open(study / "index.html")
+        tab.press("Enter")
+        tab.wait_for("count.textContent === '1 of 5'")
+        playing = "[left, right].every((view) => view.muted && view.loop && !view.paused)"
+        tab.press("Enter")  # refused: no question is answered
+        answer_pair(tab, study)
+        assert tab.evaluate(playing)
+        assert tab.evaluate("window.problem.textContent") == ""
+        tab.press("Enter")
+        tab.wait_for("count.textContent === '2 of 5'")
+        tab.press("2")
+        order = tab.evaluate("order.map((each) => [each.item.name, each.left])")
+        tab.reload()
+        tab.wait_for("count.textContent === '2 of 5'")
+        assert tab.evaluate("order.map((each) => [each.item.name, each.left])") == order
+        assert tab.evaluate("document.querySelectorAll(':checked').length") == 1
+        tab.press("Backspace")
+        tab.wait_for("count.textContent === '1 of 5'")
+        assert tab.evaluate("document.querySelectorAll(':checked').length") == 4
+        tab.press("Enter")
         for number in range(2, 6):
-            window.until(f"count.textContent === '{number} of 5'")
+            tab.wait_for(f"count.textContent === '{number} of 5'")
             if number == 2:
-                window.run("document.querySelector('fieldset').focus()")
-            answer_pair(window, study)
-            window.press(ENTER)
-        window.until("!window.end.hidden")
-        window.press(ENTER)
-        window.until("saved.textContent")
-        rater = window.run("return state.rater")
+                tab.evaluate("document.querySelector('fieldset').focus()")
+            answer_pair(tab, study)
+            tab.press("Enter")
+        tab.wait_for("!window.end.hidden")
+        tab.press("Enter")
+        tab.wait_for("saved.textContent")
+        rater = tab.evaluate("state.rater")
         file = saved / f"answers-{rater}.json"
         until(file.exists)
+        assert tab.complaints == []
     found = pv("study", "report", str(study), str(file), "--json").json
     (row,) = found["raters"]
     assert row == {
@@ -110,12 +112,12 @@ def test_the_page_is_answered_by_keys_to_the_end(pv: Pv, study: Path, tmp_path: 
         assert (pair["a"], pair["wins"], pair["ties"], pair["losses"]) == ("ours", 2, 0, 0)
 
 
-@pytest.mark.skipif(MISSING, reason="chromium and chromedriver are not installed")
+@needs_browser
 def test_order_and_sides_on_the_page_differ_by_rater(study: Path, tmp_path: Path) -> None:
-    with browser(tmp_path) as window:
-        window.open(study / "index.html")
-        orders = window.run(
-            "return [...Array(40).keys()].map((rater) => orderFor(`r${rater}`)"
+    with chromium(tmp_path / "profile") as tab:
+        tab.open(study / "index.html")
+        orders = tab.evaluate(
+            "[...Array(40).keys()].map((rater) => orderFor(`r${rater}`)"
             ".map((each) => [each.item.name, each.item.again, each.left, each.right]))"
         )
     assert len({json.dumps(order) for order in orders}) > 10

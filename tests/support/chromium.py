@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-EXECUTABLE = shutil.which("chromium") or shutil.which("google-chrome")
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+EXECUTABLE = next(filter(None, map(shutil.which, _NAMES)), None)
 needs_browser = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium: install `chromium`")
-_SECONDS = 30.0
+_SECONDS = 60.0
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -27,9 +28,11 @@ _FLAGS = (
 )  # fmt: skip
 _FREE = 10  # first descriptor that is surely neither 3 nor 4
 _NAMED: Mapping[str, Mapping[str, Any]] = {
+    "Backspace": {"windowsVirtualKeyCode": 8},
     "Tab": {"windowsVirtualKeyCode": 9},
     "Enter": {"windowsVirtualKeyCode": 13, "text": "\r"},
     "Escape": {"windowsVirtualKeyCode": 27},
+    "ArrowDown": {"windowsVirtualKeyCode": 40},
 }
 _CODES = {" ": "Space", ",": "Comma", ".": "Period", "?": "Slash"}
 
@@ -44,7 +47,7 @@ class Tab:
     def __init__(self, requests: int, answers: int) -> None:
         self.complaints: list[str] = []
         self._requests, self._answers, self._unread = requests, answers, b""
-        self._number, self._session = 0, ""
+        self._number, self._session, self._loads = 0, "", 0
 
     def open(self, page: Path, width: int = 1200, height: int = 900, **media: str) -> None:
         """Open a file in a window of a size, with media features such as `prefers_color_scheme`."""
@@ -62,6 +65,18 @@ class Tab:
         self.call("Page.navigate", {"url": page.as_uri()})
         self.wait_for("location.href !== 'about:blank' && document.readyState === 'complete'")
 
+    def reload(self) -> None:
+        """Reload the page and wait until it is loaded."""
+        loads = self._loads
+        self.call("Page.reload")
+        while self._loads == loads:
+            self._record(self._receive())
+
+    def download_to(self, folder: Path) -> None:
+        """Save downloaded files to a folder, without asking."""
+        behavior = {"behavior": "allow", "downloadPath": str(folder)}
+        self.call("Browser.setDownloadBehavior", behavior)
+
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression; of a promise, once it is resolved."""
         asked = {"expression": expression, "returnByValue": True, "awaitPromise": True}
@@ -75,12 +90,13 @@ class Tab:
         while not self.evaluate(expression):
             assert time.monotonic() < end, f"never true: {expression}"
 
-    def press(self, key: str) -> None:
-        """Press a key, which the focused element receives."""
-        pressed: dict[str, Any] = {"key": key, "code": _CODES.get(key, key)}
-        pressed |= _NAMED.get(key, {"text": key})
-        self.call("Input.dispatchKeyEvent", {"type": "keyDown", **pressed})
-        self.call("Input.dispatchKeyEvent", {"type": "keyUp", "key": key})
+    def press(self, *keys: str) -> None:
+        """Press keys, one after another, which the focused element receives."""
+        for key in keys:
+            pressed: dict[str, Any] = {"key": key, "code": _CODES.get(key, key)}
+            pressed |= _NAMED.get(key, {"text": key})
+            self.call("Input.dispatchKeyEvent", {"type": "keyDown", **pressed})
+            self.call("Input.dispatchKeyEvent", {"type": "keyUp", "key": key})
 
     def screenshot(self, path: Path, whole: bool = False) -> None:
         """Write the window, or the whole page, as a PNG."""
@@ -99,7 +115,7 @@ class Tab:
             if message.get("id") == self._number:
                 assert "error" not in message, message["error"]
                 return message["result"]
-            self._record(message.get("method", ""), message.get("params", {}))
+            self._record(message)
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._unread:
@@ -109,8 +125,11 @@ class Tab:
         raw, _, self._unread = self._unread.partition(b"\0")
         return json.loads(raw)
 
-    def _record(self, method: str, params: Mapping[str, Any]) -> None:
-        if method == "Runtime.exceptionThrown":
+    def _record(self, event: Mapping[str, Any]) -> None:
+        method, params = event.get("method"), event.get("params", {})
+        if method == "Page.loadEventFired":
+            self._loads += 1
+        elif method == "Runtime.exceptionThrown":
             self.complaints.append(json.dumps(params["exceptionDetails"]))
         elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.complaints.append(params["entry"]["text"])
