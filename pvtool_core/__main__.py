@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvtool_core.errors import BrokenRun, Busy, ExitStatus, Interrupted, from_foreign
 from pvtool_core.imports import hide_unused_libraries, quick_imports
-from pvtool_core.models.locate import locate_faces, locate_weights
+from pvtool_core.models.locate import locate_faces, locate_rewards, locate_weights
 from pvtool_core.permissions import tighten, use_umask_for
 from pvtool_core.settings.jobs import (
     EnrollJob,
@@ -195,7 +195,7 @@ JOBS: dict[type[Job], JobKind] = {
     ),
     EvaluateJob: JobKind(
         short_job("pvtool_core.evaluation.evaluation_job:evaluate"),
-        check=locate_weights,
+        check=locate_rewards,
         out=lambda job: Path(job.out),
     ),
 }

@@ -1,5 +1,7 @@
 """`pv eval`: evaluate runs, folders of rendered clips, and clips of other programs."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,19 +12,25 @@ from pvtool.cli.render_options import Address, On, Part, check_place, parse_shar
 from pvtool.cli.scores import evaluate_run, metrics_table, render_evaluation, score_clips
 from pvtool.jobs.settings import chosen_settings
 from pvtool.output import Output
-from pvtool.text import shown
+from pvtool.text import plain, shown
 from pvtool_core.api.evaluate import (
     Choices,
     Report,
     folder_clips,
-    identities_of,
+    of_known_identities,
     reference_clips,
 )
 from pvtool_core.batches.manifest import read_manifest
 from pvtool_core.errors import Missing, UsageError
-from pvtool_core.models.locate import resolve_settings
 from pvtool_core.paths import check_utf8, exists, runs_dir
-from pvtool_core.settings.jobs import PAGE, REPORT, SHEET, ClipFile
+from pvtool_core.settings.jobs import (
+    ADAPTER_METHOD,
+    BASE_METHOD,
+    PAGE,
+    REPORT,
+    SHEET,
+    ClipFile,
+)
 from pvtool_core.settings.schema import Settings
 from pvtool_core.store.identities import Library
 from pvtool_core.store.runs import RunFolder, find_run
@@ -43,7 +51,7 @@ def evaluate(
     manifest: Annotated[
         Path | None,
         typer.Option(
-            metavar="CSV", help="What they show: columns file, identity, prompt, seed, method."
+            metavar="CSV", help="CSV of these clips: file, identity, prompt, seed, method."
         ),
     ] = None,
     out: Annotated[
@@ -80,9 +88,11 @@ def evaluate(
     """
     output = Output(as_json)
     if bool(clips) != bool(manifest):
-        raise UsageError("--clips and --manifest belong together.", "Give both.")
+        raise UsageError("--clips requires --manifest, and vice versa.", "Use both options.")
     if not targets and not clips:
         raise UsageError("Nothing to evaluate.", "Name a run or a folder, or use --clips.")
+    if out and not clips and len(targets or []) > 1:
+        raise UsageError("--out is for one run or folder.", "Evaluate them one by one.")
     if checkpoints and clips:
         raise UsageError("--checkpoints evaluates a run only.", "Omit --clips.")
     part = parse_shard(shard)
@@ -128,7 +138,7 @@ def evaluate_target(
         clips, run = folder_clips(folder)
         place = out.absolute() if out else folder
         settings = _settings(run, preset)
-        return score_clips(settings, identities_of(clips), clips, place, choices), place
+        return score_known(settings, clips, place, choices), place
     run_folder = find_run(runs_dir(), target)
     place = out.absolute() if out else _place(run_folder, checkpoints)
     return evaluate_run(run_folder, place, checkpoints=checkpoints, choices=choices), place
@@ -159,11 +169,42 @@ def evaluate_foreign(
         else:
             run_folder, named = find_run(runs_dir(), target), target
             found = render_evaluation(run_folder, _place(run_folder, False))
-        clips.extend(found)
+        clips.extend(_named_by(target, found) if len(targets) > 1 else found)
         run = run or named
     clips.extend(foreign.clips)
     place = out.absolute() if out else folder.absolute()
-    return score_clips(_settings(run, preset), identities_of(clips), clips, place, choices), place
+    return score_known(_settings(run, preset), _with_one_base(clips), place, choices), place
+
+
+def _named_by(target: str, clips: Sequence[ClipFile]) -> list[ClipFile]:
+    """Return the clips with the target as the method of those with an adapter."""
+    return [
+        replace(clip, method=target) if clip.method == ADAPTER_METHOD else clip for clip in clips
+    ]
+
+
+def _with_one_base(clips: Sequence[ClipFile]) -> list[ClipFile]:
+    """Return the clips without repeated ones of the base model: each run has its own."""
+    shown: set[tuple[str, str, int]] = set()
+    kept: list[ClipFile] = []
+    for clip in clips:
+        pair = (clip.identity, clip.prompt, clip.seed)
+        if clip.method != BASE_METHOD or pair not in shown:
+            kept.append(clip)
+        if clip.method == BASE_METHOD:
+            shown.add(pair)
+    return kept
+
+
+def score_known(
+    settings: Settings, clips: Sequence[ClipFile], place: Path, choices: Choices
+) -> Report:
+    """Score the clips of identities in the library, and name the others."""
+    known, identities = of_known_identities(clips)
+    if lost := sorted({clip.identity for clip in clips} - {each.name for each in identities}):
+        names = ", ".join(map(plain, lost))
+        Output().say(f"Warning: unknown identities, whose clips are not scored: {names}.")
+    return score_clips(settings, identities, known, place, choices)
 
 
 def _folder(target: str) -> Path | None:
@@ -184,4 +225,4 @@ def _settings(run: str, preset: str | None) -> Settings:
     """Return the settings of a run, or of a preset; the judges are part of them."""
     if run and not preset:
         return job_of(find_run(runs_dir(), run))
-    return resolve_settings(chosen_settings(preset)[1])
+    return chosen_settings(preset)[1]

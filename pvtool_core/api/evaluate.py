@@ -1,7 +1,7 @@
 """Evaluate: render the evaluation prompts of a run, and score clips of pv and of other programs."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from pvtool_core.batches.clips import read_clip_record
 from pvtool_core.batches.plan import BatchPlan, Defaults, plan
 from pvtool_core.batches.rates import scoring_seconds
 from pvtool_core.batches.rows import Row
-from pvtool_core.errors import Missing
+from pvtool_core.errors import Missing, UsageError
+from pvtool_core.models.locate import locate_rewards
 from pvtool_core.paths import exists, runs_dir
 from pvtool_core.settings.formats import FORMATS
 from pvtool_core.settings.jobs import (
@@ -26,6 +27,7 @@ from pvtool_core.settings.jobs import (
     IdentityRef,
 )
 from pvtool_core.settings.schema import Settings
+from pvtool_core.store.clip_likeness import likeness_in
 from pvtool_core.store.events import ignore
 from pvtool_core.store.identities import Library
 from pvtool_core.store.prompts import Banks
@@ -38,7 +40,7 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What an evaluation computes and writes.
+    """Options of an evaluation.
 
     Attributes:
         metrics: Names of metrics; empty computes all whose weights are installed.
@@ -147,19 +149,23 @@ def planned_clips(planned: BatchPlan, checkpoints: bool = False) -> tuple[ClipFi
 def folder_clips(out: Path) -> tuple[tuple[ClipFile, ...], str]:
     """Return the clips of a folder written by `pv render`, and the name of one of their runs.
 
-    An identity with clips of several adapters has a method for each: RUN@STEP. Raises Missing
-    without clips, InputRefused for an invalid sidecar.
+    An identity with clips of several adapters has a method for each: RUN@STEP. Further seeds that
+    were rendered for `--min-likeness` are left out: means would prefer prompts that need more of
+    them. Raises Missing without clips, InputRefused for an invalid sidecar.
     """
     sidecars = sorted(out.glob("*/*/seed-*.json"))
     if not sidecars:
         raise Missing(
             "clip in the folder", str(out), "Use a run, or a folder written by `pv render`."
         )
+    records = {path: read_clip_record(path) for path in sidecars}
+    further = {each for path, record in records.items() for each in _further_tries(path, record)}
     clips: list[ClipFile] = []
     adapters: dict[str, set[str]] = {}
     run = ""
-    for path in sidecars:
-        record = read_clip_record(path)
+    for path, record in records.items():
+        if path in further:
+            continue
         method = BASE_METHOD
         if record["adapter"]:
             method = f"{record.get('run')}@{record.get('step')}"
@@ -200,15 +206,21 @@ def _for_each_identity(base: Sequence[ClipFile], adapted: Sequence[ClipFile]) ->
     ]
 
 
+def _further_tries(sidecar: Path, record: Mapping[str, Any]) -> list[Path]:
+    """Return the sidecars of the other seeds that were rendered for a clip."""
+    likeness = likeness_in(record)
+    tries = likeness.tries[1:] if likeness else ()
+    return [sidecar.with_name(f"{one.clip}.json") for one in tries]
+
+
 _OLD_RATE = 8.0
 """Frames per second of clips whose sidecars do not record it."""
 
 
 def _rate_of(record: dict[str, Any]) -> float:
-    try:
-        return float(record["model"]["fps"])
-    except (KeyError, TypeError, ValueError):
-        return _OLD_RATE
+    model: Any = record.get("model")
+    fps: Any = model.get("fps") if isinstance(model, dict) else None
+    return float(fps) if type(fps) is int and 1 <= fps <= 120 else _OLD_RATE
 
 
 def _file_of(clip: Path) -> str:
@@ -231,10 +243,32 @@ def reference_clips(folder: Path) -> tuple[ClipFile, ...]:
     )
 
 
-def identities_of(clips: Iterable[ClipFile]) -> list[IdentityRef]:
-    """Return the identities in clips. Raises Missing if one is not in the library."""
+def of_known_identities(clips: Sequence[ClipFile]) -> tuple[list[ClipFile], list[IdentityRef]]:
+    """Return the clips whose identity is in the library, and these identities.
+
+    Raises Missing if there are none.
+    """
     library = Library()
-    return [library.get(name).ref for name in sorted({clip.identity for clip in clips})]
+    names = {clip.identity for clip in clips}
+    known = sorted(names & set(library.names()))
+    if not known:
+        library.get(sorted(names)[0])
+    return [clip for clip in clips if clip.identity in known], [
+        library.get(name).ref for name in known
+    ]
+
+
+def check_distinct(clips: Iterable[ClipFile]) -> None:
+    """Raise UsageError for two clips of the same identity, prompt, seed and method."""
+    known: dict[tuple[str, str, int, str], str] = {}
+    for clip in clips:
+        shown = (clip.identity, clip.prompt, clip.seed, clip.method)
+        if (other := known.setdefault(shown, clip.file)) != clip.file:
+            raise UsageError(
+                f"Two clips of {clip.identity} by {clip.method} have the seed {clip.seed} and the "
+                f"same prompt: {other} and {clip.file}.",
+                "Evaluate clips of different settings in folders of their own.",
+            )
 
 
 def expected_seconds(settings: Settings, clips: Sequence[ClipFile]) -> float | None:
@@ -256,8 +290,9 @@ def score(
     Returns the report, or an empty one for a shard.
     """
     check_devices([settings.model.device])
+    check_distinct(clips)
     job = EvaluateJob(
-        **settings.sections(),
+        **locate_rewards(settings).sections(),
         identities=tuple(identities),
         clips=tuple(clips),
         out=str(out),

@@ -19,7 +19,7 @@ from pvtool_core.evaluation.clip import Clip
 from pvtool_core.evaluation.i3d import VideoFeatures
 from pvtool_core.evaluation.optical_flow import Motion, OpticalFlow
 from pvtool_core.faces.analyzer import Face, FaceAnalyzer, align
-from pvtool_core.faces.likeness import read_reference, subject_face
+from pvtool_core.faces.likeness import Reference, read_reference, subject_face
 from pvtool_core.hashes import cached_sha256
 from pvtool_core.media.decode import Pixels
 from pvtool_core.media.photos import read_picture
@@ -217,22 +217,16 @@ class Judges:
 
         It is computed from the crops: stored embeddings may be of another recogniser.
         """
-        middle = self.photos(subject, recognizer)[0].mean(0)
-        return middle / np.linalg.norm(middle)
+        return self.photos(subject, recognizer).mean
 
-    def photos(
-        self, subject: Subject, recognizer: str
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def photos(self, subject: Subject, recognizer: str) -> Reference:
         """Return unit embeddings of the photos used in training, and of those held out."""
-
-        def embed() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            folder = Path(subject.identity.folder)
-            embedded = read_reference(self.analyzer, folder, recognizer).photos
-            held_out = self._rewards.held_out_photos
-            used = max(len(embedded) - held_out, 1)
-            return embedded[:used], embedded[used:]
-
-        return self._once(self._of_identity, ("photos", subject, recognizer), embed)
+        folder, held_out = Path(subject.identity.folder), self._rewards.held_out_photos
+        return self._once(
+            self._of_identity,
+            ("photos", subject, recognizer),
+            lambda: read_reference(self.analyzer, folder, recognizer, held_out),
+        )
 
     def photo_pictures(self, subject: Subject, kind: str, model: str) -> Tensor:
         """Return unit embeddings of the photos by an image-text model.

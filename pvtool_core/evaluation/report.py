@@ -223,7 +223,8 @@ def ceiling(judges: Judges, subject: Subject) -> float | None:
     More likeness than that means copying. None for a single photo.
     """
     try:
-        photos = np.concatenate(judges.photos(subject, judges.held_out))
+        known = judges.photos(subject, judges.held_out)
+        photos = np.concatenate([known.photos, known.held_out])
     except PvError:  # of a damaged or removed identity; its clips are reported as failed
         return None
     if len(photos) < 2:

@@ -17,17 +17,21 @@ from pvtool_core.store.clip_likeness import WorstFrame
 class Reference:
     """Unit embeddings of an identity's photos by one recogniser.
 
-    `photos` is (photos, dimensions), in the order of their files; `mean` (dimensions,) is their
-    mean, scaled to unit length.
+    `photos` are those used in training, (photos, dimensions), in the order of their files, and
+    `held_out` the newer ones; `mean` (dimensions,) is that of `photos`, scaled to unit length.
     """
 
     photos: Points
+    held_out: Points
     mean: Points
 
 
-def read_reference(analyzer: FaceAnalyzer, identity: Path, recognizer: str) -> Reference:
+def read_reference(
+    analyzer: FaceAnalyzer, identity: Path, recognizer: str, held_out: int = 0
+) -> Reference:
     """Return the embeddings of the face crops in an identity's folder.
 
+    The newest `held_out` ones were not used in training.
     They are computed from the crops: stored embeddings may be of another recogniser. Raises
     InputRefused without crops, BadPicture for a corrupt one, NotFinite.
     """
@@ -41,8 +45,9 @@ def read_reference(analyzer: FaceAnalyzer, identity: Path, recognizer: str) -> R
             "Restore the identity, or add it again.",
         )
     photos = analyzer.embed(crops, recognizer)
-    middle = photos.mean(0)
-    return Reference(photos, middle / np.linalg.norm(middle))
+    used = max(len(photos) - held_out, 1)
+    middle = photos[:used].mean(0)
+    return Reference(photos[:used], photos[used:], middle / np.linalg.norm(middle))
 
 
 def subject_face(faces: Iterable[Face]) -> Face | None:

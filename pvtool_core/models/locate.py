@@ -65,14 +65,22 @@ def locate_weights(settings: Settings) -> Settings:
 
     Raises WeightsMissing for the first missing weights, InputRefused for an unsuitable base model.
     """
-    model_files, semantic = locate_model(settings.model), settings.semantic_reward
+    model = locate_model(settings.model)
+    return dataclasses.replace(locate_rewards(settings), model=model)
+
+
+def locate_rewards(settings: Settings) -> Settings:
+    """Return the settings with the absolute paths of the rewards' models, to evaluate clips.
+
+    Raises WeightsMissing.
+    """
+    semantic = settings.semantic_reward
     model = _resolve_if_path(semantic.model)
     checkpoint = (
         "" if Path(model).is_dir() else _resolve_if_path(semantic.checkpoint)
     )  # a folder has its own weights
     return dataclasses.replace(
         locate_faces(settings),
-        model=model_files,
         semantic_reward=dataclasses.replace(semantic, model=model, checkpoint=checkpoint),
     )
 

@@ -75,7 +75,9 @@ class LikenessScorer:
 
     def _reference(self, analyzer: FaceAnalyzer, judge: LikenessConfig, folder: str) -> Points:
         if (judge, folder) not in self._references:
-            reference = read_reference(analyzer, Path(folder), judge.recognizer)
+            reference = read_reference(
+                analyzer, Path(folder), judge.recognizer, judge.held_out_photos
+            )
             self._references[judge, folder] = reference.mean
         return self._references[judge, folder]
 

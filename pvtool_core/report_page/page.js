@@ -245,6 +245,7 @@
   });
   addEventListener("beforeprint", () => $$(".definitions, .note details").forEach((each) => { each.open = true; }));
 
+  if (!$("#toolbar")) return; // a report without clips
   $("#play-all").onclick = () => playAll();
   $("#open-help").onclick = () => $("#help").showModal();
   $("#identity").onchange = filter;

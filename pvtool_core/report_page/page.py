@@ -215,7 +215,8 @@ def _reading(report: EvaluationReport) -> Html:
 
 
 def _of_photos(report: EvaluationReport) -> Html:
-    if not any(scores.get("photos") for scores in report["identities"].values()):
+    photos = [scores.get("photos", {}) for scores in report["identities"].values()]
+    if all(each.get("ceiling") is None for each in photos):
         return Html()
     text = (
         "Below each photo: the mean likeness of the identity's own photos to each other. More "

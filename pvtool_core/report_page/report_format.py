@@ -112,6 +112,7 @@ class EvaluationReport(TypedDict):
     metrics: Mapping[str, MetricInfo]
     skipped: NotRequired[Mapping[str, Skipped]]
     alarms: NotRequired[Sequence[str]]
+    fvd_reference: NotRequired[str]
     clips: Sequence[ScoredClip]
     failed: NotRequired[Sequence[Failed]]
     checkpoints: NotRequired[Sequence[Checkpoint]]

@@ -54,7 +54,7 @@ def results(report: EvaluationReport) -> Html:
     groups = [
         ("Scores of clips", [_row(report, name, methods, compared) for name in judges]),
         (
-            f"Distances of sets of clips from {report['reference']}",
+            f"Distances of sets of clips from {report.get('fvd_reference', report['reference'])}",
             _set_rows(report, methods, len(compared)),
         ),
         (

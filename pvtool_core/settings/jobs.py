@@ -108,6 +108,9 @@ class LikenessConfig:
     detection_threshold: float = setting(
         "smallest detection score of a face", 0.5, low=0.0, high=1.0
     )
+    held_out_photos: int = setting(
+        "number of the newest photos that training has not used", 0, low=0, high=1000
+    )
 
     @classmethod
     def of(cls, settings: Settings) -> "LikenessConfig":
@@ -119,6 +122,7 @@ class LikenessConfig:
             detector=reward.detector,
             detection_size=reward.detection_size,
             detection_threshold=reward.detection_threshold,
+            held_out_photos=reward.held_out_photos,
         )
 
 

@@ -1,8 +1,8 @@
 """Choose the sets of a study, its attention checks and its repeats, reproducibly from a seed.
 
-Checks and repeats are each about 8 % of the sets, so that checks are 5 to 10 % of what a rater sees
-in a study of 12 sets or more. They show clips of methods with an adapter, since a base model knows
-no person.
+Checks and repeats are each about 8 % of the sets, and at least two, so that checks are 5 to 10 % of
+what a rater sees in a study of 17 sets or more. They show clips of methods with an adapter, since a
+base model knows no person.
 """
 
 import hashlib

@@ -15,7 +15,7 @@ _FPS = 8  # the default of `model.fps`, for sidecars without settings of the mod
 
 
 class SetKey(NamedTuple):
-    """What the clips of a set have in common."""
+    """The common part of the clips of a set."""
 
     identity: str
     prompt: str
@@ -65,9 +65,14 @@ def read_method(name: str, folder: Path, identities: Collection[str] = ()) -> Me
     """
     found = MethodClips(name)
     if exists(manifest := folder / MANIFEST):
-        for clip in read_manifest(manifest, folder, identities).clips:
+        rows = read_manifest(manifest, folder, identities)
+        for where, why in rows.refused.items():
+            raise InputRefused(f"{where}: {why}.", "Correct or remove the row.")
+        for clip in rows.clips:
             if clip.method == name:
                 key = SetKey(clip.identity, clip.prompt, clip.seed)
+                if key in found.own:
+                    raise _twice(folder, key)
                 found.own[key] = MethodClip(Path(clip.file), 0)
         if not found.own:
             raise Missing("method in the manifest", name, f"Use a method of {manifest}.")
@@ -76,11 +81,7 @@ def read_method(name: str, folder: Path, identities: Collection[str] = ()) -> Me
         record = read_clip_record(sidecar)
         key = SetKey(record["identity"], record["prompt"], record["seed"])
         if key in found.own:
-            raise InputRefused(
-                f"{printable(folder, whole=True)} has two clips of {key.identity}, "
-                f"seed {key.seed}, and the prompt {key.prompt!r}.",
-                "Use a folder with the clips of one method, such as DIR/base or DIR/IDENTITY.",
-            )
+            raise _twice(folder, key)
         clip = MethodClip(_file_of(sidecar), _fps(record))
         found.own[key] = clip
         if not record["adapter"]:
@@ -88,6 +89,14 @@ def read_method(name: str, folder: Path, identities: Collection[str] = ()) -> Me
     if not found.own:
         raise Missing("clip in the folder", str(folder), "Use a folder written by `pv render`.")
     return found
+
+
+def _twice(folder: Path, key: SetKey) -> InputRefused:
+    return InputRefused(
+        f"{printable(folder, whole=True)} has two clips of {key.identity}, seed {key.seed}, and "
+        f"the prompt {key.prompt!r}.",
+        "Use a folder with the clips of one method, such as DIR/base or DIR/IDENTITY.",
+    )
 
 
 def _file_of(sidecar: Path) -> Path:

@@ -307,7 +307,8 @@ def evaluated(
         writer = csv.writer(file)
         writer.writerows([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)])
     foreign = ("--clips", str(drawn), "--manifest", str(drawn / "clips.csv"))
-    pv("eval", str(out / "clips"), *foreign, "--out", str(out / "report"), "--html")
+    chosen = ("--preset", benchmark.preset, "--out", str(out / "report"), "--html")
+    pv("eval", str(out / "clips"), *foreign, *chosen)
     return json.loads((out / "report/report.json").read_bytes())
 
 

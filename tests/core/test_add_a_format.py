@@ -10,6 +10,7 @@ from PIL import Image
 from pvtool.cli.render_options import parse_formats
 from pvtool.dashboard.follow.batch_history import playable_path
 from pvtool.dashboard.images.decode import Box, decode
+from pvtool_core.api.evaluate import folder_clips
 from pvtool_core.batches.clips import encoding_of_how, sidecar_path
 from pvtool_core.errors import SettingsError
 from pvtool_core.evaluation.clip import read_clip
@@ -46,7 +47,8 @@ async def test_new_format_is_written_skipped_read_and_shown(
     file = clip.with_suffix(".apng")
     assert frames_of(file).shape == (job.model.num_frames, job.model.height, job.model.width, 3)
     assert read_facts(file)["generated_by_ai"] is True
-    assert (read_clip(sidecar_path(clip)).frames == frames_of(file)).all()
+    (found, *_), _ = folder_clips(tmp_path)
+    assert (read_clip(found).frames == frames_of(file)).all()
     record = json.loads(sidecar_path(clip).read_bytes())
     assert encoding_of_how(each["how"] for each in record["files"].values()) == {
         "formats": ["apng"]

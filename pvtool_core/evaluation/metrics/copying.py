@@ -20,7 +20,7 @@ class LikenessHeldOutPhoto(Metric):
     def measure(self, clip: Clip, subject: Subject) -> float | None:
         """Return a value in [-1, 1]; None without a face or without such a photo."""
         judges = self.judges
-        _, held_out = judges.photos(subject, judges.held_out)
+        held_out = judges.photos(subject, judges.held_out).held_out
         if not len(held_out) or not judges.face_crops(clip):
             return None
         return float((judges.embeddings(clip, judges.held_out) @ held_out.T).mean())
@@ -40,21 +40,16 @@ class CopyPaste(Metric):
     def measure(self, clip: Clip, subject: Subject) -> float | None:
         """Return a value; None without a face or without such a photo."""
         judges = self.judges
-        training, held_out = map(_middle, judges.photos(subject, judges.held_out))
-        if held_out is None or training is None or not judges.face_crops(clip):
+        photos = judges.photos(subject, judges.held_out)
+        if not len(photos.held_out) or not judges.face_crops(clip):
             return None
+        training, middle = photos.mean, photos.held_out.mean(0)
+        held_out = middle / np.linalg.norm(middle)
         faces = judges.embeddings(clip, judges.held_out)
         between = _angle(training @ held_out)
         if not between:
             return None
         return float(((_angle(faces @ held_out) - _angle(faces @ training)) / between).mean())
-
-
-def _middle(embeddings: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    if not len(embeddings):
-        return None
-    mean = embeddings.mean(0)
-    return mean / np.linalg.norm(mean)
 
 
 def _angle(cosine: NDArray[np.float32]) -> NDArray[np.float32]:
