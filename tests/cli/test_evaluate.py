@@ -42,10 +42,10 @@ def noise(frames: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 255, shape, np.uint8)
 
 
-def save_clip(clip: Path, seed: int, **record: object) -> None:
+def save_clip(clip: Path, noise_seed: int, **record: object) -> None:
     """Write a clip and its sidecar, as `pv render` does."""
     clip.parent.mkdir(parents=True, exist_ok=True)
-    write_clip(clip, noise(4, seed), 8, {})
+    write_clip(clip, noise(4, noise_seed), 8, {})
     about = {"identity": "ann", "seed": 0, "run": "ann-1", "step": 4, "adapter": "", **record}
     clip.with_suffix(".json").write_text(json.dumps({**about, "model": {"fps": 8}}))
 
@@ -160,7 +160,7 @@ def test_each_checkpoint_of_a_run_is_a_method(run: RunFolder, tmp_path: Path) ->
     ("words", "message"),
     [
         ((), "Nothing to evaluate"),
-        (("--clips", "x"), "--clips and --manifest belong together"),
+        (("--clips", "x"), "--clips requires --manifest"),
         (("empty",), "No clip in the folder named"),
         (("--clips", "nowhere", "--manifest", "x.csv"), "No folder named 'nowhere'"),
         (("--clips", "empty", "--manifest", "x.csv"), "No manifest named 'x.csv'"),
@@ -174,3 +174,29 @@ def test_bad_input_is_refused(pv: Pv, words: Sequence[str], message: str) -> Non
     found = pv("eval", *words)
     assert found.status in {2, 4}
     assert message in found.err
+
+
+def test_two_clips_of_the_same_prompt_and_seed_are_refused(
+    pv: Pv, run: RunFolder, home: Path
+) -> None:
+    save_clips(Path("out"))
+    save_clip(
+        Path("out/ann/0-04/seed-000000"), 3, prompt=PROMPTS[0], adapter=f"/ann/{ADAPTER_FILE}"
+    )
+    found = pv("eval", "out")
+    assert found.status == 2
+    assert "Two clips of ann by adapter have the seed 0" in found.err
+
+
+def test_further_seeds_rendered_for_a_likeness_are_left_out(tmp_path: Path) -> None:
+    save_clips(tmp_path)
+    planned = tmp_path / "ann/0-02/seed-000000.json"
+    tries = [{"seed": seed, "mean": 0.1, "clip": f"seed-{seed:06d}"} for seed in (0, 1)]
+    worst = {"frame": 0, "time": 0.0, "value": 0.1}
+    about = {"mean": 0.1, "found": 0.1, "faces_found": 1.0, "worst": worst, "frames": 4}
+    record = json.loads(planned.read_text())
+    record["likeness"] = {**about, "recognizer": "other.onnx", "tries": tries}
+    planned.write_text(json.dumps(record))
+    save_clip(planned.with_name("seed-000001"), 1, prompt=PROMPTS[0], seed=1, adapter="/ann/x")
+    clips, _ = folder_clips(tmp_path)
+    assert {clip.seed for clip in clips} == {0}
