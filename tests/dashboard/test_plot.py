@@ -483,3 +483,34 @@ def test_dense_noise_is_a_mean_line_on_a_dim_band() -> None:
         [Curve("memory", series)], view, None, False, glyphs_named("braille"), 80, 12
     ).paint()
     assert not any(style == "plot--raw-1" for row in near.rows for _, style in row)
+
+
+class Drawn:
+    """A plot that counts how often it is drawn."""
+
+    on_current_pane = True
+
+    def __init__(self, steps: Sequence[int]) -> None:
+        self.series = Series()
+        self.curves = [Curve("ICR", self.series)]
+        self.count = 0
+        for step in steps:
+            self.series.append(step, float(step), 0.5)
+
+    def view_changed(self) -> None:
+        self.count += 1
+
+    def weight_changed(self) -> None: ...
+
+    def cursor_moved(self) -> None: ...
+
+
+def test_all_plots_are_drawn_again_once_a_curve_extends_their_range() -> None:
+    view, loss = View(), Drawn(range(1, 181))
+    view.add_viewer(loss)
+    view.data_changed()
+    view.data_changed()
+    assert loss.count == 1
+    view.add_viewer(Drawn([0, 50, 100, 150]))
+    view.data_changed()
+    assert loss.count == 2

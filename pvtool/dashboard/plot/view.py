@@ -54,6 +54,7 @@ class View:
         self.cursor: float | None = None
         self.smoothing_lock = asyncio.Lock()  # one viewer at a time
         self._viewers: list[Viewer] = []
+        self._drawn: Extent | None = None
 
     def add_viewer(self, viewer: Viewer) -> None:
         self._viewers.append(viewer)
@@ -71,6 +72,12 @@ class View:
             room = round_step((last - first) / _GROWTH_STEPS)
             last = first + ceil((last - first) / room) * room
         return (first, last) if last > first else (first - 0.5, first + 0.5)
+
+    def data_changed(self) -> None:
+        """Draw all plots again if new values, or a new plot, have changed the common range."""
+        if self._drawn != (visible := self.visible_range()):
+            self._drawn = visible
+            self._changed()
 
     def full_range(self) -> Extent:
         """Return the range from the first to the last point of all curves."""

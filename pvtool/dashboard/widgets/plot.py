@@ -104,6 +104,7 @@ class Plot(Widget, can_focus=True):
         """Draw values that were added to the curves."""
         if self.is_attached:
             self.view_changed()
+            self.view.data_changed()
 
     def view_changed(self) -> None:
         self.weight_changed()
@@ -151,6 +152,7 @@ class Plot(Widget, can_focus=True):
     def on_mount(self) -> None:
         self.view.add_viewer(self)
         self.view_changed()
+        self.view.data_changed()
 
     def on_unmount(self) -> None:
         self.view.remove_viewer(self)
