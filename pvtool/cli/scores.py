@@ -102,6 +102,9 @@ def metrics_table(report: Mapping[str, Any]) -> str:
     notes = [f"Skipped {', '.join(keys)}: {reason}" for reason, keys in reasons.items()]
     notes += [f"Not scored: {each['file']}: {each['reason']}" for each in report["failed"]]
     notes += [f"Alarm: {alarm}" for alarm in report["alarms"]]
+    if len(report["identities"]) > 1:
+        for name, each in report["identities"].items():
+            notes += [f"Alarm of {name}: {alarm}" for alarm in each["alarms"]]
     return "\n".join([table(header, rows), "", *_of_identities(report), *notes]).rstrip()
 
 
