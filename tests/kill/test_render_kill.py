@@ -278,7 +278,7 @@ def test_tries_of_a_killed_engine_are_continued_by_another(
     ]
     tries = TriesConfig(min_likeness=1.0, max_tries=3)
     wanted = job_for(job, tmp_path / "out", clips, tries=tries)
-    folders = [engines.folder(f"render-{number}", wanted) for number in range(2)]
+    folders = [engines.folder(f"tries-{number}", wanted) for number in range(2)]
     first, second = (engines.start(folder) for folder in folders)
     wait_until((out / "seed-1000003.json").exists)
     os.kill(first, signal.SIGKILL)
