@@ -33,13 +33,17 @@ class Interval:
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
-def interval(values: Sequence[Value]) -> Interval:
+UNLIMITED = (-np.inf, np.inf)
+
+
+def interval(values: Sequence[Value], limits: tuple[float, float] = UNLIMITED) -> Interval:
     """Return the mean over identities of the mean over their clips, with its interval.
 
     The bootstrap draws identities with replacement, then prompts of each; all clips of a drawn
     prompt count. With one identity it draws prompts only, so the interval is about that identity.
     Percentiles of few clusters are too narrow: the interval is the mean ± t(n − 1) · √(n / (n − 1))
-    standard deviations of the drawn means, for n clusters. The result is the same in each call.
+    standard deviations of the drawn means, for n clusters. It ends at `limits`, the range in which
+    the true mean must be. The result is the same in each call.
     """
     groups: dict[str, dict[str, list[float]]] = {}
     for each in values:
@@ -51,7 +55,8 @@ def interval(values: Sequence[Value]) -> Interval:
         return Interval(mean, None, None)
     quantile = float(stdtrit(clusters - 1, (1 + LEVEL) / 2))
     spread = float(_bootstrap(own).std()) * (clusters / (clusters - 1)) ** 0.5
-    return Interval(mean, mean - quantile * spread, mean + quantile * spread)
+    low, high = mean - quantile * spread, mean + quantile * spread
+    return Interval(mean, max(low, limits[0]), min(high, limits[1]))
 
 
 def _bootstrap(groups: Sequence[Sequence[Sequence[float]]]) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """Base classes of metrics."""
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Protocol
 
@@ -24,6 +25,7 @@ class AnyMetric(Protocol):
         better: Which change is an improvement; empty if neither is.
         models: Models that it uses, by their names in the `evaluation` settings, or `detector`,
             `identity_reward` and `semantic_reward`. Without one of them the metric is skipped.
+        limits: Smallest and largest possible value.
         rewarded: Whether training optimises it: it is shown, and does not judge.
         condition: What a clip or an identity must have for a value, for the report.
         judges: The models, shared by all metrics.
@@ -33,6 +35,7 @@ class AnyMetric(Protocol):
     label: ClassVar[str]
     better: ClassVar[Better] = ""
     models: ClassVar[tuple[str, ...]] = ()
+    limits: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     rewarded: ClassVar[bool] = False
     condition: ClassVar[str] = ""
     judges: Judges

@@ -12,7 +12,7 @@ import numpy as np
 
 from pvtool_core.errors import PvError
 from pvtool_core.evaluation.alarms import alarms
-from pvtool_core.evaluation.intervals import Interval, Value, interval
+from pvtool_core.evaluation.intervals import UNLIMITED, Interval, Value, interval
 from pvtool_core.evaluation.judges import Judges, Skipped
 from pvtool_core.evaluation.metric import AnyMetric, Features, SetMetric
 from pvtool_core.evaluation.metrics import METRICS, SET_METRICS
@@ -23,6 +23,7 @@ from pvtool_core.settings.jobs import BASE_METHOD, STEP_METHOD, Subject
 from pvtool_core.store.prompts import without_keyword
 
 VERSION = 2
+LIMITS = {metric.name: metric.limits for metric in METRICS}
 
 
 class Evaluated(Protocol):
@@ -133,7 +134,8 @@ def summary(clips: Sequence[ClipScores], reference: Sequence[ClipScores]) -> dic
         if not own:
             continue
         values = [Value(each.clip.identity, each.clip.prompt, value) for each, value in own]
-        found["means"][name] = {**asdict(interval(values)), "clips": len(values)}
+        limits = LIMITS.get(name, UNLIMITED)
+        found["means"][name] = {**asdict(interval(values, limits)), "clips": len(values)}
         pairs = [
             (each, value, before)
             for each, value in own

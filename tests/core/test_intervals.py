@@ -53,6 +53,11 @@ def test_one_prompt_has_no_interval() -> None:
     assert not found.excludes_zero
 
 
+def test_interval_ends_at_the_limits_of_the_metric() -> None:
+    found = interval([Value("ann", "0", 1.0), Value("ann", "1", 0.8)], (0, 1))
+    assert (found.low, found.high) == (0, 1)
+
+
 def test_each_identity_counts_the_same() -> None:
     many = [Value("ann", f"{n}", 1.0) for n in range(9)]
     assert interval([*many, Value("ben", "0", 0.0)]).mean == pytest.approx(0.5)

@@ -15,6 +15,7 @@ class DynamicShare(Metric):
     """
 
     name, label, better = "dynamic_share", "Dynamic degree, share of clips", "higher"
+    limits = (0, 1)
     models = ("optical_flow",)
     condition = "at least two frames"
 

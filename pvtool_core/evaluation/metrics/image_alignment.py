@@ -12,6 +12,7 @@ class ClipI(Metric):
     """
 
     name, label, better = "clip_i", "CLIP-I, face", "higher"
+    limits = (-100, 100)
     models = ("text_model",)
     condition = "a frame with a face"
 
@@ -31,6 +32,7 @@ class ClipIWhole(Metric):
     """
 
     name, label = "clip_i_whole", "CLIP-I, whole picture"
+    limits = (-100, 100)
     models = ("text_model",)
 
     def measure(self, clip: Clip, subject: Subject) -> float:

@@ -34,6 +34,7 @@ class LikenessFrontal(_LikenessOfBand):
     """
 
     name, label, better = "likeness_frontal", "Likeness, frontal (< 20°)", "higher"
+    limits = (-1, 1)
     condition = "a face turned by less than 20°"
     most = 20.0
 
@@ -42,6 +43,7 @@ class LikenessTurned(_LikenessOfBand):
     """Mean likeness of the frames in which the head is turned by 20 to 45 degrees."""
 
     name, label, better = "likeness_turned", "Likeness, turned (20–45°)", "higher"
+    limits = (-1, 1)
     condition = "a face turned by 20 to 45°"
     least, most = 20.0, 45.0
 
@@ -50,6 +52,7 @@ class LikenessProfile(_LikenessOfBand):
     """Mean likeness of the frames in which the head is turned by at least 45 degrees."""
 
     name, label, better = "likeness_profile", "Likeness, profile (≥ 45°)", "higher"
+    limits = (-1, 1)
     condition = "a face turned by at least 45°"
     least, most = 45.0, 91.0
 

@@ -15,6 +15,7 @@ class Likeness(Metric):
     """
 
     name, label, better = "likeness", "Likeness", "higher"
+    limits = (-1, 1)
     models = ("recognizer",)
 
     def measure(self, clip: Clip, subject: Subject) -> float:
@@ -27,6 +28,7 @@ class LikenessSecond(Metric):
     """Like `likeness`, by another held-out recogniser (`evaluation.second_recognizer`)."""
 
     name, label, better = "likeness_second", "Likeness, second recogniser", "higher"
+    limits = (-1, 1)
     models = ("second_recognizer",)
 
     def measure(self, clip: Clip, subject: Subject) -> float:
@@ -39,6 +41,7 @@ class LikenessFound(Metric):
     """Like `likeness`, over the frames with a face only, as ConsisID and OpenS2V compute it."""
 
     name, label, better = "likeness_found", "Likeness, frames with a face", "higher"
+    limits = (-1, 1)
     models = ("recognizer",)
     condition = "a frame with a face"
 
@@ -52,6 +55,7 @@ class LikenessMin(Metric):
     """Likeness in the worst frame, by the held-out recogniser; 0 for a frame without a face."""
 
     name, label, better = "likeness_min", "Likeness, worst frame", "higher"
+    limits = (-1, 1)
     models = ("recognizer",)
 
     def measure(self, clip: Clip, subject: Subject) -> float:
@@ -64,6 +68,7 @@ class FacesFound(Metric):
     """Fraction of the frames with any face."""
 
     name, label, better = "faces_found", "Frames with a face", "higher"
+    limits = (0, 1)
     models = ("detector",)
 
     def measure(self, clip: Clip, subject: Subject) -> float:
@@ -75,6 +80,7 @@ class LikenessReward(Metric):
     """Like `likeness`, by the recogniser of the identity reward, which training optimises."""
 
     name, label, rewarded = "likeness_reward", "Likeness, reward's recogniser", True
+    limits = (-1, 1)
     models = ("identity_reward",)
 
     def measure(self, clip: Clip, subject: Subject) -> float:

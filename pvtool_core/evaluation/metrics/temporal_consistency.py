@@ -12,6 +12,7 @@ class TemporalConsistency(Metric):
     """
 
     name, label, better = "temporal_consistency", "Temporal consistency", "higher"
+    limits = (-1, 1)
     models = ("text_model",)
     condition = "at least two frames"
 

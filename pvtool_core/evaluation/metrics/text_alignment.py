@@ -21,6 +21,7 @@ class ClipT(_TextAlignment):
     """
 
     name, label, better = "clip_t", "CLIP-T", "higher"
+    limits = (-100, 100)
     models = ("text_model",)
 
 
@@ -28,6 +29,7 @@ class ClipTSecond(_TextAlignment):
     """Like `clip_t`, by `evaluation.second_text_model`, for example CLIP ViT-B/32."""
 
     name, label, better = "clip_t_second", "CLIP-T, second model", "higher"
+    limits = (-100, 100)
     models = ("second_text_model",)
 
 
@@ -35,4 +37,5 @@ class HumanPreference(_TextAlignment):
     """Like `clip_t`, by the model of the semantic reward (HPSv2), which training uses."""
 
     name, label, rewarded = "hps", "HPSv2", True
+    limits = (-100, 100)
     models = ("semantic_reward",)
