@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pvtool_core.api.machine import check_devices, versions
+from pvtool_core.errors import UsageError
 from pvtool_core.media.ffmpeg import require_formats
 from pvtool_core.models.installed import licences
 from pvtool_core.models.locate import resolve_settings
@@ -103,6 +104,13 @@ def create_run(
     identity: Identity, settings: Settings, prompts: Sequence[str], preset: str
 ) -> RunFolder:
     """Create the folder of a new run; `preset` is recorded. Raises before anything is created."""
+    photos, held_out = len(identity.references), settings.identity_reward.held_out_photos
+    if held_out >= photos:
+        raise UsageError(
+            f"identity_reward.held_out_photos is {held_out}, but {identity.name} has {photos} "
+            "photos: none is left for training.",
+            "Add photos, or hold out fewer.",
+        )
     settings = resolve_settings(settings)
     require_formats(EncodingConfig())  # samples are mp4 files
     check_prompts_fit(settings.model, prompts, settings.sampler.negative_prompt, identity.noun)

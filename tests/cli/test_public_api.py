@@ -9,7 +9,7 @@ import pytest
 
 import pvtool_core
 from pvtool_core import Presets, render, supervisor, train
-from pvtool_core.errors import Interrupted, Missing, SettingsError
+from pvtool_core.errors import Interrupted, Missing, SettingsError, UsageError
 from pvtool_core.paths import runs_dir
 from pvtool_core.store.events import ClipEvent, StepEvent
 from pvtool_core.store.liveness import State
@@ -94,4 +94,6 @@ def test_invalid_arguments_are_refused_before_a_run_exists(mara: str) -> None:
         train("nobody")
     with pytest.raises(SettingsError):
         train(mara, overrides={"training": {"iteration": 3}})
+    with pytest.raises(UsageError, match="none is left for training"):
+        train(mara, overrides={"identity_reward": {"held_out_photos": 1}})
     assert not runs_dir().exists()
