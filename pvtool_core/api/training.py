@@ -105,7 +105,7 @@ def create_run(
 ) -> RunFolder:
     """Create the folder of a new run; `preset` is recorded. Raises before anything is created."""
     photos, held_out = len(identity.references), settings.identity_reward.held_out_photos
-    if held_out >= photos:
+    if held_out and held_out >= photos:
         raise UsageError(
             f"identity_reward.held_out_photos is {held_out}, but {identity.name} has {photos} "
             "photos: none is left for training.",
