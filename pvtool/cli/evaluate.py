@@ -199,7 +199,7 @@ def _with_one_base(clips: Sequence[ClipFile]) -> list[ClipFile]:
 def score_known(
     settings: Settings, clips: Sequence[ClipFile], place: Path, choices: Choices
 ) -> Report:
-    """Score the clips of identities in the library, and name the others."""
+    """Score the clips of identities in the library, and warn of unknown identities."""
     known, identities = of_known_identities(clips)
     if lost := sorted({clip.identity for clip in clips} - {each.name for each in identities}):
         names = ", ".join(map(plain, lost))

@@ -13,6 +13,7 @@ from pvtool_core.api.batch import missing_clips, render_job
 from pvtool_core.api.evaluate import (
     Choices,
     Report,
+    check_choices,
     evaluation_plan,
     expected_seconds,
     planned_clips,
@@ -34,9 +35,11 @@ def evaluate_run(
     choices: Choices | None = None,
 ) -> Report:
     """Render a run's evaluation clips into `out` and score them, as `pvtool_core.evaluate` does."""
+    job, choices = job_of(folder), choices or Choices()
+    if choices.metrics:  # an unknown one is refused before hours of rendering
+        check_choices(job, out, choices)
     clips = render_evaluation(folder, out, prompts, seeds, checkpoints)
-    job = job_of(folder)
-    return score_clips(job, [job.identity], clips, out, choices or Choices())
+    return score_clips(job, [job.identity], clips, out, choices)
 
 
 def render_evaluation(

@@ -97,9 +97,10 @@ def evaluate(
     folder = find_run(runs_dir(), run) if isinstance(run, str) else run.folder
     target = Path(out or folder.path / "evaluation").absolute()
     planned = evaluation_plan(folder, target, prompts, seeds)
+    job, choices = job_of(folder), Choices(metrics=tuple(metrics), page=page)
+    if choices.metrics:
+        check_choices(job, target, choices)
     render_missing(planned, render_job(target), on_event).raise_for_status()
-    job = job_of(folder)
-    choices = Choices(metrics=tuple(metrics), page=page)
     return score(job, [job.identity], planned_clips(planned), target, choices, on_event)
 
 
@@ -275,6 +276,19 @@ def expected_seconds(settings: Settings, clips: Sequence[ClipFile]) -> float | N
     """Return how long scoring is expected to take, from earlier ones; None if unknown."""
     rate = scoring_seconds(settings)
     return None if rate is None else rate * len(clips)
+
+
+def check_choices(settings: Settings, out: Path, choices: Choices) -> None:
+    """Raise what scoring would raise before its first clip, such as for an unknown metric."""
+    job = EvaluateJob(
+        **locate_rewards(settings).sections(),
+        identities=(),
+        clips=(),
+        out=str(out),
+        metrics=choices.metrics,
+        shards=2,  # without a report
+    )
+    run_short_job("evaluate", job, ignore)
 
 
 def score(

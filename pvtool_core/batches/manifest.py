@@ -1,4 +1,4 @@
-"""Manifests of clips that other programs generated: a CSV file that says what each clip shows.
+"""Manifests of clips of other programs: CSV files with identity and prompt of each clip.
 
 Columns: file (relative to the folder of clips), identity, prompt, seed, method.
 """

@@ -1,8 +1,8 @@
-"""Signs that training has optimised its rewards at the expense of what they stand for.
+"""Alarms: signs that training raised its rewards at the expense of likeness, motion or prompts.
 
 Each rule compares the interval of a difference from the base model with a limit, so that chance
-alone raises no alarm. The limits are what a viewer sees at once; they were checked on clean runs of
-the tiny preset, and on runs without its penalties and with five times its learning rate.
+alone raises no alarm. A viewer sees changes beyond the limits at once. They were checked on clean
+runs of the tiny preset, and on runs without its penalties and with five times its learning rate.
 """
 
 from collections.abc import Mapping

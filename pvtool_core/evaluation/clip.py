@@ -11,7 +11,7 @@ from pvtool_core.settings.jobs import ClipFile
 class Clip:
     """A decoded clip: `frames` are (frames, height, width, 3), uint8 RGB.
 
-    `fps` are frames per second; `notes` are what the user should know about how it was read.
+    `fps` are frames per second; `notes` are warnings about its decoding.
     """
 
     about: ClipFile

@@ -41,7 +41,7 @@ Crops = Sequence[Pixels]
 
 @dataclass(frozen=True)
 class Skipped:
-    """Why a metric is skipped, as a sentence, and what makes it available."""
+    """The reason for which a metric is skipped, as a sentence, and the command that enables it."""
 
     reason: str
     command: str

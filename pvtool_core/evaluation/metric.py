@@ -27,7 +27,7 @@ class AnyMetric(Protocol):
             `identity_reward` and `semantic_reward`. Without one of them the metric is skipped.
         limits: Smallest and largest possible value.
         rewarded: Whether training optimises it: it is shown, and does not judge.
-        condition: What a clip or an identity must have for a value, for the report.
+        condition: Requirement of a clip or an identity for a value, for the report.
         judges: The models, shared by all metrics.
     """
 
@@ -69,7 +69,7 @@ class SetMetric(AnyMetric, Protocol):
     advised: ClassVar[int] = 0
 
     def features(self, clip: Clip) -> Features | None:
-        """Return what is compared of a clip, (dimensions,); None if it cannot be measured."""
+        """Return the features of a clip, (dimensions,); None if it cannot be measured."""
         ...
 
     def distance(self, features: Sequence[Features], reference: Sequence[Features]) -> float:

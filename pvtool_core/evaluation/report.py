@@ -27,7 +27,7 @@ LIMITS = {metric.name: metric.limits for metric in METRICS}
 
 
 class Evaluated(Protocol):
-    """What the report needs of the evaluator: `digests` are by computed metric."""
+    """Part of the evaluator that the report uses; `digests` are by computed metric."""
 
     judges: Judges
     skipped: dict[str, Skipped]
@@ -186,7 +186,7 @@ def _means_of(by_method: Mapping[str, Sequence[ClipScores]], identity: str) -> d
 
 
 def definition(metric: type[AnyMetric], judges: Judges) -> dict[str, Any]:
-    """Return what a value means, so that it can be compared with other reports or rejected."""
+    """Return the definition of a metric, to compare its values with those of other reports."""
     weights: dict[str, str] = {}
     for model in metric.models:
         weights |= judges.weights(model)

@@ -19,6 +19,7 @@ from pvtool_core.batches.clips import clip_sha256
 from pvtool_core.files import replace_file
 from pvtool_core.hashes import sha256_of_folder
 from pvtool_core.settings.jobs import ClipFile, IdentityRef
+from pvtool_core.store.runs import own_folder
 from pvtool_core.untrusted import RECORD_BYTES, read_regular
 
 FOLDER = "scores"
@@ -35,7 +36,7 @@ class WorstFrame:
 
 @dataclass
 class ClipScores:
-    """Values of a clip by metric, features by metric of sets, and what was found in its frames."""
+    """Values of a clip by metric, features by metric of sets, its worst frame, and notes."""
 
     clip: ClipFile
     fps: float
@@ -102,7 +103,8 @@ class ScoreFiles:
 
     def write(self, path: Path, scored: ClipScores) -> None:
         """Write the scores of a clip; values of metrics that this evaluation omits are kept."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        own_folder(path.parent)
         before = _read(path) or {"scores": {}, "features": {}, "digests": {}, "worst_frame": None}
         names = [*scored.scores, *scored.features]
         facts = scored.facts()

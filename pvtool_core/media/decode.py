@@ -75,7 +75,7 @@ def frames_of_any(path: Path, count: int) -> Pixels:
 class Footage:
     """Frames of a video of any program, and its mean frames per second.
 
-    `notes` are what the user should know, as sentences.
+    `notes` are warnings for the user, as sentences.
     """
 
     frames: Pixels
@@ -85,7 +85,7 @@ class Footage:
 
 MOST_FRAMES = 1024
 MOST_BYTES = 2 << 30
-"""Limits of a decoded clip; what is beyond is cut, with a note."""
+"""Limits of a decoded clip; further frames are cut, with a note."""
 
 
 def footage_of(path: Path) -> Footage:

@@ -268,7 +268,7 @@ def _worst_button(worst: WorstFrame) -> Html:
 
 
 def left_out(gallery: Gallery) -> Html:
-    """Return what is not on the page, and why; empty if all clips are."""
+    """Return the clips that are not on the page, and the reason; empty if all clips are."""
     parts: list[Html] = []
     if gallery.over_limit:
         files = [clip["file"] for group in gallery.over_limit for clip in group.clips]

@@ -137,7 +137,7 @@ def _sections(
     clips: Gallery,
 ) -> list[Html]:
     notes = [element("p", each, class_="note") for each in problems]
-    alarms = [element("li", each) for each in report.get("alarms", ())]
+    alarms = [element("li", each) for each in (*report.get("alarms", ()), *_of_each(report))]
     failed = [
         element("li", element("code", printable(each["file"], whole=True)), f" {each['reason']}")
         for each in report.get("failed", ())
@@ -175,7 +175,7 @@ def _sections(
 
 
 def _compared(report: EvaluationReport) -> Html:
-    """Return what the report is about: methods, and numbers of clips, identities and prompts."""
+    """Return the subject of the report: methods, and numbers of clips, identities and prompts."""
     methods = [
         join([tables.swatch(place), element("bdi", name), _clips_of(report, name)])
         for place, name in enumerate(ordered_methods(report))
@@ -212,6 +212,14 @@ def _reading(report: EvaluationReport) -> Html:
             "and seed; they are not significant if their interval contains 0."
         )
     return element("p", text)
+
+
+def _of_each(report: EvaluationReport) -> list[str]:
+    """Return the alarms of each identity alone, if there are several."""
+    people = report["identities"]
+    if len(people) < 2:
+        return []
+    return [f"{name}: {each}" for name, own in people.items() for each in own.get("alarms", ())]
 
 
 def _of_photos(report: EvaluationReport) -> Html:

@@ -47,6 +47,7 @@ class IdentityScores(TypedDict):
 
     methods: Mapping[str, Mapping[str, float | None]]
     photos: NotRequired[Photos]
+    alarms: NotRequired[Sequence[str]]
 
 
 class MetricInfo(TypedDict):

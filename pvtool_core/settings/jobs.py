@@ -233,7 +233,7 @@ class RenderJob:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFile:
-    """A clip to evaluate: an absolute path, and what the clip shows.
+    """A clip to evaluate: its absolute path, identity, prompt, seed and method.
 
     `method` is the column of the report; BASE_METHOD is the base model. `fps` is 0 if the file says
     it, as videos of other programs do.

@@ -30,7 +30,7 @@ class Screen:
 
 
 def screens(items: Sequence[Shown], rater: str) -> list[Screen]:
-    """Return what a rater sees, in order.
+    """Return the screens of a rater, in order.
 
     Of three or more methods, a rater compares one pair in each set, and all pairs about equally
     often. A repeat shows the same pair with the sides swapped, a few items after the first time.

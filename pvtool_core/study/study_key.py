@@ -1,4 +1,4 @@
-"""The key of a study: what each item is, and which method made each clip.
+"""The key of a study: the kind of each item, and which method made each clip.
 
 It is written beside the folder of the study, as OUT.key.json, and never into it: raters receive the
 folder.

@@ -200,3 +200,13 @@ def test_further_seeds_rendered_for_a_likeness_are_left_out(tmp_path: Path) -> N
     save_clip(planned.with_name("seed-000001"), 1, prompt=PROMPTS[0], seed=1, adapter="/ann/x")
     clips, _ = folder_clips(tmp_path)
     assert {clip.seed for clip in clips} == {0}
+
+
+def test_unknown_metric_is_refused_before_clips_are_rendered(
+    pv: Pv, run: RunFolder, engines_in_process: None
+) -> None:
+    run.write_checkpoint(2, {ADAPTER_FILE: b"adapter"})
+    found = pv("eval", "ann-1", "--metrics", "likenes")
+    assert found.status == 2
+    assert "Unknown metric 'likenes'" in found.err
+    assert not (run.path / "evaluation").exists()

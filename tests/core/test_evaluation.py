@@ -476,3 +476,13 @@ def test_every_metric_is_described() -> None:
             *EvaluationConfig.__dataclass_fields__,
             "detector", "identity_reward", "semantic_reward",
         }  # fmt: skip
+
+
+def test_scores_are_not_written_through_a_link(run: Engine, score: Score, tmp_path: Path) -> None:
+    """The folder of clips may come from anywhere."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "scores").symlink_to(elsewhere)
+    with pytest.raises(AssertionError, match="scores is"):
+        score("zero")
+    assert not list(elsewhere.iterdir())
