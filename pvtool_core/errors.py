@@ -352,7 +352,7 @@ class DiskFull(OutOfResources):
     def __init__(
         self,
         path: str | None = None,
-        hint: str = "Free disk space, then resume with `pv runs resume RUN`.",
+        hint: str = "Free disk space, and run the command again or `pv runs resume RUN`.",
     ) -> None:
         super().__init__(f"The disk is full{f' while writing {path}' if path else ''}.", hint)
 
