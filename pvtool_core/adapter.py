@@ -222,6 +222,11 @@ class IdentityAdapter:
         finally:
             self._gate(before)
 
+    def set_strength(self, strength: float) -> None:
+        """Multiply the output of every layer by `strength`; 1 is the adapter as trained."""
+        for layer in self.layers.values():
+            layer.set_scale(NAME, strength)
+
     def _gate(self, on: bool) -> None:
         self._on = on
         for name, layer in self.layers.items():

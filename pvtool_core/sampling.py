@@ -14,11 +14,33 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pvtool_core.adapter import IdentityAdapter
+from pvtool_core.adapter import IdentityAdapter, switch_step
 from pvtool_core.backbones import Backbone, Embeds, Latents
-from pvtool_core.errors import NotFinite, RunFailed
+from pvtool_core.errors import InputRefused, NotFinite, RunFailed
+from pvtool_core.settings.jobs import ActiveSteps
 
 Scalar = Float[Tensor, ""]
+_LEVEL_TOLERANCE = 1e-6
+"""Noise levels are float32; the user's number is rounded to fewer digits."""
+
+
+def first_active_step(backbone: Backbone, active: ActiveSteps) -> int:
+    """Return the first step in which an adapter is active.
+
+    It is the fraction `start` of the steps or, with `start_sigma`, the first one whose noise level
+    is not higher. Raises InputRefused if the levels of all steps are.
+    """
+    if not active.start_sigma:
+        return switch_step(active.start, backbone.num_steps)
+    levels = [backbone.noise_level(step) for step in range(backbone.num_steps)]
+    for step, level in enumerate(levels):
+        if level <= active.start_sigma + _LEVEL_TOLERANCE:
+            return step
+    raise InputRefused(
+        f"No denoising step has a noise level of at most {active.start_sigma:g}; the last one has "
+        f"{levels[-1]:.3g}.",
+        "Use a higher start_sigma, or more steps.",
+    )
 
 
 @torch.no_grad()

@@ -40,7 +40,9 @@ def render_clips(
             if item.clip not in waiting:
                 is_needed = output.as_json or job.tries.min_likeness
                 likeness = likeness_in(read_sidecar(item.clip)) if is_needed else None
-                event = clip_event(item, job.encoding, status="skipped", likeness=likeness)
+                event = clip_event(
+                    item, planned.setups, job.encoding, status="skipped", likeness=likeness
+                )
                 print_clip(output, event, cuts.get(item.clip, ""))
                 note(event)
     if not missing:

@@ -25,7 +25,7 @@ from pvtool.jobs.settings import style_table
 from pvtool.output import Output
 from pvtool_core.api.machine import versions
 from pvtool_core.batches.columns import parse_seeds
-from pvtool_core.batches.plan import Defaults, plan
+from pvtool_core.batches.plan import Defaults, choices_of, plan
 from pvtool_core.batches.provenance import Provenance, provenance_of
 from pvtool_core.batches.rows import Mistakes, Row, read_row_file, read_rows
 from pvtool_core.errors import BadPrompt, PvError, UsageError
@@ -51,8 +51,12 @@ def render(
     sources: options.Sources = None,
     again: options.Again = None,
     seeds: Seeds = None,
-    run: options.Run = "",
+    runs: options.Runs = None,
     base: options.Base = False,
+    base_models: options.BaseModels = None,
+    strength: options.Strengths = None,
+    start: options.Starts = None,
+    start_sigma: options.StartSigmas = None,
     loras: LoraWords = None,
     sets: options.LoraSets = None,
     controlnet: ControlNet = None,
@@ -88,13 +92,13 @@ def render(
 ) -> None:
     """Render a clip for each identity, prompt, seed and LoRA set; complete clips are skipped.
 
-    Values in rows of --prompts override the options. --lora and --controlnet replace those of the
-    training run.
+    Several runs, base models, strengths and starts multiply the clips. Values in rows of --prompts
+    override the options. --lora and --controlnet replace those of the training run.
     """
     part = options.parse_shard(shard)
     check_utf8(out.absolute(), "Use another folder with --out.")
     names, prompts = options.split_words(words or [], everyone, KEYWORD)
-    origin = provenance_of(again, run, names) if again else None
+    origin = provenance_of(again, bool(runs), names) if again else None
     encoding = options.encoding_of(
         origin.encoding if origin else {},
         formats=format,
@@ -104,14 +108,20 @@ def render(
         certificate=certificate,
         key=key,
     )
-    settings = options.setting_pairs(
-        width=width,
-        height=height,
-        frames=frames,
-        fps=fps,
-        steps=steps,
-        guidance=guidance,
-        negative=negative,
+    choices = choices_of(
+        {
+            "base_model": base_models,
+            "strength": strength,
+            "start": start,
+            "start_sigma": start_sigma,
+            "width": width,
+            "height": height,
+            "frames": frames,
+            "fps": fps,
+            "steps": steps,
+            "guidance": guidance,
+            "negative": negative,
+        }
     )
     job = RenderJob(
         items="",
@@ -136,10 +146,11 @@ def render(
     defaults = Defaults(
         people=people,
         seeds=seeds_of(seeds, origin),
-        run=run,
+        runs=tuple(dict.fromkeys(runs or [""])),
         base=base,
+        strengths=choices.strengths or (origin.item.strength if origin else 1.0,),
         loras=options.lora_sets(loras, sets),
-        settings=settings,
+        settings=choices.settings,
         control=style_table(None, controlnet, control_frames).get("model", {}).get("control"),
         trained=(origin.item.identity, origin.trained) if origin else None,
     )

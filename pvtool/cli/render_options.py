@@ -4,14 +4,13 @@ import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from pvtool.cli.options import bank_names, identity_names, run_names
-from pvtool_core.batches.columns import parse_loras, read_columns
-from pvtool_core.batches.plan import Loras, Pairs, Shard
-from pvtool_core.batches.rows import Mistakes
+from pvtool.cli.options import bank_names, identity_names, model_names, run_names
+from pvtool_core.batches.columns import parse_loras
+from pvtool_core.batches.plan import Loras, Shard
 from pvtool_core.errors import UsageError
 from pvtool_core.paths import check_utf8, exists
 from pvtool_core.settings.formats import FORMATS
@@ -46,17 +45,59 @@ Again = Annotated[
         help="Re-render an existing clip; other options override its settings.",
     ),
 ]
-Run = Annotated[
-    str,
+Runs = Annotated[
+    list[str] | None,
     typer.Option(
+        "--run",
         metavar="RUN[@STEP|@best]",
         autocompletion=run_names,
-        help="Run and step of the adapter; best: highest held-out likeness. "
+        help="Run and step of the adapter; best: highest held-out likeness; repeatable. "
         "[default: newest finished run]",
         show_default=False,
     ),
 ]
 Base = Annotated[bool, typer.Option("--base", help="Also render the base model, for comparison.")]
+BaseModels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--base-model",
+        metavar="MODEL",
+        help="Another base model of the same architecture: a folder, file, hub name or "
+        "models:NAME; repeatable. [default: the run's]",
+        autocompletion=model_names,
+        show_default=False,
+    ),
+]
+Strengths = Annotated[
+    str | None,
+    typer.Option(
+        "--strength",
+        metavar="STRENGTHS",
+        help="Factor of the identity's adapter, from 0 (base model) to 4; several with commas. "
+        "[default: 1]",
+        show_default=False,
+    ),
+]
+Starts = Annotated[
+    str | None,
+    typer.Option(
+        "--start",
+        metavar="FRACTIONS",
+        help="Fraction of the denoising steps after which the adapter is active; several with "
+        "commas. [default: the run's]",
+        show_default=False,
+    ),
+]
+StartSigmas = Annotated[
+    str | None,
+    typer.Option(
+        "--start-sigma",
+        metavar="SIGMAS",
+        help="Noise level from which the adapter is active, instead of --start; several with "
+        "commas.",
+        show_default=False,
+    ),
+]
 LoraSets = Annotated[
     list[str] | None,
     typer.Option(
@@ -165,14 +206,6 @@ def split_words(words: Sequence[str], everyone: bool, keyword: str) -> tuple[lis
         return [], list(words)
     names = [name.strip() for name in words[0].split(",")]
     return list(dict.fromkeys(name for name in names if name)), list(words[1:])
-
-
-def setting_pairs(**columns: Any) -> Pairs:
-    """Return options as sorted columns of rows. Raises UsageError with all mistakes."""
-    mistakes = Mistakes()
-    found = read_columns(columns, lambda error: mistakes.add("", error))
-    mistakes.check()
-    return tuple(sorted((key, value) for key, (value,) in found.items()))
 
 
 def lora_sets(loras: list[str] | None, sets: list[str] | None) -> tuple[Loras, ...]:

@@ -33,7 +33,7 @@ def list_clips(planned: BatchPlan, job: RenderJob, output: Output) -> None:
     ]
     times = estimates(planned, found)
     for item, state, seconds in zip(planned.items, found, times, strict=True):
-        event = clip_event(item, job.encoding, status=state, seconds=seconds)
+        event = clip_event(item, planned.setups, job.encoding, status=state, seconds=seconds)
         value = _clip_table(event, planned.lost(item)) if output.as_json else {}
         time = "?" if seconds is None else duration(seconds)
         output.result(value, plain(f"{state:8} {time:>6}  {item.clip.removeprefix(here)}"))
@@ -126,6 +126,11 @@ def print_adapters(output: Output, planned: BatchPlan) -> None:
     more = len(planned.adapters) - SHOWN_ADAPTERS
     if more > 0:
         output.say(f"… and {more} more; `--json` prints the run and step of each clip.")
+    for note in list(planned.notes)[:SHOWN_ADAPTERS]:
+        output.say(note)
+    more = len(planned.notes) - SHOWN_ADAPTERS
+    if more > 0:
+        output.say(f"… and {more} more differences between training and rendering.")
 
 
 def print_mistake(output: Output, source: str, error: PvError) -> None:

@@ -13,7 +13,7 @@ from pvtool_core.api.outcome import ClipResults, OnClip, outcome_of
 from pvtool_core.api.training import TrainingRun
 from pvtool_core.batches.clips import file_names
 from pvtool_core.batches.folder import BatchFolder, list_batches, new_batch, write_items
-from pvtool_core.batches.plan import BatchPlan, Defaults, plan, states
+from pvtool_core.batches.plan import BatchPlan, Defaults, choices_of, plan, states
 from pvtool_core.batches.rows import Row
 from pvtool_core.batches.seed_tries import seed_step
 from pvtool_core.errors import InputRefused
@@ -156,6 +156,9 @@ def render(
     *,
     seeds: Iterable[int] = (0,),
     base: bool = False,
+    base_model: str = "",
+    strength: float = 1.0,
+    start: float | None = None,
     overrides: Table | None = None,
     formats: Sequence[str] = ("mp4",),
     devices: Sequence[str] = (),
@@ -174,6 +177,10 @@ def render(
         out: Output folder.
         seeds: Random seeds.
         base: Also render the base model, for comparison.
+        base_model: Another base model of the same architecture: a folder, file or name.
+        strength: Factor of the adapter; 0 is the base model, 1 the adapter as trained.
+        start: Fraction of the denoising steps after which the adapter is active. [default: the
+            run's]
         overrides: Settings of model and sampler that differ from the run's, as tables by section,
             for example `{"sampler": {"steps": 30}}`.
         formats: Output formats, by file suffix without the dot.
@@ -193,13 +200,20 @@ def render(
     """
     name = run if isinstance(run, str) else run.name
     identity = job_of(find_run(runs_dir(), name.partition("@")[0])).identity
+    given = {"base_model": base_model or None, "start": start, "strength": strength}
+    choices = choices_of(given)
     pairs = tuple(
         (f"{section}.{key}", value)
         for section, table in (overrides or {}).items()
         for key, value in table.items()
     )
     defaults = Defaults(
-        people=(identity.name,), seeds=tuple(seeds), run=name, base=base, settings=pairs
+        people=(identity.name,),
+        seeds=tuple(seeds),
+        runs=(name,),
+        base=base,
+        strengths=choices.strengths or (1.0,),
+        settings=tuple(tuple(sorted((*pairs, *own))) for own in choices.settings),
     )
     target = Path(out).absolute()
     tries = from_table(

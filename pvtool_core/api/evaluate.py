@@ -9,6 +9,7 @@ from typing import Any
 from pvtool_core.api.batch import render_job, render_missing
 from pvtool_core.api.machine import check_devices
 from pvtool_core.api.training import TrainingRun
+from pvtool_core.batches.clip_methods import methods_of
 from pvtool_core.batches.clips import read_clip_record
 from pvtool_core.batches.plan import BatchPlan, Defaults, plan
 from pvtool_core.batches.rates import scoring_seconds
@@ -117,7 +118,7 @@ def evaluation_plan(
     defaults = Defaults(
         people=(job.identity.name,),
         seeds=job.evaluation.seeds[: seeds or None],
-        run=folder.name,
+        runs=(folder.name,),
         base=True,
     )
     steps = [checkpoint_step(each) for each in folder.checkpoint_folders()] if checkpoints else []
@@ -150,7 +151,7 @@ def planned_clips(planned: BatchPlan, checkpoints: bool = False) -> tuple[ClipFi
 def folder_clips(out: Path) -> tuple[tuple[ClipFile, ...], str]:
     """Return the clips of a folder written by `pv render`, and the name of one of their runs.
 
-    An identity with clips of several adapters has a method for each: RUN@STEP. Further seeds that
+    Settings that vary in the folder distinguish methods: see clip_methods.py. Further seeds that
     were rendered for `--min-likeness` are left out: means would prefer prompts that need more of
     them. Raises Missing without clips, InputRefused for an invalid sidecar.
     """
@@ -161,34 +162,21 @@ def folder_clips(out: Path) -> tuple[tuple[ClipFile, ...], str]:
         )
     records = {path: read_clip_record(path) for path in sidecars}
     further = {each for path, record in records.items() for each in _further_tries(path, record)}
-    clips: list[ClipFile] = []
-    adapters: dict[str, set[str]] = {}
-    run = ""
-    for path, record in records.items():
-        if path in further:
-            continue
-        method = BASE_METHOD
-        if record["adapter"]:
-            method = f"{record.get('run')}@{record.get('step')}"
-            adapters.setdefault(record["identity"], set()).add(method)
-            run = run or record.get("run", "")
-        clips.append(
-            ClipFile(
-                file=_file_of(path.with_suffix("")),
-                identity=record["identity"],
-                prompt=record["prompt"],
-                seed=record["seed"],
-                method=method,
-                fps=_rate_of(record),
-            )
+    methods = methods_of({path: each for path, each in records.items() if path not in further})
+    clips = {
+        path: ClipFile(
+            file=_file_of(path.with_suffix("")),
+            identity=records[path]["identity"],
+            prompt=records[path]["prompt"],
+            seed=records[path]["seed"],
+            method=method,
+            fps=_rate_of(records[path]),
         )
-    single = {name for name, own in adapters.items() if len(own) == 1}
-    adapted = [
-        replace(clip, method=ADAPTER_METHOD) if clip.identity in single else clip
-        for clip in clips
-        if clip.method != BASE_METHOD
-    ]
-    base = [clip for clip in clips if clip.method == BASE_METHOD]
+        for path, method in methods.items()
+    }
+    adapted = [clip for path, clip in clips.items() if records[path]["adapter"]]
+    base = [clip for path, clip in clips.items() if not records[path]["adapter"]]
+    run = next((each.get("run", "") for each in records.values() if each["adapter"]), "")
     return (*_for_each_identity(base, adapted), *adapted), run
 
 

@@ -151,6 +151,10 @@ class AnimateDiff:
             output, self.scheduler.timesteps[step], latents, eta=0.0
         ).prev_sample
 
+    def noise_level(self, step: int) -> float:
+        t = int(self.scheduler.timesteps[step])
+        return float((1 - self.scheduler.alphas_cumprod[t]).sqrt())
+
     def decode(self, latents: Latents, frames: Sequence[int]) -> Frames:
         vae = self.pipeline.vae
         chosen = (

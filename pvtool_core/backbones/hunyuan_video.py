@@ -201,6 +201,9 @@ class HunyuanVideo:
     def advance(self, latents: Latents, step: int, output: Latents) -> Latents:
         return euler_step(self.scheduler, latents, step, output)
 
+    def noise_level(self, step: int) -> float:
+        return float(self.scheduler.sigmas[step])
+
     def decode(self, latents: Latents, frames: Sequence[int]) -> Frames:
         vae, into = self.pipeline.vae, self._tiling
         latents = latents.to(vae.dtype) / vae.config.scaling_factor

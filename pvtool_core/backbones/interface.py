@@ -72,6 +72,13 @@ class Backbone(Protocol):
         """Return the latents after the sampler's step, given the output of the model."""
         ...
 
+    def noise_level(self, step: int) -> float:
+        """Return the share of noise in the latents before `step`, from 1 to 0.
+
+        It is sigma of flow matching, and sqrt(1 - alpha_bar) of a variance-preserving sampler.
+        """
+        ...
+
     def decode(self, latents: Latents, frames: Sequence[int]) -> Frames:
         """Return the selected frames of one clip in [0, 1], float32, with gradients."""
         ...

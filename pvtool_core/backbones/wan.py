@@ -175,6 +175,9 @@ class Wan:
     def advance(self, latents: Latents, step: int, output: Latents) -> Latents:
         return euler_step(self.scheduler, latents, step, output)
 
+    def noise_level(self, step: int) -> float:
+        return float(self.scheduler.sigmas[step])
+
     def decode(self, latents: Latents, frames: Sequence[int]) -> Frames:
         """Decode as the interface describes, from all latents up to the last needed one.
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from pvtool_core.errors import InputRefused, Missing, UsageError
 from pvtool_core.paths import runs_dir
 from pvtool_core.settings.jobs import LikenessConfig, Setup
-from pvtool_core.settings.schema import AdapterConfig
 from pvtool_core.store.identities import Identity
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import (
@@ -25,8 +24,9 @@ BEST = "best"
 
 @dataclass(frozen=True)
 class RunAdapter:
-    """An adapter of an identity and its training settings.
+    """An adapter of an identity and the settings with which it is rendered.
 
+    `start` and `base_model`, with the fingerprint `base_fingerprint`, are those of its training.
     `longer` names another finished run of the identity, as RUN@STEP, if it was trained for more
     steps.
     """
@@ -36,6 +36,9 @@ class RunAdapter:
     run: str
     step: int
     setup: Setup
+    start: float
+    base_model: str
+    base_fingerprint: str
     longer: str = ""
     damaged: tuple[str, ...] = ()
 
@@ -133,10 +136,13 @@ def _trained_by(run: RunFolder, checkpoint: Path) -> RunAdapter | None:
     if digest is None:
         return None
     job = job_of(run)
-    start = AdapterConfig(start=job.adapter.start)
-    setup = Setup(
-        model=job.model, sampler=job.sampler, adapter=start, likeness=LikenessConfig.of(job)
-    )
     return RunAdapter(
-        checkpoint / ADAPTER_FILE, digest, run.name, checkpoint_step(checkpoint), setup
+        adapter=checkpoint / ADAPTER_FILE,
+        sha256=digest,
+        run=run.name,
+        step=checkpoint_step(checkpoint),
+        setup=Setup.of(job, LikenessConfig.of(job)),
+        start=job.adapter.start,
+        base_model=job.model.base_model,
+        base_fingerprint=job.model.fingerprint,
     )

@@ -43,7 +43,7 @@ class Names:
     @cached_property
     def setup_key(self) -> str:
         """A key that is equal for setups with equal clips."""
-        return f"{self._model} {self._sampler} {self._setup.adapter.start}"
+        return f"{self._model} {self._sampler} {self._start}"
 
     @cached_property
     def _model(self) -> str:
@@ -53,32 +53,45 @@ class Names:
     def _sampler(self) -> str:
         return json.dumps(asdict(self._setup.sampler), sort_keys=True)
 
+    @cached_property
+    def _start(self) -> str:
+        steps = self._setup.adapter
+        return f'{{"sigma": {steps.start_sigma}}}' if steps.start_sigma else str(steps.start)
+
     def path(
-        self, out: Path, identity: str, prompt: str, seed: int, adapter_sha256: str = ""
+        self,
+        out: Path,
+        identity: str,
+        prompt: str,
+        seed: int,
+        adapter_sha256: str = "",
+        strength: float = 1.0,
     ) -> str:
         """Return the path of a clip without suffix.
 
         Without an adapter `identity` is BASE and the digest empty.
         """
-        return f"{out}/{identity}/{self._folder(prompt, adapter_sha256)}/{seed_name(seed)}"
+        folder = self._folder(prompt, adapter_sha256, strength)
+        return f"{out}/{identity}/{folder}/{seed_name(seed)}"
 
     @lru_cache(maxsize=1024)  # noqa: B019 - consecutive calls differ by seed
-    def _folder(self, prompt: str, adapter_sha256: str) -> str:
-        return f"{slug(prompt)}-{self._digest(prompt, adapter_sha256)[:12]}"
+    def _folder(self, prompt: str, adapter_sha256: str, strength: float) -> str:
+        return f"{slug(prompt)}-{self._digest(prompt, adapter_sha256, strength)[:12]}"
 
-    def _digest(self, prompt: str, adapter_sha256: str) -> str:
-        start = json.dumps(self._setup.adapter.start if adapter_sha256 else None)
+    def _digest(self, prompt: str, adapter_sha256: str, strength: float) -> str:
+        start = self._start if adapter_sha256 else "null"
+        acts = f', "strength": {strength}' if adapter_sha256 and strength != 1 else ""
         upscale = f', "upscale": {self._upscale}' if self._upscale > 1 else ""
         facts = (
             f'{{"adapter": "{adapter_sha256}", "model": {self._model}, '
             f'"prompt": {json.dumps(prompt)}, "sampler": {self._sampler}, '
-            f'"start": {start}{upscale}}}'
+            f'"start": {start}{acts}{upscale}}}'
         )
         return hashlib.sha256(facts.encode()).hexdigest()
 
     def fingerprint(self, item: RenderItem) -> str:
         """Return a hash of everything that changes pixels."""
-        digest = self._digest(item.prompt, item.adapter_sha256)
+        digest = self._digest(item.prompt, item.adapter_sha256, item.strength)
         return hashlib.sha256(f"{digest} {item.seed}".encode()).hexdigest()[:32]
 
     def trajectory(self, prompt: str, seed: int) -> str:

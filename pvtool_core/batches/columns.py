@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pvtool_core.errors import BadPrompt, PvError, SettingsError, UsageError
 from pvtool_core.paths import exists, user_path
@@ -28,7 +28,12 @@ SETTINGS = {
     "guidance": "sampler.guidance_scale",
     "negative": "sampler.negative_prompt",
     "shift": "sampler.shift",
+    "base_model": "model.base_model",
+    "start": "adapter.start",
+    "start_sigma": "adapter.start_sigma",
 }
+RANGES = {"strength": (0.0, 4.0), "start": (0.0, 0.999), "start_sigma": (0.001, 1.0)}
+"""Smallest and largest value of columns that take lists of numbers."""
 IGNORED = frozenset({"reason", "path", "status"})  # of failed.jsonl
 NO_LORA = "none"
 
@@ -230,6 +235,30 @@ def _setting(column: str, text: str) -> Any:
         raise UsageError(f"{column} {error.mistakes[0].problem}.", error.hint) from error
 
 
+def _numbers(column: str, value: Any) -> list[float]:
+    """Return the numbers in `0.5`, `0.5,0.75` or a list of these."""
+    if isinstance(value, list):
+        return list(dict.fromkeys(each for part in value for each in _numbers(column, part)))
+    if isinstance(value, str) and "," in value:
+        return _numbers(column, value.split(","))
+    low, high = RANGES[column]
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not low <= number <= high:
+        raise UsageError(
+            f"Invalid {column} {value!r}: expected numbers from {low:g} to {high:g}.",
+            "Write one, or several with commas, such as 0.5,1.",
+        )
+    return [number + 0.0]  # -0.0 would have another hash
+
+
+def _base_models(value: Any) -> list[str]:
+    words = cast("list[Any]", value) if isinstance(value, list) else [value]
+    return list(dict.fromkeys(_texts("base model", words, "Write a folder, a file or a name.")))
+
+
 READERS: dict[str, tuple[str, Reader]] = {
     "prompt": ("prompt", _prompts),
     "identity": ("identity", _identities),
@@ -238,6 +267,10 @@ READERS: dict[str, tuple[str, Reader]] = {
     "base": ("base", _booleans),
     "lora": ("loras", parse_loras),
     **{column: (key, partial(_settings, column)) for column, key in SETTINGS.items()},
+    "base_model": (SETTINGS["base_model"], _base_models),
+    "start": (SETTINGS["start"], partial(_numbers, "start")),
+    "start_sigma": (SETTINGS["start_sigma"], partial(_numbers, "start_sigma")),
+    "strength": ("strength", partial(_numbers, "strength")),
 }
 SUFFIXES = {
     "w": "width",

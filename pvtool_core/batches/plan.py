@@ -5,18 +5,20 @@ import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pvtool_core.batches.adapters import RunAdapter, named_run, newest_run
 from pvtool_core.batches.clips import BASE, Names, is_whole, read_sidecar
-from pvtool_core.batches.columns import parse_lora
+from pvtool_core.batches.columns import parse_lora, read_columns
 from pvtool_core.batches.rates import estimate
 from pvtool_core.batches.rows import Mistakes, Row
 from pvtool_core.batches.seed_tries import applies_to, is_settled
 from pvtool_core.errors import BadPrompt, PvError, UsageError
+from pvtool_core.models.base_models import check_adapter_fits
 from pvtool_core.models.fingerprints import with_fingerprints
-from pvtool_core.models.locate import locate_style
+from pvtool_core.models.locate import locate_style, with_base_model
 from pvtool_core.models.prompt_limits import Cut, check_prompts_fit
 from pvtool_core.paths import check_utf8
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup, TriesConfig
@@ -38,25 +40,50 @@ class RowContext:
     run: str
     loras: Loras
     settings: Pairs
+    strength: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """Values of the command for rows without their own.
+    """Values of the command for rows without their own; each combination is a clip.
 
-    `loras` are sets, each with its own clip; None is that of the run. `base` also requests clips of
-    the base model. `trained` is the adapter of a clip to render again, for rows without another run
-    or identity.
+    An empty run is the newest of the identity. `loras` are sets; None is that of the run. `base`
+    also requests clips of the base model. `trained` is the adapter of a clip to render again, for
+    rows without another run or identity.
     """
 
     people: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
-    run: str = ""
+    runs: tuple[str, ...] = ("",)
     base: bool = False
+    strengths: tuple[float, ...] = (1.0,)
     loras: tuple[Loras, ...] = (None,)
-    settings: Pairs = ()
+    settings: tuple[Pairs, ...] = ((),)
     control: Table | None = None
     trained: tuple[str, RunAdapter] | None = None
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Settings of options with several values: every combination, and the strengths."""
+
+    settings: tuple[Pairs, ...]
+    strengths: tuple[float, ...] | None
+
+
+def choices_of(columns: Table) -> Choices:
+    """Return the values of columns, as in a row. Raises UsageError with all mistakes."""
+    mistakes = Mistakes()
+    found = read_columns(columns, lambda error: mistakes.add("", error))
+    mistakes.check()
+    strengths = found.pop("strength", None)
+    if all(key in found for key in _STARTS):
+        raise _two_starts()
+    keys = sorted(found)
+    settings = tuple(
+        tuple(zip(keys, values, strict=True)) for values in product(*(found[key] for key in keys))
+    )
+    return Choices(settings, tuple(strengths) if strengths else None)
 
 
 @dataclass(frozen=True)
@@ -82,13 +109,15 @@ class BatchPlan:
 
     `contexts` has the request of each clip. `adapters` are those of the clips, by `IDENTITY
     RUN@STEP`; `cuts` is the truncated part of a prompt and its negative prompt, by setup number and
-    prompt. `largest_seed` is that of all shards.
+    prompt. `notes` are differences from the training of the adapters. `largest_seed` is that of all
+    shards.
     """
 
     setups: list[Setup] = field(default_factory=list[Setup])
     items: list[RenderItem] = field(default_factory=list[RenderItem])
     contexts: list[RowContext] = field(default_factory=list[RowContext])
     adapters: dict[str, RunAdapter] = field(default_factory=dict[str, RunAdapter])
+    notes: dict[str, None] = field(default_factory=dict[str, None])
     largest_seed: int = 0
     cuts: dict[tuple[int, str], list[Cut]] = field(default_factory=dict[tuple[int, str], list[Cut]])
 
@@ -149,28 +178,33 @@ class _Planner:
                     "Missing identity.", "Add one to the row, or give one before the prompts."
                 ),
             )
+        loras = wanted.loras if row.loras is None else (row.loras,)
+        strengths = wanted.strengths if row.strength is None else (row.strength,)
+        runs = (row.run,) if row.run else wanted.runs
         for name in people:
             try:
-                for loras in wanted.loras if row.loras is None else (row.loras,):
-                    self._add(row, name, row.run or wanted.run, loras)
+                for choice in product(runs, loras, wanted.settings, strengths):
+                    self._add(row, name, *choice)
             except BadPrompt as error:  # the prompt is invalid for every identity
                 self.mistakes.add(row.source, error)
             except PvError as error:
                 own = row.identity or row.run or row.loras is not None or row.settings
                 self.mistakes.add(row.source if own else "", error)
 
-    def _add(self, row: Row, name: str, run: str, loras: Loras) -> None:
+    def _add(
+        self, row: Row, name: str, run: str, loras: Loras, settings: Pairs, strength: float
+    ) -> None:
         person = self._once(("person", name), lambda: Library().get(name))
         trained = self._once(("trained", name, run), lambda: self._trained(person, run))
         pairs = self._once(
-            ("settings", row.settings), lambda: _merged(self._wanted.settings, row.settings)
+            ("settings", settings, row.settings), lambda: _merged(settings, row.settings)
         )
         number = self._once(
-            ("setup", name, run, loras, pairs), lambda: self._number(trained.setup, loras, pairs)
+            ("setup", name, run, loras, pairs), lambda: self._number(trained, loras, pairs)
         )
         context = self._once(
-            ("context", name, run, loras, pairs),
-            lambda: RowContext(self._run_of(trained), loras, pairs),
+            ("context", name, run, loras, pairs, strength),
+            lambda: RowContext(self._run_of(trained), loras, pairs, strength),
         )
         if not row.base:
             self.plan.adapters.setdefault(f"{name} {trained.run}@{trained.step}", trained)
@@ -197,9 +231,9 @@ class _Planner:
         by: RunAdapter | None,
         context: RowContext,
     ) -> None:
-        digest = by.sha256 if by else ""
+        digest, strength = (by.sha256, context.strength) if by else ("", 1.0)
         owner = person.name if by else BASE
-        clip = self._names[number].path(self._out, owner, prompt, seed, digest)
+        clip = self._names[number].path(self._out, owner, prompt, seed, digest, strength)
         if clip in self._clips:
             return
         self._clips.add(clip)
@@ -215,6 +249,9 @@ class _Planner:
             about |= {
                 "adapter": str(by.adapter),
                 "adapter_sha256": digest,
+                "adapter_base": by.base_model,
+                "adapter_base_fingerprint": by.base_fingerprint,
+                "strength": strength,
                 "run": by.run,
                 "step": by.step,
             }
@@ -250,9 +287,12 @@ class _Planner:
         runs = self._once("runs", lambda: RunIndex().by_identity())
         return newest_run(person, runs.get(person.ref.fingerprint, []))
 
-    def _number(self, setup: Setup, loras: Loras, pairs: Pairs) -> int:
+    def _number(self, trained: RunAdapter, loras: Loras, pairs: Pairs) -> int:
         """Return the number of a setup in the plan; equal setups are shared between runs."""
-        wanted = _changed(setup, loras, pairs, self._wanted.control)
+        wanted = _changed(trained.setup, loras, pairs, self._wanted.control)
+        if wanted.model.fingerprint != trained.base_fingerprint and trained.adapter.name:
+            check_adapter_fits(trained.adapter, wanted.model)
+        self.plan.notes |= dict.fromkeys(_notes(trained, wanted))
         if wanted not in self._numbers:
             self._numbers[wanted] = len(self.plan.setups)
             self.plan.setups.append(wanted)
@@ -272,8 +312,44 @@ class _Planner:
         return known
 
 
+_STARTS = ("adapter.start", "adapter.start_sigma")
+
+
 def _merged(usual: Pairs, own: Pairs) -> Pairs:
-    return tuple(sorted({**dict(usual), **dict(own)}.items()))
+    """Return the settings of a row; its own replace those of the command.
+
+    Raises UsageError for two starts of the adapter.
+    """
+    replaced = _STARTS if any(key in _STARTS for key, _ in own) else ()
+    found = {key: value for key, value in usual if key not in replaced} | dict(own)
+    if all(key in found for key in _STARTS):
+        raise _two_starts()
+    return tuple(sorted(found.items()))
+
+
+def _two_starts() -> UsageError:
+    return UsageError("start and start_sigma cannot be combined.", "Use one of them.")
+
+
+def _notes(trained: RunAdapter, wanted: Setup) -> Iterable[str]:
+    """Yield differences between a setup and the training of the adapter."""
+    name, start = f"{trained.run}@{trained.step}", trained.start
+    if wanted.model.fingerprint != trained.base_fingerprint:
+        yield (
+            f"{name}: rendering on {wanted.model.base_model}; the adapter was trained on "
+            f"{trained.base_model}."
+        )
+    if sigma := wanted.adapter.start_sigma:
+        yield (
+            f"Warning: {name} was trained to start at {start:g} of the steps; these clips start "
+            f"it at noise level {sigma:g}."
+        )
+    elif wanted.adapter.start != start:
+        order = "earlier" if wanted.adapter.start < start else "later"
+        yield (
+            f"Warning: {name} was trained to start at {start:g} of the steps; these clips start "
+            f"it {order}, at {wanted.adapter.start:g}."
+        )
 
 
 def _changed(setup: Setup, loras: Loras, pairs: Pairs, control: Table | None) -> Setup:
@@ -289,7 +365,13 @@ def _changed(setup: Setup, loras: Loras, pairs: Pairs, control: Table | None) ->
     for key, value in pairs:
         section, _, name = key.partition(".")
         changes.setdefault(section, {})[name] = value
+    base_model = changes["model"].pop("base_model", "")
+    if "start" in changes.get("adapter", {}):
+        changes["adapter"]["start_sigma"] = 0.0  # of a clip to render again
     changed = from_table(Setup, merge(to_table(setup), changes), "the settings of the clip")
+    if base_model:
+        model = with_fingerprints(with_base_model(changed.model, base_model))
+        changed = dataclasses.replace(changed, model=model)
     if loras or control:
         changed = dataclasses.replace(changed, model=with_fingerprints(locate_style(changed.model)))
     return changed
@@ -370,6 +452,7 @@ def as_row(item: RenderItem, context: RowContext) -> Row:
         seed=item.seed,
         run=context.run,
         base=not item.adapter,
+        strength=context.strength if item.adapter and context.strength != 1 else None,
         loras=context.loras,
         settings=context.settings,
     )

@@ -35,10 +35,10 @@ class Provenance:
     encoding: Table
 
 
-def provenance_of(path: Path, run: str = "", people: Sequence[str] = ()) -> Provenance:
+def provenance_of(path: Path, other_run: bool = False, people: Sequence[str] = ()) -> Provenance:
     """Return the provenance of a clip.
 
-    Its own adapter is not required if a run or other identities are given. Raises Missing,
+    Its own adapter is not required for another run or other identities. Raises Missing,
     InputRefused for a clip of another program, WeightsMissing if its weights are missing.
     """
     if not path.exists():
@@ -50,7 +50,7 @@ def provenance_of(path: Path, run: str = "", people: Sequence[str] = ()) -> Prov
     clip = path.with_suffix("")
     facts = read_sidecar(clip) or ({} if path.suffix == ".json" else _facts_in(path))
     try:
-        by_other = bool(run) or (bool(people) and facts["identity"] not in people)
+        by_other = other_run or (bool(people) and facts["identity"] not in people)
         return _origin(path, clip, facts, by_other)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputRefused(
@@ -72,12 +72,16 @@ def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Provenance:
     job = _job_of_run(facts["run"])
     setup = _setup(facts, job)
     own = bool(facts["adapter_sha256"]) and not by_other
+    base = facts.get("adapter_base_fingerprint") or setup.model.fingerprint
     trained = RunAdapter(
-        _adapter(facts) if own else Path(),
-        facts["adapter_sha256"],
-        facts["run"],
-        facts["step"],
-        setup,
+        adapter=_adapter(facts) if own else Path(),
+        sha256=facts["adapter_sha256"],
+        run=facts["run"],
+        step=facts["step"],
+        setup=setup,
+        start=job.adapter.start if job else setup.adapter.start,
+        base_model=facts.get("adapter_base") or (job or setup).model.base_model,
+        base_fingerprint=base,
     )
     item = RenderItem(
         identity=facts["identity"],
@@ -85,6 +89,7 @@ def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Provenance:
         seed=facts["seed"],
         adapter=str(trained.adapter) if own else "",
         adapter_sha256=facts["adapter_sha256"],
+        strength=float(facts.get("strength", 1.0)),
         run=facts["run"],
         step=facts["step"],
         clip=str(clip),
@@ -122,6 +127,8 @@ def _setup(facts: Facts, job: TrainJob | None) -> Setup:
     ):  # a clip of the base model, which may be rendered again with an adapter
         start = job.adapter.start
     adapter = {} if start is None else {"start": start}
+    if sigma := facts.get("adapter_start_sigma"):
+        adapter["start_sigma"] = sigma
     likeness = to_table(LikenessConfig.of(job)) if job else {}
     return from_table(
         Setup,

@@ -43,7 +43,7 @@ from pvtool_core.untrusted import parse_toml
 MAX_ROWS = 1_000_000
 _MOST_REPORTED = 10
 _DEEPEST = 8
-_TEXTS = ("prompt", "identity", "run", "lora", "negative")
+_TEXTS = ("prompt", "identity", "run", "lora", "negative", "base_model")
 _Line = dict[str, Any]
 
 
@@ -53,7 +53,7 @@ class Row:
 
     `prompt` is checked and may contain `{noun}`. Empty and None values are defaults of the command;
     () means no LoRAs. `run` is RUN, RUN@STEP or RUN@best; `base` requests the base model;
-    `settings` are sorted ("model.width", 512) pairs.
+    `strength` multiplies the adapter; `settings` are sorted ("model.width", 512) pairs.
     """
 
     prompt: str
@@ -61,6 +61,7 @@ class Row:
     seed: int | None = None
     run: str = ""
     base: bool = False
+    strength: float | None = None
     loras: tuple[str, ...] | None = None
     settings: tuple[tuple[str, Any], ...] = ()
     source: str = ""
@@ -104,6 +105,7 @@ def row_table(row: Row) -> _Line:
         "seed": row.seed,
         "run": row.run or None,
         "base": row.base or None,
+        "strength": row.strength,
     }
     values["lora"] = None if row.loras is None else list(row.loras)
     given = {column: value for column, value in values.items() if value is not None}

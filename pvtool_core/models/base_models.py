@@ -12,6 +12,8 @@ from typing import Any
 from pvtool_core.errors import InputRefused
 from pvtool_core.models.integrity import Header, missing_parts, read_header, read_table
 from pvtool_core.settings.families import family_of_pipeline, known_pipelines
+from pvtool_core.settings.schema import ModelConfig
+from pvtool_core.untrusted import parse_json
 
 Files = Mapping[str, Path]
 """Files of a model by their path in its folder."""
@@ -455,6 +457,52 @@ def prediction_of(file: Path) -> Prediction:
             "Correct modelspec.prediction_type in its metadata.",
         )
     return Prediction(kind or ("v_prediction" if zero else None), zero)
+
+
+def check_adapter_fits(adapter: Path, model: ModelConfig) -> None:
+    """Check that an adapter file can act on a base model, by its widths and prediction type.
+
+    Only headers and configurations are read. Raises InputRefused.
+    """
+    header, folder = _header(adapter), Path(model.config or model.base_model)
+    base, hint = model.base_model, "Use a base model of the architecture that the run used."
+    files = files_of(folder)
+    part = next(part for part in _DENOISERS if f"{part}/config.json" in files)
+    config = _table(files[f"{part}/config.json"])
+    widths = config.get("block_out_channels") or [
+        config.get("num_attention_heads", 0) * config.get("attention_head_dim", 0)
+    ]
+    inputs = {shape[-1] for key, shape in header.shapes.items() if _is_down(key) and shape}
+    if wrong := sorted(inputs - set(widths)):
+        raise InputRefused(
+            f"{base} has layers of width {', '.join(map(str, widths))}, but the adapter of the run "
+            f"has some of {', '.join(map(str, wrong))}.",
+            hint,
+        )
+    trained = _trained_prediction(header)
+    scheduler = files.get("scheduler/scheduler_config.json")
+    kind = _table(scheduler).get("prediction_type") if scheduler else None
+    if Path(base).is_file():
+        kind = prediction_of(Path(base)).kind or kind
+    if trained and kind and kind != trained:
+        raise InputRefused(
+            f"{base} predicts {kind}, but the adapter of the run was trained on a model that "
+            f"predicts {trained}.",
+            hint,
+        )
+
+
+def _is_down(key: str) -> bool:
+    return key.endswith((".lora_down.weight", ".lora_A.weight"))
+
+
+def _trained_prediction(header: Header) -> str:
+    """Return the prediction type in the metadata of an adapter file, or ""."""
+    try:
+        sampler = parse_json(header.metadata.get("sampler", "{}"))
+    except ValueError:
+        return ""
+    return str(sampler.get("prediction_type", "")) if isinstance(sampler, dict) else ""  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
 
 
 def _is_true(value: str | None) -> bool:

@@ -148,6 +148,30 @@ def locate_base(model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(model, base_model=str(base), **parts)
 
 
+def with_base_model(model: ModelConfig, base_model: str) -> ModelConfig:
+    """Return the settings with another base model of the same family, located.
+
+    Separate motion modules remain; a single file gets its configurations from the previous base
+    model, unless `model.config` is set. The fingerprint is that of no model. Raises WeightsMissing,
+    or InputRefused for a model of another family or without motion.
+    """
+    path = resolve(base_model)
+    if (family := family_of(path)) != model.family:
+        raise InputRefused(
+            f"{path} is a model of the family {family}, not {model.family} as that of the run.",
+            "Use a base model of the same family.",
+        )
+    if _is_still(path) and not model.motion_adapter:
+        raise InputRefused(
+            f"{path} is Stable Diffusion without motion modules, and the base model of the run "
+            "contains its own.",
+            "Save it with motion modules, as diffusers' AnimateDiffPipeline.",
+        )
+    config = model.config or (model.base_model if Path(model.base_model).is_dir() else "")
+    changed = dataclasses.replace(model, base_model=base_model, config=config, fingerprint="")
+    return locate_base(changed)
+
+
 def locate_style(model: ModelConfig) -> ModelConfig:
     """Return style LoRAs and ControlNet with absolute paths.
 

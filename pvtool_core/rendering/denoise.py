@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from pvtool_core import sampling
-from pvtool_core.adapter import IdentityAdapter, load_adapter, read_rank, switch_step
+from pvtool_core.adapter import IdentityAdapter, load_adapter, read_rank
 from pvtool_core.backbones import Backbone, Latents, load_backbone
 from pvtool_core.backbones.interface import to_pixels
 from pvtool_core.batches.folder import Group
@@ -115,9 +115,9 @@ class ClipDenoiser:
         self.setup = setup
         self.prompts = frozenset(prompts)
         self.backbone: Backbone = load_backbone(model, setup.sampler, prompts)
-        self._first_step = switch_step(setup.adapter.start, setup.sampler.num_inference_steps)
+        self.first_step = sampling.first_active_step(self.backbone, setup.adapter)
         self._cache = TrajectoryCache(
-            trajectories_dir(), self.backbone, self._first_step, report, gigabytes
+            trajectories_dir(), self.backbone, self.first_step, report, gigabytes
         )
         self._prefix_seconds, self._rest_seconds, self._clips = 0.0, 0.0, 0
         self._adapter: IdentityAdapter | None = None
@@ -174,11 +174,13 @@ class ClipDenoiser:
         return latents
 
     def _final(self, item: RenderItem, prefix: Latents) -> Latents:
-        if not item.adapter:  # training may have cached this clip
+        if not (item.adapter and item.strength):  # training may have cached this clip
             return self._cache.final(item.prompt, item.seed)
-        steps = range(self._first_step, self.backbone.num_steps)
+        steps = range(self.first_step, self.backbone.num_steps)
         embeds = self.backbone.prompt_embeds(item.prompt)
-        return sampling.denoise(self.backbone, prefix, embeds, steps, self._adapter_of(item))
+        adapter = self._adapter_of(item)
+        adapter.set_strength(item.strength)
+        return sampling.denoise(self.backbone, prefix, embeds, steps, adapter)
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Pixels:

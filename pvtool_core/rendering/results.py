@@ -19,7 +19,7 @@ from pvtool_core.errors import (
     from_foreign,
 )
 from pvtool_core.rendering.tries import Tries
-from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob
+from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob, Setup
 from pvtool_core.store.clip_likeness import ClipLikeness
 from pvtool_core.store.events import ClipEvent, Event, Report, StageEvent, WarningEvent
 
@@ -71,6 +71,7 @@ def _severity(error: PvError) -> int:
 
 def clip_event(
     item: RenderItem,
+    setups: Sequence[Setup],
     encoding: EncodingConfig,
     *,
     status: str,
@@ -87,6 +88,9 @@ def clip_event(
         seed=item.seed,
         run=item.run,
         step=item.step,
+        base_model=setups[item.setup].model.base_model,
+        adapter_base=item.adapter_base,
+        strength=item.strength,
         status=status,
         seconds=seconds,
         reason=reason,
@@ -217,7 +221,11 @@ class Results:
         self.progress()
         failed = [
             clip_event(
-                failure.item, self.job.encoding, status="failed", reason=failure.error.message
+                failure.item,
+                self.job.setups,
+                self.job.encoding,
+                status="failed",
+                reason=failure.error.message,
             )
             for failure in self.failures
         ]
@@ -242,6 +250,7 @@ class Results:
     ) -> None:
         event = clip_event(
             item,
+            self.job.setups,
             self.job.encoding,
             status=status,
             seconds=round(seconds, 3),

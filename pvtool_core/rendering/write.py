@@ -106,7 +106,12 @@ def write(
     item, path = clip.item, Path(clip.item.clip)
     facts = clip_facts(job, item)
     write_clip(path, pixels, job.setups[item.setup].model.fps, facts, job.encoding)
-    places = {"adapter": item.adapter, **_places(job, item)}
+    places = {
+        "adapter": item.adapter,
+        "adapter_base": item.adapter_base,
+        "adapter_first_step": clip.denoiser.first_step if item.adapter else None,
+        **_places(job, item),
+    }
     times = {"created": time.time(), "seconds": round(time.monotonic() - began, 3)}
     # Before the sidecar: no process removes the latents of a complete clip.
     clip.kept.unlink(missing_ok=True)
@@ -127,6 +132,9 @@ def clip_facts(job: RenderJob, item: RenderItem) -> dict[str, Any]:
         "step": item.step,
         "adapter_sha256": item.adapter_sha256,
         "adapter_start": setup.adapter.start if item.adapter else None,
+        "adapter_start_sigma": (setup.adapter.start_sigma or None) if item.adapter else None,
+        "adapter_base_fingerprint": item.adapter_base_fingerprint,
+        "strength": item.strength if item.adapter else None,
         "model": model_facts(setup.model),
         "sampler": asdict(setup.sampler),
         "upscale": {"factor": job.encoding.upscale, "filter": "nearest"},

@@ -127,16 +127,35 @@ class LikenessConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ActiveSteps(AdapterConfig):
+    """The steps in which an adapter is active while rendering; only the starts matter."""
+
+    start_sigma: float = setting(
+        "noise level (sigma) at which the adapter starts, instead of `start`; 0 uses `start`",
+        0.0,
+        low=0.0,
+        high=1.0,
+        omit_default=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Setup:
-    """A base model with its sampler for rendering; of the adapter only `start` matters.
+    """A base model with its sampler and the active steps of adapters, for rendering.
 
     `likeness` does not change pixels, and is not part of the names of clips.
     """
 
     model: ModelConfig
     sampler: SamplerConfig = SamplerConfig()  # noqa: RUF009 - frozen
-    adapter: AdapterConfig = AdapterConfig()  # noqa: RUF009 - frozen
+    adapter: ActiveSteps = ActiveSteps()
     likeness: LikenessConfig = LikenessConfig()
+
+    @classmethod
+    def of(cls, settings: Settings, likeness: LikenessConfig = LikenessConfig()) -> "Setup":
+        """Return the model, sampler and active steps of a training run."""
+        steps = ActiveSteps(start=settings.adapter.start)
+        return cls(model=settings.model, sampler=settings.sampler, adapter=steps, likeness=likeness)
 
     def check(self) -> Iterable[Mistake]:
         return check_model(self.model, self.sampler)
@@ -162,8 +181,10 @@ class RenderItem:
 
     `adapter` is a safetensors file, or empty for the base model; `clip` is the path of the clip
     without its suffix (see clips.py), so that the front end can check its existence without an
-    engine. `setup` is an index into the job's setups. `folder` is that of the identity, whose
-    photos the clip is compared with; batches of older versions lack it.
+    engine. `strength` multiplies the adapter. `adapter_base` is the base model that it was trained
+    on, and `adapter_base_fingerprint` that of its weights. `setup` is an index into the job's
+    setups. `folder` is that of the identity, whose photos the clip is compared with. Batches of
+    older versions lack some of these.
     """
 
     identity: str
@@ -171,6 +192,9 @@ class RenderItem:
     seed: int
     adapter: str = ""
     adapter_sha256: str = ""
+    adapter_base: str = ""
+    adapter_base_fingerprint: str = ""
+    strength: float = 1.0
     run: str = ""
     step: int = 0
     setup: int = 0

@@ -57,7 +57,7 @@ SEED = 7
 def preset_setup(**changes: dict[str, Any]) -> Setup:
     """Return the tiny preset's model, sampler and adapter settings, with changes by section."""
     settings = resolve_settings(Presets().get("tiny").settings(changes))
-    return Setup(model=settings.model, sampler=settings.sampler, adapter=settings.adapter)
+    return Setup.of(settings)
 
 
 def items_of(

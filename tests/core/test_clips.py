@@ -30,9 +30,7 @@ def path(
 
 
 def names(settings: Settings, upscale: int = 1) -> Names:
-    return Names(
-        Setup(model=settings.model, sampler=settings.sampler, adapter=settings.adapter), upscale
-    )
+    return Names(Setup.of(settings), upscale)
 
 
 def test_clip_path_is_readable() -> None:

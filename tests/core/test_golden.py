@@ -17,9 +17,8 @@ from safetensors import safe_open
 from pvtool_core.adapter import IdentityAdapter
 from pvtool_core.backbones import load_backbone
 from pvtool_core.batches.clips import Names
-from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup, TrainJob
+from pvtool_core.settings.jobs import ActiveSteps, EncodingConfig, RenderItem, Setup, TrainJob
 from pvtool_core.settings.schema import (
-    AdapterConfig,
     ControlConfig,
     LoraConfig,
     ModelConfig,
@@ -59,7 +58,7 @@ def setups() -> dict[str, Setup]:
         "sampler": dataclasses.replace(
             plain, sampler=SamplerConfig(num_inference_steps=25, negative_prompt="ugly")
         ),
-        "start": dataclasses.replace(plain, adapter=AdapterConfig(start=0.5)),
+        "start": dataclasses.replace(plain, adapter=ActiveSteps(start=0.5)),
         "wan": Setup(model=video, sampler=SamplerConfig(shift=3.0)),
     }
 

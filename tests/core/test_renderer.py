@@ -322,7 +322,7 @@ def test_clip_is_retried_after_another_ones_decoding_frees_memory(
 ) -> None:
     """A thread decodes while another one runs out of memory; it is retried after that has ended."""
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
-    setup = Setup(model=job.model, sampler=job.sampler, adapter=job.adapter)
+    setup = Setup.of(job)
     decode, decoding, full, over = (
         AnimateDiff.decode,
         threading.Event(),
@@ -356,7 +356,7 @@ def test_a_model_is_released_before_the_next_one_is_loaded(
     job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
-    setup = Setup(model=job.model, sampler=job.sampler, adapter=job.adapter)
+    setup = Setup.of(job)
     with Models(ignore, 1.0) as models:
         first = models.load(setup, [PROMPT])
         backbone = weakref.ref(first.backbone)

@@ -35,7 +35,7 @@ AT_ONCE = 3
 
 @pytest.fixture(scope="session")
 def adapters(models: Path, job: TrainJob) -> dict[str, Path]:
-    setup = Setup(model=job.model, sampler=job.sampler, adapter=job.adapter)
+    setup = Setup.of(job)
     return save_random_adapters(models / "people", setup, PEOPLE, strength=1.0)
 
 

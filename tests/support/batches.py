@@ -71,7 +71,7 @@ def make_batch(name: str, clips: int = 9, workers: int = 1) -> BatchFolder:
     ]
     write_items(batch.items, items)
     settings = Presets().get("tiny").settings({"model": {"device": "cpu"}})
-    setup = Setup(model=settings.model, sampler=settings.sampler, adapter=settings.adapter)
+    setup = Setup.of(settings)
     for number in range(workers):
         job = RenderJob(
             items=str(batch.items), setups=(setup,), out=str(batches_dir().parent / "clips")

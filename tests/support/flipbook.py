@@ -126,6 +126,10 @@ class Flipbook:
         timestep = self.scheduler.timesteps[step]
         return self.scheduler.step(output, timestep, latents, eta=0.0).prev_sample
 
+    def noise_level(self, step: int) -> float:
+        timestep = int(self.scheduler.timesteps[step])
+        return float((1 - self.scheduler.alphas_cumprod[timestep]).sqrt())
+
     def decode(self, latents: Latents, frames: Sequence[int]) -> Frames:
         vae = self.pipeline.vae
         pictures = latents[0, :, list(frames)].transpose(0, 1) / vae.config.scaling_factor

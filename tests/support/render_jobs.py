@@ -58,7 +58,7 @@ def render_job(
     folder = Path(tempfile.mkdtemp())
     write_items(folder / "items.jsonl", items)
     likeness = LikenessConfig.of(job)
-    setups = (Setup(model=job.model, sampler=job.sampler, adapter=job.adapter, likeness=likeness),)
+    setups = (Setup.of(job, likeness),)
     return RenderJob(
         items=str(folder / "items.jsonl"),
         setups=setups,
