@@ -77,5 +77,6 @@ def _check_unchanged(model: ModelConfig) -> None:
     if changed := [part for part, same in parts.items() if not same]:
         raise InputRefused(
             f"The {changed[0]} is not the one that this job was created for.",
-            "Restore its files, or start a new run.",
+            "Restore its files. To use the changed ones, start a new run, or render with "
+            "--base-model.",
         )
