@@ -9,7 +9,7 @@ import typer
 
 from pvtool.cli.options import Json, preset_names, run_names
 from pvtool.cli.render_options import Address, On, Part, check_place, parse_shard
-from pvtool.cli.scores import evaluate_run, metrics_table, render_evaluation, score_clips
+from pvtool.cli.scores import evaluate_run, metrics_tables, render_evaluation, score_clips
 from pvtool.jobs.settings import chosen_settings
 from pvtool.output import Output
 from pvtool.text import plain, shown
@@ -123,9 +123,8 @@ def show(output: Output, target: str, place: Path, report: Report, page: bool) -
     paths = {key: place / name for key, name in files.items()}
     words = {"report": "Report", "sheet": "Contact sheet", "page": "Page"}
     lines = [f"{words[key]}: {shown(path)}" for key, path in paths.items()]
-    text = "\n".join([metrics_table(report), "", *lines])
     facts = {key: str(path) for key, path in paths.items()}
-    output.stream({"target": target, **facts, **report}, text)
+    output.stream({"target": target, **facts, **report}, *metrics_tables(report), "\n".join(lines))
 
 
 def evaluate_target(

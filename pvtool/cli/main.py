@@ -33,6 +33,7 @@ COMMANDS = {
     "export, remove.",
     "dashboard": "Show and control runs and batches in the terminal.",
     "render": "Render clips of identities from prompts and seeds.",
+    "renders": "Batches of clips: list.",
     "eval": "Evaluate a run or a folder of clips.",
     "study": "Blind human study: make, take, report.",
     "cache": "Trajectory cache: show, clear.",

@@ -46,6 +46,9 @@ IdentityName = Annotated[
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", autocompletion=run_names, show_default=False)
 ]
+RunNames = Annotated[
+    list[str], typer.Argument(metavar="RUN...", autocompletion=run_names, show_default=False)
+]
 PresetName = Annotated[
     str, typer.Argument(metavar="PRESET", autocompletion=preset_names, show_default=False)
 ]

@@ -31,7 +31,7 @@ import torch
 from PIL import Image
 from torch import Generator
 
-from pvtool.cli.scores import metrics_table
+from pvtool.cli.scores import metrics_tables
 from pvtool.jobs.settings import chosen_settings
 from pvtool_core.backbones.interface import to_pixels
 from pvtool_core.batches.adapters import newest_run
@@ -114,7 +114,7 @@ def main() -> None:
         except CommandFailed as error:
             sys.exit(str(error))
     report = evaluated(people, runs, benchmark)
-    print(metrics_table(report))
+    print(*metrics_tables(report), sep="\n\n")
     print(f"{fmean(map(seconds_of, runs)):.0f} s for the iterations of a person")
     print(out / "report/report.html")
     if options.write:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pvtool.output import table
+from pvtool.tables import Table
 from tests.support.startup import Start, starts
 
 MOST = {"enrol": 1.1, "train": 2.5, "render": 2.5, "evaluate": 2.0}
@@ -71,7 +71,7 @@ def main() -> None:
         modules = rounds[0][1][kind].modules
         loaded = [name for name, module in HEAVY.items() if module in modules]
         rows.append([kind, f"{seconds:.2f}", f"{times:.2f}", f"{most}", " ".join(loaded)])
-    print(table(["engine", "cpu_seconds", "times", "at_most", "loads"], rows))
+    print(Table(["engine", "cpu_seconds", "times", "at_most", "loads"], rows))
 
 
 if __name__ == "__main__":
