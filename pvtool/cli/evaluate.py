@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pvtool.cli.completion import metric_words
 from pvtool.cli.options import Json, preset_names, run_names
 from pvtool.cli.render_options import Address, On, Part, check_place, parse_shard
 from pvtool.cli.scores import evaluate_run, metrics_tables, render_evaluation, score_clips
@@ -58,7 +59,10 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Output folder. [default: with the clips]")
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Compute only these metrics.")
+        str | None,
+        typer.Option(
+            metavar="NAME,...", autocompletion=metric_words, help="Compute only these metrics."
+        ),
     ] = None,
     fvd_reference: Annotated[
         Path | None,

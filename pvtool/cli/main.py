@@ -5,6 +5,7 @@ Only the called command is imported.
 
 import importlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -115,6 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     escape_unencodable()
+    if os.environ.get("_PV_COMPLETE") == "complete_bash":
+        from pvtool.cli.completion import complete_in_bash
+
+        complete_in_bash(app)
+        sys.exit(ExitStatus.DONE)
     output = Output(as_json="--json" in words)
     try:
         _check_working_folder()

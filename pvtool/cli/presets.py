@@ -72,5 +72,10 @@ def show(name: PresetName, as_json: Json = False) -> None:
         [key, str(value[key])]
         for key in ("name", "description", "weights", "needs", "licence", "prompts")
     ]
-    rows = [[key, str(item), meanings[key]] for key, item in flat.items()]
+    rows = [[key, _in_toml(item), meanings[key]] for key, item in flat.items()]
     Output(as_json).result(value, Table.about(head), Table(["setting", "value", "meaning"], rows))
+
+
+def _in_toml(value: Any) -> str:
+    """Return a value as --set takes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

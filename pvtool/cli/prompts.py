@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pvtool.cli.cut_prompts import warn_of_cuts
 from pvtool.cli.options import BankName, Json
-from pvtool.cli.render_report import warn_of_cuts
 from pvtool.output import Output
 from pvtool.tables import Table
 from pvtool.text import plain

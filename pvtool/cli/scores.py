@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pvtool.cli.batch import render_clips
+from pvtool.cli.cut_prompts import warn_of_cuts
 from pvtool.cli.progress import JobProgress
-from pvtool.cli.render_report import warn_of_cuts
 from pvtool.output import Output
 from pvtool.tables import Table
 from pvtool.text import duration

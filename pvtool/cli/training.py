@@ -4,8 +4,8 @@ import shlex
 import subprocess
 import time
 
+from pvtool.cli.cut_prompts import warn_of_cuts
 from pvtool.cli.progress import JobProgress
-from pvtool.cli.render_report import warn_of_cuts
 from pvtool.output import Output, on_terminal
 from pvtool.text import duration, figures, shown
 from pvtool_core.models.prompt_limits import check_prompts_fit
