@@ -14,6 +14,8 @@ _EMPTY = {"", "–"}
 _UNITS = {"s/step", "GiB"}  # not set in capitals in headings
 _FIGURE = re.compile(r"[-+−–<?\d.,:/%×()\[\]↑↓→ ]*")
 _WORDS_OF_FIGURES = re.compile(r"n\.s\.|\b(of|s|h|min|[KMGT]?i?B|[GTPE]FLOP)\b")
+_INTERVAL = re.compile(r"\[[^]]*\]")
+_NO_BREAK = "\ue000"  # a character of no script, since rich breaks lines at no-break spaces
 _STYLED = {"state", "weights", "found"}
 _STYLES = {
     "running": "green",
@@ -81,7 +83,11 @@ class Table:
         from rich.text import Text
 
         lines = self._lines()
-        columns = [list(cells) for cells in zip(*lines, strict=True)]
+        figures = _figures(lines[self._headed :])
+        whole = [[_INTERVAL.sub(_joined, cell) for cell in line] for line in lines]
+        if _total([_longest_word(cells, width) for cells in zip(*whole, strict=True)]) <= width:
+            lines = whole
+        columns = list(zip(*lines, strict=True))
         least = [_least_width(cells, width) for cells in columns]
         kept = list(range(len(columns)))
         for name in self.optional:
@@ -92,10 +98,10 @@ class Table:
         widths = _shrink(
             [max(map(_width, columns[number])) for number in kept],
             [least[number] for number in kept],
+            [_longest_word(columns[number], width) for number in kept],
             width,
         )
         grid = RichTable(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, show_header=False)
-        figures = _figures(lines[self._headed :])
         for number, cells in zip(kept, widths, strict=True):
             justify = "right" if figures[number] else "left"
             grid.add_column(width=cells, justify=justify, overflow="fold")
@@ -111,7 +117,8 @@ class Table:
         )
         with console.capture() as captured:
             console.print(grid)
-        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+        text = captured.get().replace(_NO_BREAK, " ")
+        return "\n".join(line.rstrip() for line in text.splitlines())
 
     @property
     def _headed(self) -> bool:
@@ -154,22 +161,31 @@ def _width(text: str) -> int:
     return cell_len(text)
 
 
-def _least_width(cells: Sequence[str], width: int) -> int:
+def _joined(interval: re.Match[str]) -> str:
+    return interval[0].replace(" ", _NO_BREAK)
+
+
+def _longest_word(cells: Sequence[str], width: int) -> int:
     """Return the width in which no word is broken, up to half of the terminal."""
-    word = max((_width(word) for cell in cells for word in cell.split()), default=0)
-    return min(width // 2, max(word, min(_TEXT, max(map(_width, cells)))))
+    longest = max((_width(word) for cell in cells for word in cell.split()), default=0)
+    return min(width // 2, longest)
+
+
+def _least_width(cells: Sequence[str], width: int) -> int:
+    """Return the width in which no word is broken, and which leaves text some room."""
+    return max(_longest_word(cells, width), min(_TEXT, width // 2, max(map(_width, cells))))
 
 
 def _total(widths: Sequence[int]) -> int:
     return sum(widths) + _GAP * (len(widths) - 1)
 
 
-def _shrink(widths: list[int], least: Sequence[int], width: int) -> list[int]:
+def _shrink(widths: list[int], least: Sequence[int], words: Sequence[int], width: int) -> list[int]:
     """Return widths that fit: the widest column is narrowed first, and none below `least`.
 
-    If that is not enough, the widest ones are narrowed further.
+    If that is not enough, columns are narrowed to their longest words, then further.
     """
-    for limit in (least, [1] * len(widths)):
+    for limit in (least, words, [1] * len(widths)):
         while _total(widths) > width:
             wide = [number for number, cells in enumerate(widths) if cells > limit[number]]
             if not wide:

@@ -39,6 +39,14 @@ def test_fitted_table_wraps_between_words(width: int) -> None:
     assert ("LOSS" in shown) == (width > 40)
 
 
+def test_intervals_are_not_broken_where_they_fit() -> None:
+    table = Table(["metric", "ann"], [["Likeness", "0.41 [0.38, 0.44]"]])
+    assert table.fitted(24, colour=False).splitlines()[1:] == [
+        "Likeness            0.41",
+        "            [0.38, 0.44]",
+    ]
+
+
 def test_longest_words_are_folded_if_nothing_else_fits() -> None:
     shown = TABLE.fitted(16, colour=False)
     assert max(map(len, shown.splitlines())) <= 16
