@@ -27,7 +27,8 @@ class JobProgress:
     ) -> None:
         self._progress = progress()
         self._iterations, self._losses, self._step = iterations, losses, 0
-        self._device, self._memory = int(device.partition(":")[2] or 0), ""
+        number = device.partition(":")[2]
+        self._device, self._memory = int(number) if number.isdecimal() else 0, ""
 
     def on_event(self, event: Event) -> None:
         """Show one event."""

@@ -14,7 +14,7 @@ from pvtool_core.settings.jobs import TrainJob, read_job, require
 from pvtool_core.settings.objectives import OBJECTIVES
 from pvtool_core.settings.sample_metrics import LIKENESS
 from pvtool_core.store.event_log import newest_records
-from pvtool_core.store.events import ScoresEvent
+from pvtool_core.store.events import ScoresEvent, parse_event
 from pvtool_core.store.liveness import LIVE, State
 from pvtool_core.store.runs import BestCheckpoint, RunFolder
 from pvtool_core.store.summary import RunSummary, adapter_of, check_training, job_of, summarize_run
@@ -48,8 +48,8 @@ def _closing(folder: RunFolder, seconds: float) -> list[str]:
     run, best, job = summarize_run(folder), folder.read_best(), job_of(folder)
     step = f" ({figures(run.seconds_per_step)} s/step)" if run.seconds_per_step else ""
     about = {"time": f"{duration(seconds)}{step}, to step {run.step} of {run.iterations}"}
-    for record in newest_records(folder.events, ScoresEvent.type, 1):
-        about["likeness"] = _likeness(ScoresEvent.parse(record))
+    for event in map(parse_event, newest_records(folder.events, ScoresEvent.type, 1)):
+        about["likeness"] = _likeness(event) if isinstance(event, ScoresEvent) else ""
     if best:
         about["best"] = f"{run.run}@best, step {best.step}: likeness {best.likeness:.3f}"
     if folder.latest_checkpoint():
