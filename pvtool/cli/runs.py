@@ -1,8 +1,10 @@
 """`pv runs`: training runs in the data folder."""
 
+import json
 import shutil
 from contextlib import nullcontext
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +15,10 @@ from pvtool.cli.options import Images, Json, RunName, Yes
 from pvtool.cli.training import go, watch_run
 from pvtool.output import Output, table
 from pvtool.text import describe, describe_scores, shown
+from pvtool_core.comfyui_workflow import workflow_of
 from pvtool_core.errors import Busy, UsageError
-from pvtool_core.files import copy_private
-from pvtool_core.paths import runs_dir
+from pvtool_core.files import copy_private, write_private
+from pvtool_core.paths import check_new_file, runs_dir
 from pvtool_core.settings.toml import to_table
 from pvtool_core.store.event_log import events_end, iter_records
 from pvtool_core.store.events import Record, ScoresEvent, parse_event
@@ -202,6 +205,14 @@ def export(
         Path | None,
         typer.Argument(help="Output file. [default: RUN.safetensors]", show_default=False),
     ] = None,
+    comfyui: Annotated[
+        Path | None,
+        typer.Option(
+            "--comfyui",
+            metavar="WORKFLOW.json",
+            help="Also write a ComfyUI workflow that applies the adapter in its active steps.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write the adapter as a LoRA file for diffusers and ComfyUI, readable by its owner only.
@@ -211,9 +222,15 @@ def export(
     folder = find_run(runs_dir(), run)
     source = adapter_of(folder)
     target = (file or Path(f"{run}.safetensors")).absolute()
-    copy_private(source, target)
     value = {"run": run, "path": str(target), "step": checkpoint_step(source.parent)}
-    Output(as_json).result(value, f"Wrote {shown(target)}")
+    written = [target]
+    if comfyui:
+        workflow = workflow_of(source, job_of(folder), check_new_file(target).name)
+        written.append(comfyui.absolute())
+        value["comfyui"] = str(written[-1])
+        write_private(written[-1], BytesIO(json.dumps(workflow, indent=1).encode()))
+    copy_private(source, target)
+    Output(as_json).result(value, "\n".join(f"Wrote {shown(path)}" for path in written))
 
 
 @app.command()
