@@ -4,7 +4,7 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from pvtool.cli.confirm import confirm
 from pvtool.cli.options import Images, Json, RunName, Yes
 from pvtool.cli.training import go, watch_run
 from pvtool.output import Output, table
-from pvtool.text import describe, describe_scores, shown
+from pvtool.text import describe, describe_effect, describe_scores, shown
 from pvtool_core.errors import Busy, UsageError
 from pvtool_core.files import copy_private
 from pvtool_core.paths import runs_dir
@@ -21,10 +21,13 @@ from pvtool_core.store.event_log import events_end, iter_records
 from pvtool_core.store.events import Record, ScoresEvent, parse_event
 from pvtool_core.store.liveness import State
 from pvtool_core.store.run_index import RunIndex
-from pvtool_core.store.runs import Request, checkpoint_step, find_run
+from pvtool_core.store.runs import ADAPTER_FILE, Request, checkpoint_step, find_run
 from pvtool_core.store.summary import adapter_of, job_of, summarize_run, summary_table
 from pvtool_core.supervisor import ANSWER_SECONDS, ask, follow, raise_outcome, wait_for
 from pvtool_core.untrusted import exists, is_file
+
+if TYPE_CHECKING:
+    from pvtool_core.adapter_effect import Effect
 
 app = typer.Typer(
     help="Training runs.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
@@ -45,7 +48,10 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def show(run: RunName, as_json: Json = False) -> None:
-    """Show state, losses, scores of samples, checkpoints, outcome and settings of a run."""
+    """Show state, losses, scores of samples, checkpoints, effect and settings of a run.
+
+    The effect of the newest adapter is the rms of what it adds to the weights of a layer (B·A).
+    """
     folder = find_run(runs_dir(), run)
     newest: Record | None = None
     scores: ScoresEvent | None = None
@@ -58,7 +64,8 @@ def show(run: RunName, as_json: Json = False) -> None:
             event = parse_event(record)
             scores = event if isinstance(event, ScoresEvent) else scores
     ended = folder.read_exit()
-    checkpoints = [checkpoint_step(path) for path in folder.checkpoint_folders()]
+    folders = folder.checkpoint_folders()
+    checkpoints = [checkpoint_step(path) for path in folders]
     value: dict[str, Any] = {
         **summary_table(folder),
         "path": str(folder.path),
@@ -77,8 +84,28 @@ def show(run: RunName, as_json: Json = False) -> None:
     if best := folder.read_best():
         pairs += [["best", f"{run}@best, step {best.step}: likeness {best.likeness:.3f}"]]
     value |= {"newest": newest, "scores": scores and scores.record(), "best": best and asdict(best)}
+    effect = _effect_of(folders[-1] / ADAPTER_FILE) if folders else None
+    value["effect"] = effect and {"step": checkpoints[-1], **effect.record()}
+    if effect:
+        pairs += [["effect", f"step {checkpoints[-1]}: {describe_effect(effect.rms)}"]]
     pairs += [["settings", str(folder.config)]]
-    Output(as_json).result({**value, "settings": settings}, table(["", ""], pairs).lstrip("\n"))
+    output = Output(as_json)
+    output.result({**value, "settings": settings}, table(["", ""], pairs).lstrip("\n"))
+    _warn_if_negligible(output, effect, f"{run}@{checkpoints[-1]}" if checkpoints else run)
+
+
+def _effect_of(adapter: Path) -> "Effect | None":
+    from pvtool_core.adapter_effect import read_effect  # imported here for a fast start
+
+    return read_effect(adapter)
+
+
+def _warn_if_negligible(output: Output, effect: "Effect | None", adapter: str) -> None:
+    if effect and effect.negligible:
+        output.say(
+            f"Warning: the adapter {adapter} changes almost nothing, so its clips look like those "
+            "of the base model: train longer, or raise training.learning_rate."
+        )
 
 
 @app.command()
@@ -212,8 +239,12 @@ def export(
     source = adapter_of(folder)
     target = (file or Path(f"{run}.safetensors")).absolute()
     copy_private(source, target)
-    value = {"run": run, "path": str(target), "step": checkpoint_step(source.parent)}
-    Output(as_json).result(value, f"Wrote {shown(target)}")
+    step, effect, output = checkpoint_step(source.parent), _effect_of(source), Output(as_json)
+    value = {"run": run, "path": str(target), "step": step, "effect": effect and effect.record()}
+    output.result(value, f"Wrote {shown(target)}")
+    if effect:
+        output.say(f"Effect at step {step}: {describe_effect(effect.rms)}")
+    _warn_if_negligible(output, effect, f"{run}@{step}")
 
 
 @app.command()

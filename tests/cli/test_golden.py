@@ -5,8 +5,9 @@ from typing import Any
 
 from pvtool_core.store.event_log import EventWriter
 from pvtool_core.store.events import RunEvent, ScoresEvent, StepEvent
-from pvtool_core.store.runs import BestCheckpoint, RunFolder
+from pvtool_core.store.runs import ADAPTER_FILE, BestCheckpoint, RunFolder
 from tests.golden import compare, shape
+from tests.support.adapter_files import small_adapter
 from tests.support.commands import Pv
 
 COMMANDS = (
@@ -73,6 +74,7 @@ def test_keys_of_json_output(pv: Pv, run: RunFolder) -> None:
         )
         scores = {"likeness": 0.4}
         events.write(ScoresEvent(step=1, clips=1, scores=scores, base=scores))
+    run.write_checkpoint(800, {ADAPTER_FILE: small_adapter()})
     run.write_best(BestCheckpoint(step=1, likeness=0.4))
     run.log.write_text("engine\n")
     found: dict[str, Any] = {}
