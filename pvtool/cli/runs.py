@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pvtool.cli.confirm import confirm
-from pvtool.cli.options import Images, Json, RunName, Yes
+from pvtool.cli.options import Images, Json, RunName, Yes, run_names
 from pvtool.cli.training import go, watch_run
 from pvtool.output import Output, table
 from pvtool.text import describe, describe_effect, describe_scores, shown
@@ -21,7 +21,13 @@ from pvtool_core.store.event_log import events_end, iter_records
 from pvtool_core.store.events import Record, ScoresEvent, parse_event
 from pvtool_core.store.liveness import State
 from pvtool_core.store.run_index import RunIndex
-from pvtool_core.store.runs import ADAPTER_FILE, Request, checkpoint_step, find_run
+from pvtool_core.store.runs import (
+    ADAPTER_FILE,
+    Request,
+    averaged_checkpoints,
+    checkpoint_step,
+    find_run,
+)
 from pvtool_core.store.summary import adapter_of, job_of, summarize_run, summary_table
 from pvtool_core.supervisor import ANSWER_SECONDS, ask, follow, raise_outcome, wait_for
 from pvtool_core.untrusted import exists, is_file
@@ -86,6 +92,9 @@ def show(run: RunName, as_json: Json = False) -> None:
     value |= {"newest": newest, "scores": scores and scores.record(), "best": best and asdict(best)}
     effect = _effect_of(folders[-1] / ADAPTER_FILE) if folders else None
     value["effect"] = effect and {"step": checkpoints[-1], **effect.record()}
+    value["averaged"] = averaged_checkpoints(folders[-1]) if folders else []
+    if value["averaged"]:
+        pairs += [["mean of", ", ".join(value["averaged"])]]
     if effect:
         pairs += [["effect", f"step {checkpoints[-1]}: {describe_effect(effect.rms)}"]]
     pairs += [["settings", str(folder.config)]]
@@ -245,6 +254,41 @@ def export(
     if effect:
         output.say(f"Effect at step {step}: {describe_effect(effect.rms)}")
     _warn_if_negligible(output, effect, f"{run}@{step}")
+
+
+@app.command()
+def average(
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN@STEP...",
+            help="Two or more: RUN@STEP, RUN@best, or RUN for its newest checkpoint.",
+            autocompletion=run_names,
+            show_default=False,
+        ),
+    ],
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="NAME", help="Name of the new run. [default: IDENTITY-avg-1]"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the mean of checkpoints of an identity as a new run.
+
+    It is the mean of B·A, at the rank of the checkpoints, with the settings of the first one's run.
+    """
+    from pvtool_core.adapter_average import average as average_checkpoints
+
+    made, output = average_checkpoints(checkpoints, to), Output(as_json)
+    for each in made.checkpoints:
+        for damaged in each.damaged:
+            output.say(f"Warning: the checkpoint {damaged} is corrupt and not used.")
+    output.result(
+        made.record(),
+        f"Wrote {made.folder.name}, the mean of {len(made.checkpoints)} checkpoints; "
+        f"{made.relative_error:.1%} of it is lost at their rank. "
+        f"Render it with `pv render {made.identity} --run {made.folder.name}`.",
+    )
 
 
 @app.command()

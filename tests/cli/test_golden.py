@@ -29,6 +29,7 @@ COMMANDS = (
     "runs logs mara-1 --engine",
     "runs resume mara-1",
     "runs export mara-1 adapter.safetensors",
+    "runs average mara-1@1 mara-1@800",
     "render mara <V>_runs --dry-run",
     "render mara <V>_runs --base --dry-run",
     "cache show",
@@ -74,7 +75,8 @@ def test_keys_of_json_output(pv: Pv, run: RunFolder) -> None:
         )
         scores = {"likeness": 0.4}
         events.write(ScoresEvent(step=1, clips=1, scores=scores, base=scores))
-    run.write_checkpoint(800, {ADAPTER_FILE: small_adapter()})
+    for step in (1, 800):
+        run.write_checkpoint(step, {ADAPTER_FILE: small_adapter(step)})
     run.write_best(BestCheckpoint(step=1, likeness=0.4))
     run.log.write_text("engine\n")
     found: dict[str, Any] = {}

@@ -7,12 +7,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pvtool_core.adapter import LoraLayout, LoraPair
+from pvtool_core.adapter import LoraLayout
 from pvtool_core.adapter_effect import NEGLIGIBLE, read_effect
 from pvtool_core.backbones.animatediff import KohyaLayout
 from pvtool_core.backbones.hunyuan_video import FusedLayout
 from pvtool_core.backbones.wan import WanLayout
 from tests.support.adapter_files import small_adapter
+from tests.support.lora_pairs import random_pairs
 
 LAYOUTS = {
     "animatediff": (KohyaLayout(), "blocks.{}.attn1.to_{}", ("",)),
@@ -25,16 +26,13 @@ LAYOUTS = {
 }
 
 
-def layers_of(pattern: str, blocks: tuple[str, ...]) -> dict[str, tuple[str, LoraPair]]:
-    """Return kind and random matrices of the layers of three blocks of each kind, by name."""
-    torch.manual_seed(0)
+def kinds_of(pattern: str, blocks: tuple[str, ...]) -> dict[str, str]:
+    """Return the kind of each layer of three blocks of each kind, by its name."""
     return {
-        prefix + pattern.format(number, projection): (
-            f"{block}{projection}",
-            LoraPair(torch.randn(2, 8), torch.randn(8, 2)),
+        ("single_" if block == "single " else "") + pattern.format(number, projection): (
+            f"{block}{projection}"
         )
         for block in blocks
-        for prefix in ["single_" if block == "single " else ""]
         for number in range(3)
         for projection in "qkv"
     }
@@ -44,12 +42,13 @@ def layers_of(pattern: str, blocks: tuple[str, ...]) -> dict[str, tuple[str, Lor
 def test_effect_is_the_median_rms_of_the_products(family: str, tmp_path: Path) -> None:
     layout, pattern, blocks = LAYOUTS[family]
     assert isinstance(layout, LoraLayout)
-    layers = layers_of(pattern, blocks)
-    packed = layout.pack({name: pair for name, (_, pair) in layers.items()})
+    kinds = kinds_of(pattern, blocks)
+    layers = random_pairs(kinds)
+    packed = layout.pack(layers)
     save_file({key: each.contiguous() for key, each in packed.items()}, tmp_path / "file")
     expected: dict[str, list[float]] = {}
-    for kind, (down, up) in layers.values():
-        expected.setdefault(kind, []).append(float((up @ down).square().mean().sqrt()))
+    for name, (down, up) in layers.items():
+        expected.setdefault(kinds[name], []).append(float((up @ down).square().mean().sqrt()))
     effect = read_effect(tmp_path / "file")
     assert effect
     assert list(effect.rms) == [f"{block}{projection}" for block in blocks for projection in "qkv"]
