@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import psutil
 
@@ -467,6 +467,16 @@ def checkpoint_facts(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def averaged_checkpoints(folder: Path) -> list[str]:
+    """Return those whose mean a checkpoint is, as RUN@STEP; empty for a trained one."""
+    found = checkpoint_facts(folder).get("averaged")
+    return [
+        f"{each['run']}@{each['step']}"
+        for each in (cast("list[Any]", found) if isinstance(found, list) else [])
+        if isinstance(each, dict) and {"run", "step"} <= each.keys()
+    ]
 
 
 def _write_files(
