@@ -19,7 +19,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from pvtool_core.comfyui_schedule import recipe, scheduler_name, start_percent
+from pvtool_core.comfyui.schedule import recipe, scheduler_name, start_percent
 from pvtool_core.errors import InputRefused
 from pvtool_core.store.events import LoraEvent
 from pvtool_core.store.prompts import KEYWORD

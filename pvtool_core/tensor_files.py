@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pvtool_core.adapter_files.metadata_order import sort_metadata
 from pvtool_core.errors import InputRefused
-from pvtool_core.safetensors_metadata import sort_metadata
 
 Weights = Mapping[str, Tensor]
 _UNUSED = ".num_batches_tracked"

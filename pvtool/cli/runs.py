@@ -15,7 +15,7 @@ from pvtool.cli.options import Images, Json, RunName, Yes, run_names
 from pvtool.cli.training import go, watch_run
 from pvtool.output import Output, table
 from pvtool.text import describe, describe_effect, describe_scores, shown
-from pvtool_core.comfyui_workflow import workflow_of
+from pvtool_core.comfyui.workflow import workflow_of
 from pvtool_core.errors import Busy, UsageError
 from pvtool_core.files import copy_private, write_private
 from pvtool_core.paths import check_new_file, runs_dir
@@ -36,7 +36,7 @@ from pvtool_core.supervisor import ANSWER_SECONDS, ask, follow, raise_outcome, w
 from pvtool_core.untrusted import exists, is_file
 
 if TYPE_CHECKING:
-    from pvtool_core.adapter_effect import Effect
+    from pvtool_core.adapter_files.effect import Effect
 
 app = typer.Typer(
     help="Training runs.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
@@ -107,7 +107,7 @@ def show(run: RunName, as_json: Json = False) -> None:
 
 
 def _effect_of(adapter: Path) -> "Effect | None":
-    from pvtool_core.adapter_effect import read_effect  # imported here for a fast start
+    from pvtool_core.adapter_files.effect import read_effect  # imported here for a fast start
 
     return read_effect(adapter)
 
@@ -299,7 +299,7 @@ def average(
 
     It is the mean of B·A, at the rank of the checkpoints, with the settings of the first one's run.
     """
-    from pvtool_core.adapter_average import average as average_checkpoints
+    from pvtool_core.adapter_files.average import average as average_checkpoints
 
     made, output = average_checkpoints(checkpoints, to), Output(as_json)
     for each in made.checkpoints:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pvtool_core.adapter_average import mean_adapter, mean_pair
-from pvtool_core.adapter_layers import Pair
+from pvtool_core.adapter_files.average import mean_adapter, mean_pair
+from pvtool_core.adapter_files.layers import Pair
 from pvtool_core.backbones.hunyuan_video import FusedLayout
 from tests.support.adapter_files import METADATA
 from tests.support.lora_pairs import random_pairs

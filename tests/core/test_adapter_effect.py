@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from pvtool_core.adapter import LoraLayout
-from pvtool_core.adapter_effect import NEGLIGIBLE, read_effect
+from pvtool_core.adapter_files.effect import NEGLIGIBLE, read_effect
 from pvtool_core.backbones.animatediff import KohyaLayout
 from pvtool_core.backbones.hunyuan_video import FusedLayout
 from pvtool_core.backbones.wan import WanLayout

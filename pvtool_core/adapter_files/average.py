@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from pvtool_core.adapter_layers import AdapterLayer, Pair, adapter_layers
+from pvtool_core.adapter_files.layers import AdapterLayer, Pair, adapter_layers
+from pvtool_core.adapter_files.metadata_order import sort_metadata
 from pvtool_core.batches.adapters import RunAdapter, checkpoint_adapter
 from pvtool_core.errors import ExitStatus, InputRefused, NameTaken, UsageError
 from pvtool_core.paths import check_name, runs_dir
 from pvtool_core.permissions import tighten
-from pvtool_core.safetensors_metadata import sort_metadata
 from pvtool_core.settings.jobs import TrainJob, write_job
 from pvtool_core.store.event_log import EventWriter
 from pvtool_core.store.events import CheckpointEvent, RunEvent

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from pvtool_core.adapter_layers import Pair, adapter_layers
+from pvtool_core.adapter_files.layers import Pair, adapter_layers
 from pvtool_core.untrusted import is_file
 
 NEGLIGIBLE = 1e-4
