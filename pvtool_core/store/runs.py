@@ -206,14 +206,18 @@ class RunFolder:
     def announce(self, pid: int) -> None:
         """Record that process `pid`, just started, is the engine of this folder.
 
-        The record is valid until its first heartbeat; if there is one already, nothing is written.
+        The record is valid until its first heartbeat; if there is one already, or the process has
+        ended, nothing is written.
         """
+        try:
+            process = process_facts(pid)
+        except psutil.NoSuchProcess:
+            return
         try:
             before = self.read_status()
         except BrokenRun:  # a corrupt file is replaced here
             before = None
         step, total = (before.step, before.total) if before else (0, 0)
-        process = process_facts(pid)
         facts = {
             "state": State.STARTING,
             "step": step,
