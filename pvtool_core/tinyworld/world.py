@@ -15,6 +15,8 @@ from typing import Self
 import torch
 from torch import Generator, Tensor
 
+from pvtool_core.tinyworld.styles import INK, PLAIN, Style
+
 UNITS = 64.0
 NOUNS = ("man", "woman")
 BACKGROUNDS = (
@@ -192,6 +194,7 @@ def still(
     frames: int = 8,
     size: int = 64,
     features: bool = True,
+    style: Style = PLAIN,
 ) -> tuple[Tensor, Tensor]:
     """Draw one frame of each person in its scene.
 
@@ -202,16 +205,18 @@ def still(
     before y.
     """
     time = 2 * math.pi * torch.as_tensor(frame, dtype=torch.float32) / frames + scenes.phase
-    return _Painter(people, scenes, time, size).paint(features)
+    return _Painter(people, scenes, time, size, style).paint(features)
 
 
-def clip(people: People, scenes: Scenes, frames: int = 8, size: int = 64) -> tuple[Tensor, Tensor]:
+def clip(
+    people: People, scenes: Scenes, frames: int = 8, size: int = 64, style: Style = PLAIN
+) -> tuple[Tensor, Tensor]:
     """Draw clips and return them with their landmarks.
 
     Clips are `(people, frames, 3, size, size)` in [0, 1], landmarks `(people, frames, 5, 2)` in
     pixels.
     """
-    drawn = [still(people, scenes, frame, frames, size) for frame in range(frames)]
+    drawn = [still(people, scenes, frame, frames, size, style=style) for frame in range(frames)]
     return torch.stack([picture for picture, _ in drawn], 1), torch.stack(
         [points for _, points in drawn], 1
     )
@@ -223,8 +228,10 @@ class _Painter:
     `self.u, self.v` are coordinates of the head: relative to its middle, y downwards.
     """
 
-    def __init__(self, people: People, scenes: Scenes, time: Tensor, size: int) -> None:
-        self.people, self.scenes, self.size = people, scenes, size
+    def __init__(
+        self, people: People, scenes: Scenes, time: Tensor, size: int, style: Style
+    ) -> None:
+        self.people, self.scenes, self.size, self.style = people, scenes, size, style
         axis = (torch.arange(size) + 0.5) * (UNITS / size)
         self.x, self.y = (
             axis.view(1, 1, size).expand(1, size, size),
@@ -252,6 +259,7 @@ class _Painter:
 
     def paint(self, features: bool = True) -> tuple[Tensor, Tensor]:
         self._background()
+        self.canvas = self.style.on_paper(self.canvas)
         hair = HAIRS[self.people.hair_color]
         self._hair_behind(hair)
         self._body()
@@ -277,13 +285,19 @@ class _Painter:
         alpha = alpha.unsqueeze(1)
         self.canvas += alpha * (color.view(-1, 3, 1, 1) - self.canvas)
 
+    def _lay_outlined(self, distance: Tensor, color: Tensor, where: Tensor | None = None) -> None:
+        """Paint a shape above the outline of the style, which surrounds it."""
+        if self.style.outline:
+            self._lay(distance - self.style.outline, INK, where)
+        self._lay(distance, color, where)
+
     def _background(self) -> None:
         x, y, kind = self.x, self.y, self.scenes.background
 
         def sky(
             top: tuple[float, float, float], bottom: tuple[float, float, float], where: Tensor
         ) -> None:
-            blend = (self.y / UNITS).unsqueeze(1)
+            blend = self.style.shade(self.y / UNITS).unsqueeze(1)
             color = (
                 _color(*top).view(1, 3, 1, 1) * (1 - blend)
                 + _color(*bottom).view(1, 3, 1, 1) * blend
@@ -314,21 +328,23 @@ class _Painter:
     def _hair_behind(self, hair: Tensor) -> None:
         u, v, style = self.u, self.v, self.people.hair_style
         wide = _per_picture(13.0 * self.people.face_width)
-        self._lay(_ellipse(u, v + 6, 21, 19), hair, style == 2)
-        self._lay(_box(u, v + 15, wide - 1, 10.0, 2.0), hair, style == 3)
-        self._lay(_box(u, v - 5, wide + 4.5, 24.0, 9.0), hair, style == 4)
-        self._lay(_box(u, v + 3.5, wide + 4.5, 16.5, 9.0), hair, style == 5)
-        self._lay(_ellipse(u, v + 20.5, 7.5, 7), hair, style == 6)
+        self._lay_outlined(_ellipse(u, v + 6, 21, 19), hair, style == 2)
+        self._lay_outlined(_box(u, v + 15, wide - 1, 10.0, 2.0), hair, style == 3)
+        self._lay_outlined(_box(u, v - 5, wide + 4.5, 24.0, 9.0), hair, style == 4)
+        self._lay_outlined(_box(u, v + 3.5, wide + 4.5, 16.5, 9.0), hair, style == 5)
+        self._lay_outlined(_ellipse(u, v + 20.5, 7.5, 7), hair, style == 6)
         angle = torch.atan2(v, u)
-        self._lay(torch.hypot(u, v - 1) - 20.5 - 1.8 * torch.sin(9 * angle), hair, style == 7)
+        self._lay_outlined(
+            torch.hypot(u, v - 1) - 20.5 - 1.8 * torch.sin(9 * angle), hair, style == 7
+        )
 
     def _body(self) -> None:
         x = self.x - _per_picture(self.body_x)
         y = self.y - _per_picture(self.body_y)
         skin, clothes = SKINS[self.people.skin], self.scenes.clothes
         body = torch.minimum(_ellipse(x, y - 66, 24, 19), _box(x, y - 68, 24.0, 12.0, 4.0))
-        self._lay(_box(x, y - 45, 5.0, 7.0, 2.0), skin * 0.88)
-        self._lay(body, SHIRTS[clothes])
+        self._lay_outlined(_box(x, y - 45, 5.0, 7.0, 2.0), skin * 0.88)
+        self._lay_outlined(body, SHIRTS[clothes])
         stripes = torch.maximum(body, ((y % 6) - 3).abs() - 1.4)
         self._lay(stripes, _color(0.10, 0.10, 0.14), clothes == 4)
         self._lay(torch.maximum(body, x.abs() - 2.4), _color(0.90, 0.88, 0.84), clothes == 2)
@@ -347,9 +363,9 @@ class _Painter:
             _per_picture(16.0 * self.people.face_height),
         )
         for side in (-1, 1):
-            self._lay(_ellipse(u - side * self.wide, v - 0.5, 2.6, 3.4), skin * 0.92)
+            self._lay_outlined(_ellipse(u - side * self.wide, v - 0.5, 2.6, 3.4), skin * 0.92)
         self.face = _ellipse(u, v, self.wide, self.high)
-        self._lay(self.face, skin)
+        self._lay_outlined(self.face, skin)
 
     def _features(self) -> None:
         people, u, v = (
@@ -445,7 +461,7 @@ class _Painter:
             7: v + 9.5 - 0.03 * u**2 - torch.sin(1.2 * u),
         }
         for index, line in hairlines.items():
-            self._lay(torch.maximum(cap, line), hair, style == index)
+            self._lay_outlined(torch.maximum(cap, line), hair, style == index)
 
     def _glasses(self) -> None:
         people, v = self.people, self.v - _per_picture(self.look_y)
@@ -462,8 +478,10 @@ class _Painter:
         skin, waving = SKINS[self.people.skin], self.scenes.action == 0
         x = self.x - _per_picture(self.body_x + 23.5 + 4.0 * self.hand)
         y = self.y - _per_picture(self.body_y + 40 - 1.5 * self.hand.abs())
-        self._lay(_box(x + 1, y - 13, 2.8, 9.0, 2.0), SHIRTS[self.scenes.clothes] * 0.9, waving)
-        self._lay(_ellipse(x, y, 4.2, 4.8), skin * 0.95, waving)
+        self._lay_outlined(
+            _box(x + 1, y - 13, 2.8, 9.0, 2.0), SHIRTS[self.scenes.clothes] * 0.9, waving
+        )
+        self._lay_outlined(_ellipse(x, y, 4.2, 4.8), skin * 0.95, waving)
 
     def _landmarks(self) -> Tensor:
         zero, half = torch.zeros(len(self.people)), 4.6 * self.people.mouth_width
