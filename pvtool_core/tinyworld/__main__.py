@@ -12,6 +12,7 @@ in `--work`. The stages on one line can run at the same time, each on one core:
     motion | metric, reward        (these two need `images`)
     save
     measure
+    control                        (needs only the saved preset)
 """
 
 import argparse
@@ -30,6 +31,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from pvtool_core.tinyworld import (
     autoencoder,
+    controlnet,
     crowd,
     detector,
     generator,
@@ -51,6 +53,7 @@ STAGES = (
     "reward",
     "save",
     "measure",
+    "control",
 )
 STEPS = {
     "vae": 4800,
@@ -61,6 +64,7 @@ STEPS = {
     "detector": 1500,
     "metric": 1800,
     "reward": 1400,
+    "control": 600,
 }
 IMAGE_SHARDS, CLIP_SHARDS = 24, 14
 
@@ -176,6 +180,10 @@ class World:
         image_text_models = {"clip": self.clip, "judge": self.judge}
         measure.measure(out, self.vae, image_text_models, self.tokenizer, looks)
 
+    def control(self, out: Path) -> None:
+        """Train a ControlNet for the saved preset: `controlnet` and `control-frames` in `work`."""
+        controlnet.train_control(out, self.work, self.steps["control"])
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -203,7 +211,7 @@ def main() -> None:
         part: Any = getattr(world, stage)
         if stage == "latents":
             part()
-        elif stage in ("save", "measure"):
+        elif stage in ("save", "measure", "control"):
             part(options.out)
 
 
