@@ -22,10 +22,12 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from pvtool.jobs.settings import chosen_settings
 from pvtool_core.files import replace_file
 from pvtool_core.paths import presets_dir
 from pvtool_core.store.prompts import Banks
-from tests.benchmarks.identities import change_of, pv, set_home, value_of
+from pvtool_core.tinyworld.controlnet import save_control_frames
+from tests.benchmarks.identities import change_of, pv, scene_of, set_home, value_of
 
 STRENGTHS = "0,0.25,0.5,0.75,1,1.25,1.5"
 STARTS = "0.5,0.6,0.7,0.75,0.85,0.9"
@@ -52,7 +54,7 @@ def main() -> None:
     options = parse_arguments()
     set_home(options.trained.absolute(), None)
     variants = list(variants_of(options))
-    with ThreadPoolExecutor(len(variants)) as pool:  # each waits for its subprocesses
+    with ThreadPoolExecutor(options.jobs) as pool:  # each waits for its subprocesses
         reports = list(pool.map(evaluated, variants, repeat(options)))
     tables = [table(variant, report) for variant, report in zip(variants, reports, strict=True)]
     print("\n\n".join(tables))
@@ -71,6 +73,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--styled", type=Path, help="base model of another style")
     parser.add_argument("--lora", type=Path, help="style LoRA")
     parser.add_argument("--controlnet", type=Path)
+    parser.add_argument("--jobs", type=int, default=2, help="variants in parallel")
     parser.add_argument("--engines", type=int, default=1, help="processes for each variant")
     parser.add_argument("--write", type=Path, help="write the tables to this Markdown file")
     return parser.parse_args()
@@ -115,7 +118,11 @@ def evaluated(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def control_frames(prompt: str, folder: Path) -> Path:
-    raise NotImplementedError
+    """Write the poses of the prompt's scene, one image for each frame, and return their folder."""
+    if not folder.is_dir():
+        frames = chosen_settings("tiny")[1].model.num_frames
+        save_control_frames(folder, scene_of(prompt, int(SEEDS.partition(",")[0])), frames)
+    return folder
 
 
 def table(variant: Variant, report: dict[str, Any]) -> str:
