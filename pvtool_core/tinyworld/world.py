@@ -236,7 +236,7 @@ def pose(
     what `still` does.
     """
     time = _time(scenes, frame, frames)
-    return _Painter(_average_people(len(scenes)), scenes, time, size).paint_pose()
+    return _Painter(_average_people(len(scenes)), scenes, time, size, PLAIN).paint_pose()
 
 
 def _time(scenes: Scenes, frame: Tensor | int, frames: int) -> Tensor:
