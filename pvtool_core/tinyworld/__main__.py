@@ -13,7 +13,7 @@ one core:
     images | detector
     motion | metric, reward        (these two need `images`)
     save
-    measure | styled
+    measure | styled | control     (the last two need only the saved preset)
     style_lora
     style_scores
 """
@@ -34,6 +34,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from pvtool_core.tinyworld import (
     autoencoder,
+    controlnet,
     crowd,
     detector,
     generator,
@@ -60,6 +61,7 @@ STAGES = (
     "styled",
     "style_lora",
     "style_scores",
+    "control",
 )
 OF_PRESET = STAGES[STAGES.index("save") :]
 """Stages that read or write the folder of `--out`."""
@@ -74,6 +76,7 @@ STEPS = {
     "reward": 1400,
     "styled": 160,
     "style_lora": 300,
+    "control": 600,
 }
 IMAGE_SHARDS, CLIP_SHARDS, POSTER_SHARDS = 24, 14, 6
 LORA = Path("styles/poster.safetensors")
@@ -202,6 +205,9 @@ class World:
 
     def style_scores(self, out: Path) -> None:
         style_scores.measure_style(out, self.work / "styled", out / LORA)
+    def control(self, out: Path) -> None:
+        """Train a ControlNet for the saved preset: `controlnet` and `control-frames` in `work`."""
+        controlnet.train_control(out, self.work, self.steps["control"])
 
 
 def main() -> None:

@@ -73,6 +73,12 @@ SHIRTS = torch.tensor(
     ]
 )
 
+# Colours of control images.
+POSE_BODY = torch.tensor([0.0, 0.0, 1.0])
+POSE_HEAD = torch.tensor([1.0, 0.0, 0.0])
+POSE_HAND = torch.tensor([0.0, 1.0, 0.0])
+POSE_LANDMARK = torch.tensor([1.0, 1.0, 1.0])
+
 
 class Indexed:
     """Dataclass of tensors over the same first axis, indexed and joined together."""
@@ -204,8 +210,7 @@ def still(
     Returns pictures `(people, 3, size, size)` in [0, 1] and landmarks `(people, 5, 2)` in pixels, x
     before y.
     """
-    time = 2 * math.pi * torch.as_tensor(frame, dtype=torch.float32) / frames + scenes.phase
-    return _Painter(people, scenes, time, size, style).paint(features)
+    return _Painter(people, scenes, _time(scenes, frame, frames), size, style).paint(features)
 
 
 def clip(
@@ -220,6 +225,30 @@ def clip(
     return torch.stack([picture for picture, _ in drawn], 1), torch.stack(
         [points for _, points in drawn], 1
     )
+
+
+def pose(
+    scenes: Scenes, frame: Tensor | int, frames: int = 8, size: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Draw the pose in one frame of each scene: a control image, the same for all people.
+
+    Body, head, hand and landmarks of an average person are flat shapes on black. Takes and returns
+    what `still` does.
+    """
+    time = _time(scenes, frame, frames)
+    return _Painter(_average_people(len(scenes)), scenes, time, size, PLAIN).paint_pose()
+
+
+def _time(scenes: Scenes, frame: Tensor | int, frames: int) -> Tensor:
+    return 2 * math.pi * torch.as_tensor(frame, dtype=torch.float32) / frames + scenes.phase
+
+
+def _average_people(count: int) -> People:
+    sizes = ("face_width", "face_height", "eye_size", "eye_gap", "nose_size", "mouth_width")
+    fields = {
+        each.name: torch.zeros(count, dtype=torch.long) for each in dataclasses.fields(People)
+    }
+    return People(**fields | {name: torch.ones(count) for name in sizes})
 
 
 class _Painter:
@@ -239,6 +268,7 @@ class _Painter:
         )
         self.softness = UNITS / size
         self.canvas = torch.zeros(len(people), 3, size, size)
+        self.eye_x = 5.6 * people.eye_gap
         self._move(torch.sin(time), torch.cos(time))
 
     def _move(self, swing: Tensor, lift: Tensor) -> None:
@@ -251,7 +281,8 @@ class _Painter:
         self.head_x = self.body_x + 2 * sway * swing + 1.2 * wave * lift
         self.head_y = 29 + self.body_y + 2.0 * nod * swing
         self.look_x, self.look_y = 3.6 * shake * swing, 3.0 * nod * swing
-        self.hand = swing
+        self.hand_x = self.body_x + 23.5 + 4.0 * swing
+        self.hand_y = self.body_y + 40 - 1.5 * swing.abs()
         cos, sin = _per_picture(self.tilt.cos()), _per_picture(self.tilt.sin())
         dx, dy = self.x - _per_picture(self.head_x), self.y - _per_picture(self.head_y)
         scale = _per_picture(self.scenes.scale)
@@ -271,6 +302,19 @@ class _Painter:
             self._glasses()
         self._hand()
         return (self.canvas * self.scenes.light.view(-1, 1, 1, 1)).clamp(0, 1), self._landmarks()
+
+    def paint_pose(self) -> tuple[Tensor, Tensor]:
+        landmarks, waving = self._landmarks(), self.scenes.action == 0
+        x, y = self.x - _per_picture(self.body_x), self.y - _per_picture(self.body_y)
+        self._lay(_ellipse(x, y - 66, 24, 19), POSE_BODY)
+        self._lay(_ellipse(self.u, self.v, 13, 16), POSE_HEAD)
+        for point in (landmarks * (UNITS / self.size)).unbind(1):
+            x, y = (self.x - _per_picture(point[:, 0]), self.y - _per_picture(point[:, 1]))
+            self._lay(_ellipse(x, y, 2, 2), POSE_LANDMARK)
+        x, y = self.x - _per_picture(self.hand_x), self.y - _per_picture(self.hand_y)
+        self._lay(_box(x + 1, y - 13, 2.8, 9.0, 2.0), POSE_BODY, waving)
+        self._lay(_ellipse(x, y, 4.2, 4.8), POSE_HAND, waving)
+        return self.canvas, landmarks
 
     def _lay(
         self, distance: Tensor, color: Tensor, where: Tensor | None = None, opacity: float = 1.0
@@ -357,7 +401,6 @@ class _Painter:
 
     def _head(self) -> None:
         u, v, skin = self.u, self.v, SKINS[self.people.skin]
-        self.eye_x = 5.6 * self.people.eye_gap
         self.wide, self.high = (
             _per_picture(13.0 * self.people.face_width),
             _per_picture(16.0 * self.people.face_height),
@@ -476,8 +519,7 @@ class _Painter:
 
     def _hand(self) -> None:
         skin, waving = SKINS[self.people.skin], self.scenes.action == 0
-        x = self.x - _per_picture(self.body_x + 23.5 + 4.0 * self.hand)
-        y = self.y - _per_picture(self.body_y + 40 - 1.5 * self.hand.abs())
+        x, y = self.x - _per_picture(self.hand_x), self.y - _per_picture(self.hand_y)
         self._lay_outlined(
             _box(x + 1, y - 13, 2.8, 9.0, 2.0), SHIRTS[self.scenes.clothes] * 0.9, waving
         )
