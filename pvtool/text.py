@@ -41,6 +41,12 @@ def describe_scores(scores: Mapping[str, float], base: Mapping[str, float]) -> s
     return "  ".join(parts)
 
 
+def describe_effect(rms: Mapping[str, float]) -> str:
+    """Format the effect of an adapter by kind of layer."""
+    numbers = "  ".join(f"{kind} {value:.2g}" for kind, value in rms.items())
+    return f"median rms of B·A: {numbers}"
+
+
 def duration(seconds: float) -> str:
     """Format seconds: `95` as `1:35`."""
     minutes, rest = divmod(round(seconds), 60)

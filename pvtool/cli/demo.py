@@ -22,6 +22,7 @@ from pvtool_core.store.liveness import LIVE, State
 from pvtool_core.store.run_index import runs_of
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.store.summary import job_of
+from pvtool_core.supervisor import shared_engines
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -31,6 +32,7 @@ PROMPTS, SEEDS = 4, 2
 
 
 @app.command()
+@shared_engines()
 def demo(
     sample: Annotated[
         str | None, typer.Option(help="Sample identity. [default: the first]")

@@ -36,11 +36,13 @@ from pvtool_core.settings.schema import Settings
 from pvtool_core.store.identities import Library
 from pvtool_core.store.runs import RunFolder, find_run
 from pvtool_core.store.summary import job_of
+from pvtool_core.supervisor import shared_engines
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command()
+@shared_engines()
 def evaluate(
     targets: Annotated[
         list[str] | None,

@@ -9,6 +9,7 @@ from pvtool.text import describe_scores, duration, figures
 from pvtool_core.store.events import (
     ClipEvent,
     Event,
+    LoraEvent,
     RunEvent,
     SampleEvent,
     ScoresEvent,
@@ -17,6 +18,8 @@ from pvtool_core.store.events import (
     TelemetryEvent,
     WarningEvent,
 )
+
+SHOWN_FILES = 20
 
 
 class JobProgress:
@@ -87,12 +90,13 @@ class ClipProgress(JobProgress):
         self._total, self._made = total, 0
         self._reported: set[str] = set()
         self._warned: set[str] = set()
+        self._files: set[tuple[str, str]] = set()
         self._began = 0.0
 
     def on_event(self, event: Event) -> None:
         """Show one event; steps and truncated prompts are ignored.
 
-        A warning of several engines is shown once.
+        A warning or a loaded file of several engines is shown once, and only the first files are.
         """
         match event:
             case WarningEvent() if event.cut or event.message in self._warned:
@@ -100,12 +104,20 @@ class ClipProgress(JobProgress):
             case WarningEvent():
                 self._warned.add(event.message)
                 super().on_event(event)
+            case LoraEvent():
+                self._show_file(event)
             case StageEvent(stage="rendering"):
                 self._show()
             case StageEvent() if self._reported:
                 pass
             case _:
                 super().on_event(event)
+
+    def _show_file(self, event: LoraEvent) -> None:
+        file = (event.role, event.name)
+        if file not in self._files and len(self._files) < SHOWN_FILES:
+            self._files.add(file)
+            super().on_event(event)
 
     def on_clip(self, event: ClipEvent) -> None:
         """Count a clip that was made, found or given up; one that was given up may be made yet."""
@@ -130,6 +142,10 @@ def _message_of(event: Event) -> str | None:
     match event:
         case WarningEvent():
             return f"Warning: {event.message}"
+        case LoraEvent():
+            unmatched = f"; unmatched: {', '.join(event.unmatched)}" if event.unmatched else ""
+            count = f"{event.matched} of {event.keys} keys matched"
+            return f"{event.role} {event.name}: {count}{unmatched}"
         case SampleEvent():
             return f"Sample at step {event.step}: {event.path}"
         case ScoresEvent():

@@ -1,31 +1,49 @@
 """`pv runs`: training runs in the data folder."""
 
+import json
 import shutil
 from contextlib import nullcontext
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pvtool.cli.attempts import Attempts
 from pvtool.cli.confirm import confirm
-from pvtool.cli.options import Images, Json, RunName, RunNames, Yes
+from pvtool.cli.options import Images, Json, RunName, RunNames, Yes, run_names
 from pvtool.cli.training import go, watch_run
 from pvtool.jobs.run_filter import matches
 from pvtool.output import Output
 from pvtool.tables import Table
-from pvtool.text import describe, describe_scores, duration, figures, moment, shown
+from pvtool.text import (
+    describe,
+    describe_effect,
+    describe_scores,
+    duration,
+    figures,
+    moment,
+    shown,
+)
+from pvtool_core.comfyui.workflow import workflow_of
 from pvtool_core.errors import Busy, UsageError
-from pvtool_core.files import copy_private
-from pvtool_core.paths import runs_dir
+from pvtool_core.files import copy_private, write_private
+from pvtool_core.paths import check_new_file, runs_dir
 from pvtool_core.settings.objectives import loss_label
 from pvtool_core.settings.toml import to_table
 from pvtool_core.store.event_log import events_end, iter_records
 from pvtool_core.store.events import Record, ScoresEvent, parse_event
 from pvtool_core.store.liveness import State
 from pvtool_core.store.run_index import RunIndex
-from pvtool_core.store.runs import Request, RunFolder, checkpoint_step, find_run
+from pvtool_core.store.runs import (
+    ADAPTER_FILE,
+    Request,
+    RunFolder,
+    averaged_checkpoints,
+    checkpoint_step,
+    find_run,
+)
 from pvtool_core.store.summary import (
     RunSummary,
     adapter_of,
@@ -35,6 +53,9 @@ from pvtool_core.store.summary import (
 )
 from pvtool_core.supervisor import ANSWER_SECONDS, ask, follow, raise_outcome, wait_for
 from pvtool_core.untrusted import exists, is_file
+
+if TYPE_CHECKING:
+    from pvtool_core.adapter_files.effect import Effect
 
 app = typer.Typer(
     help="Training runs.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
@@ -91,7 +112,10 @@ def _cells(run: RunSummary, losses: dict[str, str]) -> dict[str, str | None]:
 
 @app.command()
 def show(run: RunName, as_json: Json = False) -> None:
-    """Show state, losses, scores of samples, checkpoints, outcome and settings of a run."""
+    """Show state, losses, scores of samples, checkpoints, effect and settings of a run.
+
+    The effect of the newest adapter is the rms of what it adds to the weights of a layer (B·A).
+    """
     folder = find_run(runs_dir(), run)
     newest: Record | None = None
     scores: ScoresEvent | None = None
@@ -104,7 +128,8 @@ def show(run: RunName, as_json: Json = False) -> None:
             event = parse_event(record)
             scores = event if isinstance(event, ScoresEvent) else scores
     ended = folder.read_exit()
-    checkpoints = [checkpoint_step(path) for path in folder.checkpoint_folders()]
+    folders = folder.checkpoint_folders()
+    checkpoints = [checkpoint_step(path) for path in folders]
     summary = summarize_run(folder)
     value: dict[str, Any] = {
         **summary.table(),
@@ -124,8 +149,17 @@ def show(run: RunName, as_json: Json = False) -> None:
     if best := folder.read_best():
         pairs += [["best", f"{run}@best, step {best.step}: likeness {best.likeness:.3f}"]]
     value |= {"newest": newest, "scores": scores and scores.record(), "best": best and asdict(best)}
+    effect = _effect_of(folders[-1] / ADAPTER_FILE) if folders else None
+    value["effect"] = effect and {"step": checkpoints[-1], **effect.record()}
+    value["averaged"] = averaged_checkpoints(folders[-1]) if folders else []
+    if value["averaged"]:
+        pairs += [["mean of", ", ".join(value["averaged"])]]
+    if effect:
+        pairs += [["effect", f"step {checkpoints[-1]}: {describe_effect(effect.rms)}"]]
     pairs += [["settings", str(folder.config)]]
-    Output(as_json).result({**value, "settings": settings}, Table.about(pairs))
+    output = Output(as_json)
+    output.result({**value, "settings": settings}, Table.about(pairs))
+    _warn_if_negligible(output, effect, f"{run}@{checkpoints[-1]}" if checkpoints else run)
 
 
 def _about(run: RunSummary, value: dict[str, Any]) -> list[list[str]]:
@@ -148,6 +182,20 @@ def _about(run: RunSummary, value: dict[str, Any]) -> list[list[str]]:
         **{name: value.get(name, "") for name in ("reason", "hint", "problem")},
     }
     return [[name, str(item)] for name, item in about.items() if item]
+
+
+def _effect_of(adapter: Path) -> "Effect | None":
+    from pvtool_core.adapter_files.effect import read_effect  # imported here for a fast start
+
+    return read_effect(adapter)
+
+
+def _warn_if_negligible(output: Output, effect: "Effect | None", adapter: str) -> None:
+    if effect and effect.negligible:
+        output.say(
+            f"Warning: the adapter {adapter} changes almost nothing, so its clips look like those "
+            "of the base model: train longer, or raise training.learning_rate."
+        )
 
 
 @app.command()
@@ -275,6 +323,14 @@ def export(
         Path | None,
         typer.Argument(help="Output file. [default: RUN.safetensors]", show_default=False),
     ] = None,
+    comfyui: Annotated[
+        Path | None,
+        typer.Option(
+            "--comfyui",
+            metavar="WORKFLOW.json",
+            help="Also write a ComfyUI workflow that applies the adapter in its active steps.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write the adapter as a LoRA file for diffusers and ComfyUI, readable by its owner only.
@@ -284,9 +340,59 @@ def export(
     folder = find_run(runs_dir(), run)
     source = adapter_of(folder)
     target = (file or Path(f"{run}.safetensors")).absolute()
+    step, effect, output = checkpoint_step(source.parent), _effect_of(source), Output(as_json)
+    value: dict[str, Any] = {
+        "run": run,
+        "path": str(target),
+        "step": step,
+        "effect": effect and effect.record(),
+    }
+    written = [target]
+    if comfyui:
+        workflow = workflow_of(source, job_of(folder), check_new_file(target).name)
+        written.append(comfyui.absolute())
+        value["comfyui"] = str(written[-1])
+        write_private(written[-1], BytesIO(json.dumps(workflow, indent=1).encode()))
     copy_private(source, target)
-    value = {"run": run, "path": str(target), "step": checkpoint_step(source.parent)}
-    Output(as_json).result(value, f"Wrote {shown(target)}")
+    output.result(value, "\n".join(f"Wrote {shown(path)}" for path in written))
+    if effect:
+        output.say(f"Effect at step {step}: {describe_effect(effect.rms)}")
+    _warn_if_negligible(output, effect, f"{run}@{step}")
+
+
+@app.command()
+def average(
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN@STEP...",
+            help="Two or more: RUN@STEP, RUN@best, or RUN for its newest checkpoint.",
+            autocompletion=run_names,
+            show_default=False,
+        ),
+    ],
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="NAME", help="Name of the new run. [default: IDENTITY-avg-1]"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the mean of checkpoints of an identity as a new run.
+
+    It is the mean of B·A, at the rank of the checkpoints, with the settings of the first one's run.
+    """
+    from pvtool_core.adapter_files.average import average as average_checkpoints
+
+    made, output = average_checkpoints(checkpoints, to), Output(as_json)
+    for each in made.checkpoints:
+        for damaged in each.damaged:
+            output.say(f"Warning: the checkpoint {damaged} is corrupt and not used.")
+    output.result(
+        made.record(),
+        f"Wrote {made.folder.name}, the mean of {len(made.checkpoints)} checkpoints; "
+        f"{made.relative_error:.1%} of it is lost at their rank. "
+        f"Render it with `pv render {made.identity} --run {made.folder.name}`.",
+    )
 
 
 @app.command()

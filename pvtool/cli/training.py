@@ -1,13 +1,13 @@
 """Run the engine of a training run: followed, detached, or watched in the dashboard."""
 
 import shlex
-import subprocess
 import time
 
 from pvtool.cli.cut_prompts import warn_of_cuts
 from pvtool.cli.progress import JobProgress
 from pvtool.output import Output, on_terminal
 from pvtool.text import duration, figures, shown
+from pvtool_core.engine_server import EngineProcess
 from pvtool_core.models.prompt_limits import check_prompts_fit
 from pvtool_core.paths import runs_dir
 from pvtool_core.settings.jobs import TrainJob, read_job, require
@@ -99,7 +99,7 @@ def watch_run(
     folder: RunFolder,
     output: Output,
     images: str | None = None,
-    engine: subprocess.Popen[bytes] | None = None,
+    engine: EngineProcess | None = None,
 ) -> None:
     """Show a run in the dashboard until it is closed.
 

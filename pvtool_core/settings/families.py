@@ -42,10 +42,12 @@ class Family:
     blocks: tuple[str, ...] = ()
     lora_base: str
     lora_names: Mapping[str, str]
+    comfyui: str = ""
 
 
 _LIMITS = "pvtool_core.models.prompt_limits"
 _LORA_NAMES = "pvtool_core.backbones.lora_names"
+_COMFYUI = "pvtool_core.comfyui.workflow"
 _LARGE = frozenset({"model.storage", "model.offload", "sampler.shift"})
 
 FAMILIES: dict[str, Family] = {
@@ -64,6 +66,7 @@ FAMILIES: dict[str, Family] = {
                 "unet": f"{_LORA_NAMES}:unet_names",
                 "text_encoder": f"{_LORA_NAMES}:clip_names",
             },
+            comfyui=f"{_COMFYUI}:animatediff",
         ),
         Family(
             name="hunyuan-video",
@@ -80,6 +83,7 @@ FAMILIES: dict[str, Family] = {
             blocks=("transformer_blocks", "single_transformer_blocks"),
             lora_base="HunyuanVideo",
             lora_names={"transformer": f"{_LORA_NAMES}:hunyuan_video_names"},
+            comfyui=f"{_COMFYUI}:hunyuan_video",
         ),
         Family(
             name="wan",
@@ -93,6 +97,7 @@ FAMILIES: dict[str, Family] = {
             blocks=("blocks",),
             lora_base="Wan",
             lora_names={"transformer": f"{_LORA_NAMES}:wan_names"},
+            comfyui=f"{_COMFYUI}:wan",
         ),
     )
 }

@@ -431,7 +431,8 @@ with the adapter and as many of the base model, on unseen prompts and seeds. Val
 people with 95 % intervals ([Evaluation](evaluation.md)). Changes are over pairs of equal prompt and
 seed; `n.s.` marks those whose interval contains 0. `drawn` are drawings of the same people in the
 scenes of the prompts: what a perfect model would reach. These scores do not predict those of large
-models on real people.
+models on real people. [Other base models, styles, strengths and starts](results-transfer.md) are on
+a page of their own.
 
 ```console
 {command}

@@ -22,7 +22,8 @@ from pvtool_core.store.event_log import EventWriter
 from pvtool_core.store.events import ScoresEvent, StepEvent
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.store.liveness import State
-from pvtool_core.store.runs import BestCheckpoint, ExitRecord, RunFolder, new_run
+from pvtool_core.store.runs import ADAPTER_FILE, BestCheckpoint, ExitRecord, RunFolder, new_run
+from tests.support.adapter_files import small_adapter
 from tests.support.commands import Pv, everything
 from tests.support.run_files import step_event, write_events
 
@@ -248,6 +249,17 @@ def test_broken_run_does_not_hide_others(pv: Pv, run: RunFolder, mara: str) -> N
 
 def test_watching_a_finished_run_without_terminal_prints_its_result(pv: Pv, run: RunFolder) -> None:
     assert pv("runs", "watch", run.name).out == "mara-1 is finished.\n"
+
+
+def test_show_and_export_print_the_effect_of_the_adapter(pv: Pv, run: RunFolder) -> None:
+    run.write_checkpoint(800, {ADAPTER_FILE: small_adapter()})
+    assert "step 800: median rms of B·A: q 0." in pv("runs", "show", "mara-1").out
+    assert "Effect at step 800: median rms of B·A: q 0." in pv("runs", "export", "mara-1").err
+    run.write_checkpoint(900, {ADAPTER_FILE: small_adapter(scale=0.0)})
+    for words in (("show", "mara-1", "--json"), ("export", "mara-1", "other", "--json")):
+        answer = pv("runs", *words)
+        assert answer.json["effect"]["rms"] == {"q": 0, "k": 0, "v": 0}
+        assert "Warning: the adapter mara-1@900 changes almost nothing" in answer.err
 
 
 def test_run_can_be_shown_exported_and_removed(pv: Pv, run: RunFolder) -> None:

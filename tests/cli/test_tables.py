@@ -81,5 +81,5 @@ def test_command_fits_the_terminal(environ: dict[str, str], pv: Pv, mara: str, h
     bare = re.sub(r"\x1b\[[\d;]*m", "", shown)
     assert bool("\x1b" in shown) == (not environ)
     assert max(map(len, bare.splitlines())) <= 50
-    assert {run.name, "failed", "0/140"} <= set(bare.split())
+    assert {run.name, "failed"} <= set(bare.split())
     assert "STARTED" in pv("runs", "list").out  # whole in a pipe
