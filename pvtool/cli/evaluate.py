@@ -182,10 +182,14 @@ def evaluate_foreign(
 
 
 def _named_by(target: str, clips: Sequence[ClipFile]) -> list[ClipFile]:
-    """Return the clips with the target as the method of those with an adapter."""
-    return [
-        replace(clip, method=target) if clip.method == ADAPTER_METHOD else clip for clip in clips
-    ]
+    """Return the clips with the target in the methods of those with an adapter."""
+
+    def named(method: str) -> str:
+        if method.partition(",")[0] == BASE_METHOD:
+            return method
+        return target if method == ADAPTER_METHOD else f"{target}, {method}"
+
+    return [replace(clip, method=named(clip.method)) for clip in clips]
 
 
 def _with_one_base(clips: Sequence[ClipFile]) -> list[ClipFile]:

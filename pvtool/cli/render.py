@@ -176,7 +176,7 @@ def render(
         Outcome(total=len(planned.items), refused=refused).raise_for_status()
         return
     make_folder(out)
-    failures = FailureReport(planned, out, part)
+    failures = FailureReport(planned, out, part, again)
     outcome = render_clips(planned, job, engines, output, left_out)
     if outcome.failed:
         failures.write(outcome.failed)

@@ -128,11 +128,17 @@ def print_mistake(output: Output, source: str, error: PvError) -> None:
 
 
 class FailureReport:
-    """The file of a batch's failed clips, which --prompts accepts."""
+    """The file of a batch's failed clips, which --prompts accepts.
 
-    def __init__(self, planned: BatchPlan, out: Path, shard: Shard | None) -> None:
+    `again` is the clip of --from, whose settings the rows lack.
+    """
+
+    def __init__(
+        self, planned: BatchPlan, out: Path, shard: Shard | None, again: Path | None
+    ) -> None:
         self.file = out / f"failed{shard or ''}.jsonl"
         self._planned = planned
+        self._retry = f"--from {shown(again)} " if again else ""
 
     def write(self, failed: Sequence[ClipEvent]) -> None:
         """Write the failures."""
@@ -158,7 +164,7 @@ class FailureReport:
 
     def show(self, failed: Sequence[ClipEvent], output: Output) -> None:
         """Print the failures, or the first ones of many."""
-        output.say(f"Failed clips (retry with --prompts {shown(self.file)}):")
+        output.say(f"Failed clips (retry with {self._retry}--prompts {shown(self.file)}):")
         for event in failed[:SHOWN_FAILURES]:
             output.say(f"  {shown(Path(event.path))}: {event.reason}")
         if more := len(failed[SHOWN_FAILURES:]):
