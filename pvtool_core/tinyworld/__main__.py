@@ -12,7 +12,8 @@ in `--work`. The stages on one line can run at the same time, each on one core:
     motion | metric, reward        (these two need `images`)
     save
     measure
-    control                        (needs only the saved preset)
+    control                        (these two need only the saved preset)
+    steering
 """
 
 import argparse
@@ -39,6 +40,7 @@ from pvtool_core.tinyworld import (
     measure,
     recognizers,
     samples,
+    steering,
 )
 
 STAGES = (
@@ -54,6 +56,7 @@ STAGES = (
     "save",
     "measure",
     "control",
+    "steering",
 )
 STEPS = {
     "vae": 4800,
@@ -184,6 +187,10 @@ class World:
         """Train a ControlNet for the saved preset: `controlnet` and `control-frames` in `work`."""
         controlnet.train_control(out, self.work, self.steps["control"])
 
+    def steering(self, out: Path) -> None:
+        """Measure how closely the base model follows the ControlNet."""
+        steering.measure_steering(out, self.work)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -211,7 +218,7 @@ def main() -> None:
         part: Any = getattr(world, stage)
         if stage == "latents":
             part()
-        elif stage in ("save", "measure", "control"):
+        elif stage in ("save", "measure", "control", "steering"):
             part(options.out)
 
 
