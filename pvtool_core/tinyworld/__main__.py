@@ -4,17 +4,17 @@
 
 
 All stages take about four hours on two CPU cores. A killed stage resumes from its last checkpoint
-in `--work`. The last three need only the shipped preset, `--out`: `styled` writes a second base
-model, DIR/styled, which is not shipped. The stages on one line can run at the same time, each on
-one core:
+in `--work`. Those after `measure` need only the shipped preset, `--out`: `styled` and `control`
+write a second base model, DIR/styled, and DIR/controlnet, which are not shipped. The stages on one
+line can run at the same time, each on one core:
 
     vae | clip
     latents | judge
     images | detector
     motion | metric, reward        (these two need `images`)
     save
-    measure | styled | control     (the last two need only the saved preset)
-    style_lora
+    measure | styled | control
+    style_lora | steering
     style_scores
 """
 
@@ -43,6 +43,7 @@ from pvtool_core.tinyworld import (
     recognizers,
     restyling,
     samples,
+    steering,
     style_scores,
 )
 
@@ -62,6 +63,7 @@ STAGES = (
     "style_lora",
     "style_scores",
     "control",
+    "steering",
 )
 OF_PRESET = STAGES[STAGES.index("save") :]
 """Stages that read or write the folder of `--out`."""
@@ -209,6 +211,10 @@ class World:
     def control(self, out: Path) -> None:
         """Train a ControlNet for the saved preset: `controlnet` and `control-frames` in `work`."""
         controlnet.train_control(out, self.work, self.steps["control"])
+
+    def steering(self, out: Path) -> None:
+        """Measure how closely the base model follows the ControlNet."""
+        steering.measure_steering(out, self.work)
 
 
 def main() -> None:

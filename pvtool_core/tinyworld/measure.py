@@ -56,7 +56,7 @@ def detection(faces: Path, look: Looks) -> dict[str, float]:
     pictures, landmarks = look(
         draw_people(PEOPLE, Generator().manual_seed(SEED)), Generator().manual_seed(SEED + 1)
     )
-    found = [_detected(_analyzer(faces), picture) for picture in pictures]
+    found = [detected(new_analyzer(faces), picture) for picture in pictures]
     errors = [
         float(np.linalg.norm(points - truth.numpy(), axis=-1).mean()) * 64 / pictures.shape[-1]
         for points, truth in zip(found, landmarks, strict=True)
@@ -70,8 +70,8 @@ def detection(faces: Path, look: Looks) -> dict[str, float]:
 
 def faces_found(faces: Path, pictures: Tensor) -> float:
     """Return the fraction of pictures with exactly one detected face."""
-    analyzer = _analyzer(faces)
-    return sum(_detected(analyzer, picture) is not None for picture in pictures) / len(pictures)
+    analyzer = new_analyzer(faces)
+    return sum(detected(analyzer, picture) is not None for picture in pictures) / len(pictures)
 
 
 def false_faces(faces: Path) -> dict[str, float]:
@@ -86,7 +86,7 @@ def false_faces(faces: Path) -> dict[str, float]:
         "without_features": blank,
         "smeared": functional.interpolate(smear, size=(64, 64), mode="bicubic"),
     }
-    analyzer = _analyzer(faces)
+    analyzer = new_analyzer(faces)
     return {
         kind: sum(bool(_faces(analyzer, picture.clamp(0, 1))) for picture in pictures) / PEOPLE
         for kind, pictures in kinds.items()
@@ -133,11 +133,11 @@ def washed_out(recognizer: nn.Module) -> float:
     return float((one * two).sum(-1).mean())
 
 
-def _analyzer(faces: Path) -> FaceAnalyzer:
+def new_analyzer(faces: Path) -> FaceAnalyzer:
     return FaceAnalyzer(faces, "det_tiny.onnx", (), 128, 0.5, threads=1)
 
 
-def _detected(analyzer: FaceAnalyzer, picture: Tensor) -> Any:
+def detected(analyzer: FaceAnalyzer, picture: Tensor) -> Any:
     """Return the landmarks, or None unless exactly one face is found."""
     found = _faces(analyzer, picture)
     return found[0].landmarks if len(found) == 1 else None
