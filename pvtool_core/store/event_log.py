@@ -200,6 +200,28 @@ def newest_records(path: Path, type: str, count: int) -> list[Record]:
     return list(itertools.islice((event for event in parsed if event["type"] == type), count))
 
 
+def newest_record(path: Path, type: str) -> Record | None:
+    """Return the newest event of a type as a JSON object; None without one.
+
+    Only the last MiB of the file is read, since many steps may follow a rare event. Raises
+    UnsafeRun.
+    """
+    try:
+        with os.fdopen(open_descriptor(path), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _BLOCK_BYTES))
+            content = file.read(_BLOCK_BYTES)
+    except FileNotFoundError:
+        return None
+    end = content.rfind(b"\n")
+    while (found := content.rfind(f'"{type}"'.encode(), 0, max(end, 0))) >= 0:
+        start, end = content.rfind(b"\n", 0, found) + 1, content.find(b"\n", found)
+        record = _parse_line(content[start:end])
+        if record["type"] == type:
+            return record
+        end = start - 1
+    return None
+
+
 def first_event_time(path: Path) -> float | None:
     """Return the time of the first event in seconds since 1970, or None if it is not readable."""
     try:

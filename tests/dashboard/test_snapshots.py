@@ -24,7 +24,7 @@ from pvtool.dashboard.widgets import headline
 from pvtool.terminal import Pictures, Terminal
 from pvtool_core.store.identities import IDENTITY_FILE
 from pvtool_core.store.liveness import State
-from pvtool_core.store.runs import RunFolder
+from pvtool_core.store.runs import BestCheckpoint, RunFolder
 from tests.support import run_files
 from tests.support.batches import clip_event, make_batch, rendering_event, write_worker
 from tests.support.run_files import PROMPTS, MakeRun, gpu_event, scores_event, write_events
@@ -126,7 +126,9 @@ def _with_samples(run: RunFolder) -> RunFolder:
         draw(path)
         details = {"path": str(path.relative_to(run.path)), "prompt": PROMPTS[0], "seed": 7}
         sample = {"time": BEGAN + step, "type": "sample", "step": step, **details}
-        write_events(run, [sample, scored])
+        own = {"prompt": PROMPTS[0], "seed": 7, "scores": scored["scores"], "base": scored["base"]}
+        write_events(run, [sample, {**scored, "samples": [own]}])
+    run.write_best(BestCheckpoint(step=100, likeness=0.42))
     return run
 
 

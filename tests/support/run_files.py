@@ -51,12 +51,16 @@ def step_event(step: int, **changes: Any) -> dict[str, Any]:
 
 
 def scores_event(step: int, likeness: float = 0.1, **changes: Any) -> dict[str, Any]:
-    """Return scores of samples, by default those of the base model; None removes one."""
+    """Return scores of samples, by default those of the base model; None removes one.
+
+    `samples` are the scores of single clips.
+    """
+    samples = changes.pop("samples", [])
     base = {"likeness": 0.1, "faces_found": 1.0, "motion": 0.8, "clip_t": 25.0, "gap": 0.05}
     scores = base | {"likeness": likeness} | changes
     scores = {name: value for name, value in scores.items() if value is not None}
     details = {"step": step, "clips": 2, "scores": scores, "base": base}
-    return {"time": BEGAN + step, "type": "scores", **details}
+    return {"time": BEGAN + step, "type": "scores", **details, "samples": samples}
 
 
 def gpu_event(time: float, devices: int = 0) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pvtool_core.store.events import (
     CheckpointEvent,
     Event,
     SampleEvent,
+    ScoredSample,
     ScoresEvent,
     StageEvent,
     StepEvent,
@@ -22,6 +23,7 @@ from pvtool_core.store.events import (
     UnreadableEvent,
     WarningEvent,
 )
+from pvtool_core.store.sample_scores import SampleScores
 
 EXACT = frozenset({"lr", "seconds"})
 """Schedules and measurements; other curves depend on the random prompt of a step."""
@@ -57,7 +59,8 @@ class Device:
 class RunHistory:
     """State of a run after all events read so far.
 
-    `last_update` is the time of the newest step or stage: a hanging engine still writes gauges.
+    `sample_scores` are the scores of single samples by step, prompt and seed. `last_update` is the
+    time of the newest step or stage: a hanging engine still writes gauges.
     """
 
     def __init__(self) -> None:
@@ -65,6 +68,8 @@ class RunHistory:
         self.devices: dict[int, Device] = {}
         self.process = {name: Series(exact=True) for name in ("memory", "cpu")}
         self.samples: list[SampleEvent] = []
+        self.scores = SampleScores()
+        self.sample_scores: dict[tuple[int, str, int], ScoredSample] = {}
         self.checkpoints: list[int] = []
         self.alarms: list[Alarm] = []
         self.prompt_counts: Counter[str] = Counter()
@@ -144,6 +149,10 @@ class RunHistory:
             self.alarms.append(Alarm(event.step, message, is_error=True))
 
     def _add_scores(self, event: ScoresEvent) -> None:
+        self.scores.add(event)
+        self.sample_scores |= {
+            (event.step, sample.prompt, sample.seed): sample for sample in event.samples
+        }
         shown = compared(event.scores, event.base)
         values = {sample_curve(name): value for name, value in shown.items()}
         if {LIKENESS, GAP} <= event.scores.keys():

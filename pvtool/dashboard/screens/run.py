@@ -227,8 +227,8 @@ class RunScreen(RunActionsScreen):
     def show_pane(self, name: str) -> None:
         self.query_one(Tabs).active = name
 
-    def selected_run(self) -> RunFolder | None:
-        return self.folder
+    def selected_runs(self) -> list[RunFolder]:
+        return [self.folder]
 
     def action_back(self) -> None:
         """Leave the enlarged clip, or else the run."""
