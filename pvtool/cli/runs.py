@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from pvtool.cli.confirm import confirm
-from pvtool.cli.options import Images, Json, RunName, Yes
+from pvtool.cli.options import Images, Json, RunName, Yes, run_names
 from pvtool.cli.training import go, watch_run
+from pvtool.jobs.run_comparison import compare_runs
 from pvtool.output import Output, table
 from pvtool.text import describe, describe_scores, shown
 from pvtool_core.comfyui_workflow import workflow_of
@@ -29,6 +30,9 @@ from pvtool_core.store.summary import adapter_of, job_of, summarize_run, summary
 from pvtool_core.supervisor import ANSWER_SECONDS, ask, follow, raise_outcome, wait_for
 from pvtool_core.untrusted import exists, is_file
 
+RunsToCompare = Annotated[
+    list[str], typer.Argument(metavar="RUN...", autocompletion=run_names, show_default=False)
+]
 app = typer.Typer(
     help="Training runs.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
 )
@@ -82,6 +86,24 @@ def show(run: RunName, as_json: Json = False) -> None:
     value |= {"newest": newest, "scores": scores and scores.record(), "best": best and asdict(best)}
     pairs += [["settings", str(folder.config)]]
     Output(as_json).result({**value, "settings": settings}, table(["", ""], pairs).lstrip("\n"))
+
+
+@app.command()
+def compare(runs: RunsToCompare, as_json: Json = False) -> None:
+    """Compare runs: results, settings that differ, and metrics of `pv eval` with 95 % intervals."""
+    compared = compare_runs([find_run(runs_dir(), run) for run in runs])
+    names = [run.run for run in compared.runs]
+    sections = [compared.results(), compared.settings, compared.evaluated()]
+    blank = [""] * (len(names) + 1)
+    tables = [
+        table(blank, [["", *names], *([name, *values] for name, values in rows.items())])
+        for rows in sections
+        if rows
+    ]
+    notes = [f"Alarm: {alarm}" for alarm in compared.alarms]
+    if not compared.metrics:
+        notes = [f"Not evaluated. Run `pv eval {' '.join(names)}` for metrics with intervals."]
+    Output(as_json).result(compared.table(), "\n".join([*tables, "", *notes]).strip("\n"))
 
 
 @app.command()

@@ -60,6 +60,7 @@ RUNS: Keys = [
     key("greater_than_sign", "sort(1)", "Sort", "Sort by the next column", show=False),
     key("less_than_sign", "sort(-1)", "Sort", "Sort by the previous column", show=False),
     key("i", "reverse", "Reverse", "Reverse the order", show=False),
+    key("C", "compare", "Compare", "Compare the selected runs", show=False),
     key("v", "columns", "Columns", "Choose the columns", show=False),
     key("delete,D", "remove", "Delete", "Delete the selected runs", show=False),
     key("j,down", "down", "Down", "Select the next entry", show=False),
@@ -226,6 +227,10 @@ HELP: Keys = [
     key("g,home", "top", "Top", "Scroll to the top", show=False),
     key("G,end", "bottom", "Bottom", "Scroll to the bottom", show=False),
 ]
+COMPARE: Keys = [
+    key("escape", "back", "Back", "Back to all runs"),
+    key("tab", "app.focus_next", "Curves/tables", "Next of list, plot and tables", show=True),
+]
 COLUMNS: Keys = [
     key("escape,q,v", "dismiss", "Close", "Close the list of columns"),
     key("j", "down", "Down", "Select the next column", show=False),
@@ -240,6 +245,7 @@ GROUPS = {
     "Global": APP,
     "Runs": RUNS,
     "Run": RUN,
+    "Compare": COMPARE,
     "Curves": PLOT,
     "Samples": SAMPLES,
     "Log": LOG,

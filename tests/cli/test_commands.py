@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from pvtool_core.store.events import ScoresEvent, StepEvent
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
 from pvtool_core.store.runs import BestCheckpoint, RunFolder, new_run
 from tests.support.commands import Pv, everything
+from tests.support.run_files import finished_run, write_report
 
 
 @pytest.mark.parametrize(
@@ -419,3 +421,22 @@ def test_new_identity_with_an_old_name_does_not_get_the_old_adapter(
 def test_exports_are_private(pv: Pv, mara: str, tmp_path: Path) -> None:
     assert pv("identity", "export", mara, str(tmp_path / "mara.tar")).status == 0
     assert (tmp_path / "mara.tar").stat().st_mode & 0o777 == 0o600
+
+
+def test_runs_are_compared_by_results_settings_and_evaluation(pv: Pv, mara: str) -> None:
+    first = finished_run("mara")
+    second = finished_run("mara", preset="tiny-2")
+    second.write_best(BestCheckpoint(step=200, likeness=0.61))
+    assert "Run `pv eval mara-1 mara-2`" in pv("runs", "compare", "mara-1", "mara-2").out
+    write_report(second)
+    answer = pv("runs", "compare", "mara-1", "mara-2")
+    rows = [re.split(r"\s{2,}", line) for line in answer.out.splitlines() if line]
+    assert ["likeness, best", "0.610 at 200"] in rows
+    assert ["preset", "tiny", "tiny-2"] in rows
+    assert ["Likeness", "0.420 [0.350, 0.490]"] in rows
+    assert ["Likeness (reward)", "0.800 [0.730, 0.870]"] in rows
+    assert "Alarm: mara-2: adapter: the clips move less" in answer.out
+    found = pv("runs", "compare", "mara-2", first.name, "--json").json
+    assert found["settings"] == {"preset": {"mara-2": "tiny-2", "mara-1": "tiny"}}
+    assert found["metrics"]["clip_t"]["mara-2"]["mean"] == 24.98
+    assert pv("runs", "compare", "mara-1", "nobody").status == 4

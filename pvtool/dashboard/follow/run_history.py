@@ -28,9 +28,9 @@ from pvtool_core.store.sample_scores import SampleScores
 EXACT = frozenset({"lr", "seconds"})
 """Schedules and measurements; other curves depend on the random prompt of a step."""
 _TRAINER_CURVES = EXACT | {"grad_norm"}
-_SAMPLES = "samples."
+SAMPLES = "samples."
 """Prefix of the curves of sample scores; names of other curves have no dots."""
-LIKENESS_CURVE, REWARD_LIKENESS_CURVE = f"{_SAMPLES}{LIKENESS}", f"{_SAMPLES}likeness_reward"
+LIKENESS_CURVE, REWARD_LIKENESS_CURVE = f"{SAMPLES}{LIKENESS}", f"{SAMPLES}likeness_reward"
 _MAX_CURVES = 50
 GAUGES = ("memory_used", "utilisation", "temperature", "power")
 _MIN_UNIFORM_STEPS = 4
@@ -69,6 +69,7 @@ class RunHistory:
         self.process = {name: Series(exact=True) for name in ("memory", "cpu")}
         self.samples: list[SampleEvent] = []
         self.scores = SampleScores()
+        self.scored_steps: dict[int, ScoresEvent] = {}
         self.sample_scores: dict[tuple[int, str, int], ScoredSample] = {}
         self.checkpoints: list[int] = []
         self.alarms: list[Alarm] = []
@@ -150,6 +151,7 @@ class RunHistory:
 
     def _add_scores(self, event: ScoresEvent) -> None:
         self.scores.add(event)
+        self.scored_steps[event.step] = event
         self.sample_scores |= {
             (event.step, sample.prompt, sample.seed): sample for sample in event.samples
         }
@@ -164,7 +166,7 @@ class RunHistory:
         """Return a curve; beyond the limit, one that is discarded."""
         curve = self.curves.get(name)
         if curve is None:
-            sampled = name.startswith(_SAMPLES)
+            sampled = name.startswith(SAMPLES)
             began = next((other.origin for other in self.curves.values()), None)
             curve = Series(
                 began if sampled else None, exact=sampled or name in EXACT, marked=sampled
@@ -199,7 +201,7 @@ def _columns(events: Sequence[StepEvent]) -> dict[str, "array[float]"] | None:
 
 def sample_curve(metric: str) -> str:
     """Return the name of the curve of a metric of samples."""
-    return f"{_SAMPLES}{metric}"
+    return f"{SAMPLES}{metric}"
 
 
 @lru_cache(maxsize=256)

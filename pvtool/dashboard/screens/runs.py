@@ -10,7 +10,7 @@ from textual.content import Content
 from textual.widgets import DataTable, Footer, Input, Static
 
 from pvtool.dashboard import keys
-from pvtool.dashboard.messages import NewRun, OpenRun
+from pvtool.dashboard.messages import NewRun, OpenComparison, OpenRun
 from pvtool.dashboard.run_actions import RunActionsScreen
 from pvtool.dashboard.screens.column_chooser import ColumnChooser
 from pvtool.dashboard.screens.forms import Confirm
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _EMPTY = "No runs yet. Press n to start one, or 2 to add an identity first."
 _FILTERED = "No matching runs. Press escape to show all."
 _MARK = "◆ "
+_FEWEST = 2
 _FILTER_HELP = "words, or state: identity: preset: run: with a word"
 
 
@@ -204,6 +205,13 @@ class RunsScreen(RunActionsScreen):
         listed = {run.run for run in self._shown}
         self._marked = set[str]() if self._marked == listed else listed
         self._show_again()
+
+    def action_compare(self) -> None:
+        """Compare the selected runs."""
+        if len(self._marked) < _FEWEST:
+            self.notify("Select two or more runs with space.", title="Nothing to compare.")
+            return
+        self.post_message(OpenComparison([folder.name for folder in self.selected_runs()]))
 
     def action_remove(self) -> None:
         """Delete the selected runs after confirmation."""
