@@ -25,7 +25,7 @@ from pvtool_core.store.event_log import events_end, iter_records
 from pvtool_core.store.events import Record, ScoresEvent, parse_event
 from pvtool_core.store.liveness import State
 from pvtool_core.store.run_index import RunIndex
-from pvtool_core.store.runs import Request, checkpoint_step, find_run
+from pvtool_core.store.runs import Request, RunNotes, checkpoint_step, find_run
 from pvtool_core.store.summary import adapter_of, job_of, summarize_run, summary_table
 from pvtool_core.supervisor import ANSWER_SECONDS, ask, follow, raise_outcome, wait_for
 from pvtool_core.untrusted import exists, is_file
@@ -76,7 +76,7 @@ def show(run: RunName, as_json: Json = False) -> None:
     if ended and ended.hint:
         value["hint"] = ended.hint
     settings = to_table(job_of(folder))
-    pairs = [[key, str(item)] for key, item in value.items() if item not in (None, "", [])]
+    pairs = [[key, str(item)] for key, item in value.items() if item not in (None, "", [], ())]
     pairs += [["newest", describe(newest)]] if newest else []
     if scores:
         text = describe_scores(scores.scores, scores.base)
@@ -104,6 +104,31 @@ def compare(runs: RunsToCompare, as_json: Json = False) -> None:
     if not compared.metrics:
         notes = [f"Not evaluated. Run `pv eval {' '.join(names)}` for metrics with intervals."]
     Output(as_json).result(compared.table(), "\n".join([*tables, "", *notes]).strip("\n"))
+
+
+@app.command()
+def note(
+    run: RunName,
+    text: Annotated[str | None, typer.Argument(help="Note. [default: the present one]")] = None,
+    tags: Annotated[
+        list[str] | None, typer.Option("--tag", help="Tag to add; can be repeated.")
+    ] = None,
+    untags: Annotated[
+        list[str] | None, typer.Option("--untag", help="Tag to remove; can be repeated.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a note on a run, add or remove tags, or show them."""
+    folder = find_run(runs_dir(), run)
+    before = folder.read_notes()
+    kept = [tag for tag in (*before.tags, *(tags or [])) if tag not in (untags or [])]
+    now = RunNotes(note=before.note if text is None else text, tags=tuple(dict.fromkeys(kept)))
+    if now != before:
+        folder.write_notes(now)
+    shown_tags = " ".join(f"#{tag}" for tag in now.tags)
+    none = f"{run} has no note. Use `pv runs note {run} TEXT`."
+    line = f"{shown_tags} {now.note}".strip() or none
+    Output(as_json).result({"run": run, **asdict(now)}, line)
 
 
 @app.command()

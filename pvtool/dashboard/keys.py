@@ -61,6 +61,7 @@ RUNS: Keys = [
     key("less_than_sign", "sort(-1)", "Sort", "Sort by the previous column", show=False),
     key("i", "reverse", "Reverse", "Reverse the order", show=False),
     key("C", "compare", "Compare", "Compare the selected runs", show=False),
+    key("N", "note", "Note", "Edit the note and the tags of the run", show=False),
     key("v", "columns", "Columns", "Choose the columns", show=False),
     key("delete,D", "remove", "Delete", "Delete the selected runs", show=False),
     key("j,down", "down", "Down", "Select the next entry", show=False),

@@ -30,6 +30,7 @@ class RunSummary:
     `likeness` is the held-out likeness of the best checkpoint, at `best_step`, and
     `newest_likeness` that of the newest samples. `duration` is the time in seconds from the
     creation to the newest heartbeat, with pauses. `device` is the name of the accelerator.
+    `note` and `tags` are the user's.
     """
 
     run: str
@@ -46,6 +47,8 @@ class RunSummary:
     newest_likeness: float | None = None
     duration: float | None = None
     device: str = ""
+    note: str = ""
+    tags: tuple[str, ...] = ()
     losses: Mapping[str, Trend | None] = field(
         default_factory=lambda: dict.fromkeys(OBJECTIVES[DEFAULT_OBJECTIVE].losses)
     )
@@ -129,6 +132,7 @@ def summarize_run(
         _of_status,
         _of_exit,
         _of_best,
+        _of_notes,
         newest_steps,
         _of_newest_scores,
         partial(_of_engine, origin),
@@ -185,6 +189,11 @@ def _of_status(folder: RunFolder) -> dict[str, Any]:
 def _of_best(folder: RunFolder) -> dict[str, Any]:
     best = folder.read_best()
     return {"likeness": best.likeness, "best_step": best.step} if best else {}
+
+
+def _of_notes(folder: RunFolder) -> dict[str, Any]:
+    notes = folder.read_notes()
+    return {"note": notes.note, "tags": notes.tags}
 
 
 def _of_newest_scores(folder: RunFolder) -> dict[str, Any]:

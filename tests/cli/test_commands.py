@@ -440,3 +440,16 @@ def test_runs_are_compared_by_results_settings_and_evaluation(pv: Pv, mara: str)
     assert found["settings"] == {"preset": {"mara-2": "tiny-2", "mara-1": "tiny"}}
     assert found["metrics"]["clip_t"]["mara-2"]["mean"] == 24.98
     assert pv("runs", "compare", "mara-1", "nobody").status == 4
+
+
+def test_notes_and_tags_of_a_run(pv: Pv, run: RunFolder) -> None:
+    assert "has no note" in pv("runs", "note", run.name).out
+    pv("runs", "note", run.name, "best so far", "--tag", "paper", "--tag", "old")
+    answer = pv("runs", "note", run.name, "--untag", "old", "--json").json
+    assert answer == {"run": run.name, "note": "best so far", "tags": ["paper"]}
+    (listed,) = pv("runs", "list", "--json").json["runs"]
+    assert (listed["note"], listed["tags"]) == ("best so far", ["paper"])
+    assert pv("runs", "note", run.name, "x" * 70_000).status == 2
+    run.notes.write_text("[]")
+    (broken,) = pv("runs", "list", "--json").json["runs"]
+    assert broken["problem"].startswith("notes.json of mara-1 is unreadable")

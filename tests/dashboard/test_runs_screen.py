@@ -10,8 +10,8 @@ from textual.widgets import DataTable
 from pvtool.dashboard.screens.run import RunScreen
 from pvtool.dashboard.screens.runs import RunsScreen
 from pvtool_core.store.liveness import State
-from pvtool_core.store.runs import BestCheckpoint, ExitRecord, Request
-from tests.support.run_files import MakeRun, write_events, write_status
+from pvtool_core.store.runs import BestCheckpoint, ExitRecord, Request, RunNotes
+from tests.support.run_files import MakeRun, scores_event, write_events, write_status
 from tests.support.screen_text import dashboard, screen_text, until, until_seen
 
 WIDE = (120, 40)
@@ -122,6 +122,37 @@ async def test_stop_and_delete_act_on_all_selected_runs(make_run: MakeRun) -> No
         await pilot.press("ctrl+r")
         await until_seen(pilot, "Deleted 2 runs.", "1 run ")
     assert [folder.path.exists() for folder in (kept, *chosen)] == [True, False, False]
+
+
+async def test_notes_and_tags_are_written_shown_and_found(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 2)
+    make_run("ben-1", 2).write_notes(RunNotes(note="too much motion", tags=("old",)))
+    async with dashboard().run_test(size=(200, 24), notifications=True) as pilot:
+        await until_seen(pilot, "#old too much motion")
+        await pilot.press("j", "N")
+        await until_seen(pilot, "Notes of ada-1")
+        await pilot.press(*"half", "tab", *"paper", "enter")
+        await until_seen(pilot, "#paper half")
+        assert folder.read_notes() == RunNotes(note="half", tags=("paper",))
+        await pilot.press("slash", *"tag", "colon", *"paper", "enter")
+        await until_seen(pilot, "1 of 2 runs")
+        assert listed(pilot) == ["ada-1"]
+
+
+async def test_wide_list_has_a_preview_of_the_current_run(make_run: MakeRun) -> None:
+    make_run("ada-1", 60)
+    folder = make_run("ben-1", 60)
+    write_events(folder, [scores_event(0), scores_event(50, 0.42)])
+    async with dashboard().run_test(size=(150, 40)) as pilot:
+        await until_seen(pilot, "ben on tiny", "latest 0.420", "Likeness 0.420")
+        write_events(folder, [scores_event(60, 0.5)])
+        folder.write_best(BestCheckpoint(step=60, likeness=0.5))
+        await until_seen(pilot, "latest 0.500  ★ best 0.500 at 60", "Likeness 0.500")
+        await pilot.press("j")
+        await until_seen(pilot, "ada on tiny")
+        await until(pilot, lambda: "Likeness 0.5" not in screen_text(pilot.app))
+        await pilot.resize_terminal(120, 40)
+        await until(pilot, lambda: "ada on tiny" not in screen_text(pilot.app))
 
 
 async def test_columns_are_chosen(make_run: MakeRun) -> None:

@@ -1,19 +1,24 @@
 """Screen of all runs with their state and progress, and actions on them."""
 
+import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
+from textual.containers import Horizontal
 from textual.content import Content
+from textual.timer import Timer
 from textual.widgets import DataTable, Footer, Input, Static
 
 from pvtool.dashboard import keys
+from pvtool.dashboard.follow.run_preview import read_highlights
 from pvtool.dashboard.messages import NewRun, OpenComparison, OpenRun
 from pvtool.dashboard.run_actions import RunActionsScreen
 from pvtool.dashboard.screens.column_chooser import ColumnChooser
 from pvtool.dashboard.screens.forms import Confirm
+from pvtool.dashboard.screens.notes_form import NotesForm
 from pvtool.dashboard.widgets.identity_list import count_noun
 from pvtool.dashboard.widgets.navigation import Navigation
 from pvtool.dashboard.widgets.run_columns import (
@@ -24,11 +29,12 @@ from pvtool.dashboard.widgets.run_columns import (
     ordered,
     run_columns,
 )
+from pvtool.dashboard.widgets.run_preview import WIDTH, RunPreview
 from pvtool.dashboard.widgets.table import Table
 from pvtool.jobs.run_filter import matches
 from pvtool.jobs.run_removal import delete_runs
 from pvtool.text import plain
-from pvtool_core.store.runs import RunFolder
+from pvtool_core.store.runs import RunFolder, RunNotes
 from pvtool_core.store.summary import RunSummary
 
 if TYPE_CHECKING:
@@ -38,7 +44,9 @@ _EMPTY = "No runs yet. Press n to start one, or 2 to add an identity first."
 _FILTERED = "No matching runs. Press escape to show all."
 _MARK = "◆ "
 _FEWEST = 2
-_FILTER_HELP = "words, or state: identity: preset: run: with a word"
+_WITH_PREVIEW = 140
+_PREVIEW_DELAY = 0.15  # seconds; a held key passes many runs
+_FILTER_HELP = "words, or state: identity: preset: run: note: tag: with a word"
 
 
 class RunsScreen(RunActionsScreen):
@@ -47,18 +55,21 @@ class RunsScreen(RunActionsScreen):
     BINDINGS = keys.RUNS
     DEFAULT_CSS = """
     RunsScreen {
-        #runs { height: 1fr; background: $background; }
+        #main { height: 1fr; }
+        #runs { width: 1fr; height: 1fr; background: $background; }
+        &.-alone #preview { display: none; }
         #filter { display: none; height: 1; border: none; padding: 0 1; }
         #filter.-shown { display: block; }
         #empty { height: 1fr; content-align: center middle; color: $text-muted; display: none; }
         #problem { display: none; height: auto; max-height: 3; padding: 0 1; }
         #problem { color: $text-error; background: $error-muted; }
         #count { height: 1; padding: 0 1; color: $text-muted; }
-        &.-empty #runs { display: none; }
+        &.-empty #main { display: none; }
         &.-empty #empty { display: block; }
     }
     """
     AUTO_FOCUS = "#runs"
+    HORIZONTAL_BREAKPOINTS = [(0, "-alone"), (_WITH_PREVIEW, "-with-preview")]  # noqa: RUF012 - declared this way by Textual
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,11 +77,15 @@ class RunsScreen(RunActionsScreen):
         self._marked: set[str] = set()
         self._hidden: set[str] = set()
         self._sorted, self._descending = "started", True
+        self._previewed: object = None
+        self._preview_timer: Timer | None = None
 
     def compose(self) -> ComposeResult:
         yield Navigation("runs")
         yield Input(placeholder=_FILTER_HELP, id="filter", compact=True)
-        yield Table(id="runs")
+        with Horizontal(id="main"):
+            yield Table(id="runs")
+            yield RunPreview(id="preview")
         yield Static(_EMPTY, id="empty")
         yield Static(id="problem", markup=False)
         yield Static(id="count")
@@ -109,6 +124,7 @@ class RunsScreen(RunActionsScreen):
 
     def _show_table(self, columns: dict[str, RunColumn]) -> None:
         room = self.size.width - (len(_MARK) if self._marked else 0) - 1  # of the scrollbar
+        room -= WIDTH if self._has_preview else 0
         widths = fitting(columns, self._shown, room)
         mark = "▼" if self._descending else "▲"
         headings = {
@@ -150,6 +166,31 @@ class RunsScreen(RunActionsScreen):
         field = self.query_one("#problem", Static)
         field.display = bool(run and run.problem)
         field.update(plain(run.problem) if run else "")
+        if run and self._has_preview:
+            self._preview(run)
+
+    @property
+    def _has_preview(self) -> bool:
+        return self.size.width >= _WITH_PREVIEW
+
+    def _preview(self, run: RunSummary) -> None:
+        """Show the figures of a run at once, and its curve and sample when they are read."""
+        self.query_one(RunPreview).show_run(run)
+        shown = (run.run, run.likeness, run.newest_likeness)
+        if shown != self._previewed:
+            self._previewed = shown
+            if self._preview_timer:
+                self._preview_timer.stop()
+            read = partial(self._read_highlights, run)
+            self._preview_timer = self.set_timer(
+                _PREVIEW_DELAY,
+                lambda: self.run_worker(read, group="preview", exclusive=True, exit_on_error=False),
+            )
+
+    async def _read_highlights(self, run: RunSummary) -> None:
+        folder = self.dashboard.runs.folder(run.run)
+        highlights = await asyncio.to_thread(read_highlights, folder)
+        self.query_one(RunPreview).show_highlights(run, highlights)
 
     def on_data_table_row_highlighted(self, _: DataTable.RowHighlighted) -> None:
         self._show_problem()
@@ -212,6 +253,12 @@ class RunsScreen(RunActionsScreen):
             self.notify("Select two or more runs with space.", title="Nothing to compare.")
             return
         self.post_message(OpenComparison([folder.name for folder in self.selected_runs()]))
+
+    def action_note(self) -> None:
+        """Edit the note and the tags of the current run."""
+        if run := self._current():
+            folder = self.dashboard.runs.folder(run.run)
+            self.app.push_screen(NotesForm(folder, RunNotes(note=run.note, tags=run.tags)))
 
     def action_remove(self) -> None:
         """Delete the selected runs after confirmation."""

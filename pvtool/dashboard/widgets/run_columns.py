@@ -14,6 +14,7 @@ from pvtool_core.store.summary import RunSummary
 _BAR = 12
 _LONGEST_BAR = 40
 _PADDING = 2
+_LONGEST_NOTE = 32
 Colours = dict[str, str]
 Value = str | float | None
 
@@ -48,6 +49,12 @@ def _figure(value: float | None) -> str:
 def _per_step(run: RunSummary) -> str:
     seconds = run.seconds_per_step
     return "" if seconds is None else f"{seconds:.{2 if seconds < 10 else 1}f}"
+
+
+def _notes(run: RunSummary) -> str:
+    """Return the tags and the note, shortened."""
+    text = " ".join([*(f"#{tag}" for tag in run.tags), run.note]).rstrip()
+    return text if len(text) <= _LONGEST_NOTE else f"{text[: _LONGEST_NOTE - 1]}…"
 
 
 _COLUMNS: dict[str, RunColumn] = {
@@ -116,13 +123,15 @@ def _loss_column(name: str, rank: int) -> RunColumn:
 
 
 def run_columns(runs: Iterable[RunSummary]) -> dict[str, RunColumn]:
-    """Return all columns by heading, with one for each loss of the runs."""
+    """Return all columns by heading, with one for each loss, and for notes if there are any."""
+    runs = list(runs)
     losses = dict.fromkeys(name for run in runs for name in run.losses)
     middle = {
         loss_label(name): _loss_column(name, 7 if index < 2 else 10)
         for index, name in enumerate(losses)
     }
-    return {**_COLUMNS, **middle, **_ENDING}
+    notes = {"notes": RunColumn(_notes, lambda run: _notes(run) or None, rank=10)}
+    return {**_COLUMNS, **middle, **_ENDING, **(notes if any(map(_notes, runs)) else {})}
 
 
 def heading(name: str, right: bool = False, mark: str = " ") -> Text:
