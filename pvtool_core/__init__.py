@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         WarningEvent,
     )
     from pvtool_core.store.identities import Identity, Library
+    from pvtool_core.supervisor import shared_engines
 
 __all__ = [
     "CheckpointEvent",
@@ -67,6 +68,7 @@ __all__ = [
     "enroll",
     "evaluate",
     "render",
+    "shared_engines",
     "train",
 ]
 
@@ -90,6 +92,7 @@ _MODULES = {
     "enroll": "api.enrollment",
     "evaluate": "api.evaluate",
     "render": "api.batch",
+    "shared_engines": "supervisor",
     "train": "api.training",
 }
 

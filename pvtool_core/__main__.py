@@ -6,22 +6,25 @@ starts it. SIGTERM and SIGINT mean: save the state and exit. A lost terminal is 
 """
 
 import faulthandler
+import importlib
 import logging
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvtool_core.engine_server import SERVE, serve
 from pvtool_core.errors import BrokenRun, Busy, ExitStatus, Interrupted, from_foreign
-from pvtool_core.imports import hide_unused_libraries, quick_imports
+from pvtool_core.imports import hide_unused_libraries, quick_imports, without_cuda
 from pvtool_core.models.locate import locate_faces, locate_rewards, locate_weights
 from pvtool_core.permissions import tighten, use_umask_for
+from pvtool_core.settings.families import FAMILIES
 from pvtool_core.settings.jobs import (
     EnrollJob,
     EvaluateJob,
@@ -33,7 +36,7 @@ from pvtool_core.settings.jobs import (
     read_job,
 )
 from pvtool_core.settings.references import load_named
-from pvtool_core.settings.schema import Settings
+from pvtool_core.settings.schema import ModelConfig, Settings
 from pvtool_core.store.event_log import EventWriter, drop_events_after
 from pvtool_core.store.events import Event, Report, RunEvent
 from pvtool_core.store.liveness import Heartbeat, State
@@ -153,11 +156,15 @@ class JobKind:
         run: Runs the job and returns its outcome.
         check: Raises WeightsMissing or InputRefused if weights of the job do not exist any more.
         out: Returns the folder that the job writes to besides its own and the cache.
+        models: Returns the video models that the job loads.
+        libraries: Modules that the job imports, some of them only when it uses them.
     """
 
     run: Callable[[Any, Context], ExitRecord]
     check: Callable[[Any], object] = lambda _: None
     out: Callable[[Any], Path | None] = lambda _: None
+    models: Callable[[Any], Iterable[ModelConfig]] = lambda _: ()
+    libraries: tuple[str, ...] = ()
 
 
 def run_training(job: TrainJob, context: Context) -> ExitRecord:
@@ -186,19 +193,64 @@ def short_job(function: str) -> Callable[[Job, Context], ExitRecord]:
     return run
 
 
+_FACES = ("insightface.model_zoo", "onnxruntime", "skimage.measure")
+"""Libraries of the face models."""
+
 JOBS: dict[type[Job], JobKind] = {
-    TrainJob: JobKind(run_training, check=locate_weights),
-    EnrollJob: JobKind(short_job("pvtool_core.faces.enroll:enroll"), check=locate_faces),
+    TrainJob: JobKind(
+        run_training,
+        check=locate_weights,
+        models=lambda job: [job.model],
+        libraries=(
+            "pvtool_core.trainer",
+            "pvtool_core.evaluation.sample_judges",
+            "onnx2torch",
+            *_FACES,
+        ),
+    ),
+    EnrollJob: JobKind(
+        short_job("pvtool_core.faces.enroll:enroll"),
+        check=locate_faces,
+        libraries=("pvtool_core.faces.enroll", *_FACES),
+    ),
     PlanJob: JobKind(short_job("pvtool_core.estimate.counts:plan")),
     RenderJob: JobKind(  # each clip checks its weights
-        short_job("pvtool_core.rendering.renderer:render"), out=lambda job: Path(job.out)
+        short_job("pvtool_core.rendering.renderer:render"),
+        out=lambda job: Path(job.out),
+        models=lambda job: [setup.model for setup in job.setups],
+        libraries=("pvtool_core.rendering.renderer", *_FACES),
     ),
     EvaluateJob: JobKind(
         short_job("pvtool_core.evaluation.evaluation_job:evaluate"),
         check=locate_rewards,
         out=lambda job: Path(job.out),
+        libraries=("pvtool_core.evaluation.evaluation_job", *_FACES),
     ),
 }
+
+
+def import_libraries(folder: str) -> None:
+    """Import what the job in a folder uses, for the engines that are forked afterwards."""
+    with suppress(Exception):  # the engine will report it
+        job = read_job(RunFolder(Path(folder)).config, JOB_BYTES)
+        kind = JOBS[type(job)]
+        hide_unused_libraries()
+        backbones = (FAMILIES[model.family].backbone for model in kind.models(job))
+        modules = [*kind.libraries, *(name.partition(":")[0] for name in backbones)]
+        with quick_imports(), without_cuda():
+            for module in modules:
+                importlib.import_module(module)
+
+
+def run_forked(folder: str) -> int:
+    """Run the job in a folder after a fork; return the exit status.
+
+    If an import has initialised CUDA all the same, the process starts again, without its imports.
+    """
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda._is_in_bad_fork():
+        os.execv(sys.executable, [*sys.orig_argv[:-1], folder])  # noqa: S606 - this program
+    return main([folder])
 
 
 def dispatch(job: Job, context: Context) -> ExitRecord:
@@ -302,4 +354,6 @@ if __name__ == "__main__":
     os.environ.setdefault(
         "PYTHONSAFEPATH", "1"
     )  # subprocesses must not import modules of the current folder either
+    if sys.argv[1:] == [SERVE]:
+        sys.exit(serve(import_libraries, run_forked))
     sys.exit(main(sys.argv[1:]))

@@ -19,14 +19,16 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from pvtool_core.comfyui_schedule import recipe, scheduler_name, start_percent
+from pvtool_core.comfyui.schedule import recipe, scheduler_name, start_percent
 from pvtool_core.errors import InputRefused
+from pvtool_core.store.events import LoraEvent
 from pvtool_core.store.prompts import KEYWORD
 from pvtool_core.tensor_files import save_tensors
 from pvtool_core.untrusted import parse_json
 
 NAME = "identity"
 _FORMAT = "pv adapter 1"
+_SHOWN_KEYS, _SHOWN_LETTERS = 3, 120
 
 
 def switch_step(start: float, num_steps: int) -> int:
@@ -170,6 +172,7 @@ class IdentityAdapter:
 
     def __init__(self, denoiser: nn.Module, target: str, rank: int, seed: int = 0) -> None:
         self.rank = rank
+        self._loaded_keys = 0
         self._denoiser: Any = denoiser
         before = {
             name: list(layer.active_adapters) for name, layer in _lora_layers(denoiser).items()
@@ -261,13 +264,19 @@ class IdentityAdapter:
         ours = self.pairs()
         expected = {key: tuple(weight.shape) for key, weight in layout.pack(ours).items()}
         if tensors.keys() != expected.keys():
-            raise _unfit(path, "it was made for other layers")
+            raise _unfit(path, _other_layers(tensors, expected))
         for key, shape in expected.items():
             if tuple(tensors[key].shape) != shape:
                 raise _unfit(path, f"{key} is {tuple(tensors[key].shape)}, not {shape}")
         for name, pair in layout.unpack(tensors, ours).items():
             ours[name].down.data.copy_(pair.down)
             ours[name].up.data.copy_(pair.up)
+        self._loaded_keys = len(expected)
+
+    def loaded_event(self, name: str) -> LoraEvent:
+        """Return the event of the last `load`, which refuses files with other keys."""
+        keys = self._loaded_keys
+        return LoraEvent(role="adapter", name=name, keys=keys, matched=keys)
 
 
 def read_adapter(path: Path) -> dict[str, Tensor]:
@@ -338,3 +347,15 @@ def _unfit(path: Path, problem: str) -> InputRefused:
     return InputRefused(
         f"The adapter {path} does not fit this model: {problem}.", "Use the base model of its run."
     )
+
+
+def _other_layers(found: Iterable[str], expected: Iterable[str]) -> str:
+    """Return how the names in a file differ from those of the model, as a phrase."""
+    theirs, ours = set(found), set(expected)
+    words = f"it was made for other layers; {len(theirs & ours)} of its {len(theirs)} keys match"
+    for label, names in (("unmatched", theirs - ours), ("missing", ours - theirs)):
+        if names:
+            shown = [name[:_SHOWN_LETTERS] for name in sorted(names)[:_SHOWN_KEYS]]
+            words += f", {label} ({len(names)}): {', '.join(shown)}"
+            words += ", …" if len(names) > _SHOWN_KEYS else ""
+    return words

@@ -7,6 +7,7 @@ fifth faster without garbage collection: see `quick_imports`.
 import gc
 import importlib.metadata
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -103,6 +104,31 @@ def reveal(package: str) -> None:
     """Make a hidden package importable again, if it is installed."""
     if package in sys.modules and sys.modules[package] is None:  # pyright: ignore[reportUnnecessaryComparison]
         del sys.modules[package]
+
+
+@contextmanager
+def without_cuda() -> Generator[None]:
+    """Keep imports from initialising CUDA, which would be unusable in processes forked afterwards.
+
+    diffusers asks whether there is a GPU. torch then asks the driver's management library, NVML;
+    without it, the answer is no, and only imports hear it.
+    """
+    import torch
+
+    extension: Any = vars(torch)["_C"]
+    name, count = "PYTORCH_NVML_BASED_CUDA_CHECK", "_cuda_getDeviceCount"
+    before, ask_driver = os.environ.get(name), getattr(extension, count, None)
+    os.environ[name] = "1"
+    if ask_driver:
+        setattr(extension, count, lambda: 0)
+    try:
+        yield
+    finally:
+        if ask_driver:
+            setattr(extension, count, ask_driver)
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextmanager

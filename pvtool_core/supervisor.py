@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from types import FrameType
 from typing import Self
 
+from pvtool_core.engine_server import EngineProcess, EngineServer
 from pvtool_core.errors import (
     Busy,
     ExitStatus,
@@ -38,10 +40,55 @@ ANSWER_SECONDS = 600.0
 OnEvent = Callable[[Event], None]
 
 
+class _SharedServer:
+    """The engine server of a block: started with the first engine, again if it was killed."""
+
+    def __init__(self) -> None:
+        self._server: EngineServer | None = None
+        self._environment = _environment()
+
+    def start(self, folder: RunFolder, log: int) -> EngineProcess | None:
+        """Start an engine; None if the environment has changed since the begin of the block."""
+        if self._environment != _environment():
+            return None
+        if self._server is None or not self._server.is_running():
+            self._server = EngineServer(ENGINE, self._environment, log)
+        return self._server.start(folder.path.absolute(), log)
+
+    def close(self) -> None:
+        if self._server:
+            self._server.close()
+
+
+_shared: ContextVar[_SharedServer | None] = ContextVar("shared", default=None)
+
+
+@contextmanager
+def shared_engines() -> Generator[None]:
+    """Let the engines that this thread starts in the block share their imports.
+
+    For jobs that follow each other. Each engine is forked from a server that imports libraries
+    once; it is a process of its own like any other, and continues if it is running at the end of
+    the block. Only on Linux: libraries of other systems may not work after a fork.
+    """
+    if _shared.get() or sys.platform != "linux":
+        yield
+        return
+    server = _SharedServer()
+    token = _shared.set(server)
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+        server.close()
+
+
 def start(
-    folder: RunFolder, engines: list[subprocess.Popen[bytes]] | None = None
-) -> subprocess.Popen[bytes]:
-    """Start an engine in its own session and add it to `engines`.
+    folder: RunFolder,
+    engines: list[EngineProcess] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> EngineProcess:
+    """Start an engine in its own session and add it to `engines`; it is stopped if `stop` is true.
 
     A closed terminal does not end it, and Ctrl-C reaches it only through this process. It is added
     as soon as the process exists, and ended again if that fails. Its output goes to its log. The
@@ -52,17 +99,12 @@ def start(
     idle = folder.state() not in LIVE  # otherwise the live engine will refuse this one
     ended = folder.exit_mark()
     with os.fdopen(folder.open_log(), "ab") as log:
-        engine = subprocess.Popen(
-            [*ENGINE, str(folder.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env={**os.environ, "PYTHONSAFEPATH": "1"},
-        )
+        engine = _launch(folder, log.fileno())
     try:
         if engines is not None:
             engines.append(engine)
+        if stop():  # before its process id is known, as a server may import for long
+            engine.terminate()
         if idle:
             folder.announce(engine.pid)
             if folder.exit_mark() == ended:  # otherwise the new engine has already ended
@@ -73,7 +115,23 @@ def start(
     return engine
 
 
-def _end(engines: Sequence[subprocess.Popen[bytes]]) -> None:
+def _launch(folder: RunFolder, log: int) -> EngineProcess:
+    shared = _shared.get()
+    return (shared and shared.start(folder, log)) or subprocess.Popen(
+        [*ENGINE, str(folder.path)],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        env=_environment(),
+    )
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONSAFEPATH": "1"}
+
+
+def _end(engines: Sequence[EngineProcess]) -> None:
     """Stop the engine of a failed start: it saves its state and exits."""
     for engine in engines:
         engine.terminate()
@@ -115,7 +173,7 @@ class Engines:
 
     def __init__(self, folders: Sequence[RunFolder]) -> None:
         self.folders = tuple(folders)
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[EngineProcess] = []
         self._offsets = [events_end(folder.events) for folder in folders]
 
     def start(self, stop: Callable[[], bool] = lambda: False) -> Self:
@@ -125,7 +183,7 @@ class Engines:
         """
         try:
             for folder in self.folders:
-                engine = start(folder, self.processes)
+                engine = start(folder, self.processes, stop)
                 if stop():
                     engine.terminate()
         except BaseException:
@@ -175,7 +233,7 @@ def run_together(folders: Sequence[RunFolder], on_event: OnEvent) -> list[PvErro
     return engines.errors(received[0] if received else None)
 
 
-def _is_running(engine: subprocess.Popen[bytes]) -> bool:
+def _is_running(engine: EngineProcess) -> bool:
     return engine.poll() is None
 
 
@@ -242,7 +300,7 @@ def _in_turn(following: Sequence[Iterator[list[Event]]]) -> Iterator[Event]:
 
 @contextmanager
 def _forwarded_signals(
-    engines: Sequence[subprocess.Popen[bytes]],
+    engines: Sequence[EngineProcess],
 ) -> Generator[list[signal.Signals]]:
     """Forward signals.
 

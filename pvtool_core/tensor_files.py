@@ -1,12 +1,6 @@
-"""Read weights from tensors only, and write safetensors files reproducibly.
-
-The safetensors library keeps metadata in a hash map: two files with equal content can differ in the
-order of its keys. Digests of such files are compared and are part of clip names, so the keys are
-sorted here. Tensors already have a fixed order, and no length changes, so offsets stay valid.
-"""
+"""Read weights from tensors only, and write tensors with metadata."""
 
 import errno
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,32 +12,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pvtool_core.adapter_files.metadata_order import sort_metadata
 from pvtool_core.errors import InputRefused
 
 Weights = Mapping[str, Tensor]
 _UNUSED = ".num_batches_tracked"
 """A counter of batch norm for training; converted files lack it."""
-_LENGTH_BYTES = 8  # a little-endian number in front of the header
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors and metadata to `path`: equal content gives equal bytes."""
     save_file(dict(tensors), path, metadata=dict(metadata))
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        header = _sorted(file.read(length))
-        file.seek(_LENGTH_BYTES)
-        file.write(header)
-
-
-def _sorted(header: bytes) -> bytes:
-    """Return the header with its metadata sorted by key, at the same length."""
-    entries: dict[str, Any] = json.loads(header)
-    metadata = entries.pop("__metadata__", {})
-    ordered = {"__metadata__": dict(sorted(metadata.items())), **entries}
-    text = json.dumps(ordered, ensure_ascii=False, separators=(",", ":")).encode()
-    assert len(text) <= len(header), "sorting keys adds nothing"
-    return text.ljust(len(header))
+    sort_metadata(path)
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

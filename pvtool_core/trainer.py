@@ -156,7 +156,9 @@ class Trainer:
 
     def __init__(self, job: TrainJob, cache: Path | None, report: Report) -> None:
         self.job, self.config = job, job.training
-        self.backbone = load_backbone(job.model, job.sampler, job.prompts, job.training.recompute)
+        self.backbone = load_backbone(
+            job.model, job.sampler, job.prompts, job.training.recompute, report
+        )
         first = switch_step(job.adapter.start, self.backbone.num_steps)
         trajectories = TrajectoryCache(cache, self.backbone, first, report)
         self.adapter = IdentityAdapter(
@@ -344,6 +346,7 @@ class RunFiles:
             return 0
         trainer.adapter.load(folder / ADAPTER_FILE, trainer.backbone.lora_layout)
         load_optimizer(trainer.optimizer, folder / OPTIMIZER_FILE)
+        self._report(trainer.adapter.loaded_event(f"{self._folder.name}@{checkpoint_step(folder)}"))
         before, now = checkpoint_facts(folder).get("device"), trainer.backbone.device.type
         if before not in (None, now):
             message = f"This run was trained on {before} and continues on {now}: "

@@ -57,6 +57,7 @@ def test_the_wheel_holds_two_packages_with_presets_and_types(tmp_path: Path) -> 
         "pvtool/py.typed",
         "pvtool_core/py.typed",
         "pvtool_core/presets/tiny.toml",
+        "pvtool_core/presets/tiny/styles/poster.safetensors",
         "pvtool/dashboard/dashboard.tcss",
         "pvtool_core/report_page/page.css",
         "pvtool_core/report_page/page.js",

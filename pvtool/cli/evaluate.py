@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from pvtool.cli.completion import metric_words
 from pvtool.cli.options import Json, preset_names, run_names
 from pvtool.cli.render_options import Address, On, Part, check_place, parse_shard
-from pvtool.cli.scores import evaluate_run, metrics_table, render_evaluation, score_clips
+from pvtool.cli.scores import evaluate_run, metrics_tables, render_evaluation, score_clips
 from pvtool.jobs.settings import chosen_settings
 from pvtool.output import Output
 from pvtool.text import plain, shown
@@ -36,11 +37,13 @@ from pvtool_core.store.evaluation_report import CHECKPOINT_EVALUATION, EVALUATIO
 from pvtool_core.store.identities import Library
 from pvtool_core.store.runs import RunFolder, find_run
 from pvtool_core.store.summary import job_of
+from pvtool_core.supervisor import shared_engines
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command()
+@shared_engines()
 def evaluate(
     targets: Annotated[
         list[str] | None,
@@ -59,7 +62,10 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Output folder. [default: with the clips]")
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Compute only these metrics.")
+        str | None,
+        typer.Option(
+            metavar="NAME,...", autocompletion=metric_words, help="Compute only these metrics."
+        ),
     ] = None,
     fvd_reference: Annotated[
         Path | None,
@@ -124,9 +130,8 @@ def show(output: Output, target: str, place: Path, report: Report, page: bool) -
     paths = {key: place / name for key, name in files.items()}
     words = {"report": "Report", "sheet": "Contact sheet", "page": "Page"}
     lines = [f"{words[key]}: {shown(path)}" for key, path in paths.items()]
-    text = "\n".join([metrics_table(report), "", *lines])
     facts = {key: str(path) for key, path in paths.items()}
-    output.stream({"target": target, **facts, **report}, text)
+    output.stream({"target": target, **facts, **report}, *metrics_tables(report), "\n".join(lines))
 
 
 def evaluate_target(

@@ -12,6 +12,7 @@ import typer
 
 from pvtool.cli import render_options as options
 from pvtool.cli.batch import render_clips
+from pvtool.cli.cut_prompts import warn_of_cuts
 from pvtool.cli.options import ControlFrames, ControlNet, Json, Seeds
 from pvtool.cli.options import Loras as LoraWords
 from pvtool.cli.render_report import (
@@ -19,7 +20,6 @@ from pvtool.cli.render_report import (
     list_clips,
     print_adapters,
     print_mistake,
-    warn_of_cuts,
 )
 from pvtool.jobs.settings import style_table
 from pvtool.output import Output

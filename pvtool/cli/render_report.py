@@ -1,7 +1,7 @@
 """Print clips of `pv render`: planned, rendered and failed ones."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,12 @@ from pvtool_core.batches.plan import BatchPlan, Shard, as_row, estimates, states
 from pvtool_core.batches.rows import row_table
 from pvtool_core.errors import PvError
 from pvtool_core.files import replace_file
-from pvtool_core.models.prompt_limits import Cut
 from pvtool_core.rendering.results import clip_event
 from pvtool_core.settings.jobs import RenderJob, TriesConfig
 from pvtool_core.store.events import ClipEvent
 
 SHOWN_FAILURES = 20
 SHOWN_ADAPTERS = 20
-SHOWN_CUTS = 20
 SHOWN_MISSED = 20
 
 
@@ -99,15 +97,6 @@ def warn_of_missed(output: Output, found: Sequence[tuple[str, str]]) -> None:
         output.say(f"Warning: {shown(Path(path))}: {message}.")
     if more := len(found[SHOWN_MISSED:]):
         output.say(f"Warning: the likeness of {more} more clips is too low.")
-
-
-def warn_of_cuts(output: Output, cuts: Iterable[Cut]) -> None:
-    """Warn about prompts that are too long for a text encoder."""
-    messages = list(dict.fromkeys(cut.message for cut in cuts))
-    for message in messages[:SHOWN_CUTS]:
-        output.say(f"Warning: {message}")
-    if len(messages) > SHOWN_CUTS:
-        output.say(f"Warning: the ends of {len(messages) - SHOWN_CUTS} more prompts are cut off.")
 
 
 def print_adapters(output: Output, planned: BatchPlan) -> None:

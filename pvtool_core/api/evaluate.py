@@ -35,7 +35,7 @@ from pvtool_core.store.identities import Library
 from pvtool_core.store.prompts import Banks
 from pvtool_core.store.runs import RunFolder, checkpoint_step, find_run
 from pvtool_core.store.summary import job_of
-from pvtool_core.supervisor import OnEvent, run_short_job
+from pvtool_core.supervisor import OnEvent, run_short_job, shared_engines
 
 Report = dict[str, Any]
 
@@ -63,6 +63,7 @@ class Choices:
     address: str = ""
 
 
+@shared_engines()
 def evaluate(
     run: TrainingRun | str,
     out: str | Path | None = None,

@@ -12,6 +12,7 @@ from pvtool_core.models.fingerprints import with_fingerprints
 from pvtool_core.settings.families import FAMILIES
 from pvtool_core.settings.references import load_named
 from pvtool_core.settings.schema import ModelConfig, SamplerConfig
+from pvtool_core.store.events import Report, ignore
 
 __all__ = [
     "Backbone",
@@ -30,9 +31,13 @@ def backbone_class(family: str) -> Any:
 
 
 def load_backbone(
-    model: ModelConfig, sampler: SamplerConfig, prompts: Sequence[str], recompute: bool = False
+    model: ModelConfig,
+    sampler: SamplerConfig,
+    prompts: Sequence[str],
+    recompute: bool = False,
+    report: Report = ignore,
 ) -> Backbone:
-    """Load the model of the settings for these prompts.
+    """Load the model of the settings for these prompts, and report its style LoRAs.
 
     With `recompute`, activations are not stored but recomputed in the backward pass: slower, in a
     tenth of the memory, with the same gradient. Raises InputRefused if the files differ from those
@@ -48,8 +53,11 @@ def load_backbone(
         library.utils.logging.disable_progress_bar()  # the engine prints no progress bars
     with refused_unless_loaded(model.base_model, model.family):
         with quick_imports():
-            backbone = backbone_class(model.family)
-        return backbone(model, sampler, prompts, recompute)
+            driver = backbone_class(model.family)
+        backbone: Backbone = driver(model, sampler, prompts, recompute)
+    for event in backbone.merged_loras:
+        report(event)
+    return backbone
 
 
 @contextmanager

@@ -84,7 +84,7 @@ class AnimateDiff:
         self.model, self.sampler = model, sampler
         self.device, self.dtype = resolve_device(model.device), getattr(torch, model.dtype)
         self.pipeline: Any = _load_pipeline(model, self.dtype).to(self.device)
-        merge_style_loras(self.pipeline, model)
+        self.merged_loras = merge_style_loras(self.pipeline, model)
         for part in (self.pipeline.unet, self.pipeline.vae, self.pipeline.text_encoder):
             part.eval().requires_grad_(False)
         self.denoiser: nn.Module = self.pipeline.unet

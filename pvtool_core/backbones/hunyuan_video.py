@@ -118,7 +118,7 @@ class HunyuanVideo:
         self._embeds = self._encode(prompts) if prompts else {}
         without_text = dict.fromkeys(["text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"])
         self.pipeline: Any = self._load(**without_text)
-        merge_style_loras(self.pipeline, model)
+        self.merged_loras = merge_style_loras(self.pipeline, model)
         self.pipeline.vae.to(self.device)
         for part in (self.pipeline.transformer, self.pipeline.vae):
             part.eval().requires_grad_(False)

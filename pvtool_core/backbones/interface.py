@@ -21,6 +21,7 @@ from pvtool_core.errors import NotFinite
 from pvtool_core.media.decode import Pixels
 from pvtool_core.models.fingerprints import fingerprint_of
 from pvtool_core.settings.schema import ModelConfig, SamplerConfig
+from pvtool_core.store.events import LoraEvent
 
 Latents = Float[Tensor, "clips channels frames latent_height latent_width"]
 Embeds = Mapping[str, Tensor]
@@ -44,6 +45,8 @@ class Backbone(Protocol):
     """Regular expression for the q, k, v projections of spatial self-attention (section 4.4)."""
     lora_layout: LoraLayout
     """Layer names in the adapter's file."""
+    merged_loras: tuple[LoraEvent, ...]
+    """The style LoRAs that were merged into the model, as `merge_style_loras` returns them."""
     num_steps: int
     num_frames: int
     device: torch.device

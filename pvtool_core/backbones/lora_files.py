@@ -75,11 +75,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA file; `pieces` is its content without empty marker tensors."""
+    """A LoRA file: its content, and the names of empty marker tensors."""
 
     path: Path
     metadata: Mapping[str, str]
     pieces: tuple[Piece, ...]
+    markers: tuple[str, ...] = ()
 
 
 def read_lora(path: Path) -> LoraFile:
@@ -96,15 +97,16 @@ def read_lora(path: Path) -> LoraFile:
                 "Use a plain LoRA, LoCon or DoRA.",
             )
     pieces = tuple(piece for key, tensor in tensors.items() if (piece := piece_of(key, tensor)))
-    markers = {
-        key for key, tensor in tensors.items() if not tensor.numel()
-    }  # a marker such as `v_pred`, whose name is its content
-    known = {piece.key for piece in pieces} | markers
+    read = {piece.key for piece in pieces}
+    # a marker such as `v_pred`, whose name is its content
+    markers = tuple(
+        key for key, tensor in tensors.items() if key not in read and not tensor.numel()
+    )
     if not any(piece.part != "alpha" for piece in pieces):
         raise InputRefused(
             f"{path} is not a LoRA.", "Use a LoRA file; set another base model with --base-model."
         )
-    if unknown := [key for key in tensors if key not in known]:
+    if unknown := [key for key in tensors if key not in read and key not in markers]:
         raise InputRefused(
             f"The LoRA {path} contains unknown tensors ({len(unknown)} of {len(tensors)}), "
             f"for example {shown(unknown[0])}.",
@@ -122,7 +124,7 @@ def read_lora(path: Path) -> LoraFile:
                 f"The LoRA {path} holds values that are not finite numbers, in {shown(piece.key)}.",
                 "Use another LoRA; this one was damaged in training.",
             )
-    return LoraFile(path, metadata, pieces)
+    return LoraFile(path, metadata, pieces, markers)
 
 
 def piece_of(key: str, tensor: Tensor) -> Piece | None:

@@ -28,9 +28,11 @@ from pvtool_core.backbones.lora_names import Rows, Table, Target, layer_names, w
 from pvtool_core.errors import InputRefused
 from pvtool_core.settings.families import FAMILIES, Family
 from pvtool_core.settings.schema import ModelConfig
+from pvtool_core.store.events import LoraEvent
 
 MERGE_VERSION = 2
 """Part of the trajectory cache's key with LoRAs: increment when merging changes."""
+_SHOWN_KEYS = 10
 
 _PAIRS: Mapping[Part, Sequence[Part]] = {
     "down": ("up",),
@@ -98,15 +100,16 @@ class Layer:
 
 
 @torch.no_grad()
-def merge_style_loras(pipeline: Any, model: ModelConfig) -> None:
+def merge_style_loras(pipeline: Any, model: ModelConfig) -> tuple[LoraEvent, ...]:
     """Merge each style LoRA of the settings, scaled by its weight, into the parts of the pipeline.
 
-    Sums are computed in float32 and rounded to the model's type once per file. Raises InputRefused
-    if a file is not a LoRA, if any of its tensors does not fit the model, or if merged weights are
-    not finite.
+    Sums are computed in float32 and rounded to the model's type once per file. Returns an event for
+    each file, for `Backbone.merged_loras`. Raises InputRefused if a file is not a LoRA, if any of
+    its tensors does not fit the model, or if merged weights are not finite.
     """
     if not model.loras:
-        return
+        return ()
+    merged: list[LoraEvent] = []
     base = Base.of(pipeline, FAMILIES[model.family])
     for lora in model.loras:
         file = read_lora(Path(lora.file))
@@ -116,6 +119,19 @@ def merge_style_loras(pipeline: Any, model: ModelConfig) -> None:
             _check_sizes(file, layer, base)
         for layer in layers:
             _merge(file, layer, base, scale, lora.weight)
+        merged.append(_event_of(file, layers))
+    return tuple(merged)
+
+
+def _event_of(file: LoraFile, layers: Sequence[Layer]) -> LoraEvent:
+    matched = sum(len(layer.parts) for layer in layers)
+    return LoraEvent(
+        role="style LoRA",
+        name=file.path.name,
+        keys=matched + len(file.markers),
+        matched=matched,
+        unmatched=tuple(map(shown, file.markers[:_SHOWN_KEYS])),
+    )
 
 
 def _layers(file: LoraFile, base: Base) -> list[Layer]:

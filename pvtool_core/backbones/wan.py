@@ -107,7 +107,7 @@ class Wan:
         gc.collect()  # the text encoder's 11 GB are needed for the denoiser
         self.pipeline: Any = self._load(text_encoder=None, tokenizer=None)
         _check_size(self.pipeline, model)
-        merge_style_loras(self.pipeline, model)
+        self.merged_loras = merge_style_loras(self.pipeline, model)
         vae, self.denoiser = self.pipeline.vae.to(self.device), self.pipeline.transformer
         for part in (vae, self.denoiser):
             part.eval().requires_grad_(False)

@@ -70,8 +70,7 @@ def named_run(person: Identity, words: str) -> RunAdapter:
 
     Raises Missing, or UsageError for a run of another identity.
     """
-    name, at, step = words.partition("@")
-    run = find_run(runs_dir(), name)
+    run = find_run(runs_dir(), words.partition("@")[0])
     identity = job_of(run).identity
     if identity.fingerprint != person.ref.fingerprint:
         other = (
@@ -80,6 +79,13 @@ def named_run(person: Identity, words: str) -> RunAdapter:
         raise UsageError(
             f"{run.name} was trained on {other}.", f"Use a run of {person.name}, or omit --run."
         )
+    return checkpoint_adapter(words)
+
+
+def checkpoint_adapter(words: str) -> RunAdapter:
+    """Return the adapter of RUN, RUN@STEP or RUN@best, of any identity. Raises Missing."""
+    name, at, step = words.partition("@")
+    run = find_run(runs_dir(), name)
     if at:
         return _adapter_at(run, step)
     if found := _newest_adapter(run):

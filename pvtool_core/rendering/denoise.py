@@ -114,7 +114,7 @@ class ClipDenoiser:
         report_cuts(model, prompts, setup.sampler.negative_prompt, report)
         self.setup = setup
         self.prompts = frozenset(prompts)
-        self.backbone: Backbone = load_backbone(model, setup.sampler, prompts)
+        self.backbone: Backbone = load_backbone(model, setup.sampler, prompts, report=report)
         self.first_step = sampling.first_active_step(self.backbone, setup.adapter)
         self._cache = TrajectoryCache(
             trajectories_dir(), self.backbone, self.first_step, report, gigabytes
@@ -122,6 +122,7 @@ class ClipDenoiser:
         self._prefix_seconds, self._rest_seconds, self._clips = 0.0, 0.0, 0
         self._adapter: IdentityAdapter | None = None
         self._adapter_file = ""
+        self._report, self._reported = report, set[str]()
         self._denoising, self._decoding = threading.Lock(), threading.Lock()
 
     def denoise(self, group: Group, results: Results) -> Iterator[DenoisedClip]:
@@ -225,7 +226,15 @@ class ClipDenoiser:
             self._adapter_file = ""
             self._adapter = self._load(Path(item.adapter), item.adapter_sha256)
             self._adapter_file = item.adapter
+            self._report_once(self._adapter, item)
         return self._adapter
+
+    def _report_once(self, adapter: IdentityAdapter, item: RenderItem) -> None:
+        """Report an adapter when it is loaded first: groups of clips load it again."""
+        if item.adapter not in self._reported:
+            self._reported.add(item.adapter)
+            name = f"{item.run}@{item.step}" if item.run else Path(item.adapter).name
+            self._report(adapter.loaded_event(name))
 
     def _load(self, file: Path, sha256: str) -> IdentityAdapter:
         backbone = self.backbone

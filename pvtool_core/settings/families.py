@@ -47,7 +47,7 @@ class Family:
 
 _LIMITS = "pvtool_core.models.prompt_limits"
 _LORA_NAMES = "pvtool_core.backbones.lora_names"
-_COMFYUI = "pvtool_core.comfyui_workflow"
+_COMFYUI = "pvtool_core.comfyui.workflow"
 _LARGE = frozenset({"model.storage", "model.offload", "sampler.shift"})
 
 FAMILIES: dict[str, Family] = {

@@ -15,6 +15,8 @@ from pvtool_core.errors import Mistake
 from pvtool_core.settings.families import DEFAULT_FAMILY, FAMILIES, only, supporting
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 
+MAX_RANK = 1024
+"""Largest rank of an adapter."""
 DEVICES = re.compile(r"auto|cpu|mps|(cuda|xpu)(:(0|[1-9]\d{0,3}))?")
 
 
@@ -144,7 +146,7 @@ class SamplerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
-    rank: int = setting("rank of the adapter's matrices", 32, low=1, high=1024)
+    rank: int = setting("rank of the adapter's matrices", 32, low=1, high=MAX_RANK)
     alpha: int = setting(
         "must equal rank: other ratios reload at the wrong scale in several tools",
         32,

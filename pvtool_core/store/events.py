@@ -220,6 +220,22 @@ class WarningEvent(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoraEvent(Event):
+    """A LoRA file was loaded: `matched` of its `keys` tensors have a place in the model.
+
+    `role` is adapter or style LoRA. `name` is RUN@STEP of an adapter, and the file name of a style
+    LoRA. `unmatched` are names of other tensors, at most ten.
+    """
+
+    type = "lora"
+    role: str
+    name: str
+    keys: int
+    matched: int
+    unmatched: tuple[str, ...] = _omitted(())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceReading:
     """Measured values of an accelerator: bytes, percent, °C and W; None if it reports none."""
 
@@ -342,6 +358,7 @@ EVENTS: dict[str, type[Event]] = {
         CheckpointEvent,
         ClipEvent,
         WarningEvent,
+        LoraEvent,
         TelemetryEvent,
         MachineEvent,
         CountsEvent,

@@ -24,9 +24,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
-
-import psutil
+from typing import Any, Protocol, Self, TypeVar, cast
 
 from pvtool_core.errors import (
     BrokenRun,
@@ -217,14 +215,20 @@ class RunFolder:
     def announce(self, pid: int) -> None:
         """Record that process `pid`, just started, is the engine of this folder.
 
-        The record is valid until its first heartbeat; if there is one already, nothing is written.
+        The record is valid until its first heartbeat; if there is one already, or the process has
+        ended, nothing is written.
         """
+        import psutil  # imported here for a fast start
+
+        try:
+            process = process_facts(pid)
+        except psutil.NoSuchProcess:
+            return
         try:
             before = self.read_status()
         except BrokenRun:  # a corrupt file is replaced here
             before = None
         step, total = (before.step, before.total) if before else (0, 0)
-        process = process_facts(pid)
         facts = {
             "state": State.STARTING,
             "step": step,
@@ -491,6 +495,8 @@ def writer_lives(begun: Path) -> bool:
     named = _UNFINISHED.fullmatch(begun.name)
     if not named:  # files without a process id are of an engine, which has not started
         return False
+    import psutil  # imported here for a fast start
+
     try:
         process = psutil.Process(int(named[1]))
         lives = process.status() != psutil.STATUS_ZOMBIE
@@ -506,6 +512,16 @@ def checkpoint_facts(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def averaged_checkpoints(folder: Path) -> list[str]:
+    """Return those whose mean a checkpoint is, as RUN@STEP; empty for a trained one."""
+    found = checkpoint_facts(folder).get("averaged")
+    return [
+        f"{each['run']}@{each['step']}"
+        for each in (cast("list[Any]", found) if isinstance(found, list) else [])
+        if isinstance(each, dict) and {"run", "step"} <= each.keys()
+    ]
 
 
 def _write_files(

@@ -15,7 +15,7 @@ from pvtool_core.settings.sample_metrics import LIKENESS
 from pvtool_core.store.event_log import first_event_time, newest_record, newest_records
 from pvtool_core.store.events import Record, ScoresEvent, TelemetryEvent, parse_event
 from pvtool_core.store.liveness import State
-from pvtool_core.store.runs import ADAPTER_FILE, RunFolder
+from pvtool_core.store.runs import ADAPTER_FILE, RunFolder, checkpoint_step
 from pvtool_core.store.trend import RECENT_STEPS, Trend, trend_of
 from pvtool_core.untrusted import is_file
 
@@ -182,8 +182,11 @@ def _device_name(folder: RunFolder, setting: str) -> str:
 
 
 def _of_status(folder: RunFolder) -> dict[str, Any]:
-    status = folder.read_status()
-    return {"step": status.step} if status else {}
+    """Return the step of the engine, or of the newest checkpoint if no engine ever ran."""
+    if status := folder.read_status():
+        return {"step": status.step}
+    steps = [checkpoint_step(path) for path in folder.checkpoint_folders()]
+    return {"step": max(steps, default=0)}
 
 
 def _of_best(folder: RunFolder) -> dict[str, Any]:

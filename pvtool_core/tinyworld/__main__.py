@@ -4,14 +4,18 @@
 
 
 All stages take about four hours on two CPU cores. A killed stage resumes from its last checkpoint
-in `--work`. The stages on one line can run at the same time, each on one core:
+in `--work`. The last three need only the shipped preset, `--out`: `styled` writes a second base
+model, DIR/styled, which is not shipped. The stages on one line can run at the same time, each on
+one core:
 
     vae | clip
     latents | judge
     images | detector
     motion | metric, reward        (these two need `images`)
     save
-    measure
+    measure | styled | control     (the last two need only the saved preset)
+    style_lora
+    style_scores
 """
 
 import argparse
@@ -30,13 +34,16 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from pvtool_core.tinyworld import (
     autoencoder,
+    controlnet,
     crowd,
     detector,
     generator,
     image_text,
     measure,
     recognizers,
+    restyling,
     samples,
+    style_scores,
 )
 
 STAGES = (
@@ -51,7 +58,13 @@ STAGES = (
     "reward",
     "save",
     "measure",
+    "styled",
+    "style_lora",
+    "style_scores",
+    "control",
 )
+OF_PRESET = STAGES[STAGES.index("save") :]
+"""Stages that read or write the folder of `--out`."""
 STEPS = {
     "vae": 4800,
     "clip": 2000,
@@ -61,8 +74,12 @@ STEPS = {
     "detector": 1500,
     "metric": 1800,
     "reward": 1400,
+    "styled": 160,
+    "style_lora": 300,
+    "control": 600,
 }
-IMAGE_SHARDS, CLIP_SHARDS = 24, 14
+IMAGE_SHARDS, CLIP_SHARDS, POSTER_SHARDS = 24, 14, 6
+LORA = Path("styles/poster.safetensors")
 
 
 class World:
@@ -176,6 +193,22 @@ class World:
         image_text_models = {"clip": self.clip, "judge": self.judge}
         measure.measure(out, self.vae, image_text_models, self.tokenizer, looks)
 
+    def restyling(self, out: Path) -> restyling.Restyling:
+        shards = max(1, round(POSTER_SHARDS * self.scale))
+        return restyling.Restyling(out / "animatediff", self.work, shards)
+
+    def styled(self, out: Path) -> None:
+        self.restyling(out).save_styled(self.work / "styled", self.steps["styled"])
+
+    def style_lora(self, out: Path) -> None:
+        self.restyling(out).save_lora(out / LORA, self.steps["style_lora"])
+
+    def style_scores(self, out: Path) -> None:
+        style_scores.measure_style(out, self.work / "styled", out / LORA)
+    def control(self, out: Path) -> None:
+        """Train a ControlNet for the saved preset: `controlnet` and `control-frames` in `work`."""
+        controlnet.train_control(out, self.work, self.steps["control"])
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -203,7 +236,7 @@ def main() -> None:
         part: Any = getattr(world, stage)
         if stage == "latents":
             part()
-        elif stage in ("save", "measure"):
+        elif stage in OF_PRESET:
             part(options.out)
 
 

@@ -18,6 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from pvtool_core.tinyworld.autoencoder import AT_ONCE, decode, encode
 from pvtool_core.tinyworld.generator import new_scheduler
 from pvtool_core.tinyworld.image_text import tokenized
+from pvtool_core.tinyworld.styles import PLAIN, Style
 from pvtool_core.tinyworld.world import People, captions, draw_people, draw_scenes, still
 
 IDENTITIES = 4000
@@ -57,23 +58,22 @@ def crowd_of(work: Path, name: str, views: int, looks: Looks) -> Crowd:
     return Crowd(**torch.load(path, weights_only=True, mmap=True))
 
 
-def drawn(size: int) -> Looks:
+def drawn(size: int, style: Style = PLAIN) -> Looks:
     """Return a function that draws people, `size` pixels wide."""
 
     def looks(people: People, generator: Generator) -> tuple[Tensor, Tensor]:
         scenes = draw_scenes(len(people), generator)
-        return still(
-            people, scenes, torch.randint(8, (len(people),), generator=generator), size=size
-        )
+        frame = torch.randint(8, (len(people),), generator=generator)
+        return still(people, scenes, frame, size=size, style=style)
 
     return looks
 
 
-def reconstructed(vae: AutoencoderKL) -> Looks:
+def reconstructed(vae: AutoencoderKL, style: Style = PLAIN) -> Looks:
     """Return a function that draws people and passes them through the autoencoder."""
 
     def looks(people: People, generator: Generator) -> tuple[Tensor, Tensor]:
-        pictures, landmarks = drawn(64)(people, generator)
+        pictures, landmarks = drawn(64, style)(people, generator)
         return decode(vae, encode(vae, pictures)), landmarks
 
     return looks

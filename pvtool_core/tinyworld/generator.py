@@ -6,7 +6,7 @@ the signal left where the last quarter of the steps begins: at this noise level,
 their own size still determine hair and skin colour.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from pvtool_core.tinyworld.autoencoder import encode, face_mask
 from pvtool_core.tinyworld.image_text import REWARD, sprinkled, tokenized
 from pvtool_core.tinyworld.pictures import draw_stills
+from pvtool_core.tinyworld.styles import PLAIN, Style
 from pvtool_core.tinyworld.training import Losses, fit
 from pvtool_core.tinyworld.world import captions, clip, draw_people, draw_scenes
 
@@ -34,6 +35,8 @@ IMAGE_BATCH, CLIP_BATCH = 48, 6
 UNPROMPTED = 0.1
 """Fraction of empty training prompts, for classifier-free guidance."""
 FACE_WEIGHT = 1.5
+SEEDS = {"images": 1, "clips": 2, "poster": 4}
+"""Millions of the seeds of each kind of training data."""
 
 
 @dataclass(frozen=True)
@@ -48,32 +51,34 @@ class Latents:
     prompts: list[str]
 
 
-def encode_shards(work: Path, vae: AutoencoderKL, kind: str, shards: Sequence[int]) -> None:
-    """Draw and encode missing shards of 1024 single pictures (`images`) or clips (`clips`)."""
+def encode_shards(
+    work: Path, vae: AutoencoderKL, kind: str, shards: Sequence[int], style: Style = PLAIN
+) -> None:
+    """Draw and encode missing shards of 1024 clips (`clips`) or single pictures (other kinds)."""
     for index in shards:
         path = work / f"{kind}-{index:03}.pt"
         if not path.is_file():
             partial = path.with_suffix(".partial")
-            torch.save(_encoded(vae, kind, index), partial)
+            torch.save(_encoded(vae, kind, index, style), partial)
             partial.replace(path)
 
 
 @torch.no_grad()
-def _encoded(vae: AutoencoderKL, kind: str, index: int) -> dict[str, Any]:
-    generator = Generator().manual_seed((1 if kind == "images" else 2) * 1_000_000 + index)
+def _encoded(vae: AutoencoderKL, kind: str, index: int, style: Style) -> dict[str, Any]:
+    generator = Generator().manual_seed(SEEDS[kind] * 1_000_000 + index)
     latents: list[Tensor] = []
     weights: list[Tensor] = []
     prompts: list[str] = []
-    frames = 1 if kind == "images" else FRAMES
+    frames = FRAMES if kind == "clips" else 1
     for _ in range(frames * SHARD // 128):
         if frames == 1:
-            people, scenes, pictures, landmarks = draw_stills(128, generator)
+            people, scenes, pictures, landmarks = draw_stills(128, generator, style=style)
         else:
             people, scenes = (
                 draw_people(128 // frames, generator),
                 draw_scenes(128 // frames, generator),
             )
-            drawn, points = clip(people, scenes)
+            drawn, points = clip(people, scenes, style=style)
             pictures, landmarks = drawn.flatten(0, 1), points.flatten(0, 1)
         latents.append(encode(vae, pictures).half().unflatten(0, (-1, frames)))
         weights.append(
@@ -149,22 +154,27 @@ def train_images(
     work: Path, data: Latents, text: CLIPTextModel, tokenizer: CLIPTokenizer, steps: int
 ) -> UNet2DConditionModel:
     """Train text to image: the weights to which the adapter is later applied."""
-    unet, scheduler, states = (
-        new_unet(),
-        new_scheduler(),
-        _TextStates(text, tokenizer, data.prompts),
-    )
+    unet = new_unet()
+    losses = image_losses(unet, data, text, tokenizer, IMAGE_BATCH)
+    fit("images", work, unet, losses, steps=steps, learning_rate=1e-3, ema=0.999)
+    return unet
+
+
+def image_losses(
+    unet: Any, data: Latents, text: CLIPTextModel, tokenizer: CLIPTokenizer, batch: int
+) -> Callable[[Generator], Losses]:
+    """Return the loss of `batch` single pictures, as a function of the random generator."""
+    scheduler, states = new_scheduler(), _TextStates(text, tokenizer, data.prompts)
 
     def losses(generator: Generator) -> Losses:
-        chosen = torch.randint(len(data.latents), (IMAGE_BATCH,), generator=generator)
-        frame = torch.randint(data.latents.shape[1], (IMAGE_BATCH,), generator=generator)
+        chosen = torch.randint(len(data.latents), (batch,), generator=generator)
+        frame = torch.randint(data.latents.shape[1], (batch,), generator=generator)
         clean, weights = data.latents[chosen, frame].float(), data.weights[chosen, frame].float()
-        noisy, t, velocity = _noised(scheduler, clean, IMAGE_BATCH, generator)
+        noisy, t, velocity = _noised(scheduler, clean, batch, generator)
         predicted = unet(noisy, t, encoder_hidden_states=states.of(chosen, generator)).sample
         return {"velocity": (weights * (predicted - velocity).square()).mean()}
 
-    fit("images", work, unet, losses, steps=steps, learning_rate=1e-3, ema=0.999)
-    return unet
+    return losses
 
 
 def train_motion(

@@ -20,6 +20,7 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pvtool_core.tinyworld.pictures import damaged, draw_stills
+from pvtool_core.tinyworld.styles import PLAIN, Style
 from pvtool_core.tinyworld.training import Losses, fit
 from pvtool_core.tinyworld.world import (
     ACTIONS,
@@ -288,14 +289,24 @@ def sprinkled(texts: Sequence[str], generator: Generator, share: float = 0.25) -
     return result
 
 
+def accuracy(
+    model: Any, tokenizer: CLIPTokenizer, count: int = 256, style: Style = PLAIN
+) -> dict[str, float]:
+    """Return `right_words` of unseen drawings."""
+    generator = Generator().manual_seed(7_000_000)
+    people, scenes, pictures, _ = draw_stills(count, generator, style=style)
+    return right_words(model, tokenizer, pictures, people, scenes)
+
+
 @torch.no_grad()
-def accuracy(model: Any, tokenizer: CLIPTokenizer, count: int = 256) -> dict[str, float]:
+def right_words(
+    model: Any, tokenizer: CLIPTokenizer, pictures: Tensor, people: People, scenes: Scenes
+) -> dict[str, float]:
     """Return how often the right word scores above its alternatives in an otherwise right prompt.
 
-    Pictures are unseen; the fraction is per attribute.
+    Pictures are `(n, 3, 64, 64)` in [0, 1], one of each person in its scene; the fraction is per
+    attribute.
     """
-    generator = Generator().manual_seed(7_000_000)
-    people, scenes, pictures, _ = draw_stills(count, generator)
     image = functional.normalize(model.encode_image((pictures - 0.5) / 0.5), dim=-1)
     result: dict[str, float] = {}
     kinds = {

@@ -68,6 +68,12 @@ def detection(faces: Path, look: Looks) -> dict[str, float]:
     }
 
 
+def faces_found(faces: Path, pictures: Tensor) -> float:
+    """Return the fraction of pictures with exactly one detected face."""
+    analyzer = _analyzer(faces)
+    return sum(_detected(analyzer, picture) is not None for picture in pictures) / len(pictures)
+
+
 def false_faces(faces: Path) -> dict[str, float]:
     """Return the fraction of heads without features, and of smears, in which a face is detected."""
     generator = Generator().manual_seed(SEED)

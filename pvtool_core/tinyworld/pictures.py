@@ -6,13 +6,14 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from pvtool_core.tinyworld.styles import PLAIN, Style
 from pvtool_core.tinyworld.world import People, Scenes, draw_people, draw_scenes, still
 
 Damage = Callable[[Tensor, Generator], Tensor]
 
 
 def draw_stills(
-    count: int, generator: Generator, people: People | None = None
+    count: int, generator: Generator, people: People | None = None, style: Style = PLAIN
 ) -> tuple[People, Scenes, Tensor, Tensor]:
     """Draw random people in random scenes at random frames.
 
@@ -20,7 +21,8 @@ def draw_stills(
     """
     people = draw_people(count, generator) if people is None else people
     scenes = draw_scenes(count, generator)
-    pictures, landmarks = still(people, scenes, torch.randint(8, (count,), generator=generator))
+    frame = torch.randint(8, (count,), generator=generator)
+    pictures, landmarks = still(people, scenes, frame, style=style)
     return people, scenes, pictures, landmarks
 
 

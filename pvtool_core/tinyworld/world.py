@@ -15,6 +15,8 @@ from typing import Self
 import torch
 from torch import Generator, Tensor
 
+from pvtool_core.tinyworld.styles import INK, PLAIN, Style
+
 UNITS = 64.0
 NOUNS = ("man", "woman")
 BACKGROUNDS = (
@@ -70,6 +72,12 @@ SHIRTS = torch.tensor(
         [0.48, 0.18, 0.62],
     ]
 )
+
+# Colours of control images.
+POSE_BODY = torch.tensor([0.0, 0.0, 1.0])
+POSE_HEAD = torch.tensor([1.0, 0.0, 0.0])
+POSE_HAND = torch.tensor([0.0, 1.0, 0.0])
+POSE_LANDMARK = torch.tensor([1.0, 1.0, 1.0])
 
 
 class Indexed:
@@ -192,6 +200,7 @@ def still(
     frames: int = 8,
     size: int = 64,
     features: bool = True,
+    style: Style = PLAIN,
 ) -> tuple[Tensor, Tensor]:
     """Draw one frame of each person in its scene.
 
@@ -201,20 +210,45 @@ def still(
     Returns pictures `(people, 3, size, size)` in [0, 1] and landmarks `(people, 5, 2)` in pixels, x
     before y.
     """
-    time = 2 * math.pi * torch.as_tensor(frame, dtype=torch.float32) / frames + scenes.phase
-    return _Painter(people, scenes, time, size).paint(features)
+    return _Painter(people, scenes, _time(scenes, frame, frames), size, style).paint(features)
 
 
-def clip(people: People, scenes: Scenes, frames: int = 8, size: int = 64) -> tuple[Tensor, Tensor]:
+def clip(
+    people: People, scenes: Scenes, frames: int = 8, size: int = 64, style: Style = PLAIN
+) -> tuple[Tensor, Tensor]:
     """Draw clips and return them with their landmarks.
 
     Clips are `(people, frames, 3, size, size)` in [0, 1], landmarks `(people, frames, 5, 2)` in
     pixels.
     """
-    drawn = [still(people, scenes, frame, frames, size) for frame in range(frames)]
+    drawn = [still(people, scenes, frame, frames, size, style=style) for frame in range(frames)]
     return torch.stack([picture for picture, _ in drawn], 1), torch.stack(
         [points for _, points in drawn], 1
     )
+
+
+def pose(
+    scenes: Scenes, frame: Tensor | int, frames: int = 8, size: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Draw the pose in one frame of each scene: a control image, the same for all people.
+
+    Body, head, hand and landmarks of an average person are flat shapes on black. Takes and returns
+    what `still` does.
+    """
+    time = _time(scenes, frame, frames)
+    return _Painter(_average_people(len(scenes)), scenes, time, size, PLAIN).paint_pose()
+
+
+def _time(scenes: Scenes, frame: Tensor | int, frames: int) -> Tensor:
+    return 2 * math.pi * torch.as_tensor(frame, dtype=torch.float32) / frames + scenes.phase
+
+
+def _average_people(count: int) -> People:
+    sizes = ("face_width", "face_height", "eye_size", "eye_gap", "nose_size", "mouth_width")
+    fields = {
+        each.name: torch.zeros(count, dtype=torch.long) for each in dataclasses.fields(People)
+    }
+    return People(**fields | {name: torch.ones(count) for name in sizes})
 
 
 class _Painter:
@@ -223,8 +257,10 @@ class _Painter:
     `self.u, self.v` are coordinates of the head: relative to its middle, y downwards.
     """
 
-    def __init__(self, people: People, scenes: Scenes, time: Tensor, size: int) -> None:
-        self.people, self.scenes, self.size = people, scenes, size
+    def __init__(
+        self, people: People, scenes: Scenes, time: Tensor, size: int, style: Style
+    ) -> None:
+        self.people, self.scenes, self.size, self.style = people, scenes, size, style
         axis = (torch.arange(size) + 0.5) * (UNITS / size)
         self.x, self.y = (
             axis.view(1, 1, size).expand(1, size, size),
@@ -232,6 +268,7 @@ class _Painter:
         )
         self.softness = UNITS / size
         self.canvas = torch.zeros(len(people), 3, size, size)
+        self.eye_x = 5.6 * people.eye_gap
         self._move(torch.sin(time), torch.cos(time))
 
     def _move(self, swing: Tensor, lift: Tensor) -> None:
@@ -244,7 +281,8 @@ class _Painter:
         self.head_x = self.body_x + 2 * sway * swing + 1.2 * wave * lift
         self.head_y = 29 + self.body_y + 2.0 * nod * swing
         self.look_x, self.look_y = 3.6 * shake * swing, 3.0 * nod * swing
-        self.hand = swing
+        self.hand_x = self.body_x + 23.5 + 4.0 * swing
+        self.hand_y = self.body_y + 40 - 1.5 * swing.abs()
         cos, sin = _per_picture(self.tilt.cos()), _per_picture(self.tilt.sin())
         dx, dy = self.x - _per_picture(self.head_x), self.y - _per_picture(self.head_y)
         scale = _per_picture(self.scenes.scale)
@@ -252,6 +290,7 @@ class _Painter:
 
     def paint(self, features: bool = True) -> tuple[Tensor, Tensor]:
         self._background()
+        self.canvas = self.style.on_paper(self.canvas)
         hair = HAIRS[self.people.hair_color]
         self._hair_behind(hair)
         self._body()
@@ -263,6 +302,19 @@ class _Painter:
             self._glasses()
         self._hand()
         return (self.canvas * self.scenes.light.view(-1, 1, 1, 1)).clamp(0, 1), self._landmarks()
+
+    def paint_pose(self) -> tuple[Tensor, Tensor]:
+        landmarks, waving = self._landmarks(), self.scenes.action == 0
+        x, y = self.x - _per_picture(self.body_x), self.y - _per_picture(self.body_y)
+        self._lay(_ellipse(x, y - 66, 24, 19), POSE_BODY)
+        self._lay(_ellipse(self.u, self.v, 13, 16), POSE_HEAD)
+        for point in (landmarks * (UNITS / self.size)).unbind(1):
+            x, y = (self.x - _per_picture(point[:, 0]), self.y - _per_picture(point[:, 1]))
+            self._lay(_ellipse(x, y, 2, 2), POSE_LANDMARK)
+        x, y = self.x - _per_picture(self.hand_x), self.y - _per_picture(self.hand_y)
+        self._lay(_box(x + 1, y - 13, 2.8, 9.0, 2.0), POSE_BODY, waving)
+        self._lay(_ellipse(x, y, 4.2, 4.8), POSE_HAND, waving)
+        return self.canvas, landmarks
 
     def _lay(
         self, distance: Tensor, color: Tensor, where: Tensor | None = None, opacity: float = 1.0
@@ -277,13 +329,19 @@ class _Painter:
         alpha = alpha.unsqueeze(1)
         self.canvas += alpha * (color.view(-1, 3, 1, 1) - self.canvas)
 
+    def _lay_outlined(self, distance: Tensor, color: Tensor, where: Tensor | None = None) -> None:
+        """Paint a shape above the outline of the style, which surrounds it."""
+        if self.style.outline:
+            self._lay(distance - self.style.outline, INK, where)
+        self._lay(distance, color, where)
+
     def _background(self) -> None:
         x, y, kind = self.x, self.y, self.scenes.background
 
         def sky(
             top: tuple[float, float, float], bottom: tuple[float, float, float], where: Tensor
         ) -> None:
-            blend = (self.y / UNITS).unsqueeze(1)
+            blend = self.style.shade(self.y / UNITS).unsqueeze(1)
             color = (
                 _color(*top).view(1, 3, 1, 1) * (1 - blend)
                 + _color(*bottom).view(1, 3, 1, 1) * blend
@@ -314,21 +372,23 @@ class _Painter:
     def _hair_behind(self, hair: Tensor) -> None:
         u, v, style = self.u, self.v, self.people.hair_style
         wide = _per_picture(13.0 * self.people.face_width)
-        self._lay(_ellipse(u, v + 6, 21, 19), hair, style == 2)
-        self._lay(_box(u, v + 15, wide - 1, 10.0, 2.0), hair, style == 3)
-        self._lay(_box(u, v - 5, wide + 4.5, 24.0, 9.0), hair, style == 4)
-        self._lay(_box(u, v + 3.5, wide + 4.5, 16.5, 9.0), hair, style == 5)
-        self._lay(_ellipse(u, v + 20.5, 7.5, 7), hair, style == 6)
+        self._lay_outlined(_ellipse(u, v + 6, 21, 19), hair, style == 2)
+        self._lay_outlined(_box(u, v + 15, wide - 1, 10.0, 2.0), hair, style == 3)
+        self._lay_outlined(_box(u, v - 5, wide + 4.5, 24.0, 9.0), hair, style == 4)
+        self._lay_outlined(_box(u, v + 3.5, wide + 4.5, 16.5, 9.0), hair, style == 5)
+        self._lay_outlined(_ellipse(u, v + 20.5, 7.5, 7), hair, style == 6)
         angle = torch.atan2(v, u)
-        self._lay(torch.hypot(u, v - 1) - 20.5 - 1.8 * torch.sin(9 * angle), hair, style == 7)
+        self._lay_outlined(
+            torch.hypot(u, v - 1) - 20.5 - 1.8 * torch.sin(9 * angle), hair, style == 7
+        )
 
     def _body(self) -> None:
         x = self.x - _per_picture(self.body_x)
         y = self.y - _per_picture(self.body_y)
         skin, clothes = SKINS[self.people.skin], self.scenes.clothes
         body = torch.minimum(_ellipse(x, y - 66, 24, 19), _box(x, y - 68, 24.0, 12.0, 4.0))
-        self._lay(_box(x, y - 45, 5.0, 7.0, 2.0), skin * 0.88)
-        self._lay(body, SHIRTS[clothes])
+        self._lay_outlined(_box(x, y - 45, 5.0, 7.0, 2.0), skin * 0.88)
+        self._lay_outlined(body, SHIRTS[clothes])
         stripes = torch.maximum(body, ((y % 6) - 3).abs() - 1.4)
         self._lay(stripes, _color(0.10, 0.10, 0.14), clothes == 4)
         self._lay(torch.maximum(body, x.abs() - 2.4), _color(0.90, 0.88, 0.84), clothes == 2)
@@ -341,15 +401,14 @@ class _Painter:
 
     def _head(self) -> None:
         u, v, skin = self.u, self.v, SKINS[self.people.skin]
-        self.eye_x = 5.6 * self.people.eye_gap
         self.wide, self.high = (
             _per_picture(13.0 * self.people.face_width),
             _per_picture(16.0 * self.people.face_height),
         )
         for side in (-1, 1):
-            self._lay(_ellipse(u - side * self.wide, v - 0.5, 2.6, 3.4), skin * 0.92)
+            self._lay_outlined(_ellipse(u - side * self.wide, v - 0.5, 2.6, 3.4), skin * 0.92)
         self.face = _ellipse(u, v, self.wide, self.high)
-        self._lay(self.face, skin)
+        self._lay_outlined(self.face, skin)
 
     def _features(self) -> None:
         people, u, v = (
@@ -445,7 +504,7 @@ class _Painter:
             7: v + 9.5 - 0.03 * u**2 - torch.sin(1.2 * u),
         }
         for index, line in hairlines.items():
-            self._lay(torch.maximum(cap, line), hair, style == index)
+            self._lay_outlined(torch.maximum(cap, line), hair, style == index)
 
     def _glasses(self) -> None:
         people, v = self.people, self.v - _per_picture(self.look_y)
@@ -460,10 +519,11 @@ class _Painter:
 
     def _hand(self) -> None:
         skin, waving = SKINS[self.people.skin], self.scenes.action == 0
-        x = self.x - _per_picture(self.body_x + 23.5 + 4.0 * self.hand)
-        y = self.y - _per_picture(self.body_y + 40 - 1.5 * self.hand.abs())
-        self._lay(_box(x + 1, y - 13, 2.8, 9.0, 2.0), SHIRTS[self.scenes.clothes] * 0.9, waving)
-        self._lay(_ellipse(x, y, 4.2, 4.8), skin * 0.95, waving)
+        x, y = self.x - _per_picture(self.hand_x), self.y - _per_picture(self.hand_y)
+        self._lay_outlined(
+            _box(x + 1, y - 13, 2.8, 9.0, 2.0), SHIRTS[self.scenes.clothes] * 0.9, waving
+        )
+        self._lay_outlined(_ellipse(x, y, 4.2, 4.8), skin * 0.95, waving)
 
     def _landmarks(self) -> Tensor:
         zero, half = torch.zeros(len(self.people)), 4.6 * self.people.mouth_width

@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.startup [--repeats 3]
 
-Each engine is a process of its own on the tiny preset; it is ready when its models are loaded.
-Seconds are shown as multiples of a process that only imports torch, in the same round, because
-machines and their load differ; medians. A first round, which is not counted, compiles modules and
-fills the cache of files.
+On the tiny preset; an engine is ready when its models are loaded. First each engine is a process of
+its own; then one server forks them one after the other, as for `pv demo`, and each start includes
+what the server imports for it. Seconds are shown as multiples of a process that only imports torch,
+in the same round, because machines and their load differ; medians. A first round, which is not
+counted, compiles modules and fills the cache of files.
 """
 
 import argparse
@@ -13,10 +14,11 @@ import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from pvtool.output import table
-from tests.support.startup import Start, starts
+from pvtool.tables import Table
+from tests.support.startup import Start, shared_starts, starts
 
 MOST = {"enrol": 1.1, "train": 2.5, "render": 2.5, "evaluate": 2.0}
 """The most that each kind of job may take, in multiples of `import torch`."""
@@ -49,11 +51,10 @@ def torch_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def measure() -> tuple[float, dict[str, Start]]:
-    """Return the seconds of `import torch`, and the start of each kind of job."""
-    with tempfile.TemporaryDirectory() as folder:
-        seconds = torch_seconds()
-        return seconds, starts(Path(folder))
+def measure() -> tuple[float, dict[str, Start], dict[str, Start]]:
+    """Return the seconds of `import torch`, and the start of each kind of job, own and forked."""
+    with tempfile.TemporaryDirectory() as own, tempfile.TemporaryDirectory() as shared:
+        return torch_seconds(), starts(Path(own)), shared_starts(Path(shared))
 
 
 def main() -> None:
@@ -64,14 +65,26 @@ def main() -> None:
     words = parser.parse_args()
     measure()
     rounds = [measure() for _ in range(words.repeats)]
-    rows = [["import torch", f"{statistics.median(unit for unit, _ in rounds):.2f}", "1", "", ""]]
+    unit = statistics.median(unit for unit, _, _ in rounds)
+    rows = [["import torch", f"{unit:.2f}", "1", "", ""]]
     for kind, most in MOST.items():
-        seconds = statistics.median(found[kind].seconds for _, found in rounds)
-        times = statistics.median(found[kind].seconds / unit for unit, found in rounds)
+        own = median([(unit, started[kind]) for unit, started, _ in rounds])
         modules = rounds[0][1][kind].modules
         loaded = [name for name, module in HEAVY.items() if module in modules]
-        rows.append([kind, f"{seconds:.2f}", f"{times:.2f}", f"{most}", " ".join(loaded)])
-    print(table(["engine", "cpu_seconds", "times", "at_most", "loads"], rows))
+        rows.append([kind, *own, f"{most}", " ".join(loaded)])
+    for kind in MOST:
+        forked = median([(unit, started[kind]) for unit, _, started in rounds])
+        rows.append([f"{kind}, forked", *forked, "", ""])
+    print(Table(["engine", "cpu_seconds", "times", "at_most", "loads"], rows))
+
+
+def median(rounds: Sequence[tuple[float, Start]]) -> tuple[str, str]:
+    """Return the medians of seconds, and of seconds as multiples of the unit of their round."""
+    seconds = statistics.median(start.seconds for _, start in rounds)
+    return (
+        f"{seconds:.2f}",
+        f"{statistics.median(start.seconds / unit for unit, start in rounds):.2f}",
+    )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
 """Measure adapters on other base models, with styles, ControlNet, strengths and starts.
 
-    python -m tests.benchmarks.identities --people 6 --first 10 --out TRAINED
-    python -m pvtool_core.tinyworld --stages style control --out MADE
-    python -m tests.benchmarks.transfer --trained TRAINED --out DIR
-        --styled MADE/styled --lora FILE --controlnet MADE/controlnet
-        [--write docs/results-transfer.md]
+    python -m tests.benchmarks.transfer --trained TRAINED --out DIR [--styled FOLDER] [--lora FILE]
+        [--controlnet FOLDER] [--write docs/results-transfer.md]
 
 
-The people were trained on the tiny preset's own base model. Every variant is rendered by `pv
-render` on unseen prompts and seeds, with the adapter and without it on the same model, and scored
-by `pv eval`. What exists is reused, so that the benchmark can be repeated after an interruption.
-Figure 8 and section 5.5 of the paper are about the first variants.
+TRAINED is the folder of `tests.benchmarks.identities`; `python -m pvtool_core.tinyworld` makes the
+styled base model and the ControlNet. The people were trained on the tiny preset's own base model.
+Every variant is rendered by `pv render` on unseen prompts and seeds, with the adapter and without
+it on the same model, and scored by `pv eval`. What exists is reused, so that the benchmark can be
+repeated after an interruption. Figure 8 and section 5.5 of the paper are about the first variants.
 """
 
 import argparse
@@ -22,10 +20,12 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from pvtool.jobs.settings import chosen_settings
 from pvtool_core.files import replace_file
 from pvtool_core.paths import presets_dir
 from pvtool_core.store.prompts import Banks
-from tests.benchmarks.identities import change_of, pv, set_home, value_of
+from pvtool_core.tinyworld.controlnet import save_control_frames
+from tests.benchmarks.identities import change_of, pv, scene_of, set_home, value_of
 
 STRENGTHS = "0,0.25,0.5,0.75,1,1.25,1.5"
 STARTS = "0.5,0.6,0.7,0.75,0.85,0.9"
@@ -36,6 +36,7 @@ METRICS = {
     "clip_t": "CLIP-T",
 }
 BANK, SEEDS = "tiny-unseen", "1000,1001"
+BEGIN, END = "<!-- begin of the tables -->", "<!-- end of the tables -->"
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,15 @@ def main() -> None:
     options = parse_arguments()
     set_home(options.trained.absolute(), None)
     variants = list(variants_of(options))
-    with ThreadPoolExecutor(len(variants)) as pool:  # each waits for its subprocesses
+    with ThreadPoolExecutor(options.jobs) as pool:  # each waits for its subprocesses
         reports = list(pool.map(evaluated, variants, repeat(options)))
     tables = [table(variant, report) for variant, report in zip(variants, reports, strict=True)]
     print("\n\n".join(tables))
     if options.write:
-        people = len(options.people.split(","))
-        replace_file(options.write, PAGE.format(people=people, tables="\n\n".join(tables)).encode())
+        before, _, after = options.write.read_text().partition(BEGIN)
+        _, _, after = after.partition(END)
+        parts = [f"{before}{BEGIN}", *tables, f"{END}{after}"]
+        replace_file(options.write, "\n\n".join(parts).encode())
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -71,8 +74,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--styled", type=Path, help="base model of another style")
     parser.add_argument("--lora", type=Path, help="style LoRA")
     parser.add_argument("--controlnet", type=Path)
+    parser.add_argument("--jobs", type=int, default=2, help="variants in parallel")
     parser.add_argument("--engines", type=int, default=1, help="processes for each variant")
-    parser.add_argument("--write", type=Path, help="write the tables to this Markdown file")
+    parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     return parser.parse_args()
 
 
@@ -115,7 +119,11 @@ def evaluated(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def control_frames(prompt: str, folder: Path) -> Path:
-    raise NotImplementedError
+    """Write the poses of the prompt's scene, one image for each frame, and return their folder."""
+    if not folder.is_dir():
+        frames = chosen_settings("tiny")[1].model.num_frames
+        save_control_frames(folder, scene_of(prompt, int(SEEDS.partition(",")[0])), frames)
+    return folder
 
 
 def table(variant: Variant, report: dict[str, Any]) -> str:
@@ -138,11 +146,6 @@ def table(variant: Variant, report: dict[str, Any]) -> str:
 
 def row(name: str, cells: Iterable[str]) -> str:
     return f"| {' | '.join([name, *cells])} |"
-
-
-PAGE = """\
-# Results on other base models, and with other strengths and starts
-"""
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def test_invalid_run_does_not_hide_others(pv: Pv, run: RunFolder, name: str, spo
     assert found[run.name] == {
         **found[run.name],
         "state": "finished",
-        "step": 0,
+        "step": 800,
         "identity": "mara",
         "problem": "",
     }

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+import pvtool_core
+from pvtool_core.errors import UsageError
 from pvtool_core.media.decode import frames_of
 from pvtool_core.models.fingerprints import with_fingerprints
 from pvtool_core.settings.jobs import TrainJob, write_job
@@ -154,6 +156,18 @@ def test_a_later_start_and_another_base_model_are_reported(
     assert f"{run}: rendering on {styled}; the adapter was trained on {home / 'base'}." in errors
     assert f"{run} was trained to start at 0.75 of the steps; these clips start it later" in errors
     assert "these clips start it earlier, at 0.5." in errors
+
+
+def test_the_library_renders_the_same_clip_as_the_command(
+    render: Callable[..., list[Any]], trained: RunFolder, styled: Path
+) -> None:
+    words = ("--base-model", str(styled), "--strength", "0.5", "--start", "0.9")
+    (clip,) = render(*words, "--out", "out", "--dry-run")
+    options: dict[str, Any] = {"base_model": str(styled), "strength": 0.5, "start": 0.9}
+    files = pvtool_core.render(trained.name, PROMPT, "out", likeness=False, **options).wait()
+    assert [str(file) for file in files] == [clip["path"]]
+    with pytest.raises(UsageError, match="Invalid strength 5"):
+        pvtool_core.render(trained.name, PROMPT, "out", strength=5)
 
 
 def test_every_combination_is_a_clip_and_rows_override_options(

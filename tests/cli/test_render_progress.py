@@ -18,7 +18,7 @@ from pvtool_core.errors import DiskFull, InputRefused, Interrupted, PvError, Run
 from pvtool_core.paths import batches_dir
 from pvtool_core.rendering.results import Outcome
 from pvtool_core.settings.jobs import RenderItem
-from pvtool_core.store.events import ClipEvent
+from pvtool_core.store.events import ClipEvent, LoraEvent
 from pvtool_core.store.runs import ExitRecord
 
 
@@ -61,6 +61,20 @@ def test_a_clip_rendered_by_another_engine_has_not_failed(said: str) -> None:
     results.close()
     assert heard == ["failed", "skipped" if said == "elsewhere" else said]
     assert results.failed == []
+
+
+def test_a_file_loaded_by_several_engines_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = LoraEvent(role="adapter", name="ann-3@400", keys=48, matched=48)
+    style = LoraEvent(
+        role="style LoRA", name="ink.safetensors", keys=9, matched=8, unmatched=("'v_pred'",)
+    )
+    with ClipProgress(2) as shown:
+        for event in (adapter, style, adapter):
+            shown.on_event(event)
+    assert capsys.readouterr().err.splitlines() == [
+        "adapter ann-3@400: 48 of 48 keys matched",
+        "style LoRA ink.safetensors: 8 of 9 keys matched; unmatched: 'v_pred'",
+    ]
 
 
 def ended(

@@ -58,7 +58,9 @@ def test_the_base_model_of_training_without_style_is_the_reference() -> None:
         "model": {"fingerprint": "base", "loras": [["f", 0.5]]},
         "places": {"loras": ["/loras/ink.safetensors"]},
     }
-    found = methods(record(), record(**styled), record(**lora), base(), base(**styled), base(**lora))
+    found = methods(
+        record(), record(**styled), record(**lora), base(), base(**styled), base(**lora)
+    )
     assert found == [
         "on tiny",
         "on poster",

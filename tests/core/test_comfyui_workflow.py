@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from pvtool_core.adapter import AdapterMetadata
-from pvtool_core.comfyui_workflow import AdapterUse, workflow_of
+from pvtool_core.comfyui.workflow import AdapterUse, workflow_of
 from pvtool_core.errors import InputRefused, UsageError
 from pvtool_core.settings.families import FAMILIES
 from pvtool_core.settings.jobs import IdentityRef, TrainJob

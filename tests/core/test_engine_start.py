@@ -1,11 +1,14 @@
 """Engines load only what their kind of job uses; hidden libraries load once they are needed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from pvtool_core import __main__ as engine
 from pvtool_core.settings.jobs import write_job
 from pvtool_core.store.runs import RunFolder
 from tests.support.families import HUNYUAN_VIDEO, WAN
@@ -58,6 +61,21 @@ def test_engines_train_all_model_families_without_the_hidden_libraries(
     folders = [str(tmp_path / family.name) for family in (HUNYUAN_VIDEO, WAN)]
     code = f"from pvtool_core.__main__ import main; print(*(main([each]) for each in {folders}))"
     assert in_an_engine(code) == "0 0"
+
+
+def test_a_forked_engine_starts_again_if_imports_have_initialised_cuda(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def execute(*words: object) -> None:
+        raise SystemExit(words)
+
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    monkeypatch.setattr(os, "execv", execute)
+    server = [sys.executable, "-P", "-m", "pvtool_core"]
+    monkeypatch.setattr(sys, "orig_argv", [*server, "--serve"])
+    with pytest.raises(SystemExit) as started:
+        engine.run_forked("/runs/ann-1")
+    assert started.value.code == (sys.executable, [*server, "/runs/ann-1"])
 
 
 def test_an_engine_quantises_with_the_hidden_bitsandbytes() -> None:

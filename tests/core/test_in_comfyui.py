@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from pvtool_core.comfyui_schedule import start_percent
-from pvtool_core.comfyui_workflow import workflow_of
+from pvtool_core.comfyui.schedule import start_percent
+from pvtool_core.comfyui.workflow import workflow_of
 from tests.support.comfyui import EXPORTED, Exported
 
 CHECKOUT = os.environ.get("PV_COMFYUI", "")

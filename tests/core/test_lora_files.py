@@ -29,6 +29,7 @@ from pvtool_core.models.fingerprints import with_fingerprints
 from pvtool_core.models.locate import locate_style
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.schema import LoraConfig, ModelConfig
+from pvtool_core.store.events import Event, LoraEvent
 from tests.support.families import ANIMATEDIFF, FAMILIES, HUNYUAN_VIDEO, WAN, Family
 from tests.support.small_models import with_settings
 
@@ -42,10 +43,11 @@ WEIGHT = 0.5
 
 
 class Styled:
-    """The small pipelines, and the effect of a LoRA on them."""
+    """The small pipelines, the effect of a LoRA on them, and the events of the last merge."""
 
     def __init__(self, models: Path, folder: Path) -> None:
         self.folder = folder
+        self.events: tuple[LoraEvent, ...] = ()
         self.pipelines: dict[str, Any] = {
             each.name: each.fresh_pipeline(each.job(models)) for each in FAMILIES
         }
@@ -71,7 +73,8 @@ class Styled:
         parts = {name: copy.deepcopy(getattr(pipeline, name)) for name in PARTS[family.name]}
         styled = type(family.pipeline.__name__, (), parts)()
         lora = LoraConfig(file=str(file), weight=WEIGHT)
-        merge_style_loras(styled, ModelConfig(base_model="", family=family.name, loras=(lora,)))
+        model = ModelConfig(base_model="", family=family.name, loras=(lora,))
+        self.events = merge_style_loras(styled, model)
         return styled
 
     def changes(self, family: Family, styled: Any) -> Tensors:
@@ -648,12 +651,16 @@ def test_bias_of_pefts_up_projection_is_scaled_like_the_layer(styled: Styled) ->
     assert_changes(styled.changes(WAN, merged), expected)
 
 
-def test_empty_marker_tensor_is_ignored(styled: Styled) -> None:
+def test_empty_marker_tensor_is_ignored_and_reported(styled: Styled) -> None:
     tensors, changes, _ = written(styled, DIALECTS["DiffSynth"], with_alpha=False)
     assert (
         styled.changes(WAN, styled.merge(WAN, {**tensors, "v_pred": torch.empty(0)})).keys()
         == changes.keys()
     )
+    count = len(tensors)
+    (event,) = styled.events
+    assert (event.role, event.name) == ("style LoRA", "style.safetensors")
+    assert (event.matched, event.keys, event.unmatched) == (count, count + 1, ("'v_pred'",))
 
 
 def with_other(extra: Mapping[str, Tensor]) -> Tensors:
@@ -967,10 +974,14 @@ def test_trajectories_of_an_older_merge_are_not_reused(models: Path, styled: Sty
     save_file(tensors, styled.folder / "key.safetensors")
     job: TrainJob = WAN.job(models)
     lora = LoraConfig(file=str(styled.folder / "key.safetensors"))
+    events: list[Event] = []
     with_lora, without = (
-        load_backbone(replace(job.model, loras=loras), job.sampler, []).facts()
+        load_backbone(
+            replace(job.model, loras=loras), job.sampler, [], report=events.append
+        ).facts()
         for loras in ((lora,), ())
     )
+    assert [event.record()["name"] for event in events] == ["key.safetensors"]
     assert "lora_merge" in with_lora
     assert "lora_merge" not in without
 

@@ -105,6 +105,9 @@ def test_adapter_changes_the_clip_and_one_of_zeros_does_not(
         ).status
         == 0
     )
+    loaded = [event for event in run.events if event["type"] == "lora"]
+    assert len(loaded) == 2
+    assert all(event["matched"] == event["keys"] > 0 for event in loaded)
     frames = {name: frames_of(tmp_path / f"{name}.mp4") for name in files}
     assert (frames["zero"] == frames["base"]).all()
     assert np.abs(frames["strong"].astype(int) - frames["base"]).mean() > 1

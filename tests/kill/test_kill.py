@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from pvtool_core.errors import ExitStatus
 from pvtool_core.media.decode import frames_of
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.store.event_log import read_records
@@ -150,6 +151,28 @@ def test_engine_continues_after_its_terminal_closes(
     os.kill(pid, signal.SIGHUP)
     assert engines.wait() == 0
     assert story(folder) == story(uninterrupted)
+
+
+@pytest.mark.slow
+def test_forked_engine_trains_to_the_weights_of_a_separate_process(
+    engines: Engines, training: TrainJob
+) -> None:
+    job = dataclasses.replace(
+        training, training=dataclasses.replace(training.training, iterations=2)
+    )
+    forked, separate = (engines.folder(name, job) for name in ("forked", "separate"))
+    assert engines.run(forked) == engines.second(separate).returncode == 0
+    assert story(forked) == story(separate)
+    assert weights(forked) == weights(separate)
+
+
+def test_forked_engine_reports_invalid_settings(engines: Engines, training: TrainJob) -> None:
+    folder = engines.folder("invalid", training)
+    folder.config.write_text("kind = 'nothing'")
+    assert engines.run(folder) == ExitStatus.USAGE
+    ended = folder.read_exit()
+    assert ended and "kind: is 'nothing'" in ended.message
+    assert "SettingsError" in folder.log.read_text()
 
 
 @pytest.mark.slow

@@ -8,20 +8,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pvtool_core.engine_server import EngineServer, ForkedEngine
 from pvtool_core.settings.jobs import Job, write_job
 from pvtool_core.store.runs import RunFolder
+from pvtool_core.supervisor import ENGINE
 
 
 class Engines:
-    """Starts engines, each forked from a process that has imported all modules."""
+    """Starts engines, each forked from a server that has imported the libraries."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.environment = {**os.environ, "PV_HOME": str(home), "OMP_NUM_THREADS": "1"}
-        words = [sys.executable, str(Path(__file__).with_name("fork_server.py"))]
-        self._server = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environment
-        )
+        self._server = EngineServer(ENGINE, self.environment, subprocess.DEVNULL)
+        self._engines: dict[int, ForkedEngine] = {}
 
     def folder(self, name: str, job: Job) -> RunFolder:
         """Create a run folder with the job."""
@@ -31,15 +31,18 @@ class Engines:
 
     def start(self, folder: RunFolder) -> int:
         """Start an engine and return its pid."""
-        self._newest = self._ask("start", folder.path)
-        return self._newest
+        with os.fdopen(folder.open_log(), "ab") as log:
+            engine = self._server.start(folder.path, log.fileno())
+        self._engines[engine.pid] = engine
+        self._newest = engine.pid
+        return engine.pid
 
     def wait(self, pid: int = 0) -> int:
         """Wait until an engine (default: the newest one) ends and return its exit status.
 
-        The status is minus the signal number if it was killed. No engine can be started meanwhile.
+        The status is minus the signal number if it was killed.
         """
-        return self._ask("wait", pid or self._newest)
+        return self._engines[pid or self._newest].wait()
 
     def run(self, folder: RunFolder) -> int:
         self.start(folder)
@@ -57,18 +60,8 @@ class Engines:
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.prlimit(self._server.pid, resource.RLIMIT_FSIZE, (size, hard))
 
-    def _ask(self, what: str, of: object) -> int:
-        assert self._server.stdin
-        assert self._server.stdout
-        self._server.stdin.write(f"{what} {of}\n")
-        self._server.stdin.flush()
-        return int(self._server.stdout.readline())
-
     def close(self) -> None:
-        assert self._server.stdin
-        self._server.stdin.close()
-        self._server.kill()
-        self._server.wait()
+        self._server.close()
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:

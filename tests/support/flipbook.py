@@ -69,7 +69,7 @@ class Flipbook:
             local_files_only=True,
             use_safetensors=True,
         ).to(self.device)
-        merge_style_loras(self.pipeline, model)
+        self.merged_loras = merge_style_loras(self.pipeline, model)
         self.denoiser: nn.Module = self.pipeline.unet
         for part in (self.denoiser, self.pipeline.vae, self.pipeline.text_encoder):
             part.eval().requires_grad_(False)

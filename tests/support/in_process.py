@@ -4,11 +4,10 @@ For tests of what an engine does, not of its process: signals do not reach it, a
 after its end.
 """
 
-import subprocess
 from contextlib import redirect_stderr
-from typing import Any
 
 from pvtool_core import __main__ as engine
+from pvtool_core.engine_server import EngineProcess
 from pvtool_core.store.runs import RunFolder
 
 
@@ -25,15 +24,21 @@ class EndedEngine:
     def wait(self) -> int:
         return self.returncode
 
+    def send_signal(self, number: int, /) -> None:
+        """Do nothing, as for any process that has ended."""
+
+    def terminate(self) -> None:
+        """Do nothing."""
+
 
 def start_engine(
-    folder: RunFolder, engines: list[subprocess.Popen[bytes]] | None = None
-) -> subprocess.Popen[bytes]:
+    folder: RunFolder, engines: list[EngineProcess] | None = None, _stop: object = None
+) -> EngineProcess:
     """Do what `supervisor.start` does, and return once the engine has ended."""
     folder.check()
     with open(folder.open_log(), "a") as log, redirect_stderr(log):  # noqa: PTH123 - a descriptor
         status = engine.main([str(folder.path)])
-    ended: Any = EndedEngine(0, status)
+    ended = EndedEngine(0, status)
     if engines is not None:
         engines.append(ended)
     return ended

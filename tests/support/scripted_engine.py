@@ -1,6 +1,7 @@
 """Simulate an engine without a model: it writes a run folder and ends in every possible way.
 
-The first word of the folder's config.toml selects the behaviour.
+The first word of the folder's config.toml selects the behaviour. It serves as engines do; the
+"import" of a job `waits` takes until the server is killed.
 """
 
 import os
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from pvtool_core.engine_server import SERVE, serve
 from pvtool_core.errors import Busy, FaceRefused, RunFailed
 from pvtool_core.store.event_log import EventWriter
 from pvtool_core.store.events import StageEvent, StepEvent
@@ -37,9 +39,18 @@ def work(folder: RunFolder, events: EventWriter, heartbeat: Heartbeat) -> ExitRe
     return ExitRecord(status=0, state=State.FINISHED)
 
 
-def main() -> int:
-    folder = RunFolder(Path(sys.argv[1]))
-    script = folder.config.read_text().split()[0]
+def import_libraries(path: str) -> None:
+    if script_of(RunFolder(Path(path))) == "waits":
+        signal.pause()
+
+
+def script_of(folder: RunFolder) -> str:
+    return folder.config.read_text().split()[0]
+
+
+def main(path: str) -> int:
+    folder = RunFolder(Path(path))
+    script = script_of(folder)
     if script == "broken":
         print("Traceback: it cannot even start", file=sys.stderr)
         return 1
@@ -65,6 +76,8 @@ def main() -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        if sys.argv[1] == SERVE:
+            sys.exit(serve(import_libraries, main))
+        sys.exit(main(sys.argv[1]))
     except Busy as error:
         sys.exit(error.status)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pvtool_core.comfyui_graph import Graph, Output
+from pvtool_core.comfyui.graph import Graph, Output
 from pvtool_core.errors import InputRefused, UsageError
 from pvtool_core.models.integrity import read_header
 from pvtool_core.settings.families import FAMILIES

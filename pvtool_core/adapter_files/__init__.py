@@ -1,0 +1,1 @@
+"""Adapter files, read and written without torch: their layers, their effect, and their mean."""
