@@ -1,8 +1,6 @@
 """`pv runs`: training runs in the data folder."""
 
 import json
-import shutil
-from contextlib import nullcontext
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +14,7 @@ from pvtool.cli.options import Images, Json, RunName, RunNames, Yes, run_names
 from pvtool.cli.training import go, watch_run
 from pvtool.jobs.run_comparison import compare_runs
 from pvtool.jobs.run_filter import matches
+from pvtool.jobs.run_removal import check_removable, delete_run
 from pvtool.output import Output
 from pvtool.tables import Table
 from pvtool.text import (
@@ -28,7 +27,7 @@ from pvtool.text import (
     shown,
 )
 from pvtool_core.comfyui.workflow import workflow_of
-from pvtool_core.errors import Busy, UsageError
+from pvtool_core.errors import Busy
 from pvtool_core.files import copy_private, write_private
 from pvtool_core.paths import check_new_file, runs_dir
 from pvtool_core.settings.objectives import loss_label
@@ -54,7 +53,6 @@ from pvtool_core.store.summary import (
     summary_table,
 )
 from pvtool_core.supervisor import ANSWER_SECONDS, ask, follow, raise_outcome, wait_for
-from pvtool_core.untrusted import exists, is_file
 
 if TYPE_CHECKING:
     from pvtool_core.adapter_files.effect import Effect
@@ -457,7 +455,7 @@ def remove(runs: RunNames, yes: Yes = False, as_json: Json = False) -> None:
     attempts = Attempts(runs, output)
     for run in attempts.names:
         with attempts.on(run):
-            folders.append(_removable(run))
+            folders.append(check_removable(find_run(runs_dir(), run)))
     names = [folder.name for folder in folders]
     if len(names) == 1:
         confirm(f"Delete {names[0]} and its checkpoints?", yes)
@@ -465,29 +463,7 @@ def remove(runs: RunNames, yes: Yes = False, as_json: Json = False) -> None:
         confirm(f"Delete {len(names)} runs ({', '.join(names)}) and their checkpoints?", yes)
     for folder in folders:
         with attempts.on(folder.name):
-            _delete(folder)
+            delete_run(folder)
             value = {"removed": folder.name, "path": str(folder.path)}
             output.stream(value, f"Removed {folder.name}.")
     attempts.finish()
-
-
-def _removable(run: str) -> RunFolder:
-    """Return the folder of a run. Raises Missing, BadName, or UsageError for a link."""
-    folder = find_run(runs_dir(), run)
-    if folder.path.is_symlink():
-        place = folder.path.readlink()
-        raise UsageError(
-            f"{run} is a link to {place}, which pv does not delete.",
-            f"Remove {folder.path} yourself.",
-        )
-    return folder
-
-
-def _delete(folder: RunFolder) -> None:
-    """Delete a run. Raises Busy while its engine, which holds the lock, is running."""
-    with (
-        folder.lock()
-        if is_file(folder.lock_file) or not exists(folder.lock_file)
-        else nullcontext()
-    ):
-        shutil.rmtree(folder.path)

@@ -38,6 +38,7 @@ class CompareScreen(ActionsScreen):
         #runs { height: 1; padding: 0 1; background: $panel; text-overflow: ellipsis; }
         #top { height: 1fr; }
         #curves { width: 26; height: 100%; padding: 1 1 0 1; }
+        #curves { text-wrap: nowrap; text-overflow: ellipsis; scrollbar-gutter: stable; }
         #plot { width: 1fr; }
         #tables { height: 1fr; padding: 0 1; border-top: solid $panel; }
         &.-narrow #curves { width: 20; }

@@ -77,6 +77,7 @@ class RunsScreen(RunActionsScreen):
         self._marked: set[str] = set()
         self._hidden: set[str] = set()
         self._sorted, self._descending = "started", True
+        self._rows: dict[str, tuple[RunSummary, object, list[Text]]] = {}
         self._previewed: object = None
         self._preview_timer: Timer | None = None
 
@@ -131,17 +132,24 @@ class RunsScreen(RunActionsScreen):
             name: heading(name, columns[name].right, mark if name == self._sorted else " ")
             for name in widths
         }
-        colours = self.app.theme_variables
-        rows = {
-            run.run: [
-                self._with_mark(run, cell_of(run, name, columns[name], width, colours))
-                if name == "run"
-                else cell_of(run, name, columns[name], width, colours)
-                for name, width in widths.items()
-            ]
-            for run in self._shown
-        }
+        rows = {run.run: self._row(run, columns, widths) for run in self._shown}
         self.query_one(Table).show(list(widths), rows, headings)
+
+    def _row(
+        self, run: RunSummary, columns: dict[str, RunColumn], widths: dict[str, int]
+    ) -> list[Text]:
+        """Return the cells of a run; those of an unchanged run are kept."""
+        look = (widths, bool(self._marked), run.run in self._marked, self.app.theme)
+        known = self._rows.get(run.run)
+        if known and known[0] is run and known[1] == look:
+            return known[2]
+        colours = self.app.theme_variables
+        cells = [
+            cell_of(run, name, columns[name], width, colours) for name, width in widths.items()
+        ]
+        cells[0] = self._with_mark(run, cells[0])
+        self._rows[run.run] = run, look, cells
+        return cells
 
     def _with_mark(self, run: RunSummary, cell: Text) -> Text:
         """Return the name of a run with a mark if it is selected, while any is."""

@@ -54,6 +54,8 @@ class Table(DataTable[Text]):
 
     def _update_cells(self, before: dict[str, list[Text]]) -> None:
         for row, cells in self._rows.items():
+            if cells is before[row]:
+                continue
             for name, cell, old in zip(self._widths, cells, before[row], strict=True):
                 if cell != old:
                     self.update_cell(row, name, cell)
