@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from textual.app import ComposeResult
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Horizontal, ScrollableContainer
 from textual.content import Content
 from textual.widgets import Footer, OptionList, Static
 from textual.widgets.option_list import Option
@@ -41,6 +41,7 @@ class CompareScreen(ActionsScreen):
         #curves { text-wrap: nowrap; text-overflow: ellipsis; scrollbar-gutter: stable; }
         #plot { width: 1fr; }
         #tables { height: 1fr; padding: 0 1; border-top: solid $panel; }
+        #text { width: auto; }
         &.-narrow #curves { width: 20; }
     }
     """
@@ -59,7 +60,7 @@ class CompareScreen(ActionsScreen):
         with Horizontal(id="top"):
             yield Choices(id="curves")
             yield Horizontal(id="plot")
-        with VerticalScroll(id="tables", can_focus=True):
+        with ScrollableContainer(id="tables", can_focus=True):
             yield Static("Reading…", id="text", markup=False)
         yield Footer(show_command_palette=False, compact=True)
 

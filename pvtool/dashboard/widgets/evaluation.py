@@ -1,6 +1,6 @@
 """Held-out scores of a run: those of its samples by step, and the results of `pv eval`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
@@ -13,10 +13,10 @@ from pvtool.dashboard.marks import BEST
 from pvtool.dashboard.widgets.identity_list import count_noun
 from pvtool.text import describe_estimate, plain, shown
 from pvtool_core.settings.sample_metrics import LIKENESS, SAMPLE_METRICS
-from pvtool_core.store.evaluation_report import Estimate, EvaluationReport
+from pvtool_core.store.evaluation_report import Estimate, EvaluationReport, MetricResult
 from pvtool_core.store.events import ScoresEvent
 
-_WIDE = 100
+_SHORTEST = 12
 _NEWEST = 12
 _AGAINST = "motion as a fraction of the base model's, CLIP-T as the difference"
 _NOT_SCORED = "No scores yet. Samples are scored if training.score_samples is true."
@@ -48,7 +48,7 @@ class EvaluationPane(VerticalScroll, can_focus=True):
         elif report is None:
             lines.append(Content(f"Not evaluated yet. Run `pv eval {run.summary.run}`."))
         else:
-            lines += _evaluation(report, self.scrollable_content_region.width >= _WIDE)
+            lines += _evaluation(report, self.scrollable_content_region.width)
         self.query_one(Static).update(Content("\n").join(lines))
 
 
@@ -95,38 +95,48 @@ def _score(event: ScoresEvent, name: str) -> str:
     return f"{value:.3f} {change}"
 
 
-def _evaluation(report: EvaluationReport, wide: bool) -> list[Content]:
-    """Return means and differences with intervals; in a narrow pane, only of the differences."""
-    others = [method for method in report.clips if method != report.reference]
-    header = ["metric", *report.clips]
-    header += [f"{method} - {report.reference}" for method in others if report.reference]
-
-    def mean(estimate: Estimate | None) -> str:
-        if estimate is None:
-            return ""
-        return (
-            describe_estimate(estimate) if wide or not report.reference else f"{estimate.mean:.3f}"
-        )
-
-    rows = [
-        [
-            f"{metric.label}{' (reward)' if metric.rewarded else ''}",
-            *(mean(metric.means.get(method)) for method in report.clips),
-            *(_change(metric.differences.get(each)) for each in others if report.reference),
-        ]
-        for metric in sorted(report.metrics, key=lambda metric: metric.rewarded)
-    ]
+def _evaluation(report: EvaluationReport, width: int) -> list[Content]:
+    """Return the results, in `width` cells if possible, and notes."""
     counts = ", ".join(f"{count} of {method}" for method, count in report.clips.items())
     notes = [f"Clips: {counts}. {shown(report.path)}"]
     if report.skipped:
         notes += [f"{count_noun(report.skipped, 'metric')} skipped: `pv eval` names them."]
     if report.failed:
         notes += [f"{count_noun(report.failed, 'clip')} could not be scored."]
+    lines = _results(report, describe_estimate)
+    if max(line.cell_length for line in lines) > width:
+        lines = _results(report, lambda estimate: f"{estimate.mean:.3f}")
+    if (excess := max(line.cell_length for line in lines) - width) > 0:
+        longest = max((len(_label(metric)) for metric in report.metrics), default=0) - excess
+        lines = _results(report, lambda estimate: f"{estimate.mean:.3f}", max(_SHORTEST, longest))
     return [
         *(Content.styled(f"Alarm: {plain(alarm)}", "$text-warning") for alarm in report.alarms),
-        *aligned_rows(header, rows),
+        *lines,
         *(Content.styled(plain(note), "$text-muted") for note in notes),
     ]
+
+
+def _results(
+    report: EvaluationReport, mean: Callable[[Estimate], str], label: int = 99
+) -> list[Content]:
+    """Return a table of means by method and of differences, with labels of `label` characters."""
+    others = [name for name in report.clips if name != report.reference and report.reference]
+    header = ["metric", *report.clips, *(f"{name} - {report.reference}" for name in others)]
+
+    def row(metric: MetricResult) -> list[str]:
+        name, means = _label(metric), [metric.means.get(method) for method in report.clips]
+        return [
+            name if len(name) <= label else f"{name[: label - 1]}…",
+            *(mean(each) if each else "" for each in means),
+            *(_change(metric.differences.get(method)) for method in others),
+        ]
+
+    metrics = sorted(report.metrics, key=lambda metric: metric.rewarded)
+    return aligned_rows(header, list(map(row, metrics)))
+
+
+def _label(metric: MetricResult) -> str:
+    return f"{metric.label} (reward)" if metric.rewarded else metric.label
 
 
 def _change(estimate: Estimate | None) -> str:
