@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pvtool_core.settings.sample_metrics import LIKENESS, SAMPLE_METRICS
 
 if TYPE_CHECKING:
+    from pvtool_core.store.evaluation_report import Estimate
     from pvtool_core.store.events import Record
 
 
@@ -39,6 +40,14 @@ def describe_scores(scores: Mapping[str, float], base: Mapping[str, float]) -> s
         if name == LIKENESS and name in base:
             parts[-1] += f" (base {base[name]:.3f})"
     return "  ".join(parts)
+
+
+def describe_estimate(estimate: "Estimate", sign: str = "", digits: int = 3) -> str:
+    """Format a mean with its 95 % interval; with the sign `+`, also that of positive numbers."""
+    form = f"{sign}.{digits}f"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.mean:{form}}"
+    return f"{estimate.mean:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def describe_effect(rms: Mapping[str, float]) -> str:

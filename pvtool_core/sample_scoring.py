@@ -13,7 +13,7 @@ from pvtool_core.errors import NotFinite
 from pvtool_core.media.decode import Pixels
 from pvtool_core.objectives import AdaptedModel
 from pvtool_core.settings.jobs import TrainJob
-from pvtool_core.store.events import Report, ScoresEvent
+from pvtool_core.store.events import Report, ScoredSample, ScoresEvent
 
 Scores = Mapping[str, float]
 
@@ -43,7 +43,7 @@ class SampleScoring:
         self._job, self._model, self._load, self._report = job, model, load, report
         self._judge: SampleJudge | None = None
         self._base: dict[tuple[str, int], Scores] = {}
-        self._clips: list[tuple[Scores, Scores]] = []
+        self._clips: list[ScoredSample] = []
 
     def add(self, frames: Pixels, prompt: str, seed: int) -> None:
         """Score a sample, and the base model's clip of the same prompt and seed."""
@@ -51,7 +51,8 @@ class SampleScoring:
             self._judge = self._load(self._job, self._report)
         if (prompt, seed) not in self._base:
             self._base[prompt, seed] = self._base_scores(self._judge, prompt, seed)
-        self._clips.append((self._judge.score(frames, prompt, seed), self._base[prompt, seed]))
+        scores, base = self._judge.score(frames, prompt, seed), self._base[prompt, seed]
+        self._clips.append(ScoredSample(prompt=prompt, seed=seed, scores=scores, base=base))
 
     def _base_scores(self, judge: SampleJudge, prompt: str, seed: int) -> Scores:
         try:
@@ -61,20 +62,26 @@ class SampleScoring:
         return judge.score(frames, prompt, seed)
 
     def take(self, step: int) -> ScoresEvent | None:
-        """Return the means of the samples added since the last call; None without any."""
+        """Return the scores of the samples added since the last call; None without any."""
         clips, self._clips = self._clips, []
         if self._judge:
             self._judge.park()
         scores, base = _means(clips)
-        event = ScoresEvent(step=step, clips=len(clips), scores=scores, base=base)
+        event = ScoresEvent(
+            step=step, clips=len(clips), scores=scores, base=base, samples=tuple(clips)
+        )
         return event if clips else None
 
 
-def _means(clips: list[tuple[Scores, Scores]]) -> tuple[dict[str, float], dict[str, float]]:
+def _means(clips: list[ScoredSample]) -> tuple[dict[str, float], dict[str, float]]:
     """Return the means of samples and of base clips, over the clips for which both are known."""
-    names = dict.fromkeys(name for scores, _ in clips for name in scores)
+    names = dict.fromkeys(name for clip in clips for name in clip.scores)
     pairs = {
-        name: [(own[name], base[name]) for own, base in clips if name in own and name in base]
+        name: [
+            (clip.scores[name], clip.base[name])
+            for clip in clips
+            if name in clip.scores and name in clip.base
+        ]
         for name in names
     }
     known = {name: found for name, found in pairs.items() if found}

@@ -33,6 +33,7 @@ from pvtool_core.settings.jobs import (
     ClipFile,
 )
 from pvtool_core.settings.schema import Settings
+from pvtool_core.store.evaluation_report import CHECKPOINT_EVALUATION, EVALUATION
 from pvtool_core.store.identities import Library
 from pvtool_core.store.runs import RunFolder, find_run
 from pvtool_core.store.summary import job_of
@@ -227,7 +228,7 @@ def _folder(target: str) -> Path | None:
 
 
 def _place(run: RunFolder, checkpoints: bool) -> Path:
-    return run.path / ("evaluation-checkpoints" if checkpoints else "evaluation")
+    return run.path / (CHECKPOINT_EVALUATION if checkpoints else EVALUATION)
 
 
 def _settings(run: str, preset: str | None) -> Settings:

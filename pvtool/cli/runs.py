@@ -1,8 +1,6 @@
 """`pv runs`: training runs in the data folder."""
 
 import json
-import shutil
-from contextlib import nullcontext
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +12,9 @@ from pvtool.cli.attempts import Attempts
 from pvtool.cli.confirm import confirm
 from pvtool.cli.options import Images, Json, RunName, RunNames, Yes, run_names
 from pvtool.cli.training import go, watch_run
+from pvtool.jobs.run_comparison import compare_runs
 from pvtool.jobs.run_filter import matches
+from pvtool.jobs.run_removal import check_removable, delete_run
 from pvtool.output import Output
 from pvtool.tables import Table
 from pvtool.text import (
@@ -27,7 +27,7 @@ from pvtool.text import (
     shown,
 )
 from pvtool_core.comfyui.workflow import workflow_of
-from pvtool_core.errors import Busy, UsageError
+from pvtool_core.errors import Busy
 from pvtool_core.files import copy_private, write_private
 from pvtool_core.paths import check_new_file, runs_dir
 from pvtool_core.settings.objectives import loss_label
@@ -40,6 +40,7 @@ from pvtool_core.store.runs import (
     ADAPTER_FILE,
     Request,
     RunFolder,
+    RunNotes,
     averaged_checkpoints,
     checkpoint_step,
     find_run,
@@ -52,11 +53,13 @@ from pvtool_core.store.summary import (
     summary_table,
 )
 from pvtool_core.supervisor import ANSWER_SECONDS, ask, follow, raise_outcome, wait_for
-from pvtool_core.untrusted import exists, is_file
 
 if TYPE_CHECKING:
     from pvtool_core.adapter_files.effect import Effect
 
+RunsToCompare = Annotated[
+    list[str], typer.Argument(metavar="RUN...", autocompletion=run_names, show_default=False)
+]
 app = typer.Typer(
     help="Training runs.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
 )
@@ -176,6 +179,10 @@ def _about(run: RunSummary, value: dict[str, Any]) -> list[list[str]]:
         "left": duration(run.eta) if run.eta else "",
         "s/step": figures(run.seconds_per_step) if run.seconds_per_step else "",
         "losses": "  ".join(losses),
+        "duration": duration(run.duration) if run.duration else "",
+        "device": run.device,
+        "tags": " ".join(run.tags),
+        "note": run.note,
         "path": value["path"],
         "checkpoints": ", ".join(map(str, value["checkpoints"])),
         "without face": f"{value['iterations_without_face']} iterations",
@@ -196,6 +203,49 @@ def _warn_if_negligible(output: Output, effect: "Effect | None", adapter: str) -
             f"Warning: the adapter {adapter} changes almost nothing, so its clips look like those "
             "of the base model: train longer, or raise training.learning_rate."
         )
+
+
+@app.command()
+def compare(runs: RunsToCompare, as_json: Json = False) -> None:
+    """Compare runs: results, settings that differ, and metrics of `pv eval` with 95 % intervals."""
+    compared = compare_runs([find_run(runs_dir(), run) for run in runs])
+    names = [run.run for run in compared.runs]
+    sections = [compared.results(), compared.settings, compared.evaluated()]
+    blank = [""] * (len(names) + 1)
+    tables = [
+        Table(blank, [["", *names], *([name, *values] for name, values in rows.items())])
+        for rows in sections
+        if rows
+    ]
+    notes = [f"Alarm: {alarm}" for alarm in compared.alarms]
+    if not compared.metrics:
+        notes = [f"Not evaluated. Run `pv eval {' '.join(names)}` for metrics with intervals."]
+    Output(as_json).result(compared.table(), *tables, *(["\n".join(notes)] if notes else []))
+
+
+@app.command()
+def note(
+    run: RunName,
+    text: Annotated[str | None, typer.Argument(help="Note. [default: the present one]")] = None,
+    tags: Annotated[
+        list[str] | None, typer.Option("--tag", help="Tag to add; can be repeated.")
+    ] = None,
+    untags: Annotated[
+        list[str] | None, typer.Option("--untag", help="Tag to remove; can be repeated.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a note on a run, add or remove tags, or show them."""
+    folder = find_run(runs_dir(), run)
+    before = folder.read_notes()
+    kept = [tag for tag in (*before.tags, *(tags or [])) if tag not in (untags or [])]
+    now = RunNotes(note=before.note if text is None else text, tags=tuple(dict.fromkeys(kept)))
+    if now != before:
+        folder.write_notes(now)
+    shown_tags = " ".join(f"#{tag}" for tag in now.tags)
+    none = f"{run} has no note. Use `pv runs note {run} TEXT`."
+    line = f"{shown_tags} {now.note}".strip() or none
+    Output(as_json).result({"run": run, **asdict(now)}, line)
 
 
 @app.command()
@@ -405,7 +455,7 @@ def remove(runs: RunNames, yes: Yes = False, as_json: Json = False) -> None:
     attempts = Attempts(runs, output)
     for run in attempts.names:
         with attempts.on(run):
-            folders.append(_removable(run))
+            folders.append(check_removable(find_run(runs_dir(), run)))
     names = [folder.name for folder in folders]
     if len(names) == 1:
         confirm(f"Delete {names[0]} and its checkpoints?", yes)
@@ -413,29 +463,7 @@ def remove(runs: RunNames, yes: Yes = False, as_json: Json = False) -> None:
         confirm(f"Delete {len(names)} runs ({', '.join(names)}) and their checkpoints?", yes)
     for folder in folders:
         with attempts.on(folder.name):
-            _delete(folder)
+            delete_run(folder)
             value = {"removed": folder.name, "path": str(folder.path)}
             output.stream(value, f"Removed {folder.name}.")
     attempts.finish()
-
-
-def _removable(run: str) -> RunFolder:
-    """Return the folder of a run. Raises Missing, BadName, or UsageError for a link."""
-    folder = find_run(runs_dir(), run)
-    if folder.path.is_symlink():
-        place = folder.path.readlink()
-        raise UsageError(
-            f"{run} is a link to {place}, which pv does not delete.",
-            f"Remove {folder.path} yourself.",
-        )
-    return folder
-
-
-def _delete(folder: RunFolder) -> None:
-    """Delete a run. Raises Busy while its engine, which holds the lock, is running."""
-    with (
-        folder.lock()
-        if is_file(folder.lock_file) or not exists(folder.lock_file)
-        else nullcontext()
-    ):
-        shutil.rmtree(folder.path)

@@ -20,7 +20,7 @@ from pvtool.dashboard import keys
 from pvtool.dashboard.control_filter import ControlCharacterFilter
 from pvtool.dashboard.driver import make_driver_class
 from pvtool.dashboard.follow.all_runs import Runs
-from pvtool.dashboard.messages import OpenBatch, OpenRun
+from pvtool.dashboard.messages import OpenBatch, OpenComparison, OpenRun
 from pvtool.dashboard.run_actions import RunActionsScreen
 from pvtool.terminal import Terminal
 from pvtool_core.batches.folder import BatchFolder
@@ -153,6 +153,12 @@ class Dashboard(App[None]):
             self.switch_screen(RunScreen(folder))
         else:
             self.push_screen(RunScreen(folder))
+
+    def on_open_comparison(self, message: OpenComparison) -> None:
+        """Show runs beside each other above the list of runs."""
+        from pvtool.dashboard.screens.compare import CompareScreen
+
+        self.push_screen(CompareScreen([self.runs.folder(name) for name in message.runs]))
 
     def on_new_run(self) -> None:
         self.action_train()

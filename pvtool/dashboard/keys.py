@@ -53,7 +53,17 @@ RUNS: Keys = [
     key("enter", "open", "Open", "Open the selected run"),
     key("n", "new", "New run", "Start a new run"),
     *RUN_ACTIONS,
-    key("slash", "filter", "Filter", "Filter the runs by words"),
+    key("slash", "filter", "Filter", "Filter the runs by words, such as state:failed"),
+    key("space", "mark", "Select", "Select the run, or deselect it"),
+    key("A", "mark_all", "Select all", "Select all listed runs, or none", show=False),
+    key("escape", "clear", "Clear", "Clear the filter, or the selection", show=False),
+    key("greater_than_sign", "sort(1)", "Sort", "Sort by the next column", show=False),
+    key("less_than_sign", "sort(-1)", "Sort", "Sort by the previous column", show=False),
+    key("i", "reverse", "Reverse", "Reverse the order", show=False),
+    key("C", "compare", "Compare", "Compare the selected runs", show=False),
+    key("N", "note", "Note", "Edit the note and the tags of the run", show=False),
+    key("v", "columns", "Columns", "Choose the columns", show=False),
+    key("delete,D", "remove", "Delete", "Delete the selected runs", show=False),
     key("j,down", "down", "Down", "Select the next entry", show=False),
     key("k,up", "up", "Up", "Select the previous entry", show=False),
     key("g,home", "first", "First", "Select the first entry", show=False),
@@ -218,6 +228,15 @@ HELP: Keys = [
     key("g,home", "top", "Top", "Scroll to the top", show=False),
     key("G,end", "bottom", "Bottom", "Scroll to the bottom", show=False),
 ]
+COMPARE: Keys = [
+    key("escape", "back", "Back", "Back to all runs"),
+    key("tab", "app.focus_next", "Curves/tables", "Next of list, plot and tables", show=True),
+]
+COLUMNS: Keys = [
+    key("escape,q,v", "dismiss", "Close", "Close the list of columns"),
+    key("j", "down", "Down", "Select the next column", show=False),
+    key("k", "up", "Up", "Select the previous column", show=False),
+]
 FORM: Keys = [
     key("escape", "cancel", "Cancel", "Close the form"),
     key("ctrl+r", "submit", "Submit", "Submit the form"),
@@ -227,6 +246,7 @@ GROUPS = {
     "Global": APP,
     "Runs": RUNS,
     "Run": RUN,
+    "Compare": COMPARE,
     "Curves": PLOT,
     "Samples": SAMPLES,
     "Log": LOG,
@@ -244,6 +264,8 @@ _NAMES = {
     "slash": "/",
     "comma": ",",
     "full_stop": ".",
+    "less_than_sign": "<",
+    "greater_than_sign": ">",
     "plus": "+",
     "equals_sign": "=",
     "minus": "-",

@@ -7,6 +7,8 @@ from pvtool.text import plain
 from pvtool_core.store.liveness import State
 from pvtool_core.store.prompts import KEYWORD
 
+BEST = "★ best"
+"""Mark of the checkpoint with the highest held-out likeness."""
 _STATES = {
     State.NEW: ("○", "text-muted"),
     State.STARTING: ("◌", "text-accent"),
@@ -19,10 +21,14 @@ _STATES = {
 }
 
 
+def state_text(state: State) -> str:
+    """Return a state with its sign."""
+    return f"{_STATES[state][0]} {state}"
+
+
 def state_cell(state: State, colours: dict[str, str]) -> Text:
     """Return a state as a table cell; `colours` are the theme's variables."""
-    sign, colour = _STATES[state]
-    return cell(f"{sign} {state}", colour, colours)
+    return cell(state_text(state), _STATES[state][1], colours)
 
 
 def cell(text: str, colour: str, colours: dict[str, str]) -> Text:

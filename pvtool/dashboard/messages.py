@@ -1,5 +1,7 @@
 """Messages from screens to the application."""
 
+from collections.abc import Sequence
+
 from textual.message import Message
 
 
@@ -13,6 +15,14 @@ class OpenBatch(Message):
 
 class NewRun(Message):
     """Request to open the form for a new run."""
+
+
+class OpenComparison(Message):
+    """Request to compare runs."""
+
+    def __init__(self, runs: Sequence[str]) -> None:
+        self.runs = tuple(runs)
+        super().__init__()
 
 
 class OpenRun(Message):

@@ -43,14 +43,14 @@ class ActionsScreen(Screen[None]):
 
 
 class RunActionsScreen(ActionsScreen):
-    """Screen with a selected run and the actions of `keys.RUN_ACTIONS`."""
+    """Screen with selected runs and the actions of `keys.RUN_ACTIONS`."""
 
     panes: tuple[str, ...] = ()
     _action_state: State | None = None
 
     @property
     def active_bindings(self) -> dict[str, ActiveBinding]:
-        """Return the bindings for the footer, adapted to the state of the selected run.
+        """Return the bindings for the footer, adapted to the state of the current run.
 
         Pause and Stop are hidden without an engine, and Resume replaces Pause of a paused run.
         """
@@ -58,7 +58,7 @@ class RunActionsScreen(ActionsScreen):
         return {name: _adapt_to_state(active, self._action_state) for name, active in found.items()}
 
     def show_actions_for(self, state: State | None) -> None:
-        """Adapt the footer to the state of the selected run."""
+        """Adapt the footer to the state of the current run."""
         if state != self._action_state:
             self._action_state = state
             self.refresh_bindings()
@@ -67,8 +67,8 @@ class RunActionsScreen(ActionsScreen):
         """Show one of `panes`."""
         raise NotImplementedError
 
-    def selected_run(self) -> RunFolder | None:
-        """Return the run that the keys act on."""
+    def selected_runs(self) -> list[RunFolder]:
+        """Return the runs that the keys act on."""
         raise NotImplementedError
 
     def action_pause(self) -> None:
@@ -87,7 +87,7 @@ class RunActionsScreen(ActionsScreen):
         self._run_action(lambda folder: _send(folder, Request.SAMPLE, "renders samples"))
 
     def _run_action(self, action: Callable[[RunFolder], str]) -> None:
-        if folder := self.selected_run():
+        for folder in self.selected_runs():
             self.perform(partial(action, folder))
 
 

@@ -4,15 +4,16 @@ from collections.abc import Iterable
 
 from pvtool_core.store.summary import RunSummary
 
-_FIELDS = ("run", "identity", "preset", "state")
+_FIELDS = ("run", "identity", "preset", "state", "note")
 
 
 def matches(run: RunSummary, words: Iterable[str]) -> bool:
-    """Return whether each word is a part of the run's name, identity, preset or state.
+    """Return whether each word is a part of the run's name, identity, preset, state, note or tags.
 
     A word such as `state:failed` is compared with that one only.
     """
     known = {name: str(getattr(run, name)).casefold() for name in _FIELDS}
+    known["tag"] = " ".join(run.tags).casefold()
     return all(_matches(known, word.casefold()) for word in words)
 
 

@@ -29,6 +29,7 @@ from pvtool_core.settings.jobs import (
 )
 from pvtool_core.settings.schema import Settings
 from pvtool_core.store.clip_likeness import likeness_in
+from pvtool_core.store.evaluation_report import EVALUATION
 from pvtool_core.store.events import ignore
 from pvtool_core.store.identities import Library
 from pvtool_core.store.prompts import Banks
@@ -97,7 +98,7 @@ def evaluate(
         SomeFailed: A clip could not be rendered.
     """
     folder = find_run(runs_dir(), run) if isinstance(run, str) else run.folder
-    target = Path(out or folder.path / "evaluation").absolute()
+    target = Path(out or folder.path / EVALUATION).absolute()
     planned = evaluation_plan(folder, target, prompts, seeds)
     job, choices = job_of(folder), Choices(metrics=tuple(metrics), page=page)
     if choices.metrics:

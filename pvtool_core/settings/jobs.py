@@ -21,7 +21,7 @@ from pvtool_core.settings.schema import (
     check_model,
     setting,
 )
-from pvtool_core.settings.toml import T, from_table, read_toml_file, shown_value, to_table
+from pvtool_core.settings.toml import T, Table, from_table, read_toml_file, shown_value, to_table
 from pvtool_core.untrusted import JOB_BYTES, SETTINGS_BYTES
 
 Noun = Literal["man", "woman", "person"]
@@ -394,3 +394,21 @@ def require(job: Job, cls: type[T]) -> T:
             "Use the folder of another kind of job.",
         )
     return job
+
+
+def flat_settings(job: TrainJob) -> dict[str, str]:
+    """Return settings by their dotted names, as used by `--set`, without the prompts."""
+    table = to_table(job)
+    table.pop("prompts", None)
+    return dict(_leaves("", table))
+
+
+def _leaves(prefix: str, table: Table) -> list[tuple[str, str]]:
+    leaves: list[tuple[str, str]] = []
+    for name, value in table.items():
+        leaves += (
+            _leaves(f"{prefix}{name}.", value)
+            if isinstance(value, dict)
+            else [(prefix + name, str(value))]
+        )
+    return leaves

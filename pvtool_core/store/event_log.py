@@ -165,6 +165,23 @@ def iter_records(path: Path, end: int | None = None) -> Generator[Record]:
             yield from parse_lines(lines + newline)
 
 
+def records_of(path: Path, *types: str) -> Generator[Record]:
+    """Yield the events of some types as JSON objects; lines of others are not parsed.
+
+    Raises UnsafeRun.
+    """
+    names = [f'"{type}"'.encode() for type in types]
+    try:
+        with os.fdopen(open_descriptor(path), "rb") as file:
+            for line in file:
+                if line.endswith(b"\n") and any(name in line for name in names):
+                    record = _parse_line(line)
+                    if record["type"] in types:
+                        yield record
+    except FileNotFoundError:
+        return
+
+
 def events_end(path: Path) -> int:
     """Return the offset after the last complete line, at which `read_events` continues.
 
@@ -198,6 +215,28 @@ def newest_records(path: Path, type: str, count: int) -> list[Record]:
         return []
     parsed = map(_parse_line, reversed(content[: content.rfind(b"\n") + 1].split(b"\n")))
     return list(itertools.islice((event for event in parsed if event["type"] == type), count))
+
+
+def newest_record(path: Path, type: str) -> Record | None:
+    """Return the newest event of a type as a JSON object; None without one.
+
+    Only the last MiB of the file is read, since many steps may follow a rare event. Raises
+    UnsafeRun.
+    """
+    try:
+        with os.fdopen(open_descriptor(path), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _BLOCK_BYTES))
+            content = file.read(_BLOCK_BYTES)
+    except FileNotFoundError:
+        return None
+    end = content.rfind(b"\n")
+    while (found := content.rfind(f'"{type}"'.encode(), 0, max(end, 0))) >= 0:
+        start, end = content.rfind(b"\n", 0, found) + 1, content.find(b"\n", found)
+        record = _parse_line(content[start:end])
+        if record["type"] == type:
+            return record
+        end = start - 1
+    return None
 
 
 def first_event_time(path: Path) -> float | None:

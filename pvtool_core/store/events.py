@@ -5,7 +5,7 @@ that are None or empty are omitted where the class allows it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Self, cast, get_type_hints
@@ -132,12 +132,22 @@ class SampleEvent(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredSample:
+    """Scores of one sample clip by metric, and those of the base model's clip."""
+
+    prompt: str
+    seed: int
+    scores: Mapping[str, float]
+    base: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoresEvent(Event):
     """Scores of the samples of a step, by models that training does not use.
 
     `scores` are means over the `clips` sample clips by metric, `base` those of the base model's
     clips of the same prompts and seeds. A clip without a value, such as the motion of a face that
-    is not found, is left out of both means.
+    is not found, is left out of both means. `samples` are the scores of each clip.
     """
 
     type = "scores"
@@ -145,6 +155,14 @@ class ScoresEvent(Event):
     clips: int
     scores: Mapping[str, float]
     base: Mapping[str, float]
+    samples: tuple[ScoredSample, ...] = _omitted(())
+
+    def record(self) -> Record:
+        """Return the event as a JSON object."""
+        record = Event.record(self)
+        if self.samples:
+            record["samples"] = list(map(asdict, self.samples))
+        return record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -437,6 +455,18 @@ def _numbers(value: Any) -> dict[str, float]:
     return {_text(name): _number(each) for name, each in value.items()}
 
 
+def _scored_samples(value: Any) -> tuple[ScoredSample, ...]:
+    return tuple(
+        ScoredSample(
+            prompt=_text(each["prompt"]),
+            seed=_integer(each["seed"]),
+            scores=_numbers(each["scores"]),
+            base=_numbers(each["base"]),
+        )
+        for each in value
+    )
+
+
 def _relative_path(value: Any) -> PurePosixPath:
     """Return a path below the run folder. Raises ValueError if it leads out of it."""
     path = PurePosixPath(_text(value))
@@ -454,6 +484,7 @@ _CONVERTERS: dict[Any, Callable[[Any], Any]] = {
     bool | None: _optional_bool,
     tuple[str, ...]: _texts,
     Mapping[str, float]: _numbers,
+    tuple[ScoredSample, ...]: _scored_samples,
     PurePosixPath: _relative_path,
     ClipLikeness | None: ClipLikeness.parse,
 }

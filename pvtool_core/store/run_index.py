@@ -100,7 +100,14 @@ class RunIndex:
     def _facts_of(self, folder: RunFolder) -> RunSummary:
         """Return the summary of a run, from the index if it has ended and is unchanged."""
         name = str(folder.path)
-        files = (folder.config, folder.exit, folder.status, folder.best, folder.events)
+        files = (
+            folder.config,
+            folder.exit,
+            folder.status,
+            folder.best,
+            folder.notes,
+            folder.events,
+        )
         stamps = [_stamp(file) for file in files]
         known = self._facts.get(name)
         if known and known[0] == stamps:
@@ -158,6 +165,7 @@ def runs_of(person: Identity) -> list[RunFolder]:
 def _facts(values: dict[str, Any]) -> RunSummary:
     values["state"] = State(values["state"])
     losses = cast("dict[str, dict[str, Any] | None]", values["losses"])
+    values["tags"] = tuple(values["tags"])
     values["losses"] = {name: trend and Trend(**trend) for name, trend in losses.items()}
     return RunSummary(**values)
 

@@ -1,6 +1,7 @@
 """The run folder: the only interface between an engine and other processes.
 
-    config.toml  events.jsonl  status.json  exit.json  best.json  engine.log  engine.lock
+    config.toml  events.jsonl  status.json  exit.json  best.json  notes.json  engine.log
+    engine.lock
     checkpoints/step-000400/  samples/  control/
 
 A run folder may be a copy from anywhere: links, pipes and devices in it are never followed, opened
@@ -34,6 +35,7 @@ from pvtool_core.errors import (
     Reported,
     SettingsError,
     UnsafeRun,
+    UsageError,
 )
 from pvtool_core.files import WRITING, replace_file, sync_folder
 from pvtool_core.hashes import sha256_of
@@ -136,6 +138,14 @@ class BestCheckpoint:
         return self.step > 0 and math.isfinite(self.likeness)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunNotes:
+    """The user's note on a run, and tags, which are words to filter by."""
+
+    note: str = ""
+    tags: tuple[str, ...] = ()
+
+
 class RunFolder:
     """Folder of one job. `path` need not exist before `create`."""
 
@@ -147,6 +157,7 @@ class RunFolder:
         self.status = path / "status.json"
         self.exit = path / "exit.json"
         self.best = path / "best.json"
+        self.notes = path / "notes.json"
         self.log = path / "engine.log"
         self.lock_file = path / "engine.lock"
         self.checkpoints = path / "checkpoints"
@@ -340,6 +351,34 @@ class RunFolder:
             self.best.unlink(missing_ok=True)
         else:
             replace_file(self.best, json.dumps(asdict(best)).encode())
+
+    def read_notes(self) -> RunNotes:
+        """Return the user's notes; empty ones if there are none.
+
+        Raises BrokenRun if the file is invalid.
+        """
+        try:
+            table = parse_json(read_regular(self.notes, SMALL_BYTES))
+            return RunNotes(note=str(table["note"]), tags=tuple(map(str, table["tags"])))
+        except FileNotFoundError:
+            return RunNotes()
+        except (Irregular, TooLarge) as error:
+            raise BrokenRun(self.notes, f"it {error.problem}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise BrokenRun(self.notes, f"{type(error).__name__}: {error}") from error
+
+    def write_notes(self, notes: RunNotes) -> None:
+        """Replace the user's notes; empty ones remove the file.
+
+        Raises UsageError if they are longer than what `read_notes` reads.
+        """
+        content = json.dumps(asdict(notes)).encode()
+        if len(content) > SMALL_BYTES:
+            raise UsageError("The note is too long.", f"Use less than {SMALL_BYTES >> 10} KiB.")
+        if notes == RunNotes():
+            self.notes.unlink(missing_ok=True)
+        else:
+            replace_file(self.notes, content)
 
     def remove_checkpoints(self, keep: int) -> None:
         """Remove all checkpoints but the `keep` newest and the best. Raises BrokenRun."""

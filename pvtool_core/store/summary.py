@@ -11,8 +11,9 @@ from typing import Any
 from pvtool_core.errors import BrokenRun, Missing, PvError, SettingsError, UsageError
 from pvtool_core.settings.jobs import TrainJob, read_job, require
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
-from pvtool_core.store.event_log import first_event_time, newest_records
-from pvtool_core.store.events import Record
+from pvtool_core.settings.sample_metrics import LIKENESS
+from pvtool_core.store.event_log import first_event_time, newest_record, newest_records
+from pvtool_core.store.events import Record, ScoresEvent, TelemetryEvent, parse_event
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ADAPTER_FILE, RunFolder, checkpoint_step
 from pvtool_core.store.trend import RECENT_STEPS, Trend, trend_of
@@ -25,8 +26,11 @@ class RunSummary:
 
     Values from corrupt files are empty, and `problem` names the file. `losses` are those of the
     objective, each as the mean of the last 20 steps with its trend, since one step is the loss of
-    one random prompt; None without values. `seconds_per_step` is the mean time of those steps, and
-    `likeness` the held-out likeness of the best checkpoint.
+    one random prompt; None without values. `seconds_per_step` is the mean time of those steps.
+    `likeness` is the held-out likeness of the best checkpoint, at `best_step`, and
+    `newest_likeness` that of the newest samples. `duration` is the time in seconds from the
+    creation to the newest heartbeat, with pauses. `device` is the name of the accelerator.
+    `note` and `tags` are the user's.
     """
 
     run: str
@@ -39,6 +43,12 @@ class RunSummary:
     eta: float | None = None
     seconds_per_step: float | None = None
     likeness: float | None = None
+    best_step: int | None = None
+    newest_likeness: float | None = None
+    duration: float | None = None
+    device: str = ""
+    note: str = ""
+    tags: tuple[str, ...] = ()
     losses: Mapping[str, Trend | None] = field(
         default_factory=lambda: dict.fromkeys(OBJECTIVES[DEFAULT_OBJECTIVE].losses)
     )
@@ -71,6 +81,7 @@ class RunOrigin:
     preset: str
     iterations: int
     objective: str
+    device: str
     created: float
     recorded: bool
 
@@ -90,6 +101,7 @@ def run_origin(folder: RunFolder) -> RunOrigin:
         preset=job.preset,
         iterations=job.training.iterations,
         objective=job.training.objective,
+        device=job.model.device,
         created=created or folder.config.stat().st_mtime,
         recorded=created is not None,
     )
@@ -115,7 +127,16 @@ def summarize_run(
     def newest_steps(folder: RunFolder) -> dict[str, Any]:
         return _of_newest_steps(folder, known["losses"])
 
-    for look in (partial(_of_origin, origin), _of_status, _of_exit, _of_best, newest_steps):
+    for look in (
+        partial(_of_origin, origin),
+        _of_status,
+        _of_exit,
+        _of_best,
+        _of_notes,
+        newest_steps,
+        _of_newest_scores,
+        partial(_of_engine, origin),
+    ):
         try:
             known |= look(folder)
         except PvError as error:
@@ -127,7 +148,9 @@ def summarize_run(
     state = folder.state()
     if state not in {State.RUNNING, State.PAUSED}:
         known.pop("eta", None)
-    return RunSummary(run=folder.name, state=state, **known, problem=" ".join(problems))
+    return RunSummary(
+        run=folder.name, state=state, **known, problem=" ".join(dict.fromkeys(problems))
+    )
 
 
 def _of_origin(origin: Callable[[RunFolder], RunOrigin], folder: RunFolder) -> dict[str, Any]:
@@ -138,6 +161,26 @@ def _of_origin(origin: Callable[[RunFolder], RunOrigin], folder: RunFolder) -> d
     return {**about, "started": started, "losses": losses}
 
 
+def _of_engine(origin: Callable[[RunFolder], RunOrigin], folder: RunFolder) -> dict[str, Any]:
+    """Return how long the run has taken, and the name of its device."""
+    found, status = origin(folder), folder.read_status()
+    device = _device_name(folder, found.device)
+    return {"device": device, "duration": max(0.0, status.time - found.created) if status else None}
+
+
+def _device_name(folder: RunFolder, setting: str) -> str:
+    """Return the name of the accelerator of `model.device` in the newest telemetry."""
+    if setting in {"cpu", "mps"}:
+        return setting
+    record = newest_record(folder.events, TelemetryEvent.type)
+    event = parse_event(record) if record else None
+    if not isinstance(event, TelemetryEvent):
+        return "" if setting == "auto" else setting
+    index = int(setting.partition(":")[2] or 0)
+    names = {device.index: device.name for device in event.devices}
+    return names.get(index, setting.replace("auto", "cpu"))
+
+
 def _of_status(folder: RunFolder) -> dict[str, Any]:
     """Return the step of the engine, or of the newest checkpoint if no engine ever ran."""
     if status := folder.read_status():
@@ -146,14 +189,27 @@ def _of_status(folder: RunFolder) -> dict[str, Any]:
     return {"step": max(steps, default=0)}
 
 
-def _of_exit(folder: RunFolder) -> dict[str, Any]:
-    folder.read_exit()  # only to report a corrupt record; the state has its content
+def _of_best(folder: RunFolder) -> dict[str, Any]:
+    best = folder.read_best()
+    return {"likeness": best.likeness, "best_step": best.step} if best else {}
+
+
+def _of_notes(folder: RunFolder) -> dict[str, Any]:
+    notes = folder.read_notes()
+    return {"note": notes.note, "tags": notes.tags}
+
+
+def _of_newest_scores(folder: RunFolder) -> dict[str, Any]:
+    record = newest_record(folder.events, ScoresEvent.type)
+    event = parse_event(record) if record else None
+    if isinstance(event, ScoresEvent) and LIKENESS in event.scores:
+        return {"newest_likeness": event.scores[LIKENESS]}
     return {}
 
 
-def _of_best(folder: RunFolder) -> dict[str, Any]:
-    best = folder.read_best()
-    return {"likeness": best.likeness} if best else {}
+def _of_exit(folder: RunFolder) -> dict[str, Any]:
+    folder.read_exit()  # only to report a corrupt record; the state has its content
+    return {}
 
 
 def _of_newest_steps(folder: RunFolder, names: Iterable[str]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ADAPTER_FILE, BestCheckpoint, ExitRecord, RunFolder, new_run
 from tests.support.adapter_files import small_adapter
 from tests.support.commands import Pv, everything
-from tests.support.run_files import step_event, write_events
+from tests.support.run_files import finished_run, step_event, write_events, write_report
 
 
 @pytest.mark.parametrize(
@@ -473,3 +473,35 @@ def test_new_identity_with_an_old_name_does_not_get_the_old_adapter(
 def test_exports_are_private(pv: Pv, mara: str, tmp_path: Path) -> None:
     assert pv("identity", "export", mara, str(tmp_path / "mara.tar")).status == 0
     assert (tmp_path / "mara.tar").stat().st_mode & 0o777 == 0o600
+
+
+def test_runs_are_compared_by_results_settings_and_evaluation(pv: Pv, mara: str) -> None:
+    first = finished_run("mara")
+    second = finished_run("mara", preset="tiny-2")
+    second.write_best(BestCheckpoint(step=200, likeness=0.61))
+    assert "Run `pv eval mara-1 mara-2`" in pv("runs", "compare", "mara-1", "mara-2").out
+    write_report(second)
+    answer = pv("runs", "compare", "mara-1", "mara-2")
+    rows = [re.split(r"\s{2,}", line) for line in answer.out.splitlines() if line]
+    assert ["likeness, best", "0.610 at 200"] in rows
+    assert ["preset", "tiny", "tiny-2"] in rows
+    assert ["Likeness", "0.420 [0.350, 0.490]"] in rows
+    assert ["Likeness (reward)", "0.800 [0.730, 0.870]"] in rows
+    assert "Alarm: mara-2: adapter: the clips move less" in answer.out
+    found = pv("runs", "compare", "mara-2", first.name, "--json").json
+    assert found["settings"] == {"preset": {"mara-2": "tiny-2", "mara-1": "tiny"}}
+    assert found["metrics"]["clip_t"]["mara-2"]["mean"] == 24.98
+    assert pv("runs", "compare", "mara-1", "nobody").status == 4
+
+
+def test_notes_and_tags_of_a_run(pv: Pv, run: RunFolder) -> None:
+    assert "has no note" in pv("runs", "note", run.name).out
+    pv("runs", "note", run.name, "best so far", "--tag", "paper", "--tag", "old")
+    answer = pv("runs", "note", run.name, "--untag", "old", "--json").json
+    assert answer == {"run": run.name, "note": "best so far", "tags": ["paper"]}
+    (listed,) = pv("runs", "list", "--json").json["runs"]
+    assert (listed["note"], listed["tags"]) == ("best so far", ["paper"])
+    assert pv("runs", "note", run.name, "x" * 70_000).status == 2
+    run.notes.write_text("[]")
+    (broken,) = pv("runs", "list", "--json").json["runs"]
+    assert broken["problem"].startswith("notes.json of mara-1 is unreadable")

@@ -18,6 +18,7 @@ from pvtool_core.store.events import (
     DeviceReading,
     Event,
     SampleEvent,
+    ScoredSample,
     UnknownEvent,
     UnreadableEvent,
     ValuesEvent,
@@ -49,6 +50,11 @@ strategies[ClipLikeness | None] = st.none() | st.builds(
     recognizer=st.text(),
     frames=st.integers(1, 100),
 )
+metrics = strategies[Mapping[str, float]]
+strategies[tuple[ScoredSample, ...]] = st.lists(
+    st.builds(ScoredSample, prompt=st.text(), seed=st.integers(0, 9), scores=metrics, base=metrics),
+    max_size=3,
+).map(tuple)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
     lambda inner: (

@@ -132,6 +132,8 @@ def test_scores_are_the_means_of_what_evaluation_gives_for_the_same_frames(
         for name in METRICS:
             assert event["scores"][name] == pytest.approx(fmean(each[name] for each in own))
             assert event["base"][name] == pytest.approx(fmean(each[name] for each in base))
+        assert [each["scores"] for each in event["samples"]] == own
+        assert [each["base"] for each in event["samples"]] == base
     assert (first["step"], last["step"]) == (0, 4)
     assert train.warnings() == []
     assert first["scores"] == first["base"] == last["base"]

@@ -40,7 +40,7 @@ from tests.support.screen_text import (
 
 SIZE = (130, 44)
 SIZES = [(80, 24), SIZE, (300, 80)]
-PANES = ["overview", "curves", "samples", "prompts", "machine", "log", "settings"]
+PANES = ["overview", "curves", "samples", "evaluation", "prompts", "machine", "log", "settings"]
 
 
 async def go_to(pilot: Pilot[None], pane: str) -> None:
@@ -93,6 +93,7 @@ async def test_keys_open_every_pane_at_every_size(make_run: MakeRun, size: tuple
         "overview": ["ICR"],
         "curves": ["ICR", "SCR"],
         "samples": ["No samples yet"],
+        "evaluation": ["Not evaluated yet"],
         "prompts": ["reads in a café"],
         "machine": ["GPU 0", "41.5 of 80.0 GiB", "61 °C", "412 W"],
         "log": ["events", "state=started"],

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from textual.pilot import Pilot
 from textual.widgets import DataTable
 
 from pvtool.dashboard.screens.run import RunScreen
 from pvtool.dashboard.screens.runs import RunsScreen
 from pvtool_core.store.liveness import State
-from pvtool_core.store.runs import Request
-from tests.support.run_files import MakeRun, write_events, write_status
+from pvtool_core.store.runs import BestCheckpoint, ExitRecord, Request, RunNotes
+from tests.support.run_files import MakeRun, scores_event, write_events, write_status
 from tests.support.screen_text import dashboard, screen_text, until, until_seen
 
 WIDE = (120, 40)
@@ -66,6 +67,101 @@ async def test_filter_shows_runs_with_all_words(make_run: MakeRun) -> None:
         await until_seen(pilot, "No matching runs.")
         await pilot.press("escape")
         await until_seen(pilot, "ben-1", "ada-1")
+
+
+async def test_filter_of_a_column_shows_how_many_runs_match(make_run: MakeRun) -> None:
+    for name, state in [("ada-1", State.FAILED), ("ben-1", State.STOPPED), ("failed-1", State.NEW)]:
+        make_run(name, 2, state)
+    async with dashboard().run_test(size=WIDE) as pilot:
+        await until_seen(pilot, "3 runs")
+        await pilot.press("slash", *"state", "colon", *"failed", "enter")
+        await until_seen(pilot, "1 of 3 runs")
+        assert listed(pilot) == ["ada-1"]
+
+
+def listed(pilot: Pilot[None]) -> list[str]:
+    """Return the names of the listed runs in their order."""
+    return [line.split()[0] for line in screen_text(pilot.app).splitlines() if "/400" in line]
+
+
+async def test_runs_are_sorted_by_keys_and_by_a_click_on_a_heading(make_run: MakeRun) -> None:
+    likeness = {"ada-1": 0.4, "ben-1": None, "cid-1": 0.6}
+    for name, best in likeness.items():
+        folder = make_run(name, 2, State.STOPPED)
+        if best:
+            folder.write_best(BestCheckpoint(step=1, likeness=best))
+    async with dashboard().run_test(size=WIDE) as pilot:
+        await until_seen(pilot, "0.600", "sorted by started, descending")
+        assert listed(pilot) == ["cid-1", "ben-1", "ada-1"]
+        heading = screen_text(pilot.app).splitlines()[1].index("Likeness")
+        await pilot.click(DataTable, offset=(heading, 0))
+        await until_seen(pilot, "Likeness▼")
+        assert listed(pilot) == ["cid-1", "ada-1", "ben-1"]
+        await pilot.press("i")
+        await until_seen(pilot, "Likeness▲")
+        assert listed(pilot) == ["ada-1", "cid-1", "ben-1"]
+        await pilot.press("less_than_sign", "less_than_sign")
+        await until_seen(pilot, "Step▼")
+
+
+async def test_stop_and_delete_act_on_all_selected_runs(make_run: MakeRun) -> None:
+    kept, *chosen = [make_run(name, 2) for name in ("ada-1", "ben-1", "cid-1")]
+    async with dashboard().run_test(size=WIDE, notifications=True) as pilot:
+        await until_seen(pilot, "3 runs")
+        await pilot.press("space", "space")
+        await until_seen(pilot, "◆ cid-1", "◆ ben-1", "2 selected")
+        await pilot.press("S")
+        await until(pilot, lambda: [f.take_requests() for f in chosen] == [[Request.STOP]] * 2)
+        assert kept.take_requests() == []
+        await pilot.press("D")
+        await until_seen(pilot, "Delete 2 runs?", "ben-1  running, step 2", "cid-1  running")
+        await pilot.press("ctrl+r")
+        await until_seen(pilot, "Another engine is working on 'cid-1'.")
+        for folder in chosen:
+            folder.write_exit(ExitRecord(status=0, state=State.STOPPED))
+        await pilot.press("ctrl+r")
+        await until_seen(pilot, "Deleted 2 runs.", "1 run ")
+    assert [folder.path.exists() for folder in (kept, *chosen)] == [True, False, False]
+
+
+async def test_notes_and_tags_are_written_shown_and_found(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 2)
+    make_run("ben-1", 2).write_notes(RunNotes(note="too much motion", tags=("old",)))
+    async with dashboard().run_test(size=(200, 24), notifications=True) as pilot:
+        await until_seen(pilot, "#old too much motion")
+        await pilot.press("j", "N")
+        await until_seen(pilot, "Notes of ada-1")
+        await pilot.press(*"half", "tab", *"paper", "enter")
+        await until_seen(pilot, "#paper half")
+        assert folder.read_notes() == RunNotes(note="half", tags=("paper",))
+        await pilot.press("slash", *"tag", "colon", *"paper", "enter")
+        await until_seen(pilot, "1 of 2 runs")
+        assert listed(pilot) == ["ada-1"]
+
+
+async def test_wide_list_has_a_preview_of_the_current_run(make_run: MakeRun) -> None:
+    make_run("ada-1", 60)
+    folder = make_run("ben-1", 60)
+    write_events(folder, [scores_event(0), scores_event(50, 0.42)])
+    async with dashboard().run_test(size=(150, 40)) as pilot:
+        await until_seen(pilot, "ben on tiny", "latest 0.420", "Likeness 0.420")
+        write_events(folder, [scores_event(60, 0.5)])
+        folder.write_best(BestCheckpoint(step=60, likeness=0.5))
+        await until_seen(pilot, "latest 0.500  ★ best 0.500 at 60", "Likeness 0.500")
+        await pilot.press("j")
+        await until_seen(pilot, "ada on tiny")
+        await until(pilot, lambda: "Likeness 0.5" not in screen_text(pilot.app))
+        await pilot.resize_terminal(120, 40)
+        await until(pilot, lambda: "ada on tiny" not in screen_text(pilot.app))
+
+
+async def test_columns_are_chosen(make_run: MakeRun) -> None:
+    make_run("ada-1", 2)
+    async with dashboard().run_test(size=WIDE) as pilot:
+        await until_seen(pilot, "Identity", "Preset")
+        await pilot.press("v", "space", "escape")
+        await until(pilot, lambda: "Identity" not in screen_text(pilot.app).splitlines()[1])
+        assert "Preset" in screen_text(pilot.app)
 
 
 @pytest.mark.parametrize(("down", "up"), [("j", "k"), ("down", "up")])
@@ -149,11 +245,12 @@ async def test_broken_runs_show_their_problem_and_hide_no_other(make_run: MakeRu
     make_run("eva-1", 7)
     async with dashboard().run_test(size=WIDE) as pilot:
         await until_seen(pilot, "eva-1", "7/400", "ada-1 !", "ben-1 !", "cid-1 !", "dora-1")
-        await until_seen(pilot, "ada-1/config.toml")
-        await pilot.press("j", "j", "j")
+        await pilot.press("j", "j")
         await until_seen(pilot, "exit.json of cid-1 is unreadable")
         await pilot.press("j")
         await until_seen(pilot, "status.json of ben-1 is unreadable")
+        await pilot.press("j")
+        await until_seen(pilot, "ada-1/config.toml")
 
 
 async def test_removed_run_disappears_from_the_list(make_run: MakeRun) -> None:
@@ -179,7 +276,7 @@ async def test_q_closes_the_dashboard_without_requests(make_run: MakeRun) -> Non
 
 async def test_rewards_of_a_live_run_are_updated(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 2)
-    async with dashboard().run_test(size=WIDE, notifications=True) as pilot:
+    async with dashboard().run_test(size=(160, 24), notifications=True) as pilot:
         await until_seen(pilot, "2/400")
         newest = {"time": 1.0, "type": "step", "icr": 0.123, "scr": 0.456, "loss": 0.789}
         write_events(folder, [{**newest, "step": step} for step in range(3, 23)])

@@ -24,10 +24,17 @@ from pvtool.dashboard.widgets import headline
 from pvtool.terminal import Pictures, Terminal
 from pvtool_core.store.identities import IDENTITY_FILE
 from pvtool_core.store.liveness import State
-from pvtool_core.store.runs import RunFolder
+from pvtool_core.store.runs import BestCheckpoint, RunFolder
 from tests.support import run_files
 from tests.support.batches import clip_event, make_batch, rendering_event, write_worker
-from tests.support.run_files import PROMPTS, MakeRun, gpu_event, scores_event, write_events
+from tests.support.run_files import (
+    PROMPTS,
+    MakeRun,
+    gpu_event,
+    scores_event,
+    write_events,
+    write_report,
+)
 from tests.support.sample_data import add_identity
 from tests.support.screen_text import screen_text, until_seen
 
@@ -126,7 +133,10 @@ def _with_samples(run: RunFolder) -> RunFolder:
         draw(path)
         details = {"path": str(path.relative_to(run.path)), "prompt": PROMPTS[0], "seed": 7}
         sample = {"time": BEGAN + step, "type": "sample", "step": step, **details}
-        write_events(run, [sample, scored])
+        own = {"prompt": PROMPTS[0], "seed": 7, "scores": scored["scores"], "base": scored["base"]}
+        write_events(run, [sample, {**scored, "samples": [own]}])
+    run.write_best(BestCheckpoint(step=100, likeness=0.42))
+    write_report(run)
     return run
 
 
@@ -163,6 +173,7 @@ async def capture_run_screen(pilot: Pilot[None], capture: Capture) -> None:
     for pane, texts in [
         ("curves", ["SCR semantic loss 0.0"]),
         ("samples", ["step 150, newest"]),
+        ("evaluation", ["+0.320 [+0.250, +0.390]"]),
         ("prompts", ["reads in a café"]),
         ("machine", ["GPU 0", "41.5 of 80.0 GiB"]),
         ("log", ["events, without", "live", "state=started"]),
@@ -178,7 +189,9 @@ async def capture_run_screen(pilot: Pilot[None], capture: Capture) -> None:
 async def capture_main_screens(pilot: Pilot[None], capture: Capture) -> None:
     """Capture the main screens and the new run form."""
     await capture("runs", "● running", "ben-1")
-    await pilot.press("n")
+    await pilot.press("space", "space", "C")
+    await capture("compare", "A ada-3  B ada-2", "likeness, latest", "ada-3 0.380 · ada-2 –")
+    await pilot.press("escape", "escape", "n")
     await capture("start", "Weights: here", "model.family")
     await pilot.press("escape", "2")
     await capture("identities", "woman · 3 photos", "Photo 1 of 3")

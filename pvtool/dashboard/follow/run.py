@@ -6,6 +6,7 @@ from pathlib import Path
 from pvtool.dashboard.follow.run_history import RunHistory
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, ObjectiveInfo
+from pvtool_core.store.evaluation_report import EvaluationReport
 from pvtool_core.store.runs import ExitRecord
 from pvtool_core.store.summary import RunSummary
 
@@ -14,13 +15,19 @@ from pvtool_core.store.summary import RunSummary
 class RunSnapshot:
     """State of a run at one moment.
 
-    `job` and `exit_record` are None if they are missing or unreadable.
+    `job`, `exit_record` and `evaluation` are None if they are missing or unreadable.
+    `evaluation_problem` is why the evaluation is unreadable, and `evaluation_stamp` changes with
+    its report. `checkpoints` are steps.
     """
 
     summary: RunSummary
     job: TrainJob | None = None
     exit_record: ExitRecord | None = None
     references: tuple[Path, ...] = ()
+    checkpoints: tuple[int, ...] = ()
+    evaluation: EvaluationReport | None = None
+    evaluation_problem: str = ""
+    evaluation_stamp: tuple[int, int] | None = None
 
 
 @dataclass

@@ -15,6 +15,7 @@ from pvtool_core.store.events import (
     CheckpointEvent,
     Event,
     SampleEvent,
+    ScoredSample,
     ScoresEvent,
     StageEvent,
     StepEvent,
@@ -22,13 +23,14 @@ from pvtool_core.store.events import (
     UnreadableEvent,
     WarningEvent,
 )
+from pvtool_core.store.sample_scores import SampleScores
 
 EXACT = frozenset({"lr", "seconds"})
 """Schedules and measurements; other curves depend on the random prompt of a step."""
 _TRAINER_CURVES = EXACT | {"grad_norm"}
-_SAMPLES = "samples."
+SAMPLES = "samples."
 """Prefix of the curves of sample scores; names of other curves have no dots."""
-LIKENESS_CURVE, REWARD_LIKENESS_CURVE = f"{_SAMPLES}{LIKENESS}", f"{_SAMPLES}likeness_reward"
+LIKENESS_CURVE, REWARD_LIKENESS_CURVE = f"{SAMPLES}{LIKENESS}", f"{SAMPLES}likeness_reward"
 _MAX_CURVES = 50
 GAUGES = ("memory_used", "utilisation", "temperature", "power")
 _MIN_UNIFORM_STEPS = 4
@@ -57,7 +59,8 @@ class Device:
 class RunHistory:
     """State of a run after all events read so far.
 
-    `last_update` is the time of the newest step or stage: a hanging engine still writes gauges.
+    `sample_scores` are the scores of single samples by step, prompt and seed. `last_update` is the
+    time of the newest step or stage: a hanging engine still writes gauges.
     """
 
     def __init__(self) -> None:
@@ -65,6 +68,9 @@ class RunHistory:
         self.devices: dict[int, Device] = {}
         self.process = {name: Series(exact=True) for name in ("memory", "cpu")}
         self.samples: list[SampleEvent] = []
+        self.scores = SampleScores()
+        self.scored_steps: dict[int, ScoresEvent] = {}
+        self.sample_scores: dict[tuple[int, str, int], ScoredSample] = {}
         self.checkpoints: list[int] = []
         self.alarms: list[Alarm] = []
         self.prompt_counts: Counter[str] = Counter()
@@ -144,6 +150,11 @@ class RunHistory:
             self.alarms.append(Alarm(event.step, message, is_error=True))
 
     def _add_scores(self, event: ScoresEvent) -> None:
+        self.scores.add(event)
+        self.scored_steps[event.step] = event
+        self.sample_scores |= {
+            (event.step, sample.prompt, sample.seed): sample for sample in event.samples
+        }
         shown = compared(event.scores, event.base)
         values = {sample_curve(name): value for name, value in shown.items()}
         if {LIKENESS, GAP} <= event.scores.keys():
@@ -155,7 +166,7 @@ class RunHistory:
         """Return a curve; beyond the limit, one that is discarded."""
         curve = self.curves.get(name)
         if curve is None:
-            sampled = name.startswith(_SAMPLES)
+            sampled = name.startswith(SAMPLES)
             began = next((other.origin for other in self.curves.values()), None)
             curve = Series(
                 began if sampled else None, exact=sampled or name in EXACT, marked=sampled
@@ -190,7 +201,7 @@ def _columns(events: Sequence[StepEvent]) -> dict[str, "array[float]"] | None:
 
 def sample_curve(metric: str) -> str:
     """Return the name of the curve of a metric of samples."""
-    return f"{_SAMPLES}{metric}"
+    return f"{SAMPLES}{metric}"
 
 
 @lru_cache(maxsize=256)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast, runtime_checkable
@@ -24,14 +25,16 @@ from pvtool.dashboard.widgets.curves import (
     main_losses,
     panels,
 )
+from pvtool.dashboard.widgets.evaluation import EvaluationPane
 from pvtool.dashboard.widgets.headline import Headline
 from pvtool.dashboard.widgets.machine import MachinePane, Memory
 from pvtool.dashboard.widgets.plot import View
 from pvtool.dashboard.widgets.prompt_bank import CurrentPrompt, PromptBank
 from pvtool.dashboard.widgets.samples import Samples
-from pvtool_core.errors import PvError
+from pvtool_core.errors import PvError, from_foreign
+from pvtool_core.store.evaluation_report import read_report, report_stamp
 from pvtool_core.store.liveness import LIVE, State
-from pvtool_core.store.runs import RunFolder
+from pvtool_core.store.runs import RunFolder, checkpoint_step
 from pvtool_core.store.summary import RunSummary, job_of, summarize_run
 
 if TYPE_CHECKING:
@@ -41,7 +44,16 @@ T = TypeVar("T")
 
 POLL_SECONDS = 1.0
 _REDRAW_SECONDS = 30.0
-_PANES = ("overview", "curves", "samples", "prompts", "machine", "log", "settings")
+_PANES = (
+    "overview",
+    "curves",
+    "samples",
+    "evaluation",
+    "prompts",
+    "machine",
+    "log",
+    "settings",
+)
 
 
 @runtime_checkable
@@ -143,6 +155,8 @@ class RunScreen(RunActionsScreen):
                 return Curves(self.view)
             case "samples":
                 return Samples()
+            case "evaluation":
+                return EvaluationPane()
             case "prompts":
                 return PromptBank()
             case "machine":
@@ -211,7 +225,7 @@ class RunScreen(RunActionsScreen):
     async def _poll(self) -> bool:
         """Read the state of the run; return whether it changed."""
         run, before = self.run_view, self.run_view.snapshot
-        run.snapshot = await asyncio.to_thread(_take_snapshot, self.folder)
+        run.snapshot = await asyncio.to_thread(_take_snapshot, self.folder, before)
         return run.snapshot != before
 
     async def _read(self, follower: "RunFollower") -> tuple[bool, bool]:
@@ -227,8 +241,8 @@ class RunScreen(RunActionsScreen):
     def show_pane(self, name: str) -> None:
         self.query_one(Tabs).active = name
 
-    def selected_run(self) -> RunFolder | None:
-        return self.folder
+    def selected_runs(self) -> list[RunFolder]:
+        return [self.folder]
 
     def action_back(self) -> None:
         """Leave the enlarged clip, or else the run."""
@@ -272,7 +286,7 @@ class RunScreen(RunActionsScreen):
 
     async def _follow_overlay(self, folder: RunFolder) -> None:
         follower = RunFollower(folder)
-        self.run_view.overlay_job = (await asyncio.to_thread(_take_snapshot, folder)).job
+        self.run_view.overlay_job = await asyncio.to_thread(_or_none, lambda: job_of(folder))
         self._show()
         new = False
         while True:
@@ -332,10 +346,27 @@ class RunFollower:
         return bool(events) or chunk.restarted, chunk.more
 
 
-def _take_snapshot(folder: RunFolder) -> RunSnapshot:
+def _take_snapshot(folder: RunFolder, before: RunSnapshot) -> RunSnapshot:
+    """Read the state of a run; the evaluation only if its report has changed."""
     summary, job = summarize_run(folder), _or_none(lambda: job_of(folder))
     references = _or_none(lambda: references_of(job)) if job else None
-    return RunSnapshot(summary, job, _or_none(folder.read_exit), references or ())
+    steps = _or_none(lambda: tuple(map(checkpoint_step, folder.checkpoint_folders())))
+    now = RunSnapshot(
+        summary,
+        job,
+        _or_none(folder.read_exit),
+        references or (),
+        steps or (),
+        before.evaluation,
+        before.evaluation_problem,
+        report_stamp(folder),
+    )
+    if now.evaluation_stamp == before.evaluation_stamp:
+        return now
+    try:
+        return replace(now, evaluation=read_report(folder), evaluation_problem="")
+    except (PvError, OSError) as error:
+        return replace(now, evaluation=None, evaluation_problem=from_foreign(error).message)
 
 
 def _or_none(read: Callable[[], T]) -> T | None:

@@ -9,16 +9,17 @@ from textual.widgets import Static
 
 from pvtool.dashboard.follow.run import RunView
 from pvtool.dashboard.follow.run_history import LIKENESS_CURVE, RunHistory
-from pvtool.dashboard.marks import number, state_content
+from pvtool.dashboard.marks import BEST, number, state_content
 from pvtool.dashboard.widgets.progress import ProgressLine
 from pvtool.text import duration, plain
+from pvtool_core.settings.sample_metrics import LIKENESS
 from pvtool_core.store.liveness import State
 
 _SILENCE_SECONDS = 600.0
 
 
 class Headline(Vertical):
-    """State, name, step, remaining time, newest values, and alarms."""
+    """State, name, step, remaining time, likeness, losses, and alarms."""
 
     DEFAULT_CSS = """
     Headline {
@@ -66,13 +67,17 @@ def _summary(run: RunView, width: int) -> Content:
     parts.append(Content(f"step {step}/{summary.iterations}"))
     if summary.state == State.RUNNING and history.eta:
         parts.append(Content(f"{duration(history.eta)} left"))
-    figures = [
+    figures: list[Content] = []
+    if LIKENESS_CURVE in history.curves:
+        figures.append(Content(f"likeness {number(history.curves[LIKENESS_CURVE].last)}"))
+    if best := history.scores.best:
+        likeness = number(best.scores[LIKENESS])
+        figures.append(Content.styled(f"{BEST} {likeness} at {best.step}", "$text-success"))
+    figures += [
         Content(f"{info.label or name} {number(trend.mean)}{trend.arrow}")
         for name, info in run.objective.losses.items()
         if name in history.curves and (trend := history.curves[name].trend)
     ]
-    if LIKENESS_CURVE in history.curves:
-        figures.append(Content(f"held-out {number(history.curves[LIKENESS_CURVE].last)}"))
     for figure in figures:
         longer = Content("  ").join([*parts, figure])
         if longer.cell_length > width:

@@ -56,7 +56,7 @@ class ClipView(Widget):
     ) -> None:
         """Create the view; a `follower` shows the frames of another clip instead of playing."""
         super().__init__(id=id)
-        self.title = title
+        self.title, self.figures = title, ""
         self.follower = follower
         self.path: Path | None = None
         self._terminal = terminal
@@ -83,9 +83,12 @@ class ClipView(Widget):
         """Return the number of frames of the file, once it is read."""
         return self._playback.total if self._playback else 0
 
-    def show(self, path: Path | None, title: str | None = None) -> None:
-        """Show another file, or nothing. The current image remains until the new one is read."""
-        self.path = path
+    def show(self, path: Path | None, title: str | None = None, figures: str = "") -> None:
+        """Show another file, or nothing; `figures` are shown under the image.
+
+        The current image remains until the new one is read.
+        """
+        self.path, self.figures = path, figures
         self.title = self.title if title is None else title
         if path is None:
             self.workers.cancel_node(self)
@@ -318,6 +321,12 @@ class ClipView(Widget):
         return Strip([Segment(shortened.center(width), style)])
 
     def _state(self) -> str:
+        """Return the figures and the state of the playback, as far as they fit."""
+        state = self._playback_state()
+        both = "  ".join(filter(None, (self.figures, state)))
+        return both if len(both) <= self.content_size.width else self.figures or state
+
+    def _playback_state(self) -> str:
         if not self._playback:
             return ""
         incomplete = "" if self._playback.complete else ", incomplete"

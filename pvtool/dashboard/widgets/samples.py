@@ -12,8 +12,10 @@ from textual.widgets import Static
 from pvtool.dashboard import keys
 from pvtool.dashboard.clipboard import copy
 from pvtool.dashboard.follow.run import RunView
-from pvtool.dashboard.marks import prompt_content
+from pvtool.dashboard.follow.run_history import RunHistory
+from pvtool.dashboard.marks import BEST, prompt_content
 from pvtool.dashboard.widgets.picture import ClipView
+from pvtool_core.settings.sample_metrics import LIKENESS
 from pvtool_core.store.events import SampleEvent
 
 _NONE = "No samples yet. Press s to render some now, or set training.sample_every."
@@ -42,6 +44,7 @@ class Samples(Widget, can_focus=True):
     def __init__(self, *, classes: str = "") -> None:
         super().__init__(classes=classes)
         self._samples: dict[int, list[SampleEvent]] = {}
+        self._history = RunHistory()
         self._path = Path()
         self._loaded = False
 
@@ -55,7 +58,7 @@ class Samples(Widget, can_focus=True):
     def show(self, run: RunView) -> None:
         """Show the current samples."""
         self._path, self._loaded = run.path, run.loaded
-        self._samples = {}
+        self._samples, self._history = {}, run.history
         for sample in run.history.samples:
             self._samples.setdefault(sample.step, []).append(sample)
         references = run.snapshot.references
@@ -71,14 +74,20 @@ class Samples(Widget, can_focus=True):
             return
         first = self._sample(min(self._samples))
         steps = sorted(self._samples)
-        position = (
-            "newest" if self.step is None else f"{steps.index(sample.step) + 1} of {len(steps)}"
+        title = (
+            f"step {sample.step}, newest"
+            if self.step is None
+            else f"step {sample.step}, {steps.index(sample.step) + 1} of {len(steps)}"
         )
-        self._show_clip("#now", self._path / sample.path, f"step {sample.step}, {position}")
+        best = self._history.scores.best
+        if best and best.step == sample.step:
+            title += f"  {BEST}"
+        self._show_clip("#now", self._path / sample.path, title, self._figures(sample))
         self._show_clip(
             "#before",
             self._path / first.path,
             "before training" if first.step == 0 else f"step {first.step}",
+            self._figures(first),
         )
         count = len(self._samples[sample.step])
         details = f"  clip {self.number % count + 1} of {count}, seed {sample.seed}  {sample.path}"
@@ -86,11 +95,22 @@ class Samples(Widget, can_focus=True):
             Content.assemble(prompt_content(sample.prompt), (details, "$text-muted")), layout=False
         )
 
-    def _show_clip(self, name: str, path: Path | None, title: str) -> None:
+    def _figures(self, sample: SampleEvent) -> str:
+        """Return the likeness of a sample, and how much it is above the base model's clip."""
+        scored = self._history.sample_scores.get((sample.step, sample.prompt, sample.seed))
+        likeness = scored.scores.get(LIKENESS) if scored else None
+        if scored is None or likeness is None:
+            return ""
+        base = scored.base.get(LIKENESS)
+        change = "" if base is None or not sample.step else f" ({likeness - base:+.3f})"
+        return f"likeness {likeness:.3f}{change}"
+
+    def _show_clip(self, name: str, path: Path | None, title: str, figures: str = "") -> None:
         """Show a file unless it is shown already, as decoding it starts a process."""
         clip = self.query_one(name, ClipView)
-        if (clip.path, clip.title) != (path, title) or not clip.frames:  # retry incomplete files
-            clip.show(path, title)
+        shown = (clip.path, clip.title, clip.figures)
+        if shown != (path, title, figures) or not clip.frames:  # retry incomplete files
+            clip.show(path, title, figures)
 
     def _selected_sample(self) -> SampleEvent | None:
         step = self.step if self.step in self._samples else max(self._samples, default=None)

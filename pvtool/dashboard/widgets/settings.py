@@ -6,8 +6,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from pvtool.dashboard.follow.run import RunView
-from pvtool_core.settings.jobs import TrainJob
-from pvtool_core.settings.toml import Table, to_table
+from pvtool_core.settings.jobs import flat_settings
 
 
 class SettingsPane(VerticalScroll):
@@ -25,8 +24,8 @@ class SettingsPane(VerticalScroll):
         if run.job is None:
             self.query_one(Static).update(run.summary.problem or "No settings yet.")
             return
-        other = flat(run.overlay_job) if run.overlay_job else None
-        own = flat(run.job)
+        other = flat_settings(run.overlay_job) if run.overlay_job else None
+        own = flat_settings(run.job)
         lines = [Content.styled(str(run.path / "config.toml"), "$text-muted")]
         if other is not None:
             lines.append(Content.styled(f"Different in {run.overlay_name}:", "$text-warning"))
@@ -36,24 +35,6 @@ class SettingsPane(VerticalScroll):
             lines.append(Content())
         lines += [_line(key, own, own) for key in own]
         self.query_one(Static).update(Content("\n").join(lines))
-
-
-def flat(job: TrainJob) -> dict[str, str]:
-    """Return settings by their dotted names, as used by `--set`; prompts have their own pane."""
-    table = to_table(job)
-    table.pop("prompts", None)
-    return dict(_leaves("", table))
-
-
-def _leaves(prefix: str, table: Table) -> list[tuple[str, str]]:
-    leaves: list[tuple[str, str]] = []
-    for name, value in table.items():
-        leaves += (
-            _leaves(f"{prefix}{name}.", value)
-            if isinstance(value, dict)
-            else [(prefix + name, str(value))]
-        )
-    return leaves
 
 
 def _line(key: str, own: dict[str, str], other: dict[str, str]) -> Content:
