@@ -13,6 +13,7 @@ repeated after an interruption. Figure 8 and section 5.5 of the paper are about 
 
 import argparse
 import json
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ def evaluated(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
             frames = control_frames(prompt, out / f"control-frames/{number}")
             words = ("--controlnet", str(variant.controlnet), "--control-frames", str(frames))
             pv("render", options.people, prompt, *words, *common)
-    scoring = ("eval", str(folder), "--out", str(report))
+    scoring = ("eval", str(folder), "--preset", "tiny", "--out", str(report))
     shards = [f"{number + 1}/{options.engines}" for number in range(options.engines)]
     with ThreadPoolExecutor(len(shards)) as pool:
         for scored in [pool.submit(pv, *scoring, "--shard", shard) for shard in shards]:
@@ -135,13 +136,19 @@ def table(variant: Variant, report: dict[str, Any]) -> str:
         row("", METRICS.values()),
         "|---" * (len(METRICS) + 1) + "|",
     ]
-    for name, method in methods.items():
+    for name in sorted(methods, key=numbers_in):
+        method = methods[name]
         values = [value_of(method["means"].get(key)) for key in METRICS]
         lines.append(row(name, values))
         if name != "base":
             changes = [change_of(method["differences"].get(key)) for key in METRICS]
             lines.append(row("&nbsp; change", changes))
     return "\n".join(lines)
+
+
+def numbers_in(method: str) -> list[float]:
+    """Return the numbers in the name of a method, to sort strengths and starts."""
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", method)]
 
 
 def row(name: str, cells: Iterable[str]) -> str:
