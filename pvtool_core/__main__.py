@@ -249,6 +249,8 @@ def run_forked(folder: str) -> int:
     """
     torch = sys.modules.get("torch")
     if torch and torch.cuda._is_in_bad_fork():
+        if _users_umask is not None:
+            os.umask(_users_umask)
         os.execv(sys.executable, [*sys.orig_argv[:-1], folder])  # noqa: S606 - this program
     return main([folder])
 
