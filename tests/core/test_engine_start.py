@@ -63,15 +63,16 @@ def test_engines_train_all_model_families_without_the_hidden_libraries(
     assert in_an_engine(code) == "0 0"
 
 
-def test_a_forked_engine_starts_again_if_imports_have_initialised_cuda(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("device", ["cuda", "xpu"])
+def test_a_forked_engine_starts_again_if_imports_have_initialised_its_device(
+    device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = os.umask(0o077)
 
     def execute(*words: object) -> None:
         raise SystemExit(*words, os.umask(before))
 
-    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    monkeypatch.setattr(getattr(torch, device), "_is_in_bad_fork", lambda: True)
     monkeypatch.setattr(engine, "_users_umask", 0o027)
     monkeypatch.setattr(os, "execv", execute)
     server = [sys.executable, "-P", "-m", "pvtool_core"]
