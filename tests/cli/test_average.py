@@ -83,3 +83,12 @@ def test_checkpoints_that_do_not_fit_are_refused(
     answer = pv("runs", "average", *words.split())
     assert (answer.status, sentence in answer.err) == (status, True), answer.err
     assert sorted(trained.path.parent.iterdir()) == before
+
+
+def test_mean_is_not_written_outside_the_data_folder(pv: Pv, trained: RunFolder) -> None:
+    text = trained.config.read_text()
+    trained.config.write_text(text.replace('name = "mara"', 'name = "../mara"'))
+    before = sorted(trained.path.parents[1].iterdir())
+    answer = pv("runs", "average", "mara-1@400", "mara-1@800")
+    assert (answer.status, "identity.name: is '../mara'" in answer.err) == (2, True), answer.err
+    assert sorted(trained.path.parents[1].iterdir()) == before
