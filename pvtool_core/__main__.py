@@ -245,10 +245,13 @@ def import_libraries(folder: str) -> None:
 def run_forked(folder: str) -> int:
     """Run the job in a folder after a fork; return the exit status.
 
-    If an import has initialised CUDA all the same, the process starts again, without its imports.
+    If an import has initialised CUDA all the same, or XPU, the process starts again, without its
+    imports.
     """
     torch = sys.modules.get("torch")
-    if torch and torch.cuda._is_in_bad_fork():
+    if torch and (torch.cuda._is_in_bad_fork() or torch.xpu._is_in_bad_fork()):
+        if _users_umask is not None:
+            os.umask(_users_umask)
         os.execv(sys.executable, [*sys.orig_argv[:-1], folder])  # noqa: S606 - this program
     return main([folder])
 

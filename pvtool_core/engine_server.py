@@ -19,6 +19,8 @@ from typing import Protocol
 
 SERVE = "--serve"
 """Argument with which an engine process serves instead of running the job of a folder."""
+UNKNOWN_STATUS = 256
+"""Stands for the exit status of an engine that has ended after its server; no process has it."""
 _REQUEST_BYTES = 1 << 16
 
 
@@ -70,12 +72,16 @@ class EngineServer:
         return self._process.pid
 
     def exit_status(self, pid: int) -> int:
-        """Return the exit status of an engine that has ended, or of the server if it has, too."""
+        """Return the exit status of an engine that has ended; `pid` is 0 if it was not forked.
+
+        It is UNKNOWN_STATUS if the server has ended, or the server's status if `pid` is 0.
+        """
         with self._turn, suppress(OSError):
             self._connection.send(str(pid).encode())
             if answer := self._connection.recv(_REQUEST_BYTES):
                 return int(answer)
-        return self._process.wait()
+        status = self._process.wait()
+        return UNKNOWN_STATUS if pid else status
 
     def close(self) -> None:
         """End the server; engines that are running continue."""
@@ -84,11 +90,18 @@ class EngineServer:
 
 
 class ForkedEngine:
-    """An engine that a server forks. `returncode` is that of `subprocess.Popen`."""
+    """An engine that a server forks. `returncode` is that of `subprocess.Popen`.
+
+    It is UNKNOWN_STATUS after the end of a server that has forked the engine. Any thread and
+    handler of signals may call the methods.
+    """
 
     def __init__(self, server: EngineServer, pipe: int) -> None:
         self._server = server
+        os.set_blocking(pipe, False)
         self._pipe = os.fdopen(pipe, "rb", buffering=0)
+        self._turn = threading.Lock()
+        self._early: int | None = None
         self._pid: int | None = None
         self.returncode: int | None = None
 
@@ -96,15 +109,8 @@ class ForkedEngine:
     def pid(self) -> int:
         """Process id, once the engine is forked; the server's if that ended before."""
         while self._pid is None and self.returncode is None:
-            self._read()
+            self._await_message()
         return self._pid or self._server.pid
-
-    def _read(self) -> None:
-        """Read the process id, or the end of the engine."""
-        if message := self._pipe.read(_REQUEST_BYTES):
-            self._pid = int(message)
-        elif self.returncode is None:
-            self.returncode = self._server.exit_status(self._pid or 0)
 
     def poll(self) -> int | None:
         while self.returncode is None and select([self._pipe], [], [], 0)[0]:
@@ -113,14 +119,42 @@ class ForkedEngine:
 
     def wait(self) -> int:
         while self.returncode is None:
-            self._read()
+            self._await_message()
         return self.returncode
 
+    def _await_message(self) -> None:
+        select([self._pipe], [], [])
+        self._read()
+
+    def _read(self) -> None:
+        """Read the process id, or the end of the engine, unless another thread has."""
+        with self._turn:
+            if self.returncode is None and self._read_pid() == b"":
+                self.returncode = self._server.exit_status(self._pid or 0)
+
+    def _read_pid(self) -> bytes | None:
+        """Read the process id if the engine has written it; return b"" after the engine's end."""
+        message = self._pipe.read(_REQUEST_BYTES)
+        if message:
+            self._pid = int(message)
+            if self._early is not None:
+                self._kill(self._early)
+        return message
+
     def send_signal(self, number: int, /) -> None:
-        """Send a signal to the engine; to the server if it has not forked the engine yet."""
-        if self.returncode is None:
-            with suppress(ProcessLookupError):
-                os.kill(self._pid or self._server.pid, number)
+        """Send a signal to the engine; to the server if it has not forked the engine yet.
+
+        It takes no lock: it is called by handlers of signals, which interrupt the other methods.
+        """
+        if self.returncode is not None:
+            return
+        if self._pid is None and not self._read_pid():
+            self._early = number  # also for an engine that is forked at this moment
+        self._kill(number)
+
+    def _kill(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self._pid or self._server.pid, number)
 
     def terminate(self) -> None:
         self.send_signal(SIGTERM)
@@ -139,8 +173,7 @@ def serve(import_libraries: Callable[[str], None], run: Callable[[str], int]) ->
         if not request:
             return 0
         if not descriptors:
-            _, status = os.waitpid(int(request), 0)
-            requests.send(str(os.waitstatus_to_exitcode(status)).encode())
+            requests.send(str(_wait_for(int(request))).encode())
             continue
         folder, (log, pipe) = os.fsdecode(request), descriptors
         _redirect_output(log)
@@ -155,6 +188,15 @@ def serve(import_libraries: Callable[[str], None], run: Callable[[str], int]) ->
             return run(folder)
         os.close(pipe)
         _redirect_output(nothing)  # the folder may be deleted, also on a network drive
+
+
+def _wait_for(pid: int) -> int:
+    """Return the exit status of a child of this process; UNKNOWN_STATUS if it has no such child."""
+    try:
+        status = os.waitpid(pid, 0)[1] if pid > 0 else None  # 0 stands for any child
+    except ChildProcessError:
+        status = None
+    return UNKNOWN_STATUS if status is None else os.waitstatus_to_exitcode(status)
 
 
 def _redirect_output(descriptor: int) -> None:

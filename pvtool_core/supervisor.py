@@ -14,7 +14,7 @@ from functools import partial
 from types import FrameType
 from typing import Self
 
-from pvtool_core.engine_server import EngineProcess, EngineServer
+from pvtool_core.engine_server import UNKNOWN_STATUS, EngineProcess, EngineServer
 from pvtool_core.errors import (
     Busy,
     ExitStatus,
@@ -369,7 +369,7 @@ def _outcome(
     if ended is None:
         code = (
             ""
-            if returncode is None
+            if returncode is None or returncode == UNKNOWN_STATUS
             else f" with {'signal' if returncode < 0 else 'status'} {abs(returncode)}"
         )
         return RunFailed(f"The engine ended unexpectedly{code}.", f"See its log: {folder.log}.")

@@ -400,7 +400,9 @@ def export(
     written = [target]
     if comfyui:
         workflow = workflow_of(source, job_of(folder), check_new_file(target).name)
-        written.append(comfyui.absolute())
+        written.append(check_new_file(comfyui.absolute()))
+        if target.name == comfyui.name and target.parent.samefile(written[-1].parent):
+            raise UsageError("Adapter and workflow have the same path.", "Give two files.")
         value["comfyui"] = str(written[-1])
         write_private(written[-1], BytesIO(json.dumps(workflow, indent=1).encode()))
     copy_private(source, target)

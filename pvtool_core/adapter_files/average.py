@@ -199,14 +199,7 @@ def _average_layer(
     layer: AdapterLayer, tensors: Mapping[str, Tensor], opened: Sequence[Any]
 ) -> tuple[float, float]:
     """Write the mean of a layer into `tensors`; return the squares lost, and those of the mean."""
-    pairs = [
-        Pair(
-            file.get_slice(layer.down)[layer.rank],
-            file.get_slice(layer.up)[layer.rows][:, layer.rank],
-        )
-        for file in opened
-    ]
-    mean, lost, squares = mean_pair(pairs)
+    mean, lost, squares = mean_pair([layer.read(file) for file in opened])
     place = Pair.of(layer, tensors)
     place.down[:], place.up[:] = mean
     return lost, squares

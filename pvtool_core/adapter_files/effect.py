@@ -22,7 +22,6 @@ Adapters of the large presets have more than 1e-3, as estimated from learning ra
 Phosphene warns below 2e-4, for LoRAs of other models that act in all steps.
 """
 _MOST_BYTES = 1 << 32
-_NUMBERS = frozenset({"F16", "F32", "F64"})
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,7 @@ def _read(file: Path) -> dict[str, float]:
     with safe_open(file, "np") as opened:
         slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
         for layer in adapter_layers({key: tuple(each.get_shape()) for key, each in slices.items()}):
-            down, up = slices[layer.down], slices[layer.up]
-            if not {down.get_dtype(), up.get_dtype()} <= _NUMBERS:
-                raise ValueError(f"the type of {layer.down} is not supported")
-            pair = Pair(down[layer.rank], up[layer.rows][:, layer.rank])
-            found.setdefault(layer.kind, []).append(rms_of_product(pair))
+            found.setdefault(layer.kind, []).append(rms_of_product(layer.read(opened)))
     return {kind: median(found[kind]) for kind in sorted(found, key=_in_order)}
 
 

@@ -12,6 +12,7 @@ from pvtool_core.settings.schema import MAX_RANK
 
 Matrix = NDArray[np.floating]
 _DOWN = re.compile(r"(?P<layer>.+)\.lora_(?P<part>down|A)\.weight")
+_NUMBERS = frozenset({"F16", "F32", "F64"})
 _UP = {"down": "up", "A": "B"}
 _PROJECTION = re.compile(r"(?:^|[._])([qkv])$")
 _FUSED = re.compile(r"\b(double|single)_blocks\.\d+\.(?:img_attn_qkv|linear1)$")
@@ -43,6 +44,16 @@ class AdapterLayer:
     up: str
     rank: slice
     rows: slice
+
+    def read(self, file: Any) -> Pair:
+        """Return the matrices of the layer in an opened file.
+
+        Raises ValueError if they are not of a floating-point type of NumPy.
+        """
+        down, up = file.get_slice(self.down), file.get_slice(self.up)
+        if not {down.get_dtype(), up.get_dtype()} <= _NUMBERS:
+            raise ValueError(f"the type of {self.down} is not supported")
+        return Pair(down[self.rank], up[self.rows][:, self.rank])
 
 
 def adapter_layers(shapes: Mapping[str, tuple[int, ...]]) -> list[AdapterLayer]:

@@ -12,6 +12,7 @@ from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import (
     ADAPTER_FILE,
     RunFolder,
+    averaged_checkpoints,
     checkpoint_file_sha256,
     checkpoint_step,
     find_run,
@@ -44,12 +45,14 @@ class RunAdapter:
 
 
 def newest_run(person: Identity, runs: Sequence[RunFolder]) -> RunAdapter:
-    """Return the adapter of the newest finished run of an identity.
+    """Return the adapter of the newest finished run of an identity; means are skipped.
 
-    `runs` are given oldest first. Raises Missing, with the unfinished runs, if none is finished.
+    `runs` are given oldest first. Raises Missing, with the other runs, if none is finished.
     """
     with_adapter = [run for run in reversed(runs) if run.checkpoint_folders()]
-    finished = [run for run in with_adapter if run.state() == State.FINISHED]
+    means = [run for run in with_adapter if averaged_checkpoints(run.checkpoint_folders()[-1])]
+    trained = [run for run in with_adapter if run not in means]
+    finished = [run for run in trained if run.state() == State.FINISHED]
     damaged: list[str] = []
     for number, run in enumerate(finished):
         if found := _newest_adapter(run):
@@ -58,10 +61,13 @@ def newest_run(person: Identity, runs: Sequence[RunFolder]) -> RunAdapter:
                 found, longer=_longer(found.step, older), damaged=(*damaged, *found.damaged)
             )
         damaged.extend(_named(run, folder) for folder in reversed(run.checkpoint_folders()))
-    unfinished = ", ".join(f"{run.name} ({run.state()})" for run in with_adapter)
+    unfinished = ", ".join(f"{run.name} ({run.state()})" for run in trained)
     hint = f"Train one with `pv train {person.name}`."
     if unfinished:
         hint = f"Unfinished runs can be used with --run: {unfinished}."
+    elif means:
+        names = ", ".join(run.name for run in means)
+        hint = f"Means of checkpoints can be used with --run: {names}."
     raise Missing("finished run of the identity", person.name, hint)
 
 

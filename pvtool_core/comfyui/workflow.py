@@ -7,6 +7,7 @@ seed and in rounding. docs/comfyui.md is the user's guide.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +62,7 @@ class AdapterUse:
     def of(cls, metadata: Mapping[str, str], job: TrainJob, adapter: str) -> "AdapterUse":
         """Return the values of an adapter file's metadata and of its run.
 
-        Raises KeyError, TypeError or ValueError for invalid metadata.
+        Raises KeyError, TypeError, ValueError or OverflowError for invalid metadata.
         """
         model, base = job.model, Path(job.model.base_model)
         sampler: Any = parse_json(metadata["sampler"])
@@ -70,13 +71,13 @@ class AdapterUse:
             adapter=adapter,
             first=int(metadata["first_step"]),
             steps=int(metadata["num_inference_steps"]),
-            start_percent=float(metadata["comfyui_start_percent"]),
+            start_percent=_finite(metadata["comfyui_start_percent"]),
             scheduler=metadata["comfyui_scheduler"],
-            shift=float(sampler["shift"]) if "shift" in sampler else None,
-            guidance=float(metadata["guidance_scale"]),
+            shift=_finite(sampler["shift"]) if "shift" in sampler else None,
+            guidance=_finite(metadata["guidance_scale"]),
             prompt=job.prompts[0],
             negative=metadata["negative_prompt"],
-            style_loras=tuple((str(lora["file"]), float(lora["weight"])) for lora in styles),
+            style_loras=tuple((str(lora["file"]), _finite(lora["weight"])) for lora in styles),
             checkpoint=base.name if base.suffix == ".safetensors" else "",
             width=model.width,
             height=model.height,
@@ -85,10 +86,18 @@ class AdapterUse:
         )
 
 
+def _finite(value: Any) -> float:
+    """Return a number that JSON can represent."""
+    if not isfinite(number := float(value)):
+        raise ValueError(f"{number} is not finite")
+    return number
+
+
 def workflow_of(adapter: Path, job: TrainJob, name: str) -> dict[str, Any]:
     """Return the workflow of an adapter file and its run. `name` is the adapter's in ComfyUI.
 
-    Raises UsageError for a family without workflow, InputRefused for invalid metadata.
+    Raises UsageError for a family without workflow, InputRefused for invalid metadata or a run
+    without prompts.
     """
     family = FAMILIES[job.model.family]
     if not family.comfyui:
@@ -96,9 +105,11 @@ def workflow_of(adapter: Path, job: TrainJob, name: str) -> dict[str, Any]:
             f"No ComfyUI workflow for the model family {family.name}.",
             "Export without --comfyui.",
         )
+    if not job.prompts:
+        raise InputRefused("The run has no prompts.", "Add one to its config.toml.")
     try:
         use = AdapterUse.of(read_header(adapter).metadata, job, name)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputRefused(
             f"The adapter {adapter} has invalid metadata.",
             "Use a checkpoint of this version of pv.",

@@ -10,8 +10,9 @@ from typing import Literal
 
 import tomli_w
 
-from pvtool_core.errors import Mistake, SettingsError, UsageError, printable
+from pvtool_core.errors import BadName, Mistake, SettingsError, UsageError, printable
 from pvtool_core.files import replace_file
+from pvtool_core.paths import check_name
 from pvtool_core.settings.formats import FORMATS
 from pvtool_core.settings.schema import (
     AdapterConfig,
@@ -80,6 +81,10 @@ class TrainJob(Settings):
             yield Mistake(
                 "created", f"is {self.created!r}, not a time such as 2026-11-27T12:00:00+00:00"
             )
+        try:
+            check_name("an identity", self.identity.name)  # new runs are named after it
+        except BadName:
+            yield Mistake("identity.name", f"is {self.identity.name!r}, not a valid name")
 
 
 @dataclass(frozen=True, kw_only=True)

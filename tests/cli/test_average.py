@@ -46,6 +46,14 @@ def test_mean_of_checkpoints_is_a_run(pv: Pv, trained: RunFolder) -> None:
     assert pv("runs", "remove", "mara-avg-1", "--yes").status == 0
 
 
+def test_mean_renders_only_if_it_is_named(pv: Pv, trained: RunFolder) -> None:
+    assert pv("runs", "average", "mara-1@400", "mara-1@800").status == 0
+    assert "mara: using mara-1, step 800." in pv("render", "mara", "<V> runs", "--dry-run").err
+    assert pv("runs", "remove", "mara-1", "--yes").status == 0
+    refused = pv("render", "mara", "<V> runs", "--dry-run")
+    assert (refused.status, "with --run: mara-avg-1." in refused.err) == (4, True), refused.err
+
+
 @pytest.mark.parametrize(
     ("words", "status", "sentence"),
     [
@@ -83,3 +91,12 @@ def test_checkpoints_that_do_not_fit_are_refused(
     answer = pv("runs", "average", *words.split())
     assert (answer.status, sentence in answer.err) == (status, True), answer.err
     assert sorted(trained.path.parent.iterdir()) == before
+
+
+def test_mean_is_not_written_outside_the_data_folder(pv: Pv, trained: RunFolder) -> None:
+    text = trained.config.read_text()
+    trained.config.write_text(text.replace('name = "mara"', 'name = "../mara"'))
+    before = sorted(trained.path.parents[1].iterdir())
+    answer = pv("runs", "average", "mara-1@400", "mara-1@800")
+    assert (answer.status, "identity.name: is '../mara'" in answer.err) == (2, True), answer.err
+    assert sorted(trained.path.parents[1].iterdir()) == before

@@ -54,6 +54,8 @@ def test_export_writes_nothing_if_the_workflow_cannot_be_written(
     words = ("runs", "export", trained.name, str(folder / "mara.safetensors"), "--comfyui")
     assert pv(*words, str(folder / "mine.json")).status == 3
     assert pv(*words, str(folder / "nowhere/mara.json")).status == 4
+    same = pv(*words, str(folder / "../out/mara.safetensors"))
+    assert (same.status, "have the same path" in same.err) == (2, True)
     trained.write_checkpoint(950, {ADAPTER_FILE: b"weights"})
     refused = pv(*words, str(folder / "mara.json"))
     assert (refused.status, "has invalid metadata" in refused.err) == (3, True)

@@ -5,13 +5,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
 from pvtool_core import supervisor
+from pvtool_core.engine_server import UNKNOWN_STATUS, EngineServer, ForkedEngine
 from pvtool_core.errors import Busy, ExitStatus, Interrupted, PvError, RunFailed
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import Request, RunFolder
@@ -26,6 +28,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere engin
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "ENGINE", (sys.executable, str(SCRIPT)))
+
+
+@pytest.fixture
+def server() -> Generator[EngineServer]:
+    server = EngineServer(supervisor.ENGINE, os.environ, subprocess.DEVNULL)
+    yield server
+    server.close()
 
 
 @pytest.fixture
@@ -101,6 +110,52 @@ def test_signal_to_a_forked_engine_saves_its_state(prepared: Prepare) -> None:
         assert ended and ended.state == State.STOPPED
 
 
+def fork(server: EngineServer, folder: RunFolder) -> ForkedEngine:
+    with os.fdopen(folder.open_log(), "ab") as log:
+        engine = server.start(folder.path, log.fileno())
+    wait_until(lambda: folder.state() == State.RUNNING)
+    return engine
+
+
+def test_signal_reaches_an_engine_whose_process_id_is_unread(
+    prepared: Prepare, server: EngineServer
+) -> None:
+    engine = fork(server, prepared("works"))
+    engine.terminate()
+    assert engine.wait() == ExitStatus.TERMINATED
+    assert server.is_running()
+
+
+def test_signal_to_the_server_also_reaches_an_engine_that_it_has_just_forked(
+    server: EngineServer,
+) -> None:
+    pipe, theirs = os.pipe()
+    engine = ForkedEngine(server, pipe)
+    engine.terminate()
+    with subprocess.Popen(["sleep", "60"]) as forked:
+        os.write(theirs, str(forked.pid).encode())
+        os.close(theirs)
+        assert engine.wait() == UNKNOWN_STATUS
+        assert forked.wait() == -signal.SIGTERM
+
+
+def test_two_threads_wait_for_one_engine(prepared: Prepare, server: EngineServer) -> None:
+    folder, other = prepared("works"), prepared("works")
+    engine, following = fork(server, folder), fork(server, other)
+    with ThreadPoolExecutor() as threads:
+        waiting = [threads.submit(engine.wait) for _ in range(2)]
+        folder.request(Request.STOP)
+        assert [each.result() for each in waiting] == [0, 0]
+    other.request(Request.STOP)
+    assert following.wait() == 0
+    assert server.is_running()
+
+
+def test_server_has_no_status_of_an_unknown_process(server: EngineServer) -> None:
+    assert [server.exit_status(pid) for pid in (0, os.getpid())] == [UNKNOWN_STATUS] * 2
+    assert server.is_running()
+
+
 def test_a_running_forked_engine_holds_its_folder(prepared: Prepare) -> None:
     with shared_engines():
         engines = running(prepared("works"))
@@ -147,6 +202,7 @@ def test_engine_that_dies_after_its_server_is_a_failure(prepared: Prepare) -> No
         engines.processes[0].send_signal(signal.SIGKILL)
         (error,) = engines.errors()
         assert isinstance(error, RunFailed)
+        assert error.message == "The engine ended unexpectedly."
 
 
 def test_killed_front_end_leaves_its_engine_and_no_server(prepared: Prepare) -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from pvtool_core.adapter_files.average import mean_adapter, mean_pair
 from pvtool_core.adapter_files.layers import Pair
 from pvtool_core.backbones.hunyuan_video import FusedLayout
+from pvtool_core.errors import InputRefused
 from tests.support.adapter_files import METADATA
 from tests.support.lora_pairs import random_pairs
 
@@ -30,6 +31,13 @@ def test_mean_is_the_best_approximation_of_its_rank(shape: tuple[int, int]) -> N
     assert (mean.down.shape, mean.up.shape) == (pairs[0].down.shape, pairs[0].up.shape)
     assert lost == pytest.approx(np.sum((exact - best) ** 2), abs=1e-12)
     assert squares == pytest.approx(np.sum(exact**2))
+
+
+def test_integers_are_refused(tmp_path: Path) -> None:
+    pairs = {"q.lora_A.weight": torch.ones(1, 4), "q.lora_B.weight": torch.ones(4, 1)}
+    save_file({key: each.long() for key, each in pairs.items()}, tmp_path / "a", METADATA)
+    with pytest.raises(InputRefused, match="is not supported"):
+        mean_adapter([tmp_path / "a", tmp_path / "a"])
 
 
 def test_mean_of_fused_layers_keeps_their_layout(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """Workflows for ComfyUI: consistent graphs with the values of the adapter file."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from pvtool_core.adapter import AdapterMetadata
 from pvtool_core.comfyui.workflow import AdapterUse, workflow_of
@@ -156,10 +159,30 @@ def test_a_base_model_in_one_file_is_named(tmp_path: Path) -> None:
 def test_invalid_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "ada.safetensors"
     file.write_bytes(b"weights")
+    job = BY_NAME["wan"].job()
     with pytest.raises(InputRefused, match="has invalid metadata"):
-        workflow_of(file, BY_NAME["wan"].job(), file.name)
+        workflow_of(file, job, file.name)
+    with pytest.raises(InputRefused, match="The run has no prompts"):
+        workflow_of(file, dataclasses.replace(job, prompts=()), file.name)
     monkeypatch.setitem(vars(FAMILIES["wan"]), "comfyui", "")
     with pytest.raises(UsageError, match="No ComfyUI workflow for the model family wan"):
+        workflow_of(file, BY_NAME["wan"].job(), file.name)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("guidance_scale", "nan"),
+        ("comfyui_start_percent", "inf"),
+        ("sampler", '{"shift": -1e400}'),
+        ("style_loras", f'[{{"file": "ink", "weight": 1{"0" * 400}}}]'),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, key: str, value: str) -> None:
+    file = tmp_path / "ada.safetensors"
+    BY_NAME["wan"].save(file)
+    save_file({"weight": np.zeros(1)}, file, {**metadata_of(file), key: value})
+    with pytest.raises(InputRefused, match="has invalid metadata"):
         workflow_of(file, BY_NAME["wan"].job(), file.name)
 
 

@@ -63,19 +63,23 @@ def test_engines_train_all_model_families_without_the_hidden_libraries(
     assert in_an_engine(code) == "0 0"
 
 
-def test_a_forked_engine_starts_again_if_imports_have_initialised_cuda(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("device", ["cuda", "xpu"])
+def test_a_forked_engine_starts_again_if_imports_have_initialised_its_device(
+    device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def execute(*words: object) -> None:
-        raise SystemExit(words)
+    before = os.umask(0o077)
 
-    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    def execute(*words: object) -> None:
+        raise SystemExit(*words, os.umask(before))
+
+    monkeypatch.setattr(getattr(torch, device), "_is_in_bad_fork", lambda: True)
+    monkeypatch.setattr(engine, "_users_umask", 0o027)
     monkeypatch.setattr(os, "execv", execute)
     server = [sys.executable, "-P", "-m", "pvtool_core"]
     monkeypatch.setattr(sys, "orig_argv", [*server, "--serve"])
     with pytest.raises(SystemExit) as started:
         engine.run_forked("/runs/ann-1")
-    assert started.value.code == (sys.executable, [*server, "/runs/ann-1"])
+    assert started.value.args == (sys.executable, [*server, "/runs/ann-1"], 0o027)
 
 
 def test_an_engine_quantises_with_the_hidden_bitsandbytes() -> None:
