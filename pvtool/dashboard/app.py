@@ -170,6 +170,15 @@ class Dashboard(App[None]):
         else:
             self.push_screen(BatchScreen(folder))
 
+    def on_new_batch(self) -> None:
+        from pvtool.dashboard.screens.new_render import NewRenderScreen
+
+        self.push_screen(NewRenderScreen(), self._rendering)
+
+    def _rendering(self, folder: BatchFolder | None) -> None:
+        if folder:
+            self.open_batch(folder)
+
     def action_show_mode(self, mode: str) -> None:
         if self.current_mode != mode:
             self.switch_mode(mode)

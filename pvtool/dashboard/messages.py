@@ -11,6 +11,10 @@ class OpenBatch(Message):
         super().__init__()
 
 
+class NewBatch(Message):
+    """Request to open the form for new clips."""
+
+
 class NewRun(Message):
     """Request to open the form for a new run."""
 
