@@ -115,6 +115,9 @@ SAMPLES: Keys = [
     key("comma", "frame(-1)", "Previous frame", "Show the previous frame", show=False),
     key("full_stop", "frame(1)", "Next frame", "Show the next frame", show=False),
     key("z", "enlarge", "Enlarge", "Enlarge the clip, or show it with its reference", show=False),
+    key("v", "grid", "Grid", "Show all prompts and steps that fit, or one sample"),
+    key("b", "compare", "Compare", "Compare other steps with this one, or with the first"),
+    key("O", "open_file", "Open", "Open the clip in the system's player", show=False),
     key("Y", "copy_path", "Copy path", "Copy the path of the clip", show=False),
 ]
 LOG: Keys = [

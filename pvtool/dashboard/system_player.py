@@ -23,9 +23,12 @@ async def open_in_player(widget: Widget, path: Path) -> None:
     Only files of clips are opened: other files may be programs, and their paths come from the
     folder of a batch or a run.
     """
-    problem = await asyncio.to_thread(_open, path)
+    try:
+        problem = await asyncio.to_thread(_open, path)
+    except (OSError, ValueError) as error:  # of a path that no file can have, too
+        problem = f"Cannot open the clip: {error}."
     if problem:
-        widget.notify(plain(str(path)), title=problem, severity="warning", markup=False)
+        widget.notify(plain(str(path)), title=plain(problem), severity="warning", markup=False)
     else:
         widget.notify(shown(path), title="Opened in the system's player", markup=False)
 
@@ -44,14 +47,6 @@ def _open(path: Path) -> str:
     if not (found := shutil.which(program)):
         return f"{program} is not installed."
     null = subprocess.DEVNULL
-    try:
-        subprocess.Popen(
-            [found, str(file.absolute())],
-            stdin=null,
-            stdout=null,
-            stderr=null,
-            start_new_session=True,
-        )
-    except OSError as error:
-        return f"Cannot start {program}: {error.strerror}."
+    command = [found, str(file.absolute())]
+    subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
     return ""

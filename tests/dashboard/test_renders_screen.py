@@ -240,7 +240,9 @@ async def test_control_characters_in_files_are_escaped(home: Path) -> None:
         "identity": "a\x1b[2J",
         "reason": "[/] \x1b[31m it",
     }
-    write_worker(batch.worker(0), State.RUNNING, [clip_event(time.time(), 1, "failed", **odd)])
+    nowhere = clip_event(time.time(), 2, path="", files=["../a\0b.gif"], strength=None)
+    failed = clip_event(time.time() + 1, 1, "failed", **odd)
+    write_worker(batch.worker(0), State.RUNNING, [nowhere, failed])
     batch.worker(0).log.touch()
     async with dashboard(batch).run_test(size=(120, 40)) as pilot:
         await until_seen(pilot, "[/]", "1 failed")
@@ -248,6 +250,8 @@ async def test_control_characters_in_files_are_escaped(home: Path) -> None:
         await until_seen(pilot, "1 of 9 clips, failed only")
         await pilot.press("enter")
         await until_seen(pilot, "[red]x[/]")
+        await pilot.press("escape", "f", "j", "O", "Y")
+        await until_seen(pilot, "ada, seed 2")
         assert "\x1b" not in screen_text(pilot.app)
 
 

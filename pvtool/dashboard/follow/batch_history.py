@@ -44,7 +44,11 @@ def playable_path(clip: ClipEvent) -> Path:
     """Return the path of the file to play, preferably a moving image."""
     suffixes = tuple(form.suffix for form in FORMATS.values() if form.suffix)
     names = sorted(clip.files, key=lambda name: not name.endswith(suffixes))
-    return Path(clip.path).with_name(names[0] if names else Path(clip.path).name)
+    path = Path(clip.path)
+    try:
+        return path.with_name(names[0] if names else path.name)
+    except ValueError:  # not a file name
+        return path
 
 
 @dataclass

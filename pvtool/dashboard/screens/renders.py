@@ -124,9 +124,8 @@ class RendersScreen(BatchActionsScreen):
 
     async def _poll_batch(self, folder: BatchFolder) -> None:
         """Read a batch; a batch that ended and was read completely is skipped until it changes."""
-        snapshot = await asyncio.to_thread(take_snapshot, folder)
         names = self._listings.setdefault(folder.name, ListingFollower(folder, names_only=True))
-        listing = await asyncio.to_thread(names.read)
+        snapshot, listing = await asyncio.to_thread(lambda: (take_snapshot(folder), names.read()))
         row = self._rows.get(folder.name)
         known = row and (row.snapshot, row.listing) == (snapshot, listing)
         if known and folder.name not in self._followers:

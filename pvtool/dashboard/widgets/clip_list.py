@@ -66,7 +66,7 @@ def columns_for(listing: Listing, width: int) -> list[Column]:
         Column("Seed", min(max(4, seed), _MAX_NAME), lambda clip: str(clip.seed), right=True)
     )
     if len({clip.strength for clip in clips}) > 1:
-        columns.append(Column("Str.", 4, lambda clip: f"{clip.strength:g}", right=True))
+        columns.append(Column("Str.", 4, _strength, right=True))
     taken = sum(column.width + len(_GAP) for column in columns)
     return [
         *columns,
@@ -92,6 +92,10 @@ def _state_style(clip: ClipEvent) -> str:
 
 def _likeness(clip: ClipEvent) -> str:
     return f"{clip.likeness.mean:.2f}" if clip.likeness else ""
+
+
+def _strength(clip: ClipEvent) -> str:
+    return "" if clip.strength is None else f"{clip.strength:g}"
 
 
 def _run(clip: ClipEvent) -> str:
@@ -120,7 +124,7 @@ class ClipLines(ScrollView, can_focus=True):
     }
     DEFAULT_CSS = """
     ClipLines {
-        height: 1fr; scrollbar-gutter: stable;
+        height: 1fr; scrollbar-gutter: stable; overflow-x: hidden;
         .clips--cursor { background: $block-cursor-blurred-background; }
         .clips--done { color: $text-success; }
         .clips--failed { color: $text-error; }
