@@ -12,7 +12,11 @@ class OpenBatch(Message):
 
 
 class NewBatch(Message):
-    """Request to open the form for new clips."""
+    """Request to open the form for new clips, with an identity selected if it has a name."""
+
+    def __init__(self, identity: str = "") -> None:
+        self.identity = identity
+        super().__init__()
 
 
 class NewRun(Message):

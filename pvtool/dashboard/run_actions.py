@@ -51,8 +51,12 @@ class BatchActionsScreen(ActionsScreen):
         """Return the batch that the keys act on."""
         raise NotImplementedError
 
+    def selected_identity(self) -> str:
+        """Return the first identity of the selected batch, or ""."""
+        raise NotImplementedError
+
     def action_new(self) -> None:
-        self.post_message(NewBatch())
+        self.post_message(NewBatch(self.selected_identity()))
 
     def action_repeat(self) -> None:
         if folder := self.selected_batch():

@@ -187,7 +187,7 @@ async def capture_main_screens(pilot: Pilot[None], capture: Capture) -> None:
     await pilot.press("4")
     await capture("renders", "90/2 000", "✓ finished")
     await pilot.press("n")
-    await capture("new-clips", "New clips", "newest finished run")
+    await capture("new-clips", "New clips", "Identity     ada")
     await pilot.press("escape", "enter")
     await capture("batch", "88 rendered", "2 failed", "ada, seed 89", "newest first")
 

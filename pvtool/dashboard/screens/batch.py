@@ -198,6 +198,10 @@ class BatchScreen(BatchActionsScreen):
         """Return this batch."""
         return self.folder
 
+    def selected_identity(self) -> str:
+        """Return the first identity of this batch."""
+        return next(iter(self.batch_view.listing.identities), "")
+
     def action_failures(self) -> None:
         if not (self._failed_only or self.batch_view.history.failed):
             self.notify("No failed clips in this batch.")

@@ -35,7 +35,7 @@ class NewRenderScreen(FormScreen[BatchFolder]):
     NewRenderScreen TextArea { height: auto; min-height: 2; max-height: 8; }
     """
 
-    def __init__(self, identity: str | None = None) -> None:
+    def __init__(self, identity: str = "") -> None:
         super().__init__()
         self._identity = identity
 

@@ -213,6 +213,11 @@ class RendersScreen(BatchActionsScreen):
         name = self._selected()
         return BatchFolder(batches_dir() / name) if name else None
 
+    def selected_identity(self) -> str:
+        """Return the first identity of the batch under the cursor."""
+        row = self._rows.get(self._selected() or "")
+        return next(iter(row.listing.identities), "") if row else ""
+
     def action_down(self) -> None:
         self.query_one(Table).action_cursor_down()
 
