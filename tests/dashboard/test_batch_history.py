@@ -91,15 +91,16 @@ def test_clips_are_ordered_and_filtered(home: Path) -> None:
     listing, history = read_listing(batch.items), BatchHistory()
     means = {1: 0.6, 2: 0.3}
     done = [clip_event(s, s, likeness=likeness_record(means[s])) for s in means]
-    add(history, "worker-0", [*done, clip_event(4, 3, "failed")])
+    base = clip_event(0, 9, identity="base", path="/base/9", likeness=likeness_record(0.1))
+    add(history, "worker-0", [base, *done, clip_event(4, 3, "failed")])
     history.refused = (("bad.csv, line 3", "Unknown identity."),)
 
     def seeds(*wanted: Any) -> list[int]:
         return [clip.seed for clip in arrange(history, listing, *wanted) if clip.identity]
 
-    assert seeds() == [3, 2, 1, 0, 4]
-    assert seeds(Order.LIKENESS) == [2, 1, 3, 0, 4]
-    assert seeds(Order.LISTED) == [0, 1, 2, 3, 4]
+    assert seeds() == [3, 2, 1, 9, 0, 4]
+    assert seeds(Order.LIKENESS) == [2, 1, 3, 9, 0, 4]
+    assert seeds(Order.LISTED) == [0, 1, 2, 3, 4, 9]
     assert seeds(Order.NEWEST, ["WAITING"]) == [0, 4]
     assert seeds(Order.NEWEST, ["gone", "reads"]) == [3]
     failed = arrange(history, listing, failed_only=True)

@@ -6,6 +6,7 @@ from math import inf
 from operator import attrgetter
 
 from pvtool.dashboard.follow.batch_history import FAILED, BatchHistory
+from pvtool_core.batches.clips import BASE
 from pvtool_core.batches.listing import Listing
 from pvtool_core.store.events import ClipEvent
 
@@ -54,8 +55,9 @@ def _ordered(history: BatchHistory, listing: Listing, order: Order) -> list[Clip
     return [*newest, *refused, *waiting]
 
 
-def _likeness(clip: ClipEvent) -> float:
-    return clip.likeness.mean if clip.likeness else inf
+def _likeness(clip: ClipEvent) -> tuple[bool, float]:
+    """Return the key of a clip; those of the base model, which shows other people, are last."""
+    return clip.identity == BASE, clip.likeness.mean if clip.likeness else inf
 
 
 def _contains(clip: ClipEvent, words: Iterable[str]) -> bool:
