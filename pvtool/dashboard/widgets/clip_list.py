@@ -264,7 +264,7 @@ class ClipList(Vertical):
         self, clips: Sequence[ClipEvent], listing: Listing, title: str, empty: str, stay: bool
     ) -> None:
         """Show clips under a title, or the message `empty` without any."""
-        width = self.lines.size.width
+        width = self.lines.scrollable_content_region.width
         if self._columns is None or self._columns[:2] != (listing, width):
             self._columns = (listing, width, columns_for(listing, width))
         columns = self._columns[2]
