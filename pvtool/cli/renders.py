@@ -1,7 +1,6 @@
 """`pv renders`: batches of clips in the data folder."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import islice
 from typing import Annotated, Any, Self
 
@@ -13,9 +12,9 @@ from pvtool.dashboard.follow.batch_history import BatchHistory
 from pvtool.output import Output
 from pvtool.tables import Table
 from pvtool.text import moment, shown
-from pvtool_core.batches.folder import BatchFolder, list_batches, read_items
+from pvtool_core.batches.folder import BatchFolder, list_batches
+from pvtool_core.batches.listing import Listing, first_of, read_listing
 from pvtool_core.paths import batches_dir, path_of
-from pvtool_core.settings.jobs import RenderItem
 
 app = typer.Typer(
     help="Batches of clips.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
@@ -33,30 +32,32 @@ class Batch:
 
     snapshot: BatchSnapshot
     history: BatchHistory
-    items: list[RenderItem]
+    listing: Listing
     problem: str
 
     @classmethod
     def read(cls, folder: BatchFolder) -> Self:
         """Read a batch. Raises nothing, whatever its files contain."""
-        snapshot, items, history = take_snapshot(folder), list[RenderItem](), BatchHistory()
+        snapshot, listing, history = take_snapshot(folder), Listing(), BatchHistory()
         problem = snapshot.problem or next((each.problem for each in snapshot.workers), "")
         try:
             history = read_history(folder)
-            items = read_items(folder.items)
-        except (OSError, ValueError, TypeError) as error:
+            listing = read_listing(folder.items)
+            if listing.unreadable:
+                problem = problem or f"Unreadable lines in {folder.items}: {listing.unreadable}."
+        except OSError as error:
             problem = problem or f"Cannot read {folder.items}: {error}."
         history.expected, history.refused = snapshot.expected, snapshot.refused
-        return cls(snapshot, history, items, problem)
+        return cls(snapshot, history, listing, problem)
 
     def table(self) -> dict[str, Any]:
         """Return it as a table for JSON."""
         return {
             "batch": self.snapshot.name,
             "state": str(self.snapshot.state),
-            "identities": list(dict.fromkeys(item.identity for item in self.items)),
-            "prompts": list(dict.fromkeys(item.prompt for item in self.items)),
-            "runs": list(dict.fromkeys(item.run for item in self.items if item.run)),
+            "identities": list(self.listing.identities),
+            "prompts": list(self.listing.prompts),
+            "runs": list(dict.fromkeys(run.partition("@")[0] for run in self.listing.runs)),
             "done": self.history.existing,
             "failed": self.history.failed,
             "total": self.history.total,
@@ -70,11 +71,8 @@ class Batch:
     @property
     def started(self) -> str:
         """Return when the batch was created, which its name says; "" for another name."""
-        try:
-            created = datetime.strptime(self.snapshot.name[:15], "%Y%m%d-%H%M%S")
-        except ValueError:
-            return ""
-        return created.astimezone().isoformat(timespec="seconds")
+        created = BatchFolder(batches_dir() / self.snapshot.name).created
+        return created.astimezone().isoformat(timespec="seconds") if created else ""
 
 
 @app.command("list")
@@ -102,9 +100,9 @@ def list_(
 def _cells(row: dict[str, Any]) -> dict[str, str | None]:
     return {
         "batch": row["batch"],
-        "identity": _short(row["identities"]),
-        "prompts": _short(row["prompts"]),
-        "run": _short(row["runs"]),
+        "identity": first_of(row["identities"]),
+        "prompts": first_of(row["prompts"]),
+        "run": first_of(row["runs"]),
         "state": row["state"],
         "clips": f"{row['done']}/{row['total']}",
         "failed": str(row["failed"] or "–"),
@@ -112,8 +110,3 @@ def _cells(row: dict[str, Any]) -> dict[str, str | None]:
         "started": moment(row["started"]),
         "folder": shown(path_of(row["out"])),
     }
-
-
-def _short(names: list[str]) -> str:
-    """Return the first of several names, and how many more there are."""
-    return "–" if not names else names[0] + (f" + {len(names) - 1}" if names[1:] else "")

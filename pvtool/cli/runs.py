@@ -27,7 +27,7 @@ from pvtool.text import (
     shown,
 )
 from pvtool_core.comfyui.workflow import workflow_of
-from pvtool_core.errors import Busy
+from pvtool_core.errors import Busy, UsageError
 from pvtool_core.files import copy_private, write_private
 from pvtool_core.paths import check_new_file, runs_dir
 from pvtool_core.settings.objectives import loss_label

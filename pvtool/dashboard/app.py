@@ -20,7 +20,7 @@ from pvtool.dashboard import keys
 from pvtool.dashboard.control_filter import ControlCharacterFilter
 from pvtool.dashboard.driver import make_driver_class
 from pvtool.dashboard.follow.all_runs import Runs
-from pvtool.dashboard.messages import OpenBatch, OpenComparison, OpenRun
+from pvtool.dashboard.messages import NewBatch, OpenBatch, OpenComparison, OpenRun
 from pvtool.dashboard.run_actions import RunActionsScreen
 from pvtool.terminal import Terminal
 from pvtool_core.batches.folder import BatchFolder
@@ -175,6 +175,15 @@ class Dashboard(App[None]):
             self.switch_screen(BatchScreen(folder))
         else:
             self.push_screen(BatchScreen(folder))
+
+    def on_new_batch(self, message: NewBatch) -> None:
+        from pvtool.dashboard.screens.new_render import NewRenderScreen
+
+        self.push_screen(NewRenderScreen(message.identity), self._rendering)
+
+    def _rendering(self, folder: BatchFolder | None) -> None:
+        if folder:
+            self.open_batch(folder)
 
     def action_show_mode(self, mode: str) -> None:
         if self.current_mode != mode:

@@ -125,6 +125,9 @@ SAMPLES: Keys = [
     key("comma", "frame(-1)", "Previous frame", "Show the previous frame", show=False),
     key("full_stop", "frame(1)", "Next frame", "Show the next frame", show=False),
     key("z", "enlarge", "Enlarge", "Enlarge the clip, or show it with its reference", show=False),
+    key("v", "grid", "Grid", "Show all prompts and steps that fit, or one sample"),
+    key("b", "compare", "Compare", "Compare other steps with this one, or with the first"),
+    key("O", "open_file", "Open", "Open the clip in the system's player", show=False),
     key("Y", "copy_path", "Copy path", "Copy the path of the clip", show=False),
 ]
 LOG: Keys = [
@@ -170,49 +173,46 @@ PROMPTS: Keys = [
     key("g,home", "first", "First", "Select the first entry", show=False),
     key("G,end", "last", "Last", "Select the last entry", show=False),
 ]
+BATCH_ACTIONS: Keys = [
+    key("r", "repeat", "Repeat", "Render the failed and missing clips of the batch"),
+    key("S", "stop", "Stop", "Stop after the current clips; Repeat continues"),
+]
 RENDERS: Keys = [
     key("enter", "open", "Open", "Open the selected batch"),
-    key(
-        "S",
-        "stop",
-        "Stop",
-        "Stop after the current clips; the same command continues",
-    ),
+    key("n", "new", "New clips", "Render new clips"),
+    *BATCH_ACTIONS,
     key("j,down", "down", "Down", "Select the next entry", show=False),
     key("k,up", "up", "Up", "Select the previous entry", show=False),
     key("g,home", "first", "First", "Select the first entry", show=False),
     key("G,end", "last", "Last", "Select the last entry", show=False),
 ]
 BATCH: Keys = [
-    key("escape", "back", "Back", "Back to all batches"),
-    key(
-        "S",
-        "stop",
-        "Stop",
-        "Stop after the current clips; the same command continues",
-    ),
-    key("f", "failures", "Failures", "Focus the list of failures, or leave it"),
-    key("l", "likeness", "Likeness", "List the clips with the lowest likeness, or close the list"),
-    key("space", "play", "Play", "Play or pause the newest clips"),
-    key("Y", "copy_path", "Copy path", "Copy the path of the newest clip", show=False),
+    key("escape", "back", "Back", "Show the list again, clear the filter, or go back"),
+    *BATCH_ACTIONS,
+    key("slash", "filter", "Filter", "Filter the clips by words"),
+    key("f", "failures", "Failures", "List the failed clips only, or all clips"),
+    key("l", "likeness", "Likeness", "List the clips with the lowest likeness first"),
+    key("o", "order", "Order", "List the clips in the next order", show=False),
+    key("space", "play", "Play", "Play or pause the clip", show=False),
+    key("comma", "frame(-1)", "Previous frame", "Show the previous frame", show=False),
+    key("full_stop", "frame(1)", "Next frame", "Show the next frame", show=False),
+    key("z", "enlarge", "Enlarge", "Enlarge the clip, or show the list", show=False),
+    key("O", "open_file", "Open", "Open the clip in the system's player", show=False),
+    key("Y", "copy_path", "Copy path", "Copy the path of the clip", show=False),
+    key("n", "new", "New clips", "Render new clips", show=False),
     key("J", "other_batch(1)", "Next batch", "Show the next batch", show=False),
     key("K", "other_batch(-1)", "Previous batch", "Show the previous batch", show=False),
 ]
-FAILURES: Keys = [
-    key("enter", "select", "Reason", "Show the details of the selected failure"),
-    key("j,down", "cursor_down", "Down", "Select the next entry", show=False),
-    key("k,up", "cursor_up", "Up", "Select the previous entry", show=False),
-    key("g,home", "first", "First", "Go to the newest failure", show=False),
-    key("G,end", "last", "Last", "Go to the oldest failure", show=False),
+CLIPS: Keys = [
+    key("enter", "open", "Details", "Show the details of the selected clip", show=False),
+    key("j,down", "move(1)", "Down", "Select the next entry", show=False),
+    key("k,up", "move(-1)", "Up", "Select the previous entry", show=False),
+    key("ctrl+d,pagedown", "move_page(1)", "Page down", "Select an entry further down", show=False),
+    key("ctrl+u,pageup", "move_page(-1)", "Page up", "Select an entry further up", show=False),
+    key("g,home", "first", "First", "Select the first entry", show=False),
+    key("G,end", "last", "Last", "Select the last entry", show=False),
 ]
-LIKENESS: Keys = [
-    key("enter", "select", "Details", "Show the details of the selected clip"),
-    key("j,down", "cursor_down", "Down", "Select the next entry", show=False),
-    key("k,up", "cursor_up", "Up", "Select the previous entry", show=False),
-    key("g,home", "first", "First", "Go to the lowest likeness", show=False),
-    key("G,end", "last", "Last", "Go to the highest likeness", show=False),
-]
-FAILURE: Keys = [key("escape,q,enter", "dismiss", "Close", "Close the details")]
+DETAILS: Keys = [key("escape,q,enter", "dismiss", "Close", "Close the details")]
 RATING: Keys = [
     key("1", "answer('left')", "Left", "Choose the left clip"),
     key("2", "answer('tie')", "Equal", "Choose neither clip"),
@@ -254,8 +254,7 @@ GROUPS = {
     "Prompts": PROMPTS,
     "Renders": RENDERS,
     "Batch": BATCH,
-    "Failures": FAILURES,
-    "Likeness": LIKENESS,
+    "Clips": CLIPS,
     "Forms": FORM,
 }
 

@@ -13,6 +13,14 @@ class OpenBatch(Message):
         super().__init__()
 
 
+class NewBatch(Message):
+    """Request to open the form for new clips, with an identity selected if it has a name."""
+
+    def __init__(self, identity: str = "") -> None:
+        self.identity = identity
+        super().__init__()
+
+
 class NewRun(Message):
     """Request to open the form for a new run."""
 

@@ -9,6 +9,8 @@ from textual.binding import ActiveBinding
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
+from pvtool.dashboard.messages import NewBatch, OpenBatch
+from pvtool_core.api.repeat import repeat_batch
 from pvtool_core.batches.folder import BatchFolder
 from pvtool_core.errors import PvError, UsageError, from_foreign
 from pvtool_core.store.liveness import LIVE, State
@@ -40,6 +42,40 @@ class ActionsScreen(Screen[None]):
         except (PvError, OSError) as error:
             known = from_foreign(error)
             self.notify(known.hint, title=known.message, severity="warning", markup=False)
+
+
+class BatchActionsScreen(ActionsScreen):
+    """Screen with a selected batch and the actions of `keys.BATCH_ACTIONS`."""
+
+    def selected_batch(self) -> BatchFolder | None:
+        """Return the batch that the keys act on."""
+        raise NotImplementedError
+
+    def selected_identity(self) -> str:
+        """Return the first identity of the selected batch, or ""."""
+        raise NotImplementedError
+
+    def action_new(self) -> None:
+        self.post_message(NewBatch(self.selected_identity()))
+
+    def action_repeat(self) -> None:
+        if folder := self.selected_batch():
+            self.run_worker(partial(self._repeat, folder), group="repeat", exit_on_error=False)
+
+    async def _repeat(self, folder: BatchFolder) -> None:
+        repeated: list[BatchFolder] = []
+
+        def repeat() -> str:
+            repeated.append(repeat_batch(folder))
+            return f"Rendering the failed and missing clips of {folder.name}."
+
+        await self._perform(repeat)
+        for batch in repeated:
+            self.post_message(OpenBatch(batch.name))
+
+    def action_stop(self) -> None:
+        if folder := self.selected_batch():
+            self.perform(partial(stop_batch, folder))
 
 
 class RunActionsScreen(ActionsScreen):
@@ -146,5 +182,5 @@ def stop_batch(folder: BatchFolder) -> str:
         ask(worker, Request.STOP)
     return (
         f"{folder.name} stops after the current clips. "
-        "Run the same `pv render` command to render the missing clips."
+        "Press r, or run the same `pv render` command, to render the missing clips."
     )

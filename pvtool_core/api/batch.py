@@ -109,6 +109,7 @@ class Rendering:
 
     Attributes:
         files: The files of all clips, in the order of prompts and seeds.
+        batch: The folder of the batch; None if all clips exist.
     """
 
     def __init__(self, planned: BatchPlan, job: RenderJob, devices: Sequence[str] = ()) -> None:
@@ -118,10 +119,10 @@ class Rendering:
             for name in file_names(item.clip, job.encoding)
         ]
         self._missing, self._planned = missing_clips(planned, job), len(planned.items)
-        batch = (
+        self.batch = (
             make_batch(self._missing, with_setups(job, planned), devices) if self._missing else None
         )
-        self._engines = Engines(batch.workers() if batch else ()).start()
+        self._engines = Engines(self.batch.workers() if self.batch else ()).start()
 
     def events(self) -> Iterator[Event]:
         """Yield the events of the engines as they come, until all have ended."""

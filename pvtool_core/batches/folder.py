@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import orjson
@@ -28,6 +29,7 @@ from pvtool_core.store.runs import RunFolder
 from pvtool_core.untrusted import JOB_BYTES, exists, is_folder, read_regular
 
 _PROMPTS_PER_MODEL = 500  # prompts for which a model is loaded; their embeddings take memory
+_TIME_FORMAT = "%Y%m%d-%H%M%S"
 _WORKER = re.compile(r"worker-[0-9]{1,9}")
 
 
@@ -40,6 +42,14 @@ class BatchFolder:
         self.items = path / "items.jsonl"
         self.failed = path / "failed.jsonl"
         self.refused = path / "refused.jsonl"
+
+    @property
+    def created(self) -> datetime | None:
+        """The local time of creation, which the name tells; None for another name."""
+        try:
+            return datetime.strptime(self.name[:15], _TIME_FORMAT)
+        except ValueError:
+            return None
 
     def worker(self, number: int) -> RunFolder:
         return RunFolder(self.path / f"worker-{number}")
@@ -69,7 +79,7 @@ def new_batch(root: Path) -> BatchFolder:
     """Create the folder of a new batch, named after the time."""
     make_private(root)
     while True:
-        folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        folder = root / f"{time.strftime(_TIME_FORMAT)}-{secrets.token_hex(2)}"
         with suppress(FileExistsError):  # of another process in the same second
             folder.mkdir(mode=0o700)
             return BatchFolder(folder)

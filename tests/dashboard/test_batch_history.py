@@ -11,9 +11,19 @@ import pytest
 
 from pvtool.dashboard.follow.batch import BatchFollower, take_snapshot
 from pvtool.dashboard.follow.batch_history import BatchHistory, ClipState, playable_path
-from pvtool_core.store.events import Record, parse_event
+from pvtool.dashboard.follow.clip_order import Order, arrange
+from pvtool_core.batches.listing import read_listing
+from pvtool_core.store.events import ClipEvent, Record, parse_event
 from pvtool_core.store.liveness import State
-from tests.support.batches import clip_event, make_batch, rendering_event, write_worker
+from tests.support.batches import (
+    PROMPT,
+    clip_event,
+    likeness_record,
+    make_batch,
+    rendering_event,
+    write_worker,
+)
+from tests.support.hostile import DEEP_JSON
 from tests.support.run_files import gpu_event
 
 BEGAN = 1_790_000_000.0
@@ -45,7 +55,8 @@ def test_best_outcome_of_several_workers_counts(home: Path) -> None:
         ClipState.FAILED: 1,
     }
     assert (history.existing, history.total, history.remaining) == (3, 5, 1)
-    assert [clip.seed for clip in history.failures.values()] == [4]
+    failed = [clip.seed for clip in history.clips.values() if clip.status == "failed"]
+    assert failed == [4]
 
 
 def test_rate_and_remaining_time_use_the_last_minutes(home: Path) -> None:
@@ -75,25 +86,47 @@ def test_rate_excludes_model_loading_and_time_between_engines(
     assert history.rate(BEGAN + 260) == pytest.approx(360)
 
 
-def test_newest_clips_of_all_workers_are_filled_up_with_existing_clips(
-    home: Path,
-) -> None:
-    history = BatchHistory()
-    add(history, "worker-0", [clip_event(i, i) for i in range(3)] + [clip_event(9, 90, "skipped")])
-    add(
-        history,
-        "worker-1",
-        [clip_event(i + 0.5, 10 + i) for i in range(2)] + [clip_event(8, 1, "elsewhere")],
-    )
-    assert [clip.seed for clip in history.newest(3)] == [2, 11, 1]
-    assert [clip.seed for clip in history.newest(9)] == [2, 11, 1, 10, 0, 90]
+def test_clips_are_ordered_and_filtered(home: Path) -> None:
+    batch = make_batch("night", clips=5)
+    listing, history = read_listing(batch.items), BatchHistory()
+    means = {1: 0.6, 2: 0.3}
+    done = [clip_event(s, s, likeness=likeness_record(means[s])) for s in means]
+    base = clip_event(0, 9, identity="base", path="/base/9", likeness=likeness_record(0.1))
+    add(history, "worker-0", [base, *done, clip_event(4, 3, "failed")])
+    history.refused = (("bad.csv, line 3", "Unknown identity."),)
+
+    def seeds(*wanted: Any) -> list[int]:
+        return [clip.seed for clip in arrange(history, listing, *wanted) if clip.identity]
+
+    assert seeds() == [3, 2, 1, 9, 0, 4]
+    assert seeds(Order.LIKENESS) == [2, 1, 3, 9, 0, 4]
+    assert seeds(Order.LISTED) == [0, 1, 2, 3, 4, 9]
+    assert seeds(Order.NEWEST, ["WAITING"]) == [0, 4]
+    assert seeds(Order.NEWEST, ["gone", "reads"]) == [3]
+    failed = arrange(history, listing, failed_only=True)
+    assert [clip.reason for clip in failed] == [
+        "The adapter of ada-1 is gone.",
+        "Unknown identity.",
+    ]
+
+
+def test_listing_skips_lines_that_are_no_clips(home: Path) -> None:
+    batch = make_batch("odd", clips=2)
+    whole = batch.items.read_bytes()
+    bad = [b"[]", b"{}", b"no json", b'{"prompt": 3, "identity": "a", "clip": "c", "seed": 1}']
+    long = b'{"prompt": "' + b"x" * 70_000 + b'"}'
+    nan = whole.splitlines()[0].replace(b'"strength":1.0', b'"strength":"x"')
+    batch.items.write_bytes(whole + b"\n".join([*bad, nan, DEEP_JSON, long]) + b"\n")
+    listing = read_listing(batch.items)
+    assert [clip.seed for clip in listing.clips.values()] == [0, 1]
+    assert (listing.identities, listing.prompts, listing.runs) == (("ada",), (PROMPT,), ())
+    assert listing.unreadable >= 7
 
 
 @pytest.mark.parametrize("files", [["a.png", "a.mp4"], ["a", "a.gif"], ["a.webp"]])
 def test_moving_image_is_preferred_for_playback(home: Path, files: list[str]) -> None:
-    history = BatchHistory()
-    add(history, "worker-0", [clip_event(1, 1, files=files)])
-    (clip,) = history.newest(1)
+    clip = parse_event(clip_event(1, 1, files=files))
+    assert isinstance(clip, ClipEvent)
     assert playable_path(clip).name == files[-1]
 
 
@@ -126,7 +159,7 @@ async def test_long_history_is_read_in_chunks_without_blocking_the_event_loop(
             await asyncio.sleep(0.0005)
         _, more = reading.result()
     assert follower.history.counts[ClipState.DONE] == 99_900
-    assert len(follower.history.failures) == 100
+    assert follower.history.failed == 100
     assert max(blocked) < MAX_BLOCKED_SECONDS
 
 

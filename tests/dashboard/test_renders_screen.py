@@ -2,16 +2,15 @@
 
 import os
 import re
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from textual.pilot import Pilot
 
 from pvtool.cli.dashboard import run_or_batch
 from pvtool.dashboard.app import Dashboard
 from pvtool.dashboard.screens.batch import BatchScreen
-from pvtool.dashboard.widgets.picture import ClipView
 from pvtool.terminal import Pictures, Terminal
 from pvtool_core.batches.folder import BatchFolder, write_refused
 from pvtool_core.errors import Missing
@@ -19,6 +18,7 @@ from pvtool_core.paths import runs_dir
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import Request, RunFolder
 from tests.support.batches import (
+    PROMPT,
     clip_event,
     draw_clip,
     likeness_record,
@@ -59,10 +59,6 @@ def batch(home: Path) -> BatchFolder:
     return live_batch
 
 
-def clips_shown(pilot: Pilot[None]) -> list[ClipView]:
-    return [clip for clip in pilot.app.screen.query(ClipView) if clip.display]
-
-
 async def test_batches_are_listed_newest_first_with_progress_failures_and_rate(
     batch: BatchFolder,
 ) -> None:
@@ -74,20 +70,20 @@ async def test_batches_are_listed_newest_first_with_progress_failures_and_rate(
         [rendering_event(began), *(clip_event(began + 9 * i, i) for i in range(3))],
     )
     make_batch("afternoon", clips=7)
-    async with dashboard().run_test(size=(120, 40)) as pilot:
+    async with dashboard().run_test(size=(180, 40)) as pilot:
         await pilot.press("4")
-        await until_seen(pilot, "afternoon")
+        await until_seen(pilot, "afternoon", "Folder")
         rows = [
             re.split(r" {2,}", line.strip()) for line in screen_text(pilot.app).splitlines()[2:5]
         ]
-        assert [row[:3] for row in rows] == [
-            ["night", "● running", "14/2 000"],
-            ["evening", "✓ finished", "3/3"],
-            ["afternoon", "○ new", "0/7"],
+        assert [row[:6] for row in rows] == [
+            ["night", "ada", PROMPT, "–", "● running", "14/2 000"],
+            ["evening", "ada", PROMPT, "–", "✓ finished", "3/3"],
+            ["afternoon", "ada", PROMPT, "–", "○ new", "0/7"],
         ]
-        assert rows[0][4] == "2"
-        assert 600 < int(rows[0][5]) < 800
-        assert rows[1][4] == "600"
+        assert rows[0][7] == "2"
+        assert 600 < int(rows[0][8]) < 800
+        assert rows[1][7] == "600"
 
 
 async def test_clips_with_the_lowest_likeness_are_listed_first(home: Path) -> None:
@@ -104,19 +100,19 @@ async def test_clips_with_the_lowest_likeness_are_listed_first(home: Path) -> No
         await pilot.press("enter")
         await until_seen(pilot, "mean likeness 0.30")
         await pilot.press("l")
-        await until_seen(pilot, "Lowest likeness")
-        listed = re.findall(r"likeness (\S+) +faces 100%.*seed (\d)", screen_text(pilot.app))
+        await until_seen(pilot, "lowest likeness first")
+        listed = re.findall(r"✓ rendered +(\S+) +(\d)", screen_text(pilot.app))
         assert listed == [("-0.07", "2"), ("0.36", "3"), ("0.61", "1")]
         await pilot.press("enter")
         await until_seen(pilot, "lowest -0.17 at 0.50 s", "measured on 8 frames")
-        await pilot.press("escape", "escape")
-        await until(pilot, lambda: "Lowest likeness" not in screen_text(pilot.app))
+        await pilot.press("escape", "l")
+        await until_seen(pilot, "newest first")
 
 
 async def test_empty_list_shows_how_to_create_a_batch(home: Path) -> None:
     async with dashboard().run_test(size=(80, 24)) as pilot:
         await pilot.press("4")
-        await until_seen(pilot, "Each `pv render NAME PROMPT...`")
+        await until_seen(pilot, "Press n to render clips")
 
 
 async def test_list_follows_a_batch_from_start_to_end(home: Path) -> None:
@@ -156,7 +152,7 @@ async def test_lost_worker_is_reported(batch: BatchFolder) -> None:
             "✗ lost  worker-1",
             "Engine process of worker-1 lost. Other workers render the missing clips.",
         )
-        assert screen_text(pilot.app).startswith(" ● running  night")
+        assert screen_text(pilot.app).startswith(" ● running  ada")
 
 
 async def test_failures_are_listed_and_enter_shows_the_full_reason(
@@ -168,14 +164,13 @@ async def test_failures_are_listed_and_enter_shows_the_full_reason(
     )
     write_events(batch.worker(0), [clip_event(time.time(), 77, "failed", reason=reason)])
     async with dashboard(batch).run_test(size=(80, 24)) as pilot:
+        await until_seen(pilot, "3 failed")
+        await pilot.press("f")
         await until_seen(
-            pilot,
-            "3 failed; enter",
-            "ada, seed 77  The checkpoint of ada-1",
-            "ada, seed 5  The adapter",
+            pilot, "3 of 2 000 clips, failed only", "77  The checkpoint", "5  The adapter"
         )
-        assert "the end of it" not in screen_text(pilot.app)
-        await pilot.press("f", "enter")
+        assert "that is the end" not in screen_text(pilot.app)
+        await pilot.press("enter")
         await until_seen(pilot, "that is the end of it", "seed-000077")
         await pilot.press("escape")
         await until_screen(pilot, BatchScreen)
@@ -183,25 +178,40 @@ async def test_failures_are_listed_and_enter_shows_the_full_reason(
         await until_seen(pilot, "seed-000011")
 
 
-@pytest.mark.parametrize(("size", "count"), [(SIZES[0], 1), (SIZES[1], 2), (SIZES[2], 4)])
-async def test_newest_clips_play_side_by_side(
-    batch: BatchFolder, size: tuple[int, int], count: int
+async def test_selected_clip_plays_beside_the_list(
+    batch: BatchFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in (12, 13, 14, 10):
+    for number in (14, 12):
         draw_clip(clip_event(0, number))
-    async with dashboard(batch, Pictures.BLOCKS).run_test(size=size) as pilot:
-        await until(
-            pilot,
-            lambda: (
-                len(clips_shown(pilot)) == count and all(clip.frames for clip in clips_shown(pilot))
-            ),
-        )
-        assert [clip.title.split(":")[0] for clip in clips_shown(pilot)] == [
-            f"ada, seed {seed}" for seed in (14, 13, 12, 10)[:count]
-        ]
-        await until_seen(pilot, "of 4, playing")
+    app = dashboard(batch, Pictures.BLOCKS)
+    async with app.run_test(size=SIZES[1], notifications=True) as pilot:
+        await until_seen(pilot, "ada, seed 14", "of 4, playing")
+        await pilot.press("j", "j")
+        await until_seen(pilot, "ada, seed 12", "of 4, playing")
         await pilot.press("space")
         await until_seen(pilot, "of 4, paused")
+        await pilot.press("z")
+        await until(pilot, lambda: "newest first" not in screen_text(app))
+        await pilot.press("escape")
+        await until_seen(pilot, "newest first", "ada, seed 12")
+        for variable in ("DISPLAY", "WAYLAND_DISPLAY"):
+            monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setattr(sys, "platform", "linux")
+        await pilot.press("O")
+        await until_seen(pilot, "No display here.")
+
+
+async def test_words_filter_the_clips(batch: BatchFolder) -> None:
+    async with dashboard(batch).run_test(size=SIZES[1]) as pilot:
+        await until_seen(pilot, "2 000 clips, newest first")
+        await pilot.press("slash", *"failed")
+        await until_seen(pilot, "2 of 2 000 clips, newest first", "✗ failed")
+        await pilot.press("enter", "G", "enter")
+        await until_seen(pilot, "esc closes", "seed-000005")
+        await pilot.press("escape", "escape")
+        await until_seen(pilot, " 2 000 clips, newest first")
+        await pilot.press("o", "o", "G")
+        await until_seen(pilot, "in the order of the batch", "○ waiting", "1999")
 
 
 async def test_stop_requests_every_live_worker(batch: BatchFolder) -> None:
@@ -230,12 +240,18 @@ async def test_control_characters_in_files_are_escaped(home: Path) -> None:
         "identity": "a\x1b[2J",
         "reason": "[/] \x1b[31m it",
     }
-    write_worker(batch.worker(0), State.RUNNING, [clip_event(time.time(), 1, "failed", **odd)])
+    nowhere = clip_event(time.time(), 2, path="", files=["../a\0b.gif"], strength=None)
+    failed = clip_event(time.time() + 1, 1, "failed", **odd)
+    write_worker(batch.worker(0), State.RUNNING, [nowhere, failed])
     batch.worker(0).log.touch()
     async with dashboard(batch).run_test(size=(120, 40)) as pilot:
         await until_seen(pilot, "[/]", "1 failed")
-        await pilot.press("f", "enter")
+        await pilot.press("f")
+        await until_seen(pilot, "1 of 9 clips, failed only")
+        await pilot.press("enter")
         await until_seen(pilot, "[red]x[/]")
+        await pilot.press("escape", "f", "j", "O", "Y")
+        await until_seen(pilot, "ada, seed 2")
         assert "\x1b" not in screen_text(pilot.app)
 
 
@@ -251,9 +267,9 @@ async def test_unreadable_history_is_reported(
 async def test_keys_switch_between_batches_and_the_list(batch: BatchFolder) -> None:
     make_batch("evening", clips=3)
     async with dashboard(batch).run_test(size=(80, 24)) as pilot:
-        await until_seen(pilot, "night")
+        await until_seen(pilot, "2 000 clips")
         await pilot.press("J")
-        await until_seen(pilot, "evening", "0/3 clips")
+        await until_seen(pilot, "0/3 clips")
         await pilot.press("escape")
         await until_seen(pilot, "4 Renders", "night", "evening")
         await until(pilot, lambda: not isinstance(pilot.app.screen, BatchScreen))
@@ -287,5 +303,7 @@ async def test_refused_rows_count_as_failed(home: Path) -> None:
     write_worker(batch.worker(0), State.FINISHED, [clip_event(time.time(), 0)])
     async with dashboard(batch).run_test(size=(120, 40)) as pilot:
         await until_seen(pilot, "1/3 clips", "2 failed", "bad.csv, line 3", "No keyword.")
-        await pilot.press("f", "enter")
+        await pilot.press("f")
+        await until_seen(pilot, "2 of 3 clips, failed only")
+        await pilot.press("j", "enter")
         await until_seen(pilot, "esc closes", "No keyword.")

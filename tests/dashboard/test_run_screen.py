@@ -442,6 +442,17 @@ async def test_clips_before_training_and_now_play_in_sync(make_run: MakeRun) -> 
             looks.append(re.findall(r"(\d) of 6, playing", screen_text(pilot.app)))
         equal = [before for before, now in looks if before == now]
         assert len(equal) >= 10 and len(set(equal)) > 2, looks
+        await pilot.press("b", "h")
+        await until_seen(pilot, "step 20  ", "step 0, 1 of 2")
+        await pilot.press("v")
+        await until(pilot, lambda: screen_text(pilot.app).count("of 6, playing") == 2)
+        await until_seen(pilot, " step 0  ", " step 20")
+        await pilot.press("space", "full_stop")
+        await until(pilot, lambda: screen_text(pilot.app).count("of 6, paused") == 2)
+        left, right = re.findall(r"(\d) of 6, paused", screen_text(pilot.app))
+        assert left == right
+        await pilot.press("escape")
+        await until_seen(pilot, "step 0, 1 of 2")
 
 
 async def test_help_lists_the_keys_of_the_current_pane_first(make_run: MakeRun) -> None:

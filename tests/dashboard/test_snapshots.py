@@ -91,8 +91,8 @@ def _add_with_drawn_photos(name: str, noun: str, embeddings: list[tuple[float, f
 def _add_batches(home: Path) -> None:
     """Create an ended batch and a live batch on two accelerators, with still images as clips."""
     ended, live = (
-        make_batch("20260228-2200-0a1b", clips=3),
-        make_batch("20260301-0930-9f3e", clips=2000, workers=2),
+        make_batch("20260228-220000-0a1b", clips=3),
+        make_batch("20260301-093000-9f3e", clips=2000, workers=2),
     )
     clips = [
         clip_event(BEGAN + 2 * i, i, "failed" if i in {33, 34} else "done", files=["a.png"])
@@ -199,8 +199,10 @@ async def capture_main_screens(pilot: Pilot[None], capture: Capture) -> None:
     await capture("prompts-of-banks", "tiny-unseen", "50 prompts")
     await pilot.press("4")
     await capture("renders", "90/2 000", "✓ finished")
-    await pilot.press("enter")
-    await capture("batch", "88 rendered", "2 failed; enter", "seed 89: <V> woman")
+    await pilot.press("n")
+    await capture("new-clips", "New clips", "Identity     ada")
+    await pilot.press("escape", "enter")
+    await capture("batch", "88 rendered", "2 failed", "ada, seed 89", "newest first")
 
 
 async def settled(pilot: Pilot[None]) -> str:

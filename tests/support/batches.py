@@ -66,7 +66,7 @@ def make_batch(name: str, clips: int = 9, workers: int = 1) -> BatchFolder:
     batch = BatchFolder(batches_dir() / name)
     batch.path.mkdir(parents=True)
     items = [
-        RenderItem(identity="ada", prompt=PROMPT, seed=seed, clip=f"clip-{seed}")
+        RenderItem(identity="ada", prompt=PROMPT, seed=seed, clip=clip_event(0, seed)["path"])
         for seed in range(clips)
     ]
     write_items(batch.items, items)

@@ -2,12 +2,13 @@
 
 import asyncio
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pvtool.dashboard.follow.batch_history import BatchHistory
 from pvtool.dashboard.follow.tail import Tail
 from pvtool_core.batches.folder import BatchFolder, read_refused
+from pvtool_core.batches.listing import Listing, read_listing
 from pvtool_core.errors import PvError
 from pvtool_core.settings.jobs import RenderJob, read_job, require
 from pvtool_core.store.liveness import State
@@ -95,6 +96,31 @@ def _read_worker(folder: RunFolder) -> tuple[Worker, RenderJob | None]:
 def _count_lines(path: Path) -> int:
     with os.fdopen(open_regular(path), "rb") as file:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK_BYTES), b""))
+
+
+class ListingFollower:
+    """The clips that a batch lists; its file is read again only when it has changed.
+
+    With `names_only`, the clips themselves are not kept.
+    """
+
+    def __init__(self, folder: BatchFolder, names_only: bool = False) -> None:
+        self._names_only = names_only
+        self.listing = Listing()
+        self._path = folder.items
+        self._stamp: tuple[int, int] | None = None
+
+    def read(self) -> Listing:
+        """Return the clips; those read before if the file cannot be read."""
+        try:
+            file = self._path.lstat()
+            if (stamp := (file.st_mtime_ns, file.st_size)) != self._stamp:
+                found = read_listing(self._path)
+                self.listing = replace(found, clips={}) if self._names_only else found
+                self._stamp = stamp
+        except OSError:  # the snapshot reports it
+            self._stamp = None
+        return self.listing
 
 
 def read_history(folder: BatchFolder) -> BatchHistory:

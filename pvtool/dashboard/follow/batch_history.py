@@ -1,11 +1,9 @@
-"""History of a batch from the events of its workers: outcome of each clip, newest clips, rate."""
+"""History of a batch from the events of its workers: outcome of each clip and rate."""
 
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from heapq import heappush, heappushpop, nlargest
-from operator import attrgetter
 from pathlib import Path
 
 from pvtool_core.settings.formats import FORMATS
@@ -21,8 +19,6 @@ from pvtool_core.store.events import (
 )
 
 RATE_SECONDS = 300.0
-_KEPT_CLIPS = 16
-_KEPT_UNLIKE = 200
 
 
 class ClipState(IntEnum):
@@ -35,6 +31,8 @@ class ClipState(IntEnum):
 
 
 _OUTCOMES = {outcome.name.lower(): outcome for outcome in ClipState}
+FAILED = ClipState.FAILED.name.lower()
+"""Status of a failed clip."""
 
 
 def clip_label(clip: ClipEvent) -> str:
@@ -46,7 +44,11 @@ def playable_path(clip: ClipEvent) -> Path:
     """Return the path of the file to play, preferably a moving image."""
     suffixes = tuple(form.suffix for form in FORMATS.values() if form.suffix)
     names = sorted(clip.files, key=lambda name: not name.endswith(suffixes))
-    return Path(clip.path).with_name(names[0] if names else Path(clip.path).name)
+    path = Path(clip.path)
+    try:
+        return path.with_name(names[0] if names else path.name)
+    except ValueError:  # not a file name
+        return path
 
 
 @dataclass
@@ -62,15 +64,14 @@ class WorkerProgress:
     last_update: float = 0.0
     devices: tuple[DeviceReading, ...] = ()
     warnings: list[str] = field(default_factory=list[str])
-    rendered: deque[ClipEvent] = field(default_factory=lambda: deque[ClipEvent](maxlen=_KEPT_CLIPS))
-    existing: deque[ClipEvent] = field(default_factory=lambda: deque[ClipEvent](maxlen=_KEPT_CLIPS))
     render_times: deque[float] = field(default_factory=deque[float])
 
 
 class BatchHistory:
     """State of a batch after all events read so far.
 
-    `expected` is the number of listed clips.
+    `expected` is the number of listed clips. `clips` has the event of each reported clip by its
+    path, the newest last; `changes` counts those events.
     """
 
     def __init__(self) -> None:
@@ -78,11 +79,10 @@ class BatchHistory:
         self.refused: tuple[tuple[str, str], ...] = ()
         self.workers: dict[str, WorkerProgress] = {}
         self.counts = dict.fromkeys(ClipState, 0)
-        self.failures: dict[str, ClipEvent] = {}
+        self.clips: dict[str, ClipEvent] = {}
+        self.changes = 0
         self.unreadable = 0
-        self._outcomes: dict[str, ClipState] = {}
         self._likeness: dict[str, float] = {}
-        self._unlike: list[tuple[float, str, ClipEvent]] = []  # a heap, the most like clip first
 
     def add(self, worker: str, events: Iterable[Event]) -> None:
         """Add events of a worker, in order; unreadable ones are counted."""
@@ -115,37 +115,28 @@ class BatchHistory:
         progress.newest = clip
         progress.last_update = max(progress.last_update, clip.time)
         if outcome is ClipState.DONE:
-            progress.rendered.append(clip)
             progress.render_times.append(clip.time)
             while progress.render_times[0] < clip.time - RATE_SECONDS:
                 progress.render_times.popleft()
-        elif outcome is not ClipState.FAILED:
-            progress.existing.append(clip)
         self._count(clip, outcome)
-        self._add_likeness(clip)
-
-    def _add_likeness(self, clip: ClipEvent) -> None:
-        if not clip.likeness or clip.path in self._likeness:
-            return
-        mean = self._likeness[clip.path] = clip.likeness.mean
-        keep = heappush if len(self._unlike) < _KEPT_UNLIKE else heappushpop
-        keep(self._unlike, (-mean, clip.path, clip))
+        if clip.likeness:
+            self._likeness.setdefault(clip.path, clip.likeness.mean)
 
     def _count(self, clip: ClipEvent, outcome: ClipState) -> None:
-        before = self._outcomes.get(clip.path)
-        if before is None or outcome > before:
-            self._outcomes[clip.path] = outcome
+        known = self.clips.get(clip.path)
+        before = _OUTCOMES[known.status] if known else None
+        if before is None or outcome > before or outcome is before is ClipState.FAILED:
+            self.changes += 1
+            self.clips.pop(clip.path, None)
+            self.clips[clip.path] = clip
             self.counts[outcome] += 1
             if before is not None:
                 self.counts[before] -= 1
-            self.failures.pop(clip.path, None)
-        if outcome is ClipState.FAILED and self._outcomes[clip.path] is ClipState.FAILED:
-            self.failures[clip.path] = clip
 
     @property
     def total(self) -> int:
         """Return the number of clips: listed ones, or reported ones if the list is missing."""
-        return max(self.expected, len(self._outcomes)) + len(self.refused)
+        return max(self.expected, len(self.clips)) + len(self.refused)
 
     @property
     def failed(self) -> int:
@@ -158,46 +149,24 @@ class BatchHistory:
         return sum(self._likeness.values()) / len(self._likeness) if self._likeness else None
 
     @property
-    def least_like(self) -> list[ClipEvent]:
-        """Return the clips with the lowest likeness, the lowest first; not all of a large batch."""
-        return [clip for *_, clip in sorted(self._unlike, reverse=True)]
-
-    @property
-    def all_failures(self) -> list[ClipEvent]:
-        """Return failed clips and refused rows, oldest first."""
-        rows = [ClipEvent(path=row, status="failed", reason=reason) for row, reason in self.refused]
-        return rows + sorted(self.failures.values(), key=attrgetter("time"))
+    def refused_rows(self) -> list[ClipEvent]:
+        """Return the refused rows as failed clips."""
+        return [ClipEvent(path=row, status=FAILED, reason=reason) for row, reason in self.refused]
 
     @property
     def remaining(self) -> int:
         """Return the number of clips without an outcome."""
-        return self.total - len(self._outcomes) - len(self.refused)
+        return self.total - len(self.clips) - len(self.refused)
 
     @property
     def existing(self) -> int:
         """Return the number of existing clips, rendered by any worker."""
-        return len(self._outcomes) - self.counts[ClipState.FAILED]
+        return len(self.clips) - self.counts[ClipState.FAILED]
 
     @property
     def last_update(self) -> float:
         """Return the time of the newest clip or stage of any worker."""
         return max((worker.last_update for worker in self.workers.values()), default=0.0)
-
-    def newest(self, count: int) -> list[ClipEvent]:
-        """Return the newest rendered clips, newest first, filled up with existing clips."""
-        rendered = nlargest(
-            count,
-            (clip for worker in self.workers.values() for clip in worker.rendered),
-            key=attrgetter("time"),
-        )
-        paths = {clip.path for clip in rendered}
-        existing = {
-            clip.path: clip
-            for worker in self.workers.values()
-            for clip in worker.existing
-            if clip.path not in paths
-        }
-        return rendered + nlargest(count - len(rendered), existing.values(), key=attrgetter("time"))
 
     def rate(self, now: float) -> float | None:
         """Return the clips per hour in the last minutes before `now`; None without any."""

@@ -1,56 +1,86 @@
-"""Screen of a batch of clips: progress, rate, workers, failures, and the newest clips."""
+"""Screen of a batch of clips: progress, rate, workers, and all clips with the selected one."""
 
 import asyncio
 import time
 from math import inf
+from pathlib import Path
 
+from textual import on
 from textual.app import ComposeResult
-from textual.containers import VerticalScroll
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Footer, OptionList, Static
+from textual.timer import Timer
+from textual.widgets import Footer, Input, Static
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.clipboard import copy
-from pvtool.dashboard.follow.batch import BatchFollower, BatchSnapshot, take_snapshot
+from pvtool.dashboard.follow.batch import (
+    BatchFollower,
+    BatchSnapshot,
+    ListingFollower,
+    take_snapshot,
+)
 from pvtool.dashboard.follow.batch_history import clip_label, playable_path
-from pvtool.dashboard.run_actions import ActionsScreen, stop_batch
+from pvtool.dashboard.follow.clip_order import Order, arrange
+from pvtool.dashboard.run_actions import BatchActionsScreen
+from pvtool.dashboard.system_player import open_in_player
 from pvtool.dashboard.widgets.batch_panels import (
     BatchProgress,
     BatchView,
-    FailureList,
-    LikenessList,
-    NewestClips,
     Workers,
-    likeness_text,
+    group_digits,
 )
+from pvtool.dashboard.widgets.clip_list import ClipLines, ClipList
+from pvtool.dashboard.widgets.clip_side import ClipSide, likeness_text
 from pvtool.text import plain
 from pvtool_core.batches.folder import BatchFolder, list_batches
 from pvtool_core.paths import batches_dir
 from pvtool_core.store.events import ClipEvent
 
 POLL_SECONDS = 1.0
-_CLIP_SECONDS = 6.0  # minimum time that a clip is shown
+_CLIP_SECONDS = 6.0  # minimum time that the newest clip of a live batch is shown
+_MOVE_SECONDS = 0.12  # a key that repeats moves over many clips
 
 
-class BatchScreen(ActionsScreen):
-    """Screen that follows the folder of a batch, on whatever machine its workers run."""
+class BatchScreen(BatchActionsScreen):
+    """Screen that follows the folder of a batch, on whatever machine its workers run.
+
+    While the newest clip at the top is selected, newer ones replace it.
+    """
 
     BINDINGS = keys.BATCH
-    AUTO_FOCUS = ""
+    AUTO_FOCUS = "ClipLines"
+    DEFAULT_CSS = """
+    BatchScreen {
+        #clips { height: 1fr; }
+        #list { width: 3fr; }
+        ClipSide { width: 2fr; border-top: solid $panel; }
+        #filter { display: none; background: $boost; margin: 0 1; }
+        #filter.-shown { display: block; }
+        &.-enlarged #list { display: none; }
+        &.-narrow #list { width: 5fr; }
+        &.-narrow ClipSide { width: 3fr; }
+    }
+    """
 
     def __init__(self, folder: BatchFolder) -> None:
         super().__init__()
         self.folder = folder
         self.batch_view = BatchView(folder.path, BatchSnapshot(folder.name))
-        self._clips_changed_at = -inf
+        self._order, self._failed_only = Order.NEWEST, False
+        self._arranged: tuple[object, tuple[Order, tuple[str, ...], bool]] | None = None
+        self._played_at = -inf
+        self._timer: Timer | None = None
 
     def compose(self) -> ComposeResult:
         yield BatchProgress()
         yield Workers()
-        yield NewestClips()
-        yield FailureList()
-        yield LikenessList()
+        with Horizontal(id="clips"):
+            with Vertical(id="list"):
+                yield ClipList()
+                yield Input(id="filter", compact=True, placeholder="filter words")
+            yield ClipSide()
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
@@ -60,15 +90,15 @@ class BatchScreen(ActionsScreen):
         self.call_after_refresh(self._show)
 
     def on_resize(self) -> None:
-        self._clips_changed_at = -inf
         self.call_after_refresh(self._show)
 
     async def _watch(self) -> None:
         """Follow the batch while the screen exists; show long histories at intervals on the way."""
-        follower = BatchFollower(self.folder)
+        follower, listing = BatchFollower(self.folder), ListingFollower(self.folder)
         shown_at = -inf
         while True:
             self.batch_view.snapshot = await asyncio.to_thread(take_snapshot, self.folder)
+            self.batch_view.listing = await asyncio.to_thread(listing.read)
             more = True
             while more:
                 more = await self._read(follower)
@@ -95,46 +125,124 @@ class BatchScreen(ActionsScreen):
             return
         self.query_one(BatchProgress).show(self.batch_view)
         self.query_one(Workers).show(self.batch_view)
-        self.query_one(FailureList).show(self.batch_view.history)
-        self.query_one(LikenessList).show(self.batch_view.history)
-        if self.batch_view.loaded and time.monotonic() - self._clips_changed_at >= _CLIP_SECONDS:
-            self._clips_changed_at = time.monotonic()
-            newest = self.query_one(NewestClips)
-            newest.show(self.batch_view.history.newest(newest.capacity))
+        if self.batch_view.loaded:
+            self._show_clips()
+
+    def _show_clips(self) -> None:
+        """List the clips if they, their order or the filter changed."""
+        history, listing, lines = self.batch_view.history, self.batch_view.listing, self._lines
+        words = tuple(self.query_one("#filter", Input).value.split())
+        state = (history, history.changes, history.refused, listing, lines.size)
+        wanted = (self._order, words, self._failed_only)
+        if (state, wanted) == self._arranged:
+            return
+        before = self._arranged
+        same_order = before is not None and before[1][::2] == wanted[::2]
+        stay = same_order and (self._order is not Order.NEWEST or lines.cursor > 0)
+        self._arranged = (state, wanted)
+        clips = arrange(history, listing, *wanted)
+        count = group_digits(len(clips))
+        total = group_digits(history.total)
+        title = f" {count if count == total else f'{count} of {total}'} clips, "
+        title += f"{'failed only, ' if self._failed_only else ''}{self._order} "
+        empty = "No matching clips." if words or self._failed_only else "No clips yet."
+        self.query_one(ClipList).show(clips, listing, title, empty, stay)
+
+    @property
+    def _lines(self) -> ClipLines:
+        return self.query_one(ClipLines)
+
+    def on_clip_lines_highlighted(self, event: ClipLines.Highlighted) -> None:
+        """Play the selected clip: soon if the cursor moved, otherwise at intervals."""
+        wait = _MOVE_SECONDS
+        if not event.moved:
+            wait = max(0.0, self._played_at + _CLIP_SECONDS - time.monotonic())
+        if self._timer:
+            self._timer.stop()
+        self._timer = self.set_timer(max(wait, 0.001), self._play_selected)
+
+    def _play_selected(self) -> None:
+        if self._lines.selected:
+            self._played_at = time.monotonic()
+        self.query_one(ClipSide).show(self._lines.selected)
+
+    def on_clip_lines_opened(self, event: ClipLines.Opened) -> None:
+        self.app.push_screen(ClipScreen(event.clip))
 
     def action_back(self) -> None:
-        """Leave the list of failures or close that of likeness, or else leave the batch."""
-        if self.query_one(LikenessList).has_class("-open"):
-            self.action_likeness()
-        elif self.query_one(FailureList).has_focus:
-            self.set_focus(None)
+        """Show the list again, or clear the filter, or else leave the batch."""
+        box = self.query_one("#filter", Input)
+        if self.has_class("-enlarged"):
+            self.remove_class("-enlarged")
+            self._lines.focus()
+        elif box.has_class("-shown"):
+            box.remove_class("-shown").clear()
+            self._lines.focus()
         else:
             self.app.pop_screen()
 
-    def action_stop(self) -> None:
-        self.perform(lambda: stop_batch(self.folder))
+    def action_filter(self) -> None:
+        self.query_one("#filter").add_class("-shown").focus()
+
+    @on(Input.Changed, "#filter")
+    def apply_filter(self) -> None:
+        """List the clips that match the filter."""
+        self._show_clips()
+
+    @on(Input.Submitted, "#filter")
+    def leave_filter(self) -> None:
+        """Focus the matching clips."""
+        self._lines.focus()
+
+    def selected_batch(self) -> BatchFolder:
+        """Return this batch."""
+        return self.folder
+
+    def selected_identity(self) -> str:
+        """Return the first identity of this batch."""
+        return next(iter(self.batch_view.listing.identities), "")
 
     def action_failures(self) -> None:
-        failures = self.query_one(FailureList)
-        if not failures.display:
+        if not (self._failed_only or self.batch_view.history.failed):
             self.notify("No failed clips in this batch.")
-        self.set_focus(None if failures.has_focus or not failures.display else failures)
+            return
+        self._failed_only = not self._failed_only
+        self._show_clips()
 
     def action_likeness(self) -> None:
-        clips = self.query_one(LikenessList)
-        is_open = clips.has_class("-open")
-        if not (is_open or clips.option_count):
+        if self.batch_view.history.mean_likeness is None:
             self.notify("No clip of this batch has a measured likeness.")
             return
-        clips.set_class(not is_open, "-open")
-        self.set_focus(None if is_open else clips)
+        by_likeness = self._order is Order.LIKENESS
+        self._order = Order.NEWEST if by_likeness else Order.LIKENESS
+        self._show_clips()
+
+    def action_order(self) -> None:
+        orders = list(Order)
+        self._order = orders[(orders.index(self._order) + 1) % len(orders)]
+        self._show_clips()
 
     def action_play(self) -> None:
-        self.query_one(NewestClips).play()
+        player = self.query_one(ClipSide).player
+        player.playing = not player.playing
+
+    def action_frame(self, by: int) -> None:
+        self.query_one(ClipSide).player.frame(by)
+
+    def action_enlarge(self) -> None:
+        self.toggle_class("-enlarged")
+
+    def action_open_file(self) -> None:
+        if path := self._selected_path():
+            self.run_worker(open_in_player(self, path), group="open", exit_on_error=False)
 
     def action_copy_path(self) -> None:
-        for clip in self.batch_view.history.newest(1):
-            self.run_worker(copy(self, str(playable_path(clip))), group="copy", exit_on_error=False)
+        if path := self._selected_path():
+            self.run_worker(copy(self, str(path)), group="copy", exit_on_error=False)
+
+    def _selected_path(self) -> Path | None:
+        clip = self._lines.selected
+        return playable_path(clip) if clip and clip.identity else None
 
     async def action_other_batch(self, by: int) -> None:
         folders = await asyncio.to_thread(lambda: list_batches(batches_dir())[::-1])
@@ -144,19 +252,11 @@ class BatchScreen(ActionsScreen):
                 BatchScreen(folders[(names.index(self.folder.name) + by) % len(names)])
             )
 
-    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        history = self.batch_view.history
-        in_likeness = isinstance(event.option_list, LikenessList)
-        for clip in history.least_like if in_likeness else history.all_failures:
-            if clip.path == event.option.id:
-                self.app.push_screen(ClipScreen(clip))
-                return
-
 
 class ClipScreen(ModalScreen[None]):
     """Dialog with the details of a clip: the reason of its failure, or its likeness."""
 
-    BINDINGS = keys.FAILURE
+    BINDINGS = keys.DETAILS
     DEFAULT_CSS = """
     ClipScreen {
         align: center middle;

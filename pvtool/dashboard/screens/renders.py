@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,32 +12,45 @@ from textual.app import ComposeResult
 from textual.widgets import DataTable, Footer, Static
 
 from pvtool.dashboard import keys
-from pvtool.dashboard.follow.batch import BatchFollower, BatchSnapshot, take_snapshot
+from pvtool.dashboard.follow.batch import (
+    BatchFollower,
+    BatchSnapshot,
+    ListingFollower,
+    take_snapshot,
+)
 from pvtool.dashboard.follow.batch_history import BatchHistory
 from pvtool.dashboard.marks import bar, cell, state_cell
 from pvtool.dashboard.messages import OpenBatch
-from pvtool.dashboard.run_actions import ActionsScreen, stop_batch
+from pvtool.dashboard.run_actions import BatchActionsScreen
 from pvtool.dashboard.widgets.batch_panels import format_rate, group_digits
 from pvtool.dashboard.widgets.navigation import Navigation
 from pvtool.dashboard.widgets.table import Table
 from pvtool.text import duration, plain, shown
 from pvtool_core.batches.folder import BatchFolder, list_batches
+from pvtool_core.batches.listing import Listing, first_of
 from pvtool_core.paths import batches_dir
 
 POLL_SECONDS = 1.0
-_NARROW = ("batch", "state", "clips", "failed", "per hour", "left")
-_COLUMNS = ("batch", "state", "clips", "", "failed", "likeness", "per hour", "left", "folder")
-_WIDE = 110
+_NARROW = ("started", "identity", "prompts", "state", "clips", "failed")
+_WIDE = ("started", "identity", "prompts", "run", "state", "clips", "failed", "likeness", "left")
+_ALL = (*_WIDE[:6], "", *_WIDE[6:8], "per hour", "left", "folder")
+_COLUMNS = [(150, _ALL), (110, _WIDE), (0, _NARROW)]
+"""Columns from a number of cells on."""
 _BAR = 12
-_OTHER_COLUMNS = 103  # width of all columns but the folder
-_EMPTY = "No batches yet. Each `pv render NAME PROMPT...` command creates one."
+_FLEXIBLE = {"prompts": 16, "folder": 12}
+"""Columns that share the rest of the width, with their least widths."""
+_MAX_NAME = 18
+_MAX_PROMPT = 600  # characters that are formatted
+_PADDING = 2
+_EMPTY = "No batches yet. Press n to render clips, or use `pv render NAME PROMPT...`."
 
 
 @dataclass(frozen=True)
 class BatchRow:
-    """A batch as of the last poll."""
+    """A batch as of the last poll; the clips of `listing` are omitted."""
 
     snapshot: BatchSnapshot
+    listing: Listing
     existing: int
     total: int
     failed: int
@@ -45,14 +59,14 @@ class BatchRow:
     eta: float | None
 
     @classmethod
-    def of(cls, snapshot: BatchSnapshot, history: BatchHistory) -> "BatchRow":
+    def of(cls, snapshot: BatchSnapshot, listing: Listing, history: BatchHistory) -> "BatchRow":
         now = time.time() if snapshot.live else history.last_update
         counts = history.existing, history.total, history.failed
         eta = history.eta(now) if snapshot.live else None
-        return cls(snapshot, *counts, history.mean_likeness, history.rate(now), eta)
+        return cls(snapshot, listing, *counts, history.mean_likeness, history.rate(now), eta)
 
 
-class RendersScreen(ActionsScreen):
+class RendersScreen(BatchActionsScreen):
     """Table of batches, newest first, updated while visible."""
 
     BINDINGS = keys.RENDERS
@@ -72,6 +86,7 @@ class RendersScreen(ActionsScreen):
         super().__init__()
         self._rows: dict[str, BatchRow] = {}
         self._followers: dict[str, BatchFollower] = {}
+        self._listings: dict[str, ListingFollower] = {}
 
     def compose(self) -> ComposeResult:
         yield Navigation("renders")
@@ -100,6 +115,7 @@ class RendersScreen(ActionsScreen):
         folders = await asyncio.to_thread(lambda: list_batches(batches_dir())[::-1])
         names = {folder.name for folder in folders}
         self._rows = {name: row for name, row in self._rows.items() if name in names}
+        self._listings = {name: found for name, found in self._listings.items() if name in names}
         for folder in folders:
             await self._poll_batch(folder)
         order = [folder.name for folder in folders]
@@ -108,9 +124,11 @@ class RendersScreen(ActionsScreen):
 
     async def _poll_batch(self, folder: BatchFolder) -> None:
         """Read a batch; a batch that ended and was read completely is skipped until it changes."""
-        snapshot = await asyncio.to_thread(take_snapshot, folder)
+        names = self._listings.setdefault(folder.name, ListingFollower(folder, names_only=True))
+        snapshot, listing = await asyncio.to_thread(lambda: (take_snapshot(folder), names.read()))
         row = self._rows.get(folder.name)
-        if row and row.snapshot == snapshot and folder.name not in self._followers:
+        known = row and (row.snapshot, row.listing) == (snapshot, listing)
+        if known and folder.name not in self._followers:
             return
         follower = self._followers.setdefault(folder.name, BatchFollower(folder))
         more = True
@@ -121,7 +139,7 @@ class RendersScreen(ActionsScreen):
                 more = False
         history = follower.history
         history.expected, history.refused = snapshot.expected, snapshot.refused
-        self._rows[folder.name] = BatchRow.of(snapshot, history)
+        self._rows[folder.name] = BatchRow.of(snapshot, listing, history)
         if not snapshot.live:
             del self._followers[folder.name]  # the row is kept and will not change
 
@@ -129,43 +147,44 @@ class RendersScreen(ActionsScreen):
         if not self.is_mounted or self.app.screen is not self:
             return
         self.set_class(not self._rows, "-empty")
-        columns = _COLUMNS if self.size.width >= _WIDE else _NARROW
-        rows = {
-            name: [self._cell(row, column) for column in columns]
+        columns = next(names for width, names in _COLUMNS if self.size.width >= width)
+        cells = {
+            name: {column: self._cell(row, column) for column in columns}
             for name, row in self._rows.items()
         }
-        self.query_one(Table).show(columns, rows)
+        _fit(cells.values(), columns, self.size.width)
+        self.query_one(Table).show(columns, {name: [*row.values()] for name, row in cells.items()})
         self._show_problem()
 
     def _cell(self, row: BatchRow, column: str) -> Text:
+        listing, colours = row.listing, self.app.theme_variables
         match column:
-            case "batch":
-                return Text(row.snapshot.name + (" !" if _problem(row) else ""))
+            case "started":
+                return Text(_started(row.snapshot.name, self.size.width >= _COLUMNS[1][0]))
+            case "identity":
+                return _name(listing.identities)
+            case "prompts":
+                return Text(plain(first_of(listing.prompts)[:_MAX_PROMPT]))
+            case "run":
+                return _name(listing.runs)
             case "state":
-                return state_cell(row.snapshot.state, self.app.theme_variables)
+                state = state_cell(row.snapshot.state, colours)
+                return state.append(" !") if _problem(row) else state
             case "clips":
-                return Text(
-                    f"{group_digits(row.existing)}/{group_digits(row.total)}", justify="right"
-                )
+                return _right(f"{group_digits(row.existing)}/{group_digits(row.total)}")
             case "":
                 return Text(bar(row.existing / row.total if row.total else 0, _BAR))
             case "failed":
-                failed = cell(
-                    group_digits(row.failed) if row.failed else "",
-                    "text-error",
-                    self.app.theme_variables,
-                )
-                failed.justify = "right"
-                return failed
+                failed = group_digits(row.failed) if row.failed else ""
+                return _right(cell(failed, "text-error", colours))
             case "likeness":
-                likeness = "" if row.likeness is None else f"{row.likeness:.2f}"
-                return Text(likeness, justify="right")
+                return _right("" if row.likeness is None else f"{row.likeness:.2f}")
             case "per hour":
-                return Text(format_rate(row.rate) if row.rate else "–", justify="right")
+                return _right(format_rate(row.rate) if row.rate else "–")
             case "left":
-                return Text(duration(row.eta) if row.eta is not None else "", justify="right")
+                return _right(duration(row.eta) if row.eta is not None else "")
             case _:
-                return Text(_shorten_path(row.snapshot.out, self.size.width - _OTHER_COLUMNS))
+                return Text(plain(shown(Path(row.snapshot.out))) if row.snapshot.out else "")
 
     def _show_problem(self) -> None:
         """Show the problem of the selected batch under the table."""
@@ -189,9 +208,15 @@ class RendersScreen(ActionsScreen):
         if name := self._selected():
             self.post_message(OpenBatch(name))
 
-    def action_stop(self) -> None:
-        if name := self._selected():
-            self.perform(lambda: stop_batch(BatchFolder(batches_dir() / name)))
+    def selected_batch(self) -> BatchFolder | None:
+        """Return the batch under the cursor."""
+        name = self._selected()
+        return BatchFolder(batches_dir() / name) if name else None
+
+    def selected_identity(self) -> str:
+        """Return the first identity of the batch under the cursor."""
+        row = self._rows.get(self._selected() or "")
+        return next(iter(row.listing.identities), "") if row else ""
 
     def action_down(self) -> None:
         self.query_one(Table).action_cursor_down()
@@ -213,7 +238,39 @@ def _problem(row: BatchRow) -> str:
     )
 
 
-def _shorten_path(out: str, width: int) -> str:
-    """Return the path of a folder, or its end if it does not fit into `width` cells."""
-    path = plain(shown(Path(out))) if out else ""
-    return path if len(path) <= width else f"…{path[1 - max(width, 2) :]}"
+def _started(name: str, with_year: bool) -> str:
+    """Return when a batch was created, or its name if that does not tell."""
+    created = BatchFolder(batches_dir() / name).created
+    return created.strftime("%Y-%m-%d %H:%M" if with_year else "%m-%d %H:%M") if created else name
+
+
+def _name(names: tuple[str, ...]) -> Text:
+    text = Text(plain(first_of(name[:_MAX_NAME] for name in names)))
+    text.truncate(_MAX_NAME, overflow="ellipsis")
+    return text
+
+
+def _right(text: Text | str) -> Text:
+    cell = Text(text) if isinstance(text, str) else text
+    cell.justify = "right"
+    return cell
+
+
+def _fit(rows: Collection[dict[str, Text]], columns: tuple[str, ...], width: int) -> None:
+    """Shorten the prompts, and the start of the folders, to the rest of the width."""
+    flexible = {name: least for name, least in _FLEXIBLE.items() if name in columns}
+    for name in columns:
+        if name not in flexible:
+            width -= max([len(name), *(row[name].cell_len for row in rows)])
+    width -= _PADDING * len(columns) + 1  # the scrollbar
+    share = {name: max(least, width // len(flexible)) for name, least in flexible.items()}
+    if "folder" in share:
+        share["folder"] = min(
+            share["folder"], max([len("folder"), *(row["folder"].cell_len for row in rows)])
+        )
+        share["prompts"] = max(share["prompts"], width - share["folder"])
+    for row in rows:
+        for name, most in share.items():
+            if name == "folder" and row[name].cell_len > most:
+                row[name] = Text(f"…{row[name].plain[1 - most :]}")
+            row[name].truncate(most, overflow="ellipsis")

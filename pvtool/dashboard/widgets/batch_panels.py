@@ -1,35 +1,21 @@
-"""Panels of a batch of clips: progress, workers, failures and the newest clips."""
+"""Panels of a batch of clips: progress and workers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
-from textual.widgets.option_list import Option
 
-from pvtool.dashboard import keys
 from pvtool.dashboard.follow.batch import BatchSnapshot, Worker
-from pvtool.dashboard.follow.batch_history import (
-    BatchHistory,
-    ClipState,
-    WorkerProgress,
-    clip_label,
-    playable_path,
-)
+from pvtool.dashboard.follow.batch_history import BatchHistory, ClipState, WorkerProgress
 from pvtool.dashboard.marks import prompt_content, state_content
-from pvtool.dashboard.widgets.choices import Choices
-from pvtool.dashboard.widgets.picture import ClipView
 from pvtool.dashboard.widgets.progress import ProgressLine
 from pvtool.text import duration, plain, shown
-from pvtool_core.store.events import ClipEvent
+from pvtool_core.batches.listing import Listing, first_of
 from pvtool_core.store.liveness import State
 
-_CLIP_COLUMNS = 60
-_MAX_CLIPS = 4
-_MAX_FAILURES = 500
 _LABELS = {
     ClipState.DONE: "rendered",
     ClipState.SKIPPED: "skipped",
@@ -48,6 +34,7 @@ class BatchView:
     path: Path
     snapshot: BatchSnapshot
     history: BatchHistory = field(default_factory=BatchHistory)
+    listing: Listing = field(default_factory=Listing)
     now: float = 0.0
     read_error: str = ""
     loaded: bool = False
@@ -87,13 +74,18 @@ class BatchProgress(Vertical):
 
 
 def _summary(batch: BatchView) -> Content:
-    snapshot, history = batch.snapshot, batch.history
-    parts = [state_content(snapshot.state), Content.styled(snapshot.name, "bold")]
+    snapshot, history, listing = batch.snapshot, batch.history, batch.listing
+    name = plain(first_of(listing.identities)) if listing.identities else snapshot.name
+    parts = [state_content(snapshot.state), Content.styled(name, "bold")]
     parts.append(Content(f"{group_digits(history.existing)}/{group_digits(history.total)} clips"))
     if rate := history.rate(batch.now):
         parts.append(Content(f"{format_rate(rate)} per hour"))
     if snapshot.live and (eta := history.eta(batch.now)) is not None:
         parts.append(Content(f"{duration(eta)} left"))
+    if listing.runs:
+        parts.append(Content(plain(first_of(listing.runs))))
+    if listing.prompts:
+        parts.append(prompt_content(first_of(listing.prompts)))
     return Content("  ").join(parts)
 
 
@@ -121,6 +113,7 @@ def _counts(batch: BatchView) -> Content:
         if batch.snapshot.out
         else []
     )
+    parts.append(Content.styled(plain(batch.snapshot.name), "$text-muted"))
     return Content("  ").join(parts)
 
 
@@ -143,6 +136,8 @@ def alarm(batch: BatchView) -> tuple[bool, str]:
         return True, worker + failed[0].problem
     if warnings := [warning for worker in history.workers.values() for warning in worker.warnings]:
         return False, warnings[-1] + (f" ({len(warnings)} warnings)" if len(warnings) > 1 else "")
+    if batch.listing.unreadable:
+        return False, f"Unreadable lines in items.jsonl skipped: {batch.listing.unreadable}."
     if history.unreadable:
         return False, f"Unreadable lines in events.jsonl skipped: {history.unreadable}."
     return False, ""
@@ -209,119 +204,3 @@ def _device(worker: Worker, progress: WorkerProgress) -> str:
             memory = f"{used / 2**30:.1f}/{total / 2**30:.0f} GiB"
             return f"{worker.device} {device.name} {memory}{busy}"
     return worker.device
-
-
-class NewestClips(Horizontal):
-    """The newest clips, playing side by side."""
-
-    DEFAULT_CSS = """
-    NewestClips { height: 1fr; min-height: 6; }
-    NewestClips ClipView { margin: 0 1; }
-    NewestClips #none { width: 1fr; height: 1fr; content-align: center middle; color: $text-muted; }
-    """
-
-    def compose(self) -> ComposeResult:
-        yield Static("No clips yet.", id="none")
-        for number in range(_MAX_CLIPS):
-            clip = ClipView(id=f"clip-{number}")
-            clip.display = False
-            yield clip
-
-    @property
-    def capacity(self) -> int:
-        """Return the number of clips that fit side by side."""
-        return max(1, min(_MAX_CLIPS, self.size.width // _CLIP_COLUMNS))
-
-    def show(self, clips: Sequence[ClipEvent]) -> None:
-        """Play these clips; clips that are already shown continue."""
-        self.query_one("#none").display = not clips
-        views = self.query(ClipView)
-        for view, clip in zip(views, [*clips, *[None] * _MAX_CLIPS], strict=False):
-            view.display = clip is not None
-            if clip and (view.path != playable_path(clip) or not view.frames):
-                likeness = f", likeness {clip.likeness.mean:.2f}" if clip.likeness else ""
-                title = f"{clip.identity}, seed {clip.seed}{likeness}: {clip.prompt}"
-                view.show(playable_path(clip), plain(title))
-
-    def play(self) -> None:
-        """Play or pause all clips."""
-        clips = [clip for clip in self.query(ClipView) if clip.display]
-        playing = not any(clip.playing for clip in clips)
-        for clip in clips:
-            clip.playing = playing
-
-
-class FailureList(Choices):
-    """Failed clips with their reasons, newest first."""
-
-    BINDINGS = keys.FAILURES
-    DEFAULT_CSS = """
-    FailureList { height: auto; max-height: 6; display: none; padding: 0 1; }
-    FailureList { border-top: solid $panel; }
-    FailureList { border-title-color: $text-error; text-wrap: nowrap; text-overflow: ellipsis; }
-    FailureList:focus { border-top: solid $accent; }
-    FailureList.-filled { display: block; }
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._listed: tuple[int, str] = (0, "")
-
-    def show(self, history: BatchHistory) -> None:
-        """List the failures if they changed."""
-        failures = history.all_failures
-        state = (len(failures), failures[-1].path if failures else "")
-        if state == self._listed:
-            return
-        self._listed = state
-        self.set_class(bool(failures), "-filled")
-        self.fill(map(_failure, reversed(failures[-_MAX_FAILURES:])))
-        more = f", newest {_MAX_FAILURES} shown" if len(failures) > _MAX_FAILURES else ""
-        self.border_title = (
-            f"{group_digits(len(failures))} failed{more}; enter shows the full reason"
-        )
-
-
-class LikenessList(Choices):
-    """Clips by likeness, the lowest first; shown on request."""
-
-    BINDINGS = keys.LIKENESS
-    DEFAULT_CSS = """
-    LikenessList { height: auto; max-height: 12; display: none; padding: 0 1; }
-    LikenessList { border-top: solid $panel; text-wrap: nowrap; text-overflow: ellipsis; }
-    LikenessList:focus { border-top: solid $accent; }
-    LikenessList.-open { display: block; }
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._listed: list[str] = []
-
-    def show(self, history: BatchHistory) -> None:
-        """List the clips if they changed."""
-        clips = history.least_like
-        paths = [clip.path for clip in clips]
-        if paths == self._listed:
-            return
-        self._listed = paths
-        self.fill(map(_unlike, clips))
-        self.border_title = "Lowest likeness; enter shows the details"
-
-
-def _unlike(clip: ClipEvent) -> Option:
-    label = Content.styled(plain(clip_label(clip)), "bold")
-    numbers = plain(likeness_text(clip))
-    return Option(Content.assemble(numbers, "  ", label, "  ", plain(clip.prompt)), id=clip.path)
-
-
-def likeness_text(clip: ClipEvent) -> str:
-    """Return the likeness of a clip in words; empty if it was not measured."""
-    if not (found := clip.likeness):
-        return ""
-    worst = f"lowest {found.worst.value:.2f} at {found.worst.time:.2f} s"
-    return f"likeness {found.mean:.2f}  faces {found.faces_found:.0%}  {worst}"
-
-
-def _failure(clip: ClipEvent) -> Option:
-    label = Content.styled(plain(clip_label(clip)), "bold")
-    return Option(Content.assemble(label, "  ", plain(clip.reason)), id=clip.path)

@@ -102,6 +102,17 @@ class ClipView(Widget):
         if self._playback:
             self._show_frame((self._index + by) % len(self._playback.drawings))
 
+    @property
+    def position(self) -> int:
+        """Return the index of the shown frame among those that are played."""
+        return self._index
+
+    def pause_at(self, frame: int) -> None:
+        """Pause and show this frame, or the one that it corresponds to in a shorter clip."""
+        self.playing = False
+        if self._playback:
+            self._show_frame(frame % len(self._playback.drawings))
+
     def follow(self, frame: int) -> None:
         """Show the frame that another clip shows, unless this one is paused."""
         if self._playback and self.playing:

@@ -14,7 +14,9 @@ from pvtool.dashboard.clipboard import copy
 from pvtool.dashboard.follow.run import RunView
 from pvtool.dashboard.follow.run_history import RunHistory
 from pvtool.dashboard.marks import BEST, prompt_content
+from pvtool.dashboard.system_player import open_in_player
 from pvtool.dashboard.widgets.picture import ClipView
+from pvtool.dashboard.widgets.sample_grid import SampleGrid
 from pvtool_core.settings.sample_metrics import LIKENESS
 from pvtool_core.store.events import SampleEvent
 
@@ -32,6 +34,9 @@ class Samples(Widget, can_focus=True):
         Horizontal { height: 1fr; }
         ClipView { width: 1fr; height: 1fr; margin: 0 1; }
         #caption { height: 2; padding: 0 1; text-overflow: ellipsis; }
+        SampleGrid { display: none; }
+        &.-grid SampleGrid { display: block; }
+        &.-grid > Horizontal { display: none; }
         &.-enlarged #reference, &.-enlarged #before { display: none; }
         &:focus #caption { color: $text-accent; }
     }
@@ -47,6 +52,7 @@ class Samples(Widget, can_focus=True):
         self._history = RunHistory()
         self._path = Path()
         self._loaded = False
+        self._compared: int | None = None
 
     def compose(self) -> ComposeResult:
         yield Static(id="caption")
@@ -72,7 +78,9 @@ class Samples(Widget, can_focus=True):
                 _NONE if self._loaded else "Reading…", layout=False
             )
             return
-        first = self._sample(min(self._samples))
+        first = self._sample(
+            self._compared if self._compared in self._samples else min(self._samples)
+        )
         steps = sorted(self._samples)
         title = (
             f"step {sample.step}, newest"
@@ -94,6 +102,13 @@ class Samples(Widget, can_focus=True):
         self.query_one("#caption", Static).update(
             Content.assemble(prompt_content(sample.prompt), (details, "$text-muted")), layout=False
         )
+
+        if self._grid:
+            self._grid.show(self._samples, self._path, sample.step, self.number)
+
+    @property
+    def _grid(self) -> SampleGrid | None:
+        return self.query_one(SampleGrid) if self.has_class("-grid") else None
 
     def _figures(self, sample: SampleEvent) -> str:
         """Return the likeness of a sample, and how much it is above the base model's clip."""
@@ -139,23 +154,56 @@ class Samples(Widget, can_focus=True):
         self.number += by
         self._draw()
 
+    def action_compare(self) -> None:
+        """Show the current step at the left, to compare other steps with it, or the first again."""
+        sample = self._selected_sample()
+        if sample:
+            self._compared = None if self._compared == sample.step else sample.step
+            self.set_class(self._compared is not None, "-compared")
+            self._draw()
+
+    def action_grid(self) -> None:
+        """Show the samples of all prompts and steps that fit, or one sample."""
+        if not self.query(SampleGrid):
+            self.mount(SampleGrid())
+        self.toggle_class("-grid")
+        self.call_after_refresh(self._draw)
+
     def action_play(self) -> None:
-        now = self.query_one("#now", ClipView)
+        if self._grid:
+            self._grid.play()
+            return
+        now, before = self.query_one("#now", ClipView), self.query_one("#before", ClipView)
         now.playing = not now.playing
-        self.query_one("#before", ClipView).playing = now.playing
+        if now.playing:
+            before.playing = True
+        else:
+            before.pause_at(now.position)
 
     def action_frame(self, by: int) -> None:
-        for clip in self.query("#now, #before").results(ClipView):
-            clip.playing = False
-            clip.frame(by)
+        if self._grid:
+            self._grid.frame(by)
+            return
+        now = self.query_one("#now", ClipView)
+        now.frame(by)
+        self.query_one("#before", ClipView).pause_at(now.position)
 
     @property
     def enlarged(self) -> bool:
-        """Return whether the clip is enlarged."""
-        return self.has_class("-enlarged")
+        """Return whether the clip is enlarged, or the grid is shown."""
+        return self.has_class("-enlarged") or self.has_class("-grid")
 
     def action_enlarge(self) -> None:
-        self.toggle_class("-enlarged")
+        """Enlarge the clip, also out of the grid, or show it with its reference."""
+        if not self.has_class("-grid"):
+            self.toggle_class("-enlarged")
+        else:
+            self.remove_class("-grid")
+
+    def action_open_file(self) -> None:
+        if sample := self._selected_sample():
+            path = self._path / sample.path
+            self.run_worker(open_in_player(self, path), group="open", exit_on_error=False)
 
     def action_copy_path(self) -> None:
         if sample := self._selected_sample():
