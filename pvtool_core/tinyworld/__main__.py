@@ -205,6 +205,7 @@ class World:
 
     def style_scores(self, out: Path) -> None:
         style_scores.measure_style(out, self.work / "styled", out / LORA)
+
     def control(self, out: Path) -> None:
         """Train a ControlNet for the saved preset: `controlnet` and `control-frames` in `work`."""
         controlnet.train_control(out, self.work, self.steps["control"])

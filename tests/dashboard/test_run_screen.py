@@ -381,10 +381,20 @@ async def test_memory_of_the_engine_is_shown_without_an_accelerator(make_run: Ma
     folder = make_run("ada-1", 8)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await go_to(pilot, "machine")
-        await until_seen(pilot, "Engine process", "Memory 3.00 GiB", "Load 101.0 % of a core")
-        assert "GPU" not in screen_text(pilot.app)
+        await until_seen(pilot, "No GPU", "RAM 3.00 GiB", "CPU 1.01 cores", "101 % of a core")
         write_events(folder, [gpu_event(BEGAN + 9, devices=1)])
         await until_seen(pilot, "GPU 0")
+        assert "No GPU" not in screen_text(pilot.app)
+
+
+async def test_own_accelerator_is_marked_and_plotted(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 8)
+    host = {"memory_used": 45 * 2**30, "memory_total": 64 * 2**30, "cpu": 35.0, "cores": 16}
+    write_events(folder, [gpu_event(BEGAN + 9, devices=3) | {"own": 1, "host": host}])
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await go_to(pilot, "machine")
+        await until_seen(pilot, "▸ GPU 1", "GPU 2", "Host   16 cores", "45.0 of 64.0 GiB", "35 %")
+        assert screen_text(pilot.app).count("Utilisation") == 1
 
 
 async def test_log_is_searched_and_followed_and_switches_to_the_engine_output(
