@@ -123,6 +123,7 @@ LOG: Keys = [
     key("N", "next_match(-1)", "Previous", "Go to the previous match", show=False),
     key("e", "engine", "Source", "Switch between events and the output of the engine"),
     key("v", "steps", "All", "Show or hide the events of each step"),
+    key("w", "wrap", "Wrap", "Wrap long lines, or show one line each"),
     key("g,home", "top", "Top", "Go to the beginning", show=False),
     key("G,end", "bottom", "End", "Go to the end and follow it", show=False),
     key("j,down", "scroll_down", "Down", "Scroll down", show=False),

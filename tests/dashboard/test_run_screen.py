@@ -95,7 +95,7 @@ async def test_keys_open_every_pane_at_every_size(make_run: MakeRun, size: tuple
         "samples": ["No samples yet"],
         "prompts": ["reads in a café"],
         "machine": ["GPU 0", "41.5 of 80.0 GiB", "61 °C", "412 W"],
-        "log": ["events", "state=started"],
+        "log": ["events", "run         started"],
         "settings": ["model.family", "animatediff"],
     }
     async with dashboard(folder).run_test(size=size) as pilot:
@@ -408,26 +408,42 @@ async def test_log_is_searched_and_followed_and_switches_to_the_engine_output(
         await go_to(pilot, "log")
         await until_seen(pilot, "events, without steps and gauges", "2 lines")
         await pilot.press("v")
-        await until_seen(pilot, "events, all", "step=200")
-        await pilot.press("slash", *"step=77", "enter")
-        await until_seen(pilot, "step=77 ", "'step=77' in line")
+        await until_seen(pilot, "events, all", "step 200")
+        await pilot.press("slash", *"step 77", "enter")
+        await until_seen(pilot, "step 77 ", "'step 77'  1 of 1")
         write_events(folder, [step_event(201)])
         await pilot.press("G")
-        await until_seen(pilot, "step=201 ", "live")
+        await until_seen(pilot, "step 201 ", "live")
         await pilot.press("g")
-        await until_seen(pilot, "state=started")
+        await until_seen(pilot, "run         started")
         await pilot.press("e")
         await until_seen(pilot, "engine.log", "Traceback: boom")
         await pilot.press("slash", *"line 12", "enter")
         await until_seen(pilot, "line 12 of the engine")
         await pilot.press("n")
-        await until_seen(pilot, "line 120 of the engine")
+        await until_seen(pilot, "line 120 of the engine", "2 of 11")
         await pilot.press("N")
-        await until_seen(pilot, "line 12 of the engine", "in line 13")
+        await until_seen(pilot, "line 12 of the engine", "1 of 11")
         await pilot.press("slash", *"nowhere", "enter")
         await until_seen(pilot, "'nowhere' not found")
         await pilot.press("slash", "escape", "j", "k", "down", "up", "home", "end")
         await until_seen(pilot, "Traceback: boom")
+
+
+async def test_log_shows_levels_and_one_line_for_cached_items(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 0)
+    caching = [
+        {"time": BEGAN + i, "type": "stage", "stage": "caching", "done": i, "total": 24}
+        for i in range(1, 25)
+    ]
+    warning = {"time": BEGAN, "type": "warning", "message": "Low disk space. " * 12 + "The end."}
+    write_events(folder, [*caching, warning])
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await go_to(pilot, "log")
+        await until_seen(pilot, "caching 24 of 24", " W warning", "4 lines")
+        assert "caching 23" not in screen_text(pilot.app)
+        await pilot.press("w")
+        await until_seen(pilot, "The end.")
 
 
 async def test_clips_before_training_and_now_play_in_sync(make_run: MakeRun) -> None:
