@@ -11,6 +11,7 @@ from textual.pilot import Pilot
 from textual.widgets import Tabs
 
 from pvtool.dashboard.app import Dashboard
+from pvtool.dashboard.preferences import preferences_file, read_theme
 from pvtool.dashboard.screens.help import HelpScreen
 from pvtool.dashboard.screens.run import RunScreen
 from pvtool.dashboard.widgets.log import LogView
@@ -495,12 +496,73 @@ async def test_command_palette_lists_the_actions(make_run: MakeRun) -> None:
         await until(pilot, lambda: Request.CHECKPOINT in folder.take_requests())
 
 
-async def test_theme_is_selected_from_a_list(make_run: MakeRun) -> None:
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("zoom", "Zoom in"),
+        ("exit", "Close the dashboard; runs continue"),
+        ("resume", "Resume a paused, stopped or killed run"),
+        ("export", "Save the curves as CSV and PNG"),
+        ("compare", "Overlay another run"),
+        ("delete", "Delete this identity and all its files"),
+        ("go machine", "Show the machine"),
+        ("ben-1", "Run: ben-1"),
+    ],
+)
+async def test_command_palette_finds_standard_words(
+    make_run: MakeRun, words: str, found: str
+) -> None:
+    make_run("ben-1", 5)
+    async with dashboard(make_run("ada-1", 5)).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "step 5/400")
+        await until(pilot, lambda: getattr(pilot.app, "summaries", None))
+        await pilot.press("6", "ctrl+p", *words)
+        await until_seen(pilot, found)
+
+
+async def test_digits_open_the_panes_of_a_run(make_run: MakeRun) -> None:
+    async with dashboard(make_run("ada-1", 5)).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "1 Overview", "step 5/400")
+        await pilot.press("7")
+        await until_seen(pilot, "model.family")
+        await pilot.press("2")
+        await until_seen(pilot, "SCR semantic loss")
+
+
+@pytest.mark.parametrize(("width", "hidden"), [(80, "Export"), (160, "nothing")])
+async def test_footer_shows_what_fits_and_applies(
+    make_run: MakeRun, width: int, hidden: str
+) -> None:
+    folder = make_run("ada-1", 40, State.FINISHED)
+    async with dashboard(folder).run_test(size=(width, 30)) as pilot:
+        await until_seen(pilot, "step 40/400", "? Help", "q Close", "esc Back", "+- Zoom")
+        await until(pilot, lambda: "Pause" not in screen_text(pilot.app))
+        footer = screen_text(pilot.app).splitlines()[-1]
+        assert len(footer) <= width and "Resume" not in footer and hidden not in footer
+
+
+async def test_theme_is_selected_from_a_list_and_remembered(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 5)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "step 5/400")
         await pilot.press("T", *"nord", "enter")
+        await until(pilot, lambda: pilot.app.theme == "nord" and read_theme() == "nord")
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until(pilot, lambda: pilot.app.theme == "nord")
+    preferences_file().write_text("theme = 3")
+    async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:
+        await until_seen(pilot, "Cannot restore the theme.")
+
+
+async def test_settings_are_searched_and_marked_where_they_differ(make_run: MakeRun) -> None:
+    async with dashboard(make_run("ada-1", 5)).run_test(size=SIZE) as pilot:
+        await pilot.press("7")
+        await until_seen(pilot, "1 of ", "settings differ from preset tiny", "model.family")
+        await pilot.press("slash", *"training.iter")
+        await until_seen(pilot, "1 of ", "● training.iterations", "400  preset: 140")
+        assert "model.family" not in screen_text(pilot.app)
+        await pilot.press("escape")
+        await until_seen(pilot, "model.family")
 
 
 async def test_headline_shows_smoothed_values_with_trends(make_run: MakeRun) -> None:

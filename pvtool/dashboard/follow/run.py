@@ -1,5 +1,6 @@
 """Data of a run's screen, passed to each of its panes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from pvtool_core.store.summary import RunSummary
 class RunSnapshot:
     """State of a run at one moment.
 
-    `job` and `exit_record` are None if they are missing or unreadable.
+    `job` and `exit_record` are None if they are missing or unreadable. `preset` has the settings of
+    the run's preset by name, as this machine has it now; None if it has none of that name.
     """
 
     summary: RunSummary
     job: TrainJob | None = None
     exit_record: ExitRecord | None = None
     references: tuple[Path, ...] = ()
+    preset: Mapping[str, str] | None = None
 
 
 @dataclass

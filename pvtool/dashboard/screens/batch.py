@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Footer, OptionList, Static
+from textual.widgets import OptionList, Static
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.clipboard import copy
@@ -24,6 +24,7 @@ from pvtool.dashboard.widgets.batch_panels import (
     Workers,
     likeness_text,
 )
+from pvtool.dashboard.widgets.key_footer import KeyFooter
 from pvtool.text import plain
 from pvtool_core.batches.folder import BatchFolder, list_batches
 from pvtool_core.paths import batches_dir
@@ -51,7 +52,7 @@ class BatchScreen(ActionsScreen):
         yield NewestClips()
         yield FailureList()
         yield LikenessList()
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         self.run_worker(self._watch, group="watch", exit_on_error=False)

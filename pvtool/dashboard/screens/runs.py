@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, cast
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
-from textual.widgets import DataTable, Footer, Input, Static
+from textual.widgets import DataTable, Input, Static
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.marks import bar, number, state_cell
 from pvtool.dashboard.messages import NewRun, OpenRun
 from pvtool.dashboard.run_actions import RunActionsScreen
+from pvtool.dashboard.widgets.key_footer import KeyFooter
 from pvtool.dashboard.widgets.navigation import Navigation
 from pvtool.dashboard.widgets.table import Table
 from pvtool.text import duration, plain
@@ -62,7 +63,7 @@ class RunsScreen(RunActionsScreen):
         yield Table(id="runs")
         yield Static(_EMPTY, id="empty")
         yield Static(id="problem", markup=False)
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyFooter()
 
     @property
     def dashboard(self) -> "RunsApp":
