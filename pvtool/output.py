@@ -7,10 +7,12 @@ names, imported fields and file contents are escaped in everything that is print
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TextIO
 
+from pvtool.tables import Table
 from pvtool.text import plain, plain_lines
 from pvtool_core.errors import BatchRefused, PvError
 
@@ -24,33 +26,27 @@ class Output:
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
 
-    def result(self, value: Mapping[str, Any], text: str) -> None:
-        """Print the result: `value` for programs, `text` for users."""
-        _write(_compact(value) if self.as_json else plain_lines(text))
+    def result(self, value: Mapping[str, Any], *parts: str | Table) -> None:
+        """Print the result: `value` for programs; `parts` for users, with empty lines between."""
+        _write(_compact(value) if self.as_json else "\n\n".join(map(_text, parts)))
 
-    def rows(
-        self, key: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str
-    ) -> None:
-        """Print a list: `{key: rows}` for programs, a table of `columns` for users, or `empty`."""
+    def rows(self, key: str, rows: Sequence[Mapping[str, Any]], table: Table, empty: str) -> None:
+        """Print a list: `{key: rows}` for programs, a table of them for users, or `empty`."""
         if self.as_json:
             _write(_compact({key: list(rows)}))
         elif rows:
-            _write(
-                plain_lines(
-                    table(columns, [[str(row[column]) for column in columns] for row in rows])
-                )
-            )
+            _write(_text(table))
         else:
             self.say(empty)
 
-    def stream(self, value: Mapping[str, Any], text: str) -> None:
+    def stream(self, value: Mapping[str, Any], *parts: str | Table) -> None:
         """Print one of many results immediately."""
-        self.result(value, text)
+        self.result(value, *parts)
         sys.stdout.flush()
 
     def say(self, text: str) -> None:
         """Print one line to stderr, which is never part of the result."""
-        print(plain(text), file=sys.stderr, flush=True)
+        print(_marked(text), file=sys.stderr, flush=True)
 
     def error(self, error: PvError) -> None:
         """Print message and hint of an error; for programs also as an object."""
@@ -92,27 +88,31 @@ def _lines(error: PvError) -> Sequence[str]:
     return error.lines if isinstance(error, BatchRefused) else (error.message,)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format columns with a heading, as wide as needed.
-
-    Nothing is truncated, for searching and piping.
-    """
-    lines = [
-        [column.upper().replace("_", " ") for column in columns],
-        *([plain(cell) for cell in row] for row in rows),
-    ]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+def _text(part: str | Table) -> str:
+    """Return a part of a result as text; a table fits the terminal, if there is one."""
+    if isinstance(part, str):
+        return plain_lines(part)
+    if not sys.stdout.isatty():
+        return str(part)
+    width = shutil.get_terminal_size().columns
+    return part.fitted(width, _takes_colour(sys.stdout))
 
 
 def colour_wanted() -> bool:
-    """Return whether to use colour: on a terminal without NO_COLOR (no-color.org)."""
-    return (
-        sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    )
+    """Return whether to use colour in messages: on a terminal without NO_COLOR (no-color.org)."""
+    return _takes_colour(sys.stderr)
+
+
+def _takes_colour(stream: TextIO) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _marked(text: str) -> str:
+    """Return a message with escaped control characters, and a warning in colour."""
+    before, warning, after = plain(text).partition("Warning:")
+    if before or not warning or not colour_wanted():
+        return plain(text)
+    return f"\x1b[33m{warning}\x1b[0m{after}"
 
 
 def on_terminal() -> bool:
@@ -184,8 +184,11 @@ class LineProgress:
         pass
 
 
+_WIDE = 100  # columns of a terminal
+
+
 class BarProgress:
-    """Progress bar for terminals; messages scroll above it."""
+    """Progress bar for terminals; messages scroll above it, and notes are cut to one line."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -198,20 +201,18 @@ class BarProgress:
             TimeElapsedColumn,
         )
 
+        console = Console(
+            stderr=True, highlight=False, emoji=False, markup=False, no_color=not colour_wanted()
+        )
+        elapsed = [TimeElapsedColumn()] if console.width >= _WIDE else []
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=24 if console.width >= _WIDE else 12),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            *elapsed,
             TextColumn("{task.fields[note]}", markup=False),
-            console=Console(
-                stderr=True,
-                highlight=False,
-                emoji=False,
-                markup=False,
-                no_color=not colour_wanted(),
-            ),
+            console=console,
             redirect_stdout=sys.stdout.isatty(),  # results scroll above the bar, or go to pipes
             redirect_stderr=False,
         )
@@ -223,11 +224,24 @@ class BarProgress:
         if stage != self._stage:
             self._stage = stage
             self._bar.remove_task(self._task)  # a task keeps its total if the new stage has none
-            self._task = self._bar.add_task(stage, total=total or None, completed=done, note=note)
+            self._task = self._bar.add_task(stage, total=total or None, completed=done, note="")
+        note = self._fitted(note, len(stage) + len(f"{done}/{total}"))
         self._bar.update(self._task, completed=done, total=total or None, note=note)
 
+    def _fitted(self, note: str, taken: int) -> str:
+        """Return the first parts of a note that fit into the line; two spaces part them."""
+        width = self._bar.console.width
+        room, parts = width - taken - (40 if width >= _WIDE else 20), note.split("  ")
+        while len(parts) > 1 and len("  ".join(parts)) > room:
+            parts.pop()
+        return "  ".join(parts)
+
     def say(self, text: str) -> None:
-        self._bar.console.print(plain(text))
+        from rich.text import Text
+
+        message = Text(plain(text))
+        message.highlight_words(["Warning:"] if text.startswith("Warning:") else [], "yellow")
+        self._bar.console.print(message)
 
     def __enter__(self) -> Self:
         self._bar.start()

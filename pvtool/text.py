@@ -1,5 +1,6 @@
 """Format events, durations and paths, and escape control characters in text for a terminal."""
 
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -51,6 +52,17 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def figures(value: float, digits: int = 2) -> str:
+    """Format a number with so many significant digits: `0.0318` as `0.032`, `1234` as `1200`."""
+    decimals = digits - 1 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{round(value, decimals):.{max(0, decimals)}f}"
+
+
+def moment(time: str) -> str:
+    """Format a recorded time: `2026-11-28T00:36:53+00:00` as `2026-11-28 00:36`."""
+    return time[:16].replace("T", " ")
 
 
 def shown(path: Path) -> str:

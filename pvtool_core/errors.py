@@ -362,11 +362,9 @@ class SomeFailed(PvError):
 
     status = ExitStatus.PARTIAL
 
-    def __init__(self, failed: int, total: int) -> None:
-        super().__init__(
-            f"{failed} of {total} failed.",
-            "The other clips are complete. Run the same command again to retry the failed ones.",
-        )
+    def __init__(self, failed: int, total: int, hint: str = "") -> None:
+        usual = "The other clips are complete. Run the same command again to retry the failed ones."
+        super().__init__(f"{failed} of {total} failed.", hint or usual)
 
 
 class Busy(PvError):

@@ -16,8 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-import psutil
-
 from pvtool_core.errors import NameTaken
 from pvtool_core.paths import check_new_file, is_private
 
@@ -55,6 +53,8 @@ def _left_behind(clip: Path) -> list[Path]:
 
 
 def _is_over(host: str, pid: int, folder: Path) -> bool:
+    import psutil  # imported here for a fast start
+
     try:
         if host == socket.gethostname():
             return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE

@@ -6,7 +6,8 @@ import typer
 
 from pvtool.cli.confirm import confirm
 from pvtool.cli.options import Json, Yes
-from pvtool.output import Output, table
+from pvtool.output import Output
+from pvtool.tables import Table
 from pvtool_core.models.installed import in_words
 from pvtool_core.paths import trajectories_dir
 from pvtool_core.store.trajectory_cache import CacheEntry, clear, entries
@@ -37,7 +38,7 @@ def show(as_json: Json = False) -> None:
         ["size", in_words(_bytes(kept))],
     ]
     uses = [["oldest use", _moment(kept[0])], ["newest use", _moment(kept[-1])]] if kept else []
-    Output(as_json).result(value, table(["about", ""], words + uses))
+    Output(as_json).result(value, Table.about(words + uses))
 
 
 @app.command("clear")

@@ -7,7 +7,7 @@ import typer
 
 from pvtool.cli.options import Json
 from pvtool.cli.progress import JobProgress
-from pvtool.cli.scores import evaluate_run, metrics_table
+from pvtool.cli.scores import evaluate_run, metrics_tables
 from pvtool.cli.training import follow_other, follow_training
 from pvtool.jobs.prepare import add_identity, choose, prepare
 from pvtool.jobs.settings import chosen_settings
@@ -61,7 +61,7 @@ def demo(
         f"{key.replace('_', ' ').capitalize():14} {shown(path)}" for key, path in places.items()
     )
     paths = {key: str(path) for key, path in places.items()}
-    output.result({**paths, "scores": report}, f"{metrics_table(report)}\n\n{words}")
+    output.result({**paths, "scores": report}, *metrics_tables(report), words)
 
 
 def find_sample(wanted: str | None) -> tuple[Path, str, str]:

@@ -12,7 +12,8 @@ from typing import Any
 import typer
 
 from pvtool.cli.options import Json
-from pvtool.output import Output, table
+from pvtool.output import Output
+from pvtool.tables import Table
 from pvtool.terminal import probe
 from pvtool_core.api.machine import versions
 from pvtool_core.errors import NotReady, PvError
@@ -58,7 +59,7 @@ def doctor(as_json: Json = False) -> None:
         for topic, facts in report.items()
         for key, value in facts.items()
     ]
-    Output(as_json).result(report, table(["topic", "what", "found"], rows))
+    Output(as_json).result(report, Table(["topic", "what", "found"], rows))
     if lacking := problems(report):
         raise NotReady(lacking, *cures(report))
 

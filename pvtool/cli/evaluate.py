@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from pvtool.cli.completion import metric_words
 from pvtool.cli.options import Json, preset_names, run_names
 from pvtool.cli.render_options import Address, On, Part, check_place, parse_shard
-from pvtool.cli.scores import evaluate_run, metrics_table, render_evaluation, score_clips
+from pvtool.cli.scores import evaluate_run, metrics_tables, render_evaluation, score_clips
 from pvtool.jobs.settings import chosen_settings
 from pvtool.output import Output
 from pvtool.text import plain, shown
@@ -60,7 +61,10 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Output folder. [default: with the clips]")
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Compute only these metrics.")
+        str | None,
+        typer.Option(
+            metavar="NAME,...", autocompletion=metric_words, help="Compute only these metrics."
+        ),
     ] = None,
     fvd_reference: Annotated[
         Path | None,
@@ -125,9 +129,8 @@ def show(output: Output, target: str, place: Path, report: Report, page: bool) -
     paths = {key: place / name for key, name in files.items()}
     words = {"report": "Report", "sheet": "Contact sheet", "page": "Page"}
     lines = [f"{words[key]}: {shown(path)}" for key, path in paths.items()]
-    text = "\n".join([metrics_table(report), "", *lines])
     facts = {key: str(path) for key, path in paths.items()}
-    output.stream({"target": target, **facts, **report}, text)
+    output.stream({"target": target, **facts, **report}, *metrics_tables(report), "\n".join(lines))
 
 
 def evaluate_target(
@@ -179,10 +182,14 @@ def evaluate_foreign(
 
 
 def _named_by(target: str, clips: Sequence[ClipFile]) -> list[ClipFile]:
-    """Return the clips with the target as the method of those with an adapter."""
-    return [
-        replace(clip, method=target) if clip.method == ADAPTER_METHOD else clip for clip in clips
-    ]
+    """Return the clips with the target in the methods of those with an adapter."""
+
+    def named(method: str) -> str:
+        if method.partition(",")[0] == BASE_METHOD:
+            return method
+        return target if method == ADAPTER_METHOD else f"{target}, {method}"
+
+    return [replace(clip, method=named(clip.method)) for clip in clips]
 
 
 def _with_one_base(clips: Sequence[ClipFile]) -> list[ClipFile]:

@@ -11,8 +11,9 @@ from pvtool.cli.options import IdentityName, Json, Yes, preset_names
 from pvtool.cli.progress import JobProgress
 from pvtool.jobs.identity_usage import IdentityUsage, usage_of
 from pvtool.jobs.prepare import add_identity, rename_identity
-from pvtool.output import Output, table
-from pvtool.text import plain
+from pvtool.output import Output
+from pvtool.tables import Table
+from pvtool.text import moment, plain
 from pvtool_core.errors import PvError
 from pvtool_core.settings.jobs import Noun
 from pvtool_core.settings.toml import to_table
@@ -93,12 +94,11 @@ def list_(as_json: Json = False) -> None:
             output.say(f"Warning: {error.message}")
             about = {"name": name, "class": "", "photos": 0, "created": "", "consent": ""}
             rows.append({**about, "path": str(library.root / name), "problem": error.message})
-    output.rows(
-        "identities",
-        rows,
+    shown = Table.of(
         ["name", "class", "photos", "created"],
-        "No identities. Add one with `pv identity add`.",
+        [{**row, "created": moment(row["created"])} for row in rows],
     )
+    output.rows("identities", rows, shown, "No identities. Add one with `pv identity add`.")
 
 
 @app.command()
@@ -111,12 +111,14 @@ def show(name: IdentityName, as_json: Json = False) -> None:
         "faces": [to_table(face) for face in identity.record.faces],
         "runs": runs,
     }
-    pairs = [[key, str(item)] for key, item in facts(identity).items()]
+    about = facts(identity)
+    about["created"] = moment(about["created"])
+    pairs = [[key, str(item)] for key, item in about.items()]
     pairs += [
         ["photo", f"{face.picture} (face {face.score:.2f})"] for face in identity.record.faces
     ]
     pairs += [["run", run] for run in runs]
-    Output(as_json).result(value, table(["", ""], pairs).lstrip("\n"))
+    Output(as_json).result(value, Table.about(pairs))
 
 
 @app.command()

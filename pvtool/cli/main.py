@@ -5,6 +5,7 @@ Only the called command is imported.
 
 import importlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,6 +34,7 @@ COMMANDS = {
     "export, remove.",
     "dashboard": "Show and control runs and batches in the terminal.",
     "render": "Render clips of identities from prompts and seeds.",
+    "renders": "Batches of clips: list.",
     "eval": "Evaluate a run or a folder of clips.",
     "study": "Blind human study: make, take, report.",
     "cache": "Trajectory cache: show, clear.",
@@ -114,6 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     escape_unencodable()
+    if os.environ.get("_PV_COMPLETE") == "complete_bash":
+        from pvtool.cli.completion import complete_in_bash
+
+        complete_in_bash(app)
+        sys.exit(ExitStatus.DONE)
     output = Output(as_json="--json" in words)
     try:
         _check_working_folder()

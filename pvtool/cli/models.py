@@ -5,9 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
+from pvtool.cli.attempts import Attempts
 from pvtool.cli.confirm import confirm
 from pvtool.cli.options import Json, ModelName, Yes, model_names
-from pvtool.output import Output, progress, table
+from pvtool.output import Output, progress
+from pvtool.tables import Table
 from pvtool_core.errors import Interrupted, PvError, SomeFailed
 from pvtool_core.models.installed import Models, ModelState, in_words
 from pvtool_core.models.registry import model_folder
@@ -33,10 +35,12 @@ def list_(as_json: Json = False) -> None:
     """List known and installed models."""
     models = Models()
     rows = [facts(models, name) for name in models.names()]
-    shown = rows if as_json else [{**row, "size": _size(row["size"])} for row in rows]
-    Output(as_json).rows(
-        "models", shown, ["name", "state", "size", "purpose", "licence"], "No models."
+    shown = Table.of(
+        ["name", "state", "size", "purpose", "licence"],
+        [{**row, "size": _size(row["size"])} for row in rows],
+        optional=["purpose"],
     )
+    Output(as_json).rows("models", rows, shown, "No models.")
 
 
 @app.command()
@@ -63,13 +67,13 @@ def show(name: ModelName, as_json: Json = False) -> None:
         "from": origin,
     }
     words["lacks"] = ", ".join(models.lacking(name)) or "nothing"
-    head = table(["about", ""], [[key, str(item)] for key, item in words.items()])
+    head = Table.about([[key, str(item)] for key, item in words.items()])
     rows = [
         [file["path"], str(file["size"]), file["sha256"], "yes" if file["published"] else "no"]
         for file in files
     ]
-    listing = f"\n\n{table(['file', 'bytes', 'sha256', 'published'], rows)}" if rows else ""
-    Output(as_json).result(value, head + listing)
+    listing = [Table(["file", "bytes", "sha256", "published"], rows)] if rows else []
+    Output(as_json).result(value, head, *listing)
 
 
 @app.command()
@@ -99,18 +103,11 @@ def fetch(
 ) -> None:
     """Fetch and verify models. An interrupted fetch resumes."""
     output = Output(as_json)
-    models = Models()
-    errors: list[PvError] = []
-    for name in names:
-        try:
+    models, attempts = Models(), Attempts(names, output)
+    for name in attempts.names:
+        with attempts.on(name):
             _fetch_one(models, name, endpoint, output, send_token)
-        except PvError as error:
-            if len(names) == 1:
-                raise
-            output.say(f"{name}: {error.message} {error.hint}")
-            errors.append(error)
-    if errors:
-        raise errors[-1] if len(errors) == len(names) else SomeFailed(len(errors), len(names))
+    attempts.finish()
 
 
 def _fetch_one(

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pvtool.text import plain
+from pvtool.cli.completion import beginning
 from pvtool_core.models.installed import Models
 from pvtool_core.paths import runs_dir
 from pvtool_core.settings.families import only
@@ -15,27 +15,23 @@ from pvtool_core.store.runs import list_runs
 
 
 def identity_names(incomplete: str) -> list[str]:
-    return _beginning(Library().names(), incomplete)
+    return beginning(Library().names(), incomplete)
 
 
 def run_names(incomplete: str) -> list[str]:
-    return _beginning([run.name for run in list_runs(runs_dir())], incomplete)
+    return beginning([run.name for run in list_runs(runs_dir())], incomplete)
 
 
 def preset_names(incomplete: str) -> list[str]:
-    return _beginning(Presets().names(), incomplete)
+    return beginning(Presets().names(), incomplete)
 
 
 def bank_names(incomplete: str) -> list[str]:
-    return _beginning(Banks().names(), incomplete)
+    return beginning(Banks().names(), incomplete)
 
 
 def model_names(incomplete: str) -> list[str]:
-    return _beginning(Models().names(), incomplete)
-
-
-def _beginning(names: list[str], incomplete: str) -> list[str]:
-    return [name for name in names if name.startswith(incomplete) and name == plain(name)]
+    return beginning(Models().names(), incomplete)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -45,6 +41,9 @@ IdentityName = Annotated[
 ]
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", autocompletion=run_names, show_default=False)
+]
+RunNames = Annotated[
+    list[str], typer.Argument(metavar="RUN...", autocompletion=run_names, show_default=False)
 ]
 PresetName = Annotated[
     str, typer.Argument(metavar="PRESET", autocompletion=preset_names, show_default=False)

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pvtool.output import Output, table
-from pvtool.text import duration
+from pvtool.output import Output
+from pvtool.tables import Table
+from pvtool.text import figures
 from pvtool_core.estimate.requirements import (
     GIB,
     SUSTAINED,
@@ -47,7 +48,7 @@ def show(plan: Estimate, output: Output) -> None:
     """Print the estimate as tables, or as JSON, and report missing weights."""
     own, missing = architecture_of(plan.settings)[2], missing_weights(plan.settings)
     lacking = [error.message for error in missing]
-    output.result({**facts(plan), "assumed": not own, "missing": lacking}, words(plan))
+    output.result({**facts(plan), "assumed": not own, "missing": lacking}, *words(plan))
     if not own:
         output.say(
             f"{plan.settings.model.base_model} is not installed: estimated with the default "
@@ -80,27 +81,23 @@ def facts(plan: Estimate) -> dict[str, Any]:
     }
 
 
-def words(plan: Estimate) -> str:
+def words(plan: Estimate) -> list[str | Table]:
     """Return tables of memory, work and time, and whether it fits."""
-    phase, peak = plan.peak
-    held = [[f"  {name}", gib(size)] for name, size in plan.weights().items()]
-    phases = [[name, gib(size)] for name, size in plan.phases().items()]
-    host, disk = (
-        [[name, gib(size)] for name, size in part.items()] for part in (plan.host(), plan.disk())
-    )
-    memory = [
-        ["held throughout the run", gib(sum(plan.weights().values()))],
-        *held,
-        *phases,
-        [f"peak ({phase})", gib(peak)],
+    peak, _ = plan.peak
+    held = [[f"  {name}", gib(size), ""] for name, size in plan.weights().items()]
+    phases = [
+        [name, gib(size), "← peak" if name == peak else ""] for name, size in plan.phases().items()
     ]
-    tables = [
-        table(["device memory", "GiB"], memory),
-        table(["host memory", "GiB"], host),
-        table(["disk", "GiB"], disk),
-        table(["work", "passes", "TFLOP", "time"], work(plan)),
+    memory = [*phases, ["held throughout the run", gib(sum(plan.weights().values())), ""], *held]
+    host = [[f"RAM: {name}", gib(size)] for name, size in plan.host().items()]
+    disk = [[f"disk: {name}", gib(size)] for name, size in plan.disk().items()]
+    columns = ["part of the run", "passes", "work", *(["time"] if plan.tflops else [])]
+    return [
+        Table(["device memory by phase", "GiB", ""], memory),
+        Table(["other memory", "GiB"], host + disk),
+        Table(columns, work(plan)),
+        verdict(plan),
     ]
-    return "\n\n".join([*tables, verdict(plan)])
 
 
 def work(plan: Estimate) -> list[list[str]]:
@@ -112,35 +109,59 @@ def work(plan: Estimate) -> list[list[str]]:
         "iterations": f"{plan.settings.training.iterations} iterations",
     }
     return [
-        [
-            name,
-            counted.get(name, ""),
-            f"{flops / 1e12:.4g}",
-            duration(seconds[name]) if seconds else "",
-        ]
+        [name, counted.get(name, ""), operations(flops)]
+        + ([period(seconds[name])] if seconds else [])
         for name, flops in plan.flops().items()
     ]
 
 
 def verdict(plan: Estimate) -> str:
-    """Return whether the device has enough memory, and the source of the time estimate."""
-    machine, peak = plan.machine, gib(plan.peak[1])
+    """Return whether the memory is enough, what to change otherwise, and the source of the time."""
+    machine, peak = plan.machine, gib(plan.peak[1], 3)
     if not machine.memory:
-        fits = f"No GPU found; the run needs {peak} GiB of free GPU memory."
+        lines = [f"No GPU found; the run needs {peak} GiB of free GPU memory."]
+    elif plan.fits:
+        lines = [
+            f"{machine.name} has {gib(machine.memory, 3)} GiB, which is enough for {peak} GiB."
+        ]
     else:
-        answer = "is enough" if plan.fits else "is not enough"
-        fits = f"{machine.name} has {gib(machine.memory)} GiB, which {answer} for {peak} GiB."
+        lines = [
+            f"{machine.name} has {gib(machine.memory, 3)} GiB, which is not enough for {peak} GiB.",
+            *(f"  --set {setting}: {effect}" for setting, effect in plan.remedies().items()),
+            "  --preset: `pv presets list` names the memory that each preset needs",
+        ]
+        lines.insert(1, "To need less:")
     if (loading := max(plan.host().values())) > machine.host_memory:
-        fits += (
-            f"\nCPU memory of {gib(machine.host_memory)} GiB is not enough for {gib(loading)} GiB."
+        lines.append(
+            f"CPU memory of {gib(machine.host_memory, 3)} GiB is not enough for "
+            f"{gib(loading, 3)} GiB."
         )
     if not plan.tflops:
-        return f"{fits}\nUnknown throughput: add --tflops for a time estimate."
-    source = (
-        f"assumed to be {SUSTAINED:.0%} of the data sheet's peak" if machine.name else "as given"
+        lines.append("Unknown throughput: add --tflops for a time estimate.")
+    else:
+        assumed = f"assumed to be {SUSTAINED:.0%} of the data sheet's peak"
+        source = assumed if machine.name else "as given"
+        lines.append(f"Time at {plan.tflops:.0f} TFLOP/s: {source}.")
+    return "\n".join(lines)
+
+
+def gib(size: float, digits: int = 2) -> str:
+    """Format bytes as GiB with two significant digits: `0.84`, `56`, `140`."""
+    return figures(size / GIB, digits) if size >= 0.01 * GIB else "<0.01" if size else "0"
+
+
+def operations(flops: float) -> str:
+    """Format a number of operations: `20 PFLOP`."""
+    prefix, unit = next(
+        (pair for pair in (("E", 1e18), ("P", 1e15), ("T", 1e12)) if flops >= pair[1]),
+        ("G", 1e9),
     )
-    return f"{fits}\nTime at {plan.tflops:.0f} TFLOP/s: {source}."
+    return f"{figures(flops / unit)} {prefix}FLOP"
 
 
-def gib(size: float) -> str:
-    return f"{size / GIB:.2f}"
+def period(seconds: float) -> str:
+    """Format a time with two significant digits: `6.7 s`, `12 min`, `3.2 h`."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{figures(seconds / size)} {unit}"
+    return f"{figures(seconds)} s"

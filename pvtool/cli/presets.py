@@ -5,7 +5,8 @@ from typing import Any
 import typer
 
 from pvtool.cli.options import Json, PresetName
-from pvtool.output import Output, table
+from pvtool.output import Output
+from pvtool.tables import Table
 from pvtool_core.errors import InputRefused, WeightsMissing
 from pvtool_core.models.locate import locate_weights
 from pvtool_core.settings.overrides import setting_help
@@ -45,9 +46,8 @@ def list_(as_json: Json = False) -> None:
     """List presets and whether their weights are installed."""
     presets = Presets()
     rows = [facts(presets.get(name)) for name in presets.names()]
-    Output(as_json).rows(
-        "presets", rows, ["name", "origin", "weights", "description"], "No presets."
-    )
+    shown = Table.of(["name", "origin", "weights", "description"], rows, optional=["origin"])
+    Output(as_json).rows("presets", rows, shown, "No presets.")
 
 
 @app.command()
@@ -72,7 +72,10 @@ def show(name: PresetName, as_json: Json = False) -> None:
         [key, str(value[key])]
         for key in ("name", "description", "weights", "needs", "licence", "prompts")
     ]
-    rows = [[key, str(item), meanings[key]] for key, item in flat.items()]
-    Output(as_json).result(
-        value, table(["about", ""], head) + "\n\n" + table(["setting", "value", "meaning"], rows)
-    )
+    rows = [[key, _in_toml(item), meanings[key]] for key, item in flat.items()]
+    Output(as_json).result(value, Table.about(head), Table(["setting", "value", "meaning"], rows))
+
+
+def _in_toml(value: Any) -> str:
+    """Return a value as --set takes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

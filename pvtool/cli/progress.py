@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Any, Self
 
 from pvtool.output import progress
-from pvtool.text import describe_scores, duration
+from pvtool.text import describe_scores, duration, figures
 from pvtool_core.store.events import (
     ClipEvent,
     Event,
@@ -15,6 +15,7 @@ from pvtool_core.store.events import (
     ScoresEvent,
     StageEvent,
     StepEvent,
+    TelemetryEvent,
     WarningEvent,
 )
 
@@ -22,11 +23,15 @@ SHOWN_FILES = 20
 
 
 class JobProgress:
-    """Shows the progress of an engine, in training with these losses."""
+    """Shows the progress of an engine, in training with these losses on this device."""
 
-    def __init__(self, iterations: int = 0, losses: Collection[str] = ()) -> None:
+    def __init__(
+        self, iterations: int = 0, losses: Collection[str] = (), device: str = "auto"
+    ) -> None:
         self._progress = progress()
         self._iterations, self._losses, self._step = iterations, losses, 0
+        number = device.partition(":")[2]
+        self._device, self._memory = int(number) if number.isdecimal() else 0, ""
 
     def on_event(self, event: Event) -> None:
         """Show one event."""
@@ -40,6 +45,8 @@ class JobProgress:
                 self._progress.update(
                     "training", event.step, self._iterations, self._note_of(event)
                 )
+            case TelemetryEvent():
+                self._memory = self._memory_of(event)
             case RunEvent() if event.step is not None:
                 self._step = event.step
                 self._say(event)
@@ -47,11 +54,21 @@ class JobProgress:
                 self._say(event)
 
     def _note_of(self, event: StepEvent) -> str:
-        losses = {name: event.scalars[name] for name in event.scalars if name in self._losses}
-        numbers = [f"{name} {value:.3f}" for name, value in losses.items() if value is not None]
-        if event.eta:
-            numbers.append(f"{duration(event.eta)} left")
+        """Return numbers of an iteration, the most important first, since not all may fit."""
+        numbers = [f"{duration(event.eta)} left"] if event.eta else []
+        if seconds := event.scalars.get("seconds"):
+            numbers.append(f"{figures(seconds)} s/it")
+        numbers += [self._memory] if self._memory else []
+        losses = {name: event.scalars.get(name) for name in self._losses}
+        numbers += [f"{name} {value:.3f}" for name, value in losses.items() if value is not None]
         return "  ".join(numbers)
+
+    def _memory_of(self, event: TelemetryEvent) -> str:
+        """Return the used memory of the device, or of the engine without one."""
+        used = {device.index: device.memory_used for device in event.devices}.get(self._device)
+        if used:
+            return f"GPU {figures(used / 2**30)} GiB"
+        return f"RAM {figures(event.process_memory / 2**30)} GiB" if event.process_memory else ""
 
     def _say(self, event: Event) -> None:
         if message := _message_of(event):

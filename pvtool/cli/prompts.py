@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from pvtool.cli.cut_prompts import warn_of_cuts
 from pvtool.cli.options import BankName, Json
-from pvtool.cli.render_report import warn_of_cuts
 from pvtool.output import Output
+from pvtool.tables import Table
 from pvtool.text import plain
 from pvtool_core.store.prompts import Bank, Banks, read_prompt_file
 
@@ -44,9 +45,8 @@ def list_(as_json: Json = False) -> None:
     """List prompt banks."""
     banks = Banks()
     rows = [facts(banks.get(name)) for name in banks.names()]
-    Output(as_json).rows(
-        "banks", rows, ["name", "origin", "prompts", "description"], "No prompt banks."
-    )
+    shown = Table.of(["name", "origin", "prompts", "description"], rows, optional=["origin"])
+    Output(as_json).rows("banks", rows, shown, "No prompt banks.")
 
 
 @app.command()

@@ -12,6 +12,7 @@ import typer
 
 from pvtool.cli import render_options as options
 from pvtool.cli.batch import render_clips
+from pvtool.cli.cut_prompts import warn_of_cuts
 from pvtool.cli.options import ControlFrames, ControlNet, Json, Seeds
 from pvtool.cli.options import Loras as LoraWords
 from pvtool.cli.render_report import (
@@ -19,7 +20,6 @@ from pvtool.cli.render_report import (
     list_clips,
     print_adapters,
     print_mistake,
-    warn_of_cuts,
 )
 from pvtool.jobs.settings import style_table
 from pvtool.output import Output
@@ -176,7 +176,7 @@ def render(
         Outcome(total=len(planned.items), refused=refused).raise_for_status()
         return
     make_folder(out)
-    failures = FailureReport(planned, out, part)
+    failures = FailureReport(planned, out, part, again)
     outcome = render_clips(planned, job, engines, output, left_out)
     if outcome.failed:
         failures.write(outcome.failed)

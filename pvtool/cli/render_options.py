@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from pvtool.cli.options import bank_names, identity_names, model_names, run_names
+from pvtool.cli.completion import format_words, run_steps
+from pvtool.cli.options import bank_names, identity_names, model_names
 from pvtool_core.batches.columns import parse_loras
 from pvtool_core.batches.plan import Loras, Shard
 from pvtool_core.errors import UsageError
@@ -50,7 +51,7 @@ Runs = Annotated[
     typer.Option(
         "--run",
         metavar="RUN[@STEP|@best]",
-        autocompletion=run_names,
+        autocompletion=run_steps,
         help="Run and step of the adapter; best: highest held-out likeness; repeatable. "
         "[default: newest finished run]",
         show_default=False,
@@ -121,6 +122,7 @@ Format = Annotated[
     str | None,
     typer.Option(
         metavar="FORMATS",
+        autocompletion=format_words,
         help=f"Output formats, comma-separated: {', '.join(FORMATS)}. [default: mp4]",
     ),
 ]

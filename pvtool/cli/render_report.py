@@ -1,7 +1,7 @@
 """Print clips of `pv render`: planned, rendered and failed ones."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,12 @@ from pvtool_core.batches.plan import BatchPlan, Shard, as_row, estimates, states
 from pvtool_core.batches.rows import row_table
 from pvtool_core.errors import PvError
 from pvtool_core.files import replace_file
-from pvtool_core.models.prompt_limits import Cut
 from pvtool_core.rendering.results import clip_event
 from pvtool_core.settings.jobs import RenderJob, TriesConfig
 from pvtool_core.store.events import ClipEvent
 
 SHOWN_FAILURES = 20
 SHOWN_ADAPTERS = 20
-SHOWN_CUTS = 20
 SHOWN_MISSED = 20
 
 
@@ -101,15 +99,6 @@ def warn_of_missed(output: Output, found: Sequence[tuple[str, str]]) -> None:
         output.say(f"Warning: the likeness of {more} more clips is too low.")
 
 
-def warn_of_cuts(output: Output, cuts: Iterable[Cut]) -> None:
-    """Warn about prompts that are too long for a text encoder."""
-    messages = list(dict.fromkeys(cut.message for cut in cuts))
-    for message in messages[:SHOWN_CUTS]:
-        output.say(f"Warning: {message}")
-    if len(messages) > SHOWN_CUTS:
-        output.say(f"Warning: the ends of {len(messages) - SHOWN_CUTS} more prompts are cut off.")
-
-
 def print_adapters(output: Output, planned: BatchPlan) -> None:
     """Print the run and step used for each identity, and warn if another run was trained longer."""
     for name, trained in list(planned.adapters.items())[:SHOWN_ADAPTERS]:
@@ -139,11 +128,17 @@ def print_mistake(output: Output, source: str, error: PvError) -> None:
 
 
 class FailureReport:
-    """The file of a batch's failed clips, which --prompts accepts."""
+    """The file of a batch's failed clips, which --prompts accepts.
 
-    def __init__(self, planned: BatchPlan, out: Path, shard: Shard | None) -> None:
+    `again` is the clip of --from, whose settings the rows lack.
+    """
+
+    def __init__(
+        self, planned: BatchPlan, out: Path, shard: Shard | None, again: Path | None
+    ) -> None:
         self.file = out / f"failed{shard or ''}.jsonl"
         self._planned = planned
+        self._retry = f"--from {shown(again)} " if again else ""
 
     def write(self, failed: Sequence[ClipEvent]) -> None:
         """Write the failures."""
@@ -169,7 +164,7 @@ class FailureReport:
 
     def show(self, failed: Sequence[ClipEvent], output: Output) -> None:
         """Print the failures, or the first ones of many."""
-        output.say(f"Failed clips (retry with --prompts {shown(self.file)}):")
+        output.say(f"Failed clips (retry with {self._retry}--prompts {shown(self.file)}):")
         for event in failed[:SHOWN_FAILURES]:
             output.say(f"  {shown(Path(event.path))}: {event.reason}")
         if more := len(failed[SHOWN_FAILURES:]):

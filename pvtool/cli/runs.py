@@ -10,15 +10,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pvtool.cli.attempts import Attempts
 from pvtool.cli.confirm import confirm
-from pvtool.cli.options import Images, Json, RunName, Yes, run_names
+from pvtool.cli.options import Images, Json, RunName, RunNames, Yes, run_names
 from pvtool.cli.training import go, watch_run
-from pvtool.output import Output, table
-from pvtool.text import describe, describe_effect, describe_scores, shown
+from pvtool.jobs.run_filter import matches
+from pvtool.output import Output
+from pvtool.tables import Table
+from pvtool.text import (
+    describe,
+    describe_effect,
+    describe_scores,
+    duration,
+    figures,
+    moment,
+    shown,
+)
 from pvtool_core.comfyui.workflow import workflow_of
 from pvtool_core.errors import Busy, UsageError
 from pvtool_core.files import copy_private, write_private
 from pvtool_core.paths import check_new_file, runs_dir
+from pvtool_core.settings.objectives import loss_label
 from pvtool_core.settings.toml import to_table
 from pvtool_core.store.event_log import events_end, iter_records
 from pvtool_core.store.events import Record, ScoresEvent, parse_event
@@ -27,11 +39,18 @@ from pvtool_core.store.run_index import RunIndex
 from pvtool_core.store.runs import (
     ADAPTER_FILE,
     Request,
+    RunFolder,
     averaged_checkpoints,
     checkpoint_step,
     find_run,
 )
-from pvtool_core.store.summary import adapter_of, job_of, summarize_run, summary_table
+from pvtool_core.store.summary import (
+    RunSummary,
+    adapter_of,
+    job_of,
+    summarize_run,
+    summary_table,
+)
 from pvtool_core.supervisor import ANSWER_SECONDS, ask, follow, raise_outcome, wait_for
 from pvtool_core.untrusted import exists, is_file
 
@@ -44,15 +63,51 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_(as_json: Json = False) -> None:
-    """List runs, oldest first."""
-    rows = [run.table() for run in RunIndex().facts()]
-    columns = ["run", "identity", "preset", "state", "step", "iterations", "started"]
-    output = Output(as_json)
-    output.rows("runs", rows, columns, "No runs. Start one with `pv train NAME`.")
-    for row in rows:
-        if row["problem"]:
-            output.say(f"{row['run']}: {row['problem']}")
+def list_(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILTER]...",
+            help="Words in name, identity, preset or state, such as ann or state:failed.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List runs, oldest first.
+
+    The likeness is the held-out one of the best checkpoint; losses are means of the last 20 steps.
+    """
+    output, every = Output(as_json), RunIndex().facts()
+    runs = [run for run in every if matches(run, words or [])]
+    empty = "No matching runs." if every else "No runs. Start one with `pv train NAME`."
+    output.rows("runs", [run.table() for run in runs], _table_of(runs), empty)
+    if words:
+        output.say(f"{len(runs)} of {len(every)} runs.")
+    for run in runs:
+        if run.problem:
+            output.say(f"Warning: {run.run}: {run.problem}")
+
+
+def _table_of(runs: list[RunSummary]) -> Table:
+    losses = {name: loss_label(name) for run in runs for name in run.losses}
+    rows = [_cells(run, losses) for run in runs]
+    columns = ["run", "identity", "preset", "state", "step", "left", "likeness", *losses.values()]
+    optional = ["left", "started", "preset", "s/step", *list(losses.values())[::-1], "likeness"]
+    return Table.of([*columns, "s/step", "started"], rows, optional)
+
+
+def _cells(run: RunSummary, losses: dict[str, str]) -> dict[str, str | None]:
+    trends = {label: run.losses.get(name) for name, label in losses.items()}
+    return {
+        **{name: getattr(run, name) for name in ("run", "identity", "preset", "state")},
+        "step": f"{run.step}/{run.iterations}" if run.iterations else None,
+        "left": duration(run.eta) if run.eta else None,
+        "likeness": None if run.likeness is None else f"{run.likeness:.2f}",
+        **{label: trend and f"{trend.mean:.3f} {trend.arrow:1}" for label, trend in trends.items()},
+        "s/step": figures(run.seconds_per_step) if run.seconds_per_step else None,
+        "started": moment(run.started),
+    }
 
 
 @app.command()
@@ -75,8 +130,9 @@ def show(run: RunName, as_json: Json = False) -> None:
     ended = folder.read_exit()
     folders = folder.checkpoint_folders()
     checkpoints = [checkpoint_step(path) for path in folders]
+    summary = summarize_run(folder)
     value: dict[str, Any] = {
-        **summary_table(folder),
+        **summary.table(),
         "path": str(folder.path),
         "checkpoints": checkpoints,
     }
@@ -85,8 +141,8 @@ def show(run: RunName, as_json: Json = False) -> None:
     if ended and ended.hint:
         value["hint"] = ended.hint
     settings = to_table(job_of(folder))
-    pairs = [[key, str(item)] for key, item in value.items() if item not in (None, "", [])]
-    pairs += [["newest", describe(newest)]] if newest else []
+    pairs = _about(summary, value)
+    pairs += [["newest", f"step {newest['step']}: {newest.get('prompt', '')}"]] if newest else []
     if scores:
         text = describe_scores(scores.scores, scores.base)
         pairs += [["samples", f"step {scores.step}: {text}"]]
@@ -102,8 +158,30 @@ def show(run: RunName, as_json: Json = False) -> None:
         pairs += [["effect", f"step {checkpoints[-1]}: {describe_effect(effect.rms)}"]]
     pairs += [["settings", str(folder.config)]]
     output = Output(as_json)
-    output.result({**value, "settings": settings}, table(["", ""], pairs).lstrip("\n"))
+    output.result({**value, "settings": settings}, Table.about(pairs))
     _warn_if_negligible(output, effect, f"{run}@{checkpoints[-1]}" if checkpoints else run)
+
+
+def _about(run: RunSummary, value: dict[str, Any]) -> list[list[str]]:
+    """Return names and values of a run, without those that are empty."""
+    losses = [
+        f"{loss_label(name)} {trend.mean:.3f} {trend.arrow}"
+        for name, trend in run.losses.items()
+        if trend
+    ]
+    about = {
+        **{name: value[name] for name in ("run", "identity", "preset", "state")},
+        "step": f"{run.step} of {run.iterations}",
+        "started": moment(run.started),
+        "left": duration(run.eta) if run.eta else "",
+        "s/step": figures(run.seconds_per_step) if run.seconds_per_step else "",
+        "losses": "  ".join(losses),
+        "path": value["path"],
+        "checkpoints": ", ".join(map(str, value["checkpoints"])),
+        "without face": f"{value['iterations_without_face']} iterations",
+        **{name: value.get(name, "") for name in ("reason", "hint", "problem")},
+    }
+    return [[name, str(item)] for name, item in about.items() if item]
 
 
 def _effect_of(adapter: Path) -> "Effect | None":
@@ -166,9 +244,13 @@ def pause(run: RunName, wait: Wait = ANSWER_SECONDS, as_json: Json = False) -> N
 
 
 @app.command()
-def stop(run: RunName, wait: Wait = ANSWER_SECONDS, as_json: Json = False) -> None:
-    """Save a checkpoint and end the engine."""
-    _ask(run, Request.STOP, {State.STOPPED, State.FINISHED}, wait, as_json)
+def stop(runs: RunNames, wait: Wait = ANSWER_SECONDS, as_json: Json = False) -> None:
+    """Save a checkpoint and end the engine, of each run in turn."""
+    attempts = Attempts(runs, Output(as_json))
+    for run in attempts.names:
+        with attempts.on(run):
+            _ask(run, Request.STOP, {State.STOPPED, State.FINISHED}, wait, as_json)
+    attempts.finish()
 
 
 @app.command()
@@ -314,8 +396,31 @@ def average(
 
 
 @app.command()
-def remove(run: RunName, yes: Yes = False, as_json: Json = False) -> None:
-    """Delete a run that is not running."""
+def remove(runs: RunNames, yes: Yes = False, as_json: Json = False) -> None:
+    """Delete runs that are not running, after one confirmation.
+
+    The exit status is 6 if some could not be deleted.
+    """
+    output, folders = Output(as_json), list[RunFolder]()
+    attempts = Attempts(runs, output)
+    for run in attempts.names:
+        with attempts.on(run):
+            folders.append(_removable(run))
+    names = [folder.name for folder in folders]
+    if len(names) == 1:
+        confirm(f"Delete {names[0]} and its checkpoints?", yes)
+    elif names:
+        confirm(f"Delete {len(names)} runs ({', '.join(names)}) and their checkpoints?", yes)
+    for folder in folders:
+        with attempts.on(folder.name):
+            _delete(folder)
+            value = {"removed": folder.name, "path": str(folder.path)}
+            output.stream(value, f"Removed {folder.name}.")
+    attempts.finish()
+
+
+def _removable(run: str) -> RunFolder:
+    """Return the folder of a run. Raises Missing, BadName, or UsageError for a link."""
     folder = find_run(runs_dir(), run)
     if folder.path.is_symlink():
         place = folder.path.readlink()
@@ -323,12 +428,14 @@ def remove(run: RunName, yes: Yes = False, as_json: Json = False) -> None:
             f"{run} is a link to {place}, which pv does not delete.",
             f"Remove {folder.path} yourself.",
         )
-    confirm(f"Delete {run} and its checkpoints?", yes)
-    # A live engine holds the lock.
+    return folder
+
+
+def _delete(folder: RunFolder) -> None:
+    """Delete a run. Raises Busy while its engine, which holds the lock, is running."""
     with (
         folder.lock()
         if is_file(folder.lock_file) or not exists(folder.lock_file)
         else nullcontext()
     ):
         shutil.rmtree(folder.path)
-    Output(as_json).result({"removed": run, "path": str(folder.path)}, f"Removed {run}.")

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from pvtool.cli.batch import render_clips
+from pvtool.cli.cut_prompts import warn_of_cuts
 from pvtool.cli.progress import JobProgress
-from pvtool.cli.render_report import warn_of_cuts
-from pvtool.output import Output, table
+from pvtool.output import Output
+from pvtool.tables import Table
 from pvtool.text import duration
 from pvtool_core.api.batch import missing_clips, render_job
 from pvtool_core.api.evaluate import (
@@ -81,7 +82,7 @@ def score_clips(
         return score(settings, identities, clips, out, choices, progress.on_event)
 
 
-def metrics_table(report: Mapping[str, Any]) -> str:
+def metrics_tables(report: Mapping[str, Any]) -> list[str | Table]:
     """Return a line for each metric: means with 95 % intervals by method, and differences."""
     methods: dict[str, dict[str, Any]] = report["methods"]
     others = [name for name in methods if name != report["reference"]]
@@ -108,7 +109,8 @@ def metrics_table(report: Mapping[str, Any]) -> str:
     if len(report["identities"]) > 1:
         for name, each in report["identities"].items():
             notes += [f"Alarm of {name}: {alarm}" for alarm in each["alarms"]]
-    return "\n".join([table(header, rows), "", *_of_identities(report), *notes]).rstrip()
+    text = ["\n".join(notes)] if notes else []
+    return [Table(header, rows), *_of_identities(report), *text]
 
 
 def _cell(method: Mapping[str, Any], key: str) -> str:
@@ -132,7 +134,7 @@ def _with_interval(number: Mapping[str, Any] | None, sign: str) -> str:
     return f"{mean} [{number['low']:{sign}.3f}, {number['high']:{sign}.3f}]"
 
 
-def _of_identities(report: Mapping[str, Any]) -> list[str]:
+def _of_identities(report: Mapping[str, Any]) -> list[Table]:
     """Return a table of the likeness of each identity, if there are several or a ceiling."""
     people: dict[str, dict[str, Any]] = report["identities"]
     methods = list(report["methods"])
@@ -147,7 +149,7 @@ def _of_identities(report: Mapping[str, Any]) -> list[str]:
         ]
         for name, each in people.items()
     ]
-    return [table(["likeness of", *methods, "own photos"], rows), ""]
+    return [Table(["likeness of", *methods, "own photos"], rows)]
 
 
 def _number(value: float | None) -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pvtool.cli.options import Images, Json
-from pvtool.output import Output, on_terminal, progress, table
+from pvtool.output import Output, on_terminal, progress
+from pvtool.tables import Table
 from pvtool.text import shown
 from pvtool_core.errors import UsageError
 from pvtool_core.paths import check_utf8
@@ -194,10 +195,10 @@ def report(
 
     known = read_key(key.absolute() if key else key_path(out.absolute()))
     found = study_report(known, [*read_all_answers(answers, known).values()], seed)
-    Output(as_json).result(found, _report_text(found))
+    Output(as_json).result(found, *_report_parts(found))
 
 
-def _report_text(found: dict[str, Any]) -> str:
+def _report_parts(found: dict[str, Any]) -> list[str | Table]:
     raters = [
         [
             row["rater"],
@@ -222,17 +223,17 @@ def _report_text(found: dict[str, Any]) -> str:
         for pair in table_["pairs"]
     ]
     columns = ["question", "methods", "win rate", "95 %", "win/tie/loss", "sign test p", "alpha"]
-    parts = [
-        table(["rater", "sets", "failed checks", "equal repeats", ""], raters),
-        table(columns, rates),
+    parts: list[str | Table] = [
+        Table(["rater", "sets", "failed checks", "equal repeats", ""], raters),
+        Table(columns, rates, optional=["alpha", "sign test p"]),
     ]
     if len(found["methods"]) > 2:
         scores = [
             [question, *(_number((table_["scores"] or {}).get(name)) for name in found["methods"])]
             for question, table_ in found["questions"].items()
         ]
-        parts.append("Rao-Kupper scores\n" + table(["question", *found["methods"]], scores))
-    return "\n\n".join([*parts, found["note"]])
+        parts += ["Rao-Kupper scores", Table(["question", *found["methods"]], scores)]
+    return [*parts, found["note"]]
 
 
 def _interval(pair: dict[str, Any]) -> str:

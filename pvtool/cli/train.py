@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from pvtool.cli.completion import setting_words
+from pvtool.cli.cut_prompts import warn_of_cuts
 from pvtool.cli.options import (
     ControlFrames,
     ControlNet,
@@ -13,7 +15,6 @@ from pvtool.cli.options import (
     bank_names,
     preset_names,
 )
-from pvtool.cli.render_report import warn_of_cuts
 from pvtool.cli.training import go
 from pvtool.jobs.prepare import choose, prepare
 from pvtool.jobs.settings import style_table
@@ -45,7 +46,10 @@ def train(
     sets: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Override a setting; see `pv presets show`."
+            "--set",
+            metavar="KEY=VALUE",
+            autocompletion=setting_words,
+            help="Override a setting; see `pv presets show`.",
         ),
     ] = None,
     loras: Loras = None,

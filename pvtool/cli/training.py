@@ -1,16 +1,23 @@
 """Run the engine of a training run: followed, detached, or watched in the dashboard."""
 
+import shlex
+import time
+
+from pvtool.cli.cut_prompts import warn_of_cuts
 from pvtool.cli.progress import JobProgress
-from pvtool.cli.render_report import warn_of_cuts
 from pvtool.output import Output, on_terminal
+from pvtool.text import duration, figures, shown
 from pvtool_core.engine_server import EngineProcess
 from pvtool_core.models.prompt_limits import check_prompts_fit
 from pvtool_core.paths import runs_dir
 from pvtool_core.settings.jobs import TrainJob, read_job, require
 from pvtool_core.settings.objectives import OBJECTIVES
+from pvtool_core.settings.sample_metrics import LIKENESS
+from pvtool_core.store.event_log import newest_records
+from pvtool_core.store.events import ScoresEvent, parse_event
 from pvtool_core.store.liveness import LIVE, State
-from pvtool_core.store.runs import RunFolder
-from pvtool_core.store.summary import check_training
+from pvtool_core.store.runs import BestCheckpoint, RunFolder
+from pvtool_core.store.summary import RunSummary, adapter_of, check_training, job_of, summarize_run
 from pvtool_core.supervisor import follow, raise_outcome, run_to_end, start_detached
 
 
@@ -26,11 +33,44 @@ def go(folder: RunFolder, detach: bool, output: Output) -> None:
         text = f"{folder.name} is training. Follow it with `pv runs logs {folder.name} --follow`."
         output.result({**value, "state": folder.state()}, text)
         return
+    began = time.monotonic()
     follow_training(folder)
-    output.result(
-        {**value, "state": folder.state()},
-        f"{folder.name} is {folder.state()}: {folder.latest_checkpoint()}",
-    )
+    state = folder.state()
+    lines = [f"{folder.name} is {state}.", *_closing(folder, time.monotonic() - began)]
+    output.result({**value, "state": state}, "\n".join(lines))
+
+
+def _closing(folder: RunFolder, seconds: float) -> list[str]:
+    """Return lines about what an ended run reached, and the next command.
+
+    Paths and commands are not wrapped, to be copied.
+    """
+    run, best, job = summarize_run(folder), folder.read_best(), job_of(folder)
+    step = f" ({figures(run.seconds_per_step)} s/step)" if run.seconds_per_step else ""
+    about = {"time": f"{duration(seconds)}{step}, to step {run.step} of {run.iterations}"}
+    for event in map(parse_event, newest_records(folder.events, ScoresEvent.type, 1)):
+        about["likeness"] = _likeness(event) if isinstance(event, ScoresEvent) else ""
+    if best:
+        about["best"] = f"{run.run}@best, step {best.step}: likeness {best.likeness:.3f}"
+    if folder.latest_checkpoint():
+        about["adapter"] = shown(adapter_of(folder))
+    about["next"] = _next_command(run, job, best)
+    return [f"{name:9} {text}" for name, text in about.items() if text]
+
+
+def _likeness(event: ScoresEvent) -> str:
+    after, before = event.scores.get(LIKENESS), event.base.get(LIKENESS)
+    if after is None:
+        return ""
+    base = "" if before is None else f", base model {before:.3f}"
+    return f"{after:.3f} at step {event.step}{base} (held-out recogniser)"
+
+
+def _next_command(run: RunSummary, job: TrainJob, best: BestCheckpoint | None) -> str:
+    if run.state != State.FINISHED:
+        return f"pv runs resume {run.run}"
+    chosen = f" --run {run.run}@best" if best and best.step != run.step else ""
+    return f"pv render {run.identity}{chosen} {shlex.quote(job.prompts[0])}"
 
 
 def follow_training(folder: RunFolder) -> None:
@@ -50,8 +90,9 @@ def follow_other(folder: RunFolder) -> None:
 
 
 def _progress(folder: RunFolder) -> JobProgress:
-    training = require(read_job(folder.config), TrainJob).training
-    return JobProgress(training.iterations, OBJECTIVES[training.objective].losses)
+    job = require(read_job(folder.config), TrainJob)
+    losses = OBJECTIVES[job.training.objective].losses
+    return JobProgress(job.training.iterations, losses, job.model.device)
 
 
 def watch_run(

@@ -159,6 +159,7 @@ def render(
     base_model: str = "",
     strength: float = 1.0,
     start: float | None = None,
+    start_sigma: float | None = None,
     overrides: Table | None = None,
     formats: Sequence[str] = ("mp4",),
     devices: Sequence[str] = (),
@@ -181,6 +182,7 @@ def render(
         strength: Factor of the adapter; 0 is the base model, 1 the adapter as trained.
         start: Fraction of the denoising steps after which the adapter is active. [default: the
             run's]
+        start_sigma: Noise level from which the adapter is active, instead of `start`.
         overrides: Settings of model and sampler that differ from the run's, as tables by section,
             for example `{"sampler": {"steps": 30}}`.
         formats: Output formats, by file suffix without the dot.
@@ -200,8 +202,14 @@ def render(
     """
     name = run if isinstance(run, str) else run.name
     identity = job_of(find_run(runs_dir(), name.partition("@")[0])).identity
-    given = {"base_model": base_model or None, "start": start, "strength": strength}
-    choices = choices_of(given)
+    choices = choices_of(
+        {
+            "base_model": base_model or None,
+            "start": start,
+            "start_sigma": start_sigma,
+            "strength": strength,
+        }
+    )
     pairs = tuple(
         (f"{section}.{key}", value)
         for section, table in (overrides or {}).items()

@@ -77,14 +77,16 @@ def refused_unless_loaded(base_model: str, family: str) -> Generator[None]:
 
 def _check_unchanged(model: ModelConfig) -> None:
     now = with_fingerprints(dataclasses.replace(model, fingerprint=""))
-    parts = {f"base model in {model.base_model}": now.fingerprint == model.fingerprint}
-    parts |= {f"LoRA {lora.file}": lora in now.loras for lora in model.loras}
-    parts |= {
-        f"ControlNet {model.control.model}, or its control images,": model.control == now.control
-    }
-    if changed := [part for part, same in parts.items() if not same]:
-        raise InputRefused(
-            f"The {changed[0]} is not the one that this job was created for.",
-            "Restore its files. To use the changed ones, start a new run, or render with "
-            "--base-model.",
-        )
+    parts = [
+        (f"base model in {model.base_model}", "--base-model", now.fingerprint == model.fingerprint)
+    ]
+    parts += [(f"LoRA {lora.file}", "--lora", lora in now.loras) for lora in model.loras]
+    control = f"ControlNet {model.control.model}, or its control images,"
+    parts.append((control, "--controlnet", model.control == now.control))
+    for part, option, same in parts:
+        if not same:
+            raise InputRefused(
+                f"The {part} is not the one that this job was created for.",
+                f"Restore its files. To use the changed ones, start a new run, or render with "
+                f"{option}.",
+            )

@@ -5,96 +5,134 @@ those of the base model `base` if nothing varies; an identity with several adapt
 the names of their methods.
 """
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
+from pvtool_core.errors import InputRefused
 from pvtool_core.settings.jobs import ADAPTER_METHOD, BASE_METHOD
 
 Record = Mapping[str, Any]
-Parts = dict[str, str]
+
+
+class Part(NamedTuple):
+    """One setting of a clip: the value that may vary, and its text in the name of a method."""
+
+    value: Hashable
+    text: str
+
+
+Parts = dict[str, Part]
+_LONGEST_NAME = 40
 
 
 def methods_of(records: Mapping[Path, Record]) -> dict[Path, str]:
     """Return the method of each clip, by its sidecar and the sidecar's contents.
 
-    Clips of the base model on which the adapters were trained, without further LoRAs, are `base`.
+    Clips of the base model on which the adapters were trained, without LoRAs and ControlNet, are
+    `base`. Raises InputRefused for a sidecar with values of a wrong type.
     """
-    adapted = {path: record for path, record in records.items() if record["adapter"]}
-    base = {path: record for path, record in records.items() if not record["adapter"]}
-    trained_on = {record.get("adapter_base_fingerprint") for record in adapted.values()}
-    return _adapted(adapted) | _base(base, trained_on)
-
-
-def _adapted(records: Mapping[Path, Record]) -> dict[Path, str]:
-    steps: defaultdict[str, set[str]] = defaultdict(set)
-    for record in records.values():
-        steps[record["identity"]].add(_adapter_of(record))
-    parts: dict[Path, Parts] = {}
+    adapted, base = dict[Path, Parts](), dict[Path, Parts]()
+    trained_on: set[Hashable] = set()
     for path, record in records.items():
-        several = len(steps[record["identity"]]) > 1
-        named = {"run": _adapter_of(record)} if several else {"run": ""}
-        parts[path] = named | _starts_and_strength(record) | _model_parts(record)
-    return {
-        path: ", ".join(words) or ADAPTER_METHOD for path, words in _varying(parts, "run").items()
-    }
+        try:
+            if record["adapter"]:
+                adapted[path] = _adapter_parts(record) | _model_parts(record)
+                own = adapted[path]["base model"].value  # of sidecars of older versions
+                trained_on.add(_text(record, "adapter_base_fingerprint") or own)
+            else:
+                base[path] = _model_parts(record)
+        except (TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+            raise InputRefused(
+                f"{path} is not a sidecar of pv.", "Remove it, or render the clip again."
+            ) from error
+    return _adapted(adapted, records) | _base(base, trained_on)
 
 
-def _base(records: Mapping[Path, Record], trained_on: set[Any]) -> dict[Path, str]:
-    parts = {path: _model_parts(record) for path, record in records.items()}
+def _adapted(parts: dict[Path, Parts], records: Mapping[Path, Record]) -> dict[Path, str]:
+    steps: defaultdict[str, set[Hashable]] = defaultdict(set)
+    for path, each in parts.items():
+        steps[records[path]["identity"]].add(each["run"].value)
+    for path, each in parts.items():
+        if len(steps[records[path]["identity"]]) == 1:
+            each["run"] = Part("", "")
+    return {path: ", ".join(words) or ADAPTER_METHOD for path, words in _varying(parts).items()}
+
+
+def _base(parts: Mapping[Path, Parts], trained_on: set[Hashable]) -> dict[Path, str]:
+    def is_plain(each: Parts) -> bool:
+        added = each["LoRAs"].text or each["ControlNet"].text
+        return each["base model"].value in trained_on and not added
+
     return {
-        path: BASE_METHOD
-        if _is_plain(records[path], trained_on)
-        else ", ".join([BASE_METHOD, *words])
+        path: BASE_METHOD if is_plain(parts[path]) else ", ".join([BASE_METHOD, *words])
         for path, words in _varying(parts).items()
     }
 
 
-def _is_plain(record: Record, trained_on: set[Any]) -> bool:
-    model = _table(record.get("model"))
-    return model.get("fingerprint") in trained_on and not model.get("loras")
+def _varying(parts: Mapping[Path, Parts]) -> dict[Path, list[str]]:
+    """Return the texts of settings that differ between clips, without empty ones.
 
-
-def _varying(parts: Mapping[Path, Parts], always: str = "") -> dict[Path, list[str]]:
-    """Return the parts that differ between clips, and `always`, without empty ones."""
-    values: defaultdict[str, set[str]] = defaultdict(set)
+    Different values with equal texts are told apart by the first digits of a hash.
+    """
+    values: defaultdict[str, dict[Hashable, str]] = defaultdict(dict)
     for each in parts.values():
-        for key, value in each.items():
-            values[key].add(value)
-    named = {key for key, found in values.items() if len(found) > 1 or key == always}
+        for key, part in each.items():
+            values[key].setdefault(part.value, part.text)
     return {
-        path: [value for key, value in each.items() if key in named and value]
+        path: [
+            text
+            for key, part in each.items()
+            if len(values[key]) > 1 and (text := _unique(part.value, values[key]))
+        ]
         for path, each in parts.items()
     }
 
 
-def _adapter_of(record: Record) -> str:
-    return f"{record.get('run')}@{record.get('step')}"
+def _unique(value: Hashable, texts: Mapping[Hashable, str]) -> str:
+    text = texts[value]
+    if list(texts.values()).count(text) == 1 or not text:
+        return text
+    return f"{text} ({hashlib.sha256(repr(value).encode()).hexdigest()[:4]})"
 
 
-def _starts_and_strength(record: Record) -> Parts:
-    sigma = record.get("adapter_start_sigma")
-    start = f"start sigma {sigma}" if sigma else f"start {record.get('adapter_start')}"
-    return {"start": start, "strength": f"strength {record.get('strength', 1.0):g}"}
-
-
-def _model_parts(record: Record) -> Parts:
-    model, places = _table(record.get("model")), _table(record.get("places"))
-    files = _names(places.get("loras"))
-    weights = [each[1] for each in model.get("loras") or ()]
-    loras = " + ".join(f"{name}:{weight:g}" for name, weight in zip(files, weights, strict=False))
-    control = _table(places.get("control")).get("model") or ""
+def _adapter_parts(record: Record) -> Parts:
+    run, sigma = f"{record.get('run')}@{record.get('step')}", record.get("adapter_start_sigma")
+    start = f"start sigma {sigma:g}" if sigma else f"start {record.get('adapter_start') or 0:g}"
+    strength = f"strength {record.get('strength', 1.0):g}"
     return {
-        "base model": f"on {PurePath(str(record.get('base_model'))).stem}",
-        "LoRAs": loras,
-        "ControlNet": f"ControlNet {PurePath(str(control)).name}" if control else "",
+        "run": Part(run, run),
+        "start": Part(start, start),
+        "strength": Part(strength, strength),
     }
 
 
-def _names(files: Any) -> Sequence[str]:
-    return [PurePath(str(file)).stem for file in files or ()]
+def _model_parts(record: Record) -> Parts:
+    model, places = record.get("model") or {}, record.get("places") or {}
+    names = [_name(file) for file in places.get("loras") or ()]
+    loras = [(str(fingerprint), float(weight)) for fingerprint, weight in model.get("loras") or ()]
+    named = zip(names or ["LoRA"] * len(loras), loras, strict=False)
+    weighted = [f"{name}:{weight:g}" for name, (_, weight) in named]
+    control, weight = model.get("control") or ("", 1.0)
+    net = f"ControlNet {_name((places.get('control') or {}).get('model') or '')}" if control else ""
+    return {
+        "base model": Part(
+            _text(model, "fingerprint"), f"on {_name(_text(record, 'base_model') or '?')}"
+        ),
+        "LoRAs": Part(tuple(loras), " + ".join(weighted)),
+        "ControlNet": Part((str(control), float(weight)), net.strip()),
+    }
 
 
-def _table(value: Any) -> Record:
-    return value if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType]
+def _name(file: str) -> str:
+    """Return the name of a file or folder, without the suffix of weights."""
+    return PurePath(file).name.removesuffix(".safetensors")[:_LONGEST_NAME]
+
+
+def _text(record: Record, key: str) -> str:
+    value = record.get(key, "")
+    if not isinstance(value, str):
+        raise TypeError(key)
+    return value

@@ -117,7 +117,10 @@ def read_columns(table: Mapping[str, Any], complain: Complaint) -> dict[str, lis
             continue
         try:
             field, reader = READERS[column]
-            found[field] = list(reader(value))
+            values = list(reader(value))
+            if not values:
+                raise UsageError(f"Empty {column}.", "Write at least one value, or omit it.")
+            found[field] = values
         except KeyError:
             complain(unknown_column(column))
         except PvError as error:
@@ -235,12 +238,15 @@ def _setting(column: str, text: str) -> Any:
         raise UsageError(f"{column} {error.mistakes[0].problem}.", error.hint) from error
 
 
-def _numbers(column: str, value: Any) -> list[float]:
-    """Return the numbers in `0.5`, `0.5,0.75` or a list of these."""
+def parse_numbers(column: str, value: Any) -> list[float]:
+    """Parse `0.5`, `0.5,0.75` or a list of these, in the range of the column.
+
+    Raises UsageError.
+    """
     if isinstance(value, list):
-        return list(dict.fromkeys(each for part in value for each in _numbers(column, part)))
+        return list(dict.fromkeys(each for part in value for each in parse_numbers(column, part)))
     if isinstance(value, str) and "," in value:
-        return _numbers(column, value.split(","))
+        return parse_numbers(column, value.split(","))
     low, high = RANGES[column]
     try:
         number = math.nan if isinstance(value, bool) else float(value)
@@ -249,7 +255,7 @@ def _numbers(column: str, value: Any) -> list[float]:
     if not low <= number <= high:
         raise UsageError(
             f"Invalid {column} {value!r}: expected numbers from {low:g} to {high:g}.",
-            "Write one, or several with commas, such as 0.5,1.",
+            "Write one, or several with commas, such as 0.5,0.75.",
         )
     return [number + 0.0]  # -0.0 would have another hash
 
@@ -268,9 +274,9 @@ READERS: dict[str, tuple[str, Reader]] = {
     "lora": ("loras", parse_loras),
     **{column: (key, partial(_settings, column)) for column, key in SETTINGS.items()},
     "base_model": (SETTINGS["base_model"], _base_models),
-    "start": (SETTINGS["start"], partial(_numbers, "start")),
-    "start_sigma": (SETTINGS["start_sigma"], partial(_numbers, "start_sigma")),
-    "strength": ("strength", partial(_numbers, "strength")),
+    "start": (SETTINGS["start"], partial(parse_numbers, "start")),
+    "start_sigma": (SETTINGS["start_sigma"], partial(parse_numbers, "start_sigma")),
+    "strength": ("strength", partial(parse_numbers, "strength")),
 }
 SUFFIXES = {
     "w": "width",

@@ -17,7 +17,7 @@ from pvtool_core.batches.rows import Mistakes, Row
 from pvtool_core.batches.seed_tries import applies_to, is_settled
 from pvtool_core.errors import BadPrompt, PvError, UsageError
 from pvtool_core.models.base_models import check_adapter_fits
-from pvtool_core.models.fingerprints import with_fingerprints
+from pvtool_core.models.fingerprints import fingerprint_of, with_fingerprints
 from pvtool_core.models.locate import locate_style, with_base_model
 from pvtool_core.models.prompt_limits import Cut, check_prompts_fit
 from pvtool_core.paths import check_utf8
@@ -181,10 +181,10 @@ class _Planner:
         loras = wanted.loras if row.loras is None else (row.loras,)
         strengths = wanted.strengths if row.strength is None else (row.strength,)
         runs = (row.run,) if row.run else wanted.runs
-        for name in people:
+        choices = product(people, runs, loras, wanted.settings, strengths)
+        for name, run, stack, settings, strength in choices:
             try:
-                for choice in product(runs, loras, wanted.settings, strengths):
-                    self._add(row, name, *choice)
+                self._add(row, name, run, stack, settings, strength)
             except BadPrompt as error:  # the prompt is invalid for every identity
                 self.mistakes.add(row.source, error)
             except PvError as error:
@@ -334,11 +334,10 @@ def _two_starts() -> UsageError:
 def _notes(trained: RunAdapter, wanted: Setup) -> Iterable[str]:
     """Yield differences between a setup and the training of the adapter."""
     name, start = f"{trained.run}@{trained.step}", trained.start
+    base = wanted.model.base_model
     if wanted.model.fingerprint != trained.base_fingerprint:
-        yield (
-            f"{name}: rendering on {wanted.model.base_model}; the adapter was trained on "
-            f"{trained.base_model}."
-        )
+        other = trained.base_model if base != trained.base_model else "other files of it"
+        yield f"{name}: rendering on {base}; the adapter was trained on {other}."
     if sigma := wanted.adapter.start_sigma:
         yield (
             f"Warning: {name} was trained to start at {start:g} of the steps; these clips start "
@@ -370,7 +369,8 @@ def _changed(setup: Setup, loras: Loras, pairs: Pairs, control: Table | None) ->
         changes["adapter"]["start_sigma"] = 0.0  # of a clip to render again
     changed = from_table(Setup, merge(to_table(setup), changes), "the settings of the clip")
     if base_model:
-        model = with_fingerprints(with_base_model(changed.model, base_model))
+        model = with_base_model(changed.model, base_model)
+        model = dataclasses.replace(model, fingerprint=fingerprint_of(model))
         changed = dataclasses.replace(changed, model=model)
     if loras or control:
         changed = dataclasses.replace(changed, model=with_fingerprints(locate_style(changed.model)))

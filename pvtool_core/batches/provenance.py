@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from pvtool_core.batches.adapters import RunAdapter
 from pvtool_core.batches.clips import encoding_of_how, read_sidecar
+from pvtool_core.batches.columns import RANGES
 from pvtool_core.errors import InputRefused, Missing, PvError, WeightsMissing
 from pvtool_core.hashes import sha256_of
 from pvtool_core.media.ffmpeg import ClipBroken
@@ -72,7 +73,7 @@ def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Provenance:
     job = _job_of_run(facts["run"])
     setup = _setup(facts, job)
     own = bool(facts["adapter_sha256"]) and not by_other
-    base = facts.get("adapter_base_fingerprint") or setup.model.fingerprint
+    base = _text(facts, "adapter_base_fingerprint") or setup.model.fingerprint
     trained = RunAdapter(
         adapter=_adapter(facts) if own else Path(),
         sha256=facts["adapter_sha256"],
@@ -80,7 +81,7 @@ def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Provenance:
         step=facts["step"],
         setup=setup,
         start=job.adapter.start if job else setup.adapter.start,
-        base_model=facts.get("adapter_base") or (job or setup).model.base_model,
+        base_model=_text(facts, "adapter_base") or (job or setup).model.base_model,
         base_fingerprint=base,
     )
     item = RenderItem(
@@ -89,7 +90,7 @@ def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Provenance:
         seed=facts["seed"],
         adapter=str(trained.adapter) if own else "",
         adapter_sha256=facts["adapter_sha256"],
-        strength=float(facts.get("strength", 1.0)),
+        strength=_strength(facts),
         run=facts["run"],
         step=facts["step"],
         clip=str(clip),
@@ -97,6 +98,25 @@ def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Provenance:
     return Provenance(
         item, setup, trained, {"upscale": facts["upscale"]["factor"], **_encoding(path, facts)}
     )
+
+
+def _text(facts: Facts, key: str) -> str:
+    """Return an optional text. Raises ValueError for another type."""
+    value = facts.get(key, "")
+    if not isinstance(value, str):
+        raise ValueError(key)
+    return value
+
+
+def _strength(facts: Facts) -> float:
+    """Return the strength; clips of the base model and older ones lack it. Raises ValueError."""
+    value = facts.get("strength")
+    low, high = RANGES["strength"]
+    if value is None:
+        return 1.0
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise ValueError("strength")
+    return float(value)
 
 
 def _job_of_run(name: str) -> TrainJob | None:

@@ -13,6 +13,7 @@ from typing import Any, Self
 from pvtool_core.errors import WeightsMissing
 from pvtool_core.models.locate import locate_base, resolve
 from pvtool_core.paths import presets_dir
+from pvtool_core.settings.families import supporting
 from pvtool_core.settings.schema import Settings
 
 GIB = 2**30
@@ -203,6 +204,37 @@ class Estimate:
     def fits(self) -> bool | None:
         """True if the peak fits the accelerator's memory; None without an accelerator."""
         return self.peak[1] <= self.machine.memory if self.machine.memory else None
+
+    def remedies(self) -> dict[str, str]:
+        """Return settings that lower the peak, each with its effect or its price."""
+        model, training, phase = self.settings.model, self.settings.training, self.peak[0]
+        decodes = phase in {"filling the cache, decoding", "judging frames"}
+        known = {
+            "training.gradient=replay": (
+                training.gradient == "full"
+                and phase in {"denoising with a gradient", "judging frames"},
+                "memory of one step, more passes",
+            ),
+            "training.recompute=true": (
+                not training.recompute and phase == "denoising with a gradient",
+                "a tenth of the activations, slower",
+            ),
+            "model.offload=true": (
+                not model.offload and model.family in supporting("model.offload"),
+                "the denoiser's blocks stay in RAM, slower",
+            ),
+            "model.vae_tiling=true": (
+                not model.vae_tiling and decodes,
+                "decode in tiles with blended edges",
+            ),
+            "semantic_reward.frames=2": (
+                self.settings.semantic_reward.frames > 2 and phase == "judging frames",
+                "fewer frames are decoded with a gradient",
+            ),
+            "model.num_frames": (True, "fewer frames"),
+            "model.width, model.height": (True, "smaller frames"),
+        }
+        return {setting: effect for setting, (applies, effect) in known.items() if applies}
 
     def host(self) -> dict[str, int]:
         """Bytes of CPU memory: offloaded weights, and the largest part while it is loaded."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pvtool_core.errors import InputRefused
+from pvtool_core.errors import InputRefused, WeightsMissing
 from pvtool_core.models.integrity import Header, missing_parts, read_header, read_table
 from pvtool_core.settings.families import family_of_pipeline, known_pipelines
 from pvtool_core.settings.schema import ModelConfig
@@ -462,18 +462,16 @@ def prediction_of(file: Path) -> Prediction:
 def check_adapter_fits(adapter: Path, model: ModelConfig) -> None:
     """Check that an adapter file can act on a base model, by its widths and prediction type.
 
-    Only headers and configurations are read. Raises InputRefused.
+    Only headers and configurations are read. Raises InputRefused, and WeightsMissing without the
+    base model.
     """
-    header, folder = _header(adapter), Path(model.config or model.base_model)
+    header, files = _header(adapter), files_of(Path(model.config or model.base_model))
     base, hint = model.base_model, "Use a base model of the architecture that the run used."
-    files = files_of(folder)
-    part = next(part for part in _DENOISERS if f"{part}/config.json" in files)
-    config = _table(files[f"{part}/config.json"])
-    widths = config.get("block_out_channels") or [
-        config.get("num_attention_heads", 0) * config.get("attention_head_dim", 0)
-    ]
+    if not files:
+        raise WeightsMissing(base, "Restore it, or use another one with --base-model.")
+    widths = _attention_widths(files)
     inputs = {shape[-1] for key, shape in header.shapes.items() if _is_down(key) and shape}
-    if wrong := sorted(inputs - set(widths)):
+    if widths and (wrong := sorted(inputs - set(widths))):
         raise InputRefused(
             f"{base} has layers of width {', '.join(map(str, widths))}, but the adapter of the run "
             f"has some of {', '.join(map(str, wrong))}.",
@@ -481,7 +479,7 @@ def check_adapter_fits(adapter: Path, model: ModelConfig) -> None:
         )
     trained = _trained_prediction(header)
     scheduler = files.get("scheduler/scheduler_config.json")
-    kind = _table(scheduler).get("prediction_type") if scheduler else None
+    kind = _table(scheduler).get("prediction_type", "epsilon") if scheduler else None
     if Path(base).is_file():
         kind = prediction_of(Path(base)).kind or kind
     if trained and kind and kind != trained:
@@ -490,6 +488,17 @@ def check_adapter_fits(adapter: Path, model: ModelConfig) -> None:
             f"predicts {trained}.",
             hint,
         )
+
+
+def _attention_widths(files: Files) -> list[int]:
+    """Return the widths of the layers that an adapter can change; empty if unknown."""
+    if "unet/config.json" in files:
+        widths: Any = _table(files["unet/config.json"]).get("block_out_channels")
+    else:
+        config = _table(files["transformer/config.json"])
+        heads, size = config.get("num_attention_heads"), config.get("attention_head_dim")
+        widths = [heads * size] if isinstance(heads, int) and isinstance(size, int) else []
+    return [each for each in widths if type(each) is int] if isinstance(widths, list) else []
 
 
 def _is_down(key: str) -> bool:

@@ -53,8 +53,9 @@ T = TypeVar("T")
 class DenoisedClip:
     """Final latents of a clip, and the model that decodes them.
 
-    `key` names the clip's lease, and `fingerprint` covers everything that changes pixels. `seconds`
-    is the time of the steps of this clip only. The file `kept` stores the latents until the clip is
+    `key` names the clip's lease, and `fingerprint` covers everything that changes pixels.
+    `first_step` is the first active step of its adapter. `seconds` is the time of the steps of this
+    clip only. The file `kept` stores the latents until the clip is
     written, so that a failure does not repeat the denoising.
     """
 
@@ -64,6 +65,7 @@ class DenoisedClip:
     latents: Latents
     kept: Path
     denoiser: "ClipDenoiser"
+    first_step: int
     seconds: float = 0.0
 
     def decode(self) -> Pixels:
@@ -112,18 +114,31 @@ class ClipDenoiser:
     ) -> None:
         model = locate_model(setup.model)
         report_cuts(model, prompts, setup.sampler.negative_prompt, report)
-        self.setup = setup
         self.prompts = frozenset(prompts)
         self.backbone: Backbone = load_backbone(model, setup.sampler, prompts, report=report)
-        self.first_step = sampling.first_active_step(self.backbone, setup.adapter)
-        self._cache = TrajectoryCache(
-            trajectories_dir(), self.backbone, self.first_step, report, gigabytes
-        )
-        self._prefix_seconds, self._rest_seconds, self._clips = 0.0, 0.0, 0
+        self._report, self._gigabytes = report, gigabytes
+        self.start_at(setup)
         self._adapter: IdentityAdapter | None = None
         self._adapter_file = ""
         self._report, self._reported = report, set[str]()
         self._denoising, self._decoding = threading.Lock(), threading.Lock()
+
+    def differs_in_start(self, setup: Setup, prompts: Sequence[str]) -> bool:
+        """Return whether this model can render a setup after `start_at`."""
+        same = (self.setup.model, self.setup.sampler) == (setup.model, setup.sampler)
+        return same and self.prompts.issuperset(prompts)
+
+    def start_at(self, setup: Setup) -> None:
+        """Use the first active step of a setup with the same model and sampler.
+
+        Raises InputRefused if no step has its noise level.
+        """
+        self.first_step = sampling.first_active_step(self.backbone, setup.adapter)
+        self.setup = setup
+        self._cache = TrajectoryCache(
+            trajectories_dir(), self.backbone, self.first_step, self._report, self._gigabytes
+        )
+        self._prefix_seconds, self._rest_seconds, self._clips = 0.0, 0.0, 0
 
     def denoise(self, group: Group, results: Results) -> Iterator[DenoisedClip]:
         """Yield the latents of each clip, first those stored by an earlier attempt.
@@ -132,12 +147,11 @@ class ClipDenoiser:
         """
         missing: list[RenderItem] = []
         for item in group.items:
-            kept, fingerprint = latents_path(item), group.fingerprints[item.clip]
-            latents = kept_latents(kept, fingerprint)
+            latents = kept_latents(latents_path(item), group.fingerprints[item.clip])
             if latents is None:
                 missing.append(item)
             else:
-                yield DenoisedClip(item, group.key, fingerprint, latents, kept, self)
+                yield self._clip(group, item, latents)
         if not missing:
             return
         try:
@@ -155,9 +169,21 @@ class ClipDenoiser:
             except Exception as error:
                 results.failed(item, error)
             else:
-                seconds, kept = time.monotonic() - began, latents_path(item)
-                fingerprint = group.fingerprints[item.clip]
-                yield DenoisedClip(item, group.key, fingerprint, latents, kept, self, seconds)
+                yield self._clip(group, item, latents, time.monotonic() - began)
+
+    def _clip(
+        self, group: Group, item: RenderItem, latents: Latents, seconds: float = 0.0
+    ) -> DenoisedClip:
+        return DenoisedClip(
+            item=item,
+            key=group.key,
+            fingerprint=group.fingerprints[item.clip],
+            latents=latents,
+            kept=latents_path(item),
+            denoiser=self,
+            first_step=self.first_step,
+            seconds=seconds,
+        )
 
     def prefix(self, prompt: str, seed: int) -> Latents:
         """Return the latents at the first active step, from the cache or computed."""
@@ -194,14 +220,16 @@ class ClipDenoiser:
 
     def close(self) -> None:
         """Save the measured rate and release the model, even if this object is still referenced."""
-        with suppress(OSError):  # the rate is only for estimates
-            self._note_rate()
+        self.note_rate()
         del self.backbone, self._cache, self._adapter
 
-    def _note_rate(self) -> None:
+    def note_rate(self) -> None:
+        """Save the measured rate of this setup, for estimates."""
         prefixes = self._cache.computed
         prefix = self._prefix_seconds / prefixes if prefixes else None
-        note(self.setup, Rate(prefix, self._rest_seconds / self._clips if self._clips else None))
+        rest = self._rest_seconds / self._clips if self._clips else None
+        with suppress(OSError):
+            note(self.setup, Rate(prefix, rest))
 
     def _with_room(self, stage: threading.Lock, work: Callable[[], T]) -> T:
         """Run `work`; if memory runs out, repeat it while the other thread waits."""
@@ -269,8 +297,13 @@ class Models:
     def load(self, setup: Setup, prompts: Sequence[str]) -> ClipDenoiser:
         """Load the model for these prompts in place of the previous one.
 
-        Raises WeightsMissing, InputRefused.
+        It stays loaded if only the first active step differs. Raises WeightsMissing, InputRefused.
         """
+        loaded = self._loaded
+        if loaded and loaded.differs_in_start(setup, prompts):
+            loaded.note_rate()
+            loaded.start_at(setup)
+            return loaded
         self.close()  # the memory may be too small for both
         free_memory()
         self._report(StageEvent(stage="loading"))

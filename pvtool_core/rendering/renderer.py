@@ -8,7 +8,9 @@ other engines, and takes over the groups of those that die.
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from pvtool_core.batches.clip_methods import methods_of
 from pvtool_core.batches.clips import BASE, file_names, read_sidecar
 from pvtool_core.batches.folder import group_items, read_items
 from pvtool_core.errors import DiskFull, OutOfMemory, from_foreign
@@ -19,7 +21,13 @@ from pvtool_core.rendering.denoise import Models
 from pvtool_core.rendering.leases import FOLDER, Leases
 from pvtool_core.rendering.pipeline import render_groups
 from pvtool_core.rendering.results import Results
-from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob
+from pvtool_core.settings.jobs import (
+    ADAPTER_METHOD,
+    BASE_METHOD,
+    EncodingConfig,
+    RenderItem,
+    RenderJob,
+)
 from pvtool_core.store.events import Report, StageEvent
 
 
@@ -82,10 +90,17 @@ def check_encoding(encoding: EncodingConfig) -> None:
 
 def write_sheet(job: RenderJob, items: Iterable[RenderItem]) -> list[Path]:
     """Write contact sheets of the existing clips into the output folder, and return their paths."""
-    rows: list[tuple[str, Path]] = []
+    found: dict[Path, RenderItem] = {}
+    records: dict[Path, dict[str, Any]] = {}
     for item in items:
         file = Path(item.clip).with_name(next(iter(file_names(item.clip, job.encoding))))
-        if read_sidecar(item.clip) and file.exists():
-            who = item.identity if item.adapter else BASE
-            rows.append((f"{who} · {item.prompt} · seed {item.seed}", file))
+        record = read_sidecar(item.clip)
+        if record and file.exists():
+            found[file], records[file] = item, record
+    methods = methods_of(records)
+    rows: list[tuple[str, Path]] = []
+    for file, item in found.items():
+        who = item.identity if item.adapter else BASE
+        method = "" if methods[file] in {ADAPTER_METHOD, BASE_METHOD} else f" · {methods[file]}"
+        rows.append((f"{who}{method} · {item.prompt} · seed {item.seed}", file))
     return write_sheets(Path(job.out) / job.sheet, rows) if rows else []

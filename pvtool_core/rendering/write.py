@@ -109,7 +109,7 @@ def write(
     places = {
         "adapter": item.adapter,
         "adapter_base": item.adapter_base,
-        "adapter_first_step": clip.denoiser.first_step if item.adapter else None,
+        "adapter_first_step": clip.first_step if item.adapter else None,
         **_places(job, item),
     }
     times = {"created": time.time(), "seconds": round(time.monotonic() - began, 3)}

@@ -11,8 +11,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-import psutil
-
 from pvtool_core.files import replace_file
 
 HEARTBEAT_SECONDS = 1.0
@@ -122,6 +120,8 @@ class Heartbeat:
 
 def process_facts(pid: int) -> dict[str, Any]:
     """Return the fields of a heartbeat that identify a process on this machine."""
+    import psutil  # imported here for a fast start
+
     started = psutil.Process(pid).create_time()
     here = {"boot": boot_id(), "host": socket.gethostname()}
     return {"pid": pid, "started": started, "booted": psutil.boot_time(), **here}
@@ -130,7 +130,11 @@ def process_facts(pid: int) -> dict[str, Any]:
 def boot_id() -> str:
     """Return an id of the current boot, to distinguish process ids before and after a restart."""
     linux = Path("/proc/sys/kernel/random/boot_id")
-    return linux.read_text().strip() if linux.exists() else f"{psutil.boot_time():.0f}"
+    if not linux.exists():
+        import psutil  # imported here for a fast start
+
+        return f"{psutil.boot_time():.0f}"
+    return linux.read_text().strip()
 
 
 def process_lives(pid: int, started: float, booted: float = 0.0) -> bool:
@@ -139,6 +143,8 @@ def process_lives(pid: int, started: float, booted: float = 0.0) -> bool:
     With `booted`, the boot time by the clock at that time, later changes of the clock do not
     matter.
     """
+    import psutil  # imported here for a fast start
+
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:

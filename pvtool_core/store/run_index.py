@@ -23,7 +23,7 @@ from pvtool_core.store.summary import RunOrigin, RunSummary, run_origin, summari
 from pvtool_core.store.trend import Trend
 
 _ENDED = frozenset({State.FINISHED, State.STOPPED, State.FAILED})
-_FORMAT = 3
+_FORMAT = 4
 _FEW = 100  # below this number of runs, reading them is fast and no index is written
 _MAX_BYTES = 1 << 26
 Stamp = list[int]
@@ -100,7 +100,7 @@ class RunIndex:
     def _facts_of(self, folder: RunFolder) -> RunSummary:
         """Return the summary of a run, from the index if it has ended and is unchanged."""
         name = str(folder.path)
-        files = (folder.config, folder.exit, folder.status, folder.events)
+        files = (folder.config, folder.exit, folder.status, folder.best, folder.events)
         stamps = [_stamp(file) for file in files]
         known = self._facts.get(name)
         if known and known[0] == stamps:

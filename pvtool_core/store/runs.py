@@ -25,8 +25,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar, cast
 
-import psutil
-
 from pvtool_core.errors import (
     BrokenRun,
     Busy,
@@ -209,6 +207,8 @@ class RunFolder:
         The record is valid until its first heartbeat; if there is one already, or the process has
         ended, nothing is written.
         """
+        import psutil  # imported here for a fast start
+
         try:
             process = process_facts(pid)
         except psutil.NoSuchProcess:
@@ -456,6 +456,8 @@ def writer_lives(begun: Path) -> bool:
     named = _UNFINISHED.fullmatch(begun.name)
     if not named:  # files without a process id are of an engine, which has not started
         return False
+    import psutil  # imported here for a fast start
+
     try:
         process = psutil.Process(int(named[1]))
         lives = process.status() != psutil.STATUS_ZOMBIE

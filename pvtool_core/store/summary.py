@@ -25,7 +25,8 @@ class RunSummary:
 
     Values from corrupt files are empty, and `problem` names the file. `losses` are those of the
     objective, each as the mean of the last 20 steps with its trend, since one step is the loss of
-    one random prompt; None without values.
+    one random prompt; None without values. `seconds_per_step` is the mean time of those steps, and
+    `likeness` the held-out likeness of the best checkpoint.
     """
 
     run: str
@@ -36,6 +37,8 @@ class RunSummary:
     iterations: int = 0
     started: str = ""
     eta: float | None = None
+    seconds_per_step: float | None = None
+    likeness: float | None = None
     losses: Mapping[str, Trend | None] = field(
         default_factory=lambda: dict.fromkeys(OBJECTIVES[DEFAULT_OBJECTIVE].losses)
     )
@@ -112,7 +115,7 @@ def summarize_run(
     def newest_steps(folder: RunFolder) -> dict[str, Any]:
         return _of_newest_steps(folder, known["losses"])
 
-    for look in (partial(_of_origin, origin), _of_status, _of_exit, newest_steps):
+    for look in (partial(_of_origin, origin), _of_status, _of_exit, _of_best, newest_steps):
         try:
             known |= look(folder)
         except PvError as error:
@@ -148,10 +151,17 @@ def _of_exit(folder: RunFolder) -> dict[str, Any]:
     return {}
 
 
+def _of_best(folder: RunFolder) -> dict[str, Any]:
+    best = folder.read_best()
+    return {"likeness": best.likeness} if best else {}
+
+
 def _of_newest_steps(folder: RunFolder, names: Iterable[str]) -> dict[str, Any]:
-    """Return the newest estimate of the remaining time, and each loss as a mean with its trend."""
+    """Return the newest estimate of the remaining time, the time of a step, and the losses."""
     steps = newest_records(folder.events, "step", RECENT_STEPS)[::-1]
     found: dict[str, Any] = {"losses": {name: trend_of(_numbers(steps, name)) for name in names}}
+    if seconds := trend_of(_numbers(steps, "seconds")):
+        found["seconds_per_step"] = seconds.mean
     if steps and isinstance(eta := steps[-1].get("eta"), float | int):
         found["eta"] = eta
     return found

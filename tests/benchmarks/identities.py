@@ -31,7 +31,7 @@ import torch
 from PIL import Image
 from torch import Generator
 
-from pvtool.cli.scores import metrics_table
+from pvtool.cli.scores import metrics_tables
 from pvtool.jobs.settings import chosen_settings
 from pvtool_core.backbones.interface import to_pixels
 from pvtool_core.batches.adapters import newest_run
@@ -114,7 +114,7 @@ def main() -> None:
         except CommandFailed as error:
             sys.exit(str(error))
     report = evaluated(people, runs, benchmark)
-    print(metrics_table(report))
+    print(*metrics_tables(report), sep="\n\n")
     print(f"{fmean(map(seconds_of, runs)):.0f} s for the iterations of a person")
     print(out / "report/report.html")
     if options.write:
@@ -431,7 +431,8 @@ with the adapter and as many of the base model, on unseen prompts and seeds. Val
 people with 95 % intervals ([Evaluation](evaluation.md)). Changes are over pairs of equal prompt and
 seed; `n.s.` marks those whose interval contains 0. `drawn` are drawings of the same people in the
 scenes of the prompts: what a perfect model would reach. These scores do not predict those of large
-models on real people.
+models on real people. [Other base models, styles, strengths and starts](results-transfer.md) are on
+a page of their own.
 
 ```console
 {command}

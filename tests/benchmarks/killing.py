@@ -26,7 +26,7 @@ import orjson
 import psutil
 import torch
 
-from pvtool.output import table
+from pvtool.tables import Table
 from pvtool_core.batches.clips import Names, is_whole, sidecar_path
 from pvtool_core.errors import PvError
 from pvtool_core.media.decode import frames_of
@@ -215,7 +215,7 @@ def report(watch: Watch, crew: Processes, minutes: float) -> int:
         "unreadable": len(unreadable),
         "leftovers": len(left),
     }
-    print(table(["", "count"], [[what, str(count)] for what, count in facts.items()]))
+    print(Table(["", "count"], [[what, str(count)] for what, count in facts.items()]))
     print(f"{minutes:.1f} minutes")
     for what in [*sorted(twice), *unreadable, *left]:
         print(what)

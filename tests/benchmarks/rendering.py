@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from pvtool.output import table
+from pvtool.tables import Table
 from pvtool_core.adapter import IdentityAdapter, load_adapter, switch_step
 from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.backbones.interface import to_pixels
@@ -276,7 +276,7 @@ def overhead(setup: Setup, clips: int, root: Path) -> None:
         f"\n1 identity × {clips} prompts; CPU time {engine.cpu:.1f} s, "
         f"{engine.cpu / engine.wall:.2f} cores\n"
     )
-    print(table(["", "seconds", "over_%", "over_ms/clip"], shown))
+    print(Table(["", "seconds", "over_%", "over_ms/clip"], shown))
 
 
 def loaded_at(events: Sequence[dict[str, Any]]) -> float:
@@ -317,7 +317,7 @@ def main() -> None:
             "expected",
             "same",
         ]
-        print(table(columns, rows), flush=True)
+        print(Table(columns, rows), flush=True)
         if words.clips:
             overhead(setup, words.clips, root)
 

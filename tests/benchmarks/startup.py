@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pvtool.output import table
+from pvtool.tables import Table
 from tests.support.startup import Start, shared_starts, starts
 
 MOST = {"enrol": 1.1, "train": 2.5, "render": 2.5, "evaluate": 2.0}
@@ -75,7 +75,7 @@ def main() -> None:
     for kind in MOST:
         forked = median([(unit, started[kind]) for unit, _, started in rounds])
         rows.append([f"{kind}, forked", *forked, "", ""])
-    print(table(["engine", "cpu_seconds", "times", "at_most", "loads"], rows))
+    print(Table(["engine", "cpu_seconds", "times", "at_most", "loads"], rows))
 
 
 def median(rounds: Sequence[tuple[float, Start]]) -> tuple[str, str]:

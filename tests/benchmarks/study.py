@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from pvtool.output import table
+from pvtool.tables import Table
 from pvtool_core.study.win_rates import win_rate
 from tests.support.raters import World, simulate, true_rate
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=500)
     studies: int = parser.parse_args().studies
     rows = [[name, *measure(*case, studies)] for name, case in CASES.items()]
-    print(table(["raters × sets", "truth", "coverage", "half width", "naive"], rows))
+    print(Table(["raters × sets", "truth", "coverage", "half width", "naive"], rows))
 
 
 def measure(raters: int, sets: int, world: World, studies: int) -> list[str]:

@@ -1,16 +1,14 @@
 """Measure adapters on other base models, with styles, ControlNet, strengths and starts.
 
-    python -m tests.benchmarks.identities --people 6 --first 10 --out TRAINED
-    python -m pvtool_core.tinyworld --stages style control --out MADE
-    python -m tests.benchmarks.transfer --trained TRAINED --out DIR
-        --styled MADE/styled --lora FILE --controlnet MADE/controlnet
-        [--write docs/results-transfer.md]
+    python -m tests.benchmarks.transfer --trained TRAINED --out DIR [--styled FOLDER] [--lora FILE]
+        [--controlnet FOLDER] [--write docs/results-transfer.md]
 
 
-The people were trained on the tiny preset's own base model. Every variant is rendered by `pv
-render` on unseen prompts and seeds, with the adapter and without it on the same model, and scored
-by `pv eval`. What exists is reused, so that the benchmark can be repeated after an interruption.
-Figure 8 and section 5.5 of the paper are about the first variants.
+TRAINED is the folder of `tests.benchmarks.identities`; `python -m pvtool_core.tinyworld` makes the
+styled base model and the ControlNet. The people were trained on the tiny preset's own base model.
+Every variant is rendered by `pv render` on unseen prompts and seeds, with the adapter and without
+it on the same model, and scored by `pv eval`. What exists is reused, so that the benchmark can be
+repeated after an interruption. Figure 8 and section 5.5 of the paper are about the first variants.
 """
 
 import argparse
@@ -38,6 +36,7 @@ METRICS = {
     "clip_t": "CLIP-T",
 }
 BANK, SEEDS = "tiny-unseen", "1000,1001"
+BEGIN, END = "<!-- begin of the tables -->", "<!-- end of the tables -->"
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,10 @@ def main() -> None:
     tables = [table(variant, report) for variant, report in zip(variants, reports, strict=True)]
     print("\n\n".join(tables))
     if options.write:
-        people = len(options.people.split(","))
-        replace_file(options.write, PAGE.format(people=people, tables="\n\n".join(tables)).encode())
+        before, _, after = options.write.read_text().partition(BEGIN)
+        _, _, after = after.partition(END)
+        parts = [f"{before}{BEGIN}", *tables, f"{END}{after}"]
+        replace_file(options.write, "\n\n".join(parts).encode())
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -75,7 +76,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--controlnet", type=Path)
     parser.add_argument("--jobs", type=int, default=2, help="variants in parallel")
     parser.add_argument("--engines", type=int, default=1, help="processes for each variant")
-    parser.add_argument("--write", type=Path, help="write the tables to this Markdown file")
+    parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     return parser.parse_args()
 
 
@@ -145,11 +146,6 @@ def table(variant: Variant, report: dict[str, Any]) -> str:
 
 def row(name: str, cells: Iterable[str]) -> str:
     return f"| {' | '.join([name, *cells])} |"
-
-
-PAGE = """\
-# Results on other base models, and with other strengths and starts
-"""
 
 
 if __name__ == "__main__":

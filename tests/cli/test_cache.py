@@ -66,7 +66,7 @@ def test_clear_asks_for_confirmation(pv: Pv, kept: Path, home: Path) -> None:
 def test_missing_cache_is_empty(pv: Pv, home: Path) -> None:
     shown = pv("cache", "show", "--json").json
     assert (shown["entries"], shown["bytes"], shown["oldest_use"]) == (0, 0, None)
-    assert pv("cache", "show").out.splitlines()[2].split() == ["trajectories", "0"]
+    assert pv("cache", "show").out.splitlines()[1].split() == ["trajectories", "0"]
     assert not home.exists()
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import errno
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +21,11 @@ from pvtool_core.settings.schema import ModelConfig
 from pvtool_core.store.event_log import EventWriter
 from pvtool_core.store.events import ScoresEvent, StepEvent
 from pvtool_core.store.identities import EMBEDDINGS_FILE, FACES_FILE, Library
-from pvtool_core.store.runs import ADAPTER_FILE, BestCheckpoint, RunFolder, new_run
+from pvtool_core.store.liveness import State
+from pvtool_core.store.runs import ADAPTER_FILE, BestCheckpoint, ExitRecord, RunFolder, new_run
 from tests.support.adapter_files import small_adapter
 from tests.support.commands import Pv, everything
+from tests.support.run_files import step_event, write_events
 
 
 @pytest.mark.parametrize(
@@ -348,6 +352,44 @@ def test_live_run_cannot_be_removed(pv: Pv, run: RunFolder) -> None:
     with run.lock():
         answer = pv("runs", "remove", "mara-1", "--yes")
     assert (answer.status, run.path.exists()) == (75, True)
+
+
+def test_removing_runs_names_the_refused_ones_and_removes_the_others(
+    pv: Pv, run: RunFolder
+) -> None:
+    other = new_run(run.path.parent, "mara")
+    shutil.copy(run.config, other.config)
+    with run.lock():
+        answer = pv("runs", "remove", "mara-1", other.name, "mara-9", "--yes")
+    assert (answer.status, answer.out) == (6, f"Removed {other.name}.\n")
+    assert "mara-1: " in answer.err and "mara-9: No run named 'mara-9'." in answer.err
+    assert (run.path.exists(), other.path.exists()) == (True, False)
+
+
+def test_runs_are_filtered_by_words(pv: Pv, run: RunFolder) -> None:
+    failed = new_run(run.path.parent, "nora")
+    shutil.copy(run.config, failed.config)
+    failed.write_exit(ExitRecord(status=1, state=State.FAILED))
+    for words, found in {
+        "failed": ["nora-1"],
+        "state:finished": ["mara-1"],
+        "identity:mara": ["mara-1", "nora-1"],
+        "TINY run:nora": ["nora-1"],
+        "run:failed": [],
+    }.items():
+        answer = pv("runs", "list", *words.split(), "--json")
+        assert [each["run"] for each in answer.json["runs"]] == found, words
+        assert answer.err == f"{len(found)} of 2 runs.\n"
+
+
+def test_run_is_shown_with_rounded_figures(pv: Pv, run: RunFolder) -> None:
+    write_events(run, [step_event(800, seconds=2.468, icr=0.31777)])
+    run.write_best(BestCheckpoint(step=800, likeness=0.41234))
+    shown = pv("runs", "show", "mara-1").out
+    assert "2.5" in shown and "ICR 0.318" in shown
+    assert not re.search(r"\d\.\d{4}", shown)
+    row = pv("runs", "list").out.splitlines()[1]
+    assert {"finished", "0.41", "0.318", "2.5"} <= set(row.split())
 
 
 def test_process_has_the_exit_status_and_errors_on_stderr(home: Path) -> None:

@@ -5,9 +5,11 @@ from typing import Any
 
 from pvtool_core.store.event_log import EventWriter
 from pvtool_core.store.events import RunEvent, ScoresEvent, StepEvent
+from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ADAPTER_FILE, BestCheckpoint, RunFolder
 from tests.golden import compare, shape
 from tests.support.adapter_files import small_adapter
+from tests.support.batches import clip_event, likeness_record, make_batch, write_worker
 from tests.support.commands import Pv
 
 COMMANDS = (
@@ -24,6 +26,7 @@ COMMANDS = (
     "models list",
     "models show antelopev2",
     "runs list",
+    "renders list",
     "runs show mara-1",
     "runs logs mara-1",
     "runs logs mara-1 --engine",
@@ -79,6 +82,8 @@ def test_keys_of_json_output(pv: Pv, run: RunFolder) -> None:
         run.write_checkpoint(step, {ADAPTER_FILE: small_adapter(step)})
     run.write_best(BestCheckpoint(step=1, likeness=0.4))
     run.log.write_text("engine\n")
+    events = [clip_event(1.0, 0, run="mara-1", step=1, likeness=likeness_record(0.5))]
+    write_worker(make_batch("20261128-090000-aaaa").worker(0), State.FINISHED, events)
     found: dict[str, Any] = {}
     for command in COMMANDS:
         answer = pv(*words(command), "--json")

@@ -10,9 +10,14 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+import pvtool_core
+from pvtool_core.batches.clips import model_facts
+from pvtool_core.errors import UsageError
+from pvtool_core.hashes import sha256_of
 from pvtool_core.media.decode import frames_of
 from pvtool_core.models.fingerprints import with_fingerprints
-from pvtool_core.settings.jobs import TrainJob, write_job
+from pvtool_core.settings.jobs import TrainJob, read_job, require, write_job
+from pvtool_core.settings.toml import to_table
 from pvtool_core.store.identities import Library
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ADAPTER_FILE, ExitRecord, RunFolder, new_run
@@ -115,6 +120,63 @@ def test_another_base_model_is_in_hash_sidecar_and_json_and_is_used_again(
     assert f"the adapter was trained on {home / 'base'}." in answer.err
 
 
+def test_a_clip_of_the_base_model_is_rendered_again(
+    pv: Pv, render: Callable[..., list[Any]]
+) -> None:
+    base, _ = render("--base")
+    (again,) = pv("render", "--from", base["path"], "--dry-run", "--json").lines
+    assert (again["path"], again["status"]) == (base["path"], "there")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("strength", "nan"), ("strength", -3), ("strength", 1e30), ("adapter_base", 5)],
+)
+def test_a_sidecar_with_an_invalid_strength_or_base_is_refused(
+    field: str, value: Any, pv: Pv, trained: RunFolder
+) -> None:
+    (clip,) = pv("render", "mara", PROMPT, "--dry-run", "--json").lines
+    file = Path(clip["path"])
+    file.parent.mkdir(parents=True)
+    facts = clip_facts_of(trained)
+    file.with_suffix(".json").write_text(json.dumps({**facts, field: value}))
+    file.write_bytes(b"")
+    answer = pv("render", "--from", str(file), "--dry-run")
+    assert answer.status == 3
+    assert "lacks metadata about its rendering" in answer.err
+
+
+def clip_facts_of(run: RunFolder) -> dict[str, Any]:
+    """Return a sidecar of a clip that was never rendered."""
+    job = require(read_job(run.config), TrainJob)
+    adapter = run.checkpoint_folders()[-1] / ADAPTER_FILE
+    return {
+        "identity": "mara",
+        "prompt": "a <V> woman waving",
+        "seed": 0,
+        "run": run.name,
+        "step": 4,
+        "adapter": str(adapter),
+        "adapter_sha256": sha256_of(adapter),
+        "adapter_start": 0.75,
+        "base_model": job.model.base_model,
+        "model": model_facts(job.model),
+        "sampler": to_table(job.sampler),
+        "upscale": {"factor": 1},
+        "files": {},
+    }
+
+
+def test_a_base_model_that_was_moved_is_missing(
+    pv: Pv, render: Callable[..., list[Any]], styled: Path
+) -> None:
+    (clip,) = render("--base-model", str(styled))
+    styled.rename(styled.with_name("elsewhere"))
+    answer = pv("render", "--from", clip["path"], "--dry-run")
+    assert answer.status == 4
+    assert f"{styled}" in answer.err
+
+
 def test_a_base_model_that_changed_since_the_clip_was_written_is_refused(
     pv: Pv, render: Callable[..., list[Any]], styled: Path
 ) -> None:
@@ -156,6 +218,18 @@ def test_a_later_start_and_another_base_model_are_reported(
     assert "these clips start it earlier, at 0.5." in errors
 
 
+def test_the_library_renders_the_same_clip_as_the_command(
+    render: Callable[..., list[Any]], trained: RunFolder, styled: Path
+) -> None:
+    words = ("--base-model", str(styled), "--strength", "0.5", "--start", "0.9")
+    (clip,) = render(*words, "--out", "out", "--dry-run")
+    options: dict[str, Any] = {"base_model": str(styled), "strength": 0.5, "start": 0.9}
+    files = pvtool_core.render(trained.name, PROMPT, "out", likeness=False, **options).wait()
+    assert [str(file) for file in files] == [clip["path"]]
+    with pytest.raises(UsageError, match="Invalid strength 5"):
+        pvtool_core.render(trained.name, PROMPT, "out", strength=5)
+
+
 def test_every_combination_is_a_clip_and_rows_override_options(
     pv: Pv, trained: RunFolder, styled: Path
 ) -> None:
@@ -173,6 +247,18 @@ def test_every_combination_is_a_clip_and_rows_override_options(
     Path("rows.csv").write_text('prompt,strength,start\n"<V> waits","0,0.5,1","0.5,0.75"\n')
     words = ("mara", "--prompts", "rows.csv", "--dry-run", "--json")
     assert len(pv("render", *words).lines) == 6
+
+
+def test_empty_lists_are_refused_and_one_invalid_choice_does_not_remove_the_others(
+    pv: Pv, trained: RunFolder, styled: Path
+) -> None:
+    Path("rows.jsonl").write_text(json.dumps({"prompt": PROMPT, "strength": []}))
+    answer = pv("render", "mara", PROMPT, "--prompts", "rows.jsonl", "--dry-run")
+    assert (answer.status, "Empty strength." in answer.err) == (2, True)
+    words = ("--base-model", "nothing", "--base-model", str(styled))
+    answer = pv("render", "mara", PROMPT, *words, "--keep-going", "--dry-run", "--json")
+    assert [line["base_model"] for line in answer.lines if "path" in line] == [str(styled)]
+    assert answer.status == 6
 
 
 @pytest.mark.parametrize(

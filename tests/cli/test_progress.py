@@ -8,7 +8,14 @@ from pvtool.cli.main import main
 from pvtool.cli.progress import JobProgress
 from pvtool.output import BarProgress
 from pvtool_core.errors import UsageError
-from pvtool_core.store.events import RunEvent, ScoresEvent, StageEvent
+from pvtool_core.store.events import (
+    DeviceReading,
+    RunEvent,
+    ScoresEvent,
+    StageEvent,
+    StepEvent,
+    TelemetryEvent,
+)
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ExitRecord, Request, RunFolder
 from pvtool_core.supervisor import ask
@@ -21,6 +28,20 @@ def test_training_counts_iterations_before_its_first_step(
         progress.on_event(StageEvent(stage="caching", done=24, total=24))
         progress.on_event(StageEvent(stage="training"))
     assert "training 0/400" in capsys.readouterr().err
+
+
+def test_iterations_show_their_time_and_the_memory_of_the_device(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gpus = tuple(
+        DeviceReading(index=index, name="GPU", memory_used=used * 2**30)
+        for index, used in enumerate((70.0, 12.34))
+    )
+    with JobProgress(400, ["icr"], "cuda:1") as progress:
+        progress.on_event(TelemetryEvent(devices=gpus))
+        scalars = {"loss": 2.0, "icr": 0.4126, "seconds": 1.234}
+        progress.on_event(StepEvent(step=40, eta=443.0, scalars=scalars))
+    assert "40/400  7:23 left  1.2 s/it  GPU 12 GiB  icr 0.413" in capsys.readouterr().err
 
 
 def test_scores_of_samples_and_an_early_end_are_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -201,7 +201,7 @@ def read_again(*_: object) -> None:
         b"[]",
         b"null",
         b'{"format": 1}',
-        b'{"format": 3, "origins": [], "facts": 3}',
+        b'{"format": 4, "origins": [], "facts": 3}',
         b"[" * 100_000,
     ],
 )

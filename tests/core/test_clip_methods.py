@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pvtool_core.batches.clip_methods import methods_of
+from pvtool_core.errors import InputRefused
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -69,6 +72,43 @@ def test_the_base_model_of_training_without_style_is_the_reference() -> None:
         "base, on poster",
         "base, on tiny, ink:0.5",
     ]
+
+
+def test_models_with_equal_names_are_told_apart_by_their_content() -> None:
+    one = record(base_model="/a/base-5.1", model={"fingerprint": "one", "loras": []})
+    two = record(base_model="/b/base-5.1", model={"fingerprint": "two", "loras": []})
+    moved = record(base_model="/c/other", model={"fingerprint": "two", "loras": []})
+    first, second, third = methods(one, two, moved)
+    assert first.startswith("on base-5.1 (")
+    assert second.startswith("on base-5.1 (")
+    assert first != second
+    assert third == second
+    assert methods(two, moved) == ["adapter", "adapter"]
+
+
+def test_clips_of_the_base_model_with_a_controlnet_are_not_the_reference() -> None:
+    control = {
+        "model": {"fingerprint": "base", "loras": [], "control": ["net", 1.0]},
+        "places": {"loras": [], "control": {"model": "/nets/pose"}},
+    }
+    assert methods(record(), base(), base(**control))[1:] == ["base", "base, ControlNet pose"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"strength": "0.5"},
+        {"strength": [1]},
+        {"adapter_base_fingerprint": ["a"]},
+        {"model": {"fingerprint": [1]}},
+        {"model": {"loras": 5}},
+        {"places": {"loras": 5}},
+        {"model": {"loras": [["f", "x"]]}},
+    ],
+)
+def test_values_of_a_wrong_type_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(InputRefused, match=r"0\.json is not a sidecar of pv"):
+        methods(record(**change))
 
 
 def test_sidecars_of_older_versions_lack_most_fields() -> None:

@@ -1,13 +1,14 @@
 """`pv train --plan` equals training in passes, operations and bytes."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pvtool.cli.plan_report import facts, words
+from pvtool.cli.plan_report import facts, verdict, words
 from pvtool_core import __main__ as engine
 from pvtool_core.backbones import load_backbone
 from pvtool_core.backbones.meta_model import meta_model
@@ -58,6 +59,15 @@ def large() -> Estimate:
         a100,
         sustained(a100.name, "float16"),
     )
+
+
+def test_plan_names_what_to_change_if_the_memory_is_not_enough(large: Estimate) -> None:
+    l4 = Machine(name="NVIDIA L4", memory=8 * GIB, host_memory=64 * GIB)
+    text = "\n\n".join(map(str, words(dataclasses.replace(large, machine=l4))))
+    assert "NVIDIA L4 has 8.00 GiB, which is not enough for 11." in text
+    assert "← peak" in text
+    assert "--set model.num_frames: fewer frames" in text
+    assert re.search(r"run .* 1\.9 EFLOP +\d[\d.]* h", text)
 
 
 def preset(**training: Any) -> Settings:
@@ -156,10 +166,10 @@ def test_fit_and_time_depend_on_the_device(large: Estimate) -> None:
     assert not dataclasses.replace(
         large, machine=dataclasses.replace(large.machine, memory=8 * GIB)
     ).fits
-    assert "is enough for" in words(large)
-    assert "is not enough" not in words(large)
+    assert "is enough for" in verdict(large)
+    assert "is not enough" not in verdict(large)
     laptop = dataclasses.replace(large, machine=dataclasses.replace(large.machine, host_memory=GIB))
-    assert "CPU memory of 1.00 GiB is not enough" in words(laptop)
+    assert "CPU memory of 1.00 GiB is not enough" in verdict(laptop)
     hours = large.seconds()["run"] / 3600
     assert 2 < hours < 6
     twice = dataclasses.replace(large, tflops=2 * large.tflops)
@@ -168,7 +178,7 @@ def test_fit_and_time_depend_on_the_device(large: Estimate) -> None:
 
 def test_unknown_device_has_no_time_estimate(small: Estimate) -> None:
     assert (small.fits, small.seconds()) == (None, {})
-    assert "add --tflops for a time estimate" in words(small)
+    assert "add --tflops for a time estimate" in verdict(small)
     assert sustained("Radeon", "float16") == sustained("NVIDIA A100", "float32") == 0
     assert facts(small)["tflop"]["run"] > 0
 

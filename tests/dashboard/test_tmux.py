@@ -194,7 +194,9 @@ def test_watch_without_a_terminal_prints_lines(capfd: pytest.CaptureFixture[str]
     assert not ended.value.code, err
     assert "training" in err
     assert "\x1b" not in err + out
-    assert out.startswith("ada-1 is finished: ")
+    assert out.startswith("ada-1 is finished.")
+    assert "step-000003/adapter.safetensors" in out
+    assert out.splitlines()[-1].startswith("next      pv render ada '")
 
 
 def kill_engine(folder: RunFolder) -> None:

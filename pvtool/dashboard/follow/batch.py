@@ -97,6 +97,18 @@ def _count_lines(path: Path) -> int:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK_BYTES), b""))
 
 
+def read_history(folder: BatchFolder) -> BatchHistory:
+    """Read all events of a batch, of all its workers. Raises OSError."""
+
+    async def read() -> BatchHistory:
+        follower, more = BatchFollower(folder), True
+        while more:
+            _, more = await follower.read()
+        return follower.history
+
+    return asyncio.run(read())
+
+
 class BatchFollower:
     """Reader of the events of all workers of a batch into a `BatchHistory`.
 

@@ -15,6 +15,7 @@ from pvtool.dashboard.run_actions import RunActionsScreen
 from pvtool.dashboard.widgets.key_footer import KeyFooter
 from pvtool.dashboard.widgets.navigation import Navigation
 from pvtool.dashboard.widgets.table import Table
+from pvtool.jobs.run_filter import matches
 from pvtool.text import duration, plain
 from pvtool_core.settings.objectives import loss_label
 from pvtool_core.store.runs import RunFolder
@@ -82,10 +83,8 @@ class RunsScreen(RunActionsScreen):
         """Show the runs that match the filter; None before the first poll."""
         if summaries is None or not self.is_mounted or self.app.screen is not self:
             return
-        words = self.query_one("#filter", Input).value.lower().split()
-        self._shown = [
-            run for run in summaries if all(word in _searchable_text(run) for word in words)
-        ]
+        words = self.query_one("#filter", Input).value.split()
+        self._shown = [run for run in summaries if matches(run, words)]
         self.set_class(not self._shown, "-empty")
         self.query_one("#empty", Static).update(_FILTERED if summaries else _EMPTY)
         columns = self._columns(summaries)
@@ -183,7 +182,3 @@ class RunsScreen(RunActionsScreen):
             field.value = ""
             field.remove_class("-shown")
             self.query_one(Table).focus()
-
-
-def _searchable_text(run: RunSummary) -> str:
-    return " ".join(str(value) for value in run.table().values()).lower()
