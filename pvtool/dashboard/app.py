@@ -21,6 +21,7 @@ from pvtool.dashboard.control_filter import ControlCharacterFilter
 from pvtool.dashboard.driver import make_driver_class
 from pvtool.dashboard.follow.all_runs import Runs
 from pvtool.dashboard.messages import OpenBatch, OpenRun
+from pvtool.dashboard.palette_filter import PaletteFilter
 from pvtool.dashboard.preferences import read_theme, remember_theme
 from pvtool.terminal import Terminal
 from pvtool_core.batches.folder import BatchFolder
@@ -32,6 +33,7 @@ from pvtool_core.store.summary import RunSummary
 
 POLL_SECONDS = 1.0
 _CONTROL_FILTER = ControlCharacterFilter()
+_PALETTE_FILTER = PaletteFilter()
 _END_NOTICES: dict[State, tuple[str, SeverityLevel]] = {
     State.FINISHED: ("finished", "information"),
     State.FAILED: ("failed", "error"),
@@ -101,7 +103,8 @@ class Dashboard(App[None]):
         self._first = first
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        return (*super().get_line_filters(), _CONTROL_FILTER)
+        filters = (*super().get_line_filters(), _CONTROL_FILTER)
+        return (*filters, _PALETTE_FILTER) if self.terminal.colours == "256" else filters
 
     def on_mount(self) -> None:
         if self.terminal.colours == "16":
