@@ -135,7 +135,8 @@ def work(folder: RunFolder, heartbeat: Heartbeat) -> ExitRecord:
         if isinstance(job, TrainJob):
             heartbeat.update(step=step, total=job.training.iterations)
         JOBS[type(job)].check(job)
-        with Telemetry(events.write):
+        device = next((model.device for model in JOBS[type(job)].models(job)), "auto")
+        with Telemetry(events.write, folder.path, device):
             return dispatch(job, Context(folder, events, heartbeat))
 
 

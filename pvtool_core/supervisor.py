@@ -139,8 +139,16 @@ def _end(engines: Sequence[EngineProcess]) -> None:
         engine.wait()
 
 
-def run_short_job(kind: str, job: Job, on_event: OnEvent) -> None:
+def _never() -> bool:
+    return False
+
+
+def run_short_job(
+    kind: str, job: Job, on_event: OnEvent, stop: Callable[[], bool] = _never
+) -> None:
     """Run a job in a temporary folder to its end. Raises the engine's error.
+
+    Once `stop` is true, the engine is ended and Interrupted is raised.
 
     The folder is deleted, but kept for some days after an unexpected failure, for its log.
     """
@@ -148,7 +156,7 @@ def run_short_job(kind: str, job: Job, on_event: OnEvent) -> None:
         folder = RunFolder(path)
         try:
             write_job(folder.config, job)
-            run_to_end(folder, on_event)
+            run_to_end(folder, on_event, stop)
         except RunFailed:
             keep(path)
             raise
@@ -158,13 +166,13 @@ def run_short_job(kind: str, job: Job, on_event: OnEvent) -> None:
         shutil.rmtree(path)
 
 
-def run_to_end(folder: RunFolder, on_event: OnEvent) -> None:
-    """Start an engine and follow it to its end. Raises its error.
+def run_to_end(folder: RunFolder, on_event: OnEvent, stop: Callable[[], bool] = _never) -> None:
+    """Start an engine and follow it to its end. Raises its error, or Interrupted by `stop`.
 
     SIGINT and SIGTERM are forwarded once, and the engine saves its state and exits; a second one
     ends it immediately. A hang-up ends this process only.
     """
-    (error,) = run_together([folder], on_event)
+    (error,) = run_together([folder], on_event, stop)
     _raise_with_log(folder, error)
 
 
@@ -191,15 +199,19 @@ class Engines:
             raise
         return self
 
-    def events(self) -> Iterator[Event]:
-        """Yield the events of all engines as they come, until all have ended."""
+    def events(self, stop: Callable[[], bool] = _never) -> Iterator[Event]:
+        """Yield the events of all engines as they come, until all have ended.
+
+        Raises Interrupted once `stop` is true.
+        """
         return _in_turn(
             [
                 _follow(folder, offset, partial(_is_running, process))
                 for folder, offset, process in zip(
                     self.folders, self._offsets, self.processes, strict=True
                 )
-            ]
+            ],
+            stop,
         )
 
     def stop(self) -> None:
@@ -216,16 +228,18 @@ class Engines:
         ]
 
 
-def run_together(folders: Sequence[RunFolder], on_event: OnEvent) -> list[PvError | None]:
+def run_together(
+    folders: Sequence[RunFolder], on_event: OnEvent, stop: Callable[[], bool] = _never
+) -> list[PvError | None]:
     """Start an engine in each folder and follow all to their ends; return their outcomes.
 
-    Signals are forwarded as in `run_to_end`.
+    Signals are forwarded as in `run_to_end`. Raises Interrupted once `stop` is true.
     """
     engines = Engines(folders)
     try:
         with _forwarded_signals(engines.processes) as received:
             engines.start(stop=lambda: bool(received))
-            for event in engines.events():
+            for event in engines.events(stop):
                 on_event(event)
     except BaseException:  # the caller stopped following
         _end(engines.processes)
@@ -284,10 +298,14 @@ def _follow(folder: RunFolder, offset: int, lives: Callable[[], bool]) -> Iterat
         yield events
 
 
-def _in_turn(following: Sequence[Iterator[list[Event]]]) -> Iterator[Event]:
-    """Yield the events of several engines, until all have ended."""
+def _in_turn(
+    following: Sequence[Iterator[list[Event]]], stop: Callable[[], bool] = _never
+) -> Iterator[Event]:
+    """Yield the events of several engines, until all have ended or `stop` is true."""
     left = list(following)
     while left:
+        if stop():
+            raise Interrupted("The job was cancelled.")
         for one in list(left):
             events = next(one, None)
             if events is None:

@@ -1,6 +1,5 @@
 """`pv train --plan`: estimate the requirements of a run, without starting it."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from pvtool.output import Output
@@ -9,39 +8,10 @@ from pvtool.text import figures
 from pvtool_core.estimate.requirements import (
     GIB,
     SUSTAINED,
-    Counts,
     Estimate,
-    Machine,
     architecture_of,
-    passes_of,
-    sustained,
 )
 from pvtool_core.models.locate import missing_weights
-from pvtool_core.settings.jobs import PlanJob
-from pvtool_core.settings.schema import Settings
-from pvtool_core.store.events import CountsEvent, Event, MachineEvent
-from pvtool_core.supervisor import run_short_job
-
-
-def plan_of(settings: Settings, prompts: int, tflops: float | None) -> Estimate:
-    """Estimate what training with these settings requires.
-
-    `tflops` is the sustained throughput, if known.
-    """
-    folder, motion, _ = architecture_of(settings)
-    job = PlanJob(**settings.sections(), architecture=str(folder), motion=str(motion or ""))
-    found: dict[str, Mapping[str, Any]] = {}
-
-    def keep(event: Event) -> None:
-        if isinstance(event, MachineEvent | CountsEvent):
-            found[event.type] = event.values
-
-    run_short_job("plan", job, keep)
-    machine = Machine(**{name: found["machine"][name] for name in Machine.__dataclass_fields__})
-    rate = sustained(machine.name, settings.model.dtype) if tflops is None else tflops
-    return Estimate(
-        settings, Counts.of(found["counts"]), passes_of(settings, prompts), machine, rate
-    )
 
 
 def show(plan: Estimate, output: Output) -> None:

@@ -86,7 +86,8 @@ def train(
         style_table(loras, controlnet, control_frames),
     )
     if plan:
-        from pvtool.cli.plan_report import plan_of, show
+        from pvtool.cli.plan_report import show
+        from pvtool.jobs.planning import plan_of
 
         person, _, bank, settings = choose(*chosen, only_planned=True)
         warn_of_cuts(

@@ -2,28 +2,30 @@
 
 import asyncio
 import gc
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from textual import work
-from textual.app import App, SystemCommand
-from textual.binding import Binding
+from textual.app import App
 from textual.filter import LineFilter
 from textual.notifications import SeverityLevel
 from textual.reactive import var
 from textual.screen import Screen
-from textual.widget import Widget
+from textual.theme import Theme
 
 from pvtool.dashboard import keys
+from pvtool.dashboard.commands import Commands, active_groups
 from pvtool.dashboard.control_filter import ControlCharacterFilter
 from pvtool.dashboard.driver import make_driver_class
 from pvtool.dashboard.follow.all_runs import Runs
 from pvtool.dashboard.messages import NewBatch, OpenBatch, OpenComparison, OpenRun
-from pvtool.dashboard.run_actions import RunActionsScreen
+from pvtool.dashboard.palette_filter import PaletteFilter
+from pvtool.dashboard.preferences import read_theme, remember_theme
 from pvtool.terminal import Terminal
 from pvtool_core.batches.folder import BatchFolder
+from pvtool_core.errors import PvError, UsageError, from_foreign
 from pvtool_core.paths import batches_dir
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import RunFolder
@@ -31,6 +33,7 @@ from pvtool_core.store.summary import RunSummary
 
 POLL_SECONDS = 1.0
 _CONTROL_FILTER = ControlCharacterFilter()
+_PALETTE_FILTER = PaletteFilter()
 _END_NOTICES: dict[State, tuple[str, SeverityLevel]] = {
     State.FINISHED: ("finished", "information"),
     State.FAILED: ("failed", "error"),
@@ -77,6 +80,7 @@ class Dashboard(App[None]):
         "renders": _renders_screen,
     }
     DEFAULT_MODE = "runs"
+    COMMANDS = {Commands}  # noqa: RUF012 - declared this way by Textual
     CSS_PATH = "dashboard.tcss"
     HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012 - declared this way by Textual
         (0, "-narrow"),
@@ -99,11 +103,14 @@ class Dashboard(App[None]):
         self._first = first
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        return (*super().get_line_filters(), _CONTROL_FILTER)
+        filters = (*super().get_line_filters(), _CONTROL_FILTER)
+        return (*filters, _PALETTE_FILTER) if self.terminal.colours == "256" else filters
 
     def on_mount(self) -> None:
         if self.terminal.colours == "16":
             self.theme = "ansi-dark"  # other colours are rounded to the nearest of 16
+        else:
+            self._restore_theme()
         if isinstance(self._first, RunFolder):
             self.open(self._first)
         elif self._first:
@@ -111,6 +118,30 @@ class Dashboard(App[None]):
         self.poll_runs()
         # Textual's own objects are never freed; scanning them would cost a frame.
         self.call_after_refresh(gc.freeze)
+
+    def _restore_theme(self) -> None:
+        """Set the remembered theme unless TEXTUAL_THEME names one, and remember changes."""
+        try:
+            theme = None if os.environ.get("TEXTUAL_THEME") else read_theme()
+            if theme and theme not in self.available_themes:
+                raise UsageError(f"Unknown theme {theme!r}.", "T shows the themes.")
+            self.theme = theme or self.theme
+        except (PvError, OSError) as error:
+            self.call_after_refresh(
+                self.notify,
+                f"{from_foreign(error).message} The default theme is used.",
+                title="Cannot restore the theme.",
+                severity="warning",
+                markup=False,
+            )
+        self.theme_changed_signal.subscribe(self, self._remember_theme)
+
+    @work(thread=True, exclusive=True, group="theme", exit_on_error=False)
+    def _remember_theme(self, theme: Theme) -> None:
+        try:
+            remember_theme(theme.name)
+        except OSError as error:
+            self.notify(str(error), title="Cannot remember the theme.", markup=False)
 
     @work(exclusive=True, exit_on_error=False)
     async def poll_runs(self) -> None:
@@ -160,6 +191,14 @@ class Dashboard(App[None]):
 
         self.push_screen(CompareScreen([self.runs.folder(name) for name in message.runs]))
 
+    def show(self, identity: str) -> None:
+        """Show an identity."""
+        from pvtool.dashboard.screens.identities import IdentitiesScreen
+
+        self.action_show_mode("identities")
+        if isinstance(self.screen, IdentitiesScreen):
+            self.screen.select(identity)
+
     def on_new_run(self) -> None:
         self.action_train()
 
@@ -201,36 +240,10 @@ class Dashboard(App[None]):
         if folder:
             self.open(folder)
 
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Return a command for each key of the current screen."""
-        for group in _key_groups(screen):
-            for binding in keys.GROUPS[group]:
-                if isinstance(binding, Binding) and not binding.action.startswith(
-                    "command_palette"
-                ):
-                    run = partial(self._run_on_target, screen, screen.focused, binding.action)
-                    yield SystemCommand(
-                        binding.tooltip, f"{group}, key {keys.display_names(binding.key)}", run
-                    )
-
-        if isinstance(screen, RunActionsScreen):
-            for pane in screen.panes:
-                yield SystemCommand(
-                    f"Pane: {pane}", "Show this pane of the run", partial(screen.show_pane, pane)
-                )
-
-    async def _run_on_target(
-        self, screen: Screen[object], focused: Widget | None, action: str
-    ) -> None:
-        for target in (focused, screen, self):
-            if target and hasattr(target, f"action_{action.partition('(')[0].rpartition('.')[2]}"):
-                await target.run_action(action)
-                return
-
     def action_help(self) -> None:
         from pvtool.dashboard.screens.help import HelpScreen
 
-        self.push_screen(HelpScreen(_key_groups(self.screen)))
+        self.push_screen(HelpScreen(active_groups(self.screen)))
 
     def action_save_screen(self) -> None:
         try:
@@ -240,14 +253,3 @@ class Dashboard(App[None]):
             self.notify(
                 str(error), title="Cannot save the screenshot.", severity="error", markup=False
             )
-
-
-def _key_groups(screen: Screen[object]) -> list[str]:
-    """Return the groups of keys active on a screen, those of the focused widget first."""
-    tables = [widget.BINDINGS for widget in (screen.focused, screen) if widget]
-    return [
-        name
-        for table in [*tables, keys.APP]
-        for name, group in keys.GROUPS.items()
-        if group is table
-    ]

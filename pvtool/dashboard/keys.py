@@ -4,11 +4,16 @@ The `tooltip` of a binding is its line in the help. Arrow keys have vim equivale
 of tmux and shells are not used.
 """
 
+import re
+
 from textual.binding import Binding, BindingType
 
 Keys = list[BindingType]
 
 
+_ZOOM = Binding.Group("Zoom", compact=True)
+_PAN = Binding.Group("Pan", compact=True)
+_VALUES = Binding.Group("Value", compact=True)
 _STEPS = Binding.Group("Step", compact=True)
 _PANES = Binding.Group("Pane", compact=True)
 
@@ -24,6 +29,12 @@ def key(
     """Return a binding of comma-separated keys, with its label in the footer and its help."""
     return Binding(keys, action, label, tooltip=description, show=show, group=group)
 
+
+PANES = (
+    *("overview", "curves", "samples", "evaluation"),
+    *("prompts", "machine", "log", "settings"),
+)
+"""Panes of a run, in the order of their keys."""
 
 APP: Keys = [
     key("question_mark", "help", "Help", "Show the keys of this screen"),
@@ -80,6 +91,10 @@ RUN: Keys = [
         "Next pane; tab moves the focus within a pane",
         group=_PANES,
     ),
+    *(
+        key(str(number), f"show_pane('{pane}')", pane.capitalize(), f"Show the {pane}", show=False)
+        for number, pane in enumerate(PANES, 1)
+    ),
     key("J", "other_run(1)", "Next run", "Show the next run", show=False),
     key("K", "other_run(-1)", "Previous run", "Show the previous run", show=False),
     key(
@@ -94,10 +109,10 @@ RUN: Keys = [
 PLOT: Keys = [
     key("j,down", "app.focus_next", "Next curve", "Focus the next curve", show=False),
     key("k,up", "app.focus_previous", "Previous curve", "Focus the previous curve", show=False),
-    key("plus,equals_sign", "zoom(1)", "Zoom", "Zoom in", show=False),
-    key("minus", "zoom(-1)", "Zoom out", "Zoom out", show=False),
-    key("h,left", "pan(-1)", "Left", "Pan to the left", show=False),
-    key("l,right", "pan(1)", "Right", "Pan to the right", show=False),
+    key("plus,equals_sign", "zoom(1)", "Zoom", "Zoom in", show=False, group=_ZOOM),
+    key("minus", "zoom(-1)", "Zoom out", "Zoom out", show=False, group=_ZOOM),
+    key("h,left", "pan(-1)", "Left", "Pan to the left", show=False, group=_PAN),
+    key("l,right", "pan(1)", "Right", "Pan to the right", show=False, group=_PAN),
     key("0", "fit", "Fit", "Show the whole curve and follow new values", show=False),
     key("t", "axis", "Step/time", "Switch the x axis between steps and time"),
     key("y", "log", "Log", "Switch between logarithmic and linear scale", show=False),
@@ -111,9 +126,21 @@ PLOT: Keys = [
         show=False,
     ),
     key(
-        "comma", "cursor(-1)", "Previous value", "Move the cursor to the previous value", show=False
+        "comma",
+        "cursor(-1)",
+        "Previous value",
+        "Move the cursor to the previous value",
+        show=False,
+        group=_VALUES,
     ),
-    key("full_stop", "cursor(1)", "Next value", "Move the cursor to the next value", show=False),
+    key(
+        "full_stop",
+        "cursor(1)",
+        "Next value",
+        "Move the cursor to the next value",
+        show=False,
+        group=_VALUES,
+    ),
     key("z", "enlarge", "Enlarge", "Enlarge this curve, or show all curves", show=False),
 ]
 SAMPLES: Keys = [
@@ -136,10 +163,19 @@ LOG: Keys = [
     key("N", "next_match(-1)", "Previous", "Go to the previous match", show=False),
     key("e", "engine", "Source", "Switch between events and the output of the engine"),
     key("v", "steps", "All", "Show or hide the events of each step"),
+    key("w", "wrap", "Wrap", "Wrap long lines, or show one line each"),
     key("g,home", "top", "Top", "Go to the beginning", show=False),
     key("G,end", "bottom", "End", "Go to the end and follow it", show=False),
     key("j,down", "scroll_down", "Down", "Scroll down", show=False),
     key("k,up", "scroll_up", "Up", "Scroll up", show=False),
+]
+SETTINGS: Keys = [
+    key("slash", "search", "Search", "Search in the settings"),
+    key("backspace", "clear", "All", "Show all settings", show=False),
+    key("j,down", "scroll_down", "Down", "Scroll down", show=False),
+    key("k,up", "scroll_up", "Up", "Scroll up", show=False),
+    key("g,home", "scroll_home", "Top", "Scroll to the top", show=False),
+    key("G,end", "scroll_end", "End", "Scroll to the end", show=False),
 ]
 IDENTITIES: Keys = [
     key("a", "add", "Add", "Add an identity from photos"),
@@ -250,6 +286,7 @@ GROUPS = {
     "Curves": PLOT,
     "Samples": SAMPLES,
     "Log": LOG,
+    "Settings": SETTINGS,
     "Identities": IDENTITIES,
     "Prompts": PROMPTS,
     "Renders": RENDERS,
@@ -257,6 +294,61 @@ GROUPS = {
     "Clips": CLIPS,
     "Forms": FORM,
 }
+
+WORDS = {
+    "help": "keys shortcuts bindings",
+    "quit": "quit exit leave",
+    "save_screen": "screenshot picture svg",
+    "change_theme": "theme colours colors dark light",
+    "show_mode('runs')": "list go to",
+    "show_mode('identities')": "people persons go to",
+    "show_mode('prompts')": "go to",
+    "show_mode('renders')": "batches clips go to",
+    "show_pane": "pane view go to",
+    "pane": "tab view",
+    "pause": "hold continue",
+    "resume": "continue restart",
+    "stop": "stop end kill abort finish",
+    "checkpoint": "save",
+    "sample": "render preview",
+    "new": "train start create",
+    "train": "new run start create",
+    "filter": "search find",
+    "search": "find filter grep",
+    "overlay": "compare diff difference",
+    "export": "export csv png download save",
+    "zoom(1)": "zoom bigger magnify",
+    "zoom(-1)": "zoom smaller",
+    "enlarge": "zoom maximize maximise full screen",
+    "fit": "reset zoom all follow live",
+    "axis": "steps time x",
+    "log": "logarithmic scale y",
+    "smooth": "smoothing average",
+    "remove": "delete remove erase",
+    "copy_path": "copy clipboard path",
+    "play": "play pause stop",
+    "back": "close escape up",
+    "engine": "output stderr traceback",
+    "wrap": "wrap lines",
+}
+"""Other words, by action, that find a key in the command palette."""
+
+
+def words_for(action: str) -> str:
+    """Return the other words of an action with or without arguments."""
+    return WORDS.get(action) or WORDS.get(action.partition("(")[0], "")
+
+
+_MOVEMENTS = re.compile(
+    r"(app\.focus_|scroll_|cursor_|show_)\w+|(up|down|first|last|top|bottom|other_list)\b|line\("
+)
+HINTED = {
+    binding.tooltip
+    for group in GROUPS.values()
+    for binding in group
+    if isinstance(binding, Binding) and not _MOVEMENTS.match(binding.action)
+}
+"""Descriptions of keys in the footer: all but those that move the selection or show a screen."""
 
 _NAMES = {
     "question_mark": "?",

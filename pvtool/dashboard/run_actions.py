@@ -88,10 +88,13 @@ class RunActionsScreen(ActionsScreen):
     def active_bindings(self) -> dict[str, ActiveBinding]:
         """Return the bindings for the footer, adapted to the state of the current run.
 
-        Pause and Stop are hidden without an engine, and Resume replaces Pause of a paused run.
+        Pause and Stop need an engine, Resume needs none, and replaces Pause of a paused run.
         """
         found = super().active_bindings
-        return {name: _adapt_to_state(active, self._action_state) for name, active in found.items()}
+        adapted = {
+            name: _adapt_to_state(active, self._action_state) for name, active in found.items()
+        }
+        return {name: active for name, active in adapted.items() if active}
 
     def show_actions_for(self, state: State | None) -> None:
         """Adapt the footer to the state of the current run."""
@@ -130,14 +133,20 @@ class RunActionsScreen(ActionsScreen):
 _NEED_AN_ENGINE = {"pause", "stop", "checkpoint", "sample"}
 
 
-def _adapt_to_state(active: ActiveBinding, state: State | None) -> ActiveBinding:
+_RESUMABLE = {State.STOPPED, State.FAILED, State.LOST}
+
+
+def _adapt_to_state(active: ActiveBinding, state: State | None) -> ActiveBinding | None:
+    """Return a binding as it applies to a run in this state, or None if it does not."""
     binding = active.binding
-    if state is not None and state not in LIVE and binding.action in _NEED_AN_ENGINE:
-        return active._replace(binding=replace(binding, show=False))
+    if state is None:
+        return active
+    if binding.action in _NEED_AN_ENGINE and state not in LIVE:
+        return None
     if binding.action == "pause" and state == State.PAUSED:
         return active._replace(binding=replace(binding, description="Resume"))
-    if binding.action == "resume" and state in {State.STOPPED, State.FAILED, State.LOST}:
-        return active._replace(binding=replace(binding, show=True, description="Resume"))
+    if binding.action == "resume":
+        return active._replace(binding=replace(binding, show=True)) if state in _RESUMABLE else None
     return active
 
 

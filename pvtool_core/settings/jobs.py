@@ -401,9 +401,9 @@ def require(job: Job, cls: type[T]) -> T:
     return job
 
 
-def flat_settings(job: TrainJob) -> dict[str, str]:
+def flat_settings(settings: Settings) -> dict[str, str]:
     """Return settings by their dotted names, as used by `--set`, without the prompts."""
-    table = to_table(job)
+    table = to_table(settings)
     table.pop("prompts", None)
     return dict(_leaves("", table))
 

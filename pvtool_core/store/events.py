@@ -246,47 +246,78 @@ class DeviceReading:
     utilisation: Number = None
     temperature: Number = None
     power: Number = None
+    power_limit: Number = _omitted(None)  # noqa: RUF009 - a field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostReading:
+    """Measured values of the computer: bytes, and CPU load in percent of all its `cores`.
+
+    `disk_free` and `disk_total` are those of the file system with the run folder.
+    """
+
+    memory_used: Number = None
+    memory_total: Number = None
+    cpu: Number = None
+    cores: int | None = None
+    disk_free: Number = None
+    disk_total: Number = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TelemetryEvent(Event):
     """Telemetry, every few seconds: accelerators, and memory (bytes) and load of the engine.
 
-    `cpu` is in percent of one core.
+    `cpu` is in percent of one core. `own` is the index of the accelerator that the engine uses, if
+    it is known.
     """
 
     type = "gpu"
     devices: tuple[DeviceReading, ...]
     process_memory: Number = None
     cpu: Number = None
+    host: HostReading | None = _omitted(None)  # noqa: RUF009 - a field
+    own: int | None = _omitted(None)
 
     @classmethod
     def parse(cls, record: Mapping[str, Any]) -> Self:
         """Return the event of a JSON object. Raises ValueError, TypeError or KeyError."""
-        devices = tuple(
-            DeviceReading(
-                **{
-                    name: convert(device[name])
-                    for name, convert, required in _readers(DeviceReading)
-                    if required or name in device
-                }
-            )
-            for device in record["devices"]
-        )
+        host = record.get("host")
         return cls(
             time=record["time"],
-            devices=devices,
+            devices=tuple(_reading(DeviceReading, device) for device in record["devices"]),
             process_memory=_optional_number(record.get("process_memory")),
             cpu=_optional_number(record.get("cpu")),
+            host=None if host is None else _reading(HostReading, host),
+            own=_optional_integer(record.get("own")),
         )
 
     def record(self) -> Record:
         """Return the event as a JSON object."""
-        devices = [
-            {name: getattr(device, name) for name, _, _ in _writers(DeviceReading)}
-            for device in self.devices
-        ]
-        return {**Event.record(self), "devices": devices}
+        record = {**Event.record(self), "devices": list(map(_values, self.devices))}
+        if self.host:
+            record["host"] = _values(self.host)
+        return record
+
+
+def _reading(kind: Any, record: Mapping[str, Any]) -> Any:
+    """Return the reading of a JSON object. Raises ValueError, TypeError or KeyError."""
+    return kind(
+        **{
+            name: convert(record[name])
+            for name, convert, required in _readers(kind)
+            if required or name in record
+        }
+    )
+
+
+def _values(reading: DeviceReading | HostReading) -> Record:
+    """Return a reading as a JSON object."""
+    return {
+        name: getattr(reading, name)
+        for name, default, omitted in _writers(type(reading))
+        if not (omitted and getattr(reading, name) == default)
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

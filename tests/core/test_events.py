@@ -17,6 +17,7 @@ from pvtool_core.store.events import (
     CheckpointEvent,
     DeviceReading,
     Event,
+    HostReading,
     SampleEvent,
     ScoredSample,
     UnknownEvent,
@@ -66,19 +67,21 @@ json_values = st.recursive(
 
 def fields_of(cls: type) -> dict[str, st.SearchStrategy[Any]]:
     hints = get_type_hints(cls)
-    own = {"scalars": scalars, "values": st.just({"weights": 3}), "devices": devices()}
+    own = {
+        "scalars": scalars,
+        "values": st.just({"weights": 3}),
+        "devices": st.lists(readings(DeviceReading), max_size=3).map(tuple),
+        "host": st.none() | readings(HostReading),
+    }
     return {
         one.name: own.get(one.name) or strategies[hints[one.name]]
         for one in dataclasses.fields(cls)
     }
 
 
-def devices() -> st.SearchStrategy[tuple[DeviceReading, ...]]:
-    hints = get_type_hints(DeviceReading)
-    return st.lists(
-        st.builds(DeviceReading, **{name: strategies[hint] for name, hint in hints.items()}),
-        max_size=3,
-    ).map(tuple)
+def readings(cls: type) -> st.SearchStrategy[Any]:
+    hints = get_type_hints(cls)
+    return st.builds(cls, **{name: strategies[hint] for name, hint in hints.items()})
 
 
 events = st.one_of([st.builds(cls, **fields_of(cls)) for cls in EVENTS.values()])

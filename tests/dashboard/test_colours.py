@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from rich.color import Color
+from rich.style import Style
 
+from pvtool.dashboard.palette_filter import in_palette
 from pvtool_core.store.liveness import State
 from tests.support.batches import clip_event, draw_clip, make_batch, write_worker
 from tests.support.run_files import MakeRun
@@ -107,3 +110,12 @@ def test_terminal_with_16_colours_receives_only_these(home: Path, runs: None) ->
         colours = {colour for cell in cells for colour in (cell.fg, cell.bg)}
         assert {"green", "default"} < colours
         assert not [colour for colour in colours if re.fullmatch("[0-9a-f]{6}", colour)]
+
+
+def test_256_colours_of_bars_are_greys_and_not_navy() -> None:
+    bar = Style(color="#e0e0e0", bgcolor="#242f38", bold=True)
+    filtered = in_palette(bar)
+    assert filtered.bold and filtered.bgcolor and filtered.color
+    assert filtered.bgcolor.number == 236  # #303030
+    assert filtered.color.number == 254
+    assert in_palette(Style(bgcolor="#00005f")).bgcolor == Color.from_ansi(17)

@@ -1,6 +1,8 @@
 """New run form: preview, invalid values, and the start of a real engine."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +10,23 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Select, TextArea
 
+from pvtool.dashboard.screens import new_run
 from pvtool.dashboard.screens.forms import FormScreen
 from pvtool.dashboard.screens.new_run import NewRunScreen
 from pvtool_core import supervisor
 from pvtool_core.paths import runs_dir
+from pvtool_core.settings.schema import Settings
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import Request, RunFolder, list_runs
 from pvtool_core.store.summary import job_of
 from tests.support.sample_data import ScreenApp, add_identity
 from tests.support.screen_text import until, until_seen
+
+
+@pytest.fixture(autouse=True)
+def _without_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start no engine for estimates, which takes seconds."""
+    monkeypatch.setattr(new_run, "PAUSE_SECONDS", 600)
 
 
 def select(pilot: Pilot[None], id: str, value: str) -> None:
@@ -65,11 +75,38 @@ async def test_settings_are_suggested_with_their_help(home: Path) -> None:
             pilot, lambda: [option.id for option in suggestions.options] == ["training.warmup=10"]
         )
         await until_seen(pilot, "iterations over which the learning rate rises from zero")
-        await pilot.press("tab", "enter")
+        await pilot.press("tab", *"25")
         await until(
             pilot,
-            lambda: settings(pilot).text == "training.warmup=10" and settings(pilot).has_focus,
+            lambda: settings(pilot).text == "training.warmup=25" and settings(pilot).has_focus,
         )
+        await pilot.press("tab")
+        await until(pilot, lambda: not settings(pilot).has_focus)
+
+
+async def test_only_identity_is_selected_and_memory_and_time_are_estimated(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_identity("ada")
+    planned: list[int] = []
+
+    def plan(settings: Settings, prompts: int, *, stop: Callable[[], bool]) -> str:
+        planned.append(settings.training.iterations)
+        while settings.training.iterations == 4 and not stop():
+            time.sleep(0.01)
+        return "≈ 11 GiB of 80 GiB, 40:00" if not stop() else "cancelled"
+
+    monkeypatch.setattr(new_run, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(new_run, "plan_of", plan)
+    monkeypatch.setattr(new_run, "short_estimate", str)
+    async with ScreenApp(NewRunScreen).run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "ada", "≈ 11 GiB of 80 GiB, 40:00")
+        settings(pilot).text = "training.iterations=4"
+        await until_seen(pilot, "Estimating memory and time…")
+        await until(pilot, lambda: planned == [140, 4])
+        settings(pilot).text = "training.iterations=8"
+        await until_seen(pilot, "≈ 11 GiB of 80 GiB, 40:00")
+    assert planned == [140, 4, 8]
 
 
 @pytest.mark.parametrize(

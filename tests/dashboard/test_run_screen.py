@@ -11,6 +11,7 @@ from textual.pilot import Pilot
 from textual.widgets import Tabs
 
 from pvtool.dashboard.app import Dashboard
+from pvtool.dashboard.preferences import preferences_file, read_theme
 from pvtool.dashboard.screens.help import HelpScreen
 from pvtool.dashboard.screens.run import RunScreen
 from pvtool.dashboard.widgets.log import LogView
@@ -96,7 +97,7 @@ async def test_keys_open_every_pane_at_every_size(make_run: MakeRun, size: tuple
         "evaluation": ["Not evaluated yet"],
         "prompts": ["reads in a café"],
         "machine": ["GPU 0", "41.5 of 80.0 GiB", "61 °C", "412 W"],
-        "log": ["events", "state=started"],
+        "log": ["events", "run         started"],
         "settings": ["model.family", "animatediff"],
     }
     async with dashboard(folder).run_test(size=size) as pilot:
@@ -382,10 +383,20 @@ async def test_memory_of_the_engine_is_shown_without_an_accelerator(make_run: Ma
     folder = make_run("ada-1", 8)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await go_to(pilot, "machine")
-        await until_seen(pilot, "Engine process", "Memory 3.00 GiB", "Load 101.0 % of a core")
-        assert "GPU" not in screen_text(pilot.app)
+        await until_seen(pilot, "No GPU", "RAM 3.00 GiB", "CPU 1.01 cores", "101 % of a core")
         write_events(folder, [gpu_event(BEGAN + 9, devices=1)])
         await until_seen(pilot, "GPU 0")
+        assert "No GPU" not in screen_text(pilot.app)
+
+
+async def test_own_accelerator_is_marked_and_plotted(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 8)
+    host = {"memory_used": 45 * 2**30, "memory_total": 64 * 2**30, "cpu": 35.0, "cores": 16}
+    write_events(folder, [gpu_event(BEGAN + 9, devices=3) | {"own": 1, "host": host}])
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await go_to(pilot, "machine")
+        await until_seen(pilot, "▸ GPU 1", "GPU 2", "Host   16 cores", "45.0 of 64.0 GiB", "35 %")
+        assert screen_text(pilot.app).count("Utilisation") == 1
 
 
 async def test_log_is_searched_and_followed_and_switches_to_the_engine_output(
@@ -399,26 +410,42 @@ async def test_log_is_searched_and_followed_and_switches_to_the_engine_output(
         await go_to(pilot, "log")
         await until_seen(pilot, "events, without steps and gauges", "2 lines")
         await pilot.press("v")
-        await until_seen(pilot, "events, all", "step=200")
-        await pilot.press("slash", *"step=77", "enter")
-        await until_seen(pilot, "step=77 ", "'step=77' in line")
+        await until_seen(pilot, "events, all", "step 200")
+        await pilot.press("slash", *"step 77", "enter")
+        await until_seen(pilot, "step 77 ", "'step 77'  1 of 1")
         write_events(folder, [step_event(201)])
         await pilot.press("G")
-        await until_seen(pilot, "step=201 ", "live")
+        await until_seen(pilot, "step 201 ", "live")
         await pilot.press("g")
-        await until_seen(pilot, "state=started")
+        await until_seen(pilot, "run         started")
         await pilot.press("e")
         await until_seen(pilot, "engine.log", "Traceback: boom")
         await pilot.press("slash", *"line 12", "enter")
         await until_seen(pilot, "line 12 of the engine")
         await pilot.press("n")
-        await until_seen(pilot, "line 120 of the engine")
+        await until_seen(pilot, "line 120 of the engine", "2 of 11")
         await pilot.press("N")
-        await until_seen(pilot, "line 12 of the engine", "in line 13")
+        await until_seen(pilot, "line 12 of the engine", "1 of 11")
         await pilot.press("slash", *"nowhere", "enter")
         await until_seen(pilot, "'nowhere' not found")
         await pilot.press("slash", "escape", "j", "k", "down", "up", "home", "end")
         await until_seen(pilot, "Traceback: boom")
+
+
+async def test_log_shows_levels_and_one_line_for_cached_items(make_run: MakeRun) -> None:
+    folder = make_run("ada-1", 0)
+    caching = [
+        {"time": BEGAN + i, "type": "stage", "stage": "caching", "done": i, "total": 24}
+        for i in range(1, 25)
+    ]
+    warning = {"time": BEGAN, "type": "warning", "message": "Low disk space. " * 12 + "The end."}
+    write_events(folder, [*caching, warning])
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
+        await go_to(pilot, "log")
+        await until_seen(pilot, "caching 24 of 24", " W warning", "4 lines")
+        assert "caching 23" not in screen_text(pilot.app)
+        await pilot.press("w")
+        await until_seen(pilot, "The end.")
 
 
 async def test_clips_before_training_and_now_play_in_sync(make_run: MakeRun) -> None:
@@ -481,12 +508,73 @@ async def test_command_palette_lists_the_actions(make_run: MakeRun) -> None:
         await until(pilot, lambda: Request.CHECKPOINT in folder.take_requests())
 
 
-async def test_theme_is_selected_from_a_list(make_run: MakeRun) -> None:
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("zoom", "Zoom in"),
+        ("exit", "Close the dashboard; runs continue"),
+        ("resume", "Resume a paused, stopped or killed run"),
+        ("export", "Save the curves as CSV and PNG"),
+        ("compare", "Overlay another run"),
+        ("delete", "Delete this identity and all its files"),
+        ("go machine", "Show the machine"),
+        ("ben-1", "Run: ben-1"),
+    ],
+)
+async def test_command_palette_finds_standard_words(
+    make_run: MakeRun, words: str, found: str
+) -> None:
+    make_run("ben-1", 5)
+    async with dashboard(make_run("ada-1", 5)).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "step 5/400")
+        await until(pilot, lambda: getattr(pilot.app, "summaries", None))
+        await pilot.press("6", "ctrl+p", *words)
+        await until_seen(pilot, found)
+
+
+async def test_digits_open_the_panes_of_a_run(make_run: MakeRun) -> None:
+    async with dashboard(make_run("ada-1", 5)).run_test(size=SIZE) as pilot:
+        await until_seen(pilot, "1 Overview", "step 5/400")
+        await pilot.press("7")
+        await until_seen(pilot, "model.family")
+        await pilot.press("2")
+        await until_seen(pilot, "SCR semantic loss")
+
+
+@pytest.mark.parametrize(("width", "hidden"), [(80, "Export"), (160, "nothing")])
+async def test_footer_shows_what_fits_and_applies(
+    make_run: MakeRun, width: int, hidden: str
+) -> None:
+    folder = make_run("ada-1", 40, State.FINISHED)
+    async with dashboard(folder).run_test(size=(width, 30)) as pilot:
+        await until_seen(pilot, "step 40/400", "? Help", "q Close", "esc Back", "+- Zoom")
+        await until(pilot, lambda: "Pause" not in screen_text(pilot.app))
+        footer = screen_text(pilot.app).splitlines()[-1]
+        assert len(footer) <= width and "Resume" not in footer and hidden not in footer
+
+
+async def test_theme_is_selected_from_a_list_and_remembered(make_run: MakeRun) -> None:
     folder = make_run("ada-1", 5)
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "step 5/400")
         await pilot.press("T", *"nord", "enter")
+        await until(pilot, lambda: pilot.app.theme == "nord" and read_theme() == "nord")
+    async with dashboard(folder).run_test(size=SIZE) as pilot:
         await until(pilot, lambda: pilot.app.theme == "nord")
+    preferences_file().write_text("theme = 3")
+    async with dashboard(folder).run_test(size=SIZE, notifications=True) as pilot:
+        await until_seen(pilot, "Cannot restore the theme.")
+
+
+async def test_settings_are_searched_and_marked_where_they_differ(make_run: MakeRun) -> None:
+    async with dashboard(make_run("ada-1", 5)).run_test(size=SIZE) as pilot:
+        await pilot.press("7")
+        await until_seen(pilot, "1 of ", "settings differ from preset tiny", "model.family")
+        await pilot.press("slash", *"training.iter")
+        await until_seen(pilot, "1 of ", "● training.iterations", "400  preset: 140")
+        assert "model.family" not in screen_text(pilot.app)
+        await pilot.press("escape")
+        await until_seen(pilot, "model.family")
 
 
 async def test_headline_shows_smoothed_values_with_trends(make_run: MakeRun) -> None:

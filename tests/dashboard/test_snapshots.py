@@ -3,6 +3,7 @@
 PV_WRITE_SNAPSHOTS=1 writes them again.
 """
 
+import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Generator
@@ -73,7 +74,7 @@ def run(
     make_run("ada-2", 250, State.FAILED)
     _add_with_drawn_photos("ada", "woman", [(1.0, 0.0), (0.8, 0.6), (0.0, 1.0)])
     _add_with_drawn_photos("ben", "man", [(1.0, 0.0)])
-    _pin_paths(_with_samples(make_run("ada-3", 180, devices=2)), home)
+    _pin_paths(_with_samples(_with_host(make_run("ada-3", 180, devices=2))), home)
     _add_batches(home)
     monkeypatch.chdir(home / "data")
     return RunFolder(Path("runs/ada-3"))
@@ -114,6 +115,21 @@ def _add_batches(home: Path) -> None:
         )
     for worker in (*ended.workers(), *live.workers()):
         _pin_paths(worker, home)
+
+
+def _with_host(run: RunFolder) -> RunFolder:
+    """Add readings of the computer, and that the first accelerator is the run's own one."""
+    gib = 2**30
+    whole = {"memory_total": 128 * gib, "cores": 16, "disk_free": 812 * gib}
+    events = [json.loads(line) for line in run.events.read_text().splitlines()]
+    for event in events:
+        if event["type"] == "gpu":
+            passed = event["time"] - BEGAN
+            measured = {"memory_used": (40 + passed / 20) * gib, "cpu": 25.0 + passed / 10}
+            event |= {"own": 0, "host": whole | measured}
+    run.events.write_text("")
+    write_events(run, events)
+    return run
 
 
 def _with_samples(run: RunFolder) -> RunFolder:
@@ -176,7 +192,7 @@ async def capture_run_screen(pilot: Pilot[None], capture: Capture) -> None:
         ("evaluation", ["+0.320 [+0.250, +0.390]"]),
         ("prompts", ["reads in a café"]),
         ("machine", ["GPU 0", "41.5 of 80.0 GiB"]),
-        ("log", ["events, without", "live", "state=started"]),
+        ("log", ["events, without", "live", "run         started"]),
         ("settings", ["model.family", "animatediff"]),
     ]:
         await pilot.press("right_square_bracket")

@@ -137,6 +137,6 @@ def test_log_omits_frequent_events_by_default(tmp_path: Path) -> None:
     assert not lines.extend().more
     assert len(lines.numbers(everything=True)) == 3
     (line,) = lines.texts(lines.numbers(everything=False))
-    assert "3 of 12 pairs show no face" in line
+    assert "3 of 12 pairs show no face" in line.text and line.level == "W"
     assert lines.find("NO FACE", lines.numbers(everything=True), 0, 1) == 2
     assert lines.find("nowhere", lines.numbers(everything=True), 0, 1) is None

@@ -1,5 +1,6 @@
 """Data of a run's screen, passed to each of its panes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ class RunSnapshot:
 
     `job`, `exit_record` and `evaluation` are None if they are missing or unreadable.
     `evaluation_problem` is why the evaluation is unreadable, and `evaluation_stamp` changes with
-    its report. `checkpoints` are steps.
+    its report. `checkpoints` are steps. `preset` has the settings of the run's preset by name, as
+    this machine has it now; None if it has none of that name.
     """
 
     summary: RunSummary
@@ -28,6 +30,7 @@ class RunSnapshot:
     evaluation: EvaluationReport | None = None
     evaluation_problem: str = ""
     evaluation_stamp: tuple[int, int] | None = None
+    preset: Mapping[str, str] | None = None
 
 
 @dataclass

@@ -14,6 +14,7 @@ from pvtool_core.settings.sample_metrics import GAP, LIKENESS, compared
 from pvtool_core.store.events import (
     CheckpointEvent,
     Event,
+    HostReading,
     SampleEvent,
     ScoredSample,
     ScoresEvent,
@@ -51,6 +52,7 @@ class Device:
 
     name: str
     memory_total: float | None
+    power_limit: float | None = None
     gauges: dict[str, Series] = field(
         default_factory=lambda: {name: Series(exact=True) for name in GAUGES}
     )
@@ -59,14 +61,18 @@ class Device:
 class RunHistory:
     """State of a run after all events read so far.
 
-    `sample_scores` are the scores of single samples by step, prompt and seed. `last_update` is the
-    time of the newest step or stage: a hanging engine still writes gauges.
+    `process` and `host` have the used memory in GiB and the load in cores. `sample_scores` are the
+    scores of single samples by step, prompt and seed. `last_update` is the time of the newest step
+    or stage: a hanging engine still writes gauges.
     """
 
     def __init__(self) -> None:
         self.curves: dict[str, Series] = {}
         self.devices: dict[int, Device] = {}
+        self.own_device: int | None = None
         self.process = {name: Series(exact=True) for name in ("memory", "cpu")}
+        self.host = {name: Series(exact=True) for name in ("memory", "cpu")}
+        self.host_reading: HostReading | None = None  # the newest one
         self.samples: list[SampleEvent] = []
         self.scores = SampleScores()
         self.scored_steps: dict[int, ScoresEvent] = {}
@@ -178,13 +184,27 @@ class RunHistory:
     def _add_telemetry(self, step: int, event: TelemetryEvent) -> None:
         for reading in event.devices:
             if reading.index not in self.devices:
-                self.devices[reading.index] = Device(reading.name, _gib(reading.memory_total))
+                total = gib(reading.memory_total)
+                self.devices[reading.index] = Device(reading.name, total, reading.power_limit)
             gauges = self.devices[reading.index].gauges
-            gauges["memory_used"].append(step, event.time, _gib(reading.memory_used))
+            gauges["memory_used"].append(step, event.time, gib(reading.memory_used))
             for name in GAUGES[1:]:
                 gauges[name].append(step, event.time, getattr(reading, name))
-        self.process["memory"].append(step, event.time, _gib(event.process_memory))
-        self.process["cpu"].append(step, event.time, event.cpu)
+        if event.own is not None:
+            self.own_device = event.own
+        self._add_host(step, event)
+
+    def _add_host(self, step: int, event: TelemetryEvent) -> None:
+        """Add memory and load of engine and host; the first load is unknown."""
+        host = event.host or HostReading()
+        self.host_reading = event.host or self.host_reading
+        for series, memory, cores in (
+            (self.process, event.process_memory, cores_of(event.cpu, 1)),
+            (self.host, host.memory_used, cores_of(host.cpu, host.cores)),
+        ):
+            for name, value in (("memory", gib(memory)), ("cpu", cores)):
+                if value is not None:
+                    series[name].append(step, event.time, value)
 
 
 def _columns(events: Sequence[StepEvent]) -> dict[str, "array[float]"] | None:
@@ -209,5 +229,11 @@ def _is_curve(name: str) -> bool:
     return name.isascii() and name.isidentifier()
 
 
-def _gib(value: float | None) -> float | None:
+def gib(value: float | None) -> float | None:
+    """Return bytes as GiB."""
     return None if value is None else value / 2**30
+
+
+def cores_of(percent: float | None, cores: int | None) -> float | None:
+    """Return a load in percent of some cores as a number of cores."""
+    return None if percent is None or cores is None else percent / 100 * cores

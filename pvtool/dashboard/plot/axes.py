@@ -60,6 +60,14 @@ def fit(extent: Extent, bounds: Extent | None, log: bool, intervals: int) -> Sca
     return _log_scale(extent, intervals) if log else _linear_scale(extent, bounds, intervals)
 
 
+def gauge(extent: Extent, total: float, intervals: int) -> Scale:
+    """Return a scale from zero to a total, with ticks at its quarters, its half or its end."""
+    high = max(total, extent[1])
+    parts = 4 if intervals >= 4 else 2 if intervals >= 2 else 1
+    unit = 1.0 if high >= 10 else round_step(high / 100)
+    return Scale(0.0, high, False, [high * k / parts for k in range(parts + 1)], unit)
+
+
 def _linear_scale(extent: Extent, bounds: Extent | None, intervals: int) -> Scale:
     low, high = (min(extent[0], bounds[0]), max(extent[1], bounds[1])) if bounds else extent
     largest = max(abs(low), abs(high))

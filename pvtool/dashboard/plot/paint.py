@@ -102,6 +102,7 @@ class Painter:
     glyphs: Glyphs
     width: int
     height: int
+    total: float | None = None  # of a gauge, whose scale goes from zero to it
 
     def paint(self) -> Picture:
         first, last = self.view.visible_range()
@@ -167,6 +168,8 @@ class Painter:
         if not found:
             return None
         extent = min(low for low, _ in found), max(high for _, high in found)
+        if self.total and not self.log:
+            return axes.gauge(extent, self.total, self._curve_rows // 2)
         return axes.fit(extent, self.bounds, self.log, max(2, self._curve_rows // 3))
 
     def _rows(

@@ -11,7 +11,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.timer import Timer
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.clipboard import copy
@@ -33,6 +33,7 @@ from pvtool.dashboard.widgets.batch_panels import (
 )
 from pvtool.dashboard.widgets.clip_list import ClipLines, ClipList
 from pvtool.dashboard.widgets.clip_side import ClipSide, likeness_text
+from pvtool.dashboard.widgets.key_footer import KeyFooter
 from pvtool.text import plain
 from pvtool_core.batches.folder import BatchFolder, list_batches
 from pvtool_core.paths import batches_dir
@@ -81,7 +82,7 @@ class BatchScreen(BatchActionsScreen):
                 yield ClipList()
                 yield Input(id="filter", compact=True, placeholder="filter words")
             yield ClipSide()
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         self.run_worker(self._watch, group="watch", exit_on_error=False)

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 
 from textual.app import ComposeResult
 from textual.screen import ModalScreen
-from textual.widgets import Footer, SelectionList
+from textual.widgets import SelectionList
 from textual.widgets.selection_list import Selection
 
 from pvtool.dashboard import keys
+from pvtool.dashboard.widgets.key_footer import KeyFooter
 
 
 class ColumnChooser(ModalScreen[None]):
@@ -31,7 +32,7 @@ class ColumnChooser(ModalScreen[None]):
         chooser = SelectionList[str](*entries, compact=True)
         chooser.border_title = "Columns"
         yield chooser
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyFooter()
 
     def on_selection_list_selection_toggled(
         self, event: SelectionList.SelectionToggled[str]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from textual.app import ComposeResult
 from textual.containers import Horizontal, ScrollableContainer
 from textual.content import Content
-from textual.widgets import Footer, OptionList, Static
+from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from pvtool.dashboard import keys
@@ -18,6 +18,7 @@ from pvtool.dashboard.run_actions import ActionsScreen
 from pvtool.dashboard.screens.run import RunFollower
 from pvtool.dashboard.widgets.choices import Choices
 from pvtool.dashboard.widgets.curves import all_curves
+from pvtool.dashboard.widgets.key_footer import KeyFooter
 from pvtool.dashboard.widgets.plot import Curve, Plot, View
 from pvtool.jobs.run_comparison import Rows, RunComparison, compare_runs
 from pvtool.text import plain
@@ -62,7 +63,7 @@ class CompareScreen(ActionsScreen):
             yield Horizontal(id="plot")
         with ScrollableContainer(id="tables", can_focus=True):
             yield Static("Reading…", id="text", markup=False)
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         names = [

@@ -58,6 +58,7 @@ class FormScreen(ModalScreen[T | None], Generic[T]):
             with VerticalScroll(id="fields", can_focus=False):
                 yield from self.fields()
             with Vertical(id="end"):
+                yield from self.compose_end()
                 yield Note(id="outcome")
                 with Horizontal(id="buttons"):
                     yield Button(
@@ -72,6 +73,10 @@ class FormScreen(ModalScreen[T | None], Generic[T]):
     def fields(self) -> ComposeResult:
         """Yield the fields."""
         raise NotImplementedError
+
+    def compose_end(self) -> ComposeResult:
+        """Yield what is shown above the outcome."""
+        return iter(())
 
     def job(self) -> Callable[[], T]:
         """Return the job to run in a thread. This method and the job may raise PvError."""

@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Button, Footer, Label, OptionList, Static
+from textual.widgets import Button, Label, OptionList, Static
 from textual.widgets.option_list import Option
 
 from pvtool.dashboard import keys
@@ -28,6 +28,7 @@ from pvtool.dashboard.widgets.identity_list import (
     SimilarityMatrix,
     SimilarityTable,
 )
+from pvtool.dashboard.widgets.key_footer import KeyFooter
 from pvtool.dashboard.widgets.navigation import HEIGHTS, WIDTHS, Navigation
 from pvtool.dashboard.widgets.picture import ClipView
 from pvtool_core.errors import PvError, from_foreign
@@ -109,7 +110,7 @@ class IdentitiesScreen(PollingScreen):
                 with Vertical(id="beside"):
                     yield from self._compose_photo()
                     yield from self._compose_facts()
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyFooter()
 
     def _compose_photo(self) -> ComposeResult:
         with Vertical(id="photo"):
@@ -143,6 +144,11 @@ class IdentitiesScreen(PollingScreen):
         self._file_times = file_times
         self.query_one("#error", Note).show_text("")
         self._list(identities)
+
+    def select(self, name: str) -> None:
+        """Select an identity once the list is read."""
+        self._wanted = name
+        self.reload()
 
     def _list(self, identities: list[IdentityItem]) -> None:
         self._identities = {identity.name: identity for identity in identities}

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from textual.widgets import Input, Select, TextArea
 from textual.widgets.option_list import Option
 
 from pvtool.dashboard.screens.forms import FormScreen
-from pvtool.dashboard.widgets.fields import Field, LinesField
+from pvtool.dashboard.widgets.fields import Field, LinesField, Note
+from pvtool.jobs.planning import plan_of, short_estimate
 from pvtool.jobs.prepare import choose, prepare
 from pvtool.jobs.settings import chosen_settings, option_table, style_table
 from pvtool_core import supervisor
@@ -27,6 +29,14 @@ from pvtool_core.settings.toml import merge, to_table
 from pvtool_core.store.identities import Library
 from pvtool_core.store.prompts import Banks
 from pvtool_core.store.runs import RunFolder
+
+PAUSE_SECONDS = 1.0
+_FIELDS = {
+    "seed": ("training.seed", "Invalid seed"),
+    "base": ("model.base_model", "model.family", "Weights not found"),
+    "loras": ("model.loras", "Invalid style LoRA"),
+}
+"""Fields, and the beginnings of messages about them."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +76,15 @@ class NewRunScreen(FormScreen[RunFolder]):
     NewRunScreen #fields { height: 1fr; }
     NewRunScreen #form { height: 100%; max-height: 44; }
     NewRunScreen TextArea#loras { height: auto; max-height: 4; }
+    NewRunScreen #estimate { display: block; height: 1; }
     """
 
     def __init__(self, identity: str | None = None) -> None:
         super().__init__()
         self._identity = identity
         self._suggestions: list[tuple[str, Content]] = []
+        self._cancel_estimate = threading.Event()
+        self._estimates: dict[tuple[Settings, int], str] = {}
 
     def fields(self) -> ComposeResult:
         """Yield the options of `pv train`."""
@@ -85,7 +98,9 @@ class NewRunScreen(FormScreen[RunFolder]):
             "Prompts", Select[str]([], prompt="bank of the preset", compact=True, id="bank")
         )
         yield Field(
-            "Seed", Input(type="integer", compact=True, id="seed", placeholder="seed of the preset")
+            "Seed",
+            Input(type="integer", compact=True, id="seed", placeholder="seed of the preset"),
+            id="seed-field",
         )
         yield Field(
             "Base model",
@@ -94,23 +109,32 @@ class NewRunScreen(FormScreen[RunFolder]):
                 id="base",
                 placeholder="model of the preset; or a folder, file or name",
             ),
+            id="base-field",
         )
         yield Field(
             "Style LoRAs",
             TextArea(compact=True, id="loras", placeholder="none; or FILE:WEIGHT, one per line"),
+            id="loras-field",
         )
-        lines = LinesField("none; or KEY=VALUE, one per line", next_line=False, id="sets")
+        lines = LinesField(
+            "none; or KEY=VALUE, one per line; tab completes", next_line=False, id="sets"
+        )
         yield Field("Settings", lines)
+
+    def compose_end(self) -> ComposeResult:
+        """Yield the estimate, above the buttons."""
+        yield Note(id="estimate")
 
     async def on_mount(self) -> None:
         """Fill the selection lists."""
         identities, presets, banks, default = await asyncio.to_thread(_read_names)
-        self._fill("identity", identities, self._identity)
+        only = identities[0] if len(identities) == 1 else None
+        self._fill("identity", identities, self._identity or only)
         self._fill("preset", presets, default)
         self._fill("bank", banks, None)
         if not identities:
             self.outcome.show_text("No identities yet. Add one first: press escape, 2, a.")
-        self.query_one("#preset" if self._identity else "#identity").focus()
+        self.query_one("#preset" if self._identity or only else "#identity").focus()
 
     def _fill(self, name: str, values: list[str], selected: str | None) -> None:
         select = self.query_one(f"#{name}", Select)
@@ -123,19 +147,61 @@ class NewRunScreen(FormScreen[RunFolder]):
     @on(TextArea.Changed)
     def check(self) -> None:
         """Update the preview."""
+        self._cancel_estimate.set()
         self._check()
 
     @work(exclusive=True, group="check", exit_on_error=False)
     async def _check(self) -> None:
         try:
-            check = await asyncio.to_thread(_check_input, self.entered())
+            entered = self.entered()
+            check = await asyncio.to_thread(_check_input, entered)
         except Exception as error:
-            self.query_one("#preset-field", Field).note.show_error(from_foreign(error))
+            self._show_errors([str(from_foreign(error))])
             return
         self.query_one("#preset-field", Field).note.show_text(_preview(check))
-        self.query_one(LinesField).show_problems(check.mistakes)
+        self._show_errors(check.mistakes)
+        self._estimate(entered, bool(check.mistakes))
         self._suggestions = _setting_lines(check.settings)
         self.suggest()
+
+    def _show_errors(self, messages: Sequence[str]) -> None:
+        """Show each message at its field; other settings are in the field of settings."""
+        left = list(messages)
+        for field, names in _FIELDS.items():
+            own = [message for message in left if message.startswith(names)]
+            note = self.query_one(f"#{field}-field", Field).note
+            if own:
+                note.show_error(PvError("\n".join(own)))
+            else:
+                note.show_text("")
+            left = [message for message in left if message not in own]
+        self.query_one(LinesField).show_problems(left)
+
+    @work(exclusive=True, group="estimate", exit_on_error=False)
+    async def _estimate(self, entered: FormInput, invalid: bool) -> None:
+        """Estimate memory and time once the form has not changed for a moment."""
+        note = self.query_one("#estimate", Note)
+        if invalid or entered.identity is None:
+            note.show_text("")
+            return
+        self._cancel_estimate = cancelled = threading.Event()
+        note.show_text("Estimating memory and time…")
+        await asyncio.sleep(PAUSE_SECONDS)
+        try:
+            text = await asyncio.to_thread(self._estimated, entered.identity, entered, cancelled)
+        except Exception as error:
+            text = f"No estimate: {from_foreign(error).message}"
+        if not cancelled.is_set():
+            note.show_text(text)
+
+    def _estimated(self, name: str, entered: FormInput, cancelled: threading.Event) -> str:
+        """Return the estimate, or the kept one of the same settings. Raises PvError."""
+        *_, prompts, settings = choose(name, entered.preset, *entered.options(), only_planned=True)
+        key = settings, len(prompts)
+        if key not in self._estimates:
+            stop = lambda: cancelled.is_set() or self.closed.is_set()  # noqa: E731 - two events
+            self._estimates[key] = short_estimate(plan_of(*key, stop=stop))
+        return self._estimates[key]
 
     @on(LinesField.Changed)
     def suggest(self) -> None:

@@ -6,7 +6,7 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.widgets import Footer, Input, OptionList, Static
+from textual.widgets import Input, OptionList, Static
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.screens.base import PollingScreen
@@ -18,6 +18,7 @@ from pvtool.dashboard.screens.prompt_forms import (
 )
 from pvtool.dashboard.widgets.choices import Choices
 from pvtool.dashboard.widgets.fields import Note
+from pvtool.dashboard.widgets.key_footer import KeyFooter
 from pvtool.dashboard.widgets.navigation import WIDTHS, Navigation
 from pvtool.dashboard.widgets.prompt_list import (
     BrokenBank,
@@ -65,7 +66,7 @@ class PromptsScreen(PollingScreen):
                 yield Input(id="filter", compact=True, placeholder="filter words")
                 yield Note(id="no-match")
                 yield Choices(id="prompts")
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyFooter()
 
     @work(exclusive=True, group="reload", exit_on_error=False)
     async def reload(self) -> None:

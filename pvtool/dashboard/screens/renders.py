@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
-from textual.widgets import DataTable, Footer, Static
+from textual.widgets import DataTable, Static
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.follow.batch import (
@@ -23,6 +23,7 @@ from pvtool.dashboard.marks import bar, cell, state_cell
 from pvtool.dashboard.messages import OpenBatch
 from pvtool.dashboard.run_actions import BatchActionsScreen
 from pvtool.dashboard.widgets.batch_panels import format_rate, group_digits
+from pvtool.dashboard.widgets.key_footer import KeyFooter
 from pvtool.dashboard.widgets.navigation import Navigation
 from pvtool.dashboard.widgets.table import Table
 from pvtool.text import duration, plain, shown
@@ -93,7 +94,7 @@ class RendersScreen(BatchActionsScreen):
         yield Table(id="batches")
         yield Static(_EMPTY, id="empty", markup=False)
         yield Static(id="problem", markup=False)
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         self.run_worker(self._watch, group="watch", exit_on_error=False)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast, runtime_checkable
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast, runtime_checkable
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widget import Widget
-from textual.widgets import ContentSwitcher, Footer, Tab, Tabs
+from textual.widgets import ContentSwitcher, Tab, Tabs
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.follow.run import RunSnapshot, RunView, references_of
@@ -27,11 +28,14 @@ from pvtool.dashboard.widgets.curves import (
 )
 from pvtool.dashboard.widgets.evaluation import EvaluationPane
 from pvtool.dashboard.widgets.headline import Headline
+from pvtool.dashboard.widgets.key_footer import KeyFooter
 from pvtool.dashboard.widgets.machine import MachinePane, Memory
 from pvtool.dashboard.widgets.plot import View
 from pvtool.dashboard.widgets.prompt_bank import CurrentPrompt, PromptBank
 from pvtool.dashboard.widgets.samples import Samples
 from pvtool_core.errors import PvError, from_foreign
+from pvtool_core.settings.jobs import flat_settings
+from pvtool_core.settings.presets import Presets
 from pvtool_core.store.evaluation_report import read_report, report_stamp
 from pvtool_core.store.liveness import LIVE, State
 from pvtool_core.store.runs import RunFolder, checkpoint_step
@@ -44,16 +48,6 @@ T = TypeVar("T")
 
 POLL_SECONDS = 1.0
 _REDRAW_SECONDS = 30.0
-_PANES = (
-    "overview",
-    "curves",
-    "samples",
-    "evaluation",
-    "prompts",
-    "machine",
-    "log",
-    "settings",
-)
 
 
 @runtime_checkable
@@ -101,7 +95,7 @@ class RunScreen(RunActionsScreen):
     """Screen that follows a run folder, on whatever machine its engine runs."""
 
     BINDINGS = keys.RUN
-    panes = _PANES
+    panes = keys.PANES
     DEFAULT_CSS = """
     RunScreen {
         Tabs { height: 2; }
@@ -124,9 +118,14 @@ class RunScreen(RunActionsScreen):
 
     def compose(self) -> ComposeResult:
         yield Headline()
-        yield Tabs(*(Tab(name.capitalize(), id=name) for name in _PANES))
+        yield Tabs(
+            *(
+                Tab(f"{number} {name.capitalize()}", id=name)
+                for number, name in enumerate(keys.PANES, 1)
+            )
+        )
         yield ContentSwitcher(id="panes")
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         self.run_worker(self._watch(), group="watch", exit_on_error=False)
@@ -254,8 +253,11 @@ class RunScreen(RunActionsScreen):
 
     def action_pane(self, by: int) -> None:
         tabs = self.query_one(Tabs)
-        index = _PANES.index(tabs.active) if tabs.active in _PANES else 0
-        tabs.active = _PANES[(index + by) % len(_PANES)]
+        index = keys.PANES.index(tabs.active) if tabs.active in keys.PANES else 0
+        tabs.active = keys.PANES[(index + by) % len(keys.PANES)]
+
+    def action_show_pane(self, name: str) -> None:
+        self.show_pane(name)
 
     def action_other_run(self, by: int) -> None:
         names = [run.run for run in self.dashboard.summaries or []]
@@ -360,6 +362,7 @@ def _take_snapshot(folder: RunFolder, before: RunSnapshot) -> RunSnapshot:
         before.evaluation,
         before.evaluation_problem,
         report_stamp(folder),
+        _or_none(lambda: preset_settings(job.preset)) if job else None,
     )
     if now.evaluation_stamp == before.evaluation_stamp:
         return now
@@ -367,6 +370,12 @@ def _take_snapshot(folder: RunFolder, before: RunSnapshot) -> RunSnapshot:
         return replace(now, evaluation=read_report(folder), evaluation_problem="")
     except (PvError, OSError) as error:
         return replace(now, evaluation=None, evaluation_problem=from_foreign(error).message)
+
+
+@lru_cache(maxsize=8)
+def preset_settings(name: str) -> dict[str, str]:
+    """Return the settings of a preset by name. Raises PvError without one of that name."""
+    return flat_settings(Presets().get(name).settings())
 
 
 def _or_none(read: Callable[[], T]) -> T | None:

@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.content import Content
 from textual.timer import Timer
-from textual.widgets import DataTable, Footer, Input, Static
+from textual.widgets import DataTable, Input, Static
 
 from pvtool.dashboard import keys
 from pvtool.dashboard.follow.run_preview import read_highlights
@@ -20,6 +20,7 @@ from pvtool.dashboard.screens.column_chooser import ColumnChooser
 from pvtool.dashboard.screens.forms import Confirm
 from pvtool.dashboard.screens.notes_form import NotesForm
 from pvtool.dashboard.widgets.identity_list import count_noun
+from pvtool.dashboard.widgets.key_footer import KeyFooter
 from pvtool.dashboard.widgets.navigation import Navigation
 from pvtool.dashboard.widgets.run_columns import (
     RunColumn,
@@ -90,7 +91,7 @@ class RunsScreen(RunActionsScreen):
         yield Static(_EMPTY, id="empty")
         yield Static(id="problem", markup=False)
         yield Static(id="count")
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyFooter()
 
     @property
     def dashboard(self) -> "RunsApp":

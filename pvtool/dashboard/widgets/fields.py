@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from textual import events, on
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
@@ -9,6 +10,7 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Label, OptionList, Static, TextArea
 from textual.widgets.option_list import Option
+from textual.widgets.text_area import Selection
 
 from pvtool.dashboard.widgets.choices import Choices
 from pvtool_core.errors import PvError
@@ -52,6 +54,7 @@ class Field(Vertical):
     Field Input:ansi > .input--placeholder, Field TextArea:ansi .text-area--placeholder {
         color: ansi_bright_black;
     }
+    Field SelectOverlay > .option-list--option { padding: 0 1 !important; }
     Field Select > SelectCurrent { background: $boost; padding: 0 1 !important; }
     """
 
@@ -83,6 +86,21 @@ class Field(Vertical):
     def note(self) -> Note:
         """Return the note of this field."""
         return self.query_one("Field > Note", Note)
+
+
+class Lines(TextArea):
+    """Text area in which tab completes the line, or moves the focus."""
+
+    class Completed(Message):
+        """Tab was pressed."""
+
+    async def _on_key(self, event: events.Key) -> None:
+        if event.key == "tab":
+            event.stop()
+            event.prevent_default()
+            self.post_message(self.Completed())
+            return
+        await super()._on_key(event)
 
 
 class LinesField(Vertical):
@@ -120,7 +138,7 @@ class LinesField(Vertical):
 
     def compose(self) -> ComposeResult:
         """Yield the text area, the note and the suggestions."""
-        yield TextArea(compact=True, placeholder=self._placeholder, highlight_cursor_line=False)
+        yield Lines(compact=True, placeholder=self._placeholder, highlight_cursor_line=False)
         yield Note()
         yield Choices()
 
@@ -153,7 +171,21 @@ class LinesField(Vertical):
         row = area.cursor_location[0]
         complete = self._next_line and not text.endswith("/")  # after a folder, a file follows
         area.replace(text + "\n" * complete, (row, 0), (row, len(self.line)))
+        key, equals, _ = text.partition("=")
+        if equals and not self._next_line:  # typing replaces the value
+            area.selection = Selection((row, len(key) + 1), (row, len(text)))
         area.focus()
+
+    @on(Lines.Completed)
+    def complete(self, event: Lines.Completed) -> None:
+        """Insert the first suggestion, unless the line has a value."""
+        event.stop()
+        choices = self.query_one(Choices)
+        options = choices.options
+        if self._next_line or not self.line.strip() or "=" in self.line or not options:
+            self.screen.focus_next()
+        else:
+            self.write(options[0].id or "")
 
     def on_text_area_changed(self) -> None:
         """Report a changed text or cursor."""

@@ -29,8 +29,8 @@ _VALUES_PER_TURN = 5_000  # smoothed before yielding to the event loop: under a 
 class Plot(Widget, can_focus=True):
     """Plot of one or more curves.
 
-    `bounds` is the minimum range of the scale, until `a` is pressed; all plots of a screen share
-    `view`.
+    `bounds` is the minimum range of the scale, and `total` the maximum of a gauge, until `a` is
+    pressed; all plots of a screen share `view`.
     """
 
     BINDINGS = keys.PLOT
@@ -74,6 +74,7 @@ class Plot(Widget, can_focus=True):
         bounds: Extent | None = None,
         unit: str = "",
         *,
+        total: float | None = None,
         id: str | None = None,
     ) -> None:
         super().__init__(id=id)
@@ -82,6 +83,7 @@ class Plot(Widget, can_focus=True):
         self.log_scale = False
         self.autoscaled = False
         self._title, self._bounds, self._unit = title, bounds, unit
+        self._total = total
         self._glyphs = configured_glyphs()
         self._picture: Picture | None = None
         self._strips: list[Strip] = []
@@ -94,9 +96,9 @@ class Plot(Widget, can_focus=True):
         """Return whether the plot is on the current pane; hidden plots do not affect the range."""
         return all(node.display for node in self.ancestors_with_self if isinstance(node, Widget))
 
-    def show(self, curves: Sequence[Curve], bounds: Extent | None = None) -> None:
-        """Draw the curves, the run's own first; `bounds` replaces the range of the scale."""
-        self._bounds = bounds or self._bounds
+    def show(self, curves: Sequence[Curve], total: float | None = None) -> None:
+        """Draw the curves, the run's own first; `total` replaces the maximum of a gauge."""
+        self._total = total or self._total
         self.curves = tuple(curves)
         self.refresh_data()
 
@@ -266,8 +268,10 @@ class Plot(Widget, can_focus=True):
             self.refresh()
 
     def _paint(self) -> Picture:
-        bounds = None if self.autoscaled else self._bounds
-        painter = Painter(self.curves, self.view, bounds, self.log_scale, self._glyphs, *self.size)
+        bounds, total = (None, None) if self.autoscaled else (self._bounds, self._total)
+        painter = Painter(
+            self.curves, self.view, bounds, self.log_scale, self._glyphs, *self.size, total
+        )
         self._picture = painter.paint()
         self._strips = [self._strip(segments) for segments in self._picture.rows]
         self._cursor_cell = self._find_cursor(self._picture)
