@@ -122,7 +122,8 @@ def _model_parts(record: Record) -> Parts:
             _text(model, "fingerprint"), f"on {_name(_text(record, 'base_model') or '?')}"
         ),
         "LoRAs": Part(tuple(loras), " + ".join(weighted)),
-        "ControlNet": Part((str(control), float(weight)), net.strip()),
+        # Control images may differ between prompts: only the model counts.
+        "ControlNet": Part((str(control).partition(" ")[0], float(weight)), net.strip()),
     }
 
 

@@ -94,6 +94,14 @@ def test_clips_of_the_base_model_with_a_controlnet_are_not_the_reference() -> No
     assert methods(record(), base(), base(**control))[1:] == ["base", "base, ControlNet pose"]
 
 
+def test_control_images_do_not_distinguish_methods() -> None:
+    waving, nodding = (
+        {"model": {"fingerprint": "base", "loras": [], "control": [f"net {frames}", 1.0]}}
+        for frames in ("waving", "nodding")
+    )
+    assert methods(record(**waving), record(**nodding)) == ["adapter", "adapter"]
+
+
 @pytest.mark.parametrize(
     "change",
     [
