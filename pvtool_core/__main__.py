@@ -253,7 +253,8 @@ def run_forked(folder: str) -> int:
     if torch and (torch.cuda._is_in_bad_fork() or torch.xpu._is_in_bad_fork()):
         if _users_umask is not None:
             os.umask(_users_umask)
-        os.execv(sys.executable, [*sys.orig_argv[:-1], folder])  # noqa: S606 - this program
+        command = [sys.executable, "-P", "-m", "pvtool_core", folder]
+        os.execv(sys.executable, command)  # noqa: S606 - this program
     return main([folder])
 
 

@@ -535,7 +535,7 @@ async def test_command_palette_finds_standard_words(
 async def test_digits_open_the_panes_of_a_run(make_run: MakeRun) -> None:
     async with dashboard(make_run("ada-1", 5)).run_test(size=SIZE) as pilot:
         await until_seen(pilot, "1 Overview", "step 5/400")
-        await pilot.press("7")
+        await pilot.press("8")
         await until_seen(pilot, "model.family")
         await pilot.press("2")
         await until_seen(pilot, "SCR semantic loss")
@@ -568,7 +568,7 @@ async def test_theme_is_selected_from_a_list_and_remembered(make_run: MakeRun) -
 
 async def test_settings_are_searched_and_marked_where_they_differ(make_run: MakeRun) -> None:
     async with dashboard(make_run("ada-1", 5)).run_test(size=SIZE) as pilot:
-        await pilot.press("7")
+        await pilot.press("8")
         await until_seen(pilot, "1 of ", "settings differ from preset tiny", "model.family")
         await pilot.press("slash", *"training.iter")
         await until_seen(pilot, "1 of ", "● training.iterations", "400  preset: 140")
