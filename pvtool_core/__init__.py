@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pvtool_core.api.batch import Rendering, render
     from pvtool_core.api.enrollment import enroll
     from pvtool_core.api.evaluate import evaluate
+    from pvtool_core.api.sweep import SweepWatcher, sweep
     from pvtool_core.api.training import TrainingRun, train
     from pvtool_core.errors import PvError
     from pvtool_core.settings.presets import Preset, Presets
@@ -62,6 +63,7 @@ __all__ = [
     "SampleEvent",
     "StageEvent",
     "StepEvent",
+    "SweepWatcher",
     "TelemetryEvent",
     "TrainingRun",
     "WarningEvent",
@@ -69,6 +71,7 @@ __all__ = [
     "evaluate",
     "render",
     "shared_engines",
+    "sweep",
     "train",
 ]
 
@@ -86,6 +89,7 @@ _MODULES = {
     "SampleEvent": "store.events",
     "StageEvent": "store.events",
     "StepEvent": "store.events",
+    "SweepWatcher": "api.sweep",
     "TelemetryEvent": "store.events",
     "TrainingRun": "api.training",
     "WarningEvent": "store.events",
@@ -93,6 +97,7 @@ _MODULES = {
     "evaluate": "api.evaluate",
     "render": "api.batch",
     "shared_engines": "supervisor",
+    "sweep": "api.sweep",
     "train": "api.training",
 }
 

@@ -24,10 +24,16 @@ def chosen_settings(
     `options` take precedence over `overrides`. `usual` is the preset if neither the command nor
     config.toml names one. Raises Missing for an unknown preset, SettingsError for invalid settings.
     """
-    user = _user_config()
-    preset = Presets().get(preset_name or user.get("preset", usual))
-    user.pop("preset", None)
+    user = user_settings()
+    preset = Presets().get(preset_name or _user_config().get("preset", usual))
     return preset, preset.settings(merge(user, parse_overrides(overrides or []), options or {}))
+
+
+def user_settings() -> Table:
+    """Return the settings of <config>/config.toml, without the name of a preset."""
+    user = _user_config()
+    user.pop("preset", None)
+    return user
 
 
 def _user_config() -> Table:

@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -275,13 +275,21 @@ def missing_clips(planned: BatchPlan, job: RenderJob) -> list[RenderItem]:
     ]
 
 
-def render_missing(planned: BatchPlan, job: RenderJob, on_event: OnEvent) -> Outcome:
-    """Render the missing clips of a plan on one engine, to the end."""
+def render_missing(
+    planned: BatchPlan,
+    job: RenderJob,
+    on_event: OnEvent,
+    *,
+    devices: Sequence[str] = (),
+    on_clip: OnClip = ignore,
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Render the missing clips of a plan to the end, on an engine for each of `devices`."""
     missing = missing_clips(planned, job)
     if not missing:
         return Outcome(total=len(planned.items))
-    batch = make_batch(missing, with_setups(job, planned))
-    return run_batch(batch, missing, on_event, ignore, len(planned.items))
+    batch = make_batch(missing, with_setups(job, planned), devices)
+    return run_batch(batch, missing, on_event, on_clip, len(planned.items), stop)
 
 
 def run_batch(
@@ -290,10 +298,12 @@ def run_batch(
     on_event: OnEvent,
     on_clip: OnClip,
     planned: int = 0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Render the clips of a batch to the end, forwarding signals as `run_to_end` does.
 
-    `items` are the missing ones of `planned` clips (0: of these).
+    `items` are the missing ones of `planned` clips (0: of these). Raises Interrupted once `stop`
+    is true.
     """
     results = ClipResults(on_clip)
 
@@ -304,5 +314,5 @@ def run_batch(
             on_event(event)
 
     engines = batch.workers()
-    errors = run_together(engines, on_any)
+    errors = run_together(engines, on_any, stop)
     return outcome_of(engines, errors, results, items, planned)

@@ -1,7 +1,7 @@
 """Evaluate: render the evaluation prompts of a run, and score clips of pv and of other programs."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Choices:
         shards: With more than one, only this shard's clips are scored, and no report is written;
             an evaluation without shards then uses the scores.
         on: `ray` scores on a Ray cluster, at `address` or started on this machine.
+        scores: Folder for the scores of clips that several evaluations share. [default: `out`]
     """
 
     metrics: tuple[str, ...] = ()
@@ -61,6 +62,7 @@ class Choices:
     shards: int = 1
     on: str = ""
     address: str = ""
+    scores: str = ""
 
 
 @shared_engines()
@@ -288,10 +290,11 @@ def score(
     out: Path,
     choices: Choices,
     on_event: OnEvent,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Score clips; the report and the contact sheet are written to `out`.
 
-    Returns the report, or an empty one for a shard.
+    Returns the report, or an empty one for a shard. Raises Interrupted once `stop` is true.
     """
     check_devices([settings.model.device])
     check_distinct(clips)
@@ -307,6 +310,7 @@ def score(
         shards=choices.shards,
         on=choices.on,
         address=choices.address,
+        scores=choices.scores,
     )
-    run_short_job("evaluate", job, on_event)
+    run_short_job("evaluate", job, on_event, stop)
     return {} if choices.shards > 1 else json.loads((out / REPORT).read_bytes())

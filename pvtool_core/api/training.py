@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -100,10 +101,26 @@ def train(
     return TrainingRun(create_run(person, settings, bank, preset=chosen.name))
 
 
+@dataclass(frozen=True)
+class SweepCell:
+    """The cell of a sweep that a run is of: its hash, the sweep, and the name of the run."""
+
+    key: str
+    sweep: str
+    run: str
+
+
 def create_run(
-    identity: Identity, settings: Settings, prompts: Sequence[str], preset: str
+    identity: Identity,
+    settings: Settings,
+    prompts: Sequence[str],
+    preset: str,
+    cell: SweepCell | None = None,
 ) -> RunFolder:
-    """Create the folder of a new run; `preset` is recorded. Raises before anything is created."""
+    """Create the folder of a new run; `preset` is recorded. Raises before anything is created.
+
+    The run of the cell of a sweep has a name of its own, which must be unused.
+    """
     photos, held_out = len(identity.references), settings.identity_reward.held_out_photos
     if held_out and held_out >= photos:
         raise UsageError(
@@ -115,7 +132,8 @@ def create_run(
     require_formats(EncodingConfig())  # samples are mp4 files
     check_prompts_fit(settings.model, prompts, settings.sampler.negative_prompt, identity.noun)
     check_devices([settings.model.device])
-    folder = new_run(runs_dir(), identity.name)
+    root = runs_dir()
+    folder = RunFolder(root / cell.run).create() if cell else new_run(root, identity.name)
     try:
         job = TrainJob(
             **settings.sections(),
@@ -126,6 +144,8 @@ def create_run(
             prompts=tuple(prompts),
             versions=versions(),
             licences=licences(settings),
+            sweeps=(cell.sweep,) if cell else (),
+            cell=cell.key if cell else "",
         )
         write_job(folder.config, job)
     except BaseException:

@@ -58,7 +58,8 @@ class TrainJob(Settings):
     """Train an adapter. `prompts` are resolved: `{noun}` is replaced, the keyword `<V>` is kept.
 
     `licences` has a line for each model with a known licence: name, licence, allowed use. `created`
-    is the time of creation in ISO 8601 with a time zone; empty in runs of older versions.
+    is the time of creation in ISO 8601 with a time zone; empty in runs of older versions. `cell`
+    identifies identity, prompts and settings of a run that sweeps share, and `sweeps` names them.
     """
 
     kind: str = setting("of job", "train", choices=("train",))
@@ -69,6 +70,8 @@ class TrainJob(Settings):
     prompts: tuple[str, ...]
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     licences: tuple[str, ...] = ()
+    sweeps: tuple[str, ...] = setting("sweeps that use this run", (), omit_default=True)
+    cell: str = setting("hash of the cell of these sweeps", "", omit_default=True)
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
@@ -287,6 +290,7 @@ class EvaluateJob(Settings):
     """Evaluate clips against their identities.
 
     `out` gets the report, the contact sheet, the scores of each clip and, with `page`, a web page.
+    `scores` is the folder for the scores of clips if several evaluations share them.
     `metrics` are names; empty computes all. `fvd_reference` are the clips that FVD and KVD compare
     with; empty uses those of the base model. With several `shards`, only the clips of this one are
     scored, and there is no report.
@@ -303,6 +307,7 @@ class EvaluateJob(Settings):
     shards: int = setting("number of shards", 1, low=1, high=100_000)
     on: str = setting("where clips are scored: here, or by ray", "", choices=("", "ray"))
     address: str = setting("address of the Ray cluster; empty starts one on this machine", "")
+    scores: str = setting("folder of the scores of clips; `out` if empty", "", omit_default=True)
 
     @property
     def subjects(self) -> tuple[Subject, ...]:

@@ -1,0 +1,163 @@
+"""Cells of a sweep: a variant, an identity and a training seed, each trained and evaluated once.
+
+A cell is identified by a hash of everything that its weights depend on, so that several sweeps
+share the run of equal cells.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pvtool_core.batches.clips import model_facts
+from pvtool_core.batches.plan import Shard
+from pvtool_core.errors import Missing, Mistake, PvError, SettingsError
+from pvtool_core.models.fingerprints import with_fingerprints
+from pvtool_core.models.locate import locate_model
+from pvtool_core.paths import runs_dir
+from pvtool_core.settings.schema import ModelConfig, Settings
+from pvtool_core.settings.toml import Table, to_table
+from pvtool_core.store.identities import Identity, Library
+from pvtool_core.store.prompts import Banks, fill
+from pvtool_core.store.runs import RunFolder
+from pvtool_core.store.summary import job_of
+from pvtool_core.sweeps.sweep_file import Sweep, Variant
+
+_KEY_IN_NAME = 8
+_LONGEST_NAME = 64
+_WITHOUT_EFFECT = {"prompts", "seeds"}
+"""Settings of the evaluation that weights do not depend on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A cell: its place in the table, and all that its run is created from.
+
+    `settings` are those of the run before weights are located; `texts` are the training prompts,
+    `shown` the evaluation prompts, and `key` identifies the cell.
+    """
+
+    sweep: str
+    variant: str
+    identity: Identity
+    seed: int
+    preset: str
+    settings: Settings
+    texts: tuple[str, ...]
+    shown: tuple[str, ...]
+    metrics: tuple[str, ...]
+    key: str
+
+    @property
+    def label(self) -> str:
+        """Return the cell's variant, identity and seed for messages."""
+        return f"{self.variant} · {self.identity.name} · seed {self.seed}"
+
+    @property
+    def run_name(self) -> str:
+        """Return the name of the cell's run, if this sweep creates it."""
+        words = re.sub(r"[^a-z0-9.]+", "-", self.variant.lower()).strip("-.")
+        seed = f"s{self.seed}-" if self.seed < 10**6 else ""
+        end = f"-{seed}{self.key[:_KEY_IN_NAME]}"
+        parts = [self.sweep[:18], words[:14].strip("-."), self.identity.name[:14]]
+        name = "-".join(part.strip("-.") for part in parts if part)
+        return f"{name[: _LONGEST_NAME - len(end)].rstrip('-.')}{end}".replace("..", ".")
+
+    def request(self) -> str:
+        """Return a hash of the evaluation that the sweep asks for."""
+        facts = [self.key, self.shown, self.settings.evaluation.seeds, self.metrics]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def cells_of(sweep: Sweep, user: Table, shard: Shard | None = None) -> list[Cell]:
+    """Return the cells of a sweep, in the order in which they are worked on.
+
+    All variants of a seed and an identity follow each other, so that an unfinished sweep compares
+    them. `user` has the user's own settings.
+
+    Raises:
+        SettingsError: The sweep has no identities, or unknown ones.
+        WeightsMissing: Weights of a variant are not installed.
+    """
+    people = _identities(sweep)
+    cells = [
+        each
+        for seed in sweep.about.seeds
+        for identity in people
+        for variant in sweep.variants
+        for each in [_cell(sweep, variant, identity, seed, user)]
+    ]
+    if shard is None:
+        return cells
+    return cells[shard.number - 1 :: shard.count]
+
+
+def _identities(sweep: Sweep) -> list[Identity]:
+    library, mistakes = Library(), list[Mistake]()
+    found: list[Identity] = []
+    if not sweep.about.identities:
+        mistakes.append(Mistake("sweep.identities", "is empty: name identities, or use --identity"))
+    known: dict[str, str] = {}
+    for name in sweep.about.identities:
+        try:
+            person = library.get(name)
+        except Missing as error:
+            mistakes.append(Mistake("sweep.identities", error.message.rstrip(".")))
+            continue
+        if (same := known.setdefault(person.ref.fingerprint, name)) != name:
+            mistakes.append(Mistake("sweep.identities", f"{name!r} has the photos of {same!r}"))
+        found.append(person)
+    if mistakes:
+        raise SettingsError(mistakes, str(sweep.path))
+    return found
+
+
+def _cell(sweep: Sweep, variant: Variant, identity: Identity, seed: int, user: Table) -> Cell:
+    settings = sweep.settings_of(variant, user, seed)
+    texts = tuple(fill(prompt, identity.noun) for prompt in sweep.prompts_of(variant))
+    shown = Banks().get(settings.evaluation.prompts).prompts
+    return Cell(
+        sweep=sweep.name,
+        variant=variant.name,
+        identity=identity,
+        seed=seed,
+        preset=sweep.about.preset,
+        settings=settings,
+        texts=texts,
+        shown=shown[: sweep.evaluation.most_prompts or None],
+        metrics=sweep.evaluation.metrics,
+        key=cell_key(settings, identity, texts),
+    )
+
+
+def cell_key(settings: Settings, identity: Identity, texts: Sequence[str]) -> str:
+    """Return a hash of all that the weights of a run depend on, but for the machine.
+
+    Raises WeightsMissing.
+    """
+    table: dict[str, Any] = to_table(settings)
+    table["model"] = _facts_of(settings.model)
+    for name in _WITHOUT_EFFECT:
+        table["evaluation"].pop(name)
+    facts = [table, identity.ref.fingerprint, list(texts)]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=256)
+def _facts_of(model: ModelConfig) -> dict[str, Any]:
+    """Return what pixels depend on; the same model is looked up once for all cells."""
+    return model_facts(with_fingerprints(locate_model(model)))
+
+
+def run_of(cell: Cell) -> RunFolder | None:
+    """Return the run of a cell, of this or another sweep; None if there is none."""
+    for path in sorted(runs_dir().glob(f"*-{cell.key[:_KEY_IN_NAME]}")):
+        try:
+            if job_of(RunFolder(path)).cell == cell.key:
+                return RunFolder(path)
+        except (PvError, OSError):  # being created, or not a run
+            continue
+    return None
