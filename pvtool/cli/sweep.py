@@ -152,23 +152,22 @@ def _run(
 ) -> SweepOutcome:
     names = tuple(parse_devices(devices))
     options = SweepOptions(out=out, devices=names, keep_going=keep_going)
-    with _Progress(output, len(cells), bars=len(names) < 2) as progress:
+    with _Progress(output, cells, bars=len(names) < 2) as progress:
         return run_cells(cells, options, progress)
 
 
 class _Progress(SweepWatcher):
     """Prints a line for each cell and, with `bars`, the progress of its engines."""
 
-    def __init__(self, output: Output, total: int, bars: bool) -> None:
-        self._output, self._total, self._bars = output, total, bars
-        self._ended, self._waited = 0, False
+    def __init__(self, output: Output, cells: Sequence[Cell], bars: bool) -> None:
+        self._output, self._bars, self._waited = output, bars, False
+        self._places = {cell.key: f"{n}/{len(cells)}" for n, cell in enumerate(cells, 1)}
         self._stack, self._shown = ExitStack(), JobProgress()
 
     def on_stage(self, cell: Cell, stage: str, total: int) -> None:
         self._stack.close()
         count = f"{total} iterations" if stage == TRAINING else f"{total} clips"
-        where = f"[{self._ended + 1}/{self._total}] {cell.label}"
-        self._output.say(f"{where}: {stage} {count}")
+        self._output.say(f"[{self._places[cell.key]}] {cell.label}: {stage} {count}")
         if not self._bars:
             return
         training, device = cell.settings.training, cell.settings.model.device
@@ -192,7 +191,6 @@ class _Progress(SweepWatcher):
 
     def on_end(self, cell: Cell, error: PvError | None) -> None:
         self._stack.close()
-        self._ended += 1
         if error:
             self._output.say(f"Warning: {cell.label} failed: {error.message} {error.hint}")
 
@@ -239,8 +237,8 @@ def _show_results(
     output: Output, chosen: Sweep, cells: Sequence[Cell], out: Path, outcome: SweepOutcome
 ) -> None:
     """Write and print the results, with the cells that failed."""
-    from pvtool_core.sweeps.result_files import MARKDOWN, PAGE, write_results
-    from pvtool_core.sweeps.sweep_tables import notes_of, source_of, tables_of
+    from pvtool_core.sweeps.result_files import write_results
+    from pvtool_core.sweeps.sweep_tables import MARKDOWN, PAGE, notes_of, source_of, tables_of
 
     results = write_results(chosen, cells, out)
     failed = [

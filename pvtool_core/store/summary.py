@@ -30,7 +30,7 @@ class RunSummary:
     `likeness` is the held-out likeness of the best checkpoint, at `best_step`, and
     `newest_likeness` that of the newest samples. `duration` is the time in seconds from the
     creation to the newest heartbeat, with pauses. `device` is the name of the accelerator.
-    `note` and `tags` are the user's.
+    `note` and `tags` are the user's. `sweeps` are the sweeps that use the run.
     """
 
     run: str
@@ -49,6 +49,7 @@ class RunSummary:
     device: str = ""
     note: str = ""
     tags: tuple[str, ...] = ()
+    sweeps: tuple[str, ...] = ()
     losses: Mapping[str, Trend | None] = field(
         default_factory=lambda: dict.fromkeys(OBJECTIVES[DEFAULT_OBJECTIVE].losses)
     )
@@ -58,8 +59,11 @@ class RunSummary:
         """Return it as a table for JSON.
 
         Each loss has its name as the key, and its trend the key NAME_trend (↑, ↓, →, or empty).
+        Runs without a sweep have no key `sweeps`.
         """
         values = asdict(self)
+        if not self.sweeps:
+            values.pop("sweeps")
         losses, problem = values.pop("losses"), values.pop("problem")
         means = {name: trend and trend["mean"] for name, trend in losses.items()}
         trends = {
@@ -84,6 +88,7 @@ class RunOrigin:
     device: str
     created: float
     recorded: bool
+    sweeps: tuple[str, ...] = ()
 
 
 def summary_table(folder: RunFolder) -> dict[str, Any]:
@@ -104,6 +109,7 @@ def run_origin(folder: RunFolder) -> RunOrigin:
         device=job.model.device,
         created=created or folder.config.stat().st_mtime,
         recorded=created is not None,
+        sweeps=job.sweeps,
     )
 
 
@@ -158,7 +164,7 @@ def _of_origin(origin: Callable[[RunFolder], RunOrigin], folder: RunFolder) -> d
     started = datetime.fromtimestamp(found.created).astimezone().isoformat(timespec="seconds")
     about = {"identity": found.identity, "preset": found.preset, "iterations": found.iterations}
     losses = dict.fromkeys(OBJECTIVES[found.objective].losses)
-    return {**about, "started": started, "losses": losses}
+    return {**about, "started": started, "losses": losses, "sweeps": found.sweeps}
 
 
 def _of_engine(origin: Callable[[RunFolder], RunOrigin], folder: RunFolder) -> dict[str, Any]:

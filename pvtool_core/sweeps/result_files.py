@@ -10,9 +10,14 @@ from pvtool_core.sweeps.cells import Cell
 from pvtool_core.sweeps.sweep_file import Sweep
 from pvtool_core.sweeps.sweep_page import write_sweep_page
 from pvtool_core.sweeps.sweep_results import results_of
-from pvtool_core.sweeps.sweep_tables import comma_separated, markdown
-
-RESULTS, CSV, MARKDOWN, PAGE = "results.json", "results.csv", "results.md", "results.html"
+from pvtool_core.sweeps.sweep_tables import (
+    CSV,
+    MARKDOWN,
+    PAGE,
+    RESULTS,
+    comma_separated,
+    markdown,
+)
 
 
 def write_results(sweep: Sweep, cells: Sequence[Cell], out: Path) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from pvtool_core.report_page.numbers import decimals, interval, number
 
 Results = Mapping[str, Any]
 NOT_SIGNIFICANT = "n.s."
+RESULTS, CSV, MARKDOWN, PAGE = "results.json", "results.csv", "results.md", "results.html"
+"""Files of a sweep."""
 
 
 @dataclass(frozen=True)
