@@ -28,6 +28,7 @@ from pvtool_core.paths import trajectories_dir
 from pvtool_core.sample_scoring import LoadJudge, SampleScoring
 from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.objectives import OBJECTIVES
 from pvtool_core.settings.sample_metrics import LIKENESS
 from pvtool_core.settings.schema import ControlConfig, TrainingConfig
 from pvtool_core.store.event_log import EventWriter, iter_records
@@ -43,6 +44,7 @@ from pvtool_core.store.events import (
     parse_event,
 )
 from pvtool_core.store.liveness import Heartbeat, State
+from pvtool_core.store.prompts import fill
 from pvtool_core.store.runs import (
     ADAPTER_FILE,
     BestCheckpoint,
@@ -156,8 +158,11 @@ class Trainer:
 
     def __init__(self, job: TrainJob, cache: Path | None, report: Report) -> None:
         self.job, self.config = job, job.training
+        further = (
+            fill(prompt, job.identity.noun) for prompt in OBJECTIVES[job.training.objective].prompts
+        )
         self.backbone = load_backbone(
-            job.model, job.sampler, job.prompts, job.training.recompute, report
+            job.model, job.sampler, (*job.prompts, *further), job.training.recompute, report
         )
         first = switch_step(job.adapter.start, self.backbone.num_steps)
         trajectories = TrajectoryCache(cache, self.backbone, first, report)

@@ -22,7 +22,13 @@ from pvtool_core.errors import Missing, RunFailed, UsageError
 from pvtool_core.faces.analyzer import FaceAnalyzer, largest, load_recognizer, within_crop
 from pvtool_core.media.photos import read_picture
 from pvtool_core.models.fingerprints import fingerprint
-from pvtool_core.objectives.objective import AdaptedModel, Losses, draw, generator_of
+from pvtool_core.objectives.objective import (
+    AdaptedModel,
+    Losses,
+    bank_pairs,
+    draw,
+    generator_of,
+)
 from pvtool_core.rewards import (
     IdentityScorer,
     SemanticScorer,
@@ -41,11 +47,6 @@ from pvtool_core.sampling import (
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.store.events import Report, StageEvent, WarningEvent
 from pvtool_core.trajectories import FaceTrack
-
-FIRST_SEED = 1_000_000
-"""First seed of training, far from the seeds of users: rendered clips are not trained on."""
-_HALF_PRECISION_SCALE = 1024.0
-"""Prevents underflow of small gradients in float16; a power of two is exact."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class PersonalVideo:
         self.pairs: list[Pair] = []
         self.drawn: dict[str, Any] = {}
         self._report = report
-        self._scale = _HALF_PRECISION_SCALE if self.backbone.dtype == torch.float16 else 1.0
+        self._scale = model.loss_scale
         self.semantic = SemanticScorer(job.semantic_reward, self.backbone.device)
         self._load_faces(Path(subject.identity.folder))
         if unscored := self.semantic.cut_prompts(job.prompts):
@@ -173,8 +174,7 @@ class PersonalVideo:
         loss, measured = self._judge(pair, latents, frames, generator)
         (gradient,) = torch.autograd.grad(self._scale * loss, latents)
         tail.backward(gradient)
-        for weight in self.adapter.parameters():
-            weight.grad = None if weight.grad is None else weight.grad / self._scale
+        self.model.unscale_gradients()
         if base_kl:
             loss = loss + self.config.base_kl_weight * tail.base_kl
             measured["base_kl"] = tail.base_kl.item()
@@ -267,19 +267,6 @@ class PersonalVideo:
         candidates = [torch.from_numpy(face.landmarks) for face in self.analyzer.detect(picture)]
         nearest = nearest_face(candidates, expected)
         return (expected, False) if nearest is None else (nearest, True)
-
-
-def bank_pairs(job: TrainJob) -> list[tuple[str, int]]:
-    """Return the first `cached_pairs` pairs: all prompts with their first noise, then the second, …
-
-    They do not depend on the job's seed or its identity, so runs share their trajectories.
-    """
-    count = len(job.prompts)
-    pairs = [
-        (job.prompts[i % count], FIRST_SEED + i)
-        for i in range(count * job.training.seeds_per_prompt)
-    ]
-    return pairs[: job.training.cached_pairs or None]
 
 
 def draw_frames(

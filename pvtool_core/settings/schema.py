@@ -290,6 +290,22 @@ class TrainingConfig:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class DreamBoothConfig:
+    prior_weight: float = setting(
+        "weight of prior preservation: the reconstruction of images of the class; 0 uses none",
+        0.0,
+        low=0.0,
+        high=1000.0,
+    )
+    prior_images: int = setting(
+        "number of these images, which the model generates once", 100, low=1, high=100_000
+    )
+
+
+_DREAMBOOTH = DreamBoothConfig()
+
+
 def _judge(help: str, default: str) -> Any:
     return setting(help, default, weights=always, optional=True, omit_default=True)
 
@@ -330,12 +346,22 @@ class Settings:
     identity_reward: IdentityRewardConfig
     semantic_reward: SemanticRewardConfig = SemanticRewardConfig()
     training: TrainingConfig = TrainingConfig()
+    dreambooth: DreamBoothConfig = setting("of the objective", _DREAMBOOTH, omit_default=True)  # noqa: RUF009 - frozen
     evaluation: EvaluationConfig
 
     def check(self) -> Iterable[Mistake]:
         """Yield settings that are valid separately, but not together."""
         yield from check_model(self.model, self.sampler)
         yield from _contradictions(self)
+
+    def unused_rewards(self) -> frozenset[str]:
+        """Return the sections of rewards whose models training does not load."""
+        semantic = self.semantic_reward
+        if OBJECTIVES[self.training.objective].reconstructs:
+            return frozenset({"identity_reward", "semantic_reward"})
+        if semantic.weight or semantic.level_weight:
+            return frozenset()
+        return frozenset({"semantic_reward"})
 
     def sections(self) -> dict[str, Any]:
         """Return the sections of settings only, to create another job with them."""
@@ -345,12 +371,16 @@ class Settings:
 def named_weights(value: Any, optional: bool = False) -> Iterator[str]:
     """Yield the names of all weights that settings, or a part of them, use.
 
-    They are those of the settings marked with `weights`, in the order of the settings; `optional`
-    selects those that can be missing instead of those that are required.
+    They are those of the settings marked with `weights`, in the order of the settings, without
+    those of unused rewards; `optional` selects those that can be missing instead of those that are
+    required.
     """
     if is_dataclass(value) and not isinstance(value, type):
+        unused = value.unused_rewards() if isinstance(value, Settings) else ()
         for field in fields(value):
             used, inner = field.metadata.get("weights"), getattr(value, field.name)
+            if field.name in unused:
+                continue
             if used is None:
                 yield from named_weights(inner, optional)
             elif inner and used(value) and field.metadata["optional"] == optional:
@@ -377,7 +407,8 @@ def _contradictions(settings: Settings) -> Iterable[Mistake]:
             yield Mistake("training.patience", "needs samples: set training.sample_every above 0")
         if not settings.training.score_samples:
             yield Mistake("training.patience", "needs training.score_samples = true")
-    if settings.semantic_reward.frames > settings.model.num_frames:
+    semantic = "semantic_reward" not in settings.unused_rewards()
+    if semantic and settings.semantic_reward.frames > settings.model.num_frames:
         frames = settings.model.num_frames
         yield Mistake(
             "semantic_reward.frames",

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from pvtool_core.models.locate import resolve_settings
-from pvtool_core.objectives.objective import generator_of
-from pvtool_core.objectives.personalvideo import Pair, bank_pairs, draw_frames
+from pvtool_core.objectives.objective import bank_pairs, generator_of
+from pvtool_core.objectives.personalvideo import Pair, draw_frames
 from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import IdentityRef, TrainJob
 from pvtool_core.settings.presets import Presets

@@ -19,8 +19,8 @@ from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.errors import Missing, RunFailed
 from pvtool_core.media import ffmpeg
 from pvtool_core.media.ffmpeg import FfmpegMissing
-from pvtool_core.objectives.objective import Losses, generator_of
-from pvtool_core.objectives.personalvideo import PersonalVideo, bank_pairs, draw_frames
+from pvtool_core.objectives.objective import Losses, bank_pairs, generator_of
+from pvtool_core.objectives.personalvideo import PersonalVideo, draw_frames
 from pvtool_core.paths import cache_dir
 from pvtool_core.sampling import BaseKl
 from pvtool_core.settings.jobs import TrainJob
