@@ -363,6 +363,10 @@ class Settings:
             return frozenset()
         return frozenset({"semantic_reward"})
 
+    def trains_images(self) -> bool:
+        """Return whether the image model is trained: single frames, without motion modules."""
+        return OBJECTIVES[self.training.objective].reconstructs
+
     def sections(self) -> dict[str, Any]:
         """Return the sections of settings only, to create another job with them."""
         return {field.name: getattr(self, field.name) for field in fields(Settings)}
