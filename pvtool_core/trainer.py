@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, switch_step
 from pvtool_core.backbones import load_backbone
-from pvtool_core.backbones.interface import to_pixels
+from pvtool_core.backbones.interface import adapter_target, to_pixels
 from pvtool_core.errors import ExitStatus, NotFinite, RunFailed
 from pvtool_core.media.encode import PLAIN, write_clip
 from pvtool_core.media.ffmpeg import require_formats
@@ -168,7 +168,7 @@ class Trainer:
         trajectories = TrajectoryCache(cache, self.backbone, first, report)
         self.adapter = IdentityAdapter(
             self.backbone.denoiser,
-            self.backbone.lora_target,
+            adapter_target(self.backbone, job.adapter.layers),
             job.adapter.rank,
             seed=job.training.seed,
         )
@@ -240,6 +240,9 @@ class Trainer:
                 for lora in model.loras
             ),
             control=control_facts(model.control),
+            layers=self.job.adapter.layers,
+            objective=self.config.objective,
+            image_model=self.job.trains_images(),
         )
 
 

@@ -105,6 +105,7 @@ class HunyuanVideo:
     """
 
     lora_target = r"(single_)?transformer_blocks\.\d+\.attn\.to_[qkv]"
+    cross_target = ""
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 
 from pvtool_core.adapter import IdentityAdapter
 from pvtool_core.backbones import refused_unless_loaded
+from pvtool_core.backbones.interface import adapter_target
 from pvtool_core.backbones.memory import blocks_of
 from pvtool_core.backbones.meta_model import meta_model, replaced
 from pvtool_core.errors import WeightsMissing
@@ -148,7 +149,8 @@ def count(job: PlanJob) -> Counts:
         else:
             parts = {**_reward_work(job, backbone), "encode": _NOTHING}
         with torch.device("meta"):
-            adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, job.adapter.rank)
+            target = adapter_target(backbone, job.adapter.layers)
+            adapter = IdentityAdapter(backbone.denoiser, target, job.adapter.rank)
         with adapter.acting():
             gradient = _gradient(job, backbone)
     return Counts(
