@@ -90,6 +90,7 @@ class Wan:
         r"blocks\.\d+\.attn1\.to_[qkv]"  # attn1 is self-attention over all patches of the clip
     )
     lora_layout: LoraLayout = WanLayout()
+    prompt_encoder = None
 
     def __init__(
         self,

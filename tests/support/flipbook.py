@@ -54,6 +54,7 @@ class Flipbook:
 
     lora_target = r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn1\.to_[qkv]"
     lora_layout: LoraLayout = PlainLayout()
+    prompt_encoder = None
 
     def __init__(
         self,
