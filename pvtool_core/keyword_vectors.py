@@ -163,8 +163,14 @@ def new_vectors(encoder: PromptEncoder, count: int, noun: str) -> KeywordVectors
     return KeywordVectors(encoder, encoder.mean_row(noun).repeat(count, 1))
 
 
-def load_vectors(path: Path, encoder: PromptEncoder, layout: LoraLayout) -> KeywordVectors:
+def load_vectors(path: Path, encoder: PromptEncoder | None, layout: LoraLayout) -> KeywordVectors:
     """Return the vectors of a file. Raises InputRefused if they do not fit the text encoder."""
+    if encoder is None:
+        raise InputRefused(
+            f"The adapter {path} does not fit this model, which has no text encoder for keyword "
+            "vectors.",
+            "Use the base model of its run.",
+        )
     loaded = KeywordVectors(encoder, encoder.blank(len(_read_vectors(path))))
     loaded.load(path, layout)
     return loaded

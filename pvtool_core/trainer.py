@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pvtool_core.adapter import Adapter, AdapterMetadata, IdentityAdapter, switch_step
 from pvtool_core.backbones import Backbone, load_backbone
-from pvtool_core.backbones.interface import to_pixels
+from pvtool_core.backbones.interface import adapter_target, to_pixels
 from pvtool_core.errors import ExitStatus, NotFinite, RunFailed
 from pvtool_core.keyword_vectors import new_vectors
 from pvtool_core.media.encode import PLAIN, write_clip
@@ -242,6 +242,9 @@ class Trainer:
                 for lora in model.loras
             ),
             control=control_facts(model.control),
+            layers=self.job.adapter.layers,
+            objective=self.config.objective,
+            image_model=self.job.trains_images(),
         )
 
 
@@ -249,9 +252,8 @@ def new_adapter(job: TrainJob, backbone: Backbone) -> Adapter:
     """Return the adapter that the job's objective trains, before the first step."""
     if backbone.prompt_encoder:
         return new_vectors(backbone.prompt_encoder, job.keyword_vectors, job.identity.noun)
-    return IdentityAdapter(
-        backbone.denoiser, backbone.lora_target, job.adapter.rank, seed=job.training.seed
-    )
+    target = adapter_target(backbone, job.adapter.layers)
+    return IdentityAdapter(backbone.denoiser, target, job.adapter.rank, seed=job.training.seed)
 
 
 def control_facts(control: ControlConfig) -> dict[str, Any]:

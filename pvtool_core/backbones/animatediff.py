@@ -79,6 +79,7 @@ class AnimateDiff:
     """
 
     lora_target = r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn1\.to_[qkv]"
+    cross_target = r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn2\.to_[qkv]"
     lora_layout: LoraLayout = KohyaLayout()
 
     def __init__(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pvtool_core.adapter import LoraLayout
 from pvtool_core.backbones.style_loras import MERGE_VERSION
-from pvtool_core.errors import NotFinite
+from pvtool_core.errors import InputRefused, NotFinite
 from pvtool_core.keyword_vectors import PromptEncoder
 from pvtool_core.media.decode import Pixels
 from pvtool_core.models.fingerprints import fingerprint_of
@@ -61,6 +61,8 @@ class Backbone(Protocol):
     """The network to which the adapter is added."""
     lora_target: str
     """Regular expression for the q, k, v projections of spatial self-attention (section 4.4)."""
+    cross_target: str
+    """Regular expression for those of cross-attention; empty if text and image share attention."""
     lora_layout: LoraLayout
     """Layer names in the adapter's file."""
     merged_loras: tuple[LoraEvent, ...]
@@ -162,6 +164,22 @@ class Backbone(Protocol):
         (see `described_sampler`).
         """
         ...
+
+
+def adapter_target(backbone: Backbone, layers: str) -> str:
+    """Return the regular expression for the layers that a value of `adapter.layers` selects.
+
+    Raises InputRefused for cross-attention in a model without.
+    """
+    if layers == "self":
+        return backbone.lora_target
+    if not backbone.cross_target:
+        raise InputRefused(
+            "This model has no cross-attention: text and image share one attention.",
+            "Use an adapter of self-attention (adapter.layers = self).",
+        )
+    both = f"(?:{backbone.lora_target})|(?:{backbone.cross_target})"
+    return backbone.cross_target if layers == "cross" else both
 
 
 def unit_range(decoded: Tensor) -> Tensor:

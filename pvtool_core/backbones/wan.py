@@ -75,7 +75,8 @@ class WanLayout:
 
 
 def _original(layer: str) -> str:
-    return "diffusion_model." + re.sub(r"attn1\.to_([qkv])$", r"self_attn.\1", layer)
+    layer = re.sub(r"attn1\.to_([qkv])$", r"self_attn.\1", layer)
+    return "diffusion_model." + re.sub(r"attn2\.to_([qkv])$", r"cross_attn.\1", layer)
 
 
 class Wan:
@@ -89,6 +90,7 @@ class Wan:
     lora_target = (
         r"blocks\.\d+\.attn1\.to_[qkv]"  # attn1 is self-attention over all patches of the clip
     )
+    cross_target = r"blocks\.\d+\.attn2\.to_[qkv]"
     lora_layout: LoraLayout = WanLayout()
     prompt_encoder = None
 

@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from pvtool_core import sampling
-from pvtool_core.adapter import Adapter, IdentityAdapter, load_adapter, read_rank
+from pvtool_core.adapter import Adapter, IdentityAdapter, load_adapter, read_layers, read_rank
 from pvtool_core.adapter_files.vector_files import vector_count
 from pvtool_core.backbones import Backbone, Latents, load_backbone
-from pvtool_core.backbones.interface import to_pixels
+from pvtool_core.backbones.interface import adapter_target, to_pixels
 from pvtool_core.batches.folder import Group
 from pvtool_core.batches.rates import Rate, note
 from pvtool_core.errors import (
@@ -275,15 +275,16 @@ class ClipDenoiser:
         backbone, before = self.backbone, self._adapter
         _check_adapter(file, sha256)
         vectors = vector_count(file) > 0
-        if isinstance(before, IdentityAdapter) and not vectors and before.rank == read_rank(file):
+        shape = None if vectors else (read_rank(file), adapter_target(backbone, read_layers(file)))
+        if isinstance(before, IdentityAdapter) and (before.rank, before.target) == shape:
             before.load(file, backbone.lora_layout)
             return before
         if before:
             before.remove()
             self._adapter = None
-        if vectors and backbone.prompt_encoder:
-            return load_vectors(file, backbone.prompt_encoder, backbone.lora_layout)
-        return load_adapter(file, backbone.denoiser, backbone.lora_target, backbone.lora_layout)
+        if shape:
+            return load_adapter(file, backbone.denoiser, shape[1], backbone.lora_layout)
+        return load_vectors(file, backbone.prompt_encoder, backbone.lora_layout)
 
 
 def _most_vectors(group: Group) -> int:

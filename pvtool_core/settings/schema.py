@@ -15,6 +15,8 @@ from pvtool_core.errors import Mistake
 from pvtool_core.settings.families import DEFAULT_FAMILY, FAMILIES, only, supporting
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 
+LAYERS = ("self", "cross", "self+cross")
+"""Attention layers that an adapter can have."""
 MAX_RANK = 1024
 """Largest rank of an adapter."""
 DEVICES = re.compile(r"auto|cpu|mps|(cuda|xpu)(:(0|[1-9]\d{0,3}))?")
@@ -158,6 +160,12 @@ class AdapterConfig:
         0.75,
         low=0.0,
         high=0.999,
+    )
+    layers: str = setting(
+        "attention layers of the adapter: spatial self-attention, cross-attention, or both",
+        "self",
+        choices=LAYERS,
+        omit_default=True,
     )
 
 
@@ -394,6 +402,10 @@ class Settings:
             return frozenset()
         return frozenset({"semantic_reward"})
 
+    def trains_images(self) -> bool:
+        """Return whether the image model is trained: single frames, without motion modules."""
+        return OBJECTIVES[self.training.objective].reconstructs
+
     def sections(self) -> dict[str, Any]:
         """Return the sections of settings only, to create another job with them."""
         return {field.name: getattr(self, field.name) for field in fields(Settings)}
@@ -427,6 +439,13 @@ def _contradictions(settings: Settings) -> Iterable[Mistake]:
         yield Mistake(
             "adapter.alpha",
             f"is {settings.adapter.alpha}, but must equal adapter.rank = {settings.adapter.rank}",
+        )
+    family = FAMILIES[settings.model.family]
+    if family.joint_attention and settings.adapter.layers != "self":
+        yield Mistake(
+            "adapter.layers",
+            f"is {settings.adapter.layers!r}, but text and image share one attention in "
+            f"{family.name}: use self",
         )
     if settings.model.offload and not settings.training.recompute:
         yield Mistake(

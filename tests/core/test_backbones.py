@@ -18,9 +18,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, LoraPair, load_adapter
+from pvtool_core.adapter import (
+    AdapterMetadata,
+    IdentityAdapter,
+    LoraPair,
+    load_adapter,
+    read_layers,
+)
 from pvtool_core.backbones import Backbone, load_backbone
-from pvtool_core.backbones.interface import Diffused
+from pvtool_core.backbones.interface import Diffused, adapter_target
 from pvtool_core.models.locate import resolve_settings
 from pvtool_core.objectives.objective import generator_of
 from pvtool_core.objectives.personalvideo import Pair, PersonalVideo
@@ -335,6 +341,33 @@ def test_adapter_has_exactly_its_target_layers(family: Family, backbone: Backbon
     ]
     assert len(trained) == 2 * len(wanted)
     assert all("lora_" in name for name in trained)
+
+
+@only_for(lambda family: family.adapted[0].endswith("attn1"))
+def test_adapter_of_cross_attention_gives_the_same_clip_in_diffusers_and_pv(
+    family: Family, backbone: Backbone, job: TrainJob, tmp_path: Path
+) -> None:
+    own = {f"{attention}.to_{each}" for attention in family.adapted for each in "qkv"}
+    cross = {name.replace("attn1", "attn2") for name in own}
+    crossed, both = load(job), adapter_target(backbone, "self+cross")
+    target = adapter_target(crossed, "cross")
+    assert set(IdentityAdapter(crossed.denoiser, target, rank=2).layers) == cross
+    trained, facts = load(job), backbone.facts()
+    adapter = IdentityAdapter(trained.denoiser, both, rank=2, seed=3)
+    assert set(adapter.layers) == own | cross
+    shake(adapter)
+    latents = final_latents_with_adapter(trained, adapter, start=0)
+    terms = AdapterMetadata(0.0, STEPS, 3.0, facts["sampler"], facts["base"], layers="self+cross")
+    file = tmp_path / "adapter.safetensors"
+    adapter.save(file, trained.lora_layout, terms)
+    assert read_layers(file) == "self+cross"
+    pipeline = family.fresh_pipeline(job)
+    pipeline.load_lora_weights(file)
+    assert torch.allclose(pipeline_call(pipeline, job, PROMPT), latents, atol=1e-5)
+    loaded = load_adapter(file, backbone.denoiser, both, backbone.lora_layout)
+    assert torch.equal(final_latents_with_adapter(backbone, loaded, start=0), latents)
+    styled = load(with_settings(job, "model", loras=(LoraConfig(file=str(file)),)))
+    assert torch.allclose(final_latents_with_adapter(styled), latents, atol=1e-3)
 
 
 def test_new_adapter_has_no_effect_and_a_trained_one_only_while_active(

@@ -53,6 +53,7 @@ class Flipbook:
     """`Backbone` for flip books. Latents are (1, channels, frames, height / 8, width / 8)."""
 
     lora_target = r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn1\.to_[qkv]"
+    cross_target = r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn2\.to_[qkv]"
     lora_layout: LoraLayout = PlainLayout()
     prompt_encoder = None
 
