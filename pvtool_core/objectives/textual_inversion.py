@@ -31,7 +31,7 @@ from pvtool_core.settings.objectives import INVERSION_PROMPT
 from pvtool_core.store.events import Report
 from pvtool_core.store.prompts import fill
 
-HEAD_MARGIN = 0.3
+HEAD_MARGIN = 0.15
 """Width of the head's mask beyond each edge of the aligned face, as a share of its side."""
 _FLIPPED, _ROTATED, _MOST_DEGREES = 0.5, 0.3, 10.0
 Mask = Float[Tensor, "1 1 1 latent_height latent_width"]
