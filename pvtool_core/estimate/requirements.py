@@ -236,9 +236,9 @@ class Estimate:
 
     def _rewarded(self, resident: int) -> dict[str, int]:
         """Return the phases of training with rewards; `resident` are the bytes of all weights."""
-        counts, reward = self.counts, self.settings.identity_reward
+        counts = self.counts
         before = resident - 16 * counts.adapter
-        faces = RECOGNIZER_ACTIVATIONS * reward.frames * reward.views
+        faces = RECOGNIZER_ACTIVATIONS * self._crops
         judging = max(
             counts.frames.peak, counts.frames.kept + max(counts.semantic_frames.peak, faces)
         )
@@ -318,6 +318,13 @@ class Estimate:
         }
 
     @property
+    def _crops(self) -> int:
+        """Number of crops that the identity reward compares in an iteration."""
+        reward = self.settings.identity_reward
+        frames = 1 if self.settings.trains_images() else reward.frames
+        return frames * (reward.views if reward.augment else 1)
+
+    @property
     def _sampled(self) -> int:
         """Number of clips of each sample."""
         training, sampled = self.settings.training, self.passes.sampled
@@ -327,8 +334,7 @@ class Estimate:
     def flops(self) -> dict[str, float]:
         """Floating-point operations of an iteration, and of the run by its parts."""
         counts, passes, training = self.counts, self.passes, self.settings.training
-        reward, unused = self.settings.identity_reward, self.settings.unused_rewards()
-        crops = 2 * RECOGNIZER_FLOPS * reward.frames * reward.views
+        unused, crops = self.settings.unused_rewards(), 2 * RECOGNIZER_FLOPS * self._crops
         rewards = counts.frames.flops + counts.semantic_frames.flops
         iteration = (
             passes.plain * counts.step.flops

@@ -188,10 +188,16 @@ class IdentityRewardConfig:
         "frames whose faces are compared in an iteration; one in the paper", 1, low=1, high=1024
     )
     views: int = setting(
-        "crops of each face that are compared; several are jittered",
+        "crops of each face that are compared; several are moved randomly",
         1,
         low=1,
         high=64,
+    )
+    augment: bool = setting(
+        "random colours of crops and references, and random positions of several crops; without "
+        "it, one crop is compared",
+        True,
+        omit_default=True,
     )
     weight: float = setting("weight of this reward in the loss", 1.0, low=0.0, high=1000.0)
     held_out_photos: int = setting(
@@ -295,6 +301,12 @@ class TrainingConfig:
     seed: int = setting("random seed", 0, low=0, high=2**63 - 1)
     objective: str = setting(
         "training objective", DEFAULT_OBJECTIVE, choices=OBJECTIVES, omit_default=True
+    )
+    image_model: bool = setting(
+        "apply the rewards to single frames of the image model: without motion modules, or clips "
+        "of one frame",
+        False,
+        omit_default=True,
     )
 
 
@@ -404,7 +416,7 @@ class Settings:
 
     def trains_images(self) -> bool:
         """Return whether the image model is trained: single frames, without motion modules."""
-        return OBJECTIVES[self.training.objective].reconstructs
+        return self.training.image_model or OBJECTIVES[self.training.objective].reconstructs
 
     def sections(self) -> dict[str, Any]:
         """Return the sections of settings only, to create another job with them."""

@@ -51,11 +51,11 @@ def judge_original(trainer: Trainer, pair: Pair, latents: torch.Tensor, step: in
     """Return the pair with the original's scores in the frames of this iteration, 0 elsewhere."""
     count, together = trainer.job.semantic_reward.frames, trainer.backbone.decoded_with
     frames = draw_frames(pair.faces, count, generator_of(0, step), together)
+    semantic = objective_of(trainer).semantic
+    assert semantic is not None and pair.scores is not None
     scores = torch.zeros_like(pair.scores)
     with torch.no_grad():
-        scores[frames] = objective_of(trainer).semantic.score(
-            trainer.backbone.decode(latents, frames), pair.prompt
-        )
+        scores[frames] = semantic.score(trainer.backbone.decode(latents, frames), pair.prompt)
     return dataclasses.replace(pair, scores=scores)
 
 

@@ -137,6 +137,24 @@ def test_reconstruction_is_planned_without_rewards_by_its_own_work(
     assert "0 pairs" in str(work(estimate)) or weight
 
 
+def test_training_of_the_image_model_is_planned_for_single_frames(
+    small: Estimate, job: TrainJob
+) -> None:
+    job = with_settings(job, "training", image_model=True)
+    job = with_settings(job, "semantic_reward", weight=0.0)
+    counts = count(plan_job(job))
+    assert counts.sample_step == small.counts.step
+    assert counts.sample_clip == small.counts.clip
+    assert job.model.num_frames * counts.latents == counts.sample_latents == small.counts.latents
+    assert counts.gradient.flops < small.counts.gradient.flops / job.model.num_frames
+    assert 0 < counts.frames.flops < small.counts.frames.flops
+    assert counts.semantic_frames.flops == counts.semantic_weights == 0
+    estimate = dataclasses.replace(small, settings=job, counts=counts)
+    assert "semantic reward" not in estimate.weights()
+    assert {"judging frames", "sampling, denoising"} <= estimate.phases().keys()
+    assert estimate.flops()["iteration"] < small.flops()["iteration"]
+
+
 def test_sizes_and_operations_equal_those_of_the_installed_model(
     small: Estimate, job: TrainJob
 ) -> None:
