@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from pvtool_core import sampling
-from pvtool_core.adapter import IdentityAdapter, load_adapter, read_layers, read_rank
+from pvtool_core.adapter import Adapter, IdentityAdapter, load_adapter, read_layers, read_rank
+from pvtool_core.adapter_files.vector_files import vector_count
 from pvtool_core.backbones import Backbone, Latents, load_backbone
 from pvtool_core.backbones.interface import adapter_target, to_pixels
 from pvtool_core.batches.folder import Group
@@ -36,6 +37,7 @@ from pvtool_core.errors import (
 )
 from pvtool_core.files import WRITING, replace_file
 from pvtool_core.hashes import cached_sha256
+from pvtool_core.keyword_vectors import load_vectors
 from pvtool_core.media.decode import Pixels
 from pvtool_core.models.locate import locate_model
 from pvtool_core.models.prompt_limits import report_cuts
@@ -84,11 +86,11 @@ def denoise(
     """
     errors: dict[Setup, PvError] = {}
     for group in groups:
-        denoiser = models.get(group.setup, group.prompts)
+        denoiser = models.get(group)
         if denoiser is None and group.setup not in errors:
             wait()  # clips being decoded need the model that is released
             try:
-                denoiser = models.load(group.setup, group.prompts)
+                denoiser = models.load(group)
             except Interrupted:
                 raise
             except Exception as error:
@@ -103,30 +105,34 @@ def denoise(
 
 
 class ClipDenoiser:
-    """The model of one setup, loaded for `prompts`, with at most one adapter.
+    """The model of one setup, loaded for the prompts of a group, with at most one adapter.
 
-    One thread may denoise while another one decodes. If the memory is too small for both, they
-    alternate.
+    The text encoder is released unless keyword vectors of the group need it. One thread may denoise
+    while another one decodes. If the memory is too small for both, they alternate.
     """
 
-    def __init__(
-        self, setup: Setup, prompts: Sequence[str], report: Report, gigabytes: float
-    ) -> None:
+    def __init__(self, group: Group, report: Report, gigabytes: float) -> None:
+        setup, vectors = group.setup, _most_vectors(group)
         model = locate_model(setup.model)
-        report_cuts(model, prompts, setup.sampler.negative_prompt, report)
-        self.prompts = frozenset(prompts)
-        self.backbone: Backbone = load_backbone(model, setup.sampler, prompts, report=report)
+        negative = setup.sampler.negative_prompt
+        report_cuts(model, group.prompts, negative, report, vectors=vectors)
+        self.prompts, self.encodes = frozenset(group.prompts), vectors > 0
+        self.backbone: Backbone = load_backbone(
+            model, setup.sampler, group.prompts, report=report, keep_text_encoder=self.encodes
+        )
         self._report, self._gigabytes = report, gigabytes
         self.start_at(setup)
-        self._adapter: IdentityAdapter | None = None
+        self._adapter: Adapter | None = None
         self._adapter_file = ""
         self._report, self._reported = report, set[str]()
         self._denoising, self._decoding = threading.Lock(), threading.Lock()
 
-    def differs_in_start(self, setup: Setup, prompts: Sequence[str]) -> bool:
-        """Return whether this model can render a setup after `start_at`."""
+    def renders(self, group: Group) -> bool:
+        """Return whether this model can render a group after `start_at`."""
+        setup = group.setup
         same = (self.setup.model, self.setup.sampler) == (setup.model, setup.sampler)
-        return same and self.prompts.issuperset(prompts)
+        prepared = self.prompts.issuperset(group.prompts)
+        return same and prepared and (self.encodes or not _most_vectors(group))
 
     def start_at(self, setup: Setup) -> None:
         """Use the first active step of a setup with the same model and sampler.
@@ -204,9 +210,10 @@ class ClipDenoiser:
         if not (item.adapter and item.strength):  # training may have cached this clip
             return self._cache.final(item.prompt, item.seed)
         steps = range(self.first_step, self.backbone.num_steps)
-        embeds = self.backbone.prompt_embeds(item.prompt)
         adapter = self._adapter_of(item)
         adapter.set_strength(item.strength)
+        with torch.no_grad(), adapter.acting():
+            embeds = self.backbone.prompt_embeds(item.prompt)
         return sampling.denoise(self.backbone, prefix, embeds, steps, adapter)
 
     @torch.no_grad()
@@ -249,7 +256,7 @@ class ClipDenoiser:
             torch.cuda.synchronize(self.backbone.device)
         return time.monotonic() - began
 
-    def _adapter_of(self, item: RenderItem) -> IdentityAdapter:
+    def _adapter_of(self, item: RenderItem) -> Adapter:
         if self._adapter is None or self._adapter_file != item.adapter:
             self._adapter_file = ""
             self._adapter = self._load(Path(item.adapter), item.adapter_sha256)
@@ -257,24 +264,33 @@ class ClipDenoiser:
             self._report_once(self._adapter, item)
         return self._adapter
 
-    def _report_once(self, adapter: IdentityAdapter, item: RenderItem) -> None:
+    def _report_once(self, adapter: Adapter, item: RenderItem) -> None:
         """Report an adapter when it is loaded first: groups of clips load it again."""
         if item.adapter not in self._reported:
             self._reported.add(item.adapter)
             name = f"{item.run}@{item.step}" if item.run else Path(item.adapter).name
             self._report(adapter.loaded_event(name))
 
-    def _load(self, file: Path, sha256: str) -> IdentityAdapter:
-        backbone = self.backbone
+    def _load(self, file: Path, sha256: str) -> Adapter:
+        backbone, before = self.backbone, self._adapter
         _check_adapter(file, sha256)
-        shape = (read_rank(file), adapter_target(backbone, read_layers(file)))
-        if self._adapter and (self._adapter.rank, self._adapter.target) == shape:
-            self._adapter.load(file, backbone.lora_layout)
-            return self._adapter
-        if self._adapter:
-            self._adapter.remove()
+        vectors = vector_count(file) > 0
+        shape = None if vectors else (read_rank(file), adapter_target(backbone, read_layers(file)))
+        if isinstance(before, IdentityAdapter) and (before.rank, before.target) == shape:
+            before.load(file, backbone.lora_layout)
+            return before
+        if before:
+            before.remove()
             self._adapter = None
-        return load_adapter(file, backbone.denoiser, shape[1], backbone.lora_layout)
+        if shape:
+            return load_adapter(file, backbone.denoiser, shape[1], backbone.lora_layout)
+        return load_vectors(file, backbone.prompt_encoder, backbone.lora_layout)
+
+
+def _most_vectors(group: Group) -> int:
+    """Return the largest number of keyword vectors in an adapter of the group; 0 for LoRAs."""
+    adapters = {item.adapter for item in group.items if item.adapter}
+    return max((vector_count(Path(adapter)) for adapter in adapters), default=0)
 
 
 class Models:
@@ -288,27 +304,25 @@ class Models:
         self._report, self._gigabytes = report, cache_gigabytes
         self._loaded: ClipDenoiser | None = None
 
-    def get(self, setup: Setup, prompts: Sequence[str]) -> ClipDenoiser | None:
-        """Return the model if it is loaded for this setup and these prompts."""
+    def get(self, group: Group) -> ClipDenoiser | None:
+        """Return the model if it is loaded for the setup and the prompts of a group."""
         loaded = self._loaded
-        if loaded and loaded.setup == setup and loaded.prompts.issuperset(prompts):
-            return loaded
-        return None
+        return loaded if loaded and loaded.setup == group.setup and loaded.renders(group) else None
 
-    def load(self, setup: Setup, prompts: Sequence[str]) -> ClipDenoiser:
-        """Load the model for these prompts in place of the previous one.
+    def load(self, group: Group) -> ClipDenoiser:
+        """Load the model of a group in place of the previous one.
 
         It stays loaded if only the first active step differs. Raises WeightsMissing, InputRefused.
         """
         loaded = self._loaded
-        if loaded and loaded.differs_in_start(setup, prompts):
+        if loaded and loaded.renders(group):
             loaded.note_rate()
-            loaded.start_at(setup)
+            loaded.start_at(group.setup)
             return loaded
         self.close()  # the memory may be too small for both
         free_memory()
         self._report(StageEvent(stage="loading"))
-        self._loaded = ClipDenoiser(setup, prompts, self._report, self._gigabytes)
+        self._loaded = ClipDenoiser(group, self._report, self._gigabytes)
         return self._loaded
 
     def close(self) -> None:
