@@ -147,7 +147,13 @@ def _cost(settings: Settings) -> tuple[Any, ...]:
     size = (model.family, model.width, model.height, model.num_frames, model.dtype, model.device)
     steps = (settings.sampler.num_inference_steps, settings.adapter)
     rewards = (settings.semantic_reward.frames, settings.identity_reward.frames)
-    kind = (training.objective, training.gradient, training.gradient_steps, training.recompute)
+    kind = (
+        training.objective,
+        training.image_model,
+        training.gradient,
+        training.gradient_steps,
+        training.recompute,
+    )
     return (*size, *steps, *rewards, *kind)
 
 
