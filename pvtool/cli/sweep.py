@@ -26,6 +26,7 @@ from pvtool_core.api.sweep import (
     run_cells,
 )
 from pvtool_core.errors import PvError, UsageError
+from pvtool_core.models.locate import missing_weights
 from pvtool_core.paths import check_utf8, exists, sweeps_dir
 from pvtool_core.settings.objectives import OBJECTIVES
 from pvtool_core.settings.overrides import parse_overrides
@@ -117,11 +118,11 @@ def sweep(
         Sweeps().get(name), parse_overrides(sets or []), tuple(identities or ()), preset or ""
     )
     part = parse_shard(shard)
-    cells = cells_of(chosen, user_settings())
+    cells = cells_of(chosen, user_settings(), only_planned=plan)
     target = check_utf8(out.absolute() if out else sweeps_dir() / chosen.name)
     if plan:
         own = cells[part.number - 1 :: part.count] if part else cells
-        _show_plan(output, plan_sweep(own, target))
+        _show_plan(output, plan_sweep(own, target), own)
         return
     outcome = SweepOutcome()
     if not table:
@@ -206,7 +207,9 @@ class _Progress(SweepWatcher):
         self._stack.close()
 
 
-def _show_plan(output: Output, plan: SweepPlan) -> None:
+def _show_plan(output: Output, plan: SweepPlan, cells: Sequence[Cell]) -> None:
+    """Print the estimate, and report missing weights."""
+    missing = {error.message: error for cell in cells for error in missing_weights(cell.settings)}
     seconds = (plan.training_seconds, plan.rendering_seconds, plan.scoring_seconds)
     pairs = [
         ["cells", f"{plan.cells}, of which {plan.complete} are complete"],
@@ -215,22 +218,24 @@ def _show_plan(output: Output, plan: SweepPlan) -> None:
         ["training", _time(seconds[0])],
         ["rendering", _time(seconds[1])],
         ["scoring", _time(seconds[2])],
-        ["checkpoints", _size(plan.checkpoint_bytes)],
-        ["trajectories", _size(plan.trajectory_bytes)],
+        ["checkpoints", f"{gib(plan.checkpoint_bytes)} GiB"],
+        ["trajectories", f"{gib(plan.trajectory_bytes)} GiB"],
     ]
     notes = (
         "Unknown times are measured by the first cell." if None in seconds else "",
         "The size of clips is not counted.",
     )
-    output.result(plan.table(), Table.about(pairs), "\n".join(filter(None, notes)))
+    output.result(
+        {**plan.table(), "missing": list(missing)},
+        Table.about(pairs),
+        "\n".join(filter(None, notes)),
+    )
+    for error in missing.values():
+        output.say(f"{error.message} {error.hint}")
 
 
 def _time(seconds: float | None) -> str:
     return "unknown" if seconds is None else f"about {duration(seconds)}"
-
-
-def _size(size: float | None) -> str:
-    return "unknown" if size is None else f"{gib(size)} GiB"
 
 
 def _show_results(

@@ -16,13 +16,14 @@ from pvtool_core.settings.schema import Settings
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import list_runs
 from pvtool_core.store.summary import job_of, summarize_run
+from pvtool_core.supervisor import shared_engines
 from pvtool_core.sweeps.cell_scores import is_evaluated
 from pvtool_core.sweeps.cells import Cell, run_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPlan:
-    """The work left of a sweep, an upper bound; times in seconds and sizes in bytes, or None.
+    """The work left of a sweep, an upper bound; times in seconds, None if unknown, sizes in bytes.
 
     `clips` are those of the cells left, some of which may exist.
     """
@@ -35,19 +36,20 @@ class SweepPlan:
     training_seconds: float | None
     rendering_seconds: float | None
     scoring_seconds: float | None
-    checkpoint_bytes: float | None
-    trajectory_bytes: float | None
+    checkpoint_bytes: int
+    trajectory_bytes: int
 
     def table(self) -> dict[str, Any]:
         """Return it as a table for JSON."""
         return asdict(self)
 
 
+@shared_engines()
 def plan_sweep(cells: Sequence[Cell], out: Path) -> SweepPlan:
     """Estimate the cells of a sweep that are not complete.
 
     Times are those measured on this machine; training falls back to the counts of `pv train
-    --plan` on a known GPU. A short engine job without weights counts the disk space.
+    --plan` on a known GPU. Short engine jobs without weights count the disk space.
     """
     left = [cell for cell in cells if not is_evaluated(out, cell)]
     untrained = [(cell, steps) for cell in left if (steps := _steps_left(cell))]
@@ -56,8 +58,7 @@ def plan_sweep(cells: Sequence[Cell], out: Path) -> SweepPlan:
     own = sum(len(cell.shown) * len(cell.settings.evaluation.seeds) for cell in left)
     first = {cell.identity.name: cell for cell in left}.values()
     base = sum(len(cell.shown) * len(cell.settings.evaluation.seeds) for cell in first)
-    disk = rates.disk(untrained[0][0].settings, len(untrained[0][0].texts)) if untrained else {}
-    checkpoints = disk.get("checkpoints") if untrained else 0
+    disks = [rates.disk(cell.settings, len(cell.texts)) for cell, _ in untrained]
     return SweepPlan(
         cells=len(cells),
         complete=len(cells) - len(left),
@@ -69,8 +70,8 @@ def plan_sweep(cells: Sequence[Cell], out: Path) -> SweepPlan:
         ),
         rendering_seconds=_sum(_rendering(cell, cell in first) for cell in left),
         scoring_seconds=_sum(_scoring(cell) for cell in left),
-        checkpoint_bytes=_times(checkpoints, len(untrained)),
-        trajectory_bytes=disk.get("trajectories") if untrained else 0,
+        checkpoint_bytes=sum(disk["checkpoints"] for disk in disks),
+        trajectory_bytes=max((disk["trajectories"] for disk in disks), default=0),
     )
 
 

@@ -13,8 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from pvtool_core.batches.clips import model_facts
-from pvtool_core.batches.plan import Shard
-from pvtool_core.errors import Missing, Mistake, PvError, SettingsError
+from pvtool_core.errors import Missing, PvError, UsageError, WeightsMissing
 from pvtool_core.models.fingerprints import with_fingerprints
 from pvtool_core.models.locate import locate_model
 from pvtool_core.paths import runs_dir
@@ -72,50 +71,50 @@ class Cell:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
-def cells_of(sweep: Sweep, user: Table, shard: Shard | None = None) -> list[Cell]:
+def cells_of(sweep: Sweep, user: Table, *, only_planned: bool = False) -> list[Cell]:
     """Return the cells of a sweep, in the order in which they are worked on.
 
     All variants of a seed and an identity follow each other, so that an unfinished sweep compares
-    them. `user` has the user's own settings.
+    them. `user` has the user's own settings. Weights may be missing if only an estimate is needed.
 
     Raises:
-        SettingsError: The sweep has no identities, or unknown ones.
-        WeightsMissing: Weights of a variant are not installed.
+        UsageError: The sweep has no identities, or two with the same photos.
+        Missing: An identity does not exist.
+        WeightsMissing: Weights of the base model are not installed.
     """
     people = _identities(sweep)
-    cells = [
-        each
+    return [
+        _cell(sweep, variant, identity, seed, user, only_planned)
         for seed in sweep.about.seeds
         for identity in people
         for variant in sweep.variants
-        for each in [_cell(sweep, variant, identity, seed, user)]
     ]
-    if shard is None:
-        return cells
-    return cells[shard.number - 1 :: shard.count]
 
 
 def _identities(sweep: Sweep) -> list[Identity]:
-    library, mistakes = Library(), list[Mistake]()
-    found: list[Identity] = []
-    if not sweep.about.identities:
-        mistakes.append(Mistake("sweep.identities", "is empty: name identities, or use --identity"))
+    names, library = sweep.about.identities, Library()
+    if not names:
+        raise UsageError(
+            f"The sweep {sweep.name} names no identities.",
+            "Add --identity NAME, or name them in the file.",
+        )
+    if unknown := [name for name in names if name not in library.names()]:
+        more = f"Also unknown: {', '.join(unknown[1:])}. " if unknown[1:] else ""
+        hint = f"{more}Add them with `pv identity add`, or choose others with --identity."
+        raise Missing("identity", unknown[0], hint)
+    people = [library.get(name) for name in names]
     known: dict[str, str] = {}
-    for name in sweep.about.identities:
-        try:
-            person = library.get(name)
-        except Missing as error:
-            mistakes.append(Mistake("sweep.identities", error.message.rstrip(".")))
-            continue
-        if (same := known.setdefault(person.ref.fingerprint, name)) != name:
-            mistakes.append(Mistake("sweep.identities", f"{name!r} has the photos of {same!r}"))
-        found.append(person)
-    if mistakes:
-        raise SettingsError(mistakes, str(sweep.path))
-    return found
+    for person in people:
+        if (same := known.setdefault(person.ref.fingerprint, person.name)) != person.name:
+            raise UsageError(
+                f"{person.name} has the photos of {same}.", "Name each person of a sweep once."
+            )
+    return people
 
 
-def _cell(sweep: Sweep, variant: Variant, identity: Identity, seed: int, user: Table) -> Cell:
+def _cell(
+    sweep: Sweep, variant: Variant, identity: Identity, seed: int, user: Table, only_planned: bool
+) -> Cell:
     settings = sweep.settings_of(variant, user, seed)
     texts = tuple(fill(prompt, identity.noun) for prompt in sweep.prompts_of(variant))
     shown = Banks().get(settings.evaluation.prompts).prompts
@@ -129,17 +128,23 @@ def _cell(sweep: Sweep, variant: Variant, identity: Identity, seed: int, user: T
         texts=texts,
         shown=shown[: sweep.evaluation.most_prompts or None],
         metrics=sweep.evaluation.metrics,
-        key=cell_key(settings, identity, texts),
+        key=cell_key(settings, identity, texts, only_planned),
     )
 
 
-def cell_key(settings: Settings, identity: Identity, texts: Sequence[str]) -> str:
+def cell_key(
+    settings: Settings, identity: Identity, texts: Sequence[str], only_planned: bool = False
+) -> str:
     """Return a hash of all that the weights of a run depend on, but for the machine.
 
-    Raises WeightsMissing.
+    Raises WeightsMissing unless only an estimate is needed: there is no run then.
     """
     table: dict[str, Any] = to_table(settings)
-    table["model"] = _facts_of(settings.model)
+    try:
+        table["model"] = _facts_of(settings.model)
+    except WeightsMissing:
+        if not only_planned:
+            raise
     for name in _WITHOUT_EFFECT:
         table["evaluation"].pop(name)
     facts = [table, identity.ref.fingerprint, list(texts)]

@@ -23,6 +23,7 @@ from pvtool_core.store.prompts import Banks, check_prompts
 BASE_ROW = "base model"
 """The row of the base model, whose clips every cell evaluates beside its own."""
 MOST_VARIANTS, MOST_CELLS, MOST_NAME = 200, 10_000, 60
+_HINT = "See docs/sweeps.md for the format, and `pv presets show NAME` for every setting."
 _SECTIONS = ("sweep", "set", "variant", "grid", "evaluation", "paper")
 _DETERMINED = {
     "training.seed": "set sweep.seeds",
@@ -184,7 +185,7 @@ class _Reader:
         )
         self._check(sweep)
         if self._mistakes:
-            raise SettingsError(self._mistakes, str(self._path))
+            raise SettingsError(self._mistakes, str(self._path), _HINT)
         return sweep
 
     def _add(self, key: str, problem: str) -> None:

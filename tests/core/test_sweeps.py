@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pvtool_core.errors import Missing, SettingsError
+from pvtool_core.errors import Missing, SettingsError, UsageError
 from pvtool_core.paths import presets_dir
 from pvtool_core.store.identities import Identity
 from pvtool_core.sweeps.cell_scores import cell_folder, mark_evaluated
@@ -147,8 +147,12 @@ def test_equal_cells_of_other_sweeps_have_the_same_key(sweep: Sweep, tmp_path: P
 
 
 def test_unknown_identities_are_named(sweep: Sweep) -> None:
-    with pytest.raises(SettingsError, match=r"'zoe'.*'ida'"):
+    with pytest.raises(Missing, match="'zoe'") as refused:
         cells_of(with_changes(sweep, {}, ("zoe", "ann", "ida")), {})
+    assert "ida" in refused.value.hint
+    add_identity("twin", embeddings=((1.0, 0.0),))  # those of ann
+    with pytest.raises(UsageError, match="twin has the photos of ann"):
+        cells_of(with_changes(sweep, {}, ("ann", "twin")), {})
 
 
 def save_scores(out: Path, cell: Cell, likeness: float, **scores: float | None) -> None:
