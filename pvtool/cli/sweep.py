@@ -11,7 +11,7 @@ from pvtool.cli.completion import beginning, setting_words
 from pvtool.cli.options import Json, identity_names, preset_names
 from pvtool.cli.plan_report import gib
 from pvtool.cli.progress import ClipProgress, JobProgress
-from pvtool.cli.render_options import Part, parse_devices, parse_shard
+from pvtool.cli.render_options import Address, On, Part, check_place, parse_devices, parse_shard
 from pvtool.jobs.settings import user_settings
 from pvtool.jobs.sweep_plan import SweepPlan, plan_sweep
 from pvtool.output import Output
@@ -91,6 +91,8 @@ def sweep(
         ),
     ] = None,
     shard: Part = None,
+    on: On = "",
+    address: Address = "",
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder of results. [default: sweeps/NAME in the data]"),
@@ -117,7 +119,7 @@ def sweep(
     chosen = with_changes(
         Sweeps().get(name), parse_overrides(sets or []), tuple(identities or ()), preset or ""
     )
-    part = parse_shard(shard)
+    part, place = parse_shard(shard), check_place(on, address, devices)
     cells = cells_of(chosen, user_settings(), only_planned=plan)
     target = check_utf8(out.absolute() if out else sweeps_dir() / chosen.name)
     if plan:
@@ -127,7 +129,10 @@ def sweep(
     outcome = SweepOutcome()
     if not table:
         own = cells[part.number - 1 :: part.count] if part else cells
-        outcome = _run(output, own, target, devices, keep_going)
+        options = SweepOptions(
+            out=target, devices=tuple(parse_devices(devices)), keep_going=keep_going
+        )
+        outcome = _run(output, own, options, place, address)
     _show_results(output, chosen, cells, target, outcome)
     if outcome.error:
         raise outcome.error
@@ -149,11 +154,14 @@ def _list(output: Output) -> None:
 
 
 def _run(
-    output: Output, cells: Sequence[Cell], out: Path, devices: str | None, keep_going: bool
+    output: Output, cells: Sequence[Cell], options: SweepOptions, on: str, address: str
 ) -> SweepOutcome:
-    names = tuple(parse_devices(devices))
-    options = SweepOptions(out=out, devices=names, keep_going=keep_going)
-    with _Progress(output, cells, bars=len(names) < 2) as progress:
+    """Work on the cells here, or on a Ray cluster."""
+    with _Progress(output, cells, bars=len(options.devices) < 2) as progress:
+        if on:
+            from pvtool_core.api.sweep_on_ray import run_cells_on_ray
+
+            return run_cells_on_ray(cells, options, address, progress)
         return run_cells(cells, options, progress)
 
 
@@ -164,6 +172,9 @@ class _Progress(SweepWatcher):
         self._output, self._bars, self._waited = output, bars, False
         self._places = {cell.key: f"{n}/{len(cells)}" for n, cell in enumerate(cells, 1)}
         self._stack, self._shown = ExitStack(), JobProgress()
+
+    def on_start(self, cell: Cell) -> None:
+        self._output.say(f"[{self._places[cell.key]}] {cell.label}")
 
     def on_stage(self, cell: Cell, stage: str, total: int) -> None:
         self._stack.close()

@@ -23,7 +23,7 @@ from pvtool_core.api.machine import check_devices
 from pvtool_core.api.training import SweepCell, create_run
 from pvtool_core.batches.plan import BatchPlan, Defaults, plan
 from pvtool_core.batches.rows import Row
-from pvtool_core.errors import Interrupted, PvError, SomeFailed, from_foreign
+from pvtool_core.errors import ExitStatus, Interrupted, PvError, SomeFailed, from_foreign
 from pvtool_core.paths import runs_dir, sweep_clips_dir, sweeps_dir
 from pvtool_core.rendering.leases import Leases
 from pvtool_core.settings.jobs import REPORT, SHEET, write_job
@@ -49,8 +49,12 @@ Stop = Callable[[], bool]
 class SweepWatcher:
     """Is told what happens in a sweep. The methods do nothing; subclasses show it.
 
-    With several devices they are called by several threads, one at a time.
+    With several devices they are called by several threads, one at a time. On Ray, `on_start` and
+    `on_end` are called only.
     """
+
+    def on_start(self, cell: Cell) -> None:
+        """Note that a task of Ray works on a cell."""
 
     def on_stage(self, cell: Cell, stage: str, total: int) -> None:
         """Begin to train, render or evaluate a cell, with so many iterations or clips."""
@@ -71,6 +75,13 @@ class SweepOutcome:
 
     done: list[Cell] = field(default_factory=list[Cell])
     failed: list[tuple[Cell, PvError]] = field(default_factory=list[tuple[Cell, PvError]])
+
+    def add(self, cell: Cell, error: PvError | None) -> None:
+        """Add a cell that is complete or has failed."""
+        if error:
+            self.failed.append((cell, error))
+        else:
+            self.done.append(cell)
 
     @property
     def error(self) -> PvError | None:
@@ -151,12 +162,21 @@ def run_cells(
     """
     check_devices(options.devices)
     worker = _Worker(cells, options, watcher or SweepWatcher())
-    with Leases(sweep_clips_dir() / LEASES) as leases:
-        if len(options.devices) < 2:
-            worker.work(leases, next(iter(options.devices), ""))
-        else:
-            worker.work_in_parallel(leases)
+    try:
+        with Leases(sweep_clips_dir() / LEASES) as leases:
+            if len(options.devices) < 2:
+                worker.work(leases, next(iter(options.devices), ""))
+            else:
+                worker.work_in_parallel(leases)
+    except Interrupted as error:
+        raise interrupted(error.status == ExitStatus.TERMINATED) from error
     return worker.outcome
+
+
+def interrupted(terminated: bool) -> Interrupted:
+    """Return the error of a sweep that a signal or a request to stop a run ended."""
+    hint = "Run the same command again to continue the sweep."
+    return Interrupted("The sweep was interrupted; its state is saved.", hint, terminated)
 
 
 class _Worker:
@@ -201,15 +221,13 @@ class _Worker:
         threads = [
             threading.Thread(target=take, args=(device,)) for device in self._options.devices
         ]
-        with _signals(self._stopped) as received:
+        with noted_signals(self._stopped) as received:
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
         if received:
-            hint = "Run the same command again to continue."
-            terminated = received[0] == signal.SIGTERM
-            raise Interrupted("Interrupted; the state is saved.", hint, terminated)
+            raise interrupted(received[0] == signal.SIGTERM)
         if errors:
             raise errors[0]
 
@@ -275,9 +293,7 @@ class _Worker:
             _move_to(run, device)
             run_to_end(run, self._on_event(cell), self._stopped.is_set)
         if run.state() != State.FINISHED:
-            raise Interrupted(
-                f"{run.name} was stopped.", "Run the same command again to continue the sweep."
-            )
+            raise Interrupted(f"{run.name} was stopped.")
         return run
 
     def _evaluate(self, cell: Cell, run: RunFolder, planned: BatchPlan, device: str) -> None:
@@ -315,10 +331,7 @@ class _Worker:
 
     def _end(self, cell: Cell, error: PvError | None) -> None:
         with self._turn:
-            if error:
-                self.outcome.failed.append((cell, error))
-            else:
-                self.outcome.done.append(cell)
+            self.outcome.add(cell, error)
             self._watcher.on_end(cell, error)
 
     def _tell(self, say: Callable[[], None]) -> None:
@@ -327,7 +340,7 @@ class _Worker:
 
 
 @contextmanager
-def _signals(stopped: threading.Event) -> Generator[list[signal.Signals]]:
+def noted_signals(stopped: threading.Event) -> Generator[list[signal.Signals]]:
     """Set an event at SIGINT and SIGTERM, which only the main thread receives."""
     received: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from pvtool_core.errors import Missing, SettingsError, UsageError
+from pvtool_core.api.sweep import SweepOptions, SweepWatcher
+from pvtool_core.api.sweep_on_ray import run_cells_on_ray
+from pvtool_core.errors import Missing, SettingsError, SomeFailed, UsageError
 from pvtool_core.paths import presets_dir
 from pvtool_core.store.identities import Identity
 from pvtool_core.sweeps.cell_scores import cell_folder, mark_evaluated
@@ -239,3 +241,18 @@ def test_the_page_links_rows_and_points_by_keyboard(sweep: Sweep, tmp_path: Path
             tab.press("Escape")
             assert tab.evaluate(chosen) == []
             assert tab.complaints == []
+
+
+@pytest.mark.slow
+def test_cells_on_ray_report_their_errors(sweep: Sweep, tmp_path: Path) -> None:
+    scored(sweep, tmp_path / "out")
+    complete = cells_of(sweep, {})
+    held_out = with_changes(sweep, {"identity_reward": {"held_out_photos": 1}}, ("ann",))
+    (broken, _) = cells_of(held_out, {})
+    options = SweepOptions(out=tmp_path / "out")
+    outcome = run_cells_on_ray([*complete, broken], options, "", SweepWatcher())
+    assert {cell.key for cell in outcome.done} == {cell.key for cell in complete}
+    ((cell, error),) = outcome.failed
+    assert (cell.key, error.kind) == (broken.key, "UsageError")
+    assert "none is left for training" in error.message
+    assert isinstance(outcome.error, SomeFailed)
