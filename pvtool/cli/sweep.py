@@ -24,6 +24,7 @@ from pvtool_core.api.sweep import (
     SweepOutcome,
     SweepWatcher,
     run_cells,
+    score_sets,
 )
 from pvtool_core.errors import PvError, UsageError
 from pvtool_core.models.locate import missing_weights
@@ -133,6 +134,8 @@ def sweep(
             out=target, devices=tuple(parse_devices(devices)), keep_going=keep_going
         )
         outcome = _run(output, own, options, place, address)
+        with JobProgress() as progress:
+            score_sets(cells, options, progress.on_event)
     _show_results(output, chosen, cells, target, outcome)
     if outcome.error:
         raise outcome.error

@@ -29,12 +29,19 @@ from pvtool_core.rendering.leases import Leases
 from pvtool_core.settings.jobs import REPORT, SHEET, write_job
 from pvtool_core.settings.toml import Table
 from pvtool_core.store.evaluation_report import EVALUATION
-from pvtool_core.store.events import Event
+from pvtool_core.store.events import Event, ignore
 from pvtool_core.store.liveness import LIVE, State
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.store.summary import job_of
-from pvtool_core.supervisor import follow, run_to_end, shared_engines
-from pvtool_core.sweeps.cell_scores import cell_folder, is_evaluated, mark_evaluated
+from pvtool_core.supervisor import OnEvent, follow, run_to_end, shared_engines
+from pvtool_core.sweeps.cell_scores import (
+    SET_METRICS,
+    cell_folder,
+    clips_of,
+    is_evaluated,
+    mark_evaluated,
+    set_groups,
+)
 from pvtool_core.sweeps.cells import Cell, cells_of, run_of
 from pvtool_core.sweeps.sweep_file import Sweeps, with_changes
 from pvtool_core.untrusted import exists
@@ -146,7 +153,9 @@ def sweep(
     wanted = with_changes(Sweeps().get(str(file)), overrides or {}, tuple(identities))
     cells = cells_of(wanted, {})
     target = Path(out or sweeps_dir() / wanted.name).absolute()
-    outcome = run_cells(cells, SweepOptions(out=target, devices=tuple(devices)), watcher)
+    options = SweepOptions(out=target, devices=tuple(devices))
+    outcome = run_cells(cells, options, watcher)
+    score_sets(cells, options)
     results = write_results(wanted, cells, target)
     if outcome.error:
         raise outcome.error
@@ -171,6 +180,23 @@ def run_cells(
     except Interrupted as error:
         raise interrupted(error.status == ExitStatus.TERMINATED) from error
     return worker.outcome
+
+
+@shared_engines()
+def score_sets(cells: Sequence[Cell], options: SweepOptions, on_event: OnEvent = ignore) -> None:
+    """Compute the metrics of sets, such as FVD, of each variant whose cells are all complete.
+
+    The features of clips are kept with their scores, so that this takes seconds.
+    """
+    for group in set_groups(options.out, cells):
+        if exists(group.folder / REPORT):
+            continue
+        group.folder.mkdir(parents=True, exist_ok=True)
+        clips = dict.fromkeys(clip for cell in group.cells for clip in clips_of(options.out, cell))
+        people = [cell.identity.ref for cell in group.cells]
+        wanted = tuple(name for name in group.cells[0].metrics if name in SET_METRICS)
+        choices = Choices(metrics=wanted, scores=str(sweep_clips_dir()))
+        score(group.cells[0].settings, people, tuple(clips), group.folder, choices, on_event)
 
 
 def interrupted(terminated: bool) -> Interrupted:

@@ -2,14 +2,16 @@
 
     OUT/cells/KEY/report.json  contact-sheet.png    as `pv eval` writes them
     OUT/cells/KEY/cell.json                         written last: the evaluation that was asked for
+    OUT/sets/KEY/report.json                        metrics of all clips of a variant and a seed
 
 An evaluation without cell.json, or of another request, is repeated; the scores of single clips are
 kept, so that only new ones are computed.
 """
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,15 @@ from typing import Any
 from pvtool_core.files import replace_file
 from pvtool_core.models.locate import locate_judges
 from pvtool_core.paths import exists
-from pvtool_core.settings.jobs import BASE_METHOD, REPORT
+from pvtool_core.settings.jobs import ADAPTER_METHOD, BASE_METHOD, REPORT, ClipFile
 from pvtool_core.settings.schema import EvaluationConfig
+from pvtool_core.settings.toml import from_table
 from pvtool_core.sweeps.cells import Cell
 from pvtool_core.untrusted import SMALL_BYTES, parse_json, read_regular
 
 MARK = "cell.json"
+SET_METRICS = ("fvd", "kvd")
+"""Metrics of all clips of a variant and a training seed together."""
 UNLIMITED = (-math.inf, math.inf)
 _REPORT_BYTES = 1 << 27
 _CLIP_KEYS = {"prompt": str, "seed": int, "method": str, "scores": dict}
@@ -107,6 +112,68 @@ def read_scores(out: Path, cell: Cell) -> CellScores | None:
         return _parse(parse_json(read_regular(folder / REPORT, _REPORT_BYTES)))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+@dataclass(frozen=True)
+class SetGroup:
+    """All cells of a variant with one training seed, whose clips set metrics compare with the base.
+
+    `folder` has the report on these clips; its name changes with them.
+    """
+
+    variant: str
+    cells: tuple[Cell, ...]
+    folder: Path
+
+
+def set_groups(out: Path, cells: Iterable[Cell]) -> list[SetGroup]:
+    """Return the groups of cells that are all evaluated; empty without set metrics."""
+    groups: dict[tuple[str, int], list[Cell]] = {}
+    for cell in cells:
+        if set(SET_METRICS) & set(cell.metrics):
+            groups.setdefault((cell.variant, cell.seed), []).append(cell)
+    found: list[SetGroup] = []
+    for (variant, _), own in groups.items():
+        marks = [cell_folder(out, cell) / MARK for cell in own]
+        if all(read_scores(out, cell) for cell in own):
+            digest = hashlib.sha256(b" ".join(map(Path.read_bytes, marks))).hexdigest()
+            found.append(SetGroup(variant, tuple(own), out / "sets" / digest[:32]))
+    return found
+
+
+def clips_of(out: Path, cell: Cell) -> list[ClipFile]:
+    """Return the clips in the report of an evaluated cell. Raises what `from_table` raises."""
+    report = parse_json(read_regular(cell_folder(out, cell) / REPORT, _REPORT_BYTES))
+    names = [field.name for field in fields(ClipFile)]
+    return [
+        from_table(ClipFile, {name: clip[name] for name in names}, REPORT)
+        for clip in report["clips"]
+    ]
+
+
+@dataclass(frozen=True)
+class SetValue:
+    """The value of a metric of sets, of so many clips, and its label."""
+
+    value: float
+    clips: int
+    label: str
+
+
+def read_sets(group: SetGroup) -> dict[str, SetValue]:
+    """Return the values of set metrics of a group; empty if they were not computed."""
+    try:
+        report = parse_json(read_regular(group.folder / REPORT, _REPORT_BYTES))
+        method = report["methods"][ADAPTER_METHOD]
+        return {
+            name: SetValue(
+                float(value), int(method["clips"]), str(report["metrics"][name]["label"])
+            )
+            for name, value in method["sets"].items()
+            if name in SET_METRICS
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
 
 
 def _parse(report: Mapping[str, Any]) -> CellScores:

@@ -13,7 +13,15 @@ from statistics import fmean
 from typing import Any
 
 from pvtool_core.evaluation.intervals import Interval, Value, interval
-from pvtool_core.sweeps.cell_scores import UNLIMITED, CellScores, read_scores
+from pvtool_core.sweeps.cell_scores import (
+    UNLIMITED,
+    CellScores,
+    SetGroup,
+    SetValue,
+    read_scores,
+    read_sets,
+    set_groups,
+)
 from pvtool_core.sweeps.cells import Cell
 from pvtool_core.sweeps.sweep_file import BASE_ROW, PaperFigures, Sweep
 
@@ -50,7 +58,10 @@ def results_of(sweep: Sweep, cells: Sequence[Cell], out: Path) -> dict[str, Any]
     labels = {name: label for _, each in found for name, label in each.labels.items()}
     limits = {name: each.limits[name] for _, each in found for name in each.limits}
     better = {name: way for _, each in found for name, way in each.better.items()}
-    measured = {name for row in rows.values() for each in row.scores.values() for name in each}
+    sets = _set_values(set_groups(out, cells))
+    labels |= {name: own[0].label for each in sets.values() for name, own in each.items()}
+    measured = {name for values in sets.values() for name in values}
+    measured |= {name for row in rows.values() for each in row.scores.values() for name in each}
     metrics = [name for name in sweep.evaluation.metrics if name in measured]
     return {
         "version": VERSION,
@@ -73,7 +84,8 @@ def results_of(sweep: Sweep, cells: Sequence[Cell], out: Path) -> dict[str, Any]
             {
                 "name": name,
                 "clips": len(row.scores),
-                "means": _means(row, {name: limits.get(name, UNLIMITED) for name in metrics}),
+                "means": _means(row, {name: limits.get(name, UNLIMITED) for name in metrics})
+                | _set_means(sets.get(name, {})),
                 "differences": _differences(row, reference, metrics)
                 if row is not reference
                 else {},
@@ -110,6 +122,28 @@ def _means(row: Row, limits: Mapping[str, tuple[float, float]]) -> dict[str, Any
         if values:
             means[name] = {**asdict(interval(values, limits[name])), "clips": len(values)}
     return means
+
+
+def _set_values(groups: Iterable[SetGroup]) -> dict[str, dict[str, list[SetValue]]]:
+    """Return the metrics of sets by variant and name, a value for each training seed."""
+    found: dict[str, dict[str, list[SetValue]]] = defaultdict(lambda: defaultdict(list))
+    for group in groups:
+        for name, value in read_sets(group).items():
+            found[group.variant][name].append(value)
+    return found
+
+
+def _set_means(values: Mapping[str, Sequence[SetValue]]) -> dict[str, Any]:
+    """Return the means over training seeds, which have no intervals."""
+    return {
+        name: {
+            "mean": fmean(each.value for each in own),
+            "low": None,
+            "high": None,
+            "clips": sum(each.clips for each in own),
+        }
+        for name, own in values.items()
+    }
 
 
 def _differences(row: Row, reference: Row, metrics: Iterable[str]) -> dict[str, Any]:

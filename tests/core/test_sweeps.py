@@ -1,5 +1,6 @@
 """Sweep files, the arithmetic of their tables, and the page: no engine."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from pvtool_core.api.sweep_on_ray import run_cells_on_ray
 from pvtool_core.errors import Missing, SettingsError, SomeFailed, UsageError
 from pvtool_core.paths import presets_dir
 from pvtool_core.store.identities import Identity
-from pvtool_core.sweeps.cell_scores import cell_folder, mark_evaluated
+from pvtool_core.sweeps.cell_scores import cell_folder, mark_evaluated, set_groups
 from pvtool_core.sweeps.cells import Cell, cells_of
 from pvtool_core.sweeps.result_files import write_results
 from pvtool_core.sweeps.sweep_file import Sweep, Sweeps, read_sweep, with_changes
@@ -226,6 +227,27 @@ def test_cells_without_scores_and_damaged_ones_are_missing(sweep: Sweep, tmp_pat
     assert "4 of 6 cells are complete" in (out / "results.md").read_text()
     asked_for_more = with_changes(sweep, {"evaluation": {"prompts": "tiny"}})
     assert write_results(asked_for_more, cells_of(asked_for_more, {}), out)["cells"]["done"] == 0
+
+
+def test_metrics_of_sets_are_means_over_training_seeds(sweep: Sweep, tmp_path: Path) -> None:
+    evaluation = dataclasses.replace(sweep.evaluation, metrics=("likeness", "kvd"))
+    about = dataclasses.replace(sweep.about, seeds=(0, 1))
+    sweep, out = dataclasses.replace(sweep, evaluation=evaluation, about=about), tmp_path / "out"
+    scored(sweep, out)
+    groups = set_groups(out, cells_of(sweep, {}))
+    assert [group.variant for group in groups] == ["with", "without"] * 2
+    for value, group in enumerate(groups):
+        group.folder.mkdir(parents=True)
+        methods = {"adapter": {"clips": 6, "sets": {"kvd": float(value)}}}
+        report = {"methods": methods, "metrics": {"kvd": {"label": "Kernel distance"}}}
+        (group.folder / "report.json").write_text(json.dumps(report))
+    results = write_results(sweep, cells_of(sweep, {}), out)
+    assert results["metrics"]["kvd"]["label"] == "Kernel distance"
+    means = {row["name"]: row["means"].get("kvd") for row in results["rows"]}
+    assert means["base model"] is None
+    assert means["with"] == {"mean": 1.0, "low": None, "high": None, "clips": 12}
+    (cell_folder(out, groups[0].cells[0]) / "cell.json").write_text("{}")
+    assert len(set_groups(out, cells_of(sweep, {}))) == 3
 
 
 @needs_browser
