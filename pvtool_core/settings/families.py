@@ -25,6 +25,7 @@ class Family:
         frames_multiple: The number of frames is one more than a multiple of it.
         blocks: Lists of the denoiser's transformer blocks, to which `model.storage` and
             `model.offload` apply.
+        joint_attention: Whether text and image share one attention, which has no cross-attention.
         lora_base: Base model that style LoRAs for the family name.
         lora_names: Parts that style LoRAs are merged into, each with the function for its layer
             names in the original code, as `module:name`; empty without any.
@@ -40,6 +41,7 @@ class Family:
     size_multiple: int = 8
     frames_multiple: int = 1
     blocks: tuple[str, ...] = ()
+    joint_attention: bool = False
     lora_base: str
     lora_names: Mapping[str, str]
     comfyui: str = ""
@@ -81,6 +83,7 @@ FAMILIES: dict[str, Family] = {
             size_multiple=16,
             frames_multiple=4,
             blocks=("transformer_blocks", "single_transformer_blocks"),
+            joint_attention=True,
             lora_base="HunyuanVideo",
             lora_names={"transformer": f"{_LORA_NAMES}:hunyuan_video_names"},
             comfyui=f"{_COMFYUI}:hunyuan_video",
