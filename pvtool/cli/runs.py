@@ -10,6 +10,7 @@ import typer
 
 from pvtool.cli.attempts import Attempts
 from pvtool.cli.confirm import confirm
+from pvtool.cli.end_notice import announce_run
 from pvtool.cli.options import Images, Json, RunName, RunNames, Yes, run_names
 from pvtool.cli.training import go, watch_run
 from pvtool.jobs.run_comparison import compare_runs
@@ -288,6 +289,7 @@ def logs(
         print_record(record)
     if follow_on:
         follow(folder, lambda event: print_record(event.record()), end)
+        announce_run(folder, output, started_here=False)
 
 
 @app.command()

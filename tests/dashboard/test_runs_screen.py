@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable
 
+from pvtool.dashboard import app
 from pvtool.dashboard.screens.run import RunScreen
 from pvtool.dashboard.screens.runs import RunsScreen
 from pvtool_core.store.liveness import State
@@ -44,12 +47,20 @@ async def test_run_started_by_another_process_appears(make_run: MakeRun) -> None
         await until_seen(pilot, "77/400")
 
 
-async def test_failure_of_a_run_is_notified(make_run: MakeRun) -> None:
+async def test_failure_of_a_run_is_notified(
+    home: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    driver = SimpleNamespace(write=written.append)
+    monkeypatch.setattr(app, "driver_of", Mock(return_value=driver))
+    (home / "config").mkdir(parents=True)
+    (home / "config/config.toml").write_text('notify.terminal = ["bell", "osc9"]')
     folder = make_run("ada-1", 3)
     async with dashboard().run_test(size=WIDE, notifications=True) as pilot:
         await until_seen(pilot, "● running")
         write_status(folder, State.RUNNING, 3, pid=2**22 + 1)
         await until_seen(pilot, "✗ lost", "ada-1 lost its engine process at step 3.")
+        assert written == ["\a", "\x1b]9;ada-1 lost at step 3.\x1b\\"]
 
 
 async def test_filter_shows_runs_with_all_words(make_run: MakeRun) -> None:
