@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pvtool.cli import run_logs
 from pvtool.cli.attempts import Attempts
 from pvtool.cli.confirm import confirm
 from pvtool.cli.end_notice import announce_run
@@ -424,6 +425,10 @@ def export(
     if effect:
         output.say(f"Effect at step {step}: {describe_effect(effect.rms)}")
     _warn_if_negligible(output, effect, f"{run}@{step}")
+
+
+app.command()(run_logs.tensorboard)
+app.command()(run_logs.wandb)
 
 
 @app.command()
