@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -70,7 +70,7 @@ def _renders_screen() -> "Screen[None]":
 class Dashboard(App[None]):
     """Application with the runs, identities, prompts and renders of one data folder.
 
-    `first` is the run or batch to open at start.
+    `first` is the run or batch to open at start; `others` are folders of runs of other machines.
     """
 
     TITLE = "pv"
@@ -97,11 +97,15 @@ class Dashboard(App[None]):
     summaries: var[list[RunSummary] | None] = var(None)
 
     def __init__(
-        self, terminal: Terminal, root: Path, first: RunFolder | BatchFolder | None = None
+        self,
+        terminal: Terminal,
+        root: Path,
+        first: RunFolder | BatchFolder | None = None,
+        others: Mapping[str, Path] | None = None,
     ) -> None:
         super().__init__(driver_class=make_driver_class(terminal))
         self.terminal = terminal
-        self.runs = Runs(root)
+        self.runs = Runs(root, others or {})
         self._first = first
         self._notify_config = NotifyConfig()
 
