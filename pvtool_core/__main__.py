@@ -41,6 +41,7 @@ from pvtool_core.store.event_log import EventWriter, drop_events_after
 from pvtool_core.store.events import Event, Report, RunEvent, WarningEvent
 from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import ExitRecord, Request, RunFolder, checkpoint_step
+from pvtool_core.store.summary import with_identity_here
 from pvtool_core.store.telemetry import Telemetry
 from pvtool_core.untrusted import JOB_BYTES, remove
 
@@ -134,6 +135,7 @@ def work(folder: RunFolder, heartbeat: Heartbeat) -> ExitRecord:
         job = read_job(folder.config, JOB_BYTES)
         events.write(RunEvent(state="resumed" if known else "started", step=step))
         if isinstance(job, TrainJob):
+            job = with_identity_here(job, folder.path)
             heartbeat.update(step=step, total=job.training.iterations)
         JOBS[type(job)].check(job)
         device = next((model.device for model in JOBS[type(job)].models(job)), "auto")
