@@ -48,10 +48,11 @@ class CellScores:
     """The scores of a cell's clips, and of the base model's clips of its identity.
 
     `labels`, `better` and `limits` are those of the metrics, and `skipped` the reasons of metrics
-    without values.
+    without values. `alarms` are signs of reward hacking.
     """
 
     clips: tuple[ClipValues, ...]
+    alarms: tuple[str, ...]
     labels: Mapping[str, str]
     better: Mapping[str, str]
     limits: Mapping[str, tuple[float, float]]
@@ -190,6 +191,7 @@ def _parse(report: Mapping[str, Any]) -> CellScores:
     metrics = dict(report["metrics"])
     return CellScores(
         clips=tuple(clips),
+        alarms=tuple(map(str, report["alarms"])),
         labels={str(name): str(metric["label"]) for name, metric in metrics.items()},
         better={str(name): str(metric["better"]) for name, metric in metrics.items()},
         limits={

@@ -69,6 +69,7 @@ def results_of(sweep: Sweep, cells: Sequence[Cell], out: Path) -> dict[str, Any]
         "description": sweep.about.description,
         "reference": sweep.about.reference,
         "cells": {"done": len(found), "total": len(cells)},
+        "alarms": {cell.label: list(each.alarms) for cell, each in found if each.alarms},
         "missing": [cell.label for cell in cells if not scored[cell.key]],
         "metrics": {
             name: {"label": labels.get(name, name), "better": better.get(name, "")}

@@ -80,6 +80,10 @@ def notes_of(results: Results) -> list[str]:
         shown = "; ".join(results["missing"][:5])
         more = f"; and {total - done - 5} more" if total - done > 5 else ""
         notes.append(f"{done} of {total} cells are complete. Missing: {shown}{more}.")
+    if alarms := results["alarms"]:
+        shown = "; ".join(f"{cell}: {' '.join(each)}" for cell, each in list(alarms.items())[:5])
+        more = f"; and {len(alarms) - 5} more" if len(alarms) > 5 else ""
+        notes.append(f"{len(alarms)} of {done} cells raise alarms: {shown}{more}")
     for name, reason in results["skipped"].items():
         notes.append(f"Skipped {name}: {reason}")
     return notes

@@ -177,7 +177,8 @@ def save_scores(out: Path, cell: Cell, likeness: float, **scores: float | None) 
         "motion": {"label": "Motion", "limits": None, **info},
         "clip_t": {"label": "CLIP-T", "limits": [-100, 100], **info},
     }
-    report = {"clips": clips, "metrics": metrics, "skipped": {}}
+    alarms = ["adapter: the clips move less."] if likeness > 0.4 else []
+    report = {"clips": clips, "metrics": metrics, "skipped": {}, "alarms": alarms}
     (folder / "report.json").write_text(json.dumps(report))
     mark_evaluated(out, cell, "run")
 
@@ -202,6 +203,9 @@ def test_means_and_differences_are_over_identities_and_pairs(sweep: Sweep, tmp_p
     assert not second["differences"]["clip_t"]["significant"]
     assert first["identities"]["ben"]["likeness"] == pytest.approx(0.51)
     assert "clip_t" not in base["means"]
+    assert set(results["alarms"]) == {f"with · {name} · seed 0" for name in PEOPLE}
+    page = (tmp_path / "out/results.html").read_text()
+    assert "3 of 6 cells raise alarms: with · ann · seed 0: adapter: the clips move less." in page
 
 
 def test_the_order_of_rows_is_compared_with_the_papers(sweep: Sweep, tmp_path: Path) -> None:

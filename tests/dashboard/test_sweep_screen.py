@@ -26,6 +26,7 @@ def write_results(name: str) -> None:
         "missing": ["w/o SCR · ada · seed 0"],
         "metrics": {"likeness": {"label": "Likeness", "better": "higher"}},
         "skipped": {},
+        "alarms": {},
         "rows": [row("base model", 0.1), row("w/ SCR", 0.42)],
         "paper": {"source": "A paper", "columns": {}, "other_rows": {}, "order": {}},
     }
