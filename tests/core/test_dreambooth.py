@@ -22,6 +22,7 @@ from pvtool_core.store.events import ignore
 from pvtool_core.store.liveness import Heartbeat
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.trainer import Trainer, train
+from tests.support.families import FAMILIES, Family
 from tests.support.sample_data import add_identity_of_noise
 from tests.support.small_models import shake, with_settings
 
@@ -145,3 +146,22 @@ def test_held_out_photos_are_not_reconstructed(
     assert torch.equal((photo[0].permute(1, 2, 0) * 255).round().byte().flatten(), stored)
     with pytest.raises(UsageError, match="none is left for training"):
         read_training_photos(folder, 112, 112, held_out=1)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_weight_of_each_family_gets_a_gradient_with_all_memory_options(
+    family: Family, dreambooth: TrainJob, models: Path
+) -> None:
+    model = family.job(models).model
+    job = dataclasses.replace(dreambooth, model=model)
+    saving = with_settings(with_settings(job, "model", **family.saving), "training", recompute=True)
+    found: list[list[Tensor]] = []
+    for each in (job, saving):
+        trainer, objective = new_trainer(each)
+        shake(trainer.adapter)
+        objective.backpropagate(1)
+        found.append(gradients(trainer))
+        assert len(found[-1]) == len(trainer.adapter.parameters())
+    assert all(gradient.abs().sum() > 0 for gradient in found[0])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
