@@ -128,15 +128,22 @@ def test_loss_counts_the_head_only(inversion: TrainJob) -> None:
             assert torch.equal(objective.loss(other, embeds), loss) == same
 
 
-def test_each_vector_begins_as_the_noun_and_gets_a_gradient(inversion: TrainJob) -> None:
+def test_vectors_begin_as_the_noun_and_reduce_the_loss_of_the_same_sample(
+    inversion: TrainJob,
+) -> None:
     trainer, objective, adapter = new_trainer(inversion)
     encoder: Any = objective.backbone
     table = encoder.pipeline.text_encoder.get_input_embeddings().weight
     letters = encoder.pipeline.tokenizer("woman", add_special_tokens=False).input_ids
     assert torch.allclose(adapter.vectors, table[letters].mean(0).expand(4, -1))
-    objective.backpropagate(1)
-    assert adapter.vectors.grad is not None
-    assert (adapter.vectors.grad.abs().sum(1) > 0).all()
+    losses: list[float] = []
+    for _ in range(3):
+        losses.append(objective.backpropagate(1)["loss"])
+        assert adapter.vectors.grad is not None
+        assert (adapter.vectors.grad.abs().sum(1) > 0).all()
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+    assert losses[0] > losses[1] > losses[2]
     assert trainer.backbone.num_frames == inversion.model.num_frames
 
 
@@ -181,13 +188,15 @@ def test_file_has_one_tensor_and_says_how_to_use_it(inversion: TrainJob, tmp_pat
     assert not [key for key in metadata if "comfyui" in key]
 
 
-def test_file_of_another_width_and_other_adapters_are_refused(
+def test_other_widths_adapters_and_strengths_are_refused(
     inversion: TrainJob, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     path = save_vectors(tmp_path / "ann.safetensors", inversion)
     backbone = load_backbone(inversion.model, inversion.sampler, (), keep_text_encoder=True)
     encoder, layout = backbone.prompt_encoder, backbone.lora_layout
     assert encoder
+    with pytest.raises(UsageError, match=r"no strength, but 0\.5 was given"):
+        load_vectors(path, encoder, layout).set_strength(0.5)
     narrow: Any = backbone
     narrow.pipeline.text_encoder.set_input_embeddings(torch.nn.Embedding(84, 12))
     with pytest.raises(InputRefused, match="vectors are 4 × 16, not 4 × 12"):
@@ -234,16 +243,6 @@ def test_clips_of_a_lora_and_of_vectors_do_not_affect_each_other(
         alone = item(tmp_path / f"{name}/alone", adapter=files[name])
         assert run(render_job(inversion, alone)).status == 0
         assert (frames_of(tmp_path / f"{name}/alone.mp4") == together[name]).all()
-
-
-def test_vectors_have_no_strength(inversion: TrainJob, tmp_path: Path) -> None:
-    file = save_vectors(tmp_path / "ann.safetensors", inversion)
-    backbone = load_backbone(inversion.model, inversion.sampler, (), keep_text_encoder=True)
-    assert backbone.prompt_encoder
-    adapter = load_vectors(file, backbone.prompt_encoder, backbone.lora_layout)
-    adapter.set_strength(1.0)
-    with pytest.raises(UsageError, match=r"no strength, but 0\.5 was given"):
-        adapter.set_strength(0.5)
 
 
 # Settings and limits
