@@ -22,6 +22,7 @@ from pvtool_core.paths import check_utf8, exists, models_dir, presets_dir, user_
 from pvtool_core.settings.families import SINGLE_FILE, family_of_pipeline, known_pipelines
 from pvtool_core.settings.schema import (
     EvaluationConfig,
+    MethodConfig,
     ModelConfig,
     Settings,
     is_path,
@@ -65,8 +66,8 @@ def locate_weights(settings: Settings) -> Settings:
 
     Raises WeightsMissing for the first missing weights, InputRefused for an unsuitable base model.
     """
-    model = locate_model(settings.model)
-    return dataclasses.replace(locate_rewards(settings), model=model)
+    model, method = locate_model(settings.model), locate_method(settings.method)
+    return dataclasses.replace(locate_rewards(settings), model=model, method=method)
 
 
 def locate_rewards(settings: Settings) -> Settings:
@@ -120,6 +121,13 @@ def locate_model(model: ModelConfig) -> ModelConfig:
     Raises WeightsMissing, or InputRefused if unsuitable.
     """
     return locate_style(locate_base(model))
+
+
+def locate_method(method: MethodConfig) -> MethodConfig:
+    """Return the absolute paths of the weights of an encoder method. Raises WeightsMissing."""
+    named = [field.name for field in dataclasses.fields(method) if field.metadata["weights"]]
+    paths = {name: str(resolve(path)) for name in named if (path := getattr(method, name))}
+    return dataclasses.replace(method, **paths)
 
 
 def locate_base(model: ModelConfig) -> ModelConfig:
