@@ -28,7 +28,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pvtool_core.api.batch import Rendering, render
+    from pvtool_core.api.batch import Rendering, render, render_by_method
     from pvtool_core.api.enrollment import enroll
     from pvtool_core.api.evaluate import evaluate
     from pvtool_core.api.training import TrainingRun, train
@@ -68,6 +68,7 @@ __all__ = [
     "enroll",
     "evaluate",
     "render",
+    "render_by_method",
     "shared_engines",
     "train",
 ]
@@ -92,6 +93,7 @@ _MODULES = {
     "enroll": "api.enrollment",
     "evaluate": "api.evaluate",
     "render": "api.batch",
+    "render_by_method": "api.batch",
     "shared_engines": "supervisor",
     "train": "api.training",
 }

@@ -11,9 +11,12 @@ import pytest
 import tomli_w
 from PIL import Image
 
+from pvtool_core import render_by_method
 from pvtool_core.api.evaluate import folder_clips
+from pvtool_core.errors import UsageError
 from pvtool_core.media.decode import frames_of
 from pvtool_core.media.metadata import read_facts
+from pvtool_core.methods.id_animator import IdAnimator
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.methods import METHODS
 from pvtool_core.settings.presets import Presets
@@ -167,6 +170,42 @@ def test_clip_is_rendered_again_from_its_sidecar(render: Render, pv: Pv) -> None
     answer = pv("render", "--from", str(alone))
     assert answer.status == 4
     assert "Use the clip with its sidecar" in answer.err
+
+
+def test_failed_clips_can_be_repeated_by_their_method(
+    render: Render, pv: Pv, presets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IdAnimator, "render", broken)
+        answer = pv("render", "mara", PROMPT, "--method", "id-animator", "--base", "--out", "clips")
+    assert answer.status == 6, answer.err
+    (row,) = map(json.loads, Path("clips/failed.jsonl").read_text().splitlines())
+    assert (row["method"], row["reason"]) == ("id-animator", "ValueError: broken.")
+    answer = pv("render", "--prompts", "clips/failed.jsonl", "--out", "clips", "--json")
+    assert [(clip["method"], clip["status"]) for clip in answer.lines] == [("id-animator", "done")]
+
+
+def test_python_api_renders_by_a_method(mara: str, presets: Path) -> None:
+    rendering = render_by_method(
+        "id-animator", mara, PROMPT, "clips", seeds=(4,), overrides={"model": {"num_frames": 2}}
+    )
+    (file,) = rendering.wait()
+    assert frames_of(file).shape[0] == 2
+    with pytest.raises(UsageError, match="Unknown method"):
+        render_by_method("magic", mara, PROMPT, "clips")
+
+
+def test_folder_of_a_method_is_evaluated_by_the_models_of_its_preset(
+    render: Render, pv: Pv
+) -> None:
+    render("--method", "id-animator", "--base", "--out", "clips")
+    answer = pv("eval", "clips", "--metrics", "likeness", "--json")
+    assert answer.status == 0, answer.err
+    assert set(answer.json["methods"]) == {"id-animator", "base"}
+    assert "other.onnx" in str(answer.json["metrics"]["likeness"]["weights"])
 
 
 def test_likeness_of_a_clip_is_measured_by_the_models_of_the_preset(

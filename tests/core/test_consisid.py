@@ -95,6 +95,14 @@ def test_clip_equals_that_of_diffusers_pipeline(
     assert ours.decode(latents).shape == (9, 3, 32, 32)
 
 
+def test_offloaded_denoiser_renders_the_same_clip(
+    model: ModelConfig, reference: ReferenceFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = loaded(model, monkeypatch).render(PROMPT, 7, reference)
+    offloaded = loaded(dataclasses.replace(model, offload=True), monkeypatch)
+    assert torch.equal(offloaded.render(PROMPT, 7, reference), plain)
+
+
 def test_photo_changes_the_clip_and_an_identity_without_photos_is_refused(
     model: ModelConfig,
     reference: ReferenceFiles,

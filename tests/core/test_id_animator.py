@@ -14,6 +14,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from pvtool_core.errors import InputRefused
 from pvtool_core.methods import EncoderMethod, load_method
+from pvtool_core.models.fingerprints import method_fingerprint
 from pvtool_core.settings.jobs import Setup, TrainJob
 from pvtool_core.settings.schema import MethodConfig
 from pvtool_core.store.events import ignore
@@ -177,6 +178,15 @@ def test_other_checkpoint_is_refused(
     wrong = dataclasses.replace(method, weights=str(tmp_path / "animator.ckpt"))
     with pytest.raises(InputRefused, match=problem):
         loaded(job, wrong)
+
+
+def test_weights_that_changed_since_the_job_was_created_are_refused(
+    job: TrainJob, method: MethodConfig
+) -> None:
+    recorded = dataclasses.replace(method, fingerprint=method_fingerprint(method))
+    loaded(job, recorded)
+    with pytest.raises(InputRefused, match="not those that this job was created for"):
+        loaded(job, dataclasses.replace(recorded, fingerprint="0123"))
 
 
 def test_checkpoint_for_fewer_layers_and_one_with_code_are_refused(
