@@ -54,6 +54,8 @@ class ConsisId:
             local_files_only=True,
             use_safetensors=True,
         )
+        self._faces = consisid_faces.load_face_encoder(method, self.device, self.dtype)
+        self._known: tuple[str, consisid_faces.FaceConditions] | None = None
         self._embeds = self._encode(prompts)
         gc.collect()  # the text encoder's 10 GB are needed for the denoiser
         self.pipeline: Any = self._load(text_encoder=None, tokenizer=None)
@@ -66,8 +68,6 @@ class ConsisId:
         if model.vae_tiling:
             vae.enable_tiling()
         place(denoiser, blocks_of(denoiser, model), model, self.device)
-        self._faces = consisid_faces.load_face_encoder(method, self.device, self.dtype)
-        self._known: tuple[str, consisid_faces.FaceConditions] | None = None
 
     @torch.no_grad()
     def _encode(self, prompts: Sequence[str]) -> dict[str, tuple[Tensor, Tensor | None]]:

@@ -1,4 +1,7 @@
-"""An encoder method that denoises clips of identities: they share no steps."""
+"""An encoder method that denoises clips of identities: they share no steps.
+
+The keyword is left out of prompts: the photos alone are the identity, as in the released code.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +15,7 @@ from pvtool_core.models.prompt_limits import report_cuts
 from pvtool_core.rendering.denoise import Denoiser
 from pvtool_core.settings.jobs import RenderItem, Setup
 from pvtool_core.store.events import Report
+from pvtool_core.store.prompts import without_keyword
 from pvtool_core.store.reference_files import ReferenceFiles, reference_files
 
 
@@ -20,8 +24,9 @@ class MethodDenoiser(Denoiser):
 
     def __init__(self, setup: Setup, prompts: Sequence[str], report: Report) -> None:
         model = locate_model(setup.model)
-        report_cuts(model, prompts, setup.sampler.negative_prompt, report)
-        self._method = load_method(replace(setup, model=model), prompts, report)
+        texts = [without_keyword(prompt) for prompt in prompts]
+        report_cuts(model, texts, setup.sampler.negative_prompt, report)
+        self._method = load_method(replace(setup, model=model), texts, report)
         super().__init__(setup, prompts, self._method.device)
 
     def restart(self, setup: Setup, prompts: Sequence[str]) -> bool:
@@ -35,7 +40,7 @@ class MethodDenoiser(Denoiser):
 
     def final(self, item: RenderItem, prefix: Latents | None) -> Latents:
         """Return the final latents. Raises InputRefused if the identity's photos have changed."""
-        return self._method.render(item.prompt, item.seed, self._photos(item))
+        return self._method.render(without_keyword(item.prompt), item.seed, self._photos(item))
 
     def _photos(self, item: RenderItem) -> ReferenceFiles:
         found = reference_files(Path(item.folder), self.setup.likeness.held_out_photos)

@@ -172,16 +172,19 @@ def test_clip_is_rendered_again_from_its_sidecar(render: Render, pv: Pv) -> None
     assert "Use the clip with its sidecar" in answer.err
 
 
-def test_failed_clips_can_be_repeated_by_their_method(
+def test_failed_clips_can_be_repeated_by_their_method_which_gets_no_keyword(
     render: Render, pv: Pv, presets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    prompts: list[str] = []
+
+    def broken(_: object, prompt: str, *__: object) -> None:
+        prompts.append(prompt)
         raise ValueError("broken")
 
     with monkeypatch.context() as patch:
         patch.setattr(IdAnimator, "render", broken)
         answer = pv("render", "mara", PROMPT, "--method", "id-animator", "--base", "--out", "clips")
-    assert answer.status == 6, answer.err
+    assert (answer.status, prompts) == (6, ["a woman waving"]), answer.err
     (row,) = map(json.loads, Path("clips/failed.jsonl").read_text().splitlines())
     assert (row["method"], row["reason"]) == ("id-animator", "ValueError: broken.")
     answer = pv("render", "--prompts", "clips/failed.jsonl", "--out", "clips", "--json")
