@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from pvtool_core.comfyui.schedule import recipe, scheduler_name, start_percent
 from pvtool_core.errors import InputRefused
+from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE
+from pvtool_core.settings.schema import LAYERS
 from pvtool_core.store.events import LoraEvent
 from pvtool_core.store.prompts import KEYWORD
 from pvtool_core.tensor_files import save_tensors
@@ -47,7 +49,8 @@ class AdapterMetadata:
     `class` and, for flow matching, its noise levels (see `Backbone.sampler_facts`); `base_model` is
     the fingerprint of the weights. `style_loras` and `control` are those of the training run, each
     with file name, weight and fingerprint; `keyword` is the literal text that stands for the
-    identity in a prompt.
+    identity in a prompt. `layers` and `objective` are the settings of the run, which the file omits
+    if they are the defaults, and so is `image_model`: whether single frames were trained.
     """
 
     start: float
@@ -59,6 +62,9 @@ class AdapterMetadata:
     style_loras: tuple[Mapping[str, Any], ...] = ()
     control: Mapping[str, Any] = field(default_factory=dict[str, Any])
     keyword: str = KEYWORD
+    layers: str = "self"
+    objective: str = DEFAULT_OBJECTIVE
+    image_model: bool = False
 
     def metadata(self) -> dict[str, str]:
         """Return the texts of the safetensors header, described for other programs' users."""
@@ -78,6 +84,15 @@ class AdapterMetadata:
             "comfyui_scheduler": scheduler_name(self.sampler),
             "comfyui_start_percent": str(start_percent(first, steps, self.sampler)),
             "how_to_use": self._how_to_use(first),
+            **self._training(),
+        }
+
+    def _training(self) -> dict[str, str]:
+        """Return what differs from the method of the paper."""
+        return {
+            **({} if self.layers == "self" else {"adapter_layers": self.layers}),
+            **({} if self.objective == DEFAULT_OBJECTIVE else {"objective": self.objective}),
+            **({"image_model": "true"} if self.image_model else {}),
         }
 
     def _how_to_use(self, first: int) -> str:
@@ -106,6 +121,9 @@ class AdapterMetadata:
         guidance = float(metadata["guidance_scale"])
         if not 0 <= start < 1 or steps < 1 or not math.isfinite(guidance):
             raise ValueError("a number is out of range")
+        layers = metadata.get("adapter_layers", "self")
+        if layers not in LAYERS:
+            raise ValueError("the layers are unknown")
         return cls(
             start=start,
             num_inference_steps=steps,
@@ -116,6 +134,9 @@ class AdapterMetadata:
             style_loras=_tables(metadata.get("style_loras", "[]")),
             control=_table(metadata.get("control", "{}")),
             keyword=metadata.get("keyword", KEYWORD),
+            layers=layers,
+            objective=metadata.get("objective", DEFAULT_OBJECTIVE),
+            image_model=metadata.get("image_model") == "true",
         )
 
 
@@ -171,7 +192,7 @@ class IdentityAdapter:
     """
 
     def __init__(self, denoiser: nn.Module, target: str, rank: int, seed: int = 0) -> None:
-        self.rank = rank
+        self.rank, self.target = rank, target
         self._loaded_keys = 0
         self._denoiser: Any = denoiser
         before = {
@@ -305,15 +326,28 @@ def read_rank(path: Path) -> int:
     return rank
 
 
+def read_layers(path: Path) -> str:
+    """Return the value of `adapter.layers` of an adapter file, from its header.
+
+    Raises InputRefused for other files.
+    """
+    metadata = _read(path, header_only=True)[1]
+    try:
+        return AdapterMetadata.of(metadata).layers
+    except (KeyError, ValueError) as error:
+        raise _damaged(path) from error
+
+
 def _damaged(path: Path) -> InputRefused:
     return InputRefused(f"The adapter {path} has invalid metadata.", "Download or copy it again.")
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            keys = [] if header_only else file.keys()
+            tensors = {key: file.get_tensor(key) for key in keys}
     except SafetensorError:
         metadata, tensors = {}, {}
     if metadata.get("format") != _FORMAT:

@@ -86,12 +86,16 @@ def landmark_jitter(
 class IdentityScorer:
     """Compares generated faces with reference crops by a frozen recogniser.
 
-    The recogniser takes crops in [0, 1]. Each face gives `views` crops, all slightly jittered if
-    there are several: their common gradient changes facial features rather than noise.
+    The recogniser takes crops in [0, 1]. Each face gives `views` crops, all slightly moved if there
+    are several: their common gradient changes facial features rather than noise. The colours of
+    crops and references change randomly. Without `augment` there is one crop, and nothing changes.
     """
 
-    def __init__(self, recognizer: nn.Module, references: Crops, views: int = 1) -> None:
-        self._recognizer, self._references, self._views = recognizer, references, views
+    def __init__(
+        self, recognizer: nn.Module, references: Crops, views: int = 1, augment: bool = True
+    ) -> None:
+        self._recognizer, self._references, self._augment = recognizer, references, augment
+        self._views = views if augment else 1
 
     def score(
         self,
@@ -104,15 +108,18 @@ class IdentityScorer:
         References and views are augmented independently.
         """
         with torch.no_grad():
-            references = self._embed(colour_jitter(self._references, generator))
+            references = self._embed(self._varied(self._references, generator))
         moved = (
             landmarks[None]
             if self._views == 1
             else landmark_jitter(landmarks, self._views, generator)
         )
         crops = align_differentiable(frame.expand(self._views, -1, -1, -1), moved)
-        faces = self._embed(torch.cat([colour_jitter(crop[None], generator) for crop in crops]))
+        faces = self._embed(torch.cat([self._varied(crop[None], generator) for crop in crops]))
         return torch.stack([identity_reward(face, references) for face in faces]).mean()
+
+    def _varied(self, crops: Crops, generator: torch.Generator) -> Crops:
+        return colour_jitter(crops, generator) if self._augment else crops
 
     def _embed(self, crops: Crops) -> Float[Tensor, "faces width"]:
         return functional.normalize(self._recognizer(crops), dim=-1)

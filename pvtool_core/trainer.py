@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, switch_step
 from pvtool_core.backbones import load_backbone
-from pvtool_core.backbones.interface import to_pixels
+from pvtool_core.backbones.interface import adapter_target, to_pixels
 from pvtool_core.errors import ExitStatus, NotFinite, RunFailed
 from pvtool_core.media.encode import PLAIN, write_clip
 from pvtool_core.media.ffmpeg import require_formats
@@ -28,6 +28,7 @@ from pvtool_core.paths import trajectories_dir
 from pvtool_core.sample_scoring import LoadJudge, SampleScoring
 from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.objectives import OBJECTIVES
 from pvtool_core.settings.sample_metrics import LIKENESS
 from pvtool_core.settings.schema import ControlConfig, TrainingConfig
 from pvtool_core.store.event_log import EventWriter, iter_records
@@ -43,6 +44,7 @@ from pvtool_core.store.events import (
     parse_event,
 )
 from pvtool_core.store.liveness import Heartbeat, State
+from pvtool_core.store.prompts import fill
 from pvtool_core.store.runs import (
     ADAPTER_FILE,
     BestCheckpoint,
@@ -156,14 +158,17 @@ class Trainer:
 
     def __init__(self, job: TrainJob, cache: Path | None, report: Report) -> None:
         self.job, self.config = job, job.training
+        further = (
+            fill(prompt, job.identity.noun) for prompt in OBJECTIVES[job.training.objective].prompts
+        )
         self.backbone = load_backbone(
-            job.model, job.sampler, job.prompts, job.training.recompute, report
+            job.model, job.sampler, (*job.prompts, *further), job.training.recompute, report
         )
         first = switch_step(job.adapter.start, self.backbone.num_steps)
         trajectories = TrajectoryCache(cache, self.backbone, first, report)
         self.adapter = IdentityAdapter(
             self.backbone.denoiser,
-            self.backbone.lora_target,
+            adapter_target(self.backbone, job.adapter.layers),
             job.adapter.rank,
             seed=job.training.seed,
         )
@@ -235,6 +240,9 @@ class Trainer:
                 for lora in model.loras
             ),
             control=control_facts(model.control),
+            layers=self.job.adapter.layers,
+            objective=self.config.objective,
+            image_model=self.job.trains_images(),
         )
 
 

@@ -13,11 +13,12 @@ steps as one without, and identities, runs and renders share it. Entries can be 
 the least recently used are deleted when the cache exceeds its size limit.
 """
 
+import copy
 import hashlib
 import json
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,15 @@ class TrajectoryCache:
         self.computed = 0
         """Number of prefixes that were denoised and not read from the cache."""
         self._facts = {**backbone.facts(), "first_step": first_step}
+        self._computing: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def of_image_model(self) -> "TrajectoryCache":
+        """Return the cache of the same model as an image model, with keys of its own."""
+        images, backbone = copy.copy(self), self._backbone
+        images.computed, images._computing = 0, backbone.as_image_model
+        with backbone.as_image_model():
+            images._facts = {**backbone.facts(), "first_step": self._first_step}
+        return images
 
     def key(self, prompt: str, seed: int) -> str:
         facts = {**self._facts, "prompt": prompt, "seed": seed}
@@ -119,7 +129,8 @@ class TrajectoryCache:
         kept = self._read_kept(prompt, seed, name)
         if kept is not None:
             return kept
-        tensors = _on_disk(compute())
+        with self._computing():
+            tensors = _on_disk(compute())
         if bad := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
             raise NotFinite(f"{bad[0]} of the base model's clip of {prompt!r}, seed {seed},")
         self._keep(prompt, seed, name, tensors)

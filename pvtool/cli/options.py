@@ -8,6 +8,7 @@ from pvtool.cli.completion import beginning
 from pvtool_core.models.installed import Models
 from pvtool_core.paths import runs_dir
 from pvtool_core.settings.families import only
+from pvtool_core.settings.objectives import OBJECTIVES
 from pvtool_core.settings.presets import Presets
 from pvtool_core.store.identities import Library
 from pvtool_core.store.prompts import Banks
@@ -28,6 +29,10 @@ def preset_names(incomplete: str) -> list[str]:
 
 def bank_names(incomplete: str) -> list[str]:
     return beginning(Banks().names(), incomplete)
+
+
+def objective_names(incomplete: str) -> list[str]:
+    return beginning(OBJECTIVES, incomplete)
 
 
 def model_names(incomplete: str) -> list[str]:

@@ -30,7 +30,8 @@ from pvtool_core.comfyui.workflow import workflow_of
 from pvtool_core.errors import Busy, UsageError
 from pvtool_core.files import copy_private, write_private
 from pvtool_core.paths import check_new_file, runs_dir
-from pvtool_core.settings.objectives import loss_label
+from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, loss_label
 from pvtool_core.settings.toml import to_table
 from pvtool_core.store.event_log import events_end, iter_records
 from pvtool_core.store.events import Record, ScoresEvent, parse_event
@@ -143,8 +144,9 @@ def show(run: RunName, as_json: Json = False) -> None:
     value["reason"] = ended.reason if ended else ""
     if ended and ended.hint:
         value["hint"] = ended.hint
-    settings = to_table(job_of(folder))
-    pairs = _about(summary, value)
+    job = job_of(folder)
+    settings = to_table(job)
+    pairs = _about(summary, value) + _differences(job)
     pairs += [["newest", f"step {newest['step']}: {newest.get('prompt', '')}"]] if newest else []
     if scores:
         text = describe_scores(scores.scores, scores.base)
@@ -189,6 +191,16 @@ def _about(run: RunSummary, value: dict[str, Any]) -> list[list[str]]:
         **{name: value.get(name, "") for name in ("reason", "hint", "problem")},
     }
     return [[name, str(item)] for name, item in about.items() if item]
+
+
+def _differences(job: TrainJob) -> list[list[str]]:
+    """Return what a run trains if it is not the paper's method: objective, model and layers."""
+    training = job.training
+    return [
+        *([["objective", training.objective]] if training.objective != DEFAULT_OBJECTIVE else []),
+        *([["trained on", "the image model"]] if job.trains_images() else []),
+        *([["layers", job.adapter.layers]] if job.adapter.layers != "self" else []),
+    ]
 
 
 def _effect_of(adapter: Path) -> "Effect | None":

@@ -13,14 +13,16 @@ from pvtool.cli.options import (
     Json,
     Loras,
     bank_names,
+    objective_names,
     preset_names,
 )
 from pvtool.cli.training import go
 from pvtool.jobs.prepare import choose, prepare
-from pvtool.jobs.settings import style_table
+from pvtool.jobs.settings import option_table, style_table
 from pvtool.output import Output, on_terminal
 from pvtool_core.errors import UsageError
 from pvtool_core.models.prompt_limits import check_prompts_fit
+from pvtool_core.settings.toml import merge
 from pvtool_core.supervisor import start
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -42,6 +44,12 @@ def train(
     prompts: Annotated[
         str | None,
         typer.Option(autocompletion=bank_names, help="Prompt bank. [default: the preset's]"),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=objective_names, help="Training objective. [default: the preset's]"
+        ),
     ] = None,
     sets: Annotated[
         list[str] | None,
@@ -83,7 +91,10 @@ def train(
         prompts,
         sets,
         seed,
-        style_table(loras, controlnet, control_frames),
+        merge(
+            style_table(loras, controlnet, control_frames),
+            option_table(training__objective=objective),
+        ),
     )
     if plan:
         from pvtool.cli.plan_report import show

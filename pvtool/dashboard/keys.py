@@ -267,6 +267,18 @@ HELP: Keys = [
 COMPARE: Keys = [
     key("escape", "back", "Back", "Back to all runs"),
     key("tab", "app.focus_next", "Curves/tables", "Next of list, plot and tables", show=True),
+    key("v", "samples", "Samples", "Show the samples of the runs side by side, or their curves"),
+]
+RUN_SAMPLES: Keys = [
+    key("h,left", "step(-1)", "Earlier", "Show the samples of the previous step", group=_STEPS),
+    key("l,right", "step(1)", "Later", "Show the samples of the next step", group=_STEPS),
+    key("j,down", "prompt(1)", "Next prompt", "Show the next prompt", show=False),
+    key("k,up", "prompt(-1)", "Previous prompt", "Show the previous prompt", show=False),
+    key("space", "play", "Play", "Play or pause"),
+    key("comma", "frame(-1)", "Previous frame", "Show the previous frame", show=False),
+    key("full_stop", "frame(1)", "Next frame", "Show the next frame", show=False),
+    key("J", "other_runs(1)", "Next run", "Show the next run, if not all fit", show=False),
+    key("K", "other_runs(-1)", "Previous run", "Show the previous run", show=False),
 ]
 COLUMNS: Keys = [
     key("escape,q,v", "dismiss", "Close", "Close the list of columns"),
@@ -283,6 +295,7 @@ GROUPS = {
     "Runs": RUNS,
     "Run": RUN,
     "Compare": COMPARE,
+    "Samples of several runs": RUN_SAMPLES,
     "Curves": PLOT,
     "Samples": SAMPLES,
     "Log": LOG,

@@ -48,6 +48,7 @@ _HINT = "Use checkpoints of one run, or of runs of one identity with equal setti
 _EQUAL = {
     "base_model_fingerprint": "base model",
     "rank": "rank",
+    "adapter_layers": "set of layers",
     "adapter_start": "start",
     "num_inference_steps": "number of steps",
     "guidance_scale": "guidance scale",

@@ -15,6 +15,7 @@ _DOWN = re.compile(r"(?P<layer>.+)\.lora_(?P<part>down|A)\.weight")
 _NUMBERS = frozenset({"F16", "F32", "F64"})
 _UP = {"down": "up", "A": "B"}
 _PROJECTION = re.compile(r"(?:^|[._])([qkv])$")
+_CROSS = re.compile(r"[._](?:attn2|cross_attn)[._]")
 _FUSED = re.compile(r"\b(double|single)_blocks\.\d+\.(?:img_attn_qkv|linear1)$")
 """Layers of HunyuanVideo's file that hold q, k and v: see `FusedLayout`."""
 
@@ -35,8 +36,9 @@ class Pair(NamedTuple):
 class AdapterLayer:
     """Place of one layer in the tensors of an adapter file.
 
-    `kind` is q, k, v or other, for HunyuanVideo with the kind of its block. `rank` are the rows of
-    the tensor `down` and the columns of the tensor `up`, `rows` the rows of `up`.
+    `kind` is q, k, v or other, after `cross` for cross-attention and for HunyuanVideo after the
+    kind of its block. `rank` are the rows of the tensor `down` and the columns of the tensor `up`,
+    `rows` the rows of `up`.
     """
 
     kind: str
@@ -84,6 +86,7 @@ def _layers_of(
     if not fused:
         projection = _PROJECTION.search(layer)
         kind = projection[1] if projection else "other"
+        kind = f"cross {kind}" if _CROSS.search(layer) else kind
         return [AdapterLayer(kind, down, up, slice(rank), slice(height))]
     own = rank // 3
     return [

@@ -7,7 +7,8 @@ or is differentiable.
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,17 @@ from torch.utils.checkpoint import checkpoint
 from pvtool_core.adapter import LoraLayout, LoraPair
 from pvtool_core.backbones.control import ControlNet
 from pvtool_core.backbones.interface import (
+    Diffused,
     Embeds,
     Frames,
     Latents,
+    clips_of_one_frame,
     described_sampler,
+    signed_range,
     trajectory_facts,
     unit_range,
 )
+from pvtool_core.backbones.noise_schedule import diffused_by_schedule
 from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.devices import resolve_device
 from pvtool_core.errors import InputRefused
@@ -37,6 +42,7 @@ from pvtool_core.models.base_models import model_variant, pipeline_variant, pred
 from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 
 _RECOMPUTED = re.compile(r".*\.(resnets|attentions|motion_modules)\.\d+")
+_MOTION = re.compile(r".*\.motion_modules\.\d+")
 _TOKENS = 77  # of CLIP, to which the pipeline pads
 _FRAMES_AT_ONCE = 16  # as diffusers' pipeline decodes them
 
@@ -72,6 +78,7 @@ class AnimateDiff:
     """
 
     lora_target = r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn1\.to_[qkv]"
+    cross_target = r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn2\.to_[qkv]"
     lora_layout: LoraLayout = KohyaLayout()
 
     def __init__(
@@ -96,6 +103,7 @@ class AnimateDiff:
         )
         self.num_frames, self.num_steps = model.num_frames, sampler.num_inference_steps
         self.guided = sampler.guidance_scale > 1
+        self._moves = True
         self.scheduler: Any = self.pipeline.scheduler
         self.scheduler.set_timesteps(self.num_steps, device=self.device)
         self._embeds = {prompt: self._encode(prompt) for prompt in prompts}
@@ -170,8 +178,37 @@ class AnimateDiff:
     def decoded_with(self, frame: int) -> Sequence[int]:
         return range(self.num_frames)  # each frame is decoded by itself
 
+    @torch.no_grad()
+    def encode(self, frames: Frames, generator: torch.Generator) -> Latents:
+        vae = self.pipeline.vae
+        sampled = vae.encode(signed_range(frames).to(self.device, vae.dtype)).latent_dist.sample(
+            generator
+        )
+        return (sampled * vae.config.scaling_factor).transpose(0, 1)[None]
+
+    def diffuse(self, latents: Latents, noise: Latents, level: float) -> Diffused:
+        return diffused_by_schedule(self.scheduler, latents, noise, level)
+
+    def predict_diffused(self, diffused: Diffused, embeds: Embeds) -> Latents:
+        text = embeds["prompt_embeds"][-1:].expand(diffused.latents.shape[2], -1, -1)
+        return self.denoiser(diffused.latents, diffused.timestep, encoder_hidden_states=text).sample
+
+    @contextmanager
+    def as_image_model(self) -> Generator[None]:
+        """Be the Stable Diffusion model without motion modules, as the interface describes."""
+        before = self._moves, self.control
+        self._moves, self.control = False, None
+        try:
+            with clips_of_one_frame(self), without_motion(self.denoiser):
+                yield
+        finally:
+            self._moves, self.control = before
+
     def facts(self) -> Mapping[str, Any]:
-        return trajectory_facts(self.model, self.sampler, self.scheduler, self.device, self.guided)
+        shared = trajectory_facts(
+            self.model, self.sampler, self.scheduler, self.device, self.guided
+        )
+        return shared if self._moves else {**shared, "motion_modules": False}
 
     def sampler_facts(self) -> Mapping[str, Any]:
         return described_sampler(self.scheduler)
@@ -246,6 +283,27 @@ def _as_trained(checkpoint: Path, of_images: Any) -> Any:
     elif prediction.kind == "epsilon":
         said["rescale_betas_zero_snr"] = False
     return _motion_sampler(of_images, **said)
+
+
+@contextmanager
+def without_motion(denoiser: nn.Module) -> Generator[None]:
+    """Replace each motion module by the identity in a context."""
+    modules = [module for name, module in denoiser.named_modules() if _MOTION.fullmatch(name)]
+    before = [vars(module).get("forward") for module in modules]
+    for module in modules:
+        module.forward = _unchanged
+    try:
+        yield
+    finally:
+        for module, forward in zip(modules, before, strict=True):
+            if forward is None:
+                del module.forward  # that of the class again
+            else:
+                module.forward = forward
+
+
+def _unchanged(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+    return hidden_states
 
 
 def recompute_activations(denoiser: nn.Module) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pvtool_core.backbones.interface import Latents, described_sampler
+from pvtool_core.backbones.interface import Diffused, Latents, described_sampler
 
 
 def euler_step(scheduler: Any, latents: Latents, step: int, output: Latents) -> Latents:
@@ -21,6 +21,19 @@ def euler_step(scheduler: Any, latents: Latents, step: int, output: Latents) -> 
     change = (scheduler.sigmas[step + 1] - scheduler.sigmas[step]).to(latents.device)
     exact = latents.to(torch.promote_types(latents.dtype, torch.float32))
     return (exact + change * output).to(output.dtype)
+
+
+def diffused_by_flow(scheduler: Any, latents: Latents, noise: Latents, level: float) -> Diffused:
+    """Return `Backbone.diffuse` for `FlowMatchEulerDiscreteScheduler`.
+
+    It equals the scheduler's `set_timesteps(sigmas=[level])` and `scale_noise`, and changes no
+    state of the scheduler.
+    """
+    shift, drawn = scheduler.shift, torch.tensor([level], device=latents.device)
+    sigma = shift * drawn / (1 + (shift - 1) * drawn)
+    timestep = sigma * scheduler.config.num_train_timesteps
+    sigma = sigma.to(latents.dtype).view(-1, 1, 1, 1, 1)
+    return Diffused(sigma * noise + (1.0 - sigma) * latents, timestep, noise - latents)
 
 
 def flow_sampler_facts(scheduler: Any, sigmas: Sequence[float], rule: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ middle of a schedule or is differentiable.
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pvtool_core.adapter import LoraLayout, LoraPair
-from pvtool_core.backbones.flow_matching import euler_step, flow_sampler_facts
+from pvtool_core.backbones.flow_matching import (
+    diffused_by_flow,
+    euler_step,
+    flow_sampler_facts,
+)
 from pvtool_core.backbones.interface import (
+    Diffused,
     Embeds,
     Frames,
     Latents,
+    clips_of_one_frame,
+    signed_range,
     trajectory_facts,
     unit_range,
 )
@@ -97,6 +105,7 @@ class HunyuanVideo:
     """
 
     lora_target = r"(single_)?transformer_blocks\.\d+\.attn\.to_[qkv]"
+    cross_target = ""
 
     def __init__(
         self,
@@ -185,12 +194,16 @@ class HunyuanVideo:
         return randn_tensor(shape, generator=generator, device=self.device, dtype=torch.float32)
 
     def predict(self, latents: Latents, step: int, embeds: Embeds) -> Latents:
+        timestep = self.scheduler.timesteps[step].expand(len(latents)).to(latents.dtype)
+        return self._denoise(latents, timestep, embeds)
+
+    def _denoise(self, latents: Latents, timestep: Tensor, embeds: Embeds) -> Latents:
         text = embeds["prompt_embeds"]
         scale = [self.sampler.guidance_scale] * len(latents)
         guidance = torch.tensor(scale, dtype=text.dtype, device=text.device) * 1000.0
         return self.denoiser(
             hidden_states=latents.to(text.dtype),
-            timestep=self.scheduler.timesteps[step].expand(len(latents)).to(latents.dtype),
+            timestep=timestep,
             encoder_hidden_states=text,
             encoder_attention_mask=embeds["prompt_attention_mask"],
             pooled_projections=embeds["pooled_prompt_embeds"],
@@ -233,6 +246,21 @@ class HunyuanVideo:
     @property
     def _tiling(self) -> "TilesInTime":
         return TilesInTime(self.pipeline.vae)
+
+    @torch.no_grad()
+    def encode(self, frames: Frames, generator: torch.Generator) -> Latents:
+        vae = self.pipeline.vae
+        clip = signed_range(frames).to(self.device, vae.dtype).transpose(0, 1)[None]
+        return (vae.encode(clip).latent_dist.sample(generator) * vae.config.scaling_factor).float()
+
+    def diffuse(self, latents: Latents, noise: Latents, level: float) -> Diffused:
+        return diffused_by_flow(self.scheduler, latents, noise, level)
+
+    def predict_diffused(self, diffused: Diffused, embeds: Embeds) -> Latents:
+        return self._denoise(diffused.latents, diffused.timestep, embeds)
+
+    def as_image_model(self) -> AbstractContextManager[None]:
+        return clips_of_one_frame(self)
 
     def facts(self) -> Mapping[str, Any]:
         return trajectory_facts(self.model, self.sampler, self.scheduler, self.device, guided=False)

@@ -6,26 +6,43 @@ latents         the clip inside the model, as it enters or leaves a step
 embeds          the prompt inside the model: tensors by diffusers' names, with a row per branch (two
                 with classifier-free guidance, the negative first; otherwise one)
 output          the model's prediction at a step, after guidance
+level           share of the schedule that a training example is noised to, from 0 (clean) to 1
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pvtool_core.adapter import LoraLayout
 from pvtool_core.backbones.style_loras import MERGE_VERSION
-from pvtool_core.errors import NotFinite
+from pvtool_core.errors import InputRefused, NotFinite
 from pvtool_core.media.decode import Pixels
 from pvtool_core.models.fingerprints import fingerprint_of
-from pvtool_core.settings.schema import ModelConfig, SamplerConfig
+from pvtool_core.settings.schema import ControlConfig, ModelConfig, SamplerConfig
 from pvtool_core.store.events import LoraEvent
 
 Latents = Float[Tensor, "clips channels frames latent_height latent_width"]
 Embeds = Mapping[str, Tensor]
 Frames = Float[Tensor, "chosen 3 height width"]
+
+
+@dataclass(frozen=True)
+class Diffused:
+    """A training example of the denoiser: noised latents, their timestep, and the target.
+
+    `timestep` has one value for each clip, as the denoiser takes it. `target` is what the denoiser
+    is trained to predict: the noise or a velocity.
+    """
+
+    latents: Latents
+    timestep: Float[Tensor, " clips"] | Int[Tensor, " clips"]
+    target: Latents
 
 
 @runtime_checkable
@@ -43,6 +60,8 @@ class Backbone(Protocol):
     """The network to which the adapter is added."""
     lora_target: str
     """Regular expression for the q, k, v projections of spatial self-attention (section 4.4)."""
+    cross_target: str
+    """Regular expression for those of cross-attention; empty if text and image share attention."""
     lora_layout: LoraLayout
     """Layer names in the adapter's file."""
     merged_loras: tuple[LoraEvent, ...]
@@ -90,6 +109,41 @@ class Backbone(Protocol):
         """Return the frames, including this one, that are decoded together by a 3D autoencoder."""
         ...
 
+    def encode(self, frames: Frames, generator: torch.Generator) -> Latents:
+        """Return the scaled latents of a clip with these frames, in [0, 1], without gradient.
+
+        They are sampled from the autoencoder's posterior with `generator`, on the CPU, as in the
+        training scripts of diffusers, in the number format of `initial_latents`. The number of
+        frames is any that a clip of the family may have.
+        """
+        ...
+
+    def diffuse(self, latents: Latents, noise: Latents, level: float) -> Diffused:
+        """Return the training example with this noise at `level`, in [0, 1).
+
+        Uniformly drawn levels give the distribution of diffusers' training scripts. Stable
+        Diffusion has the timestep int(level · num_train_timesteps), and the target of the
+        scheduler's `prediction_type`. A flow model has sigma = `level` after the sampler's shift,
+        (1 − sigma) latents + sigma noise, and the target noise − latents.
+        """
+        ...
+
+    def predict_diffused(self, diffused: Diffused, embeds: Embeds) -> Latents:
+        """Return the denoiser's prediction of the target, with gradients.
+
+        It is that for the positive prompt alone, without guidance and without ControlNet. A model
+        with embedded guidance takes the scale of the sampler's settings.
+        """
+        ...
+
+    def as_image_model(self) -> AbstractContextManager[None]:
+        """Run as an image model within the context, where a clip has one frame.
+
+        All members work there. AnimateDiff is then Stable Diffusion: the motion modules and the
+        ControlNet are off.
+        """
+        ...
+
     def facts(self) -> Mapping[str, Any]:
         """Return all dependencies of a trajectory except prompt and seed, as plain values."""
         ...
@@ -103,6 +157,22 @@ class Backbone(Protocol):
         ...
 
 
+def adapter_target(backbone: Backbone, layers: str) -> str:
+    """Return the regular expression for the layers that a value of `adapter.layers` selects.
+
+    Raises InputRefused for cross-attention in a model without.
+    """
+    if layers == "self":
+        return backbone.lora_target
+    if not backbone.cross_target:
+        raise InputRefused(
+            "This model has no cross-attention: text and image share one attention.",
+            "Use an adapter of self-attention (adapter.layers = self).",
+        )
+    both = f"(?:{backbone.lora_target})|(?:{backbone.cross_target})"
+    return backbone.cross_target if layers == "cross" else both
+
+
 def unit_range(decoded: Tensor) -> Tensor:
     """Return the output of an autoencoder, in [-1, 1], as float32 in [0, 1].
 
@@ -111,6 +181,23 @@ def unit_range(decoded: Tensor) -> Tensor:
     """
     frames = decoded.float() / 2 + 0.5
     return frames.masked_fill(frames.isinf(), torch.nan).clamp(0, 1)
+
+
+def signed_range(frames: Frames) -> Frames:
+    """Return frames in [0, 1] as the input of an autoencoder, in [-1, 1]."""
+    return frames * 2 - 1
+
+
+@contextmanager
+def clips_of_one_frame(backbone: Any) -> Generator[None]:
+    """Give clips one frame and no ControlNet in a context, for `Backbone.as_image_model`."""
+    before = backbone.model, backbone.num_frames
+    backbone.model = dataclasses.replace(backbone.model, num_frames=1, control=ControlConfig())
+    backbone.num_frames = 1
+    try:
+        yield
+    finally:
+        backbone.model, backbone.num_frames = before
 
 
 def described_sampler(scheduler: Any) -> dict[str, Any]:

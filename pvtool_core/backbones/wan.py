@@ -14,6 +14,7 @@ import functools
 import gc
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,18 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pvtool_core.adapter import LoraLayout, LoraPair
-from pvtool_core.backbones.flow_matching import euler_step, flow_sampler_facts
+from pvtool_core.backbones.flow_matching import (
+    diffused_by_flow,
+    euler_step,
+    flow_sampler_facts,
+)
 from pvtool_core.backbones.interface import (
+    Diffused,
     Embeds,
     Frames,
     Latents,
+    clips_of_one_frame,
+    signed_range,
     trajectory_facts,
     unit_range,
 )
@@ -67,7 +75,8 @@ class WanLayout:
 
 
 def _original(layer: str) -> str:
-    return "diffusion_model." + re.sub(r"attn1\.to_([qkv])$", r"self_attn.\1", layer)
+    layer = re.sub(r"attn1\.to_([qkv])$", r"self_attn.\1", layer)
+    return "diffusion_model." + re.sub(r"attn2\.to_([qkv])$", r"cross_attn.\1", layer)
 
 
 class Wan:
@@ -81,6 +90,7 @@ class Wan:
     lora_target = (
         r"blocks\.\d+\.attn1\.to_[qkv]"  # attn1 is self-attention over all patches of the clip
     )
+    cross_target = r"blocks\.\d+\.attn2\.to_[qkv]"
     lora_layout: LoraLayout = WanLayout()
 
     def __init__(
@@ -160,17 +170,19 @@ class Wan:
 
     def predict(self, latents: Latents, step: int, embeds: Embeds) -> Latents:
         text = embeds["prompt_embeds"]
-        given, timestep = (
-            latents.to(text.dtype),
-            self.scheduler.timesteps[step].expand(len(latents)),
-        )
-        if self.pipeline.config.expand_timesteps:  # Wan 2.2's dense model has a timestep per patch
-            timestep = timestep[:, None].expand(-1, given[0, 0, :, ::2, ::2].numel())
-        positive = self.denoiser(given, timestep, text[-len(latents) :], return_dict=False)[0]
+        timestep = self.scheduler.timesteps[step].expand(len(latents))
+        positive = self._denoise(latents, timestep, text[-len(latents) :])
         if not self.guided:
             return positive
-        negative = self.denoiser(given, timestep, text[: len(latents)], return_dict=False)[0]
+        negative = self._denoise(latents, timestep, text[: len(latents)])
         return negative + self.sampler.guidance_scale * (positive - negative)
+
+    def _denoise(self, latents: Latents, timestep: Tensor, text: Tensor) -> Latents:
+        """Return the denoiser's output for one row of text for each clip."""
+        given = latents.to(text.dtype)
+        if self.pipeline.config.expand_timesteps:  # Wan 2.2's dense model has a timestep per patch
+            timestep = timestep[:, None].expand(-1, given[0, 0, :, ::2, ::2].numel())
+        return self.denoiser(given, timestep, text, return_dict=False)[0]
 
     def advance(self, latents: Latents, step: int, output: Latents) -> Latents:
         return euler_step(self.scheduler, latents, step, output)
@@ -187,8 +199,7 @@ class Wan:
         """
         vae = self.pipeline.vae
         latents = latents[:, :, : self._latent(max(frames)) + 1].to(vae.dtype)
-        statistics = (vae.config.latents_mean, vae.config.latents_std)
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1).to(latents) for values in statistics)
+        mean, std = self._statistics(latents)
         decoded = vae.decode(latents / (1.0 / std) + mean).sample[0, :, list(frames)]
         return unit_range(decoded.transpose(0, 1))
 
@@ -200,6 +211,30 @@ class Wan:
         """Return the latent of a frame: the first frame has its own, then several share one."""
         each = self.pipeline.vae_scale_factor_temporal
         return (frame + each - 1) // each
+
+    def _statistics(self, latents: Tensor) -> list[Tensor]:
+        """Return mean and deviation of the autoencoder's latents by channel, to scale these."""
+        config = self.pipeline.vae.config
+        values = (config.latents_mean, config.latents_std)
+        return [torch.tensor(each).view(1, -1, 1, 1, 1).to(latents) for each in values]
+
+    @torch.no_grad()
+    def encode(self, frames: Frames, generator: torch.Generator) -> Latents:
+        vae = self.pipeline.vae
+        clip = signed_range(frames).to(self.device, vae.dtype).transpose(0, 1)[None]
+        sampled = vae.encode(clip).latent_dist.sample(generator)
+        mean, std = self._statistics(sampled)
+        return ((sampled - mean) * (1.0 / std)).float()
+
+    def diffuse(self, latents: Latents, noise: Latents, level: float) -> Diffused:
+        return diffused_by_flow(self.scheduler, latents, noise, level)
+
+    def predict_diffused(self, diffused: Diffused, embeds: Embeds) -> Latents:
+        text = embeds["prompt_embeds"][-1:]
+        return self._denoise(diffused.latents, diffused.timestep, text)
+
+    def as_image_model(self) -> AbstractContextManager[None]:
+        return clips_of_one_frame(self)
 
     def facts(self) -> Mapping[str, Any]:
         return trajectory_facts(self.model, self.sampler, self.scheduler, self.device, self.guided)

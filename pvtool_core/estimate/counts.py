@@ -8,7 +8,7 @@ Attention is counted as by the flash kernel, which stores no attention matrix.
 import dataclasses
 import weakref
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 
 from pvtool_core.adapter import IdentityAdapter
 from pvtool_core.backbones import refused_unless_loaded
+from pvtool_core.backbones.interface import adapter_target
 from pvtool_core.backbones.memory import blocks_of
 from pvtool_core.backbones.meta_model import meta_model, replaced
 from pvtool_core.errors import WeightsMissing
@@ -32,6 +33,7 @@ from pvtool_core.models.locate import resolve
 from pvtool_core.open_clip_model import NOT_A_MODEL, not_a_folder
 from pvtool_core.rewards import letterbox
 from pvtool_core.settings.jobs import PlanJob
+from pvtool_core.settings.objectives import OBJECTIVES
 from pvtool_core.settings.schema import SemanticRewardConfig
 from pvtool_core.store.events import CountsEvent, MachineEvent, Report
 
@@ -139,26 +141,18 @@ def count(job: PlanJob) -> Counts:
         encoders = text_encoders(Path(job.architecture), backbone.dtype.itemsize)
     blocks = blocks_of(backbone.denoiser, model)
     weights, host = sizes(backbone.denoiser, blocks, model.storage, model.offload)
-    latents, embeds = backbone.initial_latents(0), backbone.prompt_embeds("")
-
-    def predict(latents: Tensor) -> Tensor:
-        return backbone.predict(latents, backbone.num_steps - 1, embeds)
-
-    frames = max(job.identity_reward.frames, job.semantic_reward.frames)
-    dearest = max(range(backbone.num_frames), key=lambda frame: len(backbone.decoded_with(frame)))
-    beside = [frame for frame in backbone.decoded_with(dearest) if frame != dearest]
-    chosen = [dearest, *beside[: frames - 1]]
-    reader = (
-        torch.float32 if backbone.dtype == torch.float32 else torch.float16
-    )  # float32 is for the CPU
-    step = forward(lambda: predict(latents))
-    clip = forward(lambda: backbone.decode(latents, range(backbone.num_frames)))
-    decoded = with_gradient(lambda: backbone.decode(latents.clone().requires_grad_(), chosen))
-    with torch.device("meta"):
-        adapter = IdentityAdapter(backbone.denoiser, backbone.lora_target, job.adapter.rank)
-    entering = latents.clone().requires_grad_(job.training.gradient == "replay")
-    with adapter.acting():
-        gradient = with_gradient(lambda: predict(entering))
+    images, sampled = job.trains_images(), _clip_work(backbone)
+    with backbone.as_image_model() if images else nullcontext():
+        trained = _clip_work(backbone) if images else sampled
+        if OBJECTIVES[job.training.objective].reconstructs:
+            parts: dict[str, Any] = {**_NO_REWARDS, "encode": _encoding(job, backbone)}
+        else:
+            parts = {**_reward_work(job, backbone), "encode": _NOTHING}
+        with torch.device("meta"):
+            target = adapter_target(backbone, job.adapter.layers)
+            adapter = IdentityAdapter(backbone.denoiser, target, job.adapter.rank)
+        with adapter.acting():
+            gradient = _gradient(job, backbone)
     return Counts(
         parameters=sum(each.numel() for each in backbone.denoiser.parameters()) - _numbers(adapter),
         denoiser=weights,
@@ -166,19 +160,63 @@ def count(job: PlanJob) -> Counts:
         autoencoder=_bytes(backbone.pipeline.vae),
         text_encoders=encoders,
         adapter=_numbers(adapter),
-        latents=latents.numel() * latents.element_size(),
-        step=step,
         gradient=gradient,
-        clip=clip,
-        frames=decoded,
-        **semantic(
-            job.semantic_reward,
-            len(chosen),
-            backbone.num_frames,
-            (model.height, model.width),
-            reader,
-        ),
+        **trained,
+        **{f"sample_{name}": value for name, value in sampled.items()},
+        **parts,
     )
+
+
+_NOTHING = Work(flops=0, kept=0, peak=0)
+_NO_REWARDS: dict[str, Any] = {
+    "frames": _NOTHING,
+    "semantic_weights": 0,
+    "semantic_frames": _NOTHING,
+    "semantic_clip": _NOTHING,
+}
+
+
+def _clip_work(backbone: Any) -> dict[str, Any]:
+    """Return the bytes of a clip's latents, the work of a step, and that of decoding the clip."""
+    latents, embeds = backbone.initial_latents(0), backbone.prompt_embeds("")
+    return {
+        "latents": latents.numel() * latents.element_size(),
+        "step": forward(lambda: backbone.predict(latents, backbone.num_steps - 1, embeds)),
+        "clip": forward(lambda: backbone.decode(latents, range(backbone.num_frames))),
+    }
+
+
+def _reward_work(job: PlanJob, backbone: Any) -> dict[str, Any]:
+    """Return the work of decoding and scoring frames."""
+    semantic_used = "semantic_reward" not in job.unused_rewards()
+    frames = max(job.identity_reward.frames, job.semantic_reward.frames * semantic_used)
+    dearest = max(range(backbone.num_frames), key=lambda frame: len(backbone.decoded_with(frame)))
+    beside = [frame for frame in backbone.decoded_with(dearest) if frame != dearest]
+    chosen = [dearest, *beside[: frames - 1]]
+    latents, size = backbone.initial_latents(0), (job.model.height, job.model.width)
+    decoded = with_gradient(lambda: backbone.decode(latents.clone().requires_grad_(), chosen))
+    if not semantic_used:
+        return {**_NO_REWARDS, "frames": decoded}
+    reader = (
+        torch.float32 if backbone.dtype == torch.float32 else torch.float16
+    )  # float32 is for the CPU
+    scored = semantic(job.semantic_reward, len(chosen), backbone.num_frames, size, reader)
+    return {"frames": decoded, **scored}
+
+
+def _encoding(job: PlanJob, backbone: Any) -> Work:
+    photo = torch.empty(1, 3, job.model.height, job.model.width, device="meta")
+    return forward(lambda: backbone.encode(photo, torch.Generator("cpu")))
+
+
+def _gradient(job: PlanJob, backbone: Any) -> Work:
+    """Return the work of a prediction of the adapted model with its backward pass."""
+    latents, embeds = backbone.initial_latents(0), backbone.prompt_embeds("")
+    if OBJECTIVES[job.training.objective].reconstructs:
+        example = backbone.diffuse(latents, latents, 0.5)
+        return with_gradient(lambda: backbone.predict_diffused(example, embeds))
+    entering = latents.clone().requires_grad_(job.training.gradient == "replay")
+    return with_gradient(lambda: backbone.predict(entering, backbone.num_steps - 1, embeds))
 
 
 def _numbers(adapter: IdentityAdapter) -> int:

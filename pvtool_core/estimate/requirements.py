@@ -2,7 +2,8 @@
 
 Counts come from `counts.py`, which needs torch; this module is arithmetic. A pass is one guided
 prediction: with N steps, K of them active, one pair of the cache costs N, and an iteration K with a
-gradient, after K without one unless the graph of all steps is kept.
+gradient, after K without one unless the graph of all steps is kept. An iteration that reconstructs
+a photo costs one with a gradient, without guidance; its cache has images of the class.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from pvtool_core.errors import WeightsMissing
 from pvtool_core.models.locate import locate_base, resolve
 from pvtool_core.paths import presets_dir
 from pvtool_core.settings.families import supporting
+from pvtool_core.settings.objectives import OBJECTIVES
 from pvtool_core.settings.schema import Settings
 
 GIB = 2**30
@@ -84,6 +86,8 @@ class Counts:
     `parameters` are those of the denoiser. `denoiser` is on the device and `host` in CPU memory.
     `step` is one guided prediction, `gradient` one with its backward pass; `clip` decodes all
     frames, `frames` those of one iteration with a gradient; likewise for the semantic reward.
+    `encode` encodes a photo. Parts that are not used count nothing. All are those of the image
+    model if it is trained, and `sample_latents`, `sample_step` and `sample_clip` those of samples.
     """
 
     parameters: int
@@ -100,6 +104,10 @@ class Counts:
     semantic_weights: int
     semantic_frames: Work
     semantic_clip: Work
+    encode: Work
+    sample_latents: int
+    sample_step: Work
+    sample_clip: Work
 
     @classmethod
     def of(cls, counted: Mapping[str, Any]) -> Self:
@@ -113,12 +121,16 @@ class Counts:
 
 @dataclass(frozen=True)
 class Passes:
-    """Guided forward passes: in an iteration, with and without a gradient, and for the cache."""
+    """Guided forward passes: in an iteration, with and without a gradient, and for the cache.
+
+    `sampled` is the number of pairs for samples, if they are not those of the cache.
+    """
 
     plain: int
     with_gradient: int
     pair: int
     pairs: int
+    sampled: int | None = None
 
     @property
     def cache(self) -> int:
@@ -128,7 +140,12 @@ class Passes:
 def passes_of(settings: Settings, prompts: int) -> Passes:
     """Return the passes: full keeps the graph, replay and drtune run the steps once more."""
     steps, training = settings.sampler.num_inference_steps, settings.training
-    acting = steps - int(settings.adapter.start * steps)
+    everything = prompts * training.seeds_per_prompt
+    pairs = min(training.cached_pairs or everything, everything)
+    if OBJECTIVES[training.objective].reconstructs:
+        prior = settings.dreambooth.prior_images if settings.dreambooth.prior_weight else 0
+        return Passes(0, 1 + bool(prior), steps, prior, pairs)
+    acting = active_steps(settings)
     drawn = (
         min(training.gradient_steps or acting, acting) if training.gradient == "drtune" else acting
     )
@@ -137,8 +154,13 @@ def passes_of(settings: Settings, prompts: int) -> Passes:
         training.base_kl_weight
     ):  # the base's own prediction, in one drawn step each time it is gone through
         plain += 1 if training.gradient == "full" else 2
-    everything = prompts * training.seeds_per_prompt
-    return Passes(plain, drawn, steps, min(training.cached_pairs or everything, everything))
+    return Passes(plain, drawn, steps, pairs)
+
+
+def active_steps(settings: Settings) -> int:
+    """Return the number of denoising steps in which the adapter is active."""
+    steps = settings.sampler.num_inference_steps
+    return steps - int(settings.adapter.start * steps)
 
 
 @dataclass(frozen=True)
@@ -159,10 +181,18 @@ class Estimate:
             "adapter, gradient, optimiser": 16
             * counts.adapter,  # float32 each: weight, gradient, AdamW's two means
             "autoencoder": counts.autoencoder,
-            "identity reward": self._recognizer_bytes(),
-            "semantic reward": counts.semantic_weights,
+            **self._reward_bytes(),
             "CUDA": CUDA,
         }
+
+    def _reward_bytes(self) -> dict[str, int]:
+        unused = self.settings.unused_rewards()
+        rewards: dict[str, int] = {}
+        if "identity_reward" not in unused:
+            rewards["identity reward"] = self._recognizer_bytes()
+        if "semantic_reward" not in unused:
+            rewards["semantic reward"] = self.counts.semantic_weights
+        return rewards
 
     def _recognizer_bytes(self) -> int:
         reward = self.settings.identity_reward
@@ -173,10 +203,35 @@ class Estimate:
 
     def phases(self) -> dict[str, int]:
         """Bytes on the device in each phase, including activations."""
-        counts, reward = self.counts, self.settings.identity_reward
         resident = sum(self.weights().values())
+        counts = self.counts
+        parts = self._reconstruction if self._reconstructs else self._rewarded
+        phases = {"reading the prompts": counts.text_encoders + CUDA, **parts(resident)}
+        if self.settings.trains_images():
+            phases["sampling, denoising"] = resident + counts.sample_step.peak
+            phases["sampling, decoding"] = resident + counts.sample_clip.peak
+        return phases
+
+    @property
+    def _reconstructs(self) -> bool:
+        return OBJECTIVES[self.settings.training.objective].reconstructs
+
+    def _reconstruction(self, resident: int) -> dict[str, int]:
+        """Return the phases of a reconstruction; `resident` are the bytes of all weights."""
+        counts = self.counts
         before = resident - 16 * counts.adapter
-        faces = RECOGNIZER_ACTIVATIONS * reward.frames * reward.views
+        images = {"filling the cache, denoising": before + counts.step.peak}
+        return {
+            **(images if self.passes.pairs else {}),
+            "encoding a photo": resident + counts.encode.peak,
+            "denoising with a gradient": resident + counts.gradient.peak,
+        }
+
+    def _rewarded(self, resident: int) -> dict[str, int]:
+        """Return the phases of training with rewards; `resident` are the bytes of all weights."""
+        counts = self.counts
+        before = resident - 16 * counts.adapter
+        faces = RECOGNIZER_ACTIVATIONS * self._crops
         judging = max(
             counts.frames.peak, counts.frames.kept + max(counts.semantic_frames.peak, faces)
         )
@@ -187,7 +242,6 @@ class Estimate:
         )
         last = counts.gradient.kept if chain else 0
         return {
-            "reading the prompts": counts.text_encoders + CUDA,
             "filling the cache, denoising": before + counts.step.peak,
             "filling the cache, decoding": before
             + max(counts.clip.peak, counts.semantic_clip.peak),
@@ -208,7 +262,7 @@ class Estimate:
     def remedies(self) -> dict[str, str]:
         """Return settings that lower the peak, each with its effect or its price."""
         model, training, phase = self.settings.model, self.settings.training, self.peak[0]
-        decodes = phase in {"filling the cache, decoding", "judging frames"}
+        decodes = phase in {"filling the cache, decoding", "judging frames", "sampling, decoding"}
         known = {
             "training.gradient=replay": (
                 training.gradient == "full"
@@ -244,33 +298,53 @@ class Estimate:
 
     def disk(self) -> dict[str, int]:
         """Bytes of the trajectory cache and the kept checkpoints, the best among them."""
-        training = self.settings.training
+        training, counts = self.settings.training, self.counts
         best = bool(training.sample_every and training.score_samples)
         kept = min(training.keep_checkpoints + best, training.iterations)
+        images = self.settings.trains_images()  # the samples have trajectories of their own
+        own = counts.sample_latents * self._sampled if images else 0
         return {
-            "trajectories": 2 * self.counts.latents * self.passes.pairs,
+            "trajectories": 2 * (counts.latents * self.passes.pairs + own),
             "checkpoints": 12
             * self.counts.adapter
             * (kept + 1),  # one more while the newest is written
         }
 
+    @property
+    def _crops(self) -> int:
+        """Number of crops that the identity reward compares in an iteration."""
+        reward = self.settings.identity_reward
+        frames = 1 if self.settings.trains_images() else reward.frames
+        return frames * (reward.views if reward.augment else 1)
+
+    @property
+    def _sampled(self) -> int:
+        """Number of clips of each sample."""
+        training, sampled = self.settings.training, self.passes.sampled
+        there = self.passes.pairs if sampled is None else sampled
+        return min(training.sample_prompts, there) if training.sample_every else 0
+
     def flops(self) -> dict[str, float]:
         """Floating-point operations of an iteration, and of the run by its parts."""
         counts, passes, training = self.counts, self.passes, self.settings.training
-        reward = self.settings.identity_reward
-        crops = 2 * RECOGNIZER_FLOPS * reward.frames * reward.views
-        rewards = counts.frames.flops + counts.semantic_frames.flops + crops
+        unused, crops = self.settings.unused_rewards(), 2 * RECOGNIZER_FLOPS * self._crops
+        rewards = counts.frames.flops + counts.semantic_frames.flops
         iteration = (
             passes.plain * counts.step.flops
             + passes.with_gradient * counts.gradient.flops
             + rewards
+            + (0 if "identity_reward" in unused else crops)
+            + counts.encode.flops
         )
         # scores and faces are measured in turn, each on a newly decoded clip
-        pair = passes.pair * counts.step.flops + 2 * counts.clip.flops + counts.semantic_clip.flops
+        measured = len({"identity_reward", "semantic_reward"} - unused)
+        pair = passes.pair * counts.step.flops + measured * counts.clip.flops
+        pair += counts.semantic_clip.flops
         drawn = 1 + training.iterations // training.sample_every if training.sample_every else 0
-        acting = passes.with_gradient if training.gradient != "drtune" else passes.plain
-        sample = acting * counts.step.flops + counts.clip.flops
-        samples = drawn * min(training.sample_prompts, passes.pairs) * sample
+        sample = active_steps(self.settings) * counts.sample_step.flops + counts.sample_clip.flops
+        samples = drawn * self._sampled * sample
+        if self.settings.trains_images():  # the base model's clips are not in the cache
+            samples += self._sampled * passes.pair * counts.sample_step.flops
         cache, iterations = pair * passes.pairs, iteration * training.iterations
         whole = cache + iterations + samples
         return {

@@ -64,14 +64,34 @@ def how_to_get(name: str, path: Path) -> str:
 def locate_weights(settings: Settings) -> Settings:
     """Return the settings with absolute paths.
 
-    Raises WeightsMissing for the first missing weights, InputRefused for an unsuitable base model.
+    Those of rewards that training does not use may be missing. Raises WeightsMissing for the first
+    missing weights, InputRefused for an unsuitable base model.
     """
     model, method = locate_model(settings.model), locate_method(settings.method)
-    return dataclasses.replace(locate_rewards(settings), model=model, method=method)
+    located = dataclasses.replace(settings, model=model, method=method)
+    unused = settings.unused_rewards()
+    for section, locate in (
+        ("semantic_reward", locate_semantic),
+        ("identity_reward", locate_faces),
+    ):
+        try:
+            located = locate(located)
+        except WeightsMissing:
+            if section not in unused:
+                raise
+    return located
 
 
 def locate_rewards(settings: Settings) -> Settings:
     """Return the settings with the absolute paths of the rewards' models, to evaluate clips.
+
+    Raises WeightsMissing.
+    """
+    return locate_faces(locate_semantic(settings))
+
+
+def locate_semantic(settings: Settings) -> Settings:
+    """Return the settings with the absolute paths of the semantic reward's model.
 
     Raises WeightsMissing.
     """
@@ -80,10 +100,8 @@ def locate_rewards(settings: Settings) -> Settings:
     checkpoint = (
         "" if Path(model).is_dir() else _resolve_if_path(semantic.checkpoint)
     )  # a folder has its own weights
-    return dataclasses.replace(
-        locate_faces(settings),
-        semantic_reward=dataclasses.replace(semantic, model=model, checkpoint=checkpoint),
-    )
+    located = dataclasses.replace(semantic, model=model, checkpoint=checkpoint)
+    return dataclasses.replace(settings, semantic_reward=located)
 
 
 def locate_faces(settings: Settings) -> Settings:

@@ -13,6 +13,10 @@ from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.store.events import Report
 from pvtool_core.trajectories import TrajectoryCache
 
+FIRST_SEED = 1_000_000
+"""First seed of training, far from the seeds of users: rendered clips are not trained on."""
+_HALF_PRECISION_SCALE = 1024.0
+"""Prevents underflow of small gradients in float16; a power of two is exact."""
 Losses = Mapping[str, float | bool]
 """Numbers by name: the loss, its parts, and other measurements.
 
@@ -31,6 +35,16 @@ class AdaptedModel:
     adapter: IdentityAdapter
     steps: range
     cache: TrajectoryCache
+
+    @property
+    def loss_scale(self) -> float:
+        """Factor of the loss in the backward pass, which `unscale_gradients` reverses."""
+        return _HALF_PRECISION_SCALE if self.backbone.dtype == torch.float16 else 1.0
+
+    def unscale_gradients(self) -> None:
+        """Divide the gradients of the adapter by `loss_scale`."""
+        for weight in self.adapter.parameters():
+            weight.grad = None if weight.grad is None else weight.grad / self.loss_scale
 
     @torch.no_grad()
     def whole_clip(self, latents: Latents) -> Frames:
@@ -77,6 +91,19 @@ class MakeObjective(Protocol):
     """Constructor of an objective, which loads the models of this objective only."""
 
     def __call__(self, job: TrainJob, model: AdaptedModel, report: Report) -> Objective: ...
+
+
+def bank_pairs(job: TrainJob) -> list[tuple[str, int]]:
+    """Return the first `cached_pairs` pairs: all prompts with their first noise, then the second, …
+
+    They do not depend on the job's seed or its identity, so runs share their trajectories.
+    """
+    count = len(job.prompts)
+    pairs = [
+        (job.prompts[i % count], FIRST_SEED + i)
+        for i in range(count * job.training.seeds_per_prompt)
+    ]
+    return pairs[: job.training.cached_pairs or None]
 
 
 def generator_of(seed: int, step: int) -> torch.Generator:

@@ -2,10 +2,11 @@
 
 Nothing is reconstructed (section 4.1): each iteration takes a prompt and an initial noise whose
 prefix is in the trajectory cache, runs the active steps with a gradient, and scores decoded frames
-by eq. 2 and eq. 3-4.
+by eq. 2 and eq. 3-4. With `training.image_model` the clips are single frames of the image model.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,13 @@ from pvtool_core.errors import Missing, RunFailed, UsageError
 from pvtool_core.faces.analyzer import FaceAnalyzer, largest, load_recognizer, within_crop
 from pvtool_core.media.photos import read_picture
 from pvtool_core.models.fingerprints import fingerprint
-from pvtool_core.objectives.objective import AdaptedModel, Losses, draw, generator_of
+from pvtool_core.objectives.objective import (
+    AdaptedModel,
+    Losses,
+    bank_pairs,
+    draw,
+    generator_of,
+)
 from pvtool_core.rewards import (
     IdentityScorer,
     SemanticScorer,
@@ -42,19 +49,17 @@ from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.store.events import Report, StageEvent, WarningEvent
 from pvtool_core.trajectories import FaceTrack
 
-FIRST_SEED = 1_000_000
-"""First seed of training, far from the seeds of users: rendered clips are not trained on."""
-_HALF_PRECISION_SCALE = 1024.0
-"""Prevents underflow of small gradients in float16; a power of two is exact."""
-
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt and an initial noise, with measurements of the base model's clip."""
+    """A prompt and an initial noise, with measurements of the base model's clip.
+
+    Scores are None without the semantic reward.
+    """
 
     prompt: str
     seed: int
-    scores: Float[Tensor, " frames"]
+    scores: Float[Tensor, " frames"] | None
     faces: FaceTrack
 
 
@@ -68,10 +73,15 @@ class PersonalVideo:
         self.pairs: list[Pair] = []
         self.drawn: dict[str, Any] = {}
         self._report = report
-        self._scale = _HALF_PRECISION_SCALE if self.backbone.dtype == torch.float16 else 1.0
-        self.semantic = SemanticScorer(job.semantic_reward, self.backbone.device)
+        self._scale = model.loss_scale
+        self.cache = model.cache.of_image_model() if self.config.image_model else model.cache
+        self.semantic = (
+            None
+            if "semantic_reward" in job.unused_rewards()
+            else SemanticScorer(job.semantic_reward, self.backbone.device)
+        )
         self._load_faces(Path(subject.identity.folder))
-        if unscored := self.semantic.cut_prompts(job.prompts):
+        if self.semantic and (unscored := self.semantic.cut_prompts(job.prompts)):
             first = f"{len(unscored)} prompts, the first of which is {unscored[0]!r}."
             message = f"The semantic reward's text encoder truncates {first}"
             report(WarningEvent(message=message))
@@ -85,7 +95,7 @@ class PersonalVideo:
         self.detector = f"{fingerprint(package / reward.detector)} {settings}"
         recognizer = load_recognizer(package / reward.recognizer).to(self.backbone.device)
         references = read_crops(identity, reward.held_out_photos).to(self.backbone.device)
-        self.identity = IdentityScorer(recognizer, references, reward.views)
+        self.identity = IdentityScorer(recognizer, references, reward.views, reward.augment)
 
     @property
     def samples(self) -> list[tuple[str, int]]:
@@ -122,18 +132,19 @@ class PersonalVideo:
 
         Return None if it shows no face.
         """
-        cache = self.model.cache
-        cache.switch(prompt, seed)
-        measured = partial(cache.measured, prompt, seed)
-        scores = measured(
-            "scores", self.semantic.fingerprint, partial(self._measure_scores, prompt)
-        )["scores"]
-        faces = FaceTrack(**measured("faces", self.detector, self._measure_faces))
-        return Pair(prompt, seed, scores.to(self.backbone.device), faces) if faces.frames else None
+        self.cache.switch(prompt, seed)
+        measured = partial(self.cache.measured, prompt, seed)
+        scores: Tensor | None = None
+        if semantic := self.semantic:
 
-    @torch.no_grad()
-    def _measure_scores(self, prompt: str, latents: Latents) -> dict[str, Tensor]:
-        return {"scores": self.semantic.score(self.model.whole_clip(latents), prompt)}
+            @torch.no_grad()
+            def measure(latents: Latents) -> dict[str, Tensor]:
+                return {"scores": semantic.score(self.model.whole_clip(latents), prompt)}
+
+            kept = measured("scores", semantic.fingerprint, measure)
+            scores = kept["scores"].to(self.backbone.device)
+        faces = FaceTrack(**measured("faces", self.detector, self._measure_faces))
+        return Pair(prompt, seed, scores, faces) if faces.frames else None
 
     def _measure_faces(self, latents: Latents) -> dict[str, Tensor]:
         found = [
@@ -157,10 +168,17 @@ class PersonalVideo:
 
     def backpropagate_pair(self, pair: Pair, generator: torch.Generator) -> Losses:
         """Add the gradient of a pair's loss (eq. 5) to the adapter's; return loss and parts."""
-        count = max(self.job.identity_reward.frames, self.job.semantic_reward.frames)
+        as_trained = self.backbone.as_image_model if self.config.image_model else nullcontext
+        with as_trained():
+            return self._backpropagate(pair, generator)
+
+    def _backpropagate(self, pair: Pair, generator: torch.Generator) -> Losses:
+        count = self.job.identity_reward.frames
+        if self.semantic:
+            count = max(count, self.job.semantic_reward.frames)
         frames = draw_frames(pair.faces, count, generator, self.backbone.decoded_with)
         embeds = self.backbone.prompt_embeds(pair.prompt)
-        switch = self.model.cache.switch(pair.prompt, pair.seed)
+        switch = self.cache.switch(pair.prompt, pair.seed)
         taken = self._draw_steps(generator)
         base_kl = (
             self._base_kl(pair.faces, switch, taken, generator)
@@ -173,8 +191,7 @@ class PersonalVideo:
         loss, measured = self._judge(pair, latents, frames, generator)
         (gradient,) = torch.autograd.grad(self._scale * loss, latents)
         tail.backward(gradient)
-        for weight in self.adapter.parameters():
-            weight.grad = None if weight.grad is None else weight.grad / self._scale
+        self.model.unscale_gradients()
         if base_kl:
             loss = loss + self.config.base_kl_weight * tail.base_kl
             measured["base_kl"] = tail.base_kl.item()
@@ -222,7 +239,7 @@ class PersonalVideo:
 
         The first of `frames` shows a face.
         """
-        identity, semantic = self.job.identity_reward, self.job.semantic_reward
+        identity = self.job.identity_reward
         clip = self.backbone.decode(latents, frames)
         with_face = [
             (clip[i], frame)
@@ -237,6 +254,9 @@ class PersonalVideo:
             self.identity.score(picture, landmarks, generator) for picture, landmarks, _ in faces
         ]
         icr, seen = 1 - torch.stack(similar).mean(), all(found for _, _, found in faces)
+        if self.semantic is None or pair.scores is None:
+            return identity.weight * icr, {"icr": icr.item(), "face_found": seen}
+        semantic = self.job.semantic_reward
         compared = slice(semantic.frames)
         target, source = (
             self.semantic.score(clip[compared], pair.prompt),
@@ -267,19 +287,6 @@ class PersonalVideo:
         candidates = [torch.from_numpy(face.landmarks) for face in self.analyzer.detect(picture)]
         nearest = nearest_face(candidates, expected)
         return (expected, False) if nearest is None else (nearest, True)
-
-
-def bank_pairs(job: TrainJob) -> list[tuple[str, int]]:
-    """Return the first `cached_pairs` pairs: all prompts with their first noise, then the second, …
-
-    They do not depend on the job's seed or its identity, so runs share their trajectories.
-    """
-    count = len(job.prompts)
-    pairs = [
-        (job.prompts[i % count], FIRST_SEED + i)
-        for i in range(count * job.training.seeds_per_prompt)
-    ]
-    return pairs[: job.training.cached_pairs or None]
 
 
 def draw_frames(

@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from pvtool_core import sampling
-from pvtool_core.adapter import IdentityAdapter, load_adapter, read_rank
+from pvtool_core.adapter import IdentityAdapter, load_adapter, read_layers, read_rank
 from pvtool_core.backbones import Backbone, Frames, Latents, load_backbone
-from pvtool_core.backbones.interface import to_pixels
+from pvtool_core.backbones.interface import adapter_target, to_pixels
 from pvtool_core.batches.folder import Group
 from pvtool_core.batches.rates import Rate, note
 from pvtool_core.errors import (
@@ -278,13 +278,14 @@ class ClipDenoiser(Denoiser):
     def _load(self, file: Path, sha256: str) -> IdentityAdapter:
         backbone = self.backbone
         _check_adapter(file, sha256)
-        if self._adapter and self._adapter.rank == read_rank(file):
+        shape = (read_rank(file), adapter_target(backbone, read_layers(file)))
+        if self._adapter and (self._adapter.rank, self._adapter.target) == shape:
             self._adapter.load(file, backbone.lora_layout)
             return self._adapter
         if self._adapter:
             self._adapter.remove()
             self._adapter = None
-        return load_adapter(file, backbone.denoiser, backbone.lora_target, backbone.lora_layout)
+        return load_adapter(file, backbone.denoiser, shape[1], backbone.lora_layout)
 
 
 def free_memory() -> None:

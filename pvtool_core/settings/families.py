@@ -27,6 +27,7 @@ class Family:
         input_latents: Number of latents that enter the denoiser together, stacked by channels.
         blocks: Lists of the denoiser's transformer blocks, to which `model.storage` and
             `model.offload` apply.
+        joint_attention: Whether text and image share one attention, which has no cross-attention.
         lora_base: Base model that style LoRAs for the family name.
         lora_names: Parts that style LoRAs are merged into, each with the function for its layer
             names in the original code, as `module:name`; empty without any.
@@ -43,6 +44,7 @@ class Family:
     frames_multiple: int = 1
     input_latents: int = 1
     blocks: tuple[str, ...] = ()
+    joint_attention: bool = False
     lora_base: str
     lora_names: Mapping[str, str]
     comfyui: str = ""
@@ -84,6 +86,7 @@ FAMILIES: dict[str, Family] = {
             size_multiple=16,
             frames_multiple=4,
             blocks=("transformer_blocks", "single_transformer_blocks"),
+            joint_attention=True,
             lora_base="HunyuanVideo",
             lora_names={"transformer": f"{_LORA_NAMES}:hunyuan_video_names"},
             comfyui=f"{_COMFYUI}:hunyuan_video",

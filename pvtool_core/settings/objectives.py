@@ -2,6 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+INSTANCE_PROMPT = "a photo of <V> {noun}"
+"""Prompt of the photos in a reconstruction."""
+CLASS_PROMPT = "a photo of a {noun}"
+"""Prompt of the images of prior preservation."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +27,19 @@ class ObjectiveInfo:
     `losses` are shown in progress lines, tables of runs and the dashboard, the most important
     first; `measures` are further numbers, shown as curves only. Their names are the keys of `step`
     events.
+
+    `settings` are tables by section that come with the objective: they replace those of a preset
+    for another objective, and options of the user replace them. `prompts` are the templates of
+    further prompts that it uses besides the bank. An objective that `reconstructs` trains the image
+    model on photos, and needs no models of the rewards.
     """
 
     driver: str
     losses: Mapping[str, LossInfo]
     measures: Mapping[str, LossInfo] = field(default_factory=dict[str, LossInfo])
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    prompts: tuple[str, ...] = ()
+    reconstructs: bool = False
 
 
 DEFAULT_OBJECTIVE = "personalvideo"
@@ -41,6 +55,18 @@ OBJECTIVES: dict[str, ObjectiveInfo] = {
             "score_gap": LossInfo("Prompt score minus the original's"),
             "base_kl": LossInfo("KL from the base model"),
         },
+        settings={"adapter": {"start": 0.75}},
+    ),
+    "dreambooth": ObjectiveInfo(
+        driver="pvtool_core.objectives.dreambooth:DreamBooth",
+        losses={"loss": LossInfo("Reconstruction loss", "loss")},
+        measures={
+            "instance": LossInfo("Reconstruction loss of the photos"),
+            "prior": LossInfo("Reconstruction loss of images of the class"),
+        },
+        settings={"adapter": {"start": 0.0}},
+        prompts=(INSTANCE_PROMPT, CLASS_PROMPT),
+        reconstructs=True,
     ),
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pvtool_core.errors import Missing, Mistake, SettingsError
 from pvtool_core.paths import check_name, config_dir, nearest, presets_dir
+from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 from pvtool_core.settings.schema import Settings
 from pvtool_core.settings.toml import Table, from_table, merge, read_toml
 
@@ -29,8 +30,12 @@ class Preset:
     own: bool
 
     def settings(self, *overrides: Table) -> Settings:
-        """Return the settings of the preset with `overrides` applied. Raises SettingsError."""
-        return from_table(Settings, merge(self.table, *overrides), f"preset {self.name}")
+        """Return the settings of the preset with `overrides` applied. Raises SettingsError.
+
+        Another objective brings its own settings, such as `adapter.start`, below the overrides.
+        """
+        table = with_overrides(self.table, merge(*overrides))
+        return from_table(Settings, table, f"preset {self.name}")
 
 
 class Presets:
@@ -60,8 +65,8 @@ class Presets:
     def _read(self, path: Path, own: bool) -> Preset:
         """Read the file of a preset, on top of the shipped preset that it `extends`."""
         table = read_toml(path)
-        if parent := table.get("preset", {}).get("extends"):
-            table = merge(self._parent(path, parent), table)
+        parent = table.get("preset", {}).get("extends")
+        table = with_overrides(self._parent(path, parent) if parent else {}, table)
         words = _about(path, table.pop("preset", {}))
         words.pop("extends", None)
         return Preset(name=path.stem, table=table, own=own, **words)
@@ -81,6 +86,20 @@ class Presets:
                 str(path),
             )
         return table
+
+
+def with_overrides(table: Table, overrides: Table) -> Table:
+    """Return settings with overrides, and with the settings of an objective that these select."""
+    objective = _objective_in(overrides)
+    if objective not in OBJECTIVES or objective == (_objective_in(table) or DEFAULT_OBJECTIVE):
+        return merge(table, overrides)
+    return merge(table, dict(OBJECTIVES[objective].settings), overrides)
+
+
+def _objective_in(table: Table) -> str:
+    """Return the objective that a table names, which may be invalid, or ""."""
+    training: Any = table.get("training")
+    return str(training.get("objective", "")) if isinstance(training, dict) else ""
 
 
 def preset_of(preset: Preset | str) -> Preset:

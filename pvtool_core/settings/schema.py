@@ -16,6 +16,8 @@ from pvtool_core.settings.families import DEFAULT_FAMILY, FAMILIES, only, suppor
 from pvtool_core.settings.methods import METHODS
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 
+LAYERS = ("self", "cross", "self+cross")
+"""Attention layers that an adapter can have."""
 MAX_RANK = 1024
 """Largest rank of an adapter."""
 DEVICES = re.compile(r"auto|cpu|mps|(cuda|xpu)(:(0|[1-9]\d{0,3}))?")
@@ -186,6 +188,12 @@ class AdapterConfig:
         low=0.0,
         high=0.999,
     )
+    layers: str = setting(
+        "attention layers of the adapter: spatial self-attention, cross-attention, or both",
+        "self",
+        choices=LAYERS,
+        omit_default=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,10 +215,16 @@ class IdentityRewardConfig:
         "frames whose faces are compared in an iteration; one in the paper", 1, low=1, high=1024
     )
     views: int = setting(
-        "crops of each face that are compared; several are jittered",
+        "crops of each face that are compared; several are moved randomly",
         1,
         low=1,
         high=64,
+    )
+    augment: bool = setting(
+        "random colours of crops and references, and random positions of several crops; without "
+        "it, one crop is compared",
+        True,
+        omit_default=True,
     )
     weight: float = setting("weight of this reward in the loss", 1.0, low=0.0, high=1000.0)
     held_out_photos: int = setting(
@@ -315,6 +329,28 @@ class TrainingConfig:
     objective: str = setting(
         "training objective", DEFAULT_OBJECTIVE, choices=OBJECTIVES, omit_default=True
     )
+    image_model: bool = setting(
+        "apply the rewards to single frames of the image model: without motion modules, or clips "
+        "of one frame",
+        False,
+        omit_default=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamBoothConfig:
+    prior_weight: float = setting(
+        "weight of prior preservation: the reconstruction of images of the class; 0 uses none",
+        0.0,
+        low=0.0,
+        high=1000.0,
+    )
+    prior_images: int = setting(
+        "number of these images, which the model generates once", 100, low=1, high=100_000
+    )
+
+
+_DREAMBOOTH = DreamBoothConfig()
 
 
 def _judge(help: str, default: str) -> Any:
@@ -358,6 +394,7 @@ class Settings:
     identity_reward: IdentityRewardConfig
     semantic_reward: SemanticRewardConfig = SemanticRewardConfig()
     training: TrainingConfig = TrainingConfig()
+    dreambooth: DreamBoothConfig = setting("of the objective", _DREAMBOOTH, omit_default=True)  # noqa: RUF009 - frozen
     evaluation: EvaluationConfig
 
     def check(self) -> Iterable[Mistake]:
@@ -365,6 +402,19 @@ class Settings:
         yield from check_model(self.model, self.sampler)
         yield from check_method(self.model, self.method)
         yield from _contradictions(self)
+
+    def unused_rewards(self) -> frozenset[str]:
+        """Return the sections of rewards whose models training does not load."""
+        semantic = self.semantic_reward
+        if OBJECTIVES[self.training.objective].reconstructs:
+            return frozenset({"identity_reward", "semantic_reward"})
+        if semantic.weight or semantic.level_weight:
+            return frozenset()
+        return frozenset({"semantic_reward"})
+
+    def trains_images(self) -> bool:
+        """Return whether the image model is trained: single frames, without motion modules."""
+        return self.training.image_model or OBJECTIVES[self.training.objective].reconstructs
 
     def sections(self) -> dict[str, Any]:
         """Return the sections of settings only, to create another job with them."""
@@ -374,12 +424,16 @@ class Settings:
 def named_weights(value: Any, optional: bool = False) -> Iterator[str]:
     """Yield the names of all weights that settings, or a part of them, use.
 
-    They are those of the settings marked with `weights`, in the order of the settings; `optional`
-    selects those that can be missing instead of those that are required.
+    They are those of the settings marked with `weights`, in the order of the settings, without
+    those of unused rewards; `optional` selects those that can be missing instead of those that are
+    required.
     """
     if is_dataclass(value) and not isinstance(value, type):
+        unused = value.unused_rewards() if isinstance(value, Settings) else ()
         for field in fields(value):
             used, inner = field.metadata.get("weights"), getattr(value, field.name)
+            if field.name in unused:
+                continue
             if used is None:
                 yield from named_weights(inner, optional)
             elif inner and used(value) and field.metadata["optional"] == optional:
@@ -396,6 +450,13 @@ def _contradictions(settings: Settings) -> Iterable[Mistake]:
             "adapter.alpha",
             f"is {settings.adapter.alpha}, but must equal adapter.rank = {settings.adapter.rank}",
         )
+    family = FAMILIES[settings.model.family]
+    if family.joint_attention and settings.adapter.layers != "self":
+        yield Mistake(
+            "adapter.layers",
+            f"is {settings.adapter.layers!r}, but text and image share one attention in "
+            f"{family.name}: use self",
+        )
     if settings.model.offload and not settings.training.recompute:
         yield Mistake(
             "training.recompute",
@@ -406,7 +467,8 @@ def _contradictions(settings: Settings) -> Iterable[Mistake]:
             yield Mistake("training.patience", "needs samples: set training.sample_every above 0")
         if not settings.training.score_samples:
             yield Mistake("training.patience", "needs training.score_samples = true")
-    if settings.semantic_reward.frames > settings.model.num_frames:
+    semantic = "semantic_reward" not in settings.unused_rewards()
+    if semantic and settings.semantic_reward.frames > settings.model.num_frames:
         frames = settings.model.num_frames
         yield Mistake(
             "semantic_reward.frames",

@@ -194,6 +194,18 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+def identity_in(folder: Path) -> Identity:
+    """Return the identity in a folder, which jobs name.
+
+    Raises Missing if it was removed, BrokenIdentity if its record is unreadable.
+    """
+    if not (folder / IDENTITY_FILE).is_file():
+        raise Missing(
+            "identity", folder.name, "It was removed; add it again with `pv identity add`."
+        )
+    return Identity(folder.name, folder, _stored_record(folder / IDENTITY_FILE))
+
+
 class Library:
     """The identity library: a folder for each identity, by default in the data folder."""
 

@@ -33,7 +33,8 @@ from pvtool_core.backbones.meta_model import meta_model
 from pvtool_core.devices import resolve_device
 from pvtool_core.media.encode import write_clip
 from pvtool_core.objectives import personalvideo
-from pvtool_core.objectives.personalvideo import FIRST_SEED, Pair
+from pvtool_core.objectives.objective import FIRST_SEED
+from pvtool_core.objectives.personalvideo import Pair
 from pvtool_core.paths import presets_dir
 from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import IdentityRef, TrainJob

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from pvtool_core.models.locate import resolve_settings
-from pvtool_core.objectives.objective import generator_of
-from pvtool_core.objectives.personalvideo import Pair, bank_pairs, draw_frames
+from pvtool_core.objectives.objective import bank_pairs, generator_of
+from pvtool_core.objectives.personalvideo import Pair, draw_frames
 from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import IdentityRef, TrainJob
 from pvtool_core.settings.presets import Presets
@@ -51,11 +51,11 @@ def judge_original(trainer: Trainer, pair: Pair, latents: torch.Tensor, step: in
     """Return the pair with the original's scores in the frames of this iteration, 0 elsewhere."""
     count, together = trainer.job.semantic_reward.frames, trainer.backbone.decoded_with
     frames = draw_frames(pair.faces, count, generator_of(0, step), together)
+    semantic = objective_of(trainer).semantic
+    assert semantic is not None and pair.scores is not None
     scores = torch.zeros_like(pair.scores)
     with torch.no_grad():
-        scores[frames] = objective_of(trainer).semantic.score(
-            trainer.backbone.decode(latents, frames), pair.prompt
-        )
+        scores[frames] = semantic.score(trainer.backbone.decode(latents, frames), pair.prompt)
     return dataclasses.replace(pair, scores=scores)
 
 

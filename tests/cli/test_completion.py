@@ -34,6 +34,7 @@ def test_settings_are_offered_with_their_values(complete: Complete) -> None:
     assert complete("train", "ann", "--set", "training.gradient", "=", "re") == ["replay"]
     assert complete("train", "ann", "--set", "model.vae_tiling", "=") == ["true", "false"]
     assert complete("train", "ann", "--set", "nothing") == []
+    assert complete("train", "ann", "--objective", "dr") == ["dreambooth"]
 
 
 def test_steps_of_a_run_are_offered(complete: Complete, run: RunFolder) -> None:

@@ -34,6 +34,17 @@ def test_plan_is_one_json_object_and_creates_no_run(pv: Pv, home: Path, mara: st
     assert not (home / "data/runs").exists()
 
 
+def test_objective_is_planned_with_its_own_passes(pv: Pv, mara: str) -> None:
+    rewards = ("--set", "semantic_reward.model=models:nowhere")
+    answer = pv("train", mara, "--plan", "--objective", "dreambooth", *rewards, "--json")
+    assert answer.status == 0, answer.err
+    plan = answer.json
+    assert (plan["missing"], plan["passes"]["iteration_with_gradient"]) == ([], 1)
+    assert plan["passes"]["cache"] == 0
+    wrong = pv("train", mara, "--plan", "--objective", "dream")
+    assert "training.objective: is 'dream', not one of personalvideo, dreambooth" in wrong.err
+
+
 def set_json(file: Path, **values: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 

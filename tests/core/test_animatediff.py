@@ -14,15 +14,21 @@ from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipe
 from diffusers.pipelines.animatediff.pipeline_animatediff_controlnet import (
     AnimateDiffControlNetPipeline,
 )
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pvtool_core.backbones import load_backbone
 from pvtool_core.errors import InputRefused, PvError
+from pvtool_core.media.photos import read_picture
 from pvtool_core.models.locate import resolve_settings
+from pvtool_core.paths import presets_dir
+from pvtool_core.sampling import denoise
 from pvtool_core.settings.jobs import TrainJob
+from pvtool_core.settings.presets import Presets
 from pvtool_core.settings.schema import ControlConfig, LoraConfig, ModelConfig
 from tests.support.animatediff import PROMPT, clip, original_names
 from tests.support.small_models import FRAMES, UNET_BLOCKS, with_settings
@@ -76,6 +82,50 @@ def test_folder_with_motion_adapter_renders_the_same_clip_as_diffusers(
     still: ModelConfig, job: TrainJob, models: Path
 ) -> None:
     assert torch.equal(clip(still, job), call(as_diffusers_documents_it(models), job))
+
+
+@torch.no_grad()
+def test_image_model_is_stable_diffusion_without_motion_modules(
+    job: TrainJob, models: Path
+) -> None:
+    backbone: Any = load_backbone(job.model, job.sampler, [PROMPT], recompute=True)
+    still: Any = StableDiffusionPipeline.from_pretrained(models / "still")
+    still.scheduler = DDIMScheduler.from_config(backbone.scheduler.config)
+    still.set_progress_bar_config(disable=True)
+    embeds, steps = backbone.prompt_embeds(PROMPT), range(backbone.num_steps)
+    with backbone.as_image_model():
+        noise, latents = backbone.initial_latents(7), backbone.initial_latents(8)
+        image = denoise(backbone, noise, embeds, steps)
+        example = backbone.diffuse(latents, noise, 0.4)
+        loss = functional.mse_loss(backbone.predict_diffused(example, embeds), example.target)
+    theirs = still(
+        PROMPT,
+        height=job.model.height,
+        width=job.model.width,
+        num_inference_steps=len(steps),
+        guidance_scale=job.sampler.guidance_scale,
+        generator=torch.Generator().manual_seed(7),
+        output_type="latent",
+    ).images
+    assert torch.allclose(image[:, :, 0], theirs, atol=1e-5)
+    # the loss of diffusers' train_dreambooth_lora.py on the same noise and timestep
+    timesteps = torch.tensor([400])
+    noised = backbone.scheduler.add_noise(latents[:, :, 0], noise[:, :, 0], timesteps)
+    predicted = still.unet(noised, timesteps, embeds["prompt_embeds"][1:]).sample
+    assert torch.allclose(loss, functional.mse_loss(predicted, noise[:, :, 0]), rtol=1e-5)
+
+
+@torch.no_grad()
+def test_photo_survives_encoding_and_decoding_on_the_tiny_preset() -> None:
+    settings = Presets().get("tiny").settings()
+    model = resolve_settings(settings).model
+    backbone = load_backbone(model, settings.sampler, [])
+    photo = read_picture(presets_dir() / "tiny/samples/ben-man.png")
+    photo = photo.resize((model.width, model.height))
+    frames = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].float() / 255
+    latents = backbone.encode(frames, torch.Generator().manual_seed(0))
+    error = (backbone.decode(latents, [0]) - frames).abs().mean()
+    assert error < 0.03
 
 
 def test_single_file_renders_the_same_clip_as_its_folder(

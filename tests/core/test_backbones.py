@@ -18,8 +18,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, LoraPair, load_adapter
+from pvtool_core.adapter import (
+    AdapterMetadata,
+    IdentityAdapter,
+    LoraPair,
+    load_adapter,
+    read_layers,
+)
 from pvtool_core.backbones import Backbone, load_backbone
+from pvtool_core.backbones.interface import Diffused, adapter_target
 from pvtool_core.models.locate import resolve_settings
 from pvtool_core.objectives.objective import generator_of
 from pvtool_core.objectives.personalvideo import Pair, PersonalVideo
@@ -214,6 +221,97 @@ def test_step_equals_the_sampler_and_can_start_at_any_step(backbone: Any) -> Non
             assert torch.equal(backbone.advance(latents, step, output.to(dtype)), theirs)
 
 
+# Training examples
+
+
+def random_clip(backbone: Backbone, count: int) -> Tensor:
+    """Return frames of noise in [0, 1]."""
+    shape = backbone.decode(backbone.initial_latents(7), [0]).shape[1:]
+    return torch.rand(count, *shape, generator=torch.Generator().manual_seed(4))
+
+
+@torch.no_grad()
+def test_encoding_samples_the_posterior_and_decoding_reverses_its_scale(
+    family: Family, backbone: Any
+) -> None:
+    for frames in (random_clip(backbone, backbone.num_frames), random_clip(backbone, 1)):
+        latents = backbone.encode(frames, torch.Generator().manual_seed(5))
+        clip = (frames * 2 - 1).transpose(0, 1)[None]
+        posterior = family.encoder(backbone.pipeline.vae, clip)
+        sampled = posterior.sample(torch.Generator().manual_seed(5))
+        raw = sampled if sampled.ndim == 5 else sampled.transpose(0, 1)[None]
+        theirs = family.decoder(backbone.pipeline.vae, raw)
+        theirs = theirs[0].transpose(0, 1) if theirs.ndim == 5 else theirs
+        ours = backbone.decode(latents, range(len(frames)))
+        assert torch.allclose(ours, (theirs / 2 + 0.5).clamp(0, 1), atol=1e-5)
+        noise = backbone.initial_latents(7)
+        assert (latents.dtype, latents.shape[:2]) == (noise.dtype, noise.shape[:2])
+    with backbone.as_image_model():
+        assert latents.shape == backbone.initial_latents(7).shape
+
+
+def test_training_example_equals_the_schedulers_of_diffusers(backbone: Any) -> None:
+    latents, noise, scheduler = *map(backbone.initial_latents, (7, 8)), backbone.scheduler
+    kept = scheduler.timesteps.clone()
+    for level in (0.0, 0.3, 0.999):
+        if "prediction_type" not in scheduler.config:
+            example = backbone.diffuse(latents, noise, level)
+            theirs = type(scheduler).from_config(scheduler.config, shift=scheduler.shift)
+            theirs.set_timesteps(sigmas=[level])
+            noised = theirs.scale_noise(latents, theirs.timesteps, noise)
+            assert torch.equal(example.timestep, theirs.timesteps)
+            assert torch.equal(example.latents, noised)
+            assert torch.equal(example.target, noise - latents)
+            continue
+        timestep = torch.tensor([int(level * scheduler.config.num_train_timesteps)])
+        velocity = scheduler.get_velocity(latents, noise, timestep)
+        targets = {"epsilon": noise, "v_prediction": velocity, "sample": latents}
+        for kind, target in targets.items():
+            scheduler.register_to_config(prediction_type=kind)
+            example = backbone.diffuse(latents, noise, level)
+            assert torch.equal(example.timestep, timestep)
+            assert torch.equal(example.latents, scheduler.add_noise(latents, noise, timestep))
+            assert torch.equal(example.target, target)
+    assert torch.equal(scheduler.timesteps, kept)
+
+
+@torch.no_grad()
+def test_prediction_of_a_training_example_is_that_of_the_positive_prompt(
+    family: Family, job: TrainJob, backbone: Any
+) -> None:
+    """Without guidance in two passes, it is the prediction of a step at the same timestep."""
+    single = backbone
+    if "negative_prompt" in family.guidance[0]:
+        single = load(with_settings(job, "sampler", guidance_scale=1.0))
+    latents = backbone.initial_latents(7)
+    for step in (0, 5):
+        timestep = backbone.scheduler.timesteps[step].expand(1)
+        example = Diffused(latents, timestep, latents)
+        ours = backbone.predict_diffused(example, backbone.prompt_embeds(PROMPT))
+        assert torch.equal(ours, single.predict(latents, step, single.prompt_embeds(PROMPT)))
+
+
+def test_image_model_makes_one_frame_and_leaves_the_video_model_unchanged(
+    family: Family, job: TrainJob
+) -> None:
+    backbone: Any = load(job, recompute=True)
+    before, facts = final_latents_with_adapter(backbone), backbone.facts()
+    alone: Any = load(with_settings(job, "model", num_frames=1))
+    with backbone.as_image_model():
+        image = final_latents_with_adapter(backbone)
+        assert backbone.num_frames == len(backbone.decode(image, [0])) == 1
+        assert list(backbone.decoded_with(0)) == [0]
+        assert backbone.facts() != facts
+        if family.name == "animatediff":  # the motion modules change a single frame, too
+            assert not torch.allclose(image, final_latents_with_adapter(alone), atol=1e-3)
+            assert backbone.facts() != alone.facts()
+        else:
+            assert torch.equal(image, final_latents_with_adapter(alone))
+    assert backbone.num_frames == job.model.num_frames
+    assert backbone.facts() == facts
+    assert torch.equal(final_latents_with_adapter(backbone), before)
+
+
 def test_style_lora_changes_the_clip_through_each_part_of_the_table(
     family: Family, job: TrainJob, backbone: Backbone, tmp_path: Path
 ) -> None:
@@ -243,6 +341,33 @@ def test_adapter_has_exactly_its_target_layers(family: Family, backbone: Backbon
     ]
     assert len(trained) == 2 * len(wanted)
     assert all("lora_" in name for name in trained)
+
+
+@only_for(lambda family: family.adapted[0].endswith("attn1"))
+def test_adapter_of_cross_attention_gives_the_same_clip_in_diffusers_and_pv(
+    family: Family, backbone: Backbone, job: TrainJob, tmp_path: Path
+) -> None:
+    own = {f"{attention}.to_{each}" for attention in family.adapted for each in "qkv"}
+    cross = {name.replace("attn1", "attn2") for name in own}
+    crossed, both = load(job), adapter_target(backbone, "self+cross")
+    target = adapter_target(crossed, "cross")
+    assert set(IdentityAdapter(crossed.denoiser, target, rank=2).layers) == cross
+    trained, facts = load(job), backbone.facts()
+    adapter = IdentityAdapter(trained.denoiser, both, rank=2, seed=3)
+    assert set(adapter.layers) == own | cross
+    shake(adapter)
+    latents = final_latents_with_adapter(trained, adapter, start=0)
+    terms = AdapterMetadata(0.0, STEPS, 3.0, facts["sampler"], facts["base"], layers="self+cross")
+    file = tmp_path / "adapter.safetensors"
+    adapter.save(file, trained.lora_layout, terms)
+    assert read_layers(file) == "self+cross"
+    pipeline = family.fresh_pipeline(job)
+    pipeline.load_lora_weights(file)
+    assert torch.allclose(pipeline_call(pipeline, job, PROMPT), latents, atol=1e-5)
+    loaded = load_adapter(file, backbone.denoiser, both, backbone.lora_layout)
+    assert torch.equal(final_latents_with_adapter(backbone, loaded, start=0), latents)
+    styled = load(with_settings(job, "model", loras=(LoraConfig(file=str(file)),)))
+    assert torch.allclose(final_latents_with_adapter(styled), latents, atol=1e-3)
 
 
 def test_new_adapter_has_no_effect_and_a_trained_one_only_while_active(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pvtool.cli.plan_report import facts, verdict, words
+from pvtool.cli.plan_report import facts, verdict, words, work
 from pvtool_core import __main__ as engine
 from pvtool_core.backbones import load_backbone
 from pvtool_core.backbones.meta_model import meta_model
@@ -106,6 +106,52 @@ def test_iteration_runs_the_planned_number_of_passes(
     trainer.iterate(1)
     passes = passes_of(job, len(job.prompts))
     assert (made[False], made[True]) == (passes.plain, passes.with_gradient)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_reconstruction_is_planned_without_rewards_by_its_own_work(
+    weight: float, job: TrainJob
+) -> None:
+    job = with_settings(job, "training", objective="dreambooth", sample_every=2)
+    job = with_settings(job, "dreambooth", prior_weight=weight, prior_images=3)
+    passes = passes_of(job, len(job.prompts))
+    assert passes == Passes(0, 1 + bool(weight), 8, 3 * bool(weight), 4)
+    estimate = Estimate(job, count(plan_job(job)), passes, NOWHERE, 0)
+    assert not {"identity reward", "semantic reward"} & estimate.weights().keys()
+    phases = estimate.phases()
+    assert "judging frames" not in phases and "encoding a photo" in phases
+    assert ("filling the cache, denoising" in phases) == bool(weight)
+    counts, flops = estimate.counts, estimate.flops()
+    backbone = load_backbone(job.model, job.sampler, job.prompts)
+    embeds = backbone.prompt_embeds(job.prompts[0])
+    with backbone.as_image_model(), torch.no_grad(), Meter() as meter:
+        backbone.predict(backbone.initial_latents(0), 7, embeds)
+    assert counts.step.flops == pytest.approx(meter.flops, rel=0.1)  # 77 tokens, not 40
+    assert counts.sample_latents == job.model.num_frames * counts.latents
+    expected = (1 + bool(weight)) * counts.gradient.flops + counts.encode.flops
+    assert flops["iteration"] == expected > 0
+    assert flops["cache"] == 8 * 3 * bool(weight) * counts.step.flops
+    sampled = 3 * (2 * counts.sample_step.flops + counts.sample_clip.flops)
+    assert flops["samples"] == sampled + 8 * counts.sample_step.flops
+    assert "0 pairs" in str(work(estimate)) or weight
+
+
+def test_training_of_the_image_model_is_planned_for_single_frames(
+    small: Estimate, job: TrainJob
+) -> None:
+    job = with_settings(job, "training", image_model=True)
+    job = with_settings(job, "semantic_reward", weight=0.0)
+    counts = count(plan_job(job))
+    assert counts.sample_step == small.counts.step
+    assert counts.sample_clip == small.counts.clip
+    assert job.model.num_frames * counts.latents == counts.sample_latents == small.counts.latents
+    assert counts.gradient.flops < small.counts.gradient.flops / job.model.num_frames
+    assert 0 < counts.frames.flops < small.counts.frames.flops
+    assert counts.semantic_frames.flops == counts.semantic_weights == 0
+    estimate = dataclasses.replace(small, settings=job, counts=counts)
+    assert "semantic reward" not in estimate.weights()
+    assert {"judging frames", "sampling, denoising"} <= estimate.phases().keys()
+    assert estimate.flops()["iteration"] < small.flops()["iteration"]
 
 
 def test_sizes_and_operations_equal_those_of_the_installed_model(

@@ -28,6 +28,7 @@ from pvtool_core.rendering.leases import Leases
 from pvtool_core.rendering.loaded_models import Models
 from pvtool_core.rendering.renderer import render
 from pvtool_core.settings.jobs import (
+    ActiveSteps,
     EncodingConfig,
     RenderItem,
     Setup,
@@ -36,6 +37,7 @@ from pvtool_core.settings.jobs import (
     write_job,
 )
 from pvtool_core.store.events import ClipEvent, Event, ignore
+from tests.support.adapters import save_random_adapters
 from tests.support.render_jobs import PROMPT, Engine, item, render_job, whole
 
 
@@ -99,7 +101,9 @@ def test_a_clip_with_other_settings_and_the_same_name_is_rendered_again(
 def test_adapter_changes_the_clip_and_one_of_zeros_does_not(
     run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
-    files = {"strong": adapters["strong"], "base": "", "zero": adapters["zero"]}
+    setup = dataclasses.replace(Setup.of(job), adapter=ActiveSteps(rank=2, alpha=2))  # as theirs
+    crossed = save_random_adapters(tmp_path, setup, ["cross"], 2.0, layers="cross")
+    files = {"strong": adapters["strong"], **crossed, "base": "", "zero": adapters["zero"]}
     assert (
         run(
             render_job(job, *(item(tmp_path / name, adapter=file) for name, file in files.items()))
@@ -107,11 +111,12 @@ def test_adapter_changes_the_clip_and_one_of_zeros_does_not(
         == 0
     )
     loaded = [event for event in run.events if event["type"] == "lora"]
-    assert len(loaded) == 2
+    assert len(loaded) == 3
     assert all(event["matched"] == event["keys"] > 0 for event in loaded)
     frames = {name: frames_of(tmp_path / f"{name}.mp4") for name in files}
     assert (frames["zero"] == frames["base"]).all()
-    assert np.abs(frames["strong"].astype(int) - frames["base"]).mean() > 1
+    for name in ("strong", "cross"):
+        assert np.abs(frames[name].astype(int) - frames["base"]).mean() > 1
 
 
 def test_one_clip_that_fails_does_not_stop_the_others(

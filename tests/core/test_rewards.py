@@ -178,6 +178,7 @@ def test_views_of_a_face_differ_in_position_and_colour(
     with monkeypatch.context() as patched:
         patched.setattr("pvtool_core.rewards.landmark_jitter", copied)
         assert differ(views_of(frame, photo, 3))
+    assert torch.allclose(views_of(frame, photo, 3, augment=False)[0], frame, atol=1e-3)
     moved = landmark_jitter(landmarks, 2000, generator())
     assert torch.allclose(moved.mean(0), landmarks, atol=0.3)
     assert moved.std(0).mean() == pytest.approx(0.05 * 35.2, rel=0.05)
@@ -197,7 +198,7 @@ def differ(crops: Tensor) -> bool:
     )
 
 
-def views_of(frame: Tensor, photo: Tensor, views: int) -> Tensor:
+def views_of(frame: Tensor, photo: Tensor, views: int, augment: bool = True) -> Tensor:
     """Return the crops that the recogniser gets; the score must be their mean similarity."""
     from pvtool_core.faces.analyzer import TEMPLATE
 
@@ -208,10 +209,11 @@ def views_of(frame: Tensor, photo: Tensor, views: int) -> Tensor:
             seen.append(crops)
             return super().forward(crops)
 
-    score = IdentityScorer(Watched(), photo, views).score(
+    score = IdentityScorer(Watched(), photo, views, augment).score(
         frame, torch.tensor(TEMPLATE), generator()
     )
     references, faces = (functional.normalize(Pixels()(crops), dim=-1) for crops in seen)
     assert score == pytest.approx((faces @ references.T).mean().item(), abs=1e-5)
-    assert len(faces) == views
+    assert len(faces) == (views if augment else 1)
+    assert augment or torch.equal(seen[0], photo)
     return seen[1]

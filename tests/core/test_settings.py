@@ -153,6 +153,7 @@ def test_a_value_out_of_its_range_is_refused(section: str, key: str, value: obje
             "sampler.negative_prompt",
         ),
         ({"model": {"family": "hunyuan-video", "offload": True}}, "training.recompute"),
+        ({"model": {"family": "hunyuan-video"}, "adapter": {"layers": "cross"}}, "adapter.layers"),
         ({"model": {"family": "wan", "offload": True, "storage": "nf4"}}, "model.offload"),
     ],
 )

@@ -18,9 +18,12 @@ from torch import Tensor
 from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.errors import Missing, RunFailed
 from pvtool_core.media import ffmpeg
+from pvtool_core.media.decode import frames_of
 from pvtool_core.media.ffmpeg import FfmpegMissing
-from pvtool_core.objectives.objective import Losses, generator_of
-from pvtool_core.objectives.personalvideo import PersonalVideo, bank_pairs, draw_frames
+from pvtool_core.models.integrity import read_header
+from pvtool_core.models.locate import locate_weights, missing_weights
+from pvtool_core.objectives.objective import Losses, bank_pairs, generator_of
+from pvtool_core.objectives.personalvideo import PersonalVideo, draw_frames
 from pvtool_core.paths import cache_dir
 from pvtool_core.sampling import BaseKl
 from pvtool_core.settings.jobs import TrainJob
@@ -31,7 +34,7 @@ from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import Request, RunFolder, checkpoint_facts
 from pvtool_core.trainer import Trainer, learning_rate, train
 from pvtool_core.trajectories import FaceTrack
-from tests.support.small_models import with_settings
+from tests.support.small_models import shake, with_settings
 from tests.support.training import objective_of, prepared_trainer
 
 
@@ -54,6 +57,11 @@ def new_trainer(
     job: TrainJob, cached: bool = True, report: Report = ignore
 ) -> tuple[Trainer, PersonalVideo]:
     return prepared_trainer(job, cache_dir() / "trajectories" if cached else None, report)
+
+
+def gradients(trainer: Trainer) -> list[Tensor]:
+    found = [weight.grad for weight in trainer.adapter.parameters()]
+    return [gradient for gradient in found if gradient is not None]
 
 
 def weights(trainer: Trainer) -> list[Tensor]:
@@ -133,6 +141,44 @@ def test_identity_compares_the_set_number_of_frames_with_a_face(
     measured = objective.backpropagate_pair(one_blind, generator_of(0, 1))
     assert len(seen) == 3
     assert measured["icr"] == pytest.approx(1 - torch.stack(seen).mean().item())
+
+
+def test_without_semantic_reward_its_model_is_not_needed(job: TrainJob) -> None:
+    """The gradient is that of the identity reward alone."""
+    job = with_settings(job, "training", cached_pairs=1)
+    unused = with_settings(job, "semantic_reward", weight=0.0, model="models:nowhere")
+    assert locate_weights(unused).semantic_reward.model == "models:nowhere"
+    assert missing_weights(unused) == []
+    plain, lacking = new_trainer(job), new_trainer(unused)
+    plain[1].job = with_settings(job, "semantic_reward", weight=0.0)
+    losses = [objective.backpropagate(1) for _, objective in (plain, lacking)]
+    assert losses[1].keys() == {"loss", "icr", "face_found"}
+    assert losses[1]["loss"] == pytest.approx(losses[0]["loss"])
+    for ours, theirs in zip(gradients(lacking[0]), gradients(plain[0]), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_image_model_is_rewarded_for_frames_with_cache_keys_of_their_own(
+    job: TrainJob, tmp_path: Path
+) -> None:
+    job = with_settings(job, "training", image_model=True, cached_pairs=2, sample_every=4)
+    trainer, objective = new_trainer(job)
+    pair = objective.pairs[0]
+    assert pair.scores is not None
+    assert pair.scores.shape == pair.faces.found.shape == (1,)
+    caches = (objective.cache, trainer.model.cache)
+    image, clip = (cache.switch(pair.prompt, pair.seed) for cache in caches)
+    assert (image.shape[2], clip.shape[2]) == (1, job.model.num_frames)
+    assert len({cache.key(pair.prompt, pair.seed) for cache in caches}) == 2
+    shake(trainer.adapter)
+    losses = objective.backpropagate(1)
+    assert losses["scr"] == pytest.approx(0.0, abs=1e-6)  # eq. 4 compares frames
+    assert all(gradient.abs().sum() > 0 for gradient in gradients(trainer))
+    _, folder = run(job, tmp_path / "run")
+    (shown,) = (folder.samples / "step-000004").glob("*.mp4")
+    assert len(frames_of(shown)) == job.model.num_frames
+    metadata = read_header(folder.checkpoint_folders()[-1] / "adapter.safetensors").metadata
+    assert metadata["image_model"] == "true"
 
 
 def test_training_and_rendering_use_the_same_active_steps(job: TrainJob) -> None:

@@ -1,14 +1,19 @@
 """Compare screen and evaluation pane."""
 
+import re
 from pathlib import Path
 
+from pvtool.dashboard.app import Dashboard
 from pvtool.dashboard.screens.compare import CompareScreen
 from pvtool.dashboard.screens.run import RunScreen
+from pvtool.terminal import Pictures, Terminal
+from pvtool_core.paths import runs_dir
 from pvtool_core.settings.jobs import REPORT
 from pvtool_core.store.evaluation_report import EVALUATION
 from pvtool_core.store.liveness import State
-from tests.support.run_files import MakeRun, scores_event, write_events, write_report
-from tests.support.screen_text import dashboard, until, until_screen, until_seen
+from tests.support.run_files import BEGAN, MakeRun, scores_event, write_events, write_report
+from tests.support.sample_data import clip
+from tests.support.screen_text import dashboard, screen_text, until, until_screen, until_seen
 
 SIZE = (130, 50)
 
@@ -33,6 +38,37 @@ async def test_selected_runs_are_compared_by_curves_settings_and_metrics(make_ru
         await until_seen(pilot, "Likeness · cid-1 0.500 · ben-1 0.420")
         await pilot.press("escape")
         await until_seen(pilot, "2 selected")
+
+
+async def test_samples_of_two_runs_play_side_by_side(make_run: MakeRun) -> None:
+    for name, steps in (("ada-1", (0, 20)), ("ben-1", (0,)), ("cid-1", ())):
+        folder = make_run(name, 60, State.STOPPED)
+        for step in steps:
+            path = folder.path / f"samples/step-{step:06}/00.gif"
+            path.parent.mkdir(parents=True)
+            clip(path)
+            details = {"path": f"samples/step-{step:06}/00.gif", "prompt": "<V> runs", "seed": 7}
+            sample = {"time": BEGAN + step, "type": "sample", "step": step, **details}
+            write_events(folder, [sample])
+    terminal = Terminal(Pictures.BLOCKS, tmux=False, colours="truecolor")
+    async with Dashboard(terminal, runs_dir()).run_test(size=(100, 50)) as pilot:
+        await until_seen(pilot, "3 runs")
+        await pilot.press("A", "C")
+        await until_screen(pilot, CompareScreen)
+        await pilot.press("v")
+        await until_seen(pilot, "ben-1, step 0", "ada-1, step 20", "cid-1: no samples")
+        await until_seen(pilot, "<V> runs  step 20, 2 of 2  runs 1 to 3 of 3")
+        await pilot.press("h", "space", "full_stop")
+        await until_seen(pilot, "ada-1, step 0")
+        await until(pilot, lambda: screen_text(pilot.app).count("of 6, paused") == 2)
+        left, right = re.findall(r"(\d) of 6, paused", screen_text(pilot.app))
+        assert left == right
+        await pilot.resize_terminal(60, 50)
+        await until_seen(pilot, "runs 1 to 2 of 3")
+        await pilot.press("J")
+        await until_seen(pilot, "runs 2 to 3 of 3", "ada-1, step 0")
+        await pilot.press("v")
+        await until_seen(pilot, "ICR")
 
 
 async def test_evaluation_of_a_run_appears_and_a_broken_report_is_reported(

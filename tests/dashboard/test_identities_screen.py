@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Footer, Input, OptionList, TextArea
+from textual.widgets import Input, OptionList, TextArea
 
 from pvtool.dashboard.screens.identities import IdentitiesScreen
 from pvtool.dashboard.screens.identity_forms import AddIdentity
 from pvtool.dashboard.screens.new_run import NewRunScreen
+from pvtool.dashboard.widgets.key_footer import KeyFooter
 from pvtool.dashboard.widgets.navigation import Navigation
 from pvtool.dashboard.widgets.picture import ClipView
 from pvtool.jobs.prepare import choose, prepare
@@ -261,5 +262,5 @@ async def test_footer_lists_the_actions(home: Path) -> None:
     add_identity("ada")
     async with ScreenApp(IdentitiesScreen).run_test(size=(80, 24)) as pilot:
         await until_seen(pilot, "a Add", "n Train", "R Rename", "q Close")
-        await pilot.click(Footer, offset=(2, 0))
+        await pilot.click(KeyFooter, offset=(2, 0))
         await until(pilot, lambda: isinstance(pilot.app.screen, AddIdentity))

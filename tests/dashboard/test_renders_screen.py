@@ -152,7 +152,7 @@ async def test_lost_worker_is_reported(batch: BatchFolder) -> None:
             "✗ lost  worker-1",
             "Engine process of worker-1 lost. Other workers render the missing clips.",
         )
-        assert screen_text(pilot.app).startswith(" ● running  ada")
+        await until(pilot, lambda: screen_text(pilot.app).startswith(" ● running  ada"))
 
 
 async def test_failures_are_listed_and_enter_shows_the_full_reason(

@@ -386,7 +386,7 @@ async def test_memory_of_the_engine_is_shown_without_an_accelerator(make_run: Ma
         await until_seen(pilot, "No GPU", "RAM 3.00 GiB", "CPU 1.01 cores", "101 % of a core")
         write_events(folder, [gpu_event(BEGAN + 9, devices=1)])
         await until_seen(pilot, "GPU 0")
-        assert "No GPU" not in screen_text(pilot.app)
+        await until(pilot, lambda: "No GPU" not in screen_text(pilot.app))
 
 
 async def test_own_accelerator_is_marked_and_plotted(make_run: MakeRun) -> None:
@@ -396,7 +396,7 @@ async def test_own_accelerator_is_marked_and_plotted(make_run: MakeRun) -> None:
     async with dashboard(folder).run_test(size=SIZE) as pilot:
         await go_to(pilot, "machine")
         await until_seen(pilot, "▸ GPU 1", "GPU 2", "Host   16 cores", "45.0 of 64.0 GiB", "35 %")
-        assert screen_text(pilot.app).count("Utilisation") == 1
+        await until(pilot, lambda: screen_text(pilot.app).count("Utilisation") == 1)
 
 
 async def test_log_is_searched_and_followed_and_switches_to_the_engine_output(

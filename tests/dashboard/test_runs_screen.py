@@ -62,7 +62,7 @@ async def test_filter_shows_runs_with_all_words(make_run: MakeRun) -> None:
             pilot,
             lambda: "ben-1" not in screen_text(pilot.app) and "ada-1" not in screen_text(pilot.app),
         )
-        assert "ada-2" in screen_text(pilot.app)
+        await until_seen(pilot, "ada-2")
         await pilot.press("slash", *"unknown")
         await until_seen(pilot, "No matching runs.")
         await pilot.press("escape")
@@ -161,7 +161,7 @@ async def test_columns_are_chosen(make_run: MakeRun) -> None:
         await until_seen(pilot, "Identity", "Preset")
         await pilot.press("v", "space", "escape")
         await until(pilot, lambda: "Identity" not in screen_text(pilot.app).splitlines()[1])
-        assert "Preset" in screen_text(pilot.app)
+        await until_seen(pilot, "Preset")
 
 
 @pytest.mark.parametrize(("down", "up"), [("j", "k"), ("down", "up")])
@@ -260,7 +260,7 @@ async def test_removed_run_disappears_from_the_list(make_run: MakeRun) -> None:
         await until_seen(pilot, "ada-1")
         folder.path.rename(folder.path.parent / ".gone")
         await until(pilot, lambda: "ada-1" not in screen_text(pilot.app))
-        assert "ben-1" in screen_text(pilot.app)
+        await until_seen(pilot, "ben-1")
 
 
 async def test_q_closes_the_dashboard_without_requests(make_run: MakeRun) -> None:

@@ -44,10 +44,10 @@ class Family:
     are loaded. `adapted` are the attention modules whose q, k and v the adapter must have, and no
     others. `size` are the settings of the clips, `guidance` those of the sampler that may change
     guidance, and `saving` those of the model that save memory. `decoder` is diffusers' decoder of
-    all latents. `frame_error` is the tolerance between a frame decoded with fewer others and the
-    same frame in the whole clip; `exact` is the tolerance between two methods for a gradient in
-    float64. Without `file_at_any_width`, diffusers reads the adapter's file at the full model's
-    width only.
+    all latents, and `encoder` the posterior of its encoder for a clip in [-1, 1].
+    `frame_error` is the tolerance between a frame decoded with fewer others and the same frame in
+    the whole clip; `exact` is the tolerance between two methods for a gradient in float64. Without
+    `file_at_any_width`, diffusers reads the adapter's file at the full model's width only.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Family:
     encoders: tuple[str, ...] = ()
     sampler: Callable[[Any], Any] = lambda own: own
     decoder: Callable[[Any, Tensor], Tensor] = lambda vae, latents: vae.decode(latents).sample
+    encoder: Callable[[Any, Tensor], Any] = lambda vae, clip: vae.encode(clip).latent_dist
     frame_error: float = 0.0
     exact: float = 1e-11
     file_at_any_width: bool = True
@@ -192,6 +193,11 @@ def decode_one_by_one(vae: Any, latents: Tensor) -> Tensor:
     return vae.decode(latents[0].transpose(0, 1)).sample
 
 
+def encode_one_by_one(vae: Any, clip: Tensor) -> Any:
+    """Encode with an image autoencoder."""
+    return vae.encode(clip[0].transpose(0, 1)).latent_dist
+
+
 ANIMATEDIFF = Family(
     name="animatediff",
     save=save_animatediff,
@@ -209,6 +215,7 @@ ANIMATEDIFF = Family(
     guidance=IN_TWO_PASSES,
     saving={},
     decoder=decode_one_by_one,
+    encoder=encode_one_by_one,
     frame_error=1e-6,  # rounding differs between a batch and single pictures
 )
 HUNYUAN_VIDEO = Family(

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ from torch.utils.checkpoint import checkpoint
 
 from pvtool_core.adapter import LoraLayout, LoraPair
 from pvtool_core.backbones.interface import (
+    Diffused,
     Embeds,
     Frames,
     Latents,
+    clips_of_one_frame,
     described_sampler,
+    signed_range,
     trajectory_facts,
     unit_range,
 )
+from pvtool_core.backbones.noise_schedule import diffused_by_schedule
 from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.devices import resolve_device
 from pvtool_core.models.base_models import pipeline_variant
@@ -48,6 +53,7 @@ class Flipbook:
     """`Backbone` for flip books. Latents are (1, channels, frames, height / 8, width / 8)."""
 
     lora_target = r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn1\.to_[qkv]"
+    cross_target = r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn2\.to_[qkv]"
     lora_layout: LoraLayout = PlainLayout()
 
     def __init__(
@@ -137,6 +143,25 @@ class Flipbook:
 
     def decoded_with(self, frame: int) -> Sequence[int]:
         return range(self.num_frames)
+
+    @torch.no_grad()
+    def encode(self, frames: Frames, generator: torch.Generator) -> Latents:
+        vae = self.pipeline.vae
+        pictures = signed_range(frames).to(self.device, vae.dtype)
+        sampled = vae.encode(pictures).latent_dist.sample(generator)
+        return (sampled * vae.config.scaling_factor).transpose(0, 1)[None]
+
+    def diffuse(self, latents: Latents, noise: Latents, level: float) -> Diffused:
+        return diffused_by_schedule(self.scheduler, latents, noise, level)
+
+    def predict_diffused(self, diffused: Diffused, embeds: Embeds) -> Latents:
+        pictures = diffused.latents[0].transpose(0, 1)
+        text = embeds["prompt_embeds"][-1:].expand(len(pictures), -1, -1)
+        output = self.denoiser(pictures, diffused.timestep, encoder_hidden_states=text).sample
+        return output.transpose(0, 1)[None]
+
+    def as_image_model(self) -> AbstractContextManager[None]:
+        return clips_of_one_frame(self)
 
     def facts(self) -> Mapping[str, Any]:
         return trajectory_facts(self.model, self.sampler, self.scheduler, self.device, self.guided)

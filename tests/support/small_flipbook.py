@@ -9,7 +9,13 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
-from tests.support.families import ANIMATEDIFF, IN_TWO_PASSES, Family, decode_one_by_one
+from tests.support.families import (
+    ANIMATEDIFF,
+    IN_TWO_PASSES,
+    Family,
+    decode_one_by_one,
+    encode_one_by_one,
+)
 
 
 class FlipbookPipeline(StableDiffusionPipeline):
@@ -67,5 +73,6 @@ FLIPBOOK = Family(
     saving={},
     sampler=one_step_sampler,
     decoder=decode_one_by_one,
+    encoder=encode_one_by_one,
     frame_error=1e-6,  # images in a batch are rounded differently than single ones
 )

@@ -1,4 +1,4 @@
-"""Screen that compares runs: curves over each other, results, settings and evaluations."""
+"""Screen that compares runs: curves or samples, results, settings and evaluations."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from pvtool.dashboard.widgets.choices import Choices
 from pvtool.dashboard.widgets.curves import all_curves
 from pvtool.dashboard.widgets.key_footer import KeyFooter
 from pvtool.dashboard.widgets.plot import Curve, Plot, View
+from pvtool.dashboard.widgets.run_samples import RunSamples
 from pvtool.jobs.run_comparison import Rows, RunComparison, compare_runs
 from pvtool.text import plain
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, LossInfo
@@ -30,7 +31,7 @@ _POLL_SECONDS = 2.0
 
 
 class CompareScreen(ActionsScreen):
-    """A curve of several runs, chosen from a list, above tables of their differences."""
+    """A curve of several runs, or their samples, above tables of their differences."""
 
     BINDINGS = keys.COMPARE
     AUTO_FOCUS = "#curves"
@@ -41,6 +42,9 @@ class CompareScreen(ActionsScreen):
         #curves { width: 26; height: 100%; padding: 1 1 0 1; }
         #curves { text-wrap: nowrap; text-overflow: ellipsis; scrollbar-gutter: stable; }
         #plot { width: 1fr; }
+        #samples { height: 2fr; display: none; }
+        &.-samples #samples { display: block; }
+        &.-samples #top { display: none; }
         #tables { height: 1fr; padding: 0 1; border-top: solid $panel; }
         #text { width: auto; }
         &.-narrow #curves { width: 20; }
@@ -61,6 +65,7 @@ class CompareScreen(ActionsScreen):
         with Horizontal(id="top"):
             yield Choices(id="curves")
             yield Horizontal(id="plot")
+        yield RunSamples(self._folders, id="samples")
         with ScrollableContainer(id="tables", can_focus=True):
             yield Static("Reading…", id="text", markup=False)
         yield KeyFooter()
@@ -88,6 +93,7 @@ class CompareScreen(ActionsScreen):
             if new and not more:
                 self._list_curves()
                 self._draw()
+                self.query_one(RunSamples).show(self.histories)
             await asyncio.sleep(0 if more else _POLL_SECONDS)
 
     async def _compare(self) -> None:
@@ -148,6 +154,12 @@ class CompareScreen(ActionsScreen):
             Content.styled(f"Alarm: {plain(each)}", "$text-warning") for each in compared.alarms
         ]
         self.query_one("#text", Static).update(Content("\n").join(lines))
+
+    def action_samples(self) -> None:
+        """Show the samples of the runs instead of the curves, or the curves again."""
+        self.toggle_class("-samples")
+        shown = "#samples" if self.has_class("-samples") else "#curves"
+        self.query_one(shown).focus()
 
     def action_back(self) -> None:
         self.app.pop_screen()

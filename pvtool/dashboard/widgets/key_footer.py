@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from textual.app import ComposeResult
+from textual import events
 from textual.binding import Binding
-from textual.widgets import Footer
-from textual.widgets._footer import FooterKey, FooterLabel, KeyGroup
+from textual.content import Content
+from textual.screen import Screen
+from textual.widget import Widget
 
 from pvtool.dashboard import keys
 
@@ -21,48 +22,88 @@ class Hint:
     bindings: tuple[Binding, ...]
 
     @property
+    def names(self) -> list[str]:
+        """Return the names of the keys, in the order of the bindings."""
+        return [keys.display_names(binding.key) for binding in self.bindings]
+
+    @property
     def width(self) -> int:
         """Return the cells that the hint takes, with the space after it."""
-        names = sum(len(keys.display_names(binding.key)) for binding in self.bindings)
-        return names + len(self.label) + 2
+        return len("".join(self.names)) + len(self.label) + 2
+
+    def binding_at(self, x: int) -> Binding:
+        """Return the binding whose key is shown at a cell, or the last one for the label."""
+        for binding, name in zip(self.bindings, self.names, strict=True):
+            x -= len(name)
+            if x < 0:
+                return binding
+        return self.bindings[-1]
 
 
-class KeyFooter(Footer):
+class KeyFooter(Widget):
     """Keys of the focused widget, the screen and the application, in this order.
 
-    Keys that move the selection are only in the help, as are those that do not fit.
+    Keys that move the selection are only in the help, as are those that do not fit. It is a single
+    widget: Textual's own footer has several for each key, and replaces all at each change of focus.
+    """
+
+    ALLOW_SELECT = False
+    DEFAULT_CSS = """
+    KeyFooter {
+        dock: bottom; height: 1; text-wrap: nowrap;
+        color: $footer-foreground; background: $footer-background;
+    }
     """
 
     def __init__(self) -> None:
-        super().__init__(show_command_palette=False, compact=True)
+        super().__init__()
         self._fitted: list[Hint] = []
 
-    def compose(self) -> ComposeResult:
-        """Yield a key or a group of keys for each hint."""
-        self._fitted = self._fitting()
-        for hint in self._fitted:
-            grouped = len(hint.bindings) > 1
-            made = [
-                FooterKey(
-                    binding.key,
-                    keys.display_names(binding.key),
-                    "" if grouped else hint.label,
-                    binding.action,
-                    tooltip=binding.tooltip,
-                    classes="-grouped" if grouped else "",
-                ).data_bind(compact=Footer.compact)
-                for binding in hint.bindings
-            ]
-            if grouped:
-                yield KeyGroup(*made, classes="-compact")
-                yield FooterLabel(hint.label)
-            else:
-                yield from made
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, self._on_bindings_updated)
+
+    def _on_bindings_updated(self, screen: Screen[object]) -> None:
+        if self.app.app_focus and self.is_attached and screen is self.screen:
+            self._fit()
 
     def on_resize(self) -> None:
         """Show more or fewer keys at another width."""
-        if self._fitting() != self._fitted:
-            self.call_after_refresh(self.recompose)
+        self._fit()
+
+    def _fit(self) -> None:
+        fitted = self._fitting()
+        if fitted != self._fitted:
+            self._fitted = fitted
+            self.refresh()
+
+    def render(self) -> Content:
+        return Content.assemble(
+            *(
+                part
+                for hint in self._fitted
+                for part in (
+                    ("".join(hint.names), "bold $footer-key-foreground"),
+                    f" {hint.label} ",
+                )
+            )
+        )
+
+    def on_click(self, event: events.Click) -> None:
+        """Press the key under the pointer."""
+        if binding := self._binding_at(event.x):
+            self.app.simulate_key(binding.key.partition(",")[0])
+
+    def on_mouse_move(self, event: events.MouseMove) -> None:
+        """Describe the key under the pointer."""
+        binding = self._binding_at(event.x)
+        self.tooltip = binding.tooltip if binding else None
+
+    def _binding_at(self, x: int) -> Binding | None:
+        for hint in self._fitted:
+            if x < hint.width:
+                return hint.binding_at(x)
+            x -= hint.width
+        return None
 
     def _fitting(self) -> list[Hint]:
         own = {each.key: each for each in self.screen.BINDINGS if isinstance(each, Binding)}
