@@ -26,6 +26,7 @@ from pvtool.text import (
     moment,
     shown,
 )
+from pvtool_core.adapter_files.vector_files import read_vector_file
 from pvtool_core.comfyui.workflow import workflow_of
 from pvtool_core.errors import Busy, UsageError
 from pvtool_core.files import copy_private, write_private
@@ -156,6 +157,10 @@ def show(run: RunName, as_json: Json = False) -> None:
     value |= {"newest": newest, "scores": scores and scores.record(), "best": best and asdict(best)}
     effect = _effect_of(folders[-1] / ADAPTER_FILE) if folders else None
     value["effect"] = effect and {"step": checkpoints[-1], **effect.record()}
+    vectors = read_vector_file(folders[-1] / ADAPTER_FILE) if folders else None
+    if vectors:
+        value["vectors"] = asdict(vectors)
+        pairs += [["vectors", vectors.text]]
     value["averaged"] = averaged_checkpoints(folders[-1]) if folders else []
     if value["averaged"]:
         pairs += [["mean of", ", ".join(value["averaged"])]]
@@ -395,9 +400,10 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the adapter as a LoRA file for diffusers and ComfyUI, readable by its owner only.
+    """Write the adapter as a file for diffusers and ComfyUI, readable by its owner only.
 
-    It must be active in the last denoising steps only: see docs/using-the-adapter.md.
+    A LoRA must be active in the last denoising steps only: see docs/using-the-adapter.md. The
+    vectors of textual inversion stand for `<V>` in prompts: see docs/textual-inversion.md.
     """
     folder = find_run(runs_dir(), run)
     source = adapter_of(folder)
@@ -419,6 +425,8 @@ def export(
         write_private(written[-1], BytesIO(json.dumps(workflow, indent=1).encode()))
     copy_private(source, target)
     output.result(value, "\n".join(f"Wrote {shown(path)}" for path in written))
+    if vectors := read_vector_file(source):
+        output.say(f"Keyword vectors: {vectors.text}.")
     if effect:
         output.say(f"Effect at step {step}: {describe_effect(effect.rms)}")
     _warn_if_negligible(output, effect, f"{run}@{step}")

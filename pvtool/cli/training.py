@@ -28,7 +28,8 @@ def go(folder: RunFolder, detach: bool, output: Output) -> None:
     if detach:  # otherwise the engine's warnings are shown
         job = require(read_job(folder.config), TrainJob)
         negative, noun = job.sampler.negative_prompt, job.identity.noun
-        warn_of_cuts(output, check_prompts_fit(job.model, job.prompts, negative, noun))
+        vectors = job.keyword_vectors
+        warn_of_cuts(output, check_prompts_fit(job.model, job.prompts, negative, noun, vectors))
         start_detached(folder)
         text = f"{folder.name} is training. Follow it with `pv runs logs {folder.name} --follow`."
         output.result({**value, "state": folder.state()}, text)

@@ -114,7 +114,8 @@ def create_run(
     check_trainable(settings)
     settings = resolve_settings(settings)
     require_formats(EncodingConfig())  # samples are mp4 files
-    check_prompts_fit(settings.model, prompts, settings.sampler.negative_prompt, identity.noun)
+    negative, vectors = settings.sampler.negative_prompt, settings.keyword_vectors
+    check_prompts_fit(settings.model, prompts, negative, identity.noun, vectors)
     check_devices([settings.model.device])
     folder = new_run(runs_dir(), identity.name)
     try:

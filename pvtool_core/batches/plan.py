@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pvtool_core.adapter_files.vector_files import no_strength, vector_count
 from pvtool_core.batches.adapters import RunAdapter, named_run, newest_run
 from pvtool_core.batches.clips import BASE, Names, is_whole, read_sidecar
 from pvtool_core.batches.columns import parse_lora, read_columns
@@ -206,6 +207,9 @@ class _Planner:
         person = self._once(("person", name), lambda: Library().get(name))
         trained = self._once(("trained", name, source), lambda: self._trained(person, source))
         method = trained.setup.method.name
+        vectors = self._once(("vectors", trained.adapter), lambda: vector_count(trained.adapter))
+        if vectors and strength != 1 and not row.base:
+            raise no_strength(strength)
         pairs = self._once(
             ("settings", settings, row.settings), lambda: _merged(settings, row.settings)
         )
@@ -222,8 +226,8 @@ class _Planner:
             self.plan.adapters.setdefault(f"{name} {trained.run}@{trained.step}", trained)
         prompt = fill(row.prompt, person.noun)
         self._once(
-            ("fits", number, prompt, person.noun),
-            lambda: self._check_length(number, prompt, person.noun),
+            ("fits", number, prompt, person.noun, vectors),
+            lambda: self._check_length(number, prompt, person.noun, vectors),
         )
         for seed in self._wanted.seeds if row.seed is None else (row.seed,):
             self.plan.largest_seed = max(seed, self.plan.largest_seed)
@@ -303,13 +307,14 @@ class _Planner:
             lambda: reference_files(person.folder, held_out).sha256,
         )
 
-    def _check_length(self, number: int, prompt: str, noun: str) -> None:
+    def _check_length(self, number: int, prompt: str, noun: str, vectors: int) -> None:
         """Raise BadPrompt if the keyword is truncated.
 
         Other truncated parts are recorded in the plan.
         """
         setup = self.plan.setups[number]
-        if cuts := check_prompts_fit(setup.model, [prompt], setup.sampler.negative_prompt, noun):
+        negative = setup.sampler.negative_prompt
+        if cuts := check_prompts_fit(setup.model, [prompt], negative, noun, vectors):
             self.plan.cuts[number, prompt] = cuts
 
     def _newest(self, person: Identity) -> RunAdapter:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pvtool_core.adapter_files.vector_files import read_vector_file
 from pvtool_core.errors import InputRefused, WeightsMissing
 from pvtool_core.models.integrity import Header, missing_parts, read_header, read_table
 from pvtool_core.settings.families import Family, family_of_pipeline, known_pipelines
@@ -464,6 +465,8 @@ def prediction_of(file: Path) -> Prediction:
 def check_adapter_fits(adapter: Path, model: ModelConfig) -> None:
     """Check that an adapter file can act on a base model, by its widths and prediction type.
 
+    Keyword vectors have the width of the text encoder.
+
     Only headers and configurations are read. Raises InputRefused, and WeightsMissing without the
     base model.
     """
@@ -471,6 +474,14 @@ def check_adapter_fits(adapter: Path, model: ModelConfig) -> None:
     base, hint = model.base_model, "Use a base model of the architecture that the run used."
     if not files:
         raise WeightsMissing(base, "Restore it, or use another one with --base-model.")
+    if vectors := read_vector_file(adapter):
+        width = _table(files["text_encoder/config.json"]).get("hidden_size")
+        if width != vectors.width:
+            raise InputRefused(
+                f"The text encoder of {base} has width {width}, but the keyword vectors of the run "
+                f"have {vectors.width}.",
+                hint,
+            )
     widths = _attention_widths(files)
     inputs = {shape[-1] for key, shape in header.shapes.items() if _is_down(key) and shape}
     if widths and (wrong := sorted(inputs - set(widths))):

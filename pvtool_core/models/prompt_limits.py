@@ -80,7 +80,8 @@ class Cut:
 class PromptLimit:
     """The limit of one text encoder.
 
-    `tokens` is without special tokens; the text `before` a prompt takes some of them.
+    `tokens` is without special tokens; the text `before` a prompt takes some of them. With
+    `vectors`, the keyword is that many tokens, in place of those of its letters.
     """
 
     def __init__(
@@ -90,15 +91,22 @@ class PromptLimit:
         before: str = "",
         after: str = "",
         unescapes: bool = False,
+        vectors: int = 0,
     ) -> None:
         self._tokenizer, self._tokens, self._unescapes = tokenizer, tokens, unescapes
-        self._before, self._after = before, after
+        self._before, self._after, self._vectors = before, after, vectors
         self.room = tokens - (len(self._offsets(before)) if before else 0)
+
+    def for_vectors(self, count: int) -> "PromptLimit":
+        """Return the limit of prompts in which `count` vectors stand for the keyword."""
+        settings = (self._before, self._after, self._unescapes)
+        return PromptLimit(self._tokenizer, self._tokens, *settings, vectors=count)
 
     def cut(self, prompt: str) -> Cut | None:
         """Return the truncated part of a prompt, or None."""
+        most = len(prompt) + prompt.count(KEYWORD) * self._vectors
         if (
-            prompt.isascii() and len(prompt) < self.room
+            prompt.isascii() and most < self.room
         ):  # a token has at least one character, except one for the start
             return None
         text = self._text(prompt)
@@ -134,7 +142,19 @@ class PromptLimit:
         return html.unescape(html.unescape(prompt)) if self._unescapes else prompt
 
     def _offsets(self, text: str) -> list[tuple[int, int]]:
-        return self._tokenizer.encode(text, add_special_tokens=False).offsets
+        if not self._vectors:
+            return self._tokenizer.encode(text, add_special_tokens=False).offsets
+        offsets: list[tuple[int, int]] = []
+        start = 0
+        for part in re.split(f"({re.escape(KEYWORD)})", text):
+            end = start + len(part)
+            if part == KEYWORD:
+                offsets += [(start, end)] * self._vectors
+            else:
+                within = self._tokenizer.encode(part, add_special_tokens=False).offsets
+                offsets += [(start + first, start + last) for first, last in within]
+            start = end
+        return offsets
 
 
 @dataclass(frozen=True)
@@ -255,15 +275,22 @@ def _clip_tokenizer(folder: Path) -> "Tokenizer":
 
 
 def check_prompts_fit(
-    model: ModelConfig, prompts: Iterable[str], negative: str = "", noun: str = ""
+    model: ModelConfig,
+    prompts: Iterable[str],
+    negative: str = "",
+    noun: str = "",
+    vectors: int = 0,
 ) -> list[Cut]:
     """Return the truncated parts of the prompts and the negative prompt.
 
-    Raises BadPrompt if a keyword, or the class noun `noun` after it, is truncated.
+    `vectors` is the number of those that stand for the keyword, if any. Raises BadPrompt if a
+    keyword, or the class noun `noun` after it, is truncated.
     """
     limits = prompt_limits(model)
     if limits is None:
         return []
+    if vectors:
+        limits = replace(limits, first=limits.first.for_vectors(vectors))
     cuts = [cut for prompt in dict.fromkeys(prompts) for cut in limits.cuts(prompt, noun)]
     lost = limits.first.cut(negative)
     return [*cuts, *([replace(lost, what="negative prompt")] if lost else [])]
@@ -275,6 +302,7 @@ def report_cuts(
     negative: str,
     report: Report,
     noun: str = "",
+    vectors: int = 0,
 ) -> None:
     """Report a warning for each truncated prompt.
 
@@ -286,7 +314,7 @@ def report_cuts(
         message = f"Prompt lengths are not checked: no readable tokenizer in {folder}."
         report(WarningEvent(message=message))
         return
-    cuts = check_prompts_fit(model, prompts, negative, noun)
+    cuts = check_prompts_fit(model, prompts, negative, noun, vectors)
     for cut in cuts[:_REPORTED]:
         report(WarningEvent(message=cut.message, cut=cut.lost))
     if len(cuts) > _REPORTED:

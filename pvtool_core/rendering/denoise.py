@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from pvtool_core import sampling
-from pvtool_core.adapter import IdentityAdapter, load_adapter, read_layers, read_rank
+from pvtool_core.adapter import Adapter, IdentityAdapter, load_adapter, read_layers, read_rank
+from pvtool_core.adapter_files.vector_files import vector_count
 from pvtool_core.backbones import Backbone, Frames, Latents, load_backbone
 from pvtool_core.backbones.interface import adapter_target, to_pixels
 from pvtool_core.batches.folder import Group
@@ -33,6 +34,7 @@ from pvtool_core.errors import (
 )
 from pvtool_core.files import WRITING, replace_file
 from pvtool_core.hashes import cached_sha256
+from pvtool_core.keyword_vectors import load_vectors
 from pvtool_core.media.decode import Pixels
 from pvtool_core.models.locate import locate_model
 from pvtool_core.models.prompt_limits import report_cuts
@@ -84,8 +86,12 @@ class Denoiser(ABC):
         self._denoising, self._decoding = threading.Lock(), threading.Lock()
 
     @abstractmethod
-    def restart(self, setup: Setup, prompts: Sequence[str]) -> bool:
-        """Use another setup for the next clips without loading; return whether that is possible."""
+    def renders(self, group: Group) -> bool:
+        """Return whether this model can render a group after `restart`."""
+
+    @abstractmethod
+    def restart(self, setup: Setup) -> None:
+        """Use another setup for the next clips. Raises InputRefused."""
 
     @abstractmethod
     def prefix(self, prompt: str, seed: int) -> Latents | None:
@@ -197,32 +203,37 @@ class Denoiser(ABC):
 
 
 class ClipDenoiser(Denoiser):
-    """A backbone that renders identities with at most one adapter at a time."""
+    """A backbone that renders identities with at most one adapter at a time.
 
-    def __init__(
-        self, setup: Setup, prompts: Sequence[str], report: Report, gigabytes: float
-    ) -> None:
+    The text encoder is released unless keyword vectors of the group need it.
+    """
+
+    def __init__(self, group: Group, report: Report, gigabytes: float) -> None:
+        setup, vectors = group.setup, _most_vectors(group)
         model = locate_model(setup.model)
-        report_cuts(model, prompts, setup.sampler.negative_prompt, report)
-        self.backbone: Backbone = load_backbone(model, setup.sampler, prompts, report=report)
-        super().__init__(setup, prompts, self.backbone.device)
+        negative = setup.sampler.negative_prompt
+        report_cuts(model, group.prompts, negative, report, vectors=vectors)
+        self.encodes = vectors > 0
+        self.backbone: Backbone = load_backbone(
+            model, setup.sampler, group.prompts, report=report, keep_text_encoder=self.encodes
+        )
+        super().__init__(setup, group.prompts, self.backbone.device)
         self._report, self._gigabytes = report, gigabytes
         self._start_at(setup)
-        self._adapter: IdentityAdapter | None = None
+        self._adapter: Adapter | None = None
         self._adapter_file = ""
         self._reported = set[str]()
 
-    def restart(self, setup: Setup, prompts: Sequence[str]) -> bool:
-        """Use another first active step.
-
-        Return whether only that differs. Raises InputRefused if no step has its noise level.
-        """
+    def renders(self, group: Group) -> bool:
+        setup = group.setup
         same = (self.setup.model, self.setup.sampler) == (setup.model, setup.sampler)
-        if not (same and not setup.method.name and self.prompts.issuperset(prompts)):
-            return False
+        prepared = not setup.method.name and self.prompts.issuperset(group.prompts)
+        return same and prepared and (self.encodes or not _most_vectors(group))
+
+    def restart(self, setup: Setup) -> None:
+        """Use another first active step. Raises InputRefused if no step has its noise level."""
         self.note_rate()
         self._start_at(setup)
-        return True
 
     def _start_at(self, setup: Setup) -> None:
         self.first_step = sampling.first_active_step(self.backbone, setup.adapter)
@@ -249,9 +260,10 @@ class ClipDenoiser(Denoiser):
             return self._cache.final(item.prompt, item.seed)
         assert prefix is not None, "each clip of a backbone has one"
         steps = range(self.first_step, self.backbone.num_steps)
-        embeds = self.backbone.prompt_embeds(item.prompt)
         adapter = self._adapter_of(item)
         adapter.set_strength(item.strength)
+        with torch.no_grad(), adapter.acting():
+            embeds = self.backbone.prompt_embeds(item.prompt)
         return sampling.denoise(self.backbone, prefix, embeds, steps, adapter)
 
     def frames(self, latents: Latents) -> Frames:
@@ -260,7 +272,7 @@ class ClipDenoiser(Denoiser):
     def release(self) -> None:
         del self.backbone, self._cache, self._adapter
 
-    def _adapter_of(self, item: RenderItem) -> IdentityAdapter:
+    def _adapter_of(self, item: RenderItem) -> Adapter:
         if self._adapter is None or self._adapter_file != item.adapter:
             self._adapter_file = ""
             self._adapter = self._load(Path(item.adapter), item.adapter_sha256)
@@ -268,24 +280,33 @@ class ClipDenoiser(Denoiser):
             self._report_once(self._adapter, item)
         return self._adapter
 
-    def _report_once(self, adapter: IdentityAdapter, item: RenderItem) -> None:
+    def _report_once(self, adapter: Adapter, item: RenderItem) -> None:
         """Report an adapter when it is loaded first: groups of clips load it again."""
         if item.adapter not in self._reported:
             self._reported.add(item.adapter)
             name = f"{item.run}@{item.step}" if item.run else Path(item.adapter).name
             self._report(adapter.loaded_event(name))
 
-    def _load(self, file: Path, sha256: str) -> IdentityAdapter:
-        backbone = self.backbone
+    def _load(self, file: Path, sha256: str) -> Adapter:
+        backbone, before = self.backbone, self._adapter
         _check_adapter(file, sha256)
-        shape = (read_rank(file), adapter_target(backbone, read_layers(file)))
-        if self._adapter and (self._adapter.rank, self._adapter.target) == shape:
-            self._adapter.load(file, backbone.lora_layout)
-            return self._adapter
-        if self._adapter:
-            self._adapter.remove()
+        vectors = vector_count(file) > 0
+        shape = None if vectors else (read_rank(file), adapter_target(backbone, read_layers(file)))
+        if isinstance(before, IdentityAdapter) and (before.rank, before.target) == shape:
+            before.load(file, backbone.lora_layout)
+            return before
+        if before:
+            before.remove()
             self._adapter = None
-        return load_adapter(file, backbone.denoiser, shape[1], backbone.lora_layout)
+        if shape:
+            return load_adapter(file, backbone.denoiser, shape[1], backbone.lora_layout)
+        return load_vectors(file, backbone.prompt_encoder, backbone.lora_layout)
+
+
+def _most_vectors(group: Group) -> int:
+    """Return the largest number of keyword vectors in an adapter of the group; 0 for LoRAs."""
+    adapters = {item.adapter for item in group.items if item.adapter}
+    return max((vector_count(Path(adapter)) for adapter in adapters), default=0)
 
 
 def free_memory() -> None:

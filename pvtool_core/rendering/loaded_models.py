@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 from pvtool_core.batches.folder import Group
 from pvtool_core.errors import Interrupted, PvError, from_foreign
@@ -24,34 +24,33 @@ class Models:
         self._report, self._gigabytes = report, cache_gigabytes
         self._loaded: Denoiser | None = None
 
-    def get(self, setup: Setup, prompts: Sequence[str]) -> Denoiser | None:
-        """Return the model if it is loaded for this setup and these prompts."""
+    def get(self, group: Group) -> Denoiser | None:
+        """Return the model if it is loaded for the setup and the prompts of a group."""
         loaded = self._loaded
-        if loaded and loaded.setup == setup and loaded.prompts.issuperset(prompts):
-            return loaded
-        return None
+        return loaded if loaded and loaded.setup == group.setup and loaded.renders(group) else None
 
-    def load(self, setup: Setup, prompts: Sequence[str]) -> Denoiser:
-        """Load the model for these prompts in place of the previous one.
+    def load(self, group: Group) -> Denoiser:
+        """Load the model of a group in place of the previous one.
 
         It stays loaded if only the first active step differs. Raises WeightsMissing, InputRefused,
         NotReady.
         """
         loaded = self._loaded
-        if loaded and loaded.restart(setup, prompts):
+        if loaded and loaded.renders(group):
+            loaded.restart(group.setup)
             return loaded
         self.close()  # the memory may be too small for both
         free_memory()
         self._report(StageEvent(stage="loading"))
-        self._loaded = self._denoiser(setup, prompts)
+        self._loaded = self._denoiser(group)
         return self._loaded
 
-    def _denoiser(self, setup: Setup, prompts: Sequence[str]) -> Denoiser:
-        if not setup.method.name:
-            return ClipDenoiser(setup, prompts, self._report, self._gigabytes)
+    def _denoiser(self, group: Group) -> Denoiser:
+        if not group.setup.method.name:
+            return ClipDenoiser(group, self._report, self._gigabytes)
         from pvtool_core.rendering.method_denoiser import MethodDenoiser  # with its libraries
 
-        return MethodDenoiser(setup, prompts, self._report)
+        return MethodDenoiser(group.setup, group.prompts, self._report)
 
     def close(self) -> None:
         """Release the model."""
@@ -76,11 +75,11 @@ def denoise(
     """
     errors: dict[Setup, PvError] = {}
     for group in groups:
-        denoiser = models.get(group.setup, group.prompts)
+        denoiser = models.get(group)
         if denoiser is None and group.setup not in errors:
             wait()  # clips being decoded need the model that is released
             try:
-                denoiser = models.load(group.setup, group.prompts)
+                denoiser = models.load(group)
             except Interrupted:
                 raise
             except Exception as error:

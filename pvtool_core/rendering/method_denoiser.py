@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pvtool_core.backbones import Frames, Latents
+from pvtool_core.batches.folder import Group
 from pvtool_core.errors import InputRefused
 from pvtool_core.methods import load_method
 from pvtool_core.models.locate import locate_model
@@ -29,8 +30,11 @@ class MethodDenoiser(Denoiser):
         self._method = load_method(replace(setup, model=model), texts, report)
         super().__init__(setup, prompts, self._method.device)
 
-    def restart(self, setup: Setup, prompts: Sequence[str]) -> bool:
-        return False
+    def renders(self, group: Group) -> bool:
+        return self.setup == group.setup and self.prompts.issuperset(group.prompts)
+
+    def restart(self, setup: Setup) -> None:
+        assert setup == self.setup, "it renders no other one"
 
     def prefix(self, prompt: str, seed: int) -> None:
         return None

@@ -353,6 +353,28 @@ class DreamBoothConfig:
 _DREAMBOOTH = DreamBoothConfig()
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextualInversionConfig:
+    vectors: int = setting("number of vectors that stand for the keyword", 4, low=1, high=64)
+    batch_size: int = setting("photos of an iteration, drawn with replacement", 4, low=1, high=1024)
+    unmasked: float = setting(
+        "fraction of the draws whose loss covers the whole photo, not only the head",
+        0.05,
+        low=0.0,
+        high=1.0,
+    )
+    noise_offset: float = setting(
+        "standard deviation of a noise that all positions of a channel share",
+        0.1,
+        low=0.0,
+        high=10.0,
+    )
+    augment: bool = setting("flip half of the photos, and rotate 30 % of them by up to 10°", True)
+
+
+_TEXTUAL_INVERSION = TextualInversionConfig()
+
+
 def _judge(help: str, default: str) -> Any:
     return setting(help, default, weights=always, optional=True, omit_default=True)
 
@@ -395,7 +417,16 @@ class Settings:
     semantic_reward: SemanticRewardConfig = SemanticRewardConfig()
     training: TrainingConfig = TrainingConfig()
     dreambooth: DreamBoothConfig = setting("of the objective", _DREAMBOOTH, omit_default=True)  # noqa: RUF009 - frozen
+    textual_inversion: TextualInversionConfig = setting(  # noqa: RUF009 - frozen
+        "of the objective", _TEXTUAL_INVERSION, omit_default=True
+    )
     evaluation: EvaluationConfig
+
+    @property
+    def keyword_vectors(self) -> int:
+        """The number of vectors that stand for the keyword in prompts; 0 for a LoRA."""
+        learned = OBJECTIVES[self.training.objective].learns_vectors
+        return self.textual_inversion.vectors if learned else 0
 
     def check(self) -> Iterable[Mistake]:
         """Yield settings that are valid separately, but not together."""
@@ -467,6 +498,12 @@ def _contradictions(settings: Settings) -> Iterable[Mistake]:
             yield Mistake("training.patience", "needs samples: set training.sample_every above 0")
         if not settings.training.score_samples:
             yield Mistake("training.patience", "needs training.score_samples = true")
+    objective, family = settings.training.objective, settings.model.family
+    if (families := OBJECTIVES[objective].families) and family not in families:
+        yield Mistake(
+            "training.objective",
+            f"is {objective}, which is not for {family}, only for {', '.join(families)}",
+        )
     semantic = "semantic_reward" not in settings.unused_rewards()
     if semantic and settings.semantic_reward.frames > settings.model.num_frames:
         frames = settings.model.num_frames

@@ -188,7 +188,7 @@ def plain_way(
 def our_way(job: RenderJob, items: Sequence[RenderItem]) -> Callable[[Sequence[RenderItem]], None]:
     """Load the model and return a function that renders clips with our engine."""
     models = Models(ignore, job.cache_gigabytes)
-    models.load(job.setups[0], list(dict.fromkeys(item.prompt for item in items)))
+    models.load(group_items(job, items)[0])
 
     def make(some: Sequence[RenderItem]) -> None:
         results = Results(job, ignore, len(some))
