@@ -39,9 +39,10 @@ from pvtool_core.settings.methods import METHODS
 from pvtool_core.settings.references import load_named
 from pvtool_core.settings.schema import Settings
 from pvtool_core.store.event_log import EventWriter, drop_events_after
-from pvtool_core.store.events import Event, Report, RunEvent
+from pvtool_core.store.events import Event, Report, RunEvent, WarningEvent
 from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import ExitRecord, Request, RunFolder, checkpoint_step
+from pvtool_core.store.summary import with_identity_here
 from pvtool_core.store.telemetry import Telemetry
 from pvtool_core.untrusted import JOB_BYTES, remove
 
@@ -119,6 +120,7 @@ def run(folder: RunFolder) -> int:
                 status=128 + received[0], state=State.STOPPED, reason=received[0].name
             )
         record_outcome(folder, heartbeat, record)
+        notify(folder)
     return record.status
 
 
@@ -134,6 +136,7 @@ def work(folder: RunFolder, heartbeat: Heartbeat) -> ExitRecord:
         job = read_job(folder.config, JOB_BYTES)
         events.write(RunEvent(state="resumed" if known else "started", step=step))
         if isinstance(job, TrainJob):
+            job = with_identity_here(job, folder.path)
             heartbeat.update(step=step, total=job.training.iterations)
         JOBS[type(job)].check(job)
         device = next((each.model.device for each in JOBS[type(job)].setups(job)), "auto")
@@ -352,6 +355,16 @@ def record_outcome(folder: RunFolder, heartbeat: Heartbeat, record: ExitRecord) 
         events.write(RunEvent(state=record.state, reason=record.reason))
     with suppress(OSError):
         heartbeat.update(State(record.state))
+
+
+def notify(folder: RunFolder) -> None:
+    """Notify the user of the end as their config.toml says; failures become warnings."""
+    from pvtool_core.notifications.sending import notify_of_end  # imported here for a fast start
+
+    problems = notify_of_end(folder)
+    with suppress(OSError, BrokenRun), EventWriter(folder.events) as events:
+        for problem in problems:
+            events.write(WarningEvent(message=problem))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "demo": "Run the full pipeline on a sample identity: train, render, evaluate.",
     "identity": "Identity library: add, list, show, rename, remove, export, import.",
-    "prompts": "Prompt banks: list, show, add, import.",
+    "prompts": "Prompt banks: list, show, add, import, generate.",
     "presets": "Presets and their settings: list, show.",
     "models": "Model weights: list, show, fetch, add, verify, remove.",
     "train": "Train an adapter for an identity.",

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pvtool.cli import run_logs
 from pvtool.cli.attempts import Attempts
 from pvtool.cli.confirm import confirm
-from pvtool.cli.options import Images, Json, RunName, RunNames, Yes, run_names
+from pvtool.cli.end_notice import announce_run
+from pvtool.cli.options import DataFolders, Images, Json, RunName, RunNames, Yes, run_names
 from pvtool.cli.training import go, watch_run
+from pvtool.jobs.other_machines import runs_folders, runs_in, runs_on
 from pvtool.jobs.run_comparison import compare_runs
 from pvtool.jobs.run_filter import matches
 from pvtool.jobs.run_removal import check_removable, delete_run
@@ -77,27 +80,48 @@ def list_(
             show_default=False,
         ),
     ] = None,
+    data: DataFolders = None,
+    hosts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--host",
+            metavar="USER@HOST[:PV]",
+            help="Also list the runs of another machine by ssh; can be repeated.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List runs, oldest first.
 
     The likeness is the held-out one of the best checkpoint; losses are means of the last 20 steps.
     """
-    output, every = Output(as_json), RunIndex().facts()
-    runs = [run for run in every if matches(run, words or [])]
+    output, every = Output(as_json), [("", run) for run in RunIndex().facts()]
+    for machine, folder in runs_folders(data or []).items():
+        every += [(machine, run) for run in runs_in(folder)]
+    attempts = Attempts(hosts or [], output)
+    for host in attempts.names:
+        with attempts.on(host):
+            every += [(host.partition(":")[0], run) for run in runs_on(host)]
+    listed = [(machine, run) for machine, run in every if matches(run, words or [])]
+    rows = [
+        {**({"machine": machine} if data or hosts else {}), **run.table()}
+        for machine, run in listed
+    ]
     empty = "No matching runs." if every else "No runs. Start one with `pv train NAME`."
-    output.rows("runs", [run.table() for run in runs], _table_of(runs), empty)
+    output.rows("runs", rows, _table_of(listed), empty)
     if words:
-        output.say(f"{len(runs)} of {len(every)} runs.")
-    for run in runs:
+        output.say(f"{len(listed)} of {len(every)} runs.")
+    for _, run in listed:
         if run.problem:
             output.say(f"Warning: {run.run}: {run.problem}")
+    attempts.finish()
 
 
-def _table_of(runs: list[RunSummary]) -> Table:
-    losses = {name: loss_label(name) for run in runs for name in run.losses}
-    rows = [_cells(run, losses) for run in runs]
-    columns = ["run", "identity", "preset", "state", "step", "left", "likeness", *losses.values()]
+def _table_of(runs: list[tuple[str, RunSummary]]) -> Table:
+    losses = {name: loss_label(name) for _, run in runs for name in run.losses}
+    rows = [{"machine": machine, **_cells(run, losses)} for machine, run in runs]
+    columns = ["machine"] if any(machine for machine, _ in runs) else []
+    columns += ["run", "identity", "preset", "state", "step", "left", "likeness", *losses.values()]
     optional = ["left", "started", "preset", "s/step", *list(losses.values())[::-1], "likeness"]
     return Table.of([*columns, "s/step", "started"], rows, optional)
 
@@ -293,6 +317,7 @@ def logs(
         print_record(record)
     if follow_on:
         follow(folder, lambda event: print_record(event.record()), end)
+        announce_run(folder, output, started_here=False)
 
 
 @app.command()
@@ -430,6 +455,10 @@ def export(
     if effect:
         output.say(f"Effect at step {step}: {describe_effect(effect.rms)}")
     _warn_if_negligible(output, effect, f"{run}@{step}")
+
+
+app.command()(run_logs.tensorboard)
+app.command()(run_logs.wandb)
 
 
 @app.command()

@@ -4,6 +4,7 @@ import shlex
 import time
 
 from pvtool.cli.cut_prompts import warn_of_cuts
+from pvtool.cli.end_notice import announce_run
 from pvtool.cli.progress import JobProgress
 from pvtool.output import Output, on_terminal
 from pvtool.text import duration, figures, shown
@@ -35,7 +36,10 @@ def go(folder: RunFolder, detach: bool, output: Output) -> None:
         output.result({**value, "state": folder.state()}, text)
         return
     began = time.monotonic()
-    follow_training(folder)
+    try:
+        follow_training(folder)
+    finally:
+        announce_run(folder, output)
     state = folder.state()
     lines = [f"{folder.name} is {state}.", *_closing(folder, time.monotonic() - began)]
     output.result({**value, "state": state}, "\n".join(lines))

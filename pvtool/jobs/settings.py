@@ -5,6 +5,7 @@ from typing import Any
 from pvtool_core.batches.columns import parse_lora
 from pvtool_core.errors import UsageError
 from pvtool_core.paths import config_dir
+from pvtool_core.settings.notify import SECTION, read_notify_config
 from pvtool_core.settings.overrides import parse_overrides
 from pvtool_core.settings.presets import Preset, Presets
 from pvtool_core.settings.schema import Settings
@@ -31,8 +32,12 @@ def chosen_settings(
 
 
 def _user_config() -> Table:
+    """Return the user's settings of runs. Raises SettingsError, also for those of notifications."""
+    read_notify_config()
     path = config_dir() / "config.toml"
-    return read_toml(path) if path.is_file() else {}
+    table = read_toml(path) if path.is_file() else {}
+    table.pop(SECTION, None)
+    return table
 
 
 def option_table(**given: Any) -> Table:

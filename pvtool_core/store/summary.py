@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from pvtool_core.errors import BrokenRun, Missing, PvError, SettingsError, UsageError
+from pvtool_core.paths import identities_dir
 from pvtool_core.settings.jobs import TrainJob, read_job, require
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 from pvtool_core.settings.sample_metrics import LIKENESS
 from pvtool_core.store.event_log import first_event_time, newest_record, newest_records
 from pvtool_core.store.events import Record, ScoresEvent, TelemetryEvent, parse_event
+from pvtool_core.store.identities import with_folder_here
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ADAPTER_FILE, RunFolder, checkpoint_step
 from pvtool_core.store.trend import RECENT_STEPS, Trend, trend_of
@@ -243,9 +245,18 @@ def job_of(folder: RunFolder) -> TrainJob:
 def _job_of(config: Path, _changed: int) -> TrainJob | PvError:
     """Read the settings, valid or not, once per change: the dashboard asks every second."""
     try:
-        return require(read_job(config), TrainJob)
+        return with_identity_here(require(read_job(config), TrainJob), config.parent)
     except (UsageError, BrokenRun) as error:
         return error
+
+
+def with_identity_here(job: TrainJob, run: Path) -> TrainJob:
+    """Return the settings with the identity's folder beside the run, or in the user's library.
+
+    It is the recorded one unless the data folder was copied or moved.
+    """
+    beside = run.parent.parent / identities_dir().name
+    return replace(job, identity=with_folder_here(job.identity, beside, identities_dir()))
 
 
 def check_training(folder: RunFolder) -> None:
