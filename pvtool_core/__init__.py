@@ -28,7 +28,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pvtool_core.api.batch import Rendering, render
+    from pvtool_core.api.batch import Rendering, render, render_by_method
     from pvtool_core.api.enrollment import enroll
     from pvtool_core.api.evaluate import evaluate
     from pvtool_core.api.sweep import SweepWatcher, sweep
@@ -70,6 +70,7 @@ __all__ = [
     "enroll",
     "evaluate",
     "render",
+    "render_by_method",
     "shared_engines",
     "sweep",
     "train",
@@ -96,6 +97,7 @@ _MODULES = {
     "enroll": "api.enrollment",
     "evaluate": "api.evaluate",
     "render": "api.batch",
+    "render_by_method": "api.batch",
     "shared_engines": "supervisor",
     "sweep": "api.sweep",
     "train": "api.training",

@@ -15,8 +15,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOADED_BY_OTHERS = {"hpsv2"}
-"""Declared without an import: the extra `hps` installs its checkpoints' licence and tools."""
+LOADED_BY_OTHERS = {"hpsv2", "facexlib", "consisid-eva-clip", "sentencepiece", "protobuf"}
+"""Declared without an import: the extra `hps` installs its checkpoints' licence and tools, and what
+the extra `consisid` installs is loaded by name, and by transformers."""
 
 IMPORTED_BY_NAME = {"wandb"}
 """Imported by its name only: it is too large to be installed for the tests."""

@@ -14,6 +14,7 @@ from pvtool_core.errors import PvError
 from pvtool_core.evaluation.metric_names import metric_names
 from pvtool_core.paths import runs_dir
 from pvtool_core.settings.formats import FORMATS
+from pvtool_core.settings.methods import METHODS
 from pvtool_core.settings.overrides import setting_keys
 from pvtool_core.settings.schema import Settings
 from pvtool_core.store.runs import checkpoint_step, find_run, list_runs
@@ -59,6 +60,11 @@ def run_steps(incomplete: str) -> list[str]:
         return []
     steps = [str(checkpoint_step(path)) for path in folder.checkpoint_folders()]
     return beginning([f"{name}@{step}" for step in best + steps], incomplete)
+
+
+def method_names(incomplete: str) -> list[str]:
+    """Return names of encoder methods."""
+    return beginning([*METHODS], incomplete)
 
 
 def format_words(incomplete: str) -> list[str]:

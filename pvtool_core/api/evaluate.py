@@ -10,7 +10,7 @@ from pvtool_core.api.batch import render_job, render_missing
 from pvtool_core.api.machine import check_devices
 from pvtool_core.api.training import TrainingRun
 from pvtool_core.batches.clip_methods import methods_of
-from pvtool_core.batches.clips import read_clip_record
+from pvtool_core.batches.clips import read_clip_record, shows_identity
 from pvtool_core.batches.plan import BatchPlan, Defaults, plan
 from pvtool_core.batches.rates import scoring_seconds
 from pvtool_core.batches.rows import Row
@@ -142,10 +142,10 @@ def planned_clips(planned: BatchPlan, checkpoints: bool = False) -> tuple[ClipFi
             prompt=item.prompt,
             seed=item.seed,
             method=BASE_METHOD
-            if not item.adapter
+            if not item.shows_identity
             else f"{STEP_METHOD}{item.step}"
             if checkpoints
-            else ADAPTER_METHOD,
+            else planned.setups[item.setup].method.name or ADAPTER_METHOD,
             fps=float(planned.setups[item.setup].model.fps),
         )
         for item in planned.items
@@ -178,8 +178,8 @@ def folder_clips(out: Path) -> tuple[tuple[ClipFile, ...], str]:
         )
         for path, method in methods.items()
     }
-    adapted = [clip for path, clip in clips.items() if records[path]["adapter"]]
-    base = [clip for path, clip in clips.items() if not records[path]["adapter"]]
+    adapted = [clip for path, clip in clips.items() if shows_identity(records[path])]
+    base = [clip for path, clip in clips.items() if not shows_identity(records[path])]
     run = next((each.get("run", "") for each in records.values() if each["adapter"]), "")
     return (*_for_each_identity(base, adapted), *adapted), run
 

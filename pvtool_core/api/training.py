@@ -13,7 +13,7 @@ from pvtool_core.models.installed import licences
 from pvtool_core.models.locate import resolve_settings
 from pvtool_core.models.prompt_limits import check_prompts_fit
 from pvtool_core.paths import runs_dir
-from pvtool_core.settings.jobs import EncodingConfig, TrainJob, write_job
+from pvtool_core.settings.jobs import EncodingConfig, TrainJob, check_trainable, write_job
 from pvtool_core.settings.presets import Preset, preset_of
 from pvtool_core.settings.schema import Settings
 from pvtool_core.settings.toml import Table
@@ -128,6 +128,7 @@ def create_run(
             "photos: none is left for training.",
             "Add photos, or hold out fewer.",
         )
+    check_trainable(settings)
     settings = resolve_settings(settings)
     require_formats(EncodingConfig())  # samples are mp4 files
     negative, vectors = settings.sampler.negative_prompt, settings.keyword_vectors

@@ -157,6 +157,8 @@ class AnimateDiff:
         )  # the pipeline repeats it for each frame, the net not
         branches = self.scheduler.scale_model_input(branches, t)
         led = self.control.residuals(branches, t, text) if self.control else {}
+        if (faces := embeds.get("image_embeds")) is not None:  # of an encoder method
+            led["added_cond_kwargs"] = {"image_embeds": [faces]}
         output = self.denoiser(branches, t, encoder_hidden_states=text, **led).sample
         if not self.guided:
             return output

@@ -12,7 +12,7 @@ from typing import Any
 from pvtool_core.adapter_files.vector_files import read_vector_file
 from pvtool_core.errors import InputRefused, WeightsMissing
 from pvtool_core.models.integrity import Header, missing_parts, read_header, read_table
-from pvtool_core.settings.families import family_of_pipeline, known_pipelines
+from pvtool_core.settings.families import Family, family_of_pipeline, known_pipelines
 from pvtool_core.settings.schema import ModelConfig
 from pvtool_core.untrusted import parse_json
 
@@ -111,7 +111,7 @@ def check_pipeline(files: Files, name: str, weights: bool = True) -> None:
         if shards := [path for path in missing_parts(files) if path.count("/") == 1]:
             raise InputRefused(f"{name} is incomplete: missing {', '.join(shards[:3])}.", _GET)
         variant_of(files, name)
-    _check_shapes(files, name)
+    _check_shapes(files, name, family)
 
 
 def _check_configs(files: Files, index: Mapping[str, Any], name: str) -> None:
@@ -245,7 +245,7 @@ def _variant(forms: Iterable[set[str]], name: str) -> str | None:
     return next(variant for variant in VARIANTS if variant in common)
 
 
-def _check_shapes(files: Files, name: str) -> None:
+def _check_shapes(files: Files, name: str, family: Family) -> None:
     """Check the configurations: denoiser, VAE and text encoder must fit together.
 
     Raises InputRefused.
@@ -253,7 +253,9 @@ def _check_shapes(files: Files, name: str) -> None:
     part = next(part for part in _DENOISERS if f"{part}/config.json" in files)
     denoiser, vae = _table(files[f"{part}/config.json"]), _table(files["vae/config.json"])
     latents = vae.get("latent_channels", vae.get("z_dim", 16 if part == "transformer" else 4))
-    _check_input(name, denoiser.get("in_channels", 16 if part == "transformer" else 4), latents)
+    channels = denoiser.get("in_channels", 16 if part == "transformer" else 4)
+    expected = latents * family.input_latents if isinstance(latents, int) else latents
+    _check_input(name, channels, expected)
     if part == "unet":
         width = denoiser.get("cross_attention_dim", 1280)
         encoder = _table(files["text_encoder/config.json"]).get("hidden_size", width)

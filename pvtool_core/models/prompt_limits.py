@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _REPORTED = 50  # the number of prompts in a shipped bank
 _CLIP_TOKENS = 77
+_T5_TOKENS = 226  # max_sequence_length of ConsisIDPipeline
 _UMT5_TOKENS = 512  # length to which WanPipeline truncates and pads
 LLAMA_TOKENS = (
     256 + 95
@@ -212,6 +213,12 @@ def llama_limits(base: Path) -> Limits | None:
     tokens = LLAMA_TOKENS - tokenizer.num_special_tokens_to_add(False)
     llama = PromptLimit(tokenizer, tokens, LLAMA_BEFORE, LLAMA_AFTER)
     return Limits(llama, PromptLimit(second, _CLIP_TOKENS - 2) if second else None)
+
+
+def t5_limits(base: Path) -> Limits | None:
+    """Return the limits of ConsisID's T5; None without its tokenizer."""
+    tokenizer = _tokenizer(base / "tokenizer")
+    return Limits(PromptLimit(tokenizer, _T5_TOKENS - 1)) if tokenizer else None
 
 
 def umt5_limits(base: Path) -> Limits | None:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from pvtool_core.errors import Mistake
 from pvtool_core.settings.families import DEFAULT_FAMILY, FAMILIES, only, supporting
+from pvtool_core.settings.methods import METHODS
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 
 LAYERS = ("self", "cross", "self+cross")
@@ -131,6 +132,32 @@ class ModelConfig:
         + only("model.trim_prompt"),
         False,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """An encoder method that renders identities from their photos; none if `name` is empty."""
+
+    name: str = setting(
+        "encoder method, which renders without training", "", choices=("", *METHODS)
+    )
+    weights: str = setting(
+        "id-animator: its checkpoint; consisid: folder of its face detector and parser",
+        "",
+        weights=always,
+    )
+    image_encoder: str = setting(
+        "id-animator: folder of CLIP's image encoder; consisid: weights of EVA-CLIP",
+        "",
+        weights=always,
+    )
+    detector: str = setting("consisid: ONNX file of antelopev2's detector", "", weights=always)
+    recognizer: str = setting("consisid: ONNX file of antelopev2's recogniser", "", weights=always)
+    scale: float = setting("id-animator: weight of the photos", 1.0, low=0.0, high=2.0)
+    fingerprint: str = setting("hash of the method's files; set when a job is created", "")
+
+
+NO_METHOD = MethodConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,6 +410,7 @@ class Settings:
     """All settings; the content of a preset, and part of every job."""
 
     model: ModelConfig
+    method: MethodConfig = setting("encoder method", NO_METHOD, omit_default=True)  # noqa: RUF009 - frozen
     sampler: SamplerConfig = SamplerConfig()
     adapter: AdapterConfig = AdapterConfig()
     identity_reward: IdentityRewardConfig
@@ -403,6 +431,7 @@ class Settings:
     def check(self) -> Iterable[Mistake]:
         """Yield settings that are valid separately, but not together."""
         yield from check_model(self.model, self.sampler)
+        yield from check_method(self.model, self.method)
         yield from _contradictions(self)
 
     def unused_rewards(self) -> frozenset[str]:
@@ -514,6 +543,24 @@ def check_model(model: ModelConfig, sampler: SamplerConfig) -> Iterable[Mistake]
         yield Mistake(
             "model.num_frames",
             f"is {model.num_frames}, not one more than a multiple of {family.frames_multiple}",
+        )
+
+
+def check_method(model: ModelConfig, method: MethodConfig) -> Iterable[Mistake]:
+    """Yield why a model family cannot render with an encoder method, or without one."""
+    if method.name and (family := METHODS[method.name].family) != model.family:
+        yield Mistake("model.family", f"is {model.family!r}; {method.name} renders {family}")
+    if not method.name and not FAMILIES[model.family].backbone:
+        names = ", ".join(each.name for each in METHODS.values() if each.family == model.family)
+        yield Mistake("method.name", f"is missing: {model.family} renders with {names} only")
+
+
+def check_trained(method: MethodConfig) -> Iterable[Mistake]:
+    """Yield why settings are not for training: an encoder method needs none."""
+    if method.name:
+        yield Mistake(
+            "method.name",
+            f"is {method.name!r}, which needs no training: use `pv render --method {method.name}`",
         )
 
 

@@ -45,7 +45,7 @@ def fill(prompt: str, noun: str) -> str:
 
 
 def without_keyword(prompt: str) -> str:
-    """Return the prompt without the keyword, for HPSv2, which does not know it."""
+    """Return the prompt without the keyword, for models that do not know it."""
     return " ".join(prompt.replace(KEYWORD, " ").split())
 
 

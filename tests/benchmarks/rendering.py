@@ -38,8 +38,8 @@ from pvtool_core.hashes import sha256_of
 from pvtool_core.media.decode import frames_of
 from pvtool_core.media.encode import write_clip
 from pvtool_core.models.locate import locate_model, resolve_settings
-from pvtool_core.rendering.denoise import Models
 from pvtool_core.rendering.leases import FOLDER, Leases
+from pvtool_core.rendering.loaded_models import Models
 from pvtool_core.rendering.pipeline import render_groups
 from pvtool_core.rendering.results import Results
 from pvtool_core.rendering.write import clip_facts

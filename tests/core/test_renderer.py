@@ -23,8 +23,9 @@ from pvtool_core.media.decode import frames_of
 from pvtool_core.media.encode import write_clip
 from pvtool_core.media.ffmpeg import ClipBroken
 from pvtool_core.media.metadata import read_facts
-from pvtool_core.rendering.denoise import Models
+from pvtool_core.rendering.denoise import ClipDenoiser
 from pvtool_core.rendering.leases import Leases
+from pvtool_core.rendering.loaded_models import Models
 from pvtool_core.rendering.renderer import render
 from pvtool_core.settings.jobs import (
     ActiveSteps,
@@ -350,6 +351,7 @@ def test_clip_is_retried_after_another_ones_decoding_frees_memory(
 
     with Models(ignore, 1.0) as models, ThreadPoolExecutor(1) as pool:
         denoiser = models.load(Group("", setup, (PROMPT,), {}, ()))
+        assert isinstance(denoiser, ClipDenoiser)
         latents = denoiser.prefix(PROMPT, 3)
         monkeypatch.setattr(AnimateDiff, "decode", slowly)
         pixels = pool.submit(denoiser.decode, latents)
@@ -369,6 +371,7 @@ def test_a_model_is_released_before_the_next_one_is_loaded(
     )
     with Models(ignore, 1.0) as models:
         first = models.load(group)
+        assert isinstance(first, ClipDenoiser)
         backbone = weakref.ref(first.backbone)
         assert models.get(group) is first
         assert models.get(other) is None
