@@ -76,6 +76,8 @@ def plan_sweep(cells: Sequence[Cell], out: Path) -> SweepPlan:
 
 
 def _steps_left(cell: Cell) -> int:
+    if cell.method:
+        return 0
     run = run_of(cell)
     if run and run.state() == State.FINISHED:
         return 0
@@ -85,6 +87,8 @@ def _steps_left(cell: Cell) -> int:
 
 def _rendering(cell: Cell, with_base: bool) -> float | None:
     """Return the seconds of a cell's clips; the steps before the adapter's are shared."""
+    if cell.method:
+        return None
     try:
         rate = estimate(Setup.of(resolve_settings(cell.settings)))
     except PvError:

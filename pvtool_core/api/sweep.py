@@ -288,7 +288,7 @@ class _Worker:
 
     def _complete(self, cell: Cell, device: str) -> None:
         """Train, render and evaluate a cell."""
-        run = self._trained(cell, device)
+        run = None if cell.method else self._trained(cell, device)
         planned = evaluation_of(cell, run)
         job = render_job(sweep_clips_dir(), likeness=False)
         if missing := missing_clips(planned, job):
@@ -322,7 +322,7 @@ class _Worker:
             raise Interrupted(f"{run.name} was stopped.")
         return run
 
-    def _evaluate(self, cell: Cell, run: RunFolder, planned: BatchPlan, device: str) -> None:
+    def _evaluate(self, cell: Cell, run: RunFolder | None, planned: BatchPlan, device: str) -> None:
         """Score the clips; the run gets the report too if it was not evaluated."""
         settings, folder = cell.settings, cell_folder(self._options.out, cell)
         if device:
@@ -342,12 +342,11 @@ class _Worker:
         if failed := report["failed"]:
             hint = "Run the same command again to try them again."
             raise SomeFailed(len(failed), len(planned.items), f"{failed[0]['reason']} {hint}")
-        own = run.path / EVALUATION
-        if not exists(own):
+        if run and not exists(own := run.path / EVALUATION):
             own.mkdir()
             for name in (REPORT, SHEET):
                 shutil.copyfile(folder / name, own / name)
-        mark_evaluated(self._options.out, cell, run.name)
+        mark_evaluated(self._options.out, cell, run.name if run else "")
 
     def _begin(self, cell: Cell, stage: str, total: int) -> None:
         self._tell(lambda: self._watcher.on_stage(cell, stage, total))
@@ -413,15 +412,17 @@ def _move_to(run: RunFolder, device: str) -> None:
         write_job(run.config, dataclasses.replace(job, model=model))
 
 
-def evaluation_of(cell: Cell, run: RunFolder) -> BatchPlan:
+def evaluation_of(cell: Cell, run: RunFolder | None) -> BatchPlan:
     """Plan the evaluation clips of a cell, with its adapter and of the base model.
 
-    They are in one folder for all sweeps, so that cells share those of the base model.
+    They are in one folder for all sweeps, so that cells share those of the base model. An encoder
+    method has clips of its own only, since its base model may be another one.
     """
     defaults = Defaults(
         people=(cell.identity.name,),
         seeds=cell.settings.evaluation.seeds,
-        runs=(run.name,),
-        base=True,
+        runs=(run.name,) if run else (),
+        methods=(cell.method,),
+        base=run is not None,
     )
     return plan([Row(prompt=text) for text in cell.shown], defaults, sweep_clips_dir())

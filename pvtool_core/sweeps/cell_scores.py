@@ -165,7 +165,7 @@ def read_sets(group: SetGroup) -> dict[str, SetValue]:
     """Return the values of set metrics of a group; empty if they were not computed."""
     try:
         report = parse_json(read_regular(group.folder / REPORT, _REPORT_BYTES))
-        method = report["methods"][ADAPTER_METHOD]
+        method = report["methods"][group.cells[0].method or ADAPTER_METHOD]
         return {
             name: SetValue(
                 float(value), int(method["clips"]), str(report["metrics"][name]["label"])

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from pvtool_core.batches.clips import model_facts
+from pvtool_core.batches.encoder_methods import method_preset
 from pvtool_core.errors import Missing, PvError, UsageError, WeightsMissing
 from pvtool_core.models.fingerprints import with_fingerprints
 from pvtool_core.models.locate import locate_model
@@ -36,7 +37,8 @@ class Cell:
     """A cell: its place in the table, and all that its run is created from.
 
     `settings` are those of the run before weights are located; `texts` are the training prompts,
-    `shown` the evaluation prompts, and `key` identifies the cell.
+    `shown` the evaluation prompts, and `key` identifies the cell. A cell of an encoder `method` has
+    no run.
     """
 
     sweep: str
@@ -49,6 +51,7 @@ class Cell:
     shown: tuple[str, ...]
     metrics: tuple[str, ...]
     key: str
+    method: str = ""
 
     @property
     def label(self) -> str:
@@ -88,6 +91,7 @@ def cells_of(sweep: Sweep, user: Table, *, only_planned: bool = False) -> list[C
         for seed in sweep.about.seeds
         for identity in people
         for variant in sweep.variants
+        if not variant.method or seed == sweep.about.seeds[0]
     ]
 
 
@@ -128,7 +132,10 @@ def _cell(
         texts=texts,
         shown=shown[: sweep.evaluation.most_prompts or None],
         metrics=sweep.evaluation.metrics,
-        key=cell_key(settings, identity, texts, only_planned),
+        key=method_key(variant.method, settings, identity)
+        if variant.method
+        else cell_key(settings, identity, texts, only_planned),
+        method=variant.method,
     )
 
 
@@ -148,6 +155,15 @@ def cell_key(
     for name in _WITHOUT_EFFECT:
         table["evaluation"].pop(name)
     facts = [table, identity.ref.fingerprint, list(texts)]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def method_key(method: str, settings: Settings, identity: Identity) -> str:
+    """Return a hash of the photos, the encoder method, its preset, and what judges its clips."""
+    preset, judges = to_table(method_preset(method)), to_table(settings)["evaluation"]
+    for name in _WITHOUT_EFFECT:
+        judges.pop(name)
+    facts = [method, preset, judges, identity.ref.fingerprint]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 

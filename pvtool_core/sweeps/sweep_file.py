@@ -14,6 +14,7 @@ from typing import Any, cast
 from pvtool_core.errors import Missing, Mistake, PvError, SettingsError
 from pvtool_core.evaluation.metric_names import metric_names
 from pvtool_core.paths import check_name, config_dir, exists, nearest, presets_dir, user_path
+from pvtool_core.settings.methods import METHODS
 from pvtool_core.settings.overrides import check_setting
 from pvtool_core.settings.presets import Preset, Presets
 from pvtool_core.settings.schema import Settings, setting
@@ -24,6 +25,7 @@ BASE_ROW = "base model"
 """The row of the base model, whose clips every cell evaluates beside its own."""
 MOST_VARIANTS, MOST_CELLS, MOST_NAME = 200, 10_000, 60
 _HINT = "See docs/sweeps.md for the format, and `pv presets show NAME` for every setting."
+_VARIANT = {"name", "set", "prompts", "method"}
 _SECTIONS = ("sweep", "set", "variant", "grid", "evaluation", "paper")
 _DETERMINED = {
     "training.seed": "set sweep.seeds",
@@ -66,12 +68,14 @@ class SweepAbout:
 class Variant:
     """A row of the table: settings that differ from the preset, and training prompts of its own.
 
-    `prompts` is the name of a bank, or the prompts.
+    `prompts` is the name of a bank, or the prompts. A variant with the name of an encoder `method`
+    trains nothing, and has neither.
     """
 
     name: str
     settings: Table
     prompts: str | tuple[str, ...] = ""
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -228,11 +232,14 @@ class _Reader:
         if count > MOST_VARIANTS:
             self._add("variant", f"has {count} combinations with the grid, over {MOST_VARIANTS}")
             return ()
+        if grid and any(variant.method for variant in listed):
+            self._add("grid", "cannot be combined with a variant of an encoder method")
         return tuple(
             Variant(
                 ", ".join(filter(None, (variant.name, combined.name))),
                 merge(variant.settings, combined.settings),
                 variant.prompts,
+                variant.method,
             )
             for variant in listed or [Variant("", {})]
             for combined in grid or [Variant("", {})]
@@ -246,12 +253,24 @@ class _Reader:
         for number, each in enumerate(cast("list[Any]", value)):
             place = f"variant[{number}]"
             one = self._table(place, each)
-            for key in one.keys() - {"name", "set", "prompts"}:
-                self._add(f"{place}.{key}", unknown(key, ("name", "set", "prompts")))
+            for key in one.keys() - _VARIANT:
+                self._add(f"{place}.{key}", unknown(key, _VARIANT))
             name = self._row_name(f"{place}.name", one.get("name", ""))
             prompts = self._prompts(f"{place}.prompts", one.get("prompts", ""))
-            found.append(Variant(name, self._settings(f"{place}.set", one.get("set", {})), prompts))
+            settings = self._settings(f"{place}.set", one.get("set", {}))
+            method = self._method(place, one)
+            found.append(Variant(name, settings, prompts, method))
         return found
+
+    def _method(self, place: str, one: Table) -> str:
+        """Return the encoder method of a variant, which has no settings of training."""
+        method = one.get("method", "")
+        if method not in ("", *METHODS):
+            self._add(f"{place}.method", f"is {shown_value(method)}, not {' or '.join(METHODS)}")
+            return ""
+        if method and (one.keys() & {"set", "prompts"}):
+            self._add(f"{place}.method", "trains nothing: remove set and prompts")
+        return method
 
     def _prompts(self, place: str, value: Any) -> str | tuple[str, ...]:
         """Return the name of a bank, or checked prompts."""
@@ -394,7 +413,8 @@ def with_changes(
     if preset:
         about = replace(about, preset=preset)
     variants = tuple(
-        replace(variant, settings=merge(variant.settings, overrides)) for variant in sweep.variants
+        variant if variant.method else replace(variant, settings=merge(variant.settings, overrides))
+        for variant in sweep.variants
     )
     changed = replace(sweep, about=about, variants=variants)
     if equal := list(_equal_variants(changed)):
@@ -404,9 +424,9 @@ def with_changes(
 
 def _equal_variants(sweep: Sweep) -> Iterable[Mistake]:
     """Yield variants with the settings and prompts of another one. Raises SettingsError."""
-    known: dict[tuple[tuple[str, ...], Settings], str] = {}
+    known: dict[tuple[str, tuple[str, ...], Settings], str] = {}
     for variant in sweep.variants:
-        key = sweep.prompts_of(variant), sweep.settings_of(variant, {})
+        key = variant.method, sweep.prompts_of(variant), sweep.settings_of(variant, {})
         if (same := known.setdefault(key, variant.name)) != variant.name:
             yield Mistake(f"variant {variant.name!r}", f"has the same settings as {same!r}")
 

@@ -29,21 +29,19 @@ VERSION = 1
 Place = tuple[str, int | None, str, int]
 """Identity, seed of training, prompt, and seed of the clip: equal for clips that are compared.
 
-Clips of the base model have no seed of training: they are compared with those of each seed.
+Clips of the base model and of encoder methods have no seed of training: they are compared with
+those of each seed.
 """
 Scores = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class Row:
-    """The scores of the clips of a row of the table."""
+    """The scores of the clips of a row of the table; `trained` if they have a seed of training."""
 
     name: str
+    trained: bool
     scores: dict[Place, Scores] = field(default_factory=dict[Place, Scores])
-
-    @property
-    def is_base(self) -> bool:
-        return self.name == BASE_ROW
 
 
 def results_of(sweep: Sweep, cells: Sequence[Cell], out: Path) -> dict[str, Any]:
@@ -101,12 +99,12 @@ def results_of(sweep: Sweep, cells: Sequence[Cell], out: Path) -> dict[str, Any]
 
 def _rows(sweep: Sweep, found: Iterable[tuple[Cell, CellScores]]) -> dict[str, Row]:
     """Return the row of the base model and of each variant, in the order of the file."""
-    names = (BASE_ROW, *(variant.name for variant in sweep.variants))
-    rows = {name: Row(name) for name in names}
+    rows = {BASE_ROW: Row(BASE_ROW, trained=False)}
+    rows |= {each.name: Row(each.name, trained=not each.method) for each in sweep.variants}
     for cell, scores in found:
         for clip in scores.clips:
             row = rows[BASE_ROW if clip.base else cell.variant]
-            seed = None if clip.base else cell.seed
+            seed = cell.seed if row.trained else None
             row.scores[cell.identity.name, seed, clip.prompt, clip.seed] = clip.scores
     return rows
 
@@ -160,12 +158,12 @@ def _differences(row: Row, reference: Row, metrics: Iterable[str]) -> dict[str, 
 
 def _pairs(row: Row, other: Row, metric: str) -> list[Value]:
     """Return the differences of two rows at equal places."""
-    if row.is_base and not other.is_base:
+    if other.trained and not row.trained:
         return [replace(each, value=-each.value) for each in _pairs(other, row, metric)]
     found: list[Value] = []
     for place, scores in row.scores.items():
         identity, seed, prompt, clip_seed = place
-        compared = other.scores.get((identity, None if other.is_base else seed, prompt, clip_seed))
+        compared = other.scores.get((identity, seed if other.trained else None, prompt, clip_seed))
         value, before = scores.get(metric), compared.get(metric) if compared else None
         if value is not None and before is not None:
             found.append(Value(identity, prompt, value - before))

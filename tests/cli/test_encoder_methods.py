@@ -249,3 +249,20 @@ def test_missing_weights_are_named_with_the_command_that_fetches_them(pv: Pv, ma
     answer = pv("render", "mara", PROMPT, "--method", "id-animator")
     assert answer.status == 4
     assert "pv models fetch realistic-vision-v6" in answer.err
+
+
+def test_a_sweep_renders_a_method_without_training(pv: Pv, mara: str, presets: Path) -> None:
+    file = presets.parent / "methods.toml"
+    file.write_text(
+        '[sweep]\npreset = "id-animator"\nidentities = ["mara"]\n'
+        '[[variant]]\nname = "IDAnimator"\nmethod = "id-animator"\n'
+        "[evaluation]\nprompts = 'tiny-unseen'\nmost_prompts = 1\nseeds = [0]\n"
+        'metrics = ["likeness", "motion"]\n'
+    )
+    assert pv("sweep", str(file), "--plan", "--json").json["runs"] == 0
+    answer = pv("sweep", str(file), "--json")
+    assert answer.status == 0, answer.err
+    assert "training" not in answer.err
+    rows = {row["name"]: row for row in answer.json["rows"]}
+    assert rows["IDAnimator"]["clips"] == 1
+    assert "likeness" in rows["IDAnimator"]["means"]

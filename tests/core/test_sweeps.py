@@ -95,6 +95,26 @@ def test_invalid_files_are_refused(tmp_path: Path, text: str, problem: str) -> N
     assert problem in found
 
 
+def test_variants_of_encoder_methods_train_nothing(tmp_path: Path, people: list[Identity]) -> None:
+    file = write_sweep(tmp_path / "one.toml", {"with": 0.5})
+    text = file.read_text() + '[[variant]]\nname = "theirs"\nmethod = "id-animator"\n'
+    file.write_text(text.replace('identities = ["ann"]', 'identities = ["ann"]\nseeds = [0, 1]'))
+    cells = cells_of(read_sweep(file), {})
+    assert [(cell.variant, cell.seed) for cell in cells] == [
+        ("with", 0),
+        ("theirs", 0),
+        ("with", 1),
+    ]
+    for cell in cells:
+        save_scores(tmp_path / "out", cell, 0.6 if cell.method else 0.5)
+    rows = write_results(read_sweep(file), cells, tmp_path / "out")["rows"]
+    assert rows[2]["differences"]["likeness"]["mean"] == pytest.approx(0.1)
+    assert rows[2]["differences"]["likeness"]["pairs"] == 4
+    file.write_text(text + "set = { 'adapter.start' = 0.5 }")
+    with pytest.raises(SettingsError, match="trains nothing: remove set and prompts"):
+        read_sweep(file)
+
+
 def test_a_grid_is_the_product_of_its_values_and_the_variants(tmp_path: Path) -> None:
     (tmp_path / "grid.toml").write_text("""
         [grid]
@@ -170,7 +190,7 @@ def save_scores(out: Path, cell: Cell, likeness: float, **scores: float | None) 
     shift = 0.01 * PEOPLE.index(cell.identity.name)
     clips = [clip(seed, "base", {"likeness": 0.1 + shift, "motion": 2.0}) for seed in (0, 1)]
     own = {"likeness": likeness + shift, "motion": 1.5, **scores}
-    clips += [clip(seed, "adapter", own) for seed in (0, 1)]
+    clips += [clip(seed, cell.method or "adapter", own) for seed in (0, 1)]
     info = {"better": "higher", "reward": False, "description": "", "weights": {}}
     metrics = {
         "likeness": {"label": "Likeness", "limits": [-1, 1], **info},
