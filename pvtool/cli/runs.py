@@ -203,6 +203,7 @@ def _about(run: RunSummary, value: dict[str, Any]) -> list[list[str]]:
         for name, trend in run.losses.items()
         if trend
     ]
+    missed = value["iterations_without_face"]
     about = {
         **{name: value[name] for name in ("run", "identity", "preset", "state")},
         "step": f"{run.step} of {run.iterations}",
@@ -216,7 +217,7 @@ def _about(run: RunSummary, value: dict[str, Any]) -> list[list[str]]:
         "note": run.note,
         "path": value["path"],
         "checkpoints": ", ".join(map(str, value["checkpoints"])),
-        "without face": f"{value['iterations_without_face']} iterations",
+        "without face": f"{missed} iterations" if missed else "",
         **{name: value.get(name, "") for name in ("reason", "hint", "problem")},
     }
     return [[name, str(item)] for name, item in about.items() if item]
