@@ -95,7 +95,7 @@ def ended(
         if error and not killed:
             batch.worker(number).write_exit(ExitRecord.of_error(error))
 
-    def engines_say(_: Any, on_event: Any) -> list[PvError | None]:
+    def engines_say(_: Any, on_event: Any, _stop: Any) -> list[PvError | None]:
         for path, status in statuses.items():
             if status:
                 on_event(clip(status, path))
