@@ -137,7 +137,7 @@ def test_control_sequences_arrive_complete_and_in_order_after_a_stall(
 def test_replies_are_removed_wherever_they_are_split() -> None:
     received = (
         "x\x1b_Gi=31;OK\x1b\\y\x1bP>|XTerm(390)\x1b\\"
-        "\x1b[6;18;9tz\x1bP1$r0;48:2:1:2:3m\x1b\\\x1b[?62;4cw"
+        "\x1b[6;18;9tz\x1bP1$r0;48:2:1:2:3m\x1b\\\x1b[?1;0;256S\x1b[?62;4cw"
     )
     for cut in range(len(received)):
         replies = ReplyFilter()
