@@ -114,13 +114,14 @@ def probe(wanted: str | None = None, timeout: float = QUERY_TIMEOUT) -> Terminal
     )
     cell = capabilities.cell or _cell()
     colours = _colours(os.environ, capabilities, chosen in _PROTOCOLS)
+    pictures = _pictures(chosen, capabilities, colours, cell is not None)
     return Terminal(
-        _pictures(chosen, capabilities, colours, cell is not None),
+        pictures,
         tmux,
         colours,
         cell or _COMMON_CELL,
         capabilities.replied,
-        rate,
+        rate or _default_rate(os.environ, pictures),
     )
 
 
@@ -145,16 +146,24 @@ def choice(wanted: str | None = None) -> str:
     return name
 
 
-def _bytes_per_second(environ: Mapping[str, str]) -> int:
-    value = environ.get("PV_BYTES_PER_SECOND") or (
-        "60000" if environ.get("SSH_CONNECTION") else "200000"
-    )
+def _bytes_per_second(environ: Mapping[str, str]) -> int | None:
+    value = environ.get("PV_BYTES_PER_SECOND")
+    if not value:
+        return None
     if not value.isdecimal() or not int(value):
         raise UsageError(
             f"Invalid PV_BYTES_PER_SECOND {value!r}.",
             "Use a whole number of bytes, such as 200000.",
         )
     return int(value)
+
+
+def _default_rate(environ: Mapping[str, str], pictures: Pictures) -> int:
+    """Return the bytes per second of all images: most for pictures sent again with each frame."""
+    if environ.get("SSH_CONNECTION"):
+        return 60_000
+    again = pictures in (Pictures.ITERM2, Pictures.SIXEL) and "TMUX" not in environ
+    return 2_000_000 if again else 200_000
 
 
 def _are_terminals() -> bool:

@@ -185,6 +185,8 @@ def test_byte_rate_depends_on_the_link_and_can_be_set(
         return probed(SimulatedTerminal(PROBE, environ=environ))["bytes_per_second"]
 
     assert rate() == 200_000
+    assert rate(PV_IMAGES="sixel") == 2_000_000  # all pixels are sent with each frame
+    assert rate(PV_IMAGES="sixel", SSH_CONNECTION="10.0.0.1 1 10.0.0.2 22") == 60_000
     assert rate(SSH_CONNECTION="10.0.0.1 1 10.0.0.2 22") == 60_000
     assert rate(SSH_CONNECTION="10.0.0.1 1 10.0.0.2 22", PV_BYTES_PER_SECOND="9000") == 9000
     monkeypatch.setenv("PV_BYTES_PER_SECOND", "0")
