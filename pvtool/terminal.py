@@ -28,9 +28,11 @@ Colours = Literal["truecolor", "256", "16", "none"]
 
 
 class Pictures(StrEnum):
-    """How pictures are drawn: by Kitty's graphics protocol, as half blocks, or not at all."""
+    """How pictures are drawn: by a graphics protocol, as half blocks, or not at all."""
 
     KITTY = "kitty"
+    ITERM2 = "iterm2"
+    SIXEL = "sixel"
     BLOCKS = "blocks"
     OFF = "off"
 
@@ -55,26 +57,34 @@ class Terminal:
 class _Capabilities:
     """Results of the queries.
 
-    `kitty` means graphics with placeholders; `cell` is the size of a character in pixels.
+    `kitty` means graphics with placeholders, `iterm2` that the terminal prefers iTerm2's protocol,
+    and `sixel` that it has enough colour registers; `cell` is the size of a character in pixels.
     """
 
     kitty: bool = False
+    iterm2: bool = False
+    sixel: bool = False
     truecolor: bool = False
     cell: tuple[int, int] | None = None
     replied: bool = True
 
 
 QUERY_TIMEOUT = 1.5
-DEVICE_ATTRIBUTES = re.compile(r"\x1b\[\?[\d;]*c")
+DEVICE_ATTRIBUTES = re.compile(r"\x1b\[\?([\d;]*)c")
 REPLY = re.compile(
-    rf"\x1b_G[^\x1b]*\x1b\\|\x1bP[>01][^\x1b]*\x1b\\|\x1b\[6;\d+;\d+t|{DEVICE_ATTRIBUTES.pattern}"
+    r"\x1b_G[^\x1b]*\x1b\\|\x1bP[>01][^\x1b]*\x1b\\|\x1b\[6;\d+;\d+t|\x1b\[\?[\d;]*S|"
+    + DEVICE_ATTRIBUTES.pattern
 )
 
 _GRAPHICS = "\x1b_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\"
 _NAME = "\x1b[>0q"
 _CELL = "\x1b[16t"
 _DIRECT_COLOUR = "\x1b[48;2;1;2;3m\x1bP$qm\x1b\\\x1b[0m"
-_QUERIES = f"{_GRAPHICS}{_NAME}{_CELL}{_DIRECT_COLOUR}\x1b[c"
+_REGISTERS = "\x1b[?1;1;0S"  # number of colour registers (XTSMGRAPHICS)
+_QUERIES = f"{_GRAPHICS}{_NAME}{_CELL}{_DIRECT_COLOUR}{_REGISTERS}\x1b[c"
+_MIN_REGISTERS = 216  # the palette of our sixel images
+_SIXEL_ATTRIBUTE = "4"
+_ITERM2_NAMES = re.compile(r"\b(iterm|wezterm)")
 _ERASE_LINE = "\r\x1b[K"  # erase the text that a terminal may print for an unknown query
 _TMUX_FORMAT = "#{allow-passthrough}|#{client_termname} #{client_termtype}|#{client_termfeatures}"
 _TRUE_COLOUR_NAMES = re.compile(
@@ -82,12 +92,14 @@ _TRUE_COLOUR_NAMES = re.compile(
     r"rio\b|warp|direct)"
 )
 _TRUE_COLOUR_WORDS = {"truecolor", "24bit"}
+_PROTOCOLS = (Pictures.KITTY, Pictures.ITERM2, Pictures.SIXEL)  # best first
+_COMMON_CELL = (10, 20)
 
 
 def probe(wanted: str | None = None, timeout: float = QUERY_TIMEOUT) -> Terminal:
     """Query the terminal.
 
-    `wanted` is auto, kitty, blocks or off; None reads PV_IMAGES. Raises UsageError.
+    `wanted` is auto, kitty, iterm2, sixel, blocks or off; None reads PV_IMAGES. Raises UsageError.
     """
     chosen, rate = choice(wanted), _bytes_per_second(os.environ)
     if not (_are_terminals() and os.environ.get("TERM", "dumb") != "dumb"):
@@ -100,14 +112,16 @@ def probe(wanted: str | None = None, timeout: float = QUERY_TIMEOUT) -> Terminal
         if _can_be_queried(os.environ)
         else _Capabilities()
     )
-    colours = _colours(os.environ, capabilities, chosen == "kitty")
+    cell = capabilities.cell or _cell()
+    colours = _colours(os.environ, capabilities, chosen in _PROTOCOLS)
+    pictures = _pictures(chosen, capabilities, colours, cell is not None)
     return Terminal(
-        _pictures(chosen, capabilities, colours),
+        pictures,
         tmux,
         colours,
-        capabilities.cell or _cell(),
+        cell or _COMMON_CELL,
         capabilities.replied,
-        rate,
+        rate or _default_rate(os.environ, pictures),
     )
 
 
@@ -128,20 +142,28 @@ def choice(wanted: str | None = None) -> str:
         else (os.environ.get("PV_IMAGES") or "auto", "PV_IMAGES")
     )
     if name not in {"auto", *Pictures}:
-        raise UsageError(f"Invalid {source} {name!r}.", "Use auto, kitty, blocks or off.")
+        raise UsageError(f"Invalid {source} {name!r}.", f"Use auto, {', '.join(Pictures)}.")
     return name
 
 
-def _bytes_per_second(environ: Mapping[str, str]) -> int:
-    value = environ.get("PV_BYTES_PER_SECOND") or (
-        "60000" if environ.get("SSH_CONNECTION") else "200000"
-    )
+def _bytes_per_second(environ: Mapping[str, str]) -> int | None:
+    value = environ.get("PV_BYTES_PER_SECOND")
+    if not value:
+        return None
     if not value.isdecimal() or not int(value):
         raise UsageError(
             f"Invalid PV_BYTES_PER_SECOND {value!r}.",
             "Use a whole number of bytes, such as 200000.",
         )
     return int(value)
+
+
+def _default_rate(environ: Mapping[str, str], pictures: Pictures) -> int:
+    """Return the bytes per second of all images: most for pictures sent again with each frame."""
+    if environ.get("SSH_CONNECTION"):
+        return 60_000
+    again = pictures in (Pictures.ITERM2, Pictures.SIXEL) and "TMUX" not in environ
+    return 2_000_000 if again else 200_000
 
 
 def _are_terminals() -> bool:
@@ -168,16 +190,30 @@ def _in_foreground() -> bool:
         return True
 
 
-def _pictures(choice: str, capabilities: _Capabilities, colours: Colours) -> Pictures:
-    if choice != "auto" and not (choice == "kitty" and colours == "none"):
+def _pictures(
+    choice: str, capabilities: _Capabilities, colours: Colours, cell_known: bool
+) -> Pictures:
+    """Return the chosen protocol, or the best one that can be used.
+
+    All protocols encode the image id as a true colour. Sixel images have the size of their pixels,
+    so the cell size must be known; others are scaled by the terminal.
+    """
+    if choice in (Pictures.BLOCKS, Pictures.OFF):
         return Pictures(choice)
-    return Pictures.KITTY if capabilities.kitty and colours == "truecolor" else Pictures.BLOCKS
+    usable = {
+        Pictures.KITTY: capabilities.kitty or choice == Pictures.KITTY,
+        Pictures.ITERM2: capabilities.iterm2 or choice == Pictures.ITERM2,
+        Pictures.SIXEL: cell_known and (capabilities.sixel or choice == Pictures.SIXEL),
+    }
+    wanted = _PROTOCOLS if choice == "auto" else (Pictures(choice),)
+    found = (protocol for protocol in wanted if usable[protocol] and colours == "truecolor")
+    return next(found, Pictures.BLOCKS)
 
 
-def _colours(environ: Mapping[str, str], capabilities: _Capabilities, kitty: bool) -> Colours:
+def _colours(environ: Mapping[str, str], capabilities: _Capabilities, protocol: bool) -> Colours:
     """Return the colours to use.
 
-    `kitty` requires true colour, which encodes the image id.
+    A chosen graphics `protocol` requires true colour, which encodes the image id.
     """
     if environ.get("NO_COLOR"):
         return "none"
@@ -189,7 +225,7 @@ def _colours(environ: Mapping[str, str], capabilities: _Capabilities, kitty: boo
     by_name = not multiplexed and bool(
         _TRUE_COLOUR_NAMES.search(names) or environ.get("COLORTERM") in _TRUE_COLOUR_WORDS
     )
-    if kitty or capabilities.truecolor or by_name:
+    if protocol or capabilities.truecolor or by_name:
         return "truecolor"
     return "256" if "256" in names else "16"
 
@@ -199,12 +235,26 @@ def _query(timeout: float) -> _Capabilities:
     name = (re.search(r"\x1bP>\|([^\x1b]*)", replies) or ["", ""])[1].lower()
     cell = re.search(r"\x1b\[6;(\d+);(\d+)t", replies)
     direct = re.search(r"\x1bP1\$r[^\x1b]*48[:;]2[:;]{1,2}1[:;]2[:;]3", replies)
+    attributes = DEVICE_ATTRIBUTES.search(replies)
+    registers = re.search(r"\x1b\[\?1;0;(\d+)S", replies)
+    sixel = attributes is not None and _SIXEL_ATTRIBUTE in attributes[1].split(";")[1:]
     return _Capabilities(
         kitty="\x1b_Gi=31;OK" in replies and _has_placeholders(name),
+        iterm2=bool(_ITERM2_NAMES.search(name)) or (sixel and _is_named_iterm2(os.environ)),
+        sixel=sixel and (registers is None or int(registers[1]) >= _MIN_REGISTERS),
         truecolor=bool(direct or _TRUE_COLOUR_NAMES.search(name)),
         cell=(int(cell[2]), int(cell[1])) if cell and int(cell[1]) and int(cell[2]) else None,
-        replied=bool(DEVICE_ATTRIBUTES.search(replies)),
+        replied=attributes is not None,
     )
+
+
+def _is_named_iterm2(environ: Mapping[str, str]) -> bool:
+    """Return whether variables name a terminal with iTerm2's protocol.
+
+    ssh and mosh pass them on, and mosh drops images: the terminal must confirm graphics, too.
+    """
+    names = (environ.get(key, "").lower() for key in ("TERM_PROGRAM", "LC_TERMINAL"))
+    return any(map(_ITERM2_NAMES.search, names))
 
 
 def _has_placeholders(name: str) -> bool:
@@ -265,16 +315,18 @@ def _query_tmux() -> _Capabilities:
         passthrough, name, features = [*received.split("|"), "", "", ""][:3]
         through = passthrough not in {"", "0", "off"}
         return _Capabilities(
-            kitty=through and _has_placeholders(name.lower()), truecolor="RGB" in features
+            kitty=through and _has_placeholders(name.lower()),
+            sixel="sixel" in features.split(","),  # tmux itself draws these
+            truecolor="RGB" in features,
         )
     return _Capabilities()
 
 
-def _cell() -> tuple[int, int]:
+def _cell() -> tuple[int, int] | None:
     """Return the cell size that the kernel reports, if the terminal set it."""
     rows, columns, width, height = struct.unpack("4H", fcntl.ioctl(2, termios.TIOCGWINSZ, bytes(8)))
     return (
         (width // columns, height // rows)
         if rows and columns and width >= columns and height >= rows
-        else (10, 20)
+        else None
     )

@@ -87,7 +87,7 @@ Images = Annotated[
     str | None,
     typer.Option(
         metavar="KIND",
-        help="Image protocol: kitty, blocks, off or auto. [default: auto]",
+        help="Image protocol: kitty, iterm2, sixel, blocks, off or auto. [default: auto]",
     ),
 ]
 DataFolders = Annotated[

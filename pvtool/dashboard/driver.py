@@ -1,7 +1,8 @@
 """Textual driver for slow links: writes never block, late terminal replies are not read as keys.
 
 Textual's own writer blocks the event loop once thirty writes are queued. This driver drops whole
-frames while the link stalls and repaints the screen once it recovers.
+frames while the link stalls and repaints the screen once it recovers. It also draws the pictures of
+terminals without placeholders.
 """
 
 import os
@@ -18,7 +19,8 @@ from textual._xterm_parser import XTermParser
 from textual.app import App
 from textual.drivers.linux_driver import LinuxDriver
 
-from pvtool.terminal import DEVICE_ATTRIBUTES, REPLY, Terminal
+from pvtool.dashboard.images.cell_pictures import CellPicture, replace_placeholders
+from pvtool.terminal import DEVICE_ATTRIBUTES, REPLY, Pictures, Terminal
 
 # Textual's markers of a synchronised update, and the start of a frame: a cursor movement.
 _BEGIN_FRAME, _END_FRAME = "\x1b[?2026h", "\x1b[?2026l"
@@ -27,6 +29,8 @@ _FRAME = re.compile(r"\x1b\[\d+;\d+H")
 _CHUNK = 4096
 _STALL_SECONDS = 0.3
 _MAX_PENDING_BYTES = 128 * 1024
+# Pictures are part of frames: one that is still on its way must not make the next frame drop.
+_MAX_PENDING_BYTES_WITH_PICTURES = 2 * 1024 * 1024
 
 
 class Writer(Thread):
@@ -35,8 +39,14 @@ class Writer(Thread):
     Only frames may be dropped.
     """
 
-    def __init__(self, fileno: int, repaint: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        fileno: int,
+        repaint: Callable[[], object],
+        max_pending_bytes: int = _MAX_PENDING_BYTES,
+    ) -> None:
         super().__init__(daemon=True, name="pv-terminal")
+        self._max_pending_bytes = max_pending_bytes
         self._fileno = fileno
         self._repaint = repaint
         self._queue: deque[tuple[bytes, bool]] = deque()
@@ -51,7 +61,7 @@ class Writer(Thread):
     def stalled(self) -> bool:
         """Return whether a frame written now would be dropped."""
         blocked = self._progress_at is not None and monotonic() - self._progress_at > _STALL_SECONDS
-        return self._dropped or blocked or self._pending_bytes > _MAX_PENDING_BYTES
+        return self._dropped or blocked or self._pending_bytes > self._max_pending_bytes
 
     def write_frame(self, text: str) -> None:
         """Queue a frame; if the link stalls, drop it and all queued frames."""
@@ -159,6 +169,7 @@ class NonBlockingDriver(LinuxDriver):
     """Textual driver that writes in a separate thread."""
 
     replies_pending = False
+    draws_pictures = False
     # Seconds to wait for a stalled link at exit, so that the terminal's modes are restored.
     exit_timeout = 30.0
 
@@ -167,6 +178,7 @@ class NonBlockingDriver(LinuxDriver):
         self._writer: Writer | None = None
         self._in_synchronised_update = False
         self._cleanups: dict[int, str] = {}
+        self._pictures: dict[int, CellPicture] = {}
 
     @property
     def stalled(self) -> bool:
@@ -175,7 +187,8 @@ class NonBlockingDriver(LinuxDriver):
 
     def start_application_mode(self) -> None:
         assert self._file is not None, "stderr is not available"
-        self._writer = Writer(self._file.fileno(), self._repaint)
+        limit = _MAX_PENDING_BYTES_WITH_PICTURES if self.draws_pictures else _MAX_PENDING_BYTES
+        self._writer = Writer(self._file.fileno(), self._repaint, limit)
         self._writer.start()
         super().start_application_mode()
 
@@ -184,6 +197,8 @@ class NonBlockingDriver(LinuxDriver):
         if data in (_BEGIN_FRAME, _END_FRAME):
             self._in_synchronised_update = data == _BEGIN_FRAME
         elif _FRAME.match(data):
+            if self.draws_pictures:
+                data = replace_placeholders(data, self._pictures, self._app.size.height)
             self._writer.write_frame(
                 f"{_BEGIN_FRAME}{data}{_END_FRAME}" if self._in_synchronised_update else data
             )
@@ -198,8 +213,13 @@ class NonBlockingDriver(LinuxDriver):
         self._cleanups[key] = cleanup
         self.write(text)
 
+    def add_picture(self, picture: CellPicture) -> None:
+        """Draw the placeholders of this picture, until `free_resource` is called with its id."""
+        self._pictures[picture.image_id] = picture
+
     def free_resource(self, key: int) -> None:
-        """Write the cleanup text of a resource, if it was allocated."""
+        """Forget a picture, or write the cleanup text of a resource, if it was allocated."""
+        self._pictures.pop(key, None)
         if cleanup := self._cleanups.pop(key, None):
             self.write(cleanup)
 
@@ -238,9 +258,11 @@ class NonBlockingDriver(LinuxDriver):
 
 def make_driver_class(terminal: Terminal) -> type[NonBlockingDriver]:
     """Return a driver class for `App(driver_class=…)`."""
-    return type(
-        "NonBlockingDriver", (NonBlockingDriver,), {"replies_pending": not terminal.replied}
-    )
+    attributes = {
+        "replies_pending": not terminal.replied,
+        "draws_pictures": terminal.pictures in (Pictures.ITERM2, Pictures.SIXEL),
+    }
+    return type("NonBlockingDriver", (NonBlockingDriver,), attributes)
 
 
 def driver_of(app: App[Any]) -> NonBlockingDriver | None:

@@ -134,10 +134,24 @@ def test_control_sequences_arrive_complete_and_in_order_after_a_stall(
     assert received.count(b"frame ") % 1000 == 0 and received.count(b"frame ") < 100_000
 
 
+def test_frame_after_a_large_picture_is_not_dropped(terminal_pair: tuple[int, int]) -> None:
+    master, slave = terminal_pair
+    writer = Writer(slave, lambda: None, max_pending_bytes=1 << 20)
+    writer.write_frame("picture " * 50_000)
+    writer.write_frame("next")
+    writer.start()
+    received = b""
+    while not received.endswith(b"next"):
+        assert select.select([master], [], [], 20)[0]
+        received += os.read(master, 65536)
+    writer.stop(5.0)
+    assert len(received) == 8 * 50_000 + 4
+
+
 def test_replies_are_removed_wherever_they_are_split() -> None:
     received = (
         "x\x1b_Gi=31;OK\x1b\\y\x1bP>|XTerm(390)\x1b\\"
-        "\x1b[6;18;9tz\x1bP1$r0;48:2:1:2:3m\x1b\\\x1b[?62;4cw"
+        "\x1b[6;18;9tz\x1bP1$r0;48:2:1:2:3m\x1b\\\x1b[?1;0;256S\x1b[?62;4cw"
     )
     for cut in range(len(received)):
         replies = ReplyFilter()

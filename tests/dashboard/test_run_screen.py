@@ -478,6 +478,10 @@ async def test_clips_before_training_and_now_play_in_sync(make_run: MakeRun) -> 
         await until(pilot, lambda: screen_text(pilot.app).count("of 6, paused") == 2)
         left, right = re.findall(r"(\d) of 6, paused", screen_text(pilot.app))
         assert left == right
+        await pilot.press("1")
+        await until(pilot, lambda: "of 6, paused" not in screen_text(pilot.app))
+        await pilot.press("3")
+        await until(pilot, lambda: screen_text(pilot.app).count("of 6, paused") == 2)
         await pilot.press("escape")
         await until_seen(pilot, "step 0, 1 of 2")
 

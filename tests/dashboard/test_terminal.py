@@ -73,8 +73,50 @@ def test_terminal_without_replies_uses_half_blocks_after_a_timeout() -> None:
 def test_kitty_graphics_without_placeholders_are_not_used() -> None:
     wezterm = {**KITTY, "\x1b[>0q": "\x1bP>|WezTerm 20240203\x1b\\"}
     old_kitty = {**KITTY, "\x1b[>0q": "\x1bP>|kitty(0.21.2)\x1b\\"}
-    assert probed(SimulatedTerminal(PROBE, answers=wezterm))["pictures"] == "blocks"
+    assert probed(SimulatedTerminal(PROBE, answers=wezterm))["pictures"] == "iterm2"
     assert probed(SimulatedTerminal(PROBE, answers=old_kitty))["pictures"] == "blocks"
+
+
+SIXEL = {**XTERM, "\x1b[16t": "\x1b[6;18;9t"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "pictures"),
+    [
+        ({}, "sixel"),
+        ({"\x1b[?1;1;0S": "\x1b[?1;0;256S"}, "sixel"),
+        ({"\x1b[?1;1;0S": "\x1b[?1;0;16S"}, "blocks"),  # too few colour registers
+        ({"\x1b[16t": ""}, "blocks"),  # unknown cell size
+        ({"\x1b[c": "\x1b[?64;1;14;42c"}, "blocks"),  # no attribute 4
+        ({"\x1b[>0q": "\x1bP>|iTerm2 3.5.10\x1b\\"}, "iterm2"),
+        ({**KITTY, "\x1b[c": "\x1b[?62;4c"}, "kitty"),
+    ],
+)
+def test_sixel_is_used_where_the_terminal_reports_it(
+    changes: dict[str, str], pictures: str
+) -> None:
+    found = probed(SimulatedTerminal(PROBE, answers={**SIXEL, **changes}))
+    assert found["pictures"] == pictures and not found["left"]
+
+
+def test_iterm2_named_by_a_variable_needs_graphics_in_the_reply() -> None:
+    environ = {"LC_TERMINAL": "iTerm2"}
+    for attributes, pictures in (("?62;4c", "iterm2"), ("?62c", "blocks")):  # mosh has the second
+        answers = {"\x1b[c": f"\x1b[{attributes}"}
+        found = probed(SimulatedTerminal(PROBE, answers=answers, environ=environ))
+        assert found["pictures"] == pictures
+
+
+@pytest.mark.parametrize(
+    ("chosen", "cell", "pictures"),
+    [("iterm2", "", "iterm2"), ("sixel", "", "blocks"), ("sixel", "\x1b[6;18;9t", "sixel")],
+)
+def test_chosen_protocol_needs_true_colour_and_sixel_the_cell_size(
+    chosen: str, cell: str, pictures: str
+) -> None:
+    answers = {"\x1b[16t": cell, "\x1b[c": "\x1b[?62c"}
+    found = probed(SimulatedTerminal(PROBE, answers=answers, environ={"PV_IMAGES": chosen}))
+    assert found["pictures"] == pictures and found["colours"] == "truecolor"
 
 
 def test_true_colour_is_detected_from_replies_and_names() -> None:
@@ -129,8 +171,8 @@ def test_images_are_selected_by_argument_or_environment(
     monkeypatch.setenv("PV_IMAGES", "off")
     assert probe().pictures is Pictures.OFF
     assert probe("blocks").pictures is Pictures.BLOCKS
-    with pytest.raises(UsageError, match="Invalid --images 'sixel'"):
-        probe("sixel")
+    with pytest.raises(UsageError, match="Invalid --images 'jpeg'"):
+        probe("jpeg")
     monkeypatch.setenv("PV_IMAGES", "lots")
     with pytest.raises(UsageError, match="Invalid PV_IMAGES 'lots'"):
         probe()
@@ -143,6 +185,8 @@ def test_byte_rate_depends_on_the_link_and_can_be_set(
         return probed(SimulatedTerminal(PROBE, environ=environ))["bytes_per_second"]
 
     assert rate() == 200_000
+    assert rate(PV_IMAGES="sixel") == 2_000_000  # all pixels are sent with each frame
+    assert rate(PV_IMAGES="sixel", SSH_CONNECTION="10.0.0.1 1 10.0.0.2 22") == 60_000
     assert rate(SSH_CONNECTION="10.0.0.1 1 10.0.0.2 22") == 60_000
     assert rate(SSH_CONNECTION="10.0.0.1 1 10.0.0.2 22", PV_BYTES_PER_SECOND="9000") == 9000
     monkeypatch.setenv("PV_BYTES_PER_SECOND", "0")
@@ -169,12 +213,12 @@ def test_prepare_sets_the_colours_and_removes_an_empty_no_color(
 
 
 def test_tmux_is_queried_by_its_command(tmp_path: Path) -> None:
-    def found(answer: str) -> dict[str, object]:
+    def found(answer: str, pixels: tuple[int, int] = (0, 0)) -> dict[str, object]:
         (tmp_path / "tmux").write_text(f"#!/bin/sh\necho '{answer}'\n")
         (tmp_path / "tmux").chmod(0o755)
         path = f"{tmp_path}:{os.environ['PATH']}"
         environ = {"TMUX": f"{tmp_path}/socket,1,0", "TERM": "tmux-256color", "PATH": path}
-        with SimulatedTerminal(PROBE, environ=environ) as terminal:
+        with SimulatedTerminal(PROBE, environ=environ, pixels=pixels) as terminal:
             result = json.loads(terminal.result())
             assert terminal.written == ""
             return result
@@ -185,6 +229,9 @@ def test_tmux_is_queried_by_its_command(tmp_path: Path) -> None:
     assert found("off|xterm-kitty kitty(0.42.1)|256,RGB")["pictures"] == "blocks"
     assert found("on|xterm-256color XTerm(390)|256,RGB")["pictures"] == "blocks"
     assert found("on|xterm-256color |256")["colours"] == "256"
+    foot = found("off|foot foot(1.23.1)|256,RGB,sixel,title", pixels=(720, 432))
+    assert (foot["pictures"], foot["cell"]) == ("sixel", [9, 18])
+    assert found("off|foot foot(1.23.1)|256,RGB,sixel")["pictures"] == "blocks"
     assert found("")["colours"] == "256"
 
 

@@ -46,7 +46,8 @@ def _environ(size: tuple[int, int]) -> dict[str, str]:
 class SimulatedTerminal:
     """Python script running on a simulated terminal.
 
-    `delay` is the time until the terminal answers queries, or None to never answer.
+    `delay` is the time until the terminal answers queries, or None to never answer; `pixels` is the
+    size that the kernel reports.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class SimulatedTerminal:
         delay: float | None = 0.0,
         size: tuple[int, int] = (80, 24),
         environ: Mapping[str, str] | None = None,
+        pixels: tuple[int, int] = (0, 0),
     ) -> None:
         self._screen = pyte.Screen(*size)
         self._answers, self._delay = dict(answers), delay
@@ -65,7 +67,7 @@ class SimulatedTerminal:
         self.written = ""
         self._decoder = getincrementaldecoder("utf-8")(errors="replace")
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", size[1], size[0], 0, 0))
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", size[1], size[0], *pixels))
         self._process = subprocess.Popen(
             [sys.executable, "-c", _CONTROLLING + script, *arguments],
             stdin=slave,

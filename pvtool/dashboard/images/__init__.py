@@ -1,1 +1,1 @@
-"""Images in the terminal: decoding, half blocks, the Kitty protocol and playback."""
+"""Images in the terminal: decoding, half blocks, graphics protocols and playback."""

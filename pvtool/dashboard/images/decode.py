@@ -40,11 +40,13 @@ class Box:
     """Available size of an image.
 
     `width` and `height` in pixels; `pixel_height` is the height of a pixel relative to its width.
+    Raw frames have multiples of `unit` as width and height.
     """
 
     width: int
     height: int
     pixel_height: float = 1.0
+    unit: tuple[int, int] = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,13 @@ def _ffmpeg(path: Path) -> str:
 
 
 def _raw_options(box: Box) -> list[str]:
-    """Return ffmpeg options for raw frames at display size, with an even number of rows."""
+    """Return ffmpeg options for raw frames at display size, of whole units."""
+    width = f"min({box.width},{box.height}*{box.pixel_height:.4f}*dar)"
+    height = f"min({box.height},{box.width}/(dar*{box.pixel_height:.4f}))"
+    across, down = box.unit
     scale = (
-        f"scale=w='max(1,min({box.width},round({box.height}*{box.pixel_height:.4f}*dar)))'"
-        f":h='2*max(1,round(min({box.height},{box.width}/(dar*{box.pixel_height:.4f}))/2))'"
-        ":flags=area"
+        f"scale=w='{across}*max(1,round({width}/{across}))'"
+        f":h='{down}*max(1,round({height}/{down}))':flags=area"
     )
     return ["-vf", scale, "-c:v", "ppm"]
 

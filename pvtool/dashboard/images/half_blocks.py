@@ -106,10 +106,10 @@ def _colour(pixel: Pixel) -> Color:
 def _quantize(frame: Frame, colours: Colours) -> bytes:
     if colours == "truecolor":
         return frame.data.translate(_nearest(_TRUE_LEVELS))
-    return _dither(frame, _CUBE_LEVELS if colours == "256" else _COARSE_LEVELS)
+    return dither(frame, _CUBE_LEVELS if colours == "256" else _COARSE_LEVELS)
 
 
-def _dither(frame: Frame, levels: tuple[int, ...]) -> bytes:
+def dither(frame: Frame, levels: tuple[int, ...]) -> bytes:
     """Round each channel to one of the two nearest `levels`, by a position-dependent threshold."""
     line = frame.width * 3
     out = bytearray(frame.data)

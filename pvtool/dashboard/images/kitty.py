@@ -18,7 +18,7 @@ from textual.strip import Strip
 from pvtool.dashboard.images.decode import Frame
 from pvtool.dashboard.images.half_blocks import CellRow, Drawing
 
-_PLACEHOLDER = "\U0010eeee"
+PLACEHOLDER = "\U0010eeee"
 _CHUNK = 4096
 _DIACRITICS = (  # the protocol's diacritics for row and column 0, 1, 2 …, as ranges of code points
     "305 30D-30E 310 312 33D-33F 346 34A-34C 350-352 357 35B 363-36F 483-487 592-595 597-599 "
@@ -61,9 +61,7 @@ def draw(image_id: int, columns: int, rows: int) -> Drawing:
 
 
 def _row(style: Style, image_id: int, columns: int, row: int) -> CellRow:
-    text = "".join(
-        f"{_PLACEHOLDER}{diacritics()[row]}{column}" for column in diacritics()[:columns]
-    )
+    text = "".join(f"{PLACEHOLDER}{diacritics()[row]}{column}" for column in diacritics()[:columns])
     return CellRow(
         (image_id, row), len(text.encode()) + 24, partial(Strip, [Segment(text, style)], columns)
     )

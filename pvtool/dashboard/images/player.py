@@ -9,11 +9,14 @@ from time import monotonic
 from typing import TypeVar
 
 from pvtool.dashboard.images import half_blocks, kitty
+from pvtool.dashboard.images.cell_pictures import CellPicture
 from pvtool.dashboard.images.decode import Box, DecodedClip, Frame, decode
+from pvtool.dashboard.images.iterm2 import ITerm2Image
+from pvtool.dashboard.images.sixel import SixelImage
 from pvtool.terminal import Pictures, Terminal
 from pvtool_core.settings.formats import is_moving
 
-_MAX_KITTY_FRAMES = 32
+_MAX_STORED_FRAMES = 32
 _T = TypeVar("_T")
 
 
@@ -39,20 +42,17 @@ class Playback:
     total: int
     stride: int
     complete: bool
-    images: Sequence[KittyImage] = ()
+    images: Sequence[KittyImage | CellPicture] = ()
 
 
 async def load_playback(
     path: Path, columns: int, rows: int, terminal: Terminal, dark: bool
 ) -> Playback:
     """Decode a file for an area of cells. Raises DecodeError."""
-    if terminal.pictures is Pictures.KITTY:
-        return await _load_kitty(
-            path,
-            min(columns, len(kitty.diacritics())),
-            min(rows, len(kitty.diacritics())),
-            terminal,
-        )
+    if terminal.pictures not in (Pictures.BLOCKS, Pictures.OFF):
+        load = _load_kitty if terminal.pictures is Pictures.KITTY else _load_cell_pictures
+        limit = len(kitty.diacritics())
+        return await load(path, min(columns, limit), min(rows, limit), terminal)
     width, height = terminal.cell
     decoded = await decode(path, Box(columns, 2 * rows, height / 2 / width))
     drawings = await asyncio.to_thread(
@@ -77,7 +77,7 @@ async def _load_kitty(path: Path, columns: int, rows: int, terminal: Terminal) -
     width, height = terminal.cell
     scale = 2 if await asyncio.to_thread(_moves, path) else 1
     decoded = await decode(path, Box(columns * width // scale, rows * height // scale), "png")
-    frames, stride = _subsample(decoded.frames, _MAX_KITTY_FRAMES)
+    frames, stride = _subsample(decoded.frames, _MAX_STORED_FRAMES)
     size = _cells(frames[0], columns, rows, terminal.cell)
     ids = [kitty.new_image_id() for _ in frames]
     images = [
@@ -91,11 +91,32 @@ async def _load_kitty(path: Path, columns: int, rows: int, terminal: Terminal) -
     return _playback(decoded, stride, [kitty.draw(image_id, *size) for image_id in ids], images)
 
 
+async def _load_cell_pictures(path: Path, columns: int, rows: int, terminal: Terminal) -> Playback:
+    """Load a file as pictures of cells, at the same resolutions as for Kitty."""
+    width, height = terminal.cell
+    scale = 2 if await asyncio.to_thread(_moves, path) else 1
+    unit = across, down = -(-width // scale), -(-height // scale)
+    box = Box(columns * across, rows * down, height * across / (down * width), unit)
+    decoded = await decode(path, box)
+    frames, stride = _subsample(decoded.frames, _MAX_STORED_FRAMES)
+
+    def picture(frame: Frame) -> CellPicture:
+        image = (
+            SixelImage.of(frame, terminal.cell, scale)
+            if terminal.pictures is Pictures.SIXEL
+            else ITerm2Image.of(frame, unit)
+        )
+        return CellPicture(image, frame.width // across, frame.height // down)
+
+    images = await asyncio.to_thread(lambda: [picture(frame) for frame in frames])
+    return _playback(decoded, stride, [image.draw() for image in images], images)
+
+
 def _playback(
     decoded: DecodedClip,
     stride: int,
     drawings: Sequence[half_blocks.Drawing],
-    images: Sequence[KittyImage] = (),
+    images: Sequence[KittyImage | CellPicture] = (),
 ) -> Playback:
     fps, total = decoded.fps / stride, len(decoded.frames)
     return Playback(drawings, fps, total, stride, decoded.complete, images)

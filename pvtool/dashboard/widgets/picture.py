@@ -19,6 +19,7 @@ from textual.widget import Widget
 from textual.worker import Worker, WorkerState
 
 from pvtool.dashboard.driver import driver_of
+from pvtool.dashboard.images.cell_pictures import CellPicture
 from pvtool.dashboard.images.player import Budget, Playback, budget, load_playback
 from pvtool.terminal import Pictures, Terminal
 from pvtool_core.errors import PvError
@@ -240,13 +241,19 @@ class ClipView(Widget):
         return sent + sum(after[row].size for row in changed) + 60
 
     def _send(self, frame: int) -> int:
-        """Send a frame to a terminal that stores images, unless it was sent; return the bytes."""
+        """Send a frame to a terminal that stores images, unless it was sent; return the bytes.
+
+        A picture of cells is passed to the driver, which sends the parts that are painted.
+        """
         driver = driver_of(self.app) if self.is_attached else None
         if not (self._playback and self._playback.images and driver) or frame in self._sent_frames:
             return 0
         image = self._playback.images[frame]
-        driver.write_resource(image.image_id, image.transmit, cleanup=image.delete)
         self._sent_frames.add(frame)
+        if isinstance(image, CellPicture):
+            driver.add_picture(image)
+            return 0
+        driver.write_resource(image.image_id, image.transmit, cleanup=image.delete)
         return len(image.transmit)
 
     def _free(self) -> None:

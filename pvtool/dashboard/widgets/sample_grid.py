@@ -27,6 +27,8 @@ class SampleGrid(Vertical):
     }
     """
 
+    _shown: tuple[Mapping[int, Sequence[SampleEvent]], Path, int, int] | None = None
+
     def compose(self) -> ComposeResult:
         """Yield the largest grid; its parts are shown as far as they fit."""
         for row in range(_MAX_ROWS):
@@ -42,7 +44,10 @@ class SampleGrid(Vertical):
         step: int,
         number: int,
     ) -> None:
-        """Show the samples around clip `number` of a step."""
+        """Show the samples around clip `number` of a step, or later if the grid is hidden."""
+        self._shown = (samples, folder, step, number)
+        if not self.size:
+            return
         steps, count = sorted(samples), max(map(len, samples.values()))
         across = _around(len(steps), steps.index(step), self.size.width // _COLUMNS, _MAX_COLUMNS)
         down = _around(count, number % count, self.size.height // _ROWS, _MAX_ROWS)
@@ -64,6 +69,11 @@ class SampleGrid(Vertical):
                 if view.follower is chosen:
                     view.follower = not chosen
                     view.watch_playing()  # the selected clip leads
+
+    def on_resize(self) -> None:
+        """Show as many samples as fit now."""
+        if self._shown:
+            self.show(*self._shown)
 
     def _show_sample(self, view: ClipView, folder: Path, sample: SampleEvent | None) -> None:
         path = folder / sample.path if sample else None
