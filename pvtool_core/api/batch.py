@@ -30,6 +30,7 @@ from pvtool_core.settings.jobs import (
     write_job,
 )
 from pvtool_core.settings.toml import Table, from_table
+from pvtool_core.store.consent_checks import require_consent_to_render
 from pvtool_core.store.events import ClipEvent, Event, ignore
 from pvtool_core.store.liveness import LIVE
 from pvtool_core.store.prompts import check_prompt
@@ -46,8 +47,10 @@ def make_batch(
 ) -> BatchFolder:
     """Create the folder of a batch, with one worker per device, and delete old batches.
 
-    Raises FfmpegMissing or CodecMissing if this machine cannot write such clips.
+    Raises ConsentRefused, or FfmpegMissing or CodecMissing if this machine cannot write such clips.
     """
+    for item in {(item.identity, item.folder, item.adapter): item for item in items}.values():
+        require_consent_to_render(item)
     require_formats(job.encoding)
     if job.tries.min_likeness:
         check_face_models(job.setups)
@@ -197,6 +200,7 @@ def render(
 
     Raises:
         Missing: The run does not exist or has no checkpoint.
+        ConsentRefused: The consent of the identity was revoked or has expired.
         BadPrompt, SettingsError: A prompt or a setting is invalid.
         BatchRefused: There are several such mistakes; the message lists them.
         WeightsMissing: Model weights are not installed.

@@ -16,6 +16,7 @@ from pvtool_core.settings.jobs import EncodingConfig, TrainJob, write_job
 from pvtool_core.settings.presets import Preset, preset_of
 from pvtool_core.settings.schema import Settings
 from pvtool_core.settings.toml import Table
+from pvtool_core.store.consent_checks import require_consent
 from pvtool_core.store.events import Event
 from pvtool_core.store.identities import Identity, Library
 from pvtool_core.store.liveness import State
@@ -85,6 +86,7 @@ def train(
 
     Raises:
         Missing: The identity, the preset or the prompt bank does not exist.
+        ConsentRefused: The consent of the identity was revoked or has expired.
         SettingsError: Settings are unknown or invalid.
         WeightsMissing: Model weights are not installed.
         BadPrompt: A prompt is invalid or too long.
@@ -104,6 +106,7 @@ def create_run(
     identity: Identity, settings: Settings, prompts: Sequence[str], preset: str
 ) -> RunFolder:
     """Create the folder of a new run; `preset` is recorded. Raises before anything is created."""
+    require_consent(identity.ref)
     photos, held_out = len(identity.references), settings.identity_reward.held_out_photos
     if held_out and held_out >= photos:
         raise UsageError(

@@ -24,6 +24,7 @@ from pvtool_core.paths import check_utf8
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup, TriesConfig
 from pvtool_core.settings.toml import Table, from_table, merge, to_table
 from pvtool_core.store.clip_likeness import likeness_in
+from pvtool_core.store.consent_checks import require_consent
 from pvtool_core.store.identities import Identity, Library
 from pvtool_core.store.prompts import fill
 from pvtool_core.store.run_index import RunIndex
@@ -49,7 +50,8 @@ class Defaults:
 
     An empty run is the newest of the identity. `loras` are sets; None is that of the run. `base`
     also requests clips of the base model. `trained` is the adapter of a clip to render again, for
-    rows without another run or identity.
+    rows without another run or identity. Without `to_render`, the clips may all exist, and consent
+    is only checked for those that are rendered.
     """
 
     people: tuple[str, ...] = ()
@@ -61,6 +63,7 @@ class Defaults:
     settings: tuple[Pairs, ...] = ((),)
     control: Table | None = None
     trained: tuple[str, RunAdapter] | None = None
+    to_render: bool = True
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,8 @@ class _Planner:
         self, row: Row, name: str, run: str, loras: Loras, settings: Pairs, strength: float
     ) -> None:
         person = self._once(("person", name), lambda: Library().get(name))
+        if self._wanted.to_render and not row.base:
+            self._once(("consent", name), lambda: require_consent(person.ref))
         trained = self._once(("trained", name, run), lambda: self._trained(person, run))
         pairs = self._once(
             ("settings", settings, row.settings), lambda: _merged(settings, row.settings)
@@ -254,6 +259,8 @@ class _Planner:
                 "strength": strength,
                 "run": by.run,
                 "step": by.step,
+                "scope": person.consent.terms.scope,
+                "consent": person.consent.sha256,
             }
         self.plan.items.append(RenderItem(**about))
         self.plan.contexts.append(context)

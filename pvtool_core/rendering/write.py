@@ -16,6 +16,7 @@ from pvtool_core.rendering.likeness_scorer import LikenessScorer
 from pvtool_core.rendering.results import Results
 from pvtool_core.settings.jobs import RenderItem, RenderJob
 from pvtool_core.store.clip_likeness import ClipLikeness
+from pvtool_core.store.consent_checks import CONSENT_KEY, SCOPE_KEY
 
 _WAITING = 3  # clips with latents or frames in memory at the same time
 
@@ -139,6 +140,8 @@ def clip_facts(job: RenderJob, item: RenderItem) -> dict[str, Any]:
         "sampler": asdict(setup.sampler),
         "upscale": {"factor": job.encoding.upscale, "filter": "nearest"},
         "versions": dict(job.versions),
+        **({SCOPE_KEY: item.scope} if item.scope else {}),
+        **({CONSENT_KEY: item.consent} if item.consent else {}),
     }
 
 

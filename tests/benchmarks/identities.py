@@ -254,6 +254,7 @@ def add(person: Person, benchmark: Benchmark) -> None:
     about = (
         "--class",
         person.noun,
+        "--adult",
         "--consent",
         "Drawn by a program; not a real person.",
         "--preset",

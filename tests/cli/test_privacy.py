@@ -44,7 +44,16 @@ def test_an_added_identity_is_private_and_nothing_is_written_outside_of_pv_home(
     }
     env |= {"HOME": str(user), "TMPDIR": str(scratch), "PV_HOME": str(home)}
     photo = presets_dir() / "tiny/samples/ada-woman.png"
-    words = ["identity", "add", "ada", str(photo), "--consent", "A drawn person.", "--json"]
+    words = [
+        "identity",
+        "add",
+        "ada",
+        str(photo),
+        "--adult",
+        "--consent",
+        "A drawn person.",
+        "--json",
+    ]
     added = subprocess.run(
         [PV, *words], env=env, umask=0o022, capture_output=True, text=True, check=False
     )
