@@ -9,6 +9,7 @@ import typer
 
 from pvtool.cli.confirm import ask_for_consent, confirm
 from pvtool.cli.options import IdentityName, Json, Yes, preset_names
+from pvtool.cli.passphrase import PassphraseFile, read_passphrase
 from pvtool.cli.progress import JobProgress
 from pvtool.jobs.identity_usage import IdentityUsage, Remains, remains_of, usage_of
 from pvtool.jobs.prepare import add_identity, change_consent, rename_identity
@@ -20,6 +21,7 @@ from pvtool_core.settings.jobs import Noun
 from pvtool_core.settings.toml import to_table
 from pvtool_core.store.consent_checks import consent_warnings, revoke_consent
 from pvtool_core.store.consent_record import Consent
+from pvtool_core.store.encryption import check_encryption, is_encrypted_file
 from pvtool_core.store.exports import exports_of, record_export
 from pvtool_core.store.identities import Identity, Library
 from pvtool_core.store.run_index import runs_of
@@ -308,18 +310,38 @@ def _say_what_is_left(left: IdentityUsage, output: Output) -> None:
 def export(
     name: IdentityName,
     file: Annotated[
-        Path | None, typer.Argument(help="Output file. [default: NAME.tar]", show_default=False)
+        Path | None,
+        typer.Argument(
+            help="Output file. [default: NAME.tar, or NAME.tar.age]", show_default=False
+        ),
     ] = None,
+    encrypt: Annotated[
+        bool, typer.Option("--encrypt", help="Encrypt with a passphrase, in the age format.")
+    ] = False,
+    passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
-    """Write an identity to one file, for another machine."""
+    """Write an identity to one file, for another machine.
+
+    It contains the photos, the embeddings and the consent statement.
+    """
     identity = Library().get(name)
-    archive = (file or Path(f"{identity.name}.tar")).absolute()
-    Library().export(identity.name, archive)
+    encrypted = encrypt or passphrase_file is not None
+    archive = (file or Path(f"{identity.name}.tar{'.age' if encrypted else ''}")).absolute()
+    passphrase = ""
+    if encrypted:
+        check_encryption()
+        passphrase = read_passphrase(passphrase_file, new=True)
+    Library().export(identity.name, archive, passphrase)
     record_export("identity", identity.ref.fingerprint, archive)
     Output(as_json).result(
         {"name": identity.name, "path": str(archive)}, f"Wrote {plain(str(archive))}"
     )
+    if not encrypted:
+        Output(as_json).say(
+            f"Warning: it contains the photos, embeddings and consent statement of {name}, and is "
+            "not encrypted. Use --encrypt before you send it."
+        )
 
 
 @app.command("import")
@@ -328,8 +350,11 @@ def import_(
     name: Annotated[
         str | None, typer.Option(help="New name. [default: the name in the file]")
     ] = None,
+    passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
-    """Import an identity from an exported file."""
-    identity = Library().import_(file, name)
+    """Import an identity from an exported file; an encrypted one needs its passphrase."""
+    encrypted = is_encrypted_file(file)
+    passphrase = read_passphrase(passphrase_file, new=False) if encrypted else ""
+    identity = Library().import_(file, name, passphrase)
     Output(as_json).result(facts(identity), f"Imported {identity.name}: {identity.folder}")

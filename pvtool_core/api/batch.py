@@ -36,6 +36,7 @@ from pvtool_core.store.liveness import LIVE
 from pvtool_core.store.prompts import check_prompt
 from pvtool_core.store.runs import find_run
 from pvtool_core.store.summary import job_of
+from pvtool_core.store.weight_places import remember_places
 from pvtool_core.supervisor import Engines, OnEvent, run_together
 
 KEPT_BATCHES = 50
@@ -57,6 +58,7 @@ def make_batch(
     if not job.on:  # Ray's workers may be on machines with other devices
         check_devices(devices or [setup.model.device for setup in job.setups])
     drop_old_batches()
+    remember_places(job.setups, items)
     batch = new_batch(batches_dir())
     write_items(batch.items, items)
     for number, device in enumerate(devices or [""]):

@@ -108,10 +108,10 @@ def write(
     facts = clip_facts(job, item)
     write_clip(path, pixels, job.setups[item.setup].model.fps, facts, job.encoding)
     places = {
-        "adapter": item.adapter,
-        "adapter_base": item.adapter_base,
+        "adapter": Path(item.adapter).name,
+        "adapter_base": Path(item.adapter_base).name,
         "adapter_first_step": clip.first_step if item.adapter else None,
-        **_places(job, item),
+        **_weights(job, item),
     }
     times = {"created": time.time(), "seconds": round(time.monotonic() - began, 3)}
     # Before the sidecar: no process removes the latents of a complete clip.
@@ -121,7 +121,7 @@ def write(
 
 
 def clip_facts(job: RenderJob, item: RenderItem) -> dict[str, Any]:
-    """Return everything needed to render the clip again, without paths, for its files."""
+    """Return everything needed to render the clip again, without paths of this machine."""
     setup = job.setups[item.setup]
     return {
         "schema": "pv clip 2",
@@ -145,10 +145,22 @@ def clip_facts(job: RenderJob, item: RenderItem) -> dict[str, Any]:
     }
 
 
-def _places(job: RenderJob, item: RenderItem) -> dict[str, Any]:
-    """Return the paths of the weights, to render the clip again on this machine."""
+def _weights(job: RenderJob, item: RenderItem) -> dict[str, Any]:
+    """Return the names of the files of weights; their paths stay in the data folder.
+
+    They are found there by their hashes: see weight_places.py.
+    """
     model = job.setups[item.setup].model
-    loras = [lora.file for lora in model.loras]
-    control = {"model": model.control.model, "frames": model.control.frames}
-    parts = {"motion_adapter": model.motion_adapter, "config": model.config}
-    return {"base_model": model.base_model, "places": {**parts, "loras": loras, "control": control}}
+    loras = [Path(lora.file).name for lora in model.loras]
+    control = {
+        "model": Path(model.control.model).name,
+        "frames": Path(model.control.frames).name,
+    }
+    parts = {
+        "motion_adapter": Path(model.motion_adapter).name,
+        "config": Path(model.config).name,
+    }
+    return {
+        "base_model": Path(model.base_model).name,
+        "places": {**parts, "loras": loras, "control": control},
+    }

@@ -34,7 +34,7 @@ from pvtool_core.errors import (
     SettingsError,
 )
 from pvtool_core.files import replace_file, sync_folder, write_private
-from pvtool_core.paths import check_name, identities_dir, jobs_dir, nearest
+from pvtool_core.paths import check_name, check_new_file, identities_dir, jobs_dir, nearest
 from pvtool_core.settings.jobs import IdentityRef
 from pvtool_core.settings.schema import setting
 from pvtool_core.settings.toml import from_table, read_toml, to_table
@@ -45,6 +45,7 @@ from pvtool_core.store.consent_record import (
     new_consent,
     sha256_of_photos,
 )
+from pvtool_core.store.encryption import encrypt
 from pvtool_core.store.exports import forget_exports
 from pvtool_core.store.identity_archive import pack, unpack
 from pvtool_core.store.scratch import held_folder, sweep
@@ -353,22 +354,26 @@ class Library:
             folder.rename(hidden / folder.name)
             shutil.rmtree(hidden)
 
-    def export(self, name: str, archive: Path) -> None:
+    def export(self, name: str, archive: Path, passphrase: str = "") -> None:
         """Write the identity as a private tar file with a manifest of SHA-256 hashes.
 
-        Raises Missing or NameTaken.
+        With a passphrase it is encrypted. Raises Missing or NameTaken, and what `encrypt` does.
         """
         folder = self.get(name).folder
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         content = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
-        write_private(archive, io.BytesIO(pack(name, content)))
+        packed = pack(name, content)
+        check_new_file(archive)  # encryption takes seconds
+        packed = encrypt(packed, passphrase) if passphrase else packed
+        write_private(archive, io.BytesIO(packed))
 
-    def import_(self, archive: Path, name: str | None = None) -> Identity:
+    def import_(self, archive: Path, name: str | None = None, passphrase: str = "") -> Identity:
         """Import a file that `export` wrote, under its own or another name.
 
-        Raises Missing, BadArchive (damaged, or with unexpected files), BadName or NameTaken.
+        Raises Missing, BadArchive (damaged, or with unexpected files), BadName or NameTaken, and
+        what `decrypt` does for an encrypted file.
         """
-        own_name, content = unpack(archive)
+        own_name, content = unpack(archive, passphrase)
         name = self.check_free(name or own_name)
         _check_content(archive, content)
         with self.staging() as staging:
