@@ -28,10 +28,10 @@ def ask_for_consent(text: str | None, adult: bool, scope: str | None, expires: s
                 "Nothing was added: the person is not an adult.", "Use photos of adults only."
             )
         adult = True
-        if scope is None:
+        if scope is None and text is None:
             question = "Scope of the consent: private, tests or public"
             scope = typer.prompt(question, default="private", err=True).strip()
-        if text is None and scope in _AUDIENCES:
+        if text is None and scope in _AUDIENCES:  # an invalid scope is reported
             text = _confirmed(_statement(getpass.getuser(), scope, expires))
     return Statement(text=text or "", adult=adult, scope=scope or "private", expires=expires)
 

@@ -51,6 +51,7 @@ from pvtool_core.store.runs import (
 from pvtool_core.store.summary import (
     RunSummary,
     adapter_of,
+    check_training,
     job_of,
     summarize_run,
     summary_table,
@@ -369,6 +370,7 @@ def resume(
     folder = find_run(runs_dir(), run)
     state = folder.state()
     if state == State.PAUSED:
+        check_training(folder)
         folder.request(Request.RESUME)
         now = wait_for(folder, frozenset({State.RUNNING, State.FINISHED}))
         output.result(summary_table(folder), f"{run} is {now} again.")

@@ -13,6 +13,7 @@ from pvtool.dashboard.widgets.key_footer import KeyFooter
 from pvtool.dashboard.widgets.navigation import Navigation
 from pvtool.dashboard.widgets.picture import ClipView
 from pvtool.jobs.prepare import choose, prepare
+from pvtool_core.store.consent_checks import revoke_consent
 from pvtool_core.store.identities import EMBEDDINGS_FILE, IDENTITY_FILE, Library
 from pvtool_core.store.summary import job_of
 from tests.support.sample_data import SAMPLES, ScreenApp, add_identity
@@ -38,6 +39,15 @@ async def test_identity_is_shown_with_photos_similarity_consent_and_runs(
         await until_seen(pilot, "woman · 3 photos · 1 run", "Photo 1 of 3 · holiday-0.jpg", "0.80")
         await pilot.press("tab", "G")
         await until_seen(pilot, "ada agreed.", "ada-1")
+
+
+async def test_revoked_consent_is_shown_with_its_terms(home: Path) -> None:
+    add_identity("ada")
+    revoke_consent("ada")
+    async with ScreenApp(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "ada  revoked")
+        await pilot.press("tab", "G")
+        await until_seen(pilot, "Revoked on 2", "scope private · adult")
 
 
 async def test_empty_library_offers_to_add_an_identity(home: Path) -> None:

@@ -331,7 +331,7 @@ def _terms(consent: Consent) -> tuple[str, ...]:
     """Return the terms of a consent; a refusal first."""
     terms = consent.terms
     until = f"until {terms.expires}" if terms.expires else "no expiry"
-    refusal = consent.refusal
+    refusal = consent.refusal.removeprefix("was ")
     first = f"{refusal[0].upper()}{refusal[1:]}" if refusal else ""
     scope = f"scope {terms.scope}" if terms.scope else "scope unknown"
     adult = "adult" if terms.adult else "age unknown"

@@ -54,9 +54,9 @@ class IdentityItem:
             )
         runs = count_noun(len(self.runs), "run")
         details = f"{self.noun} · {self.photo_count} · {runs}"
-        refused = f" · {self.consent_state}" if self.is_refused else ""
+        refused = f"  {self.consent_state}" if self.is_refused else ""
         return Option(
-            Content.assemble((self.name, "bold"), "\n", (details, "dim"), (refused, "$text-error")),
+            Content.assemble((self.name, "bold"), (refused, "$text-error"), "\n", (details, "dim")),
             id=self.name,
         )
 
