@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from pvtool_core.batches.adapters import RunAdapter
-from pvtool_core.batches.clips import encoding_of_how, read_sidecar
+from pvtool_core.batches.clips import METHOD_PLACES, encoding_of_how, read_sidecar
 from pvtool_core.batches.columns import RANGES
+from pvtool_core.batches.encoder_methods import method_preset
 from pvtool_core.errors import InputRefused, Missing, PvError, WeightsMissing
 from pvtool_core.hashes import sha256_of
 from pvtool_core.media.ffmpeg import ClipBroken
@@ -74,6 +75,7 @@ def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Provenance:
     job = _job_of_run(facts["run"])
     setup = _setup(facts, job)
     own = bool(facts["adapter_sha256"]) and not by_other
+    reference = _text(facts, "reference")
     base = _text(facts, "adapter_base_fingerprint") or setup.model.fingerprint
     trained = RunAdapter(
         adapter=_adapter(facts) if own else Path(),
@@ -95,6 +97,7 @@ def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Provenance:
         run=facts["run"],
         step=facts["step"],
         clip=str(clip),
+        reference=reference,
     )
     return Provenance(
         item, setup, trained, {"upscale": facts["upscale"]["factor"], **_encoding(path, facts)}
@@ -141,6 +144,7 @@ def _setup(facts: Facts, job: TrainJob | None) -> Setup:
         raise WeightsMissing(problem, "Restore its run, or render on the machine that rendered it.")
     loras = _loras(facts, job)
     control = _control(facts, places.pop("control", {}))
+    method = _method(facts, places)
     model = {**facts["model"], **places, "loras": loras, "control": control}
     start = facts["adapter_start"]
     if (
@@ -150,12 +154,29 @@ def _setup(facts: Facts, job: TrainJob | None) -> Setup:
     adapter = {} if start is None else {"start": start}
     if sigma := facts.get("adapter_start_sigma"):
         adapter["start_sigma"] = sigma
-    likeness = to_table(LikenessConfig.of(job)) if job else {}
-    return from_table(
-        Setup,
-        {"model": model, "sampler": facts["sampler"], "adapter": adapter, "likeness": likeness},
-        "the settings of the clip",
-    )
+    table = {"model": model, "sampler": facts["sampler"], "adapter": adapter}
+    if method:
+        judges = LikenessConfig.of(method_preset(method["name"]))
+        table |= {"method": method, "likeness": to_table(judges)}
+    elif job:
+        table["likeness"] = to_table(LikenessConfig.of(job))
+    return from_table(Setup, table, "the settings of the clip")
+
+
+def _method(facts: Facts, places: Table) -> Table:
+    """Return the encoder method, with its paths; those of old sidecars are taken from `places`.
+
+    Raises WeightsMissing without the paths.
+    """
+    paths = places.pop("method", {})
+    if not facts.get("reference"):
+        return {}
+    method = dict(facts["method"])
+    paths = paths or place_of("method", method["fingerprint"])
+    if not paths:
+        problem = f"of the clip's method {method['name']}"
+        raise WeightsMissing(problem, "Render it on the machine that rendered it.")
+    return {**method, **{name: paths.get(name, "") for name in METHOD_PLACES}}
 
 
 def _old_places(facts: Facts) -> Table:
@@ -165,7 +186,11 @@ def _old_places(facts: Facts) -> Table:
     own = cast("Table", places.pop("control", None) or {})
     control = {key: value for key, value in own.items() if _is_path(value)}
     found = {key: value for key, value in places.items() if _is_path(value)}
-    return {**found, "control": control} if control else found
+    if control:
+        found["control"] = control
+    if any(map(_is_path, (method := places.get("method") or {}).values())):
+        found["method"] = method
+    return found
 
 
 def _is_path(value: Any) -> bool:

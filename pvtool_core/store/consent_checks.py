@@ -86,9 +86,10 @@ def require_consent_to_render(item: RenderItem) -> None:
 
     Clips of the base model show none.
     """
-    if item.adapter:
+    if item.shows_identity:
         (subject,) = item.subjects
         require_consent(subject.identity)
+    if item.adapter:
         require_consent_of_adapter(Path(item.adapter))
 
 

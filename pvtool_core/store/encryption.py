@@ -3,7 +3,6 @@
 `pip install pvtool[age]` installs the library (pyrage, MIT). Its scrypt takes seconds on purpose.
 """
 
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -56,4 +55,6 @@ def decrypt(content: bytes, passphrase: str, path: Path) -> bytes:
 
 def _library() -> Any:
     """Return pyrage, which has no types."""
-    return import_module("pyrage")
+    import pyrage
+
+    return pyrage

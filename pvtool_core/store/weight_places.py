@@ -6,7 +6,7 @@ Clips and sidecars have hashes of weights and no paths, as they leave the machin
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,11 +16,11 @@ from pvtool_core.permissions import make_private
 from pvtool_core.settings.jobs import RenderItem, Setup
 from pvtool_core.untrusted import SMALL_BYTES, parse_json, read_regular
 
-Kind = Literal["model", "lora", "control", "adapter"]
+Kind = Literal["model", "lora", "control", "method", "adapter"]
 Paths = dict[str, str]
 
 
-def remember_places(setups: Iterable[Setup], items: Iterable[RenderItem]) -> None:
+def remember_places(setups: Sequence[Setup], items: Iterable[RenderItem]) -> None:
     """Record the paths of all weights of a batch."""
     for model in (setup.model for setup in setups):
         parts = {"base_model": model.base_model, "motion_adapter": model.motion_adapter}
@@ -30,6 +30,10 @@ def remember_places(setups: Iterable[Setup], items: Iterable[RenderItem]) -> Non
         control = model.control
         paths = {"model": control.model, "frames": control.frames}
         _remember("control", control.fingerprint, paths)
+    for method in (setup.method for setup in setups):
+        paths = {"weights": method.weights, "image_encoder": method.image_encoder}
+        paths |= {"detector": method.detector, "recognizer": method.recognizer}
+        _remember("method", method.fingerprint, paths)
     for sha256, adapter in {item.adapter_sha256: item.adapter for item in items}.items():
         _remember("adapter", sha256, {"file": adapter})
 
