@@ -5,7 +5,7 @@ import sys
 from pvtool_core import StepEvent, enroll, evaluate, render, train
 
 photo, iterations = sys.argv[1], int(sys.argv[2])
-identity = enroll("ada", photo, noun="woman", consent="ada agreed on 3 May 2026 to this test")
+identity = enroll("ada", photo, noun="woman", consent="ada agreed on 3 May 2026", adult=True)
 run = train(identity, "tiny", overrides={"training": {"iterations": iterations}})
 for event in run.events():
     if isinstance(event, StepEvent):

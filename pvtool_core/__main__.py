@@ -38,6 +38,7 @@ from pvtool_core.settings.jobs import (
 from pvtool_core.settings.methods import METHODS
 from pvtool_core.settings.references import load_named
 from pvtool_core.settings.schema import Settings
+from pvtool_core.store.consent_checks import require_consent
 from pvtool_core.store.event_log import EventWriter, drop_events_after
 from pvtool_core.store.events import Event, Report, RunEvent, WarningEvent
 from pvtool_core.store.liveness import Heartbeat, State
@@ -159,7 +160,8 @@ class JobKind:
 
     Attributes:
         run: Runs the job and returns its outcome.
-        check: Raises WeightsMissing or InputRefused if weights of the job do not exist any more.
+        check: Raises WeightsMissing or InputRefused if weights of the job do not exist any more, or
+            if it may not be run.
         out: Returns the folder that the job writes to besides its own and the cache.
         setups: Returns the settings of the video models that the job loads.
         libraries: Modules that the job imports, some of them only when it uses them.
@@ -198,13 +200,19 @@ def short_job(function: str) -> Callable[[Job, Context], ExitRecord]:
     return run
 
 
+def check_training_job(job: TrainJob) -> None:
+    """Check consent and weights. Raises ConsentRefused, WeightsMissing or InputRefused."""
+    require_consent(job.identity)
+    locate_weights(job)
+
+
 _FACES = ("insightface.model_zoo", "onnxruntime", "skimage.measure")
 """Libraries of the face models."""
 
 JOBS: dict[type[Job], JobKind] = {
     TrainJob: JobKind(
         run_training,
-        check=locate_weights,
+        check=check_training_job,
         setups=lambda job: [job],
         libraries=(
             "pvtool_core.trainer",

@@ -23,6 +23,7 @@ from pvtool_core.comfyui.schedule import recipe, scheduler_name, start_percent
 from pvtool_core.errors import InputRefused
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE
 from pvtool_core.settings.schema import LAYERS
+from pvtool_core.store.consent_checks import CONSENT_KEY, SCOPE_KEY
 from pvtool_core.store.events import LoraEvent
 from pvtool_core.store.prompts import KEYWORD
 from pvtool_core.tensor_files import save_tensors
@@ -50,7 +51,8 @@ class AdapterMetadata:
     the fingerprint of the weights. `style_loras` and `control` are those of the training run, each
     with file name, weight and fingerprint; `keyword` is the literal text that stands for the
     identity in a prompt. `layers` and `objective` are the settings of the run, which the file omits
-    if they are the defaults, and so is `image_model`: whether single frames were trained.
+    if they are the defaults, and so is `image_model`: whether single frames were trained. `scope`
+    and `consent` are scope and hash of the consent record, omitted if unknown.
     """
 
     start: float
@@ -65,6 +67,8 @@ class AdapterMetadata:
     layers: str = "self"
     objective: str = DEFAULT_OBJECTIVE
     image_model: bool = False
+    scope: str = ""
+    consent: str = ""
 
     def metadata(self) -> dict[str, str]:
         """Return the texts of the safetensors header, described for other programs' users."""
@@ -85,6 +89,8 @@ class AdapterMetadata:
             "comfyui_start_percent": str(start_percent(first, steps, self.sampler)),
             "how_to_use": self._how_to_use(first),
             **self._training(),
+            **({SCOPE_KEY: self.scope} if self.scope else {}),
+            **({CONSENT_KEY: self.consent} if self.consent else {}),
         }
 
     def _training(self) -> dict[str, str]:
@@ -137,6 +143,8 @@ class AdapterMetadata:
             layers=layers,
             objective=metadata.get("objective", DEFAULT_OBJECTIVE),
             image_model=metadata.get("image_model") == "true",
+            scope=metadata.get(SCOPE_KEY, ""),
+            consent=metadata.get(CONSENT_KEY, ""),
         )
 
 

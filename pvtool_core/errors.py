@@ -16,6 +16,7 @@ PvError                      1
 │   ├── BadPicture           3    (unreadable or too large)
 │   ├── FaceRefused          3    (no face, several, too small, blurred, or no match)
 │   ├── BadArchive           3
+│   ├── ConsentRefused       3    (revoked or expired)
 │   └── BrokenWeights        3    (truncated, mislabelled, wrong hash, or a pickle with code)
 ├── Missing                  4  an identity, run or preset that does not exist
 ├── WeightsMissing           4
@@ -290,6 +291,23 @@ class BadArchive(InputRefused):
     def __init__(self, archive: Path, problem: str) -> None:
         super().__init__(
             f"{printable(archive)} {problem}.", "Use a file written by `pv identity export`."
+        )
+
+
+class ConsentRefused(InputRefused):
+    """Training or rendering of an identity whose consent was revoked or has expired.
+
+    The name is empty for an identity that was removed. `reason` is a phrase after the word consent.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        who = f"of {name} " if name else "of a removed identity "
+        super().__init__(
+            f"The consent {who}{reason}: it cannot be trained or rendered.",
+            "Ask the person. If they agree again, record their statement with "
+            f"`pv identity consent {name} --consent TEXT`."
+            if name
+            else "Delete its adapters and clips.",
         )
 
 

@@ -32,6 +32,7 @@ from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.objectives import OBJECTIVES
 from pvtool_core.settings.sample_metrics import LIKENESS
 from pvtool_core.settings.schema import ControlConfig, TrainingConfig
+from pvtool_core.store.consent_checks import require_consent
 from pvtool_core.store.event_log import EventWriter, iter_records
 from pvtool_core.store.events import (
     CheckpointEvent,
@@ -81,8 +82,9 @@ def train(
     `load_judge` loads the models that score samples; without it they are not scored.
 
     Returns the outcome: FINISHED, with a reason if that is early, or STOPPED on request. Raises
-    RunFailed if a loss is not a number, BadPrompt if the text encoder truncates a keyword,
-    FfmpegMissing or CodecMissing, and the errors of the objective and of model loading.
+    RunFailed if a loss is not a number, ConsentRefused once consent is revoked, BadPrompt if the
+    text encoder truncates a keyword, FfmpegMissing or CodecMissing, and the errors of the objective
+    and of model loading.
     """
     report, config = events.write, job.training
     job = with_recorded_threads(job, folder, report)
@@ -110,6 +112,7 @@ def train(
     for step in range(start + 1, config.iterations + 1):
         if reason := files.reason_to_end(config):
             return _ended(State.FINISHED, reason)
+        require_consent(job.identity)  # it can be revoked at any time
         report(StepEvent.of(step, trainer.iterate(step)))
         heartbeat.update(step=step)
         control.poll()
@@ -245,6 +248,8 @@ class Trainer:
             layers=self.job.adapter.layers,
             objective=self.config.objective,
             image_model=self.job.trains_images(),
+            scope=subject.identity.scope,
+            consent=subject.identity.consent,
         )
 
 

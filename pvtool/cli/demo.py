@@ -17,6 +17,7 @@ from pvtool_core.errors import Missing
 from pvtool_core.models.locate import resolve_settings
 from pvtool_core.paths import data_dir, presets_dir
 from pvtool_core.settings.jobs import REPORT, SHEET
+from pvtool_core.store.consent_record import Statement
 from pvtool_core.store.identities import Identity, Library
 from pvtool_core.store.liveness import LIVE, State
 from pvtool_core.store.run_index import runs_of
@@ -27,7 +28,9 @@ from pvtool_core.supervisor import shared_engines
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 PRESET = "tiny"
-CONSENT = "A cartoon character drawn by a program; not a real person."
+CONSENT = Statement(
+    text="A cartoon character drawn by a program; not a real person.", adult=True, scope="public"
+)
 PROMPTS, SEEDS = 4, 2
 
 

@@ -37,8 +37,10 @@ from pvtool_core.paths import check_new_file, runs_dir
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, loss_label
 from pvtool_core.settings.toml import to_table
+from pvtool_core.store.consent_checks import require_consent
 from pvtool_core.store.event_log import events_end, iter_records
 from pvtool_core.store.events import Record, ScoresEvent, parse_event
+from pvtool_core.store.exports import record_export
 from pvtool_core.store.liveness import State
 from pvtool_core.store.run_index import RunIndex
 from pvtool_core.store.runs import (
@@ -53,6 +55,7 @@ from pvtool_core.store.runs import (
 from pvtool_core.store.summary import (
     RunSummary,
     adapter_of,
+    check_training,
     job_of,
     summarize_run,
     summary_table,
@@ -398,6 +401,7 @@ def resume(
     folder = find_run(runs_dir(), run)
     state = folder.state()
     if state == State.PAUSED:
+        check_training(folder)
         folder.request(Request.RESUME)
         now = wait_for(folder, frozenset({State.RUNNING, State.FINISHED}))
         output.result(summary_table(folder), f"{run} is {now} again.")
@@ -432,6 +436,8 @@ def export(
     vectors of textual inversion stand for `<V>` in prompts: see docs/textual-inversion.md.
     """
     folder = find_run(runs_dir(), run)
+    identity = job_of(folder).identity
+    require_consent(identity)
     source = adapter_of(folder)
     target = (file or Path(f"{run}.safetensors")).absolute()
     step, effect, output = checkpoint_step(source.parent), _effect_of(source), Output(as_json)
@@ -450,6 +456,7 @@ def export(
         value["comfyui"] = str(written[-1])
         write_private(written[-1], BytesIO(json.dumps(workflow, indent=1).encode()))
     copy_private(source, target)
+    record_export("adapter", identity.fingerprint, target)
     output.result(value, "\n".join(f"Wrote {shown(path)}" for path in written))
     if vectors := read_vector_file(source):
         output.say(f"Keyword vectors: {vectors.text}.")

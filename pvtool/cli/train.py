@@ -23,6 +23,7 @@ from pvtool.output import Output, on_terminal
 from pvtool_core.errors import UsageError
 from pvtool_core.models.prompt_limits import check_prompts_fit
 from pvtool_core.settings.toml import merge
+from pvtool_core.store.consent_checks import consent_warnings
 from pvtool_core.supervisor import start
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -123,7 +124,10 @@ def train(
         from pvtool.terminal import choice
 
         choice()  # raises before a run is created
-    folder = prepare(choose(*chosen))
+    choice_of_run = choose(*chosen)
+    for warning in consent_warnings(choice_of_run[0]):
+        output.say(f"Warning: {warning}")
+    folder = prepare(choice_of_run)
     output.say(f"Run {folder.name}: {folder.path}")
     if watched:
         from pvtool.cli.training import watch_run

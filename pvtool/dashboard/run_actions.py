@@ -184,6 +184,7 @@ def resume_run(folder: RunFolder) -> str:
     """Resume a paused, stopped or killed run. Raises UsageError if it cannot be resumed."""
     state = folder.state()
     if state == State.PAUSED:
+        check_training(folder)
         return _send(folder, Request.RESUME, "resumes")
     if state in LIVE:
         raise UsageError(f"{folder.name} is already {state}.", "Nothing to resume.")

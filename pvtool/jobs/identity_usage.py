@@ -1,13 +1,21 @@
-"""Runs, batches and clips of an identity, which remain after it is removed."""
+"""Runs, adapters, batches and clips of an identity, which remain after it is removed or revoked."""
 
-from dataclasses import dataclass
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from pvtool_core.batches.clips import sidecar_path
 from pvtool_core.batches.folder import BatchFolder, list_batches, read_items
 from pvtool_core.errors import PvError
-from pvtool_core.paths import batches_dir, data_dir
+from pvtool_core.paths import batches_dir, data_dir, path_text
+from pvtool_core.settings.jobs import RenderItem
+from pvtool_core.store.exports import exports_of
 from pvtool_core.store.identities import Identity
 from pvtool_core.store.run_index import runs_of
+from pvtool_core.store.runs import ADAPTER_FILE, checkpoint_step
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,63 @@ def usage_of(person: Identity) -> IdentityUsage:
         batches=tuple(str(batch.path) for batch, _ in found),
         renders=tuple(renders),
     )
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What exists of an identity: `adapters` are checkpoints as RUN@STEP, `exports` known files.
+
+    `clips` are the folders of its rendered clips, with the number of clips in each.
+    """
+
+    usage: IdentityUsage
+    adapters: tuple[str, ...]
+    exports: tuple[str, ...]
+    clips: Mapping[str, int]
+
+    def record(self) -> dict[str, Any]:
+        """Return it as a JSON object, with the commands that delete it."""
+        return {
+            **asdict(self.usage),
+            "adapters": list(self.adapters),
+            "exports": list(self.exports),
+            "clips": dict(self.clips),
+            "delete": self.commands(),
+        }
+
+    def commands(self) -> list[str]:
+        """Return commands that delete runs with their adapters, clips and exports."""
+        folders = [*self.clips, *self.usage.demos, *self.usage.batches]
+        removals = (("pv runs remove", self.usage.runs), ("rm -r", folders), ("rm", self.exports))
+        return [f"{verb} {shlex.join(words)}" for verb, words in removals if words]
+
+
+def remains_of(person: Identity) -> Remains:
+    """Return all that is known of an identity. Copies are not recorded."""
+    usage = usage_of(person)
+    adapters = [
+        f"{run.name}@{checkpoint_step(folder)}"
+        for run in runs_of(person)
+        for folder in run.checkpoint_folders()
+        if (folder / ADAPTER_FILE).is_file()
+    ]
+    clips = Counter(
+        str(Path(item.clip).parents[1])
+        for batch in list_batches(batches_dir())
+        for item in _items(batch, person, usage.runs)
+        if item.adapter and sidecar_path(item.clip).is_file()
+    )
+    exports = tuple(path_text(export.path) for export in exports_of(person.ref.fingerprint))
+    return Remains(usage, tuple(adapters), exports, dict(sorted(clips.items())))
+
+
+def _items(batch: BatchFolder, person: Identity, runs: tuple[str, ...]) -> Iterator[RenderItem]:
+    """Yield the clips of this identity in a batch; none of a corrupt one."""
+    try:
+        items = read_items(batch.items)
+    except (OSError, ValueError, TypeError):
+        return
+    yield from (item for item in items if item.identity == person.name or item.run in runs)
 
 
 def _renders(batch: BatchFolder, person: Identity, runs: tuple[str, ...]) -> set[Path]:

@@ -12,6 +12,7 @@ from pvtool_core.batches.plan import BatchPlan, Defaults, choices_of, plan
 from pvtool_core.batches.rows import Row
 from pvtool_core.errors import BadPrompt, BatchRefused, Missing, PvError, UsageError
 from pvtool_core.settings.jobs import RenderJob
+from pvtool_core.store.consent_checks import require_consent
 from pvtool_core.store.identities import Identity, Library
 from pvtool_core.store.prompts import KEYWORD, Banks, check_prompt
 
@@ -75,7 +76,9 @@ class RenderRequest:
     def _person(self) -> Identity:
         if not self.identity:
             raise UsageError("No identity selected.", "Select the identity to render.")
-        return Library().get(self.identity)
+        person = Library().get(self.identity)
+        require_consent(person.ref)
+        return person
 
     def _prompts(self) -> list[str]:
         prompts = [check_prompt(prompt) for prompt in self.prompts]

@@ -30,6 +30,7 @@ from pvtool_core.errors import ExitStatus, InputRefused, NameTaken, UsageError
 from pvtool_core.paths import check_name, runs_dir
 from pvtool_core.permissions import tighten
 from pvtool_core.settings.jobs import TrainJob, write_job
+from pvtool_core.store.consent_checks import require_consent
 from pvtool_core.store.event_log import EventWriter
 from pvtool_core.store.events import CheckpointEvent, RunEvent
 from pvtool_core.store.liveness import State
@@ -105,7 +106,7 @@ def average(names: Sequence[str], to: str | None = None) -> AveragedRun:
 
 
 def _check(checkpoints: Sequence[RunAdapter]) -> TrainJob:
-    """Return the settings of the first one's run. Raises UsageError."""
+    """Return the settings of the first one's run. Raises UsageError, ConsentRefused."""
     if len(checkpoints) < 2:
         raise UsageError("A mean needs two checkpoints or more.", "Add another RUN@STEP.")
     first, *others = [job_of(find_run(runs_dir(), each.run)) for each in checkpoints]
@@ -119,6 +120,7 @@ def _check(checkpoints: Sequence[RunAdapter]) -> TrainJob:
                 f"{name} was trained on another identity than {names[0]}.",
                 "Use runs of one identity.",
             )
+    require_consent(first.identity)
     return first
 
 

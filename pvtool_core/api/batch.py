@@ -31,12 +31,14 @@ from pvtool_core.settings.jobs import (
     write_job,
 )
 from pvtool_core.settings.toml import Table, from_table
+from pvtool_core.store.consent_checks import require_consent_to_render
 from pvtool_core.store.events import ClipEvent, Event, ignore
 from pvtool_core.store.identities import Identity
 from pvtool_core.store.liveness import LIVE
 from pvtool_core.store.prompts import check_prompt
 from pvtool_core.store.runs import find_run
 from pvtool_core.store.summary import job_of
+from pvtool_core.store.weight_places import remember_places
 from pvtool_core.supervisor import Engines, OnEvent, run_together
 
 KEPT_BATCHES = 50
@@ -48,14 +50,17 @@ def make_batch(
 ) -> BatchFolder:
     """Create the folder of a batch, with one worker per device, and delete old batches.
 
-    Raises FfmpegMissing or CodecMissing if this machine cannot write such clips.
+    Raises ConsentRefused, or FfmpegMissing or CodecMissing if this machine cannot write such clips.
     """
+    for item in {(item.identity, item.folder, item.adapter): item for item in items}.values():
+        require_consent_to_render(item)
     require_formats(job.encoding)
     if job.tries.min_likeness:
         check_face_models(job.setups)
     if not job.on:  # Ray's workers may be on machines with other devices
         check_devices(devices or [setup.model.device for setup in job.setups])
     drop_old_batches()
+    remember_places(job.setups, items)
     batch = new_batch(batches_dir())
     write_items(batch.items, items)
     for number, device in enumerate(devices or [""]):
@@ -199,6 +204,7 @@ def render(
 
     Raises:
         Missing: The run does not exist or has no checkpoint.
+        ConsentRefused: The consent of the identity was revoked or has expired.
         BadPrompt, SettingsError: A prompt or a setting is invalid.
         BatchRefused: There are several such mistakes; the message lists them.
         WeightsMissing: Model weights are not installed.

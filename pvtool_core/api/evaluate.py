@@ -124,6 +124,7 @@ def evaluation_plan(
         seeds=job.evaluation.seeds[: seeds or None],
         runs=(folder.name,),
         base=True,
+        to_render=False,
     )
     steps = [checkpoint_step(each) for each in folder.checkpoint_folders()] if checkpoints else []
     runs = [f"{folder.name}@{step}" for step in steps] or [""]

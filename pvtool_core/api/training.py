@@ -17,6 +17,7 @@ from pvtool_core.settings.jobs import EncodingConfig, TrainJob, check_trainable,
 from pvtool_core.settings.presets import Preset, preset_of
 from pvtool_core.settings.schema import Settings
 from pvtool_core.settings.toml import Table
+from pvtool_core.store.consent_checks import require_consent
 from pvtool_core.store.events import Event
 from pvtool_core.store.identities import Identity, Library
 from pvtool_core.store.liveness import State
@@ -86,6 +87,7 @@ def train(
 
     Raises:
         Missing: The identity, the preset or the prompt bank does not exist.
+        ConsentRefused: The consent of the identity was revoked or has expired.
         SettingsError: Settings are unknown or invalid.
         WeightsMissing: Model weights are not installed.
         BadPrompt: A prompt is invalid or too long.
@@ -121,6 +123,7 @@ def create_run(
 
     The run of the cell of a sweep has a name of its own, which must be unused.
     """
+    require_consent(identity.ref)
     photos, held_out = len(identity.references), settings.identity_reward.held_out_photos
     if held_out and held_out >= photos:
         raise UsageError(

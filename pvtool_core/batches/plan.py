@@ -28,6 +28,7 @@ from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup, TriesCo
 from pvtool_core.settings.schema import NO_METHOD
 from pvtool_core.settings.toml import Table, from_table, merge, to_table
 from pvtool_core.store.clip_likeness import likeness_in
+from pvtool_core.store.consent_checks import require_consent
 from pvtool_core.store.identities import Identity, Library
 from pvtool_core.store.prompts import fill
 from pvtool_core.store.reference_files import reference_files
@@ -58,7 +59,8 @@ class Defaults:
     An empty run is the newest of the identity. `methods` are encoder methods, which need no run; an
     empty one stands for `runs`. `loras` are sets; None is that of the run. `base` also requests
     clips of the base model. `trained` is the adapter of a clip to render again, for rows without
-    another run or identity.
+    another run or identity. Without `to_render`, the clips may all exist, and consent is only
+    checked for those that are rendered.
     """
 
     people: tuple[str, ...] = ()
@@ -71,6 +73,7 @@ class Defaults:
     settings: tuple[Pairs, ...] = ((),)
     control: Table | None = None
     trained: tuple[str, RunAdapter] | None = None
+    to_render: bool = True
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,8 @@ class _Planner:
         self, row: Row, name: str, source: Source, loras: Loras, settings: Pairs, strength: float
     ) -> None:
         person = self._once(("person", name), lambda: Library().get(name))
+        if self._wanted.to_render and not row.base:
+            self._once(("consent", name), lambda: require_consent(person.ref))
         trained = self._once(("trained", name, source), lambda: self._trained(person, source))
         method = trained.setup.method.name
         vectors = self._once(("vectors", trained.adapter), lambda: vector_count(trained.adapter))
@@ -275,6 +280,11 @@ class _Planner:
                 "strength": strength,
                 "run": by.run,
                 "step": by.step,
+            }
+        if by:
+            about |= {
+                "scope": person.consent.terms.scope,
+                "consent": person.consent.sha256,
             }
         self.plan.items.append(RenderItem(**about))
         self.plan.contexts.append(context)

@@ -1,7 +1,7 @@
 """Provenance of a clip from its sidecar or its own file, for `pv render --from CLIP`.
 
-A sidecar has the paths of adapter and weights. A file does not: the paths are then those of the run
-in its metadata.
+Both have hashes of adapter and weights. Their paths are those of earlier batches on this machine,
+or of the run in the metadata; sidecars of older versions have paths of their own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,7 @@ from pvtool_core.settings.jobs import LikenessConfig, RenderItem, Setup, TrainJo
 from pvtool_core.settings.toml import Table, from_table, to_table
 from pvtool_core.store.runs import ADAPTER_FILE, find_run
 from pvtool_core.store.summary import job_of
+from pvtool_core.store.weight_places import place_of
 
 Facts = Mapping[str, Any]
 
@@ -137,10 +138,10 @@ def _setup(facts: Facts, job: TrainJob | None) -> Setup:
         places = {
             key: value for key, value in to_table(job.model).items() if key not in facts["model"]
         }
-    places |= _places(facts)
+    places |= place_of("model", facts["model"]["fingerprint"]) | _old_places(facts)
     if not places.get("base_model"):
         problem = f"the base model of {facts['identity']}'s clip"
-        raise WeightsMissing(problem, "Use the clip with its sidecar, or restore its run.")
+        raise WeightsMissing(problem, "Restore its run, or render on the machine that rendered it.")
     loras = _loras(facts, job)
     control = _control(facts, places.pop("control", {}))
     method = _method(facts, places)
@@ -163,7 +164,7 @@ def _setup(facts: Facts, job: TrainJob | None) -> Setup:
 
 
 def _method(facts: Facts, places: Table) -> Table:
-    """Return the encoder method, with its paths taken from `places`; empty without one.
+    """Return the encoder method, with its paths; those of old sidecars are taken from `places`.
 
     Raises WeightsMissing without the paths.
     """
@@ -171,29 +172,43 @@ def _method(facts: Facts, places: Table) -> Table:
     if not facts.get("reference"):
         return {}
     method = dict(facts["method"])
-    if set(paths) != set(METHOD_PLACES):
+    paths = paths or place_of("method", method["fingerprint"])
+    if not paths:
         problem = f"of the clip's method {method['name']}"
-        raise WeightsMissing(problem, "Use the clip with its sidecar.")
-    return {**method, **paths}
+        raise WeightsMissing(problem, "Render it on the machine that rendered it.")
+    return {**method, **{name: paths.get(name, "") for name in METHOD_PLACES}}
 
 
-def _places(facts: Facts) -> Table:
+def _old_places(facts: Facts) -> Table:
+    """Return the absolute paths of a sidecar of an older version; newer ones have names."""
     places = {"base_model": facts.get("base_model"), **facts.get("places", {})}
     places.pop("loras", None)
-    return {key: value for key, value in places.items() if value}
+    own = cast("Table", places.pop("control", None) or {})
+    control = {key: value for key, value in own.items() if _is_path(value)}
+    found = {key: value for key, value in places.items() if _is_path(value)}
+    if control:
+        found["control"] = control
+    if any(map(_is_path, (method := places.get("method") or {}).values())):
+        found["method"] = method
+    return found
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and Path(value).is_absolute()
 
 
 def _loras(facts: Facts, job: TrainJob | None) -> list[Table]:
     files = cast("list[str]", facts.get("places", {}).get("loras", []))
     known = {lora.fingerprint: lora.file for lora in job.model.loras} if job else {}
-    known |= {
-        fingerprint: file
-        for (fingerprint, _), file in zip(facts["model"]["loras"], files, strict=False)
-    }
+    for number, (fingerprint, _) in enumerate(facts["model"]["loras"]):
+        if file := place_of("lora", fingerprint).get("file"):
+            known[fingerprint] = file
+        if _is_path(next(iter(files[number:]), None)):
+            known[fingerprint] = files[number]
     if unknown := [
         fingerprint for fingerprint, _ in facts["model"]["loras"] if fingerprint not in known
     ]:
-        raise WeightsMissing(f"of a LoRA ({unknown[0]})", "Use the clip with its sidecar.")
+        raise WeightsMissing(f"of a LoRA ({unknown[0]})", "Add it with --lora.")
     return [
         {"file": known[fingerprint], "weight": weight, "fingerprint": fingerprint}
         for fingerprint, weight in facts["model"]["loras"]
@@ -202,20 +217,22 @@ def _loras(facts: Facts, job: TrainJob | None) -> list[Table]:
 
 def _control(facts: Facts, places: Table) -> Table:
     fingerprint, weight = facts["model"]["control"]
+    places = {**places, **place_of("control", fingerprint)} if fingerprint else {}
     if fingerprint and not places.get("model"):
-        raise WeightsMissing("of the clip's ControlNet", "Use the clip with its sidecar.")
+        raise WeightsMissing("of the clip's ControlNet", "Add --controlnet and --control-frames.")
     return {"model": "", "frames": "", **places, "fingerprint": fingerprint, "weight": weight}
 
 
 def _adapter(facts: Facts) -> Path:
-    """Return the exact adapter, at its path or in a checkpoint of its run.
+    """Return the exact adapter, in a checkpoint of its run or where it was rendered from.
 
     Raises WeightsMissing.
     """
     run, step = facts["run"], facts["step"]
     checkpoint = runs_dir() / run / "checkpoints" / f"step-{step:06d}" / ADAPTER_FILE
-    for file in (Path(facts.get("adapter") or checkpoint), checkpoint):
-        if file.is_file() and sha256_of(file) == facts["adapter_sha256"]:
+    known = place_of("adapter", facts["adapter_sha256"]).get("file", "")
+    for file in map(Path, (facts.get("adapter") or "", known, checkpoint)):
+        if file.is_absolute() and file.is_file() and sha256_of(file) == facts["adapter_sha256"]:
             return file
     raise WeightsMissing(
         f"{run}@{step}", "Its run or this checkpoint was deleted; use another one with --run."

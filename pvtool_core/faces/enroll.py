@@ -6,7 +6,7 @@ embedding by each recogniser are stored beside it. If one photo is refused, all 
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pvtool_core.errors import FaceRefused, InputRefused, printable
+from pvtool_core.errors import BadPicture, FaceRefused, InputRefused, printable
 from pvtool_core.faces.analyzer import Face, FaceAnalyzer, Picture, align
+from pvtool_core.media.generated_marks import MARKS, generated_mark
 from pvtool_core.media.photos import PHOTO_FORMATS, Warn, read_picture
 from pvtool_core.paths import path_of
 from pvtool_core.settings.jobs import EnrollJob
@@ -31,12 +32,16 @@ LEAST_LIKENESS = 0.2
 
 @dataclass(frozen=True)
 class Portrait:
-    """An accepted photo: the stored picture, its face, and the aligned crop (112, 112, 3)."""
+    """An accepted photo: the stored picture, its face, and the aligned crop (112, 112, 3).
+
+    `generated` is the mark of a generator in the file, which the user has allowed.
+    """
 
     path: Path
     picture: Picture
     face: Face
     crop: Picture
+    generated: str = ""
 
 
 def enroll(job: EnrollJob, report: Report) -> None:
@@ -63,11 +68,25 @@ def enroll(job: EnrollJob, report: Report) -> None:
     portraits: list[Portrait] = []
     for number, path in enumerate(map(path_of, job.pictures)):
         report(StageEvent(stage="detecting", done=number, total=len(job.pictures)))
-        portraits.append(portrait(analyzer, path, job.face, warn))
+        mark = check_not_generated(path, job.allow_generated)
+        accepted = portrait(analyzer, path, job.face, warn)
+        portraits.append(replace(accepted, generated=mark))
     crops = [each.crop for each in portraits]
     embeddings = {name: torch.from_numpy(analyzer.embed(crops, name)) for name in recognizers}
     check_likeness(portraits, embeddings[rewards.recognizer].numpy())
     keep(Path(job.identity.folder), portraits, embeddings)
+
+
+def check_not_generated(path: Path, allow: bool) -> str:
+    """Return the mark of a generator in a photo, or "". Raises BadPicture unless `allow`."""
+    mark = generated_mark(path)
+    if mark and not allow:
+        raise BadPicture(
+            path,
+            f"is marked as {MARKS[mark]} ({mark})",
+            "Use a photo of the person. If they agree to this one, add --allow-generated.",
+        )
+    return mark
 
 
 def read_photo(path: Path, warn: Warn | None = None) -> Picture:
@@ -160,4 +179,5 @@ def _keep_one(folder: Path, number: int, portrait: Portrait) -> dict[str, Any]:
         "bbox": portrait.face.bbox.tolist(),
         "score": portrait.face.score,
         "landmarks": portrait.face.landmarks.tolist(),
+        **({"generated": portrait.generated} if portrait.generated else {}),
     }

@@ -28,6 +28,7 @@ from pvtool_core.settings.schema import (
     is_path,
     named_weights,
 )
+from pvtool_core.store.consent_checks import require_consent_of_adapter
 
 
 def resolve(name: str) -> Path:
@@ -201,7 +202,8 @@ def with_base_model(model: ModelConfig, base_model: str) -> ModelConfig:
 def locate_style(model: ModelConfig) -> ModelConfig:
     """Return style LoRAs and ControlNet with absolute paths.
 
-    Raises WeightsMissing, or InputRefused for other files.
+    Raises WeightsMissing, InputRefused for other files, or ConsentRefused for the adapter of an
+    identity without valid consent.
     """
     loras = tuple(dataclasses.replace(lora, file=str(resolve(lora.file))) for lora in model.loras)
     for lora in loras:
@@ -214,6 +216,7 @@ def locate_style(model: ModelConfig) -> ModelConfig:
                 f"The LoRA {lora.file} is not a regular file.", "Use a .safetensors file."
             )
         _check_tensors(Path(lora.file))
+        require_consent_of_adapter(Path(lora.file))
     control = model.control
     if control.model:
         control = dataclasses.replace(

@@ -29,6 +29,7 @@ from pvtool_core.batches.rates import Rate, note
 from pvtool_core.errors import (
     InputRefused,
     OutOfMemory,
+    PvError,
     WeightsMissing,
     from_foreign,
 )
@@ -41,6 +42,7 @@ from pvtool_core.models.prompt_limits import report_cuts
 from pvtool_core.paths import trajectories_dir
 from pvtool_core.rendering.results import Results
 from pvtool_core.settings.jobs import RenderItem, Setup
+from pvtool_core.store.consent_checks import require_consent_to_render
 from pvtool_core.store.events import Report
 from pvtool_core.trajectories import TrajectoryCache
 
@@ -116,10 +118,15 @@ class Denoiser(ABC):
     def denoise(self, group: Group, results: Results) -> Iterator[DenoisedClip]:
         """Yield the latents of each clip, first those stored by an earlier attempt.
 
-        Clips that fail are reported.
+        Clips that fail are reported, and so are those of identities without valid consent.
         """
         missing: list[RenderItem] = []
         for item in group.items:
+            try:
+                require_consent_to_render(item)
+            except PvError as error:
+                results.failed(item, error)
+                continue
             latents = kept_latents(latents_path(item), group.fingerprints[item.clip])
             if latents is None:
                 missing.append(item)

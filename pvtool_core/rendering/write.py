@@ -21,6 +21,7 @@ from pvtool_core.rendering.likeness_scorer import LikenessScorer
 from pvtool_core.rendering.results import Results
 from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup
 from pvtool_core.store.clip_likeness import ClipLikeness
+from pvtool_core.store.consent_checks import CONSENT_KEY, SCOPE_KEY
 
 _WAITING = 3  # clips with latents or frames in memory at the same time
 
@@ -112,10 +113,10 @@ def write(
     facts = clip_facts(job, item)
     write_clip(path, pixels, job.setups[item.setup].model.fps, facts, job.encoding)
     places = {
-        "adapter": item.adapter,
-        "adapter_base": item.adapter_base,
+        "adapter": Path(item.adapter).name,
+        "adapter_base": Path(item.adapter_base).name,
         "adapter_first_step": clip.first_step if item.adapter else None,
-        **_places(job, item),
+        **_weights(job, item),
     }
     times = {"created": time.time(), "seconds": round(time.monotonic() - began, 3)}
     # Before the sidecar: no process removes the latents of a complete clip.
@@ -125,7 +126,7 @@ def write(
 
 
 def clip_facts(job: RenderJob, item: RenderItem) -> dict[str, Any]:
-    """Return everything needed to render the clip again, without paths, for its files."""
+    """Return everything needed to render the clip again, without paths of this machine."""
     setup = job.setups[item.setup]
     return {
         "schema": "pv clip 2",
@@ -145,6 +146,8 @@ def clip_facts(job: RenderJob, item: RenderItem) -> dict[str, Any]:
         "sampler": asdict(setup.sampler),
         "upscale": {"factor": job.encoding.upscale, "filter": "nearest"},
         "versions": dict(job.versions),
+        **({SCOPE_KEY: item.scope} if item.scope else {}),
+        **({CONSENT_KEY: item.consent} if item.consent else {}),
     }
 
 
@@ -155,13 +158,22 @@ def _encoder_facts(item: RenderItem, setup: Setup) -> dict[str, Any]:
     return {"method": method_facts(setup.method), "reference": item.reference}
 
 
-def _places(job: RenderJob, item: RenderItem) -> dict[str, Any]:
-    """Return the paths of the weights, to render the clip again on this machine."""
+def _weights(job: RenderJob, item: RenderItem) -> dict[str, Any]:
+    """Return the names of the files of weights; their paths stay in the data folder.
+
+    They are found there by their hashes: see weight_places.py.
+    """
     model, method = job.setups[item.setup].model, job.setups[item.setup].method
-    loras = [lora.file for lora in model.loras]
-    control = {"model": model.control.model, "frames": model.control.frames}
-    parts = {"motion_adapter": model.motion_adapter, "config": model.config}
-    places = {**parts, "loras": loras, "control": control}
+    loras = [Path(lora.file).name for lora in model.loras]
+    control = {
+        "model": Path(model.control.model).name,
+        "frames": Path(model.control.frames).name,
+    }
+    parts = {
+        "motion_adapter": Path(model.motion_adapter).name,
+        "config": Path(model.config).name,
+    }
+    places: dict[str, Any] = {**parts, "loras": loras, "control": control}
     if item.reference:
-        places["method"] = {name: getattr(method, name) for name in METHOD_PLACES}
-    return {"base_model": model.base_model, "places": places}
+        places["method"] = {name: Path(getattr(method, name)).name for name in METHOD_PLACES}
+    return {"base_model": Path(model.base_model).name, "places": places}

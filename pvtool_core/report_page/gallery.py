@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from statistics import fmean
 
 from pvtool_core.errors import PvError, printable
@@ -286,9 +286,14 @@ def left_out(gallery: Gallery) -> Html:
     return join(parts)
 
 
+def shown_file(file: str) -> str:
+    """Return the end of a path, as IDENTITY/PROMPT/FILE: the page may be sent to others."""
+    return printable(str(PurePath(*PurePath(file).parts[-3:])), whole=True)
+
+
 def _files(text: str, title: str, reasons: Mapping[str, str]) -> Html:
     items = [
-        element("li", element("code", printable(file, whole=True)), f" {reason}")
+        element("li", element("code", shown_file(file)), f" {reason}")
         for file, reason in reasons.items()
     ]
     listed = element("details", element("summary", title), element("ul", *items))

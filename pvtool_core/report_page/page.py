@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from pvtool_core.errors import BadPicture, UsageError, printable
+from pvtool_core.errors import BadPicture, UsageError
 from pvtool_core.files import replace_file
 from pvtool_core.report_page import gallery, tables
 from pvtool_core.report_page.curves import curves
 from pvtool_core.report_page.embed import embed_photo
-from pvtool_core.report_page.gallery import Gallery
+from pvtool_core.report_page.gallery import Gallery, shown_file
 from pvtool_core.report_page.markup import Html, element, join
 from pvtool_core.report_page.numbers import count_of
 from pvtool_core.report_page.report_format import (
@@ -150,7 +150,7 @@ def _sections(
     notes = [element("p", each, class_="note") for each in problems]
     alarms = [element("li", each) for each in (*report.get("alarms", ()), *_of_each(report))]
     failed = [
-        element("li", element("code", printable(each["file"], whole=True)), f" {each['reason']}")
+        element("li", element("code", shown_file(each["file"])), f" {each['reason']}")
         for each in report.get("failed", ())
     ]
     without_script = element("noscript", element("p", "JavaScript plays the clips.", class_="note"))

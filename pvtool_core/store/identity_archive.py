@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pvtool_core.errors import BadArchive, Missing
+from pvtool_core.store.encryption import decrypt, is_encrypted_file
 
 MANIFEST = "manifest.json"
 _FORMAT = "pv identity 1"
@@ -35,12 +36,12 @@ def pack(name: str, content: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(archive: Path) -> tuple[str, dict[str, bytes]]:
+def unpack(archive: Path, passphrase: str = "") -> tuple[str, dict[str, bytes]]:
     """Return the name of the identity and its files by path, as in the manifest.
 
-    Raises Missing, BadArchive.
+    Raises Missing, BadArchive, and what `decrypt` does.
     """
-    content = _read(archive)
+    content = _read(archive, passphrase)
     try:
         text = content.pop(MANIFEST)
         if len(text) > _MAX_MANIFEST_BYTES:
@@ -56,15 +57,20 @@ def unpack(archive: Path) -> tuple[str, dict[str, bytes]]:
     return name, content
 
 
-def _read(archive: Path) -> dict[str, bytes]:
-    """Return the contents of all members. Raises Missing, BadArchive."""
+def _read(archive: Path, passphrase: str) -> dict[str, bytes]:
+    """Return the contents of all members. Raises Missing, BadArchive, and what `decrypt` does."""
     if not archive.is_file():
         raise Missing("file", str(archive), "Use a file written by `pv identity export`.")
     if archive.stat().st_size > _MAX_BYTES:
         raise BadArchive(archive, "is too large for an identity")
+    encrypted = is_encrypted_file(archive)
+    packed = decrypt(archive.read_bytes(), passphrase, archive) if encrypted else None
     content: dict[str, bytes] = {}
     try:
-        with tarfile.open(archive, mode="r:") as tar:
+        with (
+            io.BytesIO(packed) if packed is not None else archive.open("rb") as stream,
+            tarfile.open(fileobj=stream, mode="r:") as tar,
+        ):
             for member in tar:
                 if len(content) >= _MAX_FILES:
                     raise BadArchive(archive, "contains too many files for an identity")

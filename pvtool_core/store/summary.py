@@ -13,6 +13,7 @@ from pvtool_core.paths import identities_dir
 from pvtool_core.settings.jobs import TrainJob, read_job, require
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 from pvtool_core.settings.sample_metrics import LIKENESS
+from pvtool_core.store.consent_checks import require_consent
 from pvtool_core.store.event_log import first_event_time, newest_record, newest_records
 from pvtool_core.store.events import Record, ScoresEvent, TelemetryEvent, parse_event
 from pvtool_core.store.identities import with_folder_here
@@ -266,12 +267,13 @@ def with_identity_here(job: TrainJob, run: Path) -> TrainJob:
 
 
 def check_training(folder: RunFolder) -> None:
-    """Check that a run to resume is a training job: other jobs write to any path.
+    """Check that a run to resume is a training job, as other jobs write to any path, and consent.
 
-    Invalid settings are left to the engine. Raises UsageError, BrokenRun.
+    Invalid settings are left to the engine. Raises UsageError, BrokenRun, and what
+    `require_consent` does.
     """
     with suppress(SettingsError):
-        job_of(folder)
+        require_consent(job_of(folder).identity)
 
 
 def adapter_of(folder: RunFolder) -> Path:

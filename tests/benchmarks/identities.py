@@ -262,6 +262,7 @@ def add(person: Person, benchmark: Benchmark) -> None:
     about = (
         "--class",
         person.noun,
+        "--adult",
         "--consent",
         "Drawn by a program; not a real person.",
         "--preset",

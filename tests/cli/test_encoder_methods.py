@@ -17,11 +17,13 @@ from pvtool_core.errors import UsageError
 from pvtool_core.media.decode import frames_of
 from pvtool_core.media.metadata import read_facts
 from pvtool_core.methods.id_animator import IdAnimator
+from pvtool_core.paths import data_dir
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.settings.methods import METHODS
 from pvtool_core.settings.presets import Presets
 from pvtool_core.settings.schema import MethodConfig
 from pvtool_core.settings.toml import merge, to_table
+from pvtool_core.store.consent_checks import revoke_consent
 from pvtool_core.store.identities import Library
 from tests.support.commands import Pv
 from tests.support.small_methods import save_consisid, save_id_animator, use_random_faces
@@ -167,9 +169,14 @@ def test_clip_is_rendered_again_from_its_sidecar(render: Render, pv: Pv) -> None
     assert (again["method"], again["seed"], again["status"]) == ("id-animator", 5, "done")
     assert Path(again["path"]).parent == Path(clip["path"]).parent
     alone = shutil.copy(clip["path"], Path(clip["path"]).parents[3] / "alone.mp4")
+    (whole,) = pv("render", "--from", str(alone), "--json").lines
+    assert whole["status"] in ("skipped", "done")
+    shutil.rmtree(data_dir() / "places")
     answer = pv("render", "--from", str(alone))
-    assert answer.status == 4
-    assert "Use the clip with its sidecar" in answer.err
+    assert (answer.status, "render on the machine that rendered it" in answer.err) == (4, True)
+    revoke_consent("mara")
+    answer = pv("render", "mara", PROMPT, "--method", "id-animator")
+    assert (answer.status, "The consent of mara was revoked" in answer.err) == (3, True)
 
 
 def test_failed_clips_can_be_repeated_by_their_method_which_gets_no_keyword(

@@ -55,7 +55,16 @@ def assert_nothing_ran(hostile: Path) -> None:
 def test_the_engine_runs_no_code_of_the_current_folder(hostile: Path) -> None:
     photo = next((presets_dir() / "tiny/samples").glob("*.png"))
     added = run(
-        hostile, "identity", "add", "ada", str(photo), "--preset", "tiny", "--consent", "A cartoon."
+        hostile,
+        "identity",
+        "add",
+        "ada",
+        str(photo),
+        "--preset",
+        "tiny",
+        "--adult",
+        "--consent",
+        "A cartoon.",
     )
     assert_nothing_ran(hostile)
     assert added.returncode == 0, added.stderr

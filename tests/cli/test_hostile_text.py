@@ -64,8 +64,8 @@ def test_fields_of_an_imported_identity_are_escaped(pv: Pv, mara: str) -> None:
 
 def test_names_of_files_and_options_are_escaped_in_errors(pv: Pv, mara: str) -> None:
     photo = HOSTILE.replace("/", "")
-    check(pv("identity", "add", "nora", photo, "--consent", "yes"))
-    check(pv("identity", "add", "nora", photo, "--consent", "yes", "--debug"))
+    check(pv("identity", "add", "nora", photo, "--adult", "--consent", "yes"))
+    check(pv("identity", "add", "nora", photo, "--adult", "--consent", "yes", "--debug"))
     check(pv(HOSTILE))
     check(pv("runs", "list", f"--{HOSTILE}"))
     check(pv("identity", "show", HOSTILE))

@@ -38,7 +38,7 @@ def test_photo_of_any_name_is_read_and_its_name_printed_safely(
     pv: Pv, name: bytes, told: str
 ) -> None:
     photo(Path(os.fsdecode(name)))
-    answer = pv("identity", "add", "ann", os.fsdecode(name), "--consent", "hers")
+    answer = pv("identity", "add", "ann", os.fsdecode(name), "--adult", "--consent", "hers")
     assert answer.status == 3
     assert f"No face found in {told}." in answer.err
     assert "\x1b[31mred" not in answer.err
@@ -49,7 +49,7 @@ def test_a_photo_in_a_working_folder_that_is_not_utf_8_is_read(
 ) -> None:
     photo(tmp_path / LATIN / "ann.png")
     monkeypatch.chdir(tmp_path / LATIN)
-    answer = pv("identity", "add", "ann", "ann.png", "--consent", "hers")
+    answer = pv("identity", "add", "ann", "ann.png", "--adult", "--consent", "hers")
     assert (answer.status, "No face found in ann.png" in answer.err) == (3, True)
 
 
@@ -68,7 +68,7 @@ def test_a_photo_in_a_working_folder_that_is_not_utf_8_is_read(
 )
 def test_invalid_photo_is_reported_before_an_engine_starts(pv: Pv, given: str, told: str) -> None:
     Path("photos").mkdir()
-    answer = pv("identity", "add", "ann", given, "--consent", "hers", "--json")
+    answer = pv("identity", "add", "ann", given, "--adult", "--consent", "hers", "--json")
     assert (answer.status, answer.json["error"]["kind"]) == (3, "BadPicture")
     assert told in answer.json["error"]["message"]
 
@@ -107,7 +107,7 @@ def test_arguments_that_are_not_utf_8_are_refused_before_a_write(
 
 def test_a_consent_statement_that_is_not_utf_8_is_refused(pv: Pv) -> None:
     photo(Path("ann.png"))
-    answer = pv("identity", "add", "ann", "ann.png", "--consent", LATIN)
+    answer = pv("identity", "add", "ann", "ann.png", "--adult", "--consent", LATIN)
     assert (answer.status, "consent" in answer.err) == (2, True)
 
 

@@ -111,13 +111,13 @@ def test_another_base_model_is_in_hash_sidecar_and_json_and_is_used_again(
     assert (pixels(plain) != pixels(other)).any()
     assert (other["base_model"], other["adapter_base"]) == (str(styled), str(home / "base"))
     facts = sidecar(other)
-    assert (facts["base_model"], facts["adapter_base"]) == (str(styled), str(home / "base"))
+    assert (facts["base_model"], facts["adapter_base"]) == ("styled", "base")
     assert facts["model"]["fingerprint"] != facts["adapter_base_fingerprint"]
     assert sidecar(plain)["model"]["fingerprint"] == facts["adapter_base_fingerprint"]
     answer = pv("render", "--from", other["path"], "--out", "again", "--no-likeness", "--json")
     (again,) = answer.lines
     assert Path(again["path"]).read_bytes() == Path(other["path"]).read_bytes()
-    assert f"the adapter was trained on {home / 'base'}." in answer.err
+    assert "the adapter was trained on base." in answer.err
 
 
 def test_a_clip_of_the_base_model_is_rendered_again(

@@ -1,6 +1,8 @@
 """Files are in PV_HOME and readable by their owner only; other libraries report no usage."""
 
+import dataclasses
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -9,10 +11,15 @@ from pathlib import Path
 import pytest
 
 from pvtool_core.batches.folder import new_batch, write_items
+from pvtool_core.models.fingerprints import with_fingerprints
 from pvtool_core.paths import presets_dir
 from pvtool_core.permissions import use_umask_for
-from pvtool_core.store.runs import RunFolder
-from tests.support.commands import Pv
+from pvtool_core.settings.formats import FORMATS
+from pvtool_core.settings.jobs import TrainJob, write_job
+from pvtool_core.store.identities import Library
+from pvtool_core.store.runs import RunFolder, new_run
+from tests.support.commands import Pv, everything
+from tests.support.sample_data import add_identity_of_noise
 
 PV = Path(sys.executable).with_name("pv")
 SWITCHES = (
@@ -44,7 +51,16 @@ def test_an_added_identity_is_private_and_nothing_is_written_outside_of_pv_home(
     }
     env |= {"HOME": str(user), "TMPDIR": str(scratch), "PV_HOME": str(home)}
     photo = presets_dir() / "tiny/samples/ada-woman.png"
-    words = ["identity", "add", "ada", str(photo), "--consent", "A drawn person.", "--json"]
+    words = [
+        "identity",
+        "add",
+        "ada",
+        str(photo),
+        "--adult",
+        "--consent",
+        "A drawn person.",
+        "--json",
+    ]
     added = subprocess.run(
         [PV, *words], env=env, umask=0o022, capture_output=True, text=True, check=False
     )
@@ -86,6 +102,50 @@ def test_permissions_of_readable_folders_are_corrected_by_the_next_command(
     assert pv("identity", "list").status == 0
     assert loose(home / "data") == []
     assert stat.S_IMODE(outside.stat().st_mode) == 0o644
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("engines_in_process")
+def test_clips_sidecars_and_exports_have_no_path_no_user_name_and_no_statement(
+    pv: Pv,
+    tmp_path: Path,
+    models: Path,
+    job: TrainJob,
+    adapters: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home = tmp_path / 'mallory\'s "café" $(x)'
+    monkeypatch.setenv("PV_HOME", str(home))
+    monkeypatch.setenv("LOGNAME", "mallory")
+    add_identity_of_noise("ann")
+    assert pv("identity", "consent", "ann", "--consent", "mallory said yes").status == 0
+    base = shutil.copytree(models / "animatediff", home / "base")
+    style = shutil.copy(adapters["strong"], home / "style.safetensors")
+    run = new_run(home / "data/runs", "ann")
+    model = with_fingerprints(dataclasses.replace(job.model, base_model=str(base)))
+    own = dataclasses.replace(job, run=run.name, identity=Library().get("ann").ref, model=model)
+    short = dataclasses.replace(
+        own.training, iterations=1, checkpoint_every=1, sample_every=1, score_samples=False
+    )
+    write_job(run.config, dataclasses.replace(own, training=short))
+    assert pv("runs", "resume", run.name).status == 0
+    formats = ("--format", ",".join(FORMATS))
+    words = ("<V> runs", "--lora", str(style), *formats, "--sheet", "--base", "--no-likeness")
+    answer = pv("render", "ann", *words, "--out", "clips")
+    assert answer.status == 0, answer.err
+    exported = ("adapter.safetensors", "--comfyui", "workflow.json")
+    assert pv("runs", "export", run.name, *exported).status == 0
+    found = everything(Path())
+    suffixes = {Path(name).suffix for name in found}
+    assert {".mp4", ".gif", ".webp", ".png", ".json", ".safetensors"} <= suffixes
+    found |= {f"run/{name}": content for name, content in everything(run.path / "samples").items()}
+    private = (b"mallory", str(tmp_path).encode(), str(models).encode())
+    leaks = [(name, each) for name in found for each in private if each in found[name]]
+    assert leaks == []
+    (clip,) = Path("clips/ann").rglob("*.mp4")
+    again = pv("render", "--from", str(clip), "--dry-run", "--json").lines
+    renders = Path("renders").absolute()
+    assert [each["path"] for each in again] == [str(renders / clip.relative_to("clips"))]
 
 
 def test_usage_reports_are_disabled_unless_the_user_enables_them() -> None:

@@ -26,7 +26,7 @@ def shell(pv: Pv, engines_in_process: None) -> Shell:
         return answer.lines
 
     photo = presets_dir() / "tiny/samples/ada-woman.png"
-    run("identity", "add", "ada", str(photo), "--consent", "hers")
+    run("identity", "add", "ada", str(photo), "--adult", "--consent", "hers")
     return run
 
 

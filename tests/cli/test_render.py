@@ -19,6 +19,7 @@ from pvtool_core.batches.plan import Shard
 from pvtool_core.batches.provenance import provenance_of
 from pvtool_core.batches.rates import Rate, note
 from pvtool_core.hashes import sha256_of
+from pvtool_core.models.fingerprints import with_fingerprints
 from pvtool_core.settings.jobs import (
     EncodingConfig,
     RenderItem,
@@ -477,8 +478,9 @@ def real(
 ) -> RunFolder:
     """Return a finished run on the small random model."""
     folder = new_run(home / "data/runs", mara)
+    model, person = with_fingerprints(job.model), Library().get(mara).ref
     write_job(
-        folder.config, dataclasses.replace(job, run=folder.name, identity=Library().get(mara).ref)
+        folder.config, dataclasses.replace(job, run=folder.name, identity=person, model=model)
     )
     folder.write_checkpoint(4, {ADAPTER_FILE: adapters["strong"].read_bytes()})
     folder.write_exit(ExitRecord(status=0, state=State.FINISHED))
@@ -542,4 +544,4 @@ def check_rerender(pv: Pv, run: RunFolder, video: Path) -> None:
     assert [clip["identity"] for clip in clips] == ["base", "mara"] * 2
     shutil.rmtree(run.path)
     gone = pv("render", "--from", str(video), "--dry-run")
-    assert (gone.status, "Weights not found: mara-1@4." in gone.err) == (4, True)
+    assert (gone.status, "Weights not found: mara-1@4." in gone.err) == (4, True), gone.err

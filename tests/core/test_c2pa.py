@@ -20,10 +20,13 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from PIL import Image
 
 from pvtool_core.errors import ExitStatus, UsageError
+from pvtool_core.media.c2pa import read_credentials, sign
 from pvtool_core.media.decode import Pixels, frames_of
 from pvtool_core.media.encode import write_clip
+from pvtool_core.media.generated_marks import generated_mark
 from pvtool_core.media.metadata import AI_MADE, read_facts
 from pvtool_core.settings.jobs import EncodingConfig
 
@@ -205,3 +208,14 @@ def test_error_without_c2pa_says_how_to_install_it(
     with pytest.raises(UsageError, match="not installed") as refusal:
         write_clip(tmp_path / "clip", moving_square(), 8, FACTS, studio.encoding("mp4"))
     assert refusal.value.hint == "Run `pip install pvtool[c2pa]`."
+
+
+@pytest.mark.parametrize("suffix", ["jpeg", "png", "webp"])
+def test_photo_with_credentials_of_a_generator_is_recognised(
+    tmp_path: Path, studio: Studio, suffix: str
+) -> None:
+    file = tmp_path / f"photo.{suffix}"
+    Image.fromarray(moving_square(1)[0]).save(file)
+    assert generated_mark(file) == ""
+    sign(file, read_credentials(studio.certificate, studio.key), "photo", f"image/{suffix}")
+    assert generated_mark(file) == "trainedAlgorithmicMedia"

@@ -408,6 +408,8 @@ def test_similarity_of_photos_is_the_mean_cosine_of_embeddings(
     with library.staging() as staging:
         one, other = torch.randn(3, 512), torch.randn(3, 128)
         save_file({"one": one, "other": other}, staging / EMBEDDINGS_FILE)
+        (staging / "references").mkdir()
+        (staging / "references/000.png").write_bytes(png(64))
         (staging / FACES_FILE).write_text(json.dumps([FACE] * 3))
         identity = library.adopt(staging, "nora", "woman", "")
     expected = [torch.cosine_similarity(each[:, None], each[None], dim=-1) for each in (one, other)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Input, OptionList, TextArea
+from textual.widgets import Checkbox, Input, OptionList, Select, TextArea
 
 from pvtool.dashboard.screens.identities import IdentitiesScreen
 from pvtool.dashboard.screens.identity_forms import AddIdentity
@@ -13,6 +13,7 @@ from pvtool.dashboard.widgets.key_footer import KeyFooter
 from pvtool.dashboard.widgets.navigation import Navigation
 from pvtool.dashboard.widgets.picture import ClipView
 from pvtool.jobs.prepare import choose, prepare
+from pvtool_core.store.consent_checks import revoke_consent
 from pvtool_core.store.identities import EMBEDDINGS_FILE, IDENTITY_FILE, Library
 from pvtool_core.store.summary import job_of
 from tests.support.sample_data import SAMPLES, ScreenApp, add_identity
@@ -38,6 +39,15 @@ async def test_identity_is_shown_with_photos_similarity_consent_and_runs(
         await until_seen(pilot, "woman · 3 photos · 1 run", "Photo 1 of 3 · holiday-0.jpg", "0.80")
         await pilot.press("tab", "G")
         await until_seen(pilot, "ada agreed.", "ada-1")
+
+
+async def test_revoked_consent_is_shown_with_its_terms(home: Path) -> None:
+    add_identity("ada")
+    revoke_consent("ada")
+    async with ScreenApp(IdentitiesScreen).run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "ada  revoked")
+        await pilot.press("tab", "G")
+        await until_seen(pilot, "Revoked on 2", "scope private · adult")
 
 
 async def test_empty_library_offers_to_add_an_identity(home: Path) -> None:
@@ -225,6 +235,10 @@ async def test_identity_is_added_and_a_rejected_photo_is_explained(home: Path) -
         await until_seen(pilot, "A consent statement is required: who agreed, when, and to what.")
         form.query_one("#consent", Input).value = "a cartoon person"
         await pilot.press("ctrl+r")
+        await until_seen(pilot, "A statement that the person is an adult is required.")
+        form.query_one("#adult", Checkbox).value = True
+        form.query_one("#scope", Select).value = "tests"
+        await pilot.press("ctrl+r")
         await until_seen(pilot, "Loading the face models…", seconds=60)
         await until_seen(pilot, "No face found in blank.png.", "Use a photo that shows", seconds=60)
         assert form.query_one("#name", Input).value == "ada", "entered text is kept"
@@ -234,7 +248,8 @@ async def test_identity_is_added_and_a_rejected_photo_is_explained(home: Path) -
             pilot, "person · 1 photo · no runs", "Photo 1 of 1 · ada-woman.png", seconds=60
         )
     assert [face.picture for face in Library().get("ada").record.faces] == ["ada-woman.png"]
-    assert Library().get("ada").record.consent == "a cartoon person"
+    consent = Library().get("ada").consent
+    assert (consent.statement, consent.terms.scope) == ("a cartoon person", "tests")
 
 
 @pytest.mark.slow
@@ -246,6 +261,7 @@ async def test_cancelled_form_adds_no_identity(home: Path) -> None:
         await pilot.press(*"ada")
         (await until_found(pilot, TextArea)).insert(f"{SAMPLES}/ada-woman.png")
         pilot.app.screen.query_one("#consent", Input).value = "a cartoon person"
+        pilot.app.screen.query_one("#adult", Checkbox).value = True
         await pilot.press("ctrl+r")
         await until_seen(pilot, "Loading the face models…", seconds=60)
         await pilot.press("escape")

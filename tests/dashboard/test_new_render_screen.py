@@ -5,6 +5,7 @@ from pathlib import Path
 from textual.widgets import Input, TextArea
 
 from pvtool.dashboard.screens.new_render import NewRenderScreen
+from pvtool_core.store.consent_checks import revoke_consent
 from tests.support.sample_data import add_identity
 from tests.support.screen_text import dashboard, until_screen, until_seen
 
@@ -26,3 +27,7 @@ async def test_problems_are_shown_at_their_fields(home: Path) -> None:
         screen.query_one("#strength", Input).value = ""
         await until_seen(pilot, "Train one with `pv train ada`.")
         assert screen.query_one("#run-field Note").has_class("-error")
+        revoke_consent("ada")
+        screen.query_one("#seeds", Input).value = "0..4"
+        await until_seen(pilot, "The consent of ada was revoked on")
+        assert screen.query_one("#identity-field Note").has_class("-error")

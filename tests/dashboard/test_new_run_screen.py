@@ -16,6 +16,7 @@ from pvtool.dashboard.screens.new_run import NewRunScreen
 from pvtool_core import supervisor
 from pvtool_core.paths import runs_dir
 from pvtool_core.settings.schema import Settings
+from pvtool_core.store.consent_checks import revoke_consent
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import Request, RunFolder, list_runs
 from pvtool_core.store.summary import job_of
@@ -47,6 +48,17 @@ async def test_preset_shows_its_settings_and_its_weights(home: Path, size: tuple
         )
         select(pilot, "preset", "wan")
         await until_seen(pilot, "wan · ", "`pv models fetch")
+
+
+async def test_revoked_identity_is_refused_with_the_reason(home: Path) -> None:
+    add_identity("ada")
+    revoke_consent("ada")
+    async with ScreenApp(lambda: NewRunScreen("ada")).run_test(size=(120, 40)) as pilot:
+        await until_seen(pilot, "The consent of ada was revoked on")
+        assert pilot.app.screen.query_one("#identity-field Note").has_class("-error")
+        await pilot.press("ctrl+r")
+        await until_seen(pilot, "record their statement with `pv identity consent ada")
+    assert not (home / "data/runs").exists()
 
 
 async def test_invalid_settings_are_reported_while_typing(home: Path) -> None:

@@ -95,7 +95,12 @@ def home_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PV_HOME", str(home))
         patch.setattr(supervisor, "start", start_engine)
-        enroll("ada", presets_dir() / "tiny/samples/ada-woman.png", consent="a cartoon person")
+        enroll(
+            "ada",
+            presets_dir() / "tiny/samples/ada-woman.png",
+            consent="a cartoon person",
+            adult=True,
+        )
     return home
 
 

@@ -33,6 +33,7 @@ from pvtool.dashboard.widgets.navigation import HEIGHTS, WIDTHS, Navigation
 from pvtool.dashboard.widgets.picture import ClipView
 from pvtool_core.errors import PvError, from_foreign
 from pvtool_core.paths import identities_dir, runs_dir
+from pvtool_core.store.consent_record import Consent
 from pvtool_core.store.identities import IDENTITY_FILE, Identity, Library
 from pvtool_core.store.run_index import RunIndex
 from pvtool_core.store.runs import RunFolder
@@ -183,7 +184,7 @@ class IdentitiesScreen(PollingScreen):
         self.query_one("#summary", Static).update(
             Content.assemble((identity.name, "bold"), "  ", status)
         )
-        self.query_one("#consent", Static).update(identity.consent or "No consent record.")
+        self.query_one("#consent", Static).update(identity.consent_content())
         self.query_one("#no-runs", Note).show_text(
             "" if identity.runs else "No runs yet. Press n to train this identity."
         )
@@ -319,9 +320,23 @@ def _read_identity(library: Library, name: str, runs: dict[str, list[RunFolder]]
         noun=identity.noun,
         created=identity.record.created,
         consent=identity.record.consent,
+        consent_state=identity.consent.state(),
+        consent_terms=_terms(identity.consent),
         photos=_photos(identity),
         runs=tuple(run.name for run in trained),
     )
+
+
+def _terms(consent: Consent) -> tuple[str, ...]:
+    """Return the terms of a consent; a refusal first."""
+    terms = consent.terms
+    until = f"until {terms.expires}" if terms.expires else "no expiry"
+    refusal = consent.refusal.removeprefix("was ")
+    first = f"{refusal[0].upper()}{refusal[1:]}" if refusal else ""
+    scope = f"scope {terms.scope}" if terms.scope else "scope unknown"
+    adult = "adult" if terms.adult else "age unknown"
+    parts = (first, scope, adult, "" if consent.state() == "expired" else until)
+    return tuple(filter(None, parts))
 
 
 def _photos(identity: Identity) -> tuple[ReferencePhoto, ...]:

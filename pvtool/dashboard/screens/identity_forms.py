@@ -7,17 +7,17 @@ from pathlib import Path
 from textual import on, work
 from textual.app import ComposeResult
 from textual.content import Content
-from textual.widgets import Input, Select
+from textual.widgets import Checkbox, Input, Select
 from textual.widgets.option_list import Option
 
 from pvtool.dashboard.screens.forms import Confirm, FormScreen
 from pvtool.dashboard.widgets.fields import Field, LinesField
 from pvtool.dashboard.widgets.identity_list import IdentityItem
 from pvtool.jobs.prepare import add_identity, rename_identity
-from pvtool_core.api.enrollment import CONSENT_EXAMPLE
 from pvtool_core.errors import Interrupted, UsageError
 from pvtool_core.paths import user_path
 from pvtool_core.settings.jobs import Noun
+from pvtool_core.store.consent_record import CONSENT_EXAMPLE, SCOPES, Statement
 from pvtool_core.store.events import Event, StageEvent
 from pvtool_core.store.identities import Library
 
@@ -53,6 +53,19 @@ class AddIdentity(FormScreen[str]):
             Input(compact=True, id="consent", placeholder=CONSENT_EXAMPLE),
             "Required: who agreed, when, and to what. Stored with the photos.",
         )
+        scopes = Select.from_values(
+            SCOPES, value="private", allow_blank=False, compact=True, id="scope"
+        )
+        yield Field(
+            "Scope",
+            scopes,
+            "Clips are shown to nobody else (private), in evaluations (tests), or published.",
+        )
+        yield Field("Adult", Checkbox("The person is an adult", compact=True, id="adult"))
+        yield Field(
+            "Expires",
+            Input(compact=True, id="expires", placeholder="never; or the last day, as 2027-05-03"),
+        )
         yield Field(
             "Photos",
             LinesField("path of a photo, one per line", next_line=True, id="photos"),
@@ -81,9 +94,12 @@ class AddIdentity(FormScreen[str]):
             self.query_one("#name", Input).value.strip(),
             self.query_one("#face", Input).value,
         )
-        noun, consent = (
-            str(self.query_one("#noun", Select).value),
-            self.query_one("#consent", Input).value,
+        noun = str(self.query_one("#noun", Select).value)
+        consent = Statement(
+            text=self.query_one("#consent", Input).value,
+            adult=self.query_one("#adult", Checkbox).value,
+            scope=str(self.query_one("#scope", Select).value),
+            expires=self.query_one("#expires", Input).value.strip(),
         )
         photos = [_path(line) for line in self.query_one(LinesField).entered]
         if not photos:

@@ -26,12 +26,14 @@ from pvtool_core.settings.overrides import setting_help
 from pvtool_core.settings.presets import Preset, Presets
 from pvtool_core.settings.schema import Settings
 from pvtool_core.settings.toml import merge, to_table
+from pvtool_core.store.consent_checks import require_consent
 from pvtool_core.store.identities import Library
 from pvtool_core.store.prompts import Banks
 from pvtool_core.store.runs import RunFolder
 
 PAUSE_SECONDS = 1.0
 _FIELDS = {
+    "identity": ("The consent of ",),
     "seed": ("training.seed", "Invalid seed"),
     "base": ("model.base_model", "model.family", "Weights not found"),
     "loras": ("model.loras", "Invalid style LoRA"),
@@ -88,7 +90,11 @@ class NewRunScreen(FormScreen[RunFolder]):
 
     def fields(self) -> ComposeResult:
         """Yield the options of `pv train`."""
-        yield Field("Identity", Select[str]([], prompt="Select", compact=True, id="identity"))
+        yield Field(
+            "Identity",
+            Select[str]([], prompt="Select", compact=True, id="identity"),
+            id="identity-field",
+        )
         yield Field(
             "Preset",
             Select[str]([], prompt="default of the base model", compact=True, id="preset"),
@@ -268,6 +274,8 @@ def _read_names() -> tuple[list[str], list[str], list[str], str | None]:
 def _check_input(entered: FormInput) -> FormCheck:
     """Check the values of the form. Raises PvError except for invalid settings (`mistakes`)."""
     base, _, sets, seed, style = entered.options()
+    if entered.identity:
+        require_consent(Library().get(entered.identity).ref)
     options = merge(option_table(model__base_model=base, training__seed=seed), style)
     try:
         preset, settings = chosen_settings(entered.preset, sets, options)

@@ -24,13 +24,18 @@ class ReferencePhoto:
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityItem:
-    """Identity in the library; if a file is broken, `problem` is set and other fields are empty."""
+    """Identity in the library; if a file is broken, `problem` is set and other fields are empty.
+
+    `consent_state` is that of the consent record, `consent_terms` describes its terms.
+    """
 
     name: str
     folder: Path
     noun: str = ""
     created: str = ""
     consent: str = ""
+    consent_state: str = ""
+    consent_terms: tuple[str, ...] = ()
     photos: tuple[ReferencePhoto, ...] = ()
     runs: tuple[str, ...] = ()
     problem: str = ""
@@ -49,7 +54,24 @@ class IdentityItem:
             )
         runs = count_noun(len(self.runs), "run")
         details = f"{self.noun} · {self.photo_count} · {runs}"
-        return Option(Content.assemble((self.name, "bold"), "\n", (details, "dim")), id=self.name)
+        refused = f"  {self.consent_state}" if self.is_refused else ""
+        return Option(
+            Content.assemble((self.name, "bold"), (refused, "$text-error"), "\n", (details, "dim")),
+            id=self.name,
+        )
+
+    @property
+    def is_refused(self) -> bool:
+        """Return whether the identity cannot be trained or rendered."""
+        return self.consent_state in {"revoked", "expired"}
+
+    def consent_content(self) -> Content:
+        """Return the consent statement and its terms."""
+        terms = " · ".join(self.consent_terms)
+        style = "$text-error" if self.is_refused else "dim"
+        return Content("\n").join(
+            [Content(self.consent or "No consent record."), Content.styled(terms, style)]
+        )
 
 
 def count_noun(number: int, noun: str) -> str:
