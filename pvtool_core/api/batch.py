@@ -11,6 +11,7 @@ from typing import Any
 from pvtool_core.api.machine import check_devices, versions
 from pvtool_core.api.outcome import ClipResults, OnClip, outcome_of
 from pvtool_core.api.training import TrainingRun
+from pvtool_core.api.watermarks import AUTO, watermark_of
 from pvtool_core.batches.clips import file_names
 from pvtool_core.batches.folder import BatchFolder, list_batches, new_batch, write_items
 from pvtool_core.batches.plan import BatchPlan, Defaults, choices_of, plan, states
@@ -22,6 +23,7 @@ from pvtool_core.models.locate import locate_package
 from pvtool_core.paths import batches_dir, check_utf8, runs_dir
 from pvtool_core.rendering.results import Outcome
 from pvtool_core.settings.jobs import (
+    UNMARKED,
     EncodingConfig,
     RenderItem,
     RenderJob,
@@ -168,6 +170,7 @@ def render(
     likeness: bool = True,
     min_likeness: float = 0.0,
     max_tries: int = 4,
+    watermark: str = AUTO,
 ) -> Rendering:
     """Start rendering a clip for each prompt and seed with the adapter of a run.
 
@@ -194,6 +197,7 @@ def render(
             reached; 0 renders none. All of them are kept, and `likeness` of the clip's event and
             sidecar names the best.
         max_tries: Largest number of seeds of a clip, with its own.
+        watermark: Method of the invisible watermark: auto, spread or off.
 
     Raises:
         Missing: The run does not exist or has no checkpoint.
@@ -228,10 +232,12 @@ def render(
     tries = from_table(
         TriesConfig, {"min_likeness": float(min_likeness), "max_tries": max_tries}, "render"
     )
-    job = render_job(target, tuple(formats), overwrite, likeness or bool(min_likeness))
+    job = render_job(target, tuple(formats), overwrite, likeness or bool(min_likeness), watermark)
     job = dataclasses.replace(job, tries=tries)
     texts = [prompts] if isinstance(prompts, str) else prompts
-    planned = plan([Row(prompt=check_prompt(text)) for text in texts], defaults, target)
+    planned = plan(
+        [Row(prompt=check_prompt(text)) for text in texts], defaults, target, job.encoding
+    )
     return Rendering(planned, job, devices)
 
 
@@ -240,9 +246,14 @@ def render_job(
     formats: tuple[str, ...] = ("mp4",),
     overwrite: bool = False,
     likeness: bool = True,
+    watermark: str = UNMARKED,
 ) -> RenderJob:
-    """Return a job without clips and setups. Raises SettingsError for unknown formats."""
-    encoding = from_table(EncodingConfig, {"formats": list(formats)}, "render")
+    """Return a job without clips and setups.
+
+    Raises SettingsError for unknown formats, UsageError for an unknown watermark.
+    """
+    table: Table = {"formats": list(formats), "watermark": watermark_of(watermark)}
+    encoding = from_table(EncodingConfig, table, "render")
     return RenderJob(
         items="",
         setups=(),
