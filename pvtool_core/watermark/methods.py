@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,10 @@ class Reading:
     method: str
     code: Code
     match: Match
+
+    def record(self) -> dict[str, Any]:
+        """Return the mark as a JSON object; `chance` is the probability of a false positive."""
+        return {"method": self.method, **asdict(self.match)}
 
 
 def read(frames: Pixels, keys: Sequence[str] = (), crops: bool = True) -> Reading | None:
