@@ -48,6 +48,11 @@ class Output:
         """Print one line to stderr, which is never part of the result."""
         print(_marked(text), file=sys.stderr, flush=True)
 
+    def signal(self, sequences: Sequence[str]) -> None:
+        """Write control sequences to stderr, if it is a terminal."""
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            print(*sequences, sep="", end="", file=sys.stderr, flush=True)
+
     def error(self, error: PvError) -> None:
         """Print message and hint of an error; for programs also as an object."""
         if self.as_json:

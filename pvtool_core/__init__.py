@@ -28,9 +28,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pvtool_core.api.batch import Rendering, render
+    from pvtool_core.api.batch import Rendering, render, render_by_method
     from pvtool_core.api.enrollment import enroll
     from pvtool_core.api.evaluate import evaluate
+    from pvtool_core.api.sweep import SweepWatcher, sweep
     from pvtool_core.api.training import TrainingRun, train
     from pvtool_core.errors import PvError
     from pvtool_core.settings.presets import Preset, Presets
@@ -62,13 +63,16 @@ __all__ = [
     "SampleEvent",
     "StageEvent",
     "StepEvent",
+    "SweepWatcher",
     "TelemetryEvent",
     "TrainingRun",
     "WarningEvent",
     "enroll",
     "evaluate",
     "render",
+    "render_by_method",
     "shared_engines",
+    "sweep",
     "train",
 ]
 
@@ -86,13 +90,16 @@ _MODULES = {
     "SampleEvent": "store.events",
     "StageEvent": "store.events",
     "StepEvent": "store.events",
+    "SweepWatcher": "api.sweep",
     "TelemetryEvent": "store.events",
     "TrainingRun": "api.training",
     "WarningEvent": "store.events",
     "enroll": "api.enrollment",
     "evaluate": "api.evaluate",
     "render": "api.batch",
+    "render_by_method": "api.batch",
     "shared_engines": "supervisor",
+    "sweep": "api.sweep",
     "train": "api.training",
 }
 

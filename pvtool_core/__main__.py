@@ -35,12 +35,14 @@ from pvtool_core.settings.jobs import (
     TrainJob,
     read_job,
 )
+from pvtool_core.settings.methods import METHODS
 from pvtool_core.settings.references import load_named
-from pvtool_core.settings.schema import ModelConfig, Settings
+from pvtool_core.settings.schema import Settings
 from pvtool_core.store.event_log import EventWriter, drop_events_after
-from pvtool_core.store.events import Event, Report, RunEvent
+from pvtool_core.store.events import Event, Report, RunEvent, WarningEvent
 from pvtool_core.store.liveness import Heartbeat, State
 from pvtool_core.store.runs import ExitRecord, Request, RunFolder, checkpoint_step
+from pvtool_core.store.summary import with_identity_here
 from pvtool_core.store.telemetry import Telemetry
 from pvtool_core.untrusted import JOB_BYTES, remove
 
@@ -118,6 +120,7 @@ def run(folder: RunFolder) -> int:
                 status=128 + received[0], state=State.STOPPED, reason=received[0].name
             )
         record_outcome(folder, heartbeat, record)
+        notify(folder)
     return record.status
 
 
@@ -133,9 +136,10 @@ def work(folder: RunFolder, heartbeat: Heartbeat) -> ExitRecord:
         job = read_job(folder.config, JOB_BYTES)
         events.write(RunEvent(state="resumed" if known else "started", step=step))
         if isinstance(job, TrainJob):
+            job = with_identity_here(job, folder.path)
             heartbeat.update(step=step, total=job.training.iterations)
         JOBS[type(job)].check(job)
-        device = next((model.device for model in JOBS[type(job)].models(job)), "auto")
+        device = next((each.model.device for each in JOBS[type(job)].setups(job)), "auto")
         with Telemetry(events.write, folder.path, device):
             return dispatch(job, Context(folder, events, heartbeat))
 
@@ -157,14 +161,14 @@ class JobKind:
         run: Runs the job and returns its outcome.
         check: Raises WeightsMissing or InputRefused if weights of the job do not exist any more.
         out: Returns the folder that the job writes to besides its own and the cache.
-        models: Returns the video models that the job loads.
+        setups: Returns the settings of the video models that the job loads.
         libraries: Modules that the job imports, some of them only when it uses them.
     """
 
     run: Callable[[Any, Context], ExitRecord]
     check: Callable[[Any], object] = lambda _: None
     out: Callable[[Any], Path | None] = lambda _: None
-    models: Callable[[Any], Iterable[ModelConfig]] = lambda _: ()
+    setups: Callable[[Any], Iterable[TrainJob | Setup]] = lambda _: ()
     libraries: tuple[str, ...] = ()
 
 
@@ -201,7 +205,7 @@ JOBS: dict[type[Job], JobKind] = {
     TrainJob: JobKind(
         run_training,
         check=locate_weights,
-        models=lambda job: [job.model],
+        setups=lambda job: [job],
         libraries=(
             "pvtool_core.trainer",
             "pvtool_core.evaluation.sample_judges",
@@ -218,7 +222,7 @@ JOBS: dict[type[Job], JobKind] = {
     RenderJob: JobKind(  # each clip checks its weights
         short_job("pvtool_core.rendering.renderer:render"),
         out=lambda job: Path(job.out),
-        models=lambda job: [setup.model for setup in job.setups],
+        setups=lambda job: job.setups,
         libraries=("pvtool_core.rendering.renderer", *_FACES),
     ),
     EvaluateJob: JobKind(
@@ -236,11 +240,17 @@ def import_libraries(folder: str) -> None:
         job = read_job(RunFolder(Path(folder)).config, JOB_BYTES)
         kind = JOBS[type(job)]
         hide_unused_libraries()
-        backbones = (FAMILIES[model.family].backbone for model in kind.models(job))
-        modules = [*kind.libraries, *(name.partition(":")[0] for name in backbones)]
+        drivers = (driver_of(setup) for setup in kind.setups(job))
+        modules = [*kind.libraries, *(name.partition(":")[0] for name in drivers)]
         with quick_imports(), without_cuda():
             for module in modules:
                 importlib.import_module(module)
+
+
+def driver_of(setup: TrainJob | Setup) -> str:
+    """Return the class of an encoder method or of a backbone, as `module:name`."""
+    method = METHODS.get(setup.method.name)
+    return method.driver if method else FAMILIES[setup.model.family].backbone
 
 
 def run_forked(folder: str) -> int:
@@ -345,6 +355,16 @@ def record_outcome(folder: RunFolder, heartbeat: Heartbeat, record: ExitRecord) 
         events.write(RunEvent(state=record.state, reason=record.reason))
     with suppress(OSError):
         heartbeat.update(State(record.state))
+
+
+def notify(folder: RunFolder) -> None:
+    """Notify the user of the end as their config.toml says; failures become warnings."""
+    from pvtool_core.notifications.sending import notify_of_end  # imported here for a fast start
+
+    problems = notify_of_end(folder)
+    with suppress(OSError, BrokenRun), EventWriter(folder.events) as events:
+        for problem in problems:
+            events.write(WarningEvent(message=problem))
 
 
 if __name__ == "__main__":

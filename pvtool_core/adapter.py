@@ -8,7 +8,7 @@ equals the base model bit by bit.
 import json
 import math
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
@@ -183,6 +183,42 @@ class LoraLayout(Protocol):
         ...
 
 
+@runtime_checkable
+class Adapter(Protocol):
+    """What a run trains: a small part of a model, which acts only within `acting`.
+
+    Prompts are encoded within it too: part of an adapter may be what the text encoder reads.
+    """
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the trained weights, in a fixed order."""
+        ...
+
+    def acting(self, on: bool = True) -> AbstractContextManager[None]:
+        """Activate the adapter in forward and backward passes, or deactivate it."""
+        ...
+
+    def set_strength(self, strength: float) -> None:
+        """Multiply the effect by `strength`; 1 is the adapter as trained. May raise UsageError."""
+        ...
+
+    def save(self, path: Path, layout: LoraLayout, terms: AdapterMetadata) -> None:
+        """Write the adapter as other programs read it; equal adapters give equal bytes."""
+        ...
+
+    def load(self, path: Path, layout: LoraLayout) -> None:
+        """Load the weights of a file that `save` wrote. Raises InputRefused if they do not fit."""
+        ...
+
+    def loaded_event(self, name: str) -> LoraEvent:
+        """Return the event of the last `load`."""
+        ...
+
+    def remove(self) -> None:
+        """Take the adapter out of the model."""
+        ...
+
+
 class IdentityAdapter:
     """A LoRA in a denoiser with a gate.
 
@@ -305,7 +341,15 @@ def read_adapter(path: Path) -> dict[str, Tensor]:
 
     Raises InputRefused for other files or invalid metadata.
     """
-    tensors, metadata = _read(path)
+    return read_tensors(path, _FORMAT)
+
+
+def read_tensors(path: Path, kind: str) -> dict[str, Tensor]:
+    """Return the tensors of an adapter file whose format is `kind`.
+
+    Raises InputRefused for other files or invalid metadata.
+    """
+    tensors, metadata = _read(path, kind)
     try:
         AdapterMetadata.of(metadata)
     except (KeyError, ValueError) as error:
@@ -315,7 +359,7 @@ def read_adapter(path: Path) -> dict[str, Tensor]:
 
 def read_rank(path: Path) -> int:
     """Return the rank of an adapter file. Raises InputRefused for other files."""
-    tensors, metadata = _read(path)
+    tensors, metadata = _read(path, _FORMAT)
     try:
         rank = int(metadata["rank"])
     except (KeyError, ValueError) as error:
@@ -342,7 +386,9 @@ def _damaged(path: Path) -> InputRefused:
     return InputRefused(f"The adapter {path} has invalid metadata.", "Download or copy it again.")
 
 
-def _read(path: Path, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(
+    path: Path, kind: str = _FORMAT, header_only: bool = False
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
@@ -350,7 +396,7 @@ def _read(path: Path, header_only: bool = False) -> tuple[dict[str, Tensor], dic
             tensors = {key: file.get_tensor(key) for key in keys}
     except SafetensorError:
         metadata, tensors = {}, {}
-    if metadata.get("format") != _FORMAT:
+    if metadata.get("format") != kind:
         raise InputRefused(
             f"{path} is not an adapter file of pv.", "Use one from the checkpoints of a run."
         )

@@ -196,14 +196,19 @@ class Mistake:
 class SettingsError(UsageError):
     """Invalid settings, reported together; at most the first twenty."""
 
-    def __init__(self, mistakes: Sequence[Mistake], source: str = "the settings") -> None:
+    def __init__(
+        self,
+        mistakes: Sequence[Mistake],
+        source: str = "the settings",
+        hint: str = "Run `pv presets show NAME` to see every setting.",
+    ) -> None:
         listed = "; ".join(str(mistake) for mistake in mistakes[:_SHOWN_MISTAKES])
         if more := len(mistakes[_SHOWN_MISTAKES:]):
             listed += f"; and {more} more"
         stop = "" if listed.endswith("?") else "."
         super().__init__(
             f"Cannot use {source}: {listed}{stop}",
-            "Run `pv presets show NAME` to see every setting.",
+            hint,
         )
         self.mistakes = tuple(mistakes)
 

@@ -53,6 +53,16 @@ def batches_dir() -> Path:
     return data_dir() / "batches"
 
 
+def sweeps_dir() -> Path:
+    """Return the folder of sweeps: the results of each, and the scores of its cells."""
+    return data_dir() / "sweeps"
+
+
+def sweep_clips_dir() -> Path:
+    """Return the folder of the evaluation clips of all sweeps, which share them."""
+    return data_dir() / "sweep-clips"
+
+
 def models_dir() -> Path:
     """Return the folder of downloaded weights, one folder per model."""
     return cache_dir() / "models"

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pvtool_core.adapter import IdentityAdapter, switch_step
+from pvtool_core.adapter import Adapter, switch_step
 from pvtool_core.backbones import Backbone, Embeds, Latents
 from pvtool_core.errors import InputRefused, NotFinite, RunFailed
 from pvtool_core.settings.jobs import ActiveSteps
@@ -49,7 +49,7 @@ def denoise(
     latents: Latents,
     embeds: Embeds,
     steps: range,
-    adapter: IdentityAdapter | None = None,
+    adapter: Adapter | None = None,
 ) -> Latents:
     """Return the latents after `steps`, with `adapter` active in all of them, or the base model's.
 
@@ -96,7 +96,7 @@ class AdaptedSteps:
     """A model, a prompt and the active steps of the adapter: shared by the three methods."""
 
     backbone: Backbone
-    adapter: IdentityAdapter
+    adapter: Adapter
     embeds: Embeds
     steps: range
     base_kl: BaseKl | None = None

@@ -16,6 +16,8 @@ from pvtool_core.adapter_files.metadata_order import sort_metadata
 from pvtool_core.errors import InputRefused
 
 Weights = Mapping[str, Tensor]
+_WITHIN = ("state_dict", "model", "module")
+"""Keys of the tensors in checkpoints that also have other content."""
 _UNUSED = ".num_batches_tracked"
 """A counter of batch norm for training; converted files lack it."""
 
@@ -29,8 +31,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 def read_weights(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint by name, without running code of the file.
 
-    The tensors can be in a `state_dict`, and their names can begin with `module.`. Raises
-    InputRefused.
+    The tensors can be in a `state_dict`, `model` or `module`, and their names can begin with
+    `module.`. Raises InputRefused.
     """
     try:
         loaded: Any = (
@@ -61,7 +63,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         if error.errno != errno.EINVAL:  # torch's error for a truncated zip archive
             raise
         raise _no_checkpoint(file) from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    state = loaded if isinstance(loaded, dict) else {}
+    state = next((state[key] for key in _WITHIN if isinstance(state.get(key), dict)), state)
     weights = {
         str(key).removeprefix("module."): value
         for key, value in state.items()

@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, switch_step
-from pvtool_core.backbones import load_backbone
+from pvtool_core.adapter import Adapter, AdapterMetadata, IdentityAdapter, switch_step
+from pvtool_core.backbones import Backbone, load_backbone
 from pvtool_core.backbones.interface import adapter_target, to_pixels
 from pvtool_core.errors import ExitStatus, NotFinite, RunFailed
+from pvtool_core.keyword_vectors import new_vectors
 from pvtool_core.media.encode import PLAIN, write_clip
 from pvtool_core.media.ffmpeg import require_formats
 from pvtool_core.models.prompt_limits import report_cuts
@@ -88,7 +89,8 @@ def train(
     control = RequestHandler(folder, report, heartbeat)
     heartbeat.update(state=State.RUNNING, total=config.iterations)
     report(StageEvent(stage="loading"))
-    report_cuts(job.model, job.prompts, job.sampler.negative_prompt, report, job.identity.noun)
+    negative, vectors = job.sampler.negative_prompt, job.keyword_vectors
+    report_cuts(job.model, job.prompts, negative, report, job.identity.noun, vectors)
     require_formats(PLAIN)  # the format of samples
     trainer = Trainer(job, trajectories_dir(), report)
     files = RunFiles(folder, report)
@@ -162,16 +164,16 @@ class Trainer:
             fill(prompt, job.identity.noun) for prompt in OBJECTIVES[job.training.objective].prompts
         )
         self.backbone = load_backbone(
-            job.model, job.sampler, (*job.prompts, *further), job.training.recompute, report
+            job.model,
+            job.sampler,
+            (*job.prompts, *further),
+            job.training.recompute,
+            report,
+            keep_text_encoder=job.keyword_vectors > 0,
         )
         first = switch_step(job.adapter.start, self.backbone.num_steps)
         trajectories = TrajectoryCache(cache, self.backbone, first, report)
-        self.adapter = IdentityAdapter(
-            self.backbone.denoiser,
-            adapter_target(self.backbone, job.adapter.layers),
-            job.adapter.rank,
-            seed=job.training.seed,
-        )
+        self.adapter = new_adapter(job, self.backbone)
         steps = range(first, self.backbone.num_steps)
         self.model = AdaptedModel(self.backbone, self.adapter, steps, trajectories)
         self.objective = load_objective(job, self.model, report)
@@ -246,6 +248,14 @@ class Trainer:
         )
 
 
+def new_adapter(job: TrainJob, backbone: Backbone) -> Adapter:
+    """Return the adapter that the job's objective trains, before the first step."""
+    if backbone.prompt_encoder:
+        return new_vectors(backbone.prompt_encoder, job.keyword_vectors, job.identity.noun)
+    target = adapter_target(backbone, job.adapter.layers)
+    return IdentityAdapter(backbone.denoiser, target, job.adapter.rank, seed=job.training.seed)
+
+
 def control_facts(control: ControlConfig) -> dict[str, Any]:
     """Return the ControlNet of a run without local paths; empty without ControlNet."""
     if not control.model:
@@ -254,7 +264,7 @@ def control_facts(control: ControlConfig) -> dict[str, Any]:
     return {**names, "weight": control.weight, "fingerprint": control.fingerprint}
 
 
-def adamw(adapter: IdentityAdapter, config: TrainingConfig) -> torch.optim.AdamW:
+def adamw(adapter: Adapter, config: TrainingConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         adapter.parameters(),
         lr=config.learning_rate,
@@ -375,7 +385,8 @@ class RunFiles:
         model, count = trainer.model, trainer.config.sample_prompts
         for number, (prompt, seed) in enumerate(trainer.objective.samples[:count]):
             latents = model.cache.switch(prompt, seed)
-            embeds = model.backbone.prompt_embeds(prompt)
+            with torch.no_grad(), model.adapter.acting():
+                embeds = model.backbone.prompt_embeds(prompt)
             try:
                 latents = denoise(model.backbone, latents, embeds, model.steps, model.adapter)
                 pictures = to_pixels(model.whole_clip(latents))

@@ -1,7 +1,9 @@
 """Render the missing clips of a batch, with progress and a line for each clip."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from pvtool.cli.end_notice import announce_batch
 from pvtool.cli.progress import ClipProgress
 from pvtool.cli.render_report import missed, print_clip, warn_of_missed
 from pvtool.output import Output
@@ -63,4 +65,5 @@ def render_clips(
         outcome = run_batch(batch, missing, progress.on_event, on_clip, len(planned.items))
     if output:
         warn_of_missed(output, too_low)
+        announce_batch(Path(job.out).name, batch.worker(0), outcome, output)
     return outcome

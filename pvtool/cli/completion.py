@@ -2,25 +2,22 @@
 
 import io
 import os
-import re
 from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import redirect_stdout, suppress
 from dataclasses import fields
-from importlib.util import find_spec
-from pathlib import Path
 
 import typer
 
 from pvtool.jobs.settings import chosen_settings
 from pvtool.text import plain
 from pvtool_core.errors import PvError
+from pvtool_core.evaluation.metric_names import metric_names
 from pvtool_core.paths import runs_dir
 from pvtool_core.settings.formats import FORMATS
+from pvtool_core.settings.methods import METHODS
 from pvtool_core.settings.overrides import setting_keys
 from pvtool_core.settings.schema import Settings
 from pvtool_core.store.runs import checkpoint_step, find_run, list_runs
-
-_METRIC = re.compile(r'^    name, [^=]*= "(\w+)"', re.MULTILINE)
 
 
 def setting_words(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -65,6 +62,11 @@ def run_steps(incomplete: str) -> list[str]:
     return beginning([f"{name}@{step}" for step in best + steps], incomplete)
 
 
+def method_names(incomplete: str) -> list[str]:
+    """Return names of encoder methods."""
+    return beginning([*METHODS], incomplete)
+
+
 def format_words(incomplete: str) -> list[str]:
     """Return output formats after those of a list."""
     return _listed(FORMATS, incomplete)
@@ -72,14 +74,7 @@ def format_words(incomplete: str) -> list[str]:
 
 def metric_words(incomplete: str) -> list[str]:
     """Return metrics after those of a list."""
-    return _listed(_metric_names(), incomplete)
-
-
-def _metric_names() -> list[str]:
-    """Return the names of metrics from their files: importing them would load torch."""
-    package = find_spec("pvtool_core")
-    files = Path(package.origin or "").parent.glob("evaluation/metrics/*.py") if package else []
-    return sorted(name for file in files for name in _METRIC.findall(file.read_text("utf-8")))
+    return _listed(metric_names(), incomplete)
 
 
 def beginning(names: Iterable[str], incomplete: str) -> list[str]:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from pvtool.cli.options import Images, run_names
+from pvtool.cli.options import DataFolders, Images, run_names
+from pvtool.jobs.other_machines import runs_folders
 from pvtool_core.batches.folder import BatchFolder, list_batches
 from pvtool_core.errors import Missing
 from pvtool_core.paths import batches_dir, check_utf8, runs_dir
@@ -24,12 +25,14 @@ def dashboard(
             help="Run, batch, or its folder. [default: all]",
         ),
     ] = None,
+    data: DataFolders = None,
     images: Images = None,
 ) -> None:
     """Show and control runs and batches. Closing the dashboard does not stop them."""
     from pvtool.dashboard.opening import open_dashboard
 
-    open_dashboard(runs_dir(), run_or_batch(run) if run else None, images)
+    others = runs_folders(data or [])
+    open_dashboard(runs_dir(), run_or_batch(run) if run else None, images, others)
 
 
 def run_or_batch(name: str) -> RunFolder | BatchFolder:

@@ -32,6 +32,7 @@ from pvtool_core.settings.jobs import (
     SHEET,
     ClipFile,
 )
+from pvtool_core.settings.methods import METHODS
 from pvtool_core.settings.schema import Settings
 from pvtool_core.store.evaluation_report import CHECKPOINT_EVALUATION, EVALUATION
 from pvtool_core.store.identities import Library
@@ -143,7 +144,7 @@ def evaluate_target(
             raise UsageError("--checkpoints evaluates a run only.", "Name a run.")
         clips, run = folder_clips(folder)
         place = out.absolute() if out else folder
-        settings = _settings(run, preset)
+        settings = _settings(run, preset or (None if run else _preset_of(clips)))
         return score_known(settings, clips, place, choices), place
     run_folder = find_run(runs_dir(), target)
     place = out.absolute() if out else _place(run_folder, checkpoints)
@@ -229,6 +230,12 @@ def _folder(target: str) -> Path | None:
 
 def _place(run: RunFolder, checkpoints: bool) -> Path:
     return run.path / (CHECKPOINT_EVALUATION if checkpoints else EVALUATION)
+
+
+def _preset_of(clips: Sequence[ClipFile]) -> str | None:
+    """Return the preset of the encoder method of the clips, whose models judge them; or None."""
+    methods = (METHODS.get(clip.method.partition(",")[0]) for clip in clips)
+    return next((method.preset for method in methods if method), None)
 
 
 def _settings(run: str, preset: str | None) -> Settings:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "demo": "Run the full pipeline on a sample identity: train, render, evaluate.",
     "identity": "Identity library: add, list, show, rename, remove, export, import.",
-    "prompts": "Prompt banks: list, show, add, import.",
+    "prompts": "Prompt banks: list, show, add, import, generate.",
     "presets": "Presets and their settings: list, show.",
     "models": "Model weights: list, show, fetch, add, verify, remove.",
     "train": "Train an adapter for an identity.",
@@ -37,6 +37,7 @@ COMMANDS = {
     "renders": "Batches of clips: list.",
     "eval": "Evaluate a run or a folder of clips.",
     "verify": "Show how files are marked as AI-generated, and whether they are known here.",
+    "sweep": "Train and evaluate a grid of settings, identities and seeds; tabulate it.",
     "study": "Blind human study: make, take, report.",
     "cache": "Trajectory cache: show, clear.",
     "doctor": "Check GPU, memory, disk, weights and codecs.",

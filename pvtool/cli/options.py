@@ -90,3 +90,12 @@ Images = Annotated[
         help="Image protocol: kitty, blocks, off or auto. [default: auto]",
     ),
 ]
+DataFolders = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="[NAME=]DIR",
+        help="Also show the runs of another data folder, such as a mounted one of another "
+        "machine; can be repeated.",
+    ),
+]

@@ -52,6 +52,7 @@ def render(
     again: options.Again = None,
     seeds: Seeds = None,
     runs: options.Runs = None,
+    methods: options.EncoderMethods = None,
     base: options.Base = False,
     base_models: options.BaseModels = None,
     strength: options.Strengths = None,
@@ -99,7 +100,7 @@ def render(
     part = options.parse_shard(shard)
     check_utf8(out.absolute(), "Use another folder with --out.")
     names, prompts = options.split_words(words or [], everyone, KEYWORD)
-    origin = provenance_of(again, bool(runs), names) if again else None
+    origin = provenance_of(again, bool(runs or methods), names) if again else None
     encoding = options.encoding_of(
         origin.encoding if origin else {},
         formats=format,
@@ -149,6 +150,7 @@ def render(
         people=people,
         seeds=seeds_of(seeds, origin),
         runs=tuple(dict.fromkeys(runs or [""])),
+        methods=options.encoder_methods(methods, runs),
         base=base,
         strengths=choices.strengths or (origin.item.strength if origin else 1.0,),
         loras=options.lora_sets(loras, sets),
@@ -236,7 +238,8 @@ def rows_of(
 
     Raises UsageError without any row.
     """
-    base = origin is not None and not origin.item.adapter_sha256
+    shown = origin is not None and (origin.item.adapter_sha256 or origin.item.reference)
+    base = origin is not None and not shown
     rows: list[Row] = []
     for prompt in prompts:
         try:

@@ -8,15 +8,16 @@ from typing import Annotated
 
 import typer
 
-from pvtool.cli.completion import format_words, run_steps
+from pvtool.cli.completion import format_words, method_names, run_steps
 from pvtool.cli.options import bank_names, identity_names, model_names
 from pvtool_core.api.watermarks import AUTO, WATERMARK_CHOICES, watermark_of
-from pvtool_core.batches.columns import parse_loras
+from pvtool_core.batches.columns import parse_loras, parse_methods
 from pvtool_core.batches.plan import Loras, Shard
 from pvtool_core.errors import UsageError
 from pvtool_core.paths import check_utf8, exists
 from pvtool_core.settings.formats import FORMATS
 from pvtool_core.settings.jobs import EncodingConfig, TriesConfig
+from pvtool_core.settings.methods import METHODS
 from pvtool_core.settings.toml import Table, from_table
 
 Words = Annotated[
@@ -55,6 +56,17 @@ Runs = Annotated[
         autocompletion=run_steps,
         help="Run and step of the adapter; best: highest held-out likeness; repeatable. "
         "[default: newest finished run]",
+        show_default=False,
+    ),
+]
+EncoderMethods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        metavar="METHOD",
+        autocompletion=method_names,
+        help=f"Encoder method that renders identities without training: {', '.join(METHODS)}; "
+        "repeatable. [default: adapters]",
         show_default=False,
     ),
 ]
@@ -218,6 +230,16 @@ def split_words(words: Sequence[str], everyone: bool, keyword: str) -> tuple[lis
         return [], list(words)
     names = [name.strip() for name in words[0].split(",")]
     return list(dict.fromkeys(name for name in names if name)), list(words[1:])
+
+
+def encoder_methods(methods: list[str] | None, runs: list[str] | None) -> tuple[str, ...]:
+    """Return the encoder methods; an empty one stands for adapters. Raises UsageError."""
+    if methods and runs:
+        raise UsageError(
+            "--method and --run cannot be combined.",
+            "Methods need no run. Use two commands with the same --out.",
+        )
+    return tuple(parse_methods(methods)) if methods else ("",)
 
 
 def lora_sets(loras: list[str] | None, sets: list[str] | None) -> tuple[Loras, ...]:

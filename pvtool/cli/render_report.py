@@ -80,7 +80,7 @@ def print_clip(output: Output, event: ClipEvent, cut: str = "") -> None:
 def missed(event: ClipEvent, tries: TriesConfig) -> str:
     """Return how a clip missed the required likeness; empty if it did not."""
     found = event.likeness
-    if not (tries.min_likeness and found and event.run):
+    if not (tries.min_likeness and found and (event.run or event.method)):
         return ""
     seed, mean = (found.best.seed, found.best.mean) if found.best else (event.seed, found.mean)
     if mean >= tries.min_likeness:

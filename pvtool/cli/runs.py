@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pvtool.cli import run_logs
 from pvtool.cli.attempts import Attempts
 from pvtool.cli.confirm import confirm
-from pvtool.cli.options import Images, Json, RunName, RunNames, Yes, run_names
+from pvtool.cli.end_notice import announce_run
+from pvtool.cli.options import DataFolders, Images, Json, RunName, RunNames, Yes, run_names
 from pvtool.cli.training import go, watch_run
+from pvtool.jobs.other_machines import runs_folders, runs_in, runs_on
 from pvtool.jobs.run_comparison import compare_runs
 from pvtool.jobs.run_filter import matches
 from pvtool.jobs.run_removal import check_removable, delete_run
@@ -26,6 +29,7 @@ from pvtool.text import (
     moment,
     shown,
 )
+from pvtool_core.adapter_files.vector_files import read_vector_file
 from pvtool_core.comfyui.workflow import workflow_of
 from pvtool_core.errors import Busy, UsageError
 from pvtool_core.files import copy_private, write_private
@@ -76,27 +80,48 @@ def list_(
             show_default=False,
         ),
     ] = None,
+    data: DataFolders = None,
+    hosts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--host",
+            metavar="USER@HOST[:PV]",
+            help="Also list the runs of another machine by ssh; can be repeated.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List runs, oldest first.
 
     The likeness is the held-out one of the best checkpoint; losses are means of the last 20 steps.
     """
-    output, every = Output(as_json), RunIndex().facts()
-    runs = [run for run in every if matches(run, words or [])]
+    output, every = Output(as_json), [("", run) for run in RunIndex().facts()]
+    for machine, folder in runs_folders(data or []).items():
+        every += [(machine, run) for run in runs_in(folder)]
+    attempts = Attempts(hosts or [], output)
+    for host in attempts.names:
+        with attempts.on(host):
+            every += [(host.partition(":")[0], run) for run in runs_on(host)]
+    listed = [(machine, run) for machine, run in every if matches(run, words or [])]
+    rows = [
+        {**({"machine": machine} if data or hosts else {}), **run.table()}
+        for machine, run in listed
+    ]
     empty = "No matching runs." if every else "No runs. Start one with `pv train NAME`."
-    output.rows("runs", [run.table() for run in runs], _table_of(runs), empty)
+    output.rows("runs", rows, _table_of(listed), empty)
     if words:
-        output.say(f"{len(runs)} of {len(every)} runs.")
-    for run in runs:
+        output.say(f"{len(listed)} of {len(every)} runs.")
+    for _, run in listed:
         if run.problem:
             output.say(f"Warning: {run.run}: {run.problem}")
+    attempts.finish()
 
 
-def _table_of(runs: list[RunSummary]) -> Table:
-    losses = {name: loss_label(name) for run in runs for name in run.losses}
-    rows = [_cells(run, losses) for run in runs]
-    columns = ["run", "identity", "preset", "state", "step", "left", "likeness", *losses.values()]
+def _table_of(runs: list[tuple[str, RunSummary]]) -> Table:
+    losses = {name: loss_label(name) for _, run in runs for name in run.losses}
+    rows = [{"machine": machine, **_cells(run, losses)} for machine, run in runs]
+    columns = ["machine"] if any(machine for machine, _ in runs) else []
+    columns += ["run", "identity", "preset", "state", "step", "left", "likeness", *losses.values()]
     optional = ["left", "started", "preset", "s/step", *list(losses.values())[::-1], "likeness"]
     return Table.of([*columns, "s/step", "started"], rows, optional)
 
@@ -156,6 +181,10 @@ def show(run: RunName, as_json: Json = False) -> None:
     value |= {"newest": newest, "scores": scores and scores.record(), "best": best and asdict(best)}
     effect = _effect_of(folders[-1] / ADAPTER_FILE) if folders else None
     value["effect"] = effect and {"step": checkpoints[-1], **effect.record()}
+    vectors = read_vector_file(folders[-1] / ADAPTER_FILE) if folders else None
+    if vectors:
+        value["vectors"] = asdict(vectors)
+        pairs += [["vectors", vectors.text]]
     value["averaged"] = averaged_checkpoints(folders[-1]) if folders else []
     if value["averaged"]:
         pairs += [["mean of", ", ".join(value["averaged"])]]
@@ -174,6 +203,7 @@ def _about(run: RunSummary, value: dict[str, Any]) -> list[list[str]]:
         for name, trend in run.losses.items()
         if trend
     ]
+    missed = value["iterations_without_face"]
     about = {
         **{name: value[name] for name in ("run", "identity", "preset", "state")},
         "step": f"{run.step} of {run.iterations}",
@@ -187,7 +217,7 @@ def _about(run: RunSummary, value: dict[str, Any]) -> list[list[str]]:
         "note": run.note,
         "path": value["path"],
         "checkpoints": ", ".join(map(str, value["checkpoints"])),
-        "without face": f"{value['iterations_without_face']} iterations",
+        "without face": f"{missed} iterations" if missed else "",
         **{name: value.get(name, "") for name in ("reason", "hint", "problem")},
     }
     return [[name, str(item)] for name, item in about.items() if item]
@@ -288,6 +318,7 @@ def logs(
         print_record(record)
     if follow_on:
         follow(folder, lambda event: print_record(event.record()), end)
+        announce_run(folder, output, started_here=False)
 
 
 @app.command()
@@ -395,9 +426,10 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the adapter as a LoRA file for diffusers and ComfyUI, readable by its owner only.
+    """Write the adapter as a file for diffusers and ComfyUI, readable by its owner only.
 
-    It must be active in the last denoising steps only: see docs/using-the-adapter.md.
+    A LoRA must be active in the last denoising steps only: see docs/using-the-adapter.md. The
+    vectors of textual inversion stand for `<V>` in prompts: see docs/textual-inversion.md.
     """
     folder = find_run(runs_dir(), run)
     source = adapter_of(folder)
@@ -419,9 +451,15 @@ def export(
         write_private(written[-1], BytesIO(json.dumps(workflow, indent=1).encode()))
     copy_private(source, target)
     output.result(value, "\n".join(f"Wrote {shown(path)}" for path in written))
+    if vectors := read_vector_file(source):
+        output.say(f"Keyword vectors: {vectors.text}.")
     if effect:
         output.say(f"Effect at step {step}: {describe_effect(effect.rms)}")
     _warn_if_negligible(output, effect, f"{run}@{step}")
+
+
+app.command()(run_logs.tensorboard)
+app.command()(run_logs.wandb)
 
 
 @app.command()

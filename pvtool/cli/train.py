@@ -103,7 +103,13 @@ def train(
         person, _, bank, settings = choose(*chosen, only_planned=True)
         warn_of_cuts(
             output,
-            check_prompts_fit(settings.model, bank, settings.sampler.negative_prompt, person.noun),
+            check_prompts_fit(
+                settings.model,
+                bank,
+                settings.sampler.negative_prompt,
+                person.noun,
+                settings.keyword_vectors,
+            ),
         )
         show(plan_of(settings, len(bank), tflops), output)
         return

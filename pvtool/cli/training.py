@@ -4,6 +4,7 @@ import shlex
 import time
 
 from pvtool.cli.cut_prompts import warn_of_cuts
+from pvtool.cli.end_notice import announce_run
 from pvtool.cli.progress import JobProgress
 from pvtool.output import Output, on_terminal
 from pvtool.text import duration, figures, shown
@@ -28,13 +29,17 @@ def go(folder: RunFolder, detach: bool, output: Output) -> None:
     if detach:  # otherwise the engine's warnings are shown
         job = require(read_job(folder.config), TrainJob)
         negative, noun = job.sampler.negative_prompt, job.identity.noun
-        warn_of_cuts(output, check_prompts_fit(job.model, job.prompts, negative, noun))
+        vectors = job.keyword_vectors
+        warn_of_cuts(output, check_prompts_fit(job.model, job.prompts, negative, noun, vectors))
         start_detached(folder)
         text = f"{folder.name} is training. Follow it with `pv runs logs {folder.name} --follow`."
         output.result({**value, "state": folder.state()}, text)
         return
     began = time.monotonic()
-    follow_training(folder)
+    try:
+        follow_training(folder)
+    finally:
+        announce_run(folder, output)
     state = folder.state()
     lines = [f"{folder.name} is {state}.", *_closing(folder, time.monotonic() - began)]
     output.result({**value, "state": state}, "\n".join(lines))

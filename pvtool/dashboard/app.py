@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,15 +18,17 @@ from textual.theme import Theme
 from pvtool.dashboard import keys
 from pvtool.dashboard.commands import Commands, active_groups
 from pvtool.dashboard.control_filter import ControlCharacterFilter
-from pvtool.dashboard.driver import make_driver_class
+from pvtool.dashboard.driver import driver_of, make_driver_class
 from pvtool.dashboard.follow.all_runs import Runs
 from pvtool.dashboard.messages import NewBatch, OpenBatch, OpenComparison, OpenRun
 from pvtool.dashboard.palette_filter import PaletteFilter
 from pvtool.dashboard.preferences import read_theme, remember_theme
+from pvtool.notices import terminal_signals
 from pvtool.terminal import Terminal
 from pvtool_core.batches.folder import BatchFolder
 from pvtool_core.errors import PvError, UsageError, from_foreign
 from pvtool_core.paths import batches_dir
+from pvtool_core.settings.notify import NotifyConfig, read_notify_config
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.store.summary import RunSummary
@@ -68,7 +70,7 @@ def _renders_screen() -> "Screen[None]":
 class Dashboard(App[None]):
     """Application with the runs, identities, prompts and renders of one data folder.
 
-    `first` is the run or batch to open at start.
+    `first` is the run or batch to open at start; `others` are folders of runs of other machines.
     """
 
     TITLE = "pv"
@@ -95,18 +97,24 @@ class Dashboard(App[None]):
     summaries: var[list[RunSummary] | None] = var(None)
 
     def __init__(
-        self, terminal: Terminal, root: Path, first: RunFolder | BatchFolder | None = None
+        self,
+        terminal: Terminal,
+        root: Path,
+        first: RunFolder | BatchFolder | None = None,
+        others: Mapping[str, Path] | None = None,
     ) -> None:
         super().__init__(driver_class=make_driver_class(terminal))
         self.terminal = terminal
-        self.runs = Runs(root)
+        self.runs = Runs(root, others or {})
         self._first = first
+        self._notify_config = NotifyConfig()
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         filters = (*super().get_line_filters(), _CONTROL_FILTER)
         return (*filters, _PALETTE_FILTER) if self.terminal.colours == "256" else filters
 
     def on_mount(self) -> None:
+        self._notify_config = self._read_notify_config()
         if self.terminal.colours == "16":
             self.theme = "ansi-dark"  # other colours are rounded to the nearest of 16
         else:
@@ -165,12 +173,34 @@ class Dashboard(App[None]):
         """Notify the user of runs that ended since the last poll."""
         states = {run.run: run.state for run in before or []}
         for run in now or []:
-            if run.state in _END_NOTICES and states.get(run.run, run.state) != run.state:
+            if states.get(run.run, run.state) == run.state:
+                continue
+            if run.state in _END_NOTICES:
                 outcome, severity = _END_NOTICES[run.state]
                 self.notify(
                     f"{run.run} {outcome} at step {run.step}.", severity=severity, markup=False
                 )
-                self.bell()
+            if run.state in self._notify_config.on:
+                self._signal(f"{run.run} {run.state} at step {run.step}.")
+
+    def _signal(self, text: str) -> None:
+        """Write the signals of config.toml to the terminal: by default its bell."""
+        if driver := driver_of(self):
+            for sequence in terminal_signals(self._notify_config.terminal, text):
+                driver.write(sequence)
+
+    def _read_notify_config(self) -> NotifyConfig:
+        try:
+            return read_notify_config()
+        except PvError as error:
+            self.call_after_refresh(
+                self.notify,
+                f"{error.message} Only the bell is used.",
+                title="Cannot read the settings of notifications.",
+                severity="warning",
+                markup=False,
+            )
+            return NotifyConfig()
 
     def on_open_run(self, message: OpenRun) -> None:
         self.open(self.runs.folder(message.run))

@@ -73,6 +73,7 @@ RUNS: Keys = [
     key("i", "reverse", "Reverse", "Reverse the order", show=False),
     key("C", "compare", "Compare", "Compare the selected runs", show=False),
     key("N", "note", "Note", "Edit the note and the tags of the run", show=False),
+    key("W", "sweep", "Sweep", "Show the tables of the run's sweeps", show=False),
     key("v", "columns", "Columns", "Choose the columns", show=False),
     key("delete,D", "remove", "Delete", "Delete the selected runs", show=False),
     key("j,down", "down", "Down", "Select the next entry", show=False),
@@ -280,6 +281,13 @@ RUN_SAMPLES: Keys = [
     key("J", "other_runs(1)", "Next run", "Show the next run, if not all fit", show=False),
     key("K", "other_runs(-1)", "Previous run", "Show the previous run", show=False),
 ]
+SWEEP: Keys = [
+    key("escape,q", "dismiss", "Back", "Back to all runs"),
+    key("l,right", "other(1)", "Next sweep", "Show the next sweep of the run", show=False),
+    key("h,left", "other(-1)", "Previous sweep", "Show the previous one", show=False),
+    key("j,down", "line(1)", "Down", "Scroll down", show=False),
+    key("k,up", "line(-1)", "Up", "Scroll up", show=False),
+]
 COLUMNS: Keys = [
     key("escape,q,v", "dismiss", "Close", "Close the list of columns"),
     key("j", "down", "Down", "Select the next column", show=False),
@@ -296,6 +304,7 @@ GROUPS = {
     "Run": RUN,
     "Compare": COMPARE,
     "Samples of several runs": RUN_SAMPLES,
+    "Sweep": SWEEP,
     "Curves": PLOT,
     "Samples": SAMPLES,
     "Log": LOG,

@@ -3,6 +3,7 @@
 The terminal is queried first, because Textual reads its colour settings when it is imported.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pvtool.output import on_terminal
@@ -12,11 +13,14 @@ from pvtool_core.store.runs import RunFolder
 
 
 def open_dashboard(
-    root: Path, first: RunFolder | BatchFolder | None = None, images: str | None = None
+    root: Path,
+    first: RunFolder | BatchFolder | None = None,
+    images: str | None = None,
+    others: Mapping[str, Path] | None = None,
 ) -> None:
     """Show `first`, or the runs under `root`, until the dashboard is closed.
 
-    Raises UsageError without a terminal.
+    `others` are folders of runs of other machines by name. Raises UsageError without a terminal.
     """
     if not on_terminal():
         raise UsageError(
@@ -29,4 +33,4 @@ def open_dashboard(
     prepare(terminal)
     from pvtool.dashboard.app import Dashboard
 
-    Dashboard(terminal, root, first).run()
+    Dashboard(terminal, root, first, others).run()

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING, cast
 
 from textual.binding import ActiveBinding
 from textual.screen import Screen
@@ -17,6 +18,9 @@ from pvtool_core.store.liveness import LIVE, State
 from pvtool_core.store.runs import Request, RunFolder
 from pvtool_core.store.summary import check_training
 from pvtool_core.supervisor import ask, start
+
+if TYPE_CHECKING:
+    from pvtool.dashboard.follow.all_runs import RunsApp
 
 
 class ActionsScreen(Screen[None]):
@@ -114,7 +118,15 @@ class RunActionsScreen(ActionsScreen):
         self._run_action(toggle_pause)
 
     def action_resume(self) -> None:
-        self._run_action(resume_run)
+        self._run_action(self._resume)
+
+    def _resume(self, folder: RunFolder) -> str:
+        """Resume a run of this machine. Raises what `resume_run` raises."""
+        app = cast("RunsApp", self.app)
+        if machine := app.runs.machine_of(folder):
+            hint = f"`pv runs resume {folder.path.name}` resumes it there."
+            raise UsageError(f"{folder.name} is in the data folder of {machine}.", hint)
+        return resume_run(folder)
 
     def action_stop(self) -> None:
         self._run_action(lambda folder: _send(folder, Request.STOP, "saves a checkpoint and stops"))

@@ -54,7 +54,8 @@ def _renders(batch: BatchFolder, person: Identity, runs: tuple[str, ...]) -> set
         ]
         if not items:
             return set()
-        return {Path(batch.job().out)}
+        job = batch.job()
+        return {Path(batch.relocation(job).find(job.out))}
     except (
         PvError,
         OSError,

@@ -13,7 +13,7 @@ from pvtool_core.estimate.requirements import (
     passes_of,
     sustained,
 )
-from pvtool_core.settings.jobs import PlanJob
+from pvtool_core.settings.jobs import PlanJob, check_trainable
 from pvtool_core.settings.schema import Settings
 from pvtool_core.store.events import CountsEvent, Event, MachineEvent
 from pvtool_core.supervisor import run_short_job
@@ -29,6 +29,7 @@ def plan_of(
 
     `tflops` is the sustained throughput, if known. Raises Interrupted once `stop` is true.
     """
+    check_trainable(settings)
     folder, motion, _ = architecture_of(settings)
     job = PlanJob(**settings.sections(), architecture=str(folder), motion=str(motion or ""))
     found: dict[str, Mapping[str, Any]] = {}

@@ -8,12 +8,14 @@ _FIELDS = ("run", "identity", "preset", "state", "note")
 
 
 def matches(run: RunSummary, words: Iterable[str]) -> bool:
-    """Return whether each word is a part of the run's name, identity, preset, state, note or tags.
+    """Return whether each word is part of a run's name, identity, preset, state, note or tags.
 
-    A word such as `state:failed` is compared with that one only.
+    The sweeps that use the run count too. A word such as `state:failed` is compared with that one
+    only.
     """
     known = {name: str(getattr(run, name)).casefold() for name in _FIELDS}
     known["tag"] = " ".join(run.tags).casefold()
+    known["sweep"] = " ".join(run.sweeps).casefold()
     return all(_matches(known, word.casefold()) for word in words)
 
 

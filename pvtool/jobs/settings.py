@@ -5,6 +5,7 @@ from typing import Any
 from pvtool_core.batches.columns import parse_lora
 from pvtool_core.errors import UsageError
 from pvtool_core.paths import config_dir
+from pvtool_core.settings.notify import SECTION, read_notify_config
 from pvtool_core.settings.overrides import parse_overrides
 from pvtool_core.settings.presets import Preset, Presets
 from pvtool_core.settings.schema import Settings
@@ -24,15 +25,25 @@ def chosen_settings(
     `options` take precedence over `overrides`. `usual` is the preset if neither the command nor
     config.toml names one. Raises Missing for an unknown preset, SettingsError for invalid settings.
     """
-    user = _user_config()
-    preset = Presets().get(preset_name or user.get("preset", usual))
-    user.pop("preset", None)
+    user = user_settings()
+    preset = Presets().get(preset_name or _user_config().get("preset", usual))
     return preset, preset.settings(merge(user, parse_overrides(overrides or []), options or {}))
 
 
+def user_settings() -> Table:
+    """Return the settings of <config>/config.toml, without the name of a preset."""
+    user = _user_config()
+    user.pop("preset", None)
+    return user
+
+
 def _user_config() -> Table:
+    """Return the user's settings of runs. Raises SettingsError, also for those of notifications."""
+    read_notify_config()
     path = config_dir() / "config.toml"
-    return read_toml(path) if path.is_file() else {}
+    table = read_toml(path) if path.is_file() else {}
+    table.pop(SECTION, None)
+    return table
 
 
 def option_table(**given: Any) -> Table:

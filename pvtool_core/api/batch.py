@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from pvtool_core.api.outcome import ClipResults, OnClip, outcome_of
 from pvtool_core.api.training import TrainingRun
 from pvtool_core.api.watermarks import AUTO, watermark_of
 from pvtool_core.batches.clips import file_names
+from pvtool_core.batches.columns import parse_methods
 from pvtool_core.batches.folder import BatchFolder, list_batches, new_batch, write_items
 from pvtool_core.batches.plan import BatchPlan, Defaults, choices_of, plan, states
 from pvtool_core.batches.rows import Row
@@ -33,6 +34,7 @@ from pvtool_core.settings.jobs import (
 )
 from pvtool_core.settings.toml import Table, from_table
 from pvtool_core.store.events import ClipEvent, Event, ignore
+from pvtool_core.store.identities import Identity
 from pvtool_core.store.liveness import LIVE
 from pvtool_core.store.prompts import check_prompt
 from pvtool_core.store.runs import find_run
@@ -215,11 +217,7 @@ def render(
             "strength": strength,
         }
     )
-    pairs = tuple(
-        (f"{section}.{key}", value)
-        for section, table in (overrides or {}).items()
-        for key, value in table.items()
-    )
+    pairs = _pairs(overrides)
     defaults = Defaults(
         people=(identity.name,),
         seeds=tuple(seeds),
@@ -234,11 +232,74 @@ def render(
     )
     job = render_job(target, tuple(formats), overwrite, likeness or bool(min_likeness), watermark)
     job = dataclasses.replace(job, tries=tries)
-    texts = [prompts] if isinstance(prompts, str) else prompts
-    planned = plan(
-        [Row(prompt=check_prompt(text)) for text in texts], defaults, target, job.encoding
+    return Rendering(plan(_rows(prompts), defaults, target, job.encoding), job, devices)
+
+
+def render_by_method(
+    method: str,
+    identity: Identity | str,
+    prompts: str | Iterable[str],
+    out: str | Path,
+    *,
+    seeds: Iterable[int] = (0,),
+    base: bool = False,
+    overrides: Table | None = None,
+    formats: Sequence[str] = ("mp4",),
+    devices: Sequence[str] = (),
+    overwrite: bool = False,
+    likeness: bool = True,
+    watermark: str = AUTO,
+) -> Rendering:
+    """Start rendering a clip for each prompt and seed by an encoder method, without training.
+
+    Existing complete clips are skipped.
+
+    Args:
+        method: `consisid` or `id-animator`.
+        identity: An identity of the library, or its name.
+        prompts: A prompt with the keyword `<V>`, or several; `{noun}` becomes the class noun.
+        out: Output folder.
+        seeds: Random seeds.
+        base: Also render the base model of the method, for comparison.
+        overrides: Settings of model and sampler that differ from the method's preset, as tables by
+            section.
+        formats: Output formats, by file suffix without the dot.
+        devices: Devices such as `cuda:0`, with an engine on each. [default: that of the preset]
+        overwrite: Render existing clips again.
+        likeness: Measure the similarity of each clip's faces to the identity, for its sidecar.
+        watermark: Method of the invisible watermark: auto, spread or off.
+
+    Raises:
+        Missing: The identity does not exist.
+        UsageError: The method is unknown, or has no base model.
+        NotReady: Packages that the method needs are not installed.
+        BadPrompt, SettingsError: A prompt or a setting is invalid.
+        WeightsMissing: Model weights are not installed.
+    """
+    defaults = Defaults(
+        people=(identity if isinstance(identity, str) else identity.name,),
+        seeds=tuple(seeds),
+        methods=tuple(parse_methods(method)),
+        base=base,
+        settings=(tuple(sorted(_pairs(overrides))),),
     )
-    return Rendering(planned, job, devices)
+    target = Path(out).absolute()
+    job = render_job(target, tuple(formats), overwrite, likeness, watermark)
+    return Rendering(plan(_rows(prompts), defaults, target, job.encoding), job, devices)
+
+
+def _pairs(overrides: Table | None) -> tuple[tuple[str, Any], ...]:
+    """Return tables of settings by section as `section.key` and value."""
+    return tuple(
+        (f"{section}.{key}", value)
+        for section, table in (overrides or {}).items()
+        for key, value in table.items()
+    )
+
+
+def _rows(prompts: str | Iterable[str]) -> list[Row]:
+    texts = [prompts] if isinstance(prompts, str) else prompts
+    return [Row(prompt=check_prompt(text)) for text in texts]
 
 
 def render_job(
@@ -286,13 +347,21 @@ def missing_clips(planned: BatchPlan, job: RenderJob) -> list[RenderItem]:
     ]
 
 
-def render_missing(planned: BatchPlan, job: RenderJob, on_event: OnEvent) -> Outcome:
-    """Render the missing clips of a plan on one engine, to the end."""
+def render_missing(
+    planned: BatchPlan,
+    job: RenderJob,
+    on_event: OnEvent,
+    *,
+    devices: Sequence[str] = (),
+    on_clip: OnClip = ignore,
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Render the missing clips of a plan to the end, on an engine for each of `devices`."""
     missing = missing_clips(planned, job)
     if not missing:
         return Outcome(total=len(planned.items))
-    batch = make_batch(missing, with_setups(job, planned))
-    return run_batch(batch, missing, on_event, ignore, len(planned.items))
+    batch = make_batch(missing, with_setups(job, planned), devices)
+    return run_batch(batch, missing, on_event, on_clip, len(planned.items), stop)
 
 
 def run_batch(
@@ -301,10 +370,12 @@ def run_batch(
     on_event: OnEvent,
     on_clip: OnClip,
     planned: int = 0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Render the clips of a batch to the end, forwarding signals as `run_to_end` does.
 
-    `items` are the missing ones of `planned` clips (0: of these).
+    `items` are the missing ones of `planned` clips (0: of these). Raises Interrupted once `stop`
+    is true.
     """
     results = ClipResults(on_clip)
 
@@ -315,5 +386,5 @@ def run_batch(
             on_event(event)
 
     engines = batch.workers()
-    errors = run_together(engines, on_any)
+    errors = run_together(engines, on_any, stop)
     return outcome_of(engines, errors, results, items, planned)

@@ -1,7 +1,7 @@
 """Evaluate: render the evaluation prompts of a run, and score clips of pv and of other programs."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from pvtool_core.api.batch import render_job, render_missing
 from pvtool_core.api.machine import check_devices
 from pvtool_core.api.training import TrainingRun
 from pvtool_core.batches.clip_methods import methods_of
-from pvtool_core.batches.clips import read_clip_record
+from pvtool_core.batches.clips import read_clip_record, shows_identity
 from pvtool_core.batches.plan import BatchPlan, Defaults, plan
 from pvtool_core.batches.rates import scoring_seconds
 from pvtool_core.batches.rows import Row
@@ -52,6 +52,7 @@ class Choices:
         shards: With more than one, only this shard's clips are scored, and no report is written;
             an evaluation without shards then uses the scores.
         on: `ray` scores on a Ray cluster, at `address` or started on this machine.
+        scores: Folder for the scores of clips that several evaluations share. [default: `out`]
     """
 
     metrics: tuple[str, ...] = ()
@@ -61,6 +62,7 @@ class Choices:
     shards: int = 1
     on: str = ""
     address: str = ""
+    scores: str = ""
 
 
 @shared_engines()
@@ -140,10 +142,10 @@ def planned_clips(planned: BatchPlan, checkpoints: bool = False) -> tuple[ClipFi
             prompt=item.prompt,
             seed=item.seed,
             method=BASE_METHOD
-            if not item.adapter
+            if not item.shows_identity
             else f"{STEP_METHOD}{item.step}"
             if checkpoints
-            else ADAPTER_METHOD,
+            else planned.setups[item.setup].method.name or ADAPTER_METHOD,
             fps=float(planned.setups[item.setup].model.fps),
         )
         for item in planned.items
@@ -176,8 +178,8 @@ def folder_clips(out: Path) -> tuple[tuple[ClipFile, ...], str]:
         )
         for path, method in methods.items()
     }
-    adapted = [clip for path, clip in clips.items() if records[path]["adapter"]]
-    base = [clip for path, clip in clips.items() if not records[path]["adapter"]]
+    adapted = [clip for path, clip in clips.items() if shows_identity(records[path])]
+    base = [clip for path, clip in clips.items() if not shows_identity(records[path])]
     run = next((each.get("run", "") for each in records.values() if each["adapter"]), "")
     return (*_for_each_identity(base, adapted), *adapted), run
 
@@ -288,10 +290,11 @@ def score(
     out: Path,
     choices: Choices,
     on_event: OnEvent,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Score clips; the report and the contact sheet are written to `out`.
 
-    Returns the report, or an empty one for a shard.
+    Returns the report, or an empty one for a shard. Raises Interrupted once `stop` is true.
     """
     check_devices([settings.model.device])
     check_distinct(clips)
@@ -307,6 +310,7 @@ def score(
         shards=choices.shards,
         on=choices.on,
         address=choices.address,
+        scores=choices.scores,
     )
-    run_short_job("evaluate", job, on_event)
+    run_short_job("evaluate", job, on_event, stop)
     return {} if choices.shards > 1 else json.loads((out / REPORT).read_bytes())

@@ -1,12 +1,13 @@
 """Render the clips of an earlier batch that failed or are missing."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 import orjson
 
 from pvtool_core.api.batch import make_batch, missing_clips
-from pvtool_core.batches.folder import BatchFolder
+from pvtool_core.batches.folder import BatchFolder, Relocation
 from pvtool_core.batches.plan import BatchPlan
 from pvtool_core.errors import PvError, UsageError
 from pvtool_core.paths import batches_dir
@@ -33,14 +34,25 @@ def repeat_batch(batch: BatchFolder) -> BatchFolder:
         )
     if any(worker.state() in LIVE for worker in batch.workers()):
         raise UsageError(f"{batch.name} is running.", "Wait for its end, or stop it.")
-    job = batch.job()
+    recorded = batch.job()
+    moved = batch.relocation(recorded)
+    job = replace(recorded, out=moved.find(recorded.out))
     if job.on:
         raise UsageError(
             f"{batch.name} was rendered on a cluster.", "Repeat its `pv render` command."
         )
-    items = list(_items(batch, job))
+    here = Relocation(Path(recorded.out), Path(job.out))
+    items = [
+        replace(
+            item,
+            clip=here.moved(item.clip),
+            adapter=moved.find(item.adapter),
+            folder=moved.find(item.folder),
+        )
+        for item in _items(batch, recorded)
+    ]
     if job.overwrite:
-        rendered = _rendered(batch)
+        rendered = set(map(here.moved, _rendered(batch)))
         items = [item for item in items if item.clip not in rendered]
     missing = missing_clips(BatchPlan(setups=list(job.setups), items=items), job)
     if not missing:

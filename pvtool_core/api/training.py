@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pvtool_core.models.installed import licences
 from pvtool_core.models.locate import resolve_settings
 from pvtool_core.models.prompt_limits import check_prompts_fit
 from pvtool_core.paths import runs_dir
-from pvtool_core.settings.jobs import EncodingConfig, TrainJob, write_job
+from pvtool_core.settings.jobs import EncodingConfig, TrainJob, check_trainable, write_job
 from pvtool_core.settings.presets import Preset, preset_of
 from pvtool_core.settings.schema import Settings
 from pvtool_core.settings.toml import Table
@@ -100,10 +101,26 @@ def train(
     return TrainingRun(create_run(person, settings, bank, preset=chosen.name))
 
 
+@dataclass(frozen=True)
+class SweepCell:
+    """The cell of a sweep that a run is of: its hash, the sweep, and the name of the run."""
+
+    key: str
+    sweep: str
+    run: str
+
+
 def create_run(
-    identity: Identity, settings: Settings, prompts: Sequence[str], preset: str
+    identity: Identity,
+    settings: Settings,
+    prompts: Sequence[str],
+    preset: str,
+    cell: SweepCell | None = None,
 ) -> RunFolder:
-    """Create the folder of a new run; `preset` is recorded. Raises before anything is created."""
+    """Create the folder of a new run; `preset` is recorded. Raises before anything is created.
+
+    The run of the cell of a sweep has a name of its own, which must be unused.
+    """
     photos, held_out = len(identity.references), settings.identity_reward.held_out_photos
     if held_out and held_out >= photos:
         raise UsageError(
@@ -111,11 +128,14 @@ def create_run(
             "photos: none is left for training.",
             "Add photos, or hold out fewer.",
         )
+    check_trainable(settings)
     settings = resolve_settings(settings)
     require_formats(EncodingConfig())  # samples are mp4 files
-    check_prompts_fit(settings.model, prompts, settings.sampler.negative_prompt, identity.noun)
+    negative, vectors = settings.sampler.negative_prompt, settings.keyword_vectors
+    check_prompts_fit(settings.model, prompts, negative, identity.noun, vectors)
     check_devices([settings.model.device])
-    folder = new_run(runs_dir(), identity.name)
+    root = runs_dir()
+    folder = RunFolder(root / cell.run).create() if cell else new_run(root, identity.name)
     try:
         job = TrainJob(
             **settings.sections(),
@@ -126,6 +146,8 @@ def create_run(
             prompts=tuple(prompts),
             versions=versions(),
             licences=licences(settings),
+            sweeps=(cell.sweep,) if cell else (),
+            cell=cell.key if cell else "",
         )
         write_job(folder.config, job)
     except BaseException:

@@ -36,13 +36,15 @@ def load_backbone(
     prompts: Sequence[str],
     recompute: bool = False,
     report: Report = ignore,
+    keep_text_encoder: bool = False,
 ) -> Backbone:
     """Load the model of the settings for these prompts, and report its style LoRAs.
 
     With `recompute`, activations are not stored but recomputed in the backward pass: slower, in a
-    tenth of the memory, with the same gradient. Raises InputRefused if the files differ from those
-    that the job was created for: a resumed run would continue from other weights, and the
-    trajectory cache would store them under the wrong key.
+    tenth of the memory, with the same gradient. With `keep_text_encoder`, for families with
+    keyword vectors, it is not released. Raises InputRefused if the files differ from those that the
+    job was created for: a resumed run would continue from other weights, and the trajectory cache
+    would store them under the wrong key.
     """
     if model.fingerprint:
         _check_unchanged(model)
@@ -54,7 +56,8 @@ def load_backbone(
     with refused_unless_loaded(model.base_model, model.family):
         with quick_imports():
             driver = backbone_class(model.family)
-        backbone: Backbone = driver(model, sampler, prompts, recompute)
+        kept = {"keep_text_encoder": True} if keep_text_encoder else {}
+        backbone: Backbone = driver(model, sampler, prompts, recompute, **kept)
     for event in backbone.merged_loras:
         report(event)
     return backbone

@@ -38,6 +38,7 @@ from pvtool_core.backbones.noise_schedule import diffused_by_schedule
 from pvtool_core.backbones.style_loras import merge_style_loras
 from pvtool_core.devices import resolve_device
 from pvtool_core.errors import InputRefused
+from pvtool_core.keyword_vectors import PromptEncoder
 from pvtool_core.models.base_models import model_variant, pipeline_variant, prediction_of
 from pvtool_core.settings.schema import ModelConfig, SamplerConfig
 
@@ -87,6 +88,7 @@ class AnimateDiff:
         sampler: SamplerConfig,
         prompts: Sequence[str],
         recompute: bool = False,
+        keep_text_encoder: bool = False,
     ) -> None:
         self.model, self.sampler = model, sampler
         self.device, self.dtype = resolve_device(model.device), getattr(torch, model.dtype)
@@ -106,8 +108,13 @@ class AnimateDiff:
         self._moves = True
         self.scheduler: Any = self.pipeline.scheduler
         self.scheduler.set_timesteps(self.num_steps, device=self.device)
-        self._embeds = {prompt: self._encode(prompt) for prompt in prompts}
-        self.pipeline.text_encoder = None
+        with torch.no_grad():
+            self._embeds = {
+                prompt: self._encode(prompt, sampler.negative_prompt) for prompt in prompts
+            }
+        self.prompt_encoder = PromptEncoder(self.pipeline) if keep_text_encoder else None
+        if not keep_text_encoder:
+            self.pipeline.text_encoder = None
         if model.vae_tiling:
             self.pipeline.vae.enable_tiling()
         if recompute:
@@ -116,15 +123,17 @@ class AnimateDiff:
             if self.control:
                 recompute_activations(self.control.net)
 
-    @torch.no_grad()
-    def _encode(self, prompt: str) -> Embeds:
+    def _encode(self, prompt: str, negative_prompt: str) -> Embeds:
         positive, negative = self.pipeline.encode_prompt(
-            prompt, self.device, 1, self.guided, self.sampler.negative_prompt
+            prompt, self.device, 1, self.guided, negative_prompt
         )
         return {"prompt_embeds": torch.cat([negative, positive]) if self.guided else positive}
 
     def prompt_embeds(self, prompt: str) -> Embeds:
-        return self._embeds[prompt]
+        encoder = self.prompt_encoder
+        if encoder is None or encoder.vectors is None:
+            return self._embeds[prompt]
+        return self._encode(*map(encoder.spelled, (prompt, self.sampler.negative_prompt)))
 
     def random_embeds(self) -> Embeds:
         """Return random embeddings with the shapes of the text encoder's, for `--plan`."""
@@ -148,6 +157,8 @@ class AnimateDiff:
         )  # the pipeline repeats it for each frame, the net not
         branches = self.scheduler.scale_model_input(branches, t)
         led = self.control.residuals(branches, t, text) if self.control else {}
+        if (faces := embeds.get("image_embeds")) is not None:  # of an encoder method
+            led["added_cond_kwargs"] = {"image_embeds": [faces]}
         output = self.denoiser(branches, t, encoder_hidden_states=text, **led).sample
         if not self.guided:
             return output

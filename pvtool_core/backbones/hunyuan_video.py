@@ -106,6 +106,7 @@ class HunyuanVideo:
 
     lora_target = r"(single_)?transformer_blocks\.\d+\.attn\.to_[qkv]"
     cross_target = ""
+    prompt_encoder = None
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pvtool_core.adapter import LoraLayout
 from pvtool_core.backbones.style_loras import MERGE_VERSION
 from pvtool_core.errors import InputRefused, NotFinite
+from pvtool_core.keyword_vectors import PromptEncoder
 from pvtool_core.media.decode import Pixels
 from pvtool_core.models.fingerprints import fingerprint_of
 from pvtool_core.settings.schema import ControlConfig, ModelConfig, SamplerConfig
@@ -71,8 +72,16 @@ class Backbone(Protocol):
     device: torch.device
     dtype: torch.dtype
 
+    @property
+    def prompt_encoder(self) -> PromptEncoder | None:
+        """The text encoder, if it was kept for keyword vectors, which not all families support."""
+        ...
+
     def prompt_embeds(self, prompt: str) -> Embeds:
-        """Return the embeddings of a loaded prompt, on the model's device, without gradient."""
+        """Return the embeddings of a loaded prompt, on the model's device, without gradient.
+
+        While keyword vectors act, any prompt is encoded, with a gradient to them.
+        """
         ...
 
     def random_embeds(self) -> Embeds:

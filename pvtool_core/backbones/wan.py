@@ -92,6 +92,7 @@ class Wan:
     )
     cross_target = r"blocks\.\d+\.attn2\.to_[qkv]"
     lora_layout: LoraLayout = WanLayout()
+    prompt_encoder = None
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 Only settings that vary in the folder are named. Clips with an adapter are called `adapter` and
 those of the base model `base` if nothing varies; an identity with several adapters has RUN@STEP in
-the names of their methods.
+the names of their methods. Clips of an encoder method have its name.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ def methods_of(records: Mapping[Path, Record]) -> dict[Path, str]:
     Clips of the base model on which the adapters were trained, without LoRAs and ControlNet, are
     `base`. Raises InputRefused for a sidecar with values of a wrong type.
     """
-    adapted, base = dict[Path, Parts](), dict[Path, Parts]()
+    adapted, encoded, base = dict[Path, Parts](), dict[Path, Parts](), dict[Path, Parts]()
     trained_on: set[Hashable] = set()
     for path, record in records.items():
         try:
@@ -42,13 +42,17 @@ def methods_of(records: Mapping[Path, Record]) -> dict[Path, str]:
                 adapted[path] = _adapter_parts(record) | _model_parts(record)
                 own = adapted[path]["base model"].value  # of sidecars of older versions
                 trained_on.add(_text(record, "adapter_base_fingerprint") or own)
+            elif record.get("reference"):
+                encoded[path] = _encoder_parts(record) | _model_parts(record)
             else:
                 base[path] = _model_parts(record)
         except (TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
             raise InputRefused(
                 f"{path} is not a sidecar of pv.", "Remove it, or render the clip again."
             ) from error
-    return _adapted(adapted, records) | _base(base, trained_on)
+    if not adapted:
+        trained_on = {each["base model"].value for each in encoded.values()}
+    return _adapted(adapted, records) | _encoded(encoded) | _base(base, trained_on)
 
 
 def _adapted(parts: dict[Path, Parts], records: Mapping[Path, Record]) -> dict[Path, str]:
@@ -59,6 +63,18 @@ def _adapted(parts: dict[Path, Parts], records: Mapping[Path, Record]) -> dict[P
         if len(steps[records[path]["identity"]]) == 1:
             each["run"] = Part("", "")
     return {path: ", ".join(words) or ADAPTER_METHOD for path, words in _varying(parts).items()}
+
+
+def _encoded(parts: Mapping[Path, Parts]) -> dict[Path, str]:
+    """Return the methods of clips of encoder methods; settings are compared within each."""
+    named: defaultdict[Hashable, dict[Path, Parts]] = defaultdict(dict)
+    for path, each in parts.items():
+        named[each["method"].value][path] = each
+    return {
+        path: ", ".join([str(method), *words])
+        for method, clips in named.items()
+        for path, words in _varying(clips).items()
+    }
 
 
 def _base(parts: Mapping[Path, Parts], trained_on: set[Hashable]) -> dict[Path, str]:
@@ -106,6 +122,17 @@ def _adapter_parts(record: Record) -> Parts:
         "run": Part(run, run),
         "start": Part(start, start),
         "strength": Part(strength, strength),
+    }
+
+
+def _encoder_parts(record: Record) -> Parts:
+    method = record["method"]
+    name, scale = _text(method, "name"), f"scale {method.get('scale', 1.0):g}"
+    weights = _text(method, "fingerprint")
+    return {
+        "method": Part(name, ""),
+        "weights": Part(weights, f"weights {weights[:4]}"),
+        "scale": Part(scale, scale),
     }
 
 

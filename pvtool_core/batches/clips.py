@@ -26,7 +26,7 @@ from pvtool_core.files import replace_file
 from pvtool_core.hashes import hash_of, sha256_of_folder
 from pvtool_core.settings.formats import FORMATS, Format
 from pvtool_core.settings.jobs import UNMARKED, EncodingConfig, RenderItem, Setup
-from pvtool_core.settings.schema import ModelConfig
+from pvtool_core.settings.schema import MethodConfig, ModelConfig
 from pvtool_core.store.clip_likeness import ClipLikeness
 from pvtool_core.store.prompts import without_keyword
 from pvtool_core.untrusted import RECORD_BYTES, read_regular
@@ -43,7 +43,7 @@ class Names:
     @cached_property
     def setup_key(self) -> str:
         """A key that is equal for setups with equal clips."""
-        return f"{self._model} {self._sampler} {self._start}"
+        return f"{self._model} {self._sampler} {self._start}{self._method}"
 
     @cached_property
     def _model(self) -> str:
@@ -58,6 +58,12 @@ class Names:
         steps = self._setup.adapter
         return f'{{"sigma": {steps.start_sigma}}}' if steps.start_sigma else str(steps.start)
 
+    @cached_property
+    def _method(self) -> str:
+        """The encoder method, as another item of a JSON object; empty without one."""
+        facts = method_facts(self._setup.method)
+        return f', "method": {json.dumps(facts, sort_keys=True)}' if facts else ""
+
     def path(
         self,
         out: Path,
@@ -66,34 +72,36 @@ class Names:
         seed: int,
         adapter_sha256: str = "",
         strength: float = 1.0,
+        reference: str = "",
     ) -> str:
         """Return the path of a clip without suffix.
 
-        Without an adapter `identity` is BASE and the digest empty.
+        Without an adapter and a `reference`, `identity` is BASE and the digest empty.
         """
-        folder = self._folder(prompt, adapter_sha256, strength)
+        folder = self._folder(prompt, adapter_sha256, strength, reference)
         return f"{out}/{identity}/{folder}/{seed_name(seed)}"
 
     @lru_cache(maxsize=1024)  # noqa: B019 - consecutive calls differ by seed
-    def _folder(self, prompt: str, adapter_sha256: str, strength: float) -> str:
-        return f"{slug(prompt)}-{self._digest(prompt, adapter_sha256, strength)[:12]}"
+    def _folder(self, prompt: str, adapter_sha256: str, strength: float, reference: str) -> str:
+        return f"{slug(prompt)}-{self._digest(prompt, adapter_sha256, strength, reference)[:12]}"
 
-    def _digest(self, prompt: str, adapter_sha256: str, strength: float) -> str:
+    def _digest(self, prompt: str, adapter_sha256: str, strength: float, reference: str) -> str:
         start = self._start if adapter_sha256 else "null"
         acts = f', "strength": {strength}' if adapter_sha256 and strength != 1 else ""
         upscale = f', "upscale": {self._upscale}' if self._upscale > 1 else ""
+        method = f'{self._method}, "reference": "{reference}"' if reference else ""
         marked = self._watermark != UNMARKED  # unmarked clips have the names of older versions
         watermark = f', "watermark": "{self._watermark}"' if marked else ""
         facts = (
             f'{{"adapter": "{adapter_sha256}", "model": {self._model}, '
             f'"prompt": {json.dumps(prompt)}, "sampler": {self._sampler}, '
-            f'"start": {start}{acts}{upscale}{watermark}}}'
+            f'"start": {start}{acts}{upscale}{method}{watermark}}}'
         )
         return hashlib.sha256(facts.encode()).hexdigest()
 
     def fingerprint(self, item: RenderItem) -> str:
         """Return a hash of everything that changes pixels."""
-        digest = self._digest(item.prompt, item.adapter_sha256, item.strength)
+        digest = self._digest(item.prompt, item.adapter_sha256, item.strength, item.reference)
         return hashlib.sha256(f"{digest} {item.seed}".encode()).hexdigest()[:32]
 
     def trajectory(self, prompt: str, seed: int) -> str:
@@ -102,7 +110,7 @@ class Names:
         These have one prompt, seed and model. The start of the adapter is not included, since
         base-model clips do not depend on it.
         """
-        facts = f"{self._model} {self._sampler} {seed} {prompt}"
+        facts = f"{self._model} {self._sampler}{self._method} {seed} {prompt}"
         return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 
@@ -132,6 +140,17 @@ def model_facts(model: ModelConfig) -> dict[str, Any]:
         "loras": loras,
         "control": [model.control.fingerprint, model.control.weight],
     }
+
+
+METHOD_PLACES = ("weights", "image_encoder", "detector", "recognizer")
+"""Settings of an encoder method that are paths."""
+
+
+def method_facts(method: MethodConfig) -> dict[str, Any]:
+    """Return what of an encoder method changes pixels, without paths; empty without one."""
+    if not method.name:
+        return {}
+    return {"name": method.name, "scale": method.scale, "fingerprint": method.fingerprint}
 
 
 def slug(prompt: str, length: int = 40) -> str:
@@ -266,6 +285,11 @@ def read_clip_record(sidecar: Path) -> dict[str, Any]:
         raise InputRefused(
             f"{sidecar} is not a sidecar of pv.", "Remove it, or render the clip again."
         ) from error
+
+
+def shows_identity(record: Mapping[str, Any]) -> bool:
+    """Return whether a clip shows an identity by its sidecar, and not the base model's person."""
+    return bool(record["adapter"] or record.get("reference"))
 
 
 _OF_A_CLIP = {"identity": str, "prompt": str, "seed": int, "run": str, "adapter": str}

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from pvtool_core.errors import BadPrompt, PvError, SettingsError, UsageError
 from pvtool_core.paths import exists, user_path
+from pvtool_core.settings.methods import METHODS
 from pvtool_core.settings.overrides import parse_overrides
 from pvtool_core.settings.toml import Table
 from pvtool_core.store.prompts import KEYWORD, check_prompt, check_syntax
@@ -192,6 +193,15 @@ def _runs(value: Any) -> list[str]:
     return list(_texts("run", [value], "Write RUN, RUN@STEP or RUN@best."))
 
 
+def parse_methods(value: Any) -> list[str]:
+    """Parse names of encoder methods: one, several with commas, or a list. Raises UsageError."""
+    words = value.split(",") if isinstance(value, str) else value
+    names = _texts("method", words, f"Write one of {', '.join(METHODS)}.")
+    if unknown := [name for name in names if name not in METHODS]:
+        raise UsageError(f"Unknown method {unknown[0]!r}.", f"Use one of {', '.join(METHODS)}.")
+    return list(dict.fromkeys(names))
+
+
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -270,6 +280,7 @@ READERS: dict[str, tuple[str, Reader]] = {
     "identity": ("identity", _identities),
     "seed": ("seed", _seeds),
     "run": ("run", _runs),
+    "method": ("method", parse_methods),
     "base": ("base", _booleans),
     "lora": ("loras", parse_loras),
     **{column: (key, partial(_settings, column)) for column, key in SETTINGS.items()},

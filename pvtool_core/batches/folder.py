@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Self
 
 import orjson
 
@@ -31,6 +32,40 @@ from pvtool_core.untrusted import JOB_BYTES, exists, is_folder, read_regular
 _PROMPTS_PER_MODEL = 500  # prompts for which a model is loaded; their embeddings take memory
 _TIME_FORMAT = "%Y%m%d-%H%M%S"
 _WORKER = re.compile(r"worker-[0-9]{1,9}")
+
+
+@dataclass(frozen=True)
+class Relocation:
+    """Where recorded files are after the folder `old`, with all that is in it, became `new`."""
+
+    old: Path
+    new: Path
+
+    @classmethod
+    def of(cls, recorded: Path, now: Path) -> Self:
+        """Return the relocation by which a file at `recorded` came to `now`.
+
+        The longest common end of both paths is what was copied or moved together with it.
+        """
+        common = 0
+        for one, other in zip(recorded.parts[:0:-1], now.parts[:0:-1], strict=False):
+            if one != other:
+                break
+            common += 1
+        ends = len(recorded.parts) - common, len(now.parts) - common
+        return cls(Path(*recorded.parts[: ends[0]]), Path(*now.parts[: ends[1]]))
+
+    def find(self, text: str) -> str:
+        """Return where a recorded path is now; itself if a file is only there."""
+        here = self.moved(text)
+        return here if exists(Path(here)) or not exists(Path(text)) else text
+
+    def moved(self, text: str) -> str:
+        """Return a path in `new` for one in `old`; others are returned as they are."""
+        path = Path(text)
+        if self.old == self.new or ".." in path.parts or not path.is_relative_to(self.old):
+            return text
+        return str(self.new / path.relative_to(self.old))
 
 
 class BatchFolder:
@@ -66,6 +101,10 @@ class BatchFolder:
             RunFolder(path)
             for path in sorted(found, key=lambda path: int(path.name.removeprefix("worker-")))
         ]
+
+    def relocation(self, job: RenderJob) -> Relocation:
+        """Return how the batch was copied or moved after its job was written."""
+        return Relocation.of(Path(job.items), self.items)
 
     def job(self) -> RenderJob:
         """Return the job of the first engine; others differ by device only.

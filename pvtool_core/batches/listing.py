@@ -72,7 +72,7 @@ def _parse(line: bytes) -> tuple[ClipEvent, str]:
         raise ValueError("strength is not finite")
     clip = ClipEvent(
         path=_text(item, "clip"),
-        identity=person if _text(item, "adapter") else BASE,
+        identity=person if _text(item, "adapter") or _text(item, "reference") else BASE,
         prompt=prompt,
         seed=int(item["seed"]),
         run=run,
@@ -84,7 +84,7 @@ def _parse(line: bytes) -> tuple[ClipEvent, str]:
 
 
 def _text(item: dict[str, Any], name: str) -> str:
-    value = item.get(name, "") if name in ("adapter", "run") else item[name]
+    value = item.get(name, "") if name in ("adapter", "run", "reference") else item[name]
     if not isinstance(value, str):
         raise TypeError(f"{name} is not a text")
     return value if name == "clip" else sys.intern(value)  # shared by many clips

@@ -9,9 +9,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pvtool_core.adapter_files.vector_files import no_strength, vector_count
 from pvtool_core.batches.adapters import RunAdapter, named_run, newest_run
 from pvtool_core.batches.clips import BASE, Names, is_whole, read_sidecar
 from pvtool_core.batches.columns import parse_lora, read_columns
+from pvtool_core.batches.encoder_methods import encoder_setup
 from pvtool_core.batches.rates import estimate
 from pvtool_core.batches.rows import Mistakes, Row
 from pvtool_core.batches.seed_tries import applies_to, is_settled
@@ -21,17 +23,22 @@ from pvtool_core.models.fingerprints import fingerprint_of, with_fingerprints
 from pvtool_core.models.locate import locate_style, with_base_model
 from pvtool_core.models.prompt_limits import Cut, check_prompts_fit
 from pvtool_core.paths import check_utf8
+from pvtool_core.settings.families import FAMILIES
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup, TriesConfig
+from pvtool_core.settings.schema import NO_METHOD
 from pvtool_core.settings.toml import Table, from_table, merge, to_table
 from pvtool_core.store.clip_likeness import likeness_in
 from pvtool_core.store.identities import Identity, Library
 from pvtool_core.store.prompts import fill
+from pvtool_core.store.reference_files import reference_files
 from pvtool_core.store.run_index import RunIndex
 
 T = TypeVar("T")
 Loras = tuple[str, ...] | None
 PLAIN = EncodingConfig()
 Pairs = tuple[tuple[str, Any], ...]
+Source = tuple[str, str]
+"""A run and an encoder method, of which at most one is not empty."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class RowContext:
     """The fields of a request, besides identity, prompt and seed, that reproduce the clip."""
 
     run: str
+    method: str
     loras: Loras
     settings: Pairs
     strength: float
@@ -48,14 +56,16 @@ class RowContext:
 class Defaults:
     """Values of the command for rows without their own; each combination is a clip.
 
-    An empty run is the newest of the identity. `loras` are sets; None is that of the run. `base`
-    also requests clips of the base model. `trained` is the adapter of a clip to render again, for
-    rows without another run or identity.
+    An empty run is the newest of the identity. `methods` are encoder methods, which need no run; an
+    empty one stands for `runs`. `loras` are sets; None is that of the run. `base` also requests
+    clips of the base model. `trained` is the adapter of a clip to render again, for rows without
+    another run or identity.
     """
 
     people: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     runs: tuple[str, ...] = ("",)
+    methods: tuple[str, ...] = ("",)
     base: bool = False
     strengths: tuple[float, ...] = (1.0,)
     loras: tuple[Loras, ...] = (None,)
@@ -186,45 +196,52 @@ class _Planner:
             )
         loras = wanted.loras if row.loras is None else (row.loras,)
         strengths = wanted.strengths if row.strength is None else (row.strength,)
-        runs = (row.run,) if row.run else wanted.runs
-        choices = product(people, runs, loras, wanted.settings, strengths)
-        for name, run, stack, settings, strength in choices:
+        choices = product(people, _sources(row, wanted), loras, wanted.settings, strengths)
+        for name, source, stack, settings, strength in choices:
             try:
-                self._add(row, name, run, stack, settings, strength)
+                self._add(row, name, source, stack, settings, strength)
             except BadPrompt as error:  # the prompt is invalid for every identity
                 self.mistakes.add(row.source, error)
             except PvError as error:
-                own = row.identity or row.run or row.loras is not None or row.settings
+                sources = row.identity or row.run or row.method
+                own = sources or row.loras is not None or row.settings
                 self.mistakes.add(row.source if own else "", error)
 
     def _add(
-        self, row: Row, name: str, run: str, loras: Loras, settings: Pairs, strength: float
+        self, row: Row, name: str, source: Source, loras: Loras, settings: Pairs, strength: float
     ) -> None:
         person = self._once(("person", name), lambda: Library().get(name))
-        trained = self._once(("trained", name, run), lambda: self._trained(person, run))
+        trained = self._once(("trained", name, source), lambda: self._trained(person, source))
+        method = trained.setup.method.name
+        vectors = self._once(("vectors", trained.adapter), lambda: vector_count(trained.adapter))
+        if vectors and strength != 1 and not row.base:
+            raise no_strength(strength)
         pairs = self._once(
             ("settings", settings, row.settings), lambda: _merged(settings, row.settings)
         )
+        if method:
+            _check_method_row(method, strength, pairs)
         number = self._once(
-            ("setup", name, run, loras, pairs), lambda: self._number(trained, loras, pairs)
+            ("setup", name, source, loras, pairs), lambda: self._number(trained, loras, pairs)
         )
         context = self._once(
-            ("context", name, run, loras, pairs, strength),
-            lambda: RowContext(self._run_of(trained), loras, pairs, strength),
+            ("context", name, source, loras, pairs, strength),
+            lambda: RowContext(self._run_of(trained), method, loras, pairs, strength),
         )
-        if not row.base:
+        if not (row.base or method):
             self.plan.adapters.setdefault(f"{name} {trained.run}@{trained.step}", trained)
         prompt = fill(row.prompt, person.noun)
         self._once(
-            ("fits", number, prompt, person.noun),
-            lambda: self._check_length(number, prompt, person.noun),
+            ("fits", number, prompt, person.noun, vectors),
+            lambda: self._check_length(number, prompt, person.noun, vectors),
         )
         for seed in self._wanted.seeds if row.seed is None else (row.seed,):
             self.plan.largest_seed = max(seed, self.plan.largest_seed)
             if self._shard and not self._shard.holds(self._names[number].trajectory(prompt, seed)):
                 continue
             if row.base or self._wanted.base:
-                self._clip(person, prompt, seed, number, None, context)
+                base = self._once(("base", number), lambda: self._base_of(number))
+                self._clip(person, prompt, seed, base, None, context)
             if not row.base:
                 self._clip(person, prompt, seed, number, trained, context)
 
@@ -238,8 +255,10 @@ class _Planner:
         context: RowContext,
     ) -> None:
         digest, strength = (by.sha256, context.strength) if by else ("", 1.0)
+        reference = self._reference(person, by) if by and by.setup.method.name else ""
         owner = person.name if by else BASE
-        clip = self._names[number].path(self._out, owner, prompt, seed, digest, strength)
+        names = self._names[number]
+        clip = names.path(self._out, owner, prompt, seed, digest, strength, reference)
         if clip in self._clips:
             return
         self._clips.add(clip)
@@ -251,7 +270,9 @@ class _Planner:
             "clip": clip,
             "folder": str(person.folder),
         }
-        if by:
+        if reference:
+            about["reference"] = reference
+        elif by:
             about |= {
                 "adapter": str(by.adapter),
                 "adapter_sha256": digest,
@@ -265,27 +286,41 @@ class _Planner:
         self.plan.contexts.append(context)
 
     def _run_of(self, trained: RunAdapter) -> str:
-        """Return the run of a row; a clip to render again needs none."""
+        """Return the run of a row; a clip to render again, and a method, need none."""
         again = self._wanted.trained
-        return "" if again and trained is again[1] else f"{trained.run}@{trained.step}"
+        if trained.setup.method.name or (again and trained is again[1]):
+            return ""
+        return f"{trained.run}@{trained.step}"
 
-    def _trained(self, person: Identity, run: str) -> RunAdapter:
+    def _trained(self, person: Identity, source: Source) -> RunAdapter:
+        run, method = source
+        if method:
+            return self._once(("method", method), lambda: encoder_setup(method))
         again = self._wanted.trained
-        if again and not run and person.name == again[0]:
+        if again and not run and (person.name == again[0] or again[1].setup.method.name):
             return again[1]
         found = named_run(person, run) if run else self._newest(person)
-        if not again:
+        if not again or again[1].setup.method.name:
             return found
         setup = dataclasses.replace(again[1].setup, likeness=found.setup.likeness)
         return dataclasses.replace(found, setup=setup)
 
-    def _check_length(self, number: int, prompt: str, noun: str) -> None:
+    def _reference(self, person: Identity, by: RunAdapter) -> str:
+        """Return the hash of the photos that an encoder method is given."""
+        held_out = by.setup.likeness.held_out_photos
+        return self._once(
+            ("reference", person.name, held_out),
+            lambda: reference_files(person.folder, held_out).sha256,
+        )
+
+    def _check_length(self, number: int, prompt: str, noun: str, vectors: int) -> None:
         """Raise BadPrompt if the keyword is truncated.
 
         Other truncated parts are recorded in the plan.
         """
         setup = self.plan.setups[number]
-        if cuts := check_prompts_fit(setup.model, [prompt], setup.sampler.negative_prompt, noun):
+        negative = setup.sampler.negative_prompt
+        if cuts := check_prompts_fit(setup.model, [prompt], negative, noun, vectors):
             self.plan.cuts[number, prompt] = cuts
 
     def _newest(self, person: Identity) -> RunAdapter:
@@ -296,9 +331,24 @@ class _Planner:
     def _number(self, trained: RunAdapter, loras: Loras, pairs: Pairs) -> int:
         """Return the number of a setup in the plan; equal setups are shared between runs."""
         wanted = _changed(trained.setup, loras, pairs, self._wanted.control)
+        if wanted.method.name:
+            return self._number_of(wanted)
         if wanted.model.fingerprint != trained.base_fingerprint and trained.adapter.name:
             check_adapter_fits(trained.adapter, wanted.model)
         self.plan.notes |= dict.fromkeys(_notes(trained, wanted))
+        return self._number_of(wanted)
+
+    def _base_of(self, number: int) -> int:
+        """Return the number of the setup of the base model's clips. Raises UsageError."""
+        setup = self.plan.setups[number]
+        if not FAMILIES[setup.model.family].backbone:
+            raise UsageError(
+                f"The model of {setup.method.name} renders no clips without an identity.",
+                "Omit --base.",
+            )
+        return self._number_of(dataclasses.replace(setup, method=NO_METHOD))
+
+    def _number_of(self, wanted: Setup) -> int:
         if wanted not in self._numbers:
             self._numbers[wanted] = len(self.plan.setups)
             self.plan.setups.append(wanted)
@@ -319,6 +369,23 @@ class _Planner:
 
 
 _STARTS = ("adapter.start", "adapter.start_sigma")
+
+
+def _sources(row: Row, wanted: Defaults) -> list[Source]:
+    """Return what renders the identity of a row: runs or methods, its own or the command's."""
+    if row.run or row.method:
+        return [(row.run, row.method)]
+    chosen = [("", method) for method in wanted.methods if method]
+    return [*([(run, "") for run in wanted.runs] if "" in wanted.methods else []), *chosen]
+
+
+def _check_method_row(method: str, strength: float, settings: Pairs) -> None:
+    """Raise UsageError for settings of adapters, which do not apply to an encoder method."""
+    wrong = [key.partition(".")[2] for key, _ in settings if key in _STARTS]
+    if strength != 1:
+        wrong.insert(0, "strength")
+    if wrong:
+        raise UsageError(f"{wrong[0]} does not apply to the method {method}.", "Omit it.")
 
 
 def _merged(usual: Pairs, own: Pairs) -> Pairs:
@@ -461,7 +528,8 @@ def as_row(item: RenderItem, context: RowContext) -> Row:
         identity=item.identity,
         seed=item.seed,
         run=context.run,
-        base=not item.adapter,
+        method=context.method,
+        base=not item.shows_identity,
         strength=context.strength if item.adapter and context.strength != 1 else None,
         loras=context.loras,
         settings=context.settings,

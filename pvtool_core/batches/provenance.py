@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from pvtool_core.batches.adapters import RunAdapter
-from pvtool_core.batches.clips import encoding_of_how, read_sidecar
+from pvtool_core.batches.clips import METHOD_PLACES, encoding_of_how, read_sidecar
 from pvtool_core.batches.columns import RANGES
+from pvtool_core.batches.encoder_methods import method_preset
 from pvtool_core.errors import InputRefused, Missing, PvError, WeightsMissing
 from pvtool_core.hashes import sha256_of
 from pvtool_core.media.ffmpeg import ClipBroken
@@ -73,6 +74,7 @@ def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Provenance:
     job = _job_of_run(facts["run"])
     setup = _setup(facts, job)
     own = bool(facts["adapter_sha256"]) and not by_other
+    reference = _text(facts, "reference")
     base = _text(facts, "adapter_base_fingerprint") or setup.model.fingerprint
     trained = RunAdapter(
         adapter=_adapter(facts) if own else Path(),
@@ -94,6 +96,7 @@ def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Provenance:
         run=facts["run"],
         step=facts["step"],
         clip=str(clip),
+        reference=reference,
     )
     return Provenance(
         item,
@@ -147,6 +150,7 @@ def _setup(facts: Facts, job: TrainJob | None) -> Setup:
         raise WeightsMissing(problem, "Use the clip with its sidecar, or restore its run.")
     loras = _loras(facts, job)
     control = _control(facts, places.pop("control", {}))
+    method = _method(facts, places)
     model = {**facts["model"], **places, "loras": loras, "control": control}
     start = facts["adapter_start"]
     if (
@@ -156,12 +160,28 @@ def _setup(facts: Facts, job: TrainJob | None) -> Setup:
     adapter = {} if start is None else {"start": start}
     if sigma := facts.get("adapter_start_sigma"):
         adapter["start_sigma"] = sigma
-    likeness = to_table(LikenessConfig.of(job)) if job else {}
-    return from_table(
-        Setup,
-        {"model": model, "sampler": facts["sampler"], "adapter": adapter, "likeness": likeness},
-        "the settings of the clip",
-    )
+    table = {"model": model, "sampler": facts["sampler"], "adapter": adapter}
+    if method:
+        judges = LikenessConfig.of(method_preset(method["name"]))
+        table |= {"method": method, "likeness": to_table(judges)}
+    elif job:
+        table["likeness"] = to_table(LikenessConfig.of(job))
+    return from_table(Setup, table, "the settings of the clip")
+
+
+def _method(facts: Facts, places: Table) -> Table:
+    """Return the encoder method, with its paths taken from `places`; empty without one.
+
+    Raises WeightsMissing without the paths.
+    """
+    paths = places.pop("method", {})
+    if not facts.get("reference"):
+        return {}
+    method = dict(facts["method"])
+    if set(paths) != set(METHOD_PLACES):
+        problem = f"of the clip's method {method['name']}"
+        raise WeightsMissing(problem, "Use the clip with its sidecar.")
+    return {**method, **paths}
 
 
 def _places(facts: Facts) -> Table:

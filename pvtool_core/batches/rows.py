@@ -52,14 +52,16 @@ class Row:
     """One row to render: a clip, or one per identity of the command if it names none.
 
     `prompt` is checked and may contain `{noun}`. Empty and None values are defaults of the command;
-    () means no LoRAs. `run` is RUN, RUN@STEP or RUN@best; `base` requests the base model;
-    `strength` multiplies the adapter; `settings` are sorted ("model.width", 512) pairs.
+    () means no LoRAs. `run` is RUN, RUN@STEP or RUN@best, or `method` an encoder method; `base`
+    requests the base model; `strength` multiplies the adapter; `settings` are sorted
+    ("model.width", 512) pairs.
     """
 
     prompt: str
     identity: str = ""
     seed: int | None = None
     run: str = ""
+    method: str = ""
     base: bool = False
     strength: float | None = None
     loras: tuple[str, ...] | None = None
@@ -104,6 +106,7 @@ def row_table(row: Row) -> _Line:
         "identity": row.identity or None,
         "seed": row.seed,
         "run": row.run or None,
+        "method": row.method or None,
         "base": row.base or None,
         "strength": row.strength,
     }

@@ -40,7 +40,7 @@ def further_try(item: RenderItem, number: int, step: int) -> RenderItem:
 
 def applies_to(item: RenderItem, tries: TriesConfig) -> bool:
     """Return whether a clip needs a likeness; clips of the base model do not show the identity."""
-    return tries.min_likeness > 0 and bool(item.adapter and item.strength)
+    return tries.min_likeness > 0 and item.shows_identity and item.strength > 0
 
 
 def is_settled(likeness: ClipLikeness | None, tries: TriesConfig) -> bool:

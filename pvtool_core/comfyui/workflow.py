@@ -11,6 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pvtool_core.adapter_files.vector_files import read_vector_file
 from pvtool_core.comfyui.graph import Graph, Output
 from pvtool_core.errors import InputRefused, UsageError
 from pvtool_core.models.integrity import read_header
@@ -100,6 +101,11 @@ def workflow_of(adapter: Path, job: TrainJob, name: str) -> dict[str, Any]:
     without prompts.
     """
     family = FAMILIES[job.model.family]
+    if read_vector_file(adapter):
+        raise UsageError(
+            "No ComfyUI workflow for keyword vectors.",
+            "Export without --comfyui; `how_to_use` in the file's metadata describes its use.",
+        )
     if not family.comfyui:
         raise UsageError(
             f"No ComfyUI workflow for the model family {family.name}.",

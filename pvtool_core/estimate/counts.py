@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from pvtool_core.adapter import IdentityAdapter
-from pvtool_core.backbones import refused_unless_loaded
+from pvtool_core.backbones import Embeds, refused_unless_loaded
 from pvtool_core.backbones.interface import adapter_target
 from pvtool_core.backbones.memory import blocks_of
 from pvtool_core.backbones.meta_model import meta_model, replaced
@@ -148,18 +148,15 @@ def count(job: PlanJob) -> Counts:
             parts: dict[str, Any] = {**_NO_REWARDS, "encode": _encoding(job, backbone)}
         else:
             parts = {**_reward_work(job, backbone), "encode": _NOTHING}
-        with torch.device("meta"):
-            target = adapter_target(backbone, job.adapter.layers)
-            adapter = IdentityAdapter(backbone.denoiser, target, job.adapter.rank)
-        with adapter.acting():
-            gradient = _gradient(job, backbone)
+        parameters = sum(each.numel() for each in backbone.denoiser.parameters())
+        adapter, gradient = _adapted(job, backbone)
     return Counts(
-        parameters=sum(each.numel() for each in backbone.denoiser.parameters()) - _numbers(adapter),
+        parameters=parameters,
         denoiser=weights,
         host=host,
         autoencoder=_bytes(backbone.pipeline.vae),
         text_encoders=encoders,
-        adapter=_numbers(adapter),
+        adapter=adapter,
         gradient=gradient,
         **trained,
         **{f"sample_{name}": value for name, value in sampled.items()},
@@ -209,18 +206,29 @@ def _encoding(job: PlanJob, backbone: Any) -> Work:
     return forward(lambda: backbone.encode(photo, torch.Generator("cpu")))
 
 
-def _gradient(job: PlanJob, backbone: Any) -> Work:
+def _adapted(job: PlanJob, backbone: Any) -> tuple[int, Work]:
+    """Return the number of trained weights, and the work of a prediction with their gradient."""
+    embeds: Embeds = backbone.prompt_embeds("")
+    if job.keyword_vectors:
+        read = {name: each.detach().requires_grad_() for name, each in embeds.items()}
+        width = read["prompt_embeds"].shape[-1]
+        return job.keyword_vectors * width, _gradient(job, backbone, read)
+    with torch.device("meta"):
+        target = adapter_target(backbone, job.adapter.layers)
+        adapter = IdentityAdapter(backbone.denoiser, target, job.adapter.rank)
+    with adapter.acting():
+        gradient = _gradient(job, backbone, embeds)
+    return sum(each.numel() for each in adapter.parameters()), gradient
+
+
+def _gradient(job: PlanJob, backbone: Any, embeds: Embeds) -> Work:
     """Return the work of a prediction of the adapted model with its backward pass."""
-    latents, embeds = backbone.initial_latents(0), backbone.prompt_embeds("")
+    latents = backbone.initial_latents(0)
     if OBJECTIVES[job.training.objective].reconstructs:
         example = backbone.diffuse(latents, latents, 0.5)
         return with_gradient(lambda: backbone.predict_diffused(example, embeds))
     entering = latents.clone().requires_grad_(job.training.gradient == "replay")
     return with_gradient(lambda: backbone.predict(entering, backbone.num_steps - 1, embeds))
-
-
-def _numbers(adapter: IdentityAdapter) -> int:
-    return sum(each.numel() for each in adapter.parameters())
 
 
 def _bytes(module: nn.Module) -> int:

@@ -144,7 +144,8 @@ def passes_of(settings: Settings, prompts: int) -> Passes:
     pairs = min(training.cached_pairs or everything, everything)
     if OBJECTIVES[training.objective].reconstructs:
         prior = settings.dreambooth.prior_images if settings.dreambooth.prior_weight else 0
-        return Passes(0, 1 + bool(prior), steps, prior, pairs)
+        prior = 0 if settings.keyword_vectors else prior
+        return Passes(0, photos_of(settings) + bool(prior), steps, prior, pairs)
     acting = active_steps(settings)
     drawn = (
         min(training.gradient_steps or acting, acting) if training.gradient == "drtune" else acting
@@ -155,6 +156,11 @@ def passes_of(settings: Settings, prompts: int) -> Passes:
     ):  # the base's own prediction, in one drawn step each time it is gone through
         plain += 1 if training.gradient == "full" else 2
     return Passes(plain, drawn, steps, pairs)
+
+
+def photos_of(settings: Settings) -> int:
+    """Return the number of photos that an iteration reconstructs."""
+    return settings.textual_inversion.batch_size if settings.keyword_vectors else 1
 
 
 def active_steps(settings: Settings) -> int:
@@ -181,6 +187,7 @@ class Estimate:
             "adapter, gradient, optimiser": 16
             * counts.adapter,  # float32 each: weight, gradient, AdamW's two means
             "autoencoder": counts.autoencoder,
+            **({"text encoder": counts.text_encoders} if self.settings.keyword_vectors else {}),
             **self._reward_bytes(),
             "CUDA": CUDA,
         }
@@ -334,7 +341,7 @@ class Estimate:
             + passes.with_gradient * counts.gradient.flops
             + rewards
             + (0 if "identity_reward" in unused else crops)
-            + counts.encode.flops
+            + counts.encode.flops * photos_of(self.settings)
         )
         # scores and faces are measured in turn, each on a newly decoded clip
         measured = len({"identity_reward", "semantic_reward"} - unused)

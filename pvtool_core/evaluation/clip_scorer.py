@@ -51,7 +51,7 @@ class ClipScorer:
 
     def __init__(self, job: EvaluateJob, evaluator: Evaluator, report: Report) -> None:
         self._evaluator, self._report = evaluator, report
-        self._files = ScoreFiles(Path(job.out), evaluator.digests)
+        self._files = ScoreFiles(Path(job.scores or job.out), evaluator.digests)
         self._subjects = {subject.identity.name: subject for subject in job.subjects}
 
     def score(self, clips: Sequence[ClipFile]) -> Results:

@@ -1,5 +1,6 @@
 """The report of an evaluation: means with intervals by method, and their differences."""
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -194,6 +195,7 @@ def definition(metric: type[AnyMetric], judges: Judges) -> dict[str, Any]:
         "label": metric.label,
         "description": metric.description(),
         "better": metric.better,
+        "limits": list(metric.limits) if all(map(math.isfinite, metric.limits)) else None,
         "reward": metric.rewarded,
         "weights": weights,
     }

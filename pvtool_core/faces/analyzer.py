@@ -150,15 +150,19 @@ def align_differentiable(frames: Tensor, landmarks: Tensor) -> Tensor:
 
 
 def within_crop(
-    landmarks: Float[Tensor, "n 5 2"], height: int, width: int
+    landmarks: Float[Tensor, "n 5 2"], height: int, width: int, margin: float = 0.0
 ) -> Bool[Tensor, "n {height} {width}"]:
-    """Return a mask of the pixels in frames of this size that `align` uses for these landmarks."""
+    """Return a mask of the pixels in frames of this size that `align` uses for these landmarks.
+
+    `margin` enlarges it beyond each edge by a share of the crop's side.
+    """
     a, b = similarity_to_template(landmarks.float())
     pixels = torch.complex(
         *torch.meshgrid(torch.arange(float(width)), torch.arange(float(height)), indexing="xy")
     )
     crop_points = torch.view_as_real(a[:, None, None] * pixels + b[:, None, None])
-    return ((crop_points >= 0) & (crop_points <= CROP - 1)).all(-1)
+    beyond = margin * CROP
+    return ((crop_points >= -beyond) & (crop_points <= CROP - 1 + beyond)).all(-1)
 
 
 _EQUAL = 1e-3

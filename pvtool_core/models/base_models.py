@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pvtool_core.adapter_files.vector_files import read_vector_file
 from pvtool_core.errors import InputRefused, WeightsMissing
 from pvtool_core.models.integrity import Header, missing_parts, read_header, read_table
-from pvtool_core.settings.families import family_of_pipeline, known_pipelines
+from pvtool_core.settings.families import Family, family_of_pipeline, known_pipelines
 from pvtool_core.settings.schema import ModelConfig
 from pvtool_core.untrusted import parse_json
 
@@ -110,7 +111,7 @@ def check_pipeline(files: Files, name: str, weights: bool = True) -> None:
         if shards := [path for path in missing_parts(files) if path.count("/") == 1]:
             raise InputRefused(f"{name} is incomplete: missing {', '.join(shards[:3])}.", _GET)
         variant_of(files, name)
-    _check_shapes(files, name)
+    _check_shapes(files, name, family)
 
 
 def _check_configs(files: Files, index: Mapping[str, Any], name: str) -> None:
@@ -244,7 +245,7 @@ def _variant(forms: Iterable[set[str]], name: str) -> str | None:
     return next(variant for variant in VARIANTS if variant in common)
 
 
-def _check_shapes(files: Files, name: str) -> None:
+def _check_shapes(files: Files, name: str, family: Family) -> None:
     """Check the configurations: denoiser, VAE and text encoder must fit together.
 
     Raises InputRefused.
@@ -252,7 +253,9 @@ def _check_shapes(files: Files, name: str) -> None:
     part = next(part for part in _DENOISERS if f"{part}/config.json" in files)
     denoiser, vae = _table(files[f"{part}/config.json"]), _table(files["vae/config.json"])
     latents = vae.get("latent_channels", vae.get("z_dim", 16 if part == "transformer" else 4))
-    _check_input(name, denoiser.get("in_channels", 16 if part == "transformer" else 4), latents)
+    channels = denoiser.get("in_channels", 16 if part == "transformer" else 4)
+    expected = latents * family.input_latents if isinstance(latents, int) else latents
+    _check_input(name, channels, expected)
     if part == "unet":
         width = denoiser.get("cross_attention_dim", 1280)
         encoder = _table(files["text_encoder/config.json"]).get("hidden_size", width)
@@ -462,6 +465,8 @@ def prediction_of(file: Path) -> Prediction:
 def check_adapter_fits(adapter: Path, model: ModelConfig) -> None:
     """Check that an adapter file can act on a base model, by its widths and prediction type.
 
+    Keyword vectors have the width of the text encoder.
+
     Only headers and configurations are read. Raises InputRefused, and WeightsMissing without the
     base model.
     """
@@ -469,6 +474,14 @@ def check_adapter_fits(adapter: Path, model: ModelConfig) -> None:
     base, hint = model.base_model, "Use a base model of the architecture that the run used."
     if not files:
         raise WeightsMissing(base, "Restore it, or use another one with --base-model.")
+    if vectors := read_vector_file(adapter):
+        width = _table(files["text_encoder/config.json"]).get("hidden_size")
+        if width != vectors.width:
+            raise InputRefused(
+                f"The text encoder of {base} has width {width}, but the keyword vectors of the run "
+                f"have {vectors.width}.",
+                hint,
+            )
     widths = _attention_widths(files)
     inputs = {shape[-1] for key, shape in header.shapes.items() if _is_down(key) and shape}
     if widths and (wrong := sorted(inputs - set(widths))):

@@ -1,9 +1,8 @@
 """Download a file: resume a partial one, and rename it only when it is complete and verified."""
 
-import http.client
+import http
 import json
 import os
-import ssl
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +14,7 @@ from typing import Any
 from pvtool_core.errors import BrokenWeights, Unreachable
 from pvtool_core.hashes import has_digest
 from pvtool_core.models.integrity import PART
+from pvtool_core.web import NETWORK_ERRORS, describe_network_error, host_of
 
 TIMEOUT = 30.0  # seconds without a byte
 TRIES = 3  # consecutive attempts without new bytes
@@ -22,13 +22,6 @@ PAUSE = 1.0  # seconds after the first attempt, increasing
 _CHUNK = 2**20
 _LARGEST_ANSWER = 64 * 2**20  # bytes of a listing; 100,000 files need 30 MB
 _BY_HAND = "Try again later, or add local files with `pv models add NAME FILE_OR_FOLDER`."
-_NETWORK = (
-    urllib.error.URLError,
-    http.client.HTTPException,
-    ConnectionError,
-    TimeoutError,
-    ssl.SSLError,
-)
 
 Report = Callable[[int], None]
 
@@ -86,7 +79,7 @@ def download(remote: Remote, path: Path, report: Report) -> None:
         try:
             _transfer(remote, part, report)
             break
-        except _NETWORK as error:
+        except NETWORK_ERRORS as error:
             _raise_refusal(error, remote.address)
             if (
                 isinstance(error, urllib.error.HTTPError)
@@ -96,7 +89,7 @@ def download(remote: Remote, path: Path, report: Report) -> None:
             failures = failures + 1 if _length(part) == before else 0
             if failures == TRIES:
                 raise Unreachable(
-                    f"Cannot fetch {remote.address}: {_words(error)}.", _BY_HAND
+                    f"Cannot fetch {remote.address}: {describe_network_error(error)}.", _BY_HAND
                 ) from error
             time.sleep(PAUSE * failures)
     _check(remote, part, path.name)
@@ -116,12 +109,15 @@ def fetch_json(address: str, token: str = "") -> Any:
         if len(content) > _LARGEST_ANSWER:
             raise ValueError("too long")
         return json.loads(content)
-    except _NETWORK as error:
+    except NETWORK_ERRORS as error:
         _raise_refusal(error, address)
-        raise Unreachable(f"Cannot reach {_host(address)}: {_words(error)}.", _BY_HAND) from error
+        raise Unreachable(
+            f"Cannot reach {host_of(address)}: {describe_network_error(error)}.", _BY_HAND
+        ) from error
     except (ValueError, RecursionError) as error:
         raise Unreachable(
-            f"{_host(address)} is not a hub: unexpected response.", "Check HF_ENDPOINT, or --from."
+            f"{host_of(address)} is not a hub: unexpected response.",
+            "Check HF_ENDPOINT, or --from.",
         ) from error
 
 
@@ -205,17 +201,8 @@ def _raise_refusal(error: Exception, address: str) -> None:
             "your access token."
         )
         raise Unreachable(
-            f"{_host(address)} refused access to {address} ({error.code}).", hint
+            f"{host_of(address)} refused access to {address} ({error.code}).", hint
         ) from error
     raise Unreachable(
         f"{address} not found ({error.code}).", f"Check the name. {_BY_HAND}"
     ) from error
-
-
-def _host(address: str) -> str:
-    return "/".join(address.split("/")[:3])
-
-
-def _words(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or error
-    return str(getattr(reason, "strerror", None) or reason or type(error).__name__).rstrip(".")

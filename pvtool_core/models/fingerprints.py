@@ -7,9 +7,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from pvtool_core.hashes import cached_sha256
-from pvtool_core.settings.schema import ModelConfig
+from pvtool_core.settings.schema import MethodConfig, ModelConfig, named_weights
 
 _MODEL_FILES = {".json", ".safetensors", ".onnx", ".txt", ".model", ".bin"}
+_METHOD_FILES = {*_MODEL_FILES, ".pt", ".pth", ".ckpt"}
 
 
 def with_fingerprints(model: ModelConfig) -> ModelConfig:
@@ -60,6 +61,12 @@ def fingerprint_of(model: ModelConfig) -> str:
     return (
         parts[0] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
     )
+
+
+def method_fingerprint(method: MethodConfig) -> str:
+    """Return the fingerprint of all files of an encoder method, besides its base model."""
+    parts = [fingerprint(Path(part), _METHOD_FILES) for part in named_weights(method)]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
 
 def fingerprint(path: Path, of: Collection[str] | None = _MODEL_FILES) -> str:

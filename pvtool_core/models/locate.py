@@ -22,6 +22,7 @@ from pvtool_core.paths import check_utf8, exists, models_dir, presets_dir, user_
 from pvtool_core.settings.families import SINGLE_FILE, family_of_pipeline, known_pipelines
 from pvtool_core.settings.schema import (
     EvaluationConfig,
+    MethodConfig,
     ModelConfig,
     Settings,
     is_path,
@@ -66,7 +67,8 @@ def locate_weights(settings: Settings) -> Settings:
     Those of rewards that training does not use may be missing. Raises WeightsMissing for the first
     missing weights, InputRefused for an unsuitable base model.
     """
-    located = dataclasses.replace(settings, model=locate_model(settings.model))
+    model, method = locate_model(settings.model), locate_method(settings.method)
+    located = dataclasses.replace(settings, model=model, method=method)
     unused = settings.unused_rewards()
     for section, locate in (
         ("semantic_reward", locate_semantic),
@@ -137,6 +139,13 @@ def locate_model(model: ModelConfig) -> ModelConfig:
     Raises WeightsMissing, or InputRefused if unsuitable.
     """
     return locate_style(locate_base(model))
+
+
+def locate_method(method: MethodConfig) -> MethodConfig:
+    """Return the absolute paths of the weights of an encoder method. Raises WeightsMissing."""
+    named = [field.name for field in dataclasses.fields(method) if field.metadata["weights"]]
+    paths = {name: str(resolve(path)) for name in named if (path := getattr(method, name))}
+    return dataclasses.replace(method, **paths)
 
 
 def locate_base(model: ModelConfig) -> ModelConfig:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _REPORTED = 50  # the number of prompts in a shipped bank
 _CLIP_TOKENS = 77
+_T5_TOKENS = 226  # max_sequence_length of ConsisIDPipeline
 _UMT5_TOKENS = 512  # length to which WanPipeline truncates and pads
 LLAMA_TOKENS = (
     256 + 95
@@ -79,7 +80,8 @@ class Cut:
 class PromptLimit:
     """The limit of one text encoder.
 
-    `tokens` is without special tokens; the text `before` a prompt takes some of them.
+    `tokens` is without special tokens; the text `before` a prompt takes some of them. With
+    `vectors`, the keyword is that many tokens, in place of those of its letters.
     """
 
     def __init__(
@@ -89,15 +91,22 @@ class PromptLimit:
         before: str = "",
         after: str = "",
         unescapes: bool = False,
+        vectors: int = 0,
     ) -> None:
         self._tokenizer, self._tokens, self._unescapes = tokenizer, tokens, unescapes
-        self._before, self._after = before, after
+        self._before, self._after, self._vectors = before, after, vectors
         self.room = tokens - (len(self._offsets(before)) if before else 0)
+
+    def for_vectors(self, count: int) -> "PromptLimit":
+        """Return the limit of prompts in which `count` vectors stand for the keyword."""
+        settings = (self._before, self._after, self._unescapes)
+        return PromptLimit(self._tokenizer, self._tokens, *settings, vectors=count)
 
     def cut(self, prompt: str) -> Cut | None:
         """Return the truncated part of a prompt, or None."""
+        most = len(prompt) + prompt.count(KEYWORD) * self._vectors
         if (
-            prompt.isascii() and len(prompt) < self.room
+            prompt.isascii() and most < self.room
         ):  # a token has at least one character, except one for the start
             return None
         text = self._text(prompt)
@@ -133,7 +142,19 @@ class PromptLimit:
         return html.unescape(html.unescape(prompt)) if self._unescapes else prompt
 
     def _offsets(self, text: str) -> list[tuple[int, int]]:
-        return self._tokenizer.encode(text, add_special_tokens=False).offsets
+        if not self._vectors:
+            return self._tokenizer.encode(text, add_special_tokens=False).offsets
+        offsets: list[tuple[int, int]] = []
+        start = 0
+        for part in re.split(f"({re.escape(KEYWORD)})", text):
+            end = start + len(part)
+            if part == KEYWORD:
+                offsets += [(start, end)] * self._vectors
+            else:
+                within = self._tokenizer.encode(part, add_special_tokens=False).offsets
+                offsets += [(start + first, start + last) for first, last in within]
+            start = end
+        return offsets
 
 
 @dataclass(frozen=True)
@@ -194,6 +215,12 @@ def llama_limits(base: Path) -> Limits | None:
     return Limits(llama, PromptLimit(second, _CLIP_TOKENS - 2) if second else None)
 
 
+def t5_limits(base: Path) -> Limits | None:
+    """Return the limits of ConsisID's T5; None without its tokenizer."""
+    tokenizer = _tokenizer(base / "tokenizer")
+    return Limits(PromptLimit(tokenizer, _T5_TOKENS - 1)) if tokenizer else None
+
+
 def umt5_limits(base: Path) -> Limits | None:
     """Return the limits of Wan's UMT5; None without its tokenizer."""
     tokenizer = _tokenizer(base / "tokenizer")
@@ -248,15 +275,22 @@ def _clip_tokenizer(folder: Path) -> "Tokenizer":
 
 
 def check_prompts_fit(
-    model: ModelConfig, prompts: Iterable[str], negative: str = "", noun: str = ""
+    model: ModelConfig,
+    prompts: Iterable[str],
+    negative: str = "",
+    noun: str = "",
+    vectors: int = 0,
 ) -> list[Cut]:
     """Return the truncated parts of the prompts and the negative prompt.
 
-    Raises BadPrompt if a keyword, or the class noun `noun` after it, is truncated.
+    `vectors` is the number of those that stand for the keyword, if any. Raises BadPrompt if a
+    keyword, or the class noun `noun` after it, is truncated.
     """
     limits = prompt_limits(model)
     if limits is None:
         return []
+    if vectors:
+        limits = replace(limits, first=limits.first.for_vectors(vectors))
     cuts = [cut for prompt in dict.fromkeys(prompts) for cut in limits.cuts(prompt, noun)]
     lost = limits.first.cut(negative)
     return [*cuts, *([replace(lost, what="negative prompt")] if lost else [])]
@@ -268,6 +302,7 @@ def report_cuts(
     negative: str,
     report: Report,
     noun: str = "",
+    vectors: int = 0,
 ) -> None:
     """Report a warning for each truncated prompt.
 
@@ -279,7 +314,7 @@ def report_cuts(
         message = f"Prompt lengths are not checked: no readable tokenizer in {folder}."
         report(WarningEvent(message=message))
         return
-    cuts = check_prompts_fit(model, prompts, negative, noun)
+    cuts = check_prompts_fit(model, prompts, negative, noun, vectors)
     for cut in cuts[:_REPORTED]:
         report(WarningEvent(message=cut.message, cut=cut.lost))
     if len(cuts) > _REPORTED:

@@ -62,7 +62,7 @@ class DreamBooth:
         generator = generator_of(self.config.seed, step)
         photo = self.photos[draw(len(self.photos), generator)]
         with self.model.backbone.as_image_model():
-            latents = self.model.backbone.encode(photo, generator)
+            latents = self.model.backbone.encode(photo.pixels, generator)
             instance = self.reconstruct(latents, self.instance_prompt, 1.0, generator)
             losses = {"loss": instance}
             if weight := self.prior.prior_weight:

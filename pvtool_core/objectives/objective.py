@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from pvtool_core.adapter import IdentityAdapter
+from pvtool_core.adapter import Adapter
 from pvtool_core.backbones import Backbone, Frames, Latents
 from pvtool_core.settings.jobs import TrainJob
 from pvtool_core.store.events import Report
@@ -32,7 +32,7 @@ class AdaptedModel:
     """
 
     backbone: Backbone
-    adapter: IdentityAdapter
+    adapter: Adapter
     steps: range
     cache: TrajectoryCache
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,11 +14,16 @@ from pvtool_core.errors import UsageError
 from pvtool_core.media.photos import read_picture
 from pvtool_core.store.identities import identity_in
 
-Photo = Float[Tensor, "1 3 height width"]
+
+class Photo(NamedTuple):
+    """A photo in [0, 1], and the landmarks of its face in pixels."""
+
+    pixels: Float[Tensor, "1 3 height width"]
+    landmarks: Float[Tensor, "5 2"]
 
 
 def read_training_photos(folder: Path, width: int, height: int, held_out: int = 0) -> list[Photo]:
-    """Read the photos of an identity's folder in this size, in [0, 1].
+    """Read the photos of an identity's folder in this size.
 
     The newest `held_out` ones are left out. Raises Missing or BrokenIdentity for another folder,
     UsageError if no photo is left.
@@ -33,7 +39,9 @@ def read_training_photos(folder: Path, width: int, height: int, held_out: int = 
         picture = read_picture(folder / face.reference)
         box = crop_around(face.bbox, picture.size, width / height)
         resized = picture.resize((width, height), Image.Resampling.LANCZOS, box)
-        photos.append(torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float() / 255)
+        pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float() / 255
+        landmarks = torch.tensor(face.landmarks).view(5, 2) - torch.tensor(box[:2])
+        photos.append(Photo(pixels, landmarks * (width / (box[2] - box[0]))))
     return photos
 
 

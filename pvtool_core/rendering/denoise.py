@@ -6,11 +6,10 @@ trajectory cache, for all identities.
 
 import gc
 import os
-import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,29 +20,28 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from pvtool_core import sampling
-from pvtool_core.adapter import IdentityAdapter, load_adapter, read_layers, read_rank
-from pvtool_core.backbones import Backbone, Latents, load_backbone
+from pvtool_core.adapter import Adapter, IdentityAdapter, load_adapter, read_layers, read_rank
+from pvtool_core.adapter_files.vector_files import vector_count
+from pvtool_core.backbones import Backbone, Frames, Latents, load_backbone
 from pvtool_core.backbones.interface import adapter_target, to_pixels
 from pvtool_core.batches.folder import Group
 from pvtool_core.batches.rates import Rate, note
 from pvtool_core.errors import (
     InputRefused,
-    Interrupted,
     OutOfMemory,
-    PvError,
     WeightsMissing,
     from_foreign,
 )
 from pvtool_core.files import WRITING, replace_file
 from pvtool_core.hashes import cached_sha256
+from pvtool_core.keyword_vectors import load_vectors
 from pvtool_core.media.decode import Pixels
 from pvtool_core.models.locate import locate_model
 from pvtool_core.models.prompt_limits import report_cuts
 from pvtool_core.paths import trajectories_dir
-from pvtool_core.rendering.likeness_scorer import LikenessScorer
 from pvtool_core.rendering.results import Results
 from pvtool_core.settings.jobs import RenderItem, Setup
-from pvtool_core.store.events import Report, StageEvent
+from pvtool_core.store.events import Report
 from pvtool_core.trajectories import TrajectoryCache
 
 T = TypeVar("T")
@@ -64,7 +62,7 @@ class DenoisedClip:
     fingerprint: str
     latents: Latents
     kept: Path
-    denoiser: "ClipDenoiser"
+    denoiser: "Denoiser"
     first_step: int
     seconds: float = 0.0
 
@@ -74,71 +72,46 @@ class DenoisedClip:
         return self.denoiser.decode(self.latents)
 
 
-def denoise(
-    groups: Iterable[Group], models: "Models", results: Results, wait: Callable[[], None]
-) -> Iterator[DenoisedClip]:
-    """Yield the final latents of each clip, and report clips that fail.
-
-    If a model cannot be loaded, all clips of its setup fail. `wait` waits until yielded clips are
-    decoded.
-    """
-    errors: dict[Setup, PvError] = {}
-    for group in groups:
-        denoiser = models.get(group.setup, group.prompts)
-        if denoiser is None and group.setup not in errors:
-            wait()  # clips being decoded need the model that is released
-            try:
-                denoiser = models.load(group.setup, group.prompts)
-            except Interrupted:
-                raise
-            except Exception as error:
-                traceback.print_exc(file=sys.stderr)
-                errors[group.setup] = from_foreign(error).with_traceback(None)  # frees tensors
-            results.progress()
-        if denoiser:
-            yield from denoiser.denoise(group, results)
-        else:
-            for item in group.items:
-                results.failed(item, errors[group.setup])
-
-
-class ClipDenoiser:
-    """The model of one setup, loaded for `prompts`, with at most one adapter.
+class Denoiser(ABC):
+    """The model of one setup, loaded for `prompts`.
 
     One thread may denoise while another one decodes. If the memory is too small for both, they
-    alternate.
+    alternate. `first_step` is the first active step of adapters.
     """
 
-    def __init__(
-        self, setup: Setup, prompts: Sequence[str], report: Report, gigabytes: float
-    ) -> None:
-        model = locate_model(setup.model)
-        report_cuts(model, prompts, setup.sampler.negative_prompt, report)
-        self.prompts = frozenset(prompts)
-        self.backbone: Backbone = load_backbone(model, setup.sampler, prompts, report=report)
-        self._report, self._gigabytes = report, gigabytes
-        self.start_at(setup)
-        self._adapter: IdentityAdapter | None = None
-        self._adapter_file = ""
-        self._report, self._reported = report, set[str]()
+    def __init__(self, setup: Setup, prompts: Sequence[str], device: torch.device) -> None:
+        self.setup, self.prompts, self.device = setup, frozenset(prompts), device
+        self.first_step = 0
+        self._prefix_seconds, self._rest_seconds, self._clips = 0.0, 0.0, 0
         self._denoising, self._decoding = threading.Lock(), threading.Lock()
 
-    def differs_in_start(self, setup: Setup, prompts: Sequence[str]) -> bool:
-        """Return whether this model can render a setup after `start_at`."""
-        same = (self.setup.model, self.setup.sampler) == (setup.model, setup.sampler)
-        return same and self.prompts.issuperset(prompts)
+    @abstractmethod
+    def renders(self, group: Group) -> bool:
+        """Return whether this model can render a group after `restart`."""
 
-    def start_at(self, setup: Setup) -> None:
-        """Use the first active step of a setup with the same model and sampler.
+    @abstractmethod
+    def restart(self, setup: Setup) -> None:
+        """Use another setup for the next clips. Raises InputRefused."""
 
-        Raises InputRefused if no step has its noise level.
-        """
-        self.first_step = sampling.first_active_step(self.backbone, setup.adapter)
-        self.setup = setup
-        self._cache = TrajectoryCache(
-            trajectories_dir(), self.backbone, self.first_step, self._report, self._gigabytes
-        )
-        self._prefix_seconds, self._rest_seconds, self._clips = 0.0, 0.0, 0
+    @abstractmethod
+    def prefix(self, prompt: str, seed: int) -> Latents | None:
+        """Return what all clips of a prompt and a seed share, or None."""
+
+    @abstractmethod
+    def final(self, item: RenderItem, prefix: Latents | None) -> Latents:
+        """Return the final latents of a clip."""
+
+    @abstractmethod
+    def frames(self, latents: Latents) -> Frames:
+        """Return every frame of a clip in [0, 1]."""
+
+    @abstractmethod
+    def prefix_rate(self) -> float | None:
+        """Return the measured seconds of a prefix, or None."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Release the model, even if this object is still referenced."""
 
     def denoise(self, group: Group, results: Results) -> Iterator[DenoisedClip]:
         """Yield the latents of each clip, first those stored by an earlier attempt.
@@ -165,7 +138,7 @@ class ClipDenoiser:
                 results.progress()
             began = time.monotonic()
             try:
-                latents = self.finish(item, prefix)
+                latents = self._finish(item, prefix)
             except Exception as error:
                 results.failed(item, error)
             else:
@@ -185,51 +158,30 @@ class ClipDenoiser:
             seconds=seconds,
         )
 
-    def prefix(self, prompt: str, seed: int) -> Latents:
-        """Return the latents at the first active step, from the cache or computed."""
+    def _finish(self, item: RenderItem, prefix: Latents | None) -> Latents:
         began = time.monotonic()
-        latents = self._with_room(self._denoising, lambda: self._cache.switch(prompt, seed))
-        self._prefix_seconds += self._seconds_since(began)
-        return latents
-
-    def finish(self, item: RenderItem, prefix: Latents) -> Latents:
-        """Run the active steps with the clip's adapter. Raises InputRefused for a wrong one."""
-        began = time.monotonic()
-        latents = self._with_room(self._denoising, lambda: self._final(item, prefix))
+        latents = self._with_room(self._denoising, lambda: self.final(item, prefix))
         self._rest_seconds += self._seconds_since(began)
         self._clips += 1
         return latents
 
-    def _final(self, item: RenderItem, prefix: Latents) -> Latents:
-        if not (item.adapter and item.strength):  # training may have cached this clip
-            return self._cache.final(item.prompt, item.seed)
-        steps = range(self.first_step, self.backbone.num_steps)
-        embeds = self.backbone.prompt_embeds(item.prompt)
-        adapter = self._adapter_of(item)
-        adapter.set_strength(item.strength)
-        return sampling.denoise(self.backbone, prefix, embeds, steps, adapter)
-
     @torch.no_grad()
     def decode(self, latents: Latents) -> Pixels:
         """Return every frame of a clip."""
-        frames = range(self.backbone.num_frames)
         return self._with_room(
-            self._decoding,
-            lambda: to_pixels(self.backbone.decode(latents.to(self.backbone.device), frames)),
+            self._decoding, lambda: to_pixels(self.frames(latents.to(self.device)))
         )
 
     def close(self) -> None:
-        """Save the measured rate and release the model, even if this object is still referenced."""
+        """Save the measured rate and release the model."""
         self.note_rate()
-        del self.backbone, self._cache, self._adapter
+        self.release()
 
     def note_rate(self) -> None:
         """Save the measured rate of this setup, for estimates."""
-        prefixes = self._cache.computed
-        prefix = self._prefix_seconds / prefixes if prefixes else None
         rest = self._rest_seconds / self._clips if self._clips else None
         with suppress(OSError):
-            note(self.setup, Rate(prefix, rest))
+            note(self.setup, Rate(self.prefix_rate(), rest))
 
     def _with_room(self, stage: threading.Lock, work: Callable[[], T]) -> T:
         """Run `work`; if memory runs out, repeat it while the other thread waits."""
@@ -245,11 +197,82 @@ class ClipDenoiser:
 
     def _seconds_since(self, began: float) -> float:
         """Return the elapsed time after synchronising the device."""
-        if self.backbone.device.type == "cuda":
-            torch.cuda.synchronize(self.backbone.device)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         return time.monotonic() - began
 
-    def _adapter_of(self, item: RenderItem) -> IdentityAdapter:
+
+class ClipDenoiser(Denoiser):
+    """A backbone that renders identities with at most one adapter at a time.
+
+    The text encoder is released unless keyword vectors of the group need it.
+    """
+
+    def __init__(self, group: Group, report: Report, gigabytes: float) -> None:
+        setup, vectors = group.setup, _most_vectors(group)
+        model = locate_model(setup.model)
+        negative = setup.sampler.negative_prompt
+        report_cuts(model, group.prompts, negative, report, vectors=vectors)
+        self.encodes = vectors > 0
+        self.backbone: Backbone = load_backbone(
+            model, setup.sampler, group.prompts, report=report, keep_text_encoder=self.encodes
+        )
+        super().__init__(setup, group.prompts, self.backbone.device)
+        self._report, self._gigabytes = report, gigabytes
+        self._start_at(setup)
+        self._adapter: Adapter | None = None
+        self._adapter_file = ""
+        self._reported = set[str]()
+
+    def renders(self, group: Group) -> bool:
+        setup = group.setup
+        same = (self.setup.model, self.setup.sampler) == (setup.model, setup.sampler)
+        prepared = not setup.method.name and self.prompts.issuperset(group.prompts)
+        return same and prepared and (self.encodes or not _most_vectors(group))
+
+    def restart(self, setup: Setup) -> None:
+        """Use another first active step. Raises InputRefused if no step has its noise level."""
+        self.note_rate()
+        self._start_at(setup)
+
+    def _start_at(self, setup: Setup) -> None:
+        self.first_step = sampling.first_active_step(self.backbone, setup.adapter)
+        self.setup = setup
+        self._cache = TrajectoryCache(
+            trajectories_dir(), self.backbone, self.first_step, self._report, self._gigabytes
+        )
+        self._prefix_seconds, self._rest_seconds, self._clips = 0.0, 0.0, 0
+
+    def prefix(self, prompt: str, seed: int) -> Latents:
+        """Return the latents at the first active step, from the cache or computed."""
+        began = time.monotonic()
+        latents = self._with_room(self._denoising, lambda: self._cache.switch(prompt, seed))
+        self._prefix_seconds += self._seconds_since(began)
+        return latents
+
+    def prefix_rate(self) -> float | None:
+        prefixes = self._cache.computed
+        return self._prefix_seconds / prefixes if prefixes else None
+
+    def final(self, item: RenderItem, prefix: Latents | None) -> Latents:
+        """Run the active steps with the clip's adapter. Raises InputRefused for a wrong one."""
+        if not (item.adapter and item.strength):  # training may have cached this clip
+            return self._cache.final(item.prompt, item.seed)
+        assert prefix is not None, "each clip of a backbone has one"
+        steps = range(self.first_step, self.backbone.num_steps)
+        adapter = self._adapter_of(item)
+        adapter.set_strength(item.strength)
+        with torch.no_grad(), adapter.acting():
+            embeds = self.backbone.prompt_embeds(item.prompt)
+        return sampling.denoise(self.backbone, prefix, embeds, steps, adapter)
+
+    def frames(self, latents: Latents) -> Frames:
+        return self.backbone.decode(latents, range(self.backbone.num_frames))
+
+    def release(self) -> None:
+        del self.backbone, self._cache, self._adapter
+
+    def _adapter_of(self, item: RenderItem) -> Adapter:
         if self._adapter is None or self._adapter_file != item.adapter:
             self._adapter_file = ""
             self._adapter = self._load(Path(item.adapter), item.adapter_sha256)
@@ -257,71 +280,33 @@ class ClipDenoiser:
             self._report_once(self._adapter, item)
         return self._adapter
 
-    def _report_once(self, adapter: IdentityAdapter, item: RenderItem) -> None:
+    def _report_once(self, adapter: Adapter, item: RenderItem) -> None:
         """Report an adapter when it is loaded first: groups of clips load it again."""
         if item.adapter not in self._reported:
             self._reported.add(item.adapter)
             name = f"{item.run}@{item.step}" if item.run else Path(item.adapter).name
             self._report(adapter.loaded_event(name))
 
-    def _load(self, file: Path, sha256: str) -> IdentityAdapter:
-        backbone = self.backbone
+    def _load(self, file: Path, sha256: str) -> Adapter:
+        backbone, before = self.backbone, self._adapter
         _check_adapter(file, sha256)
-        shape = (read_rank(file), adapter_target(backbone, read_layers(file)))
-        if self._adapter and (self._adapter.rank, self._adapter.target) == shape:
-            self._adapter.load(file, backbone.lora_layout)
-            return self._adapter
-        if self._adapter:
-            self._adapter.remove()
+        vectors = vector_count(file) > 0
+        shape = None if vectors else (read_rank(file), adapter_target(backbone, read_layers(file)))
+        if isinstance(before, IdentityAdapter) and (before.rank, before.target) == shape:
+            before.load(file, backbone.lora_layout)
+            return before
+        if before:
+            before.remove()
             self._adapter = None
-        return load_adapter(file, backbone.denoiser, shape[1], backbone.lora_layout)
+        if shape:
+            return load_adapter(file, backbone.denoiser, shape[1], backbone.lora_layout)
+        return load_vectors(file, backbone.prompt_encoder, backbone.lora_layout)
 
 
-class Models:
-    """Keeps one model loaded until clips of another setup or of other prompts follow.
-
-    `scorer` keeps the face models of all setups.
-    """
-
-    def __init__(self, report: Report, cache_gigabytes: float) -> None:
-        self.scorer = LikenessScorer()
-        self._report, self._gigabytes = report, cache_gigabytes
-        self._loaded: ClipDenoiser | None = None
-
-    def get(self, setup: Setup, prompts: Sequence[str]) -> ClipDenoiser | None:
-        """Return the model if it is loaded for this setup and these prompts."""
-        loaded = self._loaded
-        if loaded and loaded.setup == setup and loaded.prompts.issuperset(prompts):
-            return loaded
-        return None
-
-    def load(self, setup: Setup, prompts: Sequence[str]) -> ClipDenoiser:
-        """Load the model for these prompts in place of the previous one.
-
-        It stays loaded if only the first active step differs. Raises WeightsMissing, InputRefused.
-        """
-        loaded = self._loaded
-        if loaded and loaded.differs_in_start(setup, prompts):
-            loaded.note_rate()
-            loaded.start_at(setup)
-            return loaded
-        self.close()  # the memory may be too small for both
-        free_memory()
-        self._report(StageEvent(stage="loading"))
-        self._loaded = ClipDenoiser(setup, prompts, self._report, self._gigabytes)
-        return self._loaded
-
-    def close(self) -> None:
-        """Release the model."""
-        if self._loaded:
-            self._loaded.close()
-        self._loaded = None
-
-    def __enter__(self) -> "Models":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+def _most_vectors(group: Group) -> int:
+    """Return the largest number of keyword vectors in an adapter of the group; 0 for LoRAs."""
+    adapters = {item.adapter for item in group.items if item.adapter}
+    return max((vector_count(Path(adapter)) for adapter in adapters), default=0)
 
 
 def free_memory() -> None:

@@ -13,9 +13,9 @@ from pvtool_core.batches.clips import file_names, read_sidecar, record_likeness,
 from pvtool_core.batches.folder import Group, group_items
 from pvtool_core.batches.seed_tries import applies_to
 from pvtool_core.media.decode import frames_of
-from pvtool_core.rendering.denoise import Models, denoise
 from pvtool_core.rendering.leases import Leases
 from pvtool_core.rendering.likeness_scorer import LikenessScorer
+from pvtool_core.rendering.loaded_models import Models, denoise
 from pvtool_core.rendering.results import Results
 from pvtool_core.rendering.tries import TriedClip
 from pvtool_core.rendering.write import Writer

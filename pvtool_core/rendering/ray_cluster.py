@@ -17,8 +17,8 @@ from ray.exceptions import RayError
 from pvtool_core.batches.folder import Group
 from pvtool_core.errors import PvError, RunFailed, from_foreign
 from pvtool_core.ray_session import ray_session, remote, slots
-from pvtool_core.rendering.denoise import Models
 from pvtool_core.rendering.leases import FOLDER, Leases
+from pvtool_core.rendering.loaded_models import Models
 from pvtool_core.rendering.pipeline import render_groups
 from pvtool_core.rendering.results import Results
 from pvtool_core.settings.jobs import RenderJob

@@ -17,8 +17,8 @@ from pvtool_core.errors import DiskFull, OutOfMemory, from_foreign
 from pvtool_core.media.c2pa import read_credentials
 from pvtool_core.media.contact_sheet import write_sheets
 from pvtool_core.media.ffmpeg import require_formats
-from pvtool_core.rendering.denoise import Models
 from pvtool_core.rendering.leases import FOLDER, Leases
+from pvtool_core.rendering.loaded_models import Models
 from pvtool_core.rendering.pipeline import render_groups
 from pvtool_core.rendering.results import Results
 from pvtool_core.settings.jobs import (
@@ -100,7 +100,7 @@ def write_sheet(job: RenderJob, items: Iterable[RenderItem]) -> list[Path]:
     methods = methods_of(records)
     rows: list[tuple[str, Path]] = []
     for file, item in found.items():
-        who = item.identity if item.adapter else BASE
+        who = item.identity if item.shows_identity else BASE
         method = "" if methods[file] in {ADAPTER_METHOD, BASE_METHOD} else f" · {methods[file]}"
         rows.append((f"{who}{method} · {item.prompt} · seed {item.seed}", file))
     return write_sheets(Path(job.out) / job.sheet, rows) if rows else []

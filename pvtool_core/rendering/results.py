@@ -85,11 +85,12 @@ def clip_event(
     return ClipEvent(
         path=item.clip,
         files=tuple(file_names(item.clip, encoding)),
-        identity=item.identity if item.adapter else BASE,
+        identity=item.identity if item.shows_identity else BASE,
         prompt=item.prompt,
         seed=item.seed,
         run=item.run,
         step=item.step,
+        method=setups[item.setup].method.name if item.reference else "",
         base_model=setups[item.setup].model.base_model,
         adapter_base=item.adapter_base,
         strength=item.strength,

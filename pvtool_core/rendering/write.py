@@ -8,13 +8,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pvtool_core.batches.clips import model_facts, write_sidecar
+from pvtool_core.batches.clips import (
+    METHOD_PLACES,
+    method_facts,
+    model_facts,
+    write_sidecar,
+)
 from pvtool_core.media.decode import Pixels
 from pvtool_core.media.encode import write_clip
 from pvtool_core.rendering.denoise import DenoisedClip
 from pvtool_core.rendering.likeness_scorer import LikenessScorer
 from pvtool_core.rendering.results import Results
-from pvtool_core.settings.jobs import UNMARKED, RenderItem, RenderJob
+from pvtool_core.settings.jobs import UNMARKED, RenderItem, RenderJob, Setup
 from pvtool_core.store.clip_likeness import ClipLikeness
 from pvtool_core.store.clip_watermark import ClipWatermark
 
@@ -38,7 +43,7 @@ class Writer:
     def put(self, clip: DenoisedClip) -> None:
         """Write a clip in the background; wait while several are being written."""
         self._room.acquire()
-        if clip.denoiser.backbone.device.type == "cpu":
+        if clip.denoiser.device.type == "cpu":
             self._decode(clip, time.monotonic())
         else:
             self._begun.append(self._decoding.submit(self._decode, clip, time.monotonic()))
@@ -102,7 +107,7 @@ def mark_if_wanted(
     method = job.encoding.watermark
     if method == UNMARKED:
         return pixels, None
-    from pvtool_core.watermark.methods import mark  # loads scipy
+    from pvtool_core.watermark.watermark_methods import mark  # loads scipy
 
     return mark(pixels, method, clip.fingerprint)
 
@@ -155,6 +160,7 @@ def clip_facts(job: RenderJob, item: RenderItem) -> dict[str, Any]:
         "adapter_start_sigma": (setup.adapter.start_sigma or None) if item.adapter else None,
         "adapter_base_fingerprint": item.adapter_base_fingerprint,
         "strength": item.strength if item.adapter else None,
+        **_encoder_facts(item, setup),
         "model": model_facts(setup.model),
         "sampler": asdict(setup.sampler),
         "upscale": {"factor": job.encoding.upscale, "filter": "nearest"},
@@ -162,10 +168,20 @@ def clip_facts(job: RenderJob, item: RenderItem) -> dict[str, Any]:
     }
 
 
+def _encoder_facts(item: RenderItem, setup: Setup) -> dict[str, Any]:
+    """Return the encoder method and its photos; nothing for clips of adapters and base models."""
+    if not item.reference:
+        return {}
+    return {"method": method_facts(setup.method), "reference": item.reference}
+
+
 def _places(job: RenderJob, item: RenderItem) -> dict[str, Any]:
     """Return the paths of the weights, to render the clip again on this machine."""
-    model = job.setups[item.setup].model
+    model, method = job.setups[item.setup].model, job.setups[item.setup].method
     loras = [lora.file for lora in model.loras]
     control = {"model": model.control.model, "frames": model.control.frames}
     parts = {"motion_adapter": model.motion_adapter, "config": model.config}
-    return {"base_model": model.base_model, "places": {**parts, "loras": loras, "control": control}}
+    places = {**parts, "loras": loras, "control": control}
+    if item.reference:
+        places["method"] = {name: getattr(method, name) for name in METHOD_PLACES}
+    return {"base_model": model.base_model, "places": places}

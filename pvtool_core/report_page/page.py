@@ -75,7 +75,19 @@ def write_page(
         )
     photos, problems = _photos(references)
     clips = gallery.fill(report, most_clips, most_megabytes * 10**6)
-    script, style = (_own_file(name) for name in ("page.js", "page.css"))
+    parts = [*_sections(report, title, photos, problems, clips), _help()]
+    write_document(out, title, parts, script=_own_file("page.js"))
+
+
+def write_document(
+    out: Path, title: str, parts: Iterable[Html], *, script: str, style: str = ""
+) -> None:
+    """Write a page with the style of reports, and `style` after it, as one HTML file.
+
+    Only the owner can read a new file. Nothing but this script, this style and data in the page is
+    loaded.
+    """
+    style = _own_file("page.css") + style
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -88,8 +100,7 @@ def write_page(
     )
     body = element(
         "body",
-        *_sections(report, title, photos, problems, clips),
-        _help(),
+        *parts,
         element("script", script_text(script)),
     )
     page = Html(f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n")

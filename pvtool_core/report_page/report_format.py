@@ -51,12 +51,16 @@ class IdentityScores(TypedDict):
 
 
 class MetricInfo(TypedDict):
-    """The definition of a metric; `weights` has the SHA-256 of each file by its name."""
+    """The definition of a metric; `weights` has the SHA-256 of each file by its name.
+
+    `limits` are the smallest and largest possible value; None if there are none.
+    """
 
     label: str
     description: str
     better: Literal["higher", "lower", ""]
     reward: bool
+    limits: NotRequired[Sequence[float] | None]
     weights: Mapping[str, str]
 
 

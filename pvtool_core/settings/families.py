@@ -14,7 +14,8 @@ class Family:
     Attributes:
         name: Value of `model.family`, name of its default preset, and folder in
             presets/architectures.
-        backbone: Class that fulfils the protocol `Backbone`, as `module:name`.
+        backbone: Class that fulfils the protocol `Backbone`, as `module:name`; empty for models of
+            encoder methods, which are not trained.
         pipelines: Pipeline classes in the model_index.json of its diffusers folders.
         image_pipelines: Those of `pipelines` that generate images, and need `model.motion_adapter`.
         parts: Folders that a complete model has.
@@ -23,6 +24,7 @@ class Family:
         options: Settings that not all families support, and this one does.
         size_multiple: Width and height are multiples of it.
         frames_multiple: The number of frames is one more than a multiple of it.
+        input_latents: Number of latents that enter the denoiser together, stacked by channels.
         blocks: Lists of the denoiser's transformer blocks, to which `model.storage` and
             `model.offload` apply.
         joint_attention: Whether text and image share one attention, which has no cross-attention.
@@ -32,7 +34,7 @@ class Family:
     """
 
     name: str
-    backbone: str
+    backbone: str = ""
     pipelines: tuple[str, ...]
     image_pipelines: tuple[str, ...] = ()
     parts: tuple[str, ...]
@@ -40,6 +42,7 @@ class Family:
     options: frozenset[str] = field(default_factory=frozenset[str])
     size_multiple: int = 8
     frames_multiple: int = 1
+    input_latents: int = 1
     blocks: tuple[str, ...] = ()
     joint_attention: bool = False
     lora_base: str
@@ -101,6 +104,19 @@ FAMILIES: dict[str, Family] = {
             lora_base="Wan",
             lora_names={"transformer": f"{_LORA_NAMES}:wan_names"},
             comfyui=f"{_COMFYUI}:wan",
+        ),
+        Family(
+            name="consisid",
+            pipelines=("ConsisIDPipeline",),
+            parts=("transformer", "vae", "text_encoder", "tokenizer", "scheduler"),
+            prompt_limits=f"{_LIMITS}:t5_limits",
+            options=frozenset({"model.storage", "model.offload", "sampler.negative_prompt"}),
+            size_multiple=16,
+            frames_multiple=4,
+            input_latents=2,  # the second are those of the photo
+            blocks=("transformer_blocks",),
+            lora_base="CogVideoX",
+            lora_names={},
         ),
     )
 }

@@ -15,11 +15,15 @@ from pvtool_core.files import replace_file
 from pvtool_core.paths import check_name
 from pvtool_core.settings.formats import FORMATS
 from pvtool_core.settings.schema import (
+    NO_METHOD,
     AdapterConfig,
+    MethodConfig,
     ModelConfig,
     SamplerConfig,
     Settings,
+    check_method,
     check_model,
+    check_trained,
     setting,
 )
 from pvtool_core.settings.toml import T, Table, from_table, read_toml_file, shown_value, to_table
@@ -28,7 +32,7 @@ from pvtool_core.untrusted import JOB_BYTES, SETTINGS_BYTES
 Noun = Literal["man", "woman", "person"]
 UNMARKED = "off"
 WATERMARKS = ("spread",)
-"""Methods of the invisible watermark: see pvtool_core/watermark/methods.py."""
+"""Methods of the invisible watermark: see pvtool_core/watermark/watermark_methods.py."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,8 @@ class TrainJob(Settings):
     """Train an adapter. `prompts` are resolved: `{noun}` is replaced, the keyword `<V>` is kept.
 
     `licences` has a line for each model with a known licence: name, licence, allowed use. `created`
-    is the time of creation in ISO 8601 with a time zone; empty in runs of older versions.
+    is the time of creation in ISO 8601 with a time zone; empty in runs of older versions. `cell`
+    identifies identity, prompts and settings of a run that sweeps share, and `sweeps` names them.
     """
 
     kind: str = setting("of job", "train", choices=("train",))
@@ -72,6 +77,8 @@ class TrainJob(Settings):
     prompts: tuple[str, ...]
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     licences: tuple[str, ...] = ()
+    sweeps: tuple[str, ...] = setting("sweeps that use this run", (), omit_default=True)
+    cell: str = setting("hash of the cell of these sweeps", "", omit_default=True)
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
@@ -80,6 +87,7 @@ class TrainJob(Settings):
 
     def check(self) -> Iterable[Mistake]:
         yield from super().check()
+        yield from check_trained(self.method)
         if self.created and not _is_time(self.created):
             yield Mistake(
                 "created", f"is {self.created!r}, not a time such as 2026-11-27T12:00:00+00:00"
@@ -101,6 +109,10 @@ class PlanJob(Settings):
     kind: str = setting("of job", "plan", choices=("plan",))
     architecture: str
     motion: str = ""
+
+    def check(self) -> Iterable[Mistake]:
+        yield from super().check()
+        yield from check_trained(self.method)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,22 +163,30 @@ class ActiveSteps(AdapterConfig):
 class Setup:
     """A base model with its sampler and the active steps of adapters, for rendering.
 
-    `likeness` does not change pixels, and is not part of the names of clips.
+    `method` is the encoder method, if one renders identities instead of an adapter. `likeness` does
+    not change pixels, and is not part of the names of clips.
     """
 
     model: ModelConfig
     sampler: SamplerConfig = SamplerConfig()  # noqa: RUF009 - frozen
     adapter: ActiveSteps = ActiveSteps()
+    method: MethodConfig = setting("encoder method", NO_METHOD, omit_default=True)  # noqa: RUF009 - frozen
     likeness: LikenessConfig = LikenessConfig()
 
     @classmethod
     def of(cls, settings: Settings, likeness: LikenessConfig = LikenessConfig()) -> "Setup":
-        """Return the model, sampler and active steps of a training run."""
-        steps = ActiveSteps(start=settings.adapter.start)
-        return cls(model=settings.model, sampler=settings.sampler, adapter=steps, likeness=likeness)
+        """Return the model, sampler, active steps and method of a run or a preset."""
+        return cls(
+            model=settings.model,
+            sampler=settings.sampler,
+            adapter=ActiveSteps(start=settings.adapter.start),
+            method=settings.method,
+            likeness=likeness,
+        )
 
     def check(self) -> Iterable[Mistake]:
-        return check_model(self.model, self.sampler)
+        yield from check_model(self.model, self.sampler)
+        yield from check_method(self.model, self.method)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,8 +217,9 @@ class RenderItem:
     without its suffix (see clips.py), so that the front end can check its existence without an
     engine. `strength` multiplies the adapter. `adapter_base` is the base model that it was trained
     on, and `adapter_base_fingerprint` that of its weights. `setup` is an index into the job's
-    setups. `folder` is that of the identity, whose photos the clip is compared with. Batches of
-    older versions lack some of these.
+    setups. `folder` is that of the identity, whose photos the clip is compared with. `reference` is
+    the SHA-256 of the photos that the setup's encoder method is given, or empty. Batches of older
+    versions lack some of these.
     """
 
     identity: str
@@ -214,6 +235,12 @@ class RenderItem:
     setup: int = 0
     clip: str
     folder: str = ""
+    reference: str = ""
+
+    @property
+    def shows_identity(self) -> bool:
+        """Whether an adapter or an encoder method renders the identity, not the base model."""
+        return bool(self.adapter or self.reference)
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
@@ -296,6 +323,7 @@ class EvaluateJob(Settings):
     """Evaluate clips against their identities.
 
     `out` gets the report, the contact sheet, the scores of each clip and, with `page`, a web page.
+    `scores` is the folder for the scores of clips if several evaluations share them.
     `metrics` are names; empty computes all. `fvd_reference` are the clips that FVD and KVD compare
     with; empty uses those of the base model. With several `shards`, only the clips of this one are
     scored, and there is no report.
@@ -312,6 +340,7 @@ class EvaluateJob(Settings):
     shards: int = setting("number of shards", 1, low=1, high=100_000)
     on: str = setting("where clips are scored: here, or by ray", "", choices=("", "ray"))
     address: str = setting("address of the Ray cluster; empty starts one on this machine", "")
+    scores: str = setting("folder of the scores of clips; `out` if empty", "", omit_default=True)
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
@@ -408,6 +437,12 @@ def require(job: Job, cls: type[T]) -> T:
             "Use the folder of another kind of job.",
         )
     return job
+
+
+def check_trainable(settings: Settings) -> None:
+    """Raise SettingsError for settings of an encoder method, which needs no training."""
+    if mistakes := [*check_trained(settings.method)]:
+        raise SettingsError(mistakes)
 
 
 def flat_settings(settings: Settings) -> dict[str, str]:

@@ -8,6 +8,8 @@ INSTANCE_PROMPT = "a photo of <V> {noun}"
 """Prompt of the photos in a reconstruction."""
 CLASS_PROMPT = "a photo of a {noun}"
 """Prompt of the images of prior preservation."""
+INVERSION_PROMPT = "photo of a <V> {noun}"
+"""Prompt of the photos in textual inversion, that of Magic-Me."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class ObjectiveInfo:
     `settings` are tables by section that come with the objective: they replace those of a preset
     for another objective, and options of the user replace them. `prompts` are the templates of
     further prompts that it uses besides the bank. An objective that `reconstructs` trains the image
-    model on photos, and needs no models of the rewards.
+    model on photos, and needs no models of the rewards. One that `learns_vectors` trains keyword
+    vectors and not a LoRA. `families` are the model families that it supports; all, if empty.
     """
 
     driver: str
@@ -40,6 +43,8 @@ class ObjectiveInfo:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     prompts: tuple[str, ...] = ()
     reconstructs: bool = False
+    learns_vectors: bool = False
+    families: tuple[str, ...] = ()
 
 
 DEFAULT_OBJECTIVE = "personalvideo"
@@ -67,6 +72,23 @@ OBJECTIVES: dict[str, ObjectiveInfo] = {
         settings={"adapter": {"start": 0.0}},
         prompts=(INSTANCE_PROMPT, CLASS_PROMPT),
         reconstructs=True,
+    ),
+    "textual-inversion": ObjectiveInfo(
+        driver="pvtool_core.objectives.textual_inversion:TextualInversion",
+        losses={"loss": LossInfo("Reconstruction loss", "loss")},
+        settings={
+            "adapter": {"start": 0.0},
+            "training": {
+                "iterations": 400,
+                "learning_rate": 1e-3,
+                "warmup": 0,
+                "decay_from": 1.0,
+            },
+        },
+        prompts=(INVERSION_PROMPT,),
+        reconstructs=True,
+        learns_vectors=True,
+        families=("animatediff",),
     ),
 }
 

@@ -36,6 +36,16 @@ def parse_overrides(assignments: Iterable[str]) -> Table:
     return table
 
 
+def check_setting(key: str, value: Any, mistakes: list[Mistake]) -> None:
+    """Check the value of `section.key`, as read from TOML, and add its mistakes."""
+    section, _, name = key.partition(".")
+    hint, limits = _setting(section, name)
+    if hint is None:
+        mistakes.append(Mistake(key, unknown(key, setting_keys())))
+    else:
+        read_value(hint, value, key, limits, mistakes)
+
+
 def setting_keys() -> list[str]:
     """Return every `section.key`."""
     return [f"{section}.{name}" for section, cls in hints(Settings).items() for name in hints(cls)]

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from pvtool_core.errors import Mistake
 from pvtool_core.settings.families import DEFAULT_FAMILY, FAMILIES, only, supporting
+from pvtool_core.settings.methods import METHODS
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 
 LAYERS = ("self", "cross", "self+cross")
@@ -131,6 +132,32 @@ class ModelConfig:
         + only("model.trim_prompt"),
         False,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """An encoder method that renders identities from their photos; none if `name` is empty."""
+
+    name: str = setting(
+        "encoder method, which renders without training", "", choices=("", *METHODS)
+    )
+    weights: str = setting(
+        "id-animator: its checkpoint; consisid: folder of its face detector and parser",
+        "",
+        weights=always,
+    )
+    image_encoder: str = setting(
+        "id-animator: folder of CLIP's image encoder; consisid: weights of EVA-CLIP",
+        "",
+        weights=always,
+    )
+    detector: str = setting("consisid: ONNX file of antelopev2's detector", "", weights=always)
+    recognizer: str = setting("consisid: ONNX file of antelopev2's recogniser", "", weights=always)
+    scale: float = setting("id-animator: weight of the photos", 1.0, low=0.0, high=2.0)
+    fingerprint: str = setting("hash of the method's files; set when a job is created", "")
+
+
+NO_METHOD = MethodConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,6 +353,28 @@ class DreamBoothConfig:
 _DREAMBOOTH = DreamBoothConfig()
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextualInversionConfig:
+    vectors: int = setting("number of vectors that stand for the keyword", 4, low=1, high=64)
+    batch_size: int = setting("photos of an iteration, drawn with replacement", 4, low=1, high=1024)
+    unmasked: float = setting(
+        "fraction of the draws whose loss covers the whole photo, not only the head",
+        0.05,
+        low=0.0,
+        high=1.0,
+    )
+    noise_offset: float = setting(
+        "standard deviation of a noise that all positions of a channel share",
+        0.1,
+        low=0.0,
+        high=10.0,
+    )
+    augment: bool = setting("flip half of the photos, and rotate 30 % of them by up to 10°", True)
+
+
+_TEXTUAL_INVERSION = TextualInversionConfig()
+
+
 def _judge(help: str, default: str) -> Any:
     return setting(help, default, weights=always, optional=True, omit_default=True)
 
@@ -361,17 +410,28 @@ class Settings:
     """All settings; the content of a preset, and part of every job."""
 
     model: ModelConfig
+    method: MethodConfig = setting("encoder method", NO_METHOD, omit_default=True)  # noqa: RUF009 - frozen
     sampler: SamplerConfig = SamplerConfig()
     adapter: AdapterConfig = AdapterConfig()
     identity_reward: IdentityRewardConfig
     semantic_reward: SemanticRewardConfig = SemanticRewardConfig()
     training: TrainingConfig = TrainingConfig()
     dreambooth: DreamBoothConfig = setting("of the objective", _DREAMBOOTH, omit_default=True)  # noqa: RUF009 - frozen
+    textual_inversion: TextualInversionConfig = setting(  # noqa: RUF009 - frozen
+        "of the objective", _TEXTUAL_INVERSION, omit_default=True
+    )
     evaluation: EvaluationConfig
+
+    @property
+    def keyword_vectors(self) -> int:
+        """The number of vectors that stand for the keyword in prompts; 0 for a LoRA."""
+        learned = OBJECTIVES[self.training.objective].learns_vectors
+        return self.textual_inversion.vectors if learned else 0
 
     def check(self) -> Iterable[Mistake]:
         """Yield settings that are valid separately, but not together."""
         yield from check_model(self.model, self.sampler)
+        yield from check_method(self.model, self.method)
         yield from _contradictions(self)
 
     def unused_rewards(self) -> frozenset[str]:
@@ -438,6 +498,12 @@ def _contradictions(settings: Settings) -> Iterable[Mistake]:
             yield Mistake("training.patience", "needs samples: set training.sample_every above 0")
         if not settings.training.score_samples:
             yield Mistake("training.patience", "needs training.score_samples = true")
+    objective, family = settings.training.objective, settings.model.family
+    if (families := OBJECTIVES[objective].families) and family not in families:
+        yield Mistake(
+            "training.objective",
+            f"is {objective}, which is not for {family}, only for {', '.join(families)}",
+        )
     semantic = "semantic_reward" not in settings.unused_rewards()
     if semantic and settings.semantic_reward.frames > settings.model.num_frames:
         frames = settings.model.num_frames
@@ -477,6 +543,24 @@ def check_model(model: ModelConfig, sampler: SamplerConfig) -> Iterable[Mistake]
         yield Mistake(
             "model.num_frames",
             f"is {model.num_frames}, not one more than a multiple of {family.frames_multiple}",
+        )
+
+
+def check_method(model: ModelConfig, method: MethodConfig) -> Iterable[Mistake]:
+    """Yield why a model family cannot render with an encoder method, or without one."""
+    if method.name and (family := METHODS[method.name].family) != model.family:
+        yield Mistake("model.family", f"is {model.family!r}; {method.name} renders {family}")
+    if not method.name and not FAMILIES[model.family].backbone:
+        names = ", ".join(each.name for each in METHODS.values() if each.family == model.family)
+        yield Mistake("method.name", f"is missing: {model.family} renders with {names} only")
+
+
+def check_trained(method: MethodConfig) -> Iterable[Mistake]:
+    """Yield why settings are not for training: an encoder method needs none."""
+    if method.name:
+        yield Mistake(
+            "method.name",
+            f"is {method.name!r}, which needs no training: use `pv render --method {method.name}`",
         )
 
 

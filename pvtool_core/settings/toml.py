@@ -104,6 +104,7 @@ _FILES_OF_A_JOB = {
     "report",
     "sheet",
     "out",
+    "scores",
 }  # set by pv
 _FREE_TEXT = _WORDS_FOR_A_MODEL | _FILES_OF_A_JOB
 """Fields that may contain any character, like names of the user's files."""

@@ -181,9 +181,10 @@ class ClipEvent(Event):
 
     `path` is the path of the clip without suffix, `files` are the names of its files. `status` is
     done, skipped (it exists), elsewhere (another engine renders it) or failed, with the `reason`.
-    `run` and `step` are those of its adapter, which was trained on the base model `adapter_base`;
-    `base_model` is the one of the clip. `seconds` is the rendering time. `likeness` is that to the
-    identity, if it was measured, `watermark` the invisible one, if it has one.
+    `run` and `step` are those of its adapter, which was trained on the base model `adapter_base`,
+    or `method` is its encoder method. `base_model` is the one of the clip. `seconds` is the
+    rendering time. `likeness` is that to the identity, if it was measured, `watermark` the
+    invisible one, if it has one.
     """
 
     type = "clip"
@@ -194,6 +195,7 @@ class ClipEvent(Event):
     seed: int = 0
     run: str = ""
     step: int = 0
+    method: str = _omitted("")
     base_model: str = ""
     adapter_base: str = _omitted("")
     strength: Number = _omitted(1.0)  # noqa: RUF009 - a field

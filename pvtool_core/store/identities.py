@@ -19,7 +19,7 @@ import sys
 from array import array
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from pvtool_core.settings.schema import setting
 from pvtool_core.settings.toml import from_table, read_toml, to_table
 from pvtool_core.store.identity_archive import pack, unpack
 from pvtool_core.store.scratch import held_folder, sweep
-from pvtool_core.untrusted import parse_toml
+from pvtool_core.untrusted import Irregular, TooLarge, parse_toml, read_regular
 
 IDENTITY_FILE = "identity.toml"
 EMBEDDINGS_FILE = "embeddings.safetensors"
@@ -52,6 +52,7 @@ LARGEST_SIDE = 2048
 """Largest side of stored photos in pixels."""
 _MAX_RECORD_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 16
+_MAX_EMBEDDINGS_BYTES = 1 << 26
 _NOT_EMBEDDINGS = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 
 
@@ -101,7 +102,7 @@ class Identity:
         """
         path = self.folder / EMBEDDINGS_FILE
         try:
-            fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            fingerprint = _fingerprint(path.read_bytes())
         except OSError as error:
             raise BrokenIdentity(path, "is missing or cannot be read") from error
         return IdentityRef(
@@ -204,6 +205,27 @@ def identity_in(folder: Path) -> Identity:
             "identity", folder.name, "It was removed; add it again with `pv identity add`."
         )
     return Identity(folder.name, folder, _stored_record(folder / IDENTITY_FILE))
+
+
+def with_folder_here(ref: IdentityRef, *roots: Path) -> IdentityRef:
+    """Return a recorded reference with the folder of the same identity in one of the libraries.
+
+    The recorded folder is that of the machine and the place of the first training; a copied or
+    moved data folder has the identity elsewhere.
+    """
+    for root in roots:
+        folder = root / ref.name
+        try:
+            content = read_regular(folder / EMBEDDINGS_FILE, _MAX_EMBEDDINGS_BYTES)
+        except (OSError, Irregular, TooLarge):
+            continue
+        if ref.fingerprint and _fingerprint(content) == ref.fingerprint:
+            return replace(ref, folder=str(folder))
+    return ref
+
+
+def _fingerprint(embeddings: bytes) -> str:
+    return hashlib.sha256(embeddings).hexdigest()[:16]
 
 
 class Library:

@@ -45,7 +45,7 @@ def fill(prompt: str, noun: str) -> str:
 
 
 def without_keyword(prompt: str) -> str:
-    """Return the prompt without the keyword, for HPSv2, which does not know it."""
+    """Return the prompt without the keyword, for models that do not know it."""
     return " ".join(prompt.replace(KEYWORD, " ").split())
 
 
@@ -213,6 +213,11 @@ class Banks:
 
         Raises NameTaken, BadName or BadPrompt, and writes nothing in that case.
         """
+        name = self.check_new(name)
+        return self._write(Bank(name, description, check_prompts(prompts, "the input"), own=True))
+
+    def check_new(self, name: str) -> str:
+        """Return the name for a new bank. Raises NameTaken, BadName."""
         name = check_name("a prompt bank", name)
         if name in self.names():
             raise NameTaken(
@@ -220,7 +225,7 @@ class Banks:
                 name,
                 f"Choose another name, or `pv prompts add {name}` to extend yours.",
             )
-        return self._write(Bank(name, description, check_prompts(prompts, "the input"), own=True))
+        return name
 
     def extend(self, name: str, prompts: Sequence[str]) -> Bank:
         """Add prompts to a bank of the user.

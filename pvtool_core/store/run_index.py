@@ -23,7 +23,7 @@ from pvtool_core.store.summary import RunOrigin, RunSummary, run_origin, summari
 from pvtool_core.store.trend import Trend
 
 _ENDED = frozenset({State.FINISHED, State.STOPPED, State.FAILED})
-_FORMAT = 4
+_FORMAT = 5
 _FEW = 100  # below this number of runs, reading them is fast and no index is written
 _MAX_BYTES = 1 << 26
 Stamp = list[int]
@@ -127,7 +127,7 @@ class RunIndex:
             table = cast("dict[str, Any]", orjson.loads(self._file.read_bytes()))
             if table["format"] == _FORMAT:
                 self._origins = {
-                    name: (stamp, RunOrigin(**values))
+                    name: (stamp, _origin(values))
                     for name, (stamp, values) in table["origins"].items()
                 }
                 self._facts = {
@@ -162,10 +162,15 @@ def runs_of(person: Identity) -> list[RunFolder]:
     return RunIndex().by_identity().get(person.ref.fingerprint, [])
 
 
+def _origin(values: dict[str, Any]) -> RunOrigin:
+    values["sweeps"] = tuple(values["sweeps"])
+    return RunOrigin(**values)
+
+
 def _facts(values: dict[str, Any]) -> RunSummary:
     values["state"] = State(values["state"])
     losses = cast("dict[str, dict[str, Any] | None]", values["losses"])
-    values["tags"] = tuple(values["tags"])
+    values["tags"], values["sweeps"] = tuple(values["tags"]), tuple(values["sweeps"])
     values["losses"] = {name: trend and Trend(**trend) for name, trend in losses.items()}
     return RunSummary(**values)
 

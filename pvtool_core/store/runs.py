@@ -147,11 +147,14 @@ class RunNotes:
 
 
 class RunFolder:
-    """Folder of one job. `path` need not exist before `create`."""
+    """Folder of one job. `path` need not exist before `create`.
 
-    def __init__(self, path: Path) -> None:
+    `name` is that of the folder unless given, as for runs of other machines.
+    """
+
+    def __init__(self, path: Path, name: str = "") -> None:
         self.path = path
-        self.name = path.name
+        self.name = name or path.name
         self.config = path / "config.toml"
         self.events = path / "events.jsonl"
         self.status = path / "status.json"
@@ -611,8 +614,9 @@ def alive(status: Status) -> bool:
     """Return whether the engine of a heartbeat is alive.
 
     On this machine its process decides; for an engine on another host (a shared data folder), the
-    age of the heartbeat: one from the future counts as little as an old one.
+    age of the heartbeat: one from the future counts as little as an old one. Another boot may be
+    another host of the same name.
     """
-    if status.host != socket.gethostname():
+    if status.host != socket.gethostname() or status.boot != boot_id():
         return abs(time.time() - status.time) < FOREIGN_HEARTBEAT_SECONDS
-    return status.boot == boot_id() and process_lives(status.pid, status.started, status.booted)
+    return process_lives(status.pid, status.started, status.booted)

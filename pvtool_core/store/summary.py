@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from pvtool_core.errors import BrokenRun, Missing, PvError, SettingsError, UsageError
+from pvtool_core.paths import identities_dir
 from pvtool_core.settings.jobs import TrainJob, read_job, require
 from pvtool_core.settings.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 from pvtool_core.settings.sample_metrics import LIKENESS
 from pvtool_core.store.event_log import first_event_time, newest_record, newest_records
 from pvtool_core.store.events import Record, ScoresEvent, TelemetryEvent, parse_event
+from pvtool_core.store.identities import with_folder_here
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import ADAPTER_FILE, RunFolder, checkpoint_step
 from pvtool_core.store.trend import RECENT_STEPS, Trend, trend_of
@@ -30,7 +32,7 @@ class RunSummary:
     `likeness` is the held-out likeness of the best checkpoint, at `best_step`, and
     `newest_likeness` that of the newest samples. `duration` is the time in seconds from the
     creation to the newest heartbeat, with pauses. `device` is the name of the accelerator.
-    `note` and `tags` are the user's.
+    `note` and `tags` are the user's. `sweeps` are the sweeps that use the run.
     """
 
     run: str
@@ -49,6 +51,7 @@ class RunSummary:
     device: str = ""
     note: str = ""
     tags: tuple[str, ...] = ()
+    sweeps: tuple[str, ...] = ()
     losses: Mapping[str, Trend | None] = field(
         default_factory=lambda: dict.fromkeys(OBJECTIVES[DEFAULT_OBJECTIVE].losses)
     )
@@ -58,8 +61,11 @@ class RunSummary:
         """Return it as a table for JSON.
 
         Each loss has its name as the key, and its trend the key NAME_trend (↑, ↓, →, or empty).
+        Runs without a sweep have no key `sweeps`.
         """
         values = asdict(self)
+        if not self.sweeps:
+            values.pop("sweeps")
         losses, problem = values.pop("losses"), values.pop("problem")
         means = {name: trend and trend["mean"] for name, trend in losses.items()}
         trends = {
@@ -84,6 +90,7 @@ class RunOrigin:
     device: str
     created: float
     recorded: bool
+    sweeps: tuple[str, ...] = ()
 
 
 def summary_table(folder: RunFolder) -> dict[str, Any]:
@@ -104,6 +111,7 @@ def run_origin(folder: RunFolder) -> RunOrigin:
         device=job.model.device,
         created=created or folder.config.stat().st_mtime,
         recorded=created is not None,
+        sweeps=job.sweeps,
     )
 
 
@@ -158,7 +166,7 @@ def _of_origin(origin: Callable[[RunFolder], RunOrigin], folder: RunFolder) -> d
     started = datetime.fromtimestamp(found.created).astimezone().isoformat(timespec="seconds")
     about = {"identity": found.identity, "preset": found.preset, "iterations": found.iterations}
     losses = dict.fromkeys(OBJECTIVES[found.objective].losses)
-    return {**about, "started": started, "losses": losses}
+    return {**about, "started": started, "losses": losses, "sweeps": found.sweeps}
 
 
 def _of_engine(origin: Callable[[RunFolder], RunOrigin], folder: RunFolder) -> dict[str, Any]:
@@ -243,9 +251,18 @@ def job_of(folder: RunFolder) -> TrainJob:
 def _job_of(config: Path, _changed: int) -> TrainJob | PvError:
     """Read the settings, valid or not, once per change: the dashboard asks every second."""
     try:
-        return require(read_job(config), TrainJob)
+        return with_identity_here(require(read_job(config), TrainJob), config.parent)
     except (UsageError, BrokenRun) as error:
         return error
+
+
+def with_identity_here(job: TrainJob, run: Path) -> TrainJob:
+    """Return the settings with the identity's folder beside the run, or in the user's library.
+
+    It is the recorded one unless the data folder was copied or moved.
+    """
+    beside = run.parent.parent / identities_dir().name
+    return replace(job, identity=with_folder_here(job.identity, beside, identities_dir()))
 
 
 def check_training(folder: RunFolder) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pvtool_core.batches.clips import read_clip_record
+from pvtool_core.batches.clips import read_clip_record, shows_identity
 from pvtool_core.batches.manifest import read_manifest
 from pvtool_core.errors import InputRefused, Missing, printable
 from pvtool_core.settings.formats import FORMATS
@@ -84,7 +84,7 @@ def read_method(name: str, folder: Path, identities: Collection[str] = ()) -> Me
             raise _twice(folder, key)
         clip = MethodClip(_file_of(sidecar), _fps(record))
         found.own[key] = clip
-        if not record["adapter"]:
+        if not shows_identity(record):
             found.shared[key.prompt, key.seed] = clip
     if not found.own:
         raise Missing("clip in the folder", str(folder), "Use a folder written by `pv render`.")

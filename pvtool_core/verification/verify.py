@@ -32,7 +32,7 @@ from pvtool_core.verification.known_clips import (
     adapters_by_sha256,
     read_known_clips,
 )
-from pvtool_core.watermark.methods import Reading, read
+from pvtool_core.watermark.watermark_methods import Reading, read
 
 MOST_FILES = 100_000
 MOST_BYTES = 4 << 30

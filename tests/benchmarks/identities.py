@@ -108,6 +108,11 @@ def main() -> None:
     benchmark = Benchmark(out, options.preset, tuple(options.sets), options.seed)
     check_resumable(benchmark, options.resume)
     people = [Person.unseen(options.first + index) for index in range(options.people)]
+    if options.only_add:
+        for person in people:
+            add(person, benchmark)
+        print(f"PV_HOME={out / 'home'}")
+        return
     with ThreadPoolExecutor(options.jobs) as pool:  # each waits for its subprocesses
         try:
             runs = list(pool.map(run_of, people, repeat(benchmark)))
@@ -155,6 +160,9 @@ def parse_arguments() -> argparse.Namespace:
         help="cache shared with other benchmarks [default: DIR/home/cache]",
     )
     parser.add_argument("--resume", action="store_true", help="continue the benchmark in DIR")
+    parser.add_argument(
+        "--only-add", action="store_true", help="add the people to DIR/home, for sweeps"
+    )
     parser.add_argument("--write", type=Path, help="write the table to this Markdown file")
     parser.add_argument(
         "--other",

@@ -38,8 +38,8 @@ from pvtool_core.hashes import sha256_of
 from pvtool_core.media.decode import frames_of
 from pvtool_core.media.encode import write_clip
 from pvtool_core.models.locate import locate_model, resolve_settings
-from pvtool_core.rendering.denoise import Models
 from pvtool_core.rendering.leases import FOLDER, Leases
+from pvtool_core.rendering.loaded_models import Models
 from pvtool_core.rendering.pipeline import render_groups
 from pvtool_core.rendering.results import Results
 from pvtool_core.rendering.write import clip_facts
@@ -188,7 +188,7 @@ def plain_way(
 def our_way(job: RenderJob, items: Sequence[RenderItem]) -> Callable[[Sequence[RenderItem]], None]:
     """Load the model and return a function that renders clips with our engine."""
     models = Models(ignore, job.cache_gigabytes)
-    models.load(job.setups[0], list(dict.fromkeys(item.prompt for item in items)))
+    models.load(group_items(job, items)[0])
 
     def make(some: Sequence[RenderItem]) -> None:
         results = Results(job, ignore, len(some))

@@ -21,8 +21,8 @@ import numpy as np
 
 from pvtool.tables import Table
 from pvtool_core.media.decode import Pixels, sample_of
-from pvtool_core.watermark.methods import METHODS, mark, read
 from pvtool_core.watermark.payload import MOST_LIKELY_BY_CHANCE, chance_of
+from pvtool_core.watermark.watermark_methods import METHODS, mark, read
 from tests.support.watermark_attacks import ATTACKS, scene
 
 SIDES = (512, 256, 64)

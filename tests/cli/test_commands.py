@@ -120,10 +120,12 @@ def test_errors_are_one_json_object(pv: Pv) -> None:
 
 
 def test_run_shows_the_iterations_without_face(pv: Pv, run: RunFolder) -> None:
+    assert "without face" not in pv("runs", "show", run.name).out
     with EventWriter(run.events) as events:
         for step, found in enumerate((True, False, False), 1):
             events.write(StepEvent(step=step, face_found=found))
     assert pv("runs", "show", run.name, "--json").json["iterations_without_face"] == 2
+    assert "2 iterations" in pv("runs", "show", run.name).out
 
 
 def test_run_shows_its_newest_scores_and_its_best_checkpoint(pv: Pv, run: RunFolder) -> None:

@@ -20,7 +20,7 @@ from pvtool_core.media.encode import write_clip
 from pvtool_core.media.metadata import AI_MADE, xmp
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem
 from pvtool_core.store.runs import ADAPTER_FILE, RunFolder
-from pvtool_core.watermark.methods import mark
+from pvtool_core.watermark.watermark_methods import mark
 from tests.support.adapter_files import small_adapter
 from tests.support.batches import make_batch
 from tests.support.commands import Pv

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pvtool_core.adapter import (
+    Adapter,
     AdapterMetadata,
     IdentityAdapter,
     LoraPair,
@@ -491,7 +492,7 @@ def loss_of(family: Family, backbone: Any, latents: Tensor) -> Tensor:
     return weighted(family.decoder(backbone.pipeline.vae, latents))
 
 
-def gradients(adapter: IdentityAdapter) -> list[Tensor]:
+def gradients(adapter: Adapter) -> list[Tensor]:
     found = [weight.grad for weight in adapter.parameters() if weight.grad is not None]
     assert len(found) == len(adapter.parameters())
     for weight in adapter.parameters():

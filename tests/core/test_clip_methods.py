@@ -94,6 +94,32 @@ def test_clips_of_the_base_model_with_a_controlnet_are_not_the_reference() -> No
     assert methods(record(), base(), base(**control))[1:] == ["base", "base, ControlNet pose"]
 
 
+def encoded(name: str = "consisid", model: str = "base", **changes: Any) -> dict[str, Any]:
+    method = {"name": name, "scale": 1.0, "fingerprint": "0123", **changes}
+    return base(reference="a" * 64, method=method, model={"fingerprint": model, "loras": []})
+
+
+def test_encoder_methods_have_their_own_names_beside_adapters() -> None:
+    found = methods(record(), encoded(), encoded("id-animator", "other"), base())
+    assert found == ["adapter", "consisid", "id-animator", "base"]
+
+
+def test_settings_that_vary_within_an_encoder_method_are_named() -> None:
+    found = methods(encoded(), encoded("id-animator"), encoded("id-animator", scale=0.5))
+    assert found == ["consisid", "id-animator, scale 1", "id-animator, scale 0.5"]
+
+
+def test_base_model_of_an_encoder_method_is_the_reference_without_adapters() -> None:
+    other = base(model={"fingerprint": "v6", "loras": []}, base_model="/models/v6")
+    assert methods(encoded("id-animator", "v6"), other) == ["id-animator", "base"]
+    assert methods(record(), base(), encoded("id-animator", "v6"), other) == [
+        "adapter",
+        "id-animator",
+        "base",
+        "base, on v6",
+    ]
+
+
 def test_control_images_do_not_distinguish_methods() -> None:
     waving, nodding = (
         {"model": {"fingerprint": "base", "loras": [], "control": [f"net {frames}", 1.0]}}
@@ -112,6 +138,8 @@ def test_control_images_do_not_distinguish_methods() -> None:
         {"model": {"loras": 5}},
         {"places": {"loras": 5}},
         {"model": {"loras": [["f", "x"]]}},
+        {"adapter": "", "reference": "a", "method": "consisid"},
+        {"adapter": "", "reference": "a", "method": {"name": "consisid", "scale": "1"}},
     ],
 )
 def test_values_of_a_wrong_type_are_refused(change: dict[str, Any]) -> None:

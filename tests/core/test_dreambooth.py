@@ -66,7 +66,7 @@ def test_loss_is_that_of_the_noised_photo_and_of_images_of_the_class(
     backbone, generator = trainer.backbone, generator_of(job.training.seed, 3)
     torch.randint(1, (), generator=generator)  # the photo
     with backbone.as_image_model(), trainer.adapter.acting():
-        latents = [backbone.encode(objective.photos[0], generator)]
+        latents = [backbone.encode(objective.photos[0].pixels, generator)]
         expected: list[Tensor] = []
         for prompt in ("a photo of <V> woman", "a photo of a woman")[: 1 + bool(weight)]:
             if expected:
@@ -139,7 +139,7 @@ def test_held_out_photos_are_not_reconstructed(
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path))
     folder = add_identity_of_noise("ann").folder
-    (photo,) = read_training_photos(folder, 112, 112)
+    ((photo, _),) = read_training_photos(folder, 112, 112)
     stored = torch.frombuffer(
         bytearray(Image.open(folder / "references/000.png").tobytes()), dtype=torch.uint8
     )

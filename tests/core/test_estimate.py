@@ -29,6 +29,7 @@ from pvtool_core.settings.presets import Presets
 from pvtool_core.settings.schema import Settings
 from pvtool_core.store.event_log import read_records
 from pvtool_core.store.runs import RunFolder
+from tests.support.keyword_vectors import inversion_job
 from tests.support.small_models import with_settings
 from tests.support.training import prepared_trainer
 
@@ -282,3 +283,18 @@ def test_offload_and_storage_reduce_gpu_memory() -> None:
     assert sizes(denoiser, blocks, "dtype", offload=True) == (last, 2 * matrix + rest)
     assert sizes(denoiser, blocks, "int8", offload=False) == (matrix + rest + last, 0)
     assert sizes(denoiser, blocks, "nf4", offload=False) == (matrix * 9 // 16 + rest + last, 0)
+
+
+def test_textual_inversion_is_planned_with_its_batch_and_its_text_encoder(job: TrainJob) -> None:
+    job = inversion_job(job, batch_size=3, vectors=2)
+    passes = passes_of(job, len(job.prompts))
+    assert passes == Passes(0, 3, 8, 0, 4)
+    estimate = Estimate(job, count(plan_job(job)), passes, NOWHERE, 0)
+    counts = estimate.counts
+    assert counts.adapter == 2 * 16
+    assert estimate.weights()["text encoder"] == counts.text_encoders > 0
+    lora = count(plan_job(with_settings(job, "training", objective="dreambooth")))
+    assert counts.parameters == lora.parameters
+    assert 0.5 < counts.gradient.flops / lora.gradient.flops < 1
+    each = counts.gradient.flops + counts.encode.flops
+    assert estimate.flops()["iteration"] == 3 * each

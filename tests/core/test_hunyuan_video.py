@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, LoraPair, load_adapter
+from pvtool_core.adapter import Adapter, AdapterMetadata, IdentityAdapter, LoraPair, load_adapter
 from pvtool_core.backbones.hunyuan_video import FusedLayout, HunyuanVideo
 from pvtool_core.errors import InputRefused
 from pvtool_core.objectives.objective import generator_of
@@ -182,7 +182,7 @@ def exact_route(exact: HunyuanVideo) -> tuple[AdaptedSteps, Tensor]:
     return AdaptedSteps(exact, adapter, embeds, range(6, 8)), switch
 
 
-def gradients(adapter: IdentityAdapter) -> list[Tensor]:
+def gradients(adapter: Adapter) -> list[Tensor]:
     found = [weight.grad for weight in adapter.parameters() if weight.grad is not None]
     assert len(found) == len(adapter.parameters())
     for weight in adapter.parameters():

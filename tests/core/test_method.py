@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from pvtool_core.adapter import AdapterMetadata, IdentityAdapter, load_adapter, switch_step
+from pvtool_core.adapter import Adapter, AdapterMetadata, IdentityAdapter, load_adapter, switch_step
 from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.errors import InputRefused, RunFailed
 from pvtool_core.sampling import (
@@ -109,7 +109,7 @@ def loss_of(backbone: Any, latents: Tensor) -> Tensor:
     ).sum()
 
 
-def gradients(adapter: IdentityAdapter) -> list[Tensor]:
+def gradients(adapter: Adapter) -> list[Tensor]:
     found = [weight.grad for weight in adapter.parameters() if weight.grad is not None]
     assert len(found) == len(adapter.parameters())
     for weight in adapter.parameters():

@@ -16,15 +16,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pvtool_core.backbones.animatediff import AnimateDiff
-from pvtool_core.batches.folder import read_items
+from pvtool_core.batches.folder import Group, read_items
 from pvtool_core.batches.rates import estimate
 from pvtool_core.errors import Interrupted
 from pvtool_core.media.decode import frames_of
 from pvtool_core.media.encode import write_clip
 from pvtool_core.media.ffmpeg import ClipBroken
 from pvtool_core.media.metadata import read_facts
-from pvtool_core.rendering.denoise import Models
+from pvtool_core.rendering.denoise import ClipDenoiser
 from pvtool_core.rendering.leases import Leases
+from pvtool_core.rendering.loaded_models import Models
 from pvtool_core.rendering.renderer import render
 from pvtool_core.settings.jobs import (
     ActiveSteps,
@@ -372,7 +373,8 @@ def test_clip_is_retried_after_another_ones_decoding_frees_memory(
         return not over.is_set()
 
     with Models(ignore, 1.0) as models, ThreadPoolExecutor(1) as pool:
-        denoiser = models.load(setup, [PROMPT])
+        denoiser = models.load(Group("", setup, (PROMPT,), {}, ()))
+        assert isinstance(denoiser, ClipDenoiser)
         latents = denoiser.prefix(PROMPT, 3)
         monkeypatch.setattr(AnimateDiff, "decode", slowly)
         pixels = pool.submit(denoiser.decode, latents)
@@ -387,13 +389,16 @@ def test_a_model_is_released_before_the_next_one_is_loaded(
     job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PV_HOME", str(tmp_path / "home"))
-    setup = Setup.of(job)
+    group, other = (
+        Group("", Setup.of(job), (prompt,), {}, ()) for prompt in (PROMPT, "another <V> prompt")
+    )
     with Models(ignore, 1.0) as models:
-        first = models.load(setup, [PROMPT])
+        first = models.load(group)
+        assert isinstance(first, ClipDenoiser)
         backbone = weakref.ref(first.backbone)
-        assert models.get(setup, [PROMPT]) is first
-        assert models.get(setup, ["another <V> prompt"]) is None
-        models.load(setup, ["another <V> prompt"])
+        assert models.get(group) is first
+        assert models.get(other) is None
+        models.load(other)
         assert backbone() is None  # although `first` still exists
 
 

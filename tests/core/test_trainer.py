@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pvtool_core.adapter import IdentityAdapter
 from pvtool_core.backbones.animatediff import AnimateDiff
 from pvtool_core.errors import Missing, RunFailed
 from pvtool_core.media import ffmpeg
@@ -194,6 +195,7 @@ def test_training_and_rendering_use_the_same_active_steps(job: TrainJob) -> None
         steps.add(now[0])
 
     trainer.backbone.denoiser.register_forward_pre_hook(at_step)
+    assert isinstance(trainer.adapter, IdentityAdapter)
     for layer in trainer.adapter.layers.values():
         layer.lora_A["identity"].register_forward_hook(note)
     trainer.iterate(1)

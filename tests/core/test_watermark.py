@@ -8,9 +8,9 @@ import pytest
 
 from pvtool_core.media.decode import Pixels
 from pvtool_core.store.clip_watermark import ClipWatermark
-from pvtool_core.watermark.methods import mark, read
 from pvtool_core.watermark.payload import MOST_LIKELY_BY_CHANCE, Code, chance_of
 from pvtool_core.watermark.spread_spectrum import LARGE, SMALL
+from pvtool_core.watermark.watermark_methods import mark, read
 from tests.support.watermark_attacks import ATTACKS, scene
 
 KEY = "c0ffee1234567890abcdef0123456789"

@@ -57,7 +57,7 @@ async def test_samples_of_two_runs_play_side_by_side(make_run: MakeRun) -> None:
         await until_screen(pilot, CompareScreen)
         await pilot.press("v")
         await until_seen(pilot, "ben-1, step 0", "ada-1, step 20", "cid-1: no samples")
-        await until_seen(pilot, "<V> runs  step 20, 2 of 2  runs 1 to 3 of 3")
+        await until_seen(pilot, "<V> runs", "step 20, 2 of 2  runs 1 to 3 of 3")
         await pilot.press("h", "space", "full_stop")
         await until_seen(pilot, "ada-1, step 0")
         await until(pilot, lambda: screen_text(pilot.app).count("of 6, paused") == 2)

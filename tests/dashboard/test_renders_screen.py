@@ -11,6 +11,7 @@ import pytest
 from pvtool.cli.dashboard import run_or_batch
 from pvtool.dashboard.app import Dashboard
 from pvtool.dashboard.screens.batch import BatchScreen
+from pvtool.dashboard.widgets.clip_side import ClipSide
 from pvtool.terminal import Pictures, Terminal
 from pvtool_core.batches.folder import BatchFolder, write_refused
 from pvtool_core.errors import Missing
@@ -307,3 +308,20 @@ async def test_refused_rows_count_as_failed(home: Path) -> None:
         await until_seen(pilot, "2 of 3 clips, failed only")
         await pilot.press("j", "enter")
         await until_seen(pilot, "esc closes", "No keyword.")
+
+
+async def test_clips_of_a_copied_data_folder_are_played(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = make_batch("evening", clips=1)
+    event = clip_event(time.time(), 0)
+    draw_clip(event)
+    write_worker(batch.worker(0), State.FINISHED, [event])
+    home.rename(tmp_path / "moved")
+    monkeypatch.setenv("PV_HOME", str(tmp_path / "moved"))
+    copy = BatchFolder(tmp_path / "moved/data/batches/evening")
+    async with dashboard(copy, Pictures.BLOCKS).run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: pilot.app.screen.query_one(ClipSide).player.frames)
+        path = pilot.app.screen.query_one(ClipSide).player.path
+        assert path is not None
+        assert path.is_relative_to(tmp_path / "moved")

@@ -2,13 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable
 
+from pvtool.dashboard import app
+from pvtool.dashboard.app import Dashboard
 from pvtool.dashboard.screens.run import RunScreen
 from pvtool.dashboard.screens.runs import RunsScreen
+from pvtool.terminal import Pictures, Terminal
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import BestCheckpoint, ExitRecord, Request, RunNotes
 from tests.support.run_files import MakeRun, scores_event, write_events, write_status
@@ -44,12 +49,20 @@ async def test_run_started_by_another_process_appears(make_run: MakeRun) -> None
         await until_seen(pilot, "77/400")
 
 
-async def test_failure_of_a_run_is_notified(make_run: MakeRun) -> None:
+async def test_failure_of_a_run_is_notified(
+    home: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    driver = SimpleNamespace(write=written.append)
+    monkeypatch.setattr(app, "driver_of", Mock(return_value=driver))
+    (home / "config").mkdir(parents=True)
+    (home / "config/config.toml").write_text('notify.terminal = ["bell", "osc9"]')
     folder = make_run("ada-1", 3)
     async with dashboard().run_test(size=WIDE, notifications=True) as pilot:
         await until_seen(pilot, "● running")
         write_status(folder, State.RUNNING, 3, pid=2**22 + 1)
         await until_seen(pilot, "✗ lost", "ada-1 lost its engine process at step 3.")
+        assert written == ["\a", "\x1b]9;ada-1 lost at step 3.\x1b\\"]
 
 
 async def test_filter_shows_runs_with_all_words(make_run: MakeRun) -> None:
@@ -294,3 +307,35 @@ async def test_keys_select_the_first_and_last_run(
         for key, row in [("G", 5), ("g", 0), ("end", 5), ("home", 0)]:
             await pilot.press(key)
             await until(pilot, lambda row=row: table.cursor_row == row)
+
+
+async def test_runs_of_other_machines_have_their_name_and_stay_there(
+    home: Path, make_run: MakeRun, tmp_path: Path
+) -> None:
+    make_run("ada-1", 3, State.STOPPED)
+    away = tmp_path / "mnt/gpu2/runs"
+    away.mkdir(parents=True)
+    make_run("ada-1x", 9, State.STOPPED).path.rename(away / "ada-1")
+    terminal = Terminal(Pictures.OFF, tmux=False, colours="truecolor")
+    shown = Dashboard(terminal, home / "data/runs", others={"gpu2": away})
+    async with shown.run_test(size=WIDE, notifications=True) as pilot:
+        await until_seen(pilot, "gpu2:ada-1", "9/400", "2 runs")
+        await pilot.press("A", "C")
+        await until_seen(pilot, "A gpu2:ada-1  B ada-1", "ICR")
+        await pilot.press("escape", "A")
+        await until_seen(pilot, "9/400", "2 runs")
+        await pilot.press("slash", *"gpu2:", "enter", "r")
+        await until_seen(pilot, "ada-1 is in the data folder of gpu2.", "1 of 2 runs")
+        await pilot.press("D")
+        await until_seen(pilot, "Delete gpu2:ada-1?", "gpu2:ada-1  stopped, step 9")
+        await pilot.press("escape", "enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, RunScreen))
+        assert isinstance(pilot.app.screen, RunScreen)
+        assert pilot.app.screen.folder.path == away / "ada-1"
+        await pilot.press("J")
+        await until(pilot, lambda: _shown_folder(pilot) == home / "data/runs/ada-1")
+
+
+def _shown_folder(pilot: Pilot[None]) -> Path | None:
+    screen = pilot.app.screen
+    return screen.folder.path if isinstance(screen, RunScreen) else None

@@ -55,6 +55,7 @@ class Flipbook:
     lora_target = r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn1\.to_[qkv]"
     cross_target = r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn2\.to_[qkv]"
     lora_layout: LoraLayout = PlainLayout()
+    prompt_encoder = None
 
     def __init__(
         self,

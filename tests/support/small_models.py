@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from pvtool_core.adapter import IdentityAdapter
+from pvtool_core.adapter import Adapter
 from pvtool_core.settings.jobs import IdentityRef, TrainJob
 from pvtool_core.settings.schema import (
     AdapterConfig,
@@ -94,7 +94,7 @@ def with_settings(job: TrainJob, section: str, **changes: Any) -> TrainJob:
     )
 
 
-def shake(adapter: IdentityAdapter) -> None:
+def shake(adapter: Adapter) -> None:
     """Set random up projections, as after training."""
     generator = torch.Generator().manual_seed(1)
     for weight in adapter.parameters():

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from pvtool.dashboard.follow.batch_history import BatchHistory
 from pvtool.dashboard.follow.tail import Tail
-from pvtool_core.batches.folder import BatchFolder, read_refused
+from pvtool_core.batches.folder import BatchFolder, Relocation, read_refused
 from pvtool_core.batches.listing import Listing, read_listing
 from pvtool_core.errors import PvError
 from pvtool_core.settings.jobs import RenderJob, read_job, require
+from pvtool_core.store.events import ClipEvent
 from pvtool_core.store.liveness import State
 from pvtool_core.store.runs import RunFolder
 from pvtool_core.untrusted import open_regular
@@ -36,7 +37,7 @@ class BatchSnapshot:
     """State of a batch at one moment.
 
     `expected` is the number of listed clips, `out` the output folder, `refused` the omitted rows
-    with their reasons.
+    with their reasons. `recorded_out` differs from `out` if the batch was copied or moved with it.
     """
 
     name: str
@@ -46,6 +47,14 @@ class BatchSnapshot:
     expected: int = 0
     problem: str = ""
     refused: tuple[tuple[str, str], ...] = ()
+    recorded_out: str = ""
+
+    def located(self, clip: ClipEvent) -> ClipEvent:
+        """Return a clip with its present path instead of the recorded one."""
+        if self.out == self.recorded_out:
+            return clip
+        moved = Relocation(Path(self.recorded_out), Path(self.out))
+        return replace(clip, path=moved.moved(clip.path))
 
     @property
     def live(self) -> bool:
@@ -59,7 +68,9 @@ def take_snapshot(folder: BatchFolder) -> BatchSnapshot:
     workers = tuple(worker for worker, _ in found)
     states = {worker.state for worker in workers}
     state = next((state for state in _STATES if state in states), State.NEW)
-    out = next((job.out for _, job in found if job), "")
+    job = next((job for _, job in found if job), None)
+    recorded = job.out if job else ""
+    out = folder.relocation(job).find(recorded) if job else ""
     problem = ""
     try:
         expected = _count_lines(folder.items)
@@ -71,7 +82,7 @@ def take_snapshot(folder: BatchFolder) -> BatchSnapshot:
     except (OSError, ValueError):
         problem = problem or "Cannot read refused.jsonl."
     return BatchSnapshot(
-        folder.name, state, workers, out, expected, problem, tuple(refused.items())
+        folder.name, state, workers, out, expected, problem, tuple(refused.items()), recorded
     )
 
 

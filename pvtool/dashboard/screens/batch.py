@@ -165,10 +165,10 @@ class BatchScreen(BatchActionsScreen):
     def _play_selected(self) -> None:
         if self._lines.selected:
             self._played_at = time.monotonic()
-        self.query_one(ClipSide).show(self._lines.selected)
+        self.query_one(ClipSide).show(self._selected_clip)
 
     def on_clip_lines_opened(self, event: ClipLines.Opened) -> None:
-        self.app.push_screen(ClipScreen(event.clip))
+        self.app.push_screen(ClipScreen(self.batch_view.snapshot.located(event.clip)))
 
     def action_back(self) -> None:
         """Show the list again, or clear the filter, or else leave the batch."""
@@ -242,8 +242,13 @@ class BatchScreen(BatchActionsScreen):
             self.run_worker(copy(self, str(path)), group="copy", exit_on_error=False)
 
     def _selected_path(self) -> Path | None:
-        clip = self._lines.selected
+        clip = self._selected_clip
         return playable_path(clip) if clip and clip.identity else None
+
+    @property
+    def _selected_clip(self) -> ClipEvent | None:
+        clip = self._lines.selected
+        return self.batch_view.snapshot.located(clip) if clip else None
 
     async def action_other_batch(self, by: int) -> None:
         folders = await asyncio.to_thread(lambda: list_batches(batches_dir())[::-1])

@@ -70,10 +70,11 @@ class NewRenderScreen(FormScreen[BatchFolder]):
 
     @on(Select.Changed, "#identity")
     def list_runs(self) -> None:
-        """Offer the runs of the identity, newest first."""
+        """Offer the runs of the identity on this machine, newest first."""
         app: RunsApp = self.app  # pyright: ignore[reportAssignmentType] - the dashboard is one
         identity = self._selected("identity")
-        runs = [run.run for run in app.summaries or () if run.identity == identity]
+        local = [run for run in app.summaries or () if ":" not in run.run]
+        runs = [run.run for run in local if run.identity == identity]
         self.query_one("#run", Select).set_options((run, run) for run in runs)
 
     @on(Select.Changed)

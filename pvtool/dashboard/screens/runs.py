@@ -19,6 +19,7 @@ from pvtool.dashboard.run_actions import RunActionsScreen
 from pvtool.dashboard.screens.column_chooser import ColumnChooser
 from pvtool.dashboard.screens.forms import Confirm
 from pvtool.dashboard.screens.notes_form import NotesForm
+from pvtool.dashboard.screens.sweep import SweepScreen
 from pvtool.dashboard.widgets.identity_list import count_noun
 from pvtool.dashboard.widgets.key_footer import KeyFooter
 from pvtool.dashboard.widgets.navigation import Navigation
@@ -268,6 +269,14 @@ class RunsScreen(RunActionsScreen):
         if run := self._current():
             folder = self.dashboard.runs.folder(run.run)
             self.app.push_screen(NotesForm(folder, RunNotes(note=run.note, tags=run.tags)))
+
+    def action_sweep(self) -> None:
+        """Show the tables of the sweeps that use the current run."""
+        run = self._current()
+        if run and run.sweeps:
+            self.app.push_screen(SweepScreen(run.sweeps))
+        else:
+            self.notify("`pv sweep` creates runs of a sweep.", title="The run is of no sweep.")
 
     def action_remove(self) -> None:
         """Delete the selected runs after confirmation."""

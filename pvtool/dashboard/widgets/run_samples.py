@@ -33,7 +33,7 @@ class RunSamples(Widget, can_focus=True):
     DEFAULT_CSS = """
     RunSamples {
         layout: vertical;
-        #caption { height: 2; padding: 0 1; text-overflow: ellipsis; }
+        #caption { height: 2; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
         Horizontal { height: 1fr; }
         ClipView { margin: 0 1; }
         &:focus #caption { color: $text-accent; }
@@ -122,9 +122,9 @@ class RunSamples(Widget, can_focus=True):
         prompts = list(dict.fromkeys(sample.prompt for sample in shown))
         last = min(self._first + max(1, self.size.width // _COLUMNS), len(self._folders))
         runs = f"runs {self._first + 1} to {last} of {len(self._folders)}"
-        details = f"  step {step}, {self._steps.index(step) + 1} of {len(self._steps)}  {runs}"
+        details = f"step {step}, {self._steps.index(step) + 1} of {len(self._steps)}  {runs}"
         return Content.assemble(
-            Content(" | ").join(map(prompt_content, prompts)), (details, "$text-muted")
+            Content(" | ").join(map(prompt_content, prompts)), "\n", (details, "$text-muted")
         )
 
     def on_clip_view_frame_changed(self, event: ClipView.FrameChanged) -> None:

@@ -1,0 +1,1 @@
+"""Export the log of a run to TensorBoard and Weights & Biases. Imports no torch."""
