@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,12 +61,18 @@ class Code:
 
     def compare(self, candidates: Bits, ids: Sequence[str], tries: int) -> "Match":
         """Return the best match of bits (candidates, bits) with one of the known ids."""
-        known = np.stack([self.encode(each) for each in ids]).astype(np.float32) * 2 - 1
-        equal = (self.bits + (candidates.astype(np.float32) * 2 - 1) @ known.T) / 2
+        signs = candidates.astype(np.float32) * 2 - 1
+        equal = (self.bits + signs @ _signs_of(self, tuple(ids)).T) / 2
         best = int(equal.argmax())
         count = round(float(equal.flat[best]))
         chance = min(1.0, tries * len(ids) * chance_of(self.bits, count))
         return Match(ids[best % len(ids)], count, self.bits, chance)
+
+
+@lru_cache(maxsize=4)
+def _signs_of(code: Code, ids: tuple[str, ...]) -> NDArray[np.float32]:
+    """Return the bits of ids as signs (ids, bits)."""
+    return np.stack([code.encode(each) for each in ids]).astype(np.float32) * 2 - 1
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ def read(frames: Pixels, keys: Sequence[str] = (), crops: bool = True) -> Readin
     """
     for name, method in METHODS.items():
         tries: dict[Code, int] = {}
+        ids: dict[Code, list[str]] = {}
         for code, bits in method.candidates(frames):
             if code in tries and not crops:
                 break
@@ -75,7 +76,8 @@ def read(frames: Pixels, keys: Sequence[str] = (), crops: bool = True) -> Readin
             count = sum(tries.values())
             found = code.decode(bits, count)
             if not found.is_mark and keys:
-                found = code.compare(bits, list({code.id_of(key) for key in keys}), count)
+                ids[code] = ids.get(code) or sorted({code.id_of(key) for key in keys})
+                found = code.compare(bits, ids[code], count)
             if found.is_mark:
                 return Reading(name, code, found)
     return None
