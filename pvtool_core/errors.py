@@ -220,6 +220,17 @@ class InputRefused(PvError):
     status = ExitStatus.REFUSED
 
 
+class Unmarked(InputRefused):
+    """Files without a mark that says that AI generated them."""
+
+    def __init__(self, unmarked: int, total: int) -> None:
+        what = "The file has" if total == 1 else f"{unmarked} of {total} files have"
+        super().__init__(
+            f"{what} no mark of AI generation that pv can read.",
+            "This does not show that a camera recorded it: marks can be removed.",
+        )
+
+
 class BadName(InputRefused):
     """A name that is not a valid folder name on every platform, or leads out of its folder."""
 

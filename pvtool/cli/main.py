@@ -36,6 +36,7 @@ COMMANDS = {
     "render": "Render clips of identities from prompts and seeds.",
     "renders": "Batches of clips: list.",
     "eval": "Evaluate a run or a folder of clips.",
+    "verify": "Show how files are marked as AI-generated, and whether they are known here.",
     "sweep": "Train and evaluate a grid of settings, identities and seeds; tabulate it.",
     "study": "Blind human study: make, take, report.",
     "cache": "Trajectory cache: show, clear.",

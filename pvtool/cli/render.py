@@ -74,6 +74,7 @@ def render(
     codec: options.Codec = None,
     loop: options.Loop = None,
     upscale: options.Upscale = None,
+    watermark: options.Watermark = None,
     sheet: options.Sheet = False,
     certificate: options.Certificate = None,
     key: options.Key = None,
@@ -106,6 +107,7 @@ def render(
         codec=codec,
         loop=loop,
         upscale=upscale,
+        watermark=watermark,
         certificate=certificate,
         key=key,
     )
@@ -167,7 +169,7 @@ def render(
         rows = rows_of(prompts, sources or [], origin, mistakes)
         if not (keep_going and rows):
             mistakes.check()
-        planned = plan(rows, defaults, out, encoding.upscale, part, mistakes)
+        planned = plan(rows, defaults, out, encoding, part, mistakes)
     if not (keep_going and (planned.items or part)):
         mistakes.check()
     refused = len(mistakes.places) + len(corrupt)

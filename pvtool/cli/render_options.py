@@ -10,6 +10,7 @@ import typer
 
 from pvtool.cli.completion import format_words, method_names, run_steps
 from pvtool.cli.options import bank_names, identity_names, model_names
+from pvtool_core.api.watermarks import AUTO, WATERMARK_CHOICES, watermark_of
 from pvtool_core.batches.columns import parse_loras, parse_methods
 from pvtool_core.batches.plan import Loras, Shard
 from pvtool_core.errors import UsageError
@@ -148,6 +149,15 @@ Loop = Annotated[
 Upscale = Annotated[
     int | None, typer.Option(help="Integer upscaling factor (nearest neighbour). [default: 1]")
 ]
+Watermark = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METHOD",
+        help=f"Invisible watermark with the clip's key: {', '.join(WATERMARK_CHOICES)}. "
+        "[default: auto]",
+        show_default=False,
+    ),
+]
 Sheet = Annotated[bool, typer.Option("--sheet", help="Also write a contact sheet of all clips.")]
 Certificate = Annotated[
     Path | None,
@@ -254,6 +264,7 @@ def encoding_of(
     codec: str | None,
     loop: int | None,
     upscale: int | None,
+    watermark: str | None,
     certificate: Path | None,
     key: Path | None,
 ) -> EncodingConfig:
@@ -273,7 +284,9 @@ def encoding_of(
             raise UsageError(
                 f"File not found: {file}.", "Use PEM files for --c2pa-cert and --c2pa-key."
             )
-    given = {"codec": codec, "loop": loop, "upscale": upscale}
+    marked = watermark_of(watermark) if watermark else None
+    usual = {"watermark": watermark_of(AUTO), **usual}
+    given = {"codec": codec, "loop": loop, "upscale": upscale, "watermark": marked}
     given |= {"formats": parse_formats(formats) if formats else None}
     given |= {
         "certificate": certificate and str(certificate.absolute()),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from pvtool_core.api.batch import render_job
+from pvtool_core.api.watermarks import AUTO
 from pvtool_core.batches.adapters import named_run
 from pvtool_core.batches.columns import parse_seeds
 from pvtool_core.batches.plan import BatchPlan, Defaults, choices_of, plan
@@ -52,7 +53,7 @@ class RenderRequest:
         if person and self.run:
             attempt("run", lambda: named_run(person, self.run), None)
         out = Path(self.out or "renders").absolute()
-        job = attempt("out", lambda: render_job(out), None)
+        job = attempt("out", lambda: render_job(out, watermark=AUTO), None)
         if problems or job is None:
             return RenderPlan(BatchPlan(), None, problems)
         defaults = Defaults(
@@ -65,7 +66,7 @@ class RenderRequest:
         rows = [Row(prompt=prompt) for prompt in prompts]
         planned = BatchPlan()
         try:
-            planned = plan(rows, defaults, out)
+            planned = plan(rows, defaults, out, job.encoding)
         except PvError as error:
             first = error.mistakes[0][1] if isinstance(error, BatchRefused) else error
             wrong_run = isinstance(first, Missing)

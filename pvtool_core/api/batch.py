@@ -11,6 +11,7 @@ from typing import Any
 from pvtool_core.api.machine import check_devices, versions
 from pvtool_core.api.outcome import ClipResults, OnClip, outcome_of
 from pvtool_core.api.training import TrainingRun
+from pvtool_core.api.watermarks import AUTO, watermark_of
 from pvtool_core.batches.clips import file_names
 from pvtool_core.batches.columns import parse_methods
 from pvtool_core.batches.folder import BatchFolder, list_batches, new_batch, write_items
@@ -23,6 +24,7 @@ from pvtool_core.models.locate import locate_package
 from pvtool_core.paths import batches_dir, check_utf8, runs_dir
 from pvtool_core.rendering.results import Outcome
 from pvtool_core.settings.jobs import (
+    UNMARKED,
     EncodingConfig,
     RenderItem,
     RenderJob,
@@ -175,6 +177,7 @@ def render(
     likeness: bool = True,
     min_likeness: float = 0.0,
     max_tries: int = 4,
+    watermark: str = AUTO,
 ) -> Rendering:
     """Start rendering a clip for each prompt and seed with the adapter of a run.
 
@@ -201,6 +204,7 @@ def render(
             reached; 0 renders none. All of them are kept, and `likeness` of the clip's event and
             sidecar names the best.
         max_tries: Largest number of seeds of a clip, with its own.
+        watermark: Method of the invisible watermark: auto, spread or off.
 
     Raises:
         Missing: The run does not exist or has no checkpoint.
@@ -232,9 +236,9 @@ def render(
     tries = from_table(
         TriesConfig, {"min_likeness": float(min_likeness), "max_tries": max_tries}, "render"
     )
-    job = render_job(target, tuple(formats), overwrite, likeness or bool(min_likeness))
+    job = render_job(target, tuple(formats), overwrite, likeness or bool(min_likeness), watermark)
     job = dataclasses.replace(job, tries=tries)
-    return Rendering(plan(_rows(prompts), defaults, target), job, devices)
+    return Rendering(plan(_rows(prompts), defaults, target, job.encoding), job, devices)
 
 
 def render_by_method(
@@ -250,6 +254,7 @@ def render_by_method(
     devices: Sequence[str] = (),
     overwrite: bool = False,
     likeness: bool = True,
+    watermark: str = AUTO,
 ) -> Rendering:
     """Start rendering a clip for each prompt and seed by an encoder method, without training.
 
@@ -268,6 +273,7 @@ def render_by_method(
         devices: Devices such as `cuda:0`, with an engine on each. [default: that of the preset]
         overwrite: Render existing clips again.
         likeness: Measure the similarity of each clip's faces to the identity, for its sidecar.
+        watermark: Method of the invisible watermark: auto, spread or off.
 
     Raises:
         Missing: The identity does not exist.
@@ -284,8 +290,8 @@ def render_by_method(
         settings=(tuple(sorted(_pairs(overrides))),),
     )
     target = Path(out).absolute()
-    job = render_job(target, tuple(formats), overwrite, likeness)
-    return Rendering(plan(_rows(prompts), defaults, target), job, devices)
+    job = render_job(target, tuple(formats), overwrite, likeness, watermark)
+    return Rendering(plan(_rows(prompts), defaults, target, job.encoding), job, devices)
 
 
 def _pairs(overrides: Table | None) -> tuple[tuple[str, Any], ...]:
@@ -307,9 +313,14 @@ def render_job(
     formats: tuple[str, ...] = ("mp4",),
     overwrite: bool = False,
     likeness: bool = True,
+    watermark: str = UNMARKED,
 ) -> RenderJob:
-    """Return a job without clips and setups. Raises SettingsError for unknown formats."""
-    encoding = from_table(EncodingConfig, {"formats": list(formats)}, "render")
+    """Return a job without clips and setups.
+
+    Raises SettingsError for unknown formats, UsageError for an unknown watermark.
+    """
+    table: Table = {"formats": list(formats), "watermark": watermark_of(watermark)}
+    encoding = from_table(EncodingConfig, table, "render")
     return RenderJob(
         items="",
         setups=(),

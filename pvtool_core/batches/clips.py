@@ -25,7 +25,7 @@ from pvtool_core.errors import InputRefused
 from pvtool_core.files import replace_file
 from pvtool_core.hashes import hash_of, sha256_of_folder
 from pvtool_core.settings.formats import FORMATS, Format
-from pvtool_core.settings.jobs import EncodingConfig, RenderItem, Setup
+from pvtool_core.settings.jobs import UNMARKED, EncodingConfig, RenderItem, Setup
 from pvtool_core.settings.schema import MethodConfig, ModelConfig
 from pvtool_core.store.clip_likeness import ClipLikeness
 from pvtool_core.store.prompts import without_keyword
@@ -37,8 +37,8 @@ BASE = "base"
 class Names:
     """Names of the clips of one setup; the common part is computed once."""
 
-    def __init__(self, setup: Setup, upscale: int = 1) -> None:
-        self._setup, self._upscale = setup, upscale
+    def __init__(self, setup: Setup, upscale: int = 1, watermark: str = UNMARKED) -> None:
+        self._setup, self._upscale, self._watermark = setup, upscale, watermark
 
     @cached_property
     def setup_key(self) -> str:
@@ -90,10 +90,12 @@ class Names:
         acts = f', "strength": {strength}' if adapter_sha256 and strength != 1 else ""
         upscale = f', "upscale": {self._upscale}' if self._upscale > 1 else ""
         method = f'{self._method}, "reference": "{reference}"' if reference else ""
+        marked = self._watermark != UNMARKED  # unmarked clips have the names of older versions
+        watermark = f', "watermark": "{self._watermark}"' if marked else ""
         facts = (
             f'{{"adapter": "{adapter_sha256}", "model": {self._model}, '
             f'"prompt": {json.dumps(prompt)}, "sampler": {self._sampler}, '
-            f'"start": {start}{acts}{upscale}{method}}}'
+            f'"start": {start}{acts}{upscale}{method}{watermark}}}'
         )
         return hashlib.sha256(facts.encode()).hexdigest()
 

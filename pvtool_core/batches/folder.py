@@ -192,7 +192,7 @@ class Group:
 
 def group_items(job: RenderJob, items: Iterable[RenderItem]) -> list[Group]:
     """Group clips in their order, with all groups of one setup together."""
-    names = [Names(setup, job.encoding.upscale) for setup in job.setups]
+    names = [Names(setup, job.encoding.upscale, job.encoding.watermark) for setup in job.setups]
     members: dict[tuple[int, str], list[RenderItem]] = {}
     for item in items:
         key = names[item.setup].trajectory(item.prompt, item.seed)

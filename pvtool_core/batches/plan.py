@@ -36,6 +36,7 @@ from pvtool_core.store.run_index import RunIndex
 
 T = TypeVar("T")
 Loras = tuple[str, ...] | None
+PLAIN = EncodingConfig()
 Pairs = tuple[tuple[str, Any], ...]
 Source = tuple[str, str]
 """A run and an encoder method, of which at most one is not empty."""
@@ -149,7 +150,7 @@ def plan(
     rows: Iterable[Row],
     wanted: Defaults,
     out: Path,
-    upscale: int = 1,
+    encoding: EncodingConfig = PLAIN,
     shard: Shard | None = None,
     mistakes: Mistakes | None = None,
 ) -> BatchPlan:
@@ -159,7 +160,7 @@ def plan(
     `mistakes` is given, mistakes are added to it, for the caller to check, and valid rows are
     planned in any case.
     """
-    planner = _Planner(wanted, check_utf8(out.absolute()), upscale, shard, mistakes or Mistakes())
+    planner = _Planner(wanted, check_utf8(out.absolute()), encoding, shard, mistakes or Mistakes())
     for row in rows:
         planner.add(row)
     if mistakes is None:
@@ -171,10 +172,15 @@ class _Planner:
     """Adds rows one by one; values that many rows share are looked up once."""
 
     def __init__(
-        self, wanted: Defaults, out: Path, upscale: int, shard: Shard | None, mistakes: Mistakes
+        self,
+        wanted: Defaults,
+        out: Path,
+        encoding: EncodingConfig,
+        shard: Shard | None,
+        mistakes: Mistakes,
     ) -> None:
         self.plan, self.mistakes = BatchPlan(), mistakes
-        self._wanted, self._out, self._upscale, self._shard = wanted, out, upscale, shard
+        self._wanted, self._out, self._encoding, self._shard = wanted, out, encoding, shard
         self._known: dict[Hashable, Any] = {}
         self._names: list[Names] = []
         self._numbers: dict[Setup, int] = {}
@@ -356,7 +362,7 @@ class _Planner:
         if wanted not in self._numbers:
             self._numbers[wanted] = len(self.plan.setups)
             self.plan.setups.append(wanted)
-            self._names.append(Names(wanted, self._upscale))
+            self._names.append(_names(wanted, self._encoding))
         return self._numbers[wanted]
 
     def _once(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -454,6 +460,10 @@ def _changed(setup: Setup, loras: Loras, pairs: Pairs, control: Table | None) ->
     return changed
 
 
+def _names(setup: Setup, encoding: EncodingConfig) -> Names:
+    return Names(setup, encoding.upscale, encoding.watermark)
+
+
 def states(
     planned: BatchPlan, encoding: EncodingConfig, tries: TriesConfig | None = None
 ) -> list[str]:
@@ -462,7 +472,7 @@ def states(
     Stale clips have other settings or are corrupt; partial ones are denoised and have no file yet.
     Unlike ones exist, and `tries` asks for further seeds, or for their likeness.
     """
-    names = [Names(setup, encoding.upscale) for setup in planned.setups]
+    names = [_names(setup, encoding) for setup in planned.setups]
     listed = lru_cache(maxsize=None)(_listed)
     found = [_state(item, names[item.setup], encoding, listed) for item in planned.items]
     if tries is None or not tries.min_likeness:

@@ -19,7 +19,7 @@ from pvtool_core.media.ffmpeg import ClipBroken
 from pvtool_core.media.metadata import read_facts
 from pvtool_core.paths import runs_dir
 from pvtool_core.settings.formats import FORMATS, format_of
-from pvtool_core.settings.jobs import LikenessConfig, RenderItem, Setup, TrainJob
+from pvtool_core.settings.jobs import UNMARKED, LikenessConfig, RenderItem, Setup, TrainJob
 from pvtool_core.settings.toml import Table, from_table, to_table
 from pvtool_core.store.runs import ADAPTER_FILE, find_run
 from pvtool_core.store.summary import job_of
@@ -100,7 +100,14 @@ def _origin(path: Path, clip: Path, facts: Facts, by_other: bool) -> Provenance:
         reference=reference,
     )
     return Provenance(
-        item, setup, trained, {"upscale": facts["upscale"]["factor"], **_encoding(path, facts)}
+        item,
+        setup,
+        trained,
+        {
+            "upscale": facts["upscale"]["factor"],
+            "watermark": facts.get("watermark", {}).get("method", UNMARKED),
+            **_encoding(path, facts),
+        },
     )
 
 

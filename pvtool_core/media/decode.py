@@ -18,6 +18,7 @@ from pvtool_core.settings.formats import FORMATS, format_of
 from pvtool_core.settings.references import load_named
 
 Pixels = NDArray[np.uint8]
+_PPM = rb"P6\n(\d+) (\d+)\n255\n"
 
 
 def enlarge(frames: Pixels, factor: int) -> Pixels:
@@ -69,6 +70,28 @@ def frames_of_any(path: Path, count: int) -> Pixels:
     if (alpha == 255).all():
         return colours
     return ((colours.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
+
+
+SAMPLED_FRAMES, SAMPLED_SIDE = 64, 1024
+_MOST_PIXELS = 1 << 26  # of a frame in a file of a stranger
+
+
+def sample_of(path: Path) -> Pixels:
+    """Return the first frames of any image, animation or video, of limited number and size.
+
+    Larger frames are fitted into a square. Raises ClipBroken or BadPicture.
+    """
+    if path.suffix.lower() in SUFFIXES:
+        found: list[Pixels] = []
+        for picture in islice(read_animation(path, BLACK), SAMPLED_FRAMES):
+            picture.thumbnail((SAMPLED_SIDE, SAMPLED_SIDE))
+            found.append(np.asarray(picture))
+        return np.stack(found)
+    size = f"w='min(iw,{SAMPLED_SIDE})':h='min(ih,{SAMPLED_SIDE})'"
+    scale = f"scale={size}:force_original_aspect_ratio=decrease:in_color_matrix=bt709"
+    how = ("-vf", scale, "-frames:v", str(SAMPLED_FRAMES), "-fps_mode", "passthrough")
+    limits = ("-max_pixels", str(_MOST_PIXELS))
+    return _of_video(path, how, "rgb24", "ppm", _PPM, limits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,15 +196,21 @@ def decode_video(path: Path, box: int) -> Pixels:
         f":w='min(iw,{box})':h='min(ih,{box})':force_original_aspect_ratio=decrease" if box else ""
     )
     convert = f"scale=in_color_matrix=bt709:in_range=tv:flags=accurate_rnd+full_chroma_inp{smaller}"
-    return _of_video(path, ("-vf", convert), "rgb24", "ppm", rb"P6\n(\d+) (\d+)\n255\n")
+    return _of_video(path, ("-vf", convert), "rgb24", "ppm", _PPM)
 
 
 def _of_video(
-    path: Path, how: tuple[str, ...], pixels: str, form: str, begin: bytes
+    path: Path,
+    how: tuple[str, ...],
+    pixels: str,
+    form: str,
+    begin: bytes,
+    limits: tuple[str, ...] = (),
 ) -> NDArray[np.uint8]:
     """Decode to consecutive images; each header contains the size and matches `begin`."""
     words = ("-pix_fmt", pixels, "-f", "image2pipe", "-c:v", form, "pipe:1")
-    raw = ffmpeg.ask(path, *CONTAINERS, "-i", str(path), "-map", "0:v:0", *how, *words).output
+    source = (*limits, *CONTAINERS, "-i", str(path), "-map", "0:v:0")
+    raw = ffmpeg.ask(path, *source, *how, *words).output
     header = re.match(begin, raw)
     if not header:
         raise ClipBroken(path, "no video stream found")

@@ -28,7 +28,6 @@ _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <Iptc4xmpExt:DigitalSourceType>{mark}</Iptc4xmpExt:DigitalSourceType>{facts}
 </rdf:Description></rdf:RDF></x:xmpmeta>
 <?xpacket end="r"?>"""
-_FACTS = re.compile(rb"<pv:facts>(.*?)</pv:facts>", re.DOTALL)
 _XMP_BOX = bytes.fromhex(
     "be7acfcb97a942e89c71999491e3afac"
 )  # the uuid of XMP in MPEG-4, by its specification
@@ -130,7 +129,8 @@ def _check_file(path: Path) -> None:
 def read_packet(path: Path) -> dict[str, Any]:
     """Read the metadata in the XMP packet of an image file. Raises ClipBroken."""
     _check_file(path)
-    packet = _FACTS.search(path.read_bytes())
-    if not packet:
+    _, _, rest = path.read_bytes().partition(b"<pv:facts>")
+    facts, end, _ = rest.partition(b"</pv:facts>")
+    if not end:
         raise ClipBroken(path, "pv did not write it")
-    return json.loads(unescape(packet[1].decode()))
+    return json.loads(unescape(facts.decode()))

@@ -21,6 +21,7 @@ from pvtool_core.rendering.tries import TriedClip
 from pvtool_core.rendering.write import Writer
 from pvtool_core.settings.jobs import RenderItem, RenderJob
 from pvtool_core.store.clip_likeness import ClipLikeness, likeness_in
+from pvtool_core.store.clip_watermark import watermark_in
 
 _LOOK_AGAIN_SECONDS = 0.5
 
@@ -121,7 +122,7 @@ def _missing(
         if record is None or (required and not scorer):
             missing.append(item)
         else:
-            results.done(item, status, likeness=likeness)
+            results.done(item, status, likeness=likeness, watermark=watermark_in(record))
     return replace(group, items=missing)
 
 

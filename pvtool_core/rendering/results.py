@@ -21,6 +21,7 @@ from pvtool_core.errors import (
 from pvtool_core.rendering.tries import Tries
 from pvtool_core.settings.jobs import EncodingConfig, RenderItem, RenderJob, Setup
 from pvtool_core.store.clip_likeness import ClipLikeness
+from pvtool_core.store.clip_watermark import ClipWatermark
 from pvtool_core.store.events import ClipEvent, Event, Report, StageEvent, WarningEvent
 
 
@@ -78,6 +79,7 @@ def clip_event(
     seconds: float | None = 0.0,
     reason: str = "",
     likeness: ClipLikeness | None = None,
+    watermark: ClipWatermark | None = None,
 ) -> ClipEvent:
     """Return the event of a clip."""
     return ClipEvent(
@@ -96,6 +98,7 @@ def clip_event(
         seconds=seconds,
         reason=reason,
         likeness=likeness,
+        watermark=watermark,
     )
 
 
@@ -150,9 +153,10 @@ class Results:
         status: str,
         seconds: float = 0.0,
         likeness: ClipLikeness | None = None,
+        watermark: ClipWatermark | None = None,
     ) -> None:
         """Record that the clip exists: `done` by this process, `skipped`, or done `elsewhere`."""
-        self._report_clip(item, status, seconds, likeness=likeness)
+        self._report_clip(item, status, seconds, likeness=likeness, watermark=watermark)
         self._settle(item)
 
     def warn(self, message: str) -> None:
@@ -248,6 +252,7 @@ class Results:
         seconds: float,
         reason: str = "",
         likeness: ClipLikeness | None = None,
+        watermark: ClipWatermark | None = None,
     ) -> None:
         event = clip_event(
             item,
@@ -257,6 +262,7 @@ class Results:
             seconds=round(seconds, 3),
             reason=reason,
             likeness=likeness,
+            watermark=watermark,
         )
         if final := self.tries.add(item, event):
             self.settled(final)

@@ -19,8 +19,9 @@ from pvtool_core.media.encode import write_clip
 from pvtool_core.rendering.denoise import DenoisedClip
 from pvtool_core.rendering.likeness_scorer import LikenessScorer
 from pvtool_core.rendering.results import Results
-from pvtool_core.settings.jobs import RenderItem, RenderJob, Setup
+from pvtool_core.settings.jobs import UNMARKED, RenderItem, RenderJob, Setup
 from pvtool_core.store.clip_likeness import ClipLikeness
+from pvtool_core.store.clip_watermark import ClipWatermark
 from pvtool_core.store.consent_checks import CONSENT_KEY, SCOPE_KEY
 
 _WAITING = 3  # clips with latents or frames in memory at the same time
@@ -58,12 +59,13 @@ class Writer:
 
     def _encode(self, clip: DenoisedClip, pixels: Pixels, began: float) -> None:
         try:
+            pixels, watermark = mark_if_wanted(self._job, clip, pixels)
             likeness = self._score(clip.item, pixels)
-            write(self._job, clip, pixels, likeness, began)
+            write(self._job, clip, pixels, likeness, watermark, began)
         except BaseException as error:
             self._end(clip, began, error)
         else:
-            self._end(clip, began, likeness=likeness)
+            self._end(clip, began, likeness=likeness, watermark=watermark)
 
     def _score(self, item: RenderItem, pixels: Pixels) -> ClipLikeness | None:
         if not self._job.likeness:
@@ -77,13 +79,14 @@ class Writer:
         began: float,
         error: BaseException | None = None,
         likeness: ClipLikeness | None = None,
+        watermark: ClipWatermark | None = None,
     ) -> None:
         self._room.release()
         seconds = time.monotonic() - began
         if error:
             self._results.failed(clip.item, error, seconds)
         else:
-            self._results.done(clip.item, "done", clip.seconds + seconds, likeness)
+            self._results.done(clip.item, "done", clip.seconds + seconds, likeness, watermark)
 
     def wait(self) -> None:
         """Wait until every clip is written or has failed."""
@@ -98,11 +101,24 @@ class Writer:
         self._encoding.shutdown()
 
 
+def mark_if_wanted(
+    job: RenderJob, clip: DenoisedClip, pixels: Pixels
+) -> tuple[Pixels, ClipWatermark | None]:
+    """Return the frames with the watermark of the job, if any, and its record."""
+    method = job.encoding.watermark
+    if method == UNMARKED:
+        return pixels, None
+    from pvtool_core.watermark.watermark_methods import mark  # loads scipy
+
+    return mark(pixels, method, clip.fingerprint)
+
+
 def write(
     job: RenderJob,
     clip: DenoisedClip,
     pixels: Pixels,
     likeness: ClipLikeness | None,
+    watermark: ClipWatermark | None,
     began: float,
 ) -> None:
     """Write the clip's files, then its sidecar.
@@ -111,6 +127,8 @@ def write(
     """
     item, path = clip.item, Path(clip.item.clip)
     facts = clip_facts(job, item)
+    if watermark:
+        facts["watermark"] = watermark.facts()
     write_clip(path, pixels, job.setups[item.setup].model.fps, facts, job.encoding)
     places = {
         "adapter": Path(item.adapter).name,
@@ -121,8 +139,10 @@ def write(
     times = {"created": time.time(), "seconds": round(time.monotonic() - began, 3)}
     # Before the sidecar: no process removes the latents of a complete clip.
     clip.kept.unlink(missing_ok=True)
-    scores = {"likeness": likeness.record()} if likeness else {}
-    write_sidecar(path, clip.fingerprint, job.encoding, {**facts, **places, **times, **scores})
+    measured = {"likeness": likeness.record()} if likeness else {}
+    if watermark:
+        measured["watermark"] = watermark.record()
+    write_sidecar(path, clip.fingerprint, job.encoding, {**facts, **places, **times, **measured})
 
 
 def clip_facts(job: RenderJob, item: RenderItem) -> dict[str, Any]:

@@ -30,6 +30,9 @@ from pvtool_core.settings.toml import T, Table, from_table, read_toml_file, show
 from pvtool_core.untrusted import JOB_BYTES, SETTINGS_BYTES
 
 Noun = Literal["man", "woman", "person"]
+UNMARKED = "off"
+WATERMARKS = ("spread",)
+"""Methods of the invisible watermark: see pvtool_core/watermark/watermark_methods.py."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +201,12 @@ class EncodingConfig:
     codec: str = setting("of mp4", "h264", choices=("h264", "h265", "av1"))
     loop: int = setting("number of plays of a gif or webp; 0 loops forever", 0, low=0, high=65535)
     upscale: int = setting("integer upscaling factor (nearest neighbour)", 1, low=1, high=16)
+    watermark: str = setting(
+        "method of the invisible watermark; off in jobs of older versions",
+        UNMARKED,
+        choices=(UNMARKED, *WATERMARKS),
+        omit_default=True,
+    )
     certificate: str = setting(
         "PEM file with the certificate chain for content credentials (C2PA); none if empty", ""
     )

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar, Self, cast, get_type_hints
 
 from pvtool_core.store.clip_likeness import ClipLikeness
+from pvtool_core.store.clip_watermark import ClipWatermark
 
 Record = dict[str, Any]
 """An event as a JSON object."""
@@ -182,7 +183,8 @@ class ClipEvent(Event):
     done, skipped (it exists), elsewhere (another engine renders it) or failed, with the `reason`.
     `run` and `step` are those of its adapter, which was trained on the base model `adapter_base`,
     or `method` is its encoder method. `base_model` is the one of the clip. `seconds` is the
-    rendering time. `likeness` is that to the identity, if it was measured.
+    rendering time. `likeness` is that to the identity, if it was measured, `watermark` the
+    invisible one, if it has one.
     """
 
     type = "clip"
@@ -201,12 +203,15 @@ class ClipEvent(Event):
     seconds: Number = 0.0
     reason: str = _omitted("")
     likeness: ClipLikeness | None = _omitted(None)  # noqa: RUF009 - a field
+    watermark: ClipWatermark | None = _omitted(None)  # noqa: RUF009 - a field
 
     def record(self) -> Record:
         """Return the event as a JSON object."""
         record = Event.record(self)
         if self.likeness:
             record["likeness"] = self.likeness.record()
+        if self.watermark:
+            record["watermark"] = self.watermark.record()
         return record
 
 
@@ -519,4 +524,5 @@ _CONVERTERS: dict[Any, Callable[[Any], Any]] = {
     tuple[ScoredSample, ...]: _scored_samples,
     PurePosixPath: _relative_path,
     ClipLikeness | None: ClipLikeness.parse,
+    ClipWatermark | None: ClipWatermark.parse,
 }

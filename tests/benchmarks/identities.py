@@ -299,7 +299,7 @@ def render(person: Person, run: RunFolder, clips: Path) -> None:
     evaluation = job_of(run).evaluation
     bank = presets_dir() / f"prompts/{evaluation.prompts}.toml"
     seeds = ",".join(map(str, evaluation.seeds))
-    chosen = ("--prompts", str(bank), "--seed", seeds, "--base")
+    chosen = ("--prompts", str(bank), "--seed", seeds, "--base", "--watermark", "off")
     pv("render", person.name, *chosen, "--out", str(clips))
 
 

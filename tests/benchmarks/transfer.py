@@ -102,6 +102,7 @@ def evaluated(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
     folder, report = out / variant.name, out / f"{variant.name}-report"
     devices = ",".join(["cpu"] * options.engines)
     common = ("--seed", SEEDS, "--base", "--devices", devices, "--out", str(folder))
+    common += ("--watermark", "off")  # as the published results
     if variant.controlnet is None:
         bank = str(presets_dir() / f"prompts/{BANK}.toml")
         pv("render", options.people, "--prompts", bank, *variant.words, *common)

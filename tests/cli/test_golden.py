@@ -32,6 +32,7 @@ COMMANDS = (
     "runs logs mara-1 --engine",
     "runs resume mara-1",
     "runs export mara-1 adapter.safetensors",
+    "verify adapter.safetensors",
     "runs average mara-1@1 mara-1@800",
     "render mara <V>_runs --dry-run",
     "render mara <V>_runs --base --dry-run",

@@ -27,6 +27,7 @@ from tests.support.weight_files import checkpoint
 
 pytestmark = pytest.mark.usefixtures("engines_in_process")
 PROMPT = "a <V> {noun} waving"
+PLAIN = ("--no-likeness", "--watermark", "off")  # the watermark differs by name
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
@@ -60,7 +61,7 @@ def styled(home: Path, trained: RunFolder) -> Path:
 @pytest.fixture
 def render(pv: Pv, trained: RunFolder) -> Callable[..., list[Any]]:
     def rendered(*words: str) -> list[Any]:
-        answer = pv("render", "mara", PROMPT, *words, "--no-likeness", "--json")
+        answer = pv("render", "mara", PROMPT, *words, *PLAIN, "--json")
         assert answer.status == 0, answer.err
         return answer.lines
 
@@ -224,6 +225,7 @@ def test_the_library_renders_the_same_clip_as_the_command(
     words = ("--base-model", str(styled), "--strength", "0.5", "--start", "0.9")
     (clip,) = render(*words, "--out", "out", "--dry-run")
     options: dict[str, Any] = {"base_model": str(styled), "strength": 0.5, "start": 0.9}
+    options["watermark"] = "off"
     files = pvtool_core.render(trained.name, PROMPT, "out", likeness=False, **options).wait()
     assert [str(file) for file in files] == [clip["path"]]
     with pytest.raises(UsageError, match="Invalid strength 5"):
@@ -308,7 +310,7 @@ def test_a_single_file_uses_the_configurations_of_the_run(
     folder.write_checkpoint(4, {ADAPTER_FILE: adapter})
     folder.write_exit(ExitRecord(status=0, state=State.FINISHED))
     save_file(original_names(models / "still"), "style.safetensors")
-    words = ("--run", folder.name, "--no-likeness", "--json", "--base-model")
+    words = ("--run", folder.name, *PLAIN, "--json", "--base-model")
     clips = [
         pv("render", "mara", PROMPT, *words, base).lines[0]
         for base in (str(models / "still"), "style.safetensors")

@@ -425,7 +425,7 @@ def write_clip_of(run: RunFolder, video: Path) -> Path:
     clip = video.with_suffix("")
     clip.parent.mkdir(parents=True)
     video.write_bytes(b"video")
-    names = Names(Setup(model=job.model, sampler=job.sampler))
+    names = Names(Setup(model=job.model, sampler=job.sampler), watermark="spread")
     digest = sha256_of(adapter / ADAPTER_FILE)
     about: dict[str, Any] = {
         "identity": "mara",
@@ -442,6 +442,7 @@ def write_clip_of(run: RunFolder, video: Path) -> Path:
         "model": model_facts(job.model),
         "sampler": to_table(job.sampler),
         "upscale": {"factor": 1},
+        "watermark": {"method": "spread", "id": "c0ffee"},
     }
     write_sidecar(clip, names.fingerprint(item), EncodingConfig(), facts)
     return video

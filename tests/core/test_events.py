@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvtool_core.store.clip_likeness import ClipLikeness, WorstFrame
+from pvtool_core.store.clip_watermark import ClipWatermark
 from pvtool_core.store.event_log import EventWriter, read_events, read_records
 from pvtool_core.store.events import (
     EVENTS,
@@ -50,6 +51,13 @@ strategies[ClipLikeness | None] = st.none() | st.builds(
     worst=worst_frames,
     recognizer=st.text(),
     frames=st.integers(1, 100),
+)
+strategies[ClipWatermark | None] = st.none() | st.builds(
+    ClipWatermark,
+    method=st.text(),
+    id=st.text(),
+    psnr=st.floats(0, 99),
+    seconds=st.floats(0, 1e6),
 )
 metrics = strategies[Mapping[str, float]]
 strategies[tuple[ScoredSample, ...]] = st.lists(

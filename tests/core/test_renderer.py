@@ -98,6 +98,29 @@ def test_a_clip_with_other_settings_and_the_same_name_is_rendered_again(
     assert plain.shape == (4, 32, 32, 3)
 
 
+def test_a_watermark_is_part_of_the_name_and_recorded(
+    run: Engine, job: TrainJob, tmp_path: Path
+) -> None:
+    wanted = render_job(job, item(tmp_path / "out/clip"))
+    assert run(wanted).status == 0
+    plain, before = frames_of(tmp_path / "out/clip.mp4"), read_facts(tmp_path / "out/clip.mp4")
+    assert "watermark" not in before
+    marked = dataclasses.replace(wanted, encoding=EncodingConfig(watermark="spread"))
+    assert not whole(marked, tmp_path / "out/clip")
+    assert run(marked).status == 0
+    assert (run.clips(), whole(marked, tmp_path / "out/clip")) == (["done"], True)
+    assert (frames_of(tmp_path / "out/clip.mp4") != plain).any()
+    record = json.loads((tmp_path / "out/clip.json").read_text())
+    watermark = record["watermark"]
+    assert record["fingerprint"].startswith(watermark["id"])
+    assert watermark["psnr"] > 25
+    assert watermark["seconds"] >= 0
+    events = [event["watermark"] for event in run.events if event["type"] == "clip"]
+    assert events == [watermark]
+    inside = read_facts(tmp_path / "out/clip.mp4")
+    assert inside["watermark"] == {"method": "spread", "id": watermark["id"]}
+
+
 def test_adapter_changes_the_clip_and_one_of_zeros_does_not(
     run: Engine, job: TrainJob, adapters: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from textual.app import App, ComposeResult
 from pvtool.dashboard.images import kitty
 from pvtool.dashboard.images.decode import Box, DecodedClip, DecodeError, Frame, decode
 from pvtool.dashboard.images.half_blocks import draw
-from pvtool.dashboard.images.player import Budget, load_playback
+from pvtool.dashboard.images.player import Budget, KittyImage, load_playback
 from pvtool.dashboard.widgets.picture import ClipView
 from pvtool.terminal import Colours, Pictures, Terminal
 from tests.support.sample_data import BLUE, RED, clip
@@ -79,6 +79,7 @@ def test_kitty_shows_photos_at_full_resolution_and_clips_at_half(tmp_path: Path)
         path = tmp_path / name
         clip(path, 1 if name.startswith("photo") else 3, size=(640, 480))
         image = asyncio.run(load_playback(path, 20, 20, terminal, dark=True)).images[0]
+        assert isinstance(image, KittyImage)
         png = base64.b64decode("".join(re.findall(r"m=[01];([^\x1b]+)", image.transmit)))
         sizes[name] = int.from_bytes(png[16:20])
     width = 20 * terminal.cell[0]

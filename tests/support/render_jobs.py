@@ -72,8 +72,9 @@ def render_job(
 def whole(wanted: RenderJob, clip: Path) -> bool:
     """Return whether one of the job's clips is complete."""
     (found,) = [item for item in read_items(Path(wanted.items)) if item.clip == str(clip)]
-    names = Names(wanted.setups[found.setup], wanted.encoding.upscale)
-    return is_whole(clip, names.fingerprint(found), wanted.encoding)
+    encoding = wanted.encoding
+    names = Names(wanted.setups[found.setup], encoding.upscale, encoding.watermark)
+    return is_whole(clip, names.fingerprint(found), encoding)
 
 
 def item(

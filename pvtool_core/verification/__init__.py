@@ -1,0 +1,1 @@
+"""Verification of files: content credentials, metadata, watermark, and clips known here."""

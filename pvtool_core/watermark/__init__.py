@@ -1,0 +1,1 @@
+"""Invisible watermarks: the key of a clip in its pixels. Imports no torch."""
