@@ -39,7 +39,7 @@ async def test_a_sweep_is_a_group_of_runs_with_its_tables(make_run: MakeRun) -> 
     for name in ("ada-1", "ben-1"):
         folder = make_run(name, 60, State.STOPPED)
     write_job(folder.config, dataclasses.replace(job_of(folder), sweeps=("mine", "other")))
-    async with dashboard().run_test(size=(120, 40), notifications=True) as pilot:
+    async with dashboard().run_test(size=(240, 40), notifications=True) as pilot:
         await until_seen(pilot, "2 runs", "ada-1")
         await pilot.press("slash", *"sweep:mine", "enter")
         await until_seen(pilot, "1 of 2 runs", "ben-1")
