@@ -144,7 +144,7 @@ PLOT: Keys = [
     ),
     key("z", "enlarge", "Enlarge", "Enlarge this curve, or show all curves", show=False),
 ]
-SAMPLES: Keys = [
+_CLIPS_OF_STEPS: Keys = [
     key("h,left", "step(-1)", "Earlier", "Show the samples of the previous step", group=_STEPS),
     key("l,right", "step(1)", "Later", "Show the samples of the next step", group=_STEPS),
     key("j,down", "prompt(1)", "Next prompt", "Show the next prompt", show=False),
@@ -152,6 +152,9 @@ SAMPLES: Keys = [
     key("space", "play", "Play", "Play or pause"),
     key("comma", "frame(-1)", "Previous frame", "Show the previous frame", show=False),
     key("full_stop", "frame(1)", "Next frame", "Show the next frame", show=False),
+]
+SAMPLES: Keys = [
+    *_CLIPS_OF_STEPS,
     key("z", "enlarge", "Enlarge", "Enlarge the clip, or show it with its reference", show=False),
     key("v", "grid", "Grid", "Show all prompts and steps that fit, or one sample"),
     key("b", "compare", "Compare", "Compare other steps with this one, or with the first"),
@@ -271,13 +274,7 @@ COMPARE: Keys = [
     key("v", "samples", "Samples", "Show the samples of the runs side by side, or their curves"),
 ]
 RUN_SAMPLES: Keys = [
-    key("h,left", "step(-1)", "Earlier", "Show the samples of the previous step", group=_STEPS),
-    key("l,right", "step(1)", "Later", "Show the samples of the next step", group=_STEPS),
-    key("j,down", "prompt(1)", "Next prompt", "Show the next prompt", show=False),
-    key("k,up", "prompt(-1)", "Previous prompt", "Show the previous prompt", show=False),
-    key("space", "play", "Play", "Play or pause"),
-    key("comma", "frame(-1)", "Previous frame", "Show the previous frame", show=False),
-    key("full_stop", "frame(1)", "Next frame", "Show the next frame", show=False),
+    *_CLIPS_OF_STEPS,
     key("J", "other_runs(1)", "Next run", "Show the next run, if not all fit", show=False),
     key("K", "other_runs(-1)", "Previous run", "Show the previous run", show=False),
 ]

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
-from pvtool_core.errors import Missing, Mistake, PvError, SettingsError
+from pvtool_core.errors import Missing, Mistake, PvError, SettingsError, UsageError
 from pvtool_core.evaluation.metric_names import metric_names
 from pvtool_core.paths import check_name, config_dir, exists, nearest, presets_dir, user_path
 from pvtool_core.settings.methods import METHODS
@@ -144,11 +144,16 @@ class Sweeps:
         return read_sweep(self.find(words))
 
     def find(self, words: str) -> Path:
-        """Return the file of a sweep, given by its name or path. Raises Missing, BadName."""
+        """Return the file of a sweep, given by its name or path.
+
+        Raises Missing, BadName, and UsageError for a folder, pipe or device.
+        """
         path = user_path(words)
         if words.endswith(".toml") or "/" in words:
             if not exists(path):
                 raise Missing("file", words, "`pv sweep list` shows the shipped sweeps.")
+            if not path.is_file():
+                raise UsageError(f"{path} is not a regular file.", "Use a TOML file.")
             return path.absolute()
         file = check_name("a sweep", words) + ".toml"
         for folder in (self.own, self.shipped):

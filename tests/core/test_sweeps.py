@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,13 @@ def test_shipped_sweeps_are_valid_and_name_figures_of_the_paper(name: str) -> No
     names = {variant.name.partition(",")[0] for variant in sweep.variants}  # with other settings
     assert set(sweep.paper.rows) >= names
     assert set(sweep.paper.columns.values()) <= set(sweep.evaluation.metrics)
+
+
+def test_devices_pipes_and_folders_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    for path in ("/dev/zero", str(tmp_path / "pipe.toml"), f"{tmp_path}/"):
+        with pytest.raises(UsageError, match="is not a regular file"):
+            Sweeps().find(path)
 
 
 def test_all_mistakes_of_a_file_are_reported_together(tmp_path: Path) -> None:
